@@ -1,0 +1,223 @@
+//! Wiring only: builds the parts in the order data flows and hands each its inputs. Reads as the block diagram.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::control::{self, Control};
+use crate::engine::{DecodeLimits, EngineSettings};
+use crate::health::{Condition, Health};
+use crate::mqtt;
+use crate::queue::{self, Queue, Rules};
+use crate::recognition::{self, Dispatcher, Enroller, PEOPLE, Reader};
+use crate::sinks;
+use crate::sources::{self, Intake, SPOOL};
+use crate::state_dir::StateDir;
+use crate::store::Store;
+use crate::supervise::Supervisor;
+use crate::web::{self, Web};
+
+const HTTP_LAST_REQUESTS: Duration = Duration::from_secs(2);
+const HTTP_RETRY: Duration = Duration::from_secs(5);
+
+/// Runs the daemon until it is told to stop.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let mut tasks = Supervisor::new()?;
+    let health = Health::default();
+    let state_dir = config.state_dir.clone();
+
+    // One folder, one daemon; one file holds images, people and results.
+    let _held = StateDir::hold(&state_dir)?;
+    let (store, damaged) = Store::open(&state_dir, &[SPOOL, PEOPLE])?;
+    match &damaged {
+        Some(banner) => {
+            tracing::error!("{banner}");
+            health.set("database", Condition::Degraded, banner.as_str())
+        }
+        None => health.set("database", Condition::Ok, "open"),
+    };
+    queue::sweep_orphans(&state_dir, SPOOL, &store.spool_files().await?)?;
+    queue::sweep_orphans(&state_dir, PEOPLE, &store.enrolment_files().await?)?;
+
+    // The queue takes up what the last run left.
+    let rules = Rules {
+        retry: config.retry.clone(),
+        max_pending: config.intake.max_pending,
+        device: config.device.clone(),
+        publish: config.mqtt.enabled,
+    };
+    let queue = Queue::open(store.clone(), rules).await?;
+    let intake = Intake::new(queue.clone(), config.intake.clone(), &state_dir, health.clone())?;
+
+    // Engine and gallery load beside the page; images wait as pending until they are there.
+    let (ready_sender, ready) = watch::channel(None);
+    tasks.work(
+        "engine",
+        recognition::start(
+            config.models.clone(),
+            engine_settings(&config),
+            store.clone(),
+            state_dir.clone(),
+            health.clone(),
+            ready_sender,
+            tasks.stop(),
+        ),
+    );
+    let reader =
+        Reader::new(&config.intake.roots, &state_dir, config.intake.max_bytes, config.recognition.read_deadline);
+    let dispatcher = Dispatcher { queue, reader: Arc::new(reader), ready: ready.clone(), health: health.clone() };
+    tasks.work("dispatcher", dispatcher.run(tasks.stop()));
+    tasks.work("retention", queue::sweep(store.clone(), state_dir.clone(), config.retention_images, tasks.stop()));
+
+    tasks.work("room", sources::watch_room(intake.clone(), tasks.stop()));
+
+    // Page and API for the LAN; the same and more on the control socket.
+    let page = web::router(Web {
+        store: store.clone(),
+        health: health.clone(),
+        device: config.device.clone(),
+        topic: sources::mqtt::paths_topic(&config.mqtt.prefix, &config.device),
+        stop: tasks.stop(),
+    });
+    let submit = sources::http::router(intake.clone());
+    let enroller = Enroller { store: store.clone(), state_dir: state_dir.clone() };
+    let control = control::router(Control { enroller, ready, max_bytes: config.intake.max_bytes });
+    let lan_routes = page.clone().merge(submit);
+    tasks.work("http", serve_http(config.http.listen, lan_routes, health.clone(), tasks.stop()));
+    tasks.work("control", control::serve(state_dir, control.merge(page), health.clone(), tasks.stop()));
+
+    if config.mqtt.enabled {
+        start_mqtt(&config, &mut tasks, intake, store.clone(), health.clone())?;
+    } else {
+        health.set("mqtt", Condition::Off, "switched off in the configuration");
+    }
+
+    if config.mqtt.enabled {
+        let topic = sources::mqtt::paths_topic(&config.mqtt.prefix, &config.device);
+        tracing::info!("publish picture paths to {topic} on {}", config.mqtt.url);
+    }
+    let stopped = tasks.run_until_stopped(config.drain).await;
+    store.close().await;
+    stopped
+}
+
+/// A port that is taken degrades the page; the rest of the appliance goes on and the port is tried again.
+async fn serve_http(
+    listen: SocketAddr,
+    routes: axum::Router,
+    health: Health,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let listener = loop {
+        match TcpListener::bind(listen).await {
+            Ok(listener) => break listener,
+            Err(error) => {
+                let text = format!("cannot listen on {listen}: {error}; set http.listen to a free address");
+                if health.set("page", Condition::Degraded, text.as_str()) {
+                    tracing::error!("{text}");
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(HTTP_RETRY) => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+    };
+    let address = listener.local_addr()?;
+    health.set("page", Condition::Ok, format!("http://{address}/"));
+    tracing::info!("page and API on http://{address}/");
+    let serving = axum::serve(listener, routes).with_graceful_shutdown(stop.clone().cancelled_owned());
+    tokio::select! {
+        served = serving => Ok(served?),
+        // A sender that never ends its request must not use up everybody's time to stop.
+        () = async { stop.cancelled().await; tokio::time::sleep(HTTP_LAST_REQUESTS).await } => Ok(()),
+    }
+}
+
+/// One connection: paths in, results, online state and health out.
+fn start_mqtt(
+    config: &Config,
+    tasks: &mut Supervisor,
+    intake: Intake,
+    store: Store,
+    health: Health,
+) -> anyhow::Result<()> {
+    let topic = |last: &str| format!("{}/{}/{last}", config.mqtt.prefix, config.device);
+    let state =
+        |text: &str| mqtt::Message { topic: topic("status"), payload: text.into(), retain: true, content_type: None };
+    let password = config.mqtt.password_file.as_ref().map(|file| {
+        std::fs::read_to_string(file)
+            .map(|text| text.trim_end_matches(['\r', '\n']).to_string())
+            .with_context(|| format!("mqtt.password_file = {} cannot be read", file.display()))
+    });
+    let settings = mqtt::Settings {
+        username: config.mqtt.username.clone(),
+        password: password.transpose()?,
+        keep_alive: config.mqtt.keep_alive,
+        session_expiry: config.mqtt.session_expiry,
+        max_packet_bytes: config.mqtt.max_packet_bytes,
+        receive_maximum: config.mqtt.receive_maximum,
+        will: Some(state("offline")),
+        birth: vec![state("online")],
+        farewell: Some(state("offline")),
+        subscriptions: vec![sources::mqtt::paths_topic(&config.mqtt.prefix, &config.device)],
+        ..mqtt::Settings::new(config.mqtt.url.parse()?, format!("kithd-{}", config.device))
+    };
+    let (publisher, deliveries, watch, connection) = mqtt::connect(settings);
+    // The connection outlives the outbox's last try: it ends when that drops its guard.
+    let disconnect = CancellationToken::new();
+    let last_results_sent = disconnect.clone().drop_guard();
+    tasks.deliver("mqtt", async move {
+        connection.run(disconnect.cancelled()).await;
+        Ok(())
+    });
+    tasks.deliver("mqtt state", show_mqtt_state(watch, health.clone(), tasks.finish()));
+    let in_flight = usize::from(config.mqtt.receive_maximum);
+    tasks.work("mqtt source", sources::mqtt::run(deliveries, intake, store.clone(), in_flight, tasks.stop()));
+    let results = sinks::outbox::results_topic(&config.mqtt.prefix, &config.device);
+    let outbox = sinks::outbox::run(store.clone(), publisher.clone(), results, health.clone(), tasks.finish());
+    tasks.deliver("outbox", async move {
+        let _guard = last_results_sent;
+        outbox.await
+    });
+    tasks.work("mqtt health", sinks::health::run(store, health, publisher, topic("health"), tasks.stop()));
+    Ok(())
+}
+
+async fn show_mqtt_state(
+    mut watch: watch::Receiver<mqtt::State>,
+    health: Health,
+    finish: CancellationToken,
+) -> anyhow::Result<()> {
+    loop {
+        let state = watch.borrow_and_update().clone();
+        let condition = match &state {
+            mqtt::State::Connecting => Condition::Starting,
+            mqtt::State::Connected { .. } => Condition::Ok,
+            _ => Condition::Degraded,
+        };
+        health.set("mqtt", condition, state.to_string());
+        tokio::select! {
+            changed = watch.changed() => if changed.is_err() { return Ok(()) },
+            () = finish.cancelled() => return Ok(()),
+        }
+    }
+}
+
+/// The engine's part of the configuration; the command line uses it too.
+pub fn engine_settings(config: &Config) -> EngineSettings {
+    EngineSettings {
+        limits: DecodeLimits { max_bytes: config.intake.max_bytes, max_pixels: config.recognition.max_pixels },
+        min_face_px: config.recognition.min_face_px,
+        max_faces: config.recognition.max_faces,
+        threads: config.recognition.threads,
+        deadline: config.recognition.deadline,
+        deadline_per_megapixel: config.recognition.deadline_per_megapixel,
+    }
+}

@@ -1,0 +1,116 @@
+//! `kithd bench`: what the board does, in numbers: the engine's stages, the intake, the memory.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use image::{ImageFormat, RgbImage, imageops};
+use serde_json::json;
+
+use super::load;
+use crate::app;
+use crate::config::Config;
+use crate::engine::{Recogniser, Reply, load_pack};
+
+/// What can be measured.
+#[derive(Debug, clap::Subcommand)]
+pub enum Bench {
+    /// Time of each stage for one picture on one thread
+    Engine {
+        /// A picture; without one, the bundled face in 640×480
+        picture: Option<PathBuf>,
+        /// How often
+        #[arg(long, default_value_t = 50)]
+        rounds: usize,
+        /// Answers as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Writes the picture that the other benches use: the bundled face in a 640×480 JPEG
+    Picture {
+        /// Where to
+        file: PathBuf,
+    },
+    /// Accepted pictures per second by HTTP and MQTT, each committed to disk
+    Intake(load::Intake),
+    /// Memory (PSS of all processes) idle and at work
+    Memory(load::Memory),
+}
+
+/// Measures and prints.
+pub async fn run(config: &Config, bench: Bench) -> anyhow::Result<ExitCode> {
+    match bench {
+        Bench::Engine { picture, rounds, json } => {
+            let bytes = match picture {
+                Some(path) => std::fs::read(&path).with_context(|| path.display().to_string())?,
+                None => bench_picture(config)?,
+            };
+            let config = config.clone();
+            tokio::task::spawn_blocking(move || stages(&config, &bytes, rounds.max(1), json)).await??;
+        }
+        Bench::Picture { file } => {
+            std::fs::write(&file, bench_picture(config)?).with_context(|| file.display().to_string())?;
+        }
+        Bench::Intake(intake) => load::intake(config, intake).await?,
+        Bench::Memory(memory) => load::memory(config, memory, bench_picture(config)?).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The pack's self-test face, 480 pixels high, in the middle of a plain 640×480 picture.
+pub fn bench_picture(config: &Config) -> anyhow::Result<Vec<u8>> {
+    let pack = load_pack(config.models.pack.as_deref())?;
+    let face = image::open(&pack.self_test().picture)?.into_rgb8();
+    let face = imageops::resize(&face, 480, 480, imageops::FilterType::CatmullRom);
+    let mut picture = RgbImage::from_pixel(640, 480, image::Rgb([96, 104, 112]));
+    imageops::overlay(&mut picture, &face, 80, 0);
+    let mut jpeg = std::io::Cursor::new(Vec::new());
+    picture.write_to(&mut jpeg, ImageFormat::Jpeg)?;
+    Ok(jpeg.into_inner())
+}
+
+fn stages(config: &Config, bytes: &[u8], rounds: usize, as_json: bool) -> anyhow::Result<()> {
+    let pack = load_pack(config.models.pack.as_deref())?;
+    let precision = config.models.precision.unwrap_or_else(|| pack.default_precision());
+    let begun = Instant::now();
+    let recogniser = Recogniser::load(&pack, precision, &app::engine_settings(config))?;
+    let load = begun.elapsed();
+    let mut replies: Vec<(Duration, Reply)> = Vec::with_capacity(rounds);
+    recogniser.recognise(bytes)?; // plans for this picture's size are made on first sight
+    for _ in 0..rounds {
+        let begun = Instant::now();
+        let reply = recogniser.recognise(bytes)?;
+        replies.push((begun.elapsed(), reply));
+    }
+    let median = |of: &dyn Fn(&(Duration, Reply)) -> Duration| {
+        let mut times: Vec<_> = replies.iter().map(of).collect();
+        times.sort();
+        times[times.len() / 2].as_secs_f64() * 1e3
+    };
+    let rows = [
+        ("decode", median(&|r| r.1.times.decode)),
+        ("detect", median(&|r| r.1.times.detect)),
+        ("align", median(&|r| r.1.times.align)),
+        ("embed", median(&|r| r.1.times.embed)),
+        ("encode", median(&|r| r.1.times.encode)),
+        ("whole", median(&|r| r.0)),
+    ];
+    let (width, height) = replies[0].1.size;
+    let faces = replies[0].1.faces.len();
+    if as_json {
+        let stages: serde_json::Map<_, _> = rows.iter().map(|(name, ms)| ((*name).into(), json!(ms))).collect();
+        println!(
+            "{}",
+            json!({ "pack": pack.id(), "precision": precision.as_str(), "width": width, "height": height,
+                "faces": faces, "rounds": rounds, "load_ms": load.as_secs_f64() * 1e3, "median_ms": stages })
+        );
+        return Ok(());
+    }
+    println!("{} {}, {width}×{height}, {faces} faces, medians of {rounds}, one thread", pack.id(), precision.as_str());
+    for (name, ms) in rows {
+        println!("{name:8} {ms:8.2} ms");
+    }
+    println!("load     {:8.2} ms", load.as_secs_f64() * 1e3);
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! `kithd identify`: an answer on the command line, with an engine of its own; nothing is stored.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::own_engine;
+use crate::config::Config;
+use crate::domain::{Identified, IdentifiedFace, Outcome};
+use crate::recognition::{Matcher, identify, read_given};
+use crate::store::{Store, gallery};
+
+/// What can be typed.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Pictures to look at
+    #[arg(required = true)]
+    pictures: Vec<PathBuf>,
+    /// Answers as JSON, one line a picture
+    #[arg(long)]
+    json: bool,
+}
+
+/// Answers for each picture; fails when one could not be read.
+pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
+    let engine = own_engine(config).await?;
+    let matcher = Matcher::new(engine.pack());
+    if let Some(connection) = Store::open_for_reading(&config.state_dir)? {
+        matcher.replace(gallery(&connection, matcher.space())?)?;
+    }
+    let mut code = ExitCode::SUCCESS;
+    for path in args.pictures {
+        let shown = path.display().to_string();
+        let identified = match read_given(&path, config.intake.max_bytes) {
+            Ok(bytes) => identify(&engine, &matcher, bytes).await,
+            Err(failure) => Err(failure),
+        };
+        match identified {
+            Ok(identified) if args.json => println!("{}", as_json(&shown, &identified)),
+            Ok(identified) => print!("{}", as_text(&shown, &identified)),
+            Err(failure) => {
+                code = ExitCode::FAILURE;
+                let sentence = failure.verdict().sentence;
+                if args.json {
+                    println!("{}", json!({ "path": shown, "state": "failed", "reason": sentence }));
+                } else {
+                    println!("{shown}: failed: {sentence}");
+                }
+            }
+        }
+    }
+    Ok(code)
+}
+
+fn as_text(path: &str, identified: &Identified) -> String {
+    let mut text = format!("{path}: {}\n", identified.outcome);
+    for face in &identified.faces {
+        let who = match (&face.person, face.outcome) {
+            (Some(person), Outcome::Known) => person.name.clone(),
+            (Some(person), _) => format!("perhaps {}", person.name),
+            (None, _) => "nobody known".into(),
+        };
+        let distance = face.distance.map_or_else(String::new, |distance| format!(", distance {distance:.3}"));
+        let [left, top, right, bottom] = face.bounds.map(f32::round);
+        text.push_str(&format!("  {who}{distance}, box {left} {top} {right} {bottom}\n"));
+    }
+    text
+}
+
+fn as_json(path: &str, identified: &Identified) -> serde_json::Value {
+    let face = |face: &IdentifiedFace| {
+        json!({
+            "box": face.bounds, "landmarks": face.landmarks, "score": face.score, "quality": face.quality,
+            "outcome": face.outcome, "person": face.person, "distance": face.distance, "margin": face.margin,
+            "candidates": face.candidates,
+        })
+    };
+    json!({
+        "path": path,
+        "state": "processed",
+        "outcome": identified.outcome,
+        "width": identified.size.0,
+        "height": identified.size.1,
+        "engine": identified.engine,
+        "faces": identified.faces.iter().map(face).collect::<Vec<_>>(),
+    })
+}

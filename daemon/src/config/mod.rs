@@ -1,0 +1,445 @@
+//! The configuration, checked: typed, complete, every problem reported at once.
+//!
+//! What comes and goes (mounts, brokers, cameras) is not tested here: the daemon starts whatever is broken.
+
+mod raw;
+
+use std::net::SocketAddr;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use kith_vision::Precision;
+pub use raw::{Problem, Raw};
+
+/// Where the packaged configuration lives; read when it is there and no other is named.
+pub const SYSTEM_CONFIG: &str = "/etc/kithd/kithd.toml";
+
+/// Everything the daemon needs to know, with nothing left to default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Name of this board in topics and on the page.
+    pub device: String,
+    /// Database, spool, kept enrolment pictures, control socket.
+    pub state_dir: PathBuf,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub log_level: String,
+    /// Page and API.
+    pub http: Http,
+    /// Broker.
+    pub mqtt: Mqtt,
+    /// What may come in.
+    pub intake: Intake,
+    /// Networks.
+    pub models: Models,
+    /// Engine.
+    pub recognition: Recognition,
+    /// When to try again and when to stop.
+    pub retry: Retry,
+    /// Finished images kept.
+    pub retention_images: u64,
+    /// How long a stop may take.
+    pub drain: Duration,
+}
+
+/// Page and API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http {
+    /// Address and port.
+    pub listen: SocketAddr,
+}
+
+/// The MQTT connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mqtt {
+    /// False: no MQTT at all.
+    pub enabled: bool,
+    /// mqtt://host:port
+    pub url: String,
+    /// First part of every topic.
+    pub prefix: String,
+    /// User name, if the broker wants one.
+    pub username: Option<String>,
+    /// File with the password.
+    pub password_file: Option<PathBuf>,
+    /// Ping interval.
+    pub keep_alive: Duration,
+    /// How long the broker keeps our session while we are away.
+    pub session_expiry: Duration,
+    /// Largest message we accept; the broker drops larger ones.
+    pub max_packet_bytes: u32,
+    /// Unacknowledged messages the broker may have under way to us.
+    pub receive_maximum: u16,
+}
+
+/// What may come in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intake {
+    /// Only paths below these are read.
+    pub roots: Vec<PathBuf>,
+    /// Largest picture.
+    pub max_bytes: usize,
+    /// Most unfinished images; more are refused.
+    pub max_pending: u64,
+    /// Free space that is never used up.
+    pub disk_reserve_bytes: u64,
+}
+
+/// Networks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Models {
+    /// Folder of the model pack; `None`: the bundled one.
+    pub pack: Option<PathBuf>,
+    /// `None`: the pack's default.
+    pub precision: Option<Precision>,
+}
+
+/// Engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recognition {
+    /// Pictures recognised at the same time.
+    pub threads: usize,
+    /// Smallest face looked for; `None`: the pack's.
+    pub min_face_px: Option<usize>,
+    /// Most faces per picture.
+    pub max_faces: usize,
+    /// Largest picture, before decoding.
+    pub max_pixels: u64,
+    /// Time for one picture…
+    pub deadline: Duration,
+    /// …and for each of its megapixels.
+    pub deadline_per_megapixel: Duration,
+    /// Time to read one file.
+    pub read_deadline: Duration,
+}
+
+/// When to try again and when to stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    /// Attempts that the engine may fail before the image does.
+    pub attempts: u32,
+    /// Wait after the first failure; doubles.
+    pub first_wait: Duration,
+    /// Longest wait.
+    pub longest_wait: Duration,
+    /// A file missing this long under a present root fails its image.
+    pub missing_file: Duration,
+    /// A root or mount absent this long fails its images.
+    pub missing_root: Duration,
+}
+
+impl Config {
+    /// Reads `file` (or the system's, if there) and the assignments of the command line.
+    pub fn load(file: Option<&Path>, assignments: &[String]) -> Result<Self, Vec<Problem>> {
+        let system = Path::new(SYSTEM_CONFIG);
+        let file = file.or_else(|| system.exists().then_some(system));
+        let mut raw = match file {
+            None => Raw::default(),
+            Some(path) => match std::fs::read_to_string(path) {
+                Ok(text) => Raw::parse(&text),
+                Err(error) => {
+                    let rule = format!("{} cannot be read: {error}", path.display());
+                    return Err(vec![Problem { key: String::new(), value: String::new(), rule }]);
+                }
+            },
+        };
+        for assignment in assignments {
+            raw.set(assignment);
+        }
+        Self::check(raw).0
+    }
+
+    /// Turns what was typed into a configuration; also names every known key.
+    pub fn check(mut raw: Raw) -> (Result<Self, Vec<Problem>>, Vec<String>) {
+        let state_dir = raw.text("state_dir").map_or_else(default_state_dir, PathBuf::from);
+        if !state_dir.is_absolute() {
+            raw.problem("state_dir", state_dir.display(), "must be an absolute path");
+        }
+        let config = Self {
+            device: device(&mut raw),
+            log_level: log_level(&mut raw),
+            http: Http { listen: listen(&mut raw) },
+            mqtt: mqtt(&mut raw),
+            intake: intake(&mut raw, &state_dir),
+            models: models(&mut raw),
+            recognition: recognition(&mut raw),
+            retry: retry(&mut raw),
+            retention_images: raw.number("retention.images", 100_000, 100..=100_000_000),
+            drain: raw.duration("stop.drain", secs(10), secs(1)..=secs(600)),
+            state_dir,
+        };
+        if config.mqtt.enabled && u64::from(config.mqtt.max_packet_bytes) < config.intake.max_bytes as u64 {
+            raw.problem(
+                "mqtt.max_packet",
+                config.mqtt.max_packet_bytes,
+                "is smaller than intake.max_bytes, so the broker would drop pictures without a word; raise it",
+            );
+        }
+        let keys = raw.asked().map(String::from).collect();
+        let problems = raw.into_problems();
+        (if problems.is_empty() { Ok(config) } else { Err(problems) }, keys)
+    }
+
+    /// What `kithd: … has N problems` prints.
+    pub fn problems_text(source: &str, problems: &[Problem]) -> String {
+        let count = problems.len();
+        let plural = if count == 1 { "problem" } else { "problems" };
+        let mut text = format!("{source} has {count} {plural}");
+        for problem in problems {
+            text.push_str("\n  ");
+            text.push_str(&problem.to_string());
+        }
+        text
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        // Nothing typed is nothing wrong; a test holds that.
+        Self::check(Raw::default()).0.unwrap_or_else(|problems| unreachable!("{problems:?}"))
+    }
+}
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// systemd's state folder, else the system's for root, else the user's.
+fn default_state_dir() -> PathBuf {
+    let from = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(folder) = from("STATE_DIRECTORY") {
+        return folder;
+    }
+    if rustix::process::geteuid().is_root() {
+        return "/var/lib/kithd".into();
+    }
+    from("XDG_STATE_HOME")
+        .or_else(|| from("HOME").map(|home| home.join(".local/state")))
+        .unwrap_or_else(|| "/var/lib".into())
+        .join("kithd")
+}
+
+fn device(raw: &mut Raw) -> String {
+    let typed = raw.text("device");
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    match typed {
+        None => {
+            let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+            let name: String = host.chars().map(|c| if allowed(c) { c } else { '-' }).take(64).collect();
+            if name.is_empty() { "kithd".into() } else { name }
+        }
+        Some(name) => {
+            if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
+                raw.problem(
+                    "device",
+                    format!("{name:?}"),
+                    "must be 1 to 64 letters, digits, - or _: it is part of topics",
+                );
+            }
+            name
+        }
+    }
+}
+
+fn log_level(raw: &mut Raw) -> String {
+    let level = raw.text("log.level").unwrap_or_else(|| "info".into());
+    if !["error", "warn", "info", "debug", "trace"].contains(&level.as_str()) {
+        raw.problem("log.level", format!("{level:?}"), "must be error, warn, info, debug or trace");
+    }
+    level
+}
+
+fn listen(raw: &mut Raw) -> SocketAddr {
+    let default = SocketAddr::from(([127, 0, 0, 1], 8000));
+    let Some(text) = raw.text("http.listen") else { return default };
+    text.parse().unwrap_or_else(|_| {
+        raw.problem("http.listen", format!("{text:?}"), "must be an address and port, for example \"127.0.0.1:8000\"");
+        default
+    })
+}
+
+fn mqtt(raw: &mut Raw) -> Mqtt {
+    let enabled = raw.flag("mqtt.enabled", true);
+    let url = raw.text("mqtt.url").unwrap_or_else(|| "mqtt://127.0.0.1:1883".into());
+    if let Err(error) = url.parse::<crate::mqtt::Address>() {
+        raw.problem("mqtt.url", format!("{url:?}"), error);
+    }
+    let prefix = raw.text("mqtt.prefix").unwrap_or_else(|| "kithd".into());
+    if prefix.is_empty() || prefix.contains(['+', '#', '\0']) || prefix.starts_with(['/', '$']) || prefix.ends_with('/')
+    {
+        raw.problem("mqtt.prefix", format!("{prefix:?}"), "must be a topic without + or #, for example \"kithd\"");
+    }
+    let username = raw.text("mqtt.username");
+    let password_file = raw.text("mqtt.password_file").map(PathBuf::from);
+    if let Some(file) = &password_file {
+        if username.is_none() {
+            raw.problem("mqtt.password_file", file.display(), "needs mqtt.username as well");
+        }
+        if let Err(error) = std::fs::read_to_string(file) {
+            raw.problem("mqtt.password_file", file.display(), format!("cannot be read: {error}"));
+        }
+    }
+    Mqtt {
+        enabled,
+        url,
+        prefix,
+        username,
+        password_file,
+        keep_alive: raw.duration("mqtt.keep_alive", secs(30), secs(5)..=secs(3600)),
+        session_expiry: raw.duration("mqtt.session_expiry", secs(7 * 86_400), secs(60)..=secs(365 * 86_400)),
+        max_packet_bytes: u32::try_from(raw.size("mqtt.max_packet", 24 << 20, 64 << 10..=256 << 20))
+            .unwrap_or(u32::MAX),
+        receive_maximum: u16::try_from(raw.number("mqtt.receive_maximum", 16, 1..=1000)).unwrap_or(16),
+    }
+}
+
+fn intake(raw: &mut Raw, state_dir: &Path) -> Intake {
+    let inbox = state_dir.join("inbox");
+    let roots = raw
+        .texts("intake.roots")
+        .map(|roots| roots.into_iter().map(PathBuf::from).collect())
+        .unwrap_or_else(|| vec![inbox, "/srv/kithd/inbox".into(), "/unknown_images".into()]);
+    for root in &roots {
+        let plain = root.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        if !root.is_absolute() || !plain || root == Path::new("/") {
+            raw.problem(
+                "intake.roots",
+                format!("\"{}\"", root.display()),
+                "each root must be an absolute folder other than /, without . or ..",
+            );
+        }
+    }
+    Intake {
+        roots,
+        max_bytes: raw.size("intake.max_bytes", 20 << 20, 64 << 10..=200 << 20) as usize,
+        max_pending: raw.number("intake.max_pending", 100_000, 1..=10_000_000),
+        disk_reserve_bytes: raw.size("intake.disk_reserve", 200 << 20, 0..=1 << 40),
+    }
+}
+
+fn models(raw: &mut Raw) -> Models {
+    let pack = raw.text("models.pack").map(PathBuf::from);
+    let precision = raw.text("models.precision").and_then(|text| {
+        let parsed = text.parse();
+        if parsed.is_err() {
+            raw.problem("models.precision", format!("{text:?}"), "must be \"int8\" or \"float32\"");
+        }
+        parsed.ok()
+    });
+    Models { pack, precision }
+}
+
+fn recognition(raw: &mut Raw) -> Recognition {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = raw.number("recognition.threads", 0, 0..=256) as usize;
+    let min_face_px = raw.number("recognition.min_face_px", 0, 0..=2000) as usize;
+    if (1..12).contains(&min_face_px) {
+        raw.problem("recognition.min_face_px", min_face_px, "must be 0 (the pack's own) or at least 12");
+    }
+    Recognition {
+        threads: if threads == 0 { cores } else { threads },
+        min_face_px: (min_face_px > 0).then_some(min_face_px),
+        max_faces: raw.number("recognition.max_faces", 100, 1..=1000) as usize,
+        max_pixels: raw.number("recognition.max_pixels", 50_000_000, 100_000..=500_000_000),
+        deadline: raw.duration("recognition.deadline", secs(20), secs(1)..=secs(600)),
+        deadline_per_megapixel: raw.duration("recognition.deadline_per_megapixel", secs(2), secs(0)..=secs(60)),
+        read_deadline: raw.duration("recognition.read_deadline", secs(15), secs(1)..=secs(600)),
+    }
+}
+
+fn retry(raw: &mut Raw) -> Retry {
+    let retry = Retry {
+        attempts: raw.number("retry.attempts", 5, 1..=100) as u32,
+        first_wait: raw.duration("retry.first_wait", secs(2), Duration::from_millis(10)..=secs(3600)),
+        longest_wait: raw.duration("retry.longest_wait", secs(300), Duration::from_millis(10)..=secs(86_400)),
+        missing_file: raw.duration("retry.missing_file", secs(3600), secs(0)..=secs(30 * 86_400)),
+        missing_root: raw.duration("retry.missing_root", secs(7 * 86_400), secs(0)..=secs(365 * 86_400)),
+    };
+    if retry.first_wait > retry.longest_wait {
+        raw.problem(
+            "retry.first_wait",
+            format!("{:?}", retry.first_wait),
+            "must not be longer than retry.longest_wait",
+        );
+    }
+    retry
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str) -> String {
+        let problems = Config::check(Raw::parse(text)).0.unwrap_err();
+        Config::problems_text("kithd.toml", &problems)
+    }
+
+    #[test]
+    fn nothing_typed_is_a_whole_configuration_on_loopback() {
+        let config = Config::default();
+        assert!(config.http.listen.ip().is_loopback());
+        assert!(config.mqtt.enabled);
+    }
+
+    #[test]
+    fn every_problem_is_told_at_once_with_key_value_rule_and_fix() {
+        let text = problems(
+            "log.level = \"loud\"\n[http]\nlisten = \"0.0.0.0:8o80\"\n[mqtt]\nkeep_alive = \"0s\"\nkeepalive = 3\n\
+             [intake]\nroots = \"/srv\"\n[recognition]\nthreads = -1\n[brokers]\nx = 1\n",
+        );
+        for part in [
+            "kithd.toml has 7 problems",
+            "log.level = \"loud\": must be error, warn, info, debug or trace",
+            "http.listen = \"0.0.0.0:8o80\": must be an address and port, for example \"127.0.0.1:8000\"",
+            "mqtt.keep_alive = \"0s\": must be a time from 5s",
+            "mqtt.keepalive = 3: is not a known key; did you mean mqtt.keep_alive?",
+            "intake.roots = \"/srv\": must be a list of texts",
+            "recognition.threads = -1: must be a whole number from 0 to 256",
+            "brokers",
+        ] {
+            assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn impossible_combinations_are_refused() {
+        let text = problems(
+            "[mqtt]\nmax_packet = \"1MiB\"\npassword_file = \"/etc/x\"\n[retry]\nfirst_wait = \"1h\"\n[intake]\nroots = [\"/a/../b\", \"rel\", \"/\"]\n",
+        );
+        for part in
+            ["mqtt.max_packet", "needs mqtt.username", "longer than retry.longest_wait", "\"/a/../b\"", "\"rel\""]
+        {
+            assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn broken_toml_is_one_problem_with_its_line() {
+        let text = problems("[http\nlisten = 3");
+        assert!(text.contains("has 1 problem") && text.contains("line 1"), "{text}");
+    }
+
+    #[test]
+    fn the_shipped_file_shows_every_key_at_its_default_and_is_the_default_configuration() {
+        let shipped = include_str!("../../../deploy/kithd.toml");
+        let (config, keys) = Config::check(Raw::parse(shipped));
+        assert_eq!(config.unwrap(), Config::default());
+        for key in keys {
+            let name = key.rsplit('.').next().unwrap();
+            let shown = shipped.lines().any(|line| {
+                let line = line.trim_start_matches(['#', ' ']);
+                line.strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with('='))
+            });
+            assert!(shown, "deploy/kithd.toml does not show {key}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_overrides_the_file() {
+        let mut raw = Raw::parse("[mqtt]\nenabled = true\n");
+        raw.set("mqtt.enabled=false");
+        raw.set("http.listen=127.0.0.1:0");
+        let config = Config::check(raw).0.unwrap();
+        assert!(!config.mqtt.enabled);
+        assert_eq!(config.http.listen.port(), 0);
+    }
+}

@@ -1,0 +1,231 @@
+//! The configuration as typed: a TOML table whose keys are taken one by one.
+//!
+//! Every problem is collected with key, value, rule and fix; keys nobody took are unknown and refused.
+//! What the keys mean is decided in `config/mod.rs`.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use toml::{Table, Value};
+
+/// Something wrong in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Dotted key; empty for the file as a whole.
+    pub key: String,
+    /// As typed.
+    pub value: String,
+    /// What is expected and how to mend it.
+    pub rule: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.key.is_empty(), self.value.is_empty()) {
+            (true, _) => write!(f, "{}", self.rule),
+            (false, true) => write!(f, "{}: {}", self.key, self.rule),
+            (false, false) => write!(f, "{} = {}: {}", self.key, self.value, self.rule),
+        }
+    }
+}
+
+/// A table being taken apart.
+#[derive(Debug, Default)]
+pub struct Raw {
+    table: Table,
+    asked: BTreeSet<String>,
+    problems: Vec<Problem>,
+}
+
+impl Raw {
+    /// Parses a file's text; a syntax error is the one problem then.
+    pub fn parse(text: &str) -> Self {
+        match text.parse::<Table>() {
+            Ok(table) => Self { table, ..Self::default() },
+            Err(error) => {
+                let mut raw = Self::default();
+                raw.problems.push(Problem {
+                    key: String::new(),
+                    value: String::new(),
+                    rule: format!("is not valid TOML: {}", error.to_string().trim_end()),
+                });
+                raw
+            }
+        }
+    }
+
+    /// Sets one dotted key from the command line; the value is TOML, or text when it is not.
+    pub fn set(&mut self, assignment: &str) {
+        let Some((key, text)) = assignment.split_once('=') else {
+            self.problem(assignment, "", "write --set key=value, for example --set mqtt.enabled=false");
+            return;
+        };
+        let value = format!("v = {text}")
+            .parse::<Table>()
+            .ok()
+            .and_then(|mut table| table.remove("v"))
+            .unwrap_or_else(|| Value::String(text.into()));
+        let mut table = &mut self.table;
+        let mut parts = key.trim().split('.').peekable();
+        while let Some(part) = parts.next() {
+            if parts.peek().is_none() {
+                table.insert(part.into(), value);
+                return;
+            }
+            let next = table.entry(part).or_insert_with(|| Value::Table(Table::new()));
+            match next {
+                Value::Table(inner) => table = inner,
+                _ => break,
+            }
+        }
+        self.problem(key, "", "is not inside a section");
+    }
+
+    /// Notes a problem.
+    pub fn problem(&mut self, key: &str, value: impl fmt::Display, rule: impl fmt::Display) {
+        self.problems.push(Problem { key: key.into(), value: value.to_string(), rule: rule.to_string() });
+    }
+
+    /// Every key that was asked for, for the test that the shipped file shows them all.
+    pub fn asked(&self) -> impl Iterator<Item = &str> {
+        self.asked.iter().map(String::as_str)
+    }
+
+    fn take(&mut self, key: &str) -> Option<Value> {
+        self.asked.insert(key.into());
+        match key.rsplit_once('.') {
+            None => self.table.remove(key),
+            Some((section, name)) => match self.table.get_mut(section)? {
+                Value::Table(table) => table.remove(name),
+                _ => None,
+            },
+        }
+    }
+
+    /// Text.
+    pub fn text(&mut self, key: &str) -> Option<String> {
+        match self.take(key)? {
+            Value::String(text) => Some(text),
+            other => {
+                self.problem(key, other, "must be text in quotes");
+                None
+            }
+        }
+    }
+
+    /// A list of text.
+    pub fn texts(&mut self, key: &str) -> Option<Vec<String>> {
+        let value = self.take(key)?;
+        let shown = value.to_string();
+        let list = match value {
+            Value::Array(items) => items.into_iter().map(|item| item.as_str().map(String::from)).collect(),
+            _ => None,
+        };
+        if list.is_none() {
+            self.problem(key, shown, "must be a list of texts, for example [\"/srv/pictures\"]");
+        }
+        list
+    }
+
+    /// true or false.
+    pub fn flag(&mut self, key: &str, default: bool) -> bool {
+        match self.take(key) {
+            None => default,
+            Some(Value::Boolean(flag)) => flag,
+            Some(other) => {
+                self.problem(key, other, "must be true or false");
+                default
+            }
+        }
+    }
+
+    /// A whole number within `range`.
+    pub fn number(&mut self, key: &str, default: u64, range: RangeInclusive<u64>) -> u64 {
+        let Some(value) = self.take(key) else { return default };
+        let number = value.as_integer().and_then(|n| u64::try_from(n).ok()).filter(|n| range.contains(n));
+        number.unwrap_or_else(|| {
+            let rule = format!("must be a whole number from {} to {}", range.start(), range.end());
+            self.problem(key, value, rule);
+            default
+        })
+    }
+
+    /// A time such as "500ms", "10s", "5m", "1h" or "7d" within `range`.
+    pub fn duration(&mut self, key: &str, default: Duration, range: RangeInclusive<Duration>) -> Duration {
+        const UNITS: &[(&str, u64)] = &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+        let Some(value) = self.take(key) else { return default };
+        let parsed = value.as_str().and_then(|text| with_unit(text, UNITS)).map(Duration::from_millis);
+        parsed.filter(|duration| range.contains(duration)).unwrap_or_else(|| {
+            let rule = format!(
+                "must be a time from {:?} to {:?} with its unit (ms, s, m, h, d), for example \"10s\"",
+                range.start(),
+                range.end()
+            );
+            self.problem(key, value, rule);
+            default
+        })
+    }
+
+    /// A size such as "512KiB", "20MiB" or "2GiB" in bytes within `range`.
+    pub fn size(&mut self, key: &str, default: u64, range: RangeInclusive<u64>) -> u64 {
+        const UNITS: &[(&str, u64)] = &[("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("B", 1)];
+        let Some(value) = self.take(key) else { return default };
+        let parsed = value.as_str().and_then(|text| with_unit(text, UNITS));
+        parsed.filter(|size| range.contains(size)).unwrap_or_else(|| {
+            let rule = format!(
+                "must be a size from {} KiB to {} KiB with its unit (B, KiB, MiB, GiB), for example \"20MiB\"",
+                range.start() >> 10,
+                range.end() >> 10
+            );
+            self.problem(key, value, rule);
+            default
+        })
+    }
+
+    /// What went wrong, unknown keys included.
+    pub fn into_problems(mut self) -> Vec<Problem> {
+        let mut unknown = Vec::new();
+        for (key, value) in &self.table {
+            match value {
+                Value::Table(section) if self.asked.iter().any(|k| k.starts_with(&format!("{key}."))) => {
+                    unknown.extend(section.iter().map(|(name, value)| (format!("{key}.{name}"), value.to_string())));
+                }
+                // A section that was taken apart is a table; anything else under its name was never looked at.
+                other => unknown.push((key.clone(), other.to_string())),
+            }
+        }
+        for (key, value) in unknown {
+            let rule = match self.asked.iter().min_by_key(|known| distance(known, &key)) {
+                Some(near) if distance(near, &key) <= 4 => format!("is not a known key; did you mean {near}?"),
+                _ => "is not a known key; deploy/kithd.toml lists them all".into(),
+            };
+            self.problem(&key, value, rule);
+        }
+        self.problems
+    }
+}
+
+fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let factor = units.iter().find(|(name, _)| *name == unit.trim())?.1;
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// Levenshtein distance, for "did you mean".
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut corner = i;
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let cost = corner + usize::from(x != *y);
+            corner = row[j + 1];
+            row[j + 1] = cost.min(corner + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}

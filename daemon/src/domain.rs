@@ -1,0 +1,230 @@
+//! The words of the product as types: image, state, outcome, face, result.
+//!
+//! No I/O and no rules here; the rules are in `queue` and `recognition`.
+
+use serde::{Deserialize, Serialize};
+
+/// Row number of an image; grows with acceptance order.
+pub type ImageId = i64;
+/// Row number of a person.
+pub type PersonId = i64;
+
+/// Declares an enum whose variants have one fixed spelling everywhere: database, API, MQTT, page, metrics.
+macro_rules! spelled {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name { $($(#[$vdoc])* $variant),+ }
+
+        impl $name {
+            /// Every value, in the order of the design.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The one spelling used everywhere.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = String;
+            fn from_str(text: &str) -> Result<Self, String> {
+                Self::ALL.iter().copied().find(|v| v.as_str() == text).ok_or_else(|| {
+                    let known: Vec<_> = Self::ALL.iter().map(|v| v.as_str()).collect();
+                    format!("\"{text}\" is not one of {}", known.join(", "))
+                })
+            }
+        }
+    };
+}
+
+spelled! {
+    /// Where an image is in its life.
+    State {
+        /// Accepted, waiting for its turn or for a retry.
+        Pending = "pending",
+        /// Claimed by the dispatcher.
+        Processing = "processing",
+        /// Has its result.
+        Processed = "processed",
+        /// Given up, always with a reason.
+        Failed = "failed",
+    }
+}
+
+spelled! {
+    /// What was found in a processed image; the best of its faces, in this order.
+    Outcome {
+        /// At least one face is an enrolled person.
+        Known = "known",
+        /// At least one face lies in the band around the threshold.
+        Uncertain = "uncertain",
+        /// Faces, none of them enrolled.
+        Unknown = "unknown",
+        /// No face found.
+        NoFace = "no_face",
+    }
+}
+
+spelled! {
+    /// The way an image came in.
+    Source {
+        /// The HTTP API.
+        Http = "http",
+        /// An MQTT message.
+        Mqtt = "mqtt",
+        /// A watched folder.
+        Folder = "folder",
+        /// A camera.
+        Camera = "camera",
+    }
+}
+
+/// An image about to be accepted.
+#[derive(Debug, Clone)]
+pub struct NewImage {
+    /// The way it came in.
+    pub source: Source,
+    /// The path as the sender named it, or a made-up name for bytes.
+    pub path: String,
+    /// Spooled bytes, relative to the state folder.
+    pub file: Option<String>,
+    /// Given by the sender: the same key is the same image.
+    pub idempotency_key: Option<String>,
+    /// sha256 of the bytes, when they came with it.
+    pub picture_key: Option<String>,
+    /// Drop it when an unfinished image has the same path (MQTT may deliver twice).
+    pub unless_unfinished: bool,
+}
+
+/// What became of one submitted image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its row.
+    pub id: ImageId,
+    /// False when an idempotency key or an unfinished equal path named an image already there.
+    pub new: bool,
+}
+
+/// An image claimed for recognition. `Queue::finish` and `Queue::fail` consume it, so it ends once.
+#[derive(Debug)]
+pub struct Claimed {
+    /// Its row.
+    pub id: ImageId,
+    /// The way it came in.
+    pub source: Source,
+    /// The path as the sender named it.
+    pub path: String,
+    /// Spooled bytes, relative to the state folder.
+    pub file: Option<String>,
+    /// This attempt included.
+    pub attempts: u32,
+    /// Queue clock of the first time the file was not there, in milliseconds.
+    pub missing_since_ms: Option<i64>,
+    /// When this attempt was claimed.
+    pub claimed_at: std::time::Instant,
+    /// When the image was accepted, wall clock.
+    pub accepted_at_ms: i64,
+}
+
+/// A person and the distance to their nearest enrolled picture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NamedCandidate {
+    /// Row of the person.
+    pub person_id: PersonId,
+    /// Their name.
+    pub name: String,
+    /// In the pack's metric.
+    pub distance: f32,
+}
+
+/// One face of a recognised image with its own outcome.
+#[derive(Debug, Clone)]
+pub struct IdentifiedFace {
+    /// Left, top, right, bottom in pixels of the upright picture.
+    pub bounds: [f32; 4],
+    /// Left eye, right eye, nose tip, left and right mouth corner as seen in the picture, pixels.
+    pub landmarks: [[f32; 2]; 5],
+    /// Detector's confidence, 0 to 1.
+    pub score: f32,
+    /// Size, sharpness and pose in one number, 0 to 1.
+    pub quality: f32,
+    /// Known, uncertain or unknown.
+    pub outcome: Outcome,
+    /// Who it is (known) or may be (uncertain).
+    pub person: Option<NamedCandidate>,
+    /// Distance to the nearest enrolled picture of anybody.
+    pub distance: Option<f32>,
+    /// How much farther the next person is.
+    pub margin: Option<f32>,
+    /// The nearest people, nearest first.
+    pub candidates: Vec<NamedCandidate>,
+    /// In the embedding space of the engine's pack.
+    pub embedding: Vec<f32>,
+    /// Aligned crop, JPEG.
+    pub crop: Vec<u8>,
+}
+
+/// Everything known of an image once it is recognised.
+#[derive(Debug)]
+pub struct Identified {
+    /// Best of the faces.
+    pub outcome: Outcome,
+    /// Width and height in pixels, upright.
+    pub size: (u32, u32),
+    /// Best first.
+    pub faces: Vec<IdentifiedFace>,
+    /// Small JPEG of the whole picture.
+    pub thumbnail: Vec<u8>,
+    /// Pack, precision and device.
+    pub engine: String,
+    /// Embedding space of the faces.
+    pub space: String,
+    /// sha256 of the picture's bytes, hex.
+    pub picture_key: String,
+}
+
+impl Identified {
+    /// The outcome of an image is the best of its faces' outcomes.
+    pub fn best_outcome(faces: &[IdentifiedFace]) -> Outcome {
+        faces.iter().map(|face| face.outcome).min_by_key(|outcome| *outcome as u8).unwrap_or(Outcome::NoFace)
+    }
+}
+
+/// Milliseconds since 1970 by the board's clock, which may be wrong: for people to read, never for order.
+pub fn wall_clock_ms() -> i64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_are_ordered_from_known_to_no_face() {
+        assert!(Outcome::ALL.is_sorted_by_key(|outcome| *outcome as u8));
+        assert_eq!(Identified::best_outcome(&[]), Outcome::NoFace);
+    }
+
+    #[test]
+    fn a_word_reads_back_as_it_is_spelled_and_a_wrong_one_lists_the_right_ones() {
+        for state in State::ALL {
+            assert_eq!(state.as_str().parse::<State>(), Ok(*state));
+        }
+        assert!("done".parse::<State>().unwrap_err().contains("pending, processing, processed, failed"));
+    }
+}

@@ -1,0 +1,198 @@
+//! Tests of `decode` with pictures made here and with four tiny fixtures that no encoder at hand can
+//! make (`cmyk.jpg`, `ycck.jpg`, `progressive.jpg`, `lossy.webp`: four coloured quadrants, made with
+//! Pillow). Not for damaged or foreign files: those are in `hostile`.
+
+#![allow(clippy::unwrap_used)]
+
+use image::codecs::jpeg::JpegEncoder;
+use image::{ExtendedColorType, ImageBuffer, Rgba, RgbaImage};
+
+use super::*;
+
+pub(super) const LIMITS: DecodeLimits = DecodeLimits { max_bytes: 20 << 20, max_pixels: 50_000_000 };
+pub(super) const CMYK: &[u8] = include_bytes!("cmyk.jpg");
+pub(super) const YCCK: &[u8] = include_bytes!("ycck.jpg");
+pub(super) const PROGRESSIVE: &[u8] = include_bytes!("progressive.jpg");
+pub(super) const LOSSY_WEBP: &[u8] = include_bytes!("lossy.webp");
+const RED: [u8; 3] = [220, 20, 20];
+const GREEN: [u8; 3] = [20, 200, 20];
+const BLUE: [u8; 3] = [20, 20, 220];
+const GREY: [u8; 3] = [128, 128, 128];
+
+/// 48×32: red and green above blue and grey.
+pub(super) fn quadrants() -> image::RgbImage {
+    ImageBuffer::from_fn(48, 32, |x, y| image::Rgb([[RED, GREEN], [BLUE, GREY]][(y / 16) as usize][(x / 24) as usize]))
+}
+
+pub(super) fn encode(picture: impl Into<DynamicImage>, format: Format) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    picture.into().write_to(&mut bytes, format.image_format()).unwrap();
+    bytes.into_inner()
+}
+
+pub(super) fn jpeg(picture: &image::RgbImage) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let encoder = JpegEncoder::new_with_quality(&mut bytes, 90);
+    picture.write_with_encoder(encoder).unwrap();
+    bytes
+}
+
+/// The same JPEG with an APP1 segment: EXIF with this orientation, then `extra`.
+pub(super) fn with_exif(jpeg: &[u8], orientation: u8, extra: &[u8]) -> Vec<u8> {
+    let mut exif = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
+    exif.extend([orientation, 0, 0, 0, 0, 0, 0]);
+    exif.extend(extra);
+    let mut bytes = jpeg[..2].to_vec();
+    bytes.extend([0xFF, 0xE1]);
+    bytes.extend(u16::try_from(exif.len() + 2).unwrap().to_be_bytes());
+    bytes.extend(exif);
+    bytes.extend(&jpeg[2..]);
+    bytes
+}
+
+/// The colours in the middle of the four quadrants: above left, above right, below left, below right.
+fn corners(picture: &Rgb) -> [[u8; 3]; 4] {
+    let at = |x: usize, y: usize| {
+        let i = (y * picture.height / 4 * picture.width + x * picture.width / 4) * 3;
+        [picture.pixels[i], picture.pixels[i + 1], picture.pixels[i + 2]]
+    };
+    [at(1, 1), at(3, 1), at(1, 3), at(3, 3)]
+}
+
+fn assert_near(found: [[u8; 3]; 4], expected: [[u8; 3]; 4], tolerance: u8, what: &str) {
+    let near = found.iter().flatten().zip(expected.iter().flatten()).all(|(a, b)| a.abs_diff(*b) <= tolerance);
+    assert!(near, "{what}: found {found:?}, expected {expected:?}");
+}
+
+#[test]
+fn every_format_gives_back_its_colours_and_is_sniffed_by_content() {
+    let files = [
+        (Format::Jpeg, jpeg(&quadrants())),
+        (Format::Jpeg, PROGRESSIVE.to_vec()),
+        (Format::Png, encode(quadrants(), Format::Png)),
+        (Format::WebP, encode(quadrants(), Format::WebP)),
+        (Format::WebP, LOSSY_WEBP.to_vec()),
+        (Format::Bmp, encode(quadrants(), Format::Bmp)),
+        (Format::Tiff, encode(quadrants(), Format::Tiff)),
+        (Format::Gif, encode(quadrants(), Format::Gif)),
+    ];
+    for (format, bytes) in files {
+        assert_eq!(sniff(&bytes), Some(format));
+        let picture = decode(&bytes, &LIMITS).unwrap();
+        assert_eq!((picture.width, picture.height), (48, 32), "{format}");
+        assert_near(corners(&picture), [RED, GREEN, BLUE, GREY], 6, &format.to_string());
+    }
+}
+
+#[test]
+fn inks_of_cmyk_and_ycck_jpegs_become_the_right_colours() {
+    let expected = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [127, 127, 127]];
+    assert_near(corners(&decode(CMYK, &LIMITS).unwrap()), expected, 4, "CMYK");
+    assert_near(corners(&decode(YCCK, &LIMITS).unwrap()), expected, 4, "YCCK");
+}
+
+#[test]
+fn grey_and_sixteen_bit_pictures_become_rgb() {
+    let mut grey = Vec::new();
+    JpegEncoder::new(&mut grey).encode(&[100; 16 * 16], 16, 16, ExtendedColorType::L8).unwrap();
+    assert_near(corners(&decode(&grey, &LIMITS).unwrap()), [[100; 3]; 4], 2, "grey JPEG");
+    let deep: ImageBuffer<image::Rgb<u16>, _> = ImageBuffer::from_pixel(8, 8, image::Rgb([0xFFFF, 0x8080, 0]));
+    for format in [Format::Png, Format::Tiff] {
+        let picture = decode(&encode(deep.clone(), format), &LIMITS).unwrap();
+        assert_near(corners(&picture), [[255, 128, 0]; 4], 0, "16 bit");
+    }
+}
+
+#[test]
+fn transparent_pixels_show_white_paper() {
+    let alphas = [[255, 128], [0, 0]];
+    let glass = RgbaImage::from_fn(48, 32, |x, y| Rgba([200, 0, 0, alphas[(y / 16) as usize][(x / 24) as usize]]));
+    let expected = [[200, 0, 0], [227, 127, 127], [255; 3], [255; 3]];
+    for format in [Format::Png, Format::WebP, Format::Tiff] {
+        assert_near(
+            corners(&decode(&encode(glass.clone(), format), &LIMITS).unwrap()),
+            expected,
+            0,
+            &format.to_string(),
+        );
+    }
+    let deep: ImageBuffer<Rgba<u16>, _> = ImageBuffer::from_pixel(8, 8, Rgba([0xFFFF, 0, 0, 0]));
+    assert_near(corners(&decode(&encode(deep, Format::Png), &LIMITS).unwrap()), [[255; 3]; 4], 0, "16 bit");
+}
+
+#[test]
+fn all_eight_exif_orientations_come_out_upright() {
+    let stored = jpeg(&quadrants());
+    // Where the stored corners (red, green / blue, grey) belong: EXIF 2.32, table of tag 274.
+    let expected = [
+        [RED, GREEN, BLUE, GREY],
+        [GREEN, RED, GREY, BLUE],
+        [GREY, BLUE, GREEN, RED],
+        [BLUE, GREY, RED, GREEN],
+        [RED, BLUE, GREEN, GREY],
+        [BLUE, RED, GREY, GREEN],
+        [GREY, GREEN, BLUE, RED],
+        [GREEN, GREY, RED, BLUE],
+    ];
+    for (orientation, corner) in (1..=8).zip(expected) {
+        let picture = decode(&with_exif(&stored, orientation, &[]), &LIMITS).unwrap();
+        let size = if orientation < 5 { (48, 32) } else { (32, 48) };
+        assert_eq!((picture.width, picture.height), size, "orientation {orientation}");
+        assert_near(corners(&picture), corner, 6, &format!("orientation {orientation}"));
+    }
+    let nonsense = decode(&with_exif(&stored, 99, &[]), &LIMITS).unwrap();
+    assert_near(corners(&nonsense), expected[0], 6, "orientation 99");
+}
+
+#[test]
+fn limits_hold_before_anything_is_decoded() {
+    let tight = DecodeLimits { max_bytes: 1 << 20, max_pixels: 48 * 32 - 1 };
+    for format in [Format::Jpeg, Format::Png, Format::WebP, Format::Gif, Format::Bmp, Format::Tiff] {
+        let bytes = encode(quadrants(), format);
+        let expected = DecodeError::TooManyPixels { width: 48, height: 32, limit: 48 * 32 - 1 };
+        assert_eq!(decode(&bytes, &tight), Err(expected), "{format}");
+        let small = DecodeLimits { max_bytes: bytes.len() - 1, ..LIMITS };
+        let expected = DecodeError::TooManyBytes { bytes: bytes.len(), limit: bytes.len() - 1 };
+        assert_eq!(decode(&bytes, &small), Err(expected), "{format}");
+    }
+    // A header that promises 65 500 × 65 500 pixels; the frame header is the only segment with length 17.
+    let mut bomb = jpeg(&quadrants());
+    let frame = bomb.windows(4).position(|w| w == [0xFF, 0xC0, 0, 17]).unwrap();
+    bomb[frame + 5..frame + 9].copy_from_slice(&[0xFF, 0xDC, 0xFF, 0xDC]);
+    assert!(matches!(decode(&bomb, &LIMITS), Err(DecodeError::TooManyPixels { width: 65_500, .. })));
+}
+
+#[test]
+fn the_smallest_and_thinnest_pictures_decode() {
+    for (width, height) in [(1, 1), (1, 4000), (4000, 1)] {
+        for format in [Format::Jpeg, Format::Png, Format::WebP, Format::Gif, Format::Bmp, Format::Tiff] {
+            let bytes = encode(image::RgbImage::from_pixel(width, height, image::Rgb(GREY)), format);
+            let picture = decode(&bytes, &LIMITS).unwrap();
+            assert_eq!((picture.width, picture.height), (width as usize, height as usize), "{format}");
+            assert!(picture.pixels.iter().all(|v| v.abs_diff(128) < 3), "{format}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_a_picture_is_named() {
+    let cases: [(&[u8], &str); 9] = [
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (b"\0\0\0\x18ftypavif\0\0\0\0", "AVIF"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0", "an MP4 or QuickTime video"),
+        (b"%PDF-1.7\n%\xE2\xE3", "PDF"),
+        (b"\n<!DOCTYPE html><title>Log in</title>", "an HTML page"),
+        (b"<?xml version=\"1.0\"?><svg/>", "an SVG drawing"),
+        (b"{\"error\":\"not found\"}", "JSON"),
+        (b"BM25 is a ranking function", "plain text"),
+        ("Grüße".as_bytes(), "plain text"),
+    ];
+    for (bytes, looks_like) in cases {
+        let expected = DecodeError::Unsupported { looks_like: looks_like.to_owned() };
+        assert_eq!(decode(bytes, &LIMITS), Err(expected));
+    }
+    assert_eq!(decode(b"", &LIMITS), Err(DecodeError::Empty));
+    let zeros = DecodeError::NotAnImage { starts_with: "00 00 00 00 00 00 00 00".to_owned() };
+    assert_eq!(decode(&[0; 4096], &LIMITS), Err(zeros));
+    assert!(matches!(decode(&[0xFF], &LIMITS), Err(DecodeError::NotAnImage { .. })));
+}

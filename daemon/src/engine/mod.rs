@@ -1,0 +1,203 @@
+//! The engine: bytes of a picture in; faces, aligned crops and a thumbnail out. Stateless, knows no person.
+//!
+//! It runs on threads of the daemon's process until it moves into a process of its own; callers see only this door.
+
+mod decode;
+mod encode;
+mod recogniser;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kith_vision::{Pack, Precision};
+use tokio::sync::Semaphore;
+
+pub use decode::DecodeLimits;
+pub use recogniser::Recogniser;
+
+/// One face as the engine found it.
+#[derive(Debug, Clone)]
+pub struct FoundFace {
+    /// Left, top, right, bottom in pixels of the upright picture.
+    pub bounds: [f32; 4],
+    /// Left eye, right eye, nose tip, left and right mouth corner as seen in the picture, pixels.
+    pub landmarks: [[f32; 2]; 5],
+    /// Detector's confidence, 0 to 1.
+    pub score: f32,
+    /// Size, sharpness and pose in one number, 0 to 1.
+    pub quality: f32,
+    /// What speaks against enrolling it, as a sentence.
+    pub objection: Option<String>,
+    /// In the pack's embedding space.
+    pub embedding: Vec<f32>,
+    /// Small aligned JPEG.
+    pub crop: Vec<u8>,
+}
+
+/// Time spent in each stage.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StageTimes {
+    /// Bytes to pixels.
+    pub decode: Duration,
+    /// Pixels to boxes and landmarks.
+    pub detect: Duration,
+    /// Cutting out and judging faces.
+    pub align: Duration,
+    /// Faces to embeddings.
+    pub embed: Duration,
+    /// Thumbnail and crops.
+    pub encode: Duration,
+}
+
+/// What the engine makes of a picture.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// Width and height in pixels, upright.
+    pub size: (u32, u32),
+    /// The most prominent first.
+    pub faces: Vec<FoundFace>,
+    /// Small JPEG of the whole picture.
+    pub thumbnail: Vec<u8>,
+    /// For the bench.
+    pub times: StageTimes,
+}
+
+/// Why the engine gave no faces.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The picture's fault, in a sentence.
+    #[error("{0}")]
+    Unreadable(String),
+    /// It panicked or a network failed.
+    #[error("{0}")]
+    Crashed(String),
+    /// Too slow.
+    #[error("took longer than {:.1} s", .0.as_secs_f32())]
+    Deadline(Duration),
+    /// Its answer cannot be right.
+    #[error("{0}")]
+    Malformed(String),
+}
+
+/// What the engine needs of the configuration.
+#[derive(Debug, Clone)]
+pub struct EngineSettings {
+    /// Byte and pixel limits.
+    pub limits: DecodeLimits,
+    /// Smallest face looked for; `None`: the pack's.
+    pub min_face_px: Option<usize>,
+    /// Most faces per picture.
+    pub max_faces: usize,
+    /// Pictures at the same time.
+    pub threads: usize,
+    /// For one picture…
+    pub deadline: Duration,
+    /// …and for each of its megapixels.
+    pub deadline_per_megapixel: Duration,
+}
+
+/// The engine's door; clones share it.
+#[derive(Clone)]
+pub struct Engine {
+    recogniser: Arc<Recogniser>,
+    slots: Arc<Semaphore>,
+    settings: Arc<EngineSettings>,
+    pack: Arc<Pack>,
+    description: Arc<str>,
+}
+
+impl Engine {
+    /// Loads and warms the pack's networks and passes the self-test; takes a moment, so call it off the runtime.
+    pub fn load(pack: Pack, precision: Option<Precision>, settings: EngineSettings) -> Result<Self, EngineError> {
+        let precision = precision.unwrap_or_else(|| pack.default_precision());
+        let recogniser = Recogniser::load(&pack, precision, &settings)?;
+        recogniser.self_test(&pack)?;
+        Ok(Self {
+            recogniser: Arc::new(recogniser),
+            slots: Arc::new(Semaphore::new(settings.threads)),
+            settings: Arc::new(settings),
+            description: format!("{} {} cpu", pack.id(), precision.as_str()).into(),
+            pack: Arc::new(pack),
+        })
+    }
+
+    /// Pack, precision and device.
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+
+    /// The pack it runs.
+    pub fn pack(&self) -> &Pack {
+        &self.pack
+    }
+
+    /// Pictures at the same time.
+    pub fn threads(&self) -> usize {
+        self.settings.threads
+    }
+
+    /// Recognises one picture on a thread of its own.
+    ///
+    /// Past its deadline the caller is answered; the thread keeps its slot until it ends, for it cannot be killed.
+    pub async fn recognise(&self, bytes: Vec<u8>) -> Result<Reply, EngineError> {
+        let slot = Arc::clone(&self.slots)
+            .acquire_owned()
+            .await
+            .map_err(|_| EngineError::Crashed("the engine is shut down".into()))?;
+        let deadline = self.deadline(&bytes);
+        let recogniser = Arc::clone(&self.recogniser);
+        let work = tokio::task::spawn_blocking(move || {
+            let _slot = slot;
+            recogniser.recognise(&bytes)
+        });
+        match tokio::time::timeout(deadline, work).await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(panic)) => Err(EngineError::Crashed(panic_text(panic))),
+            Err(_) => Err(EngineError::Deadline(deadline)),
+        }
+    }
+
+    fn deadline(&self, bytes: &[u8]) -> Duration {
+        let pixels = decode::dimensions(bytes).map_or(0, |(width, height)| u64::from(width) * u64::from(height));
+        let megapixels = pixels.min(self.settings.limits.max_pixels) as f64 / 1e6;
+        self.settings.deadline + self.settings.deadline_per_megapixel.mul_f64(megapixels)
+    }
+}
+
+fn panic_text(error: tokio::task::JoinError) -> String {
+    match error.try_into_panic() {
+        Ok(payload) => payload
+            .downcast_ref::<&str>()
+            .map(ToString::to_string)
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "panicked".into()),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// The bundled pack: beside the program, where the package puts it, or in the source tree it was built in.
+pub fn bundled_pack() -> Option<PathBuf> {
+    const NAME: &str = "dlib-mtcnn";
+    let program = std::env::current_exe().ok()?;
+    let folder = program.parent()?;
+    let beside = [folder.join("packs"), folder.join("../share/kithd/packs")];
+    let source_tree = folder.ancestors().map(|above| above.join("models/packs"));
+    let given = std::env::var_os("KITHD_PACKS").map(PathBuf::from);
+    given
+        .into_iter()
+        .chain(beside)
+        .chain(source_tree)
+        .map(|packs| packs.join(NAME))
+        .find(|pack| pack.join("pack.toml").exists())
+}
+
+/// Reads and checks a pack; the error is for the operator.
+pub fn load_pack(configured: Option<&Path>) -> Result<Pack, EngineError> {
+    let folder = configured.map(Path::to_path_buf).or_else(bundled_pack).ok_or_else(|| {
+        EngineError::Crashed(
+            "the bundled model pack was not found beside the program; set models.pack to its folder".into(),
+        )
+    })?;
+    Pack::load(&folder).map_err(|error| EngineError::Crashed(error.to_string()))
+}

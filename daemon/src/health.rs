@@ -1,0 +1,64 @@
+//! What each part of the appliance says of itself, for the page, the API, MQTT health and `kithd status`.
+//!
+//! Parts set their own line; nobody decides anything from it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+/// How a part is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// Not there yet.
+    Starting,
+    /// Works.
+    Ok,
+    /// Does not work now; retried.
+    Degraded,
+    /// Switched off in the configuration.
+    Off,
+}
+
+/// One part's line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Part {
+    /// How it is.
+    pub condition: Condition,
+    /// A sentence for the operator.
+    pub text: String,
+}
+
+/// Every part's line by name ("engine", "mqtt", "intake", "database"); clones share it.
+#[derive(Clone, Default)]
+pub struct Health {
+    parts: Arc<Mutex<BTreeMap<&'static str, Part>>>,
+    version: watch::Sender<u64>,
+}
+
+impl Health {
+    /// Sets a part's line; true when it differs from the last one.
+    pub fn set(&self, name: &'static str, condition: Condition, text: impl Into<String>) -> bool {
+        let part = Part { condition, text: text.into() };
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        if parts.get(name) == Some(&part) {
+            return false;
+        }
+        parts.insert(name, part);
+        drop(parts);
+        self.version.send_modify(|version| *version += 1);
+        true
+    }
+
+    /// All lines, by name.
+    pub fn parts(&self) -> BTreeMap<&'static str, Part> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes whenever a line changes.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+}

@@ -1,0 +1,60 @@
+//! kithd: pictures in, names out, nothing lost. Parses, logs, loads the configuration, runs, and gives the exit code.
+
+mod app;
+mod cli;
+mod config;
+mod control;
+mod domain;
+mod engine;
+mod health;
+mod mqtt;
+mod problem;
+mod queue;
+mod recognition;
+mod result;
+mod sinks;
+mod sources;
+mod state_dir;
+mod store;
+mod supervise;
+mod web;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use config::Config;
+use store::StoreError;
+
+/// EX_CONFIG of sysexits.h: systemd must not restart into the same mistake.
+const EXIT_CONFIG: u8 = 78;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let config = match Config::load(cli.config.as_deref(), &cli.set) {
+        Ok(config) => config,
+        Err(problems) => {
+            let source =
+                cli.config.as_deref().map_or_else(|| config::SYSTEM_CONFIG.into(), |p| p.display().to_string());
+            eprintln!("kithd: {}", Config::problems_text(&source, &problems));
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let ended = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from).and_then(
+        |runtime| {
+            let ended = runtime.block_on(cli::run(cli, config));
+            // A thread stuck in a network mount or in a picture must not hold up the exit.
+            runtime.shutdown_background();
+            ended
+        },
+    );
+    match ended {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("kithd: {error:#}");
+            match error.downcast_ref() {
+                Some(StoreError::Newer { .. } | StoreError::NetworkFilesystem { .. }) => ExitCode::from(EXIT_CONFIG),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The broker's address as typed in the configuration: `mqtt://host[:port]`.
+//! Not a general URL parser; credentials have configuration keys of their own.
+
+use std::fmt;
+use std::str::FromStr;
+
+const DEFAULT_PORT: u16 = 1883;
+
+/// Where the broker listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// A name or an IP address; IPv6 without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl Address {
+    /// The host as it stands before `:port`, IPv6 in brackets.
+    pub(super) fn bracketed_host(&self) -> String {
+        if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
+    }
+}
+
+/// Why an address was refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum AddressError {
+    /// TLS is not built in.
+    #[error("mqtts:// (TLS) is not supported yet; use mqtt:// on a trusted network")]
+    Tls,
+    /// Some other scheme, or none.
+    #[error("a broker address starts with mqtt://, as in mqtt://broker.lan:1883")]
+    Scheme,
+    /// `user:password@`: would end up in logs and process lists.
+    #[error("a broker address holds no user name or password; they have keys of their own")]
+    Credentials,
+    /// A path, query or fragment follows the port.
+    #[error("a broker address ends after the port")]
+    Trailing,
+    /// Nothing where the host should be, or characters no host has.
+    #[error("the host of the broker address is missing or malformed; IPv6 goes in brackets, as in mqtt://[::1]:1883")]
+    Host,
+    /// Not a number from 1 to 65535.
+    #[error("the port of the broker address is not a number from 1 to 65535")]
+    Port,
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let Some((scheme, rest)) = text.trim().split_once("://") else {
+            return Err(AddressError::Scheme);
+        };
+        match scheme.to_ascii_lowercase().as_str() {
+            "mqtt" => {}
+            "mqtts" => return Err(AddressError::Tls),
+            _ => return Err(AddressError::Scheme),
+        }
+        if rest.contains('@') {
+            return Err(AddressError::Credentials);
+        }
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        if rest.contains(['/', '?', '#']) {
+            return Err(AddressError::Trailing);
+        }
+        let (host, port) = match rest.strip_prefix('[') {
+            Some(v6) => {
+                let (host, after) = v6.split_once(']').ok_or(AddressError::Host)?;
+                host.parse::<std::net::Ipv6Addr>().map_err(|_| AddressError::Host)?;
+                let port = match after {
+                    "" => None,
+                    _ => Some(after.strip_prefix(':').ok_or(AddressError::Host)?),
+                };
+                (host, port)
+            }
+            None => match rest.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (rest, None),
+            },
+        };
+        // A second colon outside brackets is an IPv6 address that forgot them.
+        if host.is_empty() || host.contains(char::is_whitespace) || port.is_some_and(|port| port.contains(':')) {
+            return Err(AddressError::Host);
+        }
+        let port = match port {
+            None => DEFAULT_PORT,
+            Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or(AddressError::Port)?,
+        };
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mqtt://{}:{}", self.bracketed_host(), self.port)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn address(host: &str, port: u16) -> Result<Address, AddressError> {
+        Ok(Address { host: host.to_owned(), port })
+    }
+
+    #[test]
+    fn names_and_both_kinds_of_ip_address_are_read_with_or_without_a_port() {
+        assert_eq!("mqtt://broker.lan".parse(), address("broker.lan", 1883));
+        assert_eq!("mqtt://10.0.0.5:2883".parse(), address("10.0.0.5", 2883));
+        assert_eq!("mqtt://[::1]:1884".parse(), address("::1", 1884));
+        assert_eq!("MQTT://[fd00::5]/".parse(), address("fd00::5", 1883));
+    }
+
+    #[test]
+    fn an_address_is_shown_as_it_can_be_typed() {
+        for text in ["mqtt://broker.lan:1883", "mqtt://[::1]:1883"] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn every_refused_address_says_what_is_wrong_with_it() {
+        for (text, expected) in [
+            ("mqtts://broker", AddressError::Tls),
+            ("broker:1883", AddressError::Scheme),
+            ("http://broker", AddressError::Scheme),
+            ("mqtt://me:secret@broker", AddressError::Credentials),
+            ("mqtt://broker/path", AddressError::Trailing),
+            ("mqtt://broker?x=1", AddressError::Trailing),
+            ("mqtt://", AddressError::Host),
+            ("mqtt://:1883", AddressError::Host),
+            ("mqtt://::1", AddressError::Host),
+            ("mqtt://fd00::5:1883", AddressError::Host),
+            ("mqtt://[nonsense]:1883", AddressError::Host),
+            ("mqtt://[::1]1883", AddressError::Host),
+            ("mqtt://broker:0", AddressError::Port),
+            ("mqtt://broker:70000", AddressError::Port),
+            ("mqtt://broker:", AddressError::Port),
+        ] {
+            assert_eq!(text.parse::<Address>(), Err(expected), "{text}");
+        }
+    }
+}

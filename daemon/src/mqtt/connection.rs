@@ -1,0 +1,250 @@
+//! Runs one connection after the other: connect, subscribe, say we are here, carry events, and after a loss
+//! wait a little longer each time. Not for what the messages hold.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rumqttc::v5::mqttbytes::v5::{ConnAck, Packet, Publish, SubAck, SubscribeReasonCode};
+use rumqttc::v5::mqttbytes::{QoS, valid_filter};
+use rumqttc::v5::{AsyncClient, Event, EventLoop};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tracing::warn;
+
+use super::deliveries::{Acks, Delivery, Inbox, MOST_OWED};
+use super::publish::{Outgoing, WINDOW};
+use super::settings::LEAST_KEEP_ALIVE;
+use super::state::{Lost, LostKind, Refusal, Reporter};
+use super::{Settings, State};
+
+/// How long a stop may wait for the farewell's acknowledgement, and then for the Disconnect to be written.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The connection to be run.
+pub struct Connection {
+    settings: Settings,
+    inbox: Arc<Inbox>,
+    link: watch::Sender<Option<Arc<Outgoing>>>,
+    state: watch::Sender<State>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.inbox.close();
+    }
+}
+
+impl Connection {
+    pub(super) fn new(
+        settings: Settings,
+        inbox: Arc<Inbox>,
+        link: watch::Sender<Option<Arc<Outgoing>>>,
+        state: watch::Sender<State>,
+    ) -> Self {
+        Self { settings, inbox, link, state }
+    }
+
+    /// Runs until `stop` resolves, then publishes the farewell and disconnects, within three seconds.
+    /// Nothing the broker does ends it. Dropping the future cuts the connection, and the broker publishes the will.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let mut stop = pin!(stop);
+        let settings = &self.settings;
+        let mut reporter = Reporter::new(self.state.clone(), settings.broker.to_string());
+        let mut failures = 0;
+        loop {
+            let Err(lost) = self.once(stop.as_mut(), &mut reporter).await else {
+                break;
+            };
+            let up = reporter.lost(&lost);
+            // A connection that is accepted and cut right away counts as a failure too.
+            let lasted = up.is_some_and(|up| up >= settings.reconnect_most);
+            if lasted || lost.kind == LostKind::Overflowed {
+                failures = 0;
+            }
+            let pause = match lost.kind {
+                LostKind::TakenOver => settings.reconnect_most,
+                LostKind::Down | LostKind::Refused | LostKind::Overflowed => pause(settings, failures),
+            };
+            failures = failures.saturating_add(1);
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = stop.as_mut() => break,
+            }
+        }
+        reporter.stopped();
+    }
+
+    /// One connection from the attempt to its end; `Ok` when it was stopped.
+    async fn once(&self, mut stop: Pin<&mut impl Future<Output = ()>>, reporter: &mut Reporter) -> Result<(), Lost> {
+        let settings = &self.settings;
+        // Room for everything that can be asked for at once, so that no request ever waits for the event loop
+        // (the acknowledgements, what is in the window, the Disconnect).
+        let room = MOST_OWED + usize::from(WINDOW) + 1;
+        let (client, mut events) = AsyncClient::new(settings.options(), room);
+        let connack = tokio::select! {
+            connack = connected(&mut events) => connack?,
+            () = stop.as_mut() => return Ok(()),
+        };
+        // Zero means "none wanted", and rumqttc would take it for "all the time".
+        if connack.properties.as_ref().and_then(|broker| broker.server_keep_alive) == Some(0) {
+            events.options.set_keep_alive(settings.keep_alive.max(LEAST_KEEP_ALIVE));
+        }
+
+        let acks = Arc::new(Acks::new(client.clone(), settings.unsettled_budget()));
+        let outgoing = Arc::new(Outgoing::new(client, &connack));
+        let (filters, invalid): (Vec<_>, Vec<_>) =
+            settings.subscriptions.iter().cloned().partition(|filter| valid_filter(filter));
+        let refused = invalid.into_iter().map(|topic| Refusal { topic, reason: "not a topic filter".to_owned() });
+        let refused: Vec<_> = refused.collect();
+        if filters.is_empty() {
+            reporter.connected(connack.session_present, refused.clone());
+        } else {
+            outgoing.subscribe(&filters);
+        }
+        self.link.send_replace(Some(Arc::clone(&outgoing)));
+        let link = Link { connection: self, acks, outgoing };
+
+        let stopping = AtomicBool::new(false);
+        let receive = async {
+            let mut said_dropped = false;
+            loop {
+                match events.poll().await? {
+                    Event::Incoming(Packet::Publish(publish)) => {
+                        link.deliver(publish, &mut said_dropped);
+                    }
+                    Event::Incoming(Packet::PubAck(puback)) => link.outgoing.acknowledged(&puback),
+                    Event::Incoming(Packet::SubAck(suback)) => {
+                        link.outgoing.answered(suback.pkid, Ok(()));
+                        let refused = refused.iter().cloned().chain(refusals(&filters, &suback)).collect();
+                        reporter.connected(connack.session_present, refused);
+                    }
+                    Event::Outgoing(rumqttc::Outgoing::Publish(pkid) | rumqttc::Outgoing::Subscribe(pkid)) => {
+                        link.outgoing.written(pkid);
+                    }
+                    Event::Outgoing(rumqttc::Outgoing::Disconnect) if stopping.load(Ordering::Relaxed) => {
+                        return Ok(());
+                    }
+                    Event::Outgoing(rumqttc::Outgoing::Disconnect) if link.acks.overflowed() => {
+                        return Err(Lost::overflowed());
+                    }
+                    // What rumqttc says of a message with an unknown topic alias; we allow none.
+                    Event::Outgoing(rumqttc::Outgoing::Disconnect) => {
+                        return Err(Lost::down("the broker broke the protocol"));
+                    }
+                    Event::Incoming(_) | Event::Outgoing(_) => {}
+                }
+            }
+        };
+        let say = async {
+            // One after the other, so that no birth can follow the farewell.
+            tokio::select! {
+                () = link.publish_births() => stop.await,
+                () = &mut stop => {}
+            }
+            stopping.store(true, Ordering::Relaxed);
+            if let Some(farewell) = &settings.farewell {
+                match timeout(FAREWELL_TIMEOUT, link.outgoing.publish(farewell.clone())).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => warn!("MQTT: the farewell was not published: {error}"),
+                    Err(_) => warn!("MQTT: the broker did not acknowledge the farewell in time"),
+                }
+            }
+            link.outgoing.disconnect();
+            sleep(DISCONNECT_TIMEOUT).await;
+        };
+        // Takes its place behind the last acknowledgement, so that nothing settled comes again.
+        let start_over = async {
+            link.acks.drained().await;
+            link.outgoing.disconnect();
+            sleep(DISCONNECT_TIMEOUT).await;
+        };
+        let end = tokio::select! {
+            end = receive => end,
+            () = say => Ok(()),
+            () = start_over => Err(Lost::overflowed()),
+            () = link.outgoing.stalled(settings.stalled_after) => {
+                Err(Lost::down(format!("the broker owed an answer for {:?}", settings.stalled_after)))
+            }
+        };
+        // A connection lost during the farewell is stopped all the same, and `stop` must not be asked again.
+        if stopping.load(Ordering::Relaxed) { Ok(()) } else { end }
+    }
+}
+
+/// What belongs to the current connection; dropping it tells everyone that it is gone.
+struct Link<'a> {
+    connection: &'a Connection,
+    acks: Arc<Acks>,
+    outgoing: Arc<Outgoing>,
+}
+
+impl Drop for Link<'_> {
+    fn drop(&mut self) {
+        self.connection.link.send_replace(None);
+        self.outgoing.close();
+        self.acks.close();
+        self.connection.inbox.clear();
+    }
+}
+
+impl Link<'_> {
+    fn deliver(&self, publish: Publish, said_dropped: &mut bool) {
+        let inbox = &self.connection.inbox;
+        if publish.qos == QoS::AtMostOnce && inbox.len() >= usize::from(self.connection.settings.receive_maximum) {
+            inbox.count_dropped();
+            if !std::mem::replace(said_dropped, true) {
+                warn!("MQTT: messages sent at QoS 0 come faster than they are taken and are dropped; send at QoS 1");
+            }
+            return;
+        }
+        let Some(ack) = self.acks.arrived(&publish) else {
+            return;
+        };
+        inbox.push(Delivery {
+            topic: String::from_utf8_lossy(&publish.topic).into_owned(),
+            // Copied: the network buffer it lies in may be larger and shared with its neighbours.
+            payload: publish.payload.to_vec(),
+            retain: publish.retain,
+            redelivered: publish.dup,
+            content_type: publish.properties.and_then(|properties| properties.content_type),
+            ack,
+        });
+    }
+
+    async fn publish_births(&self) {
+        for message in &self.connection.settings.birth {
+            if let Err(error) = self.outgoing.publish(message.clone()).await {
+                warn!(topic = message.topic, "MQTT: not published: {error}");
+            }
+        }
+    }
+}
+
+/// Connects. rumqttc's first event on a fresh event loop is the ConnAck or an error.
+async fn connected(events: &mut EventLoop) -> Result<ConnAck, Lost> {
+    match events.poll().await? {
+        Event::Incoming(Packet::ConnAck(connack)) => Ok(connack),
+        _ => Err(Lost::down("not an MQTT 5 broker: no ConnAck")),
+    }
+}
+
+/// The subscriptions that were not granted as asked. At QoS 0 messages would be lost unseen, so that is a refusal.
+fn refusals(filters: &[String], suback: &SubAck) -> Vec<Refusal> {
+    let answers = filters.iter().zip(&suback.return_codes);
+    let refused = answers.filter_map(|(topic, code)| match code {
+        SubscribeReasonCode::Success(QoS::AtLeastOnce | QoS::ExactlyOnce) => None,
+        SubscribeReasonCode::Success(QoS::AtMostOnce) => Some((topic, "granted at QoS 0 only".to_owned())),
+        code => Some((topic, format!("{code:?}"))),
+    });
+    refused.map(|(topic, reason)| Refusal { topic: topic.clone(), reason }).collect()
+}
+
+/// Doubles with each failure, up to the limit; then somewhere between half of that and all of it, so that a
+/// restarted broker is not met by all its clients at once.
+fn pause(settings: &Settings, failures: u32) -> Duration {
+    let doubled = settings.reconnect_least.saturating_mul(2_u32.saturating_pow(failures));
+    doubled.min(settings.reconnect_most).mul_f64(0.5 + fastrand::f64() / 2.0)
+}

@@ -1,0 +1,226 @@
+//! The outgoing side: each publish is tied to its own PubAck. Not an outbox: what a lost connection leaves
+//! unacknowledged is reported, and repeating it is the caller's business.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rumqttc::v5::AsyncClient;
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{ConnAck, Filter, PubAck, PubAckReason, Publish, PublishProperties};
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::Instant;
+
+use super::{Message, lock};
+
+/// Most requests the broker may owe an answer to, counted from the oldest one unanswered. Far below the range of
+/// packet ids, so that an id is never used again while it is in use: rumqttc stops dead when that happens.
+pub(super) const WINDOW: u16 = 8;
+/// Range of packet ids rumqttc may use, unless the broker allows less.
+pub(super) const PACKET_IDS: u16 = 64;
+/// The protocol's own limit for the part of a packet behind its fixed header.
+const LARGEST_PACKET: u32 = 268_435_455;
+
+/// Why a message was not published.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// Not sent, or sent and its acknowledgement not seen: may be sent again.
+    #[error("no connection to the broker, or lost before it acknowledged")]
+    Disconnected,
+    /// The broker said no; sending it again changes nothing until the broker's configuration does.
+    #[error("the broker refused the message: {0}")]
+    Refused(String),
+    /// Never sent.
+    #[error("the message makes a packet of {bytes} bytes, the broker takes at most {limit}")]
+    TooLarge {
+        /// Size of the packet.
+        bytes: usize,
+        /// The broker's limit.
+        limit: u32,
+    },
+    /// Never sent.
+    #[error("not a topic that can be published to: {0:?}")]
+    InvalidTopic(String),
+}
+
+/// Publishes on whichever connection is current. Cheap to clone.
+#[derive(Clone)]
+pub struct Publisher {
+    link: watch::Receiver<Option<Arc<Outgoing>>>,
+}
+
+impl Publisher {
+    pub(super) fn new(link: watch::Receiver<Option<Arc<Outgoing>>>) -> Self {
+        Self { link }
+    }
+
+    /// Waits for a connection; an error once there will never be one again.
+    pub async fn connected(&self) -> Result<(), PublishError> {
+        let mut link = self.link.clone();
+        let found = link.wait_for(Option::is_some).await;
+        found.map(drop).map_err(|_| PublishError::Disconnected)
+    }
+
+    /// Publishes at QoS 1 and resolves when the broker acknowledged this very message. Without a connection it
+    /// fails at once; with one it waits its turn, at most eight being under way. Messages go out in the
+    /// order of the calls. Dropping the future does not take a message back.
+    pub async fn publish(&self, message: Message) -> Result<(), PublishError> {
+        let link = self.link.borrow().clone();
+        match link {
+            Some(link) => link.publish(message).await,
+            None => Err(PublishError::Disconnected),
+        }
+    }
+}
+
+/// What one connection has sent and not had answered.
+pub(super) struct Outgoing {
+    client: AsyncClient,
+    largest_packet: u32,
+    retain_available: bool,
+    window: Semaphore,
+    sent: Mutex<Sent>,
+}
+
+struct Sent {
+    /// In the order sent. Answered entries stay until all before them are answered: see [`WINDOW`].
+    entries: VecDeque<Entry>,
+    /// When the broker last answered something, or began to owe something.
+    progress: Instant,
+    closed: bool,
+}
+
+struct Entry {
+    /// 0 until rumqttc wrote the packet and told its id.
+    pkid: u16,
+    owed: bool,
+    /// Who waits; nobody does for a Subscribe.
+    answer: Option<oneshot::Sender<Result<(), PublishError>>>,
+}
+
+impl Outgoing {
+    pub(super) fn new(client: AsyncClient, connack: &ConnAck) -> Self {
+        let broker = connack.properties.as_ref();
+        let at_once = broker.and_then(|broker| broker.receive_max).unwrap_or(u16::MAX);
+        let window = WINDOW.min(at_once.saturating_sub(1)).max(1);
+        Self {
+            client,
+            largest_packet: broker.and_then(|broker| broker.max_packet_size).unwrap_or(LARGEST_PACKET),
+            retain_available: broker.and_then(|broker| broker.retain_available) != Some(0),
+            window: Semaphore::new(window.into()),
+            sent: Mutex::new(Sent { entries: VecDeque::new(), progress: Instant::now(), closed: false }),
+        }
+    }
+
+    /// Called once, first of all, so the window has room.
+    pub(super) fn subscribe(&self, filters: &[String]) {
+        let filters: Vec<_> = filters.iter().map(|filter| Filter::new(filter, QoS::AtLeastOnce)).collect();
+        if let Ok(turn) = self.window.try_acquire() {
+            turn.forget();
+        }
+        let _ = self.send(None, || self.client.try_subscribe_many(filters).is_ok());
+    }
+
+    pub(super) async fn publish(&self, message: Message) -> Result<(), PublishError> {
+        let properties = PublishProperties { content_type: message.content_type, ..PublishProperties::default() };
+        let Message { topic, payload, retain, .. } = message;
+        if topic.is_empty() || topic.len() > usize::from(u16::MAX) || topic.contains(['+', '#', '\0']) {
+            return Err(PublishError::InvalidTopic(topic));
+        }
+        // Asking for what the broker ruled out, or sending too much, would cost the connection.
+        if retain && !self.retain_available {
+            return Err(PublishError::Refused("it keeps no retained messages".to_owned()));
+        }
+        let mut packet = Publish::new(&topic, QoS::AtLeastOnce, payload, Some(properties.clone()));
+        packet.pkid = 1; // Only counted in the size when set.
+        if packet.size() > self.largest_packet as usize {
+            return Err(PublishError::TooLarge { bytes: packet.size(), limit: self.largest_packet });
+        }
+        // The turn is given back in `answered`, and closing the window wakes whoever waits.
+        self.window.acquire().await.map_err(|_| PublishError::Disconnected)?.forget();
+        let (answer, answered) = oneshot::channel();
+        self.send(Some(answer), || {
+            let (qos, payload) = (packet.qos, packet.payload);
+            self.client.try_publish_with_properties(topic, qos, retain, payload, properties).is_ok()
+        })?;
+        answered.await.unwrap_or(Err(PublishError::Disconnected))
+    }
+
+    /// Queues a request and its entry under one lock, so that both queues have the same order.
+    fn send(
+        &self,
+        answer: Option<oneshot::Sender<Result<(), PublishError>>>,
+        request: impl FnOnce() -> bool,
+    ) -> Result<(), PublishError> {
+        let mut sent = lock(&self.sent);
+        if sent.closed || !request() {
+            return Err(PublishError::Disconnected);
+        }
+        if sent.entries.is_empty() {
+            sent.progress = Instant::now();
+        }
+        sent.entries.push_back(Entry { pkid: 0, owed: true, answer });
+        Ok(())
+    }
+
+    /// rumqttc wrote the next request of ours and gave it this packet id.
+    pub(super) fn written(&self, pkid: u16) {
+        if let Some(entry) = lock(&self.sent).entries.iter_mut().find(|entry| entry.pkid == 0) {
+            entry.pkid = pkid;
+        }
+    }
+
+    pub(super) fn acknowledged(&self, puback: &PubAck) {
+        self.answered(
+            puback.pkid,
+            match puback.reason {
+                PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Ok(()),
+                reason => Err(PublishError::Refused(format!("{reason:?}"))),
+            },
+        );
+    }
+
+    /// The broker answered the request with this packet id.
+    pub(super) fn answered(&self, pkid: u16, result: Result<(), PublishError>) {
+        let mut sent = lock(&self.sent);
+        let Some(entry) = sent.entries.iter_mut().find(|entry| entry.owed && entry.pkid == pkid) else {
+            return;
+        };
+        entry.owed = false;
+        if let Some(answer) = entry.answer.take() {
+            // Whoever asked may have stopped waiting.
+            let _ = answer.send(result);
+        }
+        sent.progress = Instant::now();
+        while sent.entries.front().is_some_and(|entry| !entry.owed) {
+            sent.entries.pop_front();
+            self.window.add_permits(1);
+        }
+    }
+
+    /// Resolves when the broker owes an answer and has given none for `limit`.
+    pub(super) async fn stalled(&self, limit: Duration) {
+        loop {
+            let idle = {
+                let sent = lock(&self.sent);
+                if sent.entries.is_empty() { Duration::ZERO } else { sent.progress.elapsed() }
+            };
+            if idle >= limit {
+                return;
+            }
+            tokio::time::sleep(limit - idle).await;
+        }
+    }
+
+    /// The connection is gone: everyone waiting learns it.
+    pub(super) fn close(&self) {
+        self.window.close();
+        let mut sent = lock(&self.sent);
+        sent.closed = true;
+        sent.entries.clear();
+    }
+
+    pub(super) fn disconnect(&self) {
+        let _ = self.client.try_disconnect();
+    }
+}

@@ -1,0 +1,282 @@
+//! The rules of the durable queue: submit, claim, finish, fail, and the retry schedule.
+//!
+//! Every move of an image between states goes through here. It opens no picture and knows no source.
+
+mod clock;
+mod failure;
+mod recover;
+mod retention;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::config;
+use crate::domain::{Accepted, Claimed, Identified, NewImage, wall_clock_ms};
+use crate::result::{Stamp, message};
+use crate::store::{End, PutBack, Store, StoreError};
+use clock::QueueClock;
+
+pub use failure::{Again, Failure};
+pub use retention::{sweep, sweep_orphans};
+
+/// The queue could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// As many unfinished images as are allowed.
+    #[error("{unfinished} images are waiting, as many as intake.max_pending allows; try again later")]
+    Full {
+        /// Images not finished yet.
+        unfinished: u64,
+    },
+    /// More at once than could ever be taken.
+    #[error("{count} images at once are more than intake.max_pending = {limit}; send fewer at a time")]
+    TooMany {
+        /// Asked for.
+        count: u64,
+        /// `intake.max_pending`.
+        limit: u64,
+    },
+    /// The same idempotency key came with another picture.
+    #[error("the idempotency key {key:?} was used for another picture; use a new key for each")]
+    KeyReused {
+        /// As sent.
+        key: String,
+    },
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A result that JSON cannot hold.
+    #[error("the result cannot be written as JSON: {0}")]
+    Message(#[from] serde_json::Error),
+}
+
+/// What the queue needs of the configuration.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Retry schedule.
+    pub retry: config::Retry,
+    /// Most unfinished images.
+    pub max_pending: u64,
+    /// Name of the board, part of every result.
+    pub device: String,
+    /// False: MQTT is off, results need no delivery.
+    pub publish: bool,
+}
+
+/// The queue; clones share it.
+#[derive(Clone)]
+pub struct Queue {
+    store: Store,
+    clock: QueueClock,
+    rules: Arc<Rules>,
+    unfinished: Arc<AtomicU64>,
+}
+
+/// What `claim` found.
+#[derive(Debug)]
+pub struct Claim {
+    /// Images now `processing`.
+    pub images: Vec<Claimed>,
+    /// How long until the next image is due, if any is waiting.
+    pub next_due: Option<Duration>,
+}
+
+impl Queue {
+    /// Opens the queue; `recover` comes before the first claim.
+    pub async fn open(store: Store, rules: Rules) -> Result<Self, QueueError> {
+        let clock = QueueClock::resume(store.queue_clock().await?);
+        let queue = Self { store, clock, rules: Arc::new(rules), unfinished: Arc::default() };
+        let counts = queue.store.counts().await?;
+        queue.unfinished.store(counts.pending + counts.processing, Ordering::Relaxed);
+        Ok(queue)
+    }
+
+    /// Accepts images, all or none; they are on disk when this returns.
+    pub async fn submit(&self, images: Vec<NewImage>) -> Result<Vec<Accepted>, QueueError> {
+        let count = images.len() as u64;
+        if count > self.rules.max_pending {
+            return Err(QueueError::TooMany { count, limit: self.rules.max_pending });
+        }
+        // Counted before the commit, so that an image never ends before it was counted.
+        let unfinished = self.unfinished.fetch_add(count, Ordering::Relaxed);
+        if unfinished + count > self.rules.max_pending {
+            self.unfinished.fetch_sub(count, Ordering::Relaxed);
+            return Err(QueueError::Full { unfinished });
+        }
+        let queue = self.clone();
+        // On its own: a sender that hangs up must not stop the counting half-way.
+        let accepting = tokio::spawn(async move {
+            let accepted = queue.store.accept(images, queue.clock.now_ms(), wall_clock_ms()).await;
+            let new = match &accepted {
+                Ok(Ok(accepted)) => accepted.iter().filter(|image| image.new).count() as u64,
+                _ => 0,
+            };
+            queue.unfinished.fetch_sub(count - new, Ordering::Relaxed);
+            accepted
+        });
+        match accepting.await.map_err(|_| StoreError::Closed)?? {
+            Ok(accepted) => Ok(accepted),
+            Err(key) => Err(QueueError::KeyReused { key }),
+        }
+    }
+
+    /// Images not finished yet, and how many there may be.
+    pub fn load(&self) -> (u64, u64) {
+        (self.unfinished.load(Ordering::Relaxed), self.rules.max_pending)
+    }
+
+    /// Changes whenever something was committed: look again after it does.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.store.changes()
+    }
+
+    /// Claims up to `room` due images. One that must run alone is claimed only when `idle`, and by itself.
+    pub async fn claim(&self, room: usize, idle: bool) -> Result<Claim, QueueError> {
+        let now_ms = self.clock.now_ms();
+        let due = self.store.next_due(now_ms).await?;
+        if due.alone_running || (due.alone && !idle) {
+            // Whoever is in flight ends first; its end wakes the dispatcher.
+            return Ok(Claim { images: Vec::new(), next_due: None });
+        }
+        let images = match due.next_ms {
+            Some(next_ms) if next_ms <= now_ms => self.store.claim(room, due.alone, now_ms).await?,
+            _ => Vec::new(),
+        };
+        Ok(Claim { images, next_due: due.next_ms.map(|next_ms| self.clock.until(next_ms)) })
+    }
+
+    /// Ends an image with its result. False: it was already ended elsewhere, and nothing was written.
+    pub async fn finish(&self, claimed: Claimed, identified: Identified) -> Result<bool, QueueError> {
+        let end = self.end(&claimed, Ok(&identified))?;
+        let (end, identified) = (Arc::new(end), Arc::new(identified));
+        let done = self.until_stored(|| self.store.finish(Arc::clone(&end), Arc::clone(&identified))).await?;
+        self.ended(done);
+        Ok(done)
+    }
+
+    /// Puts an image back or fails it, as the failure's verdict says.
+    pub async fn fail(&self, claimed: Claimed, failure: &Failure) -> Result<(), QueueError> {
+        let verdict = failure.verdict();
+        let now_ms = self.clock.now_ms();
+        let since_ms = claimed.missing_since_ms.unwrap_or(now_ms);
+        let missing = Duration::from_millis(u64::try_from(now_ms - since_ms).unwrap_or(0));
+        let retry = &self.rules.retry;
+        let (wait, refund) = match verdict.again {
+            Again::Final => return self.give_up(claimed, verdict.sentence).await,
+            Again::Attempt if claimed.attempts >= retry.attempts => {
+                let sentence = format!("{}; given up after {} attempts", verdict.sentence, claimed.attempts);
+                return self.give_up(claimed, sentence).await;
+            }
+            Again::WhileFileMissing if missing >= retry.missing_file => {
+                return self.give_up(claimed, waited_in_vain(&verdict.sentence, missing)).await;
+            }
+            Again::WhileRootMissing if missing >= retry.missing_root => {
+                return self.give_up(claimed, waited_in_vain(&verdict.sentence, missing)).await;
+            }
+            Again::Attempt => (backoff(retry, claimed.attempts), false),
+            // Look often at first, then rarely: a share of the time it has been away.
+            Again::WhileFileMissing | Again::WhileRootMissing => {
+                ((missing / 4).clamp(retry.first_wait, retry.longest_wait), true)
+            }
+        };
+        tracing::info!(
+            image = claimed.id,
+            wait_ms = wait.as_millis() as u64,
+            "tried again later: {}",
+            verdict.sentence
+        );
+        let back = PutBack {
+            id: claimed.id,
+            attempts: claimed.attempts,
+            due_ms: now_ms + i64::try_from(wait.as_millis()).unwrap_or(i64::MAX / 2),
+            now_ms,
+            missing_since_ms: refund.then_some(since_ms),
+            reason: Some(verdict.sentence),
+            refund,
+        };
+        self.until_stored(|| self.store.put_back(back.clone())).await?;
+        Ok(())
+    }
+
+    /// Hands a claimed image back untouched, its attempt refunded: the daemon is stopping.
+    pub async fn hand_back(&self, claimed: Claimed) -> Result<(), QueueError> {
+        let now_ms = self.clock.now_ms();
+        let back = PutBack {
+            id: claimed.id,
+            attempts: claimed.attempts,
+            due_ms: now_ms,
+            now_ms,
+            missing_since_ms: claimed.missing_since_ms,
+            reason: None,
+            refund: true,
+        };
+        self.until_stored(|| self.store.put_back(back.clone())).await?;
+        Ok(())
+    }
+
+    async fn give_up(&self, claimed: Claimed, reason: String) -> Result<(), QueueError> {
+        tracing::warn!(image = claimed.id, path = claimed.path, "failed: {reason}");
+        let end = Arc::new(self.end(&claimed, Err(&reason))?);
+        let done = self.until_stored(|| self.store.fail(Arc::clone(&end), reason.clone())).await?;
+        self.ended(done);
+        Ok(())
+    }
+
+    fn ended(&self, done: bool) {
+        if done {
+            // Counted up at submit and at open, so it cannot pass zero.
+            self.unfinished.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn end(&self, claimed: &Claimed, end: Result<&Identified, &str>) -> Result<End, QueueError> {
+        let result_id = uuid::Uuid::now_v7().to_string();
+        let stamp = Stamp {
+            result_id: &result_id,
+            device: &self.rules.device,
+            finished_at_ms: wall_clock_ms(),
+            duration_ms: i64::try_from(claimed.claimed_at.elapsed().as_millis()).unwrap_or(i64::MAX),
+        };
+        Ok(End {
+            id: claimed.id,
+            attempts: claimed.attempts,
+            finished_at_ms: stamp.finished_at_ms,
+            duration_ms: stamp.duration_ms,
+            payload: message(claimed, end, stamp)?,
+            publish: self.rules.publish,
+            result_id,
+        })
+    }
+
+    /// Repeats a write until the disk takes it: a result in hand is kept, not computed again.
+    async fn until_stored<T, F>(&self, write: impl Fn() -> F) -> Result<T, QueueError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        loop {
+            match write().await {
+                Err(error) if !matches!(error, StoreError::Closed) => {
+                    tracing::warn!("the database does not take a result, tried again: {error}");
+                    tokio::time::sleep(Duration::from_secs(2)).await;
+                }
+                other => return Ok(other?),
+            }
+        }
+    }
+}
+
+fn waited_in_vain(sentence: &str, missing: Duration) -> String {
+    format!("{sentence}; given up after {} minutes", missing.as_secs() / 60)
+}
+
+/// Doubles from the first wait to the longest, with up to a fifth of jitter so that images do not return in step.
+fn backoff(retry: &config::Retry, attempts: u32) -> Duration {
+    let doubled = retry.first_wait.saturating_mul(1 << attempts.saturating_sub(1).min(20));
+    doubled.min(retry.longest_wait).mul_f64(1.0 + 0.2 * fastrand::f64())
+}
+
+#[cfg(test)]
+mod tests;

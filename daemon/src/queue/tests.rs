@@ -1,0 +1,196 @@
+//! The queue's rules on a real database, with the clock in the test's hand.
+
+use super::*;
+use crate::config::Config;
+use crate::domain::{Outcome, Source};
+
+async fn queue(folder: &std::path::Path, change: impl FnOnce(&mut config::Retry)) -> (Store, Queue) {
+    let (store, _) = Store::open(folder, &[]).unwrap();
+    let mut retry = Config::default().retry;
+    change(&mut retry);
+    let rules = Rules { retry, max_pending: 1000, device: "board".into(), publish: true };
+    let queue = Queue::open(store.clone(), rules).await.unwrap();
+    queue.recover().await.unwrap();
+    (store, queue)
+}
+
+fn image(path: &str) -> NewImage {
+    NewImage {
+        source: Source::Http,
+        path: path.into(),
+        file: None,
+        idempotency_key: None,
+        picture_key: None,
+        unless_unfinished: false,
+    }
+}
+
+fn nothing_found() -> Identified {
+    Identified {
+        outcome: Outcome::NoFace,
+        size: (4, 3),
+        faces: vec![],
+        thumbnail: vec![1],
+        engine: "test".into(),
+        space: "space".into(),
+        picture_key: "key".into(),
+    }
+}
+
+fn missing() -> Failure {
+    Failure::FileMissing { path: "/a".into(), error: "gone".into() }
+}
+
+async fn claim_one(queue: &Queue) -> Claimed {
+    let claim = queue.claim(10, true).await.unwrap();
+    assert_eq!(claim.images.len(), 1);
+    claim.images.into_iter().next().unwrap()
+}
+
+#[tokio::test]
+async fn images_are_claimed_in_the_order_they_came_and_each_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, queue) = queue(folder.path(), |_| {}).await;
+    queue.submit(["/a", "/b", "/c"].map(image).to_vec()).await.unwrap();
+    let first = queue.claim(2, true).await.unwrap().images;
+    let second = queue.claim(2, true).await.unwrap().images;
+    let paths: Vec<_> = first.iter().chain(&second).map(|claimed| claimed.path.as_str()).collect();
+    assert_eq!(paths, ["/a", "/b", "/c"]);
+    assert!(queue.claim(2, true).await.unwrap().images.is_empty());
+}
+
+#[tokio::test]
+async fn an_engine_failure_is_tried_again_until_the_attempts_are_spent_and_then_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, queue) = queue(folder.path(), |retry| {
+        retry.attempts = 3;
+        retry.first_wait = Duration::ZERO;
+    })
+    .await;
+    let id = queue.submit(vec![image("/a")]).await.unwrap()[0].id;
+    for attempt in 1..=3 {
+        let claimed = claim_one(&queue).await;
+        assert_eq!(claimed.attempts, attempt);
+        queue.fail(claimed, &Failure::EngineCrashed("boom".into())).await.unwrap();
+    }
+    let ended = store.image(id).await.unwrap().unwrap();
+    assert_eq!(ended.image.state, "failed");
+    assert_eq!(ended.image.reason.unwrap(), "the engine failed over this picture: boom; given up after 3 attempts");
+    assert!(ended.result_id.is_some(), "a failure is a result too");
+}
+
+#[tokio::test]
+async fn waiting_for_a_file_costs_no_attempts_and_ends_after_the_configured_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, queue) = queue(folder.path(), |retry| {
+        retry.attempts = 1;
+        retry.first_wait = Duration::from_millis(1);
+        retry.longest_wait = Duration::from_millis(1);
+        retry.missing_file = Duration::from_millis(150);
+    })
+    .await;
+    let id = queue.submit(vec![image("/a")]).await.unwrap()[0].id;
+    let mut rounds = 0;
+    while store.image(id).await.unwrap().unwrap().image.state != "failed" {
+        for claimed in queue.claim(1, true).await.unwrap().images {
+            assert_eq!(claimed.attempts, 1);
+            queue.fail(claimed, &missing()).await.unwrap();
+            rounds += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(rounds > 3, "only {rounds} looks");
+}
+
+#[tokio::test]
+async fn an_image_ends_once_even_if_two_hands_hold_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, queue) = queue(folder.path(), |_| {}).await;
+    let id = queue.submit(vec![image("/a")]).await.unwrap()[0].id;
+    let claimed = claim_one(&queue).await;
+    let stale = Claimed { path: claimed.path.clone(), file: None, ..claimed };
+    let held = Claimed { path: stale.path.clone(), file: None, ..stale };
+    assert!(queue.finish(held, nothing_found()).await.unwrap());
+    assert!(!queue.finish(stale, nothing_found()).await.unwrap(), "the second result was written");
+    assert_eq!(store.take_unsent(10).await.unwrap().len(), 1);
+    assert_eq!(store.image(id).await.unwrap().unwrap().image.state, "processed");
+}
+
+#[tokio::test]
+async fn several_in_flight_at_a_crash_are_refunded_and_run_alone_one_by_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, first_run) = queue(folder.path(), |_| {}).await;
+    first_run.submit(["/a", "/b"].map(image).to_vec()).await.unwrap();
+    assert_eq!(first_run.claim(2, true).await.unwrap().images.len(), 2);
+    drop(first_run);
+    store.close().await;
+    let (_, second_run) = queue(folder.path(), |_| {}).await;
+    second_run.submit(vec![image("/c")]).await.unwrap();
+    assert!(second_run.claim(5, false).await.unwrap().images.is_empty(), "it must run alone");
+    for expected in ["/a", "/b"] {
+        let mut alone = second_run.claim(5, true).await.unwrap().images;
+        assert_eq!(alone.iter().map(|c| (c.path.as_str(), c.attempts)).collect::<Vec<_>>(), [(expected, 1)]);
+        assert!(second_run.claim(5, false).await.unwrap().images.is_empty(), "something ran beside {expected}");
+        second_run.finish(alone.remove(0), nothing_found()).await.unwrap();
+    }
+    assert_eq!(second_run.claim(5, true).await.unwrap().images[0].path, "/c");
+}
+
+#[tokio::test]
+async fn a_picture_that_kills_kithd_alone_each_time_ends_failed_and_takes_nobody_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let attempts = 3;
+    for run in 0..=attempts {
+        let (store, queue) = queue(folder.path(), |retry| retry.attempts = attempts).await;
+        if run == 0 {
+            queue.submit(vec![image("/poison")]).await.unwrap();
+        }
+        let claim = queue.claim(1, true).await.unwrap();
+        assert_eq!(claim.images.len(), usize::from(run < attempts), "run {run}");
+        if run == attempts {
+            let ended = store.image(1).await.unwrap().unwrap();
+            assert_eq!(ended.image.state, "failed");
+            assert!(ended.image.reason.unwrap().contains("given up after 3 attempts"));
+        }
+        drop(queue);
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn the_queue_clock_goes_on_from_the_last_write_so_a_wrong_board_clock_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, first_run) = queue(folder.path(), |retry| {
+        retry.first_wait = Duration::from_secs(3600);
+        retry.longest_wait = Duration::from_secs(3600);
+    })
+    .await;
+    first_run.submit(vec![image("/a")]).await.unwrap();
+    let claimed = claim_one(&first_run).await;
+    first_run.fail(claimed, &Failure::EngineCrashed("x".into())).await.unwrap();
+    drop(first_run);
+    store.close().await;
+    let (_, second_run) = queue(folder.path(), |_| {}).await;
+    let next = second_run.claim(1, true).await.unwrap().next_due.unwrap();
+    assert!(next > Duration::from_secs(3000) && next < Duration::from_secs(3600 * 13 / 10), "{next:?}");
+}
+
+#[tokio::test]
+async fn more_than_the_allowed_unfinished_images_are_refused_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, queue) = queue(folder.path(), |_| {}).await;
+    let many = |count| (0..count).map(|n| image(&format!("/{n}"))).collect();
+    assert!(matches!(queue.submit(many(1001)).await, Err(QueueError::TooMany { .. })), "it could never be taken");
+    queue.submit(many(600)).await.unwrap();
+    assert!(matches!(queue.submit(many(600)).await, Err(QueueError::Full { unfinished: 600 })));
+    assert_eq!(store.counts().await.unwrap().pending, 600);
+}
+
+#[test]
+fn waits_double_up_to_the_longest() {
+    let retry = Config::default().retry;
+    let waits: Vec<_> = [1, 2, 3, 30].map(|attempts| backoff(&retry, attempts).as_secs_f64()).to_vec();
+    for (wait, least) in waits.iter().zip([2.0, 4.0, 8.0, 300.0]) {
+        assert!((least..=least * 1.21).contains(wait), "{waits:?}");
+    }
+}

@@ -1,0 +1,93 @@
+//! The result message: what an image's end looks like on MQTT, byte for byte.
+//!
+//! It is made once, when the image ends, and stored in the outbox; nothing renders it a second time.
+
+use serde::Serialize;
+
+use crate::domain::{Claimed, Identified, IdentifiedFace, ImageId, NamedCandidate, Outcome, Source, State};
+
+#[derive(Serialize)]
+struct ResultMessage<'a> {
+    result_id: &'a str,
+    image_id: ImageId,
+    device: &'a str,
+    source: Source,
+    path: &'a str,
+    state: State,
+    outcome: Option<Outcome>,
+    reason: Option<&'a str>,
+    picture_key: Option<&'a str>,
+    width: Option<u32>,
+    height: Option<u32>,
+    faces: Vec<FaceMessage<'a>>,
+    engine: Option<&'a str>,
+    attempts: u32,
+    accepted_at_ms: i64,
+    finished_at_ms: i64,
+    duration_ms: i64,
+}
+
+#[derive(Serialize)]
+struct FaceMessage<'a> {
+    #[serde(rename = "box")]
+    bounds: [f32; 4],
+    score: f32,
+    quality: f32,
+    outcome: Outcome,
+    person: Option<&'a NamedCandidate>,
+    distance: Option<f32>,
+    margin: Option<f32>,
+    candidates: &'a [NamedCandidate],
+}
+
+impl<'a> From<&'a IdentifiedFace> for FaceMessage<'a> {
+    fn from(face: &'a IdentifiedFace) -> Self {
+        Self {
+            bounds: face.bounds,
+            score: face.score,
+            quality: face.quality,
+            outcome: face.outcome,
+            person: face.person.as_ref(),
+            distance: face.distance,
+            margin: face.margin,
+            candidates: &face.candidates,
+        }
+    }
+}
+
+/// When and under which id an image ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Stamp<'a> {
+    /// Names the result wherever it goes.
+    pub result_id: &'a str,
+    /// The board.
+    pub device: &'a str,
+    /// Wall clock.
+    pub finished_at_ms: i64,
+    /// Claim to finish.
+    pub duration_ms: i64,
+}
+
+/// The message of an image that ended: `Ok` processed, `Err` failed with the reason. JSON.
+pub fn message(claimed: &Claimed, end: Result<&Identified, &str>, stamp: Stamp<'_>) -> serde_json::Result<String> {
+    let identified = end.ok();
+    serde_json::to_string(&ResultMessage {
+        result_id: stamp.result_id,
+        image_id: claimed.id,
+        device: stamp.device,
+        source: claimed.source,
+        path: &claimed.path,
+        state: if identified.is_some() { State::Processed } else { State::Failed },
+        outcome: identified.map(|i| i.outcome),
+        reason: end.err(),
+        picture_key: identified.map(|i| i.picture_key.as_str()),
+        width: identified.map(|i| i.size.0),
+        height: identified.map(|i| i.size.1),
+        faces: identified.map(|i| i.faces.iter().map(FaceMessage::from).collect()).unwrap_or_default(),
+        engine: identified.map(|i| i.engine.as_str()),
+        attempts: claimed.attempts,
+        accepted_at_ms: claimed.accepted_at_ms,
+        finished_at_ms: stamp.finished_at_ms,
+        duration_ms: stamp.duration_ms,
+    })
+}

@@ -1,0 +1,65 @@
+//! The board's health on MQTT, retained: what every part says, and the counts. State, so it may be kept.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::health::Health;
+use crate::mqtt::{Message, Publisher};
+use crate::store::Store;
+
+const EVERY: Duration = Duration::from_secs(30);
+/// Changes come in bursts.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// Publishes on every change and now and then, until `finish` is cancelled.
+pub async fn run(
+    store: Store,
+    health: Health,
+    publisher: Publisher,
+    topic: String,
+    finish: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut changes = health.changes();
+    loop {
+        changes.borrow_and_update();
+        let publish = async {
+            if publisher.connected().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            let counts = store.counts().await?;
+            let payload = json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "queue": counts,
+                "parts": health.parts(),
+            });
+            let message = Message {
+                topic: topic.clone(),
+                payload: payload.to_string().into_bytes(),
+                retain: true,
+                content_type: Some("application/json".into()),
+            };
+            publisher.publish(message).await?;
+            anyhow::Ok(())
+        };
+        tokio::select! {
+            published = publish => {
+                if let Err(error) = published {
+                    tracing::debug!("health not published: {error:#}");
+                }
+            }
+            () = finish.cancelled() => return Ok(()),
+        }
+        tokio::select! {
+            () = async {
+                tokio::time::sleep(SETTLE).await;
+                tokio::select! {
+                    _ = changes.changed() => {}
+                    () = tokio::time::sleep(EVERY) => {}
+                }
+            } => {}
+            () = finish.cancelled() => return Ok(()),
+        }
+    }
+}

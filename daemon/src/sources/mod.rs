@@ -1,0 +1,255 @@
+//! `Intake`: the only door to the queue.
+//!
+//! Paths are checked as text and committed; no mount is touched here, so a hung NFS server never blocks a sender.
+//! Bytes are on disk before their row is. A picture that cannot be read is the engine's finding, not ours.
+
+pub mod http;
+pub mod mqtt;
+
+use std::io::Write;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+
+use crate::config;
+use crate::domain::{Accepted, NewImage, Source, hex};
+use crate::health::{Condition, Health};
+use crate::queue::{Queue, QueueError};
+use crate::store::StoreError;
+
+/// Folder of spooled bytes below the state folder.
+pub const SPOOL: &str = "spool";
+const ROOM_CHECK: Duration = Duration::from_secs(2);
+
+/// Why something was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum IntakeError {
+    /// The sender must change something.
+    #[error("{0}")]
+    Refused(String),
+    /// More bytes than allowed.
+    #[error("the picture is larger than intake.max_bytes = {limit} bytes")]
+    TooLarge {
+        /// `intake.max_bytes`.
+        limit: usize,
+    },
+    /// As many unfinished images as allowed; later again.
+    #[error(transparent)]
+    Full(QueueError),
+    /// The disk is filling up; later again.
+    #[error(
+        "the disk of the state folder is full: less than intake.disk_reserve is free; nothing is accepted until there is room"
+    )]
+    DiskFull,
+    /// The database or the spool folder.
+    #[error("could not be stored: {0}")]
+    Storage(String),
+}
+
+impl IntakeError {
+    /// Whether the same thing may be accepted later.
+    pub fn is_temporary(&self) -> bool {
+        !matches!(self, Self::Refused(_) | Self::TooLarge { .. })
+    }
+}
+
+impl From<QueueError> for IntakeError {
+    fn from(error: QueueError) -> Self {
+        match error {
+            QueueError::Full { .. } => Self::Full(error),
+            QueueError::TooMany { .. } | QueueError::KeyReused { .. } => Self::Refused(error.to_string()),
+            QueueError::Store(StoreError::DiskFull) => Self::DiskFull,
+            other => Self::Storage(other.to_string()),
+        }
+    }
+}
+
+/// The door; clones share it.
+#[derive(Clone)]
+pub struct Intake {
+    queue: Queue,
+    limits: Arc<config::Intake>,
+    state_dir: Arc<Path>,
+    health: Health,
+}
+
+/// A path somebody wants identified.
+#[derive(Debug, Clone)]
+pub struct PathSubmission {
+    /// As sent.
+    pub path: String,
+    /// Given by the sender: the same key is the same image.
+    pub idempotency_key: Option<String>,
+}
+
+impl Intake {
+    /// Makes the spool folder and the door.
+    pub fn new(queue: Queue, limits: config::Intake, state_dir: &Path, health: Health) -> std::io::Result<Self> {
+        std::fs::create_dir_all(state_dir.join(SPOOL))?;
+        health.set("intake", Condition::Ok, "accepting pictures");
+        Ok(Self { queue, limits: Arc::new(limits), state_dir: state_dir.into(), health })
+    }
+
+    /// Largest picture, in bytes.
+    pub fn max_bytes(&self) -> usize {
+        self.limits.max_bytes
+    }
+
+    /// Accepts paths, all or none; they are on disk when this returns.
+    pub async fn paths(&self, source: Source, paths: Vec<PathSubmission>) -> Result<Vec<Accepted>, IntakeError> {
+        let images = paths
+            .into_iter()
+            .map(|submission| {
+                Ok(NewImage {
+                    source,
+                    path: self.checked(&submission.path)?,
+                    file: None,
+                    picture_key: None,
+                    unless_unfinished: source == Source::Mqtt,
+                    idempotency_key: submission.idempotency_key,
+                })
+            })
+            .collect::<Result<Vec<_>, IntakeError>>()?;
+        self.submit(images).await
+    }
+
+    /// Accepts the bytes of one picture; bytes and row are on disk when this returns.
+    pub async fn picture(
+        &self,
+        source: Source,
+        name: &str,
+        bytes: Vec<u8>,
+        idempotency_key: Option<String>,
+    ) -> Result<Accepted, IntakeError> {
+        let (intake, name) = (self.clone(), name.to_string());
+        // On its own: a sender that hangs up between file and row must not leave the file behind.
+        let accepting = tokio::spawn(async move { intake.spool(source, &name, bytes, idempotency_key).await });
+        accepting.await.unwrap_or_else(|_| Err(IntakeError::Storage("kithd is stopping".into())))
+    }
+
+    async fn spool(
+        &self,
+        source: Source,
+        name: &str,
+        bytes: Vec<u8>,
+        idempotency_key: Option<String>,
+    ) -> Result<Accepted, IntakeError> {
+        if bytes.is_empty() {
+            return Err(IntakeError::Refused("the picture has no bytes".into()));
+        }
+        if bytes.len() > self.limits.max_bytes {
+            return Err(IntakeError::TooLarge { limit: self.limits.max_bytes });
+        }
+        self.check_disk()?;
+        let file = format!("{SPOOL}/{}", uuid::Uuid::now_v7().simple());
+        let target = self.state_dir.join(&file);
+        let picture_key = Some(hex(&Sha256::digest(&bytes)));
+        let written = tokio::task::spawn_blocking(move || write_durably(&target, &bytes)).await;
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(self.storage(format!("{file}: {error}"))),
+            Err(_) => return Err(self.storage(format!("{file}: writing was broken off"))),
+        }
+        let name: String = name.chars().filter(|c| !c.is_control()).take(1000).collect();
+        let image = NewImage {
+            source,
+            path: name,
+            file: Some(file.clone()),
+            idempotency_key,
+            picture_key,
+            unless_unfinished: false,
+        };
+        let accepted = self.submit(vec![image]).await;
+        let keep = matches!(accepted.as_deref(), Ok([image]) if image.new);
+        if !keep {
+            // No row names the file: sweep it now rather than at the next start.
+            let _ = tokio::fs::remove_file(self.state_dir.join(file)).await;
+        }
+        // One image in, one answer out.
+        accepted?.pop().ok_or_else(|| IntakeError::Storage("the queue gave no answer".into()))
+    }
+
+    async fn submit(&self, images: Vec<NewImage>) -> Result<Vec<Accepted>, IntakeError> {
+        self.check_disk()?;
+        let accepted = self.queue.submit(images).await.map_err(IntakeError::from);
+        match &accepted {
+            Ok(_) => self.health.set("intake", Condition::Ok, "accepting pictures"),
+            Err(error) if error.is_temporary() => self.degraded(error),
+            Err(_) => false,
+        };
+        accepted
+    }
+
+    fn storage(&self, what: String) -> IntakeError {
+        let error = IntakeError::Storage(what);
+        self.degraded(&error);
+        error
+    }
+
+    fn degraded(&self, error: &IntakeError) -> bool {
+        let said = self.health.set("intake", Condition::Degraded, error.to_string());
+        if said {
+            tracing::warn!("not accepting pictures: {error}");
+        }
+        said
+    }
+
+    fn check_disk(&self) -> Result<(), IntakeError> {
+        let Ok(stat) = rustix::fs::statvfs(&*self.state_dir) else { return Ok(()) };
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if free >= self.limits.disk_reserve_bytes {
+            return Ok(());
+        }
+        self.degraded(&IntakeError::DiskFull);
+        Err(IntakeError::DiskFull)
+    }
+
+    /// The path in plain form, if it lies below a root as text; links are checked when it is opened.
+    fn checked(&self, path: &str) -> Result<String, IntakeError> {
+        let refused = |why: &str| Err(IntakeError::Refused(format!("{path:?} {why}")));
+        if path.is_empty() || path.len() > 4096 || path.contains(char::is_control) {
+            return refused("is not a usable path");
+        }
+        let path_buf = Path::new(path);
+        if !path_buf.is_absolute() {
+            return refused("is not an absolute path");
+        }
+        if path_buf.components().any(|part| part == Component::ParentDir) {
+            return refused("contains .., which is not allowed");
+        }
+        // `components` drops doubled slashes and single dots.
+        let plain: PathBuf = path_buf.components().collect();
+        if !self.limits.roots.iter().any(|root| plain.starts_with(root) && plain != *root) {
+            let roots: Vec<_> = self.limits.roots.iter().map(|root| root.display().to_string()).collect();
+            return refused(&format!("is not below one of intake.roots ({})", roots.join(", ")));
+        }
+        Ok(plain.to_string_lossy().into_owned())
+    }
+}
+
+/// Clears a full queue or disk from the board's health once there is room again, so that a balancer comes back.
+pub async fn watch_room(intake: Intake, stop: CancellationToken) -> anyhow::Result<()> {
+    loop {
+        let (unfinished, limit) = intake.queue.load();
+        if intake.check_disk().is_ok() && unfinished < limit {
+            intake.health.set("intake", Condition::Ok, "accepting pictures");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(ROOM_CHECK) => {}
+        }
+    }
+}
+
+/// Temporary file, fsync, rename, fsync of the folder: after this returns, the file survives a power cut whole.
+pub fn write_durably(target: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = target.parent().ok_or(std::io::ErrorKind::InvalidInput)?;
+    let mut temporary = tempfile::Builder::new().prefix(".part-").tempfile_in(folder)?;
+    temporary.write_all(bytes)?;
+    temporary.as_file().sync_all()?;
+    temporary.persist(target).map_err(|error| error.error)?;
+    std::fs::File::open(folder)?.sync_all()
+}

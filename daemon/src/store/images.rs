@@ -1,0 +1,436 @@
+//! SQL that moves images between states; which move is right is decided in `queue`.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
+
+use super::{Durability, Store, StoreError, vector_to_blob};
+use crate::domain::{Accepted, Claimed, Identified, IdentifiedFace, ImageId, NewImage};
+
+/// Bytes of so many failed images are kept for the operator to look at.
+const FAILED_KEPT: i64 = 100;
+
+impl Store {
+    /// Commits new images, all or none, and answers once they are on disk.
+    ///
+    /// The inner error is an idempotency key that was used for another picture; nothing is stored then.
+    pub async fn accept(
+        &self,
+        images: Vec<NewImage>,
+        now_ms: i64,
+        wall_ms: i64,
+    ) -> Result<Result<Vec<Accepted>, String>, StoreError> {
+        self.write(Durability::Flushed, move |connection| {
+            for image in &images {
+                if let Some(key) = reused_key(connection, image)? {
+                    return Ok(Err(key));
+                }
+            }
+            store_queue_clock(connection, now_ms)?;
+            let accepted = images.iter().map(|image| insert(connection, image, now_ms, wall_ms));
+            accepted.collect::<Result<_, _>>().map(Ok)
+        })
+        .await
+    }
+
+    /// Marks up to `limit` due images `processing` and counts the attempt.
+    ///
+    /// Images that must run alone are left out unless `alone`, then exactly one of them is taken.
+    pub async fn claim(&self, limit: usize, alone: bool, now_ms: i64) -> Result<Vec<Claimed>, StoreError> {
+        self.write(Durability::Redoable, move |connection| {
+            let mut statement = connection.prepare_cached(
+                "UPDATE images SET state = 'processing', attempts = attempts + 1
+                  WHERE id IN (SELECT id FROM images WHERE state = 'pending' AND due_ms <= :now AND alone = :alone
+                                ORDER BY due_ms, id LIMIT :limit)
+              RETURNING id, source, path, file, attempts, missing_since_ms, accepted_at_ms",
+            )?;
+            let limit = if alone { 1 } else { limit };
+            let rows = statement
+                .query_map(named_params! { ":now": now_ms, ":alone": alone, ":limit": limit as i64 }, claimed)?;
+            let mut claimed: Vec<Claimed> = rows.collect::<Result<_, _>>()?;
+            claimed.sort_by_key(|image| image.id); // RETURNING has no order
+            Ok(claimed)
+        })
+        .await
+    }
+
+    /// What is due when.
+    pub async fn next_due(&self, now_ms: i64) -> Result<Due, StoreError> {
+        self.read(move |connection| {
+            let next_ms = connection
+                .prepare_cached("SELECT due_ms FROM images WHERE state = 'pending' ORDER BY due_ms, id LIMIT 1")?
+                .query_row([], |row| row.get(0))
+                .optional()?;
+            let alone = connection
+                .prepare_cached("SELECT 1 FROM images WHERE state = 'pending' AND alone = 1 AND due_ms <= ?1 LIMIT 1")?
+                .exists([now_ms])?;
+            let alone_running = connection
+                .prepare_cached("SELECT 1 FROM images WHERE state = 'processing' AND alone = 1 LIMIT 1")?
+                .exists([])?;
+            Ok(Due { next_ms, alone, alone_running })
+        })
+        .await
+    }
+
+    /// Writes faces, outcome and outbox row of a claimed image in one transaction.
+    ///
+    /// False when the row is no longer in this attempt's hands; nothing is written then.
+    pub async fn finish(&self, end: Arc<End>, identified: Arc<Identified>) -> Result<bool, StoreError> {
+        self.write(Durability::Redoable, move |connection| {
+            let updated = connection
+                .prepare_cached(
+                    "UPDATE images SET state = 'processed', outcome = :outcome, reason = NULL, engine = :engine,
+                            picture_key = :key, width = :width, height = :height, alone = 0,
+                            finished_at_ms = :finished, duration_ms = :duration
+                      WHERE id = :id AND state = 'processing' AND attempts = :attempts",
+                )?
+                .execute(named_params! {
+                    ":outcome": identified.outcome.as_str(),
+                    ":engine": identified.engine,
+                    ":key": identified.picture_key,
+                    ":width": identified.size.0,
+                    ":height": identified.size.1,
+                    ":finished": end.finished_at_ms,
+                    ":duration": end.duration_ms,
+                    ":id": end.id,
+                    ":attempts": end.attempts,
+                })?;
+            if updated == 0 {
+                return Ok(false);
+            }
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO thumbnails (image_id, jpeg) VALUES (?1, ?2)")?
+                .execute(params![end.id, identified.thumbnail])?;
+            for (number, face) in (1..).zip(&identified.faces) {
+                insert_face(connection, end.id, number, &identified.space, face)?;
+            }
+            end.insert_result(connection)?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Ends a claimed image as `failed`, with its outbox row.
+    pub async fn fail(&self, end: Arc<End>, reason: String) -> Result<bool, StoreError> {
+        self.write(Durability::Redoable, move |connection| end.write_failed(connection, &reason)).await
+    }
+
+    /// Puts a claimed image back with its reason; `refund` takes the attempt back.
+    pub async fn put_back(&self, back: PutBack) -> Result<bool, StoreError> {
+        self.write(Durability::Redoable, move |connection| {
+            store_queue_clock(connection, back.now_ms)?;
+            let updated = connection
+                .prepare_cached(
+                    "UPDATE images SET state = 'pending', due_ms = :due, missing_since_ms = :missing,
+                            reason = coalesce(:reason, reason), attempts = attempts - :refund
+                      WHERE id = :id AND state = 'processing' AND attempts = :attempts",
+                )?
+                .execute(named_params! {
+                    ":due": back.due_ms,
+                    ":missing": back.missing_since_ms,
+                    ":reason": back.reason,
+                    ":refund": i64::from(back.refund),
+                    ":id": back.id,
+                    ":attempts": back.attempts,
+                })?;
+            Ok(updated == 1)
+        })
+        .await
+    }
+
+    /// What the last run left `processing`.
+    pub async fn in_flight(&self) -> Result<Vec<Claimed>, StoreError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare(
+                "SELECT id, source, path, file, attempts, missing_since_ms, accepted_at_ms
+                   FROM images WHERE state = 'processing' ORDER BY id",
+            )?;
+            statement.query_map([], claimed)?.collect()
+        })
+        .await
+    }
+
+    /// Puts images the last run left `processing` back to `pending`, to be run alone; `refund` takes their attempt back.
+    pub async fn put_back_in_flight(&self, refund: bool) -> Result<usize, StoreError> {
+        self.write(Durability::Flushed, move |connection| {
+            connection.execute(
+                "UPDATE images SET state = 'pending', alone = 1, attempts = max(0, attempts - ?1)
+                  WHERE state = 'processing'",
+                [i64::from(refund)],
+            )
+        })
+        .await
+    }
+
+    /// The queue clock as last written, in milliseconds.
+    pub async fn queue_clock(&self) -> Result<i64, StoreError> {
+        self.read(|connection| {
+            let text: Option<String> = connection
+                .query_row("SELECT value FROM facts WHERE key = 'queue_clock_ms'", [], |row| row.get(0))
+                .optional()?;
+            Ok(text.and_then(|text| text.parse().ok()).unwrap_or(0))
+        })
+        .await
+    }
+
+    /// Spool files that rows still name.
+    pub async fn spool_files(&self) -> Result<std::collections::HashSet<String>, StoreError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare("SELECT file FROM images WHERE file IS NOT NULL")?;
+            statement.query_map([], |row| row.get(0))?.collect()
+        })
+        .await
+    }
+
+    /// Forgets the spool files of processed images and of all but the newest failed ones, on disk, and names them so that they can be deleted.
+    pub async fn release_spool_files(&self, limit: usize) -> Result<Vec<String>, StoreError> {
+        let due = self
+            .read(move |connection| {
+                let mut statement = connection.prepare_cached(
+                    "SELECT id, file FROM images WHERE file IS NOT NULL AND (state = 'processed' OR (state = 'failed'
+                        AND id <= (SELECT id FROM images WHERE file IS NOT NULL AND state = 'failed'
+                                    ORDER BY id DESC LIMIT 1 OFFSET ?2))) LIMIT ?1",
+                )?;
+                statement
+                    .query_map([limit as i64, FAILED_KEPT], |row| {
+                        Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
+                    })?
+                    .collect::<Result<Vec<_>, _>>()
+            })
+            .await?;
+        if due.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.write(Durability::Flushed, move |connection| {
+            let mut statement = connection.prepare_cached("UPDATE images SET file = NULL WHERE id = ?1")?;
+            due.into_iter().map(|(id, file)| statement.execute([id]).map(|_| file)).collect()
+        })
+        .await
+    }
+
+    /// Deletes the oldest finished images beyond `keep` rows.
+    pub async fn delete_beyond(&self, keep: u64, limit: usize) -> Result<Deleted, StoreError> {
+        self.write(Durability::Flushed, move |connection| {
+            let doomed = "SELECT id FROM images WHERE id <= (SELECT max(id) FROM images) - ?1
+                             AND state IN ('processed', 'failed') ORDER BY id LIMIT ?2";
+            let unsent = connection
+                .prepare_cached(&format!(
+                    "SELECT count(*) FROM outbox WHERE state = 'unsent' AND image_id IN ({doomed})"
+                ))?
+                .query_row(params![keep as i64, limit as i64], |row| row.get(0))?;
+            let mut statement =
+                connection.prepare_cached(&format!("DELETE FROM images WHERE id IN ({doomed}) RETURNING file"))?;
+            let files: Vec<Option<String>> =
+                statement.query_map(params![keep as i64, limit as i64], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            Ok(Deleted { rows: files.len(), unsent, files: files.into_iter().flatten().collect() })
+        })
+        .await
+    }
+}
+
+/// What retention took away.
+#[derive(Debug)]
+pub struct Deleted {
+    /// Images.
+    pub rows: usize,
+    /// Results among them that no broker ever took.
+    pub unsent: u64,
+    /// Their spool files, to be deleted.
+    pub files: Vec<String>,
+}
+
+/// What is due when.
+#[derive(Debug)]
+pub struct Due {
+    /// Queue clock at which the next pending image is due.
+    pub next_ms: Option<i64>,
+    /// One that must run alone is due now.
+    pub alone: bool,
+    /// One that must run alone is running.
+    pub alone_running: bool,
+}
+
+/// How a claimed image ends, with the exact bytes of its result message.
+#[derive(Debug)]
+pub struct End {
+    /// The image.
+    pub id: ImageId,
+    /// The attempt that ends it.
+    pub attempts: u32,
+    /// Wall clock.
+    pub finished_at_ms: i64,
+    /// Claim to finish.
+    pub duration_ms: i64,
+    /// Names the result wherever it goes.
+    pub result_id: String,
+    /// JSON, published as it is.
+    pub payload: String,
+    /// False: MQTT is switched off.
+    pub publish: bool,
+}
+
+impl End {
+    fn write_failed(&self, connection: &Connection, reason: &str) -> rusqlite::Result<bool> {
+        let updated = connection
+            .prepare_cached(
+                "UPDATE images SET state = 'failed', reason = :reason, alone = 0,
+                        finished_at_ms = :finished, duration_ms = :duration
+                  WHERE id = :id AND state = 'processing' AND attempts = :attempts",
+            )?
+            .execute(named_params! {
+                ":reason": reason,
+                ":finished": self.finished_at_ms,
+                ":duration": self.duration_ms,
+                ":id": self.id,
+                ":attempts": self.attempts,
+            })?;
+        if updated == 1 {
+            self.insert_result(connection)?;
+        }
+        Ok(updated == 1)
+    }
+
+    fn insert_result(&self, connection: &Connection) -> rusqlite::Result<()> {
+        connection
+            .prepare_cached(
+                "INSERT INTO outbox (result_id, image_id, payload, created_at_ms, state) VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![
+                self.result_id,
+                self.id,
+                self.payload,
+                self.finished_at_ms,
+                if self.publish { "unsent" } else { "unwanted" }
+            ])?;
+        Ok(())
+    }
+}
+
+/// How a claimed image goes back to `pending`.
+#[derive(Debug, Clone)]
+pub struct PutBack {
+    /// The image.
+    pub id: ImageId,
+    /// The attempt that gives it back.
+    pub attempts: u32,
+    /// Queue clock when it may be claimed again.
+    pub due_ms: i64,
+    /// Queue clock now.
+    pub now_ms: i64,
+    /// Queue clock of the first time its file was not there.
+    pub missing_since_ms: Option<i64>,
+    /// Shown while it waits.
+    pub reason: Option<String>,
+    /// The attempt is taken back.
+    pub refund: bool,
+}
+
+fn store_queue_clock(connection: &Connection, now_ms: i64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO facts (key, value) VALUES ('queue_clock_ms', ?1)")?
+        .execute([now_ms.to_string()])?;
+    Ok(())
+}
+
+/// The key of an image already there that is another picture than this one.
+fn reused_key(connection: &Connection, image: &NewImage) -> rusqlite::Result<Option<String>> {
+    let Some(key) = &image.idempotency_key else { return Ok(None) };
+    let same: Option<bool> = connection
+        .prepare_cached(
+            "SELECT CASE WHEN ?2 IS NULL THEN path = ?3 ELSE picture_key IS ?2 END FROM images WHERE idempotency_key = ?1",
+        )?
+        .query_row(params![key, image.picture_key, image.path], |row| row.get(0))
+        .optional()?;
+    Ok((same == Some(false)).then(|| key.clone()))
+}
+
+fn insert(connection: &Connection, image: &NewImage, now_ms: i64, wall_ms: i64) -> rusqlite::Result<Accepted> {
+    let existing = if let Some(key) = &image.idempotency_key {
+        connection
+            .prepare_cached("SELECT id FROM images WHERE idempotency_key = ?1")?
+            .query_row([key], |row| row.get(0))
+            .optional()?
+    } else if image.unless_unfinished {
+        connection
+            .prepare_cached(
+                "SELECT id FROM images WHERE path = ?1 AND file IS NULL AND state IN ('pending', 'processing') LIMIT 1",
+            )?
+            .query_row([&image.path], |row| row.get(0))
+            .optional()?
+    } else {
+        None
+    };
+    if let Some(id) = existing {
+        return Ok(Accepted { id, new: false });
+    }
+    connection
+        .prepare_cached(
+            "INSERT INTO images (source, path, file, idempotency_key, picture_key, due_ms, accepted_at_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .execute(params![
+            image.source.as_str(),
+            image.path,
+            image.file,
+            image.idempotency_key,
+            image.picture_key,
+            now_ms,
+            wall_ms
+        ])?;
+    Ok(Accepted { id: connection.last_insert_rowid(), new: true })
+}
+
+fn claimed(row: &Row<'_>) -> rusqlite::Result<Claimed> {
+    let source: String = row.get(1)?;
+    Ok(Claimed {
+        id: row.get(0)?,
+        source: source.parse().map_err(|error: String| rusqlite::Error::ToSqlConversionFailure(error.into()))?,
+        path: row.get(2)?,
+        file: row.get(3)?,
+        attempts: row.get(4)?,
+        missing_since_ms: row.get(5)?,
+        claimed_at: std::time::Instant::now(),
+        accepted_at_ms: row.get(6)?,
+    })
+}
+
+fn insert_face(
+    connection: &Connection,
+    image: ImageId,
+    number: i64,
+    space: &str,
+    face: &IdentifiedFace,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO faces (image_id, number, bounds, landmarks, score, quality, outcome, person_id,
+                                distance, margin, space, embedding, crop)
+             VALUES (:image, :number, :bounds, :landmarks, :score, :quality, :outcome,
+                     (SELECT id FROM person WHERE id = :person), :distance, :margin, :space, :embedding, :crop)",
+        )?
+        .execute(named_params! {
+            ":image": image,
+            ":number": number,
+            ":bounds": serde_json::json!(face.bounds).to_string(),
+            ":landmarks": serde_json::json!(face.landmarks).to_string(),
+            ":score": face.score,
+            ":quality": face.quality,
+            ":outcome": face.outcome.as_str(),
+            ":person": face.person.as_ref().map(|person| person.person_id),
+            ":distance": face.distance,
+            ":margin": face.margin,
+            ":space": space,
+            ":embedding": vector_to_blob(&face.embedding),
+            ":crop": face.crop,
+        })?;
+    let id = connection.last_insert_rowid();
+    // A person deleted while the picture was in the engine leaves no trace: the row is skipped.
+    let mut candidate = connection.prepare_cached(
+        "INSERT INTO face_candidates (face_id, rank, person_id, distance)
+         SELECT ?1, ?2, id, ?4 FROM person WHERE id = ?3",
+    )?;
+    for (rank, nearest) in (1_i64..).zip(&face.candidates) {
+        candidate.execute(params![id, rank, nearest.person_id, nearest.distance])?;
+    }
+    Ok(())
+}

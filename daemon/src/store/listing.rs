@@ -1,0 +1,289 @@
+//! SQL that looks on: what the page, the API, `kithd status` and the metrics show. Reads only.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::Serialize;
+
+use super::{Store, StoreError};
+use crate::domain::{ImageId, NamedCandidate};
+
+/// How many images are in each state, and what else the operator counts.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Counts {
+    /// Waiting.
+    pub pending: u64,
+    /// In the engine.
+    pub processing: u64,
+    /// With a result.
+    pub processed: u64,
+    /// Given up.
+    pub failed: u64,
+    /// Results the broker has not acknowledged.
+    pub unsent: u64,
+    /// Messages that made no sense, kept.
+    pub rejected_messages: u64,
+    /// Enrolled people.
+    pub people: u64,
+}
+
+/// One line of the status table.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImageRow {
+    /// Row number.
+    pub id: ImageId,
+    /// One of the four states.
+    pub state: String,
+    /// The way it came in.
+    pub source: String,
+    /// As the sender named it.
+    pub path: String,
+    /// Of a processed image.
+    pub outcome: Option<String>,
+    /// Why it waits or failed.
+    pub reason: Option<String>,
+    /// Names of the known people in it, best first.
+    pub persons: Vec<String>,
+    /// Names of the people that uncertain faces may be, best first.
+    pub perhaps: Vec<String>,
+    /// Smallest distance of its faces.
+    pub distance: Option<f64>,
+    /// How many faces were found.
+    pub faces: u32,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// Wall clock.
+    pub accepted_at_ms: i64,
+    /// Wall clock.
+    pub finished_at_ms: Option<i64>,
+    /// Claim to finish.
+    pub duration_ms: Option<i64>,
+    /// Whether there is a thumbnail.
+    pub thumbnail: bool,
+}
+
+/// One face of an image.
+#[derive(Debug, Clone, Serialize)]
+pub struct FaceRow {
+    /// 1 is the best of the image.
+    pub number: u32,
+    /// Left, top, right, bottom in pixels.
+    #[serde(rename = "box")]
+    pub bounds: [f32; 4],
+    /// Detector's confidence.
+    pub score: f64,
+    /// 0 to 1.
+    pub quality: f64,
+    /// Known, uncertain or unknown.
+    pub outcome: String,
+    /// Name of the person, if any.
+    pub person: Option<String>,
+    /// To the nearest enrolled picture.
+    pub distance: Option<f64>,
+    /// How much farther the next person is.
+    pub margin: Option<f64>,
+    /// Nearest people.
+    pub candidates: Vec<NamedCandidate>,
+}
+
+/// All of one image.
+#[derive(Debug, Clone, Serialize)]
+pub struct ImageDetail {
+    /// Its line of the table.
+    #[serde(flatten)]
+    pub image: ImageRow,
+    /// Pack, precision and device that made the result.
+    pub engine: Option<String>,
+    /// sha256 of the picture's bytes.
+    pub picture_key: Option<String>,
+    /// Pixels.
+    pub width: Option<u32>,
+    /// Pixels.
+    pub height: Option<u32>,
+    /// Its result message's id.
+    pub result_id: Option<String>,
+    /// Best first; the field is named apart from the count in the line.
+    pub found: Vec<FaceRow>,
+}
+
+/// A message that made no sense.
+#[derive(Debug, Clone, Serialize)]
+pub struct RejectedMessage {
+    /// Row number.
+    pub id: i64,
+    /// Wall clock.
+    pub received_at_ms: i64,
+    /// Where it came in.
+    pub topic: String,
+    /// What was wrong with it.
+    pub reason: String,
+    /// Its beginning, as text.
+    pub payload: String,
+}
+
+const IMAGE_COLUMNS: &str = "
+    i.id, i.state, i.source, i.path, i.outcome, i.reason, i.attempts, i.accepted_at_ms, i.finished_at_ms, i.duration_ms,
+    (SELECT count(*) FROM faces f WHERE f.image_id = i.id),
+    (SELECT min(distance) FROM faces f WHERE f.image_id = i.id),
+    (SELECT json_group_array(name) FROM (SELECT p.name FROM faces f JOIN person p ON p.id = f.person_id
+      WHERE f.image_id = i.id AND f.outcome = 'known' ORDER BY f.number)),
+    EXISTS (SELECT 1 FROM thumbnails t WHERE t.image_id = i.id),
+    (SELECT json_group_array(name) FROM (SELECT p.name FROM faces f JOIN person p ON p.id = f.person_id
+      WHERE f.image_id = i.id AND f.outcome = 'uncertain' ORDER BY f.number))";
+
+impl Store {
+    /// Numbers for the head of the page, `kithd status` and the metrics.
+    pub async fn counts(&self) -> Result<Counts, StoreError> {
+        self.read(counts).await
+    }
+
+    /// The newest images with an id below `before`, newest first.
+    pub async fn images(&self, before: Option<ImageId>, limit: usize) -> Result<Vec<ImageRow>, StoreError> {
+        self.read(move |connection| images(connection, before, limit)).await
+    }
+
+    /// One image with its faces.
+    pub async fn image(&self, id: ImageId) -> Result<Option<ImageDetail>, StoreError> {
+        self.read(move |connection| detail(connection, id)).await
+    }
+
+    /// Thumbnail of a processed image, JPEG.
+    pub async fn thumbnail(&self, id: ImageId) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(move |connection| {
+            connection
+                .prepare_cached("SELECT jpeg FROM thumbnails WHERE image_id = ?1")?
+                .query_row([id], |row| row.get(0))
+                .optional()
+        })
+        .await
+    }
+
+    /// Aligned crop of one face, JPEG.
+    pub async fn crop(&self, id: ImageId, number: u32) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(move |connection| {
+            connection
+                .prepare_cached("SELECT crop FROM faces WHERE image_id = ?1 AND number = ?2")?
+                .query_row(params![id, number], |row| row.get(0))
+                .optional()
+        })
+        .await
+    }
+
+    /// The newest messages that made no sense.
+    pub async fn rejected_messages(&self, limit: usize) -> Result<Vec<RejectedMessage>, StoreError> {
+        self.read(move |connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT id, received_at_ms, topic, reason, payload FROM rejected_messages ORDER BY id DESC LIMIT ?1",
+            )?;
+            statement
+                .query_map([limit as i64], |row| {
+                    let payload: Vec<u8> = row.get(4)?;
+                    Ok(RejectedMessage {
+                        id: row.get(0)?,
+                        received_at_ms: row.get(1)?,
+                        topic: row.get(2)?,
+                        reason: row.get(3)?,
+                        payload: String::from_utf8_lossy(&payload).into_owned(),
+                    })
+                })?
+                .collect()
+        })
+        .await
+    }
+}
+
+/// The same numbers through a connection of the caller's own.
+pub fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
+    let mut counts = Counts::default();
+    let mut by_state = connection.prepare_cached("SELECT state, count(*) FROM images GROUP BY state")?;
+    let mut rows = by_state.query([])?;
+    while let Some(row) = rows.next()? {
+        let number = row.get(1)?;
+        match row.get_ref(0)?.as_str()? {
+            "pending" => counts.pending = number,
+            "processing" => counts.processing = number,
+            "processed" => counts.processed = number,
+            _ => counts.failed = number,
+        }
+    }
+    let number = |sql: &str| connection.prepare_cached(sql)?.query_row([], |row| row.get(0));
+    counts.unsent = number("SELECT count(*) FROM outbox WHERE state = 'unsent'")?;
+    counts.rejected_messages = number("SELECT count(*) FROM rejected_messages")?;
+    counts.people = number("SELECT count(*) FROM person")?;
+    Ok(counts)
+}
+
+/// The newest images through a connection of the caller's own.
+pub fn images(connection: &Connection, before: Option<ImageId>, limit: usize) -> rusqlite::Result<Vec<ImageRow>> {
+    let mut statement = connection
+        .prepare_cached(&format!("SELECT {IMAGE_COLUMNS} FROM images i WHERE i.id < ?1 ORDER BY i.id DESC LIMIT ?2"))?;
+    statement.query_map(params![before.unwrap_or(i64::MAX), limit as i64], image_row)?.collect()
+}
+
+fn image_row(row: &Row<'_>) -> rusqlite::Result<ImageRow> {
+    let (persons, perhaps): (String, String) = (row.get(12)?, row.get(14)?);
+    Ok(ImageRow {
+        id: row.get(0)?,
+        state: row.get(1)?,
+        source: row.get(2)?,
+        path: row.get(3)?,
+        outcome: row.get(4)?,
+        reason: row.get(5)?,
+        attempts: row.get(6)?,
+        accepted_at_ms: row.get(7)?,
+        finished_at_ms: row.get(8)?,
+        duration_ms: row.get(9)?,
+        faces: row.get(10)?,
+        distance: row.get(11)?,
+        persons: serde_json::from_str(&persons).unwrap_or_default(),
+        perhaps: serde_json::from_str(&perhaps).unwrap_or_default(),
+        thumbnail: row.get(13)?,
+    })
+}
+
+fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<ImageDetail>> {
+    let found = connection
+        .prepare_cached(&format!(
+            "SELECT {IMAGE_COLUMNS}, i.engine, i.picture_key, i.width, i.height,
+                    (SELECT result_id FROM outbox o WHERE o.image_id = i.id ORDER BY o.id DESC LIMIT 1)
+               FROM images i WHERE i.id = ?1"
+        ))?
+        .query_row([id], |row| {
+            Ok(ImageDetail {
+                image: image_row(row)?,
+                engine: row.get(15)?,
+                picture_key: row.get(16)?,
+                width: row.get(17)?,
+                height: row.get(18)?,
+                result_id: row.get(19)?,
+                found: Vec::new(),
+            })
+        })
+        .optional()?;
+    let Some(mut image) = found else { return Ok(None) };
+    let mut faces = connection.prepare_cached(
+        "SELECT f.id, f.number, f.bounds, f.score, f.quality, f.outcome, p.name, f.distance, f.margin
+           FROM faces f LEFT JOIN person p ON p.id = f.person_id WHERE f.image_id = ?1 ORDER BY f.number",
+    )?;
+    let mut candidates = connection.prepare_cached(
+        "SELECT p.id, p.name, c.distance FROM face_candidates c JOIN person p ON p.id = c.person_id
+          WHERE c.face_id = ?1 ORDER BY c.rank",
+    )?;
+    let mut rows = faces.query([id])?;
+    while let Some(row) = rows.next()? {
+        let bounds: String = row.get(2)?;
+        let nearest = candidates.query_map([row.get::<_, i64>(0)?], |row| {
+            Ok(NamedCandidate { person_id: row.get(0)?, name: row.get(1)?, distance: row.get(2)? })
+        })?;
+        image.found.push(FaceRow {
+            number: row.get(1)?,
+            bounds: serde_json::from_str(&bounds).unwrap_or_default(),
+            score: row.get(3)?,
+            quality: row.get(4)?,
+            outcome: row.get(5)?,
+            person: row.get(6)?,
+            distance: row.get(7)?,
+            margin: row.get(8)?,
+            candidates: nearest.collect::<Result<_, _>>()?,
+        });
+    }
+    Ok(Some(image))
+}

@@ -1,0 +1,136 @@
+//! Brings the database file to this program's schema, and moves a damaged file aside.
+//!
+//! `migrations/README.md` has the rules. No table is read or written here but SQLite's own `user_version`.
+
+use std::path::Path;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::{DATABASE, StoreError};
+
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../../migrations/0001-people.sql"),
+    include_str!("../../../migrations/0002-images.sql"),
+    include_str!("../../../migrations/0003-outbox.sql"),
+];
+
+/// Runs the migrations this file lacks; refuses a newer one; copies an older one before touching it.
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let known = MIGRATIONS.len() as i64;
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found > known {
+        return Err(StoreError::Newer { path: path.into(), found, known });
+    }
+    if found > 0 && found < known {
+        let copy = path.with_extension(format!("db.before-{known:04}"));
+        if !copy.exists() {
+            connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
+        }
+    }
+    for (number, sql) in (1..).zip(MIGRATIONS).skip(found as usize) {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute_batch(sql)?;
+        transaction.pragma_update(None, "user_version", number)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+const DAMAGED: &str = "damaged-";
+
+/// Moves a damaged database, its journals and the folders its rows name aside, all under one number.
+pub(super) fn set_aside(folder: &Path, kept: &[&str]) -> Result<(), StoreError> {
+    let aside = |name: &str, number: u32| folder.join(format!("{name}.{DAMAGED}{number}"));
+    // A number nobody has used: `1..` does not end before one is found.
+    let number = (1..).find(|number| !aside(DATABASE, *number).exists()).unwrap_or(u32::MAX);
+    for name in [DATABASE, "kithd.db-wal", "kithd.db-shm"].iter().chain(kept) {
+        match std::fs::rename(folder.join(name), aside(name, number)) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(StoreError::Io { path: folder.join(name), source });
+            }
+            _ => {}
+        }
+    }
+    for name in kept {
+        std::fs::create_dir_all(folder.join(name))
+            .map_err(|source| StoreError::Io { path: folder.join(name), source })?;
+    }
+    Ok(())
+}
+
+/// What the operator reads while a damaged database lies in the folder.
+pub(super) fn damaged_banner(folder: &Path) -> Option<String> {
+    let names = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let damaged: Vec<_> = names.filter(|name| name.starts_with(&format!("{DATABASE}.{DAMAGED}"))).collect();
+    (!damaged.is_empty()).then(|| {
+        format!(
+            "The database was damaged, was moved to {} in {}, and a new one was started; its pictures are in the folders \
+             of the same number beside it. Move them away to end this notice.",
+            damaged.join(", "),
+            folder.display()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_becomes_the_newest_schema_and_migrating_again_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.db");
+        let mut connection = Connection::open(&path).unwrap();
+        migrate(&mut connection, &path).unwrap();
+        migrate(&mut connection, &path).unwrap();
+        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+        assert_eq!(version, MIGRATIONS.len() as i64);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no copy of an empty database");
+    }
+
+    #[test]
+    fn an_older_database_is_copied_before_it_is_migrated() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.db");
+        let mut connection = Connection::open(&path).unwrap();
+        connection.execute_batch(MIGRATIONS[0]).unwrap();
+        connection.execute_batch("INSERT INTO person (name, created_at_ms) VALUES ('Ada', 1)").unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        migrate(&mut connection, &path).unwrap();
+        let copy = Connection::open(path.with_extension("db.before-0003")).unwrap();
+        let name: String = copy.query_row("SELECT name FROM person", [], |row| row.get(0)).unwrap();
+        assert_eq!(name, "Ada");
+    }
+
+    #[test]
+    fn a_newer_database_is_refused_with_both_numbers() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.db");
+        let mut connection = Connection::open(&path).unwrap();
+        connection.pragma_update(None, "user_version", 999).unwrap();
+        let refusal = migrate(&mut connection, &path).unwrap_err().to_string();
+        assert!(refusal.contains("newer kithd (schema 999"), "{refusal}");
+    }
+
+    #[test]
+    fn the_origins_join_still_answers() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        migrate(&mut connection, Path::new("t.db")).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO person (id, name, created_at_ms) VALUES (7, 'Hannibal', 1);
+                 INSERT INTO person_images (person_id, image_name, sha256, file, bounds, quality, created_at_ms)
+                 VALUES (7, 'hannibal_2.jpg', 'x', 'y', '[]', 1.0, 1);",
+            )
+            .unwrap();
+        let (name, id): (String, i64) = connection
+            .query_row(
+                "select person.name, person.id from person inner join person_images as pi \
+                 on person.id = pi.person_id where image_name = 'hannibal_2.jpg';",
+                [],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
+            .unwrap();
+        assert_eq!((name.as_str(), id), ("Hannibal", 7));
+    }
+}

@@ -1,0 +1,222 @@
+//! The one SQLite file: images, people, results.
+//!
+//! One writer thread owns the only writing connection. It takes what is waiting, runs each operation in a
+//! savepoint of one transaction, and answers after the commit: many callers share one flush (group commit).
+//! Reads use a few read-only connections. SQL appears in this folder and in `migrations/` and nowhere else.
+
+mod images;
+mod listing;
+mod migrate;
+mod outbox;
+mod people;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::{Semaphore, watch};
+
+pub use images::{End, PutBack};
+pub use listing::{Counts, FaceRow, ImageDetail, ImageRow, RejectedMessage, counts, images as newest_images};
+pub use outbox::UnsentResult;
+pub use people::{EnrolledFace, EnrolledPicture, GalleryRow, Unembedded, gallery};
+use writer::{Durability, Writer};
+
+/// File name of the database inside the state folder.
+pub const DATABASE: &str = "kithd.db";
+const READERS: usize = 4;
+
+/// What can go wrong with the database, for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A newer kithd wrote it.
+    #[error(
+        "{path} was written by a newer kithd (schema {found}, this one knows {known}); install that version or restore the copy beside it"
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its schema number.
+        found: i64,
+        /// The newest schema number this program knows.
+        known: i64,
+    },
+    /// SQLite's locks do not hold on network filesystems.
+    #[error(
+        "{path} is on a network filesystem ({kind}), where SQLite can lose data; put the state folder on a local disk"
+    )]
+    NetworkFilesystem {
+        /// The state folder.
+        path: PathBuf,
+        /// NFS, SMB, …
+        kind: &'static str,
+    },
+    /// No room left.
+    #[error("the disk that holds the database is full; free some space")]
+    DiskFull,
+    /// The file is damaged.
+    #[error("the database is damaged: {0}")]
+    Corrupt(String),
+    /// The transaction that carried the operation could not be committed.
+    #[error("the database could not commit: {0}")]
+    Commit(String),
+    /// Anything else SQLite says.
+    #[error("database: {0}")]
+    Sqlite(rusqlite::Error),
+    /// The folder or file cannot be used.
+    #[error("{path}: {source}")]
+    Io {
+        /// The folder or file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The writer thread has stopped.
+    #[error("the database is closed")]
+    Closed,
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => Self::DiskFull,
+            Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+                Self::Corrupt(error.to_string())
+            }
+            _ => Self::Sqlite(error),
+        }
+    }
+}
+
+/// Handle to the database; clones share it.
+#[derive(Clone)]
+pub struct Store {
+    writer: Writer,
+    readers: Arc<Readers>,
+}
+
+struct Readers {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Store {
+    /// Opens or creates `kithd.db` in `folder`, migrates it and starts the writer thread.
+    ///
+    /// A damaged file is moved aside together with the `kept` folders its rows name, so that nothing is swept away.
+    /// The second value is the banner that says so, for as long as the damaged file is there.
+    pub fn open(folder: &Path, kept: &[&str]) -> Result<(Self, Option<String>), StoreError> {
+        refuse_network_filesystem(folder)?;
+        let path = folder.join(DATABASE);
+        let connection = match open_writable(&path) {
+            Err(StoreError::Corrupt(_)) => {
+                migrate::set_aside(folder, kept)?;
+                open_writable(&path)?
+            }
+            opened => opened?,
+        };
+        let idle = (0..READERS).map(|_| open_read_only(&path)).collect::<Result<_, _>>()?;
+        let permits = Arc::new(Semaphore::new(READERS));
+        let store = Self {
+            writer: Writer::start(connection)?,
+            readers: Arc::new(Readers { path, idle: Mutex::new(idle), permits }),
+        };
+        Ok((store, migrate::damaged_banner(folder)))
+    }
+
+    /// Opens an existing database for reading only; `None` when there is none yet.
+    pub fn open_for_reading(folder: &Path) -> Result<Option<Connection>, StoreError> {
+        let path = folder.join(DATABASE);
+        if path.exists() { open_read_only(&path).map(Some) } else { Ok(None) }
+    }
+
+    /// Changes whenever something was committed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.writer.changes()
+    }
+
+    /// Commits so far and how many of them waited for the disk, for the metrics.
+    pub fn commit_counts(&self) -> (u64, u64) {
+        self.writer.commit_counts()
+    }
+
+    async fn write<T, F>(&self, durability: Durability, operation: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.writer.run(durability, operation).await
+    }
+
+    async fn read<T, F>(&self, query: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let readers = Arc::clone(&self.readers);
+        let permit = Arc::clone(&readers.permits).acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let task = tokio::task::spawn_blocking(move || {
+            // Held by the thread: a caller that goes away must not free the permit while its query still runs.
+            let _permit = permit;
+            let idle = readers.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            // A connection is missing only after a query panicked with it.
+            let connection = idle.map_or_else(|| open_read_only(&readers.path), Ok)?;
+            let answer = query(&connection);
+            readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            Ok(answer?)
+        });
+        task.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Waits until all that was handed over is committed, then closes the file: nothing is left in the journal.
+    pub async fn close(self) {
+        self.readers.permits.close();
+        self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.writer.stop().await;
+    }
+}
+
+fn open_writable(path: &Path) -> Result<Connection, StoreError> {
+    let mut connection = Connection::open(path)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    // Erased means erased: freed pages are overwritten.
+    connection.pragma_update(None, "secure_delete", true)?;
+    connection.pragma_update(None, "journal_size_limit", 16 * 1024 * 1024)?;
+    migrate::migrate(&mut connection, path)?;
+    Ok(connection)
+}
+
+fn open_read_only(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    Ok(connection)
+}
+
+fn refuse_network_filesystem(folder: &Path) -> Result<(), StoreError> {
+    let stat =
+        rustix::fs::statfs(folder).map_err(|error| StoreError::Io { path: folder.into(), source: error.into() })?;
+    // Magic numbers from statfs(2).
+    let kind = match stat.f_type as u32 {
+        0x6969 => "NFS",
+        0x517B => "SMB",
+        0xFF53_4D42 => "CIFS",
+        0xFE53_4D42 => "SMB2",
+        0x0187 => "autofs",
+        _ => return Ok(()),
+    };
+    Err(StoreError::NetworkFilesystem { path: folder.into(), kind })
+}
+
+/// Embeddings are stored as little-endian float32.
+fn vector_to_blob(vector: &[f32]) -> Vec<u8> {
+    vector.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn blob_to_vector(blob: &[u8]) -> Vec<f32> {
+    blob.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect()
+}

@@ -1,0 +1,202 @@
+//! SQL of people and the pictures they were enrolled from.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{Durability, Store, StoreError, blob_to_vector, vector_to_blob};
+use crate::domain::{PersonId, wall_clock_ms};
+
+/// A picture about to be enrolled.
+#[derive(Debug, Clone)]
+pub struct EnrolledPicture {
+    /// File name it came under.
+    pub image_name: String,
+    /// Of its bytes, hex.
+    pub sha256: String,
+    /// Kept copy, relative to the state folder.
+    pub file: String,
+    /// The enrolled face: left, top, right, bottom in pixels.
+    pub bounds: [f32; 4],
+    /// 0 to 1.
+    pub quality: f32,
+    /// Of the enrolled face.
+    pub embedding: Vec<f32>,
+    /// Embedding space it belongs to.
+    pub space: String,
+}
+
+/// What became of an enrolment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EnrolledFace {
+    /// The picture is in the gallery.
+    Added,
+    /// The same bytes are enrolled already, for this person.
+    AlreadyThere {
+        /// Who has it.
+        person: String,
+    },
+}
+
+/// One embedding of the gallery.
+#[derive(Debug, Clone)]
+pub struct GalleryRow {
+    /// Whose it is.
+    pub person_id: PersonId,
+    /// Their name.
+    pub name: String,
+    /// The picture's row.
+    pub person_image_id: i64,
+    /// In the space asked for.
+    pub embedding: Vec<f32>,
+}
+
+/// A person and how many pictures they have.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct PersonRow {
+    /// Row.
+    pub id: PersonId,
+    /// Name.
+    pub name: String,
+    /// Enrolled pictures.
+    pub pictures: u32,
+}
+
+/// A kept picture that lacks an embedding in the active space.
+#[derive(Debug, Clone)]
+pub struct Unembedded {
+    /// The picture's row.
+    pub person_image_id: i64,
+    /// Kept copy, relative to the state folder.
+    pub file: String,
+    /// Face that was enrolled.
+    pub bounds: [f32; 4],
+}
+
+impl Store {
+    /// Adds a picture to a person, creating the person if needed; on disk when this returns.
+    pub async fn enroll(&self, person: String, picture: EnrolledPicture) -> Result<EnrolledFace, StoreError> {
+        self.write(Durability::Flushed, move |connection| {
+            let holder: Option<String> = connection
+                .query_row(
+                    "SELECT person.name FROM person_images pi JOIN person ON person.id = pi.person_id
+                      WHERE pi.sha256 = ?1",
+                    [&picture.sha256],
+                    |row| row.get(0),
+                )
+                .optional()?;
+            if let Some(person) = holder {
+                return Ok(EnrolledFace::AlreadyThere { person });
+            }
+            let now = wall_clock_ms();
+            connection
+                .execute("INSERT OR IGNORE INTO person (name, created_at_ms) VALUES (?1, ?2)", params![person, now])?;
+            let id: PersonId =
+                connection.query_row("SELECT id FROM person WHERE name = ?1", [&person], |row| row.get(0))?;
+            connection.execute(
+                "INSERT INTO person_images (person_id, image_name, sha256, file, bounds, quality, created_at_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                params![
+                    id,
+                    picture.image_name,
+                    picture.sha256,
+                    picture.file,
+                    serde_json::json!(picture.bounds).to_string(),
+                    picture.quality,
+                    now
+                ],
+            )?;
+            let row = connection.last_insert_rowid();
+            insert_embedding(connection, row, &picture.space, &picture.embedding)?;
+            Ok(EnrolledFace::Added)
+        })
+        .await
+    }
+
+    /// The gallery of one embedding space.
+    pub async fn gallery(&self, space: String) -> Result<Vec<GalleryRow>, StoreError> {
+        self.read(move |connection| gallery(connection, &space)).await
+    }
+
+    /// Everybody, by name.
+    pub async fn people(&self) -> Result<Vec<PersonRow>, StoreError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT person.id, name, count(pi.id) FROM person LEFT JOIN person_images pi ON pi.person_id = person.id
+                  GROUP BY person.id ORDER BY name",
+            )?;
+            statement
+                .query_map([], |row| Ok(PersonRow { id: row.get(0)?, name: row.get(1)?, pictures: row.get(2)? }))?
+                .collect()
+        })
+        .await
+    }
+
+    /// Pictures that must be embedded again because the embedding space changed.
+    pub async fn unembedded(&self, space: String) -> Result<Vec<Unembedded>, StoreError> {
+        self.read(move |connection| {
+            let mut statement = connection.prepare(
+                "SELECT id, file, bounds FROM person_images pi
+                  WHERE NOT EXISTS (SELECT 1 FROM person_embeddings e WHERE e.person_image_id = pi.id AND e.space = ?1)
+                  ORDER BY id",
+            )?;
+            statement
+                .query_map([space], |row| {
+                    let bounds: String = row.get(2)?;
+                    Ok(Unembedded {
+                        person_image_id: row.get(0)?,
+                        file: row.get(1)?,
+                        bounds: serde_json::from_str(&bounds).unwrap_or_default(),
+                    })
+                })?
+                .collect()
+        })
+        .await
+    }
+
+    /// Adds embeddings of a new space, all at once: the gallery is swapped, never half one and half the other.
+    pub async fn add_embeddings(&self, space: String, vectors: Vec<(i64, Vec<f32>)>) -> Result<(), StoreError> {
+        self.write(Durability::Flushed, move |connection| {
+            vectors.iter().try_for_each(|(row, vector)| insert_embedding(connection, *row, &space, vector))
+        })
+        .await
+    }
+
+    /// Kept enrolment pictures that rows still name.
+    pub async fn enrolment_files(&self) -> Result<std::collections::HashSet<String>, StoreError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare("SELECT file FROM person_images")?;
+            statement.query_map([], |row| row.get(0))?.collect()
+        })
+        .await
+    }
+}
+
+/// The gallery through a connection of the caller's own, for commands that open the file read-only.
+pub fn gallery(connection: &Connection, space: &str) -> rusqlite::Result<Vec<GalleryRow>> {
+    let mut statement = connection.prepare(
+        "SELECT person.id, person.name, pi.id, e.vector FROM person_embeddings e
+           JOIN person_images pi ON pi.id = e.person_image_id JOIN person ON person.id = pi.person_id
+          WHERE e.space = ?1 ORDER BY pi.id",
+    )?;
+    statement
+        .query_map([space], |row| {
+            let vector: Vec<u8> = row.get(3)?;
+            Ok(GalleryRow {
+                person_id: row.get(0)?,
+                name: row.get(1)?,
+                person_image_id: row.get(2)?,
+                embedding: blob_to_vector(&vector),
+            })
+        })?
+        .collect()
+}
+
+fn insert_embedding(connection: &Connection, row: i64, space: &str, vector: &[f32]) -> rusqlite::Result<()> {
+    // A picture erased while it was being embedded again is skipped.
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO person_embeddings (person_image_id, space, vector)
+             SELECT id, ?2, ?3 FROM person_images WHERE id = ?1",
+        )?
+        .execute(params![row, space, vector_to_blob(vector)])
+        .map(|_| ())
+}

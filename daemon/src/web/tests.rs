@@ -1,0 +1,338 @@
+//! Asks the router of a real store in a temporary folder, without a socket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::{Request, StatusCode, header};
+use axum::response::Response;
+use futures_util::StreamExt;
+use http_body_util::BodyExt;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use super::{Web, router};
+use crate::domain::{Identified, IdentifiedFace, NamedCandidate, NewImage, Outcome, Source};
+use crate::health::{Condition, Health};
+use crate::store::{End, EnrolledPicture, Store};
+
+const HOSTILE: &str = "<script>alert('x')</script>&\"";
+const ESCAPED: &str = "&#60;script&#62;alert(&#39;x&#39;)&#60;/script&#62;&#38;&#34;";
+
+struct Site {
+    web: Web,
+    stop: CancellationToken,
+    _folder: tempfile::TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(folder.path(), &[]).unwrap();
+        let stop = CancellationToken::new();
+        let web = Web {
+            store,
+            health: Health::default(),
+            device: "board-7".into(),
+            topic: "kithd/board-7/image/post".into(),
+            stop: stop.clone(),
+        };
+        Self { web, stop, _folder: folder }
+    }
+
+    async fn ask(&self, method: &str, url: &str, headers: &[(&str, &str)]) -> Response {
+        let mut request = Request::builder().method(method).uri(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        router(self.web.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    }
+
+    async fn get(&self, url: &str) -> (StatusCode, String) {
+        let response = self.ask("GET", url, &[]).await;
+        (response.status(), text(response).await)
+    }
+
+    async fn json(&self, url: &str) -> Value {
+        let (status, body) = self.get(url).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    async fn accept(&self, path: &str) -> i64 {
+        let image = NewImage {
+            source: Source::Http,
+            path: path.into(),
+            file: None,
+            idempotency_key: None,
+            picture_key: None,
+            unless_unfinished: false,
+        };
+        self.web.store.accept(vec![image], 0, 1_795_418_465_000).await.unwrap().unwrap()[0].id
+    }
+
+    async fn end(&self) -> Arc<End> {
+        let claimed = self.web.store.claim(1, false, 1).await.unwrap().remove(0);
+        Arc::new(End {
+            id: claimed.id,
+            attempts: claimed.attempts,
+            finished_at_ms: 1_795_418_466_000,
+            duration_ms: 84,
+            result_id: format!("result-{}", claimed.id),
+            payload: "{}".into(),
+            publish: true,
+        })
+    }
+
+    /// Accepts an image and finishes it with one face of an enrolled person.
+    async fn recognise(&self, path: &str, person: &str) -> i64 {
+        let picture = EnrolledPicture {
+            image_name: "a.jpg".into(),
+            sha256: "00".into(),
+            file: "a.jpg".into(),
+            bounds: [0.0; 4],
+            quality: 0.9,
+            embedding: vec![0.0; 4],
+            space: "space".into(),
+        };
+        self.web.store.enroll(person.into(), picture).await.unwrap();
+        let id = self.accept(path).await;
+        let candidate = NamedCandidate { person_id: 1, name: person.into(), distance: 0.41 };
+        let face = IdentifiedFace {
+            bounds: [10.0, 20.0, 110.4, 120.0],
+            landmarks: [[0.0; 2]; 5],
+            score: 0.99,
+            quality: 0.7,
+            outcome: Outcome::Known,
+            person: Some(candidate.clone()),
+            distance: Some(0.41),
+            margin: Some(0.2),
+            candidates: vec![candidate],
+            embedding: vec![0.0; 4],
+            crop: b"crop".to_vec(),
+        };
+        let identified = Identified {
+            outcome: Outcome::Known,
+            size: (400, 300),
+            faces: vec![face],
+            thumbnail: b"thumbnail".to_vec(),
+            engine: "pack int8 cpu".into(),
+            space: "space".into(),
+            picture_key: "ab".into(),
+        };
+        assert!(self.web.store.finish(self.end().await, Arc::new(identified)).await.unwrap());
+        id
+    }
+}
+
+async fn text(response: Response) -> String {
+    String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn an_empty_table_says_how_to_send_the_first_picture() {
+    let site = Site::new();
+    let page = text(site.ask("GET", "/", &[("host", "board-7.local:8000")]).await).await;
+    assert!(page.contains("http://board-7.local:8000/v1/images"), "{page}");
+    assert!(page.contains("kithd/board-7/image/post"));
+    site.web.health.set("mqtt", Condition::Off, "MQTT is switched off.");
+    assert!(!site.get("/").await.1.contains("mosquitto_pub"), "what is switched off is not promised");
+    assert!(page.contains("kithd enroll"));
+    let page = text(site.ask("GET", "/", &[("host", "evil\"<x>")]).await).await;
+    assert!(page.contains("http://127.0.0.1:8000/v1/images") && !page.contains("evil"));
+}
+
+#[tokio::test]
+async fn the_table_shows_every_column_and_hostile_paths_and_names_stay_text() {
+    let site = Site::new();
+    let id = site.recognise(&format!("/in/{HOSTILE}.jpg"), HOSTILE).await;
+    site.accept("/in/broken.jpg").await;
+    site.web.store.fail(site.end().await, format!("cut short {HOSTILE}")).await.unwrap();
+    site.web.store.keep_rejected(HOSTILE.into(), "not JSON".into(), HOSTILE.into()).await.unwrap();
+    site.web.health.set("mqtt", Condition::Degraded, HOSTILE);
+    for url in ["/", &format!("/images/{id}")] {
+        let (status, page) = site.get(url).await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(!page.contains("<script>"), "{page}");
+        assert!(page.contains(&format!("/in/{ESCAPED}.jpg")) && page.contains(&format!("<bdi>{ESCAPED}</bdi>")));
+    }
+    let (_, page) = site.get("/").await;
+    for part in [
+        "<caption>Newest images</caption>",
+        "<th scope=\"col\">Outcome</th>",
+        "<th scope=\"row\" class=\"id\"><a href=\"/images/1\">1</a></th>",
+        "<span class=\"badge known\">known</span>",
+        "<span class=\"state failed\">failed</span>",
+        "0.410",
+        "84\u{a0}ms",
+        "<time datetime=\"2026-11-23T07:21:05.000Z\">2026-11-23 07:21:05 UTC</time>",
+        "<strong>mqtt degraded:</strong>",
+        "Rejected messages",
+    ] {
+        assert!(page.contains(part), "{part} is missing in {page}");
+    }
+    assert!(page.find("/images/2").unwrap() < page.find("/images/1").unwrap(), "newest first");
+}
+
+#[tokio::test]
+async fn pages_and_the_api_walk_through_all_images_by_cursor() {
+    let site = Site::new();
+    for number in 0..120 {
+        site.accept(&format!("/in/{number}.jpg")).await;
+    }
+    let (_, first) = site.get("/").await;
+    assert_eq!(first.matches("<tr id=").count(), 50);
+    assert!(first.contains("href=\"/?before=71\"") && first.contains("id=\"images\" aria-label=\"Images\" data-live"));
+    let (_, last) = site.get("/?before=21").await;
+    assert_eq!(last.matches("<tr id=").count(), 20);
+    assert!(last.contains("This is the oldest image.") && !last.contains("aria-label=\"Images\" data-live"));
+
+    let (mut url, mut ids) = ("/v1/images?limit=50".to_owned(), Vec::new());
+    loop {
+        let page = site.json(&url).await;
+        ids.extend(page["images"].as_array().unwrap().iter().map(|image| image["id"].as_i64().unwrap()));
+        let Some(next) = page["next_before"].as_i64() else { break };
+        url = format!("/v1/images?limit=50&before={next}");
+    }
+    assert_eq!(ids, (1..=120).rev().collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn one_image_has_its_faces_crop_and_thumbnail() {
+    let site = Site::new();
+    let id = site.recognise("/in/a.jpg", "Hannibal").await;
+    let image = site.json(&format!("/v1/images/{id}")).await;
+    assert_eq!(image["found"][0]["person"], "Hannibal");
+    assert_eq!(image["found"][0]["candidates"][0]["name"], "Hannibal");
+    assert_eq!(site.json("/v1/people").await["people"][0]["pictures"], 1);
+    let (_, page) = site.get(&format!("/images/{id}")).await;
+    assert!(page.contains("<rect x=\"10\" y=\"20\" width=\"100\" height=\"100\"/>"), "{page}");
+    assert_eq!(site.get(&format!("/v1/images/{id}/faces/1.jpg")).await, (StatusCode::OK, "crop".into()));
+
+    let url = format!("/v1/images/{id}/thumbnail.jpg");
+    let response = site.ask("GET", &url, &[]).await;
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "image/jpeg");
+    assert_eq!(response.headers()[header::CACHE_CONTROL], "private, no-cache");
+    let etag = response.headers()[header::ETAG].to_str().unwrap().to_owned();
+    let response = site.ask("GET", &url, &[("if-none-match", &etag)]).await;
+    assert_eq!((response.status(), text(response).await), (StatusCode::NOT_MODIFIED, String::new()));
+}
+
+#[tokio::test]
+async fn mistakes_are_answered_as_problem_details_and_on_pages_as_a_sentence() {
+    let site = Site::new();
+    for (method, url, status) in [
+        ("GET", "/v1/images/7", 404),
+        ("GET", "/v1/images/7/thumbnail.jpg", 404),
+        ("GET", "/v1/images/7/faces/1.jpg", 404),
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/v1/images/seven", 400),
+        ("GET", "/v1/images/-1", 400),
+        ("GET", "/v1/images/%FF", 400),
+        ("GET", "/v1/images/7/faces/0.jpg", 400),
+        ("GET", "/v1/images?limit=0", 400),
+        ("GET", "/v1/images?limit=501", 400),
+        ("GET", "/v1/images?before=x", 400),
+        ("GET", "/v1/images?limt=5", 400),
+        ("DELETE", "/v1/images", 405),
+    ] {
+        let response = site.ask(method, url, &[]).await;
+        assert_eq!(response.status().as_u16(), status, "{url}");
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json", "{url}");
+        let problem: Value = serde_json::from_str(&text(response).await).unwrap();
+        assert_eq!(problem["status"], status);
+        assert!(problem["detail"].as_str().unwrap().ends_with('.'), "{problem}");
+    }
+    for (url, status) in
+        [("/images/7", 404), ("/images/x", 400), ("/images/%FF", 400), ("/?before=x", 400), ("/nothing", 404)]
+    {
+        let response = site.ask("GET", url, &[("accept", "text/html")]).await;
+        assert_eq!(response.status().as_u16(), status, "{url}");
+        assert!(text(response).await.contains("All images"));
+    }
+}
+
+#[tokio::test]
+async fn every_answer_forbids_foreign_code_and_frames_and_pages_hold_none_of_their_own() {
+    let site = Site::new();
+    site.recognise("/in/a.jpg", "Hannibal").await;
+    for url in ["/", "/images/1", "/v1/images", "/nothing", "/healthz"] {
+        let response = site.ask("GET", url, &[]).await;
+        let policy = response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
+        assert!(policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"), "{url}");
+        assert_eq!(response.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
+        let page = text(response).await;
+        assert!(!page.contains(" style=") && !page.contains(" onclick=") && !page.contains("<style"), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn assets_are_kept_for_good_under_a_name_that_changes_with_them() {
+    let site = Site::new();
+    let (_, page) = site.get("/").await;
+    for (start, kind) in
+        [("/assets/style-", "text/css; charset=utf-8"), ("/assets/app-", "text/javascript; charset=utf-8")]
+    {
+        let at = page.find(start).unwrap();
+        let url = page[at..].split('"').next().unwrap();
+        let response = site.ask("GET", url, &[]).await;
+        assert_eq!(response.headers()[header::CONTENT_TYPE], kind);
+        assert!(response.headers()[header::CACHE_CONTROL].to_str().unwrap().contains("immutable"));
+    }
+    assert_eq!(site.get("/assets/style-0.css").await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn readiness_speaks_for_the_intake_and_health_only_for_the_loop() {
+    let site = Site::new();
+    assert_eq!(site.get("/healthz").await.0, StatusCode::OK);
+    assert_eq!(site.get("/readyz").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    site.web.health.set("intake", Condition::Ok, "Pictures are accepted.");
+    assert_eq!(site.get("/readyz").await, (StatusCode::OK, "Pictures are accepted.\n".into()));
+    site.web.health.set("intake", Condition::Degraded, "The disk is full.");
+    assert_eq!(site.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, "The disk is full.\n".into()));
+    let status = site.json("/v1/status").await;
+    assert_eq!(status["parts"]["intake"]["condition"], "degraded");
+    assert_eq!(status["device"], "board-7");
+}
+
+#[tokio::test]
+async fn metrics_name_every_state_and_counters_end_in_total_in_all_their_lines() {
+    let site = Site::new();
+    site.accept("/in/a.jpg").await;
+    site.web.health.set("mqtt", Condition::Degraded, "no broker");
+    let (_, metrics) = site.get("/metrics").await;
+    for line in [
+        "# TYPE kithd_store_commits_total counter",
+        "kithd_store_commits_total 1",
+        "kithd_images{state=\"pending\"} 1",
+        "kithd_images{state=\"failed\"} 0",
+        "kithd_part_degraded{part=\"mqtt\"} 1",
+        "kithd_results_unsent 0",
+        "kithd_people 0",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is missing in {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn an_open_page_hears_of_changes_at_most_twice_a_second_and_its_stream_ends_with_the_server() {
+    let site = Site::new();
+    let mut events = site.ask("GET", "/events", &[]).await.into_body().into_data_stream();
+    let told = |event: Option<Result<Bytes, axum::Error>>| {
+        String::from_utf8(event.unwrap().unwrap().to_vec()).unwrap().contains("event: changed\ndata: ")
+    };
+    assert!(told(events.next().await), "at once: the page is older than its stream");
+    assert!(tokio::time::timeout(Duration::from_millis(700), events.next()).await.is_err(), "nothing changed");
+    for number in 0..5 {
+        site.accept(&format!("/in/{number}.jpg")).await;
+    }
+    let started = tokio::time::Instant::now();
+    assert!(told(events.next().await));
+    site.web.health.set("mqtt", Condition::Degraded, "no broker");
+    assert!(told(events.next().await));
+    assert!(started.elapsed() >= Duration::from_millis(490), "{:?}", started.elapsed());
+    site.stop.cancel();
+    assert!(events.next().await.is_none());
+}

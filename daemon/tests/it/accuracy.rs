@@ -1,0 +1,226 @@
+//! The right person on every labelled photograph: each person is enrolled from one picture and looked for in the
+//! others. Runs when the labelled photographs are beside the repository.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::support::{Board, shared_faces};
+
+fn answers(board: &Board, pictures: &[PathBuf]) -> Vec<Value> {
+    let mut arguments = vec!["identify".into(), "--json".into()];
+    arguments.extend(pictures.iter().map(|path| path.display().to_string()));
+    let output = board.kithd(arguments);
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let answers: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(answers.len(), pictures.len(), "{}", String::from_utf8_lossy(&output.stderr));
+    answers
+}
+
+fn folder(path: &Path) -> Vec<PathBuf> {
+    let mut entries: Vec<_> = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    entries
+}
+
+/// Pictures that may be answered otherwise, each with its reason; everything else must be right. The recogniser is
+/// dlib's, whose authors name its weakness: it was trained on mostly Western adults.
+const EXCEPTIONS: &[(&str, &str)] = &[
+    ("labelled/bbt_howard/5.png", "150 pixels of face, cut by the picture's edge: the detector finds none"),
+    ("labelled/bbt_sheldon/4.png", "chin and hair cut by the picture's edge, grey"),
+    ("labelled/bbt_stuart/5.png", "half profile cut by the picture's edge: the detector finds none"),
+    ("labelled/idol_bona/3.jpg", "face half under a hood; another young woman is as near"),
+    ("labelled/idol_eunseo/3.jpg", "tilted, made-up face with a grimace; several young women are as near"),
+    ("labelled/idol_luda/2.jpg", "taken for another young East Asian woman at 0.53"),
+    ("labelled/lfw_andy_roddick/3.jpg", "looking down under a cap, eyes in shadow"),
+    ("labelled/lfw_anna_kournikova/3.jpg", "under a sun visor, against one picture without"),
+    ("labelled/lfw_anna_kournikova/4.jpg", "behind a racket, under a sun visor, in shadow"),
+    ("labelled/lfw_fernando_vargas/2.jpg", "swollen face after a fight"),
+    ("labelled/lfw_roy_moore/2.jpg", "mirrored sunglasses"),
+    (
+        "labelled/lfw_tang_jiaxuan/2.jpg",
+        "glasses and shadow; nearer to another person than to his one enrolled picture",
+    ),
+];
+
+#[test]
+fn everybody_is_found_again_in_their_other_pictures_and_nobody_is_taken_for_somebody_else() {
+    let Some(faces) = shared_faces() else { return };
+    let mut board = Board::new();
+    board.start();
+    let mut others = Vec::new();
+    for person in folder(&faces.join("labelled")) {
+        let name = person.file_name().unwrap().to_str().unwrap().to_string();
+        let mut pictures = folder(&person);
+        // The first picture that serves for enrolment; the others are what is asked about.
+        let enrolled = pictures.iter().position(|picture| {
+            let output = board.kithd(["enroll", "--person", &name, picture.to_str().unwrap()]);
+            output.status.success()
+        });
+        pictures.remove(enrolled.unwrap_or_else(|| panic!("no picture of {name} could be enrolled")));
+        others.extend(pictures.into_iter().map(|path| (name.clone(), path)));
+    }
+    let paths: Vec<_> = others.iter().map(|(_, path)| path.clone()).collect();
+    let mut tally: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for ((name, path), answer) in others.iter().zip(answers(&board, &paths)) {
+        let faces = answer["faces"].as_array().cloned().unwrap_or_default();
+        let named = |outcome: &str| faces.iter().any(|f| f["outcome"] == outcome && f["person"]["name"] == *name);
+        let verdict = if named("known") {
+            "right"
+        } else if named("uncertain") {
+            "right, uncertain"
+        } else if faces.is_empty() {
+            "no face"
+        } else if answer["outcome"] == "known" {
+            "somebody else"
+        } else {
+            "not known"
+        };
+        *tally.entry(verdict).or_default() += 1;
+        let short = path.strip_prefix(faces_root(path)).unwrap_or(path).display().to_string();
+        if !verdict.starts_with("right") && !EXCEPTIONS.iter().any(|(file, _)| *file == short) {
+            let best = &faces.first().cloned().unwrap_or_default()["candidates"][0];
+            wrong.push(format!("{short}: {verdict}, nearest {best}"));
+        }
+    }
+    println!("{} pictures: {tally:?}", others.len());
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn labeled_faces_in_the_wild_are_told_apart_as_promised_in_both_precisions() {
+    let Some(faces) = shared_faces() else { return };
+    let pairs = faces.join("lfw-dev/pairs.csv");
+    let board = Board::new();
+    let accuracy = ["float32", "int8"].map(|precision| {
+        let setting = format!("models.precision={precision}");
+        let output = board.kithd(["--set", &setting, "eval", "--json", "--pairs", pairs.to_str().unwrap()]);
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        println!("{found}");
+        assert_eq!(found["misses"], 0);
+        found["accuracy"].as_f64().unwrap()
+    });
+    assert!(accuracy[0] >= 0.985, "float32: {}", accuracy[0]);
+    assert!((accuracy[1] - accuracy[0]).abs() <= 0.003 + 1e-9, "float32 {}, int8 {}", accuracy[0], accuracy[1]);
+}
+
+#[test]
+fn another_model_pack_runs_from_a_folder_given_by_configuration_and_takes_the_gallery_over() {
+    let Some(faces) = shared_faces() else { return };
+    let mut board = Board::new();
+    board.start();
+    board.enroll_everybody();
+    board.stop();
+    let pack = board.folder.path().join("pack");
+    std::fs::create_dir(&pack).unwrap();
+    for source in
+        [Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/yunet-intel0095"), faces.join("../models")]
+    {
+        for file in folder(&source) {
+            std::fs::copy(&file, pack.join(file.file_name().unwrap())).unwrap();
+        }
+    }
+    board.set("models.pack", pack.to_str().unwrap());
+    board.start();
+    for (picture, name) in
+        [("obama_2.jpg", "Barack Obama"), ("biden_2.jpg", "Joe Biden"), ("astronaut_2.jpg", "Eileen Collins")]
+    {
+        let image = board.ended(board.post_path(&board.put(picture, picture)));
+        assert_eq!(image["persons"], serde_json::json!([name]), "{image}");
+        assert!(image["engine"].as_str().unwrap().contains("yunet"), "{image}");
+    }
+}
+
+#[test]
+fn in_group_pictures_every_face_gets_its_box_and_the_enrolled_ones_their_names() {
+    let Some(faces) = shared_faces() else { return };
+    let mut board = Board::new();
+    board.start();
+    board.enroll_everybody();
+    let people = board.kithd(["enroll", "--folder", faces.join("labelled").to_str().unwrap()]);
+    assert!(people.status.success());
+    let groups: Vec<Value> = serde_json::from_slice(&std::fs::read(faces.join("groups/groups.json")).unwrap()).unwrap();
+    let paths: Vec<_> = groups.iter().map(|group| faces.join("groups").join(group["file"].as_str().unwrap())).collect();
+    let names = [("barack_obama", "Barack Obama"), ("joe_biden", "Joe Biden")];
+    // Too small or too dim a face among many, or one too many of low score.
+    let miscounted = ["dlib_2008_002079.jpg", "ultra_12.jpg", "crowd_ultra_25.jpg"];
+    let (mut counted, mut named) = (0, 0);
+    for (group, answer) in groups.iter().zip(answers(&board, &paths)) {
+        let file = group["file"].as_str().unwrap();
+        let found = answer["faces"].as_array().unwrap();
+        let (least, most) = (group["faces"].as_u64().unwrap(), group["faces_max"].as_u64().unwrap());
+        let right = (least..=most).contains(&(found.len() as u64));
+        counted += usize::from(right);
+        assert!(right || miscounted.contains(&file), "{file}: {} faces, not {least} to {most}", found.len());
+        for who in group["who"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            let name = names.iter().find(|(label, _)| *label == who).map_or(who, |(_, name)| name);
+            if who == "kit_harington" {
+                continue; // there is no other picture of him to enrol
+            }
+            assert!(found.iter().any(|face| face["person"]["name"] == name), "{file}: {name} was not found");
+            named += 1;
+        }
+    }
+    println!("{counted} of {} groups counted right, {named} people named", groups.len());
+}
+
+#[test]
+fn difficult_pictures_still_name_the_right_person_and_never_call_a_phantom_known() {
+    let Some(faces) = shared_faces() else { return };
+    let mut board = Board::new();
+    board.start();
+    board.enroll_everybody();
+    let people = board.kithd(["enroll", "--folder", faces.join("labelled").to_str().unwrap()]);
+    assert!(people.status.success());
+    let hard: Vec<Value> = serde_json::from_slice(&std::fs::read(faces.join("hard/hard.json")).unwrap()).unwrap();
+    let paths: Vec<_> = hard.iter().map(|row| faces.join("hard").join(row["file"].as_str().unwrap())).collect();
+    let exceptions = [
+        ("rotated_90_no_exif.jpg", "lying on its side, and nothing in the file says so"),
+        ("rotated_180_no_exif.jpg", "upside down, and nothing in the file says so"),
+        ("rotated_270_no_exif.jpg", "lying on its side, and nothing in the file says so"),
+        ("dark_x0.04.jpg", "four per cent of the light"),
+        ("blur_10.jpg", "blurred beyond recognition"),
+        ("tiny_face_12px_in_1080p.jpg", "12 pixels; the pack looks for 40 and more"),
+        ("occluded_half.jpg", "half the face is covered"),
+    ];
+    let mut named = 0;
+    for (row, answer) in hard.iter().zip(answers(&board, &paths)) {
+        let file = row["file"].as_str().unwrap();
+        let label = row["identity"].as_str().unwrap_or("nobody");
+        let name = if label == "barack_obama" { "Barack Obama" } else { label };
+        let found = answer["faces"].as_array().cloned().unwrap_or_default();
+        let known: Vec<_> = found.iter().filter(|face| face["outcome"] == "known").collect();
+        let enrolled = name == "Barack Obama" || faces.join("labelled").join(name).is_dir();
+        if !enrolled || answer["state"] == "failed" {
+            continue; // einstein and a few others have no other picture
+        }
+        let right = found.iter().any(|face| face["person"]["name"] == name);
+        assert!(right || exceptions.iter().any(|(excused, _)| *excused == file), "{file}: {name} was not found");
+        let wrong: Vec<_> = known.iter().filter(|face| face["person"]["name"] != name).collect();
+        let one_face = row["faces"] == 1; // others have people in the background
+        assert!(
+            wrong.is_empty() || !right || !one_face,
+            "{file}: beside {name} somebody else is called known: {wrong:?}"
+        );
+        named += usize::from(right);
+    }
+    println!("{named} difficult pictures named right");
+    assert!(named > 30, "only {named}");
+}
+
+#[test]
+fn no_face_is_seen_in_scenes_objects_and_animals() {
+    let Some(faces) = shared_faces() else { return };
+    let board = Board::new();
+    let scenes = folder(&faces.join("noface"));
+    for (path, answer) in scenes.iter().zip(answers(&board, &scenes)) {
+        let tricky = path.file_name().unwrap().to_str().unwrap().starts_with("tricky_");
+        assert!(tricky || answer["outcome"] == "no_face", "{}: {answer}", path.display());
+    }
+}
+
+fn faces_root(path: &Path) -> &Path {
+    path.ancestors().nth(3).unwrap()
+}

@@ -1,0 +1,123 @@
+//! A real mosquitto on a free loopback port, for tests. Not for what is said to it.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// One broker with its own folder; killed when dropped.
+pub struct Mosquitto {
+    folder: TempDir,
+    port: u16,
+    process: Option<Child>,
+}
+
+impl Mosquitto {
+    /// A running broker that keeps sessions and messages across a kill.
+    pub fn running() -> Self {
+        Self::running_with("", &[])
+    }
+
+    /// The same with further lines of configuration and the files they name, relative to the broker's folder.
+    pub fn running_with(configuration: &str, files: &[(&str, &str)]) -> Self {
+        let mut broker = Self::absent_with(configuration, files);
+        broker.start();
+        broker
+    }
+
+    /// A broker whose port is known but which does not run yet.
+    pub fn absent() -> Self {
+        Self::absent_with("", &[])
+    }
+
+    fn absent_with(configuration: &str, files: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = free_port();
+        for (name, content) in files {
+            fs::write(folder.path().join(name), content).unwrap();
+        }
+        // Run as root, mosquitto would change to a user that cannot write here; otherwise `user` is ignored.
+        // Saving every second is what lets a session survive kill -9; saving "on changes" leaves messages out.
+        let full = format!(
+            "user root\nlistener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n\
+             persistence true\npersistence_location ./\nautosave_interval 1\n{configuration}\n"
+        );
+        fs::write(folder.path().join("mosquitto.conf"), full).unwrap();
+        Self { folder, port, process: None }
+    }
+
+    /// The port it listens on, the same across restarts.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Starts it (again) and waits until it accepts connections.
+    pub fn start(&mut self) {
+        assert!(self.process.is_none(), "already running");
+        let log = fs::File::options().create(true).append(true).open(self.folder.path().join("log")).unwrap();
+        let mut process = Command::new(program())
+            .args(["-v", "-c", "mosquitto.conf"])
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let ended = process.try_wait().unwrap();
+            assert!(ended.is_none() && Instant::now() < deadline, "mosquitto did not start:\n{}", self.log());
+            sleep(Duration::from_millis(20));
+        }
+        self.process = Some(process);
+    }
+
+    /// Ends it without warning.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    /// Everything it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Mosquitto {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Where the plugin lies that can refuse subscriptions, if it is installed.
+#[allow(dead_code)] // the integration tests share this file and need no access lists
+pub fn dynamic_security_plugin() -> Option<PathBuf> {
+    let folders = fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path());
+    let mut plugins = folders.map(|folder| folder.join("mosquitto_dynamic_security.so"));
+    plugins.find(|plugin| plugin.exists())
+}
+
+/// Debian installs it outside an ordinary user's search path.
+fn program() -> &'static str {
+    ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto", "/opt/homebrew/sbin/mosquitto"]
+        .into_iter()
+        .find(|path| fs::exists(path).unwrap_or(false))
+        .unwrap_or("mosquitto")
+}
+
+/// Below the range the kernel picks from for outgoing connections, so that nobody takes it while the broker is down.
+fn free_port() -> u16 {
+    loop {
+        let port = fastrand::u16(20_000..30_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The commands a person types: enroll, identify, status, check-config.
+
+use serde_json::{Value, json};
+
+use crate::support::{Board, photo, text};
+
+#[test]
+fn a_folder_of_known_people_is_enrolled_by_file_name_and_sub_folder_with_a_table() {
+    let board = Board::new();
+    let known = board.folder.path().join("known");
+    std::fs::create_dir_all(known.join("Joe Biden")).unwrap();
+    std::fs::copy(photo("obama_1.jpg"), known.join("obama_1.jpg")).unwrap();
+    std::fs::copy(photo("obama_2.jpg"), known.join("obama_2.jpg")).unwrap();
+    std::fs::copy(photo("biden_1.jpg"), known.join("Joe Biden/at home.jpg")).unwrap();
+    std::fs::copy(photo("noface.jpg"), known.join("moon_1.jpg")).unwrap();
+    std::fs::copy(photo("group.jpg"), known.join("team_1.jpg")).unwrap();
+    std::fs::write(known.join("notes.txt"), "not a picture").unwrap();
+    let folder = known.to_str().unwrap();
+    let output = board.kithd(["enroll", "--folder", folder]);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    for line in ["moon_1.jpg (moon) rejected: no face was found", "team_1.jpg (team) rejected: 3 faces were found"] {
+        assert!(said.contains(line), "{line:?} is missing in:\n{said}");
+    }
+    let people = board.sql("select name, count(pi.id) from person join person_images pi on pi.person_id = person.id group by name order by name");
+    assert_eq!(people, ["Joe Biden|1", "obama|2"]);
+    let again = text(&board.kithd(["enroll", "--folder", folder]));
+    let counts: Vec<_> = again.lines().find(|line| line.starts_with("obama")).unwrap().split_whitespace().collect();
+    assert_eq!(counts, ["obama", "0", "2", "0"], "{again}");
+}
+
+#[test]
+fn a_small_or_blurred_face_is_rejected_with_the_reason() {
+    let board = Board::new();
+    let face = image::open(photo("obama_1.jpg")).unwrap();
+    let small = board.folder.path().join("small.png");
+    let scale = 60.0 / f64::from(face.height());
+    face.thumbnail((f64::from(face.width()) * scale) as u32, 60).save(&small).unwrap();
+    let blurred = board.folder.path().join("blurred.png");
+    face.blur(12.0).save(&blurred).unwrap();
+    for (picture, reason) in [(small, ["small", "no face"]), (blurred, ["blur", "sharp"])] {
+        let output = board.kithd(["enroll", "--person", "X", picture.to_str().unwrap()]);
+        let said = text(&output);
+        assert!(!output.status.success(), "{said}");
+        assert!(reason.iter().any(|word| said.contains(word)), "{said}");
+    }
+}
+
+#[test]
+fn the_same_picture_cannot_be_two_people() {
+    let board = Board::new();
+    board.enroll_everybody();
+    let output = board.kithd(["enroll", "--person", "Somebody", photo("obama_1.jpg").to_str().unwrap()]);
+    assert!(text(&output).contains("the same picture is enrolled as Barack Obama"), "{}", text(&output));
+}
+
+#[test]
+fn identify_answers_as_text_and_json_and_changes_nothing() {
+    let board = Board::new();
+    board.enroll_everybody();
+    let before =
+        board.sql("select (select count(*) from images), (select count(*) from faces), (select count(*) from outbox)");
+    let (obama, scene) = (photo("obama_2.jpg"), photo("noface.jpg"));
+    let output = board.kithd(["identify", obama.to_str().unwrap(), scene.to_str().unwrap()]);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("Barack Obama, distance 0.") && said.contains("noface.jpg: no_face"), "{said}");
+    let output = board.kithd(["identify", "--json", obama.to_str().unwrap()]);
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&answer["outcome"], &answer["faces"][0]["person"]["name"]), (&json!("known"), &json!("Barack Obama")));
+    let output = board.kithd(["identify", "/nowhere.jpg"]);
+    assert!(!output.status.success() && text(&output).contains("/nowhere.jpg cannot be read"), "{}", text(&output));
+    let after =
+        board.sql("select (select count(*) from images), (select count(*) from faces), (select count(*) from outbox)");
+    assert_eq!(before, after);
+}
+
+#[test]
+fn identify_needs_no_database() {
+    let board = Board::new();
+    let output = board.kithd(["identify", photo("obama_1.jpg").to_str().unwrap()]);
+    assert!(output.status.success() && text(&output).contains("nobody known"), "{}", text(&output));
+    assert!(!board.folder.path().join("state").exists());
+}
+
+#[test]
+fn status_shows_counts_and_the_last_results_with_and_without_the_daemon() {
+    let mut board = Board::new();
+    assert!(text(&board.kithd(["status"])).contains("there is no database"));
+    board.start();
+    board.enroll_everybody();
+    board.ended(board.post_path(&board.put("obama_2.jpg", "x.jpg")));
+    let said = text(&board.kithd(["status"]));
+    for part in ["kithd is running", "1 processed", "people: 3", "engine: ok", "Barack Obama"] {
+        assert!(said.contains(part), "{part:?} is missing in:\n{said}");
+    }
+    board.stop();
+    let said = text(&board.kithd(["status"]));
+    assert!(said.contains("kithd is not running") && said.contains("1 processed"), "{said}");
+    let answer: Value = serde_json::from_slice(&board.kithd(["status", "--json"]).stdout).unwrap();
+    assert_eq!((&answer["running"], &answer["counts"]["processed"]), (&json!(false), &json!(1)));
+}
+
+#[test]
+fn a_bad_configuration_ends_with_78_and_every_problem() {
+    let board = Board::new();
+    let file = board.folder.path().join("bad.toml");
+    std::fs::write(&file, "colour = \"blue\"\n[http]\nlisten = 8000\n[mqtt]\nkeep_alive = \"1s\"\n").unwrap();
+    for command in ["run", "check-config"] {
+        let output = board.kithd(["--config", file.to_str().unwrap(), command]);
+        assert_eq!(output.status.code(), Some(78));
+        let said = text(&output);
+        // http.listen and mqtt.url are set right on this board's command line, which overrides the file.
+        for part in
+            ["has 2 problems", "colour = \"blue\": is not a known key", "mqtt.keep_alive = \"1s\": must be a time"]
+        {
+            assert!(said.contains(part), "{part:?} is missing in:\n{said}");
+        }
+    }
+}
+
+#[test]
+fn the_shipped_configuration_is_in_order() {
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kithd.toml");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_kithd"))
+        .args(["--config", shipped, "check-config"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+#[test]
+fn two_daemons_cannot_share_a_state_folder() {
+    let mut board = Board::new();
+    board.start();
+    let output = board.kithd(["run"]);
+    assert!(!output.status.success());
+    assert!(text(&output).contains("is in use by another kithd"), "{}", text(&output));
+}
+
+#[test]
+fn a_database_of_a_newer_version_is_refused_with_78() {
+    let mut board = Board::new();
+    board.start();
+    board.stop();
+    let database = board.folder.path().join("state/kithd.db");
+    rusqlite::Connection::open(database).unwrap().pragma_update(None, "user_version", 999).unwrap();
+    let output = board.kithd(["run"]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(text(&output).contains("was written by a newer kithd"), "{}", text(&output));
+}

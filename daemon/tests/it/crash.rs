@@ -1,0 +1,127 @@
+//! SIGTERM and kill -9 at any time: nothing accepted is lost, no image gets two results.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::broker::Mosquitto;
+use crate::support::{Board, Subscriber, full, publish, wait_for};
+
+fn processed(board: &Board) -> u64 {
+    board.get("/v1/status")["counts"]["processed"].as_u64().unwrap()
+}
+
+#[test]
+fn a_stop_in_the_middle_of_work_ends_with_0_in_time_and_loses_nothing() {
+    let mut board = Board::new();
+    board.start();
+    board.enroll_everybody();
+    let ids: Vec<_> = (0..30).map(|n| board.post_path(&board.put("group.jpg", &format!("{n}.jpg")))).collect();
+    wait_for("some work", || (processed(&board) > 2).then_some(()));
+    let begun = std::time::Instant::now();
+    assert_eq!(board.stop(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(12), "the stop took {:?}", begun.elapsed());
+    assert_eq!(board.sql("select count(*) from images where state = 'processing'"), ["0"]);
+    board.start();
+    for id in ids {
+        let image = board.ended(id);
+        assert_eq!((image["state"].as_str(), image["attempts"].as_u64()), (Some("processed"), Some(1)), "{image}");
+    }
+}
+
+#[test]
+fn kills_at_any_time_lose_nothing_and_give_no_image_two_results() {
+    let kills = if full() { 100 } else { 12 };
+    let mut broker = Mosquitto::running();
+    let mut results = Subscriber::new(broker.port(), "kithd/board/result");
+    let mut board = Board::with_broker(broker.port());
+    board.set("retry.attempts", "100");
+    board.start();
+    board.enroll_everybody();
+    let mut accepted = BTreeSet::new();
+    let mut published = BTreeSet::new();
+    for kill in 0..kills {
+        for n in 0..4 {
+            let name = ["obama_2.jpg", "biden_2.jpg", "noface.jpg", "group.jpg"][n];
+            accepted.insert(board.post_path(&board.put(name, &format!("h{kill}-{n}.jpg"))));
+            let path = board.put(name, &format!("m{kill}-{n}.jpg"));
+            publish(broker.port(), "kithd/board/image/post", &path);
+            published.insert(path);
+        }
+        // From before the first claim to well into the work.
+        std::thread::sleep(Duration::from_millis(37 * (kill % 12)));
+        board.kill();
+        if kill == kills / 2 {
+            broker.kill();
+            broker.start();
+            results = Subscriber::new(broker.port(), "kithd/board/result");
+        }
+        board.start();
+    }
+    wait_for("all published paths", || {
+        let paths: BTreeSet<String> = board.sql("select path from images where source = 'mqtt'").into_iter().collect();
+        paths.is_superset(&published).then_some(())
+    });
+    wait_for("all images", || {
+        let counts = &board.get("/v1/status")["counts"];
+        (counts["pending"] == 0 && counts["processing"] == 0 && counts["unsent"] == 0).then_some(())
+    });
+    let kept: BTreeSet<i64> =
+        board.sql("select id from images where source = 'http'").iter().map(|id| id.parse().unwrap()).collect();
+    assert_eq!(kept, accepted, "accepted by HTTP and in the table");
+    assert_eq!(board.sql("select count(*) from images where state <> 'processed'"), ["0"]);
+    assert_eq!(
+        board.sql("select count(*) from (select image_id from outbox group by image_id having count(*) > 1)"),
+        ["0"]
+    );
+    assert_eq!(board.sql("pragma integrity_check"), ["ok"]);
+    let mut by_image: BTreeMap<i64, BTreeSet<String>> = BTreeMap::new();
+    for message in results.messages() {
+        let payload = message["payload"].as_str().unwrap();
+        let result: Value = serde_json::from_str(payload).unwrap();
+        by_image.entry(result["image_id"].as_i64().unwrap()).or_default().insert(payload.to_string());
+    }
+    let since_the_broker_died = by_image.keys().next().copied().unwrap_or(i64::MAX);
+    let all: BTreeSet<i64> = board.sql("select id from images").iter().map(|id| id.parse().unwrap()).collect();
+    // Each image ends with a result; those from before the broker died went to the subscription that died with it.
+    let missing: Vec<_> = all.range(since_the_broker_died..).filter(|id| !by_image.contains_key(id)).collect();
+    assert!(!by_image.is_empty() && missing.is_empty(), "no result was published for {missing:?}");
+    for (image, payloads) in by_image {
+        assert_eq!(payloads.len(), 1, "image {image} was published with different bytes: {payloads:?}");
+    }
+}
+
+#[test]
+fn bytes_accepted_before_a_kill_are_recognised_after_it_and_orphans_are_swept() {
+    let mut board = Board::new();
+    board.start();
+    let bytes = std::fs::read(crate::support::photo("group.jpg")).unwrap();
+    let ids: Vec<_> = (0..20)
+        .map(|_| board.post("/v1/images", &[("content-type", "image/jpeg")], &bytes).1["ids"][0].as_i64().unwrap())
+        .collect();
+    board.kill();
+    let orphan = board.folder.path().join("state/spool/.part-left-by-a-crash");
+    std::fs::write(&orphan, b"half").unwrap();
+    board.start();
+    assert!(!orphan.exists());
+    ids.iter().for_each(|id| assert_eq!(board.ended(*id)["state"], "processed"));
+}
+
+#[test]
+fn a_second_signal_ends_the_program_at_once() {
+    let mut board = Board::new();
+    board.set("stop.drain", "60s");
+    board.start();
+    for n in 0..200 {
+        board.post_path(&board.put("group.jpg", &format!("{n}.jpg")));
+    }
+    let pid = board.pid().to_string();
+    let signal = || std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+    signal();
+    std::thread::sleep(Duration::from_millis(5));
+    signal();
+    let begun = std::time::Instant::now();
+    assert_eq!(board.stop(), Some(1));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}

@@ -1,0 +1,14 @@
+//! Tests of the built kithd as its users meet it: real broker, real database, real photographs. One binary.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod accuracy; // the right person on every labelled photograph, when they are at hand
+mod bad_input; // what cannot be read ends in words and disturbs nothing
+mod broker; // a real mosquitto
+mod command_line; // enroll, identify, status, check-config
+mod crash; // SIGTERM and kill -9 at any time
+mod group_commit; // syncs counted and slowed from outside
+mod mqtt; // paths in, results out
+mod page; // the status table in a real browser
+mod pictures; // the main job over HTTP
+mod support; // starts the daemon and asks it things
+mod tidy; // house rules

@@ -1,0 +1,154 @@
+//! Paths in and results out over a real broker.
+
+use serde_json::{Value, json};
+
+use crate::broker::Mosquitto;
+use crate::support::{Board, Subscriber, publish, wait_for};
+
+const TOPIC: &str = "kithd/board/image/post";
+
+fn ended(board: &Board) -> usize {
+    let counts = &board.get("/v1/status")["counts"];
+    (counts["processed"].as_u64().unwrap() + counts["failed"].as_u64().unwrap()) as usize
+}
+
+fn connected(board: &Board) {
+    wait_for("the connection to the broker", || {
+        (board.get("/v1/status")["parts"]["mqtt"]["condition"] == "ok").then_some(())
+    });
+}
+
+#[test]
+fn paths_come_in_three_forms_and_results_go_out_unretained() {
+    let broker = Mosquitto::running();
+    let mut results = Subscriber::new(broker.port(), "kithd/board/result");
+    let mut board = Board::with_broker(broker.port());
+    board.start();
+    board.enroll_everybody();
+    connected(&board);
+    let (a, b, c) =
+        (board.put("obama_2.jpg", "a.jpg"), board.put("biden_2.jpg", "b.jpg"), board.put("noface.jpg", "c.jpg"));
+    publish(broker.port(), TOPIC, &json!({ "path": a }).to_string());
+    publish(broker.port(), TOPIC, &json!({ "paths": [{ "path": b }] }).to_string());
+    publish(broker.port(), TOPIC, &c);
+    let messages = results.wait(3);
+    let result = |path: &str| messages.iter().find(|message| message["path"] == *path).unwrap();
+    assert_eq!(result(&a)["faces"][0]["person"]["name"], "Barack Obama");
+    assert_eq!(result(&b)["faces"][0]["person"]["name"], "Joe Biden");
+    assert_eq!((&result(&c)["outcome"], &result(&c)["source"]), (&json!("no_face"), &json!("mqtt")));
+    assert!(results.messages().iter().all(|message| message["retain"] == 0));
+    let mut late = Subscriber::new(broker.port(), "kithd/board/#");
+    let kept = wait_for("the retained state", || {
+        let topics: Vec<_> = late.messages().iter().map(|m| m["topic"].as_str().unwrap().to_string()).collect();
+        topics.iter().any(|topic| topic.ends_with("/status")).then_some(topics)
+    });
+    assert!(!kept.iter().any(|topic| topic.ends_with("/result")), "a recognition was retained: {kept:?}");
+    wait_for("the outbox to be empty", || (board.get("/v1/status")["counts"]["unsent"] == 0).then_some(()));
+}
+
+#[test]
+fn nonsense_is_acknowledged_counted_and_kept_for_the_operator() {
+    let broker = Mosquitto::running();
+    let mut board = Board::with_broker(broker.port());
+    board.start();
+    connected(&board);
+    publish(broker.port(), TOPIC, "{\"path\":");
+    publish(broker.port(), TOPIC, &json!({ "path": "/etc/passwd" }).to_string());
+    let good = board.put("obama_1.jpg", "good.jpg");
+    publish(broker.port(), TOPIC, &good);
+    wait_for("the good one", || (ended(&board) == 1).then_some(()));
+    assert_eq!(board.get("/v1/status")["counts"]["rejected_messages"], 2);
+    let kept = board.sql("select topic, reason from rejected_messages order by id");
+    assert!(kept[0].starts_with("kithd/board/image/post|the message is not JSON"), "{kept:?}");
+    assert!(kept[1].contains("is not below one of intake.roots"), "{kept:?}");
+    assert!(board.get_text("/").contains("is not below one of intake.roots"));
+    board.stop();
+    board.start();
+    connected(&board);
+    assert_eq!(board.get("/v1/status")["counts"]["rejected_messages"], 2, "it was not acknowledged and came again");
+}
+
+#[test]
+fn the_daemon_works_without_a_broker_says_it_once_and_publishes_when_it_comes() {
+    let mut broker = Mosquitto::absent();
+    let mut board = Board::with_broker(broker.port());
+    board.start();
+    board.enroll_everybody();
+    let id = board.post_path(&board.put("obama_2.jpg", "x.jpg"));
+    assert_eq!(board.ended(id)["outcome"], "known");
+    assert_eq!(board.get("/v1/status")["counts"]["unsent"], 1);
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    let outages = board.log().lines().filter(|line| line.contains("WARN")).count();
+    assert_eq!(outages, 1, "{}", board.log());
+    broker.start();
+    let mut results = Subscriber::new(broker.port(), "kithd/board/result");
+    assert_eq!(results.wait(1)[0]["image_id"], id);
+}
+
+#[test]
+fn results_survive_a_broker_that_dies_and_comes_back() {
+    let mut broker = Mosquitto::running();
+    let mut board = Board::with_broker(broker.port());
+    board.start();
+    connected(&board);
+    broker.kill();
+    let ids: Vec<_> = (0..5).map(|n| board.post_path(&board.put("noface.jpg", &format!("{n}.jpg")))).collect();
+    ids.iter().for_each(|id| drop(board.ended(*id)));
+    broker.start();
+    let mut results = Subscriber::new(broker.port(), "kithd/board/result");
+    let mut got: Vec<i64> = results.wait(5).iter().map(|message| message["image_id"].as_i64().unwrap()).collect();
+    got.sort_unstable();
+    got.dedup();
+    assert_eq!(got, ids);
+}
+
+#[test]
+fn an_equal_path_is_dropped_only_while_the_first_is_unfinished() {
+    let broker = Mosquitto::running();
+    let mut board = Board::with_broker(broker.port());
+    board.start();
+    connected(&board);
+    let path = board.folder.path().join("inbox/x.jpg").display().to_string();
+    publish(broker.port(), TOPIC, &path);
+    publish(broker.port(), TOPIC, &path);
+    publish(broker.port(), TOPIC, &board.put("noface.jpg", "marker.jpg"));
+    wait_for("the marker", || (ended(&board) == 1).then_some(()));
+    assert_eq!(board.sql("select count(*) from images"), ["2"]);
+    board.put("noface.jpg", "x.jpg");
+    wait_for("both", || (ended(&board) == 2).then_some(()));
+    publish(broker.port(), TOPIC, &path);
+    wait_for("the third", || (ended(&board) == 3).then_some(()));
+}
+
+#[test]
+fn messages_sent_while_the_daemon_is_down_are_taken_at_the_next_start() {
+    let broker = Mosquitto::running();
+    let mut board = Board::with_broker(broker.port());
+    board.start();
+    connected(&board);
+    assert_eq!(board.stop(), Some(0));
+    for n in 0..20 {
+        publish(broker.port(), TOPIC, &board.put("noface.jpg", &format!("{n}.jpg")));
+    }
+    board.start();
+    wait_for("all of them", || (ended(&board) == 20).then_some(()));
+}
+
+#[test]
+fn the_boards_state_is_online_then_offline_retained() {
+    let broker = Mosquitto::running();
+    let mut board = Board::with_broker(broker.port());
+    let mut state = Subscriber::new(broker.port(), "kithd/board/status");
+    board.start();
+    let last = |state: &mut Subscriber| state.messages().last().map(|message| message["payload"].clone());
+    wait_for("online", || (last(&mut state) == Some(json!("online"))).then_some(()));
+    board.stop();
+    wait_for("offline after a stop", || (last(&mut state) == Some(json!("offline"))).then_some(()));
+    board.start();
+    wait_for("online again", || (last(&mut state) == Some(json!("online"))).then_some(()));
+    board.kill();
+    wait_for("offline after a kill", || (last(&mut state) == Some(json!("offline"))).then_some(()));
+    let mut health = Subscriber::new(broker.port(), "kithd/board/health");
+    let health: Vec<Value> = health.wait(1);
+    assert!(health[0]["parts"]["engine"]["condition"].is_string(), "{health:?}");
+}

@@ -1,0 +1,128 @@
+//! House rules as tests: who may know whom, where SQL may stand, how files begin, what must not be written.
+
+use std::path::{Path, PathBuf};
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+fn files(folder: &str, extension: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![Path::new(ROOT).join(folder)];
+    while let Some(current) = folders.pop() {
+        for entry in std::fs::read_dir(&current).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == extension) {
+                let text = std::fs::read_to_string(&path).unwrap();
+                found.push((path.strip_prefix(ROOT).unwrap().to_path_buf(), text));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "{folder} has no .{extension} files");
+    found
+}
+
+/// The program part of a file: what stands before its tests.
+fn program(text: &str) -> &str {
+    text.split("#[cfg(test)]").next().unwrap()
+}
+
+fn is_test(path: &Path) -> bool {
+    path.components().any(|part| part.as_os_str() == "tests")
+        || path.ends_with("tests.rs")
+        || path.ends_with("hostile.rs")
+}
+
+#[test]
+fn every_source_file_opens_with_what_it_is_for() {
+    for folder in ["daemon/src", "daemon/tests/it", "models/src", "models/tests", "models/benches"] {
+        for (path, text) in files(folder, "rs") {
+            assert!(text.starts_with("//! "), "{} does not open with //!", path.display());
+        }
+    }
+}
+
+#[test]
+fn sql_stands_only_in_the_store() {
+    for (path, text) in files("daemon/src", "rs") {
+        if path.starts_with("daemon/src/store") || is_test(&path) {
+            continue;
+        }
+        for word in ["SELECT ", "INSERT ", "UPDATE ", "DELETE FROM", "CREATE TABLE"] {
+            assert!(!program(&text).contains(word), "{} contains {word}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_arrows_of_the_design_hold() {
+    let forbidden = [
+        // (who, may not name)
+        ("daemon/src/sources", &["crate::recognition", "crate::engine", "crate::sinks", "crate::web::page"][..]),
+        (
+            "daemon/src/queue",
+            &["crate::sources", "crate::recognition", "crate::engine", "crate::sinks", "crate::web", "crate::mqtt"],
+        ),
+        (
+            "daemon/src/store",
+            &["crate::queue", "crate::sources", "crate::recognition", "crate::engine", "crate::sinks", "crate::web"],
+        ),
+        (
+            "daemon/src/engine",
+            &["crate::store", "crate::queue", "crate::sources", "crate::recognition", "crate::sinks", "crate::web"],
+        ),
+        ("daemon/src/recognition", &["crate::sinks", "crate::web", "crate::mqtt"]),
+        ("daemon/src/sinks", &["crate::queue", "crate::sources", "crate::recognition", "crate::engine", "crate::web"]),
+        ("daemon/src/web", &["crate::queue", "crate::sources", "crate::recognition", "crate::engine", "crate::sinks"]),
+        ("daemon/src/mqtt", &["crate::domain", "crate::queue", "crate::store", "crate::sources", "crate::sinks"]),
+    ];
+    for (folder, names) in forbidden {
+        for (path, text) in files(folder, "rs") {
+            for name in names {
+                assert!(!program(&text).contains(name), "{} may not know {name}", path.display());
+            }
+        }
+    }
+    for (path, text) in files("daemon/src", "rs") {
+        if !path.ends_with("main.rs") && !path.starts_with("daemon/src/cli") && !path.ends_with("cli.rs") {
+            assert!(!program(&text).contains("crate::app"), "{} may not know app", path.display());
+        }
+    }
+}
+
+#[test]
+fn only_the_runtime_names_tract() {
+    for (path, text) in files("models/src", "rs").into_iter().chain(files("daemon/src", "rs")) {
+        if !path.ends_with("models/src/runtime.rs") {
+            assert!(!program(&text).contains("tract_onnx"), "{} names tract", path.display());
+        }
+    }
+}
+
+#[test]
+fn main_stays_short_and_nothing_is_left_unfinished() {
+    for (path, text) in files("daemon", "rs").into_iter().chain(files("models", "rs")) {
+        if path.ends_with("daemon/src/main.rs") {
+            assert!(text.lines().count() < 80, "main.rs is {} lines long", text.lines().count());
+        }
+        if path.ends_with("tidy.rs") {
+            continue;
+        }
+        for mark in ["todo!(", "unimplemented!(", "#[ignore", "FIXME", "XXX"] {
+            assert!(!text.contains(mark), "{} contains {mark}", path.display());
+        }
+        assert!(!text.contains("/work/"), "{} names a path of one machine", path.display());
+    }
+}
+
+#[test]
+fn every_migration_is_built_in_and_numbered_without_gaps() {
+    let mut names: Vec<_> = files("migrations", "sql").into_iter().map(|(path, _)| path).collect();
+    names.sort();
+    let migrate = std::fs::read_to_string(Path::new(ROOT).join("daemon/src/store/migrate.rs")).unwrap();
+    for (number, path) in (1..).zip(names) {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with(&format!("{number:04}-")), "{name} is out of order");
+        assert!(migrate.contains(name), "{name} is not built in");
+    }
+}

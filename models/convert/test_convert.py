@@ -1,0 +1,176 @@
+"""Tests of the converters: equal results, equal bytes. Run with the pinned tools: python3 -m unittest test_convert
+
+The published formulation of MTCNN is written out here and compared with the converters' rewriting of it: always with
+random weights of the published shapes, so that nothing needs to be downloaded, and with the published weights where
+build.sh has fetched them. That the committed networks come from the published weights is what build.sh checks.
+"""
+
+import json
+import pathlib
+import sys
+import tempfile
+import unittest
+import zipfile
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import build
+import mtcnn
+import quantise
+import reference
+
+TOLERANCE = 1e-5
+
+
+def published_net(weights, pools, dense, outputs):
+    """A facenet-pytorch net as published: PRelu, ceil_mode pooling, transposed flattening, softmax."""
+    nodes, values = [], []
+
+    def constant(value):
+        values.append(numpy_helper.from_array(np.ascontiguousarray(value), f"c{len(values)}"))
+        return values[-1].name
+
+    def add(op, inputs, output=None, **attributes):
+        nodes.append(helper.make_node(op, inputs, [output or f"t{len(nodes)}"], **attributes))
+        return nodes[-1].output[0]
+
+    def layer(op, x, name, output=None, **attributes):
+        parameters = [constant(weights[f"{name}.{part}"]) for part in ("weight", "bias")]
+        return add(op, [x, *parameters], output, **attributes)
+
+    x = "input"
+    for i, pool in enumerate(pools, 1):
+        x = layer("Conv", x, f"conv{i}")
+        x = add("PRelu", [x, constant(weights[f"prelu{i}.weight"].reshape(-1, 1, 1))])
+        if pool:
+            x = add("MaxPool", [x], kernel_shape=[pool, pool], strides=[2, 2], ceil_mode=1)
+    head, last = "conv4_{}", {}
+    if dense:
+        x = add("Flatten", [add("Transpose", [x], perm=[0, 3, 2, 1])], axis=1)
+        x = layer("Gemm", x, f"dense{dense}", transB=1)
+        x = add("PRelu", [x, constant(weights[f"prelu{dense}.weight"])])
+        head, last = f"dense{dense + 1}_{{}}", {"transB": 1}
+    op = "Gemm" if dense else "Conv"
+    for i, output in enumerate(outputs, 1):
+        layer(op, x, head.format(i), "logits" if i == 1 else output, **last)
+    add("Softmax", ["logits"], "prob", axis=1)
+    graph = helper.make_graph(nodes, "published", [helper.make_tensor_value_info("input", TensorProto.FLOAT, None)],
+                              [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs], values)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return reference.onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+# name: (published shapes of the convolutions, pooling behind each, number of the dense layer, its shape, input size)
+NETS = {
+    "pnet": ([(10, 3, 3, 3), (16, 10, 3, 3), (32, 16, 3, 3)], (2, 0, 0), None, None, None),
+    "rnet": ([(28, 3, 3, 3), (48, 28, 3, 3), (64, 48, 2, 2)], (3, 3, 0), 4, (128, 576), 24),
+    "onet": ([(32, 3, 3, 3), (64, 32, 3, 3), (64, 64, 3, 3), (128, 64, 2, 2)], (3, 3, 2, 0), 5, (256, 1152), 48),
+}
+OUTPUTS = {"pnet": ["prob", "reg"], "rnet": ["prob", "reg"], "onet": ["prob", "reg", "points"]}
+ROWS = {"prob": 2, "reg": 4, "points": 10}
+
+
+def random_weights(name, generator):
+    """Weights of the published shapes, with slopes below 0 and above 1 among them, as in the published ones."""
+    convolutions, _, dense, dense_shape, _ = NETS[name]
+    weights = {}
+
+    def layer(layer_name, shape, top_slope=None):
+        deviation = (2 / np.prod(shape[1:])) ** 0.5
+        weights[f"{layer_name}.weight"] = generator.normal(0, deviation, shape).astype(np.float32)
+        weights[f"{layer_name}.bias"] = generator.normal(0, 0.2, shape[0]).astype(np.float32)
+        if top_slope:
+            slopes = generator.uniform(-1.2, top_slope, shape[0]).astype(np.float32)
+            weights[f"prelu{layer_name[-1]}.weight"] = slopes
+
+    for i, shape in enumerate(convolutions, 1):
+        layer(f"conv{i}", shape, 1.4 if i == 1 else 0.9)
+    if dense:
+        layer(f"dense{dense}", dense_shape, 0.9)
+    for i, output in enumerate(OUTPUTS[name], 1):
+        if dense:
+            layer(f"dense{dense + 1}_{i}", (ROWS[output], dense_shape[0]))
+        else:
+            layer(f"conv4_{i}", (ROWS[output], 32, 1, 1))
+    return weights
+
+
+class RewritingKeepsResults(unittest.TestCase):
+    def compare(self, name, weights):
+        _, pools, dense, _, size = NETS[name]
+        published = published_net(weights, pools, dense, OUTPUTS[name])
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "net.onnx"
+            getattr(mtcnn, f"make_{name}")(weights, path)
+            rewritten = reference.session(path)
+        shapes = [(n, 3, size, size) for n in (1, 3)] if size else \
+            [(1, 3, height, width) for height in range(12, 30) for width in (12, 13, 14, 15, 40)]
+        generator = np.random.default_rng(1)
+        for shape in shapes:
+            x = generator.uniform(-1, 1, shape).astype(np.float32)
+            expected = published.run(OUTPUTS[name], {"input": x})
+            expected[0] = expected[0][:, 1:]
+            for output, ours, theirs in zip(OUTPUTS[name], rewritten.run(OUTPUTS[name], {"input": x}), expected):
+                self.assertEqual(ours.shape, theirs.shape, (name, output, shape))
+                np.testing.assert_allclose(ours, theirs, TOLERANCE, TOLERANCE, err_msg=f"{name} {output} {shape}")
+
+    def test_nets_with_random_weights_agree_with_the_published_formulation(self):
+        for name in NETS:
+            self.compare(name, random_weights(name, np.random.default_rng(0)))
+
+    def test_nets_with_the_published_weights_agree_with_the_published_formulation(self):
+        wheel = next((build.WORK / "inputs").glob("facenet_pytorch-*.whl"), None)
+        if wheel is None:
+            self.skipTest("build.sh has not fetched the published weights")
+        with zipfile.ZipFile(wheel) as archive:
+            for name in NETS:
+                with archive.open(f"facenet_pytorch/data/{name}.pt") as file:
+                    self.compare(name, mtcnn.load_torch_weights(file))
+
+
+class TheInt8Recogniser(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.graph = onnx.load(build.PACK / "recogniser_int8.onnx").graph
+
+    def test_is_rebuilt_byte_for_byte_from_the_float32_one_and_the_committed_ranges(self):
+        ranges = json.loads((build.HERE / "recogniser_ranges.json").read_text())["ranges"]
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "int8.onnx"
+            quantise.quantise(build.PACK / "recogniser_float32.onnx", ranges, path)
+            self.assertEqual(build.sha256(path), build.sha256(build.PACK / "recogniser_int8.onnx"))
+
+    def test_has_no_float_convolution_left(self):
+        operations = [node.op_type for node in self.graph.node]
+        self.assertEqual(operations.count("QLinearConv"), 29)
+        self.assertNotIn("Conv", operations)
+
+    def test_has_one_signed_scale_per_tensor(self):
+        values = {i.name: numpy_helper.to_array(i) for i in self.graph.initializer}
+        for node in self.graph.node:
+            if node.op_type == "QLinearConv":
+                for scale, zero_point in (node.input[1:3], node.input[4:6], node.input[6:8]):
+                    self.assertEqual(values[scale].shape, ())
+                    self.assertEqual(values[zero_point].dtype, np.int8)
+
+    def test_embeds_the_self_test_face_near_the_recorded_embedding(self):
+        manifest = build.tomllib.loads((build.PACK / "pack.toml").read_text())
+        for precision, limit in manifest["self_test"]["tolerance"].items():
+            pipeline = reference.Pipeline(build.PACK, precision)
+            chip = pipeline.main_chip(reference.read_picture(build.PACK / "selftest.jpg"))
+            distance = np.linalg.norm(pipeline.embed([chip])[0] - manifest["self_test"]["embedding"])
+            self.assertLess(distance, limit, precision)
+
+
+class ThePack(unittest.TestCase):
+    def test_records_the_sum_of_every_file_it_loads(self):
+        sums = build.tomllib.loads((build.PACK / "pack.toml").read_text())["sha256"]
+        files = [p for p in build.PACK.iterdir() if p.suffix in (".onnx", ".jpg")]
+        self.assertEqual(sums, {p.name: build.sha256(p) for p in files})
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,41 @@
+//! Prints one line of JSON for each picture: its faces, embeddings and timings. For comparing
+//! with other pipelines; not part of the product.
+//!
+//! `analyse <pack folder> <float32|int8> <smallest face> <picture>...`
+
+use std::error::Error;
+use std::path::Path;
+
+use kith_vision::{Pack, Precision, Rgb, Search, Vision};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let mut next = || arguments.next().ok_or("usage: analyse <pack> <precision> <smallest face> <picture>...");
+    let pack = Pack::load(Path::new(&next()?))?;
+    let precision: Precision = next()?.parse()?;
+    let search = Search { min_face_px: next()?.parse()?, max_faces: 64 };
+    let vision = Vision::load(&pack, precision)?;
+    for path in arguments {
+        let picture = match image::open(&path) {
+            Ok(picture) => picture.to_rgb8(),
+            Err(error) => {
+                println!("{}", serde_json::json!({ "path": path, "error": error.to_string() }));
+                continue;
+            }
+        };
+        let picture = Rgb::new(picture.width() as usize, picture.height() as usize, picture.into_raw())?;
+        let analysis = vision.recognise(&picture, &search)?;
+        let timings = analysis.timings;
+        let milliseconds = [timings.detect, timings.align, timings.embed].map(|stage| stage.as_secs_f64() * 1e3);
+        let faces = analysis.faces.iter().map(|face| {
+            let (b, q) = (face.bounds, face.quality);
+            serde_json::json!({
+                "bounds": [b.left, b.top, b.right, b.bottom], "landmarks": face.landmarks, "score": face.score,
+                "size_px": q.size_px, "sharpness": q.sharpness, "yaw": q.yaw, "pitch": q.pitch, "roll": q.roll_degrees,
+                "quality": q.score, "embedding": face.embedding,
+            })
+        });
+        println!("{}", serde_json::json!({ "path": path, "ms": milliseconds, "faces": faces.collect::<Vec<_>>() }));
+    }
+    Ok(())
+}

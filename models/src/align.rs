@@ -1,0 +1,182 @@
+//! Turning a face upright: the similarity that brings five landmarks closest to the pack's
+//! template, and the square chip cut with it.
+
+use crate::Rgb;
+use crate::area::Pyramid;
+
+/// Rotation, uniform scale and shift: `(x, y) → (a·x − b·y + tx, b·x + a·y + ty)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Similarity {
+    a: f64,
+    b: f64,
+    tx: f64,
+    ty: f64,
+}
+
+impl Similarity {
+    /// The least-squares similarity from one set of points to another (Umeyama 1991; in the plane
+    /// and without mirroring it has this closed form). None if it would be degenerate.
+    pub(crate) fn between(from: &[[f32; 2]; 5], to: &[[f32; 2]; 5]) -> Option<Self> {
+        let centre =
+            |points: &[[f32; 2]; 5]| [0, 1].map(|axis| points.iter().map(|p| f64::from(p[axis])).sum::<f64>() / 5.0);
+        let ([fx, fy], [gx, gy]) = (centre(from), centre(to));
+        let (mut along, mut across, mut spread) = (0.0, 0.0, 0.0);
+        for (p, q) in from.iter().zip(to) {
+            let (x, y) = (f64::from(p[0]) - fx, f64::from(p[1]) - fy);
+            let (u, v) = (f64::from(q[0]) - gx, f64::from(q[1]) - gy);
+            along += x * u + y * v;
+            across += x * v - y * u;
+            spread += x * x + y * y;
+        }
+        let (a, b) = (along / spread, across / spread);
+        let scale = a.hypot(b);
+        let usable = scale.is_finite() && scale > 1e-6;
+        usable.then_some(Self { a, b, tx: gx - a * fx + b * fy, ty: gy - b * fx - a * fy })
+    }
+
+    fn inverse(&self) -> Self {
+        let square = self.a * self.a + self.b * self.b;
+        let (a, b) = (self.a / square, -self.b / square);
+        Self { a, b, tx: -a * self.tx + b * self.ty, ty: -b * self.tx - a * self.ty }
+    }
+
+    fn apply(&self, x: f64, y: f64) -> (f64, f64) {
+        (self.a * x - self.b * y + self.tx, self.b * x + self.a * y + self.ty)
+    }
+
+    fn scale(&self) -> f64 {
+        self.a.hypot(self.b)
+    }
+}
+
+/// Cuts the square chip that `to_chip` maps the picture onto, bilinearly; outside is black.
+pub(crate) fn cut(picture: &Pyramid, to_chip: &Similarity, side: usize) -> Rgb {
+    let back = to_chip.inverse();
+    // From a face twice the chip or larger, single pixels would be picked out of many.
+    let (source, shrink) = picture.halved(back.scale());
+    // Pixel centres lie on whole numbers, so halving moves them by half a pixel.
+    let step = (back.a * shrink, back.b * shrink);
+    let mut pixels = Vec::with_capacity(3 * side * side);
+    for v in 0..side {
+        let (x, y) = back.apply(0.0, v as f64);
+        let (x0, y0) = ((x + 0.5) * shrink - 0.5, (y + 0.5) * shrink - 0.5);
+        for u in 0..side {
+            let u = u as f64;
+            pixels.extend(bilinear(source, (x0 + u * step.0) as f32, (y0 + u * step.1) as f32));
+        }
+    }
+    Rgb { width: side, height: side, pixels }
+}
+
+fn bilinear(picture: &Rgb, x: f32, y: f32) -> [u8; 3] {
+    let (left, top) = (floor(x), floor(y));
+    let (right_share, bottom_share) = (x - left as f32, y - top as f32);
+    let mut sum = [0.0_f32; 3];
+    for (py, row_share) in [(top, 1.0 - bottom_share), (top + 1, bottom_share)] {
+        for (px, share) in [(left, 1.0 - right_share), (left + 1, right_share)] {
+            // Negative numbers become too large ones.
+            let (px, py) = (px as usize, py as usize);
+            if px < picture.width && py < picture.height {
+                let at = 3 * (py * picture.width + px);
+                for (sum, &byte) in sum.iter_mut().zip(&picture.pixels[at..at + 3]) {
+                    *sum += row_share * share * f32::from(byte);
+                }
+            }
+        }
+    }
+    sum.map(|v| (v + 0.5) as u8)
+}
+
+/// `f32::floor` as a whole number; the plain call is a library call on older processors. Far
+/// outside numbers saturate, which stays outside.
+fn floor(v: f32) -> isize {
+    let towards_zero = v as i32 as isize;
+    if (towards_zero as f32) > v { towards_zero - 1 } else { towards_zero }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEMPLATE: [[f32; 2]; 5] = [[47.55, 46.60], [100.48, 46.60], [74.01, 76.56], [50.41, 103.02], [97.61, 103.02]];
+
+    fn moved(by: &Similarity) -> [[f32; 2]; 5] {
+        TEMPLATE.map(|[x, y]| {
+            let (x, y) = by.apply(f64::from(x), f64::from(y));
+            [x as f32, y as f32]
+        })
+    }
+
+    #[test]
+    fn a_similarity_is_found_again_exactly() {
+        for degrees in [0.0_f64, 7.0, 45.0, 90.0, 180.0, 300.0] {
+            let (sin, cos) = degrees.to_radians().sin_cos();
+            let truth = Similarity { a: 1.7 * cos, b: 1.7 * sin, tx: 300.0, ty: -20.0 };
+            let found = Similarity::between(&moved(&truth), &TEMPLATE).unwrap().inverse();
+            for (a, b) in [(found.a, truth.a), (found.b, truth.b)] {
+                assert!((a - b).abs() < 1e-6, "{found:?} {truth:?}");
+            }
+            for (a, b) in [(found.tx, truth.tx), (found.ty, truth.ty)] {
+                assert!((a - b).abs() < 1e-4, "{found:?} {truth:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_small_change_of_the_similarity_fits_noisy_points_better() {
+        let noisy = [[3.0, 1.0], [-2.0, 4.0], [0.5, -1.0], [2.0, 2.0], [-1.0, -3.0]];
+        let from: [[f32; 2]; 5] = std::array::from_fn(|i| [TEMPLATE[i][0] + noisy[i][0], TEMPLATE[i][1] + noisy[i][1]]);
+        let best = Similarity::between(&from, &TEMPLATE).unwrap();
+        let error = |s: &Similarity| -> f64 {
+            let square = |(p, q): (&[f32; 2], &[f32; 2])| {
+                let (x, y) = s.apply(f64::from(p[0]), f64::from(p[1]));
+                (x - f64::from(q[0])).powi(2) + (y - f64::from(q[1])).powi(2)
+            };
+            from.iter().zip(&TEMPLATE).map(square).sum()
+        };
+        for d in [-1e-3, 1e-3] {
+            for other in [
+                Similarity { a: best.a + d, ..best },
+                Similarity { b: best.b + d, ..best },
+                Similarity { tx: best.tx + d, ..best },
+                Similarity { ty: best.ty + d, ..best },
+            ] {
+                assert!(error(&other) > error(&best));
+            }
+        }
+    }
+
+    #[test]
+    fn points_in_one_spot_give_no_similarity() {
+        assert!(Similarity::between(&[[5.0, 5.0]; 5], &TEMPLATE).is_none());
+    }
+
+    #[test]
+    fn a_face_already_in_place_is_copied_pixel_by_pixel() {
+        let pixels = (0..150 * 150 * 3).map(|i| (i * 31 % 251) as u8).collect();
+        let picture = Rgb::new(150, 150, pixels).unwrap();
+        let chip = cut(&Pyramid::new(&picture), &Similarity { a: 1.0, b: 0.0, tx: 0.0, ty: 0.0 }, 150);
+        assert_eq!(chip, picture);
+    }
+
+    #[test]
+    fn halving_first_does_not_move_a_large_face() {
+        let ramp = |w: usize, h: usize| (0..w * h).flat_map(|i| [(i % w / 4) as u8, (i / w / 4) as u8, 0]).collect();
+        let picture = Rgb::new(800, 800, ramp(800, 800)).unwrap();
+        let chip = cut(&Pyramid::new(&picture), &Similarity { a: 0.2, b: 0.0, tx: 0.0, ty: 0.0 }, 150);
+        for (u, v) in [(10, 10), (75, 20), (140, 149)] {
+            let at = 3 * (v * 150 + u);
+            // Chip pixel u shows picture pixel 5u, whose value is 5u / 4.
+            assert!((f64::from(chip.pixels[at]) - 5.0 * u as f64 / 4.0).abs() <= 1.0);
+            assert!((f64::from(chip.pixels[at + 1]) - 5.0 * v as f64 / 4.0).abs() <= 1.0);
+        }
+    }
+
+    #[test]
+    fn a_chip_beyond_the_edge_is_black_there() {
+        let picture = Rgb::new(50, 50, vec![255; 7500]).unwrap();
+        let chip = cut(&Pyramid::new(&picture), &Similarity { a: 1.0, b: 0.0, tx: 100.0, ty: 0.0 }, 150);
+        assert_eq!(chip.pixels[..3], [0, 0, 0]);
+        assert_eq!(chip.pixels[3 * 120..3 * 120 + 3], [255, 255, 255]);
+    }
+}

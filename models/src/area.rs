@@ -1,0 +1,258 @@
+//! Shrinking and enlarging by area: every output pixel is the mean of what it covers, as
+//! OpenCV's `INTER_AREA` computes it. Detectors look at pictures through this; the recogniser's
+//! chip is cut by `align` instead.
+
+use std::borrow::Cow;
+
+use crate::Rgb;
+
+/// A rectangle of a picture in its pixels; may reach beyond the edges, where everything is black.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Window {
+    pub(crate) left: f64,
+    pub(crate) top: f64,
+    pub(crate) width: f64,
+    pub(crate) height: f64,
+}
+
+/// A picture with halved copies of itself, so that looking at a large window costs no more than
+/// looking at a small one.
+pub(crate) struct Pyramid<'a> {
+    levels: Vec<Cow<'a, Rgb>>,
+}
+
+/// A halved copy is used only where each output pixel still covers this many of its pixels
+/// either way; that keeps its rounding and its cell edges below notice.
+const PIXELS_PER_OUTPUT: f64 = 8.0;
+
+impl<'a> Pyramid<'a> {
+    pub(crate) fn new(picture: &'a Rgb) -> Self {
+        let mut levels = vec![Cow::Borrowed(picture)];
+        // A window is reduced to 12 pixels at least, so smaller copies would never be used.
+        while let Some(last) = levels.last().filter(|last| last.width.min(last.height) >= 96) {
+            let half = halve(last);
+            levels.push(Cow::Owned(half));
+        }
+        Self { levels }
+    }
+
+    pub(crate) fn width(&self) -> usize {
+        self.levels[0].width
+    }
+
+    pub(crate) fn height(&self) -> usize {
+        self.levels[0].height
+    }
+
+    /// The copy halved as often as `reduction` allows, and the factor its coordinates shrank by.
+    pub(crate) fn halved(&self, reduction: f64) -> (&Rgb, f64) {
+        let wanted = reduction.max(1.0).log2() as usize;
+        let level = wanted.min(self.levels.len() - 1);
+        (&self.levels[level], 1.0 / f64::from(1_u32 << level))
+    }
+
+    /// The window resized to `width`×`height`, written as three planes (red, green, blue) of
+    /// whole values from 0 to 255, each passed through `convert`.
+    pub(crate) fn sample(
+        &self,
+        window: Window,
+        width: usize,
+        height: usize,
+        planes: &mut [f32],
+        convert: impl Fn(f32) -> f32,
+    ) {
+        let reduction = (window.width / width as f64).min(window.height / height as f64);
+        let (picture, shrink) = self.halved(reduction / PIXELS_PER_OUTPUT);
+        let columns = Cover::of(window.left * shrink, window.width * shrink, width, picture.width);
+        let rows = Cover::of(window.top * shrink, window.height * shrink, height, picture.height);
+        let (first, end) = columns.span();
+        let mut line = vec![0.0_f32; 3 * (end - first)];
+        let mut whole = vec![0_u16; line.len()];
+        let (red, rest) = planes.split_at_mut(width * height);
+        let (green, blue) = rest.split_at_mut(width * height);
+        for (y, rows) in rows.cells.iter().enumerate() {
+            rows.add_up(&mut line, &mut whole, |row| &picture.row(row)[3 * first..3 * end]);
+            for (x, columns) in columns.cells.iter().enumerate() {
+                let mut sums = [0.0_f32; 3];
+                for (source, weight) in columns.weights() {
+                    let at = 3 * (source - first);
+                    for (sum, value) in sums.iter_mut().zip(&line[at..at + 3]) {
+                        *sum += weight * value;
+                    }
+                }
+                let at = y * width + x;
+                // Rounded like the 8-bit picture the networks were trained on.
+                let [r, g, b] = sums.map(|sum| convert(f32::from((sum + 0.5) as u8)));
+                (red[at], green[at], blue[at]) = (r, g, b);
+            }
+        }
+    }
+}
+
+/// The mean of each two by two pixels; an odd last row or column counts twice.
+fn halve(picture: &Rgb) -> Rgb {
+    let (width, height) = (picture.width.div_ceil(2), picture.height.div_ceil(2));
+    let mut pixels = Vec::with_capacity(3 * width * height);
+    for y in 0..height {
+        let upper = picture.row(2 * y);
+        let lower = picture.row((2 * y + 1).min(picture.height - 1));
+        for x in 0..width {
+            let (a, b) = (6 * x, 3 * (2 * x + 1).min(picture.width - 1));
+            for channel in 0..3 {
+                let [i, j] = [a + channel, b + channel];
+                let sum = u16::from(upper[i]) + u16::from(upper[j]) + u16::from(lower[i]) + u16::from(lower[j]);
+                pixels.push(((sum + 2) / 4) as u8);
+            }
+        }
+    }
+    Rgb { width, height, pixels }
+}
+
+/// Which source pixels each output pixel covers along one axis, and how much of each.
+struct Cover {
+    cells: Vec<Cell>,
+}
+
+/// Source pixels `first..end`; all but the first and last are covered whole.
+struct Cell {
+    first: usize,
+    end: usize,
+    first_weight: f32,
+    weight: f32,
+    last_weight: f32,
+}
+
+impl Cover {
+    fn of(start: f64, length: f64, outputs: usize, sources: usize) -> Self {
+        let step = length / outputs as f64;
+        let cell = |ix: usize| {
+            let from = start + step * ix as f64;
+            let to = from + step;
+            let (low, high) = (from.max(0.0), to.min(sources as f64));
+            if high - low < 1e-6 * step {
+                return Cell { first: 0, end: 0, first_weight: 0.0, weight: 0.0, last_weight: 0.0 };
+            }
+            let first = low as usize;
+            let end = (high.ceil() as usize).clamp(first + 1, sources);
+            let covered =
+                |pixel: usize| ((high.min((pixel + 1) as f64) - low.max(pixel as f64)).max(0.0) / step) as f32;
+            Cell {
+                first,
+                end,
+                first_weight: covered(first),
+                weight: (1.0 / step) as f32,
+                last_weight: covered(end - 1),
+            }
+        };
+        Self { cells: (0..outputs).map(cell).collect() }
+    }
+
+    /// The source pixels that matter at all.
+    fn span(&self) -> (usize, usize) {
+        let seen = || self.cells.iter().filter(|cell| cell.end > cell.first);
+        let first = seen().map(|cell| cell.first).min().unwrap_or(0);
+        (first, seen().map(|cell| cell.end).max().unwrap_or(first))
+    }
+}
+
+impl Cell {
+    /// The weighted sum of the rows covered. Rows covered whole are first summed as whole
+    /// numbers, which is several times quicker.
+    fn add_up<'p>(&self, line: &mut [f32], whole: &mut [u16], row: impl Fn(usize) -> &'p [u8]) {
+        line.fill(0.0);
+        let mut add = |pixel: usize, weight: f32| {
+            for (sum, &byte) in line.iter_mut().zip(row(pixel)) {
+                *sum += weight * f32::from(byte);
+            }
+        };
+        if self.end > self.first {
+            add(self.first, self.first_weight);
+        }
+        if self.end > self.first + 1 {
+            add(self.end - 1, self.last_weight);
+        }
+        let (mut next, end) = (self.first + 1, self.end.saturating_sub(1));
+        while next < end {
+            // 256 bytes cannot overflow a sum of 16 bits.
+            let stop = end.min(next + 256);
+            whole.fill(0);
+            for pixel in next..stop {
+                for (sum, &byte) in whole.iter_mut().zip(row(pixel)) {
+                    *sum += u16::from(byte);
+                }
+            }
+            for (sum, &value) in line.iter_mut().zip(whole.iter()) {
+                *sum += self.weight * f32::from(value);
+            }
+            next = stop;
+        }
+    }
+
+    fn weights(&self) -> impl Iterator<Item = (usize, f32)> {
+        (self.first..self.end).map(|pixel| {
+            let weight = if pixel == self.first {
+                self.first_weight
+            } else if pixel + 1 == self.end {
+                self.last_weight
+            } else {
+                self.weight
+            };
+            (pixel, weight)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ramp(width: usize, height: usize) -> Rgb {
+        let pixel = |i: usize| [(i % width * 7 % 256) as u8, (i / width * 5 % 256) as u8, (i * 3 % 256) as u8];
+        Rgb::new(width, height, (0..width * height).flat_map(pixel).collect()).unwrap()
+    }
+
+    fn sample(picture: &Rgb, window: Window, width: usize, height: usize) -> Vec<f32> {
+        let mut planes = vec![0.0; 3 * width * height];
+        Pyramid::new(picture).sample(window, width, height, &mut planes, |v| v);
+        planes
+    }
+
+    #[test]
+    fn a_window_of_its_own_size_comes_out_unchanged() {
+        let picture = ramp(9, 7);
+        let planes = sample(&picture, Window { left: 0.0, top: 0.0, width: 9.0, height: 7.0 }, 9, 7);
+        let expected: Vec<f32> = (0..3)
+            .flat_map(|c| picture.pixels.iter().skip(c).step_by(3).map(|&v| f32::from(v)).collect::<Vec<_>>())
+            .collect();
+        assert_eq!(planes, expected);
+    }
+
+    #[test]
+    fn an_output_pixel_is_the_mean_of_what_it_covers() {
+        let picture = Rgb::new(3, 1, vec![0, 0, 0, 90, 90, 90, 210, 210, 210]).unwrap();
+        let planes = sample(&picture, Window { left: 0.0, top: 0.0, width: 3.0, height: 1.0 }, 2, 1);
+        assert_eq!(planes[..2], [30.0, 170.0]);
+    }
+
+    #[test]
+    fn beyond_the_edge_everything_is_black() {
+        let picture = Rgb::new(2, 2, vec![200; 12]).unwrap();
+        let planes = sample(&picture, Window { left: -2.0, top: 0.0, width: 4.0, height: 2.0 }, 4, 2);
+        assert_eq!(planes[..4], [0.0, 0.0, 200.0, 200.0]);
+        let nowhere = sample(&picture, Window { left: 10.0, top: -9.0, width: 4.0, height: 2.0 }, 4, 2);
+        assert!(nowhere.iter().all(|v| *v == 0.0));
+    }
+
+    #[test]
+    fn halved_copies_change_a_large_reduction_by_no_more_than_one_step() {
+        let pixel = |i: usize| [(i % 1203 / 5) as u8, (i / 1203 / 4) as u8, (i % 1203 / 10 + i / 1203 / 9) as u8];
+        let picture = Rgb::new(1203, 901, (0..1203 * 901).flat_map(pixel).collect()).unwrap();
+        let window = Window { left: 10.0, top: 3.0, width: 1100.0, height: 880.0 };
+        let quick = sample(&picture, window, 24, 24);
+        let mut exact = vec![0.0; 3 * 24 * 24];
+        Pyramid { levels: vec![Cow::Borrowed(&picture)] }.sample(window, 24, 24, &mut exact, |v| v);
+        for (a, b) in quick.iter().zip(&exact) {
+            assert!((a - b).abs() <= 1.0, "{a} {b}");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The MTCNN cascade: P-Net proposes on an image pyramid, R-Net refines, O-Net refines again and
+//! finds the landmarks. Follows the published decoding, off-by-one pixels included, because the
+//! networks were trained with it.
+
+use super::Detection;
+use super::nms::{Overlap, Scored, suppress};
+use crate::area::{Pyramid, Window};
+use crate::manifest::MtcnnSpec;
+use crate::runtime::{Network, Outputs, Plan, PlanCache};
+use crate::{Bounds, Pack, Search, VisionError};
+
+/// The side of P-Net's view, and so of the smallest face it can see.
+const PNET_VIEW: f64 = 12.0;
+/// P-Net looks at every second pixel.
+const PNET_STRIDE: f64 = 2.0;
+/// The most pixels the largest pyramid level may have. This bounds the time: in a larger picture
+/// the smallest face found grows instead (4000×3000: 65 pixels; 1920×1080: 27).
+const LARGEST_LEVEL: f64 = 640.0 * 640.0;
+/// The most proposals of one level, and of all, that go on; a picture full of faces has far fewer.
+const PROPOSALS_PER_LEVEL: usize = 2048;
+const PROPOSALS: usize = 768;
+/// O-Net costs most, so it sees at most this many candidates for each face asked for.
+const CANDIDATES_PER_FACE: usize = 8;
+/// How many faces one run of R- or O-Net takes: as many of the larger as fit, then the smaller.
+const BATCHES: [usize; 3] = [16, 4, 1];
+/// Optimised P-Nets kept: four picture sizes of ten levels each.
+const PNET_PLANS: usize = 40;
+
+#[derive(Debug)]
+pub(crate) struct Mtcnn {
+    pnet: PlanCache,
+    rnet: Refiner,
+    onet: Refiner,
+    thresholds: [f32; 3],
+    pyramid_factor: f64,
+}
+
+/// A network that looks at cut-out squares, ready for every batch size.
+#[derive(Debug)]
+struct Refiner {
+    side: usize,
+    plans: Vec<(usize, Plan)>,
+}
+
+/// A box on its way through the cascade.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    bounds: Bounds,
+    score: f32,
+    /// How far each edge should move, in sides of the box.
+    shift: [f32; 4],
+    /// O-Net only: five across, then five down, in sides of the box.
+    points: [f32; 10],
+}
+
+impl Scored for Candidate {
+    fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    fn score(&self) -> f32 {
+        self.score
+    }
+}
+
+/// Where each output stands in the lists the networks are loaded with.
+const PROB: usize = 0;
+const REG: usize = 1;
+const POINTS: usize = 2;
+
+fn normalise(value: f32) -> f32 {
+    (value - 127.5) / 128.0
+}
+
+impl Mtcnn {
+    pub(crate) fn load(pack: &Pack, spec: &MtcnnSpec) -> Result<Self, VisionError> {
+        let pnet = Network::load(pack, &spec.pnet, &["prob", "reg"])?;
+        pnet.require_shapes(&[1, 3, 12, 12], &[&[1, 1, 1, 1], &[1, 4, 1, 1]])?;
+        let rnet = Network::load(pack, &spec.rnet, &["prob", "reg"])?;
+        let onet = Network::load(pack, &spec.onet, &["prob", "reg", "points"])?;
+        Ok(Self {
+            pnet: PlanCache::new(&pnet, PNET_PLANS)?,
+            rnet: Refiner::new(&rnet, 24, &[1, 4])?,
+            onet: Refiner::new(&onet, 48, &[1, 4, 10])?,
+            thresholds: spec.thresholds,
+            pyramid_factor: f64::from(spec.pyramid_factor),
+        })
+    }
+
+    pub(crate) fn detect(&self, picture: &Pyramid, search: &Search) -> Result<Vec<Detection>, VisionError> {
+        let mut boxes = self.propose(picture, search.min_face_px)?;
+        boxes.truncate(PROPOSALS);
+        for candidate in &mut boxes {
+            candidate.bounds = squared(candidate.shifted(0.0));
+        }
+        let mut boxes = suppress(self.rnet.refine(picture, &boxes, self.thresholds[1])?, 0.7, Overlap::Union, 1.0);
+        boxes.truncate(search.max_faces.saturating_mul(CANDIDATES_PER_FACE).clamp(32, PROPOSALS));
+        for candidate in &mut boxes {
+            candidate.bounds = squared(candidate.shifted(1.0));
+        }
+        let faces = self.onet.refine(picture, &boxes, self.thresholds[2])?;
+        let faces = faces.iter().map(Candidate::detection).collect();
+        Ok(suppress(faces, 0.7, Overlap::Smaller, 1.0))
+    }
+
+    /// P-Net on every level of the pyramid, surest first.
+    fn propose(&self, picture: &Pyramid, min_face_px: usize) -> Result<Vec<Candidate>, VisionError> {
+        let (width, height) = (picture.width() as f64, picture.height() as f64);
+        let whole = Window { left: 0.0, top: 0.0, width, height };
+        let wanted = PNET_VIEW / (min_face_px as f64).max(PNET_VIEW);
+        let mut scale = wanted.min((LARGEST_LEVEL / (width * height)).sqrt());
+        let mut proposals = Vec::new();
+        let mut input = Vec::new();
+        while width.min(height) * scale >= PNET_VIEW {
+            let (w, h) = ((width * scale).ceil() as usize, (height * scale).ceil() as usize);
+            input.resize(3 * w * h, 0.0);
+            picture.sample(whole, w, h, &mut input, normalise);
+            let outputs = self.pnet.get(h, w)?.run(&input)?;
+            let mut level = self.read_level(&outputs, scale);
+            if level.len() > PROPOSALS_PER_LEVEL {
+                level.select_nth_unstable_by(PROPOSALS_PER_LEVEL, |a, b| b.score.total_cmp(&a.score));
+                level.truncate(PROPOSALS_PER_LEVEL);
+            }
+            proposals.extend(suppress(level, 0.5, Overlap::Union, 1.0));
+            scale *= self.pyramid_factor;
+        }
+        Ok(suppress(proposals, 0.7, Overlap::Union, 1.0))
+    }
+
+    fn read_level(&self, outputs: &Outputs, scale: f64) -> Vec<Candidate> {
+        let columns = outputs.shape(PROB)[3];
+        let (prob, reg) = (outputs.get(PROB), outputs.get(REG));
+        let hits = prob.iter().enumerate().filter(|(_, score)| **score >= self.thresholds[0]);
+        let candidate = |(cell, &score): (usize, &f32)| {
+            let at = |cell: usize, offset: f64| ((cell as f64 * PNET_STRIDE + offset) / scale) as f32;
+            let (x, y) = (cell % columns, cell / columns);
+            let bounds =
+                Bounds { left: at(x, 1.0), top: at(y, 1.0), right: at(x, PNET_VIEW), bottom: at(y, PNET_VIEW) };
+            let shift = std::array::from_fn(|edge| reg[edge * prob.len() + cell]);
+            Candidate { bounds, score, shift, points: [0.0; 10] }
+        };
+        hits.map(candidate).collect()
+    }
+}
+
+impl Refiner {
+    fn new(network: &Network, side: usize, widths: &[usize]) -> Result<Self, VisionError> {
+        let plan = |&batch: &usize| {
+            let shape = [batch, 3, side, side];
+            let outputs: Vec<[usize; 2]> = widths.iter().map(|&width| [batch, width]).collect();
+            let outputs: Vec<&[usize]> = outputs.iter().map(<[usize; 2]>::as_slice).collect();
+            network.require_shapes(&shape, &outputs)?;
+            Ok((batch, network.plan(&shape)?))
+        };
+        Ok(Self { side, plans: BATCHES.iter().map(plan).collect::<Result<_, VisionError>>()? })
+    }
+
+    /// Looks at every box and returns those above the threshold with new score, shift and points.
+    fn refine(
+        &self,
+        picture: &Pyramid,
+        mut boxes: &[Candidate],
+        threshold: f32,
+    ) -> Result<Vec<Candidate>, VisionError> {
+        let mut kept = Vec::new();
+        let mut input = Vec::new();
+        let one = 3 * self.side * self.side;
+        // The last batch size is 1, so every number of boxes is used up.
+        while let Some((batch, plan)) = self.plans.iter().find(|(batch, _)| *batch <= boxes.len()) {
+            let (now, later) = boxes.split_at(*batch);
+            input.resize(batch * one, 0.0);
+            for (candidate, planes) in now.iter().zip(input.chunks_exact_mut(one)) {
+                picture.sample(candidate.window(), self.side, self.side, planes, normalise);
+            }
+            let outputs = plan.run(&input)?;
+            for (ix, candidate) in now.iter().enumerate() {
+                let score = outputs.get(PROB)[ix];
+                if score > threshold {
+                    let points = outputs.row(POINTS, ix).unwrap_or_default();
+                    kept.push(Candidate {
+                        score,
+                        shift: outputs.row(REG, ix).unwrap_or_default(),
+                        points,
+                        ..*candidate
+                    });
+                }
+            }
+            boxes = later;
+        }
+        Ok(kept)
+    }
+}
+
+impl Candidate {
+    /// The box with its edges moved; R- and O-Net count the last pixel as part of a side.
+    fn shifted(&self, extra: f32) -> Bounds {
+        let Bounds { left, top, right, bottom } = self.bounds;
+        let (width, height) = (right - left + extra, bottom - top + extra);
+        let [l, t, r, b] = self.shift;
+        Bounds { left: left + l * width, top: top + t * height, right: right + r * width, bottom: bottom + b * height }
+    }
+
+    /// What the network is shown: whole pixels.
+    fn window(&self) -> Window {
+        let whole = |v: f32| f64::from(v.round_ties_even());
+        let (left, top) = (whole(self.bounds.left), whole(self.bounds.top));
+        let (width, height) = (whole(self.bounds.right) - left, whole(self.bounds.bottom) - top);
+        Window { left, top, width, height }
+    }
+
+    fn detection(&self) -> Detection {
+        let Bounds { left, top, right, bottom } = self.bounds;
+        let (width, height) = (right - left + 1.0, bottom - top + 1.0);
+        let point = |ix: usize| [left + self.points[ix] * width - 1.0, top + self.points[ix + 5] * height - 1.0];
+        Detection { bounds: self.shifted(1.0), landmarks: std::array::from_fn(point), score: self.score }
+    }
+}
+
+/// The square of the longer side around the same middle.
+fn squared(b: Bounds) -> Bounds {
+    let (width, height) = (b.right - b.left, b.bottom - b.top);
+    let side = width.max(height);
+    let (left, top) = (b.left + (width - side) / 2.0, b.top + (height - side) / 2.0);
+    Bounds { left, top, right: left + side, bottom: top + side }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn squaring_keeps_the_middle_and_the_longer_side() {
+        let square = squared(Bounds { left: 10.0, top: 0.0, right: 20.0, bottom: 40.0 });
+        assert_eq!(square, Bounds { left: -5.0, top: 0.0, right: 35.0, bottom: 40.0 });
+    }
+
+    #[test]
+    fn landmarks_are_read_as_five_across_then_five_down() {
+        let points = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
+        let bounds = Bounds { left: 11.0, top: 21.0, right: 20.0, bottom: 30.0 };
+        let face = Candidate { bounds, score: 0.9, shift: [0.0; 4], points }.detection();
+        assert_eq!(face.landmarks[0], [11.0, 26.0]);
+        assert_eq!(face.landmarks[4], [15.0, 30.0]);
+    }
+}

@@ -1,0 +1,210 @@
+//! Everyone enrolled, as one matrix of embeddings, and how a distance becomes an outcome.
+//! Knows numbers only: names, pictures and storage are the caller's.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+
+use crate::VisionError;
+use crate::embed::check_embedding;
+
+/// How the distance of two embeddings is measured; smaller is more alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Metric {
+    /// Length of the difference.
+    Euclidean,
+    /// One minus the cosine of the angle.
+    Cosine,
+}
+
+impl Metric {
+    /// The distance of two embeddings of equal length.
+    pub fn distance(self, a: &[f32], b: &[f32]) -> f32 {
+        match self {
+            Self::Euclidean => squared_distance(a, b).sqrt(),
+            Self::Cosine => 1.0 - dot(a, b) / (dot(a, a) * dot(b, b)).sqrt(),
+        }
+    }
+}
+
+/// Eight running sums, so that the compiler may use vector registers without reordering a sum.
+fn sum_over(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0_f32; 8];
+    let (blocks_a, rest_a) = a.as_chunks::<8>();
+    let (blocks_b, rest_b) = b.as_chunks::<8>();
+    for (x, y) in blocks_a.iter().zip(blocks_b) {
+        for lane in 0..8 {
+            lanes[lane] += term(x[lane], y[lane]);
+        }
+    }
+    let rest: f32 = rest_a.iter().zip(rest_b).map(|(&x, &y)| term(x, y)).sum();
+    lanes.iter().sum::<f32>() + rest
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    sum_over(a, b, |x, y| x * y)
+}
+
+fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
+    sum_over(a, b, |x, y| (x - y) * (x - y))
+}
+
+/// The nearest picture of one person.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate {
+    /// The person, as given to [`Gallery::push`].
+    pub person: i64,
+    /// That person's nearest picture.
+    pub picture: i64,
+    /// Its distance.
+    pub distance: f32,
+}
+
+/// All embeddings of one space, searched exactly.
+#[derive(Debug, Clone)]
+pub struct Gallery {
+    metric: Metric,
+    dimension: usize,
+    /// One row per picture; of unit length under the cosine metric.
+    matrix: Vec<f32>,
+    /// For each row its picture and the index of its person in `people`.
+    rows: Vec<(i64, usize)>,
+    people: Vec<i64>,
+    index_of: HashMap<i64, usize>,
+}
+
+impl Gallery {
+    /// An empty gallery for embeddings of this length.
+    pub fn new(metric: Metric, dimension: usize) -> Self {
+        Self { metric, dimension, matrix: Vec::new(), rows: Vec::new(), people: Vec::new(), index_of: HashMap::new() }
+    }
+
+    /// Adds one picture of a person.
+    pub fn push(&mut self, person: i64, picture: i64, embedding: &[f32]) -> Result<(), VisionError> {
+        check_embedding(embedding, self.dimension)?;
+        let length = self.row_length(embedding);
+        self.matrix.extend(embedding.iter().map(|v| v / length));
+        let index = *self.index_of.entry(person).or_insert_with(|| {
+            self.people.push(person);
+            self.people.len() - 1
+        });
+        self.rows.push((picture, index));
+        Ok(())
+    }
+
+    /// How many pictures there are.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether nobody is enrolled.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// How many different people there are.
+    pub fn people(&self) -> usize {
+        self.people.len()
+    }
+
+    /// The `top` nearest people, nearest first, each with their nearest picture. Of equal
+    /// distances the earlier pushed comes first, so answers do not change between runs.
+    pub fn nearest(&self, embedding: &[f32], top: usize) -> Result<Vec<Candidate>, VisionError> {
+        check_embedding(embedding, self.dimension)?;
+        let length = self.row_length(embedding);
+        let query: Vec<f32> = embedding.iter().map(|v| v / length).collect();
+        // Both metrics of unit or raw rows rise with the squared distance: compare that, convert later.
+        let mut best = vec![(f32::INFINITY, 0_i64); self.people.len()];
+        for (row, &(picture, index)) in self.matrix.chunks_exact(self.dimension).zip(&self.rows) {
+            let squared = squared_distance(row, &query);
+            if squared < best[index].0 {
+                best[index] = (squared, picture);
+            }
+        }
+        let mut order: Vec<usize> = (0..best.len()).collect();
+        let by_distance = |a: &usize, b: &usize| best[*a].0.total_cmp(&best[*b].0).then(a.cmp(b));
+        if top > 0 && top < order.len() {
+            order.select_nth_unstable_by(top - 1, by_distance);
+        }
+        order.truncate(top);
+        order.sort_unstable_by(by_distance);
+        let candidate = |index: usize| {
+            let (squared, picture) = best[index];
+            let distance = match self.metric {
+                Metric::Euclidean => squared.sqrt(),
+                // For unit vectors |a - b|² = 2 - 2 cos.
+                Metric::Cosine => squared / 2.0,
+            };
+            Candidate { person: self.people[index], picture, distance }
+        };
+        Ok(order.into_iter().map(candidate).collect())
+    }
+
+    fn row_length(&self, embedding: &[f32]) -> f32 {
+        match self.metric {
+            Metric::Euclidean => 1.0,
+            Metric::Cosine => dot(embedding, embedding).sqrt(),
+        }
+    }
+}
+
+/// Where the lines between known, uncertain and unknown run.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Matching {
+    /// How distances are measured.
+    pub metric: Metric,
+    /// Two pictures of one person are nearer than this.
+    pub threshold: f32,
+    /// How far below the threshold a face must be to be known.
+    pub band_below: f32,
+    /// How far above the threshold a face must be to be unknown.
+    pub band_above: f32,
+    /// A known face whose second nearest person is nearer than this beyond the first is uncertain.
+    pub min_margin: f32,
+}
+
+/// What a face is taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// One person, clearly.
+    Known,
+    /// Perhaps this person; somebody should look.
+    Uncertain,
+    /// Nobody enrolled.
+    Unknown,
+}
+
+/// The judgement on one face.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Verdict {
+    /// What the face is taken for.
+    pub outcome: Outcome,
+    /// Who, unless unknown.
+    pub person: Option<i64>,
+    /// The distance of the nearest person, whatever the outcome; none if nobody is enrolled.
+    pub distance: Option<f32>,
+    /// How much further the second nearest person is; none if there is no second.
+    pub margin: Option<f32>,
+}
+
+impl Matching {
+    /// Judges candidates as [`Gallery::nearest`] returns them; two are enough.
+    pub fn judge(&self, candidates: &[Candidate]) -> Verdict {
+        let Some(best) = candidates.first() else {
+            return Verdict { outcome: Outcome::Unknown, person: None, distance: None, margin: None };
+        };
+        let margin = candidates.get(1).map(|second| second.distance - best.distance);
+        let clear = margin.is_none_or(|margin| margin >= self.min_margin);
+        let outcome = if best.distance > self.threshold + self.band_above {
+            Outcome::Unknown
+        } else if best.distance < self.threshold - self.band_below && clear {
+            Outcome::Known
+        } else {
+            Outcome::Uncertain
+        };
+        let person = (outcome != Outcome::Unknown).then_some(best.person);
+        Verdict { outcome, person, distance: Some(best.distance), margin }
+    }
+}

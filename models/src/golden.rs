@@ -1,0 +1,82 @@
+//! Every network against onnxruntime's answers in `tests/golden.json`, so that a new version of
+//! the runtime or a broken conversion shows. `tests/golden.py` made them.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::runtime::Network;
+
+#[derive(Deserialize)]
+struct Golden {
+    file: String,
+    bundled: bool,
+    shape: [usize; 4],
+    low: f64,
+    high: f64,
+    outputs: Vec<Answer>,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    name: String,
+    length: usize,
+    step: usize,
+    values: Vec<f32>,
+}
+
+/// The same waves as in `golden.py`.
+fn pattern(golden: &Golden) -> Vec<f32> {
+    let [batch, channels, height, width] = golden.shape;
+    let value = |i: usize| {
+        let (p, y, x) = (i / (height * width), i / width % height, i % width);
+        let third = (1 + p % 3) as f64;
+        let (p, y, x) = (p as f64, y as f64, x as f64);
+        let wave = (0.37 * x + 0.11 * y + p).sin() + (0.05 * x * third - 0.23 * y).sin() + (0.017 * x * y / 8.0).sin();
+        (golden.low + (golden.high - golden.low) * (wave / 6.0 + 0.5)) as f32
+    };
+    (0..batch * channels * height * width).map(value).collect()
+}
+
+fn compare(golden: &Golden, folder: &Path) {
+    let bytes = std::fs::read(folder.join(&golden.file)).unwrap();
+    let names: Vec<&'static str> = golden.outputs.iter().map(|output| &*output.name.clone().leak()).collect();
+    let network = Network::parse(&golden.file, bytes, &names).unwrap();
+    let outputs = network.plan(&golden.shape).unwrap().run(&pattern(golden)).unwrap();
+    for (ix, answer) in golden.outputs.iter().enumerate() {
+        let found = outputs.get(ix);
+        assert_eq!(found.len(), answer.length, "{} {}", golden.file, answer.name);
+        let largest = answer.values.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
+        // Integer networks round at every layer, and not every runtime rounds halves the same way.
+        let allowed = largest * if golden.file.contains("int8") { 0.1 } else { 2e-4 } + 1e-6;
+        for (found, expected) in found.iter().step_by(answer.step).zip(&answer.values) {
+            let off = (found - expected).abs();
+            assert!(off <= allowed, "{} {}: {found} instead of {expected}", golden.file, answer.name);
+        }
+    }
+}
+
+fn all() -> Vec<Golden> {
+    serde_json::from_str(include_str!("../tests/golden.json")).unwrap()
+}
+
+#[test]
+fn bundled_networks_answer_as_onnxruntime_does() {
+    let networks: Vec<Golden> = all().into_iter().filter(|golden| golden.bundled).collect();
+    assert_eq!(networks.len(), 5);
+    for golden in networks {
+        compare(&golden, &Path::new(env!("CARGO_MANIFEST_DIR")).join("packs/dlib-mtcnn"));
+    }
+}
+
+#[test]
+fn the_second_packs_networks_answer_as_onnxruntime_does() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/models");
+    if !folder.is_dir() {
+        println!("NOT RUN: needs {}", folder.display());
+        return;
+    }
+    for golden in all().into_iter().filter(|golden| !golden.bundled) {
+        compare(&golden, &folder);
+    }
+}

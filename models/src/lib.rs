@@ -1,0 +1,275 @@
+//! Face detection, alignment and recognition from a model pack, and matching against a gallery.
+//!
+//! [`Pack::load`] checks a folder of networks, [`Vision::load`] makes it ready to run, and
+//! [`Vision::recognise`] turns one decoded picture into faces. [`Gallery`] and [`Matching`] say who
+//! they are. Nothing here decodes files, opens sockets, stores anything or knows a name.
+
+mod align;
+mod area;
+mod detect;
+mod embed;
+pub mod evaluation;
+mod gallery;
+#[cfg(test)]
+mod golden;
+mod manifest;
+mod quality;
+mod rgb;
+mod runtime;
+
+use std::time::{Duration, Instant};
+
+use align::Similarity;
+use area::Pyramid;
+use detect::{Detection, Detector};
+use embed::Recogniser;
+use manifest::Alignment;
+
+pub use gallery::{Candidate, Gallery, Matching, Metric, Outcome, Verdict};
+pub use manifest::{Pack, PackError, Precision, SelfTest, Tolerance};
+pub use quality::{Objection, Quality, QualityLimits};
+pub use rgb::{MAX_SIDE, Rgb};
+
+/// Why a picture, a network or an embedding cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum VisionError {
+    /// The pack's files are not as its manifest says.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// The pack has no recogniser of the precision asked for.
+    #[error("model pack {pack} has no {precision} recogniser")]
+    NoSuchPrecision {
+        /// The pack's id.
+        pack: String,
+        /// What was asked for.
+        precision: Precision,
+    },
+    /// A network cannot be loaded, or does not have the inputs and outputs its decoder needs.
+    #[error("network {file} cannot be used: {reason}")]
+    Network {
+        /// The file's name.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A network that should run in integers would run in floating point.
+    #[error("network {file} is to run as int8, but these convolutions are float: {}", nodes.join(", "))]
+    FloatConvolution {
+        /// The file's name.
+        file: String,
+        /// The operators, by name.
+        nodes: Vec<String>,
+    },
+    /// A network failed on a picture.
+    #[error("network {file} failed: {reason}")]
+    Inference {
+        /// The file's name.
+        file: String,
+        /// What it said.
+        reason: String,
+    },
+    /// A picture has no pixels, or a side beyond [`MAX_SIDE`].
+    #[error("a picture of {width}×{height} pixels cannot be used; each side must be between 1 and {MAX_SIDE}")]
+    PictureSides {
+        /// Pixels in a row.
+        width: usize,
+        /// Rows.
+        height: usize,
+    },
+    /// A picture's bytes do not fill its sides.
+    #[error("a picture of {width}×{height} pixels needs {} bytes, not {bytes}", 3 * width * height)]
+    PictureLength {
+        /// Pixels in a row.
+        width: usize,
+        /// Rows.
+        height: usize,
+        /// Bytes given.
+        bytes: usize,
+    },
+    /// A chip for the recogniser has the wrong sides.
+    #[error("a face chip must be {expected}×{expected} pixels, not {width}×{height}")]
+    ChipSides {
+        /// What the pack says.
+        expected: usize,
+        /// Pixels in a row.
+        width: usize,
+        /// Rows.
+        height: usize,
+    },
+    /// An embedding of another length.
+    #[error("an embedding must have {expected} numbers, not {found}")]
+    Dimension {
+        /// What the pack or gallery holds.
+        expected: usize,
+        /// What was given or made.
+        found: usize,
+    },
+    /// An embedding of zeros, infinities or no numbers.
+    #[error("an embedding is not usable: its length is {norm}")]
+    NotAnEmbedding {
+        /// Its length as a vector.
+        norm: f32,
+    },
+    /// The self-test picture did not show exactly one face.
+    #[error("the self-test picture shows one face, but {found} were found")]
+    SelfTestFaces {
+        /// How many were found.
+        found: usize,
+    },
+    /// The self-test's embedding is not the reference.
+    #[error(
+        "the self-test's embedding is {distance} away from the reference; at most {tolerance} is allowed for {precision}"
+    )]
+    SelfTestDistance {
+        /// How far, in the pack's metric.
+        distance: f32,
+        /// How far it may be.
+        tolerance: f32,
+        /// What is running.
+        precision: Precision,
+    },
+}
+
+/// What to look for in a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Search {
+    /// Faces smaller than this are not looked for.
+    pub min_face_px: usize,
+    /// No more faces than this are returned.
+    pub max_faces: usize,
+}
+
+/// An upright rectangle in pixels of the given picture; may reach beyond its edges.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bounds {
+    /// Left edge.
+    pub left: f32,
+    /// Top edge.
+    pub top: f32,
+    /// Right edge.
+    pub right: f32,
+    /// Bottom edge.
+    pub bottom: f32,
+}
+
+impl Bounds {
+    /// The side of the square of the same area.
+    pub fn size(&self) -> f32 {
+        ((self.right - self.left).max(0.0) * (self.bottom - self.top).max(0.0)).sqrt()
+    }
+}
+
+/// One face.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Face {
+    /// Where it is.
+    pub bounds: Bounds,
+    /// Image-left eye, image-right eye, nose tip, image-left and image-right corner of the mouth.
+    pub landmarks: [[f32; 2]; 5],
+    /// How sure the detector is, from 0 to 1.
+    pub score: f32,
+    /// How fit it is for enrolment.
+    pub quality: Quality,
+    /// What it is compared by; only with embeddings of the same space.
+    pub embedding: Vec<f32>,
+    /// The upright square the recogniser saw.
+    pub chip: Rgb,
+}
+
+/// How long each stage took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Timings {
+    /// Finding faces and landmarks.
+    pub detect: Duration,
+    /// Cutting chips and judging quality.
+    pub align: Duration,
+    /// Embedding all faces.
+    pub embed: Duration,
+}
+
+/// Everything found in one picture.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Analysis {
+    /// The faces, the most prominent first.
+    pub faces: Vec<Face>,
+    /// How long it took.
+    pub timings: Timings,
+}
+
+/// A model pack ready to run; shared between threads.
+#[derive(Debug)]
+pub struct Vision {
+    precision: Precision,
+    detector: Detector,
+    alignment: Alignment,
+    recogniser: Recogniser,
+    metric: Metric,
+    self_test: SelfTest,
+}
+
+impl Vision {
+    /// Loads, checks, optimises and warms up a pack's networks.
+    pub fn load(pack: &Pack, precision: Precision) -> Result<Self, VisionError> {
+        Ok(Self {
+            precision,
+            detector: Detector::load(pack)?,
+            alignment: pack.manifest.alignment.clone(),
+            recogniser: Recogniser::load(pack, precision)?,
+            metric: pack.matching().metric,
+            self_test: pack.self_test().clone(),
+        })
+    }
+
+    /// What runs.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Finds and embeds every face of a picture.
+    pub fn recognise(&self, picture: &Rgb, search: &Search) -> Result<Analysis, VisionError> {
+        picture.check()?;
+        let started = Instant::now();
+        let picture = Pyramid::new(picture);
+        let detections = self.detector.detect(&picture, search)?;
+        let detect = started.elapsed();
+        let mut timings = Timings { detect, ..Timings::default() };
+        let mut faces = Vec::with_capacity(detections.len());
+        for Detection { bounds, landmarks, score } in detections {
+            let started = Instant::now();
+            let Some(to_chip) = Similarity::between(&landmarks, &self.alignment.template) else {
+                // The detector lets no face without a distance between the eyes through.
+                continue;
+            };
+            let chip = align::cut(&picture, &to_chip, self.alignment.size);
+            let quality = Quality::measure(bounds, &landmarks, score, &chip);
+            let aligned = Instant::now();
+            let embedding = self.recogniser.embed(&chip)?;
+            timings.align += aligned - started;
+            timings.embed += aligned.elapsed();
+            faces.push(Face { bounds, landmarks, score, quality, embedding, chip });
+        }
+        Ok(Analysis { faces, timings })
+    }
+
+    /// Embeds one aligned chip, as kept from an earlier analysis.
+    pub fn embed(&self, chip: &Rgb) -> Result<Vec<f32>, VisionError> {
+        self.recogniser.embed(chip)
+    }
+
+    /// Compares the analysis of the self-test picture with the pack's reference and returns the
+    /// distance, or says why the self-test is failed.
+    pub fn check_reference(&self, analysis: &Analysis) -> Result<f32, VisionError> {
+        let [face] = analysis.faces.as_slice() else {
+            return Err(VisionError::SelfTestFaces { found: analysis.faces.len() });
+        };
+        let reference = &self.self_test.embedding;
+        embed::check_embedding(&face.embedding, reference.len())?;
+        let distance = self.metric.distance(&face.embedding, reference);
+        let tolerance = self.self_test.tolerance.of(self.precision);
+        if distance <= tolerance {
+            Ok(distance)
+        } else {
+            Err(VisionError::SelfTestDistance { distance, tolerance, precision: self.precision })
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! What the values of `pack.toml` may be: one rule for each key, broken ones named with the rule.
+//! Reading the file and its checksums is the parent's.
+
+use std::fmt;
+use std::path::Path;
+
+use super::{DetectorSpec, Manifest, PackError, Precision};
+use crate::gallery::Metric;
+
+impl Manifest {
+    pub(super) fn check(&self) -> Result<(), PackError> {
+        rule(
+            "id",
+            &self.id,
+            !self.id.is_empty() && self.id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'),
+            "letters, digits and hyphens",
+        )?;
+        rule("description", &self.description, !self.description.trim().is_empty(), "one line of text")?;
+        for name in self.files() {
+            if !self.sha256.contains_key(name) {
+                return Err(PackError::Unlisted { file: name.to_owned() });
+            }
+        }
+        for name in self.sha256.keys() {
+            let plain = Path::new(name).file_name().is_some_and(|file| file == name.as_str());
+            rule("a file name", name, plain, "a name inside the pack's folder, without a path")?;
+        }
+        self.check_detector()?;
+        let side = self.alignment.size;
+        rule("alignment.size", side, (16..=1024).contains(&side), "between 16 and 1024")?;
+        let inside = |v: &f32| (0.0..=side as f32).contains(v);
+        let template = &self.alignment.template;
+        rule("alignment.template", template, template.as_flattened().iter().all(inside), "five points on the chip")?;
+        self.check_recogniser()?;
+        self.check_matching()
+    }
+
+    fn check_detector(&self) -> Result<(), PackError> {
+        let probability = |v: f32| v > 0.0 && v < 1.0;
+        let size = |v: usize| (1..=10_000).contains(&v);
+        match &self.detector {
+            DetectorSpec::Mtcnn(spec) => {
+                rule("detector.min_face_px", spec.min_face_px, size(spec.min_face_px), "between 1 and 10000")?;
+                rule(
+                    "detector.thresholds",
+                    spec.thresholds,
+                    spec.thresholds.into_iter().all(probability),
+                    "three numbers between 0 and 1",
+                )?;
+                rule(
+                    "detector.pyramid_factor",
+                    spec.pyramid_factor,
+                    (0.3..=0.95).contains(&spec.pyramid_factor),
+                    "between 0.3 and 0.95",
+                )
+            }
+            DetectorSpec::Yunet(spec) => {
+                rule("detector.min_face_px", spec.min_face_px, size(spec.min_face_px), "between 1 and 10000")?;
+                let fits = |side: &usize| *side > 0 && *side <= 4096 && side.is_multiple_of(32);
+                rule(
+                    "detector.input",
+                    spec.input,
+                    spec.input.iter().all(fits),
+                    "height and width, multiples of 32 up to 4096",
+                )?;
+                rule(
+                    "detector.score_threshold",
+                    spec.score_threshold,
+                    probability(spec.score_threshold),
+                    "between 0 and 1",
+                )?;
+                rule("detector.nms_iou", spec.nms_iou, probability(spec.nms_iou), "between 0 and 1")
+            }
+        }
+    }
+
+    fn check_recogniser(&self) -> Result<(), PackError> {
+        let recogniser = &self.recogniser;
+        let mean = recogniser.mean;
+        rule("recogniser.mean", mean, mean.iter().all(|v| v.is_finite()), "three finite numbers")?;
+        rule("recogniser.scale", recogniser.scale, recogniser.scale.is_finite() && recogniser.scale > 0.0, "above 0")?;
+        let dimension = recogniser.dimension;
+        rule("recogniser.dimension", dimension, (2..=4096).contains(&dimension), "between 2 and 4096")?;
+        let has = recogniser.default_precision == Precision::Float32 || recogniser.int8.is_some();
+        rule(
+            "recogniser.default_precision",
+            recogniser.default_precision,
+            has,
+            "a precision the pack has a network for",
+        )?;
+        let reference = &self.self_test.embedding;
+        rule(
+            "self_test.embedding",
+            format!("{} numbers long", reference.len()),
+            reference.len() == dimension,
+            "as long as recogniser.dimension",
+        )?;
+        let sound = crate::embed::check_embedding(reference, dimension).is_ok();
+        rule("self_test.embedding", "not a usable embedding", sound, "finite and not all zero")?;
+        let tolerance = self.self_test.tolerance;
+        let positive = |v: f32| v.is_finite() && v > 0.0;
+        rule("self_test.tolerance.float32", tolerance.float32, positive(tolerance.float32), "above 0")?;
+        let int8 = recogniser.int8.is_none() || tolerance.int8.is_some_and(positive);
+        rule("self_test.tolerance.int8", tolerance.int8, int8, "above 0 where the pack has an int8 recogniser")
+    }
+
+    fn check_matching(&self) -> Result<(), PackError> {
+        let matching = &self.matching;
+        let not_negative = |v: f32| v.is_finite() && v >= 0.0;
+        let largest = if matching.metric == Metric::Cosine { 2.0 } else { f32::MAX };
+        rule(
+            "matching.threshold",
+            matching.threshold,
+            matching.threshold > 0.0 && matching.threshold <= largest,
+            "above 0 (and at most 2 for cosine)",
+        )?;
+        let below = matching.band_below;
+        rule(
+            "matching.band_below",
+            below,
+            not_negative(below) && below < matching.threshold,
+            "from 0 to below the threshold",
+        )?;
+        rule("matching.band_above", matching.band_above, not_negative(matching.band_above), "0 or more")?;
+        rule("matching.min_margin", matching.min_margin, not_negative(matching.min_margin), "0 or more")?;
+        let limits = &self.quality;
+        rule("quality.min_size_px", limits.min_size_px, not_negative(limits.min_size_px), "0 or more")?;
+        rule("quality.min_sharpness", limits.min_sharpness, not_negative(limits.min_sharpness), "0 or more")?;
+        rule("quality.max_yaw", limits.max_yaw, limits.max_yaw > 0.0, "above 0")?;
+        rule("quality.known_from", limits.known_from, (0.0..1.0).contains(&limits.known_from), "from 0 to below 1")
+    }
+}
+
+fn rule(key: &str, value: impl fmt::Debug, holds: bool, rule: &'static str) -> Result<(), PackError> {
+    if holds { Ok(()) } else { Err(PackError::Value { key: key.to_owned(), value: format!("{value:?}"), rule }) }
+}

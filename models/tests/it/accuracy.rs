@@ -1,0 +1,49 @@
+//! Recognition on labelled pairs, at the packs' own thresholds. A fifth of the pairs, to keep the
+//! test short; the whole set is `kithd eval`'s.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use kith_vision::evaluation::{Evaluation, Pair, evaluate};
+use kith_vision::{Metric, Pack, Precision, Vision};
+
+use crate::shared::{analyse, bundled, bundled_pack, read, second, shared};
+
+fn measure(vision: &Vision, metric: Metric, threshold: f32, folder: &Path) -> Evaluation {
+    let list = std::fs::read_to_string(folder.join("pairs.csv")).unwrap();
+    let mut seen: HashMap<String, Option<Vec<f32>>> = HashMap::new();
+    let mut embed = |file: &str| {
+        let make = || analyse(vision, &read(&folder.join(file))).faces.into_iter().next().map(|face| face.embedding);
+        seen.entry(file.to_owned()).or_insert_with(make).clone()
+    };
+    let pair = |line: &str| {
+        let [a, b, same] = line.split(',').collect::<Vec<_>>().try_into().unwrap();
+        // A picture without a face is a pair nobody can match.
+        let distance = embed(a).zip(embed(b)).map_or(f32::INFINITY, |(a, b)| metric.distance(&a, &b));
+        Pair { distance, same: same == "1" }
+    };
+    let pairs: Vec<Pair> = list.lines().skip(1).step_by(5).map(pair).collect();
+    assert_eq!(pairs.len(), 200);
+    evaluate(&pairs, threshold).unwrap()
+}
+
+#[test]
+fn the_bundled_pack_tells_labelled_pairs_apart_and_int8_loses_little() {
+    let Some(folder) = shared("accuracy test", "faces/lfw-dev") else { return };
+    let threshold = Pack::load(&bundled_pack()).unwrap().matching().threshold;
+    let of = |precision| measure(bundled(precision), Metric::Euclidean, threshold, &folder);
+    let (float32, int8) = (of(Precision::Float32), of(Precision::Int8));
+    println!("float32 {float32:?}\nint8 {int8:?}");
+    assert!(float32.accuracy >= 0.97, "{float32:?}");
+    assert!((float32.accuracy - int8.accuracy).abs() <= 0.01, "{float32:?} {int8:?}");
+}
+
+#[test]
+fn the_second_pack_tells_labelled_pairs_apart() {
+    let (Some(folder), Some(vision)) = (shared("accuracy test", "faces/lfw-dev"), second("accuracy test")) else {
+        return;
+    };
+    let result = measure(vision, Metric::Cosine, 0.5, &folder);
+    println!("{result:?}");
+    assert!(result.best_accuracy >= 0.97, "{result:?}");
+}

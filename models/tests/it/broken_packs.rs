@@ -1,0 +1,168 @@
+//! A pack that is not as its manifest says is refused, and the message names what is wrong.
+
+use std::path::Path;
+
+use kith_vision::{Pack, PackError, Precision, Vision, VisionError};
+use tempfile::TempDir;
+
+use crate::shared::bundled_pack;
+
+/// A copy of the bundled pack with its manifest changed.
+fn changed(change: impl Fn(String) -> String) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(bundled_pack()).unwrap() {
+        let file = entry.unwrap().path();
+        if file.is_file() {
+            std::fs::copy(&file, folder.path().join(file.file_name().unwrap())).unwrap();
+        }
+    }
+    let manifest = folder.path().join("pack.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    let new = change(text.clone());
+    std::fs::write(&manifest, new).unwrap();
+    folder
+}
+
+fn replaced(from: &str, to: &str) -> TempDir {
+    changed(|text| {
+        assert!(text.contains(from), "pack.toml has no {from:?}");
+        text.replace(from, to)
+    })
+}
+
+fn refusal(folder: &Path) -> String {
+    Pack::load(folder).unwrap_err().to_string()
+}
+
+#[test]
+fn a_changed_file_is_named_with_both_sums() {
+    let folder = changed(|text| text);
+    let file = folder.path().join("rnet.onnx");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[1000] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let error = Pack::load(folder.path()).unwrap_err();
+    assert!(
+        matches!(&error, PackError::Checksum { file, expected, found } if file == "rnet.onnx" && expected != found)
+    );
+    assert!(error.to_string().contains("rnet.onnx is damaged"), "{error}");
+}
+
+#[test]
+fn a_file_changed_after_the_pack_was_loaded_is_not_used() {
+    let folder = changed(|text| text);
+    let pack = Pack::load(folder.path()).unwrap();
+    std::fs::write(folder.path().join("pnet.onnx"), b"something else").unwrap();
+    let error = Vision::load(&pack, Precision::Float32).unwrap_err();
+    assert!(matches!(error, VisionError::Pack(PackError::Checksum { .. })), "{error}");
+}
+
+#[test]
+fn an_unknown_key_is_named() {
+    for (section, line) in [
+        ("[alignment]", "colour = \"rgb\""),
+        ("[detector]", "nms = 0.3"),
+        ("[quality]", "size = 3"),
+        ("[self_test]", "by = 1"),
+    ] {
+        let folder = replaced(section, &format!("{section}\n{line}"));
+        let message = refusal(folder.path());
+        let key = line.split(' ').next().unwrap();
+        assert!(message.contains("unknown field") && message.contains(key), "{message}");
+    }
+}
+
+#[test]
+fn a_missing_key_is_named() {
+    let message = refusal(replaced("pyramid_factor", "# pyramid_factor").path());
+    assert!(message.contains("pyramid_factor"), "{message}");
+}
+
+#[test]
+fn a_missing_file_or_manifest_is_named() {
+    let folder = changed(|text| text);
+    std::fs::remove_file(folder.path().join("onet.onnx")).unwrap();
+    assert!(refusal(folder.path()).contains("onet.onnx cannot be read"));
+    assert!(refusal(&folder.path().join("nowhere")).contains("pack.toml cannot be read"));
+}
+
+#[test]
+fn a_file_without_a_checksum_is_named() {
+    let message = refusal(replaced("\"pnet.onnx\" = \"", "\"other.onnx\" = \"").path());
+    assert_eq!(message, "pack.toml: pnet.onnx is used but has no line under [sha256]");
+}
+
+#[test]
+fn a_value_out_of_range_is_named_with_its_rule() {
+    for (from, to, key) in [
+        ("thresholds = [0.6,", "thresholds = [1.6,", "detector.thresholds"),
+        ("size = 150", "size = 5", "alignment.size"),
+        ("scale = 0.00390625", "scale = nan", "recogniser.scale"),
+        ("dimension = 128", "dimension = 129", "self_test.embedding"),
+        ("pnet = \"pnet.onnx\"", "pnet = \"../pnet.onnx\"", "../pnet.onnx"),
+        ("threshold = 0.6", "threshold = -1.0", "matching.threshold"),
+    ] {
+        let message = refusal(replaced(from, to).path());
+        assert!(message.starts_with("pack.toml: ") && message.contains(key), "{message}");
+    }
+}
+
+#[test]
+fn a_network_of_another_dimension_is_refused_by_name() {
+    let folder = changed(|text| {
+        let (before, rest) = text.split_once("embedding = [").unwrap();
+        let (_, after) = rest.split_once(']').unwrap();
+        format!("{before}embedding = [{}]{after}", ["0.1"; 64].join(", ")).replace("dimension = 128", "dimension = 64")
+    });
+    let error = Vision::load(&Pack::load(folder.path()).unwrap(), Precision::Float32).unwrap_err();
+    let message = error.to_string();
+    assert!(matches!(error, VisionError::Network { .. }), "{message}");
+    assert!(
+        message.contains("recogniser_float32.onnx") && message.contains("64") && message.contains("128"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_network_without_the_outputs_of_its_decoder_is_refused_by_name() {
+    let folder = replaced("onet = \"onet.onnx\"", "onet = \"rnet.onnx\"");
+    let message = Vision::load(&Pack::load(folder.path()).unwrap(), Precision::Float32).unwrap_err().to_string();
+    assert!(message.contains("rnet.onnx") && message.contains("points"), "{message}");
+}
+
+#[test]
+fn a_float_network_that_claims_to_be_int8_is_refused_with_its_operators() {
+    let folder = replaced("int8 = \"recogniser_int8.onnx\"", "int8 = \"recogniser_float32.onnx\"");
+    let error = Vision::load(&Pack::load(folder.path()).unwrap(), Precision::Int8).unwrap_err();
+    let VisionError::FloatConvolution { file, nodes } = error else { panic!("{error}") };
+    assert_eq!((file.as_str(), nodes.len()), ("recogniser_float32.onnx", 29));
+}
+
+#[test]
+fn a_precision_the_pack_has_not_is_refused() {
+    let folder = changed(|text| {
+        let kept = text.lines().filter(|line| !line.starts_with("int8 = \"rec"));
+        kept.collect::<Vec<_>>().join("\n").replace("default_precision = \"int8\"", "default_precision = \"float32\"")
+    });
+    let pack = Pack::load(folder.path()).unwrap();
+    assert!(!pack.offers(Precision::Int8));
+    let error = Vision::load(&pack, Precision::Int8).unwrap_err();
+    assert_eq!(error.to_string(), "model pack dlib-mtcnn has no int8 recogniser");
+}
+
+#[test]
+fn the_embedding_space_depends_on_what_makes_embeddings_and_nothing_else() {
+    let space = |folder: &TempDir| Pack::load(folder.path()).unwrap().space().to_owned();
+    let original = space(&changed(|text| text));
+    assert_eq!(original.len(), 64);
+    for same in [replaced("threshold = 0.6", "threshold = 0.55"), replaced("min_face_px = 40", "min_face_px = 30")] {
+        assert_eq!(space(&same), original);
+    }
+    for other in [
+        replaced("[47.55,", "[47.56,"),
+        replaced("colour = \"rgb\"", "colour = \"bgr\""),
+        replaced("scale = 0.00390625", "scale = 0.004"),
+    ] {
+        assert_ne!(space(&other), original);
+    }
+}

@@ -1,0 +1,168 @@
+//! The gallery against a plain search, and the judgement at its lines.
+
+use std::collections::BTreeMap;
+
+use kith_vision::{Candidate, Gallery, Matching, Metric, Outcome, VisionError};
+
+/// A small generator with a fixed start, so that a failure can be repeated.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+
+    fn embedding(&mut self, dimension: usize) -> Vec<f32> {
+        (0..dimension).map(|_| self.next() as f32 / (1_u64 << 30) as f32 - 1.0).collect()
+    }
+}
+
+fn plain_distance(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
+    let sum = |f: fn(f64, f64) -> f64| a.iter().zip(b).map(|(x, y)| f(f64::from(*x), f64::from(*y))).sum::<f64>();
+    match metric {
+        Metric::Euclidean => sum(|x, y| (x - y) * (x - y)).sqrt(),
+        Metric::Cosine => 1.0 - sum(|x, y| x * y) / (sum(|x, _| x * x) * sum(|_, y| y * y)).sqrt(),
+    }
+}
+
+#[test]
+fn nearest_agrees_with_a_plain_search_for_any_size_metric_and_count() {
+    let mut random = Random(7);
+    for round in 0..120 {
+        let metric = if round % 2 == 0 { Metric::Euclidean } else { Metric::Cosine };
+        let dimension = 2 + (random.next() % 140) as usize;
+        let people = 1 + random.next() % 30;
+        let mut gallery = Gallery::new(metric, dimension);
+        let mut rows = Vec::new();
+        for picture in 0..(random.next() % 90) as i64 {
+            let (person, embedding) = ((random.next() % people) as i64 - 5, random.embedding(dimension));
+            gallery.push(person, picture, &embedding).unwrap();
+            rows.push((person, picture, embedding));
+        }
+        let probe = random.embedding(dimension);
+        let mut best: BTreeMap<i64, (f64, i64)> = BTreeMap::new();
+        for (person, picture, embedding) in &rows {
+            let distance = plain_distance(metric, &probe, embedding);
+            let entry = best.entry(*person).or_insert((f64::INFINITY, 0));
+            if distance < entry.0 {
+                *entry = (distance, *picture);
+            }
+        }
+        let mut expected: Vec<_> =
+            best.into_iter().map(|(person, (distance, picture))| (distance, person, picture)).collect();
+        expected.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let top = (random.next() % 40) as usize;
+        let found = gallery.nearest(&probe, top).unwrap();
+        assert_eq!(found.len(), top.min(expected.len()), "round {round}");
+        assert_eq!((gallery.len(), gallery.is_empty()), (rows.len(), rows.is_empty()));
+        for (candidate, (distance, person, picture)) in found.iter().zip(&expected) {
+            assert!((f64::from(candidate.distance) - distance).abs() < 1e-4, "round {round}: {candidate:?} {distance}");
+            assert_eq!((candidate.person, candidate.picture), (*person, *picture), "round {round}");
+        }
+    }
+}
+
+#[test]
+fn an_enrolled_picture_is_found_at_distance_zero() {
+    let mut random = Random(3);
+    for metric in [Metric::Euclidean, Metric::Cosine] {
+        let mut gallery = Gallery::new(metric, 128);
+        let embeddings: Vec<_> = (0..200).map(|_| random.embedding(128)).collect();
+        for (i, embedding) in embeddings.iter().enumerate() {
+            gallery.push(i as i64 / 4, i as i64, embedding).unwrap();
+        }
+        for (i, embedding) in embeddings.iter().enumerate() {
+            let first = gallery.nearest(embedding, 1).unwrap()[0];
+            assert_eq!((first.person, first.picture), (i as i64 / 4, i as i64));
+            assert!(first.distance < 1e-6);
+        }
+    }
+}
+
+#[test]
+fn cosine_does_not_see_the_length_of_an_embedding() {
+    let mut random = Random(11);
+    let (a, b) = (random.embedding(64), random.embedding(64));
+    let scaled: Vec<f32> = a.iter().map(|v| v * 37.0).collect();
+    let mut gallery = Gallery::new(Metric::Cosine, 64);
+    gallery.push(1, 1, &a).unwrap();
+    let near = |probe: &[f32]| gallery.nearest(probe, 1).unwrap()[0].distance;
+    assert!(near(&scaled).abs() < 1e-6);
+    assert!((Metric::Cosine.distance(&a, &b) - Metric::Cosine.distance(&scaled, &b)).abs() < 1e-6);
+}
+
+#[test]
+fn of_equal_distances_the_earlier_enrolled_comes_first() {
+    let mut gallery = Gallery::new(Metric::Euclidean, 2);
+    for person in [9, 4, 6] {
+        gallery.push(person, person * 10, &[1.0, 0.0]).unwrap();
+    }
+    let order: Vec<i64> = gallery.nearest(&[0.0, 1.0], 2).unwrap().iter().map(|c| c.person).collect();
+    assert_eq!(order, [9, 4]);
+}
+
+#[test]
+fn embeddings_that_cannot_be_compared_are_refused() {
+    let mut gallery = Gallery::new(Metric::Euclidean, 3);
+    assert!(matches!(gallery.push(1, 1, &[1.0, 2.0]), Err(VisionError::Dimension { expected: 3, found: 2 })));
+    assert!(matches!(gallery.push(1, 1, &[1.0, f32::NAN, 0.0]), Err(VisionError::NotAnEmbedding { .. })));
+    assert!(matches!(gallery.push(1, 1, &[0.0; 3]), Err(VisionError::NotAnEmbedding { .. })));
+    assert!(matches!(gallery.nearest(&[f32::INFINITY; 3], 1), Err(VisionError::NotAnEmbedding { .. })));
+    assert!(gallery.is_empty() && gallery.nearest(&[1.0; 3], 5).unwrap().is_empty());
+}
+
+#[test]
+fn ten_thousand_embeddings_are_searched_within_a_few_milliseconds() {
+    let mut random = Random(5);
+    let mut gallery = Gallery::new(Metric::Euclidean, 128);
+    for i in 0..10_000 {
+        gallery.push(i / 5, i, &random.embedding(128)).unwrap();
+    }
+    let probe = random.embedding(128);
+    let quickest = (0..20).map(|_| {
+        let started = std::time::Instant::now();
+        assert_eq!(gallery.nearest(&probe, 5).unwrap().len(), 5);
+        started.elapsed()
+    });
+    let quickest = quickest.min().unwrap();
+    println!("10 000 embeddings: {quickest:?}");
+    assert!(quickest.as_millis() < 20, "{quickest:?}");
+}
+
+fn matching() -> Matching {
+    Matching { metric: Metric::Euclidean, threshold: 0.6, band_below: 0.05, band_above: 0.03, min_margin: 0.04 }
+}
+
+fn at(distances: &[f32]) -> Vec<Candidate> {
+    (0_i64..).zip(distances).map(|(i, &distance)| Candidate { person: 7 + i, picture: i, distance }).collect()
+}
+
+#[test]
+fn a_face_is_known_below_the_band_unknown_above_it_and_uncertain_between() {
+    for (distance, outcome) in [
+        (0.0, Outcome::Known),
+        (0.549, Outcome::Known),
+        (0.551, Outcome::Uncertain),
+        (0.6, Outcome::Uncertain),
+        (0.629, Outcome::Uncertain),
+        (0.631, Outcome::Unknown),
+    ] {
+        let verdict = matching().judge(&at(&[distance]));
+        assert_eq!((verdict.outcome, verdict.distance, verdict.margin), (outcome, Some(distance), None));
+        assert_eq!(verdict.person, (outcome != Outcome::Unknown).then_some(7));
+    }
+}
+
+#[test]
+fn a_second_person_nearly_as_near_makes_a_known_face_uncertain() {
+    assert_eq!(matching().judge(&at(&[0.4, 0.43])).outcome, Outcome::Uncertain);
+    assert_eq!(matching().judge(&at(&[0.4, 0.45])).outcome, Outcome::Known);
+    assert_eq!(matching().judge(&at(&[0.9, 0.91])).outcome, Outcome::Unknown);
+}
+
+#[test]
+fn nobody_enrolled_makes_everybody_unknown() {
+    let verdict = matching().judge(&[]);
+    assert_eq!((verdict.outcome, verdict.person, verdict.distance), (Outcome::Unknown, None, None));
+}

@@ -1,0 +1,11 @@
+//! Tests of the crate from outside: whole packs, whole pictures, whole galleries. One binary,
+//! because linking the runtime costs more than the tests.
+
+// clippy.toml allows this in test functions; here the functions they call are tests too.
+#![allow(clippy::unwrap_used)]
+
+mod accuracy;
+mod broken_packs;
+mod gallery;
+mod pictures;
+mod shared;

@@ -1,0 +1,272 @@
+//! Whole pictures through whole packs: how many faces, where, and that neither shape, size nor
+//! place of the picture matters.
+
+use kith_vision::{Analysis, Face, Metric, Pack, Precision, Rgb, Search, VisionError};
+
+use crate::shared::{SEARCH, analyse, both, bundled, bundled_pack, enlarged, placed, read, second, shared};
+
+fn only(analysis: &Analysis) -> &Face {
+    assert_eq!(analysis.faces.len(), 1, "{:?}", analysis.faces.iter().map(|f| f.bounds).collect::<Vec<_>>());
+    &analysis.faces[0]
+}
+
+fn largest_landmark_shift(a: &Face, b: &Face, dx: f32, dy: f32) -> f32 {
+    let shifts = a.landmarks.iter().zip(&b.landmarks).map(|(p, q)| (q[0] - p[0] - dx).hypot(q[1] - p[1] - dy));
+    shifts.fold(0.0, f32::max)
+}
+
+/// A portrait from the labelled set with one clear face of about 110 pixels.
+fn portrait(test: &str) -> Option<Rgb> {
+    Some(read(&shared(test, "faces/lfw-dev")?.join("Abdullatif_Sener_0001.jpg")))
+}
+
+#[test]
+fn a_face_lies_where_it_is_in_a_picture_of_any_shape() {
+    let Some(portrait) = portrait("shape test") else { return };
+    for (name, vision) in both("shape test") {
+        let alone = analyse(vision, &portrait);
+        let alone = only(&alone);
+        for (width, height, x, y) in [(640, 480, 300, 120), (400, 900, 77, 500), (1200, 300, 901, 31), (251, 253, 1, 3)]
+        {
+            let moved = analyse(vision, &placed(&portrait, width, height, x, y));
+            let moved = only(&moved);
+            let shift = largest_landmark_shift(alone, moved, x as f32, y as f32);
+            assert!(shift < 5.0, "{name}: off by {shift} pixels in {width}×{height}");
+            let b = moved.bounds;
+            let [nx, ny] = moved.landmarks[2];
+            assert!(b.left < nx && nx < b.right && b.top < ny && ny < b.bottom, "{name}: {b:?}");
+            let distance = Metric::Cosine.distance(&alone.embedding, &moved.embedding);
+            assert!(distance < 0.06, "{name}: cosine distance {distance} in {width}×{height}");
+        }
+    }
+}
+
+#[test]
+fn landmarks_are_image_left_eye_right_eye_nose_and_mouth_corners() {
+    let Some(portrait) = portrait("landmark order test") else { return };
+    for (name, vision) in both("landmark order test") {
+        let analysis = analyse(vision, &portrait);
+        let [left, right, nose, mouth_left, mouth_right] = only(&analysis).landmarks;
+        assert!(left[0] < right[0] && mouth_left[0] < mouth_right[0], "{name}");
+        assert!(left[1] < nose[1] && right[1] < nose[1], "{name}");
+        assert!(nose[1] < mouth_left[1] && nose[1] < mouth_right[1], "{name}");
+    }
+}
+
+#[test]
+fn two_faces_side_by_side_are_both_found_and_boxes_that_overlap_do_not_merge() {
+    let Some(portrait) = portrait("overlap test") else { return };
+    for (name, vision) in both("overlap test") {
+        let face = analyse(vision, &portrait);
+        let face = only(&face).clone();
+        let b = face.bounds;
+        // The second portrait covers the first one's background up to its face's edge, less a little.
+        let step = ((b.right - b.left) * 0.86) as isize;
+        let right = Rgb::new(250, 250, portrait.pixels.clone()).unwrap();
+        let mut both = placed(&right, 500, 250, step, 0);
+        for y in 0..250 {
+            let end = (b.left as usize + step as usize).min(250);
+            both.pixels[3 * 500 * y..3 * (500 * y + end)]
+                .copy_from_slice(&portrait.pixels[3 * 250 * y..3 * (250 * y + end)]);
+        }
+        let found = analyse(vision, &both).faces;
+        assert_eq!(found.len(), 2, "{name}: {:?}", found.iter().map(|f| f.bounds).collect::<Vec<_>>());
+        let apart = (found[0].landmarks[2][0] - found[1].landmarks[2][0]).abs();
+        assert!((apart - step as f32).abs() < 8.0, "{name}: {apart} instead of {step}");
+    }
+}
+
+#[test]
+fn groups_are_counted_about_right() {
+    let Some(folder) = shared("group test", "faces/groups") else { return };
+    for (name, vision) in both("group test") {
+        for (file, faces) in [("kit_with_rose.jpg", 2), ("bbt1.jpg", 4), ("compreface_011_3.jpg", 3)] {
+            let found = analyse(vision, &read(&folder.join(file))).faces.len();
+            assert_eq!(found, faces, "{name}: {file}");
+        }
+    }
+}
+
+#[test]
+fn a_picture_without_a_face_gives_none() {
+    for (name, vision) in both("empty picture test") {
+        for (width, height) in [(1, 1), (3, 5000), (11, 11), (640, 480)] {
+            let grey = Rgb::new(width, height, vec![90; 3 * width * height]).unwrap();
+            assert!(analyse(vision, &grey).faces.is_empty(), "{name}: {width}×{height}");
+        }
+    }
+    let Some(folder) = shared("scenes test", "faces/noface") else { return };
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| !file.to_string_lossy().contains("tricky_"));
+    files.sort();
+    assert!(files.len() > 10);
+    for (name, vision) in both("scenes test") {
+        let with_faces = files.iter().filter(|file| !analyse(vision, &read(file)).faces.is_empty()).count();
+        assert!(with_faces * 10 <= files.len(), "{name}: faces in {with_faces} of {} scenes", files.len());
+    }
+}
+
+#[test]
+fn a_face_cut_by_the_edge_has_finite_bounds_landmarks_and_embedding() {
+    let Some(portrait) = portrait("edge test") else { return };
+    for (name, vision) in both("edge test") {
+        for (x, y) in [(-75, 0), (0, -75), (70, 0), (-85, -70), (0, 80)] {
+            let cut = placed(&portrait, 250, 250, x, y);
+            for face in analyse(vision, &cut).faces {
+                let b = face.bounds;
+                let numbers =
+                    [b.left, b.top, b.right, b.bottom, face.score, face.quality.score, face.quality.sharpness];
+                assert!(
+                    numbers.iter().chain(face.landmarks.as_flattened()).chain(&face.embedding).all(|v| v.is_finite()),
+                    "{name}"
+                );
+                assert_eq!(
+                    (face.chip.width, face.chip.height, face.chip.pixels.len()),
+                    (face.chip.height, face.chip.width, 3 * face.chip.width.pow(2))
+                );
+            }
+        }
+        let half_hidden = analyse(vision, &placed(&portrait, 250, 250, -75, 0));
+        assert!(!half_hidden.faces.is_empty(), "{name}: the face starts at the edge and is whole");
+    }
+}
+
+#[test]
+fn a_photograph_of_twelve_megapixels_gives_the_same_face_in_its_own_pixels() {
+    let Some(portrait) = portrait("large picture test") else { return };
+    for (name, vision) in both("large picture test") {
+        let alone = analyse(vision, &portrait);
+        // The whole of a 3500×3500 picture is the portrait, fourteen times enlarged.
+        let large = analyse(vision, &enlarged(&portrait, 14));
+        let (alone, large) = (only(&alone), only(&large));
+        let scaled = Face { landmarks: alone.landmarks.map(|p| p.map(|v| v * 14.0 + 6.5)), ..alone.clone() };
+        let shift = largest_landmark_shift(&scaled, large, 0.0, 0.0) / 14.0;
+        assert!(shift < 4.0, "{name}: off by {shift} pixels of the small picture");
+        let distance = Metric::Cosine.distance(&alone.embedding, &large.embedding);
+        assert!(distance < 0.06, "{name}: cosine distance {distance}");
+        let small_in_large = placed(&enlarged(&portrait, 2), 4000, 3000, 3100, 2200);
+        assert_eq!(analyse(vision, &small_in_large).faces.len(), 1, "{name}: 220 pixels in 12 megapixels");
+    }
+}
+
+#[test]
+fn no_more_faces_than_asked_for_and_the_most_prominent_first() {
+    let Some(folder) = shared("max_faces test", "faces/groups") else { return };
+    let group = read(&folder.join("compreface_016_8.jpg"));
+    for (name, vision) in both("max_faces test") {
+        let search = Search { min_face_px: 24, max_faces: 64 };
+        let all = vision.recognise(&group, &search).unwrap().faces;
+        assert!(all.len() >= 6, "{name}: {}", all.len());
+        let two = vision.recognise(&group, &Search { max_faces: 2, ..search }).unwrap().faces;
+        assert_eq!(two.len(), 2);
+        assert!((two[0].landmarks[0][0] - all[0].landmarks[0][0]).abs() < 0.01, "{name}");
+        assert!(vision.recognise(&group, &Search { max_faces: 0, ..SEARCH }).unwrap().faces.is_empty());
+    }
+}
+
+#[test]
+fn faces_smaller_than_asked_for_are_left_out() {
+    let Some(portrait) = portrait("min_face_px test") else { return };
+    for (name, vision) in both("min_face_px test") {
+        let none = vision.recognise(&portrait, &Search { min_face_px: 220, max_faces: 9 }).unwrap();
+        assert!(none.faces.is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn quality_tells_blurred_small_and_turned_faces_from_good_ones() {
+    let Some(folder) = shared("quality test", "faces/hard") else { return };
+    let pack = Pack::load(&bundled_pack()).unwrap();
+    let limits = pack.quality_limits();
+    let objection = |file: &str| {
+        let faces = analyse(bundled(Precision::Float32), &read(&folder.join(file))).faces;
+        faces.first().unwrap_or_else(|| panic!("no face in {file}")).quality.objection(limits).map(|o| o.to_string())
+    };
+    for (file, words) in [
+        ("blur_10.jpg", "too blurred"),
+        ("profile_01_lfw_hugo_chavez.jpg", "turned too far"),
+        ("profiles_ultra_24.jpg", "turned too far"),
+    ] {
+        assert!(objection(file).unwrap_or_default().contains(words), "{file}: {:?}", objection(file));
+    }
+    for file in
+        ["gray.jpg", "tilt_30.jpg", "dark_x0.12.jpg", "dark_2.png", "obama2_32bit.png", "tiny_face_80px_in_1080p.jpg"]
+    {
+        assert_eq!(objection(file), None, "{file}");
+    }
+}
+
+#[test]
+fn colour_order_matters_to_the_recogniser_of_each_pack() {
+    let Some(portrait) = portrait("colour test") else { return };
+    for (name, vision) in both("colour test") {
+        let analysis = analyse(vision, &portrait);
+        let face = only(&analysis);
+        assert_eq!(vision.embed(&face.chip).unwrap(), face.embedding, "{name}: a kept chip gives the same embedding");
+        let mut swapped = face.chip.clone();
+        swapped.pixels.chunks_exact_mut(3).for_each(|pixel| pixel.swap(0, 2));
+        let distance = Metric::Cosine.distance(&vision.embed(&swapped).unwrap(), &face.embedding);
+        assert!(distance > 1e-4, "{name}: {distance}");
+    }
+}
+
+#[test]
+fn pictures_and_chips_of_the_wrong_length_are_refused() {
+    let vision = bundled(Precision::Float32);
+    let torn = Rgb { width: 10, height: 10, pixels: vec![0; 299] };
+    assert!(matches!(vision.recognise(&torn, &SEARCH), Err(VisionError::PictureLength { .. })));
+    assert!(matches!(vision.embed(&torn), Err(VisionError::PictureLength { .. })));
+    let chip = Rgb::new(10, 10, vec![0; 300]).unwrap();
+    assert!(matches!(vision.embed(&chip), Err(VisionError::ChipSides { expected: 150, .. })));
+}
+
+#[test]
+fn threads_share_one_vision_and_get_the_same_answer() {
+    let Some(portrait) = portrait("thread test") else { return };
+    let vision = bundled(Precision::Float32);
+    let expected = analyse(vision, &portrait).faces;
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(analyse(vision, &portrait).faces, expected));
+        }
+    });
+}
+
+#[test]
+fn the_second_pack_compares_by_cosine_with_unit_embeddings() {
+    let (Some(vision), Some(portrait)) = (second("second pack test"), portrait("second pack test")) else { return };
+    let analysis = analyse(vision, &portrait);
+    let embedding = &only(&analysis).embedding;
+    assert_eq!(embedding.len(), 256);
+    assert!((embedding.iter().map(|v| v * v).sum::<f32>() - 1.0).abs() < 1e-4);
+}
+
+#[test]
+fn the_self_test_passes_with_its_picture_in_both_precisions_and_fails_without_a_face() {
+    let pack = Pack::load(&bundled_pack()).unwrap();
+    let picture = read(&pack.self_test().picture);
+    for precision in [Precision::Float32, Precision::Int8] {
+        let vision = bundled(precision);
+        let distance = vision.check_reference(&analyse(vision, &picture)).unwrap();
+        println!("{precision}: {distance} from the reference");
+        let mut blank = picture.clone();
+        blank.pixels.fill(90);
+        let error = vision.check_reference(&analyse(vision, &blank)).unwrap_err();
+        assert!(matches!(error, VisionError::SelfTestFaces { found: 0 }), "{error}");
+    }
+    let Some(vision) = second("second pack's self-test") else { return };
+    let distance = vision.check_reference(&analyse(vision, &picture)).unwrap();
+    println!("second pack: {distance} from the reference");
+}
+
+#[test]
+fn the_self_test_picture_gives_the_landmarks_of_the_reference_pipeline() {
+    // From the numpy pipeline on onnxruntime; its JPEG decoder differs in the last bits.
+    let expected = [[163.32, 99.45], [206.81, 102.71], [184.04, 128.23], [161.20, 138.73], [204.83, 140.77]];
+    let pack = Pack::load(&bundled_pack()).unwrap();
+    let analysis = analyse(bundled(Precision::Float32), &read(&pack.self_test().picture));
+    for (found, expected) in only(&analysis).landmarks.iter().zip(&expected) {
+        let off = (found[0] - expected[0]).hypot(found[1] - expected[1]);
+        assert!(off < 0.5, "{found:?} instead of {expected:?}");
+    }
+}
