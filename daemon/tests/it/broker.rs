@@ -30,6 +30,7 @@ impl Mosquitto {
     }
 
     /// A broker whose port is known but which does not run yet.
+    #[allow(dead_code)] // the integration tests share this file and begin with one that runs
     pub fn absent() -> Self {
         Self::absent_with("", &[])
     }
@@ -81,6 +82,17 @@ impl Mosquitto {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
             process.wait().unwrap();
+        }
+    }
+
+    /// Waits until a client's session is on its disk, where a kill leaves it.
+    #[allow(dead_code)] // the connection's own tests share this file and keep no subscriber across a kill
+    pub fn wait_for_saved_session(&self, client_id: &str) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let saved = || fs::read(self.folder.path().join("mosquitto.db")).unwrap_or_default();
+        while !saved().windows(client_id.len()).any(|part| part == client_id.as_bytes()) {
+            assert!(Instant::now() < deadline, "mosquitto did not save the session of {client_id}:\n{}", self.log());
+            sleep(Duration::from_millis(20));
         }
     }
 

@@ -273,9 +273,19 @@ pub struct Subscriber {
 
 impl Subscriber {
     pub fn new(port: u16, topic: &str) -> Self {
+        Self::with_session(port, topic, &[])
+    }
+
+    /// One whose session the broker keeps, so that it misses nothing while broker or connection are away.
+    pub fn lasting(port: u16, topic: &str, client_id: &str) -> Self {
+        Self::with_session(port, topic, &["-c", "-x", "600", "-i", client_id])
+    }
+
+    fn with_session(port: u16, topic: &str, session: &[&str]) -> Self {
         let port = port.to_string();
         let mut process = Command::new("stdbuf")
             .args(["-oL", "mosquitto_sub", "-h", "127.0.0.1", "-p", &port, "-q", "1", "-V", "5", "-t", topic, "-d"])
+            .args(session)
             .args(["-F", "MESSAGE {\"topic\":\"%t\",\"retain\":%r,\"payload\":\"%X\"}"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
