@@ -1,6 +1,7 @@
 //! Wiring only: builds the parts in the order data flows and hands each its inputs. Reads as the block diagram.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +13,11 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::control::{self, Control};
 use crate::engine::{DecodeLimits, EngineSettings};
+use crate::engine_desk::EngineDesk;
 use crate::health::{Condition, Health};
 use crate::mqtt;
 use crate::queue::{self, Queue, Rules};
-use crate::recognition::{self, Dispatcher, Enroller, PEOPLE, Reader};
+use crate::recognition::{self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, PEOPLE, Reader};
 use crate::sinks;
 use crate::sources::{self, Intake, SPOOL};
 use crate::state_dir::StateDir;
@@ -55,23 +57,21 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let queue = Queue::open(store.clone(), rules).await?;
     let intake = Intake::new(queue.clone(), config.intake.clone(), &state_dir, health.clone())?;
 
-    // Engine and gallery load beside the page; images wait as pending until they are there.
+    // Engines and gallery come up beside the page; images wait as pending until they are there.
     let (ready_sender, ready) = watch::channel(None);
-    tasks.work(
-        "engine",
-        recognition::start(
-            config.models.clone(),
-            engine_settings(&config),
-            store.clone(),
-            state_dir.clone(),
-            health.clone(),
-            ready_sender,
-            tasks.stop(),
-        ),
-    );
+    let (desk_sender, desk) = watch::channel(None);
+    let start = recognition::Start {
+        pack: config.models.pack.clone(),
+        settings: guard_settings(&config, &state_dir),
+        books: Books { store: store.clone(), queue: queue.clone() },
+        state_dir: state_dir.clone(),
+        health: health.clone(),
+    };
+    tasks.work("engines", recognition::start(start, ready_sender, desk_sender, tasks.stop()));
     let reader =
         Reader::new(&config.intake.roots, &state_dir, config.intake.max_bytes, config.recognition.read_deadline);
-    let dispatcher = Dispatcher { queue, reader: Arc::new(reader), ready: ready.clone(), health: health.clone() };
+    let reader = Arc::new(reader);
+    let dispatcher = Dispatcher { queue, reader: Arc::clone(&reader), ready: ready.clone(), health: health.clone() };
     tasks.work("dispatcher", dispatcher.run(tasks.stop()));
     tasks.work("retention", queue::sweep(store.clone(), state_dir.clone(), config.retention_images, tasks.stop()));
 
@@ -81,19 +81,24 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let page = web::router(Web {
         store: store.clone(),
         health: health.clone(),
+        desk: desk.clone(),
         device: config.device.clone(),
         topic: sources::mqtt::paths_topic(&config.mqtt.prefix, &config.device),
         stop: tasks.stop(),
     });
     let submit = sources::http::router(intake.clone());
     let enroller = Enroller { store: store.clone(), state_dir: state_dir.clone() };
+    if let Some(listen) = config.facerecog_listen {
+        let origin = recognition::Origin { reader, ready: ready.clone() };
+        tasks.work("facerecog", recognition::serve_origin(listen, origin, health.clone(), tasks.stop()));
+    }
     let control = control::router(Control { enroller, ready, max_bytes: config.intake.max_bytes });
     let lan_routes = page.clone().merge(submit);
     tasks.work("http", serve_http(config.http.listen, lan_routes, health.clone(), tasks.stop()));
     tasks.work("control", control::serve(state_dir, control.merge(page), health.clone(), tasks.stop()));
 
     if config.mqtt.enabled {
-        start_mqtt(&config, &mut tasks, intake, store.clone(), health.clone())?;
+        start_mqtt(&config, &mut tasks, intake, store.clone(), health.clone(), desk)?;
     } else {
         health.set("mqtt", Condition::Off, "switched off in the configuration");
     }
@@ -132,7 +137,8 @@ async fn serve_http(
     let address = listener.local_addr()?;
     health.set("page", Condition::Ok, format!("http://{address}/"));
     tracing::info!("page and API on http://{address}/");
-    let serving = axum::serve(listener, routes).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let serving = axum::serve(listener, routes.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(stop.clone().cancelled_owned());
     tokio::select! {
         served = serving => Ok(served?),
         // A sender that never ends its request must not use up everybody's time to stop.
@@ -147,6 +153,7 @@ fn start_mqtt(
     intake: Intake,
     store: Store,
     health: Health,
+    desk: watch::Receiver<Option<EngineDesk>>,
 ) -> anyhow::Result<()> {
     let topic = |last: &str| format!("{}/{}/{last}", config.mqtt.prefix, config.device);
     let state =
@@ -156,6 +163,12 @@ fn start_mqtt(
             .map(|text| text.trim_end_matches(['\r', '\n']).to_string())
             .with_context(|| format!("mqtt.password_file = {} cannot be read", file.display()))
     });
+    let mut subscriptions = vec![sources::mqtt::paths_topic(&config.mqtt.prefix, &config.device)];
+    let breaker = config
+        .mqtt
+        .breaker_commands
+        .then(|| sources::mqtt::BreakerCommands { topic: topic("command/breaker"), desk: desk.clone() });
+    subscriptions.extend(breaker.as_ref().map(|breaker| breaker.topic.clone()));
     let settings = mqtt::Settings {
         username: config.mqtt.username.clone(),
         password: password.transpose()?,
@@ -166,7 +179,7 @@ fn start_mqtt(
         will: Some(state("offline")),
         birth: vec![state("online")],
         farewell: Some(state("offline")),
-        subscriptions: vec![sources::mqtt::paths_topic(&config.mqtt.prefix, &config.device)],
+        subscriptions,
         ..mqtt::Settings::new(config.mqtt.url.parse()?, format!("kithd-{}", config.device))
     };
     let (publisher, deliveries, watch, connection) = mqtt::connect(settings);
@@ -179,14 +192,14 @@ fn start_mqtt(
     });
     tasks.deliver("mqtt state", show_mqtt_state(watch, health.clone(), tasks.finish()));
     let in_flight = usize::from(config.mqtt.receive_maximum);
-    tasks.work("mqtt source", sources::mqtt::run(deliveries, intake, store.clone(), in_flight, tasks.stop()));
+    tasks.work("mqtt source", sources::mqtt::run(deliveries, intake, store.clone(), breaker, in_flight, tasks.stop()));
     let results = sinks::outbox::results_topic(&config.mqtt.prefix, &config.device);
     let outbox = sinks::outbox::run(store.clone(), publisher.clone(), results, health.clone(), tasks.finish());
     tasks.deliver("outbox", async move {
         let _guard = last_results_sent;
         outbox.await
     });
-    tasks.work("mqtt health", sinks::health::run(store, health, publisher, topic("health"), tasks.stop()));
+    tasks.work("mqtt health", sinks::health::run(store, health, desk, publisher, topic("health"), tasks.stop()));
     Ok(())
 }
 
@@ -210,14 +223,29 @@ async fn show_mqtt_state(
     }
 }
 
-/// The engine's part of the configuration; the command line uses it too.
+/// What the guard needs of the configuration; the command line uses it too.
+pub fn guard_settings(config: &Config, sockets: &Path) -> GuardSettings {
+    GuardSettings {
+        engine: config.engine.clone(),
+        breaker: config.breaker.clone(),
+        deadlines: Deadlines {
+            base: config.recognition.deadline,
+            per_megapixel: config.recognition.deadline_per_megapixel,
+            max_pixels: config.recognition.max_pixels,
+        },
+        threads: config.recognition.threads,
+        precision: config.models.precision,
+        configuration: config.arguments.clone(),
+        sockets: sockets.into(),
+    }
+}
+
+/// What an engine process needs of the configuration.
 pub fn engine_settings(config: &Config) -> EngineSettings {
     EngineSettings {
         limits: DecodeLimits { max_bytes: config.intake.max_bytes, max_pixels: config.recognition.max_pixels },
         min_face_px: config.recognition.min_face_px,
         max_faces: config.recognition.max_faces,
         threads: config.recognition.threads,
-        deadline: config.recognition.deadline,
-        deadline_per_megapixel: config.recognition.deadline_per_megapixel,
     }
 }

@@ -138,6 +138,11 @@ impl Client {
         self.request(hyper::Method::POST, uri.trim_end_matches('&'), picture).await
     }
 
+    /// Tells a route of the page's API something.
+    pub async fn post<T: serde::de::DeserializeOwned>(&self, uri: &str, body: &impl Serialize) -> anyhow::Result<T> {
+        self.request(hyper::Method::POST, uri, serde_json::to_vec(body)?).await
+    }
+
     /// A route of the page's API.
     pub async fn get<T: serde::de::DeserializeOwned>(&self, uri: &str) -> anyhow::Result<T> {
         self.request(hyper::Method::GET, uri, Vec::new()).await
@@ -153,6 +158,7 @@ impl Client {
             .method(method)
             .uri(uri)
             .header(hyper::header::HOST, "localhost")
+            .header(hyper::header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))?;
         let exchange = async {
             let response = sender.send_request(request).await?;

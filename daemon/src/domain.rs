@@ -87,6 +87,64 @@ spelled! {
     }
 }
 
+spelled! {
+    /// Which of the two engines recognised an image.
+    EngineRole {
+        /// The one the circuit breaker guards.
+        Primary = "primary",
+        /// The one that stands in while the breaker is open.
+        Fallback = "fallback",
+    }
+}
+
+spelled! {
+    /// Where the circuit breaker is.
+    BreakerState {
+        /// Pictures go to the primary engine.
+        Closed = "closed",
+        /// They do not, until a ping succeeds.
+        Open = "open",
+        /// One ping is under way.
+        HalfOpen = "half_open",
+        /// They do not, until an operator says so.
+        ForcedOpen = "forced_open",
+    }
+}
+
+spelled! {
+    /// What an operator may tell the circuit breaker.
+    BreakerCommand {
+        /// Leave the primary engine alone until told otherwise.
+        Open = "open",
+        /// Send it pictures again, now.
+        Close = "close",
+        /// After `open`: ping it, and close if that succeeds.
+        Auto = "auto",
+    }
+}
+
+spelled! {
+    /// Why the circuit breaker counted a call or changed.
+    BreakerReason {
+        /// The engine died or failed over a picture.
+        Crash = "crash",
+        /// It took longer than allowed.
+        Deadline = "deadline",
+        /// Its answer made no sense.
+        Malformed = "malformed",
+        /// It cannot be reached.
+        Unreachable = "unreachable",
+        /// It answered, but too slowly.
+        Slow = "slow",
+        /// It does not give what it must for the bundled picture.
+        SelfTest = "self_test",
+        /// It does not start.
+        Start = "start",
+        /// Somebody said so.
+        Operator = "operator",
+    }
+}
+
 /// An image about to be accepted.
 #[derive(Debug, Clone)]
 pub struct NewImage {
@@ -132,6 +190,8 @@ pub struct Claimed {
     pub claimed_at: std::time::Instant,
     /// When the image was accepted, wall clock.
     pub accepted_at_ms: i64,
+    /// Id of an earlier result that the next one replaces.
+    pub supersedes: Option<String>,
 }
 
 /// A person and the distance to their nearest enrolled picture.
@@ -141,8 +201,8 @@ pub struct NamedCandidate {
     pub person_id: PersonId,
     /// Their name.
     pub name: String,
-    /// In the pack's metric.
-    pub distance: f32,
+    /// In the pack's metric; an engine that names people itself tells none.
+    pub distance: Option<f32>,
 }
 
 /// One face of a recognised image with its own outcome.
@@ -170,6 +230,8 @@ pub struct IdentifiedFace {
     pub embedding: Vec<f32>,
     /// Aligned crop, JPEG.
     pub crop: Vec<u8>,
+    /// File name of the nearest enrolled picture of `person`.
+    pub enrolled_image: Option<String>,
 }
 
 /// Everything known of an image once it is recognised.
@@ -177,14 +239,16 @@ pub struct IdentifiedFace {
 pub struct Identified {
     /// Best of the faces.
     pub outcome: Outcome,
-    /// Width and height in pixels, upright.
-    pub size: (u32, u32),
+    /// Width and height in pixels, upright, where the engine tells them.
+    pub size: Option<(u32, u32)>,
     /// Best first.
     pub faces: Vec<IdentifiedFace>,
     /// Small JPEG of the whole picture.
     pub thumbnail: Vec<u8>,
     /// Pack, precision and device.
     pub engine: String,
+    /// Which engine that was.
+    pub role: EngineRole,
     /// Embedding space of the faces.
     pub space: String,
     /// sha256 of the picture's bytes, hex.

@@ -6,12 +6,14 @@ mod config;
 mod control;
 mod domain;
 mod engine;
+mod engine_desk;
 mod health;
 mod mqtt;
 mod problem;
 mod queue;
 mod recognition;
 mod result;
+mod rpc;
 mod sinks;
 mod sources;
 mod state_dir;
@@ -39,15 +41,7 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    let ended = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from).and_then(
-        |runtime| {
-            let ended = runtime.block_on(cli::run(cli, config));
-            // A thread stuck in a network mount or in a picture must not hold up the exit.
-            runtime.shutdown_background();
-            ended
-        },
-    );
-    match ended {
+    match cli::run(cli, config) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("kithd: {error:#}");

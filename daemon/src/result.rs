@@ -17,6 +17,7 @@ struct ResultMessage<'a> {
     outcome: Option<Outcome>,
     reason: Option<&'a str>,
     picture_key: Option<&'a str>,
+    supersedes: Option<&'a str>,
     width: Option<u32>,
     height: Option<u32>,
     faces: Vec<FaceMessage<'a>>,
@@ -71,6 +72,7 @@ pub struct Stamp<'a> {
 /// The message of an image that ended: `Ok` processed, `Err` failed with the reason. JSON.
 pub fn message(claimed: &Claimed, end: Result<&Identified, &str>, stamp: Stamp<'_>) -> serde_json::Result<String> {
     let identified = end.ok();
+    let size = identified.and_then(|identified| identified.size);
     serde_json::to_string(&ResultMessage {
         result_id: stamp.result_id,
         image_id: claimed.id,
@@ -81,8 +83,9 @@ pub fn message(claimed: &Claimed, end: Result<&Identified, &str>, stamp: Stamp<'
         outcome: identified.map(|i| i.outcome),
         reason: end.err(),
         picture_key: identified.map(|i| i.picture_key.as_str()),
-        width: identified.map(|i| i.size.0),
-        height: identified.map(|i| i.size.1),
+        supersedes: claimed.supersedes.as_deref(),
+        width: size.map(|(width, _)| width),
+        height: size.map(|(_, height)| height),
         faces: identified.map(|i| i.faces.iter().map(FaceMessage::from).collect()).unwrap_or_default(),
         engine: identified.map(|i| i.engine.as_str()),
         attempts: claimed.attempts,

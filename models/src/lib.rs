@@ -7,6 +7,7 @@
 mod align;
 mod area;
 mod detect;
+mod device;
 mod embed;
 pub mod evaluation;
 mod gallery;
@@ -25,10 +26,14 @@ use detect::{Detection, Detector};
 use embed::Recogniser;
 use manifest::Alignment;
 
+pub use device::Device;
 pub use gallery::{Candidate, Gallery, Matching, Metric, Outcome, Verdict};
 pub use manifest::{Pack, PackError, Precision, SelfTest, Tolerance};
 pub use quality::{Objection, Quality, QualityLimits};
 pub use rgb::{MAX_SIDE, Rgb};
+
+/// The neural-network library that runs the networks.
+pub const RUNTIME_VERSION: &str = "tract 0.23.9";
 
 /// Why a picture, a network or an embedding cannot be used.
 #[derive(Debug, thiserror::Error)]

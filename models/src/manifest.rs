@@ -11,6 +11,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::VisionError;
+use crate::embed::check_embedding;
 use crate::gallery::Matching;
 use crate::quality::QualityLimits;
 
@@ -302,6 +304,11 @@ impl Pack {
     /// The bundled picture and what must come of it.
     pub fn self_test(&self) -> &SelfTest {
         &self.self_test
+    }
+
+    /// Whether numbers can be an embedding of this pack: as many as it says, finite, not all zero.
+    pub fn check_embedding(&self, embedding: &[f32]) -> Result<(), VisionError> {
+        check_embedding(embedding, self.dimension())
     }
 
     /// A file's bytes, once they are the ones the manifest was written for. Read again at each

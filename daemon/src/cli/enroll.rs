@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::own_engine;
+use super::OwnEngines;
 use crate::config::Config;
 use crate::control::Client;
 use crate::recognition::{Enroller, Enrolment, Matcher, PEOPLE, Ready, Report, file_name, person_of, read_given};
@@ -82,7 +82,7 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
 /// The running daemon, or the state folder itself.
 enum Door {
     Daemon(Client),
-    Own { _held: StateDir, enroller: Enroller, up: Arc<Ready> },
+    Own { _held: StateDir, enroller: Enroller, up: Arc<Ready>, engines: OwnEngines },
 }
 
 impl Door {
@@ -95,10 +95,12 @@ impl Door {
         if let Some(banner) = damaged {
             eprintln!("{banner}");
         }
-        let engine = own_engine(config).await?;
-        let matcher = Matcher::new(engine.pack());
+        let engines = OwnEngines::start(config).await?;
+        let guard = engines.guard.clone();
+        let matcher = Matcher::new(guard.pack());
+        let up = Arc::new(Ready { guard, matcher, store: Some(store.clone()) });
         let enroller = Enroller { store, state_dir: config.state_dir.clone() };
-        Ok(Self::Own { _held: held, enroller, up: Arc::new(Ready { engine, matcher }) })
+        Ok(Self::Own { _held: held, enroller, up, engines })
     }
 
     async fn enroll(&self, person: &str, name: &str, bytes: Vec<u8>) -> anyhow::Result<Report> {
@@ -109,7 +111,8 @@ impl Door {
     }
 
     async fn close(self) {
-        if let Self::Own { enroller, .. } = self {
+        if let Self::Own { enroller, engines, .. } = self {
+            engines.stop().await;
             enroller.store.close().await;
         }
     }

@@ -46,7 +46,7 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
                 async move {
                     let bytes = read_given(&path, config.intake.max_bytes)
                         .map_err(|f| anyhow::anyhow!(f.verdict().sentence))?;
-                    let reply = engine.recognise(bytes).await.with_context(|| path.display().to_string())?;
+                    let reply = engine.recognise(bytes.into()).await.with_context(|| path.display().to_string())?;
                     bar.inc(1);
                     anyhow::Ok((path, subject(reply)))
                 }

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::own_engine;
+use super::OwnEngines;
 use crate::config::Config;
 use crate::domain::{Identified, IdentifiedFace, Outcome};
-use crate::recognition::{Matcher, identify, read_given};
+use crate::recognition::{Matcher, Ready, identify, read_given};
 use crate::store::{Store, gallery};
 
 /// What can be typed.
@@ -24,16 +24,17 @@ pub struct Args {
 
 /// Answers for each picture; fails when one could not be read.
 pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
-    let engine = own_engine(config).await?;
-    let matcher = Matcher::new(engine.pack());
+    let engines = OwnEngines::start(config).await?;
+    let matcher = Matcher::new(engines.guard.pack());
     if let Some(connection) = Store::open_for_reading(&config.state_dir)? {
         matcher.replace(gallery(&connection, matcher.space())?)?;
     }
+    let up = Ready { guard: engines.guard.clone(), matcher, store: None };
     let mut code = ExitCode::SUCCESS;
     for path in args.pictures {
         let shown = path.display().to_string();
         let identified = match read_given(&path, config.intake.max_bytes) {
-            Ok(bytes) => identify(&engine, &matcher, bytes).await,
+            Ok(bytes) => identify(&up, None, bytes, std::path::absolute(&path).ok()).await,
             Err(failure) => Err(failure),
         };
         match identified {
@@ -50,6 +51,7 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
             }
         }
     }
+    engines.stop().await;
     Ok(code)
 }
 
@@ -80,8 +82,8 @@ fn as_json(path: &str, identified: &Identified) -> serde_json::Value {
         "path": path,
         "state": "processed",
         "outcome": identified.outcome,
-        "width": identified.size.0,
-        "height": identified.size.1,
+        "width": identified.size.map(|(width, _)| width),
+        "height": identified.size.map(|(_, height)| height),
         "engine": identified.engine,
         "faces": identified.faces.iter().map(face).collect::<Vec<_>>(),
     })

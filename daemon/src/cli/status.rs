@@ -22,9 +22,11 @@ pub struct Args {
 
 /// Shows counts, parts and the last images.
 pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
-    let live: Option<Value> = match Client::connect(&config.state_dir).await? {
-        Some(client) => Some(client.get("/v1/status").await?),
-        None => None,
+    let client = Client::connect(&config.state_dir).await?;
+    let (live, engine): (Option<Value>, Option<Value>) = match &client {
+        // While the model pack is being loaded there is no breaker to ask for.
+        Some(client) => (Some(client.get("/v1/status").await?), client.get("/v1/breaker").await.ok()),
+        None => (None, None),
     };
     let Some(connection) = Store::open_for_reading(&config.state_dir)? else {
         bail!("there is no database in {} yet: kithd has not run with this state_dir", config.state_dir.display());
@@ -33,7 +35,10 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let images = newest_images(&connection, None, args.last)?;
     let parts = live.as_ref().map_or(Value::Null, |live| live["parts"].clone());
     if args.json {
-        println!("{}", json!({ "running": live.is_some(), "counts": counts, "parts": parts, "images": images }));
+        println!(
+            "{}",
+            json!({ "running": live.is_some(), "counts": counts, "parts": parts, "engine": engine, "images": images })
+        );
         return Ok(ExitCode::SUCCESS);
     }
     println!("kithd {}", if live.is_some() { "is running" } else { "is not running" });
@@ -47,6 +52,9 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
         counts.people,
         counts.rejected_messages
     );
+    if let Some(engine) = engine {
+        println!("circuit breaker: {}", text(&engine["sentence"]));
+    }
     for (name, part) in parts.as_object().into_iter().flatten() {
         println!("{name}: {}: {}", text(&part["condition"]), text(&part["text"]));
     }

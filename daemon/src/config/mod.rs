@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use kith_vision::Precision;
+use kith_vision::{Device, Precision};
 pub use raw::{Problem, Raw};
 
 /// Where the packaged configuration lives; read when it is there and no other is named.
@@ -31,14 +31,22 @@ pub struct Config {
     pub intake: Intake,
     /// Networks.
     pub models: Models,
-    /// Engine.
+    /// How pictures are recognised.
     pub recognition: Recognition,
+    /// Where that is done.
+    pub engine: Engine,
+    /// When the engine is left alone.
+    pub breaker: Breaker,
+    /// Where the origin's gRPC contract is served; `None`: nowhere.
+    pub facerecog_listen: Option<SocketAddr>,
     /// When to try again and when to stop.
     pub retry: Retry,
     /// Finished images kept.
     pub retention_images: u64,
     /// How long a stop may take.
     pub drain: Duration,
+    /// Arguments that make another process of this program read the same configuration.
+    pub arguments: Vec<String>,
 }
 
 /// Page and API.
@@ -69,6 +77,8 @@ pub struct Mqtt {
     pub max_packet_bytes: u32,
     /// Unacknowledged messages the broker may have under way to us.
     pub receive_maximum: u16,
+    /// Whether whoever may publish may also work the circuit breaker.
+    pub breaker_commands: bool,
 }
 
 /// What may come in.
@@ -93,7 +103,54 @@ pub struct Models {
     pub precision: Option<Precision>,
 }
 
-/// Engine.
+/// The primary engine and its stand-in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Engine {
+    /// Where the networks of the own engine run.
+    pub device: Device,
+    /// The engine to use instead of the own one.
+    pub elsewhere: Option<Elsewhere>,
+    /// Whether an engine on the processor takes over while the breaker is open.
+    pub fallback: bool,
+    /// An own engine that holds more memory than this is started again between pictures.
+    pub memory_limit_bytes: u64,
+    /// Time to load and warm the models.
+    pub start_deadline: Duration,
+}
+
+/// An engine that is not ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// A server of `recognizer.proto` at `unix:/path` or `http://host:port`.
+    Recognizer {
+        /// Where.
+        address: String,
+        /// It shares the mounts and is told paths instead of being sent bytes.
+        paths: bool,
+    },
+    /// A service of the origin's `facerecog.proto` at `http://host:port`.
+    Facerecog {
+        /// Where.
+        address: String,
+    },
+}
+
+/// The circuit breaker's settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Breaker {
+    /// Consecutive failures that open it.
+    pub failures: u32,
+    /// Wait before the first ping; doubles with each that fails…
+    pub cool_down: Duration,
+    /// …up to this.
+    pub longest_cool_down: Duration,
+    /// A call that takes longer counts as a failure, though its result is kept.
+    pub slow_call: Duration,
+    /// How often the engine is tested while all is well.
+    pub self_test: Duration,
+}
+
+/// What becomes of one picture in the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recognition {
     /// Pictures recognised at the same time.
@@ -145,7 +202,10 @@ impl Config {
         for assignment in assignments {
             raw.set(assignment);
         }
-        Self::check(raw).0
+        let mut config = Self::check(raw).0?;
+        config.arguments = file.iter().flat_map(|file| ["--config".into(), file.display().to_string()]).collect();
+        config.arguments.extend(assignments.iter().flat_map(|assignment| ["--set".into(), assignment.clone()]));
+        Ok(config)
     }
 
     /// Turns what was typed into a configuration; also names every known key.
@@ -162,9 +222,15 @@ impl Config {
             intake: intake(&mut raw, &state_dir),
             models: models(&mut raw),
             recognition: recognition(&mut raw),
+            engine: engine(&mut raw),
+            breaker: breaker(&mut raw),
+            facerecog_listen: raw
+                .text("facerecog.listen")
+                .and_then(|text| address(&mut raw, "facerecog.listen", &text)),
             retry: retry(&mut raw),
             retention_images: raw.number("retention.images", 100_000, 100..=100_000_000),
             drain: raw.duration("stop.drain", secs(10), secs(1)..=secs(600)),
+            arguments: Vec::new(),
             state_dir,
         };
         if config.mqtt.enabled && u64::from(config.mqtt.max_packet_bytes) < config.intake.max_bytes as u64 {
@@ -250,11 +316,15 @@ fn log_level(raw: &mut Raw) -> String {
 
 fn listen(raw: &mut Raw) -> SocketAddr {
     let default = SocketAddr::from(([127, 0, 0, 1], 8000));
-    let Some(text) = raw.text("http.listen") else { return default };
-    text.parse().unwrap_or_else(|_| {
-        raw.problem("http.listen", format!("{text:?}"), "must be an address and port, for example \"127.0.0.1:8000\"");
-        default
-    })
+    raw.text("http.listen").and_then(|text| address(raw, "http.listen", &text)).unwrap_or(default)
+}
+
+fn address(raw: &mut Raw, key: &str, text: &str) -> Option<SocketAddr> {
+    let parsed = text.parse().ok();
+    if parsed.is_none() {
+        raw.problem(key, format!("{text:?}"), "must be an address and port, for example \"127.0.0.1:8000\"");
+    }
+    parsed
 }
 
 fn mqtt(raw: &mut Raw) -> Mqtt {
@@ -278,10 +348,15 @@ fn mqtt(raw: &mut Raw) -> Mqtt {
             raw.problem("mqtt.password_file", file.display(), format!("cannot be read: {error}"));
         }
     }
+    let commands = raw.texts("mqtt.commands").unwrap_or_default();
+    for command in commands.iter().filter(|command| *command != "breaker") {
+        raw.problem("mqtt.commands", format!("{command:?}"), "must name only \"breaker\"");
+    }
     Mqtt {
         enabled,
         url,
         prefix,
+        breaker_commands: commands.iter().any(|command| command == "breaker"),
         username,
         password_file,
         keep_alive: raw.duration("mqtt.keep_alive", secs(30), secs(5)..=secs(3600)),
@@ -321,7 +396,7 @@ fn models(raw: &mut Raw) -> Models {
     let precision = raw.text("models.precision").and_then(|text| {
         let parsed = text.parse();
         if parsed.is_err() {
-            raw.problem("models.precision", format!("{text:?}"), "must be \"int8\" or \"float32\"");
+            raw.problem("models.precision", format!("{text:?}"), "must be \"int8\", \"float32\" or \"float16\"");
         }
         parsed.ok()
     });
@@ -344,6 +419,66 @@ fn recognition(raw: &mut Raw) -> Recognition {
         deadline_per_megapixel: raw.duration("recognition.deadline_per_megapixel", secs(2), secs(0)..=secs(60)),
         read_deadline: raw.duration("recognition.read_deadline", secs(15), secs(1)..=secs(600)),
     }
+}
+
+fn engine(raw: &mut Raw) -> Engine {
+    let device = raw.text("engine.device").and_then(|text| {
+        let parsed = text.parse().ok();
+        if parsed.is_none() {
+            raw.problem("engine.device", format!("{text:?}"), "must be \"cpu\" or \"cuda\"");
+        }
+        parsed
+    });
+    let device = device.unwrap_or(Device::Cpu);
+    let paths = raw.flag("engine.send_paths", false);
+    let protocol = raw.text("engine.protocol");
+    let elsewhere = raw.text("engine.address").and_then(|address| {
+        let http = address.strip_prefix("http://").is_some_and(|host| !host.is_empty() && !host.contains('/'));
+        let socket = address.strip_prefix("unix:").is_some_and(|path| path.starts_with('/'));
+        match protocol.as_deref().unwrap_or("recognizer") {
+            "recognizer" if http || socket => Some(Elsewhere::Recognizer { address, paths }),
+            "facerecog" if http => Some(Elsewhere::Facerecog { address }),
+            "recognizer" => {
+                raw.problem("engine.address", address, "must be \"unix:/path\" or \"http://host:port\"");
+                None
+            }
+            "facerecog" => {
+                raw.problem(
+                    "engine.address",
+                    address,
+                    "must be \"http://host:port\" for engine.protocol = \"facerecog\"",
+                );
+                None
+            }
+            other => {
+                raw.problem("engine.protocol", format!("{other:?}"), "must be \"recognizer\" or \"facerecog\"");
+                None
+            }
+        }
+    });
+    let start = if device == Device::Cuda { secs(600) } else { secs(60) };
+    Engine {
+        device,
+        fallback: raw.flag("engine.fallback", device == Device::Cuda),
+        elsewhere,
+        memory_limit_bytes: raw.size("engine.memory_limit", 1 << 30, 64 << 20..=1 << 40),
+        start_deadline: raw.duration("engine.start_deadline", start, secs(1)..=secs(3600)),
+    }
+}
+
+fn breaker(raw: &mut Raw) -> Breaker {
+    let breaker = Breaker {
+        failures: raw.number("breaker.failures", 5, 1..=1000) as u32,
+        cool_down: raw.duration("breaker.cool_down", secs(10), Duration::from_millis(100)..=secs(3600)),
+        longest_cool_down: raw.duration("breaker.longest_cool_down", secs(600), secs(1)..=secs(86_400)),
+        slow_call: raw.duration("breaker.slow_call", secs(10), Duration::from_millis(10)..=secs(600)),
+        self_test: raw.duration("breaker.self_test", secs(300), secs(1)..=secs(86_400)),
+    };
+    if breaker.cool_down > breaker.longest_cool_down {
+        let value = format!("{:?}", breaker.cool_down);
+        raw.problem("breaker.cool_down", value, "must not be longer than breaker.longest_cool_down");
+    }
+    breaker
 }
 
 fn retry(raw: &mut Raw) -> Retry {

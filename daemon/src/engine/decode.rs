@@ -67,13 +67,6 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Rgb, DecodeError> {
         .unwrap_or_else(|_| Err(corrupt(format, "its decoder gave up on it")))
 }
 
-/// Width and height as the header claims, before orientation; `None` when it cannot be told.
-pub fn dimensions(bytes: &[u8]) -> Option<(u32, u32)> {
-    let format = sniff(bytes)?.image_format();
-    let read = || ImageReader::with_format(Cursor::new(bytes), format).into_dimensions().ok();
-    catch_unwind(AssertUnwindSafe(read)).ok().flatten()
-}
-
 fn decode_as(format: Format, bytes: &[u8], limits: &DecodeLimits) -> Result<Rgb, DecodeError> {
     let mut allocation = Limits::no_limits();
     allocation.max_alloc = Some(limits.max_pixels.saturating_mul(8).max(SMALLEST_ALLOCATION_LIMIT));

@@ -1,19 +1,24 @@
 //! The engine: bytes of a picture in; faces, aligned crops and a thumbnail out. Stateless, knows no person.
 //!
-//! It runs on threads of the daemon's process until it moves into a process of its own; callers see only this door.
+//! `kithd engine` serves it over gRPC from a process of its own; measuring commands use it in theirs. The daemon
+//! never does: it calls the process through `recognition`.
 
 mod decode;
 mod encode;
+mod process;
 mod recogniser;
+mod service;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kith_vision::{Pack, Precision};
+use bytes::Bytes;
+use kith_vision::{Device, Pack, Precision};
 use tokio::sync::Semaphore;
 
 pub use decode::DecodeLimits;
+pub use process::{Args, run};
 pub use recogniser::Recogniser;
 
 /// One face as the engine found it.
@@ -69,15 +74,9 @@ pub enum EngineError {
     /// The picture's fault, in a sentence.
     #[error("{0}")]
     Unreadable(String),
-    /// It panicked or a network failed.
+    /// A network or a decoder failed, or the models cannot be loaded.
     #[error("{0}")]
-    Crashed(String),
-    /// Too slow.
-    #[error("took longer than {:.1} s", .0.as_secs_f32())]
-    Deadline(Duration),
-    /// Its answer cannot be right.
-    #[error("{0}")]
-    Malformed(String),
+    Failed(String),
 }
 
 /// What the engine needs of the configuration.
@@ -91,40 +90,48 @@ pub struct EngineSettings {
     pub max_faces: usize,
     /// Pictures at the same time.
     pub threads: usize,
-    /// For one picture…
-    pub deadline: Duration,
-    /// …and for each of its megapixels.
-    pub deadline_per_megapixel: Duration,
 }
 
-/// The engine's door; clones share it.
+/// Loaded networks and the threads that run them; clones share both.
 #[derive(Clone)]
 pub struct Engine {
     recogniser: Arc<Recogniser>,
     slots: Arc<Semaphore>,
-    settings: Arc<EngineSettings>,
+    threads: usize,
     pack: Arc<Pack>,
-    description: Arc<str>,
+    precision: Precision,
+    device: Device,
 }
 
 impl Engine {
     /// Loads and warms the pack's networks and passes the self-test; takes a moment, so call it off the runtime.
-    pub fn load(pack: Pack, precision: Option<Precision>, settings: EngineSettings) -> Result<Self, EngineError> {
+    pub fn load(
+        pack: Pack,
+        precision: Option<Precision>,
+        device: Device,
+        settings: &EngineSettings,
+    ) -> Result<Self, EngineError> {
         let precision = precision.unwrap_or_else(|| pack.default_precision());
-        let recogniser = Recogniser::load(&pack, precision, &settings)?;
+        let recogniser = Recogniser::load(&pack, precision, settings)?;
         recogniser.self_test(&pack)?;
         Ok(Self {
             recogniser: Arc::new(recogniser),
             slots: Arc::new(Semaphore::new(settings.threads)),
-            settings: Arc::new(settings),
-            description: format!("{} {} cpu", pack.id(), precision.as_str()).into(),
+            threads: settings.threads,
             pack: Arc::new(pack),
+            precision,
+            device,
         })
     }
 
     /// Pack, precision and device.
-    pub fn description(&self) -> &str {
-        &self.description
+    pub fn description(&self) -> String {
+        format!("{} {} {}", self.pack.id(), self.precision, self.device)
+    }
+
+    /// Where its networks run.
+    pub fn device(&self) -> Device {
+        self.device
     }
 
     /// The pack it runs.
@@ -132,36 +139,29 @@ impl Engine {
         &self.pack
     }
 
-    /// Pictures at the same time.
-    pub fn threads(&self) -> usize {
-        self.settings.threads
+    /// What its recogniser computes with.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
-    /// Recognises one picture on a thread of its own.
-    ///
-    /// Past its deadline the caller is answered; the thread keeps its slot until it ends, for it cannot be killed.
-    pub async fn recognise(&self, bytes: Vec<u8>) -> Result<Reply, EngineError> {
+    /// Pictures at the same time.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Recognises one picture on a thread of its own, as soon as one is free.
+    pub async fn recognise(&self, bytes: Bytes) -> Result<Reply, EngineError> {
         let slot = Arc::clone(&self.slots)
             .acquire_owned()
             .await
-            .map_err(|_| EngineError::Crashed("the engine is shut down".into()))?;
-        let deadline = self.deadline(&bytes);
+            .map_err(|_| EngineError::Failed("the engine is shut down".into()))?;
         let recogniser = Arc::clone(&self.recogniser);
         let work = tokio::task::spawn_blocking(move || {
+            // Held by the thread: a caller that gives up does not free it.
             let _slot = slot;
             recogniser.recognise(&bytes)
         });
-        match tokio::time::timeout(deadline, work).await {
-            Ok(Ok(reply)) => reply,
-            Ok(Err(panic)) => Err(EngineError::Crashed(panic_text(panic))),
-            Err(_) => Err(EngineError::Deadline(deadline)),
-        }
-    }
-
-    fn deadline(&self, bytes: &[u8]) -> Duration {
-        let pixels = decode::dimensions(bytes).map_or(0, |(width, height)| u64::from(width) * u64::from(height));
-        let megapixels = pixels.min(self.settings.limits.max_pixels) as f64 / 1e6;
-        self.settings.deadline + self.settings.deadline_per_megapixel.mul_f64(megapixels)
+        work.await.unwrap_or_else(|panic| Err(EngineError::Failed(panic_text(panic))))
     }
 }
 
@@ -171,7 +171,7 @@ fn panic_text(error: tokio::task::JoinError) -> String {
             .downcast_ref::<&str>()
             .map(ToString::to_string)
             .or_else(|| payload.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "panicked".into()),
+            .unwrap_or_else(|| "it panicked".into()),
         Err(error) => error.to_string(),
     }
 }
@@ -195,9 +195,9 @@ pub fn bundled_pack() -> Option<PathBuf> {
 /// Reads and checks a pack; the error is for the operator.
 pub fn load_pack(configured: Option<&Path>) -> Result<Pack, EngineError> {
     let folder = configured.map(Path::to_path_buf).or_else(bundled_pack).ok_or_else(|| {
-        EngineError::Crashed(
+        EngineError::Failed(
             "the bundled model pack was not found beside the program; set models.pack to its folder".into(),
         )
     })?;
-    Pack::load(&folder).map_err(|error| EngineError::Crashed(error.to_string()))
+    Pack::load(&folder).map_err(|error| EngineError::Failed(error.to_string()))
 }

@@ -21,7 +21,7 @@ pub struct Recogniser {
 impl Recogniser {
     /// Loads and warms the networks.
     pub fn load(pack: &Pack, precision: Precision, settings: &EngineSettings) -> Result<Self, EngineError> {
-        let vision = Vision::load(pack, precision).map_err(crashed)?;
+        let vision = Vision::load(pack, precision).map_err(failed)?;
         Ok(Self {
             vision,
             limits: settings.limits,
@@ -37,10 +37,10 @@ impl Recogniser {
     pub fn self_test(&self, pack: &Pack) -> Result<f32, EngineError> {
         let picture = &pack.self_test().picture;
         let bytes =
-            std::fs::read(picture).map_err(|error| EngineError::Crashed(format!("{}: {error}", picture.display())))?;
-        let rgb = decode(&bytes, &self.limits).map_err(|error| EngineError::Malformed(error.to_string()))?;
-        let analysis = self.vision.recognise(&rgb, &self.search).map_err(crashed)?;
-        self.vision.check_reference(&analysis).map_err(|error| EngineError::Malformed(error.to_string()))
+            std::fs::read(picture).map_err(|error| EngineError::Failed(format!("{}: {error}", picture.display())))?;
+        let rgb = decode(&bytes, &self.limits).map_err(failed)?;
+        let analysis = self.vision.recognise(&rgb, &self.search).map_err(failed)?;
+        self.vision.check_reference(&analysis).map_err(failed)
     }
 
     /// Everything about one picture.
@@ -50,10 +50,10 @@ impl Recogniser {
         let decoded = begun.elapsed();
         let analysis = self.vision.recognise(&picture, &self.search).map_err(|error| match error {
             VisionError::PictureSides { .. } => EngineError::Unreadable(error.to_string()),
-            other => crashed(other),
+            other => failed(other),
         })?;
         let begun = Instant::now();
-        let thumbnail = encode::thumbnail(&picture, THUMBNAIL_SIDE).map_err(crashed)?;
+        let thumbnail = encode::thumbnail(&picture, THUMBNAIL_SIDE).map_err(failed)?;
         let faces = analysis.faces.into_iter().map(|face| self.found(face)).collect::<Result<_, _>>()?;
         Ok(Reply {
             size: (picture.width as u32, picture.height as u32),
@@ -77,12 +77,12 @@ impl Recogniser {
             score: face.score,
             quality: face.quality.score,
             objection,
-            crop: encode::jpeg(&face.chip, CROP_QUALITY).map_err(crashed)?,
+            crop: encode::jpeg(&face.chip, CROP_QUALITY).map_err(failed)?,
             embedding: face.embedding,
         })
     }
 }
 
-fn crashed(error: impl std::fmt::Display) -> EngineError {
-    EngineError::Crashed(error.to_string())
+fn failed(error: impl std::fmt::Display) -> EngineError {
+    EngineError::Failed(error.to_string())
 }

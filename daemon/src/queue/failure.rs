@@ -4,11 +4,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::domain::EngineRole;
+
 /// A failed attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
     /// The engine says the picture cannot be decoded.
-    Unreadable(String),
+    Unreadable {
+        /// Its sentence.
+        why: String,
+        /// Which engine says so.
+        by: EngineRole,
+    },
     /// It is larger than allowed.
     TooLarge {
         /// Its size.
@@ -36,12 +43,25 @@ pub enum Failure {
     },
     /// Spooled bytes are gone; only a damaged disk or a helping hand does that.
     SpoolMissing(String),
-    /// The engine died over the picture.
-    EngineCrashed(String),
+    /// The engine lives and says that it failed over this picture.
+    EngineFailed(String),
+    /// The engine died with nothing but this picture in it, and passed its self-test afterwards.
+    EngineDied(String),
+    /// The engine died with several pictures in it; nobody knows which it was.
+    EngineDiedAmongSeveral(String),
     /// The engine took longer than allowed.
-    EngineDeadline(Duration),
+    EngineDeadline {
+        /// The time it had.
+        limit: Duration,
+        /// Nothing else was in it, and it passed its self-test afterwards.
+        lone: bool,
+    },
     /// The engine answered nonsense.
     EngineMalformed(String),
+    /// The engine cannot be reached.
+    EngineUnreachable(String),
+    /// The engine went away for reasons that have nothing to do with this picture.
+    EngineAway(String),
 }
 
 /// Whether an image is tried again.
@@ -51,6 +71,8 @@ pub enum Again {
     Final,
     /// Until the attempts are spent.
     Attempt,
+    /// As often as needed: the attempt is given back.
+    Refunded,
     /// As often as needed until the file or root has been away for `retry.missing_file`; attempts are given back.
     WhileFileMissing,
     /// The same with `retry.missing_root`.
@@ -64,6 +86,8 @@ pub struct Verdict {
     pub again: Again,
     /// Whether the circuit breaker counts it.
     pub counts_for_breaker: bool,
+    /// Whether the image runs by itself next time.
+    pub alone: bool,
     /// For the operator.
     pub sentence: String,
 }
@@ -71,9 +95,12 @@ pub struct Verdict {
 impl Failure {
     /// The three decisions.
     pub fn verdict(&self) -> Verdict {
-        let verdict = |again, counts_for_breaker, sentence| Verdict { again, counts_for_breaker, sentence };
+        let verdict =
+            |again, counts_for_breaker, sentence| Verdict { again, counts_for_breaker, alone: false, sentence };
+        // One poison picture ends as failed and takes nobody with it.
+        let alone = |again, counts_for_breaker, sentence| Verdict { again, counts_for_breaker, alone: true, sentence };
         match self {
-            Self::Unreadable(why) => verdict(Again::Final, false, why.clone()),
+            Self::Unreadable { why, .. } => verdict(Again::Final, false, why.clone()),
             Self::TooLarge { bytes, limit } => verdict(
                 Again::Final,
                 false,
@@ -96,15 +123,25 @@ impl Failure {
             Self::SpoolMissing(file) => {
                 verdict(Again::Final, false, format!("the stored picture {file} is gone from the state folder"))
             }
-            Self::EngineCrashed(why) => {
+            Self::EngineFailed(why) => {
                 verdict(Again::Attempt, true, format!("the engine failed over this picture: {why}"))
             }
-            Self::EngineDeadline(limit) => {
-                verdict(Again::Attempt, true, format!("the engine took longer than {:.1} s", limit.as_secs_f32()))
+            Self::EngineDied(how) => {
+                alone(Again::Attempt, false, format!("the engine died over this picture, and nothing else: {how}"))
+            }
+            Self::EngineDiedAmongSeveral(how) => {
+                alone(Again::Refunded, true, format!("the engine died with several pictures in it: {how}"))
+            }
+            Self::EngineDeadline { limit, lone } => {
+                alone(Again::Attempt, !lone, format!("the engine took longer than {:.1} s", limit.as_secs_f32()))
             }
             Self::EngineMalformed(why) => {
                 verdict(Again::Attempt, true, format!("the engine's answer made no sense: {why}"))
             }
+            Self::EngineUnreachable(why) => {
+                verdict(Again::Refunded, true, format!("the engine cannot be reached: {why}"))
+            }
+            Self::EngineAway(why) => verdict(Again::Refunded, false, format!("waits for the engine: {why}")),
         }
     }
 }
@@ -116,7 +153,7 @@ mod tests {
     #[test]
     fn a_bad_picture_is_final_and_never_the_breakers_business() {
         for failure in [
-            Failure::Unreadable("the JPEG is cut off".into()),
+            Failure::Unreadable { why: "the JPEG is cut off".into(), by: EngineRole::Primary },
             Failure::TooLarge { bytes: 2, limit: 1 },
             Failure::OutsideRoots("/etc/shadow".into()),
             Failure::NotAFile("/dev/zero".into()),
@@ -129,13 +166,37 @@ mod tests {
     #[test]
     fn the_engines_faults_are_tried_again_and_count() {
         for failure in [
-            Failure::EngineCrashed("x".into()),
-            Failure::EngineDeadline(Duration::from_secs(1)),
+            Failure::EngineFailed("x".into()),
+            Failure::EngineDeadline { limit: Duration::from_secs(1), lone: false },
             Failure::EngineMalformed("x".into()),
         ] {
             let verdict = failure.verdict();
             assert_eq!((verdict.again, verdict.counts_for_breaker), (Again::Attempt, true), "{failure:?}");
         }
+    }
+
+    #[test]
+    fn a_lone_death_before_a_passed_self_test_is_the_pictures_fault_and_not_the_engines() {
+        for failure in
+            [Failure::EngineDied("x".into()), Failure::EngineDeadline { limit: Duration::from_secs(1), lone: true }]
+        {
+            let Verdict { again, counts_for_breaker, alone, .. } = failure.verdict();
+            assert_eq!((again, counts_for_breaker, alone), (Again::Attempt, false, true), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_death_among_several_costs_no_attempt_and_each_runs_alone_next() {
+        let Verdict { again, counts_for_breaker, alone, .. } = Failure::EngineDiedAmongSeveral("x".into()).verdict();
+        assert_eq!((again, counts_for_breaker, alone), (Again::Refunded, true, true));
+    }
+
+    #[test]
+    fn an_engine_that_is_not_there_costs_no_attempt() {
+        let unreachable = Failure::EngineUnreachable("x".into()).verdict();
+        assert_eq!((unreachable.again, unreachable.counts_for_breaker), (Again::Refunded, true));
+        let away = Failure::EngineAway("x".into()).verdict();
+        assert_eq!((away.again, away.counts_for_breaker), (Again::Refunded, false));
     }
 
     #[test]

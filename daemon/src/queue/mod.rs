@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::config;
-use crate::domain::{Accepted, Claimed, Identified, NewImage, wall_clock_ms};
+use crate::domain::{Accepted, Claimed, EngineRole, Identified, ImageId, NewImage, wall_clock_ms};
 use crate::result::{Stamp, message};
 use crate::store::{End, PutBack, Store, StoreError};
 use clock::QueueClock;
@@ -165,18 +165,21 @@ impl Queue {
         let missing = Duration::from_millis(u64::try_from(now_ms - since_ms).unwrap_or(0));
         let retry = &self.rules.retry;
         let (wait, refund) = match verdict.again {
-            Again::Final => return self.give_up(claimed, verdict.sentence).await,
+            Again::Final => return self.give_up(claimed, failure, verdict.sentence).await,
             Again::Attempt if claimed.attempts >= retry.attempts => {
                 let sentence = format!("{}; given up after {} attempts", verdict.sentence, claimed.attempts);
-                return self.give_up(claimed, sentence).await;
+                return self.give_up(claimed, failure, sentence).await;
             }
             Again::WhileFileMissing if missing >= retry.missing_file => {
-                return self.give_up(claimed, waited_in_vain(&verdict.sentence, missing)).await;
+                return self.give_up(claimed, failure, waited_in_vain(&verdict.sentence, missing)).await;
             }
             Again::WhileRootMissing if missing >= retry.missing_root => {
-                return self.give_up(claimed, waited_in_vain(&verdict.sentence, missing)).await;
+                return self.give_up(claimed, failure, waited_in_vain(&verdict.sentence, missing)).await;
             }
             Again::Attempt => (backoff(retry, claimed.attempts), false),
+            Again::Refunded if verdict.counts_for_breaker && !verdict.alone => (backoff(retry, 1), true),
+            // The breaker stands before the next claim; it needs no wait of its own.
+            Again::Refunded => (Duration::ZERO, true),
             // Look often at first, then rarely: a share of the time it has been away.
             Again::WhileFileMissing | Again::WhileRootMissing => {
                 ((missing / 4).clamp(retry.first_wait, retry.longest_wait), true)
@@ -193,9 +196,13 @@ impl Queue {
             attempts: claimed.attempts,
             due_ms: now_ms + i64::try_from(wait.as_millis()).unwrap_or(i64::MAX / 2),
             now_ms,
-            missing_since_ms: refund.then_some(since_ms),
+            missing_since_ms: match verdict.again {
+                Again::WhileFileMissing | Again::WhileRootMissing => Some(since_ms),
+                _ => None,
+            },
             reason: Some(verdict.sentence),
             refund,
+            alone: verdict.alone,
         };
         self.until_stored(|| self.store.put_back(back.clone())).await?;
         Ok(())
@@ -212,14 +219,32 @@ impl Queue {
             missing_since_ms: claimed.missing_since_ms,
             reason: None,
             refund: true,
+            alone: false,
         };
         self.until_stored(|| self.store.put_back(back.clone())).await?;
         Ok(())
     }
 
-    async fn give_up(&self, claimed: Claimed, reason: String) -> Result<(), QueueError> {
+    /// Takes one attempt back from images that failed because the engine did, not because of what they are.
+    pub async fn refund(&self, images: Vec<ImageId>) -> Result<(), QueueError> {
+        self.until_stored(|| self.store.refund(images.clone())).await
+    }
+
+    /// Everything an engine made since its self-test last vouched for it is done again; says how much that is.
+    pub async fn redo_unverified(&self, role: EngineRole, reason: &str) -> Result<usize, QueueError> {
+        let now_ms = self.clock.now_ms();
+        let count = self.until_stored(|| self.store.redo_unverified(role, reason.to_string(), now_ms)).await?;
+        self.unfinished.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+
+    async fn give_up(&self, claimed: Claimed, failure: &Failure, reason: String) -> Result<(), QueueError> {
         tracing::warn!(image = claimed.id, path = claimed.path, "failed: {reason}");
-        let end = Arc::new(self.end(&claimed, Err(&reason))?);
+        let mut end = self.end(&claimed, Err(&reason))?;
+        if let Failure::Unreadable { by, .. } = failure {
+            end.judged_by = Some(*by);
+        }
+        let end = Arc::new(end);
         let done = self.until_stored(|| self.store.fail(Arc::clone(&end), reason.clone())).await?;
         self.ended(done);
         Ok(())
@@ -247,6 +272,7 @@ impl Queue {
             duration_ms: stamp.duration_ms,
             payload: message(claimed, end, stamp)?,
             publish: self.rules.publish,
+            judged_by: None,
             result_id,
         })
     }

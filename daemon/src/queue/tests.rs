@@ -28,10 +28,11 @@ fn image(path: &str) -> NewImage {
 fn nothing_found() -> Identified {
     Identified {
         outcome: Outcome::NoFace,
-        size: (4, 3),
+        size: Some((4, 3)),
         faces: vec![],
         thumbnail: vec![1],
         engine: "test".into(),
+        role: EngineRole::Primary,
         space: "space".into(),
         picture_key: "key".into(),
     }
@@ -71,7 +72,7 @@ async fn an_engine_failure_is_tried_again_until_the_attempts_are_spent_and_then_
     for attempt in 1..=3 {
         let claimed = claim_one(&queue).await;
         assert_eq!(claimed.attempts, attempt);
-        queue.fail(claimed, &Failure::EngineCrashed("boom".into())).await.unwrap();
+        queue.fail(claimed, &Failure::EngineFailed("boom".into())).await.unwrap();
     }
     let ended = store.image(id).await.unwrap().unwrap();
     assert_eq!(ended.image.state, "failed");
@@ -108,8 +109,8 @@ async fn an_image_ends_once_even_if_two_hands_hold_it() {
     let (store, queue) = queue(folder.path(), |_| {}).await;
     let id = queue.submit(vec![image("/a")]).await.unwrap()[0].id;
     let claimed = claim_one(&queue).await;
-    let stale = Claimed { path: claimed.path.clone(), file: None, ..claimed };
-    let held = Claimed { path: stale.path.clone(), file: None, ..stale };
+    let stale = Claimed { path: claimed.path.clone(), file: None, supersedes: None, ..claimed };
+    let held = Claimed { path: stale.path.clone(), file: None, supersedes: None, ..stale };
     assert!(queue.finish(held, nothing_found()).await.unwrap());
     assert!(!queue.finish(stale, nothing_found()).await.unwrap(), "the second result was written");
     assert_eq!(store.take_unsent(10).await.unwrap().len(), 1);
@@ -117,7 +118,7 @@ async fn an_image_ends_once_even_if_two_hands_hold_it() {
 }
 
 #[tokio::test]
-async fn several_in_flight_at_a_crash_are_refunded_and_run_alone_one_by_one() {
+async fn images_in_flight_when_the_daemon_died_get_their_attempt_back() {
     let folder = tempfile::tempdir().unwrap();
     let (store, first_run) = queue(folder.path(), |_| {}).await;
     first_run.submit(["/a", "/b"].map(image).to_vec()).await.unwrap();
@@ -125,36 +126,123 @@ async fn several_in_flight_at_a_crash_are_refunded_and_run_alone_one_by_one() {
     drop(first_run);
     store.close().await;
     let (_, second_run) = queue(folder.path(), |_| {}).await;
-    second_run.submit(vec![image("/c")]).await.unwrap();
-    assert!(second_run.claim(5, false).await.unwrap().images.is_empty(), "it must run alone");
-    for expected in ["/a", "/b"] {
-        let mut alone = second_run.claim(5, true).await.unwrap().images;
-        assert_eq!(alone.iter().map(|c| (c.path.as_str(), c.attempts)).collect::<Vec<_>>(), [(expected, 1)]);
-        assert!(second_run.claim(5, false).await.unwrap().images.is_empty(), "something ran beside {expected}");
-        second_run.finish(alone.remove(0), nothing_found()).await.unwrap();
-    }
-    assert_eq!(second_run.claim(5, true).await.unwrap().images[0].path, "/c");
+    let again = second_run.claim(5, true).await.unwrap().images;
+    assert_eq!(again.iter().map(|c| (c.path.as_str(), c.attempts)).collect::<Vec<_>>(), [("/a", 1), ("/b", 1)]);
 }
 
 #[tokio::test]
-async fn a_picture_that_kills_kithd_alone_each_time_ends_failed_and_takes_nobody_with_it() {
+async fn several_in_flight_when_the_engine_died_are_refunded_and_run_alone_one_by_one() {
     let folder = tempfile::tempdir().unwrap();
-    let attempts = 3;
-    for run in 0..=attempts {
-        let (store, queue) = queue(folder.path(), |retry| retry.attempts = attempts).await;
-        if run == 0 {
-            queue.submit(vec![image("/poison")]).await.unwrap();
-        }
-        let claim = queue.claim(1, true).await.unwrap();
-        assert_eq!(claim.images.len(), usize::from(run < attempts), "run {run}");
-        if run == attempts {
-            let ended = store.image(1).await.unwrap().unwrap();
-            assert_eq!(ended.image.state, "failed");
-            assert!(ended.image.reason.unwrap().contains("given up after 3 attempts"));
-        }
-        drop(queue);
-        store.close().await;
+    let (_, queue) = queue(folder.path(), |_| {}).await;
+    queue.submit(["/a", "/b"].map(image).to_vec()).await.unwrap();
+    for claimed in queue.claim(2, true).await.unwrap().images {
+        queue.fail(claimed, &Failure::EngineDiedAmongSeveral("signal 9".into())).await.unwrap();
     }
+    queue.submit(vec![image("/c")]).await.unwrap();
+    assert!(queue.claim(5, false).await.unwrap().images.is_empty(), "it must run alone");
+    for expected in ["/a", "/b"] {
+        let mut alone = queue.claim(5, true).await.unwrap().images;
+        assert_eq!(alone.iter().map(|c| (c.path.as_str(), c.attempts)).collect::<Vec<_>>(), [(expected, 1)]);
+        assert!(queue.claim(5, false).await.unwrap().images.is_empty(), "something ran beside {expected}");
+        queue.finish(alone.remove(0), nothing_found()).await.unwrap();
+    }
+    assert_eq!(queue.claim(5, true).await.unwrap().images[0].path, "/c");
+}
+
+#[tokio::test]
+async fn a_picture_that_kills_the_engine_alone_each_time_ends_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, queue) = queue(folder.path(), |retry| {
+        retry.attempts = 3;
+        retry.first_wait = Duration::ZERO;
+    })
+    .await;
+    queue.submit(vec![image("/poison")]).await.unwrap();
+    for _ in 0..3 {
+        let claimed = claim_one(&queue).await;
+        queue.fail(claimed, &Failure::EngineDied("signal 11".into())).await.unwrap();
+    }
+    let ended = store.image(1).await.unwrap().unwrap();
+    assert_eq!(ended.image.state, "failed");
+    assert!(ended.image.reason.unwrap().ends_with("signal 11; given up after 3 attempts"));
+}
+
+#[tokio::test]
+async fn an_engine_that_is_away_or_unreachable_never_fails_an_image() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, queue) = queue(folder.path(), |retry| {
+        retry.attempts = 1;
+        retry.first_wait = Duration::ZERO;
+    })
+    .await;
+    queue.submit(vec![image("/a")]).await.unwrap();
+    for n in 0..20 {
+        let claimed = claim_one(&queue).await;
+        let why = "no such file".to_string();
+        let failure = if n % 2 == 0 { Failure::EngineAway(why) } else { Failure::EngineUnreachable(why) };
+        queue.fail(claimed, &failure).await.unwrap();
+    }
+    let waiting = store.image(1).await.unwrap().unwrap().image;
+    assert_eq!((waiting.state.as_str(), waiting.attempts), ("pending", 0));
+}
+
+#[tokio::test]
+async fn attempts_lost_to_an_engine_that_broke_down_are_given_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, queue) = queue(folder.path(), |retry| retry.first_wait = Duration::ZERO).await;
+    queue.submit(vec![image("/a")]).await.unwrap();
+    let claimed = claim_one(&queue).await;
+    queue.fail(claimed, &Failure::EngineFailed("x".into())).await.unwrap();
+    assert_eq!(store.image(1).await.unwrap().unwrap().image.attempts, 1);
+    queue.refund(vec![1, 99]).await.unwrap();
+    queue.refund(vec![1]).await.unwrap();
+    assert_eq!(store.image(1).await.unwrap().unwrap().image.attempts, 0);
+}
+
+#[tokio::test]
+async fn what_a_lying_engine_made_is_done_again_and_says_what_it_supersedes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, queue) = queue(folder.path(), |_| {}).await;
+    let paths = ["/vouched", "/sent", "/unsent", "/fallback", "/unreadable", "/missing"];
+    queue.submit(paths.map(image).to_vec()).await.unwrap();
+    let mut claimed = queue.claim(10, true).await.unwrap().images.into_iter();
+    let mut finish = async |role| {
+        let identified = Identified { role, ..nothing_found() };
+        assert!(queue.finish(claimed.next().unwrap(), identified).await.unwrap());
+    };
+    finish(EngineRole::Primary).await;
+    store.verified(EngineRole::Primary, store.newest_result().await.unwrap()).await.unwrap();
+    finish(EngineRole::Primary).await;
+    let sent = store.take_unsent(10).await.unwrap();
+    assert_eq!(sent.len(), 2);
+    finish(EngineRole::Primary).await;
+    finish(EngineRole::Fallback).await;
+    let unreadable = Failure::Unreadable { why: "x".into(), by: EngineRole::Primary };
+    queue.fail(claimed.next().unwrap(), &unreadable).await.unwrap();
+    let outside = Failure::OutsideRoots("/missing".into());
+    queue.fail(claimed.next().unwrap(), &outside).await.unwrap();
+    let (unfinished, _) = queue.load();
+    assert_eq!(queue.redo_unverified(EngineRole::Primary, "the engine lied").await.unwrap(), 3);
+    assert_eq!(queue.load().0, unfinished + 3);
+    let again = queue.claim(10, true).await.unwrap().images;
+    let superseded: serde_json::Value = serde_json::from_str(&sent[1].payload).unwrap();
+    let found: Vec<_> = again.iter().map(|c| (c.path.as_str(), c.attempts, c.supersedes.as_deref())).collect();
+    let expected = [("/sent", 1, superseded["result_id"].as_str()), ("/unsent", 1, None), ("/unreadable", 1, None)];
+    assert_eq!(found, expected);
+    for claimed in again {
+        queue.finish(claimed, nothing_found()).await.unwrap();
+    }
+    let messages: Vec<serde_json::Value> = store
+        .take_unsent(20)
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| serde_json::from_str(&row.payload).unwrap())
+        .filter(|message: &serde_json::Value| message["path"] == "/sent")
+        .collect();
+    let news: Vec<_> = messages.iter().filter(|message| message["supersedes"] == superseded["result_id"]).collect();
+    assert_eq!(news.len(), 1, "{messages:?}");
+    assert_eq!(queue.redo_unverified(EngineRole::Fallback, "x").await.unwrap(), 1);
 }
 
 #[tokio::test]
@@ -167,7 +255,7 @@ async fn the_queue_clock_goes_on_from_the_last_write_so_a_wrong_board_clock_chan
     .await;
     first_run.submit(vec![image("/a")]).await.unwrap();
     let claimed = claim_one(&first_run).await;
-    first_run.fail(claimed, &Failure::EngineCrashed("x".into())).await.unwrap();
+    first_run.fail(claimed, &Failure::EngineFailed("x".into())).await.unwrap();
     drop(first_run);
     store.close().await;
     let (_, second_run) = queue(folder.path(), |_| {}).await;

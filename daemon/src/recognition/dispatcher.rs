@@ -10,9 +10,9 @@ use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Matcher, Reader, Ready, ReadyWatch};
-use crate::domain::{Claimed, Identified, hex};
-use crate::engine::{Engine, EngineError};
+use super::client::{Answer, Picture};
+use super::{Reader, Ready, ReadyWatch, person_of};
+use crate::domain::{Claimed, Identified, IdentifiedFace, ImageId, NamedCandidate, Outcome, hex};
 use crate::health::{Condition, Health};
 use crate::queue::{Failure, Queue, QueueError};
 use crate::store::StoreError;
@@ -51,13 +51,14 @@ impl Dispatcher {
                 () = tokio::time::sleep(DATABASE_RETRY) => {}
             }
         }
-        // One picture per thread, and as many being read meanwhile.
-        let capacity = 2 * up.engine.threads();
-        let mut changes = queue.changes();
+        let (mut changes, mut engines) = (queue.changes(), up.guard.changes());
         let mut in_flight: JoinSet<Result<(), QueueError>> = JoinSet::new();
         loop {
             changes.borrow_and_update();
-            let room = capacity - in_flight.len();
+            engines.borrow_and_update();
+            // One picture per thread of the engine, and as many being read meanwhile; none while there is nowhere to
+            // send them: the breaker stands before the claim.
+            let room = up.guard.capacity().saturating_sub(in_flight.len());
             let mut sleep = LONGEST_SLEEP;
             if room > 0 {
                 let claim = match queue.claim(room, in_flight.is_empty()).await {
@@ -85,6 +86,7 @@ impl Dispatcher {
                 () = stop.cancelled() => break,
                 Some(ended) = in_flight.join_next() => ended??,
                 changed = changes.changed(), if room > 0 => changed?,
+                changed = engines.changed() => changed?,
                 () = tokio::time::sleep(sleep), if room > 0 => {}
             }
         }
@@ -126,7 +128,8 @@ async fn process(
         () = stop.cancelled() => return queue.hand_back(image).await,
     };
     let identified = match bytes {
-        Ok(bytes) => identify(&up.engine, &up.matcher, bytes).await,
+        // A path is of use to an engine that shares the mounts; spooled bytes lie where only we can see them.
+        Ok(bytes) => identify(up, Some(image.id), bytes, image.file.is_none().then_some(path)).await,
         Err(failure) => Err(failure),
     };
     match identified {
@@ -135,25 +138,64 @@ async fn process(
     }
 }
 
-/// Bytes to a result; used by the queue and by `kithd identify`.
-pub async fn identify(engine: &Engine, matcher: &Matcher, bytes: Vec<u8>) -> Result<Identified, Failure> {
+/// Bytes to a result; used by the queue, by `kithd identify` and by the origin's contract.
+pub async fn identify(
+    up: &Ready,
+    image: Option<ImageId>,
+    bytes: Vec<u8>,
+    path: Option<PathBuf>,
+) -> Result<Identified, Failure> {
     let picture_key = hex(&Sha256::digest(&bytes));
-    let reply = engine.recognise(bytes).await.map_err(|error| match error {
-        EngineError::Unreadable(why) => Failure::Unreadable(why),
-        EngineError::Crashed(why) => Failure::EngineCrashed(why),
-        EngineError::Deadline(limit) => Failure::EngineDeadline(limit),
-        EngineError::Malformed(why) => Failure::EngineMalformed(why),
-    })?;
-    let faces = matcher.identify(reply.faces).map_err(|error| Failure::EngineMalformed(error.to_string()))?;
+    let picture = Picture { bytes: bytes.into(), path };
+    let recognised = up.guard.recognise(image, &picture).await?;
+    let (size, faces, thumbnail) = match recognised.answer {
+        Answer::Faces(reply) => {
+            let faces = up.matcher.identify(reply.faces);
+            let faces = faces.map_err(|error| Failure::EngineMalformed(error.to_string()))?;
+            (Some(reply.size), faces, reply.thumbnail)
+        }
+        Answer::Name(None) => (None, vec![named_face(Outcome::Unknown, None, None)], Vec::new()),
+        Answer::Name(Some(image_name)) => {
+            let name = person_of(Path::new(""), Path::new(&image_name)).unwrap_or_else(|| image_name.clone());
+            let (person_id, name) = match &up.store {
+                Some(store) => {
+                    let found = store.person_of_image(image_name.clone(), name).await;
+                    found.map_err(|error| Failure::EngineAway(error.to_string()))?
+                }
+                None => (0, name),
+            };
+            let person = NamedCandidate { person_id, name, distance: None };
+            (None, vec![named_face(Outcome::Known, Some(person), Some(image_name))], Vec::new())
+        }
+    };
     Ok(Identified {
         outcome: Identified::best_outcome(&faces),
-        size: reply.size,
+        size,
         faces,
-        thumbnail: reply.thumbnail,
-        engine: engine.description().into(),
-        space: matcher.space().into(),
+        thumbnail,
+        engine: recognised.engine,
+        role: recognised.role,
+        space: up.matcher.space().into(),
         picture_key,
     })
+}
+
+/// What an engine that names people itself tells of a face: who it is, and nothing else.
+fn named_face(outcome: Outcome, person: Option<NamedCandidate>, enrolled_image: Option<String>) -> IdentifiedFace {
+    IdentifiedFace {
+        bounds: [0.0; 4],
+        landmarks: [[0.0; 2]; 5],
+        score: 1.0,
+        quality: 1.0,
+        outcome,
+        person,
+        distance: None,
+        margin: None,
+        candidates: Vec::new(),
+        embedding: Vec::new(),
+        crop: Vec::new(),
+        enrolled_image,
+    }
 }
 
 /// The file name of a path, for people.

@@ -5,17 +5,24 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anyhow::{anyhow, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::client::{Answer, Picture};
+use super::guard::Recognised;
 use super::{Matcher, Ready};
 use crate::domain::hex;
-use crate::engine::{EngineError, FoundFace};
+use crate::engine::FoundFace;
+use crate::queue::Failure;
 use crate::sources::write_durably;
 use crate::store::{EnrolledFace, EnrolledPicture, Store, StoreError};
 
 /// Folder of kept enrolment pictures below the state folder.
 pub const PEOPLE: &str = "people";
+
+/// How long an enrolment waits for an engine that is being started.
+const ENGINE_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Several faces: the largest is taken if it alone is in the middle, or is this much larger than the next.
 const DOMINANT: f32 = 2.0;
@@ -70,10 +77,15 @@ impl Enroller {
         if person.trim().is_empty() || person.chars().count() > 200 || person.contains(char::is_control) {
             return report(Enrolment::Rejected, Some("a person's name must have 1 to 200 characters".into()));
         }
-        let reply = match up.engine.recognise(bytes.clone()).await {
-            Ok(reply) => reply,
-            Err(EngineError::Unreadable(why)) => return report(Enrolment::Rejected, Some(why)),
-            Err(error) => return Err(error.into()),
+        up.guard.available(ENGINE_WAIT).await.map_err(|why| anyhow!("nobody can be enrolled now: {why}"))?;
+        let picture = Picture { bytes: bytes.clone().into(), path: None };
+        let reply = match up.guard.recognise(None, &picture).await {
+            Ok(Recognised { answer: Answer::Faces(reply), .. }) => reply,
+            Ok(Recognised { answer: Answer::Name(_), .. }) => {
+                bail!("the configured engine names people itself; enrol them there")
+            }
+            Err(Failure::Unreadable { why, .. }) => return report(Enrolment::Rejected, Some(why)),
+            Err(failure) => bail!(failure.verdict().sentence),
         };
         let (face, note) = match choose(reply.faces, reply.size) {
             Ok(chosen) => chosen,

@@ -27,13 +27,15 @@ pub struct Matcher {
 struct Snapshot {
     gallery: Gallery,
     names: HashMap<PersonId, String>,
+    /// File name of each enrolled picture, by its row.
+    images: HashMap<i64, String>,
 }
 
 impl Matcher {
     /// An empty gallery for a pack.
     pub fn new(pack: &Pack) -> Self {
-        let snapshot =
-            Snapshot { gallery: Gallery::new(pack.matching().metric, pack.dimension()), names: HashMap::new() };
+        let gallery = Gallery::new(pack.matching().metric, pack.dimension());
+        let snapshot = Snapshot { gallery, names: HashMap::new(), images: HashMap::new() };
         Self {
             matching: pack.matching().clone(),
             known_from: pack.quality_limits().known_from,
@@ -57,12 +59,13 @@ impl Matcher {
     /// Replaces the gallery; rows of another space must not be among them.
     pub fn replace(&self, rows: Vec<GalleryRow>) -> Result<(), VisionError> {
         let mut gallery = Gallery::new(self.matching.metric, self.dimension);
-        let mut names = HashMap::new();
+        let (mut names, mut images) = (HashMap::new(), HashMap::new());
         for row in rows {
             gallery.push(row.person_id, row.person_image_id, &row.embedding)?;
             names.insert(row.person_id, row.name);
+            images.insert(row.person_image_id, row.image_name);
         }
-        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Snapshot { gallery, names });
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Snapshot { gallery, names, images });
         Ok(())
     }
 
@@ -86,9 +89,10 @@ impl Matcher {
             .map(|candidate| NamedCandidate {
                 person_id: candidate.person,
                 name: snapshot.names.get(&candidate.person).cloned().unwrap_or_default(),
-                distance: candidate.distance,
+                distance: Some(candidate.distance),
             })
             .collect();
+        let matched = nearest.iter().find(|candidate| Some(candidate.person) == verdict.person);
         Ok(IdentifiedFace {
             bounds: face.bounds,
             landmarks: face.landmarks,
@@ -107,6 +111,7 @@ impl Matcher {
             candidates,
             embedding: face.embedding,
             crop: face.crop,
+            enrolled_image: matched.and_then(|candidate| snapshot.images.get(&candidate.picture).cloned()),
         })
     }
 }

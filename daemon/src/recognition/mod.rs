@@ -1,13 +1,22 @@
-//! From a claimed image to its result: read → engine → matcher; and from a picture to an enrolled person.
+//! From a claimed image to its result: read → breaker → engine → matcher; and from a picture to an enrolled person.
 
+mod breaker;
+mod child;
+mod client;
 mod dispatcher;
 mod enroll;
+mod guard;
 mod matcher;
+mod origin;
 mod reader;
+mod slot;
 mod start;
 
 pub use dispatcher::{Dispatcher, file_name, identify};
 pub use enroll::{Enroller, Enrolment, PEOPLE, Report, person_of};
+pub use guard::{Books, Guard, GuardSettings};
 pub use matcher::Matcher;
+pub use origin::{Origin, serve_origin};
 pub use reader::{Reader, read_given};
-pub use start::{Ready, ReadyWatch, start};
+pub use slot::Deadlines;
+pub use start::{Ready, ReadyWatch, Start, start};

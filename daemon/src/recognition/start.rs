@@ -1,61 +1,69 @@
-//! Brings up engine and gallery while the page already answers; a broken pack is shown and tried again.
+//! Brings up pack, engines and gallery while the page already answers; a broken pack is shown and tried again.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow, bail};
+use kith_vision::Pack;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::Matcher;
-use crate::config;
-use crate::engine::{Engine, EngineSettings, Reply, load_pack};
+use super::client::{Answer, Picture};
+use super::{Books, Guard, GuardSettings, Matcher};
+use crate::engine::load_pack;
+use crate::engine_desk::EngineDesk;
 use crate::health::{Condition, Health};
 use crate::store::{Store, Unembedded};
 
 const RETRY: Duration = Duration::from_secs(30);
+/// Before a gallery that needs an engine is looked at again.
+const GALLERY_RETRY: Duration = Duration::from_secs(2);
 
-/// Engine and gallery, ready to work.
+/// Engines and gallery, ready to work.
 pub struct Ready {
-    /// Finds faces.
-    pub engine: Engine,
+    /// Finds faces, with the breaker before it.
+    pub guard: Guard,
     /// Says who they are.
     pub matcher: Matcher,
+    /// Where an engine of the origin's kind has its people looked up; the command line looks nobody up.
+    pub store: Option<Store>,
 }
 
-/// `None` until the engine is up.
+/// `None` until the gallery is up.
 pub type ReadyWatch = watch::Receiver<Option<Arc<Ready>>>;
 
-/// Loads until it works, then waits for the stop.
+/// What is brought up.
+pub struct Start {
+    /// Folder of the model pack; `None`: the bundled one.
+    pub pack: Option<PathBuf>,
+    /// The engines'.
+    pub settings: GuardSettings,
+    /// Where results and facts are kept.
+    pub books: Books,
+    /// Where kept enrolment pictures lie.
+    pub state_dir: PathBuf,
+    /// Where trouble is shown.
+    pub health: Health,
+}
+
+/// Loads until it works, then runs the engines until the stop.
 pub async fn start(
-    models: config::Models,
-    settings: EngineSettings,
-    store: Store,
-    state_dir: PathBuf,
-    health: Health,
+    start: Start,
     ready: watch::Sender<Option<Arc<Ready>>>,
+    desk: watch::Sender<Option<EngineDesk>>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let Start { pack, settings, books, state_dir, health } = start;
     health.set("engine", Condition::Starting, "loading the model pack");
-    loop {
-        let loading = load(&models, &settings, &store, &state_dir, &health);
-        let loaded = tokio::select! {
-            loaded = loading => loaded,
-            () = stop.cancelled() => return Ok(()),
-        };
-        match loaded {
-            Ok(up) => {
-                let text = format!("{} on {} threads", up.engine.description(), up.engine.threads());
-                tracing::info!("engine ready: {text}");
-                health.set("engine", Condition::Ok, text);
-                ready.send_replace(Some(Arc::new(up)));
-                stop.cancelled().await;
-                return Ok(());
-            }
+    let pack = loop {
+        let wanted = pack.clone();
+        let loading = tokio::task::spawn_blocking(move || load_pack(wanted.as_deref()));
+        match loading.await.context("loading the model pack panicked")? {
+            Ok(pack) => break Arc::new(pack),
             Err(error) => {
-                if health.set("engine", Condition::Degraded, format!("the engine cannot start: {error:#}")) {
-                    tracing::error!("the engine cannot start, pictures wait: {error:#}");
+                if health.set("engine", Condition::Degraded, format!("the model pack cannot be used: {error}")) {
+                    tracing::error!("the model pack cannot be used, pictures wait: {error}");
                 }
             }
         }
@@ -63,35 +71,50 @@ pub async fn start(
             () = tokio::time::sleep(RETRY) => {}
             () = stop.cancelled() => return Ok(()),
         }
+    };
+    if !pack.commercial_use() {
+        tracing::warn!("the model pack {} is licensed for non-commercial use only", pack.id());
+    }
+    let guard = Guard::new(settings, Arc::clone(&pack), health.clone(), Some(books.clone()));
+    desk.send_replace(Some(guard.desk()));
+    let gallery = async {
+        let matcher = gallery(&pack, &guard, &books.store, &state_dir, &health).await;
+        ready.send_replace(Some(Arc::new(Ready { guard: guard.clone(), matcher, store: Some(books.store.clone()) })));
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        run = guard.clone().run(stop) => run,
+        () = gallery => Ok(()),
     }
 }
 
-async fn load(
-    models: &config::Models,
-    settings: &EngineSettings,
-    store: &Store,
-    state_dir: &Path,
-    health: &Health,
-) -> anyhow::Result<Ready> {
-    let (models, settings) = (models.clone(), settings.clone());
-    let engine = tokio::task::spawn_blocking(move || {
-        let pack = load_pack(models.pack.as_deref())?;
-        Engine::load(pack, models.precision, settings)
-    })
-    .await
-    .context("loading panicked")??;
-    if !engine.pack().commercial_use() {
-        tracing::warn!("the model pack {} is licensed for non-commercial use only", engine.pack().id());
+/// The gallery of the pack's embedding space; tried until it is complete.
+async fn gallery(pack: &Pack, guard: &Guard, store: &Store, state_dir: &Path, health: &Health) -> Matcher {
+    let matcher = Matcher::new(pack);
+    loop {
+        let loaded = async {
+            embed_again(guard, store, state_dir, matcher.space(), health).await?;
+            matcher.replace(store.gallery(matcher.space().into()).await?)?;
+            anyhow::Ok(())
+        };
+        match loaded.await {
+            Ok(()) => {
+                health.set("gallery", Condition::Ok, "complete");
+                return matcher;
+            }
+            Err(error) => {
+                if health.set("gallery", Condition::Degraded, format!("pictures wait: {error:#}")) {
+                    tracing::error!("the gallery is not complete, pictures wait: {error:#}");
+                }
+                tokio::time::sleep(GALLERY_RETRY).await;
+            }
+        }
     }
-    let matcher = Matcher::new(engine.pack());
-    embed_again(&engine, store, state_dir, matcher.space(), health).await?;
-    matcher.replace(store.gallery(matcher.space().into()).await?)?;
-    Ok(Ready { engine, matcher })
 }
 
 /// After a change of recogniser: embeds every kept enrolment picture in the new space, then adds them all at once.
 async fn embed_again(
-    engine: &Engine,
+    guard: &Guard,
     store: &Store,
     state_dir: &Path,
     space: &str,
@@ -101,12 +124,12 @@ async fn embed_again(
     if missing.is_empty() {
         return Ok(());
     }
-    tracing::info!("embedding {} enrolled pictures for the model pack {}", missing.len(), engine.pack().id());
+    tracing::info!("embedding {} enrolled pictures for the model pack {}", missing.len(), guard.pack().id());
     let mut vectors = Vec::new();
     for (done, picture) in missing.iter().enumerate() {
         let text = format!("embedding enrolled picture {} of {} for another model pack", done + 1, missing.len());
-        health.set("engine", Condition::Starting, text);
-        match embed_picture(engine, state_dir, picture).await {
+        health.set("gallery", Condition::Starting, text);
+        match embed_picture(guard, state_dir, picture).await? {
             Ok(vector) => vectors.push((picture.person_image_id, vector)),
             Err(why) => tracing::warn!(person_image = picture.person_image_id, "left out of the gallery: {why}"),
         }
@@ -115,9 +138,26 @@ async fn embed_again(
     Ok(())
 }
 
-async fn embed_picture(engine: &Engine, state_dir: &Path, picture: &Unembedded) -> anyhow::Result<Vec<f32>> {
-    let bytes = tokio::fs::read(state_dir.join(&picture.file)).await?;
-    let reply: Reply = engine.recognise(bytes).await?;
+/// The outer error is the engine's, and worth another try; the inner one is the picture's.
+async fn embed_picture(
+    guard: &Guard,
+    state_dir: &Path,
+    picture: &Unembedded,
+) -> anyhow::Result<Result<Vec<f32>, String>> {
+    let bytes = match tokio::fs::read(state_dir.join(&picture.file)).await {
+        Ok(bytes) => bytes,
+        Err(error) => return Ok(Err(format!("{}: {error}", picture.file))),
+    };
+    guard.available(RETRY).await.map_err(|why| anyhow!(why))?;
+    let reply = match guard.recognise(None, &Picture { bytes: bytes.into(), path: None }).await {
+        Ok(recognised) => match recognised.answer {
+            Answer::Faces(reply) => reply,
+            Answer::Name(_) => return Ok(Err("the configured engine gives no embeddings".into())),
+        },
+        Err(failure) if failure.verdict().counts_for_breaker => bail!(failure.verdict().sentence),
+        Err(crate::queue::Failure::EngineAway(why)) => bail!(why),
+        Err(failure) => return Ok(Err(failure.verdict().sentence)),
+    };
     // The face that was enrolled, wherever another detector draws its box.
     let overlap = |bounds: [f32; 4]| {
         let side = |low: usize, high: usize| {
@@ -125,11 +165,10 @@ async fn embed_picture(engine: &Engine, state_dir: &Path, picture: &Unembedded) 
         };
         side(0, 2) * side(1, 3)
     };
-    reply
+    let enrolled = reply
         .faces
         .into_iter()
         .filter(|face| overlap(face.bounds) > 0.0)
-        .max_by(|a, b| overlap(a.bounds).total_cmp(&overlap(b.bounds)))
-        .map(|face| face.embedding)
-        .context("this model pack finds no face where one was enrolled")
+        .max_by(|a, b| overlap(a.bounds).total_cmp(&overlap(b.bounds)));
+    Ok(enrolled.map(|face| face.embedding).ok_or_else(|| "this model pack finds no face where one was enrolled".into()))
 }

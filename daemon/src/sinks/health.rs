@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::engine_desk::EngineDesk;
 use crate::health::Health;
 use crate::mqtt::{Message, Publisher};
 use crate::store::Store;
@@ -17,6 +19,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 pub async fn run(
     store: Store,
     health: Health,
+    desk: watch::Receiver<Option<EngineDesk>>,
     publisher: Publisher,
     topic: String,
     finish: CancellationToken,
@@ -33,6 +36,7 @@ pub async fn run(
                 "version": env!("CARGO_PKG_VERSION"),
                 "queue": counts,
                 "parts": health.parts(),
+                "engine": desk.borrow().as_ref().map(|desk| (desk.report)()),
             });
             let message = Message {
                 topic: topic.clone(),

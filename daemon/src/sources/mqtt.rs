@@ -1,4 +1,5 @@
-//! Pictures by MQTT: `<prefix>/<device>/image/post` with a path, a list of paths, or a bare path as text.
+//! Pictures by MQTT: `<prefix>/<device>/image/post` with a path, a list of paths, or a bare path as text; and, where
+//! configured, words to the circuit breaker.
 //!
 //! A message is acknowledged when its images are on disk, or when it makes no sense and is kept for the operator.
 //! When the queue or the disk is full it is not acknowledged: the broker holds the rest back.
@@ -7,10 +8,12 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use serde::Deserialize;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Intake, PathSubmission};
-use crate::domain::Source;
+use crate::domain::{BreakerCommand, BreakerState, Source};
+use crate::engine_desk::EngineDesk;
 use crate::mqtt::{Deliveries, Delivery};
 use crate::store::Store;
 
@@ -21,6 +24,14 @@ pub fn paths_topic(prefix: &str, device: &str) -> String {
     format!("{prefix}/{device}/image/post")
 }
 
+/// The topic whose messages work the circuit breaker: `open`, `close` or `auto`, bare or as {"command":"open"}.
+pub struct BreakerCommands {
+    /// Subscribed to.
+    pub topic: String,
+    /// The breaker, once the model pack is loaded.
+    pub desk: watch::Receiver<Option<EngineDesk>>,
+}
+
 /// Takes messages until stopped.
 ///
 /// Up to `in_flight` are committed together; the connection releases their acks in arrival order.
@@ -28,11 +39,14 @@ pub async fn run(
     mut deliveries: Deliveries,
     intake: Intake,
     store: Store,
+    breaker: Option<BreakerCommands>,
     in_flight: usize,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let arrivals = async_stream(&mut deliveries);
-    let mut settled = std::pin::pin!(arrivals.map(|delivery| accept(delivery, &intake, &store)).buffered(in_flight));
+    let mut settled = std::pin::pin!(
+        arrivals.map(|delivery| accept(delivery, &intake, &store, breaker.as_ref())).buffered(in_flight)
+    );
     tokio::select! {
         () = stop.cancelled() => {}
         () = async { while settled.next().await.is_some() {} } => {}
@@ -47,7 +61,7 @@ fn async_stream(deliveries: &mut Deliveries) -> impl futures_util::Stream<Item =
     })
 }
 
-async fn accept(delivery: Delivery, intake: &Intake, store: &Store) {
+async fn accept(delivery: Delivery, intake: &Intake, store: &Store, breaker: Option<&BreakerCommands>) {
     tracing::debug!(
         topic = delivery.topic,
         bytes = delivery.payload.len(),
@@ -58,6 +72,15 @@ async fn accept(delivery: Delivery, intake: &Intake, store: &Store) {
     if delivery.retain {
         // A replay of what the broker kept, at every reconnect; pictures are moments, not state.
         return delivery.settle();
+    }
+    if let Some(breaker) = breaker.filter(|breaker| breaker.topic == delivery.topic) {
+        return match breaker_command(&delivery.payload, breaker) {
+            Ok(state) => {
+                tracing::info!("the circuit breaker was told something by MQTT and is {state} now");
+                delivery.settle();
+            }
+            Err(reason) => reject(delivery, reason, store).await,
+        };
     }
     let paths = match parse(&delivery.payload) {
         Ok(paths) => paths,
@@ -70,6 +93,19 @@ async fn accept(delivery: Delivery, intake: &Intake, store: &Store) {
             Err(error) => return reject(delivery, error.to_string(), store).await,
         }
     }
+}
+
+fn breaker_command(payload: &[u8], breaker: &BreakerCommands) -> Result<BreakerState, String> {
+    #[derive(Deserialize)]
+    struct Word {
+        command: String,
+    }
+    let text = std::str::from_utf8(payload).map_err(|_| "the command is not text")?.trim();
+    let word = serde_json::from_str(text).map_or_else(|_| text.to_string(), |word: Word| word.command);
+    let command: BreakerCommand = word.parse()?;
+    let desk = breaker.desk.borrow().clone();
+    let desk = desk.ok_or("there is no engine yet: the model pack is not loaded")?;
+    Ok((desk.command)(command))
 }
 
 async fn reject(delivery: Delivery, reason: String, store: &Store) {

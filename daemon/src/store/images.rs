@@ -5,10 +5,12 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
 use super::{Durability, Store, StoreError, vector_to_blob};
-use crate::domain::{Accepted, Claimed, Identified, IdentifiedFace, ImageId, NewImage};
+use crate::domain::{Accepted, Claimed, EngineRole, Identified, IdentifiedFace, ImageId, NewImage};
 
 /// Bytes of so many failed images are kept for the operator to look at.
 const FAILED_KEPT: i64 = 100;
+/// The fact that holds the queue clock.
+const QUEUE_CLOCK: &str = "queue_clock_ms";
 
 impl Store {
     /// Commits new images, all or none, and answers once they are on disk.
@@ -42,7 +44,7 @@ impl Store {
                 "UPDATE images SET state = 'processing', attempts = attempts + 1
                   WHERE id IN (SELECT id FROM images WHERE state = 'pending' AND due_ms <= :now AND alone = :alone
                                 ORDER BY due_ms, id LIMIT :limit)
-              RETURNING id, source, path, file, attempts, missing_since_ms, accepted_at_ms",
+              RETURNING id, source, path, file, attempts, missing_since_ms, accepted_at_ms, supersedes",
             )?;
             let limit = if alone { 1 } else { limit };
             let rows = statement
@@ -81,6 +83,7 @@ impl Store {
                 .prepare_cached(
                     "UPDATE images SET state = 'processed', outcome = :outcome, reason = NULL, engine = :engine,
                             picture_key = :key, width = :width, height = :height, alone = 0,
+                            unverified = :unverified, supersedes = NULL,
                             finished_at_ms = :finished, duration_ms = :duration
                       WHERE id = :id AND state = 'processing' AND attempts = :attempts",
                 )?
@@ -88,8 +91,9 @@ impl Store {
                     ":outcome": identified.outcome.as_str(),
                     ":engine": identified.engine,
                     ":key": identified.picture_key,
-                    ":width": identified.size.0,
-                    ":height": identified.size.1,
+                    ":width": identified.size.map(|(width, _)| width),
+                    ":height": identified.size.map(|(_, height)| height),
+                    ":unverified": unverified(Some(identified.role)),
                     ":finished": end.finished_at_ms,
                     ":duration": end.duration_ms,
                     ":id": end.id,
@@ -98,9 +102,11 @@ impl Store {
             if updated == 0 {
                 return Ok(false);
             }
-            connection
-                .prepare_cached("INSERT OR REPLACE INTO thumbnails (image_id, jpeg) VALUES (?1, ?2)")?
-                .execute(params![end.id, identified.thumbnail])?;
+            if !identified.thumbnail.is_empty() {
+                connection
+                    .prepare_cached("INSERT OR REPLACE INTO thumbnails (image_id, jpeg) VALUES (?1, ?2)")?
+                    .execute(params![end.id, identified.thumbnail])?;
+            }
             for (number, face) in (1..).zip(&identified.faces) {
                 insert_face(connection, end.id, number, &identified.space, face)?;
             }
@@ -122,7 +128,8 @@ impl Store {
             let updated = connection
                 .prepare_cached(
                     "UPDATE images SET state = 'pending', due_ms = :due, missing_since_ms = :missing,
-                            reason = coalesce(:reason, reason), attempts = attempts - :refund
+                            reason = coalesce(:reason, reason), attempts = attempts - :refund,
+                            alone = max(alone, :alone)
                       WHERE id = :id AND state = 'processing' AND attempts = :attempts",
                 )?
                 .execute(named_params! {
@@ -130,6 +137,7 @@ impl Store {
                     ":missing": back.missing_since_ms,
                     ":reason": back.reason,
                     ":refund": i64::from(back.refund),
+                    ":alone": back.alone,
                     ":id": back.id,
                     ":attempts": back.attempts,
                 })?;
@@ -138,39 +146,103 @@ impl Store {
         .await
     }
 
-    /// What the last run left `processing`.
-    pub async fn in_flight(&self) -> Result<Vec<Claimed>, StoreError> {
-        self.read(|connection| {
-            let mut statement = connection.prepare(
-                "SELECT id, source, path, file, attempts, missing_since_ms, accepted_at_ms
-                   FROM images WHERE state = 'processing' ORDER BY id",
-            )?;
-            statement.query_map([], claimed)?.collect()
-        })
-        .await
-    }
-
-    /// Puts images the last run left `processing` back to `pending`, to be run alone; `refund` takes their attempt back.
-    pub async fn put_back_in_flight(&self, refund: bool) -> Result<usize, StoreError> {
-        self.write(Durability::Flushed, move |connection| {
+    /// Puts images the last run left `processing` back to `pending`, their attempt taken back.
+    pub async fn put_back_in_flight(&self) -> Result<usize, StoreError> {
+        self.write(Durability::Flushed, |connection| {
             connection.execute(
-                "UPDATE images SET state = 'pending', alone = 1, attempts = max(0, attempts - ?1)
-                  WHERE state = 'processing'",
-                [i64::from(refund)],
+                "UPDATE images SET state = 'pending', attempts = max(0, attempts - 1) WHERE state = 'processing'",
+                [],
             )
         })
         .await
     }
 
-    /// The queue clock as last written, in milliseconds.
-    pub async fn queue_clock(&self) -> Result<i64, StoreError> {
-        self.read(|connection| {
-            let text: Option<String> = connection
-                .query_row("SELECT value FROM facts WHERE key = 'queue_clock_ms'", [], |row| row.get(0))
-                .optional()?;
-            Ok(text.and_then(|text| text.parse().ok()).unwrap_or(0))
+    /// Takes one attempt back from each of these images that still waits.
+    pub async fn refund(&self, images: Vec<ImageId>) -> Result<(), StoreError> {
+        self.write(Durability::Redoable, move |connection| {
+            let mut statement = connection.prepare_cached(
+                "UPDATE images SET attempts = attempts - 1 WHERE id = ?1 AND state = 'pending' AND attempts > 0",
+            )?;
+            images.iter().try_for_each(|id| statement.execute([id]).map(drop))
         })
         .await
+    }
+
+    /// The newest result's row number; with it, results made before are told from those made after.
+    pub async fn newest_result(&self) -> Result<i64, StoreError> {
+        self.read(|connection| connection.query_row("SELECT coalesce(max(id), 0) FROM outbox", [], |row| row.get(0)))
+            .await
+    }
+
+    /// Notes that the self-test vouches for what an engine made up to the result `newest`.
+    pub async fn verified(&self, role: EngineRole, newest: i64) -> Result<(), StoreError> {
+        let any = self
+            .read(move |connection| {
+                connection
+                    .prepare_cached("SELECT 1 FROM images WHERE unverified = ?1 LIMIT 1")?
+                    .exists([unverified(Some(role))])
+            })
+            .await?;
+        if !any {
+            return Ok(());
+        }
+        self.write(Durability::Redoable, move |connection| {
+            connection
+                .prepare_cached(
+                    "UPDATE images SET unverified = 0 WHERE unverified = ?1
+                        AND (SELECT max(id) FROM outbox WHERE image_id = images.id) <= ?2",
+                )?
+                .execute(params![unverified(Some(role)), newest])
+                .map(drop)
+        })
+        .await
+    }
+
+    /// Puts everything an engine made since it was last vouched for back to `pending`, and says how much that is.
+    ///
+    /// A result that may have left the board is named by the one that replaces it; one that did not is dropped.
+    pub async fn redo_unverified(&self, role: EngineRole, reason: String, now_ms: i64) -> Result<usize, StoreError> {
+        self.write(Durability::Flushed, move |connection| {
+            let role = unverified(Some(role));
+            let doomed = "SELECT id FROM images WHERE unverified = ?1 AND state IN ('processed', 'failed')";
+            for sql in [
+                format!("DELETE FROM outbox WHERE state = 'unsent' AND tries = 0 AND image_id IN ({doomed})"),
+                format!("DELETE FROM faces WHERE image_id IN ({doomed})"),
+                format!("DELETE FROM thumbnails WHERE image_id IN ({doomed})"),
+            ] {
+                connection.execute(&sql, [role])?;
+            }
+            connection.execute(
+                "UPDATE images SET state = 'pending', outcome = NULL, engine = NULL, reason = ?2, attempts = 0,
+                        alone = 0, due_ms = ?3, missing_since_ms = NULL, finished_at_ms = NULL, duration_ms = NULL,
+                        unverified = 0,
+                        supersedes = (SELECT result_id FROM outbox WHERE image_id = images.id ORDER BY id DESC LIMIT 1)
+                  WHERE unverified = ?1 AND state IN ('processed', 'failed')",
+                params![role, reason, now_ms],
+            )
+        })
+        .await
+    }
+
+    /// A small fact about this database.
+    pub async fn fact(&self, key: &'static str) -> Result<Option<String>, StoreError> {
+        self.read(move |connection| {
+            connection
+                .prepare_cached("SELECT value FROM facts WHERE key = ?1")?
+                .query_row([key], |row| row.get(0))
+                .optional()
+        })
+        .await
+    }
+
+    /// Sets one.
+    pub async fn set_fact(&self, key: &'static str, value: String) -> Result<(), StoreError> {
+        self.write(Durability::Flushed, move |connection| store_fact(connection, key, &value)).await
+    }
+
+    /// The queue clock as last written, in milliseconds.
+    pub async fn queue_clock(&self) -> Result<i64, StoreError> {
+        Ok(self.fact(QUEUE_CLOCK).await?.and_then(|text| text.parse().ok()).unwrap_or(0))
     }
 
     /// Spool files that rows still name.
@@ -187,7 +259,7 @@ impl Store {
         let due = self
             .read(move |connection| {
                 let mut statement = connection.prepare_cached(
-                    "SELECT id, file FROM images WHERE file IS NOT NULL AND (state = 'processed' OR (state = 'failed'
+                    "SELECT id, file FROM images WHERE file IS NOT NULL AND unverified = 0 AND (state = 'processed' OR (state = 'failed'
                         AND id <= (SELECT id FROM images WHERE file IS NOT NULL AND state = 'failed'
                                     ORDER BY id DESC LIMIT 1 OFFSET ?2))) LIMIT ?1",
                 )?;
@@ -267,18 +339,21 @@ pub struct End {
     pub payload: String,
     /// False: MQTT is switched off.
     pub publish: bool,
+    /// The engine whose word a failure rests on, if it rests on one.
+    pub judged_by: Option<EngineRole>,
 }
 
 impl End {
     fn write_failed(&self, connection: &Connection, reason: &str) -> rusqlite::Result<bool> {
         let updated = connection
             .prepare_cached(
-                "UPDATE images SET state = 'failed', reason = :reason, alone = 0,
+                "UPDATE images SET state = 'failed', reason = :reason, alone = 0, unverified = :unverified, supersedes = NULL,
                         finished_at_ms = :finished, duration_ms = :duration
                   WHERE id = :id AND state = 'processing' AND attempts = :attempts",
             )?
             .execute(named_params! {
                 ":reason": reason,
+                ":unverified": unverified(self.judged_by),
                 ":finished": self.finished_at_ms,
                 ":duration": self.duration_ms,
                 ":id": self.id,
@@ -323,13 +398,26 @@ pub struct PutBack {
     pub reason: Option<String>,
     /// The attempt is taken back.
     pub refund: bool,
+    /// It runs by itself next time.
+    pub alone: bool,
 }
 
 fn store_queue_clock(connection: &Connection, now_ms: i64) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached("INSERT OR REPLACE INTO facts (key, value) VALUES ('queue_clock_ms', ?1)")?
-        .execute([now_ms.to_string()])?;
+    store_fact(connection, QUEUE_CLOCK, &now_ms.to_string())
+}
+
+fn store_fact(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached("INSERT OR REPLACE INTO facts (key, value) VALUES (?1, ?2)")?.execute([key, value])?;
     Ok(())
+}
+
+/// As stored in `images.unverified`.
+fn unverified(by: Option<EngineRole>) -> i64 {
+    match by {
+        None => 0,
+        Some(EngineRole::Primary) => 1,
+        Some(EngineRole::Fallback) => 2,
+    }
 }
 
 /// The key of an image already there that is another picture than this one.
@@ -391,6 +479,7 @@ fn claimed(row: &Row<'_>) -> rusqlite::Result<Claimed> {
         missing_since_ms: row.get(5)?,
         claimed_at: std::time::Instant::now(),
         accepted_at_ms: row.get(6)?,
+        supersedes: row.get(7)?,
     })
 }
 

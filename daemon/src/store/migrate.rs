@@ -12,6 +12,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/0001-people.sql"),
     include_str!("../../../migrations/0002-images.sql"),
     include_str!("../../../migrations/0003-outbox.sql"),
+    include_str!("../../../migrations/0004-engine.sql"),
 ];
 
 /// Runs the migrations this file lacks; refuses a newer one; copies an older one before touching it.
@@ -97,7 +98,7 @@ mod tests {
         connection.execute_batch("INSERT INTO person (name, created_at_ms) VALUES ('Ada', 1)").unwrap();
         connection.pragma_update(None, "user_version", 1).unwrap();
         migrate(&mut connection, &path).unwrap();
-        let copy = Connection::open(path.with_extension("db.before-0003")).unwrap();
+        let copy = Connection::open(path.with_extension(format!("db.before-{:04}", MIGRATIONS.len()))).unwrap();
         let name: String = copy.query_row("SELECT name FROM person", [], |row| row.get(0)).unwrap();
         assert_eq!(name, "Ada");
     }

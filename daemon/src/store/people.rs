@@ -45,6 +45,8 @@ pub struct GalleryRow {
     pub name: String,
     /// The picture's row.
     pub person_image_id: i64,
+    /// File name it was enrolled under.
+    pub image_name: String,
     /// In the space asked for.
     pub embedding: Vec<f32>,
 }
@@ -87,10 +89,7 @@ impl Store {
                 return Ok(EnrolledFace::AlreadyThere { person });
             }
             let now = wall_clock_ms();
-            connection
-                .execute("INSERT OR IGNORE INTO person (name, created_at_ms) VALUES (?1, ?2)", params![person, now])?;
-            let id: PersonId =
-                connection.query_row("SELECT id FROM person WHERE name = ?1", [&person], |row| row.get(0))?;
+            let id = person_row(connection, &person)?;
             connection.execute(
                 "INSERT INTO person_images (person_id, image_name, sha256, file, bounds, quality, created_at_ms)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -114,6 +113,25 @@ impl Store {
     /// The gallery of one embedding space.
     pub async fn gallery(&self, space: String) -> Result<Vec<GalleryRow>, StoreError> {
         self.read(move |connection| gallery(connection, &space)).await
+    }
+
+    /// Who is on an enrolled image, by its file name. One that is enrolled elsewhere only makes `person` known by name.
+    pub async fn person_of_image(&self, image_name: String, person: String) -> Result<(PersonId, String), StoreError> {
+        let enrolled = self
+            .read(move |connection| {
+                connection
+                    .prepare_cached(
+                        "SELECT person.id, person.name FROM person_images pi JOIN person ON person.id = pi.person_id
+                          WHERE pi.image_name = ?1 ORDER BY pi.id LIMIT 1",
+                    )?
+                    .query_row([image_name], |row| Ok((row.get(0)?, row.get(1)?)))
+                    .optional()
+            })
+            .await?;
+        if let Some(enrolled) = enrolled {
+            return Ok(enrolled);
+        }
+        self.write(Durability::Redoable, move |connection| Ok((person_row(connection, &person)?, person))).await
     }
 
     /// Everybody, by name.
@@ -173,17 +191,18 @@ impl Store {
 /// The gallery through a connection of the caller's own, for commands that open the file read-only.
 pub fn gallery(connection: &Connection, space: &str) -> rusqlite::Result<Vec<GalleryRow>> {
     let mut statement = connection.prepare(
-        "SELECT person.id, person.name, pi.id, e.vector FROM person_embeddings e
+        "SELECT person.id, person.name, pi.id, pi.image_name, e.vector FROM person_embeddings e
            JOIN person_images pi ON pi.id = e.person_image_id JOIN person ON person.id = pi.person_id
           WHERE e.space = ?1 ORDER BY pi.id",
     )?;
     statement
         .query_map([space], |row| {
-            let vector: Vec<u8> = row.get(3)?;
+            let vector: Vec<u8> = row.get(4)?;
             Ok(GalleryRow {
                 person_id: row.get(0)?,
                 name: row.get(1)?,
                 person_image_id: row.get(2)?,
+                image_name: row.get(3)?,
                 embedding: blob_to_vector(&vector),
             })
         })?
@@ -199,4 +218,12 @@ fn insert_embedding(connection: &Connection, row: i64, space: &str, vector: &[f3
         )?
         .execute(params![row, space, vector_to_blob(vector)])
         .map(|_| ())
+}
+
+/// The person of this name, made if there is none.
+fn person_row(connection: &Connection, name: &str) -> rusqlite::Result<PersonId> {
+    connection
+        .prepare_cached("INSERT OR IGNORE INTO person (name, created_at_ms) VALUES (?1, ?2)")?
+        .execute(params![name, wall_clock_ms()])?;
+    connection.prepare_cached("SELECT id FROM person WHERE name = ?1")?.query_row([name], |row| row.get(0))
 }

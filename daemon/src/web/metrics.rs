@@ -1,16 +1,19 @@
 //! `GET /metrics` for Prometheus. Values are read when asked for; labels are bounded by our own words.
 
+use std::sync::atomic::AtomicU64;
+
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use prometheus_client::encoding::{EncodeLabelSet, text::encode_registry};
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use super::{VERSION, Web};
-use crate::domain::State as ImageState;
+use crate::domain::{BreakerReason, BreakerState, EngineRole, State as ImageState};
+use crate::engine_desk::EngineReport;
 use crate::health::{Condition, Health};
 use crate::problem::Problem;
 use crate::store::Counts;
@@ -18,6 +21,29 @@ use crate::store::Counts;
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StateLabel {
     state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct RoleLabel {
+    role: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct EngineLabels {
+    role: &'static str,
+    pack: String,
+    device: String,
+    precision: String,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -36,12 +62,23 @@ pub async fn metrics(State(web): State<Web>) -> Result<impl IntoResponse, Proble
     let counts = web.store.counts().await?;
     let mut open_metrics = String::new();
     // Writing into a String fails only if a label set does, and ours are plain text.
-    let _ = encode_registry(&mut open_metrics, &gather(&counts, web.store.commit_counts(), &web.health, web.device));
+    let report = web.desk.borrow().as_ref().map(|desk| (desk.report)());
+    let registry = gather(&counts, web.store.commit_counts(), &web.health, report.as_ref(), web.device);
+    let _ = encode_registry(&mut open_metrics, &registry);
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], classic(&open_metrics)))
 }
 
-fn gather(counts: &Counts, (commits, flushes): (u64, u64), health: &Health, device: String) -> Registry {
+fn gather(
+    counts: &Counts,
+    (commits, flushes): (u64, u64),
+    health: &Health,
+    report: Option<&EngineReport>,
+    device: String,
+) -> Registry {
     let mut registry = Registry::with_prefix("kithd");
+    if let Some(report) = report {
+        register_engines(&mut registry, report);
+    }
     let images = Family::<StateLabel, Gauge>::default();
     for state in ImageState::ALL {
         let number = match state {
@@ -69,6 +106,59 @@ fn gather(counts: &Counts, (commits, flushes): (u64, u64), health: &Health, devi
     info.get_or_create(&InfoLabels { version: VERSION, device }).set(1);
     registry.register("info", "Always 1; the labels say which kithd this is", info);
     registry
+}
+
+/// Breaker and engines; every label is one of our own words, or what one of at most two engines says of itself.
+fn register_engines(registry: &mut Registry, report: &EngineReport) {
+    let breaker = &report.breaker;
+    let states = Family::<StateLabel, Gauge>::default();
+    for state in BreakerState::ALL {
+        let here = i64::from(*state == breaker.state);
+        states.get_or_create(&StateLabel { state: state.as_str() }).set(here);
+    }
+    registry.register("breaker_state", "1 for the state the circuit breaker is in", states);
+    let times = Family::<StateLabel, Counter<f64, AtomicU64>>::default();
+    for (state, seconds) in &breaker.seconds_in_state {
+        times.get_or_create(&StateLabel { state: state.as_str() }).inc_by(*seconds);
+    }
+    registry.register("breaker_state_seconds", "Seconds spent in each state since start", times);
+    let calls = Family::<ResultLabel, Counter>::default();
+    calls.get_or_create(&ResultLabel { result: "success" }).inc_by(breaker.successes);
+    calls.get_or_create(&ResultLabel { result: "late" }).inc_by(breaker.late);
+    for (reason, count) in &breaker.failures_by_reason {
+        calls.get_or_create(&ResultLabel { result: reason.as_str() }).inc_by(*count);
+    }
+    registry.register("breaker_calls", "Calls to the primary engine since start, by result", calls);
+    registry.register("breaker_trips", "How often the breaker opened since start", ConstCounter::new(breaker.trips));
+    let pings = Family::<ResultLabel, Counter>::default();
+    pings.get_or_create(&ResultLabel { result: "passed" }).inc_by(breaker.pings_passed);
+    pings.get_or_create(&ResultLabel { result: "failed" }).inc_by(breaker.pings_failed);
+    registry.register("breaker_pings", "Pings of an open breaker since start, by result", pings);
+    let reasons = Family::<ReasonLabel, Gauge>::default();
+    for reason in BreakerReason::ALL {
+        let last = i64::from(breaker.last_reason == Some(*reason));
+        reasons.get_or_create(&ReasonLabel { reason: reason.as_str() }).set(last);
+    }
+    registry.register("breaker_last_reason", "1 for the kind of the last failure or trip", reasons);
+    let fallback = "Pictures sent to the fallback engine since start";
+    registry.register("fallback_calls", fallback, ConstCounter::new(report.fallback_calls));
+    let (engines, memory) = (Family::<EngineLabels, Gauge>::default(), Family::<RoleLabel, Gauge>::default());
+    for (role, line) in [(EngineRole::Primary, Some(&report.primary)), (EngineRole::Fallback, report.fallback.as_ref())]
+    {
+        let Some(line) = line else { continue };
+        let labels = EngineLabels {
+            role: role.as_str(),
+            pack: line.pack.clone(),
+            device: line.device.clone(),
+            precision: line.precision.clone(),
+        };
+        engines.get_or_create(&labels).set(i64::from(line.up));
+        if let Some(bytes) = line.resident_bytes {
+            memory.get_or_create(&RoleLabel { role: role.as_str() }).set(bytes as i64);
+        }
+    }
+    registry.register("engine_up", "1 while the engine takes pictures", engines);
+    registry.register("engine_resident_bytes", "Memory of an engine process of our own", memory);
 }
 
 /// OpenMetrics names a counter without `_total` in its HELP and TYPE lines; the format every scraper and promtool

@@ -1,9 +1,11 @@
-//! The LAN page, the reading half of the HTTP API, live events and metrics: looks on, changes nothing.
+//! The LAN page, the reading half of the HTTP API, live events and metrics: looks on, and changes nothing but the
+//! circuit breaker, from the board itself.
 //!
 //! Submitting pictures is `sources::http`, whose router is merged with this one.
 
 mod api;
 mod assets;
+mod breaker;
 mod live;
 mod metrics;
 mod page;
@@ -19,8 +21,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::engine_desk::EngineDesk;
 use crate::health::Health;
 use crate::problem::Problem;
 use crate::store::Store;
@@ -35,6 +39,8 @@ pub struct Web {
     pub store: Store,
     /// What each part says of itself.
     pub health: Health,
+    /// Engines and breaker, once the model pack is loaded.
+    pub desk: watch::Receiver<Option<EngineDesk>>,
     /// Name of this device.
     pub device: String,
     /// MQTT topic that takes paths, for the example on the empty table.
@@ -55,6 +61,7 @@ pub fn router(web: Web) -> Router {
         .route("/v1/images/{id}/thumbnail.jpg", get(api::thumbnail))
         .route("/v1/images/{id}/faces/{file}", get(api::face))
         .route("/v1/status", get(api::status))
+        .route("/v1/breaker", get(breaker::show).post(breaker::tell))
         .route("/v1/people", get(api::people))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(api::ready))

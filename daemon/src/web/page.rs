@@ -293,7 +293,7 @@ impl From<FaceRow> for Face {
             candidates: face
                 .candidates
                 .iter()
-                .map(|candidate| (candidate.name.clone(), wording::distance(candidate.distance.into())))
+                .filter_map(|candidate| Some((candidate.name.clone(), wording::distance(candidate.distance?.into()))))
                 .collect(),
             face,
         }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{Web, router};
-use crate::domain::{Identified, IdentifiedFace, NamedCandidate, NewImage, Outcome, Source};
+use crate::domain::{EngineRole, Identified, IdentifiedFace, NamedCandidate, NewImage, Outcome, Source};
 use crate::health::{Condition, Health};
 use crate::store::{End, EnrolledPicture, Store};
 
@@ -34,6 +34,7 @@ impl Site {
         let web = Web {
             store,
             health: Health::default(),
+            desk: tokio::sync::watch::channel(None).1,
             device: "board-7".into(),
             topic: "kithd/board-7/image/post".into(),
             stop: stop.clone(),
@@ -81,6 +82,7 @@ impl Site {
             duration_ms: 84,
             result_id: format!("result-{}", claimed.id),
             payload: "{}".into(),
+            judged_by: None,
             publish: true,
         })
     }
@@ -98,7 +100,7 @@ impl Site {
         };
         self.web.store.enroll(person.into(), picture).await.unwrap();
         let id = self.accept(path).await;
-        let candidate = NamedCandidate { person_id: 1, name: person.into(), distance: 0.41 };
+        let candidate = NamedCandidate { person_id: 1, name: person.into(), distance: Some(0.41) };
         let face = IdentifiedFace {
             bounds: [10.0, 20.0, 110.4, 120.0],
             landmarks: [[0.0; 2]; 5],
@@ -110,13 +112,15 @@ impl Site {
             margin: Some(0.2),
             candidates: vec![candidate],
             embedding: vec![0.0; 4],
+            enrolled_image: None,
             crop: b"crop".to_vec(),
         };
         let identified = Identified {
             outcome: Outcome::Known,
-            size: (400, 300),
+            size: Some((400, 300)),
             faces: vec![face],
             thumbnail: b"thumbnail".to_vec(),
+            role: EngineRole::Primary,
             engine: "pack int8 cpu".into(),
             space: "space".into(),
             picture_key: "ab".into(),

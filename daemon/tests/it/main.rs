@@ -6,7 +6,9 @@ mod bad_input; // what cannot be read ends in words and disturbs nothing
 mod broker; // a real mosquitto
 mod command_line; // enroll, identify, status, check-config
 mod crash; // SIGTERM and kill -9 at any time
+mod faults; // what the engine can do to the daemon
 mod group_commit; // syncs counted and slowed from outside
+mod lying_engine; // an engine that lies, for faults
 mod mqtt; // paths in, results out
 mod page; // the status table in a real browser
 mod pictures; // the main job over HTTP

@@ -73,6 +73,8 @@ impl Board {
         board.set("mqtt.enabled", "false");
         board.set("device", "board");
         board.set("retry.first_wait", "50ms");
+        // Not measured in every test.
+        board.set("models.precision", "int8");
         board
     }
 

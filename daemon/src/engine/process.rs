@@ -1,0 +1,94 @@
+//! `kithd engine`: loads the models, gives up what it no longer needs, and serves pictures on a unix socket until its
+//! parent is gone. It runs before any runtime exists, because what a thread gives up binds only threads made after.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use anyhow::Context;
+use kith_vision::{Device, Precision};
+use rustix::process::{Signal, set_parent_process_death_signal};
+use tokio_stream::wrappers::UnixListenerStream;
+
+use super::service::{Service, Timed};
+use super::{Engine, EngineSettings, load_pack};
+use crate::rpc::recognizer::recognizer_server::RecognizerServer;
+use crate::rpc::{CONNECTION_WINDOW, ENVELOPE, STREAM_WINDOW};
+
+/// What can be typed.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where the networks run: cpu or cuda
+    #[arg(long, default_value = "cpu")]
+    device: Device,
+    /// Unix socket to serve on; one that is there already is replaced
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+    /// Overrides models.precision
+    #[arg(long, value_name = "int8|float32|float16")]
+    precision: Option<Precision>,
+    /// Times every precision on this board once it serves, for Describe
+    #[arg(long)]
+    time_precisions: bool,
+    /// Ends when standard input closes or the parent dies
+    #[arg(long)]
+    supervised: bool,
+}
+
+/// Serves until the parent is gone, or for good.
+pub fn run(
+    args: &Args,
+    pack: Option<&Path>,
+    precision: Option<Precision>,
+    settings: &EngineSettings,
+) -> anyhow::Result<()> {
+    if args.supervised {
+        // A stopped or stuck engine reads no pipe; the kernel ends it all the same.
+        set_parent_process_death_signal(Some(Signal::KILL)).context("cannot ask for the parent's death signal")?;
+    }
+    // When memory runs out, a picture is lost rather than the daemon. Not everywhere allowed, nowhere needed.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "500");
+    let engine = Engine::load(load_pack(pack)?, args.precision.or(precision), args.device, settings)?;
+    let listener = bind(&args.socket).with_context(|| format!("cannot serve on {}", args.socket.display()))?;
+    if args.supervised {
+        std::thread::spawn(end_with_standard_input);
+    }
+    let timed = Arc::new(OnceLock::<Timed>::new());
+    let service = RecognizerServer::new(Service::new(engine, String::new(), timed))
+        .max_decoding_message_size(settings.limits.max_bytes.saturating_add(ENVELOPE))
+        .max_encoding_message_size(usize::MAX);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(settings.threads + 1)
+        .build()?;
+    runtime.block_on(async {
+        let incoming = UnixListenerStream::new(tokio::net::UnixListener::from_std(listener)?);
+        tonic::transport::Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .add_service(service)
+            .serve_with_incoming(incoming)
+            .await?;
+        anyhow::Ok(())
+    })
+}
+
+/// A socket left by an engine that died is in the way; only its owner may connect to the new one.
+fn bind(socket: &Path) -> std::io::Result<UnixListener> {
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// The parent holds the other end for as long as it lives.
+fn end_with_standard_input() {
+    // What comes is of no interest, an error is an end too.
+    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    std::process::exit(0);
+}

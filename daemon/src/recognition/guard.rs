@@ -1,0 +1,741 @@
+//! The guard: stands between the queue and the engines, with the circuit breaker in its hand. It decides which engine a
+//! picture goes to, what a failure means for the breaker, and when an engine is started, tested and taken down.
+//!
+//! Not for the breaker's own rules (`breaker`) and not for what a failure means for the picture (`queue::Failure`).
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use kith_vision::{Device, Pack, Precision};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::breaker::{Breaker, Snapshot, Ticket, Transition};
+use super::child::ChildSettings;
+use super::client::{Answer, CallError, Picture};
+use super::slot::{Cause, Deadlines, End, Place, Slot, SlotState, TestFailure, Trouble, Up};
+use crate::config::{self, Elsewhere};
+use crate::domain::{BreakerReason, BreakerState, EngineRole, ImageId};
+use crate::engine_desk::{BreakerLine, EngineDesk, EngineLine, EngineReport};
+use crate::health::{Condition, Health};
+use crate::queue::{Failure, Queue};
+use crate::store::Store;
+
+/// How often memory and precision timings are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+/// Before a fallback that did not start is tried again.
+const FALLBACK_RETRY: Duration = Duration::from_secs(10);
+/// Facts in the database.
+const BREAKER_FACT: &str = "breaker";
+const PRECISION_FACT: &str = "precision";
+
+/// What the guard needs of the configuration.
+#[derive(Clone)]
+pub struct GuardSettings {
+    /// Primary and fallback.
+    pub engine: config::Engine,
+    /// The breaker's.
+    pub breaker: config::Breaker,
+    /// Time limits of one picture.
+    pub deadlines: Deadlines,
+    /// Pictures at the same time.
+    pub threads: usize,
+    /// `None`: measured once on this board.
+    pub precision: Option<Precision>,
+    /// Arguments that give an engine process this configuration.
+    pub configuration: Vec<String>,
+    /// Folder for the engines' sockets.
+    pub sockets: std::path::PathBuf,
+}
+
+/// Where what happened is kept; the command line keeps nothing.
+#[derive(Clone)]
+pub struct Books {
+    /// Facts, and which results are vouched for.
+    pub store: Store,
+    /// Whose images get attempts back or are done again.
+    pub queue: Queue,
+}
+
+/// The engines behind the breaker; clones share them.
+#[derive(Clone)]
+pub struct Guard {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: GuardSettings,
+    pack: Arc<Pack>,
+    primary: Slot,
+    fallback: Option<Slot>,
+    breaker: Mutex<Breaker>,
+    books: Option<Books>,
+    health: Health,
+    /// Changes whenever a picture may have somewhere to go that had not.
+    changed: watch::Sender<u64>,
+    wake: Notify,
+    fallback_calls: AtomicU64,
+    precision: Mutex<Option<Precision>>,
+}
+
+/// What an engine made of a picture.
+#[derive(Debug)]
+pub struct Recognised {
+    /// Faces or a name.
+    pub answer: Answer,
+    /// Pack, precision and device.
+    pub engine: String,
+    /// Which engine.
+    pub role: EngineRole,
+}
+
+/// Where the next picture goes.
+enum Route {
+    Primary(Arc<Up>),
+    Fallback(Arc<Up>),
+    Nowhere(String),
+}
+
+impl Guard {
+    /// Engines that are not running yet; [`Guard::run`] runs them.
+    pub fn new(settings: GuardSettings, pack: Arc<Pack>, health: Health, books: Option<Books>) -> Self {
+        let child = |device: Device| {
+            Place::Child(ChildSettings {
+                device,
+                socket: settings.sockets.join(format!("engine-{device}.sock")),
+                configuration: settings.configuration.clone(),
+                start_deadline: settings.engine.start_deadline,
+            })
+        };
+        let place = match &settings.engine.elsewhere {
+            None => child(settings.engine.device),
+            Some(Elsewhere::Recognizer { address, paths }) => {
+                Place::Recognizer { address: address.clone(), paths: *paths }
+            }
+            Some(Elsewhere::Facerecog { address }) => Place::Origin(address.clone()),
+        };
+        let slot = |place| Slot::new(place, Arc::clone(&pack), settings.deadlines, settings.threads);
+        let fallback = settings.engine.fallback.then(|| {
+            let Place::Child(child) = child(Device::Cpu) else { unreachable!("child() makes children") };
+            slot(Place::Child(ChildSettings { socket: settings.sockets.join("engine-fallback.sock"), ..child }))
+        });
+        let inner = Inner {
+            primary: slot(place),
+            fallback,
+            breaker: Mutex::new(Breaker::new(settings.breaker.clone(), Instant::now())),
+            precision: Mutex::new(settings.precision),
+            settings,
+            pack,
+            books,
+            health,
+            changed: watch::Sender::new(0),
+            wake: Notify::new(),
+            fallback_calls: AtomicU64::new(0),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The pack whose embedding space everything is in.
+    pub fn pack(&self) -> &Arc<Pack> {
+        &self.inner.pack
+    }
+
+    /// Pictures that may be in flight or being read at the same time; 0 while there is nowhere to send them.
+    pub fn capacity(&self) -> usize {
+        match self.inner.route() {
+            Route::Primary(up) | Route::Fallback(up) => 2 * up.threads(),
+            Route::Nowhere(_) => 0,
+        }
+    }
+
+    /// Changes whenever [`Guard::capacity`] may have.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.changed.subscribe()
+    }
+
+    /// Waits until pictures have somewhere to go, at most so long; the error says why they have not.
+    pub async fn available(&self, patience: Duration) -> Result<(), String> {
+        let mut changes = self.changes();
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            changes.borrow_and_update();
+            let Route::Nowhere(why) = self.inner.route() else { return Ok(()) };
+            if matches!(tokio::time::timeout_at(deadline, changes.changed()).await, Err(_) | Ok(Err(_))) {
+                return Err(why);
+            }
+        }
+    }
+
+    /// Like [`Guard::available`], but gives up as soon as the engine has failed to start.
+    pub async fn started(&self) -> Result<(), String> {
+        let mut changes = self.changes();
+        loop {
+            changes.borrow_and_update();
+            let state = self.inner.breaker().state();
+            match self.inner.route() {
+                Route::Nowhere(why) if state != BreakerState::Closed => return Err(why),
+                Route::Nowhere(_) => changes.changed().await.map_err(|error| error.to_string())?,
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Recognises a picture with whichever engine it may go to.
+    pub async fn recognise(&self, image: Option<ImageId>, picture: &Picture) -> Result<Recognised, Failure> {
+        let inner = &self.inner;
+        match inner.route() {
+            Route::Nowhere(why) => Err(Failure::EngineAway(why)),
+            Route::Fallback(up) => inner.call_fallback(&up, picture).await,
+            Route::Primary(up) => inner.call_primary(&up, image, picture).await,
+        }
+    }
+
+    /// The door for those who look on and for operators.
+    pub fn desk(&self) -> EngineDesk {
+        let (looking, telling) = (Arc::clone(&self.inner), Arc::clone(&self.inner));
+        EngineDesk {
+            report: Arc::new(move || looking.report()),
+            command: Arc::new(move |command| {
+                let transition = telling.breaker().command(command, Instant::now());
+                telling.announce(transition.as_ref());
+                telling.breaker().state()
+            }),
+        }
+    }
+
+    /// Runs the engines until stopped.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let inner = &self.inner;
+        inner.health.set("engine", Condition::Starting, "the engine is being started");
+        inner.restore().await;
+        let mut rounds = Rounds::new(inner.settings.breaker.self_test);
+        loop {
+            let woken = inner.wake.notified();
+            let round = inner.round(&mut rounds);
+            tokio::select! {
+                () = round => {}
+                () = stop.cancelled() => break,
+            }
+            inner.show();
+            let pause = inner.pause(&rounds);
+            tokio::select! {
+                () = woken => {}
+                () = tokio::time::sleep(pause) => {}
+                () = inner.an_engine_ends() => {}
+                () = stop.cancelled() => break,
+            }
+        }
+        // The dispatcher ends beside this task and lets what is in the engine end first.
+        inner.primary.stop("kithd stops").await;
+        if let Some(fallback) = &inner.fallback {
+            fallback.stop("kithd stops").await;
+        }
+        Ok(())
+    }
+}
+
+/// What is due when.
+struct Rounds {
+    every: Duration,
+    test: Instant,
+    fallback_start: Instant,
+    /// The run of the primary whose end was dealt with.
+    buried: u64,
+}
+
+impl Rounds {
+    fn new(every: Duration) -> Self {
+        let now = Instant::now();
+        Self { every, test: now + every, fallback_start: now, buried: 0 }
+    }
+}
+
+impl Inner {
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn route(&self) -> Route {
+        let ticket = self.breaker().begin();
+        if let (Some(_), Some(up)) = (ticket, self.primary.up()) {
+            return Route::Primary(up);
+        }
+        if let Some(up) = self.fallback.as_ref().and_then(Slot::up) {
+            return Route::Fallback(up);
+        }
+        Route::Nowhere(match ticket {
+            Some(_) => "the engine is being started".into(),
+            None => format!("the circuit breaker is {}", self.report().sentence()),
+        })
+    }
+
+    async fn call_fallback(&self, up: &Arc<Up>, picture: &Picture) -> Result<Recognised, Failure> {
+        let Some(fallback) = &self.fallback else { return Err(Failure::EngineAway("there is no fallback".into())) };
+        let away = |trouble: Trouble| Failure::EngineAway(trouble.to_string());
+        let turn = up.turn().await.map_err(away)?;
+        self.fallback_calls.fetch_add(1, Ordering::Relaxed);
+        match fallback.call(turn, picture.clone()).await {
+            Ok(answer) => Ok(Recognised { answer, engine: up.name(), role: EngineRole::Fallback }),
+            Err(trouble) => Err(self.judged(fallback, up, trouble, EngineRole::Fallback).await),
+        }
+    }
+
+    async fn call_primary(
+        &self,
+        up: &Arc<Up>,
+        image: Option<ImageId>,
+        picture: &Picture,
+    ) -> Result<Recognised, Failure> {
+        let turn = up.turn().await.map_err(|trouble| Failure::EngineAway(trouble.to_string()))?;
+        // It may have opened while the picture waited for its turn.
+        let Some(ticket) = self.breaker().begin() else {
+            return Err(Failure::EngineAway("the circuit breaker opened".into()));
+        };
+        let begun = Instant::now();
+        let called = self.primary.call(turn, picture.clone()).await;
+        let (now, took) = (Instant::now(), begun.elapsed());
+        match called {
+            Ok(answer) => {
+                let transition = self.breaker().answered(ticket, image.unwrap_or_default(), took, now);
+                self.announce(transition.as_ref());
+                if up.resident_bytes() > Some(self.settings.engine.memory_limit_bytes) {
+                    self.wake.notify_one();
+                }
+                Ok(Recognised { answer, engine: up.name(), role: EngineRole::Primary })
+            }
+            Err(trouble) => {
+                let reason = reason_of(&trouble);
+                let failure = self.judged(&self.primary, up, trouble, EngineRole::Primary).await;
+                Err(self.counted(ticket, image, reason, failure, took))
+            }
+        }
+    }
+
+    /// What trouble over a picture means. A lone death is the picture's fault if the next engine passes its self-test.
+    async fn judged(&self, slot: &Slot, up: &Up, trouble: Trouble, by: EngineRole) -> Failure {
+        let lone = matches!(trouble, Trouble::Died { lone: true, .. } | Trouble::Overdue { lone: true, .. });
+        if lone {
+            self.wake.notify_one();
+            if let Err(why) = slot.restarted_after(up.generation).await {
+                return Failure::EngineAway(why);
+            }
+        }
+        match trouble {
+            Trouble::Call(CallError::Unreadable(why)) => Failure::Unreadable { why, by },
+            Trouble::Call(CallError::Failed(why)) => Failure::EngineFailed(why),
+            Trouble::Call(CallError::Malformed(why)) => Failure::EngineMalformed(why),
+            Trouble::Call(CallError::Lost(why)) => Failure::EngineUnreachable(why),
+            Trouble::Call(CallError::Deadline(limit)) => Failure::EngineDeadline { limit, lone: false },
+            Trouble::Died { how, lone: true } => Failure::EngineDied(how),
+            Trouble::Died { how, lone: false } => Failure::EngineDiedAmongSeveral(how),
+            Trouble::Overdue { limit, lone } => Failure::EngineDeadline { limit, lone },
+            Trouble::Swept(why) => Failure::EngineAway(why),
+        }
+    }
+
+    /// Tells the breaker. A failure that opens it, or comes when it is open already, is not the picture's.
+    fn counted(
+        &self,
+        ticket: Ticket,
+        image: Option<ImageId>,
+        reason: BreakerReason,
+        failure: Failure,
+        took: Duration,
+    ) -> Failure {
+        let verdict = failure.verdict();
+        let now = Instant::now();
+        if let Failure::Unreadable { .. } = failure {
+            // An answer like any other.
+            let transition = self.breaker().answered(ticket, image.unwrap_or_default(), took, now);
+            self.announce(transition.as_ref());
+            return failure;
+        }
+        // One death is one failure, however many pictures were in it: it is counted where it is dealt with.
+        if !verdict.counts_for_breaker || matches!(failure, Failure::EngineDiedAmongSeveral(_)) {
+            return failure;
+        }
+        let transition = self.breaker().failed(ticket, image, reason, verdict.sentence.clone(), now);
+        self.announce(transition.as_ref());
+        if self.breaker().begin() == Some(ticket) { failure } else { Failure::EngineAway(verdict.sentence) }
+    }
+
+    /// Does what is due, one thing after the other.
+    async fn round(&self, rounds: &mut Rounds) {
+        self.bury(rounds);
+        let state = self.breaker().state();
+        self.keep_fallback(state, rounds).await;
+        match state {
+            BreakerState::Closed => match self.primary.up() {
+                None => self.bring_up(rounds).await,
+                Some(up) => self.look_after(&up, rounds).await,
+            },
+            BreakerState::Open => self.ping_if_due(rounds).await,
+            // A ping is under way only within a round.
+            BreakerState::HalfOpen => {}
+            // Whoever forced it may want the device for something else.
+            BreakerState::ForcedOpen => self.primary.stop("held back by an operator").await,
+        }
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    /// Counts an engine's death once; a lone one is judged by the self-test of the next start.
+    fn bury(&self, rounds: &mut Rounds) {
+        let Some((generation, End { how, in_flight, cause })) = self.primary.last_end() else { return };
+        if rounds.buried >= generation {
+            return;
+        }
+        rounds.buried = generation;
+        tracing::warn!(in_flight, "the engine is gone: {how}");
+        let ticket = self.breaker().begin();
+        if let (Cause::Died, true, Some(ticket)) = (cause, in_flight != 1, ticket) {
+            let transition = self.breaker().failed(ticket, None, BreakerReason::Crash, how, Instant::now());
+            self.announce(transition.as_ref());
+        }
+    }
+
+    async fn bring_up(&self, rounds: &mut Rounds) {
+        let precision = self.precision();
+        let newest = self.newest_result().await;
+        match self.primary.start(precision, self.measures_precision()).await {
+            Ok(up) => {
+                tracing::info!("engine ready: {} at {}", up.name(), self.primary.place());
+                self.vouch(EngineRole::Primary, newest).await;
+                rounds.test = Instant::now() + rounds.every;
+            }
+            Err(failure) => {
+                self.redo_if_lies(EngineRole::Primary, &failure).await;
+                let sentence = format!("the engine cannot start: {failure}");
+                let transition = self.breaker().trip(failure.reason, sentence, Instant::now());
+                self.announce(transition.as_ref());
+            }
+        }
+    }
+
+    async fn ping_if_due(&self, rounds: &mut Rounds) {
+        let began = self.breaker().begin_ping(Instant::now());
+        if began.is_none() {
+            return;
+        }
+        self.announce(began.as_ref());
+        let newest = self.newest_result().await;
+        let passed = match self.primary.up() {
+            Some(up) => self.primary.self_test(&up).await.map(|()| up),
+            None => self.primary.start(self.precision(), self.measures_precision()).await,
+        };
+        let transition = match passed {
+            Ok(_) => {
+                self.vouch(EngineRole::Primary, newest).await;
+                rounds.test = Instant::now() + rounds.every;
+                self.breaker().ping_passed(Instant::now())
+            }
+            Err(failure) => {
+                self.redo_if_lies(EngineRole::Primary, &failure).await;
+                self.primary.kill("its test failed");
+                self.breaker().ping_failed(failure.reason, failure.to_string(), Instant::now())
+            }
+        };
+        self.announce(transition.as_ref());
+    }
+
+    /// Tests, memory, precision of an engine that works.
+    async fn look_after(&self, up: &Arc<Up>, rounds: &mut Rounds) {
+        if Instant::now() >= rounds.test {
+            rounds.test = Instant::now() + rounds.every;
+            let newest = self.newest_result().await;
+            match self.primary.self_test(up).await {
+                Ok(()) => self.vouch(EngineRole::Primary, newest).await,
+                // Its death is dealt with as such.
+                Err(_) if up.is_gone() => return,
+                Err(failure) => {
+                    self.redo_if_lies(EngineRole::Primary, &failure).await;
+                    let reason = failure.reason;
+                    let transition = self.breaker().trip(reason, failure.to_string(), Instant::now());
+                    self.announce(transition.as_ref());
+                    return;
+                }
+            }
+        }
+        let limit = self.settings.engine.memory_limit_bytes;
+        if let Some(bytes) = up.resident_bytes().filter(|bytes| *bytes > limit) {
+            let why =
+                format!("it holds {} MiB of memory, more than engine.memory_limit = {} MiB", bytes >> 20, limit >> 20);
+            tracing::warn!("the engine is started again: {why}");
+            self.primary.stop(&why).await;
+            self.wake.notify_one();
+        } else if let Some(precision) = self.newly_measured(up).await {
+            tracing::info!("{precision} is the precision for this board; the engine is started again with it");
+            self.primary.stop("for another precision").await;
+            self.wake.notify_one();
+        }
+    }
+
+    async fn keep_fallback(&self, state: BreakerState, rounds: &mut Rounds) {
+        let Some(fallback) = &self.fallback else { return };
+        let up = fallback.up();
+        match (state, &up) {
+            (BreakerState::Closed, Some(_)) if self.primary.up().is_some() => {
+                fallback.stop("the primary engine works again").await;
+            }
+            (BreakerState::Closed, _) => {}
+            (_, None) if Instant::now() >= rounds.fallback_start => {
+                let newest = self.newest_result().await;
+                match fallback.start(self.settings.precision, false).await {
+                    Ok(up) => {
+                        tracing::info!("the fallback engine takes over: {}", up.name());
+                        self.health.set("fallback", Condition::Ok, format!("{} takes the pictures", up.name()));
+                        self.vouch(EngineRole::Fallback, newest).await;
+                        self.changed.send_modify(|version| *version += 1);
+                    }
+                    Err(failure) => {
+                        rounds.fallback_start = Instant::now() + FALLBACK_RETRY;
+                        self.redo_if_lies(EngineRole::Fallback, &failure).await;
+                        let text = format!("the fallback engine cannot start: {failure}");
+                        if self.health.set("fallback", Condition::Degraded, text.as_str()) {
+                            tracing::error!("{text}");
+                        }
+                    }
+                }
+            }
+            (_, Some(up)) if Instant::now() >= rounds.test => {
+                rounds.test = Instant::now() + rounds.every;
+                let newest = self.newest_result().await;
+                match fallback.self_test(up).await {
+                    Ok(()) => self.vouch(EngineRole::Fallback, newest).await,
+                    Err(failure) => {
+                        tracing::error!("the fallback engine is started again: {failure}");
+                        self.redo_if_lies(EngineRole::Fallback, &failure).await;
+                        fallback.kill("its test failed");
+                    }
+                }
+            }
+            (_, _) => {}
+        }
+        if state == BreakerState::Closed && fallback.up().is_none() {
+            self.health.set("fallback", Condition::Ok, "not needed now");
+        }
+    }
+
+    fn pause(&self, rounds: &Rounds) -> Duration {
+        let now = Instant::now();
+        let (state, next_ping) = {
+            let breaker = self.breaker();
+            (breaker.state(), breaker.next_ping(now))
+        };
+        if state == BreakerState::Closed && self.primary.up().is_none() {
+            return Duration::ZERO;
+        }
+        let test = rounds.test.saturating_duration_since(now);
+        next_ping.unwrap_or(LOOK).min(test).min(LOOK)
+    }
+
+    async fn an_engine_ends(&self) {
+        let of = async |slot: Option<&Slot>| match slot.and_then(Slot::up) {
+            Some(up) => drop(up.ended().await),
+            None => std::future::pending().await,
+        };
+        tokio::select! {
+            () = of(Some(&self.primary)) => {}
+            () = of(self.fallback.as_ref()) => {}
+        }
+    }
+
+    /// Logs a transition, keeps it for the next run, and does what follows from it.
+    fn announce(&self, transition: Option<&Transition>) {
+        let Some(Transition { from, to, reason, sentence, blamed }) = transition else { return };
+        let reason = reason.map_or("recovered", BreakerReason::as_str);
+        if *to == BreakerState::Open || *to == BreakerState::ForcedOpen {
+            tracing::warn!(from = from.as_str(), to = to.as_str(), reason, "circuit breaker: {sentence}");
+        } else {
+            tracing::info!(from = from.as_str(), to = to.as_str(), reason, "circuit breaker: {sentence}");
+        }
+        // A process that failed is not asked again; one that is only slow, or held back, is let finish.
+        let gentle = matches!(reason, "slow" | "operator");
+        if *from == BreakerState::Closed && !gentle && self.primary.is_child() {
+            self.primary.kill(sentence);
+        }
+        let snapshot = self.breaker().snapshot(Instant::now());
+        if let Some(Books { store, queue }) = self.books.clone() {
+            let blamed = blamed.clone();
+            tokio::spawn(async move {
+                if let Err(error) = queue.refund(blamed).await {
+                    tracing::warn!("attempts could not be given back: {error}");
+                }
+                let kept = serde_json::to_string(&snapshot).unwrap_or_default();
+                if let Err(error) = store.set_fact(BREAKER_FACT, kept).await {
+                    tracing::warn!("the circuit breaker's state could not be stored: {error}");
+                }
+            });
+        }
+        self.show();
+        self.changed.send_modify(|version| *version += 1);
+        self.wake.notify_one();
+    }
+
+    async fn restore(&self) {
+        let Some(Books { store, .. }) = &self.books else { return };
+        if let Ok(Some(text)) = store.fact(BREAKER_FACT).await
+            && let Ok(snapshot) = serde_json::from_str::<Snapshot>(&text)
+        {
+            self.breaker().restore(snapshot, Instant::now());
+        }
+        if self.settings.precision.is_none()
+            && let Ok(Some(text)) = store.fact(PRECISION_FACT).await
+            && let Some(precision) = text.strip_prefix(&self.measured_for())
+        {
+            *self.precision.lock().unwrap_or_else(PoisonError::into_inner) = precision.parse().ok();
+        }
+    }
+
+    /// Precisions are measured once for each board, pack and version.
+    fn measured_for(&self) -> String {
+        let Inner { settings, pack, .. } = self;
+        let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let named = |key: &str| cpus.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_string();
+        let board = std::fs::read_to_string("/proc/device-tree/model").unwrap_or_default();
+        let [model, part] = ["model name", "CPU part"].map(named);
+        format!(
+            "{} {} {} {board} {model} {part}: ",
+            env!("CARGO_PKG_VERSION"),
+            &pack.space()[..16],
+            settings.engine.device
+        )
+    }
+
+    fn precision(&self) -> Option<Precision> {
+        *self.precision.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn measures_precision(&self) -> bool {
+        self.precision().is_none() && self.books.is_some() && self.primary.is_child()
+    }
+
+    /// The precision the engine advises, once, when it differs from the one that runs; remembered either way.
+    async fn newly_measured(&self, up: &Up) -> Option<Precision> {
+        if !self.measures_precision() {
+            return None;
+        }
+        let advised: Precision = up.refresh_description().await?.advised_precision.parse().ok()?;
+        *self.precision.lock().unwrap_or_else(PoisonError::into_inner) = Some(advised);
+        if let Some(Books { store, .. }) = &self.books
+            && let Err(error) = store.set_fact(PRECISION_FACT, format!("{}{advised}", self.measured_for())).await
+        {
+            tracing::warn!("the precision for this board could not be stored: {error}");
+        }
+        (up.precision() != Some(advised)).then_some(advised)
+    }
+
+    async fn newest_result(&self) -> Option<i64> {
+        self.books.as_ref()?.store.newest_result().await.ok()
+    }
+
+    async fn vouch(&self, role: EngineRole, newest: Option<i64>) {
+        if let (Some(Books { store, .. }), Some(newest)) = (&self.books, newest)
+            && let Err(error) = store.verified(role, newest).await
+        {
+            tracing::warn!("a passed self-test could not be noted: {error}");
+        }
+    }
+
+    /// An engine that gave a wrong answer to the bundled picture may have given wrong ones before.
+    async fn redo_if_lies(&self, role: EngineRole, failure: &TestFailure) {
+        let (BreakerReason::SelfTest, Some(Books { queue, .. })) = (failure.reason, &self.books) else { return };
+        let why = &failure.why;
+        match queue
+            .redo_unverified(role, &format!("done again, because the engine that did it is not to be believed: {why}"))
+            .await
+        {
+            Ok(0) => {}
+            Ok(count) => tracing::warn!("{count} images are done again: {why}"),
+            Err(error) => tracing::error!("images of an engine that lies could not be put back: {error}"),
+        }
+    }
+
+    fn show(&self) {
+        let report = self.report();
+        let (condition, text) = match report.breaker.state {
+            BreakerState::Closed if report.primary.up => {
+                let EngineLine { pack, precision, device, threads, .. } = &report.primary;
+                let name = [pack, precision, device].map(String::as_str).join(" ");
+                (Condition::Ok, format!("{} on {threads} threads", name.trim()))
+            }
+            BreakerState::Closed => (Condition::Starting, "the engine is being started".into()),
+            _ => {
+                // Without the countdown, which would make a new line each time.
+                let sentence = report.sentence();
+                let steady = sentence.split("; next try").next().unwrap_or_default();
+                (Condition::Degraded, format!("the circuit breaker is {steady}"))
+            }
+        };
+        self.health.set("engine", condition, text);
+    }
+
+    fn report(&self) -> EngineReport {
+        let now = Instant::now();
+        let breaker = self.breaker();
+        let counters = breaker.counters();
+        let last = breaker.last_reason();
+        let line = BreakerLine {
+            state: breaker.state(),
+            for_seconds: now.saturating_duration_since(breaker.since()).as_secs_f64(),
+            failures: breaker.failures(),
+            last_reason: last.map(|(reason, _)| *reason),
+            last_sentence: last.map(|(_, sentence)| sentence.clone()),
+            next_ping_seconds: breaker.next_ping(now).map(|wait| wait.as_secs_f64()),
+            trips: counters.trips,
+            successes: counters.successes,
+            failures_by_reason: counters.failures.clone(),
+            late: counters.late,
+            pings_passed: counters.pings.0,
+            pings_failed: counters.pings.1,
+            seconds_in_state: breaker
+                .time_in_states(now)
+                .into_iter()
+                .map(|(state, time)| (state, time.as_secs_f64()))
+                .collect(),
+        };
+        drop(breaker);
+        EngineReport {
+            breaker: line,
+            primary: engine_line(&self.primary),
+            fallback: self.fallback.as_ref().map(engine_line),
+            fallback_calls: self.fallback_calls.load(Ordering::Relaxed),
+        }
+    }
+}
+
+fn engine_line(slot: &Slot) -> EngineLine {
+    let place = slot.place();
+    let Some(up) = slot.up() else {
+        let why = match &*slot.watch().borrow() {
+            SlotState::Failed(failure) => Some(failure.to_string()),
+            SlotState::Starting => Some("it is being started".into()),
+            SlotState::Stopped | SlotState::Up(_) => None,
+        };
+        return EngineLine { place, why, ..EngineLine::default() };
+    };
+    let said = up.description();
+    EngineLine {
+        place,
+        up: true,
+        why: None,
+        pack: said.pack,
+        device: said.device,
+        precision: said.precision,
+        runtime: said.runtime,
+        threads: said.threads,
+        confinement: said.confinement,
+        timings: said.timings.into_iter().map(|timing| (timing.precision, timing.micros as f64 / 1e3)).collect(),
+        pid: up.pid(),
+        resident_bytes: up.resident_bytes(),
+    }
+}
+
+fn reason_of(trouble: &Trouble) -> BreakerReason {
+    match trouble {
+        Trouble::Call(CallError::Malformed(_)) => BreakerReason::Malformed,
+        Trouble::Call(CallError::Lost(_)) => BreakerReason::Unreachable,
+        Trouble::Call(CallError::Deadline(_)) | Trouble::Overdue { .. } => BreakerReason::Deadline,
+        Trouble::Call(_) | Trouble::Died { .. } | Trouble::Swept(_) => BreakerReason::Crash,
+    }
+}
