@@ -2,6 +2,9 @@
 //!
 //! It runs on threads of the daemon's process until it moves into a process of its own; callers see only this door.
 
+// The engine process calls it, once its models are loaded and its socket is bound.
+#[allow(dead_code)]
+mod confine;
 mod decode;
 mod encode;
 mod recogniser;
