@@ -4,14 +4,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use image::{ImageFormat, RgbImage, imageops};
 use serde_json::json;
 
-use super::load;
+use super::{OwnEngines, load, own_engine};
 use crate::app;
 use crate::config::Config;
 use crate::engine::{Recogniser, Reply, load_pack};
+use crate::recognition::Picture;
 
 /// What can be measured.
 #[derive(Debug, clap::Subcommand)]
@@ -22,6 +23,15 @@ pub enum Bench {
         picture: Option<PathBuf>,
         /// How often
         #[arg(long, default_value_t = 50)]
+        rounds: usize,
+        /// Answers as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// What the process boundary costs: the same picture in this process and in an engine process, in turn
+    Boundary {
+        /// How often
+        #[arg(long, default_value_t = 200)]
         rounds: usize,
         /// Answers as JSON
         #[arg(long)]
@@ -49,6 +59,7 @@ pub async fn run(config: &Config, bench: Bench) -> anyhow::Result<ExitCode> {
             let config = config.clone();
             tokio::task::spawn_blocking(move || stages(&config, &bytes, rounds.max(1), json)).await??;
         }
+        Bench::Boundary { rounds, json } => boundary(config, rounds.max(1), json).await?,
         Bench::Picture { file } => {
             std::fs::write(&file, bench_picture(config)?).with_context(|| file.display().to_string())?;
         }
@@ -68,6 +79,45 @@ pub fn bench_picture(config: &Config) -> anyhow::Result<Vec<u8>> {
     let mut jpeg = std::io::Cursor::new(Vec::new());
     picture.write_to(&mut jpeg, ImageFormat::Jpeg)?;
     Ok(jpeg.into_inner())
+}
+
+/// In turn, so that whatever else the machine does falls on both alike.
+async fn boundary(config: &Config, rounds: usize, as_json: bool) -> anyhow::Result<()> {
+    let mut config = config.clone();
+    // The same precision on both sides, whatever this board would choose.
+    if config.models.precision.is_none() {
+        let precision = load_pack(config.models.pack.as_deref())?.default_precision();
+        config.models.precision = Some(precision);
+        config.arguments.extend(["--set".into(), format!("models.precision={precision}")]);
+    }
+    let picture = Picture { bytes: bench_picture(&config)?.into(), path: None };
+    let (inside, engines) = (own_engine(&config).await?, OwnEngines::start(&config).await?);
+    let across =
+        async || engines.guard.recognise(None, &picture).await.map_err(|error| anyhow!(error.verdict().sentence));
+    inside.recognise(picture.bytes.clone()).await?;
+    across().await?;
+    let mut times = [Vec::with_capacity(rounds), Vec::with_capacity(rounds)];
+    for _ in 0..rounds {
+        let begun = Instant::now();
+        inside.recognise(picture.bytes.clone()).await?;
+        times[0].push(begun.elapsed());
+        let begun = Instant::now();
+        across().await?;
+        times[1].push(begun.elapsed());
+    }
+    engines.stop().await;
+    let [inside, across] = times.map(|mut times| {
+        times.sort();
+        times[times.len() / 2].as_secs_f64() * 1e3
+    });
+    let overhead = across / inside - 1.0;
+    if as_json {
+        println!("{}", json!({ "rounds": rounds, "inside_ms": inside, "across_ms": across, "overhead": overhead }));
+    } else {
+        println!("medians of {rounds} in turn: {inside:.2} ms in this process, {across:.2} ms in an engine process");
+        println!("the boundary costs {:.1} %", 100.0 * overhead);
+    }
+    Ok(())
 }
 
 fn stages(config: &Config, bytes: &[u8], rounds: usize, as_json: bool) -> anyhow::Result<()> {

@@ -688,8 +688,6 @@ mod tests {
             min_face_px: None,
             max_faces: 16,
             threads: 2,
-            deadline: Duration::from_secs(60),
-            deadline_per_megapixel: Duration::ZERO,
         };
         let before = Recogniser::load(&pack, Precision::Int8, &settings).unwrap().recognise(&picture).unwrap();
         on_a_thread_of_its_own(|| {

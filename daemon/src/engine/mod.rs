@@ -3,8 +3,6 @@
 //! `kithd engine` serves it over gRPC from a process of its own; measuring commands use it in theirs. The daemon
 //! never does: it calls the process through `recognition`.
 
-// The engine process calls it, once its models are loaded and its socket is bound.
-#[allow(dead_code)]
 mod confine;
 mod decode;
 mod encode;

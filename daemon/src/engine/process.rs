@@ -11,6 +11,7 @@ use kith_vision::{Device, Precision};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio_stream::wrappers::UnixListenerStream;
 
+use super::confine::{Profile, confine};
 use super::service::{Service, Timed};
 use super::{Engine, EngineSettings, load_pack};
 use crate::rpc::recognizer::recognizer_server::RecognizerServer;
@@ -49,13 +50,22 @@ pub fn run(
     }
     // When memory runs out, a picture is lost rather than the daemon. Not everywhere allowed, nowhere needed.
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
+    // Page, broker and queue come before pictures.
+    let _ = rustix::process::nice(5);
     let engine = Engine::load(load_pack(pack)?, args.precision.or(precision), args.device, settings)?;
     let listener = bind(&args.socket).with_context(|| format!("cannot serve on {}", args.socket.display()))?;
+    let profile = match args.device {
+        Device::Cpu => Profile::Cpu,
+        Device::Cuda => Profile::Cuda { cache: cache_folder() },
+    };
+    // From here on nothing is opened any more, and every thread begins without a way out.
+    let confinement = confine(&profile);
+    tracing::info!("serving {} on {}, {confinement}", engine.description(), args.socket.display());
     if args.supervised {
         std::thread::spawn(end_with_standard_input);
     }
     let timed = Arc::new(OnceLock::<Timed>::new());
-    let service = RecognizerServer::new(Service::new(engine, String::new(), timed))
+    let service = RecognizerServer::new(Service::new(engine, confinement.to_string(), timed))
         .max_decoding_message_size(settings.limits.max_bytes.saturating_add(ENVELOPE))
         .max_encoding_message_size(usize::MAX);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -84,6 +94,12 @@ fn bind(socket: &Path) -> std::io::Result<UnixListener> {
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// Where CUDA kernels are kept once they are compiled: what tract uses.
+fn cache_folder() -> PathBuf {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home).unwrap_or_else(|| PathBuf::from(".cache"))
 }
 
 /// The parent holds the other end for as long as it lives.

@@ -12,6 +12,7 @@ mod reader;
 mod slot;
 mod start;
 
+pub use client::Picture;
 pub use dispatcher::{Dispatcher, file_name, identify};
 pub use enroll::{Enroller, Enrolment, PEOPLE, Report, person_of};
 pub use guard::{Books, Guard, GuardSettings};

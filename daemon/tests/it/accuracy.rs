@@ -123,6 +123,7 @@ fn another_model_pack_runs_from_a_folder_given_by_configuration_and_takes_the_ga
         }
     }
     board.set("models.pack", pack.to_str().unwrap());
+    board.set("models.precision", "float32"); // this pack has no other
     board.start();
     for (picture, name) in
         [("obama_2.jpg", "Barack Obama"), ("biden_2.jpg", "Joe Biden"), ("astronaut_2.jpg", "Eileen Collins")]

@@ -459,6 +459,19 @@ fn no_engine_outlives_a_daemon_that_is_killed_not_even_a_stopped_one() {
 }
 
 #[test]
+fn the_engine_has_given_up_files_new_privileges_and_system_calls() {
+    let mut board = board();
+    board.start();
+    let pid = wait_for("an engine", || engine_pid(&board));
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    for line in ["NoNewPrivs:\t1", "Seccomp:\t2"] {
+        assert!(status.contains(line), "{line} is missing in:\n{status}");
+    }
+    let confinement = board.get("/v1/breaker")["primary"]["confinement"].as_str().unwrap().to_string();
+    assert!(confinement.contains("files: none") && confinement.contains("system calls:"), "{confinement}");
+}
+
+#[test]
 fn an_open_breaker_is_still_open_after_a_restart_and_the_engine_was_not_asked_meanwhile() {
     let mut board = board();
     board.set("breaker.cool_down", "20s");

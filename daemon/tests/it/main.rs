@@ -10,6 +10,7 @@ mod faults; // what the engine can do to the daemon
 mod group_commit; // syncs counted and slowed from outside
 mod lying_engine; // an engine that lies, for faults
 mod mqtt; // paths in, results out
+mod origin; // the gRPC contract of the system it descends from
 mod page; // the status table in a real browser
 mod pictures; // the main job over HTTP
 mod support; // starts the daemon and asks it things
