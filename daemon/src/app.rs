@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::control::{self, Control};
+use crate::desk::EngineDesk;
 use crate::engine::{DecodeLimits, EngineSettings};
-use crate::engine_desk::EngineDesk;
 use crate::health::{Condition, Health};
 use crate::mqtt;
 use crate::queue::{self, Queue, Rules};

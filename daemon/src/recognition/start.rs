@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{Answer, Picture};
 use super::{Books, Guard, GuardSettings, Matcher};
+use crate::desk::EngineDesk;
 use crate::engine::load_pack;
-use crate::engine_desk::EngineDesk;
 use crate::health::{Condition, Health};
 use crate::store::{Store, Unembedded};
 

@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine_desk::EngineDesk;
+use crate::desk::EngineDesk;
 use crate::health::Health;
 use crate::mqtt::{Message, Publisher};
 use crate::store::Store;

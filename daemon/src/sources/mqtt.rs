@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Intake, PathSubmission};
+use crate::desk::EngineDesk;
 use crate::domain::{BreakerCommand, BreakerState, Source};
-use crate::engine_desk::EngineDesk;
 use crate::mqtt::{Deliveries, Delivery};
 use crate::store::Store;
 

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Web;
+use crate::desk::{EngineDesk, EngineReport};
 use crate::domain::BreakerCommand;
-use crate::engine_desk::{EngineDesk, EngineReport};
 use crate::problem::Problem;
 
 /// What can be said.

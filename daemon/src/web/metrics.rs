@@ -12,8 +12,8 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use super::{VERSION, Web};
+use crate::desk::EngineReport;
 use crate::domain::{BreakerReason, BreakerState, EngineRole, State as ImageState};
-use crate::engine_desk::EngineReport;
 use crate::health::{Condition, Health};
 use crate::problem::Problem;
 use crate::store::Counts;

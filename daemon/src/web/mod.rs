@@ -24,7 +24,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine_desk::EngineDesk;
+use crate::desk::EngineDesk;
 use crate::health::Health;
 use crate::problem::Problem;
 use crate::store::Store;

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 static int poison, leak_mb;
+static char *volatile kept; /* volatile, or the compiler leaves the leak out */
 
 __attribute__((constructor)) static void begin(void) {
     char line[8192];
@@ -34,7 +35,7 @@ static void look_at(const void *bytes, ssize_t length) {
     if (poison && memmem(bytes, length, "KITHD-POISON", 12)) abort();
     if (leak_mb && memmem(bytes, length, "\xff\xd8\xff", 3)) {
         size_t size = (size_t)leak_mb << 20;
-        char *kept = malloc(size);
+        kept = malloc(size);
         if (kept) memset(kept, 1, size);
     }
 }
