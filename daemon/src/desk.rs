@@ -37,6 +37,15 @@ pub struct EngineLine {
     pub resident_bytes: Option<u64>,
 }
 
+impl EngineLine {
+    /// Pack, precision, device and threads, for people.
+    pub fn name(&self) -> String {
+        let words = [&self.pack, &self.precision, &self.device].map(String::as_str);
+        let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        format!("{} on {} threads", words.join(" "), self.threads)
+    }
+}
+
 /// The circuit breaker as it is now.
 #[derive(Debug, Clone, Serialize)]
 pub struct BreakerLine {
@@ -100,7 +109,8 @@ impl EngineReport {
             _ => "; pictures wait",
         };
         match state {
-            BreakerState::Closed => "closed".into(),
+            BreakerState::Closed if self.primary.up => format!("closed; {}", self.primary.name()),
+            BreakerState::Closed => "closed; the engine is being started".into(),
             BreakerState::Open => {
                 let next = Duration::from_secs_f64(next_ping_seconds.unwrap_or_default().ceil());
                 format!("open{why}{stand_in}; next try in {next:?}")

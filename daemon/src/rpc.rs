@@ -19,3 +19,5 @@ pub const LARGEST_REPLY: usize = 64 << 20;
 pub const STREAM_WINDOW: u32 = 4 << 20;
 /// The same for all pictures under way together.
 pub const CONNECTION_WINDOW: u32 = 32 << 20;
+/// Most pictures are one frame.
+pub const FRAME: u32 = 1 << 20;

@@ -6,16 +6,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use criterion::Criterion;
-use kith_vision::{Pack, Precision, Rgb, Search, Timings, Vision};
+use kith_vision::{Device, Pack, Precision, Rgb, Search, Timings, Vision};
 
 const SEARCH: Search = Search { min_face_px: 40, max_faces: 16 };
 
 fn main() -> Result<(), Box<dyn Error>> {
     let pack = Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("packs/dlib-mtcnn"))?;
-    let picture = image::open(&pack.self_test().picture)?.to_rgb8();
+    let picture = image::load_from_memory(&pack.self_test_picture()?)?.to_rgb8();
     let picture = Rgb::new(picture.width() as usize, picture.height() as usize, picture.into_raw())?;
-    let float32 = Vision::load(&pack, Precision::Float32)?;
-    let int8 = Vision::load(&pack, Precision::Int8)?;
+    let float32 = Vision::load(&pack, Precision::Float32, Device::Cpu)?;
+    let int8 = Vision::load(&pack, Precision::Int8, Device::Cpu)?;
     println!(
         "{}×{} pixels, {} face(s)",
         picture.width,

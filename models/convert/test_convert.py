@@ -18,9 +18,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import build
+import half
 import mtcnn
 import quantise
 import reference
+from network import Network
 
 TOLERANCE = 1e-5
 
@@ -163,6 +165,49 @@ class TheInt8Recogniser(unittest.TestCase):
             chip = pipeline.main_chip(reference.read_picture(build.PACK / "selftest.jpg"))
             distance = np.linalg.norm(pipeline.embed([chip])[0] - manifest["self_test"]["embedding"])
             self.assertLess(distance, limit, precision)
+
+
+class TheFloat16Recogniser(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.graph = onnx.load(build.PACK / "recogniser_float16.onnx").graph
+
+    def test_is_rebuilt_byte_for_byte_from_the_float32_one(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "float16.onnx"
+            half.halve(build.PACK / "recogniser_float32.onnx", path)
+            self.assertEqual(build.sha256(path), build.sha256(build.PACK / "recogniser_float16.onnx"))
+
+    def test_has_only_float16_convolutions_and_nothing_that_a_gpu_would_hand_back(self):
+        values = {i.name: numpy_helper.to_array(i) for i in self.graph.initializer}
+        operations = [node.op_type for node in self.graph.node]
+        self.assertEqual(operations.count("Conv"), 29 + 4)
+        for node in self.graph.node:
+            if node.op_type == "Conv":
+                self.assertEqual({values[i].dtype for i in node.input[1:]}, {np.dtype(np.float16)})
+        self.assertFalse({"MaxPool", "AveragePool"} & set(operations))
+
+    def test_pools_as_the_float32_one_does(self):
+        network = Network()
+        graph = onnx.load(build.PACK / "recogniser_float32.onnx").graph
+        halver = half.Halver(graph, {})
+        halver.net = network
+        x = network.add("Cast", ["input"], to=TensorProto.FLOAT16)
+        for name, result in (("maximum", halver.maximum(x, 5, 12)), ("average", halver.average(x, 5))):
+            network.add("Cast", [result], name, to=TensorProto.FLOAT)
+        network.add("MaxPool", ["input"], "published_maximum", kernel_shape=[3, 3], strides=[2, 2])
+        network.add("AveragePool", ["input"], "published_average", kernel_shape=[2, 2], strides=[2, 2])
+        names = ["maximum", "published_maximum", "average", "published_average"]
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "pools.onnx"
+            sides = {name: 5 if "maximum" in name else 6 for name in names}
+            outputs = [(name, ["N", 5, sides[name], sides[name]]) for name in names]
+            network.save(path, "pools", ["N", 5, 12, 12], outputs)
+            session = reference.session(path)
+        x = np.random.default_rng(2).integers(-512, 512, (2, 5, 12, 12)).astype(np.float32)
+        maximum, published_maximum, average, published_average = session.run(names, {"input": x})
+        np.testing.assert_array_equal(maximum, published_maximum)
+        np.testing.assert_array_equal(average, published_average)
 
 
 class ThePack(unittest.TestCase):

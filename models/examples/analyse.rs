@@ -1,12 +1,12 @@
 //! Prints one line of JSON for each picture: its faces, embeddings and timings. For comparing
 //! with other pipelines; not part of the product.
 //!
-//! `analyse <pack folder> <float32|int8> <smallest face> <picture>...`
+//! `analyse <pack folder> <float32|float16|int8> <smallest face> <picture>...`
 
 use std::error::Error;
 use std::path::Path;
 
-use kith_vision::{Pack, Precision, Rgb, Search, Vision};
+use kith_vision::{Device, Pack, Precision, Rgb, Search, Vision};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pack = Pack::load(Path::new(&next()?))?;
     let precision: Precision = next()?.parse()?;
     let search = Search { min_face_px: next()?.parse()?, max_faces: 64 };
-    let vision = Vision::load(&pack, precision)?;
+    let vision = Vision::load(&pack, precision, Device::Cpu)?;
     for path in arguments {
         let picture = match image::open(&path) {
             Ok(picture) => picture.to_rgb8(),

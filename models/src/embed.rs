@@ -1,8 +1,8 @@
 //! From an aligned chip to an embedding, and the checks every embedding must pass.
 
 use crate::manifest::{Colour, RecogniserSpec};
-use crate::runtime::{Network, Plan};
-use crate::{Pack, Precision, Rgb, VisionError};
+use crate::runtime::{self, Network, Plan};
+use crate::{Device, Pack, Precision, Rgb, VisionError};
 
 #[derive(Debug)]
 pub(crate) struct Recogniser {
@@ -14,21 +14,26 @@ pub(crate) struct Recogniser {
 impl Recogniser {
     /// Loads the network of this precision and runs it once, so that a network that cannot run
     /// is found before the first picture.
-    pub(crate) fn load(pack: &Pack, precision: Precision) -> Result<Self, VisionError> {
+    pub(crate) fn load(pack: &Pack, precision: Precision, device: Device) -> Result<Self, VisionError> {
+        match device {
+            Device::Cpu => Self::load_on(pack, precision, device),
+            Device::Cuda if precision == Precision::Int8 => Err(VisionError::Int8OnGpu),
+            Device::Cuda => runtime::on_gpu(|| Self::load_on(pack, precision, device)),
+        }
+    }
+
+    fn load_on(pack: &Pack, precision: Precision, device: Device) -> Result<Self, VisionError> {
         let spec = pack.manifest.recogniser.clone();
-        let file = match precision {
-            Precision::Float32 => Some(&spec.float32),
-            Precision::Int8 => spec.int8.as_ref(),
-        };
+        let file = spec.file(precision);
         let file = file.ok_or_else(|| VisionError::NoSuchPrecision { pack: pack.id().to_owned(), precision })?;
-        let file = file.clone();
+        let file = file.to_owned();
         let network = Network::load(pack, &file, &["embedding"])?;
         let side = pack.manifest.alignment.size;
         let shape = [1, 3, side, side];
         if precision == Precision::Int8 {
             network.require_integer_convolutions(&shape)?;
         }
-        let recogniser = Self { plan: network.plan(&shape)?, side, spec };
+        let recogniser = Self { plan: network.plan(&shape, device)?, side, spec };
         let grey = Rgb { width: side, height: side, pixels: vec![128; 3 * side * side] };
         recogniser.embed(&grey).map_err(|error| VisionError::Network { file, reason: error.to_string() })?;
         Ok(recogniser)

@@ -6,6 +6,7 @@
 
 mod align;
 mod area;
+mod compare;
 mod detect;
 mod device;
 mod embed;
@@ -18,6 +19,7 @@ mod quality;
 mod rgb;
 mod runtime;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use align::Similarity;
@@ -26,14 +28,13 @@ use detect::{Detection, Detector};
 use embed::Recogniser;
 use manifest::Alignment;
 
-pub use device::Device;
+pub use compare::{Comparison, Trial, compare_precisions};
+pub use device::{Device, Precision};
 pub use gallery::{Candidate, Gallery, Matching, Metric, Outcome, Verdict};
-pub use manifest::{Pack, PackError, Precision, SelfTest, Tolerance};
+pub use manifest::{Pack, PackError, SelfTest, Tolerance};
 pub use quality::{Objection, Quality, QualityLimits};
 pub use rgb::{MAX_SIDE, Rgb};
-
-/// The neural-network library that runs the networks.
-pub const RUNTIME_VERSION: &str = "tract 0.23.9";
+pub use runtime::RUNTIME_VERSION;
 
 /// Why a picture, a network or an embedding cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,15 @@ pub enum VisionError {
         /// What was asked for.
         precision: Precision,
     },
+    /// There is no GPU, or its driver or libraries do not do.
+    #[error("this machine has no usable NVIDIA GPU: {reason}; use the device cpu")]
+    NoGpu {
+        /// What is missing.
+        reason: String,
+    },
+    /// The GPU's convolutions are floating point; an int8 network would run on the processor, with copies.
+    #[error("int8 runs on the processor only; with the device cuda use float16 or float32")]
+    Int8OnGpu,
     /// A network cannot be loaded, or does not have the inputs and outputs its decoder needs.
     #[error("network {file} cannot be used: {reason}")]
     Network {
@@ -205,7 +215,8 @@ pub struct Analysis {
 #[derive(Debug)]
 pub struct Vision {
     precision: Precision,
-    detector: Detector,
+    device: Device,
+    detector: Arc<Detector>,
     alignment: Alignment,
     recogniser: Recogniser,
     metric: Metric,
@@ -214,20 +225,44 @@ pub struct Vision {
 
 impl Vision {
     /// Loads, checks, optimises and warms up a pack's networks.
-    pub fn load(pack: &Pack, precision: Precision) -> Result<Self, VisionError> {
-        Ok(Self {
-            precision,
-            detector: Detector::load(pack)?,
-            alignment: pack.manifest.alignment.clone(),
-            recogniser: Recogniser::load(pack, precision)?,
-            metric: pack.matching().metric,
-            self_test: pack.self_test().clone(),
-        })
+    pub fn load(pack: &Pack, precision: Precision, device: Device) -> Result<Self, VisionError> {
+        // The recogniser first: what is missing for a GPU is found before the rest is loaded.
+        let recogniser = Recogniser::load(pack, precision, device)?;
+        Ok(Self::with_detector(pack, precision, device, recogniser, Arc::new(Detector::load(pack)?)))
     }
 
-    /// What runs.
+    /// The same pack on the same device in another precision; the two share the detector.
+    pub fn in_precision(&self, pack: &Pack, precision: Precision) -> Result<Self, VisionError> {
+        let recogniser = Recogniser::load(pack, precision, self.device)?;
+        Ok(Self::with_detector(pack, precision, self.device, recogniser, Arc::clone(&self.detector)))
+    }
+
+    fn with_detector(
+        pack: &Pack,
+        precision: Precision,
+        device: Device,
+        recogniser: Recogniser,
+        detector: Arc<Detector>,
+    ) -> Self {
+        Self {
+            precision,
+            device,
+            detector,
+            alignment: pack.manifest.alignment.clone(),
+            recogniser,
+            metric: pack.matching().metric,
+            self_test: pack.self_test().clone(),
+        }
+    }
+
+    /// The recogniser's arithmetic.
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// What the recogniser runs on.
+    pub fn device(&self) -> Device {
+        self.device
     }
 
     /// Finds and embeds every face of a picture.
@@ -264,17 +299,25 @@ impl Vision {
     /// Compares the analysis of the self-test picture with the pack's reference and returns the
     /// distance, or says why the self-test is failed.
     pub fn check_reference(&self, analysis: &Analysis) -> Result<f32, VisionError> {
-        let [face] = analysis.faces.as_slice() else {
-            return Err(VisionError::SelfTestFaces { found: analysis.faces.len() });
-        };
-        let reference = &self.self_test.embedding;
-        embed::check_embedding(&face.embedding, reference.len())?;
-        let distance = self.metric.distance(&face.embedding, reference);
-        let tolerance = self.self_test.tolerance.of(self.precision);
+        let distance = self.reference_distance(analysis)?;
+        let tolerance = self.tolerance();
         if distance <= tolerance {
             Ok(distance)
         } else {
             Err(VisionError::SelfTestDistance { distance, tolerance, precision: self.precision })
         }
+    }
+
+    fn reference_distance(&self, analysis: &Analysis) -> Result<f32, VisionError> {
+        let [face] = analysis.faces.as_slice() else {
+            return Err(VisionError::SelfTestFaces { found: analysis.faces.len() });
+        };
+        let reference = &self.self_test.embedding;
+        embed::check_embedding(&face.embedding, reference.len())?;
+        Ok(self.metric.distance(&face.embedding, reference))
+    }
+
+    fn tolerance(&self) -> f32 {
+        self.self_test.tolerance.of(self.precision)
     }
 }

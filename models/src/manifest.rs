@@ -3,15 +3,16 @@
 
 mod rules;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::VisionError;
+use crate::device::{Device, Precision};
 use crate::embed::check_embedding;
 use crate::gallery::Matching;
 use crate::quality::QualityLimits;
@@ -65,44 +66,6 @@ pub enum PackError {
         /// The sum of the file.
         found: String,
     },
-}
-
-/// Which of a pack's recogniser networks runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 32-bit floating point.
-    Float32,
-    /// 8-bit integer convolutions.
-    Int8,
-}
-
-impl Precision {
-    /// As written in configuration and results.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Float32 => "float32",
-            Self::Int8 => "int8",
-        }
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Precision {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "float32" => Ok(Self::Float32),
-            "int8" => Ok(Self::Int8),
-            other => Err(format!("{other:?} is not a precision; use \"float32\" or \"int8\"")),
-        }
-    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -172,9 +135,21 @@ pub(crate) struct RecogniserSpec {
     pub(crate) scale: f32,
     pub(crate) dimension: usize,
     pub(crate) normalise: bool,
-    pub(crate) float32: String,
-    pub(crate) int8: Option<String>,
+    float32: String,
+    float16: Option<String>,
+    int8: Option<String>,
     default_precision: Precision,
+}
+
+impl RecogniserSpec {
+    /// The network's file, if the pack has one of this precision.
+    pub(crate) fn file(&self, precision: Precision) -> Option<&str> {
+        match precision {
+            Precision::Float32 => Some(&self.float32),
+            Precision::Float16 => self.float16.as_deref(),
+            Precision::Int8 => self.int8.as_deref(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -191,6 +166,8 @@ struct SelfTestSpec {
 pub struct Tolerance {
     /// With the float32 recogniser.
     pub float32: f32,
+    /// With the float16 recogniser; needed where the pack has one.
+    pub float16: Option<f32>,
     /// With the int8 recogniser; needed where the pack has one.
     pub int8: Option<f32>,
 }
@@ -200,16 +177,15 @@ impl Tolerance {
     pub fn of(&self, precision: Precision) -> f32 {
         match precision {
             Precision::Float32 => self.float32,
+            Precision::Float16 => self.float16.unwrap_or(0.0),
             Precision::Int8 => self.int8.unwrap_or(0.0),
         }
     }
 }
 
-/// A bundled picture of one face whose embedding is known: the engine's check on itself.
+/// What must come of [`Pack::self_test_picture`], a picture of one face: the engine's check on itself.
 #[derive(Debug, Clone)]
 pub struct SelfTest {
-    /// The picture's full path; its checksum was compared.
-    pub picture: PathBuf,
     /// What the float32 recogniser makes of it through the whole pipeline.
     pub embedding: Vec<f32>,
     /// How far off each precision may be.
@@ -223,6 +199,8 @@ pub struct Pack {
     pub(crate) manifest: Manifest,
     self_test: SelfTest,
     space: String,
+    /// The files' bytes by name, in a copy made by `in_memory`.
+    kept: Option<Arc<BTreeMap<String, Vec<u8>>>>,
 }
 
 impl Pack {
@@ -234,17 +212,22 @@ impl Pack {
         let manifest: Manifest =
             toml::from_str(&text).map_err(|error| PackError::Syntax { file, reason: error.to_string() })?;
         manifest.check()?;
-        let self_test = SelfTest {
-            picture: folder.join(&manifest.self_test.picture),
-            embedding: manifest.self_test.embedding.clone(),
-            tolerance: manifest.self_test.tolerance,
-        };
+        let self_test =
+            SelfTest { embedding: manifest.self_test.embedding.clone(), tolerance: manifest.self_test.tolerance };
         let space = manifest.space();
-        let pack = Self { folder: folder.to_owned(), manifest, self_test, space };
+        let pack = Self { folder: folder.to_owned(), manifest, self_test, space, kept: None };
         for name in pack.manifest.sha256.keys() {
             pack.read(name)?;
         }
         Ok(pack)
+    }
+
+    /// A copy that holds the bytes of every file it uses, checked, and needs no file system from then on. They go
+    /// when it and its clones are dropped.
+    pub fn in_memory(&self) -> Result<Self, PackError> {
+        let read = |name: &str| Ok((name.to_owned(), self.read(name)?.into_owned()));
+        let kept = self.manifest.files().into_iter().map(read).collect::<Result<_, PackError>>()?;
+        Ok(Self { kept: Some(Arc::new(kept)), ..self.clone() })
     }
 
     /// The pack's name.
@@ -268,14 +251,18 @@ impl Pack {
         &self.space
     }
 
-    /// What runs when nobody chooses.
-    pub fn default_precision(&self) -> Precision {
-        self.manifest.recogniser.default_precision
+    /// What runs when nobody chooses: on a processor what the pack says, on a GPU float16 where the pack has it.
+    pub fn default_precision(&self, device: Device) -> Precision {
+        match device {
+            Device::Cpu => self.manifest.recogniser.default_precision,
+            Device::Cuda if self.offers(Precision::Float16) => Precision::Float16,
+            Device::Cuda => Precision::Float32,
+        }
     }
 
     /// Whether the pack has a recogniser of this precision.
     pub fn offers(&self, precision: Precision) -> bool {
-        precision == Precision::Float32 || self.manifest.recogniser.int8.is_some()
+        self.manifest.recogniser.file(precision).is_some()
     }
 
     /// The length of an embedding.
@@ -301,7 +288,7 @@ impl Pack {
         &self.manifest.quality
     }
 
-    /// The bundled picture and what must come of it.
+    /// What must come of the bundled picture.
     pub fn self_test(&self) -> &SelfTest {
         &self.self_test
     }
@@ -311,9 +298,17 @@ impl Pack {
         check_embedding(embedding, self.dimension())
     }
 
-    /// A file's bytes, once they are the ones the manifest was written for. Read again at each
-    /// use, so that what was checked is what is used.
-    pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>, PackError> {
+    /// The bundled picture of one face, as its file's bytes.
+    pub fn self_test_picture(&self) -> Result<Cow<'_, [u8]>, PackError> {
+        self.read(&self.manifest.self_test.picture)
+    }
+
+    /// A file's bytes, once they are the ones the manifest was written for. Read and checked again at each use unless
+    /// kept in memory, so that what was checked is what is used.
+    pub(crate) fn read(&self, name: &str) -> Result<Cow<'_, [u8]>, PackError> {
+        if let Some(bytes) = self.kept.as_ref().and_then(|kept| kept.get(name)) {
+            return Ok(Cow::Borrowed(bytes));
+        }
         let Some(expected) = self.manifest.sha256.get(name) else {
             return Err(PackError::Unlisted { file: name.to_owned() });
         };
@@ -321,7 +316,7 @@ impl Pack {
         let bytes = std::fs::read(&file).map_err(|source| PackError::Unreadable { file, source })?;
         let found = hex(&Sha256::digest(&bytes));
         if found.eq_ignore_ascii_case(expected) {
-            Ok(bytes)
+            Ok(Cow::Owned(bytes))
         } else {
             Err(PackError::Checksum { file: name.to_owned(), expected: expected.clone(), found })
         }
@@ -338,8 +333,8 @@ impl Manifest {
             DetectorSpec::Mtcnn(spec) => vec![spec.pnet.as_str(), &spec.rnet, &spec.onet],
             DetectorSpec::Yunet(spec) => vec![spec.model.as_str()],
         };
-        files.extend([self.recogniser.float32.as_str(), self.self_test.picture.as_str()]);
-        files.extend(self.recogniser.int8.as_deref());
+        files.extend(Precision::ALL.into_iter().filter_map(|precision| self.recogniser.file(precision)));
+        files.push(&self.self_test.picture);
         files
     }
 

@@ -11,7 +11,10 @@ use tract_onnx::tract_core::ops::cnn::Conv;
 use tract_onnx::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_hir::infer::InferenceModelExt;
 
-use crate::{Pack, VisionError};
+use crate::{Device, Pack, VisionError};
+
+/// What runs the networks, with its version.
+pub const RUNTIME_VERSION: &str = "tract 0.23.9";
 
 /// A parsed network whose input shape is not decided yet.
 pub(crate) struct Network {
@@ -33,11 +36,11 @@ pub(crate) struct Outputs(TVec<TValue>);
 impl Network {
     /// Parses a file of the pack and finds the outputs the caller needs, by name.
     pub(crate) fn load(pack: &Pack, file: &str, outputs: &[&'static str]) -> Result<Self, VisionError> {
-        Self::parse(file, pack.read(file)?, outputs)
+        Self::parse(file, &pack.read(file)?, outputs)
     }
 
     /// The same from a file's bytes; `file` is for messages.
-    pub(crate) fn parse(file: &str, bytes: Vec<u8>, outputs: &[&'static str]) -> Result<Self, VisionError> {
+    pub(crate) fn parse(file: &str, bytes: &[u8], outputs: &[&'static str]) -> Result<Self, VisionError> {
         let unusable = |reason: String| VisionError::Network { file: file.to_owned(), reason };
         let mut model = tract_onnx::onnx()
             .model_for_read(&mut Cursor::new(bytes))
@@ -55,9 +58,13 @@ impl Network {
         Ok(Self { file: file.to_owned(), model, outputs: outputs.to_vec() })
     }
 
-    /// Optimises for inputs of `shape`.
-    pub(crate) fn plan(&self, shape: &[usize]) -> Result<Plan, VisionError> {
-        let plan = self.typed(shape)?.into_optimized().and_then(IntoRunnable::into_runnable);
+    /// Optimises for inputs of `shape`. For a GPU, call within [`on_gpu`].
+    pub(crate) fn plan(&self, shape: &[usize], device: Device) -> Result<Plan, VisionError> {
+        let model = self.typed(shape)?;
+        let plan = match device {
+            Device::Cpu => model.into_optimized().and_then(IntoRunnable::into_runnable),
+            Device::Cuda => model.into_decluttered().and_then(gpu::plan),
+        };
         let plan = plan.map_err(|error| self.unusable(&error))?;
         Ok(Plan { file: self.file.clone(), shape: shape.to_vec(), plan })
     }
@@ -116,14 +123,29 @@ impl Plan {
         let input = Tensor::from_shape(&self.shape, input).map_err(failed)?;
         let outputs = self.plan.run(tvec!(input.into_tvalue())).map_err(failed)?;
         for (ix, output) in outputs.iter().enumerate() {
-            let plain = output.as_plain_ram().and_then(|view| view.as_slice::<f32>().ok());
-            let finite = plain.is_some_and(|values| values.iter().all(|v| v.is_finite()));
+            // Of what a GPU made, this fetches the numbers.
+            let plain = output.try_as_plain_ram().map_err(failed)?;
+            let finite = plain.as_slice::<f32>().is_ok_and(|values| values.iter().all(|v| v.is_finite()));
             if !finite {
                 let reason = format!("output {ix} is not made of finite numbers");
                 return Err(VisionError::Inference { file: self.file.clone(), reason });
             }
         }
         Ok(Outputs(outputs))
+    }
+}
+
+#[cfg(test)]
+impl Plan {
+    /// The nodes of a plan made for a GPU that run on the processor all the same.
+    pub(crate) fn on_processor(&self) -> Vec<String> {
+        let runs_there =
+            |name: &str| ["Cuda", "Gpu", "DeviceSync", "Source", "Const"].iter().any(|p| name.starts_with(p));
+        let nodes = self.plan.model().nodes.iter();
+        nodes
+            .filter(|node| !runs_there(&node.op.name()))
+            .map(|node| format!("{} ({})", node.name, node.op.name()))
+            .collect()
     }
 }
 
@@ -202,6 +224,68 @@ impl PlanCache {
     }
 }
 
+/// Runs `work`, which plans or runs networks on a GPU. Without a GPU that can be used, or if the driver's binding
+/// panics, which it does wherever a library lacks something, the error says so in one sentence.
+pub(crate) fn on_gpu<T>(work: impl FnOnce() -> Result<T, VisionError>) -> Result<T, VisionError> {
+    let unusable = |reason| VisionError::NoGpu { reason };
+    // A half-made network is dropped with the panic, and the driver's binding keeps nothing half-made.
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        gpu::check().map_err(unusable).and_then(|()| work())
+    })) {
+        Ok(result) => result,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("its driver panicked");
+            Err(unusable(text.split_whitespace().collect::<Vec<_>>().join(" ")))
+        }
+    }
+}
+
+#[cfg(any(feature = "cuda", feature = "cuda-13"))]
+mod gpu {
+    use std::sync::Arc;
+
+    use tract_cuda::utils::{REQUIRED_CUDA_API, ensure_cuda_runtime_dependencies};
+    use tract_onnx::prelude::*;
+    use tract_onnx::tract_core::runtime::runtime_for_name;
+
+    /// Looks for the driver, a GPU and the libraries.
+    pub(super) fn check() -> Result<(), String> {
+        ensure_cuda_runtime_dependencies("CUDA").map_err(|error| {
+            // The cause comes with explanations over several lines; its first sentence says what is missing.
+            let cause = error.root_cause().to_string();
+            let first = cause.lines().next().and_then(|line| line.split(". ").next()).unwrap_or_default();
+            let first = first.trim_start_matches("CUDA: ").trim_end_matches('.');
+            let (major, minor) = (REQUIRED_CUDA_API / 1000, REQUIRED_CUDA_API % 1000 / 10);
+            format!("{first}, and this build needs CUDA {major} from {major}.{minor} on with cuDNN 9")
+        })
+    }
+
+    /// Uploads the weights and compiles what the graph needs.
+    pub(super) fn plan(model: TypedModel) -> TractResult<Arc<TypedRunnableModel>> {
+        let missing = || TractError::msg("the CUDA runtime is not linked in");
+        let runnable = runtime_for_name("cuda")?.ok_or_else(missing)?.prepare(model)?;
+        runnable.typed_plan().cloned().ok_or_else(|| TractError::msg("the CUDA runtime made no plan"))
+    }
+}
+
+#[cfg(not(any(feature = "cuda", feature = "cuda-13")))]
+mod gpu {
+    use std::sync::Arc;
+
+    use tract_onnx::prelude::*;
+
+    const MISSING: &str = "this build has no CUDA";
+
+    pub(super) fn check() -> Result<(), String> {
+        Err(MISSING.to_owned())
+    }
+
+    pub(super) fn plan(_: TypedModel) -> TractResult<Arc<TypedRunnableModel>> {
+        Err(TractError::msg(MISSING))
+    }
+}
+
 impl fmt::Debug for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} for {:?}", self.file, self.shape)
@@ -211,5 +295,34 @@ impl fmt::Debug for Plan {
 impl fmt::Debug for PlanCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} for up to {} sizes", self.file, self.capacity)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_the_one_that_cargo_builds() {
+        let version = RUNTIME_VERSION.strip_prefix("tract ").unwrap();
+        for crate_name in ["tract-onnx", "tract-cuda"] {
+            let line = format!("{crate_name} = {{ version = \"={version}\"");
+            assert!(include_str!("../Cargo.toml").contains(&line), "Cargo.toml has no {line}");
+        }
+    }
+
+    #[cfg(any(feature = "cuda", feature = "cuda-13"))]
+    #[test]
+    fn the_cuda_runtime_is_in_the_program_though_nothing_names_it() {
+        // An error is a machine without a GPU, none a program without the runtime.
+        assert!(!matches!(tract_onnx::tract_core::runtime::runtime_for_name("cuda"), Ok(None)));
+    }
+
+    #[test]
+    fn a_panic_of_the_drivers_binding_is_an_error_of_one_line() {
+        let error = on_gpu::<()>(|| panic!("no\n  stream")).unwrap_err().to_string();
+        // Without a GPU it does not come to the panic.
+        assert!(error.starts_with("this machine has no usable NVIDIA GPU: "), "{error}");
+        assert!(!error.contains('\n'), "{error}");
     }
 }

@@ -22,6 +22,7 @@ NETWORKS = [
     (PACK, "rnet.onnx", [4, 3, 24, 24], -1, 1, ["prob", "reg"]),
     (PACK, "onet.onnx", [4, 3, 48, 48], -1, 1, ["prob", "reg", "points"]),
     (PACK, "recogniser_float32.onnx", [1, 3, 150, 150], -0.48, 0.59, ["embedding"]),
+    (PACK, "recogniser_float16.onnx", [1, 3, 150, 150], -0.48, 0.59, ["embedding"]),
     (PACK, "recogniser_int8.onnx", [1, 3, 150, 150], -0.48, 0.59, ["embedding"]),
     (SHARED, "yunet_n_640_640.onnx", [1, 3, 640, 640], 0, 255, YUNET),
     (SHARED, "intel_face_reid_0095.onnx", [1, 3, 128, 128], 0, 255, ["embedding"]),

@@ -493,7 +493,7 @@ mod tests {
     use std::thread;
     use std::time::{Duration, Instant};
 
-    use kith_vision::{Pack, Precision};
+    use kith_vision::{Device, Pack, Precision};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::super::{DecodeLimits, EngineSettings, Recogniser};
@@ -682,16 +682,17 @@ mod tests {
     #[test]
     fn networks_loaded_before_recognise_after() {
         let pack = Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/dlib-mtcnn")).unwrap();
-        let picture = std::fs::read(&pack.self_test().picture).unwrap();
+        let picture = pack.self_test_picture().unwrap().into_owned();
         let settings = EngineSettings {
             limits: DecodeLimits { max_bytes: 32 << 20, max_pixels: 40_000_000 },
             min_face_px: None,
             max_faces: 16,
             threads: 2,
         };
-        let before = Recogniser::load(&pack, Precision::Int8, &settings).unwrap().recognise(&picture).unwrap();
+        let before =
+            Recogniser::load(&pack, Precision::Int8, Device::Cpu, &settings).unwrap().recognise(&picture).unwrap();
         on_a_thread_of_its_own(|| {
-            let recogniser = Recogniser::load(&pack, Precision::Int8, &settings).unwrap();
+            let recogniser = Recogniser::load(&pack, Precision::Int8, Device::Cpu, &settings).unwrap();
             confined_for_the_cpu();
             thread::scope(|scope| {
                 for _ in 0..2 {

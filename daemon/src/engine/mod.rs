@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kith_vision::{Device, Pack, Precision};
+use kith_vision::{Comparison, Device, Pack, Precision};
 use tokio::sync::Semaphore;
 
 pub use decode::DecodeLimits;
@@ -112,8 +112,8 @@ impl Engine {
         device: Device,
         settings: &EngineSettings,
     ) -> Result<Self, EngineError> {
-        let precision = precision.unwrap_or_else(|| pack.default_precision());
-        let recogniser = Recogniser::load(&pack, precision, settings)?;
+        let precision = precision.unwrap_or_else(|| pack.default_precision(device));
+        let recogniser = Recogniser::load(&pack, precision, device, settings)?;
         recogniser.self_test(&pack)?;
         Ok(Self {
             recogniser: Arc::new(recogniser),
@@ -148,6 +148,11 @@ impl Engine {
     /// Pictures at the same time.
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// Times every precision of `pack`, which is this engine's with its files in memory.
+    pub fn compare(&self, pack: &Pack) -> Result<Comparison, EngineError> {
+        self.recogniser.compare(pack)
     }
 
     /// Recognises one picture on a thread of its own, as soon as one is free.

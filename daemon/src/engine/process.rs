@@ -5,17 +5,19 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::Context;
-use kith_vision::{Device, Precision};
+use kith_vision::{Device, Pack, Precision, Vision};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio_stream::wrappers::UnixListenerStream;
 
 use super::confine::{Profile, confine};
 use super::service::{Service, Timed};
 use super::{Engine, EngineSettings, load_pack};
+use crate::rpc::recognizer::PrecisionTiming;
 use crate::rpc::recognizer::recognizer_server::RecognizerServer;
-use crate::rpc::{CONNECTION_WINDOW, ENVELOPE, STREAM_WINDOW};
+use crate::rpc::{CONNECTION_WINDOW, ENVELOPE, FRAME, STREAM_WINDOW};
 
 /// What can be typed.
 #[derive(Debug, clap::Args)]
@@ -52,7 +54,10 @@ pub fn run(
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
     // Page, broker and queue come before pictures.
     let _ = rustix::process::nice(5);
-    let engine = Engine::load(load_pack(pack)?, args.precision.or(precision), args.device, settings)?;
+    let pack = load_pack(pack)?;
+    // Timed later, when there is no file system any more.
+    let kept = if args.time_precisions { Some(pack.in_memory()?) } else { None };
+    let engine = Engine::load(pack, args.precision.or(precision), args.device, settings)?;
     let listener = bind(&args.socket).with_context(|| format!("cannot serve on {}", args.socket.display()))?;
     let profile = match args.device {
         Device::Cpu => Profile::Cpu,
@@ -65,18 +70,25 @@ pub fn run(
         std::thread::spawn(end_with_standard_input);
     }
     let timed = Arc::new(OnceLock::<Timed>::new());
+    if let Some(pack) = kept {
+        let (engine, timed) = (engine.clone(), Arc::clone(&timed));
+        std::thread::spawn(move || time_precisions(&engine, &pack, &timed));
+    }
     let service = RecognizerServer::new(Service::new(engine, confinement.to_string(), timed))
         .max_decoding_message_size(settings.limits.max_bytes.saturating_add(ENVELOPE))
         .max_encoding_message_size(usize::MAX);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(settings.threads + 1)
+        // On a GPU each thread makes its own stream at its first picture: they stay.
+        .thread_keep_alive(Duration::from_secs(u32::MAX.into()))
         .build()?;
     runtime.block_on(async {
         let incoming = UnixListenerStream::new(tokio::net::UnixListener::from_std(listener)?);
         tonic::transport::Server::builder()
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME)
             .add_service(service)
             .serve_with_incoming(incoming)
             .await?;
@@ -94,6 +106,30 @@ fn bind(socket: &Path) -> std::io::Result<UnixListener> {
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// Finds out which precision is worth running on this board, while pictures are served already.
+fn time_precisions(engine: &Engine, pack: &Pack, timed: &OnceLock<Timed>) {
+    let current = engine.precision();
+    let found = match engine.compare(pack) {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!("the precisions could not be timed, {current} stays: {error}");
+            let _ = timed.set(Timed { timings: Vec::new(), advised: current.to_string() });
+            return;
+        }
+    };
+    for (precision, error) in &found.failed {
+        tracing::warn!("{precision} cannot run here: {error}");
+    }
+    let advised = found.better.as_ref().map_or(current, Vision::precision);
+    let timings = found.trials.iter().map(|trial| PrecisionTiming {
+        precision: trial.precision.to_string(),
+        micros: trial.median.as_micros() as u64,
+        within_tolerance: trial.within_tolerance,
+    });
+    // Set once, by this thread.
+    let _ = timed.set(Timed { timings: timings.collect(), advised: advised.to_string() });
 }
 
 /// Where CUDA kernels are kept once they are compiled: what tract uses.

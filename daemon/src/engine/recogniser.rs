@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use kith_vision::{Face, Pack, Precision, QualityLimits, Search, Vision, VisionError};
+use kith_vision::{
+    Comparison, Device, Face, Pack, Precision, QualityLimits, Search, Vision, VisionError, compare_precisions,
+};
 
 use super::decode::{DecodeLimits, decode};
 use super::{EngineError, EngineSettings, FoundFace, Reply, StageTimes, encode};
@@ -20,8 +22,13 @@ pub struct Recogniser {
 
 impl Recogniser {
     /// Loads and warms the networks.
-    pub fn load(pack: &Pack, precision: Precision, settings: &EngineSettings) -> Result<Self, EngineError> {
-        let vision = Vision::load(pack, precision).map_err(failed)?;
+    pub fn load(
+        pack: &Pack,
+        precision: Precision,
+        device: Device,
+        settings: &EngineSettings,
+    ) -> Result<Self, EngineError> {
+        let vision = Vision::load(pack, precision, device).map_err(failed)?;
         Ok(Self {
             vision,
             limits: settings.limits,
@@ -35,12 +42,17 @@ impl Recogniser {
 
     /// The bundled picture must give the pack's reference embedding within the precision's tolerance.
     pub fn self_test(&self, pack: &Pack) -> Result<f32, EngineError> {
-        let picture = &pack.self_test().picture;
-        let bytes =
-            std::fs::read(picture).map_err(|error| EngineError::Failed(format!("{}: {error}", picture.display())))?;
+        let bytes = pack.self_test_picture().map_err(failed)?;
         let rgb = decode(&bytes, &self.limits).map_err(failed)?;
         let analysis = self.vision.recognise(&rgb, &self.search).map_err(failed)?;
         self.vision.check_reference(&analysis).map_err(failed)
+    }
+
+    /// Times every precision of the pack on the bundled picture, against the one that runs.
+    pub fn compare(&self, pack: &Pack) -> Result<Comparison, EngineError> {
+        let bytes = pack.self_test_picture().map_err(failed)?;
+        let rgb = decode(&bytes, &self.limits).map_err(failed)?;
+        compare_precisions(pack, &self.vision, &rgb, &self.search).map_err(failed)
     }
 
     /// Everything about one picture.

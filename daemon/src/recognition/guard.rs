@@ -607,7 +607,9 @@ impl Inner {
     }
 
     fn measures_precision(&self) -> bool {
-        self.precision().is_none() && self.books.is_some() && self.primary.is_child()
+        // On a GPU it is float16: int8 does not run there, and its libraries load lazily, when there are no files any more.
+        let on_processor = self.settings.engine.device == Device::Cpu;
+        self.precision().is_none() && self.books.is_some() && self.primary.is_child() && on_processor
     }
 
     /// The precision the engine advises, once, when it differs from the one that runs; remembered either way.
@@ -654,11 +656,7 @@ impl Inner {
     fn show(&self) {
         let report = self.report();
         let (condition, text) = match report.breaker.state {
-            BreakerState::Closed if report.primary.up => {
-                let EngineLine { pack, precision, device, threads, .. } = &report.primary;
-                let name = [pack, precision, device].map(String::as_str).join(" ");
-                (Condition::Ok, format!("{} on {threads} threads", name.trim()))
-            }
+            BreakerState::Closed if report.primary.up => (Condition::Ok, report.primary.name()),
             BreakerState::Closed => (Condition::Starting, "the engine is being started".into()),
             _ => {
                 // Without the countdown, which would make a new line each time.
@@ -723,7 +721,7 @@ fn engine_line(slot: &Slot) -> EngineLine {
         device: said.device,
         precision: said.precision,
         runtime: said.runtime,
-        threads: said.threads,
+        threads: up.threads() as u32,
         confinement: said.confinement,
         timings: said.timings.into_iter().map(|timing| (timing.precision, timing.micros as f64 / 1e3)).collect(),
         pid: up.pid(),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use kith_vision::{Pack, Precision};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -480,16 +481,21 @@ impl Slot {
             return Ok(());
         }
         let reference = self.pack.self_test();
-        let bytes = tokio::fs::read(&reference.picture).await.map_err(|error| {
-            failed(BreakerReason::Start, format!("{} cannot be read: {error}", reference.picture.display()))
-        })?;
+        let pack = Arc::clone(&self.pack);
+        let reading =
+            tokio::task::spawn_blocking(move || pack.self_test_picture().map(|bytes| Bytes::from(bytes.into_owned())));
+        let bytes = match reading.await {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(error)) => return Err(failed(BreakerReason::Start, error.to_string())),
+            Err(panic) => return Err(failed(BreakerReason::Start, panic.to_string())),
+        };
         let of_trouble = |trouble: Trouble| match trouble {
             Trouble::Call(error) => of_call(&error),
             Trouble::Overdue { .. } => failed(BreakerReason::Deadline, trouble.to_string()),
             Trouble::Died { .. } | Trouble::Swept(_) => failed(BreakerReason::Crash, trouble.to_string()),
         };
         let turn = up.turn().await.map_err(of_trouble)?;
-        let answer = self.call(turn, Picture { bytes: bytes.into(), path: None }).await.map_err(of_trouble)?;
+        let answer = self.call(turn, Picture { bytes, path: None }).await.map_err(of_trouble)?;
         let lies = |why: String| failed(BreakerReason::SelfTest, why);
         let Answer::Faces(reply) = answer else {
             return Err(lies("it names people instead of giving faces".into()));
@@ -498,7 +504,7 @@ impl Slot {
             return Err(lies(format!("{} faces were found where there is one", reply.faces.len())));
         };
         let distance = self.pack.matching().metric.distance(&face.embedding, &reference.embedding);
-        let precision = up.precision().unwrap_or_else(|| self.pack.default_precision());
+        let precision = up.precision().unwrap_or(Precision::Float32);
         let tolerance = reference.tolerance.of(precision);
         if distance <= tolerance {
             return Ok(());

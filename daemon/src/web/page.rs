@@ -30,6 +30,8 @@ struct Frame {
     assets: &'static Assets,
     version: &'static str,
     device: String,
+    /// What recognises, once it is up.
+    engine: Option<String>,
 }
 
 #[derive(Template)]
@@ -151,7 +153,7 @@ async fn table(web: &Web, before: Option<ImageId>, headers: &HeaderMap) -> Resul
     let mqtt = banners.get("mqtt").is_none_or(|part| part.condition != Condition::Off);
     banners.retain(|_, part| matches!(part.condition, Condition::Degraded | Condition::Starting));
     let page = ImagesPage {
-        frame: frame(web.device.clone()),
+        frame: frame(&web),
         people: counts.people,
         mqtt,
         counts: head(&counts),
@@ -178,7 +180,7 @@ pub async fn image(State(web): State<Web>, id: Result<Id, Problem>) -> Response 
         Err(problem) => return failed(problem),
     };
     let page = ImagePage {
-        frame: frame(web.device),
+        frame: frame(&web),
         line: Line::all_names(image.image.clone()),
         faces: image.found.iter().cloned().map(Face::from).collect(),
         label: image.width.unwrap_or(0).max(image.height.unwrap_or(0)) / 24,
@@ -191,7 +193,8 @@ pub async fn image(State(web): State<Web>, id: Result<Id, Problem>) -> Response 
 /// A page that only says one thing.
 pub fn notice(status: StatusCode, sentence: String) -> Response {
     let title = status.canonical_reason().unwrap_or("Error");
-    show(status, &NoticePage { frame: frame(String::new()), title, sentence })
+    let frame = Frame { assets: &ASSETS, version: VERSION, device: String::new(), engine: None };
+    show(status, &NoticePage { frame, title, sentence })
 }
 
 fn failed(problem: Problem) -> Response {
@@ -209,8 +212,10 @@ fn show(status: StatusCode, page: &impl Template) -> Response {
     }
 }
 
-fn frame(device: String) -> Frame {
-    Frame { assets: &ASSETS, version: VERSION, device }
+fn frame(web: &Web) -> Frame {
+    let report = web.desk.borrow().as_ref().map(|desk| (desk.report)());
+    let engine = report.filter(|report| report.primary.up).map(|report| report.primary.name());
+    Frame { assets: &ASSETS, version: VERSION, device: web.device.clone(), engine }
 }
 
 fn head(counts: &Counts) -> Vec<Count> {

@@ -112,15 +112,20 @@ fn bytes_accepted_before_a_kill_are_recognised_after_it_and_orphans_are_swept() 
 fn a_second_signal_ends_the_program_at_once() {
     let mut board = Board::new();
     board.set("stop.drain", "60s");
+    board.set("recognition.deadline", "60s");
     board.start();
-    for n in 0..200 {
-        board.post_path(&board.put("group.jpg", &format!("{n}.jpg")));
-    }
-    let pid = board.pid().to_string();
-    let signal = || std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap();
-    signal();
-    std::thread::sleep(Duration::from_millis(5));
-    signal();
+    let engine = wait_for("an engine", || board.get("/v1/breaker")["primary"]["pid"].as_u64());
+    let signal = |name: &str, pid: u64| {
+        assert!(std::process::Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
+    };
+    // What is in a stopped engine does not end, so the stop cannot either.
+    signal("-STOP", engine);
+    board.post_path(&board.put("group.jpg", "x.jpg"));
+    wait_for("the picture to be in the engine", || {
+        (board.get("/v1/status")["counts"]["processing"] == 1).then_some(())
+    });
+    signal("-TERM", board.pid().into());
+    wait_for("the stop to begin", || board.log().contains("stopping").then_some(()));
     let begun = std::time::Instant::now();
     assert_eq!(board.stop(), Some(1));
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());

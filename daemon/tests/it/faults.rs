@@ -472,6 +472,32 @@ fn the_engine_has_given_up_files_new_privileges_and_system_calls() {
 }
 
 #[test]
+fn the_precision_is_measured_once_on_each_board_and_shown() {
+    let mut board = board();
+    board.unset("models.precision");
+    board.start();
+    let remembered = wait_for("the choice", || board.sql("select value from facts where key = 'precision'").pop());
+    let chosen = remembered.rsplit(": ").next().unwrap().to_string();
+    let report = wait_for("an engine with it", || {
+        let report = board.get("/v1/breaker");
+        (report["primary"]["precision"] == chosen.as_str() && report["primary"]["up"] == true).then_some(report)
+    });
+    println!("timed: {}", report["primary"]["timings"]);
+    assert_eq!(report["breaker"]["trips"], 0);
+    board.stop();
+    board.start();
+    let again = wait_for("an engine", || {
+        let report = board.get("/v1/breaker");
+        (report["primary"]["up"] == true).then_some(report)
+    });
+    assert_eq!(again["primary"]["precision"], chosen.as_str());
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(board.get("/v1/breaker")["primary"]["timings"], json!([]), "it was measured again");
+    assert!(board.get_text("/").contains(&format!("dlib-mtcnn {chosen} cpu")));
+    assert!(board.get_text("/metrics").contains(&format!("precision=\"{chosen}\"}} 1")));
+}
+
+#[test]
 fn an_open_breaker_is_still_open_after_a_restart_and_the_engine_was_not_asked_meanwhile() {
     let mut board = board();
     board.set("breaker.cool_down", "20s");

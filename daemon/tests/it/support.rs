@@ -90,6 +90,11 @@ impl Board {
         self.settings.insert(key.into(), value.into());
     }
 
+    /// Back to the default.
+    pub fn unset(&mut self, key: &str) {
+        self.settings.remove(key);
+    }
+
     pub fn environment(&mut self, name: &str, value: &str) {
         self.environment.insert(name.into(), value.into());
     }

@@ -94,7 +94,9 @@ fn the_arrows_of_the_design_hold() {
 fn only_the_runtime_names_tract() {
     for (path, text) in files("models/src", "rs").into_iter().chain(files("daemon/src", "rs")) {
         if !path.ends_with("models/src/runtime.rs") {
-            assert!(!program(&text).contains("tract_onnx"), "{} names tract", path.display());
+            for name in ["tract_onnx", "tract_cuda"] {
+                assert!(!program(&text).contains(name), "{} names {name}", path.display());
+            }
         }
     }
 }

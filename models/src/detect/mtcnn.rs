@@ -7,7 +7,7 @@ use super::nms::{Overlap, Scored, suppress};
 use crate::area::{Pyramid, Window};
 use crate::manifest::MtcnnSpec;
 use crate::runtime::{Network, Outputs, Plan, PlanCache};
-use crate::{Bounds, Pack, Search, VisionError};
+use crate::{Bounds, Device, Pack, Search, VisionError};
 
 /// The side of P-Net's view, and so of the smallest face it can see.
 const PNET_VIEW: f64 = 12.0;
@@ -150,7 +150,7 @@ impl Refiner {
             let outputs: Vec<[usize; 2]> = widths.iter().map(|&width| [batch, width]).collect();
             let outputs: Vec<&[usize]> = outputs.iter().map(<[usize; 2]>::as_slice).collect();
             network.require_shapes(&shape, &outputs)?;
-            Ok((batch, network.plan(&shape)?))
+            Ok((batch, network.plan(&shape, Device::Cpu)?))
         };
         Ok(Self { side, plans: BATCHES.iter().map(plan).collect::<Result<_, VisionError>>()? })
     }

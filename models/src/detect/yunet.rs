@@ -5,7 +5,7 @@ use super::nms::{Overlap, suppress};
 use crate::area::{Pyramid, Window};
 use crate::manifest::YunetSpec;
 use crate::runtime::{Network, Outputs, Plan};
-use crate::{Bounds, Pack, Search, VisionError};
+use crate::{Bounds, Device, Pack, Search, VisionError};
 
 const STRIDES: [usize; 3] = [8, 16, 32];
 /// Class, object, box and landmark outputs, each for the three strides.
@@ -40,7 +40,7 @@ impl Yunet {
         let expected: Vec<&[usize]> = expected.iter().map(<[usize; 3]>::as_slice).collect();
         network.require_shapes(&shape, &expected)?;
         Ok(Self {
-            plan: network.plan(&shape)?,
+            plan: network.plan(&shape, Device::Cpu)?,
             height,
             width,
             score_threshold: spec.score_threshold,

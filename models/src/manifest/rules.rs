@@ -4,7 +4,8 @@
 use std::fmt;
 use std::path::Path;
 
-use super::{DetectorSpec, Manifest, PackError, Precision};
+use super::{DetectorSpec, Manifest, PackError};
+use crate::device::Precision;
 use crate::gallery::Metric;
 
 impl Manifest {
@@ -81,12 +82,13 @@ impl Manifest {
         rule("recogniser.scale", recogniser.scale, recogniser.scale.is_finite() && recogniser.scale > 0.0, "above 0")?;
         let dimension = recogniser.dimension;
         rule("recogniser.dimension", dimension, (2..=4096).contains(&dimension), "between 2 and 4096")?;
-        let has = recogniser.default_precision == Precision::Float32 || recogniser.int8.is_some();
+        // The default of processors, and few of them have arithmetic for float16.
+        let default = recogniser.default_precision;
         rule(
             "recogniser.default_precision",
-            recogniser.default_precision,
-            has,
-            "a precision the pack has a network for",
+            default,
+            default != Precision::Float16 && recogniser.file(default).is_some(),
+            "float32 or int8, and the pack must have a network for it",
         )?;
         let reference = &self.self_test.embedding;
         rule(
@@ -100,8 +102,20 @@ impl Manifest {
         let tolerance = self.self_test.tolerance;
         let positive = |v: f32| v.is_finite() && v > 0.0;
         rule("self_test.tolerance.float32", tolerance.float32, positive(tolerance.float32), "above 0")?;
-        let int8 = recogniser.int8.is_none() || tolerance.int8.is_some_and(positive);
-        rule("self_test.tolerance.int8", tolerance.int8, int8, "above 0 where the pack has an int8 recogniser")
+        let needed =
+            |precision, value: Option<f32>| recogniser.file(precision).is_none() || value.is_some_and(positive);
+        rule(
+            "self_test.tolerance.float16",
+            tolerance.float16,
+            needed(Precision::Float16, tolerance.float16),
+            "above 0 where the pack has a float16 recogniser",
+        )?;
+        rule(
+            "self_test.tolerance.int8",
+            tolerance.int8,
+            needed(Precision::Int8, tolerance.int8),
+            "above 0 where the pack has an int8 recogniser",
+        )
     }
 
     fn check_matching(&self) -> Result<(), PackError> {

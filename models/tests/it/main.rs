@@ -6,6 +6,7 @@
 
 mod accuracy;
 mod broken_packs;
+mod devices;
 mod gallery;
 mod pictures;
 mod shared;

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use kith_vision::{Analysis, Pack, Precision, Rgb, Search, Vision};
+use kith_vision::{Analysis, Device, Pack, Precision, Rgb, Search, Vision, VisionError};
 
 pub const SEARCH: Search = Search { min_face_px: 40, max_faces: 64 };
 
@@ -27,15 +27,24 @@ pub fn shared(test: &str, sub: &str) -> Option<PathBuf> {
 }
 
 pub fn read(path: &Path) -> Rgb {
-    let picture = image::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).to_rgb8();
+    decode(&std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+}
+
+pub fn decode(bytes: &[u8]) -> Rgb {
+    let picture = image::load_from_memory(bytes).unwrap().to_rgb8();
     Rgb::new(picture.width() as usize, picture.height() as usize, picture.into_raw()).unwrap()
+}
+
+/// On the processor, where every machine can.
+pub fn load(pack: &Pack, precision: Precision) -> Result<Vision, VisionError> {
+    Vision::load(pack, precision, Device::Cpu)
 }
 
 /// The bundled pack, loaded once for all tests.
 pub fn bundled(precision: Precision) -> &'static Vision {
-    static LOADED: [OnceLock<Vision>; 2] = [OnceLock::new(), OnceLock::new()];
-    let slot = &LOADED[usize::from(precision == Precision::Int8)];
-    slot.get_or_init(|| Vision::load(&Pack::load(&bundled_pack()).unwrap(), precision).unwrap())
+    static LOADED: [OnceLock<Vision>; Precision::ALL.len()] = [const { OnceLock::new() }; Precision::ALL.len()];
+    let slot = &LOADED[Precision::ALL.iter().position(|&other| other == precision).unwrap()];
+    slot.get_or_init(|| load(&Pack::load(&bundled_pack()).unwrap(), precision).unwrap())
 }
 
 /// The second pack: its manifest is in the repository, its networks are downloaded by whoever
@@ -53,7 +62,7 @@ pub fn second(test: &str) -> Option<&'static Vision> {
             let source = source.unwrap_or_else(|| panic!("{name} is in none of {sources:?}"));
             std::fs::copy(source, folder.path().join(name)).unwrap();
         }
-        Vision::load(&Pack::load(folder.path()).unwrap(), Precision::Float32).unwrap()
+        load(&Pack::load(folder.path()).unwrap(), Precision::Float32).unwrap()
     }))
 }
 
