@@ -253,8 +253,11 @@ impl Daemon {
             let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
             let kib = pss.and_then(|rest| rest.split_whitespace().next()).context("smaps_rollup has no Pss")?;
             sum += kib.parse::<u64>()?;
-            let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-            family.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+            // Children belong to the thread that began them.
+            for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+                let children = std::fs::read_to_string(thread?.path().join("children")).unwrap_or_default();
+                family.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+            }
         }
         Ok(sum)
     }

@@ -456,6 +456,9 @@ fn engine(raw: &mut Raw) -> Engine {
             }
         }
     });
+    if protocol.is_some() && elsewhere.is_none() {
+        raw.problem("engine.protocol", protocol.unwrap_or_default(), "needs engine.address as well");
+    }
     let start = if device == Device::Cuda { secs(600) } else { secs(60) };
     Engine {
         device,
@@ -566,6 +569,30 @@ mod tests {
             });
             assert!(shown, "deploy/kithd.toml does not show {key}");
         }
+    }
+
+    #[test]
+    fn a_gpu_has_a_stand_in_and_time_to_compile_its_kernels_unless_told_otherwise() {
+        let engine = |text: &str| Config::check(Raw::parse(text)).0.unwrap().engine;
+        assert!(!engine("").fallback);
+        let cuda = engine("[engine]\ndevice = \"cuda\"\n");
+        assert_eq!((cuda.fallback, cuda.start_deadline), (true, secs(600)));
+        assert!(!engine("[engine]\ndevice = \"cuda\"\nfallback = false\n").fallback);
+    }
+
+    #[test]
+    fn engines_elsewhere_are_checked_as_text() {
+        let elsewhere = |text: &str| Config::check(Raw::parse(text)).0.map(|config| config.engine.elsewhere);
+        let address = "http://gpu-box:50052".to_string();
+        let found = elsewhere("[engine]\naddress = \"http://gpu-box:50052\"\n").unwrap();
+        assert_eq!(found, Some(Elsewhere::Recognizer { address: address.clone(), paths: false }));
+        let found = elsewhere("[engine]\naddress = \"http://gpu-box:50052\"\nprotocol = \"facerecog\"\n").unwrap();
+        assert_eq!(found, Some(Elsewhere::Facerecog { address }));
+        for wrong in ["gpu-box:50052", "https://gpu-box:1", "unix:relative", "http://"] {
+            assert!(elsewhere(&format!("[engine]\naddress = \"{wrong}\"\n")).is_err(), "{wrong}");
+        }
+        assert!(problems("[engine]\nprotocol = \"facerecog\"\n").contains("needs engine.address"));
+        assert!(problems("[breaker]\ncool_down = \"1h\"\n").contains("breaker.longest_cool_down"));
     }
 
     #[test]

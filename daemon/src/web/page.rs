@@ -153,7 +153,7 @@ async fn table(web: &Web, before: Option<ImageId>, headers: &HeaderMap) -> Resul
     let mqtt = banners.get("mqtt").is_none_or(|part| part.condition != Condition::Off);
     banners.retain(|_, part| matches!(part.condition, Condition::Degraded | Condition::Starting));
     let page = ImagesPage {
-        frame: frame(&web),
+        frame: frame(web),
         people: counts.people,
         mqtt,
         counts: head(&counts),

@@ -442,6 +442,23 @@ fn an_operator_holds_the_breaker_open_over_a_restart_and_lets_it_go() {
 }
 
 #[test]
+fn any_server_at_a_unix_socket_can_be_the_engine() {
+    let mut board = board();
+    let socket = board.folder.path().join("elsewhere.sock");
+    let mut engine = board.spawn(["engine", "--socket", socket.to_str().unwrap()]);
+    wait_for("its socket", || std::os::unix::net::UnixStream::connect(&socket).ok());
+    board.set("engine.address", &format!("unix:{}", socket.display()));
+    board.start();
+    board.enroll_everybody();
+    all_right(&board, &fill(&board, 3));
+    assert_eq!(engine_pid(&board), None, "an engine of our own runs as well");
+    let output = board.kithd(["status"]);
+    assert!(crate::support::text(&output).contains("circuit breaker: closed; dlib-mtcnn int8 cpu"), "{output:?}");
+    engine.kill().unwrap();
+    engine.wait().unwrap();
+}
+
+#[test]
 fn no_engine_outlives_a_daemon_that_is_killed_not_even_a_stopped_one() {
     for stopped in [false, true] {
         let mut board = board();

@@ -139,6 +139,37 @@ fn messages_sent_while_the_daemon_is_down_are_taken_at_the_next_start() {
 }
 
 #[test]
+fn the_breaker_is_worked_by_mqtt_only_where_configured_and_shown_in_retained_health() {
+    let broker = Mosquitto::running();
+    let mut board = Board::with_broker(broker.port());
+    board.set("mqtt.commands", "[\"breaker\"]");
+    board.set("breaker.cool_down", "100ms");
+    board.start();
+    connected(&board);
+    let state = |board: &Board| board.get("/v1/breaker")["breaker"]["state"].clone();
+    let command = "kithd/board/command/breaker";
+    publish(broker.port(), command, "open");
+    wait_for("the breaker to open", || (state(&board) == "forced_open").then_some(()));
+    let mut health = Subscriber::new(broker.port(), "kithd/board/health");
+    wait_for("health that says so", || {
+        let last = health.messages().last()?["payload"].as_str()?.to_string();
+        let last: Value = serde_json::from_str(&last).unwrap();
+        (last["engine"]["breaker"]["state"] == "forced_open").then_some(())
+    });
+    publish(broker.port(), command, "{\"command\":\"auto\"}");
+    wait_for("the breaker to close", || (state(&board) == "closed").then_some(()));
+    publish(broker.port(), command, "ajar");
+    wait_for("the rejected word", || (board.get("/v1/status")["counts"]["rejected_messages"] == 1).then_some(()));
+    board.stop();
+    board.unset("mqtt.commands");
+    board.start();
+    connected(&board);
+    publish(broker.port(), command, "open");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(state(&board), "closed");
+}
+
+#[test]
 fn the_boards_state_is_online_then_offline_retained() {
     let broker = Mosquitto::running();
     let mut board = Board::with_broker(broker.port());

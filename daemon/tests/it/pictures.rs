@@ -124,3 +124,18 @@ fn people_enrolled_while_the_daemon_runs_are_known_at_once() {
     board.enroll_everybody();
     assert_eq!(board.ended(board.post_path(&path))["persons"], json!(["Joe Biden"]));
 }
+
+#[test]
+fn a_picture_of_many_megabytes_goes_through() {
+    let mut board = Board::new();
+    board.start();
+    // Noise does not compress: far beyond what a gRPC message may have by default.
+    let noise = image::RgbImage::from_fn(1800, 1400, |_, _| image::Rgb(std::array::from_fn(|_| fastrand::u8(..))));
+    let mut png = std::io::Cursor::new(Vec::new());
+    noise.write_to(&mut png, image::ImageFormat::Png).unwrap();
+    assert!(png.get_ref().len() > 7 << 20);
+    let (status, answer) = board.post("/v1/images", &[("content-type", "image/png")], png.get_ref());
+    assert_eq!(status, 202, "{answer}");
+    let image = board.ended(answer["ids"][0].as_i64().unwrap());
+    assert_eq!(image["state"], "processed", "{image}");
+}

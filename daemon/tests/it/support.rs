@@ -104,6 +104,11 @@ impl Board {
         self.command().args(arguments).output().unwrap()
     }
 
+    /// Starts one command with this board's settings.
+    pub fn spawn<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Child {
+        self.command().args(arguments).stderr(Stdio::null()).spawn().unwrap()
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kithd"));
         for (key, value) in &self.settings {
