@@ -77,7 +77,9 @@ impl Enroller {
         if person.trim().is_empty() || person.chars().count() > 200 || person.contains(char::is_control) {
             return report(Enrolment::Rejected, Some("a person's name must have 1 to 200 characters".into()));
         }
-        up.guard.available(ENGINE_WAIT).await.map_err(|why| anyhow!("nobody can be enrolled now: {why}"))?;
+        let started = tokio::time::timeout(ENGINE_WAIT, up.guard.started()).await;
+        let started = started.unwrap_or_else(|_| Err("the engine is still being started".into()));
+        started.map_err(|why| anyhow!("nobody can be enrolled now: {why}"))?;
         let picture = Picture { bytes: bytes.clone().into(), path: None };
         let reply = match up.guard.recognise(None, &picture).await {
             Ok(Recognised { answer: Answer::Faces(reply), .. }) => reply,

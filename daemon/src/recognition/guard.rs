@@ -77,6 +77,8 @@ struct Inner {
     wake: Notify,
     fallback_calls: AtomicU64,
     precision: Mutex<Option<Precision>>,
+    /// Images to get an attempt back; there is something to keep while it is not `None`.
+    unbooked: Mutex<Option<Vec<ImageId>>>,
 }
 
 /// What an engine made of a picture.
@@ -132,6 +134,7 @@ impl Guard {
             changed: watch::Sender::new(0),
             wake: Notify::new(),
             fallback_calls: AtomicU64::new(0),
+            unbooked: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -167,14 +170,16 @@ impl Guard {
         }
     }
 
-    /// Like [`Guard::available`], but gives up as soon as the engine has failed to start.
+    /// Like [`Guard::available`], but gives up as soon as the breaker is open and no fallback is to come.
     pub async fn started(&self) -> Result<(), String> {
         let mut changes = self.changes();
         loop {
             changes.borrow_and_update();
             let state = self.inner.breaker().state();
             match self.inner.route() {
-                Route::Nowhere(why) if state != BreakerState::Closed => return Err(why),
+                Route::Nowhere(why) if state != BreakerState::Closed && !self.inner.fallback_may_come() => {
+                    return Err(why);
+                }
                 Route::Nowhere(_) => changes.changed().await.map_err(|error| error.to_string())?,
                 _ => return Ok(()),
             }
@@ -226,6 +231,7 @@ impl Guard {
                 () = stop.cancelled() => break,
             }
         }
+        inner.keep_books().await;
         // The dispatcher ends beside this task and lets what is in the engine end first.
         inner.primary.stop("kithd stops").await;
         if let Some(fallback) = &inner.fallback {
@@ -268,6 +274,10 @@ impl Inner {
             Some(_) => "the engine is being started".into(),
             None => format!("the circuit breaker is {}", self.report().sentence()),
         })
+    }
+
+    fn fallback_may_come(&self) -> bool {
+        self.fallback.as_ref().is_some_and(|slot| !matches!(&*slot.watch().borrow(), SlotState::Failed(_)))
     }
 
     async fn call_fallback(&self, up: &Arc<Up>, picture: &Picture) -> Result<Recognised, Failure> {
@@ -363,6 +373,7 @@ impl Inner {
     /// Does what is due, one thing after the other.
     async fn round(&self, rounds: &mut Rounds) {
         self.bury(rounds);
+        self.keep_books().await;
         let state = self.breaker().state();
         self.keep_fallback(state, rounds).await;
         match state {
@@ -554,22 +565,28 @@ impl Inner {
         if *from == BreakerState::Closed && !gentle && self.primary.is_child() {
             self.primary.kill(sentence);
         }
-        let snapshot = self.breaker().snapshot(Instant::now());
-        if let Some(Books { store, queue }) = self.books.clone() {
-            let blamed = blamed.clone();
-            tokio::spawn(async move {
-                if let Err(error) = queue.refund(blamed).await {
-                    tracing::warn!("attempts could not be given back: {error}");
-                }
-                let kept = serde_json::to_string(&snapshot).unwrap_or_default();
-                if let Err(error) = store.set_fact(BREAKER_FACT, kept).await {
-                    tracing::warn!("the circuit breaker's state could not be stored: {error}");
-                }
-            });
-        }
+        let mut unbooked = self.unbooked.lock().unwrap_or_else(PoisonError::into_inner);
+        unbooked.get_or_insert_default().extend(blamed);
+        drop(unbooked);
         self.show();
         self.changed.send_modify(|version| *version += 1);
         self.wake.notify_one();
+    }
+
+    /// Gives attempts back and keeps the breaker for the next run, after it changed.
+    async fn keep_books(&self) {
+        let unbooked = self.unbooked.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (Some(blamed), Some(Books { store, queue })) = (unbooked, &self.books) else { return };
+        if !blamed.is_empty()
+            && let Err(error) = queue.refund(blamed).await
+        {
+            tracing::warn!("attempts could not be given back: {error}");
+        }
+        let snapshot = self.breaker().snapshot(Instant::now());
+        let kept = serde_json::to_string(&snapshot).unwrap_or_default();
+        if let Err(error) = store.set_fact(BREAKER_FACT, kept).await {
+            tracing::warn!("the circuit breaker's state could not be stored: {error}");
+        }
     }
 
     async fn restore(&self) {

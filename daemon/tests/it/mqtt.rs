@@ -147,6 +147,7 @@ fn the_breaker_is_worked_by_mqtt_only_where_configured_and_shown_in_retained_hea
     board.start();
     connected(&board);
     let state = |board: &Board| board.get("/v1/breaker")["breaker"]["state"].clone();
+    wait_for("the breaker", || (state(&board) == "closed").then_some(()));
     let command = "kithd/board/command/breaker";
     publish(broker.port(), command, "open");
     wait_for("the breaker to open", || (state(&board) == "forced_open").then_some(()));
@@ -164,6 +165,7 @@ fn the_breaker_is_worked_by_mqtt_only_where_configured_and_shown_in_retained_hea
     board.unset("mqtt.commands");
     board.start();
     connected(&board);
+    wait_for("the breaker", || (state(&board) == "closed").then_some(()));
     publish(broker.port(), command, "open");
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert_eq!(state(&board), "closed");
