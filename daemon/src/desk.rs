@@ -2,7 +2,6 @@
 //! it. Words and a door only, so that none of them knows `recognition`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -112,8 +111,8 @@ impl EngineReport {
             BreakerState::Closed if self.primary.up => format!("closed; {}", self.primary.name()),
             BreakerState::Closed => "closed; the engine is being started".into(),
             BreakerState::Open => {
-                let next = Duration::from_secs_f64(next_ping_seconds.unwrap_or_default().ceil());
-                format!("open{why}{stand_in}; next try in {next:?}")
+                let next = next_ping_seconds.unwrap_or_default().ceil();
+                format!("open{why}{stand_in}; next try in {next} s")
             }
             BreakerState::HalfOpen => format!("half open, the engine is being tested{stand_in}"),
             BreakerState::ForcedOpen => format!("held open by an operator{stand_in}; kithd breaker auto ends that"),

@@ -59,7 +59,8 @@ pub async fn run(config: &Config, bench: Bench) -> anyhow::Result<ExitCode> {
             let config = config.clone();
             tokio::task::spawn_blocking(move || stages(&config, &bytes, rounds.max(1), json)).await??;
         }
-        Bench::Boundary { rounds, json } => boundary(config, rounds.max(1), json).await?,
+        // As a task, which is how the dispatcher calls the engine.
+        Bench::Boundary { rounds, json } => tokio::spawn(boundary(config.clone(), rounds.max(1), json)).await??,
         Bench::Picture { file } => {
             std::fs::write(&file, bench_picture(config)?).with_context(|| file.display().to_string())?;
         }
@@ -82,8 +83,7 @@ pub fn bench_picture(config: &Config) -> anyhow::Result<Vec<u8>> {
 }
 
 /// In turn, so that whatever else the machine does falls on both alike.
-async fn boundary(config: &Config, rounds: usize, as_json: bool) -> anyhow::Result<()> {
-    let mut config = config.clone();
+async fn boundary(mut config: Config, rounds: usize, as_json: bool) -> anyhow::Result<()> {
     // The same precision on both sides, whatever this board would choose.
     if config.models.precision.is_none() {
         let precision = load_pack(config.models.pack.as_deref())?.default_precision(config.engine.device);

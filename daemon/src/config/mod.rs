@@ -459,12 +459,13 @@ fn engine(raw: &mut Raw) -> Engine {
     if protocol.is_some() && elsewhere.is_none() {
         raw.problem("engine.protocol", protocol.unwrap_or_default(), "needs engine.address as well");
     }
-    let start = if device == Device::Cuda { secs(600) } else { secs(60) };
+    // CUDA compiles its kernels once, and its libraries alone take a gigabyte.
+    let (start, memory) = if device == Device::Cuda { (secs(600), 4 << 30) } else { (secs(60), 1 << 30) };
     Engine {
         device,
         fallback: raw.flag("engine.fallback", device == Device::Cuda),
         elsewhere,
-        memory_limit_bytes: raw.size("engine.memory_limit", 1 << 30, 64 << 20..=1 << 40),
+        memory_limit_bytes: raw.size("engine.memory_limit", memory, 64 << 20..=1 << 40),
         start_deadline: raw.duration("engine.start_deadline", start, secs(1)..=secs(3600)),
     }
 }

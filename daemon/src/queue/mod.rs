@@ -227,7 +227,7 @@ impl Queue {
 
     /// Takes one attempt back from images that failed because the engine did, not because of what they are.
     pub async fn refund(&self, images: Vec<ImageId>) -> Result<(), QueueError> {
-        self.until_stored(|| self.store.refund(images.clone())).await
+        Ok(self.store.refund(images).await?)
     }
 
     /// Everything an engine made since its self-test last vouched for it is done again; says how much that is.

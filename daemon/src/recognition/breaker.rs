@@ -46,7 +46,7 @@ pub struct Transition {
     pub reason: Option<BreakerReason>,
     /// For the operator.
     pub sentence: String,
-    /// Images whose failures opened it: the engine's fault, so their attempts are given back.
+    /// Images whose failures led to it, the last one apart: the engine's fault, so their attempts are given back.
     pub blamed: Vec<ImageId>,
 }
 
@@ -231,6 +231,7 @@ impl Breaker {
         if failures < self.settings.failures {
             return None;
         }
+        Self::others(failed, image);
         let sentence = match failures {
             1 => sentence,
             failures => format!("{failures} failures in a row; the last one: {sentence}"),
@@ -250,6 +251,17 @@ impl Breaker {
         let blamed = std::mem::take(failed);
         self.counters.trips += 1;
         self.open(0, blamed, reason, sentence, now)
+    }
+
+    /// The images before `last` in a row of failures, if there is any but `last`: one picture alone proves nothing
+    /// against the engine.
+    fn others(failed: &mut Vec<ImageId>, last: Option<ImageId>) {
+        if failed.last().copied() == last {
+            failed.pop();
+        }
+        if failed.iter().all(|image| Some(*image) == last) {
+            failed.clear();
+        }
     }
 
     /// Begins a ping that is due; false when none is, or one is under way.
@@ -376,9 +388,16 @@ mod tests {
         assert_eq!(fail(&mut breaker, 2, now), None);
         let opened = fail(&mut breaker, 3, now).unwrap();
         assert_eq!((opened.from, opened.to), (BreakerState::Closed, BreakerState::Open));
-        assert_eq!((opened.blamed, opened.reason), (vec![1, 2, 3], Some(BreakerReason::Crash)));
+        assert_eq!((opened.blamed, opened.reason), (vec![1, 2], Some(BreakerReason::Crash)));
         assert_eq!(opened.sentence, "3 failures in a row; the last one: boom");
         assert_eq!(breaker.begin(), None);
+    }
+
+    #[test]
+    fn one_picture_that_fails_each_time_opens_it_and_gets_nothing_back() {
+        let (mut breaker, now) = breaker();
+        assert_eq!((fail(&mut breaker, 1, now), fail(&mut breaker, 1, now)), (None, None));
+        assert!(fail(&mut breaker, 1, now).unwrap().blamed.is_empty());
     }
 
     #[test]

@@ -132,7 +132,10 @@ impl Child {
         drop(self.stdin.lock().unwrap_or_else(PoisonError::into_inner).take());
         if tokio::time::timeout(FAREWELL, self.ended()).await.is_err() {
             self.kill();
-            self.ended().await;
+            // One that hangs in the driver cannot even be killed; it must not hold the guard as well.
+            if tokio::time::timeout(FAREWELL, self.ended()).await.is_err() {
+                tracing::error!("the engine process {} does not end, not even when killed", self.pid);
+            }
         }
     }
 
@@ -160,9 +163,13 @@ async fn pass_on(stderr: Option<ChildStderr>, last_words: &mut String) {
     let Some(stderr) = stderr else { return };
     let mut lines = BufReader::new(stderr).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        if !line.trim().is_empty() {
+        let line = line.trim();
+        if !line.is_empty() {
             tracing::info!("engine: {line}");
-            *last_words = line;
+        }
+        // What it says while all is well explains no end.
+        if !line.is_empty() && !line.starts_with("INFO") {
+            *last_words = line.to_string();
         }
     }
 }

@@ -201,11 +201,18 @@ fn judged(status: &Status) -> CallError {
     };
     match status.code() {
         Code::InvalidArgument if of_server => CallError::Unreadable(message()),
-        Code::OutOfRange | Code::ResourceExhausted if of_server => {
+        Code::OutOfRange if of_server => {
+            CallError::Unreadable(format!("the engine does not take this picture: {}", message()))
+        }
+        // Too large a message, or too many at a time: only the first is the picture's fault.
+        Code::ResourceExhausted if of_server && status.message().contains("larger") => {
             CallError::Unreadable(format!("the engine does not take this picture: {}", message()))
         }
         Code::Internal if of_server && !status.message().contains("decode Protobuf") => CallError::Failed(message()),
         Code::Internal if of_server => CallError::Malformed(message()),
+        Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::ResourceExhausted => lost(status),
+        // What a server says of a call it took: in Python an uncaught exception is UNKNOWN.
+        _ if of_server => CallError::Failed(message()),
         _ => lost(status),
     }
 }
@@ -331,6 +338,11 @@ mod tests {
         assert_eq!(judged(&Status::invalid_argument("cut off")), CallError::Unreadable("cut off".into()));
         assert_eq!(judged(&Status::internal("boom")), CallError::Failed("boom".into()));
         assert!(matches!(judged(&Status::unavailable("gone")), CallError::Lost(_)));
+        assert!(matches!(judged(&Status::resource_exhausted("too many calls")), CallError::Lost(_)));
+        assert_eq!(
+            judged(&Status::unknown("list index out of range")),
+            CallError::Failed("list index out of range".into())
+        );
         let broken = Status::from_error(Box::new(std::io::Error::other("reset")));
         assert!(matches!(judged(&broken), CallError::Lost(_)), "{broken:?}");
     }

@@ -19,7 +19,8 @@ use crate::config::{self, Elsewhere};
 use crate::desk::{BreakerLine, EngineDesk, EngineLine, EngineReport};
 use crate::domain::{BreakerReason, BreakerState, EngineRole, ImageId};
 use crate::health::{Condition, Health};
-use crate::queue::{Failure, Queue};
+use crate::queue::{Again, Failure, Queue};
+use crate::rpc::recognizer::Description;
 use crate::store::Store;
 
 /// How often memory and precision timings are looked at.
@@ -77,6 +78,10 @@ struct Inner {
     wake: Notify,
     fallback_calls: AtomicU64,
     precision: Mutex<Option<Precision>>,
+    /// The last lie found, until results are vouched for again.
+    lie: Mutex<Option<(EngineRole, TestFailure)>>,
+    /// What was measured in this run.
+    measured: Mutex<Vec<(String, f64)>>,
     /// Images to get an attempt back; there is something to keep while it is not `None`.
     unbooked: Mutex<Option<Vec<ImageId>>>,
 }
@@ -134,6 +139,8 @@ impl Guard {
             changed: watch::Sender::new(0),
             wake: Notify::new(),
             fallback_calls: AtomicU64::new(0),
+            lie: Mutex::default(),
+            measured: Mutex::default(),
             unbooked: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -231,6 +238,7 @@ impl Guard {
                 () = stop.cancelled() => break,
             }
         }
+        inner.unbooked.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default();
         inner.keep_books().await;
         // The dispatcher ends beside this task and lets what is in the engine end first.
         inner.primary.stop("kithd stops").await;
@@ -365,9 +373,14 @@ impl Inner {
         if !verdict.counts_for_breaker || matches!(failure, Failure::EngineDiedAmongSeveral(_)) {
             return failure;
         }
-        let transition = self.breaker().failed(ticket, image, reason, verdict.sentence.clone(), now);
+        // One that is not charged has nothing to be given back.
+        let charged = image.filter(|_| verdict.again == Again::Attempt);
+        let transition = self.breaker().failed(ticket, charged, reason, verdict.sentence.clone(), now);
         self.announce(transition.as_ref());
-        if self.breaker().begin() == Some(ticket) { failure } else { Failure::EngineAway(verdict.sentence) }
+        // Opened by one picture alone, it is as likely the picture: its attempt stands, so that it ends some day.
+        let by_one = transition.is_some_and(|transition| transition.blamed.is_empty());
+        let closed = self.breaker().begin() == Some(ticket);
+        if by_one || closed { failure } else { Failure::EngineAway(verdict.sentence) }
     }
 
     /// Does what is due, one thing after the other.
@@ -375,6 +388,10 @@ impl Inner {
         self.bury(rounds);
         self.keep_books().await;
         let state = self.breaker().state();
+        // Whoever waits for the next start of an engine that is not to be started learns that there is none.
+        if state != BreakerState::Closed && self.primary.last_end().is_some() {
+            self.primary.stop("it is gone").await;
+        }
         self.keep_fallback(state, rounds).await;
         match state {
             BreakerState::Closed => match self.primary.up() {
@@ -416,6 +433,7 @@ impl Inner {
             }
             Err(failure) => {
                 self.redo_if_lies(EngineRole::Primary, &failure).await;
+                self.forget_precision().await;
                 let sentence = format!("the engine cannot start: {failure}");
                 let transition = self.breaker().trip(failure.reason, sentence, Instant::now());
                 self.announce(transition.as_ref());
@@ -459,24 +477,31 @@ impl Inner {
                 // Its death is dealt with as such.
                 Err(_) if up.is_gone() => return,
                 Err(failure) => {
-                    self.redo_if_lies(EngineRole::Primary, &failure).await;
-                    let reason = failure.reason;
-                    let transition = self.breaker().trip(reason, failure.to_string(), Instant::now());
+                    // First of all nothing more may come from it.
+                    let transition = self.breaker().trip(failure.reason, failure.to_string(), Instant::now());
                     self.announce(transition.as_ref());
+                    self.redo_if_lies(EngineRole::Primary, &failure).await;
                     return;
                 }
             }
         }
         let limit = self.settings.engine.memory_limit_bytes;
-        if let Some(bytes) = up.resident_bytes().filter(|bytes| *bytes > limit) {
+        // Nothing but the self-test has been in it yet: starting again would help nobody.
+        if up.turns() <= 1 && up.resident_bytes() > Some(limit) {
+            let sentence =
+                format!("the engine needs more memory to load than engine.memory_limit = {} MiB", limit >> 20);
+            let transition = self.breaker().trip(BreakerReason::Start, sentence, Instant::now());
+            self.announce(transition.as_ref());
+        } else if let Some(bytes) = up.resident_bytes().filter(|bytes| *bytes > limit) {
             let why =
                 format!("it holds {} MiB of memory, more than engine.memory_limit = {} MiB", bytes >> 20, limit >> 20);
             tracing::warn!("the engine is started again: {why}");
             self.primary.stop(&why).await;
             self.wake.notify_one();
         } else if let Some(precision) = self.newly_measured(up).await {
+            // Even when it is the one that runs: what was loaded to compare goes with the process.
             tracing::info!("{precision} is the precision for this board; the engine is started again with it");
-            self.primary.stop("for another precision").await;
+            self.primary.stop("to run in the measured precision").await;
             self.wake.notify_one();
         }
     }
@@ -488,6 +513,7 @@ impl Inner {
             (BreakerState::Closed, Some(_)) if self.primary.up().is_some() => {
                 fallback.stop("the primary engine works again").await;
             }
+            (BreakerState::Closed, _) if fallback.last_end().is_some() => fallback.stop("it is gone").await,
             (BreakerState::Closed, _) => {}
             (_, None) if Instant::now() >= rounds.fallback_start => {
                 let newest = self.newest_result().await;
@@ -536,7 +562,8 @@ impl Inner {
         if state == BreakerState::Closed && self.primary.up().is_none() {
             return Duration::ZERO;
         }
-        let test = rounds.test.saturating_duration_since(now);
+        let tested = state == BreakerState::Closed || self.fallback.as_ref().and_then(Slot::up).is_some();
+        let test = if tested { rounds.test.saturating_duration_since(now) } else { LOOK };
         next_ping.unwrap_or(LOOK).min(test).min(LOOK)
     }
 
@@ -554,7 +581,7 @@ impl Inner {
     /// Logs a transition, keeps it for the next run, and does what follows from it.
     fn announce(&self, transition: Option<&Transition>) {
         let Some(Transition { from, to, reason, sentence, blamed }) = transition else { return };
-        let reason = reason.map_or("recovered", BreakerReason::as_str);
+        let reason = reason.map_or("none", BreakerReason::as_str);
         if *to == BreakerState::Open || *to == BreakerState::ForcedOpen {
             tracing::warn!(from = from.as_str(), to = to.as_str(), reason, "circuit breaker: {sentence}");
         } else {
@@ -629,19 +656,32 @@ impl Inner {
         self.precision().is_none() && self.books.is_some() && self.primary.is_child() && on_processor
     }
 
-    /// The precision the engine advises, once, when it differs from the one that runs; remembered either way.
+    /// The precision the engine advises, once it has measured; remembered.
     async fn newly_measured(&self, up: &Up) -> Option<Precision> {
         if !self.measures_precision() {
             return None;
         }
-        let advised: Precision = up.refresh_description().await?.advised_precision.parse().ok()?;
+        let said = up.refresh_description().await?;
+        let advised: Precision = said.advised_precision.parse().ok()?;
         *self.precision.lock().unwrap_or_else(PoisonError::into_inner) = Some(advised);
+        *self.measured.lock().unwrap_or_else(PoisonError::into_inner) = timings(&said);
         if let Some(Books { store, .. }) = &self.books
             && let Err(error) = store.set_fact(PRECISION_FACT, format!("{}{advised}", self.measured_for())).await
         {
             tracing::warn!("the precision for this board could not be stored: {error}");
         }
-        (up.precision() != Some(advised)).then_some(advised)
+        Some(advised)
+    }
+
+    /// A measured precision the engine does not start with is measured again some day.
+    async fn forget_precision(&self) {
+        if self.settings.precision.is_none()
+            && self.precision.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
+            && let Some(Books { store, .. }) = &self.books
+            && let Err(error) = store.set_fact(PRECISION_FACT, String::new()).await
+        {
+            tracing::warn!("the precision for this board could not be forgotten: {error}");
+        }
     }
 
     async fn newest_result(&self) -> Option<i64> {
@@ -649,6 +689,11 @@ impl Inner {
     }
 
     async fn vouch(&self, role: EngineRole, newest: Option<i64>) {
+        // What was on its way into the database when the lie was found came after the first redoing.
+        let lie = self.lie.lock().unwrap_or_else(PoisonError::into_inner).take_if(|(liar, _)| *liar == role);
+        if let Some((liar, failure)) = lie {
+            self.redo_unverified(liar, &failure).await;
+        }
         if let (Some(Books { store, .. }), Some(newest)) = (&self.books, newest)
             && let Err(error) = store.verified(role, newest).await
         {
@@ -658,8 +703,14 @@ impl Inner {
 
     /// An engine that gave a wrong answer to the bundled picture may have given wrong ones before.
     async fn redo_if_lies(&self, role: EngineRole, failure: &TestFailure) {
-        let (BreakerReason::SelfTest, Some(Books { queue, .. })) = (failure.reason, &self.books) else { return };
-        let why = &failure.why;
+        if failure.reason == BreakerReason::SelfTest {
+            *self.lie.lock().unwrap_or_else(PoisonError::into_inner) = Some((role, failure.clone()));
+            self.redo_unverified(role, failure).await;
+        }
+    }
+
+    async fn redo_unverified(&self, role: EngineRole, failure: &TestFailure) {
+        let (Some(Books { queue, .. }), why) = (&self.books, &failure.why) else { return };
         match queue
             .redo_unverified(role, &format!("done again, because the engine that did it is not to be believed: {why}"))
             .await
@@ -712,7 +763,11 @@ impl Inner {
         drop(breaker);
         EngineReport {
             breaker: line,
-            primary: engine_line(&self.primary),
+            primary: EngineLine {
+                // Measured by an earlier process of this run.
+                timings: self.measured.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                ..engine_line(&self.primary)
+            },
             fallback: self.fallback.as_ref().map(engine_line),
             fallback_calls: self.fallback_calls.load(Ordering::Relaxed),
         }
@@ -740,10 +795,15 @@ fn engine_line(slot: &Slot) -> EngineLine {
         runtime: said.runtime,
         threads: up.threads() as u32,
         confinement: said.confinement,
-        timings: said.timings.into_iter().map(|timing| (timing.precision, timing.micros as f64 / 1e3)).collect(),
+        timings: Vec::new(),
         pid: up.pid(),
         resident_bytes: up.resident_bytes(),
     }
+}
+
+/// Each precision with its median in milliseconds.
+fn timings(said: &Description) -> Vec<(String, f64)> {
+    said.timings.iter().map(|timing| (timing.precision.clone(), timing.micros as f64 / 1e3)).collect()
 }
 
 fn reason_of(trouble: &Trouble) -> BreakerReason {

@@ -126,6 +126,7 @@ pub struct Up {
     life: Mutex<Life>,
     idle: Notify,
     gone: CancellationToken,
+    turns: AtomicU64,
 }
 
 #[derive(Default)]
@@ -213,6 +214,7 @@ impl Up {
         }
         life.in_flight += 1;
         drop(life);
+        self.turns.fetch_add(1, Ordering::Relaxed);
         Ok(Turn { up: Arc::clone(self), _permit: permit })
     }
 
@@ -272,6 +274,11 @@ impl Up {
             child.stop().await;
         }
         self.end(why.into(), Cause::Planned);
+    }
+
+    /// Pictures it has been given.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
     }
 
     /// Pictures it takes at the same time.
@@ -452,6 +459,7 @@ impl Slot {
             life: Mutex::default(),
             idle: Notify::new(),
             gone: CancellationToken::new(),
+            turns: AtomicU64::new(0),
         });
         match self.self_test(&up).await {
             Ok(()) => Ok(up),

@@ -20,6 +20,9 @@ const RETRY: Duration = Duration::from_secs(30);
 /// Before a gallery that needs an engine is looked at again.
 const GALLERY_RETRY: Duration = Duration::from_secs(2);
 
+/// Before an enrolled picture is left out of the gallery.
+const TRIES: usize = 3;
+
 /// Engines and gallery, ready to work.
 pub struct Ready {
     /// Finds faces, with the breaker before it.
@@ -129,7 +132,14 @@ async fn embed_again(
     for (done, picture) in missing.iter().enumerate() {
         let text = format!("embedding enrolled picture {} of {} for another model pack", done + 1, missing.len());
         health.set("gallery", Condition::Starting, text);
-        match embed_picture(guard, state_dir, picture).await? {
+        let mut embedded = embed_picture(guard, state_dir, picture).await?;
+        // An engine may die of something else than the picture.
+        for _ in 1..TRIES {
+            if embedded.is_err() {
+                embedded = embed_picture(guard, state_dir, picture).await?;
+            }
+        }
+        match embedded {
             Ok(vector) => vectors.push((picture.person_image_id, vector)),
             Err(why) => tracing::warn!(person_image = picture.person_image_id, "left out of the gallery: {why}"),
         }

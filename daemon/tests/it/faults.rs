@@ -119,6 +119,7 @@ impl Watch {
         );
         // Half of the answers, so that a machine busy with other tests fails nothing; the figures are printed.
         assert!(at(0.5) < Duration::from_millis(100), "the page took {:?}", at(0.5));
+        assert!(!full() || at(0.99) < Duration::from_millis(100), "the page took {:?}", at(0.99));
         seen
     }
 }
