@@ -26,7 +26,7 @@ use crate::supervise::Supervisor;
 use crate::web::{self, Web};
 
 const HTTP_LAST_REQUESTS: Duration = Duration::from_secs(2);
-const HTTP_RETRY: Duration = Duration::from_secs(5);
+const PORT_RETRY: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until it is told to stop.
 pub async fn run(config: Config) -> anyhow::Result<()> {
@@ -90,7 +90,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let enroller = Enroller { store: store.clone(), state_dir: state_dir.clone() };
     if let Some(listen) = config.facerecog_listen {
         let origin = recognition::Origin { reader, ready: ready.clone() };
-        tasks.work("facerecog", recognition::serve_origin(listen, origin, health.clone(), tasks.stop()));
+        let (health, stop) = (health.clone(), tasks.stop());
+        tasks.work("facerecog", async move {
+            match bind(listen, "facerecog.listen", "facerecog", &health, &stop).await {
+                Some(listener) => recognition::serve_origin(listener, origin, health, stop).await,
+                None => Ok(()),
+            }
+        });
     }
     let control = control::router(Control { enroller, ready, max_bytes: config.intake.max_bytes });
     let lan_routes = page.clone().merge(submit);
@@ -112,28 +118,38 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     stopped
 }
 
-/// A port that is taken degrades the page; the rest of the appliance goes on and the port is tried again.
+/// A port that is taken degrades its part only and is tried again; `None` once the stop comes.
+async fn bind(
+    listen: SocketAddr,
+    key: &str,
+    part: &'static str,
+    health: &Health,
+    stop: &CancellationToken,
+) -> Option<TcpListener> {
+    loop {
+        match TcpListener::bind(listen).await {
+            Ok(listener) => return Some(listener),
+            Err(error) => {
+                let text = format!("cannot listen on {listen}: {error}; set {key} to a free address");
+                if health.set(part, Condition::Degraded, text.as_str()) {
+                    tracing::error!("{text}");
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PORT_RETRY) => {}
+            () = stop.cancelled() => return None,
+        }
+    }
+}
+
 async fn serve_http(
     listen: SocketAddr,
     routes: axum::Router,
     health: Health,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let listener = loop {
-        match TcpListener::bind(listen).await {
-            Ok(listener) => break listener,
-            Err(error) => {
-                let text = format!("cannot listen on {listen}: {error}; set http.listen to a free address");
-                if health.set("page", Condition::Degraded, text.as_str()) {
-                    tracing::error!("{text}");
-                }
-            }
-        }
-        tokio::select! {
-            () = tokio::time::sleep(HTTP_RETRY) => {}
-            () = stop.cancelled() => return Ok(()),
-        }
-    };
+    let Some(listener) = bind(listen, "http.listen", "page", &health, &stop).await else { return Ok(()) };
     let address = listener.local_addr()?;
     health.set("page", Condition::Ok, format!("http://{address}/"));
     tracing::info!("page and API on http://{address}/");

@@ -1,10 +1,8 @@
 //! Serves the origin's gRPC contract, so that an image processor of that system can use this board: a path goes in, the
 //! name of the matching enrolled image comes out. Not for the other direction; that is `client`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -20,8 +18,6 @@ use crate::rpc::facerecog::health_check_server::{HealthCheck, HealthCheckServer}
 use crate::rpc::facerecog::identify_server::{Identify, IdentifyServer};
 use crate::rpc::facerecog::{Empty, HealthCheckResponse, IdentifyRequest, IdentifyResponse};
 
-const RETRY: Duration = Duration::from_secs(5);
-
 /// What the contract's two services work with; clones share it.
 #[derive(Clone)]
 pub struct Origin {
@@ -31,39 +27,23 @@ pub struct Origin {
     pub ready: ReadyWatch,
 }
 
-/// Serves until stopped. A port that is taken degrades this part only and is tried again.
+/// Serves until stopped.
 pub async fn serve_origin(
-    listen: SocketAddr,
+    listener: TcpListener,
     origin: Origin,
     health: Health,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    loop {
-        match TcpListener::bind(listen).await {
-            Ok(listener) => {
-                let address = listener.local_addr()?;
-                health.set("facerecog", Condition::Ok, format!("grpc on {address}"));
-                tracing::info!("facerecog gRPC contract on {address}");
-                tonic::transport::Server::builder()
-                    .tcp_nodelay(true)
-                    .add_service(IdentifyServer::new(origin.clone()))
-                    .add_service(HealthCheckServer::new(origin))
-                    .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled())
-                    .await?;
-                return Ok(());
-            }
-            Err(error) => {
-                let text = format!("cannot listen on {listen}: {error}; set facerecog.listen to a free address");
-                if health.set("facerecog", Condition::Degraded, text.as_str()) {
-                    tracing::error!("{text}");
-                }
-            }
-        }
-        tokio::select! {
-            () = tokio::time::sleep(RETRY) => {}
-            () = stop.cancelled() => return Ok(()),
-        }
-    }
+    let address = listener.local_addr()?;
+    health.set("facerecog", Condition::Ok, format!("grpc on {address}"));
+    tracing::info!("facerecog gRPC contract on {address}");
+    tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .add_service(IdentifyServer::new(origin.clone()))
+        .add_service(HealthCheckServer::new(origin))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled())
+        .await?;
+    Ok(())
 }
 
 #[tonic::async_trait]
