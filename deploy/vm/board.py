@@ -44,11 +44,18 @@ def wait(what: str, condition, within: float = 120, pause: float = 1):
         time.sleep(pause)
 
 
+MACHINES = {
+    # The processor of a Raspberry Pi 5.
+    "arm64": ["qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a76", "-accel", "tcg,thread=multi"],
+    "amd64": ["qemu-system-x86_64", "-M", "q35", "-cpu", "max", "-accel", "tcg,thread=multi"],
+}
+
+
 class Board:
     """One machine. Its disk is a copy of the image's root and lives for one run."""
 
-    def __init__(self, image: Path, work: Path):
-        self.image, self.work = image, work
+    def __init__(self, image: Path, work: Path, arch: str):
+        self.image, self.work, self.arch = image, work, arch
         work.mkdir(parents=True, exist_ok=True)
         self.disk, self.scratch, self.log = work / "disk.img", work / "scratch.qcow2", work / "writes.log"
         self.console = work / "console.log"
@@ -80,15 +87,14 @@ class Board:
         self.logging = log_writes
         begun = time.monotonic()
         self.qemu = subprocess.Popen(
-            # The processor of a Raspberry Pi 5. The network has no way out: "restrict" leaves only the two ports.
-            ["qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a76", "-smp", "2", "-m", "1024",
-             "-accel", "tcg,thread=multi", "-display", "none", "-monitor", "none", "-no-reboot",
+            # The network has no way out: "restrict" leaves only the two ports.
+            [*MACHINES[self.arch], "-smp", "2", "-m", "1024", "-display", "none", "-monitor", "none", "-no-reboot",
              "-serial", f"file:{self.console}",
              "-kernel", self.image / "vmlinuz", "-initrd", self.image / "initrd.gz",
-             "-append", "console=ttyAMA0 loglevel=4 net.ifnames=0 systemd.show_status=0",
+             "-append", f"console={'ttyAMA0' if self.arch == 'arm64' else 'ttyS0'} loglevel=4 net.ifnames=0 systemd.show_status=0",
              *(word for disk in disks for word in ("-blockdev", disk)),
              "-device", "virtio-blk-pci,drive=root,discard=off,write-zeroes=off",
-             "-netdev", f"user,id=lan,restrict=on,hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22,"
+             "-netdev", f"user,id=lan,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22,"
                         f"hostfwd=tcp:127.0.0.1:{self.http_port}-:8000",
              "-device", "virtio-net-pci,netdev=lan,romfile=", "-device", "virtio-rng-pci"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

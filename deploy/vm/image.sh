@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Builds what the emulated board boots from: a kernel, a small initramfs and a Debian bookworm arm64 root.
-#   deploy/vm/image.sh FOLDER    leaves vmlinuz, initrd.gz, root.img and an SSH key pair in FOLDER
+# Builds what the emulated board boots from: a kernel, a small initramfs and a Debian bookworm root.
+#   deploy/vm/image.sh FOLDER arm64|amd64    leaves vmlinuz, initrd.gz, root.img and an SSH key pair in FOLDER
 # Runs as root and needs Debian's package mirror; the board itself needs no network afterwards.
 set -euo pipefail
-out=$1
+out=$1 arch=$2
 mkdir -p "$out"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 say() { printf 'image: %s\n' "$*" >&2; }
 
-# The packages are unpacked and configured by arm64 programs, which the kernel must hand to qemu-user.
-if [[ $(uname -m) != aarch64 ]]; then
+# The packages are configured by programs of the board's architecture, which the kernel must hand to qemu-user.
+if [[ $arch == arm64 && $(dpkg --print-architecture) != arm64 ]]; then
   register=/proc/sys/fs/binfmt_misc
   [[ -e $register/register ]] || mount -t binfmt_misc binfmt_misc "$register"
   [[ -e $register/qemu-aarch64 ]] || cat /usr/lib/binfmt.d/qemu-aarch64.conf >"$register/register"
@@ -25,14 +25,14 @@ packages=(
 
 say "making the root: ${#packages[@]} packages and what they need"
 # The kernel's package stays out: its update-initramfs would take a quarter of an hour under emulation.
-# $APT_CONFIG of the hook is that of the new root, so "apt-get download" brings the arm64 package.
+# $APT_CONFIG of the hook is that of the new root, so "apt-get download" brings a package for the board.
 # shellcheck disable=SC2016 # expanded by the hook's shell
-mmdebstrap --quiet --arch=arm64 --variant=minbase --include="$(IFS=,; echo "${packages[*]}")" \
+mmdebstrap --quiet --arch="$arch" --variant=minbase --include="$(IFS=,; echo "${packages[*]}")" \
   --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
   --dpkgopt='path-exclude=/usr/share/doc/*' \
   --customize-hook='export APT_CONFIG=$MMDEBSTRAP_APT_CONFIG && cd "'"$work"'" &&
     apt-get download -qq -o APT::Sandbox::User=root \
-      "$(apt-cache depends linux-image-arm64 | sed -n "s/.*Depends: //p" | head -n 1)"' \
+      "$(apt-cache depends linux-image-'"$arch"' | sed -n "s/.*Depends: //p" | head -n 1)"' \
   bookworm "$work/root"
 
 say "adding the kernel"
@@ -93,8 +93,9 @@ systemctl --root="$root" --quiet enable mosquitto ssh
 systemctl --root="$root" --quiet disable nfs-server nfs-client.target rpcbind.service rpcbind.socket
 # What a board that is switched on and off ten times need not wait for.
 systemctl --root="$root" --quiet mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
-  e2scrub_all.timer e2scrub_reap.service fstrim.timer serial-getty@ttyAMA0.service getty@tty1.service \
-  systemd-logind.service systemd-user-sessions.service proc-sys-fs-binfmt_misc.automount systemd-binfmt.service
+  e2scrub_all.timer e2scrub_reap.service fstrim.timer serial-getty@ttyAMA0.service serial-getty@ttyS0.service getty@tty1.service \
+  systemd-logind.service systemd-user-sessions.service systemd-update-utmp.service systemd-udev-trigger.service \
+  proc-sys-fs-binfmt_misc.automount systemd-binfmt.service
 mke2fs -q -t ext4 -L board -d "$root" "$out/root.img.new" 3G
 mv "$out/root.img.new" "$out/root.img"
 say "$(du -h "$out/root.img" | cut -f1) of root, kernel $version"
