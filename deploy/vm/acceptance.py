@@ -48,8 +48,8 @@ def expect(true, otherwise: str):
 class Kit:
     """What the items work with: the board, and what is asked of kithd on it again and again."""
 
-    def __init__(self, board: Board, deb: Path, previous: Path | None, root: Path, folder: Path):
-        self.board, self.deb, self.previous, self.folder = board, deb, previous, folder
+    def __init__(self, board: Board, deb: Path, previous: Path | None, root: Path):
+        self.board, self.deb, self.previous = board, deb, previous
         self.photos = root / "daemon/tests/photos"
         self.pictures = 0
 
@@ -577,7 +577,7 @@ def upgrade_remove_purge(kit: Kit) -> str:
     board = kit.board
     apt = "DEBIAN_FRONTEND=noninteractive apt-get -y"
     kit.sh(f"{apt} purge kithd", ENGINE)
-    previous = kit.previous or with_version(kit.deb, "0.0.1~acceptance", kit.folder)
+    previous = kit.previous or with_version(kit.deb, "0.0.1~acceptance", board.work)
     board.put(previous, "/root/previous.deb")
     kit.sh(f"{apt} install /root/previous.deb", ENGINE)
     before = kit.sh("dpkg-query -W -f '${Version}' kithd")
