@@ -16,3 +16,4 @@ mod pictures; // the main job over HTTP
 mod service; // as systemd sees it: readiness, watchdog, unit, credentials, kithd allow
 mod support; // starts the daemon and asks it things
 mod tidy; // house rules
+mod writes; // bytes written, counted by the kernel
