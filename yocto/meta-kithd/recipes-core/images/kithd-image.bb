@@ -2,6 +2,7 @@
 # people, add a way in (yocto/README.md).
 SUMMARY = "Image that boots to a working kithd page"
 DESCRIPTION = "Read-only root, everything kithd writes on a data partition, a broker where meta-networking is there."
+SECTION = "images"
 LICENSE = "MIT | Apache-2.0"
 
 inherit core-image features_check
@@ -11,8 +12,11 @@ REQUIRED_DISTRO_FEATURES = "systemd"
 # The data partition as the kernel names it; the machine's disk layout must have it. Empty: the root is writable and
 # holds everything.
 KITHD_DATA_DEVICE ?= ""
+# nooelint: oelint.vars.specific - what meta-raspberrypi's machines have in common
 KITHD_DATA_DEVICE:rpi ?= "/dev/mmcblk0p3"
+# nooelint: oelint.vars.mispell.unknown - for the .wks.in below
 KITHD_DATA_SIZE ?= "2G"
+# nooelint: oelint.vars.specific - what meta-raspberrypi's machines have in common
 WKS_FILE:rpi = "kithd-raspberrypi.wks.in"
 
 # With overlayfs-etc what is changed below /etc is kept on the data partition, and is there before systemd starts:

@@ -19,4 +19,4 @@ do_install() {
     install -m 0644 "${S}"/models/packs/dlib-mtcnn/* "${D}$pack"
 }
 
-FILES:${PN} = "${datadir}/kithd/packs"
+FILES:${PN} += "${datadir}/kithd/packs"
