@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::net::TcpListener;
+use axum::serve::{Listener, ListenerExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +16,9 @@ use crate::control::{self, Control};
 use crate::desk::EngineDesk;
 use crate::engine::{DecodeLimits, EngineSettings};
 use crate::health::{Condition, Health};
+use crate::heartbeat::{Pulse, heartbeat};
 use crate::mqtt;
+use crate::notify::Notifier;
 use crate::queue::{self, Queue, Rules};
 use crate::recognition::{self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, PEOPLE, Reader};
 use crate::sinks;
@@ -71,11 +74,19 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let reader =
         Reader::new(&config.intake.roots, &state_dir, config.intake.max_bytes, config.recognition.read_deadline);
     let reader = Arc::new(reader);
-    let dispatcher = Dispatcher { queue, reader: Arc::clone(&reader), ready: ready.clone(), health: health.clone() };
+    let (dispatcher_heart, pulse) = heartbeat();
+    let dispatcher = Dispatcher {
+        queue: queue.clone(),
+        reader: Arc::clone(&reader),
+        ready: ready.clone(),
+        health: health.clone(),
+        pulse,
+    };
     tasks.work("dispatcher", dispatcher.run(tasks.stop()));
     tasks.work("retention", queue::sweep(store.clone(), state_dir.clone(), config.retention_images, tasks.stop()));
 
-    tasks.work("room", sources::watch_room(intake.clone(), tasks.stop()));
+    let (timer_heart, pulse) = heartbeat();
+    tasks.work("room", sources::watch_room(intake.clone(), pulse, tasks.stop()));
 
     // Page and API for the LAN; the same and more on the control socket.
     let page = web::router(Web {
@@ -100,7 +111,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     let control = control::router(Control { enroller, ready, max_bytes: config.intake.max_bytes });
     let lan_routes = page.clone().merge(submit);
-    tasks.work("http", serve_http(config.http.listen, lan_routes, health.clone(), tasks.stop()));
+    let (http_heart, pulse) = heartbeat();
+    tasks.work("http", serve_http(config.http.listen, lan_routes, health.clone(), pulse, tasks.stop()));
     tasks.work("control", control::serve(state_dir, control.merge(page), health.clone(), tasks.stop()));
 
     if config.mqtt.enabled {
@@ -113,6 +125,19 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         let topic = sources::mqtt::paths_topic(&config.mqtt.prefix, &config.device);
         tracing::info!("publish picture paths to {topic} on {}", config.mqtt.url);
     }
+
+    // systemd hears when all of them have said how they are, and goes on hearing that the loops turn.
+    let mut awaited = vec!["database", "engine", "intake", "mqtt", "page"];
+    awaited.extend(config.facerecog_listen.map(|_| "facerecog"));
+    let notifier = Notifier {
+        store: store.clone(),
+        loops: vec![("dispatcher", dispatcher_heart), ("timers", timer_heart), ("HTTP loop", http_heart)],
+        health,
+        awaited,
+        unfinished: Box::new(move || queue.load().0),
+        drain: config.drain,
+    };
+    tasks.work("systemd", notifier.run(tasks.stop()));
     let stopped = tasks.run_until_stopped(config.drain).await;
     store.close().await;
     stopped
@@ -147,18 +172,42 @@ async fn serve_http(
     listen: SocketAddr,
     routes: axum::Router,
     health: Health,
+    mut pulse: Pulse,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Some(listener) = bind(listen, "http.listen", "page", &health, &stop).await else { return Ok(()) };
+    let binding = bind(listen, "http.listen", "page", &health, &stop);
+    let Some(listener) = pulse.answer_during(binding).await else { return Ok(()) };
     let address = listener.local_addr()?;
     health.set("page", Condition::Ok, format!("http://{address}/"));
     tracing::info!("page and API on http://{address}/");
+    // Tapped for nothing but its type: axum tells the peer's address of its own listeners only.
+    let listener = Heard { listener, pulse }.tap_io(|_| ());
     let serving = axum::serve(listener, routes.into_make_service_with_connect_info::<SocketAddr>())
         .with_graceful_shutdown(stop.clone().cancelled_owned());
     tokio::select! {
         served = serving => Ok(served?),
         // A sender that never ends its request must not use up everybody's time to stop.
         () = async { stop.cancelled().await; tokio::time::sleep(HTTP_LAST_REQUESTS).await } => Ok(()),
+    }
+}
+
+/// A listener whose loop of accepting says that it turns.
+struct Heard {
+    listener: TcpListener,
+    pulse: Pulse,
+}
+
+impl Listener for Heard {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        // axum's own accept waits a second after an error such as too many open files, and answers meanwhile.
+        self.pulse.answer_during(Listener::accept(&mut self.listener)).await
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
     }
 }
 

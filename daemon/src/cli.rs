@@ -1,7 +1,9 @@
 //! The command line: what can be typed, and which part answers.
 
+mod allow;
 mod bench;
 mod breaker;
+mod describe;
 mod enroll;
 mod eval;
 mod identify;
@@ -17,7 +19,10 @@ use clap::{Parser, Subcommand};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::app;
 use crate::config::Config;
@@ -46,6 +51,8 @@ enum Command {
     Run,
     /// Checks the configuration and says what is wrong with it
     CheckConfig,
+    /// Lets the daemon read pictures below a folder, or write there too: configuration and unit, as root
+    Allow(allow::Args),
     /// Turns pictures into faces on a socket; the daemon starts and stops it by itself
     Engine(engine::Args),
     /// Shows the circuit breaker around the engine, or tells it what to do
@@ -64,12 +71,23 @@ enum Command {
     /// Measures speed
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Writes the completion script of a shell to standard output
+    Completion {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+    /// Writes the man pages into a folder, for packages
+    #[command(hide = true)]
+    Man {
+        /// Made if it is not there
+        folder: PathBuf,
+    },
 }
 
 /// Does what was typed.
 pub fn run(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
     let daemon = matches!(cli.command, Command::Run | Command::Engine(_));
-    log_to_stderr(&config.log_level, daemon, matches!(cli.command, Command::Engine(_)));
+    log(&config.log_level, daemon, matches!(cli.command, Command::Engine(_)));
     // What an engine gives up binds only threads made afterwards, so it makes its runtime itself.
     if let Command::Engine(args) = &cli.command {
         let settings = app::engine_settings(&config);
@@ -88,6 +106,9 @@ async fn command(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
         Command::Engine(_) => unreachable!("it needs no runtime and has ended"),
         Command::Breaker { command } => breaker::run(&config, command).await,
         Command::Run => app::run(config).await.map(|()| ExitCode::SUCCESS),
+        Command::Allow(args) => allow::run(&config, cli.config.as_deref(), &args),
+        Command::Completion { shell } => describe::completion(shell),
+        Command::Man { folder } => describe::man(&folder),
         Command::CheckConfig => {
             println!("The configuration is in order.");
             Ok(ExitCode::SUCCESS)
@@ -101,17 +122,38 @@ async fn command(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
 }
 
 /// The daemon logs what its level says; a command only what went wrong, its answers are on standard output.
-fn log_to_stderr(level: &str, daemon: bool, engine: bool) {
+///
+/// To the journal where systemd has connected standard error to it, with priorities and a field KITHD_… for every value;
+/// else to standard error. An engine's lines go to the daemon, which passes them on.
+fn log(level: &str, daemon: bool, engine: bool) {
     let level = if daemon { level } else { "warn" };
     // rumqttc logs what our connection says in words of its own.
     let filter = EnvFilter::new(format!("{level},rumqttc=error,tract_core=error,tract_linalg=error"));
+    if !engine
+        && stderr_is_the_journal()
+        && let Ok(journal) = tracing_journald::layer()
+    {
+        let journal = journal
+            .with_field_prefix(Some("KITHD".into()))
+            .with_syslog_identifier("kithd".into())
+            .with_priority_mappings(PriorityMappings { info: Priority::Informational, ..PriorityMappings::new() });
+        tracing_subscriber::registry().with(filter).with(journal).init();
+        return;
+    }
     let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    // The journal has its own clock, and so has the daemon that passes its engine's lines on.
-    if engine || std::env::var_os("JOURNAL_STREAM").is_some() {
+    if engine {
         format.without_time().with_ansi(false).init();
     } else {
         format.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
     }
+}
+
+/// `$JOURNAL_STREAM` names device and inode of the journal's socket; inherited by a process whose standard error goes
+/// elsewhere, it means nothing (systemd.exec(5)).
+pub fn stderr_is_the_journal() -> bool {
+    let Some(stream) = std::env::var_os("JOURNAL_STREAM") else { return false };
+    rustix::fs::fstat(std::io::stderr())
+        .is_ok_and(|stat| stream.to_string_lossy() == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 /// An engine in the command's own process, for measuring.

@@ -13,6 +13,8 @@ pub use raw::{Problem, Raw};
 
 /// Where the packaged configuration lives; read when it is there and no other is named.
 pub const SYSTEM_CONFIG: &str = "/etc/kithd/kithd.toml";
+/// The broker's password as a credential of systemd, where `mqtt.password_file` is not set.
+const PASSWORD_CREDENTIAL: &str = "kithd.mqtt-password";
 
 /// Everything the daemon needs to know, with nothing left to default.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -269,6 +271,12 @@ const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
+/// A secret that systemd hands to the service as a file (`LoadCredential=`), if it did.
+fn credential(name: &str) -> Option<PathBuf> {
+    let folder = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?);
+    Some(folder.join(name)).filter(|file| file.exists())
+}
+
 /// systemd's state folder, else the system's for root, else the user's.
 fn default_state_dir() -> PathBuf {
     let from = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -340,6 +348,7 @@ fn mqtt(raw: &mut Raw) -> Mqtt {
     }
     let username = raw.text("mqtt.username");
     let password_file = raw.text("mqtt.password_file").map(PathBuf::from);
+    let password_file = password_file.or_else(|| username.as_ref().and_then(|_| credential(PASSWORD_CREDENTIAL)));
     if let Some(file) = &password_file {
         if username.is_none() {
             raw.problem("mqtt.password_file", file.display(), "needs mqtt.username as well");

@@ -63,6 +63,10 @@ impl Child {
             command.arg("--time-precisions");
         }
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        // The daemon alone speaks to systemd.
+        for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+            command.env_remove(name);
+        }
         // Ctrl-C at a terminal is for the daemon, which lets the engine finish first.
         command.process_group(0);
         let mut process = command.spawn().map_err(|error| format!("the engine process cannot be started: {error}"))?;
@@ -164,13 +168,26 @@ async fn pass_on(stderr: Option<ChildStderr>, last_words: &mut String) {
     let mut lines = BufReader::new(stderr).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         let line = line.trim();
-        if !line.is_empty() {
-            tracing::info!("engine: {line}");
+        if line.is_empty() {
+            continue;
         }
-        // What it says while all is well explains no end.
-        if !line.is_empty() && !line.starts_with("INFO") {
-            *last_words = line.to_string();
+        let (level, text) = line.split_once(' ').unwrap_or(("", line));
+        match level {
+            // What it says while all is well explains no end.
+            "INFO" => {
+                tracing::info!("engine: {}", text.trim_start());
+                continue;
+            }
+            "DEBUG" | "TRACE" => {
+                tracing::debug!("engine: {}", text.trim_start());
+                continue;
+            }
+            "ERROR" => tracing::error!("engine: {}", text.trim_start()),
+            "WARN" => tracing::warn!("engine: {}", text.trim_start()),
+            // Not of our log: a library's last words, or a panic's.
+            _ => tracing::warn!("engine: {line}"),
         }
+        *last_words = line.to_string();
     }
 }
 

@@ -14,6 +14,7 @@ use super::client::{Answer, Picture};
 use super::{Reader, Ready, ReadyWatch, person_of};
 use crate::domain::{Claimed, Identified, IdentifiedFace, ImageId, NamedCandidate, Outcome, hex};
 use crate::health::{Condition, Health};
+use crate::heartbeat::Pulse;
 use crate::queue::{Failure, Queue, QueueError};
 use crate::store::StoreError;
 
@@ -32,14 +33,16 @@ pub struct Dispatcher {
     pub ready: ReadyWatch,
     /// Where a database that does not answer is shown.
     pub health: Health,
+    /// Says that the loop turns.
+    pub pulse: Pulse,
 }
 
 impl Dispatcher {
     /// Works until stopped; then lets what is in the engine end.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let Self { queue, reader, mut ready, health } = self;
+        let Self { queue, reader, mut ready, health, mut pulse } = self;
         let up = tokio::select! {
-            up = ready.wait_for(Option::is_some) => up.ok().and_then(|up| up.clone()),
+            up = pulse.answer_during(ready.wait_for(Option::is_some)) => up.ok().and_then(|up| up.clone()),
             () = stop.cancelled() => None,
         };
         // The engine's task ends first when the stop comes while it loads.
@@ -48,7 +51,7 @@ impl Dispatcher {
             show_database_trouble(&health, error)?;
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep(DATABASE_RETRY) => {}
+                () = pulse.answer_during(tokio::time::sleep(DATABASE_RETRY)) => {}
             }
         }
         let (mut changes, mut engines) = (queue.changes(), up.guard.changes());
@@ -84,6 +87,7 @@ impl Dispatcher {
             }
             tokio::select! {
                 () = stop.cancelled() => break,
+                () = pulse.answer() => {}
                 Some(ended) = in_flight.join_next() => ended??,
                 changed = changes.changed(), if room > 0 => changed?,
                 changed = engines.changed() => changed?,

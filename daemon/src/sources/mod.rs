@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config;
 use crate::domain::{Accepted, NewImage, Source, hex};
 use crate::health::{Condition, Health};
+use crate::heartbeat::Pulse;
 use crate::queue::{Queue, QueueError};
 use crate::store::StoreError;
 
@@ -231,7 +232,7 @@ impl Intake {
 }
 
 /// Clears a full queue or disk from the board's health once there is room again, so that a balancer comes back.
-pub async fn watch_room(intake: Intake, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn watch_room(intake: Intake, mut pulse: Pulse, stop: CancellationToken) -> anyhow::Result<()> {
     loop {
         let (unfinished, limit) = intake.queue.load();
         if intake.check_disk().is_ok() && unfinished < limit {
@@ -239,7 +240,7 @@ pub async fn watch_room(intake: Intake, stop: CancellationToken) -> anyhow::Resu
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(ROOM_CHECK) => {}
+            () = pulse.answer_during(tokio::time::sleep(ROOM_CHECK)) => {}
         }
     }
 }

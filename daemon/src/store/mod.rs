@@ -137,6 +137,11 @@ impl Store {
         self.writer.changes()
     }
 
+    /// Whether the writer thread still takes and commits what it is given, were it nothing; waits as long as it does.
+    pub async fn answers(&self) -> bool {
+        !matches!(self.write(Durability::Redoable, |_| Ok(())).await, Err(StoreError::Closed))
+    }
+
     /// Commits so far and how many of them waited for the disk, for the metrics.
     pub fn commit_counts(&self) -> (u64, u64) {
         self.writer.commit_counts()

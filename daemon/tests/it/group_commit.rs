@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::support::Board;
 
 /// Compiles the preload that counts fsync and fdatasync into a file and sleeps before each.
-fn slow_sync(folder: &Path) -> PathBuf {
+pub fn slow_sync(folder: &Path) -> PathBuf {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/slow_sync.c");
     let library = folder.join("slow_sync.so");
     let status = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).status().unwrap();

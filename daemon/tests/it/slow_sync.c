@@ -1,5 +1,6 @@
-/* Preloaded into the daemon by group_commit.rs: counts every sync (one byte each in $SYNC_COUNTER) and makes it
- * $SYNC_DELAY_MS slower, as an SD card would. Not for anything but tests. */
+/* Preloaded into the daemon by group_commit.rs and service.rs: counts every sync (one byte each in $SYNC_COUNTER), makes
+ * it $SYNC_DELAY_MS slower, as an SD card would, and lets it hang while the file $SYNC_HANG is there, as a broken one
+ * would. Not for anything but tests. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -15,6 +16,11 @@ static void count_and_wait(void) {
             if (write(fd, ".", 1) != 1) abort();
             close(fd);
         }
+    }
+    const char *hang = getenv("SYNC_HANG");
+    while (hang && access(hang, F_OK) == 0) {
+        struct timespec pause = {0, 10000000};
+        nanosleep(&pause, NULL);
     }
     long ms = delay ? atol(delay) : 0;
     if (ms > 0) {

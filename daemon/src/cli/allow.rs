@@ -1,0 +1,277 @@
+//! `kithd allow PATH`: adds a folder to `intake.roots` and writes the drop-in that shows it to the confined service.
+//!
+//! Not for judging mounts: what is away now may come later, so nothing here fails because a folder is not there.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail};
+use toml_edit::{Array, DocumentMut, Item, Table, Value};
+
+use crate::config::{Config, SYSTEM_CONFIG};
+
+/// Where unit files of the administrator lie.
+const UNITS: &str = "/etc/systemd/system";
+/// The account the unit runs as.
+const ACCOUNT: &str = "kithd";
+/// A mount that does not answer is told, not waited for.
+const LOOK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Arguments of `kithd allow`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Folder with pictures: local, or on a mount that may come and go
+    path: PathBuf,
+    /// The daemon may write there too: move pictures to done/ and failed/, or delete them
+    #[arg(long)]
+    write: bool,
+    /// Takes the permission back
+    #[arg(long, conflicts_with = "write")]
+    remove: bool,
+    /// Folder of unit files, for preparing an image
+    #[arg(long, value_name = "FOLDER", default_value = UNITS)]
+    units: PathBuf,
+}
+
+/// Changes configuration and unit, and restarts the service if it runs.
+pub fn run(config: &Config, file: Option<&Path>, args: &Args) -> anyhow::Result<ExitCode> {
+    let path = usable(&args.path, &config.state_dir)?;
+    // Renaming over a link would leave what it points to as it was.
+    let file = file.unwrap_or(Path::new(SYSTEM_CONFIG));
+    let file = std::fs::canonicalize(file).unwrap_or_else(|_| file.into());
+    let mut roots = config.intake.roots.clone();
+    roots.retain(|root| *root != path);
+    if !args.remove {
+        roots.push(path.clone());
+    }
+    let old = std::fs::read_to_string(&file).or_else(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Ok(String::new()),
+        _ => Err(anyhow!("{} cannot be read: {error}", file.display())),
+    })?;
+    if roots != config.intake.roots {
+        replace(&file, &with_roots(&old, &roots)?)?;
+    }
+    let drop_in = args.units.join("kithd.service.d").join(format!("allow-{}.conf", escaped(&path)));
+    let verb = match (args.remove, drop_in_text(&path, args.write)) {
+        (false, Some(text)) => {
+            replace(&drop_in, &text)?;
+            println!(
+                "{} says {}.",
+                drop_in.display(),
+                if args.write { "what may be written" } else { "what is shown" }
+            );
+            if args.write { "read and write" } else { "read" }
+        }
+        (removed, _) => {
+            match std::fs::remove_file(&drop_in) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    bail!("{} cannot be removed: {error}", drop_in.display());
+                }
+                _ => {}
+            }
+            if removed { "no longer read" } else { "read" }
+        }
+    };
+    println!("kithd may {verb} pictures below {}; intake.roots in {} says so.", path.display(), file.display());
+    if !args.remove {
+        for trouble in troubles(&path, args.write) {
+            println!("Note: {trouble}");
+        }
+    }
+    if args.units != Path::new(UNITS) || !systemd::daemon::booted().unwrap_or(false) {
+        println!("It holds from the next start of the service.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    for arguments in [&["daemon-reload"][..], &["try-restart", "kithd.service"]] {
+        let done = Command::new("systemctl").args(arguments).status().context("systemctl cannot be run")?;
+        if !done.success() {
+            bail!(
+                "systemctl {} ended with {done}; run it by hand and look at systemctl status kithd",
+                arguments.join(" ")
+            );
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The path in plain form, if pictures may lie there. As text only: it may be a mount that does not answer.
+fn usable(path: &Path, state_dir: &Path) -> anyhow::Result<PathBuf> {
+    const NEVER: [&str; 10] = ["/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/sbin", "/sys", "/usr"];
+    if path.components().any(|part| part == Component::ParentDir) {
+        bail!("{} contains ..; name the folder itself", path.display());
+    }
+    let plain: PathBuf = std::path::absolute(path)?.components().collect();
+    let text = plain.to_str().filter(|text| !text.contains(['"', '\\', ':', '$']) && !text.contains(char::is_control));
+    if text.is_none() {
+        bail!("{} cannot be written into a unit file: it holds quotes, \\, :, $ or control characters", path.display());
+    }
+    let shallow = ["/", "/run", "/var", "/var/lib"].iter().any(|folder| plain == Path::new(folder));
+    if shallow || NEVER.iter().any(|folder| plain.starts_with(folder)) {
+        bail!("{} belongs to the system; name a folder with pictures", plain.display());
+    }
+    let inbox = state_dir.join("inbox");
+    if plain.starts_with(state_dir) && !plain.starts_with(inbox) || state_dir.starts_with(&plain) {
+        bail!("{} holds kithd's own database; name a folder with pictures", plain.display());
+    }
+    Ok(plain)
+}
+
+/// The configuration's text with other roots, comments and order kept.
+fn with_roots(text: &str, roots: &[PathBuf]) -> anyhow::Result<String> {
+    let mut document: DocumentMut = text.parse().context("the configuration is not valid TOML")?;
+    let list: Array = roots.iter().map(|root| Value::from(root.to_string_lossy().into_owned())).collect();
+    let intake = document.entry("intake").or_insert_with(|| Item::Table(Table::new()));
+    let intake = intake.as_table_like_mut().ok_or_else(|| anyhow!("intake in the configuration is not a section"))?;
+    intake.insert("roots", Item::Value(list.into()));
+    Ok(document.to_string())
+}
+
+/// What the unit needs; `None` when it shows the folder anyway.
+fn drop_in_text(path: &Path, write: bool) -> Option<String> {
+    // Empty or private inside the service, so the folder has to be put there. What is mounted below it later shows too.
+    let hidden = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"].iter().any(|folder| path.starts_with(folder));
+    let key = match (hidden, write) {
+        (true, true) => "BindPaths",
+        (true, false) => "BindReadOnlyPaths",
+        (false, true) => "ReadWritePaths",
+        (false, false) => return None,
+    };
+    let command = format!("kithd allow {}{}", path.display(), if write { " --write" } else { "" });
+    // The minus: a folder that is not there at a start must not fail it.
+    let value = path.to_string_lossy().replace('%', "%%");
+    Some(format!("# Written by: {command}\n[Service]\n{key}=\"-{value}\"\n"))
+}
+
+/// A path as part of a file name, as `systemd-escape --path` gives it.
+fn escaped(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let mut name = String::new();
+    for (at, byte) in text.trim_matches('/').bytes().enumerate() {
+        match byte {
+            b'/' => name.push('-'),
+            b'.' if at > 0 => name.push('.'),
+            b'_' => name.push('_'),
+            _ if byte.is_ascii_alphanumeric() => name.push(byte.into()),
+            _ => name.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    name
+}
+
+/// Replaces a file whole, with its owner and mode.
+fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
+    let writing = || -> std::io::Result<()> {
+        let folder = file.parent().ok_or(std::io::ErrorKind::InvalidInput)?;
+        std::fs::create_dir_all(folder)?;
+        let (mode, owner) = match std::fs::metadata(file) {
+            Ok(old) => (old.permissions().mode() & 0o7777, Some((old.uid(), old.gid()))),
+            Err(_) => (0o644, None),
+        };
+        let mut new = tempfile::Builder::new().prefix(".kithd-").tempfile_in(folder)?;
+        std::io::Write::write_all(&mut new, text.as_bytes())?;
+        if let Some((user, group)) = owner {
+            std::os::unix::fs::fchown(&new, Some(user), Some(group))?;
+        }
+        new.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
+        new.as_file().sync_all()?;
+        new.persist(file)?;
+        Ok(())
+    };
+    writing().map_err(|error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => anyhow!("{} may not be written by this user; use sudo", file.display()),
+        std::io::ErrorKind::ReadOnlyFilesystem => {
+            anyhow!("{} is on a read-only file system; put the change into the image", file.display())
+        }
+        _ => anyhow!("{} cannot be written: {error}", file.display()),
+    })
+}
+
+/// What would keep the daemon's account from using the folder, as far as it can be seen now.
+fn troubles(path: &Path, write: bool) -> Vec<String> {
+    let mut wanted = vec![("-r", "read", "rX"), ("-x", "enter", "rX")];
+    if write {
+        wanted.push(("-w", "write to", "rwX"));
+    }
+    if !matches!(may(&["-d"], path), Some(true)) {
+        return vec![format!(
+            "{} is not there now, or not for the account {ACCOUNT}; pictures below it wait until it is",
+            path.display()
+        )];
+    }
+    let denied = |(flag, ..): &&(&str, &str, &str)| may(&[flag], path) == Some(false);
+    let trouble = wanted.iter().find(denied).map(|(_, verb, rights)| {
+        format!(
+            "the account {ACCOUNT} may not {verb} {0}; on a local disk this lets it: setfacl -R -m u:{ACCOUNT}:{rights} \
+             -m d:u:{ACCOUNT}:{rights} {0}",
+            path.display()
+        )
+    });
+    trouble.into_iter().collect()
+}
+
+/// `test` as the daemon's account, which is the one a network server asks about; `None` when it gives no answer.
+fn may(flags: &[&str], path: &Path) -> Option<bool> {
+    let mut asking = Command::new("setpriv")
+        .args(["--reuid", ACCOUNT, "--regid", ACCOUNT, "--init-groups", "test"])
+        .args(flags)
+        .arg(path)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .ok()?;
+    let deadline = Instant::now() + LOOK_PATIENCE;
+    while Instant::now() < deadline {
+        if let Ok(Some(status)) = asking.try_wait() {
+            return status.code().filter(|code| *code < 2).map(|code| code == 0);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // One that is stuck in a mount dies when the mount lets go of it.
+    let _ = asking.kill();
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roots_change_and_everything_else_in_the_file_stays_as_it_was() {
+        let shipped = include_str!("../../../deploy/kithd.toml");
+        let roots = [PathBuf::from("/srv/kithd/inbox"), "/mnt/nas/in box".into()];
+        let changed = with_roots(shipped, &roots).unwrap();
+        let added: Vec<_> = changed.lines().filter(|line| !shipped.lines().any(|old| old == *line)).collect();
+        assert_eq!(added, [r#"roots = ["/srv/kithd/inbox", "/mnt/nas/in box"]"#]);
+        assert_eq!(changed.lines().count(), shipped.lines().count() + 1);
+        assert!(with_roots("", &roots).unwrap().starts_with("[intake]\nroots = ["));
+        assert!(with_roots("intake = 3\n", &roots).is_err());
+    }
+
+    #[test]
+    fn a_hidden_folder_is_bound_a_visible_one_only_for_writing() {
+        let text = |path: &str, write| drop_in_text(Path::new(path), write);
+        assert!(text("/home/anna/my 100%", false).unwrap().contains("\nBindReadOnlyPaths=\"-/home/anna/my 100%%\"\n"));
+        assert!(text("/home/anna", true).unwrap().contains("\nBindPaths=\"-/home/anna\"\n"));
+        assert!(text("/mnt/nas", true).unwrap().contains("\nReadWritePaths=\"-/mnt/nas\"\n"));
+        assert_eq!(text("/mnt/nas", false), None);
+    }
+
+    #[test]
+    fn drop_ins_are_named_as_systemd_escapes_paths() {
+        assert_eq!(escaped(Path::new("/mnt/nas-2/in box")), r"mnt-nas\x2d2-in\x20box");
+        assert_eq!(escaped(Path::new("/srv/.hidden/a.b_c")), r"srv-.hidden-a.b_c");
+    }
+
+    #[test]
+    fn what_belongs_to_the_system_or_to_kithd_itself_is_refused() {
+        let state = Path::new("/var/lib/kithd");
+        for path in ["/", "/etc/kithd", "/proc/1", "/var/lib", "/var/lib/kithd", "/var/lib/kithd/spool", "/a/../etc"] {
+            assert!(usable(Path::new(path), state).is_err(), "{path}");
+        }
+        for path in ["/home/anna//pictures/", "/mnt/nas", "/var/lib/kithd/inbox", "/run/media/anna"] {
+            assert!(usable(Path::new(path), state).is_ok(), "{path}");
+        }
+        assert_eq!(usable(Path::new("/mnt//nas/./a/"), state).unwrap(), Path::new("/mnt/nas/a"));
+    }
+}
