@@ -1,18 +1,16 @@
 # Building for the boards: what ./dev cross, ./dev deb and ./dev release do. Read by ./dev, whose functions it uses.
 #
-# One compilation serves all: packages take the libraries that ./dev test (amd64) and ./dev cross (arm64) compiled and
-# only link the executable again, with zig against the glibc of Debian 11 and Ubuntu 20.04.
+# Compiled is with the compilers of Debian and rustup, so that the libraries of ./dev test and ./dev run serve again; only
+# the executable is linked with zig, against the glibc of Debian 11 and Ubuntu 20.04, so that one serves every board.
 arm=aarch64-unknown-linux-gnu
 glibc=2.31 # JetPack 5 has this one, every later system a newer one
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 photos=daemon/tests/photos
 
-# Prepares this shell for compiling for arm64 with Debian's own cross packages; `compile` is the cargo to use.
+# The part of use_architecture that is about compiling for arm64 elsewhere, with Debian's own cross packages.
 use_cross_toolchain() {
-  need_to_build
-  compile=cargo
-  if [[ $(dpkg --print-architecture) == arm64 ]]; then return; fi
   dpkg --print-foreign-architectures | grep -qx arm64 || as_root dpkg --add-architecture arm64
+  need_to_build
   need aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu qemu-aarch64-static:qemu-user-static
   need_library libc6-dev-arm64-cross libsystemd-dev:arm64
   if [[ ! -d $(rustc --print target-libdir --target $arm) ]]; then
@@ -29,53 +27,81 @@ use_cross_toolchain() {
   export BINDGEN_EXTRA_CLANG_ARGS="--sysroot=/usr/aarch64-linux-gnu -I/usr/aarch64-linux-gnu/include"
 }
 
+# Prepares this shell for building for an architecture: `compile` is the cargo to use, `for_target` its option, `built` the
+# folder of its products, `runner` what runs them here.
+use_architecture() {
+  compile=cargo for_target=() built=$target/release runner=()
+  [[ $1 =~ ^(amd64|arm64)$ ]] || die "kithd is built for amd64 and arm64, not for '$1'"
+  if [[ $1 == $(dpkg --print-architecture) ]]; then need_to_build; return; fi
+  [[ $1 == arm64 ]] || die "what runs on amd64 is built on amd64"
+  for_target=(--target $arm) built=$target/$arm/release runner=(qemu-aarch64-static)
+  use_cross_toolchain
+}
+
+# Links the executable for an architecture and looks at what it needs.
+build_kithd() {
+  need_zig
+  "$compile" rustc --release --locked "${for_target[@]}" -p kithd --bin kithd -- -C linker="$(zig_linker "$1")"
+  check_libraries "$built/kithd"
+}
+
 # Builds for arm64 and tries the result on two emulated processors. In a shell of its own, like build_deb: the other
 # toolchain's settings must not reach what is compiled next.
 build_cross() (
-  local kithd=$target/$arm/release/kithd precision log
-  use_cross_toolchain
-  "$compile" build --release --locked --target $arm -p kithd
-  log=$dev/boards/instructions
-  own_folder "$dev"
-  for board in pi4:int8 pi5:int8 pi5:float16; do
-    precision=${board#*:}
-    QEMU_LOG=in_asm QEMU_LOG_FILENAME=$log on_board "${board%:*}" "$kithd" --config deploy/kithd.toml \
-      --set "models.precision=$precision" eval --json --pairs $photos/pairs.csv
-  done
+  use_architecture arm64
+  build_kithd arm64
+  try_kernels pi4:int8 pi5:int8 pi5:float16
+  emulate pi5
+  export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=qemu-aarch64-static
+  "$compile" test --release --locked "${for_target[@]}" -p kithd -p kith-vision --test vision -- \
+    broken_packs:: gallery:: the_self_test --skip milliseconds
 )
 
-# on_board pi4|pi5 PROGRAM…: runs an arm64 program on that board's processor, emulated: the first has neither SDOT nor
-# half precision, the second both, as has a Jetson Orin. tract reads what there is from /proc/cpuinfo, which is this
-# machine's own under qemu unless it is told otherwise.
-on_board() {
-  local root=$dev/boards/$1 cpu=cortex-a72 part=0xd08 features="fp asimd"
-  if [[ $1 == pi5 ]]; then cpu=cortex-a76 part=0xd0b features+=" fphp asimdhp asimddp"; fi
-  shift
-  mkdir -p "$root/proc"
-  printf 'Features\t: %s\nCPU part\t: %s\n' "$features" $part >"$root/proc/cpuinfo"
-  QEMU_CPU=$cpu QEMU_LD_PREFIX=$root qemu-aarch64-static "$@"
+# try_kernels BOARD:PRECISION…: people are told apart, and by the instructions the board has for that precision.
+try_kernels() {
+  local one board precision said log=$dev/boards/instructions
+  # Products of four bytes each (SDOT), and of eight half-precision numbers (FMLA), by one element, as qemu logs them.
+  local sdot=':  4f[89ab].e[0-389ab]' half=':  4f[0-3].1[0-389ab]'
+  own_folder "$dev"
+  for one in "$@"; do
+    board=${one%:*} precision=${one#*:}
+    emulate "$board"
+    rm -f "$log"
+    said=$(QEMU_LOG=in_asm QEMU_LOG_FILENAME=$log KITHD_PACKS=$PWD/models/packs qemu-aarch64-static "$built/kithd" \
+      --config deploy/kithd.toml --set "models.precision=$precision" eval --json --pairs $photos/pairs.csv)
+    [[ $said == *'"accuracy":1.0,'*'"misses":0,'* ]] || die "as on a $board with $precision, people are mistaken: $said"
+    say "as on a $board with $precision: $(grep -cE "$sdot" "$log") SDOT, $(grep -cE "$half" "$log") half-precision"
+    case $one in
+      pi4:*) if grep -qE "$sdot|$half" "$log"; then die "instructions a Raspberry Pi 4 has not were run"; fi ;;
+      *:int8) grep -qE "$sdot" "$log" || die "int8 ran without SDOT as on a $board" ;;
+      *:float16) grep -qE "$half" "$log" || die "float16 ran without half precision as on a $board" ;;
+    esac
+  done
+}
+
+# emulate pi4|pi5: lets qemu run arm64 programs as on that board's processor. The first has neither SDOT nor half
+# precision, the second both, as has a Jetson Orin. tract reads from /proc/cpuinfo what there is, which under qemu is this
+# machine's own unless it is given another.
+emulate() {
+  local features="fp asimd" part=0xd08
+  export QEMU_CPU=cortex-a72 QEMU_LD_PREFIX=$dev/boards/$1
+  if [[ $1 == pi5 ]]; then QEMU_CPU=cortex-a76 part=0xd0b features+=" fphp asimdhp asimddp"; fi
+  mkdir -p "$QEMU_LD_PREFIX/proc"
+  printf 'Features\t: %s\nCPU part\t: %s\n' "$features" $part >"$QEMU_LD_PREFIX/proc/cpuinfo"
 }
 
 # deb ARCHITECTURE: builds target/debian/kithd_VERSION-1_ARCHITECTURE.deb and checks it.
 build_deb() (
-  local architecture=$1 package=$target/debian/kithd_$(version)-1_$1.deb built=$target/release for_target=() runner=()
-  [[ $architecture =~ ^(amd64|arm64)$ ]] || die "packages are built for amd64 and arm64, not for '$architecture'"
+  local package=$target/debian/kithd_$(version)-1_$1.deb
+  use_architecture "$1"
   need dpkg-deb:dpkg lintian:lintian readelf:binutils python3:python3
-  compile=cargo
-  if [[ $architecture != $(dpkg --print-architecture) ]]; then
-    [[ $architecture == arm64 ]] || die "a package for amd64 is built on amd64"
-    use_cross_toolchain
-    for_target=(--target $arm) built=$target/$arm/release runner=(qemu-aarch64-static)
-  fi
   need_cargo_tool cargo-deb 3.8.0
-  need_zig
-  "$compile" rustc --release --locked "${for_target[@]}" -p kithd --bin kithd -- -C linker="$(zig_linker "$architecture")"
-  check_libraries "$built/kithd"
+  build_kithd "$1"
   make_package_files "$built/package" "${runner[@]}" "$built/kithd"
   make_notices "${for_target[@]}" | gzip -9n >"$built/package/third-party-licences.gz"
   "$dev/cargo/bin/cargo-deb" deb --no-build --no-strip --quiet "${for_target[@]}" -p kithd --output "$target/debian/"
   lintian --allow-root --fail-on error "$package"
-  if [[ $architecture == $(dpkg --print-architecture) ]]; then try_package "$package"; fi
+  if ((${#for_target[@]} == 0)); then try_package "$package"; fi
 )
 
 # try_package FILE: installs, upgrades, removes and purges it in a small Debian that is then thrown away.
@@ -195,6 +221,18 @@ check_dependencies() {
   fi
 }
 
+# make_sbom FILE: what is in the executable, as CycloneDX.
+make_sbom() {
+  local work
+  need_cargo_tool cargo-cyclonedx 0.5.9
+  # It writes beside each Cargo.toml, so it is given a copy.
+  work=$(mktemp -d)
+  git archive HEAD | tar -x -C "$work"
+  "$dev/cargo/bin/cargo-cyclonedx" cyclonedx --quiet --format json --target $arm --manifest-path "$work/daemon/Cargo.toml"
+  mv "$work/daemon/kithd.cdx.json" "$1"
+  rm -rf "$work"
+}
+
 # All that is published for a version, into target/dist.
 release() {
   local dist=$target/dist architecture package
@@ -209,7 +247,7 @@ release() {
     cp "$target/debian/kithd_$(version)-1_$architecture.deb" "$dist/"
   done
   git archive --prefix="kithd-$(version)/" -o "$dist/kithd-$(version).tar.gz" HEAD
-  make_sbom "$dist"
+  make_sbom "$dist/kithd-$(version).cdx.json"
   (cd "$dist" && sha256sum -- * >SHA256SUMS)
   say "released into $dist: $(cd "$dist" && echo *)"
 }
