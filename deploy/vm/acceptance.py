@@ -1,8 +1,8 @@
 """The acceptance list: one function per item, in the order in which they run on one board.
 
 A function's docstring is the sentence that it proves; it gives what was seen, or raises `Failed`. A new capability
-adds a function under `@item`. Items start and end with kithd running on the packaged configuration; what an item changes
-it takes back, also when it fails (`contextlib`).
+adds a function under `@item`. Items start and end with kithd running on the packaged configuration: what an item
+changes it takes back, also when it fails.
 """
 
 import base64
@@ -96,8 +96,8 @@ class Kit:
 
     def ended(self, path: str) -> dict:
         """The image of a path, once it is finished."""
-        image = wait(f"{path} is finished", lambda: (image := self.image(path))["state"] in ("processed", "failed") and image,
-                     PICTURE)
+        image = wait(f"{path} is finished",
+                     lambda: (image := self.image(path))["state"] in ("processed", "failed") and image, PICTURE)
         expect(image["state"] == "processed", f"{path} failed: {image['reason']}")
         return image
 
@@ -112,7 +112,8 @@ class Kit:
         boundary = "kithd-acceptance"
         form = (f'--{boundary}\r\nContent-Disposition: form-data; name="picture"; filename="p.jpg"\r\n'
                 f"Content-Type: image/jpeg\r\n\r\n").encode() + body + f"\r\n--{boundary}--\r\n".encode()
-        status, text = self.board.http("/v1/images", form, {"Content-Type": f"multipart/form-data; boundary={boundary}"})
+        kind = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        status, text = self.board.http("/v1/images", form, kind)
         expect(status == 202, f"the upload was answered {status}: {text}")
         return json.loads(text)["ids"][0]
 
@@ -149,7 +150,8 @@ class Kit:
     def last_words(self) -> str:
         """What the board says when an item has failed."""
         try:
-            return self.sh("systemctl status kithd --no-pager -n 0 | head -n 20; journalctl -u kithd -n 30 -o cat --no-pager")
+            return self.sh("systemctl status kithd --no-pager -n 0 | head -n 20;"
+                           "journalctl -u kithd -n 30 -o cat --no-pager")
         except (Failed, OSError) as error:
             return str(error)
 
@@ -201,7 +203,8 @@ def identified_by_mqtt(kit: Kit) -> str:
     try:
         wait("the subscription", lambda: "ESTAB" in kit.sh("ss -Htnp 'dport = :1883' | grep mosquitto_sub"), 30)
         kit.publish(path)
-        line = wait(f"a result for {path}", lambda: kit.board.run(f"grep -F {path} /root/results").stdout.decode(), PICTURE)
+        line = wait(f"a result for {path}",
+                    lambda: kit.board.run(f"grep -F {path} /root/results").stdout.decode(), PICTURE)
     finally:
         kit.sh("systemctl stop results; systemctl reset-failed results 2>/dev/null || true")
     result = json.loads(line)
@@ -218,7 +221,8 @@ def engine_dies_and_recovers(kit: Kit) -> str:
     engine = "pgrep -f 'kithd.* engine' --parent $(systemctl show -P MainPID kithd)"
     before = kit.sh(engine)
     kit.sh(f"kill -9 {before}")
-    after = wait("another engine", lambda: (pid := kit.board.run(engine).stdout.decode().strip()) != before and pid, ENGINE)
+    after = wait("another engine",
+                 lambda: (now := kit.board.run(engine).stdout.decode().strip()) != before and now, ENGINE)
     path = kit.place()
     kit.publish(path)
     seen = kit.is_obama(path)
@@ -228,13 +232,14 @@ def engine_dies_and_recovers(kit: Kit) -> str:
     return f"engine process {before}, then {after}\n{seen}\nkithd breaker: {kit.sh('kithd breaker').splitlines()[0]}"
 
 
-MOVE = "nsenter -t $(systemctl show -P MainPID kithd) -m setpriv --reuid kithd --regid kithd --init-groups mv {0} {1}"
+# A program with the service's view of the disk and its user.
+IN_SERVICE = "nsenter -t $(systemctl show -P MainPID kithd) -m setpriv --reuid kithd --regid kithd"
 
 
 def moves(kit: Kit, path: str) -> str:
-    """Tries a move into done/ with the service's view of the disk and its user; gives mv's complaint or nothing."""
+    """Tries a move into done/ as the service; gives mv's complaint or nothing."""
     done = f"{path.rsplit('/', 1)[0]}/done/"
-    return kit.board.run(MOVE.format(path, done)).stdout.decode().strip()
+    return kit.board.run(f"{IN_SERVICE} --init-groups mv {path} {done}").stdout.decode().strip()
 
 
 @item
@@ -311,7 +316,8 @@ def broker_away(kit: Kit) -> str:
     kit.sh("systemctl stop mosquitto")
     try:
         seconds = kit.restart()
-        part = wait("degraded", lambda: (part := kit.json("/v1/status")["parts"]["mqtt"])["condition"] == "degraded" and part)
+        part = wait("degraded",
+                    lambda: (part := kit.json("/v1/status")["parts"]["mqtt"])["condition"] == "degraded" and part)
         expect(kit.property("ActiveState") == "active", "kithd is not active")
         status = kit.property("StatusText")
         number = kit.upload((kit.photos / "obama_2.jpg").read_bytes())
@@ -336,8 +342,8 @@ def bad_configuration(kit: Kit) -> str:
 
 @item
 def newer_database(kit: Kit) -> str:
-    """A program that meets the database of a newer version refuses it with exit code 78 and a sentence, without a restart
-    loop (what an A/B update that falls back would see)."""
+    """A program that meets the database of a newer version refuses it with exit code 78 and a sentence, without a
+    restart loop (what an A/B update that falls back would see)."""
     kit.sh("systemctl stop kithd")
     version = kit.sql("pragma user_version")[0][0]
     try:
@@ -416,6 +422,20 @@ def watchdog(kit: Kit) -> str:
 
 
 @item
+def camera_drop_in(kit: Kit) -> str:
+    """The kernel's test camera (vivid) is hidden from the service; with the packaged camera.conf v4l2-ctl, started under
+    everything the unit forbids, takes pictures from it, at an exposure of 1.5 at most."""
+    kit.sh("modprobe vivid n_devs=1 && udevadm settle")
+    expect(kit.board.run(f"{IN_SERVICE} --init-groups test -e /dev/video0").returncode, "the service sees /dev/video0")
+    try_it = "ExecStartPre=/usr/bin/v4l2-ctl -d /dev/video0 --stream-mmap --stream-count=3 --stream-poll"
+    with kit.drop_in(f"{kit.sh('cat /usr/share/kithd/systemd/camera.conf')}\n{try_it}"):
+        kit.restart()
+        exposure = kit.sh("systemd-analyze security --no-pager kithd | tail -n 1")
+        expect(float(re.search(r": ([\d.]+)", exposure)[1]) <= 1.5, exposure)
+    return f"three pictures taken; {exposure.strip('→ ')}"
+
+
+@item
 def clean_stop(kit: Kit) -> str:
     """`systemctl stop` in the middle of work ends well within TimeoutStopSec, nothing stays `processing`, and the work
     is done after the next start."""
@@ -426,7 +446,7 @@ def clean_stop(kit: Kit) -> str:
     kit.sh("systemctl stop kithd")
     seconds = time.monotonic() - begun
     seen = [kit.property(name) for name in ("ActiveState", "Result", "ExecMainStatus", "TimeoutStopUSec")]
-    left = kit.sql("select state, count(*) from images where id in (" + ",".join(map(str, numbers)) + ") group by state")
+    left = kit.sql(f"select state, count(*) from images where id in ({', '.join(map(str, numbers))}) group by state")
     kit.sh("systemctl start kithd", ENGINE)
     expect(seen[:3] == ["inactive", "success", "0"], f"state, result, exit code: {seen}")
     expect(all(state != "processing" for state, _ in left), f"{left}")
@@ -438,7 +458,8 @@ def clean_stop(kit: Kit) -> str:
 
 @item
 def clock_set_back(kit: Kit) -> str:
-    """With the clock set back a year at a restart pictures get the next ids and are identified, and nothing is removed."""
+    """With the clock set back a year at a restart pictures get the next ids and are identified, and nothing is
+    removed."""
     before = kit.sql("select count(*), max(id) from images")[0]
     kit.sh("systemctl stop kithd && date -s '1 year ago' >/dev/null && systemctl start kithd", ENGINE)
     try:
@@ -508,9 +529,10 @@ class Uploads:
 
 
 def lost(kit: Kit, accepted: dict[int, str]) -> list[str]:
-    """Accepted pictures without a row whose bytes are right: the spooled file's until they are processed, then the row's
-    sum, which is that of the bytes that were processed."""
-    rows = {int(row[0]): row[1:] for row in kit.sql("select id, coalesce(file, ''), coalesce(picture_key, '') from images")}
+    """Accepted pictures without a row whose bytes are right: the spooled file's until they are processed, then the
+    row's sum, which is that of the bytes that were processed."""
+    table = kit.sql("select id, coalesce(file, ''), coalesce(picture_key, '') from images")
+    rows = {int(row[0]): row[1:] for row in table}
     sums = dict(reversed(line.split(None, 1)) for line in
                 kit.sh(f"cd {STATE} && find spool -type f -exec sha256sum {{}} +").splitlines())
     wrong = []
@@ -526,9 +548,9 @@ def lost(kit: Kit, accepted: dict[int, str]) -> list[str]:
 @item
 def power_cuts(kit: Kit) -> str:
     """Ten times the power goes while four clients upload: every picture answered with 202 has its row and its bytes
-    (by SHA-256) after the reboot, and `PRAGMA integrity_check` says ok. QEMU is killed, and of the writes since the disk's
-    last flush none survives at the odd cuts, at the even ones a random half does, as with a disk whose cache loses them
-    or has written them in an order of its own."""
+    (by SHA-256) after the reboot, and `PRAGMA integrity_check` says ok. QEMU is killed, and of the writes since the
+    disk's last flush none survives at the odd cuts, at the even ones a random half does, as with a disk whose cache
+    loses them or has written them in an order of its own."""
     board, accepted, seen, first = kit.board, {}, [], 0
     board.power_off()
     try:
@@ -572,8 +594,8 @@ def with_version(deb: Path, version: str, to: Path) -> Path:
 
 @item
 def upgrade_remove_purge(kit: Kit) -> str:
-    """An upgrade from the previous version keeps people, pictures and the edited configuration, with the service running
-    after it; removing the package keeps them too; purging erases state folder, configuration and account."""
+    """An upgrade from the previous version keeps people, pictures and the edited configuration, with the service
+    running after it; removing the package keeps them too; purging erases state folder, configuration and account."""
     board = kit.board
     apt = "DEBIAN_FRONTEND=noninteractive apt-get -y"
     kit.sh(f"{apt} purge kithd", ENGINE)
@@ -582,7 +604,9 @@ def upgrade_remove_purge(kit: Kit) -> str:
     kit.sh(f"{apt} install /root/previous.deb", ENGINE)
     before = kit.sh("dpkg-query -W -f '${Version}' kithd")
     kit.settled()
-    kit.sh("kithd enroll --person 'Barack Obama' /root/obama_1.jpg && sed -i 's/^level = .*/level = \"debug\"/' " + CONFIG, ENGINE)
+    board.put(kit.photos / "obama_1.jpg", "/root/obama_1.jpg")
+    kit.sh("kithd enroll --person 'Barack Obama' /root/obama_1.jpg", ENGINE)
+    kit.sh(f"sed -i 's/^level = .*/level = \"debug\"/' {CONFIG}")
     path = kit.place()
     kit.publish(path)
     kit.is_obama(path)
@@ -591,7 +615,9 @@ def upgrade_remove_purge(kit: Kit) -> str:
     kit.settled()
     path = kit.place()
     kit.publish(path)
-    seen = [f"upgrade from {before} to {after}: {kit.is_obama(path)}, {kit.sql('select count(*) from images')[0][0]} images"]
+    known, images = kit.is_obama(path), kit.sql("select count(*) from images")[0][0]
+    seen = [f"upgrade from {before} to {after}: {known}, {images} images"]
+    expect(images == "2", "the picture of before is gone")
     expect(kit.sh(f"grep '^level' {CONFIG}").startswith('level = "debug"'), "the edited configuration is lost")
     if not kit.previous:
         seen.append("the previous version is this package under a lower number")

@@ -49,6 +49,7 @@ MACHINES = {
     "arm64": ["qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a76", "-accel", "tcg,thread=multi"],
     "amd64": ["qemu-system-x86_64", "-M", "q35", "-cpu", "max", "-accel", "tcg,thread=multi"],
 }
+CONSOLES = {"arm64": "ttyAMA0", "amd64": "ttyS0"}
 
 
 class Board:
@@ -91,7 +92,7 @@ class Board:
             [*MACHINES[self.arch], "-smp", "2", "-m", "1024", "-display", "none", "-monitor", "none", "-no-reboot",
              "-serial", f"file:{self.console}",
              "-kernel", self.image / "vmlinuz", "-initrd", self.image / "initrd.gz",
-             "-append", f"console={'ttyAMA0' if self.arch == 'arm64' else 'ttyS0'} loglevel=4 net.ifnames=0 systemd.show_status=0",
+             "-append", f"console={CONSOLES[self.arch]} loglevel=4 net.ifnames=0 systemd.show_status=0",
              *(word for disk in disks for word in ("-blockdev", disk)),
              "-device", "virtio-blk-pci,drive=root,discard=off,write-zeroes=off",
              "-netdev", f"user,id=lan,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22,"
@@ -135,7 +136,7 @@ class Board:
                 entries.append((start, count, flags, at + SECTOR))
                 at += SECTOR * (1 + (0 if flags & DISCARD else count))
             if len(entries) < acknowledged:
-                raise Failed(f"QEMU's log of writes has {len(entries)} entries of {acknowledged}; this cut says nothing")
+                raise Failed(f"QEMU's log of writes has {len(entries)} entries of {acknowledged}: this cut is no proof")
             flushed = max((n for n, entry in enumerate(entries) if entry[2] & FLUSH), default=-1)
             dice, late, lost = random.Random(seed), 0, 0
             for n, (start, count, flags, data) in enumerate(entries):
@@ -196,7 +197,8 @@ class Board:
             return subprocess.run([*self._ssh("-o", "ControlMaster=no"), "exec 2>&1\n" + command], input=input,
                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=timeout)
         except subprocess.TimeoutExpired as late:
-            raise Failed(f"`{command}` did not end within {timeout:.0f} s, said: {(late.stdout or b'').decode()}")
+            said = (late.stdout or b"").decode(errors="replace")
+            raise Failed(f"`{command}` did not end within {timeout:.0f} s, said: {said}") from None
 
     def sh(self, command: str, timeout: float = 120, input: bytes = b"") -> str:
         """As `run`, but failing is `Failed`; gives what was said."""

@@ -48,7 +48,8 @@ mkdir -p "$work/initrd"/{bin,proc,sys,dev,root}
 cp "$work/root/bin/busybox" "$work/initrd/bin/"
 for module in virtio_pci virtio_blk virtio_net virtio_rng ext4 crc32c_generic; do
   modprobe -d "$work/root" -S "$version" --show-depends "$module"
-done | awk -v root="$work/root" '$1 == "insmod" && !seen[$2]++ { sub("^" root, "", $2); print $2 }' >"$work/initrd/modules"
+done | awk -v root="$work/root" '$1 == "insmod" && !seen[$2]++ { sub("^" root, "", $2); print $2 }' \
+  >"$work/initrd/modules"
 while read -r module; do
   mkdir -p "$work/initrd$(dirname "$module")"
   cp "$work/root$module" "$work/initrd$module"
@@ -93,7 +94,8 @@ systemctl --root="$root" --quiet enable mosquitto ssh
 systemctl --root="$root" --quiet disable nfs-server nfs-client.target rpcbind.service rpcbind.socket
 # What a board that is switched on and off ten times need not wait for.
 systemctl --root="$root" --quiet mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
-  e2scrub_all.timer e2scrub_reap.service fstrim.timer serial-getty@ttyAMA0.service serial-getty@ttyS0.service getty@tty1.service \
+  e2scrub_all.timer e2scrub_reap.service fstrim.timer serial-getty@ttyAMA0.service serial-getty@ttyS0.service \
+  getty@tty1.service \
   systemd-logind.service systemd-user-sessions.service systemd-update-utmp.service systemd-udev-trigger.service \
   proc-sys-fs-binfmt_misc.automount systemd-binfmt.service
 mke2fs -q -t ext4 -L board -d "$root" "$out/root.img.new" 3G
