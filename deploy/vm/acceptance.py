@@ -423,7 +423,7 @@ def watchdog(kit: Kit) -> str:
 
 @item
 def camera_drop_in(kit: Kit) -> str:
-    """The kernel's test camera (vivid) is hidden from the service; with the packaged camera.conf v4l2-ctl, started under
+    """The kernel's test camera (vivid) is hidden from the service; with the packaged camera.conf v4l2-ctl, run under
     everything the unit forbids, takes pictures from it, at an exposure of 1.5 at most."""
     kit.sh("modprobe vivid n_devs=1 && udevadm settle")
     expect(kit.board.run(f"{IN_SERVICE} --init-groups test -e /dev/video0").returncode, "the service sees /dev/video0")
