@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
-use super::{Durability, Store, StoreError, vector_to_blob};
+use super::{Durability, Store, StoreError, folders, vector_to_blob};
 use crate::domain::{Accepted, Claimed, EngineRole, Identified, IdentifiedFace, ImageId, NewImage};
 
 /// Bytes of so many failed images are kept for the operator to look at.
@@ -451,6 +451,11 @@ fn insert(connection: &Connection, image: &NewImage, now_ms: i64, wall_ms: i64) 
     if let Some(id) = existing {
         return Ok(Accepted { id, new: false });
     }
+    if let Some(file) = &image.seen
+        && folders::taken_before(connection, file)?
+    {
+        return Ok(Accepted { id: 0, new: false });
+    }
     connection
         .prepare_cached(
             "INSERT INTO images (source, path, file, idempotency_key, picture_key, due_ms, accepted_at_ms)
@@ -465,7 +470,11 @@ fn insert(connection: &Connection, image: &NewImage, now_ms: i64, wall_ms: i64) 
             now_ms,
             wall_ms
         ])?;
-    Ok(Accepted { id: connection.last_insert_rowid(), new: true })
+    let id = connection.last_insert_rowid();
+    if let Some(file) = &image.seen {
+        folders::remember(connection, file, id)?;
+    }
+    Ok(Accepted { id, new: true })
 }
 
 fn claimed(row: &Row<'_>) -> rusqlite::Result<Claimed> {
