@@ -54,31 +54,28 @@ pub fn run(config: &Config, file: Option<&Path>, args: &Args) -> anyhow::Result<
         replace(&file, &with_roots(&old, &roots)?)?;
     }
     let drop_in = args.units.join("kithd.service.d").join(format!("allow-{}.conf", escaped(&path)));
-    let verb = match (args.remove, drop_in_text(&path, args.write)) {
-        (false, Some(text)) => {
+    let shown = Shown::of(&path, &network_mounts());
+    match drop_in_text(&path, &shown, args.write) {
+        Some(text) if !args.remove => {
             replace(&drop_in, &text)?;
-            println!(
-                "{} says {}.",
-                drop_in.display(),
-                if args.write { "what may be written" } else { "what is shown" }
-            );
-            if args.write { "read and write" } else { "read" }
+            println!("{} shows it to the service.", drop_in.display());
         }
-        (removed, _) => {
-            match std::fs::remove_file(&drop_in) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    bail!("{} cannot be removed: {error}", drop_in.display());
-                }
-                _ => {}
+        _ => match std::fs::remove_file(&drop_in) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                bail!("{} cannot be removed: {error}", drop_in.display());
             }
-            if removed { "no longer read" } else { "read" }
-        }
+            _ => {}
+        },
+    }
+    let verb = match (args.remove, args.write) {
+        (true, _) => "no longer read",
+        (false, true) => "read and write",
+        (false, false) => "read",
     };
     println!("kithd may {verb} pictures below {}; intake.roots in {} says so.", path.display(), file.display());
     if !args.remove {
-        for trouble in troubles(&path, args.write) {
-            println!("Note: {trouble}");
-        }
+        let notes = shown.note(drop_in.exists()).into_iter().chain(trouble(&path, args.write));
+        notes.for_each(|note| println!("Note: {note}"));
     }
     if args.units != Path::new(UNITS) || !systemd::daemon::booted().unwrap_or(false) {
         println!("It holds from the next start of the service.");
@@ -128,8 +125,81 @@ fn with_roots(text: &str, roots: &[PathBuf]) -> anyhow::Result<String> {
     Ok(document.to_string())
 }
 
+/// What a drop-in names to show a path.
+#[derive(Debug, PartialEq, Eq)]
+enum Shown {
+    /// The path itself.
+    Path(PathBuf),
+    /// The folder above the network mount it lies on: systemd touches what a unit names before it starts it, and would
+    /// hang in a mount whose server is away.
+    AboveMount(PathBuf),
+    /// The path itself, on such a mount in /: the whole system is not shown instead.
+    Mount(PathBuf),
+}
+
+impl Shown {
+    fn of(path: &Path, network_mounts: &[PathBuf]) -> Self {
+        let mounts = network_mounts.iter().filter(|mount| path.starts_with(mount));
+        match mounts.min_by_key(|mount| mount.as_os_str().len()).and_then(|outermost| outermost.parent()) {
+            None => Self::Path(path.into()),
+            Some(above) if above == Path::new("/") => Self::Mount(path.into()),
+            Some(above) => Self::AboveMount(above.into()),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Path(path) | Self::AboveMount(path) | Self::Mount(path) => path,
+        }
+    }
+
+    /// What the operator should know of a drop-in that names it.
+    fn note(&self, named: bool) -> Option<String> {
+        match self {
+            Self::AboveMount(above) if named => Some(format!(
+                "the service sees all of {}, as far as its account may: naming only the network mount below it would \
+                 keep the service from starting while the server is away",
+                above.display()
+            )),
+            Self::Mount(path) if named => Some(format!(
+                "{} is on a network mount directly below /; while its server is away the service cannot start. Mount it \
+                 one folder deeper, for example below /mnt",
+                path.display()
+            )),
+            _ => None,
+        }
+    }
+}
+
+/// Mount points of network file systems, mounted or only promised in fstab. Read from tables: no mount is touched.
+fn network_mounts() -> Vec<PathBuf> {
+    let now = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let promised = std::fs::read_to_string("/etc/fstab").unwrap_or_default();
+    // mountinfo: fifth field, and the type behind the dash (proc(5)); fstab: second and third (fstab(5)).
+    let mounted = now.lines().filter_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        Some((mount.split(' ').nth(4)?, kind.split(' ').next()?))
+    });
+    let listed = promised.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        Some((fields.next()?, fields.next()?))
+    });
+    let remote = |kind: &str| {
+        const KINDS: [&str; 8] = ["nfs", "nfs4", "cifs", "smb3", "autofs", "ceph", "9p", "glusterfs"];
+        KINDS.contains(&kind) || kind.starts_with("fuse.")
+    };
+    mounted.chain(listed).filter(|(_, kind)| remote(kind)).map(|(mount, _)| unescaped(mount).into()).collect()
+}
+
+/// Space, tab, line feed and backslash stand as octal codes in both tables.
+fn unescaped(field: &str) -> String {
+    [(r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", r"\")]
+        .iter()
+        .fold(field.to_string(), |text, (code, plain)| text.replace(code, plain))
+}
+
 /// What the unit needs; `None` when it shows the folder anyway.
-fn drop_in_text(path: &Path, write: bool) -> Option<String> {
+fn drop_in_text(path: &Path, shown: &Shown, write: bool) -> Option<String> {
     // Empty or private inside the service, so the folder has to be put there. What is mounted below it later shows too.
     let hidden = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"].iter().any(|folder| path.starts_with(folder));
     let key = match (hidden, write) {
@@ -140,7 +210,7 @@ fn drop_in_text(path: &Path, write: bool) -> Option<String> {
     };
     let command = format!("kithd allow {}{}", path.display(), if write { " --write" } else { "" });
     // The minus: a folder that is not there at a start must not fail it.
-    let value = path.to_string_lossy().replace('%', "%%");
+    let value = shown.path().to_string_lossy().replace('%', "%%");
     Some(format!("# Written by: {command}\n[Service]\n{key}=\"-{value}\"\n"))
 }
 
@@ -189,33 +259,29 @@ fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
 }
 
 /// What would keep the daemon's account from using the folder, as far as it can be seen now.
-fn troubles(path: &Path, write: bool) -> Vec<String> {
-    let mut wanted = vec![("-r", "read", "rX"), ("-x", "enter", "rX")];
-    if write {
-        wanted.push(("-w", "write to", "rwX"));
+fn trouble(path: &Path, write: bool) -> Option<String> {
+    let folder = path.display();
+    if may("-d", path) != Some(true) {
+        return Some(format!(
+            "{folder} is not there now, or not for the account {ACCOUNT}; pictures below it wait until it is"
+        ));
     }
-    if !matches!(may(&["-d"], path), Some(true)) {
-        return vec![format!(
-            "{} is not there now, or not for the account {ACCOUNT}; pictures below it wait until it is",
-            path.display()
-        )];
-    }
-    let denied = |(flag, ..): &&(&str, &str, &str)| may(&[flag], path) == Some(false);
-    let trouble = wanted.iter().find(denied).map(|(_, verb, rights)| {
-        format!(
-            "the account {ACCOUNT} may not {verb} {0}; on a local disk this lets it: setfacl -R -m u:{ACCOUNT}:{rights} \
-             -m d:u:{ACCOUNT}:{rights} {0}",
-            path.display()
-        )
-    });
-    trouble.into_iter().collect()
+    let (rights, wanted): (_, &[_]) = match write {
+        true => ("rwX", &[("-r", "read"), ("-x", "enter"), ("-w", "write to")]),
+        false => ("rX", &[("-r", "read"), ("-x", "enter")]),
+    };
+    let (_, verb) = wanted.iter().find(|(flag, _)| may(flag, path) == Some(false))?;
+    Some(format!(
+        "the account {ACCOUNT} may not {verb} {folder}; on a local disk this lets it: setfacl -R -m u:{ACCOUNT}:{rights} \
+         -m d:u:{ACCOUNT}:{rights} {folder}"
+    ))
 }
 
 /// `test` as the daemon's account, which is the one a network server asks about; `None` when it gives no answer.
-fn may(flags: &[&str], path: &Path) -> Option<bool> {
+fn may(flag: &str, path: &Path) -> Option<bool> {
     let mut asking = Command::new("setpriv")
         .args(["--reuid", ACCOUNT, "--regid", ACCOUNT, "--init-groups", "test"])
-        .args(flags)
+        .arg(flag)
         .arg(path)
         .stderr(std::process::Stdio::null())
         .spawn()
@@ -250,11 +316,24 @@ mod tests {
 
     #[test]
     fn a_hidden_folder_is_bound_a_visible_one_only_for_writing() {
-        let text = |path: &str, write| drop_in_text(Path::new(path), write);
+        let text = |path: &str, write| drop_in_text(Path::new(path), &Shown::Path(path.into()), write);
         assert!(text("/home/anna/my 100%", false).unwrap().contains("\nBindReadOnlyPaths=\"-/home/anna/my 100%%\"\n"));
         assert!(text("/home/anna", true).unwrap().contains("\nBindPaths=\"-/home/anna\"\n"));
         assert!(text("/mnt/nas", true).unwrap().contains("\nReadWritePaths=\"-/mnt/nas\"\n"));
         assert_eq!(text("/mnt/nas", false), None);
+    }
+
+    #[test]
+    fn on_a_network_mount_the_local_folder_above_it_is_named() {
+        let mounts = [PathBuf::from("/mnt/nas"), "/mnt/nas/inner".into(), "/pictures".into()];
+        let shown = |path: &str| Shown::of(Path::new(path), &mounts);
+        assert_eq!(shown("/mnt/nas/inner/in"), Shown::AboveMount("/mnt".into()));
+        assert_eq!(shown("/mnt/nasty"), Shown::Path("/mnt/nasty".into()));
+        assert_eq!(shown("/pictures/in"), Shown::Mount("/pictures/in".into()));
+        let text = drop_in_text(Path::new("/mnt/nas/in"), &shown("/mnt/nas/in"), true).unwrap();
+        assert!(text.contains("kithd allow /mnt/nas/in --write") && text.contains("\nReadWritePaths=\"-/mnt\"\n"));
+        assert!(shown("/mnt/nas/in").note(true).unwrap().contains("sees all of /mnt,"));
+        assert_eq!(unescaped(r"/mnt/my\040nas"), "/mnt/my nas");
     }
 
     #[test]
