@@ -200,9 +200,11 @@ fn unescaped(field: &str) -> String {
 
 /// What the unit needs; `None` when it shows the folder anyway.
 fn drop_in_text(path: &Path, shown: &Shown, write: bool) -> Option<String> {
-    // Empty or private inside the service, so the folder has to be put there. What is mounted below it later shows too.
-    let hidden = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"].iter().any(|folder| path.starts_with(folder));
-    let key = match (hidden, write) {
+    let within = |folders: &[&str]| folders.iter().any(|folder| path.starts_with(folder));
+    // Closed or private inside the service, so the folder has to be put there, into homes that are empty instead. What
+    // is mounted below it later shows too.
+    let home = within(&["/home", "/root", "/run/user"]);
+    let key = match (home || within(&["/tmp", "/var/tmp"]), write) {
         (true, true) => "BindPaths",
         (true, false) => "BindReadOnlyPaths",
         (false, true) => "ReadWritePaths",
@@ -211,7 +213,8 @@ fn drop_in_text(path: &Path, shown: &Shown, write: bool) -> Option<String> {
     let command = format!("kithd allow {}{}", path.display(), if write { " --write" } else { "" });
     // The minus: a folder that is not there at a start must not fail it.
     let value = shown.path().to_string_lossy().replace('%', "%%");
-    Some(format!("# Written by: {command}\n[Service]\n{key}=\"-{value}\"\n"))
+    let homes = if home { "ProtectHome=tmpfs\n" } else { "" };
+    Some(format!("# Written by: {command}\n[Service]\n{homes}{key}=\"-{value}\"\n"))
 }
 
 /// A path as part of a file name, as `systemd-escape --path` gives it.
@@ -318,7 +321,8 @@ mod tests {
     fn a_hidden_folder_is_bound_a_visible_one_only_for_writing() {
         let text = |path: &str, write| drop_in_text(Path::new(path), &Shown::Path(path.into()), write);
         assert!(text("/home/anna/my 100%", false).unwrap().contains("\nBindReadOnlyPaths=\"-/home/anna/my 100%%\"\n"));
-        assert!(text("/home/anna", true).unwrap().contains("\nBindPaths=\"-/home/anna\"\n"));
+        assert!(text("/home/anna", true).unwrap().contains("\nProtectHome=tmpfs\nBindPaths=\"-/home/anna\"\n"));
+        assert!(!text("/tmp/in", false).unwrap().contains("ProtectHome"));
         assert!(text("/mnt/nas", true).unwrap().contains("\nReadWritePaths=\"-/mnt/nas\"\n"));
         assert_eq!(text("/mnt/nas", false), None);
     }

@@ -318,13 +318,14 @@ fn credential(name: &str) -> Option<PathBuf> {
     Some(folder.join(name)).filter(|file| file.exists())
 }
 
-/// systemd's state folder, else the system's for root, else the user's.
+/// systemd's state folder, else the system's for root and wherever kithd is installed as a service, else the user's.
 fn default_state_dir() -> PathBuf {
     let from = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(folder) = from("STATE_DIRECTORY") {
         return folder;
     }
-    if rustix::process::geteuid().is_root() {
+    // A member of the group kithd means the running service, not one of their own.
+    if rustix::process::geteuid().is_root() || Path::new(SYSTEM_CONFIG).exists() {
         return "/var/lib/kithd".into();
     }
     from("XDG_STATE_HOME")
