@@ -2,7 +2,8 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Durability, Store, StoreError};
+use super::images::not_vouched_for;
+use super::{Store, StoreError, Urgency};
 use crate::domain::{FileKey, ImageId, SeenFile, Stamp};
 
 /// A file whose image has ended.
@@ -21,7 +22,7 @@ pub struct EndedFile {
 impl Store {
     /// A folder's number, and whether it has been a mount.
     pub async fn folder(&self, path: String) -> Result<(i64, bool), StoreError> {
-        self.write(Durability::Flushed, move |connection| {
+        self.write(Urgency::Now, move |connection| {
             connection.execute("INSERT OR IGNORE INTO folders (path, mounted) VALUES (?1, 0)", [&path])?;
             connection.query_row("SELECT id, mounted FROM folders WHERE path = ?1", [&path], |row| {
                 Ok((row.get(0)?, row.get(1)?))
@@ -32,7 +33,7 @@ impl Store {
 
     /// Notes that a folder is a mount: without one it is away from now on, not empty.
     pub async fn folder_is_a_mount(&self, folder: i64) -> Result<(), StoreError> {
-        self.write(Durability::Redoable, move |connection| {
+        self.write(Urgency::Note, move |connection| {
             connection.execute("UPDATE folders SET mounted = 1 WHERE id = ?1", [folder]).map(drop)
         })
         .await
@@ -51,7 +52,7 @@ impl Store {
 
     /// Forgets files that are no longer there, or were put away.
     pub async fn forget_files(&self, folder: i64, keys: Vec<FileKey>) -> Result<(), StoreError> {
-        self.write(Durability::Redoable, move |connection| {
+        self.write(Urgency::Note, move |connection| {
             let mut statement = connection.prepare_cached("DELETE FROM seen WHERE folder_id = ?1 AND key = ?2")?;
             keys.iter().try_for_each(|key| statement.execute(params![folder, key]).map(drop))
         })
@@ -61,14 +62,15 @@ impl Store {
     /// Files to be put away: their image has ended, and an engine's result is vouched for. The first `limit`.
     pub async fn ended_files(&self, folder: i64, limit: usize) -> Result<Vec<EndedFile>, StoreError> {
         self.read(move |connection| {
-            let mut statement = connection.prepare_cached(
+            let mut statement = connection.prepare_cached(&format!(
                 "SELECT seen.key, seen.size, seen.mtime_ns, coalesce(images.path, ''),
                         coalesce(images.state = 'failed', 0)
                    FROM seen LEFT JOIN images ON images.id = seen.image_id
                   WHERE seen.image_id IS NOT NULL AND seen.folder_id = ?1
-                    AND (images.id IS NULL OR (images.state IN ('processed', 'failed') AND images.unverified = 0))
+                    AND (images.id IS NULL OR (images.state IN ('processed', 'failed') AND NOT {}))
                   ORDER BY seen.image_id LIMIT ?2",
-            )?;
+                not_vouched_for()
+            ))?;
             let rows = statement.query_map(params![folder, limit as i64], |row| {
                 Ok(EndedFile {
                     key: row.get(0)?,

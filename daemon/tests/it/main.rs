@@ -14,6 +14,8 @@ mod mqtt; // paths in, results out
 mod origin; // the gRPC contract of the system it descends from
 mod page; // the status table in a real browser
 mod pictures; // the main job over HTTP
+mod release; // what ./dev release refuses
 mod service; // as systemd sees it: readiness, watchdog, unit, credentials, kithd allow
 mod support; // starts the daemon and asks it things
 mod tidy; // house rules
+mod writes; // bytes written, counted by the kernel

@@ -1,0 +1,253 @@
+# Building for the boards: what ./dev cross, ./dev deb and ./dev release do. Read by ./dev, whose functions it uses.
+#
+# Compiled is with the compilers of Debian and rustup, so that the libraries of ./dev test and ./dev run serve again; only
+# the executable is linked with zig, against the glibc of Debian 11 and Ubuntu 20.04, so that one serves every board.
+arm=aarch64-unknown-linux-gnu
+glibc=2.31 # JetPack 5 has this one, every later system a newer one
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+photos=daemon/tests/photos
+
+# The part of use_architecture that is about compiling for arm64 elsewhere, with Debian's own cross packages.
+use_cross_toolchain() {
+  dpkg --print-foreign-architectures | grep -qx arm64 || as_root dpkg --add-architecture arm64
+  need_to_build
+  need aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu qemu-aarch64-static:qemu-user-static
+  need_library libc6-dev-arm64-cross libsystemd-dev:arm64
+  if [[ ! -d $(rustc --print target-libdir --target $arm) ]]; then
+    # Debian has the standard library of other architectures as packages, for its own compiler.
+    need_library rustc-web cargo-web libstd-rust-web-dev:arm64
+    compile=/usr/bin/cargo
+    export RUSTC=/usr/bin/rustc
+    [[ -d $("$RUSTC" --print target-libdir --target $arm) ]] ||
+      die "no Rust library for arm64 in Debian's packages; run 'rustup target add $arm', then this again"
+  fi
+  export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+  export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc
+  export PKG_CONFIG_ALLOW_CROSS=1 PKG_CONFIG_LIBDIR=/usr/lib/aarch64-linux-gnu/pkgconfig
+  export BINDGEN_EXTRA_CLANG_ARGS="--sysroot=/usr/aarch64-linux-gnu -I/usr/aarch64-linux-gnu/include"
+}
+
+# Prepares this shell for building for an architecture: `compile` is the cargo to use, `for_target` its option, `built` the
+# folder of its products, `runner` what runs them here.
+use_architecture() {
+  compile=cargo for_target=() built=$target/release runner=()
+  [[ $1 =~ ^(amd64|arm64)$ ]] || die "kithd is built for amd64 and arm64, not for '$1'"
+  if [[ $1 == $(dpkg --print-architecture) ]]; then need_to_build; return; fi
+  [[ $1 == arm64 ]] || die "what runs on amd64 is built on amd64"
+  for_target=(--target $arm) built=$target/$arm/release runner=(qemu-aarch64-static)
+  use_cross_toolchain
+}
+
+# Links the executable for an architecture and looks at what it needs.
+build_kithd() {
+  need_zig
+  "$compile" rustc --release --locked "${for_target[@]}" -p kithd --bin kithd -- -C linker="$(zig_linker "$1")"
+  check_libraries "$built/kithd"
+}
+
+# Builds for arm64 and tries the result on two emulated processors. In a shell of its own, like build_deb: the other
+# toolchain's settings must not reach what is compiled next.
+build_cross() (
+  use_architecture arm64
+  build_kithd arm64
+  try_kernels pi4:int8 pi5:int8 pi5:float16
+  emulate pi5
+  export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=qemu-aarch64-static
+  "$compile" test --release --locked "${for_target[@]}" -p kithd -p kith-vision --test vision -- \
+    broken_packs:: gallery:: the_self_test --skip milliseconds
+)
+
+# try_kernels BOARD:PRECISION…: people are told apart, and by the instructions the board has for that precision.
+try_kernels() {
+  local one board precision said log=$dev/boards/instructions
+  # Products of four bytes each (SDOT), and of eight half-precision numbers (FMLA), by one element, as qemu logs them.
+  local sdot=':  4f[89ab].e[0-389ab]' half=':  4f[0-3].1[0-389ab]'
+  own_folder "$dev"
+  for one in "$@"; do
+    board=${one%:*} precision=${one#*:}
+    emulate "$board"
+    rm -f "$log"
+    said=$(QEMU_LOG=in_asm QEMU_LOG_FILENAME=$log KITHD_PACKS=$PWD/models/packs qemu-aarch64-static "$built/kithd" \
+      --config deploy/kithd.toml --set "models.precision=$precision" eval --json --pairs $photos/pairs.csv)
+    [[ $said == *'"accuracy":1.0,'*'"misses":0,'* ]] || die "as on a $board with $precision, people are mistaken: $said"
+    say "as on a $board with $precision: $(grep -cE "$sdot" "$log") SDOT, $(grep -cE "$half" "$log") half-precision"
+    case $one in
+      pi4:*) if grep -qE "$sdot|$half" "$log"; then die "instructions a Raspberry Pi 4 has not were run"; fi ;;
+      *:int8) grep -qE "$sdot" "$log" || die "int8 ran without SDOT as on a $board" ;;
+      *:float16) grep -qE "$half" "$log" || die "float16 ran without half precision as on a $board" ;;
+    esac
+  done
+}
+
+# emulate pi4|pi5: lets qemu run arm64 programs as on that board's processor. The first has neither SDOT nor half
+# precision, the second both, as has a Jetson Orin. tract reads from /proc/cpuinfo what there is, which under qemu is this
+# machine's own unless it is given another.
+emulate() {
+  local features="fp asimd" part=0xd08
+  export QEMU_CPU=cortex-a72 QEMU_LD_PREFIX=$dev/boards/$1
+  if [[ $1 == pi5 ]]; then QEMU_CPU=cortex-a76 part=0xd0b features+=" fphp asimdhp asimddp"; fi
+  mkdir -p "$QEMU_LD_PREFIX/proc"
+  printf 'Features\t: %s\nCPU part\t: %s\n' "$features" $part >"$QEMU_LD_PREFIX/proc/cpuinfo"
+}
+
+# deb ARCHITECTURE: builds target/debian/kithd_VERSION-1_ARCHITECTURE.deb and checks it.
+build_deb() (
+  local package=$target/debian/kithd_$(version)-1_$1.deb
+  use_architecture "$1"
+  need dpkg-deb:dpkg lintian:lintian readelf:binutils python3:python3
+  need_cargo_tool cargo-deb 3.8.0
+  build_kithd "$1"
+  make_package_files "$built/package" "${runner[@]}" "$built/kithd"
+  make_notices "${for_target[@]}" | gzip -9n >"$built/package/third-party-licences.gz"
+  "$dev/cargo/bin/cargo-deb" deb --no-build --no-strip --quiet "${for_target[@]}" -p kithd --output "$target/debian/"
+  lintian --allow-root --fail-on error "$package"
+  if ((${#for_target[@]} == 0)); then try_package "$package"; fi
+)
+
+# try_package FILE: installs, upgrades, removes and purges it in a small Debian that is then thrown away.
+try_package() {
+  local work package=$1
+  ((EUID == 0)) || { say "installing $package was not tried: that needs root"; return; }
+  need mmdebstrap:mmdebstrap
+  work=$(mktemp -d)
+  # The previous version is this one, renumbered.
+  dpkg-deb -R "$package" "$work/old"
+  sed -i 's/^Version: .*/Version: 0.0.0-1/' "$work/old/DEBIAN/control"
+  dpkg-deb -Zgzip -z1 -b "$work/old" "$work/old.deb" >/dev/null
+  cp "$package" "$work/new.deb"
+  mmdebstrap --quiet --variant=minbase --include=systemd --customize-hook="copy-in $work/old.deb $work/new.deb deploy/debian/try /" \
+    --customize-hook='chroot "$1" /try /old.deb /new.deb' "$(. /etc/os-release && echo "$VERSION_CODENAME")" /dev/null
+  rm -rf "$work"
+}
+
+# The version of the workspace.
+version() { sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml; }
+
+# need_cargo_tool NAME VERSION: one of cargo's own kind, in a folder of ours.
+need_cargo_tool() {
+  grep -qs "^\"$1 $2 " "$dev/cargo/.crates.toml" && return
+  say "building $1 $2"
+  own_folder "$dev"
+  env -u RUSTC CARGO_TARGET_DIR="$dev/cargo/build" cargo install --quiet --locked --root "$dev/cargo" --version "$2" "$1"
+}
+
+# zig with its wrapper for cargo, from the Python Package Index.
+need_zig() {
+  local wheels="cargo-zigbuild==0.24.0 ziglang==0.15.2"
+  [[ $(cat "$dev/zig/wheels" 2>/dev/null) != "$wheels" ]] || return 0
+  own_folder "$dev"
+  python3 -c 'import ensurepip' 2>/dev/null || need "no-python-venv:python3-venv"
+  python3 -m venv --clear "$dev/zig"
+  # shellcheck disable=SC2086 # two words
+  "$dev/zig/bin/pip" install -q --disable-pip-version-check $wheels
+  echo "$wheels" >"$dev/zig/wheels" # last, so that an interrupted installation is done again
+}
+
+# zig_linker ARCHITECTURE: makes a linker for executables that need no glibc newer than ours, and prints where it is.
+zig_linker() {
+  local machine=x86_64 linker=$dev/zig/link-$1
+  if [[ $1 == arm64 ]]; then machine=aarch64; fi
+  cat >"$linker" <<LINKER
+#!/bin/sh
+export PATH="$dev/zig/bin:\$PATH" ZIG_GLOBAL_CACHE_DIR="$dev/zig/cache" ZIG_LOCAL_CACHE_DIR="$dev/zig/cache"
+exec cargo-zigbuild zig cc -- -target $machine-linux-gnu.$glibc "\$@"
+LINKER
+  chmod +x "$linker"
+  echo "$linker"
+}
+
+# check_libraries FILE: it needs what the package's Depends says, and no more.
+check_libraries() {
+  local newest libraries
+  newest=$(readelf -VW "$1" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -n 1)
+  [[ $(printf '%s\n' "$newest" "GLIBC_$glibc" | sort -V | tail -n 1) == "GLIBC_$glibc" ]] ||
+    die "$1 needs $newest, but the package promises to run with glibc $glibc"
+  libraries=$(readelf -dW "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' |
+    grep -vE '^(lib(c|m|dl|rt|pthread|util)\.so\.[0-9]|ld-linux-.*|libsystemd\.so\.0)$' || true)
+  [[ -z $libraries ]] || die "$1 needs libraries the package does not depend on:" $libraries
+}
+
+# make_package_files FOLDER KITHD…: what [package.metadata.deb] in daemon/Cargo.toml takes from there, made by running kithd.
+make_package_files() {
+  local folder=$1 shell
+  shift
+  rm -rf "$folder"
+  mkdir -p "$folder"
+  "$@" --config deploy/kithd.toml man "$folder/man"
+  gzip -9n "$folder"/man/*
+  for shell in bash zsh fish; do "$@" --config deploy/kithd.toml completion $shell >"$folder/kithd.$shell"; done
+  # From source the page stays on loopback; a board is there to be looked at.
+  sed 's/^listen = "127\.0\.0\.1:8000"/listen = "0.0.0.0:8000"  /' deploy/kithd.toml >"$folder/kithd.toml"
+  grep -q '^listen = "0\.0\.0\.0:8000"' "$folder/kithd.toml" || die "deploy/kithd.toml has no listen = \"127.0.0.1:8000\""
+  printf 'kithd (%s-1) stable; urgency=medium\n\n  * See changelog.gz.\n\n -- kithd maintainers <maintainers@kithd.example>  %s\n' \
+    "$(version)" "$(date -R -d "@${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}")" |
+    gzip -9n >"$folder/changelog.Debian.gz"
+}
+
+# make_notices [--target TRIPLE]: the licence texts of the libraries in the executable, which have to go with it.
+make_notices() {
+  local name version licence file
+  "$compile" tree --locked "$@" -p kithd -e normal --prefix none -f '{p} {l}' | grep -vE ' \(/| \(\*\)$' | sort -u |
+    while read -r name version licence; do
+      printf '==== %s %s: %s\n\n' "$name" "${version#v}" "$licence"
+      for file in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/"$name-${version#v}"/{LICEN[CS]E,COPY,NOTICE}*; do
+        if [[ -f $file ]]; then cat "$file" && echo; fi
+      done
+    done
+}
+
+# Refuses to release what is not one committed, tagged and described version.
+check_release() {
+  local version described
+  version=$(version)
+  described=$(sed -n 's/^## \[\{0,1\}\([^] ]*\).*/\1/p' CHANGELOG.md | head -n 1)
+  [[ -z $(git status --porcelain) ]] || die "no release: there are changes that are not committed; see git status"
+  git tag --points-at HEAD | grep -xF "v$version" >/dev/null ||
+    die "no release: Cargo.toml says $version, but this commit has no tag v$version"
+  [[ $described == "$version" ]] ||
+    die "no release: Cargo.toml says $version, but CHANGELOG.md begins with '$described'"
+}
+
+# Licences, origins and known vulnerabilities of what is in the executable.
+check_dependencies() {
+  need_cargo_tool cargo-deny 0.20.2
+  "$dev/cargo/bin/cargo-deny" check licenses bans sources
+  if "$dev/cargo/bin/cargo-deny" fetch db; then
+    need_cargo_tool cargo-audit 0.22.2
+    "$dev/cargo/bin/cargo-deny" check advisories
+    "$dev/cargo/bin/cargo-audit" audit
+  else
+    say "known vulnerabilities were NOT checked: the advisory database cannot be fetched from here"
+  fi
+}
+
+# make_sbom FILE: what is in the executable, as CycloneDX.
+make_sbom() {
+  local work
+  need_cargo_tool cargo-cyclonedx 0.5.9
+  # It writes beside each Cargo.toml, so it is given a copy.
+  work=$(mktemp -d)
+  git archive HEAD | tar -x -C "$work"
+  "$dev/cargo/bin/cargo-cyclonedx" cyclonedx --quiet --format json --target $arm --manifest-path "$work/daemon/Cargo.toml"
+  mv "$work/daemon/kithd.cdx.json" "$1"
+  rm -rf "$work"
+}
+
+# All that is published for a version, into target/dist.
+release() {
+  local dist=$target/dist architecture package
+  need git:git
+  check_release
+  [[ ${1:-} != check ]] || return 0
+  check_dependencies
+  rm -rf "$dist"
+  mkdir -p "$dist"
+  for architecture in amd64 arm64; do
+    build_deb $architecture
+    cp "$target/debian/kithd_$(version)-1_$architecture.deb" "$dist/"
+  done
+  git archive --prefix="kithd-$(version)/" -o "$dist/kithd-$(version).tar.gz" HEAD
+  make_sbom "$dist/kithd-$(version).cdx.json"
+  (cd "$dist" && sha256sum -- * >SHA256SUMS)
+  say "released into $dist: $(cd "$dist" && echo *)"
+}
