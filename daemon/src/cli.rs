@@ -9,6 +9,7 @@ mod eval;
 mod identify;
 mod load;
 mod status;
+mod writes;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! `kithd bench`: what the board does, in numbers: the engine's stages, the intake, the memory.
+//! `kithd bench`: what the board does, in numbers: the engine's stages, the intake, the memory, the disk.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use image::{ImageFormat, RgbImage, imageops};
 use serde_json::json;
 
-use super::{OwnEngines, load, own_engine};
+use super::{OwnEngines, load, own_engine, writes};
 use crate::app;
 use crate::config::Config;
 use crate::engine::{Recogniser, Reply, load_pack};
@@ -46,6 +46,8 @@ pub enum Bench {
     Intake(load::Intake),
     /// Memory (PSS of all processes) idle and at work
     Memory(load::Memory),
+    /// Bytes written to the disk for each picture that is identified, by all processes
+    Writes(writes::Writes),
 }
 
 /// Measures and prints.
@@ -66,6 +68,7 @@ pub async fn run(config: &Config, bench: Bench) -> anyhow::Result<ExitCode> {
         }
         Bench::Intake(intake) => load::intake(config, intake).await?,
         Bench::Memory(memory) => load::memory(config, memory, bench_picture(config)?).await?,
+        Bench::Writes(args) => writes::writes(config, args, bench_picture(config)?).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

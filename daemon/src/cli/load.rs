@@ -1,7 +1,9 @@
 //! Load on a daemon of its own, in a folder of its own: how fast pictures are accepted, and what memory it takes.
+//! What it writes is `writes`' business.
 //!
 //! Every request goes to the loopback address of the daemon started here, a bounded number of times.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -53,7 +55,7 @@ pub async fn intake(config: &Config, args: Intake) -> anyhow::Result<()> {
     let mut daemon = Daemon::start(config, args.broker.as_deref()).await?;
     let mut rows = Vec::new();
     for clients in [1, args.clients] {
-        let before = daemon.flushes().await?;
+        let before = daemon.commits().await?;
         let begun = Instant::now();
         let each = args.requests.div_ceil(clients);
         let work = (0..clients).map(|client| post_paths(&daemon.address, client, each));
@@ -61,17 +63,17 @@ pub async fn intake(config: &Config, args: Intake) -> anyhow::Result<()> {
             done?;
         }
         let accepted = each * clients;
-        rows.push((format!("HTTP, {clients} clients"), accepted, begun.elapsed(), daemon.flushes().await? - before));
+        rows.push((format!("HTTP, {clients} clients"), accepted, begun.elapsed(), daemon.commits().await? - before));
     }
     if let Some(broker) = &args.broker {
-        let before = daemon.flushes().await?;
+        let before = daemon.commits().await?;
         let begun = Instant::now();
         daemon.publish_paths(broker, args.requests).await?;
         rows.push((
             "MQTT, 1 publisher, QoS 1".into(),
             args.requests,
             begun.elapsed(),
-            daemon.flushes().await? - before,
+            daemon.commits().await? - before,
         ));
     }
     daemon.stop().await?;
@@ -79,18 +81,18 @@ pub async fn intake(config: &Config, args: Intake) -> anyhow::Result<()> {
     if args.json {
         let rows: Vec<_> = rows
             .iter()
-            .map(|(name, accepted, took, flushes)| {
+            .map(|(name, accepted, took, commits)| {
                 json!({ "name": name, "accepted": accepted, "per_second": per_second(*accepted, *took),
-                        "accepted_per_flush": *accepted as f64 / *flushes as f64 })
+                        "accepted_per_commit": *accepted as f64 / *commits as f64 })
             })
             .collect();
         println!("{}", json!(rows));
     } else {
-        for (name, accepted, took, flushes) in rows {
+        for (name, accepted, took, commits) in rows {
             println!(
-                "{name:26} {accepted} accepted, {:8.0}/s, {:5.1} accepted per flush",
+                "{name:26} {accepted} accepted, {:8.0}/s, {:5.1} accepted per commit",
                 per_second(accepted, took),
-                accepted as f64 / flushes as f64
+                accepted as f64 / commits as f64
             );
         }
     }
@@ -126,33 +128,54 @@ pub async fn memory(config: &Config, args: Memory, picture: Vec<u8>) -> anyhow::
     Ok(())
 }
 
-/// A daemon in a temporary state folder on a free port.
-struct Daemon {
+/// A daemon in a state folder of its own on a free port.
+pub struct Daemon {
     child: tokio::process::Child,
-    address: String,
+    /// Where it listens.
+    pub address: String,
     device: String,
-    _folder: tempfile::TempDir,
+    settings: Vec<String>,
+    _folder: Option<tempfile::TempDir>,
+}
+
+/// Of the daemon and its children, since each began.
+pub struct Written {
+    /// To disks, as the kernel counts: pages of the page cache made dirty.
+    pub written: u64,
+    /// Passed to write(2) and the like, to whatever file or socket.
+    pub passed: u64,
 }
 
 impl Daemon {
     async fn start(config: &Config, broker: Option<&str>) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
+        let daemon = Self::start_in(config, broker, folder.path(), None).await?;
+        Ok(Self { _folder: Some(folder), ..daemon })
+    }
+
+    /// Starts one with this state folder, which reads pictures below `root`.
+    pub async fn start_in(
+        config: &Config,
+        broker: Option<&str>,
+        state_dir: &Path,
+        root: Option<&Path>,
+    ) -> anyhow::Result<Self> {
         // The port is free now; nobody else on a board asks for one in the next moment.
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let address = format!("127.0.0.1:{port}");
         let device = format!("bench-{port}");
-        let mut command = tokio::process::Command::new(std::env::current_exe()?);
-        command.arg("run").kill_on_drop(true).stderr(Stdio::null());
-        let mut set = |key: &str, value: &str| {
-            command.arg("--set").arg(format!("{key}={value}"));
-        };
-        set("state_dir", &folder.path().to_string_lossy());
+        let mut settings = Vec::new();
+        let mut set = |key: &str, value: &str| settings.extend(["--set".into(), format!("{key}={value}")]);
+        set("state_dir", &state_dir.to_string_lossy());
         set("http.listen", &address);
         set("log.level", "error");
         set("device", &device);
         set("mqtt.enabled", if broker.is_some() { "true" } else { "false" });
         set("recognition.threads", &config.recognition.threads.to_string());
         set("intake.max_pending", "10000000");
+        if let Some(root) = root {
+            set("intake.roots", &json!([root]).to_string());
+        }
         if let Some(broker) = broker {
             set("mqtt.url", broker);
         }
@@ -162,8 +185,9 @@ impl Daemon {
         if let Some(pack) = &config.models.pack {
             set("models.pack", &pack.to_string_lossy());
         }
-        let child = command.spawn().context("the daemon could not be started")?;
-        let daemon = Self { child, address, device, _folder: folder };
+        let mut command = command(&settings)?;
+        let child = command.arg("run").spawn().context("the daemon could not be started")?;
+        let daemon = Self { child, address, device, settings, _folder: None };
         for _ in 0..100 {
             if TcpStream::connect(&daemon.address).await.is_ok() {
                 return Ok(daemon);
@@ -173,7 +197,13 @@ impl Daemon {
         bail!("the daemon did not come up within 10 s")
     }
 
-    async fn wait_for_engine(&self) -> anyhow::Result<String> {
+    /// A command of kithd with this daemon's settings.
+    pub fn command(&self) -> anyhow::Result<tokio::process::Command> {
+        command(&self.settings)
+    }
+
+    /// Waits until its engine is up, and gives its description.
+    pub async fn wait_for_engine(&self) -> anyhow::Result<String> {
         let mut client = connect(&self.address).await?;
         for _ in 0..600 {
             let status = request(&mut client, "GET", "/v1/status", Vec::new()).await?;
@@ -185,13 +215,13 @@ impl Daemon {
         bail!("the engine did not come up within 60 s")
     }
 
-    /// Flushed commits so far, from the metrics.
-    async fn flushes(&self) -> anyhow::Result<u64> {
+    /// Commits to disk so far, from the metrics.
+    pub async fn commits(&self) -> anyhow::Result<u64> {
         let mut client = connect(&self.address).await?;
         let text = send(&mut client, "GET", "/metrics", Vec::new()).await?;
         let text = String::from_utf8_lossy(&text);
-        let line = text.lines().find_map(|line| line.strip_prefix("kithd_store_flushes_total "));
-        Ok(line.context("the metrics show no kithd_store_flushes_total")?.trim().parse::<f64>()? as u64)
+        let line = text.lines().find_map(|line| line.strip_prefix("kithd_store_commits_total "));
+        Ok(line.context("the metrics show no kithd_store_commits_total")?.trim().parse::<f64>()? as u64)
     }
 
     /// Publishes and waits until as many rows are accepted.
@@ -245,32 +275,92 @@ impl Daemon {
     }
 
     fn pss_kib(&self) -> anyhow::Result<u64> {
-        let pid = self.child.id().context("the daemon is gone")?;
         let mut sum = 0;
-        let mut family = vec![pid];
-        while let Some(pid) = family.pop() {
+        for pid in self.family()? {
             let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
             let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
             let kib = pss.and_then(|rest| rest.split_whitespace().next()).context("smaps_rollup has no Pss")?;
             sum += kib.parse::<u64>()?;
-            // Children belong to the thread that began them.
-            for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-                let children = std::fs::read_to_string(thread?.path().join("children")).unwrap_or_default();
-                family.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
-            }
         }
         Ok(sum)
     }
 
-    async fn stop(&mut self) -> anyhow::Result<()> {
+    /// Written so far by all its processes.
+    pub fn written(&self) -> anyhow::Result<Written> {
+        written(&self.family()?)
+    }
+
+    /// The daemon and its children.
+    fn family(&self) -> anyhow::Result<Vec<u32>> {
+        let mut family = vec![self.child.id().context("the daemon is gone")?];
+        let mut next = 0;
+        while let Some(pid) = family.get(next) {
+            // Children belong to the thread that began them.
+            for thread in std::fs::read_dir(format!("/proc/{pid}/task"))?.collect::<Result<Vec<_>, _>>()? {
+                let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+                family.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+            }
+            next += 1;
+        }
+        Ok(family)
+    }
+
+    fn terminate(&self) -> anyhow::Result<rustix::process::Pid> {
         let pid = self.child.id().and_then(|pid| rustix::process::Pid::from_raw(pid as i32));
-        rustix::process::kill_process(pid.context("the daemon is gone")?, rustix::process::Signal::TERM)?;
+        let pid = pid.context("the daemon is gone")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        Ok(pid)
+    }
+
+    async fn stop(&mut self) -> anyhow::Result<()> {
+        self.terminate()?;
+        self.ended().await
+    }
+
+    async fn ended(&mut self) -> anyhow::Result<()> {
         let status = self.child.wait().await?;
         if !status.success() {
             bail!("the daemon ended with {status}");
         }
         Ok(())
     }
+
+    /// Stops it and gives what all its processes wrote, its own up to its last moment.
+    pub async fn stop_and_count(&mut self) -> anyhow::Result<Written> {
+        let family = self.family()?;
+        let children = written(&family[1..])?;
+        let pid = self.terminate()?;
+        // It has ended but is not forgotten until somebody asks for its status, and then its numbers are gone.
+        let ended = tokio::task::spawn_blocking(move || {
+            use rustix::process::{WaitId, WaitIdOptions, waitid};
+            waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
+        });
+        ended.await??;
+        let own = written(&family[..1])?;
+        self.ended().await?;
+        Ok(Written { written: own.written + children.written, passed: own.passed + children.passed })
+    }
+}
+
+fn command(settings: &[String]) -> anyhow::Result<tokio::process::Command> {
+    let mut command = tokio::process::Command::new(std::env::current_exe()?);
+    command.args(settings).kill_on_drop(true).stderr(Stdio::null());
+    Ok(command)
+}
+
+fn written(family: &[u32]) -> anyhow::Result<Written> {
+    let mut sum = Written { written: 0, passed: 0 };
+    for pid in family {
+        let file = format!("/proc/{pid}/io");
+        let io = std::fs::read_to_string(&file).with_context(|| file.clone())?;
+        let number = |key: &str| -> anyhow::Result<u64> {
+            let value = io.lines().find_map(|line| line.strip_prefix(key));
+            Ok(value.with_context(|| format!("{file} has no {key}"))?.trim().parse()?)
+        };
+        sum.written += number("write_bytes:")?;
+        sum.passed += number("wchar:")?;
+    }
+    Ok(sum)
 }
 
 async fn post_paths(address: &str, client: usize, count: usize) -> anyhow::Result<()> {
@@ -282,7 +372,8 @@ async fn post_paths(address: &str, client: usize, count: usize) -> anyhow::Resul
     Ok(())
 }
 
-async fn connect(address: &str) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+/// An HTTP connection.
+pub async fn connect(address: &str) -> anyhow::Result<SendRequest<Full<Bytes>>> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -291,7 +382,8 @@ async fn connect(address: &str) -> anyhow::Result<SendRequest<Full<Bytes>>> {
     Ok(sender)
 }
 
-async fn request(
+/// Asks and gives the JSON of the answer; an error status is an error.
+pub async fn request(
     client: &mut SendRequest<Full<Bytes>>,
     method: &str,
     uri: &str,

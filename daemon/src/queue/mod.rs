@@ -128,9 +128,9 @@ impl Queue {
         (self.unfinished.load(Ordering::Relaxed), self.rules.max_pending)
     }
 
-    /// Changes whenever something was committed: look again after it does.
+    /// Changes whenever something was done: look again after it does.
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.store.changes()
+        self.store.work()
     }
 
     /// Claims up to `room` due images. One that must run alone is claimed only when `idle`, and by itself.

@@ -42,6 +42,12 @@ fn missing() -> Failure {
     Failure::FileMissing { path: "/a".into(), error: "gone".into() }
 }
 
+/// The row as readers see it once all that was done is committed.
+async fn committed(store: &Store, id: ImageId) -> crate::store::ImageDetail {
+    store.settle().await.unwrap();
+    store.image(id).await.unwrap().unwrap()
+}
+
 async fn claim_one(queue: &Queue) -> Claimed {
     let claim = queue.claim(10, true).await.unwrap();
     assert_eq!(claim.images.len(), 1);
@@ -74,7 +80,7 @@ async fn an_engine_failure_is_tried_again_until_the_attempts_are_spent_and_then_
         assert_eq!(claimed.attempts, attempt);
         queue.fail(claimed, &Failure::EngineFailed("boom".into())).await.unwrap();
     }
-    let ended = store.image(id).await.unwrap().unwrap();
+    let ended = committed(&store, id).await;
     assert_eq!(ended.image.state, "failed");
     assert_eq!(ended.image.reason.unwrap(), "the engine failed over this picture: boom; given up after 3 attempts");
     assert!(ended.result_id.is_some(), "a failure is a result too");
@@ -114,7 +120,7 @@ async fn an_image_ends_once_even_if_two_hands_hold_it() {
     assert!(queue.finish(held, nothing_found()).await.unwrap());
     assert!(!queue.finish(stale, nothing_found()).await.unwrap(), "the second result was written");
     assert_eq!(store.take_unsent(10).await.unwrap().len(), 1);
-    assert_eq!(store.image(id).await.unwrap().unwrap().image.state, "processed");
+    assert_eq!(committed(&store, id).await.image.state, "processed");
 }
 
 #[tokio::test]
@@ -162,7 +168,7 @@ async fn a_picture_that_kills_the_engine_alone_each_time_ends_failed() {
         let claimed = claim_one(&queue).await;
         queue.fail(claimed, &Failure::EngineDied("signal 11".into())).await.unwrap();
     }
-    let ended = store.image(1).await.unwrap().unwrap();
+    let ended = committed(&store, 1).await;
     assert_eq!(ended.image.state, "failed");
     assert!(ended.image.reason.unwrap().ends_with("signal 11; given up after 3 attempts"));
 }
@@ -182,7 +188,7 @@ async fn an_engine_that_is_away_or_unreachable_never_fails_an_image() {
         let failure = if n % 2 == 0 { Failure::EngineAway(why) } else { Failure::EngineUnreachable(why) };
         queue.fail(claimed, &failure).await.unwrap();
     }
-    let waiting = store.image(1).await.unwrap().unwrap().image;
+    let waiting = committed(&store, 1).await.image;
     assert_eq!((waiting.state.as_str(), waiting.attempts), ("pending", 0));
 }
 
@@ -193,10 +199,10 @@ async fn attempts_lost_to_an_engine_that_broke_down_are_given_back() {
     queue.submit(vec![image("/a")]).await.unwrap();
     let claimed = claim_one(&queue).await;
     queue.fail(claimed, &Failure::EngineFailed("x".into())).await.unwrap();
-    assert_eq!(store.image(1).await.unwrap().unwrap().image.attempts, 1);
+    assert_eq!(committed(&store, 1).await.image.attempts, 1);
     queue.refund(vec![1, 99]).await.unwrap();
     queue.refund(vec![1]).await.unwrap();
-    assert_eq!(store.image(1).await.unwrap().unwrap().image.attempts, 0);
+    assert_eq!(committed(&store, 1).await.image.attempts, 0);
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ pub async fn run(
     health: Health,
     finish: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut changes = store.changes();
+    let mut changes = store.work();
     loop {
         changes.borrow_and_update();
         let round = async {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
-use super::{Durability, Store, StoreError, vector_to_blob};
+use super::{Store, StoreError, Urgency, vector_to_blob};
 use crate::domain::{Accepted, Claimed, EngineRole, Identified, IdentifiedFace, ImageId, NewImage};
 
 /// Bytes of so many failed images are kept for the operator to look at.
@@ -22,13 +22,12 @@ impl Store {
         now_ms: i64,
         wall_ms: i64,
     ) -> Result<Result<Vec<Accepted>, String>, StoreError> {
-        self.write(Durability::Flushed, move |connection| {
+        self.write(Urgency::Now, move |connection| {
             for image in &images {
                 if let Some(key) = reused_key(connection, image)? {
                     return Ok(Err(key));
                 }
             }
-            store_queue_clock(connection, now_ms)?;
             let accepted = images.iter().map(|image| insert(connection, image, now_ms, wall_ms));
             accepted.collect::<Result<_, _>>().map(Ok)
         })
@@ -39,26 +38,38 @@ impl Store {
     ///
     /// Images that must run alone are left out unless `alone`, then exactly one of them is taken.
     pub async fn claim(&self, limit: usize, alone: bool, now_ms: i64) -> Result<Vec<Claimed>, StoreError> {
-        self.write(Durability::Redoable, move |connection| {
+        let limit = if alone { 1 } else { limit };
+        let mut taken: Option<Vec<ImageId>> = None;
+        self.write(Urgency::Note, move |connection| {
+            // Done again after a commit that failed, it takes the same ones: they are in somebody's hands.
+            let ids = match &taken {
+                Some(ids) => ids,
+                None => taken.insert(
+                    connection
+                        .prepare_cached(
+                            "SELECT id FROM images WHERE state = 'pending' AND due_ms <= ?1 AND alone = ?2
+                              ORDER BY due_ms, id LIMIT ?3",
+                        )?
+                        .query_map(params![now_ms, alone, limit as i64], |row| row.get(0))?
+                        .collect::<Result<_, _>>()?,
+                ),
+            };
             let mut statement = connection.prepare_cached(
-                "UPDATE images SET state = 'processing', attempts = attempts + 1
-                  WHERE id IN (SELECT id FROM images WHERE state = 'pending' AND due_ms <= :now AND alone = :alone
-                                ORDER BY due_ms, id LIMIT :limit)
+                "UPDATE images SET state = 'processing', attempts = attempts + 1 WHERE id = ?1 AND state = 'pending'
               RETURNING id, source, path, file, attempts, missing_since_ms, accepted_at_ms, supersedes",
             )?;
-            let limit = if alone { 1 } else { limit };
-            let rows = statement
-                .query_map(named_params! { ":now": now_ms, ":alone": alone, ":limit": limit as i64 }, claimed)?;
-            let mut claimed: Vec<Claimed> = rows.collect::<Result<_, _>>()?;
-            claimed.sort_by_key(|image| image.id); // RETURNING has no order
-            Ok(claimed)
+            let mut images = Vec::with_capacity(ids.len());
+            for id in ids {
+                images.extend(statement.query_row([id], claimed).optional()?);
+            }
+            Ok(images)
         })
         .await
     }
 
-    /// What is due when.
+    /// What is due when, claims that are not committed yet taken into account.
     pub async fn next_due(&self, now_ms: i64) -> Result<Due, StoreError> {
-        self.read(move |connection| {
+        self.write(Urgency::Look, move |connection| {
             let next_ms = connection
                 .prepare_cached("SELECT due_ms FROM images WHERE state = 'pending' ORDER BY due_ms, id LIMIT 1")?
                 .query_row([], |row| row.get(0))
@@ -78,7 +89,7 @@ impl Store {
     ///
     /// False when the row is no longer in this attempt's hands; nothing is written then.
     pub async fn finish(&self, end: Arc<End>, identified: Arc<Identified>) -> Result<bool, StoreError> {
-        self.write(Durability::Redoable, move |connection| {
+        self.write(Urgency::Result, move |connection| {
             let updated = connection
                 .prepare_cached(
                     "UPDATE images SET state = 'processed', outcome = :outcome, reason = NULL, engine = :engine,
@@ -93,7 +104,7 @@ impl Store {
                     ":key": identified.picture_key,
                     ":width": identified.size.map(|(width, _)| width),
                     ":height": identified.size.map(|(_, height)| height),
-                    ":unverified": unverified(Some(identified.role)),
+                    ":unverified": made_by(Some(identified.role)),
                     ":finished": end.finished_at_ms,
                     ":duration": end.duration_ms,
                     ":id": end.id,
@@ -118,12 +129,12 @@ impl Store {
 
     /// Ends a claimed image as `failed`, with its outbox row.
     pub async fn fail(&self, end: Arc<End>, reason: String) -> Result<bool, StoreError> {
-        self.write(Durability::Redoable, move |connection| end.write_failed(connection, &reason)).await
+        self.write(Urgency::Result, move |connection| end.write_failed(connection, &reason)).await
     }
 
     /// Puts a claimed image back with its reason; `refund` takes the attempt back.
     pub async fn put_back(&self, back: PutBack) -> Result<bool, StoreError> {
-        self.write(Durability::Redoable, move |connection| {
+        self.write(Urgency::Note, move |connection| {
             store_queue_clock(connection, back.now_ms)?;
             let updated = connection
                 .prepare_cached(
@@ -148,7 +159,7 @@ impl Store {
 
     /// Puts images the last run left `processing` back to `pending`, their attempt taken back.
     pub async fn put_back_in_flight(&self) -> Result<usize, StoreError> {
-        self.write(Durability::Flushed, |connection| {
+        self.write(Urgency::Now, |connection| {
             connection.execute(
                 "UPDATE images SET state = 'pending', attempts = max(0, attempts - 1) WHERE state = 'processing'",
                 [],
@@ -159,7 +170,7 @@ impl Store {
 
     /// Takes one attempt back from each of these images that still waits.
     pub async fn refund(&self, images: Vec<ImageId>) -> Result<(), StoreError> {
-        self.write(Durability::Redoable, move |connection| {
+        self.write(Urgency::Note, move |connection| {
             let mut statement = connection.prepare_cached(
                 "UPDATE images SET attempts = attempts - 1 WHERE id = ?1 AND state = 'pending' AND attempts > 0",
             )?;
@@ -170,29 +181,21 @@ impl Store {
 
     /// The newest result's row number; with it, results made before are told from those made after.
     pub async fn newest_result(&self) -> Result<i64, StoreError> {
-        self.read(|connection| connection.query_row("SELECT coalesce(max(id), 0) FROM outbox", [], |row| row.get(0)))
-            .await
+        self.write(Urgency::Look, |connection| {
+            connection.query_row("SELECT coalesce(max(id), 0) FROM outbox", [], |row| row.get(0))
+        })
+        .await
     }
 
     /// Notes that the self-test vouches for what an engine made up to the result `newest`.
     pub async fn verified(&self, role: EngineRole, newest: i64) -> Result<(), StoreError> {
-        let any = self
-            .read(move |connection| {
-                connection
-                    .prepare_cached("SELECT 1 FROM images WHERE unverified = ?1 LIMIT 1")?
-                    .exists([unverified(Some(role))])
-            })
-            .await?;
-        if !any {
-            return Ok(());
-        }
-        self.write(Durability::Redoable, move |connection| {
+        self.write(Urgency::Note, move |connection| {
             connection
                 .prepare_cached(
-                    "UPDATE images SET unverified = 0 WHERE unverified = ?1
-                        AND (SELECT max(id) FROM outbox WHERE image_id = images.id) <= ?2",
+                    "INSERT INTO facts (key, value) VALUES ('verified_' || ?1, CAST(?2 AS TEXT))
+                         ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE value <> excluded.value",
                 )?
-                .execute(params![unverified(Some(role)), newest])
+                .execute(params![made_by(Some(role)), newest])
                 .map(drop)
         })
         .await
@@ -202,24 +205,35 @@ impl Store {
     ///
     /// A result that may have left the board is named by the one that replaces it; one that did not is dropped.
     pub async fn redo_unverified(&self, role: EngineRole, reason: String, now_ms: i64) -> Result<usize, StoreError> {
-        self.write(Durability::Flushed, move |connection| {
-            let role = unverified(Some(role));
-            let doomed = "SELECT id FROM images WHERE unverified = ?1 AND state IN ('processed', 'failed')";
-            for sql in [
-                format!("DELETE FROM outbox WHERE state = 'unsent' AND tries = 0 AND image_id IN ({doomed})"),
-                format!("DELETE FROM faces WHERE image_id IN ({doomed})"),
-                format!("DELETE FROM thumbnails WHERE image_id IN ({doomed})"),
-            ] {
-                connection.execute(&sql, [role])?;
+        self.write(Urgency::Now, move |connection| {
+            store_queue_clock(connection, now_ms)?;
+            let doomed: Vec<ImageId> = connection
+                .prepare(&format!(
+                    "SELECT DISTINCT i.id FROM outbox o CROSS JOIN images i ON i.id = o.image_id
+                      WHERE o.id > {} AND i.unverified = ?1 AND i.state IN ('processed', 'failed')",
+                    verified("?1")
+                ))?
+                .query_map([made_by(Some(role))], |row| row.get(0))?
+                .collect::<Result<_, _>>()?;
+            for id in &doomed {
+                for sql in [
+                    "DELETE FROM outbox WHERE image_id = ?1 AND id IN (SELECT id FROM unsent WHERE tries = 0)",
+                    "DELETE FROM faces WHERE image_id = ?1",
+                    "DELETE FROM thumbnails WHERE image_id = ?1",
+                ] {
+                    connection.prepare_cached(sql)?.execute([id])?;
+                }
+                connection
+                    .prepare_cached(
+                        "UPDATE images SET state = 'pending', outcome = NULL, engine = NULL, reason = ?2, attempts = 0,
+                                alone = 0, due_ms = ?3, missing_since_ms = NULL, finished_at_ms = NULL,
+                                duration_ms = NULL, unverified = 0,
+                                supersedes = (SELECT result_id FROM outbox WHERE image_id = ?1 ORDER BY id DESC LIMIT 1)
+                          WHERE id = ?1",
+                    )?
+                    .execute(params![id, reason, now_ms])?;
             }
-            connection.execute(
-                "UPDATE images SET state = 'pending', outcome = NULL, engine = NULL, reason = ?2, attempts = 0,
-                        alone = 0, due_ms = ?3, missing_since_ms = NULL, finished_at_ms = NULL, duration_ms = NULL,
-                        unverified = 0,
-                        supersedes = (SELECT result_id FROM outbox WHERE image_id = images.id ORDER BY id DESC LIMIT 1)
-                  WHERE unverified = ?1 AND state IN ('processed', 'failed')",
-                params![role, reason, now_ms],
-            )
+            Ok(doomed.len())
         })
         .await
     }
@@ -237,12 +251,25 @@ impl Store {
 
     /// Sets one.
     pub async fn set_fact(&self, key: &'static str, value: String) -> Result<(), StoreError> {
-        self.write(Durability::Flushed, move |connection| store_fact(connection, key, &value)).await
+        self.write(Urgency::Now, move |connection| store_fact(connection, key, &value)).await
     }
 
-    /// The queue clock as last written, in milliseconds.
+    /// The latest reading of the queue clock that was written, in milliseconds.
+    ///
+    /// What is put back has a due time in the future and is written with the reading. What has just been accepted is
+    /// due at once, so that its due time is one; without a reading of its own it touches a page less.
     pub async fn queue_clock(&self) -> Result<i64, StoreError> {
-        Ok(self.fact(QUEUE_CLOCK).await?.and_then(|text| text.parse().ok()).unwrap_or(0))
+        let written = self.fact(QUEUE_CLOCK).await?.and_then(|text| text.parse().ok()).unwrap_or(0);
+        let accepted = self
+            .read(|connection| {
+                let mut newest = connection.prepare(
+                    "SELECT due_ms FROM images WHERE state = ?1 AND reason IS NULL ORDER BY due_ms DESC LIMIT 1",
+                )?;
+                let mut of = |state: &str| newest.query_row([state], |row| row.get::<_, i64>(0)).optional();
+                Ok(of("pending")?.max(of("processing")?))
+            })
+            .await?;
+        Ok(accepted.map_or(written, |accepted| accepted.max(written)))
     }
 
     /// Spool files that rows still name.
@@ -258,11 +285,14 @@ impl Store {
     pub async fn release_spool_files(&self, limit: usize) -> Result<Vec<String>, StoreError> {
         let due = self
             .read(move |connection| {
-                let mut statement = connection.prepare_cached(
-                    "SELECT id, file FROM images WHERE file IS NOT NULL AND unverified = 0 AND (state = 'processed' OR (state = 'failed'
+                let mut statement = connection.prepare_cached(&format!(
+                    "SELECT id, file FROM images WHERE file IS NOT NULL AND (state = 'processed' OR (state = 'failed'
                         AND id <= (SELECT id FROM images WHERE file IS NOT NULL AND state = 'failed'
-                                    ORDER BY id DESC LIMIT 1 OFFSET ?2))) LIMIT ?1",
-                )?;
+                                    ORDER BY id DESC LIMIT 1 OFFSET ?2)))
+                        AND (unverified = 0 OR NOT EXISTS (SELECT 1 FROM outbox
+                                                            WHERE image_id = images.id AND id > {})) LIMIT ?1",
+                    verified("images.unverified")
+                ))?;
                 statement
                     .query_map([limit as i64, FAILED_KEPT], |row| {
                         Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
@@ -273,21 +303,21 @@ impl Store {
         if due.is_empty() {
             return Ok(Vec::new());
         }
-        self.write(Durability::Flushed, move |connection| {
+        self.write(Urgency::Now, move |connection| {
             let mut statement = connection.prepare_cached("UPDATE images SET file = NULL WHERE id = ?1")?;
-            due.into_iter().map(|(id, file)| statement.execute([id]).map(|_| file)).collect()
+            due.iter().map(|(id, file)| statement.execute([id]).map(|_| file.clone())).collect()
         })
         .await
     }
 
     /// Deletes the oldest finished images beyond `keep` rows.
     pub async fn delete_beyond(&self, keep: u64, limit: usize) -> Result<Deleted, StoreError> {
-        self.write(Durability::Flushed, move |connection| {
+        self.write(Urgency::Now, move |connection| {
             let doomed = "SELECT id FROM images WHERE id <= (SELECT max(id) FROM images) - ?1
                              AND state IN ('processed', 'failed') ORDER BY id LIMIT ?2";
             let unsent = connection
                 .prepare_cached(&format!(
-                    "SELECT count(*) FROM outbox WHERE state = 'unsent' AND image_id IN ({doomed})"
+                    "SELECT count(*) FROM outbox JOIN unsent USING (id) WHERE image_id IN ({doomed})"
                 ))?
                 .query_row(params![keep as i64, limit as i64], |row| row.get(0))?;
             let mut statement =
@@ -353,7 +383,7 @@ impl End {
             )?
             .execute(named_params! {
                 ":reason": reason,
-                ":unverified": unverified(self.judged_by),
+                ":unverified": made_by(self.judged_by),
                 ":finished": self.finished_at_ms,
                 ":duration": self.duration_ms,
                 ":id": self.id,
@@ -367,16 +397,12 @@ impl End {
 
     fn insert_result(&self, connection: &Connection) -> rusqlite::Result<()> {
         connection
-            .prepare_cached(
-                "INSERT INTO outbox (result_id, image_id, payload, created_at_ms, state) VALUES (?1, ?2, ?3, ?4, ?5)",
-            )?
-            .execute(params![
-                self.result_id,
-                self.id,
-                self.payload,
-                self.finished_at_ms,
-                if self.publish { "unsent" } else { "unwanted" }
-            ])?;
+            .prepare_cached("INSERT INTO outbox (result_id, image_id, payload, created_at_ms) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![self.result_id, self.id, self.payload, self.finished_at_ms])?;
+        if self.publish {
+            let id = connection.last_insert_rowid();
+            connection.prepare_cached("INSERT INTO unsent (id) VALUES (?1)")?.execute([id])?;
+        }
         Ok(())
     }
 }
@@ -411,8 +437,14 @@ fn store_fact(connection: &Connection, key: &str, value: &str) -> rusqlite::Resu
     Ok(())
 }
 
-/// As stored in `images.unverified`.
-fn unverified(by: Option<EngineRole>) -> i64 {
+/// SQL for the newest result that the self-test vouched for, of the engine that the SQL `made_by` names. One number
+/// for all of them: a mark in each row would have each row written once more.
+fn verified(made_by: &str) -> String {
+    format!("coalesce((SELECT CAST(value AS INTEGER) FROM facts WHERE key = 'verified_' || {made_by}), 0)")
+}
+
+/// As stored in `images.unverified`: whose word the result is, to be held against [`verified`].
+fn made_by(by: Option<EngineRole>) -> i64 {
     match by {
         None => 0,
         Some(EngineRole::Primary) => 1,
@@ -441,7 +473,8 @@ fn insert(connection: &Connection, image: &NewImage, now_ms: i64, wall_ms: i64) 
     } else if image.unless_unfinished {
         connection
             .prepare_cached(
-                "SELECT id FROM images WHERE path = ?1 AND file IS NULL AND state IN ('pending', 'processing') LIMIT 1",
+                "SELECT id FROM images WHERE path = ?1 AND file IS NULL
+                    AND source = 'mqtt' AND state IN ('pending', 'processing') LIMIT 1",
             )?
             .query_row([&image.path], |row| row.get(0))
             .optional()?
@@ -490,12 +523,14 @@ fn insert_face(
     space: &str,
     face: &IdentifiedFace,
 ) -> rusqlite::Result<()> {
+    let candidates: Vec<_> = face.candidates.iter().map(|nearest| (nearest.person_id, nearest.distance)).collect();
     connection
         .prepare_cached(
             "INSERT INTO faces (image_id, number, bounds, landmarks, score, quality, outcome, person_id,
-                                distance, margin, space, embedding, crop)
+                                distance, margin, candidates, space, embedding, crop)
              VALUES (:image, :number, :bounds, :landmarks, :score, :quality, :outcome,
-                     (SELECT id FROM person WHERE id = :person), :distance, :margin, :space, :embedding, :crop)",
+                     (SELECT id FROM person WHERE id = :person), :distance, :margin, :candidates, :space, :embedding,
+                     :crop)",
         )?
         .execute(named_params! {
             ":image": image,
@@ -505,21 +540,14 @@ fn insert_face(
             ":score": face.score,
             ":quality": face.quality,
             ":outcome": face.outcome.as_str(),
+            // One deleted while the picture was in the engine leaves no trace.
             ":person": face.person.as_ref().map(|person| person.person_id),
             ":distance": face.distance,
             ":margin": face.margin,
+            ":candidates": serde_json::json!(candidates).to_string(),
             ":space": space,
             ":embedding": vector_to_blob(&face.embedding),
             ":crop": face.crop,
-        })?;
-    let id = connection.last_insert_rowid();
-    // A person deleted while the picture was in the engine leaves no trace: the row is skipped.
-    let mut candidate = connection.prepare_cached(
-        "INSERT INTO face_candidates (face_id, rank, person_id, distance)
-         SELECT ?1, ?2, id, ?4 FROM person WHERE id = ?3",
-    )?;
-    for (rank, nearest) in (1_i64..).zip(&face.candidates) {
-        candidate.execute(params![id, rank, nearest.person_id, nearest.distance])?;
-    }
-    Ok(())
+        })
+        .map(drop)
 }

@@ -190,6 +190,25 @@ impl Store {
     }
 }
 
+/// How much of the database is pictures.
+#[derive(Debug)]
+pub struct PictureBytes {
+    /// Pages of the thumbnails' table.
+    pub thumbnails: u64,
+    /// JPEGs of faces, which lie among the faces.
+    pub crops: u64,
+}
+
+/// Measures it by reading the whole database.
+pub fn picture_bytes(connection: &Connection) -> rusqlite::Result<PictureBytes> {
+    connection.query_row(
+        "SELECT (SELECT coalesce(sum(pgsize), 0) FROM dbstat WHERE name = 'thumbnails'),
+                (SELECT coalesce(sum(length(crop)), 0) FROM faces)",
+        [],
+        |row| Ok(PictureBytes { thumbnails: row.get(0)?, crops: row.get(1)? }),
+    )
+}
+
 /// The same numbers through a connection of the caller's own.
 pub fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
     let mut counts = Counts::default();
@@ -205,7 +224,7 @@ pub fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
         }
     }
     let number = |sql: &str| connection.prepare_cached(sql)?.query_row([], |row| row.get(0));
-    counts.unsent = number("SELECT count(*) FROM outbox WHERE state = 'unsent'")?;
+    counts.unsent = number("SELECT count(*) FROM unsent")?;
     counts.rejected_messages = number("SELECT count(*) FROM rejected_messages")?;
     counts.people = number("SELECT count(*) FROM person")?;
     Ok(counts)
@@ -260,28 +279,28 @@ fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<Image
         .optional()?;
     let Some(mut image) = found else { return Ok(None) };
     let mut faces = connection.prepare_cached(
-        "SELECT f.id, f.number, f.bounds, f.score, f.quality, f.outcome, p.name, f.distance, f.margin
+        "SELECT f.number, f.bounds, f.score, f.quality, f.outcome, p.name, f.distance, f.margin
            FROM faces f LEFT JOIN person p ON p.id = f.person_id WHERE f.image_id = ?1 ORDER BY f.number",
     )?;
     let mut candidates = connection.prepare_cached(
-        "SELECT p.id, p.name, c.distance FROM face_candidates c JOIN person p ON p.id = c.person_id
-          WHERE c.face_id = ?1 ORDER BY c.rank",
+        "SELECT p.id, p.name, c.value ->> 1 FROM faces f, json_each(f.candidates) c JOIN person p ON p.id = c.value ->> 0
+          WHERE f.image_id = ?1 AND f.number = ?2 ORDER BY c.key",
     )?;
     let mut rows = faces.query([id])?;
     while let Some(row) = rows.next()? {
-        let bounds: String = row.get(2)?;
-        let nearest = candidates.query_map([row.get::<_, i64>(0)?], |row| {
+        let (number, bounds): (u32, String) = (row.get(0)?, row.get(1)?);
+        let nearest = candidates.query_map(params![id, number], |row| {
             Ok(NamedCandidate { person_id: row.get(0)?, name: row.get(1)?, distance: row.get(2)? })
         })?;
         image.found.push(FaceRow {
-            number: row.get(1)?,
+            number,
             bounds: serde_json::from_str(&bounds).unwrap_or_default(),
-            score: row.get(3)?,
-            quality: row.get(4)?,
-            outcome: row.get(5)?,
-            person: row.get(6)?,
-            distance: row.get(7)?,
-            margin: row.get(8)?,
+            score: row.get(2)?,
+            quality: row.get(3)?,
+            outcome: row.get(4)?,
+            person: row.get(5)?,
+            distance: row.get(6)?,
+            margin: row.get(7)?,
             candidates: nearest.collect::<Result<_, _>>()?,
         });
     }

@@ -13,6 +13,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/0002-images.sql"),
     include_str!("../../../migrations/0003-outbox.sql"),
     include_str!("../../../migrations/0004-engine.sql"),
+    include_str!("../../../migrations/0005-fewer-writes.sql"),
 ];
 
 /// Runs the migrations this file lacks; refuses a newer one; copies an older one before touching it.
@@ -133,5 +134,40 @@ mod tests {
             )
             .unwrap();
         assert_eq!((name.as_str(), id), ("Hannibal", 7));
+    }
+
+    #[test]
+    fn faces_candidates_and_results_of_an_older_database_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.db");
+        let mut connection = Connection::open(&path).unwrap();
+        connection.pragma_update(None, "foreign_keys", true).unwrap();
+        for sql in &MIGRATIONS[..4] {
+            connection.execute_batch(sql).unwrap();
+        }
+        connection.pragma_update(None, "user_version", 4).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO person VALUES (1, 'Ada', 1), (2, 'Bob', 1);
+                 INSERT INTO images (id, state, source, path, outcome, accepted_at_ms)
+                   VALUES (1, 'processed', 'http', '/a', 'known', 1);
+                 INSERT INTO faces VALUES (5, 1, 1, '[]', '[]', 0.9, 0.8, 'known', 1, 0.4, 0.2, 's', x'00', x'01');
+                 INSERT INTO face_candidates VALUES (5, 2, 2, 0.6), (5, 1, 1, 0.4);
+                 INSERT INTO outbox VALUES (3, 'r', 1, '{}', 7, 2, 'sent', NULL), (4, 's', 1, '{}', 8, 0, 'unsent', NULL);",
+            )
+            .unwrap();
+        migrate(&mut connection, &path).unwrap();
+        let rows = |sql: &str| -> Vec<String> {
+            let mut statement = connection.prepare(sql).unwrap();
+            statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+        };
+        assert_eq!(
+            rows("SELECT image_id || number || outcome || person_id || candidates || hex(crop) FROM faces"),
+            ["11known1[[1,0.4],[2,0.6]]01"]
+        );
+        assert_eq!(rows("SELECT id || result_id || payload FROM outbox ORDER BY id"), ["3r{}", "4s{}"]);
+        assert_eq!(rows("SELECT id || ':' || tries FROM unsent"), ["4:0"]);
+        assert_eq!(rows("PRAGMA integrity_check"), ["ok"]);
+        assert!(rows("SELECT \"table\" FROM pragma_foreign_key_check").is_empty());
     }
 }

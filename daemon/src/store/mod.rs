@@ -1,8 +1,8 @@
 //! The one SQLite file: images, people, results.
 //!
-//! One writer thread owns the only writing connection. It takes what is waiting, runs each operation in a
-//! savepoint of one transaction, and answers after the commit: many callers share one flush (group commit).
-//! Reads use a few read-only connections. SQL appears in this folder and in `migrations/` and nowhere else.
+//! One writer thread owns the only writing connection. It takes what is waiting and runs each operation in a
+//! savepoint of one transaction: many callers share one flush (group commit), and what can be redone rides along.
+//! Reads use a few read-only connections and see what is committed. SQL appears in this folder and in `migrations/` and nowhere else.
 
 mod images;
 mod listing;
@@ -18,14 +18,22 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, watch};
 
 pub use images::{End, PutBack};
-pub use listing::{Counts, FaceRow, ImageDetail, ImageRow, RejectedMessage, counts, images as newest_images};
+pub use listing::{
+    Counts, FaceRow, ImageDetail, ImageRow, PictureBytes, RejectedMessage, counts, images as newest_images,
+    picture_bytes,
+};
 pub use outbox::UnsentResult;
 pub use people::{EnrolledFace, EnrolledPicture, GalleryRow, Unembedded, gallery};
-use writer::{Durability, Writer};
+use writer::{Urgency, Writer};
 
 /// File name of the database inside the state folder.
 pub const DATABASE: &str = "kithd.db";
 const READERS: usize = 4;
+/// A page that is touched is written whole, twice: the smallest there is. Only a new file takes it.
+const PAGE_BYTES: i64 = 512;
+/// Size of the journal at which it is copied into the database. Pages that change often are copied once for all their
+/// changes in it; but the copying holds up the writer, on a card for as long as this takes to write.
+const JOURNAL_BYTES: i64 = 4 * 1024 * 1024;
 
 /// What can go wrong with the database, for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +97,17 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
+impl StoreError {
+    /// The same error for the next caller of the same transaction.
+    fn again(&self) -> Self {
+        match self {
+            Self::DiskFull => Self::DiskFull,
+            Self::Commit(why) => Self::Commit(why.clone()),
+            other => Self::Commit(other.to_string()),
+        }
+    }
+}
+
 /// Handle to the database; clones share it.
 #[derive(Clone)]
 pub struct Store {
@@ -137,22 +156,33 @@ impl Store {
         self.writer.changes()
     }
 
-    /// Whether the writer thread still takes and commits what it is given, were it nothing; waits as long as it does.
+    /// Changes as soon as something was done, for those who work on it by way of the writer.
+    pub fn work(&self) -> watch::Receiver<u64> {
+        self.writer.work()
+    }
+
+    /// Whether the writer thread still takes what it is given, were it nothing; waits as long as it does.
     pub async fn answers(&self) -> bool {
-        !matches!(self.write(Durability::Redoable, |_| Ok(())).await, Err(StoreError::Closed))
+        !matches!(self.write(Urgency::Look, |_| Ok(())).await, Err(StoreError::Closed))
     }
 
-    /// Commits so far and how many of them waited for the disk, for the metrics.
-    pub fn commit_counts(&self) -> (u64, u64) {
-        self.writer.commit_counts()
+    /// Commits so far, for the metrics; each waited for the disk.
+    pub fn commits(&self) -> u64 {
+        self.writer.commits()
     }
 
-    async fn write<T, F>(&self, durability: Durability, operation: F) -> Result<T, StoreError>
+    /// Returns when all that was done before is committed.
+    #[cfg(test)]
+    pub async fn settle(&self) -> Result<(), StoreError> {
+        self.write(Urgency::Now, |_| Ok(())).await
+    }
+
+    async fn write<T, F>(&self, urgency: Urgency, operation: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        self.writer.run(durability, operation).await
+        self.writer.run(urgency, operation).await
     }
 
     async fn read<T, F>(&self, query: F) -> Result<T, StoreError>
@@ -186,11 +216,18 @@ impl Store {
 fn open_writable(path: &Path) -> Result<Connection, StoreError> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.pragma_update(None, "page_size", PAGE_BYTES)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
+    // A commit is on disk when it returns.
+    connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    // What a rollback to a savepoint would need stays in memory instead of a temporary file.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
     // Erased means erased: freed pages are overwritten.
     connection.pragma_update(None, "secure_delete", true)?;
-    connection.pragma_update(None, "journal_size_limit", 16 * 1024 * 1024)?;
+    let page_bytes: i64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+    connection.pragma_update(None, "wal_autocheckpoint", JOURNAL_BYTES / page_bytes)?;
+    connection.pragma_update(None, "journal_size_limit", 4 * JOURNAL_BYTES)?;
     migrate::migrate(&mut connection, path)?;
     Ok(connection)
 }

@@ -1,8 +1,8 @@
 //! SQL of results waiting to be published and of messages that made no sense.
 
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
-use super::{Durability, Store, StoreError};
+use super::{Store, StoreError, Urgency};
 use crate::domain::wall_clock_ms;
 
 /// How many rejected messages are kept.
@@ -24,51 +24,38 @@ impl Store {
     /// The flush is what makes it safe to publish: finishing an image need not wait for the disk, but a result
     /// that left the board must never be computed again.
     pub async fn take_unsent(&self, limit: usize) -> Result<Vec<UnsentResult>, StoreError> {
-        let waiting = self
-            .read(|connection| {
-                connection.prepare_cached("SELECT 1 FROM outbox WHERE state = 'unsent' LIMIT 1")?.exists([])
-            })
-            .await?;
-        if !waiting {
-            return Ok(Vec::new());
-        }
-        self.write(Durability::Flushed, move |connection| {
-            let mut statement = connection.prepare_cached(
-                "UPDATE outbox SET tries = tries + 1
-                  WHERE id IN (SELECT id FROM outbox WHERE state = 'unsent' ORDER BY id LIMIT ?1)
-              RETURNING id, payload",
+        self.write(Urgency::Send, move |connection| {
+            let mut tried = connection.prepare_cached(
+                "UPDATE unsent SET tries = tries + 1
+                  WHERE id IN (SELECT id FROM unsent ORDER BY id LIMIT ?1) RETURNING id",
             )?;
-            let rows = statement
-                .query_map([limit as i64], |row| Ok(UnsentResult { id: row.get(0)?, payload: row.get(1)? }))?;
-            let mut rows: Vec<UnsentResult> = rows.collect::<Result<_, _>>()?;
-            rows.sort_by_key(|row| row.id);
-            Ok(rows)
+            let mut ids: Vec<i64> = tried.query_map([limit as i64], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            ids.sort_unstable(); // RETURNING has no order
+            let mut payload = connection.prepare_cached("SELECT payload FROM outbox WHERE id = ?1")?;
+            ids.into_iter()
+                .map(|id| Ok(UnsentResult { id, payload: payload.query_row([id], |row| row.get(0))? }))
+                .collect()
         })
         .await
     }
 
     /// Notes that the broker has the result; losing this note only sends it again.
     pub async fn mark_sent(&self, id: i64) -> Result<(), StoreError> {
-        self.write(Durability::Redoable, move |connection| {
-            connection.prepare_cached("UPDATE outbox SET state = 'sent' WHERE id = ?1")?.execute([id]).map(|_| ())
-        })
-        .await
+        self.write(Urgency::Note, move |connection| delivered(connection, id)).await
     }
 
     /// Notes that the broker refused the result for good.
-    pub async fn mark_refused(&self, id: i64, note: String) -> Result<(), StoreError> {
-        self.write(Durability::Redoable, move |connection| {
-            connection
-                .prepare_cached("UPDATE outbox SET state = 'refused', note = ?2 WHERE id = ?1")?
-                .execute(params![id, note])
-                .map(|_| ())
+    pub async fn mark_refused(&self, id: i64, reason: String) -> Result<(), StoreError> {
+        self.write(Urgency::Note, move |connection| {
+            connection.prepare_cached("UPDATE outbox SET refused = ?2 WHERE id = ?1")?.execute(params![id, reason])?;
+            delivered(connection, id)
         })
         .await
     }
 
     /// Keeps a message that made no sense, for the operator; the oldest beyond a thousand go.
     pub async fn keep_rejected(&self, topic: String, reason: String, payload: Vec<u8>) -> Result<(), StoreError> {
-        self.write(Durability::Flushed, move |connection| {
+        self.write(Urgency::Now, move |connection| {
             let head = &payload[..payload.len().min(REJECTED_BYTES)];
             connection
                 .prepare_cached(
@@ -84,4 +71,8 @@ impl Store {
         })
         .await
     }
+}
+
+fn delivered(connection: &Connection, id: i64) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM unsent WHERE id = ?1")?.execute([id]).map(drop)
 }

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Durability, Store, StoreError, blob_to_vector, vector_to_blob};
+use super::{Store, StoreError, Urgency, blob_to_vector, vector_to_blob};
 use crate::domain::{PersonId, wall_clock_ms};
 
 /// A picture about to be enrolled.
@@ -76,7 +76,7 @@ pub struct Unembedded {
 impl Store {
     /// Adds a picture to a person, creating the person if needed; on disk when this returns.
     pub async fn enroll(&self, person: String, picture: EnrolledPicture) -> Result<EnrolledFace, StoreError> {
-        self.write(Durability::Flushed, move |connection| {
+        self.write(Urgency::Now, move |connection| {
             let holder: Option<String> = connection
                 .query_row(
                     "SELECT person.name FROM person_images pi JOIN person ON person.id = pi.person_id
@@ -131,7 +131,7 @@ impl Store {
         if let Some(enrolled) = enrolled {
             return Ok(enrolled);
         }
-        self.write(Durability::Redoable, move |connection| Ok((person_row(connection, &person)?, person))).await
+        self.write(Urgency::Now, move |connection| Ok((person_row(connection, &person)?, person.clone()))).await
     }
 
     /// Everybody, by name.
@@ -172,7 +172,7 @@ impl Store {
 
     /// Adds embeddings of a new space, all at once: the gallery is swapped, never half one and half the other.
     pub async fn add_embeddings(&self, space: String, vectors: Vec<(i64, Vec<f32>)>) -> Result<(), StoreError> {
-        self.write(Durability::Flushed, move |connection| {
+        self.write(Urgency::Now, move |connection| {
             vectors.iter().try_for_each(|(row, vector)| insert_embedding(connection, *row, &space, vector))
         })
         .await

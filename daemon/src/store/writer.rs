@@ -1,11 +1,15 @@
-//! The writer thread: one connection, one transaction for all that waits, answers after the commit.
+//! The writer thread: one connection, one transaction for all that waits, answers as its urgency says.
 //!
-//! It knows nothing of tables. Durability is per operation; a batch that holds one `Flushed` operation is flushed.
+//! It knows nothing of tables. Every commit is on disk when it returns (`synchronous=FULL`), and a commit is what
+//! wears a card out: each rewrites the pages it touched and the last block of the journal. So what may be lost and
+//! redone makes none of its own: it is answered as soon as it is done, and the open transaction is committed with
+//! the next operation that cannot wait. A commit that fails is answered to those who wait for it; what was answered
+//! before is done again, before anything else.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
@@ -16,100 +20,142 @@ use super::StoreError;
 const BATCH: usize = 256;
 /// How long a batch waits for company when the last one had company; one caller alone never waits.
 const GATHER: Duration = Duration::from_millis(4);
-
+/// Longest time a [`Urgency::Note`] is on no disk.
+const NOTE: Duration = Duration::from_secs(1);
+/// How long results wait for company. They are committed at once, unless others were less than this ago; and unless
+/// pictures come less than this apart: then the next picture's acceptance is a commit anyway. A lone picture's result
+/// never waits.
+const COMPANY: Duration = Duration::from_millis(200);
+/// A result's message is asked for right after the result: one commit should do for both.
+const MESSAGE: Duration = Duration::from_millis(5);
+/// When a commit that failed is tried again if nobody asks for one before.
+const RETRY: Duration = Duration::from_secs(2);
 /// Longest wait for the last commit at the end.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
-/// When the caller is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Durability {
-    /// After the commit; a power cut may lose it, and redoing it is harmless (`synchronous=NORMAL`).
-    Redoable,
-    /// After the commit is on disk (`synchronous=FULL`).
-    Flushed,
+/// When an operation is committed, and when its caller is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// Only reads, but also what is not committed yet. Answered at once.
+    Look,
+    /// Answered at once; committed along with others. A power cut may take the last second of these.
+    Note,
+    /// The end of an image: answered at once, committed within [`COMPANY`].
+    Result,
+    /// A result about to leave the board: as soon as a result, but answered after the commit.
+    Send,
+    /// Committed at once, answered after that.
+    Now,
 }
 
-/// An operation that runs inside the batch and answers its caller after the commit.
+impl Urgency {
+    /// Answered before it is committed, so that it must be done again when the commit fails.
+    fn rides(self) -> bool {
+        matches!(self, Self::Note | Self::Result)
+    }
+}
+
+/// An operation that runs inside the transaction.
 trait Operation: Send {
-    /// Runs it; false asks for its savepoint to be rolled back.
+    /// Runs it, perhaps a second time; false asks for its savepoint to be rolled back.
     fn run(&mut self, connection: &Connection) -> bool;
-    fn answer(self: Box<Self>, committed: Result<(), StoreError>);
+    /// Answers its caller; only the first answer goes out.
+    fn answer(&mut self, committed: Result<(), StoreError>);
 }
 
 struct Call<T, F> {
-    operation: Option<F>,
+    operation: F,
     result: Option<rusqlite::Result<T>>,
-    caller: oneshot::Sender<Result<T, StoreError>>,
+    caller: Option<oneshot::Sender<Result<T, StoreError>>>,
 }
 
-impl<T: Send, F: FnOnce(&Connection) -> rusqlite::Result<T> + Send> Operation for Call<T, F> {
+impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Operation for Call<T, F> {
     fn run(&mut self, connection: &Connection) -> bool {
-        self.result = self.operation.take().map(|operation| operation(connection));
-        matches!(self.result, Some(Ok(_)))
+        let result = (self.operation)(connection);
+        let done = result.is_ok();
+        self.result = Some(result);
+        done
     }
 
-    fn answer(self: Box<Self>, committed: Result<(), StoreError>) {
-        let answer = match (self.result, committed) {
+    fn answer(&mut self, committed: Result<(), StoreError>) {
+        let Some(caller) = self.caller.take() else { return };
+        let answer = match (self.result.take(), committed) {
             (Some(Err(error)), _) => Err(error.into()),
             (_, Err(error)) => Err(error),
             (Some(Ok(value)), Ok(())) => Ok(value),
             (None, Ok(())) => Err(StoreError::Closed),
         };
         // A caller that went away (a closed HTTP connection) needs no answer.
-        let _ = self.caller.send(answer);
+        let _ = caller.send(answer);
     }
 }
 
+type Waiting = (Urgency, Box<dyn Operation>);
+
 enum Message {
-    Run(Durability, Box<dyn Operation>),
+    Run(Urgency, Box<dyn Operation>),
     /// Everything before it is committed, everything after it is refused.
     Close,
-}
-
-#[derive(Default)]
-struct Counters {
-    commits: AtomicU64,
-    flushes: AtomicU64,
 }
 
 /// Handle to the writer thread.
 #[derive(Clone)]
 pub(super) struct Writer {
     queue: Sender<Message>,
+    work: watch::Receiver<u64>,
     changes: watch::Receiver<u64>,
-    counters: Arc<Counters>,
+    commits: Arc<AtomicU64>,
     thread: Arc<Mutex<Option<std::thread::JoinHandle<()>>>>,
 }
 
 impl Writer {
     pub fn start(connection: Connection) -> Result<Self, StoreError> {
         let (queue, waiting) = channel();
+        let (done, work) = watch::channel(0);
         let (changed, changes) = watch::channel(0);
-        let counters = Arc::new(Counters::default());
-        let thread_counters = Arc::clone(&counters);
+        let commits = Arc::new(AtomicU64::new(0));
+        let pen = Pen {
+            connection,
+            done,
+            changed,
+            commits: Arc::clone(&commits),
+            open: Vec::new(),
+            changing: false,
+            owed: false,
+            commit_by: None,
+            results_at: None,
+            now_at: None,
+            stream: false,
+        };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || write_until_closed(&connection, &waiting, &changed, &thread_counters))
+            .spawn(move || pen.write_until_closed(&waiting))
             .map_err(|source| StoreError::Io { path: "store-writer thread".into(), source })?;
-        Ok(Self { queue, changes, counters, thread: Arc::new(Mutex::new(Some(thread))) })
+        Ok(Self { queue, work, changes, commits, thread: Arc::new(Mutex::new(Some(thread))) })
     }
 
+    /// Changes whenever something was done.
+    pub fn work(&self) -> watch::Receiver<u64> {
+        self.work.clone()
+    }
+
+    /// Changes whenever something was committed.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
     }
 
-    pub fn commit_counts(&self) -> (u64, u64) {
-        (self.counters.commits.load(Ordering::Relaxed), self.counters.flushes.load(Ordering::Relaxed))
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
     }
 
-    pub async fn run<T, F>(&self, durability: Durability, operation: F) -> Result<T, StoreError>
+    pub async fn run<T, F>(&self, urgency: Urgency, operation: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
         let (caller, answer) = oneshot::channel();
-        let call = Call { operation: Some(operation), result: None, caller };
-        self.queue.send(Message::Run(durability, Box::new(call))).map_err(|_| StoreError::Closed)?;
+        let call = Call { operation, result: None, caller: Some(caller) };
+        self.queue.send(Message::Run(urgency, Box::new(call))).map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -126,90 +172,243 @@ impl Writer {
     }
 }
 
-fn write_until_closed(
-    connection: &Connection,
-    waiting: &Receiver<Message>,
-    changed: &watch::Sender<u64>,
-    counters: &Counters,
-) {
-    let mut last_batch = 1;
-    let mut closing = false;
-    while !closing && let Ok(Message::Run(durability, operation)) = waiting.recv() {
-        let mut needed = durability;
-        let mut batch = vec![operation];
-        // With company in the last batch, more callers are on their way: one flush should serve them all.
-        while batch.len() < BATCH {
-            let next = if last_batch > 1 && batch.len() < last_batch {
-                match waiting.recv_timeout(GATHER) {
-                    Ok(next) => next,
-                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-                }
-            } else {
-                match waiting.try_recv() {
-                    Ok(next) => next,
-                    Err(_) => break,
-                }
-            };
-            match next {
-                Message::Run(durability, operation) => {
-                    needed = needed.max(durability);
-                    batch.push(operation);
-                }
-                Message::Close => {
-                    closing = true;
-                    break;
-                }
-            }
-        }
-        last_batch = batch.len();
-        let changes_before = connection.total_changes();
-        let committed = commit_batch(connection, needed, &mut batch);
-        if committed.is_ok() {
-            counters.commits.fetch_add(1, Ordering::Relaxed);
-            counters.flushes.fetch_add(u64::from(needed == Durability::Flushed), Ordering::Relaxed);
-            if connection.total_changes() != changes_before {
-                changed.send_modify(|version| *version += 1);
-            }
-        } else {
-            // The transaction is gone whatever the cause; a rollback with none open is an error to ignore.
-            let _ = connection.execute_batch("ROLLBACK");
-        }
-        for operation in batch {
-            operation.answer(match &committed {
-                Ok(()) => Ok(()),
-                Err(StoreError::DiskFull) => Err(StoreError::DiskFull),
-                Err(other) => Err(StoreError::Commit(other.to_string())),
-            });
-        }
-    }
-    // A copy of the closed file is then the whole database. Readers that still run make it incomplete, not wrong.
-    let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+/// What the thread writes with.
+struct Pen {
+    connection: Connection,
+    done: watch::Sender<u64>,
+    changed: watch::Sender<u64>,
+    commits: Arc<AtomicU64>,
+    /// Done in the open transaction, in order; or, when `owed`, what must be done again.
+    open: Vec<Waiting>,
+    /// Whether any of it changed anything.
+    changing: bool,
+    /// The last commit failed, and callers were told otherwise.
+    owed: bool,
+    commit_by: Option<Instant>,
+    /// When results were last committed.
+    results_at: Option<Instant>,
+    /// When somebody who could not wait last had a commit.
+    now_at: Option<Instant>,
+    /// Whether the one before that was less than [`COMPANY`] earlier.
+    stream: bool,
 }
 
-fn commit_batch(
-    connection: &Connection,
-    durability: Durability,
-    batch: &mut [Box<dyn Operation>],
-) -> Result<(), StoreError> {
-    let synchronous = match durability {
-        Durability::Redoable => "NORMAL",
-        Durability::Flushed => "FULL",
-    };
-    connection.pragma_update(None, "synchronous", synchronous)?;
-    connection.execute_batch("BEGIN IMMEDIATE")?;
-    for operation in batch {
-        connection.execute_batch("SAVEPOINT operation")?;
-        if !operation.run(connection) {
-            if connection.is_autocommit() {
+impl Pen {
+    fn write_until_closed(mut self, waiting: &Receiver<Message>) {
+        let mut last_callers = 1;
+        let mut closing = false;
+        while !closing {
+            let first = match self.commit_by {
+                None => waiting.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(at) => waiting.recv_timeout(at.saturating_duration_since(Instant::now())),
+            };
+            let (urgency, operation) = match first {
+                Ok(Message::Run(urgency, operation)) => (urgency, operation),
+                Err(RecvTimeoutError::Timeout) => {
+                    // Who waits for it is answered; otherwise it is tried again later.
+                    let _ = self.settle();
+                    continue;
+                }
+                Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => break,
+            };
+            let mut callers = usize::from(urgency == Urgency::Now);
+            let mut batch = vec![(urgency, operation)];
+            // With company in the last batch, more callers are on their way: one flush should serve them all.
+            while batch.len() < BATCH {
+                let next = if (1..last_callers).contains(&callers) {
+                    waiting.recv_timeout(GATHER).ok()
+                } else {
+                    waiting.try_recv().ok()
+                };
+                match next {
+                    Some(Message::Run(urgency, operation)) => {
+                        callers += usize::from(urgency == Urgency::Now);
+                        batch.push((urgency, operation));
+                    }
+                    Some(Message::Close) => {
+                        closing = true;
+                        break;
+                    }
+                    None => break,
+                }
+            }
+            if callers > 0 {
+                last_callers = callers;
+            }
+            self.take(batch);
+        }
+        let _ = self.settle();
+        // A copy of the closed file is then the whole database. Readers that still run make it incomplete, not wrong.
+        let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    }
+
+    /// Does a batch and commits if it is time.
+    fn take(&mut self, mut batch: Vec<Waiting>) {
+        if self.owed
+            && let Err(error) = self.settle()
+        {
+            batch.iter_mut().for_each(|(_, operation)| operation.answer(Err(error.again())));
+            return;
+        }
+        // What is answered before it is committed must not build on what may yet be refused.
+        batch.sort_by_key(|(urgency, _)| *urgency == Urgency::Now);
+        let before = self.connection.total_changes();
+        let mut waiting = batch.into_iter();
+        while let Some((urgency, operation)) = waiting.next() {
+            if let Err(error) = self.perform(urgency, operation) {
+                self.failed(&error);
+                waiting.for_each(|(_, mut operation)| operation.answer(Err(error.again())));
+                return;
+            }
+        }
+        if self.open.is_empty() {
+            // Nothing changed: there is nothing to keep open, and nothing to write.
+            self.end_transaction();
+        } else if self.commit_by.is_some_and(|at| at <= Instant::now()) {
+            // Who waits for it is answered.
+            let _ = self.settle();
+        }
+        if self.connection.total_changes() != before {
+            self.done.send_modify(|version| *version += 1);
+        }
+    }
+
+    /// Runs one operation in a savepoint; an error is the whole transaction's.
+    fn perform(&mut self, urgency: Urgency, mut operation: Box<dyn Operation>) -> Result<(), StoreError> {
+        if urgency == Urgency::Look {
+            operation.run(&self.connection);
+            operation.answer(Ok(()));
+            return Ok(());
+        }
+        let before = self.connection.total_changes();
+        let run = self.begin().and_then(|()| self.in_savepoint(&mut operation));
+        if !matches!(run, Ok(true)) {
+            operation.answer(run.as_ref().map(drop).map_err(StoreError::again));
+            return run.map(drop);
+        }
+        let changed = self.connection.total_changes() != before;
+        self.changing |= changed;
+        let now = Instant::now();
+        let company = if self.stream { self.now_at.max(self.results_at) } else { self.results_at };
+        let results = company.map_or(now, |at| at + COMPANY);
+        let by = match urgency {
+            // A caller that was told of a row already there waits for that row's commit.
+            Urgency::Now => now,
+            _ if !changed => {
+                operation.answer(Ok(()));
+                return Ok(());
+            }
+            Urgency::Look | Urgency::Note => now + NOTE,
+            Urgency::Result => results.max(now + MESSAGE),
+            Urgency::Send => results.max(now),
+        };
+        if urgency.rides() {
+            operation.answer(Ok(()));
+        }
+        self.commit_by = Some(self.commit_by.map_or(by, |at| at.min(by)));
+        self.open.push((urgency, operation));
+        Ok(())
+    }
+
+    /// False: it failed and left no trace.
+    fn in_savepoint(&self, operation: &mut Box<dyn Operation>) -> Result<bool, StoreError> {
+        self.connection.execute_batch("SAVEPOINT operation")?;
+        let done = operation.run(&self.connection);
+        if !done {
+            if self.connection.is_autocommit() {
                 // A full disk or an I/O error ended the whole transaction, not only this operation.
                 return Err(StoreError::Commit("the disk did not take the transaction".into()));
             }
-            connection.execute_batch("ROLLBACK TO operation")?;
+            self.connection.execute_batch("ROLLBACK TO operation")?;
         }
-        connection.execute_batch("RELEASE operation")?;
+        self.connection.execute_batch("RELEASE operation")?;
+        Ok(done)
     }
-    connection.execute_batch("COMMIT")?;
-    Ok(())
+
+    fn begin(&self) -> Result<(), StoreError> {
+        if self.connection.is_autocommit() {
+            self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        }
+        Ok(())
+    }
+
+    /// Commits what is open, or does what is owed, and answers who waits for it.
+    fn settle(&mut self) -> Result<(), StoreError> {
+        if self.open.is_empty() {
+            self.end_transaction();
+            return Ok(());
+        }
+        let committed = self.redo().and_then(|()| Ok(self.connection.execute_batch("COMMIT")?));
+        if let Err(error) = committed {
+            self.failed(&error);
+            return Err(error);
+        }
+        if self.changing {
+            let now = Instant::now();
+            let has = |urgencies: &[Urgency]| self.open.iter().any(|(urgency, _)| urgencies.contains(urgency));
+            if has(&[Urgency::Result, Urgency::Send]) {
+                self.results_at = Some(now);
+            }
+            if has(&[Urgency::Now]) {
+                self.stream = self.now_at.is_some_and(|before| now - before < COMPANY);
+                self.now_at = Some(now);
+            }
+            self.commits.fetch_add(1, Ordering::Relaxed);
+            self.changed.send_modify(|version| *version += 1);
+        }
+        (self.changing, self.owed, self.commit_by) = (false, false, None);
+        for (_, mut operation) in self.open.drain(..) {
+            operation.answer(Ok(()));
+        }
+        Ok(())
+    }
+
+    /// Repeats what callers believe done.
+    fn redo(&mut self) -> Result<(), StoreError> {
+        if !self.owed {
+            return Ok(());
+        }
+        self.begin()?;
+        let mut owed = std::mem::take(&mut self.open).into_iter();
+        while let Some((urgency, mut operation)) = owed.next() {
+            match self.in_savepoint(&mut operation) {
+                Ok(true) => self.open.push((urgency, operation)),
+                Ok(false) => {
+                    tracing::error!("a change was lost: the commit that held it failed, and so did doing it again");
+                }
+                Err(error) => {
+                    self.open.push((urgency, operation));
+                    self.open.extend(owed);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The transaction is gone: who waits for it is told so, what was answered before is owed.
+    fn failed(&mut self, error: &StoreError) {
+        // Whatever the cause; a rollback with none open is an error to ignore.
+        let _ = self.connection.execute_batch("ROLLBACK");
+        self.open.retain_mut(|(urgency, operation)| {
+            operation.answer(Err(error.again()));
+            urgency.rides()
+        });
+        self.owed = !self.open.is_empty();
+        self.changing = self.owed;
+        self.commit_by = self.owed.then(|| Instant::now() + RETRY);
+        if self.owed {
+            tracing::warn!("the database does not commit, tried again: {error}");
+        }
+    }
+
+    fn end_transaction(&mut self) {
+        (self.changing, self.owed, self.commit_by) = (false, false, None);
+        if !self.connection.is_autocommit() {
+            // It wrote nothing, so there is nothing that could fail to be written.
+            let _ = self.connection.execute_batch("COMMIT");
+        }
+    }
 }
 
 #[cfg(test)]
@@ -227,24 +426,80 @@ mod tests {
     #[tokio::test]
     async fn an_operation_that_fails_leaves_its_neighbours_in_the_batch_committed() {
         let (_folder, writer) = writer();
-        let insert = |n: i64| writer.run(Durability::Flushed, move |c| c.execute("INSERT INTO t VALUES (?1)", [n]));
+        let insert = |n: i64| writer.run(Urgency::Now, move |c| c.execute("INSERT INTO t VALUES (?1)", [n]));
         let (first, twin, other) = tokio::join!(insert(1), insert(1), insert(2));
         assert!(first.is_ok() && other.is_ok());
         assert!(matches!(twin, Err(StoreError::Sqlite(_))));
-        let count = writer
-            .run(Durability::Redoable, |c| c.query_row("SELECT count(*) FROM t", [], |r| r.get::<_, i64>(0)))
-            .await;
+        let count =
+            writer.run(Urgency::Look, |c| c.query_row("SELECT count(*) FROM t", [], |r| r.get::<_, i64>(0))).await;
         assert_eq!(count.unwrap(), 2);
     }
 
     #[tokio::test]
     async fn callers_that_wait_together_share_a_flush() {
         let (_folder, writer) = writer();
-        let calls =
-            (0..200).map(|n| writer.run(Durability::Flushed, move |c| c.execute("INSERT INTO t VALUES (?1)", [n])));
+        let calls = (0..200).map(|n| writer.run(Urgency::Now, move |c| c.execute("INSERT INTO t VALUES (?1)", [n])));
         let answers = futures_util::future::join_all(calls).await;
         assert!(answers.iter().all(Result::is_ok));
-        let (_, flushes) = writer.commit_counts();
-        assert!(flushes <= 200 / 16, "{flushes} flushes for 200 operations");
+        let commits = writer.commits();
+        assert!(commits <= 200 / 16, "{commits} commits for 200 operations");
+    }
+
+    /// What another connection sees.
+    fn committed(folder: &tempfile::TempDir) -> i64 {
+        let reader = Connection::open(folder.path().join("t.db")).unwrap();
+        reader.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
+    }
+
+    async fn insert(writer: &Writer, urgency: Urgency, n: i64) -> Result<usize, StoreError> {
+        writer.run(urgency, move |c| c.execute("INSERT INTO t VALUES (?1)", [n])).await
+    }
+
+    #[tokio::test]
+    async fn a_note_is_answered_before_its_commit_and_rides_along_with_the_next_one() {
+        let (folder, writer) = writer();
+        insert(&writer, Urgency::Note, 1).await.unwrap();
+        let looked = writer.run(Urgency::Look, |c| c.query_row("SELECT count(*) FROM t", [], |r| r.get::<_, i64>(0)));
+        assert_eq!((looked.await.unwrap(), committed(&folder), writer.commits()), (1, 0, 0));
+        insert(&writer, Urgency::Now, 2).await.unwrap();
+        assert_eq!((committed(&folder), writer.commits()), (2, 1));
+        insert(&writer, Urgency::Note, 3).await.unwrap();
+        writer.clone().stop().await;
+        assert_eq!(committed(&folder), 3);
+    }
+
+    #[tokio::test]
+    async fn results_in_quick_succession_share_commits_and_one_to_be_sent_is_committed_when_it_is_answered() {
+        let (folder, writer) = writer();
+        for n in 0..100 {
+            insert(&writer, Urgency::Result, n).await.unwrap();
+        }
+        insert(&writer, Urgency::Send, 100).await.unwrap();
+        assert_eq!(committed(&folder), 101);
+        assert!(writer.commits() < 20, "{} commits", writer.commits());
+    }
+
+    #[tokio::test]
+    async fn looking_and_changing_nothing_commit_nothing() {
+        let (_folder, writer) = writer();
+        for urgency in [Urgency::Look, Urgency::Note, Urgency::Result, Urgency::Send, Urgency::Now] {
+            writer.run(urgency, |c| c.execute("DELETE FROM t WHERE n = 7", [])).await.unwrap();
+        }
+        assert_eq!(writer.commits(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_answered_before_a_commit_that_failed_is_done_again() {
+        let (folder, writer) = writer();
+        let reference = "CREATE TABLE child (n INTEGER REFERENCES t (n) DEFERRABLE INITIALLY DEFERRED)";
+        writer.run(Urgency::Now, move |c| c.execute_batch(reference)).await.unwrap();
+        writer.run(Urgency::Look, |c| c.pragma_update(None, "foreign_keys", true)).await.unwrap();
+        insert(&writer, Urgency::Note, 1).await.unwrap();
+        // Its own statement succeeds; the commit finds that row 99 does not exist.
+        let orphan = writer.run(Urgency::Now, |c| c.execute("INSERT INTO child VALUES (99)", []));
+        assert!(matches!(orphan.await, Err(StoreError::Commit(_))));
+        assert_eq!(committed(&folder), 0);
+        insert(&writer, Urgency::Now, 2).await.unwrap();
+        assert_eq!(committed(&folder), 2);
     }
 }

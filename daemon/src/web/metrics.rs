@@ -63,18 +63,12 @@ pub async fn metrics(State(web): State<Web>) -> Result<impl IntoResponse, Proble
     let mut open_metrics = String::new();
     // Writing into a String fails only if a label set does, and ours are plain text.
     let report = web.desk.borrow().as_ref().map(|desk| (desk.report)());
-    let registry = gather(&counts, web.store.commit_counts(), &web.health, report.as_ref(), web.device);
+    let registry = gather(&counts, web.store.commits(), &web.health, report.as_ref(), web.device);
     let _ = encode_registry(&mut open_metrics, &registry);
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], classic(&open_metrics)))
 }
 
-fn gather(
-    counts: &Counts,
-    (commits, flushes): (u64, u64),
-    health: &Health,
-    report: Option<&EngineReport>,
-    device: String,
-) -> Registry {
+fn gather(counts: &Counts, commits: u64, health: &Health, report: Option<&EngineReport>, device: String) -> Registry {
     let mut registry = Registry::with_prefix("kithd");
     if let Some(report) = report {
         register_engines(&mut registry, report);
@@ -95,8 +89,7 @@ fn gather(
     let rejected = "Messages that made no sense and are kept for the operator";
     registry.register("rejected_messages", rejected, ConstGauge::new(counts.rejected_messages as i64));
     registry.register("people", "Enrolled people", ConstGauge::new(counts.people as i64));
-    registry.register("store_commits", "Transactions committed since start", ConstCounter::new(commits));
-    registry.register("store_flushes", "Commits since start that waited for the disk", ConstCounter::new(flushes));
+    registry.register("store_commits", "Commits to disk since start", ConstCounter::new(commits));
     let degraded = Family::<PartLabel, Gauge>::default();
     for (part, line) in health.parts() {
         degraded.get_or_create(&PartLabel { part }).set(i64::from(line.condition == Condition::Degraded));

@@ -126,6 +126,7 @@ impl Site {
             picture_key: "ab".into(),
         };
         assert!(self.web.store.finish(self.end().await, Arc::new(identified)).await.unwrap());
+        self.web.store.settle().await.unwrap();
         id
     }
 }
@@ -153,6 +154,7 @@ async fn the_table_shows_every_column_and_hostile_paths_and_names_stay_text() {
     let id = site.recognise(&format!("/in/{HOSTILE}.jpg"), HOSTILE).await;
     site.accept("/in/broken.jpg").await;
     site.web.store.fail(site.end().await, format!("cut short {HOSTILE}")).await.unwrap();
+    site.web.store.settle().await.unwrap();
     site.web.store.keep_rejected(HOSTILE.into(), "not JSON".into(), HOSTILE.into()).await.unwrap();
     site.web.health.set("mqtt", Condition::Degraded, HOSTILE);
     for url in ["/", &format!("/images/{id}")] {

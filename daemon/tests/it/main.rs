@@ -17,3 +17,4 @@ mod release; // what ./dev release refuses
 mod service; // as systemd sees it: readiness, watchdog, unit, credentials, kithd allow
 mod support; // starts the daemon and asks it things
 mod tidy; // house rules
+mod writes; // bytes written, counted by the kernel

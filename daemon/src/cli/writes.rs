@@ -1,0 +1,205 @@
+//! `kithd bench writes`: what a picture costs the disk, for cards that wear out by being written to.
+//!
+//! Counted is `write_bytes` in `/proc/PID/io` of the daemon and its children, up to the daemon's end, so that the copying
+//! of the journal into the database is in it. The kernel counts each page of the page cache (4 KiB) that becomes dirty:
+//! what reaches the card, but for the file system's own bookkeeping, which no process is charged with. Nothing is taken
+//! off for `cancelled_write_bytes`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use image::{ImageFormat, imageops};
+use serde_json::json;
+
+use super::load::{Daemon, connect, request};
+use crate::config::Config;
+use crate::engine::load_pack;
+use crate::store::{self, PictureBytes, Store};
+
+/// Between lone pictures: long enough that none shares a commit with the next.
+const LONE: Duration = Duration::from_secs(3);
+/// From `statfs`(2).
+const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58F6];
+
+/// What can be typed.
+#[derive(Debug, clap::Args)]
+pub struct Writes {
+    /// Pictures of the stream
+    #[arg(long, default_value_t = 1000)]
+    pictures: u32,
+    /// Pictures a second in the stream
+    #[arg(long, default_value_t = 10.0)]
+    rate: f64,
+    /// Lone pictures, 3 s apart, measured after the stream
+    #[arg(long, default_value_t = 20)]
+    lone: u32,
+    /// Broker that takes the results, for example mqtt://127.0.0.1:1883; without one MQTT is off, which writes less
+    #[arg(long)]
+    broker: Option<String>,
+    /// Where the state folder is made for as long as the measurement takes; on a disk
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    folder: PathBuf,
+    /// Answers as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Written for each picture of one run.
+struct Row {
+    name: String,
+    pictures: u32,
+    /// All of it.
+    written: u64,
+    /// The thumbnails' share.
+    thumbnails: u64,
+    /// The face crops' share.
+    crops: u64,
+    /// Passed to write(2) and the like.
+    passed: u64,
+    commits: f64,
+}
+
+impl Row {
+    fn without_thumbnails(&self) -> u64 {
+        self.written.saturating_sub(self.thumbnails)
+    }
+
+    fn rest(&self) -> u64 {
+        self.without_thumbnails().saturating_sub(self.crops)
+    }
+}
+
+/// A stream and lone pictures, each with a daemon and a state folder of its own.
+pub async fn writes(config: &Config, args: Writes, picture: Vec<u8>) -> anyhow::Result<()> {
+    let kind = rustix::fs::statfs(&args.folder).with_context(|| args.folder.display().to_string())?.f_type as u32;
+    if IN_MEMORY.contains(&kind) {
+        bail!(
+            "{} is in memory, where nothing is written to a disk; name a folder on one with --folder",
+            args.folder.display()
+        );
+    }
+    if !(args.rate.is_finite() && args.rate > 0.0) {
+        bail!("--rate {} must be above 0", args.rate);
+    }
+    let mut config = config.clone();
+    // Measuring the precisions would start the engine again in the middle of the count.
+    if config.models.precision.is_none() {
+        let pack = load_pack(config.models.pack.as_deref())?;
+        config.models.precision = Some(pack.default_precision(config.engine.device));
+    }
+    let pause = Duration::from_secs_f64(1.0 / args.rate);
+    let mut rows = Vec::new();
+    for (name, pictures, pause) in
+        [(format!("{} a second", args.rate), args.pictures, pause), ("lone".to_string(), args.lone, LONE)]
+    {
+        if pictures > 0 {
+            rows.push(measure(&config, &args, &picture, name, pictures, pause).await?);
+        }
+    }
+    if args.json {
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                json!({ "name": row.name, "pictures": row.pictures, "written": row.written,
+                        "thumbnails": row.thumbnails, "crops": row.crops, "rest": row.rest(),
+                        "without_thumbnails": row.without_thumbnails(), "passed": row.passed, "commits": row.commits })
+            })
+            .collect();
+        println!("{}", json!(rows));
+        return Ok(());
+    }
+    println!("bytes written for each picture, MQTT {}", if args.broker.is_some() { "on" } else { "off" });
+    for row in rows {
+        println!(
+            "{:14} {:6} in all: {} thumbnails, {} crops of faces, {} the rest; {:.2} commits ({} pictures, {} passed to write)",
+            row.name,
+            row.written,
+            row.thumbnails,
+            row.crops,
+            row.rest(),
+            row.commits,
+            row.pictures,
+            row.passed
+        );
+    }
+    Ok(())
+}
+
+async fn measure(
+    config: &Config,
+    args: &Writes,
+    picture: &[u8],
+    name: String,
+    pictures: u32,
+    pause: Duration,
+) -> anyhow::Result<Row> {
+    let temporary = tempfile::Builder::new().prefix("kithd-bench-").tempdir_in(&args.folder)?;
+    let folder = temporary.path().canonicalize()?;
+    let inbox = folder.join("pictures");
+    std::fs::create_dir(&inbox)?;
+    let state = folder.join("state");
+    let mut daemon = Daemon::start_in(config, args.broker.as_deref(), &state, Some(&inbox)).await?;
+    daemon.wait_for_engine().await?;
+    enroll_three(&daemon, &folder, picture).await?;
+    let first = folder.join("picture.jpg");
+    std::fs::write(&first, picture)?;
+    let mut client = connect(&daemon.address).await?;
+    let mut count = async |key: &str| -> anyhow::Result<u64> {
+        let status = request(&mut client, "GET", "/v1/status", Vec::new()).await?;
+        Ok(status["counts"][key].as_u64().unwrap_or(0))
+    };
+    // The enrolment's last commit is not the pictures'.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (before, commits) = (daemon.written()?, daemon.commits().await?);
+    let mut sender = connect(&daemon.address).await?;
+    let mut clock = tokio::time::interval(pause);
+    for n in 0..pictures {
+        let path = inbox.join(format!("front-gate-{n:06}.jpg"));
+        // Names of one file: the pictures are the sender's to write, not ours.
+        std::fs::hard_link(&first, &path)?;
+        clock.tick().await;
+        request(&mut sender, "POST", "/image/post", json!({ "path": path }).to_string().into_bytes()).await?;
+    }
+    while count("processed").await? + count("failed").await? < pictures.into() || count("unsent").await? > 0 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    if count("failed").await? > 0 {
+        bail!("{} of {pictures} pictures failed, so that the count means nothing", count("failed").await?);
+    }
+    let commits = daemon.commits().await? - commits;
+    let after = daemon.stop_and_count().await?;
+    let bytes = match Store::open_for_reading(&state)? {
+        Some(connection) => store::picture_bytes(&connection)?,
+        None => bail!("the state folder {} holds no database", state.display()),
+    };
+    let each = |bytes: u64| bytes / u64::from(pictures);
+    let PictureBytes { thumbnails, crops } = bytes;
+    Ok(Row {
+        name,
+        pictures,
+        written: each(after.written.saturating_sub(before.written)),
+        // Once to the journal and once to the database.
+        thumbnails: each(2 * thumbnails),
+        crops: each(2 * crops),
+        passed: each(after.passed.saturating_sub(before.passed)),
+        commits: commits as f64 / f64::from(pictures),
+    })
+}
+
+/// Three people, so that a face has as many candidates as it has in any larger gallery.
+async fn enroll_three(daemon: &Daemon, folder: &Path, picture: &[u8]) -> anyhow::Result<()> {
+    let picture = image::load_from_memory(picture)?.into_rgb8();
+    let variants = [picture.clone(), imageops::flip_horizontal(&picture), imageops::brighten(&picture, 20)];
+    for (number, variant) in (1..).zip(variants) {
+        let file = folder.join(format!("person_{number}.jpg"));
+        variant.save_with_format(&file, ImageFormat::Jpeg)?;
+        let mut command = daemon.command()?;
+        command.arg("enroll").arg("--person").arg(format!("Person {number}")).arg(&file);
+        let output = command.output().await?;
+        if !output.status.success() {
+            bail!("a person could not be enrolled: {}", String::from_utf8_lossy(&output.stdout).trim());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! Kind to cards: what an identified picture costs the disk, counted by the kernel.
+
+use serde_json::Value;
+
+use crate::broker::Mosquitto;
+use crate::support::{Board, text};
+
+#[test]
+fn ten_pictures_a_second_write_less_than_20_kb_each_thumbnails_and_crops_apart() {
+    let broker = Mosquitto::running();
+    let url = format!("mqtt://127.0.0.1:{}", broker.port());
+    // Beside the build, on a disk; in memory nothing would be counted, and the command refuses.
+    let output = Board::new().kithd([
+        "bench",
+        "writes",
+        "--json",
+        "--pictures=60",
+        "--lone=0",
+        "--broker",
+        &url,
+        "--folder",
+        env!("CARGO_TARGET_TMPDIR"),
+    ]);
+    assert!(output.status.success(), "{}", text(&output));
+    let rows: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let row = &rows[0];
+    println!("{row}");
+    let (written, rest) = (row["written"].as_u64().unwrap(), row["rest"].as_u64().unwrap());
+    assert!(written > 4096, "counted next to nothing: {row}");
+    assert!(rest < 20_000, "{row}");
+}
