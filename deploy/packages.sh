@@ -52,7 +52,7 @@ build_cross() (
   build_kithd arm64
   try_kernels pi4:int8 pi5:int8 pi5:float16
   # Of the models' tests those that take seconds emulated, with the pack's own picture in every precision among them; a
-  # picture costs a hundred times what it costs here, so hundreds of them, large ones and stop-watches are left out.
+  # picture takes about three, so hundreds of them, large ones and stop-watches are left out.
   emulate pi5
   export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=qemu-aarch64-static
   "$compile" test --release --locked "${for_target[@]}" -p kithd -p kith-vision --test vision -- \
