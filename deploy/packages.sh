@@ -214,7 +214,7 @@ check_release() {
 check_dependencies() {
   need_cargo_tool cargo-deny 0.20.2
   "$dev/cargo/bin/cargo-deny" check licenses bans sources
-  if "$dev/cargo/bin/cargo-deny" fetch db; then
+  if "$dev/cargo/bin/cargo-deny" fetch db 2>/dev/null; then
     need_cargo_tool cargo-audit 0.22.2
     "$dev/cargo/bin/cargo-deny" check advisories
     "$dev/cargo/bin/cargo-audit" audit
