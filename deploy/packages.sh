@@ -230,8 +230,9 @@ make_sbom() {
   # It writes beside each Cargo.toml, so it is given a copy.
   work=$(mktemp -d)
   git archive HEAD | tar -x -C "$work"
-  "$dev/cargo/bin/cargo-cyclonedx" cyclonedx --quiet --format json --target $arm --manifest-path "$work/daemon/Cargo.toml"
-  mv "$work/daemon/kithd.cdx.json" "$1"
+  "$dev/cargo/bin/cargo-cyclonedx" cyclonedx --quiet --format json --spec-version 1.5 --target $arm \
+    --manifest-path "$work/daemon/Cargo.toml"
+  sed "s|$work|/kithd-$(version)|g" "$work/daemon/kithd.cdx.json" >"$1"
   rm -rf "$work"
 }
 
