@@ -131,6 +131,7 @@ need_cargo_tool() {
   say "building $1 $2"
   own_folder "$dev"
   env -u RUSTC CARGO_TARGET_DIR="$dev/cargo/build" cargo install --quiet --locked --root "$dev/cargo" --version "$2" "$1"
+  rm -rf "$dev/cargo/build"
 }
 
 # zig with its wrapper for cargo, from the Python Package Index.
