@@ -61,7 +61,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let queue = Queue::open(store.clone(), rules).await?;
     let intake = Intake::new(queue.clone(), config.intake.clone(), &state_dir, health.clone())?;
 
-    // Engines and gallery come up beside the page; images wait as pending until they are there.
+    // Engines and gallery come up beside the page; images wait as pending until they are there. Whoever looks sees that.
+    health.set("engine", Condition::Starting, "loading the model pack");
     let (ready_sender, ready) = watch::channel(None);
     let (desk_sender, desk) = watch::channel(None);
     let start = recognition::Start {
