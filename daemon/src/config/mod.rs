@@ -681,6 +681,7 @@ mod tests {
             let shown = shipped.lines().any(|line| {
                 let line = line.trim_start_matches(['#', ' ']);
                 line.strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with('='))
+                    || line == format!("[[{name}]]")
             });
             assert!(shown, "deploy/kithd.toml does not show {key}");
         }
