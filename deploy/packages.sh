@@ -51,6 +51,8 @@ build_cross() (
   use_architecture arm64
   build_kithd arm64
   try_kernels pi4:int8 pi5:int8 pi5:float16
+  # Of the models' tests those that take seconds emulated, with the pack's own picture in every precision among them; a
+  # picture takes about three, so hundreds of them, large ones and stop-watches are left out.
   emulate pi5
   export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=qemu-aarch64-static
   "$compile" test --release --locked "${for_target[@]}" -p kithd -p kith-vision --test vision -- \
@@ -129,6 +131,7 @@ need_cargo_tool() {
   say "building $1 $2"
   own_folder "$dev"
   env -u RUSTC CARGO_TARGET_DIR="$dev/cargo/build" cargo install --quiet --locked --root "$dev/cargo" --version "$2" "$1"
+  rm -rf "$dev/cargo/build"
 }
 
 # zig with its wrapper for cargo, from the Python Package Index.
@@ -212,7 +215,7 @@ check_release() {
 check_dependencies() {
   need_cargo_tool cargo-deny 0.20.2
   "$dev/cargo/bin/cargo-deny" check licenses bans sources
-  if "$dev/cargo/bin/cargo-deny" fetch db; then
+  if "$dev/cargo/bin/cargo-deny" fetch db 2>/dev/null; then
     need_cargo_tool cargo-audit 0.22.2
     "$dev/cargo/bin/cargo-deny" check advisories
     "$dev/cargo/bin/cargo-audit" audit
@@ -228,8 +231,9 @@ make_sbom() {
   # It writes beside each Cargo.toml, so it is given a copy.
   work=$(mktemp -d)
   git archive HEAD | tar -x -C "$work"
-  "$dev/cargo/bin/cargo-cyclonedx" cyclonedx --quiet --format json --target $arm --manifest-path "$work/daemon/Cargo.toml"
-  mv "$work/daemon/kithd.cdx.json" "$1"
+  "$dev/cargo/bin/cargo-cyclonedx" cyclonedx --quiet --format json --spec-version 1.5 --target $arm \
+    --manifest-path "$work/daemon/Cargo.toml"
+  sed "s|$work|/kithd-$(version)|g" "$work/daemon/kithd.cdx.json" >"$1"
   rm -rf "$work"
 }
 

@@ -22,6 +22,7 @@ use crate::notify::Notifier;
 use crate::queue::{self, Queue, Rules};
 use crate::recognition::{self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, PEOPLE, Reader};
 use crate::sinks;
+use crate::sources::folder::Folder;
 use crate::sources::{self, Intake, SPOOL};
 use crate::state_dir::StateDir;
 use crate::store::Store;
@@ -60,7 +61,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let queue = Queue::open(store.clone(), rules).await?;
     let intake = Intake::new(queue.clone(), config.intake.clone(), &state_dir, health.clone())?;
 
-    // Engines and gallery come up beside the page; images wait as pending until they are there.
+    // Engines and gallery come up beside the page; images wait as pending until they are there. Whoever looks sees that.
+    health.set("engine", Condition::Starting, "loading the model pack");
     let (ready_sender, ready) = watch::channel(None);
     let (desk_sender, desk) = watch::channel(None);
     let start = recognition::Start {
@@ -87,6 +89,21 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let (timer_heart, pulse) = heartbeat();
     tasks.work("room", sources::watch_room(intake.clone(), pulse, tasks.stop()));
+
+    let mut folder_parts = Vec::new();
+    for settings in &config.folders {
+        // Once a start and for as long as the daemon runs.
+        let part: &'static str = format!("folder {}", settings.path.display()).leak();
+        let folder = Folder {
+            settings: settings.clone(),
+            part,
+            intake: intake.clone(),
+            store: store.clone(),
+            health: health.clone(),
+        };
+        tasks.work(part, folder.run(tasks.stop()));
+        folder_parts.push(part);
+    }
 
     // Page and API for the LAN; the same and more on the control socket.
     let page = web::router(Web {
@@ -129,6 +146,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // systemd hears when all of them have said how they are, and goes on hearing that the loops turn.
     let mut awaited = vec!["database", "engine", "intake", "mqtt", "page"];
     awaited.extend(config.facerecog_listen.map(|_| "facerecog"));
+    awaited.extend(folder_parts);
     let notifier = Notifier {
         store: store.clone(),
         loops: vec![("dispatcher", dispatcher_heart), ("timers", timer_heart), ("HTTP loop", http_heart)],

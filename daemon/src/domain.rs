@@ -160,6 +160,33 @@ pub struct NewImage {
     pub picture_key: Option<String>,
     /// Drop it when an unfinished image has the same path (MQTT may deliver twice).
     pub unless_unfinished: bool,
+    /// The file of a watched folder it comes from: a file taken before, unchanged, makes no second image.
+    pub seen: Option<SeenFile>,
+}
+
+/// Names a file below a watched folder: the first 16 bytes of its path's sha256.
+pub type FileKey = [u8; 16];
+
+/// What tells a file from another of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Bytes.
+    pub size: i64,
+    /// Time of the last write by the file system's clock, nanoseconds since 1970.
+    pub mtime_ns: i64,
+}
+
+/// A file of a watched folder as it is remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenFile {
+    /// The folder's number.
+    pub folder: i64,
+    /// The file in it.
+    pub key: FileKey,
+    /// As it was taken.
+    pub stamp: Stamp,
+    /// It is moved or deleted when its image has ended.
+    pub put_away: bool,
 }
 
 /// What became of one submitted image.

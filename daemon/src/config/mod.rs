@@ -31,6 +31,8 @@ pub struct Config {
     pub mqtt: Mqtt,
     /// What may come in.
     pub intake: Intake,
+    /// Folders watched for pictures.
+    pub folders: Vec<Folder>,
     /// Networks.
     pub models: Models,
     /// How pictures are recognised.
@@ -94,6 +96,40 @@ pub struct Intake {
     pub max_pending: u64,
     /// Free space that is never used up.
     pub disk_reserve_bytes: u64,
+}
+
+/// A watched folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folder {
+    /// Local, or on a mount.
+    pub path: PathBuf,
+    /// What becomes of a file when its image has ended.
+    pub then: Then,
+    /// A file is taken once its size and time have been still for so long.
+    pub settle: Duration,
+    /// How often it is looked into.
+    pub poll: Duration,
+    /// How often every file is looked at, for those that were rewritten in place.
+    pub full_scan: Duration,
+    /// Whether folders inside it count.
+    pub recursive: bool,
+    /// Patterns of names or of paths below it that are taken…
+    pub include: Vec<String>,
+    /// …unless one of these matches too.
+    pub exclude: Vec<String>,
+    /// A mount that does not answer for so long is reported.
+    pub report_after: Duration,
+}
+
+/// What becomes of a file when its image has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// Nothing.
+    Leave,
+    /// It goes to `done/` or `failed/` in its folder.
+    Move,
+    /// It is deleted if it was processed; otherwise it goes to `failed/`.
+    Delete,
 }
 
 /// Networks.
@@ -216,12 +252,13 @@ impl Config {
         if !state_dir.is_absolute() {
             raw.problem("state_dir", state_dir.display(), "must be an absolute path");
         }
-        let config = Self {
+        let mut config = Self {
             device: device(&mut raw),
             log_level: log_level(&mut raw),
             http: Http { listen: listen(&mut raw) },
             mqtt: mqtt(&mut raw),
             intake: intake(&mut raw, &state_dir),
+            folders: folders(&mut raw),
             models: models(&mut raw),
             recognition: recognition(&mut raw),
             engine: engine(&mut raw),
@@ -242,6 +279,10 @@ impl Config {
                 "is smaller than intake.max_bytes, so the broker would drop pictures without a word; raise it",
             );
         }
+        // What is watched may be read.
+        let unread = |folder: &&Folder| !config.intake.roots.iter().any(|root| folder.path.starts_with(root));
+        let watched: Vec<_> = config.folders.iter().filter(unread).map(|folder| folder.path.clone()).collect();
+        config.intake.roots.extend(watched);
         let keys = raw.asked().map(String::from).collect();
         let problems = raw.into_problems();
         (if problems.is_empty() { Ok(config) } else { Err(problems) }, keys)
@@ -383,21 +424,84 @@ fn intake(raw: &mut Raw, state_dir: &Path) -> Intake {
         .texts("intake.roots")
         .map(|roots| roots.into_iter().map(PathBuf::from).collect())
         .unwrap_or_else(|| vec![inbox, "/srv/kithd/inbox".into(), "/unknown_images".into()]);
-    for root in &roots {
-        let plain = root.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-        if !root.is_absolute() || !plain || root == Path::new("/") {
-            raw.problem(
-                "intake.roots",
-                format!("\"{}\"", root.display()),
-                "each root must be an absolute folder other than /, without . or ..",
-            );
-        }
+    for root in roots.iter().filter(|root| !is_plain(root)) {
+        raw.problem(
+            "intake.roots",
+            format!("\"{}\"", root.display()),
+            "each root must be an absolute folder other than /, without . or ..",
+        );
     }
     Intake {
         roots,
         max_bytes: raw.size("intake.max_bytes", 20 << 20, 64 << 10..=200 << 20) as usize,
         max_pending: raw.number("intake.max_pending", 100_000, 1..=10_000_000),
         disk_reserve_bytes: raw.size("intake.disk_reserve", 200 << 20, 0..=1 << 40),
+    }
+}
+
+/// An absolute path other than /, without . or ...
+fn is_plain(path: &Path) -> bool {
+    path.is_absolute()
+        && path != Path::new("/")
+        && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+}
+
+/// Endings of the pictures the engine understands, in both cases.
+const PICTURES: &str = "*.{jpg,jpeg,jpe,png,webp,gif,bmp,tif,tiff,JPG,JPEG,JPE,PNG,WEBP,GIF,BMP,TIF,TIFF}";
+
+fn folders(raw: &mut Raw) -> Vec<Folder> {
+    let mut folders: Vec<Folder> = Vec::new();
+    for (at, mut table) in raw.tables("folder").into_iter().enumerate() {
+        let folder = folder(&mut table);
+        let twin =
+            folders.iter().find(|other| other.path.starts_with(&folder.path) || folder.path.starts_with(&other.path));
+        if let Some(other) = twin {
+            let rule = format!("is watched as part of {}; name one of them", other.path.display());
+            table.problem("path", folder.path.display(), rule);
+        }
+        raw.merge("folder", at, table);
+        folders.push(folder);
+    }
+    folders
+}
+
+fn folder(raw: &mut Raw) -> Folder {
+    let path = PathBuf::from(raw.text("path").unwrap_or_default());
+    if !is_plain(&path) {
+        raw.problem(
+            "path",
+            format!("\"{}\"", path.display()),
+            "must be an absolute folder other than /, without . or ..",
+        );
+    }
+    let then = match raw.text("then").as_deref() {
+        None | Some("leave") => Then::Leave,
+        Some("move") => Then::Move,
+        Some("delete") => Then::Delete,
+        Some(other) => {
+            raw.problem("then", format!("{other:?}"), "must be \"leave\", \"move\" or \"delete\"");
+            Then::Leave
+        }
+    };
+    let mut patterns = |key: &str, default: &[&str]| {
+        let patterns = raw.texts(key).unwrap_or_else(|| default.iter().map(ToString::to_string).collect());
+        for pattern in &patterns {
+            if let Err(error) = globset::Glob::new(pattern) {
+                raw.problem(key, format!("{pattern:?}"), format!("is not a pattern: {}", error.kind()));
+            }
+        }
+        patterns
+    };
+    Folder {
+        include: patterns("include", &[PICTURES]),
+        exclude: patterns("exclude", &[]),
+        path,
+        then,
+        settle: raw.duration("settle", secs(2), Duration::from_millis(50)..=secs(86_400)),
+        poll: raw.duration("poll", secs(5), Duration::from_millis(100)..=secs(86_400)),
+        full_scan: raw.duration("full_scan", secs(3600), secs(1)..=secs(30 * 86_400)),
+        recursive: raw.flag("recursive", true),
+        report_after: raw.duration("report_after", secs(30), Duration::from_millis(100)..=secs(3600)),
     }
 }
 
@@ -577,6 +681,7 @@ mod tests {
             let shown = shipped.lines().any(|line| {
                 let line = line.trim_start_matches(['#', ' ']);
                 line.strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with('='))
+                    || line == format!("[[{name}]]")
             });
             assert!(shown, "deploy/kithd.toml does not show {key}");
         }
@@ -604,6 +709,26 @@ mod tests {
         }
         assert!(problems("[engine]\nprotocol = \"facerecog\"\n").contains("needs engine.address"));
         assert!(problems("[breaker]\ncool_down = \"1h\"\n").contains("breaker.longest_cool_down"));
+    }
+
+    #[test]
+    fn watched_folders_are_roots_and_their_problems_say_which_one() {
+        let config = Config::check(Raw::parse("[[folder]]\npath = \"/mnt/nas\"\nthen = \"move\"\n")).0.unwrap();
+        assert_eq!(config.folders[0].then, Then::Move);
+        assert!(config.intake.roots.contains(&PathBuf::from("/mnt/nas")));
+        let text = problems(
+            "[[folder]]\npath = \"/mnt/nas\"\n[[folder]]\npath = \"/mnt/nas/a\"\nthen = \"burn\"\ninclude = [\"[\"]\npol = 3\n",
+        );
+        for part in [
+            "has 4 problems",
+            "folder[1].path = /mnt/nas/a: is watched as part of /mnt/nas",
+            "folder[1].then = \"burn\": must be",
+            "folder[1].include = \"[\": is not a pattern",
+            "folder[1].pol = 3: is not a known key; did you mean poll?",
+        ] {
+            assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+        }
+        assert!(problems("folder = \"/mnt/nas\"\n").contains("must be written as sections [[folder]]"));
     }
 
     #[test]

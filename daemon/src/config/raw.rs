@@ -104,6 +104,30 @@ impl Raw {
         }
     }
 
+    /// The tables of `[[key]]`, each to be taken apart by itself.
+    pub fn tables(&mut self, key: &str) -> Vec<Self> {
+        let tables = match self.take(key) {
+            None => return Vec::new(),
+            Some(Value::Array(items)) => {
+                items.into_iter().map(Value::try_into::<Table>).collect::<Result<Vec<_>, _>>().ok()
+            }
+            Some(_) => None,
+        };
+        if tables.is_none() {
+            self.problem(key, "", format!("must be written as sections [[{key}]]"));
+        }
+        tables.unwrap_or_default().into_iter().map(|table| Self { table, ..Self::default() }).collect()
+    }
+
+    /// Takes over what was found in table number `at` of `[[key]]`.
+    pub fn merge(&mut self, key: &str, at: usize, table: Self) {
+        self.asked.extend(table.asked.iter().map(|asked| format!("{key}.{asked}")));
+        self.problems.extend(table.into_problems().into_iter().map(|mut problem| {
+            problem.key = format!("{key}[{at}].{}", problem.key);
+            problem
+        }));
+    }
+
     /// Text.
     pub fn text(&mut self, key: &str) -> Option<String> {
         match self.take(key)? {

@@ -22,6 +22,7 @@ fn image(path: &str) -> NewImage {
         idempotency_key: None,
         picture_key: None,
         unless_unfinished: false,
+        seen: None,
     }
 }
 

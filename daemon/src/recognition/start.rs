@@ -58,7 +58,6 @@ pub async fn start(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let Start { pack, settings, books, state_dir, health } = start;
-    health.set("engine", Condition::Starting, "loading the model pack");
     let pack = loop {
         let wanted = pack.clone();
         let loading = tokio::task::spawn_blocking(move || load_pack(wanted.as_deref()));

@@ -3,6 +3,7 @@
 //! Paths are checked as text and committed; no mount is touched here, so a hung NFS server never blocks a sender.
 //! Bytes are on disk before their row is. A picture that cannot be read is the engine's finding, not ours.
 
+pub mod folder;
 pub mod http;
 pub mod mqtt;
 
@@ -15,7 +16,7 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::domain::{Accepted, NewImage, Source, hex};
+use crate::domain::{Accepted, FileKey, NewImage, SeenFile, Source, Stamp, hex};
 use crate::health::{Condition, Health};
 use crate::heartbeat::Pulse;
 use crate::queue::{Queue, QueueError};
@@ -86,6 +87,17 @@ pub struct PathSubmission {
     pub idempotency_key: Option<String>,
 }
 
+/// A file found in a watched folder.
+#[derive(Debug, Clone)]
+pub struct FolderFile {
+    /// Whole path.
+    pub path: String,
+    /// Names it in its folder.
+    pub key: FileKey,
+    /// As it was found.
+    pub stamp: Stamp,
+}
+
 impl Intake {
     /// Makes the spool folder and the door.
     pub fn new(queue: Queue, limits: config::Intake, state_dir: &Path, health: Health) -> std::io::Result<Self> {
@@ -110,11 +122,34 @@ impl Intake {
                     file: None,
                     picture_key: None,
                     unless_unfinished: source == Source::Mqtt,
+                    seen: None,
                     idempotency_key: submission.idempotency_key,
                 })
             })
             .collect::<Result<Vec<_>, IntakeError>>()?;
         self.submit(images).await
+    }
+
+    /// Accepts files of a watched folder, all or none, and remembers them in the same commit; those taken before and
+    /// unchanged make no image. Those that end are to be put away if `put_away`.
+    pub async fn files(
+        &self,
+        folder: i64,
+        put_away: bool,
+        files: Vec<FolderFile>,
+    ) -> Result<Vec<Accepted>, IntakeError> {
+        let images = files.into_iter().map(|FolderFile { path, key, stamp }| {
+            Ok(NewImage {
+                source: Source::Folder,
+                path: self.checked(&path)?,
+                file: None,
+                picture_key: None,
+                unless_unfinished: false,
+                idempotency_key: None,
+                seen: Some(SeenFile { folder, key, stamp, put_away }),
+            })
+        });
+        self.submit(images.collect::<Result<_, IntakeError>>()?).await
     }
 
     /// Accepts the bytes of one picture; bytes and row are on disk when this returns.
@@ -162,6 +197,7 @@ impl Intake {
             idempotency_key,
             picture_key,
             unless_unfinished: false,
+            seen: None,
         };
         let accepted = self.submit(vec![image]).await;
         let keep = matches!(accepted.as_deref(), Ok([image]) if image.new);

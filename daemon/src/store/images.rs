@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
-use super::{Store, StoreError, Urgency, vector_to_blob};
+use super::{Store, StoreError, Urgency, folders, vector_to_blob};
 use crate::domain::{Accepted, Claimed, EngineRole, Identified, IdentifiedFace, ImageId, NewImage};
 
 /// Bytes of so many failed images are kept for the operator to look at.
@@ -289,9 +289,8 @@ impl Store {
                     "SELECT id, file FROM images WHERE file IS NOT NULL AND (state = 'processed' OR (state = 'failed'
                         AND id <= (SELECT id FROM images WHERE file IS NOT NULL AND state = 'failed'
                                     ORDER BY id DESC LIMIT 1 OFFSET ?2)))
-                        AND (unverified = 0 OR NOT EXISTS (SELECT 1 FROM outbox
-                                                            WHERE image_id = images.id AND id > {})) LIMIT ?1",
-                    verified("images.unverified")
+                        AND NOT {} LIMIT ?1",
+                    not_vouched_for()
                 ))?;
                 statement
                     .query_map([limit as i64, FAILED_KEPT], |row| {
@@ -443,6 +442,12 @@ fn verified(made_by: &str) -> String {
     format!("coalesce((SELECT CAST(value AS INTEGER) FROM facts WHERE key = 'verified_' || {made_by}), 0)")
 }
 
+/// SQL that is true for an image whose result no self-test has vouched for yet: it may have to be done again.
+pub(super) fn not_vouched_for() -> String {
+    let newest = verified("images.unverified");
+    format!("(images.unverified <> 0 AND EXISTS (SELECT 1 FROM outbox WHERE image_id = images.id AND id > {newest}))")
+}
+
 /// As stored in `images.unverified`: whose word the result is, to be held against [`verified`].
 fn made_by(by: Option<EngineRole>) -> i64 {
     match by {
@@ -484,6 +489,11 @@ fn insert(connection: &Connection, image: &NewImage, now_ms: i64, wall_ms: i64) 
     if let Some(id) = existing {
         return Ok(Accepted { id, new: false });
     }
+    if let Some(file) = &image.seen
+        && folders::taken_before(connection, file)?
+    {
+        return Ok(Accepted { id: 0, new: false });
+    }
     connection
         .prepare_cached(
             "INSERT INTO images (source, path, file, idempotency_key, picture_key, due_ms, accepted_at_ms)
@@ -498,7 +508,11 @@ fn insert(connection: &Connection, image: &NewImage, now_ms: i64, wall_ms: i64) 
             now_ms,
             wall_ms
         ])?;
-    Ok(Accepted { id: connection.last_insert_rowid(), new: true })
+    let id = connection.last_insert_rowid();
+    if let Some(file) = &image.seen {
+        folders::remember(connection, file, id)?;
+    }
+    Ok(Accepted { id, new: true })
 }
 
 fn claimed(row: &Row<'_>) -> rusqlite::Result<Claimed> {

@@ -14,6 +14,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/0003-outbox.sql"),
     include_str!("../../../migrations/0004-engine.sql"),
     include_str!("../../../migrations/0005-fewer-writes.sql"),
+    include_str!("../../../migrations/0006-folders.sql"),
 ];
 
 /// Runs the migrations this file lacks; refuses a newer one; copies an older one before touching it.

@@ -4,6 +4,7 @@
 //! savepoint of one transaction: many callers share one flush (group commit), and what can be redone rides along.
 //! Reads use a few read-only connections and see what is committed. SQL appears in this folder and in `migrations/` and nowhere else.
 
+mod folders;
 mod images;
 mod listing;
 mod migrate;
@@ -17,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, watch};
 
+pub use folders::EndedFile;
 pub use images::{End, PutBack};
 pub use listing::{
     Counts, FaceRow, ImageDetail, ImageRow, PictureBytes, RejectedMessage, counts, images as newest_images,

@@ -69,6 +69,7 @@ impl Site {
             idempotency_key: None,
             picture_key: None,
             unless_unfinished: false,
+            seen: None,
         };
         self.web.store.accept(vec![image], 0, 1_795_418_465_000).await.unwrap().unwrap()[0].id
     }

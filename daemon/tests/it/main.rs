@@ -7,6 +7,7 @@ mod broker; // a real mosquitto
 mod command_line; // enroll, identify, status, check-config
 mod crash; // SIGTERM and kill -9 at any time
 mod faults; // what the engine can do to the daemon
+mod folder; // watched folders: taken once, put away, dead mounts
 mod group_commit; // syncs counted and slowed from outside
 mod lying_engine; // an engine that lies, for faults
 mod mqtt; // paths in, results out

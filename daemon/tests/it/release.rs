@@ -61,9 +61,10 @@ fn a_release_needs_tag_version_and_changelog_to_agree_and_nothing_uncommitted() 
     assert_eq!(repository.gate(), "dev: no release: there are changes that are not committed; see git status\n");
     repository.commit();
     assert_eq!(repository.gate(), tag, "the tag is on an earlier commit");
-    for (changelog, newest) in
-        [("# Changelog\n\n## Unreleased\n\n## 1.2.3 - 2026-12-24\n", "Unreleased"), ("# Changelog\n\n## 1.2.2\n", "1.2.2")]
-    {
+    for (changelog, newest) in [
+        ("# Changelog\n\n## Unreleased\n\n## 1.2.3 - 2026-12-24\n", "Unreleased"),
+        ("# Changelog\n\n## 1.2.2\n", "1.2.2"),
+    ] {
         repository.write("CHANGELOG.md", changelog);
         repository.commit();
         repository.git(&["tag", "-f", "v1.2.3"]);

@@ -1,0 +1,277 @@
+//! Pictures from watched folders, local or on mounts that hang and go away.
+//!
+//! The looking is `scan`'s, on a thread that a dead mount may hold for as long as it likes: this part then says so, by
+//! the folder's name, and everything else goes on. A file is remembered in the very commit that queues it.
+
+mod scan;
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use notify::event::{AccessKind, AccessMode, ModifyKind};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use self::scan::{Found, Looked, PutAway, Rules, Scanner};
+use super::{FolderFile, Intake, IntakeError};
+use crate::config;
+use crate::health::{Condition, Health};
+use crate::store::{EndedFile, Store};
+
+/// Files in one commit.
+const BATCH: usize = 200;
+/// File systems whose changes by others the kernel does not tell us (statfs(2)).
+const REMOTE: [u64; 9] = [
+    0x6969,      // NFS
+    0x517b,      // SMB
+    0xff53_4d42, // CIFS
+    0xfe53_4d42, // SMB2
+    0x6573_5546, // FUSE
+    0x0102_1997, // 9P
+    0x00c3_6400, // Ceph
+    0x5346_414f, // AFS
+    0x0bd0_0bd0, // Lustre
+];
+/// Between what the kernel tells and looking: writes come in bursts.
+const BURST: Duration = Duration::from_millis(200);
+
+/// What a folder's task works with.
+pub struct Folder {
+    /// As configured.
+    pub settings: config::Folder,
+    /// The part's name in health: "folder /mnt/nas".
+    pub part: &'static str,
+    /// The door.
+    pub intake: Intake,
+    /// Remembers what was taken.
+    pub store: Store,
+    /// Where it says how it is.
+    pub health: Health,
+}
+
+/// What the kernel told since the last look.
+#[derive(Default)]
+struct Touched {
+    files: Mutex<HashSet<PathBuf>>,
+    wake: Notify,
+}
+
+impl Folder {
+    /// Watches until stopped.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        self.health.set(self.part, Condition::Starting, "looking for the first time");
+        tokio::select! {
+            ended = self.watch() => ended,
+            () = stop.cancelled() => Ok(()),
+        }
+    }
+
+    async fn watch(&self) -> anyhow::Result<()> {
+        let Self { settings, store, .. } = self;
+        let (id, mounted) = store.folder(settings.path.to_string_lossy().into_owned()).await?;
+        let seen: HashMap<_, _> = store.seen(id).await?.into_iter().collect();
+        let rules = Rules {
+            recursive: settings.recursive,
+            include: globs(&settings.include)?,
+            exclude: globs(&settings.exclude)?,
+            settle: settings.settle,
+        };
+        let mut scanner = Scanner::new(settings.path.clone(), rules, mounted, seen);
+        let (mut noted_mount, mut watcher) = (mounted, None);
+        let touched = Arc::new(Touched::default());
+        let mut next_full = Instant::now();
+        loop {
+            let full = Instant::now() >= next_full;
+            let files = std::mem::take(&mut *touched.files.lock().unwrap_or_else(PoisonError::into_inner));
+            let (back, looked) = self
+                .answered(move || {
+                    let now = Instant::now();
+                    files.iter().for_each(|below| scanner.touched(below, now));
+                    let looked = scanner.look(full, now);
+                    (scanner, looked)
+                })
+                .await?;
+            scanner = back;
+            let mut pause = settings.poll;
+            match looked {
+                Err(why) => {
+                    // Its watch is bound to what was there before.
+                    watcher = None;
+                    next_full = Instant::now();
+                    self.degraded(&why);
+                }
+                Ok(looked) => {
+                    if full {
+                        next_full = Instant::now() + settings.full_scan;
+                    }
+                    if looked.mounted && !noted_mount {
+                        store.folder_is_a_mount(id).await?;
+                        noted_mount = true;
+                    }
+                    if watcher.is_none() {
+                        watcher = Some(self.listen(Arc::clone(&touched)).await?);
+                        // What came between the look and the listening.
+                        touched.wake.notify_one();
+                    }
+                    if looked.settling + looked.ready.len() > 0 {
+                        pause = pause.min(settings.settle);
+                    }
+                    let taken = self.take(id, &mut scanner, &looked).await?;
+                    let kept_back;
+                    (scanner, kept_back) = self.put_away(id, scanner).await?;
+                    self.show(&scanner, &looked, taken.err().or(kept_back));
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = async { touched.wake.notified().await; tokio::time::sleep(BURST).await } => {}
+            }
+        }
+    }
+
+    /// Queues what is ready, in commits of their own; the inner error is why the rest waits.
+    async fn take(&self, id: i64, scanner: &mut Scanner, looked: &Looked) -> anyhow::Result<Result<(), IntakeError>> {
+        self.store.forget_files(id, looked.gone.clone()).await?;
+        for batch in looked.ready.chunks(BATCH) {
+            match self.intake.files(id, self.settings.then != config::Then::Leave, self.in_full(batch)).await {
+                Ok(_) => scanner.taken(batch),
+                Err(error) if error.is_temporary() => return Ok(Err(error)),
+                // Refused for good, and the same next time: said once, and remembered like the others.
+                Err(error) => {
+                    tracing::warn!("{}: not taken: {error}", self.part);
+                    scanner.taken(batch);
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn in_full(&self, batch: &[Found]) -> Vec<FolderFile> {
+        let file = |found: &Found| FolderFile {
+            path: self.settings.path.join(&found.below).to_string_lossy().into_owned(),
+            key: found.key,
+            stamp: found.stamp,
+        };
+        batch.iter().map(file).collect()
+    }
+
+    /// Moves or deletes files whose images have ended; the text is what keeps one back.
+    async fn put_away(&self, id: i64, mut scanner: Scanner) -> anyhow::Result<(Scanner, Option<IntakeError>)> {
+        if self.settings.then == config::Then::Leave {
+            return Ok((scanner, None));
+        }
+        let delete = self.settings.then == config::Then::Delete;
+        loop {
+            let ended = self.store.ended_files(id, BATCH).await?;
+            let last = ended.len() < BATCH;
+            let root = self.settings.path.clone();
+            let (back, done, kept_back) = self
+                .answered(move || {
+                    let (mut done, mut kept_back) = (Vec::new(), None);
+                    for EndedFile { key, stamp, path, failed } in ended {
+                        let below = Path::new(&path).strip_prefix(&root).ok().map(Path::to_path_buf);
+                        match below.map_or(PutAway::Done, |below| scanner.put_away(&below, stamp, failed, delete)) {
+                            PutAway::Done => done.push(key),
+                            PutAway::Failed(why) => {
+                                kept_back = Some(why);
+                                break;
+                            }
+                        }
+                    }
+                    (scanner, done, kept_back)
+                })
+                .await?;
+            scanner = back;
+            self.store.forget_files(id, done).await?;
+            if last || kept_back.is_some() {
+                return Ok((scanner, kept_back.map(IntakeError::Storage)));
+            }
+        }
+    }
+
+    /// What the folder's thread answers; while it does not, that is said.
+    async fn answered<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {
+        let mut working = tokio::task::spawn_blocking(work);
+        let patience = self.settings.report_after;
+        match tokio::time::timeout(patience, &mut working).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.degraded(&format!("it has not answered for {patience:?}; it is waited for"));
+                working.await
+            }
+        }
+        .map_err(|panic| anyhow!("looking into {} panicked: {panic}", self.settings.path.display()))
+    }
+
+    /// Has the kernel tell what is written, where it can; otherwise looking now and then has to do.
+    async fn listen(&self, touched: Arc<Touched>) -> anyhow::Result<Option<RecommendedWatcher>> {
+        let (root, recursive, part) = (self.settings.path.clone(), self.settings.recursive, self.part);
+        self.answered(move || {
+            let remote =
+                rustix::fs::statfs(&root).is_ok_and(|stat| REMOTE.contains(&(stat.f_type as u64 & 0xffff_ffff)));
+            if remote {
+                tracing::info!("{part}: on a network file system, looked into every so often");
+                return None;
+            }
+            let told = root.clone();
+            let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+                let Ok(event) = event else { return };
+                let news = matches!(
+                    event.kind,
+                    EventKind::Create(_)
+                        | EventKind::Modify(ModifyKind::Name(_))
+                        | EventKind::Access(AccessKind::Close(AccessMode::Write))
+                        | EventKind::Other
+                );
+                if !news {
+                    return;
+                }
+                let below = event.paths.iter().filter_map(|path| Some(path.strip_prefix(&told).ok()?.to_path_buf()));
+                touched.files.lock().unwrap_or_else(PoisonError::into_inner).extend(below);
+                touched.wake.notify_one();
+            });
+            let mode = if recursive { RecursiveMode::Recursive } else { RecursiveMode::NonRecursive };
+            match watcher.and_then(|mut watcher| watcher.watch(&root, mode).map(|()| watcher)) {
+                Ok(watcher) => Some(watcher),
+                Err(error) => {
+                    tracing::warn!(
+                        "{part}: the kernel tells no changes ({error}), so it is looked into every so often"
+                    );
+                    None
+                }
+            }
+        })
+        .await
+    }
+
+    fn show(&self, scanner: &Scanner, looked: &Looked, kept_back: Option<IntakeError>) {
+        if let Some(why) = looked.trouble.clone().or_else(|| kept_back.map(|error| error.to_string())) {
+            return self.degraded(&why);
+        }
+        let waiting = match looked.settling {
+            0 => String::new(),
+            count => format!(", {count} still being written"),
+        };
+        self.health.set(self.part, Condition::Ok, format!("{} files taken that are there{waiting}", scanner.known()));
+    }
+
+    fn degraded(&self, why: &str) {
+        if self.health.set(self.part, Condition::Degraded, why) {
+            tracing::warn!("{}: {why}", self.part);
+        }
+    }
+}
+
+/// A set of patterns; checked with the configuration, so they are good.
+fn globs(patterns: &[String]) -> anyhow::Result<GlobSet> {
+    let mut set = GlobSetBuilder::new();
+    for pattern in patterns {
+        set.add(Glob::new(pattern).with_context(|| format!("the pattern {pattern:?} is not valid"))?);
+    }
+    Ok(set.build()?)
+}

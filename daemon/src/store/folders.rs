@@ -1,0 +1,106 @@
+//! SQL of watched folders: which files were taken, and which of them can be put away.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::images::not_vouched_for;
+use super::{Store, StoreError, Urgency};
+use crate::domain::{FileKey, ImageId, SeenFile, Stamp};
+
+/// A file whose image has ended.
+#[derive(Debug, Clone)]
+pub struct EndedFile {
+    /// In its folder.
+    pub key: FileKey,
+    /// As it was taken.
+    pub stamp: Stamp,
+    /// Whole path; empty when retention was faster than we are.
+    pub path: String,
+    /// The image failed.
+    pub failed: bool,
+}
+
+impl Store {
+    /// A folder's number, and whether it has been a mount.
+    pub async fn folder(&self, path: String) -> Result<(i64, bool), StoreError> {
+        self.write(Urgency::Now, move |connection| {
+            connection.execute("INSERT OR IGNORE INTO folders (path, mounted) VALUES (?1, 0)", [&path])?;
+            connection.query_row("SELECT id, mounted FROM folders WHERE path = ?1", [&path], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+        })
+        .await
+    }
+
+    /// Notes that a folder is a mount: without one it is away from now on, not empty.
+    pub async fn folder_is_a_mount(&self, folder: i64) -> Result<(), StoreError> {
+        self.write(Urgency::Note, move |connection| {
+            connection.execute("UPDATE folders SET mounted = 1 WHERE id = ?1", [folder]).map(drop)
+        })
+        .await
+    }
+
+    /// Every file taken from a folder.
+    pub async fn seen(&self, folder: i64) -> Result<Vec<(FileKey, Stamp)>, StoreError> {
+        self.read(move |connection| {
+            let mut statement = connection.prepare("SELECT key, size, mtime_ns FROM seen WHERE folder_id = ?1")?;
+            let rows = statement
+                .query_map([folder], |row| Ok((row.get(0)?, Stamp { size: row.get(1)?, mtime_ns: row.get(2)? })))?;
+            rows.collect()
+        })
+        .await
+    }
+
+    /// Forgets files that are no longer there, or were put away.
+    pub async fn forget_files(&self, folder: i64, keys: Vec<FileKey>) -> Result<(), StoreError> {
+        self.write(Urgency::Note, move |connection| {
+            let mut statement = connection.prepare_cached("DELETE FROM seen WHERE folder_id = ?1 AND key = ?2")?;
+            keys.iter().try_for_each(|key| statement.execute(params![folder, key]).map(drop))
+        })
+        .await
+    }
+
+    /// Files to be put away: their image has ended, and an engine's result is vouched for. The first `limit`.
+    pub async fn ended_files(&self, folder: i64, limit: usize) -> Result<Vec<EndedFile>, StoreError> {
+        self.read(move |connection| {
+            let mut statement = connection.prepare_cached(&format!(
+                "SELECT seen.key, seen.size, seen.mtime_ns, coalesce(images.path, ''),
+                        coalesce(images.state = 'failed', 0)
+                   FROM seen LEFT JOIN images ON images.id = seen.image_id
+                  WHERE seen.image_id IS NOT NULL AND seen.folder_id = ?1
+                    AND (images.id IS NULL OR (images.state IN ('processed', 'failed') AND NOT {}))
+                  ORDER BY seen.image_id LIMIT ?2",
+                not_vouched_for()
+            ))?;
+            let rows = statement.query_map(params![folder, limit as i64], |row| {
+                Ok(EndedFile {
+                    key: row.get(0)?,
+                    stamp: Stamp { size: row.get(1)?, mtime_ns: row.get(2)? },
+
+                    path: row.get(3)?,
+                    failed: row.get(4)?,
+                })
+            })?;
+            rows.collect()
+        })
+        .await
+    }
+}
+
+/// The image that was made of just this file before, if it is remembered.
+pub(super) fn taken_before(connection: &Connection, file: &SeenFile) -> rusqlite::Result<bool> {
+    let seen = connection
+        .prepare_cached("SELECT size, mtime_ns FROM seen WHERE folder_id = ?1 AND key = ?2")?
+        .query_row(params![file.folder, file.key], |row| Ok(Stamp { size: row.get(0)?, mtime_ns: row.get(1)? }))
+        .optional()?;
+    Ok(seen == Some(file.stamp))
+}
+
+/// Remembers a file in the transaction that makes its image.
+pub(super) fn remember(connection: &Connection, file: &SeenFile, image: ImageId) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO seen (folder_id, key, size, mtime_ns, image_id) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![file.folder, file.key, file.stamp.size, file.stamp.mtime_ns, file.put_away.then_some(image)])
+        .map(drop)
+}
