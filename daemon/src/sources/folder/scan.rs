@@ -332,7 +332,9 @@ mod tests {
 
     fn globs(patterns: &[&str]) -> GlobSet {
         let mut set = GlobSetBuilder::new();
-        patterns.iter().for_each(|pattern| drop(set.add(Glob::new(pattern).unwrap())));
+        for pattern in patterns {
+            set.add(Glob::new(pattern).unwrap());
+        }
         set.build().unwrap()
     }
 
