@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use systemd::daemon::{self, STATE_EXTEND_TIMEOUT_USEC, STATE_READY, STATE_STATUS, STATE_STOPPING, STATE_WATCHDOG};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -94,17 +95,13 @@ async fn feed(store: &Store, loops: &[(&'static str, Heartbeat)], watchdog: Opti
     let mut rounds = tokio::time::interval(interval / 4);
     loop {
         rounds.tick().await;
-        let mut silent = Vec::new();
-        let asked = Instant::now();
-        let left = || (interval / 2).saturating_sub(asked.elapsed());
-        if !matches!(timeout(left(), store.answers()).await, Ok(true)) {
-            silent.push("writer thread");
-        }
-        for (name, heart) in loops {
-            if !matches!(timeout(left(), heart.answered()).await, Ok(true)) {
-                silent.push(name);
-            }
-        }
+        let asked = loops.iter().map(|(name, heart)| async move {
+            (*name, matches!(timeout(interval / 2, heart.answered()).await, Ok(true)))
+        });
+        let (written, answers) = tokio::join!(timeout(interval / 2, store.answers()), join_all(asked));
+        let written = ("writer thread", matches!(written, Ok(true)));
+        let silent: Vec<_> =
+            std::iter::once(written).chain(answers).filter(|(_, answered)| !answered).map(|(name, _)| name).collect();
         if silent.is_empty() {
             tell(&[(STATE_WATCHDOG, "1")]);
         } else {

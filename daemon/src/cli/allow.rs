@@ -41,8 +41,13 @@ pub fn run(config: &Config, file: Option<&Path>, args: &Args) -> anyhow::Result<
     // Renaming over a link would leave what it points to as it was.
     let file = file.unwrap_or(Path::new(SYSTEM_CONFIG));
     let file = std::fs::canonicalize(file).unwrap_or_else(|_| file.into());
+    let watched = |folder: &Path| config.folders.iter().any(|watched| watched.path == folder);
+    if args.remove && watched(&path) {
+        bail!("{} is watched; take its section [[folder]] out of {} first", path.display(), file.display());
+    }
+    // A watched folder is a root by its section alone.
     let mut roots = config.intake.roots.clone();
-    roots.retain(|root| *root != path);
+    roots.retain(|root| *root != path && !watched(root));
     if !args.remove {
         roots.push(path.clone());
     }

@@ -13,8 +13,10 @@ pub struct EndedFile {
     pub key: FileKey,
     /// As it was taken.
     pub stamp: Stamp,
-    /// Whole path; empty when retention was faster than we are.
-    pub path: String,
+    /// Its image.
+    pub image: ImageId,
+    /// Whole path; `None` when retention was faster than we are.
+    pub path: Option<String>,
     /// The image failed.
     pub failed: bool,
 }
@@ -59,25 +61,36 @@ impl Store {
         .await
     }
 
-    /// Files to be put away: their image has ended, and an engine's result is vouched for. The first `limit`.
-    pub async fn ended_files(&self, folder: i64, limit: usize) -> Result<Vec<EndedFile>, StoreError> {
+    /// Remembers files as ones that stay where they are.
+    pub async fn leave_files(&self, folder: i64, keys: Vec<FileKey>) -> Result<(), StoreError> {
+        self.write(Urgency::Note, move |connection| {
+            let mut statement =
+                connection.prepare_cached("UPDATE seen SET image_id = NULL WHERE folder_id = ?1 AND key = ?2")?;
+            keys.iter().try_for_each(|key| statement.execute(params![folder, key]).map(drop))
+        })
+        .await
+    }
+
+    /// Files to be put away: their image has ended, and an engine's result is vouched for. The first `limit` whose
+    /// image came after `after`.
+    pub async fn ended_files(&self, folder: i64, after: ImageId, limit: usize) -> Result<Vec<EndedFile>, StoreError> {
         self.read(move |connection| {
             let mut statement = connection.prepare_cached(&format!(
-                "SELECT seen.key, seen.size, seen.mtime_ns, coalesce(images.path, ''),
+                "SELECT seen.key, seen.size, seen.mtime_ns, seen.image_id, images.path,
                         coalesce(images.state = 'failed', 0)
                    FROM seen LEFT JOIN images ON images.id = seen.image_id
-                  WHERE seen.image_id IS NOT NULL AND seen.folder_id = ?1
+                  WHERE seen.image_id > ?3 AND seen.folder_id = ?1
                     AND (images.id IS NULL OR (images.state IN ('processed', 'failed') AND NOT {}))
                   ORDER BY seen.image_id LIMIT ?2",
                 not_vouched_for()
             ))?;
-            let rows = statement.query_map(params![folder, limit as i64], |row| {
+            let rows = statement.query_map(params![folder, limit as i64, after], |row| {
                 Ok(EndedFile {
                     key: row.get(0)?,
                     stamp: Stamp { size: row.get(1)?, mtime_ns: row.get(2)? },
-
-                    path: row.get(3)?,
-                    failed: row.get(4)?,
+                    image: row.get(3)?,
+                    path: row.get(4)?,
+                    failed: row.get(5)?,
                 })
             })?;
             rows.collect()

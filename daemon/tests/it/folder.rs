@@ -170,3 +170,42 @@ fn a_hundred_thousand_files_are_taken_once_with_flat_memory_and_once_only_over_a
     settled(&board, &folder, files + 1);
     assert_eq!(rows(&board), files + 1);
 }
+
+#[test]
+fn a_name_that_cannot_be_queued_or_a_file_that_cannot_be_moved_keeps_no_other_back() {
+    let (mut board, folder) = watching("then = \"move\"");
+    board.set("breaker.self_test", "1s");
+    std::fs::create_dir_all(folder.join("sub")).unwrap();
+    std::fs::create_dir_all(folder.join("done")).unwrap();
+    // Where the folder for it would have to be, a file is.
+    std::fs::write(folder.join("done/sub"), "in the way").unwrap();
+    for name in ["a.jpg", "sub/stuck.jpg", "b.jpg", "bad\nname.jpg"] {
+        std::fs::copy(photo("noface.jpg"), folder.join(name)).unwrap();
+    }
+    board.start();
+    for name in ["a.jpg", "b.jpg"] {
+        wait_for(&format!("{name} in done"), || folder.join("done").join(name).exists().then_some(()));
+    }
+    assert_eq!(rows(&board), 3);
+    assert!(board.log().contains("is not a usable path"), "{}", board.log());
+    wait_for("the stuck file to be named", || {
+        let part = part(&board, &folder);
+        (part["condition"] == "degraded" && part["text"].as_str()?.contains("stuck.jpg cannot be put away"))
+            .then_some(())
+    });
+    assert_eq!(board.stop(), Some(0));
+
+    // Retention takes its image; it still lies there, and is neither moved nor taken again.
+    let database = board.folder.path().join("state/kithd.db");
+    let emptied = Command::new("sqlite3").arg(database).arg("delete from outbox; delete from images").status().unwrap();
+    assert!(emptied.success());
+    std::fs::remove_file(folder.join("done/sub")).unwrap();
+    board.start();
+    wait_for("the file to be left", || {
+        (board.sql("select count(*) from seen where image_id is null") == ["1"]).then_some(())
+    });
+    std::fs::copy(photo("noface.jpg"), folder.join("c.jpg")).unwrap();
+    wait_for("c.jpg in done", || folder.join("done/c.jpg").exists().then_some(()));
+    assert!(folder.join("sub/stuck.jpg").exists());
+    assert_eq!(rows(&board), 1);
+}

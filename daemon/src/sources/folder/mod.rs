@@ -6,6 +6,7 @@
 mod scan;
 
 use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use self::scan::{Found, Looked, PutAway, Rules, Scanner};
 use super::{FolderFile, Intake, IntakeError};
 use crate::config;
 use crate::health::{Condition, Health};
-use crate::store::{EndedFile, Store};
+use crate::store::{EndedFile, Store, StoreError};
 
 /// Files in one commit.
 const BATCH: usize = 200;
@@ -65,13 +66,27 @@ impl Folder {
     /// Watches until stopped.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         self.health.set(self.part, Condition::Starting, "looking for the first time");
-        tokio::select! {
-            ended = self.watch() => ended,
-            () = stop.cancelled() => Ok(()),
+        loop {
+            let error = tokio::select! {
+                ended = self.watch() => match ended {
+                    Ok(never) => match never {},
+                    Err(error) => error,
+                },
+                () = stop.cancelled() => return Ok(()),
+            };
+            if matches!(error.downcast_ref(), Some(StoreError::Closed)) {
+                return Err(error);
+            }
+            // A full disk or a busy database is no reason to end the daemon: what was seen is read again then.
+            self.degraded(&format!("{error:#}"));
+            tokio::select! {
+                () = tokio::time::sleep(self.settings.poll) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
         }
     }
 
-    async fn watch(&self) -> anyhow::Result<()> {
+    async fn watch(&self) -> anyhow::Result<Infallible> {
         let Self { settings, store, .. } = self;
         let (id, mounted) = store.folder(settings.path.to_string_lossy().into_owned()).await?;
         let seen: HashMap<_, _> = store.seen(id).await?.into_iter().collect();
@@ -118,7 +133,7 @@ impl Folder {
                         // What came between the look and the listening.
                         touched.wake.notify_one();
                     }
-                    if looked.settling + looked.ready.len() > 0 {
+                    if looked.settling > 0 {
                         pause = pause.min(settings.settle);
                     }
                     let taken = self.take(id, &mut scanner, &looked).await?;
@@ -136,19 +151,36 @@ impl Folder {
 
     /// Queues what is ready, in commits of their own; the inner error is why the rest waits.
     async fn take(&self, id: i64, scanner: &mut Scanner, looked: &Looked) -> anyhow::Result<Result<(), IntakeError>> {
-        self.store.forget_files(id, looked.gone.clone()).await?;
+        if !looked.gone.is_empty() {
+            self.store.forget_files(id, looked.gone.clone()).await?;
+        }
         for batch in looked.ready.chunks(BATCH) {
-            match self.intake.files(id, self.settings.then != config::Then::Leave, self.in_full(batch)).await {
-                Ok(_) => scanner.taken(batch),
+            match self.queue(id, scanner, batch).await {
+                Ok(()) => {}
                 Err(error) if error.is_temporary() => return Ok(Err(error)),
-                // Refused for good, and the same next time: said once, and remembered like the others.
-                Err(error) => {
-                    tracing::warn!("{}: not taken: {error}", self.part);
-                    scanner.taken(batch);
+                // One of them cannot be taken, or they are too many at once: the others are, one by one.
+                Err(_) => {
+                    for file in batch {
+                        match self.queue(id, scanner, std::slice::from_ref(file)).await {
+                            Ok(()) => {}
+                            Err(error) if error.is_temporary() => return Ok(Err(error)),
+                            // The same the next time: said once in a run.
+                            Err(error) => {
+                                tracing::warn!("{}: not taken: {error}", self.part);
+                                scanner.taken(std::slice::from_ref(file));
+                            }
+                        }
+                    }
                 }
             }
         }
         Ok(Ok(()))
+    }
+
+    async fn queue(&self, id: i64, scanner: &mut Scanner, files: &[Found]) -> Result<(), IntakeError> {
+        self.intake.files(id, self.settings.then != config::Then::Leave, self.in_full(files)).await?;
+        scanner.taken(files);
+        Ok(())
     }
 
     fn in_full(&self, batch: &[Found]) -> Vec<FolderFile> {
@@ -166,30 +198,37 @@ impl Folder {
             return Ok((scanner, None));
         }
         let delete = self.settings.then == config::Then::Delete;
+        let (mut after, mut kept_back) = (0, None);
         loop {
-            let ended = self.store.ended_files(id, BATCH).await?;
-            let last = ended.len() < BATCH;
+            let ended = self.store.ended_files(id, after, BATCH).await?;
+            let Some(last) = ended.last() else { return Ok((scanner, kept_back.map(IntakeError::Storage))) };
+            after = last.image;
             let root = self.settings.path.clone();
-            let (back, done, kept_back) = self
+            let (back, done, left, trouble) = self
                 .answered(move || {
-                    let (mut done, mut kept_back) = (Vec::new(), None);
-                    for EndedFile { key, stamp, path, failed } in ended {
-                        let below = Path::new(&path).strip_prefix(&root).ok().map(Path::to_path_buf);
-                        match below.map_or(PutAway::Done, |below| scanner.put_away(&below, stamp, failed, delete)) {
+                    let (mut done, mut left, mut trouble) = (Vec::new(), Vec::new(), None);
+                    for EndedFile { key, stamp, path, failed, .. } in ended {
+                        // Retention was faster: nobody knows any more where it should go.
+                        let Some(below) = path.as_deref().and_then(|path| Path::new(path).strip_prefix(&root).ok())
+                        else {
+                            left.push(key);
+                            continue;
+                        };
+                        match scanner.put_away(below, stamp, failed, delete) {
                             PutAway::Done => done.push(key),
-                            PutAway::Failed(why) => {
-                                kept_back = Some(why);
-                                break;
-                            }
+                            PutAway::Failed(why) => trouble = trouble.or(Some(why)),
                         }
                     }
-                    (scanner, done, kept_back)
+                    (scanner, done, left, trouble)
                 })
                 .await?;
             scanner = back;
-            self.store.forget_files(id, done).await?;
-            if last || kept_back.is_some() {
-                return Ok((scanner, kept_back.map(IntakeError::Storage)));
+            kept_back = kept_back.or(trouble);
+            if !done.is_empty() {
+                self.store.forget_files(id, done).await?;
+            }
+            if !left.is_empty() {
+                self.store.leave_files(id, left).await?;
             }
         }
     }

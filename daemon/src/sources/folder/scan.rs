@@ -13,7 +13,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use globset::GlobSet;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, renameat_with};
 use sha2::{Digest, Sha256};
 
 use crate::domain::{FileKey, Stamp};
@@ -149,7 +149,11 @@ impl Scanner {
     pub fn put_away(&mut self, below: &Path, stamp: Stamp, failed: bool, delete: bool) -> PutAway {
         let file = self.root.join(below);
         let result = match fs::symlink_metadata(&file) {
-            Ok(metadata) if stamp_of(&metadata) != stamp => Ok(()),
+            Ok(metadata) if stamp_of(&metadata) != stamp => {
+                self.seen.remove(&key_of(below));
+                self.consider(below, Instant::now());
+                Ok(())
+            }
             Ok(_) if delete && !failed => fs::remove_file(&file),
             Ok(_) => move_below(&file, &self.root.join(if failed { FAILED } else { DONE }), below),
             Err(error) => Err(error),
@@ -249,11 +253,14 @@ impl Scanner {
         let root = &self.root;
         let settle = self.rules.settle;
         self.settling.retain(|below, (stamp, since)| {
-            let Ok(metadata) = fs::symlink_metadata(root.join(below)) else { return false };
-            let current = stamp_of(&metadata);
+            let path = root.join(below);
+            let Ok(metadata) = fs::symlink_metadata(&path) else { return false };
+            let over = now.duration_since(*since) >= settle;
+            // Opened when it counts: on NFS what is only asked about is answered from memory for seconds, as if still.
+            let current = if over { opened(&path).unwrap_or(stamp_of(&metadata)) } else { stamp_of(&metadata) };
             if current != *stamp {
                 (*stamp, *since) = (current, now);
-            } else if now.duration_since(*since) >= settle {
+            } else if over {
                 if below.to_str().is_some() {
                     looked.ready.push(Found { below: below.clone(), key: key_of(below), stamp: current });
                 } else {
@@ -273,6 +280,13 @@ pub fn key_of(below: &Path) -> FileKey {
     let mut key = [0; 16];
     key.copy_from_slice(&digest[..16]);
     key
+}
+
+/// The stamp of a file by the server's word; `None` where it may not be opened, which the queue will say.
+fn opened(path: &Path) -> Option<Stamp> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+    File::from(file).metadata().ok().map(|metadata| stamp_of(&metadata))
 }
 
 fn stamp_of(metadata: &Metadata) -> Stamp {
