@@ -65,11 +65,9 @@ impl Notifier {
 
     /// READY once everything awaited has said how it is, and the status line for as long as it runs.
     async fn report(&self) {
-        let mut changes = self.health.changes();
         let patience = Instant::now() + READY_PATIENCE;
         let (mut ready, mut last) = (false, String::new());
         loop {
-            changes.borrow_and_update();
             let parts = self.health.parts();
             let starting = still_starting(&self.awaited, &parts);
             if !ready && (starting.is_empty() || Instant::now() >= patience) {
