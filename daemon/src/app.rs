@@ -1,11 +1,12 @@
 //! Wiring only: builds the parts in the order data flows and hands each its inputs. Reads as the block diagram.
 
+mod mqtt;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use axum::serve::{Listener, ListenerExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -13,20 +14,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::control::{self, Control};
-use crate::desk::EngineDesk;
 use crate::engine::{DecodeLimits, EngineSettings};
 use crate::health::{Condition, Health};
 use crate::heartbeat::{Pulse, heartbeat};
-use crate::mqtt;
 use crate::notify::Notifier;
 use crate::queue::{self, Queue, Rules};
 use crate::recognition::{self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, PEOPLE, Reader};
-use crate::sinks;
 use crate::sources::folder::Folder;
 use crate::sources::{self, Intake, SPOOL};
 use crate::state_dir::StateDir;
 use crate::store::Store;
 use crate::supervise::Supervisor;
+use crate::topics::Topics;
 use crate::web::{self, Web};
 
 const HTTP_LAST_REQUESTS: Duration = Duration::from_secs(2);
@@ -105,19 +104,21 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         folder_parts.push(part);
     }
 
+    let topics = Topics::new(&config.mqtt.prefix, &config.device);
+
     // Page and API for the LAN; the same and more on the control socket.
     let page = web::router(Web {
         store: store.clone(),
         health: health.clone(),
         desk: desk.clone(),
         device: config.device.clone(),
-        topic: sources::mqtt::paths_topic(&config.mqtt.prefix, &config.device),
+        topic: topics.paths(),
         stop: tasks.stop(),
     });
     let submit = sources::http::router(intake.clone());
     let enroller = Enroller { store: store.clone(), state_dir: state_dir.clone() };
     if let Some(listen) = config.facerecog_listen {
-        let origin = recognition::Origin { reader, ready: ready.clone() };
+        let origin = recognition::Origin { reader: Arc::clone(&reader), ready: ready.clone() };
         let (health, stop) = (health.clone(), tasks.stop());
         tasks.work("facerecog", async move {
             match bind(listen, "facerecog.listen", "facerecog", &health, &stop).await {
@@ -126,25 +127,23 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             }
         });
     }
-    let control = control::router(Control { enroller, ready, max_bytes: config.intake.max_bytes });
+    let max_bytes = config.intake.max_bytes;
+    let control = control::router(Control { enroller: enroller.clone(), ready: ready.clone(), max_bytes });
     let lan_routes = page.clone().merge(submit);
     let (http_heart, pulse) = heartbeat();
     tasks.work("http", serve_http(config.http.listen, lan_routes, health.clone(), pulse, tasks.stop()));
     tasks.work("control", control::serve(state_dir, control.merge(page), health.clone(), tasks.stop()));
 
+    let mut awaited = vec!["database", "engine", "intake", "page"];
     if config.mqtt.enabled {
-        start_mqtt(&config, &mut tasks, intake, store.clone(), health.clone(), desk)?;
+        tracing::info!("publish picture paths to {} on {}", topics.paths(), config.mqtt.broker);
+        let parts = mqtt::Parts { intake, store: store.clone(), health: health.clone(), desk, reader, ready, enroller };
+        awaited.extend(mqtt::start(&config, &topics, &mut tasks, parts)?);
     } else {
         health.set("mqtt", Condition::Off, "switched off in the configuration");
     }
 
-    if config.mqtt.enabled {
-        let topic = sources::mqtt::paths_topic(&config.mqtt.prefix, &config.device);
-        tracing::info!("publish picture paths to {topic} on {}", config.mqtt.url);
-    }
-
     // systemd hears when all of them have said how they are, and goes on hearing that the loops turn.
-    let mut awaited = vec!["database", "engine", "intake", "mqtt", "page"];
     awaited.extend(config.facerecog_listen.map(|_| "facerecog"));
     awaited.extend(folder_parts);
     let notifier = Notifier {
@@ -226,83 +225,6 @@ impl Listener for Heard {
 
     fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
-    }
-}
-
-/// One connection: paths in, results, online state and health out.
-fn start_mqtt(
-    config: &Config,
-    tasks: &mut Supervisor,
-    intake: Intake,
-    store: Store,
-    health: Health,
-    desk: watch::Receiver<Option<EngineDesk>>,
-) -> anyhow::Result<()> {
-    let topic = |last: &str| format!("{}/{}/{last}", config.mqtt.prefix, config.device);
-    let state =
-        |text: &str| mqtt::Message { topic: topic("status"), payload: text.into(), retain: true, content_type: None };
-    let password = config.mqtt.password_file.as_ref().map(|file| {
-        std::fs::read_to_string(file)
-            .map(|text| text.trim_end_matches(['\r', '\n']).to_string())
-            .with_context(|| format!("mqtt.password_file = {} cannot be read", file.display()))
-    });
-    let mut subscriptions = vec![sources::mqtt::paths_topic(&config.mqtt.prefix, &config.device)];
-    let breaker = config
-        .mqtt
-        .breaker_commands
-        .then(|| sources::mqtt::BreakerCommands { topic: topic("command/breaker"), desk: desk.clone() });
-    subscriptions.extend(breaker.as_ref().map(|breaker| breaker.topic.clone()));
-    let settings = mqtt::Settings {
-        username: config.mqtt.username.clone(),
-        password: password.transpose()?,
-        keep_alive: config.mqtt.keep_alive,
-        session_expiry: config.mqtt.session_expiry,
-        max_packet_bytes: config.mqtt.max_packet_bytes,
-        receive_maximum: config.mqtt.receive_maximum,
-        will: Some(state("offline")),
-        birth: vec![state("online")],
-        farewell: Some(state("offline")),
-        subscriptions,
-        ..mqtt::Settings::new(config.mqtt.url.parse()?, format!("kithd-{}", config.device))
-    };
-    let (publisher, deliveries, watch, connection) = mqtt::connect(settings);
-    // The connection outlives the outbox's last try: it ends when that drops its guard.
-    let disconnect = CancellationToken::new();
-    let last_results_sent = disconnect.clone().drop_guard();
-    tasks.deliver("mqtt", async move {
-        connection.run(disconnect.cancelled()).await;
-        Ok(())
-    });
-    tasks.deliver("mqtt state", show_mqtt_state(watch, health.clone(), tasks.finish()));
-    let in_flight = usize::from(config.mqtt.receive_maximum);
-    tasks.work("mqtt source", sources::mqtt::run(deliveries, intake, store.clone(), breaker, in_flight, tasks.stop()));
-    let results = sinks::outbox::results_topic(&config.mqtt.prefix, &config.device);
-    let outbox = sinks::outbox::run(store.clone(), publisher.clone(), results, health.clone(), tasks.finish());
-    tasks.deliver("outbox", async move {
-        let _guard = last_results_sent;
-        outbox.await
-    });
-    tasks.work("mqtt health", sinks::health::run(store, health, desk, publisher, topic("health"), tasks.stop()));
-    Ok(())
-}
-
-async fn show_mqtt_state(
-    mut watch: watch::Receiver<mqtt::State>,
-    health: Health,
-    finish: CancellationToken,
-) -> anyhow::Result<()> {
-    loop {
-        let state = watch.borrow_and_update().clone();
-        let condition = match &state {
-            mqtt::State::Connecting => Condition::Starting,
-            mqtt::State::Connected { .. } => Condition::Ok,
-            _ => Condition::Degraded,
-        };
-        health.set("mqtt", condition, state.to_string());
-        tokio::select! {
-            changed = watch.changed() => if changed.is_err() { return Ok(()) },
-            () = finish.cancelled() => return Ok(()),
-        }
     }
 }
 

@@ -261,6 +261,21 @@ pub struct IdentifiedFace {
     pub enrolled_image: Option<String>,
 }
 
+/// Time spent in each stage of the engine, milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Timings {
+    /// Bytes to pixels.
+    pub decode_ms: f64,
+    /// Pixels to boxes and landmarks.
+    pub detect_ms: f64,
+    /// Cutting out and judging faces.
+    pub align_ms: f64,
+    /// Faces to embeddings.
+    pub embed_ms: f64,
+    /// Thumbnail and crops.
+    pub encode_ms: f64,
+}
+
 /// Everything known of an image once it is recognised.
 #[derive(Debug)]
 pub struct Identified {
@@ -270,6 +285,8 @@ pub struct Identified {
     pub size: Option<(u32, u32)>,
     /// Best first.
     pub faces: Vec<IdentifiedFace>,
+    /// Where the engine tells them.
+    pub timings: Option<Timings>,
     /// Small JPEG of the whole picture.
     pub thumbnail: Vec<u8>,
     /// Pack, precision and device.

@@ -2,6 +2,7 @@
 
 mod app;
 mod cli;
+mod commands;
 mod config;
 mod control;
 mod desk;
@@ -21,6 +22,7 @@ mod sources;
 mod state_dir;
 mod store;
 mod supervise;
+mod topics;
 mod web;
 
 use std::process::ExitCode;

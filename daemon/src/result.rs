@@ -1,10 +1,10 @@
-//! The result message: what an image's end looks like on MQTT, byte for byte.
+//! The result message: what an image's end looks like on MQTT, byte for byte. And the answer to who is asked at once.
 //!
-//! It is made once, when the image ends, and stored in the outbox; nothing renders it a second time.
+//! A result is made once, when the image ends, and stored in the outbox; nothing renders it a second time.
 
 use serde::Serialize;
 
-use crate::domain::{Claimed, Identified, IdentifiedFace, ImageId, NamedCandidate, Outcome, Source, State};
+use crate::domain::{Claimed, Identified, IdentifiedFace, ImageId, NamedCandidate, Outcome, Source, State, Timings};
 
 #[derive(Serialize)]
 struct ResultMessage<'a> {
@@ -21,6 +21,7 @@ struct ResultMessage<'a> {
     width: Option<u32>,
     height: Option<u32>,
     faces: Vec<FaceMessage<'a>>,
+    timings: Option<Timings>,
     engine: Option<&'a str>,
     attempts: u32,
     accepted_at_ms: i64,
@@ -87,10 +88,24 @@ pub fn message(claimed: &Claimed, end: Result<&Identified, &str>, stamp: Stamp<'
         width: size.map(|(width, _)| width),
         height: size.map(|(_, height)| height),
         faces: identified.map(|i| i.faces.iter().map(FaceMessage::from).collect()).unwrap_or_default(),
+        timings: identified.and_then(|i| i.timings),
         engine: identified.map(|i| i.engine.as_str()),
         attempts: claimed.attempts,
         accepted_at_ms: claimed.accepted_at_ms,
         finished_at_ms: stamp.finished_at_ms,
         duration_ms: stamp.duration_ms,
+    })
+}
+
+/// Who is on a picture of which nothing is kept.
+pub fn answer(identified: &Identified) -> serde_json::Value {
+    serde_json::json!({
+        "outcome": identified.outcome,
+        "picture_key": identified.picture_key,
+        "width": identified.size.map(|(width, _)| width),
+        "height": identified.size.map(|(_, height)| height),
+        "faces": identified.faces.iter().map(FaceMessage::from).collect::<Vec<_>>(),
+        "timings": identified.timings,
+        "engine": identified.engine,
     })
 }

@@ -251,8 +251,7 @@ impl Daemon {
                     publisher.publish(mqtt::Message {
                         topic: topic.clone(),
                         payload: payload.into_bytes(),
-                        retain: false,
-                        content_type: None,
+                        ..mqtt::Message::default()
                     })
                 })
                 .buffered(64);

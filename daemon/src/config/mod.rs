@@ -2,6 +2,7 @@
 //!
 //! What comes and goes (mounts, brokers, cameras) is not tested here: the daemon starts whatever is broken.
 
+mod mqtt;
 mod raw;
 
 use std::net::SocketAddr;
@@ -9,12 +10,11 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use kith_vision::{Device, Precision};
+pub use mqtt::{HomeAssistant, Mqtt, MqttCommand};
 pub use raw::{Problem, Raw};
 
 /// Where the packaged configuration lives; read when it is there and no other is named.
 pub const SYSTEM_CONFIG: &str = "/etc/kithd/kithd.toml";
-/// The broker's password as a credential of systemd, where `mqtt.password_file` is not set.
-const PASSWORD_CREDENTIAL: &str = "kithd.mqtt-password";
 
 /// Everything the daemon needs to know, with nothing left to default.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,31 +58,6 @@ pub struct Config {
 pub struct Http {
     /// Address and port.
     pub listen: SocketAddr,
-}
-
-/// The MQTT connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mqtt {
-    /// False: no MQTT at all.
-    pub enabled: bool,
-    /// mqtt://host:port
-    pub url: String,
-    /// First part of every topic.
-    pub prefix: String,
-    /// User name, if the broker wants one.
-    pub username: Option<String>,
-    /// File with the password.
-    pub password_file: Option<PathBuf>,
-    /// Ping interval.
-    pub keep_alive: Duration,
-    /// How long the broker keeps our session while we are away.
-    pub session_expiry: Duration,
-    /// Largest message we accept; the broker drops larger ones.
-    pub max_packet_bytes: u32,
-    /// Unacknowledged messages the broker may have under way to us.
-    pub receive_maximum: u16,
-    /// Whether whoever may publish may also work the circuit breaker.
-    pub breaker_commands: bool,
 }
 
 /// What may come in.
@@ -256,7 +231,7 @@ impl Config {
             device: device(&mut raw),
             log_level: log_level(&mut raw),
             http: Http { listen: listen(&mut raw) },
-            mqtt: mqtt(&mut raw),
+            mqtt: mqtt::mqtt(&mut raw),
             intake: intake(&mut raw, &state_dir),
             folders: folders(&mut raw),
             models: models(&mut raw),
@@ -310,12 +285,6 @@ impl Default for Config {
 
 const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
-}
-
-/// A secret that systemd hands to the service as a file (`LoadCredential=`), if it did.
-fn credential(name: &str) -> Option<PathBuf> {
-    let folder = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?);
-    Some(folder.join(name)).filter(|file| file.exists())
 }
 
 /// systemd's state folder, else the system's for root and wherever kithd is installed as a service, else the user's.
@@ -375,47 +344,6 @@ fn address(raw: &mut Raw, key: &str, text: &str) -> Option<SocketAddr> {
         raw.problem(key, format!("{text:?}"), "must be an address and port, for example \"127.0.0.1:8000\"");
     }
     parsed
-}
-
-fn mqtt(raw: &mut Raw) -> Mqtt {
-    let enabled = raw.flag("mqtt.enabled", true);
-    let url = raw.text("mqtt.url").unwrap_or_else(|| "mqtt://127.0.0.1:1883".into());
-    if let Err(error) = url.parse::<crate::mqtt::Address>() {
-        raw.problem("mqtt.url", format!("{url:?}"), error);
-    }
-    let prefix = raw.text("mqtt.prefix").unwrap_or_else(|| "kithd".into());
-    if prefix.is_empty() || prefix.contains(['+', '#', '\0']) || prefix.starts_with(['/', '$']) || prefix.ends_with('/')
-    {
-        raw.problem("mqtt.prefix", format!("{prefix:?}"), "must be a topic without + or #, for example \"kithd\"");
-    }
-    let username = raw.text("mqtt.username");
-    let password_file = raw.text("mqtt.password_file").map(PathBuf::from);
-    let password_file = password_file.or_else(|| username.as_ref().and_then(|_| credential(PASSWORD_CREDENTIAL)));
-    if let Some(file) = &password_file {
-        if username.is_none() {
-            raw.problem("mqtt.password_file", file.display(), "needs mqtt.username as well");
-        }
-        if let Err(error) = std::fs::read_to_string(file) {
-            raw.problem("mqtt.password_file", file.display(), format!("cannot be read: {error}"));
-        }
-    }
-    let commands = raw.texts("mqtt.commands").unwrap_or_default();
-    for command in commands.iter().filter(|command| *command != "breaker") {
-        raw.problem("mqtt.commands", format!("{command:?}"), "must name only \"breaker\"");
-    }
-    Mqtt {
-        enabled,
-        url,
-        prefix,
-        breaker_commands: commands.iter().any(|command| command == "breaker"),
-        username,
-        password_file,
-        keep_alive: raw.duration("mqtt.keep_alive", secs(30), secs(5)..=secs(3600)),
-        session_expiry: raw.duration("mqtt.session_expiry", secs(7 * 86_400), secs(60)..=secs(365 * 86_400)),
-        max_packet_bytes: u32::try_from(raw.size("mqtt.max_packet", 24 << 20, 64 << 10..=256 << 20))
-            .unwrap_or(u32::MAX),
-        receive_maximum: u16::try_from(raw.number("mqtt.receive_maximum", 16, 1..=1000)).unwrap_or(16),
-    }
 }
 
 fn intake(raw: &mut Raw, state_dir: &Path) -> Intake {

@@ -1,10 +1,11 @@
-//! The broker's address as typed in the configuration: `mqtt://host[:port]`.
+//! The broker's address as typed in the configuration: `mqtt://host[:port]`, encrypted `mqtts://host[:port]`.
 //! Not a general URL parser; credentials have configuration keys of their own.
 
 use std::fmt;
 use std::str::FromStr;
 
-const DEFAULT_PORT: u16 = 1883;
+const PORT: u16 = 1883;
+const ENCRYPTED_PORT: u16 = 8883;
 
 /// Where the broker listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub struct Address {
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// TLS.
+    pub encrypted: bool,
 }
 
 impl Address {
@@ -25,11 +28,11 @@ impl Address {
 /// Why an address was refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum AddressError {
-    /// TLS is not built in.
-    #[error("mqtts:// (TLS) is not supported yet; use mqtt:// on a trusted network")]
-    Tls,
+    /// rumqttc checks certificates against names and IPv4 addresses only.
+    #[error("an encrypted connection (mqtts://) needs the broker's name or its IPv4 address")]
+    EncryptedV6,
     /// Some other scheme, or none.
-    #[error("a broker address starts with mqtt://, as in mqtt://broker.lan:1883")]
+    #[error("a broker address starts with mqtt:// or mqtts://, as in mqtt://broker.lan:1883")]
     Scheme,
     /// `user:password@`: would end up in logs and process lists.
     #[error("a broker address holds no user name or password; they have keys of their own")]
@@ -52,11 +55,11 @@ impl FromStr for Address {
         let Some((scheme, rest)) = text.trim().split_once("://") else {
             return Err(AddressError::Scheme);
         };
-        match scheme.to_ascii_lowercase().as_str() {
-            "mqtt" => {}
-            "mqtts" => return Err(AddressError::Tls),
+        let encrypted = match scheme.to_ascii_lowercase().as_str() {
+            "mqtt" => false,
+            "mqtts" => true,
             _ => return Err(AddressError::Scheme),
-        }
+        };
         if rest.contains('@') {
             return Err(AddressError::Credentials);
         }
@@ -84,16 +87,21 @@ impl FromStr for Address {
             return Err(AddressError::Host);
         }
         let port = match port {
-            None => DEFAULT_PORT,
+            None if encrypted => ENCRYPTED_PORT,
+            None => PORT,
             Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or(AddressError::Port)?,
         };
-        Ok(Self { host: host.to_owned(), port })
+        if encrypted && host.contains(':') {
+            return Err(AddressError::EncryptedV6);
+        }
+        Ok(Self { host: host.to_owned(), port, encrypted })
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "mqtt://{}:{}", self.bracketed_host(), self.port)
+        let scheme = if self.encrypted { "mqtts" } else { "mqtt" };
+        write!(f, "{scheme}://{}:{}", self.bracketed_host(), self.port)
     }
 }
 
@@ -103,7 +111,7 @@ mod tests {
     use super::*;
 
     fn address(host: &str, port: u16) -> Result<Address, AddressError> {
-        Ok(Address { host: host.to_owned(), port })
+        Ok(Address { host: host.to_owned(), port, encrypted: false })
     }
 
     #[test]
@@ -112,11 +120,13 @@ mod tests {
         assert_eq!("mqtt://10.0.0.5:2883".parse(), address("10.0.0.5", 2883));
         assert_eq!("mqtt://[::1]:1884".parse(), address("::1", 1884));
         assert_eq!("MQTT://[fd00::5]/".parse(), address("fd00::5", 1883));
+        let encrypted = Address { host: "broker.lan".to_owned(), port: 8883, encrypted: true };
+        assert_eq!("mqtts://broker.lan".parse(), Ok(encrypted));
     }
 
     #[test]
     fn an_address_is_shown_as_it_can_be_typed() {
-        for text in ["mqtt://broker.lan:1883", "mqtt://[::1]:1883"] {
+        for text in ["mqtt://broker.lan:1883", "mqtt://[::1]:1883", "mqtts://broker.lan:8883"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
     }
@@ -124,7 +134,7 @@ mod tests {
     #[test]
     fn every_refused_address_says_what_is_wrong_with_it() {
         for (text, expected) in [
-            ("mqtts://broker", AddressError::Tls),
+            ("mqtts://[::1]", AddressError::EncryptedV6),
             ("broker:1883", AddressError::Scheme),
             ("http://broker", AddressError::Scheme),
             ("mqtt://me:secret@broker", AddressError::Credentials),

@@ -6,17 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rumqttc::v5::mqttbytes::v5::{ConnAck, Packet, Publish, SubAck, SubscribeReasonCode};
-use rumqttc::v5::mqttbytes::{QoS, valid_filter};
-use rumqttc::v5::{AsyncClient, Event, EventLoop};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use super::deliveries::{Acks, Delivery, Inbox, MOST_OWED};
-use super::publish::{Outgoing, WINDOW};
-use super::settings::LEAST_KEEP_ALIVE;
+use super::publish::{Outgoing, PublishError, WINDOW};
 use super::state::{Lost, LostKind, Refusal, Reporter};
+use super::wire::{self, Arrival, Heard};
 use super::{Settings, State};
 
 /// How long a stop may wait for the farewell's acknowledgement, and then for the Disconnect to be written.
@@ -83,24 +80,20 @@ impl Connection {
         // Room for everything that can be asked for at once, so that no request ever waits for the event loop
         // (the acknowledgements, what is in the window, the Disconnect).
         let room = MOST_OWED + usize::from(WINDOW) + 1;
-        let (client, mut events) = AsyncClient::new(settings.options(), room);
-        let connack = tokio::select! {
-            connack = connected(&mut events) => connack?,
+        let (client, mut events) = wire::open(settings, room)?;
+        let broker = tokio::select! {
+            broker = events.connected(settings.keep_alive) => broker?,
             () = stop.as_mut() => return Ok(()),
         };
-        // Zero means "none wanted", and rumqttc would take it for "all the time".
-        if connack.properties.as_ref().and_then(|broker| broker.server_keep_alive) == Some(0) {
-            events.options.set_keep_alive(settings.keep_alive.max(LEAST_KEEP_ALIVE));
-        }
 
         let acks = Arc::new(Acks::new(client.clone(), settings.unsettled_budget()));
-        let outgoing = Arc::new(Outgoing::new(client, &connack));
+        let outgoing = Arc::new(Outgoing::new(client, &broker));
         let (filters, invalid): (Vec<_>, Vec<_>) =
-            settings.subscriptions.iter().cloned().partition(|filter| valid_filter(filter));
+            settings.subscriptions.iter().cloned().partition(|filter| wire::is_filter(filter));
         let refused = invalid.into_iter().map(|topic| Refusal { topic, reason: "not a topic filter".to_owned() });
         let refused: Vec<_> = refused.collect();
         if filters.is_empty() {
-            reporter.connected(connack.session_present, refused.clone());
+            reporter.connected(broker.session_present, refused.clone());
         } else {
             outgoing.subscribe(&filters);
         }
@@ -111,30 +104,22 @@ impl Connection {
         let receive = async {
             let mut said_dropped = false;
             loop {
-                match events.poll().await? {
-                    Event::Incoming(Packet::Publish(publish)) => {
-                        link.deliver(publish, &mut said_dropped);
+                match events.next().await? {
+                    Heard::Publish(arrival) => link.deliver(arrival, &mut said_dropped),
+                    Heard::PubAck { pkid, result } => {
+                        link.outgoing.answered(pkid, result.map_err(PublishError::Refused));
                     }
-                    Event::Incoming(Packet::PubAck(puback)) => link.outgoing.acknowledged(&puback),
-                    Event::Incoming(Packet::SubAck(suback)) => {
-                        link.outgoing.answered(suback.pkid, Ok(()));
-                        let refused = refused.iter().cloned().chain(refusals(&filters, &suback)).collect();
-                        reporter.connected(connack.session_present, refused);
+                    Heard::SubAck { pkid, granted } => {
+                        link.outgoing.answered(pkid, Ok(()));
+                        let refused = refused.iter().cloned().chain(refusals(&filters, granted)).collect();
+                        reporter.connected(broker.session_present, refused);
                     }
-                    Event::Outgoing(rumqttc::Outgoing::Publish(pkid) | rumqttc::Outgoing::Subscribe(pkid)) => {
-                        link.outgoing.written(pkid);
-                    }
-                    Event::Outgoing(rumqttc::Outgoing::Disconnect) if stopping.load(Ordering::Relaxed) => {
-                        return Ok(());
-                    }
-                    Event::Outgoing(rumqttc::Outgoing::Disconnect) if link.acks.overflowed() => {
-                        return Err(Lost::overflowed());
-                    }
+                    Heard::Written(pkid) => link.outgoing.written(pkid),
+                    Heard::Disconnect if stopping.load(Ordering::Relaxed) => return Ok(()),
+                    Heard::Disconnect if link.acks.overflowed() => return Err(Lost::overflowed()),
                     // What rumqttc says of a message with an unknown topic alias; we allow none.
-                    Event::Outgoing(rumqttc::Outgoing::Disconnect) => {
-                        return Err(Lost::down("the broker broke the protocol"));
-                    }
-                    Event::Incoming(_) | Event::Outgoing(_) => {}
+                    Heard::Disconnect => return Err(Lost::down("the broker broke the protocol")),
+                    Heard::Other => {}
                 }
             }
         };
@@ -191,27 +176,20 @@ impl Drop for Link<'_> {
 }
 
 impl Link<'_> {
-    fn deliver(&self, publish: Publish, said_dropped: &mut bool) {
+    fn deliver(&self, arrival: Arrival, said_dropped: &mut bool) {
         let inbox = &self.connection.inbox;
-        if publish.qos == QoS::AtMostOnce && inbox.len() >= usize::from(self.connection.settings.receive_maximum) {
+        if arrival.pkid == 0 && inbox.len() >= usize::from(self.connection.settings.receive_maximum) {
             inbox.count_dropped();
             if !std::mem::replace(said_dropped, true) {
                 warn!("MQTT: messages sent at QoS 0 come faster than they are taken and are dropped; send at QoS 1");
             }
             return;
         }
-        let Some(ack) = self.acks.arrived(&publish) else {
+        let Some(ack) = self.acks.arrived(&arrival) else {
             return;
         };
-        inbox.push(Delivery {
-            topic: String::from_utf8_lossy(&publish.topic).into_owned(),
-            // Copied: the network buffer it lies in may be larger and shared with its neighbours.
-            payload: publish.payload.to_vec(),
-            retain: publish.retain,
-            redelivered: publish.dup,
-            content_type: publish.properties.and_then(|properties| properties.content_type),
-            ack,
-        });
+        let Arrival { topic, payload, retain, redelivered, content_type, response_topic, correlation, .. } = arrival;
+        inbox.push(Delivery { topic, payload, retain, redelivered, content_type, response_topic, correlation, ack });
     }
 
     async fn publish_births(&self) {
@@ -223,22 +201,9 @@ impl Link<'_> {
     }
 }
 
-/// Connects. rumqttc's first event on a fresh event loop is the ConnAck or an error.
-async fn connected(events: &mut EventLoop) -> Result<ConnAck, Lost> {
-    match events.poll().await? {
-        Event::Incoming(Packet::ConnAck(connack)) => Ok(connack),
-        _ => Err(Lost::down("not an MQTT 5 broker: no ConnAck")),
-    }
-}
-
-/// The subscriptions that were not granted as asked. At QoS 0 messages would be lost unseen, so that is a refusal.
-fn refusals(filters: &[String], suback: &SubAck) -> Vec<Refusal> {
-    let answers = filters.iter().zip(&suback.return_codes);
-    let refused = answers.filter_map(|(topic, code)| match code {
-        SubscribeReasonCode::Success(QoS::AtLeastOnce | QoS::ExactlyOnce) => None,
-        SubscribeReasonCode::Success(QoS::AtMostOnce) => Some((topic, "granted at QoS 0 only".to_owned())),
-        code => Some((topic, format!("{code:?}"))),
-    });
+/// The subscriptions that were not granted as asked.
+fn refusals(filters: &[String], granted: Vec<Result<(), String>>) -> Vec<Refusal> {
+    let refused = filters.iter().zip(granted).filter_map(|(topic, granted)| Some((topic, granted.err()?)));
     refused.map(|(topic, reason)| Refusal { topic: topic.clone(), reason }).collect()
 }
 

@@ -1,17 +1,15 @@
 //! The incoming side: messages waiting to be taken, and their acknowledgements in arrival order.
-//! Not for the network: rumqttc's client carries the acknowledgements away.
+//! Not for the network: the wire carries the acknowledgements away.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use rumqttc::v5::AsyncClient;
-use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::Publish;
 use tokio::sync::Notify;
 
 use super::lock;
+use super::wire::{Arrival, Client};
 
 /// A message from the broker.
 pub struct Delivery {
@@ -25,6 +23,10 @@ pub struct Delivery {
     pub redelivered: bool,
     /// MIME type, if the sender named one.
     pub content_type: Option<String>,
+    /// Where the sender wants an answer.
+    pub response_topic: Option<String>,
+    /// What the answer is to carry.
+    pub correlation: Option<Vec<u8>>,
     /// To be settled once the message is safe.
     pub ack: Ack,
 }
@@ -65,7 +67,7 @@ pub(super) const MOST_OWED: usize = 4096;
 
 /// Acknowledgements owed on one connection.
 pub(super) struct Acks {
-    client: AsyncClient,
+    client: Client,
     budget: usize,
     owed: Mutex<Owed>,
     emptied: Notify,
@@ -84,33 +86,31 @@ struct Owed {
 }
 
 struct Entry {
-    /// The message without its contents.
-    publish: Publish,
+    pkid: u16,
     bytes: usize,
     settled: bool,
 }
 
 impl Acks {
     /// `budget` is how many bytes of unsettled messages there may be.
-    pub(super) fn new(client: AsyncClient, budget: usize) -> Self {
+    pub(super) fn new(client: Client, budget: usize) -> Self {
         Self { client, budget, owed: Mutex::default(), emptied: Notify::new() }
     }
 
     /// Notes an arrival. Without an answer there is no room for it, nor for anything behind it on this connection:
     /// see [`Acks::drained`].
-    pub(super) fn arrived(self: &Arc<Self>, publish: &Publish) -> Option<Ack> {
-        if publish.qos == QoS::AtMostOnce {
+    pub(super) fn arrived(self: &Arc<Self>, arrival: &Arrival) -> Option<Ack> {
+        if arrival.pkid == 0 {
             return Some(Ack(None));
         }
-        let bytes = publish.payload.len();
+        let bytes = arrival.payload.len();
         let mut owed = lock(&self.owed);
         let full = owed.queue.len() >= MOST_OWED || owed.bytes + bytes > self.budget;
         if owed.overflowed || (full && !owed.queue.is_empty()) {
             owed.overflowed = true;
             return None;
         }
-        let publish = Publish { pkid: publish.pkid, qos: publish.qos, ..Publish::default() };
-        owed.queue.push_back(Entry { publish, bytes, settled: false });
+        owed.queue.push_back(Entry { pkid: arrival.pkid, bytes, settled: false });
         owed.bytes += bytes;
         Some(Ack(Some((Arc::clone(self), owed.first + owed.queue.len() as u64 - 1))))
     }
@@ -154,7 +154,7 @@ impl Acks {
             };
             // The request channel has room for every acknowledgement that can be owed (see connection.rs),
             // so this only fails when the connection is gone, and with it the wish for an acknowledgement.
-            let _ = self.client.try_ack(&entry.publish);
+            self.client.acknowledge(entry.pkid);
             owed.bytes -= entry.bytes;
             owed.first += 1;
         }

@@ -1,6 +1,6 @@
-//! One MQTT 5 connection: bytes in, bytes out. Not for images, queues or what a topic means.
+//! One MQTT connection: bytes in, bytes out. Not for images, queues or what a topic means.
 //!
-//! What rumqttc leaves to its user is done here, so that nobody else names rumqttc:
+//! What rumqttc leaves to its user is done here, so that nobody else names rumqttc, and in here only `wire` does:
 //! - **Every connection gets a fresh rumqttc event loop.** Nothing that rumqttc keeps across connections
 //!   (queued requests, packet ids, its collision flag, buffered events) can leak from a lost one into the next:
 //!   an acknowledgement goes to the connection its message came from, or nowhere. What was under way is
@@ -12,6 +12,9 @@
 //!   kept here, in bytes: what goes beyond is not taken, and once everything taken is settled the connection is
 //!   made anew, whereupon the broker sends the rest again. Messages sent at QoS 0 know no back-pressure: while
 //!   `receive_maximum` deliveries wait, further ones are dropped, counted and said.
+//!
+//! MQTT 3.1.1 has no receive maximum, so there the bytes kept here are the only back-pressure, beside what the broker
+//! allows under way by itself (20 messages in mosquitto).
 //!
 //! **Messages above `max_packet_bytes`.** The limit is announced to the broker; a compliant broker (mosquitto)
 //! discards what is larger for this client and sends what is behind it, silently. So set the limit well above
@@ -27,6 +30,8 @@ mod settings;
 mod state;
 #[cfg(test)]
 mod tests;
+mod tls;
+mod wire;
 
 use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -37,8 +42,10 @@ pub use address::Address;
 pub use connection::Connection;
 pub use deliveries::{Deliveries, Delivery};
 pub use publish::{PublishError, Publisher};
-pub use settings::{Message, Settings};
+pub use settings::{Message, Settings, Version};
 pub use state::State;
+pub use tls::Files as TlsFiles;
+pub use wire::{is_filter, matches};
 
 /// Prepares a connection. Nothing happens until [`Connection::run`] is polled; the supervisor owns that future.
 #[must_use]

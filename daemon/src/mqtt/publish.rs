@@ -5,21 +5,15 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rumqttc::v5::AsyncClient;
-use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{ConnAck, Filter, PubAck, PubAckReason, Publish, PublishProperties};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::Instant;
 
+use super::wire::{Accepted, Client};
 use super::{Message, lock};
 
 /// Most requests the broker may owe an answer to, counted from the oldest one unanswered. Far below the range of
 /// packet ids, so that an id is never used again while it is in use: rumqttc stops dead when that happens.
 pub(super) const WINDOW: u16 = 8;
-/// Range of packet ids rumqttc may use, unless the broker allows less.
-pub(super) const PACKET_IDS: u16 = 64;
-/// The protocol's own limit for the part of a packet behind its fixed header.
-const LARGEST_PACKET: u32 = 268_435_455;
 
 /// Why a message was not published.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,7 +69,7 @@ impl Publisher {
 
 /// What one connection has sent and not had answered.
 pub(super) struct Outgoing {
-    client: AsyncClient,
+    client: Client,
     largest_packet: u32,
     retain_available: bool,
     window: Semaphore,
@@ -99,14 +93,12 @@ struct Entry {
 }
 
 impl Outgoing {
-    pub(super) fn new(client: AsyncClient, connack: &ConnAck) -> Self {
-        let broker = connack.properties.as_ref();
-        let at_once = broker.and_then(|broker| broker.receive_max).unwrap_or(u16::MAX);
-        let window = WINDOW.min(at_once.saturating_sub(1)).max(1);
+    pub(super) fn new(client: Client, broker: &Accepted) -> Self {
+        let window = WINDOW.min(broker.receive_maximum.saturating_sub(1)).max(1);
         Self {
             client,
-            largest_packet: broker.and_then(|broker| broker.max_packet_size).unwrap_or(LARGEST_PACKET),
-            retain_available: broker.and_then(|broker| broker.retain_available) != Some(0),
+            largest_packet: broker.largest_packet,
+            retain_available: broker.retain_available,
             window: Semaphore::new(window.into()),
             sent: Mutex::new(Sent { entries: VecDeque::new(), progress: Instant::now(), closed: false }),
         }
@@ -114,35 +106,29 @@ impl Outgoing {
 
     /// Called once, first of all, so the window has room.
     pub(super) fn subscribe(&self, filters: &[String]) {
-        let filters: Vec<_> = filters.iter().map(|filter| Filter::new(filter, QoS::AtLeastOnce)).collect();
         if let Ok(turn) = self.window.try_acquire() {
             turn.forget();
         }
-        let _ = self.send(None, || self.client.try_subscribe_many(filters).is_ok());
+        let _ = self.send(None, || self.client.subscribe(filters));
     }
 
     pub(super) async fn publish(&self, message: Message) -> Result<(), PublishError> {
-        let properties = PublishProperties { content_type: message.content_type, ..PublishProperties::default() };
-        let Message { topic, payload, retain, .. } = message;
+        let topic = &message.topic;
         if topic.is_empty() || topic.len() > usize::from(u16::MAX) || topic.contains(['+', '#', '\0']) {
-            return Err(PublishError::InvalidTopic(topic));
+            return Err(PublishError::InvalidTopic(message.topic));
         }
         // Asking for what the broker ruled out, or sending too much, would cost the connection.
-        if retain && !self.retain_available {
+        if message.retain && !self.retain_available {
             return Err(PublishError::Refused("it keeps no retained messages".to_owned()));
         }
-        let mut packet = Publish::new(&topic, QoS::AtLeastOnce, payload, Some(properties.clone()));
-        packet.pkid = 1; // Only counted in the size when set.
-        if packet.size() > self.largest_packet as usize {
-            return Err(PublishError::TooLarge { bytes: packet.size(), limit: self.largest_packet });
+        let bytes = self.client.packet_bytes(&message);
+        if bytes > self.largest_packet as usize {
+            return Err(PublishError::TooLarge { bytes, limit: self.largest_packet });
         }
         // The turn is given back in `answered`, and closing the window wakes whoever waits.
         self.window.acquire().await.map_err(|_| PublishError::Disconnected)?.forget();
         let (answer, answered) = oneshot::channel();
-        self.send(Some(answer), || {
-            let (qos, payload) = (packet.qos, packet.payload);
-            self.client.try_publish_with_properties(topic, qos, retain, payload, properties).is_ok()
-        })?;
+        self.send(Some(answer), || self.client.publish(message))?;
         answered.await.unwrap_or(Err(PublishError::Disconnected))
     }
 
@@ -168,16 +154,6 @@ impl Outgoing {
         if let Some(entry) = lock(&self.sent).entries.iter_mut().find(|entry| entry.pkid == 0) {
             entry.pkid = pkid;
         }
-    }
-
-    pub(super) fn acknowledged(&self, puback: &PubAck) {
-        self.answered(
-            puback.pkid,
-            match puback.reason {
-                PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Ok(()),
-                reason => Err(PublishError::Refused(format!("{reason:?}"))),
-            },
-        );
     }
 
     /// The broker answered the request with this packet id.
@@ -221,6 +197,6 @@ impl Outgoing {
     }
 
     pub(super) fn disconnect(&self) {
-        let _ = self.client.try_disconnect();
+        self.client.disconnect();
     }
 }

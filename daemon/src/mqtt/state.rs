@@ -2,9 +2,6 @@
 
 use std::fmt;
 
-use rumqttc::v5::mqttbytes;
-use rumqttc::v5::mqttbytes::v5::DisconnectReasonCode;
-use rumqttc::v5::{ConnectionError, StateError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -101,46 +98,6 @@ impl Lost {
     pub(super) fn overflowed() -> Self {
         let reason = "the broker sent more unacknowledged messages than our receive maximum; asking for them again";
         Self { reason: reason.to_owned(), kind: LostKind::Overflowed }
-    }
-}
-
-impl From<ConnectionError> for Lost {
-    fn from(error: ConnectionError) -> Self {
-        match error {
-            ConnectionError::ConnectionRefused(code) => Self { reason: format!("{code:?}"), kind: LostKind::Refused },
-            ConnectionError::Timeout(_) => Self::down("no answer in time"),
-            // The packet is not shown: it might be a message.
-            ConnectionError::NotConnAck(_) => Self::down("not an MQTT 5 broker: no ConnAck"),
-            ConnectionError::Io(error) => Self::down(error.to_string()),
-            ConnectionError::MqttState(error) => Self::from(error),
-            error => Self::down(error.to_string()),
-        }
-    }
-}
-
-impl From<StateError> for Lost {
-    fn from(error: StateError) -> Self {
-        match error {
-            StateError::ServerDisconnect { reason_code: DisconnectReasonCode::SessionTakenOver, .. } => {
-                Self { reason: "another client has our client id".to_owned(), kind: LostKind::TakenOver }
-            }
-            StateError::ServerDisconnect { reason_code, .. } => {
-                Self::down(format!("the broker ended the connection: {reason_code:?}"))
-            }
-            StateError::Deserialization(mqttbytes::Error::PayloadSizeLimitExceeded { pkt_size, max }) => {
-                Self::down(format!(
-                    "the broker sent a packet of {pkt_size} bytes although our limit is {max}; \
-                     nothing behind it arrives until it expires or the limit is raised"
-                ))
-            }
-            // The reason is often lost: rumqttc cannot read a Disconnect without properties, which is what
-            // mosquitto sends when another client takes the session, and only sees the connection end.
-            StateError::ConnectionAborted | StateError::Deserialization(mqttbytes::Error::PayloadRequired) => {
-                Self::down("the broker closed the connection (stopped, or another client has our client id)")
-            }
-            StateError::AwaitPingResp => Self::down("the broker stopped answering pings"),
-            error => Self::down(error.to_string()),
-        }
     }
 }
 

@@ -35,6 +35,7 @@ fn nothing_found() -> Identified {
         engine: "test".into(),
         role: EngineRole::Primary,
         space: "space".into(),
+        timings: None,
         picture_key: "key".into(),
     }
 }

@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{Answer, Picture};
 use super::{Reader, Ready, ReadyWatch, person_of};
-use crate::domain::{Claimed, Identified, IdentifiedFace, ImageId, NamedCandidate, Outcome, hex};
+use crate::domain::{Claimed, Identified, IdentifiedFace, ImageId, NamedCandidate, Outcome, Timings, hex};
+use crate::engine::StageTimes;
 use crate::health::{Condition, Health};
 use crate::heartbeat::Pulse;
 use crate::queue::{Failure, Queue, QueueError};
@@ -152,13 +153,13 @@ pub async fn identify(
     let picture_key = hex(&Sha256::digest(&bytes));
     let picture = Picture { bytes: bytes.into(), path };
     let recognised = up.guard.recognise(image, &picture).await?;
-    let (size, faces, thumbnail) = match recognised.answer {
+    let (size, faces, thumbnail, timings) = match recognised.answer {
         Answer::Faces(reply) => {
             let faces = up.matcher.identify(reply.faces);
             let faces = faces.map_err(|error| Failure::EngineMalformed(error.to_string()))?;
-            (Some(reply.size), faces, reply.thumbnail)
+            (Some(reply.size), faces, reply.thumbnail, Some(timings(&reply.times)))
         }
-        Answer::Name(None) => (None, vec![named_face(Outcome::Unknown, None, None)], Vec::new()),
+        Answer::Name(None) => (None, vec![named_face(Outcome::Unknown, None, None)], Vec::new(), None),
         Answer::Name(Some(image_name)) => {
             let name = person_of(Path::new(""), Path::new(&image_name)).unwrap_or_else(|| image_name.clone());
             let (person_id, name) = match &up.store {
@@ -169,19 +170,32 @@ pub async fn identify(
                 None => (0, name),
             };
             let person = NamedCandidate { person_id, name, distance: None };
-            (None, vec![named_face(Outcome::Known, Some(person), Some(image_name))], Vec::new())
+            (None, vec![named_face(Outcome::Known, Some(person), Some(image_name))], Vec::new(), None)
         }
     };
     Ok(Identified {
         outcome: Identified::best_outcome(&faces),
         size,
         faces,
+        timings,
         thumbnail,
         engine: recognised.engine,
         role: recognised.role,
         space: up.matcher.space().into(),
         picture_key,
     })
+}
+
+fn timings(times: &StageTimes) -> Timings {
+    // As the engine counts them, in whole microseconds.
+    let ms = |time: Duration| time.as_micros() as f64 / 1000.0;
+    Timings {
+        decode_ms: ms(times.decode),
+        detect_ms: ms(times.detect),
+        align_ms: ms(times.align),
+        embed_ms: ms(times.embed),
+        encode_ms: ms(times.encode),
+    }
 }
 
 /// What an engine that names people itself tells of a face: who it is, and nothing else.

@@ -121,6 +121,33 @@ impl Enroller {
     }
 }
 
+/// What an image matched before the gallery was replaced may still take to be stored.
+const LAST_MATCHES: std::time::Duration = std::time::Duration::from_secs(1);
+
+impl Enroller {
+    /// Erases a person: embeddings, pictures, crops, thumbnails, kept bytes, messages not sent yet, and their name in past
+    /// results. False: there is nobody of that name.
+    pub async fn forget(&self, up: &Arc<Ready>, person: &str) -> anyhow::Result<bool> {
+        let Some(erased) = self.store.erase_person(person.into()).await? else { return Ok(false) };
+        refresh(&self.store, &up.matcher).await?;
+        // What was matched before may be on its way to the database.
+        tokio::time::sleep(LAST_MATCHES).await;
+        let mut files = erased.files;
+        files.extend(self.store.erase_from_results(erased.person).await?);
+        for file in files {
+            let path = self.state_dir.join(file);
+            match tokio::fs::remove_file(&path).await {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(StoreError::Io { path, source: error }.into());
+                }
+                _ => {}
+            }
+        }
+        self.store.empty_journal().await?;
+        Ok(true)
+    }
+}
+
 /// Takes the store's gallery into memory, one at a time: an older reading must not replace a newer one.
 async fn refresh(store: &Store, matcher: &Matcher) -> anyhow::Result<()> {
     let _turn = matcher.turn().await;

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::desk::EngineDesk;
 use crate::health::Health;
 use crate::mqtt::{Message, Publisher};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 const EVERY: Duration = Duration::from_secs(30);
 /// Changes come in bursts.
@@ -31,18 +31,12 @@ pub async fn run(
             if publisher.connected().await.is_err() {
                 std::future::pending::<()>().await;
             }
-            let counts = store.counts().await?;
-            let payload = json!({
-                "version": env!("CARGO_PKG_VERSION"),
-                "queue": counts,
-                "parts": health.parts(),
-                "engine": desk.borrow().as_ref().map(|desk| (desk.report)()),
-            });
             let message = Message {
                 topic: topic.clone(),
-                payload: payload.to_string().into_bytes(),
+                payload: report(&store, &health, &desk).await?.to_string().into_bytes(),
                 retain: true,
                 content_type: Some("application/json".into()),
+                ..Message::default()
             };
             publisher.publish(message).await?;
             anyhow::Ok(())
@@ -66,4 +60,18 @@ pub async fn run(
             () = finish.cancelled() => return Ok(()),
         }
     }
+}
+
+/// How the board is now: the retained message, and the answer to who asks.
+pub async fn report(
+    store: &Store,
+    health: &Health,
+    desk: &watch::Receiver<Option<EngineDesk>>,
+) -> Result<serde_json::Value, StoreError> {
+    Ok(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "queue": store.counts().await?,
+        "parts": health.parts(),
+        "engine": desk.borrow().as_ref().map(|desk| (desk.report)()),
+    }))
 }

@@ -1,15 +1,21 @@
-//! Publishes results: oldest first, each until the broker has acknowledged it, never retained.
+//! Publishes results and what follows from them (somebody was recognised, the last face): oldest first, each until the
+//! broker has acknowledged it, never retained.
 //!
-//! A row is sent again only byte for byte. Recognitions are moments: a retained one would unlock doors tomorrow.
+//! A row is sent again only byte for byte; what follows is made of the row, so it is the same again as well. Recognitions are moments: a retained one would unlock doors tomorrow.
 
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::join_all;
+use serde::Deserialize;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use crate::domain::{ImageId, NamedCandidate, Outcome, PersonId, Source, wall_clock_ms};
 use crate::health::{Condition, Health};
 use crate::mqtt::{Message, PublishError, Publisher};
-use crate::store::{Store, UnsentResult};
+use crate::store::Store;
+use crate::topics::Topics;
 
 const BATCH: usize = 64;
 /// Results under way at the same time; the connection keeps their order.
@@ -18,19 +24,25 @@ const RETRY: Duration = Duration::from_secs(2);
 /// How long the last results may take when the service stops.
 const LAST_TRY: Duration = Duration::from_secs(2);
 
-/// The topic results go to.
-pub fn results_topic(prefix: &str, device: &str) -> String {
-    format!("{prefix}/{device}/result")
+/// What is published, and where.
+pub struct Outbox {
+    /// Where results wait.
+    pub store: Store,
+    /// The broker.
+    pub publisher: Publisher,
+    /// Names of the topics.
+    pub topics: Topics,
+    /// How long an event about a person is news.
+    pub event_expiry: Duration,
+    /// Whether the crop of the best face goes out as well.
+    pub last_face: bool,
+    /// Where it says how it is.
+    pub health: Health,
 }
 
 /// Publishes until `finish` is cancelled, then makes one last try.
-pub async fn run(
-    store: Store,
-    publisher: Publisher,
-    topic: String,
-    health: Health,
-    finish: CancellationToken,
-) -> anyhow::Result<()> {
+pub async fn run(outbox: Outbox, finish: CancellationToken) -> anyhow::Result<()> {
+    let Outbox { store, publisher, health, .. } = &outbox;
     let mut changes = store.work();
     loop {
         changes.borrow_and_update();
@@ -39,7 +51,7 @@ pub async fn run(
             if publisher.connected().await.is_err() {
                 std::future::pending::<()>().await;
             }
-            drain(&store, &publisher, &topic).await
+            outbox.drain().await
         };
         let sent = tokio::select! {
             sent = round => sent,
@@ -72,38 +84,195 @@ pub async fn run(
         }
     }
     // No connection, or a slow broker: the results stay in the outbox for the next start.
-    let _ = tokio::time::timeout(LAST_TRY, async { while drain(&store, &publisher, &topic).await.unwrap_or(false) {} })
-        .await;
+    let _ = tokio::time::timeout(LAST_TRY, async { while outbox.drain().await.unwrap_or(false) {} }).await;
     Ok(())
 }
 
-/// One batch; true when there may be more.
-async fn drain(store: &Store, publisher: &Publisher, topic: &str) -> anyhow::Result<bool> {
-    let waiting = store.take_unsent(BATCH).await?;
-    let more = waiting.len() == BATCH;
-    let mut sent =
-        futures_util::stream::iter(waiting).map(|row| send(store, publisher, topic, row)).buffered(UNDER_WAY);
-    while let Some(result) = sent.next().await {
-        result?;
+impl Outbox {
+    /// One batch; true when there may be more.
+    async fn drain(&self) -> anyhow::Result<bool> {
+        let waiting = self.store.take_unsent(BATCH).await?;
+        let more = waiting.len() == BATCH;
+        let mut prepared = Vec::with_capacity(waiting.len());
+        for row in waiting {
+            prepared.push((row.id, self.messages(row.payload).await?));
+        }
+        let mut sent =
+            futures_util::stream::iter(prepared).map(|(id, messages)| self.send(id, messages)).buffered(UNDER_WAY);
+        while let Some(result) = sent.next().await {
+            result?;
+        }
+        Ok(more)
     }
-    Ok(more)
-}
 
-async fn send(store: &Store, publisher: &Publisher, topic: &str, row: UnsentResult) -> anyhow::Result<()> {
-    let message = Message {
-        topic: topic.into(),
-        payload: row.payload.into_bytes(),
-        retain: false,
-        content_type: Some("application/json".into()),
-    };
-    match publisher.publish(message).await {
-        Ok(()) => store.mark_sent(row.id).await?,
-        // A broker that refuses may be set right: the result waits, in its place in the order.
-        Err(error @ (PublishError::Disconnected | PublishError::Refused(_))) => return Err(error.into()),
-        Err(error) => {
-            tracing::warn!(outbox = row.id, "a result was not taken: {error}");
-            store.mark_refused(row.id, error.to_string()).await?;
+    /// The result, then what follows from it: always the same, so that sending again repeats it.
+    async fn messages(&self, payload: String) -> anyhow::Result<Vec<Message>> {
+        let ended = serde_json::from_str::<Ended>(&payload);
+        let mut messages = vec![Message {
+            topic: self.topics.results(),
+            payload: payload.into_bytes(),
+            content_type: Some("application/json".into()),
+            ..Message::default()
+        }];
+        let ended = match ended {
+            Ok(ended) => ended,
+            // Whatever it is, it goes out as it is and holds up nothing.
+            Err(error) => {
+                tracing::warn!("a result in the outbox makes no events: {error}");
+                return Ok(messages);
+            }
+        };
+        // Nothing must open a door for who stood there an hour ago; the result is sent all the same.
+        let age = Duration::from_millis(u64::try_from(wall_clock_ms() - ended.finished_at_ms).unwrap_or(0));
+        let Some(left) = self.event_expiry.checked_sub(age).filter(|left| left.as_secs() > 0) else {
+            return Ok(messages);
+        };
+        messages.extend(ended.events().into_iter().map(|(slug, event)| Message {
+            topic: self.topics.person(&slug),
+            payload: event.to_string().into_bytes(),
+            content_type: Some("application/json".into()),
+            expiry: Some(left),
+            ..Message::default()
+        }));
+        if self.last_face && !ended.faces.is_empty() {
+            // Gone already, or an engine that gives none.
+            let crop = self.store.crop(ended.image_id, 1).await?.filter(|crop| !crop.is_empty());
+            messages.extend(crop.map(|jpeg| Message {
+                topic: self.topics.last_face(),
+                payload: jpeg,
+                content_type: Some("image/jpeg".into()),
+                expiry: Some(left),
+                ..Message::default()
+            }));
+        }
+        Ok(messages)
+    }
+
+    async fn send(&self, id: i64, messages: Vec<Message>) -> anyhow::Result<()> {
+        // Asked for in order at once, so they leave in order and the next result behind them.
+        let mut answers = join_all(messages.into_iter().map(|message| self.publisher.publish(message))).await.into_iter();
+        let result = answers.next().unwrap_or(Ok(()));
+        match result {
+            Ok(()) => {}
+            // A broker that refuses may be set right: the result waits, in its place in the order.
+            Err(error @ (PublishError::Disconnected | PublishError::Refused(_))) => return Err(error.into()),
+            Err(error) => {
+                tracing::warn!(outbox = id, "a result was not taken: {error}");
+                return Ok(self.store.mark_refused(id, error.to_string()).await?);
+            }
+        }
+        let mut refused = None;
+        for answer in answers {
+            match answer {
+                Ok(()) => {}
+                Err(PublishError::Disconnected) => return Err(PublishError::Disconnected.into()),
+                // The result says the same, so nothing waits for these.
+                Err(error) => refused = refused.or(Some(error)),
+            }
+        }
+        self.show_events(refused);
+        Ok(self.store.mark_sent(id).await?)
+    }
+
+    fn show_events(&self, refused: Option<PublishError>) {
+        let Some(error) = refused else {
+            self.health.set("events", Condition::Ok, "published with their results");
+            return;
+        };
+        let topic = self.topics.person("…");
+        let text = format!("events about people are lost, results are not: {error}; let the broker take {topic}");
+        if self.health.set("events", Condition::Degraded, text.as_str()) {
+            tracing::warn!("{text}");
         }
     }
-    Ok(())
+}
+
+/// Of a result, what its events are made of.
+#[derive(Deserialize)]
+struct Ended {
+    result_id: String,
+    supersedes: Option<String>,
+    image_id: ImageId,
+    device: String,
+    source: Source,
+    path: String,
+    picture_key: Option<String>,
+    faces: Vec<EndedFace>,
+    finished_at_ms: i64,
+}
+
+#[derive(Deserialize)]
+struct EndedFace {
+    #[serde(rename = "box")]
+    bounds: [f32; 4],
+    quality: f32,
+    outcome: Outcome,
+    person: Option<NamedCandidate>,
+    distance: Option<f32>,
+    margin: Option<f32>,
+}
+
+impl Ended {
+    /// One for each known face, with the last part of its topic.
+    fn events(&self) -> Vec<(String, serde_json::Value)> {
+        let known = self.faces.iter().zip(1..).filter(|(face, _)| face.outcome == Outcome::Known);
+        known
+            .filter_map(|(face, number)| {
+                let person = face.person.as_ref()?;
+                let event = json!({
+                    "event_id": format!("{}-{number}", self.result_id),
+                    "result_id": self.result_id,
+                    "supersedes": self.supersedes,
+                    "image_id": self.image_id,
+                    "device": self.device,
+                    "person": { "id": person.person_id, "name": person.name },
+                    "distance": face.distance,
+                    "margin": face.margin,
+                    "quality": face.quality,
+                    "box": face.bounds,
+                    "source": self.source,
+                    "path": self.path,
+                    "picture_key": self.picture_key,
+                    "finished_at_ms": self.finished_at_ms,
+                });
+                Some((slug(&person.name, person.person_id), event))
+            })
+            .collect()
+    }
+}
+
+/// The last part of a person's topic: the name in small letters and digits of any script, everything else a hyphen.
+fn slug(name: &str, id: PersonId) -> String {
+    let lower = name.to_lowercase();
+    let words: Vec<_> = lower.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    if words.is_empty() { format!("person-{id}") } else { words.join("-") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_makes_a_topic_without_wildcards_and_levels() {
+        assert_eq!(slug("Barack Obama", 1), "barack-obama");
+        assert_eq!(slug(" José / O'Neill+#", 2), "josé-o-neill");
+        assert_eq!(slug("+/#", 3), "person-3");
+    }
+
+    #[test]
+    fn only_known_faces_are_events_and_an_event_is_the_same_each_time() {
+        let face = |outcome: &str| {
+            json!({ "box": [0.0, 1.0, 2.0, 3.0], "score": 1.0, "quality": 0.5, "outcome": outcome, "distance": 0.4,
+                    "person": { "person_id": 7, "name": "Ann Lee", "distance": 0.4 }, "margin": null, "candidates": [] })
+        };
+        let result = json!({
+            "result_id": "r", "image_id": 3, "device": "board", "source": "mqtt", "path": "/a", "supersedes": null,
+            "picture_key": "k", "faces": [face("uncertain"), face("known")], "finished_at_ms": 5
+        });
+        let events = || serde_json::from_value::<Ended>(result.clone()).unwrap().events();
+        assert_eq!(events().len(), 1);
+        assert_eq!(events()[0].0, "ann-lee");
+        assert_eq!(events()[0].1["event_id"], "r-2");
+        assert_eq!(events()[0].1.to_string(), events()[0].1.to_string());
+    }
 }

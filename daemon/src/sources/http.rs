@@ -101,7 +101,7 @@ async fn picture(
     }
     let body = read(request.into_body(), intake.max_bytes()).await?;
     let name = query.name.unwrap_or_else(|| "upload".into());
-    Ok(accepted(&[intake.picture(Source::Http, &name, body.into(), key).await?]))
+    Ok(accepted(&[intake.picture(Source::Http, &name, body, key).await?]))
 }
 
 async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
@@ -149,7 +149,7 @@ async fn multipart(intake: &Intake, key: Option<String>, request: Request) -> Re
     let mut answers = Vec::new();
     for (n, (name, bytes)) in pictures.into_iter().enumerate() {
         let key = key.as_ref().map(|key| list_key(key, n));
-        answers.push(intake.picture(Source::Http, &name, bytes.into(), key).await?);
+        answers.push(intake.picture(Source::Http, &name, bytes, key).await?);
     }
     Ok(accepted(&answers))
 }

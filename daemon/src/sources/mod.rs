@@ -12,6 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
@@ -157,7 +158,7 @@ impl Intake {
         &self,
         source: Source,
         name: &str,
-        bytes: Vec<u8>,
+        bytes: Bytes,
         idempotency_key: Option<String>,
     ) -> Result<Accepted, IntakeError> {
         let (intake, name) = (self.clone(), name.to_string());
@@ -170,7 +171,7 @@ impl Intake {
         &self,
         source: Source,
         name: &str,
-        bytes: Vec<u8>,
+        bytes: Bytes,
         idempotency_key: Option<String>,
     ) -> Result<Accepted, IntakeError> {
         if bytes.is_empty() {
@@ -196,7 +197,7 @@ impl Intake {
             file: Some(file.clone()),
             idempotency_key,
             picture_key,
-            unless_unfinished: false,
+            unless_unfinished: source == Source::Mqtt,
             seen: None,
         };
         let accepted = self.submit(vec![image]).await;

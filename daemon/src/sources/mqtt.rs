@@ -1,35 +1,40 @@
-//! Pictures by MQTT: `<prefix>/<device>/image/post` with a path, a list of paths, or a bare path as text; and, where
-//! configured, words to the circuit breaker.
+//! Pictures by MQTT: topics with a path, a list of paths or a bare path as text, and topics with the bytes of pictures.
+//! Not for commands.
 //!
 //! A message is acknowledged when its images are on disk, or when it makes no sense and is kept for the operator.
 //! When the queue or the disk is full it is not acknowledged: the broker holds the rest back.
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
-use tokio::sync::watch;
+use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::{Intake, PathSubmission};
-use crate::desk::EngineDesk;
-use crate::domain::{BreakerCommand, BreakerState, Source};
-use crate::mqtt::{Deliveries, Delivery};
+use super::{Intake, IntakeError, PathSubmission};
+use crate::domain::{Source, hex};
+use crate::mqtt::{Deliveries, Delivery, matches};
 use crate::store::Store;
 
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The topic that takes paths.
-pub fn paths_topic(prefix: &str, device: &str) -> String {
-    format!("{prefix}/{device}/image/post")
+/// What the messages of a topic are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Paths.
+    Paths,
+    /// Pictures.
+    Pictures,
 }
 
-/// The topic whose messages work the circuit breaker: `open`, `close` or `auto`, bare or as {"command":"open"}.
-pub struct BreakerCommands {
-    /// Subscribed to.
-    pub topic: String,
-    /// The breaker, once the model pack is loaded.
-    pub desk: watch::Receiver<Option<EngineDesk>>,
+/// What is subscribed to.
+#[derive(Debug, Clone)]
+pub struct Subscription {
+    /// Perhaps `$share/<group>/<filter>`.
+    pub filter: String,
+    /// What comes there.
+    pub kind: Kind,
 }
 
 /// Takes messages until stopped.
@@ -39,14 +44,13 @@ pub async fn run(
     mut deliveries: Deliveries,
     intake: Intake,
     store: Store,
-    breaker: Option<BreakerCommands>,
+    subscriptions: Vec<Subscription>,
     in_flight: usize,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let arrivals = async_stream(&mut deliveries);
-    let mut settled = std::pin::pin!(
-        arrivals.map(|delivery| accept(delivery, &intake, &store, breaker.as_ref())).buffered(in_flight)
-    );
+    let arrivals = stream(&mut deliveries);
+    let mut settled =
+        std::pin::pin!(arrivals.map(|delivery| accept(delivery, &intake, &store, &subscriptions)).buffered(in_flight));
     tokio::select! {
         () = stop.cancelled() => {}
         () = async { while settled.next().await.is_some() {} } => {}
@@ -54,14 +58,15 @@ pub async fn run(
     Ok(())
 }
 
-fn async_stream(deliveries: &mut Deliveries) -> impl futures_util::Stream<Item = Delivery> + '_ {
+/// The deliveries of a connection, one after the other.
+pub fn stream(deliveries: &mut Deliveries) -> impl futures_util::Stream<Item = Delivery> + '_ {
     futures_util::stream::unfold(deliveries, |deliveries| async {
         let delivery = deliveries.recv().await?;
         Some((delivery, deliveries))
     })
 }
 
-async fn accept(delivery: Delivery, intake: &Intake, store: &Store, breaker: Option<&BreakerCommands>) {
+async fn accept(mut delivery: Delivery, intake: &Intake, store: &Store, subscriptions: &[Subscription]) {
     tracing::debug!(
         topic = delivery.topic,
         bytes = delivery.payload.len(),
@@ -73,39 +78,64 @@ async fn accept(delivery: Delivery, intake: &Intake, store: &Store, breaker: Opt
         // A replay of what the broker kept, at every reconnect; pictures are moments, not state.
         return delivery.settle();
     }
-    if let Some(breaker) = breaker.filter(|breaker| breaker.topic == delivery.topic) {
-        return match breaker_command(&delivery.payload, breaker) {
-            Ok(state) => {
-                tracing::info!("the circuit breaker was told something by MQTT and is {state} now");
-                delivery.settle();
-            }
-            Err(reason) => reject(delivery, reason, store).await,
-        };
-    }
-    let paths = match parse(&delivery.payload) {
-        Ok(paths) => paths,
-        Err(reason) => return reject(delivery, reason, store).await,
+    let meant = subscriptions.iter().find(|subscription| matches(&delivery.topic, &subscription.filter));
+    let rejected = match meant.map(|subscription| subscription.kind) {
+        Some(Kind::Paths) => accept_paths(&delivery, intake).await,
+        Some(Kind::Pictures) => accept_picture(&mut delivery, intake).await,
+        None => Err("nothing is subscribed to on this topic".into()),
     };
+    match rejected {
+        Ok(()) => delivery.settle(),
+        Err(reason) => reject(delivery, reason, store).await,
+    }
+}
+
+/// The error is why the message makes no sense; everything else is waited for.
+async fn accept_paths(delivery: &Delivery, intake: &Intake) -> Result<(), String> {
+    let paths = parse(&delivery.payload)?;
     loop {
         match intake.paths(Source::Mqtt, paths.clone()).await {
-            Ok(_) => return delivery.settle(),
-            Err(error) if error.is_temporary() => tokio::time::sleep(RETRY).await,
-            Err(error) => return reject(delivery, error.to_string(), store).await,
+            Ok(_) => return Ok(()),
+            Err(error) => wait_or_give_up(&error).await?,
         }
     }
 }
 
-fn breaker_command(payload: &[u8], breaker: &BreakerCommands) -> Result<BreakerState, String> {
-    #[derive(Deserialize)]
-    struct Word {
-        command: String,
+async fn accept_picture(delivery: &mut Delivery, intake: &Intake) -> Result<(), String> {
+    let Delivery { topic, payload, content_type, .. } = delivery;
+    is_picture(payload, content_type.as_deref())?;
+    // Its own name, so that a message delivered twice is known by it while the first is not done.
+    let name = format!("{topic} {}", &hex(&Sha256::digest(&payload))[..12]);
+    // Taken: of a message that is refused the beginning is kept, and of a picture that shows nothing.
+    let picture = Bytes::from(std::mem::take(payload));
+    loop {
+        match intake.picture(Source::Mqtt, &name, picture.clone(), None).await {
+            Ok(_) => return Ok(()),
+            Err(error) => wait_or_give_up(&error).await?,
+        }
     }
-    let text = std::str::from_utf8(payload).map_err(|_| "the command is not text")?.trim();
-    let word = serde_json::from_str(text).map_or_else(|_| text.to_string(), |word: Word| word.command);
-    let command: BreakerCommand = word.parse()?;
-    let desk = breaker.desk.borrow().clone();
-    let desk = desk.ok_or("there is no engine yet: the model pack is not loaded")?;
-    Ok((desk.command)(command))
+}
+
+async fn wait_or_give_up(error: &IntakeError) -> Result<(), String> {
+    if !error.is_temporary() {
+        return Err(error.to_string());
+    }
+    tokio::time::sleep(RETRY).await;
+    Ok(())
+}
+
+/// By what the sender says, else by how it begins. What then cannot be decoded is an image that fails.
+fn is_picture(payload: &[u8], content_type: Option<&str>) -> Result<(), String> {
+    let expected = "this topic takes the bytes of one picture (JPEG, PNG, WebP, GIF, BMP or TIFF)";
+    match content_type {
+        Some(kind) if kind.starts_with("image/") => return Ok(()),
+        Some(kind) if kind != "application/octet-stream" => return Err(format!("the content is {kind}; {expected}")),
+        _ => {}
+    }
+    match imagesize::image_type(payload) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!("the message is no picture; {expected}")),
+    }
 }
 
 async fn reject(delivery: Delivery, reason: String, store: &Store) {
@@ -163,6 +193,16 @@ fn parse(payload: &[u8]) -> Result<Vec<PathSubmission>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_picture_is_known_by_its_type_or_by_how_it_begins() {
+        let jpeg = [0xff, 0xd8, 0xff, 0xe0, 0, 16, b'J', b'F', b'I', b'F', 0, 1];
+        assert_eq!(is_picture(&jpeg, None), Ok(()));
+        assert_eq!(is_picture(&jpeg, Some("application/octet-stream")), Ok(()));
+        assert_eq!(is_picture(b"?", Some("image/jpeg")), Ok(()));
+        assert!(is_picture(b"{\"path\":\"/a\"}", None).unwrap_err().contains("is no picture"));
+        assert!(is_picture(&jpeg, Some("text/plain")).unwrap_err().contains("the content is text/plain"));
+    }
 
     fn paths(payload: &str) -> Result<Vec<String>, String> {
         parse(payload.as_bytes()).map(|found| found.into_iter().map(|submission| submission.path).collect())

@@ -478,10 +478,10 @@ fn insert(connection: &Connection, image: &NewImage, now_ms: i64, wall_ms: i64) 
     } else if image.unless_unfinished {
         connection
             .prepare_cached(
-                "SELECT id FROM images WHERE path = ?1 AND file IS NULL
+                "SELECT id FROM images WHERE path = ?1 AND iif(?2 IS NULL, file IS NULL, picture_key = ?2)
                     AND source = 'mqtt' AND state IN ('pending', 'processing') LIMIT 1",
             )?
-            .query_row([&image.path], |row| row.get(0))
+            .query_row(params![image.path, image.picture_key], |row| row.get(0))
             .optional()?
     } else {
         None

@@ -4,6 +4,7 @@
 //! savepoint of one transaction: many callers share one flush (group commit), and what can be redone rides along.
 //! Reads use a few read-only connections and see what is committed. SQL appears in this folder and in `migrations/` and nowhere else.
 
+mod erase;
 mod folders;
 mod images;
 mod listing;
@@ -24,7 +25,6 @@ pub use listing::{
     Counts, FaceRow, ImageDetail, ImageRow, PictureBytes, RejectedMessage, counts, images as newest_images,
     picture_bytes,
 };
-pub use outbox::UnsentResult;
 pub use people::{EnrolledFace, EnrolledPicture, GalleryRow, Unembedded, gallery};
 use writer::{Urgency, Writer};
 

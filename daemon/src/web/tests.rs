@@ -117,6 +117,7 @@ impl Site {
             crop: b"crop".to_vec(),
         };
         let identified = Identified {
+            timings: None,
             outcome: Outcome::Known,
             size: Some((400, 300)),
             faces: vec![face],

@@ -93,7 +93,7 @@ async fn publisher(change: impl FnOnce(&mut Settings)) -> (double::Double, Clien
 }
 
 fn settings(port: u16, client_id: &str, subscriptions: &[&str]) -> Settings {
-    let address = Address { host: "127.0.0.1".to_owned(), port };
+    let address = Address { host: "127.0.0.1".to_owned(), port, encrypted: false };
     Settings {
         subscriptions: subscriptions.iter().map(|&topic| topic.to_owned()).collect(),
         reconnect_least: Duration::from_millis(50),
@@ -103,7 +103,7 @@ fn settings(port: u16, client_id: &str, subscriptions: &[&str]) -> Settings {
 }
 
 fn message(topic: &str, payload: impl Into<Vec<u8>>) -> Message {
-    Message { topic: topic.to_owned(), payload: payload.into(), retain: false, content_type: None }
+    Message { topic: topic.to_owned(), payload: payload.into(), ..Message::default() }
 }
 
 fn retained(topic: &str, payload: &str) -> Message {

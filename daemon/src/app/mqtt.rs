@@ -1,0 +1,242 @@
+//! Wiring of the connections to the broker: one takes pictures in, one carries results, state and commands, and one drains
+//! topics shared with other boards. What goes wrong on one does not hold up the others.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::commands::Commands;
+use crate::config::Config;
+use crate::desk::EngineDesk;
+use crate::health::{Condition, Health};
+use crate::mqtt::{self, Deliveries, Message, Publisher, Settings, State};
+use crate::recognition::{Enroller, Reader, ReadyWatch};
+use crate::sinks::homeassistant::{HomeAssistant, birth_topic};
+use crate::sinks::{self, outbox::Outbox};
+use crate::sources::Intake;
+use crate::sources::mqtt::{Kind, Subscription};
+use crate::store::Store;
+use crate::supervise::Supervisor;
+use crate::topics::Topics;
+
+/// What is on this side of the connections.
+pub struct Parts {
+    /// The door to the queue.
+    pub intake: Intake,
+    /// Results, and what is remembered.
+    pub store: Store,
+    /// How every part is.
+    pub health: Health,
+    /// The breaker.
+    pub desk: watch::Receiver<Option<EngineDesk>>,
+    /// Opens paths that commands name.
+    pub reader: Arc<Reader>,
+    /// Engines and gallery.
+    pub ready: ReadyWatch,
+    /// Adds and erases people.
+    pub enroller: Enroller,
+}
+
+/// Starts the connections and what uses them; names the parts whose health tells of them.
+pub fn start(
+    config: &Config,
+    topics: &Topics,
+    tasks: &mut Supervisor,
+    parts: Parts,
+) -> anyhow::Result<Vec<&'static str>> {
+    let broker = Broker::new(config)?;
+    let (intake, store) = (&parts.intake, &parts.store);
+
+    let own = |filter: String, kind| Subscription { filter, kind };
+    let mut subscriptions = vec![own(topics.paths(), Kind::Paths), own(topics.pictures(), Kind::Pictures)];
+    subscriptions.extend(config.mqtt.picture_topics.iter().map(|filter| own(filter.clone(), Kind::Pictures)));
+    let settings = Settings { session_expiry: config.mqtt.session_expiry, ..broker.settings("") };
+    take_pictures("mqtt", settings, subscriptions, intake.clone(), store.clone(), parts.health.clone(), tasks);
+    let mut names = vec!["mqtt", "mqtt out"];
+
+    if let Some(shared) = &config.mqtt.shared {
+        let with = |filters: &[String], kind| {
+            let filter = |filter: &String| own(format!("$share/{}/{filter}", shared.group), kind);
+            filters.iter().map(filter).collect::<Vec<_>>()
+        };
+        let mut subscriptions = with(&shared.path_topics, Kind::Paths);
+        subscriptions.extend(with(&shared.picture_topics, Kind::Pictures));
+        let settings = Settings { session_expiry: shared.session_expiry, ..broker.settings("-shared") };
+        take_pictures(
+            "mqtt shared",
+            settings,
+            subscriptions,
+            intake.clone(),
+            store.clone(),
+            parts.health.clone(),
+            tasks,
+        );
+        names.push("mqtt shared");
+    }
+
+    carry_out(config, topics, tasks, parts, broker.settings("-out"));
+    Ok(names)
+}
+
+/// What all connections have in common.
+struct Broker<'a> {
+    config: &'a Config,
+    password: Option<String>,
+}
+
+impl<'a> Broker<'a> {
+    fn new(config: &'a Config) -> anyhow::Result<Self> {
+        let password = config.mqtt.password_file.as_ref().map(|file| {
+            std::fs::read_to_string(file)
+                .map(|text| text.trim_end_matches(['\r', '\n']).to_string())
+                .with_context(|| format!("mqtt.password_file = {} cannot be read", file.display()))
+        });
+        Ok(Self { config, password: password.transpose()? })
+    }
+
+    fn settings(&self, client: &str) -> Settings {
+        let of = &self.config.mqtt;
+        Settings {
+            version: of.version,
+            tls: of.tls.clone(),
+            username: of.username.clone(),
+            password: self.password.clone(),
+            keep_alive: of.keep_alive,
+            max_packet_bytes: of.max_packet_bytes,
+            receive_maximum: of.receive_maximum,
+            ..Settings::new(of.broker.clone(), format!("kithd-{}{client}", self.config.device))
+        }
+    }
+}
+
+/// Pictures in.
+fn take_pictures(
+    part: &'static str,
+    settings: Settings,
+    subscriptions: Vec<Subscription>,
+    intake: Intake,
+    store: Store,
+    health: Health,
+    tasks: &mut Supervisor,
+) {
+    let in_flight = usize::from(settings.receive_maximum);
+    let filters = subscriptions.iter().map(|subscription| subscription.filter.clone()).collect();
+    let settings = Settings { subscriptions: filters, ..settings };
+    let (_, deliveries, _, connected) = connect(part, settings, health, tasks);
+    let source = crate::sources::mqtt::run(deliveries, intake, store, subscriptions, in_flight, tasks.stop());
+    tasks.work(part, async move {
+        // It stays for the acknowledgements of what was committed last.
+        let _connected = connected;
+        source.await
+    });
+}
+
+/// Results, events, state and what Home Assistant is told; and commands in, so that a full queue holds none up.
+fn carry_out(config: &Config, topics: &Topics, tasks: &mut Supervisor, parts: Parts, settings: Settings) {
+    let Parts { store, health, desk, reader, ready, enroller, .. } = parts;
+    let state =
+        |text: &str| Message { topic: topics.status(), payload: text.into(), retain: true, ..Message::default() };
+    let home_assistant = &config.mqtt.home_assistant;
+    let (born, births) = watch::channel(0);
+    let born = home_assistant.enabled.then(|| (birth_topic(&home_assistant.prefix), born));
+    let mut subscriptions = Commands::subscriptions(topics, &config.mqtt.commands);
+    subscriptions.extend(born.iter().map(|(topic, _)| topic.clone()));
+    let settings = Settings {
+        session_expiry: std::time::Duration::ZERO,
+        will: Some(state("offline")),
+        birth: vec![state("online")],
+        farewell: Some(state("offline")),
+        subscriptions,
+        ..settings
+    };
+    let (publisher, deliveries, connection, connected) = connect("mqtt out", settings, health.clone(), tasks);
+
+    let outbox = Outbox {
+        store: store.clone(),
+        publisher: publisher.clone(),
+        topics: topics.clone(),
+        event_expiry: config.mqtt.event_expiry,
+        last_face: home_assistant.enabled,
+        health: health.clone(),
+    };
+    let outbox = sinks::outbox::run(outbox, tasks.finish());
+    tasks.deliver("outbox", async move {
+        // The connection ends after the outbox's last try.
+        let _connected = connected;
+        outbox.await
+    });
+    let announcing = HomeAssistant {
+        settings: home_assistant.clone(),
+        device: config.device.clone(),
+        topics: topics.clone(),
+        store: store.clone(),
+        publisher: publisher.clone(),
+        connection,
+        births,
+    };
+    tasks.work("home assistant", announcing.run(tasks.stop()));
+    let health_out = sinks::health::run(
+        store.clone(),
+        health.clone(),
+        desk.clone(),
+        publisher.clone(),
+        topics.health(),
+        tasks.stop(),
+    );
+    tasks.work("mqtt health", health_out);
+    let commands = Commands {
+        topics: topics.clone(),
+        allowed: config.mqtt.commands.clone(),
+        reader,
+        ready,
+        enroller,
+        store,
+        health,
+        desk,
+        max_bytes: config.intake.max_bytes,
+        publisher,
+        births: born,
+    };
+    tasks.work("commands", commands.run(deliveries, tasks.stop()));
+}
+
+/// Runs a connection until its last user lets go of the guard.
+fn connect(
+    part: &'static str,
+    settings: Settings,
+    health: Health,
+    tasks: &mut Supervisor,
+) -> (Publisher, Deliveries, watch::Receiver<State>, tokio_util::sync::DropGuard) {
+    let (publisher, deliveries, state, connection) = mqtt::connect(settings);
+    let disconnect = CancellationToken::new();
+    let connected = disconnect.clone().drop_guard();
+    tasks.deliver(part, async move {
+        connection.run(disconnect.cancelled()).await;
+        Ok(())
+    });
+    tasks.deliver("mqtt state", show(part, state.clone(), health, tasks.finish()));
+    (publisher, deliveries, state, connected)
+}
+
+async fn show(
+    part: &'static str,
+    mut watch: watch::Receiver<State>,
+    health: Health,
+    finish: CancellationToken,
+) -> anyhow::Result<()> {
+    loop {
+        let state = watch.borrow_and_update().clone();
+        let condition = match &state {
+            State::Connecting => Condition::Starting,
+            State::Connected { .. } => Condition::Ok,
+            _ => Condition::Degraded,
+        };
+        health.set(part, condition, state.to_string());
+        tokio::select! {
+            changed = watch.changed() => if changed.is_err() { return Ok(()) },
+            () = finish.cancelled() => return Ok(()),
+        }
+    }
+}

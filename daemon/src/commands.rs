@@ -1,0 +1,310 @@
+//! Commands by MQTT, each with an answer: `status` and `identify` for everybody who may publish, `enroll`, `forget` and
+//! `breaker` only where configured. Not for pictures to be queued.
+//!
+//! They come on the connection that carries results: its session ends with it, so a command nobody was there for is
+//! gone, and neither a full queue nor a backlog of pictures holds one up. The answer goes to the response topic with the
+//! correlation data of the request (MQTT 5), else to `answer/<command>`. A command is acknowledged when it is done, so it
+//! may be done twice; doing one twice changes nothing.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::StreamExt;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::MqttCommand;
+use crate::desk::EngineDesk;
+use crate::domain::BreakerCommand;
+use crate::health::Health;
+use crate::mqtt::{Deliveries, Delivery, Message, Publisher};
+use crate::recognition::{Enroller, Reader, Ready, ReadyWatch, file_name, identify};
+use crate::result;
+use crate::sinks::health::report;
+use crate::sources::mqtt::stream;
+use crate::store::Store;
+use crate::topics::Topics;
+
+/// Commands at the same time; a slow one holds up only so many.
+const AT_ONCE: usize = 4;
+
+/// What they work with.
+pub struct Commands {
+    /// Names of the topics.
+    pub topics: Topics,
+    /// Those that change something and are allowed.
+    pub allowed: Vec<MqttCommand>,
+    /// Opens paths below the configured roots.
+    pub reader: Arc<Reader>,
+    /// Engines and gallery, once they are up.
+    pub ready: ReadyWatch,
+    /// Adds and erases people.
+    pub enroller: Enroller,
+    /// The board's state.
+    pub store: Store,
+    /// The parts' states.
+    pub health: Health,
+    /// The breaker, once the model pack is loaded.
+    pub desk: watch::Receiver<Option<EngineDesk>>,
+    /// Largest picture.
+    pub max_bytes: usize,
+    /// Where answers go.
+    pub publisher: Publisher,
+    /// Where Home Assistant says that it has started, and who wants to know.
+    pub births: Option<(String, watch::Sender<u64>)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Command {
+    Status,
+    Identify,
+    Enroll,
+    Forget,
+    Breaker,
+}
+
+impl Command {
+    const ALL: [Self; 5] = [Self::Status, Self::Identify, Self::Enroll, Self::Forget, Self::Breaker];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Identify => "identify",
+            Self::Enroll => "enroll",
+            Self::Forget => "forget",
+            Self::Breaker => "breaker",
+        }
+    }
+
+    fn is_allowed(self, allowed: &[MqttCommand]) -> bool {
+        match self {
+            Self::Status | Self::Identify => true,
+            Self::Enroll => allowed.contains(&MqttCommand::Enroll),
+            Self::Forget => allowed.contains(&MqttCommand::Forget),
+            Self::Breaker => allowed.contains(&MqttCommand::Breaker),
+        }
+    }
+}
+
+/// What a request may say; who sends a bare path, word or picture says the same with less.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    /// Comes back in the answer, for those without correlation data.
+    id: Option<Value>,
+    path: Option<String>,
+    /// Base64.
+    picture: Option<String>,
+    person: Option<String>,
+    command: Option<String>,
+}
+
+impl Commands {
+    /// Topics of the allowed ones, to be subscribed to.
+    pub fn subscriptions(topics: &Topics, allowed: &[MqttCommand]) -> Vec<String> {
+        let allowed = Command::ALL.into_iter().filter(|command| command.is_allowed(allowed));
+        allowed.map(|command| topics.command(command.name())).collect()
+    }
+
+    /// Does what is asked until stopped.
+    pub async fn run(self, mut deliveries: Deliveries, stop: CancellationToken) -> anyhow::Result<()> {
+        let arrivals = stream(&mut deliveries);
+        let mut done = std::pin::pin!(arrivals.map(|delivery| self.obey(delivery)).buffer_unordered(AT_ONCE));
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = async { while done.next().await.is_some() {} } => {}
+        }
+        Ok(())
+    }
+
+    async fn obey(&self, delivery: Delivery) {
+        if let Some((topic, births)) = &self.births
+            && *topic == delivery.topic
+        {
+            if delivery.payload == b"online" {
+                births.send_modify(|births| *births += 1);
+            }
+            return delivery.settle();
+        }
+        let meant = Command::ALL.into_iter().find(|command| self.topics.command(command.name()) == delivery.topic);
+        let Some(command) = meant.filter(|command| command.is_allowed(&self.allowed) && !delivery.retain) else {
+            // A command kept by the broker is one of yesterday.
+            return delivery.settle();
+        };
+        let Delivery { payload, response_topic, correlation, ack, .. } = delivery;
+        let beginning = payload[..payload.len().min(1024)].to_vec();
+        let (id, request) = match read(payload) {
+            Ok((mut request, picture)) => (request.id.take(), Ok((request, picture))),
+            Err(why) => (None, Err(why)),
+        };
+        let (answer, rejected) = match request {
+            Ok((request, picture)) => match self.answer(command, request, picture).await {
+                Ok(answer) => (json!({ "command": command.name(), "id": id, "result": answer }), None),
+                Err(why) => (json!({ "command": command.name(), "id": id, "error": why.text }), why.rejected),
+            },
+            Err(why) => (json!({ "command": command.name(), "id": id, "error": why.text }), why.rejected),
+        };
+        let topic = self.topics.command(command.name());
+        if let Some(why) = rejected {
+            tracing::warn!(topic, "message rejected: {why}");
+            if let Err(error) = self.store.keep_rejected(topic, why, beginning).await {
+                tracing::warn!("the rejected message could not be kept: {error}");
+            }
+        }
+        let message = Message {
+            topic: response_topic.unwrap_or_else(|| self.topics.answer(command.name())),
+            payload: answer.to_string().into_bytes(),
+            content_type: Some("application/json".into()),
+            correlation,
+            ..Message::default()
+        };
+        if let Err(error) = self.publisher.publish(message).await {
+            tracing::warn!("the answer to {} was not published: {error}", command.name());
+        }
+        ack.settle();
+    }
+
+    async fn answer(&self, command: Command, request: Request, picture: Option<Vec<u8>>) -> Result<Value, Refusal> {
+        match command {
+            Command::Status => report(&self.store, &self.health, &self.desk).await.map_err(Refusal::ours),
+            Command::Identify => {
+                let up = self.up()?;
+                let (bytes, path) = self.picture(&request, picture).await?;
+                let identified = identify(&up, None, bytes, path).await;
+                identified.map(|identified| result::answer(&identified)).map_err(|failure| Refusal {
+                    text: failure.verdict().sentence,
+                    rejected: None,
+                })
+            }
+            Command::Enroll => {
+                let up = self.up()?;
+                let person = person(&request)?;
+                let (bytes, path) = self.picture(&request, picture).await?;
+                let name = path.map_or_else(|| "mqtt".into(), |path| file_name(&path));
+                let report = self.enroll(&up, &person, &name, bytes).await?;
+                tracing::info!("a command by MQTT to enroll somebody was done");
+                Ok(report)
+            }
+            Command::Forget => {
+                let person = person(&request)?;
+                let up = self.up()?;
+                match self.enroller.forget(&up, &person).await {
+                    Ok(true) => {
+                        tracing::info!("a person was erased by MQTT");
+                        Ok(json!({ "forgotten": person }))
+                    }
+                    Ok(false) => Err(Refusal::theirs(format!("nobody is enrolled as {person:?}"))),
+                    Err(error) => Err(Refusal::ours(error)),
+                }
+            }
+            Command::Breaker => {
+                let word = request.command.ok_or_else(|| Refusal::theirs("say open, close or auto"))?;
+                let word: BreakerCommand = word.parse().map_err(Refusal::theirs)?;
+                let desk = self.desk.borrow().clone();
+                let desk = desk.ok_or_else(|| Refusal::ours("there is no engine yet: the model pack is not loaded"))?;
+                let state = (desk.command)(word);
+                tracing::info!("the circuit breaker was told something by MQTT and is {state} now");
+                Ok(json!({ "state": state }))
+            }
+        }
+    }
+
+    async fn enroll(&self, up: &Arc<Ready>, person: &str, name: &str, bytes: Vec<u8>) -> Result<Value, Refusal> {
+        let report = self.enroller.enroll(up, person, name, bytes).await.map_err(Refusal::ours)?;
+        Ok(json!(report))
+    }
+
+    fn up(&self) -> Result<Arc<Ready>, Refusal> {
+        self.ready.borrow().clone().ok_or_else(|| Refusal::ours("the engine is being started; ask again"))
+    }
+
+    /// The picture that was sent, or the one that the path names.
+    async fn picture(
+        &self,
+        request: &Request,
+        picture: Option<Vec<u8>>,
+    ) -> Result<(Vec<u8>, Option<PathBuf>), Refusal> {
+        let bytes = match (picture, &request.picture, &request.path) {
+            (Some(bytes), _, _) => bytes,
+            (None, Some(text), _) => {
+                STANDARD.decode(text).map_err(|error| Refusal::theirs(format!("picture is not base64: {error}")))?
+            }
+            (None, None, Some(path)) => {
+                let path = PathBuf::from(path);
+                let read = self.reader.read_path(&path).await;
+                let bytes = read.map_err(|failure| Refusal { text: failure.verdict().sentence, rejected: None })?;
+                return Ok((bytes, Some(path)));
+            }
+            (None, None, None) => {
+                let expected = r#"send the bytes of a picture, {"path":"…"} or {"picture":"<base64>"}"#;
+                return Err(Refusal::theirs(expected));
+            }
+        };
+        if bytes.len() > self.max_bytes {
+            return Err(Refusal::theirs(format!("the picture is larger than intake.max_bytes = {}", self.max_bytes)));
+        }
+        Ok((bytes, None))
+    }
+}
+
+/// Why a command was not done.
+struct Refusal {
+    text: String,
+    /// Whoever sent it made a mistake, so it is kept for the operator.
+    rejected: Option<String>,
+}
+
+impl Refusal {
+    fn ours(error: impl std::fmt::Display) -> Self {
+        Self { text: format!("{error:#}"), rejected: None }
+    }
+
+    fn theirs(why: impl Into<String>) -> Self {
+        let text = why.into();
+        Self { rejected: Some(text.clone()), text }
+    }
+}
+
+fn person(request: &Request) -> Result<String, Refusal> {
+    request.person.clone().ok_or_else(|| Refusal::theirs(r#"name the person: {"person":"…"}"#))
+}
+
+/// A request, and the picture it may be instead.
+fn read(payload: Vec<u8>) -> Result<(Request, Option<Vec<u8>>), Refusal> {
+    if imagesize::image_type(&payload).is_ok() {
+        return Ok((Request::default(), Some(payload)));
+    }
+    let text = std::str::from_utf8(&payload).map_err(|_| Refusal::theirs("the command is neither text nor a picture"))?;
+    let text = text.trim();
+    if text.starts_with('{') {
+        let request = serde_json::from_str(text);
+        return Ok((request.map_err(|error| Refusal::theirs(format!("the command is not understood: {error}")))?, None));
+    }
+    let word = (!text.is_empty()).then(|| text.to_string());
+    let request = match word {
+        Some(path) if path.starts_with('/') => Request { path: Some(path), ..Request::default() },
+        command => Request { command, ..Request::default() },
+    };
+    Ok((request, None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_a_path_a_word_and_json_are_told_apart() {
+        let jpeg = vec![0xff, 0xd8, 0xff, 0xe0, 0, 16, b'J', b'F', b'I', b'F', 0, 1];
+        assert!(read(jpeg).ok().unwrap().1.is_some());
+        let request = |text: &str| read(text.as_bytes().to_vec()).ok().map(|(request, _)| request);
+        assert_eq!(request(" /srv/a.jpg\n").unwrap().path.as_deref(), Some("/srv/a.jpg"));
+        assert_eq!(request("open").unwrap().command.as_deref(), Some("open"));
+        assert_eq!(request(r#"{"person":"Ann","path":"/a"}"#).unwrap().person.as_deref(), Some("Ann"));
+        assert!(request("").unwrap().command.is_none());
+        assert!(request(r#"{"persn":"Ann"}"#).is_none());
+    }
+}
