@@ -175,10 +175,9 @@ impl Commands {
                 let up = self.up()?;
                 let (bytes, path) = self.picture(&request, picture).await?;
                 let identified = identify(&up, None, bytes, path).await;
-                identified.map(|identified| result::answer(&identified)).map_err(|failure| Refusal {
-                    text: failure.verdict().sentence,
-                    rejected: None,
-                })
+                identified
+                    .map(|identified| result::answer(&identified))
+                    .map_err(|failure| Refusal { text: failure.verdict().sentence, rejected: None })
             }
             Command::Enroll => {
                 let up = self.up()?;
@@ -278,11 +277,15 @@ fn read(payload: Vec<u8>) -> Result<(Request, Option<Vec<u8>>), Refusal> {
     if imagesize::image_type(&payload).is_ok() {
         return Ok((Request::default(), Some(payload)));
     }
-    let text = std::str::from_utf8(&payload).map_err(|_| Refusal::theirs("the command is neither text nor a picture"))?;
+    let text =
+        std::str::from_utf8(&payload).map_err(|_| Refusal::theirs("the command is neither text nor a picture"))?;
     let text = text.trim();
     if text.starts_with('{') {
         let request = serde_json::from_str(text);
-        return Ok((request.map_err(|error| Refusal::theirs(format!("the command is not understood: {error}")))?, None));
+        return Ok((
+            request.map_err(|error| Refusal::theirs(format!("the command is not understood: {error}")))?,
+            None,
+        ));
     }
     let word = (!text.is_empty()).then(|| text.to_string());
     let request = match word {

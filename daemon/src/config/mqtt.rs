@@ -256,7 +256,8 @@ mod tests {
         let shared = "[shared]\ngroup = \"boards\"\npath_topics = [\"site/paths\"]\n";
         assert_eq!(Config::check(Raw::parse(shared)).0.unwrap().mqtt.shared.unwrap().group, "boards");
         let text = problems(&format!("{shared}picture_topics = [\"a/#/b\"]\n[mqtt]\nversion = \"3.1.1\"\n"));
-        for part in ["has 2 problems", "shared.picture_topics = \"a/#/b\": is not a topic filter", "needs mqtt.version"] {
+        for part in ["has 2 problems", "shared.picture_topics = \"a/#/b\": is not a topic filter", "needs mqtt.version"]
+        {
             assert!(text.contains(part), "{part:?} is missing in:\n{text}");
         }
         assert!(problems("[shared]\ngroup = \"boards\"\n").contains("needs shared.path_topics"));

@@ -49,7 +49,7 @@ impl Connection {
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         let settings = &self.settings;
-        let mut reporter = Reporter::new(self.state.clone(), settings.broker.to_string());
+        let mut reporter = Reporter::new(self.state.clone(), settings.broker.to_string(), settings.client_id.clone());
         let mut failures = 0;
         loop {
             let Err(lost) = self.once(stop.as_mut(), &mut reporter).await else {

@@ -105,21 +105,22 @@ impl Lost {
 pub(super) struct Reporter {
     state: watch::Sender<State>,
     broker: String,
+    client: String,
     outage: Option<Instant>,
     up_since: Option<Instant>,
 }
 
 impl Reporter {
-    pub(super) fn new(state: watch::Sender<State>, broker: String) -> Self {
-        Self { state, broker, outage: None, up_since: None }
+    pub(super) fn new(state: watch::Sender<State>, broker: String, client: String) -> Self {
+        Self { state, broker, client, outage: None, up_since: None }
     }
 
     pub(super) fn connected(&mut self, session_present: bool, refused: Vec<Refusal>) {
-        let broker = &self.broker;
+        let (broker, client) = (&self.broker, &self.client);
         match self.outage.take() {
-            None => info!(%broker, session_present, "MQTT connected"),
+            None => info!(%broker, client, session_present, "MQTT connected"),
             Some(since) => {
-                info!(%broker, session_present, down_for = ?since.elapsed(), "MQTT connected again");
+                info!(%broker, client, session_present, down_for = ?since.elapsed(), "MQTT connected again");
             }
         }
         self.up_since = Some(Instant::now());
@@ -127,14 +128,14 @@ impl Reporter {
             State::Connected { session_present }
         } else {
             let state = State::SubscribeRefused { refused };
-            warn!(%broker, "MQTT {state}");
+            warn!(%broker, client, "MQTT {state}");
             state
         });
     }
 
     /// Notes the end of a connection or attempt; returns how long it had been up.
     pub(super) fn lost(&mut self, lost: &Lost) -> Option<std::time::Duration> {
-        let (broker, reason) = (&self.broker, lost.reason.clone());
+        let (broker, client, reason) = (&self.broker, &self.client, lost.reason.clone());
         let new = self.outage.is_none();
         let since = *self.outage.get_or_insert_with(Instant::now);
         let state = match lost.kind {
@@ -142,9 +143,9 @@ impl Reporter {
             LostKind::Down | LostKind::TakenOver | LostKind::Overflowed => State::Down { reason, since },
         };
         if new {
-            warn!(%broker, "MQTT: {state}; trying again until it works");
+            warn!(%broker, client, "MQTT: {state}; trying again until it works");
         } else {
-            debug!(%broker, "MQTT: {state}");
+            debug!(%broker, client, "MQTT: {state}");
         }
         self.state.send_replace(state);
         self.up_since.take().map(|since| since.elapsed())

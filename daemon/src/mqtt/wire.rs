@@ -177,7 +177,8 @@ impl Client {
                 client.try_subscribe_many(filters).is_ok()
             }
             Self::Three(client) => {
-                let filters = filters.iter().map(|filter| three::SubscribeFilter::new(filter.clone(), QoS3::AtLeastOnce));
+                let filters =
+                    filters.iter().map(|filter| three::SubscribeFilter::new(filter.clone(), QoS3::AtLeastOnce));
                 client.try_subscribe_many(filters).is_ok()
             }
         }
@@ -384,10 +385,9 @@ impl From<v5::ConnectionError> for Lost {
     fn from(error: v5::ConnectionError) -> Self {
         use v5::ConnectionError as Error;
         match error {
-            Error::ConnectionRefused(five::ConnectReturnCode::UnsupportedProtocolVersion) => Self {
-                reason: "it speaks no MQTT 5; set mqtt.version = \"3.1.1\"".into(),
-                kind: LostKind::Refused,
-            },
+            Error::ConnectionRefused(five::ConnectReturnCode::UnsupportedProtocolVersion) => {
+                Self { reason: "it speaks no MQTT 5; set mqtt.version = \"3.1.1\"".into(), kind: LostKind::Refused }
+            }
             Error::ConnectionRefused(code) => Self { reason: format!("{code:?}"), kind: LostKind::Refused },
             Error::Timeout(_) => Self::down("no answer in time"),
             // The packet is not shown: it might be a message.

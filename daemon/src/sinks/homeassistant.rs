@@ -2,7 +2,6 @@
 //! discovery, since 2024.11). Its entities read what `outbox` and `health` publish; nothing else is made for them but the
 //! last face.
 
-use anyhow::Context;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -53,8 +52,8 @@ impl HomeAssistant {
                 tracing::debug!("not announced to Home Assistant: {error:#}");
             }
             tokio::select! {
-                changed = self.connection.changed() => changed.context("the connection has ended")?,
-                changed = self.births.changed() => changed.context("nobody listens to Home Assistant")?,
+                Ok(()) = self.connection.changed() => {}
+                Ok(()) = self.births.changed() => {}
                 () = stop.cancelled() => return Ok(()),
             }
         }

@@ -150,7 +150,8 @@ impl Outbox {
 
     async fn send(&self, id: i64, messages: Vec<Message>) -> anyhow::Result<()> {
         // Asked for in order at once, so they leave in order and the next result behind them.
-        let mut answers = join_all(messages.into_iter().map(|message| self.publisher.publish(message))).await.into_iter();
+        let mut answers =
+            join_all(messages.into_iter().map(|message| self.publisher.publish(message))).await.into_iter();
         let result = answers.next().unwrap_or(Ok(()));
         match result {
             Ok(()) => {}

@@ -26,9 +26,8 @@ impl Store {
     /// Takes a person, their pictures and embeddings out of the gallery. `None`: there is nobody of that name.
     pub async fn erase_person(&self, name: String) -> Result<Option<Erased>, StoreError> {
         self.write(Urgency::Now, move |connection| {
-            let person: Option<PersonId> = connection
-                .query_row("SELECT id FROM person WHERE name = ?1", [&name], |row| row.get(0))
-                .optional()?;
+            let person: Option<PersonId> =
+                connection.query_row("SELECT id FROM person WHERE name = ?1", [&name], |row| row.get(0)).optional()?;
             let Some(person) = person else { return Ok(None) };
             let files = connection
                 .prepare("SELECT file FROM person_images WHERE person_id = ?1")?

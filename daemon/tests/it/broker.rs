@@ -85,6 +85,15 @@ impl Mosquitto {
         }
     }
 
+    /// Ends it in good order.
+    #[allow(dead_code)] // the connection's own tests share this file and only kill
+    pub fn terminate(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            assert!(Command::new("kill").arg(process.id().to_string()).status().unwrap().success());
+            process.wait().unwrap();
+        }
+    }
+
     /// Waits until a client's session is on its disk, where a kill leaves it.
     #[allow(dead_code)] // the connection's own tests share this file and keep no subscriber across a kill
     pub fn wait_for_saved_session(&self, client_id: &str) {

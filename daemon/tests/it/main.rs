@@ -5,8 +5,11 @@ mod accuracy; // the right person on every labelled photograph, when they are at
 mod bad_input; // what cannot be read ends in words and disturbs nothing
 mod broker; // a real mosquitto
 mod command_line; // enroll, identify, status, check-config
+mod commands; // by MQTT, and their answers
 mod crash; // SIGTERM and kill -9 at any time
+mod events; // about people, and Home Assistant
 mod faults; // what the engine can do to the daemon
+mod flood; // a long stream of messages while everything is killed
 mod folder; // watched folders: taken once, put away, dead mounts
 mod group_commit; // syncs counted and slowed from outside
 mod lying_engine; // an engine that lies, for faults
@@ -16,6 +19,8 @@ mod page; // the status table in a real browser
 mod pictures; // the main job over HTTP
 mod release; // what ./dev release refuses
 mod service; // as systemd sees it: readiness, watchdog, unit, credentials, kithd allow
+mod shared; // several boards, one topic
 mod support; // starts the daemon and asks it things
 mod tidy; // house rules
+mod tls; // certificates on both sides
 mod writes; // bytes written, counted by the kernel

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::broker::Mosquitto;
-use crate::support::{Board, Subscriber, publish, wait_for};
+use crate::support::{Board, Subscriber, part_is_ok, photo, publish, publish_with, wait_for};
 
 const TOPIC: &str = "kithd/board/image/post";
 
@@ -13,9 +13,8 @@ fn ended(board: &Board) -> usize {
 }
 
 fn connected(board: &Board) {
-    wait_for("the connection to the broker", || {
-        (board.get("/v1/status")["parts"]["mqtt"]["condition"] == "ok").then_some(())
-    });
+    part_is_ok(board, "mqtt");
+    part_is_ok(board, "mqtt out");
 }
 
 #[test]
@@ -83,7 +82,8 @@ fn the_daemon_works_without_a_broker_says_it_once_and_publishes_when_it_comes() 
     assert_eq!(board.get("/v1/status")["counts"]["unsent"], 1);
     std::thread::sleep(std::time::Duration::from_secs(4));
     let outages = board.log().lines().filter(|line| line.contains("WARN")).count();
-    assert_eq!(outages, 1, "{}", board.log());
+    // Once for the connection that takes pictures and once for the one that carries results.
+    assert_eq!(outages, 2, "{}", board.log());
     broker.start();
     assert_eq!(results.wait(1)[0]["image_id"], id);
 }
@@ -188,4 +188,107 @@ fn the_boards_state_is_online_then_offline_retained() {
     let mut health = Subscriber::new(broker.port(), "kithd/board/health");
     let health: Vec<Value> = health.wait(1);
     assert!(health[0]["parts"]["engine"]["condition"].is_string(), "{health:?}");
+}
+
+#[test]
+fn the_bytes_of_a_picture_are_taken_and_what_is_no_picture_is_rejected() {
+    let broker = Mosquitto::running();
+    let mut results = Subscriber::new(broker.port(), "kithd/board/result");
+    let mut board = Board::with_broker(broker.port());
+    board.start();
+    board.enroll_everybody();
+    connected(&board);
+    let picture = photo("obama_2.jpg");
+    let picture = picture.to_str().unwrap();
+    publish_with(broker.port(), "kithd/board/image", &["-f", picture]);
+    publish_with(broker.port(), "kithd/board/image", &["-f", picture, "-D", "publish", "content-type", "text/plain"]);
+    publish(broker.port(), "kithd/board/image", "/unknown_images/a.jpg");
+    // What calls itself a picture and is none is one that fails.
+    publish_with(broker.port(), "kithd/board/image", &["-m", "?", "-D", "publish", "content-type", "image/jpeg"]);
+    let ended = results.wait(2);
+    let result = |state: &str| ended.iter().find(|result| result["state"] == state).unwrap();
+    assert_eq!(result("processed")["faces"][0]["person"]["name"], "Barack Obama");
+    assert_eq!(result("processed")["source"], "mqtt");
+    assert!(result("processed")["path"].as_str().unwrap().starts_with("kithd/board/image "));
+    assert!(result("processed")["timings"]["decode_ms"].as_f64().unwrap() > 0.0);
+    assert!(result("failed")["reason"].is_string());
+    wait_for("both to be rejected", || (board.get("/v1/status")["counts"]["rejected_messages"] == 2).then_some(()));
+}
+
+#[test]
+fn snapshots_of_frigate_are_pictures_and_the_ones_the_broker_kept_are_not_taken_again() {
+    let broker = Mosquitto::running();
+    let topic = "frigate/front/person/snapshot";
+    let picture = photo("obama_2.jpg");
+    // As Frigate publishes: retained, at QoS 0.
+    let snapshot = ["-f", picture.to_str().unwrap(), "-r", "-q", "0"];
+    publish_with(broker.port(), topic, &snapshot);
+    let mut board = Board::with_broker(broker.port());
+    board.set("mqtt.picture_topics", "[\"frigate/+/person/snapshot\"]");
+    board.start();
+    connected(&board);
+    publish_with(broker.port(), topic, &snapshot);
+    wait_for("the new one", || (ended(&board) == 1).then_some(()));
+    board.stop();
+    board.start();
+    connected(&board);
+    publish(broker.port(), TOPIC, &board.put("noface.jpg", "marker.jpg"));
+    wait_for("the marker", || (ended(&board) == 2).then_some(()));
+    let sources = board.sql("select path from images order by id");
+    assert!(sources.len() == 2 && sources[0].starts_with("frigate/front/person/snapshot "), "{sources:?}");
+}
+
+#[test]
+fn mqtt_3_1_1_does_all_of_it_and_keeps_its_session_too() {
+    let mut broker = Mosquitto::running();
+    let mut results = Subscriber::lasting(broker.port(), "kithd/board/result", "results");
+    let mut board = Board::with_broker(broker.port());
+    board.set("mqtt.version", "\"3.1.1\"");
+    board.start();
+    connected(&board);
+    assert_eq!(board.stop(), Some(0));
+    for n in 0..30 {
+        publish(broker.port(), TOPIC, &board.put("noface.jpg", &format!("{n}.jpg")));
+    }
+    publish_with(broker.port(), "kithd/board/image", &["-f", photo("noface.jpg").to_str().unwrap()]);
+    board.start();
+    wait_for("the beginning", || (ended(&board) > 3).then_some(()));
+    broker.terminate();
+    broker.start();
+    board.kill();
+    board.start();
+    wait_for("all of them", || (ended(&board) == 31).then_some(()));
+    let mut paths: Vec<_> = board.sql("select distinct path from images");
+    paths.sort();
+    assert_eq!((paths.len(), board.sql("select count(*) from images")[0].as_str()), (31, "31"));
+    wait_for("every result", || {
+        let seen: std::collections::BTreeSet<_> =
+            results.messages().iter().map(|message| message["payload"].as_str().unwrap().to_string()).collect();
+        (seen.len() == 31).then_some(())
+    });
+}
+
+#[test]
+fn another_client_with_our_name_is_said_and_nothing_is_lost_to_it() {
+    let broker = Mosquitto::running();
+    let mut board = Board::with_broker(broker.port());
+    board.start();
+    connected(&board);
+    // It takes the session over, and with it what comes meanwhile, without acknowledging anything for long.
+    let mut thief = std::process::Command::new("mosquitto_sub")
+        .args(["-h", "127.0.0.1", "-p", &broker.port().to_string(), "-q", "1", "-V", "5", "-i", "kithd-board", "-c"])
+        .args(["-x", "600", "-t", "nothing/here"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("the loss to be said", || {
+        let text = board.get("/v1/status")["parts"]["mqtt"]["text"].as_str()?.to_string();
+        text.contains("another client has our client id").then_some(())
+    });
+    thief.kill().unwrap();
+    thief.wait().unwrap();
+    for n in 0..5 {
+        publish(broker.port(), TOPIC, &board.put("noface.jpg", &format!("{n}.jpg")));
+    }
+    wait_for("all of them", || (ended(&board) == 5).then_some(()));
 }

@@ -268,12 +268,37 @@ fn agent() -> ureq::Agent {
 
 /// `mosquitto_pub`, acknowledged by the broker when it returns.
 pub fn publish(port: u16, topic: &str, message: &str) {
+    publish_with(port, topic, &["-m", message]);
+}
+
+/// The same with other options.
+pub fn publish_with(port: u16, topic: &str, options: &[&str]) {
     let port = port.to_string();
     let status = Command::new("mosquitto_pub")
-        .args(["-h", "127.0.0.1", "-p", &port, "-q", "1", "-V", "5", "-t", topic, "-m", message])
+        .args(["-h", "127.0.0.1", "-p", &port, "-q", "1", "-V", "5", "-t", topic])
+        .args(options)
         .status()
         .unwrap();
     assert!(status.success());
+}
+
+/// `mosquitto_rr`: asks, and gives correlation data and body of the answer.
+pub fn ask(port: u16, topic: &str, options: &[&str]) -> (String, Value) {
+    let port = port.to_string();
+    let output = Command::new("mosquitto_rr")
+        .args(["-h", "127.0.0.1", "-p", &port, "-q", "1", "-V", "5", "-W", "60", "-t", topic, "-e", "answers/here"])
+        .args(["-D", "publish", "correlation-data", "question-7", "-F", "%D %p"])
+        .args(options)
+        .output()
+        .unwrap();
+    let text = text(&output);
+    let (correlation, body) = text.split_once(' ').unwrap_or_else(|| panic!("no answer: {text}"));
+    (correlation.into(), serde_json::from_str(body).unwrap_or_else(|_| panic!("no JSON: {text}")))
+}
+
+/// Waits until a part of the board says that it works.
+pub fn part_is_ok(board: &Board, part: &str) {
+    wait_for(part, || (board.get("/v1/status")["parts"][part]["condition"] == "ok").then_some(()));
 }
 
 /// `mosquitto_sub` with a session of its own: collects every message of a topic, with its retain flag.
@@ -298,7 +323,7 @@ impl Subscriber {
         let mut process = Command::new("stdbuf")
             .args(["-oL", "mosquitto_sub", "-h", "127.0.0.1", "-p", &port, "-q", "1", "-V", "5", "-t", topic, "-d"])
             .args(session)
-            .args(["-F", "MESSAGE {\"topic\":\"%t\",\"retain\":%r,\"payload\":\"%X\"}"])
+            .args(["-F", "MESSAGE {\"topic\":\"%t\",\"retain\":%r,\"expiry\":\"%E\",\"payload\":\"%X\"}"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -340,6 +365,8 @@ impl Drop for Subscriber {
 }
 
 fn unhex(text: &str) -> String {
-    let bytes = (0..text.len() / 2).map(|n| u8::from_str_radix(&text[2 * n..2 * n + 2], 16).unwrap()).collect();
-    String::from_utf8(bytes).unwrap()
+    let bytes: Vec<u8> =
+        (0..text.len() / 2).map(|n| u8::from_str_radix(&text[2 * n..2 * n + 2], 16).unwrap()).collect();
+    // Of a picture only the beginning is looked at.
+    String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -1,0 +1,101 @@
+//! Commands by MQTT and their answers.
+
+use serde_json::{Value, json};
+
+use crate::broker::Mosquitto;
+use crate::support::{Board, Subscriber, ask, part_is_ok, photo, publish, publish_with, wait_for};
+
+#[test]
+fn status_and_identify_are_answered_where_the_sender_wants_it_and_store_nothing() {
+    let broker = Mosquitto::running();
+    let mut board = Board::with_broker(broker.port());
+    board.start();
+    board.enroll_everybody();
+    part_is_ok(&board, "mqtt out");
+    let identify = |options: &[&str]| {
+        let (correlation, answer) = ask(broker.port(), "kithd/board/command/identify", options);
+        assert_eq!((correlation.as_str(), &answer["command"]), ("question-7", &json!("identify")));
+        answer
+    };
+    let mut answers = Subscriber::new(broker.port(), "answers/to/bytes");
+    let picture = photo("obama_2.jpg");
+    let options = ["-f", picture.to_str().unwrap(), "-D", "publish", "response-topic", "answers/to/bytes"];
+    publish_with(broker.port(), "kithd/board/command/identify", &options);
+    let by_bytes = &answers.wait(1)[0];
+    assert_eq!(by_bytes["result"]["faces"][0]["person"]["name"], "Barack Obama", "{by_bytes}");
+    assert!(by_bytes["result"]["timings"]["embed_ms"].as_f64().unwrap() > 0.0, "{by_bytes}");
+    let by_path = identify(&["-m", &json!({ "id": 5, "path": board.put("biden_2.jpg", "b.jpg") }).to_string()]);
+    assert_eq!((&by_path["id"], &by_path["result"]["outcome"]), (&json!(5), &json!("known")), "{by_path}");
+    let outside = identify(&["-m", "/etc/passwd"]);
+    assert!(outside["error"].as_str().unwrap().contains("/etc/passwd"), "{outside}");
+    assert!(identify(&["-m", "{}"])["error"].as_str().unwrap().contains("send the bytes of a picture"));
+
+    let (_, status) = ask(broker.port(), "kithd/board/command/status", &["-n"]);
+    assert_eq!(status["result"]["parts"]["engine"]["condition"], "ok", "{status}");
+    assert_eq!(status["result"]["queue"]["processed"], 0, "{status}");
+    assert_eq!(board.sql("select count(*) from images"), ["0"]);
+    // What made no sense is kept for the operator, as everywhere.
+    assert_eq!(board.sql("select count(*) from rejected_messages"), ["1"]);
+}
+
+#[test]
+fn people_are_enrolled_and_erased_by_mqtt_only_where_configured() {
+    let broker = Mosquitto::running();
+    let mut board = Board::with_broker(broker.port());
+    let mut answers = Subscriber::new(broker.port(), "kithd/board/answer/#");
+    board.start();
+    part_is_ok(&board, "mqtt out");
+    let enroll = json!({ "person": "Xanthippe Unmistakable", "path": board.put("obama_1.jpg", "x.jpg") }).to_string();
+    publish(broker.port(), "kithd/board/command/enroll", &enroll);
+    // A command that is allowed and comes later is answered; that one was not even subscribed to.
+    publish(broker.port(), "kithd/board/command/status", "");
+    assert_eq!(answers.wait(1)[0]["command"], "status");
+    assert_eq!(board.get("/v1/people"), json!({ "people": [] }));
+    board.stop();
+
+    board.set("mqtt.commands", "[\"enroll\", \"forget\"]");
+    board.start();
+    part_is_ok(&board, "mqtt out");
+    part_is_ok(&board, "engine");
+    let told = |command: &str, message: &str| {
+        ask(broker.port(), &format!("kithd/board/command/{command}"), &["-m", message]).1
+    };
+    assert_eq!(told("enroll", &enroll)["result"]["enrolment"], "enrolled");
+    assert_eq!(told("enroll", &enroll)["result"]["enrolment"], "already_there");
+    let found = board.post_path(&board.put("obama_2.jpg", "found.jpg"));
+    assert_eq!(board.ended(found)["found"][0]["person"], "Xanthippe Unmistakable");
+    wait_for("the result to be sent", || (board.get("/v1/status")["counts"]["unsent"] == 0).then_some(()));
+
+    let name = json!({ "person": "Xanthippe Unmistakable" }).to_string();
+    assert_eq!(told("forget", &name)["result"], json!({ "forgotten": "Xanthippe Unmistakable" }));
+    assert!(told("forget", &name)["error"].as_str().unwrap().contains("nobody is enrolled"));
+    let again = board.post_path(&board.put("obama_2.jpg", "again.jpg"));
+    assert_eq!(board.ended(again)["outcome"], "unknown");
+    assert_eq!(std::fs::read_dir(board.folder.path().join("state/people")).unwrap().count(), 0);
+    assert_eq!(board.sql(&format!("select count(*) from thumbnails where image_id = {found}")), ["0"]);
+    let emptied = format!("select length(crop) + length(embedding), candidates from faces where image_id = {found}");
+    assert_eq!(board.sql(&emptied), ["0|[]"]);
+    // The name is nowhere in the state folder any more, nor in its journal, but in the second "forget": that was rejected,
+    // and what is rejected is kept as it came, with the reason.
+    board.stop();
+    let rejected = board.sql("select count(*) from rejected_messages where cast(payload as text) like '%Xanthippe%'");
+    assert_eq!(rejected, ["1"]);
+    for file in ["kithd.db", "kithd.db-wal"] {
+        let bytes = std::fs::read(board.folder.path().join("state").join(file)).unwrap_or_default();
+        let left = bytes.windows(9).filter(|window| window == b"Xanthippe").count();
+        assert_eq!(left, if file == "kithd.db" { 2 } else { 0 }, "{file}");
+    }
+}
+
+#[test]
+fn in_mqtt_3_1_1_the_answer_goes_to_a_topic_of_the_boards_own() {
+    let broker = Mosquitto::running();
+    let mut board = Board::with_broker(broker.port());
+    board.set("mqtt.version", "\"3.1.1\"");
+    let mut answers = Subscriber::new(broker.port(), "kithd/board/answer/status");
+    board.start();
+    part_is_ok(&board, "mqtt out");
+    publish(broker.port(), "kithd/board/command/status", "{\"id\":\"mine\"}");
+    let answer: &Value = &answers.wait(1)[0];
+    assert_eq!((&answer["id"], &answer["result"]["queue"]["pending"]), (&json!("mine"), &json!(0)), "{answer}");
+}

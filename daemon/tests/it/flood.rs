@@ -1,0 +1,222 @@
+//! A stream of MQTT messages, each naming a file of its own, while daemon and broker are killed and restarted: every file
+//! ends as exactly one row. 20 000 messages in every run, 200 000 with `./dev test --full`.
+
+use std::collections::{HashSet, VecDeque};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::broker::Mosquitto;
+use crate::support::{Board, full, part_is_ok, text, wait_for};
+
+const TOPIC: &str = "kithd/board/image/post";
+/// Messages the publisher has under way.
+const WINDOW: usize = 100;
+
+/// A publisher at QoS 1 that sends again on a new connection whatever was not acknowledged on the last (MQTT 3.1.1). It
+/// publishes as many as are allowed so far, so that the stream lasts as long as the taking.
+fn publish_all(port: u16, paths: Vec<String>, allowed: Arc<AtomicUsize>) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        let total = paths.len();
+        let mut waiting: VecDeque<String> = paths.into();
+        while !waiting.is_empty() {
+            let mut under_way = VecDeque::new();
+            // A broker that goes away in the middle is what this is for.
+            let _ = publish_until_lost(port, &mut waiting, &mut under_way, &|left| {
+                total - left < allowed.load(Ordering::Relaxed)
+            });
+            under_way.into_iter().rev().for_each(|(_, path)| waiting.push_front(path));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    })
+}
+
+fn publish_until_lost(
+    port: u16,
+    waiting: &mut VecDeque<String>,
+    under_way: &mut VecDeque<(u16, String)>,
+    may_go_on: &dyn Fn(usize) -> bool,
+) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    // Connect: protocol MQTT, level 4, clean session, no keep-alive, a client id.
+    stream.write_all(&[0x10, 17, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 5, b'f', b'l', b'o', b'o', b'd'])?;
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer)?;
+    let mut id = 0_u16;
+    while !waiting.is_empty() || !under_way.is_empty() {
+        let mut packets = Vec::new();
+        while under_way.len() < WINDOW
+            && may_go_on(waiting.len())
+            && let Some(path) = waiting.pop_front()
+        {
+            id = id % u16::MAX + 1;
+            let mut length = 2 + TOPIC.len() + 2 + path.len();
+            packets.push(0x32);
+            while length >= 0x80 {
+                packets.push((length & 0x7f) as u8 | 0x80);
+                length >>= 7;
+            }
+            packets.push(length as u8);
+            packets.extend((TOPIC.len() as u16).to_be_bytes());
+            packets.extend(TOPIC.as_bytes());
+            packets.extend(id.to_be_bytes());
+            packets.extend(path.as_bytes());
+            under_way.push_back((id, path));
+        }
+        stream.write_all(&packets)?;
+        if under_way.is_empty() {
+            std::thread::sleep(Duration::from_millis(5));
+            continue;
+        }
+        // Each answer is a PubAck of four bytes.
+        stream.read_exact(&mut answer)?;
+        let acknowledged = u16::from_be_bytes([answer[2], answer[3]]);
+        under_way.retain(|(id, _)| *id != acknowledged);
+    }
+    Ok(())
+}
+
+/// Resident memory of the daemon, MiB.
+fn resident_mib(pid: u32) -> Option<u64> {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    Some(statm.split_whitespace().nth(1)?.parse::<u64>().ok()? * 4 / 1024)
+}
+
+struct Flood {
+    broker: Mosquitto,
+    board: Board,
+    paths: Vec<String>,
+}
+
+impl Flood {
+    fn new() -> Self {
+        let count = if full() { 200_000 } else { 20_000 };
+        // Of a client that is away and of one that does not keep up, everything is kept.
+        let broker = Mosquitto::running_with("max_queued_messages 0", &[]);
+        let mut board = Board::with_broker(broker.port());
+        board.set("intake.max_pending", "1000000");
+        board.set("retention.images", "1000000");
+        let mut small = Vec::new();
+        image::RgbImage::new(16, 16).write_to(&mut std::io::Cursor::new(&mut small), image::ImageFormat::Png).unwrap();
+        let paths = (0..count).map(|n| board.put_bytes(&small, &format!("{n}.png"))).collect();
+        board.start();
+        part_is_ok(&board, "mqtt");
+        part_is_ok(&board, "engine");
+        // A path is not taken twice while its row is unfinished; so that none is finished when a message comes again,
+        // the pictures wait until the stream has ended.
+        let held = board.kithd(["breaker", "open"]);
+        assert!(held.status.success(), "{}", text(&held));
+        Self { broker, board, paths }
+    }
+
+    fn rows(&self) -> usize {
+        // Rows are numbered without gaps and none is deleted here; counting them all would take its time.
+        self.board.sql("select coalesce(max(id), 0) from images")[0].parse().unwrap()
+    }
+
+    /// Publishes all paths with ten kills of the daemon and ten ends of the broker, at random; says how long it took.
+    fn stream(&mut self, end_broker: fn(&mut Mosquitto)) {
+        let total = self.paths.len();
+        let ahead = total / 20;
+        let allowed = Arc::new(AtomicUsize::new(ahead));
+        let begun = Instant::now();
+        let publisher = publish_all(self.broker.port(), self.paths.clone(), Arc::clone(&allowed));
+        let mut resident = Vec::new();
+        // When so many rows are there. Those at which something ends lie anywhere in their twentieth of the stream.
+        let ends: Vec<_> = (0..20).map(|n| (n * total + fastrand::usize(0..total)) / 21).collect();
+        let (mut next, mut before, mut last_new) = (0, 0, Instant::now());
+        while !(publisher.is_finished() && next == ends.len() && last_new.elapsed() > Duration::from_secs(2)) {
+            std::thread::sleep(Duration::from_millis(20));
+            resident.extend(resident_mib(self.board.pid()));
+            let rows = self.rows();
+            if rows > before {
+                (before, last_new) = (rows, Instant::now());
+            } else if last_new.elapsed() > Duration::from_millis(500) && allowed.load(Ordering::Relaxed) < total {
+                // What a killed broker lost is never taken; the stream goes on.
+                allowed.fetch_add(ahead, Ordering::Relaxed);
+                last_new = Instant::now();
+            }
+            allowed.fetch_max(rows + ahead, Ordering::Relaxed);
+            let stuck = publisher.is_finished() && last_new.elapsed() > Duration::from_secs(1);
+            if ends.get(next).is_some_and(|at| rows >= *at || stuck) {
+                if next % 2 == 0 {
+                    self.board.kill();
+                    self.board.start();
+                } else {
+                    end_broker(&mut self.broker);
+                    self.broker.start();
+                }
+                next += 1;
+            }
+        }
+        publisher.join().unwrap();
+        let taken = last_new.duration_since(begun).as_secs_f64();
+        resident.sort_unstable();
+        let (median, most) = (resident[resident.len() / 2], resident[resident.len() - 1]);
+        println!(
+            "{total} messages, the daemon killed ten times and the broker ended ten times: {before} taken in \
+             {taken:.1} s ({:.0} a second), daemon {median} MiB in the middle and {most} MiB at most",
+            before as f64 / taken
+        );
+        assert!(most <= 2 * median, "memory is not flat: {resident:?}");
+    }
+
+    fn without_a_row(&self) -> Vec<String> {
+        let rows: HashSet<String> = self.board.sql("select path from images").into_iter().collect();
+        self.paths.iter().filter(|path| !rows.contains(*path)).cloned().collect()
+    }
+
+    fn every_file_ends_as_one_row(&self) {
+        assert_eq!(self.rows(), self.paths.len());
+        assert_eq!(self.without_a_row(), Vec::<String>::new());
+        let freed = self.board.kithd(["breaker", "close"]);
+        assert!(freed.status.success(), "{}", text(&freed));
+        let begun = Instant::now();
+        // In steps, since the long count takes longer than a test waits for one thing.
+        let mut left = self.paths.len() as u64;
+        while left > 0 {
+            left = wait_for("the next pictures to end", || {
+                let counts = self.board.get("/v1/status")["counts"].clone();
+                let now = counts["pending"].as_u64()? + counts["processing"].as_u64()?;
+                (now < left).then_some(now)
+            });
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        println!("all of them recognised in {:.1} s more", begun.elapsed().as_secs_f64());
+        let ended = self.board.sql("select state, count(*), count(distinct path) from images group by state");
+        assert_eq!(ended, [format!("processed|{0}|{0}", self.paths.len())]);
+        assert_eq!(self.board.sql("pragma integrity_check"), ["ok"]);
+    }
+}
+
+#[test]
+fn each_of_many_files_ends_as_one_row_while_the_daemon_is_killed_and_the_broker_restarted() {
+    let mut flood = Flood::new();
+    flood.stream(Mosquitto::terminate);
+    flood.every_file_ends_as_one_row();
+}
+
+#[test]
+fn a_broker_that_is_killed_loses_messages_and_a_sender_that_sends_again_loses_none() {
+    let mut flood = Flood::new();
+    flood.stream(Mosquitto::kill);
+    loop {
+        let missing = flood.without_a_row();
+        println!("{} paths had no row and are sent again", missing.len());
+        if missing.is_empty() {
+            break;
+        }
+        let all = Arc::new(AtomicUsize::new(usize::MAX));
+        publish_all(flood.broker.port(), missing, all).join().unwrap();
+        wait_for("no more to come", || {
+            let before = flood.rows();
+            std::thread::sleep(Duration::from_secs(1));
+            (before == flood.rows()).then_some(())
+        });
+    }
+    flood.every_file_ends_as_one_row();
+}

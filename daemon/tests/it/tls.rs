@@ -1,0 +1,136 @@
+//! The broker over TLS, with certificates on both sides.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::broker::Mosquitto;
+use crate::support::{Board, part_is_ok, text, wait_for};
+
+/// An authority, and what it signed, made by openssl.
+struct Authority {
+    folder: tempfile::TempDir,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let authority = Self { folder: tempfile::tempdir().unwrap() };
+        authority.openssl(&[
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=authority",
+            "-keyout",
+            "ca.key",
+            "-out",
+            "ca.pem",
+        ]);
+        authority
+    }
+
+    fn openssl(&self, arguments: &[&str]) {
+        let output = Command::new("openssl").args(arguments).current_dir(self.folder.path()).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+    }
+
+    /// Signs a new key for a name.
+    fn sign(&self, name: &str, alternative: &str) {
+        let (key, request, certificate) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.pem"));
+        std::fs::write(self.path("extensions"), format!("subjectAltName={alternative}\n")).unwrap();
+        let subject = format!("/CN={name}");
+        self.openssl(&["req", "-newkey", "rsa:2048", "-nodes", "-subj", &subject, "-keyout", &key, "-out", &request]);
+        self.openssl(&[
+            "x509",
+            "-req",
+            "-in",
+            &request,
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-days",
+            "2",
+            "-extfile",
+            "extensions",
+            "-out",
+            &certificate,
+        ]);
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap()
+    }
+}
+
+fn quoted(path: &Path) -> String {
+    format!("{:?}", path.display().to_string())
+}
+
+#[test]
+fn a_broker_that_demands_a_certificate_gets_ours_and_trouble_with_it_is_said_and_mended_without_a_restart() {
+    let authority = Authority::new();
+    authority.sign("server", "IP:127.0.0.1");
+    authority.sign("board", "DNS:board");
+    let files = [
+        ("ca.pem", authority.read("ca.pem")),
+        ("server.pem", authority.read("server.pem")),
+        ("server.key", authority.read("server.key")),
+    ];
+    let files: Vec<_> = files.iter().map(|(name, content)| (*name, content.as_str())).collect();
+    let demands = "cafile ca.pem\ncertfile server.pem\nkeyfile server.key\nrequire_certificate true";
+    let broker = Mosquitto::running_with(demands, &files);
+    for version in ["5", "3.1.1"] {
+        let mut board = Board::with_broker(broker.port());
+        board.set("mqtt.version", &format!("{version:?}"));
+        board.set("mqtt.url", &format!("mqtts://127.0.0.1:{}", broker.port()));
+        let state = |board: &Board| board.get("/v1/status")["parts"]["mqtt"]["text"].as_str().unwrap_or("").to_string();
+        // Whom the system trusts is not whom we trust here.
+        board.start();
+        wait_for("a certificate that is not trusted", || {
+            state(&board).contains("no encrypted connection").then_some(())
+        });
+        assert!(state(&board).contains("UnknownIssuer"), "{}", state(&board));
+        board.stop();
+
+        board.set("mqtt.ca_file", &quoted(&authority.path("ca.pem")));
+        board.start();
+        wait_for("a broker that wants a certificate", || {
+            let state = state(&board);
+            (state.contains("no connection") && !state.contains("UnknownIssuer")).then_some(())
+        });
+        board.stop();
+
+        let (certificate, key) = (board.folder.path().join("board.pem"), board.folder.path().join("board.key"));
+        board.set("mqtt.client_cert", &quoted(&certificate));
+        board.set("mqtt.client_key", &quoted(&key));
+        board.start();
+        wait_for("a missing certificate", || state(&board).contains("board.pem holds no certificate").then_some(()));
+        // Renewed, or put there late: taken up with the next try.
+        std::fs::copy(authority.path("board.pem"), &certificate).unwrap();
+        std::fs::copy(authority.path("board.key"), &key).unwrap();
+        for part in ["mqtt", "mqtt out"] {
+            part_is_ok(&board, part);
+        }
+        let output = Command::new("mosquitto_pub")
+            .args(["-h", "127.0.0.1", "-p", &broker.port().to_string(), "-q", "1", "-t", "kithd/board/image/post"])
+            .args(["-m", &board.put("noface.jpg", "a.jpg")])
+            .args(["--cafile", authority.path("ca.pem").to_str().unwrap()])
+            .args(["--cert", certificate.to_str().unwrap(), "--key", key.to_str().unwrap()])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        wait_for("the result at the broker", || {
+            let counts = board.get("/v1/status")["counts"].clone();
+            (counts["processed"] == 1 && counts["unsent"] == 0).then_some(())
+        });
+    }
+}
