@@ -245,8 +245,7 @@ def moves(kit: Kit, path: str) -> str:
 @item
 def folder_under_home(kit: Kit) -> str:
     """A folder under /home is invisible to the service until `kithd allow PATH`, then pictures in it are identified; a
-    move into done/ in the service's own mount namespace as user kithd is refused until `--write` (by hand with nsenter,
-    until the folder source does it)."""
+    move into done/ in the service's own mount namespace as user kithd is refused until `--write` (by hand with nsenter)."""
     folder = "/home/anna/pictures"
     kit.sh(f"useradd -m anna && install -d -o anna -g kithd -m 2775 {folder} {folder}/done && chmod 755 /home/anna")
     look = f"nsenter -t $(systemctl show -P MainPID kithd) -m ls {folder}"
@@ -306,6 +305,62 @@ def root_squashed_nfs(kit: Kit) -> str:
     finally:
         kit.sh("systemctl start nfs-server", 300)
     seen.append(f"server back: {kit.is_obama(waiting)}")
+    return "\n".join(seen)
+
+
+@item
+def watched_nfs_folder(kit: Kit) -> str:
+    """A folder on an NFS mount is watched: a picture put there by the server is taken by itself, identified and moved to
+    done/. With the server stopped in the middle the folder is named as degraded within its `report_after`, pictures from
+    elsewhere go on, and the page answers; with the server back what was put there meanwhile is taken, and nothing twice."""
+    folder, served = "/mnt/watched", "/srv/watched"
+    kit.sh(f"install -d {folder} && install -d -o kithd -g kithd -m 0770 {served} &&"
+           f"echo '{served} {ADDRESS}(rw,sync,root_squash,no_subtree_check)' >>/etc/exports &&"
+           "systemctl restart nfs-server && exportfs -ra", 300)
+    kit.sh(f"mount -t nfs -o vers=4.2,hard {ADDRESS}:{served} {folder}", 300)
+    seen = [kit.sh(f"kithd allow {folder} --write", ENGINE)]
+    section = (f'[[folder]]\\npath = "{folder}"\\nthen = "move"\\nsettle = "2s"\\npoll = "2s"\\n'
+               'report_after = "10s"\\nfull_scan = "1m"')
+
+    def put() -> str:
+        path = kit.place(served)
+        kit.sh(f"chown kithd:kithd {path}")
+        return path.replace(served, folder)
+
+    def part() -> dict:
+        return kit.json("/v1/status")["parts"].get(f"folder {folder}", {"condition": "not there", "text": ""})
+
+    # Files are put away once the self-test has vouched for their results.
+    with kit.configured(f's/^self_test = "5m"/self_test = "20s"/; $a {section}'):
+        try:
+            kit.restart()
+            kit.settled()
+            first = put()
+            wait("the picture is taken", lambda: kit.sql(f"SELECT 1 FROM images WHERE path = '{first}'"), 120)
+            seen.append(kit.is_obama(first))
+            done = f"{served}/done/{first.rsplit('/', 1)[1]}"
+            wait("it is moved", lambda: not kit.board.run(f"test -e {done}").returncode, PICTURE)
+            seen.append("moved to done/")
+            kit.sh("systemctl stop nfs-server", 300)
+            begun = time.monotonic()
+            try:
+                said = wait("degraded", lambda: (now := part())["condition"] == "degraded" and now, 60)
+                seen.append(f"server away: degraded after {time.monotonic() - begun:.0f} s: {said['text']}")
+                meanwhile = put()
+                local = kit.place()
+                kit.publish(local)
+                seen.append(f"server away, from the local disk: {kit.is_obama(local)}")
+                expect(kit.board.http("/")[0] == 200, "the page does not answer")
+            finally:
+                kit.sh("systemctl start nfs-server", 300)
+            wait("the folder is well again", lambda: part()["condition"] == "ok", 300)
+            wait("the picture is taken", lambda: kit.sql(f"SELECT 1 FROM images WHERE path = '{meanwhile}'"), 300)
+            seen.append(f"server back: {kit.is_obama(meanwhile)}")
+            taken = kit.sql(f"SELECT count(*) FROM images WHERE path LIKE '{folder}/%'")
+            expect(taken == [["2"]], f"two pictures were put there, {taken} were taken")
+        finally:
+            kit.sh("systemctl stop kithd", ENGINE)
+            kit.sh(f"umount -f -l {folder}; kithd allow {folder} --remove", ENGINE)
     return "\n".join(seen)
 
 
