@@ -1,5 +1,6 @@
-//! A stream of MQTT messages, each naming a file of its own, while daemon and broker are killed and restarted: every file
-//! ends as exactly one row. 20 000 messages in every run, 200 000 with `./dev test --full`.
+//! Long counts on MQTT. A stream of messages, each naming a file of its own, while daemon and broker are killed and
+//! restarted: every file ends as exactly one row; 20 000 messages in every run, 200 000 with `./dev test --full`. And as
+//! many results as pile up while a broker is away for long.
 
 use std::collections::{HashSet, VecDeque};
 use std::io::{Read, Write};
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::broker::Mosquitto;
-use crate::support::{Board, full, part_is_ok, text, wait_for};
+use crate::support::{Board, Subscriber, full, part_is_ok, text, wait_for};
 
 const TOPIC: &str = "kithd/board/image/post";
 /// Messages the publisher has under way.
@@ -78,6 +79,13 @@ fn publish_until_lost(
         under_way.retain(|(id, _)| *id != acknowledged);
     }
     Ok(())
+}
+
+/// Puts so many pictures into the inbox that take next to no time, and gives their paths.
+fn small_pictures(board: &Board, count: usize) -> Vec<String> {
+    let mut small = Vec::new();
+    image::RgbImage::new(16, 16).write_to(&mut std::io::Cursor::new(&mut small), image::ImageFormat::Png).unwrap();
+    (0..count).map(|n| board.put_bytes(&small, &format!("{n}.png"))).collect()
 }
 
 /// Resident memory of the daemon, MiB.
@@ -219,4 +227,33 @@ fn a_broker_that_is_killed_loses_messages_and_a_sender_that_sends_again_loses_no
         });
     }
     flood.every_file_ends_as_one_row();
+}
+
+#[test]
+fn results_of_hours_without_a_broker_go_out_whole_and_in_order_from_flat_memory() {
+    let count = if full() { 20_000 } else { 2_000 };
+    let mut broker = Mosquitto::running_with("max_queued_messages 0", &[]);
+    let mut results = Subscriber::lasting(broker.port(), "kithd/board/result", "watcher");
+    broker.wait_for_saved_session("watcher");
+    broker.kill();
+    let mut board = Board::with_broker(broker.port());
+    let paths = small_pictures(&board, count);
+    board.start();
+    part_is_ok(&board, "engine");
+    let before = resident_mib(board.pid()).unwrap();
+    for some in paths.chunks(500) {
+        let some: Vec<_> = some.iter().map(|path| serde_json::json!({ "path": path })).collect();
+        let (status, answer) =
+            board.post("/images/post", &[], serde_json::json!({ "paths": some }).to_string().as_bytes());
+        assert_eq!(status, 202, "{answer}");
+    }
+    wait_for("all to be recognised", || (board.get("/v1/status")["counts"]["processed"] == count).then_some(()));
+    assert_eq!(board.get("/v1/status")["counts"]["unsent"], count);
+    let waiting = resident_mib(board.pid()).unwrap();
+    broker.start();
+    let sent: Vec<_> = results.wait(count).iter().map(|result| result["image_id"].to_string()).collect();
+    let after = resident_mib(board.pid()).unwrap();
+    println!("{count} results waited: daemon {before} MiB before, {waiting} MiB while they waited, {after} MiB after");
+    assert_eq!(sent, board.sql("select image_id from outbox order by id"));
+    assert!(waiting.max(after) <= 2 * before, "memory is not flat");
 }
