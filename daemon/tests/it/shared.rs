@@ -6,13 +6,14 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::broker::Mosquitto;
+use crate::handing_broker::HandingBroker;
 use crate::support::{Board, Subscriber, part_is_ok, photo, publish, wait_for};
 
 /// `mqtt.receive_maximum`: unacknowledged at a kill are so many messages at most.
 const UNDER_WAY: usize = 16;
 
-fn member(broker: &Mosquitto, device: &str, mount: &Path) -> Board {
-    let mut board = Board::with_broker(broker.port());
+fn member(port: u16, device: &str, mount: &Path) -> Board {
+    let mut board = Board::with_broker(port);
     board.set("device", device);
     board.set("intake.roots", &format!("[{:?}]", mount.display().to_string()));
     board.set("shared.group", "boards");
@@ -23,32 +24,41 @@ fn member(broker: &Mosquitto, device: &str, mount: &Path) -> Board {
     board
 }
 
-/// Puts pictures on the mount that all share, and publishes their paths.
-fn send(broker: &Mosquitto, mount: &Path, names: std::ops::Range<usize>) {
+/// Puts pictures on the mount that all share, each with a key of its own.
+fn place(mount: &Path, names: std::ops::Range<usize>) -> Vec<String> {
     let picture = std::fs::read(photo("noface.jpg")).unwrap();
-    for n in names {
-        // Each its own, so that its key is.
+    let put = |n: usize| {
         let path = mount.join(format!("{n}.jpg"));
         std::fs::write(&path, [picture.as_slice(), n.to_string().as_bytes()].concat()).unwrap();
-        publish(broker.port(), "site/paths", path.to_str().unwrap());
-    }
+        path.display().to_string()
+    };
+    names.map(put).collect()
+}
+
+/// And publishes their paths.
+fn send(broker: &Mosquitto, mount: &Path, names: std::ops::Range<usize>) {
+    place(mount, names).iter().for_each(|path| publish(broker.port(), "site/paths", path));
 }
 
 /// Results by path, once there is one for each.
 fn results(seen: &mut Subscriber, count: usize) -> BTreeMap<String, Vec<Value>> {
     wait_for(&format!("results of {count} pictures"), || {
-        let mut by_path: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-        let mut messages: Vec<&str> =
-            seen.messages().iter().filter_map(|message| message["payload"].as_str()).collect();
-        // A result may be delivered twice, byte for byte: that is the same one.
-        messages.sort_unstable();
-        messages.dedup();
-        for message in messages {
-            let result: Value = serde_json::from_str(message).unwrap();
-            by_path.entry(result["path"].as_str().unwrap().into()).or_default().push(result);
-        }
+        let messages = seen.messages().iter().filter_map(|message| message["payload"].as_str().map(String::from));
+        let by_path = by_path(messages.collect());
         (by_path.len() == count).then_some(by_path)
     })
+}
+
+fn by_path(mut messages: Vec<String>) -> BTreeMap<String, Vec<Value>> {
+    // A result may be delivered twice, byte for byte: that is the same one.
+    messages.sort_unstable();
+    messages.dedup();
+    let mut by_path: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for message in messages {
+        let result: Value = serde_json::from_str(&message).unwrap();
+        by_path.entry(result["path"].as_str().unwrap().into()).or_default().push(result);
+    }
+    by_path
 }
 
 #[test]
@@ -56,7 +66,8 @@ fn two_boards_share_one_topic_and_one_that_is_killed_and_returns_loses_nothing()
     let broker = Mosquitto::running();
     let mount = tempfile::tempdir().unwrap();
     let mut seen = Subscriber::new(broker.port(), "kithd/+/result");
-    let (mut first, second) = (member(&broker, "first", mount.path()), member(&broker, "second", mount.path()));
+    let (mut first, second) =
+        (member(broker.port(), "first", mount.path()), member(broker.port(), "second", mount.path()));
     send(&broker, mount.path(), 0..60);
     first.kill();
     send(&broker, mount.path(), 60..120);
@@ -81,7 +92,8 @@ fn a_board_that_never_returns_is_replaced_by_one_of_its_name_and_nothing_is_lost
     let broker = Mosquitto::running();
     let mount = tempfile::tempdir().unwrap();
     let mut seen = Subscriber::new(broker.port(), "kithd/+/result");
-    let (mut first, _second) = (member(&broker, "first", mount.path()), member(&broker, "second", mount.path()));
+    let (mut first, _second) =
+        (member(broker.port(), "first", mount.path()), member(broker.port(), "second", mount.path()));
     send(&broker, mount.path(), 0..60);
     wait_for("all of the first half", || (seen.messages().len() == 60).then_some(()));
     // What it has taken is done. From now on it acknowledges nothing: its share waits at the broker.
@@ -90,8 +102,45 @@ fn a_board_that_never_returns_is_replaced_by_one_of_its_name_and_nothing_is_lost
     send(&broker, mount.path(), 60..120);
     first.kill();
     drop(first);
-    let replacement = member(&broker, "first", mount.path());
+    let replacement = member(broker.port(), "first", mount.path());
     let results = results(&mut seen, 120);
     assert!(results.values().all(|results| results.len() == 1), "{results:?}");
     assert!(replacement.sql("select count(*) from images")[0].parse::<usize>().unwrap() >= 15);
+}
+
+#[test]
+fn of_a_board_that_never_returns_another_takes_over_what_it_did_not_acknowledge_and_only_that_is_done_twice() {
+    let broker = HandingBroker::running();
+    let mount = tempfile::tempdir().unwrap();
+    let mut first = member(broker.port(), "first", mount.path());
+    let second = member(broker.port(), "second", mount.path());
+    wait_for("both members", || (broker.members() == 2).then_some(()));
+    let half = place(mount.path(), 0..40);
+    broker.send(half.clone());
+    wait_for("the first half", || (broker.unacknowledged() == 0 && broker.results().len() == 40).then_some(()));
+    // What it does from now on nobody hears of until it is killed: it takes as many as it may, and does them.
+    broker.lose_acknowledgements_of("kithd-first-shared");
+    let rest = place(mount.path(), 40..100);
+    broker.send(rest.clone());
+    wait_for("all but what waits for its acknowledgements", || (broker.results().len() == 100).then_some(()));
+    first.kill();
+    wait_for("the other to have done them again", || {
+        (broker.unacknowledged() == 0 && broker.results().len() >= 100 + broker.handed_on().len()).then_some(())
+    });
+    let handed_on = broker.handed_on();
+    assert_eq!(handed_on.len(), UNDER_WAY);
+    let results = by_path(broker.results());
+    let all: Vec<_> = half.iter().chain(&rest).collect();
+    assert_eq!(results.len(), all.len(), "none is lost");
+    for path in all {
+        let results = &results[path];
+        let devices: Vec<_> = results.iter().map(|result| result["device"].as_str().unwrap()).collect();
+        if handed_on.contains(path) {
+            assert!(devices.len() == 2 && devices[0] != devices[1], "{path}: {devices:?}");
+            assert_eq!(results[0]["picture_key"], results[1]["picture_key"]);
+        } else {
+            assert_eq!(devices.len(), 1, "{path}: {devices:?}");
+        }
+    }
+    assert!(second.sql("select count(*) from images")[0].parse::<usize>().unwrap() >= 30 + UNDER_WAY);
 }
