@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::control::{self, Control};
 use crate::desk::EngineDesk;
+use crate::disk::Disk;
 use crate::engine::{DecodeLimits, EngineSettings};
 use crate::health::{Condition, Health};
 use crate::heartbeat::{Pulse, heartbeat};
@@ -55,6 +56,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let rules = Rules {
         retry: config.retry.clone(),
         max_pending: config.intake.max_pending,
+        max_camera_bytes: config.retention.camera.bytes,
         device: config.device.clone(),
         publish: config.mqtt.enabled,
     };
@@ -85,7 +87,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         pulse,
     };
     tasks.work("dispatcher", dispatcher.run(tasks.stop()));
-    tasks.work("retention", queue::sweep(store.clone(), state_dir.clone(), config.retention_images, tasks.stop()));
+    let retention = queue::sweep(queue.clone(), state_dir.clone(), config.retention.clone(), tasks.stop());
+    tasks.work("retention", retention);
 
     let (timer_heart, pulse) = heartbeat();
     tasks.work("room", sources::watch_room(intake.clone(), pulse, tasks.stop()));
@@ -106,10 +109,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
 
     // Page and API for the LAN; the same and more on the control socket.
+    let disk =
+        Disk { folder: state_dir.clone(), reserve_bytes: config.intake.disk_reserve_bytes, store: store.clone() };
     let page = web::router(Web {
         store: store.clone(),
         health: health.clone(),
         desk: desk.clone(),
+        disk,
         device: config.device.clone(),
         topic: sources::mqtt::paths_topic(&config.mqtt.prefix, &config.device),
         stop: tasks.stop(),

@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod control;
 mod desk;
+mod disk;
 mod domain;
 mod engine;
 mod health;

@@ -10,6 +10,7 @@ mod listing;
 mod migrate;
 mod outbox;
 mod people;
+mod retention;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -26,6 +27,8 @@ pub use listing::{
 };
 pub use outbox::UnsentResult;
 pub use people::{EnrolledFace, EnrolledPicture, GalleryRow, Unembedded, gallery};
+use retention::RemovedCounts;
+pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
 use writer::{Urgency, Writer};
 
 /// File name of the database inside the state folder.
@@ -115,6 +118,7 @@ impl StoreError {
 pub struct Store {
     writer: Writer,
     readers: Arc<Readers>,
+    removed: Arc<RemovedCounts>,
 }
 
 struct Readers {
@@ -143,6 +147,7 @@ impl Store {
         let store = Self {
             writer: Writer::start(connection)?,
             readers: Arc::new(Readers { path, idle: Mutex::new(idle), permits }),
+            removed: Arc::default(),
         };
         Ok((store, migrate::damaged_banner(folder)))
     }
@@ -244,16 +249,22 @@ fn open_read_only(path: &Path) -> Result<Connection, StoreError> {
 fn refuse_network_filesystem(folder: &Path) -> Result<(), StoreError> {
     let stat =
         rustix::fs::statfs(folder).map_err(|error| StoreError::Io { path: folder.into(), source: error.into() })?;
-    // Magic numbers from statfs(2).
-    let kind = match stat.f_type as u32 {
-        0x6969 => "NFS",
-        0x517B => "SMB",
-        0xFF53_4D42 => "CIFS",
-        0xFE53_4D42 => "SMB2",
-        0x0187 => "autofs",
-        _ => return Ok(()),
-    };
-    Err(StoreError::NetworkFilesystem { path: folder.into(), kind })
+    match network_filesystem(stat.f_type as u32) {
+        Some(kind) => Err(StoreError::NetworkFilesystem { path: folder.into(), kind }),
+        None => Ok(()),
+    }
+}
+
+/// The name of a network filesystem by its magic number (statfs(2)).
+fn network_filesystem(magic: u32) -> Option<&'static str> {
+    match magic {
+        0x6969 => Some("NFS"),
+        0x517B => Some("SMB"),
+        0xFF53_4D42 => Some("CIFS"),
+        0xFE53_4D42 => Some("SMB2"),
+        0x0187 => Some("autofs"),
+        _ => None,
+    }
 }
 
 /// Embeddings are stored as little-endian float32.
@@ -263,4 +274,24 @@ fn vector_to_blob(vector: &[f32]) -> Vec<u8> {
 
 fn blob_to_vector(blob: &[u8]) -> Vec<f32> {
     blob.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_database_is_refused_on_network_filesystems_with_what_to_do_and_taken_on_local_ones() {
+        let refusal = |kind| StoreError::NetworkFilesystem { path: "/mnt/nas".into(), kind }.to_string();
+        for (magic, kind) in [(0x6969, "NFS"), (0xFF53_4D42, "CIFS"), (0xFE53_4D42, "SMB2")] {
+            let kind = network_filesystem(magic).filter(|found| *found == kind).unwrap();
+            assert!(refusal(kind).contains("put the state folder on a local disk"), "{}", refusal(kind));
+        }
+        // ext4, btrfs, F2FS, tmpfs, overlayfs
+        for magic in [0xEF53, 0x9123_683E, 0xF2F5_2010, 0x0102_1994, 0x794C_7630] {
+            assert_eq!(network_filesystem(magic), None, "{magic:x}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Store::open(folder.path(), &[]).is_ok());
+    }
 }

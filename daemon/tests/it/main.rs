@@ -6,6 +6,7 @@ mod bad_input; // what cannot be read ends in words and disturbs nothing
 mod broker; // a real mosquitto
 mod command_line; // enroll, identify, status, check-config
 mod crash; // SIGTERM and kill -9 at any time
+mod disk; // a file system that is really full, and one that is nearly
 mod faults; // what the engine can do to the daemon
 mod folder; // watched folders: taken once, put away, dead mounts
 mod group_commit; // syncs counted and slowed from outside
@@ -15,6 +16,7 @@ mod origin; // the gRPC contract of the system it descends from
 mod page; // the status table in a real browser
 mod pictures; // the main job over HTTP
 mod release; // what ./dev release refuses
+mod retention; // what is kept no longer
 mod service; // as systemd sees it: readiness, watchdog, unit, credentials, kithd allow
 mod support; // starts the daemon and asks it things
 mod tidy; // house rules
