@@ -74,3 +74,17 @@ impl IntoResponse for Problem {
         (self.status, kind, again, body.to_string()).into_response()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_sent_again_says_when() {
+        let later = Problem::later("the queue is full").into_response();
+        assert_eq!(later.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(later.headers()[header::RETRY_AFTER], "10");
+        let never = Problem::bad_request("that is no picture").into_response();
+        assert!(!never.headers().contains_key(header::RETRY_AFTER));
+    }
+}

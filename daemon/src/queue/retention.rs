@@ -84,12 +84,16 @@ impl Sweeper {
             delete(&self.state_dir, gone.files).await;
         }
         let Retention { thumbnails, camera, uploads, images, strangers } = self.retention.clone();
-        self.forget_strangers(self.known_older(strangers, steady).await?).await?;
+        let (mut age, mut old) = (strangers, self.known_older(strangers, steady).await?);
+        self.forget_strangers(old).await?;
         // What costs an image least goes first.
         for (kind, caps) in
             [(Kind::Thumbnails, thumbnails), (Kind::Camera, camera), (Kind::Uploads, uploads), (Kind::Images, images)]
         {
-            let old = self.known_older(caps.age, steady).await?;
+            // Where no date can be believed finding out reads many rows, and the ages are mostly the same.
+            if caps.age != age {
+                (age, old) = (caps.age, self.known_older(caps.age, steady).await?);
+            }
             self.keep_below(kind, &caps, old).await?;
         }
         Ok(())

@@ -311,3 +311,36 @@ pub fn write_durably(target: &Path, bytes: &[u8]) -> std::io::Result<()> {
     temporary.persist(target).map_err(|error| error.error)?;
     std::fs::File::open(folder)?.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::queue::Rules;
+    use crate::store::Store;
+
+    #[tokio::test]
+    async fn a_camera_whose_frames_fill_its_spool_pauses_and_other_pictures_are_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(folder.path(), &[]).unwrap();
+        let rules = Rules {
+            retry: Config::default().retry,
+            max_pending: 10,
+            max_camera_bytes: Some(10),
+            device: "board".into(),
+            publish: true,
+        };
+        let queue = Queue::open(store, rules).await.unwrap();
+        let (health, mut limits) = (Health::default(), Config::default().intake);
+        limits.disk_reserve_bytes = 0;
+        let intake = Intake::new(queue, limits, folder.path(), health.clone()).unwrap();
+        let frame = async || intake.picture(Source::Camera, "front", b"123456".to_vec(), None).await;
+        frame().await.unwrap();
+        let error = frame().await.unwrap_err();
+        assert!(matches!(error, IntakeError::CameraFull(_)) && error.is_temporary(), "{error}");
+        assert!(error.to_string().contains("retention.camera.bytes = 10"), "{error}");
+        assert_eq!(std::fs::read_dir(folder.path().join(SPOOL)).unwrap().count(), 1, "it was written for nothing");
+        intake.picture(Source::Http, "upload", b"123456".to_vec(), None).await.unwrap();
+        assert_eq!(health.parts()["intake"].condition, Condition::Ok);
+    }
+}

@@ -16,6 +16,7 @@ mod writer;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, watch};
 
@@ -39,6 +40,11 @@ const PAGE_BYTES: i64 = 512;
 /// Size of the journal at which it is copied into the database. Pages that change often are copied once for all their
 /// changes in it; but the copying holds up the writer, on a card for as long as this takes to write.
 const JOURNAL_BYTES: i64 = 4 * 1024 * 1024;
+
+/// Kept back for the day the disk is full: without room for its journal the database could not even be opened, and there
+/// would be no page to say so.
+const ROOM: &str = "kithd.room";
+const ROOM_BYTES: u64 = 1024 * 1024;
 
 /// What can go wrong with the database, for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +98,9 @@ pub enum StoreError {
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
+        if error.sqlite_error().is_some_and(|error| error.extended_code == SQLITE_IOERR_SHMSIZE) {
+            return Self::DiskFull;
+        }
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DiskFull) => Self::DiskFull,
             Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
@@ -140,8 +149,10 @@ impl Store {
                 migrate::set_aside(folder, kept)?;
                 open_writable(&path)?
             }
+            Err(StoreError::DiskFull) if std::fs::remove_file(folder.join(ROOM)).is_ok() => open_writable(&path)?,
             opened => opened?,
         };
+        keep_room(folder);
         let idle = (0..READERS).map(|_| open_read_only(&path)).collect::<Result<_, _>>()?;
         let permits = Arc::new(Semaphore::new(READERS));
         let store = Self {
@@ -237,6 +248,16 @@ fn open_writable(path: &Path) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "journal_size_limit", 4 * JOURNAL_BYTES)?;
     migrate::migrate(&mut connection, path)?;
     Ok(connection)
+}
+
+/// Takes some of the disk, unless that is what it lacks.
+fn keep_room(folder: &Path) {
+    let plenty =
+        rustix::fs::statvfs(folder).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) >= 4 * ROOM_BYTES);
+    if plenty && let Ok(file) = std::fs::File::create(folder.join(ROOM)) {
+        // Where that is not possible the file is empty, and does no harm.
+        let _ = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, ROOM_BYTES);
+    }
 }
 
 fn open_read_only(path: &Path) -> Result<Connection, StoreError> {
