@@ -319,10 +319,13 @@ impl Queue {
     where
         F: Future<Output = Result<T, StoreError>>,
     {
+        let mut said = false;
         loop {
             match write().await {
                 Err(error) if !matches!(error, StoreError::Closed) => {
-                    tracing::warn!("the database does not take a result, tried again: {error}");
+                    if !std::mem::replace(&mut said, true) {
+                        tracing::warn!("the database does not take a result, tried again until it does: {error}");
+                    }
                     tokio::time::sleep(Duration::from_secs(2)).await;
                 }
                 other => return Ok(other?),

@@ -44,13 +44,16 @@ pub async fn sweep(
         steadiness: Steadiness::default(),
         forgotten_upto: 0,
     };
+    let mut trouble = None;
     loop {
         let round = async {
             let steady = sweeper.steadiness.look(synchronised(), wall_clock_ms(), Instant::now());
             // A full disk or a busy database is no reason to end the daemon: the next round tries again.
-            if let Err(error) = sweeper.round(steady).await {
-                tracing::warn!("could not clear what is no longer needed: {error}");
+            let new = sweeper.round(steady).await.err().map(|error| error.to_string());
+            if let Some(error) = new.as_ref().filter(|_| new != trouble) {
+                tracing::warn!("what is no longer needed cannot be cleared, tried again: {error}");
             }
+            trouble = new;
             tokio::time::sleep(EVERY).await;
         };
         tokio::select! {
