@@ -14,12 +14,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::control::{self, Control};
+use crate::disk::Disk;
 use crate::engine::{DecodeLimits, EngineSettings};
 use crate::health::{Condition, Health};
 use crate::heartbeat::{Pulse, heartbeat};
 use crate::notify::Notifier;
 use crate::queue::{self, Queue, Rules};
 use crate::recognition::{self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, PEOPLE, Reader};
+use crate::sinks::health::Report;
 use crate::sources::folder::Folder;
 use crate::sources::{self, Intake, SPOOL};
 use crate::state_dir::StateDir;
@@ -54,6 +56,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let rules = Rules {
         retry: config.retry.clone(),
         max_pending: config.intake.max_pending,
+        max_camera_bytes: config.retention.camera.bytes,
         device: config.device.clone(),
         publish: config.mqtt.enabled,
     };
@@ -84,7 +87,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         pulse,
     };
     tasks.work("dispatcher", dispatcher.run(tasks.stop()));
-    tasks.work("retention", queue::sweep(store.clone(), state_dir.clone(), config.retention_images, tasks.stop()));
+    let retention = queue::sweep(queue.clone(), state_dir.clone(), config.retention.clone(), tasks.stop());
+    tasks.work("retention", retention);
 
     let (timer_heart, pulse) = heartbeat();
     tasks.work("room", sources::watch_room(intake.clone(), pulse, tasks.stop()));
@@ -107,10 +111,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let topics = Topics::new(&config.mqtt.prefix, &config.device);
 
     // Page and API for the LAN; the same and more on the control socket.
+    let disk =
+        Disk { folder: state_dir.clone(), reserve_bytes: config.intake.disk_reserve_bytes, store: store.clone() };
     let page = web::router(Web {
         store: store.clone(),
         health: health.clone(),
         desk: desk.clone(),
+        disk: disk.clone(),
         device: config.device.clone(),
         topic: topics.paths(),
         stop: tasks.stop(),
@@ -137,7 +144,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut awaited = vec!["database", "engine", "intake", "page"];
     if config.mqtt.enabled {
         tracing::info!("publish picture paths to {} on {}", topics.paths(), config.mqtt.broker);
-        let parts = mqtt::Parts { intake, store: store.clone(), health: health.clone(), desk, reader, ready, enroller };
+        let report = Report { store: store.clone(), health: health.clone(), desk, disk };
+        let parts = mqtt::Parts { intake, report, reader, ready, enroller };
         awaited.extend(mqtt::start(&config, &topics, &mut tasks, parts)?);
     } else {
         health.set("mqtt", Condition::Off, "switched off in the configuration");

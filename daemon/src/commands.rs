@@ -18,15 +18,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::MqttCommand;
-use crate::desk::EngineDesk;
 use crate::domain::BreakerCommand;
-use crate::health::Health;
 use crate::mqtt::{Deliveries, Delivery, Message, Publisher};
 use crate::recognition::{Enroller, Reader, Ready, ReadyWatch, file_name, identify};
 use crate::result;
-use crate::sinks::health::report;
+use crate::sinks::health::Report;
 use crate::sources::mqtt::stream;
-use crate::store::Store;
 use crate::topics::Topics;
 
 /// Commands at the same time; a slow one holds up only so many.
@@ -44,12 +41,8 @@ pub struct Commands {
     pub ready: ReadyWatch,
     /// Adds and erases people.
     pub enroller: Enroller,
-    /// The board's state.
-    pub store: Store,
-    /// The parts' states.
-    pub health: Health,
-    /// The breaker, once the model pack is loaded.
-    pub desk: watch::Receiver<Option<EngineDesk>>,
+    /// How the board is; the breaker is worked through its desk.
+    pub report: Report,
     /// Largest picture.
     pub max_bytes: usize,
     /// Where answers go.
@@ -151,7 +144,7 @@ impl Commands {
         let topic = self.topics.command(command.name());
         if let Some(why) = rejected {
             tracing::warn!(topic, "message rejected: {why}");
-            if let Err(error) = self.store.keep_rejected(topic, why, beginning).await {
+            if let Err(error) = self.report.store.keep_rejected(topic, why, beginning).await {
                 tracing::warn!("the rejected message could not be kept: {error}");
             }
         }
@@ -170,7 +163,7 @@ impl Commands {
 
     async fn answer(&self, command: Command, request: Request, picture: Option<Vec<u8>>) -> Result<Value, Refusal> {
         match command {
-            Command::Status => report(&self.store, &self.health, &self.desk).await.map_err(Refusal::ours),
+            Command::Status => self.report.now().await.map_err(Refusal::ours),
             Command::Identify => {
                 let up = self.up()?;
                 let (bytes, path) = self.picture(&request, picture).await?;
@@ -203,7 +196,7 @@ impl Commands {
             Command::Breaker => {
                 let word = request.command.ok_or_else(|| Refusal::theirs("say open, close or auto"))?;
                 let word: BreakerCommand = word.parse().map_err(Refusal::theirs)?;
-                let desk = self.desk.borrow().clone();
+                let desk = self.report.desk.borrow().clone();
                 let desk = desk.ok_or_else(|| Refusal::ours("there is no engine yet: the model pack is not loaded"))?;
                 let state = (desk.command)(word);
                 tracing::info!("the circuit breaker was told something by MQTT and is {state} now");

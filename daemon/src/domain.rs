@@ -154,6 +154,8 @@ pub struct NewImage {
     pub path: String,
     /// Spooled bytes, relative to the state folder.
     pub file: Option<String>,
+    /// Size of `file`; without one 0.
+    pub bytes: u64,
     /// Given by the sender: the same key is the same image.
     pub idempotency_key: Option<String>,
     /// sha256 of the bytes, when they came with it.
@@ -209,6 +211,8 @@ pub struct Claimed {
     pub path: String,
     /// Spooled bytes, relative to the state folder.
     pub file: Option<String>,
+    /// Their size.
+    pub bytes: u64,
     /// This attempt included.
     pub attempts: u32,
     /// Queue clock of the first time the file was not there, in milliseconds.

@@ -6,6 +6,7 @@ mod commands;
 mod config;
 mod control;
 mod desk;
+mod disk;
 mod domain;
 mod engine;
 mod health;

@@ -11,12 +11,21 @@ use crate::store::StoreError;
 pub struct Problem {
     status: StatusCode,
     detail: String,
+    again: bool,
 }
+
+/// Seconds after which something refused for now may be sent again.
+const RETRY_AFTER: &str = "10";
 
 impl Problem {
     /// An answer with this status and a sentence for whoever sent the request.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into() }
+        Self { status, detail: detail.into(), again: false }
+    }
+
+    /// 503: not now; the same request may succeed in a while.
+    pub fn later(detail: impl Into<String>) -> Self {
+        Self { again: true, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
     }
 
     /// 400: the request makes no sense.
@@ -38,8 +47,7 @@ impl Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let status = match error {
-            StoreError::Closed => StatusCode::SERVICE_UNAVAILABLE,
-            StoreError::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
+            StoreError::Closed | StoreError::DiskFull => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         // The details may name folders of the board: they are for the log.
@@ -61,6 +69,22 @@ impl IntoResponse for Problem {
             "status": self.status.as_u16(),
             "detail": self.detail,
         });
-        (self.status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+        let kind = [(header::CONTENT_TYPE, "application/problem+json")];
+        let again = self.again.then_some([(header::RETRY_AFTER, RETRY_AFTER)]);
+        (self.status, kind, again, body.to_string()).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_sent_again_says_when() {
+        let later = Problem::later("the queue is full").into_response();
+        assert_eq!(later.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(later.headers()[header::RETRY_AFTER], "10");
+        let never = Problem::bad_request("that is no picture").into_response();
+        assert!(!never.headers().contains_key(header::RETRY_AFTER));
     }
 }

@@ -3,8 +3,13 @@
 use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+
+/// A daemon that was killed may have been starting an engine just then: the child holds the lock until it becomes one.
+const LET_GO: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Why the state folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -55,10 +60,33 @@ impl StateDir {
         }
         let lock =
             File::options().create(true).truncate(false).write(true).open(folder.join("kithd.lock")).map_err(io)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { _lock: lock }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(StateDirError::Held(folder.into())),
-            Err(error) => Err(io(error.into())),
+        let begun = Instant::now();
+        loop {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Self { _lock: lock }),
+                Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < LET_GO => std::thread::sleep(LOOK_AGAIN),
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(StateDirError::Held(folder.into())),
+                Err(error) => return Err(io(error.into())),
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_just_being_let_go_is_waited_for_and_one_that_is_held_is_refused_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = StateDir::hold(folder.path()).unwrap();
+        let error = StateDir::hold(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("is in use by another kithd; stop it"), "{error}");
+        let dying = std::thread::spawn(move || {
+            std::thread::sleep(LET_GO / 4);
+            drop(held);
+        });
+        StateDir::hold(folder.path()).unwrap();
+        dying.join().unwrap();
     }
 }

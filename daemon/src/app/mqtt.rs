@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commands::Commands;
 use crate::config::Config;
-use crate::desk::EngineDesk;
 use crate::health::{Condition, Health};
 use crate::mqtt::{self, Deliveries, Message, Publisher, Settings, State};
 use crate::recognition::{Enroller, Reader, ReadyWatch};
+use crate::sinks::health::Report;
 use crate::sinks::homeassistant::{HomeAssistant, birth_topic};
 use crate::sinks::{self, outbox::Outbox};
 use crate::sources::Intake;
@@ -25,12 +25,8 @@ use crate::topics::Topics;
 pub struct Parts {
     /// The door to the queue.
     pub intake: Intake,
-    /// Results, and what is remembered.
-    pub store: Store,
-    /// How every part is.
-    pub health: Health,
-    /// The breaker.
-    pub desk: watch::Receiver<Option<EngineDesk>>,
+    /// How the board is.
+    pub report: Report,
     /// Opens paths that commands name.
     pub reader: Arc<Reader>,
     /// Engines and gallery.
@@ -47,13 +43,13 @@ pub fn start(
     parts: Parts,
 ) -> anyhow::Result<Vec<&'static str>> {
     let broker = Broker::new(config)?;
-    let (intake, store) = (&parts.intake, &parts.store);
+    let (intake, Report { store, health, .. }) = (&parts.intake, &parts.report);
 
     let own = |filter: String, kind| Subscription { filter, kind };
     let mut subscriptions = vec![own(topics.paths(), Kind::Paths), own(topics.pictures(), Kind::Pictures)];
     subscriptions.extend(config.mqtt.picture_topics.iter().map(|filter| own(filter.clone(), Kind::Pictures)));
     let settings = Settings { session_expiry: config.mqtt.session_expiry, ..broker.settings("") };
-    take_pictures("mqtt", settings, subscriptions, intake.clone(), store.clone(), parts.health.clone(), tasks);
+    take_pictures("mqtt", settings, subscriptions, intake.clone(), store.clone(), health.clone(), tasks);
     let mut names = vec!["mqtt", "mqtt out"];
 
     if let Some(shared) = &config.mqtt.shared {
@@ -64,15 +60,7 @@ pub fn start(
         let mut subscriptions = with(&shared.path_topics, Kind::Paths);
         subscriptions.extend(with(&shared.picture_topics, Kind::Pictures));
         let settings = Settings { session_expiry: shared.session_expiry, ..broker.settings("-shared") };
-        take_pictures(
-            "mqtt shared",
-            settings,
-            subscriptions,
-            intake.clone(),
-            store.clone(),
-            parts.health.clone(),
-            tasks,
-        );
+        take_pictures("mqtt shared", settings, subscriptions, intake.clone(), store.clone(), health.clone(), tasks);
         names.push("mqtt shared");
     }
 
@@ -135,7 +123,8 @@ fn take_pictures(
 
 /// Results, events, state and what Home Assistant is told; and commands in, so that a full queue holds none up.
 fn carry_out(config: &Config, topics: &Topics, tasks: &mut Supervisor, parts: Parts, settings: Settings) {
-    let Parts { store, health, desk, reader, ready, enroller, .. } = parts;
+    let Parts { report, reader, ready, enroller, .. } = parts;
+    let Report { store, health, .. } = report.clone();
     let state =
         |text: &str| Message { topic: topics.status(), payload: text.into(), retain: true, ..Message::default() };
     let home_assistant = &config.mqtt.home_assistant;
@@ -159,7 +148,7 @@ fn carry_out(config: &Config, topics: &Topics, tasks: &mut Supervisor, parts: Pa
         topics: topics.clone(),
         event_expiry: config.mqtt.event_expiry,
         last_face: home_assistant.enabled,
-        health: health.clone(),
+        health,
     };
     let outbox = sinks::outbox::run(outbox, tasks.finish());
     tasks.deliver("outbox", async move {
@@ -171,20 +160,13 @@ fn carry_out(config: &Config, topics: &Topics, tasks: &mut Supervisor, parts: Pa
         settings: home_assistant.clone(),
         device: config.device.clone(),
         topics: topics.clone(),
-        store: store.clone(),
+        store,
         publisher: publisher.clone(),
         connection,
         births,
     };
     tasks.work("home assistant", announcing.run(tasks.stop()));
-    let health_out = sinks::health::run(
-        store.clone(),
-        health.clone(),
-        desk.clone(),
-        publisher.clone(),
-        topics.health(),
-        tasks.stop(),
-    );
+    let health_out = sinks::health::run(report.clone(), publisher.clone(), topics.health(), tasks.stop());
     tasks.work("mqtt health", health_out);
     let commands = Commands {
         topics: topics.clone(),
@@ -192,9 +174,7 @@ fn carry_out(config: &Config, topics: &Topics, tasks: &mut Supervisor, parts: Pa
         reader,
         ready,
         enroller,
-        store,
-        health,
-        desk,
+        report,
         max_bytes: config.intake.max_bytes,
         publisher,
         births: born,

@@ -33,11 +33,19 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     };
     let counts = counts(&connection)?;
     let images = newest_images(&connection, None, args.last)?;
+    let disk = live.as_ref().map_or(Value::Null, |live| live["disk"].clone());
     let parts = live.as_ref().map_or(Value::Null, |live| live["parts"].clone());
     if args.json {
         println!(
             "{}",
-            json!({ "running": live.is_some(), "counts": counts, "parts": parts, "engine": engine, "images": images })
+            json!({
+                "running": live.is_some(),
+                "counts": counts,
+                "disk": disk,
+                "parts": parts,
+                "engine": engine,
+                "images": images,
+            })
         );
         return Ok(ExitCode::SUCCESS);
     }
@@ -52,6 +60,10 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
         counts.people,
         counts.rejected_messages
     );
+    if let Some(free) = disk["free_bytes"].as_u64() {
+        let used = ["database", "camera", "uploads"].map(|kind| disk["used_bytes"][kind].as_u64().unwrap_or(0));
+        println!("disk: {} MiB free, {} MiB held by kithd", free >> 20, used.iter().sum::<u64>() >> 20);
+    }
     if let Some(engine) = engine {
         println!("circuit breaker: {}", text(&engine["sentence"]));
     }

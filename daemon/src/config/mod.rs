@@ -4,6 +4,7 @@
 
 mod mqtt;
 mod raw;
+mod retention;
 
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
@@ -12,6 +13,7 @@ use std::time::Duration;
 use kith_vision::{Device, Precision};
 pub use mqtt::{HomeAssistant, Mqtt, MqttCommand};
 pub use raw::{Problem, Raw};
+pub use retention::{Caps, Retention};
 
 /// Where the packaged configuration lives; read when it is there and no other is named.
 pub const SYSTEM_CONFIG: &str = "/etc/kithd/kithd.toml";
@@ -45,8 +47,8 @@ pub struct Config {
     pub facerecog_listen: Option<SocketAddr>,
     /// When to try again and when to stop.
     pub retry: Retry,
-    /// Finished images kept.
-    pub retention_images: u64,
+    /// What is kept for how long.
+    pub retention: Retention,
     /// How long a stop may take.
     pub drain: Duration,
     /// Arguments that make another process of this program read the same configuration.
@@ -242,7 +244,7 @@ impl Config {
                 .text("facerecog.listen")
                 .and_then(|text| address(&mut raw, "facerecog.listen", &text)),
             retry: retry(&mut raw),
-            retention_images: raw.number("retention.images", 100_000, 100..=100_000_000),
+            retention: Retention::check(&mut raw),
             drain: raw.duration("stop.drain", secs(10), secs(1)..=secs(600)),
             arguments: Vec::new(),
             state_dir,

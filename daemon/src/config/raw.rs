@@ -95,13 +95,13 @@ impl Raw {
 
     fn take(&mut self, key: &str) -> Option<Value> {
         self.asked.insert(key.into());
-        match key.rsplit_once('.') {
-            None => self.table.remove(key),
-            Some((section, name)) => match self.table.get_mut(section)? {
-                Value::Table(table) => table.remove(name),
-                _ => None,
-            },
+        let mut parts = key.split('.');
+        let name = parts.next_back()?;
+        let mut table = &mut self.table;
+        for section in parts {
+            table = table.get_mut(section)?.as_table_mut()?;
         }
+        table.remove(name)
     }
 
     /// The tables of `[[key]]`, each to be taken apart by itself.
@@ -210,22 +210,26 @@ impl Raw {
 
     /// What went wrong, unknown keys included.
     pub fn into_problems(mut self) -> Vec<Problem> {
-        let mut unknown = Vec::new();
-        for (key, value) in &self.table {
-            match value {
-                Value::Table(section) if self.asked.iter().any(|k| k.starts_with(&format!("{key}."))) => {
-                    unknown.extend(section.iter().map(|(name, value)| (format!("{key}.{name}"), value.to_string())));
+        let mut left = vec![(String::new(), std::mem::take(&mut self.table))];
+        while let Some((section, table)) = left.pop() {
+            for (name, value) in table {
+                let key = if section.is_empty() { name } else { format!("{section}.{name}") };
+                let inside = format!("{key}.");
+                let known: Vec<_> = self.asked.iter().filter(|known| known.starts_with(&inside)).cloned().collect();
+                match value {
+                    Value::Table(table) if !known.is_empty() => left.push((key, table)),
+                    other if known.is_empty() => {
+                        let rule = match self.asked.iter().min_by_key(|known| distance(known, &key)) {
+                            Some(near) if distance(near, &key) <= 4 => {
+                                format!("is not a known key; did you mean {near}?")
+                            }
+                            _ => "is not a known key; deploy/kithd.toml lists them all".into(),
+                        };
+                        self.problem(&key, other, rule);
+                    }
+                    other => self.problem(&key, other, format!("is a section; its keys are {}", known.join(", "))),
                 }
-                // A section that was taken apart is a table; anything else under its name was never looked at.
-                other => unknown.push((key.clone(), other.to_string())),
             }
-        }
-        for (key, value) in unknown {
-            let rule = match self.asked.iter().min_by_key(|known| distance(known, &key)) {
-                Some(near) if distance(near, &key) <= 4 => format!("is not a known key; did you mean {near}?"),
-                _ => "is not a known key; deploy/kithd.toml lists them all".into(),
-            };
-            self.problem(&key, value, rule);
         }
         self.problems
     }

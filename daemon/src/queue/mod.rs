@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::config;
-use crate::domain::{Accepted, Claimed, EngineRole, Identified, ImageId, NewImage, wall_clock_ms};
+use crate::domain::{Accepted, Claimed, EngineRole, Identified, ImageId, NewImage, Source, wall_clock_ms};
 use crate::result::{Stamp, message};
 use crate::store::{End, PutBack, Store, StoreError};
 use clock::QueueClock;
@@ -39,6 +39,15 @@ pub enum QueueError {
         /// `intake.max_pending`.
         limit: u64,
     },
+    /// As many bytes of unfinished camera frames as are allowed.
+    #[error(
+        "frames that wait to be identified fill the camera's spool (retention.camera.bytes = {limit}); it goes on when \
+         some are done"
+    )]
+    CameraFull {
+        /// `retention.camera.bytes`.
+        limit: u64,
+    },
     /// The same idempotency key came with another picture.
     #[error("the idempotency key {key:?} was used for another picture; use a new key for each")]
     KeyReused {
@@ -60,6 +69,8 @@ pub struct Rules {
     pub retry: config::Retry,
     /// Most unfinished images.
     pub max_pending: u64,
+    /// Most bytes of unfinished camera frames; `None`: as many as there is room for.
+    pub max_camera_bytes: Option<u64>,
     /// Name of the board, part of every result.
     pub device: String,
     /// False: MQTT is off, results need no delivery.
@@ -73,6 +84,7 @@ pub struct Queue {
     clock: QueueClock,
     rules: Arc<Rules>,
     unfinished: Arc<AtomicU64>,
+    camera_bytes: Arc<AtomicU64>,
 }
 
 /// What `claim` found.
@@ -88,10 +100,22 @@ impl Queue {
     /// Opens the queue; `recover` comes before the first claim.
     pub async fn open(store: Store, rules: Rules) -> Result<Self, QueueError> {
         let clock = QueueClock::resume(store.queue_clock().await?);
-        let queue = Self { store, clock, rules: Arc::new(rules), unfinished: Arc::default() };
+        let (unfinished, camera_bytes) = (Arc::default(), Arc::default());
+        let queue = Self { store, clock, rules: Arc::new(rules), unfinished, camera_bytes };
         let counts = queue.store.counts().await?;
         queue.unfinished.store(counts.pending + counts.processing, Ordering::Relaxed);
+        queue.camera_bytes.store(queue.store.waiting_camera_bytes().await?, Ordering::Relaxed);
         Ok(queue)
+    }
+
+    /// Whether a camera's frame of this size may wait as well: asked before it is written.
+    pub fn camera_room(&self, bytes: u64) -> Result<(), QueueError> {
+        match self.rules.max_camera_bytes {
+            Some(limit) if self.camera_bytes.load(Ordering::Relaxed) + bytes > limit => {
+                Err(QueueError::CameraFull { limit })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Accepts images, all or none; they are on disk when this returns.
@@ -106,15 +130,23 @@ impl Queue {
             self.unfinished.fetch_sub(count, Ordering::Relaxed);
             return Err(QueueError::Full { unfinished });
         }
+        let camera = |image: &&NewImage| image.source == Source::Camera;
+        let camera_bytes: u64 = images.iter().filter(camera).map(|image| image.bytes).sum();
+        self.camera_bytes.fetch_add(camera_bytes, Ordering::Relaxed);
         let queue = self.clone();
         // On its own: a sender that hangs up must not stop the counting half-way.
         let accepting = tokio::spawn(async move {
-            let accepted = queue.store.accept(images, queue.clock.now_ms(), wall_clock_ms()).await;
+            let (now_ms, wall_ms) = (queue.clock.now_ms(), wall_clock_ms());
+            let accepted = queue.store.accept(images, now_ms, wall_ms, clock::synchronised()).await;
             let new = match &accepted {
                 Ok(Ok(accepted)) => accepted.iter().filter(|image| image.new).count() as u64,
                 _ => 0,
             };
             queue.unfinished.fetch_sub(count - new, Ordering::Relaxed);
+            if new == 0 {
+                // A camera sends one at a time.
+                queue.camera_bytes.fetch_sub(camera_bytes, Ordering::Relaxed);
+            }
             accepted
         });
         match accepting.await.map_err(|_| StoreError::Closed)?? {
@@ -153,7 +185,7 @@ impl Queue {
         let end = self.end(&claimed, Ok(&identified))?;
         let (end, identified) = (Arc::new(end), Arc::new(identified));
         let done = self.until_stored(|| self.store.finish(Arc::clone(&end), Arc::clone(&identified))).await?;
-        self.ended(done);
+        self.ended(&claimed, done);
         Ok(done)
     }
 
@@ -233,8 +265,10 @@ impl Queue {
     /// Everything an engine made since its self-test last vouched for it is done again; says how much that is.
     pub async fn redo_unverified(&self, role: EngineRole, reason: &str) -> Result<usize, QueueError> {
         let now_ms = self.clock.now_ms();
-        let count = self.until_stored(|| self.store.redo_unverified(role, reason.to_string(), now_ms)).await?;
+        let (count, camera_bytes) =
+            self.until_stored(|| self.store.redo_unverified(role, reason.to_string(), now_ms)).await?;
         self.unfinished.fetch_add(count as u64, Ordering::Relaxed);
+        self.camera_bytes.fetch_add(camera_bytes, Ordering::Relaxed);
         Ok(count)
     }
 
@@ -246,14 +280,17 @@ impl Queue {
         }
         let end = Arc::new(end);
         let done = self.until_stored(|| self.store.fail(Arc::clone(&end), reason.clone())).await?;
-        self.ended(done);
+        self.ended(&claimed, done);
         Ok(())
     }
 
-    fn ended(&self, done: bool) {
+    fn ended(&self, claimed: &Claimed, done: bool) {
         if done {
-            // Counted up at submit and at open, so it cannot pass zero.
+            // Counted up at submit and at open, so they cannot pass zero.
             self.unfinished.fetch_sub(1, Ordering::Relaxed);
+            if claimed.source == Source::Camera && claimed.file.is_some() {
+                self.camera_bytes.fetch_sub(claimed.bytes, Ordering::Relaxed);
+            }
         }
     }
 
@@ -282,10 +319,13 @@ impl Queue {
     where
         F: Future<Output = Result<T, StoreError>>,
     {
+        let mut said = false;
         loop {
             match write().await {
                 Err(error) if !matches!(error, StoreError::Closed) => {
-                    tracing::warn!("the database does not take a result, tried again: {error}");
+                    if !std::mem::replace(&mut said, true) {
+                        tracing::warn!("the database does not take a result, tried again until it does: {error}");
+                    }
                     tokio::time::sleep(Duration::from_secs(2)).await;
                 }
                 other => return Ok(other?),

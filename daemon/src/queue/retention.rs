@@ -1,54 +1,197 @@
-//! What is no longer needed: bytes of processed images, the oldest finished images, orphans in the spool.
+//! What is kept no longer: files of processed images, what is over the caps of `[retention]`, orphans in the spool.
 //!
-//! By count and row order, never by age: a board's clock may be wrong.
+//! Oldest is the lowest id, never the earliest date. Nothing goes that is unfinished or that the engine's self-test has
+//! not vouched for; and no image whose result waits for the broker, unless only such are left over a cap. The disk's
+//! reserve removes nothing: it stops what comes in (`sources`).
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::Store;
+use super::clock::{Steadiness, synchronised};
+use super::{Queue, QueueClock};
+use crate::config::{Caps, Retention};
+use crate::domain::{ImageId, wall_clock_ms};
+use crate::store::{Aged, Held, Kind, Oldest, Store, StoreError};
 
 const EVERY: Duration = Duration::from_secs(10);
-const BATCH: usize = 500;
+/// Pieces removed by one operation of the writer, which overwrites every page of theirs: some 40 KB for each image.
+const BATCH: usize = 50;
+/// Between two of them, for those who wait for the writer or the disk.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Images looked at for strangers at a time.
+const LOOK: usize = 1000;
+/// How long the board's clock must have been synchronised and gone on evenly before ages are judged by it; a shorter
+/// age, which nobody sets but to see it work, needs no longer than itself.
+const STEADY: Duration = Duration::from_secs(3600);
 
 /// Sweeps now and then until stopped.
-pub async fn sweep(store: Store, state_dir: PathBuf, keep: u64, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn sweep(
+    queue: Queue,
+    state_dir: PathBuf,
+    retention: Retention,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut sweeper = Sweeper {
+        spare_unsent: queue.rules.publish,
+        store: queue.store,
+        clock: queue.clock,
+        state_dir,
+        retention,
+        steadiness: Steadiness::default(),
+        forgotten_upto: 0,
+    };
+    let mut trouble = None;
     loop {
-        // A full disk or a busy database is no reason to end the daemon: the next round tries again.
-        if let Err(error) = sweep_once(&store, &state_dir, keep).await {
-            tracing::warn!("could not clear what is no longer needed: {error:#}");
-        }
+        let round = async {
+            let steady = sweeper.steadiness.look(synchronised(), wall_clock_ms(), Instant::now());
+            // A full disk or a busy database is no reason to end the daemon: the next round tries again.
+            let new = sweeper.round(steady).await.err().map(|error| error.to_string());
+            if let Some(error) = new.as_ref().filter(|_| new != trouble) {
+                tracing::warn!("what is no longer needed cannot be cleared, tried again: {error}");
+            }
+            trouble = new;
+            tokio::time::sleep(EVERY).await;
+        };
         tokio::select! {
+            // What it had not deleted yet no row names any more: the next start does.
             () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(EVERY) => {}
+            () = round => {}
         }
     }
 }
 
-async fn sweep_once(store: &Store, state_dir: &Path, keep: u64) -> anyhow::Result<()> {
-    loop {
-        // The row forgets the file on disk first: a file without a row is an orphan, a row without its file a loss.
-        let files = store.release_spool_files(BATCH).await?;
-        if files.is_empty() {
-            break;
+struct Sweeper {
+    store: Store,
+    clock: QueueClock,
+    state_dir: PathBuf,
+    retention: Retention,
+    /// Results are to be sent.
+    spare_unsent: bool,
+    steadiness: Steadiness,
+    /// No stranger is left in the images up to here; those after it that are old enough are looked at each time.
+    forgotten_upto: ImageId,
+}
+
+impl Sweeper {
+    async fn round(&mut self, steady: Option<Duration>) -> Result<(), StoreError> {
+        loop {
+            let done = self.store.processed_uploads(BATCH).await?;
+            let gone = self.store.remove(Kind::Uploads, done, false).await?;
+            if gone.rows == 0 {
+                break;
+            }
+            delete(&self.state_dir, gone.files).await;
         }
-        delete(state_dir, files).await;
+        let Retention { thumbnails, camera, uploads, images, strangers } = self.retention.clone();
+        let (mut age, mut old) = (strangers, self.known_older(strangers, steady).await?);
+        self.forget_strangers(old).await?;
+        // What costs an image least goes first.
+        for (kind, caps) in
+            [(Kind::Thumbnails, thumbnails), (Kind::Camera, camera), (Kind::Uploads, uploads), (Kind::Images, images)]
+        {
+            // Where no date can be believed finding out reads many rows, and the ages are mostly the same.
+            if caps.age != age {
+                (age, old) = (caps.age, self.known_older(caps.age, steady).await?);
+            }
+            self.keep_below(kind, &caps, old).await?;
+        }
+        Ok(())
     }
-    loop {
-        let deleted = store.delete_beyond(keep, BATCH).await?;
-        if deleted.unsent > 0 {
-            tracing::warn!(
-                "{} results no broker ever took went with the oldest images (retention.images)",
-                deleted.unsent
-            );
-        }
-        delete(state_dir, deleted.files).await;
-        if deleted.rows < BATCH {
-            return Ok(());
+
+    /// The newest image known to be as old as that, if the clock may be asked.
+    async fn known_older(
+        &self,
+        age: Option<Duration>,
+        steady: Option<Duration>,
+    ) -> Result<Option<ImageId>, StoreError> {
+        match (age, steady) {
+            (Some(age), Some(steady)) if steady >= STEADY.min(age) => {
+                let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+                let aged = Aged { wall_ms: wall_clock_ms(), queue_ms: self.clock.now_ms(), age_ms };
+                self.store.newest_so_old(aged).await
+            }
+            _ => Ok(None),
         }
     }
+
+    /// Removes the oldest of a kind until it is below its caps and all up to the image `old` are gone.
+    async fn keep_below(&self, kind: Kind, caps: &Caps, old: Option<ImageId>) -> Result<(), StoreError> {
+        loop {
+            let held = self.store.held(kind).await?;
+            let over = |held: u64, cap: Option<u64>| cap.map_or(0, |cap| held.saturating_sub(cap));
+            let over = Held { count: over(held.count, caps.count), bytes: over(held.bytes, caps.bytes) };
+            let too_much = over.count > 0 || over.bytes > 0;
+            let (mut old, mut spare) = (old, self.spare_unsent);
+            let Some(upto) = (if too_much { Some(ImageId::MAX) } else { old }) else { return Ok(()) };
+            let mut oldest = self.store.oldest(kind, upto, BATCH, spare).await?;
+            if oldest.is_empty() && too_much && spare && kind == Kind::Images {
+                (old, spare) = (None, false);
+                oldest = self.store.oldest(kind, upto, BATCH, spare).await?;
+            }
+            let goes = going(&oldest, over, old);
+            if goes.is_empty() {
+                return Ok(());
+            }
+            let gone = self.store.remove(kind, goes, spare).await?;
+            if gone.unsent > 0 {
+                tracing::warn!(
+                    "{} results no broker ever took went with the oldest images: nothing else was left over \
+                     retention.images; is the broker away?",
+                    gone.unsent
+                );
+            }
+            delete(&self.state_dir, gone.files).await;
+            if gone.rows == 0 {
+                // They turned out to be needed after all; the next round looks again.
+                return Ok(());
+            }
+            tracing::debug!("retention removed {} of the oldest {kind:?}", gone.rows);
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Erases what would tell strangers apart in the images up to `old`.
+    async fn forget_strangers(&mut self, old: Option<ImageId>) -> Result<(), StoreError> {
+        let Some(old) = old else { return Ok(()) };
+        let (mut after, mut whole, mut erased) = (self.forgotten_upto, true, false);
+        loop {
+            let seen = self.store.strangers(after, old, LOOK).await?;
+            let Some(last) = seen.last() else {
+                // What was erased is still in the journal.
+                return if erased { self.store.empty_journal().await } else { Ok(()) };
+            };
+            let due: Vec<_> =
+                seen.iter().filter(|image| image.ended && image.strangers).map(|image| image.id).collect();
+            for batch in due.chunks(BATCH) {
+                self.store.erase_strangers(batch.to_vec()).await?;
+                erased = true;
+                tokio::time::sleep(PAUSE).await;
+            }
+            after = last.id;
+            // One that is not finished for good may yet bring strangers.
+            for image in seen {
+                whole &= image.ended;
+                if whole {
+                    self.forgotten_upto = image.id;
+                }
+            }
+        }
+    }
+}
+
+/// Those of the oldest that go: until nothing is over any more, and all up to `old`.
+fn going(oldest: &[Oldest], mut over: Held, old: Option<ImageId>) -> Vec<ImageId> {
+    let goes = |one: &&Oldest| {
+        let goes = over.count > 0 || over.bytes > 0 || old.is_some_and(|old| one.id <= old);
+        over.count = over.count.saturating_sub(1);
+        over.bytes = over.bytes.saturating_sub(one.bytes);
+        goes
+    };
+    oldest.iter().take_while(goes).map(|one| one.id).collect()
 }
 
 async fn delete(state_dir: &Path, files: Vec<String>) {
@@ -76,3 +219,6 @@ pub fn sweep_orphans(state_dir: &Path, folder: &str, named: &HashSet<String>) ->
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ async fn queue(folder: &std::path::Path, change: impl FnOnce(&mut config::Retry)
     let (store, _) = Store::open(folder, &[]).unwrap();
     let mut retry = Config::default().retry;
     change(&mut retry);
-    let rules = Rules { retry, max_pending: 1000, device: "board".into(), publish: true };
+    let rules = Rules { retry, max_pending: 1000, max_camera_bytes: None, device: "board".into(), publish: true };
     let queue = Queue::open(store.clone(), rules).await.unwrap();
     queue.recover().await.unwrap();
     (store, queue)
@@ -19,6 +19,7 @@ fn image(path: &str) -> NewImage {
         source: Source::Http,
         path: path.into(),
         file: None,
+        bytes: 0,
         idempotency_key: None,
         picture_key: None,
         unless_unfinished: false,

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::desk::EngineDesk;
+use crate::disk::Disk;
 use crate::health::Health;
 use crate::mqtt::{Message, Publisher};
 use crate::store::{Store, StoreError};
@@ -16,15 +17,8 @@ const EVERY: Duration = Duration::from_secs(30);
 const SETTLE: Duration = Duration::from_millis(500);
 
 /// Publishes on every change and now and then, until `finish` is cancelled.
-pub async fn run(
-    store: Store,
-    health: Health,
-    desk: watch::Receiver<Option<EngineDesk>>,
-    publisher: Publisher,
-    topic: String,
-    finish: CancellationToken,
-) -> anyhow::Result<()> {
-    let mut changes = health.changes();
+pub async fn run(report: Report, publisher: Publisher, topic: String, finish: CancellationToken) -> anyhow::Result<()> {
+    let mut changes = report.health.changes();
     loop {
         changes.borrow_and_update();
         let publish = async {
@@ -33,7 +27,7 @@ pub async fn run(
             }
             let message = Message {
                 topic: topic.clone(),
-                payload: report(&store, &health, &desk).await?.to_string().into_bytes(),
+                payload: report.now().await?.to_string().into_bytes(),
                 retain: true,
                 content_type: Some("application/json".into()),
                 ..Message::default()
@@ -62,16 +56,28 @@ pub async fn run(
     }
 }
 
-/// How the board is now: the retained message, and the answer to who asks.
-pub async fn report(
-    store: &Store,
-    health: &Health,
-    desk: &watch::Receiver<Option<EngineDesk>>,
-) -> Result<serde_json::Value, StoreError> {
-    Ok(json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "queue": store.counts().await?,
-        "parts": health.parts(),
-        "engine": desk.borrow().as_ref().map(|desk| (desk.report)()),
-    }))
+/// How the board is: the retained message, and the answer to who asks; clones share it.
+#[derive(Clone)]
+pub struct Report {
+    /// What waits.
+    pub store: Store,
+    /// Every part, the sources among them.
+    pub health: Health,
+    /// Engines and breaker.
+    pub desk: watch::Receiver<Option<EngineDesk>>,
+    /// Room.
+    pub disk: Disk,
+}
+
+impl Report {
+    /// As it is now.
+    pub async fn now(&self) -> Result<serde_json::Value, StoreError> {
+        Ok(json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "queue": self.store.counts().await?,
+            "parts": self.health.parts(),
+            "engine": self.desk.borrow().as_ref().map(|desk| (desk.report)()),
+            "disk": self.disk.report().await?,
+        }))
+    }
 }

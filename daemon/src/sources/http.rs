@@ -177,9 +177,12 @@ impl From<IntakeError> for Problem {
         let status = match &error {
             IntakeError::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
             IntakeError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            IntakeError::Full(_) => StatusCode::SERVICE_UNAVAILABLE,
-            IntakeError::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
-            IntakeError::Storage(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            // Nothing is wrong with the picture: the same may be sent again.
+            IntakeError::Full(_)
+            | IntakeError::CameraFull(_)
+            | IntakeError::DiskReserve
+            | IntakeError::DiskFull
+            | IntakeError::Storage(_) => return Self::later(error.to_string()),
         };
         Self::new(status, error.to_string())
     }

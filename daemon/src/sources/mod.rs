@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
+use crate::disk::free_bytes;
 use crate::domain::{Accepted, FileKey, NewImage, SeenFile, Source, Stamp, hex};
 use crate::health::{Condition, Health};
 use crate::heartbeat::Pulse;
@@ -26,6 +27,8 @@ use crate::store::StoreError;
 /// Folder of spooled bytes below the state folder.
 pub const SPOOL: &str = "spool";
 const ROOM_CHECK: Duration = Duration::from_secs(2);
+/// A disk with less than this is full, whatever its reserve is.
+const ROOM_BYTES: u64 = 1 << 20;
 
 /// Why something was not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -42,10 +45,16 @@ pub enum IntakeError {
     /// As many unfinished images as allowed; later again.
     #[error(transparent)]
     Full(QueueError),
+    /// As many bytes of waiting camera frames as allowed; later again.
+    #[error(transparent)]
+    CameraFull(QueueError),
     /// The disk is filling up; later again.
     #[error(
         "the disk of the state folder is full: less than intake.disk_reserve is free; nothing is accepted until there is room"
     )]
+    DiskReserve,
+    /// Nothing was left of the disk; later again.
+    #[error("the disk of the state folder is full; nothing is accepted until there is room")]
     DiskFull,
     /// The database or the spool folder.
     #[error("could not be stored: {0}")]
@@ -63,6 +72,7 @@ impl From<QueueError> for IntakeError {
     fn from(error: QueueError) -> Self {
         match error {
             QueueError::Full { .. } => Self::Full(error),
+            QueueError::CameraFull { .. } => Self::CameraFull(error),
             QueueError::TooMany { .. } | QueueError::KeyReused { .. } => Self::Refused(error.to_string()),
             QueueError::Store(StoreError::DiskFull) => Self::DiskFull,
             other => Self::Storage(other.to_string()),
@@ -121,6 +131,7 @@ impl Intake {
                     source,
                     path: self.checked(&submission.path)?,
                     file: None,
+                    bytes: 0,
                     picture_key: None,
                     unless_unfinished: source == Source::Mqtt,
                     seen: None,
@@ -144,6 +155,7 @@ impl Intake {
                 source: Source::Folder,
                 path: self.checked(&path)?,
                 file: None,
+                bytes: 0,
                 picture_key: None,
                 unless_unfinished: false,
                 idempotency_key: None,
@@ -181,20 +193,27 @@ impl Intake {
             return Err(IntakeError::TooLarge { limit: self.limits.max_bytes });
         }
         self.check_disk()?;
+        let size = bytes.len() as u64;
+        if source == Source::Camera {
+            // The camera pauses, and says so itself; other pictures are taken.
+            self.queue.camera_room(size)?;
+        }
         let file = format!("{SPOOL}/{}", uuid::Uuid::now_v7().simple());
         let target = self.state_dir.join(&file);
         let picture_key = Some(hex(&Sha256::digest(&bytes)));
         let written = tokio::task::spawn_blocking(move || write_durably(&target, &bytes)).await;
         match written {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(self.storage(format!("{file}: {error}"))),
-            Err(_) => return Err(self.storage(format!("{file}: writing was broken off"))),
+            Ok(Err(error)) if is_full(&error) => return Err(self.kept_back(IntakeError::DiskFull)),
+            Ok(Err(error)) => return Err(self.kept_back(IntakeError::Storage(format!("{file}: {error}")))),
+            Err(_) => return Err(self.kept_back(IntakeError::Storage(format!("{file}: writing was broken off")))),
         }
         let name: String = name.chars().filter(|c| !c.is_control()).take(1000).collect();
         let image = NewImage {
             source,
             path: name,
             file: Some(file.clone()),
+            bytes: size,
             idempotency_key,
             picture_key,
             unless_unfinished: source == Source::Mqtt,
@@ -221,8 +240,7 @@ impl Intake {
         accepted
     }
 
-    fn storage(&self, what: String) -> IntakeError {
-        let error = IntakeError::Storage(what);
+    fn kept_back(&self, error: IntakeError) -> IntakeError {
         self.degraded(&error);
         error
     }
@@ -236,13 +254,10 @@ impl Intake {
     }
 
     fn check_disk(&self) -> Result<(), IntakeError> {
-        let Ok(stat) = rustix::fs::statvfs(&*self.state_dir) else { return Ok(()) };
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        if free >= self.limits.disk_reserve_bytes {
-            return Ok(());
+        match free_bytes(&self.state_dir) {
+            Some(free) if free < self.limits.disk_reserve_bytes => Err(self.kept_back(IntakeError::DiskReserve)),
+            _ => Ok(()),
         }
-        self.degraded(&IntakeError::DiskFull);
-        Err(IntakeError::DiskFull)
     }
 
     /// The path in plain form, if it lies below a root as text; links are checked when it is opened.
@@ -272,7 +287,9 @@ impl Intake {
 pub async fn watch_room(intake: Intake, mut pulse: Pulse, stop: CancellationToken) -> anyhow::Result<()> {
     loop {
         let (unfinished, limit) = intake.queue.load();
-        if intake.check_disk().is_ok() && unfinished < limit {
+        // Without a reserve a full disk is noticed by what could not be written; the next that can says so.
+        let room = free_bytes(&intake.state_dir).is_none_or(|free| free >= ROOM_BYTES);
+        if intake.check_disk().is_ok() && room && unfinished < limit {
             intake.health.set("intake", Condition::Ok, "accepting pictures");
         }
         tokio::select! {
@@ -280,6 +297,10 @@ pub async fn watch_room(intake: Intake, mut pulse: Pulse, stop: CancellationToke
             () = pulse.answer_during(tokio::time::sleep(ROOM_CHECK)) => {}
         }
     }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 /// Temporary file, fsync, rename, fsync of the folder: after this returns, the file survives a power cut whole.
@@ -290,4 +311,37 @@ pub fn write_durably(target: &Path, bytes: &[u8]) -> std::io::Result<()> {
     temporary.as_file().sync_all()?;
     temporary.persist(target).map_err(|error| error.error)?;
     std::fs::File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::queue::Rules;
+    use crate::store::Store;
+
+    #[tokio::test]
+    async fn a_camera_whose_frames_fill_its_spool_pauses_and_other_pictures_are_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(folder.path(), &[]).unwrap();
+        let rules = Rules {
+            retry: Config::default().retry,
+            max_pending: 10,
+            max_camera_bytes: Some(10),
+            device: "board".into(),
+            publish: true,
+        };
+        let queue = Queue::open(store, rules).await.unwrap();
+        let (health, mut limits) = (Health::default(), Config::default().intake);
+        limits.disk_reserve_bytes = 0;
+        let intake = Intake::new(queue, limits, folder.path(), health.clone()).unwrap();
+        let frame = async || intake.picture(Source::Camera, "front", Bytes::from_static(b"123456"), None).await;
+        frame().await.unwrap();
+        let error = frame().await.unwrap_err();
+        assert!(matches!(error, IntakeError::CameraFull(_)) && error.is_temporary(), "{error}");
+        assert!(error.to_string().contains("retention.camera.bytes = 10"), "{error}");
+        assert_eq!(std::fs::read_dir(folder.path().join(SPOOL)).unwrap().count(), 1, "it was written for nothing");
+        intake.picture(Source::Http, "upload", Bytes::from_static(b"123456"), None).await.unwrap();
+        assert_eq!(health.parts()["intake"].condition, Condition::Ok);
+    }
 }

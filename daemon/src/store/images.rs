@@ -7,20 +7,20 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 use super::{Store, StoreError, Urgency, folders, vector_to_blob};
 use crate::domain::{Accepted, Claimed, EngineRole, Identified, IdentifiedFace, ImageId, NewImage};
 
-/// Bytes of so many failed images are kept for the operator to look at.
-const FAILED_KEPT: i64 = 100;
 /// The fact that holds the queue clock.
 const QUEUE_CLOCK: &str = "queue_clock_ms";
 
 impl Store {
     /// Commits new images, all or none, and answers once they are on disk.
     ///
-    /// The inner error is an idempotency key that was used for another picture; nothing is stored then.
+    /// The inner error is an idempotency key that was used for another picture; nothing is stored then. `dated`: the
+    /// wall clock can be believed.
     pub async fn accept(
         &self,
         images: Vec<NewImage>,
         now_ms: i64,
         wall_ms: i64,
+        dated: bool,
     ) -> Result<Result<Vec<Accepted>, String>, StoreError> {
         self.write(Urgency::Now, move |connection| {
             for image in &images {
@@ -28,7 +28,7 @@ impl Store {
                     return Ok(Err(key));
                 }
             }
-            let accepted = images.iter().map(|image| insert(connection, image, now_ms, wall_ms));
+            let accepted = images.iter().map(|image| insert(connection, image, now_ms, wall_ms, dated));
             accepted.collect::<Result<_, _>>().map(Ok)
         })
         .await
@@ -56,7 +56,7 @@ impl Store {
             };
             let mut statement = connection.prepare_cached(
                 "UPDATE images SET state = 'processing', attempts = attempts + 1 WHERE id = ?1 AND state = 'pending'
-              RETURNING id, source, path, file, attempts, missing_since_ms, accepted_at_ms, supersedes",
+              RETURNING id, source, path, file, attempts, missing_since_ms, accepted_at_ms, supersedes, bytes",
             )?;
             let mut images = Vec::with_capacity(ids.len());
             for id in ids {
@@ -203,8 +203,14 @@ impl Store {
 
     /// Puts everything an engine made since it was last vouched for back to `pending`, and says how much that is.
     ///
-    /// A result that may have left the board is named by the one that replaces it; one that did not is dropped.
-    pub async fn redo_unverified(&self, role: EngineRole, reason: String, now_ms: i64) -> Result<usize, StoreError> {
+    /// The second number is the bytes of the cameras' frames among it. A result that may have left the board is named by
+    /// the one that replaces it; one that did not is dropped.
+    pub async fn redo_unverified(
+        &self,
+        role: EngineRole,
+        reason: String,
+        now_ms: i64,
+    ) -> Result<(usize, u64), StoreError> {
         self.write(Urgency::Now, move |connection| {
             store_queue_clock(connection, now_ms)?;
             let doomed: Vec<ImageId> = connection
@@ -215,6 +221,7 @@ impl Store {
                 ))?
                 .query_map([made_by(Some(role))], |row| row.get(0))?
                 .collect::<Result<_, _>>()?;
+            let mut camera_bytes = 0;
             for id in &doomed {
                 for sql in [
                     "DELETE FROM outbox WHERE image_id = ?1 AND id IN (SELECT id FROM unsent WHERE tries = 0)",
@@ -223,17 +230,17 @@ impl Store {
                 ] {
                     connection.prepare_cached(sql)?.execute([id])?;
                 }
-                connection
+                camera_bytes += connection
                     .prepare_cached(
                         "UPDATE images SET state = 'pending', outcome = NULL, engine = NULL, reason = ?2, attempts = 0,
                                 alone = 0, due_ms = ?3, missing_since_ms = NULL, finished_at_ms = NULL,
                                 duration_ms = NULL, unverified = 0,
                                 supersedes = (SELECT result_id FROM outbox WHERE image_id = ?1 ORDER BY id DESC LIMIT 1)
-                          WHERE id = ?1",
+                          WHERE id = ?1 RETURNING iif(source = 'camera' AND file IS NOT NULL, bytes, 0)",
                     )?
-                    .execute(params![id, reason, now_ms])?;
+                    .query_row(params![id, reason, now_ms], |row| row.get::<_, u64>(0))?;
             }
-            Ok(doomed.len())
+            Ok((doomed.len(), camera_bytes))
         })
         .await
     }
@@ -280,64 +287,6 @@ impl Store {
         })
         .await
     }
-
-    /// Forgets the spool files of processed images and of all but the newest failed ones, on disk, and names them so that they can be deleted.
-    pub async fn release_spool_files(&self, limit: usize) -> Result<Vec<String>, StoreError> {
-        let due = self
-            .read(move |connection| {
-                let mut statement = connection.prepare_cached(&format!(
-                    "SELECT id, file FROM images WHERE file IS NOT NULL AND (state = 'processed' OR (state = 'failed'
-                        AND id <= (SELECT id FROM images WHERE file IS NOT NULL AND state = 'failed'
-                                    ORDER BY id DESC LIMIT 1 OFFSET ?2)))
-                        AND NOT {} LIMIT ?1",
-                    not_vouched_for()
-                ))?;
-                statement
-                    .query_map([limit as i64, FAILED_KEPT], |row| {
-                        Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
-                    })?
-                    .collect::<Result<Vec<_>, _>>()
-            })
-            .await?;
-        if due.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.write(Urgency::Now, move |connection| {
-            let mut statement = connection.prepare_cached("UPDATE images SET file = NULL WHERE id = ?1")?;
-            due.iter().map(|(id, file)| statement.execute([id]).map(|_| file.clone())).collect()
-        })
-        .await
-    }
-
-    /// Deletes the oldest finished images beyond `keep` rows.
-    pub async fn delete_beyond(&self, keep: u64, limit: usize) -> Result<Deleted, StoreError> {
-        self.write(Urgency::Now, move |connection| {
-            let doomed = "SELECT id FROM images WHERE id <= (SELECT max(id) FROM images) - ?1
-                             AND state IN ('processed', 'failed') ORDER BY id LIMIT ?2";
-            let unsent = connection
-                .prepare_cached(&format!(
-                    "SELECT count(*) FROM outbox JOIN unsent USING (id) WHERE image_id IN ({doomed})"
-                ))?
-                .query_row(params![keep as i64, limit as i64], |row| row.get(0))?;
-            let mut statement =
-                connection.prepare_cached(&format!("DELETE FROM images WHERE id IN ({doomed}) RETURNING file"))?;
-            let files: Vec<Option<String>> =
-                statement.query_map(params![keep as i64, limit as i64], |row| row.get(0))?.collect::<Result<_, _>>()?;
-            Ok(Deleted { rows: files.len(), unsent, files: files.into_iter().flatten().collect() })
-        })
-        .await
-    }
-}
-
-/// What retention took away.
-#[derive(Debug)]
-pub struct Deleted {
-    /// Images.
-    pub rows: usize,
-    /// Results among them that no broker ever took.
-    pub unsent: u64,
-    /// Their spool files, to be deleted.
-    pub files: Vec<String>,
 }
 
 /// What is due when.
@@ -469,7 +418,13 @@ fn reused_key(connection: &Connection, image: &NewImage) -> rusqlite::Result<Opt
     Ok((same == Some(false)).then(|| key.clone()))
 }
 
-fn insert(connection: &Connection, image: &NewImage, now_ms: i64, wall_ms: i64) -> rusqlite::Result<Accepted> {
+fn insert(
+    connection: &Connection,
+    image: &NewImage,
+    now_ms: i64,
+    wall_ms: i64,
+    dated: bool,
+) -> rusqlite::Result<Accepted> {
     let existing = if let Some(key) = &image.idempotency_key {
         connection
             .prepare_cached("SELECT id FROM images WHERE idempotency_key = ?1")?
@@ -496,17 +451,19 @@ fn insert(connection: &Connection, image: &NewImage, now_ms: i64, wall_ms: i64) 
     }
     connection
         .prepare_cached(
-            "INSERT INTO images (source, path, file, idempotency_key, picture_key, due_ms, accepted_at_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT INTO images (source, path, file, bytes, idempotency_key, picture_key, due_ms, accepted_at_ms, dated)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )?
         .execute(params![
             image.source.as_str(),
             image.path,
             image.file,
+            image.bytes,
             image.idempotency_key,
             image.picture_key,
             now_ms,
-            wall_ms
+            wall_ms,
+            dated
         ])?;
     let id = connection.last_insert_rowid();
     if let Some(file) = &image.seen {
@@ -527,6 +484,7 @@ fn claimed(row: &Row<'_>) -> rusqlite::Result<Claimed> {
         claimed_at: std::time::Instant::now(),
         accepted_at_ms: row.get(6)?,
         supersedes: row.get(7)?,
+        bytes: row.get(8)?,
     })
 }
 

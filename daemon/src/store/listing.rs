@@ -82,6 +82,8 @@ pub struct FaceRow {
     pub margin: Option<f64>,
     /// Nearest people.
     pub candidates: Vec<NamedCandidate>,
+    /// Whether its crop is still there: those of strangers go after a while.
+    pub crop: bool,
 }
 
 /// All of one image.
@@ -156,11 +158,11 @@ impl Store {
         .await
     }
 
-    /// Aligned crop of one face, JPEG.
+    /// Aligned crop of one face, JPEG, unless retention erased it.
     pub async fn crop(&self, id: ImageId, number: u32) -> Result<Option<Vec<u8>>, StoreError> {
         self.read(move |connection| {
             connection
-                .prepare_cached("SELECT crop FROM faces WHERE image_id = ?1 AND number = ?2")?
+                .prepare_cached("SELECT crop FROM faces WHERE image_id = ?1 AND number = ?2 AND length(crop) > 0")?
                 .query_row(params![id, number], |row| row.get(0))
                 .optional()
         })
@@ -279,7 +281,7 @@ fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<Image
         .optional()?;
     let Some(mut image) = found else { return Ok(None) };
     let mut faces = connection.prepare_cached(
-        "SELECT f.number, f.bounds, f.score, f.quality, f.outcome, p.name, f.distance, f.margin
+        "SELECT f.number, f.bounds, f.score, f.quality, f.outcome, p.name, f.distance, f.margin, length(f.crop) > 0
            FROM faces f LEFT JOIN person p ON p.id = f.person_id WHERE f.image_id = ?1 ORDER BY f.number",
     )?;
     let mut candidates = connection.prepare_cached(
@@ -302,6 +304,7 @@ fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<Image
             distance: row.get(6)?,
             margin: row.get(7)?,
             candidates: nearest.collect::<Result<_, _>>()?,
+            crop: row.get(8)?,
         });
     }
     Ok(Some(image))

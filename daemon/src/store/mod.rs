@@ -11,11 +11,13 @@ mod listing;
 mod migrate;
 mod outbox;
 mod people;
+mod retention;
 mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, watch};
 
@@ -26,6 +28,8 @@ pub use listing::{
     picture_bytes,
 };
 pub use people::{EnrolledFace, EnrolledPicture, GalleryRow, Unembedded, gallery};
+use retention::RemovedCounts;
+pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
 use writer::{Urgency, Writer};
 
 /// File name of the database inside the state folder.
@@ -36,6 +40,11 @@ const PAGE_BYTES: i64 = 512;
 /// Size of the journal at which it is copied into the database. Pages that change often are copied once for all their
 /// changes in it; but the copying holds up the writer, on a card for as long as this takes to write.
 const JOURNAL_BYTES: i64 = 4 * 1024 * 1024;
+
+/// Kept back for the day the disk is full: without room for its journal the database could not even be opened, and there
+/// would be no page to say so.
+const ROOM: &str = "kithd.room";
+const ROOM_BYTES: u64 = 1024 * 1024;
 
 /// What can go wrong with the database, for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +98,9 @@ pub enum StoreError {
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
+        if error.sqlite_error().is_some_and(|error| error.extended_code == SQLITE_IOERR_SHMSIZE) {
+            return Self::DiskFull;
+        }
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DiskFull) => Self::DiskFull,
             Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
@@ -115,6 +127,7 @@ impl StoreError {
 pub struct Store {
     writer: Writer,
     readers: Arc<Readers>,
+    removed: Arc<RemovedCounts>,
 }
 
 struct Readers {
@@ -136,13 +149,16 @@ impl Store {
                 migrate::set_aside(folder, kept)?;
                 open_writable(&path)?
             }
+            Err(StoreError::DiskFull) if std::fs::remove_file(folder.join(ROOM)).is_ok() => open_writable(&path)?,
             opened => opened?,
         };
+        keep_room(folder);
         let idle = (0..READERS).map(|_| open_read_only(&path)).collect::<Result<_, _>>()?;
         let permits = Arc::new(Semaphore::new(READERS));
         let store = Self {
             writer: Writer::start(connection)?,
             readers: Arc::new(Readers { path, idle: Mutex::new(idle), permits }),
+            removed: Arc::default(),
         };
         Ok((store, migrate::damaged_banner(folder)))
     }
@@ -234,6 +250,16 @@ fn open_writable(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
+/// Takes some of the disk, unless that is what it lacks.
+fn keep_room(folder: &Path) {
+    let plenty =
+        rustix::fs::statvfs(folder).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) >= 4 * ROOM_BYTES);
+    if plenty && let Ok(file) = std::fs::File::create(folder.join(ROOM)) {
+        // Where that is not possible the file is empty, and does no harm.
+        let _ = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, ROOM_BYTES);
+    }
+}
+
 fn open_read_only(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
@@ -244,16 +270,22 @@ fn open_read_only(path: &Path) -> Result<Connection, StoreError> {
 fn refuse_network_filesystem(folder: &Path) -> Result<(), StoreError> {
     let stat =
         rustix::fs::statfs(folder).map_err(|error| StoreError::Io { path: folder.into(), source: error.into() })?;
-    // Magic numbers from statfs(2).
-    let kind = match stat.f_type as u32 {
-        0x6969 => "NFS",
-        0x517B => "SMB",
-        0xFF53_4D42 => "CIFS",
-        0xFE53_4D42 => "SMB2",
-        0x0187 => "autofs",
-        _ => return Ok(()),
-    };
-    Err(StoreError::NetworkFilesystem { path: folder.into(), kind })
+    match network_filesystem(stat.f_type as u32) {
+        Some(kind) => Err(StoreError::NetworkFilesystem { path: folder.into(), kind }),
+        None => Ok(()),
+    }
+}
+
+/// The name of a network filesystem by its magic number (statfs(2)).
+fn network_filesystem(magic: u32) -> Option<&'static str> {
+    match magic {
+        0x6969 => Some("NFS"),
+        0x517B => Some("SMB"),
+        0xFF53_4D42 => Some("CIFS"),
+        0xFE53_4D42 => Some("SMB2"),
+        0x0187 => Some("autofs"),
+        _ => None,
+    }
 }
 
 /// Embeddings are stored as little-endian float32.
@@ -263,4 +295,24 @@ fn vector_to_blob(vector: &[f32]) -> Vec<u8> {
 
 fn blob_to_vector(blob: &[u8]) -> Vec<f32> {
     blob.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_database_is_refused_on_network_filesystems_with_what_to_do_and_taken_on_local_ones() {
+        let refusal = |kind| StoreError::NetworkFilesystem { path: "/mnt/nas".into(), kind }.to_string();
+        for (magic, kind) in [(0x6969, "NFS"), (0xFF53_4D42, "CIFS"), (0xFE53_4D42, "SMB2")] {
+            let kind = network_filesystem(magic).filter(|found| *found == kind).unwrap();
+            assert!(refusal(kind).contains("put the state folder on a local disk"), "{}", refusal(kind));
+        }
+        // ext4, btrfs, F2FS, tmpfs, overlayfs
+        for magic in [0xEF53, 0x9123_683E, 0xF2F5_2010, 0x0102_1994, 0x794C_7630] {
+            assert_eq!(network_filesystem(magic), None, "{magic:x}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Store::open(folder.path(), &[]).is_ok());
+    }
 }

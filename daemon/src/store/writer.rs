@@ -122,6 +122,7 @@ impl Writer {
             open: Vec::new(),
             changing: false,
             owed: false,
+            said: false,
             commit_by: None,
             results_at: None,
             now_at: None,
@@ -184,6 +185,8 @@ struct Pen {
     changing: bool,
     /// The last commit failed, and callers were told otherwise.
     owed: bool,
+    /// That commits fail was said; a full disk may last, and hold the log too.
+    said: bool,
     commit_by: Option<Instant>,
     /// When results were last committed.
     results_at: Option<Instant>,
@@ -356,6 +359,9 @@ impl Pen {
             self.commits.fetch_add(1, Ordering::Relaxed);
             self.changed.send_modify(|version| *version += 1);
         }
+        if std::mem::take(&mut self.said) {
+            tracing::info!("the database commits again");
+        }
         (self.changing, self.owed, self.commit_by) = (false, false, None);
         for (_, mut operation) in self.open.drain(..) {
             operation.answer(Ok(()));
@@ -397,8 +403,8 @@ impl Pen {
         self.owed = !self.open.is_empty();
         self.changing = self.owed;
         self.commit_by = self.owed.then(|| Instant::now() + RETRY);
-        if self.owed {
-            tracing::warn!("the database does not commit, tried again: {error}");
+        if self.owed && !std::mem::replace(&mut self.said, true) {
+            tracing::warn!("the database does not commit, tried again until it does: {error}");
         }
     }
 

@@ -76,10 +76,16 @@ pub async fn face(
     Ok(with_etag(&headers, "image/jpeg", jpeg))
 }
 
-/// `GET /v1/status`: counts and what each part says of itself.
+/// `GET /v1/status`: counts, room on the disk, and what each part says of itself.
 pub async fn status(State(web): State<Web>) -> Result<Json<Value>, Problem> {
     let counts = web.store.counts().await?;
-    Ok(Json(json!({ "device": web.device, "version": VERSION, "counts": counts, "parts": web.health.parts() })))
+    Ok(Json(json!({
+        "device": web.device,
+        "version": VERSION,
+        "counts": counts,
+        "disk": web.disk.report().await?,
+        "parts": web.health.parts(),
+    })))
 }
 
 /// `GET /v1/people`: everybody enrolled, by name.

@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 
 use super::{VERSION, Web};
 use crate::desk::EngineReport;
+use crate::disk::DiskReport;
 use crate::domain::{BreakerReason, BreakerState, EngineRole, State as ImageState};
 use crate::health::{Condition, Health};
 use crate::problem::Problem;
@@ -47,6 +48,11 @@ struct EngineLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct PartLabel {
     part: &'static str,
 }
@@ -63,7 +69,8 @@ pub async fn metrics(State(web): State<Web>) -> Result<impl IntoResponse, Proble
     let mut open_metrics = String::new();
     // Writing into a String fails only if a label set does, and ours are plain text.
     let report = web.desk.borrow().as_ref().map(|desk| (desk.report)());
-    let registry = gather(&counts, web.store.commits(), &web.health, report.as_ref(), web.device);
+    let mut registry = gather(&counts, web.store.commits(), &web.health, report.as_ref(), web.device);
+    register_disk(&mut registry, &web.disk.report().await?);
     let _ = encode_registry(&mut open_metrics, &registry);
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], classic(&open_metrics)))
 }
@@ -99,6 +106,39 @@ fn gather(counts: &Counts, commits: u64, health: &Health, report: Option<&Engine
     info.get_or_create(&InfoLabels { version: VERSION, device }).set(1);
     registry.register("info", "Always 1; the labels say which kithd this is", info);
     registry
+}
+
+/// Room on the disk and what retention did about it.
+fn register_disk(registry: &mut Registry, disk: &DiskReport) {
+    if let Some(free) = disk.free_bytes {
+        registry.register("disk_free_bytes", "Free on the disk of the state folder", ConstGauge::new(free as i64));
+    }
+    let reserve = "Below so much free nothing is accepted";
+    registry.register("disk_reserve_bytes", reserve, ConstGauge::new(disk.reserve_bytes as i64));
+    let used = Family::<KindLabel, Gauge>::default();
+    let usage = &disk.used_bytes;
+    for (kind, bytes) in [
+        ("database", usage.database),
+        ("thumbnails", usage.thumbnails),
+        ("camera", usage.camera),
+        ("uploads", usage.uploads),
+    ] {
+        used.get_or_create(&KindLabel { kind }).set(bytes as i64);
+    }
+    registry.register("disk_used_bytes", "Held by kithd; thumbnails are part of the database", used);
+    let counts = Family::<KindLabel, Counter>::default();
+    let removed = &disk.removed;
+    for (kind, count) in [
+        ("images", removed.images),
+        ("thumbnails", removed.thumbnails),
+        ("camera", removed.camera),
+        ("uploads", removed.uploads),
+        ("strangers", removed.strangers),
+        ("unsent_results", removed.unsent_results),
+    ] {
+        counts.get_or_create(&KindLabel { kind }).inc_by(count);
+    }
+    registry.register("removed", "Removed by retention since start", counts);
 }
 
 /// Breaker and engines; every label is one of our own words, or what one of at most two engines says of itself.

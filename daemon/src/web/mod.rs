@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::desk::EngineDesk;
+use crate::disk::Disk;
 use crate::health::Health;
 use crate::problem::Problem;
 use crate::store::Store;
@@ -41,6 +42,8 @@ pub struct Web {
     pub health: Health,
     /// Engines and breaker, once the model pack is loaded.
     pub desk: watch::Receiver<Option<EngineDesk>>,
+    /// Room on the disk.
+    pub disk: Disk,
     /// Name of this device.
     pub device: String,
     /// MQTT topic that takes paths, for the example on the empty table.

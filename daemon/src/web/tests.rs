@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{Web, router};
+use crate::disk::Disk;
 use crate::domain::{EngineRole, Identified, IdentifiedFace, NamedCandidate, NewImage, Outcome, Source};
 use crate::health::{Condition, Health};
 use crate::store::{End, EnrolledPicture, Store};
@@ -31,8 +32,10 @@ impl Site {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path(), &[]).unwrap();
         let stop = CancellationToken::new();
+        let disk = Disk { folder: folder.path().into(), reserve_bytes: 7, store: store.clone() };
         let web = Web {
             store,
+            disk,
             health: Health::default(),
             desk: tokio::sync::watch::channel(None).1,
             device: "board-7".into(),
@@ -66,12 +69,13 @@ impl Site {
             source: Source::Http,
             path: path.into(),
             file: None,
+            bytes: 0,
             idempotency_key: None,
             picture_key: None,
             unless_unfinished: false,
             seen: None,
         };
-        self.web.store.accept(vec![image], 0, 1_795_418_465_000).await.unwrap().unwrap()[0].id
+        self.web.store.accept(vec![image], 0, 1_795_418_465_000, true).await.unwrap().unwrap()[0].id
     }
 
     async fn end(&self) -> Arc<End> {

@@ -168,7 +168,7 @@ fn a_full_queue_and_a_full_disk_say_so_and_the_page_goes_on() {
     board.set("intake.disk_reserve", "1000000MiB");
     board.start();
     let (status, problem) = board.post("/image/post", &[], json!({ "path": path }).to_string().as_bytes());
-    assert_eq!(status, 507, "{problem}");
+    assert_eq!(status, 503, "{problem}");
     assert!(problem["detail"].as_str().unwrap().contains("intake.disk_reserve"), "{problem}");
     assert!(board.get_text("/").contains("intake.disk_reserve"), "the page does not say why");
     let mut ready = ureq::get(board.url("/readyz")).config().http_status_as_error(false).build().call().unwrap();

@@ -91,7 +91,7 @@ fn status_shows_counts_and_the_last_results_with_and_without_the_daemon() {
     board.enroll_everybody();
     board.ended(board.post_path(&board.put("obama_2.jpg", "x.jpg")));
     let said = text(&board.kithd(["status"]));
-    for part in ["kithd is running", "1 processed", "people: 3", "engine: ok", "Barack Obama"] {
+    for part in ["kithd is running", "1 processed", "people: 3", "MiB held by kithd", "engine: ok", "Barack Obama"] {
         assert!(said.contains(part), "{part:?} is missing in:\n{said}");
     }
     board.stop();

@@ -107,7 +107,8 @@ impl Flood {
         let broker = Mosquitto::running_with("max_queued_messages 0", &[]);
         let mut board = Board::with_broker(broker.port());
         board.set("intake.max_pending", "1000000");
-        board.set("retention.images", "1000000");
+        board.set("retention.images.count", "1000000");
+        board.set("retention.images.bytes", "0B");
         let mut small = Vec::new();
         image::RgbImage::new(16, 16).write_to(&mut std::io::Cursor::new(&mut small), image::ImageFormat::Png).unwrap();
         let paths = (0..count).map(|n| board.put_bytes(&small, &format!("{n}.png"))).collect();

@@ -7,6 +7,7 @@ mod broker; // a real mosquitto
 mod command_line; // enroll, identify, status, check-config
 mod commands; // by MQTT, and their answers
 mod crash; // SIGTERM and kill -9 at any time
+mod disk; // a file system that is really full, and one that is nearly
 mod events; // about people, and Home Assistant
 mod faults; // what the engine can do to the daemon
 mod flood; // a long stream of messages while everything is killed
@@ -19,6 +20,7 @@ mod origin; // the gRPC contract of the system it descends from
 mod page; // the status table in a real browser
 mod pictures; // the main job over HTTP
 mod release; // what ./dev release refuses
+mod retention; // what is kept no longer
 mod service; // as systemd sees it: readiness, watchdog, unit, credentials, kithd allow
 mod shared; // several boards, one topic
 mod support; // starts the daemon and asks it things

@@ -43,6 +43,36 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Runs a test once more, by its whole name, with mounts of its own: they go with it and nobody else sees them. True in
+/// that second run, which is the one to do something.
+pub fn with_own_mounts(test: &str) -> bool {
+    const INSIDE: &str = "KITHD_OWN_MOUNTS";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let root = rustix::process::geteuid().is_root();
+    let output = Command::new("unshare")
+        .arg(if root { "--mount" } else { "--map-root-user" })
+        .args(["--mount", "--"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, "1")
+        .output()
+        .unwrap();
+    let said = text(&output);
+    println!("{said}");
+    assert!(output.status.success() && said.contains("1 passed"), "{test} with mounts of its own: {}", output.status);
+    false
+}
+
+/// Mounts a file system in memory; only where [`with_own_mounts`] says so.
+pub fn mount_memory(place: &Path, size: &str) {
+    std::fs::create_dir_all(place).unwrap();
+    let options = format!("size={size},mode=0750");
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(place).status().unwrap();
+    assert!(mounted.success());
+}
+
 /// A folder for one test: state, inbox, settings; and the daemon in it, if it runs.
 pub struct Board {
     pub folder: tempfile::TempDir,

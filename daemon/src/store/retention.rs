@@ -1,0 +1,378 @@
+//! SQL of retention: how much is kept, what of it is oldest, and its removal. What has to go is decided in `queue`.
+//!
+//! Readers look, so that the writer is not held up, and a removal makes sure of each row once more: nothing goes that is
+//! unfinished, or whose result the self-test has not vouched for. Oldest is the lowest id. Every query names its index, or
+//! the table whose order it follows: one that no longer fits fails instead of reading a hundred thousand rows each time.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rusqlite::{Connection, OptionalExtension, named_params, params};
+use serde::Serialize;
+
+use super::images::not_vouched_for;
+use super::{Store, StoreError, Urgency};
+use crate::domain::ImageId;
+
+/// What has caps of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Finished images: their rows, with all that hangs on them.
+    Images,
+    /// Small pictures for the page.
+    Thumbnails,
+    /// Files of cameras' frames.
+    Camera,
+    /// Files of pictures that came by HTTP or MQTT.
+    Uploads,
+}
+
+/// How much there is of a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Pieces.
+    pub count: u64,
+    /// In all.
+    pub bytes: u64,
+}
+
+/// One of the oldest of a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Oldest {
+    /// Its image.
+    pub id: ImageId,
+    /// Size, where one piece has a size of its own: an image is spread over the pages of the database.
+    pub bytes: u64,
+}
+
+/// What was removed.
+#[derive(Debug, Default)]
+pub struct Gone {
+    /// Pieces.
+    pub rows: usize,
+    /// Results among them that no broker ever took.
+    pub unsent: u64,
+    /// Files to be deleted, which no row names any more.
+    pub files: Vec<String>,
+}
+
+/// What the clocks say when the age of images is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Aged {
+    /// Now, by the board's clock.
+    pub wall_ms: i64,
+    /// Now, by the queue clock.
+    pub queue_ms: i64,
+    /// The age.
+    pub age_ms: i64,
+}
+
+/// An image that came in long enough ago for its strangers to be forgotten.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen {
+    /// The image.
+    pub id: ImageId,
+    /// It has ended for good.
+    pub ended: bool,
+    /// There are faces to be erased.
+    pub strangers: bool,
+}
+
+/// Bytes by what they are.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Usage {
+    /// Pages of the database in use, thumbnails included.
+    pub database: u64,
+    /// Thumbnails.
+    pub thumbnails: u64,
+    /// Files of cameras' frames, waiting and finished.
+    pub camera: u64,
+    /// Files that came by HTTP or MQTT, waiting and failed.
+    pub uploads: u64,
+}
+
+/// What retention removed since the start.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Removed {
+    /// Images.
+    pub images: u64,
+    /// Thumbnails of images that stayed.
+    pub thumbnails: u64,
+    /// Files of cameras' frames.
+    pub camera: u64,
+    /// Files that came by HTTP or MQTT, those of processed images included.
+    pub uploads: u64,
+    /// Images whose strangers were forgotten.
+    pub strangers: u64,
+    /// Results no broker ever took.
+    pub unsent_results: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct RemovedCounts {
+    images: AtomicU64,
+    thumbnails: AtomicU64,
+    camera: AtomicU64,
+    uploads: AtomicU64,
+    strangers: AtomicU64,
+    unsent_results: AtomicU64,
+}
+
+/// It has ended. The indexes of ended files are for these very words.
+const ENDED: &str = "state IN ('processed', 'failed')";
+/// Pages that hold something; those of what was removed are used again, but never given back to the disk.
+const DATABASE_BYTES: &str = "(SELECT (page_count - freelist_count) * page_size
+    FROM pragma_page_count, pragma_freelist_count, pragma_page_size)";
+
+impl Store {
+    /// How much there is of a kind.
+    pub async fn held(&self, kind: Kind) -> Result<Held, StoreError> {
+        let sql = match kind {
+            Kind::Images => format!(
+                "SELECT count(*), {DATABASE_BYTES} + (SELECT coalesce(sum(bytes), 0) FROM images INDEXED BY images_ended_files
+                    WHERE file IS NOT NULL AND {ENDED}) FROM images INDEXED BY images_state_due WHERE {ENDED}"
+            ),
+            Kind::Thumbnails => {
+                "SELECT count(*), coalesce(sum(length(jpeg)), 0) FROM thumbnails INDEXED BY thumbnails_bytes".into()
+            }
+            // The cap is the whole spool's: frames that wait take their room from those that are done.
+            Kind::Camera => "SELECT count(*), coalesce(sum(bytes), 0) FROM images INDEXED BY images_files
+                              WHERE file IS NOT NULL AND source = 'camera'"
+                .into(),
+            Kind::Uploads => format!(
+                "SELECT count(*), coalesce(sum(bytes), 0) FROM images INDEXED BY images_ended_files
+                  WHERE file IS NOT NULL AND {ENDED} AND source <> 'camera'"
+            ),
+        };
+        self.read(move |connection| {
+            connection.prepare_cached(&sql)?.query_row([], |row| Ok(Held { count: row.get(0)?, bytes: row.get(1)? }))
+        })
+        .await
+    }
+
+    /// The oldest of a kind that may go, up to an image; without those whose results wait to be sent if `spare_unsent`.
+    pub async fn oldest(
+        &self,
+        kind: Kind,
+        upto: ImageId,
+        limit: usize,
+        spare_unsent: bool,
+    ) -> Result<Vec<Oldest>, StoreError> {
+        let settled = settled();
+        let unsent = "EXISTS (SELECT 1 FROM outbox JOIN unsent USING (id) WHERE outbox.image_id = images.id)";
+        // Each in the order of its key: what is skipped is what came early and is not settled yet.
+        let sql = match kind {
+            Kind::Images if spare_unsent => format!(
+                "SELECT id, 0 FROM images NOT INDEXED WHERE id <= ?1 AND {settled} AND NOT {unsent} ORDER BY id LIMIT ?2"
+            ),
+            Kind::Images => {
+                format!("SELECT id, 0 FROM images NOT INDEXED WHERE id <= ?1 AND {settled} ORDER BY id LIMIT ?2")
+            }
+            Kind::Thumbnails => "SELECT image_id, length(jpeg) FROM thumbnails INDEXED BY thumbnails_bytes
+                                  WHERE image_id <= ?1 ORDER BY image_id LIMIT ?2"
+                .into(),
+            Kind::Camera | Kind::Uploads => {
+                let camera = if kind == Kind::Camera { "=" } else { "<>" };
+                format!(
+                    "SELECT id, bytes FROM images INDEXED BY images_ended_files
+                      WHERE file IS NOT NULL AND source {camera} 'camera' AND id <= ?1 AND {settled}
+                      ORDER BY id LIMIT ?2"
+                )
+            }
+        };
+        self.read(move |connection| {
+            let mut oldest = connection.prepare_cached(&sql)?;
+            let row = |row: &rusqlite::Row<'_>| Ok(Oldest { id: row.get(0)?, bytes: row.get(1)? });
+            oldest.query_map(params![upto, limit as i64], row)?.collect()
+        })
+        .await
+    }
+
+    /// Removes pieces of a kind, unless they turn out to be needed after all, and names the files that are left over.
+    ///
+    /// The row forgets its file on disk first: a file without a row is an orphan, a row without its file a loss.
+    pub async fn remove(&self, kind: Kind, ids: Vec<ImageId>, spare_unsent: bool) -> Result<Gone, StoreError> {
+        let settled = settled();
+        let gone = self
+            .write(Urgency::Now, move |connection| {
+                let mut gone = Gone::default();
+                for id in &ids {
+                    match kind {
+                        Kind::Images => remove_image(connection, *id, &settled, spare_unsent, &mut gone)?,
+                        Kind::Thumbnails => {
+                            let sql = "DELETE FROM thumbnails WHERE image_id = ?1";
+                            gone.rows += connection.prepare_cached(sql)?.execute([id])?;
+                        }
+                        Kind::Camera | Kind::Uploads => forget_file(connection, *id, &settled, &mut gone)?,
+                    }
+                }
+                Ok(gone)
+            })
+            .await?;
+        let counted = match kind {
+            Kind::Images => &self.removed.images,
+            Kind::Thumbnails => &self.removed.thumbnails,
+            Kind::Camera => &self.removed.camera,
+            Kind::Uploads => &self.removed.uploads,
+        };
+        counted.fetch_add(gone.rows as u64, Ordering::Relaxed);
+        self.removed.unsent_results.fetch_add(gone.unsent, Ordering::Relaxed);
+        Ok(gone)
+    }
+
+    /// Images that came by HTTP or MQTT, are processed for good, and still have their file.
+    pub async fn processed_uploads(&self, limit: usize) -> Result<Vec<ImageId>, StoreError> {
+        self.read(move |connection| {
+            let mut done = connection.prepare_cached(&format!(
+                "SELECT id FROM images INDEXED BY images_ended_files
+                  WHERE file IS NOT NULL AND source <> 'camera' AND state = 'processed' AND {} LIMIT ?1",
+                settled()
+            ))?;
+            done.query_map([limit as i64], |row| row.get(0))?.collect()
+        })
+        .await
+    }
+
+    /// The newest image that is known to be so old; ids grow as pictures come in, so all before it are older still.
+    ///
+    /// A date counts if the clock could be believed then and does not lie in the future. For the others the queue clock
+    /// is asked: that it has gone on for so long since is certain, though they may be older.
+    pub async fn newest_so_old(&self, aged: Aged) -> Result<Option<ImageId>, StoreError> {
+        self.read(move |connection| {
+            let clocks = named_params! {
+                ":now": aged.wall_ms,
+                ":then": aged.wall_ms.saturating_sub(aged.age_ms),
+                ":queue": aged.queue_ms.saturating_sub(aged.age_ms),
+            };
+            connection
+                .prepare_cached(
+                    "SELECT id FROM images NOT INDEXED
+                      WHERE id < coalesce((SELECT id FROM images NOT INDEXED
+                                            WHERE dated AND accepted_at_ms > :then AND accepted_at_ms <= :now
+                                            ORDER BY id LIMIT 1), 9223372036854775807)
+                        AND ((dated AND accepted_at_ms <= :then) OR due_ms <= :queue)
+                      ORDER BY id DESC LIMIT 1",
+                )?
+                .query_row(clocks, |row| row.get(0))
+                .optional()
+        })
+        .await
+    }
+
+    /// Images after one and up to another, with what is to be forgotten of them.
+    pub async fn strangers(&self, after: ImageId, upto: ImageId, limit: usize) -> Result<Vec<Seen>, StoreError> {
+        self.read(move |connection| {
+            let mut seen = connection.prepare_cached(&format!(
+                "SELECT id, {}, EXISTS (SELECT 1 FROM faces WHERE image_id = images.id AND {STRANGER})
+                   FROM images NOT INDEXED WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
+                settled()
+            ))?;
+            let row =
+                |row: &rusqlite::Row<'_>| Ok(Seen { id: row.get(0)?, ended: row.get(1)?, strangers: row.get(2)? });
+            seen.query_map(params![after, upto, limit as i64], row)?.collect()
+        })
+        .await
+    }
+
+    /// Erases embedding and crop of every face nobody knows in these images.
+    pub async fn erase_strangers(&self, ids: Vec<ImageId>) -> Result<(), StoreError> {
+        let count = ids.len() as u64;
+        let sql = format!(
+            "UPDATE faces SET embedding = x'', crop = x'' WHERE image_id = ?1 AND {STRANGER}
+                AND EXISTS (SELECT 1 FROM images WHERE id = ?1 AND {})",
+            settled()
+        );
+        self.write(Urgency::Now, move |connection| {
+            let mut erase = connection.prepare_cached(&sql)?;
+            ids.iter().try_for_each(|id| erase.execute([id]).map(drop))
+        })
+        .await?;
+        self.removed.strangers.fetch_add(count, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Bytes of cameras' frames that wait.
+    pub async fn waiting_camera_bytes(&self) -> Result<u64, StoreError> {
+        self.read(|connection| {
+            let sql = "SELECT coalesce(sum(bytes), 0) FROM images
+                        WHERE file IS NOT NULL AND source = 'camera' AND state IN ('pending', 'processing')";
+            connection.query_row(sql, [], |row| row.get(0))
+        })
+        .await
+    }
+
+    /// Bytes by what they are.
+    pub async fn usage(&self) -> Result<Usage, StoreError> {
+        self.read(|connection| {
+            let sql = format!(
+                "SELECT {DATABASE_BYTES},
+                        (SELECT coalesce(sum(length(jpeg)), 0) FROM thumbnails INDEXED BY thumbnails_bytes),
+                        coalesce(sum(bytes) FILTER (WHERE source = 'camera'), 0),
+                        coalesce(sum(bytes) FILTER (WHERE source <> 'camera'), 0)
+                   FROM images INDEXED BY images_files WHERE file IS NOT NULL"
+            );
+            connection.prepare_cached(&sql)?.query_row([], |row| {
+                Ok(Usage { database: row.get(0)?, thumbnails: row.get(1)?, camera: row.get(2)?, uploads: row.get(3)? })
+            })
+        })
+        .await
+    }
+
+    /// What retention removed since the start.
+    pub fn removed(&self) -> Removed {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Removed {
+            images: of(&self.removed.images),
+            thumbnails: of(&self.removed.thumbnails),
+            camera: of(&self.removed.camera),
+            uploads: of(&self.removed.uploads),
+            strangers: of(&self.removed.strangers),
+            unsent_results: of(&self.removed.unsent_results),
+        }
+    }
+}
+
+/// A face nobody knows of which something is left. Told by lengths: those are read without the bytes.
+const STRANGER: &str = "outcome = 'unknown' AND length(embedding) + length(crop) > 0";
+
+/// SQL that is true for an image that has ended for good.
+fn settled() -> String {
+    format!("({ENDED} AND NOT {})", not_vouched_for())
+}
+
+fn remove_image(
+    connection: &Connection,
+    id: ImageId,
+    settled: &str,
+    spare_unsent: bool,
+    gone: &mut Gone,
+) -> rusqlite::Result<()> {
+    let unsent: u64 = connection
+        .prepare_cached("SELECT count(*) FROM outbox JOIN unsent USING (id) WHERE image_id = ?1")?
+        .query_row([id], |row| row.get(0))?;
+    if spare_unsent && unsent > 0 {
+        return Ok(());
+    }
+    let file: Option<Option<String>> = connection
+        .prepare_cached(&format!("DELETE FROM images WHERE id = ?1 AND {settled} RETURNING file"))?
+        .query_row([id], |row| row.get(0))
+        .optional()?;
+    if let Some(file) = file {
+        gone.rows += 1;
+        gone.unsent += unsent;
+        gone.files.extend(file);
+    }
+    Ok(())
+}
+
+fn forget_file(connection: &Connection, id: ImageId, settled: &str, gone: &mut Gone) -> rusqlite::Result<()> {
+    let file: Option<String> = connection
+        .prepare_cached(&format!("SELECT file FROM images WHERE id = ?1 AND file IS NOT NULL AND {settled}"))?
+        .query_row([id], |row| row.get(0))
+        .optional()?;
+    if let Some(file) = file {
+        connection.prepare_cached("UPDATE images SET file = NULL WHERE id = ?1")?.execute([id])?;
+        gone.rows += 1;
+        gone.files.push(file);
+    }
+    Ok(())
+}
