@@ -133,7 +133,7 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
             Packet::Disconnect(_) => break,
             _ => None,
         };
-        let lost = answer.is_some_and(|answer| !write(&mut stream, answer));
+        let lost = answer.is_some_and(|answer| !write(&mut stream, &answer));
         distribute(&mut lock());
         if lost {
             break;
@@ -160,11 +160,11 @@ fn distribute(state: &mut State) {
         member.next_id = member.next_id % 1000 + 1;
         member.unacknowledged.insert(publish.pkid, message);
         // One that is gone is found out by the thread that reads.
-        let _ = write(&mut member.stream, Packet::Publish(publish));
+        let _ = write(&mut member.stream, &Packet::Publish(publish));
     }
 }
 
-fn write(stream: &mut TcpStream, packet: Packet) -> bool {
+fn write(stream: &mut TcpStream, packet: &Packet) -> bool {
     let mut bytes = BytesMut::new();
     packet.write(&mut bytes, None).unwrap();
     stream.write_all(&bytes).is_ok()

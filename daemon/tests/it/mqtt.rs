@@ -188,6 +188,8 @@ fn the_boards_state_is_online_then_offline_retained() {
     let mut health = Subscriber::new(broker.port(), "kithd/board/health");
     let health: Vec<Value> = health.wait(1);
     assert!(health[0]["parts"]["engine"]["condition"].is_string(), "{health:?}");
+    assert_eq!(health[0]["parts"]["intake"]["condition"], "ok", "{health:?}");
+    assert!(health[0]["queue"]["pending"].is_u64() && health[0]["disk"]["free_bytes"].is_u64(), "{health:?}");
 }
 
 #[test]
