@@ -123,7 +123,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         stop: tasks.stop(),
     });
     let submit = sources::http::router(intake.clone());
-    let enroller = Enroller { store: store.clone(), state_dir: state_dir.clone() };
+    let enroller = Enroller { store: store.clone(), state_dir: state_dir.clone(), turn: Arc::default() };
+    if let Err(error) = enroller.finish_forgetting().await {
+        tracing::error!("somebody who is to be forgotten is not yet out of past results: {error:#}");
+    }
     if let Some(listen) = config.facerecog_listen {
         let origin = recognition::Origin { reader: Arc::clone(&reader), ready: ready.clone() };
         let (health, stop) = (health.clone(), tasks.stop());
@@ -146,7 +149,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         tracing::info!("publish picture paths to {} on {}", topics.paths(), config.mqtt.broker);
         let report = Report { store: store.clone(), health: health.clone(), desk, disk };
         let parts = mqtt::Parts { intake, report, reader, ready, enroller };
-        awaited.extend(mqtt::start(&config, &topics, &mut tasks, parts)?);
+        awaited.extend(mqtt::start(&config, &topics, &mut tasks, parts).await?);
     } else {
         health.set("mqtt", Condition::Off, "switched off in the configuration");
     }

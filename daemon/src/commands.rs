@@ -3,8 +3,8 @@
 //!
 //! They come on the connection that carries results: its session ends with it, so a command nobody was there for is
 //! gone, and neither a full queue nor a backlog of pictures holds one up. The answer goes to the response topic with the
-//! correlation data of the request (MQTT 5), else to `answer/<command>`. A command is acknowledged when it is done, so it
-//! may be done twice; doing one twice changes nothing.
+//! correlation data of the request (MQTT 5), else to `answer/<command>`. An answer may be lost with the connection; whoever
+//! asks again changes nothing by it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,20 +14,22 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::MqttCommand;
 use crate::domain::BreakerCommand;
-use crate::mqtt::{Deliveries, Delivery, Message, Publisher};
+use crate::mqtt::{Deliveries, Delivery, Message, Publisher, matches};
 use crate::recognition::{Enroller, Reader, Ready, ReadyWatch, file_name, identify};
 use crate::result;
 use crate::sinks::health::Report;
 use crate::sources::mqtt::stream;
 use crate::topics::Topics;
 
-/// Commands at the same time; a slow one holds up only so many.
-const AT_ONCE: usize = 4;
+/// Commands at the same time, as many as may come unacknowledged; and those of them that wait for an engine, so that the
+/// quick ones have room beside them.
+const AT_ONCE: usize = 16;
+const WITH_ENGINE: usize = 4;
 
 /// What they work with.
 pub struct Commands {
@@ -49,6 +51,11 @@ pub struct Commands {
     pub publisher: Publisher,
     /// Where Home Assistant says that it has started, and who wants to know.
     pub births: Option<(String, watch::Sender<u64>)>,
+    /// Filters of topics that mean something to somebody: no answer goes there, whatever response topic is named, since it
+    /// would be published with our rights.
+    pub reserved: Vec<String>,
+    /// For those that wait for an engine.
+    pub engine_turns: Semaphore,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +110,11 @@ impl Commands {
         allowed.map(|command| topics.command(command.name())).collect()
     }
 
+    /// Places for commands that wait for an engine.
+    pub fn engine_turns() -> Semaphore {
+        Semaphore::new(WITH_ENGINE)
+    }
+
     /// Does what is asked until stopped.
     pub async fn run(self, mut deliveries: Deliveries, stop: CancellationToken) -> anyhow::Result<()> {
         let arrivals = stream(&mut deliveries);
@@ -129,7 +141,9 @@ impl Commands {
             return delivery.settle();
         };
         let Delivery { payload, response_topic, correlation, ack, .. } = delivery;
-        let beginning = payload[..payload.len().min(1024)].to_vec();
+        // Who is to be known or forgotten stands in nobody's list of rejected messages.
+        let names_somebody = matches!(command, Command::Enroll | Command::Forget);
+        let beginning = if names_somebody { Vec::new() } else { payload[..payload.len().min(1024)].to_vec() };
         let (id, request) = match read(payload) {
             Ok((mut request, picture)) => (request.id.take(), Ok((request, picture))),
             Err(why) => (None, Err(why)),
@@ -149,7 +163,9 @@ impl Commands {
             }
         }
         let message = Message {
-            topic: response_topic.unwrap_or_else(|| self.topics.answer(command.name())),
+            topic: response_topic
+                .filter(|topic| !self.reserved.iter().any(|filter| matches(topic, filter)))
+                .unwrap_or_else(|| self.topics.answer(command.name())),
             payload: answer.to_string().into_bytes(),
             content_type: Some("application/json".into()),
             correlation,
@@ -162,6 +178,11 @@ impl Commands {
     }
 
     async fn answer(&self, command: Command, request: Request, picture: Option<Vec<u8>>) -> Result<Value, Refusal> {
+        let _turn = match command {
+            Command::Status | Command::Breaker => None,
+            // Closed by nobody.
+            Command::Identify | Command::Enroll | Command::Forget => self.engine_turns.acquire().await.ok(),
+        };
         match command {
             Command::Status => self.report.now().await.map_err(Refusal::ours),
             Command::Identify => {
@@ -189,7 +210,7 @@ impl Commands {
                         tracing::info!("a person was erased by MQTT");
                         Ok(json!({ "forgotten": person }))
                     }
-                    Ok(false) => Err(Refusal::theirs(format!("nobody is enrolled as {person:?}"))),
+                    Ok(false) => Err(Refusal::ours("nobody is enrolled under that name")),
                     Err(error) => Err(Refusal::ours(error)),
                 }
             }
@@ -246,7 +267,7 @@ impl Commands {
 /// Why a command was not done.
 struct Refusal {
     text: String,
-    /// Whoever sent it made a mistake, so it is kept for the operator.
+    /// Whoever sent it made a mistake, so it is kept for the operator; names nobody.
     rejected: Option<String>,
 }
 

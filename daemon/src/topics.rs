@@ -2,16 +2,24 @@
 
 /// `<prefix>/<device>/…`.
 #[derive(Debug, Clone)]
-pub struct Topics(String);
+pub struct Topics {
+    prefix: String,
+    device: String,
+}
 
 impl Topics {
     /// Those of one board.
     pub fn new(prefix: &str, device: &str) -> Self {
-        Self(format!("{prefix}/{device}"))
+        Self { prefix: prefix.into(), device: device.into() }
     }
 
     fn below(&self, rest: &str) -> String {
-        format!("{}/{rest}", self.0)
+        format!("{}/{}/{rest}", self.prefix, self.device)
+    }
+
+    /// A filter for those of all boards.
+    pub fn of_all_boards(&self) -> String {
+        format!("{}/#", self.prefix)
     }
 
     /// In: paths of pictures.

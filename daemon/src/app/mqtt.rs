@@ -17,7 +17,7 @@ use crate::sinks::homeassistant::{HomeAssistant, birth_topic};
 use crate::sinks::{self, outbox::Outbox};
 use crate::sources::Intake;
 use crate::sources::mqtt::{Kind, Subscription};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::supervise::Supervisor;
 use crate::topics::Topics;
 
@@ -36,7 +36,7 @@ pub struct Parts {
 }
 
 /// Starts the connections and what uses them; names the parts whose health tells of them.
-pub fn start(
+pub async fn start(
     config: &Config,
     topics: &Topics,
     tasks: &mut Supervisor,
@@ -49,7 +49,7 @@ pub fn start(
     let mut subscriptions = vec![own(topics.paths(), Kind::Paths), own(topics.pictures(), Kind::Pictures)];
     subscriptions.extend(config.mqtt.picture_topics.iter().map(|filter| own(filter.clone(), Kind::Pictures)));
     let settings = Settings { session_expiry: config.mqtt.session_expiry, ..broker.settings("") };
-    take_pictures("mqtt", settings, subscriptions, intake.clone(), store.clone(), health.clone(), tasks);
+    take_pictures("mqtt", settings, subscriptions, intake.clone(), store.clone(), health.clone(), tasks).await;
     let mut names = vec!["mqtt", "mqtt out"];
 
     if let Some(shared) = &config.mqtt.shared {
@@ -60,7 +60,8 @@ pub fn start(
         let mut subscriptions = with(&shared.path_topics, Kind::Paths);
         subscriptions.extend(with(&shared.picture_topics, Kind::Pictures));
         let settings = Settings { session_expiry: shared.session_expiry, ..broker.settings("-shared") };
-        take_pictures("mqtt shared", settings, subscriptions, intake.clone(), store.clone(), health.clone(), tasks);
+        take_pictures("mqtt shared", settings, subscriptions, intake.clone(), store.clone(), health.clone(), tasks)
+            .await;
         names.push("mqtt shared");
     }
 
@@ -100,7 +101,7 @@ impl<'a> Broker<'a> {
 }
 
 /// Pictures in.
-fn take_pictures(
+async fn take_pictures(
     part: &'static str,
     settings: Settings,
     subscriptions: Vec<Subscription>,
@@ -110,8 +111,12 @@ fn take_pictures(
     tasks: &mut Supervisor,
 ) {
     let in_flight = usize::from(settings.receive_maximum);
-    let filters = subscriptions.iter().map(|subscription| subscription.filter.clone()).collect();
-    let settings = Settings { subscriptions: filters, ..settings };
+    let filters: Vec<_> = subscriptions.iter().map(|subscription| subscription.filter.clone()).collect();
+    let unsubscribe = no_longer_wanted(&store, &settings.client_id, &filters).await.unwrap_or_else(|error| {
+        tracing::warn!("{part}: topics subscribed to earlier are not known, and may still be sent: {error}");
+        Vec::new()
+    });
+    let settings = Settings { subscriptions: filters, unsubscribe, ..settings };
     let (_, deliveries, _, connected) = connect(part, settings, health, tasks);
     let source = crate::sources::mqtt::run(deliveries, intake, store, subscriptions, in_flight, tasks.stop());
     tasks.work(part, async move {
@@ -119,6 +124,20 @@ fn take_pictures(
         let _connected = connected;
         source.await
     });
+}
+
+/// Filters that this client once subscribed to, in a session that the broker may have kept, and does not want now.
+async fn no_longer_wanted(store: &Store, client_id: &str, wanted: &[String]) -> Result<Vec<String>, StoreError> {
+    let key = format!("subscribed_{client_id}");
+    let known = store.fact(&key).await?;
+    let mut all: Vec<String> = known.and_then(|known| serde_json::from_str(&known).ok()).unwrap_or_default();
+    let old: Vec<_> = all.iter().filter(|filter| !wanted.contains(filter)).cloned().collect();
+    let new = wanted.iter().filter(|filter| !all.contains(filter)).cloned().collect::<Vec<_>>();
+    if !new.is_empty() {
+        all.extend(new);
+        store.set_fact(&key, serde_json::json!(all).to_string()).await?;
+    }
+    Ok(old)
 }
 
 /// Results, events, state and what Home Assistant is told; and commands in, so that a full queue holds none up.
@@ -130,6 +149,10 @@ fn carry_out(config: &Config, topics: &Topics, tasks: &mut Supervisor, parts: Pa
     let home_assistant = &config.mqtt.home_assistant;
     let (born, births) = watch::channel(0);
     let born = home_assistant.enabled.then(|| (birth_topic(&home_assistant.prefix), born));
+    let mut reserved = vec![topics.of_all_boards(), format!("{}/#", home_assistant.prefix), "$SYS/#".into()];
+    reserved.extend(config.mqtt.picture_topics.iter().cloned());
+    let shared = config.mqtt.shared.iter();
+    reserved.extend(shared.flat_map(|shared| shared.path_topics.iter().chain(&shared.picture_topics).cloned()));
     let mut subscriptions = Commands::subscriptions(topics, &config.mqtt.commands);
     subscriptions.extend(born.iter().map(|(topic, _)| topic.clone()));
     let settings = Settings {
@@ -148,7 +171,7 @@ fn carry_out(config: &Config, topics: &Topics, tasks: &mut Supervisor, parts: Pa
         topics: topics.clone(),
         event_expiry: config.mqtt.event_expiry,
         last_face: home_assistant.enabled,
-        health,
+        health: health.clone(),
     };
     let outbox = sinks::outbox::run(outbox, tasks.finish());
     tasks.deliver("outbox", async move {
@@ -164,6 +187,7 @@ fn carry_out(config: &Config, topics: &Topics, tasks: &mut Supervisor, parts: Pa
         publisher: publisher.clone(),
         connection,
         births,
+        health,
     };
     tasks.work("home assistant", announcing.run(tasks.stop()));
     let health_out = sinks::health::run(report.clone(), publisher.clone(), topics.health(), tasks.stop());
@@ -178,6 +202,8 @@ fn carry_out(config: &Config, topics: &Topics, tasks: &mut Supervisor, parts: Pa
         max_bytes: config.intake.max_bytes,
         publisher,
         births: born,
+        reserved,
+        engine_turns: Commands::engine_turns(),
     };
     tasks.work("commands", commands.run(deliveries, tasks.stop()));
 }

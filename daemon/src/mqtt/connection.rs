@@ -78,8 +78,8 @@ impl Connection {
     async fn once(&self, mut stop: Pin<&mut impl Future<Output = ()>>, reporter: &mut Reporter) -> Result<(), Lost> {
         let settings = &self.settings;
         // Room for everything that can be asked for at once, so that no request ever waits for the event loop
-        // (the acknowledgements, what is in the window, the Disconnect).
-        let room = MOST_OWED + usize::from(WINDOW) + 1;
+        // (the acknowledgements, what is in the window, what is unsubscribed, the Disconnect).
+        let room = MOST_OWED + usize::from(WINDOW) + settings.unsubscribe.len() + 1;
         let (client, mut events) = wire::open(settings, room)?;
         let broker = tokio::select! {
             broker = events.connected(settings.keep_alive) => broker?,
@@ -92,6 +92,9 @@ impl Connection {
             settings.subscriptions.iter().cloned().partition(|filter| wire::is_filter(filter));
         let refused = invalid.into_iter().map(|topic| Refusal { topic, reason: "not a topic filter".to_owned() });
         let refused: Vec<_> = refused.collect();
+        if broker.session_present {
+            outgoing.unsubscribe(&settings.unsubscribe);
+        }
         if filters.is_empty() {
             reporter.connected(broker.session_present, refused.clone());
         } else {

@@ -112,6 +112,10 @@ impl Outgoing {
         let _ = self.send(None, || self.client.subscribe(filters));
     }
 
+    pub(super) fn unsubscribe(&self, filters: &[String]) {
+        filters.iter().for_each(|filter| self.client.unsubscribe(filter));
+    }
+
     pub(super) async fn publish(&self, message: Message) -> Result<(), PublishError> {
         let topic = &message.topic;
         if topic.is_empty() || topic.len() > usize::from(u16::MAX) || topic.contains(['+', '#', '\0']) {

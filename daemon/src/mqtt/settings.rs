@@ -50,6 +50,8 @@ pub struct Settings {
     pub farewell: Option<Message>,
     /// Topic filters to subscribe to at QoS 1, on every new connection; shared ones as `$share/<group>/<filter>`.
     pub subscriptions: Vec<String>,
+    /// Filters that a session the broker kept may still hold and that are not wanted any more.
+    pub unsubscribe: Vec<String>,
     /// Pause after the first failed attempt; doubled after each further one.
     pub reconnect_least: Duration,
     /// Longest pause between attempts; used at once when another client took our session over.
@@ -76,6 +78,7 @@ impl Settings {
             birth: Vec::new(),
             farewell: None,
             subscriptions: Vec::new(),
+            unsubscribe: Vec::new(),
             reconnect_least: Duration::from_secs(1),
             reconnect_most: Duration::from_secs(60),
             stalled_after: Duration::from_secs(120),

@@ -184,6 +184,14 @@ impl Client {
         }
     }
 
+    /// Nobody waits for the answer: a broker that refuses goes on sending, and what it sends is refused and said.
+    pub fn unsubscribe(&self, filter: &str) {
+        let _ = match self {
+            Self::Five(client) => client.try_unsubscribe(filter).is_ok(),
+            Self::Three(client) => client.try_unsubscribe(filter).is_ok(),
+        };
+    }
+
     /// Bytes of the message's packet.
     pub fn packet_bytes(&self, message: &Message) -> usize {
         let Message { topic, payload, .. } = message;

@@ -162,7 +162,7 @@ impl Sweeper {
             let seen = self.store.strangers(after, old, LOOK).await?;
             let Some(last) = seen.last() else {
                 // What was erased is still in the journal.
-                return if erased { self.store.empty_journal().await } else { Ok(()) };
+                return if erased { self.store.empty_journal().await.map(drop) } else { Ok(()) };
             };
             let due: Vec<_> =
                 seen.iter().filter(|image| image.ended && image.strangers).map(|image| image.id).collect();

@@ -59,6 +59,8 @@ pub struct Enroller {
     pub store: Store,
     /// Where pictures are kept.
     pub state_dir: PathBuf,
+    /// One after the other, in the order of the calls: who is enrolled and then erased is erased.
+    pub turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Enroller {
@@ -77,6 +79,7 @@ impl Enroller {
         if person.trim().is_empty() || person.chars().count() > 200 || person.contains(char::is_control) {
             return report(Enrolment::Rejected, Some("a person's name must have 1 to 200 characters".into()));
         }
+        let _turn = self.turn.lock().await;
         let started = tokio::time::timeout(ENGINE_WAIT, up.guard.started()).await;
         let started = started.unwrap_or_else(|_| Err("the engine is still being started".into()));
         started.map_err(|why| anyhow!("nobody can be enrolled now: {why}"))?;
@@ -128,23 +131,39 @@ impl Enroller {
     /// Erases a person: embeddings, pictures, crops, thumbnails, kept bytes, messages not sent yet, and their name in past
     /// results. False: there is nobody of that name.
     pub async fn forget(&self, up: &Arc<Ready>, person: &str) -> anyhow::Result<bool> {
-        let Some(erased) = self.store.erase_person(person.into()).await? else { return Ok(false) };
+        let _turn = self.turn.lock().await;
+        let Some(files) = self.store.erase_person(person.into()).await? else {
+            // Asked again because it was broken off, perhaps.
+            self.finish_forgetting().await?;
+            return Ok(false);
+        };
         refresh(&self.store, &up.matcher).await?;
+        self.delete(files).await;
         // What was matched before may be on its way to the database.
         tokio::time::sleep(LAST_MATCHES).await;
-        let mut files = erased.files;
-        files.extend(self.store.erase_from_results(erased.person).await?);
+        self.finish_forgetting().await?;
+        Ok(true)
+    }
+
+    /// Erases what was to be erased when kithd ended, or the disk was full.
+    pub async fn finish_forgetting(&self) -> anyhow::Result<()> {
+        if let Some(files) = self.store.finish_erasing().await? {
+            self.delete(files).await;
+            self.store.empty_journal().await?;
+        }
+        Ok(())
+    }
+
+    /// One that cannot be deleted now is swept at the next start: no row names it.
+    async fn delete(&self, files: Vec<String>) {
         for file in files {
             let path = self.state_dir.join(file);
-            match tokio::fs::remove_file(&path).await {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(StoreError::Io { path, source: error }.into());
-                }
-                _ => {}
+            if let Err(error) = tokio::fs::remove_file(&path).await
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::error!("{} of somebody who was erased cannot be deleted yet: {error}", path.display());
             }
         }
-        self.store.empty_journal().await?;
-        Ok(true)
     }
 }
 

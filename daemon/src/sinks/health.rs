@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::desk::EngineDesk;
 use crate::disk::Disk;
-use crate::health::Health;
-use crate::mqtt::{Message, Publisher};
+use crate::health::{Condition, Health};
+use crate::mqtt::{Message, PublishError, Publisher};
 use crate::store::{Store, StoreError};
 
 const EVERY: Duration = Duration::from_secs(30);
@@ -37,8 +37,16 @@ pub async fn run(report: Report, publisher: Publisher, topic: String, finish: Ca
         };
         tokio::select! {
             published = publish => {
-                if let Err(error) = published {
-                    tracing::debug!("health not published: {error:#}");
+                match published {
+                    Ok(()) => _ = report.health.set("mqtt health", Condition::Ok, "published"),
+                    // An outage is the connection's to report; a broker that says no is ours.
+                    Err(error) => {
+                        let text = format!("not published: {error:#}; let the broker take {topic}, retained");
+                        let away = matches!(error.downcast_ref(), Some(PublishError::Disconnected));
+                        if !away && report.health.set("mqtt health", Condition::Degraded, text.as_str()) {
+                            tracing::warn!("the board's health is {text}");
+                        }
+                    }
                 }
             }
             () = finish.cancelled() => return Ok(()),

@@ -2,17 +2,22 @@
 //! discovery, since 2024.11). Its entities read what `outbox` and `health` publish; nothing else is made for them but the
 //! last face.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::mqtt::{Message, Publisher, State};
+use crate::health::{Condition, Health};
+use crate::mqtt::{Message, PublishError, Publisher, State};
 use crate::store::Store;
 use crate::topics::Topics;
 
 /// The fact that holds the topic of what was announced, so that it can be taken back.
 const ANNOUNCED: &str = "homeassistant_announced";
+/// A broker that refuses may be set right.
+const RETRY: Duration = Duration::from_secs(60);
 
 /// What the announcing works with.
 pub struct HomeAssistant {
@@ -30,6 +35,8 @@ pub struct HomeAssistant {
     pub connection: watch::Receiver<State>,
     /// Changes when Home Assistant has started.
     pub births: watch::Receiver<u64>,
+    /// Where it says how it is.
+    pub health: Health,
 }
 
 /// The topic on which Home Assistant says that it has started.
@@ -47,11 +54,24 @@ impl HomeAssistant {
                 done = self.bring_up_to_date() => done,
                 () = stop.cancelled() => return Ok(()),
             };
-            if let Err(error) = done {
-                // The next connection is the next try; an outage is the connection's to report.
-                tracing::debug!("not announced to Home Assistant: {error:#}");
-            }
+            let retry = match done {
+                Ok(()) if self.settings.enabled => {
+                    self.health.set("home assistant", Condition::Ok, "announced");
+                    false
+                }
+                Ok(()) => false,
+                // An outage is the connection's to report, and the next one is the next try.
+                Err(error) if matches!(error.downcast_ref(), Some(PublishError::Disconnected)) => false,
+                Err(error) => {
+                    let text = format!("not announced: {error:#}; let the broker take {}/#", self.settings.prefix);
+                    if self.health.set("home assistant", Condition::Degraded, text.as_str()) {
+                        tracing::warn!("Home Assistant: {text}");
+                    }
+                    true
+                }
+            };
             tokio::select! {
+                () = tokio::time::sleep(RETRY), if retry => {}
                 Ok(()) = self.connection.changed() => {}
                 Ok(()) = self.births.changed() => {}
                 () = stop.cancelled() => return Ok(()),

@@ -3,10 +3,10 @@
 //!
 //! A row is sent again only byte for byte; what follows is made of the row, so it is the same again as well. Recognitions are moments: a retained one would unlock doors tomorrow.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::future::join_all;
 use serde::Deserialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,8 @@ const BATCH: usize = 64;
 /// Results under way at the same time; the connection keeps their order.
 const UNDER_WAY: usize = 8;
 const RETRY: Duration = Duration::from_secs(2);
+/// A clock that is kept is set back by no more at a time.
+const CLOCK_STEP_MS: i64 = 1000;
 /// How long the last results may take when the service stops.
 const LAST_TRY: Duration = Duration::from_secs(2);
 
@@ -44,6 +46,7 @@ pub struct Outbox {
 pub async fn run(outbox: Outbox, finish: CancellationToken) -> anyhow::Result<()> {
     let Outbox { store, publisher, health, .. } = &outbox;
     let mut changes = store.work();
+    let mut pace = Pace::Stream;
     loop {
         changes.borrow_and_update();
         let round = async {
@@ -51,7 +54,7 @@ pub async fn run(outbox: Outbox, finish: CancellationToken) -> anyhow::Result<()
             if publisher.connected().await.is_err() {
                 std::future::pending::<()>().await;
             }
-            outbox.drain().await
+            outbox.drain(pace).await
         };
         let sent = tokio::select! {
             sent = round => sent,
@@ -59,6 +62,7 @@ pub async fn run(outbox: Outbox, finish: CancellationToken) -> anyhow::Result<()
         };
         match sent {
             Ok(more) => {
+                pace = Pace::Stream;
                 health.set("results", Condition::Ok, "published as they come");
                 if more {
                     continue;
@@ -67,6 +71,7 @@ pub async fn run(outbox: Outbox, finish: CancellationToken) -> anyhow::Result<()
             Err(error) => {
                 // An outage is the connection's to report; a broker that says no is ours.
                 if !matches!(error.downcast_ref(), Some(PublishError::Disconnected)) {
+                    pace = Pace::OneByOne;
                     let text = format!("results wait in the outbox: {error:#}");
                     if health.set("results", Condition::Degraded, text.as_str()) {
                         tracing::warn!("{text}");
@@ -84,76 +89,89 @@ pub async fn run(outbox: Outbox, finish: CancellationToken) -> anyhow::Result<()
         }
     }
     // No connection, or a slow broker: the results stay in the outbox for the next start.
-    let _ = tokio::time::timeout(LAST_TRY, async { while outbox.drain().await.unwrap_or(false) {} }).await;
+    let _ = tokio::time::timeout(LAST_TRY, async { while outbox.drain(pace).await.unwrap_or(false) {} }).await;
     Ok(())
+}
+
+/// How many results may be under way: one while the broker refuses them, so that none overtakes the refused one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    Stream,
+    OneByOne,
 }
 
 impl Outbox {
     /// One batch; true when there may be more.
-    async fn drain(&self) -> anyhow::Result<bool> {
-        let waiting = self.store.take_unsent(BATCH).await?;
-        let more = waiting.len() == BATCH;
+    async fn drain(&self, pace: Pace) -> anyhow::Result<bool> {
+        let (batch, under_way) = match pace {
+            Pace::Stream => (BATCH, UNDER_WAY),
+            Pace::OneByOne => (1, 1),
+        };
+        let waiting = self.store.take_unsent(batch).await?;
+        let more = waiting.len() == batch;
         let mut prepared = Vec::with_capacity(waiting.len());
         for row in waiting {
             prepared.push((row.id, self.messages(row.payload).await?));
         }
-        let mut sent =
-            futures_util::stream::iter(prepared).map(|(id, messages)| self.send(id, messages)).buffered(UNDER_WAY);
-        while let Some(result) = sent.next().await {
-            result?;
+        let stopped = AtomicBool::new(false);
+        let publish = async |(id, (result, follows))| {
+            let answer = match stopped.load(Ordering::Relaxed) {
+                true => Err(PublishError::Disconnected),
+                false => self.publisher.publish(result).await,
+            };
+            (id, answer, follows)
+        };
+        let mut answered = futures_util::stream::iter(prepared).map(publish).buffered(under_way);
+        let mut first_error = Ok(());
+        while let Some((id, answer, follows)) = answered.next().await {
+            let taken = self.taken(id, answer, follows).await;
+            // No further one leaves, but those that had left may be taken: they are noted, and not sent twice.
+            stopped.fetch_or(taken.is_err(), Ordering::Relaxed);
+            first_error = first_error.and(taken);
         }
-        Ok(more)
+        first_error.map(|()| more)
     }
 
-    /// The result, then what follows from it: always the same, so that sending again repeats it.
-    async fn messages(&self, payload: String) -> anyhow::Result<Vec<Message>> {
+    /// The result, and what follows from it: always the same, so that sending again repeats it.
+    async fn messages(&self, payload: String) -> anyhow::Result<(Message, Vec<Message>)> {
         let ended = serde_json::from_str::<Ended>(&payload);
-        let mut messages = vec![Message {
+        let result = Message {
             topic: self.topics.results(),
             payload: payload.into_bytes(),
             content_type: Some("application/json".into()),
             ..Message::default()
-        }];
+        };
         let ended = match ended {
             Ok(ended) => ended,
             // Whatever it is, it goes out as it is and holds up nothing.
             Err(error) => {
                 tracing::warn!("a result in the outbox makes no events: {error}");
-                return Ok(messages);
+                return Ok((result, Vec::new()));
             }
         };
-        // Nothing must open a door for who stood there an hour ago; the result is sent all the same.
-        let age = Duration::from_millis(u64::try_from(wall_clock_ms() - ended.finished_at_ms).unwrap_or(0));
-        let Some(left) = self.event_expiry.checked_sub(age).filter(|left| left.as_secs() > 0) else {
-            return Ok(messages);
-        };
-        messages.extend(ended.events().into_iter().map(|(slug, event)| Message {
-            topic: self.topics.person(&slug),
-            payload: event.to_string().into_bytes(),
-            content_type: Some("application/json".into()),
+        let Some(left) = ended.news_for(self.event_expiry, wall_clock_ms()) else { return Ok((result, Vec::new())) };
+        let of = |topic, payload, kind: &str| Message {
+            topic,
+            payload,
+            content_type: Some(kind.into()),
             expiry: Some(left),
             ..Message::default()
-        }));
+        };
+        let events = ended.events().into_iter();
+        let mut follows: Vec<_> = events
+            .map(|(slug, event)| of(self.topics.person(&slug), event.to_string().into_bytes(), "application/json"))
+            .collect();
         if self.last_face && !ended.faces.is_empty() {
             // Gone already, or an engine that gives none.
             let crop = self.store.crop(ended.image_id, 1).await?.filter(|crop| !crop.is_empty());
-            messages.extend(crop.map(|jpeg| Message {
-                topic: self.topics.last_face(),
-                payload: jpeg,
-                content_type: Some("image/jpeg".into()),
-                expiry: Some(left),
-                ..Message::default()
-            }));
+            follows.extend(crop.map(|jpeg| of(self.topics.last_face(), jpeg, "image/jpeg")));
         }
-        Ok(messages)
+        Ok((result, follows))
     }
 
-    async fn send(&self, id: i64, messages: Vec<Message>) -> anyhow::Result<()> {
-        // Asked for in order at once, so they leave in order and the next result behind them.
-        let mut answers =
-            join_all(messages.into_iter().map(|message| self.publisher.publish(message))).await.into_iter();
-        let result = answers.next().unwrap_or(Ok(()));
-        match result {
+    /// What the broker said to a result; once it has it, what follows from it goes out, before that of the next.
+    async fn taken(&self, id: i64, answer: Result<(), PublishError>, follows: Vec<Message>) -> anyhow::Result<()> {
+        match answer {
             Ok(()) => {}
             // A broker that refuses may be set right: the result waits, in its place in the order.
             Err(error @ (PublishError::Disconnected | PublishError::Refused(_))) => return Err(error.into()),
@@ -162,26 +180,30 @@ impl Outbox {
                 return Ok(self.store.mark_refused(id, error.to_string()).await?);
             }
         }
-        let mut refused = None;
-        for answer in answers {
-            match answer {
-                Ok(()) => {}
-                Err(PublishError::Disconnected) => return Err(PublishError::Disconnected.into()),
-                // The result says the same, so nothing waits for these.
-                Err(error) => refused = refused.or(Some(error)),
+        if !follows.is_empty() {
+            let mut refused = None;
+            for message in follows {
+                let topic = message.topic.clone();
+                match self.publisher.publish(message).await {
+                    Ok(()) => {}
+                    Err(PublishError::Disconnected) => return Err(PublishError::Disconnected.into()),
+                    // The result says the same, so nothing waits for these.
+                    Err(error) => refused = refused.or(Some((topic, error))),
+                }
             }
+            self.show_events(refused);
         }
-        self.show_events(refused);
         Ok(self.store.mark_sent(id).await?)
     }
 
-    fn show_events(&self, refused: Option<PublishError>) {
-        let Some(error) = refused else {
+    fn show_events(&self, refused: Option<(String, PublishError)>) {
+        let Some((topic, error)) = refused else {
             self.health.set("events", Condition::Ok, "published with their results");
             return;
         };
-        let topic = self.topics.person("…");
-        let text = format!("events about people are lost, results are not: {error}; let the broker take {topic}");
+        // Of a person's topic the name is left out.
+        let topic = topic.rsplit_once("/person/").map_or(topic.clone(), |(board, _)| format!("{board}/person/…"));
+        let text = format!("what follows from results is lost, results are not: {error}; let the broker take {topic}");
         if self.health.set("events", Condition::Degraded, text.as_str()) {
             tracing::warn!("{text}");
         }
@@ -199,6 +221,7 @@ struct Ended {
     path: String,
     picture_key: Option<String>,
     faces: Vec<EndedFace>,
+    accepted_at_ms: i64,
     finished_at_ms: i64,
 }
 
@@ -214,6 +237,17 @@ struct EndedFace {
 }
 
 impl Ended {
+    /// How long its events are news yet, counted from when the picture came in: nothing must open a door for who stood
+    /// there an hour ago, or at a time the board cannot tell.
+    fn news_for(&self, expiry: Duration, now_ms: i64) -> Option<Duration> {
+        let age_ms = now_ms - self.accepted_at_ms;
+        if age_ms < -CLOCK_STEP_MS {
+            return None;
+        }
+        let age = Duration::from_millis(u64::try_from(age_ms).unwrap_or(0));
+        expiry.checked_sub(age).filter(|left| left.as_secs() > 0)
+    }
+
     /// One for each known face, with the last part of its topic.
     fn events(&self) -> Vec<(String, serde_json::Value)> {
         let known = self.faces.iter().zip(1..).filter(|(face, _)| face.outcome == Outcome::Known);
@@ -268,12 +302,17 @@ mod tests {
         };
         let result = json!({
             "result_id": "r", "image_id": 3, "device": "board", "source": "mqtt", "path": "/a", "supersedes": null,
-            "picture_key": "k", "faces": [face("uncertain"), face("known")], "finished_at_ms": 5
+            "picture_key": "k", "faces": [face("uncertain"), face("known")], "accepted_at_ms": 1000, "finished_at_ms": 5000
         });
         let events = || serde_json::from_value::<Ended>(result.clone()).unwrap().events();
         assert_eq!(events().len(), 1);
         assert_eq!(events()[0].0, "ann-lee");
         assert_eq!(events()[0].1["event_id"], "r-2");
         assert_eq!(events()[0].1.to_string(), events()[0].1.to_string());
+        // From when the picture came in, however long it waited; and never when that lies in the future.
+        let news =
+            |now_ms| serde_json::from_value::<Ended>(result.clone()).unwrap().news_for(Duration::from_secs(10), now_ms);
+        assert_eq!(news(6000), Some(Duration::from_secs(5)));
+        assert_eq!((news(11_000), news(-10_000), news(900)), (None, None, Some(Duration::from_secs(10))));
     }
 }

@@ -5,6 +5,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
 
+use super::images::store_fact;
 use super::{Store, StoreError, Urgency};
 use crate::domain::{ImageId, PersonId};
 
@@ -13,18 +14,13 @@ const BATCH: usize = 50;
 /// How often the journal is tried to be emptied while readers are in it.
 const TRIES: usize = 50;
 
-/// Of somebody who is not in the gallery any more.
-#[derive(Debug)]
-pub struct Erased {
-    /// What results knew them by.
-    pub person: PersonId,
-    /// Kept enrolment pictures, to be deleted; relative to the state folder.
-    pub files: Vec<String>,
-}
+/// The fact that holds the people whose erasure has begun and not ended.
+const ERASING: &str = "erasing";
 
 impl Store {
-    /// Takes a person, their pictures and embeddings out of the gallery. `None`: there is nobody of that name.
-    pub async fn erase_person(&self, name: String) -> Result<Option<Erased>, StoreError> {
+    /// Takes a person, their pictures and embeddings out of the gallery, and notes that their results are to follow;
+    /// answers the kept enrolment pictures, to be deleted. `None`: there is nobody of that name.
+    pub async fn erase_person(&self, name: String) -> Result<Option<Vec<String>>, StoreError> {
         self.write(Urgency::Now, move |connection| {
             let person: Option<PersonId> =
                 connection.query_row("SELECT id FROM person WHERE name = ?1", [&name], |row| row.get(0)).optional()?;
@@ -34,32 +30,49 @@ impl Store {
                 .query_map([person], |row| row.get(0))?
                 .collect::<Result<_, _>>()?;
             connection.execute("DELETE FROM person WHERE id = ?1", [person])?;
-            Ok(Some(Erased { person, files }))
+            let mut erasing = erasing(connection)?;
+            erasing.push(person);
+            store_fact(connection, ERASING, &serde_json::json!(erasing).to_string())?;
+            Ok(Some(files))
         })
         .await
     }
 
-    /// Takes them out of all past results, with crops and embeddings of their faces, thumbnails, and messages that no
-    /// broker has yet; answers the kept bytes of the pictures they were in, to be deleted.
-    pub async fn erase_from_results(&self, person: PersonId) -> Result<Vec<String>, StoreError> {
-        let images = self.read(move |connection| images_with(connection, person)).await?;
-        let mut files = Vec::new();
-        for batch in images.chunks(BATCH) {
-            let batch = batch.to_vec();
-            let erased = self.write(Urgency::Now, move |connection| {
-                let mut files = Vec::new();
-                for image in &batch {
-                    files.extend(erase_from_image(connection, *image, person)?);
-                }
-                Ok(files)
-            });
-            files.extend(erased.await?);
+    /// Takes those whose erasure has begun out of all past results: crops and embeddings of their faces, thumbnails and
+    /// messages no broker has yet of the images they were found in, and their name everywhere. Answers the kept bytes of
+    /// those pictures, to be deleted. What was begun and broken off is done to its end by the next call.
+    /// `None`: there is nothing to be done.
+    pub async fn finish_erasing(&self) -> Result<Option<Vec<String>>, StoreError> {
+        // What rides uncommitted is not seen by the readers below.
+        let people = self.write(Urgency::Now, erasing).await?;
+        if people.is_empty() {
+            return Ok(None);
         }
-        Ok(files)
+        let mut files = Vec::new();
+        for person in people {
+            let images = self.read(move |connection| images_with(connection, person)).await?;
+            for batch in images.chunks(BATCH) {
+                let batch = batch.to_vec();
+                let erased = self.write(Urgency::Now, move |connection| {
+                    let mut files = Vec::new();
+                    for image in &batch {
+                        files.extend(erase_from_image(connection, *image, person)?);
+                    }
+                    Ok(files)
+                });
+                files.extend(erased.await?);
+            }
+            self.write(Urgency::Now, move |connection| {
+                let left: Vec<_> = erasing(connection)?.into_iter().filter(|other| *other != person).collect();
+                store_fact(connection, ERASING, &serde_json::json!(left).to_string())
+            })
+            .await?;
+        }
+        Ok(Some(files))
     }
 
-    /// Copies the journal into the database and empties it.
-    pub async fn empty_journal(&self) -> Result<(), StoreError> {
+    /// Copies the journal into the database and empties it; false when readers did not leave it in time.
+    pub async fn empty_journal(&self) -> Result<bool, StoreError> {
         let path = self.readers.path.clone();
         let emptying = tokio::task::spawn_blocking(move || {
             // A connection of its own: the writer's has a transaction open most of the time.
@@ -67,48 +80,76 @@ impl Store {
             for _ in 0..TRIES {
                 let busy: bool = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
                 if !busy {
-                    return Ok(());
+                    return Ok(true);
                 }
                 std::thread::sleep(std::time::Duration::from_millis(100));
             }
             tracing::warn!("the journal could not be emptied now; what was erased leaves it with the next pictures");
-            Ok(())
+            Ok(false)
         });
         emptying.await.map_err(|_| StoreError::Closed)?
     }
 }
 
+fn erasing(connection: &Connection) -> rusqlite::Result<Vec<PersonId>> {
+    let fact: Option<String> =
+        connection.query_row("SELECT value FROM facts WHERE key = ?1", [ERASING], |row| row.get(0)).optional()?;
+    Ok(fact.and_then(|people| serde_json::from_str(&people).ok()).unwrap_or_default())
+}
+
+/// Those that name them at all; in results by the person's number, wherever it stands in its object.
 fn images_with(connection: &Connection, person: PersonId) -> rusqlite::Result<Vec<ImageId>> {
     let mut found = connection.prepare(
-        "SELECT image_id FROM outbox WHERE payload LIKE ?1
+        "SELECT image_id FROM outbox WHERE payload LIKE ?1 OR payload LIKE ?2
           UNION SELECT image_id FROM faces
-                 WHERE EXISTS (SELECT 1 FROM json_each(faces.candidates) c WHERE c.value ->> 0 = ?2)",
+                 WHERE EXISTS (SELECT 1 FROM json_each(faces.candidates) c WHERE c.value ->> 0 = ?3)",
     )?;
-    found.query_map(params![format!("%\"person_id\":{person},%"), person], |row| row.get(0))?.collect()
+    let (first, last) = (format!("%\"person_id\":{person},%"), format!("%\"person_id\":{person}}}%"));
+    found.query_map(params![first, last, person], |row| row.get(0))?.collect()
 }
 
 fn erase_from_image(connection: &Connection, image: ImageId, person: PersonId) -> rusqlite::Result<Option<String>> {
-    // Theirs is the face they are nearest to, whether it was taken for them or not.
-    connection.execute(
-        "UPDATE faces SET crop = x'', embedding = x'' WHERE image_id = ?1 AND candidates ->> '$[0][0]' = ?2",
-        params![image, person],
-    )?;
+    let results: Vec<(i64, String, Option<i64>)> = connection
+        .prepare_cached(
+            "SELECT outbox.id, payload, tries FROM outbox LEFT JOIN unsent ON unsent.id = outbox.id WHERE image_id = ?1",
+        )?
+        .query_map([image], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<Result<_, _>>()?;
+    let mut theirs = Vec::new();
+    for (id, payload, tries) in results {
+        let without = Without::of(&payload, person);
+        let (mut result, found) = (without.result, !without.faces.is_empty());
+        theirs.extend(without.faces);
+        if found {
+            connection.execute("DELETE FROM unsent WHERE id = ?1", [id])?;
+        } else if tries > Some(0) {
+            // It may have left: what leaves now is another result that replaces it.
+            let old = result["result_id"].take();
+            result["result_id"] = format!("{}-erased", old.as_str().unwrap_or_default()).into();
+            result["supersedes"] = old;
+        }
+        connection.execute(
+            "UPDATE outbox SET payload = ?2, result_id = coalesce(?2 ->> 'result_id', result_id) WHERE id = ?1",
+            params![id, result.to_string()],
+        )?;
+    }
+    // Their face is the one that was taken for them, or might have been.
+    for number in &theirs {
+        connection.execute(
+            "UPDATE faces SET crop = x'', embedding = x'' WHERE image_id = ?1 AND number = ?2",
+            params![image, number],
+        )?;
+    }
     connection.execute(
         "UPDATE faces SET candidates = (SELECT json_group_array(json(c.value)) FROM json_each(faces.candidates) c
                                          WHERE c.value ->> 0 <> ?2)
           WHERE image_id = ?1",
         params![image, person],
     )?;
-    connection.execute("DELETE FROM thumbnails WHERE image_id = ?1", [image])?;
-    connection.execute("DELETE FROM unsent WHERE id IN (SELECT id FROM outbox WHERE image_id = ?1)", [image])?;
-    let results: Vec<(i64, String)> = connection
-        .prepare_cached("SELECT id, payload FROM outbox WHERE image_id = ?1")?
-        .query_map([image], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<Result<_, _>>()?;
-    for (id, payload) in results {
-        let payload = without(&payload, person);
-        connection.execute("UPDATE outbox SET payload = ?2 WHERE id = ?1", params![id, payload])?;
+    if theirs.is_empty() {
+        return Ok(None);
     }
+    connection.execute("DELETE FROM thumbnails WHERE image_id = ?1", [image])?;
     let file = connection
         .query_row(
             "SELECT file FROM images WHERE id = ?1 AND file IS NOT NULL AND state IN ('processed', 'failed')",
@@ -117,22 +158,53 @@ fn erase_from_image(connection: &Connection, image: ImageId, person: PersonId) -
         )
         .optional()?;
     if file.is_some() {
-        connection.execute("UPDATE images SET file = NULL WHERE id = ?1", [image])?;
+        // Without its bytes it cannot be done again, whatever becomes of the engine that did it.
+        connection.execute("UPDATE images SET file = NULL, unverified = 0 WHERE id = ?1", [image])?;
     }
     Ok(file)
 }
 
-/// A result that names them no more; one that is no JSON names nobody afterwards.
-fn without(payload: &str, person: PersonId) -> String {
-    let Ok(mut result) = serde_json::from_str::<Value>(payload) else { return "{}".into() };
-    let theirs = |candidate: &Value| candidate["person_id"].as_i64() == Some(person);
-    for face in result["faces"].as_array_mut().into_iter().flatten() {
-        if theirs(&face["person"]) {
-            face["person"] = Value::Null;
+/// A result that names somebody no more.
+struct Without {
+    result: Value,
+    /// Numbers of the faces that were taken for them.
+    faces: Vec<i64>,
+}
+
+impl Without {
+    fn of(payload: &str, person: PersonId) -> Self {
+        // One that is no JSON names nobody afterwards.
+        let mut result: Value = serde_json::from_str(payload).unwrap_or_default();
+        let named = |candidate: &Value| candidate["person_id"].as_i64() == Some(person);
+        let mut faces = Vec::new();
+        for (face, number) in result["faces"].as_array_mut().into_iter().flatten().zip(1..) {
+            if named(&face["person"]) {
+                face["person"] = Value::Null;
+                faces.push(number);
+            }
+            if let Some(candidates) = face["candidates"].as_array_mut() {
+                candidates.retain(|candidate| !named(candidate));
+            }
         }
-        if let Some(candidates) = face["candidates"].as_array_mut() {
-            candidates.retain(|candidate| !theirs(candidate));
-        }
+        Self { result, faces }
     }
-    result.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_forgets_one_person_and_keeps_the_others() {
+        let face = |person: i64, candidates: &[i64]| {
+            let named = |id: &i64| serde_json::json!({ "person_id": id, "name": format!("P{id}") });
+            serde_json::json!({ "person": named(&person), "candidates": candidates.iter().map(named).collect::<Vec<_>>() })
+        };
+        let payload = serde_json::json!({ "faces": [face(7, &[7, 8]), face(8, &[8, 7])] }).to_string();
+        let without = Without::of(&payload, 7);
+        assert_eq!(without.faces, [1]);
+        assert!(!without.result.to_string().contains("P7"));
+        assert_eq!(without.result["faces"][1]["person"]["name"], "P8");
+        assert_eq!(Without::of(&without.result.to_string(), 8).faces, [2]);
+    }
 }

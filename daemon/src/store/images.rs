@@ -246,7 +246,8 @@ impl Store {
     }
 
     /// A small fact about this database.
-    pub async fn fact(&self, key: &'static str) -> Result<Option<String>, StoreError> {
+    pub async fn fact(&self, key: &str) -> Result<Option<String>, StoreError> {
+        let key = key.to_string();
         self.read(move |connection| {
             connection
                 .prepare_cached("SELECT value FROM facts WHERE key = ?1")?
@@ -257,8 +258,9 @@ impl Store {
     }
 
     /// Sets one.
-    pub async fn set_fact(&self, key: &'static str, value: String) -> Result<(), StoreError> {
-        self.write(Urgency::Now, move |connection| store_fact(connection, key, &value)).await
+    pub async fn set_fact(&self, key: &str, value: String) -> Result<(), StoreError> {
+        let key = key.to_string();
+        self.write(Urgency::Now, move |connection| store_fact(connection, &key, &value)).await
     }
 
     /// The latest reading of the queue clock that was written, in milliseconds.
@@ -380,7 +382,7 @@ fn store_queue_clock(connection: &Connection, now_ms: i64) -> rusqlite::Result<(
     store_fact(connection, QUEUE_CLOCK, &now_ms.to_string())
 }
 
-fn store_fact(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
+pub(super) fn store_fact(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
     connection.prepare_cached("INSERT OR REPLACE INTO facts (key, value) VALUES (?1, ?2)")?.execute([key, value])?;
     Ok(())
 }

@@ -94,6 +94,14 @@ impl Mosquitto {
         }
     }
 
+    /// Replaces one of its files and has it read them again.
+    #[allow(dead_code)] // the connection's own tests share this file and change none
+    pub fn reload(&self, file: &str, content: &str) {
+        fs::write(self.folder.path().join(file), content).unwrap();
+        let pid = self.process.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    }
+
     /// Waits until a client's session is on its disk, where a kill leaves it.
     #[allow(dead_code)] // the connection's own tests share this file and keep no subscriber across a kill
     pub fn wait_for_saved_session(&self, client_id: &str) {

@@ -45,10 +45,10 @@ fn events_that_became_old_while_the_broker_was_away_are_not_published_but_their_
     broker.wait_for_saved_session("results");
     broker.kill();
     let old = board.post_path(&board.put("obama_2.jpg", "old.jpg"));
-    let finished = board.ended(old)["finished_at_ms"].as_i64().unwrap();
+    let accepted = board.ended(old)["accepted_at_ms"].as_i64().unwrap();
     wait_for("it to be no news any more", || {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        (now.as_millis() as i64 > finished + 3000).then_some(())
+        (now.as_millis() as i64 > accepted + 3000).then_some(())
     });
     broker.start();
     part_is_ok(&board, "mqtt out");
@@ -101,8 +101,15 @@ fn home_assistant_is_told_what_there_is_again_when_it_starts_and_no_more_when_sw
     for platform in ["event", "image", "sensor", "binary_sensor"] {
         assert!(platforms.contains(&platform), "{platform}");
     }
+    // A connection may announce more than once; a birth is one more than there were.
+    let mut announced = 0;
+    wait_for("no more announcements", || {
+        let before = std::mem::replace(&mut announced, discovery.messages().len());
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        (before == discovery.messages().len()).then_some(())
+    });
     publish(broker.port(), "homeassistant/status", "online");
-    discovery.wait(2);
+    discovery.wait(announced + 1);
 
     // The last face: a picture, no state.
     let mut faces = Subscriber::new(broker.port(), components["last_face"]["image_topic"].as_str().unwrap());
@@ -122,4 +129,31 @@ fn home_assistant_is_told_what_there_is_again_when_it_starts_and_no_more_when_sw
     assert_eq!(nothing.messages()[0]["topic"], "homeassistant/marker");
     // Switched off from the start, nothing is said at all.
     assert_eq!(board.sql("select value from facts where key = 'homeassistant_announced'"), [""]);
+}
+
+#[test]
+fn results_that_the_broker_refuses_wait_and_go_out_in_order_once_it_takes_them_with_each_event_once() {
+    let all = "topic readwrite #\n";
+    let broker = Mosquitto::running_with("acl_file acl", &[("acl", all)]);
+    let mut events = Subscriber::new(broker.port(), "kithd/board/person/#");
+    let mut results = Subscriber::new(broker.port(), "kithd/board/result");
+    let mut board = Board::with_broker(broker.port());
+    board.start();
+    board.enroll_everybody();
+    part_is_ok(&board, "mqtt out");
+    broker.reload("acl", "topic readwrite kithd/board/person/#\ntopic readwrite kithd/board/status\n");
+    let ids: Vec<_> = (0..12).map(|n| board.post_path(&board.put("obama_2.jpg", &format!("{n}.jpg")))).collect();
+    wait_for("the problem", || {
+        let part = board.get("/v1/status")["parts"]["results"].clone();
+        (part["condition"] == "degraded" && part["text"].as_str()?.contains("NotAuthorized")).then_some(())
+    });
+    ids.iter().for_each(|id| drop(board.ended(*id)));
+    assert_eq!(board.get("/v1/status")["counts"]["unsent"], 12);
+    broker.reload("acl", all);
+    let sent: Vec<_> = results.wait(12).iter().map(|result| result["image_id"].to_string()).collect();
+    assert_eq!(sent, board.sql("select image_id from outbox order by id"));
+    wait_for("the outbox to be empty", || (board.get("/v1/status")["counts"]["unsent"] == 0).then_some(()));
+    let of: Vec<_> = events.wait(12).iter().map(|event| event["image_id"].to_string()).collect();
+    assert_eq!(of, sent);
+    part_is_ok(&board, "results");
 }

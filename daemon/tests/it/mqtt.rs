@@ -167,7 +167,10 @@ fn the_breaker_is_worked_by_mqtt_only_where_configured_and_shown_in_retained_hea
     connected(&board);
     wait_for("the breaker", || (state(&board) == "closed").then_some(()));
     publish(broker.port(), command, "open");
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    // One that is allowed and comes behind it is answered when that one would have been obeyed.
+    let mut answers = Subscriber::new(broker.port(), "kithd/board/answer/status");
+    publish(broker.port(), "kithd/board/command/status", "");
+    answers.wait(1);
     assert_eq!(state(&board), "closed");
 }
 
@@ -293,4 +296,30 @@ fn another_client_with_our_name_is_said_and_nothing_is_lost_to_it() {
         publish(broker.port(), TOPIC, &board.put("noface.jpg", &format!("{n}.jpg")));
     }
     wait_for("all of them", || (ended(&board) == 5).then_some(()));
+}
+
+#[test]
+fn a_topic_that_is_no_longer_configured_is_no_longer_sent_although_the_session_lasts() {
+    let broker = Mosquitto::running();
+    for version in ["5", "3.1.1"] {
+        let mut board = Board::with_broker(broker.port());
+        board.set("mqtt.version", &format!("{version:?}"));
+        board.set("mqtt.picture_topics", "[\"old/#\", \"lasting/#\"]");
+        board.start();
+        connected(&board);
+        board.stop();
+        board.set("mqtt.picture_topics", "[\"lasting/#\"]");
+        board.start();
+        connected(&board);
+        // What was sent behind the request not to is not sent; so is what comes behind an answer of the broker to us.
+        wait_for("the old topic to be silent", || {
+            let before = board.sql("select count(*) from images");
+            publish_with(broker.port(), "old/door", &["-f", photo("noface.jpg").to_str().unwrap()]);
+            publish_with(broker.port(), "lasting/door", &["-f", photo("noface.jpg").to_str().unwrap()]);
+            let rejected = board.sql("select count(*) from rejected_messages");
+            wait_for("the one that is wanted", || (board.sql("select count(*) from images") != before).then_some(()));
+            (board.sql("select count(*) from rejected_messages") == rejected).then_some(())
+        });
+        assert_eq!(board.sql("select count(*) from images where path like 'old/%'"), ["0"]);
+    }
 }
