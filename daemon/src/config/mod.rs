@@ -2,12 +2,14 @@
 //!
 //! What comes and goes (mounts, brokers, cameras) is not tested here: the daemon starts whatever is broken.
 
+mod camera;
 mod raw;
 
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+pub use camera::{Camera, PixelFormat};
 use kith_vision::{Device, Precision};
 pub use raw::{Problem, Raw};
 
@@ -33,6 +35,8 @@ pub struct Config {
     pub intake: Intake,
     /// Folders watched for pictures.
     pub folders: Vec<Folder>,
+    /// Cameras of this board.
+    pub cameras: Vec<Camera>,
     /// Networks.
     pub models: Models,
     /// How pictures are recognised.
@@ -259,6 +263,7 @@ impl Config {
             mqtt: mqtt(&mut raw),
             intake: intake(&mut raw, &state_dir),
             folders: folders(&mut raw),
+            cameras: camera::cameras(&mut raw),
             models: models(&mut raw),
             recognition: recognition(&mut raw),
             engine: engine(&mut raw),

@@ -3,6 +3,7 @@
 //! Paths are checked as text and committed; no mount is touched here, so a hung NFS server never blocks a sender.
 //! Bytes are on disk before their row is. A picture that cannot be read is the engine's finding, not ours.
 
+pub mod camera;
 pub mod folder;
 pub mod http;
 pub mod mqtt;
@@ -104,6 +105,15 @@ impl Intake {
         std::fs::create_dir_all(state_dir.join(SPOOL))?;
         health.set("intake", Condition::Ok, "accepting pictures");
         Ok(Self { queue, limits: Arc::new(limits), state_dir: state_dir.into(), health })
+    }
+
+    /// Whether anything is accepted now.
+    pub fn room(&self) -> Result<(), IntakeError> {
+        self.check_disk()?;
+        match self.queue.load() {
+            (unfinished, limit) if unfinished >= limit => Err(QueueError::Full { unfinished }.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Largest picture, in bytes.
@@ -270,8 +280,7 @@ impl Intake {
 /// Clears a full queue or disk from the board's health once there is room again, so that a balancer comes back.
 pub async fn watch_room(intake: Intake, mut pulse: Pulse, stop: CancellationToken) -> anyhow::Result<()> {
     loop {
-        let (unfinished, limit) = intake.queue.load();
-        if intake.check_disk().is_ok() && unfinished < limit {
+        if intake.room().is_ok() {
             intake.health.set("intake", Condition::Ok, "accepting pictures");
         }
         tokio::select! {
