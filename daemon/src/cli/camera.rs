@@ -159,9 +159,9 @@ async fn first_picture(mut stdout: ChildStdout, max_bytes: usize) -> Result<Vec<
 /// The best that a camera offers which nobody has configured.
 async fn unconfigured(device: Option<&Path>) -> anyhow::Result<config::Camera> {
     let found = found().await?;
-    let Some(found) = found.into_iter().find(|found| {
-        device.is_none_or(|device| found.device == device || found.links.iter().any(|link| link == device))
-    }) else {
+    // Named by any link to it.
+    let node = device.map(|device| device.canonicalize().unwrap_or_else(|_| device.to_path_buf()));
+    let Some(found) = found.into_iter().find(|found| node.as_ref().is_none_or(|node| found.device == *node)) else {
         match device {
             Some(device) => {
                 bail!("{} is not there or no camera; kithd camera list shows those that are", device.display())
