@@ -485,7 +485,7 @@ def camera_source(kit: Kit) -> str:
         expect(kit.property("NRestarts") == "0", "the daemon was restarted")
     # An emulated board falls behind a picture a second.
     wait("all are processed", lambda: taken("processed") == taken(), 4 * PICTURE, pause=5)
-    lines = [line for line in listed.splitlines() if line.startswith("/dev") or "320x180" in line]
+    lines = [line for line in listed.splitlines() if line.startswith("/dev") or re.search("yuyv +320x180 ", line)]
     return "\n".join([*lines, *shot.splitlines(), *seen, f"{taken()} pictures, all processed"])
 
 

@@ -50,6 +50,7 @@ pub fn run(settings: &config::Camera, max_bytes: usize) -> anyhow::Result<()> {
         device.rate,
     );
     std::thread::spawn(child::end_with_standard_input);
+    let max_bytes = max_bytes.min(settings.max_frame_bytes());
     let mut taking = Taking::new(settings, max_bytes, std::io::stdout());
     let layout = device.layout;
     loop {
@@ -141,7 +142,7 @@ impl<'a, W: Write> Taking<'a, W> {
         let sharpness = if self.settings.burst > 1 { shot.sharpness() } else { 0.0 };
         let jpeg = match shot.into_jpeg() {
             Ok(jpeg) if jpeg.len() <= self.max_bytes => jpeg,
-            Ok(jpeg) => return self.broken(&format!("its {} bytes are more than intake.max_bytes", jpeg.len()), now),
+            Ok(jpeg) => return self.broken(&format!("its {} bytes are more than are allowed", jpeg.len()), now),
             Err(why) => return self.broken(&why, now),
         };
         burst.push((sharpness, jpeg));

@@ -90,14 +90,18 @@ async fn list() -> anyhow::Result<ExitCode> {
         }
         match &camera.offers {
             Err(error) => println!("  {error}"),
-            Ok(offers) if offers.is_empty() => println!("  it offers nothing that can be listed"),
             Ok(offers) => {
                 println!("  {:<10} {:<12} frames a second", "format", "resolution");
-                for offer in offers {
+                for offer in offers.iter().filter(|offer| offer.usable) {
                     let (width, height) = offer.size;
                     let rates: Vec<_> = offer.rates.iter().map(ToString::to_string).collect();
-                    let rates = if offer.usable { rates.join(" ") } else { "not for kithd".into() };
-                    println!("  {:<10} {:<12} {rates}", offer.format, format!("{width}x{height}"));
+                    println!("  {:<10} {:<12} {}", offer.format, format!("{width}x{height}"), rates.join(" "));
+                }
+                let mut others: Vec<_> =
+                    offers.iter().filter(|offer| !offer.usable).map(|offer| &offer.format).collect();
+                others.dedup();
+                if !others.is_empty() {
+                    println!("  and {} formats that kithd cannot use", others.len());
                 }
             }
         }
@@ -127,7 +131,7 @@ async fn snapshot(config: &Config, args: &SnapshotArgs) -> anyhow::Result<ExitCo
     let (child, stdout) =
         Child::spawn("camera", "camera", &configuration, arguments, Stdio::piped()).map_err(|why| anyhow!(why))?;
     let stdout = stdout.context("the camera process has no output")?;
-    let picture = match timeout(DEADLINE, first_picture(stdout, config.intake.max_bytes)).await {
+    let picture = match timeout(DEADLINE, first_picture(stdout, settings.max_frame_bytes())).await {
         Ok(Ok(picture)) => picture,
         Ok(Err(error @ WireError::Nonsense(_))) => bail!("the camera process: {error}"),
         Ok(Err(WireError::Ended(_))) => {

@@ -38,6 +38,14 @@ pub struct Camera {
     pub stall_after: Duration,
 }
 
+impl Camera {
+    /// Most bytes of one frame, raw or as JPEG: what a camera process may hand over at a time.
+    pub fn max_frame_bytes(&self) -> usize {
+        const HEADERS: usize = 64 << 10;
+        3 * self.width as usize * self.height as usize + HEADERS
+    }
+}
+
 /// How a camera sends its frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PixelFormat {
@@ -109,19 +117,24 @@ fn camera(raw: &mut Raw) -> Camera {
     } else if !every.is_zero() && every < SHORTEST {
         raw.problem("every", format!("{every:?}"), "must be 0s (only on motion) or at least 100ms");
     }
+    let rate = raw.number("rate", 15, 1..=240) as u32;
+    let stall_after = raw.duration("stall_after", secs(10), secs(1)..=secs(3600));
+    if stall_after < secs(3) / rate {
+        raw.problem("stall_after", format!("{stall_after:?}"), "must be longer than three frames at this rate");
+    }
     Camera {
         name,
         device,
         width,
         height,
-        rate: raw.number("rate", 15, 1..=240) as u32,
+        rate,
         format: format(raw),
         every: (!every.is_zero()).then_some(every),
         motion,
         motion_area: raw.number("motion_area", 2, 1..=100) as u32,
         cool_down: raw.duration("cool_down", secs(10), secs(0)..=secs(86_400)),
         burst: raw.number("burst", 3, 1..=20) as usize,
-        stall_after: raw.duration("stall_after", secs(10), secs(1)..=secs(3600)),
+        stall_after,
     }
 }
 
@@ -157,11 +170,12 @@ mod tests {
     fn what_is_wrong_with_a_camera_says_which_one_and_what_is_right() {
         let text = "[[camera]]\nname = \"a\"\nmotion = true\n\
                     [[camera]]\nname = \"a\"\nresolution = \"1281x720\"\nformat = \"h264\"\nevry = \"1s\"\n\
-                    [[camera]]\nname = \"two words\"\ndevice = \"video1\"\nevery = \"1ms\"\nburst = 0\n";
+                    [[camera]]\nname = \"two words\"\ndevice = \"video1\"\nevery = \"1ms\"\nburst = 0\n\
+                    rate = 1\nstall_after = \"2s\"\n";
         let problems = Config::check(Raw::parse(text)).0.unwrap_err();
         let text = Config::problems_text("kithd.toml", &problems);
         for part in [
-            "has 10 problems",
+            "has 11 problems",
             "camera[1].name = \"a\": is the name of another camera",
             "camera[1].device = /dev/video0: is the camera a already",
             "camera[1].resolution = \"1281x720\": must be width x height",
@@ -172,6 +186,7 @@ mod tests {
             "camera[2].device = \"video1\": must be a path below /dev",
             "camera[2].every = 1ms: must be 0s",
             "camera[2].burst = 0: must be a whole number from 1",
+            "camera[2].stall_after = 2s: must be longer than three frames",
         ] {
             assert!(text.contains(part), "{part:?} is missing in:\n{text}");
         }

@@ -167,9 +167,10 @@ impl Camera {
 
     /// Passes on its bursts until there is a reason not to.
     async fn listen(&self, mut stdout: ChildStdout, bursts: &mpsc::Sender<Vec<Frame>>) -> End {
+        let limit = self.intake.max_bytes().min(self.settings.max_frame_bytes());
         let mut burst = Vec::new();
         loop {
-            let word = match timeout(self.patience(), wire::read(&mut stdout, self.intake.max_bytes())).await {
+            let word = match timeout(self.patience(), wire::read(&mut stdout, limit)).await {
                 Ok(Ok(word)) => word,
                 Ok(Err(WireError::Ended(_))) => return End::Ended,
                 Ok(Err(error @ WireError::Nonsense(_))) => return End::Misbehaved(error.to_string()),
