@@ -2,6 +2,7 @@
 //! leave out the Huffman tables, and what some write into it beside the picture is nobody's business.
 //! Not a decoder; whether the picture is whole is `engine::decode`'s finding.
 
+use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use image::ExtendedColorType;
@@ -23,6 +24,30 @@ static STANDARD_TABLES: LazyLock<Vec<u8>> = LazyLock::new(|| {
     });
     tables
 });
+
+/// The last frame in each of the driver's buffers. nokhwa does not say how much of a buffer is new, so a frame that broke
+/// off is known by its end: that of the one before, just where it was.
+#[derive(Default)]
+pub struct Buffers(HashMap<usize, Vec<u8>>);
+
+impl Buffers {
+    /// Of a frame's end: more than chance would repeat at the same place.
+    const TAIL: usize = 64;
+
+    /// Remembers a frame; true when only its beginning is new.
+    pub fn torn(&mut self, buffer: &[u8]) -> bool {
+        let held = self.0.entry(buffer.as_ptr().addr()).or_default();
+        let Ok(length) = segments(buffer, |_, _| {}).and_then(|scans| end(buffer, scans)) else {
+            // Found out to be broken otherwise.
+            return false;
+        };
+        let (frame, tail) = (&buffer[..length], length.saturating_sub(Self::TAIL));
+        let torn = held.len() == length && held[tail..] == frame[tail..] && held[..] != *frame;
+        held.clear();
+        held.extend_from_slice(frame);
+        torn
+    }
+}
 
 /// The picture that `buffer` begins with: cut at its end marker, with Huffman tables, without EXIF, comments and the like.
 pub fn whole(buffer: &[u8]) -> Result<Vec<u8>, String> {
@@ -107,6 +132,25 @@ mod tests {
         assert_eq!(whole(&buffer).unwrap(), clean);
         assert!(clean.ends_with(&[0xFF, 0xD9]));
         assert_eq!(decode(&clean, &LIMITS).unwrap().pixels, decode(&photo, &LIMITS).unwrap().pixels);
+    }
+
+    #[test]
+    fn a_frame_that_broke_off_is_known_by_the_end_of_the_one_before() {
+        let other = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/photos/biden_1.jpg")).unwrap();
+        let (photo, mut buffers) = (photo(), Buffers::default());
+        let mut buffer = vec![0; 100_000];
+        let write = |buffer: &mut [u8], frame: &[u8]| buffer[..frame.len()].copy_from_slice(frame);
+        for frame in [&photo, &photo, &other, &photo] {
+            write(&mut buffer, frame);
+            assert!(!buffers.torn(&buffer), "whole, or the same as before");
+        }
+        write(&mut buffer, &other[..other.len() / 2]);
+        assert!(whole(&buffer).is_ok(), "it looks whole");
+        assert!(buffers.torn(&buffer));
+        write(&mut buffer, &other);
+        assert!(!buffers.torn(&buffer));
+        buffer.fill(0);
+        assert!(!buffers.torn(&buffer), "that is found out otherwise");
     }
 
     #[test]

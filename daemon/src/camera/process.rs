@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use super::device::Device;
+use super::mjpeg::Buffers;
 use super::motion::Gate;
 use super::shot::Shot;
 use super::wire::{self, Word};
 use crate::child;
-use crate::config;
+use crate::config::{self, PixelFormat};
 use crate::engine::{Profile, confine};
 
 /// Between signs of life while frames come.
@@ -53,11 +54,17 @@ pub fn run(settings: &config::Camera, max_bytes: usize) -> anyhow::Result<()> {
     let max_bytes = max_bytes.min(settings.max_frame_bytes());
     let mut taking = Taking::new(settings, max_bytes, std::io::stdout());
     let layout = device.layout;
+    let mut buffers = Buffers::default();
     loop {
         let frame = device.frame()?;
         let now = Instant::now();
+        let torn = layout.format == PixelFormat::Mjpeg && buffers.torn(&frame);
         if taking.wants(now)? {
-            taking.frame(Shot::read(&frame, &layout, max_bytes), now)?;
+            let shot = match torn {
+                true => Err("it breaks off, and the end of an older one follows".into()),
+                false => Shot::read(&frame, &layout, max_bytes),
+            };
+            taking.frame(shot, now)?;
         }
     }
 }
@@ -181,8 +188,7 @@ mod tests {
 
     /// A still grey frame with something in it from `left` on.
     fn shot(left: usize) -> Result<Shot, String> {
-        let layout =
-            super::super::device::Layout { format: config::PixelFormat::Rgb, width: 64, height: 32, stride: 3 * 64 };
+        let layout = super::super::device::Layout { format: PixelFormat::Rgb, width: 64, height: 32, stride: 3 * 64 };
         let frame: Vec<u8> =
             (0..64 * 32).flat_map(|i| [if (left..left + 16).contains(&(i % 64)) { 250 } else { 90 }; 3]).collect();
         Shot::read(&frame, &layout, 1 << 20)

@@ -308,6 +308,29 @@ fn broken_frames_are_dropped_counted_and_said_and_a_camera_of_nothing_else_is_de
 }
 
 #[test]
+fn a_frame_that_broke_off_is_dropped_though_the_end_of_an_older_one_makes_it_look_whole() {
+    let mut front = Front::new("every = \"100ms\", burst = 1");
+    front.board.set("models.pack", "\"/nowhere/pack\"");
+    // One more than the camera has buffers: every buffer gets another one each time.
+    let scenes = ["obama_1.jpg", "biden_1.jpg", "astronaut_1.jpg", "group.jpg", "noface.jpg"].map(scene);
+    for (n, scene) in scenes.iter().enumerate() {
+        front.frame(&format!("still-{n}"), scene);
+    }
+    front.tell("torn still");
+    front.board.start();
+    front.wait_rows(12);
+    wait_for("a torn frame to be said", || {
+        front.board.log().contains("1 so far: it breaks off, and the end of an older one follows").then_some(())
+    });
+    let whole = scenes.map(|scene| image::load_from_memory(&jpeg(&scene)).unwrap().into_rgb8());
+    for file in front.board.sql("select file from images") {
+        let kept = std::fs::read(front.board.folder.path().join("state").join(&file)).unwrap();
+        let kept = image::load_from_memory(&kept).unwrap().into_rgb8();
+        assert!(whole.contains(&kept), "{file} is half of one and half of another");
+    }
+}
+
+#[test]
 fn a_camera_that_is_not_there_comes_or_goes_is_waited_for_while_the_daemon_works() {
     let mut front = Front::new("every = \"200ms\", burst = 1");
     front.frame("still", &scene("noface.jpg"));

@@ -2,7 +2,8 @@
  * files of the folder $FAKE_CAMERA; the first word of the file "control" in it says how, the second which: those whose
  * names begin with it, in turn.
  *   play     each as it is, over what the buffer held before, as a driver leaves it
- *   glitch   every other one cut in half
+ *   glitch   every other one cut in half, zeros behind it
+ *   torn     every third one cut in half, behind it what the buffer held before
  *   garbage  noise
  *   stall    no frame, for as long as that stands there
  *   gone     unplugged
@@ -117,7 +118,8 @@ static void fill(unsigned char *buffer) {
         memset(buffer, 0, BUFFER);
         memcpy(buffer, frame->bytes, frame->length / 2);
     } else {
-        memcpy(buffer, frame->bytes, frame->length < BUFFER ? frame->length : BUFFER);
+        size_t whole = frame->length < BUFFER ? frame->length : BUFFER;
+        memcpy(buffer, frame->bytes, told("torn") && sequence % 3 == 1 ? whole / 2 : whole);
     }
 }
 
