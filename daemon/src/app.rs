@@ -4,7 +4,7 @@ mod mqtt;
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::serve::{Listener, ListenerExt};
@@ -22,6 +22,7 @@ use crate::notify::Notifier;
 use crate::queue::{self, Queue, Rules};
 use crate::recognition::{self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, PEOPLE, Reader};
 use crate::sinks::health::Report;
+use crate::sources::camera::Camera;
 use crate::sources::folder::Folder;
 use crate::sources::{self, Intake, SPOOL};
 use crate::state_dir::StateDir;
@@ -108,6 +109,23 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         folder_parts.push(part);
     }
 
+    let mut camera_parts = Vec::new();
+    for settings in &config.cameras {
+        // Once a start and for as long as the daemon runs.
+        let part: &'static str = format!("camera {}", settings.name).leak();
+        let camera = Camera {
+            settings: settings.clone(),
+            part,
+            configuration: config.arguments.clone(),
+            intake: intake.clone(),
+            faces: recognition::face_desk(ready.clone()),
+            health: health.clone(),
+            state: Mutex::default(),
+        };
+        tasks.work(part, camera.run(tasks.stop()));
+        camera_parts.push(part);
+    }
+
     let topics = Topics::new(&config.mqtt.prefix, &config.device);
 
     // Page and API for the LAN; the same and more on the control socket.
@@ -157,6 +175,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // systemd hears when all of them have said how they are, and goes on hearing that the loops turn.
     awaited.extend(config.facerecog_listen.map(|_| "facerecog"));
     awaited.extend(folder_parts);
+    awaited.extend(camera_parts);
     let notifier = Notifier {
         store: store.clone(),
         loops: vec![("dispatcher", dispatcher_heart), ("timers", timer_heart), ("HTTP loop", http_heart)],

@@ -3,6 +3,7 @@
 mod allow;
 mod bench;
 mod breaker;
+mod camera;
 mod describe;
 mod enroll;
 mod eval;
@@ -56,6 +57,9 @@ enum Command {
     Allow(allow::Args),
     /// Turns pictures into faces on a socket; the daemon starts and stops it by itself
     Engine(engine::Args),
+    /// Lists cameras, or takes one picture with one
+    #[command(subcommand)]
+    Camera(camera::Camera),
     /// Shows the circuit breaker around the engine, or tells it what to do
     Breaker {
         /// open: leave the engine alone; close: send it pictures again now; auto: after open, test it and go on
@@ -87,9 +91,13 @@ enum Command {
 
 /// Does what was typed.
 pub fn run(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
-    let daemon = matches!(cli.command, Command::Run | Command::Engine(_));
-    log(&config.log_level, daemon, matches!(cli.command, Command::Engine(_)));
-    // What an engine gives up binds only threads made afterwards, so it makes its runtime itself.
+    let child = matches!(cli.command, Command::Engine(_) | Command::Camera(camera::Camera::Run(_)));
+    log(&config.log_level, child || matches!(cli.command, Command::Run), child);
+    // What an engine or a camera process gives up binds only threads made afterwards, so they make theirs themselves.
+    if let Command::Camera(camera::Camera::Run(args)) = &cli.command {
+        camera::process(&config, args)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if let Command::Engine(args) = &cli.command {
         let settings = app::engine_settings(&config);
         engine::run(args, config.models.pack.as_deref(), config.models.precision, &settings)?;
@@ -105,6 +113,7 @@ pub fn run(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
 async fn command(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Engine(_) => unreachable!("it needs no runtime and has ended"),
+        Command::Camera(command) => camera::run(&config, command).await,
         Command::Breaker { command } => breaker::run(&config, command).await,
         Command::Run => app::run(config).await.map(|()| ExitCode::SUCCESS),
         Command::Allow(args) => allow::run(&config, cli.config.as_deref(), &args),
@@ -125,12 +134,12 @@ async fn command(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
 /// The daemon logs what its level says; a command only what went wrong, its answers are on standard output.
 ///
 /// To the journal where systemd has connected standard error to it, with priorities and a field KITHD_… for every value;
-/// else to standard error. An engine's lines go to the daemon, which passes them on.
-fn log(level: &str, daemon: bool, engine: bool) {
+/// else to standard error. The lines of an engine or a camera process go to the daemon, which passes them on.
+fn log(level: &str, daemon: bool, child: bool) {
     let level = if daemon { level } else { "warn" };
     // rumqttc logs what our connection says in words of its own.
     let filter = EnvFilter::new(format!("{level},rumqttc=error,tract_core=error,tract_linalg=error"));
-    if !engine
+    if !child
         && stderr_is_the_journal()
         && let Ok(journal) = tracing_journald::layer()
     {
@@ -142,7 +151,7 @@ fn log(level: &str, daemon: bool, engine: bool) {
         return;
     }
     let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    if engine {
+    if child {
         format.without_time().with_ansi(false).init();
     } else {
         format.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();

@@ -1,8 +1,11 @@
 //! What page, API, metrics, MQTT and command line see of the engines and the circuit breaker, and what they may tell
-//! it. Words and a door only, so that none of them knows `recognition`.
+//! it; and the question that a camera has for the engine. Words and doors only, so that none of them knows
+//! `recognition`.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::Serialize;
 
 use crate::domain::{BreakerCommand, BreakerReason, BreakerState};
@@ -96,6 +99,25 @@ pub struct EngineDesk {
     pub report: Arc<dyn Fn() -> EngineReport + Send + Sync>,
     /// Tells the breaker something; answers what it is then.
     pub command: Arc<dyn Fn(BreakerCommand) -> BreakerState + Send + Sync>,
+}
+
+/// Whether there is a face in a picture, asked of the engine behind the circuit breaker; clones share it.
+#[derive(Clone)]
+pub struct FaceDesk {
+    /// The quality of the best face, 0 to 1; `None` when there is no face.
+    pub best_face: Arc<dyn Fn(Bytes) -> Asking + Send + Sync>,
+}
+
+/// An answer that is being waited for.
+pub type Asking = Pin<Box<dyn Future<Output = Result<Option<f32>, NoAnswer>> + Send>>;
+
+/// Why the engine did not say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// It cannot read this picture.
+    Unreadable(String),
+    /// It answers none now.
+    Away(String),
 }
 
 impl EngineReport {

@@ -1,6 +1,8 @@
 //! kithd: pictures in, names out, nothing lost. Parses, logs, loads the configuration, runs, and gives the exit code.
 
 mod app;
+mod camera;
+mod child;
 mod cli;
 mod commands;
 mod config;

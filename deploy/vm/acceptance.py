@@ -491,6 +491,60 @@ def camera_drop_in(kit: Kit) -> str:
 
 
 @item
+def camera_source(kit: Kit) -> str:
+    """With a [[camera]] on the kernel's test camera and the packaged camera.conf pictures come every second and end
+    processed; unplugged (its driver unbound and removed) it is `degraded` by name and comes back by itself; a camera
+    process that is stopped is killed and replaced; `kithd camera list` and `snapshot` see it too."""
+    kit.sh("modprobe vivid n_devs=1 && udevadm settle")
+    listed = kit.sh("kithd camera list")
+    expect("/dev/video0  vivid" in listed and re.search(r"yuyv +320x180 ", listed), listed)
+    shot = kit.sh("kithd camera snapshot --device /dev/video0 --output /root/snapshot.jpg")
+    section = ('[[camera]]\\nname = "front"\\nresolution = "320x180"\\nformat = "yuyv"\\nrate = 10\\nevery = "1s"\\n'
+               'burst = 1\\nstall_after = "5s"')
+
+    def part():
+        return kit.json("/v1/status")["parts"].get("camera front", {"condition": "", "text": ""})
+
+    def taken(state: str = "%") -> int:
+        return int(kit.sql(f"select count(*) from images where source = 'camera' and state like '{state}'")[0][0])
+
+    def more(what: str):
+        before = taken()
+        wait(what, lambda: taken() >= before + 3, 120)
+
+    process = "pgrep -f 'camera run' --parent $(systemctl show -P MainPID kithd)"
+    with kit.drop_in(kit.sh("cat /usr/share/kithd/systemd/camera.conf")), kit.configured(f"$ a {section}"):
+        kit.restart()
+        kit.settled()
+        wait("three pictures of the camera are processed", lambda: taken("processed") >= 3, PICTURE)
+        begun, before = time.monotonic(), taken()
+        wait("ten more pictures", lambda: taken() >= before + 10, 120)
+        seen = [f"ten pictures in {time.monotonic() - begun:.0f} s; {part()['text']}",
+                kit.sh("journalctl -u kithd -o cat --no-pager -g 'camera front: .* sends' -n 1")]
+        expect(part()["condition"] == "ok", str(part()))
+        kit.sh("echo vivid.0 >/sys/bus/platform/drivers/vivid/unbind")
+        wait("degraded", lambda: part()["condition"] == "degraded", 60)
+        wait("the driver is removed", lambda: not kit.board.run("modprobe -r vivid").returncode, 60)
+        wait("unplugged", lambda: "unplugged: /dev/video0 is not there" in part()["text"], 60)
+        seen.append(f"driver removed: {part()['text']}")
+        kit.sh("modprobe vivid n_devs=1 && udevadm settle")
+        more("pictures after the camera came back")
+        stopped = kit.sh(process)
+        kit.sh(f"kill -STOP {stopped}")
+        wait("degraded", lambda: "the camera process was killed" in part()["text"], 60)
+        seen.append(f"process {stopped} stopped: {part()['text']}")
+        more("pictures of another process")
+        seen.append(f"then process {kit.sh(process)}: {part()['text']}")
+        failed = taken("failed")
+        expect(not failed, f"{failed} pictures of the camera failed")
+        expect(kit.property("NRestarts") == "0", "the daemon was restarted")
+    # An emulated board falls behind a picture a second.
+    wait("all are processed", lambda: taken("processed") == taken(), 4 * PICTURE, pause=5)
+    lines = [line for line in listed.splitlines() if line.startswith("/dev") or re.search("yuyv +320x180 ", line)]
+    return "\n".join([*lines, *shot.splitlines(), *seen, f"{taken()} pictures, all processed"])
+
+
+@item
 def clean_stop(kit: Kit) -> str:
     """`systemctl stop` in the middle of work ends well within TimeoutStopSec, nothing stays `processing`, and the work
     is done after the next start."""

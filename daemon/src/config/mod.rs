@@ -2,6 +2,7 @@
 //!
 //! What comes and goes (mounts, brokers, cameras) is not tested here: the daemon starts whatever is broken.
 
+mod camera;
 mod mqtt;
 mod raw;
 mod retention;
@@ -10,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+pub use camera::{Camera, PixelFormat};
 use kith_vision::{Device, Precision};
 pub use mqtt::{HomeAssistant, Mqtt, MqttCommand};
 pub use raw::{Problem, Raw};
@@ -35,6 +37,8 @@ pub struct Config {
     pub intake: Intake,
     /// Folders watched for pictures.
     pub folders: Vec<Folder>,
+    /// Cameras of this board.
+    pub cameras: Vec<Camera>,
     /// Networks.
     pub models: Models,
     /// How pictures are recognised.
@@ -236,6 +240,7 @@ impl Config {
             mqtt: mqtt::mqtt(&mut raw),
             intake: intake(&mut raw, &state_dir),
             folders: folders(&mut raw),
+            cameras: camera::cameras(&mut raw),
             models: models(&mut raw),
             recognition: recognition(&mut raw),
             engine: engine(&mut raw),

@@ -1,4 +1,5 @@
-//! What the engine process gives up once its models are loaded: files, network, new privileges, other processes.
+//! What an engine process gives up once its models are loaded, and a camera process once its camera is open: files,
+//! network, new privileges, other processes.
 //!
 //! A picture is somebody else's bytes, and its decoder may one day have a hole; what comes through it should find a
 //! room without doors. Not for the daemon, which needs its doors, and not for limits on memory or time, which the
@@ -18,11 +19,13 @@ use landlock::{
     RulesetAttr, RulesetCreatedAttr, RulesetError, Scope, path_beneath_rules,
 };
 
-/// What the engine still needs.
+/// What the process still needs.
 #[derive(Debug, Clone)]
 pub enum Profile {
     /// Its listening socket, memory and threads.
     Cpu,
+    /// A camera that is open already, pipes, memory and threads.
+    Camera,
     /// Also the driver's devices and libraries, read only.
     Cuda {
         /// Where compiled kernels are kept: the one folder that stays writable.
@@ -37,7 +40,7 @@ pub struct Confinement {
     privileges: Result<(), String>,
     /// The ABI in force, and whether every thread of the process is bound by it.
     landlock: Result<(ABI, bool), String>,
-    /// How many system calls are allowed (cpu) or refused (cuda).
+    /// How many system calls are allowed (cpu, camera) or refused (cuda).
     calls: Result<usize, String>,
     /// Threads that had begun before.
     earlier_threads: usize,
@@ -45,7 +48,7 @@ pub struct Confinement {
 
 /// Gives up what `profile` does not need; not to be undone.
 ///
-/// For the cpu it binds the calling thread and those it begins afterwards, so call it while there is no other. For cuda,
+/// For cpu and camera it binds the calling thread and those it begins afterwards, so call it while there is no other. For cuda,
 /// whose driver has begun threads by then, the refused system calls bind all of them; the files do from Landlock's
 /// ABI 8 on, and the words say where they do not.
 pub fn confine(profile: &Profile) -> Confinement {
@@ -64,7 +67,7 @@ impl fmt::Display for Confinement {
         match (&self.landlock, &self.profile) {
             (Ok((abi, _)), profile) => {
                 match profile {
-                    Profile::Cpu => write!(f, "files: none")?,
+                    Profile::Cpu | Profile::Camera => write!(f, "files: none")?,
                     Profile::Cuda { cache } => write!(f, "files: the driver's, {} writable", cache.display())?,
                 }
                 if *abi >= ABI::V4 {
@@ -72,13 +75,13 @@ impl fmt::Display for Confinement {
                 }
                 write!(f, " (Landlock ABI {abi})")?;
             }
-            (Err(why), Profile::Cpu) if self.calls.is_ok() => {
+            (Err(why), Profile::Cpu | Profile::Camera) if self.calls.is_ok() => {
                 write!(f, "files: none to open, by system calls alone ({why})")?;
             }
             (Err(why), _) => write!(f, "files: not restricted ({why})")?,
         }
         match (&self.calls, &self.profile) {
-            (Ok(count), Profile::Cpu) => write!(f, "; system calls: {count} allowed")?,
+            (Ok(count), Profile::Cpu | Profile::Camera) => write!(f, "; system calls: {count} allowed")?,
             (Ok(count), Profile::Cuda { .. }) => write!(f, "; system calls: {count} refused")?,
             (Err(why), _) => write!(f, "; system calls: not restricted ({why})")?,
         }
@@ -87,7 +90,7 @@ impl fmt::Display for Confinement {
         }
         match (self.earlier_threads, &self.landlock, &self.profile) {
             (0, ..) | (_, Ok((_, true)), Profile::Cuda { .. }) => Ok(()),
-            (count, _, Profile::Cpu) => write!(f, "; {count} threads begun before: not restricted"),
+            (count, _, Profile::Cpu | Profile::Camera) => write!(f, "; {count} threads begun before: not restricted"),
             (count, _, Profile::Cuda { .. }) => write!(f, "; {count} threads begun before: files not restricted"),
         }
     }
@@ -96,8 +99,9 @@ impl fmt::Display for Confinement {
 /// Landlock: no file, no TCP, no signal and no abstract socket out of here, as far as the kernel knows them.
 fn restrict_files(profile: &Profile) -> Result<RestrictionStatus, RulesetError> {
     match profile {
-        // Nothing is granted, so rights of kernels to come can only refuse what the engine does not do.
-        Profile::Cpu => Ruleset::default()
+        // Nothing is granted, so rights of kernels to come can only refuse what the process does not do. What is open
+        // stays as it was opened.
+        Profile::Cpu | Profile::Camera => Ruleset::default()
             .handle_access(AccessFs::from_all(ABI::V10))?
             .handle_access(AccessNet::from_all(ABI::V10))?
             .scope(Scope::from_all(ABI::V10))?
@@ -181,11 +185,15 @@ mod calls {
     /// A call without rules matches whatever its arguments; with rules, if one of them does.
     pub(super) type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 
-    /// How many calls are allowed (cpu) or refused (cuda).
+    /// How many calls are allowed (cpu, camera) or refused (cuda).
     pub(super) fn restrict(profile: &Profile) -> Result<usize, String> {
         match profile {
-            Profile::Cpu => {
+            Profile::Cpu | Profile::Camera => {
                 let mut rules = allowed().map_err(|error| error.to_string())?;
+                if matches!(profile, Profile::Camera) {
+                    // How a camera is asked for frames; nothing else is open that understands any.
+                    rules.insert(libc::SYS_ioctl, vec![]);
+                }
                 let count = rules.len();
                 // Of two verdicts the stricter holds: this filter leaves clone3 to the one that says it does not exist,
                 // which goes first because it still lets another be installed.

@@ -1,7 +1,7 @@
 //! The engine: bytes of a picture in; faces, aligned crops and a thumbnail out. Stateless, knows no person.
 //!
 //! `kithd engine` serves it over gRPC from a process of its own; measuring commands use it in theirs. The daemon
-//! never does: it calls the process through `recognition`.
+//! never does: it calls the process through `recognition`. `kithd camera` decodes, encodes and is confined by the same.
 
 mod confine;
 mod decode;
@@ -18,7 +18,9 @@ use bytes::Bytes;
 use kith_vision::{Comparison, Device, Pack, Precision};
 use tokio::sync::Semaphore;
 
-pub use decode::DecodeLimits;
+pub use confine::{Profile, confine};
+pub use decode::{DecodeLimits, decode};
+pub use encode::jpeg;
 pub use process::{Args, run};
 pub use recogniser::Recogniser;
 

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use kith_vision::{Device, Pack, Precision, Vision};
-use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio_stream::wrappers::UnixListenerStream;
 
 use super::confine::{Profile, confine};
 use super::service::{Service, Timed};
 use super::{Engine, EngineSettings, load_pack};
+use crate::child;
 use crate::rpc::recognizer::PrecisionTiming;
 use crate::rpc::recognizer::recognizer_server::RecognizerServer;
 use crate::rpc::{CONNECTION_WINDOW, ENVELOPE, FRAME, STREAM_WINDOW};
@@ -47,13 +47,9 @@ pub fn run(
     settings: &EngineSettings,
 ) -> anyhow::Result<()> {
     if args.supervised {
-        // A stopped or stuck engine reads no pipe; the kernel ends it all the same.
-        set_parent_process_death_signal(Some(Signal::KILL)).context("cannot ask for the parent's death signal")?;
+        child::die_with_parent()?;
     }
-    // When memory runs out, a picture is lost rather than the daemon. Not everywhere allowed, nowhere needed.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "500");
-    // Page, broker and queue come before pictures.
-    let _ = rustix::process::nice(5);
+    child::give_way();
     let pack = load_pack(pack)?;
     // Timed later, when there is no file system any more.
     let kept = if args.time_precisions { Some(pack.in_memory()?) } else { None };
@@ -67,7 +63,7 @@ pub fn run(
     let confinement = confine(&profile);
     tracing::info!("serving {} on {}, {confinement}", engine.description(), args.socket.display());
     if args.supervised {
-        std::thread::spawn(end_with_standard_input);
+        std::thread::spawn(child::end_with_standard_input);
     }
     let timed = Arc::new(OnceLock::<Timed>::new());
     if let Some(pack) = kept {
@@ -136,11 +132,4 @@ fn time_precisions(engine: &Engine, pack: &Pack, timed: &OnceLock<Timed>) {
 fn cache_folder() -> PathBuf {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home).unwrap_or_else(|| PathBuf::from(".cache"))
-}
-
-/// The parent holds the other end for as long as it lives.
-fn end_with_standard_input() {
-    // What comes is of no interest, an error is an end too.
-    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-    std::process::exit(0);
 }

@@ -11,8 +11,9 @@ use kith_vision::{Pack, Precision};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::child::{Child, ChildSettings};
+use super::child::{self, ChildSettings};
 use super::client::{Answer, CallError, Client, Picture};
+use crate::child::Child;
 use crate::domain::BreakerReason;
 use crate::rpc::recognizer::Description;
 
@@ -420,7 +421,7 @@ impl Slot {
         let elsewhere = |error: CallError| TestFailure::of(&error);
         let (child, client) = match &self.place {
             Place::Child(settings) => {
-                let started = Child::start(settings, precision, time_precisions).await;
+                let started = child::start(settings, precision, time_precisions).await;
                 let (child, client) = started.map_err(|why| TestFailure::new(BreakerReason::Start, why))?;
                 (Some(child), client)
             }

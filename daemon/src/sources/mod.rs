@@ -3,6 +3,7 @@
 //! Paths are checked as text and committed; no mount is touched here, so a hung NFS server never blocks a sender.
 //! Bytes are on disk before their row is. A picture that cannot be read is the engine's finding, not ours.
 
+pub mod camera;
 pub mod folder;
 pub mod http;
 pub mod mqtt;
@@ -115,6 +116,21 @@ impl Intake {
         std::fs::create_dir_all(state_dir.join(SPOOL))?;
         health.set("intake", Condition::Ok, "accepting pictures");
         Ok(Self { queue, limits: Arc::new(limits), state_dir: state_dir.into(), health })
+    }
+
+    /// Whether anything is accepted now.
+    pub fn room(&self) -> Result<(), IntakeError> {
+        self.check_disk()?;
+        match self.queue.load() {
+            (unfinished, limit) if unfinished >= limit => Err(QueueError::Full { unfinished }.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a camera's picture is accepted now.
+    pub fn camera_room(&self) -> Result<(), IntakeError> {
+        self.room()?;
+        Ok(self.queue.camera_room(1)?)
     }
 
     /// Largest picture, in bytes.
@@ -286,10 +302,9 @@ impl Intake {
 /// Clears a full queue or disk from the board's health once there is room again, so that a balancer comes back.
 pub async fn watch_room(intake: Intake, mut pulse: Pulse, stop: CancellationToken) -> anyhow::Result<()> {
     loop {
-        let (unfinished, limit) = intake.queue.load();
         // Without a reserve a full disk is noticed by what could not be written; the next that can says so.
         let room = free_bytes(&intake.state_dir).is_none_or(|free| free >= ROOM_BYTES);
-        if intake.check_disk().is_ok() && room && unfinished < limit {
+        if room && intake.room().is_ok() {
             intake.health.set("intake", Condition::Ok, "accepting pictures");
         }
         tokio::select! {

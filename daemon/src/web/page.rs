@@ -11,9 +11,9 @@ use serde::Deserialize;
 
 use super::api::{self, Id};
 use super::assets::{ASSETS, Assets};
-use super::wording::{self, Moment};
+use super::wording;
 use super::{VERSION, Web};
-use crate::domain::ImageId;
+use crate::domain::{ImageId, Moment};
 use crate::health::{Condition, Part};
 use crate::problem::Problem;
 use crate::store::{Counts, FaceRow, ImageDetail, ImageRow, RejectedMessage};

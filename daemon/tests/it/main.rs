@@ -4,6 +4,7 @@
 mod accuracy; // the right person on every labelled photograph, when they are at hand
 mod bad_input; // what cannot be read ends in words and disturbs nothing
 mod broker; // a real mosquitto
+mod camera; // every so often and on motion, bursts, cameras that stall, glitch and vanish
 mod command_line; // enroll, identify, status, check-config
 mod commands; // by MQTT, and their answers
 mod crash; // SIGTERM and kill -9 at any time

@@ -71,6 +71,10 @@ fn the_arrows_of_the_design_hold() {
             "daemon/src/engine",
             &["crate::store", "crate::queue", "crate::sources", "crate::recognition", "crate::sinks", "crate::web"],
         ),
+        (
+            "daemon/src/camera",
+            &["crate::store", "crate::queue", "crate::sources", "crate::recognition", "crate::sinks", "crate::web"],
+        ),
         ("daemon/src/recognition", &["crate::sinks", "crate::web", "crate::mqtt"]),
         ("daemon/src/sinks", &["crate::queue", "crate::sources", "crate::recognition", "crate::engine", "crate::web"]),
         ("daemon/src/web", &["crate::queue", "crate::sources", "crate::recognition", "crate::engine", "crate::sinks"]),
@@ -82,6 +86,10 @@ fn the_arrows_of_the_design_hold() {
                 assert!(!program(&text).contains(name), "{} may not know {name}", path.display());
             }
         }
+    }
+    for (path, text) in files("daemon/src/sources", "rs") {
+        let words_only = program(&text).split("crate::camera::").skip(1).all(|rest| rest.starts_with("wire"));
+        assert!(words_only, "{} may know of crate::camera only its words", path.display());
     }
     for (path, text) in files("daemon/src", "rs") {
         if !path.ends_with("main.rs") && !path.starts_with("daemon/src/cli") && !path.ends_with("cli.rs") {

@@ -1,0 +1,447 @@
+//! The daemon's side of a camera: keeps its process running, chooses the best frame of each burst, and queues it.
+//!
+//! The process may do what it likes, hang in its driver included: it is watched, killed, and started again, and nothing
+//! else waits for it. No frame is kept in memory for later: what the queue does not take now is gone, and that is said.
+
+use std::process::Stdio;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::process::ChildStdout;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::{Intake, IntakeError};
+use crate::camera::wire::{self, WireError, Word};
+use crate::child::Child;
+use crate::config;
+use crate::desk::{FaceDesk, NoAnswer};
+use crate::domain::{Moment, Source, wall_clock_ms};
+use crate::health::{Condition, Health};
+
+/// Between looks for a camera that is not plugged in.
+const LOOK: Duration = Duration::from_millis(500);
+/// At least as long a camera may take from being opened to its first frame.
+const OPENING: Duration = Duration::from_secs(10);
+/// For a process that was killed to be gone.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// For all of a burst's questions to the engine.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Health does not change with every picture: others are told each time that it does.
+const SHOWN_FOR: Duration = Duration::from_secs(10);
+
+/// What a camera's task works with.
+pub struct Camera {
+    /// As configured.
+    pub settings: config::Camera,
+    /// The part's name in health: "camera front".
+    pub part: &'static str,
+    /// Arguments that give its process this configuration.
+    pub configuration: Vec<String>,
+    /// The door.
+    pub intake: Intake,
+    /// Where faces are asked for.
+    pub faces: FaceDesk,
+    /// Where it says how it is.
+    pub health: Health,
+    /// What it has to say.
+    pub state: Mutex<State>,
+}
+
+/// What there is to say of a camera.
+#[derive(Default)]
+pub struct State {
+    /// Frames come.
+    alive: bool,
+    /// Why they do not.
+    trouble: Option<String>,
+    /// Why pictures are not taken though frames come.
+    paused: Option<String>,
+    taken: u64,
+    last: String,
+    /// Of this run of the process, and of those before.
+    broken: (u64, u64),
+    lost: u64,
+    shown: Option<Instant>,
+}
+
+/// One frame of a burst.
+struct Frame {
+    sharpness: f32,
+    jpeg: Bytes,
+}
+
+/// Why a process is no longer listened to.
+enum End {
+    /// It ended.
+    Ended,
+    /// No word for too long.
+    Stalled,
+    /// It does not do what a camera process does.
+    Misbehaved(String),
+}
+
+impl Camera {
+    /// Takes pictures until stopped.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        self.health.set(self.part, Condition::Starting, format!("opening {}", self.settings.device.display()));
+        // One burst waits while another is judged; a third is lost.
+        let (bursts, mut taken) = mpsc::channel(1);
+        let watching = async {
+            tokio::select! {
+                () = self.watch(&bursts) => {}
+                () = stop.cancelled() => {}
+            }
+            // Ends the judging after what is in it.
+            drop(bursts);
+        };
+        let judging = async {
+            while let Some(burst) = taken.recv().await {
+                self.take(burst).await;
+            }
+        };
+        tokio::join!(watching, judging);
+        Ok(())
+    }
+
+    /// Keeps a process running for as long as the camera is there; never ends by itself.
+    async fn watch(&self, bursts: &mpsc::Sender<Vec<Frame>>) {
+        let mut back_off = BackOff::default();
+        loop {
+            let device = self.settings.device.display();
+            // Plain as text and on the board's own /dev: asking cannot hang.
+            if self.settings.device.canonicalize().is_err() {
+                self.trouble(format!("unplugged: {device} is not there; waited for"));
+                back_off = BackOff::default();
+                sleep(LOOK).await;
+                continue;
+            }
+            let begun = Instant::now();
+            let why = self.one_run(bursts).await;
+            let pause = back_off.after(begun.elapsed());
+            // A camera that was pulled out is waited for, above.
+            if self.settings.device.canonicalize().is_ok() {
+                self.trouble(format!("{why}; tried again in {} s", pause.as_secs()));
+                sleep(pause).await;
+            }
+        }
+    }
+
+    /// Runs the process until it ends or has to be ended; says why.
+    async fn one_run(&self, bursts: &mpsc::Sender<Vec<Frame>>) -> String {
+        let arguments = ["camera", "run", "--name", &self.settings.name];
+        let started = Child::spawn("camera", self.part, &self.configuration, arguments, Stdio::piped());
+        let (child, stdout) = match started {
+            Ok((child, Some(stdout))) => (child, stdout),
+            Ok((_, None)) => return "the camera process has no output".into(),
+            Err(why) => return why,
+        };
+        let why = match self.listen(stdout, bursts).await {
+            End::Ended => None,
+            End::Stalled => Some(format!("no frame came for {:?}, the camera process was killed", self.patience())),
+            End::Misbehaved(how) => Some(format!("the camera process was killed: {how}")),
+        };
+        {
+            let mut state = self.state();
+            state.alive = false;
+            state.broken = (0, state.broken.0 + state.broken.1);
+        }
+        // One that closed its output and ends has its own words for that.
+        if why.is_some() || timeout(FAREWELL, child.ended()).await.is_err() {
+            child.kill();
+        }
+        if timeout(FAREWELL, child.ended()).await.is_err() {
+            // In its driver no signal reaches it, and a second process would only hang beside it.
+            let pid = child.pid;
+            self.trouble(format!("the camera process {pid} hangs in its driver and cannot be ended; waited for"));
+            child.ended().await;
+        }
+        why.unwrap_or_else(|| child.complaint().unwrap_or_else(|| child.how()))
+    }
+
+    fn patience(&self) -> Duration {
+        if self.state().alive { self.settings.stall_after } else { self.settings.stall_after.max(OPENING) }
+    }
+
+    /// Passes on its bursts until there is a reason not to.
+    async fn listen(&self, mut stdout: ChildStdout, bursts: &mpsc::Sender<Vec<Frame>>) -> End {
+        let limit = self.intake.max_bytes().min(self.settings.max_frame_bytes());
+        let mut burst = Vec::new();
+        loop {
+            let word = match timeout(self.patience(), wire::read(&mut stdout, limit)).await {
+                Ok(Ok(word)) => word,
+                Ok(Err(WireError::Ended(_))) => return End::Ended,
+                Ok(Err(error @ WireError::Nonsense(_))) => return End::Misbehaved(error.to_string()),
+                Err(_) => return End::Stalled,
+            };
+            match word {
+                (Word::Alive { broken }, _) => self.alive(broken),
+                (Word::Frame { sharpness, last }, jpeg) => {
+                    burst.push(Frame { sharpness, jpeg: jpeg.into() });
+                    if burst.len() > self.settings.burst {
+                        return End::Misbehaved(format!("it sent more than {} frames", self.settings.burst));
+                    }
+                    if last && bursts.try_send(std::mem::take(&mut burst)).is_err() {
+                        self.lost("pictures come faster than they can be looked at; take fewer");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Queues one picture of a burst, or says why not.
+    async fn take(&self, burst: Vec<Frame>) {
+        // Nobody needs to be asked while nothing is accepted.
+        if let Err(error) = self.intake.camera_room() {
+            return self.pause(&error);
+        }
+        let Some(best) = self.best(&burst).await else {
+            return self.lost("the engine can read no frame of the last burst");
+        };
+        let jpeg = best.jpeg.clone();
+        let now = wall_clock_ms();
+        let moment = Moment::from_ms(now);
+        let name = format!("{} {}.jpg", self.settings.name, moment.iso.trim_end_matches('Z').replace(':', "-"));
+        match self.intake.picture(Source::Camera, &name, jpeg, None).await {
+            Ok(accepted) => {
+                tracing::debug!(image = accepted.id, "{}: {name}", self.part);
+                {
+                    let mut state = self.state();
+                    state.taken += 1;
+                    state.last = moment.text;
+                }
+                self.go_on();
+            }
+            Err(error) if error.is_temporary() => self.pause(&error),
+            Err(error) => self.lost(&format!("the last picture was refused: {error}")),
+        }
+    }
+
+    /// The frame with the best face, or the sharpest when no face is found or the engine does not answer in time; `None`
+    /// when none of them can be read.
+    async fn best<'a>(&self, burst: &'a [Frame]) -> Option<&'a Frame> {
+        if let [only] = burst {
+            return Some(only);
+        }
+        // The sharpest first: should there be time for one question only, it is asked about that.
+        let mut frames: Vec<_> = burst.iter().collect();
+        frames.sort_by(|a, b| b.sharpness.total_cmp(&a.sharpness));
+        let deadline = Instant::now() + PATIENCE;
+        let mut judged = Vec::new();
+        let mut silent = None;
+        for frame in &frames {
+            let answer = match &silent {
+                Some(_) => None,
+                None => timeout_at(deadline, (self.faces.best_face)(frame.jpeg.clone())).await.ok(),
+            };
+            judged.push(match answer {
+                Some(Ok(quality)) => Judged::Seen(quality),
+                Some(Err(NoAnswer::Unreadable(_))) => Judged::Unreadable,
+                Some(Err(NoAnswer::Away(why))) => {
+                    silent = Some(why);
+                    Judged::Unasked
+                }
+                None => {
+                    silent.get_or_insert_with(|| format!("no answer within {PATIENCE:?}"));
+                    Judged::Unasked
+                }
+            });
+        }
+        if let Some(why) = silent {
+            tracing::debug!("{}: not every frame was looked at for faces: {why}", self.part);
+        }
+        let sharpness: Vec<_> = frames.iter().map(|frame| frame.sharpness).collect();
+        choose(&sharpness, &judged).map(|at| frames[at])
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn alive(&self, broken: u64) {
+        let recovered = {
+            let mut state = self.state();
+            state.alive = true;
+            state.broken.0 = broken;
+            state.trouble.take().is_some()
+        };
+        if recovered {
+            tracing::info!("{}: frames come again", self.part);
+        }
+        // Seen at once, not only with the next picture, which may be hours away.
+        if self.state().paused.is_some() && self.intake.camera_room().is_ok() {
+            self.go_on();
+        }
+        self.show();
+    }
+
+    fn go_on(&self) {
+        if self.state().paused.take().is_some() {
+            tracing::info!("{}: pictures are taken again", self.part);
+        }
+        self.show();
+    }
+
+    fn pause(&self, error: &IntakeError) {
+        self.state().paused = Some(error.to_string());
+        self.show();
+    }
+
+    fn trouble(&self, why: String) {
+        self.state().trouble = Some(why);
+        self.show();
+    }
+
+    /// A burst that gives no picture.
+    fn lost(&self, why: &str) {
+        let lost = {
+            let mut state = self.state();
+            state.lost += 1;
+            state.lost
+        };
+        // The first, the second, the fourth, the eighth…
+        if lost.is_power_of_two() {
+            tracing::warn!("{}: no picture was taken, {lost} times so far: {why}", self.part);
+        }
+        self.show();
+    }
+
+    /// Trouble at once; pictures being counted, now and then.
+    fn show(&self) {
+        let mut state = self.state();
+        let (condition, text) = state.line();
+        if condition == Condition::Ok {
+            if state.shown.is_some_and(|shown| shown.elapsed() < SHOWN_FOR) && state.taken != 1 {
+                return;
+            }
+            state.shown = Some(Instant::now());
+        } else {
+            state.shown = None;
+        }
+        drop(state);
+        if self.health.set(self.part, condition, text.as_str()) && condition == Condition::Degraded {
+            tracing::warn!("{}: {text}", self.part);
+        }
+    }
+}
+
+impl State {
+    fn line(&self) -> (Condition, String) {
+        match self {
+            Self { trouble: Some(why), .. } => (Condition::Degraded, why.clone()),
+            Self { paused: Some(why), .. } => (Condition::Degraded, format!("paused: {why}")),
+            Self { alive: false, .. } => (Condition::Starting, "waiting for the first frame".into()),
+            Self { taken, last, broken, lost, .. } => {
+                let mut text = match taken {
+                    0 => "frames come, no picture taken yet".into(),
+                    1 => format!("1 picture taken, at {last}"),
+                    _ => format!("{taken} pictures taken, the last at {last}"),
+                };
+                let broken = broken.0 + broken.1;
+                if broken > 0 {
+                    text.push_str(&format!(", {broken} broken frames dropped"));
+                }
+                if *lost > 0 {
+                    text.push_str(&format!(", {lost} times none"));
+                }
+                (Condition::Ok, text)
+            }
+        }
+    }
+}
+
+/// What the engine says of a frame.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Judged {
+    /// The quality of its best face, if there is one.
+    Seen(Option<f32>),
+    /// It is broken, in a way that its process did not notice.
+    Unreadable,
+    /// There was no time, or no engine.
+    Unasked,
+}
+
+/// The frame to keep: of those with a face the one whose face's quality times the frame's own sharpness is most, for a
+/// face's quality alone says little about blur once it is sharp enough to be known; else the sharpest that can be read.
+fn choose(sharpness: &[f32], judged: &[Judged]) -> Option<usize> {
+    let merit = |at: usize| match judged[at] {
+        Judged::Seen(Some(quality)) => (1, quality.max(f32::MIN_POSITIVE) * sharpness[at].max(f32::MIN_POSITIVE)),
+        Judged::Seen(None) | Judged::Unasked => (0, sharpness[at]),
+        Judged::Unreadable => (-1, 0.0),
+    };
+    let best = (0..judged.len()).filter(|at| judged[*at] != Judged::Unreadable);
+    best.max_by(|a, b| {
+        let (a, b) = (merit(*a), merit(*b));
+        a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
+    })
+}
+
+/// How long a process that ended is left alone: twice as long each time, from the start again once one has run well.
+struct BackOff(Duration);
+
+impl BackOff {
+    const FIRST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_secs(60);
+    /// Of a run that was no failure to start.
+    const WELL: Duration = Duration::from_secs(60);
+
+    fn after(&mut self, ran: Duration) -> Duration {
+        if ran >= Self::WELL {
+            self.0 = Self::FIRST;
+        }
+        let pause = self.0;
+        self.0 = (2 * self.0).min(Self::LONGEST);
+        pause
+    }
+}
+
+impl Default for BackOff {
+    fn default() -> Self {
+        Self(Self::FIRST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sharpest_frame_with_a_face_wins_else_the_sharpest_that_can_be_read() {
+        use Judged::{Seen, Unasked, Unreadable};
+        let sharpness = [50.0, 40.0, 10.0];
+        assert_eq!(choose(&sharpness, &[Seen(None), Seen(Some(0.8)), Seen(Some(0.9))]), Some(1));
+        assert_eq!(choose(&sharpness, &[Seen(None), Seen(None), Seen(Some(0.1))]), Some(2));
+        assert_eq!(choose(&sharpness, &[Seen(None), Seen(None), Seen(None)]), Some(0));
+        assert_eq!(choose(&sharpness, &[Unreadable, Unasked, Unasked]), Some(1));
+        assert_eq!(choose(&sharpness, &[Unasked, Seen(Some(0.0)), Unasked]), Some(1));
+        assert_eq!(choose(&sharpness, &[Unreadable; 3]), None);
+        // Both sharp faces: the one that is not turned away.
+        assert_eq!(choose(&[50.0, 49.0], &[Seen(Some(0.3)), Seen(Some(0.9))]), Some(1));
+    }
+
+    #[test]
+    fn a_process_that_keeps_ending_is_left_alone_longer_each_time_until_one_has_run_well() {
+        let mut back_off = BackOff::default();
+        let pauses: Vec<_> = (0..8).map(|_| back_off.after(Duration::from_secs(3)).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(back_off.after(BackOff::WELL).as_secs(), 1);
+        assert_eq!(back_off.after(Duration::ZERO).as_secs(), 2);
+    }
+
+    #[test]
+    fn what_is_shown_is_the_worst_there_is_to_say() {
+        let mut state = State::default();
+        assert_eq!(state.line().0, Condition::Starting);
+        state.alive = true;
+        assert_eq!(state.line(), (Condition::Ok, "frames come, no picture taken yet".into()));
+        (state.taken, state.last, state.broken) = (12, "2026-11-23 07:21:05 UTC".into(), (1, 2));
+        let text = "12 pictures taken, the last at 2026-11-23 07:21:05 UTC, 3 broken frames dropped";
+        assert_eq!(state.line(), (Condition::Ok, text.into()));
+        state.paused = Some("the disk is full".into());
+        assert_eq!(state.line(), (Condition::Degraded, "paused: the disk is full".into()));
+        state.trouble = Some("unplugged".into());
+        assert_eq!(state.line(), (Condition::Degraded, "unplugged".into()));
+    }
+}
