@@ -15,6 +15,11 @@ use crate::support::{Board, Subscriber, full, part_is_ok, text, wait_for};
 const TOPIC: &str = "kithd/board/image/post";
 /// Messages the publisher has under way.
 const WINDOW: usize = 100;
+/// Messages at the broker that nobody has taken yet. It writes all of them to its disk every second: with a hundred
+/// thousand it does little else.
+const AHEAD: usize = 2000;
+/// When nothing is taken for so long, there is nothing to be taken.
+const QUIET: Duration = Duration::from_secs(4);
 
 /// A publisher at QoS 1 that sends again on a new connection whatever was not acknowledged on the last (MQTT 3.1.1). It
 /// publishes as many as are allowed so far, so that the stream lasts as long as the taking.
@@ -127,49 +132,60 @@ impl Flood {
         self.board.sql("select coalesce(max(id), 0) from images")[0].parse().unwrap()
     }
 
-    /// Publishes all paths with ten kills of the daemon and ten ends of the broker, at random; says how long it took.
-    fn stream(&mut self, end_broker: fn(&mut Mosquitto)) {
-        let total = self.paths.len();
-        let ahead = total / 20;
-        let allowed = Arc::new(AtomicUsize::new(ahead));
+    /// Publishes paths no faster than they are taken, does something at every look, and ends when no more is taken; says
+    /// how long the taking took.
+    fn publish(&mut self, paths: Vec<String>, mut look: impl FnMut(&mut Self, usize, bool) -> bool) -> f64 {
+        let taken_before = self.rows();
+        let allowed = Arc::new(AtomicUsize::new(AHEAD));
         let begun = Instant::now();
-        let publisher = publish_all(self.broker.port(), self.paths.clone(), Arc::clone(&allowed));
-        let mut resident = Vec::new();
-        // When so many rows are there. Those at which something ends lie anywhere in their twentieth of the stream.
-        let ends: Vec<_> = (0..20).map(|n| (n * total + fastrand::usize(0..total)) / 21).collect();
-        let (mut next, mut before, mut last_new) = (0, 0, Instant::now());
-        while !(publisher.is_finished() && next == ends.len() && last_new.elapsed() > Duration::from_secs(2)) {
+        let publisher = publish_all(self.broker.port(), paths, Arc::clone(&allowed));
+        let (mut before, mut last_new) = (taken_before, Instant::now());
+        let mut more = true;
+        while more || !publisher.is_finished() || last_new.elapsed() < QUIET {
             std::thread::sleep(Duration::from_millis(20));
-            resident.extend(resident_mib(self.board.pid()));
             let rows = self.rows();
             if rows > before {
                 (before, last_new) = (rows, Instant::now());
-            } else if last_new.elapsed() > Duration::from_millis(500) && allowed.load(Ordering::Relaxed) < total {
+            } else if !publisher.is_finished() && last_new.elapsed() > QUIET / 4 {
                 // What a killed broker lost is never taken; the stream goes on.
-                allowed.fetch_add(ahead, Ordering::Relaxed);
+                allowed.fetch_add(AHEAD, Ordering::Relaxed);
                 last_new = Instant::now();
             }
-            allowed.fetch_max(rows + ahead, Ordering::Relaxed);
-            let stuck = publisher.is_finished() && last_new.elapsed() > Duration::from_secs(1);
-            if ends.get(next).is_some_and(|at| rows >= *at || stuck) {
-                if next % 2 == 0 {
-                    self.board.kill();
-                    self.board.start();
-                } else {
-                    end_broker(&mut self.broker);
-                    self.broker.start();
-                }
-                next += 1;
-            }
+            allowed.fetch_max(rows - taken_before + AHEAD, Ordering::Relaxed);
+            let stuck = publisher.is_finished() && last_new.elapsed() > QUIET / 2;
+            more = look(self, rows - taken_before, stuck);
         }
         publisher.join().unwrap();
-        let taken = last_new.duration_since(begun).as_secs_f64();
+        last_new.duration_since(begun).as_secs_f64()
+    }
+
+    /// Publishes all paths with ten kills of the daemon and ten ends of the broker, at random; says how long it took.
+    fn stream(&mut self, end_broker: fn(&mut Mosquitto)) {
+        let total = self.paths.len();
+        let mut resident = Vec::new();
+        // When so many rows are there. Those at which something ends lie anywhere in their part of the stream.
+        let mut ends: VecDeque<_> = (0..20).map(|n| (n * total + fastrand::usize(0..total)) / 21).collect();
+        let seconds = self.publish(self.paths.clone(), |flood, rows, stuck| {
+            resident.extend(resident_mib(flood.board.pid()));
+            if ends.front().is_some_and(|at| rows >= *at || stuck) {
+                ends.pop_front();
+                if ends.len() % 2 == 1 {
+                    flood.board.kill();
+                    flood.board.start();
+                } else {
+                    end_broker(&mut flood.broker);
+                    flood.broker.start();
+                }
+            }
+            !ends.is_empty()
+        });
         resident.sort_unstable();
         let (median, most) = (resident[resident.len() / 2], resident[resident.len() - 1]);
+        let rows = self.rows();
         println!(
-            "{total} messages, the daemon killed ten times and the broker ended ten times: {before} taken in \
-             {taken:.1} s ({:.0} a second), daemon {median} MiB in the middle and {most} MiB at most",
-            before as f64 / taken
+            "{total} messages, the daemon killed ten times and the broker ended ten times: {rows} taken in \
+             {seconds:.1} s ({:.0} a second), daemon {median} MiB in the middle and {most} MiB at most",
+            rows as f64 / seconds
         );
         assert!(most <= 2 * median, "memory is not flat: {resident:?}");
     }
@@ -219,13 +235,7 @@ fn a_broker_that_is_killed_loses_messages_and_a_sender_that_sends_again_loses_no
         if missing.is_empty() {
             break;
         }
-        let all = Arc::new(AtomicUsize::new(usize::MAX));
-        publish_all(flood.broker.port(), missing, all).join().unwrap();
-        wait_for("no more to come", || {
-            let before = flood.rows();
-            std::thread::sleep(Duration::from_secs(1));
-            (before == flood.rows()).then_some(())
-        });
+        flood.publish(missing, |_, _, _| false);
     }
     flood.every_file_ends_as_one_row();
 }
