@@ -57,8 +57,8 @@ pub struct State {
     alive: bool,
     /// Why they do not.
     trouble: Option<String>,
-    /// Why pictures are not taken though frames come.
-    paused: Option<String>,
+    /// Why pictures are not taken though frames come, and the size of the last that was not.
+    paused: Option<(String, usize)>,
     taken: u64,
     last: String,
     /// Of this run of the process, and of those before.
@@ -194,8 +194,9 @@ impl Camera {
     /// Queues one picture of a burst, or says why not.
     async fn take(&self, burst: Vec<Frame>) {
         // Nobody needs to be asked while nothing is accepted.
-        if let Err(error) = self.intake.camera_room() {
-            return self.pause(&error);
+        let size = burst.iter().map(|frame| frame.jpeg.len()).max().unwrap_or_default();
+        if let Err(error) = self.intake.camera_room(size) {
+            return self.pause(&error, size);
         }
         let Some(best) = self.best(&burst).await else {
             return self.lost("the engine can read no frame of the last burst");
@@ -214,7 +215,7 @@ impl Camera {
                 }
                 self.go_on();
             }
-            Err(error) if error.is_temporary() => self.pause(&error),
+            Err(error) if error.is_temporary() => self.pause(&error, size),
             Err(error) => self.lost(&format!("the last picture was refused: {error}")),
         }
     }
@@ -271,7 +272,8 @@ impl Camera {
             tracing::info!("{}: frames come again", self.part);
         }
         // Seen at once, not only with the next picture, which may be hours away.
-        if self.state().paused.is_some() && self.intake.camera_room().is_ok() {
+        let paused = self.state().paused.as_ref().map(|(_, size)| *size);
+        if paused.is_some_and(|size| self.intake.camera_room(size).is_ok()) {
             self.go_on();
         }
         self.show();
@@ -284,8 +286,8 @@ impl Camera {
         self.show();
     }
 
-    fn pause(&self, error: &IntakeError) {
-        self.state().paused = Some(error.to_string());
+    fn pause(&self, error: &IntakeError, size: usize) {
+        self.state().paused = Some((error.to_string(), size));
         self.show();
     }
 
@@ -331,7 +333,7 @@ impl State {
     fn line(&self) -> (Condition, String) {
         match self {
             Self { trouble: Some(why), .. } => (Condition::Degraded, why.clone()),
-            Self { paused: Some(why), .. } => (Condition::Degraded, format!("paused: {why}")),
+            Self { paused: Some((why, _)), .. } => (Condition::Degraded, format!("paused: {why}")),
             Self { alive: false, .. } => (Condition::Starting, "waiting for the first frame".into()),
             Self { taken, last, broken, lost, .. } => {
                 let mut text = match taken {
@@ -439,7 +441,7 @@ mod tests {
         (state.taken, state.last, state.broken) = (12, "2026-11-23 07:21:05 UTC".into(), (1, 2));
         let text = "12 pictures taken, the last at 2026-11-23 07:21:05 UTC, 3 broken frames dropped";
         assert_eq!(state.line(), (Condition::Ok, text.into()));
-        state.paused = Some("the disk is full".into());
+        state.paused = Some(("the disk is full".into(), 1));
         assert_eq!(state.line(), (Condition::Degraded, "paused: the disk is full".into()));
         state.trouble = Some("unplugged".into());
         assert_eq!(state.line(), (Condition::Degraded, "unplugged".into()));

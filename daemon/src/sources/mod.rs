@@ -127,10 +127,10 @@ impl Intake {
         }
     }
 
-    /// Whether a camera's picture is accepted now.
-    pub fn camera_room(&self) -> Result<(), IntakeError> {
+    /// Whether a camera's picture of this size is accepted now.
+    pub fn camera_room(&self, bytes: usize) -> Result<(), IntakeError> {
         self.room()?;
-        Ok(self.queue.camera_room(1)?)
+        Ok(self.queue.camera_room(bytes as u64)?)
     }
 
     /// Largest picture, in bytes.

@@ -397,6 +397,30 @@ fn a_full_disk_and_a_full_queue_pause_the_camera_until_there_is_room() {
 }
 
 #[test]
+fn frames_that_fill_the_cameras_own_share_pause_the_camera_and_nobody_else() {
+    let mut front = Front::new("every = \"100ms\", burst = 1");
+    front.frame("still", &scene("noface.jpg"));
+    front.board.set("retention.camera.bytes", "512KiB");
+    front.board.set("models.pack", "\"/nowhere/pack\"");
+    front.board.start();
+    front.says("degraded", "paused: frames that wait to be identified fill the camera's spool");
+    let held = front.rows();
+    assert!(held > 1, "{held} frames of one share");
+    front.wait_frames(30);
+    assert_eq!((front.rows(), front.part()["condition"].as_str()), (held, Some("degraded")));
+    assert_eq!(front.board.log().matches("camera front: paused").count(), 1, "it is said once");
+    front.board.post_path(&front.board.put("noface.jpg", "other.jpg"));
+    assert_eq!(front.board.get("/v1/status")["parts"]["intake"]["condition"], "ok");
+
+    // With an engine the frames that waited make room by being done.
+    assert_eq!(front.board.stop(), Some(0));
+    front.board.unset("models.pack");
+    front.board.start();
+    front.wait_rows(held + 3);
+    front.says("ok", "taken");
+}
+
+#[test]
 fn no_camera_process_outlives_its_daemon_and_none_holds_up_its_end() {
     let mut front = Front::new("every = \"1h\"");
     front.frame("still", &scene("noface.jpg"));
