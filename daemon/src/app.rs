@@ -142,9 +142,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     });
     let submit = sources::http::router(intake.clone());
     let enroller = Enroller { store: store.clone(), state_dir: state_dir.clone(), turn: Arc::default() };
-    if let Err(error) = enroller.finish_forgetting().await {
-        tracing::error!("somebody who is to be forgotten is not yet out of past results: {error:#}");
-    }
+    tasks.work("erasure", enroller.clone().keep_forgetting(health.clone(), tasks.stop()));
     if let Some(listen) = config.facerecog_listen {
         let origin = recognition::Origin { reader: Arc::clone(&reader), ready: ready.clone() };
         let (health, stop) = (health.clone(), tasks.stop());

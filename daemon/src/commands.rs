@@ -162,10 +162,13 @@ impl Commands {
                 tracing::warn!("the rejected message could not be kept: {error}");
             }
         }
+        let own = self.topics.answer(command.name());
+        let refused = |topic: &String| self.reserved.iter().any(|filter| matches(topic, filter));
+        if response_topic.as_ref().is_some_and(refused) {
+            tracing::warn!("a command wants its answer where others would take it for ours; it goes to {own}");
+        }
         let message = Message {
-            topic: response_topic
-                .filter(|topic| !self.reserved.iter().any(|filter| matches(topic, filter)))
-                .unwrap_or_else(|| self.topics.answer(command.name())),
+            topic: response_topic.filter(|topic| !refused(topic)).unwrap_or(own),
             payload: answer.to_string().into_bytes(),
             content_type: Some("application/json".into()),
             correlation,

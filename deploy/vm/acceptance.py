@@ -359,8 +359,10 @@ def watched_nfs_folder(kit: Kit) -> str:
             taken = kit.sql(f"SELECT count(*) FROM images WHERE path LIKE '{folder}/%'")
             expect(taken == [["2"]], f"two pictures were put there, {taken} were taken")
         finally:
-            kit.sh("systemctl stop kithd", ENGINE)
-            kit.sh(f"umount -f -l {folder}; kithd allow {folder} --remove", ENGINE)
+            kit.sh(f"systemctl stop kithd; umount -f -l {folder}", ENGINE)
+    # Not while it is watched.
+    kit.sh(f"kithd allow {folder} --remove", ENGINE)
+    kit.settled()
     return "\n".join(seen)
 
 

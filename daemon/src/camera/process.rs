@@ -125,7 +125,6 @@ impl<'a, W: Write> Taking<'a, W> {
             Ok(shot) => shot,
             Err(why) => return self.broken(&why, now),
         };
-        self.broken_since = None;
         let mut moves = false;
         if let Some(gate) = &mut self.gate
             && self.looked.is_none_or(|last| now.duration_since(last) >= LOOK)
@@ -144,7 +143,10 @@ impl<'a, W: Write> Taking<'a, W> {
         if moves && self.burst.is_none() {
             self.burst = Some(Vec::new());
         }
-        let Some(burst) = &mut self.burst else { return Ok(()) };
+        let Some(burst) = &mut self.burst else {
+            self.broken_since = None;
+            return Ok(());
+        };
         // With nothing to choose from nothing is measured.
         let sharpness = if self.settings.burst > 1 { shot.sharpness() } else { 0.0 };
         let jpeg = match shot.into_jpeg() {
@@ -152,6 +154,7 @@ impl<'a, W: Write> Taking<'a, W> {
             Ok(jpeg) => return self.broken(&format!("its {} bytes are more than are allowed", jpeg.len()), now),
             Err(why) => return self.broken(&why, now),
         };
+        self.broken_since = None;
         burst.push((sharpness, jpeg));
         if burst.len() >= self.settings.burst {
             let burst = self.burst.take().unwrap_or_default();

@@ -85,6 +85,7 @@ impl Sweeper {
                 break;
             }
             delete(&self.state_dir, gone.files).await;
+            tokio::time::sleep(PAUSE).await;
         }
         let Retention { thumbnails, camera, uploads, images, strangers } = self.retention.clone();
         let (mut age, mut old) = (strangers, self.known_older(strangers, steady).await?);

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use anyhow::{anyhow, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use super::client::{Answer, Picture};
 use super::guard::Recognised;
 use super::{Matcher, Ready};
 use crate::domain::hex;
 use crate::engine::FoundFace;
+use crate::health::{Condition, Health};
 use crate::queue::Failure;
 use crate::sources::write_durably;
 use crate::store::{EnrolledFace, EnrolledPicture, Store, StoreError};
@@ -126,32 +128,59 @@ impl Enroller {
 
 /// What an image matched before the gallery was replaced may still take to be stored.
 const LAST_MATCHES: std::time::Duration = std::time::Duration::from_secs(1);
+/// When an erasure that was broken off is tried again.
+const FORGETTING: std::time::Duration = std::time::Duration::from_secs(60);
 
 impl Enroller {
     /// Erases a person: embeddings, pictures, crops, thumbnails, kept bytes, messages not sent yet, and their name in past
     /// results. False: there is nobody of that name.
     pub async fn forget(&self, up: &Arc<Ready>, person: &str) -> anyhow::Result<bool> {
         let _turn = self.turn.lock().await;
-        let Some(files) = self.store.erase_person(person.into()).await? else {
-            // Asked again because it was broken off, perhaps.
-            self.finish_forgetting().await?;
-            return Ok(false);
-        };
+        let files = self.store.erase_person(person.into()).await?;
+        // Asked again, it does what was broken off.
         refresh(&self.store, &up.matcher).await?;
-        self.delete(files).await;
+        let found = files.is_some();
+        self.delete(files.unwrap_or_default()).await;
         // What was matched before may be on its way to the database.
         tokio::time::sleep(LAST_MATCHES).await;
         self.finish_forgetting().await?;
-        Ok(true)
+        Ok(found)
     }
 
-    /// Erases what was to be erased when kithd ended, or the disk was full.
-    pub async fn finish_forgetting(&self) -> anyhow::Result<()> {
-        if let Some(files) = self.store.finish_erasing().await? {
-            self.delete(files).await;
-            self.store.empty_journal().await?;
+    /// Does to its end, now and then, what a full disk or the end of the daemon broke off.
+    pub async fn keep_forgetting(self, health: Health, stop: CancellationToken) -> anyhow::Result<()> {
+        loop {
+            let finished = {
+                let _turn = self.turn.lock().await;
+                self.finish_forgetting().await
+            };
+            match finished {
+                Ok(()) => _ = health.set("erasure", Condition::Ok, "nothing is left of people who were erased"),
+                Err(error) => {
+                    let text = format!("somebody who was erased is still in past results: {error:#}; tried again");
+                    if health.set("erasure", Condition::Degraded, text.as_str()) {
+                        tracing::error!("{text}");
+                    }
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(FORGETTING) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
         }
-        Ok(())
+    }
+
+    async fn finish_forgetting(&self) -> anyhow::Result<()> {
+        let people = self.store.erasing().await?;
+        if people.is_empty() {
+            return Ok(());
+        }
+        let files = self.store.erase_from_results(&people).await?;
+        self.delete(files).await;
+        if !self.store.empty_journal().await? {
+            bail!("the journal of the database is being read");
+        }
+        Ok(self.store.erased(people).await?)
     }
 
     /// One that cannot be deleted now is swept at the next start: no row names it.

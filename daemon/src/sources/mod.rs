@@ -130,6 +130,10 @@ impl Intake {
     /// Whether a camera's picture of this size is accepted now.
     pub fn camera_room(&self, bytes: usize) -> Result<(), IntakeError> {
         self.room()?;
+        // Without a reserve a full disk is noticed by what could not be written.
+        if free_bytes(&self.state_dir).is_some_and(|free| free < ROOM_BYTES.max(bytes as u64)) {
+            return Err(IntakeError::DiskFull);
+        }
         Ok(self.queue.camera_room(bytes as u64)?)
     }
 

@@ -38,18 +38,14 @@ impl Store {
         .await
     }
 
-    /// Takes those whose erasure has begun out of all past results: crops and embeddings of their faces, thumbnails and
+    /// Takes people out of all past results: crops and embeddings of their faces, thumbnails and
     /// messages no broker has yet of the images they were found in, and their name everywhere. Answers the kept bytes of
-    /// those pictures, to be deleted. What was begun and broken off is done to its end by the next call.
-    /// `None`: there is nothing to be done.
-    pub async fn finish_erasing(&self) -> Result<Option<Vec<String>>, StoreError> {
+    /// those pictures, to be deleted. Doing it again does what was broken off.
+    pub async fn erase_from_results(&self, people: &[PersonId]) -> Result<Vec<String>, StoreError> {
         // What rides uncommitted is not seen by the readers below.
-        let people = self.write(Urgency::Now, erasing).await?;
-        if people.is_empty() {
-            return Ok(None);
-        }
+        self.write(Urgency::Now, |_| Ok(())).await?;
         let mut files = Vec::new();
-        for person in people {
+        for &person in people {
             let images = self.read(move |connection| images_with(connection, person)).await?;
             for batch in images.chunks(BATCH) {
                 let batch = batch.to_vec();
@@ -62,13 +58,22 @@ impl Store {
                 });
                 files.extend(erased.await?);
             }
-            self.write(Urgency::Now, move |connection| {
-                let left: Vec<_> = erasing(connection)?.into_iter().filter(|other| *other != person).collect();
-                store_fact(connection, ERASING, &serde_json::json!(left).to_string())
-            })
-            .await?;
         }
-        Ok(Some(files))
+        Ok(files)
+    }
+
+    /// People whose erasure has begun and not ended.
+    pub async fn erasing(&self) -> Result<Vec<PersonId>, StoreError> {
+        self.read(erasing).await
+    }
+
+    /// Notes that nothing of these people is left.
+    pub async fn erased(&self, people: Vec<PersonId>) -> Result<(), StoreError> {
+        self.write(Urgency::Now, move |connection| {
+            let left: Vec<_> = erasing(connection)?.into_iter().filter(|person| !people.contains(person)).collect();
+            store_fact(connection, ERASING, &serde_json::json!(left).to_string())
+        })
+        .await
     }
 
     /// Copies the journal into the database and empties it; false when readers did not leave it in time.

@@ -45,6 +45,8 @@ const JOURNAL_BYTES: i64 = 4 * 1024 * 1024;
 /// would be no page to say so.
 const ROOM: &str = "kithd.room";
 const ROOM_BYTES: u64 = 1024 * 1024;
+/// A journal of a few pages and its index.
+const LEAST_ROOM_BYTES: u64 = 64 * 1024;
 
 /// What can go wrong with the database, for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +154,7 @@ impl Store {
             Err(StoreError::DiskFull) if std::fs::remove_file(folder.join(ROOM)).is_ok() => open_writable(&path)?,
             opened => opened?,
         };
-        keep_room(folder);
+        keep_room(folder, false);
         let idle = (0..READERS).map(|_| open_read_only(&path)).collect::<Result<_, _>>()?;
         let permits = Arc::new(Semaphore::new(READERS));
         let store = Self {
@@ -228,6 +230,10 @@ impl Store {
         self.readers.permits.close();
         self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.writer.stop().await;
+        // The journal has left its place on the disk; the next start needs as much, whoever fills the disk meanwhile.
+        if let Some(folder) = self.readers.path.parent() {
+            keep_room(folder, true);
+        }
     }
 }
 
@@ -250,14 +256,20 @@ fn open_writable(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// Takes some of the disk, unless that is what it lacks.
-fn keep_room(folder: &Path) {
-    let plenty =
-        rustix::fs::statvfs(folder).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) >= 4 * ROOM_BYTES);
-    if plenty && let Ok(file) = std::fs::File::create(folder.join(ROOM)) {
-        // Where that is not possible the file is empty, and does no harm.
-        let _ = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, ROOM_BYTES);
+/// Takes some of the disk for the day on which there is none: up to a quarter of what is free, or, of what this very
+/// program has just given back, as much as can be had.
+fn keep_room(folder: &Path, own: bool) {
+    // What is kept already is kept.
+    let opened = std::fs::File::options().create(true).truncate(false).write(true).open(folder.join(ROOM));
+    let Ok(file) = opened else { return };
+    let free = rustix::fs::statvfs(folder).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+    let sizes = [ROOM_BYTES, ROOM_BYTES / 4, LEAST_ROOM_BYTES].into_iter();
+    for bytes in sizes.filter(|bytes| own || *bytes <= free / 4) {
+        if rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes).is_ok() {
+            return;
+        }
     }
+    // The file is empty then, and does no harm.
 }
 
 fn open_read_only(path: &Path) -> Result<Connection, StoreError> {
