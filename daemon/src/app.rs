@@ -88,7 +88,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         pulse,
     };
     tasks.work("dispatcher", dispatcher.run(tasks.stop()));
-    let retention = queue::sweep(queue.clone(), state_dir.clone(), config.retention.clone(), tasks.stop());
+    let retention =
+        queue::sweep(queue.clone(), state_dir.clone(), config.retention.clone(), health.clone(), tasks.stop());
     tasks.work("retention", retention);
 
     let (timer_heart, pulse) = heartbeat();

@@ -15,6 +15,7 @@ use super::clock::{Steadiness, synchronised};
 use super::{Queue, QueueClock};
 use crate::config::{Caps, Retention};
 use crate::domain::{ImageId, wall_clock_ms};
+use crate::health::{Condition, Health};
 use crate::store::{Aged, Held, Kind, Oldest, Store, StoreError};
 
 const EVERY: Duration = Duration::from_secs(10);
@@ -33,6 +34,7 @@ pub async fn sweep(
     queue: Queue,
     state_dir: PathBuf,
     retention: Retention,
+    health: Health,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut sweeper = Sweeper {
@@ -44,16 +46,21 @@ pub async fn sweep(
         steadiness: Steadiness::default(),
         forgotten_upto: 0,
     };
-    let mut trouble = None;
     loop {
         let round = async {
             let steady = sweeper.steadiness.look(synchronised(), wall_clock_ms(), Instant::now());
             // A full disk or a busy database is no reason to end the daemon: the next round tries again.
-            let new = sweeper.round(steady).await.err().map(|error| error.to_string());
-            if let Some(error) = new.as_ref().filter(|_| new != trouble) {
-                tracing::warn!("what is no longer needed cannot be cleared, tried again: {error}");
+            let (condition, text) = match sweeper.round(steady).await {
+                Err(error) => (Condition::Degraded, format!("what is over its caps is not removed now: {error}")),
+                Ok(()) if steady.is_none_or(|steady| steady < STEADY) => {
+                    let text = "removes what is over a count or size; ages wait until the clock has been synchronised for an hour";
+                    (Condition::Ok, text.to_string())
+                }
+                Ok(()) => (Condition::Ok, "removes what is over its caps".to_string()),
+            };
+            if health.set("retention", condition, text.as_str()) && condition == Condition::Degraded {
+                tracing::warn!("{text}");
             }
-            trouble = new;
             tokio::time::sleep(EVERY).await;
         };
         tokio::select! {
