@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::domain::{BreakerCommand, BreakerReason, BreakerState};
+use crate::domain::{BreakerCommand, BreakerReason, BreakerState, PersonId};
 
 /// One engine as it is now.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -99,6 +99,84 @@ pub struct EngineDesk {
     pub report: Arc<dyn Fn() -> EngineReport + Send + Sync>,
     /// Tells the breaker something; answers what it is then.
     pub command: Arc<dyn Fn(BreakerCommand) -> BreakerState + Send + Sync>,
+}
+
+/// What speaks about one enrolled picture, seen beside all others.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "remark")]
+pub enum PictureRemark {
+    /// So much like another picture of the same person that it adds nothing.
+    Redundant {
+        /// That other picture.
+        like: i64,
+        /// How far apart they are.
+        distance: f32,
+    },
+    /// Far from all others of the same person.
+    Outlier {
+        /// To the nearest of them.
+        distance: f32,
+    },
+    /// Nearer to somebody else than people should be.
+    LooksLike {
+        /// Who that is.
+        person_id: PersonId,
+        /// Their name.
+        name: String,
+        /// To their nearest picture.
+        distance: f32,
+    },
+}
+
+/// A point of the calibration's curves.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct CalibrationPoint {
+    /// Pairs nearer than this pass.
+    pub threshold: f32,
+    /// Share of pairs of two people that pass (false match rate).
+    pub fmr: f64,
+    /// Share of pairs of one person that do not (false non-match rate).
+    pub fnmr: f64,
+}
+
+/// What the own gallery says about the threshold.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Calibration {
+    /// People with an enrolled picture.
+    pub people: usize,
+    /// Enrolled pictures.
+    pub pictures: usize,
+    /// Pairs of pictures of one person.
+    pub genuine: usize,
+    /// Pairs of pictures of two people.
+    pub impostors: usize,
+    /// The threshold in use.
+    pub threshold: f32,
+    /// False match and false non-match rate at it; `None`: too few pairs of either kind.
+    pub now: Option<CalibrationPoint>,
+    /// The threshold to use, with its rates; `None`: the gallery is too small to say.
+    pub recommended: Option<CalibrationPoint>,
+    /// Why that one, or why none, in a sentence.
+    pub reason: String,
+    /// Upper edge of each bin of the two histograms.
+    pub bins: Vec<f32>,
+    /// Share of the genuine pairs in each.
+    pub genuine_share: Vec<f64>,
+    /// Share of the impostor pairs in each.
+    pub impostor_share: Vec<f64>,
+    /// Rates over the threshold.
+    pub curve: Vec<CalibrationPoint>,
+}
+
+/// What the gallery in memory says of itself; clones share it.
+#[derive(Clone)]
+pub struct GalleryDesk {
+    /// Two pictures of one person are nearer than this.
+    pub threshold: f32,
+    /// Remarks on the enrolled pictures of a person, by the picture's row; one without any is not in it. May take a while.
+    pub remarks: Arc<dyn Fn(PersonId) -> Vec<(i64, PictureRemark)> + Send + Sync>,
+    /// All enrolled pictures against each other. May take a while.
+    pub calibration: Arc<dyn Fn() -> Calibration + Send + Sync>,
 }
 
 /// Whether there is a face in a picture, asked of the engine behind the circuit breaker; clones share it.

@@ -110,6 +110,7 @@ impl Enroller {
             file,
             bounds: face.bounds,
             quality: face.quality,
+            crop: face.crop,
             embedding: face.embedding,
             space: up.matcher.space().into(),
         };

@@ -16,6 +16,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/0005-fewer-writes.sql"),
     include_str!("../../../migrations/0006-folders.sql"),
     include_str!("../../../migrations/0007-retention.sql"),
+    include_str!("../../../migrations/0008-people-and-strangers.sql"),
 ];
 
 /// Runs the migrations this file lacks; refuses a newer one; copies an older one before touching it.

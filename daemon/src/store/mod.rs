@@ -12,6 +12,7 @@ mod migrate;
 mod outbox;
 mod people;
 mod retention;
+mod strangers;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -27,9 +28,10 @@ pub use listing::{
     Counts, FaceRow, ImageDetail, ImageRow, PictureBytes, RejectedMessage, counts, images as newest_images,
     picture_bytes,
 };
-pub use people::{EnrolledFace, EnrolledPicture, GalleryRow, Unembedded, gallery};
+pub use people::{EnrolledFace, EnrolledPicture, GalleryRow, PersonPicture, PersonRow, Unembedded, gallery};
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
+pub use strangers::{StrangerFace, StrangerRow};
 use writer::{Urgency, Writer};
 
 /// File name of the database inside the state folder.

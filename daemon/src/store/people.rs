@@ -1,9 +1,9 @@
 //! SQL of people and the pictures they were enrolled from.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{Store, StoreError, Urgency, blob_to_vector, vector_to_blob};
-use crate::domain::{PersonId, wall_clock_ms};
+use crate::domain::{ImageId, PersonId, wall_clock_ms};
 
 /// A picture about to be enrolled.
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub struct EnrolledPicture {
     pub bounds: [f32; 4],
     /// 0 to 1.
     pub quality: f32,
+    /// Aligned crop of it, JPEG.
+    pub crop: Vec<u8>,
     /// Of the enrolled face.
     pub embedding: Vec<f32>,
     /// Embedding space it belongs to.
@@ -60,6 +62,27 @@ pub struct PersonRow {
     pub name: String,
     /// Enrolled pictures.
     pub pictures: u32,
+    /// The enrolled picture that shows them best; `None`: none that can be shown.
+    pub best_picture: Option<i64>,
+    /// The newest image they were found in, known.
+    pub last_image: Option<ImageId>,
+    /// When that came in, wall clock.
+    pub last_seen_ms: Option<i64>,
+}
+
+/// A picture somebody was enrolled from.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct PersonPicture {
+    /// Row.
+    pub id: i64,
+    /// File name it was enrolled under.
+    pub image_name: String,
+    /// 0 to 1.
+    pub quality: f64,
+    /// Wall clock.
+    pub created_at_ms: i64,
+    /// Whether its face can be shown.
+    pub crop: bool,
 }
 
 /// A kept picture that lacks an embedding in the active space.
@@ -91,8 +114,8 @@ impl Store {
             let now = wall_clock_ms();
             let id = person_row(connection, &person)?;
             connection.execute(
-                "INSERT INTO person_images (person_id, image_name, sha256, file, bounds, quality, created_at_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO person_images (person_id, image_name, sha256, file, bounds, quality, created_at_ms, crop)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 params![
                     id,
                     picture.image_name,
@@ -100,7 +123,8 @@ impl Store {
                     picture.file,
                     serde_json::json!(picture.bounds).to_string(),
                     picture.quality,
-                    now
+                    now,
+                    picture.crop
                 ],
             )?;
             let row = connection.last_insert_rowid();
@@ -137,13 +161,51 @@ impl Store {
     /// Everybody, by name.
     pub async fn people(&self) -> Result<Vec<PersonRow>, StoreError> {
         self.read(|connection| {
+            let mut statement = connection.prepare_cached(&format!("{PERSON} ORDER BY name COLLATE NOCASE, id"))?;
+            statement.query_map([], person)?.collect()
+        })
+        .await
+    }
+
+    /// One of them.
+    pub async fn person(&self, id: PersonId) -> Result<Option<PersonRow>, StoreError> {
+        self.read(move |connection| {
+            connection.prepare_cached(&format!("{PERSON} WHERE person.id = ?1"))?.query_row([id], person).optional()
+        })
+        .await
+    }
+
+    /// What somebody was enrolled from, oldest first.
+    pub async fn person_pictures(&self, id: PersonId) -> Result<Vec<PersonPicture>, StoreError> {
+        self.read(move |connection| {
             let mut statement = connection.prepare_cached(
-                "SELECT person.id, name, count(pi.id) FROM person LEFT JOIN person_images pi ON pi.person_id = person.id
-                  GROUP BY person.id ORDER BY name",
+                "SELECT id, image_name, quality, created_at_ms, length(coalesce(crop, x'')) > 0 FROM person_images
+                  WHERE person_id = ?1 ORDER BY id",
             )?;
             statement
-                .query_map([], |row| Ok(PersonRow { id: row.get(0)?, name: row.get(1)?, pictures: row.get(2)? }))?
+                .query_map([id], |row| {
+                    Ok(PersonPicture {
+                        id: row.get(0)?,
+                        image_name: row.get(1)?,
+                        quality: row.get(2)?,
+                        created_at_ms: row.get(3)?,
+                        crop: row.get(4)?,
+                    })
+                })?
                 .collect()
+        })
+        .await
+    }
+
+    /// Aligned crop of an enrolled face, JPEG.
+    pub async fn person_crop(&self, person: PersonId, picture: i64) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(move |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT crop FROM person_images WHERE person_id = ?1 AND id = ?2 AND length(coalesce(crop, x'')) > 0",
+                )?
+                .query_row([person, picture], |row| row.get(0))
+                .optional()
         })
         .await
     }
@@ -188,6 +250,26 @@ impl Store {
     }
 }
 
+const PERSON: &str = "
+    SELECT person.id, name,
+           (SELECT count(*) FROM person_images pi WHERE pi.person_id = person.id),
+           (SELECT id FROM person_images pi WHERE pi.person_id = person.id AND length(coalesce(crop, x'')) > 0
+             ORDER BY quality DESC LIMIT 1),
+           seen.id, seen.accepted_at_ms
+      FROM person LEFT JOIN images seen ON seen.id = (SELECT image_id FROM faces
+            WHERE faces.person_id = person.id AND faces.outcome = 'known' ORDER BY image_id DESC LIMIT 1)";
+
+fn person(row: &Row<'_>) -> rusqlite::Result<PersonRow> {
+    Ok(PersonRow {
+        id: row.get(0)?,
+        name: row.get(1)?,
+        pictures: row.get(2)?,
+        best_picture: row.get(3)?,
+        last_image: row.get(4)?,
+        last_seen_ms: row.get(5)?,
+    })
+}
+
 /// The gallery through a connection of the caller's own, for commands that open the file read-only.
 pub fn gallery(connection: &Connection, space: &str) -> rusqlite::Result<Vec<GalleryRow>> {
     let mut statement = connection.prepare(
@@ -223,7 +305,7 @@ fn insert_embedding(connection: &Connection, row: i64, space: &str, vector: &[f3
 /// The person of this name, made if there is none.
 fn person_row(connection: &Connection, name: &str) -> rusqlite::Result<PersonId> {
     connection
-        .prepare_cached("INSERT OR IGNORE INTO person (name, created_at_ms) VALUES (?1, ?2)")?
+        .prepare_cached("INSERT OR IGNORE INTO person (name, created_at_ms, uid) VALUES (?1, ?2, randomblob(16))")?
         .execute(params![name, wall_clock_ms()])?;
     connection.prepare_cached("SELECT id FROM person WHERE name = ?1")?.query_row([name], |row| row.get(0))
 }

@@ -5,6 +5,7 @@
 
 mod api;
 mod assets;
+pub mod auth;
 mod breaker;
 mod live;
 mod metrics;

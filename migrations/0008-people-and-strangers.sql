@@ -1,0 +1,72 @@
+-- What the page and the API need to find images quickly, and who strangers, mistaken faces and erased people are.
+-- A list by one of these is read from its index, newest first, whatever else is asked for.
+CREATE INDEX images_outcome ON images (outcome, id) WHERE outcome IS NOT NULL;
+CREATE INDEX images_failed ON images (id) WHERE state = 'failed';
+CREATE INDEX images_accepted ON images (accepted_at_ms);
+CREATE INDEX faces_person ON faces (person_id, image_id) WHERE person_id IS NOT NULL;
+
+-- Random: names a person in backups and tombstones without saying who it is.
+ALTER TABLE person ADD COLUMN uid BLOB;
+UPDATE person SET uid = randomblob(16);
+CREATE UNIQUE INDEX person_uid ON person (uid);
+-- The enrolled face as the engine cut it out, JPEG, to be looked at; NULL: enrolled before this.
+ALTER TABLE person_images ADD COLUMN crop BLOB;
+
+-- Tombstones: no restored backup brings these back. `merged`: who was put together with whom, for the same reason.
+CREATE TABLE erased (
+  uid          BLOB    PRIMARY KEY,
+  erased_at_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE merged (
+  uid      BLOB PRIMARY KEY,
+  into_uid BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Faces that were taken for a person and are not that person.
+CREATE TABLE counter_examples (
+  id            INTEGER PRIMARY KEY AUTOINCREMENT,
+  person_id     INTEGER NOT NULL REFERENCES person (id) ON DELETE CASCADE,
+  space         TEXT    NOT NULL,
+  vector        BLOB    NOT NULL,                -- little-endian float32
+  crop          BLOB    NOT NULL,                -- aligned JPEG, to be embedded again in another space
+  created_at_ms INTEGER NOT NULL
+) STRICT;
+CREATE INDEX counter_examples_person ON counter_examples (person_id);
+
+-- Unknown faces grouped by likeness. A group keeps its number for good, and no number is used twice.
+CREATE TABLE strangers (
+  id            INTEGER PRIMARY KEY AUTOINCREMENT,
+  space         TEXT    NOT NULL,
+  total         BLOB    NOT NULL,                -- sum of the embeddings that shape it, little-endian float32
+  weight        INTEGER NOT NULL,                -- how many those are
+  faces         INTEGER NOT NULL,                -- how many faces belong to it now
+  first_seen_ms INTEGER NOT NULL,                -- wall clock, for people
+  last_seen_ms  INTEGER NOT NULL,
+  ignored       INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX strangers_seen ON strangers (ignored, last_seen_ms);
+CREATE TABLE stranger_faces (
+  image_id    INTEGER NOT NULL,
+  number      INTEGER NOT NULL,
+  stranger_id INTEGER NOT NULL REFERENCES strangers (id) ON DELETE CASCADE,
+  PRIMARY KEY (image_id, number),
+  FOREIGN KEY (image_id, number) REFERENCES faces (image_id, number) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+CREATE INDEX stranger_faces_group ON stranger_faces (stranger_id, image_id, number);
+
+-- The board by the minute, for the charts; kept for a week.
+CREATE TABLE history (
+  minute       INTEGER PRIMARY KEY,              -- wall clock, minutes since 1970
+  pending      INTEGER NOT NULL,                 -- at its end
+  accepted     INTEGER NOT NULL,                 -- in it
+  processed    INTEGER NOT NULL,
+  failed       INTEGER NOT NULL,
+  stages       TEXT    NOT NULL,                 -- JSON [decode, detect, align, embed, encode], mean milliseconds a picture
+  celsius      REAL                              -- hottest sensor of the board; NULL: it has none
+) STRICT;
+CREATE TABLE breaker_history (
+  id     INTEGER PRIMARY KEY AUTOINCREMENT,
+  at_ms  INTEGER NOT NULL,                       -- wall clock
+  state  TEXT    NOT NULL,
+  reason TEXT                                    -- a sentence
+) STRICT;
