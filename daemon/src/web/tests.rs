@@ -100,6 +100,7 @@ impl Site {
             file: "a.jpg".into(),
             bounds: [0.0; 4],
             quality: 0.9,
+            crop: b"crop".to_vec(),
             embedding: vec![0.0; 4],
             space: "space".into(),
         };
