@@ -5,6 +5,7 @@
 //! Reads use a few read-only connections and see what is committed. SQL appears in this folder and in `migrations/` and nowhere else.
 
 mod erase;
+mod find;
 mod folders;
 mod images;
 mod listing;
@@ -22,10 +23,11 @@ use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, watch};
 
+pub use find::{Found, ImageFilter};
 pub use folders::EndedFile;
 pub use images::{End, PutBack};
 pub use listing::{
-    Counts, FaceRow, ImageDetail, ImageRow, PictureBytes, RejectedMessage, counts, images as newest_images,
+    Counts, FaceBox, FaceRow, ImageDetail, ImageRow, PictureBytes, RejectedMessage, counts, images as newest_images,
     picture_bytes,
 };
 pub use people::{EnrolledFace, EnrolledPicture, GalleryRow, PersonPicture, PersonRow, Unembedded, gallery};

@@ -183,7 +183,7 @@ pub async fn image(State(web): State<Web>, id: Result<Id, Problem>) -> Response 
         frame: frame(&web),
         line: Line::all_names(image.image.clone()),
         faces: image.found.iter().cloned().map(Face::from).collect(),
-        label: image.width.unwrap_or(0).max(image.height.unwrap_or(0)) / 24,
+        label: image.image.width.unwrap_or(0).max(image.image.height.unwrap_or(0)) / 24,
         live: image.image.finished_at_ms.is_none(),
         image,
     };
