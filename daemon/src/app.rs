@@ -11,7 +11,10 @@ use axum::serve::{Listener, ListenerExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
 
+use crate::admin::{self, Admin};
 use crate::config::Config;
 use crate::control::{self, Control};
 use crate::disk::Disk;
@@ -132,16 +135,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // Page and API for the LAN; the same and more on the control socket.
     let disk =
         Disk { folder: state_dir.clone(), reserve_bytes: config.intake.disk_reserve_bytes, store: store.clone() };
-    let page = web::router(Web {
+    let (_gallery_sender, gallery) = watch::channel(None);
+    let page = Web {
         store: store.clone(),
         health: health.clone(),
         desk: desk.clone(),
         disk: disk.clone(),
         device: config.device.clone(),
         topic: topics.paths(),
+        gallery,
+        document: Arc::default(),
         stop: tasks.stop(),
-    });
-    let submit = sources::http::router(intake.clone());
+    };
     let enroller = Enroller { store: store.clone(), state_dir: state_dir.clone(), turn: Arc::default() };
     tasks.work("erasure", enroller.clone().keep_forgetting(health.clone(), tasks.stop()));
     if let Some(listen) = config.facerecog_listen {
@@ -156,10 +161,26 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     let max_bytes = config.intake.max_bytes;
     let control = control::router(Control { enroller: enroller.clone(), ready: ready.clone(), max_bytes });
-    let lan_routes = page.clone().merge(submit);
+    let admin = Admin {
+        web: page.clone(),
+        queue: queue.clone(),
+        enroller: enroller.clone(),
+        ready: ready.clone(),
+        reader: Arc::clone(&reader),
+        max_bytes,
+        engine_turns: Admin::engine_turns(),
+    };
+    let api = OpenApiRouter::with_openapi(web::Document::openapi())
+        .merge(web::api(page.clone()))
+        .merge(admin::api(admin.clone()))
+        .merge(sources::http::router(intake.clone()));
+    let (api, document) = api.split_for_parts();
+    _ = page.document.set(serde_json::to_value(document)?);
+    let routes = web::router(page).merge(admin::forms(admin)).merge(api);
+    let lan_routes = web::dress(routes.clone());
     let (http_heart, pulse) = heartbeat();
     tasks.work("http", serve_http(config.http.listen, lan_routes, health.clone(), pulse, tasks.stop()));
-    tasks.work("control", control::serve(state_dir, control.merge(page), health.clone(), tasks.stop()));
+    tasks.work("control", control::serve(state_dir, web::dress(control.merge(routes)), health.clone(), tasks.stop()));
 
     let mut awaited = vec!["database", "engine", "intake", "page"];
     if config.mqtt.enabled {

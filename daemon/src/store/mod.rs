@@ -10,6 +10,7 @@ mod folders;
 mod images;
 mod listing;
 mod migrate;
+mod operator;
 mod outbox;
 mod people;
 mod retention;
@@ -23,17 +24,18 @@ use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, watch};
 
-pub use find::{Found, ImageFilter};
+pub use find::ImageFilter;
 pub use folders::EndedFile;
 pub use images::{End, PutBack};
 pub use listing::{
-    Counts, FaceBox, FaceRow, ImageDetail, ImageRow, PictureBytes, RejectedMessage, counts, images as newest_images,
+    Counts, FaceRow, ImageDetail, ImageRow, PictureBytes, RejectedMessage, counts, images as newest_images,
     picture_bytes,
 };
+pub use operator::Told;
 pub use people::{EnrolledFace, EnrolledPicture, GalleryRow, PersonPicture, PersonRow, Unembedded, gallery};
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
-pub use strangers::{StrangerFace, StrangerRow};
+pub use strangers::{StrangerFace, StrangerId, StrangerRow};
 use writer::{Urgency, Writer};
 
 /// File name of the database inside the state folder.

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde::Deserialize;
 
-use super::api::{self, Id};
+use super::api::Id;
 use super::assets::{ASSETS, Assets};
 use super::wording;
 use super::{VERSION, Web};
@@ -131,7 +131,11 @@ pub async fn images(
     headers: HeaderMap,
 ) -> Response {
     let before = place.map_or(Some(String::new()), |Query(place)| place.before);
-    let before = match before.map(|text| api::image_id(&text)).transpose() {
+    let image_id = |text: String| {
+        let refused = || Problem::bad_request(format!("An image's id is a whole number from 1, not \"{text}\"."));
+        text.parse().ok().filter(|id| *id > 0).ok_or_else(refused)
+    };
+    let before = match before.map(image_id).transpose() {
         Ok(before) => before,
         Err(problem) => return failed(problem),
     };
