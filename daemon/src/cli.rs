@@ -9,6 +9,7 @@ mod enroll;
 mod eval;
 mod identify;
 mod load;
+mod page;
 mod status;
 mod writes;
 

@@ -5,6 +5,7 @@
 //! Reads use a few read-only connections and see what is committed. SQL appears in this folder and in `migrations/` and nowhere else.
 
 mod erase;
+mod fill;
 mod find;
 mod folders;
 mod images;
@@ -24,6 +25,7 @@ use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, watch};
 
+pub use fill::{Size, fill};
 pub use find::ImageFilter;
 pub use folders::EndedFile;
 pub use images::{End, PutBack};

@@ -161,7 +161,8 @@ impl Store {
     /// Everybody, by name.
     pub async fn people(&self) -> Result<Vec<PersonRow>, StoreError> {
         self.read(|connection| {
-            let mut statement = connection.prepare_cached(&format!("{PERSON} ORDER BY name COLLATE NOCASE, id"))?;
+            let mut statement =
+                connection.prepare_cached(&format!("{PERSON} ORDER BY name COLLATE NOCASE, person.id"))?;
             statement.query_map([], person)?.collect()
         })
         .await
