@@ -6,6 +6,7 @@
 
 mod erase;
 mod folders;
+mod history;
 mod images;
 mod listing;
 mod migrate;
@@ -23,6 +24,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, watch};
 
 pub use folders::EndedFile;
+pub use history::{BreakerChange, HistoryRow};
 pub use images::{End, PutBack};
 pub use listing::{
     Counts, FaceRow, ImageDetail, ImageRow, PictureBytes, RejectedMessage, counts, images as newest_images,
