@@ -1,5 +1,5 @@
-//! The LAN page, the reading half of the HTTP API, live events and metrics: looks on, and changes nothing but the
-//! circuit breaker, from the board itself.
+//! The LAN page, the reading half of the HTTP API, live events and metrics, and the guard before all of the LAN's routes.
+//! Looks on, and changes nothing but the circuit breaker.
 //!
 //! Submitting pictures is `sources::http`, whose router is merged with this one.
 
@@ -72,8 +72,16 @@ pub fn router(web: Web) -> Router {
         .route("/metrics", get(metrics::metrics))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(axum::middleware::from_fn(guard))
+        .layer(axum::middleware::from_fn(forbid_foreign_code))
         .with_state(web)
+}
+
+/// All routes of the LAN behind the guard, with those to log in and out.
+pub fn guarded(routes: Router, access: auth::Access) -> Router {
+    routes
+        .merge(auth::routes(access.clone()))
+        .layer(axum::middleware::from_fn_with_state(access, auth::guard))
+        .layer(axum::middleware::from_fn(forbid_foreign_code))
 }
 
 async fn not_found(request: Request) -> Response {
@@ -94,7 +102,7 @@ fn accepts_html(headers: &HeaderMap) -> bool {
 }
 
 /// Paths and names come from strangers: nothing but our own files may run or be loaded, and nobody may frame us.
-async fn guard(request: Request, next: Next) -> Response {
+async fn forbid_foreign_code(request: Request, next: Next) -> Response {
     const HEADERS: [(HeaderName, &str); 5] = [
         (
             header::CONTENT_SECURITY_POLICY,
