@@ -11,6 +11,7 @@ mod identify;
 mod load;
 mod page;
 mod status;
+mod token;
 mod writes;
 
 use std::path::PathBuf;
@@ -72,6 +73,8 @@ enum Command {
     Identify(identify::Args),
     /// Shows what waits, what failed and the last results
     Status(status::Args),
+    /// Shows the administrator's token for the page and the API, or replaces it
+    Token(token::Args),
     /// Measures accuracy on pairs of pictures
     Eval(eval::Args),
     /// Measures speed
@@ -127,6 +130,7 @@ async fn command(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
         Command::Enroll(args) => enroll::run(&config, args).await,
         Command::Identify(args) => identify::run(&config, args).await,
         Command::Status(args) => status::run(&config, args).await,
+        Command::Token(args) => token::run(&config, &args).await,
         Command::Eval(args) => eval::run(&config, args).await,
         Command::Bench(bench) => bench::run(&config, bench).await,
     }

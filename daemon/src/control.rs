@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::health::{Condition, Health};
 use crate::problem::Problem;
 use crate::recognition::{Enroller, ReadyWatch, Report};
+use crate::web::auth::Access;
 
 /// How long a command waits for an engine that is still loading.
 const ENGINE_WAIT: Duration = Duration::from_secs(60);
@@ -40,12 +41,15 @@ pub struct Control {
     pub ready: ReadyWatch,
     /// Largest picture.
     pub max_bytes: usize,
+    /// Has the administrator's token.
+    pub access: Access,
 }
 
 /// Routes that change things.
 pub fn router(control: Control) -> Router {
     Router::new()
         .route("/control/enroll", post(enroll))
+        .route("/control/token", post(token))
         .layer(DefaultBodyLimit::max(control.max_bytes))
         .with_state(control)
 }
@@ -74,6 +78,30 @@ async fn enroll(
         tokio::spawn(async move { control.enroller.enroll(&up, &query.person, &query.name, picture.into()).await });
     let report = enrolling.await.unwrap_or_else(|panic| Err(panic.into()));
     report.map(Json).map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")))
+}
+
+/// What `kithd token` asks for.
+#[derive(Serialize, Deserialize)]
+pub struct TokenQuestion {
+    /// The token is to be replaced first.
+    pub replace: bool,
+}
+
+/// And what it is told.
+#[derive(Serialize, Deserialize)]
+pub struct TokenAnswer {
+    /// As it is sent by clients.
+    pub token: String,
+}
+
+async fn token(
+    State(control): State<Control>,
+    Json(question): Json<TokenQuestion>,
+) -> Result<Json<TokenAnswer>, Problem> {
+    let asked = tokio::task::spawn_blocking(move || control.access.token(question.replace)).await;
+    let failed = |error: String| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error);
+    let token = asked.map_err(|panic| failed(panic.to_string()))?.map_err(|error| failed(error.to_string()))?;
+    Ok(Json(TokenAnswer { token }))
 }
 
 /// Serves the socket until stopped. A socket left by a killed daemon is replaced: the state folder's lock is held.

@@ -21,6 +21,7 @@ mod queue;
 mod recognition;
 mod result;
 mod rpc;
+mod serve;
 mod sinks;
 mod sources;
 mod state_dir;

@@ -8,6 +8,7 @@ mod erase;
 mod fill;
 mod find;
 mod folders;
+mod history;
 mod images;
 mod listing;
 mod migrate;
@@ -28,6 +29,7 @@ use tokio::sync::{Semaphore, watch};
 pub use fill::{Size, fill};
 pub use find::ImageFilter;
 pub use folders::EndedFile;
+pub use history::{BreakerChange, HistoryRow};
 pub use images::{End, PutBack};
 pub use listing::{
     Counts, FaceRow, ImageDetail, ImageRow, PictureBytes, RejectedMessage, counts, images as newest_images,

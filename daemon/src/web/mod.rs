@@ -1,4 +1,5 @@
-//! The LAN page, the reading half of the HTTP API, live events and metrics: looks on, and changes nothing.
+//! The LAN page, the reading half of the HTTP API, live events and metrics, and the guard before all of the LAN's routes:
+//! looks on, and changes nothing.
 //!
 //! Submitting pictures is `sources::http`, everything else that changes something `admin`; their routes are merged with
 //! these.
@@ -99,9 +100,21 @@ pub fn router(web: Web) -> Router {
         .with_state(web)
 }
 
-/// What stands around all routes: what is not there, and what every answer says of itself.
+/// All routes of the control socket: who may open it may change things.
 pub fn dress(routes: Router) -> Router {
-    routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed).layer(axum::middleware::from_fn(guard))
+    complete(routes).layer(axum::middleware::from_fn(forbid_foreign_code))
+}
+
+/// All routes of the LAN behind the guard, with those to log in and out.
+pub fn guarded(routes: Router, access: auth::Access) -> Router {
+    complete(routes.merge(auth::routes(access.clone())))
+        .layer(axum::middleware::from_fn_with_state(access, auth::guard))
+        .layer(axum::middleware::from_fn(forbid_foreign_code))
+}
+
+/// With an answer for what is not there.
+fn complete(routes: Router) -> Router {
+    routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed)
 }
 
 /// What `/v1` is, for machines: OpenAPI 3.1, made from the code.
@@ -148,7 +161,7 @@ fn accepts_html(headers: &HeaderMap) -> bool {
 }
 
 /// Paths and names come from strangers: nothing but our own files may run or be loaded, and nobody may frame us.
-async fn guard(request: Request, next: Next) -> Response {
+async fn forbid_foreign_code(request: Request, next: Next) -> Response {
     const HEADERS: [(HeaderName, &str); 5] = [
         (
             header::CONTENT_SECURITY_POLICY,
