@@ -1,6 +1,7 @@
 //! kithd: pictures in, names out, nothing lost. Parses, logs, loads the configuration, runs, and gives the exit code.
 
 mod app;
+mod backup;
 mod camera;
 mod child;
 mod cli;
