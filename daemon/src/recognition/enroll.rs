@@ -29,7 +29,7 @@ const ENGINE_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
 const DOMINANT: f32 = 2.0;
 
 /// What became of one picture, as the closing table shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Report {
     /// File name.
     pub image_name: String,
@@ -42,7 +42,7 @@ pub struct Report {
 }
 
 /// Taken or not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Enrolment {
     /// In the gallery now.
