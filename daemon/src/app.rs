@@ -20,7 +20,7 @@ use crate::health::{Condition, Health};
 use crate::heartbeat::{Pulse, heartbeat};
 use crate::notify::Notifier;
 use crate::queue::{self, Queue, Rules};
-use crate::recognition::{self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, PEOPLE, Reader};
+use crate::recognition::{self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, PEOPLE, Reader, Strangers};
 use crate::sinks::health::Report;
 use crate::sources::camera::Camera;
 use crate::sources::folder::Folder;
@@ -70,6 +70,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (desk_sender, desk) = watch::channel(None);
     let start = recognition::Start {
         pack: config.models.pack.clone(),
+        threshold: config.recognition.threshold,
         settings: guard_settings(&config, &state_dir),
         books: Books { store: store.clone(), queue: queue.clone() },
         state_dir: state_dir.clone(),
@@ -143,6 +144,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     });
     let submit = sources::http::router(intake.clone());
     let enroller = Enroller { store: store.clone(), state_dir: state_dir.clone(), turn: Arc::default() };
+    let strangers = Strangers { enroller: enroller.clone(), ready: ready.clone(), health: health.clone() };
+    tasks.work("strangers", strangers.run(tasks.stop()));
     tasks.work("erasure", enroller.clone().keep_forgetting(health.clone(), tasks.stop()));
     if let Some(listen) = config.facerecog_listen {
         let origin = recognition::Origin { reader: Arc::clone(&reader), ready: ready.clone() };

@@ -97,7 +97,7 @@ impl Door {
         }
         let engines = OwnEngines::start(config).await?;
         let guard = engines.guard.clone();
-        let matcher = Matcher::new(guard.pack());
+        let matcher = Matcher::new(guard.pack(), config.recognition.threshold);
         let up = Arc::new(Ready { guard, matcher, store: Some(store.clone()) });
         let enroller = Enroller { store, state_dir: config.state_dir.clone(), turn: Arc::default() };
         Ok(Self::Own { _held: held, enroller, up, engines })

@@ -23,6 +23,9 @@ use crate::store::{EnrolledFace, EnrolledPicture, Store, StoreError};
 /// Folder of kept enrolment pictures below the state folder.
 pub const PEOPLE: &str = "people";
 
+/// What is said to a name that is none.
+pub(super) const NO_NAME: &str = "a person's name must have 1 to 200 characters";
+
 /// How long an enrolment waits for an engine that is being started.
 const ENGINE_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
 
@@ -78,8 +81,8 @@ impl Enroller {
             let (image_name, person) = (image_name.to_string(), person.to_string());
             Ok(Report { image_name, person, enrolment, remark })
         };
-        if person.trim().is_empty() || person.chars().count() > 200 || person.contains(char::is_control) {
-            return report(Enrolment::Rejected, Some("a person's name must have 1 to 200 characters".into()));
+        if !is_a_name(person) {
+            return report(Enrolment::Rejected, Some(NO_NAME.into()));
         }
         let _turn = self.turn.lock().await;
         let started = tokio::time::timeout(ENGINE_WAIT, up.guard.started()).await;
@@ -198,13 +201,19 @@ impl Enroller {
 }
 
 /// Takes the store's gallery into memory, one at a time: an older reading must not replace a newer one.
-async fn refresh(store: &Store, matcher: &Matcher) -> anyhow::Result<()> {
+pub(super) async fn refresh(store: &Store, matcher: &Matcher) -> anyhow::Result<()> {
     let _turn = matcher.turn().await;
-    matcher.replace(store.gallery(matcher.space().into()).await?)?;
+    let pictures = store.gallery(matcher.space().into()).await?;
+    matcher.replace(pictures, store.counter_examples(matcher.space().into()).await?)?;
     Ok(())
 }
 
-async fn keep(state_dir: &Path, file: &str, bytes: Vec<u8>) -> anyhow::Result<()> {
+/// Whether somebody may be called that.
+pub(super) fn is_a_name(text: &str) -> bool {
+    !text.trim().is_empty() && text.chars().count() <= 200 && !text.contains(char::is_control)
+}
+
+pub(super) async fn keep(state_dir: &Path, file: &str, bytes: Vec<u8>) -> anyhow::Result<()> {
     let target = state_dir.join(file);
     tokio::task::spawn_blocking(move || {
         std::fs::create_dir_all(target.parent().unwrap_or(Path::new("/")))?;

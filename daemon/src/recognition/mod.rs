@@ -10,8 +10,10 @@ mod guard;
 mod matcher;
 mod origin;
 mod reader;
+mod relabel;
 mod slot;
 mod start;
+mod strangers;
 
 pub use client::Picture;
 pub use dispatcher::{Dispatcher, file_name, identify};
@@ -21,5 +23,8 @@ pub use guard::{Books, Guard, GuardSettings};
 pub use matcher::Matcher;
 pub use origin::{Origin, serve_origin};
 pub use reader::{Reader, read_given};
+#[expect(unused_imports, reason = "for the routes of admin")]
+pub use relabel::{NamedStranger, RelabelError};
 pub use slot::Deadlines;
 pub use start::{Ready, ReadyWatch, Start, start};
+pub use strangers::Strangers;

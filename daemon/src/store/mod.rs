@@ -31,7 +31,10 @@ pub use listing::{
 pub use people::{EnrolledFace, EnrolledPicture, GalleryRow, PersonPicture, PersonRow, Unembedded, gallery};
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
-pub use strangers::{StrangerFace, StrangerRow};
+pub use strangers::{
+    CounterExample, Joining, Relabel, StoredFace, StrangerFace, StrangerId, StrangerRow, StrangerShape, UngroupedFace,
+    counter_examples,
+};
 use writer::{Urgency, Writer};
 
 /// File name of the database inside the state folder.
