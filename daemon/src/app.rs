@@ -137,6 +137,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         store: store.clone(),
         health: health.clone(),
         desk: desk.clone(),
+        gallery: recognition::gallery_desk(ready.clone()),
         disk: disk.clone(),
         device: config.device.clone(),
         topic: topics.paths(),

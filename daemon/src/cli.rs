@@ -3,6 +3,7 @@
 mod allow;
 mod bench;
 mod breaker;
+mod calibrate;
 mod camera;
 mod describe;
 mod enroll;
@@ -71,6 +72,8 @@ enum Command {
     Identify(identify::Args),
     /// Shows what waits, what failed and the last results
     Status(status::Args),
+    /// Shows what the enrolled pictures say about the threshold, and which one to use
+    Calibrate(calibrate::Args),
     /// Measures accuracy on pairs of pictures
     Eval(eval::Args),
     /// Measures speed
@@ -126,6 +129,7 @@ async fn command(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
         Command::Enroll(args) => enroll::run(&config, args).await,
         Command::Identify(args) => identify::run(&config, args).await,
         Command::Status(args) => status::run(&config, args).await,
+        Command::Calibrate(args) => calibrate::run(&config, &args),
         Command::Eval(args) => eval::run(&config, args).await,
         Command::Bench(bench) => bench::run(&config, bench).await,
     }

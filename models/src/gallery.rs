@@ -106,6 +106,11 @@ impl Gallery {
         Ok(())
     }
 
+    /// How its distances are measured.
+    pub fn metric(&self) -> Metric {
+        self.metric
+    }
+
     /// How many pictures there are.
     pub fn len(&self) -> usize {
         self.rows.len()

@@ -6,6 +6,7 @@
 
 mod align;
 mod area;
+pub mod calibration;
 mod clusters;
 mod compare;
 mod detect;

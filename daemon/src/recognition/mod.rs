@@ -1,6 +1,7 @@
 //! From a claimed image to its result: read → breaker → engine → matcher; and from a picture to an enrolled person.
 
 mod breaker;
+mod calibration;
 mod child;
 mod client;
 mod dispatcher;
@@ -15,6 +16,7 @@ mod slot;
 mod start;
 mod strangers;
 
+pub use calibration::{calibrate, gallery_desk};
 pub use client::Picture;
 pub use dispatcher::{Dispatcher, file_name, identify};
 pub use enroll::{Enroller, Enrolment, PEOPLE, Report, person_of};

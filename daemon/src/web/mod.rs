@@ -15,6 +15,8 @@ mod wording;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -25,7 +27,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::desk::EngineDesk;
+use crate::desk::{EngineDesk, GalleryDesk};
 use crate::disk::Disk;
 use crate::health::Health;
 use crate::problem::Problem;
@@ -43,6 +45,8 @@ pub struct Web {
     pub health: Health,
     /// Engines and breaker, once the model pack is loaded.
     pub desk: watch::Receiver<Option<EngineDesk>>,
+    /// What the gallery says of itself, once it is up.
+    pub gallery: Arc<dyn Fn() -> Option<GalleryDesk> + Send + Sync>,
     /// Room on the disk.
     pub disk: Disk,
     /// Name of this device.

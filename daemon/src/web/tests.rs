@@ -35,6 +35,7 @@ impl Site {
         let disk = Disk { folder: folder.path().into(), reserve_bytes: 7, store: store.clone() };
         let web = Web {
             store,
+            gallery: std::sync::Arc::new(|| None),
             disk,
             health: Health::default(),
             desk: tokio::sync::watch::channel(None).1,
