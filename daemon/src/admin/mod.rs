@@ -9,6 +9,7 @@ mod breaker;
 mod identify;
 mod images;
 mod people;
+mod strangers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,6 +87,9 @@ pub fn api(admin: Admin) -> OpenApiRouter {
         .routes(routes!(people::add_picture))
         .routes(routes!(people::delete_picture))
         .routes(routes!(people::merge))
+        .routes(routes!(strangers::name))
+        .routes(routes!(strangers::ignore))
+        .routes(routes!(strangers::name_face, strangers::not_this_person))
         .routes(routes!(backup::save, backup::restore))
         .with_state(admin)
 }
@@ -105,6 +109,11 @@ pub fn forms(admin: Admin) -> Router {
         .route("/people/{id}/merge", post(people::merge_form))
         .route("/people/{id}/forget", post(people::forget_form))
         .route("/people/{id}/pictures/{picture}/delete", post(people::delete_picture_form))
+        .route("/strangers/{id}/name", post(strangers::name_form))
+        .route("/strangers/{id}/ignore", post(strangers::ignore_form))
+        .route("/strangers/{id}/watch", post(strangers::watch_form))
+        .route("/images/{id}/faces/{number}/person", post(strangers::name_face_form))
+        .route("/images/{id}/faces/{number}/not-this-person", post(strangers::not_this_person_form))
         .with_state(admin)
 }
 

@@ -22,6 +22,9 @@ use crate::store::{EnrolledFace, EnrolledPicture, Store, StoreError};
 /// Folder of kept enrolment pictures below the state folder.
 pub const PEOPLE: &str = "people";
 
+/// What is said to a name that is none.
+pub(super) const NO_NAME: &str = "a person's name must have 1 to 200 characters";
+
 /// How long an enrolment waits for an engine that is being started.
 const ENGINE_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
 
@@ -139,7 +142,8 @@ impl Enroller {
 /// Takes the store's gallery into memory, one at a time: an older reading must not replace a newer one.
 pub(super) async fn refresh(store: &Store, matcher: &Matcher) -> anyhow::Result<()> {
     let _turn = matcher.turn().await;
-    matcher.replace(store.gallery(matcher.space().into()).await?)?;
+    let pictures = store.gallery(matcher.space().into()).await?;
+    matcher.replace(pictures, store.counter_examples(matcher.space().into()).await?)?;
     Ok(())
 }
 
@@ -149,7 +153,7 @@ pub(super) fn objection_to_name(name: &str) -> Option<String> {
     bad.then(|| "a person's name must have 1 to 200 characters".into())
 }
 
-async fn keep(state_dir: &Path, file: &str, bytes: Vec<u8>) -> anyhow::Result<()> {
+pub(super) async fn keep(state_dir: &Path, file: &str, bytes: Vec<u8>) -> anyhow::Result<()> {
     let target = state_dir.join(file);
     tokio::task::spawn_blocking(move || {
         std::fs::create_dir_all(target.parent().unwrap_or(Path::new("/")))?;

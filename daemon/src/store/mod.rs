@@ -43,7 +43,10 @@ pub use people::{
 };
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
-pub use strangers::{StrangerFace, StrangerId, StrangerRow};
+pub use strangers::{
+    CounterExample, Joining, Relabel, StoredFace, StrangerFace, StrangerId, StrangerRow, StrangerShape, UngroupedFace,
+    counter_examples,
+};
 use writer::{Urgency, Writer};
 
 /// File name of the database inside the state folder.
