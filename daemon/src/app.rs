@@ -10,7 +10,10 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
 
+use crate::admin::{self, Admin};
 use crate::config::{Config, Http, Tls};
 use crate::control::{self, Control};
 use crate::disk::Disk;
@@ -20,8 +23,8 @@ use crate::heartbeat::{Pulse, heartbeat};
 use crate::notify::Notifier;
 use crate::queue::{self, Queue, Rules};
 use crate::recognition::{self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, PEOPLE, Reader};
+use crate::serve;
 use crate::serve::tls::{Encryption, Source};
-use crate::serve::{self};
 use crate::sinks::health::Report;
 use crate::sources::camera::Camera;
 use crate::sources::folder::Folder;
@@ -133,16 +136,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // Page and API for the LAN; the same and more on the control socket.
     let disk =
         Disk { folder: state_dir.clone(), reserve_bytes: config.intake.disk_reserve_bytes, store: store.clone() };
-    let page = web::router(Web {
+    let (_gallery_sender, gallery) = watch::channel(None);
+    let page = Web {
         store: store.clone(),
         health: health.clone(),
         desk: desk.clone(),
         disk: disk.clone(),
         device: config.device.clone(),
         topic: topics.paths(),
+        gallery,
+        document: Arc::default(),
         stop: tasks.stop(),
-    });
-    let submit = sources::http::router(intake.clone());
+    };
     let enroller = Enroller { store: store.clone(), state_dir: state_dir.clone(), turn: Arc::default() };
     tasks.work("erasure", enroller.clone().keep_forgetting(health.clone(), tasks.stop()));
     if let Some(listen) = config.facerecog_listen {
@@ -159,11 +164,27 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let access = Access::open(&state_dir, &config.http, health.clone());
     let control = Control { enroller: enroller.clone(), ready: ready.clone(), max_bytes, access: access.clone() };
     let control = control::router(control);
-    let lan_routes = web::guarded(page.clone().merge(submit), access);
+    let admin = Admin {
+        web: page.clone(),
+        queue: queue.clone(),
+        enroller: enroller.clone(),
+        ready: ready.clone(),
+        reader: Arc::clone(&reader),
+        max_bytes,
+        engine_turns: Admin::engine_turns(),
+    };
+    let api = OpenApiRouter::with_openapi(web::Document::openapi())
+        .merge(web::api(page.clone()))
+        .merge(admin::api(admin.clone()))
+        .merge(sources::http::router(intake.clone()));
+    let (api, document) = api.split_for_parts();
+    _ = page.document.set(serde_json::to_value(document)?);
+    let routes = web::router(page).merge(admin::forms(admin)).merge(api);
+    let lan_routes = web::guarded(routes.clone(), access);
     let (http_heart, pulse) = heartbeat();
     let serving = serve_http(config.http.clone(), state_dir.clone(), lan_routes, health.clone(), pulse, tasks.stop());
     tasks.work("http", serving);
-    tasks.work("control", control::serve(state_dir, control.merge(page), health.clone(), tasks.stop()));
+    tasks.work("control", control::serve(state_dir, web::dress(control.merge(routes)), health.clone(), tasks.stop()));
 
     let mut awaited = vec!["database", "engine", "intake", "page"];
     if config.mqtt.enabled {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 /// How a part is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
     /// Not there yet.
@@ -23,7 +23,7 @@ pub enum Condition {
 }
 
 /// One part's line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Part {
     /// How it is.
     pub condition: Condition,

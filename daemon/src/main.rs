@@ -1,5 +1,6 @@
 //! kithd: pictures in, names out, nothing lost. Parses, logs, loads the configuration, runs, and gives the exit code.
 
+mod admin;
 mod app;
 mod camera;
 mod child;

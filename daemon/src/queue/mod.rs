@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use crate::config;
 use crate::domain::{Accepted, Claimed, EngineRole, Identified, ImageId, NewImage, Source, wall_clock_ms};
 use crate::result::{Stamp, message};
-use crate::store::{End, PutBack, Store, StoreError};
+use crate::store::{End, PutBack, Store, StoreError, Told};
 use clock::QueueClock;
 
 pub use failure::{Again, Failure};
@@ -270,6 +270,35 @@ impl Queue {
         self.unfinished.fetch_add(count as u64, Ordering::Relaxed);
         self.camera_bytes.fetch_add(camera_bytes, Ordering::Relaxed);
         Ok(count)
+    }
+
+    /// An operator wants a failed image tried again. `Told::Done`: it waits.
+    pub async fn try_again(&self, id: ImageId) -> Result<Told, QueueError> {
+        // On its own: an operator who hangs up must not stop the counting half-way.
+        let queue = self.clone();
+        let telling = tokio::spawn(async move {
+            let told = queue.store.try_again(id, queue.clock.now_ms()).await?;
+            if let Told::Done { camera_bytes, .. } = told {
+                queue.unfinished.fetch_add(1, Ordering::Relaxed);
+                queue.camera_bytes.fetch_add(camera_bytes, Ordering::Relaxed);
+            }
+            Ok(told)
+        });
+        telling.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// An operator wants an image gone, with all that is known of it. `Told::Done`: it is, but for the file it names.
+    pub async fn remove(&self, id: ImageId) -> Result<Told, QueueError> {
+        let queue = self.clone();
+        let telling = tokio::spawn(async move {
+            let told = queue.store.remove_image(id).await?;
+            if let Told::Done { camera_bytes, waiting: true, .. } = told {
+                queue.unfinished.fetch_sub(1, Ordering::Relaxed);
+                queue.camera_bytes.fetch_sub(camera_bytes, Ordering::Relaxed);
+            }
+            Ok(told)
+        });
+        telling.await.map_err(|_| StoreError::Closed)?
     }
 
     async fn give_up(&self, claimed: Claimed, failure: &Failure, reason: String) -> Result<(), QueueError> {

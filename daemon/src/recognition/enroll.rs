@@ -185,7 +185,7 @@ impl Enroller {
     }
 
     /// One that cannot be deleted now is swept at the next start: no row names it.
-    async fn delete(&self, files: Vec<String>) {
+    pub async fn delete(&self, files: Vec<String>) {
         for file in files {
             let path = self.state_dir.join(file);
             if let Err(error) = tokio::fs::remove_file(&path).await

@@ -5,11 +5,13 @@
 //! Reads use a few read-only connections and see what is committed. SQL appears in this folder and in `migrations/` and nowhere else.
 
 mod erase;
+mod find;
 mod folders;
 mod history;
 mod images;
 mod listing;
 mod migrate;
+mod operator;
 mod outbox;
 mod people;
 mod retention;
@@ -23,6 +25,7 @@ use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, watch};
 
+pub use find::ImageFilter;
 pub use folders::EndedFile;
 pub use history::{BreakerChange, HistoryRow};
 pub use images::{End, PutBack};
@@ -30,10 +33,11 @@ pub use listing::{
     Counts, FaceRow, ImageDetail, ImageRow, PictureBytes, RejectedMessage, counts, images as newest_images,
     picture_bytes,
 };
+pub use operator::Told;
 pub use people::{EnrolledFace, EnrolledPicture, GalleryRow, PersonPicture, PersonRow, Unembedded, gallery};
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
-pub use strangers::{StrangerFace, StrangerRow};
+pub use strangers::{StrangerFace, StrangerId, StrangerRow};
 use writer::{Urgency, Writer};
 
 /// File name of the database inside the state folder.

@@ -54,7 +54,7 @@ pub struct GalleryRow {
 }
 
 /// A person and how many pictures they have.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub struct PersonRow {
     /// Row.
     pub id: PersonId,
@@ -71,7 +71,7 @@ pub struct PersonRow {
 }
 
 /// A picture somebody was enrolled from.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub struct PersonPicture {
     /// Row.
     pub id: i64,

@@ -10,7 +10,7 @@ use crate::domain::ImageId;
 pub type StrangerId = i64;
 
 /// A group of unknown faces.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct StrangerRow {
     /// Its number.
     pub id: StrangerId,
@@ -27,7 +27,7 @@ pub struct StrangerRow {
 }
 
 /// A face of a group.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, utoipa::ToSchema)]
 pub struct StrangerFace {
     /// The image it is in.
     pub image_id: ImageId,

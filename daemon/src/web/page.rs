@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde::Deserialize;
 
-use super::api::{self, Id};
+use super::api::Id;
 use super::assets::{ASSETS, Assets};
 use super::wording;
 use super::{VERSION, Web};
@@ -131,7 +131,11 @@ pub async fn images(
     headers: HeaderMap,
 ) -> Response {
     let before = place.map_or(Some(String::new()), |Query(place)| place.before);
-    let before = match before.map(|text| api::image_id(&text)).transpose() {
+    let image_id = |text: String| {
+        let refused = || Problem::bad_request(format!("An image's id is a whole number from 1, not \"{text}\"."));
+        text.parse().ok().filter(|id| *id > 0).ok_or_else(refused)
+    };
+    let before = match before.map(image_id).transpose() {
         Ok(before) => before,
         Err(problem) => return failed(problem),
     };
@@ -183,7 +187,7 @@ pub async fn image(State(web): State<Web>, id: Result<Id, Problem>) -> Response 
         frame: frame(&web),
         line: Line::all_names(image.image.clone()),
         faces: image.found.iter().cloned().map(Face::from).collect(),
-        label: image.width.unwrap_or(0).max(image.height.unwrap_or(0)) / 24,
+        label: image.image.width.unwrap_or(0).max(image.image.height.unwrap_or(0)) / 24,
         live: image.image.finished_at_ms.is_none(),
         image,
     };

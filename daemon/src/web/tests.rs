@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::{Web, router};
+use super::{Web, api, dress, router};
 use crate::disk::Disk;
 use crate::domain::{EngineRole, Identified, IdentifiedFace, NamedCandidate, NewImage, Outcome, Source};
 use crate::health::{Condition, Health};
@@ -40,6 +40,8 @@ impl Site {
             desk: tokio::sync::watch::channel(None).1,
             device: "board-7".into(),
             topic: "kithd/board-7/image/post".into(),
+            gallery: tokio::sync::watch::channel(None).1,
+            document: Arc::default(),
             stop: stop.clone(),
         };
         Self { web, stop, _folder: folder }
@@ -50,7 +52,8 @@ impl Site {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        router(self.web.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+        let routes = router(self.web.clone()).merge(api(self.web.clone()).split_for_parts().0);
+        dress(routes).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
     }
 
     async fn get(&self, url: &str) -> (StatusCode, String) {
