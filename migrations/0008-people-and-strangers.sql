@@ -18,8 +18,9 @@ CREATE TABLE erased (
   erased_at_ms INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE merged (
-  uid      BLOB PRIMARY KEY,
-  into_uid BLOB NOT NULL
+  uid       BLOB PRIMARY KEY,
+  into_uid  BLOB NOT NULL,
+  person_id INTEGER                              -- under which past results name them; NULL: known from a backup only
 ) STRICT, WITHOUT ROWID;
 
 -- Faces that were taken for a person and are not that person.

@@ -14,6 +14,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::admin::{self, Admin};
+use crate::backup;
 use crate::config::{Config, Http, Tls};
 use crate::control::{self, Control};
 use crate::disk::Disk;
@@ -23,8 +24,8 @@ use crate::heartbeat::{Pulse, heartbeat};
 use crate::notify::Notifier;
 use crate::queue::{self, Queue, Rules};
 use crate::recognition::{self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, PEOPLE, Reader};
-use crate::serve;
 use crate::serve::tls::{Encryption, Source};
+use crate::serve::{self};
 use crate::sinks::health::Report;
 use crate::sources::camera::Camera;
 use crate::sources::folder::Folder;
@@ -46,7 +47,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     // One folder, one daemon; one file holds images, people and results.
     let _held = StateDir::hold(&state_dir)?;
-    let (store, damaged) = Store::open(&state_dir, &[SPOOL, PEOPLE])?;
+    let (store, damaged) = backup::open(&state_dir, SPOOL).await?;
     match &damaged {
         Some(banner) => {
             tracing::error!("{banner}");
@@ -56,6 +57,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     queue::sweep_orphans(&state_dir, SPOOL, &store.spool_files().await?)?;
     queue::sweep_orphans(&state_dir, PEOPLE, &store.enrolment_files().await?)?;
+
+    tasks.work("database", end_when_damaged(store.clone(), tasks.stop()));
 
     // The queue takes up what the last run left.
     let rules = Rules {
@@ -148,8 +151,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         document: Arc::default(),
         stop: tasks.stop(),
     };
-    let enroller = Enroller { store: store.clone(), state_dir: state_dir.clone(), turn: Arc::default() };
+    let enroller = Enroller::new(store.clone(), &state_dir, &config.device);
     tasks.work("erasure", enroller.clone().keep_forgetting(health.clone(), tasks.stop()));
+    tasks.work("gallery backup", enroller.clone().keep_backup(health.clone(), tasks.stop()));
     if let Some(listen) = config.facerecog_listen {
         let origin = recognition::Origin { reader: Arc::clone(&reader), ready: ready.clone() };
         let (health, stop) = (health.clone(), tasks.stop());
@@ -161,9 +165,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         });
     }
     let max_bytes = config.intake.max_bytes;
-    let access = Access::open(&state_dir, &config.http, health.clone());
-    let control = Control { enroller: enroller.clone(), ready: ready.clone(), max_bytes, access: access.clone() };
-    let control = control::router(control);
     let admin = Admin {
         web: page.clone(),
         queue: queue.clone(),
@@ -180,11 +181,20 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (api, document) = api.split_for_parts();
     _ = page.document.set(serde_json::to_value(document)?);
     let routes = web::router(page).merge(admin::forms(admin)).merge(api);
-    let lan_routes = web::guarded(routes.clone(), access);
+    let access = Access::open(&state_dir, &config.http, health.clone());
+    let control = Control {
+        enroller: enroller.clone(),
+        health: health.clone(),
+        ready: ready.clone(),
+        max_bytes,
+        access: access.clone(),
+    };
+    let control = web::dress(control::router(control).merge(routes.clone()));
+    let lan_routes = web::guarded(routes, access);
     let (http_heart, pulse) = heartbeat();
     let serving = serve_http(config.http.clone(), state_dir.clone(), lan_routes, health.clone(), pulse, tasks.stop());
     tasks.work("http", serving);
-    tasks.work("control", control::serve(state_dir, web::dress(control.merge(routes)), health.clone(), tasks.stop()));
+    tasks.work("control", control::serve(state_dir, control, health.clone(), tasks.stop()));
 
     let mut awaited = vec!["database", "engine", "intake", "page"];
     if config.mqtt.enabled {
@@ -212,6 +222,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let stopped = tasks.run_until_stopped(config.drain).await;
     store.close().await;
     stopped
+}
+
+/// A database that is damaged can only be moved aside and read by the next start.
+async fn end_when_damaged(store: Store, stop: CancellationToken) -> anyhow::Result<()> {
+    tokio::select! {
+        why = store.damaged() => anyhow::bail!("the database is damaged and is mended by the next start: {why}"),
+        () = stop.cancelled() => Ok(()),
+    }
 }
 
 /// A port that is taken degrades its part only and is tried again; `None` once the stop comes.

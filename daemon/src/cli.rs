@@ -1,14 +1,18 @@
 //! The command line: what can be typed, and which part answers.
 
 mod allow;
+mod backup;
 mod bench;
 mod breaker;
 mod camera;
 mod describe;
 mod enroll;
 mod eval;
+mod forget;
 mod identify;
 mod load;
+mod page;
+mod people;
 mod status;
 mod token;
 mod writes;
@@ -32,7 +36,9 @@ use crate::config::Config;
 use crate::domain::BreakerCommand;
 use crate::engine::{self, Engine, load_pack};
 use crate::health::Health;
-use crate::recognition::Guard;
+use crate::recognition::{Enroller, Guard};
+use crate::sources::SPOOL;
+use crate::state_dir::StateDir;
 
 /// Face identification for one board: pictures in by MQTT or HTTP, names out, nothing lost.
 #[derive(Debug, Parser)]
@@ -68,6 +74,14 @@ enum Command {
     },
     /// Makes people known, from pictures or a folder of known people
     Enroll(enroll::Args),
+    /// Shows who is enrolled, renames somebody, or makes two people one
+    People(people::Args),
+    /// Erases a person: pictures, embeddings, and their face and name in past results
+    Forget(forget::Args),
+    /// Saves the database and the enrolled pictures in one file, while the daemon runs or not
+    Backup(backup::BackupArgs),
+    /// Takes a backup in: what is missing comes back, what is here stays
+    Restore(backup::RestoreArgs),
     /// Says who is in pictures; stores nothing and needs no daemon
     Identify(identify::Args),
     /// Shows what waits, what failed and the last results
@@ -127,6 +141,10 @@ async fn command(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Enroll(args) => enroll::run(&config, args).await,
+        Command::People(args) => people::run(&config, args).await,
+        Command::Forget(args) => forget::run(&config, args).await,
+        Command::Backup(args) => backup::save(&config, args).await,
+        Command::Restore(args) => backup::restore(&config, args).await,
         Command::Identify(args) => identify::run(&config, args).await,
         Command::Status(args) => status::run(&config, args).await,
         Command::Token(args) => token::run(&config, &args).await,
@@ -178,6 +196,16 @@ async fn own_engine(config: &Config) -> anyhow::Result<Engine> {
         Engine::load(pack, models.precision, device, &settings)
     });
     Ok(engine.await.context("loading the engine panicked")??)
+}
+
+/// The gallery without a daemon: the state folder's lock, and who changes what is in it.
+async fn own_gallery(config: &Config) -> anyhow::Result<(StateDir, Enroller)> {
+    let held = StateDir::hold(&config.state_dir)?;
+    let (store, damaged) = crate::backup::open(&config.state_dir, SPOOL).await?;
+    if let Some(banner) = damaged {
+        eprintln!("{banner}");
+    }
+    Ok((held, Enroller::new(store, &config.state_dir, &config.device)))
 }
 
 /// Engine processes of the command's own, for as long as it runs; nothing about them is kept.

@@ -208,12 +208,12 @@ impl Commands {
             Command::Forget => {
                 let person = person(&request)?;
                 let up = self.up()?;
-                match self.enroller.forget(&up, &person).await {
-                    Ok(true) => {
+                match self.enroller.forget(Some(&up), &person).await {
+                    Ok(Some(_)) => {
                         tracing::info!("a person was erased by MQTT");
                         Ok(json!({ "forgotten": person }))
                     }
-                    Ok(false) => Err(Refusal::ours("nobody is enrolled under that name")),
+                    Ok(None) => Err(Refusal::ours("nobody is enrolled under that name")),
                     Err(error) => Err(Refusal::ours(error)),
                 }
             }

@@ -310,6 +310,21 @@ impl Identified {
     }
 }
 
+/// The bytes of a picture, as the API's documentation names them.
+pub struct PictureBytes;
+
+impl utoipa::PartialSchema for PictureBytes {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        // No schema tells a picture from other bytes.
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::SchemaType::AnyValue)
+            .description(Some("The bytes of a picture"))
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for PictureBytes {}
+
 /// Milliseconds since 1970 by the board's clock, which may be wrong: for people to read, never for order.
 pub fn wall_clock_ms() -> i64 {
     std::time::SystemTime::now()

@@ -2,6 +2,7 @@
 
 mod admin;
 mod app;
+mod backup;
 mod camera;
 mod child;
 mod cli;

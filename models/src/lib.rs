@@ -17,6 +17,7 @@ mod golden;
 mod manifest;
 mod quality;
 mod rgb;
+mod rows;
 mod runtime;
 
 use std::sync::Arc;

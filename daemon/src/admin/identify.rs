@@ -12,6 +12,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::Admin;
+use crate::domain::PictureBytes;
 use crate::problem::Problem;
 use crate::queue::{Again, Failure};
 use crate::recognition::identify as recognise;
@@ -33,7 +34,7 @@ pub struct ByPath {
 
 /// Who is on a picture: its bytes, or `{"path": …}` as application/json.
 #[utoipa::path(post, path = "/v1/identify", tag = "images",
-    request_body(content((Vec<u8> = "image/jpeg"), (ByPath = "application/json"))),
+    request_body(content((PictureBytes = "image/jpeg"), (ByPath = "application/json"))),
     responses((status = 200, body = inline(Answer<'static>)), Problem))]
 pub async fn identify(State(admin): State<Admin>, request: Request) -> Result<Response, Problem> {
     let up = admin.up()?;
@@ -49,7 +50,8 @@ async fn picture(admin: &Admin, request: Request<Body>) -> Result<(Vec<u8>, Opti
     if !kind.starts_with("application/json") {
         let bytes = read(request.into_body(), admin.max_bytes).await?;
         if bytes.is_empty() {
-            return Err(Problem::bad_request("The body is the bytes of a picture, or {\"path\": …} as JSON."));
+            let sentence = "The body is empty; it is the bytes of a picture, or {\"path\": …} as JSON.";
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, sentence));
         }
         return Ok((bytes.into(), None));
     }

@@ -187,6 +187,7 @@ fn carry_out(config: &Config, topics: &Topics, tasks: &mut Supervisor, parts: Pa
         publisher: publisher.clone(),
         connection,
         births,
+        erasures: enroller.erasures.subscribe(),
         health,
     };
     tasks.work("home assistant", announcing.run(tasks.stop()));

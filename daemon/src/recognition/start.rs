@@ -115,7 +115,7 @@ async fn gallery(pack: &Pack, guard: &Guard, store: &Store, state_dir: &Path, he
 }
 
 /// After a change of recogniser: embeds every kept enrolment picture in the new space, then adds them all at once.
-async fn embed_again(
+pub(super) async fn embed_again(
     guard: &Guard,
     store: &Store,
     state_dir: &Path,

@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{Intake, IntakeError, PathSubmission};
-use crate::domain::{Accepted, ImageId, Source};
+use crate::domain::{Accepted, ImageId, PictureBytes, Source};
 use crate::problem::Problem;
 
 const JSON_LIMIT: usize = 1 << 20;
@@ -116,7 +116,7 @@ struct PictureQuery {
 
 /// Queues a picture: its bytes, a form with files, or paths as JSON.
 #[utoipa::path(post, path = "/v1/images", tag = "images", params(PictureQuery, IdempotencyKey),
-    request_body(content((Vec<u8> = "image/jpeg"), (OnePath = "application/json"))),
+    request_body(content((PictureBytes = "image/jpeg"), (OnePath = "application/json"))),
     responses((status = 202, body = Ids), Problem))]
 async fn picture(
     State(intake): State<Intake>,

@@ -6,12 +6,12 @@
 use rusqlite::types::Value;
 use rusqlite::{Connection, ToSql};
 
-use super::listing::{IMAGE_COLUMNS, image_row};
+use super::listing::{IMAGE_COLUMNS, add_faces, image_row};
 use super::{ImageRow, Store, StoreError};
 use crate::domain::{ImageId, Outcome, PersonId, Source, State};
 
 /// Images looked at for one page, where the index gives them one after the other in the table's order…
-const LOOKED_AT: i64 = 20_000;
+const LOOKED_AT: i64 = 8_000;
 /// …and where each has to be fetched by itself.
 const FETCHED: i64 = 4_000;
 
@@ -93,8 +93,10 @@ fn find(
     let wanted = limit as i64 + 1;
     let values: Vec<&dyn ToSql> = values.chain([&wanted as &dyn ToSql]).collect();
     let mut images = statement.query_map(&values[..], image_row)?.collect::<rusqlite::Result<Vec<_>>>()?;
-    if images.len() > limit {
-        images.truncate(limit);
+    let more = images.len() > limit;
+    images.truncate(limit);
+    add_faces(connection, &mut images)?;
+    if more {
         return Ok(Found { next: images.last().map(|image| image.id), images, unfinished: false });
     }
     let (count, last): (i64, Option<ImageId>) = connection

@@ -140,16 +140,7 @@ pub struct RejectedMessage {
 
 pub(super) const IMAGE_COLUMNS: &str = "
     i.id, i.state, i.source, i.path, i.outcome, i.reason, i.attempts, i.accepted_at_ms, i.finished_at_ms, i.duration_ms,
-    (SELECT count(*) FROM faces f WHERE f.image_id = i.id),
-    (SELECT min(distance) FROM faces f WHERE f.image_id = i.id),
-    (SELECT json_group_array(name) FROM (SELECT p.name FROM faces f JOIN person p ON p.id = f.person_id
-      WHERE f.image_id = i.id AND f.outcome = 'known' ORDER BY f.number)),
-    EXISTS (SELECT 1 FROM thumbnails t WHERE t.image_id = i.id),
-    (SELECT json_group_array(name) FROM (SELECT p.name FROM faces f JOIN person p ON p.id = f.person_id
-      WHERE f.image_id = i.id AND f.outcome = 'uncertain' ORDER BY f.number)),
-    i.width, i.height,
-    (SELECT json_group_array(json_object('box', json(bounds), 'outcome', outcome))
-       FROM (SELECT bounds, outcome FROM faces f WHERE f.image_id = i.id ORDER BY f.number))";
+    i.width, i.height, EXISTS (SELECT 1 FROM thumbnails t WHERE t.image_id = i.id)";
 
 impl Store {
     /// Numbers for the head of the page, `kithd status` and the metrics.
@@ -256,12 +247,14 @@ pub fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
 pub fn images(connection: &Connection, before: Option<ImageId>, limit: usize) -> rusqlite::Result<Vec<ImageRow>> {
     let mut statement = connection
         .prepare_cached(&format!("SELECT {IMAGE_COLUMNS} FROM images i WHERE i.id < ?1 ORDER BY i.id DESC LIMIT ?2"))?;
-    statement.query_map(params![before.unwrap_or(i64::MAX), limit as i64], image_row)?.collect()
+    let rows = statement.query_map(params![before.unwrap_or(i64::MAX), limit as i64], image_row)?;
+    let mut images = rows.collect::<Result<Vec<_>, _>>()?;
+    add_faces(connection, &mut images)?;
+    Ok(images)
 }
 
+/// A row of [`IMAGE_COLUMNS`], without its faces.
 pub(super) fn image_row(row: &Row<'_>) -> rusqlite::Result<ImageRow> {
-    let (persons, perhaps): (String, String) = (row.get(12)?, row.get(14)?);
-    let boxes: String = row.get(17)?;
     Ok(ImageRow {
         id: row.get(0)?,
         state: row.get(1)?,
@@ -273,15 +266,43 @@ pub(super) fn image_row(row: &Row<'_>) -> rusqlite::Result<ImageRow> {
         accepted_at_ms: row.get(7)?,
         finished_at_ms: row.get(8)?,
         duration_ms: row.get(9)?,
-        faces: row.get(10)?,
-        distance: row.get(11)?,
-        persons: serde_json::from_str(&persons).unwrap_or_default(),
-        perhaps: serde_json::from_str(&perhaps).unwrap_or_default(),
-        thumbnail: row.get(13)?,
-        width: row.get(15)?,
-        height: row.get(16)?,
-        boxes: serde_json::from_str(&boxes).unwrap_or_default(),
+        width: row.get(10)?,
+        height: row.get(11)?,
+        thumbnail: row.get(12)?,
+        faces: 0,
+        distance: None,
+        persons: Vec::new(),
+        perhaps: Vec::new(),
+        boxes: Vec::new(),
     })
+}
+
+/// What the lines of a page say of their faces, asked for at once.
+pub(super) fn add_faces(connection: &Connection, images: &mut [ImageRow]) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(
+        "SELECT f.outcome, f.distance, f.bounds, p.name FROM faces f LEFT JOIN person p ON p.id = f.person_id
+          WHERE f.image_id = ?1 ORDER BY f.number",
+    )?;
+    for image in images {
+        let mut faces = statement.query([image.id])?;
+        while let Some(face) = faces.next()? {
+            let (outcome, bounds): (String, String) = (face.get(0)?, face.get(2)?);
+            let (distance, person): (Option<f64>, Option<String>) = (face.get(1)?, face.get(3)?);
+            image.faces += 1;
+            image.distance = match (image.distance, distance) {
+                (Some(nearest), Some(distance)) => Some(nearest.min(distance)),
+                (nearest, distance) => nearest.or(distance),
+            };
+            let Ok(outcome) = outcome.parse() else { continue };
+            match outcome {
+                Outcome::Known => image.persons.extend(person),
+                Outcome::Uncertain => image.perhaps.extend(person),
+                Outcome::Unknown | Outcome::NoFace => {}
+            }
+            image.boxes.push(FaceBox { bounds: serde_json::from_str(&bounds).unwrap_or_default(), outcome });
+        }
+    }
+    Ok(())
 }
 
 fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<ImageDetail>> {
@@ -295,15 +316,16 @@ fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<Image
         .query_row([id], |row| {
             Ok(ImageDetail {
                 image: image_row(row)?,
-                engine: row.get(18)?,
-                picture_key: row.get(19)?,
-                result_id: row.get(20)?,
-                timings: row.get::<_, Option<String>>(21)?.and_then(|timings| serde_json::from_str(&timings).ok()),
+                engine: row.get(13)?,
+                picture_key: row.get(14)?,
+                result_id: row.get(15)?,
+                timings: row.get::<_, Option<String>>(16)?.and_then(|timings| serde_json::from_str(&timings).ok()),
                 found: Vec::new(),
             })
         })
         .optional()?;
     let Some(mut image) = found else { return Ok(None) };
+    add_faces(connection, std::slice::from_mut(&mut image.image))?;
     let mut faces = connection.prepare_cached(
         "SELECT f.number, f.bounds, f.score, f.quality, f.outcome, p.name, f.distance, f.margin, length(f.crop) > 0, p.id
            FROM faces f LEFT JOIN person p ON p.id = f.person_id WHERE f.image_id = ?1 ORDER BY f.number",

@@ -1,5 +1,5 @@
-//! The LAN page, the reading half of the HTTP API, live events and metrics: looks on, and changes nothing. And the guard
-//! before all routes of the LAN.
+//! The LAN page, the reading half of the HTTP API, live events and metrics, and the guard before all of the LAN's routes:
+//! looks on, and changes nothing.
 //!
 //! Submitting pictures is `sources::http`, everything else that changes something `admin`; their routes are merged with
 //! these.
@@ -21,7 +21,7 @@ use std::sync::{Arc, OnceLock};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
@@ -82,7 +82,7 @@ impl Web {
 
 /// The reading half of `/v1`, with its documentation.
 pub fn api(web: Web) -> OpenApiRouter {
-    api::routes().layer(from_fn(api::etags)).with_state(web)
+    api::routes().layer(axum::middleware::from_fn(api::etags)).with_state(web)
 }
 
 /// Pages, and what machines ask for beside `/v1`.
@@ -100,18 +100,20 @@ pub fn router(web: Web) -> Router {
         .with_state(web)
 }
 
-/// What stands around all routes: what is not there, and what every answer says of itself.
+/// All routes of the control socket: who may open it may change things.
 pub fn dress(routes: Router) -> Router {
-    whole(routes).layer(from_fn(forbid_foreign_code))
+    complete(routes).layer(axum::middleware::from_fn(forbid_foreign_code))
 }
 
-/// The same for the LAN: behind the guard, with what it takes to log in.
+/// All routes of the LAN behind the guard, with those to log in and out.
 pub fn guarded(routes: Router, access: auth::Access) -> Router {
-    let routes = routes.merge(auth::routes(access.clone()));
-    whole(routes).layer(from_fn_with_state(access, auth::guard)).layer(from_fn(forbid_foreign_code))
+    complete(routes.merge(auth::routes(access.clone())))
+        .layer(axum::middleware::from_fn_with_state(access, auth::guard))
+        .layer(axum::middleware::from_fn(forbid_foreign_code))
 }
 
-fn whole(routes: Router) -> Router {
+/// With an answer for what is not there.
+fn complete(routes: Router) -> Router {
     routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed)
 }
 

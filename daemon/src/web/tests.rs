@@ -52,8 +52,8 @@ impl Site {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let routes = router(self.web.clone()).merge(api(self.web.clone()).split_for_parts().0);
-        dress(routes).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+        let (api, _) = api(self.web.clone()).split_for_parts();
+        dress(router(self.web.clone()).merge(api)).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
     }
 
     async fn get(&self, url: &str) -> (StatusCode, String) {
@@ -208,8 +208,8 @@ async fn pages_and_the_api_walk_through_all_images_by_cursor() {
     loop {
         let page = site.json(&url).await;
         ids.extend(page["images"].as_array().unwrap().iter().map(|image| image["id"].as_i64().unwrap()));
-        let Some(next) = page["next_before"].as_i64() else { break };
-        url = format!("/v1/images?limit=50&before={next}");
+        let Some(next) = page["next_cursor"].as_i64() else { break };
+        url = format!("/v1/images?limit=50&cursor={next}");
     }
     assert_eq!(ids, (1..=120).rev().collect::<Vec<_>>());
 }
@@ -249,7 +249,7 @@ async fn mistakes_are_answered_as_problem_details_and_on_pages_as_a_sentence() {
         ("GET", "/v1/images/7/faces/0.jpg", 400),
         ("GET", "/v1/images?limit=0", 400),
         ("GET", "/v1/images?limit=501", 400),
-        ("GET", "/v1/images?before=x", 400),
+        ("GET", "/v1/images?cursor=x", 400),
         ("GET", "/v1/images?limt=5", 400),
         ("DELETE", "/v1/images", 405),
     ] {
