@@ -201,3 +201,6 @@ async fn answer_plainly<T>(mut stream: TcpStream) -> Option<T> {
     let _ = stream.shutdown().await;
     None
 }
+
+#[cfg(test)]
+mod tests;

@@ -468,8 +468,9 @@ async fn login(
     if asked.of_another_site() {
         return Refusal::Foreign.answer(accepts_html(headers), None);
     }
-    let Ok(Form(LoginForm { token, next })) = form else {
-        return Problem::bad_request("The form has the fields token and next.").into_response();
+    let Form(LoginForm { token, next }) = match form {
+        Ok(form) => form,
+        Err(wrong) => return Problem::new(wrong.status(), "The form has the fields token and next.").into_response(),
     };
     let next = own_place(next);
     if let Err(refusal) = access.try_token(Way::Form, peer.ip(), token.trim()) {

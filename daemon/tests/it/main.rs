@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod accuracy; // the right person on every labelled photograph, when they are at hand
+mod auth; // who may do what on the LAN, and how many and how slow they may be
 mod bad_input; // what cannot be read ends in words and disturbs nothing
 mod broker; // a real mosquitto
 mod camera; // every so often and on motion, bursts, cameras that stall, glitch and vanish
