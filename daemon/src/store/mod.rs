@@ -7,6 +7,7 @@
 mod erase;
 mod find;
 mod folders;
+mod history;
 mod images;
 mod listing;
 mod migrate;
@@ -26,6 +27,7 @@ use tokio::sync::{Semaphore, watch};
 
 pub use find::ImageFilter;
 pub use folders::EndedFile;
+pub use history::{BreakerChange, HistoryRow};
 pub use images::{End, PutBack};
 pub use listing::{
     Counts, FaceRow, ImageDetail, ImageRow, PictureBytes, RejectedMessage, counts, images as newest_images,
