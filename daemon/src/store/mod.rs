@@ -15,6 +15,7 @@ mod operator;
 mod outbox;
 mod people;
 mod retention;
+mod sources;
 mod strangers;
 mod writer;
 

@@ -40,6 +40,8 @@ impl Site {
             desk: tokio::sync::watch::channel(None).1,
             device: "board-7".into(),
             topic: "kithd/board-7/image/post".into(),
+            gallery: tokio::sync::watch::channel(None).1,
+            document: Arc::default(),
             stop: stop.clone(),
         };
         Self { web, stop, _folder: folder }
