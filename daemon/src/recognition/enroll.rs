@@ -22,9 +22,6 @@ use crate::store::{EnrolledFace, EnrolledPicture, Store, StoreError};
 /// Folder of kept enrolment pictures below the state folder.
 pub const PEOPLE: &str = "people";
 
-/// What is said to a name that is none.
-pub(super) const NO_NAME: &str = "a person's name must have 1 to 200 characters";
-
 /// How long an enrolment waits for an engine that is being started.
 const ENGINE_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
 

@@ -27,7 +27,6 @@ pub use matcher::Matcher;
 pub use origin::{Origin, serve_origin};
 pub use people::{Forgotten, Restored};
 pub use reader::{Reader, read_given};
-#[expect(unused_imports, reason = "for the routes of admin")]
 pub use relabel::{NamedStranger, RelabelError};
 pub use slot::Deadlines;
 pub use start::{Ready, ReadyWatch, Start, start};

@@ -140,6 +140,29 @@ impl Store {
         self.read(people).await
     }
 
+    /// Everybody's number and name, by name: to choose from.
+    pub async fn person_names(&self) -> Result<Vec<(PersonId, String)>, StoreError> {
+        self.read(|connection| {
+            let mut statement =
+                connection.prepare_cached("SELECT id, name FROM person ORDER BY name COLLATE NOCASE, id")?;
+            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+        .await
+    }
+
+    /// Those with this text in their name, by name, without the first `from`.
+    pub async fn people_named(&self, text: String, from: usize, limit: usize) -> Result<Vec<PersonRow>, StoreError> {
+        self.read(move |connection| {
+            let mut statement = connection.prepare_cached(&format!(
+                "{PERSON} WHERE person.id IN (SELECT id FROM person WHERE instr(lower(name), lower(?1)) > 0
+                    ORDER BY name COLLATE NOCASE, id LIMIT ?2 OFFSET ?3)
+                  ORDER BY name COLLATE NOCASE, person.id"
+            ))?;
+            statement.query_map(params![text, limit as i64, from as i64], person)?.collect()
+        })
+        .await
+    }
+
     /// One of them.
     pub async fn person(&self, id: PersonId) -> Result<Option<PersonRow>, StoreError> {
         self.read(move |connection| {

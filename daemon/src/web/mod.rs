@@ -8,6 +8,7 @@ pub mod api;
 mod assets;
 pub mod auth;
 pub mod breaker;
+mod charts;
 mod live;
 mod metrics;
 pub mod page;
@@ -88,8 +89,7 @@ pub fn api(web: Web) -> OpenApiRouter {
 /// Pages, and what machines ask for beside `/v1`.
 pub fn router(web: Web) -> Router {
     Router::new()
-        .route("/", get(page::images))
-        .route("/images/{id}", get(page::image))
+        .merge(page::routes())
         .route("/assets/{file}", get(assets::asset))
         .route("/events", get(live::events))
         .route("/v1/status", get(api::status))
