@@ -27,7 +27,7 @@ pub async fn save(State(admin): State<Admin>) -> Result<Response, Problem> {
 }
 
 /// Brings back what a backup holds and this board has not; nothing that is here is lost.
-#[utoipa::path(put, path = "/v1/backup", tag = "board", request_body(content((PictureBytes = "application/x-tar"))),
+#[utoipa::path(put, path = "/v1/backup", tag = "board", request_body(content((PictureBytes = "application/octet-stream"))),
     responses((status = 200, body = Restored), Problem))]
 pub async fn restore(State(admin): State<Admin>, body: Body) -> Result<Json<Restored>, Problem> {
     let (up, enroller, health) = (admin.maybe_up(), admin.enroller.clone(), admin.web.health.clone());

@@ -7,7 +7,8 @@ use axum::extract::{Form, FromRequest, Multipart, Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::{Admin, back, on_its_own, refused};
 use crate::domain::{PersonId, PictureBytes};
@@ -17,14 +18,41 @@ use crate::sources::http::read;
 use crate::store::{Changed, PersonRow};
 use crate::web::api::{Asked, Id, jpeg_number};
 
+/// 1 to 200 letters, not only blanks, none of them a control character.
+#[derive(Deserialize)]
+pub struct PersonName(pub String);
+
+impl PartialSchema for PersonName {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .max_length(Some(200))
+            .pattern(Some(r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"))
+            .examples(["Ann"])
+            .into()
+    }
+}
+
+impl ToSchema for PersonName {}
+
+/// A whole number, which JSON may also write as 7.0.
+pub fn whole<'de, D: serde::Deserializer<'de>>(number: D) -> Result<i64, D::Error> {
+    let number = serde_json::Number::deserialize(number)?;
+    let whole = number.as_i64().or_else(|| {
+        // Up to there every whole number is one of these.
+        number.as_f64().filter(|number| number.fract() == 0.0 && number.abs() < 9e15).map(|number| number as i64)
+    });
+    whole.ok_or_else(|| serde::de::Error::custom(format!("{number} is not a whole number")))
+}
+
 /// Who is on the picture.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct Enrolled {
     /// Name of the person, who is made if there is none of that name.
-    #[param(min_length = 1, max_length = 200, pattern = "^[A-Za-z][A-Za-z ]*$", example = "Ann")]
-    name: String,
+    #[param(inline)]
+    name: PersonName,
     /// What the picture is called.
     #[param(max_length = 255)]
     file_name: Option<String>,
@@ -48,7 +76,7 @@ pub async fn enroll(
     query: Asked<Enrolled>,
     request: Request,
 ) -> Result<(StatusCode, Json<EnrolledPerson>), Problem> {
-    let Asked(Enrolled { name, file_name }) = query;
+    let Asked(Enrolled { name: PersonName(name), file_name }) = query;
     let bytes = read(request.into_body(), admin.max_bytes).await?;
     let report = take(&admin, name, file_name.unwrap_or_else(|| "upload".into()), bytes.into()).await?;
     let named = admin.enroller.store.person_named(report.person.clone()).await?;
@@ -116,8 +144,8 @@ async fn take(admin: &Admin, name: String, file_name: String, bytes: Vec<u8>) ->
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rename {
-    #[schema(min_length = 1, max_length = 200, pattern = "^[A-Za-z][A-Za-z ]*$", example = "Ann")]
-    name: String,
+    #[schema(inline)]
+    name: PersonName,
 }
 
 /// Gives somebody another name; past images show it too.
@@ -128,7 +156,7 @@ pub async fn rename(
     Id(id): Id,
     body: Result<Json<Rename>, JsonRejection>,
 ) -> Result<Json<PersonRow>, Problem> {
-    let Json(Rename { name }) = body.map_err(wrong_body)?;
+    let Json(Rename { name: PersonName(name) }) = body.map_err(wrong_body)?;
     change_name(&admin, id, name).await?;
     person(&admin, id).await.map(Json)
 }
@@ -144,6 +172,7 @@ async fn change_name(admin: &Admin, id: PersonId, name: String) -> Result<(), Pr
 pub struct Merge {
     /// Number of the person who stays.
     #[schema(minimum = 1)]
+    #[serde(deserialize_with = "whole")]
     into: i64,
 }
 
@@ -299,10 +328,16 @@ pub async fn rename_form(State(admin): State<Admin>, Id(id): Id, form: Result<Fo
     back(&format!("/people/{id}"), told.map(|()| "The name is changed."))
 }
 
+/// Somebody as forms name them.
+#[derive(Deserialize)]
+pub struct Into {
+    into: PersonId,
+}
+
 /// `POST /people/{id}/merge`.
-pub async fn merge_form(State(admin): State<Admin>, Id(id): Id, form: Result<Form<Merge>, FormRejection>) -> Response {
+pub async fn merge_form(State(admin): State<Admin>, Id(id): Id, form: Result<Form<Into>, FormRejection>) -> Response {
     let (place, told) = match form {
-        Ok(Form(Merge { into })) => match put_together(&admin, id, into).await {
+        Ok(Form(Into { into })) => match put_together(&admin, id, into).await {
             Ok(()) => (into, Ok("They are one person now.")),
             Err(problem) => (id, Err(problem)),
         },

@@ -8,7 +8,7 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::people::{Named, wrong_body};
+use super::people::{Named, PersonName, wrong_body};
 use super::{Admin, back, on_its_own};
 use crate::domain::{ImageId, Outcome, PersonId};
 use crate::problem::Problem;
@@ -21,8 +21,8 @@ use crate::web::api::{Id, no_stranger};
 #[serde(deny_unknown_fields)]
 pub struct Name {
     /// Of a person, who is made if there is none of that name.
-    #[schema(min_length = 1, max_length = 200, pattern = "^[A-Za-z][A-Za-z ]*$", example = "Ann")]
-    name: String,
+    #[schema(inline)]
+    name: PersonName,
 }
 
 /// Says who a group is: its best faces enrol the person, all its past faces get the name, and the group is gone. Results
@@ -34,7 +34,7 @@ pub async fn name(
     Id(id): Id,
     body: Result<Json<Name>, JsonRejection>,
 ) -> Result<Json<NamedStranger>, Problem> {
-    let Json(Name { name }) = body.map_err(wrong_body)?;
+    let Json(Name { name: PersonName(name) }) = body.map_err(wrong_body)?;
     give_name(&admin, id, name).await.map(Json)
 }
 
@@ -80,7 +80,7 @@ pub async fn name_face(
     body: Result<Json<Name>, JsonRejection>,
 ) -> Result<Json<FacePerson>, Problem> {
     let number = face(number)?;
-    let Json(Name { name }) = body.map_err(wrong_body)?;
+    let Json(Name { name: PersonName(name) }) = body.map_err(wrong_body)?;
     give_face_a_name(&admin, id, number, name).await.map(|person_id| Json(FacePerson { person_id }))
 }
 

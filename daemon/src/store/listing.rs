@@ -148,11 +148,6 @@ impl Store {
         self.read(counts).await
     }
 
-    /// The newest images with an id below `before`, newest first.
-    pub async fn images(&self, before: Option<ImageId>, limit: usize) -> Result<Vec<ImageRow>, StoreError> {
-        self.read(move |connection| images(connection, before, limit)).await
-    }
-
     /// One image with its faces.
     pub async fn image(&self, id: ImageId) -> Result<Option<ImageDetail>, StoreError> {
         self.read(move |connection| detail(connection, id)).await
