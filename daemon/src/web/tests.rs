@@ -36,6 +36,7 @@ impl Site {
         let web = Web {
             store,
             disk,
+            board: crate::board::Board::at(folder.path()),
             health: Health::default(),
             desk: tokio::sync::watch::channel(None).1,
             device: "board-7".into(),
