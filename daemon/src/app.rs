@@ -25,7 +25,7 @@ use crate::heartbeat::{Pulse, heartbeat};
 use crate::history;
 use crate::notify::Notifier;
 use crate::queue::{self, Queue, Rules};
-use crate::recognition::{self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, PEOPLE, Reader};
+use crate::recognition::{self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, PEOPLE, Reader, Strangers};
 use crate::serve::tls::{Encryption, Source};
 use crate::serve::{self};
 use crate::sinks::health::Report;
@@ -79,6 +79,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (desk_sender, desk) = watch::channel(None);
     let start = recognition::Start {
         pack: config.models.pack.clone(),
+        threshold: config.recognition.threshold,
         settings: guard_settings(&config, &state_dir),
         books: Books { store: store.clone(), queue: queue.clone() },
         state_dir: state_dir.clone(),
@@ -144,20 +145,21 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // Page and API for the LAN; the same and more on the control socket.
     let disk =
         Disk { folder: state_dir.clone(), reserve_bytes: config.intake.disk_reserve_bytes, store: store.clone() };
-    let (_gallery_sender, gallery) = watch::channel(None);
     let page = Web {
         store: store.clone(),
         health: health.clone(),
         desk: desk.clone(),
+        gallery: recognition::gallery_desk(ready.clone()),
         disk: disk.clone(),
         board,
         device: config.device.clone(),
         topic: topics.paths(),
-        gallery,
         document: Arc::default(),
         stop: tasks.stop(),
     };
     let enroller = Enroller::new(store.clone(), &state_dir, &config.device);
+    let strangers = Strangers { enroller: enroller.clone(), ready: ready.clone(), health: health.clone() };
+    tasks.work("strangers", strangers.run(tasks.stop()));
     tasks.work("erasure", enroller.clone().keep_forgetting(health.clone(), tasks.stop()));
     tasks.work("gallery backup", enroller.clone().keep_backup(health.clone(), tasks.stop()));
     if let Some(listen) = config.facerecog_listen {

@@ -11,7 +11,7 @@ use utoipa::{IntoResponses, ToSchema};
 use crate::store::StoreError;
 
 /// An error answer; `type` is `about:blank`, so the title is the status' own phrase.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Problem {
     status: StatusCode,
     detail: String,

@@ -39,6 +39,14 @@ impl Metric {
         }
     }
 
+    /// How far apart rows of such a distance are.
+    pub(crate) fn length_of(self, distance: f32) -> f32 {
+        match self {
+            Self::Euclidean => distance,
+            Self::Cosine => (2.0 * distance).max(0.0).sqrt(),
+        }
+    }
+
     /// The distance of rows whose squared difference has this length.
     pub(crate) fn of_squared(self, squared: f32) -> f32 {
         match self {
@@ -96,6 +104,11 @@ impl Gallery {
         });
         self.rows.push((picture, index));
         Ok(())
+    }
+
+    /// How its distances are measured.
+    pub fn metric(&self) -> Metric {
+        self.metric
     }
 
     /// How many pictures there are.

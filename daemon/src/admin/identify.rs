@@ -1,7 +1,6 @@
 //! `POST /v1/identify`: who is on a picture, now, before any backlog. Nothing is stored.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -11,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::Admin;
+use super::{Admin, refused};
 use crate::domain::PictureBytes;
 use crate::problem::Problem;
 use crate::queue::{Again, Failure};
@@ -19,8 +18,6 @@ use crate::recognition::identify as recognise;
 use crate::result::{Answer, answer};
 use crate::sources::http::read;
 
-/// How long a request waits for its turn.
-const TURN: Duration = Duration::from_secs(10);
 const JSON_LIMIT: usize = 64 << 10;
 
 /// A picture that this board can read.
@@ -39,8 +36,7 @@ pub struct ByPath {
 pub async fn identify(State(admin): State<Admin>, request: Request) -> Result<Response, Problem> {
     let up = admin.up()?;
     let (bytes, path) = picture(&admin, request).await?;
-    let turn = tokio::time::timeout(TURN, admin.engine_turns.acquire()).await;
-    let _turn = turn.map_err(|_| Problem::later("Too many ask who is on a picture; ask again in a while."))?;
+    let _turn = admin.engine_turn().await?;
     let identified = recognise(&up, None, bytes, path).await.map_err(refusal)?;
     Ok(Json(answer(&identified)).into_response())
 }
@@ -50,8 +46,7 @@ async fn picture(admin: &Admin, request: Request<Body>) -> Result<(Vec<u8>, Opti
     if !kind.starts_with("application/json") {
         let bytes = read(request.into_body(), admin.max_bytes).await?;
         if bytes.is_empty() {
-            let sentence = "The body is empty; it is the bytes of a picture, or {\"path\": …} as JSON.";
-            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, sentence));
+            return Err(refused("The body is empty; it is the bytes of a picture, or {\"path\": …} as JSON."));
         }
         return Ok((bytes.into(), None));
     }

@@ -4,15 +4,22 @@
 //! Who may do it is not decided here: the guard (`web::auth`) stands before all routes of the LAN, and who may open the
 //! control socket may change things. Submitting pictures to the queue is `sources::http`.
 
+mod backup;
 mod breaker;
 mod identify;
 mod images;
+mod people;
+mod strangers;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
-use tokio::sync::Semaphore;
+use axum::routing::post;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -21,6 +28,9 @@ use crate::problem::Problem;
 use crate::queue::Queue;
 use crate::recognition::{Enroller, Reader, Ready, ReadyWatch};
 use crate::web::Web;
+
+/// How long a request waits for its turn with the engine.
+const TURN: Duration = Duration::from_secs(10);
 
 /// What the changes are made with; clones share it.
 #[derive(Clone)]
@@ -47,9 +57,21 @@ impl Admin {
         Arc::new(Semaphore::new(8))
     }
 
+    fn maybe_up(&self) -> Option<Arc<Ready>> {
+        self.ready.borrow().clone()
+    }
+
+    /// A place among those who wait for the engine.
+    async fn engine_turn(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        // Closed by nobody.
+        match tokio::time::timeout(TURN, self.engine_turns.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(Problem::later("Too many wait for the engine; ask again in a while.")),
+        }
+    }
+
     fn up(&self) -> Result<Arc<Ready>, Problem> {
-        let up = self.ready.borrow().clone();
-        up.ok_or_else(|| Problem::later("The engine is not up yet; /v1/health says why."))
+        self.maybe_up().ok_or_else(|| Problem::later("The engine is not up yet; /v1/health says why."))
     }
 }
 
@@ -60,17 +82,53 @@ pub fn api(admin: Admin) -> OpenApiRouter {
         .routes(routes!(images::forget))
         .routes(routes!(identify::identify))
         .routes(routes!(breaker::tell))
+        .routes(routes!(people::enroll))
+        .routes(routes!(people::rename, people::forget))
+        .routes(routes!(people::add_picture))
+        .routes(routes!(people::delete_picture))
+        .routes(routes!(people::merge))
+        .routes(routes!(strangers::name))
+        .routes(routes!(strangers::ignore))
+        .routes(routes!(strangers::name_face, strangers::not_this_person))
+        .routes(routes!(backup::save, backup::restore))
         .with_state(admin)
 }
 
 /// The page's forms, which need no JavaScript.
 pub fn forms(admin: Admin) -> Router {
-    use axum::routing::post;
+    // Several pictures may be chosen at once.
+    let pictures = admin.max_bytes.saturating_mul(4);
     Router::new()
         .route("/images/{id}/retry", post(images::try_again_form))
         .route("/images/{id}/forget", post(images::forget_form))
         .route("/breaker", post(breaker::tell_form))
+        .route("/people", post(people::enroll_form))
+        .route("/people/{id}/pictures", post(people::add_picture_form))
+        .layer(DefaultBodyLimit::max(pictures))
+        .route("/people/{id}/rename", post(people::rename_form))
+        .route("/people/{id}/merge", post(people::merge_form))
+        .route("/people/{id}/forget", post(people::forget_form))
+        .route("/people/{id}/pictures/{picture}/delete", post(people::delete_picture_form))
+        .route("/strangers/{id}/name", post(strangers::name_form))
+        .route("/strangers/{id}/ignore", post(strangers::ignore_form))
+        .route("/strangers/{id}/watch", post(strangers::watch_form))
+        .route("/images/{id}/faces/{number}/person", post(strangers::name_face_form))
+        .route("/images/{id}/faces/{number}/not-this-person", post(strangers::not_this_person_form))
         .with_state(admin)
+}
+
+/// A change that is broken off by its client in the middle must not leave the gallery in memory behind the database.
+async fn on_its_own<T, E>(work: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<anyhow::Error> + Send + 'static,
+{
+    tokio::spawn(work).await.unwrap_or_else(|panic| Err(anyhow::Error::from(panic).into()))
+}
+
+/// Understood, and refused.
+fn refused(sentence: &str) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, sentence)
 }
 
 /// Back to a page of ours, with what to say there.

@@ -23,7 +23,7 @@ pub use retention::{Caps, Retention};
 pub const SYSTEM_CONFIG: &str = "/etc/kithd/kithd.toml";
 
 /// Everything the daemon needs to know, with nothing left to default.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Name of this board in topics and on the page.
     pub device: String,
@@ -165,10 +165,12 @@ pub struct Breaker {
 }
 
 /// What becomes of one picture in the engine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Recognition {
     /// Pictures recognised at the same time.
     pub threads: usize,
+    /// Two pictures of one person are nearer than this; `None`: the pack's.
+    pub threshold: Option<f32>,
     /// Smallest face looked for; `None`: the pack's.
     pub min_face_px: Option<usize>,
     /// Most faces per picture.
@@ -451,6 +453,7 @@ fn recognition(raw: &mut Raw) -> Recognition {
     }
     Recognition {
         threads: if threads == 0 { cores } else { threads },
+        threshold: raw.real("recognition.threshold", 0.01..=2.0).map(|threshold| threshold as f32),
         min_face_px: (min_face_px > 0).then_some(min_face_px),
         max_faces: raw.number("recognition.max_faces", 100, 1..=1000) as usize,
         max_pixels: raw.number("recognition.max_pixels", 50_000_000, 100_000..=500_000_000),

@@ -29,7 +29,7 @@ const ENGINE_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
 const DOMINANT: f32 = 2.0;
 
 /// What became of one picture, as the closing table shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Report {
     /// File name.
     pub image_name: String,
@@ -42,7 +42,7 @@ pub struct Report {
 }
 
 /// Taken or not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Enrolment {
     /// In the gallery now.
@@ -139,7 +139,8 @@ impl Enroller {
 /// Takes the store's gallery into memory, one at a time: an older reading must not replace a newer one.
 pub(super) async fn refresh(store: &Store, matcher: &Matcher) -> anyhow::Result<()> {
     let _turn = matcher.turn().await;
-    matcher.replace(store.gallery(matcher.space().into()).await?)?;
+    let pictures = store.gallery(matcher.space().into()).await?;
+    matcher.replace(pictures, store.counter_examples(matcher.space().into()).await?)?;
     Ok(())
 }
 
@@ -149,7 +150,7 @@ pub(super) fn objection_to_name(name: &str) -> Option<String> {
     bad.then(|| "a person's name must have 1 to 200 characters".into())
 }
 
-async fn keep(state_dir: &Path, file: &str, bytes: Vec<u8>) -> anyhow::Result<()> {
+pub(super) async fn keep(state_dir: &Path, file: &str, bytes: Vec<u8>) -> anyhow::Result<()> {
     let target = state_dir.join(file);
     tokio::task::spawn_blocking(move || {
         std::fs::create_dir_all(target.parent().unwrap_or(Path::new("/")))?;

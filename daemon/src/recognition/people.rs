@@ -33,7 +33,7 @@ pub struct Forgotten {
 }
 
 /// What came back from a backup.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Restored {
     /// Of which board, when made, by which version.
     pub origin: String,

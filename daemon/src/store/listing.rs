@@ -308,7 +308,7 @@ pub(super) fn add_faces(connection: &Connection, images: &mut [ImageRow]) -> rus
 fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<ImageDetail>> {
     let found = connection
         .prepare_cached(&format!(
-            "SELECT {IMAGE_COLUMNS}, i.engine, i.picture_key, o.result_id, o.payload ->> '$.timings'
+            "SELECT {IMAGE_COLUMNS}, i.engine, i.picture_key, o.result_id, CAST(o.payload AS TEXT) ->> '$.timings'
                FROM images i
                LEFT JOIN outbox o ON o.id = (SELECT max(id) FROM outbox WHERE outbox.image_id = i.id)
               WHERE i.id = ?1"

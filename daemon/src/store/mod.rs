@@ -17,6 +17,7 @@ mod operator;
 mod outbox;
 mod people;
 mod retention;
+mod sources;
 mod strangers;
 mod writer;
 
@@ -34,7 +35,7 @@ pub use folders::EndedFile;
 pub use history::{BreakerChange, HistoryRow};
 pub use images::{End, PutBack};
 pub use listing::{
-    Counts, FaceRow, ImageDetail, ImageRow, PictureBytes, RejectedMessage, counts, images as newest_images,
+    Counts, FaceBox, FaceRow, ImageDetail, ImageRow, PictureBytes, RejectedMessage, counts, images as newest_images,
     picture_bytes,
 };
 pub use operator::Told;
@@ -43,7 +44,10 @@ pub use people::{
 };
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
-pub use strangers::{StrangerFace, StrangerId, StrangerRow};
+pub use strangers::{
+    CounterExample, Joining, Relabel, StoredFace, StrangerFace, StrangerId, StrangerRow, StrangerShape, UngroupedFace,
+    counter_examples,
+};
 use writer::{Urgency, Writer};
 
 /// File name of the database inside the state folder.

@@ -159,7 +159,7 @@ async fn face(
 }
 
 /// The number in "7.jpg", as it would be written.
-fn jpeg_number(file: &str) -> Option<i64> {
+pub fn jpeg_number(file: &str) -> Option<i64> {
     let digits = file.strip_suffix(".jpg")?;
     let number = digits.parse().ok().filter(|number| *number > 0)?;
     (digits == format!("{number}")).then_some(number)

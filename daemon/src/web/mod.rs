@@ -8,6 +8,7 @@ pub mod api;
 mod assets;
 pub mod auth;
 pub mod breaker;
+mod charts;
 mod live;
 mod metrics;
 pub mod page;
@@ -52,6 +53,8 @@ pub struct Web {
     pub health: Health,
     /// Engines and breaker, once the model pack is loaded.
     pub desk: watch::Receiver<Option<EngineDesk>>,
+    /// What the gallery says of itself, once it is up.
+    pub gallery: Arc<dyn Fn() -> Option<GalleryDesk> + Send + Sync>,
     /// Room on the disk.
     pub disk: Disk,
     /// Heat and throttling.
@@ -60,8 +63,6 @@ pub struct Web {
     pub device: String,
     /// MQTT topic that takes paths, for the example on the empty table.
     pub topic: String,
-    /// What the gallery in memory says of itself, once it is there.
-    pub gallery: watch::Receiver<Option<GalleryDesk>>,
     /// What `/v1` is, as OpenAPI; set when all routes are known.
     pub document: Arc<OnceLock<Value>>,
     /// Cancelled when the server stops, so that live pages do not hold it open.
@@ -71,14 +72,14 @@ pub struct Web {
 impl Web {
     /// Remarks on the enrolled pictures of a person; none while there is no gallery.
     pub async fn remarks(&self, person: PersonId) -> Vec<(i64, PictureRemark)> {
-        let Some(gallery) = self.gallery.borrow().clone() else { return Vec::new() };
+        let Some(gallery) = (self.gallery)() else { return Vec::new() };
         // Compares them with all others.
         tokio::task::spawn_blocking(move || (gallery.remarks)(person)).await.unwrap_or_default()
     }
 
     /// What the gallery says about the threshold; `None` while there is none.
     pub async fn calibration(&self) -> Option<Calibration> {
-        let gallery = self.gallery.borrow().clone()?;
+        let gallery = (self.gallery)()?;
         tokio::task::spawn_blocking(move || (gallery.calibration)()).await.ok()
     }
 }
@@ -91,8 +92,7 @@ pub fn api(web: Web) -> OpenApiRouter {
 /// Pages, and what machines ask for beside `/v1`.
 pub fn router(web: Web) -> Router {
     Router::new()
-        .route("/", get(page::images))
-        .route("/images/{id}", get(page::image))
+        .merge(page::routes())
         .route("/assets/{file}", get(assets::asset))
         .route("/events", get(live::events))
         .route("/v1/status", get(api::status))

@@ -35,13 +35,13 @@ impl Site {
         let disk = Disk { folder: folder.path().into(), reserve_bytes: 7, store: store.clone() };
         let web = Web {
             store,
+            gallery: std::sync::Arc::new(|| None),
             disk,
             board: crate::board::Board::at(folder.path()),
             health: Health::default(),
             desk: tokio::sync::watch::channel(None).1,
             device: "board-7".into(),
             topic: "kithd/board-7/image/post".into(),
-            gallery: tokio::sync::watch::channel(None).1,
             document: Arc::default(),
             stop: stop.clone(),
         };
