@@ -15,12 +15,14 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::admin::{self, Admin};
 use crate::backup;
+use crate::board::Board;
 use crate::config::{Config, Http, Tls};
 use crate::control::{self, Control};
 use crate::disk::Disk;
 use crate::engine::{DecodeLimits, EngineSettings};
 use crate::health::{Condition, Health};
 use crate::heartbeat::{Pulse, heartbeat};
+use crate::history;
 use crate::notify::Notifier;
 use crate::queue::{self, Queue, Rules};
 use crate::recognition::{self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, PEOPLE, Reader, Strangers};
@@ -100,6 +102,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         queue::sweep(queue.clone(), state_dir.clone(), config.retention.clone(), health.clone(), tasks.stop());
     tasks.work("retention", retention);
 
+    let board = Board::here();
+    tasks.work("history", history::keep(queue.clone(), store.clone(), board.clone(), tasks.stop()));
+
     let (timer_heart, pulse) = heartbeat();
     tasks.work("room", sources::watch_room(intake.clone(), pulse, tasks.stop()));
 
@@ -146,6 +151,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         desk: desk.clone(),
         gallery: recognition::gallery_desk(ready.clone()),
         disk: disk.clone(),
+        board,
         device: config.device.clone(),
         topic: topics.paths(),
         document: Arc::default(),

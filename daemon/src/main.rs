@@ -3,6 +3,7 @@
 mod admin;
 mod app;
 mod backup;
+mod board;
 mod camera;
 mod child;
 mod cli;
@@ -15,6 +16,7 @@ mod domain;
 mod engine;
 mod health;
 mod heartbeat;
+mod history;
 mod mqtt;
 mod notify;
 mod problem;

@@ -21,6 +21,7 @@ use utoipa_axum::routes;
 
 use super::breaker::{self, Engines};
 use super::{VERSION, Web, with_etag};
+use crate::board::BoardReport;
 use crate::desk::{Calibration, PictureRemark};
 use crate::disk::DiskReport;
 use crate::domain::{ImageId, Outcome, PersonId, PictureBytes, Source, State as ImageState};
@@ -322,6 +323,7 @@ pub struct Status {
     version: &'static str,
     counts: Counts,
     disk: DiskReport,
+    board: BoardReport,
     /// What each part says of itself.
     #[schema(value_type = HashMap<String, Part>)]
     parts: std::collections::BTreeMap<&'static str, Part>,
@@ -329,12 +331,13 @@ pub struct Status {
     engine: Option<Engines>,
 }
 
-/// Counts, room on the disk, the engine, and what each part says of itself.
+/// Counts, room on the disk, heat of the board, the engine, and what each part says of itself.
 #[utoipa::path(get, path = "/v1/health", tag = "board", responses((status = 200, body = Status), Problem))]
 pub async fn status(State(web): State<Web>) -> Result<Json<Status>, Problem> {
     Ok(Json(Status {
         counts: web.store.counts().await?,
         disk: web.disk.report().await?,
+        board: web.board.report().await,
         parts: web.health.parts(),
         engine: web.desk.borrow().as_ref().map(|desk| Engines::from((desk.report)())),
         device: web.device,

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::board::Board;
 use crate::desk::{Calibration, EngineDesk, GalleryDesk, PictureRemark};
 use crate::disk::Disk;
 use crate::domain::PersonId;
@@ -56,6 +57,8 @@ pub struct Web {
     pub gallery: Arc<dyn Fn() -> Option<GalleryDesk> + Send + Sync>,
     /// Room on the disk.
     pub disk: Disk,
+    /// Heat and throttling.
+    pub board: Board,
     /// Name of this device.
     pub device: String,
     /// MQTT topic that takes paths, for the example on the empty table.

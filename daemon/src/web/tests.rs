@@ -37,6 +37,7 @@ impl Site {
             store,
             gallery: std::sync::Arc::new(|| None),
             disk,
+            board: crate::board::Board::at(folder.path()),
             health: Health::default(),
             desk: tokio::sync::watch::channel(None).1,
             device: "board-7".into(),

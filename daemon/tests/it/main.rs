@@ -17,6 +17,7 @@ mod folder; // watched folders: taken once, put away, dead mounts
 mod group_commit; // syncs counted and slowed from outside
 mod handing_broker; // hands a dead member's messages on, for shared
 mod lying_engine; // an engine that lies, for faults
+mod metrics; // promtool, and what is kept for the charts
 mod mqtt; // paths in, results out
 mod origin; // the gRPC contract of the system it descends from
 mod page; // the status table in a real browser
