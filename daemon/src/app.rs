@@ -32,6 +32,8 @@ use crate::supervise::Supervisor;
 use crate::topics::Topics;
 use crate::web::{self, Web};
 
+pub use mqtt::broker_settings;
+
 const HTTP_LAST_REQUESTS: Duration = Duration::from_secs(2);
 const PORT_RETRY: Duration = Duration::from_secs(5);
 

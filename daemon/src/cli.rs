@@ -6,6 +6,7 @@ mod bench;
 mod breaker;
 mod camera;
 mod describe;
+mod doctor;
 mod enroll;
 mod eval;
 mod forget;
@@ -82,6 +83,8 @@ enum Command {
     Restore(backup::RestoreArgs),
     /// Says who is in pictures; stores nothing and needs no daemon
     Identify(identify::Args),
+    /// Looks at everything the board stands on and says what to do about it
+    Doctor(doctor::Args),
     /// Shows what waits, what failed and the last results
     Status(status::Args),
     /// Measures accuracy on pairs of pictures
@@ -142,6 +145,7 @@ async fn command(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
         Command::Backup(args) => backup::save(&config, args).await,
         Command::Restore(args) => backup::restore(&config, args).await,
         Command::Identify(args) => identify::run(&config, args).await,
+        Command::Doctor(args) => doctor::run(&config, args).await,
         Command::Status(args) => status::run(&config, args).await,
         Command::Eval(args) => eval::run(&config, args).await,
         Command::Bench(bench) => bench::run(&config, bench).await,

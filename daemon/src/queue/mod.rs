@@ -19,6 +19,7 @@ use crate::result::{Stamp, message};
 use crate::store::{End, PutBack, Store, StoreError};
 use clock::QueueClock;
 
+pub use clock::synchronised;
 pub use failure::{Again, Failure};
 pub use retention::{sweep, sweep_orphans};
 

@@ -418,7 +418,7 @@ fn person(row: &Row<'_>) -> rusqlite::Result<PersonRow> {
 
 /// Everybody, by name, for commands that open the file read-only.
 pub fn people(connection: &Connection) -> rusqlite::Result<Vec<PersonRow>> {
-    let mut statement = connection.prepare_cached(&format!("{PERSON} ORDER BY name COLLATE NOCASE, id"))?;
+    let mut statement = connection.prepare_cached(&format!("{PERSON} ORDER BY name COLLATE NOCASE, person.id"))?;
     statement.query_map([], person)?.collect()
 }
 
