@@ -39,6 +39,8 @@ use crate::topics::Topics;
 use crate::web::auth::{self, Access};
 use crate::web::{self, Web};
 
+pub use mqtt::broker_settings;
+
 const PORT_RETRY: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until it is told to stop.

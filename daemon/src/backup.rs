@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::disk::free_bytes;
 use crate::domain::{hex, wall_clock_ms};
 use crate::store::{
-    DATABASE, PictureFile, RestoredGallery, RestoredImages, Store, StoreError, gallery_is_whole, prepare_copy, salvage,
+    DATABASE, PictureFile, RestoredGallery, RestoredImages, Salvage, Store, StoreError, gallery_is_whole, prepare_copy,
     schema,
 };
 
@@ -591,12 +591,12 @@ async fn recover_gallery(store: &Store, state_dir: &Path, damaged: &Path, number
 /// Unfinished images, with their bytes.
 async fn recover_images(store: &Store, state_dir: &Path, spool: &str, damaged: &Path, number: u32) -> String {
     let path = damaged.to_path_buf();
-    let salvaged = match tokio::task::spawn_blocking(move || salvage(&path)).await {
+    let salvaged = match tokio::task::spawn_blocking(move || Salvage::read(&path)).await {
         Ok(Ok(salvaged)) => salvaged,
         _ => return "Images that waited could not be read.".into(),
     };
     let aside = state_dir.join(format!("{spool}.damaged-{number}"));
-    let (mut missing, unreadable, found) = (0, salvaged.unreadable, salvaged.unfinished());
+    let (mut missing, found) = (0, salvaged.unfinished());
     for file in salvaged.files() {
         let target = state_dir.join(file);
         let Some(name) = Path::new(file).file_name().filter(|name| Path::new(spool).join(name) == Path::new(file))
@@ -623,9 +623,7 @@ async fn recover_images(store: &Store, state_dir: &Path, spool: &str, damaged: &
             if missing > 0 {
                 said.push_str(&format!(" The bytes of {missing} of them are lost."));
             }
-            if unreadable > 0 {
-                said.push_str(&format!(" {unreadable} rows could not be read."));
-            }
+            said.push_str(" What stood on damaged pages could not be read.");
             said
         }
         Err(error) => format!("Images that waited could not be taken over: {error}."),

@@ -7,6 +7,7 @@ mod breaker;
 mod calibrate;
 mod camera;
 mod describe;
+mod doctor;
 mod enroll;
 mod eval;
 mod forget;
@@ -85,6 +86,8 @@ enum Command {
     Restore(backup::RestoreArgs),
     /// Says who is in pictures; stores nothing and needs no daemon
     Identify(identify::Args),
+    /// Looks at everything the board stands on and says what to do about it
+    Doctor(doctor::Args),
     /// Shows what waits, what failed and the last results
     Status(status::Args),
     /// Shows the administrator's token for the page and the API, or replaces it
@@ -149,6 +152,7 @@ async fn command(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
         Command::Backup(args) => backup::save(&config, args).await,
         Command::Restore(args) => backup::restore(&config, args).await,
         Command::Identify(args) => identify::run(&config, args).await,
+        Command::Doctor(args) => doctor::run(&config, args).await,
         Command::Status(args) => status::run(&config, args).await,
         Command::Token(args) => token::run(&config, &args).await,
         Command::Calibrate(args) => calibrate::run(&config, &args),

@@ -15,6 +15,7 @@ use rusqlite::{Connection, OptionalExtension, Params, params};
 use sha2::{Digest, Sha256};
 
 use super::migrate::{self, known_schema};
+use super::salvage::{self, Rows};
 use super::{Store, StoreError, Urgency, open_read_only};
 use crate::domain::{ImageId, PersonId, hex};
 
@@ -25,6 +26,8 @@ const STEP_BYTES: i64 = 1 << 20;
 const PAUSE: Duration = Duration::from_millis(5);
 /// Images in one operation of the writer: others have their turn between two.
 const BATCH: usize = 100;
+/// Where `images.file` stands.
+const FILE_COLUMN: usize = 4;
 /// Longest chain of people who were put together.
 const MERGES: usize = 1000;
 
@@ -62,28 +65,26 @@ pub struct RestoredImages {
 }
 
 /// What can be read of a damaged database.
-#[derive(Debug, Default)]
-pub struct Salvage {
-    /// Unfinished images.
-    images: Vec<Record>,
-    /// Watched folders and their files, as far as they can be read.
-    folders: Vec<Record>,
-    seen: Vec<Record>,
-    /// The highest number an image had.
-    highest: ImageId,
-    /// Numbers whose rows cannot be read.
-    pub unreadable: u64,
-}
+#[derive(Debug)]
+pub struct Salvage(Rows);
 
 impl Salvage {
+    /// Reads what waited in a damaged database, page by page.
+    pub fn read(damaged: &Path) -> std::io::Result<Self> {
+        salvage::read(damaged).map(Self)
+    }
+
     /// Unfinished images that can be read.
     pub fn unfinished(&self) -> usize {
-        self.images.len()
+        self.0.images.len()
     }
 
     /// Files that they name, relative to the state folder.
     pub fn files(&self) -> impl Iterator<Item = &str> {
-        self.images.iter().filter_map(|image| image.text("file"))
+        self.0.images.values().filter_map(|image| match image.get(FILE_COLUMN) {
+            Some(Value::Text(file)) => Some(file.as_str()),
+            _ => None,
+        })
     }
 }
 
@@ -229,12 +230,29 @@ impl Store {
     /// Takes in what was salvaged, under the numbers it had; images that were being processed wait again.
     pub async fn take_salvaged(&self, salvage: Salvage) -> Result<u64, StoreError> {
         self.write(Urgency::Now, move |here| {
+            let named = |table: &str, rows: &mut dyn Iterator<Item = &Vec<Value>>| -> rusqlite::Result<Vec<Record>> {
+                let all = here.prepare(&format!("SELECT * FROM {table}"))?;
+                let columns: Vec<String> = all.column_names().into_iter().map(String::from).collect();
+                let record = |values: &Vec<Value>| {
+                    // An older row has fewer; what it lacks has its default.
+                    let known = values.len().min(columns.len());
+                    Record { columns: columns[..known].into(), values: values[..known].to_vec() }
+                };
+                Ok(rows.map(record).collect())
+            };
+            let Salvage(rows) = &salvage;
             let mut lost = 0;
-            for image in &salvage.images {
+            for mut image in named("images", &mut rows.images.values())? {
                 let there = "SELECT 1 FROM images WHERE id = ?1";
                 if here.prepare_cached(there)?.exists([image.number("id")])? {
                     continue;
                 }
+                if image.text("state") == Some("processing") {
+                    let attempts = image.number("attempts");
+                    image.set("attempts", (attempts - 1).max(0));
+                    image.set("state", "pending".to_string());
+                }
+                image.set("alone", 0);
                 // One row of rubbish must not take the others with it.
                 if let Err(error) = image.insert(here, "images") {
                     tracing::warn!("an image of the damaged database cannot be taken over: {error}");
@@ -247,8 +265,9 @@ impl Store {
                   WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'images')",
                 [],
             )?;
-            here.execute("UPDATE sqlite_sequence SET seq = max(seq, ?1) WHERE name = 'images'", [salvage.highest])?;
-            take_seen(here, &salvage.folders, &salvage.seen)?;
+            here.execute("UPDATE sqlite_sequence SET seq = max(seq, ?1) WHERE name = 'images'", [rows.highest])?;
+            let folders = named("folders", &mut rows.folders.iter())?;
+            take_seen(here, &folders, &named("seen", &mut rows.seen.iter())?)?;
             Ok(lost)
         })
         .await
@@ -333,61 +352,6 @@ pub fn gallery_is_whole(damaged: &Path) -> bool {
         Ok(true)
     };
     whole().unwrap_or(false)
-}
-
-/// Reads what waited in a damaged database, row by row where it must. `Err`: nothing can be read.
-pub fn salvage(damaged: &Path) -> Result<Salvage, StoreError> {
-    const ROWS: i64 = 500;
-    let damaged = open_copy(damaged)?;
-    let highest: i64 = damaged
-        .query_row("SELECT max(id) FROM images", [], |row| row.get::<_, Option<i64>>(0))
-        .ok()
-        .flatten()
-        .max(damaged.query_row("SELECT seq FROM sqlite_sequence WHERE name = 'images'", [], |row| row.get(0)).ok())
-        .unwrap_or(0);
-    let mut salvage = Salvage { highest, ..Salvage::default() };
-    let mut found = BTreeMap::new();
-    // By the index of what waits first: it is small, and may name rows that the table's own pages lead to no more.
-    let waiting = "SELECT * FROM images WHERE state = ?1 AND id BETWEEN ?2 AND ?3";
-    let by_number = "SELECT * FROM images NOT INDEXED WHERE id BETWEEN ?2 AND ?3 AND state IN (?1, 'processing')";
-    let mut read = |sql: &str, state: &str, from: i64, to: i64| -> bool {
-        for_each(&damaged, sql, params![state, from, to], |record| {
-            let id = record.number("id");
-            // Of a page of rubbish a number may be read that never was.
-            if (1..=highest).contains(&id) && record.text("path").is_some() {
-                found.entry(id).or_insert_with(|| record.clone());
-            }
-            Ok(())
-        })
-        .is_ok()
-    };
-    // What this reads before it fails is read again below.
-    let whole = read(waiting, "pending", 1, highest) & read(waiting, "processing", 1, highest);
-    let mut from = 1;
-    while !whole && from <= highest {
-        let to = (from + ROWS - 1).min(highest);
-        if !read(by_number, "pending", from, to) {
-            salvage.unreadable += (from..=to).filter(|id| !read(by_number, "pending", *id, *id)).count() as u64;
-        }
-        from = to + 1;
-    }
-    for (_, mut image) in found {
-        if image.text("state") == Some("processing") {
-            let attempts = image.number("attempts");
-            image.set("attempts", (attempts - 1).max(0));
-        }
-        image.set("state", "pending".to_string());
-        image.set("alone", 0);
-        salvage.images.push(image);
-    }
-    for (sql, records) in [("SELECT * FROM folders", &mut salvage.folders), ("SELECT * FROM seen", &mut salvage.seen)] {
-        // What comes before the damage is better than nothing: a file that is not remembered is taken again.
-        let _ = for_each(&damaged, sql, [], |record| {
-            records.push(record.clone());
-            Ok(())
-        });
-    }
-    Ok(salvage)
 }
 
 /// A row of any table, by the names of its columns.

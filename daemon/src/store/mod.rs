@@ -17,6 +17,7 @@ mod operator;
 mod outbox;
 mod people;
 mod retention;
+mod salvage;
 mod sources;
 mod strangers;
 mod writer;
@@ -28,7 +29,7 @@ use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, watch};
 
-pub use backup::{PictureFile, RestoredGallery, RestoredImages, gallery_is_whole, prepare_copy, salvage, schema};
+pub use backup::{PictureFile, RestoredGallery, RestoredImages, Salvage, gallery_is_whole, prepare_copy, schema};
 pub use fill::{Size, fill};
 pub use find::ImageFilter;
 pub use folders::EndedFile;
@@ -334,6 +335,36 @@ fn open_writable(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
+/// What `kithd doctor` sees of a database.
+#[derive(Debug)]
+pub struct LookedThrough {
+    /// Number of its schema.
+    pub schema: i64,
+    /// Size of the file.
+    pub bytes: u64,
+    /// Damaged ones beside it that were moved aside.
+    pub damaged: Vec<String>,
+}
+
+/// Looks through a whole database, as a reader; `None`: there is none yet.
+pub fn look_through(folder: &Path) -> Result<Option<LookedThrough>, StoreError> {
+    let path = folder.join(DATABASE);
+    let bytes = match std::fs::metadata(&path) {
+        Ok(file) => file.len(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(StoreError::Io { path, source }),
+    };
+    let connection = open_read_only(&path)?;
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let known = migrate::known_schema();
+    if found > known {
+        return Err(StoreError::Newer { path, found, known });
+    }
+    migrate::check(&connection, None)?;
+    let damaged = migrate::damaged(folder).into_iter().map(|(name, _)| name).collect();
+    Ok(Some(LookedThrough { schema: found, bytes, damaged }))
+}
+
 /// Takes some of the disk for the day on which there is none: up to a quarter of what is free, or, of what this very
 /// program has just given back, as much as can be had.
 fn keep_room(folder: &Path, own: bool) {
@@ -357,7 +388,8 @@ fn open_read_only(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-fn refuse_network_filesystem(folder: &Path) -> Result<(), StoreError> {
+/// `Err`: the folder is on a network file system, or cannot be looked at.
+pub fn refuse_network_filesystem(folder: &Path) -> Result<(), StoreError> {
     let stat =
         rustix::fs::statfs(folder).map_err(|error| StoreError::Io { path: folder.into(), source: error.into() })?;
     match network_filesystem(stat.f_type as u32) {

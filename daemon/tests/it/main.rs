@@ -3,6 +3,7 @@
 
 mod accuracy; // the right person on every labelled photograph, when they are at hand
 mod auth; // who may do what on the LAN, and how many and how slow they may be
+mod backup; // made, refused, restored; and what comes back of a damaged database
 mod bad_input; // what cannot be read ends in words and disturbs nothing
 mod broker; // a real mosquitto
 mod camera; // every so often and on motion, bursts, cameras that stall, glitch and vanish
@@ -10,10 +11,12 @@ mod command_line; // enroll, identify, status, check-config
 mod commands; // by MQTT, and their answers
 mod crash; // SIGTERM and kill -9 at any time
 mod disk; // a file system that is really full, and one that is nearly
+mod doctor; // finds what is wrong, and says what to do
 mod events; // about people, and Home Assistant
 mod faults; // what the engine can do to the daemon
 mod flood; // a long stream of messages while everything is killed
 mod folder; // watched folders: taken once, put away, dead mounts
+mod forget; // erased means erased; renamed and merged
 mod group_commit; // syncs counted and slowed from outside
 mod handing_broker; // hands a dead member's messages on, for shared
 mod lying_engine; // an engine that lies, for faults
