@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::strangers::StrangerId;
 use super::{Store, StoreError};
 use crate::domain::{ImageId, NamedCandidate, Outcome, PersonId, Timings};
 
@@ -103,6 +104,8 @@ pub struct FaceRow {
     pub candidates: Vec<NamedCandidate>,
     /// Whether its crop is still there: those of strangers go after a while.
     pub crop: bool,
+    /// Number of the group of unknown faces it belongs to.
+    pub stranger: Option<StrangerId>,
 }
 
 /// All of one image.
@@ -322,7 +325,8 @@ fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<Image
     let Some(mut image) = found else { return Ok(None) };
     add_faces(connection, std::slice::from_mut(&mut image.image))?;
     let mut faces = connection.prepare_cached(
-        "SELECT f.number, f.bounds, f.score, f.quality, f.outcome, p.name, f.distance, f.margin, length(f.crop) > 0, p.id
+        "SELECT f.number, f.bounds, f.score, f.quality, f.outcome, p.name, f.distance, f.margin, length(f.crop) > 0, p.id,
+                (SELECT stranger_id FROM stranger_faces m WHERE m.image_id = f.image_id AND m.number = f.number)
            FROM faces f LEFT JOIN person p ON p.id = f.person_id WHERE f.image_id = ?1 ORDER BY f.number",
     )?;
     let mut candidates = connection.prepare_cached(
@@ -347,6 +351,7 @@ fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<Image
             margin: row.get(7)?,
             candidates: nearest.collect::<Result<_, _>>()?,
             crop: row.get(8)?,
+            stranger: row.get(10)?,
         });
     }
     Ok(Some(image))

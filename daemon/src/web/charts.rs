@@ -5,17 +5,20 @@
 use std::fmt::Write;
 
 /// Size of every drawing; the page scales it.
-pub const WIDTH: f64 = 480.0;
+pub const WIDTH: f64 = 400.0;
 /// See [`WIDTH`].
-pub const HEIGHT: f64 = 168.0;
+pub const HEIGHT: f64 = 160.0;
 /// Edges of what is drawn within the axes.
-pub const LEFT: f64 = 46.0;
+pub const LEFT: f64 = 44.0;
 /// See [`LEFT`].
 pub const END: f64 = WIDTH - 10.0;
 /// See [`LEFT`].
 pub const TOP: f64 = 10.0;
 /// See [`LEFT`].
 pub const BASE: f64 = HEIGHT - 22.0;
+
+/// Upper edge of a band.
+pub const BAND: f64 = BASE - 32.0;
 
 /// A drawing with its axes and words.
 pub struct Chart {
@@ -25,6 +28,8 @@ pub struct Chart {
     pub title: &'static str,
     /// The same in a sentence with numbers, for whoever cannot see it.
     pub summary: String,
+    /// Where the drawing begins: 0, or further down where what is drawn is not high.
+    pub from: f64,
     /// Class and path of each line and area, from the back to the front.
     pub shapes: Vec<(&'static str, String)>,
     /// Height and word of each line across.
@@ -130,10 +135,10 @@ impl Frame {
         path
     }
 
-    /// A band over the whole height, wide enough to be seen.
+    /// A piece of a band at the bottom, wide enough to be seen.
     pub fn band(&self, from: f64, to: f64) -> String {
         let (left, right) = (self.x(from), self.x(to));
-        format!("M{left:.1} {:.1}H{:.1}V{:.1}H{left:.1}Z", self.y(0.0), right.max(left + 1.5), self.y(self.top))
+        format!("M{left:.1} {BASE}H{:.1}V{BAND}H{left:.1}Z", right.max(left + 1.5))
     }
 
     /// An upright line with its word on the side that has room.
@@ -191,10 +196,10 @@ mod tests {
     fn a_line_is_broken_where_there_is_no_value_and_a_lone_value_is_a_dot() {
         let frame = Frame::new(0.0, 4.0, 10.0);
         let line = frame.line(&[(0.0, Some(0.0)), (1.0, Some(10.0)), (2.0, None), (3.0, Some(5.0)), (4.0, None)]);
-        assert_eq!(line, "M46.0 146.0L152.0 10.0M364.0 78.0h.01");
+        assert_eq!(line, "M44.0 138.0L130.5 10.0M303.5 74.0h.01");
         assert_eq!(
             frame.filled(&[(0.0, Some(10.0)), (4.0, Some(10.0))]),
-            "M46.0 10.0L470.0 10.0L470.0 146.0L46.0 146.0Z"
+            "M44.0 10.0L390.0 10.0L390.0 138.0L44.0 138.0Z"
         );
     }
 

@@ -200,8 +200,8 @@ async fn pages_and_the_api_walk_through_all_images_by_cursor() {
     }
     let (_, first) = site.get("/").await;
     assert_eq!(first.matches("<tr id=").count(), 50);
-    assert!(first.contains("href=\"/?before=71\"") && first.contains("id=\"images\" aria-label=\"Images\" data-live"));
-    let (_, last) = site.get("/?before=21").await;
+    assert!(first.contains("href=\"/?cursor=71\"") && first.contains("id=\"images\" aria-label=\"Images\" data-live"));
+    let (_, last) = site.get("/?cursor=21").await;
     assert_eq!(last.matches("<tr id=").count(), 20);
     assert!(last.contains("This is the oldest image.") && !last.contains("aria-label=\"Images\" data-live"));
 
@@ -262,7 +262,7 @@ async fn mistakes_are_answered_as_problem_details_and_on_pages_as_a_sentence() {
         assert!(problem["detail"].as_str().unwrap().ends_with('.'), "{problem}");
     }
     for (url, status) in
-        [("/images/7", 404), ("/images/x", 400), ("/images/%FF", 400), ("/?before=x", 400), ("/nothing", 404)]
+        [("/images/7", 404), ("/images/x", 400), ("/images/%FF", 400), ("/?cursor=x", 400), ("/nothing", 404)]
     {
         let response = site.ask("GET", url, &[("accept", "text/html")]).await;
         assert_eq!(response.status().as_u16(), status, "{url}");

@@ -42,7 +42,7 @@ pub fn confidence(outcome: Outcome, distance: f64, threshold: Option<f32>) -> &'
         (Outcome::Known, _) => "likely",
         (Outcome::Uncertain, _) => "perhaps",
         (Outcome::Unknown, Some(..1.25)) => "unlikely",
-        (Outcome::Unknown | Outcome::NoFace, _) => "nobody near",
+        (Outcome::Unknown | Outcome::NoFace, _) => "no match",
     }
 }
 
@@ -83,25 +83,6 @@ pub fn words(word: &str) -> String {
     word.replace('_', " ")
 }
 
-/// What a form did, by the word that its answer carries.
-pub fn done(word: &str) -> &'static str {
-    match word {
-        "retried" => "The image will be identified again.",
-        "forgotten" | "deleted" => "Erased.",
-        "named" => "Named; their pictures say so now.",
-        "not_this_person" => "Noted: this face is not that person, and one like it will not be taken for them again.",
-        "added" => "Added to the gallery.",
-        "renamed" => "Renamed.",
-        "merged" => "They are one person now.",
-        "ignored" => "This stranger is ignored from now on.",
-        "watched" => "This stranger is watched again.",
-        "breaker" => "The circuit breaker was told.",
-        "logged_in" => "You are logged in.",
-        "logged_out" => "You are logged out.",
-        _ => "Done.",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,7 +117,7 @@ mod tests {
             ["almost certain", "very likely", "likely"]
         );
         assert_eq!(word(Outcome::Uncertain, 0.3), "perhaps");
-        assert_eq!([0.7, 0.9].map(|far| word(Outcome::Unknown, far)), ["unlikely", "nobody near"]);
+        assert_eq!([0.7, 0.9].map(|far| word(Outcome::Unknown, far)), ["unlikely", "no match"]);
         assert_eq!(confidence(Outcome::Known, 0.1, None), "likely");
     }
 }

@@ -114,6 +114,7 @@ fn histogram(calibration: &Calibration) -> Option<Chart> {
             common(&calibration.genuine_share),
             common(&calibration.impostor_share)
         ),
+        from: 0.0,
         shapes: vec![
             ("bars unknown", bars(&calibration.impostor_share)),
             ("bars known", bars(&calibration.genuine_share)),
@@ -144,6 +145,7 @@ fn curves(calibration: &Calibration) -> Option<Chart> {
         id: "chart-errors",
         title: "Errors over the threshold",
         summary: format!("{}{}", at("present", calibration.now), at("recommended", calibration.recommended)),
+        from: 0.0,
         shapes: vec![("line bad", line(|point| point.fmr)), ("line s1", line(|point| point.fnmr))],
         rows: [1.0, 0.1, 0.01, 0.001].map(|share| (frame.y(share), wording::percent(share))).into(),
         columns: columns(&frame, right),

@@ -123,9 +123,16 @@ fn calls(breaker: &BreakerLine) -> String {
     let failed = breaker.failures_by_reason.iter().filter(|(_, count)| *count > 0);
     let failed = failed
         .map(|(reason, count)| format!(", {} failed ({})", wording::number(*count), wording::words(reason.as_str())));
-    let times = if breaker.trips == 1 { "once".into() } else { format!("{} times", breaker.trips) };
     let answered = wording::number(breaker.successes);
-    format!("{answered} answered{}; opened {times} since the start", failed.collect::<String>())
+    format!("{answered} answered{}; opened {} since the start", failed.collect::<String>(), times(breaker.trips))
+}
+
+fn times(count: u64) -> String {
+    match count {
+        0 => "never".into(),
+        1 => "once".into(),
+        _ => format!("{} times", wording::number(count)),
+    }
 }
 
 /// Every way for pictures to come in, with its newest picture and what went wrong with it last.
@@ -230,6 +237,7 @@ fn queue(span: &Span, rows: &[HistoryRow]) -> Chart {
         id: "chart-queue",
         title: "Pictures waiting",
         summary: format!("Waiting at last: {now}; at most {}.", tick(most)),
+        from: 0.0,
         shapes: vec![("area s1", frame.filled(&pending)), ("line s1", frame.line(&pending))],
         rows: frame.rows(tick),
         columns: span.columns(&frame),
@@ -255,6 +263,7 @@ fn throughput(span: &Span, rows: &[HistoryRow]) -> Chart {
             total(|row| row.processed),
             total(|row| row.failed)
         ),
+        from: 0.0,
         shapes: vec![
             ("area s1", frame.filled(&processed)),
             ("line s1", frame.line(&processed)),
@@ -301,6 +310,7 @@ fn stages(span: &Span, rows: &[HistoryRow]) -> Chart {
         id: "chart-stages",
         title: "Milliseconds per picture, by stage",
         summary,
+        from: 0.0,
         shapes: areas.map(|((name, _), pair)| (class(name), frame.area(&pair[1], &pair[0]))).collect(),
         rows: frame.rows(tick),
         columns: span.columns(&frame),
@@ -322,6 +332,7 @@ fn temperature(span: &Span, rows: &[HistoryRow]) -> Option<Chart> {
         id: "chart-temperature",
         title: "Hottest sensor, °C",
         summary: format!("At last {now:.0} °C, at most {most:.0} °C."),
+        from: 0.0,
         shapes: vec![("line s2", frame.line(&celsius))],
         rows: frame.rows(tick),
         columns: span.columns(&frame),
@@ -351,7 +362,7 @@ fn breaker_bands(span: &Span, changes: &[BreakerChange], now: Option<BreakerStat
         if let Some((_, class, _)) = CLASSES.iter().find(|(one, ..)| Some(*one) == state) {
             bands.push((*class, frame.band(from, until)));
         }
-        opened += u32::from(state == Some(BreakerState::Open) && from >= span.from as f64);
+        opened += u64::from(state == Some(BreakerState::Open) && from >= span.from as f64);
         until = from;
     }
     bands.reverse();
@@ -360,7 +371,8 @@ fn breaker_bands(span: &Span, changes: &[BreakerChange], now: Option<BreakerStat
     Chart {
         id: "chart-breaker",
         title: "Circuit breaker",
-        summary: format!("{now}; it opened {opened} times in this stretch."),
+        summary: format!("{now}; it opened {} in this stretch.", times(opened)),
+        from: charts::BAND - 6.0,
         shapes: bands,
         rows: Vec::new(),
         columns: span.columns(&frame),
@@ -398,6 +410,6 @@ mod tests {
         let chart = breaker_bands(&span, &changes, Some(BreakerState::Closed));
         let classes: Vec<_> = chart.shapes.iter().map(|(class, _)| *class).collect();
         assert_eq!(classes, ["band closed", "band open", "band closed"], "what ended before is not drawn");
-        assert!(chart.summary.contains("opened 1 times"), "{}", chart.summary);
+        assert!(chart.summary.contains("opened once"), "{}", chart.summary);
     }
 }

@@ -62,7 +62,7 @@ pub struct Asked {
     since: String,
     until: String,
     path: String,
-    before: String,
+    cursor: String,
 }
 
 struct Count {
@@ -131,7 +131,7 @@ pub async fn show(
 ) -> Page {
     let Query(asked) = asked.map_err(|_| Problem::bad_request("Each field of the search can be given once."))?;
     let filter = asked.filter()?;
-    let before = word::<ImageId>("before", &asked.before)?.filter(|id| *id > 0);
+    let before = word::<ImageId>("cursor", &asked.cursor)?.filter(|id| *id > 0);
     let frame = frame(&web, visit, "images");
     let counts = web.store.counts().await?;
     let people = web.store.person_names().await?;
@@ -172,7 +172,7 @@ impl Asked {
     }
 
     fn fields(&self) -> [(&'static str, &String); 7] {
-        let Self { state, outcome, person, source, since, until, path, before: _ } = self;
+        let Self { state, outcome, person, source, since, until, path, cursor: _ } = self;
         [
             ("state", state),
             ("outcome", outcome),
@@ -185,9 +185,9 @@ impl Asked {
     }
 
     /// The address of a page of the same question.
-    fn address(&self, before: Option<ImageId>) -> String {
-        let before = before.map(|id| id.to_string()).unwrap_or_default();
-        let fields = self.fields().into_iter().chain([("before", &before)]);
+    fn address(&self, cursor: Option<ImageId>) -> String {
+        let cursor = cursor.map(|id| id.to_string()).unwrap_or_default();
+        let fields = self.fields().into_iter().chain([("cursor", &cursor)]);
         let given: Vec<_> = fields
             .filter(|(_, value)| !value.is_empty())
             .map(|(name, value)| format!("{name}={}", escaped(value)))
@@ -337,9 +337,9 @@ mod tests {
     #[test]
     fn a_question_stays_in_the_address_of_the_next_page_whatever_it_is_made_of() {
         let asked = Asked { path: "a b&c=é/ü".into(), state: "failed".into(), ..Asked::default() };
-        assert_eq!(asked.address(Some(7)), "/?state=failed&path=a%20b%26c%3D%C3%A9/%C3%BC&before=7");
+        assert_eq!(asked.address(Some(7)), "/?state=failed&path=a%20b%26c%3D%C3%A9/%C3%BC&cursor=7");
         assert!(asked.anything() && asked.is("state", ImageState::Failed));
         assert_eq!(Asked::default().address(None), "/");
-        assert!(!Asked { before: "3".into(), ..Asked::default() }.anything());
+        assert!(!Asked { cursor: "3".into(), ..Asked::default() }.anything());
     }
 }

@@ -28,7 +28,7 @@ use super::{VERSION, Web, wording};
 use crate::domain::{Moment, wall_clock_ms};
 use crate::problem::Problem;
 
-/// Longest sentence of a refusal that is repeated on a page, in characters.
+/// Longest sentence that is repeated on a page, in characters.
 const SENTENCE: usize = 400;
 
 /// Every page.
@@ -86,12 +86,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Visit {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let answer = Query::<Answer>::try_from_uri(&parts.uri).ok();
-        let told = answer.and_then(|Query(answer)| match answer {
-            Answer { refused: Some(sentence), .. } => {
-                Some(Told { refused: true, sentence: sentence.chars().take(SENTENCE).collect() })
-            }
-            Answer { done: Some(word), .. } => Some(Told { refused: false, sentence: wording::done(&word).into() }),
-            _ => None,
+        let told = answer.and_then(|Query(answer)| {
+            let refused = answer.refused.is_some();
+            let sentence = answer.refused.or(answer.done)?.chars().take(SENTENCE).collect();
+            Some(Told { refused, sentence })
         });
         let visitor = parts.extensions.get::<Visitor>().cloned().unwrap_or_default();
         let address = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();

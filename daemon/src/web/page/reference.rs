@@ -1,5 +1,7 @@
 //! What the API takes and answers, as a page made from its OpenAPI document.
 
+use std::collections::BTreeMap;
+
 use askama::Template;
 use axum::extract::State;
 use serde_json::{Map, Value};
@@ -16,6 +18,8 @@ struct ReferencePage {
     about: String,
     /// By tag, in the document's order.
     groups: Vec<Group>,
+    /// Status and meaning of every bad answer: most operations share them.
+    refusals: BTreeMap<String, String>,
 }
 
 struct Group {
@@ -32,17 +36,22 @@ struct Operation {
     parameters: Vec<(String, String, bool, String)>,
     /// Media types of the body.
     body: Vec<String>,
+    /// Status and meaning of each good answer.
     answers: Vec<(String, String)>,
+    /// Statuses of the bad ones.
+    refusals: Vec<String>,
 }
 
 /// `GET /api`.
 pub async fn show(State(web): State<Web>, visit: Visit) -> Page {
     let nothing = Value::Null;
     let document = web.document.get().unwrap_or(&nothing);
+    let groups = groups(document);
     let page = ReferencePage {
         frame: frame(&web, visit, "api"),
         about: text(&document["info"]["description"]),
-        groups: groups(document),
+        refusals: refusals(document),
+        groups,
     };
     Ok(filled(&page))
 }
@@ -86,13 +95,32 @@ fn groups(document: &Value) -> Vec<Group> {
                 parameters: shared.iter().chain(list(&operation["parameters"])).map(parameter).collect(),
                 body: fields(&operation["requestBody"]["content"]).map(|(kind, _)| kind.clone()).collect(),
                 answers: fields(&operation["responses"])
+                    .filter(|(status, _)| !is_bad(status))
                     .map(|(status, answer)| (status.clone(), text(&answer["description"])))
+                    .collect(),
+                refusals: fields(&operation["responses"])
+                    .map(|(status, _)| status.clone())
+                    .filter(|status| is_bad(status))
                     .collect(),
             });
         }
     }
     groups.retain(|group| !group.operations.is_empty());
     groups
+}
+
+fn is_bad(status: &str) -> bool {
+    status.starts_with(['4', '5'])
+}
+
+fn refusals(document: &Value) -> BTreeMap<String, String> {
+    let operations = fields(&document["paths"]).flat_map(|(_, methods)| fields(methods));
+    let answers = operations.flat_map(|(_, operation)| fields(&operation["responses"]));
+    let mut refusals = BTreeMap::new();
+    for (status, answer) in answers.filter(|(status, _)| is_bad(status)) {
+        refusals.entry(status.clone()).or_insert_with(|| text(&answer["description"]));
+    }
+    refusals
 }
 
 fn parameter(parameter: &Value) -> (String, String, bool, String) {
@@ -122,7 +150,9 @@ mod tests {
         assert_eq!((operation.method.as_str(), operation.path.as_str()), ("PATCH", "/v1/people/{id}"));
         assert_eq!(operation.parameters, [("id".into(), "path".into(), true, "Number".into())]);
         assert_eq!(operation.body, ["application/json"]);
-        assert_eq!(operation.answers[1], ("404".into(), "Nobody".into()));
+        assert_eq!(operation.answers, [("200".into(), "The person".into())]);
+        assert_eq!(operation.refusals, ["404"]);
+        assert_eq!(refusals(&document)["404"], "Nobody");
         assert!(super::groups(&Value::Null).is_empty());
     }
 }
