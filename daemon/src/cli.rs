@@ -10,6 +10,7 @@ mod enroll;
 mod eval;
 mod identify;
 mod load;
+mod matching;
 mod status;
 mod writes;
 

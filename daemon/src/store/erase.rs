@@ -138,6 +138,13 @@ fn erase_from_image(connection: &Connection, image: ImageId, person: PersonId) -
             params![id, result.to_string()],
         )?;
     }
+    // A face that was named after its result was made.
+    let mut named = connection.prepare_cached(
+        "SELECT number FROM faces WHERE image_id = ?1 AND outcome <> 'unknown' AND candidates ->> '$[0][0]' = ?2",
+    )?;
+    for number in named.query_map([image, person], |row| row.get(0))? {
+        theirs.push(number?);
+    }
     // Their face is the one that was taken for them, or might have been.
     for number in &theirs {
         connection.execute(
