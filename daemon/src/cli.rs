@@ -13,6 +13,7 @@ mod eval;
 mod forget;
 mod identify;
 mod load;
+mod matching;
 mod page;
 mod people;
 mod status;

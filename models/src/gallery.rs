@@ -106,6 +106,11 @@ impl Gallery {
         Ok(())
     }
 
+    /// Memory its rows take.
+    pub fn bytes(&self) -> usize {
+        self.matrix.bytes() + self.rows.len() * size_of::<(i64, usize)>()
+    }
+
     /// How its distances are measured.
     pub fn metric(&self) -> Metric {
         self.metric

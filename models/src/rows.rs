@@ -69,6 +69,11 @@ impl Rows {
         self.scales.len()
     }
 
+    /// Memory they take.
+    pub fn bytes(&self) -> usize {
+        self.len() * (self.dimension * size_of::<f32>() + self.width() + 3 * size_of::<f32>())
+    }
+
     fn width(&self) -> usize {
         self.dimension.next_multiple_of(BLOCK)
     }

@@ -37,7 +37,7 @@ pub async fn identify(State(admin): State<Admin>, request: Request) -> Result<Re
     let up = admin.up()?;
     let (bytes, path) = picture(&admin, request).await?;
     let _turn = admin.engine_turn().await?;
-    let identified = recognise(&up, None, bytes, path).await.map_err(refusal)?;
+    let identified = recognise(&up, None, bytes, path).await.map_err(|failure| refusal(&failure))?;
     Ok(Json(answer(&identified)).into_response())
 }
 
@@ -54,12 +54,12 @@ async fn picture(admin: &Admin, request: Request<Body>) -> Result<(Vec<u8>, Opti
     let ByPath { path } = serde_json::from_slice(&body).map_err(|error| {
         Problem::bad_request(format!("The body must be JSON like {{\"path\": \"/a.jpg\"}}: {error}."))
     })?;
-    let bytes = admin.reader.read_path(&path).await.map_err(refusal)?;
+    let bytes = admin.reader.read_path(&path).await.map_err(|failure| refusal(&failure))?;
     Ok((bytes, Some(path)))
 }
 
 /// What a failure is over HTTP: the picture's, or ours for now.
-fn refusal(failure: Failure) -> Problem {
+fn refusal(failure: &Failure) -> Problem {
     let verdict = failure.verdict();
     match verdict.again {
         Again::Final | Again::WhileFileMissing => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, verdict.sentence),

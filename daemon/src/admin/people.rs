@@ -156,7 +156,7 @@ pub async fn rename(
     Id(id): Id,
     body: Result<Json<Rename>, JsonRejection>,
 ) -> Result<Json<PersonRow>, Problem> {
-    let Json(Rename { name: PersonName(name) }) = body.map_err(wrong_body)?;
+    let Json(Rename { name: PersonName(name) }) = body.map_err(|error| wrong_body(&error))?;
     change_name(&admin, id, name).await?;
     person(&admin, id).await.map(Json)
 }
@@ -184,7 +184,7 @@ pub async fn merge(
     Id(id): Id,
     body: Result<Json<Merge>, JsonRejection>,
 ) -> Result<Json<PersonRow>, Problem> {
-    let Json(Merge { into }) = body.map_err(wrong_body)?;
+    let Json(Merge { into }) = body.map_err(|error| wrong_body(&error))?;
     put_together(&admin, id, into).await?;
     person(&admin, into).await.map(Json)
 }
@@ -254,7 +254,7 @@ fn changed(id: PersonId, changed: anyhow::Result<Changed>) -> Result<(), Problem
 }
 
 /// What is said of a body that is not what the documentation says.
-pub fn wrong_body(error: JsonRejection) -> Problem {
+pub fn wrong_body(error: &JsonRejection) -> Problem {
     Problem::bad_request(error.body_text())
 }
 

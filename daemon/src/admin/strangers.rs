@@ -34,7 +34,7 @@ pub async fn name(
     Id(id): Id,
     body: Result<Json<Name>, JsonRejection>,
 ) -> Result<Json<NamedStranger>, Problem> {
-    let Json(Name { name: PersonName(name) }) = body.map_err(wrong_body)?;
+    let Json(Name { name: PersonName(name) }) = body.map_err(|error| wrong_body(&error))?;
     give_name(&admin, id, name).await.map(Json)
 }
 
@@ -58,7 +58,7 @@ pub async fn ignore(
     Id(id): Id,
     body: Result<Json<Ignored>, JsonRejection>,
 ) -> Result<Json<StrangerRow>, Problem> {
-    let Json(Ignored { ignored }) = body.map_err(wrong_body)?;
+    let Json(Ignored { ignored }) = body.map_err(|error| wrong_body(&error))?;
     admin.enroller.ignore_stranger(id, ignored).await?;
     admin.enroller.store.stranger(id).await?.map(Json).ok_or_else(|| no_stranger(id))
 }
@@ -80,7 +80,7 @@ pub async fn name_face(
     body: Result<Json<Name>, JsonRejection>,
 ) -> Result<Json<FacePerson>, Problem> {
     let number = face(number)?;
-    let Json(Name { name: PersonName(name) }) = body.map_err(wrong_body)?;
+    let Json(Name { name: PersonName(name) }) = body.map_err(|error| wrong_body(&error))?;
     give_face_a_name(&admin, id, number, name).await.map(|person_id| Json(FacePerson { person_id }))
 }
 

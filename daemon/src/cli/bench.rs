@@ -1,4 +1,4 @@
-//! `kithd bench`: what the board does, in numbers: the engine's stages, the intake, the memory, the disk.
+//! `kithd bench`: what the board does, in numbers: the engine's stages, the intake, the memory, the disk, the gallery.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use image::{ImageFormat, RgbImage, imageops};
 use serde_json::json;
 
-use super::{OwnEngines, load, own_engine, page, writes};
+use super::{OwnEngines, load, matching, own_engine, page, writes};
 use crate::app;
 use crate::config::Config;
 use crate::engine::{Recogniser, Reply, load_pack};
@@ -44,6 +44,8 @@ pub enum Bench {
     },
     /// Accepted pictures per second by HTTP and MQTT, each committed to disk
     Intake(load::Intake),
+    /// Time to look for one face in a large gallery, on one core
+    Match(matching::Match),
     /// Memory (PSS of all processes) idle and at work
     Memory(load::Memory),
     /// How fast page and list answer with a million images in the database, while pictures are processed
@@ -69,6 +71,7 @@ pub async fn run(config: &Config, bench: Bench) -> anyhow::Result<ExitCode> {
             std::fs::write(&file, bench_picture(config)?).with_context(|| file.display().to_string())?;
         }
         Bench::Intake(intake) => load::intake(config, intake).await?,
+        Bench::Match(args) => tokio::task::spawn_blocking(move || matching::matching(&args)).await??,
         Bench::Memory(memory) => load::memory(config, memory, bench_picture(config)?).await?,
         Bench::Page(args) => page::page(config, args, bench_picture(config)?).await?,
         Bench::Writes(args) => writes::writes(config, args, bench_picture(config)?).await?,

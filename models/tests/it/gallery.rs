@@ -166,3 +166,40 @@ fn nobody_enrolled_makes_everybody_unknown() {
     let verdict = matching().judge(&[]);
     assert_eq!((verdict.outcome, verdict.person, verdict.distance), (Outcome::Unknown, None, None));
 }
+
+/// Embeddings as they come: people around a common face, pictures around their people, and some that are not like that.
+fn likely(random: &mut Random, dimension: usize, people: &[Vec<f32>]) -> Vec<f32> {
+    let noise = random.embedding(dimension);
+    match random.next() % 8 {
+        0 => noise,
+        // The same picture twice, and one that is nearly nothing.
+        1 => people[random.next() as usize % people.len()].clone(),
+        2 => noise.iter().map(|value| value * 1e-4).collect(),
+        _ => {
+            let person = &people[random.next() as usize % people.len()];
+            person.iter().zip(&noise).map(|(person, noise)| person + 0.05 * noise).collect()
+        }
+    }
+}
+
+#[test]
+fn the_quick_search_finds_to_the_bit_what_the_plain_one_finds() {
+    let mut random = Random(23);
+    for round in 0..150 {
+        let metric = if round % 2 == 0 { Metric::Euclidean } else { Metric::Cosine };
+        let dimension = if round % 3 == 0 { 128 } else { 1 + (random.next() % 600) as usize };
+        let people: Vec<_> = (0..1 + random.next() % 40).map(|_| random.embedding(dimension)).collect();
+        let mut gallery = Gallery::new(metric, dimension);
+        for picture in 0..(random.next() % 1500) as i64 {
+            let embedding = likely(&mut random, dimension, &people);
+            // Anybody may have any picture: equal distances are what could be told apart wrongly.
+            gallery.push((random.next() % 30) as i64, picture, &embedding).unwrap();
+        }
+        for _ in 0..4 {
+            let (probe, top) = (likely(&mut random, dimension, &people), (random.next() % 6) as usize);
+            let (found, plain) = (gallery.nearest(&probe, top).unwrap(), gallery.nearest_plainly(&probe, top).unwrap());
+            assert_eq!(found, plain, "round {round}, dimension {dimension}");
+            assert!(found.iter().zip(&plain).all(|(a, b)| a.distance.to_bits() == b.distance.to_bits()));
+        }
+    }
+}

@@ -6,6 +6,7 @@
 
 mod accuracy;
 mod broken_packs;
+mod clusters;
 mod devices;
 mod gallery;
 mod pictures;

@@ -1,0 +1,100 @@
+//! `kithd bench match`: how long one face takes against a large gallery, on one core, beside a plain search of all
+//! float32 numbers; and that both find the same.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use kith_vision::{Gallery, Metric};
+use serde_json::json;
+
+/// Numbers in an embedding, as in the bundled pack's.
+const DIMENSION: usize = 128;
+/// What all faces have in common, how far a person is from that, and one picture from the person's others: like real
+/// embeddings of the bundled pack they are 1.4 long, 0.4 apart within a person and 0.9 between two.
+const COMMON: f32 = 1.25;
+const PERSON: f32 = 0.6;
+const PICTURE: f32 = 0.28;
+/// As many people as the matcher keeps with a face.
+const TOP: usize = 3;
+
+/// What can be typed.
+#[derive(Debug, clap::Args)]
+pub struct Match {
+    /// Pictures in the gallery
+    #[arg(long, default_value_t = 100_000)]
+    pictures: usize,
+    /// People they are of
+    #[arg(long, default_value_t = 1_000)]
+    people: usize,
+    /// Faces looked for, half of them of strangers
+    #[arg(long, default_value_t = 400)]
+    rounds: usize,
+    /// Answers as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Measures and prints.
+pub fn matching(args: &Match) -> anyhow::Result<()> {
+    let mut random = fastrand::Rng::with_seed(1);
+    let common = direction(&mut random, COMMON);
+    let person = |random: &mut fastrand::Rng| sum(&common, &direction(random, PERSON));
+    let people: Vec<_> = (0..args.people.max(1)).map(|_| person(&mut random)).collect();
+    let mut gallery = Gallery::new(Metric::Euclidean, DIMENSION);
+    // In the order of their coming, not by person.
+    for picture in 0..args.pictures {
+        let at = picture % people.len();
+        let face = sum(&people[at], &direction(&mut random, PICTURE));
+        gallery.push(at as i64, picture as i64, &face)?;
+    }
+    let (mut quick, mut plain) = (Vec::new(), Vec::new());
+    for round in 0..args.rounds.max(2) {
+        let of = if round % 2 == 0 { people[random.usize(..people.len())].clone() } else { person(&mut random) };
+        let face = sum(&of, &direction(&mut random, PICTURE));
+        let begun = Instant::now();
+        let found = gallery.nearest(&face, TOP)?;
+        quick.push(begun.elapsed());
+        let begun = Instant::now();
+        let expected = gallery.nearest_plainly(&face, TOP)?;
+        plain.push(begun.elapsed());
+        ensure!(found == expected, "the quick search found {found:?}, the plain one {expected:?}: please report this");
+    }
+    let [quick, plain] = [quick, plain].map(|mut times| -> anyhow::Result<_> {
+        times.sort();
+        let at = |share: usize| times.get(times.len() * share / 100).map(Duration::as_secs_f64).context("no times");
+        Ok([at(50)? * 1e3, at(99)? * 1e3])
+    });
+    let ([median, p99], [plain_median, plain_p99]) = (quick?, plain?);
+    if args.json {
+        let plain = json!({ "median_ms": plain_median, "p99_ms": plain_p99 });
+        let (pictures, people, rounds) = (gallery.len(), gallery.people(), args.rounds);
+        let answer = json!({
+            "pictures": pictures, "people": people, "rounds": rounds, "median_ms": median, "p99_ms": p99,
+            "plain": plain, "bytes": gallery.bytes(),
+        });
+        println!("{answer}");
+    } else {
+        println!(
+            "one face against {} pictures of {} people on one core, {} faces, half of them strangers':",
+            gallery.len(),
+            gallery.people(),
+            args.rounds
+        );
+        println!("int8 first      median {median:.2} ms, p99 {p99:.2} ms");
+        println!("plain float32   median {plain_median:.2} ms, p99 {plain_p99:.2} ms; the same answers");
+        println!("memory          {} MiB", gallery.bytes() >> 20);
+    }
+    Ok(())
+}
+
+fn sum(a: &[f32], b: &[f32]) -> Vec<f32> {
+    a.iter().zip(b).map(|(a, b)| a + b).collect()
+}
+
+/// A vector of some length in any direction.
+fn direction(random: &mut fastrand::Rng, length: f32) -> Vec<f32> {
+    // Twelve even numbers add up to nearly a normal one, whose directions are even.
+    let normal: Vec<f32> = (0..DIMENSION).map(|_| (0..12).map(|_| random.f32()).sum::<f32>() - 6.0).collect();
+    let long = normal.iter().map(|value| value * value).sum::<f32>().sqrt();
+    normal.iter().map(|value| value * length / long).collect()
+}
