@@ -25,7 +25,6 @@ pub use guard::{Books, Guard, GuardSettings};
 pub use matcher::Matcher;
 pub use origin::{Origin, serve_origin};
 pub use reader::{Reader, read_given};
-#[expect(unused_imports, reason = "for the routes of admin")]
 pub use relabel::{NamedStranger, RelabelError};
 pub use slot::Deadlines;
 pub use start::{Ready, ReadyWatch, Start, start};
