@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::start::embed_crop;
 use super::{Enroller, Matcher, Ready, ReadyWatch};
 use crate::health::{Condition, Health};
-use crate::store::{Joining, Store, StrangerId, StrangerShape, UngroupedFace};
+use crate::store::{Joined, Joining, Store, StrangerId, StrangerShape, UngroupedFace};
 
 /// Between two looks: what came meanwhile is written together.
 const EVERY: Duration = Duration::from_secs(2);
@@ -100,10 +100,21 @@ async fn round(
             grouped.insert(Grouped { groups, upto: store.grouped_upto().await? })
         }
     };
-    // Groups that were named, or whose last face has gone.
-    let there = store.stranger_ids().await?;
-    let gone: Vec<_> = groups.ids().filter(|id| !there.contains(id)).collect();
-    gone.into_iter().for_each(|id| groups.remove(id));
+    sum_up_again(store, matcher, groups).await?;
+    // Groups that were named, or whose last face has gone; nobody but this task makes new ones.
+    if store.stranger_count().await? != groups.len() {
+        let there = store.stranger_ids().await?;
+        let gone: Vec<_> = groups.ids().filter(|id| !there.contains(id)).collect();
+        gone.into_iter().for_each(|id| groups.remove(id));
+    }
+    // Faces that somebody said are not who they were taken for.
+    let again = store.to_group_again().await?;
+    if !again.is_empty() {
+        for face in store.ungrouped_in(again.clone(), matcher.known_from()).await? {
+            group(store, up, groups, face).await?;
+        }
+        store.grouped_again(again).await?;
+    }
     loop {
         sum_up_again(store, matcher, groups).await?;
         let (faces, last) = store.ungrouped(*upto, matcher.known_from(), BATCH).await?;
@@ -183,17 +194,15 @@ async fn group(store: &Store, up: &Ready, groups: &mut Clusters, mut face: Ungro
             shape: stored(shape.clone()),
         };
         match (store.join_stranger(joining).await?, nearest) {
-            (Some(id), _) => {
+            (Joined::Group(id), _) => {
                 groups.set(id, shape)?;
                 break id;
             }
-            // The face itself is gone or known by now.
-            (None, None) => return Ok(()),
-            // The group is gone, or a face has left it.
-            (None, Some(id)) => {
+            (Joined::GroupChanged, Some(id)) => {
                 groups.remove(id);
                 sum_up_again(store, &up.matcher, groups).await?;
             }
+            (Joined::NoStranger | Joined::GroupChanged, _) => return Ok(()),
         }
     };
     if shapes { merge(store, groups, joined).await } else { Ok(()) }
@@ -494,8 +503,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_face_is_made_somebodys_and_not_somebodys() {
-        let board = Board::new().await;
-        let (enroller, up) = (&board.enroller, &board.up);
+        let mut board = Board::new().await;
+        let (enroller, up) = (board.enroller.clone(), Arc::clone(&board.up));
+        let (enroller, up) = (&enroller, &up);
         let image = board.image(&[(0.9, face(1, 1)), (0.9, face(1, 2)), (0.1, face(1, 3))]);
         let ada = enroller.enroll_face(up, image, 1, "Ada").await.unwrap();
         assert_eq!(board.ask::<String>("SELECT outcome FROM images"), "known");
@@ -521,6 +531,10 @@ mod tests {
         assert_eq!(up.matcher.judge(&face(1, 50), 0.9).unwrap().outcome, Outcome::Unknown);
         let judged = up.matcher.judge(&face(1, 1), 0.9).unwrap();
         assert_eq!(judged.person.unwrap().person_id, ada);
+        // It is a stranger's now, though the results of its image were looked at before.
+        let again = format!("SELECT count(*) FROM stranger_faces WHERE image_id = {later}");
+        board.store().set_grouped_upto(99).await.unwrap();
+        assert_eq!((board.round().await, board.ask::<u32>(&again)), (1, 1));
         // With her goes what she is not.
         assert!(enroller.forget(up, "Ada").await.unwrap());
         assert_eq!(board.ask::<u32>("SELECT count(*) FROM counter_examples"), 0);
