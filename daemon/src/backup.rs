@@ -544,7 +544,7 @@ async fn recover(store: &Store, state_dir: &Path, spool: &str, name: &str, numbe
             "{people} people came back from the gallery's backup {origin}; who was enrolled after it must be enrolled again."
         )),
         (None, Ok(None)) => {
-            said.push("Nobody came back: there was no backup of the gallery yet; people must be enrolled again.".into())
+            said.push("Nobody came back: there was no backup of the gallery yet; people must be enrolled again.".into());
         }
         (None, Err(_)) => said.push("Nobody came back; people must be enrolled again.".into()),
     }
@@ -591,9 +591,8 @@ async fn recover_gallery(store: &Store, state_dir: &Path, damaged: &Path, number
 /// Unfinished images, with their bytes.
 async fn recover_images(store: &Store, state_dir: &Path, spool: &str, damaged: &Path, number: u32) -> String {
     let path = damaged.to_path_buf();
-    let salvaged = match tokio::task::spawn_blocking(move || Salvage::read(&path)).await {
-        Ok(Ok(salvaged)) => salvaged,
-        _ => return "Images that waited could not be read.".into(),
+    let Ok(Ok(salvaged)) = tokio::task::spawn_blocking(move || Salvage::read(&path)).await else {
+        return "Images that waited could not be read.".into();
     };
     let aside = state_dir.join(format!("{spool}.damaged-{number}"));
     let (mut missing, found) = (0, salvaged.unfinished());

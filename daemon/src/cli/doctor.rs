@@ -437,7 +437,7 @@ async fn port(config: &Config, running: bool, found: &mut Findings) {
     match tokio::net::TcpListener::bind(listen).await {
         Ok(_) => found.ok("page", format!("{listen} is free")),
         Err(error) => {
-            found.problem("page", format!("cannot listen on {listen}: {error}"), "set http.listen to a free address")
+            found.problem("page", format!("cannot listen on {listen}: {error}"), "set http.listen to a free address");
         }
     }
 }
@@ -449,7 +449,7 @@ fn parts(status: &Value, found: &mut Findings) {
         match part["condition"].as_str() {
             Some("ok") => found.ok(name, text),
             Some("degraded") => {
-                found.problem(name, text, "it is tried again by itself; the log says more: journalctl -u kithd")
+                found.problem(name, text, "it is tried again by itself; the log says more: journalctl -u kithd");
             }
             Some("starting") => found.warning(name, text, "look again in a minute"),
             _ => {}

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::start::embed_crop;
 use super::{Enroller, Matcher, Ready, ReadyWatch};
 use crate::health::{Condition, Health};
-use crate::store::{Joining, Store, StrangerId, StrangerShape, UngroupedFace};
+use crate::store::{Joined, Joining, Store, StrangerId, StrangerShape, UngroupedFace};
 
 /// Between two looks: what came meanwhile is written together.
 const EVERY: Duration = Duration::from_secs(2);
@@ -100,10 +100,21 @@ async fn round(
             grouped.insert(Grouped { groups, upto: store.grouped_upto().await? })
         }
     };
-    // Groups that were named, or whose last face has gone.
-    let there = store.stranger_ids().await?;
-    let gone: Vec<_> = groups.ids().filter(|id| !there.contains(id)).collect();
-    gone.into_iter().for_each(|id| groups.remove(id));
+    sum_up_again(store, matcher, groups).await?;
+    // Groups that were named, or whose last face has gone; nobody but this task makes new ones.
+    if store.stranger_count().await? != groups.len() {
+        let there = store.stranger_ids().await?;
+        let gone: Vec<_> = groups.ids().filter(|id| !there.contains(id)).collect();
+        gone.into_iter().for_each(|id| groups.remove(id));
+    }
+    // Faces that somebody said are not who they were taken for.
+    let again = store.to_group_again().await?;
+    if !again.is_empty() {
+        for face in store.ungrouped_in(again.clone(), matcher.known_from()).await? {
+            group(store, up, groups, face).await?;
+        }
+        store.grouped_again(again).await?;
+    }
     loop {
         sum_up_again(store, matcher, groups).await?;
         let (faces, last) = store.ungrouped(*upto, matcher.known_from(), BATCH).await?;
@@ -183,17 +194,15 @@ async fn group(store: &Store, up: &Ready, groups: &mut Clusters, mut face: Ungro
             shape: stored(shape.clone()),
         };
         match (store.join_stranger(joining).await?, nearest) {
-            (Some(id), _) => {
+            (Joined::Group(id), _) => {
                 groups.set(id, shape)?;
                 break id;
             }
-            // The face itself is gone or known by now.
-            (None, None) => return Ok(()),
-            // The group is gone, or a face has left it.
-            (None, Some(id)) => {
+            (Joined::GroupChanged, Some(id)) => {
                 groups.remove(id);
                 sum_up_again(store, &up.matcher, groups).await?;
             }
+            (Joined::NoStranger | Joined::GroupChanged, _) => return Ok(()),
         }
     };
     if shapes { merge(store, groups, joined).await } else { Ok(()) }
@@ -239,4 +248,309 @@ async fn move_here(store: &Store, up: &Ready, health: &Health) -> anyhow::Result
 
 fn stored(shape: Shape) -> StrangerShape {
     StrangerShape { total: shape.total, weight: shape.weight }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kith_vision::Pack;
+    use rusqlite::{Connection, params};
+
+    use super::*;
+    use crate::app;
+    use crate::config::Config;
+    use crate::domain::{EngineRole, ImageId, Outcome};
+    use crate::recognition::{Guard, RelabelError};
+
+    /// A state folder with its database, and a matcher without an engine; pictures are written past the queue.
+    struct Board {
+        folder: tempfile::TempDir,
+        enroller: Enroller,
+        up: Arc<Ready>,
+        health: Health,
+        grouped: Option<Grouped>,
+    }
+
+    /// Numbers of a face that is somebody's: alike for one person, far apart for two.
+    fn face(person: usize, picture: usize) -> Vec<f32> {
+        let mut random = fastrand::Rng::with_seed(person as u64);
+        let mut of_picture = fastrand::Rng::with_seed(1000 + picture as u64);
+        (0..128).map(|_| random.f32() * 0.3 + of_picture.f32() * 0.03).collect()
+    }
+
+    impl Board {
+        async fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let (store, _) = Store::open(folder.path(), &[]).unwrap();
+            let pack = Pack::load(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/packs/dlib-mtcnn").as_ref()).unwrap();
+            let matcher = Matcher::new(&pack, None);
+            let settings = app::guard_settings(&Config::default(), folder.path());
+            let guard = Guard::new(settings, Arc::new(pack), Health::default(), None);
+            let up = Arc::new(Ready { guard, matcher, store: Some(store.clone()) });
+            let enroller = Enroller { store, state_dir: folder.path().into(), turn: Arc::default() };
+            Self { folder, enroller, up, health: Health::default(), grouped: None }
+        }
+
+        fn store(&self) -> &Store {
+            &self.enroller.store
+        }
+
+        fn database(&self) -> Connection {
+            let connection = Connection::open(self.folder.path().join("kithd.db")).unwrap();
+            connection.busy_timeout(Duration::from_secs(5)).unwrap();
+            connection.pragma_update(None, "foreign_keys", true).unwrap();
+            connection
+        }
+
+        /// An image that was processed, with these unknown faces: quality and embedding of each.
+        fn image(&self, faces: &[(f32, Vec<f32>)]) -> ImageId {
+            let connection = self.database();
+            connection
+                .execute(
+                    "INSERT INTO images (state, outcome, source, path, accepted_at_ms, unverified)
+                     VALUES ('processed', 'unknown', 'http', '/in/a.jpg', 1000, 1)",
+                    [],
+                )
+                .unwrap();
+            let id = connection.last_insert_rowid();
+            for (number, (quality, embedding)) in (1..).zip(faces) {
+                let embedding: Vec<u8> = embedding.iter().flat_map(|value| value.to_le_bytes()).collect();
+                connection
+                    .execute(
+                        "INSERT INTO faces (image_id, number, outcome, candidates, score, quality, bounds, landmarks, space,
+                                            embedding, crop)
+                         VALUES (?1, ?2, 'unknown', '[]', 1, ?3, '[]', '[]', ?4, ?5, ?6)",
+                        params![id, number, quality, self.up.matcher.space(), embedding, format!("crop {id} {number}").into_bytes()],
+                    )
+                    .unwrap();
+            }
+            connection
+                .execute(
+                    "INSERT INTO outbox (image_id, result_id, created_at_ms, payload) VALUES (?1, ?2, 1, '{\"faces\":[]}')",
+                    params![id, format!("r{id}")],
+                )
+                .unwrap();
+            id
+        }
+
+        async fn round(&mut self) -> usize {
+            self.store().settle().await.unwrap();
+            let count = round(&self.enroller, &self.up, &self.health, &mut self.grouped).await.unwrap();
+            self.store().settle().await.unwrap();
+            count
+        }
+
+        /// Number, faces and weight of every group.
+        fn groups(&self) -> Vec<(StrangerId, u32, u32)> {
+            let connection = self.database();
+            let mut groups = connection.prepare("SELECT id, faces, weight FROM strangers ORDER BY id").unwrap();
+            let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+            groups.query_map([], row).unwrap().collect::<Result<_, _>>().unwrap()
+        }
+
+        fn ask<T: rusqlite::types::FromSql>(&self, sql: &str) -> T {
+            self.database().query_row(sql, [], |row| row.get(0)).unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn unknown_faces_are_grouped_by_person_and_numbers_outlast_a_restart() {
+        let mut board = Board::new().await;
+        board.image(&[(0.9, face(1, 1)), (0.8, face(2, 1))]);
+        board.image(&[(0.9, face(1, 2)), (0.1, face(2, 2)), (0.3, face(3, 1))]);
+        assert_eq!(board.round().await, 2);
+        // Too poor to tell anybody by, and too poor to found a group.
+        assert_eq!(board.groups(), [(1, 2, 2), (2, 1, 1)]);
+        board.grouped = None;
+        board.image(&[(0.3, face(2, 3)), (0.9, face(4, 1))]);
+        assert_eq!(board.round().await, 3);
+        // A face of middling quality joined, and did not shape.
+        assert_eq!(board.groups(), [(1, 2, 2), (2, 2, 1), (3, 1, 1)]);
+        assert_eq!(board.round().await, 3, "nothing is grouped twice");
+        assert_eq!(board.groups().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn whatever_takes_a_face_away_its_group_forgets_it_and_an_empty_one_is_gone_for_good() {
+        let mut board = Board::new().await;
+        let images: Vec<_> = (1..=4).map(|picture| board.image(&[(0.9, face(1, picture))])).collect();
+        let other = board.image(&[(0.9, face(2, 1))]);
+        board.round().await;
+        assert_eq!(board.groups(), [(1, 4, 4), (2, 1, 1)]);
+        let sum = |board: &Board| board.ask::<Vec<u8>>("SELECT total FROM strangers WHERE id = 1");
+        let of = |pictures: &[usize]| {
+            let faces: Vec<_> = pictures.iter().map(|picture| face(1, *picture)).collect();
+            Shape::of(kith_vision::Metric::Euclidean, faces.iter().map(Vec::as_slice)).unwrap()
+        };
+        // Deleted with its image: nothing of it stays in the sum, not even until the next look.
+        board.database().execute("DELETE FROM images WHERE id = ?1", [images[0]]).unwrap();
+        assert_eq!((board.groups()[0], sum(&board).len()), ((1, 3, 0), 0));
+        board.round().await;
+        assert_eq!(board.groups()[0], (1, 3, 3));
+        let total: Vec<f32> =
+            sum(&board).chunks(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+        assert!(total.iter().zip(&of(&[4, 3, 2]).total).all(|(a, b)| (a - b).abs() < 1e-6));
+        // Forgotten by retention, which waits until the self-test has vouched for them.
+        let vouched = "UPDATE images SET unverified = 0 WHERE id IN (?1, ?2)";
+        board.database().execute(vouched, [images[1], other]).unwrap();
+        board.store().erase_strangers(vec![images[1], other]).await.unwrap();
+        assert_eq!(board.groups(), [(1, 2, 0)]);
+        // Done again, because no self-test vouched for it: it comes back with its new result, if at all.
+        board.round().await;
+        board.store().redo_unverified(EngineRole::Primary, "again".into(), 0).await.unwrap();
+        assert_eq!(board.groups(), []);
+        assert_eq!(board.round().await, 0);
+        board.image(&[(0.9, face(1, 9))]);
+        assert_eq!(board.round().await, 1);
+        assert_eq!(board.groups(), [(3, 1, 1)], "no number is used twice");
+    }
+
+    #[tokio::test]
+    async fn groups_that_turn_out_alike_become_the_one_with_the_lower_number_ignored_if_either_was() {
+        let mut board = Board::new().await;
+        // Too far apart for one group at first; what comes between brings them together.
+        let between = |share: f32| -> Vec<f32> {
+            let mut at = face(1, 1);
+            at[0] += share * 0.7;
+            at
+        };
+        board.image(&[(0.9, between(0.0))]);
+        board.image(&[(0.9, between(1.0))]);
+        board.round().await;
+        assert_eq!(board.groups().len(), 2);
+        board.enroller.ignore_stranger(2, true).await.unwrap();
+        for share in [0.35, 0.65, 0.45, 0.55, 0.5] {
+            board.image(&[(0.9, between(share))]);
+        }
+        assert_eq!(board.round().await, 1);
+        assert_eq!(board.groups(), [(1, 7, 7)]);
+        assert!(board.ask::<bool>("SELECT ignored FROM strangers"));
+        board.enroller.ignore_stranger(1, false).await.unwrap();
+        assert!(!board.ask::<bool>("SELECT ignored FROM strangers"));
+        assert!(matches!(board.enroller.ignore_stranger(2, true).await, Err(RelabelError::NotFound)));
+    }
+
+    #[tokio::test]
+    async fn a_stranger_who_is_named_is_known_in_all_past_images_and_from_then_on() {
+        let mut board = Board::new().await;
+        let images: Vec<_> =
+            (0..250).map(|picture| board.image(&[(0.9, face(1, picture)), (0.9, face(2, 0))])).collect();
+        assert_eq!(board.round().await, 2);
+        let payloads: String = board.ask("SELECT group_concat(payload) FROM outbox");
+        let up = Arc::clone(&board.up);
+        let refused = board.enroller.name_stranger(&up, 1, " ").await;
+        assert!(matches!(refused, Err(RelabelError::Refused(_))), "{refused:?}");
+        let named = board.enroller.name_stranger(&up, 1, "Ada").await.unwrap();
+        assert_eq!((named.pictures, named.faces), (5, 250));
+        assert!(matches!(board.enroller.name_stranger(&up, 1, "Ada").await, Err(RelabelError::NotFound)));
+        assert_eq!(board.groups().iter().map(|group| group.0).collect::<Vec<_>>(), [2]);
+        assert_eq!(board.ask::<u32>("SELECT count(*) FROM images WHERE outcome = 'known'"), 250);
+        let face_1 = board.store().stored_face(images[7], 1).await.unwrap().unwrap();
+        assert_eq!((face_1.outcome, face_1.person_id), (Outcome::Known, Some(named.person_id)));
+        assert_eq!(face_1.candidates[0].0, named.person_id);
+        assert!(face_1.candidates[0].1.unwrap() < 0.3);
+        assert_eq!(board.store().stored_face(images[7], 2).await.unwrap().unwrap().outcome, Outcome::Unknown);
+        // What was said then stays said.
+        assert_eq!(board.ask::<String>("SELECT group_concat(payload) FROM outbox"), payloads);
+        let judged = up.matcher.judge(&face(1, 999), 0.9).unwrap();
+        assert_eq!((judged.outcome, judged.person.unwrap().name.as_str()), (Outcome::Known, "Ada"));
+        // The pictures are the crops, so that another model pack can embed them.
+        let file: String = board.ask("SELECT file FROM person_images LIMIT 1");
+        assert!(std::fs::read(board.folder.path().join(file)).unwrap().starts_with(b"crop "));
+        // More of the same person, found later under a number of their own.
+        board.image(&[(0.9, face(5, 1))]);
+        board.round().await;
+        let again = board.enroller.name_stranger(&up, 3, "Ada").await.unwrap();
+        assert_eq!(again.person_id, named.person_id);
+        assert_eq!(board.ask::<u32>("SELECT count(*) FROM person"), 1);
+    }
+
+    #[tokio::test]
+    async fn a_naming_that_was_broken_off_is_done_to_its_end() {
+        let mut board = Board::new().await;
+        (0..5).for_each(|picture| _ = board.image(&[(0.9, face(1, picture))]));
+        board.round().await;
+        // As if the daemon had ended right after the person was made.
+        let person = board.store().name_stranger(1, "Ada".into(), Vec::new()).await.unwrap().unwrap();
+        assert!(board.store().stranger_groups(false, None, 9).await.unwrap().is_empty(), "it is nobody's stranger now");
+        board.image(&[(0.9, face(1, 9))]);
+        board.grouped = None;
+        board.round().await;
+        assert_eq!(board.ask::<u32>("SELECT count(*) FROM faces WHERE outcome = 'known'"), 5);
+        assert_eq!(board.ask::<i64>("SELECT DISTINCT person_id FROM faces WHERE outcome = 'known'"), person);
+        assert_eq!(board.groups(), [(2, 1, 1)], "who came meanwhile did not join the named group");
+    }
+
+    #[tokio::test]
+    async fn of_somebody_named_later_nothing_is_left_when_they_are_erased() {
+        let mut board = Board::new().await;
+        let image = board.image(&[(0.9, face(1, 1)), (0.9, face(2, 1))]);
+        board.database().execute("INSERT INTO thumbnails VALUES (?1, x'11')", [image]).unwrap();
+        board.round().await;
+        let up = Arc::clone(&board.up);
+        let ada = board.enroller.name_stranger(&up, 1, "Ada").await.unwrap().person_id;
+        assert!(board.enroller.forget(&up, "Ada").await.unwrap());
+        let face = board.store().stored_face(image, 1).await.unwrap().unwrap();
+        assert!(face.embedding.is_empty() && face.crop.is_empty() && face.person_id.is_none(), "{face:?}");
+        assert!(!face.candidates.iter().any(|candidate| candidate.0 == ada));
+        assert_eq!(board.ask::<u32>("SELECT count(*) FROM thumbnails"), 0);
+        assert_eq!(std::fs::read_dir(board.folder.path().join("people")).unwrap().count(), 0);
+        // The other one in the picture is a stranger still.
+        assert!(!board.store().stored_face(image, 2).await.unwrap().unwrap().embedding.is_empty());
+        assert_eq!(board.groups(), [(2, 1, 1)]);
+    }
+
+    #[tokio::test]
+    async fn a_face_is_made_somebodys_and_not_somebodys() {
+        let mut board = Board::new().await;
+        let (enroller, up) = (board.enroller.clone(), Arc::clone(&board.up));
+        let (enroller, up) = (&enroller, &up);
+        let image = board.image(&[(0.9, face(1, 1)), (0.9, face(1, 2)), (0.1, face(1, 3))]);
+        let ada = enroller.enroll_face(up, image, 1, "Ada").await.unwrap();
+        assert_eq!(board.ask::<String>("SELECT outcome FROM images"), "known");
+        let poor = enroller.enroll_face(up, image, 3, "Ada").await;
+        assert!(matches!(&poor, Err(RelabelError::Refused(why)) if why.contains("too poor")), "{poor:?}");
+        let held = enroller.enroll_face(up, image, 1, "Bob").await;
+        assert!(matches!(&held, Err(RelabelError::Refused(why)) if why.contains("enrolled as Ada")), "{held:?}");
+        assert!(matches!(enroller.enroll_face(up, image, 9, "Ada").await, Err(RelabelError::NotFound)));
+        let nobody = enroller.not_this_person(up, image, 2).await;
+        assert!(matches!(&nobody, Err(RelabelError::Refused(_))), "{nobody:?}");
+
+        // Taken for Ada, and not her.
+        let later = board.image(&[(0.9, face(1, 50))]);
+        let label = "UPDATE faces SET outcome = 'known', person_id = ?1 WHERE image_id = ?2";
+        board.database().execute(label, [ada, later]).unwrap();
+        board.database().execute("UPDATE images SET outcome = 'known' WHERE id = ?1", [later]).unwrap();
+        assert_eq!(up.matcher.judge(&face(1, 50), 0.9).unwrap().outcome, Outcome::Known);
+        assert_eq!(enroller.not_this_person(up, later, 1).await.unwrap(), Outcome::Unknown);
+        let row = board.store().stored_face(later, 1).await.unwrap().unwrap();
+        assert_eq!((row.outcome, row.person_id, row.candidates), (Outcome::Unknown, None, vec![]));
+        assert_eq!(board.ask::<String>(&format!("SELECT outcome FROM images WHERE id = {later}")), "unknown");
+        // The same face again is not Ada; one that is nearer to her own picture is.
+        assert_eq!(up.matcher.judge(&face(1, 50), 0.9).unwrap().outcome, Outcome::Unknown);
+        let judged = up.matcher.judge(&face(1, 1), 0.9).unwrap();
+        assert_eq!(judged.person.unwrap().person_id, ada);
+        // It is a stranger's now, though the results of its image were looked at before.
+        let again = format!("SELECT count(*) FROM stranger_faces WHERE image_id = {later}");
+        board.store().set_grouped_upto(99).await.unwrap();
+        assert_eq!((board.round().await, board.ask::<u32>(&again)), (1, 1));
+        // With her goes what she is not.
+        assert!(enroller.forget(up, "Ada").await.unwrap());
+        assert_eq!(board.ask::<u32>("SELECT count(*) FROM counter_examples"), 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_erased_or_found_with_another_model_pack_is_refused_in_words() {
+        let board = Board::new().await;
+        let (enroller, up) = (&board.enroller, &board.up);
+        let image = board.image(&[(0.9, face(1, 1)), (0.9, face(1, 2))]);
+        board.database().execute("UPDATE faces SET embedding = x'', crop = x'' WHERE number = 1", []).unwrap();
+        board.database().execute("UPDATE faces SET space = 'another' WHERE number = 2", []).unwrap();
+        for (number, why) in [(1, "not kept any more"), (2, "another model pack")] {
+            let refused = enroller.enroll_face(up, image, number, "Ada").await.unwrap_err().to_string();
+            assert!(refused.contains(why), "{refused}");
+        }
+        assert_eq!(board.ask::<u32>("SELECT count(*) FROM person"), 0);
+    }
 }

@@ -46,8 +46,8 @@ pub use people::{
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
 pub use strangers::{
-    CounterExample, Joining, Relabel, StoredFace, StrangerFace, StrangerId, StrangerRow, StrangerShape, UngroupedFace,
-    counter_examples,
+    CounterExample, Joined, Joining, Relabel, StoredFace, StrangerFace, StrangerId, StrangerRow, StrangerShape,
+    UngroupedFace, counter_examples,
 };
 use writer::{Urgency, Writer};
 

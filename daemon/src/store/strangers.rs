@@ -90,6 +90,17 @@ pub struct Joining {
     pub shape: StrangerShape,
 }
 
+/// What became of a face that was to join a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Joined {
+    /// It belongs to this group now.
+    Group(StrangerId),
+    /// It is gone, known by now, or in a group already.
+    NoStranger,
+    /// The group is gone, named by now, or a face has left it.
+    GroupChanged,
+}
+
 /// A face as it was stored with its image.
 #[derive(Debug, Clone)]
 pub struct StoredFace {
@@ -145,6 +156,8 @@ pub struct CounterExample {
 
 /// The fact that holds the newest result whose strangers are grouped.
 const GROUPED_UPTO: &str = "strangers_upto";
+/// The fact that holds the images whose unknown faces are to be grouped again.
+const GROUP_AGAIN: &str = "strangers_again";
 
 const STRANGER: &str = "SELECT id, faces, first_seen_ms, last_seen_ms, ignored FROM strangers";
 const FACE: &str = "
@@ -233,20 +246,27 @@ impl Store {
                 .prepare_cached("SELECT id, image_id FROM outbox WHERE id > ?1 ORDER BY id LIMIT ?2")?
                 .query_map(params![after, limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect::<Result<_, _>>()?;
-            let mut of_image = connection.prepare_cached(
-                "SELECT f.image_id, f.number, f.quality, i.accepted_at_ms, f.space, f.embedding, f.crop
-                   FROM faces f JOIN images i ON i.id = f.image_id
-                  WHERE f.image_id = ?1 AND f.outcome = 'unknown' AND length(f.embedding) > 0 AND f.quality >= ?2
-                    AND NOT EXISTS (SELECT 1 FROM stranger_faces m WHERE m.image_id = f.image_id AND m.number = f.number)
-                  ORDER BY f.number",
-            )?;
-            let mut faces = Vec::new();
-            for (_, image) in &results {
-                for face in of_image.query_map(params![image, quality], ungrouped_face)? {
-                    faces.push(face?);
-                }
-            }
-            Ok((faces, results.last().map(|(result, _)| *result)))
+            let images = results.iter().map(|(_, image)| *image);
+            Ok((ungrouped_in(connection, images, quality)?, results.last().map(|(result, _)| *result)))
+        })
+        .await
+    }
+
+    /// The same of these images.
+    pub async fn ungrouped_in(&self, images: Vec<ImageId>, quality: f32) -> Result<Vec<UngroupedFace>, StoreError> {
+        self.read(move |connection| ungrouped_in(connection, images, quality)).await
+    }
+
+    /// Images with faces that are unknown since somebody said that they are not who they were taken for.
+    pub async fn to_group_again(&self) -> Result<Vec<ImageId>, StoreError> {
+        self.read(to_group_again).await
+    }
+
+    /// Notes that these are in groups now.
+    pub async fn grouped_again(&self, images: Vec<ImageId>) -> Result<(), StoreError> {
+        self.write(Urgency::Note, move |connection| {
+            let left: Vec<_> = to_group_again(connection)?.into_iter().filter(|id| !images.contains(id)).collect();
+            store_fact(connection, GROUP_AGAIN, &serde_json::json!(left).to_string())
         })
         .await
     }
@@ -268,7 +288,19 @@ impl Store {
         .await
     }
 
-    /// Numbers of all groups that nobody has named.
+    /// How many groups there are that nobody has named.
+    pub async fn stranger_count(&self) -> Result<usize, StoreError> {
+        self.write(Urgency::Look, |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT (SELECT count(*) FROM strangers) - (SELECT count(*) FROM strangers WHERE person_id IS NOT NULL)",
+                )?
+                .query_row([], |row| row.get(0))
+        })
+        .await
+    }
+
+    /// Their numbers.
     pub async fn stranger_ids(&self) -> Result<HashSet<StrangerId>, StoreError> {
         self.write(Urgency::Look, |connection| {
             let mut ids = connection.prepare_cached(
@@ -327,8 +359,8 @@ impl Store {
         .await
     }
 
-    /// Puts a face into a group and answers which; `None`: group or face are not what they were, nothing is written.
-    pub async fn join_stranger(&self, face: Joining) -> Result<Option<StrangerId>, StoreError> {
+    /// Puts a face into a group, if both are still what they were.
+    pub async fn join_stranger(&self, face: Joining) -> Result<Joined, StoreError> {
         self.write(Urgency::Note, move |connection| join(connection, &face)).await
     }
 
@@ -623,14 +655,42 @@ pub fn counter_examples(connection: &Connection, space: &str) -> rusqlite::Resul
     statement.query_map([space], example)?.collect()
 }
 
-fn join(connection: &Connection, face: &Joining) -> rusqlite::Result<Option<StrangerId>> {
+fn to_group_again(connection: &Connection) -> rusqlite::Result<Vec<ImageId>> {
+    let fact: Option<String> =
+        connection.query_row("SELECT value FROM facts WHERE key = ?1", [GROUP_AGAIN], |row| row.get(0)).optional()?;
+    Ok(fact.and_then(|images| serde_json::from_str(&images).ok()).unwrap_or_default())
+}
+
+fn ungrouped_in(
+    connection: &Connection,
+    images: impl IntoIterator<Item = ImageId>,
+    quality: f32,
+) -> rusqlite::Result<Vec<UngroupedFace>> {
+    let mut of_image = connection.prepare_cached(
+        "SELECT f.image_id, f.number, f.quality, i.accepted_at_ms, f.space, f.embedding, f.crop
+           FROM faces f JOIN images i ON i.id = f.image_id
+          WHERE f.image_id = ?1 AND f.outcome = 'unknown' AND length(f.embedding) > 0 AND f.quality >= ?2
+            AND NOT EXISTS (SELECT 1 FROM stranger_faces m WHERE m.image_id = f.image_id AND m.number = f.number)
+          ORDER BY f.number",
+    )?;
+    let mut faces = Vec::new();
+    for image in images {
+        for face in of_image.query_map(params![image, quality], ungrouped_face)? {
+            faces.push(face?);
+        }
+    }
+    Ok(faces)
+}
+
+fn join(connection: &Connection, face: &Joining) -> rusqlite::Result<Joined> {
     let unknown = connection
         .prepare_cached(
-            "SELECT 1 FROM faces WHERE image_id = ?1 AND number = ?2 AND outcome = 'unknown' AND length(embedding) > 0",
+            "SELECT 1 FROM faces WHERE image_id = ?1 AND number = ?2 AND outcome = 'unknown' AND length(embedding) > 0
+                AND NOT EXISTS (SELECT 1 FROM stranger_faces WHERE image_id = ?1 AND number = ?2)",
         )?
         .exists(params![face.image_id, face.number])?;
     if !unknown {
-        return Ok(None);
+        return Ok(Joined::NoStranger);
     }
     let total = vector_to_blob(&face.shape.total);
     let id = match face.group {
@@ -653,7 +713,7 @@ fn join(connection: &Connection, face: &Joining) -> rusqlite::Result<Option<Stra
                     .execute(params![id, face.accepted_at_ms, weight, total, face.shape.weight])?
             };
             if joined == 0 {
-                return Ok(None);
+                return Ok(Joined::GroupChanged);
             }
             id
         }
@@ -670,7 +730,7 @@ fn join(connection: &Connection, face: &Joining) -> rusqlite::Result<Option<Stra
     connection
         .prepare_cached("INSERT INTO stranger_faces (image_id, number, stranger_id) VALUES (?1, ?2, ?3)")?
         .execute(params![face.image_id, face.number, id])?;
-    Ok(Some(id))
+    Ok(Joined::Group(id))
 }
 
 fn relabel(connection: &Connection, face: &Relabel) -> rusqlite::Result<()> {
@@ -689,6 +749,11 @@ fn relabel(connection: &Connection, face: &Relabel) -> rusqlite::Result<()> {
             serde_json::json!(face.candidates).to_string()
         ])?;
     if relabelled > 0 {
+        if face.outcome == Outcome::Unknown {
+            let mut again = to_group_again(connection)?;
+            again.push(face.image_id);
+            store_fact(connection, GROUP_AGAIN, &serde_json::json!(again).to_string())?;
+        }
         connection
             .prepare_cached(
                 "UPDATE images SET outcome = (SELECT outcome FROM faces WHERE image_id = ?1 ORDER BY

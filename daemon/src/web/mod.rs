@@ -172,7 +172,7 @@ async fn forbid_foreign_code(request: Request, next: Next) -> Response {
              base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
         ),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        // Not no-referrer: browsers then hide from our own forms where they come from (Origin: null).
+        // With none at all, browsers send the page's own forms with an Origin of "null".
         (header::REFERRER_POLICY, "same-origin"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),

@@ -61,7 +61,7 @@ async function namesAStranger(browser) {
   await page.getByRole("link", { name: "Strangers" }).click();
   const card = page.locator("#strangers .card").first();
   check((await card.innerText()).includes("2 faces"), `The two faces are not one stranger: ${await card.innerText()}`);
-  await card.getByRole("textbox").fill("Barack Obama");
+  await card.locator("input[name=name]").fill("Barack Obama");
   await card.getByRole("button", { name: "Name" }).click();
   await page.waitForURL("**/people/*");
   check((await page.locator("h1").innerText()) === "Barack Obama", "The stranger did not become a person.");
@@ -103,7 +103,7 @@ async function saysWhoAFaceIsAndIsNot(browser) {
   await appears(page.locator(".told .done"), "That it is somebody else is not confirmed.");
   const names = await page.locator("#face-1 h3").innerText();
   check(!names.includes("Eileen"), `The face is still taken for her: ${names}`);
-  await page.locator("#face-1").getByRole("textbox").fill("Her Sister");
+  await page.locator("#face-1 input[name=name]").fill("Her Sister");
   await page.getByRole("button", { name: "Name this face" }).click();
   await appears(page.locator("#face-1 h3 a", { hasText: "Her Sister" }), "A face that was named does not show its name.");
   await page.context().close();

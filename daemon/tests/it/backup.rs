@@ -140,7 +140,7 @@ fn a_person_of_the_same_name_is_the_same_and_one_who_was_put_together_comes_back
     let mut board = Board::new();
     board.enroll_everybody();
     let file = save(&board, "all.kithd");
-    let mut other = Board::new();
+    let other = Board::new();
     let picture = photo("obama_2.jpg");
     assert!(other.kithd(["enroll", "--person", "Barack Obama", picture.to_str().unwrap()]).status.success());
     let restored = restore(&other, &file);
@@ -165,7 +165,7 @@ fn a_person_of_the_same_name_is_the_same_and_one_who_was_put_together_comes_back
 
 #[test]
 fn what_is_no_whole_backup_is_refused_in_a_sentence_and_changes_nothing() {
-    let mut board = Board::new();
+    let board = Board::new();
     board.enroll_everybody();
     let whole = std::fs::read(save(&board, "all.kithd")).unwrap();
     let mut other = Board::new();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod accuracy; // the right person on every labelled photograph, when they are at hand
+mod api; // the HTTP API, and that it is what its documentation says
 mod auth; // who may do what on the LAN, and how many and how slow they may be
 mod backup; // made, refused, restored; and what comes back of a damaged database
 mod bad_input; // what cannot be read ends in words and disturbs nothing
@@ -29,6 +30,7 @@ mod release; // what ./dev release refuses
 mod retention; // what is kept no longer
 mod service; // as systemd sees it: readiness, watchdog, unit, credentials, kithd allow
 mod shared; // several boards, one topic
+mod strangers; // unknown people in groups, and what the gallery says of the threshold
 mod support; // starts the daemon and asks it things
 mod tidy; // house rules
 mod tls; // certificates on both sides

@@ -1,0 +1,92 @@
+//! People nobody has named: grouped in the background, under numbers that stay; and what the gallery says of itself.
+
+use serde_json::Value;
+
+use crate::support::{Board, part_is_ok, photo, text, wait_for};
+
+/// Number, faces and, image by image, who belongs to it.
+fn groups(board: &Board) -> Vec<String> {
+    board.sql(
+        "select s.id || ': ' || (select group_concat(path, ' ') from (
+                    select replace(path, rtrim(path, replace(path, '/', '')), '') as path from stranger_faces m
+                      join images i on i.id = m.image_id where m.stranger_id = s.id order by path))
+           from strangers s order by s.id",
+    )
+}
+
+#[test]
+fn two_unknown_people_make_two_groups_that_outlast_a_restart_and_a_change_of_model_pack() {
+    let mut board = Board::new();
+    board.start();
+    for name in ["obama_1.jpg", "biden_1.jpg", "obama_2.jpg"] {
+        assert_eq!(board.ended(board.post_path(&board.put(name, name)))["outcome"], "unknown");
+    }
+    let two = ["1: obama_1.jpg obama_2.jpg", "2: biden_1.jpg"];
+    wait_for("two groups", || (groups(&board) == two).then_some(()));
+    part_is_ok(&board, "strangers");
+    assert_eq!(board.stop(), Some(0));
+
+    // As another recogniser would have left it.
+    let database = board.folder.path().join("state/kithd.db");
+    let change =
+        "update faces set space = 'another', embedding = zeroblob(256); update strangers set space = 'another'";
+    let changed = std::process::Command::new("sqlite3").arg(&database).arg(change).status().unwrap();
+    assert!(changed.success());
+    board.start();
+    wait_for("the faces to be embedded again", || {
+        (board.sql("select count(*) from strangers where space <> 'another' and weight > 0") == ["2"]).then_some(())
+    });
+    assert_eq!(board.sql("select count(*) from faces where space = 'another'"), ["0"]);
+    board.ended(board.post_path(&board.put("biden_2.jpg", "biden_2.jpg")));
+    let two = ["1: obama_1.jpg obama_2.jpg", "2: biden_1.jpg biden_2.jpg"];
+    wait_for("the fourth picture in its group", || (groups(&board) == two).then_some(()));
+
+    // Those who are known make no groups.
+    board.enroll_everybody();
+    assert_eq!(board.ended(board.post_path(&board.put("astronaut_2.jpg", "astronaut_2.jpg")))["outcome"], "known");
+    board.kill();
+    board.start();
+    part_is_ok(&board, "strangers");
+    assert_eq!(groups(&board), two);
+}
+
+#[test]
+fn the_gallery_says_what_it_thinks_of_the_threshold_whether_the_daemon_runs_or_not() {
+    let mut board = Board::new();
+    let none = board.kithd(["calibrate"]);
+    assert!(!none.status.success() && text(&none).contains("kithd has not run"), "{}", text(&none));
+    board.start();
+    board.enroll_everybody();
+    let calibrate = |board: &Board, arguments: &[&str]| {
+        let output = board.kithd([&["calibrate"], arguments].concat());
+        assert!(output.status.success(), "{}", text(&output));
+        text(&output)
+    };
+    let said = calibrate(&board, &[]);
+    assert!(said.contains("3 people, 3 pictures: 0 pairs of one person, 3 pairs of two people"), "{said}");
+    assert!(said.contains("the gallery is too small to say"), "{said}");
+    for (person, name) in [("Barack Obama", "obama_2.jpg"), ("Joe Biden", "biden_2.jpg")] {
+        assert!(board.kithd(["enroll", "--person", person, photo(name).to_str().unwrap()]).status.success());
+    }
+    assert_eq!(board.stop(), Some(0));
+    board.set("recognition.threshold", "0.5");
+    let json: Value = serde_json::from_str(&calibrate(&board, &["--json"])).unwrap();
+    assert_eq!((&json["people"], &json["genuine"], &json["impostors"]), (&3.into(), &2.into(), &8.into()));
+    assert_eq!((json["threshold"].as_f64(), &json["recommended"]), (Some(0.5), &Value::Null));
+    assert!(json["impostor_share"].as_array().unwrap().iter().filter_map(Value::as_f64).sum::<f64>() > 0.99);
+}
+
+#[test]
+fn a_threshold_of_ones_own_decides_who_is_known() {
+    let mut board = Board::new();
+    board.start();
+    board.enroll_everybody();
+    let id = board.post_path(&board.put("obama_2.jpg", "obama_2.jpg"));
+    let distance = board.ended(id)["found"][0]["distance"].as_f64().unwrap();
+    assert_eq!(board.ended(id)["outcome"], "known");
+    assert_eq!(board.stop(), Some(0));
+    board.set("recognition.threshold", &format!("{:.3}", distance - 0.1));
+    board.start();
+    let id = board.post_path(&board.put("obama_2.jpg", "again.jpg"));
+    assert_eq!(board.ended(id)["outcome"], "unknown");
+}
