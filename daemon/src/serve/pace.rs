@@ -32,18 +32,19 @@ pub struct Paced {
     unread: Arc<AtomicBool>,
     begun: Instant,
     bytes: u64,
+    ended: bool,
     patience: Pin<Box<Sleep>>,
 }
 
 impl Paced {
     pub fn new(body: Incoming, stalled: Arc<AtomicBool>, unread: Arc<AtomicBool>) -> Self {
-        Self { body, stalled, unread, begun: Instant::now(), bytes: 0, patience: Box::pin(sleep(STALL)) }
+        Self { body, stalled, unread, begun: Instant::now(), bytes: 0, ended: false, patience: Box::pin(sleep(STALL)) }
     }
 }
 
 impl Drop for Paced {
     fn drop(&mut self) {
-        if !self.body.is_end_stream() {
+        if !self.ended && !self.body.is_end_stream() {
             self.unread.store(true, Ordering::Relaxed);
         }
     }
@@ -58,6 +59,7 @@ impl HttpBody for Paced {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            self.ended = frame.is_none();
             if let Some(Ok(frame)) = &frame {
                 self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
                 let in_all = self.begun + STALL + Duration::from_secs(self.bytes / BYTES_PER_SECOND);
@@ -165,12 +167,12 @@ impl AsyncWrite for Pushed {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.push(cx, |stream, cx| stream.poll_flush(cx))
+        self.push(cx, AsyncWrite::poll_flush)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.lingering.is_none() {
-            ready!(self.push(cx, |stream, cx| stream.poll_shutdown(cx)))?;
+            ready!(self.push(cx, AsyncWrite::poll_shutdown))?;
             if !self.unread.load(Ordering::Relaxed) {
                 return Poll::Ready(Ok(()));
             }
