@@ -82,7 +82,8 @@ pub async fn serve(
                         let acceptor = encryption.as_ref().map(Encryption::acceptor);
                         match crowd.admit(peer.ip()) {
                             Some(seat) => {
-                                let connection = Connection { routes: routes.clone(), peer, seat, stop: stop.clone() };
+                                let (routes, unread, stop) = (routes.clone(), Arc::default(), stop.clone());
+                                let connection = Connection { routes, peer, seat, unread, stop };
                                 connections.spawn(connection.run(stream, acceptor));
                             }
                             None => turn_away(&stream, acceptor.is_some()),
@@ -123,6 +124,8 @@ struct Connection {
     routes: Router,
     peer: SocketAddr,
     seat: Seat,
+    /// A request was not read to its end.
+    unread: Arc<AtomicBool>,
     stop: CancellationToken,
 }
 
@@ -134,13 +137,14 @@ impl Connection {
         let given_up = self.seat.given_up();
         let talk = async {
             let Some(acceptor) = acceptor else {
-                return self.talk(Pushed::new(stream), Arrival { local, encrypted: false }).await;
+                let stream = Pushed::new(stream, Arc::clone(&self.unread));
+                return self.talk(stream, Arrival { local, encrypted: false }).await;
             };
             let handshake = async {
                 if is_plain(&stream).await {
                     return answer_plainly(stream).await;
                 }
-                acceptor.accept(Pushed::new(stream)).await.ok()
+                acceptor.accept(Pushed::new(stream, Arc::clone(&self.unread))).await.ok()
             };
             if let Ok(Some(stream)) = tokio::time::timeout(HANDSHAKE, handshake).await {
                 self.talk(stream, Arrival { local, encrypted: true }).await;
@@ -172,7 +176,8 @@ impl Connection {
     async fn answer(&self, request: Request<Incoming>, arrival: Arrival) -> Result<Response, Infallible> {
         let at_work = self.seat.at_work();
         let stalled = Arc::new(AtomicBool::new(false));
-        let mut request = request.map(|body| Body::new(Paced::new(body, Arc::clone(&stalled))));
+        let paced = |body| Paced::new(body, Arc::clone(&stalled), Arc::clone(&self.unread));
+        let mut request = request.map(|body| Body::new(paced(body)));
         request.extensions_mut().insert(ConnectInfo(self.peer));
         request.extensions_mut().insert(arrival);
         let mut response = self.routes.clone().oneshot(request).await.unwrap_or_else(|never| match never {});

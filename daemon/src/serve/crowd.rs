@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 /// Connections in all; each may hold some 200 KiB.
 const MOST: usize = 512;
 /// Of one address.
-const MOST_OF_ONE: usize = 96;
+const MOST_OF_ONE: usize = 128;
+/// A request is on its way for so long: whoever has only just come gives way last.
+const JUST_COME: Duration = Duration::from_secs(2);
 
 /// Whom requests are counted against: an address, or of IPv6 a network, since each has more addresses than can be counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,6 +45,8 @@ struct Taken {
     sender: Sender,
     /// Since when no request is being answered.
     waiting: Option<Instant>,
+    /// One was before.
+    answered: bool,
     given_up: CancellationToken,
 }
 
@@ -71,7 +76,8 @@ impl Crowd {
         }
         let (number, given_up) = (seats.next, CancellationToken::new());
         seats.next += 1;
-        seats.taken.insert(number, Taken { sender, waiting: Some(Instant::now()), given_up: given_up.clone() });
+        let waiting = Some(Instant::now());
+        seats.taken.insert(number, Taken { sender, waiting, answered: false, given_up: given_up.clone() });
         drop(seats);
         Some(Seat { crowd: self.clone(), number, given_up })
     }
@@ -82,10 +88,14 @@ impl Crowd {
 }
 
 impl Seats {
-    /// Takes the seat of whoever has waited longest.
+    /// Takes the seat of whoever has waited longest; of those who have only just come when nobody else waits.
     fn clear_one(&mut self, among: impl Fn(&Taken) -> bool) -> Option<()> {
         let waiting = self.taken.iter().filter(|(_, taken)| among(taken));
-        let (_, number) = waiting.filter_map(|(number, taken)| Some((taken.waiting?, *number))).min()?;
+        let order = |(number, taken): (&u64, &Taken)| {
+            let since = taken.waiting?;
+            Some((!taken.answered && since.elapsed() < JUST_COME, since, *number))
+        };
+        let (_, _, number) = waiting.filter_map(order).min()?;
         self.taken.remove(&number)?.given_up.cancel();
         Some(())
     }
@@ -115,7 +125,7 @@ impl Drop for Seat {
 impl Drop for AtWork {
     fn drop(&mut self) {
         if let Some(taken) = self.crowd.lock().taken.get_mut(&self.number) {
-            taken.waiting = Some(Instant::now());
+            (taken.waiting, taken.answered) = (Some(Instant::now()), true);
         }
     }
 }
@@ -131,7 +141,7 @@ mod tests {
         let mut seats = Vec::new();
         for _ in 0..MOST_OF_ONE {
             seats.push(crowd.admit(address(1)).unwrap());
-            tokio::time::advance(std::time::Duration::from_millis(1)).await;
+            tokio::time::advance(Duration::from_millis(1)).await;
         }
         let first_at_work = seats[0].at_work();
         seats.push(crowd.admit(address(1)).unwrap());
@@ -149,6 +159,21 @@ mod tests {
         assert!(crowd.admit(address(1)).is_some());
         drop((seats, other));
         assert!(crowd.lock().taken.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_has_only_just_come_gives_way_after_those_who_were_answered_and_those_who_send_half_a_head() {
+        let crowd = Crowd::default();
+        let address = IpAddr::from([192, 168, 1, 1]);
+        let seats: Vec<_> = (0..MOST_OF_ONE).map(|_| crowd.admit(address).unwrap()).collect();
+        tokio::time::advance(JUST_COME / 2).await;
+        drop(seats[5].at_work());
+        let newest = crowd.admit(address).unwrap();
+        assert!(seats[5].given_up.is_cancelled() && !seats[0].given_up.is_cancelled());
+        tokio::time::advance(JUST_COME / 2).await;
+        drop(newest.at_work());
+        let _one_more = crowd.admit(address).unwrap();
+        assert!(seats[0].given_up.is_cancelled() && !newest.given_up.is_cancelled());
     }
 
     #[test]

@@ -17,21 +17,35 @@ use super::crowd::AtWork;
 
 /// Longest time without any progress, either way.
 const STALL: Duration = Duration::from_secs(30);
+/// What was sent and not read is taken for so long, and up to so much, before a connection ends: closed at once, it would
+/// take back the answer that says why (RFC 9112, 9.6).
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 32 << 20;
 /// A body comes at this rate at least, after a first [`STALL`].
 const BYTES_PER_SECOND: u64 = 1024;
 
-/// The body of a request; breaks off when it comes too slowly, and says so in `stalled`.
+/// The body of a request; breaks off when it comes too slowly, and says so in `stalled`. One that is dropped before its
+/// end says so in `unread`.
 pub struct Paced {
     body: Incoming,
     stalled: Arc<AtomicBool>,
+    unread: Arc<AtomicBool>,
     begun: Instant,
     bytes: u64,
     patience: Pin<Box<Sleep>>,
 }
 
 impl Paced {
-    pub fn new(body: Incoming, stalled: Arc<AtomicBool>) -> Self {
-        Self { body, stalled, begun: Instant::now(), bytes: 0, patience: Box::pin(sleep(STALL)) }
+    pub fn new(body: Incoming, stalled: Arc<AtomicBool>, unread: Arc<AtomicBool>) -> Self {
+        Self { body, stalled, unread, begun: Instant::now(), bytes: 0, patience: Box::pin(sleep(STALL)) }
+    }
+}
+
+impl Drop for Paced {
+    fn drop(&mut self) {
+        if !self.body.is_end_stream() {
+            self.unread.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -100,11 +114,15 @@ pub struct Pushed {
     stream: TcpStream,
     /// Runs while something waits to be taken.
     patience: Option<Pin<Box<Sleep>>>,
+    /// A request was not read to its end.
+    unread: Arc<AtomicBool>,
+    /// The end is near: how long, and how much may still come.
+    lingering: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
 impl Pushed {
-    pub fn new(stream: TcpStream) -> Self {
-        Self { stream, patience: None }
+    pub fn new(stream: TcpStream, unread: Arc<AtomicBool>) -> Self {
+        Self { stream, patience: None, unread, lingering: None }
     }
 
     fn push<T>(
@@ -151,6 +169,23 @@ impl AsyncWrite for Pushed {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.push(cx, |stream, cx| stream.poll_shutdown(cx))
+        if self.lingering.is_none() {
+            ready!(self.push(cx, |stream, cx| stream.poll_shutdown(cx)))?;
+            if !self.unread.load(Ordering::Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let Self { stream, lingering, .. } = &mut *self;
+        let (patience, left) = lingering.get_or_insert_with(|| (Box::pin(sleep(LINGER)), LINGER_BYTES));
+        let mut bytes = [0; 4096];
+        loop {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
+                Poll::Pending => return patience.as_mut().poll(cx).map(Ok),
+                Poll::Ready(Ok(())) if (1..*left).contains(&buffer.filled().len()) => *left -= buffer.filled().len(),
+                // Its end, a break, or too much.
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }

@@ -34,6 +34,7 @@ impl Site {
         let (upload, endless, slow) = (told.clone(), told.clone(), told.clone());
         let routes = Router::new()
             .route("/", get(|| async { "hello" }))
+            .route("/refused", post(|| async { StatusCode::UNAUTHORIZED }))
             .route(
                 "/upload",
                 post(move |body: Body| async move {
@@ -102,6 +103,17 @@ async fn a_body_that_comes_no_further_is_answered_408() {
     assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("connection: close"), "{answer}");
     assert!(answer.ends_with("did not come in time.\"}"), "{answer}");
     assert_eq!(read(&mut stream).await, "");
+}
+
+#[tokio::test]
+async fn a_refusal_reaches_whoever_sends_all_of_it_before_looking() {
+    let site = Site::start().await;
+    for _ in 0..5 {
+        let mut stream = site.send("POST /refused HTTP/1.1\r\nHost: x\r\nContent-Length: 8000000\r\n\r\n").await;
+        stream.write_all(&vec![0; 8_000_000]).await.unwrap();
+        let answer = read(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    }
 }
 
 #[tokio::test]

@@ -186,6 +186,7 @@ fn own(path: &Path, wanted: &BTreeSet<String>, now: i64) -> Result<String, TlsEr
     }
     let mut params = rcgen::CertificateParams::new(wanted.iter().cloned().collect::<Vec<_>>())?;
     params.distinguished_name.push(rcgen::DnType::CommonName, "kithd");
+    params.extended_key_usages.push(rcgen::ExtendedKeyUsagePurpose::ServerAuth);
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     let (from, until) = (now.max(DAY) - DAY, now.max(DAY) - DAY + VALID);
     params.not_before = epoch + Duration::from_secs(from.unsigned_abs());

@@ -15,18 +15,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use askama::Template;
 use axum::Router;
 use axum::extract::rejection::{FormRejection, QueryRejection};
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Extension, Form, Query, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
-use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
-use super::assets::{ASSETS, Assets};
+use super::page::Visit;
 use super::{accepts_html, page};
 use crate::config::Http;
 use crate::health::{Condition, Health};
@@ -396,38 +395,13 @@ pub fn routes(access: Access) -> Router {
         .with_state(access)
 }
 
-#[derive(Template)]
-#[template(path = "login.html")]
-struct LoginPage {
-    assets: &'static Assets,
-    /// Where to go after it.
-    next: String,
-    /// Why the last try did not work.
-    refused: Option<&'static str>,
-    /// Somebody is logged in already: what the form to log out must carry.
-    csrf: Option<String>,
-}
-
-impl LoginPage {
-    fn show(&self, status: StatusCode) -> Response {
-        match self.render() {
-            Ok(html) => (status, Html(html)).into_response(),
-            Err(error) => {
-                tracing::error!(%error, "cannot fill in the login page");
-                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The page could not be made.").into_response()
-            }
-        }
-    }
-}
-
 #[derive(Deserialize)]
 struct Place {
     next: Option<String>,
 }
 
-async fn login_page(Extension(visitor): Extension<Visitor>, place: Result<Query<Place>, QueryRejection>) -> Response {
-    let next = place.ok().and_then(|Query(place)| place.next);
-    LoginPage { assets: &ASSETS, next: own_place(next), refused: None, csrf: visitor.csrf }.show(StatusCode::OK)
+async fn login_page(visit: Visit, place: Result<Query<Place>, QueryRejection>) -> Response {
+    page::login::form(visit, own_place(place.ok().and_then(|Query(place)| place.next)))
 }
 
 /// Only a place on this board: what else could be taken for one by some browser is not.
@@ -474,8 +448,7 @@ async fn login(
     };
     let next = own_place(next);
     if let Err(refusal) = access.try_token(Way::Form, peer.ip(), token.trim()) {
-        let page = LoginPage { assets: &ASSETS, next, refused: Some(refusal.sentence()), csrf: None };
-        let mut response = page.show(refusal.status());
+        let mut response = page::login::refused(refusal.status(), next, refusal.sentence());
         refusal.add_headers(&mut response);
         return response;
     }

@@ -248,7 +248,7 @@ fn half_sent_requests_and_idle_connections_however_many_keep_nobody_from_the_pag
         stream.set_nonblocking(true).unwrap();
         matches!((&mut &*stream).read(&mut [0; 64]), Err(error) if error.kind() == ErrorKind::WouldBlock)
     };
-    wait_for("the oldest to be given up", || (half.iter().filter(|stream| open(stream)).count() <= 96).then_some(()));
+    wait_for("the oldest to be given up", || (half.iter().filter(|stream| open(stream)).count() <= 128).then_some(()));
     assert!(open(&half[599]), "the newest is still waited for");
 }
 
@@ -266,7 +266,7 @@ fn one_address_that_keeps_all_its_connections_at_work_keeps_no_other_from_the_pa
         let _ = stream.write_all(head.as_bytes());
         slow.push(stream);
     };
-    (0..96).for_each(|_| add());
+    (0..128).for_each(|_| add());
     let turned_away = wait_for("it to be turned away", || {
         // In place of one that had not begun yet and gave way to the last question.
         add();

@@ -6,6 +6,7 @@ mod calibration;
 mod health;
 mod image;
 mod images;
+pub mod login;
 mod people;
 mod reference;
 mod strangers;
@@ -144,11 +145,16 @@ struct NoticePage {
 /// A page that only says one thing.
 pub fn notice(status: StatusCode, sentence: String) -> Response {
     let title = status.canonical_reason().unwrap_or("Error");
-    let (device, engine, visit) = (String::new(), None, Visit::default());
-    let frame = Frame { assets: &ASSETS, version: VERSION, device, engine, here: "", visit, now_ms: wall_clock_ms() };
+    let frame = bare_frame(Visit::default());
     let mut page = filled(&NoticePage { frame, title, sentence });
     *page.status_mut() = status;
     page
+}
+
+/// The frame of a page that knows nothing of the board.
+fn bare_frame(visit: Visit) -> Frame {
+    let (device, engine) = (String::new(), None);
+    Frame { assets: &ASSETS, version: VERSION, device, engine, here: "", visit, now_ms: wall_clock_ms() }
 }
 
 /// The frame of one page.
