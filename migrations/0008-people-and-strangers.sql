@@ -39,13 +39,16 @@ CREATE TABLE strangers (
   id            INTEGER PRIMARY KEY AUTOINCREMENT,
   space         TEXT    NOT NULL,
   total         BLOB    NOT NULL,                -- sum of the embeddings that shape it, little-endian float32
-  weight        INTEGER NOT NULL,                -- how many those are
+  weight        INTEGER NOT NULL,                -- how many those are; 0: a face has left it, sum up again
   faces         INTEGER NOT NULL,                -- how many faces belong to it now
   first_seen_ms INTEGER NOT NULL,                -- wall clock, for people
   last_seen_ms  INTEGER NOT NULL,
-  ignored       INTEGER NOT NULL DEFAULT 0
+  ignored       INTEGER NOT NULL DEFAULT 0,
+  person_id     INTEGER REFERENCES person (id) ON DELETE SET NULL  -- who it was named; its faces are being relabelled
 ) STRICT;
 CREATE INDEX strangers_seen ON strangers (ignored, last_seen_ms);
+CREATE INDEX strangers_left ON strangers (id) WHERE weight = 0;
+CREATE INDEX strangers_named ON strangers (person_id) WHERE person_id IS NOT NULL;
 CREATE TABLE stranger_faces (
   image_id    INTEGER NOT NULL,
   number      INTEGER NOT NULL,
@@ -54,6 +57,15 @@ CREATE TABLE stranger_faces (
   FOREIGN KEY (image_id, number) REFERENCES faces (image_id, number) ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX stranger_faces_group ON stranger_faces (stranger_id, image_id, number);
+-- Whoever erases, deletes or names a face, by whatever way: it leaves its group, and nothing of it stays in the sum.
+CREATE TRIGGER stranger_face_left AFTER DELETE ON stranger_faces BEGIN
+  UPDATE strangers SET faces = faces - 1, total = x'', weight = 0 WHERE id = old.stranger_id;
+  DELETE FROM strangers WHERE id = old.stranger_id AND faces <= 0;
+END;
+CREATE TRIGGER face_is_no_stranger AFTER UPDATE OF outcome, embedding ON faces
+  WHEN new.outcome <> 'unknown' OR length(new.embedding) = 0 BEGIN
+  DELETE FROM stranger_faces WHERE image_id = new.image_id AND number = new.number;
+END;
 
 -- The board by the minute, for the charts; kept for a week.
 CREATE TABLE history (
@@ -71,3 +83,21 @@ CREATE TABLE breaker_history (
   state  TEXT    NOT NULL,
   reason TEXT                                    -- a sentence
 ) STRICT;
+
+-- How many images are in each state: counted as they change, because to count a million of them takes too long.
+CREATE TABLE tally (
+  state  TEXT    PRIMARY KEY,
+  images INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO tally VALUES ('pending', 0), ('processing', 0), ('processed', 0), ('failed', 0);
+UPDATE tally SET images = (SELECT count(*) FROM images WHERE images.state = tally.state);
+CREATE TRIGGER images_arrive AFTER INSERT ON images BEGIN
+  UPDATE tally SET images = images + 1 WHERE state = new.state;
+END;
+CREATE TRIGGER images_move AFTER UPDATE OF state ON images WHEN old.state <> new.state BEGIN
+  UPDATE tally SET images = images - 1 WHERE state = old.state;
+  UPDATE tally SET images = images + 1 WHERE state = new.state;
+END;
+CREATE TRIGGER images_leave AFTER DELETE ON images BEGIN
+  UPDATE tally SET images = images - 1 WHERE state = old.state;
+END;

@@ -4,6 +4,7 @@ mod allow;
 mod backup;
 mod bench;
 mod breaker;
+mod calibrate;
 mod camera;
 mod describe;
 mod doctor;
@@ -12,8 +13,10 @@ mod eval;
 mod forget;
 mod identify;
 mod load;
+mod page;
 mod people;
 mod status;
+mod token;
 mod writes;
 
 use std::path::PathBuf;
@@ -87,6 +90,10 @@ enum Command {
     Doctor(doctor::Args),
     /// Shows what waits, what failed and the last results
     Status(status::Args),
+    /// Shows the administrator's token for the page and the API, or replaces it
+    Token(token::Args),
+    /// Shows what the enrolled pictures say about the threshold, and which one to use
+    Calibrate(calibrate::Args),
     /// Measures accuracy on pairs of pictures
     Eval(eval::Args),
     /// Measures speed
@@ -147,6 +154,8 @@ async fn command(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
         Command::Identify(args) => identify::run(&config, args).await,
         Command::Doctor(args) => doctor::run(&config, args).await,
         Command::Status(args) => status::run(&config, args).await,
+        Command::Token(args) => token::run(&config, &args).await,
+        Command::Calibrate(args) => calibrate::run(&config, &args),
         Command::Eval(args) => eval::run(&config, args).await,
         Command::Bench(bench) => bench::run(&config, bench).await,
     }

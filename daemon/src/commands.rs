@@ -193,7 +193,7 @@ impl Commands {
                 let (bytes, path) = self.picture(&request, picture).await?;
                 let identified = identify(&up, None, bytes, path).await;
                 identified
-                    .map(|identified| result::answer(&identified))
+                    .map(|identified| json!(result::answer(&identified)))
                     .map_err(|failure| Refusal { text: failure.verdict().sentence, rejected: None })
             }
             Command::Enroll => {

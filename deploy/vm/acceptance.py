@@ -112,7 +112,8 @@ class Kit:
         boundary = "kithd-acceptance"
         form = (f'--{boundary}\r\nContent-Disposition: form-data; name="picture"; filename="p.jpg"\r\n'
                 f"Content-Type: image/jpeg\r\n\r\n").encode() + body + f"\r\n--{boundary}--\r\n".encode()
-        kind = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        kind = {"Content-Type": f"multipart/form-data; boundary={boundary}",
+                "Authorization": f"Bearer {self.sh('kithd token').strip()}"}
         status, text = self.board.http("/v1/images", form, kind)
         expect(status == 202, f"the upload was answered {status}: {text}")
         return json.loads(text)["ids"][0]

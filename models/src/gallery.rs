@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::VisionError;
 use crate::embed::check_embedding;
+use crate::rows::{Rows, dot, squared_distance};
 
 /// How the distance of two embeddings is measured; smaller is more alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -26,28 +27,34 @@ impl Metric {
             Self::Cosine => 1.0 - dot(a, b) / (dot(a, a) * dot(b, b)).sqrt(),
         }
     }
-}
 
-/// Eight running sums, so that the compiler may use vector registers without reordering a sum.
-fn sum_over(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lanes = [0.0_f32; 8];
-    let (blocks_a, rest_a) = a.as_chunks::<8>();
-    let (blocks_b, rest_b) = b.as_chunks::<8>();
-    for (x, y) in blocks_a.iter().zip(blocks_b) {
-        for lane in 0..8 {
-            lanes[lane] += term(x[lane], y[lane]);
+    /// An embedding as a row to be compared by squared distance: of unit length under the cosine metric.
+    pub(crate) fn row_of(self, embedding: &[f32]) -> Vec<f32> {
+        match self {
+            Self::Euclidean => embedding.to_vec(),
+            Self::Cosine => {
+                let length = dot(embedding, embedding).sqrt();
+                embedding.iter().map(|v| v / length).collect()
+            }
         }
     }
-    let rest: f32 = rest_a.iter().zip(rest_b).map(|(&x, &y)| term(x, y)).sum();
-    lanes.iter().sum::<f32>() + rest
-}
 
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    sum_over(a, b, |x, y| x * y)
-}
+    /// How far apart rows of such a distance are.
+    pub(crate) fn length_of(self, distance: f32) -> f32 {
+        match self {
+            Self::Euclidean => distance,
+            Self::Cosine => (2.0 * distance).max(0.0).sqrt(),
+        }
+    }
 
-fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
-    sum_over(a, b, |x, y| (x - y) * (x - y))
+    /// The distance of rows whose squared difference has this length.
+    pub(crate) fn of_squared(self, squared: f32) -> f32 {
+        match self {
+            Self::Euclidean => squared.sqrt(),
+            // For unit vectors |a - b|² = 2 - 2 cos.
+            Self::Cosine => squared / 2.0,
+        }
+    }
 }
 
 /// The nearest picture of one person.
@@ -67,7 +74,7 @@ pub struct Gallery {
     metric: Metric,
     dimension: usize,
     /// One row per picture; of unit length under the cosine metric.
-    matrix: Vec<f32>,
+    matrix: Rows,
     /// For each row its picture and the index of its person in `people`.
     rows: Vec<(i64, usize)>,
     people: Vec<i64>,
@@ -77,20 +84,31 @@ pub struct Gallery {
 impl Gallery {
     /// An empty gallery for embeddings of this length.
     pub fn new(metric: Metric, dimension: usize) -> Self {
-        Self { metric, dimension, matrix: Vec::new(), rows: Vec::new(), people: Vec::new(), index_of: HashMap::new() }
+        Self {
+            metric,
+            dimension,
+            matrix: Rows::new(dimension),
+            rows: Vec::new(),
+            people: Vec::new(),
+            index_of: HashMap::new(),
+        }
     }
 
     /// Adds one picture of a person.
     pub fn push(&mut self, person: i64, picture: i64, embedding: &[f32]) -> Result<(), VisionError> {
         check_embedding(embedding, self.dimension)?;
-        let length = self.row_length(embedding);
-        self.matrix.extend(embedding.iter().map(|v| v / length));
+        self.matrix.push(&self.row_of(embedding));
         let index = *self.index_of.entry(person).or_insert_with(|| {
             self.people.push(person);
             self.people.len() - 1
         });
         self.rows.push((picture, index));
         Ok(())
+    }
+
+    /// How its distances are measured.
+    pub fn metric(&self) -> Metric {
+        self.metric
     }
 
     /// How many pictures there are.
@@ -112,16 +130,48 @@ impl Gallery {
     /// distances the earlier pushed comes first, so answers do not change between runs.
     pub fn nearest(&self, embedding: &[f32], top: usize) -> Result<Vec<Candidate>, VisionError> {
         check_embedding(embedding, self.dimension)?;
-        let length = self.row_length(embedding);
-        let query: Vec<f32> = embedding.iter().map(|v| v / length).collect();
+        let query = self.row_of(embedding);
+        let top = top.min(self.people.len());
+        if top == 0 {
+            return Ok(Vec::new());
+        }
+        // No more than this away is the last of those asked for: whoever is farther for certain needs no closer look.
+        let bounds = self.matrix.bounds(&query);
+        let mut within = vec![f32::INFINITY; self.people.len()];
+        for (upper, &(_, index)) in bounds.upper.iter().zip(&self.rows) {
+            within[index] = within[index].min(*upper);
+        }
+        let within = *within.select_nth_unstable_by(top - 1, f32::total_cmp).1;
         // Both metrics of unit or raw rows rise with the squared distance: compare that, convert later.
         let mut best = vec![(f32::INFINITY, 0_i64); self.people.len()];
-        for (row, &(picture, index)) in self.matrix.chunks_exact(self.dimension).zip(&self.rows) {
-            let squared = squared_distance(row, &query);
+        for (at, lower) in bounds.lower.iter().enumerate() {
+            if *lower > within {
+                continue;
+            }
+            let (picture, index) = self.rows[at];
+            let squared = self.matrix.squared_distance(at, &query);
             if squared < best[index].0 {
                 best[index] = (squared, picture);
             }
         }
+        Ok(self.nearest_of(&best, top))
+    }
+
+    /// The same by reading every row in float32; what [`Self::nearest`] is measured against.
+    pub fn nearest_plainly(&self, embedding: &[f32], top: usize) -> Result<Vec<Candidate>, VisionError> {
+        check_embedding(embedding, self.dimension)?;
+        let query = self.row_of(embedding);
+        let mut best = vec![(f32::INFINITY, 0_i64); self.people.len()];
+        for (at, &(picture, index)) in self.rows.iter().enumerate() {
+            let squared = self.matrix.squared_distance(at, &query);
+            if squared < best[index].0 {
+                best[index] = (squared, picture);
+            }
+        }
+        Ok(self.nearest_of(&best, top))
+    }
+
+    fn nearest_of(&self, best: &[(f32, i64)], top: usize) -> Vec<Candidate> {
         let mut order: Vec<usize> = (0..best.len()).collect();
         let by_distance = |a: &usize, b: &usize| best[*a].0.total_cmp(&best[*b].0).then(a.cmp(b));
         if top > 0 && top < order.len() {
@@ -131,21 +181,19 @@ impl Gallery {
         order.sort_unstable_by(by_distance);
         let candidate = |index: usize| {
             let (squared, picture) = best[index];
-            let distance = match self.metric {
-                Metric::Euclidean => squared.sqrt(),
-                // For unit vectors |a - b|² = 2 - 2 cos.
-                Metric::Cosine => squared / 2.0,
-            };
-            Candidate { person: self.people[index], picture, distance }
+            Candidate { person: self.people[index], picture, distance: self.metric.of_squared(squared) }
         };
-        Ok(order.into_iter().map(candidate).collect())
+        order.into_iter().map(candidate).collect()
     }
 
-    fn row_length(&self, embedding: &[f32]) -> f32 {
-        match self.metric {
-            Metric::Euclidean => 1.0,
-            Metric::Cosine => dot(embedding, embedding).sqrt(),
-        }
+    /// As it stands in the matrix.
+    fn row_of(&self, embedding: &[f32]) -> Vec<f32> {
+        self.metric.row_of(embedding)
+    }
+
+    /// Every picture with its person and what it is compared by, in the order they were added.
+    pub fn pictures(&self) -> impl Iterator<Item = (i64, i64, &[f32])> {
+        self.rows.iter().enumerate().map(|(at, &(picture, index))| (self.people[index], picture, self.matrix.row(at)))
     }
 }
 

@@ -6,6 +6,8 @@
 
 mod align;
 mod area;
+pub mod calibration;
+mod clusters;
 mod compare;
 mod detect;
 mod device;
@@ -17,6 +19,7 @@ mod golden;
 mod manifest;
 mod quality;
 mod rgb;
+mod rows;
 mod runtime;
 
 use std::sync::Arc;
@@ -28,6 +31,7 @@ use detect::{Detection, Detector};
 use embed::Recogniser;
 use manifest::Alignment;
 
+pub use clusters::{Clusters, SHAPED_BY, Shape};
 pub use compare::{Comparison, Trial, compare_precisions};
 pub use device::{Device, Precision};
 pub use gallery::{Candidate, Gallery, Matching, Metric, Outcome, Verdict};

@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use image::{ImageFormat, RgbImage, imageops};
 use serde_json::json;
 
-use super::{OwnEngines, load, own_engine, writes};
+use super::{OwnEngines, load, own_engine, page, writes};
 use crate::app;
 use crate::config::Config;
 use crate::engine::{Recogniser, Reply, load_pack};
@@ -46,6 +46,8 @@ pub enum Bench {
     Intake(load::Intake),
     /// Memory (PSS of all processes) idle and at work
     Memory(load::Memory),
+    /// How fast page and list answer with a million images in the database, while pictures are processed
+    Page(page::Page),
     /// Bytes written to the disk for each picture that is identified, by all processes
     Writes(writes::Writes),
 }
@@ -68,6 +70,7 @@ pub async fn run(config: &Config, bench: Bench) -> anyhow::Result<ExitCode> {
         }
         Bench::Intake(intake) => load::intake(config, intake).await?,
         Bench::Memory(memory) => load::memory(config, memory, bench_picture(config)?).await?,
+        Bench::Page(args) => page::page(config, args, bench_picture(config)?).await?,
         Bench::Writes(args) => writes::writes(config, args, bench_picture(config)?).await?,
     }
     Ok(ExitCode::SUCCESS)

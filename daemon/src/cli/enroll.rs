@@ -91,7 +91,7 @@ impl Door {
         let (held, enroller) = own_gallery(config).await?;
         let engines = OwnEngines::start(config).await?;
         let guard = engines.guard.clone();
-        let matcher = Matcher::new(guard.pack());
+        let matcher = Matcher::new(guard.pack(), config.recognition.threshold);
         let up = Arc::new(Ready { guard, matcher, store: Some(enroller.store.clone()) });
         Ok(Self::Own { _held: held, enroller, up, engines })
     }

@@ -9,7 +9,7 @@ use super::OwnEngines;
 use crate::config::Config;
 use crate::domain::{Identified, IdentifiedFace, Outcome};
 use crate::recognition::{Matcher, Ready, identify, read_given};
-use crate::store::{Store, gallery};
+use crate::store::{Store, counter_examples, gallery};
 
 /// What can be typed.
 #[derive(Debug, clap::Args)]
@@ -25,9 +25,9 @@ pub struct Args {
 /// Answers for each picture; fails when one could not be read.
 pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let engines = OwnEngines::start(config).await?;
-    let matcher = Matcher::new(engines.guard.pack());
+    let matcher = Matcher::new(engines.guard.pack(), config.recognition.threshold);
     if let Some(connection) = Store::open_for_reading(&config.state_dir)? {
-        matcher.replace(gallery(&connection, matcher.space())?)?;
+        matcher.replace(gallery(&connection, matcher.space())?, counter_examples(&connection, matcher.space())?)?;
     }
     let up = Ready { guard: engines.guard.clone(), matcher, store: None };
     let mut code = ExitCode::SUCCESS;

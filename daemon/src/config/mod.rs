@@ -3,6 +3,7 @@
 //! What comes and goes (mounts, brokers, cameras) is not tested here: the daemon starts whatever is broken.
 
 mod camera;
+mod http;
 mod mqtt;
 mod raw;
 mod retention;
@@ -12,6 +13,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 pub use camera::{Camera, PixelFormat};
+pub use http::{Http, Tls};
 use kith_vision::{Device, Precision};
 pub use mqtt::{HomeAssistant, Mqtt, MqttCommand};
 pub use raw::{Problem, Raw};
@@ -21,7 +23,7 @@ pub use retention::{Caps, Retention};
 pub const SYSTEM_CONFIG: &str = "/etc/kithd/kithd.toml";
 
 /// Everything the daemon needs to know, with nothing left to default.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Name of this board in topics and on the page.
     pub device: String,
@@ -57,13 +59,6 @@ pub struct Config {
     pub drain: Duration,
     /// Arguments that make another process of this program read the same configuration.
     pub arguments: Vec<String>,
-}
-
-/// Page and API.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Http {
-    /// Address and port.
-    pub listen: SocketAddr,
 }
 
 /// What may come in.
@@ -170,10 +165,12 @@ pub struct Breaker {
 }
 
 /// What becomes of one picture in the engine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Recognition {
     /// Pictures recognised at the same time.
     pub threads: usize,
+    /// Two pictures of one person are nearer than this; `None`: the pack's.
+    pub threshold: Option<f32>,
     /// Smallest face looked for; `None`: the pack's.
     pub min_face_px: Option<usize>,
     /// Most faces per picture.
@@ -236,7 +233,7 @@ impl Config {
         let mut config = Self {
             device: device(&mut raw),
             log_level: log_level(&mut raw),
-            http: Http { listen: listen(&mut raw) },
+            http: http::http(&mut raw),
             mqtt: mqtt::mqtt(&mut raw),
             intake: intake(&mut raw, &state_dir),
             folders: folders(&mut raw),
@@ -338,11 +335,6 @@ fn log_level(raw: &mut Raw) -> String {
         raw.problem("log.level", format!("{level:?}"), "must be error, warn, info, debug or trace");
     }
     level
-}
-
-fn listen(raw: &mut Raw) -> SocketAddr {
-    let default = SocketAddr::from(([127, 0, 0, 1], 8000));
-    raw.text("http.listen").and_then(|text| address(raw, "http.listen", &text)).unwrap_or(default)
 }
 
 fn address(raw: &mut Raw, key: &str, text: &str) -> Option<SocketAddr> {
@@ -461,6 +453,7 @@ fn recognition(raw: &mut Raw) -> Recognition {
     }
     Recognition {
         threads: if threads == 0 { cores } else { threads },
+        threshold: raw.real("recognition.threshold", 0.01..=2.0).map(|threshold| threshold as f32),
         min_face_px: (min_face_px > 0).then_some(min_face_px),
         max_faces: raw.number("recognition.max_faces", 100, 1..=1000) as usize,
         max_pixels: raw.number("recognition.max_pixels", 50_000_000, 100_000..=500_000_000),

@@ -176,6 +176,17 @@ impl Raw {
         })
     }
 
+    /// A number within `range`, with or without a fraction.
+    pub fn real(&mut self, key: &str, range: RangeInclusive<f64>) -> Option<f64> {
+        let value = self.take(key)?;
+        let number = value.as_float().or_else(|| value.as_integer().map(|whole| whole as f64));
+        let number = number.filter(|number| range.contains(number));
+        if number.is_none() {
+            self.problem(key, value, format!("must be a number from {} to {}", range.start(), range.end()));
+        }
+        number
+    }
+
     /// A time such as "500ms", "10s", "5m", "1h" or "7d" within `range`.
     pub fn duration(&mut self, key: &str, default: Duration, range: RangeInclusive<Duration>) -> Duration {
         const UNITS: &[(&str, u64)] = &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];

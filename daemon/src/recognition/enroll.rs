@@ -29,7 +29,7 @@ const ENGINE_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
 const DOMINANT: f32 = 2.0;
 
 /// What became of one picture, as the closing table shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Report {
     /// File name.
     pub image_name: String,
@@ -42,7 +42,7 @@ pub struct Report {
 }
 
 /// Taken or not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Enrolment {
     /// In the gallery now.
@@ -66,13 +66,22 @@ pub struct Enroller {
     pub turn: Arc<tokio::sync::Mutex<()>>,
     /// Changes when somebody was erased: what shows faces elsewhere is to be cleared.
     pub erasures: watch::Sender<u64>,
+    /// Changes when a backup was taken in: what was read into memory before is behind.
+    pub restores: watch::Sender<u64>,
 }
 
 impl Enroller {
     /// One for all who enrol, change and erase: clones share its turn.
     pub fn new(store: Store, state_dir: &Path, device: &str) -> Self {
         let (state_dir, device) = (state_dir.into(), device.into());
-        Self { store, state_dir, device, turn: Arc::default(), erasures: watch::Sender::default() }
+        Self {
+            store,
+            state_dir,
+            device,
+            turn: Arc::default(),
+            erasures: watch::Sender::default(),
+            restores: watch::Sender::default(),
+        }
     }
 
     /// Enrols the face of a picture. `Err` is ours to mend (disk, engine), a rejected picture is a report.
@@ -139,7 +148,8 @@ impl Enroller {
 /// Takes the store's gallery into memory, one at a time: an older reading must not replace a newer one.
 pub(super) async fn refresh(store: &Store, matcher: &Matcher) -> anyhow::Result<()> {
     let _turn = matcher.turn().await;
-    matcher.replace(store.gallery(matcher.space().into()).await?)?;
+    let pictures = store.gallery(matcher.space().into()).await?;
+    matcher.replace(pictures, store.counter_examples(matcher.space().into()).await?)?;
     Ok(())
 }
 
@@ -149,7 +159,7 @@ pub(super) fn objection_to_name(name: &str) -> Option<String> {
     bad.then(|| "a person's name must have 1 to 200 characters".into())
 }
 
-async fn keep(state_dir: &Path, file: &str, bytes: Vec<u8>) -> anyhow::Result<()> {
+pub(super) async fn keep(state_dir: &Path, file: &str, bytes: Vec<u8>) -> anyhow::Result<()> {
     let target = state_dir.join(file);
     tokio::task::spawn_blocking(move || {
         std::fs::create_dir_all(target.parent().unwrap_or(Path::new("/")))?;

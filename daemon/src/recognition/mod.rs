@@ -1,6 +1,7 @@
 //! From a claimed image to its result: read → breaker → engine → matcher; and from a picture to an enrolled person.
 
 mod breaker;
+mod calibration;
 mod child;
 mod client;
 mod dispatcher;
@@ -11,9 +12,12 @@ mod matcher;
 mod origin;
 mod people;
 mod reader;
+mod relabel;
 mod slot;
 mod start;
+mod strangers;
 
+pub use calibration::{calibrate, gallery_desk};
 pub use client::Picture;
 pub use dispatcher::{Dispatcher, file_name, identify};
 pub use enroll::{Enroller, Enrolment, PEOPLE, Report, person_of};
@@ -23,5 +27,7 @@ pub use matcher::Matcher;
 pub use origin::{Origin, serve_origin};
 pub use people::{Forgotten, Restored};
 pub use reader::{Reader, read_given};
+pub use relabel::{NamedStranger, RelabelError};
 pub use slot::Deadlines;
 pub use start::{Ready, ReadyWatch, Start, start};
+pub use strangers::Strangers;

@@ -33,7 +33,7 @@ pub struct Forgotten {
 }
 
 /// What came back from a backup.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Restored {
     /// Of which board, when made, by which version.
     pub origin: String,
@@ -186,7 +186,7 @@ impl Enroller {
     }
 
     /// One that cannot be deleted now is swept at the next start: no row names it.
-    async fn delete(&self, files: Vec<String>) {
+    pub async fn delete(&self, files: Vec<String>) {
         for file in files {
             let path = self.state_dir.join(file);
             if let Err(error) = tokio::fs::remove_file(&path).await
@@ -231,6 +231,7 @@ impl Enroller {
             self.delete(self.store.erase_person(*person).await?.unwrap_or_default()).await;
         }
         let images = backup.restore_images(&self.store, &gallery).await?;
+        self.restores.send_modify(|restores| *restores += 1);
         self.refresh(up).await?;
         self.finish_forgetting().await?;
         if let Some(up) = up {

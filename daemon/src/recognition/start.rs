@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use kith_vision::Pack;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Answer, Picture};
+use super::enroll::refresh;
 use super::{Books, Guard, GuardSettings, Matcher};
 use crate::desk::EngineDesk;
 use crate::engine::load_pack;
@@ -40,6 +40,8 @@ pub type ReadyWatch = watch::Receiver<Option<Arc<Ready>>>;
 pub struct Start {
     /// Folder of the model pack; `None`: the bundled one.
     pub pack: Option<PathBuf>,
+    /// Two pictures of one person are nearer than this; `None`: the pack's.
+    pub threshold: Option<f32>,
     /// The engines'.
     pub settings: GuardSettings,
     /// Where results and facts are kept.
@@ -57,7 +59,7 @@ pub async fn start(
     desk: watch::Sender<Option<EngineDesk>>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Start { pack, settings, books, state_dir, health } = start;
+    let Start { pack, threshold, settings, books, state_dir, health } = start;
     let pack = loop {
         let wanted = pack.clone();
         let loading = tokio::task::spawn_blocking(move || load_pack(wanted.as_deref()));
@@ -80,7 +82,8 @@ pub async fn start(
     let guard = Guard::new(settings, Arc::clone(&pack), health.clone(), Some(books.clone()));
     desk.send_replace(Some(guard.desk()));
     let gallery = async {
-        let matcher = gallery(&pack, &guard, &books.store, &state_dir, &health).await;
+        let matcher = Matcher::new(&pack, threshold);
+        fill(&matcher, &guard, &books.store, &state_dir, &health).await;
         ready.send_replace(Some(Arc::new(Ready { guard: guard.clone(), matcher, store: Some(books.store.clone()) })));
         std::future::pending::<()>().await;
     };
@@ -90,19 +93,18 @@ pub async fn start(
     }
 }
 
-/// The gallery of the pack's embedding space; tried until it is complete.
-async fn gallery(pack: &Pack, guard: &Guard, store: &Store, state_dir: &Path, health: &Health) -> Matcher {
-    let matcher = Matcher::new(pack);
+/// Takes the gallery of the pack's embedding space into memory; tried until it is complete.
+async fn fill(matcher: &Matcher, guard: &Guard, store: &Store, state_dir: &Path, health: &Health) {
     loop {
         let loaded = async {
             embed_again(guard, store, state_dir, matcher.space(), health).await?;
-            matcher.replace(store.gallery(matcher.space().into()).await?)?;
-            anyhow::Ok(())
+            embed_counter_examples(guard, store, matcher.space()).await?;
+            refresh(store, matcher).await
         };
         match loaded.await {
             Ok(()) => {
                 health.set("gallery", Condition::Ok, "complete");
-                return matcher;
+                return;
             }
             Err(error) => {
                 if health.set("gallery", Condition::Degraded, format!("pictures wait: {error:#}")) {
@@ -147,6 +149,18 @@ pub(super) async fn embed_again(
     Ok(())
 }
 
+/// The same for faces somebody said are not who they were taken for.
+async fn embed_counter_examples(guard: &Guard, store: &Store, space: &str) -> anyhow::Result<()> {
+    let mut vectors = Vec::new();
+    for (id, crop) in store.counter_examples_elsewhere(space.into()).await? {
+        match embed_crop(guard, crop).await? {
+            Ok(vector) => vectors.push((id, vector)),
+            Err(why) => tracing::warn!(counter_example = id, "not heeded with this model pack: {why}"),
+        }
+    }
+    if vectors.is_empty() { Ok(()) } else { Ok(store.reembed_counter_examples(space.into(), vectors).await?) }
+}
+
 /// The outer error is the engine's, and worth another try; the inner one is the picture's.
 async fn embed_picture(
     guard: &Guard,
@@ -157,6 +171,17 @@ async fn embed_picture(
         Ok(bytes) => bytes,
         Err(error) => return Ok(Err(format!("{}: {error}", picture.file))),
     };
+    embed(guard, bytes, picture.bounds).await
+}
+
+/// A kept crop of a face in the space of the engine's pack; the errors are as of [`embed_picture`].
+pub(super) async fn embed_crop(guard: &Guard, crop: Vec<u8>) -> anyhow::Result<Result<Vec<f32>, String>> {
+    // It is the face from edge to edge, whatever its size.
+    embed(guard, crop, [0.0, 0.0, f32::MAX, f32::MAX]).await
+}
+
+/// The face of a picture that is nearest to where one was found before.
+async fn embed(guard: &Guard, bytes: Vec<u8>, bounds: [f32; 4]) -> anyhow::Result<Result<Vec<f32>, String>> {
     guard.available(RETRY).await.map_err(|why| anyhow!(why))?;
     let reply = match guard.recognise(None, &Picture { bytes: bytes.into(), path: None }).await {
         Ok(recognised) => match recognised.answer {
@@ -168,10 +193,8 @@ async fn embed_picture(
         Err(failure) => return Ok(Err(failure.verdict().sentence)),
     };
     // The face that was enrolled, wherever another detector draws its box.
-    let overlap = |bounds: [f32; 4]| {
-        let side = |low: usize, high: usize| {
-            (bounds[high].min(picture.bounds[high]) - bounds[low].max(picture.bounds[low])).max(0.0)
-        };
+    let overlap = |found: [f32; 4]| {
+        let side = |low: usize, high: usize| (found[high].min(bounds[high]) - found[low].max(bounds[low])).max(0.0);
         side(0, 2) * side(1, 3)
     };
     let enrolled = reply

@@ -6,14 +6,19 @@
 
 mod backup;
 mod erase;
+mod fill;
+mod find;
 mod folders;
+mod history;
 mod images;
 mod listing;
 mod migrate;
+mod operator;
 mod outbox;
 mod people;
 mod retention;
 mod salvage;
+mod sources;
 mod strangers;
 mod writer;
 
@@ -25,18 +30,25 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, watch};
 
 pub use backup::{PictureFile, RestoredGallery, RestoredImages, Salvage, gallery_is_whole, prepare_copy, schema};
+pub use fill::{Size, fill};
+pub use find::ImageFilter;
 pub use folders::EndedFile;
+pub use history::{BreakerChange, HistoryRow};
 pub use images::{End, PutBack};
 pub use listing::{
-    Counts, FaceRow, ImageDetail, ImageRow, PictureBytes, RejectedMessage, counts, images as newest_images,
+    Counts, FaceBox, FaceRow, ImageDetail, ImageRow, PictureBytes, RejectedMessage, counts, images as newest_images,
     picture_bytes,
 };
+pub use operator::Told;
 pub use people::{
     Changed, EnrolledFace, EnrolledPicture, GalleryRow, PersonPicture, PersonRow, Unembedded, gallery, people,
 };
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
-pub use strangers::{StrangerFace, StrangerRow};
+pub use strangers::{
+    CounterExample, Joining, Relabel, StoredFace, StrangerFace, StrangerId, StrangerRow, StrangerShape, UngroupedFace,
+    counter_examples,
+};
 use writer::{Urgency, Writer};
 
 /// File name of the database inside the state folder.

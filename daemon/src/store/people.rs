@@ -55,7 +55,7 @@ pub struct GalleryRow {
 }
 
 /// A person and how many pictures they have.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub struct PersonRow {
     /// Row.
     pub id: PersonId,
@@ -72,7 +72,7 @@ pub struct PersonRow {
 }
 
 /// A picture somebody was enrolled from.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub struct PersonPicture {
     /// Row.
     pub id: i64,
@@ -101,35 +101,11 @@ impl Store {
     /// Adds a picture to a person, creating the person if needed; on disk when this returns.
     pub async fn enroll(&self, person: String, picture: EnrolledPicture) -> Result<EnrolledFace, StoreError> {
         self.write(Urgency::Now, move |connection| {
-            let holder: Option<String> = connection
-                .query_row(
-                    "SELECT person.name FROM person_images pi JOIN person ON person.id = pi.person_id
-                      WHERE pi.sha256 = ?1",
-                    [&picture.sha256],
-                    |row| row.get(0),
-                )
-                .optional()?;
-            if let Some(person) = holder {
+            if let Some(person) = holder(connection, &picture.sha256)? {
                 return Ok(EnrolledFace::AlreadyThere { person });
             }
-            let now = wall_clock_ms();
             let id = person_row(connection, &person)?;
-            connection.execute(
-                "INSERT INTO person_images (person_id, image_name, sha256, file, bounds, quality, created_at_ms, crop)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                params![
-                    id,
-                    picture.image_name,
-                    picture.sha256,
-                    picture.file,
-                    serde_json::json!(picture.bounds).to_string(),
-                    picture.quality,
-                    now,
-                    picture.crop
-                ],
-            )?;
-            let row = connection.last_insert_rowid();
-            insert_embedding(connection, row, &picture.space, &picture.embedding)?;
+            insert_picture(connection, id, &picture)?;
             Ok(EnrolledFace::Added)
         })
         .await
@@ -162,6 +138,29 @@ impl Store {
     /// Everybody, by name.
     pub async fn people(&self) -> Result<Vec<PersonRow>, StoreError> {
         self.read(people).await
+    }
+
+    /// Everybody's number and name, by name: to choose from.
+    pub async fn person_names(&self) -> Result<Vec<(PersonId, String)>, StoreError> {
+        self.read(|connection| {
+            let mut statement =
+                connection.prepare_cached("SELECT id, name FROM person ORDER BY name COLLATE NOCASE, id")?;
+            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+        .await
+    }
+
+    /// Those with this text in their name, by name, without the first `from`.
+    pub async fn people_named(&self, text: String, from: usize, limit: usize) -> Result<Vec<PersonRow>, StoreError> {
+        self.read(move |connection| {
+            let mut statement = connection.prepare_cached(&format!(
+                "{PERSON} WHERE person.id IN (SELECT id FROM person WHERE instr(lower(name), lower(?1)) > 0
+                    ORDER BY name COLLATE NOCASE, id LIMIT ?2 OFFSET ?3)
+                  ORDER BY name COLLATE NOCASE, person.id"
+            ))?;
+            statement.query_map(params![text, limit as i64, from as i64], person)?.collect()
+        })
+        .await
     }
 
     /// One of them.
@@ -443,6 +442,40 @@ pub fn gallery(connection: &Connection, space: &str) -> rusqlite::Result<Vec<Gal
         .collect()
 }
 
+/// Who has the picture with these bytes.
+pub(super) fn holder(connection: &Connection, sha256: &str) -> rusqlite::Result<Option<String>> {
+    let sql = "SELECT person.name FROM person_images pi JOIN person ON person.id = pi.person_id WHERE pi.sha256 = ?1";
+    connection.prepare_cached(sql)?.query_row([sha256], |row| row.get(0)).optional()
+}
+
+/// Adds a picture to a person, unless its bytes are enrolled already.
+pub(super) fn insert_picture(
+    connection: &Connection,
+    person: PersonId,
+    picture: &EnrolledPicture,
+) -> rusqlite::Result<()> {
+    let added = connection
+        .prepare_cached(
+            "INSERT OR IGNORE INTO person_images
+                    (person_id, image_name, sha256, file, bounds, quality, created_at_ms, crop)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            person,
+            picture.image_name,
+            picture.sha256,
+            picture.file,
+            serde_json::json!(picture.bounds).to_string(),
+            picture.quality,
+            wall_clock_ms(),
+            picture.crop
+        ])?;
+    if added > 0 {
+        insert_embedding(connection, connection.last_insert_rowid(), &picture.space, &picture.embedding)?;
+    }
+    Ok(())
+}
+
 fn insert_embedding(connection: &Connection, row: i64, space: &str, vector: &[f32]) -> rusqlite::Result<()> {
     // A picture erased while it was being embedded again is skipped.
     connection
@@ -455,7 +488,7 @@ fn insert_embedding(connection: &Connection, row: i64, space: &str, vector: &[f3
 }
 
 /// The person of this name, made if there is none.
-fn person_row(connection: &Connection, name: &str) -> rusqlite::Result<PersonId> {
+pub(super) fn person_row(connection: &Connection, name: &str) -> rusqlite::Result<PersonId> {
     connection
         .prepare_cached("INSERT OR IGNORE INTO person (name, created_at_ms, uid) VALUES (?1, ?2, randomblob(16))")?
         .execute(params![name, wall_clock_ms()])?;

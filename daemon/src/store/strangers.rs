@@ -1,16 +1,20 @@
 //! SQL of strangers: unknown faces grouped by likeness. Which face belongs to whom is decided in `recognition`.
 
-use rusqlite::{OptionalExtension, Row, params};
+use std::collections::HashSet;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 
-use super::{Store, StoreError};
-use crate::domain::ImageId;
+use super::images::store_fact;
+use super::people::{holder, insert_picture, person_row};
+use super::{EnrolledPicture, Store, StoreError, Urgency, blob_to_vector, vector_to_blob};
+use crate::domain::{ImageId, Outcome, PersonId, wall_clock_ms};
 
 /// Number of a group; never used twice.
 pub type StrangerId = i64;
 
 /// A group of unknown faces.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct StrangerRow {
     /// Its number.
     pub id: StrangerId,
@@ -27,7 +31,7 @@ pub struct StrangerRow {
 }
 
 /// A face of a group.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, utoipa::ToSchema)]
 pub struct StrangerFace {
     /// The image it is in.
     pub image_id: ImageId,
@@ -40,6 +44,107 @@ pub struct StrangerFace {
     /// Whether it can be shown.
     pub crop: bool,
 }
+
+/// An unknown face that is in no group yet.
+#[derive(Debug, Clone)]
+pub struct UngroupedFace {
+    /// The image it is in.
+    pub image_id: ImageId,
+    /// Its number there.
+    pub number: u32,
+    /// 0 to 1.
+    pub quality: f32,
+    /// When the image came in, wall clock.
+    pub accepted_at_ms: i64,
+    /// Embedding space it belongs to.
+    pub space: String,
+    /// In that space.
+    pub embedding: Vec<f32>,
+    /// Aligned crop, JPEG.
+    pub crop: Vec<u8>,
+}
+
+/// What a group is compared by, as it is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StrangerShape {
+    /// Sum of the embeddings that shape it.
+    pub total: Vec<f32>,
+    /// How many those are; 0: a face has left the group, they are to be summed up again.
+    pub weight: u32,
+}
+
+/// A face that joins a group, or founds one.
+#[derive(Debug, Clone)]
+pub struct Joining {
+    /// The image it is in.
+    pub image_id: ImageId,
+    /// Its number there.
+    pub number: u32,
+    /// When the image came in, wall clock.
+    pub accepted_at_ms: i64,
+    /// The embedding space of both.
+    pub space: String,
+    /// The group with its weight as it is now; `None`: a new one.
+    pub group: Option<(StrangerId, u32)>,
+    /// What the group is compared by from now on.
+    pub shape: StrangerShape,
+}
+
+/// A face as it was stored with its image.
+#[derive(Debug, Clone)]
+pub struct StoredFace {
+    /// Path of the image, as the sender named it.
+    pub path: String,
+    /// What it was taken for.
+    pub outcome: Outcome,
+    /// Who.
+    pub person_id: Option<PersonId>,
+    /// The nearest people, nearest first.
+    pub candidates: Vec<(PersonId, Option<f32>)>,
+    /// 0 to 1.
+    pub quality: f32,
+    /// Embedding space it belongs to.
+    pub space: String,
+    /// Empty: erased.
+    pub embedding: Vec<f32>,
+    /// Aligned crop, JPEG; empty: erased.
+    pub crop: Vec<u8>,
+    /// The image it is in.
+    pub image_id: ImageId,
+    /// Its number there.
+    pub number: u32,
+}
+
+/// What a face is taken for from now on.
+#[derive(Debug, Clone)]
+pub struct Relabel {
+    /// The image it is in.
+    pub image_id: ImageId,
+    /// Its number there.
+    pub number: u32,
+    /// What it is taken for.
+    pub outcome: Outcome,
+    /// Who.
+    pub person_id: Option<PersonId>,
+    /// To the nearest enrolled picture.
+    pub distance: Option<f32>,
+    /// How much farther the next person is.
+    pub margin: Option<f32>,
+    /// The nearest people, nearest first.
+    pub candidates: Vec<(PersonId, Option<f32>)>,
+}
+
+/// A face that was taken for somebody and is somebody else.
+#[derive(Debug, Clone)]
+pub struct CounterExample {
+    /// Who it is not.
+    pub person_id: PersonId,
+    /// In the space asked for.
+    pub embedding: Vec<f32>,
+}
+
+/// The fact that holds the newest result whose strangers are grouped.
+const GROUPED_UPTO: &str = "strangers_upto";
 
 const STRANGER: &str = "SELECT id, faces, first_seen_ms, last_seen_ms, ignored FROM strangers";
 const FACE: &str = "
@@ -60,7 +165,7 @@ impl Store {
         self.read(move |connection| {
             let (last_seen_ms, id) = before.unwrap_or((i64::MAX, i64::MAX));
             let mut statement = connection.prepare_cached(&format!(
-                "{STRANGER} WHERE ignored = ?1 AND (last_seen_ms, id) < (?2, ?3) AND faces > 0
+                "{STRANGER} WHERE ignored = ?1 AND (last_seen_ms, id) < (?2, ?3) AND faces > 0 AND person_id IS NULL
                   ORDER BY last_seen_ms DESC, id DESC LIMIT ?4"
             ))?;
             let rows = statement.query_map(params![ignored, last_seen_ms, id, limit as i64], stranger)?;
@@ -103,7 +208,528 @@ impl Store {
     }
 }
 
-fn best(connection: &rusqlite::Connection, id: StrangerId) -> rusqlite::Result<Option<StrangerFace>> {
+/// What the background task works with.
+impl Store {
+    /// The newest result whose strangers are grouped.
+    pub async fn grouped_upto(&self) -> Result<i64, StoreError> {
+        Ok(self.fact(GROUPED_UPTO).await?.and_then(|text| text.parse().ok()).unwrap_or(0))
+    }
+
+    /// Notes it.
+    pub async fn set_grouped_upto(&self, result: i64) -> Result<(), StoreError> {
+        self.write(Urgency::Note, move |connection| store_fact(connection, GROUPED_UPTO, &result.to_string())).await
+    }
+
+    /// The faces of the next results that nobody knows and that are in no group, those below a quality left out; and
+    /// the last result looked at, `None` when there is no further one.
+    pub async fn ungrouped(
+        &self,
+        after: i64,
+        quality: f32,
+        limit: usize,
+    ) -> Result<(Vec<UngroupedFace>, Option<i64>), StoreError> {
+        self.read(move |connection| {
+            let results: Vec<(i64, ImageId)> = connection
+                .prepare_cached("SELECT id, image_id FROM outbox WHERE id > ?1 ORDER BY id LIMIT ?2")?
+                .query_map(params![after, limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect::<Result<_, _>>()?;
+            let mut of_image = connection.prepare_cached(
+                "SELECT f.image_id, f.number, f.quality, i.accepted_at_ms, f.space, f.embedding, f.crop
+                   FROM faces f JOIN images i ON i.id = f.image_id
+                  WHERE f.image_id = ?1 AND f.outcome = 'unknown' AND length(f.embedding) > 0 AND f.quality >= ?2
+                    AND NOT EXISTS (SELECT 1 FROM stranger_faces m WHERE m.image_id = f.image_id AND m.number = f.number)
+                  ORDER BY f.number",
+            )?;
+            let mut faces = Vec::new();
+            for (_, image) in &results {
+                for face in of_image.query_map(params![image, quality], ungrouped_face)? {
+                    faces.push(face?);
+                }
+            }
+            Ok((faces, results.last().map(|(result, _)| *result)))
+        })
+        .await
+    }
+
+    /// Every group of a space with what it is compared by.
+    pub async fn stranger_shapes(&self, space: String) -> Result<Vec<(StrangerId, StrangerShape)>, StoreError> {
+        // What rides uncommitted is not seen by the readers.
+        self.write(Urgency::Now, |_| Ok(())).await?;
+        self.read(move |connection| {
+            let mut shapes = connection.prepare(
+                "SELECT id, total, weight FROM strangers WHERE space = ?1 AND person_id IS NULL ORDER BY id",
+            )?;
+            let shape = |row: &Row<'_>| {
+                let total: Vec<u8> = row.get(1)?;
+                Ok((row.get(0)?, StrangerShape { total: blob_to_vector(&total), weight: row.get(2)? }))
+            };
+            shapes.query_map([space], shape)?.collect()
+        })
+        .await
+    }
+
+    /// Numbers of all groups that nobody has named.
+    pub async fn stranger_ids(&self) -> Result<HashSet<StrangerId>, StoreError> {
+        self.write(Urgency::Look, |connection| {
+            let mut ids = connection.prepare_cached(
+                "SELECT id FROM strangers INDEXED BY strangers_seen WHERE ignored IN (0, 1)
+                 EXCEPT SELECT id FROM strangers INDEXED BY strangers_named WHERE person_id IS NOT NULL",
+            )?;
+            ids.query_map([], |row| row.get(0))?.collect()
+        })
+        .await
+    }
+
+    /// Groups that a face has left since they were summed up.
+    pub async fn strangers_left(&self, space: String, limit: usize) -> Result<Vec<StrangerId>, StoreError> {
+        self.write(Urgency::Look, move |connection| {
+            let mut left = connection.prepare_cached(
+                "SELECT id FROM strangers WHERE weight = 0 AND space = ?1 AND person_id IS NULL ORDER BY id LIMIT ?2",
+            )?;
+            left.query_map(params![space, limit as i64], |row| row.get(0))?.collect()
+        })
+        .await
+    }
+
+    /// Sums a group up again by what `shape` makes of the embeddings of its newest faces; those good enough to shape it,
+    /// or, if none is, the newest. A group of which nothing can be compared any more is dropped.
+    pub async fn reshape_stranger(
+        &self,
+        id: StrangerId,
+        space: String,
+        quality: f32,
+        limit: u32,
+        shape: impl Fn(&[Vec<f32>]) -> Option<StrangerShape> + Send + 'static,
+    ) -> Result<Option<StrangerShape>, StoreError> {
+        self.write(Urgency::Note, move |connection| {
+            let mut newest = connection.prepare_cached(
+                "SELECT f.embedding FROM stranger_faces m JOIN faces f ON f.image_id = m.image_id AND f.number = m.number
+                  WHERE m.stranger_id = ?1 AND f.space = ?2 AND f.quality >= ?3 AND length(f.embedding) > 0
+                  ORDER BY m.image_id DESC, m.number LIMIT ?4",
+            )?;
+            let mut vectors = |quality: f32, limit: u32| -> rusqlite::Result<Vec<Vec<f32>>> {
+                let vector = |row: &Row<'_>| row.get::<_, Vec<u8>>(0).map(|blob| blob_to_vector(&blob));
+                newest.query_map(params![id, space, quality, limit], vector)?.collect()
+            };
+            let mut found = vectors(quality, limit)?;
+            if found.is_empty() {
+                found = vectors(0.0, 1)?;
+            }
+            let Some(shape) = shape(&found) else {
+                connection.prepare_cached("DELETE FROM strangers WHERE id = ?1")?.execute([id])?;
+                return Ok(None);
+            };
+            connection
+                .prepare_cached("UPDATE strangers SET total = ?2, weight = ?3 WHERE id = ?1")?
+                .execute(params![id, vector_to_blob(&shape.total), shape.weight])?;
+            Ok(Some(shape))
+        })
+        .await
+    }
+
+    /// Puts a face into a group and answers which; `None`: group or face are not what they were, nothing is written.
+    pub async fn join_stranger(&self, face: Joining) -> Result<Option<StrangerId>, StoreError> {
+        self.write(Urgency::Note, move |connection| join(connection, &face)).await
+    }
+
+    /// Makes two groups one: the lower number stays. A group that was ignored stays ignored.
+    pub async fn merge_strangers(
+        &self,
+        (one, weight): (StrangerId, u32),
+        (other, other_weight): (StrangerId, u32),
+        shape: StrangerShape,
+    ) -> Result<bool, StoreError> {
+        let (keep, gone) = (one.min(other), one.max(other));
+        self.write(Urgency::Note, move |connection| {
+            let as_they_were: u32 = connection
+                .prepare_cached(
+                    "SELECT count(*) FROM strangers WHERE ((id = ?1 AND weight = ?2) OR (id = ?3 AND weight = ?4))
+                        AND person_id IS NULL",
+                )?
+                .query_row(params![one, weight, other, other_weight], |row| row.get(0))?;
+            if as_they_were < 2 {
+                return Ok(false);
+            }
+            connection
+                .prepare_cached("UPDATE stranger_faces SET stranger_id = ?1 WHERE stranger_id = ?2")?
+                .execute([keep, gone])?;
+            connection
+                .prepare_cached(
+                    "UPDATE strangers SET faces = strangers.faces + o.faces, total = ?3, weight = ?4,
+                            ignored = max(strangers.ignored, o.ignored),
+                            first_seen_ms = min(strangers.first_seen_ms, o.first_seen_ms),
+                            last_seen_ms = max(strangers.last_seen_ms, o.last_seen_ms)
+                       FROM strangers o WHERE strangers.id = ?1 AND o.id = ?2",
+                )?
+                .execute(params![keep, gone, vector_to_blob(&shape.total), shape.weight])?;
+            connection.prepare_cached("DELETE FROM strangers WHERE id = ?1")?.execute([gone])?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Grouped faces that are still in another embedding space.
+    pub async fn strangers_elsewhere(&self, space: String, limit: usize) -> Result<Vec<UngroupedFace>, StoreError> {
+        self.write(Urgency::Look, move |connection| {
+            let mut elsewhere = connection.prepare_cached(
+                "SELECT f.image_id, f.number, f.quality, 0, f.space, f.embedding, f.crop
+                   FROM strangers s JOIN stranger_faces m ON m.stranger_id = s.id
+                   JOIN faces f ON f.image_id = m.image_id AND f.number = m.number
+                  WHERE s.space <> ?1 AND f.space <> ?1 LIMIT ?2",
+            )?;
+            elsewhere.query_map(params![space, limit as i64], ungrouped_face)?.collect()
+        })
+        .await
+    }
+
+    /// Gives an unknown face its embedding in another space; `None`: nothing in it can be compared, it leaves its group.
+    pub async fn reembed_face(
+        &self,
+        image: ImageId,
+        number: u32,
+        space: String,
+        embedding: Option<Vec<f32>>,
+    ) -> Result<(), StoreError> {
+        self.write(Urgency::Note, move |connection| {
+            match &embedding {
+                Some(embedding) => connection
+                    .prepare_cached(
+                        "UPDATE faces SET embedding = ?3, space = ?4
+                          WHERE image_id = ?1 AND number = ?2 AND length(embedding) > 0",
+                    )?
+                    .execute(params![image, number, vector_to_blob(embedding), space])?,
+                None => connection
+                    .prepare_cached("DELETE FROM stranger_faces WHERE image_id = ?1 AND number = ?2")?
+                    .execute(params![image, number])?,
+            };
+            Ok(())
+        })
+        .await
+    }
+
+    /// All faces of all groups are in this space now: so are the groups, to be summed up again.
+    pub async fn strangers_moved(&self, space: String) -> Result<(), StoreError> {
+        self.write(Urgency::Now, move |connection| {
+            connection
+                .execute("UPDATE strangers SET space = ?1, total = x'', weight = 0 WHERE space <> ?1", [&space])
+                .map(drop)
+        })
+        .await
+    }
+}
+
+/// What people say about strangers and about faces that were taken for somebody.
+impl Store {
+    /// The best faces of a group that can be enrolled, best first; of its newest.
+    pub async fn best_stranger_faces(
+        &self,
+        id: StrangerId,
+        space: String,
+        limit: usize,
+    ) -> Result<Vec<StoredFace>, StoreError> {
+        self.faces_where(
+            format!(
+                "(f.image_id, f.number) IN (SELECT image_id, number FROM stranger_faces WHERE stranger_id = ?1
+                     ORDER BY image_id DESC LIMIT 1000)
+                 AND f.space = ?2 AND length(f.embedding) > 0 AND length(f.crop) > 0
+                 ORDER BY f.quality DESC, f.image_id DESC LIMIT {limit}"
+            ),
+            (id, space),
+        )
+        .await
+    }
+
+    /// Makes the person a group is and enrols these pictures of them; the group's faces are to be relabelled. `None`:
+    /// there is no such group.
+    pub async fn name_stranger(
+        &self,
+        id: StrangerId,
+        name: String,
+        pictures: Vec<EnrolledPicture>,
+    ) -> Result<Option<PersonId>, StoreError> {
+        self.write(Urgency::Now, move |connection| {
+            let there = connection
+                .prepare_cached("SELECT 1 FROM strangers WHERE id = ?1 AND person_id IS NULL")?
+                .exists([id])?;
+            if !there {
+                return Ok(None);
+            }
+            let person = person_row(connection, &name)?;
+            for picture in &pictures {
+                insert_picture(connection, person, picture)?;
+            }
+            connection
+                .prepare_cached("UPDATE strangers SET person_id = ?2 WHERE id = ?1")?
+                .execute(params![id, person])?;
+            Ok(Some(person))
+        })
+        .await
+    }
+
+    /// Groups that were named, with the person, as long as faces of them are to be relabelled.
+    pub async fn named_strangers(&self) -> Result<Vec<(StrangerId, PersonId)>, StoreError> {
+        self.write(Urgency::Look, |connection| {
+            let mut named = connection
+                .prepare_cached("SELECT id, person_id FROM strangers WHERE person_id IS NOT NULL ORDER BY id")?;
+            named.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+        .await
+    }
+
+    /// Some of the faces of a group.
+    pub async fn some_stranger_faces(&self, id: StrangerId, limit: usize) -> Result<Vec<StoredFace>, StoreError> {
+        // What rides uncommitted is not seen by the readers.
+        self.write(Urgency::Now, |_| Ok(())).await?;
+        self.faces_where(
+            format!(
+                "(f.image_id, f.number) IN (SELECT image_id, number FROM stranger_faces WHERE stranger_id = ?1 LIMIT {limit})
+                 AND ?2 = ''"
+            ),
+            (id, String::new()),
+        )
+        .await
+    }
+
+    /// One face.
+    pub async fn stored_face(&self, image: ImageId, number: u32) -> Result<Option<StoredFace>, StoreError> {
+        let found = self.faces_where("f.image_id = ?1 AND f.number = ?2".into(), (image, number)).await?;
+        Ok(found.into_iter().next())
+    }
+
+    async fn faces_where(
+        &self,
+        condition: String,
+        values: impl rusqlite::Params + Send + 'static,
+    ) -> Result<Vec<StoredFace>, StoreError> {
+        self.read(move |connection| {
+            let sql = format!(
+                "SELECT i.path, f.outcome, f.person_id, f.candidates, f.quality, f.space, f.embedding, f.crop,
+                        f.image_id, f.number
+                   FROM faces f JOIN images i ON i.id = f.image_id WHERE {condition}"
+            );
+            connection.prepare_cached(&sql)?.query_map(values, stored_face)?.collect()
+        })
+        .await
+    }
+
+    /// Gives faces another outcome, and their images the best of their faces'. Nobody becomes somebody who is erased.
+    pub async fn relabel(&self, faces: Vec<Relabel>) -> Result<(), StoreError> {
+        self.write(Urgency::Now, move |connection| faces.iter().try_for_each(|face| relabel(connection, face))).await
+    }
+
+    /// Adds a face that was found to a person, new or old, and labels it; `None`: the face is there no more. The inner
+    /// error is who has this very picture.
+    pub async fn enroll_face(
+        &self,
+        name: String,
+        picture: EnrolledPicture,
+        mut face: Relabel,
+    ) -> Result<Result<Option<PersonId>, String>, StoreError> {
+        self.write(Urgency::Now, move |connection| {
+            if let Some(holder) = holder(connection, &picture.sha256)?
+                && holder != name
+            {
+                return Ok(Err(holder));
+            }
+            let there = connection
+                .prepare_cached("SELECT 1 FROM faces WHERE image_id = ?1 AND number = ?2")?
+                .exists(params![face.image_id, face.number])?;
+            if !there {
+                return Ok(Ok(None));
+            }
+            let person = person_row(connection, &name)?;
+            insert_picture(connection, person, &picture)?;
+            face.person_id = Some(person);
+            face.candidates.retain(|candidate| candidate.0 != person);
+            face.candidates.insert(0, (person, Some(0.0)));
+            face.margin = face.candidates.get(1).and_then(|next| next.1);
+            relabel(connection, &face)?;
+            Ok(Ok(Some(person)))
+        })
+        .await
+    }
+
+    /// Sets whether a group matters; false: there is none.
+    pub async fn ignore_stranger(&self, id: StrangerId, ignored: bool) -> Result<bool, StoreError> {
+        self.write(Urgency::Now, move |connection| {
+            let set = connection
+                .prepare_cached("UPDATE strangers SET ignored = ?2 WHERE id = ?1")?
+                .execute(params![id, ignored])?;
+            Ok(set > 0)
+        })
+        .await
+    }
+
+    /// Notes that a face is not a person.
+    pub async fn add_counter_example(
+        &self,
+        person: PersonId,
+        space: String,
+        embedding: Vec<f32>,
+        crop: Vec<u8>,
+    ) -> Result<(), StoreError> {
+        self.write(Urgency::Now, move |connection| {
+            connection
+                .prepare_cached(
+                    "INSERT INTO counter_examples (person_id, space, vector, crop, created_at_ms)
+                     SELECT id, ?2, ?3, ?4, ?5 FROM person WHERE id = ?1",
+                )?
+                .execute(params![person, space, vector_to_blob(&embedding), crop, wall_clock_ms()])
+                .map(drop)
+        })
+        .await
+    }
+
+    /// Whom which faces are not, in one embedding space.
+    pub async fn counter_examples(&self, space: String) -> Result<Vec<CounterExample>, StoreError> {
+        self.read(move |connection| counter_examples(connection, &space)).await
+    }
+
+    /// Crops of counter-examples of other spaces, to be embedded again.
+    pub async fn counter_examples_elsewhere(&self, space: String) -> Result<Vec<(i64, Vec<u8>)>, StoreError> {
+        self.read(move |connection| {
+            let mut elsewhere =
+                connection.prepare("SELECT id, crop FROM counter_examples WHERE space <> ?1 ORDER BY id")?;
+            elsewhere.query_map([space], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+        .await
+    }
+
+    /// Gives counter-examples their embedding in another space.
+    pub async fn reembed_counter_examples(
+        &self,
+        space: String,
+        vectors: Vec<(i64, Vec<f32>)>,
+    ) -> Result<(), StoreError> {
+        self.write(Urgency::Now, move |connection| {
+            let mut again =
+                connection.prepare_cached("UPDATE counter_examples SET space = ?2, vector = ?3 WHERE id = ?1")?;
+            vectors
+                .iter()
+                .try_for_each(|(id, vector)| again.execute(params![id, space, vector_to_blob(vector)]).map(drop))
+        })
+        .await
+    }
+}
+
+/// The counter-examples through a connection of the caller's own, for commands that open the file read-only.
+pub fn counter_examples(connection: &Connection, space: &str) -> rusqlite::Result<Vec<CounterExample>> {
+    let mut statement =
+        connection.prepare("SELECT person_id, vector FROM counter_examples WHERE space = ?1 ORDER BY id")?;
+    let example = |row: &Row<'_>| {
+        let vector: Vec<u8> = row.get(1)?;
+        Ok(CounterExample { person_id: row.get(0)?, embedding: blob_to_vector(&vector) })
+    };
+    statement.query_map([space], example)?.collect()
+}
+
+fn join(connection: &Connection, face: &Joining) -> rusqlite::Result<Option<StrangerId>> {
+    let unknown = connection
+        .prepare_cached(
+            "SELECT 1 FROM faces WHERE image_id = ?1 AND number = ?2 AND outcome = 'unknown' AND length(embedding) > 0",
+        )?
+        .exists(params![face.image_id, face.number])?;
+    if !unknown {
+        return Ok(None);
+    }
+    let total = vector_to_blob(&face.shape.total);
+    let id = match face.group {
+        Some((id, weight)) => {
+            // Its shape is written only while it changes: a page less for each face of those who come every day.
+            let joined = if weight == face.shape.weight {
+                connection
+                    .prepare_cached(
+                        "UPDATE strangers SET faces = faces + 1, last_seen_ms = max(last_seen_ms, ?2)
+                          WHERE id = ?1 AND weight = ?3 AND person_id IS NULL",
+                    )?
+                    .execute(params![id, face.accepted_at_ms, weight])?
+            } else {
+                connection
+                    .prepare_cached(
+                        "UPDATE strangers SET faces = faces + 1, last_seen_ms = max(last_seen_ms, ?2), total = ?4,
+                                weight = ?5
+                          WHERE id = ?1 AND weight = ?3 AND person_id IS NULL",
+                    )?
+                    .execute(params![id, face.accepted_at_ms, weight, total, face.shape.weight])?
+            };
+            if joined == 0 {
+                return Ok(None);
+            }
+            id
+        }
+        None => {
+            connection
+                .prepare_cached(
+                    "INSERT INTO strangers (space, total, weight, faces, first_seen_ms, last_seen_ms)
+                     VALUES (?1, ?2, ?3, 1, ?4, ?4)",
+                )?
+                .execute(params![face.space, total, face.shape.weight, face.accepted_at_ms])?;
+            connection.last_insert_rowid()
+        }
+    };
+    connection
+        .prepare_cached("INSERT INTO stranger_faces (image_id, number, stranger_id) VALUES (?1, ?2, ?3)")?
+        .execute(params![face.image_id, face.number, id])?;
+    Ok(Some(id))
+}
+
+fn relabel(connection: &Connection, face: &Relabel) -> rusqlite::Result<()> {
+    let relabelled = connection
+        .prepare_cached(
+            "UPDATE faces SET outcome = ?3, person_id = ?4, distance = ?5, margin = ?6, candidates = ?7
+              WHERE image_id = ?1 AND number = ?2 AND (?4 IS NULL OR EXISTS (SELECT 1 FROM person WHERE id = ?4))",
+        )?
+        .execute(params![
+            face.image_id,
+            face.number,
+            face.outcome.as_str(),
+            face.person_id,
+            face.distance,
+            face.margin,
+            serde_json::json!(face.candidates).to_string()
+        ])?;
+    if relabelled > 0 {
+        connection
+            .prepare_cached(
+                "UPDATE images SET outcome = (SELECT outcome FROM faces WHERE image_id = ?1 ORDER BY
+                        CASE outcome WHEN 'known' THEN 0 WHEN 'uncertain' THEN 1 ELSE 2 END LIMIT 1)
+                  WHERE id = ?1 AND state = 'processed'",
+            )?
+            .execute([face.image_id])?;
+    }
+    Ok(())
+}
+
+fn ungrouped_face(row: &Row<'_>) -> rusqlite::Result<UngroupedFace> {
+    let embedding: Vec<u8> = row.get(5)?;
+    Ok(UngroupedFace {
+        image_id: row.get(0)?,
+        number: row.get(1)?,
+        quality: row.get(2)?,
+        accepted_at_ms: row.get(3)?,
+        space: row.get(4)?,
+        embedding: blob_to_vector(&embedding),
+        crop: row.get(6)?,
+    })
+}
+
+fn stored_face(row: &Row<'_>) -> rusqlite::Result<StoredFace> {
+    let (outcome, candidates, embedding): (String, String, Vec<u8>) = (row.get(1)?, row.get(3)?, row.get(6)?);
+    Ok(StoredFace {
+        path: row.get(0)?,
+        outcome: outcome.parse().map_err(|error: String| rusqlite::Error::ToSqlConversionFailure(error.into()))?,
+        person_id: row.get(2)?,
+        candidates: serde_json::from_str(&candidates).unwrap_or_default(),
+        quality: row.get(4)?,
+        space: row.get(5)?,
+        embedding: blob_to_vector(&embedding),
+        crop: row.get(7)?,
+        image_id: row.get(8)?,
+        number: row.get(9)?,
+    })
+}
+
+fn best(connection: &Connection, id: StrangerId) -> rusqlite::Result<Option<StrangerFace>> {
     connection
         .prepare_cached(&format!(
             "SELECT * FROM ({FACE} AND length(f.crop) > 0 ORDER BY m.image_id DESC LIMIT {LOOKED_AT}) AS newest

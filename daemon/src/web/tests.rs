@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::{Web, router};
+use super::{Web, api, dress, router};
 use crate::disk::Disk;
 use crate::domain::{EngineRole, Identified, IdentifiedFace, NamedCandidate, NewImage, Outcome, Source};
 use crate::health::{Condition, Health};
@@ -35,11 +35,14 @@ impl Site {
         let disk = Disk { folder: folder.path().into(), reserve_bytes: 7, store: store.clone() };
         let web = Web {
             store,
+            gallery: std::sync::Arc::new(|| None),
             disk,
+            board: crate::board::Board::at(folder.path()),
             health: Health::default(),
             desk: tokio::sync::watch::channel(None).1,
             device: "board-7".into(),
             topic: "kithd/board-7/image/post".into(),
+            document: Arc::default(),
             stop: stop.clone(),
         };
         Self { web, stop, _folder: folder }
@@ -50,7 +53,8 @@ impl Site {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        router(self.web.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+        let (api, _) = api(self.web.clone()).split_for_parts();
+        dress(router(self.web.clone()).merge(api)).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
     }
 
     async fn get(&self, url: &str) -> (StatusCode, String) {
@@ -205,8 +209,8 @@ async fn pages_and_the_api_walk_through_all_images_by_cursor() {
     loop {
         let page = site.json(&url).await;
         ids.extend(page["images"].as_array().unwrap().iter().map(|image| image["id"].as_i64().unwrap()));
-        let Some(next) = page["next_before"].as_i64() else { break };
-        url = format!("/v1/images?limit=50&before={next}");
+        let Some(next) = page["next_cursor"].as_i64() else { break };
+        url = format!("/v1/images?limit=50&cursor={next}");
     }
     assert_eq!(ids, (1..=120).rev().collect::<Vec<_>>());
 }
@@ -246,7 +250,7 @@ async fn mistakes_are_answered_as_problem_details_and_on_pages_as_a_sentence() {
         ("GET", "/v1/images/7/faces/0.jpg", 400),
         ("GET", "/v1/images?limit=0", 400),
         ("GET", "/v1/images?limit=501", 400),
-        ("GET", "/v1/images?before=x", 400),
+        ("GET", "/v1/images?cursor=x", 400),
         ("GET", "/v1/images?limt=5", 400),
         ("DELETE", "/v1/images", 405),
     ] {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod accuracy; // the right person on every labelled photograph, when they are at hand
+mod auth; // who may do what on the LAN, and how many and how slow they may be
 mod backup; // made, refused, restored; and what comes back of a damaged database
 mod bad_input; // what cannot be read ends in words and disturbs nothing
 mod broker; // a real mosquitto
@@ -19,6 +20,7 @@ mod forget; // erased means erased; renamed and merged
 mod group_commit; // syncs counted and slowed from outside
 mod handing_broker; // hands a dead member's messages on, for shared
 mod lying_engine; // an engine that lies, for faults
+mod metrics; // promtool, and what is kept for the charts
 mod mqtt; // paths in, results out
 mod origin; // the gRPC contract of the system it descends from
 mod page; // the status table in a real browser

@@ -1,0 +1,291 @@
+//! What a gallery says about the threshold: the distances within and between its people, how often either would be taken
+//! for the other, and which threshold serves best. And which of its pictures add nothing, or look wrong.
+//!
+//! Works on numbers only; whose pictures they are is the caller's.
+
+use crate::gallery::{Gallery, Metric};
+
+/// More pairs of a kind than this are drawn from, not counted out.
+const MOST_PAIRS: usize = 200_000;
+/// Fewer pairs of one person than this say too little.
+pub const LEAST_GENUINE: usize = 10;
+/// Fewer pairs of two people than this say too little.
+pub const LEAST_IMPOSTORS: usize = 10;
+/// Steps of the curve and bins of the histograms.
+const STEPS: usize = 50;
+/// Two pictures of one person nearer than this share of the threshold show the same.
+const REDUNDANT: f32 = 0.4;
+
+/// Distances of pairs of pictures, each kind in rising order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Distances {
+    /// Of pictures of one person.
+    pub genuine: Vec<f32>,
+    /// Of pictures of two people.
+    pub impostors: Vec<f32>,
+    /// How many pairs of one person there are.
+    pub genuine_pairs: usize,
+    /// How many pairs of two people there are.
+    pub impostor_pairs: usize,
+}
+
+/// A threshold with what it does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rates {
+    /// Pairs nearer than this pass.
+    pub threshold: f32,
+    /// Share of the pairs of two people that pass (false match rate).
+    pub fmr: f64,
+    /// Share of the pairs of one person that do not (false non-match rate).
+    pub fnmr: f64,
+}
+
+/// What speaks about one picture, seen beside all others.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Remark {
+    /// So much like another picture of the same person that it adds nothing.
+    Redundant {
+        /// That other picture.
+        like: i64,
+        /// How far apart they are.
+        distance: f32,
+    },
+    /// Far from all others of the same person.
+    Outlier {
+        /// To the nearest of them.
+        distance: f32,
+    },
+    /// Nearer to somebody else than people should be.
+    LooksLike {
+        /// Who that is.
+        person: i64,
+        /// To their nearest picture.
+        distance: f32,
+    },
+}
+
+impl Distances {
+    /// Of all pairs of a gallery, or, of a kind with very many, of as many as say enough: the same each time.
+    pub fn of(gallery: &Gallery) -> Self {
+        let pictures: Vec<(i64, &[f32])> = gallery.pictures().map(|(person, _, row)| (person, row)).collect();
+        let mut by_person: std::collections::BTreeMap<i64, Vec<usize>> = Default::default();
+        for (at, (person, _)) in pictures.iter().enumerate() {
+            by_person.entry(*person).or_default().push(at);
+        }
+        let pairs = |count: usize| count * count.saturating_sub(1) / 2;
+        let genuine_pairs: usize = by_person.values().map(|theirs| pairs(theirs.len())).sum();
+        let impostor_pairs = pairs(pictures.len()) - genuine_pairs;
+        let distance = |a: usize, b: usize| gallery.metric().of_rows(pictures[a].1, pictures[b].1);
+        let mut random = Random(1);
+        let mut genuine = Vec::new();
+        let share = MOST_PAIRS as f64 / genuine_pairs.max(1) as f64;
+        for theirs in by_person.values() {
+            let all = pairs(theirs.len());
+            let wanted = (all as f64 * share).ceil() as usize;
+            if wanted >= all {
+                for (at, a) in theirs.iter().enumerate() {
+                    genuine.extend(theirs[at + 1..].iter().map(|b| distance(*a, *b)));
+                }
+            } else {
+                for _ in 0..wanted {
+                    let (a, b) = random.two_of(theirs.len());
+                    genuine.push(distance(theirs[a], theirs[b]));
+                }
+            }
+        }
+        let mut impostors = Vec::new();
+        if impostor_pairs <= MOST_PAIRS {
+            for a in 0..pictures.len() {
+                let others = (a + 1..pictures.len()).filter(|b| pictures[a].0 != pictures[*b].0);
+                impostors.extend(others.map(|b| distance(a, b)));
+            }
+        } else {
+            // With so many, enough of all pairs are of two people for this to end soon: unless one person has nearly
+            // all pictures, and then fewer do.
+            for _ in 0..20 * MOST_PAIRS {
+                let (a, b) = random.two_of(pictures.len());
+                if pictures[a].0 != pictures[b].0 {
+                    impostors.push(distance(a, b));
+                }
+                if impostors.len() == MOST_PAIRS {
+                    break;
+                }
+            }
+        }
+        genuine.sort_by(f32::total_cmp);
+        impostors.sort_by(f32::total_cmp);
+        Self { genuine, impostors, genuine_pairs, impostor_pairs }
+    }
+
+    /// Whether there are enough pairs of both kinds to say anything.
+    pub fn suffice(&self) -> bool {
+        self.genuine.len() >= LEAST_GENUINE && self.impostors.len() >= LEAST_IMPOSTORS
+    }
+
+    /// What a threshold does.
+    pub fn rates(&self, threshold: f32) -> Rates {
+        let below = |distances: &[f32]| distances.partition_point(|distance| *distance < threshold) as f64;
+        let share = |count: f64, of: &[f32]| if of.is_empty() { 0.0 } else { count / of.len() as f64 };
+        Rates {
+            threshold,
+            fmr: share(below(&self.impostors), &self.impostors),
+            fnmr: share(self.genuine.len() as f64 - below(&self.genuine), &self.genuine),
+        }
+    }
+
+    /// Rates from zero to the largest distance in even steps.
+    pub fn curve(&self) -> Vec<Rates> {
+        self.edges().map(|edge| self.rates(edge)).collect()
+    }
+
+    /// Upper edges of the bins of a histogram of both kinds.
+    pub fn edges(&self) -> impl Iterator<Item = f32> {
+        let last = |distances: &[f32]| distances.last().copied().unwrap_or(0.0);
+        let most = last(&self.genuine).max(last(&self.impostors)).max(f32::MIN_POSITIVE);
+        (1..=STEPS).map(move |step| (most * step as f32 / STEPS as f32).next_up())
+    }
+
+    /// Share of distances in each bin.
+    pub fn histogram(&self, distances: &[f32]) -> Vec<f64> {
+        let mut before = 0;
+        let mut share = |edge| {
+            let below = distances.partition_point(|distance| *distance < edge);
+            (below - std::mem::replace(&mut before, below)) as f64 / distances.len().max(1) as f64
+        };
+        self.edges().map(&mut share).collect()
+    }
+
+    /// The threshold that serves best: of those that let at most one pair of two people in a thousand pass, the highest
+    /// that still misses fewer pairs of one person, and then half-way to where one more stranger would pass.
+    pub fn recommended(&self) -> Option<Rates> {
+        if !self.suffice() {
+            return None;
+        }
+        let allowed = self.impostors.len() / 1000;
+        let ceiling = *self.impostors.get(allowed)?;
+        // The farthest genuine pair that may pass at all, and the room up to the first stranger who must not.
+        let passing = self.genuine.partition_point(|distance| *distance < ceiling);
+        let floor = if passing == 0 { 0.0 } else { self.genuine[passing - 1] };
+        Some(self.rates(floor + (ceiling - floor) / 2.0))
+    }
+}
+
+/// What speaks about each picture of a person; one of which nothing does is not in it.
+pub fn remarks(gallery: &Gallery, person: i64, threshold: f32) -> Vec<(i64, Remark)> {
+    let metric = gallery.metric();
+    let theirs: Vec<(i64, &[f32])> =
+        gallery.pictures().filter(|one| one.0 == person).map(|(_, picture, row)| (picture, row)).collect();
+    let mut said: Vec<(i64, Remark)> = Vec::new();
+    for (at, &(picture, row)) in theirs.iter().enumerate() {
+        let others = theirs.iter().enumerate().filter(|(other, _)| *other != at);
+        let nearest = others
+            .map(|(other, &(id, theirs))| (metric.of_rows(row, theirs), other, id))
+            .min_by(|a, b| a.0.total_cmp(&b.0));
+        let stranger = gallery.nearest(row, 2).unwrap_or_default().into_iter().find(|one| one.person != person);
+        if let Some(stranger) = stranger.filter(|stranger| stranger.distance < threshold) {
+            said.push((picture, Remark::LooksLike { person: stranger.person, distance: stranger.distance }));
+        } else if let Some((distance, other, like)) = nearest {
+            // Of two that show the same the older one stays.
+            if distance < REDUNDANT * threshold && other < at {
+                said.push((picture, Remark::Redundant { like, distance }));
+            } else if distance >= threshold {
+                said.push((picture, Remark::Outlier { distance }));
+            }
+        }
+    }
+    said
+}
+
+impl Metric {
+    /// The distance of two rows of a gallery.
+    fn of_rows(self, a: &[f32], b: &[f32]) -> f32 {
+        self.of_squared(crate::rows::squared_distance(a, b))
+    }
+}
+
+/// Draws the same each time.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, count: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) as usize) % count.max(1)
+    }
+
+    /// Two different ones.
+    fn two_of(&mut self, count: usize) -> (usize, usize) {
+        let a = self.below(count);
+        let b = self.below(count.saturating_sub(1));
+        (a, if b >= a { b + 1 } else { b })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// People on a line, each with pictures so far from the first.
+    fn gallery(people: &[&[f32]]) -> Gallery {
+        let mut gallery = Gallery::new(Metric::Euclidean, 2);
+        let mut picture = 0;
+        for (person, places) in (1..).zip(people) {
+            for place in *places {
+                picture += 1;
+                gallery.push(person, picture, &[*place, 1.0]).unwrap();
+            }
+        }
+        gallery
+    }
+
+    #[test]
+    fn every_pair_is_counted_as_what_it_is() {
+        let distances = Distances::of(&gallery(&[&[0.0, 0.1, 0.3], &[2.0]]));
+        assert_eq!((distances.genuine_pairs, distances.impostor_pairs), (3, 3));
+        for (found, expected) in distances.genuine.iter().zip([0.1, 0.2, 0.3]) {
+            assert!((found - expected).abs() < 1e-6);
+        }
+        let rates = distances.rates(0.25);
+        assert!((rates.fnmr - 1.0 / 3.0).abs() < 1e-9 && rates.fmr == 0.0);
+        assert_eq!(distances.recommended(), None, "too few pairs to recommend anything");
+    }
+
+    #[test]
+    fn the_recommendation_lies_between_people_and_strangers_and_shares_add_up() {
+        let distances = Distances::of(&gallery(&[&[0.0, 0.05, 0.1, 0.15, 0.2], &[1.0, 1.05, 1.1, 1.15, 1.2]]));
+        let recommended = distances.recommended().unwrap();
+        assert!((0.2..0.8).contains(&recommended.threshold), "{recommended:?}");
+        assert_eq!((recommended.fmr, recommended.fnmr), (0.0, 0.0));
+        for kind in [&distances.genuine, &distances.impostors] {
+            assert!((distances.histogram(kind).iter().sum::<f64>() - 1.0).abs() < 1e-9);
+        }
+        let curve = distances.curve();
+        assert!(curve.is_sorted_by(|a, b| a.fmr <= b.fmr && a.fnmr >= b.fnmr));
+        assert_eq!((curve[STEPS - 1].fmr, curve[STEPS - 1].fnmr), (1.0, 0.0));
+    }
+
+    #[test]
+    fn of_very_many_pairs_the_same_ones_are_drawn_each_time_and_say_the_same() {
+        let mut gallery = Gallery::new(Metric::Euclidean, 2);
+        for picture in 0..3000 {
+            let person = picture % 4;
+            gallery.push(person, picture, &[person as f32 + (picture % 97) as f32 / 970.0, 1.0]).unwrap();
+        }
+        let distances = Distances::of(&gallery);
+        assert!(distances.genuine.len() <= MOST_PAIRS + 4 && distances.impostors.len() == MOST_PAIRS);
+        assert_eq!(distances, Distances::of(&gallery));
+        assert!(*distances.genuine.last().unwrap() < 0.11 && distances.impostors[0] > 0.89);
+    }
+
+    #[test]
+    fn a_picture_is_called_redundant_an_outlier_or_like_somebody_else() {
+        let gallery = gallery(&[&[0.0, 0.01, 0.4, 2.0], &[5.0, 7.5], &[7.6]]);
+        let of = |person| remarks(&gallery, person, 0.6);
+        let [(2, Remark::Redundant { like: 1, .. }), (4, Remark::Outlier { .. })] = of(1)[..] else {
+            panic!("{:?}", of(1))
+        };
+        let [(5, Remark::Outlier { .. }), (6, Remark::LooksLike { person: 3, .. })] = of(2)[..] else {
+            panic!("{:?}", of(2))
+        };
+        assert_eq!(of(9), []);
+    }
+}
