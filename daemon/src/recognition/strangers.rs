@@ -45,10 +45,16 @@ impl Strangers {
         };
         let Some(up) = up else { return Ok(()) };
         let mut changes = enroller.store.changes();
+        let mut restores = enroller.restores.subscribe();
         let mut grouped = None;
         loop {
             let round = async {
                 changes.mark_unchanged();
+                if restores.has_changed().unwrap_or(false) {
+                    restores.mark_unchanged();
+                    // Groups came back that are not in memory.
+                    grouped = None;
+                }
                 let wait = match round(&enroller, &up, &health, &mut grouped).await {
                     Ok(count) => {
                         health.set("strangers", Condition::Ok, format!("{count} groups of unknown faces"));
