@@ -8,6 +8,7 @@ use axum::extract::{Query, State};
 use serde::Deserialize;
 
 use super::{Ago, Failed, Frame, Page, Visit, filled, frame};
+use crate::board::BoardReport;
 use crate::desk::{BreakerLine, EngineLine, EngineReport};
 use crate::domain::{BreakerState, ImageId, Source};
 use crate::health::{Part, Trouble};
@@ -43,6 +44,7 @@ struct HealthPage {
     spans: Vec<(i64, &'static str, bool)>,
     /// Nothing was noted in it.
     blank: bool,
+    board: BoardReport,
     free: Option<String>,
     reserve: String,
     used: Vec<(&'static str, String)>,
@@ -103,6 +105,7 @@ pub async fn show(State(web): State<Web>, visit: Visit, asked: Result<Query<Aske
         ]
         .map(|(name, bytes)| (name, wording::bytes(bytes)))
         .into(),
+        board: web.board.report().await,
         parts,
         frame,
     };
