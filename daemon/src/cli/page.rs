@@ -33,6 +33,9 @@ pub struct Page {
     json: bool,
 }
 
+/// What is asked for, and the address of one of it.
+type Kind = (&'static str, Box<dyn Fn(i64) -> String>);
+
 struct Row {
     name: &'static str,
     first_byte: Vec<Duration>,
