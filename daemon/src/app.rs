@@ -192,13 +192,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     _ = page.document.set(serde_json::to_value(document)?);
     let routes = web::router(page).merge(admin::forms(admin)).merge(api);
     let access = Access::open(&state_dir, &config.http, health.clone());
-    let control = Control {
-        enroller: enroller.clone(),
-        health: health.clone(),
-        ready: ready.clone(),
-        max_bytes,
-        access: access.clone(),
-    };
+    let control = Control { enroller: enroller.clone(), ready: ready.clone(), max_bytes, access: access.clone() };
     let control = web::dress(control::router(control).merge(routes.clone()));
     let lan_routes = web::guarded(routes, access);
     let (http_heart, pulse) = heartbeat();

@@ -10,9 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Query, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::http::StatusCode;
+use axum::routing::post;
 use axum::{Json, Router};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
@@ -22,7 +21,6 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::backup::{self, BackupError};
 use crate::health::{Condition, Health};
 use crate::problem::Problem;
 use crate::recognition::{Enroller, Forgotten, ReadyWatch, Report, Restored};
@@ -42,8 +40,6 @@ pub fn socket(state_dir: &Path) -> PathBuf {
 pub struct Control {
     /// Adds people, changes and erases them.
     pub enroller: Enroller,
-    /// Where a restore says how far it is.
-    pub health: Health,
     /// The engine, once it is up.
     pub ready: ReadyWatch,
     /// Largest picture.
@@ -60,7 +56,6 @@ pub fn router(control: Control) -> Router {
         .route("/control/people/rename", post(rename))
         .route("/control/people/merge", post(merge))
         .route("/control/people/forget", post(forget))
-        .route("/control/backup", get(save).put(restore))
         .layer(DefaultBodyLimit::max(control.max_bytes))
         .with_state(control)
 }
@@ -143,19 +138,6 @@ async fn forget(State(control): State<Control>, Query(people): Query<People>) ->
     forgotten.map(Json).ok_or_else(|| nobody(&people.person))
 }
 
-async fn save(State(control): State<Control>) -> Result<Response, Problem> {
-    let backup = control.enroller.backup().await.map_err(|error| failed(&error.into()))?;
-    let headers =
-        [(header::CONTENT_LENGTH, backup.bytes().to_string()), (header::CONTENT_TYPE, "application/x-tar".into())];
-    Ok((headers, Body::from_stream(backup.stream())).into_response())
-}
-
-async fn restore(State(control): State<Control>, body: Body) -> Result<Json<Restored>, Problem> {
-    let up = control.ready.borrow().clone();
-    let from = backup::reader(body.into_data_stream());
-    on_its_own(async move { control.enroller.restore(up.as_ref(), &control.health, from).await }).await.map(Json)
-}
-
 async fn named(control: &Control, name: &str) -> Result<i64, Problem> {
     control.enroller.store.person_named(name.into()).await?.ok_or_else(|| nobody(name))
 }
@@ -180,9 +162,7 @@ async fn on_its_own<T: Send + 'static>(
 }
 
 fn failed(error: &anyhow::Error) -> Problem {
-    let refused = error.downcast_ref::<BackupError>().is_some_and(BackupError::is_refusal);
-    let status = if refused { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::INTERNAL_SERVER_ERROR };
-    Problem::new(status, format!("{error:#}"))
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
 }
 
 /// Serves the socket until stopped. A socket left by a killed daemon is replaced: the state folder's lock is held.
@@ -260,7 +240,7 @@ impl Client {
 
     /// Writes a backup of everything; fails if it does not come whole.
     pub async fn backup(&self, to: &mut tokio::fs::File) -> anyhow::Result<u64> {
-        let mut body = self.send(hyper::Method::GET, "/control/backup", Body::empty()).await?;
+        let mut body = self.send(hyper::Method::GET, "/v1/backup", Body::empty()).await?;
         let mut bytes = 0;
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.context("the backup was broken off; kithd's log says why")?.into_data() else {
@@ -275,7 +255,7 @@ impl Client {
     /// Has a backup taken in.
     pub async fn restore(&self, from: tokio::fs::File) -> anyhow::Result<Restored> {
         let body = Body::from_stream(ReaderStream::with_capacity(from, 64 << 10));
-        let answer = self.send(hyper::Method::PUT, "/control/backup", body).await?;
+        let answer = self.send(hyper::Method::PUT, "/v1/backup", body).await?;
         Ok(serde_json::from_slice(&answer.collect().await?.to_bytes())?)
     }
 

@@ -33,6 +33,9 @@ pub struct Page {
     json: bool,
 }
 
+/// What is asked for, and the address of one of it.
+type Kind = (&'static str, Box<dyn Fn(i64) -> String>);
+
 struct Row {
     name: &'static str,
     first_byte: Vec<Duration>,
@@ -54,7 +57,7 @@ pub async fn page(config: &Config, args: Page, picture: Vec<u8>) -> anyhow::Resu
     let mut client = load::connect(&daemon.address).await?;
     let mut rows: Vec<Row> = Vec::new();
     let middle = args.images / 2;
-    let kinds: [(&str, Box<dyn Fn(i64) -> String>); 10] = [
+    let kinds: [(&str, Box<dyn Fn(i64) -> String>); 14] = [
         ("page, newest", Box::new(|_| "/".into())),
         ("page, deep", Box::new(move |n| format!("/?cursor={}", middle + n * 7))),
         ("page, one outcome", Box::new(move |n| format!("/?outcome=uncertain&cursor={}", middle + n * 7))),
@@ -64,6 +67,10 @@ pub async fn page(config: &Config, args: Page, picture: Vec<u8>) -> anyhow::Resu
         ("list, failed", Box::new(move |n| format!("/v1/images?state=failed&cursor={}", middle + n * 7))),
         ("list, a day", Box::new(|_| "/v1/images?since=2026-06-01T00:00:00Z&until=2026-06-02T00:00:00Z".into())),
         ("list, searched", Box::new(move |n| format!("/v1/images?path=nowhere&cursor={}", middle + n * 7))),
+        ("people", Box::new(|n| format!("/people?from={}", n % 900))),
+        ("person", Box::new(|n| format!("/people/{}", 1 + n % 1000))),
+        ("strangers", Box::new(|_| "/strangers".into())),
+        ("health", Box::new(|_| "/health?hours=168".into())),
         ("image", Box::new(move |n| format!("/images/{}", middle + n * 7))),
     ];
     for (name, url) in &kinds {

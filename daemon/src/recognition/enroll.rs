@@ -66,13 +66,22 @@ pub struct Enroller {
     pub turn: Arc<tokio::sync::Mutex<()>>,
     /// Changes when somebody was erased: what shows faces elsewhere is to be cleared.
     pub erasures: watch::Sender<u64>,
+    /// Changes when a backup was taken in: what was read into memory before is behind.
+    pub restores: watch::Sender<u64>,
 }
 
 impl Enroller {
     /// One for all who enrol, change and erase: clones share its turn.
     pub fn new(store: Store, state_dir: &Path, device: &str) -> Self {
         let (state_dir, device) = (state_dir.into(), device.into());
-        Self { store, state_dir, device, turn: Arc::default(), erasures: watch::Sender::default() }
+        Self {
+            store,
+            state_dir,
+            device,
+            turn: Arc::default(),
+            erasures: watch::Sender::default(),
+            restores: watch::Sender::default(),
+        }
     }
 
     /// Enrols the face of a picture. `Err` is ours to mend (disk, engine), a rejected picture is a report.

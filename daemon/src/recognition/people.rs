@@ -231,6 +231,7 @@ impl Enroller {
             self.delete(self.store.erase_person(*person).await?.unwrap_or_default()).await;
         }
         let images = backup.restore_images(&self.store, &gallery).await?;
+        self.restores.send_modify(|restores| *restores += 1);
         self.refresh(up).await?;
         self.finish_forgetting().await?;
         if let Some(up) = up {

@@ -183,8 +183,10 @@ impl Store {
     pub async fn restore_images(&self, copy: PathBuf, gallery: &RestoredGallery) -> Result<RestoredImages, StoreError> {
         let whom = Arc::new(gallery.whom.clone());
         let path = copy.clone();
-        let groups: Arc<HashSet<i64>> =
-            Arc::new(self.write(Urgency::Now, move |here| restore_groups(here, &open_copy(&path)?)).await?);
+        let groups: Arc<HashSet<i64>> = {
+            let whom = Arc::clone(&whom);
+            Arc::new(self.write(Urgency::Now, move |here| restore_groups(here, &open_copy(&path)?, &whom)).await?)
+        };
         let path = copy.clone();
         self.write(Urgency::Now, move |here| restore_seen(here, &open_copy(&path)?)).await?;
         let mut restored = RestoredImages::default();
@@ -220,7 +222,9 @@ impl Store {
                 here.execute(
                     "UPDATE strangers SET faces = (SELECT count(*) FROM stranger_faces m WHERE m.stranger_id = strangers.id)",
                     [],
-                )
+                )?;
+                // None of its faces came back: there is nothing to show, and its number stays used.
+                here.execute("DELETE FROM strangers WHERE faces = 0", [])
             })
             .await?;
         }
@@ -670,7 +674,11 @@ fn restore_pictures(here: &Connection, copy: &Connection, restored: &mut Restore
 }
 
 /// Groups of strangers that may take their faces back: those that are the same here, and those whose number is free.
-fn restore_groups(here: &Connection, copy: &Connection) -> rusqlite::Result<HashSet<i64>> {
+fn restore_groups(
+    here: &Connection,
+    copy: &Connection,
+    whom: &HashMap<PersonId, Option<PersonId>>,
+) -> rusqlite::Result<HashSet<i64>> {
     let used: Option<i64> =
         here.query_row("SELECT seq FROM sqlite_sequence WHERE name = 'strangers'", [], |row| row.get(0)).optional()?;
     let mut groups = HashSet::new();
@@ -683,7 +691,10 @@ fn restore_groups(here: &Connection, copy: &Connection) -> rusqlite::Result<Hash
         match same {
             Some(true) => _ = groups.insert(id),
             None if id > used.unwrap_or(0) => {
-                record.insert(here, "strangers")?;
+                let mut group = record.clone();
+                // Named, and broken off before all its faces were.
+                group.set("person_id", whom.get(&record.number("person_id")).copied().flatten());
+                group.insert(here, "strangers")?;
                 groups.insert(id);
             }
             // Another group has the number, or had it: its faces are grouped anew.
@@ -822,4 +833,229 @@ fn one(from: &Connection, sql: &str, id: i64) -> rusqlite::Result<Option<Record>
         Ok(())
     })?;
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Changed, EnrolledPicture};
+
+    async fn store(folder: &Path) -> Store {
+        Store::open(folder, &[]).unwrap().0
+    }
+
+    async fn enroll(store: &Store, person: &str, picture: &str, vector: [f32; 2]) -> PersonId {
+        let picture = EnrolledPicture {
+            image_name: format!("{picture}.jpg"),
+            sha256: picture.into(),
+            file: format!("people/{picture}"),
+            bounds: [0.0; 4],
+            quality: 1.0,
+            crop: b"crop".to_vec(),
+            embedding: vector.to_vec(),
+            space: "s".into(),
+        };
+        store.enroll(person.into(), picture).await.unwrap();
+        store.person_named(person.into()).await.unwrap().unwrap()
+    }
+
+    async fn run(store: &Store, sql: &str) {
+        let sql = sql.to_string();
+        store.write(Urgency::Now, move |connection| connection.execute_batch(&sql)).await.unwrap();
+    }
+
+    async fn rows(store: &Store, sql: &str) -> Vec<String> {
+        let sql = sql.to_string();
+        store
+            .read(move |connection| connection.prepare(&sql)?.query_map([], |row| row.get(0))?.collect())
+            .await
+            .unwrap()
+    }
+
+    /// A vector as it is stored, in SQL.
+    fn blob(vector: [f32; 2]) -> String {
+        let bytes = super::super::vector_to_blob(&vector);
+        format!("x'{}'", hex(&bytes))
+    }
+
+    /// An image with a face that was taken for somebody, others being candidates.
+    fn image(id: i64, outcome: &str, person: Option<PersonId>, candidates: &[PersonId], vector: [f32; 2]) -> String {
+        let person_id = person.map_or("NULL".into(), |id| id.to_string());
+        let listed: Vec<_> = candidates.iter().map(|id| (*id, 0.4)).collect();
+        let named = |id: &PersonId| serde_json::json!({ "person_id": id, "name": format!("P{id}"), "distance": 0.4 });
+        let payload = serde_json::json!({ "result_id": format!("r{id}"), "image_id": id, "faces": [{
+            "person": person.as_ref().map(named), "candidates": candidates.iter().map(named).collect::<Vec<_>>() }] });
+        format!(
+            "INSERT INTO images (id, state, source, path, outcome, accepted_at_ms) VALUES ({id}, 'processed', 'http', '/{id}', '{outcome}', {id});
+             INSERT INTO faces (image_id, number, outcome, person_id, candidates, score, quality, bounds, landmarks, space, embedding, crop)
+               VALUES ({id}, 1, '{outcome}', {person_id}, '{}', 1, 1, '[]', '[]', 's', {}, x'01');
+             INSERT INTO thumbnails VALUES ({id}, x'02');
+             INSERT INTO outbox (image_id, result_id, created_at_ms, payload) VALUES ({id}, 'r{id}', 1, '{payload}');",
+            serde_json::json!(listed),
+            blob(vector),
+        )
+    }
+
+    async fn copy_of(store: &Store, folder: &Path) -> PathBuf {
+        let copy = folder.join("copy.db");
+        let _ = std::fs::remove_file(&copy);
+        store.copy_to(copy.clone()).await.unwrap();
+        prepare_copy(&copy).unwrap();
+        copy
+    }
+
+    #[tokio::test]
+    async fn people_get_the_numbers_of_this_board_in_everything_that_names_them() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let from = store(there.path()).await;
+        let ann = enroll(&from, "Ann", "a", [1.0, 0.0]).await;
+        let bob = enroll(&from, "Bob", "b", [0.0, 1.0]).await;
+        run(&from, &image(1, "known", Some(ann), &[ann, bob], [0.9, 0.1])).await;
+        run(&from, &image(2, "uncertain", None, &[bob, ann], [0.1, 0.9])).await;
+        run(&from, &image(3, "unknown", None, &[ann], [5.0, 5.0])).await;
+        run(&from, &format!("INSERT INTO counter_examples (person_id, space, vector, crop, created_at_ms) VALUES ({ann}, 's', {}, x'', 1);
+            INSERT INTO strangers (id, space, total, weight, faces, first_seen_ms, last_seen_ms) VALUES (7, 's', x'00', 1, 1, 1, 1);
+            INSERT INTO stranger_faces VALUES (3, 1, 7)", blob([7.0, 7.0]))).await;
+        let copy = copy_of(&from, there.path()).await;
+
+        let to = store(here.path()).await;
+        enroll(&to, "Somebody", "x", [3.0, 3.0]).await;
+        let here_bob = enroll(&to, "Bob", "b2", [0.0, 1.1]).await;
+        assert_eq!(here_bob, bob);
+        run(&to, "INSERT INTO images (id, source, path, accepted_at_ms) VALUES (2, 'http', '/waits', 9)").await;
+        let gallery = to.restore_gallery(copy.clone()).await.unwrap();
+        assert_eq!((gallery.people, gallery.pictures, gallery.counter_examples), (1, 2, 1));
+        let images = to.restore_images(copy.clone(), &gallery).await.unwrap();
+        assert_eq!(images, RestoredImages { images: 2, left_out: 1 });
+        let here_ann = to.person_named("Ann".into()).await.unwrap().unwrap();
+        assert_ne!(here_ann, ann, "her number has been somebody else's here");
+        let face = "SELECT person_id || candidates FROM faces WHERE image_id = 1";
+        assert_eq!(rows(&to, face).await, [format!("{here_ann}[[{here_ann},0.4],[{here_bob},0.4]]")]);
+        let named = "SELECT (payload ->> '$.faces[0].person.person_id') || (payload ->> '$.faces[0].candidates[1].person_id') FROM outbox WHERE image_id = 1";
+        assert_eq!(rows(&to, named).await, [format!("{here_ann}{here_bob}")]);
+        assert_eq!(rows(&to, "SELECT state || path FROM images WHERE id = 2").await, ["pending/waits"]);
+        assert_eq!(rows(&to, "SELECT id || ':' || faces FROM strangers").await, ["7:1"]);
+        assert_eq!(rows(&to, "SELECT name FROM person JOIN counter_examples ON person_id = person.id").await, ["Ann"]);
+        // Two who were one person by name are one by tombstone too.
+        assert_eq!(rows(&to, "SELECT count(*) || '' FROM merged").await, ["1"]);
+
+        // Whoever is erased is erased in what came back, and stays so.
+        to.erase_person(here_ann).await.unwrap();
+        to.erase_from_results(&to.erasing().await.unwrap()).await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(
+                rows(&to, "SELECT payload FROM outbox WHERE payload LIKE '%Ann%' OR payload LIKE '%P1%'").await,
+                [""; 0]
+            );
+            assert_eq!(
+                rows(&to, "SELECT length(crop) || candidates FROM faces WHERE image_id = 1").await,
+                [format!("0[[{here_bob},0.4]]")]
+            );
+            assert_eq!(rows(&to, "SELECT image_id || '' FROM thumbnails").await, ["3"]);
+            let again = to.restore_gallery(copy.clone()).await.unwrap();
+            assert_eq!((again.people, again.pictures, again.counter_examples), (0, 0, 0));
+            let again = to.restore_images(copy.clone(), &again).await.unwrap();
+            assert_eq!(again, RestoredImages { images: 0, left_out: 1 });
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_erased_here_comes_back_in_no_image_that_does() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let from = store(there.path()).await;
+        let ann = enroll(&from, "Ann", "a", [1.0, 0.0]).await;
+        let bob = enroll(&from, "Bob", "b", [0.0, 1.0]).await;
+        let old = enroll(&from, "Old Ann", "o", [1.0, 0.1]).await;
+        run(&from, &image(1, "known", Some(old), &[old, bob], [0.9, 0.1])).await;
+        assert_eq!(from.merge_people(old, ann).await.unwrap(), Changed::Done(()));
+        from.follow_merges().await.unwrap();
+        run(&from, &image(2, "known", Some(bob), &[bob, ann], [0.1, 0.9])).await;
+        // Named after the fact: the result that went out says nothing of it.
+        run(&from, &image(3, "unknown", None, &[bob], [0.5, 0.5])).await;
+        run(
+            &from,
+            &format!(
+                "UPDATE faces SET outcome = 'known', person_id = {ann}, candidates = '[[{ann},0.3]]' WHERE image_id = 3"
+            ),
+        )
+        .await;
+        let copy = copy_of(&from, there.path()).await;
+        let to = store(here.path()).await;
+        to.restore_gallery(copy.clone()).await.unwrap();
+        to.erase_person(ann).await.unwrap();
+        assert_eq!(rows(&to, "SELECT count(*) || '' FROM erased").await, ["2"], "one for each who were put together");
+        let gallery = to.restore_gallery(copy.clone()).await.unwrap();
+        assert_eq!(to.restore_images(copy, &gallery).await.unwrap().images, 3);
+        let left = "SELECT image_id || candidates || length(crop) || length(embedding) FROM faces ORDER BY image_id";
+        assert_eq!(rows(&to, left).await, [format!("1[[{bob},0.4]]00"), format!("2[[{bob},0.4]]18"), "3[]00".into()]);
+        assert_eq!(rows(&to, "SELECT image_id || '' FROM thumbnails").await, ["2"]);
+        let named = format!("SELECT payload FROM outbox WHERE payload LIKE '%P{ann}%' OR payload LIKE '%P{old}%'");
+        assert!(rows(&to, &named).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_one_was_said_not_to_be_is_forgotten_when_the_two_are_put_together_or_one_is_erased() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path()).await;
+        let ann = enroll(&store, "Ann", "a", [1.0, 0.0]).await;
+        let bob = enroll(&store, "Bob", "b", [0.0, 1.0]).await;
+        let eve = enroll(&store, "Eve", "e", [1.0, 1.0]).await;
+        run(&store, &image(1, "known", Some(ann), &[ann], [0.8, 0.0])).await;
+        let not = |person: PersonId, vector| {
+            format!(
+                "INSERT INTO counter_examples (person_id, space, vector, crop, created_at_ms) VALUES ({person}, 's', {}, x'', 1);",
+                blob(vector)
+            )
+        };
+        // Of Bob: a picture of Ann, a face of Ann, a picture of Eve, and somebody else.
+        for vector in [[1.0, 0.0], [0.8, 0.0], [1.0, 1.0], [9.0, 9.0]] {
+            run(&store, &not(bob, vector)).await;
+        }
+        run(&store, &not(ann, [8.0, 8.0])).await;
+        assert_eq!(store.merge_people(ann, bob).await.unwrap(), Changed::Done(()));
+        store.follow_merges().await.unwrap();
+        let left = "SELECT person_id || hex(vector) FROM counter_examples ORDER BY id";
+        let of = |vector: [f32; 2]| format!("{bob}{}", hex(&super::super::vector_to_blob(&vector)).to_uppercase());
+        assert_eq!(rows(&store, left).await, [of([1.0, 1.0]), of([9.0, 9.0]), of([8.0, 8.0])]);
+        assert_eq!(rows(&store, "SELECT person_id || candidates FROM faces").await, [format!("{bob}[[{bob},0.4]]")]);
+        store.erase_person(eve).await.unwrap();
+        assert_eq!(rows(&store, left).await, [of([9.0, 9.0]), of([8.0, 8.0])]);
+        // Bob is Ann as well: what names her by her old number goes with him.
+        store.erase_person(bob).await.unwrap();
+        store.erase_from_results(&store.erasing().await.unwrap()).await.unwrap();
+        assert_eq!(
+            rows(&store, "SELECT payload ->> '$.faces[0].person' FROM outbox WHERE payload LIKE '%\"name\"%'").await,
+            [""; 0]
+        );
+        assert_eq!(rows(&store, "SELECT candidates || length(crop) FROM faces").await, ["[]0"]);
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_of_one_moment_while_the_writer_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path()).await;
+        run(
+            &store,
+            "WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 20000)
+             INSERT INTO images (source, path, accepted_at_ms) SELECT 'http', hex(zeroblob(100)), n FROM n",
+        )
+        .await;
+        let copying = tokio::spawn({
+            let (store, copy) = (store.clone(), folder.path().join("copy.db"));
+            async move { store.copy_to(copy).await }
+        });
+        let mut written = 0;
+        while !copying.is_finished() {
+            run(&store, "INSERT INTO images (source, path, accepted_at_ms) VALUES ('http', '/later', 1); INSERT INTO rejected_messages (received_at_ms, topic, reason, payload) VALUES (1, '', '', x'')").await;
+            written += 1;
+        }
+        copying.await.unwrap().unwrap();
+        assert!(written > 1, "the writer waited for the copy");
+        let copy = folder.path().join("copy.db");
+        prepare_copy(&copy).unwrap();
+        let copy = Connection::open(copy).unwrap();
+        let count = |sql: &str| copy.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+        let later = count("SELECT count(*) FROM images WHERE path = '/later'");
+        assert!(later < written && later == count("SELECT count(*) FROM rejected_messages"), "{later} of {written}");
+    }
 }

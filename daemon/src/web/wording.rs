@@ -57,6 +57,11 @@ pub fn age(ms: i64) -> String {
     }
 }
 
+/// "just now", "12 s ago".
+pub fn past(ms: i64) -> String {
+    if ms < 5000 { "just now".into() } else { format!("{}\u{a0}ago", age(ms)) }
+}
+
 /// "512 MiB", "1.5 GiB".
 pub fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -101,6 +106,7 @@ mod tests {
     fn ages_bytes_and_shares_read_as_people_say_them() {
         assert_eq!([-9_000, 4_999, 5_000, 59_999].map(age), ["now", "now", "5\u{a0}s", "59\u{a0}s"]);
         assert_eq!([60_000, 3_600_000, 172_800_000].map(age), ["1\u{a0}min", "1\u{a0}h", "2\u{a0}d"]);
+        assert_eq!([0, 61_000].map(past), ["just now", "1\u{a0}min\u{a0}ago"]);
         assert_eq!([0, 1023, 1536, 64 << 20].map(bytes), ["0\u{a0}B", "1023\u{a0}B", "1.5\u{a0}KiB", "64\u{a0}MiB"]);
         assert_eq!(bytes(u64::MAX), "16777216\u{a0}TiB");
         assert_eq!(

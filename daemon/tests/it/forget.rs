@@ -75,7 +75,7 @@ fn nothing_of_a_forgotten_person_is_left_in_any_file_and_no_backup_brings_them_b
     enroll(&board, NAME, "obama_1.jpg");
     enroll(&board, "Joe Biden", "biden_1.jpg");
     enroll(&board, "Once Called Otherwise", "astronaut_1.jpg");
-    for n in 0..5 {
+    for n in 0..3 {
         let bytes = std::fs::read(photo("obama_2.jpg")).unwrap();
         let id = board.post("/v1/images", &[("content-type", "image/jpeg")], &bytes).1["ids"][0].as_i64().unwrap();
         assert_eq!(board.ended(id)["found"][0]["person"], NAME);
@@ -131,7 +131,7 @@ fn nothing_of_a_forgotten_person_is_left_in_any_file_and_no_backup_brings_them_b
             ),
             ["0"]
         );
-        assert!(board.sql("select count(*) from images")[0].parse::<u64>().unwrap() >= 15);
+        assert!(board.sql("select count(*) from images")[0].parse::<u64>().unwrap() > 6);
     }
     new.start();
     new.stop();

@@ -11,7 +11,7 @@ const isLive = () => document.querySelector("section[data-live], article[data-li
 /** What the server sent for a row or a part, before times were made local: tells whether it changed. */
 const sent = new WeakMap();
 /** An age grows without anything having changed. */
-const shape = (html) => html.replace(/(<time class="age"[^>]*>)[^<]*/g, "$1");
+const shape = (html) => html.replace(/(<time class="age[^>]*>)[^<]*/g, "$1");
 /** How far the board's clock is ahead of the reader's: boards have no battery, so ages go by theirs. */
 let ahead = Number(document.documentElement.dataset.now) - Date.now();
 let events = null;
@@ -47,7 +47,8 @@ function showAges() {
   const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
   for (const element of document.querySelectorAll("time.age")) {
     const moment = new Date(element.dateTime);
-    const text = age(Date.now() + ahead - moment);
+    let text = age(Date.now() + ahead - moment);
+    if (element.classList.contains("past")) text = text === "now" ? "just now" : `${text}\u00a0ago`;
     if (element.textContent !== text) element.textContent = text;
     element.title = full.format(moment);
   }

@@ -24,6 +24,8 @@ struct Found {
     genuine: String,
     impostors: String,
     threshold: String,
+    /// Why that threshold, or why none, as a sentence.
+    reason: String,
     now: Option<Errors>,
     recommended: Option<Errors>,
     charts: Vec<Chart>,
@@ -48,12 +50,19 @@ impl From<Calibration> for Found {
             genuine: wording::number(calibration.genuine as u64),
             impostors: wording::number(calibration.impostors as u64),
             threshold: wording::distance(calibration.threshold.into()),
+            reason: sentence(&calibration.reason),
             now: calibration.now.map(Errors::from),
             recommended: calibration.recommended.map(Errors::from),
             charts: [histogram(&calibration), curves(&calibration)].into_iter().flatten().collect(),
             calibration,
         }
     }
+}
+
+/// With a capital letter and a full stop.
+fn sentence(text: &str) -> String {
+    let mut letters = text.trim_end_matches('.').chars();
+    letters.next().map_or_else(String::new, |first| format!("{}{}.", first.to_uppercase(), letters.as_str()))
 }
 
 impl From<CalibrationPoint> for Errors {
@@ -85,8 +94,14 @@ fn marks(calibration: &Calibration, frame: &charts::Frame) -> Vec<Mark> {
     }
 }
 
+/// A word at each fifth.
 fn columns(frame: &charts::Frame, right: f64) -> Vec<(f64, &'static str, String)> {
-    frame.columns([0.0, 0.25, 0.5, 0.75, 1.0].map(|share| (share * right, tick(share * right))).into())
+    let fifths = (0..).map(|place| f64::from(place) / 5.0).take_while(|value| *value <= right);
+    fifths.map(|value| (frame.x(value), "middle", tick(value))).collect()
+}
+
+fn share(share: f64) -> String {
+    format!("{}\u{a0}%", tick(share * 100.0))
 }
 
 fn histogram(calibration: &Calibration) -> Option<Chart> {
@@ -119,7 +134,7 @@ fn histogram(calibration: &Calibration) -> Option<Chart> {
             ("bars unknown", bars(&calibration.impostor_share)),
             ("bars known", bars(&calibration.genuine_share)),
         ],
-        rows: frame.rows(wording::percent),
+        rows: frame.rows(share),
         columns: columns(&frame, right),
         marks: marks(calibration, &frame),
         legend: vec![("known", "one person"), ("unknown", "two people")],
@@ -144,10 +159,13 @@ fn curves(calibration: &Calibration) -> Option<Chart> {
     Some(Chart {
         id: "chart-errors",
         title: "Errors over the threshold",
-        summary: format!("{}{}", at("present", calibration.now), at("recommended", calibration.recommended)),
+        summary: match (calibration.now, calibration.recommended) {
+            (None, None) => "There are too few pairs to say what to expect of a threshold.".into(),
+            (now, recommended) => format!("{}{}", at("present", now), at("recommended", recommended)),
+        },
         from: 0.0,
         shapes: vec![("line bad", line(|point| point.fmr)), ("line s1", line(|point| point.fnmr))],
-        rows: [1.0, 0.1, 0.01, 0.001].map(|share| (frame.y(share), wording::percent(share))).into(),
+        rows: [1.0, 0.1, 0.01, 0.001].map(|rate| (frame.y(rate), share(rate))).into(),
         columns: columns(&frame, right),
         marks: marks(calibration, &frame),
         legend: vec![("bad", "strangers that pass"), ("s1", "true pairs missed")],

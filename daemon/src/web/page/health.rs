@@ -8,6 +8,7 @@ use axum::extract::{Query, State};
 use serde::Deserialize;
 
 use super::{Ago, Failed, Frame, Page, Visit, filled, frame};
+use crate::board::BoardReport;
 use crate::desk::{BreakerLine, EngineLine, EngineReport};
 use crate::domain::{BreakerState, ImageId, Source};
 use crate::health::{Part, Trouble};
@@ -43,6 +44,7 @@ struct HealthPage {
     spans: Vec<(i64, &'static str, bool)>,
     /// Nothing was noted in it.
     blank: bool,
+    board: BoardReport,
     free: Option<String>,
     reserve: String,
     used: Vec<(&'static str, String)>,
@@ -103,6 +105,7 @@ pub async fn show(State(web): State<Web>, visit: Visit, asked: Result<Query<Aske
         ]
         .map(|(name, bytes)| (name, wording::bytes(bytes)))
         .into(),
+        board: web.board.report().await,
         parts,
         frame,
     };
@@ -124,14 +127,14 @@ fn calls(breaker: &BreakerLine) -> String {
     let failed = failed
         .map(|(reason, count)| format!(", {} failed ({})", wording::number(*count), wording::words(reason.as_str())));
     let answered = wording::number(breaker.successes);
-    format!("{answered} answered{}; opened {} since the start", failed.collect::<String>(), times(breaker.trips))
+    format!("{answered} answered{}; {} since the start", failed.collect::<String>(), opened(breaker.trips))
 }
 
-fn times(count: u64) -> String {
-    match count {
-        0 => "never".into(),
-        1 => "once".into(),
-        _ => format!("{} times", wording::number(count)),
+fn opened(times: u64) -> String {
+    match times {
+        0 => "it never opened".into(),
+        1 => "it opened once".into(),
+        _ => format!("it opened {} times", wording::number(times)),
     }
 }
 
@@ -353,7 +356,7 @@ fn breaker_bands(span: &Span, changes: &[BreakerChange], now: Option<BreakerStat
     // Newest first: each lasts until the one before it in the list.
     let mut until = span.to as f64;
     let mut bands = Vec::new();
-    let mut opened = 0;
+    let mut count = 0;
     for change in changes {
         let (from, state) = (minute(change.at_ms), change.state.parse::<BreakerState>().ok());
         if until < span.from as f64 {
@@ -362,7 +365,7 @@ fn breaker_bands(span: &Span, changes: &[BreakerChange], now: Option<BreakerStat
         if let Some((_, class, _)) = CLASSES.iter().find(|(one, ..)| Some(*one) == state) {
             bands.push((*class, frame.band(from, until)));
         }
-        opened += u64::from(state == Some(BreakerState::Open) && from >= span.from as f64);
+        count += u64::from(state == Some(BreakerState::Open) && from >= span.from as f64);
         until = from;
     }
     bands.reverse();
@@ -371,7 +374,7 @@ fn breaker_bands(span: &Span, changes: &[BreakerChange], now: Option<BreakerStat
     Chart {
         id: "chart-breaker",
         title: "Circuit breaker",
-        summary: format!("{now}; it opened {} in this stretch.", times(opened)),
+        summary: format!("{now}; {} in this stretch.", opened(count)),
         from: charts::BAND - 6.0,
         shapes: bands,
         rows: Vec::new(),

@@ -185,11 +185,13 @@ fn threshold(web: &Web) -> Option<f32> {
 struct Ago {
     moment: Moment,
     age: String,
+    past: String,
 }
 
 impl Ago {
     fn new(at_ms: i64, now_ms: i64) -> Self {
-        Self { moment: Moment::from_ms(at_ms), age: wording::age(now_ms - at_ms) }
+        let ms = now_ms - at_ms;
+        Self { moment: Moment::from_ms(at_ms), age: wording::age(ms), past: wording::past(ms) }
     }
 }
 

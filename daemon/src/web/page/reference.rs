@@ -15,7 +15,7 @@ const METHODS: [&str; 6] = ["get", "post", "put", "patch", "delete", "head"];
 #[template(path = "reference.html")]
 struct ReferencePage {
     frame: Frame,
-    about: String,
+    about: Vec<(bool, String)>,
     /// By tag, in the document's order.
     groups: Vec<Group>,
     /// Status and meaning of every bad answer: most operations share them.
@@ -31,9 +31,9 @@ struct Group {
 struct Operation {
     method: String,
     path: String,
-    summary: String,
+    summary: Vec<(bool, String)>,
     /// Name, where it stands, whether it must be given, what it is.
-    parameters: Vec<(String, String, bool, String)>,
+    parameters: Vec<(String, String, bool, Vec<(bool, String)>)>,
     /// Media types of the body.
     body: Vec<String>,
     /// Status and meaning of each good answer.
@@ -49,7 +49,7 @@ pub async fn show(State(web): State<Web>, visit: Visit) -> Page {
     let groups = groups(document);
     let page = ReferencePage {
         frame: frame(&web, visit, "api"),
-        about: text(&document["info"]["description"]),
+        about: pieces(&text(&document["info"]["description"])),
         refusals: refusals(document),
         groups,
     };
@@ -58,6 +58,12 @@ pub async fn show(State(web): State<Web>, visit: Visit) -> Page {
 
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().trim().into()
+}
+
+/// A text with `code` in it, piece by piece; true: that is code.
+fn pieces(text: &str) -> Vec<(bool, String)> {
+    let pieces = text.split('`').enumerate().map(|(place, piece)| (place % 2 == 1, piece.to_string()));
+    pieces.filter(|(_, piece)| !piece.trim().is_empty()).collect()
 }
 
 fn list(value: &Value) -> &[Value] {
@@ -88,10 +94,7 @@ fn groups(document: &Value) -> Vec<Group> {
             groups[place].operations.push(Operation {
                 method: method.to_uppercase(),
                 path: path.clone(),
-                summary: match text(&operation["description"]) {
-                    about if about.is_empty() => text(&operation["summary"]),
-                    about => format!("{} {about}", text(&operation["summary"])),
-                },
+                summary: pieces(&format!("{} {}", text(&operation["summary"]), text(&operation["description"]))),
                 parameters: shared.iter().chain(list(&operation["parameters"])).map(parameter).collect(),
                 body: fields(&operation["requestBody"]["content"]).map(|(kind, _)| kind.clone()).collect(),
                 answers: fields(&operation["responses"])
@@ -123,9 +126,9 @@ fn refusals(document: &Value) -> BTreeMap<String, String> {
     refusals
 }
 
-fn parameter(parameter: &Value) -> (String, String, bool, String) {
+fn parameter(parameter: &Value) -> (String, String, bool, Vec<(bool, String)>) {
     let needed = parameter["required"].as_bool().unwrap_or_default();
-    (text(&parameter["name"]), text(&parameter["in"]), needed, text(&parameter["description"]))
+    (text(&parameter["name"]), text(&parameter["in"]), needed, pieces(&text(&parameter["description"])))
 }
 
 #[cfg(test)]
@@ -148,11 +151,15 @@ mod tests {
         assert_eq!(groups.len(), 1, "a tag without an operation is left out");
         let operation = &groups[0].operations[0];
         assert_eq!((operation.method.as_str(), operation.path.as_str()), ("PATCH", "/v1/people/{id}"));
-        assert_eq!(operation.parameters, [("id".into(), "path".into(), true, "Number".into())]);
+        assert_eq!(operation.parameters, [("id".into(), "path".into(), true, vec![(false, "Number".into())])]);
         assert_eq!(operation.body, ["application/json"]);
         assert_eq!(operation.answers, [("200".into(), "The person".into())]);
         assert_eq!(operation.refusals, ["404"]);
         assert_eq!(refusals(&document)["404"], "Nobody");
+        assert_eq!(
+            pieces("`a` and `b`."),
+            [(true, "a".into()), (false, " and ".into()), (true, "b".into()), (false, ".".into())]
+        );
         assert!(super::groups(&Value::Null).is_empty());
     }
 }
