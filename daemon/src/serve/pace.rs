@@ -165,12 +165,12 @@ impl AsyncWrite for Pushed {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.push(cx, |stream, cx| stream.poll_flush(cx))
+        self.push(cx, AsyncWrite::poll_flush)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.lingering.is_none() {
-            ready!(self.push(cx, |stream, cx| stream.poll_shutdown(cx)))?;
+            ready!(self.push(cx, AsyncWrite::poll_shutdown))?;
             if !self.unread.load(Ordering::Relaxed) {
                 return Poll::Ready(Ok(()));
             }
