@@ -57,7 +57,7 @@ pub async fn page(config: &Config, args: Page, picture: Vec<u8>) -> anyhow::Resu
     let mut client = load::connect(&daemon.address).await?;
     let mut rows: Vec<Row> = Vec::new();
     let middle = args.images / 2;
-    let kinds: [(&str, Box<dyn Fn(i64) -> String>); 14] = [
+    let kinds: [Kind; 14] = [
         ("page, newest", Box::new(|_| "/".into())),
         ("page, deep", Box::new(move |n| format!("/?cursor={}", middle + n * 7))),
         ("page, one outcome", Box::new(move |n| format!("/?outcome=uncertain&cursor={}", middle + n * 7))),

@@ -154,7 +154,7 @@ impl Access {
             return Ok(Visitor { csrf });
         }
         let submitting = *asked.method == Method::POST && SUBMITTING.contains(&asked.path);
-        if submitting && (self.0.open_submit || asked.sent_on_the_board()) {
+        if submitting && (self.0.open_submit || asked.is_on_the_board()) {
             // Browsers on the board would be every page's way in.
             return if asked.of_another_site() { Err(Refusal::Foreign) } else { Ok(Visitor { csrf }) };
         }
@@ -242,7 +242,7 @@ impl<'a> Asked<'a> {
         header.or_else(|| self.query.split('&').find_map(|pair| pair.strip_prefix("csrf=")))
     }
 
-    fn sent_on_the_board(&self) -> bool {
+    fn is_on_the_board(&self) -> bool {
         self.peer.to_canonical().is_loopback() && !FORWARDED.iter().any(|name| self.headers.contains_key(*name))
     }
 

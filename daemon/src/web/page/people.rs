@@ -113,7 +113,7 @@ pub async fn one(State(web): State<Web>, visit: Visit, number: Result<Number, Fa
     others.retain(|(other, _)| *other != id);
     let page = PersonPage {
         person: Person::new(person, &frame),
-        pictures: described(pictures, remarks, &frame),
+        pictures: described(pictures, &remarks, &frame),
         others,
         judged,
         frame,
@@ -133,7 +133,7 @@ impl Person {
     }
 }
 
-fn described(pictures: Vec<PersonPicture>, remarks: Vec<(i64, PictureRemark)>, frame: &Frame) -> Vec<Picture> {
+fn described(pictures: Vec<PersonPicture>, remarks: &[(i64, PictureRemark)], frame: &Frame) -> Vec<Picture> {
     let names: HashMap<_, _> = pictures.iter().map(|picture| (picture.id, picture.image_name.clone())).collect();
     pictures
         .into_iter()

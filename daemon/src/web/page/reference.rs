@@ -28,12 +28,15 @@ struct Group {
     operations: Vec<Operation>,
 }
 
+/// Pieces of a sentence, with whether they are code.
+type Sentence = Vec<(bool, String)>;
+
 struct Operation {
     method: String,
     path: String,
-    summary: Vec<(bool, String)>,
+    summary: Sentence,
     /// Name, where it stands, whether it must be given, what it is.
-    parameters: Vec<(String, String, bool, Vec<(bool, String)>)>,
+    parameters: Vec<(String, String, bool, Sentence)>,
     /// Media types of the body.
     body: Vec<String>,
     /// Status and meaning of each good answer.
