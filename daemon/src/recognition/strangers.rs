@@ -14,8 +14,8 @@ use super::{Enroller, Matcher, Ready, ReadyWatch};
 use crate::health::{Condition, Health};
 use crate::store::{Joined, Joining, Store, StrangerId, StrangerShape, UngroupedFace};
 
-/// Between two looks: what came meanwhile is written together.
-const EVERY: Duration = Duration::from_secs(2);
+/// Between two looks: what came meanwhile is written together, which spares cards.
+const EVERY: Duration = Duration::from_secs(5);
 /// After an error.
 const RETRY: Duration = Duration::from_secs(10);
 /// Results looked at in one go, and groups summed up again.
