@@ -18,8 +18,9 @@ CREATE TABLE erased (
   erased_at_ms INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE merged (
-  uid      BLOB PRIMARY KEY,
-  into_uid BLOB NOT NULL
+  uid       BLOB PRIMARY KEY,
+  into_uid  BLOB NOT NULL,
+  person_id INTEGER                              -- under which past results name them; NULL: known from a backup only
 ) STRICT, WITHOUT ROWID;
 
 -- Faces that were taken for a person and are not that person.
@@ -82,3 +83,21 @@ CREATE TABLE breaker_history (
   state  TEXT    NOT NULL,
   reason TEXT                                    -- a sentence
 ) STRICT;
+
+-- How many images are in each state: counted as they change, because to count a million of them takes too long.
+CREATE TABLE tally (
+  state  TEXT    PRIMARY KEY,
+  images INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO tally VALUES ('pending', 0), ('processing', 0), ('processed', 0), ('failed', 0);
+UPDATE tally SET images = (SELECT count(*) FROM images WHERE images.state = tally.state);
+CREATE TRIGGER images_arrive AFTER INSERT ON images BEGIN
+  UPDATE tally SET images = images + 1 WHERE state = new.state;
+END;
+CREATE TRIGGER images_move AFTER UPDATE OF state ON images WHEN old.state <> new.state BEGIN
+  UPDATE tally SET images = images - 1 WHERE state = old.state;
+  UPDATE tally SET images = images + 1 WHERE state = new.state;
+END;
+CREATE TRIGGER images_leave AFTER DELETE ON images BEGIN
+  UPDATE tally SET images = images - 1 WHERE state = old.state;
+END;

@@ -3,24 +3,31 @@
 mod mqtt;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::serve::{Listener, ListenerExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
 
-use crate::config::Config;
+use crate::admin::{self, Admin};
+use crate::backup;
+use crate::board::Board;
+use crate::config::{Config, Http, Tls};
 use crate::control::{self, Control};
 use crate::disk::Disk;
 use crate::engine::{DecodeLimits, EngineSettings};
 use crate::health::{Condition, Health};
 use crate::heartbeat::{Pulse, heartbeat};
+use crate::history;
 use crate::notify::Notifier;
 use crate::queue::{self, Queue, Rules};
 use crate::recognition::{self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, PEOPLE, Reader, Strangers};
+use crate::serve::tls::{Encryption, Source};
+use crate::serve::{self};
 use crate::sinks::health::Report;
 use crate::sources::camera::Camera;
 use crate::sources::folder::Folder;
@@ -29,9 +36,11 @@ use crate::state_dir::StateDir;
 use crate::store::Store;
 use crate::supervise::Supervisor;
 use crate::topics::Topics;
+use crate::web::auth::{self, Access};
 use crate::web::{self, Web};
 
-const HTTP_LAST_REQUESTS: Duration = Duration::from_secs(2);
+pub use mqtt::broker_settings;
+
 const PORT_RETRY: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until it is told to stop.
@@ -42,7 +51,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     // One folder, one daemon; one file holds images, people and results.
     let _held = StateDir::hold(&state_dir)?;
-    let (store, damaged) = Store::open(&state_dir, &[SPOOL, PEOPLE])?;
+    let (store, damaged) = backup::open(&state_dir, SPOOL).await?;
     match &damaged {
         Some(banner) => {
             tracing::error!("{banner}");
@@ -52,6 +61,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     queue::sweep_orphans(&state_dir, SPOOL, &store.spool_files().await?)?;
     queue::sweep_orphans(&state_dir, PEOPLE, &store.enrolment_files().await?)?;
+
+    tasks.work("database", end_when_damaged(store.clone(), tasks.stop()));
 
     // The queue takes up what the last run left.
     let rules = Rules {
@@ -93,6 +104,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         queue::sweep(queue.clone(), state_dir.clone(), config.retention.clone(), health.clone(), tasks.stop());
     tasks.work("retention", retention);
 
+    let board = Board::here();
+    tasks.work("history", history::keep(queue.clone(), store.clone(), board.clone(), tasks.stop()));
+
     let (timer_heart, pulse) = heartbeat();
     tasks.work("room", sources::watch_room(intake.clone(), pulse, tasks.stop()));
 
@@ -133,21 +147,23 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // Page and API for the LAN; the same and more on the control socket.
     let disk =
         Disk { folder: state_dir.clone(), reserve_bytes: config.intake.disk_reserve_bytes, store: store.clone() };
-    let page = web::router(Web {
+    let page = Web {
         store: store.clone(),
         health: health.clone(),
         desk: desk.clone(),
         gallery: recognition::gallery_desk(ready.clone()),
         disk: disk.clone(),
+        board,
         device: config.device.clone(),
         topic: topics.paths(),
+        document: Arc::default(),
         stop: tasks.stop(),
-    });
-    let submit = sources::http::router(intake.clone());
-    let enroller = Enroller { store: store.clone(), state_dir: state_dir.clone(), turn: Arc::default() };
+    };
+    let enroller = Enroller::new(store.clone(), &state_dir, &config.device);
     let strangers = Strangers { enroller: enroller.clone(), ready: ready.clone(), health: health.clone() };
     tasks.work("strangers", strangers.run(tasks.stop()));
     tasks.work("erasure", enroller.clone().keep_forgetting(health.clone(), tasks.stop()));
+    tasks.work("gallery backup", enroller.clone().keep_backup(health.clone(), tasks.stop()));
     if let Some(listen) = config.facerecog_listen {
         let origin = recognition::Origin { reader: Arc::clone(&reader), ready: ready.clone() };
         let (health, stop) = (health.clone(), tasks.stop());
@@ -159,11 +175,30 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         });
     }
     let max_bytes = config.intake.max_bytes;
-    let control = control::router(Control { enroller: enroller.clone(), ready: ready.clone(), max_bytes });
-    let lan_routes = page.clone().merge(submit);
+    let admin = Admin {
+        web: page.clone(),
+        queue: queue.clone(),
+        enroller: enroller.clone(),
+        ready: ready.clone(),
+        reader: Arc::clone(&reader),
+        max_bytes,
+        engine_turns: Admin::engine_turns(),
+    };
+    let api = OpenApiRouter::with_openapi(web::Document::openapi())
+        .merge(web::api(page.clone()))
+        .merge(admin::api(admin.clone()))
+        .merge(sources::http::router(intake.clone()));
+    let (api, document) = api.split_for_parts();
+    _ = page.document.set(serde_json::to_value(document)?);
+    let routes = web::router(page).merge(admin::forms(admin)).merge(api);
+    let access = Access::open(&state_dir, &config.http, health.clone());
+    let control = Control { enroller: enroller.clone(), ready: ready.clone(), max_bytes, access: access.clone() };
+    let control = web::dress(control::router(control).merge(routes.clone()));
+    let lan_routes = web::guarded(routes, access);
     let (http_heart, pulse) = heartbeat();
-    tasks.work("http", serve_http(config.http.listen, lan_routes, health.clone(), pulse, tasks.stop()));
-    tasks.work("control", control::serve(state_dir, control.merge(page), health.clone(), tasks.stop()));
+    let serving = serve_http(config.http.clone(), state_dir.clone(), lan_routes, health.clone(), pulse, tasks.stop());
+    tasks.work("http", serving);
+    tasks.work("control", control::serve(state_dir, control, health.clone(), tasks.stop()));
 
     let mut awaited = vec!["database", "engine", "intake", "page"];
     if config.mqtt.enabled {
@@ -193,6 +228,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     stopped
 }
 
+/// A database that is damaged can only be moved aside and read by the next start.
+async fn end_when_damaged(store: Store, stop: CancellationToken) -> anyhow::Result<()> {
+    tokio::select! {
+        why = store.damaged() => anyhow::bail!("the database is damaged and is mended by the next start: {why}"),
+        () = stop.cancelled() => Ok(()),
+    }
+}
+
 /// A port that is taken degrades its part only and is tried again; `None` once the stop comes.
 async fn bind(
     listen: SocketAddr,
@@ -219,45 +262,53 @@ async fn bind(
 }
 
 async fn serve_http(
-    listen: SocketAddr,
+    http: Http,
+    state_dir: PathBuf,
     routes: axum::Router,
     health: Health,
     mut pulse: Pulse,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let binding = bind(listen, "http.listen", "page", &health, &stop);
+    let names = auth::own_names(&auth::hostname()).into_iter().chain(http.names);
+    let source = match http.tls {
+        Tls::Off => None,
+        Tls::SelfSigned => Some(Source::Own { folder: state_dir, names: names.collect() }),
+        Tls::Files { certificate, key } => Some(Source::Files { certificate, key }),
+    };
+    let mut encryption = None;
+    if let Some(source) = source {
+        let Some(opened) = pulse.answer_during(encrypt(source, &health, &stop)).await else { return Ok(()) };
+        encryption = Some(opened);
+    }
+    let binding = bind(http.listen, "http.listen", "page", &health, &stop);
     let Some(listener) = pulse.answer_during(binding).await else { return Ok(()) };
-    let address = listener.local_addr()?;
-    health.set("page", Condition::Ok, format!("http://{address}/"));
-    tracing::info!("page and API on http://{address}/");
-    // Tapped for nothing but its type: axum tells the peer's address of its own listeners only.
-    let listener = Heard { listener, pulse }.tap_io(|_| ());
-    let serving = axum::serve(listener, routes.into_make_service_with_connect_info::<SocketAddr>())
-        .with_graceful_shutdown(stop.clone().cancelled_owned());
-    tokio::select! {
-        served = serving => Ok(served?),
-        // A sender that never ends its request must not use up everybody's time to stop.
-        () = async { stop.cancelled().await; tokio::time::sleep(HTTP_LAST_REQUESTS).await } => Ok(()),
+    let scheme = if encryption.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}/", listener.local_addr()?);
+    tracing::info!("page and API on {url}");
+    match &mut encryption {
+        Some(encryption) => encryption.announce(url),
+        None => drop(health.set("page", Condition::Ok, url)),
     }
+    serve::serve(listener, routes, encryption, pulse, stop).await;
+    Ok(())
 }
 
-/// A listener whose loop of accepting says that it turns.
-struct Heard {
-    listener: TcpListener,
-    pulse: Pulse,
-}
-
-impl Listener for Heard {
-    type Io = TcpStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
-        // axum's own accept waits a second after an error such as too many open files, and answers meanwhile.
-        self.pulse.answer_during(Listener::accept(&mut self.listener)).await
-    }
-
-    fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        self.listener.local_addr()
+/// A certificate that cannot be used degrades the page only and is tried again; `None` once the stop comes.
+async fn encrypt(source: Source, health: &Health, stop: &CancellationToken) -> Option<Encryption> {
+    loop {
+        match Encryption::open(source.clone(), health.clone()).await {
+            Ok(encryption) => return Some(encryption),
+            Err(error) => {
+                let text = format!("not served: {error}");
+                if health.set("page", Condition::Degraded, text.as_str()) {
+                    tracing::error!("the page is {text}");
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PORT_RETRY) => {}
+            () = stop.cancelled() => return None,
+        }
     }
 }
 

@@ -1,17 +1,23 @@
 //! The command line: what can be typed, and which part answers.
 
 mod allow;
+mod backup;
 mod bench;
 mod breaker;
 mod calibrate;
 mod camera;
 mod describe;
+mod doctor;
 mod enroll;
 mod eval;
+mod forget;
 mod identify;
 mod load;
 mod matching;
+mod page;
+mod people;
 mod status;
+mod token;
 mod writes;
 
 use std::path::PathBuf;
@@ -33,7 +39,9 @@ use crate::config::Config;
 use crate::domain::BreakerCommand;
 use crate::engine::{self, Engine, load_pack};
 use crate::health::Health;
-use crate::recognition::Guard;
+use crate::recognition::{Enroller, Guard};
+use crate::sources::SPOOL;
+use crate::state_dir::StateDir;
 
 /// Face identification for one board: pictures in by MQTT or HTTP, names out, nothing lost.
 #[derive(Debug, Parser)]
@@ -69,10 +77,22 @@ enum Command {
     },
     /// Makes people known, from pictures or a folder of known people
     Enroll(enroll::Args),
+    /// Shows who is enrolled, renames somebody, or makes two people one
+    People(people::Args),
+    /// Erases a person: pictures, embeddings, and their face and name in past results
+    Forget(forget::Args),
+    /// Saves the database and the enrolled pictures in one file, while the daemon runs or not
+    Backup(backup::BackupArgs),
+    /// Takes a backup in: what is missing comes back, what is here stays
+    Restore(backup::RestoreArgs),
     /// Says who is in pictures; stores nothing and needs no daemon
     Identify(identify::Args),
+    /// Looks at everything the board stands on and says what to do about it
+    Doctor(doctor::Args),
     /// Shows what waits, what failed and the last results
     Status(status::Args),
+    /// Shows the administrator's token for the page and the API, or replaces it
+    Token(token::Args),
     /// Shows what the enrolled pictures say about the threshold, and which one to use
     Calibrate(calibrate::Args),
     /// Measures accuracy on pairs of pictures
@@ -128,8 +148,14 @@ async fn command(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Enroll(args) => enroll::run(&config, args).await,
+        Command::People(args) => people::run(&config, args).await,
+        Command::Forget(args) => forget::run(&config, args).await,
+        Command::Backup(args) => backup::save(&config, args).await,
+        Command::Restore(args) => backup::restore(&config, args).await,
         Command::Identify(args) => identify::run(&config, args).await,
+        Command::Doctor(args) => doctor::run(&config, args).await,
         Command::Status(args) => status::run(&config, args).await,
+        Command::Token(args) => token::run(&config, &args).await,
         Command::Calibrate(args) => calibrate::run(&config, &args),
         Command::Eval(args) => eval::run(&config, args).await,
         Command::Bench(bench) => bench::run(&config, bench).await,
@@ -179,6 +205,16 @@ async fn own_engine(config: &Config) -> anyhow::Result<Engine> {
         Engine::load(pack, models.precision, device, &settings)
     });
     Ok(engine.await.context("loading the engine panicked")??)
+}
+
+/// The gallery without a daemon: the state folder's lock, and who changes what is in it.
+async fn own_gallery(config: &Config) -> anyhow::Result<(StateDir, Enroller)> {
+    let held = StateDir::hold(&config.state_dir)?;
+    let (store, damaged) = crate::backup::open(&config.state_dir, SPOOL).await?;
+    if let Some(banner) = damaged {
+        eprintln!("{banner}");
+    }
+    Ok((held, Enroller::new(store, &config.state_dir, &config.device)))
 }
 
 /// Engine processes of the command's own, for as long as it runs; nothing about them is kept.

@@ -193,7 +193,7 @@ impl Commands {
                 let (bytes, path) = self.picture(&request, picture).await?;
                 let identified = identify(&up, None, bytes, path).await;
                 identified
-                    .map(|identified| result::answer(&identified))
+                    .map(|identified| json!(result::answer(&identified)))
                     .map_err(|failure| Refusal { text: failure.verdict().sentence, rejected: None })
             }
             Command::Enroll => {
@@ -208,12 +208,12 @@ impl Commands {
             Command::Forget => {
                 let person = person(&request)?;
                 let up = self.up()?;
-                match self.enroller.forget(&up, &person).await {
-                    Ok(true) => {
+                match self.enroller.forget(Some(&up), &person).await {
+                    Ok(Some(_)) => {
                         tracing::info!("a person was erased by MQTT");
                         Ok(json!({ "forgotten": person }))
                     }
-                    Ok(false) => Err(Refusal::ours("nobody is enrolled under that name")),
+                    Ok(None) => Err(Refusal::ours("nobody is enrolled under that name")),
                     Err(error) => Err(Refusal::ours(error)),
                 }
             }

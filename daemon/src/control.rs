@@ -8,20 +8,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
+use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::health::{Condition, Health};
 use crate::problem::Problem;
-use crate::recognition::{Enroller, ReadyWatch, Report};
+use crate::recognition::{Enroller, Forgotten, ReadyWatch, Report, Restored};
+use crate::store::Changed;
+use crate::web::auth::Access;
 
 /// How long a command waits for an engine that is still loading.
 const ENGINE_WAIT: Duration = Duration::from_secs(60);
@@ -34,18 +38,24 @@ pub fn socket(state_dir: &Path) -> PathBuf {
 /// What the control routes work with.
 #[derive(Clone)]
 pub struct Control {
-    /// Adds people.
+    /// Adds people, changes and erases them.
     pub enroller: Enroller,
     /// The engine, once it is up.
     pub ready: ReadyWatch,
     /// Largest picture.
     pub max_bytes: usize,
+    /// Has the administrator's token.
+    pub access: Access,
 }
 
 /// Routes that change things.
 pub fn router(control: Control) -> Router {
     Router::new()
         .route("/control/enroll", post(enroll))
+        .route("/control/token", post(token))
+        .route("/control/people/rename", post(rename))
+        .route("/control/people/merge", post(merge))
+        .route("/control/people/forget", post(forget))
         .layer(DefaultBodyLimit::max(control.max_bytes))
         .with_state(control)
 }
@@ -74,6 +84,85 @@ async fn enroll(
         tokio::spawn(async move { control.enroller.enroll(&up, &query.person, &query.name, picture.into()).await });
     let report = enrolling.await.unwrap_or_else(|panic| Err(panic.into()));
     report.map(Json).map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")))
+}
+
+/// What `kithd token` asks for.
+#[derive(Serialize, Deserialize)]
+pub struct TokenQuestion {
+    /// The token is to be replaced first.
+    pub replace: bool,
+}
+
+/// And what it is told.
+#[derive(Serialize, Deserialize)]
+pub struct TokenAnswer {
+    /// As it is sent by clients.
+    pub token: String,
+}
+
+async fn token(
+    State(control): State<Control>,
+    Json(question): Json<TokenQuestion>,
+) -> Result<Json<TokenAnswer>, Problem> {
+    let asked = tokio::task::spawn_blocking(move || control.access.token(question.replace)).await;
+    let failed = |error: String| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error);
+    let token = asked.map_err(|panic| failed(panic.to_string()))?.map_err(|error| failed(error.to_string()))?;
+    Ok(Json(TokenAnswer { token }))
+}
+
+/// People as a command names them.
+#[derive(Serialize, Deserialize)]
+struct People {
+    person: String,
+    /// The new name, or who the first is merged into.
+    other: Option<String>,
+}
+
+async fn rename(State(control): State<Control>, Query(people): Query<People>) -> Result<Json<()>, Problem> {
+    let id = named(&control, &people.person).await?;
+    let (up, name) = (control.ready.borrow().clone(), people.other.unwrap_or_default());
+    changed(on_its_own(async move { control.enroller.rename(up.as_ref(), id, &name).await }).await?)
+}
+
+async fn merge(State(control): State<Control>, Query(people): Query<People>) -> Result<Json<()>, Problem> {
+    let id = named(&control, &people.person).await?;
+    let into = named(&control, people.other.as_deref().unwrap_or_default()).await?;
+    let up = control.ready.borrow().clone();
+    changed(on_its_own(async move { control.enroller.merge(up.as_ref(), id, into).await }).await?)
+}
+
+async fn forget(State(control): State<Control>, Query(people): Query<People>) -> Result<Json<Forgotten>, Problem> {
+    let up = control.ready.borrow().clone();
+    let name = people.person.clone();
+    let forgotten = on_its_own(async move { control.enroller.forget(up.as_ref(), &name).await }).await?;
+    forgotten.map(Json).ok_or_else(|| nobody(&people.person))
+}
+
+async fn named(control: &Control, name: &str) -> Result<i64, Problem> {
+    control.enroller.store.person_named(name.into()).await?.ok_or_else(|| nobody(name))
+}
+
+fn nobody(name: &str) -> Problem {
+    Problem::not_found(format!("nobody is enrolled as {name}; kithd people shows everybody"))
+}
+
+fn changed(changed: Changed) -> Result<Json<()>, Problem> {
+    match changed {
+        Changed::Done(()) => Ok(Json(())),
+        Changed::NotFound => Err(Problem::not_found("there is no such person any more")),
+        Changed::Refused(why) => Err(Problem::new(StatusCode::CONFLICT, why)),
+    }
+}
+
+/// A command broken off in the middle must not leave the gallery in memory behind the database.
+async fn on_its_own<T: Send + 'static>(
+    work: impl Future<Output = anyhow::Result<T>> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::spawn(work).await.unwrap_or_else(|panic| Err(panic.into())).map_err(|error| failed(&error))
+}
+
+fn failed(error: &anyhow::Error) -> Problem {
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
 }
 
 /// Serves the socket until stopped. A socket left by a killed daemon is replaced: the state folder's lock is held.
@@ -128,14 +217,46 @@ impl Client {
 
     /// Enrols a picture in the running daemon.
     pub async fn enroll(&self, person: &str, name: &str, picture: Vec<u8>) -> anyhow::Result<Report> {
-        let mut uri = String::from("/control/enroll?");
-        for (key, value) in [("person", person), ("name", name)] {
-            uri.push_str(key);
-            uri.push('=');
-            value.bytes().for_each(|byte| uri.push_str(&format!("%{byte:02X}")));
-            uri.push('&');
+        let uri = uri("/control/enroll", &[("person", person), ("name", name)]);
+        self.request(hyper::Method::POST, &uri, picture).await
+    }
+
+    /// Gives somebody another name.
+    pub async fn rename(&self, person: &str, name: &str) -> anyhow::Result<()> {
+        let uri = uri("/control/people/rename", &[("person", person), ("other", name)]);
+        self.request(hyper::Method::POST, &uri, Vec::new()).await
+    }
+
+    /// Makes two people one.
+    pub async fn merge(&self, person: &str, into: &str) -> anyhow::Result<()> {
+        let uri = uri("/control/people/merge", &[("person", person), ("other", into)]);
+        self.request(hyper::Method::POST, &uri, Vec::new()).await
+    }
+
+    /// Erases somebody.
+    pub async fn forget(&self, person: &str) -> anyhow::Result<Forgotten> {
+        self.request(hyper::Method::POST, &uri("/control/people/forget", &[("person", person)]), Vec::new()).await
+    }
+
+    /// Writes a backup of everything; fails if it does not come whole.
+    pub async fn backup(&self, to: &mut tokio::fs::File) -> anyhow::Result<u64> {
+        let mut body = self.send(hyper::Method::GET, "/v1/backup", Body::empty()).await?;
+        let mut bytes = 0;
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.context("the backup was broken off; kithd's log says why")?.into_data() else {
+                continue;
+            };
+            to.write_all(&data).await?;
+            bytes += data.len() as u64;
         }
-        self.request(hyper::Method::POST, uri.trim_end_matches('&'), picture).await
+        Ok(bytes)
+    }
+
+    /// Has a backup taken in.
+    pub async fn restore(&self, from: tokio::fs::File) -> anyhow::Result<Restored> {
+        let body = Body::from_stream(ReaderStream::with_capacity(from, 64 << 10));
+        let answer = self.send(hyper::Method::PUT, "/v1/backup", body).await?;
+        Ok(serde_json::from_slice(&answer.collect().await?.to_bytes())?)
     }
 
     /// Tells a route of the page's API something.
@@ -152,28 +273,40 @@ impl Client {
     where
         T: serde::de::DeserializeOwned,
     {
+        let answer = self.send(method, uri, body.into()).await?;
+        Ok(serde_json::from_slice(&answer.collect().await?.to_bytes())?)
+    }
+
+    /// The answer's body, if it is a good one.
+    async fn send(&self, method: hyper::Method, uri: &str, body: Body) -> anyhow::Result<hyper::body::Incoming> {
         let stream = UnixStream::connect(&self.socket).await.context("the daemon went away")?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        // It only makes progress while it is polled beside the request; it ends with the answer.
+        tokio::spawn(connection);
         let request = hyper::Request::builder()
             .method(method)
             .uri(uri)
             .header(hyper::header::HOST, "localhost")
             .header(hyper::header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))?;
-        let exchange = async {
-            let response = sender.send_request(request).await?;
-            let status = response.status();
-            anyhow::Ok((status, response.into_body().collect().await?.to_bytes()))
-        };
-        // The connection only makes progress while it is polled beside the request.
-        let (status, body) = tokio::select! {
-            answer = exchange => answer?,
-            broken = connection => bail!("the daemon hung up: {:?}", broken.err()),
-        };
+            .body(body)?;
+        let response = sender.send_request(request).await.context("the daemon hung up")?;
+        let status = response.status();
         if !status.is_success() {
+            let body = response.into_body().collect().await?.to_bytes();
             let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
             bail!("the daemon answers {status}: {}", problem["detail"].as_str().unwrap_or("no reason given"));
         }
-        Ok(serde_json::from_slice(&body)?)
+        Ok(response.into_body())
     }
+}
+
+fn uri(path: &str, query: &[(&str, &str)]) -> String {
+    let mut uri = format!("{path}?");
+    for (key, value) in query {
+        uri.push_str(key);
+        uri.push('=');
+        value.bytes().for_each(|byte| uri.push_str(&format!("%{byte:02X}")));
+        uri.push('&');
+    }
+    uri.trim_end_matches('&').to_string()
 }

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::domain::{BreakerCommand, BreakerReason, BreakerState, PersonId};
 
 /// One engine as it is now.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub struct EngineLine {
     /// Where it runs.
     pub place: String,
@@ -49,7 +50,7 @@ impl EngineLine {
 }
 
 /// The circuit breaker as it is now.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct BreakerLine {
     /// Where it is.
     pub state: BreakerState,
@@ -80,7 +81,7 @@ pub struct BreakerLine {
 }
 
 /// Engines and breaker as they are now.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct EngineReport {
     /// The breaker.
     pub breaker: BreakerLine,
@@ -102,7 +103,7 @@ pub struct EngineDesk {
 }
 
 /// What speaks about one enrolled picture, seen beside all others.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case", tag = "remark")]
 pub enum PictureRemark {
     /// So much like another picture of the same person that it adds nothing.
@@ -129,7 +130,7 @@ pub enum PictureRemark {
 }
 
 /// A point of the calibration's curves.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct CalibrationPoint {
     /// Pairs nearer than this pass.
     pub threshold: f32,
@@ -140,7 +141,7 @@ pub struct CalibrationPoint {
 }
 
 /// What the own gallery says about the threshold.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct Calibration {
     /// People with an enrolled picture.
     pub people: usize,

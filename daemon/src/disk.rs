@@ -27,7 +27,7 @@ pub struct Disk {
 }
 
 /// How it is with the disk.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct DiskReport {
     /// Unknown where the disk does not say.
     pub free_bytes: Option<u64>,

@@ -13,7 +13,7 @@ pub type PersonId = i64;
 macro_rules! spelled {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum, utoipa::ToSchema)]
         #[serde(rename_all = "snake_case")]
         pub enum $name { $($(#[$vdoc])* $variant),+ }
 
@@ -226,7 +226,7 @@ pub struct Claimed {
 }
 
 /// A person and the distance to their nearest enrolled picture.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct NamedCandidate {
     /// Row of the person.
     pub person_id: PersonId,
@@ -266,7 +266,7 @@ pub struct IdentifiedFace {
 }
 
 /// Time spent in each stage of the engine, milliseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Timings {
     /// Bytes to pixels.
     pub decode_ms: f64,
@@ -309,6 +309,21 @@ impl Identified {
         faces.iter().map(|face| face.outcome).min_by_key(|outcome| *outcome as u8).unwrap_or(Outcome::NoFace)
     }
 }
+
+/// The bytes of a picture, as the API's documentation names them.
+pub struct PictureBytes;
+
+impl utoipa::PartialSchema for PictureBytes {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        // No schema tells a picture from other bytes.
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::SchemaType::AnyValue)
+            .description(Some("The bytes of a picture"))
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for PictureBytes {}
 
 /// Milliseconds since 1970 by the board's clock, which may be wrong: for people to read, never for order.
 pub fn wall_clock_ms() -> i64 {

@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::domain::wall_clock_ms;
+
 /// How a part is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
     /// Not there yet.
@@ -22,8 +24,20 @@ pub enum Condition {
     Off,
 }
 
+impl Condition {
+    /// As the API spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ok => "ok",
+            Self::Degraded => "degraded",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// One part's line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Part {
     /// How it is.
     pub condition: Condition,
@@ -31,23 +45,38 @@ pub struct Part {
     pub text: String,
 }
 
+/// When a part did not work last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// Wall clock.
+    pub at_ms: i64,
+    /// What it said then.
+    pub text: String,
+}
+
 /// Every part's line by name ("engine", "mqtt", "intake", "database"); clones share it.
 #[derive(Clone, Default)]
 pub struct Health {
     parts: Arc<Mutex<BTreeMap<&'static str, Part>>>,
+    troubles: Arc<Mutex<BTreeMap<&'static str, Trouble>>>,
     version: watch::Sender<u64>,
 }
 
 impl Health {
     /// Sets a part's line; true when it differs from the last one.
     pub fn set(&self, name: &'static str, condition: Condition, text: impl Into<String>) -> bool {
-        let part = Part { condition, text: text.into() };
+        let text = text.into();
+        let part = Part { condition, text: text.clone() };
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         if parts.get(name) == Some(&part) {
             return false;
         }
         parts.insert(name, part);
         drop(parts);
+        if condition == Condition::Degraded {
+            let trouble = Trouble { at_ms: wall_clock_ms(), text };
+            self.troubles.lock().unwrap_or_else(PoisonError::into_inner).insert(name, trouble);
+        }
         self.version.send_modify(|version| *version += 1);
         true
     }
@@ -55,6 +84,11 @@ impl Health {
     /// All lines, by name.
     pub fn parts(&self) -> BTreeMap<&'static str, Part> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The last trouble of every part that had any since the start, over or not.
+    pub fn troubles(&self) -> BTreeMap<&'static str, Trouble> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Changes whenever a line changes.

@@ -1,6 +1,9 @@
 //! kithd: pictures in, names out, nothing lost. Parses, logs, loads the configuration, runs, and gives the exit code.
 
+mod admin;
 mod app;
+mod backup;
+mod board;
 mod camera;
 mod child;
 mod cli;
@@ -13,6 +16,7 @@ mod domain;
 mod engine;
 mod health;
 mod heartbeat;
+mod history;
 mod mqtt;
 mod notify;
 mod problem;
@@ -20,6 +24,7 @@ mod queue;
 mod recognition;
 mod result;
 mod rpc;
+mod serve;
 mod sinks;
 mod sources;
 mod state_dir;

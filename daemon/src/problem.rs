@@ -1,13 +1,17 @@
 //! Errors of the API as RFC 9457 problem details: a status and a sentence. Pages have their own notice.
 
+use std::collections::BTreeMap;
+
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response as Documented, ResponseBuilder};
+use utoipa::{IntoResponses, ToSchema};
 
 use crate::store::StoreError;
 
 /// An error answer; `type` is `about:blank`, so the title is the status' own phrase.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Problem {
     status: StatusCode,
     detail: String,
@@ -63,15 +67,64 @@ impl From<StoreError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = json!({
-            "type": "about:blank",
-            "title": self.status.canonical_reason().unwrap_or("Error"),
-            "status": self.status.as_u16(),
-            "detail": self.detail,
-        });
+        let body = ProblemDetails {
+            kind: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: self.detail,
+        };
+        // Plain text and a number cannot fail to be written.
+        let body = serde_json::to_string(&body).unwrap_or_default();
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
         let again = self.again.then_some([(header::RETRY_AFTER, RETRY_AFTER)]);
-        (self.status, kind, again, body.to_string()).into_response()
+        (self.status, kind, again, body).into_response()
+    }
+}
+
+/// RFC 9457.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ProblemDetails {
+    /// Always about:blank: the status says what kind it is.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// The status' own phrase.
+    title: &'static str,
+    /// HTTP status.
+    status: u16,
+    /// What happened, to which thing, and what to do.
+    detail: String,
+}
+
+/// What any request may be answered, beside what it is for.
+impl IntoResponses for Problem {
+    fn responses() -> BTreeMap<String, RefOr<Documented>> {
+        let content = || {
+            let schema = Ref::from_schema_name("ProblemDetails");
+            ContentBuilder::new().schema(Some(schema)).build()
+        };
+        let answers = [
+            (400, "The request makes no sense"),
+            (401, "The token is needed"),
+            (403, "Not from there"),
+            (404, "No such thing"),
+            (405, "Nothing takes this method here"),
+            (408, "The request did not end in time"),
+            (409, "Not in the state it is in"),
+            (411, "The length of the body is needed"),
+            (413, "Too large"),
+            (415, "Not a kind of content that is understood"),
+            (421, "The Host header names no address of this board"),
+            (422, "Understood, and refused"),
+            (429, "Too many wrong tokens"),
+            (431, "The header is too large"),
+            (500, "The database could not be read"),
+            (503, "Not now; Retry-After says when"),
+        ];
+        let documented = |(status, text): (u16, &str)| {
+            let response = ResponseBuilder::new().description(text).content("application/problem+json", content());
+            (status.to_string(), RefOr::T(response.build()))
+        };
+        answers.into_iter().map(documented).collect()
     }
 }
 

@@ -3,6 +3,7 @@
 //! A result is made once, when the image ends, and stored in the outbox; nothing renders it a second time.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::domain::{Claimed, Identified, IdentifiedFace, ImageId, NamedCandidate, Outcome, Source, State, Timings};
 
@@ -29,16 +30,19 @@ struct ResultMessage<'a> {
     duration_ms: i64,
 }
 
-#[derive(Serialize)]
-struct FaceMessage<'a> {
+/// One face of a result.
+#[derive(Serialize, ToSchema)]
+pub struct FaceMessage<'a> {
     #[serde(rename = "box")]
     bounds: [f32; 4],
     score: f32,
     quality: f32,
     outcome: Outcome,
+    #[schema(value_type = Option<NamedCandidate>)]
     person: Option<&'a NamedCandidate>,
     distance: Option<f32>,
     margin: Option<f32>,
+    #[schema(value_type = Vec<NamedCandidate>)]
     candidates: &'a [NamedCandidate],
 }
 
@@ -98,14 +102,26 @@ pub fn message(claimed: &Claimed, end: Result<&Identified, &str>, stamp: Stamp<'
 }
 
 /// Who is on a picture of which nothing is kept.
-pub fn answer(identified: &Identified) -> serde_json::Value {
-    serde_json::json!({
-        "outcome": identified.outcome,
-        "picture_key": identified.picture_key,
-        "width": identified.size.map(|(width, _)| width),
-        "height": identified.size.map(|(_, height)| height),
-        "faces": identified.faces.iter().map(FaceMessage::from).collect::<Vec<_>>(),
-        "timings": identified.timings,
-        "engine": identified.engine,
-    })
+#[derive(Serialize, ToSchema)]
+pub struct Answer<'a> {
+    outcome: Outcome,
+    picture_key: &'a str,
+    width: Option<u32>,
+    height: Option<u32>,
+    faces: Vec<FaceMessage<'a>>,
+    timings: Option<Timings>,
+    engine: &'a str,
+}
+
+/// The answer to who is asked at once.
+pub fn answer(identified: &Identified) -> Answer<'_> {
+    Answer {
+        outcome: identified.outcome,
+        picture_key: &identified.picture_key,
+        width: identified.size.map(|(width, _)| width),
+        height: identified.size.map(|(_, height)| height),
+        faces: identified.faces.iter().map(FaceMessage::from).collect(),
+        timings: identified.timings,
+        engine: &identified.engine,
+    }
 }

@@ -69,6 +69,11 @@ pub async fn start(
     Ok(names)
 }
 
+/// Settings of a connection that only looks whether the broker lets this board in.
+pub fn broker_settings(config: &Config, client: &str) -> anyhow::Result<Settings> {
+    Ok(Settings { session_expiry: std::time::Duration::ZERO, ..Broker::new(config)?.settings(client) })
+}
+
 /// What all connections have in common.
 struct Broker<'a> {
     config: &'a Config,
@@ -187,6 +192,7 @@ fn carry_out(config: &Config, topics: &Topics, tasks: &mut Supervisor, parts: Pa
         publisher: publisher.clone(),
         connection,
         births,
+        erasures: enroller.erasures.subscribe(),
         health,
     };
     tasks.work("home assistant", announcing.run(tasks.stop()));

@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use image::{ImageFormat, RgbImage, imageops};
 use serde_json::json;
 
-use super::{OwnEngines, load, matching, own_engine, writes};
+use super::{OwnEngines, load, matching, own_engine, page, writes};
 use crate::app;
 use crate::config::Config;
 use crate::engine::{Recogniser, Reply, load_pack};
@@ -48,6 +48,8 @@ pub enum Bench {
     Match(matching::Match),
     /// Memory (PSS of all processes) idle and at work
     Memory(load::Memory),
+    /// How fast page and list answer with a million images in the database, while pictures are processed
+    Page(page::Page),
     /// Bytes written to the disk for each picture that is identified, by all processes
     Writes(writes::Writes),
 }
@@ -71,6 +73,7 @@ pub async fn run(config: &Config, bench: Bench) -> anyhow::Result<ExitCode> {
         Bench::Intake(intake) => load::intake(config, intake).await?,
         Bench::Match(args) => tokio::task::spawn_blocking(move || matching::matching(&args)).await??,
         Bench::Memory(memory) => load::memory(config, memory, bench_picture(config)?).await?,
+        Bench::Page(args) => page::page(config, args, bench_picture(config)?).await?,
         Bench::Writes(args) => writes::writes(config, args, bench_picture(config)?).await?,
     }
     Ok(ExitCode::SUCCESS)

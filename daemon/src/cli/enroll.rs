@@ -7,13 +7,11 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::OwnEngines;
+use super::{OwnEngines, own_gallery};
 use crate::config::Config;
 use crate::control::Client;
-use crate::recognition::{Enroller, Enrolment, Matcher, PEOPLE, Ready, Report, file_name, person_of, read_given};
-use crate::sources::SPOOL;
+use crate::recognition::{Enroller, Enrolment, Matcher, Ready, Report, file_name, person_of, read_given};
 use crate::state_dir::StateDir;
-use crate::store::Store;
 
 const PICTURES: &[&str] = &["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
 
@@ -90,16 +88,11 @@ impl Door {
         if let Some(client) = Client::connect(&config.state_dir).await? {
             return Ok(Self::Daemon(client));
         }
-        let held = StateDir::hold(&config.state_dir)?;
-        let (store, damaged) = Store::open(&config.state_dir, &[SPOOL, PEOPLE])?;
-        if let Some(banner) = damaged {
-            eprintln!("{banner}");
-        }
+        let (held, enroller) = own_gallery(config).await?;
         let engines = OwnEngines::start(config).await?;
         let guard = engines.guard.clone();
         let matcher = Matcher::new(guard.pack(), config.recognition.threshold);
-        let up = Arc::new(Ready { guard, matcher, store: Some(store.clone()) });
-        let enroller = Enroller { store, state_dir: config.state_dir.clone(), turn: Arc::default() };
+        let up = Arc::new(Ready { guard, matcher, store: Some(enroller.store.clone()) });
         Ok(Self::Own { _held: held, enroller, up, engines })
     }
 

@@ -173,6 +173,12 @@ impl Daemon {
         set("mqtt.enabled", if broker.is_some() { "true" } else { "false" });
         set("recognition.threads", &config.recognition.threads.to_string());
         set("intake.max_pending", "10000000");
+        // Nothing is to go while it is measured.
+        for (kind, all) in
+            [("images.age", "0s"), ("images.count", "0"), ("images.bytes", "0B"), ("thumbnails.age", "0s")]
+        {
+            set(&format!("retention.{kind}"), all);
+        }
         if let Some(root) = root {
             set("intake.roots", &json!([root]).to_string());
         }
@@ -311,7 +317,8 @@ impl Daemon {
         Ok(pid)
     }
 
-    async fn stop(&mut self) -> anyhow::Result<()> {
+    /// Ends it.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
         self.terminate()?;
         self.ended().await
     }

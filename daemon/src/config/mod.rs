@@ -3,6 +3,7 @@
 //! What comes and goes (mounts, brokers, cameras) is not tested here: the daemon starts whatever is broken.
 
 mod camera;
+mod http;
 mod mqtt;
 mod raw;
 mod retention;
@@ -12,6 +13,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 pub use camera::{Camera, PixelFormat};
+pub use http::{Http, Tls};
 use kith_vision::{Device, Precision};
 pub use mqtt::{HomeAssistant, Mqtt, MqttCommand};
 pub use raw::{Problem, Raw};
@@ -57,13 +59,6 @@ pub struct Config {
     pub drain: Duration,
     /// Arguments that make another process of this program read the same configuration.
     pub arguments: Vec<String>,
-}
-
-/// Page and API.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Http {
-    /// Address and port.
-    pub listen: SocketAddr,
 }
 
 /// What may come in.
@@ -238,7 +233,7 @@ impl Config {
         let mut config = Self {
             device: device(&mut raw),
             log_level: log_level(&mut raw),
-            http: Http { listen: listen(&mut raw) },
+            http: http::http(&mut raw),
             mqtt: mqtt::mqtt(&mut raw),
             intake: intake(&mut raw, &state_dir),
             folders: folders(&mut raw),
@@ -340,11 +335,6 @@ fn log_level(raw: &mut Raw) -> String {
         raw.problem("log.level", format!("{level:?}"), "must be error, warn, info, debug or trace");
     }
     level
-}
-
-fn listen(raw: &mut Raw) -> SocketAddr {
-    let default = SocketAddr::from(([127, 0, 0, 1], 8000));
-    raw.text("http.listen").and_then(|text| address(raw, "http.listen", &text)).unwrap_or(default)
 }
 
 fn address(raw: &mut Raw, key: &str, text: &str) -> Option<SocketAddr> {

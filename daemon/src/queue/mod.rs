@@ -6,9 +6,10 @@ mod clock;
 mod failure;
 mod recover;
 mod retention;
+mod tally;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -16,11 +17,13 @@ use tokio::sync::watch;
 use crate::config;
 use crate::domain::{Accepted, Claimed, EngineRole, Identified, ImageId, NewImage, Source, wall_clock_ms};
 use crate::result::{Stamp, message};
-use crate::store::{End, PutBack, Store, StoreError};
+use crate::store::{End, PutBack, Store, StoreError, Told};
 use clock::QueueClock;
 
+pub use clock::synchronised;
 pub use failure::{Again, Failure};
 pub use retention::{sweep, sweep_orphans};
+pub use tally::Tally;
 
 /// The queue could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +88,7 @@ pub struct Queue {
     rules: Arc<Rules>,
     unfinished: Arc<AtomicU64>,
     camera_bytes: Arc<AtomicU64>,
+    tally: Arc<Mutex<Tally>>,
 }
 
 /// What `claim` found.
@@ -101,7 +105,8 @@ impl Queue {
     pub async fn open(store: Store, rules: Rules) -> Result<Self, QueueError> {
         let clock = QueueClock::resume(store.queue_clock().await?);
         let (unfinished, camera_bytes) = (Arc::default(), Arc::default());
-        let queue = Self { store, clock, rules: Arc::new(rules), unfinished, camera_bytes };
+        let tally = Arc::default();
+        let queue = Self { store, clock, rules: Arc::new(rules), unfinished, camera_bytes, tally };
         let counts = queue.store.counts().await?;
         queue.unfinished.store(counts.pending + counts.processing, Ordering::Relaxed);
         queue.camera_bytes.store(queue.store.waiting_camera_bytes().await?, Ordering::Relaxed);
@@ -143,6 +148,7 @@ impl Queue {
                 _ => 0,
             };
             queue.unfinished.fetch_sub(count - new, Ordering::Relaxed);
+            queue.count(|tally| tally.accepted += new);
             if new == 0 {
                 // A camera sends one at a time.
                 queue.camera_bytes.fetch_sub(camera_bytes, Ordering::Relaxed);
@@ -158,6 +164,17 @@ impl Queue {
     /// Images not finished yet, and how many there may be.
     pub fn load(&self) -> (u64, u64) {
         (self.unfinished.load(Ordering::Relaxed), self.rules.max_pending)
+    }
+
+    /// What was done since the last time this was asked.
+    pub fn take_tally(&self) -> Tally {
+        let mut taken = Tally::default();
+        self.count(|tally| std::mem::swap(tally, &mut taken));
+        taken
+    }
+
+    fn count(&self, change: impl FnOnce(&mut Tally)) {
+        change(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Changes whenever something was done: look again after it does.
@@ -186,6 +203,9 @@ impl Queue {
         let (end, identified) = (Arc::new(end), Arc::new(identified));
         let done = self.until_stored(|| self.store.finish(Arc::clone(&end), Arc::clone(&identified))).await?;
         self.ended(&claimed, done);
+        if done {
+            self.count(|tally| tally.processed(identified.timings.as_ref()));
+        }
         Ok(done)
     }
 
@@ -272,6 +292,35 @@ impl Queue {
         Ok(count)
     }
 
+    /// An operator wants a failed image tried again. `Told::Done`: it waits.
+    pub async fn try_again(&self, id: ImageId) -> Result<Told, QueueError> {
+        // On its own: an operator who hangs up must not stop the counting half-way.
+        let queue = self.clone();
+        let telling = tokio::spawn(async move {
+            let told = queue.store.try_again(id, queue.clock.now_ms()).await?;
+            if let Told::Done { camera_bytes, .. } = told {
+                queue.unfinished.fetch_add(1, Ordering::Relaxed);
+                queue.camera_bytes.fetch_add(camera_bytes, Ordering::Relaxed);
+            }
+            Ok(told)
+        });
+        telling.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// An operator wants an image gone, with all that is known of it. `Told::Done`: it is, but for the file it names.
+    pub async fn remove(&self, id: ImageId) -> Result<Told, QueueError> {
+        let queue = self.clone();
+        let telling = tokio::spawn(async move {
+            let told = queue.store.remove_image(id).await?;
+            if let Told::Done { camera_bytes, waiting: true, .. } = told {
+                queue.unfinished.fetch_sub(1, Ordering::Relaxed);
+                queue.camera_bytes.fetch_sub(camera_bytes, Ordering::Relaxed);
+            }
+            Ok(told)
+        });
+        telling.await.map_err(|_| StoreError::Closed)?
+    }
+
     async fn give_up(&self, claimed: Claimed, failure: &Failure, reason: String) -> Result<(), QueueError> {
         tracing::warn!(image = claimed.id, path = claimed.path, "failed: {reason}");
         let mut end = self.end(&claimed, Err(&reason))?;
@@ -281,6 +330,9 @@ impl Queue {
         let end = Arc::new(end);
         let done = self.until_stored(|| self.store.fail(Arc::clone(&end), reason.clone())).await?;
         self.ended(&claimed, done);
+        if done {
+            self.count(|tally| tally.failed += 1);
+        }
         Ok(())
     }
 

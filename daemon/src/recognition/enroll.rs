@@ -8,23 +8,19 @@ use std::sync::Arc;
 use anyhow::{anyhow, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 
 use super::client::{Answer, Picture};
 use super::guard::Recognised;
 use super::{Matcher, Ready};
 use crate::domain::hex;
 use crate::engine::FoundFace;
-use crate::health::{Condition, Health};
 use crate::queue::Failure;
 use crate::sources::write_durably;
 use crate::store::{EnrolledFace, EnrolledPicture, Store, StoreError};
 
 /// Folder of kept enrolment pictures below the state folder.
 pub const PEOPLE: &str = "people";
-
-/// What is said to a name that is none.
-pub(super) const NO_NAME: &str = "a person's name must have 1 to 200 characters";
 
 /// How long an enrolment waits for an engine that is being started.
 const ENGINE_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
@@ -33,7 +29,7 @@ const ENGINE_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
 const DOMINANT: f32 = 2.0;
 
 /// What became of one picture, as the closing table shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Report {
     /// File name.
     pub image_name: String,
@@ -46,7 +42,7 @@ pub struct Report {
 }
 
 /// Taken or not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Enrolment {
     /// In the gallery now.
@@ -64,11 +60,30 @@ pub struct Enroller {
     pub store: Store,
     /// Where pictures are kept.
     pub state_dir: PathBuf,
+    /// Name of the board, for its backups.
+    pub device: String,
     /// One after the other, in the order of the calls: who is enrolled and then erased is erased.
     pub turn: Arc<tokio::sync::Mutex<()>>,
+    /// Changes when somebody was erased: what shows faces elsewhere is to be cleared.
+    pub erasures: watch::Sender<u64>,
+    /// Changes when a backup was taken in: what was read into memory before is behind.
+    pub restores: watch::Sender<u64>,
 }
 
 impl Enroller {
+    /// One for all who enrol, change and erase: clones share its turn.
+    pub fn new(store: Store, state_dir: &Path, device: &str) -> Self {
+        let (state_dir, device) = (state_dir.into(), device.into());
+        Self {
+            store,
+            state_dir,
+            device,
+            turn: Arc::default(),
+            erasures: watch::Sender::default(),
+            restores: watch::Sender::default(),
+        }
+    }
+
     /// Enrols the face of a picture. `Err` is ours to mend (disk, engine), a rejected picture is a report.
     pub async fn enroll(
         &self,
@@ -81,8 +96,8 @@ impl Enroller {
             let (image_name, person) = (image_name.to_string(), person.to_string());
             Ok(Report { image_name, person, enrolment, remark })
         };
-        if !is_a_name(person) {
-            return report(Enrolment::Rejected, Some(NO_NAME.into()));
+        if let Some(why) = objection_to_name(person) {
+            return report(Enrolment::Rejected, Some(why));
         }
         let _turn = self.turn.lock().await;
         let started = tokio::time::timeout(ENGINE_WAIT, up.guard.started()).await;
@@ -130,76 +145,6 @@ impl Enroller {
     }
 }
 
-/// What an image matched before the gallery was replaced may still take to be stored.
-const LAST_MATCHES: std::time::Duration = std::time::Duration::from_secs(1);
-/// When an erasure that was broken off is tried again.
-const FORGETTING: std::time::Duration = std::time::Duration::from_secs(60);
-
-impl Enroller {
-    /// Erases a person: embeddings, pictures, crops, thumbnails, kept bytes, messages not sent yet, and their name in past
-    /// results. False: there is nobody of that name.
-    pub async fn forget(&self, up: &Arc<Ready>, person: &str) -> anyhow::Result<bool> {
-        let _turn = self.turn.lock().await;
-        let files = self.store.erase_person(person.into()).await?;
-        // Asked again, it does what was broken off.
-        refresh(&self.store, &up.matcher).await?;
-        let found = files.is_some();
-        self.delete(files.unwrap_or_default()).await;
-        // What was matched before may be on its way to the database.
-        tokio::time::sleep(LAST_MATCHES).await;
-        self.finish_forgetting().await?;
-        Ok(found)
-    }
-
-    /// Does to its end, now and then, what a full disk or the end of the daemon broke off.
-    pub async fn keep_forgetting(self, health: Health, stop: CancellationToken) -> anyhow::Result<()> {
-        loop {
-            let finished = {
-                let _turn = self.turn.lock().await;
-                self.finish_forgetting().await
-            };
-            match finished {
-                Ok(()) => _ = health.set("erasure", Condition::Ok, "nothing is left of people who were erased"),
-                Err(error) => {
-                    let text = format!("somebody who was erased is still in past results: {error:#}; tried again");
-                    if health.set("erasure", Condition::Degraded, text.as_str()) {
-                        tracing::error!("{text}");
-                    }
-                }
-            }
-            tokio::select! {
-                () = tokio::time::sleep(FORGETTING) => {}
-                () = stop.cancelled() => return Ok(()),
-            }
-        }
-    }
-
-    async fn finish_forgetting(&self) -> anyhow::Result<()> {
-        let people = self.store.erasing().await?;
-        if people.is_empty() {
-            return Ok(());
-        }
-        let files = self.store.erase_from_results(&people).await?;
-        self.delete(files).await;
-        if !self.store.empty_journal().await? {
-            bail!("the journal of the database is being read");
-        }
-        Ok(self.store.erased(people).await?)
-    }
-
-    /// One that cannot be deleted now is swept at the next start: no row names it.
-    async fn delete(&self, files: Vec<String>) {
-        for file in files {
-            let path = self.state_dir.join(file);
-            if let Err(error) = tokio::fs::remove_file(&path).await
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                tracing::error!("{} of somebody who was erased cannot be deleted yet: {error}", path.display());
-            }
-        }
-    }
-}
-
 /// Takes the store's gallery into memory, one at a time: an older reading must not replace a newer one.
 pub(super) async fn refresh(store: &Store, matcher: &Matcher) -> anyhow::Result<()> {
     let _turn = matcher.turn().await;
@@ -208,9 +153,10 @@ pub(super) async fn refresh(store: &Store, matcher: &Matcher) -> anyhow::Result<
     Ok(())
 }
 
-/// Whether somebody may be called that.
-pub(super) fn is_a_name(text: &str) -> bool {
-    !text.trim().is_empty() && text.chars().count() <= 200 && !text.contains(char::is_control)
+/// Why nobody can be called that.
+pub(super) fn objection_to_name(name: &str) -> Option<String> {
+    let bad = name.trim().is_empty() || name.chars().count() > 200 || name.contains(char::is_control);
+    bad.then(|| "a person's name must have 1 to 200 characters".into())
 }
 
 pub(super) async fn keep(state_dir: &Path, file: &str, bytes: Vec<u8>) -> anyhow::Result<()> {

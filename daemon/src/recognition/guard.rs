@@ -83,7 +83,7 @@ struct Inner {
     /// What was measured in this run.
     measured: Mutex<Vec<(String, f64)>>,
     /// Images to get an attempt back; there is something to keep while it is not `None`.
-    unbooked: Mutex<Option<Vec<ImageId>>>,
+    unbooked: Mutex<Option<Unbooked>>,
 }
 
 /// What an engine made of a picture.
@@ -95,6 +95,14 @@ pub struct Recognised {
     pub engine: String,
     /// Which engine.
     pub role: EngineRole,
+}
+
+/// What changes of the breaker leave to be written down.
+#[derive(Default)]
+struct Unbooked {
+    blamed: Vec<ImageId>,
+    /// Where it went, and why.
+    changes: Vec<(BreakerState, String)>,
 }
 
 /// Where the next picture goes.
@@ -593,7 +601,9 @@ impl Inner {
             self.primary.kill(sentence);
         }
         let mut unbooked = self.unbooked.lock().unwrap_or_else(PoisonError::into_inner);
-        unbooked.get_or_insert_default().extend(blamed);
+        let books = unbooked.get_or_insert_default();
+        books.blamed.extend(blamed);
+        books.changes.push((*to, sentence.clone()));
         drop(unbooked);
         self.show();
         self.changed.send_modify(|version| *version += 1);
@@ -603,11 +613,18 @@ impl Inner {
     /// Gives attempts back and keeps the breaker for the next run, after it changed.
     async fn keep_books(&self) {
         let unbooked = self.unbooked.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (Some(blamed), Some(Books { store, queue })) = (unbooked, &self.books) else { return };
+        let (Some(Unbooked { blamed, changes }), Some(Books { store, queue })) = (unbooked, &self.books) else {
+            return;
+        };
         if !blamed.is_empty()
             && let Err(error) = queue.refund(blamed).await
         {
             tracing::warn!("attempts could not be given back: {error}");
+        }
+        for (state, sentence) in changes {
+            if let Err(error) = store.note_breaker(state.as_str().into(), Some(sentence)).await {
+                tracing::warn!("the circuit breaker's history could not be kept: {error}");
+            }
         }
         let snapshot = self.breaker().snapshot(Instant::now());
         let kept = serde_json::to_string(&snapshot).unwrap_or_default();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::dispatcher::file_name;
-use super::enroll::{NO_NAME, is_a_name, keep, refresh};
+use super::enroll::{keep, objection_to_name, refresh};
 use super::{Enroller, Matcher, PEOPLE, Ready};
 use crate::domain::{ImageId, Outcome, PersonId, hex};
 use crate::store::{EnrolledPicture, Relabel, StoreError, StoredFace, StrangerId};
@@ -42,7 +42,7 @@ impl From<StoreError> for RelabelError {
 }
 
 /// What naming a group did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct NamedStranger {
     /// Who it is now.
     pub person_id: PersonId,
@@ -226,5 +226,8 @@ impl Enroller {
 }
 
 fn name_of(text: &str) -> Result<String, RelabelError> {
-    if is_a_name(text) { Ok(text.trim().to_string()) } else { Err(RelabelError::Refused(NO_NAME.into())) }
+    match objection_to_name(text) {
+        None => Ok(text.trim().to_string()),
+        Some(why) => Err(RelabelError::Refused(why)),
+    }
 }

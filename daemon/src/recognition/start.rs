@@ -117,7 +117,7 @@ async fn fill(matcher: &Matcher, guard: &Guard, store: &Store, state_dir: &Path,
 }
 
 /// After a change of recogniser: embeds every kept enrolment picture in the new space, then adds them all at once.
-async fn embed_again(
+pub(super) async fn embed_again(
     guard: &Guard,
     store: &Store,
     state_dir: &Path,

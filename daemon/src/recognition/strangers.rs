@@ -45,10 +45,16 @@ impl Strangers {
         };
         let Some(up) = up else { return Ok(()) };
         let mut changes = enroller.store.changes();
+        let mut restores = enroller.restores.subscribe();
         let mut grouped = None;
         loop {
             let round = async {
                 changes.mark_unchanged();
+                if restores.has_changed().unwrap_or(false) {
+                    restores.mark_unchanged();
+                    // Groups came back that are not in memory.
+                    grouped = None;
+                }
                 let wait = match round(&enroller, &up, &health, &mut grouped).await {
                     Ok(count) => {
                         health.set("strangers", Condition::Ok, format!("{count} groups of unknown faces"));
@@ -296,7 +302,7 @@ mod tests {
             let settings = app::guard_settings(&Config::default(), folder.path());
             let guard = Guard::new(settings, Arc::new(pack), Health::default(), None);
             let up = Arc::new(Ready { guard, matcher, store: Some(store.clone()) });
-            let enroller = Enroller { store, state_dir: folder.path().into(), turn: Arc::default() };
+            let enroller = Enroller::new(store, folder.path(), "board");
             Self { folder, enroller, up, health: Health::default(), grouped: None }
         }
 
@@ -511,7 +517,7 @@ mod tests {
         board.round().await;
         let up = Arc::clone(&board.up);
         let ada = board.enroller.name_stranger(&up, 1, "Ada").await.unwrap().person_id;
-        assert!(board.enroller.forget(&up, "Ada").await.unwrap());
+        assert!(board.enroller.forget(Some(&up), "Ada").await.unwrap().is_some());
         let face = board.store().stored_face(image, 1).await.unwrap().unwrap();
         assert!(face.embedding.is_empty() && face.crop.is_empty() && face.person_id.is_none(), "{face:?}");
         assert!(!face.candidates.iter().any(|candidate| candidate.0 == ada));
@@ -557,7 +563,7 @@ mod tests {
         board.store().set_grouped_upto(99).await.unwrap();
         assert_eq!((board.round().await, board.ask::<u32>(&again)), (1, 1));
         // With her goes what she is not.
-        assert!(enroller.forget(up, "Ada").await.unwrap());
+        assert!(enroller.forget(Some(up), "Ada").await.unwrap().is_some());
         assert_eq!(board.ask::<u32>("SELECT count(*) FROM counter_examples"), 0);
     }
 

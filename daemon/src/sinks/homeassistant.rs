@@ -35,6 +35,8 @@ pub struct HomeAssistant {
     pub connection: watch::Receiver<State>,
     /// Changes when Home Assistant has started.
     pub births: watch::Receiver<u64>,
+    /// Changes when somebody was erased, whose face may be the last one shown.
+    pub erasures: watch::Receiver<u64>,
     /// Where it says how it is.
     pub health: Health,
 }
@@ -47,13 +49,24 @@ pub fn birth_topic(prefix: &str) -> String {
 impl HomeAssistant {
     /// Announces, again whenever that may have been lost; or takes back what was announced, once.
     pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        // A face of somebody who was erased may be shown, and none has taken its place.
+        let mut clear = false;
         loop {
             self.connection.borrow_and_update();
             self.births.borrow_and_update();
+            let up_to_date = async {
+                self.bring_up_to_date().await?;
+                if clear && self.settings.enabled {
+                    // Nothing of the kind was kept by the broker; if something else had it keep one, it is gone as well.
+                    self.publish(self.topics.last_face(), Vec::new()).await?;
+                }
+                anyhow::Ok(())
+            };
             let done = tokio::select! {
-                done = self.bring_up_to_date() => done,
+                done = up_to_date => done,
                 () = stop.cancelled() => return Ok(()),
             };
+            clear &= done.is_err();
             let retry = match done {
                 Ok(()) if self.settings.enabled => {
                     self.health.set("home assistant", Condition::Ok, "announced");
@@ -74,6 +87,7 @@ impl HomeAssistant {
                 () = tokio::time::sleep(RETRY), if retry => {}
                 Ok(()) = self.connection.changed() => {}
                 Ok(()) = self.births.changed() => {}
+                Ok(()) = self.erasures.changed() => clear = true,
                 () = stop.cancelled() => return Ok(()),
             }
         }

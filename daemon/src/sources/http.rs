@@ -2,17 +2,19 @@
 //!
 //! Answers 202 with the ids once they are on disk. Looking at images is in `web`.
 
+use axum::Json;
 use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use axum::{Json, Router};
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{Intake, IntakeError, PathSubmission};
-use crate::domain::{Accepted, Source};
+use crate::domain::{Accepted, ImageId, PictureBytes, Source};
 use crate::problem::Problem;
 
 const JSON_LIMIT: usize = 1 << 20;
@@ -20,32 +22,61 @@ const JSON_LIMIT: usize = 1 << 20;
 const FRAMING: usize = 64 << 10;
 
 /// The submission routes.
-pub fn router(intake: Intake) -> Router {
-    let pictures = post(picture).layer(DefaultBodyLimit::max(intake.max_bytes() + FRAMING));
-    Router::new()
-        .route("/image/post", post(one_path))
-        .route("/images/post", post(many_paths))
+pub fn router(intake: Intake) -> OpenApiRouter {
+    let bodies = DefaultBodyLimit::max(intake.max_bytes() + FRAMING);
+    OpenApiRouter::new()
+        .routes(routes!(one_path))
+        .routes(routes!(many_paths))
         .layer(DefaultBodyLimit::max(JSON_LIMIT))
-        .route("/v1/images", pictures)
+        .merge(OpenApiRouter::new().routes(routes!(picture)).layer(bodies))
         .with_state(intake)
 }
 
-#[derive(Deserialize)]
-struct OnePath {
+/// A picture that this board can read.
+#[derive(Deserialize, ToSchema)]
+pub struct OnePath {
+    /// Below one of the configured roots.
+    #[schema(min_length = 1, max_length = 4096, example = "/unknown_images/a.jpg")]
     path: String,
 }
 
-#[derive(Deserialize)]
-struct ManyPaths {
+/// Several of them.
+#[derive(Deserialize, ToSchema)]
+pub struct ManyPaths {
+    /// All or none are accepted.
+    #[schema(min_items = 1)]
     paths: Vec<OnePath>,
 }
 
+/// Images that are on disk now.
+#[derive(Serialize, ToSchema)]
+pub struct Ids {
+    /// In the order they were sent.
+    ids: Vec<ImageId>,
+}
+
+/// Sent again under the same key it is the same image.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code)]
+struct IdempotencyKey {
+    /// 1 to 255 visible ASCII characters.
+    #[param(rename = "Idempotency-Key", min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
+    idempotency_key: Option<String>,
+}
+
 // The bodies are read as bytes because `curl -d` names them a form: the origin's clients never set a content type.
+/// Queues one picture by its path: the route of the system kithd descends from.
+#[utoipa::path(post, path = "/image/post", tag = "images", params(IdempotencyKey), request_body = OnePath,
+    responses((status = 202, body = Ids), Problem))]
 async fn one_path(State(intake): State<Intake>, headers: HeaderMap, body: Bytes) -> Result<Response, Problem> {
     let one: OnePath = parse(&body, r#"{"path":"/folder/picture.jpg"}"#)?;
     accept_paths(&intake, &headers, vec![one]).await
 }
 
+/// Queues pictures by their paths, all or none: the route of the system kithd descends from.
+#[utoipa::path(post, path = "/images/post", tag = "images", params(IdempotencyKey), request_body = ManyPaths,
+    responses((status = 202, body = Ids), Problem))]
 async fn many_paths(State(intake): State<Intake>, headers: HeaderMap, body: Bytes) -> Result<Response, Problem> {
     let many: ManyPaths = parse(&body, r#"{"paths":[{"path":"/folder/picture.jpg"}]}"#)?;
     accept_paths(&intake, &headers, many.paths).await
@@ -75,17 +106,25 @@ async fn accept_paths(intake: &Intake, headers: &HeaderMap, paths: Vec<OnePath>)
     Ok(accepted(&intake.paths(Source::Http, paths).await?))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct PictureQuery {
+    /// What the picture is called, where the body is its bytes.
+    #[param(max_length = 255)]
     name: Option<String>,
 }
 
+/// Queues a picture: its bytes, a form with files, or paths as JSON.
+#[utoipa::path(post, path = "/v1/images", tag = "images", params(PictureQuery, IdempotencyKey),
+    request_body(content((PictureBytes = "image/jpeg"), (OnePath = "application/json"))),
+    responses((status = 202, body = Ids), Problem))]
 async fn picture(
     State(intake): State<Intake>,
-    Query(query): Query<PictureQuery>,
+    query: Result<Query<PictureQuery>, QueryRejection>,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, Problem> {
+    let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let key = idempotency_key(&headers)?;
     if kind.starts_with("multipart/form-data") {
@@ -104,7 +143,8 @@ async fn picture(
     Ok(accepted(&[intake.picture(Source::Http, &name, body, key).await?]))
 }
 
-async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
+/// A body of at most so many bytes.
+pub async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
     to_bytes(body, limit).await.map_err(|error| {
         // axum boxes the limit's error; its source tells it from a client that hung up.
         let mut cause: Option<&dyn std::error::Error> = Some(&error);
@@ -168,8 +208,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 }
 
 fn accepted(images: &[Accepted]) -> Response {
-    let ids: Vec<_> = images.iter().map(|image| image.id).collect();
-    (StatusCode::ACCEPTED, Json(json!({ "ids": ids }))).into_response()
+    (StatusCode::ACCEPTED, Json(Ids { ids: images.iter().map(|image| image.id).collect() })).into_response()
 }
 
 impl From<IntakeError> for Problem {

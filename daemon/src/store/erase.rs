@@ -2,12 +2,14 @@
 //!
 //! Deleted content is overwritten (`secure_delete`); the journal that still holds it is emptied at the end.
 
+use std::collections::HashMap;
+
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
 
 use super::images::store_fact;
 use super::{Store, StoreError, Urgency};
-use crate::domain::{ImageId, PersonId};
+use crate::domain::{ImageId, PersonId, wall_clock_ms};
 
 /// Images in one operation of the writer: others have their turn between two.
 const BATCH: usize = 50;
@@ -17,21 +19,61 @@ const TRIES: usize = 50;
 /// The fact that holds the people whose erasure has begun and not ended.
 const ERASING: &str = "erasing";
 
+/// SQL: somebody and everybody who was put together with them, by uid.
+const THEY: &str = "WITH RECURSIVE they (uid) AS (VALUES (?1) UNION
+    SELECT merged.uid FROM merged JOIN they ON merged.into_uid = they.uid)";
+
 impl Store {
-    /// Takes a person, their pictures and embeddings out of the gallery, and notes that their results are to follow;
-    /// answers the kept enrolment pictures, to be deleted. `None`: there is nobody of that name.
-    pub async fn erase_person(&self, name: String) -> Result<Option<Vec<String>>, StoreError> {
+    /// The person of this name, whom nobody need have committed yet.
+    pub async fn person_named(&self, name: String) -> Result<Option<PersonId>, StoreError> {
+        self.write(Urgency::Look, move |connection| {
+            connection.query_row("SELECT id FROM person WHERE name = ?1", [&name], |row| row.get(0)).optional()
+        })
+        .await
+    }
+
+    /// Takes a person, their pictures and embeddings out of the gallery, leaves a tombstone for them and for everybody they
+    /// were put together with, and notes that their results are to follow; answers the kept enrolment pictures, to be
+    /// deleted. `None`: there is nobody of that number.
+    pub async fn erase_person(&self, person: PersonId) -> Result<Option<Vec<String>>, StoreError> {
         self.write(Urgency::Now, move |connection| {
-            let person: Option<PersonId> =
-                connection.query_row("SELECT id FROM person WHERE name = ?1", [&name], |row| row.get(0)).optional()?;
-            let Some(person) = person else { return Ok(None) };
+            let uid: Option<Option<Vec<u8>>> =
+                connection.query_row("SELECT uid FROM person WHERE id = ?1", [person], |row| row.get(0)).optional()?;
+            let Some(uid) = uid else { return Ok(None) };
             let files = connection
                 .prepare("SELECT file FROM person_images WHERE person_id = ?1")?
                 .query_map([person], |row| row.get(0))?
                 .collect::<Result<_, _>>()?;
-            connection.execute("DELETE FROM person WHERE id = ?1", [person])?;
             let mut erasing = erasing(connection)?;
             erasing.push(person);
+            if let Some(uid) = uid {
+                let earlier = connection
+                    .prepare(&format!(
+                        "{THEY} SELECT person_id FROM merged JOIN they USING (uid) WHERE person_id IS NOT NULL"
+                    ))?
+                    .query_map([&uid], |row| row.get(0))?
+                    .collect::<Result<Vec<PersonId>, _>>()?;
+                erasing.extend(earlier);
+                connection.execute(
+                    &format!("{THEY} INSERT OR IGNORE INTO erased (uid, erased_at_ms) SELECT uid, ?2 FROM they"),
+                    params![uid, wall_clock_ms()],
+                )?;
+                // The tombstones say the same of each.
+                connection.execute("DELETE FROM merged WHERE uid IN (SELECT uid FROM erased)", [])?;
+            }
+            // A face that was named after the fact is found by its nearest candidate, as all others are.
+            connection.execute(
+                "UPDATE faces SET candidates = json_array(json_array(?1, 0))
+                  WHERE person_id = ?1 AND outcome <> 'unknown' AND candidates ->> '$[0][0]' IS NOT ?1",
+                [person],
+            )?;
+            // Theirs too: they were taken for somebody else, and somebody said so.
+            connection.execute(
+                "DELETE FROM counter_examples WHERE vector IN (SELECT vector FROM person_embeddings
+                    WHERE person_image_id IN (SELECT id FROM person_images WHERE person_id = ?1))",
+                [person],
+            )?;
+            connection.execute("DELETE FROM person WHERE id = ?1", [person])?;
             store_fact(connection, ERASING, &serde_json::json!(erasing).to_string())?;
             Ok(Some(files))
         })
@@ -138,15 +180,19 @@ fn erase_from_image(connection: &Connection, image: ImageId, person: PersonId) -
             params![id, result.to_string()],
         )?;
     }
-    // A face that was named after its result was made.
-    let mut named = connection.prepare_cached(
-        "SELECT number FROM faces WHERE image_id = ?1 AND outcome <> 'unknown' AND candidates ->> '$[0][0]' = ?2",
-    )?;
-    for number in named.query_map([image, person], |row| row.get(0))? {
-        theirs.push(number?);
-    }
-    // Their face is the one that was taken for them, or might have been.
+    // Their face is the one that was taken for them, or might have been; by its result, or by what was said of it later.
+    let named_later =
+        "SELECT number FROM faces WHERE image_id = ?1 AND outcome <> 'unknown' AND candidates ->> '$[0][0]' = ?2";
+    let named_later: Vec<i64> = connection
+        .prepare_cached(named_later)?
+        .query_map(params![image, person], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    theirs.extend(named_later);
     for number in &theirs {
+        connection.execute(
+            "DELETE FROM counter_examples WHERE vector = (SELECT embedding FROM faces WHERE image_id = ?1 AND number = ?2)",
+            params![image, number],
+        )?;
         connection.execute(
             "UPDATE faces SET crop = x'', embedding = x'' WHERE image_id = ?1 AND number = ?2",
             params![image, number],
@@ -174,6 +220,31 @@ fn erase_from_image(connection: &Connection, image: ImageId, person: PersonId) -
         connection.execute("UPDATE images SET file = NULL, unverified = 0 WHERE id = ?1", [image])?;
     }
     Ok(file)
+}
+
+/// A result that names people by the numbers they have now; those with none are named no more. One in which nothing
+/// changes stays byte for byte what it was.
+pub(super) fn renamed(payload: &str, whom: &HashMap<PersonId, Option<PersonId>>) -> String {
+    let Ok(mut result) = serde_json::from_str::<Value>(payload) else { return "null".into() };
+    let mut changed = false;
+    let mut keep = |candidate: &mut Value| {
+        let Some(person) = candidate["person_id"].as_i64() else { return true };
+        let now = whom.get(&person).copied().flatten();
+        changed |= now != Some(person);
+        if let Some(now) = now {
+            candidate["person_id"] = now.into();
+        }
+        now.is_some()
+    };
+    for face in result["faces"].as_array_mut().into_iter().flatten() {
+        if !keep(&mut face["person"]) {
+            face["person"] = Value::Null;
+        }
+        if let Some(candidates) = face["candidates"].as_array_mut() {
+            candidates.retain_mut(&mut keep);
+        }
+    }
+    if changed { result.to_string() } else { payload.into() }
 }
 
 /// A result that names somebody no more.

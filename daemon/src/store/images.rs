@@ -378,7 +378,7 @@ pub struct PutBack {
     pub alone: bool,
 }
 
-fn store_queue_clock(connection: &Connection, now_ms: i64) -> rusqlite::Result<()> {
+pub(super) fn store_queue_clock(connection: &Connection, now_ms: i64) -> rusqlite::Result<()> {
     store_fact(connection, QUEUE_CLOCK, &now_ms.to_string())
 }
 

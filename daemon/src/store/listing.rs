@@ -1,13 +1,15 @@
 //! SQL that looks on: what the page, the API, `kithd status` and the metrics show. Reads only.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use super::strangers::StrangerId;
 use super::{Store, StoreError};
-use crate::domain::{ImageId, NamedCandidate};
+use crate::domain::{ImageId, NamedCandidate, Outcome, PersonId, Timings};
 
 /// How many images are in each state, and what else the operator counts.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub struct Counts {
     /// Waiting.
     pub pending: u64,
@@ -26,7 +28,7 @@ pub struct Counts {
 }
 
 /// One line of the status table.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ImageRow {
     /// Row number.
     pub id: ImageId,
@@ -58,10 +60,26 @@ pub struct ImageRow {
     pub duration_ms: Option<i64>,
     /// Whether there is a thumbnail.
     pub thumbnail: bool,
+    /// Pixels, upright, once known.
+    pub width: Option<u32>,
+    /// Pixels, upright, once known.
+    pub height: Option<u32>,
+    /// Of its faces, best first.
+    pub boxes: Vec<FaceBox>,
+}
+
+/// Where a face is.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct FaceBox {
+    /// Left, top, right, bottom in pixels.
+    #[serde(rename = "box")]
+    pub bounds: [f32; 4],
+    /// Known, uncertain or unknown.
+    pub outcome: Outcome,
 }
 
 /// One face of an image.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct FaceRow {
     /// 1 is the best of the image.
     pub number: u32,
@@ -76,6 +94,8 @@ pub struct FaceRow {
     pub outcome: String,
     /// Name of the person, if any.
     pub person: Option<String>,
+    /// Row of the person.
+    pub person_id: Option<PersonId>,
     /// To the nearest enrolled picture.
     pub distance: Option<f64>,
     /// How much farther the next person is.
@@ -84,10 +104,12 @@ pub struct FaceRow {
     pub candidates: Vec<NamedCandidate>,
     /// Whether its crop is still there: those of strangers go after a while.
     pub crop: bool,
+    /// Number of the group of unknown faces it belongs to.
+    pub stranger: Option<StrangerId>,
 }
 
 /// All of one image.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ImageDetail {
     /// Its line of the table.
     #[serde(flatten)]
@@ -96,12 +118,10 @@ pub struct ImageDetail {
     pub engine: Option<String>,
     /// sha256 of the picture's bytes.
     pub picture_key: Option<String>,
-    /// Pixels.
-    pub width: Option<u32>,
-    /// Pixels.
-    pub height: Option<u32>,
     /// Its result message's id.
     pub result_id: Option<String>,
+    /// Time spent in each stage of the engine, where it told.
+    pub timings: Option<Timings>,
     /// Best first; the field is named apart from the count in the line.
     pub found: Vec<FaceRow>,
 }
@@ -121,25 +141,14 @@ pub struct RejectedMessage {
     pub payload: String,
 }
 
-const IMAGE_COLUMNS: &str = "
+pub(super) const IMAGE_COLUMNS: &str = "
     i.id, i.state, i.source, i.path, i.outcome, i.reason, i.attempts, i.accepted_at_ms, i.finished_at_ms, i.duration_ms,
-    (SELECT count(*) FROM faces f WHERE f.image_id = i.id),
-    (SELECT min(distance) FROM faces f WHERE f.image_id = i.id),
-    (SELECT json_group_array(name) FROM (SELECT p.name FROM faces f JOIN person p ON p.id = f.person_id
-      WHERE f.image_id = i.id AND f.outcome = 'known' ORDER BY f.number)),
-    EXISTS (SELECT 1 FROM thumbnails t WHERE t.image_id = i.id),
-    (SELECT json_group_array(name) FROM (SELECT p.name FROM faces f JOIN person p ON p.id = f.person_id
-      WHERE f.image_id = i.id AND f.outcome = 'uncertain' ORDER BY f.number))";
+    i.width, i.height, EXISTS (SELECT 1 FROM thumbnails t WHERE t.image_id = i.id)";
 
 impl Store {
     /// Numbers for the head of the page, `kithd status` and the metrics.
     pub async fn counts(&self) -> Result<Counts, StoreError> {
         self.read(counts).await
-    }
-
-    /// The newest images with an id below `before`, newest first.
-    pub async fn images(&self, before: Option<ImageId>, limit: usize) -> Result<Vec<ImageRow>, StoreError> {
-        self.read(move |connection| images(connection, before, limit)).await
     }
 
     /// One image with its faces.
@@ -214,7 +223,7 @@ pub fn picture_bytes(connection: &Connection) -> rusqlite::Result<PictureBytes> 
 /// The same numbers through a connection of the caller's own.
 pub fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
     let mut counts = Counts::default();
-    let mut by_state = connection.prepare_cached("SELECT state, count(*) FROM images GROUP BY state")?;
+    let mut by_state = connection.prepare_cached("SELECT state, images FROM tally")?;
     let mut rows = by_state.query([])?;
     while let Some(row) = rows.next()? {
         let number = row.get(1)?;
@@ -236,11 +245,14 @@ pub fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
 pub fn images(connection: &Connection, before: Option<ImageId>, limit: usize) -> rusqlite::Result<Vec<ImageRow>> {
     let mut statement = connection
         .prepare_cached(&format!("SELECT {IMAGE_COLUMNS} FROM images i WHERE i.id < ?1 ORDER BY i.id DESC LIMIT ?2"))?;
-    statement.query_map(params![before.unwrap_or(i64::MAX), limit as i64], image_row)?.collect()
+    let rows = statement.query_map(params![before.unwrap_or(i64::MAX), limit as i64], image_row)?;
+    let mut images = rows.collect::<Result<Vec<_>, _>>()?;
+    add_faces(connection, &mut images)?;
+    Ok(images)
 }
 
-fn image_row(row: &Row<'_>) -> rusqlite::Result<ImageRow> {
-    let (persons, perhaps): (String, String) = (row.get(12)?, row.get(14)?);
+/// A row of [`IMAGE_COLUMNS`], without its faces.
+pub(super) fn image_row(row: &Row<'_>) -> rusqlite::Result<ImageRow> {
     Ok(ImageRow {
         id: row.get(0)?,
         state: row.get(1)?,
@@ -252,36 +264,69 @@ fn image_row(row: &Row<'_>) -> rusqlite::Result<ImageRow> {
         accepted_at_ms: row.get(7)?,
         finished_at_ms: row.get(8)?,
         duration_ms: row.get(9)?,
-        faces: row.get(10)?,
-        distance: row.get(11)?,
-        persons: serde_json::from_str(&persons).unwrap_or_default(),
-        perhaps: serde_json::from_str(&perhaps).unwrap_or_default(),
-        thumbnail: row.get(13)?,
+        width: row.get(10)?,
+        height: row.get(11)?,
+        thumbnail: row.get(12)?,
+        faces: 0,
+        distance: None,
+        persons: Vec::new(),
+        perhaps: Vec::new(),
+        boxes: Vec::new(),
     })
+}
+
+/// What the lines of a page say of their faces, asked for at once.
+pub(super) fn add_faces(connection: &Connection, images: &mut [ImageRow]) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(
+        "SELECT f.outcome, f.distance, f.bounds, p.name FROM faces f LEFT JOIN person p ON p.id = f.person_id
+          WHERE f.image_id = ?1 ORDER BY f.number",
+    )?;
+    for image in images {
+        let mut faces = statement.query([image.id])?;
+        while let Some(face) = faces.next()? {
+            let (outcome, bounds): (String, String) = (face.get(0)?, face.get(2)?);
+            let (distance, person): (Option<f64>, Option<String>) = (face.get(1)?, face.get(3)?);
+            image.faces += 1;
+            image.distance = match (image.distance, distance) {
+                (Some(nearest), Some(distance)) => Some(nearest.min(distance)),
+                (nearest, distance) => nearest.or(distance),
+            };
+            let Ok(outcome) = outcome.parse() else { continue };
+            match outcome {
+                Outcome::Known => image.persons.extend(person),
+                Outcome::Uncertain => image.perhaps.extend(person),
+                Outcome::Unknown | Outcome::NoFace => {}
+            }
+            image.boxes.push(FaceBox { bounds: serde_json::from_str(&bounds).unwrap_or_default(), outcome });
+        }
+    }
+    Ok(())
 }
 
 fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<ImageDetail>> {
     let found = connection
         .prepare_cached(&format!(
-            "SELECT {IMAGE_COLUMNS}, i.engine, i.picture_key, i.width, i.height,
-                    (SELECT result_id FROM outbox o WHERE o.image_id = i.id ORDER BY o.id DESC LIMIT 1)
-               FROM images i WHERE i.id = ?1"
+            "SELECT {IMAGE_COLUMNS}, i.engine, i.picture_key, o.result_id, CAST(o.payload AS TEXT) ->> '$.timings'
+               FROM images i
+               LEFT JOIN outbox o ON o.id = (SELECT max(id) FROM outbox WHERE outbox.image_id = i.id)
+              WHERE i.id = ?1"
         ))?
         .query_row([id], |row| {
             Ok(ImageDetail {
                 image: image_row(row)?,
-                engine: row.get(15)?,
-                picture_key: row.get(16)?,
-                width: row.get(17)?,
-                height: row.get(18)?,
-                result_id: row.get(19)?,
+                engine: row.get(13)?,
+                picture_key: row.get(14)?,
+                result_id: row.get(15)?,
+                timings: row.get::<_, Option<String>>(16)?.and_then(|timings| serde_json::from_str(&timings).ok()),
                 found: Vec::new(),
             })
         })
         .optional()?;
     let Some(mut image) = found else { return Ok(None) };
+    add_faces(connection, std::slice::from_mut(&mut image.image))?;
     let mut faces = connection.prepare_cached(
-        "SELECT f.number, f.bounds, f.score, f.quality, f.outcome, p.name, f.distance, f.margin, length(f.crop) > 0
+        "SELECT f.number, f.bounds, f.score, f.quality, f.outcome, p.name, f.distance, f.margin, length(f.crop) > 0, p.id,
+                (SELECT stranger_id FROM stranger_faces m WHERE m.image_id = f.image_id AND m.number = f.number)
            FROM faces f LEFT JOIN person p ON p.id = f.person_id WHERE f.image_id = ?1 ORDER BY f.number",
     )?;
     let mut candidates = connection.prepare_cached(
@@ -301,10 +346,12 @@ fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<Image
             quality: row.get(3)?,
             outcome: row.get(4)?,
             person: row.get(5)?,
+            person_id: row.get(9)?,
             distance: row.get(6)?,
             margin: row.get(7)?,
             candidates: nearest.collect::<Result<_, _>>()?,
             crop: row.get(8)?,
+            stranger: row.get(10)?,
         });
     }
     Ok(Some(image))

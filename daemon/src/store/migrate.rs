@@ -2,7 +2,7 @@
 //!
 //! `migrations/README.md` has the rules. No table is read or written here but SQLite's own `user_version`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, TransactionBehavior};
 
@@ -19,9 +19,34 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/0008-people-and-strangers.sql"),
 ];
 
+/// The number of the newest schema.
+pub(super) fn known_schema() -> i64 {
+    MIGRATIONS.len() as i64
+}
+
+/// Looks through all pages of the database, or of one table and its indexes.
+pub(super) fn check(connection: &Connection, table: Option<&str>) -> Result<(), StoreError> {
+    let of = table.map_or_else(|| "1".into(), |table| format!("'{table}'"));
+    let found: String = connection.query_row(&format!("PRAGMA quick_check({of})"), [], |row| row.get(0))?;
+    if found == "ok" { Ok(()) } else { Err(StoreError::Corrupt(found)) }
+}
+
+/// Copies that migrations made of the database as it was before.
+pub(super) fn copies_before(folder: &Path) -> Vec<PathBuf> {
+    files_named(folder, &format!("{DATABASE}.before-"))
+}
+
+fn files_named(folder: &Path, beginning: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let named = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(beginning));
+    let mut found: Vec<_> = named.map(|entry| entry.path()).collect();
+    found.sort();
+    found
+}
+
 /// Runs the migrations this file lacks; refuses a newer one; copies an older one before touching it.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
-    let known = MIGRATIONS.len() as i64;
+    let known = known_schema();
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if found > known {
         return Err(StoreError::Newer { path: path.into(), found, known });
@@ -48,10 +73,16 @@ pub(super) fn set_aside(folder: &Path, kept: &[&str]) -> Result<(), StoreError> 
     let aside = |name: &str, number: u32| folder.join(format!("{name}.{DAMAGED}{number}"));
     // A number nobody has used: `1..` does not end before one is found.
     let number = (1..).find(|number| !aside(DATABASE, *number).exists()).unwrap_or(u32::MAX);
-    for name in [DATABASE, "kithd.db-wal", "kithd.db-shm"].iter().chain(kept) {
-        match std::fs::rename(folder.join(name), aside(name, number)) {
+    let moves = kept.iter().map(|name| (folder.join(name), aside(name, number)));
+    // Where SQLite looks for them: what is in the journal can be read with the rest.
+    let journals = ["-wal", "-shm"].map(|end| {
+        (folder.join(format!("{DATABASE}{end}")), folder.join(format!("{DATABASE}.{DAMAGED}{number}{end}")))
+    });
+    // The database last: as long as it has not moved, the rest is tried again.
+    for (from, to) in moves.chain(journals).chain([(folder.join(DATABASE), aside(DATABASE, number))]) {
+        match std::fs::rename(&from, to) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                return Err(StoreError::Io { path: folder.join(name), source });
+                return Err(StoreError::Io { path: from, source });
             }
             _ => {}
         }
@@ -63,18 +94,14 @@ pub(super) fn set_aside(folder: &Path, kept: &[&str]) -> Result<(), StoreError> 
     Ok(())
 }
 
-/// What the operator reads while a damaged database lies in the folder.
-pub(super) fn damaged_banner(folder: &Path) -> Option<String> {
-    let names = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let damaged: Vec<_> = names.filter(|name| name.starts_with(&format!("{DATABASE}.{DAMAGED}"))).collect();
-    (!damaged.is_empty()).then(|| {
-        format!(
-            "The database was damaged, was moved to {} in {}, and a new one was started; its pictures are in the folders \
-             of the same number beside it. Move them away to end this notice.",
-            damaged.join(", "),
-            folder.display()
-        )
-    })
+/// Damaged databases that lie in the folder, by file name and number.
+pub(super) fn damaged(folder: &Path) -> Vec<(String, u32)> {
+    let name = |path: PathBuf| {
+        let name = path.file_name()?.to_string_lossy().into_owned();
+        let number = name.strip_prefix(&format!("{DATABASE}.{DAMAGED}"))?.parse().ok()?;
+        Some((name, number))
+    };
+    files_named(folder, &format!("{DATABASE}.{DAMAGED}")).into_iter().filter_map(name).collect()
 }
 
 #[cfg(test)]

@@ -4,14 +4,21 @@
 //! savepoint of one transaction: many callers share one flush (group commit), and what can be redone rides along.
 //! Reads use a few read-only connections and see what is committed. SQL appears in this folder and in `migrations/` and nowhere else.
 
+mod backup;
 mod erase;
+mod fill;
+mod find;
 mod folders;
+mod history;
 mod images;
 mod listing;
 mod migrate;
+mod operator;
 mod outbox;
 mod people;
 mod retention;
+mod salvage;
+mod sources;
 mod strangers;
 mod writer;
 
@@ -22,13 +29,20 @@ use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, watch};
 
+pub use backup::{PictureFile, RestoredGallery, RestoredImages, Salvage, gallery_is_whole, prepare_copy, schema};
+pub use fill::{Size, fill};
+pub use find::ImageFilter;
 pub use folders::EndedFile;
+pub use history::{BreakerChange, HistoryRow};
 pub use images::{End, PutBack};
 pub use listing::{
-    Counts, FaceRow, ImageDetail, ImageRow, PictureBytes, RejectedMessage, counts, images as newest_images,
+    Counts, FaceBox, FaceRow, ImageDetail, ImageRow, PictureBytes, RejectedMessage, counts, images as newest_images,
     picture_bytes,
 };
-pub use people::{EnrolledFace, EnrolledPicture, GalleryRow, PersonPicture, PersonRow, Unembedded, gallery};
+pub use operator::Told;
+pub use people::{
+    Changed, EnrolledFace, EnrolledPicture, GalleryRow, PersonPicture, PersonRow, Unembedded, gallery, people,
+};
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
 pub use strangers::{
@@ -50,6 +64,14 @@ const JOURNAL_BYTES: i64 = 4 * 1024 * 1024;
 /// would be no page to say so.
 const ROOM: &str = "kithd.room";
 const ROOM_BYTES: u64 = 1024 * 1024;
+/// Left behind by a run that met damage: the next one looks through the whole database, however long that takes.
+const DOUBT: &str = "kithd.doubt";
+/// A database up to this size is looked through at every start.
+const LOOKED_THROUGH_BYTES: u64 = 128 * 1024 * 1024;
+/// Of a larger one the tables without which the daemon could not work.
+const NEEDED: [&str; 8] =
+    ["person", "person_images", "person_embeddings", "counter_examples", "erased", "merged", "facts", "unsent"];
+
 /// A journal of a few pages and its index.
 const LEAST_ROOM_BYTES: u64 = 64 * 1024;
 
@@ -135,6 +157,7 @@ pub struct Store {
     writer: Writer,
     readers: Arc<Readers>,
     removed: Arc<RemovedCounts>,
+    damage: watch::Sender<Option<String>>,
 }
 
 struct Readers {
@@ -146,28 +169,65 @@ struct Readers {
 impl Store {
     /// Opens or creates `kithd.db` in `folder`, migrates it and starts the writer thread.
     ///
-    /// A damaged file is moved aside together with the `kept` folders its rows name, so that nothing is swept away.
-    /// The second value is the banner that says so, for as long as the damaged file is there.
+    /// A damaged file is moved aside together with the `kept` folders its rows name, so that nothing is swept away;
+    /// what can be had back of it is `crate::backup`'s. The second value is the banner that says so, for as long as the
+    /// damaged file is there.
     pub fn open(folder: &Path, kept: &[&str]) -> Result<(Self, Option<String>), StoreError> {
         refuse_network_filesystem(folder)?;
         let path = folder.join(DATABASE);
-        let connection = match open_writable(&path) {
-            Err(StoreError::Corrupt(_)) => {
+        let connection = match open_whole(folder, &path) {
+            Err(StoreError::Corrupt(why)) => {
+                tracing::error!("the database is damaged and is moved aside: {why}");
                 migrate::set_aside(folder, kept)?;
                 open_writable(&path)?
             }
             Err(StoreError::DiskFull) if std::fs::remove_file(folder.join(ROOM)).is_ok() => open_writable(&path)?,
             opened => opened?,
         };
+        // Gone, or never there.
+        let _ = std::fs::remove_file(folder.join(DOUBT));
         keep_room(folder, false);
         let idle = (0..READERS).map(|_| open_read_only(&path)).collect::<Result<_, _>>()?;
         let permits = Arc::new(Semaphore::new(READERS));
+        let banner = backup::damaged_banner(&connection, folder)?;
         let store = Self {
             writer: Writer::start(connection)?,
             readers: Arc::new(Readers { path, idle: Mutex::new(idle), permits }),
             removed: Arc::default(),
+            damage: watch::Sender::default(),
         };
-        Ok((store, migrate::damaged_banner(folder)))
+        Ok((store, banner))
+    }
+
+    /// Damaged databases that were moved aside and still lie in the state folder, by file name and number.
+    pub fn damaged_files(&self) -> Vec<(String, u32)> {
+        self.readers.path.parent().map(migrate::damaged).unwrap_or_default()
+    }
+
+    /// Copies of the database that migrations made.
+    pub fn copies_before(&self) -> Vec<PathBuf> {
+        self.readers.path.parent().map(migrate::copies_before).unwrap_or_default()
+    }
+
+    /// Returns what SQLite says once the database turns out to be damaged while it is in use; the next opening looks
+    /// through all of it.
+    pub async fn damaged(&self) -> String {
+        let mut damage = self.damage.subscribe();
+        match damage.wait_for(Option::is_some).await.map(|why| why.clone()) {
+            Ok(Some(why)) => why,
+            // Its sender is in `self`.
+            _ => std::future::pending().await,
+        }
+    }
+
+    fn note_damage<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let (Err(StoreError::Corrupt(why)), Some(folder)) = (&answer, self.readers.path.parent()) {
+            if let Err(error) = std::fs::write(folder.join(DOUBT), "") {
+                tracing::error!("{}: {error}", folder.join(DOUBT).display());
+            }
+            self.damage.send_if_modified(|damage| damage.replace(why.clone()).is_none());
+        }
+        answer
     }
 
     /// Opens an existing database for reading only; `None` when there is none yet.
@@ -207,7 +267,8 @@ impl Store {
         T: Send + 'static,
         F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        self.writer.run(urgency, operation).await
+        let answer = self.writer.run(urgency, operation).await;
+        self.note_damage(answer)
     }
 
     async fn read<T, F>(&self, query: F) -> Result<T, StoreError>
@@ -227,7 +288,8 @@ impl Store {
             readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
             Ok(answer?)
         });
-        task.await.map_err(|_| StoreError::Closed)?
+        let answer = task.await.map_err(|_| StoreError::Closed)?;
+        self.note_damage(answer)
     }
 
     /// Waits until all that was handed over is committed, then closes the file: nothing is left in the journal.
@@ -240,6 +302,18 @@ impl Store {
             keep_room(folder, true);
         }
     }
+}
+
+/// Opens a database and makes sure that it is whole, as far as time allows.
+fn open_whole(folder: &Path, path: &Path) -> Result<Connection, StoreError> {
+    let bytes = std::fs::metadata(path).map_or(0, |file| file.len());
+    let connection = open_writable(path)?;
+    if bytes <= LOOKED_THROUGH_BYTES || folder.join(DOUBT).exists() {
+        migrate::check(&connection, None)?;
+    } else {
+        NEEDED.iter().try_for_each(|table| migrate::check(&connection, Some(table)))?;
+    }
+    Ok(connection)
 }
 
 fn open_writable(path: &Path) -> Result<Connection, StoreError> {
@@ -259,6 +333,36 @@ fn open_writable(path: &Path) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "journal_size_limit", 4 * JOURNAL_BYTES)?;
     migrate::migrate(&mut connection, path)?;
     Ok(connection)
+}
+
+/// What `kithd doctor` sees of a database.
+#[derive(Debug)]
+pub struct LookedThrough {
+    /// Number of its schema.
+    pub schema: i64,
+    /// Size of the file.
+    pub bytes: u64,
+    /// Damaged ones beside it that were moved aside.
+    pub damaged: Vec<String>,
+}
+
+/// Looks through a whole database, as a reader; `None`: there is none yet.
+pub fn look_through(folder: &Path) -> Result<Option<LookedThrough>, StoreError> {
+    let path = folder.join(DATABASE);
+    let bytes = match std::fs::metadata(&path) {
+        Ok(file) => file.len(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(StoreError::Io { path, source }),
+    };
+    let connection = open_read_only(&path)?;
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let known = migrate::known_schema();
+    if found > known {
+        return Err(StoreError::Newer { path, found, known });
+    }
+    migrate::check(&connection, None)?;
+    let damaged = migrate::damaged(folder).into_iter().map(|(name, _)| name).collect();
+    Ok(Some(LookedThrough { schema: found, bytes, damaged }))
 }
 
 /// Takes some of the disk for the day on which there is none: up to a quarter of what is free, or, of what this very
@@ -284,7 +388,8 @@ fn open_read_only(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-fn refuse_network_filesystem(folder: &Path) -> Result<(), StoreError> {
+/// `Err`: the folder is on a network file system, or cannot be looked at.
+pub fn refuse_network_filesystem(folder: &Path) -> Result<(), StoreError> {
     let stat =
         rustix::fs::statfs(folder).map_err(|error| StoreError::Io { path: folder.into(), source: error.into() })?;
     match network_filesystem(stat.f_type as u32) {

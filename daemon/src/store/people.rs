@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::images::store_fact;
 use super::{Store, StoreError, Urgency, blob_to_vector, vector_to_blob};
 use crate::domain::{ImageId, PersonId, wall_clock_ms};
 
@@ -54,7 +55,7 @@ pub struct GalleryRow {
 }
 
 /// A person and how many pictures they have.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub struct PersonRow {
     /// Row.
     pub id: PersonId,
@@ -71,7 +72,7 @@ pub struct PersonRow {
 }
 
 /// A picture somebody was enrolled from.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub struct PersonPicture {
     /// Row.
     pub id: i64,
@@ -136,9 +137,28 @@ impl Store {
 
     /// Everybody, by name.
     pub async fn people(&self) -> Result<Vec<PersonRow>, StoreError> {
+        self.read(people).await
+    }
+
+    /// Everybody's number and name, by name: to choose from.
+    pub async fn person_names(&self) -> Result<Vec<(PersonId, String)>, StoreError> {
         self.read(|connection| {
-            let mut statement = connection.prepare_cached(&format!("{PERSON} ORDER BY name COLLATE NOCASE, id"))?;
-            statement.query_map([], person)?.collect()
+            let mut statement =
+                connection.prepare_cached("SELECT id, name FROM person ORDER BY name COLLATE NOCASE, id")?;
+            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+        .await
+    }
+
+    /// Those with this text in their name, by name, without the first `from`.
+    pub async fn people_named(&self, text: String, from: usize, limit: usize) -> Result<Vec<PersonRow>, StoreError> {
+        self.read(move |connection| {
+            let mut statement = connection.prepare_cached(&format!(
+                "{PERSON} WHERE person.id IN (SELECT id FROM person WHERE instr(lower(name), lower(?1)) > 0
+                    ORDER BY name COLLATE NOCASE, id LIMIT ?2 OFFSET ?3)
+                  ORDER BY name COLLATE NOCASE, person.id"
+            ))?;
+            statement.query_map(params![text, limit as i64, from as i64], person)?.collect()
         })
         .await
     }
@@ -226,6 +246,155 @@ impl Store {
     }
 }
 
+/// What became of a change to people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed<T = ()> {
+    /// Done.
+    Done(T),
+    /// There is nothing of that number.
+    NotFound,
+    /// Not done; the sentence says why.
+    Refused(String),
+}
+
+/// The fact that holds merges whose past results have not all followed: pairs of old and new number.
+const MERGING: &str = "merging";
+/// Images in one operation of the writer: others have their turn between two.
+const BATCH: usize = 50;
+
+impl Store {
+    /// Gives somebody another name.
+    pub async fn rename_person(&self, id: PersonId, name: String) -> Result<Changed, StoreError> {
+        self.write(Urgency::Now, move |connection| {
+            let holder: Option<PersonId> =
+                connection.query_row("SELECT id FROM person WHERE name = ?1", [&name], |row| row.get(0)).optional()?;
+            if holder.is_some_and(|holder| holder != id) {
+                return Ok(Changed::Refused(format!("somebody else is called {name}; merge the two if they are one")));
+            }
+            let renamed = connection.execute("UPDATE person SET name = ?2 WHERE id = ?1", params![id, name])?;
+            Ok(if renamed == 0 { Changed::NotFound } else { Changed::Done(()) })
+        })
+        .await
+    }
+
+    /// Makes two people one: pictures, past faces and counter-examples of `id` are those of `into` from now on.
+    /// [`Self::follow_merges`] does the rest.
+    pub async fn merge_people(&self, id: PersonId, into: PersonId) -> Result<Changed, StoreError> {
+        if id == into {
+            return Ok(Changed::Refused("they are one person already".into()));
+        }
+        self.write(Urgency::Now, move |connection| {
+            let uid = |id: PersonId| -> rusqlite::Result<Option<Vec<u8>>> {
+                connection.query_row("SELECT uid FROM person WHERE id = ?1", [id], |row| row.get(0)).optional()
+            };
+            let (Some(from_uid), Some(into_uid)) = (uid(id)?, uid(into)?) else { return Ok(Changed::NotFound) };
+            // What one of them was said not to be, and the other is.
+            for (whose, other) in [(into, id), (id, into)] {
+                connection.execute(
+                    "DELETE FROM counter_examples WHERE person_id = ?1 AND (
+                        EXISTS (SELECT 1 FROM person_images pi JOIN person_embeddings e ON e.person_image_id = pi.id
+                                 WHERE pi.person_id = ?2 AND e.vector = counter_examples.vector)
+                        OR EXISTS (SELECT 1 FROM faces
+                                    WHERE faces.person_id = ?2 AND faces.embedding = counter_examples.vector))",
+                    [whose, other],
+                )?;
+            }
+            connection.execute("UPDATE person_images SET person_id = ?2 WHERE person_id = ?1", [id, into])?;
+            connection.execute("UPDATE counter_examples SET person_id = ?2 WHERE person_id = ?1", [id, into])?;
+            connection.execute("UPDATE faces SET person_id = ?2 WHERE person_id = ?1", [id, into])?;
+            connection.execute(
+                "INSERT OR REPLACE INTO merged (uid, into_uid, person_id) VALUES (?1, ?2, ?3)",
+                params![from_uid, into_uid, id],
+            )?;
+            connection.execute("DELETE FROM person WHERE id = ?1", [id])?;
+            let mut merging = merging(connection)?;
+            merging.push((id, into));
+            store_fact(connection, MERGING, &serde_json::json!(merging).to_string())?;
+            Ok(Changed::Done(()))
+        })
+        .await
+    }
+
+    /// Has the lists of candidates of past faces name those whom others were merged into. Doing it again does what was
+    /// broken off.
+    pub async fn follow_merges(&self) -> Result<(), StoreError> {
+        for (id, into) in self.read(merging).await? {
+            // What rides uncommitted is not seen by the reader below.
+            self.write(Urgency::Now, |_| Ok(())).await?;
+            let images: Vec<ImageId> = self
+                .read(move |connection| {
+                    let mut found = connection.prepare(
+                        "SELECT DISTINCT image_id FROM faces
+                          WHERE EXISTS (SELECT 1 FROM json_each(faces.candidates) c WHERE c.value ->> 0 = ?1)",
+                    )?;
+                    found.query_map([id], |row| row.get(0))?.collect()
+                })
+                .await?;
+            for batch in images.chunks(BATCH) {
+                let batch = batch.to_vec();
+                self.write(Urgency::Now, move |connection| {
+                    batch.iter().try_for_each(|image| merge_candidates(connection, *image, id, into))
+                })
+                .await?;
+            }
+            self.write(Urgency::Now, move |connection| {
+                let left: Vec<_> = merging(connection)?.into_iter().filter(|pair| *pair != (id, into)).collect();
+                store_fact(connection, MERGING, &serde_json::json!(left).to_string())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Takes one picture out of the gallery and answers its kept file, to be deleted.
+    pub async fn delete_person_picture(&self, person: PersonId, picture: i64) -> Result<Option<String>, StoreError> {
+        self.write(Urgency::Now, move |connection| {
+            connection
+                .query_row(
+                    "DELETE FROM person_images WHERE id = ?1 AND person_id = ?2 RETURNING file",
+                    [picture, person],
+                    |row| row.get(0),
+                )
+                .optional()
+        })
+        .await
+    }
+}
+
+fn merging(connection: &Connection) -> rusqlite::Result<Vec<(PersonId, PersonId)>> {
+    let fact: Option<String> =
+        connection.query_row("SELECT value FROM facts WHERE key = ?1", [MERGING], |row| row.get(0)).optional()?;
+    Ok(fact.and_then(|pairs| serde_json::from_str(&pairs).ok()).unwrap_or_default())
+}
+
+/// Of two who are one now the nearer stays.
+fn merge_candidates(connection: &Connection, image: ImageId, id: PersonId, into: PersonId) -> rusqlite::Result<()> {
+    let faces: Vec<(i64, String)> = connection
+        .prepare_cached("SELECT number, candidates FROM faces WHERE image_id = ?1")?
+        .query_map([image], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    for (number, candidates) in faces {
+        let candidates: Vec<(PersonId, serde_json::Value)> = serde_json::from_str(&candidates).unwrap_or_default();
+        // Matched before the merge and stored after it, so that its person was nobody then.
+        let theirs = candidates.first().is_some_and(|(nearest, _)| *nearest == id);
+        let mut left: Vec<(PersonId, serde_json::Value)> = Vec::new();
+        for (person, distance) in candidates {
+            let person = if person == id { into } else { person };
+            if left.iter().all(|(known, _)| *known != person) {
+                left.push((person, distance));
+            }
+        }
+        connection
+            .prepare_cached(
+                "UPDATE faces SET candidates = ?3,
+                        person_id = iif(?4 AND outcome <> 'unknown', coalesce(person_id, ?5), person_id)
+                  WHERE image_id = ?1 AND number = ?2",
+            )?
+            .execute(params![image, number, serde_json::json!(left).to_string(), theirs, into])?;
+    }
+    Ok(())
+}
+
 const PERSON: &str = "
     SELECT person.id, name,
            (SELECT count(*) FROM person_images pi WHERE pi.person_id = person.id),
@@ -244,6 +413,12 @@ fn person(row: &Row<'_>) -> rusqlite::Result<PersonRow> {
         last_image: row.get(4)?,
         last_seen_ms: row.get(5)?,
     })
+}
+
+/// Everybody, by name, for commands that open the file read-only.
+pub fn people(connection: &Connection) -> rusqlite::Result<Vec<PersonRow>> {
+    let mut statement = connection.prepare_cached(&format!("{PERSON} ORDER BY name COLLATE NOCASE, person.id"))?;
+    statement.query_map([], person)?.collect()
 }
 
 /// The gallery through a connection of the caller's own, for commands that open the file read-only.

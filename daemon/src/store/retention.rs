@@ -78,7 +78,7 @@ pub struct Seen {
 }
 
 /// Bytes by what they are.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, utoipa::ToSchema)]
 pub struct Usage {
     /// Pages of the database in use, thumbnails included.
     pub database: u64,
@@ -91,7 +91,7 @@ pub struct Usage {
 }
 
 /// What retention removed since the start.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, utoipa::ToSchema)]
 pub struct Removed {
     /// Images.
     pub images: u64,

@@ -14,7 +14,7 @@ use crate::domain::{ImageId, Outcome, PersonId, wall_clock_ms};
 pub type StrangerId = i64;
 
 /// A group of unknown faces.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct StrangerRow {
     /// Its number.
     pub id: StrangerId,
@@ -31,7 +31,7 @@ pub struct StrangerRow {
 }
 
 /// A face of a group.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, utoipa::ToSchema)]
 pub struct StrangerFace {
     /// The image it is in.
     pub image_id: ImageId,

@@ -42,3 +42,69 @@ pub async fn asset(Path(file): Path<String>) -> Response {
     ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "public, max-age=31536000, immutable")], content)
         .into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::STYLE;
+
+    /// The colours of a scheme: the custom properties of the first rule, and of the dark one over them.
+    fn colours(dark: bool) -> HashMap<&'static str, [f64; 3]> {
+        let (light, rest) = STYLE.split_once("@media (prefers-color-scheme: dark)").unwrap();
+        let texts = [light, if dark { rest.split_once("\n}").unwrap().0 } else { "" }];
+        let declarations = texts.into_iter().flat_map(|text| text.split([';', '{']));
+        let colours = declarations.filter_map(|one| {
+            let (name, value) = one.trim().strip_prefix("--")?.split_once(": #")?;
+            let channel = |at: usize| f64::from(u8::from_str_radix(&value[at..at + 2], 16).unwrap()) / 255.0;
+            Some((name, [channel(0), channel(2), channel(4)]))
+        });
+        colours.collect()
+    }
+
+    /// As WCAG 2 defines it.
+    fn contrast(one: [f64; 3], other: [f64; 3]) -> f64 {
+        let linear = |part: f64| if part <= 0.04045 { part / 12.92 } else { ((part + 0.055) / 1.055).powf(2.4) };
+        let luminance =
+            |[red, green, blue]: [f64; 3]| 0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue);
+        let (one, other) = (luminance(one) + 0.05, luminance(other) + 0.05);
+        one.max(other) / one.min(other)
+    }
+
+    #[test]
+    fn every_text_and_every_mark_stands_out_from_its_ground_in_light_and_in_dark() {
+        // What is written on what, or drawn on what, in the stylesheet; WCAG AA asks for 4.5 and for 3.
+        let written = [
+            ("ink", "ground panel hover fresh none-ground bad-ground uncertain-ground"),
+            ("soft", "ground panel hover fresh"),
+            ("accent", "ground panel hover fresh"),
+            ("ground", "accent"),
+            ("known", "known-ground panel"),
+            ("uncertain", "uncertain-ground panel ground hover fresh"),
+            ("unknown", "unknown-ground"),
+            ("none", "none-ground"),
+            ("bad", "bad-ground panel ground hover fresh"),
+        ];
+        let drawn = [
+            ("focus", "ground panel"),
+            ("field", "ground panel"),
+            ("s1", "panel"),
+            ("s2", "panel"),
+            ("s3", "panel"),
+            ("s4", "panel"),
+            ("s5", "panel"),
+        ];
+        for dark in [false, true] {
+            let colours = colours(dark);
+            for (pairs, least) in [(&written[..], 4.5), (&drawn[..], 3.0)] {
+                for (front, grounds) in pairs {
+                    for ground in grounds.split(' ') {
+                        let contrast = contrast(colours[front], colours[ground]);
+                        assert!(contrast >= least, "--{front} on --{ground}, dark {dark}: {contrast:.2}, not {least}");
+                    }
+                }
+            }
+        }
+        assert!((contrast([1.0; 3], [0.0; 3]) - 21.0).abs() < 0.001);
+    }
+}

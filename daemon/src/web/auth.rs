@@ -1,4 +1,50 @@
-//! Who looks: what the pages must know of the reader to offer what they may do.
+//! Who may do what on the LAN: the guard before every route, and logging in and out.
+//!
+//! A change needs the administrator's token, sent as a bearer or exchanged for a session by the form; looking and
+//! submitting as the configuration says. A browser sends what any page it shows makes it send, so the guard also looks at
+//! the name it was asked under (Host) and at which page the request comes from (Origin, Sec-Fetch-Site). The control
+//! socket has no such guard: who may open it may change things.
+
+mod attempts;
+mod hosts;
+mod sessions;
+mod token;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::rejection::{FormRejection, QueryRejection};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Extension, Form, Query, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::{get, post};
+use serde::Deserialize;
+use subtle::ConstantTimeEq;
+
+use super::page::Visit;
+use super::{accepts_html, page};
+use crate::config::Http;
+use crate::health::{Condition, Health};
+use crate::problem::Problem;
+use crate::serve::{Arrival, Sender};
+use attempts::{Attempts, Verdict, Way};
+use hosts::Hosts;
+pub use hosts::own_names;
+use sessions::Sessions;
+use token::Secret;
+pub use token::TokenError;
+
+/// What may be submitted without changing anything that is there.
+const SUBMITTING: [&str; 4] = ["/image/post", "/images/post", "/v1/images", "/v1/identify"];
+/// Holds everything of everybody.
+const BACKUP: &str = "/v1/backup";
+/// Proxies add one of these: what comes from the board's own address is not from the board then.
+const FORWARDED: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
+const FORM_BYTES: usize = 4096;
 
 /// The reader of a page; put into each request by the guard.
 #[derive(Debug, Clone, Default)]
@@ -6,3 +52,440 @@ pub struct Visitor {
     /// Of somebody logged in: what their forms must carry, as `?csrf=` in the form's action.
     pub csrf: Option<String>,
 }
+
+/// The token, who is logged in, and the rules; clones share them.
+#[derive(Clone)]
+pub struct Access(Arc<Inner>);
+
+struct Inner {
+    state_dir: PathBuf,
+    hosts: Hosts,
+    open_read: bool,
+    open_submit: bool,
+    health: Health,
+    keys: Mutex<Keys>,
+}
+
+/// What is compared with what was sent.
+struct Keys {
+    /// `None`: it could not be read or made.
+    token: Option<Secret>,
+    sessions: Sessions,
+    attempts: Attempts,
+}
+
+impl Access {
+    /// Reads the token, or makes one at the first start. Without one, which the part `access` says, nobody may change
+    /// anything from the LAN.
+    pub fn open(state_dir: &Path, http: &Http, health: Health) -> Self {
+        let hosts = Hosts::new(&hostname(), &http.names);
+        let keys = Keys { token: None, sessions: Sessions::default(), attempts: Attempts::new() };
+        let access = Self(Arc::new(Inner {
+            state_dir: state_dir.into(),
+            hosts,
+            open_read: http.open_read,
+            open_submit: http.open_submit,
+            health,
+            keys: Mutex::new(keys),
+        }));
+        // Said in the part already.
+        let _ = access.take(&mut access.lock(), token(state_dir, false));
+        access
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Keys> {
+        self.0.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The token as text, for the control socket; made if there is none, replaced if told so. Who was logged in by another
+    /// one is not any more.
+    pub fn token(&self, replace: bool) -> Result<String, TokenError> {
+        let mut keys = self.lock();
+        let text = self.take(&mut keys, token(&self.0.state_dir, replace))?;
+        if replace {
+            tracing::warn!("the administrator's token was replaced; whoever was logged in is not any more");
+        }
+        Ok(text)
+    }
+
+    fn take(&self, keys: &mut Keys, made: Result<String, TokenError>) -> Result<String, TokenError> {
+        let (condition, text) = match &made {
+            Ok(text) => {
+                let token = Secret::of(text);
+                if keys.token.as_ref() != Some(&token) {
+                    keys.sessions = Sessions::default();
+                }
+                keys.token = Some(token);
+                (Condition::Ok, self.rules())
+            }
+            Err(error) => {
+                (keys.token, keys.sessions) = (None, Sessions::default());
+                (Condition::Degraded, format!("nothing can be changed over the network: {error}"))
+            }
+        };
+        if self.0.health.set("access", condition, text.as_str()) && condition == Condition::Degraded {
+            tracing::error!("{text}");
+        }
+        made
+    }
+
+    fn rules(&self) -> String {
+        let looking = if self.0.open_read { "is open" } else { "needs the token" };
+        let sending = if self.0.open_submit { "is open" } else { "needs it except on the board itself" };
+        format!("looking {looking}, submitting pictures {sending}, every change needs the token (kithd token)")
+    }
+
+    /// Lets a request pass, or says why not.
+    fn judge(&self, asked: &Asked<'_>) -> Result<Visitor, Refusal> {
+        if !self.0.hosts.own(asked.host, asked.arrival.local.ip()) {
+            return Err(Refusal::Misdirected);
+        }
+        let reading = matches!(*asked.method, Method::GET | Method::HEAD);
+        let always = reading && (asked.path.starts_with("/assets/") || matches!(asked.path, "/healthz" | "/readyz"));
+        if always {
+            return Ok(Visitor::default());
+        }
+        if let Some(token) = asked.bearer() {
+            return self.try_token(Way::Bearer, asked.peer, token).map(|()| Visitor::default());
+        }
+        let csrf = asked.session().and_then(|id| self.lock().sessions.csrf(id));
+        let open_to_read = self.0.open_read && asked.path != BACKUP;
+        if asked.path == "/login" || (reading && (open_to_read || csrf.is_some())) {
+            return Ok(Visitor { csrf });
+        }
+        let submitting = *asked.method == Method::POST && SUBMITTING.contains(&asked.path);
+        if submitting && (self.0.open_submit || asked.from_the_board()) {
+            // Browsers on the board would be every page's way in.
+            return if asked.of_another_site() { Err(Refusal::Foreign) } else { Ok(Visitor { csrf }) };
+        }
+        let Some(csrf) = csrf else { return Err(Refusal::NobodyKnown) };
+        // A reader's browser sends its cookie whoever makes it ask.
+        if !reading && !asked.of_own_page() {
+            return Err(Refusal::Foreign);
+        }
+        if !reading && !asked.csrf().is_some_and(|sent| bool::from(sent.as_bytes().ct_eq(csrf.as_bytes()))) {
+            return Err(Refusal::Unsigned);
+        }
+        Ok(Visitor { csrf: Some(csrf) })
+    }
+
+    fn try_token(&self, way: Way, peer: IpAddr, sent: &str) -> Result<(), Refusal> {
+        let mut keys = self.lock();
+        if keys.token.is_none() {
+            // A disk that was full may not be any more. What is wrong else was said.
+            let _ = self.take(&mut keys, token(&self.0.state_dir, false));
+        }
+        let right = keys.token.as_ref().is_some_and(|token| token.is(sent));
+        match keys.attempts.judge(way, Sender::of(peer), right) {
+            Verdict::Right => Ok(()),
+            Verdict::Wrong => Err(Refusal::WrongToken),
+            Verdict::TooMany(wait) => Err(Refusal::TooMany(wait)),
+        }
+    }
+}
+
+/// The token of a state folder, made if there is none, replaced if told so.
+pub fn token(state_dir: &Path, replace: bool) -> Result<String, TokenError> {
+    if replace { token::replace(state_dir) } else { token::read_or_make(state_dir) }
+}
+
+/// As the system is called.
+pub fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// What the guard looks at.
+struct Asked<'a> {
+    method: &'a Method,
+    path: &'a str,
+    query: &'a str,
+    headers: &'a HeaderMap,
+    peer: IpAddr,
+    arrival: Arrival,
+    /// As typed: host, perhaps with a port.
+    host: &'a str,
+}
+
+impl<'a> Asked<'a> {
+    /// `None`: it names no host, or several.
+    fn of(request: &'a Request) -> Option<Self> {
+        let headers = request.headers();
+        let host = match request.uri().authority() {
+            Some(authority) => authority.as_str(),
+            None => one(headers, header::HOST.as_str())?,
+        };
+        let ConnectInfo(peer) = request.extensions().get::<ConnectInfo<SocketAddr>>()?;
+        Some(Self {
+            method: request.method(),
+            path: request.uri().path(),
+            query: request.uri().query().unwrap_or_default(),
+            headers,
+            peer: peer.ip(),
+            arrival: *request.extensions().get::<Arrival>()?,
+            host,
+        })
+    }
+
+    fn bearer(&self) -> Option<&'a str> {
+        let value = self.headers.get(header::AUTHORIZATION)?;
+        // Bytes that are no text are a token too: a wrong one.
+        let (scheme, token) = value.to_str().unwrap_or("bearer ?").split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    }
+
+    fn session(&self) -> Option<&'a str> {
+        cookie(self.headers, cookie_name(self.arrival.encrypted))
+    }
+
+    fn csrf(&self) -> Option<&'a str> {
+        let header = one(self.headers, "x-csrf-token");
+        header.or_else(|| self.query.split('&').find_map(|pair| pair.strip_prefix("csrf=")))
+    }
+
+    fn from_the_board(&self) -> bool {
+        self.peer.to_canonical().is_loopback() && !FORWARDED.iter().any(|name| self.headers.contains_key(*name))
+    }
+
+    /// A page of ours made the browser send it; browsers say so in one way or the other.
+    fn of_own_page(&self) -> bool {
+        match (self.headers.contains_key(header::ORIGIN), one(self.headers, "sec-fetch-site")) {
+            (true, site) => self.is_own_origin() && site.is_none_or(|site| site == "same-origin"),
+            (false, site) => site == Some("same-origin"),
+        }
+    }
+
+    /// A page that is not ours made a browser send it. Programs that are no browsers say nothing either way.
+    fn of_another_site(&self) -> bool {
+        let origin = self.headers.contains_key(header::ORIGIN) && !self.is_own_origin();
+        let site = self.headers.contains_key("sec-fetch-site")
+            && !matches!(one(self.headers, "sec-fetch-site"), Some("same-origin" | "none"));
+        origin || site
+    }
+
+    /// Scheme, host and port are those it was sent to. Where a proxy does the encrypting, the browser's is https.
+    fn is_own_origin(&self) -> bool {
+        let Some((scheme, authority)) = one(self.headers, "origin").and_then(|origin| origin.split_once("://")) else {
+            return false;
+        };
+        let port = match scheme {
+            "https" => ":443",
+            "http" if !self.arrival.encrypted => ":80",
+            _ => return false,
+        };
+        let bare = |authority: &str| {
+            let authority = authority.to_ascii_lowercase();
+            authority.strip_suffix(port).map_or(authority.clone(), String::from)
+        };
+        bare(authority) == bare(self.host)
+    }
+}
+
+/// A header that is there once, and text.
+fn one<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(value)
+}
+
+/// With the prefix, browsers take it only encrypted and for this host alone.
+fn cookie_name(encrypted: bool) -> &'static str {
+    if encrypted { "__Host-kithd_session" } else { "kithd_session" }
+}
+
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let values = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = values.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(found, _)| *found == name).map(|(_, value)| value)
+}
+
+/// Why a request does not pass.
+enum Refusal {
+    /// Asked under a name that is not the board's.
+    Misdirected,
+    NobodyKnown,
+    WrongToken,
+    TooMany(Duration),
+    /// Another page made the browser send it.
+    Foreign,
+    /// It lacks what only our pages know.
+    Unsigned,
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::NobodyKnown | Self::WrongToken => StatusCode::UNAUTHORIZED,
+            Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Foreign | Self::Unsigned => StatusCode::FORBIDDEN,
+        }
+    }
+
+    fn sentence(&self) -> &'static str {
+        match self {
+            Self::Misdirected => {
+                "This board is not known by the host name the request was sent to; http.names in its configuration adds names."
+            }
+            Self::NobodyKnown => {
+                "This needs the administrator's token, which the command kithd token shows on the board."
+            }
+            Self::WrongToken => "That is not the administrator's token; the command kithd token shows it on the board.",
+            Self::TooMany(_) => "Too many wrong tokens came from this address; wait a while.",
+            Self::Foreign => "The request was made by a page that is not this board's own.",
+            Self::Unsigned => "The form is out of date; load its page again and send it once more.",
+        }
+    }
+
+    /// As a problem, or for people as a page; who only lacks the token is asked for it.
+    fn answer(&self, html: bool, next: Option<&Uri>) -> Response {
+        let status = self.status();
+        if html && status == StatusCode::UNAUTHORIZED {
+            let next = next.and_then(Uri::path_and_query).map_or("/", |next| next.as_str());
+            return Redirect::to(&format!("/login?next={}", encoded(next))).into_response();
+        }
+        let mut response = if html {
+            page::notice(status, self.sentence().into())
+        } else {
+            Problem::new(status, self.sentence()).into_response()
+        };
+        self.add_headers(&mut response);
+        response
+    }
+
+    fn add_headers(&self, response: &mut Response) {
+        let headers = response.headers_mut();
+        if let Self::TooMany(wait) = self {
+            headers.insert(header::RETRY_AFTER, wait.as_secs().max(1).into());
+        }
+        if self.status() == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer realm=\"kithd\""));
+        }
+    }
+}
+
+fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// Stands before every route of the LAN, those that do not exist included.
+pub async fn guard(State(access): State<Access>, mut request: Request, next: Next) -> Response {
+    let html = accepts_html(request.headers()) && !request.uri().path().starts_with("/v1/");
+    let Some(asked) = Asked::of(&request) else {
+        return Problem::bad_request("The request must name its host, once.").into_response();
+    };
+    match access.judge(&asked) {
+        Ok(visitor) => {
+            request.extensions_mut().insert(visitor);
+            next.run(request).await
+        }
+        Err(refusal) => {
+            let back = (*request.method() == Method::GET).then(|| request.uri());
+            refusal.answer(html, back)
+        }
+    }
+}
+
+/// `/login` and `/logout`.
+pub fn routes(access: Access) -> Router {
+    Router::new()
+        .route("/login", get(login_page).post(login))
+        .route("/logout", post(logout))
+        .layer(DefaultBodyLimit::max(FORM_BYTES))
+        .with_state(access)
+}
+
+#[derive(Deserialize)]
+struct Place {
+    next: Option<String>,
+}
+
+async fn login_page(visit: Visit, place: Result<Query<Place>, QueryRejection>) -> Response {
+    page::login::form(visit, own_place(place.ok().and_then(|Query(place)| place.next)))
+}
+
+/// Only a place on this board: what else could be taken for one by some browser is not.
+fn own_place(next: Option<String>) -> String {
+    let own = |next: &String| {
+        let mut letters = next.chars();
+        letters.next() == Some('/')
+            && !matches!(letters.next(), Some('/' | '\\'))
+            && !next.contains(|c: char| c.is_control() || c == '\\')
+    };
+    next.filter(own).unwrap_or_else(|| "/".into())
+}
+
+#[derive(Deserialize)]
+struct LoginForm {
+    token: String,
+    next: Option<String>,
+}
+
+async fn login(
+    State(access): State<Access>,
+    request_headers: HeaderMap,
+    uri: Uri,
+    Extension(ConnectInfo(peer)): Extension<ConnectInfo<SocketAddr>>,
+    Extension(arrival): Extension<Arrival>,
+    form: Result<Form<LoginForm>, FormRejection>,
+) -> Response {
+    let headers = &request_headers;
+    let asked = Asked {
+        method: &Method::POST,
+        path: "/login",
+        query: "",
+        headers,
+        peer: peer.ip(),
+        arrival,
+        host: uri.authority().map_or_else(|| one(headers, "host").unwrap_or_default(), |authority| authority.as_str()),
+    };
+    if asked.of_another_site() {
+        return Refusal::Foreign.answer(accepts_html(headers), None);
+    }
+    let Form(LoginForm { token, next }) = match form {
+        Ok(form) => form,
+        Err(wrong) => return Problem::new(wrong.status(), "The form has the fields token and next.").into_response(),
+    };
+    let next = own_place(next);
+    if let Err(refusal) = access.try_token(Way::Form, peer.ip(), token.trim()) {
+        let mut response = page::login::refused(refusal.status(), next, refusal.sentence());
+        refusal.add_headers(&mut response);
+        return response;
+    }
+    let mut keys = access.lock();
+    if let Some(old) = asked.session() {
+        keys.sessions.end(old);
+    }
+    let Some(id) = keys.sessions.begin() else {
+        return Problem::later("This board has no random numbers to make a session of yet.").into_response();
+    };
+    drop(keys);
+    let cookie = set_cookie(arrival.encrypted, &id, sessions::LONGEST);
+    ([(header::SET_COOKIE, cookie)], see_other(&next)).into_response()
+}
+
+async fn logout(State(access): State<Access>, headers: HeaderMap, Extension(arrival): Extension<Arrival>) -> Response {
+    if let Some(id) = cookie(&headers, cookie_name(arrival.encrypted)) {
+        access.lock().sessions.end(id);
+    }
+    ([(header::SET_COOKIE, set_cookie(arrival.encrypted, "", Duration::ZERO))], see_other("/")).into_response()
+}
+
+fn set_cookie(encrypted: bool, value: &str, age: Duration) -> String {
+    let (name, secure) = (cookie_name(encrypted), if encrypted { "; Secure" } else { "" });
+    format!("{name}={value}; Path=/; Max-Age={}; HttpOnly; SameSite=Strict{secure}", age.as_secs())
+}
+
+/// A place is sent as it was typed; one that cannot stand in a header leads to the first page.
+fn see_other(place: &str) -> Response {
+    let place = header::HeaderValue::from_str(&ascii(place)).unwrap_or(header::HeaderValue::from_static("/"));
+    (StatusCode::SEE_OTHER, [(header::LOCATION, place)]).into_response()
+}
+
+fn ascii(place: &str) -> String {
+    let kept = |byte: u8| byte.is_ascii_graphic();
+    place.bytes().map(|byte| if kept(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,60 +1,40 @@
-//! `/v1/breaker`: the circuit breaker and the engines as JSON, and an operator's word to it from this board.
-
-use std::net::SocketAddr;
+//! `/v1/breaker`: the circuit breaker and the engines as JSON. An operator's word to it is in `admin`.
 
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{ConnectInfo, Extension, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Web;
 use crate::desk::{EngineDesk, EngineReport};
-use crate::domain::BreakerCommand;
 use crate::problem::Problem;
 
-/// What can be said.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Word {
-    command: BreakerCommand,
+/// Engines and breaker, with their one-line summary.
+#[derive(Serialize, ToSchema)]
+pub struct Engines {
+    #[serde(flatten)]
+    report: EngineReport,
+    /// All of it in a sentence.
+    sentence: String,
 }
 
-/// `GET /v1/breaker`.
-pub async fn show(State(web): State<Web>) -> Result<Json<Value>, Problem> {
-    Ok(Json(in_json(&(desk(&web)?.report)())))
-}
-
-/// `POST /v1/breaker` with `{"command": "open" | "close" | "auto"}`. Nobody is authenticated yet, so it is taken from
-/// this board only: a loopback address, or the control socket, which has no address.
-pub async fn tell(
-    State(web): State<Web>,
-    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
-    word: Result<Json<Word>, JsonRejection>,
-) -> Result<Json<Value>, Problem> {
-    if peer.is_some_and(|Extension(ConnectInfo(peer))| !peer.ip().to_canonical().is_loopback()) {
-        let detail = "The circuit breaker can be worked from the board itself only; use kithd breaker there.";
-        return Err(Problem::new(StatusCode::FORBIDDEN, detail));
+impl From<EngineReport> for Engines {
+    fn from(report: EngineReport) -> Self {
+        Self { sentence: report.sentence(), report }
     }
-    let Json(Word { command }) = word.map_err(|_| {
-        Problem::bad_request("The body is {\"command\": \"open\"}, \"close\" or \"auto\", as application/json.")
-    })?;
-    let desk = desk(&web)?;
-    (desk.command)(command);
-    Ok(Json(in_json(&(desk.report)())))
 }
 
-fn desk(web: &Web) -> Result<EngineDesk, Problem> {
+/// The circuit breaker and the engines.
+#[utoipa::path(get, path = "/v1/breaker", tag = "board", responses((status = 200, body = Engines), Problem))]
+pub async fn show(State(web): State<Web>) -> Result<Json<Engines>, Problem> {
+    Ok(Json((desk(&web)?.report)().into()))
+}
+
+/// The door to the engines.
+pub fn desk(web: &Web) -> Result<EngineDesk, Problem> {
     let desk = web.desk.borrow().clone();
     desk.ok_or_else(|| {
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The model pack is not loaded; /v1/status says why.")
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The model pack is not loaded; /v1/health says why.")
     })
-}
-
-/// The report with its one-line summary.
-pub fn in_json(report: &EngineReport) -> Value {
-    let mut json = json!(report);
-    json["sentence"] = report.sentence().into();
-    json
 }

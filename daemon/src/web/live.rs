@@ -7,11 +7,12 @@ use axum::extract::State;
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
 use futures_util::Stream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Web;
+use crate::problem::Problem;
 
 /// Shortest time between two events of one stream.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -20,17 +21,24 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Keeps proxies from closing a quiet stream, and finds browsers that are gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// Open streams in all: each is a connection for as long as its page is open.
+const MOST: usize = 256;
+static STREAMS: Semaphore = Semaphore::const_new(MOST);
+
 struct Watch {
     store: watch::Receiver<u64>,
     health: watch::Receiver<u64>,
     stop: CancellationToken,
     /// When the next event may be sent; `None` before the first.
     next: Option<Instant>,
+    _turn: SemaphorePermit<'static>,
 }
 
 /// The stream ends when the server stops or the store closes.
-pub async fn events(State(web): State<Web>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let watch = Watch { store: web.store.changes(), health: web.health.changes(), stop: web.stop, next: None };
+pub async fn events(State(web): State<Web>) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+    let turn = STREAMS.try_acquire().map_err(|_| Problem::later("Too many pages are open; this one stands still."))?;
+    let (store, health) = (web.store.changes(), web.health.changes());
+    let watch = Watch { store, health, stop: web.stop, next: None, _turn: turn };
     let stream = futures_util::stream::unfold(watch, |mut watch| async {
         watch.wait().await.then(|| {
             // Browsers drop an event without data.
@@ -38,7 +46,7 @@ pub async fn events(State(web): State<Web>) -> Sse<impl Stream<Item = Result<Eve
             (Ok(event), watch)
         })
     });
-    Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
 impl Watch {

@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use super::{VERSION, Web};
+use crate::board::BoardReport;
 use crate::desk::EngineReport;
 use crate::disk::DiskReport;
 use crate::domain::{BreakerReason, BreakerState, EngineRole, State as ImageState};
@@ -71,6 +72,7 @@ pub async fn metrics(State(web): State<Web>) -> Result<impl IntoResponse, Proble
     let report = web.desk.borrow().as_ref().map(|desk| (desk.report)());
     let mut registry = gather(&counts, web.store.commits(), &web.health, report.as_ref(), web.device);
     register_disk(&mut registry, &web.disk.report().await?);
+    register_board(&mut registry, &web.board.report().await);
     let _ = encode_registry(&mut open_metrics, &registry);
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], classic(&open_metrics)))
 }
@@ -139,6 +141,17 @@ fn register_disk(registry: &mut Registry, disk: &DiskReport) {
         counts.get_or_create(&KindLabel { kind }).inc_by(count);
     }
     registry.register("removed", "Removed by retention since start", counts);
+}
+
+/// Only what the board says of itself: a sensor it has not is no value.
+fn register_board(registry: &mut Registry, board: &BoardReport) {
+    if let Some(celsius) = board.celsius {
+        registry.register("board_celsius", "Hottest sensor of the board", ConstGauge::new(celsius));
+    }
+    if let Some(throttled) = board.throttled {
+        let help = "1 while heat or a weak supply keeps the board from its full speed";
+        registry.register("board_throttled", help, ConstGauge::new(i64::from(throttled)));
+    }
 }
 
 /// Breaker and engines; every label is one of our own words, or what one of at most two engines says of itself.

@@ -1,36 +1,44 @@
-//! The LAN page, the reading half of the HTTP API, live events and metrics: looks on, and changes nothing but the
-//! circuit breaker, from the board itself.
+//! The LAN page, the reading half of the HTTP API, live events and metrics, and the guard before all of the LAN's routes:
+//! looks on, and changes nothing.
 //!
-//! Submitting pictures is `sources::http`, whose router is merged with this one.
+//! Submitting pictures is `sources::http`, everything else that changes something `admin`; their routes are merged with
+//! these.
 
-mod api;
+pub mod api;
 mod assets;
 pub mod auth;
-mod breaker;
+pub mod breaker;
+mod charts;
 mod live;
 mod metrics;
-mod page;
+pub mod page;
 mod wording;
 
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use bytes::Bytes;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
 
-use crate::desk::{EngineDesk, GalleryDesk};
+use crate::board::Board;
+use crate::desk::{Calibration, EngineDesk, GalleryDesk, PictureRemark};
 use crate::disk::Disk;
+use crate::domain::PersonId;
 use crate::health::Health;
-use crate::problem::Problem;
+use crate::problem::{Problem, ProblemDetails};
 use crate::store::Store;
 
 /// What this program calls itself on the page, in the API and in the metrics.
@@ -49,35 +57,93 @@ pub struct Web {
     pub gallery: Arc<dyn Fn() -> Option<GalleryDesk> + Send + Sync>,
     /// Room on the disk.
     pub disk: Disk,
+    /// Heat and throttling.
+    pub board: Board,
     /// Name of this device.
     pub device: String,
     /// MQTT topic that takes paths, for the example on the empty table.
     pub topic: String,
+    /// What `/v1` is, as OpenAPI; set when all routes are known.
+    pub document: Arc<OnceLock<Value>>,
     /// Cancelled when the server stops, so that live pages do not hold it open.
     pub stop: CancellationToken,
 }
 
-/// Every route that only reads.
+impl Web {
+    /// Remarks on the enrolled pictures of a person; none while there is no gallery.
+    pub async fn remarks(&self, person: PersonId) -> Vec<(i64, PictureRemark)> {
+        let Some(gallery) = (self.gallery)() else { return Vec::new() };
+        // Compares them with all others.
+        tokio::task::spawn_blocking(move || (gallery.remarks)(person)).await.unwrap_or_default()
+    }
+
+    /// What the gallery says about the threshold; `None` while there is none.
+    pub async fn calibration(&self) -> Option<Calibration> {
+        let gallery = (self.gallery)()?;
+        tokio::task::spawn_blocking(move || (gallery.calibration)()).await.ok()
+    }
+}
+
+/// The reading half of `/v1`, with its documentation.
+pub fn api(web: Web) -> OpenApiRouter {
+    api::routes().layer(axum::middleware::from_fn(api::etags)).with_state(web)
+}
+
+/// Pages, and what machines ask for beside `/v1`.
 pub fn router(web: Web) -> Router {
     Router::new()
-        .route("/", get(page::images))
-        .route("/images/{id}", get(page::image))
+        .merge(page::routes())
         .route("/assets/{file}", get(assets::asset))
         .route("/events", get(live::events))
-        .route("/v1/images", get(api::images))
-        .route("/v1/images/{id}", get(api::image))
-        .route("/v1/images/{id}/thumbnail.jpg", get(api::thumbnail))
-        .route("/v1/images/{id}/faces/{file}", get(api::face))
         .route("/v1/status", get(api::status))
-        .route("/v1/breaker", get(breaker::show).post(breaker::tell))
-        .route("/v1/people", get(api::people))
+        .route("/openapi.json", get(document))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(api::ready))
         .route("/metrics", get(metrics::metrics))
-        .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(axum::middleware::from_fn(guard))
         .with_state(web)
+}
+
+/// All routes of the control socket: who may open it may change things.
+pub fn dress(routes: Router) -> Router {
+    complete(routes).layer(axum::middleware::from_fn(forbid_foreign_code))
+}
+
+/// All routes of the LAN behind the guard, with those to log in and out.
+pub fn guarded(routes: Router, access: auth::Access) -> Router {
+    complete(routes.merge(auth::routes(access.clone())))
+        .layer(axum::middleware::from_fn_with_state(access, auth::guard))
+        .layer(axum::middleware::from_fn(forbid_foreign_code))
+}
+
+/// With an answer for what is not there.
+fn complete(routes: Router) -> Router {
+    routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed)
+}
+
+/// What `/v1` is, for machines: OpenAPI 3.1, made from the code.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "kithd",
+        description = "Pictures in, names out. Reading is open unless the operator closed it; what changes something needs the \
+                       administrator's token (`kithd token`). Errors are RFC 9457 problem details."
+    ),
+    components(schemas(ProblemDetails)),
+    tags(
+        (name = "images", description = "Pictures to identify, and what became of them"),
+        (name = "people", description = "Who is enrolled, and from which pictures"),
+        (name = "strangers", description = "Unknown faces, grouped by likeness"),
+        (name = "board", description = "Engine, circuit breaker, health, backup")
+    )
+)]
+pub struct Document;
+
+/// `GET /openapi.json`.
+async fn document(State(web): State<Web>, headers: HeaderMap) -> Response {
+    match web.document.get() {
+        Some(document) => with_etag(&headers, "application/json", document.to_string()),
+        None => Problem::later("kithd is starting.").into_response(),
+    }
 }
 
 async fn not_found(request: Request) -> Response {
@@ -98,7 +164,7 @@ fn accepts_html(headers: &HeaderMap) -> bool {
 }
 
 /// Paths and names come from strangers: nothing but our own files may run or be loaded, and nobody may frame us.
-async fn guard(request: Request, next: Next) -> Response {
+async fn forbid_foreign_code(request: Request, next: Next) -> Response {
     const HEADERS: [(HeaderName, &str); 5] = [
         (
             header::CONTENT_SECURITY_POLICY,
@@ -106,7 +172,8 @@ async fn guard(request: Request, next: Next) -> Response {
              base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
         ),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
+        // With none at all, browsers send the page's own forms with an Origin of "null".
+        (header::REFERRER_POLICY, "same-origin"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
     ];
@@ -121,7 +188,8 @@ async fn guard(request: Request, next: Next) -> Response {
 }
 
 /// Bytes with an ETag, or 304 when the browser has them already.
-fn with_etag(headers: &HeaderMap, kind: &'static str, bytes: Vec<u8>) -> Response {
+fn with_etag(headers: &HeaderMap, kind: &'static str, bytes: impl Into<Bytes>) -> Response {
+    let bytes = bytes.into();
     let etag = format!("\"{}\"", fingerprint(&bytes));
     let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
     if known.is_some_and(|known| known.split(',').any(|one| one.trim().trim_start_matches("W/") == etag)) {

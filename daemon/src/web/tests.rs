@@ -12,7 +12,8 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::{Web, router};
+use super::auth::Visitor;
+use super::{Web, api, dress, router};
 use crate::disk::Disk;
 use crate::domain::{EngineRole, Identified, IdentifiedFace, NamedCandidate, NewImage, Outcome, Source};
 use crate::health::{Condition, Health};
@@ -37,10 +38,12 @@ impl Site {
             store,
             gallery: std::sync::Arc::new(|| None),
             disk,
+            board: crate::board::Board::at(folder.path()),
             health: Health::default(),
             desk: tokio::sync::watch::channel(None).1,
             device: "board-7".into(),
             topic: "kithd/board-7/image/post".into(),
+            document: Arc::default(),
             stop: stop.clone(),
         };
         Self { web, stop, _folder: folder }
@@ -51,7 +54,17 @@ impl Site {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        router(self.web.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+        let (api, _) = api(self.web.clone()).split_for_parts();
+        dress(router(self.web.clone()).merge(api)).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    }
+
+    /// A page as somebody logged in gets it.
+    async fn page_as_admin(&self, url: &str) -> String {
+        let mut request = Request::get(url).body(Body::empty()).unwrap();
+        request.extensions_mut().insert(Visitor { csrf: Some("one/two".into()) });
+        let response = dress(router(self.web.clone())).oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK, "{url}");
+        text(response).await
     }
 
     async fn get(&self, url: &str) -> (StatusCode, String) {
@@ -197,8 +210,8 @@ async fn pages_and_the_api_walk_through_all_images_by_cursor() {
     }
     let (_, first) = site.get("/").await;
     assert_eq!(first.matches("<tr id=").count(), 50);
-    assert!(first.contains("href=\"/?before=71\"") && first.contains("id=\"images\" aria-label=\"Images\" data-live"));
-    let (_, last) = site.get("/?before=21").await;
+    assert!(first.contains("href=\"/?cursor=71\"") && first.contains("id=\"images\" aria-label=\"Images\" data-live"));
+    let (_, last) = site.get("/?cursor=21").await;
     assert_eq!(last.matches("<tr id=").count(), 20);
     assert!(last.contains("This is the oldest image.") && !last.contains("aria-label=\"Images\" data-live"));
 
@@ -206,8 +219,8 @@ async fn pages_and_the_api_walk_through_all_images_by_cursor() {
     loop {
         let page = site.json(&url).await;
         ids.extend(page["images"].as_array().unwrap().iter().map(|image| image["id"].as_i64().unwrap()));
-        let Some(next) = page["next_before"].as_i64() else { break };
-        url = format!("/v1/images?limit=50&before={next}");
+        let Some(next) = page["next_cursor"].as_i64() else { break };
+        url = format!("/v1/images?limit=50&cursor={next}");
     }
     assert_eq!(ids, (1..=120).rev().collect::<Vec<_>>());
 }
@@ -247,7 +260,7 @@ async fn mistakes_are_answered_as_problem_details_and_on_pages_as_a_sentence() {
         ("GET", "/v1/images/7/faces/0.jpg", 400),
         ("GET", "/v1/images?limit=0", 400),
         ("GET", "/v1/images?limit=501", 400),
-        ("GET", "/v1/images?before=x", 400),
+        ("GET", "/v1/images?cursor=x", 400),
         ("GET", "/v1/images?limt=5", 400),
         ("DELETE", "/v1/images", 405),
     ] {
@@ -259,7 +272,7 @@ async fn mistakes_are_answered_as_problem_details_and_on_pages_as_a_sentence() {
         assert!(problem["detail"].as_str().unwrap().ends_with('.'), "{problem}");
     }
     for (url, status) in
-        [("/images/7", 404), ("/images/x", 400), ("/images/%FF", 400), ("/?before=x", 400), ("/nothing", 404)]
+        [("/images/7", 404), ("/images/x", 400), ("/images/%FF", 400), ("/?cursor=x", 400), ("/nothing", 404)]
     {
         let response = site.ask("GET", url, &[("accept", "text/html")]).await;
         assert_eq!(response.status().as_u16(), status, "{url}");
@@ -349,4 +362,90 @@ async fn an_open_page_hears_of_changes_at_most_twice_a_second_and_its_stream_end
     assert!(started.elapsed() >= Duration::from_millis(490), "{:?}", started.elapsed());
     site.stop.cancel();
     assert!(events.next().await.is_none());
+}
+
+#[tokio::test]
+async fn no_page_takes_a_name_or_an_address_for_more_than_text_or_holds_code_of_its_own() {
+    let site = Site::new();
+    let id = site.recognise(&format!("/in/{HOSTILE}.jpg"), HOSTILE).await;
+    site.web.health.set("mqtt", Condition::Degraded, HOSTILE);
+    let hostile = "%3Cscript%3Ealert%28%27x%27%29%3C%2Fscript%3E%26%22";
+    for url in [
+        "/people".into(),
+        "/people/1".into(),
+        format!("/people?name={hostile}"),
+        "/strangers".into(),
+        "/health".into(),
+        "/calibration".into(),
+        "/api".into(),
+        format!("/images/{id}?done={hostile}"),
+        format!("/?path={hostile}&refused={hostile}"),
+    ] {
+        for page in [site.get(&url).await.1, site.page_as_admin(&url).await] {
+            assert!(!page.contains("<script>alert") && !page.contains("&\""), "{url}: {page}");
+            assert!(!page.contains(" style=") && !page.contains(" onclick=") && !page.contains("<style"), "{url}");
+            assert_eq!(
+                page.matches("aria-current=\"page\"").count(),
+                if url.starts_with("/strangers") {
+                    2
+                } else if url.starts_with("/health") {
+                    2
+                } else {
+                    1
+                },
+                "{url}"
+            );
+        }
+    }
+    let (_, page) = site.get(&format!("/people?name={hostile}")).await;
+    assert!(page.contains(&format!("<bdi>{ESCAPED}</bdi>")), "who is looked for is found: {page}");
+}
+
+#[tokio::test]
+async fn forms_are_shown_to_whoever_is_logged_in_and_carry_what_proves_it() {
+    let site = Site::new();
+    let id = site.recognise("/in/a.jpg", "Hannibal").await;
+    for (url, forms) in [
+        (
+            format!("/images/{id}"),
+            &["/images/1/forget", "/images/1/faces/1/person", "/images/1/faces/1/not-this-person"][..],
+        ),
+        ("/people".into(), &["/people"]),
+        (
+            "/people/1".into(),
+            &["/people/1/pictures", "/people/1/rename", "/people/1/forget", "/people/1/pictures/1/delete"],
+        ),
+    ] {
+        let (_, page) = site.get(&url).await;
+        assert!(!page.contains("method=\"post\""), "{url} offers a change to everybody: {page}");
+        assert!(page.contains(&format!("href=\"/login?next={}\"", url.replace('/', "%2F"))), "{page}");
+        let page = site.page_as_admin(&url).await;
+        for form in forms {
+            assert!(page.contains(&format!("method=\"post\" action=\"{form}?csrf=one%2Ftwo\"")), "{form}: {page}");
+        }
+        assert_eq!(page.matches("method=\"post\"").count(), page.matches("?csrf=one%2Ftwo\"").count(), "{url}");
+        assert!(!page.contains("Log in to change this"), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_has_a_page_that_says_so() {
+    let site = Site::new();
+    for (url, status, word) in [
+        ("/people/9", 404, "nobody"),
+        ("/strangers/9", 404, "no stranger 9"),
+        ("/people/x", 400, "whole number"),
+        ("/people?from=x", 400, "whole number"),
+        ("/strangers?before=x", 400, "older ones"),
+        ("/health?hours=5", 400, "168"),
+        ("/?state=done", 400, "state"),
+        ("/?person=Ann", 400, "person"),
+    ] {
+        let (found, page) = site.get(url).await;
+        assert_eq!(found.as_u16(), status, "{url}");
+        assert!(page.contains(word) && page.contains("<h1>"), "{url}: {page}");
+    }
+    // A form that was sent with empty fields asks for nothing.
+    let (found, _) = site.get("/?state=&outcome=&person=&source=&since=&until=&path=").await;
+    assert_eq!(found, StatusCode::OK);
 }

@@ -1,4 +1,6 @@
-//! How durations, distances and numbers read on the page. The API gives the plain values.
+//! How durations, distances, ages and numbers read on the page. The API gives the plain values.
+
+use crate::domain::Outcome;
 
 /// "84 ms", "1.2 s", "2 min 3 s".
 pub fn duration(ms: i64) -> String {
@@ -28,6 +30,64 @@ pub fn number(value: u64) -> String {
     text
 }
 
+/// How sure a match is, in words: the share of the threshold that its distance takes up, and what was made of it.
+///
+/// The words follow the outcome, so that a blurred face that happens to lie near is "perhaps" too. Without a threshold
+/// (the model pack is not loaded yet) a known face is "likely".
+pub fn confidence(outcome: Outcome, distance: f64, threshold: Option<f32>) -> &'static str {
+    let share = threshold.filter(|threshold| *threshold > 0.0).map(|threshold| distance / f64::from(threshold));
+    match (outcome, share) {
+        (Outcome::Known, Some(..0.7)) => "almost certain",
+        (Outcome::Known, Some(..0.85)) => "very likely",
+        (Outcome::Known, _) => "likely",
+        (Outcome::Uncertain, _) => "perhaps",
+        (Outcome::Unknown, Some(..1.25)) => "unlikely",
+        (Outcome::Unknown | Outcome::NoFace, _) => "no match",
+    }
+}
+
+/// "now", "12 s", "3 min", "5 h", "2 d": how long ago.
+pub fn age(ms: i64) -> String {
+    match ms / 1000 {
+        ..5 => "now".into(),
+        seconds @ 5..60 => format!("{seconds}\u{a0}s"),
+        seconds @ 60..3600 => format!("{}\u{a0}min", seconds / 60),
+        seconds @ 3600..172_800 => format!("{}\u{a0}h", seconds / 3600),
+        seconds => format!("{}\u{a0}d", seconds / 86_400),
+    }
+}
+
+/// "just now", "12 s ago".
+pub fn past(ms: i64) -> String {
+    if ms < 5000 { "just now".into() } else { format!("{}\u{a0}ago", age(ms)) }
+}
+
+/// "512 MiB", "1.5 GiB".
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let step = (bytes.max(1).ilog2() / 10).min(4);
+    let value = bytes as f64 / f64::from(1_u32 << 10).powi(step as i32);
+    let decimals = usize::from(step > 0 && value < 9.95);
+    format!("{value:.decimals$}\u{a0}{}", UNITS[step as usize])
+}
+
+/// "0 %", "0.02 %", "37 %": a share of all.
+pub fn percent(share: f64) -> String {
+    let value = share * 100.0;
+    match value {
+        _ if value == 0.0 => "0\u{a0}%".into(),
+        ..0.01 => "below 0.01\u{a0}%".into(),
+        ..1.0 => format!("{value:.2}\u{a0}%"),
+        ..10.0 => format!("{value:.1}\u{a0}%"),
+        _ => format!("{value:.0}\u{a0}%"),
+    }
+}
+
+/// "no face" for `no_face`: our words as people read them.
+pub fn words(word: &str) -> String {
+    word.replace('_', " ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,5 +100,30 @@ mod tests {
         assert_eq!(number(7), "7");
         assert_eq!(number(1_204_331), "1\u{202f}204\u{202f}331");
         assert_eq!(distance(0.41249), "0.412");
+    }
+
+    #[test]
+    fn ages_bytes_and_shares_read_as_people_say_them() {
+        assert_eq!([-9_000, 4_999, 5_000, 59_999].map(age), ["now", "now", "5\u{a0}s", "59\u{a0}s"]);
+        assert_eq!([60_000, 3_600_000, 172_800_000].map(age), ["1\u{a0}min", "1\u{a0}h", "2\u{a0}d"]);
+        assert_eq!([0, 61_000].map(past), ["just now", "1\u{a0}min\u{a0}ago"]);
+        assert_eq!([0, 1023, 1536, 64 << 20].map(bytes), ["0\u{a0}B", "1023\u{a0}B", "1.5\u{a0}KiB", "64\u{a0}MiB"]);
+        assert_eq!(bytes(u64::MAX), "16777216\u{a0}TiB");
+        assert_eq!(
+            [0.0, 0.000_01, 0.0017, 0.05, 0.37].map(percent).join(" "),
+            "0\u{a0}% below 0.01\u{a0}% 0.17\u{a0}% 5.0\u{a0}% 37\u{a0}%"
+        );
+    }
+
+    #[test]
+    fn confidence_follows_the_outcome_and_then_the_distance() {
+        let word = |outcome, distance| confidence(outcome, distance, Some(0.6));
+        assert_eq!(
+            [0.3, 0.5, 0.54].map(|near| word(Outcome::Known, near)),
+            ["almost certain", "very likely", "likely"]
+        );
+        assert_eq!(word(Outcome::Uncertain, 0.3), "perhaps");
+        assert_eq!([0.7, 0.9].map(|far| word(Outcome::Unknown, far)), ["unlikely", "no match"]);
+        assert_eq!(confidence(Outcome::Known, 0.1, None), "likely");
     }
 }

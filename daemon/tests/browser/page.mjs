@@ -3,38 +3,29 @@
 //
 //   node page.mjs BASE_URL IMAGE [SCREENSHOT_FOLDER]
 //
-// Needs playwright-core (found from the folder named by KITHD_NODE_MODULES, or Node's usual way) and Chromium at
-// CHROMIUM or /usr/bin/chromium. Exits 1 with a sentence when something is not as it should be.
+// The images of people and strangers are there before. reader.mjs says what is needed.
 
 import { readFile } from "node:fs/promises";
-import { createRequire } from "node:module";
 import path from "node:path";
 import process from "node:process";
+
+import { appears, check, isLive, open as openAt, read } from "./reader.mjs";
 
 const [base, image, shots] = process.argv.slice(2);
 if (!base || !image) {
   console.error("usage: node page.mjs BASE_URL IMAGE [SCREENSHOT_FOLDER]");
   process.exit(2);
 }
-const home = process.env.KITHD_NODE_MODULES;
-const require = createRequire(home ? path.join(path.resolve(home), "from.js") : import.meta.url);
-const { chromium } = require("playwright-core");
-
 /** More than a screen of rows, so that there is something to scroll. */
-const ROWS = 40;
-const PATIENCE_MS = 10_000;
+const ROWS = 60;
+/** Pages with their heads; all of them are complete without JavaScript, fit a phone and break no rule. */
+const PAGES = [
+  ["/", "Images"], ["/people", "People"], ["/strangers", "Strangers"], ["/strangers?ignored=1", "Ignored"],
+  ["/health", "Health"], ["/health?hours=168", "Health"], ["/calibration", "Calibration"], ["/api", "API"],
+  ["/people/1", "Barack Obama"], ["/images/1", "Image 1"],
+];
 const picture = await readFile(image);
-const complaints = new Set();
-const check = (holds, sentence) => {
-  if (!holds) throw new Error(sentence);
-};
-
-/** Waits for something to be on the page; the sentence is said when it does not come. */
-async function appears(locator, sentence, { state = "visible", timeout = PATIENCE_MS } = {}) {
-  await locator.waitFor({ state, timeout }).catch(() => check(false, sentence));
-}
-
-const isLive = (page) => appears(page.locator("#connection[data-state=live]"), "The page does not say that it is live.");
+const open = (browser, options, url = base) => openAt(browser, new URL(url, base).href, options);
 
 async function post() {
   const kind = image.endsWith(".png") ? "image/png" : "image/jpeg";
@@ -45,24 +36,6 @@ async function post() {
 async function newestId() {
   const answer = await fetch(new URL("/v1/images?limit=1", base));
   return (await answer.json()).images[0]?.id ?? 0;
-}
-
-/** A page whose every complaint and every request to elsewhere is kept. */
-async function open(browser, options = {}) {
-  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
-  const page = await context.newPage();
-  await page.addInitScript(() => {
-    document.addEventListener("securitypolicyviolation", (event) => console.error(`CSP: ${event.violatedDirective}`));
-  });
-  page.on("console", (message) => {
-    if (["error", "warning"].includes(message.type())) complaints.add(`The console says: ${message.text()}`);
-  });
-  page.on("pageerror", (error) => complaints.add(`The script failed: ${error.message}`));
-  page.on("request", (request) => {
-    if (!request.url().startsWith(new URL(base).origin)) complaints.add(`Something outside was asked for: ${request.url()}`);
-  });
-  await page.goto(base, { waitUntil: "load" });
-  return page;
 }
 
 const row = (id) => `#image-${id}`;
@@ -117,7 +90,8 @@ async function keepsTheScrollPlace(browser) {
 async function showsWhereTheKeyboardIs(browser) {
   const page = await open(browser);
   const seen = new Set();
-  for (let step = 0; step < 8; step += 1) {
+  const reached = () => [...seen].some((name) => name.includes('href="/images/'));
+  for (let step = 0; step < 60 && !reached(); step += 1) {
     await page.keyboard.press("Tab");
     const focus = await page.evaluate(() => {
       const style = getComputedStyle(document.activeElement);
@@ -130,52 +104,122 @@ async function showsWhereTheKeyboardIs(browser) {
     check(focus.visible, `The keyboard is on ${focus.name} and nothing shows it.`);
     seen.add(focus.name);
   }
-  check([...seen].some((name) => name.includes('href="/images/')), "The keyboard does not reach the images of the table.");
+  check(reached(), "The keyboard does not reach the images of the table.");
+  await page.context().close();
+}
+
+/** The rows of a search are those that were asked for, it stays in the links, and it goes on by itself. */
+async function findsWhatIsAskedFor(browser) {
+  const page = await open(browser, { timezoneId: "Asia/Karachi" });
+  const rows = page.locator("table.images tbody tr");
+  await page.selectOption("select[name=outcome]", "known");
+  await page.click("#search button");
+  await page.waitForURL("**/?outcome=known");
+  const outcomes = await page.locator("table.images tbody .outcome").allInnerTexts();
+  check(outcomes.length > 0 && outcomes.every((outcome) => outcome === "known"), `Asked for known, got ${outcomes}.`);
+  check((await page.locator("select[name=outcome]").inputValue()) === "known", "The form forgets what was asked for.");
+  await isLive(page);
+  await post();
+  const newest = await newestId();
+  await appears(page.locator(row(newest)), "A new image that was asked for does not appear in the search.", { timeout: 60_000 });
+
+  await page.selectOption("select[name=person]", { label: "Eileen Collins" });
+  await page.click("#search button");
+  await page.waitForURL("**person=**");
+  check((await rows.count()) === 0, "Eileen Collins is in none of the images, but some are shown.");
+  check((await page.getByText("No image is like that.").count()) === 1, "An empty search does not say so.");
+  await page.getByRole("link", { name: "Show all" }).click();
+
+  await page.fill("input[name=path]", "no such path");
+  await page.press("input[name=path]", "Enter");
+  await page.waitForURL("**path=**");
+  check((await rows.count()) === 0, "A path that nothing has is found.");
+  await page.goto(new URL("/", base).href);
+
+  // Typed in the reader's own zone, asked in UTC, and shown again as typed.
+  await page.fill("input[name=since]", "2020-01-01T00:30");
+  await page.click("#search button");
+  await page.waitForURL("**since=**");
+  const typed = await page.locator("input[name=since]").inputValue();
+  check(typed === "2020-01-01T00:30", `The moment typed comes back as ${typed}.`);
+  const asked = new URL(page.url()).searchParams.get("since");
+  check(asked === "2019-12-31T19:30", `The moment asked for is ${asked}, which is not the same in UTC.`);
+  check((await rows.count()) > 0, "Nothing is newer than 2020.");
+  await page.context().close();
+}
+
+async function walksToOlderImagesAndBack(browser) {
+  const page = await open(browser, {}, "/?state=processed");
+  await page.getByRole("link", { name: "Older" }).click();
+  await page.waitForURL("**cursor=**");
+  check(page.url().includes("state=processed"), "The way to older images forgets what was asked for.");
+  check((await page.locator("#connection").isVisible()) === false, "An older page claims to be live.");
+  await page.getByRole("link", { name: "Newest", exact: true }).click();
+  await page.waitForURL((url) => !url.search.includes("cursor"));
+  await page.context().close();
+}
+
+/** The entry of the navigation says where the reader is, to the eye and to a screen reader. */
+async function leadsEverywhere(browser) {
+  const page = await open(browser);
+  for (const name of ["People", "Strangers", "Health", "Calibration", "API", "Images"]) {
+    await page.getByRole("navigation", { name: "Main" }).getByRole("link", { name, exact: true }).click();
+    const current = await page.locator("nav.places [aria-current=page]").innerText();
+    check(current === name, `On ${name} the navigation says ${current}.`);
+  }
   await page.context().close();
 }
 
 async function worksWithoutJavaScript(browser) {
   const page = await open(browser, { javaScriptEnabled: false });
   check((await page.locator("table.images tbody tr").count()) > 0, "Without JavaScript the table is empty.");
-  check(/UTC$/.test(await page.locator("table.images time").first().innerText()), "Without JavaScript times lack their zone.");
+  check(/UTC$/.test(await page.locator("table.images small time").first().innerText()), "Without JavaScript times lack their zone.");
   await page.locator("table.images tbody th a").first().click();
   check(/^Image \d+/.test(await page.locator("h1").innerText()), "Without JavaScript an image's link leads nowhere.");
+  for (const [url, head] of PAGES) {
+    await page.goto(new URL(url, base).href);
+    const title = await page.locator("h1").innerText();
+    check(title.includes(head), `Without JavaScript ${url} is headed "${title}".`);
+  }
+  await page.goto(new URL("/health", base).href);
+  check((await page.locator("svg[role=img] title").count()) >= 4, "Without JavaScript the charts are missing.");
+  await page.goto(new URL("/?state=processed&outcome=known", base).href);
+  check((await page.locator("table.images tbody tr").count()) > 0, "Without JavaScript nothing is found.");
   await page.context().close();
 }
 
 async function fitsAPhone(browser) {
   const page = await open(browser, { viewport: { width: 390, height: 844 } });
-  const wide = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
-  check(wide <= 0, `On a phone the page is ${wide} pixels too wide.`);
+  for (const [url] of PAGES) {
+    await page.goto(new URL(url, base).href);
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+    check(wide <= 0, `On a phone ${url} is ${wide} pixels too wide.`);
+  }
   await page.context().close();
 }
 
 async function photograph(browser) {
   for (const [name, colorScheme, width] of [["light", "light", 1280], ["dark", "dark", 1280], ["phone", "light", 390]]) {
     const page = await open(browser, { colorScheme, viewport: { width, height: 844 } });
-    await page.screenshot({ path: path.join(shots, `page-${name}.png`) });
+    for (const [url] of PAGES) {
+      await page.goto(new URL(url, base).href);
+      const file = url.replace(/\W+/g, "-").replace(/^-$/, "-images");
+      await page.screenshot({ path: path.join(shots, `page${file}-${name}.png`) });
+    }
     await page.context().close();
   }
 }
 
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-});
-try {
+await read(async (browser) => {
   await showsNewImagesWithoutReload(browser);
   for (let number = 0; number < ROWS; number += 1) await post();
   await allFinished();
   await keepsTheScrollPlace(browser);
   await showsWhereTheKeyboardIs(browser);
+  await findsWhatIsAskedFor(browser);
+  await walksToOlderImagesAndBack(browser);
+  await leadsEverywhere(browser);
   await worksWithoutJavaScript(browser);
   await fitsAPhone(browser);
   if (shots) await photograph(browser);
-  check(complaints.size === 0, "The page complains:");
-  console.log("The page is live, keeps the reader's place, and works by keyboard, on a phone and without JavaScript.");
-} catch (error) {
-  console.error([error.message, ...complaints].join("\n"));
-  process.exitCode = 1;
-} finally {
-  await browser.close();
-}
+}, "The pages are live, find what is asked for, keep the reader's place, and work by keyboard, on a phone and without JavaScript.");

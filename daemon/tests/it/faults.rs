@@ -429,10 +429,12 @@ fn an_operator_holds_the_breaker_open_over_a_restart_and_lets_it_go() {
     std::thread::sleep(Duration::from_millis(500));
     let waiting = board.get(&format!("/v1/images/{id}"));
     assert_eq!((&waiting["state"], &waiting["attempts"]), (&json!("pending"), &json!(0)), "{waiting}");
-    let (status, answer) = board.post("/v1/breaker", &[("content-type", "application/json")], br#"{"command":"auto"}"#);
+    let (status, answer) =
+        board.post_as_admin("/v1/breaker", &[("content-type", "application/json")], br#"{"command":"auto"}"#);
     assert_eq!(status, 200, "{answer}");
     assert_eq!(board.ended(id)["outcome"], "known");
-    let (status, answer) = board.post("/v1/breaker", &[("content-type", "application/json")], br#"{"command":"ajar"}"#);
+    let (status, answer) =
+        board.post_as_admin("/v1/breaker", &[("content-type", "application/json")], br#"{"command":"ajar"}"#);
     assert_eq!(status, 400, "{answer}");
     say(&board, "open");
     say(&board, "close");

@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod accuracy; // the right person on every labelled photograph, when they are at hand
+mod api; // the HTTP API, and that it is what its documentation says
+mod auth; // who may do what on the LAN, and how many and how slow they may be
+mod backup; // made, refused, restored; and what comes back of a damaged database
 mod bad_input; // what cannot be read ends in words and disturbs nothing
 mod broker; // a real mosquitto
 mod camera; // every so often and on motion, bursts, cameras that stall, glitch and vanish
@@ -9,13 +12,16 @@ mod command_line; // enroll, identify, status, check-config
 mod commands; // by MQTT, and their answers
 mod crash; // SIGTERM and kill -9 at any time
 mod disk; // a file system that is really full, and one that is nearly
+mod doctor; // finds what is wrong, and says what to do
 mod events; // about people, and Home Assistant
 mod faults; // what the engine can do to the daemon
 mod flood; // a long stream of messages while everything is killed
 mod folder; // watched folders: taken once, put away, dead mounts
+mod forget; // erased means erased; renamed and merged
 mod group_commit; // syncs counted and slowed from outside
 mod handing_broker; // hands a dead member's messages on, for shared
 mod lying_engine; // an engine that lies, for faults
+mod metrics; // promtool, and what is kept for the charts
 mod mqtt; // paths in, results out
 mod origin; // the gRPC contract of the system it descends from
 mod page; // the status table in a real browser

@@ -1,27 +1,58 @@
-//! The status table in a real browser, driven by a script of its own.
+//! The pages in a real browser, driven by scripts of their own.
 
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::Board;
+use crate::support::{Board, photo, wait_for};
 
 #[test]
-fn the_table_shows_a_new_picture_by_itself_and_is_whole_without_javascript() {
+fn the_pages_are_live_and_whole_without_javascript_on_a_phone_and_by_keyboard() {
+    let mut board = Board::new();
+    board.start();
+    board.enroll_everybody();
+    // A stranger, and somebody who is known, before the first page is opened.
+    let first = board.post_path(&board.put("biden_2.jpg", "known.jpg"));
+    board.ended(first);
+    let picture = board.put("obama_2.jpg", "browser.jpg");
+    browse("page.mjs", &[&board.url("/"), &picture]);
+}
+
+#[test]
+fn with_the_token_strangers_are_named_images_tried_again_and_people_managed_on_the_page() {
+    let mut board = Board::new();
+    board.start();
+    let astronaut = photo("astronaut_1.jpg");
+    let enrolled = board.kithd(["enroll", "--person", "Eileen Collins", astronaut.to_str().unwrap()]);
+    assert!(enrolled.status.success(), "{}", crate::support::text(&enrolled));
+    let broken = board.put_bytes(b"no picture at all", "broken.jpg");
+    for path in [
+        board.put("obama_1.jpg", "first.jpg"),
+        board.put("obama_2.jpg", "second.jpg"),
+        board.put("astronaut_2.jpg", "astronaut.jpg"),
+        broken.clone(),
+    ] {
+        let id = board.post_path(&path);
+        board.ended(id);
+    }
+    wait_for("the strangers to be grouped", || {
+        let faces = board.get("/v1/strangers")["strangers"][0]["faces"].as_u64();
+        (faces == Some(2)).then_some(())
+    });
+    let good = photo("biden_1.jpg").display().to_string();
+    browse("admin.mjs", &[&board.url("/"), &board.token(), &broken, &good]);
+}
+
+/// Runs a script of `tests/browser` to its end.
+fn browse(script: &str, arguments: &[&str]) {
     let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.dev/node_modules");
     let modules = std::env::var("KITHD_NODE_MODULES").unwrap_or_else(|_| modules.display().to_string());
     assert!(
         Path::new(&modules).join("playwright-core").is_dir(),
         "playwright-core is not installed; ./dev test installs it"
     );
-    let mut board = Board::new();
-    board.start();
-    board.enroll_everybody();
-    let picture = board.put("obama_2.jpg", "browser.jpg");
-    let output = Command::new("node")
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/page.mjs"))
-        .args([board.url("/"), picture])
-        .env("KITHD_NODE_MODULES", modules)
-        .output()
-        .unwrap();
+    let scripts = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser"));
+    let mut command = Command::new("node");
+    command.arg(scripts.join(script)).args(arguments).env("KITHD_NODE_MODULES", modules);
+    let output = command.output().unwrap();
     assert!(output.status.success(), "{}", crate::support::text(&output));
 }

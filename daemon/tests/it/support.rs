@@ -83,7 +83,8 @@ pub struct Board {
 
 struct Daemon {
     process: Child,
-    address: String,
+    /// Without the last slash.
+    page: String,
     log: Receiver<String>,
     lines: Vec<String>,
 }
@@ -157,18 +158,18 @@ impl Board {
         let stderr = BufReader::new(process.stderr.take().unwrap());
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let mut lines = Vec::new();
-        let address = wait_for("the page's address in the log", || {
+        let page = wait_for("the page's address in the log", || {
             if let Some(status) = process.try_wait().unwrap() {
                 lines.extend(log.try_iter());
                 panic!("kithd ended with {status}:\n{}", lines.join("\n"));
             }
             lines.extend(log.try_iter());
             lines.iter().find_map(|line| {
-                let (_, rest) = line.split_once("page and API on http://")?;
+                let (_, rest) = line.split_once("page and API on ")?;
                 Some(rest.trim_end_matches('/').to_string())
             })
         });
-        self.daemon = Some(Daemon { process, address, log, lines });
+        self.daemon = Some(Daemon { process, page, log, lines });
     }
 
     fn daemon(&self) -> &Daemon {
@@ -180,7 +181,17 @@ impl Board {
     }
 
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.daemon().address)
+        format!("{}{path}", self.daemon().page)
+    }
+
+    /// Host and port of the page.
+    pub fn address(&self) -> &str {
+        self.daemon().page.split_once("://").unwrap().1
+    }
+
+    /// The administrator's token.
+    pub fn token(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("state/token")).unwrap().trim().into()
     }
 
     /// What it logged so far.
@@ -243,6 +254,12 @@ impl Board {
         let mut response = request.send(body).unwrap();
         let status = response.status().as_u16();
         (status, response.body_mut().read_json().unwrap_or(Value::Null))
+    }
+
+    /// The same with the administrator's token.
+    pub fn post_as_admin(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, Value) {
+        let bearer = format!("Bearer {}", self.token());
+        self.post(path, &[&[("authorization", bearer.as_str())], headers].concat(), body)
     }
 
     /// Posts one path the origin's way and gives the id.

@@ -2,11 +2,18 @@
 "use strict";
 
 const RETRY_AFTER_REFUSAL_MS = 5000;
-/** The newest images, or one image that is not finished yet; every other page stands still. */
-const isLive = () => document.querySelector("#images[data-live], #image[data-live]") !== null;
+const AGES_EVERY_MS = 5000;
+/** The table of images shows each change at once, other pages need not. */
+const PAUSE_MS = document.querySelector("#images, #image") ? 0 : 4000;
+/** Older images, an image that is finished, and pages to change something stand still. */
+const isLive = () => document.querySelector("section[data-live], article[data-live]") !== null;
 
-/** What the server sent for a row, before times were made local: tells whether the row changed. */
+/** What the server sent for a row or a part, before times were made local: tells whether it changed. */
 const sent = new WeakMap();
+/** An age grows without anything having changed. */
+const shape = (html) => html.replace(/(<time class="age[^>]*>)[^<]*/g, "$1");
+/** How far the board's clock is ahead of the reader's: boards have no battery, so ages go by theirs. */
+let ahead = Number(document.documentElement.dataset.now) - Date.now();
 let events = null;
 let refreshing = false;
 let again = false;
@@ -18,7 +25,7 @@ function showLocalTimes() {
   const time = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
   const date = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
   const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
-  for (const element of document.querySelectorAll("time[datetime]")) {
+  for (const element of document.querySelectorAll("time[datetime]:not(.age)")) {
     const moment = new Date(element.dateTime);
     const text = (moment.toDateString() === today ? time : date).format(moment);
     if (element.textContent !== text) element.textContent = text;
@@ -26,8 +33,29 @@ function showLocalTimes() {
   }
 }
 
+/** As the server words it: "now", "12 s", "3 min", "5 h", "2 d". */
+function age(ms) {
+  const seconds = Math.floor(ms / 1000);
+  if (seconds < 5) return "now";
+  if (seconds < 60) return `${seconds}\u00a0s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)}\u00a0min`;
+  if (seconds < 172800) return `${Math.floor(seconds / 3600)}\u00a0h`;
+  return `${Math.floor(seconds / 86400)}\u00a0d`;
+}
+
+function showAges() {
+  const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
+  for (const element of document.querySelectorAll("time.age")) {
+    const moment = new Date(element.dateTime);
+    let text = age(Date.now() + ahead - moment);
+    if (element.classList.contains("past")) text = text === "now" ? "just now" : `${text}\u00a0ago`;
+    if (element.textContent !== text) element.textContent = text;
+    element.title = full.format(moment);
+  }
+}
+
 function rememberRows() {
-  for (const row of document.querySelectorAll("#images tbody tr")) sent.set(row, row.outerHTML);
+  for (const row of document.querySelectorAll("#images tbody tr")) sent.set(row, shape(row.outerHTML));
 }
 
 /** The row the reader is looking at, or null while the top of the table is in view. */
@@ -41,9 +69,9 @@ function mergeRows(body, fresh) {
   const old = new Map([...body.rows].map((row) => [row.id, row]));
   const rows = [...fresh.rows].map((row) => {
     const kept = old.get(row.id);
-    if (kept && sent.get(kept) === row.outerHTML) return kept;
+    if (kept && sent.get(kept) === shape(row.outerHTML)) return kept;
     const added = document.importNode(row, true);
-    sent.set(added, row.outerHTML);
+    sent.set(added, shape(row.outerHTML));
     added.classList.add("fresh");
     kept?.replaceWith(added);
     return added;
@@ -56,26 +84,29 @@ function mergeRows(body, fresh) {
 }
 
 function replacePart(part, fresh) {
-  const body = part.querySelector(":scope > table > tbody");
-  const freshBody = fresh.querySelector(":scope > table > tbody");
+  const body = part.querySelector(":scope > .images > tbody");
+  const freshBody = fresh.querySelector(":scope > .images > tbody");
   if (body && freshBody) {
     mergeRows(body, freshBody);
     part.querySelector(".pages").replaceWith(document.importNode(fresh.querySelector(".pages"), true));
-  } else if (sent.get(part) !== fresh.innerHTML) {
+  } else if (sent.get(part) !== shape(fresh.innerHTML)) {
     // Untouched parts stay, so that a screen reader hears only what is new.
-    sent.set(part, fresh.innerHTML);
+    sent.set(part, shape(fresh.innerHTML));
     part.toggleAttribute("data-live", fresh.hasAttribute("data-live"));
     part.replaceChildren(...[...fresh.childNodes].map((node) => document.importNode(node, true)));
     rememberRows();
   }
 }
 
-/** Puts the keyboard back on the link it was on, if its row was replaced. */
+/** Puts the keyboard back on the link it was on, if what held it was replaced. */
 function keepFocus(change) {
-  const row = document.activeElement?.closest("#images tr")?.id;
+  const focused = document.activeElement;
+  const href = focused?.getAttribute("href");
+  const holder = focused?.closest("[id]:not(a)")?.id;
   change();
-  if (row && document.activeElement === document.body) {
-    document.getElementById(row)?.querySelector("a")?.focus({ preventScroll: true });
+  if (href && holder && document.activeElement === document.body) {
+    const links = document.getElementById(holder)?.querySelectorAll("a") ?? [];
+    [...links].find((link) => link.getAttribute("href") === href)?.focus({ preventScroll: true });
   }
 }
 
@@ -93,7 +124,9 @@ function show(fresh) {
       if (freshPart && !(waiting && part.id === "images")) replacePart(part, freshPart);
     }
   });
+  ahead = Number(fresh.documentElement.dataset.now) - Date.now();
   showLocalTimes();
+  showAges();
   listenWhenVisible();
   if (id) window.scrollBy({ top: document.getElementById(id).getBoundingClientRect().top - before, behavior: "instant" });
 }
@@ -108,7 +141,8 @@ async function refresh() {
     again = false;
     try {
       const answer = await fetch(location.pathname + location.search, { cache: "no-store" });
-      if (!answer.ok) break;
+      // Reading may need a log-in by now: what is shown stays.
+      if (!answer.ok || answer.redirected) break;
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
       // Another kithd answers than the one that made this page.
       if (fresh.documentElement.dataset.version !== document.documentElement.dataset.version) location.reload();
@@ -116,6 +150,7 @@ async function refresh() {
     } catch {
       // The server is gone for the moment; the event stream comes back by itself and asks again.
     }
+    if (PAUSE_MS > 0) await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
   } while (again);
   refreshing = false;
 }
@@ -156,9 +191,43 @@ function listenWhenVisible() {
   }
 }
 
+/** Fields for date and time hold UTC where there is no script; with one, the reader's own time. */
+function readTimesInOwnZone(form) {
+  const fields = [...form.querySelectorAll("input[type=datetime-local]")];
+  for (const field of fields) {
+    const moment = new Date(`${field.defaultValue}Z`);
+    if (field.defaultValue && !isNaN(moment)) {
+      field.value = new Date(moment - moment.getTimezoneOffset() * 60000).toISOString().slice(0, 16);
+    }
+  }
+  for (const zone of form.querySelectorAll(".zone")) zone.hidden = true;
+  form.addEventListener("formdata", ({ formData }) => {
+    for (const { name, value } of fields) {
+      const moment = new Date(value);
+      if (value && !isNaN(moment)) formData.set(name, moment.toISOString().slice(0, 16));
+    }
+    // What asks for nothing need not stand in the address.
+    for (const [name, value] of [...formData]) if (value === "") formData.delete(name);
+  });
+}
+
+/** What a form had to say is said once, not again with each reload. */
+function forgetTold() {
+  const here = new URL(location.href);
+  if (!here.searchParams.has("done") && !here.searchParams.has("refused")) return;
+  here.searchParams.delete("done");
+  here.searchParams.delete("refused");
+  history.replaceState(history.state, "", here);
+}
+
 rememberRows();
-for (const part of document.querySelectorAll("[data-live]")) sent.set(part, part.innerHTML);
+for (const part of document.querySelectorAll("[data-live]")) sent.set(part, shape(part.innerHTML));
 showLocalTimes();
+showAges();
+setInterval(showAges, AGES_EVERY_MS);
+forgetTold();
+const search = document.getElementById("search");
+if (search) readTimesInOwnZone(search);
 listenWhenVisible();
 document.addEventListener("visibilitychange", listenWhenVisible);
 window.addEventListener("scroll", () => { if (waiting && rowInView() === null) refresh(); }, { passive: true });

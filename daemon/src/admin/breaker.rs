@@ -1,0 +1,44 @@
+//! An operator's word to the circuit breaker.
+
+use axum::extract::State;
+use axum::extract::rejection::{FormRejection, JsonRejection};
+use axum::response::Response;
+use axum::{Form, Json};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::{Admin, back};
+use crate::domain::BreakerCommand;
+use crate::problem::Problem;
+use crate::web::breaker::{Engines, desk};
+
+/// What can be said.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Word {
+    command: BreakerCommand,
+}
+
+/// Opens the breaker, closes it, or hands it back to itself; answers what it is then.
+#[utoipa::path(post, path = "/v1/breaker", tag = "board", request_body = Word,
+    responses((status = 200, body = Engines), Problem))]
+pub async fn tell(
+    State(admin): State<Admin>,
+    word: Result<Json<Word>, JsonRejection>,
+) -> Result<Json<Engines>, Problem> {
+    let Json(Word { command }) = word.map_err(|_| {
+        Problem::bad_request("The body is {\"command\": \"open\"}, \"close\" or \"auto\", as application/json.")
+    })?;
+    let desk = desk(&admin.web)?;
+    (desk.command)(command);
+    Ok(Json((desk.report)().into()))
+}
+
+/// `POST /breaker`.
+pub async fn tell_form(State(admin): State<Admin>, word: Result<Form<Word>, FormRejection>) -> Response {
+    let told = word.map_err(|_| Problem::bad_request("Say open, close or auto.")).and_then(|Form(Word { command })| {
+        (desk(&admin.web)?.command)(command);
+        Ok("The circuit breaker was told.")
+    });
+    back("/health", told)
+}

@@ -1,0 +1,93 @@
+//! What an operator says to one image: try again, or be gone.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{Admin, back};
+use crate::domain::{ImageId, State as ImageState};
+use crate::problem::Problem;
+use crate::queue::QueueError;
+use crate::store::Told;
+use crate::web::api::Id;
+
+/// An image that waits again.
+#[derive(Serialize, ToSchema)]
+pub struct Waiting {
+    id: ImageId,
+    state: ImageState,
+}
+
+/// Tries a failed image again, from the beginning. Its next result names the one it replaces.
+#[utoipa::path(post, path = "/v1/images/{id}/retry", tag = "images", params(("id" = i64, Path, minimum = 1)),
+    responses((status = 202, body = Waiting), Problem))]
+pub async fn try_again(State(admin): State<Admin>, Id(id): Id) -> Result<(StatusCode, Json<Waiting>), Problem> {
+    again(&admin, id).await?;
+    Ok((StatusCode::ACCEPTED, Json(Waiting { id, state: ImageState::Pending })))
+}
+
+/// Forgets an image: its row, faces, crops, thumbnail, kept bytes, and its result if no broker has it yet.
+#[utoipa::path(delete, path = "/v1/images/{id}", tag = "images", params(("id" = i64, Path, minimum = 1)),
+    responses((status = 204, description = "Gone"), Problem))]
+pub async fn forget(State(admin): State<Admin>, Id(id): Id) -> Result<StatusCode, Problem> {
+    remove(&admin, id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /images/{id}/retry`.
+pub async fn try_again_form(State(admin): State<Admin>, Id(id): Id) -> Response {
+    back(&format!("/images/{id}"), again(&admin, id).await.map(|()| "It is tried again."))
+}
+
+/// `POST /images/{id}/forget`.
+pub async fn forget_form(State(admin): State<Admin>, Id(id): Id) -> Response {
+    match remove(&admin, id).await {
+        Ok(()) => back("/", Ok(&format!("Image {id} is forgotten."))),
+        Err(problem) => back(&format!("/images/{id}"), Err(problem)),
+    }
+}
+
+async fn again(admin: &Admin, id: ImageId) -> Result<(), Problem> {
+    match admin.queue.try_again(id).await? {
+        Told::Done { .. } => Ok(()),
+        Told::NotFound => Err(no_image(id)),
+        Told::Not(state) => Err(conflict(format!("Image {id} is {state}; only a failed image can be tried again."))),
+        Told::BytesGone => Err(conflict(format!("The bytes of image {id} are no longer kept; send it again."))),
+    }
+}
+
+async fn remove(admin: &Admin, id: ImageId) -> Result<(), Problem> {
+    match admin.queue.remove(id).await? {
+        Told::Done { file, .. } => {
+            admin.enroller.delete(file.into_iter().collect()).await;
+            // What was erased must not stay readable in the journal.
+            admin.web.store.empty_journal().await?;
+            Ok(())
+        }
+        Told::NotFound => Err(no_image(id)),
+        Told::Not(_) | Told::BytesGone => {
+            Err(conflict(format!("Image {id} is in the engine's hands; ask again in a moment.")))
+        }
+    }
+}
+
+/// What is said of an image that is not there.
+pub fn no_image(id: ImageId) -> Problem {
+    Problem::not_found(format!("There is no image {id}; it may have been removed."))
+}
+
+fn conflict(sentence: String) -> Problem {
+    Problem::new(StatusCode::CONFLICT, sentence)
+}
+
+impl From<QueueError> for Problem {
+    fn from(error: QueueError) -> Self {
+        match error {
+            QueueError::Store(error) => error.into(),
+            other => Self::new(StatusCode::INTERNAL_SERVER_ERROR, other.to_string()),
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! People: enrol, rename, put together, forget; and one picture of somebody, which may be a face found in an image.
+
+use axum::Json;
+use axum::extract::multipart::MultipartError;
+use axum::extract::rejection::{FormRejection, JsonRejection, PathRejection};
+use axum::extract::{Form, FromRequest, Multipart, Path, Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
+
+use super::{Admin, back, on_its_own, refused};
+use crate::domain::{PersonId, PictureBytes};
+use crate::problem::Problem;
+use crate::recognition::{Enrolment, Report};
+use crate::sources::http::read;
+use crate::store::{Changed, PersonRow};
+use crate::web::api::{Asked, Id, jpeg_number};
+
+/// 1 to 200 letters, not only blanks, none of them a control character.
+#[derive(Deserialize)]
+pub struct PersonName(pub String);
+
+impl PartialSchema for PersonName {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .max_length(Some(200))
+            .pattern(Some(r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"))
+            .examples(["Ann"])
+            .into()
+    }
+}
+
+impl ToSchema for PersonName {}
+
+/// A whole number, which JSON may also write as 7.0.
+pub fn whole<'de, D: serde::Deserializer<'de>>(number: D) -> Result<i64, D::Error> {
+    let number = serde_json::Number::deserialize(number)?;
+    let whole = number.as_i64().or_else(|| {
+        // Up to there every whole number is one of these.
+        number.as_f64().filter(|number| number.fract() == 0.0 && number.abs() < 9e15).map(|number| number as i64)
+    });
+    whole.ok_or_else(|| serde::de::Error::custom(format!("{number} is not a whole number")))
+}
+
+/// Who is on the picture.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct Enrolled {
+    /// Name of the person, who is made if there is none of that name.
+    #[param(inline)]
+    name: PersonName,
+    /// What the picture is called.
+    #[param(max_length = 255)]
+    file_name: Option<String>,
+}
+
+/// What became of a picture.
+#[derive(Serialize, ToSchema)]
+pub struct EnrolledPerson {
+    /// Who it is.
+    person: PersonRow,
+    /// Whether it was taken, and what there is to say about it.
+    report: Report,
+}
+
+/// Enrols somebody from the bytes of a picture. 201: taken; 200: the same bytes had been taken before.
+#[utoipa::path(post, path = "/v1/people", tag = "people", params(Enrolled),
+    request_body(content((PictureBytes = "image/jpeg"))),
+    responses((status = 201, body = EnrolledPerson), (status = 200, body = EnrolledPerson), Problem))]
+pub async fn enroll(
+    State(admin): State<Admin>,
+    query: Asked<Enrolled>,
+    request: Request,
+) -> Result<(StatusCode, Json<EnrolledPerson>), Problem> {
+    let Asked(Enrolled { name: PersonName(name), file_name }) = query;
+    let bytes = read(request.into_body(), admin.max_bytes).await?;
+    let report = take(&admin, name, file_name.unwrap_or_else(|| "upload".into()), bytes.into()).await?;
+    let named = admin.enroller.store.person_named(report.person.clone()).await?;
+    answer(&admin, named, report).await
+}
+
+/// What the picture is called.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct AnotherPicture {
+    /// What the picture is called.
+    #[param(max_length = 255)]
+    file_name: Option<String>,
+}
+
+/// Enrols another picture of somebody.
+#[utoipa::path(post, path = "/v1/people/{id}/pictures", tag = "people",
+    params(("id" = i64, Path, minimum = 1), AnotherPicture), request_body(content((PictureBytes = "image/jpeg"))),
+    responses((status = 201, body = EnrolledPerson), (status = 200, body = EnrolledPerson), Problem))]
+pub async fn add_picture(
+    State(admin): State<Admin>,
+    Id(id): Id,
+    query: Asked<AnotherPicture>,
+    request: Request,
+) -> Result<(StatusCode, Json<EnrolledPerson>), Problem> {
+    let name = person(&admin, id).await?.name;
+    let bytes = read(request.into_body(), admin.max_bytes).await?;
+    let Asked(AnotherPicture { file_name }) = query;
+    let report = take(&admin, name, file_name.unwrap_or_else(|| "upload".into()), bytes.into()).await?;
+    answer(&admin, Some(id), report).await
+}
+
+async fn answer(
+    admin: &Admin,
+    id: Option<PersonId>,
+    report: Report,
+) -> Result<(StatusCode, Json<EnrolledPerson>), Problem> {
+    let status = match report.enrolment {
+        Enrolment::Enrolled => StatusCode::CREATED,
+        Enrolment::AlreadyThere => StatusCode::OK,
+        Enrolment::Rejected => return Err(rejected(&report)),
+    };
+    let person = person(admin, id.unwrap_or_default()).await?;
+    Ok((status, Json(EnrolledPerson { person, report })))
+}
+
+fn rejected(report: &Report) -> Problem {
+    let why = report.remark.as_deref().unwrap_or("no reason was given");
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{} was not taken: {why}.", report.image_name))
+}
+
+async fn take(admin: &Admin, name: String, file_name: String, bytes: Vec<u8>) -> Result<Report, Problem> {
+    if bytes.is_empty() {
+        return Err(refused("The body is empty; it is the bytes of a picture."));
+    }
+    let (up, enroller) = (admin.up()?, admin.enroller.clone());
+    let _turn = admin.engine_turn().await?;
+    on_its_own(async move { enroller.enroll(&up, &name, &file_name, bytes).await })
+        .await
+        .map_err(|error| Problem::later(format!("{error:#}")))
+}
+
+/// A new name.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rename {
+    #[schema(inline)]
+    name: PersonName,
+}
+
+/// Gives somebody another name; past images show it too.
+#[utoipa::path(patch, path = "/v1/people/{id}", tag = "people", params(("id" = i64, Path, minimum = 1)),
+    request_body = Rename, responses((status = 200, body = PersonRow), Problem))]
+pub async fn rename(
+    State(admin): State<Admin>,
+    Id(id): Id,
+    body: Result<Json<Rename>, JsonRejection>,
+) -> Result<Json<PersonRow>, Problem> {
+    let Json(Rename { name: PersonName(name) }) = body.map_err(|error| wrong_body(&error))?;
+    change_name(&admin, id, name).await?;
+    person(&admin, id).await.map(Json)
+}
+
+async fn change_name(admin: &Admin, id: PersonId, name: String) -> Result<(), Problem> {
+    let (up, enroller) = (admin.maybe_up(), admin.enroller.clone());
+    changed(id, on_its_own(async move { enroller.rename(up.as_ref(), id, &name).await }).await)
+}
+
+/// Who it is merged into.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Merge {
+    /// Number of the person who stays.
+    #[schema(minimum = 1)]
+    #[serde(deserialize_with = "whole")]
+    into: i64,
+}
+
+/// Makes two people one: pictures and past images go to the other, whose name stays.
+#[utoipa::path(post, path = "/v1/people/{id}/merge", tag = "people", params(("id" = i64, Path, minimum = 1)),
+    request_body = Merge, responses((status = 200, body = PersonRow), Problem))]
+pub async fn merge(
+    State(admin): State<Admin>,
+    Id(id): Id,
+    body: Result<Json<Merge>, JsonRejection>,
+) -> Result<Json<PersonRow>, Problem> {
+    let Json(Merge { into }) = body.map_err(|error| wrong_body(&error))?;
+    put_together(&admin, id, into).await?;
+    person(&admin, into).await.map(Json)
+}
+
+async fn put_together(admin: &Admin, id: PersonId, into: PersonId) -> Result<(), Problem> {
+    let (up, enroller) = (admin.maybe_up(), admin.enroller.clone());
+    changed(id, on_its_own(async move { enroller.merge(up.as_ref(), id, into).await }).await)
+}
+
+/// Somebody is erased.
+#[derive(Serialize, ToSchema)]
+pub struct Gone {
+    /// Files in the state folder that were moved aside and may still hold them.
+    may_hold_them: Vec<String>,
+}
+
+/// Erases somebody: embeddings, pictures, crops, thumbnails, kept bytes, messages not sent yet, their name in past results,
+/// and what backups on this board hold of them. A restore does not bring them back.
+#[utoipa::path(delete, path = "/v1/people/{id}", tag = "people", params(("id" = i64, Path, minimum = 1)),
+    responses((status = 200, body = Gone), Problem))]
+pub async fn forget(State(admin): State<Admin>, Id(id): Id) -> Result<Json<Gone>, Problem> {
+    erase(&admin, id).await.map(|may_hold_them| Json(Gone { may_hold_them }))
+}
+
+async fn erase(admin: &Admin, id: PersonId) -> Result<Vec<String>, Problem> {
+    let (up, enroller) = (admin.maybe_up(), admin.enroller.clone());
+    let erased = on_its_own(async move { enroller.forget_person(up.as_ref(), id).await }).await;
+    let erased = erased.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}.")))?;
+    erased.map(|erased| erased.may_hold_them).ok_or_else(|| no_person(id))
+}
+
+/// Takes one picture of somebody out of the gallery, and erases it.
+#[utoipa::path(delete, path = "/v1/people/{id}/pictures/{file}", tag = "people",
+    params(("id" = i64, Path, minimum = 1), ("file" = String, Path, pattern = "^[1-9][0-9]{0,17}\\.jpg$", example = "1.jpg")),
+    responses((status = 204, description = "Gone"), Problem))]
+pub async fn delete_picture(
+    State(admin): State<Admin>,
+    Id(id): Id,
+    file: Result<Path<(String, String)>, PathRejection>,
+) -> Result<StatusCode, Problem> {
+    let picture = file.ok().and_then(|Path((_, file))| jpeg_number(&file));
+    let picture = picture.ok_or_else(|| Problem::bad_request("A picture is named by its number, as in \"1.jpg\"."))?;
+    remove_picture(&admin, id, picture).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn remove_picture(admin: &Admin, id: PersonId, picture: i64) -> Result<(), Problem> {
+    let (up, enroller) = (admin.maybe_up(), admin.enroller.clone());
+    changed(id, on_its_own(async move { enroller.delete_picture(up.as_ref(), id, picture).await }).await)
+}
+
+async fn person(admin: &Admin, id: PersonId) -> Result<PersonRow, Problem> {
+    admin.enroller.store.person(id).await?.ok_or_else(|| no_person(id))
+}
+
+fn no_person(id: PersonId) -> Problem {
+    Problem::not_found(format!("There is no person {id}, or not that picture of them."))
+}
+
+fn changed(id: PersonId, changed: anyhow::Result<Changed>) -> Result<(), Problem> {
+    match changed {
+        Ok(Changed::Done(())) => Ok(()),
+        Ok(Changed::NotFound) => Err(no_person(id)),
+        Ok(Changed::Refused(why)) => Err(Problem::new(StatusCode::CONFLICT, format!("Not done: {why}."))),
+        Err(error) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}."))),
+    }
+}
+
+/// What is said of a body that is not what the documentation says.
+pub fn wrong_body(error: &JsonRejection) -> Problem {
+    Problem::bad_request(error.body_text())
+}
+
+// The page's forms.
+
+/// `POST /people`: a name, and one or several pictures.
+pub async fn enroll_form(State(admin): State<Admin>, request: Request) -> Response {
+    let told = upload(&admin, None, request).await;
+    back("/people", told.as_deref().map_err(Clone::clone))
+}
+
+/// `POST /people/{id}/pictures`.
+pub async fn add_picture_form(State(admin): State<Admin>, Id(id): Id, request: Request) -> Response {
+    let told = async {
+        let name = person(&admin, id).await?.name;
+        upload(&admin, Some(name), request).await
+    };
+    back(&format!("/people/{id}"), told.await.as_deref().map_err(Clone::clone))
+}
+
+/// Enrols every picture of a form, and says what became of them.
+async fn upload(admin: &Admin, name: Option<String>, request: Request) -> Result<String, Problem> {
+    let broken = |error: MultipartError| Problem::bad_request(format!("The form is broken: {}", error.body_text()));
+    let parts = Multipart::from_request(request, &()).await;
+    let mut parts = parts.map_err(|error| Problem::bad_request(error.body_text()))?;
+    let (mut name, mut pictures) = (name, Vec::new());
+    while let Some(part) = parts.next_field().await.map_err(broken)? {
+        match (part.name(), part.file_name().map(String::from)) {
+            (Some("name"), _) if name.is_none() => name = Some(part.text().await.map_err(broken)?),
+            (_, Some(file_name)) => {
+                let bytes = part.bytes().await.map_err(broken)?;
+                // Where nothing was chosen, browsers send a file without name and bytes.
+                if !bytes.is_empty() {
+                    pictures.push((file_name, bytes));
+                }
+            }
+            _ => {}
+        }
+    }
+    let name = name.filter(|name| !name.trim().is_empty());
+    let name = name.ok_or_else(|| refused("Say who is on the picture."))?.trim().to_string();
+    if pictures.is_empty() {
+        return Err(refused("Choose a picture."));
+    }
+    let mut told = Vec::new();
+    for (file_name, bytes) in pictures {
+        let report = take(admin, name.clone(), file_name, bytes.into()).await?;
+        let remark = report.remark.as_ref().map_or_else(String::new, |remark| format!(" ({remark})"));
+        told.push(match report.enrolment {
+            Enrolment::Enrolled => format!("{} was taken{remark}.", report.image_name),
+            Enrolment::AlreadyThere => format!("{} had been taken before.", report.image_name),
+            Enrolment::Rejected => return Err(rejected(&report)),
+        });
+    }
+    Ok(told.join(" "))
+}
+
+/// A name as forms send it.
+#[derive(Deserialize)]
+pub struct Named {
+    /// Of a person.
+    pub name: String,
+}
+
+/// `POST /people/{id}/rename`.
+pub async fn rename_form(State(admin): State<Admin>, Id(id): Id, form: Result<Form<Named>, FormRejection>) -> Response {
+    let told = match form {
+        Ok(Form(Named { name })) => change_name(&admin, id, name).await,
+        Err(error) => Err(Problem::bad_request(error.body_text())),
+    };
+    back(&format!("/people/{id}"), told.map(|()| "The name is changed."))
+}
+
+/// Somebody as forms name them.
+#[derive(Deserialize)]
+pub struct Into {
+    into: PersonId,
+}
+
+/// `POST /people/{id}/merge`.
+pub async fn merge_form(State(admin): State<Admin>, Id(id): Id, form: Result<Form<Into>, FormRejection>) -> Response {
+    let (place, told) = match form {
+        Ok(Form(Into { into })) => match put_together(&admin, id, into).await {
+            Ok(()) => (into, Ok("They are one person now.")),
+            Err(problem) => (id, Err(problem)),
+        },
+        Err(error) => (id, Err(Problem::bad_request(error.body_text()))),
+    };
+    back(&format!("/people/{place}"), told)
+}
+
+/// `POST /people/{id}/forget`.
+pub async fn forget_form(State(admin): State<Admin>, Id(id): Id) -> Response {
+    match erase(&admin, id).await {
+        Ok(aside) if aside.is_empty() => back("/people", Ok("The person is erased.")),
+        Ok(aside) => {
+            let text = format!("The person is erased, but may still be in what was moved aside: {}.", aside.join(", "));
+            back("/people", Ok(&text))
+        }
+        Err(problem) => back(&format!("/people/{id}"), Err(problem)),
+    }
+}
+
+/// `POST /people/{id}/pictures/{picture}/delete`.
+pub async fn delete_picture_form(
+    State(admin): State<Admin>,
+    Id(id): Id,
+    picture: Result<Path<(String, i64)>, PathRejection>,
+) -> Response {
+    let told = match picture {
+        Ok(Path((_, picture))) => remove_picture(&admin, id, picture).await,
+        Err(error) => Err(Problem::bad_request(error.body_text())),
+    };
+    back(&format!("/people/{id}"), told.map(|()| "The picture is erased."))
+}

@@ -1,0 +1,465 @@
+//! `kithd doctor`: looks at everything the appliance stands on, and says what to do about what is not right. Works with and
+//! without the daemon, and changes nothing.
+//!
+//! What the running daemon says of its parts is believed; the rest is looked at from here, as the user who typed it.
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::OwnEngines;
+use crate::app;
+use crate::config::Config;
+use crate::control::Client;
+use crate::disk::free_bytes;
+use crate::domain::{Moment, wall_clock_ms};
+use crate::engine::load_pack;
+use crate::mqtt::{self, State};
+use crate::queue::synchronised;
+use crate::store::{StoreError, look_through, refuse_network_filesystem};
+
+/// A mount, a camera or a broker that does not answer is told, not waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Older than this program: the clock is wrong. 2026-01-01.
+const PLAUSIBLE_MS: i64 = 1_767_225_600_000;
+/// The account and the unit of the package.
+const SERVICE: &str = "kithd";
+
+/// What can be typed.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Answers as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    Ok,
+    Warning,
+    Problem,
+}
+
+/// One line.
+#[derive(Debug, Serialize)]
+struct Finding {
+    part: String,
+    verdict: Verdict,
+    text: String,
+    /// What to do.
+    advice: Option<String>,
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn ok(&mut self, part: &str, text: impl Into<String>) {
+        self.0.push(Finding { part: part.into(), verdict: Verdict::Ok, text: text.into(), advice: None });
+    }
+
+    fn warning(&mut self, part: &str, text: impl Into<String>, advice: impl Into<String>) {
+        let advice = Some(advice.into());
+        self.0.push(Finding { part: part.into(), verdict: Verdict::Warning, text: text.into(), advice });
+    }
+
+    fn problem(&mut self, part: &str, text: impl Into<String>, advice: impl Into<String>) {
+        let advice = Some(advice.into());
+        self.0.push(Finding { part: part.into(), verdict: Verdict::Problem, text: text.into(), advice });
+    }
+}
+
+/// Looks at everything; fails when something needs mending.
+pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
+    let mut found = Findings::default();
+    found.ok("configuration", "in order");
+    let daemon = service(config, &mut found).await;
+    state_folder(config, &mut found);
+    database(config, &mut found).await;
+    disk(config, &mut found);
+    models(config, daemon.is_some(), &mut found).await;
+    for (part, path) in sources(config) {
+        source(&part, path, &mut found).await;
+    }
+    cameras(config, daemon.is_some(), &mut found).await;
+    broker(config, &mut found).await;
+    clock(&mut found);
+    port(config, daemon.is_some(), &mut found).await;
+    if let Some(status) = &daemon {
+        parts(status, &mut found);
+    }
+    let well = found.0.iter().all(|finding| finding.verdict != Verdict::Problem);
+    if args.json {
+        println!("{}", json!({ "ok": well, "findings": found.0 }));
+    } else {
+        show(&found.0);
+    }
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn show(findings: &[Finding]) {
+    for Finding { part, verdict, text, advice } in findings {
+        let word = match verdict {
+            Verdict::Ok => "ok",
+            Verdict::Warning => "warning",
+            Verdict::Problem => "PROBLEM",
+        };
+        println!("{word:8} {part}: {text}");
+        if let Some(advice) = advice {
+            println!("         {advice}");
+        }
+    }
+    let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
+    println!("{} problems, {} warnings", count(Verdict::Problem), count(Verdict::Warning));
+}
+
+/// Whether the daemon runs, and what systemd says; its status if it answers.
+async fn service(config: &Config, found: &mut Findings) -> Option<Value> {
+    let asked = async {
+        let Some(client) = Client::connect(&config.state_dir).await? else { return anyhow::Ok(None) };
+        let mut status: Value = client.get("/v1/status").await?;
+        status["engine"] = client.get("/v1/breaker").await.unwrap_or(Value::Null);
+        Ok(Some(status))
+    };
+    let status = match timeout(PATIENCE, asked).await {
+        Ok(Ok(Some(status))) => {
+            found.ok("daemon", format!("running, version {}", status["version"].as_str().unwrap_or("?")));
+            Some(status)
+        }
+        Ok(Ok(None)) => {
+            found.warning("daemon", "not running", "start it: sudo systemctl start kithd, or kithd run");
+            None
+        }
+        Ok(Err(error)) => {
+            found.problem(
+                "daemon",
+                format!("{error:#}"),
+                "run this with sudo, or restart it: sudo systemctl restart kithd",
+            );
+            None
+        }
+        Err(_) => {
+            found.problem("daemon", "it does not answer", "restart it: sudo systemctl restart kithd");
+            None
+        }
+    };
+    if let Some(unit) = unit() {
+        let is = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap_or("?");
+        let (active, file) = (is("ActiveState"), is("UnitFileState"));
+        let text = format!("{active}, {file}");
+        match (active, file) {
+            ("failed", _) => found.problem(
+                "unit",
+                text,
+                "journalctl -u kithd -p warning says why; then: sudo systemctl restart kithd",
+            ),
+            (_, "enabled") => found.ok("unit", text),
+            _ => found.warning("unit", text, "it is not started at boot: sudo systemctl enable --now kithd"),
+        }
+    }
+    status
+}
+
+/// What systemd knows of the unit; `None`: no systemd, or no such unit.
+fn unit() -> Option<String> {
+    let asked = ["show", SERVICE, "-p", "LoadState", "-p", "ActiveState", "-p", "UnitFileState"];
+    let output = Command::new("systemctl").args(asked).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    (output.status.success() && text.contains("LoadState=loaded")).then_some(text)
+}
+
+fn state_folder(config: &Config, found: &mut Findings) {
+    let folder = &config.state_dir;
+    let shown = folder.display();
+    let metadata = match std::fs::metadata(folder) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return found.warning("state folder", format!("{shown} is not there yet"), "kithd makes it when it starts");
+        }
+        Err(error) => {
+            return found.problem("state folder", format!("{shown}: {error}"), "run this with sudo, or set state_dir");
+        }
+    };
+    if let Err(error @ StoreError::NetworkFilesystem { .. }) = refuse_network_filesystem(folder) {
+        found.problem("state folder", error.to_string(), "set state_dir to a folder on the board's own disk");
+    }
+    if metadata.permissions().mode() & 0o007 != 0 {
+        let advice = format!("it holds faces: sudo chmod o= {shown}");
+        found.warning("state folder", format!("{shown} is open to every user of this board"), advice);
+    } else {
+        found.ok("state folder", format!("{shown}, of user {}, closed to others", metadata.uid()));
+    }
+    // It may change everything.
+    let token = folder.join("token");
+    if let Ok(metadata) = std::fs::metadata(&token) {
+        let (mode, owner) = (metadata.permissions().mode() & 0o777, metadata.uid());
+        if mode & 0o077 != 0 || Some(owner) != std::fs::metadata(folder).ok().map(|folder| folder.uid()) {
+            let text = format!("{} can be read by others (mode {mode:o})", token.display());
+            found.problem("token", text, "replace it: kithd token --new");
+        } else {
+            found.ok("token", "readable by its owner only");
+        }
+    }
+}
+
+async fn database(config: &Config, found: &mut Findings) {
+    let folder = config.state_dir.clone();
+    let looked = tokio::task::spawn_blocking(move || look_through(&folder)).await;
+    match looked {
+        Ok(Ok(None)) => found.warning("database", "there is none yet", "kithd makes it when it starts"),
+        Ok(Ok(Some(database))) => {
+            found.ok("database", format!("whole, schema {}, {} MiB", database.schema, database.bytes >> 20));
+            if !database.damaged.is_empty() {
+                let text = format!("an earlier one was damaged and was moved to {}", database.damaged.join(", "));
+                found.warning("database", text, "the page says what came back; then move these files away");
+            }
+        }
+        Ok(Err(error @ StoreError::Corrupt(_))) => {
+            let advice = "restart kithd: it moves the file aside and takes back what can be had";
+            found.problem("database", error.to_string(), advice);
+        }
+        Ok(Err(error @ StoreError::Newer { .. })) => {
+            found.problem("database", error.to_string(), "install the newer kithd again");
+        }
+        Ok(Err(error)) => found.problem("database", error.to_string(), "run this with sudo, or as the service's user"),
+        Err(error) => found.problem("database", error.to_string(), "try again"),
+    }
+}
+
+fn disk(config: &Config, found: &mut Findings) {
+    let mut folder = config.state_dir.as_path();
+    while !folder.exists()
+        && let Some(parent) = folder.parent()
+    {
+        folder = parent;
+    }
+    let Some(free) = free_bytes(folder) else {
+        return found.warning("disk", format!("{} does not say how full it is", folder.display()), "try df");
+    };
+    let (free, reserve) = (free >> 20, config.intake.disk_reserve_bytes >> 20);
+    let text = format!("{free} MiB free, intake.disk_reserve is {reserve} MiB");
+    if free <= reserve {
+        found.problem("disk", text, "nothing is accepted: free some space, or lower the caps of [retention]");
+    } else if free < 2 * reserve {
+        found.warning("disk", text, "it is filling up: free some space, or lower the caps of [retention]");
+    } else {
+        found.ok("disk", text);
+    }
+}
+
+/// The pack, and whether an engine gives for the bundled picture what it must.
+async fn models(config: &Config, running: bool, found: &mut Findings) {
+    let folder = config.models.pack.clone();
+    let loaded = tokio::task::spawn_blocking(move || load_pack(folder.as_deref())).await;
+    match loaded {
+        Ok(Ok(pack)) => {
+            let text = format!("{}: all files are there and have their sha256", pack.id());
+            if pack.commercial_use() {
+                found.ok("models", text);
+            } else {
+                found.warning("models", text, "its licence is for non-commercial use only");
+            }
+        }
+        Ok(Err(error)) => {
+            return found.problem("models", error.to_string(), "install the package again, or set models.pack");
+        }
+        Err(error) => return found.problem("models", error.to_string(), "install the package again"),
+    }
+    if running {
+        // It says itself how its engine is.
+        return;
+    }
+    match OwnEngines::start(config).await {
+        Ok(engines) => {
+            engines.stop().await;
+            found.ok("engine", "starts, and recognises the bundled picture");
+        }
+        Err(error) => found.problem(
+            "engine",
+            format!("{error:#}"),
+            "kithd bench stages says more; see engine.* in the configuration",
+        ),
+    }
+}
+
+fn sources(config: &Config) -> Vec<(String, &Path)> {
+    let watched = |root: &&PathBuf| config.folders.iter().any(|folder| folder.path == **root);
+    let roots =
+        config.intake.roots.iter().filter(|root| !watched(root)).map(|root| ("root".to_string(), root.as_path()));
+    let folders = config.folders.iter().map(|folder| ("folder".to_string(), folder.path.as_path()));
+    roots.chain(folders).map(|(kind, path)| (format!("{kind} {}", path.display()), path)).collect()
+}
+
+async fn source(part: &str, path: &Path, found: &mut Findings) {
+    let folder = path.to_path_buf();
+    let look =
+        tokio::task::spawn_blocking(move || std::fs::read_dir(&folder).map(|mut entries| entries.next().is_none()));
+    match timeout(PATIENCE, look).await {
+        Err(_) => found.problem(part, "it does not answer", "is its server up? pictures below it wait meanwhile"),
+        Ok(Err(error)) => found.problem(part, error.to_string(), "try again"),
+        Ok(Ok(Err(error))) if error.kind() == std::io::ErrorKind::NotFound => {
+            found.problem(part, "it is not there", "make it, mount it, or take it out of the configuration");
+        }
+        Ok(Ok(Err(error))) => {
+            let advice = format!("let the service's user read it, and: sudo kithd allow {}", path.display());
+            found.problem(part, error.to_string(), advice);
+        }
+        Ok(Ok(Ok(_))) => match Account::of(SERVICE) {
+            Some(account) if !account.may_list(path) => {
+                let text = format!("user {SERVICE}, as whom the service runs, may not read it");
+                found.problem(part, text, format!("sudo setfacl -R -m u:{SERVICE}:rX {}", path.display()));
+            }
+            _ => found.ok(part, "there and readable"),
+        },
+    }
+}
+
+/// An account and its groups, from the tables; access lists are not looked at.
+struct Account {
+    uid: u32,
+    groups: Vec<u32>,
+}
+
+impl Account {
+    fn of(name: &str) -> Option<Self> {
+        let people = std::fs::read_to_string("/etc/passwd").ok()?;
+        let mut fields = people.lines().find(|line| line.split(':').next() == Some(name))?.split(':').skip(2);
+        let (uid, group) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        let listed = std::fs::read_to_string("/etc/group").unwrap_or_default();
+        let member = |line: &str| {
+            let fields: Vec<_> = line.split(':').collect();
+            let in_it = fields.get(3)?.split(',').any(|member| member == name);
+            in_it.then(|| fields.get(2)?.parse().ok()).flatten()
+        };
+        Some(Self { uid, groups: listed.lines().filter_map(member).chain([group]).collect() })
+    }
+
+    fn may_list(&self, folder: &Path) -> bool {
+        folder.ancestors().enumerate().all(|(depth, path)| {
+            let Ok(metadata) = std::fs::metadata(path) else { return true };
+            let needed = if depth == 0 { 0o5 } else { 0o1 };
+            let shift = match () {
+                () if self.uid == metadata.uid() => 6,
+                () if self.groups.contains(&metadata.gid()) => 3,
+                () => 0,
+            };
+            (metadata.permissions().mode() >> shift) & needed == needed
+        })
+    }
+}
+
+async fn cameras(config: &Config, running: bool, found: &mut Findings) {
+    for camera in &config.cameras {
+        let (part, device) = (format!("camera {}", camera.name), camera.device.clone());
+        let look = tokio::task::spawn_blocking(move || {
+            let kind = std::fs::metadata(&device)?.file_type();
+            // Opened to see whether that is allowed, not to take pictures: the daemon may be doing so.
+            std::fs::File::options().read(true).write(true).open(&device).map(|_| kind.is_char_device())
+        });
+        let plug = "plug it in; kithd camera list shows what is there";
+        match timeout(PATIENCE, look).await {
+            Err(_) => found.problem(&part, "its driver does not answer", "unplug it and plug it in again"),
+            Ok(Ok(Ok(true))) if running => {} // The daemon's word on it follows.
+            Ok(Ok(Ok(true))) => found.ok(&part, format!("{} can be opened", camera.device.display())),
+            Ok(Ok(Ok(false))) => found.problem(&part, format!("{} is no camera", camera.device.display()), plug),
+            Ok(Ok(Err(error))) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                let advice = "join the group video: sudo usermod -aG video kithd";
+                found.problem(&part, format!("{} may not be opened by this user", camera.device.display()), advice);
+            }
+            Ok(Ok(Err(error))) => found.problem(&part, format!("{}: {error}", camera.device.display()), plug),
+            Ok(Err(error)) => found.problem(&part, error.to_string(), "try again"),
+        }
+    }
+}
+
+/// Connects as the daemon would, under a name of its own.
+async fn broker(config: &Config, found: &mut Findings) {
+    let part = "broker";
+    if !config.mqtt.enabled {
+        return found.ok(part, "MQTT is switched off in the configuration");
+    }
+    let settings = match app::broker_settings(config, "-doctor") {
+        Ok(settings) => settings,
+        Err(error) => {
+            return found.problem(part, format!("{error:#}"), "run this with sudo, or mend mqtt.password_file");
+        }
+    };
+    let (_publisher, _deliveries, mut state, connection) = mqtt::connect(settings);
+    let (over, stop) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(connection.run(async { _ = stop.await }));
+    let settled = state.wait_for(|state| !matches!(state, State::Connecting));
+    let settled = timeout(PATIENCE, settled).await.map(|state| state.map(|state| state.clone()));
+    let address = &config.mqtt.broker;
+    match settled {
+        Ok(Ok(State::Connected { .. } | State::SubscribeRefused { .. })) => {
+            found.ok(part, format!("{address} is there and lets this board in"));
+        }
+        Ok(Ok(State::Refused { reason, .. })) => {
+            let advice = "check mqtt.username and mqtt.password_file, and what the broker allows";
+            found.problem(part, format!("{address} refuses this board: {reason}"), advice);
+        }
+        Ok(Ok(State::Down { reason, .. })) => {
+            let advice = "is the broker running, and mqtt.url right? everything else goes on meanwhile";
+            found.problem(part, format!("no connection to {address}: {reason}"), advice);
+        }
+        _ => found.problem(part, format!("{address} does not answer"), "is mqtt.url right, and the network up?"),
+    }
+    // Gone with its task if the daemon's loop is over already.
+    let _ = over.send(());
+    let _ = timeout(Duration::from_secs(2), running).await;
+}
+
+fn clock(found: &mut Findings) {
+    let now_ms = wall_clock_ms();
+    let text = Moment::from_ms(now_ms).text;
+    if now_ms < PLAUSIBLE_MS {
+        found.problem("clock", format!("it says {text}"), "set it: sudo timedatectl set-ntp true");
+    } else if synchronised() {
+        found.ok("clock", format!("synchronised: {text}"));
+    } else {
+        let advice =
+            "nothing is removed by age before it is: sudo timedatectl set-ntp true; with chrony see the README";
+        found.warning("clock", format!("{text}, not known to be synchronised"), advice);
+    }
+}
+
+async fn port(config: &Config, running: bool, found: &mut Findings) {
+    if running {
+        return; // The part `page` says so.
+    }
+    let listen = config.http.listen;
+    match tokio::net::TcpListener::bind(listen).await {
+        Ok(_) => found.ok("page", format!("{listen} is free")),
+        Err(error) => {
+            found.problem("page", format!("cannot listen on {listen}: {error}"), "set http.listen to a free address");
+        }
+    }
+}
+
+/// What the daemon says of its parts; those that were looked at from here too have two lines when they are broken.
+fn parts(status: &Value, found: &mut Findings) {
+    for (name, part) in status["parts"].as_object().into_iter().flatten() {
+        let text = part["text"].as_str().unwrap_or("?");
+        match part["condition"].as_str() {
+            Some("ok") => found.ok(name, text),
+            Some("degraded") => {
+                found.problem(name, text, "it is tried again by itself; the log says more: journalctl -u kithd");
+            }
+            Some("starting") => found.warning(name, text, "look again in a minute"),
+            _ => {}
+        }
+    }
+    if let Some(sentence) = status["engine"]["sentence"].as_str() {
+        if status["engine"]["state"].as_str() == Some("closed") || sentence.starts_with("closed") {
+            found.ok("circuit breaker", sentence);
+        } else {
+            found.problem("circuit breaker", sentence, "see kithd breaker");
+        }
+    }
+}

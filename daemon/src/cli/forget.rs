@@ -1,0 +1,57 @@
+//! `kithd forget`: erases a person, through the daemon when it runs.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::process::ExitCode;
+
+use anyhow::bail;
+
+use super::own_gallery;
+use crate::config::Config;
+use crate::control::Client;
+
+/// What can be typed.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Name of the person
+    person: String,
+    /// Does not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// Asks, if there is somebody to ask, and erases.
+pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
+    let person = args.person.trim();
+    if !args.yes && std::io::stdin().is_terminal() {
+        print!("Erase {person} for good, with pictures, embeddings, and their face and name in past results? [y/N] ");
+        std::io::stdout().flush()?;
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer)?;
+        if !matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") {
+            println!("Nothing was changed.");
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    let forgotten = match Client::connect(&config.state_dir).await? {
+        Some(client) => client.forget(person).await?,
+        None => {
+            let (_held, enroller) = own_gallery(config).await?;
+            let forgotten = enroller.forget(None, person).await;
+            enroller.store.close().await;
+            match forgotten? {
+                Some(forgotten) => forgotten,
+                None => bail!("nobody is enrolled as {person}; kithd people shows everybody"),
+            }
+        }
+    };
+    println!("{person} was erased.");
+    if !forgotten.may_hold_them.is_empty() {
+        println!(
+            "What was moved aside when the database was damaged may still hold them; delete it in {}: {}",
+            config.state_dir.display(),
+            forgotten.may_hold_them.join(", ")
+        );
+    }
+    println!("Backups that kithd backup wrote hold them too; restored here, they do not bring them back.");
+    Ok(ExitCode::SUCCESS)
+}

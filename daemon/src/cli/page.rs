@@ -1,0 +1,152 @@
+//! `kithd bench page`: how fast page and list answer on a board with a long history, while pictures are processed.
+
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::SendRequest;
+use serde_json::json;
+
+use super::load::{self, Daemon};
+use crate::config::Config;
+use crate::domain::wall_clock_ms;
+use crate::store::{Size, fill};
+
+/// What can be typed.
+#[derive(Debug, clap::Args)]
+pub struct Page {
+    /// Finished images in the database
+    #[arg(long, default_value_t = 1_000_000)]
+    images: i64,
+    /// Faces in them
+    #[arg(long, default_value_t = 100_000)]
+    faces: i64,
+    /// Enrolled people
+    #[arg(long, default_value_t = 1000)]
+    people: i64,
+    /// Requests of each kind
+    #[arg(long, default_value_t = 300)]
+    requests: usize,
+    /// Answers as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is asked for, and the address of one of it.
+type Kind = (&'static str, Box<dyn Fn(i64) -> String>);
+
+struct Row {
+    name: &'static str,
+    first_byte: Vec<Duration>,
+    whole: Vec<Duration>,
+}
+
+/// Fills a database, starts a daemon on it, keeps it busy, and asks.
+pub async fn page(config: &Config, args: Page, picture: Vec<u8>) -> anyhow::Result<()> {
+    // On a disk: in memory it would be another measurement, and a board has not so much.
+    let folder = tempfile::tempdir_in(std::env::current_dir()?)?;
+    let begun = Instant::now();
+    let size = Size { images: args.images, faces: args.faces, people: args.people };
+    fill(folder.path(), size, wall_clock_ms())?;
+    eprintln!("{} images are in the database after {:.0} s", args.images, begun.elapsed().as_secs_f64());
+    let mut daemon = Daemon::start_in(config, None, folder.path(), None).await?;
+    let engine = daemon.wait_for_engine().await?;
+    let sender = load::connect(&daemon.address).await?;
+    let feeding = tokio::spawn(feed(sender, picture));
+    let mut client = load::connect(&daemon.address).await?;
+    let mut rows: Vec<Row> = Vec::new();
+    let middle = args.images / 2;
+    let kinds: [(&str, Box<dyn Fn(i64) -> String>); 14] = [
+        ("page, newest", Box::new(|_| "/".into())),
+        ("page, deep", Box::new(move |n| format!("/?cursor={}", middle + n * 7))),
+        ("page, one outcome", Box::new(move |n| format!("/?outcome=uncertain&cursor={}", middle + n * 7))),
+        ("page, one person", Box::new(|n| format!("/?person={}", 1 + n % 1000))),
+        ("list, newest", Box::new(|_| "/v1/images".into())),
+        ("list, deep", Box::new(move |n| format!("/v1/images?cursor={}", middle + n * 7))),
+        ("list, failed", Box::new(move |n| format!("/v1/images?state=failed&cursor={}", middle + n * 7))),
+        ("list, a day", Box::new(|_| "/v1/images?since=2026-06-01T00:00:00Z&until=2026-06-02T00:00:00Z".into())),
+        ("list, searched", Box::new(move |n| format!("/v1/images?path=nowhere&cursor={}", middle + n * 7))),
+        ("people", Box::new(|n| format!("/people?from={}", n % 900))),
+        ("person", Box::new(|n| format!("/people/{}", 1 + n % 1000))),
+        ("strangers", Box::new(|_| "/strangers".into())),
+        ("health", Box::new(|_| "/health?hours=168".into())),
+        ("image", Box::new(move |n| format!("/images/{}", middle + n * 7))),
+    ];
+    for (name, url) in &kinds {
+        let mut row = Row { name, first_byte: Vec::new(), whole: Vec::new() };
+        for n in 0..args.requests as i64 {
+            let (first_byte, whole) = ask(&mut client, &url(n)).await?;
+            row.first_byte.push(first_byte);
+            row.whole.push(whole);
+        }
+        row.first_byte.sort_unstable();
+        row.whole.sort_unstable();
+        rows.push(row);
+    }
+    feeding.abort();
+    let waiting = load::request(&mut client, "GET", "/v1/health", Vec::new()).await?["counts"]["processed"].clone();
+    let processed = waiting.as_i64().unwrap_or_default() - (args.images - args.images / 500);
+    daemon.stop().await?;
+    show(&rows, &engine, processed, args.json);
+    Ok(())
+}
+
+fn show(rows: &[Row], engine: &str, processed: i64, as_json: bool) {
+    let ms = |sorted: &[Duration], part: f64| {
+        let place = ((sorted.len() as f64 * part).ceil() as usize).clamp(1, sorted.len().max(1)) - 1;
+        sorted.get(place).map_or(f64::NAN, |time| time.as_secs_f64() * 1000.0)
+    };
+    if as_json {
+        let rows = rows.iter().map(|row| {
+            json!({ "name": row.name, "first_byte_median_ms": ms(&row.first_byte, 0.5),
+                    "median_ms": ms(&row.whole, 0.5), "p99_ms": ms(&row.whole, 0.99) })
+        });
+        println!("{}", json!({ "engine": engine, "processed_meanwhile": processed, "rows": rows.collect::<Vec<_>>() }));
+        return;
+    }
+    println!("{engine}; {processed} pictures were processed meanwhile");
+    println!("{:20} {:>18} {:>10} {:>10}", "ms", "first byte, median", "median", "p99");
+    for row in rows {
+        println!(
+            "{:20} {:18.1} {:10.1} {:10.1}",
+            row.name,
+            ms(&row.first_byte, 0.5),
+            ms(&row.whole, 0.5),
+            ms(&row.whole, 0.99)
+        );
+    }
+}
+
+/// Sends pictures as fast as they are taken, with a few waiting at any time.
+async fn feed(mut sender: SendRequest<Full<Bytes>>, picture: Vec<u8>) -> anyhow::Result<()> {
+    loop {
+        load::request(&mut sender, "POST", "/v1/images", picture.clone()).await?;
+        while load::request(&mut sender, "GET", "/v1/health", Vec::new()).await?["counts"]["pending"].as_u64() > Some(8)
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+async fn ask(client: &mut SendRequest<Full<Bytes>>, uri: &str) -> anyhow::Result<(Duration, Duration)> {
+    let request = hyper::Request::builder()
+        .uri(uri)
+        .header(hyper::header::HOST, "127.0.0.1")
+        .header(hyper::header::ACCEPT, "text/html")
+        .body(Full::new(Bytes::new()))?;
+    client.ready().await?;
+    let begun = Instant::now();
+    let response = client.send_request(request).await?;
+    let (status, mut body) = (response.status(), response.into_body());
+    let mut first_byte = None;
+    while let Some(frame) = body.frame().await {
+        frame?;
+        first_byte.get_or_insert_with(|| begun.elapsed());
+    }
+    let whole = begun.elapsed();
+    if !status.is_success() {
+        bail!("GET {uri} was answered with {status}");
+    }
+    Ok((first_byte.unwrap_or(whole), whole))
+}

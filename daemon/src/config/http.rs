@@ -1,0 +1,140 @@
+//! `[http]`: where page and API listen, who may look and send, and whether the line is encrypted.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use super::{Raw, address};
+
+/// Page and API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// Everybody on the LAN may look; otherwise it takes the token.
+    pub open_read: bool,
+    /// Everybody on the LAN may submit pictures; otherwise it takes the token, or being on the board.
+    pub open_submit: bool,
+    /// Further names and addresses under which the board may be asked, in small letters.
+    pub names: Vec<String>,
+    /// Encryption.
+    pub tls: Tls,
+}
+
+/// With which certificate the line is encrypted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tls {
+    /// It is not.
+    Off,
+    /// One the board makes itself.
+    SelfSigned,
+    /// A given one, in PEM.
+    Files {
+        /// With what lies between it and its authority.
+        certificate: PathBuf,
+        /// Its private key.
+        key: PathBuf,
+    },
+}
+
+pub fn http(raw: &mut Raw) -> Http {
+    let default = SocketAddr::from(([127, 0, 0, 1], 8000));
+    Http {
+        listen: raw.text("http.listen").and_then(|text| address(raw, "http.listen", &text)).unwrap_or(default),
+        open_read: raw.flag("http.open_read", true),
+        open_submit: raw.flag("http.open_submit", false),
+        names: names(raw),
+        tls: tls(raw),
+    }
+}
+
+fn names(raw: &mut Raw) -> Vec<String> {
+    let typed = raw.texts("http.names").unwrap_or_default();
+    let allowed = |name: &str| {
+        let letters = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.' || c == '_';
+        name.parse::<IpAddr>().is_ok() || (!name.is_empty() && name.chars().all(letters))
+    };
+    for name in typed.iter().filter(|name| !allowed(name)) {
+        raw.problem(
+            "http.names",
+            format!("{name:?}"),
+            "each must be a host name or an address without scheme and port, for example \"kithd.example\"",
+        );
+    }
+    typed.iter().map(|name| name.trim_end_matches('.').to_ascii_lowercase()).collect()
+}
+
+fn tls(raw: &mut Raw) -> Tls {
+    let word = raw.text("http.tls");
+    let (certificate, key) = (raw.text("http.certificate"), raw.text("http.key"));
+    match (word.as_deref(), certificate, key) {
+        (None, Some(certificate), Some(key)) => {
+            let (certificate, key) = (PathBuf::from(certificate), PathBuf::from(key));
+            for (name, path) in [("http.certificate", &certificate), ("http.key", &key)] {
+                if !path.is_absolute() {
+                    raw.problem(name, path.display(), "must be an absolute path");
+                }
+            }
+            Tls::Files { certificate, key }
+        }
+        (None | Some("off"), None, None) => Tls::Off,
+        (Some("self-signed"), None, None) => Tls::SelfSigned,
+        (None, certificate, _) => {
+            let (there, missing) = match certificate {
+                Some(_) => ("http.certificate", "http.key"),
+                None => ("http.key", "http.certificate"),
+            };
+            raw.problem(there, "", format!("needs {missing} as well"));
+            Tls::Off
+        }
+        (Some("off" | "self-signed"), ..) => {
+            raw.problem("http.tls", "", "goes without http.certificate and http.key; leave it out to use those files");
+            Tls::Off
+        }
+        (Some(other), ..) => {
+            let rule = "must be \"off\" or \"self-signed\"; for files of your own set http.certificate and http.key";
+            raw.problem("http.tls", format!("{other:?}"), rule);
+            Tls::Off
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+
+    use super::*;
+
+    fn check(text: &str) -> Result<Http, String> {
+        let (config, _) = Config::check(Raw::parse(&format!("[http]\n{text}")));
+        config.map(|config| config.http).map_err(|problems| Config::problems_text("kithd.toml", &problems))
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key_and_no_word_beside_them() {
+        let tls = |text: &str| check(text).unwrap().tls;
+        assert_eq!(tls(""), Tls::Off);
+        assert_eq!(tls("tls = \"off\""), Tls::Off);
+        assert_eq!(tls("tls = \"self-signed\""), Tls::SelfSigned);
+        let files = tls("certificate = \"/etc/a.pem\"\nkey = \"/etc/a.key\"");
+        assert_eq!(files, Tls::Files { certificate: "/etc/a.pem".into(), key: "/etc/a.key".into() });
+        for (text, complaint) in [
+            ("certificate = \"/etc/a.pem\"", "http.certificate: needs http.key"),
+            ("key = \"/etc/a.key\"", "http.key: needs http.certificate"),
+            ("tls = \"on\"", "must be \"off\" or \"self-signed\""),
+            ("tls = \"self-signed\"\ncertificate = \"/a\"\nkey = \"/b\"", "goes without http.certificate"),
+            ("certificate = \"a.pem\"\nkey = \"/b\"", "must be an absolute path"),
+        ] {
+            let said = check(text).unwrap_err();
+            assert!(said.contains(complaint), "{said}");
+        }
+    }
+
+    #[test]
+    fn names_are_hosts_without_scheme_and_port() {
+        let names = check("names = [\"Kithd.Example.\", \"fd00::7\", \"10.0.0.7\"]").unwrap().names;
+        assert_eq!(names, ["kithd.example", "fd00::7", "10.0.0.7"]);
+        for wrong in ["https://kithd.example", "kithd.example:443", ""] {
+            assert!(check(&format!("names = [\"{wrong}\"]")).unwrap_err().contains("http.names"), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! What is done to people once they are enrolled: renamed, put together, erased, saved and brought back. Each ends with the
+//! gallery in memory being what the database says.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::enroll::{Enroller, objection_to_name, refresh};
+use super::start::{Ready, embed_again};
+use crate::backup::{Backup, BackupError, Contents, GALLERY, Unpacked, keep_gallery};
+use crate::domain::PersonId;
+use crate::health::{Condition, Health};
+use crate::store::Changed;
+
+/// What an image matched before the gallery was replaced may still take to be stored.
+const LAST_MATCHES: Duration = Duration::from_secs(1);
+/// When what was broken off is tried again.
+const AGAIN: Duration = Duration::from_secs(60);
+/// How often the gallery's backup is held against the gallery, and how often it is written at most.
+const LOOK: Duration = Duration::from_secs(10 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Somebody was erased.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// Files and folders of the state folder that were moved aside and that kithd does not look into: they may hold them yet.
+    pub may_hold_them: Vec<String>,
+}
+
+/// What came back from a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Restored {
+    /// Of which board, when made, by which version.
+    pub origin: String,
+    /// People who were not here.
+    pub people: u64,
+    /// Enrolled pictures that were not here.
+    pub pictures: u64,
+    /// Counter-examples that were not here.
+    pub counter_examples: u64,
+    /// People of this board who are erased in the backup, and now here.
+    pub erased: u64,
+    /// Finished images that were not here.
+    pub images: u64,
+    /// Finished images whose number has been given to another one here.
+    pub left_out: u64,
+}
+
+impl Enroller {
+    /// Gives somebody another name; past results show it too.
+    pub async fn rename(&self, up: Option<&Arc<Ready>>, id: PersonId, name: &str) -> anyhow::Result<Changed> {
+        let name = name.trim();
+        if let Some(why) = objection_to_name(name) {
+            return Ok(Changed::Refused(why));
+        }
+        let _turn = self.turn.lock().await;
+        let changed = self.store.rename_person(id, name.into()).await?;
+        self.refresh(up).await?;
+        Ok(changed)
+    }
+
+    /// Makes two people one, under the name of `into`.
+    pub async fn merge(&self, up: Option<&Arc<Ready>>, id: PersonId, into: PersonId) -> anyhow::Result<Changed> {
+        let _turn = self.turn.lock().await;
+        let changed = self.store.merge_people(id, into).await?;
+        self.refresh(up).await?;
+        if changed == Changed::Done(()) {
+            self.await_last_matches(up).await;
+            self.store.follow_merges().await?;
+        }
+        Ok(changed)
+    }
+
+    /// Takes an enrolled picture out of the gallery and erases it; the last one may go.
+    pub async fn delete_picture(
+        &self,
+        up: Option<&Arc<Ready>>,
+        person: PersonId,
+        picture: i64,
+    ) -> anyhow::Result<Changed> {
+        let _turn = self.turn.lock().await;
+        let Some(file) = self.store.delete_person_picture(person, picture).await? else { return Ok(Changed::NotFound) };
+        self.refresh(up).await?;
+        self.delete(vec![file]).await;
+        self.renew_backup().await?;
+        if !self.store.empty_journal().await? {
+            tracing::warn!("the journal that still holds a picture taken out of the gallery is being read");
+        }
+        Ok(Changed::Done(()))
+    }
+
+    /// Erases the person of a name: embeddings, pictures, crops, thumbnails, kept bytes, messages not sent yet, their name
+    /// in past results, and what backups on this board hold of them. `None`: there is nobody of that name.
+    pub async fn forget(&self, up: Option<&Arc<Ready>>, name: &str) -> anyhow::Result<Option<Forgotten>> {
+        let _turn = self.turn.lock().await;
+        let person = self.store.person_named(name.into()).await?;
+        self.erase(up, person).await
+    }
+
+    /// The same by number.
+    pub async fn forget_person(&self, up: Option<&Arc<Ready>>, id: PersonId) -> anyhow::Result<Option<Forgotten>> {
+        let _turn = self.turn.lock().await;
+        self.erase(up, Some(id)).await
+    }
+
+    async fn erase(&self, up: Option<&Arc<Ready>>, person: Option<PersonId>) -> anyhow::Result<Option<Forgotten>> {
+        let files = match person {
+            Some(person) => self.store.erase_person(person).await?,
+            None => None,
+        };
+        // Asked again, it does what was broken off.
+        self.refresh(up).await?;
+        let found = files.is_some();
+        self.delete(files.unwrap_or_default()).await;
+        self.await_last_matches(up).await;
+        self.finish_forgetting().await?;
+        // Counter-examples that were faces of theirs are gone since.
+        self.refresh(up).await?;
+        Ok(found.then(|| Forgotten { may_hold_them: self.moved_aside() }))
+    }
+
+    /// Does to its end, now and then, what a full disk or the end of the daemon broke off.
+    pub async fn keep_forgetting(self, health: Health, stop: CancellationToken) -> anyhow::Result<()> {
+        loop {
+            let finished = {
+                let _turn = self.turn.lock().await;
+                let merged = self.store.follow_merges().await;
+                self.finish_forgetting().await.and_then(|()| Ok(merged?))
+            };
+            match finished {
+                Ok(()) => _ = health.set("erasure", Condition::Ok, "nothing is left of people who were erased"),
+                Err(error) => {
+                    let text = format!("somebody who was erased is still in past results: {error:#}; tried again");
+                    if health.set("erasure", Condition::Degraded, text.as_str()) {
+                        tracing::error!("{text}");
+                    }
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    async fn finish_forgetting(&self) -> anyhow::Result<()> {
+        let people = self.store.erasing().await?;
+        if people.is_empty() {
+            return Ok(());
+        }
+        let files = self.store.erase_from_results(&people).await?;
+        self.delete(files).await;
+        for copy in self.store.copies_before() {
+            std::fs::remove_file(&copy)?;
+        }
+        self.renew_backup().await?;
+        if !self.store.empty_journal().await? {
+            bail!("the journal of the database is being read");
+        }
+        self.erasures.send_modify(|erasures| *erasures += 1);
+        Ok(self.store.erased(people).await?)
+    }
+
+    /// Who is erased is not in the board's own backup either, whatever becomes of the others.
+    async fn renew_backup(&self) -> anyhow::Result<()> {
+        let Err(error) = keep_gallery(&self.store, &self.state_dir, &self.device).await else { return Ok(()) };
+        tracing::error!("the gallery's backup could not be renewed and is deleted: {error}");
+        match std::fs::remove_file(self.state_dir.join(GALLERY)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// What lies in the state folder, moved aside, that nobody here looks into.
+    fn moved_aside(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.state_dir).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut aside: Vec<_> = names.filter(|name| name.contains(".damaged-")).collect();
+        aside.sort();
+        aside
+    }
+
+    /// One that cannot be deleted now is swept at the next start: no row names it.
+    pub async fn delete(&self, files: Vec<String>) {
+        for file in files {
+            let path = self.state_dir.join(file);
+            if let Err(error) = tokio::fs::remove_file(&path).await
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::error!("{} of somebody who was erased cannot be deleted yet: {error}", path.display());
+            }
+        }
+    }
+
+    async fn refresh(&self, up: Option<&Arc<Ready>>) -> anyhow::Result<()> {
+        match up {
+            Some(up) => refresh(&self.store, &up.matcher).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What was matched before may be on its way to the database.
+    async fn await_last_matches(&self, up: Option<&Arc<Ready>>) {
+        if up.is_some() {
+            tokio::time::sleep(LAST_MATCHES).await;
+        }
+    }
+
+    /// Makes a backup of everything: database and enrolled pictures, to be written wherever the caller wants it.
+    pub async fn backup(&self) -> Result<Backup, BackupError> {
+        let _turn = self.turn.lock().await;
+        Backup::make(&self.store, &self.state_dir, &self.device, Contents::Everything).await
+    }
+
+    /// Takes a backup in. What is here stays; what is missing comes back, but for people who were erased here or there.
+    pub async fn restore(
+        &self,
+        up: Option<&Arc<Ready>>,
+        health: &Health,
+        from: impl Read + Send + 'static,
+    ) -> anyhow::Result<Restored> {
+        let mut backup = Unpacked::read(&self.state_dir, from).await?;
+        let _turn = self.turn.lock().await;
+        let gallery = backup.restore_gallery(&self.store, &self.state_dir).await?;
+        for person in &gallery.erased_there {
+            self.delete(self.store.erase_person(*person).await?.unwrap_or_default()).await;
+        }
+        let images = backup.restore_images(&self.store, &gallery).await?;
+        self.restores.send_modify(|restores| *restores += 1);
+        self.refresh(up).await?;
+        self.finish_forgetting().await?;
+        if let Some(up) = up {
+            let (enroller, up, health) = (self.clone(), Arc::clone(up), health.clone());
+            // Pictures of another embedding space take long; the gallery as it is answers meanwhile. A start does it too.
+            tokio::spawn(async move { enroller.embed_again(&up, &health).await });
+        }
+        tracing::info!("a backup {} was taken in", backup.origin);
+        Ok(Restored {
+            origin: backup.origin.clone(),
+            people: gallery.people,
+            pictures: gallery.pictures,
+            counter_examples: gallery.counter_examples,
+            erased: gallery.erased_there.len() as u64,
+            images: images.images,
+            left_out: images.left_out,
+        })
+    }
+
+    async fn embed_again(&self, up: &Ready, health: &Health) {
+        let embed = async {
+            embed_again(&up.guard, &self.store, &self.state_dir, up.matcher.space(), health).await?;
+            refresh(&self.store, &up.matcher).await
+        };
+        match embed.await {
+            Ok(()) => _ = health.set("gallery", Condition::Ok, "complete"),
+            Err(error) => {
+                let text = format!("people who came back from a backup are not known before the next start: {error:#}");
+                health.set("gallery", Condition::Degraded, text.as_str());
+                tracing::error!("{text}");
+            }
+        }
+    }
+
+    /// Keeps the gallery's own backup: written at most once a day, and only when something changed.
+    pub async fn keep_backup(self, health: Health, stop: CancellationToken) -> anyhow::Result<()> {
+        const PART: &str = "gallery backup";
+        let mut written: Option<Instant> = None;
+        loop {
+            if written.is_none_or(|at| at.elapsed() >= DAY) {
+                let kept = {
+                    let _turn = self.turn.lock().await;
+                    keep_gallery(&self.store, &self.state_dir, &self.device).await
+                };
+                match kept {
+                    Ok(true) => {
+                        written = Some(Instant::now());
+                        health.set(PART, Condition::Ok, "written");
+                    }
+                    Ok(false) => _ = health.set(PART, Condition::Ok, "up to date"),
+                    Err(error) => {
+                        let text = format!("not written, tried again: {error}");
+                        if health.set(PART, Condition::Degraded, text.as_str()) {
+                            tracing::error!("the gallery's backup is {text}");
+                        }
+                    }
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+    }
+}

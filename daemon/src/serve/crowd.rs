@@ -1,0 +1,192 @@
+//! Who may be connected: so many in all and so many from one address. One that waits for a request gives way to a newcomer.
+//!
+//! So connections that lie idle or send half a head, however many and from wherever, keep nobody out.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Connections in all; each may hold some 200 KiB.
+const MOST: usize = 512;
+/// Of one address.
+const MOST_OF_ONE: usize = 128;
+/// A request is on its way for so long: whoever has only just come gives way last.
+const JUST_COME: Duration = Duration::from_secs(2);
+
+/// Whom requests are counted against: an address, or of IPv6 a network, since each has more addresses than can be counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Sender(IpAddr);
+
+impl Sender {
+    /// Of the other end's address.
+    pub fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V6(address) if !address.is_loopback() => Self(IpAddr::V6((address.to_bits() >> 64 << 64).into())),
+            other => Self(other),
+        }
+    }
+}
+
+/// Those who are connected; clones share it.
+#[derive(Clone, Default)]
+pub struct Crowd(Arc<Mutex<Seats>>);
+
+#[derive(Default)]
+struct Seats {
+    next: u64,
+    taken: HashMap<u64, Taken>,
+}
+
+struct Taken {
+    sender: Sender,
+    /// Since when no request is being answered.
+    waiting: Option<Instant>,
+    /// One was before.
+    answered: bool,
+    given_up: CancellationToken,
+}
+
+/// The place of one connection, free again when dropped.
+pub struct Seat {
+    crowd: Crowd,
+    number: u64,
+    given_up: CancellationToken,
+}
+
+/// A request is being answered on a seat, so it is given to nobody else.
+pub struct AtWork {
+    crowd: Crowd,
+    number: u64,
+}
+
+impl Crowd {
+    /// A seat, perhaps that of somebody who waited; `None`: all are at work.
+    pub fn admit(&self, address: IpAddr) -> Option<Seat> {
+        let sender = Sender::of(address);
+        let mut seats = self.lock();
+        if seats.taken.values().filter(|taken| taken.sender == sender).count() >= MOST_OF_ONE {
+            seats.clear_one(|taken| taken.sender == sender)?;
+        }
+        if seats.taken.len() >= MOST {
+            seats.clear_one(|_| true)?;
+        }
+        let (number, given_up) = (seats.next, CancellationToken::new());
+        seats.next += 1;
+        let waiting = Some(Instant::now());
+        seats.taken.insert(number, Taken { sender, waiting, answered: false, given_up: given_up.clone() });
+        drop(seats);
+        Some(Seat { crowd: self.clone(), number, given_up })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seats> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seats {
+    /// Takes the seat of whoever has waited longest; of those who have only just come when nobody else waits.
+    fn clear_one(&mut self, among: impl Fn(&Taken) -> bool) -> Option<()> {
+        let waiting = self.taken.iter().filter(|(_, taken)| among(taken));
+        let order = |(number, taken): (&u64, &Taken)| {
+            let since = taken.waiting?;
+            Some((!taken.answered && since.elapsed() < JUST_COME, since, *number))
+        };
+        let (_, _, number) = waiting.filter_map(order).min()?;
+        self.taken.remove(&number)?.given_up.cancel();
+        Some(())
+    }
+}
+
+impl Seat {
+    /// Cancelled when it went to somebody else.
+    pub fn given_up(&self) -> CancellationToken {
+        self.given_up.clone()
+    }
+
+    /// For as long as a request is being answered.
+    pub fn at_work(&self) -> AtWork {
+        if let Some(taken) = self.crowd.lock().taken.get_mut(&self.number) {
+            taken.waiting = None;
+        }
+        AtWork { crowd: self.crowd.clone(), number: self.number }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.crowd.lock().taken.remove(&self.number);
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        if let Some(taken) = self.crowd.lock().taken.get_mut(&self.number) {
+            (taken.waiting, taken.answered) = (Some(Instant::now()), true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waited_longest_gives_way_and_nobody_who_is_at_work() {
+        let crowd = Crowd::default();
+        let address = |last: u8| IpAddr::from([192, 168, 1, last]);
+        let mut seats = Vec::new();
+        for _ in 0..MOST_OF_ONE {
+            seats.push(crowd.admit(address(1)).unwrap());
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        let first_at_work = seats[0].at_work();
+        seats.push(crowd.admit(address(1)).unwrap());
+        let gone = |seats: &[Seat]| -> Vec<_> {
+            seats.iter().enumerate().filter(|(_, seat)| seat.given_up.is_cancelled()).map(|(at, _)| at).collect()
+        };
+        assert_eq!(gone(&seats), [1]);
+        // Somebody else is not concerned.
+        let other = crowd.admit(address(2)).unwrap();
+        assert_eq!(gone(&seats), [1]);
+        let all: Vec<_> = seats.iter().map(Seat::at_work).collect();
+        assert!(crowd.admit(address(1)).is_none(), "all of them are at work");
+        assert!(crowd.admit(address(2)).is_some());
+        drop((all, first_at_work));
+        assert!(crowd.admit(address(1)).is_some());
+        drop((seats, other));
+        assert!(crowd.lock().taken.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_has_only_just_come_gives_way_after_those_who_were_answered_and_those_who_send_half_a_head() {
+        let crowd = Crowd::default();
+        let address = IpAddr::from([192, 168, 1, 1]);
+        let seats: Vec<_> = (0..MOST_OF_ONE).map(|_| crowd.admit(address).unwrap()).collect();
+        tokio::time::advance(JUST_COME / 2).await;
+        drop(seats[5].at_work());
+        let newest = crowd.admit(address).unwrap();
+        assert!(seats[5].given_up.is_cancelled() && !seats[0].given_up.is_cancelled());
+        tokio::time::advance(JUST_COME / 2).await;
+        drop(newest.at_work());
+        let _one_more = crowd.admit(address).unwrap();
+        assert!(seats[0].given_up.is_cancelled() && !newest.given_up.is_cancelled());
+    }
+
+    #[test]
+    fn the_whole_is_bounded_and_one_network_of_ipv6_is_one_sender() {
+        let crowd = Crowd::default();
+        let seats: Vec<_> = (0..MOST).map(|n| crowd.admit(IpAddr::from([10, 0, 0, (n / 64) as u8])).unwrap()).collect();
+        let newcomer = crowd.admit(IpAddr::from([10, 9, 9, 9])).unwrap();
+        assert_eq!(seats.iter().filter(|seat| seat.given_up.is_cancelled()).count(), 1);
+        assert_eq!(crowd.lock().taken.len(), MOST);
+        drop((seats, newcomer));
+        let of = |text: &str| Sender::of(text.parse().unwrap());
+        assert_eq!(of("fd00::1:2:3:4"), of("fd00::5:6:7:8"));
+        assert_ne!(of("fd00:0:0:1::1"), of("fd00:0:0:2::1"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+    }
+}

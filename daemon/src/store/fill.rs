@@ -1,0 +1,126 @@
+//! A database as a board has after years, made up for `kithd bench page`. Nothing else fills one this way.
+
+use std::path::Path;
+
+use rusqlite::{Connection, params};
+
+use super::{DATABASE, StoreError, open_writable, vector_to_blob};
+
+/// How much of what.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Finished images.
+    pub images: i64,
+    /// Faces in them.
+    pub faces: i64,
+    /// Enrolled people.
+    pub people: i64,
+}
+
+const DIMENSION: usize = 128;
+/// As large as the engine's.
+const CROP_BYTES: usize = 2500;
+const THUMBNAIL_BYTES: usize = 6000;
+/// As many as retention leaves by default.
+const THUMBNAILS: i64 = 20_000;
+/// One after the other, so long apart.
+const APART_MS: i64 = 30_000;
+
+/// Makes `kithd.db` in an empty folder; the newest image came in at `now_ms`.
+pub fn fill(folder: &Path, size: Size, now_ms: i64) -> Result<(), StoreError> {
+    let connection = open_writable(&folder.join(DATABASE))?;
+    // Nobody needs it after a power cut.
+    connection.pragma_update(None, "synchronous", "OFF")?;
+    let mut random = fastrand::Rng::with_seed(6);
+    let transaction = connection.unchecked_transaction()?;
+    people(&transaction, size.people, now_ms, &mut random)?;
+    images(&transaction, size, now_ms, &mut random)?;
+    transaction.commit()?;
+    connection.execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE);")?;
+    Ok(())
+}
+
+fn embedding(random: &mut fastrand::Rng) -> Vec<u8> {
+    let vector: Vec<f32> = (0..DIMENSION).map(|_| (random.f32() - 0.5) * 0.3).collect();
+    vector_to_blob(&vector)
+}
+
+fn people(connection: &Connection, count: i64, now_ms: i64, random: &mut fastrand::Rng) -> rusqlite::Result<()> {
+    let mut person =
+        connection.prepare("INSERT INTO person (id, name, created_at_ms, uid) VALUES (?1, ?2, ?3, randomblob(16))")?;
+    let mut picture = connection.prepare(
+        "INSERT INTO person_images (id, person_id, image_name, sha256, file, bounds, quality, created_at_ms, crop)
+         VALUES (?1, ?1, 'a.jpg', ?2, ?2, '[0,0,9,9]', 0.9, ?3, zeroblob(?4))",
+    )?;
+    let mut vector = connection
+        .prepare("INSERT INTO person_embeddings (person_image_id, space, vector) VALUES (?1, 'bench', ?2)")?;
+    for id in 1..=count {
+        person.execute(params![id, format!("Person {id:04}"), now_ms])?;
+        picture.execute(params![id, format!("{id:064}"), now_ms, CROP_BYTES as i64])?;
+        vector.execute(params![id, embedding(random)])?;
+    }
+    Ok(())
+}
+
+fn images(connection: &Connection, size: Size, now_ms: i64, random: &mut fastrand::Rng) -> rusqlite::Result<()> {
+    let mut image = connection.prepare(
+        "INSERT INTO images (id, state, source, path, attempts, outcome, reason, engine, picture_key, width, height,
+                             accepted_at_ms, finished_at_ms, duration_ms, dated)
+         VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, 'dlib-mtcnn int8 cpu', ?7, 1280, 720, ?8, ?8 + 150, 140, 1)",
+    )?;
+    let mut face = connection.prepare(
+        "INSERT INTO faces (image_id, number, outcome, person_id, distance, margin, candidates, score, quality, bounds,
+                            landmarks, space, embedding, crop)
+         VALUES (?1, 1, ?2, ?3, ?4, 0.1, ?5, 0.99, 0.8, '[100.0,100.0,200.0,220.0]',
+                 '[[1.0,1.0],[1.0,1.0],[1.0,1.0],[1.0,1.0],[1.0,1.0]]', 'bench', ?6, zeroblob(?7))",
+    )?;
+    let mut result = connection
+        .prepare("INSERT INTO outbox (result_id, image_id, created_at_ms, payload) VALUES (?1, ?2, ?3, ?4)")?;
+    let mut thumbnail = connection.prepare("INSERT INTO thumbnails (image_id, jpeg) VALUES (?1, zeroblob(?2))")?;
+    let every = (size.images / size.faces.max(1)).max(1);
+    for id in 1..=size.images {
+        let accepted_ms = now_ms - (size.images - id) * APART_MS;
+        let failed = id % 500 == 0;
+        let with_face = !failed && id % every == 1 % every;
+        let outcome = match random.u32(0..100) {
+            _ if failed => None,
+            _ if !with_face => Some("no_face"),
+            0..40 => Some("known"),
+            40..45 => Some("uncertain"),
+            _ => Some("unknown"),
+        };
+        let source = ["camera", "mqtt", "folder", "http"][random.usize(0..4)];
+        image.execute(params![
+            id,
+            if failed { "failed" } else { "processed" },
+            source,
+            format!("/srv/pictures/{source}/{:04}/{id:08}.jpg", id / 1000),
+            outcome,
+            failed.then_some("the file is no picture"),
+            format!("{id:064}"),
+            accepted_ms
+        ])?;
+        if with_face {
+            let person = random.i64(1..=size.people.max(1));
+            let named = outcome != Some("unknown") && size.people > 0;
+            face.execute(params![
+                id,
+                outcome,
+                named.then_some(person),
+                if named { 0.4 } else { 0.8 },
+                format!("[[{person},0.4]]"),
+                embedding(random),
+                CROP_BYTES as i64
+            ])?;
+        }
+        let payload = serde_json::json!({
+            "result_id": format!("result-{id}"), "image_id": id, "outcome": outcome, "engine": "dlib-mtcnn int8 cpu",
+            "timings": { "decode_ms": 5.0, "detect_ms": 40.0, "align_ms": 1.0, "embed_ms": 60.0, "encode_ms": 3.0 },
+        });
+        result.execute(params![format!("result-{id}"), id, accepted_ms, payload.to_string()])?;
+        if size.images - id < THUMBNAILS {
+            thumbnail.execute(params![id, THUMBNAIL_BYTES as i64])?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! SQL of what an operator says to one image: try again, or be gone.
+
+use rusqlite::{Connection, OptionalExtension, named_params};
+
+use super::images::store_queue_clock;
+use super::{Store, StoreError, Urgency};
+use crate::domain::{ImageId, Source, State};
+
+/// What became of what was said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// There is no such image.
+    NotFound,
+    /// Not in this state.
+    Not(State),
+    /// Its bytes are no longer kept.
+    BytesGone,
+    /// Done.
+    Done {
+        /// The kept file that no row names any more, to be deleted.
+        file: Option<String>,
+        /// What it takes of the cameras' spool.
+        camera_bytes: u64,
+        /// It was waiting before, or waits now.
+        waiting: bool,
+    },
+}
+
+struct Row {
+    state: State,
+    file: Option<String>,
+    camera_bytes: u64,
+    /// It came as bytes, which are gone.
+    bytes_gone: bool,
+}
+
+impl Store {
+    /// Puts a failed image back to `pending`, its attempts forgotten. Its next result names the old one, if that may have
+    /// left the board.
+    pub async fn try_again(&self, id: ImageId, now_ms: i64) -> Result<Told, StoreError> {
+        self.write(Urgency::Now, move |connection| {
+            let Some(row) = row(connection, id)? else { return Ok(Told::NotFound) };
+            if row.state != State::Failed {
+                return Ok(Told::Not(row.state));
+            }
+            if row.bytes_gone {
+                return Ok(Told::BytesGone);
+            }
+            store_queue_clock(connection, now_ms)?;
+            connection
+                .prepare_cached(
+                    "DELETE FROM outbox WHERE image_id = ?1 AND id IN (SELECT id FROM unsent WHERE tries = 0)",
+                )?
+                .execute([id])?;
+            connection
+                .prepare_cached(
+                    "UPDATE images SET state = 'pending', reason = NULL, attempts = 0, alone = 0, due_ms = :now,
+                            missing_since_ms = NULL, finished_at_ms = NULL, duration_ms = NULL, unverified = 0,
+                            supersedes = (SELECT result_id FROM outbox WHERE image_id = :id ORDER BY id DESC LIMIT 1)
+                      WHERE id = :id",
+                )?
+                .execute(named_params! { ":now": now_ms, ":id": id })?;
+            Ok(Told::Done { file: None, camera_bytes: row.camera_bytes, waiting: true })
+        })
+        .await
+    }
+
+    /// Removes an image with all that hangs on it; one in the engine's hands is left.
+    pub async fn remove_image(&self, id: ImageId) -> Result<Told, StoreError> {
+        self.write(Urgency::Now, move |connection| {
+            let Some(row) = row(connection, id)? else { return Ok(Told::NotFound) };
+            if row.state == State::Processing {
+                return Ok(Told::Not(row.state));
+            }
+            connection.prepare_cached("DELETE FROM images WHERE id = ?1")?.execute([id])?;
+            let waiting = row.state == State::Pending;
+            Ok(Told::Done { file: row.file, camera_bytes: row.camera_bytes, waiting })
+        })
+        .await
+    }
+}
+
+fn row(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<Row>> {
+    connection
+        .prepare_cached(
+            "SELECT state, file, source, bytes, file IS NULL AND picture_key IS NOT NULL FROM images WHERE id = ?1",
+        )?
+        .query_row([id], |row| {
+            let state: String = row.get(0)?;
+            let state = state.parse().map_err(|error: String| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+            let (file, source): (Option<String>, String) = (row.get(1)?, row.get(2)?);
+            let camera = source == Source::Camera.as_str() && file.is_some();
+            Ok(Row { state, file, camera_bytes: if camera { row.get(3)? } else { 0 }, bytes_gone: row.get(4)? })
+        })
+        .optional()
+}

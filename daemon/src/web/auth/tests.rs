@@ -1,0 +1,345 @@
+//! Asks the guard without a socket: who is let through to a route that says what it was told of the visitor.
+
+use axum::body::Body;
+use axum::http::HeaderValue;
+use axum::routing::any;
+use http_body_util::BodyExt;
+use tower::ServiceExt;
+
+use super::*;
+use crate::config::Config;
+
+const BOARD: &str = "192.168.1.20:8000";
+
+struct Site {
+    access: Access,
+    token: String,
+    health: Health,
+    _folder: tempfile::TempDir,
+}
+
+/// A request in the making.
+struct Ask<'a> {
+    site: &'a Site,
+    request: Request,
+}
+
+impl Site {
+    fn new(open_read: bool, open_submit: bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let http = Http { open_read, open_submit, ..Config::default().http };
+        let health = Health::default();
+        let access = Access::open(folder.path(), &http, health.clone());
+        let token = access.token(false).unwrap();
+        Self { access, token, health, _folder: folder }
+    }
+
+    /// As a program on the LAN sends it.
+    fn ask(&self, method: &str, url: &str) -> Ask<'_> {
+        let mut request = Request::builder().method(method).uri(url).body(Body::empty()).unwrap();
+        request.extensions_mut().insert(Arrival { local: BOARD.parse().unwrap(), encrypted: false });
+        Ask { site: self, request }.header("host", BOARD).from("192.168.1.9")
+    }
+
+    async fn log_in(&self) -> (String, String) {
+        let form = format!("token={}&next=/people", self.token);
+        let response = self.ask("POST", "/login").form(&form).send().await;
+        assert_eq!(
+            (response.status(), &response.headers()["location"]),
+            (StatusCode::SEE_OTHER, &"/people".parse().unwrap())
+        );
+        let cookie = response.headers()["set-cookie"].to_str().unwrap().to_string();
+        assert!(cookie.ends_with("; Path=/; Max-Age=604800; HttpOnly; SameSite=Strict"), "{cookie}");
+        let cookie = cookie.split(';').next().unwrap().to_string();
+        let csrf = self.ask("GET", "/page").header("cookie", &cookie).text().await;
+        (cookie, csrf.strip_prefix("csrf ").unwrap().to_string())
+    }
+}
+
+impl Ask<'_> {
+    fn header(mut self, name: &'static str, value: &str) -> Self {
+        self.request.headers_mut().insert(name, HeaderValue::from_str(value).unwrap());
+        self
+    }
+
+    fn from(mut self, address: &str) -> Self {
+        self.request.extensions_mut().insert(ConnectInfo(SocketAddr::new(address.parse().unwrap(), 40000)));
+        self
+    }
+
+    fn encrypted(mut self) -> Self {
+        self.request.extensions_mut().insert(Arrival { local: BOARD.parse().unwrap(), encrypted: true });
+        self
+    }
+
+    fn form(mut self, form: &str) -> Self {
+        *self.request.body_mut() = Body::from(form.to_string());
+        self.header("content-type", "application/x-www-form-urlencoded")
+    }
+
+    fn bearer(self, token: &str) -> Self {
+        self.header("authorization", &format!("Bearer {token}"))
+    }
+
+    async fn send(self) -> Response {
+        let told = |visitor: Extension<Visitor>| async move {
+            visitor.csrf.clone().map_or_else(|| "nobody".into(), |csrf| format!("csrf {csrf}"))
+        };
+        let routes = Router::new().route("/", any(told)).route("/{*rest}", any(told));
+        super::super::guarded(routes, self.site.access.clone()).oneshot(self.request).await.unwrap()
+    }
+
+    async fn status(self) -> u16 {
+        self.send().await.status().as_u16()
+    }
+
+    async fn text(self) -> String {
+        let response = self.send().await;
+        assert_eq!(response.status(), StatusCode::OK);
+        String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn by_default_everybody_may_look_and_changes_and_the_backup_need_the_token() {
+    let site = Site::new(true, false);
+    for url in ["/", "/images/1", "/v1/images", "/metrics", "/login", "/nothing"] {
+        assert_eq!(site.ask("GET", url).text().await.is_empty(), false, "{url}");
+        assert_eq!(site.ask("HEAD", url).status().await, 200, "{url}");
+    }
+    for (method, url) in [
+        ("GET", "/v1/backup"),
+        ("HEAD", "/v1/backup"),
+        ("PUT", "/v1/backup"),
+        ("POST", "/v1/breaker"),
+        ("DELETE", "/v1/images/1"),
+        ("PATCH", "/v1/people/1"),
+        ("OPTIONS", "/v1/people/1"),
+        ("POST", "/image/post"),
+        ("POST", "/v1/images"),
+        ("POST", "/logout"),
+        ("POST", "/nothing"),
+    ] {
+        let response = site.ask(method, url).send().await;
+        assert_eq!(response.status(), 401, "{method} {url}");
+        assert_eq!(response.headers()["www-authenticate"], "Bearer realm=\"kithd\"");
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        assert!(response.headers().contains_key("content-security-policy"));
+        assert_eq!(
+            site.ask(method, url).bearer(&site.token).status().await / 100,
+            if url == "/logout" { 3 } else { 2 }
+        );
+        assert_eq!(
+            site.ask(method, url).header("authorization", &format!("bearer  {}", site.token)).status().await / 100,
+            if url == "/logout" { 3 } else { 2 }
+        );
+    }
+    assert!(site.health.parts()["access"].text.contains("every change needs the token"));
+}
+
+#[tokio::test]
+async fn looking_can_be_closed_and_people_are_asked_for_the_token_then() {
+    let site = Site::new(false, false);
+    for url in ["/healthz", "/readyz", "/assets/style.css", "/login"] {
+        assert_eq!(site.ask("GET", url).status().await, 200, "{url}");
+    }
+    for url in ["/", "/v1/images", "/events", "/metrics", "/loginx", "/healthz/x"] {
+        assert_eq!(site.ask("GET", url).status().await, 401, "{url}");
+        assert_eq!(site.ask("GET", url).bearer(&site.token).status().await, 200, "{url}");
+    }
+    let response = site.ask("GET", "/?state=failed&path=a%20b").header("accept", "text/html").send().await;
+    assert_eq!(response.status(), 303);
+    assert_eq!(response.headers()["location"], "/login?next=%2F%3Fstate%3Dfailed%26path%3Da%2520b".replace("%2F", "/"));
+    let response = site.ask("GET", "/v1/images").header("accept", "text/html").send().await;
+    assert_eq!(response.status(), 401, "the API asks nobody to log in");
+    let (cookie, _) = site.log_in().await;
+    assert!(site.ask("GET", "/").header("cookie", &cookie).text().await.starts_with("csrf "));
+}
+
+#[tokio::test]
+async fn pictures_are_free_from_the_board_itself_but_not_from_pages_in_its_browser_nor_through_its_proxy() {
+    let site = Site::new(true, false);
+    for url in ["/image/post", "/images/post", "/v1/images", "/v1/identify"] {
+        let here = || site.ask("POST", url).from("127.0.0.1");
+        assert_eq!(here().status().await, 200);
+        assert_eq!(site.ask("POST", url).from("::1").status().await, 200);
+        assert_eq!(site.ask("POST", url).from("::ffff:127.0.0.1").status().await, 200);
+        assert_eq!(here().header("origin", &format!("http://{BOARD}")).status().await, 200);
+        assert_eq!(here().header("sec-fetch-site", "none").status().await, 200);
+        for (name, value) in [
+            ("origin", "http://evil.example"),
+            ("origin", "null"),
+            ("origin", "http://192.168.1.20:9000"),
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-site", "same-site"),
+        ] {
+            assert_eq!(here().header(name, value).status().await, 403, "{name}: {value}");
+        }
+        for name in FORWARDED {
+            assert_eq!(here().header(name, "192.168.1.9").status().await, 401, "{name}");
+        }
+    }
+    assert_eq!(site.ask("POST", "/v1/breaker").from("127.0.0.1").status().await, 401);
+    let site = Site::new(true, true);
+    assert_eq!(site.ask("POST", "/v1/images").status().await, 200);
+    assert_eq!(site.ask("POST", "/v1/images").header("origin", "http://evil.example").status().await, 403);
+    assert_eq!(site.ask("POST", "/v1/people").status().await, 401);
+    assert_eq!(site.ask("DELETE", "/v1/images").status().await, 401);
+}
+
+#[tokio::test]
+async fn whoever_is_logged_in_changes_something_only_by_a_form_of_our_own() {
+    let site = Site::new(true, false);
+    let (cookie, csrf) = site.log_in().await;
+    let own = format!("http://{BOARD}");
+    let post = |url: &str| site.ask("POST", url).header("cookie", &format!("other=1; {cookie}"));
+    let signed = format!("/people?csrf={csrf}");
+    assert_eq!(post(&signed).header("origin", &own).status().await, 200);
+    assert_eq!(post(&signed).header("sec-fetch-site", "same-origin").status().await, 200);
+    assert_eq!(post("/people?a=b").header("origin", &own).header("x-csrf-token", &csrf).status().await, 200);
+    // A proxy that encrypts passes on the name it was asked by.
+    assert_eq!(post(&signed).header("host", "localhost").header("origin", "https://localhost").status().await, 200);
+    assert_eq!(post(&signed).status().await, 403, "no browser says nothing");
+    for origin in [
+        "null",
+        "http://evil.example",
+        "http://192.168.1.20",
+        "http://192.168.1.20:8001",
+        "ftp://192.168.1.20:8000",
+        "",
+    ] {
+        assert_eq!(post(&signed).header("origin", origin).status().await, 403, "{origin}");
+    }
+    assert_eq!(post(&signed).header("sec-fetch-site", "cross-site").status().await, 403);
+    assert_eq!(post(&signed).header("origin", &own).header("sec-fetch-site", "cross-site").status().await, 403);
+    for url in [
+        "/people".to_string(),
+        "/people?csrf=".into(),
+        format!("/people?csrf={csrf}x"),
+        format!("/people?csrf={}", &csrf[1..]),
+    ] {
+        assert_eq!(post(&url).header("origin", &own).status().await, 403, "{url}");
+    }
+    // The other's form is not mine.
+    let (_, theirs) = site.log_in().await;
+    assert_eq!(post(&format!("/people?csrf={theirs}")).header("origin", &own).status().await, 403);
+    // Over TLS a page of the same name that is not encrypted is another one; and the cookie has another name.
+    let secure = format!("__Host-{cookie}");
+    let over_tls =
+        |origin: &str| site.ask("POST", &signed).encrypted().header("cookie", &secure).header("origin", origin);
+    assert_eq!(over_tls(&format!("https://{BOARD}")).status().await, 200);
+    assert_eq!(over_tls(&own).status().await, 403);
+    assert_eq!(site.ask("GET", "/v1/backup").encrypted().header("cookie", &cookie).status().await, 401);
+
+    let response = post(&format!("/logout?csrf={csrf}")).header("origin", &own).send().await;
+    assert_eq!(response.status(), 303);
+    assert!(response.headers()["set-cookie"].to_str().unwrap().starts_with("kithd_session=; Path=/; Max-Age=0"));
+    assert_eq!(post(&signed).header("origin", &own).status().await, 401, "a cookie that was kept is worth nothing");
+}
+
+#[tokio::test]
+async fn a_new_token_ends_the_old_one_and_whoever_used_it() {
+    let site = Site::new(true, false);
+    let (cookie, _) = site.log_in().await;
+    let asked = || site.ask("GET", "/v1/backup").header("cookie", &cookie);
+    assert_eq!(asked().status().await, 200);
+    let new = site.access.token(true).unwrap();
+    assert_eq!(asked().status().await, 401);
+    assert_eq!(site.ask("GET", "/v1/backup").bearer(&site.token).status().await, 401);
+    assert_eq!(site.ask("GET", "/v1/backup").bearer(&new).status().await, 200);
+    assert_eq!(site.access.token(false).unwrap(), new);
+}
+
+#[tokio::test]
+async fn other_host_names_are_refused_before_anything_else() {
+    let site = Site::new(true, true);
+    for (host, status) in
+        [("localhost:1", 200), ("127.0.0.1", 200), ("evil.example:8000", 421), ("192.168.1.21", 421), ("a b", 421)]
+    {
+        for url in ["/", "/healthz", "/login", "/assets/x"] {
+            assert_eq!(
+                site.ask("GET", url).header("host", host).bearer(&site.token).status().await,
+                status,
+                "{host}{url}"
+            );
+        }
+        assert_eq!(site.ask("POST", "/v1/images").header("host", host).status().await, status, "{host}");
+    }
+    let mut asked = site.ask("GET", "/");
+    asked.request.headers_mut().append("host", HeaderValue::from_static(BOARD));
+    assert_eq!(asked.status().await, 400, "two of them");
+    // A request as to a proxy: the name in its first line is the one that counts.
+    assert_eq!(site.ask("GET", "http://evil.example/").status().await, 421);
+    let page = site.ask("GET", "/").header("host", "evil.example").header("accept", "text/html").send().await;
+    assert!(page.headers()["content-type"].to_str().unwrap().starts_with("text/html"));
+}
+
+#[tokio::test]
+async fn logging_in_leads_only_to_our_own_pages_and_not_from_others() {
+    let site = Site::new(true, false);
+    for (next, place) in [
+        ("/strangers/7%3Fa%3Db", "/strangers/7?a=b"),
+        ("%2F%2Fevil.example", "/"),
+        ("%2F%5Cevil.example", "/"),
+        ("https%3A%2F%2Fevil.example", "/"),
+        ("%2Fa%0d%0aSet-Cookie%3A%20x%3Dy", "/"),
+        ("%2Fm%C3%BCnch%20en", "/m%C3%BCnch%20en"),
+        ("", "/"),
+    ] {
+        let form = format!("next={next}&token={}", site.token);
+        let response = site.ask("POST", "/login").form(&form).send().await;
+        assert_eq!(
+            (response.status().as_u16(), response.headers()["location"].to_str().unwrap()),
+            (303, place),
+            "{next}"
+        );
+    }
+    let form = format!("token={}", site.token);
+    assert_eq!(site.ask("POST", "/login").form(&form).header("origin", "http://evil.example").status().await, 403);
+    assert_eq!(site.ask("POST", "/login").form("").status().await, 422);
+    let response = site.ask("POST", "/login").form(&form).encrypted().send().await;
+    let cookie = response.headers()["set-cookie"].to_str().unwrap();
+    assert!(cookie.starts_with("__Host-kithd_session=") && cookie.ends_with("SameSite=Strict; Secure"), "{cookie}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn wrong_tokens_are_answered_a_few_times_and_lock_out_only_where_they_come_from() {
+    let site = Site::new(true, false);
+    let guess = |address: &'static str| site.ask("POST", "/login").from(address).form("token=guess&next=/people");
+    for _ in 0..10 {
+        let response = guess("192.168.1.66").send().await;
+        assert_eq!(response.status(), 401);
+        let page = String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        assert!(page.contains("That is not the administrator") && page.contains("value=\"/people\""), "{page}");
+    }
+    let response = guess("192.168.1.66").send().await;
+    assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (429, &"30".parse().unwrap()));
+    let form = format!("token={}", site.token);
+    assert_eq!(site.ask("POST", "/login").from("192.168.1.66").form(&form).status().await, 429);
+    assert_eq!(site.ask("POST", "/login").form(&form).status().await, 303);
+    for _ in 0..10 {
+        assert_eq!(site.ask("GET", "/v1/images").bearer("guess").status().await, 401);
+    }
+    let response = site.ask("GET", "/v1/images").bearer("guess").send().await;
+    assert_eq!(response.status(), 429);
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    assert_eq!(site.ask("GET", "/v1/images").status().await, 200, "who shows no token may look");
+    tokio::time::advance(Duration::from_secs(31)).await;
+    assert_eq!(site.ask("POST", "/login").from("192.168.1.66").form(&form).status().await, 303);
+}
+
+#[tokio::test]
+async fn a_token_that_cannot_be_made_is_said_and_made_as_soon_as_it_can_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let (away, health) = (folder.path().join("away"), Health::default());
+    let access = Access::open(&away, &Config::default().http, health.clone());
+    assert_eq!(health.parts()["access"].condition, Condition::Degraded);
+    let site = Site { access, token: String::new(), health, _folder: folder };
+    assert_eq!(site.ask("GET", "/v1/backup").bearer("").status().await, 401);
+    assert_eq!(site.ask("GET", "/").status().await, 200);
+    std::fs::create_dir(&away).unwrap();
+    assert_eq!(site.ask("GET", "/v1/backup").bearer("guess").status().await, 401);
+    assert_eq!(site.health.parts()["access"].condition, Condition::Ok);
+    let token = std::fs::read_to_string(away.join("token")).unwrap();
+    assert_eq!(site.ask("GET", "/v1/backup").bearer(token.trim()).status().await, 200);
+}

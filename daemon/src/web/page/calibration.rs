@@ -1,0 +1,173 @@
+//! What the own gallery says about the threshold: distances within and between people, and the errors over it.
+
+use askama::Template;
+use axum::extract::State;
+
+use super::{Frame, Page, Visit, filled, frame};
+use crate::desk::{Calibration, CalibrationPoint};
+use crate::web::charts::{self, Chart, Mark, round_up, tick};
+use crate::web::{Web, wording};
+
+/// Errors below this are drawn at the bottom.
+const LOWEST: f64 = 0.0001;
+
+#[derive(Template)]
+#[template(path = "calibration.html")]
+struct CalibrationPage {
+    frame: Frame,
+    /// `None`: the model pack is not loaded.
+    found: Option<Found>,
+}
+
+struct Found {
+    calibration: Calibration,
+    genuine: String,
+    impostors: String,
+    threshold: String,
+    /// Why that threshold, or why none, as a sentence.
+    reason: String,
+    now: Option<Errors>,
+    recommended: Option<Errors>,
+    charts: Vec<Chart>,
+}
+
+struct Errors {
+    threshold: String,
+    mistaken: String,
+    missed: String,
+}
+
+/// `GET /calibration`.
+pub async fn show(State(web): State<Web>, visit: Visit) -> Page {
+    let calibration = web.calibration().await;
+    let page = CalibrationPage { frame: frame(&web, visit, "calibration"), found: calibration.map(Found::from) };
+    Ok(filled(&page))
+}
+
+impl From<Calibration> for Found {
+    fn from(calibration: Calibration) -> Self {
+        Self {
+            genuine: wording::number(calibration.genuine as u64),
+            impostors: wording::number(calibration.impostors as u64),
+            threshold: wording::distance(calibration.threshold.into()),
+            reason: sentence(&calibration.reason),
+            now: calibration.now.map(Errors::from),
+            recommended: calibration.recommended.map(Errors::from),
+            charts: [histogram(&calibration), curves(&calibration)].into_iter().flatten().collect(),
+            calibration,
+        }
+    }
+}
+
+/// With a capital letter and a full stop.
+fn sentence(text: &str) -> String {
+    let mut letters = text.trim_end_matches('.').chars();
+    letters.next().map_or_else(String::new, |first| format!("{}{}.", first.to_uppercase(), letters.as_str()))
+}
+
+impl From<CalibrationPoint> for Errors {
+    fn from(point: CalibrationPoint) -> Self {
+        Self {
+            threshold: wording::distance(point.threshold.into()),
+            mistaken: wording::percent(point.fmr),
+            missed: wording::percent(point.fnmr),
+        }
+    }
+}
+
+/// The threshold in use and the one to use; one mark where they are the same.
+fn marks(calibration: &Calibration, frame: &charts::Frame) -> Vec<Mark> {
+    let now = frame.mark("now", calibration.threshold.into(), "now".into());
+    let recommended = calibration.recommended.map(|point| point.threshold);
+    match recommended.filter(|recommended| (recommended - calibration.threshold).abs() > 0.0005) {
+        Some(recommended) => {
+            let mut other = frame.mark("recommended", recommended.into(), "recommended".into());
+            // Words side by side would run into each other.
+            let away = if recommended > calibration.threshold { (5.0, "start") } else { (-5.0, "end") };
+            other.label = (other.x + away.0, away.1);
+            let mut now = now;
+            let away = if away.1 == "start" { (-5.0, "end") } else { (5.0, "start") };
+            now.label = (now.x + away.0, away.1);
+            vec![now, other]
+        }
+        None => vec![now],
+    }
+}
+
+/// A word at each fifth.
+fn columns(frame: &charts::Frame, right: f64) -> Vec<(f64, &'static str, String)> {
+    let fifths = (0..).map(|place| f64::from(place) / 5.0).take_while(|value| *value <= right);
+    fifths.map(|value| (frame.x(value), "middle", tick(value))).collect()
+}
+
+fn share(share: f64) -> String {
+    format!("{}\u{a0}%", tick(share * 100.0))
+}
+
+fn histogram(calibration: &Calibration) -> Option<Chart> {
+    let right = f64::from(*calibration.bins.last()?);
+    let shares = || calibration.genuine_share.iter().chain(&calibration.impostor_share);
+    let top = round_up(shares().copied().fold(0.0, f64::max), 0.01);
+    let frame = charts::Frame::new(0.0, right, top);
+    let bars = |shares: &[f64]| {
+        let edges = calibration.bins.iter().map(|edge| f64::from(*edge));
+        let lefts = std::iter::once(0.0).chain(edges.clone());
+        let bars: Vec<_> = lefts.zip(edges).zip(shares).map(|((left, right), share)| (left, right, *share)).collect();
+        frame.bars(&bars)
+    };
+    let common = |shares: &[f64]| {
+        let edges = std::iter::once(0.0).chain(calibration.bins.iter().map(|edge| f64::from(*edge)));
+        let most = edges.clone().zip(edges.skip(1)).zip(shares).max_by(|a, b| a.1.total_cmp(b.1));
+        most.filter(|(_, share)| **share > 0.0)
+            .map_or_else(|| "nowhere".into(), |((low, high), _)| format!("from {low:.2} to {high:.2}"))
+    };
+    Some(Chart {
+        id: "chart-distances",
+        title: "Share of pairs over their distance",
+        summary: format!(
+            "Pairs of one person are most often {} apart, pairs of two people {}.",
+            common(&calibration.genuine_share),
+            common(&calibration.impostor_share)
+        ),
+        from: 0.0,
+        shapes: vec![
+            ("bars unknown", bars(&calibration.impostor_share)),
+            ("bars known", bars(&calibration.genuine_share)),
+        ],
+        rows: frame.rows(share),
+        columns: columns(&frame, right),
+        marks: marks(calibration, &frame),
+        legend: vec![("known", "one person"), ("unknown", "two people")],
+    })
+}
+
+fn curves(calibration: &Calibration) -> Option<Chart> {
+    let right = calibration.curve.last()?.threshold.into();
+    let frame = charts::Frame::logarithmic(0.0, right, LOWEST, 1.0);
+    let line = |rate: fn(&CalibrationPoint) -> f64| {
+        let points = calibration.curve.iter().map(|point| (point.threshold.into(), Some(rate(point))));
+        frame.line(&points.collect::<Vec<_>>())
+    };
+    let at = |name: &str, point: Option<CalibrationPoint>| {
+        point.map(Errors::from).map_or_else(String::new, |errors| {
+            format!(
+                "At the {name} threshold {}, {} of strangers pass and {} of true pairs are missed. ",
+                errors.threshold, errors.mistaken, errors.missed
+            )
+        })
+    };
+    Some(Chart {
+        id: "chart-errors",
+        title: "Errors over the threshold",
+        summary: match (calibration.now, calibration.recommended) {
+            (None, None) => "There are too few pairs to say what to expect of a threshold.".into(),
+            (now, recommended) => format!("{}{}", at("present", now), at("recommended", recommended)),
+        },
+        from: 0.0,
+        shapes: vec![("line bad", line(|point| point.fmr)), ("line s1", line(|point| point.fnmr))],
+        rows: [1.0, 0.1, 0.01, 0.001].map(|rate| (frame.y(rate), share(rate))).into(),
+        columns: columns(&frame, right),
+        marks: marks(calibration, &frame),
+        legend: vec![("bad", "strangers that pass"), ("s1", "true pairs missed")],
+    })
+}

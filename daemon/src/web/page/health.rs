@@ -1,0 +1,418 @@
+//! How the board is: parts, engines and circuit breaker, sources one by one, the disk, and charts of the last hours.
+
+use std::collections::BTreeMap;
+
+use askama::Template;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use serde::Deserialize;
+
+use super::{Ago, Failed, Frame, Page, Visit, filled, frame};
+use crate::board::BoardReport;
+use crate::desk::{BreakerLine, EngineLine, EngineReport};
+use crate::domain::{BreakerState, ImageId, Source};
+use crate::health::{Part, Trouble};
+use crate::problem::Problem;
+use crate::store::{BreakerChange, HistoryRow};
+use crate::web::charts::{self, Chart, round_up, tick};
+use crate::web::{Web, wording};
+
+const MINUTE_MS: i64 = 60_000;
+/// What can be looked back on, in hours, its name, and minutes drawn as one point.
+const SPANS: [(i64, &str, i64); 4] = [(1, "1 hour", 1), (6, "6 hours", 3), (24, "1 day", 10), (168, "1 week", 60)];
+const USUAL: i64 = 6;
+/// Changes of the breaker in the chart, and in the list.
+const CHANGES: usize = 200;
+const LISTED: usize = 12;
+const STAGES: [(&str, &str); 5] =
+    [("s1", "decode"), ("s2", "detect"), ("s3", "align"), ("s4", "embed"), ("s5", "encode")];
+
+#[derive(Template)]
+#[template(path = "health.html")]
+struct HealthPage {
+    frame: Frame,
+    parts: BTreeMap<&'static str, Part>,
+    report: Option<EngineReport>,
+    /// Which of the two, the engine, its memory.
+    engines: Vec<(&'static str, EngineLine, Option<String>)>,
+    /// What became of the calls.
+    calls: String,
+    sources: Vec<SourceLine>,
+    changes: Vec<Change>,
+    charts: Vec<Chart>,
+    /// Hours and name of each stretch, and whether it is this one.
+    spans: Vec<(i64, &'static str, bool)>,
+    /// Nothing was noted in it.
+    blank: bool,
+    board: BoardReport,
+    free: Option<String>,
+    reserve: String,
+    used: Vec<(&'static str, String)>,
+}
+
+struct SourceLine {
+    name: String,
+    part: Part,
+    last: Option<(ImageId, Ago)>,
+    failed: Option<(ImageId, String, Ago)>,
+    trouble: Option<(String, Ago)>,
+}
+
+struct Change {
+    at: Ago,
+    state: String,
+    reason: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct Asked {
+    hours: String,
+}
+
+/// `GET /health`.
+pub async fn show(State(web): State<Web>, visit: Visit, asked: Result<Query<Asked>, QueryRejection>) -> Page {
+    let hours = asked.map(|Query(asked)| asked.hours).unwrap_or_default();
+    let hours = if hours.is_empty() { USUAL.to_string() } else { hours };
+    let span = SPANS.iter().find(|(span, ..)| span.to_string() == hours);
+    let &(hours, _, step) = span.ok_or_else(|| {
+        Problem::bad_request(format!("\"hours\" is 1, 6, 24 or 168, not \"{hours}\"; choose on the health page."))
+    })?;
+    let frame = frame(&web, visit, "health");
+    let to = frame.now_ms / MINUTE_MS;
+    let rows = web.store.history(to - hours * 60, (hours * 60) as usize + 1).await?;
+    let changes = web.store.breaker_history(CHANGES).await?;
+    let report = web.desk.borrow().as_ref().map(|desk| (desk.report)());
+    let disk = web.disk.report().await?;
+    let parts = web.health.parts();
+    let span = Span { from: to - hours * 60, to, step, hours };
+    let page = HealthPage {
+        sources: sources(&web, &parts, &frame).await?,
+        charts: drawn(&span, &rows, &changes, report.as_ref().map(|report| report.breaker.state)),
+        blank: rows.is_empty(),
+        engines: report.as_ref().map(engines).unwrap_or_default(),
+        calls: report.as_ref().map(|report| calls(&report.breaker)).unwrap_or_default(),
+        report,
+        changes: changes.into_iter().take(LISTED).map(|change| Change::new(change, &frame)).collect(),
+        spans: SPANS.iter().map(|(span, name, _)| (*span, *name, *span == hours)).collect(),
+        free: disk.free_bytes.map(wording::bytes),
+        reserve: wording::bytes(disk.reserve_bytes),
+        used: [
+            ("database", disk.used_bytes.database),
+            ("of that, thumbnails", disk.used_bytes.thumbnails),
+            ("camera pictures", disk.used_bytes.camera),
+            ("uploads", disk.used_bytes.uploads),
+        ]
+        .map(|(name, bytes)| (name, wording::bytes(bytes)))
+        .into(),
+        board: web.board.report().await,
+        parts,
+        frame,
+    };
+    Ok(filled(&page))
+}
+
+fn engines(report: &EngineReport) -> Vec<(&'static str, EngineLine, Option<String>)> {
+    let fallback = report.fallback.clone().map(|engine| ("fallback", engine));
+    let both = [("primary", report.primary.clone())].into_iter().chain(fallback);
+    both.map(|(role, engine)| {
+        let memory = engine.resident_bytes.map(wording::bytes);
+        (role, engine, memory)
+    })
+    .collect()
+}
+
+fn calls(breaker: &BreakerLine) -> String {
+    let failed = breaker.failures_by_reason.iter().filter(|(_, count)| *count > 0);
+    let failed = failed
+        .map(|(reason, count)| format!(", {} failed ({})", wording::number(*count), wording::words(reason.as_str())));
+    let answered = wording::number(breaker.successes);
+    format!("{answered} answered{}; {} since the start", failed.collect::<String>(), opened(breaker.trips))
+}
+
+fn opened(times: u64) -> String {
+    match times {
+        0 => "it never opened".into(),
+        1 => "it opened once".into(),
+        _ => format!("it opened {} times", wording::number(times)),
+    }
+}
+
+/// Every way for pictures to come in, with its newest picture and what went wrong with it last.
+async fn sources(web: &Web, parts: &BTreeMap<&'static str, Part>, frame: &Frame) -> Result<Vec<SourceLine>, Failed> {
+    let troubles = web.health.troubles();
+    let mut lines = Vec::new();
+    for (name, part) in parts {
+        // As the sources name their pictures.
+        let (source, prefix) = match *name {
+            "page" => (Source::Http, String::new()),
+            "mqtt" => (Source::Mqtt, String::new()),
+            name => match name.split_once(' ') {
+                Some(("folder", path)) => (Source::Folder, format!("{}/", path.trim_end_matches('/'))),
+                Some(("camera", camera)) => (Source::Camera, format!("{camera} ")),
+                _ => continue,
+            },
+        };
+        let newest = web.store.newest_of_source(source, prefix).await?;
+        lines.push(SourceLine {
+            name: if *name == "page" { "http".into() } else { (*name).into() },
+            part: part.clone(),
+            last: newest.last.map(|(id, at_ms)| (id, frame.ago(at_ms))),
+            failed: newest.failed.map(|(id, reason, at_ms)| (id, reason, frame.ago(at_ms))),
+            trouble: troubles.get(name).map(|Trouble { at_ms, text }| (text.clone(), frame.ago(*at_ms))),
+        });
+    }
+    Ok(lines)
+}
+
+impl Change {
+    fn new(change: BreakerChange, frame: &Frame) -> Self {
+        Self { at: frame.ago(change.at_ms), state: change.state.replace('_', " "), reason: change.reason }
+    }
+}
+
+/// The stretch of time that is drawn, in minutes since 1970.
+struct Span {
+    from: i64,
+    to: i64,
+    /// Minutes that make one point.
+    step: i64,
+    hours: i64,
+}
+
+type Points = Vec<(f64, Option<f64>)>;
+
+impl Span {
+    /// One point for every step, from the minutes noted in it; none where nothing was noted.
+    fn points(&self, rows: &[HistoryRow], value: impl Fn(&[HistoryRow]) -> Option<f64>) -> Points {
+        let mut rest = rows;
+        let steps = (self.from + 1..=self.to).step_by(self.step as usize);
+        steps
+            .map(|minute| {
+                let end = minute + self.step;
+                rest = &rest[rest.partition_point(|row| row.minute < minute)..];
+                let (now, later) = rest.split_at(rest.partition_point(|row| row.minute < end));
+                rest = later;
+                let middle = minute as f64 + (self.step - 1) as f64 / 2.0;
+                (middle.min(self.to as f64), if now.is_empty() { None } else { value(now) })
+            })
+            .collect()
+    }
+
+    fn columns(&self, frame: &charts::Frame) -> Vec<(f64, &'static str, String)> {
+        let word = |back: i64| match back {
+            0 => "now".into(),
+            back if back % 1440 == 0 => format!("{} d ago", back / 1440),
+            back if back % 60 == 0 => format!("{} h ago", back / 60),
+            back => format!("{back} min ago"),
+        };
+        let minutes = self.hours * 60;
+        let places = [minutes, minutes * 2 / 3, minutes / 3, 0];
+        frame.columns(places.map(|back| ((self.to - back) as f64, word(back))).into())
+    }
+
+    fn frame(&self, top: f64) -> charts::Frame {
+        charts::Frame::new(self.from as f64, self.to as f64, top)
+    }
+}
+
+fn drawn(span: &Span, rows: &[HistoryRow], changes: &[BreakerChange], breaker: Option<BreakerState>) -> Vec<Chart> {
+    let mut charts = vec![queue(span, rows), throughput(span, rows), stages(span, rows)];
+    charts.extend(temperature(span, rows));
+    charts.push(breaker_bands(span, changes, breaker));
+    charts
+}
+
+fn highest<'a>(points: impl IntoIterator<Item = &'a (f64, Option<f64>)>) -> f64 {
+    points.into_iter().filter_map(|(_, value)| *value).fold(0.0, f64::max)
+}
+
+fn last(points: &Points) -> Option<f64> {
+    points.iter().rev().find_map(|(_, value)| *value)
+}
+
+fn queue(span: &Span, rows: &[HistoryRow]) -> Chart {
+    let pending = span.points(rows, |rows| rows.iter().map(|row| row.pending as f64).reduce(f64::max));
+    let most = highest(&pending);
+    let frame = span.frame(round_up(most, 4.0));
+    let now = last(&pending).map_or_else(|| "unknown".into(), tick);
+    Chart {
+        id: "chart-queue",
+        title: "Pictures waiting",
+        summary: format!("Waiting at last: {now}; at most {}.", tick(most)),
+        from: 0.0,
+        shapes: vec![("area s1", frame.filled(&pending)), ("line s1", frame.line(&pending))],
+        rows: frame.rows(tick),
+        columns: span.columns(&frame),
+        marks: Vec::new(),
+        legend: Vec::new(),
+    }
+}
+
+fn throughput(span: &Span, rows: &[HistoryRow]) -> Chart {
+    let rate = |count: fn(&HistoryRow) -> u64| {
+        span.points(rows, move |rows| Some(rows.iter().map(|row| count(row) as f64).sum::<f64>() / rows.len() as f64))
+    };
+    let (accepted, processed, failed) = (rate(|row| row.accepted), rate(|row| row.processed), rate(|row| row.failed));
+    let most = highest(accepted.iter().chain(&processed).chain(&failed));
+    let frame = span.frame(round_up(most, 4.0));
+    let total = |count: fn(&HistoryRow) -> u64| wording::number(rows.iter().map(count).sum());
+    Chart {
+        id: "chart-throughput",
+        title: "Pictures per minute",
+        summary: format!(
+            "Accepted in all: {}, processed {}, failed {}.",
+            total(|row| row.accepted),
+            total(|row| row.processed),
+            total(|row| row.failed)
+        ),
+        from: 0.0,
+        shapes: vec![
+            ("area s1", frame.filled(&processed)),
+            ("line s1", frame.line(&processed)),
+            ("line s2", frame.line(&accepted)),
+            ("line bad", frame.line(&failed)),
+        ],
+        rows: frame.rows(tick),
+        columns: span.columns(&frame),
+        marks: Vec::new(),
+        legend: vec![("s1", "processed"), ("s2", "accepted"), ("bad", "failed")],
+    }
+}
+
+fn stages(span: &Span, rows: &[HistoryRow]) -> Chart {
+    // Minutes in which nothing was processed say nothing about it.
+    let mean = |stage: usize| {
+        move |rows: &[HistoryRow]| {
+            let pictures: f64 = rows.iter().map(|row| row.processed as f64).sum();
+            let sum: f64 = rows.iter().map(|row| row.stages[stage] * row.processed as f64).sum();
+            (pictures > 0.0).then(|| sum / pictures)
+        }
+    };
+    let mut heights = vec![span.points(rows, |rows| mean(0)(rows).map(|_| 0.0))];
+    for stage in 0..STAGES.len() {
+        let below = &heights[stage];
+        let own = span.points(rows, mean(stage));
+        let sum = below.iter().zip(own).map(|((x, below), (_, own))| (*x, below.zip(own).map(|(a, b)| a + b)));
+        heights.push(sum.collect());
+    }
+    let most = highest(&heights[STAGES.len()]);
+    let frame = span.frame(round_up(most, 4.0));
+    let words: Vec<_> = STAGES
+        .iter()
+        .enumerate()
+        .filter_map(|(stage, (_, name))| Some(format!("{name} {:.1} ms", mean(stage)(rows)?)))
+        .collect();
+    let summary = match words.is_empty() {
+        true => "Nothing was processed.".into(),
+        false => format!("On average over all of it: {}.", words.join(", ")),
+    };
+    let areas = STAGES.iter().zip(heights.windows(2));
+    let class = |class: &str| STACKED.iter().find(|(name, _)| *name == class).map_or("", |(_, stacked)| *stacked);
+    Chart {
+        id: "chart-stages",
+        title: "Milliseconds per picture, by stage",
+        summary,
+        from: 0.0,
+        shapes: areas.map(|((name, _), pair)| (class(name), frame.area(&pair[1], &pair[0]))).collect(),
+        rows: frame.rows(tick),
+        columns: span.columns(&frame),
+        marks: Vec::new(),
+        legend: STAGES.to_vec(),
+    }
+}
+
+/// Classes of the stages' areas.
+const STACKED: [(&str, &str); 5] =
+    [("s1", "stacked s1"), ("s2", "stacked s2"), ("s3", "stacked s3"), ("s4", "stacked s4"), ("s5", "stacked s5")];
+
+fn temperature(span: &Span, rows: &[HistoryRow]) -> Option<Chart> {
+    let celsius = span.points(rows, |rows| rows.iter().filter_map(|row| row.celsius).reduce(f64::max));
+    let now = last(&celsius)?;
+    let most = highest(&celsius);
+    let frame = span.frame(most.max(100.0));
+    Some(Chart {
+        id: "chart-temperature",
+        title: "Hottest sensor, °C",
+        summary: format!("At last {now:.0} °C, at most {most:.0} °C."),
+        from: 0.0,
+        shapes: vec![("line s2", frame.line(&celsius))],
+        rows: frame.rows(tick),
+        columns: span.columns(&frame),
+        marks: Vec::new(),
+        legend: Vec::new(),
+    })
+}
+
+fn breaker_bands(span: &Span, changes: &[BreakerChange], now: Option<BreakerState>) -> Chart {
+    const CLASSES: [(BreakerState, &str, &str); 4] = [
+        (BreakerState::Closed, "band closed", "closed"),
+        (BreakerState::HalfOpen, "band half_open", "half open"),
+        (BreakerState::Open, "band open", "open"),
+        (BreakerState::ForcedOpen, "band forced_open", "held open"),
+    ];
+    let frame = span.frame(1.0);
+    let minute = |at_ms: i64| at_ms as f64 / MINUTE_MS as f64;
+    // Newest first: each lasts until the one before it in the list.
+    let mut until = span.to as f64;
+    let mut bands = Vec::new();
+    let mut count = 0;
+    for change in changes {
+        let (from, state) = (minute(change.at_ms), change.state.parse::<BreakerState>().ok());
+        if until < span.from as f64 {
+            break;
+        }
+        if let Some((_, class, _)) = CLASSES.iter().find(|(one, ..)| Some(*one) == state) {
+            bands.push((*class, frame.band(from, until)));
+        }
+        count += u64::from(state == Some(BreakerState::Open) && from >= span.from as f64);
+        until = from;
+    }
+    bands.reverse();
+    let now =
+        now.map_or_else(|| "It is not there yet".into(), |state| format!("It is {}", state.as_str().replace('_', " ")));
+    Chart {
+        id: "chart-breaker",
+        title: "Circuit breaker",
+        summary: format!("{now}; {} in this stretch.", opened(count)),
+        from: charts::BAND - 6.0,
+        shapes: bands,
+        rows: Vec::new(),
+        columns: span.columns(&frame),
+        marks: Vec::new(),
+        legend: CLASSES.iter().map(|(state, _, name)| (state.as_str(), *name)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(minute: i64, pending: u64, processed: u64) -> HistoryRow {
+        let stages = [1.0, 20.0, 1.0, 30.0, 2.0];
+        HistoryRow { minute, pending, accepted: processed, processed, failed: 0, stages, celsius: None }
+    }
+
+    #[test]
+    fn minutes_are_drawn_where_they_belong_and_a_board_that_was_off_leaves_a_gap() {
+        let span = Span { from: 100, to: 106, step: 2, hours: 1 };
+        let rows = [row(101, 3, 1), row(102, 5, 1), row(105, 2, 0)];
+        let points = span.points(&rows, |rows| rows.iter().map(|row| row.pending as f64).reduce(f64::max));
+        assert_eq!(points, [(101.5, Some(5.0)), (103.5, None), (105.5, Some(2.0))]);
+        let chart = stages(&span, &rows);
+        assert!(chart.summary.contains("detect 20.0 ms") && chart.shapes.len() == 5, "{}", chart.summary);
+        assert!(temperature(&span, &rows).is_none(), "a board without a sensor has no chart of it");
+    }
+
+    #[test]
+    fn the_breaker_is_drawn_from_each_change_to_the_next_and_to_now() {
+        let span = Span { from: 100, to: 110, step: 1, hours: 1 };
+        let change =
+            |minute: i64, state: &str| BreakerChange { at_ms: minute * MINUTE_MS, state: state.into(), reason: None };
+        let changes = [change(107, "closed"), change(105, "open"), change(90, "closed"), change(80, "open")];
+        let chart = breaker_bands(&span, &changes, Some(BreakerState::Closed));
+        let classes: Vec<_> = chart.shapes.iter().map(|(class, _)| *class).collect();
+        assert_eq!(classes, ["band closed", "band open", "band closed"], "what ended before is not drawn");
+        assert!(chart.summary.contains("opened once"), "{}", chart.summary);
+    }
+}

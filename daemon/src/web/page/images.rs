@@ -1,0 +1,345 @@
+//! The table of images: filters, a page of lines, the way to older ones; and what needs a look, above it.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use askama::Template;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, header};
+use serde::Deserialize;
+
+use super::{Ago, Failed, Frame, Page, Visit, filled, frame, threshold};
+use crate::domain::{ImageId, Moment, Outcome, PersonId, Source, State as ImageState};
+use crate::health::{Condition, Part};
+use crate::problem::Problem;
+use crate::store::{Counts, FaceBox, ImageFilter, ImageRow, RejectedMessage};
+use crate::web::{Web, api, wording};
+
+const PER_PAGE: usize = 50;
+const REJECTED_SHOWN: usize = 5;
+/// Longest beginning of a rejected message, in characters.
+const BEGINNING: usize = 160;
+/// Names in a cell of the table before "and n more".
+const NAMES: usize = 3;
+
+#[derive(Template)]
+#[template(path = "images.html")]
+struct ImagesPage {
+    frame: Frame,
+    counts: Vec<Count>,
+    /// False when MQTT is switched off: then nothing may be promised about it.
+    mqtt: bool,
+    banners: BTreeMap<&'static str, Part>,
+    lines: Vec<Line>,
+    asked: Asked,
+    /// The people to choose from.
+    people: Vec<(PersonId, String)>,
+    nobody: bool,
+    /// Set on older pages, which stand still.
+    before: Option<ImageId>,
+    /// Address of the newest images, of those that follow, and of the latter without the question.
+    newest: String,
+    older: Option<String>,
+    /// Not all older images have been looked at for this page.
+    unfinished: bool,
+    rejected: Vec<Rejected>,
+    /// Host and port the reader used, for the lines of the empty table.
+    host: String,
+    /// Takes paths by MQTT.
+    topic: String,
+}
+
+/// The question as it is typed into the form, and found in the address. Text, so that a form sent with empty fields is
+/// no mistake and a mistake gets a sentence.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Asked {
+    state: String,
+    outcome: String,
+    person: String,
+    source: String,
+    since: String,
+    until: String,
+    path: String,
+    cursor: String,
+}
+
+struct Count {
+    name: &'static str,
+    class: &'static str,
+    number: String,
+    link: Option<&'static str>,
+}
+
+/// A line of the table as it reads.
+pub struct Line {
+    pub id: ImageId,
+    pub path: String,
+    pub source: String,
+    pub names: Vec<Name>,
+    /// How many names were left out.
+    pub more: usize,
+    pub faces: u32,
+    pub outcome: Option<String>,
+    pub state: String,
+    pub reason: Option<String>,
+    pub attempts: u32,
+    /// How sure the match is, and the number behind it.
+    pub confidence: Option<(&'static str, String)>,
+    pub accepted: Ago,
+    pub finished: Option<Moment>,
+    pub duration: Option<String>,
+    pub thumbnail: Option<Thumbnail>,
+}
+
+/// Size of the whole picture and where its faces are.
+pub struct Thumbnail {
+    pub width: u32,
+    pub height: u32,
+    pub boxes: Vec<Square>,
+}
+
+/// A face's box in whole pixels.
+pub struct Square {
+    pub left: i64,
+    pub top: i64,
+    pub width: i64,
+    pub height: i64,
+    pub outcome: Outcome,
+}
+
+/// Who is in an image, or may be.
+pub struct Name {
+    pub text: String,
+    pub perhaps: bool,
+}
+
+struct Rejected {
+    received: Moment,
+    topic: String,
+    reason: String,
+    beginning: String,
+}
+
+/// `GET /`: the newest images that are what is asked for, or those before an id.
+pub async fn show(
+    State(web): State<Web>,
+    visit: Visit,
+    asked: Result<Query<Asked>, QueryRejection>,
+    headers: HeaderMap,
+) -> Page {
+    let Query(asked) = asked.map_err(|_| Problem::bad_request("Each field of the search can be given once."))?;
+    let filter = asked.filter()?;
+    let before = word::<ImageId>("cursor", &asked.cursor)?.filter(|id| *id > 0);
+    let frame = frame(&web, visit, "images");
+    let counts = web.store.counts().await?;
+    let people = web.store.person_names().await?;
+    let found = web.store.find_images(filter, before, PER_PAGE).await?;
+    let rejected = if before.is_none() && counts.rejected_messages > 0 {
+        web.store.rejected_messages(REJECTED_SHOWN).await?
+    } else {
+        Vec::new()
+    };
+    let mut banners = web.health.parts();
+    let mqtt = banners.get("mqtt").is_none_or(|part| part.condition != Condition::Off);
+    banners.retain(|_, part| matches!(part.condition, Condition::Degraded | Condition::Starting));
+    let threshold = threshold(&web);
+    let page = ImagesPage {
+        mqtt,
+        counts: head(&counts),
+        banners,
+        lines: found.images.into_iter().map(|row| Line::new(row, threshold, frame.now_ms).shortened()).collect(),
+        nobody: people.is_empty(),
+        people,
+        newest: asked.address(None),
+        older: found.next.map(|next| asked.address(Some(next))),
+        unfinished: found.unfinished,
+        asked,
+        before,
+        rejected: rejected.into_iter().map(Rejected::from).collect(),
+        host: host(&headers),
+        topic: web.topic.clone(),
+        frame,
+    };
+    Ok(filled(&page))
+}
+
+impl Asked {
+    /// Whether anything is asked for.
+    fn anything(&self) -> bool {
+        self.fields().iter().any(|(_, value)| !value.is_empty())
+    }
+
+    fn fields(&self) -> [(&'static str, &String); 7] {
+        let Self { state, outcome, person, source, since, until, path, cursor: _ } = self;
+        [
+            ("state", state),
+            ("outcome", outcome),
+            ("person", person),
+            ("source", source),
+            ("since", since),
+            ("until", until),
+            ("path", path),
+        ]
+    }
+
+    /// The address of a page of the same question.
+    fn address(&self, cursor: Option<ImageId>) -> String {
+        let cursor = cursor.map(|id| id.to_string()).unwrap_or_default();
+        let fields = self.fields().into_iter().chain([("cursor", &cursor)]);
+        let given: Vec<_> = fields
+            .filter(|(_, value)| !value.is_empty())
+            .map(|(name, value)| format!("{name}={}", escaped(value)))
+            .collect();
+        if given.is_empty() { "/".into() } else { format!("/?{}", given.join("&")) }
+    }
+
+    fn filter(&self) -> Result<ImageFilter, Failed> {
+        Ok(ImageFilter {
+            state: word("state", &self.state)?,
+            outcome: word("outcome", &self.outcome)?,
+            person: word("person", &self.person)?,
+            source: word("source", &self.source)?,
+            since_ms: moment(&self.since)?,
+            until_ms: moment(&self.until)?,
+            path: Some(self.path.trim().to_owned()).filter(|path| !path.is_empty()),
+        })
+    }
+
+    /// For the form: whether this is what was chosen.
+    fn is(&self, field: &str, value: impl std::fmt::Display) -> bool {
+        self.fields().iter().any(|(name, text)| *name == field && **text == value.to_string())
+    }
+}
+
+/// A field of the question; an empty one asks for nothing.
+fn word<T: FromStr>(name: &str, text: &str) -> Result<Option<T>, Failed> {
+    let wrong =
+        || Problem::bad_request(format!("\"{text}\" is nothing that \"{name}\" can be; go back and choose again."));
+    if text.is_empty() { Ok(None) } else { Ok(Some(text.parse().map_err(|_| wrong())?)) }
+}
+
+/// What a form's field for date and time gives, in UTC.
+fn moment(text: &str) -> Result<Option<i64>, Failed> {
+    if text.is_empty() { Ok(None) } else { Ok(Some(api::moment(text)?)) }
+}
+
+/// A value of a query as it stands in an address.
+fn escaped(value: &str) -> String {
+    value
+        .bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' | b':' => {
+                char::from(byte).into()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+fn head(counts: &Counts) -> Vec<Count> {
+    let count = |name, class, number, link| Count { name, class, number: wording::number(number), link };
+    let mut head = vec![
+        count("pending", "", counts.pending, Some("/?state=pending")),
+        count("processing", "", counts.processing, Some("/?state=processing")),
+        count("processed", "", counts.processed, Some("/?state=processed")),
+        count("failed", if counts.failed > 0 { "failed" } else { "" }, counts.failed, Some("/?state=failed")),
+        count("results unsent", "", counts.unsent, None),
+        count("people", "", counts.people, Some("/people")),
+    ];
+    if counts.rejected_messages > 0 {
+        head.push(count("rejected messages", "", counts.rejected_messages, Some("/#rejected")));
+    }
+    head
+}
+
+/// What the reader typed to get here, so that the example commands work from where they sit.
+fn host(headers: &HeaderMap) -> String {
+    let plain = |host: &&str| host.chars().all(|one| one.is_ascii_alphanumeric() || ".:-[]".contains(one));
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).filter(plain);
+    host.unwrap_or("127.0.0.1:8000").into()
+}
+
+impl Line {
+    /// With all its names.
+    pub fn new(row: ImageRow, threshold: Option<f32>, now_ms: i64) -> Self {
+        // A person seen twice is named once; somebody known needs no "perhaps" as well.
+        let mut names: Vec<Name> = Vec::new();
+        let known = row.persons.into_iter().map(|text| Name { text, perhaps: false });
+        let guesses = row.perhaps.into_iter().map(|text| Name { text, perhaps: true });
+        for name in known.chain(guesses) {
+            if !names.iter().any(|seen| seen.text == name.text) {
+                names.push(name);
+            }
+        }
+        let outcome = row.outcome.as_deref().and_then(|outcome| outcome.parse().ok());
+        let confidence = outcome.zip(row.distance).map(|(outcome, distance)| {
+            (wording::confidence(outcome, distance, threshold), wording::distance(distance))
+        });
+        let size = row.width.zip(row.height).filter(|(width, height)| *width > 0 && *height > 0);
+        let (width, height) = size.unwrap_or((1, 1));
+        // Without a size there is nothing to measure boxes against.
+        let boxes = row.boxes.iter().filter(|_| size.is_some()).map(Square::from).collect();
+        Self {
+            id: row.id,
+            path: row.path,
+            source: row.source,
+            names,
+            more: 0,
+            faces: row.faces,
+            outcome: row.outcome,
+            state: row.state,
+            reason: row.reason,
+            attempts: row.attempts,
+            confidence,
+            accepted: Ago::new(row.accepted_at_ms, now_ms),
+            finished: row.finished_at_ms.map(Moment::from_ms),
+            duration: row.duration_ms.map(wording::duration),
+            thumbnail: row.thumbnail.then_some(Thumbnail { width, height, boxes }),
+        }
+    }
+
+    /// With the first of its names.
+    fn shortened(mut self) -> Self {
+        self.more = self.names.len().saturating_sub(NAMES);
+        self.names.truncate(NAMES);
+        self
+    }
+}
+
+impl From<&FaceBox> for Square {
+    fn from(face: &FaceBox) -> Self {
+        let [left, top, right, bottom] = face.bounds.map(|edge| edge.round() as i64);
+        Self { left, top, width: (right - left).max(1), height: (bottom - top).max(1), outcome: face.outcome }
+    }
+}
+
+impl From<RejectedMessage> for Rejected {
+    fn from(message: RejectedMessage) -> Self {
+        let mut beginning: String = message.payload.chars().take(BEGINNING).collect();
+        if beginning.len() < message.payload.len() {
+            beginning.push('…');
+        }
+        Self {
+            received: Moment::from_ms(message.received_at_ms),
+            topic: message.topic,
+            reason: message.reason,
+            beginning,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_stays_in_the_address_of_the_next_page_whatever_it_is_made_of() {
+        let asked = Asked { path: "a b&c=é/ü".into(), state: "failed".into(), ..Asked::default() };
+        assert_eq!(asked.address(Some(7)), "/?state=failed&path=a%20b%26c%3D%C3%A9/%C3%BC&cursor=7");
+        assert!(asked.anything() && asked.is("state", ImageState::Failed));
+        assert_eq!(Asked::default().address(None), "/");
+        assert!(!Asked { cursor: "3".into(), ..Asked::default() }.anything());
+    }
+}

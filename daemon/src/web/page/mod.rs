@@ -1,0 +1,202 @@
+//! The pages people look at, complete without JavaScript; here is what all of them have around them.
+//!
+//! Pages only show. What their forms ask for is done by the routes that the forms are sent to.
+
+mod calibration;
+mod health;
+mod image;
+mod images;
+pub mod login;
+mod people;
+mod reference;
+mod strangers;
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+
+use askama::Template;
+use axum::Router;
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use serde::Deserialize;
+
+use super::assets::{ASSETS, Assets};
+use super::auth::Visitor;
+use super::{VERSION, Web, wording};
+use crate::domain::{Moment, wall_clock_ms};
+use crate::problem::Problem;
+
+/// Longest sentence that is repeated on a page, in characters.
+const SENTENCE: usize = 400;
+
+/// Every page.
+pub fn routes() -> Router<Web> {
+    Router::new()
+        .route("/", get(images::show))
+        .route("/images/{id}", get(image::show))
+        .route("/people", get(people::list))
+        .route("/people/{id}", get(people::one))
+        .route("/strangers", get(strangers::list))
+        .route("/strangers/{id}", get(strangers::one))
+        .route("/health", get(health::show))
+        .route("/calibration", get(calibration::show))
+        .route("/api", get(reference::show))
+}
+
+/// What every page has around it.
+pub struct Frame {
+    assets: &'static Assets,
+    version: &'static str,
+    device: String,
+    /// What recognises, once it is up.
+    engine: Option<String>,
+    /// The entry of the navigation that this page belongs to.
+    here: &'static str,
+    visit: Visit,
+    /// When the page was made by the board's clock, so that ages are right whatever the reader's clock says.
+    now_ms: i64,
+}
+
+/// Who asks for a page, from where, and what became of the form they sent before.
+#[derive(Default)]
+pub struct Visit {
+    /// Of somebody logged in: what their forms carry.
+    csrf: Option<String>,
+    /// This page, to come back to after the log-in; empty where there is nothing to come back to.
+    address: String,
+    told: Option<Told>,
+}
+
+/// What a form sent before has to say.
+struct Told {
+    refused: bool,
+    sentence: String,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    done: Option<String>,
+    refused: Option<String>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Visit {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let answer = Query::<Answer>::try_from_uri(&parts.uri).ok();
+        let told = answer.and_then(|Query(answer)| {
+            let refused = answer.refused.is_some();
+            let sentence = answer.refused.or(answer.done)?.chars().take(SENTENCE).collect();
+            Some(Told { refused, sentence })
+        });
+        let visitor = parts.extensions.get::<Visitor>().cloned().unwrap_or_default();
+        let address = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+        Ok(Self { csrf: visitor.csrf, address, told })
+    }
+}
+
+/// The number at the end of a page's address; whatever else stands there becomes a page with a sentence.
+pub struct Number(i64);
+
+impl<S: Send + Sync> FromRequestParts<S> for Number {
+    type Rejection = Failed;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failed> {
+        let path = Path::<HashMap<String, String>>::from_request_parts(parts, state).await;
+        let text = path.ok().and_then(|Path(mut path)| path.remove("id")).unwrap_or_default();
+        let number = text.parse().ok().filter(|number| *number > 0);
+        number.map(Self).ok_or_else(|| {
+            let sentence = format!("The address of this page ends in a whole number from 1, not in \"{text}\".");
+            Problem::bad_request(sentence).into()
+        })
+    }
+}
+
+/// A page that could not be made, as a page that says why.
+pub struct Failed(Problem);
+
+impl<P: Into<Problem>> From<P> for Failed {
+    fn from(problem: P) -> Self {
+        Self(problem.into())
+    }
+}
+
+impl IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        let (status, sentence) = self.0.into_parts();
+        notice(status, sentence)
+    }
+}
+
+/// What a page's handler gives.
+type Page = Result<Response, Failed>;
+
+#[derive(Template)]
+#[template(path = "notice.html")]
+struct NoticePage {
+    frame: Frame,
+    title: &'static str,
+    sentence: String,
+}
+
+/// A page that only says one thing.
+pub fn notice(status: StatusCode, sentence: String) -> Response {
+    let title = status.canonical_reason().unwrap_or("Error");
+    let frame = bare_frame(Visit::default());
+    let mut page = filled(&NoticePage { frame, title, sentence });
+    *page.status_mut() = status;
+    page
+}
+
+/// The frame of a page that knows nothing of the board.
+fn bare_frame(visit: Visit) -> Frame {
+    let (device, engine) = (String::new(), None);
+    Frame { assets: &ASSETS, version: VERSION, device, engine, here: "", visit, now_ms: wall_clock_ms() }
+}
+
+/// The frame of one page.
+pub fn frame(web: &Web, visit: Visit, here: &'static str) -> Frame {
+    let report = web.desk.borrow().as_ref().map(|desk| (desk.report)());
+    let engine = report.filter(|report| report.primary.up).map(|report| report.primary.name());
+    let device = web.device.clone();
+    Frame { assets: &ASSETS, version: VERSION, device, engine, here, visit, now_ms: wall_clock_ms() }
+}
+
+/// A page that was found.
+pub fn filled(page: &impl Template) -> Response {
+    match page.render() {
+        Ok(html) => Html(html).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "cannot fill in a page");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The page could not be made.").into_response()
+        }
+    }
+}
+
+/// Nearer than this two faces are one person, once the model pack is loaded.
+fn threshold(web: &Web) -> Option<f32> {
+    (web.gallery)().map(|gallery| gallery.threshold)
+}
+
+/// A moment with how long ago it was.
+struct Ago {
+    moment: Moment,
+    age: String,
+    past: String,
+}
+
+impl Ago {
+    fn new(at_ms: i64, now_ms: i64) -> Self {
+        let ms = now_ms - at_ms;
+        Self { moment: Moment::from_ms(at_ms), age: wording::age(ms), past: wording::past(ms) }
+    }
+}
+
+impl Frame {
+    fn ago(&self, at_ms: i64) -> Ago {
+        Ago::new(at_ms, self.now_ms)
+    }
+}

@@ -1,0 +1,170 @@
+//! Who is enrolled, from which pictures, and what speaks about each picture.
+
+use std::collections::HashMap;
+
+use askama::Template;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+
+use super::{Ago, Failed, Frame, Number, Page, Visit, filled, frame, notice};
+use crate::desk::PictureRemark;
+use crate::domain::{ImageId, PersonId};
+use crate::problem::Problem;
+use crate::store::{PersonPicture, PersonRow};
+use crate::web::{Web, wording};
+
+const PER_PAGE: usize = 60;
+
+#[derive(Template)]
+#[template(path = "people.html")]
+struct PeoplePage {
+    frame: Frame,
+    people: Vec<Person>,
+    /// Part of the names asked for.
+    name: String,
+    /// Where the page before and the one after begin.
+    earlier: Option<usize>,
+    later: Option<usize>,
+}
+
+#[derive(Template)]
+#[template(path = "person.html")]
+struct PersonPage {
+    frame: Frame,
+    person: Person,
+    pictures: Vec<Picture>,
+    /// Those to merge with, for whoever may.
+    others: Vec<(PersonId, String)>,
+    /// Whether the gallery could be asked for remarks.
+    judged: bool,
+}
+
+struct Person {
+    id: PersonId,
+    name: String,
+    pictures: u32,
+    best: Option<i64>,
+    last: Option<(ImageId, Ago)>,
+}
+
+struct Picture {
+    picture: PersonPicture,
+    quality: String,
+    added: Ago,
+    remarks: Vec<Remark>,
+}
+
+/// What speaks about a picture, in words: before a link, the link, and after it.
+struct Remark {
+    kind: &'static str,
+    before: String,
+    link: Option<(String, String)>,
+    after: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct Asked {
+    name: String,
+    from: String,
+}
+
+/// `GET /people`: everybody, by name.
+pub async fn list(State(web): State<Web>, visit: Visit, asked: Result<Query<Asked>, QueryRejection>) -> Page {
+    let Query(asked) = asked.map_err(|_| Problem::bad_request("Each field of the search can be given once."))?;
+    let from = match asked.from.as_str() {
+        "" => 0,
+        text => {
+            text.parse().map_err(|_| Problem::bad_request(format!("\"from\" is a whole number, not \"{text}\".")))?
+        }
+    };
+    let frame = frame(&web, visit, "people");
+    let mut people = web.store.people_named(asked.name.trim().to_owned(), from, PER_PAGE + 1).await?;
+    let more = people.len() > PER_PAGE;
+    people.truncate(PER_PAGE);
+    let page = PeoplePage {
+        people: people.into_iter().map(|row| Person::new(row, &frame)).collect(),
+        name: asked.name,
+        earlier: (from > 0).then(|| from.saturating_sub(PER_PAGE)),
+        later: more.then_some(from + PER_PAGE),
+        frame,
+    };
+    Ok(filled(&page))
+}
+
+/// `GET /people/{id}`: one of them, with the pictures they were enrolled from.
+pub async fn one(State(web): State<Web>, visit: Visit, number: Result<Number, Failed>) -> Page {
+    let Number(id) = number?;
+    let Some(person) = web.store.person(id).await? else {
+        let sentence =
+            format!("There is nobody with the number {id}. They may have been erased, or merged with somebody.");
+        return Ok(notice(StatusCode::NOT_FOUND, sentence));
+    };
+    let frame = frame(&web, visit, "people");
+    let pictures = web.store.person_pictures(id).await?;
+    let judged = (web.gallery)().is_some();
+    let remarks = web.remarks(id).await;
+    let mut others = match frame.visit.csrf {
+        Some(_) => web.store.person_names().await?,
+        None => Vec::new(),
+    };
+    others.retain(|(other, _)| *other != id);
+    let page = PersonPage {
+        person: Person::new(person, &frame),
+        pictures: described(pictures, remarks, &frame),
+        others,
+        judged,
+        frame,
+    };
+    Ok(filled(&page))
+}
+
+impl Person {
+    fn new(row: PersonRow, frame: &Frame) -> Self {
+        Self {
+            id: row.id,
+            name: row.name,
+            pictures: row.pictures,
+            best: row.best_picture,
+            last: row.last_image.zip(row.last_seen_ms.map(|at| frame.ago(at))),
+        }
+    }
+}
+
+fn described(pictures: Vec<PersonPicture>, remarks: Vec<(i64, PictureRemark)>, frame: &Frame) -> Vec<Picture> {
+    let names: HashMap<_, _> = pictures.iter().map(|picture| (picture.id, picture.image_name.clone())).collect();
+    pictures
+        .into_iter()
+        .map(|picture| Picture {
+            quality: format!("{:.2}", picture.quality),
+            added: frame.ago(picture.created_at_ms),
+            remarks: remarks.iter().filter(|(id, _)| *id == picture.id).map(|(_, one)| remark(one, &names)).collect(),
+            picture,
+        })
+        .collect()
+}
+
+fn remark(remark: &PictureRemark, names: &HashMap<i64, String>) -> Remark {
+    match remark {
+        PictureRemark::Redundant { like, distance } => Remark {
+            kind: "redundant",
+            before: "adds nothing: almost the same as ".into(),
+            link: Some((format!("#picture-{like}"), names.get(like).cloned().unwrap_or_else(|| "another".into()))),
+            after: format!(" (distance {})", wording::distance((*distance).into())),
+        },
+        PictureRemark::Outlier { distance } => Remark {
+            kind: "outlier",
+            before: "does not look like the others".into(),
+            link: None,
+            after: format!(" (nearest at distance {})", wording::distance((*distance).into())),
+        },
+        PictureRemark::LooksLike { person_id, name, distance } => Remark {
+            kind: "looks like somebody else",
+            before: "near to ".into(),
+            link: Some((format!("/people/{person_id}"), name.clone())),
+            after: format!(" (distance {}): matches may be mixed up", wording::distance((*distance).into())),
+        },
+    }
+}

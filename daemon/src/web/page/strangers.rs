@@ -1,0 +1,145 @@
+//! Unknown faces, grouped by likeness: who nobody has given a name yet.
+
+use askama::Template;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+
+use super::{Ago, Failed, Frame, Number, Page, Visit, filled, frame, notice};
+use crate::domain::PersonId;
+use crate::health::Condition;
+use crate::problem::Problem;
+use crate::store::{StrangerFace, StrangerRow};
+use crate::web::{Web, wording};
+
+const PER_PAGE: usize = 48;
+const FACES: usize = 96;
+
+#[derive(Template)]
+#[template(path = "strangers.html")]
+struct StrangersPage {
+    frame: Frame,
+    strangers: Vec<Stranger>,
+    ignored: bool,
+    first: bool,
+    /// Where the groups that follow begin.
+    older: Option<String>,
+    people: Vec<(PersonId, String)>,
+    /// What the part that groups them says of itself, if it does not work.
+    trouble: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "stranger.html")]
+struct StrangerPage {
+    frame: Frame,
+    stranger: Stranger,
+    faces: Vec<(StrangerFace, Ago)>,
+    older: Option<i64>,
+    people: Vec<(PersonId, String)>,
+}
+
+struct Stranger {
+    row: StrangerRow,
+    faces: String,
+    first: Ago,
+    last: Ago,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct Asked {
+    ignored: Option<String>,
+    /// Last seen and number of a group, as "1795418465000-12"; of one group's faces, an image.
+    before: String,
+}
+
+fn read(asked: Result<Query<Asked>, QueryRejection>) -> Result<Asked, Problem> {
+    let asked = asked.map_err(|_| Problem::bad_request("\"ignored\" and \"before\" can be given once."));
+    asked.map(|Query(asked)| asked)
+}
+
+/// `GET /strangers`: the groups, those seen last first.
+pub async fn list(State(web): State<Web>, visit: Visit, asked: Result<Query<Asked>, QueryRejection>) -> Page {
+    let asked = read(asked)?;
+    let before = match asked.before.as_str() {
+        "" => None,
+        text => {
+            let (seen, id) = text.rsplit_once('-').unwrap_or_default();
+            let place = seen.parse().ok().zip(id.parse().ok());
+            Some(place.ok_or_else(|| Problem::bad_request("\"before\" is taken from the link to the older ones."))?)
+        }
+    };
+    let ignored = asked.ignored.is_some();
+    let frame = frame(&web, visit, "strangers");
+    let mut rows = web.store.stranger_groups(ignored, before, PER_PAGE + 1).await?;
+    let more = rows.len() > PER_PAGE;
+    rows.truncate(PER_PAGE);
+    let page = StrangersPage {
+        older: rows.last().filter(|_| more).map(|row| format!("{}-{}", row.last_seen_ms, row.id)),
+        strangers: rows.into_iter().map(|row| Stranger::new(row, &frame)).collect(),
+        ignored,
+        first: before.is_none(),
+        people: names(&web, &frame).await?,
+        trouble: web
+            .health
+            .parts()
+            .remove("strangers")
+            .filter(|part| part.condition == Condition::Degraded)
+            .map(|part| part.text),
+        frame,
+    };
+    Ok(filled(&page))
+}
+
+/// `GET /strangers/{id}`: the faces of one group.
+pub async fn one(
+    State(web): State<Web>,
+    visit: Visit,
+    number: Result<Number, Failed>,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Page {
+    let (Number(id), asked) = (number?, read(asked)?);
+    let before = match asked.before.as_str() {
+        "" => None,
+        text => Some(text.parse().map_err(|_| Problem::bad_request("\"before\" is the number of an image."))?),
+    };
+    let Some(stranger) = web.store.stranger(id).await? else {
+        let sentence = format!(
+            "There is no stranger {id}. They may have a name now, be one with another, or their faces were forgotten."
+        );
+        return Ok(notice(StatusCode::NOT_FOUND, sentence));
+    };
+    let frame = frame(&web, visit, "strangers");
+    let mut faces = web.store.stranger_faces(id, before, FACES + 1).await?;
+    let more = faces.len() > FACES;
+    faces.truncate(FACES);
+    let page = StrangerPage {
+        stranger: Stranger::new(stranger, &frame),
+        older: faces.last().filter(|_| more).map(|face| face.image_id),
+        faces: faces.into_iter().map(|face| (face, frame.ago(face.accepted_at_ms))).collect(),
+        people: names(&web, &frame).await?,
+        frame,
+    };
+    Ok(filled(&page))
+}
+
+/// To choose from, for whoever may name somebody.
+async fn names(web: &Web, frame: &Frame) -> Result<Vec<(PersonId, String)>, Failed> {
+    match frame.visit.csrf {
+        Some(_) => Ok(web.store.person_names().await?),
+        None => Ok(Vec::new()),
+    }
+}
+
+impl Stranger {
+    fn new(row: StrangerRow, frame: &Frame) -> Self {
+        Self {
+            faces: wording::number(row.faces.into()),
+            first: frame.ago(row.first_seen_ms),
+            last: frame.ago(row.last_seen_ms),
+            row,
+        }
+    }
+}

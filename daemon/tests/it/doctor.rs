@@ -1,0 +1,99 @@
+//! `kithd doctor` on boards that are well and on boards that are not.
+
+use serde_json::Value;
+
+use crate::broker::Mosquitto;
+use crate::support::{Board, part_is_ok, text};
+
+/// What it finds of a part, and its exit code.
+fn doctor(board: &Board) -> (Value, Option<i32>) {
+    let output = board.kithd(["doctor", "--json"]);
+    let found = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
+    (found, output.status.code())
+}
+
+fn verdict(found: &Value, part: &str) -> (String, String) {
+    let findings = found["findings"].as_array().unwrap();
+    // Of several lines on one part the worst.
+    let worst = ["problem", "warning", "ok"]
+        .iter()
+        .find_map(|verdict| findings.iter().find(|finding| finding["part"] == part && finding["verdict"] == **verdict));
+    let worst = worst.unwrap_or_else(|| panic!("nothing on {part} in {found:#}"));
+    if worst["verdict"] != "ok" {
+        assert!(worst["advice"].as_str().is_some_and(|advice| !advice.is_empty()), "no advice: {worst}");
+    }
+    (worst["verdict"].as_str().unwrap().into(), worst["text"].as_str().unwrap().into())
+}
+
+#[test]
+fn a_board_that_is_well_is_found_well_with_and_without_its_daemon() {
+    let broker = Mosquitto::running();
+    let mut board = Board::with_broker(broker.port());
+    let (found, code) = doctor(&board);
+    assert_eq!(code, Some(0), "{found:#}");
+    assert_eq!(verdict(&found, "database").0, "warning");
+    assert_eq!(verdict(&found, "engine"), ("ok".into(), "starts, and recognises the bundled picture".into()));
+    assert!(!board.folder.path().join("state").exists(), "it made something");
+    board.start();
+    part_is_ok(&board, "engine");
+    part_is_ok(&board, "mqtt out");
+    part_is_ok(&board, "gallery");
+    let (found, code) = doctor(&board);
+    assert_eq!(code, Some(0), "{found:#}");
+    assert!(verdict(&found, "daemon").1.starts_with("running, version"), "{found:#}");
+    let root = format!("root {}", board.folder.path().join("inbox").display());
+    for part in
+        ["configuration", "state folder", "database", "disk", "models", "engine", "broker", "page", "circuit breaker"]
+    {
+        assert_eq!(verdict(&found, part).0, "ok", "{part}: {found:#}");
+    }
+    // A temporary folder may be closed to the service's user, where there is one.
+    assert!(["ok", "problem"].contains(&verdict(&found, &root).0.as_str()));
+    let said = text(&board.kithd(["doctor"]));
+    assert!(said.contains("ok       database: whole, schema 8") && said.contains("0 problems"), "{said}");
+}
+
+#[test]
+fn what_is_wrong_is_found_with_what_to_do_and_the_exit_code_is_1() {
+    let mut board = Board::with_broker(1);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    board.set("http.listen", &taken.local_addr().unwrap().to_string());
+    let missing = board.folder.path().join("nowhere").display().to_string();
+    board.set("intake.roots", &format!("[\"{missing}\"]"));
+    board.set("models.pack", "/nowhere/pack");
+    board.set("intake.disk_reserve", "1024GiB");
+    let state = board.folder.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    std::fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::write(state.join("token"), "0123456789abcdef0123456789abcdef").unwrap();
+    std::fs::write(state.join("kithd.db"), b"this is no database".repeat(1000)).unwrap();
+    let (found, code) = doctor(&board);
+    assert_eq!(code, Some(1), "{found:#}");
+    for (part, says) in [
+        ("broker", "no connection to"),
+        ("page", "cannot listen on"),
+        (&format!("root {missing}"), "it is not there"),
+        ("models", "/nowhere/pack"),
+        ("disk", "MiB free"),
+        ("token", "can be read by others"),
+        ("database", "damaged"),
+    ] {
+        let (verdict, text) = verdict(&found, part);
+        assert!(verdict == "problem" && text.contains(says), "{part}: {verdict}: {text}");
+    }
+    assert_eq!(verdict(&found, "state folder").0, "warning");
+    assert_eq!(verdict(&found, "daemon").0, "warning");
+    // Nothing was mended by looking.
+    assert!(state.join("kithd.db").exists() && !state.join("kithd.db.damaged-1").exists());
+}
+
+#[test]
+fn what_the_daemon_says_is_wrong_is_a_problem_too() {
+    let mut board = Board::new();
+    board.start();
+    part_is_ok(&board, "engine");
+    assert!(board.kithd(["breaker", "open"]).status.success());
+    let (found, code) = doctor(&board);
+    assert_eq!(code, Some(1), "{found:#}");
+    assert_eq!(verdict(&found, "circuit breaker").0, "problem");
+}
