@@ -106,9 +106,7 @@ pub enum Joined {
 pub struct StoredFace {
     /// Path of the image, as the sender named it.
     pub path: String,
-    /// What it was taken for.
-    pub outcome: Outcome,
-    /// Who.
+    /// Who it was taken for.
     pub person_id: Option<PersonId>,
     /// The nearest people, nearest first.
     pub candidates: Vec<(PersonId, Option<f32>)>,
@@ -535,7 +533,7 @@ impl Store {
     ) -> Result<Vec<StoredFace>, StoreError> {
         self.read(move |connection| {
             let sql = format!(
-                "SELECT i.path, f.outcome, f.person_id, f.candidates, f.quality, f.space, f.embedding, f.crop,
+                "SELECT i.path, f.person_id, f.candidates, f.quality, f.space, f.embedding, f.crop,
                         f.image_id, f.number
                    FROM faces f JOIN images i ON i.id = f.image_id WHERE {condition}"
             );
@@ -779,18 +777,17 @@ fn ungrouped_face(row: &Row<'_>) -> rusqlite::Result<UngroupedFace> {
 }
 
 fn stored_face(row: &Row<'_>) -> rusqlite::Result<StoredFace> {
-    let (outcome, candidates, embedding): (String, String, Vec<u8>) = (row.get(1)?, row.get(3)?, row.get(6)?);
+    let (candidates, embedding): (String, Vec<u8>) = (row.get(2)?, row.get(5)?);
     Ok(StoredFace {
         path: row.get(0)?,
-        outcome: outcome.parse().map_err(|error: String| rusqlite::Error::ToSqlConversionFailure(error.into()))?,
-        person_id: row.get(2)?,
+        person_id: row.get(1)?,
         candidates: serde_json::from_str(&candidates).unwrap_or_default(),
-        quality: row.get(4)?,
-        space: row.get(5)?,
+        quality: row.get(3)?,
+        space: row.get(4)?,
         embedding: blob_to_vector(&embedding),
-        crop: row.get(7)?,
-        image_id: row.get(8)?,
-        number: row.get(9)?,
+        crop: row.get(6)?,
+        image_id: row.get(7)?,
+        number: row.get(8)?,
     })
 }
 
