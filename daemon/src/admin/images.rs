@@ -1,5 +1,6 @@
 //! What an operator says to one image: try again, or be gone.
 
+use anyhow::bail;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -7,7 +8,7 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Admin, back};
+use super::{Admin, back, on_its_own};
 use crate::domain::{ImageId, State as ImageState};
 use crate::problem::Problem;
 use crate::queue::QueueError;
@@ -60,13 +61,22 @@ async fn again(admin: &Admin, id: ImageId) -> Result<(), Problem> {
 }
 
 async fn remove(admin: &Admin, id: ImageId) -> Result<(), Problem> {
-    match admin.queue.remove(id).await? {
-        Told::Done { file, .. } => {
-            admin.enroller.delete(file.into_iter().collect()).await;
+    let (queue, enroller) = (admin.queue.clone(), admin.enroller.clone());
+    let removed = on_its_own(async move {
+        let told = queue.remove(id).await?;
+        if let Told::Done { file, .. } = &told {
+            enroller.delete(file.clone().into_iter().collect()).await;
             // What was erased must not stay readable in the journal.
-            admin.web.store.empty_journal().await?;
-            Ok(())
+            if !enroller.store.empty_journal().await? {
+                bail!(
+                    "the image is forgotten, but the journal of the database is being read and still holds it for a while"
+                );
+            }
         }
+        anyhow::Ok(told)
+    });
+    match removed.await.map_err(|error| Problem::later(format!("{error:#}.")))? {
+        Told::Done { .. } => Ok(()),
         Told::NotFound => Err(no_image(id)),
         Told::Not(_) | Told::BytesGone => {
             Err(conflict(format!("Image {id} is in the engine's hands; ask again in a moment.")))

@@ -81,7 +81,7 @@ fn find(
     let Some((low, high)) = between(connection, filter, cursor)? else {
         return Ok(Found { images: Vec::new(), next: None, unfinished: false });
     };
-    let (looked_at, most) = looked_at(filter, low, high);
+    let (looked_at, most) = looked_at(filter, few(connection, filter.state)?, low, high);
     let asked = asked(filter);
     let condition = if asked.text.is_empty() { "1".into() } else { asked.text };
     // One more than asked for tells whether another page follows.
@@ -137,8 +137,17 @@ fn between(
     Ok((low <= high).then_some((low, high)))
 }
 
+/// Whether so few are in this state that they can be put in order.
+fn few(connection: &Connection, state: Option<State>) -> rusqlite::Result<bool> {
+    let Some(state) = state else { return Ok(false) };
+    let count: i64 = connection
+        .prepare_cached("SELECT images FROM tally WHERE state = ?1")?
+        .query_row([state.as_str()], |row| row.get(0))?;
+    Ok(count <= FETCHED)
+}
+
 /// The ids that are looked at for one page, from the index that leaves the fewest; and how many those are at most.
-fn looked_at(filter: &ImageFilter, low: ImageId, high: ImageId) -> (Sql, i64) {
+fn looked_at(filter: &ImageFilter, few: bool, low: ImageId, high: ImageId) -> (Sql, i64) {
     let mut sql = Sql::default();
     let mut chosen = |from: &str, id: &str, order: &str, most: i64, first: Option<(&str, Value)>| {
         if let Some((condition, value)) = first {
@@ -162,12 +171,12 @@ fn looked_at(filter: &ImageFilter, low: ImageId, high: ImageId) -> (Sql, i64) {
             Some(State::Failed) => {
                 chosen("images INDEXED BY images_failed", "id", "AND state = 'failed'", FETCHED, None)
             }
-            // Few beside those that are done, so that all of them can be put in order.
-            Some(state @ (State::Pending | State::Processing)) => {
+            // Their index is in the order they are due. A backlog is among the newest, and found there.
+            Some(state @ (State::Pending | State::Processing)) if few => {
                 let from = "images INDEXED BY images_state_due";
                 chosen(from, "id", "", FETCHED, Some(("state = ?", text(state.as_str()))))
             }
-            Some(State::Processed) | None => chosen("images NOT INDEXED", "id", "", LOOKED_AT, None),
+            _ => chosen("images NOT INDEXED", "id", "", LOOKED_AT, None),
         }
     };
     (sql, most)
