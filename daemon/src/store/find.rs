@@ -213,3 +213,53 @@ fn asked(filter: &ImageFilter) -> Sql {
     }
     sql
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::NewImage;
+
+    fn image(path: String) -> NewImage {
+        NewImage {
+            source: Source::Http,
+            path,
+            file: None,
+            bytes: 0,
+            idempotency_key: None,
+            picture_key: None,
+            unless_unfinished: false,
+            seen: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_long_search_goes_on_where_it_stopped_and_a_backlog_is_listed_newest_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(folder.path(), &[]).unwrap();
+        let count = LOOKED_AT + FETCHED;
+        let images = (1..=count).map(|n| image(if n == 2 { "/in/needle.jpg".into() } else { format!("/in/{n}.jpg") }));
+        store.accept(images.collect(), 0, 0, true).await.unwrap().unwrap();
+        let needle = ImageFilter { path: Some("NEEDLE".into()), ..ImageFilter::default() };
+        let first = store.find_images(needle.clone(), None, 10).await.unwrap();
+        assert!(first.images.is_empty() && first.unfinished, "{first:?}");
+        assert_eq!(first.next, Some(FETCHED + 1));
+        let second = store.find_images(needle, first.next, 10).await.unwrap();
+        assert_eq!((second.images[0].id, second.next, second.unfinished), (2, None, false));
+
+        let waiting = ImageFilter { state: Some(State::Pending), ..ImageFilter::default() };
+        for left in [count, FETCHED] {
+            // Due in another order than they came.
+            let ids = move |found: Found| found.images.iter().map(|image| image.id).collect::<Vec<_>>();
+            store
+                .write(crate::store::writer::Urgency::Now, move |connection| {
+                    connection.execute("DELETE FROM images WHERE id > ?1", [left])?;
+                    connection.execute("UPDATE images SET due_ms = -id", [])
+                })
+                .await
+                .unwrap();
+            assert_eq!(ids(store.find_images(waiting.clone(), None, 2).await.unwrap()), [left, left - 1]);
+            let oldest = store.find_images(waiting.clone(), Some(3), 2).await.unwrap();
+            assert_eq!((oldest.next, ids(oldest)), (None, vec![2, 1]));
+        }
+    }
+}
