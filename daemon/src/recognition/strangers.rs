@@ -14,8 +14,8 @@ use super::{Enroller, Matcher, Ready, ReadyWatch};
 use crate::health::{Condition, Health};
 use crate::store::{Joined, Joining, Store, StrangerId, StrangerShape, UngroupedFace};
 
-/// Between two looks: what came meanwhile is written together.
-const EVERY: Duration = Duration::from_secs(2);
+/// Between two looks: what came meanwhile is written together, which spares cards.
+const EVERY: Duration = Duration::from_secs(5);
 /// After an error.
 const RETRY: Duration = Duration::from_secs(10);
 /// Results looked at in one go, and groups summed up again.
@@ -101,17 +101,22 @@ async fn round(
     let Grouped { groups, upto } = match grouped {
         Some(grouped) => grouped,
         None => {
-            move_here(store, up, health).await?;
-            let groups = load(store, matcher).await?;
-            grouped.insert(Grouped { groups, upto: store.grouped_upto().await? })
+            let groups = load(store, up, health).await?;
+            // A database that was put together from a copy may have had fewer results.
+            let upto = store.grouped_upto().await?.min(store.newest_result().await?);
+            grouped.insert(Grouped { groups, upto })
         }
     };
     sum_up_again(store, matcher, groups).await?;
-    // Groups that were named, or whose last face has gone; nobody but this task makes new ones.
     if store.stranger_count().await? != groups.len() {
+        // Groups that were named, or whose last face has gone.
         let there = store.stranger_ids().await?;
         let gone: Vec<_> = groups.ids().filter(|id| !there.contains(id)).collect();
         gone.into_iter().for_each(|id| groups.remove(id));
+        if there.len() != groups.len() {
+            // Nobody but this task makes new ones; these came back from a backup.
+            *groups = load(store, up, health).await?;
+        }
     }
     // Faces that somebody said are not who they were taken for.
     let again = store.to_group_again().await?;
@@ -134,7 +139,10 @@ async fn round(
     }
 }
 
-async fn load(store: &Store, matcher: &Matcher) -> anyhow::Result<Clusters> {
+/// All groups, in the space of this model pack.
+async fn load(store: &Store, up: &Ready, health: &Health) -> anyhow::Result<Clusters> {
+    let matcher = &up.matcher;
+    move_here(store, up, health).await?;
     let matching = matcher.matching();
     let mut groups = Clusters::new(matching.metric, matcher.dimension(), matching.threshold);
     for (id, shape) in store.stranger_shapes(matcher.space().into()).await? {
@@ -375,6 +383,19 @@ mod tests {
         assert_eq!(board.groups(), [(1, 2, 2), (2, 2, 1), (3, 1, 1)]);
         assert_eq!(board.round().await, 3, "nothing is grouped twice");
         assert_eq!(board.groups().len(), 3);
+        // One that comes back from a backup, to be summed up here.
+        let back = board.image(&[(0.9, face(7, 1))]);
+        board
+            .database()
+            .execute_batch(&format!(
+                "INSERT INTO strangers (id, space, total, weight, faces, first_seen_ms, last_seen_ms)
+                 SELECT 50, space, x'', 0, 1, 1, 1 FROM strangers WHERE id = 1;
+                 INSERT INTO stranger_faces VALUES ({back}, 1, 50);"
+            ))
+            .unwrap();
+        board.image(&[(0.9, face(7, 2))]);
+        assert_eq!(board.round().await, 4);
+        assert_eq!(board.groups()[3], (50, 2, 2));
     }
 
     #[tokio::test]

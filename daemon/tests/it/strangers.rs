@@ -90,3 +90,38 @@ fn a_threshold_of_ones_own_decides_who_is_known() {
     let id = board.post_path(&board.put("obama_2.jpg", "again.jpg"));
     assert_eq!(board.ended(id)["outcome"], "unknown");
 }
+
+#[test]
+fn who_was_named_and_who_a_face_is_not_are_heeded_after_a_change_of_model_pack() {
+    let mut board = Board::new();
+    board.start();
+    for name in ["obama_1.jpg", "biden_1.jpg"] {
+        board.ended(board.post_path(&board.put(name, name)));
+    }
+    wait_for("two groups", || (groups(&board).len() == 2).then_some(()));
+    let json = [("content-type", "application/json")];
+    let (status, named) = board.post_as_admin("/v1/strangers/1/name", &json, br#"{"name":"Barack Obama"}"#);
+    assert_eq!((status, &named["faces"]), (200, &1.into()), "{named}");
+    let mistaken = board.post_path(&board.put("obama_2.jpg", "obama_2.jpg"));
+    assert_eq!(board.ended(mistaken)["outcome"], "known");
+    let answer = ureq::delete(board.url(&format!("/v1/images/{mistaken}/faces/1/person")))
+        .header("authorization", format!("Bearer {}", board.token()))
+        .call()
+        .unwrap();
+    assert_eq!((answer.status().as_u16(), &board.ended(mistaken)["outcome"]), (200, &"unknown".into()));
+    wait_for("the face to be a stranger's", || (groups(&board) == ["2: biden_1.jpg", "3: obama_2.jpg"]).then_some(()));
+    assert_eq!(board.stop(), Some(0));
+
+    // As another recogniser would have left it: nothing but the kept crops can be compared.
+    let database = board.folder.path().join("state/kithd.db");
+    let change = "update person_embeddings set space = 'another';
+                  update counter_examples set space = 'another', vector = zeroblob(256)";
+    assert!(std::process::Command::new("sqlite3").arg(&database).arg(change).status().unwrap().success());
+    board.start();
+    part_is_ok(&board, "gallery");
+    assert_eq!(board.sql("select count(*) from person_embeddings where space <> 'another'"), ["1"]);
+    assert_eq!(board.sql("select count(*) from counter_examples where space = 'another'"), ["0"]);
+    let outcome = |photo: &str, name: &str| board.ended(board.post_path(&board.put(photo, name)))["outcome"].clone();
+    assert_eq!(outcome("obama_1.jpg", "again_1.jpg"), "known");
+    assert_eq!(outcome("obama_2.jpg", "again_2.jpg"), "unknown");
+}
