@@ -477,7 +477,8 @@ mod tests {
         assert_eq!(face_1.person_id, Some(named.person_id));
         assert_eq!(face_1.candidates[0].0, named.person_id);
         assert!(face_1.candidates[0].1.unwrap() < 0.3);
-        assert_eq!(board.store().stored_face(images[7], 2).await.unwrap().unwrap().person_id, None);
+        assert_eq!(board.ask::<u32>("SELECT count(*) FROM faces WHERE number = 1 AND outcome = 'known'"), 250);
+        assert_eq!(board.ask::<u32>("SELECT count(*) FROM faces WHERE number = 2 AND outcome = 'unknown'"), 250);
         // What was said then stays said.
         assert_eq!(board.ask::<String>("SELECT group_concat(payload) FROM outbox"), payloads);
         let judged = up.matcher.judge(&face(1, 999), 0.9).unwrap();

@@ -106,7 +106,7 @@ pub enum Joined {
 pub struct StoredFace {
     /// Path of the image, as the sender named it.
     pub path: String,
-    /// Who.
+    /// Who it was taken for.
     pub person_id: Option<PersonId>,
     /// The nearest people, nearest first.
     pub candidates: Vec<(PersonId, Option<f32>)>,
