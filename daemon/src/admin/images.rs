@@ -7,7 +7,7 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Admin, back};
+use super::{Admin, back, on_its_own};
 use crate::domain::{ImageId, State as ImageState};
 use crate::problem::Problem;
 use crate::queue::QueueError;
@@ -29,7 +29,8 @@ pub async fn try_again(State(admin): State<Admin>, Id(id): Id) -> Result<(Status
     Ok((StatusCode::ACCEPTED, Json(Waiting { id, state: ImageState::Pending })))
 }
 
-/// Forgets an image: its row, faces, crops, thumbnail, kept bytes, and its result if no broker has it yet.
+/// Forgets an image: its row, faces, crops, thumbnail, kept bytes, its result if no broker has it yet, and that faces of
+/// it were said not to be somebody.
 #[utoipa::path(delete, path = "/v1/images/{id}", tag = "images", params(("id" = i64, Path, minimum = 1)),
     responses((status = 204, description = "Gone"), Problem))]
 pub async fn forget(State(admin): State<Admin>, Id(id): Id) -> Result<StatusCode, Problem> {
@@ -60,9 +61,17 @@ async fn again(admin: &Admin, id: ImageId) -> Result<(), Problem> {
 }
 
 async fn remove(admin: &Admin, id: ImageId) -> Result<(), Problem> {
+    let admin = admin.clone();
+    on_its_own(async move { remove_all(&admin, id).await }).await
+}
+
+async fn remove_all(admin: &Admin, id: ImageId) -> Result<(), Problem> {
     match admin.queue.remove(id).await? {
-        Told::Done { file, .. } => {
+        Told::Done { file, counter_examples, .. } => {
             admin.enroller.delete(file.into_iter().collect()).await;
+            if counter_examples > 0 {
+                admin.enroller.forget_counter_examples(admin.maybe_up().as_ref()).await?;
+            }
             // What was erased must not stay readable in the journal.
             admin.web.store.empty_journal().await?;
             Ok(())
