@@ -4,6 +4,8 @@ CREATE INDEX images_outcome ON images (outcome, id) WHERE outcome IS NOT NULL;
 CREATE INDEX images_failed ON images (id) WHERE state = 'failed';
 CREATE INDEX images_accepted ON images (accepted_at_ms);
 CREATE INDEX faces_person ON faces (person_id, image_id) WHERE person_id IS NOT NULL;
+-- What retention has to forget, whenever a face became unknown: the same words as in store/retention.rs.
+CREATE INDEX faces_strangers ON faces (image_id) WHERE outcome = 'unknown' AND length(embedding) + length(crop) > 0;
 
 -- Random: names a person in backups and tombstones without saying who it is.
 ALTER TABLE person ADD COLUMN uid BLOB;

@@ -9,17 +9,19 @@ use crate::gallery::{Gallery, Metric};
 const MOST_PAIRS: usize = 200_000;
 /// Fewer pairs of one person than this say too little.
 pub const LEAST_GENUINE: usize = 10;
+/// Pairs of fewer people than this say too little about others.
+pub const LEAST_PEOPLE: usize = 3;
 /// Fewer pairs of two people than this say too little.
 pub const LEAST_IMPOSTORS: usize = 10;
 /// Steps of the curve and bins of the histograms.
 const STEPS: usize = 50;
 /// Two pictures of one person nearer than this share of the threshold show the same.
-const REDUNDANT: f32 = 0.4;
+pub const REDUNDANT: f32 = 0.4;
 
 /// Distances of pairs of pictures, each kind in rising order.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Distances {
-    /// Of pictures of one person.
+    /// Of pictures of one person, without those that show the same: they say nothing about the next picture.
     pub genuine: Vec<f32>,
     /// Of pictures of two people.
     pub impostors: Vec<f32>,
@@ -27,6 +29,8 @@ pub struct Distances {
     pub genuine_pairs: usize,
     /// How many pairs of two people there are.
     pub impostor_pairs: usize,
+    /// How many people the pairs of one person are of.
+    pub people: usize,
 }
 
 /// A threshold with what it does.
@@ -65,8 +69,9 @@ pub enum Remark {
 }
 
 impl Distances {
-    /// Of all pairs of a gallery, or, of a kind with very many, of as many as say enough: the same each time.
-    pub fn of(gallery: &Gallery) -> Self {
+    /// Of all pairs of a gallery, or, of a kind with very many, of as many as say enough: the same each time. By the
+    /// threshold is told which pictures show the same.
+    pub fn of(gallery: &Gallery, threshold: f32) -> Self {
         let pictures: Vec<(i64, &[f32])> = gallery.pictures().map(|(person, _, row)| (person, row)).collect();
         let mut by_person: std::collections::BTreeMap<i64, Vec<usize>> = Default::default();
         for (at, (person, _)) in pictures.iter().enumerate() {
@@ -77,21 +82,24 @@ impl Distances {
         let impostor_pairs = pairs(pictures.len()) - genuine_pairs;
         let distance = |a: usize, b: usize| gallery.metric().of_rows(pictures[a].1, pictures[b].1);
         let mut random = Random(1);
-        let mut genuine = Vec::new();
+        let (mut genuine, mut people) = (Vec::new(), 0);
         let share = MOST_PAIRS as f64 / genuine_pairs.max(1) as f64;
         for theirs in by_person.values() {
             let all = pairs(theirs.len());
             let wanted = (all as f64 * share).ceil() as usize;
+            let before = genuine.len();
+            let differs = |distance: &f32| *distance >= REDUNDANT * threshold;
             if wanted >= all {
                 for (at, a) in theirs.iter().enumerate() {
-                    genuine.extend(theirs[at + 1..].iter().map(|b| distance(*a, *b)));
+                    genuine.extend(theirs[at + 1..].iter().map(|b| distance(*a, *b)).filter(differs));
                 }
             } else {
                 for _ in 0..wanted {
                     let (a, b) = random.two_of(theirs.len());
-                    genuine.push(distance(theirs[a], theirs[b]));
+                    genuine.extend(Some(distance(theirs[a], theirs[b])).filter(differs));
                 }
             }
+            people += usize::from(genuine.len() > before);
         }
         let mut impostors = Vec::new();
         if impostor_pairs <= MOST_PAIRS {
@@ -114,12 +122,12 @@ impl Distances {
         }
         genuine.sort_by(f32::total_cmp);
         impostors.sort_by(f32::total_cmp);
-        Self { genuine, impostors, genuine_pairs, impostor_pairs }
+        Self { genuine, impostors, genuine_pairs, impostor_pairs, people }
     }
 
     /// Whether there are enough pairs of both kinds to say anything.
     pub fn suffice(&self) -> bool {
-        self.genuine.len() >= LEAST_GENUINE && self.impostors.len() >= LEAST_IMPOSTORS
+        self.genuine.len() >= LEAST_GENUINE && self.people >= LEAST_PEOPLE && self.impostors.len() >= LEAST_IMPOSTORS
     }
 
     /// What a threshold does.
@@ -156,8 +164,9 @@ impl Distances {
     }
 
     /// The threshold that serves best: of those that let at most one pair of two people in a thousand pass, the highest
-    /// that still misses fewer pairs of one person, and then half-way to where one more stranger would pass.
-    pub fn recommended(&self) -> Option<Rates> {
+    /// that still misses fewer pairs of one person, and then half-way to where one more stranger would pass. The present
+    /// one, if that does no worse in either way.
+    pub fn recommended(&self, present: f32) -> Option<Rates> {
         if !self.suffice() {
             return None;
         }
@@ -166,7 +175,8 @@ impl Distances {
         // The farthest genuine pair that may pass at all, and the room up to the first stranger who must not.
         let passing = self.genuine.partition_point(|distance| *distance < ceiling);
         let floor = if passing == 0 { 0.0 } else { self.genuine[passing - 1] };
-        Some(self.rates(floor + (ceiling - floor) / 2.0))
+        let (best, present) = (self.rates(floor + (ceiling - floor) / 2.0), self.rates(present));
+        Some(if present.fmr <= best.fmr && present.fnmr <= best.fnmr { present } else { best })
     }
 }
 
@@ -239,22 +249,28 @@ mod tests {
 
     #[test]
     fn every_pair_is_counted_as_what_it_is() {
-        let distances = Distances::of(&gallery(&[&[0.0, 0.1, 0.3], &[2.0]]));
+        let distances = Distances::of(&gallery(&[&[0.0, 0.1, 0.3], &[2.0]]), 0.0);
         assert_eq!((distances.genuine_pairs, distances.impostor_pairs), (3, 3));
         for (found, expected) in distances.genuine.iter().zip([0.1, 0.2, 0.3]) {
             assert!((found - expected).abs() < 1e-6);
         }
         let rates = distances.rates(0.25);
         assert!((rates.fnmr - 1.0 / 3.0).abs() < 1e-9 && rates.fmr == 0.0);
-        assert_eq!(distances.recommended(), None, "too few pairs to recommend anything");
+        assert_eq!(distances.recommended(0.6), None, "too few pairs to recommend anything");
     }
 
     #[test]
     fn the_recommendation_lies_between_people_and_strangers_and_shares_add_up() {
-        let distances = Distances::of(&gallery(&[&[0.0, 0.05, 0.1, 0.15, 0.2], &[1.0, 1.05, 1.1, 1.15, 1.2]]));
-        let recommended = distances.recommended().unwrap();
-        assert!((0.2..0.8).contains(&recommended.threshold), "{recommended:?}");
-        assert_eq!((recommended.fmr, recommended.fnmr), (0.0, 0.0));
+        let people: [&[f32]; 3] = [&[0.0, 0.05, 0.1, 0.15, 0.2], &[1.0, 1.05, 1.1, 1.15, 1.2], &[2.0, 2.1]];
+        let distances = Distances::of(&gallery(&people), 0.0);
+        for present in [0.1, 0.9] {
+            let recommended = distances.recommended(present).unwrap();
+            assert!((0.2..0.8).contains(&recommended.threshold), "{recommended:?}");
+            assert_eq!((recommended.fmr, recommended.fnmr), (0.0, 0.0));
+        }
+        for present in [0.25, 0.5, 0.75] {
+            assert_eq!(distances.recommended(present).unwrap().threshold, present, "it does as well");
+        }
         for kind in [&distances.genuine, &distances.impostors] {
             assert!((distances.histogram(kind).iter().sum::<f64>() - 1.0).abs() < 1e-9);
         }
@@ -264,15 +280,27 @@ mod tests {
     }
 
     #[test]
+    fn pairs_that_show_the_same_and_pairs_of_too_few_people_recommend_nothing() {
+        let row = [0.0, 0.3, 0.6, 0.9, 1.2];
+        let far = |from: f32| row.map(|place| place + from);
+        let alike = Distances::of(&gallery(&[&row, &far(9.0), &[20.0, 20.1]]), 0.6);
+        assert_eq!((alike.genuine_pairs, alike.genuine.len(), alike.people), (21, 20, 2));
+        assert_eq!(alike.recommended(0.6), None);
+        let enough = Distances::of(&gallery(&[&row, &far(9.0), &[20.0, 20.3]]), 0.6);
+        assert_eq!((enough.genuine.len(), enough.people), (21, 3));
+        assert!(enough.recommended(0.6).is_some());
+    }
+
+    #[test]
     fn of_very_many_pairs_the_same_ones_are_drawn_each_time_and_say_the_same() {
         let mut gallery = Gallery::new(Metric::Euclidean, 2);
         for picture in 0..3000 {
             let person = picture % 4;
             gallery.push(person, picture, &[person as f32 + (picture % 97) as f32 / 970.0, 1.0]).unwrap();
         }
-        let distances = Distances::of(&gallery);
+        let distances = Distances::of(&gallery, 0.0);
         assert!(distances.genuine.len() <= MOST_PAIRS + 4 && distances.impostors.len() == MOST_PAIRS);
-        assert_eq!(distances, Distances::of(&gallery));
+        assert_eq!(distances, Distances::of(&gallery, 0.0));
         assert!(*distances.genuine.last().unwrap() < 0.11 && distances.impostors[0] > 0.89);
     }
 

@@ -1,6 +1,5 @@
 //! What an operator says to one image: try again, or be gone.
 
-use anyhow::bail;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -30,7 +29,8 @@ pub async fn try_again(State(admin): State<Admin>, Id(id): Id) -> Result<(Status
     Ok((StatusCode::ACCEPTED, Json(Waiting { id, state: ImageState::Pending })))
 }
 
-/// Forgets an image: its row, faces, crops, thumbnail, kept bytes, and its result if no broker has it yet.
+/// Forgets an image: its row, faces, crops, thumbnail, kept bytes, its result if no broker has it yet, and that faces of
+/// it were said not to be somebody.
 #[utoipa::path(delete, path = "/v1/images/{id}", tag = "images", params(("id" = i64, Path, minimum = 1)),
     responses((status = 204, description = "Gone"), Problem))]
 pub async fn forget(State(admin): State<Admin>, Id(id): Id) -> Result<StatusCode, Problem> {
@@ -61,22 +61,25 @@ async fn again(admin: &Admin, id: ImageId) -> Result<(), Problem> {
 }
 
 async fn remove(admin: &Admin, id: ImageId) -> Result<(), Problem> {
-    let (queue, enroller) = (admin.queue.clone(), admin.enroller.clone());
-    let removed = on_its_own(async move {
-        let told = queue.remove(id).await?;
-        if let Told::Done { file, .. } = &told {
-            enroller.delete(file.clone().into_iter().collect()).await;
-            // What was erased must not stay readable in the journal.
-            if !enroller.store.empty_journal().await? {
-                bail!(
-                    "the image is forgotten, but the journal of the database is being read and still holds it for a while"
-                );
+    let admin = admin.clone();
+    on_its_own(async move { remove_all(&admin, id).await }).await
+}
+
+async fn remove_all(admin: &Admin, id: ImageId) -> Result<(), Problem> {
+    match admin.queue.remove(id).await? {
+        Told::Done { file, counter_examples, .. } => {
+            admin.enroller.delete(file.into_iter().collect()).await;
+            if counter_examples > 0 {
+                admin.enroller.forget_counter_examples(admin.maybe_up().as_ref()).await?;
             }
+            // What was erased must not stay readable in the journal.
+            if !admin.web.store.empty_journal().await? {
+                let sentence =
+                    "The image is forgotten, but the database's journal is being read and still holds it for a while.";
+                return Err(Problem::later(sentence));
+            }
+            Ok(())
         }
-        anyhow::Ok(told)
-    });
-    match removed.await.map_err(|error| Problem::later(format!("{error:#}.")))? {
-        Told::Done { .. } => Ok(()),
         Told::NotFound => Err(no_image(id)),
         Told::Not(_) | Told::BytesGone => {
             Err(conflict(format!("Image {id} is in the engine's hands; ask again in a moment.")))

@@ -66,7 +66,7 @@ fn as_text(calibration: &Calibration) -> String {
         text.push_str(&rates("recommended", recommended));
     }
     text.push_str(&format!("{reason}\n"));
-    if let Some(recommended) = recommended {
+    if let Some(recommended) = recommended.filter(|recommended| recommended.threshold != *threshold) {
         text.push_str(&format!("to use it, set recognition.threshold = {:.2}\n", recommended.threshold));
     }
     text

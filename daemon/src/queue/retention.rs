@@ -23,7 +23,7 @@ const EVERY: Duration = Duration::from_secs(10);
 const BATCH: usize = 50;
 /// Between two of them, for those who wait for the writer or the disk.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Images looked at for strangers at a time.
+/// Images with strangers read at a time.
 const LOOK: usize = 1000;
 /// How long the board's clock must have been synchronised and gone on evenly before ages are judged by it; a shorter
 /// age, which nobody sets but to see it work, needs no longer than itself.
@@ -44,7 +44,6 @@ pub async fn sweep(
         state_dir,
         retention,
         steadiness: Steadiness::default(),
-        forgotten_upto: 0,
     };
     loop {
         let round = async {
@@ -79,12 +78,10 @@ struct Sweeper {
     /// Results are to be sent.
     spare_unsent: bool,
     steadiness: Steadiness,
-    /// No stranger is left in the images up to here; those after it that are old enough are looked at each time.
-    forgotten_upto: ImageId,
 }
 
 impl Sweeper {
-    async fn round(&mut self, steady: Option<Duration>) -> Result<(), StoreError> {
+    async fn round(&self, steady: Option<Duration>) -> Result<(), StoreError> {
         loop {
             let done = self.store.processed_uploads(BATCH).await?;
             let gone = self.store.remove(Kind::Uploads, done, false).await?;
@@ -162,32 +159,21 @@ impl Sweeper {
         }
     }
 
-    /// Erases what would tell strangers apart in the images up to `old`.
-    async fn forget_strangers(&mut self, old: Option<ImageId>) -> Result<(), StoreError> {
+    /// Erases what would tell strangers apart in the images up to `old`, however late a face in them became a stranger's.
+    async fn forget_strangers(&self, old: Option<ImageId>) -> Result<(), StoreError> {
         let Some(old) = old else { return Ok(()) };
-        let (mut after, mut whole, mut erased) = (self.forgotten_upto, true, false);
+        let mut after = 0;
         loop {
-            let seen = self.store.strangers(after, old, LOOK).await?;
-            let Some(last) = seen.last() else {
-                // What was erased is still in the journal.
-                return if erased { self.store.empty_journal().await.map(drop) } else { Ok(()) };
-            };
-            let due: Vec<_> =
-                seen.iter().filter(|image| image.ended && image.strangers).map(|image| image.id).collect();
+            let due = self.store.strangers(after, old, LOOK).await?;
+            let Some(last) = due.last() else { break };
+            after = *last;
             for batch in due.chunks(BATCH) {
                 self.store.erase_strangers(batch.to_vec()).await?;
-                erased = true;
                 tokio::time::sleep(PAUSE).await;
             }
-            after = last.id;
-            // One that is not finished for good may yet bring strangers.
-            for image in seen {
-                whole &= image.ended;
-                if whole {
-                    self.forgotten_upto = image.id;
-                }
-            }
         }
+        // What was erased is still in the journal.
+        if after > 0 { self.store.empty_journal().await.map(drop) } else { Ok(()) }
     }
 }
 

@@ -1,58 +1,91 @@
 //! What the gallery says of itself: remarks on its pictures, and the threshold it recommends. In words and numbers for
 //! page, API and command line; the sums are `kith_vision::calibration`'s.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use kith_vision::Gallery;
-use kith_vision::calibration::{Distances, LEAST_GENUINE, LEAST_IMPOSTORS, Rates, Remark, remarks};
+use kith_vision::calibration::{Distances, LEAST_GENUINE, LEAST_IMPOSTORS, LEAST_PEOPLE, Rates, Remark, remarks};
 
 use super::ReadyWatch;
+use super::matcher::Snapshot;
 use crate::desk::{Calibration, CalibrationPoint, GalleryDesk, PictureRemark};
+use crate::domain::PersonId;
 
 /// How far a recommendation must be from the threshold in use to be worth a change.
 const WORTH: f32 = 0.01;
 
-/// The gallery in memory, once it is up.
+/// The gallery in memory, once it is up. What it says of itself is worked out once for each gallery.
 pub fn gallery_desk(ready: ReadyWatch) -> Arc<dyn Fn() -> Option<GalleryDesk> + Send + Sync> {
+    let said = Arc::new(Said::<HashMap<PersonId, Vec<(i64, PictureRemark)>>>::default());
+    let calibrated = Arc::new(Said::<Option<Calibration>>::default());
     Arc::new(move || {
         let up = ready.borrow().clone()?;
         let threshold = up.matcher.matching().threshold;
-        let calibrated = Arc::clone(&up);
+        let (said, calibrated, same) = (Arc::clone(&said), Arc::clone(&calibrated), Arc::clone(&up));
         Some(GalleryDesk {
             threshold,
             remarks: Arc::new(move |person| {
                 let snapshot = up.matcher.snapshot();
-                let in_words = |remark| match remark {
-                    Remark::Redundant { like, distance } => PictureRemark::Redundant { like, distance },
-                    Remark::Outlier { distance } => PictureRemark::Outlier { distance },
-                    Remark::LooksLike { person, distance } => PictureRemark::LooksLike {
-                        person_id: person,
-                        name: snapshot.name(person).unwrap_or_default().into(),
-                        distance,
-                    },
-                };
-                let said = remarks(snapshot.gallery(), person, threshold);
-                said.into_iter().map(|(picture, remark)| (picture, in_words(remark))).collect()
+                said.of(&snapshot, |said| {
+                    said.entry(person).or_insert_with(|| in_words(&snapshot, person, threshold)).clone()
+                })
             }),
-            calibration: Arc::new(move || calibrate(calibrated.matcher.snapshot().gallery(), threshold)),
+            calibration: Arc::new(move || {
+                let snapshot = same.matcher.snapshot();
+                calibrated
+                    .of(&snapshot, |said| said.get_or_insert_with(|| calibrate(snapshot.gallery(), threshold)).clone())
+            }),
         })
     })
 }
 
+/// What was worked out of the gallery in use, and of which: a gallery that was replaced is not held in memory by it.
+/// Whoever asks meanwhile waits, so that only one works it out.
+#[derive(Default)]
+struct Said<T>(Mutex<(Weak<Snapshot>, T)>);
+
+impl<T: Default> Said<T> {
+    fn of<R>(&self, snapshot: &Arc<Snapshot>, ask: impl FnOnce(&mut T) -> R) -> R {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = Arc::downgrade(snapshot);
+        if !said.0.ptr_eq(&of) {
+            *said = (of, T::default());
+        }
+        ask(&mut said.1)
+    }
+}
+
+fn in_words(snapshot: &Snapshot, person: PersonId, threshold: f32) -> Vec<(i64, PictureRemark)> {
+    let in_words = |remark| match remark {
+        Remark::Redundant { like, distance } => PictureRemark::Redundant { like, distance },
+        Remark::Outlier { distance } => PictureRemark::Outlier { distance },
+        Remark::LooksLike { person, distance } => PictureRemark::LooksLike {
+            person_id: person,
+            name: snapshot.name(person).unwrap_or_default().into(),
+            distance,
+        },
+    };
+    let said = remarks(snapshot.gallery(), person, threshold);
+    said.into_iter().map(|(picture, remark)| (picture, in_words(remark))).collect()
+}
+
 /// What a gallery says about the threshold.
 pub fn calibrate(gallery: &Gallery, threshold: f32) -> Calibration {
-    let distances = Distances::of(gallery);
+    let distances = Distances::of(gallery, threshold);
     let enough = distances.suffice();
-    let recommended = distances.recommended();
+    let now = distances.rates(threshold);
+    let better = distances.recommended(threshold);
+    let recommended = better.map(|better| if (better.threshold - threshold).abs() < WORTH { now } else { better });
     Calibration {
         people: gallery.people(),
         pictures: gallery.len(),
         genuine: distances.genuine_pairs,
         impostors: distances.impostor_pairs,
         threshold,
-        now: enough.then(|| point(distances.rates(threshold))),
+        now: enough.then(|| point(now)),
         recommended: recommended.map(point),
-        reason: reason(&distances, gallery.people(), threshold, recommended),
+        reason: reason(&distances, gallery.people(), now, recommended),
         bins: distances.edges().collect(),
         genuine_share: distances.histogram(&distances.genuine),
         impostor_share: distances.histogram(&distances.impostors),
@@ -60,12 +93,14 @@ pub fn calibrate(gallery: &Gallery, threshold: f32) -> Calibration {
     }
 }
 
-fn reason(distances: &Distances, people: usize, threshold: f32, recommended: Option<Rates>) -> String {
+fn reason(distances: &Distances, people: usize, now: Rates, recommended: Option<Rates>) -> String {
     let Some(Rates { threshold: better, fmr, fnmr }) = recommended else {
-        let (genuine, impostors) = (distances.genuine_pairs, distances.impostor_pairs);
+        let (genuine, impostors) = (distances.genuine.len(), distances.impostor_pairs);
         return format!(
-            "the gallery is too small to say: {people} people give {genuine} pairs of one person and {impostors} of two, \
-             and at least {LEAST_GENUINE} and {LEAST_IMPOSTORS} are needed; enrol more people with several pictures each"
+            "the gallery is too small to say: {people} people give {genuine} pairs of one person that differ, of {} people, \
+             and {impostors} of two; at least {LEAST_GENUINE}, of {LEAST_PEOPLE} people, and {LEAST_IMPOSTORS} are needed; \
+             enrol more people with several different pictures each",
+            distances.people
         );
     };
     let what = format!(
@@ -73,17 +108,18 @@ fn reason(distances: &Distances, people: usize, threshold: f32, recommended: Opt
         100.0 * fmr,
         100.0 * fnmr
     );
-    let few = if distances.impostor_pairs < 1000 || distances.genuine_pairs < 100 {
+    let few = if distances.impostor_pairs < 1000 || distances.genuine.len() < 100 {
         "; with so few pairs take it as a hint: more people and pictures make it sure"
     } else {
         ""
     };
-    if (better - threshold).abs() < WORTH {
+    let present = now.threshold;
+    if better == present {
         format!("the threshold in use is right for this gallery: {what}{few}")
+    } else if fmr < now.fmr {
+        format!("lower: at {present:.2} {:.2} % of the pairs of two people pass; {what}{few}", 100.0 * now.fmr)
     } else {
-        let side =
-            if better < threshold { "lower, strangers look too much alike" } else { "higher, people are missed" };
-        format!("{side} at {threshold:.2}: {what}{few}")
+        format!("higher: at {present:.2} {:.2} % of the pairs of one person are missed; {what}{few}", 100.0 * now.fnmr)
     }
 }
 
@@ -101,8 +137,8 @@ mod tests {
         let mut gallery = Gallery::new(Metric::Euclidean, 2);
         for person in 0..people {
             for picture in 0..pictures {
-                let place = person as f32 * 0.5 + picture as f32 * 0.01;
-                gallery.push(person, person * pictures + picture, &[place, 1.0]).unwrap();
+                let place = [1.0 + person as f32 * 0.5, picture as f32 * 0.25];
+                gallery.push(person, person * pictures + picture, &place).unwrap();
             }
         }
         gallery
@@ -110,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_small_gallery_says_so_and_recommends_nothing() {
-        for (people, pictures) in [(0, 0), (1, 20), (2, 3)] {
+        for (people, pictures) in [(0, 0), (1, 20), (2, 3), (2, 20)] {
             let calibration = calibrate(&gallery(people, pictures), 0.6);
             assert_eq!((calibration.recommended, calibration.now), (None, None));
             assert!(calibration.reason.contains("too small to say"), "{}", calibration.reason);
@@ -123,10 +159,35 @@ mod tests {
         let gallery = gallery(5, 4);
         let calibration = calibrate(&gallery, 0.6);
         let recommended = calibration.recommended.unwrap();
-        assert!((0.03..0.5).contains(&recommended.threshold), "{recommended:?}");
+        assert!((0.25..0.5).contains(&recommended.threshold), "{recommended:?}");
         assert!(calibration.now.unwrap().fmr > 0.0 && recommended.fmr == 0.0);
-        assert!(calibration.reason.starts_with("lower"), "{}", calibration.reason);
-        let again = calibrate(&gallery, recommended.threshold);
-        assert!(again.reason.starts_with("the threshold in use is right"), "{}", again.reason);
+        assert!(calibration.reason.starts_with("lower: at 0.60"), "{}", calibration.reason);
+        // Whatever does as well is kept.
+        for present in [recommended.threshold, 0.3, 0.45] {
+            let again = calibrate(&gallery, present);
+            assert_eq!(again.recommended.unwrap().threshold, present);
+            assert!(again.reason.starts_with("the threshold in use is right"), "{}", again.reason);
+        }
+        let higher = calibrate(&gallery, 0.1);
+        assert!(higher.reason.starts_with("higher: at 0.10 100.00 % of the pairs of one"), "{}", higher.reason);
+    }
+
+    #[test]
+    fn what_a_gallery_says_is_worked_out_once_and_again_when_it_is_replaced() {
+        let pack = kith_vision::Pack::load(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/packs/dlib-mtcnn").as_ref());
+        let matcher = crate::recognition::Matcher::new(&pack.unwrap(), None);
+        let (said, mut count) = (Said::<Option<u32>>::default(), 0);
+        let mut ask = |snapshot: &Arc<Snapshot>| {
+            said.of(snapshot, |said| {
+                *said.get_or_insert_with(|| {
+                    count += 1;
+                    count
+                })
+            })
+        };
+        let first = matcher.snapshot();
+        assert_eq!((ask(&first), ask(&matcher.snapshot())), (1, 1));
+        matcher.replace(vec![], vec![]).unwrap();
+        assert_eq!((ask(&matcher.snapshot()), ask(&matcher.snapshot())), (2, 2));
     }
 }

@@ -138,7 +138,11 @@ impl Enroller {
                 refresh(&self.store, &up.matcher).await?;
                 report(Enrolment::Enrolled, note)
             }
-            EnrolledFace::AlreadyThere { person: holder } if holder == person => report(Enrolment::AlreadyThere, note),
+            EnrolledFace::AlreadyThere { person: holder } if holder == person => {
+                // Somebody may have said that this face is not them.
+                refresh(&self.store, &up.matcher).await?;
+                report(Enrolment::AlreadyThere, note)
+            }
             EnrolledFace::AlreadyThere { person: holder } => {
                 report(Enrolment::Rejected, Some(format!("the same picture is enrolled as {holder}")))
             }

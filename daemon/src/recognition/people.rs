@@ -108,6 +108,13 @@ impl Enroller {
         self.erase(up, Some(id)).await
     }
 
+    /// Counter-examples were erased with the image they were made of: gallery and backup are not to have them either.
+    pub async fn forget_counter_examples(&self, up: Option<&Arc<Ready>>) -> anyhow::Result<()> {
+        let _turn = self.turn.lock().await;
+        self.refresh(up).await?;
+        self.renew_backup().await
+    }
+
     async fn erase(&self, up: Option<&Arc<Ready>>, person: Option<PersonId>) -> anyhow::Result<Option<Forgotten>> {
         let files = match person {
             Some(person) => self.store.erase_person(person).await?,

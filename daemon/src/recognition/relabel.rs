@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use kith_vision::Metric;
+use kith_vision::calibration::REDUNDANT;
 use sha2::{Digest, Sha256};
 
 use super::dispatcher::file_name;
@@ -16,6 +18,8 @@ use crate::store::{EnrolledPicture, Relabel, StoreError, StoredFace, StrangerId}
 
 /// As many of a group's faces as enrol its person.
 const PICTURES: usize = 5;
+/// Of so many, the best, they are chosen.
+const CHOSEN_FROM: usize = 100;
 /// Faces relabelled by one operation of the writer: others have their turn between two.
 const BATCH: usize = 100;
 /// A crop is the face from edge to edge.
@@ -46,15 +50,15 @@ impl From<StoreError> for RelabelError {
 pub struct NamedStranger {
     /// Who it is now.
     pub person_id: PersonId,
-    /// Pictures the person was enrolled from.
+    /// Faces of the group that the person is enrolled from now.
     pub pictures: usize,
     /// Past faces that have the name now.
     pub faces: usize,
 }
 
 impl Enroller {
-    /// Makes a group of strangers a person, or more pictures of one there is: enrols its best faces, and labels all its
-    /// past faces. The group is gone then.
+    /// Makes a group of strangers a person, or more pictures of one there is: enrols its best faces, if possible such as
+    /// differ, and labels all its past faces. The group is gone then.
     pub async fn name_stranger(
         &self,
         up: &Arc<Ready>,
@@ -66,21 +70,27 @@ impl Enroller {
         if self.store.stranger(id).await?.is_none() {
             return Err(RelabelError::NotFound);
         }
-        let best = self.store.best_stranger_faces(id, up.matcher.space().into(), PICTURES).await?;
+        let best = self.store.best_stranger_faces(id, up.matcher.space().into(), CHOSEN_FROM).await?;
         if best.is_empty() {
             return Err(RelabelError::Refused("no face of this group is kept any more that could be enrolled".into()));
         }
-        let mut pictures = Vec::with_capacity(best.len());
-        for face in best {
+        let matching = up.matcher.matching();
+        let mut pictures = Vec::with_capacity(PICTURES);
+        for face in differing(best, matching.metric, REDUNDANT * matching.threshold) {
             pictures.push(self.keep_face(&face).await?);
         }
-        let count = pictures.len();
-        let Some(person_id) = self.store.name_stranger(id, name, pictures).await? else {
-            return Err(RelabelError::NotFound);
+        let (person_id, pictures) = match self.store.name_stranger(id, name, pictures).await? {
+            Ok(named) => named.ok_or(RelabelError::NotFound)?,
+            Err(holder) => {
+                return Err(RelabelError::Refused(format!(
+                    "the best faces of this group are enrolled as {holder} already; give it that name, or delete them there \
+                     first"
+                )));
+            }
         };
         refresh(&self.store, &up.matcher).await?;
         let faces = self.relabel_group(&up.matcher, id, person_id).await?;
-        Ok(NamedStranger { person_id, pictures: count, faces })
+        Ok(NamedStranger { person_id, pictures, faces })
     }
 
     /// Sets whether a group of strangers matters.
@@ -124,7 +134,8 @@ impl Enroller {
         Ok(person)
     }
 
-    /// Notes that a face is not the person it was taken for, and judges it anew; answers what it is taken for now.
+    /// Notes that a face is not the person it was taken for, who is not enrolled from it any longer, and judges it anew;
+    /// answers what it is taken for now.
     pub async fn not_this_person(&self, up: &Arc<Ready>, image: ImageId, number: u32) -> Result<Outcome, RelabelError> {
         let _turn = self.turn.lock().await;
         let face = self.usable_face(&up.matcher, image, number).await?;
@@ -132,8 +143,10 @@ impl Enroller {
             return Err(RelabelError::Refused("this face is not taken for anybody".into()));
         };
         let space = up.matcher.space();
-        self.store.add_counter_example(person, space.into(), face.embedding.clone(), face.crop.clone()).await?;
+        let (embedding, crop) = (face.embedding.clone(), face.crop.clone());
+        let file = self.store.add_counter_example(person, space.into(), embedding, crop, sum(&face.crop)).await?;
         refresh(&self.store, &up.matcher).await?;
+        self.delete(file.into_iter().collect()).await;
         let judged = up.matcher.judge(&face.embedding, face.quality).map_err(anyhow::Error::from)?;
         let label = Relabel {
             image_id: image,
@@ -209,7 +222,7 @@ impl Enroller {
 
     /// Keeps a crop as a picture somebody can be enrolled from, so that another model pack can embed it again.
     async fn keep_face(&self, face: &StoredFace) -> anyhow::Result<EnrolledPicture> {
-        let sha256 = hex(&Sha256::digest(&face.crop));
+        let sha256 = sum(&face.crop);
         let file = format!("{PEOPLE}/{sha256}");
         keep(&self.state_dir, &file, face.crop.clone()).await?;
         Ok(EnrolledPicture {
@@ -223,6 +236,22 @@ impl Enroller {
             space: face.space.clone(),
         })
     }
+}
+
+/// Those of the best faces that differ from each other; filled up with others when they are too few.
+fn differing(best: Vec<StoredFace>, metric: Metric, near: f32) -> Vec<StoredFace> {
+    let (mut taken, mut alike) = (Vec::<StoredFace>::new(), Vec::new());
+    for face in best {
+        let differs = taken.iter().all(|other| metric.distance(&other.embedding, &face.embedding) >= near);
+        if differs { taken.push(face) } else { alike.push(face) }
+    }
+    taken.extend(alike);
+    taken.truncate(PICTURES);
+    taken
+}
+
+fn sum(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 fn name_of(text: &str) -> Result<String, RelabelError> {

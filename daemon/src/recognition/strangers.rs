@@ -121,10 +121,11 @@ async fn round(
     // Faces that somebody said are not who they were taken for.
     let again = store.to_group_again().await?;
     if !again.is_empty() {
-        for face in store.ungrouped_in(again.clone(), matcher.known_from()).await? {
+        let count = again.len();
+        for face in store.ungrouped_in(again, matcher.known_from()).await? {
             group(store, up, groups, face).await?;
         }
-        store.grouped_again(again).await?;
+        store.grouped_again(count).await?;
     }
     loop {
         sum_up_again(store, matcher, groups).await?;
@@ -276,6 +277,7 @@ mod tests {
     use crate::config::Config;
     use crate::domain::{EngineRole, ImageId, Outcome};
     use crate::recognition::{Guard, RelabelError};
+    use crate::store::{Changed, EnrolledFace, EnrolledPicture, Told};
 
     /// A state folder with its database, and a matcher without an engine; pictures are written past the queue.
     struct Board {
@@ -500,7 +502,7 @@ mod tests {
         (0..5).for_each(|picture| _ = board.image(&[(0.9, face(1, picture))]));
         board.round().await;
         // As if the daemon had ended right after the person was made.
-        let person = board.store().name_stranger(1, "Ada".into(), Vec::new()).await.unwrap().unwrap();
+        let person = board.store().name_stranger(1, "Ada".into(), Vec::new()).await.unwrap().unwrap().unwrap().0;
         assert!(board.store().stranger_groups(false, None, 9).await.unwrap().is_empty(), "it is nobody's stranger now");
         board.image(&[(0.9, face(1, 9))]);
         board.grouped = None;
@@ -580,5 +582,183 @@ mod tests {
             assert!(refused.contains(why), "{refused}");
         }
         assert_eq!(board.ask::<u32>("SELECT count(*) FROM person"), 0);
+    }
+
+    /// A face of an image was taken for somebody, and is not them.
+    async fn mistaken(board: &Board, person: i64, image: ImageId) {
+        let label = "UPDATE faces SET outcome = 'known', person_id = ?1 WHERE image_id = ?2 AND number = 1";
+        board.database().execute(label, [person, image]).unwrap();
+        board.enroller.not_this_person(&board.up, image, 1).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_face_that_was_said_not_to_be_somebody_is_them_again_when_it_is_named() {
+        let mut board = Board::new().await;
+        let (enroller, up) = (board.enroller.clone(), Arc::clone(&board.up));
+        let ada = enroller.enroll_face(&up, board.image(&[(0.9, face(1, 1))]), 1, "Ada").await.unwrap();
+        let outcome = |picture| up.matcher.judge(&face(1, picture), 0.9).unwrap().outcome;
+        let kept = "SELECT count(*) FROM counter_examples";
+
+        let image = board.image(&[(0.9, face(1, 2))]);
+        mistaken(&board, ada, image).await;
+        assert_eq!((outcome(2), board.ask::<u32>(kept)), (Outcome::Unknown, 1));
+        assert_eq!(enroller.enroll_face(&up, image, 1, "Ada").await.unwrap(), ada);
+        assert_eq!((outcome(2), board.ask::<u32>(kept)), (Outcome::Known, 0));
+
+        // With the whole group they came to, whichever of its faces are enrolled.
+        let images: Vec<_> = (10..20).map(|picture| board.image(&[(0.9, face(1, picture))])).collect();
+        for image in images {
+            mistaken(&board, ada, image).await;
+        }
+        board.round().await;
+        assert_eq!((outcome(12), board.ask::<u32>(kept)), (Outcome::Unknown, 10));
+        let group = board.ask::<StrangerId>("SELECT id FROM strangers");
+        assert_eq!(enroller.name_stranger(&up, group, "Ada").await.unwrap().faces, 10);
+        assert_eq!((outcome(12), board.ask::<u32>(kept)), (Outcome::Known, 0));
+
+        // With a picture of the same face, given for the first time and again.
+        let image = board.image(&[(0.9, face(1, 3))]);
+        for (count, result) in [(1, EnrolledFace::Added), (2, EnrolledFace::AlreadyThere { person: "Ada".into() })] {
+            let (space, crop) = (up.matcher.space().to_string(), format!("crop {image} 1").into_bytes());
+            let add = board.store().add_counter_example(ada, space.clone(), face(1, 3), crop.clone(), String::new());
+            assert_eq!(add.await.unwrap(), None);
+            assert_eq!(board.ask::<u32>(kept), 1, "{count}");
+            let picture = EnrolledPicture {
+                image_name: "ada.jpg".into(),
+                sha256: "sum".into(),
+                file: "people/sum".into(),
+                bounds: [0.0; 4],
+                quality: 0.9,
+                crop,
+                embedding: face(1, 3),
+                space,
+            };
+            assert_eq!(board.store().enroll("Ada".into(), picture).await.unwrap(), result);
+            assert_eq!(board.ask::<u32>(kept), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_was_given_the_wrong_name_is_enrolled_under_the_right_one_and_not_the_wrong() {
+        let mut board = Board::new().await;
+        let (enroller, up) = (board.enroller.clone(), Arc::clone(&board.up));
+        let image = board.image(&[(0.9, face(1, 1))]);
+        enroller.enroll_face(&up, image, 1, "Ann").await.unwrap();
+        let files = || std::fs::read_dir(board.folder.path().join("people")).unwrap().count();
+        assert_eq!(files(), 1);
+        assert_eq!(enroller.not_this_person(&up, image, 1).await.unwrap(), Outcome::Unknown);
+        assert_eq!((files(), board.ask::<u32>("SELECT count(*) FROM person_images")), (0, 0));
+        board.round().await;
+        let ben = enroller.name_stranger(&up, 1, "Ben").await.unwrap();
+        assert_eq!((ben.pictures, ben.faces), (1, 1));
+        let judged = up.matcher.judge(&face(1, 1), 0.9).unwrap();
+        assert_eq!((judged.outcome, judged.person.unwrap().name.as_str()), (Outcome::Known, "Ben"));
+    }
+
+    #[tokio::test]
+    async fn a_group_whose_faces_are_enrolled_as_somebody_else_is_not_made_a_person_without_a_picture() {
+        let mut board = Board::new().await;
+        let (enroller, up) = (board.enroller.clone(), Arc::clone(&board.up));
+        let (first, second) = (board.image(&[(0.9, face(1, 1))]), board.image(&[(0.8, face(1, 2))]));
+        board.round().await;
+        // The very same picture came in twice; the other time it was named.
+        let same = board.image(&[(0.9, face(1, 1)), (0.8, face(1, 2))]);
+        for (number, image) in [(1, first), (2, second)] {
+            let crop = format!("crop {image} 1").into_bytes();
+            let change = "UPDATE faces SET crop = ?1 WHERE image_id = ?2 AND number = ?3";
+            board.database().execute(change, params![crop, same, number]).unwrap();
+        }
+        enroller.enroll_face(&up, same, 1, "Ann").await.unwrap();
+        enroller.enroll_face(&up, same, 2, "Ann").await.unwrap();
+        let refused = enroller.name_stranger(&up, 1, "Ben").await;
+        assert!(matches!(&refused, Err(RelabelError::Refused(why)) if why.contains("enrolled as Ann")), "{refused:?}");
+        assert_eq!(board.ask::<u32>("SELECT count(*) FROM person"), 1);
+        board.database().execute("DELETE FROM person_images WHERE id = 1", []).unwrap();
+        assert_eq!(enroller.name_stranger(&up, 1, "Ben").await.unwrap().pictures, 1, "as many as are his");
+    }
+
+    #[tokio::test]
+    async fn a_named_stranger_is_enrolled_from_faces_that_differ() {
+        let mut board = Board::new().await;
+        let turned = |share: f32| {
+            let mut at = face(1, 1);
+            at[0] += share;
+            at
+        };
+        for picture in 0..9 {
+            board.image(&[(0.9 + picture as f32 / 1000.0, face(1, picture))]);
+        }
+        board.image(&[(0.5, turned(0.3))]);
+        board.image(&[(0.45, turned(-0.3))]);
+        assert_eq!(board.round().await, 1);
+        let up = Arc::clone(&board.up);
+        assert_eq!(board.enroller.name_stranger(&up, 1, "Ada").await.unwrap().pictures, 5);
+        let poorest = "SELECT count(*) FROM person_images WHERE quality < 0.6";
+        assert_eq!(board.ask::<u32>(poorest), 2, "filled up with the best of the others");
+        assert_eq!(board.ask::<u32>("SELECT count(*) FROM person_images WHERE quality > 0.904"), 3);
+    }
+
+    #[tokio::test]
+    async fn with_a_person_and_with_an_image_go_counter_examples_that_another_model_pack_embedded() {
+        let board = Board::new().await;
+        let (enroller, up) = (&board.enroller, &board.up);
+        let ada = enroller.enroll_face(up, board.image(&[(0.9, face(1, 1))]), 1, "Ada").await.unwrap();
+        enroller.enroll_face(up, board.image(&[(0.9, face(2, 1))]), 1, "Bob").await.unwrap();
+        let kept = "SELECT count(*) FROM counter_examples";
+        // Taken for Ada; one has enrolled Bob since, the others are taken for him.
+        let mut images = Vec::new();
+        for picture in [2, 3, 4] {
+            let image = board.image(&[(0.9, face(2, picture))]);
+            mistaken(&board, ada, image).await;
+            images.push(image);
+        }
+        enroller.enroll_face(up, images[0], 1, "Bob").await.unwrap();
+        let his = "SELECT count(*) FROM faces WHERE outcome = 'known' AND candidates ->> '$[0][0]' = (
+                     SELECT id FROM person WHERE name = 'Bob')";
+        assert_eq!(board.ask::<u32>(his), 4);
+        let moved = "UPDATE counter_examples SET space = 'another', vector = zeroblob(8)";
+        board.database().execute(moved, []).unwrap();
+        assert_eq!(board.ask::<u32>(kept), 3);
+        let gone = board.store().remove_image(images[2]).await.unwrap();
+        assert!(matches!(gone, Told::Done { counter_examples: 1, .. }), "{gone:?}");
+        assert_eq!(board.ask::<u32>(kept), 2);
+
+        // Nor is what was taken for Ada and is Bob's, enrolled or not.
+        assert!(enroller.forget(Some(up), "Bob").await.unwrap().is_some());
+        assert_eq!(board.ask::<u32>(kept), 0);
+    }
+
+    #[tokio::test]
+    async fn people_put_together_are_not_said_not_to_be_each_other_whatever_pack_embedded_it() {
+        let board = Board::new().await;
+        let (enroller, up) = (&board.enroller, &board.up);
+        let ada = enroller.enroll_face(up, board.image(&[(0.9, face(1, 1))]), 1, "Ada").await.unwrap();
+        let enrolled = board.image(&[(0.9, face(2, 2))]);
+        let found = board.image(&[(0.9, face(2, 3))]);
+        for image in [enrolled, found, board.image(&[(0.9, face(3, 4))])] {
+            mistaken(&board, ada, image).await;
+        }
+        let bob = enroller.enroll_face(up, enrolled, 1, "Bob").await.unwrap();
+        let label = "UPDATE faces SET outcome = 'known', person_id = ?1 WHERE image_id = ?2";
+        board.database().execute(label, [bob, found]).unwrap();
+        board.database().execute("UPDATE counter_examples SET vector = zeroblob(8), space = 'another'", []).unwrap();
+        assert_eq!(enroller.merge(None, bob, ada).await.unwrap(), Changed::Done(()));
+        assert_eq!(board.ask::<u32>("SELECT count(*) FROM counter_examples"), 1, "of somebody else");
+    }
+
+    #[tokio::test]
+    async fn an_image_that_is_to_be_grouped_again_while_it_is_grouped_again_is_not_lost() {
+        let mut board = Board::new().await;
+        let (enroller, up) = (board.enroller.clone(), Arc::clone(&board.up));
+        let ada = enroller.enroll_face(&up, board.image(&[(0.9, face(1, 1))]), 1, "Ada").await.unwrap();
+        let image = board.image(&[(0.9, face(1, 2)), (0.9, face(2, 2))]);
+        mistaken(&board, ada, image).await;
+        let before = board.store().to_group_again().await.unwrap();
+        mistaken(&board, ada, image).await;
+        board.store().grouped_again(before.len()).await.unwrap();
+        board.store().settle().await.unwrap();
+        assert_eq!(board.store().to_group_again().await.unwrap(), [image]);
+        board.round().await;
+        assert!(board.store().to_group_again().await.unwrap().is_empty());
     }
 }

@@ -661,8 +661,12 @@ fn restore_pictures(here: &Connection, copy: &Connection, restored: &mut Restore
     })?;
     for_each(copy, "SELECT * FROM counter_examples ORDER BY id", [], |record| {
         let Some(person) = person(record) else { return Ok(()) };
-        let same = "SELECT 1 FROM counter_examples WHERE person_id = ?1 AND space = ?2 AND vector = ?3";
-        if here.prepare_cached(same)?.exists(params![person, record.text("space"), record.blob("vector")])? {
+        // Here already, or this face was named since. The crop stays the same with another model pack.
+        let same = "SELECT 1 FROM counter_examples
+                     WHERE person_id = ?1 AND ((space = ?2 AND vector = ?3) OR (length(crop) > 0 AND crop = ?4))
+                    UNION ALL SELECT 1 FROM person_images WHERE person_id = ?1 AND length(?4) > 0 AND crop = ?4";
+        let values = params![person, record.text("space"), record.blob("vector"), record.blob("crop")];
+        if here.prepare_cached(same)?.exists(values)? {
             return Ok(());
         }
         let mut example = record.clone();
@@ -957,6 +961,28 @@ mod tests {
             let again = to.restore_images(copy.clone(), &again).await.unwrap();
             assert_eq!(again, RestoredImages { images: 0, left_out: 1 });
         }
+    }
+
+    #[tokio::test]
+    async fn who_a_face_is_not_comes_back_unless_it_is_known_here_or_the_face_was_named_since() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (from, to) = (store(there.path()).await, store(here.path()).await);
+        let ann = enroll(&from, "Ann", "a", [1.0, 0.0]).await;
+        let not = |crop: &str| {
+            format!(
+                "INSERT INTO counter_examples (person_id, space, vector, crop, created_at_ms) VALUES ({ann}, 's', {}, x'{crop}', 1);",
+                blob([7.0, 7.0])
+            )
+        };
+        run(&from, &(not("01") + &not("02") + &not("03"))).await;
+        let copy = copy_of(&from, there.path()).await;
+        assert_eq!(enroll(&to, "Ann", "a", [1.0, 0.0]).await, ann);
+        run(&to, &not("01")).await;
+        // Embedded by another model pack since.
+        run(&to, "UPDATE counter_examples SET space = 't', vector = x'00000000'").await;
+        run(&to, "UPDATE person_images SET crop = x'02'").await;
+        assert_eq!(to.restore_gallery(copy).await.unwrap().counter_examples, 1);
+        assert_eq!(rows(&to, "SELECT hex(crop) FROM counter_examples ORDER BY id").await, ["01", "03"]);
     }
 
     #[tokio::test]

@@ -67,10 +67,12 @@ impl Store {
                   WHERE person_id = ?1 AND outcome <> 'unknown' AND candidates ->> '$[0][0]' IS NOT ?1",
                 [person],
             )?;
-            // Theirs too: they were taken for somebody else, and somebody said so.
+            // Theirs too: they were taken for somebody else, and somebody said so. By its crop as well, since embeddings change
+            // with the model pack.
             connection.execute(
                 "DELETE FROM counter_examples WHERE vector IN (SELECT vector FROM person_embeddings
-                    WHERE person_image_id IN (SELECT id FROM person_images WHERE person_id = ?1))",
+                        WHERE person_image_id IN (SELECT id FROM person_images WHERE person_id = ?1))
+                    OR (length(crop) > 0 AND crop IN (SELECT crop FROM person_images WHERE person_id = ?1))",
                 [person],
             )?;
             connection.execute("DELETE FROM person WHERE id = ?1", [person])?;
@@ -190,7 +192,9 @@ fn erase_from_image(connection: &Connection, image: ImageId, person: PersonId) -
     theirs.extend(named_later);
     for number in &theirs {
         connection.execute(
-            "DELETE FROM counter_examples WHERE vector = (SELECT embedding FROM faces WHERE image_id = ?1 AND number = ?2)",
+            "DELETE FROM counter_examples
+              WHERE vector = (SELECT embedding FROM faces WHERE image_id = ?1 AND number = ?2)
+                 OR (length(crop) > 0 AND crop = (SELECT crop FROM faces WHERE image_id = ?1 AND number = ?2))",
             params![image, number],
         )?;
         connection.execute(

@@ -23,6 +23,8 @@ pub enum Told {
         camera_bytes: u64,
         /// It was waiting before, or waits now.
         waiting: bool,
+        /// Faces of it that were kept because somebody is not them, and are gone too.
+        counter_examples: usize,
     },
 }
 
@@ -60,7 +62,7 @@ impl Store {
                       WHERE id = :id",
                 )?
                 .execute(named_params! { ":now": now_ms, ":id": id })?;
-            Ok(Told::Done { file: None, camera_bytes: row.camera_bytes, waiting: true })
+            Ok(Told::Done { file: None, camera_bytes: row.camera_bytes, waiting: true, counter_examples: 0 })
         })
         .await
     }
@@ -72,9 +74,16 @@ impl Store {
             if row.state == State::Processing {
                 return Ok(Told::Not(row.state));
             }
+            let counter_examples = connection
+                .prepare_cached(
+                    "DELETE FROM counter_examples
+                      WHERE (length(crop) > 0 AND crop IN (SELECT crop FROM faces WHERE image_id = ?1))
+                         OR vector IN (SELECT embedding FROM faces WHERE image_id = ?1)",
+                )?
+                .execute([id])?;
             connection.prepare_cached("DELETE FROM images WHERE id = ?1")?.execute([id])?;
             let waiting = row.state == State::Pending;
-            Ok(Told::Done { file: row.file, camera_bytes: row.camera_bytes, waiting })
+            Ok(Told::Done { file: row.file, camera_bytes: row.camera_bytes, waiting, counter_examples })
         })
         .await
     }

@@ -32,7 +32,8 @@ pub struct EnrolledPicture {
 pub enum EnrolledFace {
     /// The picture is in the gallery.
     Added,
-    /// The same bytes are enrolled already, for this person.
+    /// The same bytes are enrolled already, for this person. If that is who they were for, it holds no more that this
+    /// face is not them.
     AlreadyThere {
         /// Who has it.
         person: String,
@@ -101,12 +102,13 @@ impl Store {
     /// Adds a picture to a person, creating the person if needed; on disk when this returns.
     pub async fn enroll(&self, person: String, picture: EnrolledPicture) -> Result<EnrolledFace, StoreError> {
         self.write(Urgency::Now, move |connection| {
-            if let Some(person) = holder(connection, &picture.sha256)? {
-                return Ok(EnrolledFace::AlreadyThere { person });
+            let holder = holder(connection, &picture.sha256)?;
+            if let Some(other) = holder.as_ref().filter(|holder| **holder != person) {
+                return Ok(EnrolledFace::AlreadyThere { person: other.clone() });
             }
             let id = person_row(connection, &person)?;
             insert_picture(connection, id, &picture)?;
-            Ok(EnrolledFace::Added)
+            Ok(holder.map_or(EnrolledFace::Added, |person| EnrolledFace::AlreadyThere { person }))
         })
         .await
     }
@@ -288,14 +290,16 @@ impl Store {
                 connection.query_row("SELECT uid FROM person WHERE id = ?1", [id], |row| row.get(0)).optional()
             };
             let (Some(from_uid), Some(into_uid)) = (uid(id)?, uid(into)?) else { return Ok(Changed::NotFound) };
-            // What one of them was said not to be, and the other is.
+            // What one of them was said not to be, and the other is; by its crop too, which another model pack changes not.
             for (whose, other) in [(into, id), (id, into)] {
                 connection.execute(
                     "DELETE FROM counter_examples WHERE person_id = ?1 AND (
                         EXISTS (SELECT 1 FROM person_images pi JOIN person_embeddings e ON e.person_image_id = pi.id
                                  WHERE pi.person_id = ?2 AND e.vector = counter_examples.vector)
                         OR EXISTS (SELECT 1 FROM faces
-                                    WHERE faces.person_id = ?2 AND faces.embedding = counter_examples.vector))",
+                                    WHERE faces.person_id = ?2 AND faces.embedding = counter_examples.vector)
+                        OR (length(crop) > 0 AND crop IN (SELECT crop FROM person_images WHERE person_id = ?2
+                                                          UNION ALL SELECT crop FROM faces WHERE person_id = ?2)))",
                     [whose, other],
                 )?;
             }
@@ -448,12 +452,13 @@ pub(super) fn holder(connection: &Connection, sha256: &str) -> rusqlite::Result<
     connection.prepare_cached(sql)?.query_row([sha256], |row| row.get(0)).optional()
 }
 
-/// Adds a picture to a person, unless its bytes are enrolled already.
+/// Adds a picture to a person, unless its bytes are enrolled already; answers whether it is theirs now. That its face is
+/// not them, as somebody may have said, holds no more then.
 pub(super) fn insert_picture(
     connection: &Connection,
     person: PersonId,
     picture: &EnrolledPicture,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<bool> {
     let added = connection
         .prepare_cached(
             "INSERT OR IGNORE INTO person_images
@@ -473,7 +478,18 @@ pub(super) fn insert_picture(
     if added > 0 {
         insert_embedding(connection, connection.last_insert_rowid(), &picture.space, &picture.embedding)?;
     }
-    Ok(())
+    let theirs = connection
+        .prepare_cached("SELECT 1 FROM person_images WHERE sha256 = ?1 AND person_id = ?2")?
+        .exists(params![picture.sha256, person])?;
+    if theirs {
+        connection
+            .prepare_cached(
+                "DELETE FROM counter_examples
+                  WHERE person_id = ?1 AND ((length(crop) > 0 AND crop = ?2) OR (space = ?3 AND vector = ?4))",
+            )?
+            .execute(params![person, picture.crop, picture.space, vector_to_blob(&picture.embedding)])?;
+    }
+    Ok(theirs)
 }
 
 fn insert_embedding(connection: &Connection, row: i64, space: &str, vector: &[f32]) -> rusqlite::Result<()> {

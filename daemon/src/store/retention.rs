@@ -66,17 +66,6 @@ pub struct Aged {
     pub age_ms: i64,
 }
 
-/// An image that came in long enough ago for its strangers to be forgotten.
-#[derive(Debug, Clone, Copy)]
-pub struct Seen {
-    /// The image.
-    pub id: ImageId,
-    /// It has ended for good.
-    pub ended: bool,
-    /// There are faces to be erased.
-    pub strangers: bool,
-}
-
 /// Bytes by what they are.
 #[derive(Debug, Clone, Copy, Default, Serialize, utoipa::ToSchema)]
 pub struct Usage {
@@ -258,17 +247,17 @@ impl Store {
         .await
     }
 
-    /// Images after one and up to another, with what is to be forgotten of them.
-    pub async fn strangers(&self, after: ImageId, upto: ImageId, limit: usize) -> Result<Vec<Seen>, StoreError> {
+    /// Images after one and up to another that have ended for good and of whose strangers something is left.
+    pub async fn strangers(&self, after: ImageId, upto: ImageId, limit: usize) -> Result<Vec<ImageId>, StoreError> {
         self.read(move |connection| {
-            let mut seen = connection.prepare_cached(&format!(
-                "SELECT id, {}, EXISTS (SELECT 1 FROM faces WHERE image_id = images.id AND {STRANGER})
-                   FROM images NOT INDEXED WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
+            let mut with = connection.prepare_cached(&format!(
+                "SELECT id FROM images NOT INDEXED
+                  WHERE id IN (SELECT image_id FROM faces INDEXED BY faces_strangers
+                                WHERE image_id > ?1 AND image_id <= ?2 AND {STRANGER})
+                    AND {} ORDER BY id LIMIT ?3",
                 settled()
             ))?;
-            let row =
-                |row: &rusqlite::Row<'_>| Ok(Seen { id: row.get(0)?, ended: row.get(1)?, strangers: row.get(2)? });
-            seen.query_map(params![after, upto, limit as i64], row)?.collect()
+            with.query_map(params![after, upto, limit as i64], |row| row.get(0))?.collect()
         })
         .await
     }
@@ -331,7 +320,8 @@ impl Store {
     }
 }
 
-/// A face nobody knows of which something is left. Told by lengths: those are read without the bytes.
+/// A face nobody knows of which something is left. Told by lengths: those are read without the bytes. The words of the
+/// index `faces_strangers`.
 const STRANGER: &str = "outcome = 'unknown' AND length(embedding) + length(crop) > 0";
 
 /// SQL that is true for an image that has ended for good.

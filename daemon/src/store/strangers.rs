@@ -260,10 +260,10 @@ impl Store {
         self.read(to_group_again).await
     }
 
-    /// Notes that these are in groups now.
-    pub async fn grouped_again(&self, images: Vec<ImageId>) -> Result<(), StoreError> {
+    /// Notes that the first so many of them are in groups now: an image may have come in a second time since.
+    pub async fn grouped_again(&self, count: usize) -> Result<(), StoreError> {
         self.write(Urgency::Note, move |connection| {
-            let left: Vec<_> = to_group_again(connection)?.into_iter().filter(|id| !images.contains(id)).collect();
+            let left: Vec<_> = to_group_again(connection)?.into_iter().skip(count).collect();
             store_fact(connection, GROUP_AGAIN, &serde_json::json!(left).to_string())
         })
         .await
@@ -469,29 +469,46 @@ impl Store {
         .await
     }
 
-    /// Makes the person a group is and enrols these pictures of them; the group's faces are to be relabelled. `None`:
-    /// there is no such group.
+    /// Makes the person a group is and enrols these pictures of them; the group's faces are to be relabelled. Answers who
+    /// it is and how many of the pictures are theirs. `None`: there is no such group. The inner error is who has the first
+    /// of the pictures when others have all of them.
     pub async fn name_stranger(
         &self,
         id: StrangerId,
         name: String,
         pictures: Vec<EnrolledPicture>,
-    ) -> Result<Option<PersonId>, StoreError> {
+    ) -> Result<Result<Option<(PersonId, usize)>, String>, StoreError> {
         self.write(Urgency::Now, move |connection| {
             let there = connection
                 .prepare_cached("SELECT 1 FROM strangers WHERE id = ?1 AND person_id IS NULL")?
                 .exists([id])?;
             if !there {
-                return Ok(None);
+                return Ok(Ok(None));
+            }
+            let holders = pictures.iter().map(|picture| holder(connection, &picture.sha256));
+            let holders = holders.collect::<rusqlite::Result<Vec<_>>>()?;
+            let others = holders.iter().flatten().filter(|holder| **holder != name);
+            if let (Some(Some(first)), true) = (holders.first(), others.count() == holders.len()) {
+                return Ok(Err(first.clone()));
             }
             let person = person_row(connection, &name)?;
+            let mut theirs = 0;
             for picture in &pictures {
-                insert_picture(connection, person, picture)?;
+                theirs += usize::from(insert_picture(connection, person, picture)?);
             }
             connection
                 .prepare_cached("UPDATE strangers SET person_id = ?2 WHERE id = ?1")?
                 .execute(params![id, person])?;
-            Ok(Some(person))
+            // That a face of the group is not this person holds no more.
+            connection
+                .prepare_cached(
+                    "DELETE FROM counter_examples WHERE person_id = ?2 AND EXISTS (
+                        SELECT 1 FROM stranger_faces m JOIN faces f ON f.image_id = m.image_id AND f.number = m.number
+                         WHERE m.stranger_id = ?1 AND ((length(f.crop) > 0 AND f.crop = counter_examples.crop)
+                            OR (f.space = counter_examples.space AND f.embedding = counter_examples.vector)))",
+                )?
+                .execute(params![id, person])?;
+            Ok(Ok(Some((person, theirs))))
         })
         .await
     }
@@ -590,22 +607,27 @@ impl Store {
         .await
     }
 
-    /// Notes that a face is not a person.
+    /// Notes that a face is not a person, and takes its crop, by the sum of it, out of what they were enrolled from.
+    /// Answers the crop's kept file in that case, to be deleted.
     pub async fn add_counter_example(
         &self,
         person: PersonId,
         space: String,
         embedding: Vec<f32>,
         crop: Vec<u8>,
-    ) -> Result<(), StoreError> {
+        sha256: String,
+    ) -> Result<Option<String>, StoreError> {
         self.write(Urgency::Now, move |connection| {
             connection
                 .prepare_cached(
                     "INSERT INTO counter_examples (person_id, space, vector, crop, created_at_ms)
                      SELECT id, ?2, ?3, ?4, ?5 FROM person WHERE id = ?1",
                 )?
-                .execute(params![person, space, vector_to_blob(&embedding), crop, wall_clock_ms()])
-                .map(drop)
+                .execute(params![person, space, vector_to_blob(&embedding), crop, wall_clock_ms()])?;
+            connection
+                .prepare_cached("DELETE FROM person_images WHERE person_id = ?1 AND sha256 = ?2 RETURNING file")?
+                .query_row(params![person, sha256], |row| row.get(0))
+                .optional()
         })
         .await
     }

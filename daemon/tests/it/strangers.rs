@@ -125,3 +125,36 @@ fn who_was_named_and_who_a_face_is_not_are_heeded_after_a_change_of_model_pack()
     assert_eq!(outcome("obama_1.jpg", "again_1.jpg"), "known");
     assert_eq!(outcome("obama_2.jpg", "again_2.jpg"), "unknown");
 }
+
+#[test]
+fn that_a_face_is_not_somebody_ends_when_it_is_named_after_all_and_when_its_image_is_forgotten() {
+    let mut board = Board::new();
+    board.start();
+    board.enroll_everybody();
+    let post = |name: &str| board.post_path(&board.put("obama_2.jpg", name));
+    let outcome = |name: &str| board.ended(post(name))["outcome"].clone();
+    let delete = |path: &str| {
+        let asked = ureq::delete(board.url(path)).header("authorization", format!("Bearer {}", board.token()));
+        asked.call().unwrap().status().as_u16()
+    };
+    let mistaken = post("mistaken.jpg");
+    assert_eq!(board.ended(mistaken)["outcome"], "known");
+    let person = format!("/v1/images/{mistaken}/faces/1/person");
+    assert_eq!(delete(&person), 200);
+    assert_eq!(outcome("again_1.jpg"), "unknown");
+
+    let json = [("content-type", "application/json")];
+    let (status, named) = board.post_as_admin(&person, &json, br#"{"name":"Barack Obama"}"#);
+    assert_eq!(status, 200, "{named}");
+    assert_eq!(board.sql("select count(*) from counter_examples"), ["0"]);
+    assert_eq!(outcome("again_2.jpg"), "known");
+    let pictures = "select count(*) from person_images";
+    assert_eq!(board.sql(pictures), ["4"]);
+
+    // And not after all: nobody is enrolled from it any longer.
+    assert_eq!(delete(&person), 200);
+    assert_eq!((board.sql(pictures), outcome("again_3.jpg")), (vec!["3".to_string()], "unknown".into()));
+    assert_eq!(delete(&format!("/v1/images/{mistaken}")), 204);
+    assert_eq!(board.sql("select count(*) from counter_examples"), ["0"]);
+    assert_eq!(outcome("again_4.jpg"), "known");
+}

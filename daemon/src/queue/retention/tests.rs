@@ -6,6 +6,7 @@ use super::*;
 use crate::config::{self, Config};
 use crate::domain::{EngineRole, Identified, IdentifiedFace, NewImage, Outcome, Source};
 use crate::queue::{Failure, QueueError, Rules};
+use crate::store::Relabel;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -40,7 +41,6 @@ impl Shelf {
             retention,
             spare_unsent: true,
             steadiness: Steadiness::default(),
-            forgotten_upto: 0,
         }
     }
 
@@ -160,7 +160,7 @@ async fn by_age_nothing_goes_before_the_clock_has_been_right_for_an_hour() {
     };
     insert(1, now - 31 * day);
     insert(2, now - 29 * day);
-    let mut sweeper = shelf.sweeper(|caps| caps.images.age = Some(30 * DAY));
+    let sweeper = shelf.sweeper(|caps| caps.images.age = Some(30 * DAY));
     for steady in [None, Some(Duration::ZERO), Some(STEADY - Duration::from_secs(1))] {
         sweeper.round(steady).await.unwrap();
         assert_eq!(shelf.images(), [1, 2], "{steady:?}");
@@ -295,7 +295,7 @@ async fn strangers_lose_embedding_and_crop_when_they_are_old_enough_and_vouched_
     let store = shelf.store();
     let id = shelf.queue.submit(vec![frame(1)]).await.unwrap()[0].id;
     shelf.write("UPDATE images SET accepted_at_ms = 1000, dated = 1");
-    let mut sweeper = shelf.sweeper(|caps| caps.strangers = Some(14 * DAY));
+    let sweeper = shelf.sweeper(|caps| caps.strangers = Some(14 * DAY));
     // Old when it is still waiting: looked at again when it is done.
     sweeper.round(Some(STEADY)).await.unwrap();
     let claimed = shelf.queue.claim(1, true).await.unwrap().images.remove(0);
@@ -314,6 +314,44 @@ async fn strangers_lose_embedding_and_crop_when_they_are_old_enough_and_vouched_
     let found = store.image(id).await.unwrap().unwrap().found;
     assert_eq!((found.len(), found[1].outcome.as_str(), found[1].bounds), (2, "unknown", [1.0, 2.0, 3.0, 4.0]));
     assert_eq!((found[0].crop, found[1].crop, store.removed().strangers), (true, false, 1));
+}
+
+#[tokio::test]
+async fn a_face_that_becomes_a_strangers_late_or_comes_back_with_a_low_number_is_forgotten_too() {
+    let shelf = Shelf::new().await;
+    let store = shelf.store();
+    let image = |id: i64, outcome: &str| {
+        shelf.write(&format!(
+            "INSERT INTO images (id, state, outcome, source, path, accepted_at_ms, dated)
+             VALUES ({id}, 'processed', '{outcome}', 'http', '/a', 1000, 1);
+             INSERT INTO faces (image_id, number, outcome, candidates, score, quality, bounds, landmarks, space, embedding, crop)
+             VALUES ({id}, 1, '{outcome}', '[]', 1, 1, '[]', '[]', 's', x'00000000', x'11')"
+        ));
+    };
+    image(5, "known");
+    image(6, "unknown");
+    let sweeper = shelf.sweeper(|caps| caps.strangers = Some(14 * DAY));
+    let left = async || {
+        sweeper.round(Some(STEADY)).await.unwrap();
+        shelf.numbers("SELECT image_id FROM faces WHERE length(embedding) + length(crop) > 0 ORDER BY image_id")
+    };
+    assert_eq!(left().await, [5]);
+    // As a restore brings it.
+    image(2, "unknown");
+    assert_eq!(left().await, [5]);
+    // As after "not this person".
+    let nobody = Relabel {
+        image_id: 5,
+        number: 1,
+        outcome: Outcome::Unknown,
+        person_id: None,
+        distance: None,
+        margin: None,
+        candidates: vec![],
+    };
+    store.relabel(vec![nobody]).await.unwrap();
+    assert_eq!(left().await, [0; 0]);
+    assert_eq!(store.removed().strangers, 3);
 }
 
 #[tokio::test]
