@@ -270,14 +270,16 @@ async fn serve_http(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let names = auth::own_names(&auth::hostname()).into_iter().chain(http.names);
+    let synchronised = queue::synchronised;
     let source = match http.tls {
         Tls::Off => None,
-        Tls::SelfSigned => Some(Source::Own { folder: state_dir, names: names.collect() }),
+        Tls::SelfSigned => Some(Source::Own { folder: state_dir, names: names.collect(), synchronised }),
         Tls::Files { certificate, key } => Some(Source::Files { certificate, key }),
     };
     let mut encryption = None;
     if let Some(source) = source {
-        let Some(opened) = pulse.answer_during(encrypt(source, &health, &stop)).await else { return Ok(()) };
+        let opening = stop.run_until_cancelled(Encryption::open(source, health.clone()));
+        let Some(opened) = pulse.answer_during(opening).await else { return Ok(()) };
         encryption = Some(opened);
     }
     let binding = bind(http.listen, "http.listen", "page", &health, &stop);
@@ -291,25 +293,6 @@ async fn serve_http(
     }
     serve::serve(listener, routes, encryption, pulse, stop).await;
     Ok(())
-}
-
-/// A certificate that cannot be used degrades the page only and is tried again; `None` once the stop comes.
-async fn encrypt(source: Source, health: &Health, stop: &CancellationToken) -> Option<Encryption> {
-    loop {
-        match Encryption::open(source.clone(), health.clone()).await {
-            Ok(encryption) => return Some(encryption),
-            Err(error) => {
-                let text = format!("not served: {error}");
-                if health.set("page", Condition::Degraded, text.as_str()) {
-                    tracing::error!("the page is {text}");
-                }
-            }
-        }
-        tokio::select! {
-            () = tokio::time::sleep(PORT_RETRY) => {}
-            () = stop.cancelled() => return None,
-        }
-    }
 }
 
 /// What the guard needs of the configuration; the command line uses it too.

@@ -96,3 +96,19 @@ impl Health {
         self.version.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_works_again_still_says_what_its_last_trouble_was() {
+        let health = Health::default();
+        assert!(health.set("mqtt", Condition::Degraded, "no broker"));
+        assert!(health.set("mqtt", Condition::Ok, "connected"));
+        assert!(!health.set("mqtt", Condition::Ok, "connected"));
+        assert_eq!(health.troubles()["mqtt"].text, "no broker");
+        assert_eq!(health.parts()["mqtt"].condition, Condition::Ok);
+        assert!(!health.troubles().contains_key("engine"));
+    }
+}

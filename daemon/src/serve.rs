@@ -10,7 +10,7 @@ pub mod tls;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -24,6 +24,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -60,30 +61,32 @@ pub struct Arrival {
 pub async fn serve(
     listener: TcpListener,
     routes: Router,
-    mut encryption: Option<Encryption>,
+    encryption: Option<Encryption>,
     mut pulse: Pulse,
     stop: CancellationToken,
 ) {
     let crowd = Crowd::default();
     let mut connections = JoinSet::new();
-    let mut look = tokio::time::interval(tls::LOOK_AGAIN);
+    // Beside this loop, which must not wait for the certificate's mount; ended with the set.
+    let mut looking = JoinSet::new();
+    let acceptor = encryption.map(|encryption| {
+        let (acceptors, acceptor) = watch::channel(encryption.acceptor());
+        looking.spawn(encryption.keep_up(acceptors));
+        acceptor
+    });
     while !stop.is_cancelled() {
         let turn = async {
             tokio::select! {
                 () = stop.cancelled() => {}
                 _ = connections.join_next(), if !connections.is_empty() => {}
-                _ = look.tick() => {
-                    if let Some(encryption) = &mut encryption {
-                        encryption.look().await;
-                    }
-                }
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
-                        let acceptor = encryption.as_ref().map(Encryption::acceptor);
+                        let acceptor = acceptor.as_ref().map(|acceptor| acceptor.borrow().clone());
                         match crowd.admit(peer.ip()) {
                             Some(seat) => {
-                                let (routes, unread, stop) = (routes.clone(), Arc::default(), stop.clone());
-                                let connection = Connection { routes, peer, seat, unread, stop };
+                                let (routes, stop) = (routes.clone(), stop.clone());
+                                let (unread, answers) = (Arc::default(), Arc::default());
+                                let connection = Connection { routes, peer, seat, unread, answers, stop };
                                 connections.spawn(connection.run(stream, acceptor));
                             }
                             None => turn_away(&stream, acceptor.is_some()),
@@ -126,6 +129,8 @@ struct Connection {
     seat: Seat,
     /// A request was not read to its end.
     unread: Arc<AtomicBool>,
+    /// How many were begun.
+    answers: Arc<AtomicU64>,
     stop: CancellationToken,
 }
 
@@ -135,16 +140,16 @@ impl Connection {
         let _ = stream.set_nodelay(true);
         let Ok(local) = stream.local_addr() else { return };
         let given_up = self.seat.given_up();
+        let pushed = |stream| Pushed::new(stream, Arc::clone(&self.unread), Arc::clone(&self.answers));
         let talk = async {
             let Some(acceptor) = acceptor else {
-                let stream = Pushed::new(stream, Arc::clone(&self.unread));
-                return self.talk(stream, Arrival { local, encrypted: false }).await;
+                return self.talk(pushed(stream), Arrival { local, encrypted: false }).await;
             };
             let handshake = async {
                 if is_plain(&stream).await {
                     return answer_plainly(stream).await;
                 }
-                acceptor.accept(Pushed::new(stream, Arc::clone(&self.unread))).await.ok()
+                acceptor.accept(pushed(stream)).await.ok()
             };
             if let Ok(Some(stream)) = tokio::time::timeout(HANDSHAKE, handshake).await {
                 self.talk(stream, Arrival { local, encrypted: true }).await;
@@ -175,6 +180,7 @@ impl Connection {
 
     async fn answer(&self, request: Request<Incoming>, arrival: Arrival) -> Result<Response, Infallible> {
         let at_work = self.seat.at_work();
+        self.answers.fetch_add(1, Ordering::Relaxed);
         let stalled = Arc::new(AtomicBool::new(false));
         let paced = |body| Paced::new(body, Arc::clone(&stalled), Arc::clone(&self.unread));
         let mut request = request.map(|body| Body::new(paced(body)));

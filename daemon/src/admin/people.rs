@@ -299,17 +299,19 @@ async fn upload(admin: &Admin, name: Option<String>, request: Request) -> Result
     if pictures.is_empty() {
         return Err(refused("Choose a picture."));
     }
-    let mut told = Vec::new();
+    let (mut told, mut taken) = (Vec::new(), false);
     for (file_name, bytes) in pictures {
         let report = take(admin, name.clone(), file_name, bytes.into()).await?;
         let remark = report.remark.as_ref().map_or_else(String::new, |remark| format!(" ({remark})"));
+        taken |= report.enrolment != Enrolment::Rejected;
         told.push(match report.enrolment {
             Enrolment::Enrolled => format!("{} was taken{remark}.", report.image_name),
             Enrolment::AlreadyThere => format!("{} had been taken before.", report.image_name),
-            Enrolment::Rejected => return Err(rejected(&report)),
+            Enrolment::Rejected => rejected(&report).into_parts().1,
         });
     }
-    Ok(told.join(" "))
+    let told = told.join(" ");
+    if taken { Ok(told) } else { Err(refused(&told)) }
 }
 
 /// A name as forms send it.

@@ -304,7 +304,12 @@ async fn source(part: &str, path: &Path, found: &mut Findings) {
         Err(_) => found.problem(part, "it does not answer", "is its server up? pictures below it wait meanwhile"),
         Ok(Err(error)) => found.problem(part, error.to_string(), "try again"),
         Ok(Ok(Err(error))) if error.kind() == std::io::ErrorKind::NotFound => {
-            found.problem(part, "it is not there", "make it, mount it, or take it out of the configuration");
+            let advice = "make it, mount it, or take it out of the configuration";
+            // Roots are permissions, and some are there by default; a folder is watched because somebody wants it.
+            match part.starts_with("root") {
+                true => found.warning(part, "it is not there; paths below it wait until it is", advice),
+                false => found.problem(part, "it is not there", advice),
+            }
         }
         Ok(Ok(Err(error))) => {
             let advice = format!("let the service's user read it, and: sudo kithd allow {}", path.display());

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::SendRequest;
@@ -11,6 +11,7 @@ use serde_json::json;
 use super::load::{self, Daemon};
 use crate::config::Config;
 use crate::domain::wall_clock_ms;
+use crate::engine::load_pack;
 use crate::store::{Size, fill};
 
 /// What can be typed.
@@ -48,10 +49,12 @@ pub async fn page(config: &Config, args: Page, picture: Vec<u8>) -> anyhow::Resu
     let folder = tempfile::tempdir_in(std::env::current_dir()?)?;
     let begun = Instant::now();
     let size = Size { images: args.images, faces: args.faces, people: args.people };
-    fill(folder.path(), size, wall_clock_ms())?;
+    let pack = load_pack(config.models.pack.as_deref()).map_err(|error| anyhow!(error))?;
+    fill(folder.path(), size, pack.space(), wall_clock_ms())?;
     eprintln!("{} images are in the database after {:.0} s", args.images, begun.elapsed().as_secs_f64());
     let mut daemon = Daemon::start_in(config, None, folder.path(), None).await?;
     let engine = daemon.wait_for_engine().await?;
+    wait_for_groups(&daemon).await?;
     let sender = load::connect(&daemon.address).await?;
     let feeding = tokio::spawn(feed(sender, picture));
     let mut client = load::connect(&daemon.address).await?;
@@ -116,6 +119,22 @@ fn show(rows: &[Row], engine: &str, processed: i64, as_json: bool) {
             ms(&row.whole, 0.99)
         );
     }
+}
+
+/// What is measured is a board with a long history, not one that gets to know it.
+async fn wait_for_groups(daemon: &Daemon) -> anyhow::Result<()> {
+    let mut client = load::connect(&daemon.address).await?;
+    let (mut before, mut same) = (serde_json::Value::Null, 0);
+    // The groups are looked after every few seconds.
+    while same < 4 {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let health = load::request(&mut client, "GET", "/v1/health", Vec::new()).await?;
+        let now = health["parts"]["strangers"]["text"].clone();
+        same = if now == before && !now.is_null() { same + 1 } else { 0 };
+        before = now;
+    }
+    eprintln!("{}", before.as_str().unwrap_or_default());
+    Ok(())
 }
 
 /// Sends pictures as fast as they are taken, with a few waiting at any time.

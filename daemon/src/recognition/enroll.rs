@@ -96,6 +96,7 @@ impl Enroller {
             let (image_name, person) = (image_name.to_string(), person.to_string());
             Ok(Report { image_name, person, enrolment, remark })
         };
+        let person = person.trim();
         if let Some(why) = objection_to_name(person) {
             return report(Enrolment::Rejected, Some(why));
         }

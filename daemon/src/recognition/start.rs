@@ -84,7 +84,12 @@ pub async fn start(
     let gallery = async {
         let matcher = Matcher::new(&pack, threshold);
         fill(&matcher, &guard, &books.store, &state_dir, &health).await;
-        ready.send_replace(Some(Arc::new(Ready { guard: guard.clone(), matcher, store: Some(books.store.clone()) })));
+        let up = Arc::new(Ready { guard: guard.clone(), matcher, store: Some(books.store.clone()) });
+        ready.send_replace(Some(Arc::clone(&up)));
+        // Who was erased while it was being read found no gallery to be taken out of.
+        if let Err(error) = refresh(&books.store, &up.matcher).await {
+            tracing::error!("the gallery could not be read once more: {error:#}");
+        }
         std::future::pending::<()>().await;
     };
     tokio::select! {

@@ -1,4 +1,5 @@
 //! Who may be connected: so many in all and so many from one address. One that waits for a request gives way to a newcomer.
+//! A few seats are the board's own.
 //!
 //! So connections that lie idle or send half a head, however many and from wherever, keep nobody out.
 
@@ -14,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 const MOST: usize = 512;
 /// Of one address.
 const MOST_OF_ONE: usize = 128;
+/// For programs on the board itself, whatever the network does.
+const KEPT: usize = 16;
 /// A request is on its way for so long: whoever has only just come gives way last.
 const JUST_COME: Duration = Duration::from_secs(2);
 
@@ -70,6 +73,11 @@ impl Crowd {
         let mut seats = self.lock();
         if seats.taken.values().filter(|taken| taken.sender == sender).count() >= MOST_OF_ONE {
             seats.clear_one(|taken| taken.sender == sender)?;
+        }
+        let from_elsewhere = |taken: &Taken| !taken.sender.0.is_loopback();
+        let elsewhere = seats.taken.values().filter(|taken| from_elsewhere(taken)).count();
+        if !sender.0.is_loopback() && elsewhere >= MOST - KEPT {
+            seats.clear_one(from_elsewhere)?;
         }
         if seats.taken.len() >= MOST {
             seats.clear_one(|_| true)?;
@@ -177,9 +185,26 @@ mod tests {
     }
 
     #[test]
+    fn the_board_itself_finds_a_seat_when_all_others_are_at_work() {
+        let crowd = Crowd::default();
+        let mut at_work = Vec::new();
+        let mut admit = |address: [u8; 4]| {
+            let seat = crowd.admit(address.into())?;
+            at_work.push((seat.at_work(), seat));
+            Some(())
+        };
+        let from_elsewhere = (0..MOST).filter(|n| admit([10, 0, 0, (n / 64) as u8]).is_some()).count();
+        assert_eq!(from_elsewhere, MOST - KEPT);
+        let own = (0..MOST_OF_ONE).filter(|_| admit([127, 0, 0, 1]).is_some()).count();
+        assert_eq!(own, KEPT);
+        assert!(admit([10, 9, 9, 9]).is_none());
+    }
+
+    #[test]
     fn the_whole_is_bounded_and_one_network_of_ipv6_is_one_sender() {
         let crowd = Crowd::default();
-        let seats: Vec<_> = (0..MOST).map(|n| crowd.admit(IpAddr::from([10, 0, 0, (n / 64) as u8])).unwrap()).collect();
+        let address = |n: usize| IpAddr::from([if n < KEPT { 127 } else { 10 }, 0, 0, (n / 64) as u8]);
+        let seats: Vec<_> = (0..MOST).map(|n| crowd.admit(address(n)).unwrap()).collect();
         let newcomer = crowd.admit(IpAddr::from([10, 9, 9, 9])).unwrap();
         assert_eq!(seats.iter().filter(|seat| seat.given_up.is_cancelled()).count(), 1);
         assert_eq!(crowd.lock().taken.len(), MOST);

@@ -3,14 +3,13 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::crowd::AtWork;
@@ -21,7 +20,7 @@ const STALL: Duration = Duration::from_secs(30);
 /// take back the answer that says why (RFC 9112, 9.6).
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 32 << 20;
-/// A body comes at this rate at least, after a first [`STALL`].
+/// A body comes, and an answer is taken, at this rate at least, after a first [`STALL`].
 const BYTES_PER_SECOND: u64 = 1024;
 
 /// The body of a request; breaks off when it comes too slowly, and says so in `stalled`. One that is dropped before its
@@ -32,18 +31,19 @@ pub struct Paced {
     unread: Arc<AtomicBool>,
     begun: Instant,
     bytes: u64,
+    ended: bool,
     patience: Pin<Box<Sleep>>,
 }
 
 impl Paced {
     pub fn new(body: Incoming, stalled: Arc<AtomicBool>, unread: Arc<AtomicBool>) -> Self {
-        Self { body, stalled, unread, begun: Instant::now(), bytes: 0, patience: Box::pin(sleep(STALL)) }
+        Self { body, stalled, unread, begun: Instant::now(), bytes: 0, ended: false, patience: Box::pin(sleep(STALL)) }
     }
 }
 
 impl Drop for Paced {
     fn drop(&mut self) {
-        if !self.body.is_end_stream() {
+        if !self.ended && !self.body.is_end_stream() {
             self.unread.store(true, Ordering::Relaxed);
         }
     }
@@ -58,6 +58,7 @@ impl HttpBody for Paced {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            self.ended = frame.is_none();
             if let Some(Ok(frame)) = &frame {
                 self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
                 let in_all = self.begun + STALL + Duration::from_secs(self.bytes / BYTES_PER_SECOND);
@@ -109,45 +110,59 @@ impl HttpBody for Attended {
     }
 }
 
-/// A connection that breaks when its other end takes nothing for too long.
-pub struct Pushed {
-    stream: TcpStream,
-    /// Runs while something waits to be taken.
-    patience: Option<Pin<Box<Sleep>>>,
+/// A connection that breaks when its other end takes nothing for too long, or too little of one answer on the whole. Only
+/// time during which something waits to be taken counts: one that is made slowly, or never ends, is nobody's fault.
+pub struct Pushed<S> {
+    stream: S,
+    /// Runs while something waits to be taken; since when.
+    patience: Option<(Instant, Pin<Box<Sleep>>)>,
+    /// How many answers were begun, and how many when the next two began to be counted.
+    answers: Arc<AtomicU64>,
+    answer: u64,
+    /// What was taken of this answer, and how long it had to wait for that.
+    bytes: u64,
+    waited: Duration,
     /// A request was not read to its end.
     unread: Arc<AtomicBool>,
     /// The end is near: how long, and how much may still come.
     lingering: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
-impl Pushed {
-    pub fn new(stream: TcpStream, unread: Arc<AtomicBool>) -> Self {
-        Self { stream, patience: None, unread, lingering: None }
+impl<S: AsyncWrite + Unpin> Pushed<S> {
+    pub fn new(stream: S, unread: Arc<AtomicBool>, answers: Arc<AtomicU64>) -> Self {
+        let (answer, bytes, waited) = (0, 0, Duration::ZERO);
+        Self { stream, patience: None, answers, answer, bytes, waited, unread, lingering: None }
     }
 
-    fn push<T>(
+    fn push(
         &mut self,
         cx: &mut Context<'_>,
-        write: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        let written = write(Pin::new(&mut self.stream), cx);
-        if written.is_ready() {
-            self.patience = None;
-            return written;
+        write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let answer = self.answers.load(Ordering::Relaxed);
+        if self.answer != answer {
+            (self.answer, self.bytes, self.waited) = (answer, 0, Duration::ZERO);
         }
-        let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(STALL)));
+        if let Poll::Ready(written) = write(Pin::new(&mut self.stream), cx) {
+            self.waited += self.patience.take().map_or(Duration::ZERO, |(since, _)| since.elapsed());
+            self.bytes += *written.as_ref().unwrap_or(&0) as u64;
+            return Poll::Ready(written);
+        }
+        let in_all = STALL + Duration::from_secs(self.bytes / BYTES_PER_SECOND);
+        let longest = STALL.min(in_all.saturating_sub(self.waited));
+        let (_, patience) = self.patience.get_or_insert_with(|| (Instant::now(), Box::pin(sleep(longest))));
         ready!(patience.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl AsyncRead for Pushed {
+impl<S: AsyncRead + Unpin> AsyncRead for Pushed<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
-impl AsyncWrite for Pushed {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Pushed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.push(cx, |stream, cx| stream.poll_write(cx, bytes))
     }
@@ -165,12 +180,12 @@ impl AsyncWrite for Pushed {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.push(cx, AsyncWrite::poll_flush)
+        self.push(cx, |stream, cx| stream.poll_flush(cx).map_ok(|()| 0)).map_ok(drop)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.lingering.is_none() {
-            ready!(self.push(cx, AsyncWrite::poll_shutdown))?;
+            ready!(self.push(cx, |stream, cx| stream.poll_shutdown(cx).map_ok(|()| 0)))?;
             if !self.unread.load(Ordering::Relaxed) {
                 return Poll::Ready(Ok(()));
             }
@@ -186,6 +201,70 @@ impl AsyncWrite for Pushed {
                 // Its end, a break, or too much.
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    fn pipe() -> (Pushed<DuplexStream>, Arc<AtomicU64>, DuplexStream) {
+        let (ours, theirs) = duplex(1024);
+        let answers = Arc::new(AtomicU64::new(1));
+        (Pushed::new(ours, Arc::default(), Arc::clone(&answers)), answers, theirs)
+    }
+
+    /// Takes so many bytes every ten seconds.
+    fn taking(mut stream: DuplexStream, bytes: usize) -> tokio::task::JoinHandle<()> {
+        tokio::spawn(async move {
+            while stream.read_exact(&mut vec![0; bytes]).await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+            }
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_takes_a_little_of_an_answer_now_and_then_is_left() {
+        let (mut ours, _, theirs) = pipe();
+        let taking = taking(theirs, 100);
+        let begun = Instant::now();
+        let error = ours.write_all(&[0; 1 << 20]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        // By a clock that stands still otherwise.
+        assert_eq!((begun.elapsed() + Duration::from_millis(500)).as_secs(), 31, "a second for the first KiB");
+        drop(ours);
+        taking.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_takes_enough_gets_all_of_a_large_answer() {
+        let (mut ours, _, theirs) = pipe();
+        let _taking = taking(theirs, 11 << 10);
+        ours.write_all(&[0; 1 << 20]).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_answer_is_counted_for_itself_and_one_that_is_made_slowly_is_nobodys_fault() {
+        let (mut ours, answers, mut theirs) = pipe();
+        let all = tokio::spawn(async move {
+            theirs.read_exact(&mut vec![0; (1 << 20) - 1024]).await.unwrap();
+            theirs
+        });
+        ours.write_all(&vec![0; 1 << 20]).await.unwrap();
+        let _trickle = taking(all.await.unwrap(), 100);
+        // It is on credit of what it took before, until the next one begins.
+        ours.write_all(&[0; 1000]).await.unwrap();
+        answers.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(ours.write_all(&[0; 8192]).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+
+        let (mut ours, _, theirs) = pipe();
+        let _taking = taking(theirs, 10);
+        for _ in 0..100 {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            ours.write_all(&[0; 10]).await.unwrap();
         }
     }
 }

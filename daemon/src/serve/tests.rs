@@ -30,6 +30,10 @@ impl Drop for Farewell {
 
 impl Site {
     async fn start() -> Self {
+        Self::encrypted(None).await
+    }
+
+    async fn encrypted(encryption: Option<Encryption>) -> Self {
         let (told, seen) = mpsc::unbounded_channel();
         let (upload, endless, slow) = (told.clone(), told.clone(), told.clone());
         let routes = Router::new()
@@ -76,7 +80,7 @@ impl Site {
             );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
-        let serving = tokio::spawn(serve(listener, routes, None, heartbeat().1, stop.clone()));
+        let serving = tokio::spawn(serve(listener, routes, encryption, heartbeat().1, stop.clone()));
         Self { address, seen, stop, serving }
     }
 
@@ -138,6 +142,26 @@ async fn whoever_takes_nothing_of_an_answer_is_left() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     tokio::time::pause();
     assert_eq!(site.seen.recv().await, Some("over"));
+}
+
+#[tokio::test]
+async fn a_certificate_on_a_mount_that_begins_to_hang_holds_up_no_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = (folder.path().join("a.pem"), folder.path().join("a.key"));
+    let made = rcgen::generate_simple_self_signed(["board".to_string()]).unwrap();
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let source = tls::Source::Files { certificate: certificate.clone(), key };
+    let encryption = Encryption::open(source, crate::health::Health::default()).await;
+    std::fs::remove_file(&certificate).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&certificate).status().unwrap().success());
+    let site = Site::encrypted(Some(encryption)).await;
+    // Opens once the pipe is being read.
+    let pipe = move || std::fs::File::options().write(true).open(certificate).unwrap();
+    let _hanging = tokio::task::spawn_blocking(pipe).await.unwrap();
+    tokio::time::pause();
+    let mut plain = site.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(read(&mut plain).await.ends_with("write https:// instead of http://.\n"));
 }
 
 #[tokio::test]

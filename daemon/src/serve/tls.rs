@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,15 +11,19 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::domain::wall_clock_ms;
 use crate::health::{Condition, Health};
 
 /// How often the files are read again.
-pub const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// A file on a mount that does not answer must not hold up the page.
 const READ: Duration = Duration::from_secs(5);
+/// As long as none can be used.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// The board's own certificate, with its key.
 const OWN: &str = "certificate.pem";
 const DAY: i64 = 86_400;
@@ -36,6 +40,8 @@ pub enum Source {
         folder: PathBuf,
         /// The board's names, besides its addresses.
         names: Vec<String>,
+        /// Whether the board's clock is right.
+        synchronised: fn() -> bool,
     },
     /// Given, in PEM.
     Files {
@@ -70,9 +76,33 @@ pub enum TlsError {
     Slow,
 }
 
+/// Reads what connections are encrypted with. A thread that reads from a mount that hangs stays until the mount answers, so
+/// none is started beside it: the threads it would use up are those that read the database, too.
+struct Reading {
+    source: Source,
+    under_way: Option<JoinHandle<Result<Loaded, TlsError>>>,
+}
+
+impl Reading {
+    fn of(source: Source) -> Self {
+        Self { source, under_way: None }
+    }
+
+    async fn read(&mut self) -> Result<Loaded, TlsError> {
+        let source = &self.source;
+        let reading = self.under_way.get_or_insert_with(|| {
+            let source = source.clone();
+            tokio::task::spawn_blocking(move || load(source))
+        });
+        let Ok(read) = tokio::time::timeout(READ, reading).await else { return Err(TlsError::Slow) };
+        self.under_way = None;
+        read.unwrap_or(Err(TlsError::Slow))
+    }
+}
+
 /// What connections are encrypted with now.
 pub struct Encryption {
-    source: Source,
+    reading: Reading,
     health: Health,
     /// Of the page.
     address: String,
@@ -86,10 +116,21 @@ struct Loaded {
 }
 
 impl Encryption {
-    /// Reads it for the first time.
-    pub async fn open(source: Source, health: Health) -> Result<Self, TlsError> {
-        let loaded = load(source.clone()).await?;
-        Ok(Self { source, health, address: String::new(), loaded })
+    /// Reads it for the first time. One that cannot be used degrades the page only and is tried again.
+    pub async fn open(source: Source, health: Health) -> Self {
+        let mut reading = Reading::of(source);
+        loop {
+            match reading.read().await {
+                Ok(loaded) => return Self { reading, health, address: String::new(), loaded },
+                Err(error) => {
+                    let text = format!("not served: {error}");
+                    if health.set("page", Condition::Degraded, text.as_str()) {
+                        tracing::error!("the page is {text}");
+                    }
+                }
+            }
+            tokio::time::sleep(TRY_AGAIN).await;
+        }
     }
 
     /// Says where the page is and how its certificate is known.
@@ -109,9 +150,19 @@ impl Encryption {
         self.loaded.acceptor.clone()
     }
 
-    /// Reads it anew. One that cannot be read changes nothing but what the page's part says.
-    pub async fn look(&mut self) {
-        match load(self.source.clone()).await {
+    /// Reads it anew now and then, for ever, and gives it to whoever accepts connections.
+    pub async fn keep_up(mut self, acceptors: watch::Sender<TlsAcceptor>) {
+        let mut look = tokio::time::interval(LOOK_AGAIN);
+        loop {
+            look.tick().await;
+            self.look().await;
+            acceptors.send_replace(self.acceptor());
+        }
+    }
+
+    /// One that cannot be read changes nothing but what the page's part says.
+    async fn look(&mut self) {
+        match self.reading.read().await {
             Ok(loaded) => {
                 if loaded.fingerprint != self.loaded.fingerprint {
                     tracing::info!("the page has a new certificate, SHA-256 {}", loaded.fingerprint);
@@ -129,23 +180,19 @@ impl Encryption {
     }
 }
 
-async fn load(source: Source) -> Result<Loaded, TlsError> {
-    let reading = tokio::task::spawn_blocking(move || match source {
+fn load(source: Source) -> Result<Loaded, TlsError> {
+    match source {
         Source::Files { certificate, key } => {
             let chain = read(&certificate)?;
             let key_pem = read(&key)?;
             accept(&chain, &certificate, &key_pem, &key)
         }
-        Source::Own { folder, names } => {
+        Source::Own { folder, names, synchronised } => {
             let path = folder.join(OWN);
             let wanted = names.into_iter().chain(addresses().iter().map(IpAddr::to_string)).collect();
-            let pem = own(&path, &wanted, wall_clock_ms() / 1000)?;
+            let pem = own(&path, &wanted, wall_clock_ms() / 1000, synchronised())?;
             accept(pem.as_bytes(), &path, pem.as_bytes(), &path)
         }
-    });
-    match tokio::time::timeout(READ, reading).await {
-        Ok(Ok(loaded)) => loaded,
-        _ => Err(TlsError::Slow),
     }
 }
 
@@ -177,13 +224,15 @@ fn accept(chain: &[u8], chain_path: &Path, key: &[u8], key_path: &Path) -> Resul
     Ok(Loaded { acceptor: TlsAcceptor::from(Arc::new(config)), fingerprint })
 }
 
-/// Our own certificate and key: the kept one while it holds, else a new one.
-fn own(path: &Path, wanted: &BTreeSet<String>, now: i64) -> Result<String, TlsError> {
-    if let Ok(kept) = std::fs::read_to_string(path)
-        && still_holds(&kept, wanted, now)
-    {
+/// Our own certificate and key: the kept one while it holds, else a new one for the same key.
+fn own(path: &Path, wanted: &BTreeSet<String>, now: i64, synchronised: bool) -> Result<String, TlsError> {
+    let kept = std::fs::read_to_string(path).unwrap_or_default();
+    if still_holds(&kept, wanted, now, synchronised) {
         return Ok(kept);
     }
+    let kept_key = PrivateKeyDer::from_pem_slice(kept.as_bytes()).ok();
+    let kept_key = kept_key.and_then(|key| rcgen::KeyPair::try_from(&key).ok());
+    let key = kept_key.map_or_else(rcgen::KeyPair::generate, Ok)?;
     let mut params = rcgen::CertificateParams::new(wanted.iter().cloned().collect::<Vec<_>>())?;
     params.distinguished_name.push(rcgen::DnType::CommonName, "kithd");
     params.extended_key_usages.push(rcgen::ExtendedKeyUsagePurpose::ServerAuth);
@@ -191,7 +240,6 @@ fn own(path: &Path, wanted: &BTreeSet<String>, now: i64) -> Result<String, TlsEr
     let (from, until) = (now.max(DAY) - DAY, now.max(DAY) - DAY + VALID);
     params.not_before = epoch + Duration::from_secs(from.unsigned_abs());
     params.not_after = epoch + Duration::from_secs(until.unsigned_abs());
-    let key = rcgen::KeyPair::generate()?;
     let certificate = params.self_signed(&key)?;
     let names = wanted.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
     // What stands before the first section of a PEM file is for people, and for `still_holds`.
@@ -208,13 +256,16 @@ fn own(path: &Path, wanted: &BTreeSet<String>, now: i64) -> Result<String, TlsEr
     Ok(pem)
 }
 
-/// Whether it is valid for a while longer, by a clock that may have been wrong when it was made, and for all names.
-fn still_holds(pem: &str, wanted: &BTreeSet<String>, now: i64) -> bool {
+/// Whether it is valid for a while longer, by a clock that may have been wrong when it was made, and for all names. A board
+/// whose clock has no battery starts in the past each time, so only a synchronised clock tells that it begins too late. Its
+/// end is heeded in any case: not every time client leaves word that the clock is right.
+fn still_holds(pem: &str, wanted: &BTreeSet<String>, now: i64, synchronised: bool) -> bool {
     let line = |start: &str| pem.lines().find_map(|line| line.strip_prefix(start)).unwrap_or_default();
     let valid: Vec<i64> = line("valid ").split(' ').filter_map(|number| number.parse().ok()).collect();
     let [from, until] = valid[..] else { return false };
     let names: BTreeSet<_> = line("names ").split(' ').collect();
-    (from..until - RENEW_BEFORE).contains(&now) && wanted.iter().all(|name| names.contains(name.as_str()))
+    let valid = now < until - RENEW_BEFORE && (now >= from || !synchronised);
+    valid && wanted.iter().all(|name| names.contains(name.as_str()))
 }
 
 /// Whole or not at all, and readable by its owner only.
@@ -249,13 +300,16 @@ fn of_fib_trie(text: &str) -> BTreeSet<IpAddr> {
     found
 }
 
-/// Lines of address, index, prefix, scope, flags and name. Not those of one link (0x20), nor temporary ones (0x01).
+/// Lines of address, index, prefix, scope, flags and name. Only loopback and unique local ones, and no temporary ones (0x01):
+/// a provider may give others every day, and each would be a new certificate.
 fn of_if_inet6(text: &str) -> BTreeSet<IpAddr> {
     let address = |line: &str| {
         let fields: Vec<_> = line.split_whitespace().collect();
-        let [address, _, _, scope, flags, _] = fields[..] else { return None };
-        let lasting = scope != "20" && u8::from_str_radix(flags, 16).is_ok_and(|flags| flags & 1 == 0);
-        u128::from_str_radix(address, 16).ok().filter(|_| lasting).map(|bits| IpAddr::V6(bits.into()))
+        let [address, _, _, _, flags, _] = fields[..] else { return None };
+        let temporary = u8::from_str_radix(flags, 16).is_ok_and(|flags| flags & 1 != 0);
+        let address = Ipv6Addr::from(u128::from_str_radix(address, 16).ok()?);
+        let lasting = !temporary && (address.is_loopback() || address.is_unique_local());
+        lasting.then_some(IpAddr::V6(address))
     };
     text.lines().filter_map(address).collect()
 }
@@ -267,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_boards_addresses_are_found_without_those_of_one_link_and_temporary_ones() {
+    fn the_boards_addresses_are_found_without_those_of_one_link_temporary_ones_and_those_a_provider_gives() {
         let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     |-- 192.168.1.0\n        \
                     /24 link UNICAST\nLocal:\n        |-- 127.0.0.1\n           /32 host LOCAL\n        |-- 192.168.1.20\n           \
                     /32 host LOCAL\n        |-- 192.168.1.255\n           /32 link BROADCAST\n";
@@ -276,52 +330,108 @@ mod tests {
         let lines = "00000000000000000000000000000001 01 80 10 80       lo\n\
                      fd000000000000000000000000000007 02 40 00 80     eth0\n\
                      fd0000000000000000000000000000aa 02 40 00 01     eth0\n\
+                     20010db8000000000000000000000007 02 40 00 80     eth0\n\
                      fe800000000000000000000000000001 02 40 20 80     eth0\n";
         let found: Vec<_> = of_if_inet6(lines).iter().map(IpAddr::to_string).collect();
         assert_eq!(found, ["::1", "fd00::7"]);
     }
 
     #[test]
-    fn our_own_certificate_is_kept_until_it_ends_soon_or_lacks_a_name_and_its_key_is_its_owners() {
+    fn our_own_certificate_is_kept_until_it_ends_soon_or_lacks_a_name_and_its_key_ever_after() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(OWN);
         let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
         let (board, now) = (names(&["board", "board.local", "192.168.1.20"]), 1_795_000_000);
-        let first = own(&path, &board, now).unwrap();
+        let own = |wanted: &BTreeSet<String>, now| own(&path, wanted, now, true).unwrap();
+        let key = |pem: &str| pem[pem.find("-----BEGIN PRIVATE KEY").unwrap()..].to_string();
+        let first = own(&board, now);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(own(&path, &names(&["board"]), now + 700 * DAY).unwrap(), first);
+        assert_eq!(own(&names(&["board"]), now + 700 * DAY), first);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), first);
         accept(first.as_bytes(), &path, first.as_bytes(), &path).unwrap();
-        let renewed = own(&path, &board, now + 770 * DAY).unwrap();
+        let renewed = own(&board, now + 770 * DAY);
         assert_ne!(renewed, first);
+        accept(renewed.as_bytes(), &path, renewed.as_bytes(), &path).unwrap();
         // The clock was years ahead when that was made.
-        let set_right = own(&path, &board, now).unwrap();
+        let set_right = own(&board, now);
         assert_ne!(set_right, renewed);
-        let moved = own(&path, &names(&["board", "192.168.1.21"]), now).unwrap();
+        let moved = own(&names(&["board", "192.168.1.21"]), now);
         assert!(moved != set_right && moved.contains("192.168.1.21"));
+        for pem in [&renewed, &set_right, &moved] {
+            assert_eq!(key(pem), key(&first));
+        }
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         // A clock that was never set.
-        own(&path, &board, 5).unwrap();
+        own(&board, 5);
+        std::fs::write(&path, "damaged").unwrap();
+        assert_ne!(key(&own(&board, now)), key(&first));
+    }
+
+    #[test]
+    fn a_clock_that_starts_in_the_past_at_every_boot_costs_no_new_certificate() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(OWN);
+        let (board, now) = (BTreeSet::from(["board".to_string()]), 1_795_000_000);
+        let made = own(&path, &board, now, true).unwrap();
+        for _ in 0..2 {
+            assert_eq!(own(&path, &board, now - 100 * DAY, false).unwrap(), made, "before the time is known");
+            assert_eq!(own(&path, &board, now + 1, true).unwrap(), made);
+        }
+        assert_ne!(own(&path, &board, now + 790 * DAY, false).unwrap(), made, "its end is near");
+    }
+
+    fn some_pem(folder: &Path) -> String {
+        own(&folder.join(OWN), &BTreeSet::from(["board".into()]), 1_795_000_000, true).unwrap()
+    }
+
+    #[test]
+    fn a_certificate_on_a_hung_mount_takes_one_thread_however_often_it_is_looked_for_and_is_read_when_the_mount_answers()
+     {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (pem, certificate) = (some_pem(folder.path()), folder.path().join("pipe.pem"));
+        assert!(std::process::Command::new("mkfifo").arg(&certificate).status().unwrap().success());
+        let mut reading = Reading::of(Source::Files { certificate: certificate.clone(), key: folder.path().join(OWN) });
+        runtime.block_on(async {
+            tokio::time::pause();
+            for _ in 0..5 {
+                let (read, ()) = tokio::join!(reading.read(), tokio::time::advance(2 * READ));
+                assert!(matches!(read, Err(TlsError::Slow)));
+            }
+            // With the one thread that is left.
+            tokio::task::spawn_blocking(move || std::fs::write(certificate, pem).unwrap()).await.unwrap();
+            assert!(reading.read().await.is_ok());
+        });
     }
 
     #[tokio::test]
     async fn a_broken_file_is_told_and_the_certificate_read_before_stays() {
         let folder = tempfile::tempdir().unwrap();
-        let pem = own(&folder.path().join(OWN), &BTreeSet::from(["board".into()]), 1_795_000_000).unwrap();
+        let pem = some_pem(folder.path());
         let (certificate, key) = (folder.path().join("a.pem"), folder.path().join("a.key"));
         let source = Source::Files { certificate: certificate.clone(), key: key.clone() };
         let health = Health::default();
-        let open = || Encryption::open(source.clone(), health.clone());
+        let open = || load(source.clone());
         let refused = |error: Option<TlsError>| error.unwrap().to_string();
-        assert!(refused(open().await.err()).contains("a.pem cannot be read"));
+        assert!(refused(open().err()).contains("a.pem cannot be read"));
         std::fs::write(&certificate, &pem).unwrap();
         std::fs::write(&key, "nothing").unwrap();
-        assert!(refused(open().await.err()).contains("a.key holds no private key"));
+        assert!(refused(open().err()).contains("a.key holds no private key"));
         std::fs::write(&key, rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
-        assert!(refused(open().await.err()).contains("cannot be used"));
-        std::fs::write(&key, &pem).unwrap();
-        let mut encryption = open().await.unwrap();
-        encryption.announce("https://board:8000/".into());
+        assert!(refused(open().err()).contains("cannot be used"));
+        let mut opening = tokio::spawn(Encryption::open(source.clone(), health.clone()));
         let says = || health.parts()["page"].clone();
+        while !health.parts().contains_key("page") {
+            let soon = Duration::from_millis(5);
+            assert!(tokio::time::timeout(soon, &mut opening).await.is_err(), "it was opened");
+        }
+        assert!(says().text.starts_with("not served: "), "{}", says().text);
+        std::fs::write(&key, &pem).unwrap();
+        tokio::time::pause();
+        let mut encryption = opening.await.unwrap();
+        tokio::time::resume();
+        encryption.announce("https://board:8000/".into());
         assert!(says().text.starts_with("https://board:8000/, certificate SHA-256 "), "{}", says().text);
         std::fs::write(&certificate, "nothing").unwrap();
         encryption.look().await;

@@ -26,43 +26,70 @@ const THUMBNAILS: i64 = 20_000;
 /// One after the other, so long apart.
 const APART_MS: i64 = 30_000;
 
-/// Makes `kithd.db` in an empty folder; the newest image came in at `now_ms`.
-pub fn fill(folder: &Path, size: Size, now_ms: i64) -> Result<(), StoreError> {
+/// Makes `kithd.db` in an empty folder, its embeddings in `space`; the newest image came in at `now_ms`.
+pub fn fill(folder: &Path, size: Size, space: &str, now_ms: i64) -> Result<(), StoreError> {
     let connection = open_writable(&folder.join(DATABASE))?;
     // Nobody needs it after a power cut.
     connection.pragma_update(None, "synchronous", "OFF")?;
     let mut random = fastrand::Rng::with_seed(6);
     let transaction = connection.unchecked_transaction()?;
-    people(&transaction, size.people, now_ms, &mut random)?;
-    images(&transaction, size, now_ms, &mut random)?;
+    people(&transaction, size.people, space, now_ms)?;
+    images(&transaction, size, space, now_ms, &mut random)?;
+    history(&transaction, now_ms, &mut random)?;
     transaction.commit()?;
     connection.execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE);")?;
     Ok(())
 }
 
-fn embedding(random: &mut fastrand::Rng) -> Vec<u8> {
-    let vector: Vec<f32> = (0..DIMENSION).map(|_| (random.f32() - 0.5) * 0.3).collect();
+/// A week of minutes.
+fn history(connection: &Connection, now_ms: i64, random: &mut fastrand::Rng) -> rusqlite::Result<()> {
+    let mut minute = connection.prepare(
+        "INSERT INTO history (minute, pending, accepted, processed, failed, stages, celsius)
+         VALUES (?1, ?2, ?3, ?3, 0, '[5.0,40.0,1.0,60.0,3.0]', ?4)",
+    )?;
+    for ago in 1..=7 * 24 * 60 {
+        minute.execute(params![
+            now_ms / 60_000 - ago,
+            random.u32(0..50),
+            random.u32(0..30),
+            50.0 + random.f64() * 20.0
+        ])?;
+    }
+    Ok(())
+}
+
+/// A picture of somebody: as far from another of theirs as real ones are, and much farther from everybody else's.
+fn embedding(who: u64, random: &mut fastrand::Rng) -> Vec<u8> {
+    let mut own = fastrand::Rng::with_seed(who);
+    let vector: Vec<f32> = (0..DIMENSION).map(|_| (own.f32() - 0.5) * 0.3 + (random.f32() - 0.5) * 0.08).collect();
     vector_to_blob(&vector)
 }
 
-fn people(connection: &Connection, count: i64, now_ms: i64, random: &mut fastrand::Rng) -> rusqlite::Result<()> {
+fn people(connection: &Connection, count: i64, space: &str, now_ms: i64) -> rusqlite::Result<()> {
+    let mut random = fastrand::Rng::with_seed(7);
     let mut person =
         connection.prepare("INSERT INTO person (id, name, created_at_ms, uid) VALUES (?1, ?2, ?3, randomblob(16))")?;
     let mut picture = connection.prepare(
         "INSERT INTO person_images (id, person_id, image_name, sha256, file, bounds, quality, created_at_ms, crop)
          VALUES (?1, ?1, 'a.jpg', ?2, ?2, '[0,0,9,9]', 0.9, ?3, zeroblob(?4))",
     )?;
-    let mut vector = connection
-        .prepare("INSERT INTO person_embeddings (person_image_id, space, vector) VALUES (?1, 'bench', ?2)")?;
+    let mut vector =
+        connection.prepare("INSERT INTO person_embeddings (person_image_id, space, vector) VALUES (?1, ?3, ?2)")?;
     for id in 1..=count {
         person.execute(params![id, format!("Person {id:04}"), now_ms])?;
         picture.execute(params![id, format!("{id:064}"), now_ms, CROP_BYTES as i64])?;
-        vector.execute(params![id, embedding(random)])?;
+        vector.execute(params![id, embedding(id as u64, &mut random), space])?;
     }
     Ok(())
 }
 
-fn images(connection: &Connection, size: Size, now_ms: i64, random: &mut fastrand::Rng) -> rusqlite::Result<()> {
+fn images(
+    connection: &Connection,
+    size: Size,
+    space: &str,
+    now_ms: i64,
+    random: &mut fastrand::Rng,
+) -> rusqlite::Result<()> {
     let mut image = connection.prepare(
         "INSERT INTO images (id, state, source, path, attempts, outcome, reason, engine, picture_key, width, height,
                              accepted_at_ms, finished_at_ms, duration_ms, dated)
@@ -72,7 +99,7 @@ fn images(connection: &Connection, size: Size, now_ms: i64, random: &mut fastran
         "INSERT INTO faces (image_id, number, outcome, person_id, distance, margin, candidates, score, quality, bounds,
                             landmarks, space, embedding, crop)
          VALUES (?1, 1, ?2, ?3, ?4, 0.1, ?5, 0.99, 0.8, '[100.0,100.0,200.0,220.0]',
-                 '[[1.0,1.0],[1.0,1.0],[1.0,1.0],[1.0,1.0],[1.0,1.0]]', 'bench', ?6, zeroblob(?7))",
+                 '[[1.0,1.0],[1.0,1.0],[1.0,1.0],[1.0,1.0],[1.0,1.0]]', ?8, ?6, zeroblob(?7))",
     )?;
     let mut result = connection
         .prepare("INSERT INTO outbox (result_id, image_id, created_at_ms, payload) VALUES (?1, ?2, ?3, ?4)")?;
@@ -103,14 +130,17 @@ fn images(connection: &Connection, size: Size, now_ms: i64, random: &mut fastran
         if with_face {
             let person = random.i64(1..=size.people.max(1));
             let named = outcome != Some("unknown") && size.people > 0;
+            // Strangers come again too, each of them some ten times.
+            let who = if named { person } else { size.people + random.i64(1..=(size.faces / 20).max(1)) };
             face.execute(params![
                 id,
                 outcome,
                 named.then_some(person),
                 if named { 0.4 } else { 0.8 },
                 format!("[[{person},0.4]]"),
-                embedding(random),
-                CROP_BYTES as i64
+                embedding(who as u64, random),
+                CROP_BYTES as i64,
+                space
             ])?;
         }
         let payload = serde_json::json!({

@@ -81,7 +81,7 @@ fn find(
     let Some((low, high)) = between(connection, filter, cursor)? else {
         return Ok(Found { images: Vec::new(), next: None, unfinished: false });
     };
-    let (looked_at, most) = looked_at(filter, low, high);
+    let (looked_at, most) = looked_at(filter, few(connection, filter.state)?, low, high);
     let asked = asked(filter);
     let condition = if asked.text.is_empty() { "1".into() } else { asked.text };
     // One more than asked for tells whether another page follows.
@@ -137,8 +137,17 @@ fn between(
     Ok((low <= high).then_some((low, high)))
 }
 
+/// Whether so few are in this state that they can be put in order.
+fn few(connection: &Connection, state: Option<State>) -> rusqlite::Result<bool> {
+    let Some(state) = state else { return Ok(false) };
+    let count: i64 = connection
+        .prepare_cached("SELECT images FROM tally WHERE state = ?1")?
+        .query_row([state.as_str()], |row| row.get(0))?;
+    Ok(count <= FETCHED)
+}
+
 /// The ids that are looked at for one page, from the index that leaves the fewest; and how many those are at most.
-fn looked_at(filter: &ImageFilter, low: ImageId, high: ImageId) -> (Sql, i64) {
+fn looked_at(filter: &ImageFilter, few: bool, low: ImageId, high: ImageId) -> (Sql, i64) {
     let mut sql = Sql::default();
     let mut chosen = |from: &str, id: &str, order: &str, most: i64, first: Option<(&str, Value)>| {
         if let Some((condition, value)) = first {
@@ -162,12 +171,12 @@ fn looked_at(filter: &ImageFilter, low: ImageId, high: ImageId) -> (Sql, i64) {
             Some(State::Failed) => {
                 chosen("images INDEXED BY images_failed", "id", "AND state = 'failed'", FETCHED, None)
             }
-            // Few beside those that are done, so that all of them can be put in order.
-            Some(state @ (State::Pending | State::Processing)) => {
+            // Their index is in the order they are due. A backlog is among the newest, and found there.
+            Some(state @ (State::Pending | State::Processing)) if few => {
                 let from = "images INDEXED BY images_state_due";
                 chosen(from, "id", "", FETCHED, Some(("state = ?", text(state.as_str()))))
             }
-            Some(State::Processed) | None => chosen("images NOT INDEXED", "id", "", LOOKED_AT, None),
+            _ => chosen("images NOT INDEXED", "id", "", LOOKED_AT, None),
         }
     };
     (sql, most)
@@ -203,4 +212,54 @@ fn asked(filter: &ImageFilter) -> Sql {
         sql.and(r"i.path LIKE ? ESCAPE '\'", pattern);
     }
     sql
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::NewImage;
+
+    fn image(path: String) -> NewImage {
+        NewImage {
+            source: Source::Http,
+            path,
+            file: None,
+            bytes: 0,
+            idempotency_key: None,
+            picture_key: None,
+            unless_unfinished: false,
+            seen: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_long_search_goes_on_where_it_stopped_and_a_backlog_is_listed_newest_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(folder.path(), &[]).unwrap();
+        let count = LOOKED_AT + FETCHED;
+        let images = (1..=count).map(|n| image(if n == 2 { "/in/needle.jpg".into() } else { format!("/in/{n}.jpg") }));
+        store.accept(images.collect(), 0, 0, true).await.unwrap().unwrap();
+        let needle = ImageFilter { path: Some("NEEDLE".into()), ..ImageFilter::default() };
+        let first = store.find_images(needle.clone(), None, 10).await.unwrap();
+        assert!(first.images.is_empty() && first.unfinished, "{first:?}");
+        assert_eq!(first.next, Some(FETCHED + 1));
+        let second = store.find_images(needle, first.next, 10).await.unwrap();
+        assert_eq!((second.images[0].id, second.next, second.unfinished), (2, None, false));
+
+        let waiting = ImageFilter { state: Some(State::Pending), ..ImageFilter::default() };
+        for left in [count, FETCHED] {
+            // Due in another order than they came.
+            let ids = move |found: Found| found.images.iter().map(|image| image.id).collect::<Vec<_>>();
+            store
+                .write(crate::store::writer::Urgency::Now, move |connection| {
+                    connection.execute("DELETE FROM images WHERE id > ?1", [left])?;
+                    connection.execute("UPDATE images SET due_ms = -id", [])
+                })
+                .await
+                .unwrap();
+            assert_eq!(ids(store.find_images(waiting.clone(), None, 2).await.unwrap()), [left, left - 1]);
+            let oldest = store.find_images(waiting.clone(), Some(3), 2).await.unwrap();
+            assert_eq!((oldest.next, ids(oldest)), (None, vec![2, 1]));
+        }
+    }
 }

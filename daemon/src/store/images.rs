@@ -235,6 +235,7 @@ impl Store {
                         "UPDATE images SET state = 'pending', outcome = NULL, engine = NULL, reason = ?2, attempts = 0,
                                 alone = 0, due_ms = ?3, missing_since_ms = NULL, finished_at_ms = NULL,
                                 duration_ms = NULL, unverified = 0,
+                                picture_key = iif(file IS NULL, NULL, picture_key),
                                 supersedes = (SELECT result_id FROM outbox WHERE image_id = ?1 ORDER BY id DESC LIMIT 1)
                           WHERE id = ?1 RETURNING iif(source = 'camera' AND file IS NOT NULL, bytes, 0)",
                     )?

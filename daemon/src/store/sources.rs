@@ -21,16 +21,23 @@ pub struct NewestOfSource {
 }
 
 impl Store {
-    /// The newest images that came in this way under a path that begins so.
-    pub async fn newest_of_source(&self, source: Source, prefix: String) -> Result<NewestOfSource, StoreError> {
+    /// The newest images that came in this way under a path that begins so and, if that is told, has so many more
+    /// characters: the pictures of the camera "front" are not those of "front door".
+    pub async fn newest_of_source(
+        &self,
+        source: Source,
+        prefix: String,
+        more: Option<i64>,
+    ) -> Result<NewestOfSource, StoreError> {
         self.read(move |connection| {
             let last = connection
                 .prepare_cached(
                     "SELECT id, accepted_at_ms
                        FROM (SELECT id, source, path, accepted_at_ms FROM images ORDER BY id DESC LIMIT ?3)
-                      WHERE source = ?1 AND substr(path, 1, length(?2)) = ?2 LIMIT 1",
+                      WHERE source = ?1 AND substr(path, 1, length(?2)) = ?2
+                        AND length(path) = coalesce(length(?2) + ?4, length(path)) LIMIT 1",
                 )?
-                .query_row(params![source.as_str(), prefix, LOOKED_AT], |row| Ok((row.get(0)?, row.get(1)?)))
+                .query_row(params![source.as_str(), prefix, LOOKED_AT, more], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()?;
             let failed = connection
                 .prepare_cached(
@@ -38,14 +45,68 @@ impl Store {
                        FROM (SELECT id, source, path, coalesce(reason, '') AS reason,
                                     coalesce(finished_at_ms, accepted_at_ms) AS finished_at_ms
                                FROM images WHERE state = 'failed' ORDER BY id DESC LIMIT ?3)
-                      WHERE source = ?1 AND substr(path, 1, length(?2)) = ?2 LIMIT 1",
+                      WHERE source = ?1 AND substr(path, 1, length(?2)) = ?2
+                        AND length(path) = coalesce(length(?2) + ?4, length(path)) LIMIT 1",
                 )?
-                .query_row(params![source.as_str(), prefix, FAILED_LOOKED_AT], |row| {
+                .query_row(params![source.as_str(), prefix, FAILED_LOOKED_AT, more], |row| {
                     Ok((row.get(0)?, row.get(1)?, row.get(2)?))
                 })
                 .optional()?;
             Ok(NewestOfSource { last, failed })
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::domain::NewImage;
+    use crate::store::End;
+
+    #[tokio::test]
+    async fn each_source_has_its_own_newest_picture_and_its_own_newest_failure() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(folder.path(), &[]).unwrap();
+        for (at_ms, (source, path)) in (100..).zip([
+            (Source::Camera, "front 1.jpg"),
+            (Source::Camera, "front door 1.jpg"),
+            (Source::Http, "a.jpg"),
+        ]) {
+            let image = NewImage {
+                source,
+                path: path.into(),
+                file: None,
+                bytes: 0,
+                idempotency_key: None,
+                picture_key: None,
+                unless_unfinished: false,
+                seen: None,
+            };
+            store.accept(vec![image], 0, at_ms, true).await.unwrap().unwrap();
+        }
+        let claimed = store.claim(1, false, 1).await.unwrap().remove(0);
+        let end = End {
+            id: claimed.id,
+            attempts: claimed.attempts,
+            finished_at_ms: 200,
+            duration_ms: 1,
+            result_id: "r".into(),
+            payload: "{}".into(),
+            judged_by: None,
+            publish: true,
+        };
+        store.fail(Arc::new(end), "cut short".into()).await.unwrap();
+        store.settle().await.unwrap();
+        let newest =
+            async |source, prefix: &str, more| store.newest_of_source(source, prefix.into(), more).await.unwrap();
+        let front = newest(Source::Camera, "front ", Some(5)).await;
+        assert_eq!(front, NewestOfSource { last: Some((1, 100)), failed: Some((1, "cut short".into(), 200)) });
+        let door = newest(Source::Camera, "front door ", Some(5)).await;
+        assert_eq!(door, NewestOfSource { last: Some((2, 101)), failed: None });
+        assert_eq!(newest(Source::Http, "", None).await.last, Some((3, 102)));
+        assert_eq!(newest(Source::Mqtt, "", None).await, NewestOfSource { last: None, failed: None });
     }
 }

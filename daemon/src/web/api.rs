@@ -362,7 +362,7 @@ impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequestParts<S> for Ask
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let query: Result<Query<T>, QueryRejection> = Query::from_request_parts(parts, state).await;
-        query.map(|Query(query)| Self(query)).map_err(|error| Problem::bad_request(error.body_text()))
+        query.map(|Query(query)| Self(query)).map_err(|error| Problem::bad_request(format!("{}.", error.body_text())))
     }
 }
 

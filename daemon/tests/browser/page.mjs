@@ -183,6 +183,8 @@ async function worksWithoutJavaScript(browser) {
   }
   await page.goto(new URL("/health", base).href);
   check((await page.locator("svg[role=img] title").count()) >= 4, "Without JavaScript the charts are missing.");
+  const http = await page.locator("#sources tr", { hasText: "http" }).innerText();
+  check(/image \d+/.test(http) && http.includes("ok"), `The source http does not say how it is: ${http}`);
   await page.goto(new URL("/?state=processed&outcome=known", base).href);
   check((await page.locator("table.images tbody tr").count()) > 0, "Without JavaScript nothing is found.");
   await page.context().close();

@@ -60,9 +60,11 @@ fn images_are_found_by_state_outcome_person_source_time_and_path_and_by_several_
     let named =
         |name: &str| people["people"].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap().clone();
     let person = named("Eileen Collins");
-    assert_eq!(person["last_image"], collins);
-    assert_eq!(found(&format!("person={}", person["id"])), [collins]);
-    assert!(found(&format!("person={}&path=group", person["id"])).is_empty());
+    assert_eq!(person["last_image"], group, "everybody is on it");
+    assert_eq!(found(&format!("person={}", person["id"])), [group, collins]);
+    assert_eq!(found(&format!("person={}&path=astronaut", person["id"])), [collins]);
+    assert_eq!(found(&format!("person={}&outcome=known&source=http&state=processed", person["id"])), [group, collins]);
+    assert!(found(&format!("person={}&state=failed", person["id"])).is_empty());
     let accepted = board.get(&format!("/v1/images/{group}"))["accepted_at_ms"].as_i64().unwrap();
     // Its own millisecond, as RFC 3339 says it.
     let moment = |ms: i64| {

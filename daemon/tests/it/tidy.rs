@@ -78,6 +78,7 @@ fn the_arrows_of_the_design_hold() {
         ("daemon/src/recognition", &["crate::sinks", "crate::web", "crate::mqtt"]),
         ("daemon/src/sinks", &["crate::queue", "crate::sources", "crate::recognition", "crate::engine", "crate::web"]),
         ("daemon/src/web", &["crate::queue", "crate::sources", "crate::recognition", "crate::engine", "crate::sinks"]),
+        ("daemon/src/serve", &["crate::store", "crate::queue", "crate::sources", "crate::recognition", "crate::web"]),
         ("daemon/src/mqtt", &["crate::domain", "crate::queue", "crate::store", "crate::sources", "crate::sinks"]),
     ];
     for (folder, names) in forbidden {

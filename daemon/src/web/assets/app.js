@@ -220,6 +220,13 @@ function forgetTold() {
   history.replaceState(history.state, "", here);
 }
 
+/** Only so many images are looked through at a time; without one to show the search goes on by itself. */
+function searchOn() {
+  const older = document.querySelector("a[data-search]");
+  if (older) location.replace(older.href);
+}
+
+searchOn();
 rememberRows();
 for (const part of document.querySelectorAll("[data-live]")) sent.set(part, shape(part.innerHTML));
 showLocalTimes();

@@ -149,8 +149,9 @@ mod tests {
         assert_eq!(attempts.judge(Way::Bearer, sender(5000), true), Verdict::Right);
         // Who did worst is remembered.
         let mut attempts = Attempts::new();
-        (0..10).for_each(|_| drop(attempts.judge(Way::Form, sender(7), false)));
-        (100..3000).for_each(|n| drop(attempts.judge(Way::Form, sender(n), false)));
+        for number in std::iter::repeat_n(7, 10).chain(100..3000) {
+            attempts.judge(Way::Form, sender(number), false);
+        }
         assert!(matches!(attempts.judge(Way::Form, sender(7), true), Verdict::TooMany(_)));
     }
 }

@@ -171,3 +171,43 @@ fn curves(calibration: &Calibration) -> Option<Chart> {
         legend: vec![("bad", "strangers that pass"), ("s1", "true pairs missed")],
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn calibration(recommended: Option<f32>) -> Calibration {
+        let point = |threshold| CalibrationPoint { threshold, fmr: 0.02, fnmr: 0.0 };
+        Calibration {
+            people: 2,
+            pictures: 4,
+            genuine: 2,
+            impostors: 4,
+            threshold: 0.6,
+            now: Some(point(0.6)),
+            recommended: recommended.map(point),
+            reason: "lower it".into(),
+            bins: vec![0.5, 1.0],
+            genuine_share: vec![1.0, 0.0],
+            impostor_share: vec![0.25, 0.75],
+            curve: vec![point(0.0), point(1.0)],
+        }
+    }
+
+    #[test]
+    fn the_threshold_in_use_and_the_one_to_use_are_marked_and_said_in_words() {
+        let found = Found::from(calibration(Some(0.5)));
+        assert_eq!(found.reason, "Lower it.");
+        for chart in &found.charts {
+            let words: Vec<_> = chart.marks.iter().map(|mark| (mark.word.as_str(), mark.label.1)).collect();
+            assert_eq!(words, [("now", "start"), ("recommended", "end")], "words beside each other stand apart");
+        }
+        let summaries: String = found.charts.iter().map(|chart| chart.summary.as_str()).collect();
+        assert!(
+            summaries.contains("from 0.00 to 0.50 apart") && summaries.contains("recommended threshold 0.500, 2.0")
+        );
+        let same = Found::from(calibration(Some(0.6)));
+        assert!(same.charts.iter().all(|chart| chart.marks.len() == 1), "one mark where both are the same");
+        assert!(Found::from(Calibration::default()).charts.is_empty(), "an empty gallery has no charts");
+    }
+}

@@ -24,6 +24,8 @@ const USUAL: i64 = 6;
 /// Changes of the breaker in the chart, and in the list.
 const CHANGES: usize = 200;
 const LISTED: usize = 12;
+/// What follows a camera's name in its pictures' names: 2026-11-24T07-21-05.000.jpg.
+const CAMERA_NAME: i64 = 27;
 const STAGES: [(&str, &str); 5] =
     [("s1", "decode"), ("s2", "detect"), ("s3", "align"), ("s4", "embed"), ("s5", "encode")];
 
@@ -153,7 +155,8 @@ async fn sources(web: &Web, parts: &BTreeMap<&'static str, Part>, frame: &Frame)
                 _ => continue,
             },
         };
-        let newest = web.store.newest_of_source(source, prefix).await?;
+        let more = (source == Source::Camera).then_some(CAMERA_NAME);
+        let newest = web.store.newest_of_source(source, prefix, more).await?;
         lines.push(SourceLine {
             name: if *name == "page" { "http".into() } else { (*name).into() },
             part: part.clone(),
