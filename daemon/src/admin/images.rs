@@ -1,5 +1,6 @@
 //! What an operator says to one image: try again, or be gone.
 
+use anyhow::bail;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -61,25 +62,25 @@ async fn again(admin: &Admin, id: ImageId) -> Result<(), Problem> {
 }
 
 async fn remove(admin: &Admin, id: ImageId) -> Result<(), Problem> {
-    let admin = admin.clone();
-    on_its_own(async move { remove_all(&admin, id).await }).await
-}
-
-async fn remove_all(admin: &Admin, id: ImageId) -> Result<(), Problem> {
-    match admin.queue.remove(id).await? {
-        Told::Done { file, counter_examples, .. } => {
-            admin.enroller.delete(file.into_iter().collect()).await;
-            if counter_examples > 0 {
-                admin.enroller.forget_counter_examples(admin.maybe_up().as_ref()).await?;
+    let (queue, enroller, up) = (admin.queue.clone(), admin.enroller.clone(), admin.maybe_up());
+    let removed = on_its_own(async move {
+        let told = queue.remove(id).await?;
+        if let Told::Done { file, counter_examples, .. } = &told {
+            enroller.delete(file.clone().into_iter().collect()).await;
+            if *counter_examples > 0 {
+                enroller.forget_counter_examples(up.as_ref()).await?;
             }
             // What was erased must not stay readable in the journal.
-            if !admin.web.store.empty_journal().await? {
-                let sentence =
-                    "The image is forgotten, but the database's journal is being read and still holds it for a while.";
-                return Err(Problem::later(sentence));
+            if !enroller.store.empty_journal().await? {
+                bail!(
+                    "the image is forgotten, but the journal of the database is being read and still holds it for a while"
+                );
             }
-            Ok(())
         }
+        anyhow::Ok(told)
+    });
+    match removed.await.map_err(|error| Problem::later(format!("{error:#}.")))? {
+        Told::Done { .. } => Ok(()),
         Told::NotFound => Err(no_image(id)),
         Told::Not(_) | Told::BytesGone => {
             Err(conflict(format!("Image {id} is in the engine's hands; ask again in a moment.")))

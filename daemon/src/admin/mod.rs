@@ -126,12 +126,6 @@ where
     tokio::spawn(work).await.unwrap_or_else(|panic| Err(anyhow::Error::from(panic).into()))
 }
 
-impl From<anyhow::Error> for Problem {
-    fn from(error: anyhow::Error) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}."))
-    }
-}
-
 /// Understood, and refused.
 fn refused(sentence: &str) -> Problem {
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, sentence)
