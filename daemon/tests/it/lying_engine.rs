@@ -62,7 +62,7 @@ impl Recognizer for Proxy {
             reply.width = 0;
         }
         if mode == Mode::Slow as u8 {
-            tokio::time::sleep(Duration::from_millis(400)).await;
+            tokio::time::sleep(Duration::from_millis(2500)).await;
         }
         Ok(Response::new(reply))
     }
