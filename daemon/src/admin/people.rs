@@ -14,7 +14,7 @@ use super::{Admin, back, on_its_own, refused};
 use crate::domain::{PersonId, PictureBytes};
 use crate::problem::Problem;
 use crate::recognition::{Enrolment, Report};
-use crate::sources::http::read;
+use crate::sources::http::{LONGEST_NAME, read};
 use crate::store::{Changed, PersonRow};
 use crate::web::api::{Asked, Id, jpeg_number};
 
@@ -132,6 +132,9 @@ fn rejected(report: &Report) -> Problem {
 async fn take(admin: &Admin, name: String, file_name: String, bytes: Vec<u8>) -> Result<Report, Problem> {
     if bytes.is_empty() {
         return Err(refused("The body is empty; it is the bytes of a picture."));
+    }
+    if file_name.chars().count() > LONGEST_NAME {
+        return Err(refused("What the picture is called is too long."));
     }
     let (up, enroller) = (admin.up()?, admin.enroller.clone());
     let _turn = admin.engine_turn().await?;

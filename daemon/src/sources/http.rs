@@ -18,6 +18,8 @@ use crate::domain::{Accepted, ImageId, PictureBytes, Source};
 use crate::problem::Problem;
 
 const JSON_LIMIT: usize = 1 << 20;
+/// Letters of what a picture is called.
+pub const LONGEST_NAME: usize = 255;
 /// Room for multipart boundaries and part headers around a picture of the largest size.
 const FRAMING: usize = 64 << 10;
 
@@ -125,6 +127,9 @@ async fn picture(
     request: Request,
 ) -> Result<Response, Problem> {
     let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
+    if query.name.as_ref().is_some_and(|name| name.chars().count() > LONGEST_NAME) {
+        return Err(Problem::bad_request(format!("\"name\" has at most {LONGEST_NAME} letters.")));
+    }
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let key = idempotency_key(&headers)?;
     if kind.starts_with("multipart/form-data") {
@@ -202,7 +207,9 @@ fn list_key(key: &str, n: usize) -> String {
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     match value.to_str() {
-        Ok(key) if (1..=255).contains(&key.len()) => Ok(Some(key.into())),
+        Ok(key) if (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Ok(Some(key.into()))
+        }
         _ => Err(Problem::new(StatusCode::BAD_REQUEST, "Idempotency-Key must be 1 to 255 visible ASCII characters")),
     }
 }
