@@ -63,7 +63,9 @@ async fn remove(admin: &Admin, id: ImageId) -> Result<(), Problem> {
     match admin.queue.remove(id).await? {
         Told::Done { file, .. } => {
             admin.enroller.delete(file.into_iter().collect()).await;
-            // What was erased must not stay readable in the journal.
+            // What was erased must not stay readable in older copies of the database or in the journal.
+            let deleted = admin.enroller.delete_copies_before();
+            deleted.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}.")))?;
             admin.web.store.empty_journal().await?;
             Ok(())
         }
