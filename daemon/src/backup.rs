@@ -22,7 +22,7 @@ use crate::disk::free_bytes;
 use crate::domain::{hex, wall_clock_ms};
 use crate::store::{
     DATABASE, PictureFile, RestoredGallery, RestoredImages, Salvage, Store, StoreError, gallery_is_whole, prepare_copy,
-    schema,
+    schema, set_lost_aside,
 };
 
 /// The gallery's own backup, in the state folder.
@@ -479,8 +479,9 @@ fn sweep(state_dir: &Path) {
 pub async fn keep_gallery(store: &Store, state_dir: &Path, device: &str) -> Result<bool, BackupError> {
     let target = state_dir.join(GALLERY);
     let there = target.exists();
-    let gallery = store.gallery_fingerprint().await?;
-    if (gallery.is_none() && !there) || (there && manifest_of(&target).is_some_and(|old| old.gallery == gallery)) {
+    // Nobody, not even a tombstone: a database that never knew anybody takes nobody's place.
+    let Some(gallery) = store.gallery_fingerprint().await? else { return Ok(false) };
+    if there && manifest_of(&target).is_some_and(|old| old.gallery.as_ref() == Some(&gallery)) {
         return Ok(false);
     }
     let backup = Backup::make(store, state_dir, device, Contents::Gallery).await?;
@@ -507,7 +508,11 @@ fn manifest_of(path: &Path) -> Option<Manifest> {
 /// Opens the database; of one that turns out to be damaged as much comes back as can be had. The second value is the
 /// banner that says so.
 pub async fn open(state_dir: &Path, spool: &str) -> Result<(Store, Option<String>), StoreError> {
-    let (store, banner) = Store::open(state_dir, &[spool, PEOPLE])?;
+    let kept = [spool, PEOPLE];
+    if state_dir.join(GALLERY).exists() {
+        set_lost_aside(state_dir, &kept)?;
+    }
+    let (store, banner) = Store::open(state_dir, &kept)?;
     sweep(state_dir);
     if banner.is_none() {
         return Ok((store, None));
@@ -554,6 +559,11 @@ async fn recover(store: &Store, state_dir: &Path, spool: &str, name: &str, numbe
         let moved = std::fs::rename(state_dir.join(GALLERY), state_dir.join(&aside)).is_ok();
         let now = if moved { format!(" and is {aside} now") } else { String::new() };
         said.push(format!("The gallery's backup could not be taken in{now}: {error}."));
+        if !error.is_refusal() {
+            // The board was at fault, not the file.
+            let file = state_dir.join(if moved { aside.as_str() } else { GALLERY });
+            said.push(format!("Mend that and type: kithd restore {}.", file.display()));
+        }
     }
     said.push(recover_images(store, state_dir, spool, &damaged, number).await);
     said.push("Past results, and messages no broker had yet, did not come back.".into());

@@ -70,7 +70,8 @@ async fn remove(admin: &Admin, id: ImageId) -> Result<(), Problem> {
             if *counter_examples > 0 {
                 enroller.forget_counter_examples(up.as_ref()).await?;
             }
-            // What was erased must not stay readable in the journal.
+            // What was erased must not stay readable in older copies of the database or in the journal.
+            enroller.delete_copies_before()?;
             if !enroller.store.empty_journal().await? {
                 bail!(
                     "the image is forgotten, but the journal of the database is being read and still holds it for a while"

@@ -1,7 +1,6 @@
 //! `kithd backup` and `kithd restore`: one file with everything worth keeping, through the daemon when it runs. The file
 //! belongs to whoever typed the command.
 
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -31,24 +30,18 @@ pub struct RestoreArgs {
 
 /// Writes the file beside itself first, so that one that was there is replaced whole or not at all.
 pub async fn save(config: &Config, args: BackupArgs) -> anyhow::Result<ExitCode> {
-    let part = PathBuf::from(format!("{}.part", args.file.display()));
-    let written = write(config, &part).await;
-    if written.is_err() {
-        // Half a backup is none; if it was never made there is nothing to remove.
-        let _ = std::fs::remove_file(&part);
-    }
-    let bytes = written.with_context(|| format!("no backup was written to {}", args.file.display()))?;
-    std::fs::rename(&part, &args.file).with_context(|| format!("{} cannot be made", args.file.display()))?;
     let folder = args.file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let not_written = || format!("no backup was written to {}", args.file.display());
+    // It holds faces: nobody else may read it. Half a backup is none: it goes if this fails.
+    let part = tempfile::Builder::new().prefix(".kithd-backup-").tempfile_in(folder).with_context(not_written)?;
+    let bytes = write(config, part.as_file().try_clone()?).await.with_context(not_written)?;
+    part.persist(&args.file).with_context(|| format!("{} cannot be made", args.file.display()))?;
     std::fs::File::open(folder)?.sync_all()?;
     println!("{} has everything: {} KiB", args.file.display(), bytes.div_ceil(1024));
     Ok(ExitCode::SUCCESS)
 }
 
-async fn write(config: &Config, part: &Path) -> anyhow::Result<u64> {
-    // It holds faces.
-    let mut options = std::fs::File::options();
-    let file = options.create(true).truncate(true).write(true).mode(0o600).open(part)?;
+async fn write(config: &Config, file: std::fs::File) -> anyhow::Result<u64> {
     if let Some(client) = Client::connect(&config.state_dir).await? {
         let mut file = tokio::fs::File::from_std(file);
         let bytes = client.backup(&mut file).await?;
@@ -99,7 +92,8 @@ pub async fn restore(config: &Config, args: RestoreArgs) -> anyhow::Result<ExitC
 
 /// A folder that was mistyped must not become an empty board.
 async fn existing(config: &Config) -> anyhow::Result<(crate::state_dir::StateDir, crate::recognition::Enroller)> {
-    if !config.state_dir.join(crate::store::DATABASE).exists() {
+    let was_here = [crate::store::DATABASE, crate::backup::GALLERY];
+    if !was_here.iter().any(|file| config.state_dir.join(file).exists()) {
         bail!("there is no database in {} yet: kithd has not run with this state_dir", config.state_dir.display());
     }
     own_gallery(config).await

@@ -45,6 +45,12 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     println!("{person} was erased.");
+    if forgotten.rest_follows {
+        println!(
+            "Something of them is still in past results, in a backup or in the database's journal: another program may be \
+             reading it. The daemon goes on until nothing is left, and says so under \"erasure\" in its health."
+        );
+    }
     if !forgotten.may_hold_them.is_empty() {
         println!(
             "What was moved aside when the database was damaged may still hold them; delete it in {}: {}",

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::config::Config;
-use crate::domain::{Outcome, Source};
+use crate::domain::{IdentifiedFace, NamedCandidate, Outcome, Source};
+use crate::store::EnrolledPicture;
 
 async fn queue(folder: &std::path::Path, change: impl FnOnce(&mut config::Retry)) -> (Store, Queue) {
     let (store, _) = Store::open(folder, &[]).unwrap();
@@ -252,6 +253,73 @@ async fn what_a_lying_engine_made_is_done_again_and_says_what_it_supersedes() {
     let news: Vec<_> = messages.iter().filter(|message| message["supersedes"] == superseded["result_id"]).collect();
     assert_eq!(news.len(), 1, "{messages:?}");
     assert_eq!(queue.redo_unverified(EngineRole::Fallback, "x").await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn who_was_erased_or_put_together_between_match_and_result_is_not_named_by_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, queue) = queue(folder.path(), |_| {}).await;
+    let mut people = Vec::new();
+    for name in ["Ann", "Bob", "Eve"] {
+        let picture = EnrolledPicture {
+            image_name: format!("{name}.jpg"),
+            sha256: name.into(),
+            file: format!("people/{name}"),
+            bounds: [0.0; 4],
+            quality: 1.0,
+            crop: vec![1],
+            embedding: vec![1.0],
+            space: "space".into(),
+        };
+        store.enroll(name.into(), picture).await.unwrap();
+        people.push(store.person_named(name.into()).await.unwrap().unwrap());
+    }
+    let candidate = |at: usize| NamedCandidate {
+        person_id: people[at],
+        name: ["Ann", "Bob", "Eve"][at].into(),
+        distance: Some(0.3),
+    };
+    let face = |person: usize, other: usize| IdentifiedFace {
+        bounds: [0.0; 4],
+        landmarks: [[0.0; 2]; 5],
+        score: 1.0,
+        quality: 1.0,
+        outcome: Outcome::Known,
+        person: Some(candidate(person)),
+        distance: Some(0.3),
+        margin: None,
+        candidates: vec![candidate(person), candidate(other)],
+        embedding: vec![2.0],
+        crop: vec![2],
+        enrolled_image: None,
+    };
+    std::fs::create_dir(folder.path().join("spool")).unwrap();
+    std::fs::write(folder.path().join("spool/of-ann"), "picture").unwrap();
+    let of_ann = NewImage { file: Some("spool/of-ann".into()), ..image("/ann") };
+    queue.submit(vec![of_ann, image("/bob"), image("/eve")]).await.unwrap();
+    let mut claimed = queue.claim(10, true).await.unwrap().images.into_iter();
+    // All three were matched; then Ann is erased to the end, and Bob turns out to be Eve.
+    store.erase_person(people[0]).await.unwrap();
+    store.erased(people.clone()).await.unwrap();
+    store.merge_people(people[1], people[2]).await.unwrap();
+    store.follow_merges().await.unwrap();
+    for (person, other) in [(0, 1), (1, 0), (2, 0)] {
+        let identified = Identified { faces: vec![face(person, other)], outcome: Outcome::Known, ..nothing_found() };
+        assert!(queue.finish(claimed.next().unwrap(), identified).await.unwrap());
+    }
+    let messages = store.take_unsent(10).await.unwrap();
+    let payloads: Vec<_> = messages.iter().map(|row| row.payload.as_str()).collect();
+    assert_eq!(payloads.len(), 2, "a result that names nobody but her is published: {payloads:?}");
+    assert!(payloads.iter().all(|payload| !payload.contains("Ann")), "{payloads:?}");
+    for (id, person, crops) in [(1, None, false), (2, Some("Eve"), true), (3, Some("Eve"), true)] {
+        let found = committed(&store, id).await.found;
+        assert_eq!(found[0].person.as_deref(), person, "image {id}");
+        let named: Vec<_> = found[0].candidates.iter().map(|candidate| candidate.name.as_str()).collect();
+        assert_eq!(named, ["Eve"], "image {id}");
+        assert_eq!(found[0].crop, crops, "image {id}");
+    }
+    assert!(!folder.path().join("spool/of-ann").exists());
+    assert!(store.spool_files().await.unwrap().is_empty());
 }
 
 #[tokio::test]

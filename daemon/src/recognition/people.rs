@@ -5,7 +5,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Forgotten {
     /// Files and folders of the state folder that were moved aside and that kithd does not look into: they may hold them yet.
     pub may_hold_them: Vec<String>,
+    /// Something of them is left in past results, a backup or the journal; it follows while the daemon runs.
+    pub rest_follows: bool,
 }
 
 /// What came back from a backup.
@@ -87,6 +89,7 @@ impl Enroller {
         let Some(file) = self.store.delete_person_picture(person, picture).await? else { return Ok(Changed::NotFound) };
         self.refresh(up).await?;
         self.delete(vec![file]).await;
+        self.delete_copies_before()?;
         self.renew_backup().await?;
         if !self.store.empty_journal().await? {
             tracing::warn!("the journal that still holds a picture taken out of the gallery is being read");
@@ -125,10 +128,18 @@ impl Enroller {
         let found = files.is_some();
         self.delete(files.unwrap_or_default()).await;
         self.await_last_matches(up).await;
-        self.finish_forgetting().await?;
+        let rest = self.finish_forgetting().await;
         // Counter-examples that were faces of theirs are gone since.
         self.refresh(up).await?;
-        Ok(found.then(|| Forgotten { may_hold_them: self.moved_aside() }))
+        let rest_follows = match rest {
+            // They are out of the gallery for good; the rest is done again until it is done.
+            Err(error) if found => {
+                tracing::warn!("somebody was erased, the rest of them follows: {error:#}");
+                true
+            }
+            rest => rest.map(|()| false)?,
+        };
+        Ok(found.then(|| Forgotten { may_hold_them: self.moved_aside(), rest_follows }))
     }
 
     /// Does to its end, now and then, what a full disk or the end of the daemon broke off.
@@ -162,15 +173,22 @@ impl Enroller {
         }
         let files = self.store.erase_from_results(&people).await?;
         self.delete(files).await;
-        for copy in self.store.copies_before() {
-            std::fs::remove_file(&copy)?;
-        }
+        self.delete_copies_before()?;
         self.renew_backup().await?;
         if !self.store.empty_journal().await? {
             bail!("the journal of the database is being read");
         }
         self.erasures.send_modify(|erasures| *erasures += 1);
         Ok(self.store.erased(people).await?)
+    }
+
+    /// What is erased is not in the copies of the database either that were made before it was brought to a newer schema.
+    pub fn delete_copies_before(&self) -> anyhow::Result<()> {
+        for copy in self.store.copies_before() {
+            std::fs::remove_file(&copy)
+                .with_context(|| format!("{} still holds what was erased and cannot be deleted", copy.display()))?;
+        }
+        Ok(())
     }
 
     /// Who is erased is not in the board's own backup either, whatever becomes of the others.
@@ -236,6 +254,11 @@ impl Enroller {
         let gallery = backup.restore_gallery(&self.store, &self.state_dir).await?;
         for person in &gallery.erased_there {
             self.delete(self.store.erase_person(*person).await?.unwrap_or_default()).await;
+        }
+        if !gallery.erased_there.is_empty() {
+            // The past takes minutes to come back; until then nobody may be taken for them.
+            self.refresh(up).await?;
+            self.await_last_matches(up).await;
         }
         let images = backup.restore_images(&self.store, &gallery).await?;
         self.restores.send_modify(|restores| *restores += 1);

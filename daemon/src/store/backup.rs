@@ -53,6 +53,8 @@ pub struct RestoredGallery {
     pub erased_there: Vec<PersonId>,
     /// Number in the copy → number here; `None`: erased.
     whom: HashMap<PersonId, Option<PersonId>>,
+    /// Numbers in the copy of people who are part of somebody else here.
+    joined: HashSet<PersonId>,
 }
 
 /// What came back of the past.
@@ -154,8 +156,9 @@ impl Store {
         .await
     }
 
-    /// Pictures of a copy that would come back: not here, and of nobody who was erased.
+    /// Pictures of a copy that would come back: not here, or lost from the disk, and of nobody who was erased.
     pub async fn missing_pictures(&self, copy: PathBuf) -> Result<HashSet<PictureFile>, StoreError> {
+        let folder = self.readers.path.parent().map(Path::to_path_buf).unwrap_or_default();
         self.read(move |here| {
             let copy = open_copy(&copy)?;
             let fates = Fates::of(here, &copy)?;
@@ -163,7 +166,8 @@ impl Store {
             let mut known = here.prepare("SELECT 1 FROM person_images WHERE sha256 = ?1")?;
             for_each(&copy, "SELECT person_id, sha256, file FROM person_images", [], |record| {
                 let (Some(file), Some(sha256)) = (record.text("file"), record.text("sha256")) else { return Ok(()) };
-                if !fates.is_erased(record.number("person_id")) && !known.exists([sha256])? {
+                let there = known.exists([sha256])? && folder.join(file).exists();
+                if !fates.is_erased(record.number("person_id")) && !there {
                     missing.insert(PictureFile { file: file.into(), sha256: sha256.into() });
                 }
                 Ok(())
@@ -175,13 +179,17 @@ impl Store {
 
     /// Takes the people of a copy into the gallery, in one transaction; their pictures' files are there already.
     pub async fn restore_gallery(&self, copy: PathBuf) -> Result<RestoredGallery, StoreError> {
-        self.write(Urgency::Now, move |here| restore_gallery(here, &open_copy(&copy)?)).await
+        let path = copy.clone();
+        // Looked for beforehand: every face of the copy is looked at, and the writer has others to serve.
+        let contradicted = self.read(move |here| contradicted(here, &open_copy(&path)?)).await?;
+        self.write(Urgency::Now, move |here| restore_gallery(here, &open_copy(&copy)?, &contradicted)).await
     }
 
     /// Takes finished images of a copy in where their number is free, with faces, thumbnails, results and groups. What
     /// waits or runs here is not touched, and nothing is published again.
     pub async fn restore_images(&self, copy: PathBuf, gallery: &RestoredGallery) -> Result<RestoredImages, StoreError> {
         let whom = Arc::new(gallery.whom.clone());
+        let joined = Arc::new(gallery.joined.clone());
         let path = copy.clone();
         let groups: Arc<HashSet<i64>> = {
             let whom = Arc::clone(&whom);
@@ -205,11 +213,12 @@ impl Store {
             let Some(last) = ids.last() else { break };
             after = *last;
             let (path, whom, groups) = (copy.clone(), Arc::clone(&whom), Arc::clone(&groups));
+            let joined = Arc::clone(&joined);
             let batch = self.write(Urgency::Now, move |here| {
                 let copy = open_copy(&path)?;
                 let mut restored = RestoredImages::default();
                 for id in &ids {
-                    restore_image(here, &copy, *id, &whom, &groups, &mut restored)?;
+                    restore_image(here, &copy, *id, (&whom, &joined), &groups, &mut restored)?;
                 }
                 Ok(restored)
             });
@@ -534,9 +543,14 @@ impl Fates {
             return Ok(Fate::Here(id));
         }
         // One name is one person: enrolled anew before the backup came back.
-        let by_name = "SELECT id FROM person WHERE name = ?1";
-        let id = here.prepare_cached(by_name)?.query_row([name], |row| row.get(0)).optional()?;
-        Ok(id.map_or(Fate::New(last), Fate::Here))
+        let by_name = "SELECT id, uid FROM person WHERE name = ?1";
+        let named = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, Option<Vec<u8>>>(1)?));
+        Ok(match here.prepare_cached(by_name)?.query_row([name], named).optional()? {
+            // The name is somebody's who is about to be erased: the next restore brings them.
+            Some((_, Some(uid))) if self.erased.contains(&uid) => Fate::Erased,
+            Some((id, _)) => Fate::Here(id),
+            None => Fate::New(last),
+        })
     }
 
     /// Who somebody is after all merges; `None`: somebody on the way was erased.
@@ -557,9 +571,91 @@ impl Fates {
     fn is_erased(&self, person: PersonId) -> bool {
         self.people.get(&person).is_none_or(|(fate, _)| *fate == Fate::Erased)
     }
+
+    /// Whether two people of the copy are one here.
+    fn are_one(&self, one: PersonId, other: PersonId) -> bool {
+        let fate = |person: PersonId| self.people.get(&person).map(|(fate, _)| fate);
+        one != other && fate(one).is_some_and(|fate| *fate != Fate::Erased) && fate(one) == fate(other)
+    }
 }
 
-fn restore_gallery(here: &Connection, copy: &Connection) -> rusqlite::Result<RestoredGallery> {
+/// Counter-examples of a copy that do not come back: they show somebody who was erased, or somebody who is one here with
+/// whoever they were said not to be.
+fn contradicted(here: &Connection, copy: &Connection) -> rusqlite::Result<HashSet<i64>> {
+    let mut examples: HashMap<Vec<u8>, Vec<(i64, PersonId)>> = HashMap::new();
+    for_each(copy, "SELECT id, person_id, vector, crop FROM counter_examples", [], |record| {
+        let example = (record.number("id"), record.number("person_id"));
+        for bytes in ["vector", "crop"].into_iter().filter_map(|column| record.blob(column)) {
+            if !bytes.is_empty() {
+                examples.entry(bytes.into()).or_default().push(example);
+            }
+        }
+        Ok(())
+    })?;
+    let mut contradicted = HashSet::new();
+    if examples.is_empty() {
+        return Ok(contradicted);
+    }
+    let fates = Fates::of(here, copy)?;
+    let mut shows = |bytes: Option<&[u8]>, erased: bool, person: PersonId| {
+        for (id, whose) in bytes.and_then(|bytes| examples.get(bytes)).into_iter().flatten() {
+            if erased || fates.are_one(*whose, person) {
+                contradicted.insert(*id);
+            }
+        }
+    };
+    let pictures = "SELECT person_id, crop, vector FROM person_images
+        LEFT JOIN person_embeddings ON person_image_id = person_images.id";
+    for_each(copy, pictures, [], |picture| {
+        let person = picture.number("person_id");
+        for column in ["vector", "crop"] {
+            shows(picture.blob(column), fates.is_erased(person), person);
+        }
+        Ok(())
+    })?;
+    let mut gone = here.prepare(
+        "SELECT 1 FROM faces JOIN images ON images.id = image_id
+          WHERE image_id = ?1 AND number = ?2 AND accepted_at_ms = ?3 AND path = ?4 AND length(embedding) = 0",
+    )?;
+    let faces = "SELECT image_id, number, person_id, faces.outcome, candidates, embedding, crop, accepted_at_ms, path
+        FROM faces JOIN images ON images.id = image_id";
+    for_each(copy, faces, [], |face| {
+        let found = ["embedding", "crop"].map(|column| face.blob(column).filter(|bytes| examples.contains_key(*bytes)));
+        if found == [None, None] {
+            return Ok(());
+        }
+        // Without a person it is taken for the nearest, unless it is nobody's.
+        let person = match face.number("person_id") {
+            0 if face.text("outcome") == Some("unknown") => None,
+            0 => nearest(face),
+            person => Some(person),
+        };
+        // Erased here though the copy does not know whose it was: it was named later.
+        let erased = person.is_some_and(|person| fates.is_erased(person))
+            || gone.exists(params![
+                face.number("image_id"),
+                face.number("number"),
+                face.number("accepted_at_ms"),
+                face.text("path")
+            ])?;
+        for bytes in found {
+            shows(bytes, erased, person.unwrap_or(0));
+        }
+        Ok(())
+    })?;
+    Ok(contradicted)
+}
+
+fn nearest(face: &Record) -> Option<PersonId> {
+    let candidates: Vec<(PersonId, serde_json::Value)> = serde_json::from_str(face.text("candidates")?).ok()?;
+    candidates.first().map(|(person, _)| *person)
+}
+
+fn restore_gallery(
+    here: &Connection,
+    copy: &Connection,
+    contradicted: &HashSet<i64>,
+) -> rusqlite::Result<RestoredGallery> {
     let fates = Fates::of(here, copy)?;
     let mut restored = RestoredGallery::default();
     restore_people(here, &fates, &mut restored)?;
@@ -574,7 +670,7 @@ fn restore_gallery(here: &Connection, copy: &Connection) -> rusqlite::Result<Res
         .prepare("SELECT id FROM person WHERE uid IN (SELECT uid FROM erased)")?
         .query_map([], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
-    restore_pictures(here, copy, &mut restored)?;
+    restore_pictures(here, copy, contradicted, &mut restored)?;
     for (id, uid) in &fates.earlier {
         let now = match fates.last(uid) {
             Some(uid) => here.query_row("SELECT id FROM person WHERE uid = ?1", [uid], |row| row.get(0)).optional()?,
@@ -609,6 +705,7 @@ fn restore_people(here: &Connection, fates: &Fates, restored: &mut RestoredGalle
                 let uid: Option<Vec<u8>> =
                     here.query_row("SELECT uid FROM person WHERE id = ?1", [now], |row| row.get(0))?;
                 if person.blob("uid") != uid.as_deref() {
+                    restored.joined.insert(*id);
                     note_merged(here, person.blob("uid"), uid.as_deref())?;
                 }
                 Some(*now)
@@ -633,8 +730,21 @@ fn restore_people(here: &Connection, fates: &Fates, restored: &mut RestoredGalle
     Ok(())
 }
 
-fn restore_pictures(here: &Connection, copy: &Connection, restored: &mut RestoredGallery) -> rusqlite::Result<()> {
+/// A picture or face of somebody who is part of this person: nobody may go on saying that this person is not it.
+fn contradict(here: &Connection, person: PersonId, vector: Option<&[u8]>) -> rusqlite::Result<()> {
+    here.prepare_cached("DELETE FROM counter_examples WHERE person_id = ?1 AND vector = ?2")?
+        .execute(params![person, vector])
+        .map(drop)
+}
+
+fn restore_pictures(
+    here: &Connection,
+    copy: &Connection,
+    contradicted: &HashSet<i64>,
+    restored: &mut RestoredGallery,
+) -> rusqlite::Result<()> {
     let whom = restored.whom.clone();
+    let joined = restored.joined.clone();
     let person = |record: &Record| whom.get(&record.number("person_id")).copied().flatten();
     for_each(copy, "SELECT * FROM person_images ORDER BY id", [], |record| {
         let Some(person) = person(record) else { return Ok(()) };
@@ -652,6 +762,9 @@ fn restore_pictures(here: &Connection, copy: &Connection, restored: &mut Restore
         };
         let embeddings = "SELECT * FROM person_embeddings WHERE person_image_id = ?1";
         for_each(copy, embeddings, [record.number("id")], |embedding| {
+            if joined.contains(&record.number("person_id")) {
+                contradict(here, person, embedding.blob("vector"))?;
+            }
             here.prepare_cached(
                 "INSERT OR IGNORE INTO person_embeddings (person_image_id, space, vector) VALUES (?1, ?2, ?3)",
             )?
@@ -661,6 +774,18 @@ fn restore_pictures(here: &Connection, copy: &Connection, restored: &mut Restore
     })?;
     for_each(copy, "SELECT * FROM counter_examples ORDER BY id", [], |record| {
         let Some(person) = person(record) else { return Ok(()) };
+        if contradicted.contains(&record.number("id")) {
+            return Ok(());
+        }
+        // Somebody else's here, who is the one it was said of by now.
+        let theirs = "SELECT 1 FROM person_images pi JOIN person_embeddings e ON e.person_image_id = pi.id
+                       WHERE pi.person_id = ?1 AND e.vector = ?2
+                      UNION ALL SELECT 1 FROM faces WHERE person_id = ?1 AND embedding = ?2";
+        if joined.contains(&record.number("person_id"))
+            && here.prepare_cached(theirs)?.exists(params![person, record.blob("vector")])?
+        {
+            return Ok(());
+        }
         // Here already, or this face was named since. The crop stays the same with another model pack.
         let same = "SELECT 1 FROM counter_examples
                      WHERE person_id = ?1 AND ((space = ?2 AND vector = ?3) OR (length(crop) > 0 AND crop = ?4))
@@ -754,7 +879,7 @@ fn restore_image(
     here: &Connection,
     copy: &Connection,
     id: ImageId,
-    whom: &HashMap<PersonId, Option<PersonId>>,
+    (whom, joined): (&HashMap<PersonId, Option<PersonId>>, &HashSet<PersonId>),
     groups: &HashSet<i64>,
     restored: &mut RestoredImages,
 ) -> rusqlite::Result<()> {
@@ -792,6 +917,11 @@ fn restore_image(
             person => now(person).is_none(),
         };
         let person = now(face.number("person_id"));
+        if let Some(person) = person
+            && joined.contains(&face.number("person_id"))
+        {
+            contradict(here, person, face.blob("embedding"))?;
+        }
         face.set("person_id", person);
         let mut left: Vec<(PersonId, serde_json::Value)> = Vec::new();
         for (person, distance) in candidates {
@@ -823,10 +953,17 @@ fn restore_image(
         result.insert(here, "outbox").map(drop)
     })?;
     for_each(copy, "SELECT * FROM stranger_faces WHERE image_id = ?1", [id], |member| {
-        if groups.contains(&member.number("stranger_id")) {
-            member.insert(here, "stranger_faces")?;
+        let group = member.number("stranger_id");
+        if !groups.contains(&group) {
+            return Ok(());
         }
-        Ok(())
+        // The group may have been named or have lost its last face since.
+        here.prepare_cached(
+            "INSERT INTO stranger_faces (image_id, number, stranger_id)
+             SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM strangers WHERE id = ?3)",
+        )?
+        .execute(params![id, member.number("number"), group])
+        .map(drop)
     })
 }
 
@@ -1017,6 +1154,134 @@ mod tests {
         assert_eq!(rows(&to, "SELECT image_id || '' FROM thumbnails").await, ["2"]);
         let named = format!("SELECT payload FROM outbox WHERE payload LIKE '%P{ann}%' OR payload LIKE '%P{old}%'");
         assert!(rows(&to, &named).await.is_empty());
+    }
+
+    fn not(person: PersonId, vector: [f32; 2], crop: &str) -> String {
+        format!(
+            "INSERT INTO counter_examples (person_id, space, vector, crop, created_at_ms) VALUES ({person}, 's', {}, CAST('{crop}' AS BLOB), 1);",
+            blob(vector)
+        )
+    }
+
+    #[tokio::test]
+    async fn no_counter_example_comes_back_that_shows_who_is_erased_or_who_is_the_same_person_now() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let from = store(there.path()).await;
+        let ann = enroll(&from, "Ann", "a", [1.0, 0.0]).await;
+        let bob = enroll(&from, "Bob", "b", [0.0, 1.0]).await;
+        let eve = enroll(&from, "Eve", "e", [1.0, 1.0]).await;
+        let old = enroll(&from, "Old Bob", "o", [0.1, 1.0]).await;
+        run(&from, "UPDATE person_images SET crop = CAST('of ' || image_name AS BLOB)").await;
+        run(&from, &image(1, "known", Some(ann), &[ann], [0.8, 0.0])).await;
+        run(&from, &image(2, "uncertain", None, &[ann, bob], [0.7, 0.0])).await;
+        run(&from, &image(3, "unknown", None, &[bob], [0.6, 0.0])).await;
+        run(&from, &image(4, "known", Some(old), &[old], [0.2, 1.0])).await;
+        run(&from, "UPDATE faces SET crop = CAST('face ' || image_id AS BLOB)").await;
+        // Of Bob: Ann's picture, its crop, a face of hers, one that may be, its crop, one that was named later; and what
+        // shows Old Bob; and two that stay, one of them a picture of Eve.
+        let gone = [
+            not(bob, [1.0, 0.0], "x"),
+            not(bob, [9.1, 0.0], "of a.jpg"),
+            not(bob, [0.8, 0.0], "x"),
+            not(bob, [0.7, 0.0], "x"),
+            not(bob, [9.2, 0.0], "face 2"),
+            not(bob, [0.6, 0.0], "x"),
+            not(bob, [0.1, 1.0], "x"),
+            not(bob, [0.2, 1.0], "x"),
+            not(old, [0.0, 1.0], "x"),
+        ];
+        run(&from, &gone.concat()).await;
+        run(&from, &[not(bob, [1.0, 1.0], "of e.jpg"), not(bob, [5.0, 5.0], "y"), not(old, [6.0, 6.0], "y")].concat())
+            .await;
+        let copy = copy_of(&from, there.path()).await;
+
+        // The copy is of before: then the stranger of the third image was named Ann, Bob and Old Bob were put together, and
+        // Ann was erased. One of the counter-examples is here yet.
+        let to = from;
+        run(&to, "DELETE FROM counter_examples").await;
+        run(
+            &to,
+            &format!(
+                "UPDATE faces SET outcome = 'known', person_id = {ann}, candidates = '[[{ann},0.3]]' WHERE image_id = 3"
+            ),
+        )
+        .await;
+        assert_eq!(to.merge_people(old, bob).await.unwrap(), Changed::Done(()));
+        to.follow_merges().await.unwrap();
+        to.erase_person(ann).await.unwrap();
+        to.erase_from_results(&to.erasing().await.unwrap()).await.unwrap();
+        let gallery = to.restore_gallery(copy.clone()).await.unwrap();
+        to.restore_images(copy.clone(), &gallery).await.unwrap();
+        let left = "SELECT hex(vector) FROM counter_examples ORDER BY id";
+        let of = |vector: [f32; 2]| hex(&super::super::vector_to_blob(&vector)).to_uppercase();
+        assert_eq!(rows(&to, left).await, [of([1.0, 1.0]), of([5.0, 5.0]), of([6.0, 6.0])]);
+        assert_eq!(
+            rows(
+                &to,
+                "SELECT DISTINCT person_id FROM counter_examples".replace("person_id", "person_id || ''").as_str()
+            )
+            .await,
+            [bob.to_string()]
+        );
+
+        // Elsewhere one of the same name is the same: what they were said not to be here, and are by the copy, goes.
+        let new = store(here.path()).await;
+        let other = enroll(&new, "Old Bob", "n", [4.0, 4.0]).await;
+        run(&new, &[not(other, [0.2, 1.0], ""), not(other, [0.1, 1.0], ""), not(other, [3.0, 3.0], "")].concat()).await;
+        let gallery = new.restore_gallery(copy.clone()).await.unwrap();
+        new.restore_images(copy, &gallery).await.unwrap();
+        let theirs = format!("SELECT hex(vector) FROM counter_examples WHERE person_id = {other} ORDER BY id");
+        assert_eq!(rows(&new, &theirs).await, [of([3.0, 3.0]), of([0.0, 1.0]), of([6.0, 6.0])]);
+        assert_eq!(eve, 3);
+    }
+
+    #[tokio::test]
+    async fn faces_of_a_group_that_is_gone_come_back_without_it() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let from = store(there.path()).await;
+        run(&from, &image(1, "unknown", None, &[], [5.0, 5.0])).await;
+        run(
+            &from,
+            "INSERT INTO strangers (id, space, total, weight, faces, first_seen_ms, last_seen_ms) VALUES (7, 's', x'00', 1, 1, 1, 1);
+             INSERT INTO stranger_faces VALUES (1, 1, 7)",
+        )
+        .await;
+        let copy = copy_of(&from, there.path()).await;
+        let to = store(here.path()).await;
+        let (nobody, none) = (HashMap::new(), HashSet::new());
+        let restored = to.write(Urgency::Now, move |here| {
+            let copy = open_copy(&copy)?;
+            let groups = restore_groups(here, &copy, &nobody)?;
+            // Ignored and given up, say, between two operations of the writer.
+            here.execute("DELETE FROM strangers", [])?;
+            let mut restored = RestoredImages::default();
+            restore_image(here, &copy, 1, (&nobody, &none), &groups, &mut restored)?;
+            Ok(restored)
+        });
+        assert_eq!(restored.await.unwrap(), RestoredImages { images: 1, left_out: 0 });
+        assert_eq!(rows(&to, "SELECT outcome FROM faces").await, ["unknown"]);
+        assert_eq!(rows(&to, "SELECT count(*) || '' FROM stranger_faces").await, ["0"]);
+    }
+
+    #[tokio::test]
+    async fn who_is_erased_in_the_copy_takes_nobody_along_who_bears_their_name_there() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let to = store(here.path()).await;
+        let ann = enroll(&to, "Ann", "a", [1.0, 0.0]).await;
+        let first = copy_of(&to, here.path()).await;
+        let from = store(there.path()).await;
+        from.restore_gallery(first).await.unwrap();
+        from.erase_person(ann).await.unwrap();
+        let again = enroll(&from, "Ann", "a2", [1.0, 0.1]).await;
+        run(&from, &image(1, "known", Some(again), &[again], [0.9, 0.0])).await;
+        let copy = copy_of(&from, there.path()).await;
+        let gallery = to.restore_gallery(copy.clone()).await.unwrap();
+        assert_eq!(gallery.erased_there, [ann]);
+        to.erase_person(ann).await.unwrap();
+        to.restore_images(copy.clone(), &gallery).await.unwrap();
+        assert_eq!(rows(&to, "SELECT length(crop) || '' FROM faces").await, ["0"]);
+        // Asked once more, the new one comes.
+        assert_eq!(to.restore_gallery(copy).await.unwrap().people, 1);
     }
 
     #[tokio::test]

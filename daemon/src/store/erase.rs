@@ -15,6 +15,7 @@ use crate::domain::{ImageId, PersonId, wall_clock_ms};
 const BATCH: usize = 50;
 /// How often the journal is tried to be emptied while readers are in it.
 const TRIES: usize = 50;
+const TRY: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// The fact that holds the people whose erasure has begun and not ended.
 const ERASING: &str = "erasing";
@@ -126,12 +127,14 @@ impl Store {
         let emptying = tokio::task::spawn_blocking(move || {
             // A connection of its own: the writer's has a transaction open most of the time.
             let connection = Connection::open(&path)?;
+            // While it waits for a reader the writer waits for it.
+            connection.busy_timeout(TRY)?;
             for _ in 0..TRIES {
                 let busy: bool = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
                 if !busy {
                     return Ok(true);
                 }
-                std::thread::sleep(std::time::Duration::from_millis(100));
+                std::thread::sleep(TRY);
             }
             tracing::warn!("the journal could not be emptied now; what was erased leaves it with the next pictures");
             Ok(false)
@@ -146,6 +149,21 @@ fn erasing(connection: &Connection) -> rusqlite::Result<Vec<PersonId>> {
     Ok(fact.and_then(|people| serde_json::from_str(&people).ok()).unwrap_or_default())
 }
 
+/// Who somebody is by now who was put together with others; `None`: nobody.
+pub(super) fn person_now(connection: &Connection, person: PersonId) -> rusqlite::Result<Option<PersonId>> {
+    if connection.prepare_cached("SELECT 1 FROM person WHERE id = ?1")?.exists([person])? {
+        return Ok(Some(person));
+    }
+    connection
+        .prepare_cached(
+            "WITH RECURSIVE later (uid) AS (SELECT into_uid FROM merged WHERE person_id = ?1
+                UNION SELECT merged.into_uid FROM merged JOIN later ON merged.uid = later.uid)
+             SELECT id FROM person JOIN later ON person.uid = later.uid",
+        )?
+        .query_row([person], |row| row.get(0))
+        .optional()
+}
+
 /// Those that name them at all; in results by the person's number, wherever it stands in its object.
 fn images_with(connection: &Connection, person: PersonId) -> rusqlite::Result<Vec<ImageId>> {
     let mut found = connection.prepare(
@@ -157,7 +175,11 @@ fn images_with(connection: &Connection, person: PersonId) -> rusqlite::Result<Ve
     found.query_map(params![first, last, person], |row| row.get(0))?.collect()
 }
 
-fn erase_from_image(connection: &Connection, image: ImageId, person: PersonId) -> rusqlite::Result<Option<String>> {
+pub(super) fn erase_from_image(
+    connection: &Connection,
+    image: ImageId,
+    person: PersonId,
+) -> rusqlite::Result<Option<String>> {
     let results: Vec<(i64, String, Option<i64>)> = connection
         .prepare_cached(
             "SELECT outbox.id, payload, tries FROM outbox LEFT JOIN unsent ON unsent.id = outbox.id WHERE image_id = ?1",

@@ -1,11 +1,12 @@
 //! SQL that moves images between states; which move is right is decided in `queue`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
-use super::{Store, StoreError, Urgency, folders, vector_to_blob};
-use crate::domain::{Accepted, Claimed, EngineRole, Identified, IdentifiedFace, ImageId, NewImage};
+use super::{Store, StoreError, Urgency, erase, folders, people, vector_to_blob};
+use crate::domain::{Accepted, Claimed, EngineRole, Identified, IdentifiedFace, ImageId, NewImage, PersonId};
 
 /// The fact that holds the queue clock.
 const QUEUE_CLOCK: &str = "queue_clock_ms";
@@ -87,9 +88,11 @@ impl Store {
 
     /// Writes faces, outcome and outbox row of a claimed image in one transaction.
     ///
-    /// False when the row is no longer in this attempt's hands; nothing is written then.
+    /// False when the row is no longer in this attempt's hands; nothing is written then. Whoever was erased after they
+    /// were matched leaves no trace, the picture's kept bytes included.
     pub async fn finish(&self, end: Arc<End>, identified: Arc<Identified>) -> Result<bool, StoreError> {
-        self.write(Urgency::Result, move |connection| {
+        let folder = self.readers.path.parent().map(std::path::Path::to_path_buf).unwrap_or_default();
+        let finished = self.write(Urgency::Result, move |connection| {
             let updated = connection
                 .prepare_cached(
                     "UPDATE images SET state = 'processed', outcome = :outcome, reason = NULL, engine = :engine,
@@ -111,7 +114,7 @@ impl Store {
                     ":attempts": end.attempts,
                 })?;
             if updated == 0 {
-                return Ok(false);
+                return Ok(None);
             }
             if !identified.thumbnail.is_empty() {
                 connection
@@ -122,9 +125,24 @@ impl Store {
                 insert_face(connection, end.id, number, &identified.space, face)?;
             }
             end.insert_result(connection)?;
-            Ok(true)
-        })
-        .await
+            let mut files = Vec::new();
+            for person in named(&identified) {
+                match erase::person_now(connection, person)? {
+                    Some(now) if now == person => {}
+                    Some(now) => people::merge_candidates(connection, end.id, person, now)?,
+                    None => files.extend(erase::erase_from_image(connection, end.id, person)?),
+                }
+            }
+            Ok(Some(files))
+        });
+        let Some(files) = finished.await? else { return Ok(false) };
+        for file in files {
+            let path = folder.join(file);
+            if let Err(error) = tokio::fs::remove_file(&path).await {
+                tracing::error!("{} shows somebody who was erased and cannot be deleted: {error}", path.display());
+            }
+        }
+        Ok(true)
     }
 
     /// Ends a claimed image as `failed`, with its outbox row.
@@ -491,6 +509,15 @@ fn claimed(row: &Row<'_>) -> rusqlite::Result<Claimed> {
     })
 }
 
+/// Everybody whom a result names.
+fn named(identified: &Identified) -> BTreeSet<PersonId> {
+    let of = |face: &IdentifiedFace| {
+        let named = face.person.iter().chain(&face.candidates);
+        named.map(|candidate| candidate.person_id).collect::<Vec<_>>()
+    };
+    identified.faces.iter().flat_map(of).collect()
+}
+
 fn insert_face(
     connection: &Connection,
     image: ImageId,
@@ -515,7 +542,7 @@ fn insert_face(
             ":score": face.score,
             ":quality": face.quality,
             ":outcome": face.outcome.as_str(),
-            // One deleted while the picture was in the engine leaves no trace.
+            // One who was deleted while the picture was in the engine is seen to once all faces are there.
             ":person": face.person.as_ref().map(|person| person.person_id),
             ":distance": face.distance,
             ":margin": face.margin,

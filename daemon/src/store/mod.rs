@@ -304,6 +304,23 @@ impl Store {
     }
 }
 
+/// Moves an empty or missing database aside as a damaged one, with the `kept` folders, where the caller knows that there
+/// was one: opened, it would be a new one whose rows name nothing.
+pub fn set_lost_aside(folder: &Path, kept: &[&str]) -> Result<(), StoreError> {
+    let path = folder.join(DATABASE);
+    let bytes = std::fs::metadata(&path).map(|file| file.len());
+    let missing = bytes.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    if !missing && !matches!(bytes, Ok(0)) {
+        return Ok(());
+    }
+    tracing::error!("{} is {}", path.display(), if missing { "missing" } else { "empty" });
+    if missing {
+        // What is moved aside is what says so to the operator, and that it is to be mended.
+        std::fs::write(&path, "").map_err(|source| StoreError::Io { path: path.clone(), source })?;
+    }
+    migrate::set_aside(folder, kept)
+}
+
 /// Opens a database and makes sure that it is whole, as far as time allows.
 fn open_whole(folder: &Path, path: &Path) -> Result<Connection, StoreError> {
     let bytes = std::fs::metadata(path).map_or(0, |file| file.len());

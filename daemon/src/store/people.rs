@@ -372,14 +372,19 @@ fn merging(connection: &Connection) -> rusqlite::Result<Vec<(PersonId, PersonId)
 }
 
 /// Of two who are one now the nearer stays.
-fn merge_candidates(connection: &Connection, image: ImageId, id: PersonId, into: PersonId) -> rusqlite::Result<()> {
+pub(super) fn merge_candidates(
+    connection: &Connection,
+    image: ImageId,
+    id: PersonId,
+    into: PersonId,
+) -> rusqlite::Result<()> {
     let faces: Vec<(i64, String)> = connection
         .prepare_cached("SELECT number, candidates FROM faces WHERE image_id = ?1")?
         .query_map([image], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_, _>>()?;
     for (number, candidates) in faces {
         let candidates: Vec<(PersonId, serde_json::Value)> = serde_json::from_str(&candidates).unwrap_or_default();
-        // Matched before the merge and stored after it, so that its person was nobody then.
+        // Matched before the merge and stored after it, so that its person was nobody then; not one that was erased.
         let theirs = candidates.first().is_some_and(|(nearest, _)| *nearest == id);
         let mut left: Vec<(PersonId, serde_json::Value)> = Vec::new();
         for (person, distance) in candidates {
@@ -391,7 +396,7 @@ fn merge_candidates(connection: &Connection, image: ImageId, id: PersonId, into:
         connection
             .prepare_cached(
                 "UPDATE faces SET candidates = ?3,
-                        person_id = iif(?4 AND outcome <> 'unknown', coalesce(person_id, ?5), person_id)
+                        person_id = iif(?4 AND outcome <> 'unknown' AND length(embedding) > 0, coalesce(person_id, ?5), person_id)
                   WHERE image_id = ?1 AND number = ?2",
             )?
             .execute(params![image, number, serde_json::json!(left).to_string(), theirs, into])?;

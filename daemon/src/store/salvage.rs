@@ -2,9 +2,10 @@
 //! file when its first page or its schema is spoiled. Not for reading anything that is whole.
 //!
 //! File format: sqlite.org/fileformat2.html. A row of `images` is told from all others by its columns' types and words.
-//! Of several versions of a row the furthest counts: a page that is in the journal is in the file too, as it was before.
+//! Of several versions of a row in the file the furthest counts; one in the journal is later than all of them, and of
+//! those the last one counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -51,7 +52,9 @@ pub fn read(damaged: &Path) -> std::io::Result<Rows> {
         },
         _ => PAGE_BYTES,
     };
-    let mut pages = Pages { file, page_bytes, ended: BTreeMap::new(), rows: Rows::default() };
+    let journal = Journal::open(damaged, page_bytes);
+    let mut pages =
+        Pages { file, page_bytes, journal, in_journal: false, ended: BTreeSet::new(), rows: Rows::default() };
     let mut from = std::io::BufReader::with_capacity(1 << 20, File::open(damaged)?);
     let (mut page, mut number) = (vec![0; page_bytes], 0);
     while from.read_exact(&mut page).is_ok() {
@@ -59,28 +62,55 @@ pub fn read(damaged: &Path) -> std::io::Result<Rows> {
         // The first one begins with the file's header.
         pages.page(&page, if number == 1 { 100 } else { 0 });
     }
-    if let Ok(journal) = File::open(format!("{}-wal", damaged.display())) {
-        let mut journal = std::io::BufReader::with_capacity(1 << 20, journal);
-        let mut header = [0; WAL_HEADER];
-        let mut frame = vec![0; FRAME_HEADER + page_bytes];
-        // Frames with other salts are left over from before the journal was last emptied.
-        if journal.read_exact(&mut header).is_ok() {
-            while journal.read_exact(&mut frame).is_ok() && frame[8..16] == header[16..24] {
-                let first = frame[..4] == [0, 0, 0, 1];
-                pages.page(&frame[FRAME_HEADER..], if first { 100 } else { 0 });
-            }
+    let ended = std::mem::take(&mut pages.ended);
+    pages.rows.images.retain(|id, _| !ended.contains(id));
+    pages.in_journal = true;
+    for (number, at) in pages.journal.frames.clone() {
+        if pages.journal.file.as_ref().is_some_and(|file| file.read_exact_at(&mut page, at).is_ok()) {
+            pages.page(&page, if number == 1 { 100 } else { 0 });
         }
     }
-    let Pages { ended, mut rows, .. } = pages;
-    rows.images.retain(|id, _| !ended.contains_key(id));
-    Ok(rows)
+    Ok(pages.rows)
+}
+
+/// The pages that were changed last.
+struct Journal {
+    file: Option<File>,
+    /// Number of each page and where it stands, as they were written.
+    frames: Vec<(u32, u64)>,
+    /// Where the last version of each stands.
+    last: HashMap<u32, u64>,
+}
+
+impl Journal {
+    fn open(damaged: &Path, page_bytes: usize) -> Self {
+        let mut journal = Self { file: None, frames: Vec::new(), last: HashMap::new() };
+        let Ok(file) = File::open(format!("{}-wal", damaged.display())) else { return journal };
+        let (mut header, mut frame) = ([0; WAL_HEADER], [0; FRAME_HEADER]);
+        let mut at = WAL_HEADER as u64;
+        if file.read_exact_at(&mut header, 0).is_ok() {
+            // Frames with other salts are left over from before the journal was last emptied.
+            while file.read_exact_at(&mut frame, at).is_ok() && frame[8..16] == header[16..24] {
+                at += FRAME_HEADER as u64;
+                let number = number32(&frame, 0).unwrap_or(0);
+                journal.frames.push((number, at));
+                journal.last.insert(number, at);
+                at += page_bytes as u64;
+            }
+        }
+        journal.file = Some(file);
+        journal
+    }
 }
 
 struct Pages {
     file: File,
     page_bytes: usize,
-    /// Images of which some version has ended.
-    ended: BTreeMap<ImageId, ()>,
+    journal: Journal,
+    /// The pages that are read now are the journal's.
+    in_journal: bool,
+    /// Images of which some version in the file has ended.
+    ended: BTreeSet<ImageId>,
     rows: Rows,
 }
 
@@ -128,8 +158,7 @@ impl Pages {
             columns(&payload)?;
             let mut next = number32(page, at + here)?;
             while payload.len() < length {
-                let mut overflow = vec![0; usable];
-                self.file.read_exact_at(&mut overflow, u64::from(next).checked_sub(1)? * usable as u64).ok()?;
+                let overflow = self.overflow(next)?;
                 payload.extend_from_slice(&overflow[4..usable.min(4 + length - payload.len())]);
                 next = number32(&overflow, 0)?;
             }
@@ -141,6 +170,20 @@ impl Pages {
         }
     }
 
+    /// A page that a long row goes on in, as it was last.
+    fn overflow(&self, number: u32) -> Option<Vec<u8>> {
+        let mut page = vec![0; self.page_bytes];
+        let journal = self.journal.file.as_ref().zip(self.journal.last.get(&number));
+        match journal {
+            Some((file, at)) => file.read_exact_at(&mut page, *at).ok()?,
+            None => {
+                let at = u64::from(number).checked_sub(1)? * self.page_bytes as u64;
+                self.file.read_exact_at(&mut page, at).ok()?;
+            }
+        }
+        Some(page)
+    }
+
     fn table_row(&mut self, row: i64, mut values: Vec<Value>) -> Option<()> {
         match values.as_slice() {
             [Value::Null, Value::Text(state), Value::Text(source), Value::Text(_), ..]
@@ -150,7 +193,8 @@ impl Pages {
                 let state = state.parse::<State>().ok()?;
                 self.rows.highest = self.rows.highest.max(row);
                 match state {
-                    State::Processed | State::Failed => _ = self.ended.insert(row, ()),
+                    State::Processed | State::Failed if self.in_journal => _ = self.rows.images.remove(&row),
+                    State::Processed | State::Failed => _ = self.ended.insert(row),
                     State::Pending | State::Processing => {
                         values[0] = Value::Integer(row);
                         self.rows.images.insert(row, values);
@@ -300,6 +344,42 @@ mod tests {
         bytes[..PAGE_BYTES].fill(0xA5);
         std::fs::write(&path, &bytes).unwrap();
         assert_eq!(read(&path).unwrap().images.into_values().collect::<Vec<_>>(), waiting);
+    }
+
+    #[tokio::test]
+    async fn what_the_journal_says_of_a_row_counts_more_than_what_the_file_says() {
+        let folder = tempfile::tempdir().unwrap();
+        database(folder.path()).await;
+        let (store, _) = Store::open(folder.path(), &[]).unwrap();
+        // One that failed is tried again, one that waited ends, and one comes whose row is longer than a page.
+        store
+            .write(crate::store::Urgency::Now, |connection| {
+                connection.execute_batch(
+                    "UPDATE images SET state = 'pending', reason = NULL, attempts = 0 WHERE id IN (3, 379, 387);
+                     UPDATE images SET state = 'processed', outcome = 'known' WHERE id IN (5, 385);
+                     UPDATE images SET path = replace(path, '0', '1') WHERE id = 381;
+                     INSERT INTO images (id, source, path, accepted_at_ms)
+                       VALUES (500, 'http', '/' || hex(randomblob(2000)), 1);",
+                )
+            })
+            .await
+            .unwrap();
+        let sql = "SELECT * FROM images WHERE state IN ('pending', 'processing') ORDER BY id";
+        let waiting: Vec<Vec<Value>> = store
+            .read(move |connection| {
+                let mut rows = connection.prepare(sql)?;
+                let columns = rows.column_count();
+                rows.query_map([], |row| (0..columns).map(|at| row.get(at)).collect())?.collect()
+            })
+            .await
+            .unwrap();
+        let copy = tempfile::tempdir().unwrap();
+        for name in ["kithd.db", "kithd.db-wal"] {
+            std::fs::copy(folder.path().join(name), copy.path().join(name)).unwrap();
+        }
+        let rows = read(&copy.path().join("kithd.db")).unwrap();
+        assert!(rows.images.contains_key(&387) && rows.images.contains_key(&500) && !rows.images.contains_key(&385));
+        assert_eq!(rows.images.into_values().collect::<Vec<_>>(), waiting);
     }
 
     #[tokio::test]

@@ -128,7 +128,11 @@ fn a_forgotten_image_leaves_nothing_behind() {
         files.iter().any(|file| file.windows(needle.len()).any(|window| window == needle.as_bytes()))
     };
     assert!(holds("secret-name.jpg"));
+    // As an upgrade leaves it.
+    let before = board.folder.path().join("state/kithd.db.before-0008");
+    std::fs::copy(board.folder.path().join("state/kithd.db"), &before).unwrap();
     assert_eq!(ask(&board, "DELETE", &format!("/v1/images/{id}"), b"").0, 204);
+    assert!(!before.exists(), "the image is still in the copy of before the upgrade");
     assert_eq!(ask(&board, "GET", &format!("/v1/images/{id}"), b"").0, 404);
     assert_eq!(ask(&board, "DELETE", &format!("/v1/images/{id}"), b"").0, 404);
     for table in ["images", "faces", "thumbnails", "outbox", "unsent"] {
@@ -181,7 +185,11 @@ fn people_are_made_shown_renamed_merged_and_erased_over_http() {
     assert!(board.get_text(&url(ann, "")).contains("\"remarks\""));
     let crop = ureq::get(board.url(&url(ann, &format!("/pictures/{first}.jpg")))).call().unwrap();
     assert_eq!(crop.headers()["content-type"], "image/jpeg");
+    // As an upgrade leaves it.
+    let before = board.folder.path().join("state/kithd.db.before-0008");
+    std::fs::copy(board.folder.path().join("state/kithd.db"), &before).unwrap();
     assert_eq!(ask(&board, "DELETE", &url(ann, &format!("/pictures/{first}.jpg")), b"").0, 204);
+    assert!(!before.exists(), "the picture is still in the copy of before the upgrade");
     assert_eq!(board.get(&url(ann, ""))["images"].as_array().unwrap().len(), 1);
 
     let image = upload(&board, "obama_1.jpg");

@@ -62,7 +62,12 @@ fn a_backup_made_while_pictures_are_processed_comes_back_on_another_board_with_p
     board.ended(found);
     board.ended(board.post_path(&board.put("noface.jpg", "noface.jpg")));
     let ids: Vec<_> = (0..6).map(|n| board.post_path(&board.put("group.jpg", &format!("{n}.jpg")))).collect();
+    // A link that somebody put where it might be written first is not followed.
+    let precious = board.folder.path().join("precious");
+    std::fs::write(&precious, "precious").unwrap();
+    std::os::unix::fs::symlink(&precious, board.folder.path().join("all.kithd.part")).unwrap();
     let file = save(&board, "all.kithd");
+    assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
     // Nothing is left beside it, and nobody else reads it.
     let leftovers = || {
         let entries = std::fs::read_dir(board.folder.path().join("state")).unwrap();
@@ -74,7 +79,8 @@ fn a_backup_made_while_pictures_are_processed_comes_back_on_another_board_with_p
         std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions()) & 0o777,
         0o600
     );
-    assert!(!Path::new(&format!("{file}.part")).exists());
+    let beside = std::fs::read_dir(board.folder.path()).unwrap();
+    assert!(beside.map(|entry| entry.unwrap().file_name()).all(|name| !name.to_string_lossy().starts_with('.')));
     ids.iter().for_each(|id| assert_eq!(board.ended(*id)["state"], "processed"));
 
     let mut other = Board::new();
@@ -93,11 +99,15 @@ fn a_backup_made_while_pictures_are_processed_comes_back_on_another_board_with_p
     assert_eq!(std::fs::read_dir(state(&other, "people")).unwrap().count(), 3);
     // Nothing is published again, and numbers go on after those that came back.
     assert_eq!(other.sql("select count(*) from unsent"), ["0"]);
-    // Once more: nothing is missing any more.
+    // Once more: nothing is missing any more but a picture that the disk has lost since.
+    let lost = std::fs::read_dir(state(&other, "people")).unwrap().next().unwrap().unwrap().path();
+    let bytes = std::fs::read(&lost).unwrap();
+    std::fs::remove_file(&lost).unwrap();
     let again = restore(&other, &file);
     for what in ["people", "pictures", "images", "left_out"] {
         assert_eq!(again[what], 0, "{again}");
     }
+    assert!(std::fs::read(&lost).unwrap() == bytes);
     assert_eq!(other.sql("pragma integrity_check"), ["ok"]);
     assert!(other.sql("pragma foreign_key_check").is_empty());
 }
@@ -333,6 +343,61 @@ fn a_database_without_its_header_comes_back_with_the_people_of_the_daily_backup(
     }
     board.start();
     assert!(!board.get_text("/").contains("was damaged"));
+}
+
+#[test]
+fn a_database_that_is_empty_or_gone_where_there_was_a_gallery_is_damaged_and_no_new_board() {
+    for gone in [false, true] {
+        let mut board = Board::new();
+        board.enroll_everybody();
+        board.start();
+        let written = gallery_backup(&board, 3);
+        board.stop();
+        let file = state(&board, "kithd.db");
+        if gone {
+            std::fs::remove_file(&file).unwrap();
+        } else {
+            std::fs::File::options().write(true).open(&file).unwrap().set_len(0).unwrap();
+        }
+        // A command without a daemon does the same.
+        if gone {
+            save(&board, "all.kithd");
+            assert_eq!(names(&board), ["Barack Obama", "Eileen Collins", "Joe Biden"]);
+        }
+        board.start();
+        let said = banner(&board);
+        assert!(said.contains("was moved to kithd.db.damaged-1 in"), "gone: {gone}: {said}");
+        assert!(said.contains("3 people came back from the gallery's backup of board"), "gone: {gone}: {said}");
+        part_is_ok(&board, "gallery backup");
+        assert!(gallery_backup(&board, 3) >= written);
+        assert_eq!(names(&board), ["Barack Obama", "Eileen Collins", "Joe Biden"]);
+        assert_eq!(std::fs::read_dir(state(&board, "people")).unwrap().count(), 3);
+        part_is_ok(&board, "engine");
+        assert_eq!(known(&board, "obama_2.jpg", "again.jpg"), "Barack Obama");
+    }
+}
+
+#[test]
+fn a_backup_that_the_board_has_no_room_for_is_kept_and_the_operator_told_what_to_do() {
+    let mut board = Board::new();
+    board.enroll_everybody();
+    spoil(&state(&board, "kithd.db"), 0, 1);
+    let manifest = serde_json::json!({ "kithd_backup": 1, "version": "0", "schema": 8, "device": "board",
+        "created_at_ms": 1, "contents": "gallery", "gallery": null,
+        "members": [{ "name": "kithd.db", "bytes": 1_u64 << 50, "sha256": "0".repeat(64) }] })
+    .to_string();
+    let mut tar = tar::Builder::new(std::fs::File::create(state(&board, "gallery.backup")).unwrap());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(manifest.len() as u64);
+    tar.append_data(&mut header, "manifest.json", manifest.as_bytes()).unwrap();
+    tar.into_inner().unwrap();
+    board.start();
+    let said = banner(&board);
+    let aside = state(&board, "gallery.backup.damaged-1");
+    assert!(said.contains("there is too little room on the disk"), "{said}");
+    assert!(said.contains(&format!("Mend that and type: kithd restore {}.", aside.display())), "{said}");
+    assert!(aside.exists());
+    assert!(refused(&board, aside.to_str().unwrap()).contains("too little room"));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Erased means erased: nothing of a person is left in the state folder, and no backup brings them back.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -141,6 +142,38 @@ fn nothing_of_a_forgotten_person_is_left_in_any_file_and_no_backup_brings_them_b
             assert_eq!(holding(board, trace), Vec::<PathBuf>::new(), "{what} came back");
         }
     }
+}
+
+#[test]
+fn somebody_is_forgotten_at_once_although_the_journal_is_being_read_and_the_rest_follows() {
+    let mut board = Board::new();
+    board.start();
+    enroll(&board, NAME, "obama_1.jpg");
+    let mut reader = std::process::Command::new("sqlite3")
+        .args(["-readonly", board.folder.path().join("state/kithd.db").to_str().unwrap()])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut typed = reader.stdin.take().unwrap();
+    let reads = board.folder.path().join("reads");
+    let script = format!("BEGIN; SELECT count(*) FROM person;\n.shell touch {}\n", reads.display());
+    typed.write_all(script.as_bytes()).unwrap();
+    wait_for("the reader", || reads.exists().then_some(()));
+
+    let output = board.kithd(["forget", "--yes", NAME]);
+    assert!(output.status.success(), "{}", text(&output));
+    let said = text(&output);
+    assert!(said.contains("was erased") && said.contains("The daemon goes on until nothing is left"), "{said}");
+    assert!(board.sql("select name from person").is_empty());
+    assert_ne!(board.sql("select value from facts where key = 'erasing'"), ["[]"]);
+    drop(typed);
+    assert!(reader.wait().unwrap().success());
+    board.stop();
+    board.start();
+    wait_for("the rest to follow", || {
+        (board.sql("select value from facts where key = 'erasing'") == ["[]"]).then_some(())
+    });
+    assert!(holding(&board, NAME.as_bytes()).is_empty());
 }
 
 #[test]
