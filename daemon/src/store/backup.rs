@@ -1191,7 +1191,7 @@ mod tests {
             not(old, [0.0, 1.0], "x"),
         ];
         run(&from, &gone.concat()).await;
-        run(&from, &[not(bob, [1.0, 1.0], "of e.jpg"), not(bob, [5.0, 5.0], "y"), not(old, [6.0, 6.0], "y")].concat())
+        run(&from, &[not(bob, [1.0, 1.0], "of e.jpg"), not(bob, [5.0, 5.0], "y"), not(old, [6.0, 6.0], "z")].concat())
             .await;
         let copy = copy_of(&from, there.path()).await;
 
