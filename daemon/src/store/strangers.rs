@@ -163,7 +163,7 @@ const FACE: &str = "
       FROM stranger_faces m JOIN faces f ON f.image_id = m.image_id AND f.number = m.number
       JOIN images i ON i.id = m.image_id WHERE m.stranger_id = ?1";
 /// A group may have thousands of faces: the best of its newest is shown.
-const LOOKED_AT: usize = 20;
+const LOOKED_AT: usize = 5;
 
 impl Store {
     /// Groups with a face, those seen last first, below `before` = (last seen, number).
