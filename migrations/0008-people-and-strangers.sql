@@ -1,8 +1,7 @@
 -- What the page and the API need to find images quickly, and who strangers, mistaken faces and erased people are.
 -- A list by one of these is read from its index, newest first, whatever else is asked for.
-CREATE INDEX images_outcome ON images (outcome, id) WHERE outcome IS NOT NULL;
+CREATE INDEX images_outcome ON images (outcome, id) WHERE outcome IN ('known', 'uncertain');
 CREATE INDEX images_failed ON images (id) WHERE state = 'failed';
-CREATE INDEX images_accepted ON images (accepted_at_ms);
 CREATE INDEX faces_person ON faces (person_id, image_id) WHERE person_id IS NOT NULL;
 -- What retention has to forget, whenever a face became unknown: the same words as in store/retention.rs.
 CREATE INDEX faces_strangers ON faces (image_id) WHERE outcome = 'unknown' AND length(embedding) + length(crop) > 0;

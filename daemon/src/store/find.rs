@@ -107,34 +107,42 @@ fn find(
 }
 
 /// The ids to look between, both ends included; `None`: there is nothing.
-///
-/// A moment is turned into the image that was accepted nearest to it: order is by id, and the clock of a board may have
-/// been wrong for a while.
 fn between(
     connection: &Connection,
     filter: &ImageFilter,
     cursor: Option<ImageId>,
 ) -> rusqlite::Result<Option<(ImageId, ImageId)>> {
-    let nearest = |sql: &str, moment: i64| -> rusqlite::Result<Option<ImageId>> {
-        let mut rows = connection.prepare_cached(sql)?;
-        let mut rows = rows.query([moment])?;
-        rows.next()?.map(|row| row.get(0)).transpose()
-    };
     let mut high = cursor.map_or(i64::MAX, |cursor| cursor - 1);
     let mut low = 1;
     if let Some(until) = filter.until_ms {
-        let last = "SELECT id FROM images INDEXED BY images_accepted WHERE accepted_at_ms < ?1
-                     ORDER BY accepted_at_ms DESC, id DESC LIMIT 1";
-        let Some(last) = nearest(last, until)? else { return Ok(None) };
-        high = high.min(last);
+        high = high.min(first_since(connection, until)? - 1);
     }
     if let Some(since) = filter.since_ms {
-        let first = "SELECT id FROM images INDEXED BY images_accepted WHERE accepted_at_ms >= ?1
-                      ORDER BY accepted_at_ms, id LIMIT 1";
-        let Some(first) = nearest(first, since)? else { return Ok(None) };
-        low = first;
+        low = first_since(connection, since)?;
     }
     Ok((low <= high).then_some((low, high)))
+}
+
+/// The first id accepted at a moment or later, beyond all ids if there is none.
+///
+/// Found by halving, since ids grow as time does, and an index on the time would be one more page to write with each
+/// picture. Where the clock of the board was set back it is one of the places where the moment was passed.
+fn first_since(connection: &Connection, moment: i64) -> rusqlite::Result<ImageId> {
+    let (mut low, mut high): (ImageId, ImageId) = connection
+        .prepare_cached("SELECT coalesce(min(id), 1), coalesce((SELECT max(id) FROM images), 0) + 1 FROM images")?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut from =
+        connection.prepare_cached("SELECT id, accepted_at_ms FROM images WHERE id >= ?1 ORDER BY id LIMIT 1")?;
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let (id, accepted_ms): (ImageId, i64) = from.query_row([middle], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        if accepted_ms >= moment {
+            high = middle;
+        } else {
+            low = id + 1;
+        }
+    }
+    Ok(low)
 }
 
 /// Whether so few are in this state that they can be put in order.
@@ -163,9 +171,10 @@ fn looked_at(filter: &ImageFilter, few: bool, low: ImageId, high: ImageId) -> (S
         // Somebody may be in an image twice.
         let from = "faces INDEXED BY faces_person";
         chosen(from, "image_id", "GROUP BY image_id", FETCHED, Some(("person_id = ?", person.into())))
-    } else if let Some(outcome) = filter.outcome {
-        let from = "images INDEXED BY images_outcome";
-        chosen(from, "id", "", FETCHED, Some(("outcome = ?", text(outcome.as_str()))))
+    } else if let Some(outcome @ (Outcome::Known | Outcome::Uncertain)) = filter.outcome {
+        // The few; the others are most of what there is. Said twice, or SQLite does not see that the index has them.
+        let named = format!("AND outcome = '{outcome}' AND outcome IN ('known', 'uncertain')");
+        chosen("images INDEXED BY images_outcome", "id", &named, FETCHED, None)
     } else {
         match filter.state {
             Some(State::Failed) => {

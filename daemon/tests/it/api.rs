@@ -52,6 +52,8 @@ fn images_are_found_by_state_outcome_person_source_time_and_path_and_by_several_
     assert_eq!(found("state=failed"), [broken]);
     assert_eq!(found("state=processed&source=http"), [nobody, group, collins]);
     assert_eq!(found("outcome=no_face"), [nobody]);
+    assert_eq!(found("outcome=known"), [group, collins]);
+    assert!(found("outcome=uncertain&state=failed").is_empty());
     assert!(found("source=camera").is_empty());
     assert_eq!(found("path=GROUP"), [group]);
     assert_eq!(found("path=100%25_"), [broken], "signs of a pattern are letters like others");
