@@ -21,6 +21,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::on_its_own;
 use crate::health::{Condition, Health};
 use crate::problem::Problem;
 use crate::recognition::{Enroller, Forgotten, ReadyWatch, Report, Restored};
@@ -121,20 +122,23 @@ struct People {
 async fn rename(State(control): State<Control>, Query(people): Query<People>) -> Result<Json<()>, Problem> {
     let id = named(&control, &people.person).await?;
     let (up, name) = (control.ready.borrow().clone(), people.other.unwrap_or_default());
-    changed(on_its_own(async move { control.enroller.rename(up.as_ref(), id, &name).await }).await?)
+    let renaming = on_its_own(async move { control.enroller.rename(up.as_ref(), id, &name).await });
+    changed(renaming.await.map_err(|error| failed(&error))?)
 }
 
 async fn merge(State(control): State<Control>, Query(people): Query<People>) -> Result<Json<()>, Problem> {
     let id = named(&control, &people.person).await?;
     let into = named(&control, people.other.as_deref().unwrap_or_default()).await?;
     let up = control.ready.borrow().clone();
-    changed(on_its_own(async move { control.enroller.merge(up.as_ref(), id, into).await }).await?)
+    let merging = on_its_own(async move { control.enroller.merge(up.as_ref(), id, into).await });
+    changed(merging.await.map_err(|error| failed(&error))?)
 }
 
 async fn forget(State(control): State<Control>, Query(people): Query<People>) -> Result<Json<Forgotten>, Problem> {
     let up = control.ready.borrow().clone();
     let name = people.person.clone();
-    let forgotten = on_its_own(async move { control.enroller.forget(up.as_ref(), &name).await }).await?;
+    let forgetting = on_its_own(async move { control.enroller.forget(up.as_ref(), &name).await });
+    let forgotten = forgetting.await.map_err(|error| failed(&error))?;
     forgotten.map(Json).ok_or_else(|| nobody(&people.person))
 }
 
@@ -152,13 +156,6 @@ fn changed(changed: Changed) -> Result<Json<()>, Problem> {
         Changed::NotFound => Err(Problem::not_found("there is no such person any more")),
         Changed::Refused(why) => Err(Problem::new(StatusCode::CONFLICT, why)),
     }
-}
-
-/// A command broken off in the middle must not leave the gallery in memory behind the database.
-async fn on_its_own<T: Send + 'static>(
-    work: impl Future<Output = anyhow::Result<T>> + Send + 'static,
-) -> Result<T, Problem> {
-    tokio::spawn(work).await.unwrap_or_else(|panic| Err(panic.into())).map_err(|error| failed(&error))
 }
 
 fn failed(error: &anyhow::Error) -> Problem {

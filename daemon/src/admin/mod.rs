@@ -118,7 +118,7 @@ pub fn forms(admin: Admin) -> Router {
 }
 
 /// A change that is broken off by its client in the middle must not leave the gallery in memory behind the database.
-async fn on_its_own<T, E>(work: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, E>
+pub async fn on_its_own<T, E>(work: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, E>
 where
     T: Send + 'static,
     E: From<anyhow::Error> + Send + 'static,

@@ -24,7 +24,7 @@ use super::{VERSION, Web, with_etag};
 use crate::board::BoardReport;
 use crate::desk::{Calibration, PictureRemark};
 use crate::disk::DiskReport;
-use crate::domain::{ImageId, Outcome, PersonId, PictureBytes, Source, State as ImageState};
+use crate::domain::{ImageId, Outcome, PictureBytes, Source, State as ImageState};
 use crate::health::{Condition, Part};
 use crate::problem::Problem;
 use crate::store::{
@@ -202,11 +202,6 @@ pub struct EnrolledPicture {
 #[utoipa::path(get, path = "/v1/people/{id}", tag = "people", params(("id" = i64, Path, minimum = 1)),
     responses((status = 200, body = PersonDetail), Problem))]
 async fn person(State(web): State<Web>, Id(id): Id) -> Result<Json<PersonDetail>, Problem> {
-    detail(&web, id).await.map(Json)
-}
-
-/// A person as the API and the page tell of them.
-pub async fn detail(web: &Web, id: PersonId) -> Result<PersonDetail, Problem> {
     let person = web.store.person(id).await?;
     let person = person.ok_or_else(|| Problem::not_found(format!("There is no person {id}.")))?;
     let mut remarks: HashMap<i64, Vec<PictureRemark>> = HashMap::new();
@@ -218,7 +213,7 @@ pub async fn detail(web: &Web, id: PersonId) -> Result<PersonDetail, Problem> {
         let remarks = remarks.remove(&picture.id).unwrap_or_default();
         EnrolledPicture { picture, remarks }
     });
-    Ok(PersonDetail { person, images: images.collect() })
+    Ok(Json(PersonDetail { person, images: images.collect() }))
 }
 
 /// The face of an enrolled picture, aligned.
