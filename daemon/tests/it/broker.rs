@@ -97,9 +97,17 @@ impl Mosquitto {
     /// Replaces one of its files and has it read them again.
     #[allow(dead_code)] // the connection's own tests share this file and change none
     pub fn reload(&self, file: &str, content: &str) {
+        let reloads = || self.log().matches("Reloading config").count();
+        let before = reloads();
         fs::write(self.folder.path().join(file), content).unwrap();
         let pid = self.process.as_ref().unwrap().id().to_string();
         assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+        // It says so before it reads them, and takes no message in between.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while reloads() == before {
+            assert!(Instant::now() < deadline, "mosquitto did not read {file} again:\n{}", self.log());
+            sleep(Duration::from_millis(20));
+        }
     }
 
     /// Waits until a client's session is on its disk, where a kill leaves it.
