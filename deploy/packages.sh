@@ -57,13 +57,18 @@ build_cross() (
   export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=qemu-aarch64-static
   "$compile" test --release --locked "${for_target[@]}" -p kithd -p kith-vision --test vision -- \
     broken_packs:: gallery:: the_self_test --skip milliseconds
+  # The direct convolution, as a processor with SDOT does it and as one without.
+  for board in pi5 pi4; do
+    emulate $board
+    "$compile" test --release --locked "${for_target[@]}" -p kithd -p kith-vision --lib -- direct::
+  done
 )
 
 # try_kernels BOARD:PRECISION…: people are told apart, and by the instructions the board has for that precision.
 try_kernels() {
   local one board precision said log=$dev/boards/instructions
-  # Products of four bytes each (SDOT), and of eight half-precision numbers (FMLA), by one element, as qemu logs them.
-  local sdot=':  4f[89ab].e[0-389ab]' half=':  4f[0-3].1[0-389ab]'
+  # Products of four bytes each (SDOT), and of eight half-precision numbers (FMLA) by one element, as qemu logs them.
+  local sdot=':  (4f[89ab].e[0-389ab]|4e[89].9[4-7])' half=':  4f[0-3].1[0-389ab]'
   own_folder "$dev"
   for one in "$@"; do
     board=${one%:*} precision=${one#*:}

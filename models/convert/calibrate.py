@@ -25,13 +25,12 @@ def measure(float32_path, inputs):
     """{tensor: [minimum, maximum]} over `inputs`, for the tensors that get quantised."""
     model = onnx.load(float32_path)
     names = quantise.quantised_tensors(model.graph)
-    outputs = [n for n in names if n != "input"]
     del model.graph.output[:]
-    model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in outputs)
+    model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     ranges = {}
     for x in inputs:
-        for name, values in [("input", x), *zip(outputs, session.run(outputs, {"input": x[None]}))]:
+        for name, values in zip(names, session.run(names, {"input": x[None]})):
             low, high = ranges.get(name, (0.0, 0.0))
             ranges[name] = [min(low, float(values.min())), max(high, float(values.max()))]
     return {name: ranges[name] for name in names}

@@ -1,8 +1,7 @@
 """Makes the P-, R- and O-Net of MTCNN as ONNX from the weights in the facenet-pytorch wheel.
 
-The published nets are rewritten into operations that tract runs fast; the results stay equal (test_convert.py):
-* PReLU with a slope a <= 1 is max(x, a*x); a slope above 1 has no such form, see `split_steep_slopes`. The
-  product is a 1x1 convolution per channel, which tract runs several times faster than a broadcast product.
+The published nets are written so that a convolution and what follows it are one operator at run time (models/src/
+runtime/lower.rs); the results stay equal (test_convert.py):
 * The softmax over two classes is the sigmoid of their difference, which is folded into the weights: one
   output `prob`, the probability of a face.
 * ceil_mode pooling is floor pooling with one more row and column where the size needs it.
@@ -55,29 +54,9 @@ def load_torch_weights(file):
     return weights
 
 
-def split_steep_slopes(conv, slopes, following):
-    """Replaces PReLU channels with a slope a > 1 by an identity and a ReLU channel.
-
-    prelu(x) = a*x + (1-a)*relu(x), and as both terms' inputs grow with x this holds behind a max pooling too,
-    so the two factors move into the following layer's weights.
-    """
-    (weight, bias), (next_weight, next_bias) = conv, following
-    steep = np.flatnonzero(slopes > 1)
-    factors = slopes[steep].reshape(1, -1, 1, 1)
-    relu_part = (1 - factors) * next_weight[:, steep]
-    next_weight = next_weight.copy()
-    next_weight[:, steep] *= factors
-    slopes = np.concatenate([slopes, np.zeros(len(steep), np.float32)])
-    slopes[steep] = 1
-    conv = np.concatenate([weight, weight[steep]]), np.concatenate([bias, bias[steep]])
-    return conv, slopes, (np.concatenate([next_weight, relu_part], 1), next_bias)
-
-
-def prelu(net, x, slopes):
-    """On [N, C, H, W]."""
-    assert (slopes <= 1).all()
-    scaled = net.add("Conv", [x, net.constant(slopes.reshape(-1, 1, 1, 1))], group=len(slopes), kernel_shape=[1, 1])
-    return net.add("Max", [x, scaled])
+def prelu(net, x, slopes, axes):
+    """`axes` are those behind the channels."""
+    return net.add("PRelu", [x, net.constant(slopes.reshape(-1, *[1] * axes))])
 
 
 def max_pool(net, x, kernel, extra):
@@ -86,14 +65,9 @@ def max_pool(net, x, kernel, extra):
 
 def convolutions(net, layers, pools):
     """Convolution, PReLU and, where `pools` has one, pooling; `layers` are (weight, bias, slopes)."""
-    layers = list(layers)
     x = "input"
-    for i, pool in enumerate(pools):
-        weight, bias, slopes = layers[i]
-        if (slopes > 1).any():
-            (weight, bias), slopes, (w, b) = split_steep_slopes((weight, bias), slopes, layers[i + 1][:2])
-            layers[i + 1] = (w, b, layers[i + 1][2])
-        x = prelu(net, net.conv(x, weight, bias), slopes)
+    for (weight, bias, slopes), pool in zip(layers, pools):
+        x = prelu(net, net.conv(x, weight, bias), slopes, 2)
         if pool:
             x = max_pool(net, x, *pool)
     return x
@@ -125,9 +99,7 @@ def make_refiner(weights, path, name, size, pools, dense, last, outputs):
     flat = weights[f"dense{dense}.weight"].reshape(-1, side, side, channels).transpose(3, 2, 1, 0)
     flat = flat.reshape(channels * side * side, -1)
     x = net.add("Gemm", [x, net.constant(flat), net.constant(weights[f"dense{dense}.bias"])])
-    slopes = weights[f"prelu{dense}.weight"]
-    assert (slopes <= 1).all()
-    x = net.add("Max", [x, net.add("Mul", [x, net.constant(slopes.reshape(1, -1))])])
+    x = prelu(net, x, weights[f"prelu{dense}.weight"], 0)
     weight, bias = face_row(weights, f"dense{dense + 1}_1")
     net.add("Sigmoid", [net.add("Gemm", [x, net.constant(weight.T), net.constant(bias)])], "prob")
     for i, (output, _) in enumerate(outputs, 2):

@@ -1,8 +1,11 @@
 """Makes the int8 recogniser from the float32 one and a table of value ranges.
 
-Every convolution becomes a QLinearConv over signed 8-bit values with one scale per tensor: that is the form tract
-runs as integer products (per-channel scales, unsigned values and quantise/dequantise pairs are not). The residual
-sums stay float32, so rounding does not add up along the network; so does the last 256x128 product.
+Quantised as onnxruntime runs it best, which is how our own operators run it too (models/src/runtime/lower.rs): pairs of
+QuantizeLinear and DequantizeLinear around convolutions with signed 8-bit weights, one scale for each output channel, and
+unsigned 8-bit values, one scale for each tensor. Everything behind a ReLU has the zero point 0. The input is brought
+back to the pixels it was made from, so that nothing is lost there. Before a residual sum there is a pair too, with a
+zero point, for runtimes that add in 8 bits; ours passes over it and rounds once, behind the sum. The last mean and
+the 256x128 product stay float32.
 
 The ranges come from calibrate.py and are committed, so this needs no pictures and always gives the same bytes.
 
@@ -19,14 +22,17 @@ from onnx import numpy_helper
 
 from network import Network
 
-LOW, HIGH = -128, 127
+HIGH = 127
+LEVELS = 255
+# What the float network's input was made from pixels with: (pixel - mean) / 256.
+MEAN, PIXELS = (122.782, 117.001, 104.298), 256.0
 
 
 def activation_scale(low, high):
-    """Scale and zero point that map [low, high], widened to hold 0, onto the signed 8-bit values."""
+    """Scale and zero point that map [low, high], widened to hold 0, onto the unsigned 8-bit values."""
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = np.float32((high - low) / (HIGH - LOW))
-    return scale, np.int8(np.clip(round(LOW - low / float(scale)), LOW, HIGH))
+    scale = np.float32((high - low) / LEVELS)
+    return scale, np.uint8(np.clip(round(-low / float(scale)), 0, LEVELS))
 
 
 class Quantiser:
@@ -34,86 +40,70 @@ class Quantiser:
         self.graph, self.ranges = graph, ranges
         self.values = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
         self.net = Network()
-        self.floats = {}     # tensor of the float graph -> its float tensor here
-        self.quantised = {}  # tensor of the float graph -> (8-bit tensor here, scale, zero point)
+        self.floats = {}  # tensor of the float graph -> its float tensor here, behind a pair where it has one
+        self.pairs = {}  # tensor of the float graph -> scale and zero point of its pair
 
-    def scalar(self, value, dtype):
-        return self.net.constant(np.array(value, dtype), dtype)
+    def pair(self, x, scale, zero_point):
+        parameters = [self.net.constant(scale, np.float32), self.net.constant(zero_point, np.uint8)]
+        return self.net.add("DequantizeLinear", [self.net.add("QuantizeLinear", [x, *parameters]), *parameters])
 
-    def parameters(self, scale, zero_point):
-        return [self.scalar(scale, np.float32), self.scalar(zero_point, np.int8)]
+    def entrance(self):
+        """The pixels, whole numbers from 0 to 255."""
+        x = self.net.add("Mul", ["input", self.net.constant(np.full((1, 3, 1, 1), PIXELS))])
+        x = self.net.add("Add", [x, self.net.constant(np.array(MEAN).reshape(1, 3, 1, 1))])
+        self.pairs["input"] = np.float32(1), 0
+        self.floats["input"] = self.pair(x, *self.pairs["input"])
 
-    def as_float(self, name):
-        if name not in self.floats:
-            tensor, scale, zero_point = self.quantised[name]
-            self.floats[name] = self.net.add("DequantizeLinear", [tensor, *self.parameters(scale, zero_point)])
-        return self.floats[name]
-
-    def as_int8(self, name):
-        if name not in self.quantised:
-            scale, zero_point = activation_scale(*self.ranges[name])
-            tensor = self.net.add("QuantizeLinear", [self.floats[name], *self.parameters(scale, zero_point)])
-            self.quantised[name] = tensor, scale, zero_point
-        return self.quantised[name]
-
-    def conv(self, node, result):
-        """`result` is the tensor behind the convolution and its ReLU, if it has one.
-
-        The ReLU needs no operation: its result's range starts at 0, so 8-bit saturation cuts below 0.
-        """
-        x, x_scale, x_zero = self.as_int8(node.input[0])
-        weight, bias = self.values[node.input[1]], self.values[node.input[2]]
-        w_scale = np.float32(np.abs(weight).max() / HIGH)
-        y_scale, y_zero = activation_scale(*self.ranges[result])
-        q_weight = np.clip(np.rint(weight / w_scale), -HIGH, HIGH)
-        q_bias = np.rint(bias.astype(np.float64) / (float(x_scale) * float(w_scale)))
+    def conv(self, node):
+        """A convolution without a pair behind it."""
+        weight, bias = self.values[node.input[1]].astype(np.float64), self.values[node.input[2]].astype(np.float64)
+        if node.input[0] == "input":  # sum(w * (pixel - mean) / 256) + b, on pixels; nothing is padded there
+            weight = weight / PIXELS
+            bias = bias - (weight.sum((2, 3)) @ np.array(MEAN))
+        scales = np.abs(weight).max((1, 2, 3)) / HIGH
+        scales = np.maximum(scales, np.finfo(np.float32).tiny).astype(np.float32)
+        q_weight = np.clip(np.rint(weight / scales.reshape(-1, 1, 1, 1)), -HIGH, HIGH)
+        bias_scales = scales * self.pairs[node.input[0]][0]
+        q_bias = np.rint(bias / bias_scales.astype(np.float64))
+        scale_of, zeros = self.net.constant(scales), self.net.constant(np.zeros(len(scales)), np.int8)
+        weights = self.net.add("DequantizeLinear", [self.net.constant(q_weight, np.int8), scale_of, zeros], axis=0)
+        biases = self.net.add("DequantizeLinear", [self.net.constant(q_bias, np.int32), self.net.constant(bias_scales),
+                                                   self.net.constant(np.zeros(len(scales)), np.int32)], axis=0)
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        if any(attributes["pads"]):  # tract gathers whole rows where nothing is missing at the border: a tenth faster
-            pads = self.net.constant([0, 0, *attributes["pads"][:2], 0, 0, *attributes["pads"][2:]], np.int64)
-            x = self.net.add("Pad", [x, pads, self.scalar(x_zero, np.int8)])
-            attributes["pads"] = [0] * 4
-        y = self.net.add("QLinearConv", [
-            x, *self.parameters(x_scale, x_zero),
-            self.net.constant(q_weight, np.int8), *self.parameters(w_scale, 0),
-            *self.parameters(y_scale, y_zero), self.net.constant(q_bias, np.int32)], **attributes)
-        self.quantised[result] = y, y_scale, y_zero
+        return self.net.add("Conv", [self.floats[node.input[0]], weights, biases], **attributes)
 
     def keep(self, node):
-        """A node that stays as it is, on float32 values."""
-        inputs = [self.net.constant(self.values[i], self.values[i].dtype) if i in self.values else self.as_float(i)
+        """A node that stays as it is."""
+        inputs = [self.net.constant(self.values[i], self.values[i].dtype) if i in self.values else self.floats[i]
                   for i in node.input]
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        output = node.output[0] if node.output[0] == "embedding" else None
-        self.floats[node.output[0]] = self.net.add(node.op_type, inputs, output, **attributes)
+        return self.net.add(node.op_type, inputs, "embedding" if node.output[0] == "embedding" else None, **attributes)
 
     def run(self):
-        self.floats["input"] = "input"
-        nodes = list(self.graph.node)
-        while nodes:
-            node = nodes.pop(0)
-            if node.op_type == "Conv":
-                result = node.output[0]
-                if nodes[0].op_type == "Relu" and nodes[0].input[0] == result:
-                    result = nodes.pop(0).output[0]
-                self.conv(node, result)
-            elif node.op_type == "MaxPool":  # picks values, so it needs no float
-                x, scale, zero_point = self.as_int8(node.input[0])
-                attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-                self.quantised[node.output[0]] = self.net.add("MaxPool", [x], **attributes), scale, zero_point
-            else:
-                self.keep(node)
+        self.entrance()
+        for node in self.graph.node:
+            name = node.output[0]
+            x = self.conv(node) if node.op_type == "Conv" else self.keep(node)
+            if name in self.ranges:
+                if node.op_type in ("MaxPool", "AveragePool", "Pad"):  # as before: nothing there leaves the range
+                    self.pairs[name] = self.pairs[node.input[0]]
+                else:
+                    self.pairs[name] = activation_scale(*self.ranges[name])
+                x = self.pair(x, *self.pairs[name])
+            self.floats[name] = x
         return self.net
 
 
 def quantised_tensors(graph):
-    """Names of the tensors whose ranges the quantiser needs."""
-    followers = {n.input[0]: n for n in graph.node if n.op_type == "Relu"}
-    names = []
+    """Names of the tensors that get a pair, and so need a range: what convolutions and sums read, what they give to
+    the last mean, and what is in between, but not what only a ReLU reads."""
+    readers = {}
     for node in graph.node:
-        if node.op_type == "Conv":
-            result = followers[node.output[0]].output[0] if node.output[0] in followers else node.output[0]
-            names += [node.input[0], result]
-    return sorted(set(names))
+        for name in node.input:
+            readers.setdefault(name, []).append(node.op_type)
+    kinds = ("Conv", "Relu", "MaxPool", "AveragePool", "Pad")
+    return sorted(node.output[0] for node in graph.node
+                  if node.op_type in kinds and set(readers[node.output[0]]) != {"Relu"})
 
 
 def quantise(float32_path, ranges, path):

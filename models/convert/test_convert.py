@@ -146,17 +146,34 @@ class TheInt8Recogniser(unittest.TestCase):
             self.assertEqual(build.sha256(path), build.sha256(build.PACK / "recogniser_int8.onnx"))
 
     def test_has_no_float_convolution_left(self):
-        operations = [node.op_type for node in self.graph.node]
-        self.assertEqual(operations.count("QLinearConv"), 29)
-        self.assertNotIn("Conv", operations)
+        makers = {node.output[0]: node.op_type for node in self.graph.node}
+        convolutions = [node for node in self.graph.node if node.op_type == "Conv"]
+        self.assertEqual(len(convolutions), 29)
+        for node in convolutions:
+            self.assertEqual([makers[i] for i in node.input], ["DequantizeLinear"] * 3)
 
-    def test_has_one_signed_scale_per_tensor(self):
+    def test_has_signed_weights_per_channel_and_unsigned_values_per_tensor(self):
         values = {i.name: numpy_helper.to_array(i) for i in self.graph.initializer}
+        makers = {node.output[0]: node for node in self.graph.node}
         for node in self.graph.node:
-            if node.op_type == "QLinearConv":
-                for scale, zero_point in (node.input[1:3], node.input[4:6], node.input[6:8]):
-                    self.assertEqual(values[scale].shape, ())
-                    self.assertEqual(values[zero_point].dtype, np.int8)
+            if node.op_type == "Conv":
+                weights, scales, zero_points = (values[i] for i in makers[node.input[1]].input)
+                self.assertEqual((weights.dtype, scales.shape), (np.int8, weights.shape[:1]))
+                self.assertFalse(zero_points.any())
+            elif node.op_type == "QuantizeLinear":
+                self.assertEqual((values[node.input[1]].shape, values[node.input[2]].dtype), ((), np.uint8))
+
+    def test_gets_back_the_pixels_its_input_was_made_from(self):
+        scale, zero_point = next(node for node in self.graph.node if node.op_type == "QuantizeLinear").input[1:]
+        values = {i.name: numpy_helper.to_array(i) for i in self.graph.initializer}
+        self.assertEqual((values[scale], values[zero_point]), (1, 0))
+        factor, mean = (values[node.input[1]] for node in self.graph.node[:2])
+        pixels = np.arange(256, dtype=np.float32)
+        manifest = build.tomllib.loads((build.PACK / "pack.toml").read_text())["recogniser"]
+        for channel in range(3):
+            given = (pixels - np.float32(manifest["mean"][channel])) * np.float32(manifest["scale"])
+            back = np.rint(given * factor[0, channel, 0, 0] + mean[0, channel, 0, 0])
+            np.testing.assert_array_equal(back, pixels)
 
     def test_embeds_the_self_test_face_near_the_recorded_embedding(self):
         manifest = build.tomllib.loads((build.PACK / "pack.toml").read_text())

@@ -51,16 +51,8 @@ impl<'a> Pyramid<'a> {
         (&self.levels[level], 1.0 / f64::from(1_u32 << level))
     }
 
-    /// The window resized to `width`×`height`, written as three planes (red, green, blue) of
-    /// whole values from 0 to 255, each passed through `convert`.
-    pub(crate) fn sample(
-        &self,
-        window: Window,
-        width: usize,
-        height: usize,
-        planes: &mut [f32],
-        convert: impl Fn(f32) -> f32,
-    ) {
+    /// The window resized to `width`×`height` pixels, rounded like the 8-bit picture the networks were trained on.
+    pub(crate) fn sample(&self, window: Window, width: usize, height: usize, pixels: &mut [u8]) {
         let reduction = (window.width / width as f64).min(window.height / height as f64);
         let (picture, shrink) = self.halved(reduction / PIXELS_PER_OUTPUT);
         let columns = Cover::of(window.left * shrink, window.width * shrink, width, picture.width);
@@ -68,11 +60,9 @@ impl<'a> Pyramid<'a> {
         let (first, end) = columns.span();
         let mut line = vec![0.0_f32; 3 * (end - first)];
         let mut whole = vec![0_u16; line.len()];
-        let (red, rest) = planes.split_at_mut(width * height);
-        let (green, blue) = rest.split_at_mut(width * height);
-        for (y, rows) in rows.cells.iter().enumerate() {
+        for (rows, pixels) in rows.cells.iter().zip(pixels.chunks_exact_mut(3 * width)).take(height) {
             rows.add_up(&mut line, &mut whole, |row| &picture.row(row)[3 * first..3 * end]);
-            for (x, columns) in columns.cells.iter().enumerate() {
+            for (columns, pixel) in columns.cells.iter().zip(pixels.as_chunks_mut::<3>().0) {
                 let mut sums = [0.0_f32; 3];
                 for (source, weight) in columns.weights() {
                     let at = 3 * (source - first);
@@ -80,10 +70,7 @@ impl<'a> Pyramid<'a> {
                         *sum += weight * value;
                     }
                 }
-                let at = y * width + x;
-                // Rounded like the 8-bit picture the networks were trained on.
-                let [r, g, b] = sums.map(|sum| convert(f32::from((sum + 0.5) as u8)));
-                (red[at], green[at], blue[at]) = (r, g, b);
+                *pixel = sums.map(|sum| (sum + 0.5) as u8);
             }
         }
     }
@@ -211,36 +198,33 @@ mod tests {
         Rgb::new(width, height, (0..width * height).flat_map(pixel).collect()).unwrap()
     }
 
-    fn sample(picture: &Rgb, window: Window, width: usize, height: usize) -> Vec<f32> {
-        let mut planes = vec![0.0; 3 * width * height];
-        Pyramid::new(picture).sample(window, width, height, &mut planes, |v| v);
-        planes
+    fn sample(picture: &Rgb, window: Window, width: usize, height: usize) -> Vec<u8> {
+        let mut pixels = vec![0; 3 * width * height];
+        Pyramid::new(picture).sample(window, width, height, &mut pixels);
+        pixels
     }
 
     #[test]
     fn a_window_of_its_own_size_comes_out_unchanged() {
         let picture = ramp(9, 7);
-        let planes = sample(&picture, Window { left: 0.0, top: 0.0, width: 9.0, height: 7.0 }, 9, 7);
-        let expected: Vec<f32> = (0..3)
-            .flat_map(|c| picture.pixels.iter().skip(c).step_by(3).map(|&v| f32::from(v)).collect::<Vec<_>>())
-            .collect();
-        assert_eq!(planes, expected);
+        let pixels = sample(&picture, Window { left: 0.0, top: 0.0, width: 9.0, height: 7.0 }, 9, 7);
+        assert_eq!(pixels, picture.pixels);
     }
 
     #[test]
     fn an_output_pixel_is_the_mean_of_what_it_covers() {
         let picture = Rgb::new(3, 1, vec![0, 0, 0, 90, 90, 90, 210, 210, 210]).unwrap();
-        let planes = sample(&picture, Window { left: 0.0, top: 0.0, width: 3.0, height: 1.0 }, 2, 1);
-        assert_eq!(planes[..2], [30.0, 170.0]);
+        let pixels = sample(&picture, Window { left: 0.0, top: 0.0, width: 3.0, height: 1.0 }, 2, 1);
+        assert_eq!(pixels, [30, 30, 30, 170, 170, 170]);
     }
 
     #[test]
     fn beyond_the_edge_everything_is_black() {
         let picture = Rgb::new(2, 2, vec![200; 12]).unwrap();
-        let planes = sample(&picture, Window { left: -2.0, top: 0.0, width: 4.0, height: 2.0 }, 4, 2);
-        assert_eq!(planes[..4], [0.0, 0.0, 200.0, 200.0]);
+        let pixels = sample(&picture, Window { left: -2.0, top: 0.0, width: 4.0, height: 2.0 }, 4, 2);
+        assert_eq!(pixels[..12], [0, 0, 0, 0, 0, 0, 200, 200, 200, 200, 200, 200]);
         let nowhere = sample(&picture, Window { left: 10.0, top: -9.0, width: 4.0, height: 2.0 }, 4, 2);
-        assert!(nowhere.iter().all(|v| *v == 0.0));
+        assert!(nowhere.iter().all(|v| *v == 0));
     }
 
     #[test]
@@ -249,10 +233,10 @@ mod tests {
         let picture = Rgb::new(1203, 901, (0..1203 * 901).flat_map(pixel).collect()).unwrap();
         let window = Window { left: 10.0, top: 3.0, width: 1100.0, height: 880.0 };
         let quick = sample(&picture, window, 24, 24);
-        let mut exact = vec![0.0; 3 * 24 * 24];
-        Pyramid { levels: vec![Cow::Borrowed(&picture)] }.sample(window, 24, 24, &mut exact, |v| v);
+        let mut exact = vec![0; 3 * 24 * 24];
+        Pyramid { levels: vec![Cow::Borrowed(&picture)] }.sample(window, 24, 24, &mut exact);
         for (a, b) in quick.iter().zip(&exact) {
-            assert!((a - b).abs() <= 1.0, "{a} {b}");
+            assert!(a.abs_diff(*b) <= 1, "{a} {b}");
         }
     }
 }

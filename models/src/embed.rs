@@ -1,6 +1,6 @@
 //! From an aligned chip to an embedding, and the checks every embedding must pass.
 
-use crate::manifest::{Colour, RecogniserSpec};
+use crate::manifest::RecogniserSpec;
 use crate::runtime::{self, Network, Plan};
 use crate::{Device, Pack, Precision, Rgb, VisionError};
 
@@ -31,9 +31,9 @@ impl Recogniser {
         let side = pack.manifest.alignment.size;
         let shape = [1, 3, side, side];
         if precision == Precision::Int8 {
-            network.require_integer_convolutions(&shape)?;
+            network.require_integer_convolutions(shape)?;
         }
-        let recogniser = Self { plan: network.plan(&shape, device)?, side, spec };
+        let recogniser = Self { plan: network.plan(shape, device, &spec.pixels())?, side, spec };
         let grey = Rgb { width: side, height: side, pixels: vec![128; 3 * side * side] };
         recogniser.embed(&grey).map_err(|error| VisionError::Network { file, reason: error.to_string() })?;
         Ok(recogniser)
@@ -45,14 +45,7 @@ impl Recogniser {
         if (chip.width, chip.height) != (side, side) {
             return Err(VisionError::ChipSides { expected: side, width: chip.width, height: chip.height });
         }
-        let mut input = Vec::with_capacity(chip.pixels.len());
-        for plane in 0..3 {
-            let channel = if spec.colour == Colour::Bgr { 2 - plane } else { plane };
-            // `mean` is in the order the network sees its planes.
-            let values = chip.pixels.iter().skip(channel).step_by(3);
-            input.extend(values.map(|&value| (f32::from(value) - spec.mean[plane]) * spec.scale));
-        }
-        let outputs = self.plan.run(&input)?;
+        let outputs = self.plan.run([1, 3, side, side], &chip.pixels)?;
         let mut embedding = outputs.get(0).to_vec();
         check_embedding(&embedding, spec.dimension)?;
         if spec.normalise {

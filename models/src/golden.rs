@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::Device;
-use crate::runtime::{Network, on_gpu};
+use crate::manifest::Colour;
+use crate::runtime::{Network, Pixels, on_gpu};
 
 #[derive(Deserialize)]
 struct Golden {
     file: String,
     bundled: bool,
     shape: [usize; 4],
-    low: f64,
-    high: f64,
+    mean: [f32; 3],
+    scale: f32,
     outputs: Vec<Answer>,
 }
 
@@ -26,24 +27,30 @@ struct Answer {
     values: Vec<f32>,
 }
 
-/// The same waves as in `golden.py`.
-fn pattern(golden: &Golden) -> Vec<f32> {
+/// The same waves as in `golden.py`, as pixels side by side.
+fn pattern(golden: &Golden) -> Vec<u8> {
     let [batch, channels, height, width] = golden.shape;
     let value = |i: usize| {
-        let (p, y, x) = (i / (height * width), i / width % height, i % width);
+        let (y, x) = (i / channels / width % height, i / channels % width);
+        let p = i / (channels * width * height) * channels + i % channels;
         let third = (1 + p % 3) as f64;
         let (p, y, x) = (p as f64, y as f64, x as f64);
         let wave = (0.37 * x + 0.11 * y + p).sin() + (0.05 * x * third - 0.23 * y).sin() + (0.017 * x * y / 8.0).sin();
-        (golden.low + (golden.high - golden.low) * (wave / 6.0 + 0.5)) as f32
+        (255.9 * (wave / 6.0 + 0.5)).floor() as u8
     };
     (0..batch * channels * height * width).map(value).collect()
+}
+
+fn pixels(golden: &Golden) -> Pixels {
+    Pixels::new(golden.mean, golden.scale, Colour::Rgb)
 }
 
 fn compare(golden: &Golden, folder: &Path, device: Device) {
     let bytes = std::fs::read(folder.join(&golden.file)).unwrap();
     let names: Vec<&'static str> = golden.outputs.iter().map(|output| &*output.name.clone().leak()).collect();
     let network = Network::parse(&golden.file, &bytes, &names).unwrap();
-    let outputs = network.plan(&golden.shape, device).unwrap().run(&pattern(golden)).unwrap();
+    let outputs =
+        network.plan(golden.shape, device, &pixels(golden)).unwrap().run(golden.shape, &pattern(golden)).unwrap();
     for (ix, answer) in golden.outputs.iter().enumerate() {
         let found = outputs.get(ix);
         assert_eq!(found.len(), answer.length, "{} {}", golden.file, answer.name);
@@ -76,7 +83,7 @@ fn bundled() -> PathBuf {
 #[test]
 fn bundled_networks_answer_as_onnxruntime_does() {
     let networks: Vec<Golden> = all().into_iter().filter(|golden| golden.bundled).collect();
-    assert_eq!(networks.len(), 6);
+    assert_eq!(networks.len(), 7);
     for golden in networks {
         compare(&golden, &bundled(), Device::Cpu);
     }
@@ -103,7 +110,7 @@ fn a_gpu_answers_as_onnxruntime_does_and_runs_every_layer_of_the_recogniser() {
     for golden in all().into_iter().filter(|golden| golden.file.starts_with("recogniser_float")) {
         let bytes = std::fs::read(bundled().join(&golden.file)).unwrap();
         let network = Network::parse(&golden.file, &bytes, &["embedding"]).unwrap();
-        let left = network.plan(&golden.shape, Device::Cuda).unwrap().on_processor();
+        let left = network.plan(golden.shape, Device::Cuda, &pixels(&golden)).unwrap().on_processor();
         println!("{} leaves {left:?} to the processor", golden.file);
         assert!(left.is_empty() || golden.file.contains("float32"), "{left:?}");
         compare(&golden, &bundled(), Device::Cuda);

@@ -11,6 +11,7 @@ mod clusters;
 mod compare;
 mod detect;
 mod device;
+mod direct;
 mod embed;
 pub mod evaluation;
 mod gallery;
@@ -21,6 +22,7 @@ mod quality;
 mod rgb;
 mod rows;
 mod runtime;
+mod stopwatch;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,6 +41,7 @@ pub use manifest::{Pack, PackError, SelfTest, Tolerance};
 pub use quality::{Objection, Quality, QualityLimits};
 pub use rgb::{MAX_SIDE, Rgb};
 pub use runtime::RUNTIME_VERSION;
+pub use stopwatch::{NetworkTimes, time_networks};
 
 /// Why a picture, a network or an embedding cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -16,6 +16,7 @@ use crate::device::{Device, Precision};
 use crate::embed::check_embedding;
 use crate::gallery::Matching;
 use crate::quality::QualityLimits;
+use crate::runtime::Pixels;
 
 /// Raised whenever the code between pixels and embedding changes what it computes, so that
 /// embeddings made before are not compared with those made after.
@@ -142,6 +143,11 @@ pub(crate) struct RecogniserSpec {
 }
 
 impl RecogniserSpec {
+    /// What a chip's pixels become for the network.
+    pub(crate) fn pixels(&self) -> Pixels {
+        Pixels::new(self.mean, self.scale, self.colour)
+    }
+
     /// The network's file, if the pack has one of this precision.
     pub(crate) fn file(&self, precision: Precision) -> Option<&str> {
         match precision {

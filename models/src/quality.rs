@@ -153,11 +153,12 @@ const SHARPNESS_SIDE: usize = 64;
 /// not taken for a blurred one.
 fn sharpness(chip: &Rgb) -> f32 {
     const N: usize = SHARPNESS_SIDE;
-    let mut planes = vec![0.0; 3 * N * N];
+    let mut pixels = vec![0; 3 * N * N];
     let whole = Window { left: 0.0, top: 0.0, width: chip.width as f64, height: chip.height as f64 };
-    Pyramid::new(chip).sample(whole, N, N, &mut planes, |v| v);
-    let grey: Vec<f32> =
-        (0..N * N).map(|i| 0.299 * planes[i] + 0.587 * planes[N * N + i] + 0.114 * planes[2 * N * N + i]).collect();
+    Pyramid::new(chip).sample(whole, N, N, &mut pixels);
+    let brightness =
+        |[red, green, blue]: &[u8; 3]| 0.299 * f32::from(*red) + 0.587 * f32::from(*green) + 0.114 * f32::from(*blue);
+    let grey: Vec<f32> = pixels.as_chunks().0.iter().map(brightness).collect();
     let inner = (1..N - 1).flat_map(|y| (1..N - 1).map(move |x| y * N + x));
     let laplacian = inner.map(|i| grey[i - 1] + grey[i + 1] + grey[i - N] + grey[i + N] - 4.0 * grey[i]);
     let laplacian: Vec<f32> = laplacian.collect();

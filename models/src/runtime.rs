@@ -1,16 +1,23 @@
-//! Loading and running networks: the only file that names tract types. Knows shapes and numbers,
-//! not what they mean.
+//! Loading and running networks: this file and the two below it are the only ones that name tract types. Knows shapes
+//! and numbers, not what they mean.
+//!
+//! On the processor a plain convolutional network runs in operators of our own (`lower`, `operators`), any other one
+//! in tract's; on a GPU always in tract's.
 
-use std::collections::VecDeque;
+mod lower;
+mod operators;
+
 use std::fmt;
 use std::io::Cursor;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::ops::cnn::Conv;
 use tract_onnx::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_hir::infer::InferenceModelExt;
 
+use crate::manifest::Colour;
 use crate::{Device, Pack, VisionError};
 
 /// What runs the networks, with its version.
@@ -19,15 +26,47 @@ pub const RUNTIME_VERSION: &str = "tract 0.23.9";
 /// A parsed network whose input shape is not decided yet.
 pub(crate) struct Network {
     file: String,
-    model: InferenceModel,
+    graph: ModelProto,
     outputs: Vec<&'static str>,
 }
 
-/// A network optimised for one input shape. Running it needs no lock.
+/// What each channel's pixel values become before a network sees them.
+#[derive(Clone)]
+pub(crate) struct Pixels {
+    table: Box<[[f32; 256]; 3]>,
+    /// The network wants blue, green, red.
+    reversed: bool,
+}
+
+impl Pixels {
+    /// `(pixel − mean) × scale`; `mean` in the order the network sees its channels.
+    pub(crate) fn new(mean: [f32; 3], scale: f32, colour: Colour) -> Self {
+        let table = Box::new(mean.map(|mean| std::array::from_fn(|pixel| (pixel as f32 - mean) * scale)));
+        Self { table, reversed: colour == Colour::Bgr }
+    }
+
+    /// As planes of numbers, for tract's operators.
+    fn planes(&self, pictures: usize, pixels: &[u8]) -> Vec<f32> {
+        let mut planes = Vec::with_capacity(pixels.len());
+        for picture in pixels.chunks_exact((pixels.len() / pictures.max(1)).max(1)) {
+            for (plane, table) in self.table.iter().enumerate() {
+                let channel = if self.reversed { 2 - plane } else { plane };
+                planes.extend(picture.iter().skip(channel).step_by(3).map(|pixel| table[usize::from(*pixel)]));
+            }
+        }
+        planes
+    }
+}
+
+/// A network made ready for inputs of a shape. Running it needs no lock.
 pub(crate) struct Plan {
     file: String,
-    shape: Vec<usize>,
+    pixels: Pixels,
+    /// What inputs must be like; any number fits an open side.
+    shape: [Option<usize>; 4],
     plan: Arc<TypedRunnableModel>,
+    /// Why it does not run in our own operators.
+    left_to_tract: Option<String>,
 }
 
 /// What a run returns: one tensor for each output, in the order the decoder asked for.
@@ -42,50 +81,66 @@ impl Network {
     /// The same from a file's bytes; `file` is for messages.
     pub(crate) fn parse(file: &str, bytes: &[u8], outputs: &[&'static str]) -> Result<Self, VisionError> {
         let unusable = |reason: String| VisionError::Network { file: file.to_owned(), reason };
-        let mut model = tract_onnx::onnx()
-            .model_for_read(&mut Cursor::new(bytes))
+        let graph = tract_onnx::onnx()
+            .proto_model_for_read(&mut Cursor::new(bytes))
             .map_err(|error| unusable(format!("it cannot be parsed: {error:#}")))?;
-        let mut outlets = Vec::new();
-        for &name in outputs {
-            let labelled = model.outputs.iter().find(|o| model.outlet_label(**o) == Some(name));
-            let named = || model.outputs.iter().find(|o| model.node(o.node).name == name);
-            outlets.push(*labelled.or_else(named).ok_or_else(|| unusable(format!("it has no output named {name}")))?);
+        let of = graph.graph.as_ref().ok_or_else(|| unusable("it has no graph".into()))?;
+        for name in outputs {
+            if of.output.iter().all(|output| output.name != *name) {
+                return Err(unusable(format!("it has no output named {name}")));
+            }
         }
-        if model.inputs.len() != 1 {
-            return Err(unusable(format!("it has {} inputs, not one", model.inputs.len())));
+        let inputs = of.input.iter().filter(|input| of.initializer.iter().all(|constant| constant.name != input.name));
+        match inputs.count() {
+            1 => Ok(Self { file: file.to_owned(), graph, outputs: outputs.to_vec() }),
+            count => Err(unusable(format!("it has {count} inputs, not one"))),
         }
-        model.outputs = outlets;
-        Ok(Self { file: file.to_owned(), model, outputs: outputs.to_vec() })
     }
 
-    /// Optimises for inputs of `shape`. For a GPU, call within [`on_gpu`].
-    pub(crate) fn plan(&self, shape: &[usize], device: Device) -> Result<Plan, VisionError> {
+    /// Makes it ready for inputs of one shape. For a GPU, call within [`on_gpu`].
+    pub(crate) fn plan(&self, shape: [usize; 4], device: Device, pixels: &Pixels) -> Result<Plan, VisionError> {
+        let left_to_tract = match device {
+            Device::Cpu => match self.open_plan(shape.map(Some), pixels) {
+                Ok(plan) => return Ok(plan),
+                Err(reason) => reason.to_string(),
+            },
+            Device::Cuda => "it runs on a GPU".into(),
+        };
         let model = self.typed(shape)?;
         let plan = match device {
             Device::Cpu => model.into_optimized().and_then(IntoRunnable::into_runnable),
             Device::Cuda => model.into_decluttered().and_then(gpu::plan),
         };
         let plan = plan.map_err(|error| self.unusable(&error))?;
-        Ok(Plan { file: self.file.clone(), shape: shape.to_vec(), plan })
+        Ok(Plan {
+            file: self.file.clone(),
+            pixels: pixels.clone(),
+            shape: shape.map(Some),
+            plan,
+            left_to_tract: Some(left_to_tract),
+        })
     }
 
-    /// Fails unless inputs of `shape` give outputs of exactly these shapes, so that decoders may
-    /// index without looking.
-    pub(crate) fn require_shapes(&self, shape: &[usize], expected: &[&[usize]]) -> Result<(), VisionError> {
-        let model = self.typed(shape)?;
-        for (ix, (name, expected)) in self.outputs.iter().zip(expected).enumerate() {
-            let fact = model.output_fact(ix).map_err(|error| self.unusable(&error))?;
-            if fact.shape.as_concrete() != Some(expected) {
-                let reason =
-                    format!("for input {shape:?} its output {name} has the shape {:?}, not {expected:?}", fact.shape);
-                return Err(VisionError::Network { file: self.file.clone(), reason });
-            }
-        }
-        Ok(())
+    /// Makes it ready for inputs of every shape with these sides, in our own operators.
+    pub(crate) fn open_plan(&self, shape: [Option<usize>; 4], pixels: &Pixels) -> Result<Plan, VisionError> {
+        let graph = self.graph.graph.as_ref().ok_or_else(|| "it has no graph".to_owned());
+        let model = graph.and_then(|graph| lower::lower(graph, &self.outputs, shape, pixels));
+        let model = model.map_err(|reason| VisionError::Network { file: self.file.clone(), reason })?;
+        let plan = model.into_runnable().map_err(|error| self.unusable(&error))?;
+        Ok(Plan { file: self.file.clone(), pixels: pixels.clone(), shape, plan, left_to_tract: None })
     }
 
     /// Fails if any convolution would run in floating point, naming each.
-    pub(crate) fn require_integer_convolutions(&self, shape: &[usize]) -> Result<(), VisionError> {
+    pub(crate) fn require_integer_convolutions(&self, shape: [usize; 4]) -> Result<(), VisionError> {
+        let graph = self.graph.graph.as_ref();
+        let nodes = match graph.and_then(|graph| lower::float_convolutions(graph, &self.outputs).ok()) {
+            Some(nodes) => nodes,
+            None => self.float_convolutions_in_tract(shape)?,
+        };
+        if nodes.is_empty() { Ok(()) } else { Err(VisionError::FloatConvolution { file: self.file.clone(), nodes }) }
+    }
+
+    fn float_convolutions_in_tract(&self, shape: [usize; 4]) -> Result<Vec<String>, VisionError> {
         // Asked of the decluttered graph: later tract lowers convolutions to matrix products
         // that no longer say what they were.
         let model = self.typed(shape)?.into_decluttered().map_err(|error| self.unusable(&error))?;
@@ -102,12 +157,23 @@ impl Network {
                 nodes.push(node.name.clone());
             }
         }
-        if nodes.is_empty() { Ok(()) } else { Err(VisionError::FloatConvolution { file: self.file.clone(), nodes }) }
+        Ok(nodes)
     }
 
-    fn typed(&self, shape: &[usize]) -> Result<TypedModel, VisionError> {
-        let model = self.model.clone().with_input_fact(0, f32::fact(shape).into());
-        model.and_then(InferenceModelExt::into_typed).map_err(|error| self.unusable(&error))
+    fn typed(&self, shape: [usize; 4]) -> Result<TypedModel, VisionError> {
+        self.translated(shape).map_err(|error| self.unusable(&error))
+    }
+
+    fn translated(&self, shape: [usize; 4]) -> TractResult<TypedModel> {
+        let mut model = tract_onnx::onnx().model_for_proto_model(&self.graph)?;
+        let mut outlets = Vec::new();
+        for &name in &self.outputs {
+            let labelled = model.outputs.iter().find(|o| model.outlet_label(**o) == Some(name));
+            let named = || model.outputs.iter().find(|o| model.node(o.node).name == name);
+            outlets.push(*labelled.or_else(named).ok_or_else(|| TractError::msg(format!("no output named {name}")))?);
+        }
+        model.outputs = outlets;
+        model.with_input_fact(0, f32::fact(shape).into()).and_then(InferenceModelExt::into_typed)
     }
 
     fn unusable(&self, error: &TractError) -> VisionError {
@@ -116,22 +182,49 @@ impl Network {
 }
 
 impl Plan {
-    /// Runs the network on as many numbers as its shape holds.
-    pub(crate) fn run(&self, input: &[f32]) -> Result<Outputs, VisionError> {
-        let failed =
-            |error: TractError| VisionError::Inference { file: self.file.clone(), reason: format!("{error:#}") };
-        let input = Tensor::from_shape(&self.shape, input).map_err(failed)?;
-        let outputs = self.plan.run(tvec!(input.into_tvalue())).map_err(failed)?;
+    /// Runs the network on pictures, red, green and blue side by side. The shape is the network's input's: pictures,
+    /// channels, height and width; it must fit.
+    pub(crate) fn run(&self, shape: [usize; 4], pixels: &[u8]) -> Result<Outputs, VisionError> {
+        let failed = |reason: String| VisionError::Inference { file: self.file.clone(), reason };
+        if shape.iter().zip(&self.shape).any(|(side, expected)| expected.is_some_and(|expected| *side != expected)) {
+            return Err(failed(format!("an input of {shape:?} does not fit {:?}", self.shape)));
+        }
+        let wrong = |error: TractError| failed(format!("{error:#}"));
+        let [pictures, channels, height, width] = shape;
+        let input = match self.left_to_tract {
+            None => Tensor::from_shape(&[pictures, height, width, channels], pixels),
+            Some(_) => Tensor::from_shape(&shape, &self.pixels.planes(pictures, pixels)),
+        };
+        let input = input.map_err(wrong)?;
+        let outputs = self.plan.run(tvec!(input.into_tvalue())).map_err(wrong)?;
         for (ix, output) in outputs.iter().enumerate() {
             // Of what a GPU made, this fetches the numbers.
-            let plain = output.try_as_plain_ram().map_err(failed)?;
+            let plain = output.try_as_plain_ram().map_err(wrong)?;
             let finite = plain.as_slice::<f32>().is_ok_and(|values| values.iter().all(|v| v.is_finite()));
             if !finite {
-                let reason = format!("output {ix} is not made of finite numbers");
-                return Err(VisionError::Inference { file: self.file.clone(), reason });
+                return Err(failed(format!("output {ix} is not made of finite numbers")));
             }
         }
         Ok(Outputs(outputs))
+    }
+
+    /// Fails unless an input of `shape` gives outputs of exactly these shapes, so that decoders may index without
+    /// looking.
+    pub(crate) fn require_shapes(&self, shape: [usize; 4], expected: &[&[usize]]) -> Result<(), VisionError> {
+        let outputs = self.run(shape, &vec![0; shape.iter().product()])?;
+        for (ix, expected) in expected.iter().enumerate() {
+            let found = outputs.shape(ix);
+            if found != *expected {
+                let reason = format!("for input {shape:?} its output {ix} has the shape {found:?}, not {expected:?}");
+                return Err(VisionError::Network { file: self.file.clone(), reason });
+            }
+        }
+        Ok(())
+    }
+
+    /// Why it does not run in our own operators, if it does not.
+    pub(crate) fn left_to_tract(&self) -> Option<&str> {
+        self.left_to_tract.as_deref()
     }
 }
 
@@ -165,62 +258,6 @@ impl Outputs {
     /// One output's shape.
     pub(crate) fn shape(&self, ix: usize) -> &[usize] {
         self.0[ix].shape()
-    }
-}
-
-/// Plans of one network for the picture sizes met lately. Cameras send one size, so they pay for
-/// optimising once; a folder of mixed sizes cannot fill the memory.
-pub(crate) struct PlanCache {
-    file: String,
-    /// Decluttered with height and width still open, which is over half of the work.
-    model: TypedModel,
-    height: Symbol,
-    width: Symbol,
-    capacity: usize,
-    /// The latest used last.
-    plans: Mutex<VecDeque<Arc<Plan>>>,
-}
-
-impl PlanCache {
-    /// For a network whose input is one picture of three planes.
-    pub(crate) fn new(network: &Network, capacity: usize) -> Result<Self, VisionError> {
-        let [height, width] = ["height", "width"].map(|name| network.model.symbols.sym(name));
-        let shape = tvec![TDim::from(1), TDim::from(3), TDim::from(height.clone()), TDim::from(width.clone())];
-        let fact = InferenceFact::dt_shape(f32::datum_type(), shape);
-        let model = network.model.clone().with_input_fact(0, fact);
-        let model = model.and_then(InferenceModelExt::into_typed).and_then(TypedModel::into_decluttered);
-        let model = model.map_err(|error| network.unusable(&error))?;
-        Ok(Self { file: network.file.clone(), model, height, width, capacity, plans: Mutex::default() })
-    }
-
-    /// The plan for pictures of this size, built if it is not there. Two threads may build the
-    /// same plan at once: that costs time only, a lock held while building would cost everybody's.
-    pub(crate) fn get(&self, height: usize, width: usize) -> Result<Arc<Plan>, VisionError> {
-        let shape = [1, 3, height, width];
-        if let Some(plan) = self.touch(&shape) {
-            return Ok(plan);
-        }
-        let sides = [(self.height.clone(), height.to_dim()), (self.width.clone(), width.to_dim())];
-        let model = self.model.set_symbols(&sides.into_iter().collect());
-        let plan = model.and_then(TypedModel::into_optimized).and_then(IntoRunnable::into_runnable);
-        let plan =
-            plan.map_err(|error| VisionError::Network { file: self.file.clone(), reason: format!("{error:#}") })?;
-        let plan = Arc::new(Plan { file: self.file.clone(), shape: shape.to_vec(), plan });
-        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        plans.push_back(Arc::clone(&plan));
-        if plans.len() > self.capacity {
-            plans.pop_front();
-        }
-        Ok(plan)
-    }
-
-    fn touch(&self, shape: &[usize]) -> Option<Arc<Plan>> {
-        // A panic elsewhere leaves the list whole: every change of it is a single call.
-        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = plans.iter().position(|plan| plan.shape == shape)?;
-        let plan = plans.remove(at)?;
-        plans.push_back(Arc::clone(&plan));
-        Some(plan)
     }
 }
 
@@ -289,12 +326,6 @@ mod gpu {
 impl fmt::Debug for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} for {:?}", self.file, self.shape)
-    }
-}
-
-impl fmt::Debug for PlanCache {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} for up to {} sizes", self.file, self.capacity)
     }
 }
 

@@ -102,11 +102,19 @@ fn the_arrows_of_the_design_hold() {
 #[test]
 fn only_the_runtime_names_tract() {
     for (path, text) in files("models/src", "rs").into_iter().chain(files("daemon/src", "rs")) {
-        if !path.ends_with("models/src/runtime.rs") {
+        if !path.ends_with("models/src/runtime.rs") && !path.starts_with("models/src/runtime") {
             for name in ["tract_onnx", "tract_cuda"] {
                 assert!(!program(&text).contains(name), "{} names {name}", path.display());
             }
         }
+    }
+}
+
+#[test]
+fn unsafe_stands_in_one_file() {
+    for (path, text) in files("models/src", "rs").into_iter().chain(files("daemon/src", "rs")) {
+        let allows = program(&text).contains("unsafe_code");
+        assert_eq!(allows, path.ends_with("models/src/direct.rs"), "{}", path.display());
     }
 }
 

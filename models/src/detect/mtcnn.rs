@@ -5,9 +5,9 @@
 use super::Detection;
 use super::nms::{Overlap, Scored, suppress};
 use crate::area::{Pyramid, Window};
-use crate::manifest::MtcnnSpec;
-use crate::runtime::{Network, Outputs, Plan, PlanCache};
-use crate::{Bounds, Device, Pack, Search, VisionError};
+use crate::manifest::{Colour, MtcnnSpec};
+use crate::runtime::{Network, Outputs, Pixels, Plan};
+use crate::{Bounds, Pack, Search, VisionError};
 
 /// The side of P-Net's view, and so of the smallest face it can see.
 const PNET_VIEW: f64 = 12.0;
@@ -21,25 +21,23 @@ const PROPOSALS_PER_LEVEL: usize = 2048;
 const PROPOSALS: usize = 768;
 /// O-Net costs most, so it sees at most this many candidates for each face asked for.
 const CANDIDATES_PER_FACE: usize = 8;
-/// How many faces one run of R- or O-Net takes: as many of the larger as fit, then the smaller.
-const BATCHES: [usize; 3] = [16, 4, 1];
-/// Optimised P-Nets kept: four picture sizes of ten levels each.
-const PNET_PLANS: usize = 40;
+/// The most faces one run of R- or O-Net takes, which bounds the memory.
+const BATCH: usize = 64;
 
 #[derive(Debug)]
 pub(crate) struct Mtcnn {
-    pnet: PlanCache,
+    pnet: Plan,
     rnet: Refiner,
     onet: Refiner,
     thresholds: [f32; 3],
     pyramid_factor: f64,
 }
 
-/// A network that looks at cut-out squares, ready for every batch size.
+/// A network that looks at cut-out squares, any number at a time.
 #[derive(Debug)]
 struct Refiner {
     side: usize,
-    plans: Vec<(usize, Plan)>,
+    plan: Plan,
 }
 
 /// A box on its way through the cascade.
@@ -68,18 +66,19 @@ const PROB: usize = 0;
 const REG: usize = 1;
 const POINTS: usize = 2;
 
-fn normalise(value: f32) -> f32 {
-    (value - 127.5) / 128.0
+fn pixels() -> Pixels {
+    Pixels::new([127.5; 3], 1.0 / 128.0, Colour::Rgb)
 }
 
 impl Mtcnn {
     pub(crate) fn load(pack: &Pack, spec: &MtcnnSpec) -> Result<Self, VisionError> {
         let pnet = Network::load(pack, &spec.pnet, &["prob", "reg"])?;
-        pnet.require_shapes(&[1, 3, 12, 12], &[&[1, 1, 1, 1], &[1, 4, 1, 1]])?;
+        let pnet = pnet.open_plan([Some(1), Some(3), None, None], &pixels())?;
+        pnet.require_shapes([1, 3, 12, 12], &[&[1, 1, 1, 1], &[1, 4, 1, 1]])?;
         let rnet = Network::load(pack, &spec.rnet, &["prob", "reg"])?;
         let onet = Network::load(pack, &spec.onet, &["prob", "reg", "points"])?;
         Ok(Self {
-            pnet: PlanCache::new(&pnet, PNET_PLANS)?,
+            pnet,
             rnet: Refiner::new(&rnet, 24, &[1, 4])?,
             onet: Refiner::new(&onet, 48, &[1, 4, 10])?,
             thresholds: spec.thresholds,
@@ -113,9 +112,9 @@ impl Mtcnn {
         let mut input = Vec::new();
         while width.min(height) * scale >= PNET_VIEW {
             let (w, h) = ((width * scale).ceil() as usize, (height * scale).ceil() as usize);
-            input.resize(3 * w * h, 0.0);
-            picture.sample(whole, w, h, &mut input, normalise);
-            let outputs = self.pnet.get(h, w)?.run(&input)?;
+            input.resize(3 * w * h, 0);
+            picture.sample(whole, w, h, &mut input);
+            let outputs = self.pnet.run([1, 3, h, w], &input)?;
             let mut level = self.read_level(&outputs, scale);
             if level.len() > PROPOSALS_PER_LEVEL {
                 level.select_nth_unstable_by(PROPOSALS_PER_LEVEL, |a, b| b.score.total_cmp(&a.score));
@@ -145,34 +144,24 @@ impl Mtcnn {
 
 impl Refiner {
     fn new(network: &Network, side: usize, widths: &[usize]) -> Result<Self, VisionError> {
-        let plan = |&batch: &usize| {
-            let shape = [batch, 3, side, side];
-            let outputs: Vec<[usize; 2]> = widths.iter().map(|&width| [batch, width]).collect();
-            let outputs: Vec<&[usize]> = outputs.iter().map(<[usize; 2]>::as_slice).collect();
-            network.require_shapes(&shape, &outputs)?;
-            Ok((batch, network.plan(&shape, Device::Cpu)?))
-        };
-        Ok(Self { side, plans: BATCHES.iter().map(plan).collect::<Result<_, VisionError>>()? })
+        let plan = network.open_plan([None, Some(3), Some(side), Some(side)], &pixels())?;
+        let expected: Vec<[usize; 2]> = widths.iter().map(|&width| [2, width]).collect();
+        let expected: Vec<&[usize]> = expected.iter().map(<[usize; 2]>::as_slice).collect();
+        plan.require_shapes([2, 3, side, side], &expected)?;
+        Ok(Self { side, plan })
     }
 
     /// Looks at every box and returns those above the threshold with new score, shift and points.
-    fn refine(
-        &self,
-        picture: &Pyramid,
-        mut boxes: &[Candidate],
-        threshold: f32,
-    ) -> Result<Vec<Candidate>, VisionError> {
+    fn refine(&self, picture: &Pyramid, boxes: &[Candidate], threshold: f32) -> Result<Vec<Candidate>, VisionError> {
         let mut kept = Vec::new();
         let mut input = Vec::new();
         let one = 3 * self.side * self.side;
-        // The last batch size is 1, so every number of boxes is used up.
-        while let Some((batch, plan)) = self.plans.iter().find(|(batch, _)| *batch <= boxes.len()) {
-            let (now, later) = boxes.split_at(*batch);
-            input.resize(batch * one, 0.0);
-            for (candidate, planes) in now.iter().zip(input.chunks_exact_mut(one)) {
-                picture.sample(candidate.window(), self.side, self.side, planes, normalise);
+        for now in boxes.chunks(BATCH) {
+            input.resize(now.len() * one, 0);
+            for (candidate, pixels) in now.iter().zip(input.chunks_exact_mut(one)) {
+                picture.sample(candidate.window(), self.side, self.side, pixels);
             }
-            let outputs = plan.run(&input)?;
+            let outputs = self.plan.run([now.len(), 3, self.side, self.side], &input)?;
             for (ix, candidate) in now.iter().enumerate() {
                 let score = outputs.get(PROB)[ix];
                 if score > threshold {
@@ -185,7 +174,6 @@ impl Refiner {
                     });
                 }
             }
-            boxes = later;
         }
         Ok(kept)
     }

@@ -3,8 +3,8 @@
 use super::Detection;
 use super::nms::{Overlap, suppress};
 use crate::area::{Pyramid, Window};
-use crate::manifest::YunetSpec;
-use crate::runtime::{Network, Outputs, Plan};
+use crate::manifest::{Colour, YunetSpec};
+use crate::runtime::{Network, Outputs, Pixels, Plan};
 use crate::{Bounds, Device, Pack, Search, VisionError};
 
 const STRIDES: [usize; 3] = [8, 16, 32];
@@ -38,14 +38,9 @@ impl Yunet {
         });
         let expected: Vec<[usize; 3]> = expected.collect();
         let expected: Vec<&[usize]> = expected.iter().map(<[usize; 3]>::as_slice).collect();
-        network.require_shapes(&shape, &expected)?;
-        Ok(Self {
-            plan: network.plan(&shape, Device::Cpu)?,
-            height,
-            width,
-            score_threshold: spec.score_threshold,
-            nms_iou: spec.nms_iou,
-        })
+        let plan = network.plan(shape, Device::Cpu, &Pixels::new([0.0; 3], 1.0, Colour::Bgr))?;
+        plan.require_shapes(shape, &expected)?;
+        Ok(Self { plan, height, width, score_threshold: spec.score_threshold, nms_iou: spec.nms_iou })
     }
 
     pub(crate) fn detect(&self, picture: &Pyramid, search: &Search) -> Result<Vec<Detection>, VisionError> {
@@ -54,12 +49,9 @@ impl Yunet {
         let scale = (width / picture.width() as f64).min(height / picture.height() as f64).min(1.0);
         // What the window shows beyond the picture is black: the letterbox.
         let window = Window { left: 0.0, top: 0.0, width: width / scale, height: height / scale };
-        let mut input = vec![0.0; 3 * self.width * self.height];
-        picture.sample(window, self.width, self.height, &mut input, |v| v);
-        let plane = self.width * self.height;
-        let (red, rest) = input.split_at_mut(plane);
-        red.swap_with_slice(&mut rest[plane..]);
-        let mut faces = self.decode(&self.plan.run(&input)?, scale as f32);
+        let mut input = vec![0; 3 * self.width * self.height];
+        picture.sample(window, self.width, self.height, &mut input);
+        let mut faces = self.decode(&self.plan.run([1, 3, self.height, self.width], &input)?, scale as f32);
         faces.retain(|face| face.bounds.size() >= search.min_face_px as f32);
         if faces.len() > CANDIDATES {
             faces.select_nth_unstable_by(CANDIDATES, |a, b| b.score.total_cmp(&a.score));

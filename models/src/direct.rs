@@ -1,0 +1,1143 @@
+//! Direct convolution on the vector instructions of the processor at hand: no im2col, the bias, the residual sum, the
+//! activation and the rounding to 8 bits all while a result is in the cache. In floating point, and in integers with
+//! unsigned 8-bit values, signed 8-bit weights and 32-bit sums. Knows rows of numbers, not networks or files.
+//!
+//! The one file with `unsafe`: vector instructions chosen at run time cannot be had without. Its public functions
+//! check every bound first and are safe. What it gains is in `benches/README.md`.
+//!
+//! Values lie as \[picture, row, column, channel\]. A row of the kernel then covers one run of neighbouring numbers
+//! in each row of the picture, so a convolution is a few dot products over such runs. A block of `PIXELS` results for
+//! `VECTORS` × `LANES` channels stays in registers meanwhile.
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::sync::OnceLock;
+
+/// The kind of numbers a convolution works on.
+pub(crate) trait Arithmetic: Sized + Send + Sync + 'static {
+    type Input: Element;
+    type Weight: Copy + Default + Send + Sync + fmt::Debug;
+    type Sum: Sum;
+    /// How many neighbouring inputs one instruction multiplies and adds up for each result.
+    const GROUP: usize;
+    /// The best of this processor.
+    fn kernels() -> &'static Kernels<Self>;
+}
+
+/// Inputs, weights and sums are float32.
+#[derive(Debug)]
+pub(crate) struct Float;
+
+/// Inputs unsigned 8-bit, weights signed 8-bit, sums 32-bit.
+#[derive(Debug)]
+pub(crate) struct Integer;
+
+/// A number of a picture.
+pub(crate) trait Element: Copy + Default + Send + Sync + fmt::Debug {
+    /// `flip` as in [`Kernels`].
+    fn value(self, flip: u8) -> f32;
+}
+
+/// What products are added up in.
+pub(crate) trait Sum: Copy + Default {
+    fn value(self, offset: i32) -> f32;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn value(self, _: u8) -> f32 {
+        self
+    }
+}
+
+impl Element for u8 {
+    #[inline(always)]
+    fn value(self, flip: u8) -> f32 {
+        f32::from(self ^ flip)
+    }
+}
+
+impl Sum for f32 {
+    #[inline(always)]
+    fn value(self, _: i32) -> f32 {
+        self
+    }
+}
+
+impl Sum for i32 {
+    #[inline(always)]
+    fn value(self, offset: i32) -> f32 {
+        (self + offset) as f32
+    }
+}
+
+/// The numbers under the kernel for one result, from where the result's run begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Taps {
+    /// Rows of the kernel.
+    pub(crate) rows: usize,
+    /// Inputs in each row: its columns times the channels, a multiple of the arithmetic's group.
+    pub(crate) run: usize,
+    /// Inputs from one row of the picture to the next.
+    pub(crate) row_step: usize,
+}
+
+/// Sums up one block: from `base`, the runs that begin at each of the offsets.
+type BlockFn<A> = unsafe fn(
+    base: *const <A as Arithmetic>::Input,
+    offsets: *const usize,
+    taps: Taps,
+    weights: *const <A as Arithmetic>::Weight,
+    sums: *mut <A as Arithmetic>::Sum,
+);
+
+type FinishFn<A> = unsafe fn(&Sums<'_, <A as Arithmetic>::Sum>, &Addend<'_, <A as Arithmetic>::Input>, &mut Finished);
+
+/// The functions for one instruction set.
+pub(crate) struct Kernels<A: Arithmetic> {
+    /// The instruction set, for people.
+    pub(crate) name: &'static str,
+    lanes: usize,
+    /// 8-bit inputs are kept with these bits turned over: where a processor multiplies signed by signed only, 128 is
+    /// taken off each that way, and what is missing in the sums is put back when they are finished.
+    pub(crate) flip: u8,
+    /// For each number of pixels, the largest first and 1 last: the blocks of 1, 2, … vectors.
+    blocks: &'static [(usize, &'static [BlockFn<A>])],
+    finish: FinishFn<A>,
+}
+
+const MOST_PIXELS: usize = 12;
+const MOST_CHANNELS: usize = 32;
+const MOST_SUMS: usize = MOST_PIXELS * MOST_CHANNELS;
+
+/// What becomes of the sums of one output channel: `activate(scale × sum + bias + residual)`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Channel {
+    pub(crate) scale: f32,
+    pub(crate) bias: f32,
+    /// What a result below 0 is multiplied by: 0 is a ReLU, 1 none, anything else a PReLU.
+    pub(crate) slope: f32,
+}
+
+/// The weights of a convolution in the order they are read.
+pub(crate) struct Weights<A: Arithmetic> {
+    kernels: &'static Kernels<A>,
+    rows: usize,
+    run: usize,
+    channels: usize,
+    blocks: Vec<Block<A>>,
+}
+
+struct Block<A: Arithmetic> {
+    first: usize,
+    channels: usize,
+    vectors: usize,
+    weights: Vec<A::Weight>,
+    finish: Finish,
+}
+
+/// Per channel of a block, padded to whole vectors.
+#[derive(Default)]
+struct Finish {
+    offset: Vec<i32>,
+    scale: Vec<f32>,
+    bias: Vec<f32>,
+    slope: Vec<f32>,
+}
+
+impl<A: Arithmetic> Weights<A> {
+    /// `weight(channel, row, position in the run)`; where the run is longer than the kernel it must give 0.
+    pub(crate) fn pack(
+        rows: usize,
+        run: usize,
+        channels: &[Channel],
+        weight: impl Fn(usize, usize, usize) -> A::Weight,
+    ) -> Self
+    where
+        A::Weight: Into<f64>,
+    {
+        Self::pack_for(A::kernels(), rows, run, channels, weight)
+    }
+
+    fn pack_for(
+        kernels: &'static Kernels<A>,
+        rows: usize,
+        run: usize,
+        channels: &[Channel],
+        weight: impl Fn(usize, usize, usize) -> A::Weight,
+    ) -> Self
+    where
+        A::Weight: Into<f64>,
+    {
+        assert!(run.is_multiple_of(A::GROUP), "a run of {run} is no multiple of {}", A::GROUP);
+        let most = kernels.blocks[0].1.len();
+        let mut blocks = Vec::new();
+        let mut first = 0;
+        while first < channels.len() {
+            let left = channels.len() - first;
+            let vectors = left.div_ceil(kernels.lanes).min(most);
+            let width = vectors * kernels.lanes;
+            let count = left.min(width);
+            let mut weights = Vec::with_capacity(rows * run * width);
+            let mut totals = vec![0.0_f64; width];
+            for row in 0..rows {
+                for group in 0..run / A::GROUP {
+                    for (lane, total) in totals.iter_mut().enumerate() {
+                        for k in 0..A::GROUP {
+                            let inside = lane < count;
+                            let w = if inside {
+                                weight(first + lane, row, group * A::GROUP + k)
+                            } else {
+                                A::Weight::default()
+                            };
+                            *total += w.into();
+                            weights.push(w);
+                        }
+                    }
+                }
+            }
+            let mut finish = Finish::default();
+            for (lane, total) in totals.iter().enumerate() {
+                let blank = Channel { scale: 0.0, bias: 0.0, slope: 1.0 };
+                let channel = if lane < count { channels[first + lane] } else { blank };
+                finish.offset.push(*total as i32 * i32::from(kernels.flip));
+                finish.scale.push(channel.scale);
+                finish.bias.push(channel.bias);
+                finish.slope.push(channel.slope);
+            }
+            blocks.push(Block { first, channels: count, vectors, weights, finish });
+            first += count;
+        }
+        Self { kernels, rows, run, channels: channels.len(), blocks }
+    }
+
+    /// The number of output channels.
+    pub(crate) fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// The bits that are turned over in 8-bit inputs and outputs.
+    pub(crate) fn flip(&self) -> u8 {
+        self.kernels.flip
+    }
+}
+
+impl<A: Arithmetic> fmt::Debug for Weights<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} rows of {} to {} channels by {}", self.rows, self.run, self.channels, self.kernels.name)
+    }
+}
+
+/// What is added to each result before the activation: the residual of a ResNet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Residual<'a, I> {
+    pub(crate) values: &'a [I],
+    /// Channels it has; further ones get nothing added.
+    pub(crate) channels: usize,
+    pub(crate) scale: f32,
+    /// The mean of two by two pixels is added; the row's length in numbers.
+    pub(crate) pooled: Option<usize>,
+}
+
+/// Neighbouring results of one row, and where they lie.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Row {
+    pub(crate) count: usize,
+    /// Where the first result's numbers begin in the input; none where only the residual reaches.
+    pub(crate) input: Option<Line>,
+    pub(crate) output: Line,
+    /// None where the residual does not reach.
+    pub(crate) residual: Option<Line>,
+    /// Each result is the largest of four: at its place, this much to the right, this much below, and both.
+    pub(crate) pool: Option<[usize; 2]>,
+}
+
+/// Where neighbours lie: the first, and the distance to the next.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Line {
+    pub(crate) first: usize,
+    pub(crate) step: usize,
+}
+
+impl Line {
+    fn at(self, ix: usize) -> usize {
+        self.first + ix * self.step
+    }
+}
+
+/// The results of one call of a kernel: as many as its pixels, or a quarter of them where four become one.
+#[derive(Default)]
+struct Chunk {
+    results: usize,
+    with_input: bool,
+    pooled: bool,
+    /// Of the inputs: `results`, or four times as many.
+    offsets: [usize; MOST_PIXELS],
+    outputs: [usize; MOST_PIXELS],
+    residuals: [Option<usize>; MOST_PIXELS],
+}
+
+/// Results on their way from rows into chunks.
+struct Chunks<R> {
+    rows: R,
+    row: Row,
+    done: usize,
+    pixels: usize,
+}
+
+impl<R: Iterator<Item = Row>> Chunks<R> {
+    /// The next results that one call takes: all with an input or all without, all pooled or none.
+    fn next(&mut self, chunk: &mut Chunk) -> bool {
+        chunk.results = 0;
+        loop {
+            if self.done == self.row.count {
+                let Some(row) = self.rows.next() else { break };
+                (self.row, self.done) = (row, 0);
+                continue;
+            }
+            let Row { count, input, output, residual, pool } = self.row;
+            if chunk.results == 0 {
+                (chunk.with_input, chunk.pooled) = (input.is_some(), pool.is_some());
+            } else if (chunk.with_input, chunk.pooled) != (input.is_some(), pool.is_some()) {
+                break;
+            }
+            let room = if chunk.pooled { self.pixels / 4 } else { self.pixels } - chunk.results;
+            let now = room.min(count - self.done);
+            for ix in self.done..self.done + now {
+                let at = chunk.results;
+                match (input, pool) {
+                    (Some(line), None) => chunk.offsets[at] = line.at(ix),
+                    (Some(line), Some([right, below])) => {
+                        let first = line.at(ix);
+                        let four = [first, first + right, first + below, first + right + below];
+                        chunk.offsets[4 * at..4 * at + 4].copy_from_slice(&four);
+                    }
+                    (None, _) => {}
+                }
+                chunk.outputs[at] = output.at(ix);
+                chunk.residuals[at] = residual.map(|line| line.at(ix));
+                chunk.results += 1;
+            }
+            self.done += now;
+            if now == room {
+                break;
+            }
+        }
+        chunk.results > 0
+    }
+}
+
+/// Where results go.
+#[derive(Debug)]
+pub(crate) enum Output<'a> {
+    Float(&'a mut [f32]),
+    /// Rounded, cut off at 0 and 255, and flipped.
+    Bytes(&'a mut [u8]),
+    /// One plane for each channel; its length.
+    Planes(&'a mut [f32], usize),
+}
+
+/// The sums of one block.
+struct Sums<'a, S> {
+    sums: &'a [S],
+    finish: &'a Finish,
+    flip: u8,
+    bytes: bool,
+}
+
+/// The residual at each result of one block.
+struct Addend<'a, I> {
+    residual: Option<Residual<'a, I>>,
+    first: usize,
+    chunk: &'a Chunk,
+}
+
+/// The results of one block, pixel by pixel.
+struct Finished {
+    values: [f32; MOST_SUMS],
+    bytes: [u8; MOST_SUMS],
+}
+
+/// Convolves at every place of the rows.
+///
+/// # Panics
+/// If a place lies outside the given numbers.
+pub(crate) fn convolve<A: Arithmetic>(
+    weights: &Weights<A>,
+    input: &[A::Input],
+    row_step: usize,
+    residual: Option<Residual<'_, A::Input>>,
+    output: &mut Output<'_>,
+    rows: &(impl Iterator<Item = Row> + Clone),
+) {
+    let kernels = weights.kernels;
+    let taps = Taps { rows: weights.rows, run: weights.run, row_step };
+    let reach = (taps.rows - 1) * row_step + taps.run;
+    let last = input.len().checked_sub(reach);
+    let bytes = matches!(output, Output::Bytes(_));
+    let mut finished = Finished { values: [0.0; MOST_SUMS], bytes: [0; MOST_SUMS] };
+    let mut sums = [A::Sum::default(); MOST_SUMS];
+    let mut chunk = Chunk::default();
+    for block in &weights.blocks {
+        let width = block.vectors * kernels.lanes;
+        let mut chunks = Chunks { rows: rows.clone(), row: Row::default(), done: 0, pixels: kernels.blocks[0].0 };
+        while chunks.next(&mut chunk) {
+            let mut made: &[A::Sum] = &[];
+            if chunk.with_input {
+                let count = if chunk.pooled { 4 * chunk.results } else { chunk.results };
+                let inside = last.is_some_and(|last| chunk.offsets[..count].iter().all(|offset| *offset <= last));
+                assert!(inside, "a convolution reaches beyond its input");
+                let mut done = 0;
+                while done < count {
+                    let fits = |(pixels, _): &&(usize, _)| *pixels <= count - done;
+                    let Some((pixels, by_vectors)) = kernels.blocks.iter().find(fits) else { break };
+                    // SAFETY: the kernels are those of this processor; each run was found inside the input just now,
+                    // the weights are as many as `pack` put there for these taps, and the sums have room for
+                    // `MOST_PIXELS` times `MOST_CHANNELS`, which no block exceeds.
+                    unsafe {
+                        by_vectors[block.vectors - 1](
+                            input.as_ptr(),
+                            chunk.offsets[done..].as_ptr(),
+                            taps,
+                            block.weights.as_ptr(),
+                            sums[done * width..].as_mut_ptr(),
+                        );
+                    }
+                    done += pixels;
+                }
+                made = &sums[..count * width];
+            }
+            let of = Sums { sums: made, finish: &block.finish, flip: kernels.flip, bytes };
+            let addend = Addend { residual, first: block.first, chunk: &chunk };
+            // SAFETY: it is made for this processor.
+            unsafe { (kernels.finish)(&of, &addend, &mut finished) };
+            write(&finished, width, block, &chunk.outputs[..chunk.results], output);
+        }
+    }
+}
+
+fn write<A: Arithmetic>(finished: &Finished, width: usize, block: &Block<A>, to: &[usize], output: &mut Output<'_>) {
+    let (first, channels) = (block.first, block.channels);
+    for (ix, to) in to.iter().enumerate() {
+        let (from, to) = (ix * width, to + first);
+        match output {
+            Output::Float(values) => copy(&mut values[to..to + channels], &finished.values[from..from + channels]),
+            Output::Bytes(bytes) => copy(&mut bytes[to..to + channels], &finished.bytes[from..from + channels]),
+            Output::Planes(values, plane) => {
+                for channel in 0..channels {
+                    values[to - first + (first + channel) * *plane] = finished.values[from + channel];
+                }
+            }
+        }
+    }
+}
+
+/// Lengths known when compiling make a few moves of a call.
+#[inline(always)]
+fn copy<T: Copy>(to: &mut [T], from: &[T]) {
+    let (to, to_rest) = to.as_chunks_mut::<8>();
+    let (from, from_rest) = from.as_chunks::<8>();
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
+    }
+    for (to, from) in to_rest.iter_mut().zip(from_rest) {
+        *to = *from;
+    }
+}
+
+/// From sums to results.
+#[inline(always)]
+fn finish<S: Sum, I: Element, const LANES: usize>(of: &Sums<'_, S>, addend: &Addend<'_, I>, finished: &mut Finished) {
+    let width = of.finish.scale.len();
+    match &addend.residual {
+        None => activate::<S, LANES, false, true>(of, addend.chunk, finished),
+        Some(residual) => {
+            for (at, values) in
+                addend.chunk.residuals.iter().zip(finished.values.chunks_exact_mut(width)).take(addend.chunk.results)
+            {
+                match at {
+                    None => values.fill(0.0),
+                    Some(at) => add_up::<I, LANES>(residual, *at, addend.first, of.flip, values),
+                }
+            }
+            if of.sums.is_empty() {
+                activate::<S, LANES, true, false>(of, addend.chunk, finished);
+            } else {
+                activate::<S, LANES, true, true>(of, addend.chunk, finished);
+            }
+        }
+    }
+}
+
+/// The residual of one pixel.
+#[inline(always)]
+fn add_up<I: Element, const LANES: usize>(
+    residual: &Residual<'_, I>,
+    at: usize,
+    first: usize,
+    flip: u8,
+    values: &mut [f32],
+) {
+    let Residual { values: numbers, channels, scale, pooled } = *residual;
+    for (vector, values) in values.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        let first = first + vector * LANES;
+        *values = [0.0; LANES];
+        let shared = LANES.min(channels.saturating_sub(first));
+        let at = at + first;
+        let mut add = |at: usize, scale: f32| {
+            if shared == LANES {
+                let numbers = &numbers[at..at + LANES];
+                for lane in 0..LANES {
+                    values[lane] += numbers[lane].value(flip) * scale;
+                }
+            } else if shared > 0 {
+                for (value, number) in values.iter_mut().zip(&numbers[at..at + shared]) {
+                    *value += number.value(flip) * scale;
+                }
+            }
+        };
+        match pooled {
+            None => add(at, scale),
+            Some(row) => {
+                [at, at + channels, at + row, at + row + channels].into_iter().for_each(|at| add(at, 0.25 * scale));
+            }
+        }
+    }
+}
+
+/// What one vector of channels needs.
+#[derive(Clone, Copy)]
+struct Lane<const LANES: usize> {
+    offset: [i32; LANES],
+    scale: [f32; LANES],
+    bias: [f32; LANES],
+    slope: [f32; LANES],
+}
+
+#[inline(always)]
+fn activate<S: Sum, const LANES: usize, const RESIDUAL: bool, const SUMS: bool>(
+    of: &Sums<'_, S>,
+    chunk: &Chunk,
+    finished: &mut Finished,
+) {
+    let sums = of.sums.as_chunks::<LANES>().0;
+    let values = finished.values.as_chunks_mut::<LANES>().0;
+    let bytes = finished.bytes.as_chunks_mut::<LANES>().0;
+    let Finish { offset, scale, bias, slope } = of.finish;
+    let (offset, scale) = (offset.as_chunks::<LANES>().0, scale.as_chunks::<LANES>().0);
+    let (bias, slope) = (bias.as_chunks::<LANES>().0, slope.as_chunks::<LANES>().0);
+    let vectors = scale.len();
+    for vector in 0..vectors {
+        let lane = Lane { offset: offset[vector], scale: scale[vector], bias: bias[vector], slope: slope[vector] };
+        for pixel in 0..chunk.results {
+            let at = pixel * vectors + vector;
+            let added = if RESIDUAL { values[at] } else { [0.0; LANES] };
+            let none = [S::default(); LANES];
+            let value = if !SUMS {
+                activated::<S, LANES, RESIDUAL, SUMS>(&none, &lane, &added)
+            } else if chunk.pooled {
+                let first = 4 * pixel * vectors + vector;
+                let a = activated::<S, LANES, RESIDUAL, SUMS>(&sums[first], &lane, &added);
+                let b = activated::<S, LANES, RESIDUAL, SUMS>(&sums[first + vectors], &lane, &added);
+                let c = activated::<S, LANES, RESIDUAL, SUMS>(&sums[first + 2 * vectors], &lane, &added);
+                let d = activated::<S, LANES, RESIDUAL, SUMS>(&sums[first + 3 * vectors], &lane, &added);
+                larger(larger(a, b), larger(c, d))
+            } else {
+                activated::<S, LANES, RESIDUAL, SUMS>(&sums[at], &lane, &added)
+            };
+            values[at] = value;
+            if of.bytes {
+                for lane in 0..LANES {
+                    // Comparisons that turn what is no number into 0.
+                    let value = value[lane] + 0.5;
+                    let value = if value > 0.0 { value } else { 0.0 };
+                    let value = if value < 255.0 { value } else { 255.0 };
+                    // SAFETY: it is between 0 and 255. The checked conversion is several times slower.
+                    let whole = unsafe { value.to_int_unchecked::<i32>() };
+                    bytes[at][lane] = whole as u8 ^ of.flip;
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn activated<S: Sum, const LANES: usize, const RESIDUAL: bool, const SUMS: bool>(
+    sums: &[S; LANES],
+    of: &Lane<LANES>,
+    added: &[f32; LANES],
+) -> [f32; LANES] {
+    let mut result = [0.0; LANES];
+    for lane in 0..LANES {
+        let mut value = 0.0;
+        if SUMS {
+            value = sums[lane].value(of.offset[lane]) * of.scale[lane] + of.bias[lane];
+        }
+        if RESIDUAL {
+            value += added[lane];
+        }
+        result[lane] = if value < 0.0 { value * of.slope[lane] } else { value };
+    }
+    result
+}
+
+#[inline(always)]
+fn larger<const LANES: usize>(mut a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+    for lane in 0..LANES {
+        a[lane] = if b[lane] > a[lane] { b[lane] } else { a[lane] };
+    }
+    a
+}
+
+/// One instruction set's vectors.
+trait Lanes {
+    type Arithmetic: Arithmetic;
+    /// Sums of one block of lanes.
+    type Vector: Copy;
+    type Weights: Copy;
+    /// A group of inputs for every lane.
+    type Splat: Copy;
+    const LANES: usize;
+    unsafe fn zero() -> Self::Vector;
+    unsafe fn weights(at: *const <Self::Arithmetic as Arithmetic>::Weight) -> Self::Weights;
+    unsafe fn splat(at: *const <Self::Arithmetic as Arithmetic>::Input) -> Self::Splat;
+    unsafe fn dot(sum: Self::Vector, x: Self::Splat, w: Self::Weights) -> Self::Vector;
+    unsafe fn store(sum: Self::Vector, to: *mut <Self::Arithmetic as Arithmetic>::Sum);
+}
+
+type Input<L> = <<L as Lanes>::Arithmetic as Arithmetic>::Input;
+type Weight<L> = <<L as Lanes>::Arithmetic as Arithmetic>::Weight;
+type SumOf<L> = <<L as Lanes>::Arithmetic as Arithmetic>::Sum;
+
+/// The dot products of `PIXELS` pixels with the weights of `VECTORS` vectors of channels. Plain loops, so that they
+/// unroll and the sums stay in registers.
+#[inline(always)]
+unsafe fn block<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
+    base: *const Input<L>,
+    offsets: *const usize,
+    taps: Taps,
+    weights: *const Weight<L>,
+    sums: *mut SumOf<L>,
+) {
+    let group = <L::Arithmetic as Arithmetic>::GROUP;
+    unsafe {
+        let mut x = [base; PIXELS];
+        for (pixel, x) in x.iter_mut().enumerate() {
+            *x = base.add(*offsets.add(pixel));
+        }
+        let mut w = weights;
+        let mut acc = [[L::zero(); VECTORS]; PIXELS];
+        for _ in 0..taps.rows {
+            let mut at = 0;
+            while at < taps.run {
+                let mut vectors = [L::weights(w); VECTORS];
+                for (vector, weights) in vectors.iter_mut().enumerate().skip(1) {
+                    *weights = L::weights(w.add(vector * L::LANES * group));
+                }
+                for pixel in 0..PIXELS {
+                    let splat = L::splat(x[pixel].add(at));
+                    for vector in 0..VECTORS {
+                        acc[pixel][vector] = L::dot(acc[pixel][vector], splat, vectors[vector]);
+                    }
+                }
+                w = w.add(VECTORS * L::LANES * group);
+                at += group;
+            }
+            for x in &mut x {
+                // Behind the last row this may leave the input, where nothing reads it any more.
+                *x = x.wrapping_add(taps.row_step);
+            }
+        }
+        for (ix, sum) in acc.as_flattened().iter().enumerate() {
+            L::store(*sum, sums.add(ix * L::LANES));
+        }
+    }
+}
+
+/// One instruction set's functions, compiled for it, and their table.
+macro_rules! kernels {
+    ($module:ident, $lanes:ty, $name:literal, $flip:literal, [$($feature:literal)?], [$($pixels:literal),+], $vectors:tt) => {
+        mod $module {
+            use super::*;
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn block<const PIXELS: usize, const VECTORS: usize>(
+                base: *const Input<$lanes>,
+                offsets: *const usize,
+                taps: Taps,
+                weights: *const Weight<$lanes>,
+                sums: *mut SumOf<$lanes>,
+            ) {
+                unsafe { super::block::<$lanes, PIXELS, VECTORS>(base, offsets, taps, weights, sums) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn finish(of: &Sums<'_, SumOf<$lanes>>, addend: &Addend<'_, Input<$lanes>>, finished: &mut Finished) {
+                super::finish::<_, _, { <$lanes as Lanes>::LANES }>(of, addend, finished);
+            }
+
+            pub(super) static KERNELS: Kernels<<$lanes as Lanes>::Arithmetic> = Kernels {
+                name: $name,
+                lanes: <$lanes as Lanes>::LANES,
+                flip: $flip,
+                blocks: &[$(($pixels, kernels!(@row $pixels, $vectors))),+],
+                finish,
+            };
+        }
+    };
+    (@row $pixels:literal, [$($vectors:literal),+]) => { &[$(block::<$pixels, $vectors>),+] };
+}
+
+/// Works everywhere; the compiler makes of it what it can.
+struct PortableFloat;
+struct PortableInteger;
+
+impl Lanes for PortableFloat {
+    type Arithmetic = Float;
+    type Vector = [f32; 4];
+    type Weights = [f32; 4];
+    type Splat = f32;
+    const LANES: usize = 4;
+    #[inline(always)]
+    unsafe fn zero() -> [f32; 4] {
+        [0.0; 4]
+    }
+    #[inline(always)]
+    unsafe fn weights(at: *const f32) -> [f32; 4] {
+        unsafe { at.cast::<[f32; 4]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn splat(at: *const f32) -> f32 {
+        unsafe { *at }
+    }
+    #[inline(always)]
+    unsafe fn dot(mut sum: [f32; 4], x: f32, w: [f32; 4]) -> [f32; 4] {
+        for lane in 0..4 {
+            sum[lane] += x * w[lane];
+        }
+        sum
+    }
+    #[inline(always)]
+    unsafe fn store(sum: [f32; 4], to: *mut f32) {
+        unsafe { to.cast::<[f32; 4]>().write_unaligned(sum) }
+    }
+}
+
+impl Lanes for PortableInteger {
+    type Arithmetic = Integer;
+    type Vector = [i32; 4];
+    type Weights = [i8; 16];
+    type Splat = [u8; 4];
+    const LANES: usize = 4;
+    #[inline(always)]
+    unsafe fn zero() -> [i32; 4] {
+        [0; 4]
+    }
+    #[inline(always)]
+    unsafe fn weights(at: *const i8) -> [i8; 16] {
+        unsafe { at.cast::<[i8; 16]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn splat(at: *const u8) -> [u8; 4] {
+        unsafe { at.cast::<[u8; 4]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn dot(mut sum: [i32; 4], x: [u8; 4], w: [i8; 16]) -> [i32; 4] {
+        for lane in 0..4 {
+            for k in 0..4 {
+                sum[lane] += i32::from(x[k]) * i32::from(w[4 * lane + k]);
+            }
+        }
+        sum
+    }
+    #[inline(always)]
+    unsafe fn store(sum: [i32; 4], to: *mut i32) {
+        unsafe { to.cast::<[i32; 4]>().write_unaligned(sum) }
+    }
+}
+
+kernels!(portable_float, PortableFloat, "portable", 0, [], [4, 1], [1, 2]);
+kernels!(portable_integer, PortableInteger, "portable", 0, [], [4, 1], [1, 2]);
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::*;
+    use std::arch::x86_64::*;
+
+    pub(super) struct Avx512Float;
+    pub(super) struct Avx512Vnni;
+    pub(super) struct Avx2Float;
+    pub(super) struct AvxVnni;
+    pub(super) struct Avx2Integer;
+
+    impl Lanes for Avx512Float {
+        type Arithmetic = Float;
+        type Vector = __m512;
+        type Weights = __m512;
+        type Splat = __m512;
+        const LANES: usize = 16;
+        #[inline(always)]
+        unsafe fn zero() -> __m512 {
+            unsafe { _mm512_setzero_ps() }
+        }
+        #[inline(always)]
+        unsafe fn weights(at: *const f32) -> __m512 {
+            unsafe { _mm512_loadu_ps(at) }
+        }
+        #[inline(always)]
+        unsafe fn splat(at: *const f32) -> __m512 {
+            unsafe { _mm512_set1_ps(*at) }
+        }
+        #[inline(always)]
+        unsafe fn dot(sum: __m512, x: __m512, w: __m512) -> __m512 {
+            unsafe { _mm512_fmadd_ps(x, w, sum) }
+        }
+        #[inline(always)]
+        unsafe fn store(sum: __m512, to: *mut f32) {
+            unsafe { _mm512_storeu_ps(to, sum) }
+        }
+    }
+
+    impl Lanes for Avx512Vnni {
+        type Arithmetic = Integer;
+        type Vector = __m512i;
+        type Weights = __m512i;
+        type Splat = __m512i;
+        const LANES: usize = 16;
+        #[inline(always)]
+        unsafe fn zero() -> __m512i {
+            unsafe { _mm512_setzero_si512() }
+        }
+        #[inline(always)]
+        unsafe fn weights(at: *const i8) -> __m512i {
+            unsafe { _mm512_loadu_si512(at.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn splat(at: *const u8) -> __m512i {
+            unsafe { _mm512_set1_epi32(at.cast::<i32>().read_unaligned()) }
+        }
+        #[inline(always)]
+        unsafe fn dot(sum: __m512i, x: __m512i, w: __m512i) -> __m512i {
+            unsafe { _mm512_dpbusd_epi32(sum, x, w) }
+        }
+        #[inline(always)]
+        unsafe fn store(sum: __m512i, to: *mut i32) {
+            unsafe { _mm512_storeu_si512(to.cast(), sum) }
+        }
+    }
+
+    impl Lanes for Avx2Float {
+        type Arithmetic = Float;
+        type Vector = __m256;
+        type Weights = __m256;
+        type Splat = __m256;
+        const LANES: usize = 8;
+        #[inline(always)]
+        unsafe fn zero() -> __m256 {
+            unsafe { _mm256_setzero_ps() }
+        }
+        #[inline(always)]
+        unsafe fn weights(at: *const f32) -> __m256 {
+            unsafe { _mm256_loadu_ps(at) }
+        }
+        #[inline(always)]
+        unsafe fn splat(at: *const f32) -> __m256 {
+            unsafe { _mm256_set1_ps(*at) }
+        }
+        #[inline(always)]
+        unsafe fn dot(sum: __m256, x: __m256, w: __m256) -> __m256 {
+            unsafe { _mm256_fmadd_ps(x, w, sum) }
+        }
+        #[inline(always)]
+        unsafe fn store(sum: __m256, to: *mut f32) {
+            unsafe { _mm256_storeu_ps(to, sum) }
+        }
+    }
+
+    impl Lanes for AvxVnni {
+        type Arithmetic = Integer;
+        type Vector = __m256i;
+        type Weights = __m256i;
+        type Splat = __m256i;
+        const LANES: usize = 8;
+        #[inline(always)]
+        unsafe fn zero() -> __m256i {
+            unsafe { _mm256_setzero_si256() }
+        }
+        #[inline(always)]
+        unsafe fn weights(at: *const i8) -> __m256i {
+            unsafe { _mm256_loadu_si256(at.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn splat(at: *const u8) -> __m256i {
+            unsafe { _mm256_set1_epi32(at.cast::<i32>().read_unaligned()) }
+        }
+        #[inline(always)]
+        unsafe fn dot(sum: __m256i, x: __m256i, w: __m256i) -> __m256i {
+            unsafe { _mm256_dpbusd_avx_epi32(sum, x, w) }
+        }
+        #[inline(always)]
+        unsafe fn store(sum: __m256i, to: *mut i32) {
+            unsafe { _mm256_storeu_si256(to.cast(), sum) }
+        }
+    }
+
+    /// Without dot products: bytes at even and odd places as 16-bit numbers, whose products never overflow.
+    impl Lanes for Avx2Integer {
+        type Arithmetic = Integer;
+        type Vector = __m256i;
+        type Weights = [__m256i; 2];
+        type Splat = [__m256i; 2];
+        const LANES: usize = 8;
+        #[inline(always)]
+        unsafe fn zero() -> __m256i {
+            unsafe { _mm256_setzero_si256() }
+        }
+        #[inline(always)]
+        unsafe fn weights(at: *const i8) -> [__m256i; 2] {
+            unsafe {
+                let w = _mm256_loadu_si256(at.cast());
+                [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(w)), _mm256_srai_epi16::<8>(w)]
+            }
+        }
+        #[inline(always)]
+        unsafe fn splat(at: *const u8) -> [__m256i; 2] {
+            unsafe {
+                let x = _mm256_set1_epi32(at.cast::<i32>().read_unaligned());
+                [_mm256_and_si256(x, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(x)]
+            }
+        }
+        #[inline(always)]
+        unsafe fn dot(sum: __m256i, x: [__m256i; 2], w: [__m256i; 2]) -> __m256i {
+            unsafe {
+                let (even, odd) = (_mm256_madd_epi16(x[0], w[0]), _mm256_madd_epi16(x[1], w[1]));
+                _mm256_add_epi32(sum, _mm256_add_epi32(even, odd))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store(sum: __m256i, to: *mut i32) {
+            unsafe { _mm256_storeu_si256(to.cast(), sum) }
+        }
+    }
+
+    kernels!(
+        avx512_float,
+        x86::Avx512Float,
+        "AVX-512",
+        0,
+        ["avx512f,avx512bw,avx512vl,avx512dq"],
+        [12, 8, 4, 1],
+        [1, 2]
+    );
+    kernels!(
+        avx512_vnni,
+        x86::Avx512Vnni,
+        "AVX-512 VNNI",
+        0,
+        ["avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"],
+        [12, 8, 4, 1],
+        [1, 2]
+    );
+    kernels!(avx2_float, x86::Avx2Float, "AVX2", 0, ["avx2,fma"], [6, 4, 1], [1, 2]);
+    kernels!(avx_vnni, x86::AvxVnni, "AVX-VNNI", 0, ["avx2,avxvnni"], [6, 4, 1], [1, 2]);
+    kernels!(avx2_integer, x86::Avx2Integer, "AVX2", 0, ["avx2"], [4, 2, 1], [1, 2]);
+
+    fn has_avx512() -> bool {
+        is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+    }
+
+    /// All that this processor runs, the best first.
+    pub(super) fn float() -> Vec<&'static Kernels<Float>> {
+        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let all = [(has_avx512(), &avx512_float::KERNELS), (avx2, &avx2_float::KERNELS)];
+        all.into_iter().filter_map(|(runs, kernels)| runs.then_some(kernels)).collect()
+    }
+
+    /// All that this processor runs, the best first.
+    pub(super) fn integer() -> Vec<&'static Kernels<Integer>> {
+        let avx2 = is_x86_feature_detected!("avx2");
+        let all = [
+            (has_avx512() && is_x86_feature_detected!("avx512vnni"), &avx512_vnni::KERNELS),
+            (avx2 && is_x86_feature_detected!("avxvnni"), &avx_vnni::KERNELS),
+            (avx2, &avx2_integer::KERNELS),
+        ];
+        all.into_iter().filter_map(|(runs, kernels)| runs.then_some(kernels)).collect()
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use super::*;
+    use std::arch::aarch64::*;
+
+    pub(super) struct NeonFloat;
+    pub(super) struct Sdot;
+    pub(super) struct NeonInteger;
+
+    impl Lanes for NeonFloat {
+        type Arithmetic = Float;
+        type Vector = float32x4_t;
+        type Weights = float32x4_t;
+        type Splat = float32x4_t;
+        const LANES: usize = 4;
+        #[inline(always)]
+        unsafe fn zero() -> float32x4_t {
+            unsafe { vdupq_n_f32(0.0) }
+        }
+        #[inline(always)]
+        unsafe fn weights(at: *const f32) -> float32x4_t {
+            unsafe { vld1q_f32(at) }
+        }
+        #[inline(always)]
+        unsafe fn splat(at: *const f32) -> float32x4_t {
+            unsafe { vld1q_dup_f32(at) }
+        }
+        #[inline(always)]
+        unsafe fn dot(sum: float32x4_t, x: float32x4_t, w: float32x4_t) -> float32x4_t {
+            unsafe { vfmaq_f32(sum, x, w) }
+        }
+        #[inline(always)]
+        unsafe fn store(sum: float32x4_t, to: *mut f32) {
+            unsafe { vst1q_f32(to, sum) }
+        }
+    }
+
+    impl Lanes for Sdot {
+        type Arithmetic = Integer;
+        type Vector = int32x4_t;
+        type Weights = int8x16_t;
+        type Splat = int8x16_t;
+        const LANES: usize = 4;
+        #[inline(always)]
+        unsafe fn zero() -> int32x4_t {
+            unsafe { vdupq_n_s32(0) }
+        }
+        #[inline(always)]
+        unsafe fn weights(at: *const i8) -> int8x16_t {
+            unsafe { vld1q_s8(at) }
+        }
+        #[inline(always)]
+        unsafe fn splat(at: *const u8) -> int8x16_t {
+            unsafe { vreinterpretq_s8_s32(vdupq_n_s32(at.cast::<i32>().read_unaligned())) }
+        }
+        #[inline(always)]
+        unsafe fn dot(mut sum: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
+            // The standard library has no stable name for it yet.
+            unsafe {
+                std::arch::asm!(
+                    ".arch_extension dotprod",
+                    "sdot {sum:v}.4s, {w:v}.16b, {x:v}.16b",
+                    sum = inout(vreg) sum,
+                    w = in(vreg) w,
+                    x = in(vreg) x,
+                    options(pure, nomem, nostack, preserves_flags)
+                );
+            }
+            sum
+        }
+        #[inline(always)]
+        unsafe fn store(sum: int32x4_t, to: *mut i32) {
+            unsafe { vst1q_s32(to, sum) }
+        }
+    }
+
+    /// Without dot products: products of 16 bits, added up in pairs; the two halves of a sum meet at the end.
+    impl Lanes for NeonInteger {
+        type Arithmetic = Integer;
+        type Vector = [int32x4_t; 2];
+        type Weights = int8x16_t;
+        type Splat = int8x16_t;
+        const LANES: usize = 4;
+        #[inline(always)]
+        unsafe fn zero() -> [int32x4_t; 2] {
+            unsafe { [vdupq_n_s32(0); 2] }
+        }
+        #[inline(always)]
+        unsafe fn weights(at: *const i8) -> int8x16_t {
+            unsafe { vld1q_s8(at) }
+        }
+        #[inline(always)]
+        unsafe fn splat(at: *const u8) -> int8x16_t {
+            unsafe { vreinterpretq_s8_s32(vdupq_n_s32(at.cast::<i32>().read_unaligned())) }
+        }
+        #[inline(always)]
+        unsafe fn dot(sum: [int32x4_t; 2], x: int8x16_t, w: int8x16_t) -> [int32x4_t; 2] {
+            unsafe {
+                let low = vmull_s8(vget_low_s8(w), vget_low_s8(x));
+                let high = vmull_high_s8(w, x);
+                [vpadalq_s16(sum[0], low), vpadalq_s16(sum[1], high)]
+            }
+        }
+        #[inline(always)]
+        unsafe fn store(sum: [int32x4_t; 2], to: *mut i32) {
+            unsafe { vst1q_s32(to, vpaddq_s32(sum[0], sum[1])) }
+        }
+    }
+
+    kernels!(neon_float, arm::NeonFloat, "NEON", 0, [], [6, 4, 1], [1, 2, 3, 4]);
+    kernels!(sdot, arm::Sdot, "SDOT", 128, [], [6, 4, 1], [1, 2, 3, 4]);
+    kernels!(neon_integer, arm::NeonInteger, "NEON", 128, [], [6, 4, 1], [1, 2]);
+
+    /// All that this processor runs, the best first.
+    pub(super) fn float() -> Vec<&'static Kernels<Float>> {
+        vec![&neon_float::KERNELS]
+    }
+
+    /// All that this processor runs, the best first.
+    pub(super) fn integer() -> Vec<&'static Kernels<Integer>> {
+        let all =
+            [(std::arch::is_aarch64_feature_detected!("dotprod"), &sdot::KERNELS), (true, &neon_integer::KERNELS)];
+        all.into_iter().filter_map(|(runs, kernels)| runs.then_some(kernels)).collect()
+    }
+}
+
+/// Any other processor.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod other {
+    use super::*;
+
+    pub(super) fn float() -> Vec<&'static Kernels<Float>> {
+        Vec::new()
+    }
+
+    pub(super) fn integer() -> Vec<&'static Kernels<Integer>> {
+        Vec::new()
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+use arm as own;
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+use other as own;
+#[cfg(target_arch = "x86_64")]
+use x86 as own;
+
+impl Arithmetic for Float {
+    type Input = f32;
+    type Weight = f32;
+    type Sum = f32;
+    const GROUP: usize = 1;
+
+    fn kernels() -> &'static Kernels<Self> {
+        static BEST: OnceLock<&Kernels<Float>> = OnceLock::new();
+        BEST.get_or_init(|| own::float().into_iter().next().unwrap_or(&portable_float::KERNELS))
+    }
+}
+
+impl Arithmetic for Integer {
+    type Input = u8;
+    type Weight = i8;
+    type Sum = i32;
+    const GROUP: usize = 4;
+
+    fn kernels() -> &'static Kernels<Self> {
+        static BEST: OnceLock<&Kernels<Integer>> = OnceLock::new();
+        BEST.get_or_init(|| own::integer().into_iter().next().unwrap_or(&portable_integer::KERNELS))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,619 @@
+//! From an ONNX graph to our own operators: finds the convolutions with what follows each of them, and wires one
+//! operator for all of it. Takes plain convolutional networks, in float32 or quantised (per-channel signed weights,
+//! unsigned values, as pairs of QuantizeLinear and DequantizeLinear); everything else it names and leaves to tract.
+//!
+//! Where quantised values meet in a sum, the sum is made before rounding: the pair in between, which other runtimes
+//! need, is passed over. It is known by its zero point, which values behind a ReLU do not have.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tract_onnx::data_resolver;
+use tract_onnx::pb::{GraphProto, NodeProto};
+use tract_onnx::tensor::load_tensor;
+use tract_onnx::tract_core::internal::*;
+
+use super::Pixels;
+use super::operators::{BYTE_CHANNELS, Convolution, Enter, EnterTable, Layout, MaxPool, Mean, ResidualLayer};
+use crate::direct::{Arithmetic, Channel, Float, Integer, Weights};
+
+/// Why a graph cannot be lowered, naming the node.
+pub(super) type Unsupported = String;
+
+/// One operator to be.
+struct Layer {
+    kind: Kind,
+    input: usize,
+    /// Bytes of this scale instead of float32.
+    scale: Option<f32>,
+    /// The name of the graph's output that this is.
+    output: Option<String>,
+}
+
+enum Kind {
+    /// The graph's input: multiplied and shifted per channel.
+    Enter {
+        multiply: [f32; 3],
+        add: [f32; 3],
+    },
+    Convolution(Box<ConvolutionLayer>),
+    MaxPool {
+        kernel: usize,
+        extra: usize,
+    },
+    Mean,
+}
+
+struct ConvolutionLayer {
+    name: String,
+    weight: Weight,
+    bias: Vec<f32>,
+    stride: usize,
+    padding: usize,
+    /// None until an activation is met.
+    slopes: Option<Vec<f32>>,
+    residual: Option<(usize, bool)>,
+    /// As `Convolution`'s.
+    pool: Option<bool>,
+    sigmoid: bool,
+}
+
+/// Weights as \[output channel, input channel, row, column\], or of a dense layer as \[input, output\].
+enum Weight {
+    Float(Tensor),
+    Integer(Tensor, Vec<f32>),
+    Dense(Tensor),
+}
+
+/// What a name of the graph stands for.
+#[derive(Clone)]
+enum Value {
+    Layer(usize),
+    /// A layer's mean of each two by two pixels.
+    Pooled(usize),
+    Constant(Arc<Tensor>),
+    /// Whole numbers and the scales they stand for, one or one for each first index.
+    Scaled(Arc<Tensor>, Vec<f32>),
+}
+
+struct Lowering<'a> {
+    graph: &'a GraphProto,
+    values: HashMap<&'a str, Value>,
+    uses: HashMap<&'a str, usize>,
+    layers: Vec<Layer>,
+}
+
+/// The graph over our operators, with the outputs in the order asked for. Sides given as None stay open.
+pub(super) fn lower(
+    graph: &GraphProto,
+    outputs: &[&'static str],
+    shape: [Option<usize>; 4],
+    pixels: &Pixels,
+) -> Result<TypedModel, Unsupported> {
+    Lowering::of(graph, outputs)?.wire(outputs, shape, pixels).map_err(|error| format!("{error:#}"))
+}
+
+/// The convolutions that would run in floating point, by name.
+pub(super) fn float_convolutions(graph: &GraphProto, outputs: &[&'static str]) -> Result<Vec<String>, Unsupported> {
+    let lowering = Lowering::of(graph, outputs)?;
+    let float = lowering.layers.into_iter().filter_map(|layer| match layer.kind {
+        Kind::Convolution(convolution) if matches!(convolution.weight, Weight::Float(_)) => Some(convolution.name),
+        _ => None,
+    });
+    Ok(float.collect())
+}
+
+impl<'a> Lowering<'a> {
+    fn of(graph: &'a GraphProto, outputs: &[&'static str]) -> Result<Self, Unsupported> {
+        let mut uses: HashMap<&str, usize> = HashMap::new();
+        for name in graph.node.iter().flat_map(|node| &node.input) {
+            *uses.entry(name).or_default() += 1;
+        }
+        let mut lowering = Self { graph, values: HashMap::new(), uses, layers: Vec::new() };
+        lowering.read().map_err(|(node, reason)| format!("{node}: {reason}"))?;
+        for name in outputs {
+            match lowering.values.get(name) {
+                Some(Value::Layer(layer)) => lowering.layers[*layer].output = Some((*name).to_owned()),
+                _ => return Err(format!("the output {name} is not a layer")),
+            }
+        }
+        Ok(lowering)
+    }
+
+    fn read(&mut self) -> Result<(), (String, String)> {
+        for tensor in &self.graph.initializer {
+            let resolver = data_resolver::FopenDataResolver;
+            let values =
+                load_tensor(&resolver, tensor, None).map_err(|error| (tensor.name.clone(), format!("{error:#}")))?;
+            self.values.insert(&tensor.name, Value::Constant(Arc::new(values)));
+        }
+        let inputs = self.graph.input.iter().filter(|input| !self.values.contains_key(input.name.as_str()));
+        for input in inputs.collect::<Vec<_>>() {
+            let layer = self.push(Kind::Enter { multiply: [1.0; 3], add: [0.0; 3] }, 0, None);
+            self.values.insert(&input.name, Value::Layer(layer));
+        }
+        for node in &self.graph.node {
+            let name = || format!("{} {}", node.op_type, node.output.first().map_or("", String::as_str));
+            let value = self.node(node).map_err(|reason| (name(), reason))?;
+            if let [output] = node.output.as_slice() {
+                self.values.insert(output, value);
+            } else {
+                return Err((name(), "it has several outputs".into()));
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, kind: Kind, input: usize, scale: Option<f32>) -> usize {
+        self.layers.push(Layer { kind, input, scale, output: None });
+        self.layers.len() - 1
+    }
+
+    fn value(&self, node: &NodeProto, ix: usize) -> Result<Value, String> {
+        let name = node.input.get(ix).ok_or_else(|| format!("it has no input {ix}"))?;
+        self.values.get(name.as_str()).cloned().ok_or_else(|| format!("{name} is not known"))
+    }
+
+    fn layer(&self, node: &NodeProto, ix: usize) -> Result<usize, String> {
+        match self.value(node, ix)? {
+            Value::Layer(layer) => Ok(layer),
+            _ => Err(format!("its input {ix} is not a layer")),
+        }
+    }
+
+    fn floats(&self, node: &NodeProto, ix: usize) -> Result<Vec<f32>, String> {
+        match self.value(node, ix)? {
+            Value::Constant(tensor) => floats(&tensor),
+            Value::Scaled(tensor, scales) => {
+                let values = whole_numbers(&tensor)?;
+                let each = (values.len() / scales.len()).max(1);
+                Ok(values.iter().enumerate().map(|(ix, value)| *value as f32 * scales[ix / each]).collect())
+            }
+            _ => Err(format!("its input {ix} is not constant")),
+        }
+    }
+
+    /// The convolution whose plain result this node's input is and nobody else's.
+    fn unfinished(&mut self, node: &NodeProto, ix: usize) -> Result<(usize, &mut ConvolutionLayer), String> {
+        let layer = self.layer(node, ix)?;
+        let once = self.uses.get(node.input[ix].as_str()) == Some(&1);
+        match &mut self.layers[layer] {
+            Layer { kind: Kind::Convolution(convolution), scale: None, .. } if once && convolution.slopes.is_none() => {
+                Ok((layer, convolution))
+            }
+            _ => Err("it does not follow a convolution alone".into()),
+        }
+    }
+
+    fn node(&mut self, node: &'a NodeProto) -> Result<Value, String> {
+        let ints = |name: &str| node.attribute.iter().find(|a| a.name == name).map(|a| a.ints.as_slice());
+        let int = |name: &str, default: i64| node.attribute.iter().find(|a| a.name == name).map_or(default, |a| a.i);
+        let require = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
+        match node.op_type.as_str() {
+            "Conv" => {
+                let input = self.layer(node, 0)?;
+                let weight = match self.value(node, 1)? {
+                    Value::Constant(tensor) => Weight::Float((*tensor).clone()),
+                    Value::Scaled(tensor, scales) => Weight::Integer((*tensor).clone(), scales),
+                    _ => return Err("its weights are not constant".into()),
+                };
+                let (Weight::Float(values) | Weight::Integer(values, _) | Weight::Dense(values)) = &weight;
+                require(values.rank() == 4, "its kernel has not two axes")?;
+                let channels = values.shape()[0];
+                let bias = if node.input.len() > 2 { self.floats(node, 2)? } else { vec![0.0; channels] };
+                require(bias.len() == channels, "its bias has another length")?;
+                let stride = ints("strides").unwrap_or(&[1, 1]);
+                let padding = ints("pads").unwrap_or(&[0; 4]);
+                require(int("group", 1) == 1, "its channels are grouped")?;
+                require(ints("dilations").is_none_or(|d| d == [1, 1]), "it is dilated")?;
+                require(stride[0] == stride[1], "its strides differ")?;
+                require(padding.iter().all(|p| p == &padding[0]), "its paddings differ")?;
+                require(node.attribute.iter().all(|a| a.name != "auto_pad" || a.s == b"NOTSET"), "it pads by itself")?;
+                self.convolution(node, input, weight, bias, stride[0] as usize, padding[0] as usize)
+            }
+            "Gemm" | "MatMul" => {
+                let input = self.layer(node, 0)?;
+                let Value::Constant(matrix) = self.value(node, 1)? else {
+                    return Err("its matrix is not constant".into());
+                };
+                require(matrix.rank() == 2, "its matrix has not two axes")?;
+                require(int("transA", 0) == 0 && int("transB", 0) == 0, "it is transposed")?;
+                let factors = node.attribute.iter().filter(|a| a.name == "alpha" || a.name == "beta");
+                require(factors.clone().all(|a| a.f == 1.0), "it has factors")?;
+                let bias = if node.input.len() > 2 { self.floats(node, 2)? } else { vec![0.0; matrix.shape()[1]] };
+                self.convolution(node, input, Weight::Dense((*matrix).clone()), bias, 1, 0)
+            }
+            "Relu" => {
+                let (layer, convolution) = self.unfinished(node, 0)?;
+                convolution.slopes = Some(vec![0.0; convolution.bias.len()]);
+                Ok(Value::Layer(layer))
+            }
+            "PRelu" => {
+                let slopes = self.floats(node, 1)?;
+                let (layer, convolution) = self.unfinished(node, 0)?;
+                require(slopes.len() == convolution.bias.len(), "it has not one slope for each channel")?;
+                convolution.slopes = Some(slopes);
+                Ok(Value::Layer(layer))
+            }
+            "Sigmoid" => {
+                let (layer, convolution) = self.unfinished(node, 0)?;
+                convolution.sigmoid = true;
+                convolution.slopes = Some(vec![1.0; convolution.bias.len()]);
+                Ok(Value::Layer(layer))
+            }
+            "Add" => self.add(node),
+            "Mul" => {
+                let factors = self.floats(node, 1)?;
+                let (layer, multiply, add) = self.entrance(node)?;
+                for channel in 0..3 {
+                    let factor = factors.get(channel).or_else(|| factors.first()).copied().unwrap_or(1.0);
+                    multiply[channel] *= factor;
+                    add[channel] *= factor;
+                }
+                Ok(Value::Layer(layer))
+            }
+            "MaxPool" => {
+                let input = self.layer(node, 0)?;
+                let kernel = ints("kernel_shape").unwrap_or_default();
+                let padding = ints("pads").unwrap_or(&[0; 4]);
+                require(kernel.len() == 2 && kernel[0] == kernel[1], "its kernel is not square")?;
+                require(ints("strides") == Some(&[2, 2]), "its strides are not 2")?;
+                require(padding[..2] == [0, 0] && padding[2] == padding[3], "it pads at the beginning")?;
+                require(int("ceil_mode", 0) == 0, "it rounds up")?;
+                let once = self.uses.get(node.input[0].as_str()) == Some(&1);
+                if let Layer { kind: Kind::Convolution(convolution), scale: None, .. } = &mut self.layers[input]
+                    && once
+                    && (kernel[0], padding[2] < 2) == (2, true)
+                    && (convolution.residual, convolution.pool) == (None, None)
+                {
+                    // Each result is needed once, so that none is worked out twice.
+                    convolution.pool = Some(padding[2] == 1);
+                    return Ok(Value::Layer(input));
+                }
+                let kind = Kind::MaxPool { kernel: kernel[0] as usize, extra: padding[2] as usize };
+                let scale = self.layers[input].scale;
+                Ok(Value::Layer(self.push(kind, input, scale)))
+            }
+            "AveragePool" => {
+                let input = self.layer(node, 0)?;
+                let plain = ints("kernel_shape") == Some(&[2, 2]) && ints("strides") == Some(&[2, 2]);
+                require(
+                    plain && ints("pads").is_none_or(|pads| pads == [0; 4]) && int("ceil_mode", 0) == 0,
+                    "it is not two by two",
+                )?;
+                Ok(Value::Pooled(input))
+            }
+            "Pad" => {
+                // dlib's sum of unequal sizes: the smaller has zeros at its end. The sum takes both as they are.
+                let Value::Constant(pads) = self.value(node, 1)? else {
+                    return Err("its sizes are not constant".into());
+                };
+                let pads = whole_numbers(&pads)?;
+                require(pads.len() == 8 && pads[..4] == [0; 4], "it pads elsewhere than at the end")?;
+                let value = self.value(node, 0)?;
+                let follower = self.graph.node.iter().find(|other| other.input.contains(&node.output[0]));
+                require(
+                    follower.is_some_and(|other| ["Add", "QuantizeLinear"].contains(&other.op_type.as_str())),
+                    "no sum follows",
+                )?;
+                Ok(value)
+            }
+            "GlobalAveragePool" => {
+                let input = self.layer(node, 0)?;
+                Ok(Value::Layer(self.push(Kind::Mean, input, None)))
+            }
+            "Flatten" => {
+                require(int("axis", 1) == 1, "its axis is not 1")?;
+                self.value(node, 0)
+            }
+            "QuantizeLinear" => self.quantise(node),
+            "DequantizeLinear" => match self.value(node, 0)? {
+                Value::Constant(tensor) => {
+                    let scales = self.floats(node, 1)?;
+                    require(scales.len() == 1 || int("axis", 1) == 0 || tensor.rank() == 1, "its axis is not 0")?;
+                    if node.input.len() > 2 {
+                        let Value::Constant(zero) = self.value(node, 2)? else {
+                            return Err("its zero point is not constant".into());
+                        };
+                        require(whole_numbers(&zero)?.iter().all(|zero| *zero == 0), "its weights have a zero point")?;
+                    }
+                    Ok(Value::Scaled(tensor, scales))
+                }
+                value => Ok(value),
+            },
+            other => Err(format!("{other} has no operator of ours")),
+        }
+    }
+
+    fn convolution(
+        &mut self,
+        node: &NodeProto,
+        input: usize,
+        weight: Weight,
+        bias: Vec<f32>,
+        stride: usize,
+        padding: usize,
+    ) -> Result<Value, String> {
+        let name = node.output[0].clone();
+        let layer = ConvolutionLayer {
+            name,
+            weight,
+            bias,
+            stride,
+            padding,
+            slopes: None,
+            residual: None,
+            pool: None,
+            sigmoid: false,
+        };
+        Ok(Value::Layer(self.push(Kind::Convolution(Box::new(layer)), input, None)))
+    }
+
+    /// The graph's input, if nothing but this node uses it.
+    fn entrance(&mut self, node: &NodeProto) -> Result<(usize, &mut [f32; 3], &mut [f32; 3]), String> {
+        let layer = self.layer(node, 0)?;
+        let once = self.uses.get(node.input[0].as_str()) == Some(&1);
+        match &mut self.layers[layer] {
+            Layer { kind: Kind::Enter { multiply, add }, scale: None, .. } if once => Ok((layer, multiply, add)),
+            _ => Err("it is not at the graph's input".into()),
+        }
+    }
+
+    fn add(&mut self, node: &NodeProto) -> Result<Value, String> {
+        if let Ok(terms) = self.floats(node, 1) {
+            let (layer, _, add) = self.entrance(node)?;
+            for (channel, add) in add.iter_mut().enumerate() {
+                *add += terms.get(channel).or_else(|| terms.first()).copied().unwrap_or(0.0);
+            }
+            return Ok(Value::Layer(layer));
+        }
+        let ix = (0..2)
+            .find(|ix| self.unfinished(node, *ix).is_ok())
+            .ok_or("neither of its inputs is a convolution alone")?;
+        let residual = match self.value(node, 1 - ix)? {
+            Value::Layer(layer) => (layer, false),
+            Value::Pooled(layer) => (layer, true),
+            _ => return Err("its other input is not a layer".into()),
+        };
+        let (layer, convolution) = self.unfinished(node, ix)?;
+        if convolution.residual.is_some() || residual.0 == layer {
+            return Err("it is a second sum".into());
+        }
+        convolution.residual = Some(residual);
+        Ok(Value::Layer(layer))
+    }
+
+    fn quantise(&mut self, node: &NodeProto) -> Result<Value, String> {
+        let value = self.value(node, 0)?;
+        let scale = match self.floats(node, 1)?.as_slice() {
+            [scale] => *scale,
+            _ => return Err("it has a scale for each channel".into()),
+        };
+        let Value::Constant(zero) = self.value(node, 2)? else { return Err("its zero point is not constant".into()) };
+        let Value::Layer(layer) = value else { return Ok(value) };
+        if zero.datum_type() != DatumType::U8 {
+            return Err("its values are signed".into());
+        }
+        if whole_numbers(&zero)?.iter().any(|zero| *zero != 0) {
+            return Ok(value);
+        }
+        let layer_of = &mut self.layers[layer];
+        match (&layer_of.kind, layer_of.scale) {
+            (_, Some(before)) if (before - scale).abs() <= 1e-6 * scale => {}
+            (Kind::Enter { .. } | Kind::Convolution(_), None) => layer_of.scale = Some(scale),
+            _ => return Err("it changes the scale of what is quantised already".into()),
+        }
+        Ok(value)
+    }
+
+    fn wire(&self, outputs: &[&'static str], shape: [Option<usize>; 4], pixels: &Pixels) -> TractResult<TypedModel> {
+        let mut borders = vec![0; self.layers.len()];
+        for layer in &self.layers {
+            if let Kind::Convolution(convolution) = &layer.kind {
+                borders[layer.input] = convolution.padding.max(borders[layer.input]);
+            }
+        }
+        let mut model = TypedModel::default();
+        let [pictures, channels, height, width] = shape;
+        ensure!(channels == Some(3), "the input has not three channels");
+        let names = ["pictures", "height", "width", "channels"];
+        let sides = names
+            .iter()
+            .zip([pictures, height, width, channels])
+            .map(|(name, side)| side.map_or_else(|| model.symbols.sym(name).to_dim(), |side| side.to_dim()));
+        let fact = u8::fact(sides.collect::<TVec<_>>());
+        let source = model.add_source("input", fact)?;
+        let mut outlets: Vec<OutletId> = Vec::with_capacity(self.layers.len());
+        for (ix, layer) in self.layers.iter().enumerate() {
+            let border = borders[ix];
+            let input_border = borders[layer.input];
+            let flip = Integer::kernels().flip;
+            let name = format!("layer{ix}");
+            let outlet = match &layer.kind {
+                Kind::Enter { multiply, add } => {
+                    let value = |plane: usize, pixel: usize| pixels.table[plane][pixel] * multiply[plane] + add[plane];
+                    let table = match layer.scale {
+                        None => EnterTable::Float(Box::new(
+                            [0, 1, 2].map(|plane| std::array::from_fn(|pixel| value(plane, pixel))),
+                        )),
+                        Some(scale) => {
+                            let byte = |plane: usize, pixel: usize| (value(plane, pixel) / scale).round() as u8 ^ flip;
+                            let table = [0, 1, 2].map(|plane| std::array::from_fn(|pixel| byte(plane, pixel)));
+                            EnterTable::Bytes(Box::new(table), flip)
+                        }
+                    };
+                    model.wire_node(name, Enter { border, table, reversed: pixels.reversed }, &[source])?
+                }
+                Kind::MaxPool { kernel, extra } => {
+                    let pool =
+                        MaxPool { kernel: *kernel, extra: *extra, border: input_border, result_border: border, flip };
+                    model.wire_node(name, pool, &[outlets[layer.input]])?
+                }
+                Kind::Mean => {
+                    let scale = self.layers[layer.input].scale.unwrap_or(1.0);
+                    model.wire_node(name, Mean { border: input_border, scale, flip }, &[outlets[layer.input]])?
+                }
+                Kind::Convolution(convolution) => {
+                    let mut inputs = tvec![outlets[layer.input]];
+                    if let Some((residual, _)) = convolution.residual {
+                        ensure!(residual < ix, "{}: what is added comes later", convolution.name);
+                        ensure!(
+                            self.layers[residual].scale.is_some() == self.layers[layer.input].scale.is_some(),
+                            "{}: bytes are added to numbers",
+                            convolution.name
+                        );
+                        inputs.push(outlets[residual]);
+                    }
+                    let fact = model.outlet_fact(inputs[0])?.clone();
+                    let layout = match (&layer.output, layer.scale, &convolution.weight) {
+                        (Some(_), _, Weight::Dense(_)) => Layout::Flat,
+                        (Some(_), ..) => Layout::Planes,
+                        (None, Some(_), _) => Layout::Bytes(border),
+                        (None, None, _) => Layout::Float(border),
+                    };
+                    let parts =
+                        Parts { convolution, layer, layers: &self.layers, borders: &borders, layout, fact: &fact };
+                    if self.layers[layer.input].scale.is_some() {
+                        model.wire_node(name, parts.integer()?, &inputs)?
+                    } else {
+                        model.wire_node(name, parts.float()?, &inputs)?
+                    }
+                }
+            };
+            outlets.push(outlet[0]);
+        }
+        let of = |name: &&'static str| {
+            let ix = self.layers.iter().position(|layer| layer.output.as_deref() == Some(*name));
+            ix.map(|ix| outlets[ix]).ok_or_else(|| TractError::msg(format!("no output {name}")))
+        };
+        let outlets = outputs.iter().map(of).collect::<TractResult<Vec<_>>>()?;
+        model.select_output_outlets(&outlets)?;
+        Ok(model)
+    }
+}
+
+/// All that a convolution's operator is made from.
+struct Parts<'a> {
+    convolution: &'a ConvolutionLayer,
+    layer: &'a Layer,
+    layers: &'a [Layer],
+    borders: &'a [usize],
+    layout: Layout,
+    fact: &'a TypedFact,
+}
+
+impl Parts<'_> {
+    fn float(&self) -> TractResult<Convolution<Float>> {
+        let convolution = self.convolution;
+        let channels = self.fact.shape[3].to_usize()?;
+        match &convolution.weight {
+            Weight::Integer(..) => bail!("{}: its weights are integers, its input is not", convolution.name),
+            Weight::Float(tensor) => {
+                let weights = tensor.try_as_plain_ram()?.as_slice::<f32>()?;
+                let &[_, inputs, rows, columns] = tensor.shape() else { bail!("not four axes") };
+                ensure!(inputs == channels, "{}: {channels} channels come in, not {inputs}", convolution.name);
+                let weight = |output: usize, row: usize, at: usize| {
+                    weights[((output * inputs + at % channels) * rows + row) * columns + at / channels]
+                };
+                self.assemble([rows, columns], columns * channels, |_| 1.0, weight)
+            }
+            Weight::Dense(tensor) => {
+                let weights = tensor.try_as_plain_ram()?.as_slice::<f32>()?;
+                let [rows, columns] = [self.fact.shape[1].to_usize()?, self.fact.shape[2].to_usize()?];
+                let border = 2 * self.borders[self.layer.input];
+                let (rows, columns) = (rows - border, columns - border);
+                let (length, outputs) = (tensor.shape()[0], tensor.shape()[1]);
+                ensure!(
+                    length == rows * columns * channels,
+                    "{}: {length} inputs for {rows}×{columns}×{channels}",
+                    convolution.name
+                );
+                // The graph flattens by channel, row and column.
+                let weight = |output: usize, row: usize, at: usize| {
+                    weights[((at % channels * rows + row) * columns + at / channels) * outputs + output]
+                };
+                self.assemble([rows, columns], columns * channels, |_| 1.0, weight)
+            }
+        }
+    }
+
+    fn integer(&self) -> TractResult<Convolution<Integer>> {
+        let convolution = self.convolution;
+        let Weight::Integer(tensor, scales) = &convolution.weight else {
+            bail!("{}: its input is quantised, its weights are not", convolution.name)
+        };
+        let stored = self.fact.shape[3].to_usize()?;
+        let weights = tensor.try_as_plain_ram()?.as_slice::<i8>()?;
+        let &[_, inputs, rows, columns] = tensor.shape() else { bail!("not four axes") };
+        ensure!(
+            inputs == stored || stored == BYTE_CHANNELS && inputs == 3,
+            "{}: {stored} channels come in, not {inputs}",
+            convolution.name
+        );
+        ensure!(
+            (columns * stored).is_multiple_of(Integer::GROUP),
+            "{}: {stored} channels do not fill groups",
+            convolution.name
+        );
+        let input = self.layers[self.layer.input].scale.unwrap_or(1.0);
+        let weight = |output: usize, row: usize, at: usize| {
+            let (column, channel) = (at / stored, at % stored);
+            if channel < inputs { weights[((output * inputs + channel) * rows + row) * columns + column] } else { 0 }
+        };
+        let scale = |output: usize| input * scales.get(output).or_else(|| scales.first()).copied().unwrap_or(1.0);
+        self.assemble([rows, columns], columns * stored, scale, weight)
+    }
+
+    fn assemble<A: Arithmetic>(
+        &self,
+        kernel: [usize; 2],
+        run: usize,
+        scale: impl Fn(usize) -> f32,
+        weight: impl Fn(usize, usize, usize) -> A::Weight,
+    ) -> TractResult<Convolution<A>>
+    where
+        A::Weight: Into<f64>,
+    {
+        let convolution = self.convolution;
+        let unit = self.layer.scale.unwrap_or(1.0);
+        let slope = |channel: usize| convolution.slopes.as_ref().map_or(1.0, |slopes| slopes[channel]);
+        ensure!(
+            self.layer.scale.is_none() || convolution.slopes.is_some(),
+            "{}: bytes without a ReLU",
+            convolution.name
+        );
+        let channel = |(channel, bias): (usize, &f32)| Channel {
+            scale: scale(channel) / unit,
+            bias: bias / unit,
+            slope: slope(channel),
+        };
+        let channels: Vec<_> = convolution.bias.iter().enumerate().map(channel).collect();
+        let residual = convolution.residual.map(|(layer, pooled)| ResidualLayer {
+            border: self.borders[layer],
+            scale: self.layers[layer].scale.unwrap_or(1.0) / unit,
+            pooled,
+        });
+        Ok(Convolution {
+            weights: Arc::new(Weights::pack(kernel[0], run, &channels, weight)),
+            kernel,
+            stride: convolution.stride,
+            padding: convolution.padding,
+            border: self.borders[self.layer.input],
+            residual,
+            pool: convolution.pool,
+            sigmoid: convolution.sigmoid,
+            result: self.layout,
+        })
+    }
+}
+
+fn floats(tensor: &Tensor) -> Result<Vec<f32>, String> {
+    let view = tensor.try_as_plain_ram().map_err(|error| format!("{error:#}"))?;
+    view.as_slice::<f32>().map(<[f32]>::to_vec).map_err(|error| format!("{error:#}"))
+}
+
+fn whole_numbers(tensor: &Tensor) -> Result<Vec<i64>, String> {
+    let cast = tensor.cast_to::<i64>().map_err(|error| format!("{error:#}"))?;
+    let view = cast.try_as_plain_ram().map_err(|error| format!("{error:#}"))?;
+    view.as_slice::<i64>().map(<[i64]>::to_vec).map_err(|error| format!("{error:#}"))
+}
