@@ -21,6 +21,7 @@ mod quality;
 mod rgb;
 mod rows;
 mod runtime;
+mod timing;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,6 +40,7 @@ pub use manifest::{Pack, PackError, SelfTest, Tolerance};
 pub use quality::{Objection, Quality, QualityLimits};
 pub use rgb::{MAX_SIDE, Rgb};
 pub use runtime::RUNTIME_VERSION;
+pub use timing::{NetworkTime, time_networks};
 
 /// Why a picture, a network or an embedding cannot be used.
 #[derive(Debug, thiserror::Error)]
