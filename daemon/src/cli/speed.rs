@@ -194,11 +194,7 @@ fn measure(config: &Config, rounds: usize, before: BoardReport) -> anyhow::Resul
     let machine = Machine::read(Path::new("/"));
     // A large picture takes many times as long, and a few rounds of it tell as much.
     let few = rounds.div_ceil(5);
-    let pictures = [
-        (one_face(&pack)?, 1, rounds),
-        (large(&pack, Large::FourFaces)?, 4, few),
-        (large(&pack, Large::NoFace)?, 0, few),
-    ];
+    let pictures = [(one_face(&pack)?, 1, rounds), (four_faces(&pack)?, 4, few), (no_face(&pack)?, 0, few)];
     let (mut self_tests, mut one_thread, mut every_core) = (Vec::new(), Vec::new(), Vec::new());
     for precision in Precision::ALL {
         if !pack.offers(precision) || !device.has_arithmetic_for(precision) {
@@ -269,24 +265,24 @@ pub fn one_face(pack: &Pack) -> anyhow::Result<Vec<u8>> {
 
 const GROUND: image::Rgb<u8> = image::Rgb([96, 104, 112]);
 
-#[derive(PartialEq)]
-enum Large {
-    FourFaces,
-    NoFace,
-}
+/// Sides of the pack's face in the large pictures, which are 3840×2160.
+const TILE: u32 = 960;
 
-/// 3840×2160: the pack's face four times in a row, or its pixels in squares that are shuffled until no face is left.
-fn large(pack: &Pack, what: Large) -> anyhow::Result<Vec<u8>> {
-    const TILE: u32 = 960;
-    const SQUARE: u32 = 24;
+/// The pack's face four times in a row.
+fn four_faces(pack: &Pack) -> anyhow::Result<Vec<u8>> {
     let tile = face(pack, TILE)?;
     let mut picture = RgbImage::from_pixel(3840, 2160, GROUND);
-    if what == Large::FourFaces {
-        for column in 0..4 {
-            imageops::overlay(&mut picture, &tile, i64::from(column * TILE), 600);
-        }
-        return jpeg(&picture);
+    for column in 0..4 {
+        imageops::overlay(&mut picture, &tile, i64::from(column * TILE), 600);
     }
+    jpeg(&picture)
+}
+
+/// The face's pixels in squares, shuffled until none is left.
+fn no_face(pack: &Pack) -> anyhow::Result<Vec<u8>> {
+    const SQUARE: u32 = 24;
+    let tile = face(pack, TILE)?;
+    let mut picture = RgbImage::new(3840, 2160);
     for (square, (y, x)) in (0..2160 / SQUARE).flat_map(|y| (0..3840 / SQUARE).map(move |x| (y, x))).enumerate() {
         // A step that shares no divisor with the number of squares goes through all of them.
         let from = square as u32 * 1009 % (TILE / SQUARE).pow(2);
