@@ -314,7 +314,9 @@ impl Vision {
         let detail = align::wanted_detail(&detections, &self.alignment.template, self.alignment.size)
             .filter(|_| reduction > 1)
             .and_then(|bounds| part(bounds.enlarged(reduction)));
-        let detail = detail.as_ref().map(|(picture, corner)| (Pyramid::new(picture), *corner));
+        // A face that would be enlarged here is not `reduction` times as large as its chip there.
+        let halves = reduction.ilog2().saturating_sub(1) as usize;
+        let detail = detail.as_ref().map(|(picture, corner)| (Pyramid::with_halves(picture, halves), *corner));
         let mut timings = Timings { detect: found - started, align: found.elapsed(), ..Timings::default() };
         let mut faces = Vec::with_capacity(detections.len());
         for detection in detections {

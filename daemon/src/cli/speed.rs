@@ -29,26 +29,27 @@ const ABILITIES: [(&str, &str); 9] = [
     ("avx512_vnni", "avx512_vnni"),
 ];
 
-/// What `bench board` shows of each stage, in this order.
-const STAGES: [&str; 6] = ["decode", "detect", "align", "embed", "encode", "whole"];
+/// What is measured of a picture, in this order; the last is all but the encoding, to compare with what only recognises.
+const STAGES: [&str; 7] = ["decode", "detect", "align", "embed", "encode", "whole", "decode_to_embed"];
 
 /// Times of one picture, stage by stage.
 struct Stages {
     reply: Reply,
     /// Of each stage, the shortest first; in the order of [`STAGES`].
-    times: [Vec<Duration>; 6],
+    times: [Vec<Duration>; 7],
 }
 
 impl Stages {
     fn measure(recogniser: &Recogniser, bytes: &[u8], rounds: usize) -> anyhow::Result<Self> {
         // Plans for this picture's size are made on first sight.
         let mut reply = recogniser.recognise(bytes)?;
-        let mut times: [Vec<Duration>; 6] = Default::default();
+        let mut times: [Vec<Duration>; 7] = Default::default();
         for _ in 0..rounds.max(1) {
             let begun = Instant::now();
             reply = recogniser.recognise(bytes)?;
             let took = &reply.times;
-            let stages = [took.decode, took.detect, took.align, took.embed, took.encode, begun.elapsed()];
+            let recognised = took.decode + took.detect + took.align + took.embed;
+            let stages = [took.decode, took.detect, took.align, took.embed, took.encode, begun.elapsed(), recognised];
             times.iter_mut().zip(stages).for_each(|(of, time)| of.push(time));
         }
         times.iter_mut().for_each(|of| of.sort_unstable());
@@ -64,7 +65,7 @@ impl Stages {
     }
 }
 
-fn by_stage(times: &[Vec<Duration>; 6], of: fn(&[Duration]) -> f64) -> Map<String, Value> {
+fn by_stage(times: &[Vec<Duration>; 7], of: fn(&[Duration]) -> f64) -> Map<String, Value> {
     STAGES.iter().zip(times).map(|(stage, times)| ((*stage).to_owned(), json!(of(times)))).collect()
 }
 
@@ -95,9 +96,9 @@ pub fn engine(config: &Config, bytes: &[u8], rounds: usize, as_json: bool) -> an
     let ((width, height), faces) = (stages.reply.size, stages.reply.faces.len());
     println!("{} {precision}, {width}×{height}, {faces} faces, medians of {rounds}, one thread", pack.id());
     for (stage, times) in STAGES.iter().zip(&stages.times) {
-        println!("{stage:8} {:8.2} ms, shortest {:8.2} ms", median(times), shortest(times));
+        println!("{stage:15} {:8.2} ms, shortest {:8.2} ms", median(times), shortest(times));
     }
-    println!("load     {load:8.2} ms");
+    println!("{:15} {load:8.2} ms", "load");
     Ok(())
 }
 

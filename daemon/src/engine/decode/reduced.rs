@@ -134,9 +134,8 @@ impl<'a> Jpeg<'a> {
                     }
                 }
                 0xC0 | 0xC1 if frame.is_none() => frame = Some(segment),
-                0xC0..=0xCF | 0xD8..=0xD9 | 0xDC => return None,
                 0xDD if segment.len() == 2 => restart = number(segment, 0)?,
-                0xDD => return None,
+                0xC0..=0xCF | 0xD8..=0xD9 | 0xDC..=0xDD => return None,
                 // Adobe's: colours other than YCbCr are said here.
                 0xEE if segment.starts_with(b"Adobe") && segment.get(11) != Some(&1) => return None,
                 0xDA => return Self::scan(bytes, at, frame?, segment, restart, &quantisation, &codes),
