@@ -16,6 +16,7 @@ mod load;
 mod matching;
 mod page;
 mod people;
+mod speed;
 mod status;
 mod token;
 mod writes;

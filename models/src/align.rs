@@ -1,8 +1,9 @@
 //! Turning a face upright: the similarity that brings five landmarks closest to the pack's
 //! template, and the square chip cut with it.
 
-use crate::Rgb;
 use crate::area::Pyramid;
+use crate::detect::Detection;
+use crate::{Bounds, Rgb};
 
 /// Rotation, uniform scale and shift: `(x, y) → (a·x − b·y + tx, b·x + a·y + ty)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,6 +48,32 @@ impl Similarity {
     fn scale(&self) -> f64 {
         self.a.hypot(self.b)
     }
+
+    /// Whether the chip has more pixels than what is cut out for it.
+    pub(crate) fn enlarges(&self) -> bool {
+        self.scale() > 1.0
+    }
+}
+
+/// Where more detail would make better chips: around all the faces whose chips would be enlarged. None: nowhere.
+pub(crate) fn wanted_detail(detections: &[Detection], template: &[[f32; 2]; 5], side: usize) -> Option<Bounds> {
+    let end = side as f64;
+    let corners = |to_chip: Similarity| {
+        let back = to_chip.inverse();
+        [(-1.0, -1.0), (end, -1.0), (-1.0, end), (end, end)].map(|(u, v)| back.apply(u, v))
+    };
+    let chips = detections.iter().filter_map(|face| Similarity::between(&face.landmarks, template));
+    let points = chips.filter(Similarity::enlarges).flat_map(corners);
+    points
+        .map(|(x, y)| (x as f32, y as f32))
+        // A pixel more on each side, since cutting looks between pixels.
+        .map(|(x, y)| Bounds { left: x - 1.0, top: y - 1.0, right: x + 1.0, bottom: y + 1.0 })
+        .reduce(|a, b| Bounds {
+            left: a.left.min(b.left),
+            top: a.top.min(b.top),
+            right: a.right.max(b.right),
+            bottom: a.bottom.max(b.bottom),
+        })
 }
 
 /// Cuts the square chip that `to_chip` maps the picture onto, bilinearly; outside is black.

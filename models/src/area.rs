@@ -27,9 +27,15 @@ const PIXELS_PER_OUTPUT: f64 = 3.0;
 
 impl<'a> Pyramid<'a> {
     pub(crate) fn new(picture: &'a Rgb) -> Self {
+        // A picture has at most 2 to the 15th pixels along a side.
+        Self::with_halves(picture, 15)
+    }
+
+    /// With so many halved copies at most, for those who look at nothing larger.
+    pub(crate) fn with_halves(picture: &'a Rgb, most: usize) -> Self {
         let mut levels = vec![Cow::Borrowed(picture)];
         // A window is reduced to 12 pixels at least, so smaller copies would never be used.
-        while let Some(last) = levels.last().filter(|last| last.width.min(last.height) >= 96) {
+        while let Some(last) = levels.last().filter(|last| last.width.min(last.height) >= 96 && levels.len() <= most) {
             let half = halve(last);
             levels.push(Cow::Owned(half));
         }

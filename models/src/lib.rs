@@ -22,7 +22,7 @@ mod quality;
 mod rgb;
 mod rows;
 mod runtime;
-mod stopwatch;
+mod timing;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ pub use manifest::{Pack, PackError, SelfTest, Tolerance};
 pub use quality::{Objection, Quality, QualityLimits};
 pub use rgb::{MAX_SIDE, Rgb};
 pub use runtime::RUNTIME_VERSION;
-pub use stopwatch::{NetworkTimes, time_networks};
+pub use timing::{NetworkTime, time_networks};
 
 /// Why a picture, a network or an embedding cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -175,10 +175,22 @@ pub struct Bounds {
 }
 
 impl Bounds {
+    /// The same place in a picture whose sides are so many times as long. Whole numbers are the middles of pixels.
+    fn enlarged(self, times: usize) -> Self {
+        let [left, top] = enlarged([self.left, self.top], times);
+        let [right, bottom] = enlarged([self.right, self.bottom], times);
+        Self { left, top, right, bottom }
+    }
+
     /// The side of the square of the same area.
     pub fn size(&self) -> f32 {
         ((self.right - self.left).max(0.0) * (self.bottom - self.top).max(0.0)).sqrt()
     }
+}
+
+/// The place of a point, whose whole numbers are the middles of pixels, in a picture `times` as large.
+fn enlarged(point: [f32; 2], times: usize) -> [f32; 2] {
+    point.map(|v| (v + 0.5) * times as f32 - 0.5)
 }
 
 /// One face.
@@ -272,22 +284,57 @@ impl Vision {
         self.device
     }
 
+    /// By how much (1, 2 or 4) the sides of a picture may be divided before the detector sees less of the faces it is to
+    /// find.
+    pub fn reduction(&self, width: usize, height: usize, search: &Search) -> usize {
+        let most = if width.max(height) > MAX_SIDE { 1.0 } else { self.detector.reduction(width, height, search) };
+        [4, 2].into_iter().find(|&reduction| most >= f64::from(reduction as u8)).unwrap_or(1)
+    }
+
     /// Finds and embeds every face of a picture.
     pub fn recognise(&self, picture: &Rgb, search: &Search) -> Result<Analysis, VisionError> {
+        self.recognise_reduced(picture, 1, search, |_| None)
+    }
+
+    /// The same for a picture that is here with its sides divided by `reduction`. All places and sizes are those of the
+    /// whole picture. Where faces are too small in this one for the recogniser, `part` is asked for what lies within the
+    /// given bounds of the whole picture; it returns that and perhaps more, and where its left upper corner is.
+    pub fn recognise_reduced(
+        &self,
+        picture: &Rgb,
+        reduction: usize,
+        search: &Search,
+        part: impl FnOnce(Bounds) -> Option<(Rgb, [usize; 2])>,
+    ) -> Result<Analysis, VisionError> {
         picture.check()?;
         let started = Instant::now();
-        let picture = Pyramid::new(picture);
-        let detections = self.detector.detect(&picture, search)?;
-        let detect = started.elapsed();
-        let mut timings = Timings { detect, ..Timings::default() };
+        let pyramid = Pyramid::new(picture);
+        let reduced = Search { min_face_px: search.min_face_px / reduction, ..*search };
+        let detections = self.detector.detect(&pyramid, &reduced)?;
+        let found = Instant::now();
+        let detail = align::wanted_detail(&detections, &self.alignment.template, self.alignment.size)
+            .filter(|_| reduction > 1)
+            .and_then(|bounds| part(bounds.enlarged(reduction)));
+        // A face that would be enlarged here is not `reduction` times as large as its chip there.
+        let halves = reduction.ilog2().saturating_sub(1) as usize;
+        let detail = detail.as_ref().map(|(picture, corner)| (Pyramid::with_halves(picture, halves), *corner));
+        let mut timings = Timings { detect: found - started, align: found.elapsed(), ..Timings::default() };
         let mut faces = Vec::with_capacity(detections.len());
-        for Detection { bounds, landmarks, score } in detections {
+        for detection in detections {
             let started = Instant::now();
-            let Some(to_chip) = Similarity::between(&landmarks, &self.alignment.template) else {
+            let Detection { bounds, landmarks, score } = detection.enlarged(reduction);
+            let Some(mut to_chip) = Similarity::between(&detection.landmarks, &self.alignment.template) else {
                 // The detector lets no face without a distance between the eyes through.
                 continue;
             };
-            let chip = align::cut(&picture, &to_chip, self.alignment.size);
+            let mut source = &pyramid;
+            if let Some((part, [left, top])) = detail.as_ref().filter(|_| to_chip.enlarges()) {
+                let there = landmarks.map(|[x, y]| [x - *left as f32, y - *top as f32]);
+                if let Some(similarity) = Similarity::between(&there, &self.alignment.template) {
+                    (source, to_chip) = (part, similarity);
+                }
+            }
+            let chip = align::cut(source, &to_chip, self.alignment.size);
             let quality = Quality::measure(bounds, &landmarks, score, &chip);
             let aligned = Instant::now();
             let embedding = self.recogniser.embed(&chip)?;

@@ -65,8 +65,8 @@ pub(crate) struct Plan {
     /// What inputs must be like; any number fits an open side.
     shape: [Option<usize>; 4],
     plan: Arc<TypedRunnableModel>,
-    /// Why it does not run in our own operators.
-    left_to_tract: Option<String>,
+    /// It runs in our own operators, which take pixels as they are.
+    own: bool,
 }
 
 /// What a run returns: one tensor for each output, in the order the decoder asked for.
@@ -99,26 +99,18 @@ impl Network {
 
     /// Makes it ready for inputs of one shape. For a GPU, call within [`on_gpu`].
     pub(crate) fn plan(&self, shape: [usize; 4], device: Device, pixels: &Pixels) -> Result<Plan, VisionError> {
-        let left_to_tract = match device {
-            Device::Cpu => match self.open_plan(shape.map(Some), pixels) {
-                Ok(plan) => return Ok(plan),
-                Err(reason) => reason.to_string(),
-            },
-            Device::Cuda => "it runs on a GPU".into(),
-        };
+        if device == Device::Cpu
+            && let Ok(plan) = self.open_plan(shape.map(Some), pixels)
+        {
+            return Ok(plan);
+        }
         let model = self.typed(shape)?;
         let plan = match device {
             Device::Cpu => model.into_optimized().and_then(IntoRunnable::into_runnable),
             Device::Cuda => model.into_decluttered().and_then(gpu::plan),
         };
         let plan = plan.map_err(|error| self.unusable(&error))?;
-        Ok(Plan {
-            file: self.file.clone(),
-            pixels: pixels.clone(),
-            shape: shape.map(Some),
-            plan,
-            left_to_tract: Some(left_to_tract),
-        })
+        Ok(Plan { file: self.file.clone(), pixels: pixels.clone(), shape: shape.map(Some), plan, own: false })
     }
 
     /// Makes it ready for inputs of every shape with these sides, in our own operators.
@@ -127,7 +119,7 @@ impl Network {
         let model = graph.and_then(|graph| lower::lower(graph, &self.outputs, shape, pixels));
         let model = model.map_err(|reason| VisionError::Network { file: self.file.clone(), reason })?;
         let plan = model.into_runnable().map_err(|error| self.unusable(&error))?;
-        Ok(Plan { file: self.file.clone(), pixels: pixels.clone(), shape, plan, left_to_tract: None })
+        Ok(Plan { file: self.file.clone(), pixels: pixels.clone(), shape, plan, own: true })
     }
 
     /// Fails if any convolution would run in floating point, naming each.
@@ -191,9 +183,10 @@ impl Plan {
         }
         let wrong = |error: TractError| failed(format!("{error:#}"));
         let [pictures, channels, height, width] = shape;
-        let input = match self.left_to_tract {
-            None => Tensor::from_shape(&[pictures, height, width, channels], pixels),
-            Some(_) => Tensor::from_shape(&shape, &self.pixels.planes(pictures, pixels)),
+        let input = if self.own {
+            Tensor::from_shape(&[pictures, height, width, channels], pixels)
+        } else {
+            Tensor::from_shape(&shape, &self.pixels.planes(pictures, pixels))
         };
         let input = input.map_err(wrong)?;
         let outputs = self.plan.run(tvec!(input.into_tvalue())).map_err(wrong)?;
@@ -220,11 +213,6 @@ impl Plan {
             }
         }
         Ok(())
-    }
-
-    /// Why it does not run in our own operators, if it does not.
-    pub(crate) fn left_to_tract(&self) -> Option<&str> {
-        self.left_to_tract.as_deref()
     }
 }
 

@@ -2,16 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, anyhow};
-use image::{ImageFormat, RgbImage, imageops};
 use serde_json::json;
 
-use super::{OwnEngines, load, matching, own_engine, page, writes};
-use crate::app;
+use super::{OwnEngines, load, matching, own_engine, page, speed, writes};
 use crate::config::Config;
-use crate::engine::{Recogniser, Reply, load_pack};
+use crate::engine::load_pack;
 use crate::recognition::Picture;
 
 /// What can be measured.
@@ -21,6 +19,24 @@ pub enum Bench {
     Engine {
         /// A picture; without one, the bundled face in 640×480
         picture: Option<PathBuf>,
+        /// How often
+        #[arg(long, default_value_t = 50)]
+        rounds: usize,
+        /// Answers as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Everything worth comparing between boards, as a block to paste into a report
+    Board {
+        /// How often a 640×480 picture is recognised; large ones a fifth as often
+        #[arg(long, default_value_t = 30)]
+        rounds: usize,
+        /// Answers as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Time of each network alone on one thread
+    Networks {
         /// How often
         #[arg(long, default_value_t = 50)]
         rounds: usize,
@@ -63,7 +79,12 @@ pub async fn run(config: &Config, bench: Bench) -> anyhow::Result<ExitCode> {
                 None => bench_picture(config)?,
             };
             let config = config.clone();
-            tokio::task::spawn_blocking(move || stages(&config, &bytes, rounds.max(1), json)).await??;
+            tokio::task::spawn_blocking(move || speed::engine(&config, &bytes, rounds, json)).await??;
+        }
+        Bench::Board { rounds, json } => speed::board(config, rounds, json).await?,
+        Bench::Networks { rounds, json } => {
+            let config = config.clone();
+            tokio::task::spawn_blocking(move || speed::networks(&config, rounds, json)).await??;
         }
         // As a task, which is how the dispatcher calls the engine.
         Bench::Boundary { rounds, json } => tokio::spawn(boundary(config.clone(), rounds.max(1), json)).await??,
@@ -79,16 +100,8 @@ pub async fn run(config: &Config, bench: Bench) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The pack's self-test face, 480 pixels high, in the middle of a plain 640×480 picture.
-pub fn bench_picture(config: &Config) -> anyhow::Result<Vec<u8>> {
-    let pack = load_pack(config.models.pack.as_deref())?;
-    let face = image::load_from_memory(&pack.self_test_picture()?)?.into_rgb8();
-    let face = imageops::resize(&face, 480, 480, imageops::FilterType::CatmullRom);
-    let mut picture = RgbImage::from_pixel(640, 480, image::Rgb([96, 104, 112]));
-    imageops::overlay(&mut picture, &face, 80, 0);
-    let mut jpeg = std::io::Cursor::new(Vec::new());
-    picture.write_to(&mut jpeg, ImageFormat::Jpeg)?;
-    Ok(jpeg.into_inner())
+fn bench_picture(config: &Config) -> anyhow::Result<Vec<u8>> {
+    speed::one_face(&load_pack(config.models.pack.as_deref())?)
 }
 
 /// In turn, so that whatever else the machine does falls on both alike.
@@ -130,50 +143,5 @@ async fn boundary(mut config: Config, rounds: usize, as_json: bool) -> anyhow::R
         println!("medians of {rounds} in turn: {inside:.2} ms in this process, {across:.2} ms in an engine process");
         println!("the boundary costs {:.1} % (median of the pairs)", 100.0 * overhead);
     }
-    Ok(())
-}
-
-fn stages(config: &Config, bytes: &[u8], rounds: usize, as_json: bool) -> anyhow::Result<()> {
-    let pack = load_pack(config.models.pack.as_deref())?;
-    let precision = config.models.precision.unwrap_or_else(|| pack.default_precision(config.engine.device));
-    let begun = Instant::now();
-    let recogniser = Recogniser::load(&pack, precision, config.engine.device, &app::engine_settings(config))?;
-    let load = begun.elapsed();
-    let mut replies: Vec<(Duration, Reply)> = Vec::with_capacity(rounds);
-    recogniser.recognise(bytes)?; // plans for this picture's size are made on first sight
-    for _ in 0..rounds {
-        let begun = Instant::now();
-        let reply = recogniser.recognise(bytes)?;
-        replies.push((begun.elapsed(), reply));
-    }
-    let median = |of: &dyn Fn(&(Duration, Reply)) -> Duration| {
-        let mut times: Vec<_> = replies.iter().map(of).collect();
-        times.sort();
-        times[times.len() / 2].as_secs_f64() * 1e3
-    };
-    let rows = [
-        ("decode", median(&|r| r.1.times.decode)),
-        ("detect", median(&|r| r.1.times.detect)),
-        ("align", median(&|r| r.1.times.align)),
-        ("embed", median(&|r| r.1.times.embed)),
-        ("encode", median(&|r| r.1.times.encode)),
-        ("whole", median(&|r| r.0)),
-    ];
-    let (width, height) = replies[0].1.size;
-    let faces = replies[0].1.faces.len();
-    if as_json {
-        let stages: serde_json::Map<_, _> = rows.iter().map(|(name, ms)| ((*name).into(), json!(ms))).collect();
-        println!(
-            "{}",
-            json!({ "pack": pack.id(), "precision": precision.as_str(), "width": width, "height": height,
-                "faces": faces, "rounds": rounds, "load_ms": load.as_secs_f64() * 1e3, "median_ms": stages })
-        );
-        return Ok(());
-    }
-    println!("{} {}, {width}×{height}, {faces} faces, medians of {rounds}, one thread", pack.id(), precision.as_str());
-    for (name, ms) in rows {
-        println!("{name:8} {ms:8.2} ms");
-    }
-    println!("load     {:8.2} ms", load.as_secs_f64() * 1e3);
     Ok(())
 }

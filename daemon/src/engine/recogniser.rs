@@ -6,7 +6,7 @@ use kith_vision::{
     Comparison, Device, Face, Pack, Precision, QualityLimits, Search, Vision, VisionError, compare_precisions,
 };
 
-use super::decode::{DecodeLimits, decode};
+use super::decode::{DecodeLimits, Sight, decode, look};
 use super::{EngineError, EngineSettings, FoundFace, Reply, StageTimes, encode};
 
 const THUMBNAIL_SIDE: u32 = 240;
@@ -58,17 +58,21 @@ impl Recogniser {
     /// Everything about one picture.
     pub fn recognise(&self, bytes: &[u8]) -> Result<Reply, EngineError> {
         let begun = Instant::now();
-        let picture = decode(bytes, &self.limits).map_err(|error| EngineError::Unreadable(error.to_string()))?;
+        let reduction = |width, height| self.vision.reduction(width, height, &self.search);
+        let sight = look(bytes, &self.limits, reduction).map_err(|error| EngineError::Unreadable(error.to_string()))?;
+        let Sight { picture, reduction, size, mut whole } = sight;
         let decoded = begun.elapsed();
-        let analysis = self.vision.recognise(&picture, &self.search).map_err(|error| match error {
-            VisionError::PictureSides { .. } => EngineError::Unreadable(error.to_string()),
-            other => failed(other),
-        })?;
+        let part = |bounds| whole.part(bounds);
+        let analysis =
+            self.vision.recognise_reduced(&picture, reduction, &self.search, part).map_err(|error| match error {
+                VisionError::PictureSides { .. } => EngineError::Unreadable(error.to_string()),
+                other => failed(other),
+            })?;
         let begun = Instant::now();
         let thumbnail = encode::thumbnail(&picture, THUMBNAIL_SIDE).map_err(failed)?;
         let faces = analysis.faces.into_iter().map(|face| self.found(face)).collect::<Result<_, _>>()?;
         Ok(Reply {
-            size: (picture.width as u32, picture.height as u32),
+            size: (size.0 as u32, size.1 as u32),
             faces,
             thumbnail,
             times: StageTimes {
@@ -97,4 +101,49 @@ impl Recogniser {
 
 fn failed(error: impl std::fmt::Display) -> EngineError {
     EngineError::Failed(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::path::Path;
+
+    use image::{RgbImage, imageops};
+    use kith_vision::Rgb;
+
+    use super::*;
+
+    /// 3600×2700 with the pack's face twice: large enough for its chip even in half, and not.
+    fn two_faces(pack: &Pack) -> Rgb {
+        let face = image::load_from_memory(&pack.self_test_picture().unwrap()).unwrap().into_rgb8();
+        let mut picture = RgbImage::from_pixel(3600, 2700, image::Rgb([96, 104, 112]));
+        for (side, x, y) in [(2000, 100, 300), (700, 2600, 1500)] {
+            let face = imageops::resize(&face, side, side, imageops::FilterType::CatmullRom);
+            imageops::overlay(&mut picture, &face, x, y);
+        }
+        Rgb { width: 3600, height: 2700, pixels: picture.into_raw() }
+    }
+
+    #[test]
+    fn a_large_picture_gives_the_faces_it_would_give_as_a_whole() {
+        let pack = Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/dlib-mtcnn")).unwrap();
+        let limits = DecodeLimits { max_bytes: 50 << 20, max_pixels: 50_000_000 };
+        let settings = EngineSettings { limits, min_face_px: None, max_faces: 10, threads: 1 };
+        let recogniser = Recogniser::load(&pack, Precision::Float32, Device::Cpu, &settings).unwrap();
+        let bytes = encode::jpeg(&two_faces(&pack), 90).unwrap();
+        let reply = recogniser.recognise(&bytes).unwrap();
+        let whole = decode(&bytes, &limits).unwrap();
+        assert!(recogniser.vision.reduction(whole.width, whole.height, &recogniser.search) > 1);
+        let expected = recogniser.vision.recognise(&whole, &recogniser.search).unwrap().faces;
+        assert_eq!((reply.size, reply.faces.len(), expected.len()), ((3600, 2700), 2, 2));
+        for (found, expected) in reply.faces.iter().zip(&expected) {
+            let size = expected.bounds.size();
+            let points = found.landmarks.as_flattened().iter().zip(expected.landmarks.as_flattened());
+            assert!(points.clone().all(|(a, b)| (a - b).abs() < size / 40.0), "{points:?}");
+            let distance = pack.matching().metric.distance(&found.embedding, &expected.embedding);
+            assert!(distance < 0.1, "a face of {size} pixels is {distance} away from itself");
+            println!("{size} pixels: {distance}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ mod api; // the HTTP API, and that it is what its documentation says
 mod auth; // who may do what on the LAN, and how many and how slow they may be
 mod backup; // made, refused, restored; and what comes back of a damaged database
 mod bad_input; // what cannot be read ends in words and disturbs nothing
+mod bench; // the benches, for their results
 mod broker; // a real mosquitto
 mod camera; // every so often and on motion, bursts, cameras that stall, glitch and vanish
 mod command_line; // enroll, identify, status, check-config

@@ -41,6 +41,14 @@ impl Detector {
         }
     }
 
+    /// How much larger than needed the smallest faces are that are looked for in a picture of these sides.
+    pub(crate) fn reduction(&self, width: usize, height: usize, search: &Search) -> f64 {
+        match self {
+            Self::Mtcnn(_) => mtcnn::reduction(width, height, search.min_face_px),
+            Self::Yunet(yunet) => yunet.reduction(width, height),
+        }
+    }
+
     /// The faces of a picture, the most prominent first.
     pub(crate) fn detect(&self, picture: &Pyramid, search: &Search) -> Result<Vec<Detection>, VisionError> {
         let mut faces = match self {
@@ -57,6 +65,12 @@ impl Detector {
 }
 
 impl Detection {
+    /// The same face in a picture whose sides are so many times as long.
+    pub(crate) fn enlarged(self, times: usize) -> Self {
+        let landmarks = self.landmarks.map(|point| crate::enlarged(point, times));
+        Self { bounds: self.bounds.enlarged(times), landmarks, ..self }
+    }
+
     fn prominence(&self) -> f32 {
         self.score * self.bounds.size()
     }

@@ -11,6 +11,8 @@ use crate::{Bounds, Pack, Search, VisionError};
 
 /// The side of P-Net's view, and so of the smallest face it can see.
 const PNET_VIEW: f64 = 12.0;
+/// The side of R-Net's view.
+const RNET_VIEW: f64 = 24.0;
 /// P-Net looks at every second pixel.
 const PNET_STRIDE: f64 = 2.0;
 /// The most pixels the largest pyramid level may have. This bounds the time: in a larger picture
@@ -70,6 +72,17 @@ fn pixels() -> Pixels {
     Pixels::new([127.5; 3], 1.0 / 128.0, Colour::Rgb)
 }
 
+/// R-Net sees every face in 24 pixels: so many the smallest one that P-Net finds must keep.
+pub(crate) fn reduction(width: usize, height: usize, min_face_px: usize) -> f64 {
+    PNET_VIEW / largest_scale(width as f64, height as f64, min_face_px) / RNET_VIEW
+}
+
+/// By how much the picture is scaled for the largest level.
+fn largest_scale(width: f64, height: f64, min_face_px: usize) -> f64 {
+    let wanted = PNET_VIEW / (min_face_px as f64).max(PNET_VIEW);
+    wanted.min((LARGEST_LEVEL / (width * height)).sqrt())
+}
+
 impl Mtcnn {
     pub(crate) fn load(pack: &Pack, spec: &MtcnnSpec) -> Result<Self, VisionError> {
         let pnet = Network::load(pack, &spec.pnet, &["prob", "reg"])?;
@@ -79,7 +92,7 @@ impl Mtcnn {
         let onet = Network::load(pack, &spec.onet, &["prob", "reg", "points"])?;
         Ok(Self {
             pnet,
-            rnet: Refiner::new(&rnet, 24, &[1, 4])?,
+            rnet: Refiner::new(&rnet, RNET_VIEW as usize, &[1, 4])?,
             onet: Refiner::new(&onet, 48, &[1, 4, 10])?,
             thresholds: spec.thresholds,
             pyramid_factor: f64::from(spec.pyramid_factor),
@@ -106,8 +119,7 @@ impl Mtcnn {
     fn propose(&self, picture: &Pyramid, min_face_px: usize) -> Result<Vec<Candidate>, VisionError> {
         let (width, height) = (picture.width() as f64, picture.height() as f64);
         let whole = Window { left: 0.0, top: 0.0, width, height };
-        let wanted = PNET_VIEW / (min_face_px as f64).max(PNET_VIEW);
-        let mut scale = wanted.min((LARGEST_LEVEL / (width * height)).sqrt());
+        let mut scale = largest_scale(width, height, min_face_px);
         let mut proposals = Vec::new();
         let mut input = Vec::new();
         while width.min(height) * scale >= PNET_VIEW {

@@ -43,6 +43,11 @@ impl Yunet {
         Ok(Self { plan, height, width, score_threshold: spec.score_threshold, nms_iou: spec.nms_iou })
     }
 
+    /// The network sees the whole picture in its input's sides.
+    pub(crate) fn reduction(&self, width: usize, height: usize) -> f64 {
+        (width as f64 / self.width as f64).max(height as f64 / self.height as f64)
+    }
+
     pub(crate) fn detect(&self, picture: &Pyramid, search: &Search) -> Result<Vec<Detection>, VisionError> {
         let (width, height) = (self.width as f64, self.height as f64);
         // Never enlarged: the network knows no faces above about 300 pixels.
