@@ -36,7 +36,7 @@ pub use compare::{Comparison, Trial, compare_precisions};
 pub use device::{Device, Precision};
 pub use gallery::{Candidate, Gallery, Matching, Metric, Outcome, Verdict};
 pub use manifest::{Pack, PackError, SelfTest, Tolerance};
-pub use quality::{Objection, Quality, QualityLimits};
+pub use quality::{Objection, Part, Quality, QualityLimits};
 pub use rgb::{MAX_SIDE, Rgb};
 pub use runtime::RUNTIME_VERSION;
 
@@ -285,7 +285,7 @@ impl Vision {
                 continue;
             };
             let chip = align::cut(&picture, &to_chip, self.alignment.size);
-            let quality = Quality::measure(bounds, &landmarks, score, &chip);
+            let quality = Quality::measure(bounds, &landmarks, score, &chip, [picture.width(), picture.height()]);
             let aligned = Instant::now();
             let embedding = self.recogniser.embed(&chip)?;
             timings.align += aligned - started;

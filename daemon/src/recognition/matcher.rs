@@ -118,11 +118,22 @@ impl Matcher {
 
     fn identify_face(&self, snapshot: &Snapshot, face: FoundFace) -> Result<IdentifiedFace, VisionError> {
         let judgement = self.judge_by(snapshot, &face.embedding, face.quality)?;
+        // An engine elsewhere may have limits of its own, or none.
+        let too_poor = || {
+            (face.quality < self.known_from).then(|| {
+                format!(
+                    "The face is too poor to tell anybody by it: its quality is {:.2}, at least {:.2} is needed.",
+                    face.quality, self.known_from
+                )
+            })
+        };
+        let objection = face.objection.or_else(too_poor);
         Ok(IdentifiedFace {
             bounds: face.bounds,
             landmarks: face.landmarks,
             score: face.score,
             quality: face.quality,
+            objection,
             outcome: judgement.outcome,
             person: judgement.person,
             distance: judgement.distance,
