@@ -24,6 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         };
         let picture = Rgb::new(picture.width() as usize, picture.height() as usize, picture.into_raw())?;
+        let size = [picture.width, picture.height];
         let analysis = vision.recognise(&picture, &search)?;
         let timings = analysis.timings;
         let milliseconds = [timings.detect, timings.align, timings.embed].map(|stage| stage.as_secs_f64() * 1e3);
@@ -35,7 +36,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                 "quality": q.score, "embedding": face.embedding,
             })
         });
-        println!("{}", serde_json::json!({ "path": path, "ms": milliseconds, "faces": faces.collect::<Vec<_>>() }));
+        println!(
+            "{}",
+            serde_json::json!({ "path": path, "size": size, "ms": milliseconds, "faces": faces.collect::<Vec<_>>() })
+        );
     }
     Ok(())
 }

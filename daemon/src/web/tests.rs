@@ -100,7 +100,7 @@ impl Site {
             finished_at_ms: 1_795_418_466_000,
             duration_ms: 84,
             result_id: format!("result-{}", claimed.id),
-            payload: "{}".into(),
+            payload: r#"{"faces":[{"objection":"The face is too dark."}]}"#.into(),
             judged_by: None,
             publish: true,
         })
@@ -126,7 +126,7 @@ impl Site {
             landmarks: [[0.0; 2]; 5],
             score: 0.99,
             quality: 0.7,
-            objection: Some("The face is too dark.".into()),
+            objection: None,
             outcome: Outcome::Known,
             person: Some(candidate.clone()),
             distance: Some(0.41),
