@@ -245,8 +245,10 @@ pub struct IdentifiedFace {
     pub landmarks: [[f32; 2]; 5],
     /// Detector's confidence, 0 to 1.
     pub score: f32,
-    /// Size, sharpness and pose in one number, 0 to 1.
+    /// How fit it is to be known by, 0 to 1.
     pub quality: f32,
+    /// What speaks against the face itself, as a sentence; always there when it is too poor to be known.
+    pub objection: Option<String>,
     /// Known, uncertain or unknown.
     pub outcome: Outcome,
     /// Who it is (known) or may be (uncertain).

@@ -37,6 +37,9 @@ pub struct FaceMessage<'a> {
     bounds: [f32; 4],
     score: f32,
     quality: f32,
+    /// What speaks against the face itself: too small, cut by the edge, dark, blurred, turned away. Below a quality that
+    /// the model pack names it is there, and nobody is known by it.
+    objection: Option<&'a str>,
     outcome: Outcome,
     #[schema(value_type = Option<NamedCandidate>)]
     person: Option<&'a NamedCandidate>,
@@ -52,6 +55,7 @@ impl<'a> From<&'a IdentifiedFace> for FaceMessage<'a> {
             bounds: face.bounds,
             score: face.score,
             quality: face.quality,
+            objection: face.objection.as_deref(),
             outcome: face.outcome,
             person: face.person.as_ref(),
             distance: face.distance,

@@ -24,6 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         };
         let picture = Rgb::new(picture.width() as usize, picture.height() as usize, picture.into_raw())?;
+        let size = [picture.width, picture.height];
         let analysis = vision.recognise(&picture, &search)?;
         let timings = analysis.timings;
         let milliseconds = [timings.detect, timings.align, timings.embed].map(|stage| stage.as_secs_f64() * 1e3);
@@ -31,11 +32,14 @@ fn main() -> Result<(), Box<dyn Error>> {
             let (b, q) = (face.bounds, face.quality);
             serde_json::json!({
                 "bounds": [b.left, b.top, b.right, b.bottom], "landmarks": face.landmarks, "score": face.score,
-                "size_px": q.size_px, "sharpness": q.sharpness, "yaw": q.yaw, "pitch": q.pitch, "roll": q.roll_degrees,
+                "size_px": q.size_px, "cut": q.cut, "brightness": q.brightness, "sharpness": q.sharpness, "yaw": q.yaw, "pitch": q.pitch, "roll": q.roll_degrees,
                 "quality": q.score, "embedding": face.embedding,
             })
         });
-        println!("{}", serde_json::json!({ "path": path, "ms": milliseconds, "faces": faces.collect::<Vec<_>>() }));
+        println!(
+            "{}",
+            serde_json::json!({ "path": path, "size": size, "ms": milliseconds, "faces": faces.collect::<Vec<_>>() })
+        );
     }
     Ok(())
 }

@@ -1,167 +1,395 @@
-//! How well distances tell same from different people: accuracy, and missed matches at a given
-//! rate of false ones. Works on numbers only; making the pairs is the caller's.
+//! How well distances tell same from different people: accuracy on pairs, true matches at a given rate of false ones,
+//! what a quality is worth, each with an interval over people. Works on numbers only; making them is the caller's.
 
-/// The distance of a pair of pictures, and whether they show the same person.
+use crate::gallery::Metric;
+
+/// The distance of two pictures, and whom they show: two of the numbers 0 to the count of people.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pair {
-    /// In the pack's metric.
+    /// In the pack's metric; infinite where a picture shows no face.
     pub distance: f32,
-    /// The truth.
-    pub same: bool,
+    /// Equal for a pair of one person.
+    pub people: [u32; 2],
 }
 
-/// What a set of pairs says about a recogniser.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Evaluation {
-    /// Pairs of one person.
-    pub genuine: usize,
-    /// Pairs of two people.
-    pub impostors: usize,
-    /// The share of pairs told right at the threshold asked about.
-    pub accuracy: f64,
-    /// The threshold that tells the most pairs right; between two distances of the set.
-    pub best_threshold: f32,
-    /// The share told right there. Flatters, since the same pairs chose the threshold.
-    pub best_accuracy: f64,
-    /// Mean distance of the pairs of one person.
-    pub genuine_mean: f64,
-    /// Mean distance of the pairs of two people.
-    pub impostor_mean: f64,
-    /// Where at most one impostor pair in a hundred passes; with under 100 of them, none does.
-    pub at_fmr_1e2: OperatingPoint,
-    /// Where at most one in a thousand passes; with under 1 000 of them, none does, which says little.
-    pub at_fmr_1e3: OperatingPoint,
-}
-
-/// A threshold chosen by its false match rate.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct OperatingPoint {
-    /// Pairs nearer than this pass.
-    pub threshold: f32,
-    /// The share of genuine pairs that do not pass (false non-match rate).
-    pub fnmr: f64,
-}
-
-/// Evaluates pairs; a pair counts as same when nearer than `threshold`. A picture without a face
-/// belongs in the set too, as a pair at infinite distance. None without both kinds of pairs, or
-/// if a distance is no number.
-pub fn evaluate(pairs: &[Pair], threshold: f32) -> Option<Evaluation> {
-    if pairs.iter().any(|pair| pair.distance.is_nan()) {
-        return None;
+impl Pair {
+    /// Whether both pictures show one person.
+    pub fn same(&self) -> bool {
+        self.people[0] == self.people[1]
     }
-    let mut sorted = pairs.to_vec();
-    sorted.sort_by(|a, b| a.distance.total_cmp(&b.distance));
-    let distances =
-        |same: bool| sorted.iter().filter(move |pair| pair.same == same).map(|pair| pair.distance).collect::<Vec<_>>();
-    let (genuine, impostors) = (distances(true), distances(false));
-    if genuine.is_empty() || impostors.is_empty() {
-        return None;
+
+    fn right(&self, threshold: f32) -> bool {
+        (self.distance < threshold) == self.same()
     }
-    let (best_threshold, best_right) = best(&sorted, impostors.len());
-    let right = pairs.iter().filter(|pair| (pair.distance < threshold) == pair.same).count();
-    let share = |count: usize| count as f64 / pairs.len() as f64;
-    Some(Evaluation {
-        genuine: genuine.len(),
-        impostors: impostors.len(),
-        accuracy: share(right),
-        best_threshold,
-        best_accuracy: share(best_right),
-        genuine_mean: mean(&genuine),
-        impostor_mean: mean(&impostors),
-        at_fmr_1e2: operating_point(&genuine, &impostors, 100),
-        at_fmr_1e3: operating_point(&genuine, &impostors, 1000),
-    })
+
+    /// How often the pair is in a sample of people. A pair of one person comes with the person, a pair of two as often
+    /// as there are ways to choose them.
+    fn weight(&self, sample: &Sample) -> f64 {
+        let [a, b] = self.people.map(|person| f64::from(sample.times[person as usize]));
+        if self.same() { a } else { a * b }
+    }
 }
 
-/// Of all thresholds the one with the most pairs told right, and how many; of several, the lowest.
-fn best(sorted: &[Pair], impostors: usize) -> (f32, usize) {
-    // Below every distance nothing passes, which is right for every impostor pair.
-    let mut right = impostors;
-    let (mut best_right, mut best_threshold) = (right, sorted[0].distance);
-    for (ix, pair) in sorted.iter().enumerate() {
-        right = if pair.same { right + 1 } else { right - 1 };
-        let next = sorted.get(ix + 1).map_or(f32::INFINITY, |next| next.distance);
-        // Equal distances pass together or not at all.
-        if right > best_right && next > pair.distance {
-            best_right = right;
-            best_threshold =
-                if next.is_finite() { pair.distance + (next - pair.distance) / 2.0 } else { pair.distance.next_up() };
+/// How often each person is counted: once each, or as a draw with replacement has it.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    times: Vec<u32>,
+}
+
+impl Sample {
+    /// Everybody once: what was measured.
+    pub fn everybody(people: usize) -> Self {
+        Self { times: vec![1; people] }
+    }
+
+    /// As many draws as there are people. The numbers are SplitMix64's, so that a run can be repeated anywhere.
+    fn drawn(people: usize, state: &mut u64) -> Self {
+        let mut times = vec![0; people];
+        for _ in 0..people {
+            *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = *state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^= z >> 31;
+            times[((u128::from(z) * people as u128) >> 64) as usize] += 1;
         }
+        Self { times }
     }
-    (best_threshold, best_right)
 }
 
-/// The highest threshold at which at most one in `one_in` impostor pairs passes.
-fn operating_point(genuine: &[f32], impostors: &[f32], one_in: usize) -> OperatingPoint {
-    let allowed = impostors.len() / one_in;
-    let threshold = impostors.get(allowed).copied().unwrap_or(f32::INFINITY);
-    let missed = genuine.iter().filter(|distance| **distance >= threshold).count();
-    OperatingPoint { threshold, fnmr: missed as f64 / genuine.len() as f64 }
+/// A figure, and between what the middle 95 % of it lie when the people are drawn anew.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// What was measured.
+    pub value: f64,
+    /// One resample in forty is below.
+    pub low: f64,
+    /// One resample in forty is above.
+    pub high: f64,
 }
 
-/// Infinite distances stand for missing faces and have no place in a mean.
-fn mean(distances: &[f32]) -> f64 {
-    let finite = || distances.iter().filter(|d| d.is_finite());
-    finite().map(|d| f64::from(*d)).sum::<f64>() / finite().count().max(1) as f64
+/// How often people are drawn anew for an interval.
+const RESAMPLES: usize = 1000;
+
+/// A figure with its interval by bootstrap over people: all pictures of one stand or fall together, which pairs of
+/// pictures drawn one by one would hide. The same draws for every figure, so a difference can be a figure.
+pub fn estimate(people: usize, figure: impl Fn(&Sample) -> f64) -> Estimate {
+    let value = figure(&Sample::everybody(people));
+    let mut state = 0;
+    let mut drawn: Vec<f64> = (0..RESAMPLES).map(|_| figure(&Sample::drawn(people, &mut state))).collect();
+    // A draw without a pair of one person has no rate of missed ones.
+    drawn.retain(|figure| figure.is_finite());
+    drawn.sort_by(f64::total_cmp);
+    let at = |share: f64| drawn.get((share * drawn.len() as f64) as usize).copied().unwrap_or(value);
+    Estimate { value, low: at(0.025), high: at(0.975) }
+}
+
+/// The pairs asked about.
+#[derive(Debug, Clone)]
+pub struct Pairs {
+    pairs: Vec<Pair>,
+    /// Their places, the nearest first.
+    by_distance: Vec<usize>,
+}
+
+impl Pairs {
+    /// A pair counts as same when nearer than a threshold. None without pairs of both kinds, or if a distance is no
+    /// number.
+    pub fn new(pairs: Vec<Pair>) -> Option<Self> {
+        let both_kinds = pairs.iter().any(Pair::same) && !pairs.iter().all(Pair::same);
+        if !both_kinds || pairs.iter().any(|pair| pair.distance.is_nan()) {
+            return None;
+        }
+        let mut by_distance: Vec<_> = (0..pairs.len()).collect();
+        by_distance.sort_by(|&a, &b| pairs[a].distance.total_cmp(&pairs[b].distance));
+        Some(Self { pairs, by_distance })
+    }
+
+    /// How many show one person.
+    pub fn genuine(&self) -> usize {
+        self.pairs.iter().filter(|pair| pair.same()).count()
+    }
+
+    /// Mean distance of the pairs of one person, or of two.
+    pub fn mean(&self, same: bool) -> f64 {
+        // Infinite distances stand for missing faces and have no place in a mean.
+        let finite = || self.pairs.iter().filter(|pair| pair.same() == same && pair.distance.is_finite());
+        finite().map(|pair| f64::from(pair.distance)).sum::<f64>() / finite().count().max(1) as f64
+    }
+
+    /// The share of pairs told right.
+    pub fn accuracy(&self, threshold: f32, sample: &Sample) -> f64 {
+        self.share(sample, |_, pair| pair.right(threshold))
+    }
+
+    /// The threshold that tells the most pairs right, and the share. Flatters, since the same pairs chose it. Of several
+    /// the lowest; between two distances of the set.
+    pub fn best(&self, sample: &Sample) -> (f32, f64) {
+        let total: f64 = self.pairs.iter().map(|pair| pair.weight(sample)).sum();
+        let sorted = || self.by_distance.iter().map(|&ix| &self.pairs[ix]);
+        // Below every distance nothing passes, which is right for every pair of two people.
+        let mut right: f64 = self.pairs.iter().filter(|pair| !pair.same()).map(|pair| pair.weight(sample)).sum();
+        let mut best = (sorted().next().map_or(0.0, |pair| pair.distance), right);
+        let later = sorted().skip(1).map(|pair| pair.distance).chain([f32::INFINITY]);
+        for (pair, next) in sorted().zip(later) {
+            let weight = pair.weight(sample);
+            right += if pair.same() { weight } else { -weight };
+            // Equal distances pass together or not at all.
+            if right > best.1 && next > pair.distance {
+                let between = pair.distance + (next - pair.distance) / 2.0;
+                best = (if next.is_finite() { between } else { pair.distance.next_up() }, right);
+            }
+        }
+        (best.0, best.1 / total)
+    }
+
+    /// The share of the pairs of one person that pass; a picture without a face passes nowhere.
+    pub fn true_match_rate(&self, threshold: f32, sample: &Sample) -> f64 {
+        let mut counts = [0.0, 0.0];
+        for pair in self.pairs.iter().filter(|pair| pair.same()) {
+            counts[usize::from(pair.distance < threshold)] += pair.weight(sample);
+        }
+        counts[1] / (counts[0] + counts[1])
+    }
+
+    /// The share of pairs that two recognisers answer differently at their thresholds. `other` are the same pairs in the
+    /// same order.
+    pub fn answered_differently(&self, threshold: f32, other: &Self, its_threshold: f32, sample: &Sample) -> f64 {
+        self.share(sample, |ix, pair| (pair.distance < threshold) != (other.pairs[ix].distance < its_threshold))
+    }
+
+    fn share(&self, sample: &Sample, counts: impl Fn(usize, &Pair) -> bool) -> f64 {
+        let (mut hits, mut total) = (0.0, 0.0);
+        for (ix, pair) in self.pairs.iter().enumerate() {
+            let weight = pair.weight(sample);
+            total += weight;
+            hits += if counts(ix, pair) { weight } else { 0.0 };
+        }
+        hits / total
+    }
+}
+
+/// Every comparison of two people's pictures.
+#[derive(Debug, Clone)]
+pub struct Strangers {
+    /// The nearest first.
+    pairs: Vec<Pair>,
+    /// Of each person.
+    pictures: Vec<u32>,
+}
+
+impl Strangers {
+    /// Of all faces, given as person and embedding. A picture without a face is compared with nobody, and so makes the
+    /// rate of false matches no better.
+    pub fn between(people: usize, faces: &[(u32, &[f32])], metric: Metric) -> Self {
+        let mut pictures = vec![0; people];
+        let mut pairs = Vec::new();
+        for (ix, &(person, embedding)) in faces.iter().enumerate() {
+            pictures[person as usize] += 1;
+            let others = faces[..ix].iter().filter(|(other, _)| *other != person);
+            pairs.extend(
+                others.map(|&(other, its)| Pair { distance: metric.distance(embedding, its), people: [person, other] }),
+            );
+        }
+        pairs.sort_unstable_by(|a, b| a.distance.total_cmp(&b.distance));
+        Self { pairs, pictures }
+    }
+
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// The highest threshold at which at most this share passes.
+    pub fn threshold(&self, false_match_rate: f64, sample: &Sample) -> f32 {
+        let each = self.pictures.iter().zip(&sample.times).map(|(pictures, times)| f64::from(pictures * times));
+        let (sum, squares) = each.fold((0.0, 0.0), |(sum, squares), n| (sum + n, squares + n * n));
+        // A person drawn twice is not a stranger to themselves.
+        let mut allowed = false_match_rate * (sum * sum - squares) / 2.0;
+        for pair in &self.pairs {
+            allowed -= pair.weight(sample);
+            if allowed < 0.0 {
+                return pair.distance;
+            }
+        }
+        f32::INFINITY
+    }
+}
+
+/// What is left to go wrong when the worst faces are put aside.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DiscardPoint {
+    /// The share of faces put aside.
+    pub discarded: f64,
+    /// Pairs of one person among those left.
+    pub genuine: usize,
+    /// The share of them at the threshold or farther; no number when there are none.
+    pub false_non_match_rate: f64,
+}
+
+/// The error-versus-discard characteristic of a quality (ISO/IEC 29794-1): `genuine` are comparisons of two faces of one
+/// person, as distance and the two places in `quality`. Of equal qualities the earlier face goes first.
+pub fn error_versus_discard(
+    genuine: &[(f32, [usize; 2])],
+    quality: &[f32],
+    threshold: f32,
+    shares: &[f64],
+) -> Vec<DiscardPoint> {
+    let mut worst_first: Vec<_> = (0..quality.len()).collect();
+    worst_first.sort_by(|&a, &b| quality[a].total_cmp(&quality[b]));
+    let mut turn = vec![0; quality.len()];
+    worst_first.iter().enumerate().for_each(|(at, &face)| turn[face] = at);
+    let point = |&discarded: &f64| {
+        // A share of a whole number of faces must not lose one to rounding.
+        let gone = (discarded * quality.len() as f64 + 1e-9) as usize;
+        let left = || genuine.iter().filter(|(_, faces)| faces.iter().all(|&face| turn[face] >= gone));
+        let missed = left().filter(|(distance, _)| *distance >= threshold).count();
+        DiscardPoint { discarded, genuine: left().count(), false_non_match_rate: missed as f64 / left().count() as f64 }
+    };
+    shares.iter().map(point).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Pairs of one person each, then pairs of two; nobody is in two pairs.
     fn pairs(genuine: &[f32], impostors: &[f32]) -> Vec<Pair> {
-        let of = |distances: &[f32], same| {
-            distances.iter().map(move |&distance| Pair { distance, same }).collect::<Vec<_>>()
-        };
-        [of(genuine, true), of(impostors, false)].concat()
+        let mut people = 0..;
+        let mut next = || people.next().unwrap_or_default();
+        let same = genuine.iter().map(|&distance| {
+            let person = next();
+            Pair { distance, people: [person, person] }
+        });
+        let same: Vec<_> = same.collect();
+        let different = impostors.iter().map(|&distance| Pair { distance, people: [next(), next()] });
+        same.into_iter().chain(different).collect()
+    }
+
+    fn all() -> Sample {
+        Sample::everybody(1000)
+    }
+
+    fn of(genuine: &[f32], impostors: &[f32]) -> Pairs {
+        Pairs::new(pairs(genuine, impostors)).unwrap()
     }
 
     #[test]
     fn pairs_that_do_not_overlap_are_all_told_right_between_them() {
-        let result = evaluate(&pairs(&[0.1, 0.3], &[0.7, 0.9]), 0.6).unwrap();
-        assert_eq!((result.accuracy, result.best_accuracy), (1.0, 1.0));
-        assert!((result.best_threshold - 0.5).abs() < 1e-6);
-        assert!((result.genuine_mean - 0.2).abs() < 1e-6 && (result.impostor_mean - 0.8).abs() < 1e-6);
+        let result = of(&[0.1, 0.3], &[0.7, 0.9]);
+        let (threshold, share) = result.best(&all());
+        assert_eq!((result.accuracy(0.6, &all()), share), (1.0, 1.0));
+        assert!((threshold - 0.5).abs() < 1e-6);
+        assert!((result.mean(true) - 0.2).abs() < 1e-6 && (result.mean(false) - 0.8).abs() < 1e-6);
     }
 
     #[test]
     fn accuracy_is_counted_at_the_threshold_asked_about() {
-        let result = evaluate(&pairs(&[0.1, 0.3], &[0.7, 0.9]), 0.2).unwrap();
-        assert_eq!((result.accuracy, result.best_accuracy), (0.75, 1.0));
+        let result = of(&[0.1, 0.3], &[0.7, 0.9]);
+        assert_eq!((result.accuracy(0.2, &all()), result.best(&all()).1), (0.75, 1.0));
+        assert_eq!(result.true_match_rate(0.2, &all()), 0.5);
     }
 
     #[test]
     fn equal_distances_are_never_split() {
-        let result = evaluate(&pairs(&[0.5, 0.5, 0.5], &[0.5]), 0.5).unwrap();
-        assert_eq!((result.accuracy, result.best_accuracy), (0.25, 0.75));
-    }
-
-    #[test]
-    fn the_false_match_rate_bounds_how_many_impostors_pass() {
-        let impostors: Vec<f32> = (0..200).map(|i| 0.5 + i as f32 / 1000.0).collect();
-        let result = evaluate(&pairs(&[0.1, 0.4, 0.5015, 0.6], &impostors), 0.6).unwrap();
-        let point = result.at_fmr_1e2;
-        assert_eq!(impostors.iter().filter(|d| **d < point.threshold).count(), 2);
-        assert_eq!(point.fnmr, 0.25);
-    }
-
-    #[test]
-    fn with_too_few_impostors_for_the_rate_none_of_them_passes() {
-        let result = evaluate(&pairs(&[0.1, 0.7], &[0.5; 999]), 0.6).unwrap();
-        assert_eq!((result.at_fmr_1e3.threshold, result.at_fmr_1e3.fnmr), (0.5, 0.5));
+        let result = of(&[0.5, 0.5, 0.5], &[0.5]);
+        assert_eq!((result.accuracy(0.5, &all()), result.best(&all()).1), (0.25, 0.75));
     }
 
     #[test]
     fn a_missing_face_counts_against_accuracy_but_not_in_the_mean() {
-        let result = evaluate(&pairs(&[0.2, f32::INFINITY], &[0.8, f32::INFINITY]), 0.6).unwrap();
-        assert_eq!(result.accuracy, 0.75);
-        assert!((result.genuine_mean - 0.2).abs() < 1e-6 && (result.impostor_mean - 0.8).abs() < 1e-6);
+        let result = of(&[0.2, f32::INFINITY], &[0.8, f32::INFINITY]);
+        assert_eq!(result.accuracy(0.6, &all()), 0.75);
+        assert_eq!(result.true_match_rate(f32::INFINITY, &all()), 0.5);
+        assert!((result.mean(true) - 0.2).abs() < 1e-6 && (result.mean(false) - 0.8).abs() < 1e-6);
     }
 
     #[test]
     fn without_both_kinds_of_pairs_there_is_no_result() {
-        assert_eq!(evaluate(&pairs(&[0.1], &[]), 0.6), None);
-        assert_eq!(evaluate(&pairs(&[], &[0.1]), 0.6), None);
-        assert_eq!(evaluate(&pairs(&[f32::NAN], &[0.1]), 0.6), None);
+        assert!(Pairs::new(pairs(&[0.1], &[])).is_none());
+        assert!(Pairs::new(pairs(&[], &[0.1])).is_none());
+        assert!(Pairs::new(pairs(&[f32::NAN], &[0.1])).is_none());
+    }
+
+    #[test]
+    fn pairs_count_as_often_as_their_people_are_drawn() {
+        let pairs = vec![
+            Pair { distance: 0.1, people: [0, 0] },
+            Pair { distance: 0.9, people: [1, 1] },
+            Pair { distance: 0.8, people: [0, 1] },
+        ];
+        let pairs = Pairs::new(pairs).unwrap();
+        // Three times the right pair, six times the right pair of two, twice the wrong one.
+        let sample = Sample { times: vec![3, 2] };
+        assert!((pairs.accuracy(0.5, &sample) - 9.0 / 11.0).abs() < 1e-12);
+        assert!((pairs.true_match_rate(0.5, &sample) - 0.6).abs() < 1e-12);
+        // Whoever is not drawn is not there.
+        assert!((pairs.accuracy(0.5, &Sample { times: vec![1, 0] }) - 1.0).abs() < 1e-12);
+    }
+
+    /// Pictures on a line, each so far from the origin.
+    fn line(faces: &[(u32, [f32; 1])]) -> Strangers {
+        let faces: Vec<_> = faces.iter().map(|(person, at)| (*person, at.as_slice())).collect();
+        Strangers::between(1000, &faces, Metric::Euclidean)
+    }
+
+    #[test]
+    fn every_picture_is_compared_with_every_picture_of_others_and_the_rate_bounds_how_many_pass() {
+        let strangers = line(&[(0, [0.0]), (0, [1.0]), (1, [3.0]), (2, [7.0])]);
+        let distances: Vec<_> = strangers.pairs.iter().map(|pair| pair.distance).collect();
+        assert_eq!(distances, [2.0, 3.0, 4.0, 6.0, 7.0]);
+        assert_eq!(strangers.count(), 5);
+        for (rate, threshold) in [(0.0, 2.0), (0.199, 2.0), (0.2001, 3.0), (0.6001, 6.0), (1.0, f32::INFINITY)] {
+            assert_eq!(strangers.threshold(rate, &all()), threshold, "at a rate of {rate}");
+        }
+    }
+
+    #[test]
+    fn strangers_of_a_sample_are_counted_as_often_as_both_are_drawn() {
+        let strangers = line(&[(0, [0.0]), (0, [1.0]), (1, [3.0]), (2, [7.0])]);
+        // Person 1 thrice and person 2 never: the distances 2 and 3, three times each.
+        let mut sample = all();
+        (sample.times[1], sample.times[2]) = (3, 0);
+        assert_eq!(strangers.threshold(0.4, &sample), 2.0);
+        assert_eq!(strangers.threshold(0.5, &sample), 3.0);
+        assert_eq!(strangers.threshold(1.0, &sample), f32::INFINITY);
+    }
+
+    #[test]
+    fn two_recognisers_differ_where_one_lets_pass_what_the_other_does_not() {
+        let (one, other) = (of(&[0.1, 0.7], &[0.3, 0.9]), of(&[0.1, 0.5], &[0.7, 0.5]));
+        assert_eq!(one.answered_differently(0.6, &other, 0.6, &all()), 0.75);
+        assert_eq!(one.answered_differently(0.6, &one, 0.6, &all()), 0.0);
+        assert_eq!(one.answered_differently(0.6, &other, 0.4, &all()), 0.25);
+    }
+
+    #[test]
+    fn an_interval_is_that_of_the_binomial_when_everybody_has_one_picture() {
+        // 100 people, 20 of whom are hits: a standard deviation of 0.04, so 95 % lie between 0.12 and 0.28.
+        let hits = |sample: &Sample| {
+            let [hit, all] = [20, 100].map(|until| sample.times[..until].iter().sum::<u32>());
+            f64::from(hit) / f64::from(all)
+        };
+        let found = estimate(100, hits);
+        assert_eq!(found.value, 0.2);
+        assert!((found.low - 0.12).abs() < 0.011 && (found.high - 0.28).abs() < 0.011, "{found:?}");
+        assert_eq!(found, estimate(100, hits), "the draws are the same each time");
+    }
+
+    #[test]
+    fn draws_without_a_figure_are_left_out_of_the_interval() {
+        let found = estimate(2, |sample| if sample.times[0] == 1 { 0.5 } else { f64::NAN });
+        assert_eq!(found, Estimate { value: 0.5, low: 0.5, high: 0.5 });
+    }
+
+    #[test]
+    fn putting_the_worst_faces_aside_takes_their_comparisons_with_them() {
+        // Faces 0 and 1 are missed, and 0 is the worst of ten.
+        let quality = [0.1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.35, 0.3, 0.2];
+        let genuine = [(0.9, [0, 1]), (0.2, [2, 3]), (0.3, [4, 5]), (0.7, [6, 7]), (0.1, [8, 9])];
+        let curve = error_versus_discard(&genuine, &quality, 0.6, &[0.0, 0.1, 0.2, 0.4, 1.0]);
+        let points: Vec<_> = curve.iter().map(|point| (point.genuine, point.false_non_match_rate)).collect();
+        assert_eq!(points[..4], [(5, 0.4), (4, 0.25), (3, 1.0 / 3.0), (2, 0.0)]);
+        assert!(points[4].0 == 0 && points[4].1.is_nan());
     }
 }

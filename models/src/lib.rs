@@ -38,7 +38,7 @@ pub use compare::{Comparison, Trial, compare_precisions};
 pub use device::{Device, Precision};
 pub use gallery::{Candidate, Gallery, Matching, Metric, Outcome, Verdict};
 pub use manifest::{Pack, PackError, SelfTest, Tolerance};
-pub use quality::{Objection, Quality, QualityLimits};
+pub use quality::{Objection, Part, Quality, QualityLimits};
 pub use rgb::{MAX_SIDE, Rgb};
 pub use runtime::RUNTIME_VERSION;
 pub use timing::{NetworkTime, time_networks};
@@ -319,6 +319,7 @@ impl Vision {
         let halves = reduction.ilog2().saturating_sub(1) as usize;
         let detail = detail.as_ref().map(|(picture, corner)| (Pyramid::with_halves(picture, halves), *corner));
         let mut timings = Timings { detect: found - started, align: found.elapsed(), ..Timings::default() };
+        let sides = [picture.width * reduction, picture.height * reduction];
         let mut faces = Vec::with_capacity(detections.len());
         for detection in detections {
             let started = Instant::now();
@@ -335,7 +336,7 @@ impl Vision {
                 }
             }
             let chip = align::cut(source, &to_chip, self.alignment.size);
-            let quality = Quality::measure(bounds, &landmarks, score, &chip);
+            let quality = Quality::measure(bounds, &landmarks, score, &chip, sides);
             let aligned = Instant::now();
             let embedding = self.recogniser.embed(&chip)?;
             timings.align += aligned - started;

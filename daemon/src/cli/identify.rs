@@ -66,6 +66,9 @@ fn as_text(path: &str, identified: &Identified) -> String {
         let distance = face.distance.map_or_else(String::new, |distance| format!(", distance {distance:.3}"));
         let [left, top, right, bottom] = face.bounds.map(f32::round);
         text.push_str(&format!("  {who}{distance}, box {left} {top} {right} {bottom}\n"));
+        if let Some(objection) = &face.objection {
+            text.push_str(&format!("    {objection}\n"));
+        }
     }
     text
 }
@@ -74,7 +77,7 @@ fn as_json(path: &str, identified: &Identified) -> serde_json::Value {
     let face = |face: &IdentifiedFace| {
         json!({
             "box": face.bounds, "landmarks": face.landmarks, "score": face.score, "quality": face.quality,
-            "outcome": face.outcome, "person": face.person, "distance": face.distance, "margin": face.margin,
+            "objection": face.objection, "outcome": face.outcome, "person": face.person, "distance": face.distance, "margin": face.margin,
             "candidates": face.candidates,
         })
     };

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kith_vision::{Comparison, Device, Pack, Precision};
+use kith_vision::{Comparison, Device, Pack, Precision, Quality};
 use tokio::sync::Semaphore;
 
 pub use confine::{Profile, confine};
@@ -33,10 +33,12 @@ pub struct FoundFace {
     pub landmarks: [[f32; 2]; 5],
     /// Detector's confidence, 0 to 1.
     pub score: f32,
-    /// Size, sharpness and pose in one number, 0 to 1.
+    /// How fit it is to be known by, 0 to 1.
     pub quality: f32,
-    /// What speaks against enrolling it, as a sentence.
+    /// What speaks against enrolling it or being known by it, as a sentence.
     pub objection: Option<String>,
+    /// What the quality is made of, for measuring; an engine in another process does not tell.
+    pub measures: Option<Quality>,
     /// In the pack's embedding space.
     pub embedding: Vec<f32>,
     /// Small aligned JPEG.

@@ -93,6 +93,7 @@ impl Recogniser {
             score: face.score,
             quality: face.quality.score,
             objection,
+            measures: Some(face.quality),
             crop: encode::jpeg(&face.chip, CROP_QUALITY).map_err(failed)?,
             embedding: face.embedding,
         })

@@ -284,6 +284,7 @@ async fn who_was_erased_or_put_together_between_match_and_result_is_not_named_by
         landmarks: [[0.0; 2]; 5],
         score: 1.0,
         quality: 1.0,
+        objection: None,
         outcome: Outcome::Known,
         person: Some(candidate(person)),
         distance: Some(0.3),

@@ -277,6 +277,7 @@ fn checked_face(face: Face, pack: &Pack) -> Result<FoundFace, String> {
         score: face.score,
         quality: face.quality,
         objection: (!face.objection.is_empty()).then_some(face.objection),
+        measures: None,
         embedding: face.embedding,
         crop: face.crop,
     })

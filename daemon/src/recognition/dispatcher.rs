@@ -205,6 +205,7 @@ fn named_face(outcome: Outcome, person: Option<NamedCandidate>, enrolled_image: 
         landmarks: [[0.0; 2]; 5],
         score: 1.0,
         quality: 1.0,
+        objection: None,
         outcome,
         person,
         distance: None,

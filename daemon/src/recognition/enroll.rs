@@ -235,6 +235,7 @@ mod tests {
             score: 1.0,
             quality: 1.0,
             objection: None,
+            measures: None,
             embedding: vec![],
             crop: vec![],
         }

@@ -118,11 +118,22 @@ impl Matcher {
 
     fn identify_face(&self, snapshot: &Snapshot, face: FoundFace) -> Result<IdentifiedFace, VisionError> {
         let judgement = self.judge_by(snapshot, &face.embedding, face.quality)?;
+        // An engine elsewhere may have limits of its own, or none.
+        let too_poor = || {
+            (face.quality < self.known_from).then(|| {
+                format!(
+                    "The face is too poor to tell anybody by it: its quality is {:.2}, at least {:.2} is needed.",
+                    face.quality, self.known_from
+                )
+            })
+        };
+        let objection = face.objection.or_else(too_poor);
         Ok(IdentifiedFace {
             bounds: face.bounds,
             landmarks: face.landmarks,
             score: face.score,
             quality: face.quality,
+            objection,
             outcome: judgement.outcome,
             person: judgement.person,
             distance: judgement.distance,
@@ -202,5 +213,46 @@ impl Snapshot {
     /// What somebody is called.
     pub fn name(&self, person: PersonId) -> Option<&str> {
         self.names.get(&person).map(String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_face_too_poor_to_be_known_has_a_reason_whether_its_engine_gave_one_or_not() {
+        let pack = Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/dlib-mtcnn")).unwrap();
+        let matcher = Matcher::new(&pack, None);
+        let row = GalleryRow {
+            person_image_id: 1,
+            person_id: 1,
+            name: "Ann".into(),
+            image_name: "ann.jpg".into(),
+            embedding: pack.self_test().embedding.clone(),
+        };
+        matcher.replace(vec![row], Vec::new()).unwrap();
+        let face = |quality, objection: Option<&str>| FoundFace {
+            bounds: [0.0, 0.0, 9.0, 9.0],
+            landmarks: [[1.0; 2]; 5],
+            score: 1.0,
+            quality,
+            objection: objection.map(Into::into),
+            measures: None,
+            embedding: pack.self_test().embedding.clone(),
+            crop: Vec::new(),
+        };
+        let judged = |found| {
+            let face = matcher.identify(vec![found]).unwrap().remove(0);
+            (face.outcome, face.objection)
+        };
+        let poor = matcher.known_from() - 0.01;
+        assert_eq!(judged(face(1.0, None)), (Outcome::Known, None));
+        assert_eq!(judged(face(poor, Some("It is dark."))), (Outcome::Uncertain, Some("It is dark.".into())));
+        let (outcome, reason) = judged(face(poor, None));
+        assert_eq!(outcome, Outcome::Uncertain);
+        assert!(reason.clone().unwrap_or_default().contains("too poor"), "{reason:?}");
     }
 }

@@ -90,6 +90,8 @@ pub struct FaceRow {
     pub score: f64,
     /// 0 to 1.
     pub quality: f64,
+    /// What speaks against the face itself, in a sentence; why nobody is known by it, where its quality is that low.
+    pub objection: Option<String>,
     /// Known, uncertain or unknown.
     pub outcome: String,
     /// Name of the person, if any.
@@ -304,25 +306,31 @@ pub(super) fn add_faces(connection: &Connection, images: &mut [ImageRow]) -> rus
 }
 
 fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<ImageDetail>> {
+    // Times and objections stand in the result only; its faces are in the order of their numbers.
     let found = connection
         .prepare_cached(&format!(
-            "SELECT {IMAGE_COLUMNS}, i.engine, i.picture_key, o.result_id, CAST(o.payload AS TEXT) ->> '$.timings'
+            "SELECT {IMAGE_COLUMNS}, i.engine, i.picture_key, o.result_id, CAST(o.payload AS TEXT) ->> '$.timings',
+                    (SELECT json_group_array(value ->> '$.objection' ORDER BY key)
+                       FROM json_each(CAST(o.payload AS TEXT), '$.faces'))
                FROM images i
                LEFT JOIN outbox o ON o.id = (SELECT max(id) FROM outbox WHERE outbox.image_id = i.id)
               WHERE i.id = ?1"
         ))?
         .query_row([id], |row| {
-            Ok(ImageDetail {
+            let objections: String = row.get(17)?;
+            let objections: Vec<Option<String>> = serde_json::from_str(&objections).unwrap_or_default();
+            let image = ImageDetail {
                 image: image_row(row)?,
                 engine: row.get(13)?,
                 picture_key: row.get(14)?,
                 result_id: row.get(15)?,
                 timings: row.get::<_, Option<String>>(16)?.and_then(|timings| serde_json::from_str(&timings).ok()),
                 found: Vec::new(),
-            })
+            };
+            Ok((image, objections))
         })
         .optional()?;
-    let Some(mut image) = found else { return Ok(None) };
+    let Some((mut image, objections)) = found else { return Ok(None) };
     add_faces(connection, std::slice::from_mut(&mut image.image))?;
     let mut faces = connection.prepare_cached(
         "SELECT f.number, f.bounds, f.score, f.quality, f.outcome, p.name, f.distance, f.margin, length(f.crop) > 0, p.id,
@@ -344,6 +352,7 @@ fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<Image
             bounds: serde_json::from_str(&bounds).unwrap_or_default(),
             score: row.get(2)?,
             quality: row.get(3)?,
+            objection: (number as usize).checked_sub(1).and_then(|at| objections.get(at)).cloned().flatten(),
             outcome: row.get(4)?,
             person: row.get(5)?,
             person_id: row.get(9)?,

@@ -100,7 +100,7 @@ impl Site {
             finished_at_ms: 1_795_418_466_000,
             duration_ms: 84,
             result_id: format!("result-{}", claimed.id),
-            payload: "{}".into(),
+            payload: r#"{"faces":[{"objection":"The face is too dark."}]}"#.into(),
             judged_by: None,
             publish: true,
         })
@@ -126,6 +126,7 @@ impl Site {
             landmarks: [[0.0; 2]; 5],
             score: 0.99,
             quality: 0.7,
+            objection: None,
             outcome: Outcome::Known,
             person: Some(candidate.clone()),
             distance: Some(0.41),
@@ -232,8 +233,10 @@ async fn one_image_has_its_faces_crop_and_thumbnail() {
     let image = site.json(&format!("/v1/images/{id}")).await;
     assert_eq!(image["found"][0]["person"], "Hannibal");
     assert_eq!(image["found"][0]["candidates"][0]["name"], "Hannibal");
+    assert_eq!(image["found"][0]["objection"], "The face is too dark.");
     assert_eq!(site.json("/v1/people").await["people"][0]["pictures"], 1);
     let (_, page) = site.get(&format!("/images/{id}")).await;
+    assert!(page.contains("<p class=\"objection\">The face is too dark.</p>"), "{page}");
     assert!(page.contains("<rect x=\"10\" y=\"20\" width=\"100\" height=\"100\"/>"), "{page}");
     assert_eq!(site.get(&format!("/v1/images/{id}/faces/1.jpg")).await, (StatusCode::OK, "crop".into()));
 

@@ -30,20 +30,87 @@ fn a_folder_of_known_people_is_enrolled_by_file_name_and_sub_folder_with_a_table
 }
 
 #[test]
-fn a_small_or_blurred_face_is_rejected_with_the_reason() {
+fn a_small_a_blurred_a_dark_or_a_cut_face_is_rejected_with_the_reason() {
     let board = Board::new();
     let face = image::open(photo("obama_1.jpg")).unwrap();
+    let bundled = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/packs/dlib-mtcnn/selftest.jpg");
+    let bundled = image::open(bundled).unwrap();
+    let cut = board.folder.path().join("cut.png");
+    bundled.crop_imm(173, 0, bundled.width() - 173, bundled.height()).save(&cut).unwrap();
+    let dark = board.folder.path().join("dark.png");
+    let mut pixels = bundled.to_rgb8();
+    pixels.iter_mut().for_each(|byte| *byte /= 11);
+    pixels.save(&dark).unwrap();
     let small = board.folder.path().join("small.png");
     let scale = 60.0 / f64::from(face.height());
     face.thumbnail((f64::from(face.width()) * scale) as u32, 60).save(&small).unwrap();
     let blurred = board.folder.path().join("blurred.png");
     face.blur(12.0).save(&blurred).unwrap();
-    for (picture, reason) in [(small, ["small", "no face"]), (blurred, ["blur", "sharp"])] {
+    for (picture, reason) in [
+        (small, ["small", "no face"]),
+        (blurred, ["blur", "sharp"]),
+        (dark, ["too dark", "too dark"]),
+        (cut, ["cut by", "cut by"]),
+    ] {
         let output = board.kithd(["enroll", "--person", "X", picture.to_str().unwrap()]);
         let said = text(&output);
         assert!(!output.status.success(), "{said}");
         assert!(reason.iter().any(|word| said.contains(word)), "{said}");
     }
+}
+
+#[test]
+fn why_nobody_is_known_by_a_poor_face_reaches_the_result_the_page_the_api_and_the_command_line() {
+    let mut board = Board::new();
+    board.start();
+    board.enroll_everybody();
+    let mut blurred = std::io::Cursor::new(Vec::new());
+    image::open(photo("obama_2.jpg")).unwrap().blur(9.0).write_to(&mut blurred, image::ImageFormat::Png).unwrap();
+    let path = board.put_bytes(blurred.get_ref(), "blurred.png");
+    let id = board.post_path(&path);
+    board.ended(id);
+    let face = &board.get(&format!("/v1/images/{id}"))["found"][0];
+    let reason = face["objection"].as_str().unwrap();
+    assert!(reason.starts_with("The face is too blurred: its sharpness is 0.00"), "{face}");
+    assert_ne!(face["outcome"], "known", "{face}");
+    assert!(board.get_text(&format!("/images/{id}")).contains(reason));
+    let sent = board.sql("select payload ->> '$.faces[0].objection' from outbox");
+    assert_eq!(sent, [reason]);
+    let said = text(&board.kithd(["identify", &path]));
+    assert!(said.contains(reason), "{said}");
+    let good = board.post_path(&board.put("obama_2.jpg", "good.jpg"));
+    board.ended(good);
+    assert_eq!(board.get(&format!("/v1/images/{good}"))["found"][0]["objection"], Value::Null);
+}
+
+#[test]
+fn eval_tells_accuracy_strangers_another_precision_and_what_quality_is_worth_in_one_run() {
+    let board = Board::new();
+    let pairs = photo("pairs.csv");
+    let options = ["--set", "models.precision=int8", "eval", "--against", "float32", "--pairs"];
+    let output = board.kithd(options.into_iter().chain([pairs.to_str().unwrap(), "--json"]));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
+    assert_eq!((&found["people"], &found["pictures"], &found["misses"]), (&json!(3), &json!(6), &json!(0)));
+    assert_eq!((&found["accuracy"], &found["stranger_comparisons"]), (&json!(1.0), &json!(12)));
+    let rates: Vec<_> =
+        found["true_match_rates"].as_array().unwrap().iter().map(|at| &at["false_match_rate"]).collect();
+    assert_eq!(rates, [&json!(1e-2), &json!(1e-3), &json!(1e-4)]);
+    let against = &found["against"];
+    assert_eq!(against["engine"], "dlib-mtcnn float32 cpu");
+    assert_eq!((&against["answered_differently"], &against["accuracy_difference"]), (&json!(0.0), &json!(0.0)));
+    let curves = found["quality"]["curves"].as_array().unwrap();
+    assert_eq!(
+        (curves.len(), &curves[0]["measure"], &curves[0]["points"][0]["pairs"]),
+        (7, &json!("quality"), &json!(3))
+    );
+    let said = text(&board.kithd(options.into_iter().chain([pairs.to_str().unwrap()])));
+    for words in
+        ["TAR at FAR 1e-3", "0.00 % of pairs answered differently", "without the worst faces", "3 pairs missed"]
+    {
+        assert!(said.contains(words), "{words:?} is missing in:\n{said}");
+    }
+    let half = board.kithd(["eval", "--half", "none", "--pairs", pairs.to_str().unwrap()]);
+    assert!(text(&half).contains("tuning"), "{}", text(&half));
 }
 
 #[test]

@@ -139,6 +139,8 @@ impl Manifest {
         rule("matching.min_margin", matching.min_margin, not_negative(matching.min_margin), "0 or more")?;
         let limits = &self.quality;
         rule("quality.min_size_px", limits.min_size_px, not_negative(limits.min_size_px), "0 or more")?;
+        rule("quality.max_cut", limits.max_cut, limits.max_cut > 0.0 && limits.max_cut <= 1.0, "above 0, at most 1")?;
+        rule("quality.min_brightness", limits.min_brightness, not_negative(limits.min_brightness), "0 or more")?;
         rule("quality.min_sharpness", limits.min_sharpness, not_negative(limits.min_sharpness), "0 or more")?;
         rule("quality.max_yaw", limits.max_yaw, limits.max_yaw > 0.0, "above 0")?;
         rule("quality.known_from", limits.known_from, (0.0..1.0).contains(&limits.known_from), "from 0 to below 1")

@@ -251,6 +251,7 @@ fn face(outcome: Outcome) -> IdentifiedFace {
         landmarks: [[0.0; 2]; 5],
         score: 0.9,
         quality: 0.8,
+        objection: None,
         outcome,
         person: None,
         distance: Some(0.7),
