@@ -97,7 +97,10 @@ pub(crate) struct MtcnnSpec {
     pub(crate) rnet: String,
     pub(crate) onet: String,
     pub(crate) min_face_px: usize,
+    /// From which score a box goes on from P-, R- and O-Net; O-Net's is the mean of two looks.
     pub(crate) thresholds: [f32; 3],
+    /// From which score O-Net's first look is enough, and a face is upright.
+    pub(crate) sure: f32,
     pub(crate) pyramid_factor: f32,
 }
 
@@ -108,6 +111,8 @@ pub(crate) struct YunetSpec {
     /// Height and width of the network's input.
     pub(crate) input: [usize; 2],
     pub(crate) score_threshold: f32,
+    /// From which score a face is upright.
+    pub(crate) sure: f32,
     pub(crate) nms_iou: f32,
     pub(crate) min_face_px: usize,
 }

@@ -35,6 +35,7 @@ impl Recogniser {
             search: Search {
                 min_face_px: settings.min_face_px.unwrap_or_else(|| pack.min_face_px()),
                 max_faces: settings.max_faces,
+                turned: settings.turned,
             },
             quality: pack.quality_limits().clone(),
         })

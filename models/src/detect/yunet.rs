@@ -25,6 +25,7 @@ pub(crate) struct Yunet {
     width: usize,
     score_threshold: f32,
     nms_iou: f32,
+    sure: f32,
 }
 
 impl Yunet {
@@ -45,7 +46,13 @@ impl Yunet {
             width,
             score_threshold: spec.score_threshold,
             nms_iou: spec.nms_iou,
+            sure: spec.sure,
         })
+    }
+
+    /// The score of a face that is one beyond doubt, and upright.
+    pub(crate) fn sure(&self) -> f32 {
+        self.sure
     }
 
     pub(crate) fn detect(&self, picture: &Pyramid, search: &Search) -> Result<Vec<Detection>, VisionError> {
