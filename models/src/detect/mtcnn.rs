@@ -33,7 +33,8 @@ pub(crate) struct Mtcnn {
     rnet: Refiner,
     onet: Refiner,
     thresholds: [f32; 3],
-    sure: f32,
+    pub(super) sure: f32,
+    pub(super) upright: f32,
     pyramid_factor: f64,
 }
 
@@ -88,16 +89,13 @@ impl Mtcnn {
             onet: Refiner::new(&onet, 48, &[1, 4, 10])?,
             thresholds: spec.thresholds,
             sure: spec.sure,
+            upright: spec.upright,
             pyramid_factor: f64::from(spec.pyramid_factor),
         })
     }
 
-    /// The score of a face that needs no second look.
-    pub(crate) fn sure(&self) -> f32 {
-        self.sure
-    }
-
-    pub(crate) fn detect(&self, picture: &Pyramid, search: &Search) -> Result<Vec<Detection>, VisionError> {
+    /// Faces from the score `sure` on are not looked at a second time.
+    pub(crate) fn detect(&self, picture: &Pyramid, search: &Search, sure: f32) -> Result<Vec<Detection>, VisionError> {
         let mut boxes = self.propose(picture, search.min_face_px)?;
         boxes.truncate(PROPOSALS);
         for candidate in &mut boxes {
@@ -111,13 +109,13 @@ impl Mtcnn {
         // With a lower first score even a second of 1 would not bring the mean of both up to the threshold.
         let faces = self.onet.refine(picture, &boxes, 2.0 * self.thresholds[2] - 1.0)?;
         let faces = faces.iter().map(Candidate::detection).collect();
-        self.confirm(picture, suppress(faces, 0.7, Overlap::Smaller, 1.0))
+        self.confirm(picture, suppress(faces, 0.7, Overlap::Smaller, 1.0), sure)
     }
 
-    /// Faces that O-Net was not sure of are looked at again: mirrored, and where their box has moved to. What makes a
+    /// Faces below the score `sure` are looked at again: mirrored, and where their box has moved to. What makes a
     /// pattern look like a face rarely survives that. The mean of both looks is their score.
-    fn confirm(&self, picture: &Pyramid, faces: Vec<Detection>) -> Result<Vec<Detection>, VisionError> {
-        let (mut faces, mut doubtful): (Vec<_>, Vec<_>) = faces.into_iter().partition(|face| face.score >= self.sure);
+    fn confirm(&self, picture: &Pyramid, faces: Vec<Detection>, sure: f32) -> Result<Vec<Detection>, VisionError> {
+        let (mut faces, mut doubtful): (Vec<_>, Vec<_>) = faces.into_iter().partition(|face| face.score >= sure);
         let again = |face: &Detection| Candidate {
             bounds: squared(face.bounds),
             score: face.score,

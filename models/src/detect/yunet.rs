@@ -25,7 +25,8 @@ pub(crate) struct Yunet {
     width: usize,
     score_threshold: f32,
     nms_iou: f32,
-    sure: f32,
+    pub(super) sure: f32,
+    pub(super) upright: f32,
 }
 
 impl Yunet {
@@ -47,12 +48,8 @@ impl Yunet {
             score_threshold: spec.score_threshold,
             nms_iou: spec.nms_iou,
             sure: spec.sure,
+            upright: spec.upright,
         })
-    }
-
-    /// The score of a face that is one beyond doubt, and upright.
-    pub(crate) fn sure(&self) -> f32 {
-        self.sure
     }
 
     pub(crate) fn detect(&self, picture: &Pyramid, search: &Search) -> Result<Vec<Detection>, VisionError> {

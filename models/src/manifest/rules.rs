@@ -49,6 +49,7 @@ impl Manifest {
                     "three numbers between 0 and 1",
                 )?;
                 rule("detector.sure", spec.sure, probability(spec.sure), "between 0 and 1")?;
+                rule("detector.upright", spec.upright, probability(spec.upright), "between 0 and 1")?;
                 rule(
                     "detector.pyramid_factor",
                     spec.pyramid_factor,
@@ -72,6 +73,7 @@ impl Manifest {
                     "between 0 and 1",
                 )?;
                 rule("detector.sure", spec.sure, probability(spec.sure), "between 0 and 1")?;
+                rule("detector.upright", spec.upright, probability(spec.upright), "between 0 and 1")?;
                 rule("detector.nms_iou", spec.nms_iou, probability(spec.nms_iou), "between 0 and 1")
             }
         }

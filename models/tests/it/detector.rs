@@ -52,6 +52,11 @@ fn faces(vision: &Vision, picture: &Rgb, search: Search) -> Vec<Face> {
     vision.recognise(picture, &search).unwrap().faces
 }
 
+/// For messages; a whole face would print its pixels.
+fn places(faces: &[Face]) -> Vec<(Bounds, f32)> {
+    faces.iter().map(|face| (face.bounds, face.score)).collect()
+}
+
 fn overlap(a: Bounds, b: Bounds) -> f32 {
     let (width, height) = (a.right.min(b.right) - a.left.max(b.left), a.bottom.min(b.bottom) - a.top.max(b.top));
     let shared = width.max(0.0) * height.max(0.0);
@@ -65,7 +70,7 @@ fn a_picture_lying_on_a_side_or_upside_down_gives_the_same_upright_face_where_it
         let upright = &analyse(vision, &picture).faces[0];
         for degrees in TURNS {
             let found = analyse(vision, &turned(&picture, degrees)).faces;
-            assert_eq!(found.len(), 1, "{name}: {degrees}°: {found:?}");
+            assert_eq!(found.len(), 1, "{name}: {degrees}°: {:?}", places(&found));
             for (found, expected) in found[0].landmarks.iter().zip(upright.landmarks) {
                 let [x, y] = moved(expected, degrees, &picture);
                 let off = (found[0] - x).hypot(found[1] - y);
@@ -89,7 +94,7 @@ fn a_turned_picture_is_taken_as_it_is_where_looking_twice_is_switched_off() {
         let once = faces(bundled(Precision::Float32), &turned(&picture, degrees), Search { turned: false, ..SEARCH });
         let right = moved(analyse(bundled(Precision::Float32), &picture).faces[0].landmarks[0], degrees, &picture);
         let there = |face: &Face| (face.landmarks[0][0] - right[0]).hypot(face.landmarks[0][1] - right[1]) < 10.0;
-        assert!(!once.iter().any(there), "{degrees}°: {once:?}");
+        assert!(!once.iter().any(there), "{degrees}°: {:?}", places(&once));
     }
 }
 
@@ -102,7 +107,7 @@ fn an_upright_face_in_doubt_stays_as_it_is_when_the_picture_is_looked_at_turned(
     let once = faces(vision, &cut, Search { turned: false, ..SEARCH });
     assert_eq!(once.len(), 1);
     assert!(once[0].score < 0.999, "{}", once[0].score);
-    assert_eq!(faces(vision, &cut, SEARCH), once);
+    assert!(faces(vision, &cut, SEARCH) == once);
 }
 
 #[test]
@@ -147,8 +152,8 @@ fn every_face_of_40_pixels_in_the_group_pictures_is_found_and_nothing_else() {
         }
         // Faces of a few pixels in that crowd are nobody's truth.
         let known = |found: &Face| truth.iter().any(|face| overlap(found.bounds, *face) >= 0.3);
-        let false_one = found.iter().find(|found| file != "crowd_ultra_25.jpg" && !known(found));
-        assert!(false_one.is_none(), "{file}: {:?}", false_one.map(|face| (face.bounds, face.score)));
+        let right = file == "crowd_ultra_25.jpg" || found.iter().all(known);
+        assert!(right, "{file}: {:?}", places(&found));
     }
     assert!(wanted > 140, "{wanted}");
 }
@@ -168,7 +173,7 @@ fn no_scene_object_or_animal_is_taken_for_a_face_however_small_or_turned() {
                 ("devices_progressive.jpg", 20) => 1,
                 _ => 0,
             };
-            assert!(found.len() <= allowed, "{name} at {min_face_px}: {found:?}");
+            assert!(found.len() <= allowed, "{name} at {min_face_px}: {:?}", places(&found));
         }
     }
 }
@@ -191,5 +196,5 @@ fn photographs_of_a_man_turned_without_exif_show_him() {
 fn the_second_pack_looks_at_turned_pictures_too() {
     let Some(vision) = second("second pack's turned test") else { return };
     let once = faces(vision, &turned(&self_test_picture(), 90), Search { turned: false, ..SEARCH });
-    assert!(once.iter().all(|face| face.quality.roll_degrees.abs() < 60.0), "{once:?}");
+    assert!(once.iter().all(|face| face.quality.roll_degrees.abs() < 60.0), "{:?}", places(&once));
 }
