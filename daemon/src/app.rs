@@ -318,6 +318,7 @@ pub fn engine_settings(config: &Config) -> EngineSettings {
         limits: DecodeLimits { max_bytes: config.intake.max_bytes, max_pixels: config.recognition.max_pixels },
         min_face_px: config.recognition.min_face_px,
         max_faces: config.recognition.max_faces,
+        turned: config.recognition.turned,
         threads: config.recognition.threads,
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use criterion::Criterion;
 use kith_vision::{Device, Pack, Precision, Rgb, Search, Timings, Vision};
 
-const SEARCH: Search = Search { min_face_px: 40, max_faces: 16 };
+const SEARCH: Search = Search { min_face_px: 40, max_faces: 16, turned: true };
 
 fn main() -> Result<(), Box<dyn Error>> {
     let pack = Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("packs/dlib-mtcnn"))?;

@@ -77,7 +77,7 @@ class Mtcnn:
     def __init__(self, folder, detector, threads=1):
         self.pnet, self.rnet, self.onet = (session(folder / detector[n], threads) for n in ("pnet", "rnet", "onet"))
         self.min_face, self.factor = detector["min_face_px"], detector["pyramid_factor"]
-        self.thresholds = detector["thresholds"]
+        self.thresholds, self.sure = detector["thresholds"], detector["sure"]
 
     def detect(self, picture):
         """(boxes with score, landmarks) of an RGB picture."""
@@ -92,13 +92,23 @@ class Mtcnn:
         if not len(boxes):
             return self.NONE
         prob, reg, points = self.onet.run(["prob", "reg", "points"], {"input": cut(picture, boxes, 48)})
-        keep = prob[:, 0] > self.thresholds[2]
+        keep = prob[:, 0] > 2 * self.thresholds[2] - 1
         boxes, scores, reg, points = boxes[keep], prob[keep, 0], reg[keep], points[keep]
         wh = sizes(boxes)
         landmarks = np.stack([boxes[:, :1] + points[:, :5] * wh[:, :1] - 1,
                               boxes[:, 1:2] + points[:, 5:] * wh[:, 1:2] - 1], 2)
         boxes = boxes + reg * wh
         keep = suppress(boxes, scores, 0.7, smaller=True)
+        return self.confirm(picture, boxes[keep], scores[keep], landmarks[keep])
+
+    def confirm(self, picture, boxes, scores, landmarks):
+        """A second, mirrored look at the faces the first was not sure of."""
+        doubtful = np.flatnonzero(scores < self.sure)
+        if len(doubtful):
+            mirrored = cut(picture, make_square(boxes[doubtful]), 48)[..., ::-1]
+            again = self.onet.run(["prob"], {"input": np.ascontiguousarray(mirrored)})[0][:, 0]
+            scores[doubtful] = (scores[doubtful] + again) / 2
+        keep = (scores >= self.sure) | (scores >= self.thresholds[2])
         return np.concatenate([boxes, scores[:, None]], 1)[keep], landmarks[keep]
 
     def propose(self, picture):

@@ -1,7 +1,8 @@
 //! Prints one line of JSON for each picture: its faces, embeddings and timings. For comparing
 //! with other pipelines; not part of the product.
 //!
-//! `analyse <pack folder> <float32|float16|int8> <smallest face> <picture>...`
+//! `analyse <pack folder> <float32|float16|int8> <smallest face> <picture>...`; with `KITH_TURNED=no` in the
+//! environment pictures are looked at as they are only.
 
 use std::error::Error;
 use std::path::Path;
@@ -13,7 +14,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut next = || arguments.next().ok_or("usage: analyse <pack> <precision> <smallest face> <picture>...");
     let pack = Pack::load(Path::new(&next()?))?;
     let precision: Precision = next()?.parse()?;
-    let search = Search { min_face_px: next()?.parse()?, max_faces: 64 };
+    let turned = std::env::var_os("KITH_TURNED").is_none_or(|value| value != "no");
+    let search = Search { min_face_px: next()?.parse()?, max_faces: 1000, turned };
     let vision = Vision::load(&pack, precision, Device::Cpu)?;
     for path in arguments {
         let picture = match image::open(&path) {

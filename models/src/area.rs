@@ -42,6 +42,11 @@ impl<'a> Pyramid<'a> {
         Self { levels }
     }
 
+    /// The picture itself.
+    pub(crate) fn whole(&self) -> &Rgb {
+        &self.levels[0]
+    }
+
     pub(crate) fn width(&self) -> usize {
         self.levels[0].width
     }

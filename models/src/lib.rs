@@ -159,6 +159,9 @@ pub struct Search {
     pub min_face_px: usize,
     /// No more faces than this are returned.
     pub max_faces: usize,
+    /// Where no face is surely found, the picture is also looked at lying on either side and upside down. Landmarks,
+    /// bounds and chips then come out as if it had been looked at that way only, in the given picture's coordinates.
+    pub turned: bool,
 }
 
 /// An upright rectangle in pixels of the given picture; may reach beyond its edges.
@@ -198,7 +201,8 @@ fn enlarged(point: [f32; 2], times: usize) -> [f32; 2] {
 pub struct Face {
     /// Where it is.
     pub bounds: Bounds,
-    /// Image-left eye, image-right eye, nose tip, image-left and image-right corner of the mouth.
+    /// Image-left eye, image-right eye, nose tip, image-left and image-right corner of the mouth; left and right as in
+    /// the picture with this face upright.
     pub landmarks: [[f32; 2]; 5],
     /// How sure the detector is, from 0 to 1.
     pub score: f32,

@@ -98,7 +98,12 @@ pub(crate) struct MtcnnSpec {
     pub(crate) rnet: String,
     pub(crate) onet: String,
     pub(crate) min_face_px: usize,
+    /// From which score a box goes on from P-, R- and O-Net; O-Net's is the mean of two looks.
     pub(crate) thresholds: [f32; 3],
+    /// From which score O-Net's first look is enough, and the picture as given.
+    pub(crate) sure: f32,
+    /// Which score a face in the turned picture must have.
+    pub(crate) upright: f32,
     pub(crate) pyramid_factor: f32,
 }
 
@@ -109,6 +114,10 @@ pub(crate) struct YunetSpec {
     /// Height and width of the network's input.
     pub(crate) input: [usize; 2],
     pub(crate) score_threshold: f32,
+    /// From which score the picture as given is enough.
+    pub(crate) sure: f32,
+    /// Which score a face in the turned picture must have.
+    pub(crate) upright: f32,
     pub(crate) nms_iou: f32,
     pub(crate) min_face_px: usize,
 }

@@ -175,6 +175,8 @@ pub struct Recognition {
     pub min_face_px: Option<usize>,
     /// Most faces per picture.
     pub max_faces: usize,
+    /// Pictures without a sure face are looked at turned, too.
+    pub turned: bool,
     /// Largest picture, before decoding.
     pub max_pixels: u64,
     /// Time for one picture…
@@ -456,6 +458,7 @@ fn recognition(raw: &mut Raw) -> Recognition {
         threshold: raw.real("recognition.threshold", 0.01..=2.0).map(|threshold| threshold as f32),
         min_face_px: (min_face_px > 0).then_some(min_face_px),
         max_faces: raw.number("recognition.max_faces", 100, 1..=1000) as usize,
+        turned: raw.flag("recognition.turned", true),
         max_pixels: raw.number("recognition.max_pixels", 50_000_000, 100_000..=500_000_000),
         deadline: raw.duration("recognition.deadline", secs(20), secs(1)..=secs(600)),
         deadline_per_megapixel: raw.duration("recognition.deadline_per_megapixel", secs(2), secs(0)..=secs(60)),

@@ -695,6 +695,7 @@ mod tests {
             limits: DecodeLimits { max_bytes: 32 << 20, max_pixels: 40_000_000 },
             min_face_px: None,
             max_faces: 16,
+            turned: true,
             threads: 2,
         };
         let before =

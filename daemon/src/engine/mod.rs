@@ -93,6 +93,8 @@ pub struct EngineSettings {
     pub min_face_px: Option<usize>,
     /// Most faces per picture.
     pub max_faces: usize,
+    /// Pictures without a sure face are looked at turned, too.
+    pub turned: bool,
     /// Pictures at the same time.
     pub threads: usize,
 }

@@ -35,6 +35,7 @@ impl Recogniser {
             search: Search {
                 min_face_px: settings.min_face_px.unwrap_or_else(|| pack.min_face_px()),
                 max_faces: settings.max_faces,
+                turned: settings.turned,
             },
             quality: pack.quality_limits().clone(),
         })
@@ -130,7 +131,7 @@ mod tests {
     fn a_large_picture_gives_the_faces_it_would_give_as_a_whole() {
         let pack = Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/dlib-mtcnn")).unwrap();
         let limits = DecodeLimits { max_bytes: 50 << 20, max_pixels: 50_000_000 };
-        let settings = EngineSettings { limits, min_face_px: None, max_faces: 10, threads: 1 };
+        let settings = EngineSettings { limits, min_face_px: None, max_faces: 10, turned: false, threads: 1 };
         let recogniser = Recogniser::load(&pack, Precision::Float32, Device::Cpu, &settings).unwrap();
         let bytes = encode::jpeg(&two_faces(&pack), 90).unwrap();
         let reply = recogniser.recognise(&bytes).unwrap();

@@ -143,6 +143,26 @@ fn identify_answers_as_text_and_json_and_changes_nothing() {
 }
 
 #[test]
+fn a_picture_that_is_not_upright_is_known_unless_looking_at_it_turned_is_switched_off() {
+    let board = Board::new();
+    board.enroll_everybody();
+    let upright = image::open(photo("obama_2.jpg")).unwrap();
+    for (name, turned) in [("side", upright.rotate90()), ("head", upright.rotate180()), ("other", upright.rotate270())]
+    {
+        let path = board.folder.path().join(format!("{name}.png"));
+        turned.save(&path).unwrap();
+        let identify = |settings: &[&str]| {
+            let output = board.kithd([settings, &["identify", "--json", path.to_str().unwrap()]].concat());
+            serde_json::from_slice::<Value>(&output.stdout).unwrap()
+        };
+        let answer = identify(&[]);
+        assert_eq!(answer["faces"][0]["person"]["name"], "Barack Obama", "{name}: {answer}");
+        let once = identify(&["--set", "recognition.turned=false"]);
+        assert_ne!(once["outcome"], "known", "{name}: {once}");
+    }
+}
+
+#[test]
 fn identify_needs_no_database() {
     let board = Board::new();
     let output = board.kithd(["identify", photo("obama_1.jpg").to_str().unwrap()]);

@@ -16,8 +16,9 @@ const RNET_VIEW: f64 = 24.0;
 /// P-Net looks at every second pixel.
 const PNET_STRIDE: f64 = 2.0;
 /// The most pixels the largest pyramid level may have. This bounds the time: in a larger picture
-/// the smallest face found grows instead (4000×3000: 65 pixels; 1920×1080: 27).
-const LARGEST_LEVEL: f64 = 640.0 * 640.0;
+/// the smallest face found grows instead. Faces of 20 pixels are found up to 1920×1080, of 40 up to 3840×2160; in
+/// 4000×3000 those of 48.
+const LARGEST_LEVEL: f64 = 1152.0 * 648.0;
 /// The most proposals of one level, and of all, that go on; a picture full of faces has far fewer.
 const PROPOSALS_PER_LEVEL: usize = 2048;
 const PROPOSALS: usize = 768;
@@ -32,6 +33,8 @@ pub(crate) struct Mtcnn {
     rnet: Refiner,
     onet: Refiner,
     thresholds: [f32; 3],
+    pub(super) sure: f32,
+    pub(super) upright: f32,
     pyramid_factor: f64,
 }
 
@@ -51,6 +54,8 @@ struct Candidate {
     shift: [f32; 4],
     /// O-Net only: five across, then five down, in sides of the box.
     points: [f32; 10],
+    /// Shown to the network as in a mirror; then its shift and points are a mirror's too.
+    mirrored: bool,
 }
 
 impl Scored for Candidate {
@@ -95,11 +100,14 @@ impl Mtcnn {
             rnet: Refiner::new(&rnet, RNET_VIEW as usize, &[1, 4])?,
             onet: Refiner::new(&onet, 48, &[1, 4, 10])?,
             thresholds: spec.thresholds,
+            sure: spec.sure,
+            upright: spec.upright,
             pyramid_factor: f64::from(spec.pyramid_factor),
         })
     }
 
-    pub(crate) fn detect(&self, picture: &Pyramid, search: &Search) -> Result<Vec<Detection>, VisionError> {
+    /// Faces from the score `sure` on are not looked at a second time.
+    pub(crate) fn detect(&self, picture: &Pyramid, search: &Search, sure: f32) -> Result<Vec<Detection>, VisionError> {
         let mut boxes = self.propose(picture, search.min_face_px)?;
         boxes.truncate(PROPOSALS);
         for candidate in &mut boxes {
@@ -110,9 +118,31 @@ impl Mtcnn {
         for candidate in &mut boxes {
             candidate.bounds = squared(candidate.shifted(1.0));
         }
-        let faces = self.onet.refine(picture, &boxes, self.thresholds[2])?;
+        // With a lower first score even a second of 1 would not bring the mean of both up to the threshold.
+        let faces = self.onet.refine(picture, &boxes, 2.0 * self.thresholds[2] - 1.0)?;
         let faces = faces.iter().map(Candidate::detection).collect();
-        Ok(suppress(faces, 0.7, Overlap::Smaller, 1.0))
+        self.confirm(picture, suppress(faces, 0.7, Overlap::Smaller, 1.0), sure)
+    }
+
+    /// Faces below the score `sure` are looked at again: mirrored, and where their box has moved to. What makes a
+    /// pattern look like a face rarely survives that. The mean of both looks is their score.
+    fn confirm(&self, picture: &Pyramid, faces: Vec<Detection>, sure: f32) -> Result<Vec<Detection>, VisionError> {
+        let (mut faces, mut doubtful): (Vec<_>, Vec<_>) = faces.into_iter().partition(|face| face.score >= sure);
+        let again = |face: &Detection| Candidate {
+            bounds: squared(face.bounds),
+            score: face.score,
+            shift: [0.0; 4],
+            points: [0.0; 10],
+            mirrored: true,
+        };
+        let again: Vec<Candidate> = doubtful.iter().map(again).collect();
+        let looks = self.onet.refine(picture, &again, f32::NEG_INFINITY)?;
+        for (face, look) in doubtful.iter_mut().zip(&looks) {
+            face.score = (face.score + look.score) / 2.0;
+        }
+        doubtful.retain(|face| face.score >= self.thresholds[2]);
+        faces.append(&mut doubtful);
+        Ok(faces)
     }
 
     /// P-Net on every level of the pyramid, surest first.
@@ -148,7 +178,7 @@ impl Mtcnn {
             let bounds =
                 Bounds { left: at(x, 1.0), top: at(y, 1.0), right: at(x, PNET_VIEW), bottom: at(y, PNET_VIEW) };
             let shift = std::array::from_fn(|edge| reg[edge * prob.len() + cell]);
-            Candidate { bounds, score, shift, points: [0.0; 10] }
+            Candidate { bounds, score, shift, points: [0.0; 10], mirrored: false }
         };
         hits.map(candidate).collect()
     }
@@ -171,7 +201,7 @@ impl Refiner {
         for now in boxes.chunks(BATCH) {
             input.resize(now.len() * one, 0);
             for (candidate, pixels) in now.iter().zip(input.chunks_exact_mut(one)) {
-                picture.sample(candidate.window(), self.side, self.side, pixels);
+                candidate.show(picture, self.side, pixels);
             }
             let outputs = self.plan.run([now.len(), 3, self.side, self.side], &input)?;
             for (ix, candidate) in now.iter().enumerate() {
@@ -200,7 +230,15 @@ impl Candidate {
         Bounds { left: left + l * width, top: top + t * height, right: right + r * width, bottom: bottom + b * height }
     }
 
-    /// What the network is shown: whole pixels.
+    /// Cuts out what the network is shown.
+    fn show(&self, picture: &Pyramid, side: usize, pixels: &mut [u8]) {
+        picture.sample(self.window(), side, side, pixels);
+        if self.mirrored {
+            pixels.as_chunks_mut::<3>().0.chunks_exact_mut(side).for_each(<[[u8; 3]]>::reverse);
+        }
+    }
+
+    /// Where the network looks: whole pixels.
     fn window(&self) -> Window {
         let whole = |v: f32| f64::from(v.round_ties_even());
         let (left, top) = (whole(self.bounds.left), whole(self.bounds.top));
@@ -238,7 +276,7 @@ mod tests {
     fn landmarks_are_read_as_five_across_then_five_down() {
         let points = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
         let bounds = Bounds { left: 11.0, top: 21.0, right: 20.0, bottom: 30.0 };
-        let face = Candidate { bounds, score: 0.9, shift: [0.0; 4], points }.detection();
+        let face = Candidate { bounds, score: 0.9, shift: [0.0; 4], points, mirrored: false }.detection();
         assert_eq!(face.landmarks[0], [11.0, 26.0]);
         assert_eq!(face.landmarks[4], [15.0, 30.0]);
     }

@@ -48,6 +48,8 @@ impl Manifest {
                     spec.thresholds.into_iter().all(probability),
                     "three numbers between 0 and 1",
                 )?;
+                rule("detector.sure", spec.sure, probability(spec.sure), "between 0 and 1")?;
+                rule("detector.upright", spec.upright, probability(spec.upright), "between 0 and 1")?;
                 rule(
                     "detector.pyramid_factor",
                     spec.pyramid_factor,
@@ -70,6 +72,8 @@ impl Manifest {
                     probability(spec.score_threshold),
                     "between 0 and 1",
                 )?;
+                rule("detector.sure", spec.sure, probability(spec.sure), "between 0 and 1")?;
+                rule("detector.upright", spec.upright, probability(spec.upright), "between 0 and 1")?;
                 rule("detector.nms_iou", spec.nms_iou, probability(spec.nms_iou), "between 0 and 1")
             }
         }

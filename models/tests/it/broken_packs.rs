@@ -96,6 +96,7 @@ fn a_file_without_a_checksum_is_named() {
 fn a_value_out_of_range_is_named_with_its_rule() {
     for (from, to, key) in [
         ("thresholds = [0.6,", "thresholds = [1.6,", "detector.thresholds"),
+        ("sure = 0.999", "sure = 1.0", "detector.sure"),
         ("size = 150", "size = 5", "alignment.size"),
         ("scale = 0.00390625", "scale = nan", "recogniser.scale"),
         ("dimension = 128", "dimension = 129", "self_test.embedding"),

@@ -7,6 +7,7 @@
 mod accuracy;
 mod broken_packs;
 mod clusters;
+mod detector;
 mod devices;
 mod gallery;
 mod pictures;

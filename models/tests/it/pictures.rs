@@ -155,7 +155,7 @@ fn no_more_faces_than_asked_for_and_the_most_prominent_first() {
     let Some(folder) = shared("max_faces test", "faces/groups") else { return };
     let group = read(&folder.join("compreface_016_8.jpg"));
     for (name, vision) in both("max_faces test") {
-        let search = Search { min_face_px: 24, max_faces: 64 };
+        let search = Search { min_face_px: 24, ..SEARCH };
         let all = vision.recognise(&group, &search).unwrap().faces;
         assert!(all.len() >= 6, "{name}: {}", all.len());
         let two = vision.recognise(&group, &Search { max_faces: 2, ..search }).unwrap().faces;
@@ -169,7 +169,7 @@ fn no_more_faces_than_asked_for_and_the_most_prominent_first() {
 fn faces_smaller_than_asked_for_are_left_out() {
     let Some(portrait) = portrait("min_face_px test") else { return };
     for (name, vision) in both("min_face_px test") {
-        let none = vision.recognise(&portrait, &Search { min_face_px: 220, max_faces: 9 }).unwrap();
+        let none = vision.recognise(&portrait, &Search { min_face_px: 220, ..SEARCH }).unwrap();
         assert!(none.faces.is_empty(), "{name}");
     }
 }

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use kith_vision::{Analysis, Device, Pack, Precision, Rgb, Search, Vision, VisionError};
 
-pub const SEARCH: Search = Search { min_face_px: 40, max_faces: 64 };
+pub const SEARCH: Search = Search { min_face_px: 40, max_faces: 64, turned: true };
 
 pub fn crate_folder() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -1,0 +1,200 @@
+//! What the detector finds and what it does not take for a face: pictures that are not upright, faces of 20 pixels,
+//! groups with every face known, scenes with none.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use kith_vision::{Bounds, Face, Pack, Precision, Rgb, Search, Vision};
+
+use crate::shared::{SEARCH, analyse, both, bundled, bundled_pack, crate_folder, decode, placed, read, second, shared};
+
+/// How a picture is turned clockwise, in degrees.
+const TURNS: [u32; 3] = [90, 180, 270];
+
+fn self_test_picture() -> Rgb {
+    decode(&Pack::load(&bundled_pack()).unwrap().self_test_picture().unwrap())
+}
+
+fn image(picture: &Rgb) -> image::RgbImage {
+    image::RgbImage::from_raw(picture.width as u32, picture.height as u32, picture.pixels.clone()).unwrap()
+}
+
+fn rgb(image: image::RgbImage) -> Rgb {
+    Rgb::new(image.width() as usize, image.height() as usize, image.into_raw()).unwrap()
+}
+
+fn turned(picture: &Rgb, degrees: u32) -> Rgb {
+    let picture = image(picture);
+    rgb(match degrees {
+        90 => image::imageops::rotate90(&picture),
+        180 => image::imageops::rotate180(&picture),
+        _ => image::imageops::rotate270(&picture),
+    })
+}
+
+/// Where a point of an upright picture lies in the turned one.
+fn moved(point: [f32; 2], degrees: u32, upright: &Rgb) -> [f32; 2] {
+    let ([x, y], right, bottom) = (point, (upright.width - 1) as f32, (upright.height - 1) as f32);
+    match degrees {
+        90 => [bottom - y, x],
+        180 => [right - x, bottom - y],
+        _ => [y, right - x],
+    }
+}
+
+/// The self-test picture in the given size on a plain canvas.
+fn shrunk(side: u32, width: usize, height: usize) -> Rgb {
+    let small = image::imageops::thumbnail(&image(&self_test_picture()), side, side);
+    placed(&rgb(small), width, height, width as isize / 3, height as isize / 4)
+}
+
+fn faces(vision: &Vision, picture: &Rgb, search: Search) -> Vec<Face> {
+    vision.recognise(picture, &search).unwrap().faces
+}
+
+/// For messages; a whole face would print its pixels.
+fn places(faces: &[Face]) -> Vec<(Bounds, f32)> {
+    faces.iter().map(|face| (face.bounds, face.score)).collect()
+}
+
+fn overlap(a: Bounds, b: Bounds) -> f32 {
+    let (width, height) = (a.right.min(b.right) - a.left.max(b.left), a.bottom.min(b.bottom) - a.top.max(b.top));
+    let shared = width.max(0.0) * height.max(0.0);
+    shared / (a.size().powi(2) + b.size().powi(2) - shared)
+}
+
+#[test]
+fn a_picture_lying_on_a_side_or_upside_down_gives_the_same_upright_face_where_it_lies() {
+    let picture = self_test_picture();
+    for (name, vision) in both("turned test") {
+        let upright = &analyse(vision, &picture).faces[0];
+        for degrees in TURNS {
+            let found = analyse(vision, &turned(&picture, degrees)).faces;
+            assert_eq!(found.len(), 1, "{name}: {degrees}°: {:?}", places(&found));
+            for (found, expected) in found[0].landmarks.iter().zip(upright.landmarks) {
+                let [x, y] = moved(expected, degrees, &picture);
+                let off = (found[0] - x).hypot(found[1] - y);
+                assert!(off < 2.0, "{name}: {degrees}°: {found:?} instead of {x}, {y}");
+            }
+            let b = found[0].bounds;
+            let [nx, ny] = found[0].landmarks[2];
+            assert!(b.left < nx && nx < b.right && b.top < ny && ny < b.bottom, "{name}: {degrees}°: {b:?}");
+            let chips = found[0].chip.pixels.iter().zip(&upright.chip.pixels);
+            let off: u64 = chips.map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+            let mean = off as f32 / upright.chip.pixels.len() as f32;
+            assert!(mean < 6.0, "{name}: {degrees}°: the chips are {mean} grey steps apart");
+        }
+    }
+}
+
+#[test]
+fn a_turned_picture_is_taken_as_it_is_where_looking_twice_is_switched_off() {
+    let picture = self_test_picture();
+    for degrees in TURNS {
+        let once = faces(bundled(Precision::Float32), &turned(&picture, degrees), Search { turned: false, ..SEARCH });
+        let right = moved(analyse(bundled(Precision::Float32), &picture).faces[0].landmarks[0], degrees, &picture);
+        let there = |face: &Face| (face.landmarks[0][0] - right[0]).hypot(face.landmarks[0][1] - right[1]) < 10.0;
+        assert!(!once.iter().any(there), "{degrees}°: {:?}", places(&once));
+    }
+}
+
+#[test]
+fn an_upright_face_in_doubt_stays_as_it_is_when_the_picture_is_looked_at_turned() {
+    let picture = image(&self_test_picture());
+    // Cut through the eye.
+    let cut = rgb(image::imageops::crop_imm(&picture, 173, 0, picture.width() - 173, picture.height()).to_image());
+    let vision = bundled(Precision::Float32);
+    let once = faces(vision, &cut, Search { turned: false, ..SEARCH });
+    assert_eq!(once.len(), 1);
+    assert!(once[0].score < 0.999, "{}", once[0].score);
+    assert!(faces(vision, &cut, SEARCH) == once);
+}
+
+#[test]
+fn a_face_of_20_pixels_is_found_when_configured_up_to_full_hd() {
+    // The face takes 100 of the picture's 384 pixels.
+    for (width, height) in [(320, 240), (640, 480), (1920, 1080)] {
+        let picture = shrunk(77, width, height);
+        let vision = bundled(Precision::Float32);
+        let found = faces(vision, &picture, Search { min_face_px: 20, ..SEARCH });
+        assert_eq!(found.len(), 1, "{width}×{height}");
+        assert!((17.0..23.0).contains(&found[0].quality.size_px), "{}", found[0].quality.size_px);
+    }
+}
+
+#[test]
+fn a_face_of_40_pixels_is_found_in_4k() {
+    assert_eq!(analyse(bundled(Precision::Float32), &shrunk(154, 3840, 2160)).faces.len(), 1);
+}
+
+#[test]
+fn a_small_turned_face_in_a_small_picture_is_found() {
+    let picture = turned(&shrunk(170, 170, 170), 90);
+    let found = analyse(bundled(Precision::Float32), &picture).faces;
+    assert_eq!(found.len(), 1);
+    assert!((found[0].quality.roll_degrees - 94.0).abs() < 10.0, "{}", found[0].quality.roll_degrees);
+}
+
+#[test]
+fn every_face_of_40_pixels_in_the_group_pictures_is_found_and_nothing_else() {
+    let Some(folder) = shared("groups test", "faces/groups") else { return };
+    let text = std::fs::read_to_string(crate_folder().join("benches/detectors-truth.json")).unwrap();
+    let truth: BTreeMap<String, Vec<[f32; 4]>> = serde_json::from_str(&text).unwrap();
+    let vision = bundled(Precision::Int8);
+    let mut wanted = 0;
+    for (file, boxes) in truth {
+        let truth: Vec<Bounds> =
+            boxes.into_iter().map(|[left, top, right, bottom]| Bounds { left, top, right, bottom }).collect();
+        let found = analyse(vision, &read(&folder.join(&file))).faces;
+        for face in truth.iter().filter(|face| face.size() >= 40.0) {
+            assert!(found.iter().any(|found| overlap(found.bounds, *face) >= 0.3), "{file}: {face:?} was not found");
+            wanted += 1;
+        }
+        // Faces of a few pixels in that crowd are nobody's truth.
+        let known = |found: &Face| truth.iter().any(|face| overlap(found.bounds, *face) >= 0.3);
+        let right = file == "crowd_ultra_25.jpg" || found.iter().all(known);
+        assert!(right, "{file}: {:?}", places(&found));
+    }
+    assert!(wanted > 140, "{wanted}");
+}
+
+#[test]
+fn no_scene_object_or_animal_is_taken_for_a_face_however_small_or_turned() {
+    let Some(folder) = shared("scenes test", "faces/noface") else { return };
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    for min_face_px in [40, 20] {
+        for path in &files {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap();
+            let found = faces(bundled(Precision::Int8), &read(path), Search { min_face_px, ..SEARCH });
+            // Two rendered people, drawn as photographs of people look; and a photograph of 23 pixels on a screen.
+            let allowed = match (name, min_face_px) {
+                ("tricky_render3d.jpg", _) => 2,
+                ("devices_progressive.jpg", 20) => 1,
+                _ => 0,
+            };
+            assert!(found.len() <= allowed, "{name} at {min_face_px}: {:?}", places(&found));
+        }
+    }
+}
+
+#[test]
+fn photographs_of_a_man_turned_without_exif_show_him() {
+    let Some(folder) = shared("turned photographs test", "faces/hard") else { return };
+    let named = |name: &str| read(Path::new(&folder.join(name)));
+    let vision = bundled(Precision::Float32);
+    let upright = analyse(vision, &named("gray.jpg")).faces;
+    for file in ["rotated_90_no_exif.jpg", "rotated_180_no_exif.jpg", "rotated_270_no_exif.jpg"] {
+        let found = analyse(vision, &named(file)).faces;
+        assert_eq!(found.len(), 1, "{file}");
+        let distance = kith_vision::Metric::Euclidean.distance(&found[0].embedding, &upright[0].embedding);
+        assert!(distance < 0.4, "{file}: {distance}");
+    }
+}
+
+#[test]
+fn the_second_pack_looks_at_turned_pictures_too() {
+    let Some(vision) = second("second pack's turned test") else { return };
+    let once = faces(vision, &turned(&self_test_picture(), 90), Search { turned: false, ..SEARCH });
+    assert!(once.iter().all(|face| face.quality.roll_degrees.abs() < 60.0), "{:?}", places(&once));
+}
