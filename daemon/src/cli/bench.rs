@@ -81,7 +81,7 @@ pub async fn run(config: &Config, bench: Bench) -> anyhow::Result<ExitCode> {
 
 /// The pack's self-test face, 480 pixels high, in the middle of a plain 640×480 picture.
 pub fn bench_picture(config: &Config) -> anyhow::Result<Vec<u8>> {
-    let pack = load_pack(config.models.pack.as_deref())?;
+    let pack = load_pack(&config.models)?;
     let face = image::load_from_memory(&pack.self_test_picture()?)?.into_rgb8();
     let face = imageops::resize(&face, 480, 480, imageops::FilterType::CatmullRom);
     let mut picture = RgbImage::from_pixel(640, 480, image::Rgb([96, 104, 112]));
@@ -95,7 +95,7 @@ pub fn bench_picture(config: &Config) -> anyhow::Result<Vec<u8>> {
 async fn boundary(mut config: Config, rounds: usize, as_json: bool) -> anyhow::Result<()> {
     // The same precision on both sides, whatever this board would choose.
     if config.models.precision.is_none() {
-        let precision = load_pack(config.models.pack.as_deref())?.default_precision(config.engine.device);
+        let precision = load_pack(&config.models)?.default_precision(config.engine.device);
         config.models.precision = Some(precision);
         config.arguments.extend(["--set".into(), format!("models.precision={precision}")]);
     }
@@ -134,7 +134,7 @@ async fn boundary(mut config: Config, rounds: usize, as_json: bool) -> anyhow::R
 }
 
 fn stages(config: &Config, bytes: &[u8], rounds: usize, as_json: bool) -> anyhow::Result<()> {
-    let pack = load_pack(config.models.pack.as_deref())?;
+    let pack = load_pack(&config.models)?;
     let precision = config.models.precision.unwrap_or_else(|| pack.default_precision(config.engine.device));
     let begun = Instant::now();
     let recogniser = Recogniser::load(&pack, precision, config.engine.device, &app::engine_settings(config))?;
