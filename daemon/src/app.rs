@@ -80,7 +80,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (ready_sender, ready) = watch::channel(None);
     let (desk_sender, desk) = watch::channel(None);
     let start = recognition::Start {
-        pack: config.models.pack.clone(),
+        models: config.models.clone(),
         threshold: config.recognition.threshold,
         settings: guard_settings(&config, &state_dir),
         books: Books { store: store.clone(), queue: queue.clone() },

@@ -125,7 +125,7 @@ pub fn run(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
     }
     if let Command::Engine(args) = &cli.command {
         let settings = app::engine_settings(&config);
-        engine::run(args, config.models.pack.as_deref(), config.models.precision, &settings)?;
+        engine::run(args, &config.models, &settings)?;
         return Ok(ExitCode::SUCCESS);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -202,7 +202,7 @@ pub fn stderr_is_the_journal() -> bool {
 async fn own_engine(config: &Config) -> anyhow::Result<Engine> {
     let (models, device, settings) = (config.models.clone(), config.engine.device, app::engine_settings(config));
     let engine = tokio::task::spawn_blocking(move || {
-        let pack = load_pack(models.pack.as_deref())?;
+        let pack = load_pack(&models)?;
         Engine::load(pack, models.precision, device, &settings)
     });
     Ok(engine.await.context("loading the engine panicked")??)
@@ -228,8 +228,8 @@ struct OwnEngines {
 
 impl OwnEngines {
     async fn start(config: &Config) -> anyhow::Result<Self> {
-        let folder = config.models.pack.clone();
-        let pack = tokio::task::spawn_blocking(move || load_pack(folder.as_deref())).await??;
+        let models = config.models.clone();
+        let pack = tokio::task::spawn_blocking(move || load_pack(&models)).await??;
         let sockets = tempfile::tempdir().context("no folder for the engine's socket")?;
         let settings = app::guard_settings(config, sockets.path());
         let guard = Guard::new(settings, Arc::new(pack), Health::default(), None);

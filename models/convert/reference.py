@@ -133,22 +133,25 @@ class Mtcnn:
         return make_square(found[:, :4] + found[:, 5:] * np.concatenate([wh, wh], 1))
 
 
-def similarity(source, target):
+def similarity(source, target, weights=None):
     """The least-squares rotation, scale and shift that takes points `source` to `target`, as 2x3."""
     x, y = np.asarray(source).T
     one, zero = np.ones(len(x)), np.zeros(len(x))
     system = np.stack([np.stack([x, -y, one, zero], 1), np.stack([y, x, zero, one], 1)], 1).reshape(-1, 4)
     values = np.asarray(target).reshape(-1)
+    if weights is not None:
+        system, values = system * np.repeat(weights, 2)[:, None], values * np.repeat(weights, 2)
     a, b, right, down = np.linalg.lstsq(system, values, rcond=None)[0]
     return np.array([[a, -b, right], [b, a, down]])
 
 
 class Pipeline:
-    def __init__(self, folder, precision="float32", threads=1):
+    def __init__(self, folder, precision="float32", threads=1, flip=True):
         pack = tomllib.loads((folder / "pack.toml").read_text())
         self.detector = Mtcnn(folder, pack["detector"], threads)
         self.size, self.template = pack["alignment"]["size"], np.array(pack["alignment"]["template"])
         self.mean, self.scale = np.array(pack["recogniser"]["mean"], np.float32), pack["recogniser"]["scale"]
+        self.normalised, self.flip = pack["recogniser"]["normalise"], flip
         self.recogniser = session(folder / pack["recogniser"][precision], threads)
 
     def align(self, picture, landmarks):
@@ -159,15 +162,28 @@ class Pipeline:
         scaled = (np.asarray(chips, np.float32) - self.mean) * np.float32(self.scale)
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
-    def embed(self, chips):
+    def look(self, chips):
         return self.recogniser.run(["embedding"], {"input": self.input(chips)})[0]
+
+    def embed(self, chips):
+        """The mean of what the network says of each chip and, with `flip`, of its mirror image."""
+        looks = [chips, [chip[:, ::-1] for chip in chips]] if self.flip else [chips]
+        return self.unit(sum(self.unit(self.look(chips)) for chips in looks) / len(looks))
+
+    def unit(self, rows):
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True) if self.normalised else rows
 
     def main_chip(self, picture):
         """The chip of the largest face near the centre, or None: what pair benchmarks compare."""
+        landmarks = self.main_face(picture)
+        return None if landmarks is None else self.align(picture, landmarks)
+
+    def main_face(self, picture):
+        """The landmarks of the largest face near the centre, or None."""
         boxes, landmarks = self.detector.detect(picture)
         if not len(boxes):
             return None
         height, width = picture.shape[:2]
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         centres = (boxes[:, :2] + boxes[:, 2:4]) / 2 - np.array([width, height]) / 2
-        return self.align(picture, landmarks[np.argmax(areas - 2 * (centres ** 2).sum(1))])
+        return landmarks[np.argmax(areas - 2 * (centres ** 2).sum(1))]

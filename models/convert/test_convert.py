@@ -180,8 +180,9 @@ class TheInt8Recogniser(unittest.TestCase):
         for precision, limit in manifest["self_test"]["tolerance"].items():
             pipeline = reference.Pipeline(build.PACK, precision)
             chip = pipeline.main_chip(reference.read_picture(build.PACK / "selftest.jpg"))
-            distance = np.linalg.norm(pipeline.embed([chip])[0] - manifest["self_test"]["embedding"])
-            self.assertLess(distance, limit, precision)
+            for key, seen in ("embedding", chip), ("mirrored", chip[:, ::-1]):
+                distance = np.linalg.norm(pipeline.unit(pipeline.look([seen]))[0] - manifest["self_test"][key])
+                self.assertLess(distance, limit, f"{precision} {key}")
 
 
 class TheFloat16Recogniser(unittest.TestCase):

@@ -9,6 +9,7 @@ pub(crate) struct Recogniser {
     plan: Plan,
     side: usize,
     spec: RecogniserSpec,
+    flip: bool,
 }
 
 impl Recogniser {
@@ -33,29 +34,66 @@ impl Recogniser {
         if precision == Precision::Int8 {
             network.require_integer_convolutions(shape)?;
         }
-        let recogniser = Self { plan: network.plan(shape, device, &spec.pixels())?, side, spec };
+        let recogniser = Self { plan: network.plan(shape, device, &spec.pixels())?, side, spec, flip: pack.flip() };
         let grey = Rgb { width: side, height: side, pixels: vec![128; 3 * side * side] };
         recogniser.embed(&grey).map_err(|error| VisionError::Network { file, reason: error.to_string() })?;
         Ok(recogniser)
     }
 
+    /// What a chip is compared by: what the network makes of it, with `flip` averaged with what it makes of the mirror image.
     pub(crate) fn embed(&self, chip: &Rgb) -> Result<Vec<f32>, VisionError> {
+        let mut looks = vec![self.look(chip)?];
+        if self.flip {
+            looks.push(self.look(&mirrored(chip))?);
+        }
+        Ok(merged(looks, self.spec.normalise))
+    }
+
+    /// The network's answer as it is.
+    fn look(&self, chip: &Rgb) -> Result<Vec<f32>, VisionError> {
         chip.check()?;
-        let (side, spec) = (self.side, &self.spec);
+        let side = self.side;
         if (chip.width, chip.height) != (side, side) {
             return Err(VisionError::ChipSides { expected: side, width: chip.width, height: chip.height });
         }
         let outputs = self.plan.run([1, 3, side, side], &chip.pixels)?;
-        let mut embedding = outputs.get(0).to_vec();
-        check_embedding(&embedding, spec.dimension)?;
-        if spec.normalise {
-            let norm = embedding.iter().map(|v| v * v).sum::<f32>().sqrt();
-            for value in &mut embedding {
-                *value /= norm;
-            }
-        }
+        let embedding = outputs.get(0).to_vec();
+        check_embedding(&embedding, self.spec.dimension)?;
         Ok(embedding)
     }
+}
+
+/// The mean of several looks at one face; with `normalise` each counts by its direction only, and the mean is brought to
+/// unit length.
+pub(crate) fn merged(looks: Vec<Vec<f32>>, normalise: bool) -> Vec<f32> {
+    let count = looks.len() as f32;
+    let mut sum = Vec::new();
+    for mut look in looks {
+        if normalise {
+            to_unit_length(&mut look);
+        }
+        sum.resize(look.len(), 0.0);
+        for (sum, value) in sum.iter_mut().zip(&look) {
+            *sum += value / count;
+        }
+    }
+    if normalise {
+        to_unit_length(&mut sum);
+    }
+    sum
+}
+
+fn to_unit_length(embedding: &mut [f32]) {
+    let norm = embedding.iter().map(|v| v * v).sum::<f32>().sqrt();
+    for value in embedding {
+        *value /= norm;
+    }
+}
+
+/// Left and right exchanged.
+fn mirrored(chip: &Rgb) -> Rgb {
+    let row = |row: &[u8]| row.rchunks_exact(3).flatten().copied().collect::<Vec<_>>();
+    Rgb { pixels: chip.pixels.chunks_exact(3 * chip.width).flat_map(row).collect(), ..*chip }
 }
 
 /// An embedding must have the right length, only finite numbers, and a length other than zero.
@@ -65,4 +103,26 @@ pub(crate) fn check_embedding(embedding: &[f32], dimension: usize) -> Result<(),
     }
     let norm = embedding.iter().map(|v| v * v).sum::<f32>().sqrt();
     if norm.is_finite() && norm > 1e-6 { Ok(()) } else { Err(VisionError::NotAnEmbedding { norm }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mirrored_chip_has_left_and_right_exchanged_and_its_colours_kept() {
+        let chip = Rgb { width: 3, height: 2, pixels: (0..18).collect() };
+        let expected = [6, 7, 8, 3, 4, 5, 0, 1, 2, 15, 16, 17, 12, 13, 14, 9, 10, 11];
+        assert_eq!(mirrored(&chip).pixels, expected);
+        assert_eq!(mirrored(&mirrored(&chip)), chip);
+    }
+
+    #[test]
+    fn looks_are_averaged_as_they_are_or_by_direction() {
+        let looks = || vec![vec![3.0, 0.0], vec![0.0, 1.0]];
+        assert_eq!(merged(looks(), false), [1.5, 0.5]);
+        let half = 0.5_f32.sqrt();
+        assert!(merged(looks(), true).iter().all(|v| (v - half).abs() < 1e-6));
+        assert_eq!(merged(vec![vec![0.0, 2.0]], true), [0.0, 1.0]);
+    }
 }

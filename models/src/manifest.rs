@@ -13,14 +13,14 @@ use sha2::{Digest, Sha256};
 
 use crate::VisionError;
 use crate::device::{Device, Precision};
-use crate::embed::check_embedding;
+use crate::embed::{check_embedding, merged};
 use crate::gallery::Matching;
 use crate::quality::QualityLimits;
 use crate::runtime::Pixels;
 
 /// Raised whenever the code between pixels and embedding changes what it computes, so that
 /// embeddings made before are not compared with those made after.
-const PIPELINE: &str = "kith-1";
+const PIPELINE: &str = "kith-2";
 
 /// Why a pack cannot be used; every message names the file or the key.
 #[derive(Debug, thiserror::Error)]
@@ -171,7 +171,9 @@ impl RecogniserSpec {
 #[serde(deny_unknown_fields)]
 struct SelfTestSpec {
     picture: String,
+    /// Of the face, and of its mirror image: what the float32 recogniser says of each.
     embedding: Vec<f32>,
+    mirrored: Vec<f32>,
     tolerance: Tolerance,
 }
 
@@ -214,6 +216,7 @@ pub struct Pack {
     pub(crate) manifest: Manifest,
     self_test: SelfTest,
     space: String,
+    flip: bool,
     /// The files' bytes by name, in a copy made by `in_memory`.
     kept: Option<Arc<BTreeMap<String, Vec<u8>>>>,
 }
@@ -227,14 +230,25 @@ impl Pack {
         let manifest: Manifest =
             toml::from_str(&text).map_err(|error| PackError::Syntax { file, reason: error.to_string() })?;
         manifest.check()?;
-        let self_test =
-            SelfTest { embedding: manifest.self_test.embedding.clone(), tolerance: manifest.self_test.tolerance };
-        let space = manifest.space();
-        let pack = Self { folder: folder.to_owned(), manifest, self_test, space, kept: None };
+        let flip = true;
+        let (self_test, space) = (manifest.self_test(flip), manifest.space(flip));
+        let pack = Self { folder: folder.to_owned(), manifest, self_test, space, flip, kept: None };
         for name in pack.manifest.sha256.keys() {
             pack.read(name)?;
         }
         Ok(pack)
+    }
+
+    /// The same pack, with an embedding made from a face alone (`false`) or from a face and its mirror image, which takes
+    /// the recogniser twice as long; a pack is loaded with `true`. Each is an embedding space of its own.
+    pub fn with_flip(self, flip: bool) -> Self {
+        let (self_test, space) = (self.manifest.self_test(flip), self.manifest.space(flip));
+        Self { self_test, space, flip, ..self }
+    }
+
+    /// Whether an embedding is made from a face and its mirror image.
+    pub fn flip(&self) -> bool {
+        self.flip
     }
 
     /// A copy that holds the bytes of every file it uses, checked, and needs no file system from then on. They go
@@ -353,12 +367,18 @@ impl Manifest {
         files
     }
 
-    fn space(&self) -> String {
+    fn self_test(&self, flip: bool) -> SelfTest {
+        let SelfTestSpec { embedding, mirrored, tolerance, .. } = self.self_test.clone();
+        let looks = if flip { vec![embedding, mirrored] } else { vec![embedding] };
+        SelfTest { embedding: merged(looks, self.recogniser.normalise), tolerance }
+    }
+
+    fn space(&self, flip: bool) -> String {
         let (alignment, recogniser) = (&self.alignment, &self.recogniser);
         // `check` has made sure that the float32 recogniser is listed.
         let weights = self.sha256.get(&recogniser.float32).map(|sum| sum.to_ascii_lowercase());
         let text = format!(
-            "{PIPELINE} {weights:?} {} {:?} {:?} {:?} {:?} {} {} {:?}",
+            "{PIPELINE} {weights:?} {} {:?} {:?} {:?} {:?} {} {} {:?} {flip}",
             alignment.size,
             alignment.template,
             recogniser.colour,

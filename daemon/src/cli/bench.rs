@@ -101,14 +101,14 @@ pub async fn run(config: &Config, bench: Bench) -> anyhow::Result<ExitCode> {
 }
 
 fn bench_picture(config: &Config) -> anyhow::Result<Vec<u8>> {
-    speed::one_face(&load_pack(config.models.pack.as_deref())?)
+    speed::one_face(&load_pack(&config.models)?)
 }
 
 /// In turn, so that whatever else the machine does falls on both alike.
 async fn boundary(mut config: Config, rounds: usize, as_json: bool) -> anyhow::Result<()> {
     // The same precision on both sides, whatever this board would choose.
     if config.models.precision.is_none() {
-        let precision = load_pack(config.models.pack.as_deref())?.default_precision(config.engine.device);
+        let precision = load_pack(&config.models)?.default_precision(config.engine.device);
         config.models.precision = Some(precision);
         config.arguments.extend(["--set".into(), format!("models.precision={precision}")]);
     }

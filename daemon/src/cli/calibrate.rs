@@ -27,7 +27,7 @@ pub fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
     let Some(connection) = Store::open_for_reading(&config.state_dir)? else {
         bail!("there is no database in {} yet: kithd has not run with this state_dir", config.state_dir.display());
     };
-    let pack = load_pack(config.models.pack.as_deref())?;
+    let pack = load_pack(&config.models)?;
     let mut pictures = Gallery::new(pack.matching().metric, pack.dimension());
     for row in gallery(&connection, pack.space())? {
         pictures.push(row.person_id, row.person_image_id, &row.embedding)?;

@@ -255,8 +255,8 @@ fn disk(config: &Config, found: &mut Findings) {
 
 /// The pack, and whether an engine gives for the bundled picture what it must.
 async fn models(config: &Config, running: bool, found: &mut Findings) {
-    let folder = config.models.pack.clone();
-    let loaded = tokio::task::spawn_blocking(move || load_pack(folder.as_deref())).await;
+    let wanted = config.models.clone();
+    let loaded = tokio::task::spawn_blocking(move || load_pack(&wanted)).await;
     match loaded {
         Ok(Ok(pack)) => {
             let text = format!("{}: all files are there and have their sha256", pack.id());

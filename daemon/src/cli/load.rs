@@ -188,6 +188,7 @@ impl Daemon {
         if let Some(precision) = config.models.precision {
             set("models.precision", precision.as_str());
         }
+        set("models.flip", if config.models.flip { "true" } else { "false" });
         if let Some(pack) = &config.models.pack {
             set("models.pack", &pack.to_string_lossy());
         }

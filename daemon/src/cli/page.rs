@@ -49,7 +49,7 @@ pub async fn page(config: &Config, args: Page, picture: Vec<u8>) -> anyhow::Resu
     let folder = tempfile::tempdir_in(std::env::current_dir()?)?;
     let begun = Instant::now();
     let size = Size { images: args.images, faces: args.faces, people: args.people };
-    let pack = load_pack(config.models.pack.as_deref()).map_err(|error| anyhow!(error))?;
+    let pack = load_pack(&config.models).map_err(|error| anyhow!(error))?;
     fill(folder.path(), size, pack.space(), wall_clock_ms())?;
     eprintln!("{} images are in the database after {:.0} s", args.images, begun.elapsed().as_secs_f64());
     let mut daemon = Daemon::start_in(config, None, folder.path(), None).await?;

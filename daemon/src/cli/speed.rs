@@ -79,7 +79,7 @@ fn shortest(sorted: &[Duration]) -> f64 {
 
 /// `kithd bench engine`: one picture in the configured precision.
 pub fn engine(config: &Config, bytes: &[u8], rounds: usize, as_json: bool) -> anyhow::Result<()> {
-    let pack = load_pack(config.models.pack.as_deref())?;
+    let pack = load_pack(&config.models)?;
     let precision = config.models.precision.unwrap_or_else(|| pack.default_precision(config.engine.device));
     let begun = Instant::now();
     let recogniser = Recogniser::load(&pack, precision, config.engine.device, &app::engine_settings(config))?;
@@ -104,7 +104,7 @@ pub fn engine(config: &Config, bytes: &[u8], rounds: usize, as_json: bool) -> an
 
 /// `kithd bench networks`: each network alone.
 pub fn networks(config: &Config, rounds: usize, as_json: bool) -> anyhow::Result<()> {
-    let pack = load_pack(config.models.pack.as_deref())?;
+    let pack = load_pack(&config.models)?;
     let rows = network_rows(&pack, config, rounds)?;
     if as_json {
         println!("{}", json!({ "pack": pack.id(), "runtime": RUNTIME_VERSION, "rounds": rounds, "networks": rows }));
@@ -190,7 +190,7 @@ pub async fn board(config: &Config, rounds: usize, as_json: bool) -> anyhow::Res
 }
 
 fn measure(config: &Config, rounds: usize, before: BoardReport) -> anyhow::Result<Speed> {
-    let pack = load_pack(config.models.pack.as_deref())?;
+    let pack = load_pack(&config.models)?;
     let (device, settings) = (config.engine.device, app::engine_settings(config));
     let machine = Machine::read(Path::new("/"));
     // A large picture takes many times as long, and a few rounds of it tell as much.

@@ -85,7 +85,7 @@ pub async fn writes(config: &Config, args: Writes, picture: Vec<u8>) -> anyhow::
     let mut config = config.clone();
     // Measuring the precisions would start the engine again in the middle of the count.
     if config.models.precision.is_none() {
-        let pack = load_pack(config.models.pack.as_deref())?;
+        let pack = load_pack(&config.models)?;
         config.models.precision = Some(pack.default_precision(config.engine.device));
     }
     let pause = Duration::from_secs_f64(1.0 / args.rate);

@@ -115,6 +115,8 @@ pub struct Models {
     pub pack: Option<PathBuf>,
     /// `None`: the pack's default.
     pub precision: Option<Precision>,
+    /// Whether an embedding is made from a face and its mirror image.
+    pub flip: bool,
 }
 
 /// The primary engine and its stand-in.
@@ -443,7 +445,7 @@ fn models(raw: &mut Raw) -> Models {
         }
         parsed.ok()
     });
-    Models { pack, precision }
+    Models { pack, precision, flip: raw.flag("models.flip", true) }
 }
 
 fn recognition(raw: &mut Raw) -> Recognition {

@@ -10,13 +10,15 @@ mod process;
 mod recogniser;
 mod service;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use kith_vision::{Comparison, Device, Pack, Precision, Quality};
 use tokio::sync::Semaphore;
+
+use crate::config::Models;
 
 pub use confine::{Profile, confine};
 pub use decode::{DecodeLimits, decode};
@@ -205,11 +207,12 @@ pub fn bundled_pack() -> Option<PathBuf> {
 }
 
 /// Reads and checks a pack; the error is for the operator.
-pub fn load_pack(configured: Option<&Path>) -> Result<Pack, EngineError> {
-    let folder = configured.map(Path::to_path_buf).or_else(bundled_pack).ok_or_else(|| {
+pub fn load_pack(models: &Models) -> Result<Pack, EngineError> {
+    let folder = models.pack.clone().or_else(bundled_pack).ok_or_else(|| {
         EngineError::Failed(
             "the bundled model pack was not found beside the program; set models.pack to its folder".into(),
         )
     })?;
-    Pack::load(&folder).map_err(|error| EngineError::Failed(error.to_string()))
+    let pack = Pack::load(&folder).map_err(|error| EngineError::Failed(error.to_string()))?;
+    Ok(pack.with_flip(models.flip))
 }

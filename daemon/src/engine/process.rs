@@ -15,6 +15,7 @@ use super::confine::{Profile, confine};
 use super::service::{Service, Timed};
 use super::{Engine, EngineSettings, load_pack};
 use crate::child;
+use crate::config::Models;
 use crate::rpc::recognizer::PrecisionTiming;
 use crate::rpc::recognizer::recognizer_server::RecognizerServer;
 use crate::rpc::{CONNECTION_WINDOW, ENVELOPE, FRAME, STREAM_WINDOW};
@@ -40,20 +41,15 @@ pub struct Args {
 }
 
 /// Serves until the parent is gone, or for good.
-pub fn run(
-    args: &Args,
-    pack: Option<&Path>,
-    precision: Option<Precision>,
-    settings: &EngineSettings,
-) -> anyhow::Result<()> {
+pub fn run(args: &Args, models: &Models, settings: &EngineSettings) -> anyhow::Result<()> {
     if args.supervised {
         child::die_with_parent()?;
     }
     child::give_way();
-    let pack = load_pack(pack)?;
+    let pack = load_pack(models)?;
     // Timed later, when there is no file system any more.
     let kept = if args.time_precisions { Some(pack.in_memory()?) } else { None };
-    let engine = Engine::load(pack, args.precision.or(precision), args.device, settings)?;
+    let engine = Engine::load(pack, args.precision.or(models.precision), args.device, settings)?;
     let listener = bind(&args.socket).with_context(|| format!("cannot serve on {}", args.socket.display()))?;
     let profile = match args.device {
         Device::Cpu => Profile::Cpu,

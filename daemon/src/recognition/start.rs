@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::{Answer, Picture};
 use super::enroll::refresh;
 use super::{Books, Guard, GuardSettings, Matcher};
+use crate::config::Models;
 use crate::desk::EngineDesk;
 use crate::engine::load_pack;
 use crate::health::{Condition, Health};
@@ -38,8 +39,8 @@ pub type ReadyWatch = watch::Receiver<Option<Arc<Ready>>>;
 
 /// What is brought up.
 pub struct Start {
-    /// Folder of the model pack; `None`: the bundled one.
-    pub pack: Option<PathBuf>,
+    /// The model pack, and how it is used.
+    pub models: Models,
     /// Two pictures of one person are nearer than this; `None`: the pack's.
     pub threshold: Option<f32>,
     /// The engines'.
@@ -59,10 +60,10 @@ pub async fn start(
     desk: watch::Sender<Option<EngineDesk>>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Start { pack, threshold, settings, books, state_dir, health } = start;
+    let Start { models, threshold, settings, books, state_dir, health } = start;
     let pack = loop {
-        let wanted = pack.clone();
-        let loading = tokio::task::spawn_blocking(move || load_pack(wanted.as_deref()));
+        let wanted = models.clone();
+        let loading = tokio::task::spawn_blocking(move || load_pack(&wanted));
         match loading.await.context("loading the model pack panicked")? {
             Ok(pack) => break Arc::new(pack),
             Err(error) => {

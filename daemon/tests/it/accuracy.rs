@@ -31,6 +31,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("labelled/bbt_sheldon/4.png", "chin and hair cut by the picture's edge, grey"),
     ("labelled/bbt_stuart/5.png", "half profile cut by the picture's edge: the detector finds none"),
     ("labelled/idol_bona/3.jpg", "face half under a hood; another young woman is as near"),
+    ("labelled/idol_chaeyeon/2.jpg", "taken for another young East Asian woman at 0.29"),
     ("labelled/idol_eunseo/3.jpg", "tilted, made-up face with a grimace; several young women are as near"),
     ("labelled/idol_luda/2.jpg", "taken for another young East Asian woman at 0.53"),
     ("labelled/lfw_andy_roddick/3.jpg", "looking down under a cap, eyes in shadow"),
@@ -101,7 +102,7 @@ fn labeled_faces_in_the_wild_are_told_apart_as_promised_in_both_precisions() {
     assert_eq!(found["misses"], 0);
     let float32 = found["against"]["accuracy"].as_f64().unwrap();
     let difference = found["against"]["accuracy_difference"].as_f64().unwrap();
-    assert!(float32 >= 0.985, "float32: {float32}");
+    assert!(float32 >= 0.99, "float32: {float32}");
     assert!(difference.abs() <= 0.003 + 1e-9, "int8 is {difference} from float32's {float32}");
 }
 

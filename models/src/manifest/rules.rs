@@ -94,15 +94,14 @@ impl Manifest {
             default != Precision::Float16 && recogniser.file(default).is_some(),
             "float32 or int8, and the pack must have a network for it",
         )?;
-        let reference = &self.self_test.embedding;
-        rule(
-            "self_test.embedding",
-            format!("{} numbers long", reference.len()),
-            reference.len() == dimension,
-            "as long as recogniser.dimension",
-        )?;
-        let sound = crate::embed::check_embedding(reference, dimension).is_ok();
-        rule("self_test.embedding", "not a usable embedding", sound, "finite and not all zero")?;
+        for (key, reference) in
+            [("self_test.embedding", &self.self_test.embedding), ("self_test.mirrored", &self.self_test.mirrored)]
+        {
+            let length = reference.len();
+            rule(key, format!("{length} numbers long"), length == dimension, "as long as recogniser.dimension")?;
+            let sound = crate::embed::check_embedding(reference, dimension).is_ok();
+            rule(key, "not a usable embedding", sound, "finite and not all zero")?;
+        }
         let tolerance = self.self_test.tolerance;
         let positive = |v: f32| v.is_finite() && v > 0.0;
         rule("self_test.tolerance.float32", tolerance.float32, positive(tolerance.float32), "above 0")?;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use kith_vision::evaluation::{Pair, Pairs, Sample};
-use kith_vision::{Metric, Pack, Precision, Vision};
+use kith_vision::{Bounds, Face, Metric, Pack, Precision, Vision};
 
 use crate::shared::{analyse, bundled, bundled_pack, read, second, shared};
 
@@ -16,7 +16,16 @@ fn measure(vision: &Vision, metric: Metric, folder: &Path) -> Pairs {
     let list = std::fs::read_to_string(folder.join("pairs.csv")).unwrap();
     let mut seen: HashMap<String, Option<Vec<f32>>> = HashMap::new();
     let mut embed = |file: &str| {
-        let make = || analyse(vision, &read(&folder.join(file))).faces.into_iter().next().map(|face| face.embedding);
+        let make = || {
+            let picture = read(&folder.join(file));
+            // Whom the file is named after is in the middle.
+            let off_centre = |face: &Face| {
+                let Bounds { left, top, right, bottom } = face.bounds;
+                (left + right - picture.width as f32).hypot(top + bottom - picture.height as f32)
+            };
+            let faces = analyse(vision, &picture).faces.into_iter();
+            faces.min_by(|a, b| off_centre(a).total_cmp(&off_centre(b))).map(|face| face.embedding)
+        };
         seen.entry(file.to_owned()).or_insert_with(make).clone()
     };
     let pair = |line: &str| {
@@ -39,8 +48,8 @@ fn the_bundled_pack_tells_labelled_pairs_apart_and_int8_loses_little() {
     };
     let (float32, int8) = (of(Precision::Float32), of(Precision::Int8));
     println!("float32 {float32}, int8 {int8}");
-    assert!(float32 >= 0.97, "{float32}");
-    assert!((float32 - int8).abs() <= 0.01, "{float32} {int8}");
+    assert!(float32 >= 0.98, "{float32}");
+    assert!((float32 - int8).abs() <= 0.01 + 1e-9, "{float32} {int8}");
 }
 
 #[test]

@@ -100,8 +100,9 @@ fn a_value_out_of_range_is_named_with_its_rule() {
         ("size = 150", "size = 5", "alignment.size"),
         ("scale = 0.00390625", "scale = nan", "recogniser.scale"),
         ("dimension = 128", "dimension = 129", "self_test.embedding"),
+        ("mirrored = [\n", "mirrored = [\n    0.5,", "self_test.mirrored"),
         ("pnet = \"pnet.onnx\"", "pnet = \"../pnet.onnx\"", "../pnet.onnx"),
-        ("threshold = 0.6", "threshold = -1.0", "matching.threshold"),
+        ("threshold = 0.415", "threshold = -1.0", "matching.threshold"),
         ("default_precision = \"int8\"", "default_precision = \"float16\"", "recogniser.default_precision"),
         ("\nfloat16 = 0", "\n# float16 = 0", "self_test.tolerance.float16"),
     ] {
@@ -112,10 +113,14 @@ fn a_value_out_of_range_is_named_with_its_rule() {
 
 #[test]
 fn a_network_of_another_dimension_is_refused_by_name() {
-    let folder = changed(|text| {
-        let (before, rest) = text.split_once("embedding = [").unwrap();
+    let shortened = |text: String, key: &str| {
+        let (before, rest) = text.split_once(&format!("{key} = [")).unwrap();
         let (_, after) = rest.split_once(']').unwrap();
-        format!("{before}embedding = [{}]{after}", ["0.1"; 64].join(", ")).replace("dimension = 128", "dimension = 64")
+        format!("{before}{key} = [{}]{after}", ["0.1"; 64].join(", "))
+    };
+    let folder = changed(|text| {
+        let text = shortened(shortened(text, "embedding"), "mirrored");
+        text.replace("dimension = 128", "dimension = 64")
     });
     let error = load(&Pack::load(folder.path()).unwrap(), Precision::Float32).unwrap_err();
     let message = error.to_string();
@@ -162,19 +167,25 @@ fn the_embedding_space_depends_on_what_makes_embeddings_and_nothing_else() {
     let space = |folder: &TempDir| Pack::load(folder.path()).unwrap().space().to_owned();
     let original = space(&changed(|text| text));
     // Changing this makes every gallery out there be embedded anew.
-    assert_eq!(original, "5708692578d7964f52bb186a0656f3dfd4499c285cda8c0ce8519682075ff142");
+    assert_eq!(original, "b0136b2424f0040cc07837f92c166ebc7d2bf5e53d6227bbd3274fc4cf8e3876");
     for same in [
-        replaced("threshold = 0.6", "threshold = 0.55"),
+        replaced("threshold = 0.415", "threshold = 0.4"),
         replaced("min_face_px = 40", "min_face_px = 30"),
         replaced("float16 = \"recogniser_float16.onnx\"", "# float16"),
     ] {
         assert_eq!(space(&same), original);
     }
     for other in [
-        replaced("[47.55,", "[47.56,"),
+        replaced("[46.20,", "[46.21,"),
         replaced("colour = \"rgb\"", "colour = \"bgr\""),
         replaced("scale = 0.00390625", "scale = 0.004"),
+        replaced("normalise = true", "normalise = false"),
     ] {
         assert_ne!(space(&other), original);
     }
+    let pack = Pack::load(changed(|text| text).path()).unwrap();
+    assert!(pack.flip());
+    let without = pack.with_flip(false);
+    assert_ne!(without.space(), original, "a face alone and one averaged with its mirror image are not compared");
+    assert_eq!(without.with_flip(true).space(), original);
 }

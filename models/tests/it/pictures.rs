@@ -2,9 +2,13 @@
 //! place of the picture matters.
 
 use image::imageops;
-use kith_vision::{Analysis, Face, Metric, Objection, Pack, Precision, QualityLimits, Rgb, Search, VisionError};
+use kith_vision::{
+    Analysis, Face, Metric, Objection, Pack, Precision, QualityLimits, Rgb, Search, Vision, VisionError,
+};
 
-use crate::shared::{SEARCH, analyse, both, bundled, bundled_pack, decode, enlarged, placed, read, second, shared};
+use crate::shared::{
+    SEARCH, analyse, both, bundled, bundled_pack, decode, enlarged, load, placed, read, second, shared,
+};
 
 fn only(analysis: &Analysis) -> &Face {
     assert_eq!(analysis.faces.len(), 1, "{:?}", analysis.faces.iter().map(|f| f.bounds).collect::<Vec<_>>());
@@ -256,6 +260,25 @@ fn colour_order_matters_to_the_recogniser_of_each_pack() {
         let distance = Metric::Cosine.distance(&vision.embed(&swapped).unwrap(), &face.embedding);
         assert!(distance > 1e-4, "{name}: {distance}");
     }
+}
+
+#[test]
+fn a_face_and_its_mirror_image_have_the_same_embedding_unless_flip_is_off() {
+    let Some(portrait) = portrait("flip test") else { return };
+    let picture = bundled(Precision::Float32);
+    let chip = only(&analyse(picture, &portrait)).chip.clone();
+    let mut mirrored = chip.clone();
+    mirrored.pixels = chip.pixels.chunks_exact(450).flat_map(|row| row.rchunks_exact(3).flatten().copied()).collect();
+    let apart = |vision: &Vision| {
+        let [a, b] = [&chip, &mirrored].map(|chip| vision.embed(chip).unwrap());
+        Metric::Euclidean.distance(&a, &b)
+    };
+    assert!(apart(picture) < 1e-4, "{}", apart(picture));
+    let alone = load(&Pack::load(&bundled_pack()).unwrap().with_flip(false), Precision::Float32).unwrap();
+    assert!(apart(&alone) > 0.01, "{}", apart(&alone));
+    let pack = Pack::load(&bundled_pack()).unwrap();
+    let self_test = decode(&pack.self_test_picture().unwrap());
+    alone.check_reference(&analyse(&alone, &self_test)).unwrap();
 }
 
 #[test]

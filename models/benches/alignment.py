@@ -1,0 +1,235 @@
+"""What each way of aligning, looking and comparing gives on labelled pairs; the table in accuracy.md.
+
+    python models/benches/alignment.py <lfw-dev folder>              every variant, on the tuning half
+    python models/benches/alignment.py <lfw-dev folder> --report     the old and the chosen one, on the other half
+
+Needs numpy, OpenCV and onnxruntime. The float32 recogniser, one thread. The folder holds LFW pictures and a pairs.csv of
+path_a,path_b,same. A person is in the tuning half if the sha256 of the name begins with 0 to 7; a pair counts if both
+are in the same half. Not for judging the Rust code; that is `kithd eval`'s.
+"""
+
+import argparse
+import csv
+import hashlib
+import pathlib
+import sys
+
+import cv2
+import numpy as np
+
+MODELS = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(MODELS / "convert"))
+import reference  # noqa: E402
+
+# The template of the plain port. The pack's is this one, enlarged around the chip's middle.
+PLAIN = np.array([[47.55, 46.60], [100.48, 46.60], [74.01, 76.56], [50.41, 103.02], [97.61, 103.02]])
+CHOSEN = 1.05
+MIDDLE, SIDE = 74.5, 150
+
+
+def larger(scale, right=0.0, down=0.0):
+    return (PLAIN - MIDDLE) * scale + MIDDLE + np.array([right, down])
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+class Faces:
+    """The main face of every picture of one half."""
+
+    def __init__(self, folder, tuning):
+        self.pipeline = reference.Pipeline(MODELS / "packs" / "dlib-mtcnn")
+        files, self.pictures, self.landmarks, who = {}, [], [], []
+        for path in sorted(folder.glob("*.jpg")):
+            name = path.stem.rsplit("_", 1)[0]
+            if (hashlib.sha256(name.encode()).hexdigest()[0] < "8") != tuning:
+                continue
+            picture = reference.read_picture(path)
+            landmarks = self.pipeline.main_face(picture)
+            if landmarks is None:
+                sys.exit(f"no face in {path}: leave it out or lower the smallest face")
+            files[path.name] = len(who)
+            who.append(name)
+            self.pictures.append(picture)
+            self.landmarks.append(landmarks)
+        self.who = np.array(who)
+        rows = list(csv.reader(open(folder / "pairs.csv")))[1:]
+        self.pairs = [(files[a], files[b], same == "1") for a, b, same in rows if a in files and b in files]
+
+    def matrices(self, template=PLAIN, weights=(1, 1, 1, 1, 1), landmarks=None):
+        weights = np.sqrt(np.array(weights, float))
+        return [reference.similarity(points, template, weights) for points in landmarks or self.landmarks]
+
+    def chips(self, matrices, filter=cv2.INTER_LINEAR):
+        return [cv2.warpAffine(p, m, (SIDE, SIDE), flags=filter) for p, m in zip(self.pictures, matrices)]
+
+    def looks(self, chips):
+        """(embeddings, embeddings of the mirrored chips), as the network gives them."""
+        look = lambda chips: np.concatenate([self.pipeline.look([chip]) for chip in chips])
+        return look(chips), look([chip[:, ::-1] for chip in chips])
+
+    def second_look(self, mirror):
+        """Landmarks from O-Net on the upright face, and on its mirror image."""
+        # Where the detector's boxes lie on the plain chip, on average.
+        middle, side, fine = np.array([72.2, 64.2]), 152.0, 144
+        found = []
+        for picture, matrix in zip(self.pictures, self.matrices()):
+            scale = fine / side
+            crop = matrix * scale
+            crop[:, 2] -= (middle - side / 2) * scale
+            crop = cv2.warpAffine(picture, crop, (fine, fine))
+            crop = cv2.resize(crop, (48, 48), interpolation=cv2.INTER_AREA)
+            shown = reference.normalise([crop[:, ::-1] if mirror else crop])
+            points = self.pipeline.detector.onet.run(["points"], {"input": shown})[0].reshape(2, 5).T * side
+            if mirror:
+                points = np.stack([side - points[:, 0], points[:, 1]], 1)[[1, 0, 2, 4, 3]]
+            found.append(np.linalg.solve(matrix[:, :2], (points + middle - side / 2 - matrix[:, 2]).T).T)
+        return found
+
+    def measure(self, rows=None, distances=None, threshold=None, draws=0, keep=slice(None)):
+        """Accuracy at the best or given threshold, missed and false pairs, TAR at FAR 1e-3 and 1e-4."""
+        kept = np.arange(len(self.who))[keep]
+        where = {face: at for at, face in enumerate(kept)}
+        if distances is None:
+            squares = (rows ** 2).sum(1)
+            distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * rows @ rows.T, 0))
+        pairs = [(where[a], where[b], same) for a, b, same in self.pairs if a in where and b in where]
+        first, second, same = map(np.array, zip(*pairs))
+        of_pairs = distances[first, second]
+        if threshold is None:
+            at = np.sort(of_pairs) + 1e-6
+            threshold = at[np.argmax([((of_pairs < t) == same).mean() for t in at])]
+        names = self.who[kept]
+        strangers = names[:, None] != names
+        upper = np.triu(np.ones_like(strangers), 1)
+
+        def rates(times=None):
+            """`times`: how often each person was drawn."""
+            weight = np.ones(len(pairs)) if times is None else times[first] * times[second]
+            right = np.average((of_pairs < threshold) == same, weights=weight)
+            far = distances[upper & strangers]
+            order = np.argsort(far)
+            shares = np.ones(len(far)) if times is None else (times[:, None] * times)[upper & strangers][order]
+            shares = np.cumsum(shares) / shares.sum()
+            bounds = [far[order[np.searchsorted(shares, share)]] for share in (1e-3, 1e-4)]
+            mine = of_pairs[same]
+            return [right] + [np.average(mine < bound, weights=weight[same]) for bound in bounds] + bounds[:1]
+
+        result = rates()
+        errors = [int((of_pairs[same] >= threshold).sum()), int((of_pairs[~same] < threshold).sum())]
+        intervals = []
+        people, index = np.unique(names, return_inverse=True)
+        random = np.random.default_rng(7)
+        for _ in range(draws):
+            times = np.bincount(random.integers(len(people), size=len(people)), minlength=len(people))[index]
+            intervals.append(rates(times.astype(float))[:3])
+        return threshold, result, errors, np.percentile(intervals, [2.5, 97.5], axis=0).T if draws else None, len(pairs)
+
+    def show(self, label, rows=None, **more):
+        threshold, (right, tar3, tar4, at), (missed, false), intervals, count = self.measure(rows, **more)
+        between = lambda ix: f" ({intervals[ix][0]:.2%} to {intervals[ix][1]:.2%})" if intervals is not None else ""
+        print(
+            f"| {label} | {right:.2%}{between(0)} | {missed} + {false} of {count} | {threshold:.3f} "
+            f"| {tar3:.2%}{between(1)} | {tar4:.2%}{between(2)} | {at:.3f} |",
+            flush=True,
+        )
+        return threshold
+
+    def halves(self, label, make):
+        """What is estimated from faces (centre, whitening, cohort): estimated on half the people, measured on the rest."""
+        people = np.unique(self.who)
+        found = []
+        for seed in range(6):
+            half = np.isin(self.who, np.random.default_rng(seed).permutation(people)[: len(people) // 2])
+            for fit in (half, ~half):
+                found.append(self.measure(**make(fit, ~fit), keep=~fit)[1])
+        right, tar3, tar4, at = np.mean(found, axis=0)
+        print(f"| {label} | {right:.2%} | | | {tar3:.2%} | {tar4:.2%} | {at:.3f} |", flush=True)
+
+
+def both(looks):
+    return unit(unit(looks[0]) + unit(looks[1]))
+
+
+def cohort_scores(rows, fit, keep, nearest=50):
+    """Minus the score normalised by each face's nearest strangers of a cohort, one picture of each person."""
+    cohort, tested = rows[fit], rows[keep]
+    scores = tested @ tested.T
+    near = np.sort(tested @ cohort.T, 1)[:, -nearest:]
+    mean, spread = near.mean(1), near.std(1)
+    return -((scores - mean[:, None]) / spread[:, None] + (scores - mean) / spread) / 2
+
+
+def whitened(rows, fit, keep, strength):
+    centre = rows[fit].mean(0)
+    values, vectors = np.linalg.eigh(np.cov((rows[fit] - centre).T))
+    return unit((rows[keep] - centre) @ (vectors * (values + strength * values.mean()) ** -0.25) @ vectors.T)
+
+
+def variants(faces):
+    plain = faces.looks(faces.chips(faces.matrices()))
+    faces.show("plain port: euclidean distance", plain[0])
+    faces.show("mirrored chip averaged", (plain[0] + plain[1]) / 2)
+    faces.show("unit length", unit(plain[0]))
+    faces.show("unit length, mirrored chip averaged", both(plain))
+    by_scale = {1.0: plain}
+    for scale in (0.97, 1.03, 1.04, CHOSEN, 1.06, 1.08, 1.1, 1.15):
+        by_scale[scale] = faces.looks(faces.chips(faces.matrices(larger(scale))))
+        faces.show(f"template × {scale}, unit length", unit(by_scale[scale][0]))
+        faces.show(f"template × {scale}, unit length, mirrored", both(by_scale[scale]))
+    chosen = by_scale[CHOSEN]
+    faces.show("two scales (1 and 1.1), both mirrored", unit(both(plain) + both(by_scale[1.1])))
+    print("\nEverything below: template × 1.05, unit length, mirrored.\n")
+    template = larger(CHOSEN)
+    for down in (-2, 2):
+        moved = faces.matrices(larger(CHOSEN, 0, down))
+        faces.show(f"template moved down by {down}", both(faces.looks(faces.chips(moved))))
+    for weights in ((1, 1, 0.5, 1, 1), (1, 1, 0, 1, 1), (2, 2, 1, 1, 1), (1, 1, 1, 2, 2)):
+        weighted = faces.matrices(template, weights)
+        faces.show(f"landmark weights {weights}", both(faces.looks(faces.chips(weighted))))
+    upright, mirrored = faces.second_look(False), faces.second_look(True)
+    mean = [(a + b) / 2 for a, b in zip(upright, mirrored)]
+    for label, landmarks in (("O-Net again on the upright face", upright), ("the same and on its mirror image", mean)):
+        faces.show(label, both(faces.looks(faces.chips(faces.matrices(template, landmarks=landmarks)))))
+    matrices = faces.matrices(template)
+    for label, filter in (("bicubic", cv2.INTER_CUBIC), ("Lanczos", cv2.INTER_LANCZOS4)):
+        faces.show(f"chip cut with {label}", both(faces.looks(faces.chips(matrices, filter))))
+    chips = faces.chips(matrices)
+    exposed = [np.clip(chip * (118 / chip.mean()), 0, 255).astype(np.uint8) for chip in chips]
+    faces.show("exposure: mean brought to 118", both(faces.looks(exposed)))
+    grey_world = [np.clip(c * (c.mean() / c.mean((0, 1))) * [1.08, 1.0, 0.92], 0, 255).astype(np.uint8) for c in chips]
+    faces.show("white balance: skin-coloured mean", both(faces.looks(grey_world)))
+    grey = [np.repeat(cv2.cvtColor(chip, cv2.COLOR_RGB2GRAY)[..., None], 3, 2) for chip in chips]
+    faces.show("no colour", both(faces.looks(grey)))
+    print("\nEstimated on half the people of the tuning half, measured on the others, mean of 12:\n")
+    rows = both(chosen)
+    faces.halves("nothing", lambda fit, keep: {"rows": rows[keep]})
+    faces.halves("quarter of the centre taken away", lambda fit, keep: {"rows": unit(rows[keep] - rows[fit].mean(0) / 4)})
+    faces.halves("centre taken away", lambda fit, keep: {"rows": unit(rows[keep] - rows[fit].mean(0))})
+    faces.halves("centre taken away, whitened a little", lambda fit, keep: {"rows": whitened(rows, fit, keep, 3)})
+    faces.halves("score normalised by a cohort", lambda fit, keep: {"distances": cohort_scores(rows, fit, keep)})
+
+
+def report(folder):
+    tuning, other = Faces(folder, True), Faces(folder, False)
+    for label, scale, make in (
+        ("plain port", 1.0, lambda looks: looks[0]),
+        ("chosen, models.flip = false", CHOSEN, lambda looks: unit(looks[0])),
+        ("chosen, models.flip = true", CHOSEN, both),
+    ):
+        threshold = None
+        for half, faces in (("tuning half", tuning), ("report half", other)):
+            rows = make(faces.looks(faces.chips(faces.matrices(larger(scale)))))
+            threshold = faces.show(f"{label}, {half}", rows, threshold=threshold, draws=200)
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("folder", type=pathlib.Path)
+    arguments.add_argument("--report", action="store_true")
+    arguments = arguments.parse_args()
+    cv2.setNumThreads(1)
+    print("| variant | accuracy | missed + false | threshold | TAR at FAR 1e-3 | TAR at FAR 1e-4 | at |")
+    print("|---|---|---|---|---|---|---|")
+    report(arguments.folder) if arguments.report else variants(Faces(arguments.folder, True))
