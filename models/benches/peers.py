@@ -207,14 +207,19 @@ class Onnxruntime:
         side = self.settings["alignment"]["size"]
         return cv2.warpAffine(picture, reference.similarity(face[1], self.template), (side, side))
 
-    def input(self, chip):
+    def input(self, chips):
         spec, network = self.settings["recogniser"], self.networks["recogniser"]
         if network.input.type == "tensor(uint8)":
-            return np.ascontiguousarray(chip[:, :, ::-1].transpose(2, 0, 1)[None])
-        return cv2.dnn.blobFromImage(chip, spec["scale"], mean=spec["mean"], swapRB=spec["colour"] == "rgb")
+            return np.ascontiguousarray(np.asarray(chips)[..., ::-1].transpose(0, 3, 1, 2))
+        return cv2.dnn.blobFromImages(chips, spec["scale"], mean=spec["mean"], swapRB=spec["colour"] == "rgb")
 
     def embed(self, chip):
-        return self.networks["recogniser"].run(["embedding"], self.input(chip))[0][0]
+        """As kithd by default: the chip and its mirror image in one batch, each brought to unit length, and their mean."""
+        looks = self.networks["recogniser"].run(["embedding"], self.input([chip, cv2.flip(chip, 1)]))[0]
+        if not self.settings["recogniser"]["normalise"]:
+            return looks.mean(0)
+        mean = (looks / np.linalg.norm(looks, axis=1, keepdims=True)).mean(0)
+        return mean / np.linalg.norm(mean)
 
 
 class FaceRecognition:
