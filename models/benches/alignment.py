@@ -153,7 +153,7 @@ def both(looks):
 
 
 def cohort_scores(rows, fit, keep, nearest=50):
-    """Minus the score normalised by each face's nearest strangers of a cohort, one picture of each person."""
+    """Minus the score normalised by each face's nearest in a cohort, every picture of the people left out."""
     cohort, tested = rows[fit], rows[keep]
     scores = tested @ tested.T
     near = np.sort(tested @ cohort.T, 1)[:, -nearest:]
