@@ -50,7 +50,7 @@ impl Recogniser {
     }
 
     /// The network's answer as it is.
-    fn look(&self, chip: &Rgb) -> Result<Vec<f32>, VisionError> {
+    pub(crate) fn look(&self, chip: &Rgb) -> Result<Vec<f32>, VisionError> {
         chip.check()?;
         let side = self.side;
         if (chip.width, chip.height) != (side, side) {

@@ -49,7 +49,7 @@ pub fn time_networks(pack: &Pack, device: Device, rounds: usize) -> Result<Vec<N
     for precision in Precision::ALL {
         if pack.offers(precision) && device.has_arithmetic_for(precision) {
             let recogniser = Recogniser::load(pack, precision, device)?;
-            let times = time(rounds, || recogniser.embed(&chip).map(drop))?;
+            let times = time(rounds, || recogniser.look(&chip).map(drop))?;
             found.push(NetworkTime { network: "recogniser", precision, shape: [1, 3, side, side], times });
         }
     }
