@@ -53,7 +53,6 @@ except ImportError:
 
 STAGES = ("decode", "detect", "align", "embed")
 WHOLE = "decode to embedding"
-THRESHOLD = 0.6
 
 
 def session(model):
@@ -123,6 +122,7 @@ class Onnxruntime:
 
     def __init__(self, name, pack, files):
         self.name, self.settings = name, tomllib.loads((pack / "pack.toml").read_text())
+        self.threshold = self.settings["matching"]["threshold"]
         self.detector = self.settings["detector"]
         self.networks = {network: Network(files[network]) for network in ("pnet", "rnet", "onet", "recogniser")}
         self.template = np.array(self.settings["alignment"]["template"])
@@ -226,6 +226,7 @@ class FaceRecognition:
     """The library's defaults: HOG detector, one up-sampling, five landmarks, no jitter."""
 
     name = "face_recognition HOG"
+    threshold = 0.6
 
     def __init__(self):
         api = face_recognition.api
@@ -385,16 +386,16 @@ def measure_accuracy(peer, folder):
     distances = np.array([np.linalg.norm(embeddings[a] - embeddings[b])
                           if a in embeddings and b in embeddings else np.inf for a, b, _ in pairs])
     same = np.array([s for _, _, s in pairs])
-    thresholds = np.arange(0.4, 0.8, 0.001)
+    thresholds = np.arange(0.2, 0.8, 0.001)
     right = [np.mean((distances < t) == same) for t in thresholds]
     strangers = np.sort(distances[~same])
     at_one_percent = strangers[len(strangers) // 100]
     return {
-        "pairs": len(pairs), "pictures": len(files), "no_face": len(files) - len(embeddings),
-        "right_at_0.6": round(100 * float(np.mean((distances < THRESHOLD) == same)), 2),
+        "threshold": peer.threshold, "pairs": len(pairs), "pictures": len(files), "no_face": len(files) - len(embeddings),
+        "right": round(100 * float(np.mean((distances < peer.threshold) == same)), 2),
         "best": round(100 * float(max(right)), 2), "best_threshold": round(float(thresholds[np.argmax(right)]), 3),
-        "false_match_at_0.6": round(100 * float(np.mean(distances[~same] < THRESHOLD)), 2),
-        "missed_at_0.6": round(100 * float(np.mean(distances[same] >= THRESHOLD)), 2),
+        "false_match": round(100 * float(np.mean(distances[~same] < peer.threshold)), 2),
+        "missed": round(100 * float(np.mean(distances[same] >= peer.threshold)), 2),
         "found_at_1_percent_false_match": round(100 * float(np.mean(distances[same] < at_one_percent)), 2),
     }
 
