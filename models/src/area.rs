@@ -132,7 +132,7 @@ impl Cover {
             let from = start + step * ix as f64;
             let to = from + step;
             let (low, high) = (from.max(0.0), to.min(sources as f64));
-            if high - low < 1e-6 * step {
+            if high <= low || high - low < 1e-6 * step {
                 return Cell { first: 0, end: 0, first_weight: 0.0, weight: 0.0, last_weight: 0.0 };
             }
             let first = low as usize;

@@ -46,7 +46,10 @@ impl Recogniser {
         if self.flip {
             looks.push(self.look(&mirrored(chip))?);
         }
-        Ok(merged(looks, self.spec.normalise))
+        let embedding = merged(looks, self.spec.normalise);
+        // Two opposite looks would leave nothing.
+        check_embedding(&embedding, self.spec.dimension)?;
+        Ok(embedding)
     }
 
     /// The network's answer as it is.

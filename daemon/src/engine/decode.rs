@@ -134,8 +134,11 @@ fn decode_as<'a>(
     };
     if format == Format::Jpeg && count >= WORTH_REDUCING {
         let reduction = reduction(turn.width, turn.height);
+        // Where something is left over at the end of a row, turning would move it to the beginning.
+        let even = turn.width.is_multiple_of(reduction) && turn.height.is_multiple_of(reduction);
         if reduction > 1
-            && let Some(mut jpeg) = Jpeg::read(bytes)
+            && even
+            && let Some(mut jpeg) = Jpeg::read(bytes, [turn.width, turn.height])
             && let Some(piece) = jpeg.reduced(reduction)
         {
             return Ok(sight(turn.apply(piece), reduction, Some(jpeg)));

@@ -116,15 +116,15 @@ mod tests {
 
     use super::*;
 
-    /// 3600×2700 with the pack's face twice: large enough for its chip even in half, and not.
+    /// 4200×3150 with the pack's face twice: large enough for its chip even in half, and not.
     fn two_faces(pack: &Pack) -> Rgb {
         let face = image::load_from_memory(&pack.self_test_picture().unwrap()).unwrap().into_rgb8();
-        let mut picture = RgbImage::from_pixel(3600, 2700, image::Rgb([96, 104, 112]));
-        for (side, x, y) in [(2000, 100, 300), (700, 2600, 1500)] {
+        let mut picture = RgbImage::from_pixel(4200, 3150, image::Rgb([96, 104, 112]));
+        for (side, x, y) in [(2000, 100, 300), (700, 3000, 1900)] {
             let face = imageops::resize(&face, side, side, imageops::FilterType::CatmullRom);
             imageops::overlay(&mut picture, &face, x, y);
         }
-        Rgb { width: 3600, height: 2700, pixels: picture.into_raw() }
+        Rgb { width: 4200, height: 3150, pixels: picture.into_raw() }
     }
 
     #[test]
@@ -138,7 +138,7 @@ mod tests {
         let whole = decode(&bytes, &limits).unwrap();
         assert!(recogniser.vision.reduction(whole.width, whole.height, &recogniser.search) > 1);
         let expected = recogniser.vision.recognise(&whole, &recogniser.search).unwrap().faces;
-        assert_eq!((reply.size, reply.faces.len(), expected.len()), ((3600, 2700), 2, 2));
+        assert_eq!((reply.size, reply.faces.len(), expected.len()), ((4200, 3150), 2, 2));
         for (found, expected) in reply.faces.iter().zip(&expected) {
             let size = expected.bounds.size();
             let points = found.landmarks.as_flattened().iter().zip(expected.landmarks.as_flattened());

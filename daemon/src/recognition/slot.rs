@@ -435,8 +435,8 @@ impl Slot {
                 return Err(TestFailure::new(
                     BreakerReason::Start,
                     format!(
-                        "the engine at {} runs the model pack {:?} in another embedding space than {}; set models.pack to \
-                     the same pack on both sides",
+                        "the engine at {} runs the model pack {:?} in another embedding space than {}; set models.pack \
+                     and models.flip to the same on both sides",
                         self.place(),
                         description.pack,
                         self.pack.id()

@@ -441,7 +441,7 @@ mod tests {
         // Too far apart for one group at first; what comes between brings them together.
         let between = |share: f32| -> Vec<f32> {
             let mut at = face(1, 1);
-            at[0] += share * 0.7;
+            at[0] += share * 0.48;
             at
         };
         board.image(&[(0.9, between(0.0))]);
@@ -688,8 +688,8 @@ mod tests {
         for picture in 0..9 {
             board.image(&[(0.9 + picture as f32 / 1000.0, face(1, picture))]);
         }
-        board.image(&[(0.85, turned(0.3))]);
-        board.image(&[(0.82, turned(-0.3))]);
+        board.image(&[(0.85, turned(0.2))]);
+        board.image(&[(0.82, turned(-0.2))]);
         assert_eq!(board.round().await, 1);
         let up = Arc::clone(&board.up);
         assert_eq!(board.enroller.name_stranger(&up, 1, "Ada").await.unwrap().pictures, 5);

@@ -131,6 +131,10 @@ impl Detector {
         let Some((_, turn)) = best else { return Ok(None) };
         let turned = turn.of(picture.whole());
         let faces = self.look(&Pyramid::new(&turned), search, TWICE)?;
+        // The copy may have shown what the whole does not.
+        if surest(&faces) < needed {
+            return Ok(None);
+        }
         Ok(Some(faces.iter().map(|face| turn.back(face, width, height)).collect()))
     }
 }

@@ -157,7 +157,9 @@ impl Mtcnn {
             input.resize(3 * w * h, 0);
             picture.sample(whole, w, h, &mut input);
             let outputs = self.pnet.run([1, 3, h, w], &input)?;
-            let mut level = self.read_level(&outputs, scale);
+            // They agree at 12 by 12; a network of another making might not at other sizes.
+            let fits = outputs.shape(PROB)[2..] == outputs.shape(REG)[2..];
+            let mut level = if fits { self.read_level(&outputs, scale) } else { Vec::new() };
             if level.len() > PROPOSALS_PER_LEVEL {
                 level.select_nth_unstable_by(PROPOSALS_PER_LEVEL, |a, b| b.score.total_cmp(&a.score));
                 level.truncate(PROPOSALS_PER_LEVEL);

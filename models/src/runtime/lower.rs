@@ -17,6 +17,10 @@ use super::Pixels;
 use super::operators::{BYTE_CHANNELS, Convolution, Enter, EnterTable, Layout, MaxPool, Mean, ResidualLayer};
 use crate::direct::{Arithmetic, Channel, Float, Integer, Weights};
 
+/// Beyond these no network goes, and a damaged file might.
+const MOST_STRIDE: usize = 64;
+const MOST_POOLED: usize = 16;
+
 /// Why a graph cannot be lowered, naming the node.
 pub(super) type Unsupported = String;
 
@@ -28,6 +32,8 @@ struct Layer {
     scale: Option<f32>,
     /// The name of the graph's output that this is.
     output: Option<String>,
+    /// Others look at it as it is, under another name: nothing may be added to it.
+    shared: bool,
 }
 
 enum Kind {
@@ -52,10 +58,19 @@ struct ConvolutionLayer {
     padding: usize,
     /// None until an activation is met.
     slopes: Option<Vec<f32>>,
-    residual: Option<(usize, bool)>,
+    residual: Option<Added>,
     /// As `Convolution`'s.
     pool: Option<bool>,
     sigmoid: bool,
+}
+
+/// What is added to a convolution.
+#[derive(Clone, Copy, PartialEq)]
+struct Added {
+    layer: usize,
+    pooled: bool,
+    /// One of the two is extended by zeros to the sides of the other.
+    extended: bool,
 }
 
 /// Weights as \[output channel, input channel, row, column\], or of a dense layer as \[input, output\].
@@ -71,6 +86,8 @@ enum Value {
     Layer(usize),
     /// A layer's mean of each two by two pixels.
     Pooled(usize),
+    /// A layer, or with `true` its mean of each two by two pixels, with zeros at its end. Only a sum takes that.
+    Padded(usize, bool),
     Constant(Arc<Tensor>),
     /// Whole numbers and the scales they stand for, one or one for each first index.
     Scaled(Arc<Tensor>, Vec<f32>),
@@ -96,8 +113,15 @@ pub(super) fn lower(
 /// The convolutions that would run in floating point, by name.
 pub(super) fn float_convolutions(graph: &GraphProto, outputs: &[&'static str]) -> Result<Vec<String>, Unsupported> {
     let lowering = Lowering::of(graph, outputs)?;
-    let float = lowering.layers.into_iter().filter_map(|layer| match layer.kind {
-        Kind::Convolution(convolution) if matches!(convolution.weight, Weight::Float(_)) => Some(convolution.name),
+    let float = lowering.layers.iter().filter_map(|layer| match &layer.kind {
+        Kind::Convolution(convolution) => {
+            let float = match convolution.weight {
+                Weight::Float(_) => true,
+                Weight::Integer(..) => lowering.layers[layer.input].scale.is_none(),
+                Weight::Dense(_) => false,
+            };
+            float.then(|| convolution.name.clone())
+        }
         _ => None,
     });
     Ok(float.collect())
@@ -106,7 +130,8 @@ pub(super) fn float_convolutions(graph: &GraphProto, outputs: &[&'static str]) -
 impl<'a> Lowering<'a> {
     fn of(graph: &'a GraphProto, outputs: &[&'static str]) -> Result<Self, Unsupported> {
         let mut uses: HashMap<&str, usize> = HashMap::new();
-        for name in graph.node.iter().flat_map(|node| &node.input) {
+        let inputs = graph.node.iter().flat_map(|node| &node.input);
+        for name in inputs.chain(graph.output.iter().map(|output| &output.name)) {
             *uses.entry(name).or_default() += 1;
         }
         let mut lowering = Self { graph, values: HashMap::new(), uses, layers: Vec::new() };
@@ -134,18 +159,17 @@ impl<'a> Lowering<'a> {
         }
         for node in &self.graph.node {
             let name = || format!("{} {}", node.op_type, node.output.first().map_or("", String::as_str));
+            let [output] = node.output.as_slice() else {
+                return Err((name(), format!("it has {} outputs", node.output.len())));
+            };
             let value = self.node(node).map_err(|reason| (name(), reason))?;
-            if let [output] = node.output.as_slice() {
-                self.values.insert(output, value);
-            } else {
-                return Err((name(), "it has several outputs".into()));
-            }
+            self.values.insert(output, value);
         }
         Ok(())
     }
 
     fn push(&mut self, kind: Kind, input: usize, scale: Option<f32>) -> usize {
-        self.layers.push(Layer { kind, input, scale, output: None });
+        self.layers.push(Layer { kind, input, scale, output: None, shared: false });
         self.layers.len() - 1
     }
 
@@ -166,19 +190,34 @@ impl<'a> Lowering<'a> {
             Value::Constant(tensor) => floats(&tensor),
             Value::Scaled(tensor, scales) => {
                 let values = whole_numbers(&tensor)?;
-                let each = (values.len() / scales.len()).max(1);
+                let each = (values.len() / scales.len().max(1)).max(1);
                 Ok(values.iter().enumerate().map(|(ix, value)| *value as f32 * scales[ix / each]).collect())
             }
             _ => Err(format!("its input {ix} is not constant")),
         }
     }
 
+    /// The same layer under another name.
+    fn alias(&mut self, node: &NodeProto, value: Value) -> Value {
+        if let Value::Layer(layer) | Value::Pooled(layer) | Value::Padded(layer, _) = value
+            && self.uses.get(node.input[0].as_str()) != Some(&1)
+        {
+            self.layers[layer].shared = true;
+        }
+        value
+    }
+
     /// The convolution whose plain result this node's input is and nobody else's.
     fn unfinished(&mut self, node: &NodeProto, ix: usize) -> Result<(usize, &mut ConvolutionLayer), String> {
-        let layer = self.layer(node, ix)?;
+        let layer = match self.value(node, ix)? {
+            Value::Padded(layer, false) if node.op_type == "Add" => layer,
+            _ => self.layer(node, ix)?,
+        };
         let once = self.uses.get(node.input[ix].as_str()) == Some(&1);
         match &mut self.layers[layer] {
-            Layer { kind: Kind::Convolution(convolution), scale: None, .. } if once && convolution.slopes.is_none() => {
+            Layer { kind: Kind::Convolution(convolution), scale: None, shared: false, .. }
+                if once && convolution.slopes.is_none() =>
+            {
                 Ok((layer, convolution))
             }
             _ => Err("it does not follow a convolution alone".into()),
@@ -198,18 +237,19 @@ impl<'a> Lowering<'a> {
                     _ => return Err("its weights are not constant".into()),
                 };
                 let (Weight::Float(values) | Weight::Integer(values, _) | Weight::Dense(values)) = &weight;
-                require(values.rank() == 4, "its kernel has not two axes")?;
-                let channels = values.shape()[0];
+                let &[channels, _, rows, columns] = values.shape() else {
+                    return Err("its kernel has not two axes".into());
+                };
+                require(values.shape().iter().all(|side| *side > 0), "its kernel is empty")?;
                 let bias = if node.input.len() > 2 { self.floats(node, 2)? } else { vec![0.0; channels] };
                 require(bias.len() == channels, "its bias has another length")?;
-                let stride = ints("strides").unwrap_or(&[1, 1]);
-                let padding = ints("pads").unwrap_or(&[0; 4]);
                 require(int("group", 1) == 1, "its channels are grouped")?;
                 require(ints("dilations").is_none_or(|d| d == [1, 1]), "it is dilated")?;
-                require(stride[0] == stride[1], "its strides differ")?;
-                require(padding.iter().all(|p| p == &padding[0]), "its paddings differ")?;
-                require(node.attribute.iter().all(|a| a.name != "auto_pad" || a.s == b"NOTSET"), "it pads by itself")?;
-                self.convolution(node, input, weight, bias, stride[0] as usize, padding[0] as usize)
+                require(pads_as_told(node), "it pads by itself")?;
+                let stride = square(ints("strides").unwrap_or(&[1, 1]), 1, MOST_STRIDE).ok_or("its strides are odd")?;
+                let padding = square(ints("pads").unwrap_or(&[0; 4]), 0, rows.min(columns) - 1);
+                let padding = padding.ok_or("its paddings are odd")?;
+                self.convolution(node, input, weight, bias, stride, padding)
             }
             "Gemm" | "MatMul" => {
                 let input = self.layer(node, 0)?;
@@ -221,6 +261,7 @@ impl<'a> Lowering<'a> {
                 let factors = node.attribute.iter().filter(|a| a.name == "alpha" || a.name == "beta");
                 require(factors.clone().all(|a| a.f == 1.0), "it has factors")?;
                 let bias = if node.input.len() > 2 { self.floats(node, 2)? } else { vec![0.0; matrix.shape()[1]] };
+                require(bias.len() == matrix.shape()[1] && matrix.len() > 0, "its bias has another length")?;
                 self.convolution(node, input, Weight::Dense((*matrix).clone()), bias, 1, 0)
             }
             "Relu" => {
@@ -229,9 +270,21 @@ impl<'a> Lowering<'a> {
                 Ok(Value::Layer(layer))
             }
             "PRelu" => {
-                let slopes = self.floats(node, 1)?;
+                let Value::Constant(tensor) = self.value(node, 1)? else {
+                    return Err("its slopes are not constant".into());
+                };
+                let slopes = floats(&tensor)?;
                 let (layer, convolution) = self.unfinished(node, 0)?;
-                require(slopes.len() == convolution.bias.len(), "it has not one slope for each channel")?;
+                let count = convolution.bias.len();
+                let per_channel: [&[usize]; 2] = if let Weight::Dense(_) = convolution.weight {
+                    [&[count], &[1, count]]
+                } else {
+                    [&[count, 1, 1], &[1, count, 1, 1]]
+                };
+                require(per_channel.contains(&tensor.shape()), "it has not one slope for each channel")?;
+                // The largest is pooled behind the slope here, which is the same only while the slope rises.
+                let rising = slopes.iter().all(|slope| *slope >= 0.0);
+                require(convolution.pool.is_none() || rising, "it falls behind a pooling")?;
                 convolution.slopes = Some(slopes);
                 Ok(Value::Layer(layer))
             }
@@ -243,10 +296,9 @@ impl<'a> Lowering<'a> {
             }
             "Add" => self.add(node),
             "Mul" => {
-                let factors = self.floats(node, 1)?;
+                let factors = self.per_plane(node)?;
                 let (layer, multiply, add) = self.entrance(node)?;
-                for channel in 0..3 {
-                    let factor = factors.get(channel).or_else(|| factors.first()).copied().unwrap_or(1.0);
+                for (channel, factor) in factors.into_iter().enumerate() {
                     multiply[channel] *= factor;
                     add[channel] *= factor;
                 }
@@ -254,29 +306,35 @@ impl<'a> Lowering<'a> {
             }
             "MaxPool" => {
                 let input = self.layer(node, 0)?;
-                let kernel = ints("kernel_shape").unwrap_or_default();
-                let padding = ints("pads").unwrap_or(&[0; 4]);
-                require(kernel.len() == 2 && kernel[0] == kernel[1], "its kernel is not square")?;
+                let kernel = ints("kernel_shape").and_then(|sides| square(sides, 1, MOST_POOLED));
+                let kernel = kernel.ok_or("its kernel is not square")?;
+                let &[0, 0, extra, other] = ints("pads").unwrap_or(&[0; 4]) else {
+                    return Err("it pads at the beginning".into());
+                };
+                let extra = square(&[extra, other], 0, kernel - 1).ok_or("its paddings are odd")?;
                 require(ints("strides") == Some(&[2, 2]), "its strides are not 2")?;
-                require(padding[..2] == [0, 0] && padding[2] == padding[3], "it pads at the beginning")?;
                 require(int("ceil_mode", 0) == 0, "it rounds up")?;
+                require(ints("dilations").is_none_or(|d| d == [1, 1]), "it is dilated")?;
+                require(pads_as_told(node), "it pads by itself")?;
                 let once = self.uses.get(node.input[0].as_str()) == Some(&1);
-                if let Layer { kind: Kind::Convolution(convolution), scale: None, .. } = &mut self.layers[input]
+                if let Layer { kind: Kind::Convolution(convolution), scale: None, shared: false, .. } =
+                    &mut self.layers[input]
                     && once
-                    && (kernel[0], padding[2] < 2) == (2, true)
+                    && kernel == 2
                     && (convolution.residual, convolution.pool) == (None, None)
                 {
                     // Each result is needed once, so that none is worked out twice.
-                    convolution.pool = Some(padding[2] == 1);
+                    convolution.pool = Some(extra == 1);
                     return Ok(Value::Layer(input));
                 }
-                let kind = Kind::MaxPool { kernel: kernel[0] as usize, extra: padding[2] as usize };
+                let kind = Kind::MaxPool { kernel, extra };
                 let scale = self.layers[input].scale;
                 Ok(Value::Layer(self.push(kind, input, scale)))
             }
             "AveragePool" => {
                 let input = self.layer(node, 0)?;
-                let plain = ints("kernel_shape") == Some(&[2, 2]) && ints("strides") == Some(&[2, 2]);
+                let plain =
+                    ints("kernel_shape") == Some(&[2, 2]) && ints("strides") == Some(&[2, 2]) && pads_as_told(node);
                 require(
                     plain && ints("pads").is_none_or(|pads| pads == [0; 4]) && int("ceil_mode", 0) == 0,
                     "it is not two by two",
@@ -289,14 +347,20 @@ impl<'a> Lowering<'a> {
                     return Err("its sizes are not constant".into());
                 };
                 let pads = whole_numbers(&pads)?;
-                require(pads.len() == 8 && pads[..4] == [0; 4], "it pads elsewhere than at the end")?;
-                let value = self.value(node, 0)?;
-                let follower = self.graph.node.iter().find(|other| other.input.contains(&node.output[0]));
+                let at_end = pads.len() == 8 && pads[..5] == [0; 5] && pads.iter().all(|pad| *pad >= 0);
+                require(at_end, "it pads elsewhere than at the end")?;
                 require(
-                    follower.is_some_and(|other| ["Add", "QuantizeLinear"].contains(&other.op_type.as_str())),
-                    "no sum follows",
+                    node.attribute.iter().all(|a| a.name != "mode" || a.s == b"constant"),
+                    "it does not pad with a number",
                 )?;
-                Ok(value)
+                let zero = node.input.get(2).is_none_or(String::is_empty) || self.floats(node, 2)? == [0.0];
+                require(zero && node.input.len() < 4, "it pads with another number than 0")?;
+                let value = match self.value(node, 0)? {
+                    Value::Layer(layer) => Value::Padded(layer, false),
+                    Value::Pooled(layer) => Value::Padded(layer, true),
+                    _ => return Err("its input is not a layer".into()),
+                };
+                Ok(self.alias(node, value))
             }
             "GlobalAveragePool" => {
                 let input = self.layer(node, 0)?;
@@ -304,13 +368,17 @@ impl<'a> Lowering<'a> {
             }
             "Flatten" => {
                 require(int("axis", 1) == 1, "its axis is not 1")?;
-                self.value(node, 0)
+                let layer = self.layer(node, 0)?;
+                Ok(self.alias(node, Value::Layer(layer)))
             }
             "QuantizeLinear" => self.quantise(node),
             "DequantizeLinear" => match self.value(node, 0)? {
                 Value::Constant(tensor) => {
                     let scales = self.floats(node, 1)?;
+                    require(tensor.datum_type().is_integer(), "its values are no whole numbers")?;
                     require(scales.len() == 1 || int("axis", 1) == 0 || tensor.rank() == 1, "its axis is not 0")?;
+                    let fit = scales.len() == 1 || tensor.shape().first() == Some(&scales.len());
+                    require(fit, "it has not one scale for each channel")?;
                     if node.input.len() > 2 {
                         let Value::Constant(zero) = self.value(node, 2)? else {
                             return Err("its zero point is not constant".into());
@@ -319,7 +387,20 @@ impl<'a> Lowering<'a> {
                     }
                     Ok(Value::Scaled(tensor, scales))
                 }
-                value => Ok(value),
+                Value::Scaled(..) => Err("it is done twice".into()),
+                value => {
+                    if let Value::Layer(layer) = value
+                        && let Some(scale) = self.layers[layer].scale
+                    {
+                        let Value::Constant(zero) = self.value(node, 2)? else {
+                            return Err("its zero point is not constant".into());
+                        };
+                        let same =
+                            self.floats(node, 1)? == [scale] && whole_numbers(&zero)?.iter().all(|zero| *zero == 0);
+                        require(same, "its scale is not the one its values were quantised by")?;
+                    }
+                    Ok(self.alias(node, value))
+                }
             },
             other => Err(format!("{other} has no operator of ours")),
         }
@@ -349,37 +430,56 @@ impl<'a> Lowering<'a> {
         Ok(Value::Layer(self.push(Kind::Convolution(Box::new(layer)), input, None)))
     }
 
+    /// A constant for each of the input's planes.
+    fn per_plane(&self, node: &NodeProto) -> Result<[f32; 3], String> {
+        let Value::Constant(tensor) = self.value(node, 1)? else {
+            return Err("its other input is not constant".into());
+        };
+        match (tensor.shape(), floats(&tensor)?.as_slice()) {
+            (_, &[one]) => Ok([one; 3]),
+            ([3, 1, 1] | [1, 3, 1, 1], &[a, b, c]) => Ok([a, b, c]),
+            _ => Err("it has not one number for each plane".into()),
+        }
+    }
+
     /// The graph's input, if nothing but this node uses it.
     fn entrance(&mut self, node: &NodeProto) -> Result<(usize, &mut [f32; 3], &mut [f32; 3]), String> {
         let layer = self.layer(node, 0)?;
         let once = self.uses.get(node.input[0].as_str()) == Some(&1);
         match &mut self.layers[layer] {
-            Layer { kind: Kind::Enter { multiply, add }, scale: None, .. } if once => Ok((layer, multiply, add)),
+            Layer { kind: Kind::Enter { multiply, add }, scale: None, shared: false, .. } if once => {
+                Ok((layer, multiply, add))
+            }
             _ => Err("it is not at the graph's input".into()),
         }
     }
 
     fn add(&mut self, node: &NodeProto) -> Result<Value, String> {
-        if let Ok(terms) = self.floats(node, 1) {
+        if let Ok(terms) = self.per_plane(node) {
             let (layer, _, add) = self.entrance(node)?;
-            for (channel, add) in add.iter_mut().enumerate() {
-                *add += terms.get(channel).or_else(|| terms.first()).copied().unwrap_or(0.0);
+            for (add, term) in add.iter_mut().zip(terms) {
+                *add += term;
             }
             return Ok(Value::Layer(layer));
         }
         let ix = (0..2)
             .find(|ix| self.unfinished(node, *ix).is_ok())
             .ok_or("neither of its inputs is a convolution alone")?;
-        let residual = match self.value(node, 1 - ix)? {
+        let mut extended = matches!(self.value(node, ix)?, Value::Padded(..));
+        let (added, pooled) = match self.value(node, 1 - ix)? {
             Value::Layer(layer) => (layer, false),
             Value::Pooled(layer) => (layer, true),
+            Value::Padded(layer, pooled) => {
+                extended = true;
+                (layer, pooled)
+            }
             _ => return Err("its other input is not a layer".into()),
         };
         let (layer, convolution) = self.unfinished(node, ix)?;
-        if convolution.residual.is_some() || residual.0 == layer {
-            return Err("it is a second sum".into());
+        if convolution.residual.is_some() || convolution.pool.is_some() || added == layer {
+            return Err("it is not a first sum".into());
         }
-        convolution.residual = Some(residual);
+        convolution.residual = Some(Added { layer: added, pooled, extended });
         Ok(Value::Layer(layer))
     }
 
@@ -390,17 +490,21 @@ impl<'a> Lowering<'a> {
             _ => return Err("it has a scale for each channel".into()),
         };
         let Value::Constant(zero) = self.value(node, 2)? else { return Err("its zero point is not constant".into()) };
-        let Value::Layer(layer) = value else { return Ok(value) };
+        if matches!(value, Value::Constant(_) | Value::Scaled(..)) {
+            return Err("its input is constant".into());
+        }
+        let Value::Layer(layer) = value else { return Ok(self.alias(node, value)) };
         if zero.datum_type() != DatumType::U8 {
             return Err("its values are signed".into());
         }
         if whole_numbers(&zero)?.iter().any(|zero| *zero != 0) {
-            return Ok(value);
+            return Ok(self.alias(node, value));
         }
+        self.alias(node, Value::Layer(layer));
         let layer_of = &mut self.layers[layer];
         match (&layer_of.kind, layer_of.scale) {
             (_, Some(before)) if (before - scale).abs() <= 1e-6 * scale => {}
-            (Kind::Enter { .. } | Kind::Convolution(_), None) => layer_of.scale = Some(scale),
+            (Kind::Enter { .. } | Kind::Convolution(_), None) if !layer_of.shared => layer_of.scale = Some(scale),
             _ => return Err("it changes the scale of what is quantised already".into()),
         }
         Ok(value)
@@ -429,6 +533,12 @@ impl<'a> Lowering<'a> {
             let input_border = borders[layer.input];
             let flip = Integer::kernels().flip;
             let name = format!("layer{ix}");
+            ensure!(ix == 0 || self.layers[layer.input].output.is_none(), "an output is used inside as well");
+            let is_convolution = matches!(layer.kind, Kind::Convolution(_));
+            ensure!(
+                layer.output.is_none() || is_convolution && layer.scale.is_none(),
+                "an output is no plain convolution"
+            );
             let outlet = match &layer.kind {
                 Kind::Enter { multiply, add } => {
                     let value = |plane: usize, pixel: usize| pixels.table[plane][pixel] * multiply[plane] + add[plane];
@@ -445,17 +555,22 @@ impl<'a> Lowering<'a> {
                     model.wire_node(name, Enter { border, table, reversed: pixels.reversed }, &[source])?
                 }
                 Kind::MaxPool { kernel, extra } => {
+                    let same = layer.scale.is_some() == self.layers[layer.input].scale.is_some();
+                    ensure!(same, "a pooling's input is quantised only for others");
                     let pool =
                         MaxPool { kernel: *kernel, extra: *extra, border: input_border, result_border: border, flip };
                     model.wire_node(name, pool, &[outlets[layer.input]])?
                 }
                 Kind::Mean => {
+                    ensure!(border == 0, "a mean is padded");
                     let scale = self.layers[layer.input].scale.unwrap_or(1.0);
                     model.wire_node(name, Mean { border: input_border, scale, flip }, &[outlets[layer.input]])?
                 }
                 Kind::Convolution(convolution) => {
+                    ensure!(!convolution.sigmoid || layer.output.is_some(), "{}: a sigmoid inside", convolution.name);
                     let mut inputs = tvec![outlets[layer.input]];
-                    if let Some((residual, _)) = convolution.residual {
+                    if let Some(Added { layer: residual, .. }) = convolution.residual {
+                        ensure!(self.layers[residual].output.is_none(), "an output is used inside as well");
                         ensure!(residual < ix, "{}: what is added comes later", convolution.name);
                         ensure!(
                             self.layers[residual].scale.is_some() == self.layers[layer.input].scale.is_some(),
@@ -521,6 +636,7 @@ impl Parts<'_> {
                 let weights = tensor.try_as_plain_ram()?.as_slice::<f32>()?;
                 let [rows, columns] = [self.fact.shape[1].to_usize()?, self.fact.shape[2].to_usize()?];
                 let border = 2 * self.borders[self.layer.input];
+                ensure!(rows > border && columns > border, "{}: nothing inside the border", convolution.name);
                 let (rows, columns) = (rows - border, columns - border);
                 let (length, outputs) = (tensor.shape()[0], tensor.shape()[1]);
                 ensure!(
@@ -555,6 +671,8 @@ impl Parts<'_> {
             "{}: {stored} channels do not fill groups",
             convolution.name
         );
+        // 255 times 128 so often, as the sums may be on their way, stays below 2³¹.
+        ensure!(rows * columns * stored <= 65_000, "{}: its sums could overflow", convolution.name);
         let input = self.layers[self.layer.input].scale.unwrap_or(1.0);
         let weight = |output: usize, row: usize, at: usize| {
             let (column, channel) = (at / stored, at % stored);
@@ -588,10 +706,11 @@ impl Parts<'_> {
             slope: slope(channel),
         };
         let channels: Vec<_> = convolution.bias.iter().enumerate().map(channel).collect();
-        let residual = convolution.residual.map(|(layer, pooled)| ResidualLayer {
+        let residual = convolution.residual.map(|Added { layer, pooled, extended }| ResidualLayer {
             border: self.borders[layer],
             scale: self.layers[layer].scale.unwrap_or(1.0) / unit,
             pooled,
+            extended,
         });
         Ok(Convolution {
             weights: Arc::new(Weights::pack(kernel[0], run, &channels, weight)),
@@ -616,4 +735,15 @@ fn whole_numbers(tensor: &Tensor) -> Result<Vec<i64>, String> {
     let cast = tensor.cast_to::<i64>().map_err(|error| format!("{error:#}"))?;
     let view = cast.try_as_plain_ram().map_err(|error| format!("{error:#}"))?;
     view.as_slice::<i64>().map(<[i64]>::to_vec).map_err(|error| format!("{error:#}"))
+}
+
+/// The one number that all are, if it is within the bounds.
+fn square(numbers: &[i64], least: usize, most: usize) -> Option<usize> {
+    let (first, rest) = numbers.split_first()?;
+    let number = usize::try_from(*first).ok()?;
+    (rest.iter().all(|other| other == first) && (least..=most).contains(&number)).then_some(number)
+}
+
+fn pads_as_told(node: &NodeProto) -> bool {
+    node.attribute.iter().all(|attribute| attribute.name != "auto_pad" || attribute.s == b"NOTSET")
 }

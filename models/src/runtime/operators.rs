@@ -51,6 +51,8 @@ pub(super) struct ResidualLayer {
     pub(super) scale: f32,
     /// Each two by two pixels are one, their mean.
     pub(super) pooled: bool,
+    /// The sides and channels of one of the two may be smaller: zeros follow.
+    pub(super) extended: bool,
 }
 
 /// How a convolution's result lies in memory.
@@ -370,9 +372,18 @@ where
             let Some(layer) = &self.residual else { return Ok(convolved) };
             let residual = inputs[1].shape[axis].to_usize()? - 2 * layer.border;
             let residual = if layer.pooled { residual / 2 } else { residual };
-            TractResult::Ok(convolved.to_usize()?.max(residual).to_dim())
+            let convolved = convolved.to_usize()?;
+            ensure!(layer.extended || convolved == residual, "{residual} are added to {convolved}");
+            TractResult::Ok(convolved.max(residual).to_dim())
         };
         let pictures = inputs[0].shape[0].clone();
+        if let Some(layer) = &self.residual {
+            let (added, channels) = (inputs[1].shape[3].to_usize()?, self.weights.channels());
+            ensure!(
+                added == channels || layer.extended && added < channels,
+                "{added} channels are added to {channels}"
+            );
+        }
         let channels = self.weights.channels().to_dim();
         let bordered = |border: usize| {
             TractResult::Ok([pictures.clone(), side(1)? + 2 * border, side(2)? + 2 * border, channels.clone()])

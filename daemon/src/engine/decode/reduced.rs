@@ -92,7 +92,12 @@ struct Bits {
 
 impl<'a> Jpeg<'a> {
     /// Reads the headers; `None` if this is no JPEG for this module. `bytes` begin with the start-of-image marker.
-    pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
+    /// None also where the sides are not those that were held to the limits.
+    pub(super) fn read(bytes: &'a [u8], sides: [usize; 2]) -> Option<Self> {
+        Self::parse(bytes).filter(|jpeg| [jpeg.width, jpeg.height] == sides)
+    }
+
+    fn parse(bytes: &'a [u8]) -> Option<Self> {
         let mut quantisation = [None::<[f32; 64]>; 4];
         let mut codes: [[Option<Codes>; 4]; 2] = Default::default();
         let mut restart = 0;
@@ -135,9 +140,10 @@ impl<'a> Jpeg<'a> {
                 }
                 0xC0 | 0xC1 if frame.is_none() => frame = Some(segment),
                 0xDD if segment.len() == 2 => restart = number(segment, 0)?,
-                0xC0..=0xCF | 0xD8..=0xD9 | 0xDC..=0xDD => return None,
+                // Other kinds of JPEG, and bytes that are no segment with a length, which others read in their own way.
+                0x00 | 0x01 | 0xC0..=0xD9 | 0xDC..=0xDD => return None,
                 // Adobe's: colours other than YCbCr are said here.
-                0xEE if segment.starts_with(b"Adobe") && segment.get(11) != Some(&1) => return None,
+                0xEE if segment.starts_with(b"Adobe") && (segment.len() < 12 || segment[11] != 1) => return None,
                 0xDA => return Self::scan(bytes, at, frame?, segment, restart, &quantisation, &codes),
                 _ => {}
             }
@@ -164,12 +170,14 @@ impl<'a> Jpeg<'a> {
         }
         let mut components = Vec::new();
         let mut samplings = Vec::new();
+        let mut ids = Vec::new();
         let listed = frame.get(6..)?.as_chunks::<3>().0.iter().zip(scan.get(1..)?.as_chunks::<2>().0);
         for (&[id, sampling, table], &[named, tables]) in listed.take(count.into()) {
             // Some name red, green and blue by letters and mean them.
-            if named != id || id > 3 {
+            if named != id || id > 3 || ids.contains(&id) {
                 return None;
             }
+            ids.push(id);
             samplings.push((usize::from(sampling >> 4), usize::from(sampling & 15)));
             components.push(Component {
                 quantisation: (*quantisation.get(usize::from(table))?)?,

@@ -70,7 +70,7 @@ fn a_reduced_picture_shows_the_means_of_the_whole_one_whatever_its_sampling() {
         for (name, bytes) in every_kind(width, height) {
             let whole = decode(&bytes, &LIMITS).unwrap();
             for reduction in [2, 4] {
-                let found = upright(Jpeg::read(&bytes).unwrap().reduced(reduction).unwrap());
+                let found = upright(Jpeg::parse(&bytes).unwrap().reduced(reduction).unwrap());
                 assert_eq!((found.width, found.height), (width.div_ceil(reduction), height.div_ceil(reduction)));
                 if width.min(height) > 8 {
                     let off = difference(&found, &whole, [0, 0], reduction);
@@ -85,7 +85,7 @@ fn a_reduced_picture_shows_the_means_of_the_whole_one_whatever_its_sampling() {
 fn a_part_is_what_the_whole_picture_shows_there() {
     for (name, bytes) in every_kind(203, 137) {
         let whole = decode(&bytes, &LIMITS).unwrap();
-        let mut jpeg = Jpeg::read(&bytes).unwrap();
+        let mut jpeg = Jpeg::parse(&bytes).unwrap();
         jpeg.reduced(4).unwrap();
         for (x, y) in [(0..203, 0..137), (60..90, 50..60), (0..1, 0..1), (190..203, 130..137)] {
             let piece = jpeg.piece(x.clone(), y.clone()).unwrap();
@@ -106,7 +106,7 @@ fn a_part_of_a_turned_picture_is_upright_and_where_it_is_said_to_be() {
         let bytes = with_exif(&stored, exif, &[]);
         let whole = decode(&bytes, &LIMITS).unwrap();
         let turn = Turn { orientation: Orientation::from_exif(exif).unwrap(), width: 203, height: 137 };
-        let mut jpeg = Jpeg::read(&bytes).unwrap();
+        let mut jpeg = Jpeg::parse(&bytes).unwrap();
         let reduced = turn.apply(jpeg.reduced(2).unwrap());
         assert_eq!(turn.upright(), (whole.width, whole.height), "orientation {exif}");
         // Turning a picture of odd sides moves the edge of the squares to the other end.
@@ -140,7 +140,7 @@ fn only_large_jpegs_of_the_ordinary_kind_are_reduced() {
     let small = encode(1900, 1000, SamplingFactor::F_2_2, 0);
     assert_eq!(look(&small, &LIMITS, |_, _| 4).unwrap().reduction, 1);
     for bytes in [CMYK, YCCK, PROGRESSIVE] {
-        assert!(Jpeg::read(bytes).is_none());
+        assert!(Jpeg::parse(bytes).is_none());
     }
 }
 
@@ -169,7 +169,7 @@ fn nothing_that_is_refused_as_a_whole_is_accepted_reduced() {
             if super::super::sniff(&bytes) != Some(Format::Jpeg) || super::super::jpeg::check(&bytes).is_err() {
                 continue;
             }
-            let reduced = Jpeg::read(&bytes).and_then(|mut jpeg| {
+            let reduced = Jpeg::parse(&bytes).and_then(|mut jpeg| {
                 let found = jpeg.reduced(2)?;
                 jpeg.piece(3..40, 9..30)?;
                 Some(found)
@@ -187,4 +187,19 @@ fn nothing_that_is_refused_as_a_whole_is_accepted_reduced() {
     }
     assert!(both > 500 && neither > 200, "{both} read, {only_whole} only as a whole, {neither} refused");
     println!("{both} read, {only_whole} only as a whole, {neither} refused");
+}
+
+#[test]
+fn what_is_no_segment_for_others_is_none_here_and_the_sides_must_be_those_held_to_the_limits() {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image::RgbImage::from_pixel(64, 48, image::Rgb([90, 120, 60]))
+        .write_to(&mut bytes, image::ImageFormat::Jpeg)
+        .unwrap();
+    let bytes = bytes.into_inner();
+    assert!(Jpeg::read(&bytes, [64, 48]).is_some());
+    assert!(Jpeg::read(&bytes, [48, 64]).is_none());
+    for marker in [0x00, 0x01, 0xD0] {
+        let hidden = [&bytes[..2], &[0xFF, marker, 0, 4, 0, 0], &bytes[2..]].concat();
+        assert!(Jpeg::read(&hidden, [64, 48]).is_none(), "{marker:#x}");
+    }
 }
