@@ -85,7 +85,7 @@ fn a_threshold_of_ones_own_decides_who_is_known() {
     let distance = board.ended(id)["found"][0]["distance"].as_f64().unwrap();
     assert_eq!(board.ended(id)["outcome"], "known");
     assert_eq!(board.stop(), Some(0));
-    board.set("recognition.threshold", &format!("{:.3}", distance - 0.1));
+    board.set("recognition.threshold", &format!("{:.3}", distance / 2.0));
     board.start();
     let id = board.post_path(&board.put("obama_2.jpg", "again.jpg"));
     assert_eq!(board.ended(id)["outcome"], "unknown");
