@@ -3,6 +3,7 @@
 //! chip is cut by `align` instead.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use crate::Rgb;
 
@@ -64,14 +65,26 @@ impl<'a> Pyramid<'a> {
 
     /// The window resized to `width`×`height` pixels, rounded like the 8-bit picture the networks were trained on.
     pub(crate) fn sample(&self, window: Window, width: usize, height: usize, pixels: &mut [u8]) {
+        self.sample_rows(window, width, height, 0..height, pixels);
+    }
+
+    /// Some rows of the same.
+    pub(crate) fn sample_rows(
+        &self,
+        window: Window,
+        width: usize,
+        height: usize,
+        rows: Range<usize>,
+        pixels: &mut [u8],
+    ) {
         let reduction = (window.width / width as f64).min(window.height / height as f64);
         let (picture, shrink) = self.halved(reduction / PIXELS_PER_OUTPUT);
         let columns = Cover::of(window.left * shrink, window.width * shrink, width, picture.width);
-        let rows = Cover::of(window.top * shrink, window.height * shrink, height, picture.height);
+        let covers = Cover::of(window.top * shrink, window.height * shrink, height, picture.height);
         let (first, end) = columns.span();
         let mut line = vec![0.0_f32; 3 * (end - first)];
         let mut whole = vec![0_u16; line.len()];
-        for (rows, pixels) in rows.cells.iter().zip(pixels.chunks_exact_mut(3 * width)).take(height) {
+        for (rows, pixels) in covers.cells[rows].iter().zip(pixels.chunks_exact_mut(3 * width)) {
             rows.add_up(&mut line, &mut whole, |row| &picture.row(row)[3 * first..3 * end]);
             for (columns, pixel) in columns.cells.iter().zip(pixels.as_chunks_mut::<3>().0) {
                 let mut sums = [0.0_f32; 3];

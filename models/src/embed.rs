@@ -1,5 +1,6 @@
 //! From an aligned chip to an embedding, and the checks every embedding must pass.
 
+use crate::cores::Cores;
 use crate::manifest::RecogniserSpec;
 use crate::runtime::{self, Network, Plan};
 use crate::{Device, Pack, Precision, Rgb, VisionError};
@@ -10,6 +11,7 @@ pub(crate) struct Recogniser {
     side: usize,
     spec: RecogniserSpec,
     flip: bool,
+    device: Device,
 }
 
 impl Recogniser {
@@ -34,22 +36,35 @@ impl Recogniser {
         if precision == Precision::Int8 {
             network.require_integer_convolutions(shape)?;
         }
-        let recogniser = Self { plan: network.plan(shape, device, &spec.pixels())?, side, spec, flip: pack.flip() };
+        let plan = network.plan(shape, device, &spec.pixels())?;
+        let recogniser = Self { plan, side, spec, flip: pack.flip(), device };
         let grey = Rgb { width: side, height: side, pixels: vec![128; 3 * side * side] };
-        recogniser.embed(&grey).map_err(|error| VisionError::Network { file, reason: error.to_string() })?;
+        recogniser
+            .embed(&[&grey], &Cores::new(0))
+            .map_err(|error| VisionError::Network { file, reason: error.to_string() })?;
         Ok(recogniser)
     }
 
-    /// What a chip is compared by: what the network makes of it, with `flip` averaged with what it makes of the mirror image.
-    pub(crate) fn embed(&self, chip: &Rgb) -> Result<Vec<f32>, VisionError> {
-        let mut looks = vec![self.look(chip)?];
-        if self.flip {
-            looks.push(self.look(&mirrored(chip))?);
-        }
-        let embedding = merged(looks, self.spec.normalise);
-        // Two opposite looks would leave nothing.
-        check_embedding(&embedding, self.spec.dimension)?;
-        Ok(embedding)
+    /// What each chip is compared by: what the network makes of it, with `flip` averaged with what it makes of the mirror
+    /// image.
+    pub(crate) fn embed(&self, chips: &[&Rgb], cores: &Cores) -> Result<Vec<Vec<f32>>, VisionError> {
+        let sides: &[bool] = if self.flip { &[false, true] } else { &[false] };
+        let looks: Vec<_> = chips.iter().flat_map(|chip| sides.iter().map(move |mirror| (*chip, *mirror))).collect();
+        let look = |(chip, mirror): &(&Rgb, bool)| if *mirror { self.look(&mirrored(chip)) } else { self.look(chip) };
+        let looks = match self.device {
+            Device::Cpu => cores.each(&looks, look),
+            // Each thread would make a stream of its own, and one look fills the GPU.
+            Device::Cuda => looks.iter().map(look).collect(),
+        };
+        let mut looks = looks.into_iter();
+        let of_chip = |_: &&Rgb| {
+            let looks = looks.by_ref().take(sides.len()).collect::<Result<_, _>>()?;
+            let embedding = merged(looks, self.spec.normalise);
+            // Two opposite looks would leave nothing.
+            check_embedding(&embedding, self.spec.dimension)?;
+            Ok(embedding)
+        };
+        chips.iter().map(of_chip).collect()
     }
 
     /// The network's answer as it is.

@@ -9,6 +9,7 @@ mod area;
 pub mod calibration;
 mod clusters;
 mod compare;
+mod cores;
 mod detect;
 mod device;
 mod direct;
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 
 use align::Similarity;
 use area::Pyramid;
+use cores::Cores;
 use detect::{Detection, Detector};
 use embed::Recogniser;
 use manifest::Alignment;
@@ -244,20 +246,36 @@ pub struct Vision {
     recogniser: Recogniser,
     metric: Metric,
     self_test: SelfTest,
+    cores: Arc<Cores>,
 }
 
 impl Vision {
-    /// Loads, checks, optimises and warms up a pack's networks.
+    /// Loads, checks, optimises and warms up a pack's networks. Each picture works on the thread that calls, until
+    /// [`Vision::on_cores`] says otherwise.
     pub fn load(pack: &Pack, precision: Precision, device: Device) -> Result<Self, VisionError> {
         // The recogniser first: what is missing for a GPU is found before the rest is loaded.
         let recogniser = Recogniser::load(pack, precision, device)?;
-        Ok(Self::with_detector(pack, precision, device, recogniser, Arc::new(Detector::load(pack)?)))
+        let detector = Arc::new(Detector::load(pack)?);
+        Ok(Self::with_detector(pack, precision, device, recogniser, detector, Arc::new(Cores::new(1))))
     }
 
-    /// The same pack on the same device in another precision; the two share the detector.
+    /// How many cores all pictures together may use: one that is alone borrows those of the others.
+    #[must_use]
+    pub fn on_cores(self, count: usize) -> Self {
+        Self { cores: Arc::new(Cores::new(count)), ..self }
+    }
+
+    /// The same pack on the same device in another precision; the two share the detector and the cores.
     pub fn in_precision(&self, pack: &Pack, precision: Precision) -> Result<Self, VisionError> {
         let recogniser = Recogniser::load(pack, precision, self.device)?;
-        Ok(Self::with_detector(pack, precision, self.device, recogniser, Arc::clone(&self.detector)))
+        Ok(Self::with_detector(
+            pack,
+            precision,
+            self.device,
+            recogniser,
+            Arc::clone(&self.detector),
+            Arc::clone(&self.cores),
+        ))
     }
 
     fn with_detector(
@@ -266,6 +284,7 @@ impl Vision {
         device: Device,
         recogniser: Recogniser,
         detector: Arc<Detector>,
+        cores: Arc<Cores>,
     ) -> Self {
         Self {
             precision,
@@ -275,6 +294,7 @@ impl Vision {
             recogniser,
             metric: pack.matching().metric,
             self_test: pack.self_test().clone(),
+            cores,
         }
     }
 
@@ -311,10 +331,11 @@ impl Vision {
         part: impl FnOnce(Bounds) -> Option<(Rgb, [usize; 2])>,
     ) -> Result<Analysis, VisionError> {
         picture.check()?;
+        let _core = self.cores.take();
         let started = Instant::now();
         let pyramid = Pyramid::new(picture);
         let reduced = Search { min_face_px: search.min_face_px / reduction, ..*search };
-        let detections = self.detector.detect(&pyramid, &reduced)?;
+        let detections = self.detector.detect(&pyramid, &reduced, &self.cores)?;
         let found = Instant::now();
         let detail = align::wanted_detail(&detections, &self.alignment.template, self.alignment.size)
             .filter(|_| reduction > 1)
@@ -322,16 +343,10 @@ impl Vision {
         // A face that would be enlarged here is not `reduction` times as large as its chip there.
         let halves = reduction.ilog2().saturating_sub(1) as usize;
         let detail = detail.as_ref().map(|(picture, corner)| (Pyramid::with_halves(picture, halves), *corner));
-        let mut timings = Timings { detect: found - started, align: found.elapsed(), ..Timings::default() };
         let sides = [picture.width * reduction, picture.height * reduction];
-        let mut faces = Vec::with_capacity(detections.len());
-        for detection in detections {
-            let started = Instant::now();
+        let cut = |detection: &Detection| {
+            let mut to_chip = Similarity::between(&detection.landmarks, &self.alignment.template)?;
             let Detection { bounds, landmarks, score } = detection.enlarged(reduction);
-            let Some(mut to_chip) = Similarity::between(&detection.landmarks, &self.alignment.template) else {
-                // The detector lets no face without a distance between the eyes through.
-                continue;
-            };
             let mut source = &pyramid;
             if let Some((part, [left, top])) = detail.as_ref().filter(|_| to_chip.enlarges()) {
                 let there = landmarks.map(|[x, y]| [x - *left as f32, y - *top as f32]);
@@ -341,18 +356,24 @@ impl Vision {
             }
             let chip = align::cut(source, &to_chip, self.alignment.size);
             let quality = Quality::measure(bounds, &landmarks, score, &chip, sides);
-            let aligned = Instant::now();
-            let embedding = self.recogniser.embed(&chip)?;
-            timings.align += aligned - started;
-            timings.embed += aligned.elapsed();
-            faces.push(Face { bounds, landmarks, score, quality, embedding, chip });
+            Some(Face { bounds, landmarks, score, quality, embedding: Vec::new(), chip })
+        };
+        // The detector lets no face without a distance between the eyes through, so none is left out.
+        let mut faces: Vec<Face> = self.cores.each(&detections, cut).into_iter().flatten().collect();
+        let aligned = Instant::now();
+        let chips: Vec<&Rgb> = faces.iter().map(|face| &face.chip).collect();
+        let embeddings = self.recogniser.embed(&chips, &self.cores)?;
+        for (face, embedding) in faces.iter_mut().zip(embeddings) {
+            face.embedding = embedding;
         }
+        let timings = Timings { detect: found - started, align: aligned - found, embed: aligned.elapsed() };
         Ok(Analysis { faces, timings })
     }
 
     /// Embeds one aligned chip, as kept from an earlier analysis.
     pub fn embed(&self, chip: &Rgb) -> Result<Vec<f32>, VisionError> {
-        self.recogniser.embed(chip)
+        let _core = self.cores.take();
+        self.recogniser.embed(&[chip], &self.cores).map(|mut embeddings| embeddings.swap_remove(0))
     }
 
     /// Compares the analysis of the self-test picture with the pack's reference and returns the

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::app;
 use crate::board::{Board, BoardReport};
 use crate::config::Config;
-use crate::engine::{Recogniser, Reply, load_pack};
+use crate::engine::{EngineSettings, Recogniser, Reply, load_pack};
 
 /// What of the processor's abilities decides how fast products are: as the kernel calls it, and as everybody does.
 const ABILITIES: [(&str, &str); 9] = [
@@ -82,7 +82,7 @@ pub fn engine(config: &Config, bytes: &[u8], rounds: usize, as_json: bool) -> an
     let pack = load_pack(&config.models)?;
     let precision = config.models.precision.unwrap_or_else(|| pack.default_precision(config.engine.device));
     let begun = Instant::now();
-    let recogniser = Recogniser::load(&pack, precision, config.engine.device, &app::engine_settings(config))?;
+    let recogniser = Recogniser::load(&pack, precision, config.engine.device, &on_cores(config, 1))?;
     let load = begun.elapsed().as_secs_f64() * 1e3;
     let stages = Stages::measure(&recogniser, bytes, rounds)?;
     if as_json {
@@ -100,6 +100,11 @@ pub fn engine(config: &Config, bytes: &[u8], rounds: usize, as_json: bool) -> an
     }
     println!("{:15} {load:8.2} ms", "load");
     Ok(())
+}
+
+/// The configured settings, but so many cores.
+fn on_cores(config: &Config, threads: usize) -> EngineSettings {
+    EngineSettings { threads, ..app::engine_settings(config) }
 }
 
 /// `kithd bench networks`: each network alone.
@@ -169,7 +174,11 @@ struct Speed {
     before: BoardReport,
     after: BoardReport,
     self_tests: Vec<SelfTest>,
+    /// One picture after the other, each on one core.
     one_thread: Vec<Row>,
+    /// One picture after the other, each on all cores.
+    all_cores: Vec<Row>,
+    /// A picture on every core.
     every_core: Vec<Throughput>,
     networks: Vec<NetworkRow>,
 }
@@ -191,27 +200,30 @@ pub async fn board(config: &Config, rounds: usize, as_json: bool) -> anyhow::Res
 
 fn measure(config: &Config, rounds: usize, before: BoardReport) -> anyhow::Result<Speed> {
     let pack = load_pack(&config.models)?;
-    let (device, settings) = (config.engine.device, app::engine_settings(config));
+    let device = config.engine.device;
     let machine = Machine::read(Path::new("/"));
     // A large picture takes many times as long, and a few rounds of it tell as much.
     let few = rounds.div_ceil(5);
     let pictures = [(one_face(&pack)?, 1, rounds), (four_faces(&pack)?, 4, few), (no_face(&pack)?, 0, few)];
-    let (mut self_tests, mut one_thread, mut every_core) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut self_tests, mut every_core) = (Vec::new(), Vec::new());
+    let (mut one_thread, mut all_cores) = (Vec::new(), Vec::new());
     for precision in Precision::ALL {
         if !pack.offers(precision) || !device.has_arithmetic_for(precision) {
             continue;
         }
-        let recogniser = Recogniser::load(&pack, precision, device, &settings)?;
         let name = precision.as_str();
-        self_tests.push(SelfTest { precision: name, from_reference: recogniser.self_test(&pack)? });
-        for (bytes, faces, rounds) in &pictures {
-            let stages = Stages::measure(&recogniser, bytes, *rounds)?;
-            check(&pack, &stages.reply, *faces)?;
-            one_thread.push(Row { precision: name, stages: stages.json() });
+        let alone = Recogniser::load(&pack, precision, device, &on_cores(config, 1))?;
+        let together = Recogniser::load(&pack, precision, device, &on_cores(config, machine.cores))?;
+        self_tests.push(SelfTest { precision: name, from_reference: alone.self_test(&pack)? });
+        for (rows, recogniser) in [(&mut one_thread, &alone), (&mut all_cores, &together)] {
+            for (bytes, faces, rounds) in &pictures {
+                let stages = Stages::measure(recogniser, bytes, *rounds)?;
+                check(&pack, &stages.reply, *faces)?;
+                rows.push(Row { precision: name, stages: stages.json() });
+            }
         }
-        // The time of one picture on all cores goes here when the engine uses several for one.
         let at_once = machine.cores;
-        let pictures_per_second = at_once_per_second(&recogniser, &pictures[0].0, at_once, rounds)?;
+        let pictures_per_second = at_once_per_second(&together, &pictures[0].0, at_once, rounds)?;
         every_core.push(Throughput { precision: name, at_once, pictures_per_second });
     }
     Ok(Speed {
@@ -224,6 +236,7 @@ fn measure(config: &Config, rounds: usize, before: BoardReport) -> anyhow::Resul
         after: BoardReport::default(),
         self_tests,
         one_thread,
+        all_cores,
         every_core,
     })
 }
@@ -363,17 +376,8 @@ impl Speed {
             heat(&self.before),
             heat(&self.after),
         )?;
-        writeln!(block, "\n| ms, median (shortest), one thread | {} |", STAGES.join(" | "))?;
-        writeln!(block, "|---|{}", "---|".repeat(STAGES.len()))?;
-        for Row { precision, stages } in &self.one_thread {
-            let (width, height, faces) = (&stages["width"], &stages["height"], &stages["faces"]);
-            write!(block, "| {precision}, {width}×{height}, faces: {faces} |")?;
-            for stage in STAGES {
-                let of = |times: &str| stages[times][stage].as_f64().unwrap_or_default();
-                write!(block, " {:.1} ({:.1}) |", of("median_ms"), of("shortest_ms"))?;
-            }
-            writeln!(block)?;
-        }
+        stages_table(&mut block, "one core for a picture", &self.one_thread)?;
+        stages_table(&mut block, &format!("{} cores for a picture", machine.cores), &self.all_cores)?;
         writeln!(block, "\n| network alone | input | ms, median (shortest) |\n|---|---|---|")?;
         for NetworkRow { network, precision, shape, median_ms, shortest_ms } in &self.networks {
             writeln!(block, "| {network} {precision} | {shape} | {median_ms:.2} ({shortest_ms:.2}) |")?;
@@ -388,6 +392,21 @@ impl Speed {
         }
         Ok(block)
     }
+}
+
+fn stages_table(block: &mut String, title: &str, rows: &[Row]) -> std::fmt::Result {
+    writeln!(block, "\n| ms, median (shortest), {title} | {} |", STAGES.join(" | "))?;
+    writeln!(block, "|---|{}", "---|".repeat(STAGES.len()))?;
+    for Row { precision, stages } in rows {
+        let (width, height, faces) = (&stages["width"], &stages["height"], &stages["faces"]);
+        write!(block, "| {precision}, {width}×{height}, faces: {faces} |")?;
+        for stage in STAGES {
+            let of = |times: &str| stages[times][stage].as_f64().unwrap_or_default();
+            write!(block, " {:.1} ({:.1}) |", of("median_ms"), of("shortest_ms"))?;
+        }
+        writeln!(block)?;
+    }
+    Ok(())
 }
 
 fn heat(report: &BoardReport) -> String {

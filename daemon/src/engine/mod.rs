@@ -97,7 +97,7 @@ pub struct EngineSettings {
     pub max_faces: usize,
     /// Pictures without a sure face are looked at turned, too.
     pub turned: bool,
-    /// Pictures at the same time.
+    /// Pictures at the same time, and cores for all of them together.
     pub threads: usize,
 }
 

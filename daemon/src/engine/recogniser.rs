@@ -1,4 +1,5 @@
-//! One picture, start to end, on the calling thread: decode → find → align → embed → encode.
+//! One picture, start to end: decode → find → align → embed → encode. Finding, aligning and embedding borrow the cores
+//! that no other picture uses; the rest is the calling thread's.
 
 use std::time::Instant;
 
@@ -28,7 +29,7 @@ impl Recogniser {
         device: Device,
         settings: &EngineSettings,
     ) -> Result<Self, EngineError> {
-        let vision = Vision::load(pack, precision, device).map_err(failed)?;
+        let vision = Vision::load(pack, precision, device).map_err(failed)?.on_cores(settings.threads);
         Ok(Self {
             vision,
             limits: settings.limits,

@@ -13,11 +13,11 @@ fn the_boards_bench_finds_the_faces_it_drew_and_knows_them_in_every_precision() 
         let of = |list: &str| -> Vec<&Value> {
             speed[list].as_array().unwrap().iter().filter(|row| row["precision"] == precision).collect()
         };
-        let found: Vec<_> = of("one_thread")
-            .iter()
-            .map(|row| (row["width"].as_u64().unwrap(), row["faces"].as_u64().unwrap()))
-            .collect();
-        assert_eq!(found, [(640, 1), (3840, 4), (3840, 0)], "{precision}");
+        for cores in ["one_thread", "all_cores"] {
+            let side_and_faces = |row: &&Value| (row["width"].as_u64().unwrap(), row["faces"].as_u64().unwrap());
+            let found: Vec<_> = of(cores).iter().map(side_and_faces).collect();
+            assert_eq!(found, [(640, 1), (3840, 4), (3840, 0)], "{precision}, {cores}");
+        }
         assert!(of("self_tests")[0]["from_reference"].as_f64().unwrap() <= farthest, "{speed}");
         assert!(of("networks").iter().any(|row| row["network"] == "recogniser"), "{speed}");
         assert_eq!(of("every_core").len(), 1);

@@ -7,6 +7,7 @@ mod turned;
 mod yunet;
 
 use crate::area::Pyramid;
+use crate::cores::Cores;
 use crate::manifest::DetectorSpec;
 use crate::{Bounds, Pack, Search, VisionError};
 use turned::Turn;
@@ -63,12 +64,17 @@ impl Detector {
     }
 
     /// The faces of a picture, the most prominent first.
-    pub(crate) fn detect(&self, picture: &Pyramid, search: &Search) -> Result<Vec<Detection>, VisionError> {
-        let mut faces = self.look(picture, search, self.sure())?;
+    pub(crate) fn detect(
+        &self,
+        picture: &Pyramid,
+        search: &Search,
+        cores: &Cores,
+    ) -> Result<Vec<Detection>, VisionError> {
+        let mut faces = self.look(picture, search, self.sure(), cores)?;
         // A face on its side or upside down is often found with landmarks of an upright one, but hardly ever surely.
         let surest = surest(&faces);
         if search.turned && surest < self.sure() {
-            faces = self.look_turned(picture, search, surest)?.unwrap_or(faces);
+            faces = self.look_turned(picture, search, surest, cores)?.unwrap_or(faces);
         }
         // Neither the surest nor the largest alone: a tiny sure face is rarely the one meant,
         // and large doubtful ones are often no faces.
@@ -78,9 +84,15 @@ impl Detector {
     }
 
     /// The plausible faces; those from the score `sure` are not looked at a second time.
-    fn look(&self, picture: &Pyramid, search: &Search, sure: f32) -> Result<Vec<Detection>, VisionError> {
+    fn look(
+        &self,
+        picture: &Pyramid,
+        search: &Search,
+        sure: f32,
+        cores: &Cores,
+    ) -> Result<Vec<Detection>, VisionError> {
         let mut faces = match self {
-            Self::Mtcnn(mtcnn) => mtcnn.detect(picture, search, sure)?,
+            Self::Mtcnn(mtcnn) => mtcnn.detect(picture, search, sure, cores)?,
             Self::Yunet(yunet) => yunet.detect(picture, search)?,
         };
         faces.retain(Detection::is_plausible);
@@ -110,6 +122,7 @@ impl Detector {
         picture: &Pyramid,
         search: &Search,
         as_given: f32,
+        cores: &Cores,
     ) -> Result<Option<Vec<Detection>>, VisionError> {
         let needed = self.upright().max(as_given + (1.0 - as_given) / 4.0);
         let (width, height) = (picture.width(), picture.height());
@@ -118,19 +131,21 @@ impl Detector {
             TURNED_SMALLEST_PX.max(least).max(side / TURNED_LEAST_PART).min(least.max(side / TURNED_MOST_PART));
         let (reduced, shrink) = picture.halved(smallest as f64 / TURNED_FACE_PX as f64);
         let coarse = Search { min_face_px: (smallest as f64 * shrink) as usize, ..*search };
-        let mut best: Option<(f32, Turn)> = None;
         // All three: in the opposite turn the same face can be found upside down, but less surely.
-        for turn in Turn::ALL {
+        let scores = cores.each(&Turn::ALL, |turn| {
             let turned = turn.of(reduced);
-            let faces = self.look(&Pyramid::new(&turned), &coarse, TWICE)?;
-            let score = surest(&faces);
+            self.look(&Pyramid::new(&turned), &coarse, TWICE, cores).map(|faces| surest(&faces))
+        });
+        let mut best: Option<(f32, Turn)> = None;
+        for (turn, score) in Turn::ALL.into_iter().zip(scores) {
+            let score = score?;
             if score >= needed && best.is_none_or(|(best, _)| score > best) {
                 best = Some((score, turn));
             }
         }
         let Some((_, turn)) = best else { return Ok(None) };
         let turned = turn.of(picture.whole());
-        let faces = self.look(&Pyramid::new(&turned), search, TWICE)?;
+        let faces = self.look(&Pyramid::new(&turned), search, TWICE, cores)?;
         // The copy may have shown what the whole does not.
         if surest(&faces) < needed {
             return Ok(None);

@@ -2,9 +2,12 @@
 //! finds the landmarks. Follows the published decoding, off-by-one pixels included, because the
 //! networks were trained with it.
 
+use std::ops::Range;
+
 use super::Detection;
 use super::nms::{Overlap, Scored, suppress};
 use crate::area::{Pyramid, Window};
+use crate::cores::Cores;
 use crate::manifest::{Colour, MtcnnSpec};
 use crate::runtime::{Network, Outputs, Pixels, Plan};
 use crate::{Bounds, Pack, Search, VisionError};
@@ -26,6 +29,10 @@ const PROPOSALS: usize = 768;
 const CANDIDATES_PER_FACE: usize = 8;
 /// The most faces one run of R- or O-Net takes, which bounds the memory.
 const BATCH: usize = 64;
+/// The fewest that are worth another core: beginning a thread takes about as long as R-Net takes for one.
+const LEAST_BATCH: usize = 2;
+/// The fewest rows of P-Net's results that are worth a band of their own: each band computes four more.
+const BAND_CELLS: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct Mtcnn {
@@ -107,26 +114,39 @@ impl Mtcnn {
     }
 
     /// Faces from the score `sure` on are not looked at a second time.
-    pub(crate) fn detect(&self, picture: &Pyramid, search: &Search, sure: f32) -> Result<Vec<Detection>, VisionError> {
-        let mut boxes = self.propose(picture, search.min_face_px)?;
+    pub(crate) fn detect(
+        &self,
+        picture: &Pyramid,
+        search: &Search,
+        sure: f32,
+        cores: &Cores,
+    ) -> Result<Vec<Detection>, VisionError> {
+        let mut boxes = self.propose(picture, search.min_face_px, cores)?;
         boxes.truncate(PROPOSALS);
         for candidate in &mut boxes {
             candidate.bounds = squared(candidate.shifted(0.0));
         }
-        let mut boxes = suppress(self.rnet.refine(picture, &boxes, self.thresholds[1])?, 0.7, Overlap::Union, 1.0);
+        let boxes = self.rnet.refine(picture, &boxes, self.thresholds[1], cores)?;
+        let mut boxes = suppress(boxes, 0.7, Overlap::Union, 1.0);
         boxes.truncate(search.max_faces.saturating_mul(CANDIDATES_PER_FACE).clamp(32, PROPOSALS));
         for candidate in &mut boxes {
             candidate.bounds = squared(candidate.shifted(1.0));
         }
         // With a lower first score even a second of 1 would not bring the mean of both up to the threshold.
-        let faces = self.onet.refine(picture, &boxes, 2.0 * self.thresholds[2] - 1.0)?;
+        let faces = self.onet.refine(picture, &boxes, 2.0 * self.thresholds[2] - 1.0, cores)?;
         let faces = faces.iter().map(Candidate::detection).collect();
-        self.confirm(picture, suppress(faces, 0.7, Overlap::Smaller, 1.0), sure)
+        self.confirm(picture, suppress(faces, 0.7, Overlap::Smaller, 1.0), sure, cores)
     }
 
     /// Faces below the score `sure` are looked at again: mirrored, and where their box has moved to. What makes a
     /// pattern look like a face rarely survives that. The mean of both looks is their score.
-    fn confirm(&self, picture: &Pyramid, faces: Vec<Detection>, sure: f32) -> Result<Vec<Detection>, VisionError> {
+    fn confirm(
+        &self,
+        picture: &Pyramid,
+        faces: Vec<Detection>,
+        sure: f32,
+        cores: &Cores,
+    ) -> Result<Vec<Detection>, VisionError> {
         let (mut faces, mut doubtful): (Vec<_>, Vec<_>) = faces.into_iter().partition(|face| face.score >= sure);
         let again = |face: &Detection| Candidate {
             bounds: squared(face.bounds),
@@ -136,7 +156,7 @@ impl Mtcnn {
             mirrored: true,
         };
         let again: Vec<Candidate> = doubtful.iter().map(again).collect();
-        let looks = self.onet.refine(picture, &again, f32::NEG_INFINITY)?;
+        let looks = self.onet.refine(picture, &again, f32::NEG_INFINITY, cores)?;
         for (face, look) in doubtful.iter_mut().zip(&looks) {
             face.score = (face.score + look.score) / 2.0;
         }
@@ -146,43 +166,84 @@ impl Mtcnn {
     }
 
     /// P-Net on every level of the pyramid, surest first.
-    fn propose(&self, picture: &Pyramid, min_face_px: usize) -> Result<Vec<Candidate>, VisionError> {
+    fn propose(&self, picture: &Pyramid, min_face_px: usize, cores: &Cores) -> Result<Vec<Candidate>, VisionError> {
         let (width, height) = (picture.width() as f64, picture.height() as f64);
-        let whole = Window { left: 0.0, top: 0.0, width, height };
         let mut scale = largest_scale(width, height, min_face_px);
-        let mut proposals = Vec::new();
-        let mut input = Vec::new();
+        let mut bands = Vec::new();
         while width.min(height) * scale >= PNET_VIEW {
             let (w, h) = ((width * scale).ceil() as usize, (height * scale).ceil() as usize);
-            input.resize(3 * w * h, 0);
-            picture.sample(whole, w, h, &mut input);
-            let outputs = self.pnet.run([1, 3, h, w], &input)?;
-            // They agree at 12 by 12; a network of another making might not at other sizes.
-            let fits = outputs.shape(PROB)[2..] == outputs.shape(REG)[2..];
-            let mut level = if fits { self.read_level(&outputs, scale) } else { Vec::new() };
+            bands.extend(Band::cut(w, h, scale, cores.parts()));
+            scale *= self.pyramid_factor;
+        }
+        let found = cores.each(&bands, |band| self.look(picture, band));
+        let mut found = bands.iter().zip(found).peekable();
+        let mut proposals = Vec::new();
+        while let Some((band, candidates)) = found.next() {
+            let mut level = candidates?;
+            while let Some((_, more)) = found.next_if(|(next, _)| next.scale == band.scale) {
+                level.extend(more?);
+            }
             if level.len() > PROPOSALS_PER_LEVEL {
                 level.select_nth_unstable_by(PROPOSALS_PER_LEVEL, |a, b| b.score.total_cmp(&a.score));
                 level.truncate(PROPOSALS_PER_LEVEL);
             }
             proposals.extend(suppress(level, 0.5, Overlap::Union, 1.0));
-            scale *= self.pyramid_factor;
         }
         Ok(suppress(proposals, 0.7, Overlap::Union, 1.0))
     }
 
-    fn read_level(&self, outputs: &Outputs, scale: f64) -> Vec<Candidate> {
+    fn look(&self, picture: &Pyramid, band: &Band) -> Result<Vec<Candidate>, VisionError> {
+        let whole = Window { left: 0.0, top: 0.0, width: picture.width() as f64, height: picture.height() as f64 };
+        let rows = band.rows.len();
+        let mut input = vec![0; 3 * band.width * rows];
+        picture.sample_rows(whole, band.width, band.height, band.rows.clone(), &mut input);
+        let outputs = self.pnet.run([1, 3, rows, band.width], &input)?;
+        // They agree at 12 by 12; a network of another making might not at other sizes.
+        let fits = outputs.shape(PROB)[2..] == outputs.shape(REG)[2..];
+        Ok(if fits { self.read_band(&outputs, band) } else { Vec::new() })
+    }
+
+    fn read_band(&self, outputs: &Outputs, band: &Band) -> Vec<Candidate> {
         let columns = outputs.shape(PROB)[3];
         let (prob, reg) = (outputs.get(PROB), outputs.get(REG));
         let hits = prob.iter().enumerate().filter(|(_, score)| **score >= self.thresholds[0]);
         let candidate = |(cell, &score): (usize, &f32)| {
-            let at = |cell: usize, offset: f64| ((cell as f64 * PNET_STRIDE + offset) / scale) as f32;
-            let (x, y) = (cell % columns, cell / columns);
+            let at = |cell: usize, offset: f64| ((cell as f64 * PNET_STRIDE + offset) / band.scale) as f32;
+            let (x, y) = (cell % columns, cell / columns + band.rows.start / PNET_STRIDE as usize);
             let bounds =
                 Bounds { left: at(x, 1.0), top: at(y, 1.0), right: at(x, PNET_VIEW), bottom: at(y, PNET_VIEW) };
             let shift = std::array::from_fn(|edge| reg[edge * prob.len() + cell]);
             Candidate { bounds, score, shift, points: [0.0; 10], mirrored: false }
         };
         hits.map(candidate).collect()
+    }
+}
+
+/// Some rows of a level of the pyramid: what one run of P-Net sees.
+#[derive(Debug, PartialEq)]
+struct Band {
+    /// Of the level.
+    width: usize,
+    height: usize,
+    /// From the picture to the level.
+    scale: f64,
+    rows: Range<usize>,
+}
+
+impl Band {
+    /// A level in so many bands, fewer where they would be low. P-Net finds in them what it finds in the whole: each
+    /// begins at an even row, where its pooling does, and goes on into the next by what P-Net's view is larger than its
+    /// step.
+    fn cut(width: usize, height: usize, scale: f64, parts: usize) -> Vec<Self> {
+        let (view, stride) = (PNET_VIEW as usize, PNET_STRIDE as usize);
+        let cells = (height.saturating_sub(view)) / stride + 1;
+        let each = cells.div_ceil(parts).max(BAND_CELLS);
+        let band = |first: usize| {
+            // The last takes what is left: pooling makes a cell of an odd row, too.
+            let end = if first + each < cells { (first + each - 1) * stride + view } else { height };
+            Self { width, height, scale, rows: first * stride..end }
+        };
+        (0..cells).step_by(each).map(band).collect()
     }
 }
 
@@ -196,30 +257,33 @@ impl Refiner {
     }
 
     /// Looks at every box and returns those above the threshold with new score, shift and points.
-    fn refine(&self, picture: &Pyramid, boxes: &[Candidate], threshold: f32) -> Result<Vec<Candidate>, VisionError> {
-        let mut kept = Vec::new();
-        let mut input = Vec::new();
+    fn refine(
+        &self,
+        picture: &Pyramid,
+        boxes: &[Candidate],
+        threshold: f32,
+        cores: &Cores,
+    ) -> Result<Vec<Candidate>, VisionError> {
+        let at_once = boxes.len().div_ceil(cores.parts()).clamp(LEAST_BATCH, BATCH);
+        let batches: Vec<_> = boxes.chunks(at_once).collect();
+        let kept = cores.each(&batches, |batch| self.look(picture, batch, threshold));
+        kept.into_iter().collect::<Result<Vec<_>, _>>().map(|kept| kept.concat())
+    }
+
+    fn look(&self, picture: &Pyramid, batch: &[Candidate], threshold: f32) -> Result<Vec<Candidate>, VisionError> {
         let one = 3 * self.side * self.side;
-        for now in boxes.chunks(BATCH) {
-            input.resize(now.len() * one, 0);
-            for (candidate, pixels) in now.iter().zip(input.chunks_exact_mut(one)) {
-                candidate.show(picture, self.side, pixels);
-            }
-            let outputs = self.plan.run([now.len(), 3, self.side, self.side], &input)?;
-            for (ix, candidate) in now.iter().enumerate() {
-                let score = outputs.get(PROB)[ix];
-                if score > threshold {
-                    let points = outputs.row(POINTS, ix).unwrap_or_default();
-                    kept.push(Candidate {
-                        score,
-                        shift: outputs.row(REG, ix).unwrap_or_default(),
-                        points,
-                        ..*candidate
-                    });
-                }
-            }
+        let mut input = vec![0; batch.len() * one];
+        for (candidate, pixels) in batch.iter().zip(input.chunks_exact_mut(one)) {
+            candidate.show(picture, self.side, pixels);
         }
-        Ok(kept)
+        let outputs = self.plan.run([batch.len(), 3, self.side, self.side], &input)?;
+        let seen = batch.iter().enumerate().map(|(ix, candidate)| Candidate {
+            score: outputs.get(PROB)[ix],
+            shift: outputs.row(REG, ix).unwrap_or_default(),
+            points: outputs.row(POINTS, ix).unwrap_or_default(),
+            ..*candidate
+        });
+        Ok(seen.filter(|candidate| candidate.score > threshold).collect())
     }
 }
 
@@ -267,6 +331,18 @@ fn squared(b: Bounds) -> Bounds {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_level_is_cut_where_p_net_finds_in_the_bands_what_it_finds_in_the_whole() {
+        let rows =
+            |height, parts| Band::cut(100, height, 1.0, parts).into_iter().map(|band| band.rows).collect::<Vec<_>>();
+        // 67 cells: 23 in each band, whose first begins at an even row and whose last row the 23rd sees.
+        assert_eq!(rows(144, 3), [0..56, 46..102, 92..144]);
+        assert_eq!(rows(145, 3), [0..56, 46..102, 92..145]);
+        assert_eq!(rows(144, 1), [0..144]);
+        assert_eq!(rows(30, 4), [0..30]);
+        assert_eq!(rows(12, 4), [0..12]);
+    }
 
     #[test]
     fn squaring_keeps_the_middle_and_the_longer_side() {

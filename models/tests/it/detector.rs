@@ -6,7 +6,9 @@ use std::path::Path;
 
 use kith_vision::{Bounds, Face, Pack, Precision, Rgb, Search, Vision};
 
-use crate::shared::{SEARCH, analyse, both, bundled, bundled_pack, crate_folder, decode, placed, read, second, shared};
+use crate::shared::{
+    SEARCH, analyse, both, bundled, bundled_pack, crate_folder, decode, load, placed, read, second, shared,
+};
 
 /// How a picture is turned clockwise, in degrees.
 const TURNS: [u32; 3] = [90, 180, 270];
@@ -197,4 +199,29 @@ fn the_second_pack_looks_at_turned_pictures_too() {
     let Some(vision) = second("second pack's turned test") else { return };
     let once = faces(vision, &turned(&self_test_picture(), 90), Search { turned: false, ..SEARCH });
     assert!(once.iter().all(|face| face.quality.roll_degrees.abs() < 60.0), "{:?}", places(&once));
+}
+
+#[test]
+fn a_picture_on_several_cores_shows_exactly_what_it_shows_on_one() {
+    let pack = Pack::load(&bundled_pack()).unwrap();
+    let [one, four] = [1, 4].map(|cores| load(&pack, Precision::Int8).unwrap().on_cores(cores));
+    let face = self_test_picture();
+    let mut crowd = placed(&face, 1600, 901, 20, 30);
+    for (side, x, y) in [(300, 700, 40), (120, 1100, 500), (45, 1400, 700)] {
+        crowd = over(crowd, &rgb(image::imageops::thumbnail(&image(&face), side, side)), x, y);
+    }
+    // Not upright, so that the three turns are looked at, too; odd sides, so that the last band has half a cell.
+    for picture in [crowd, turned(&placed(&face, 641, 483, 60, 1), 90), placed(&face, 515, 513, 1, 1)] {
+        let (alone, together) = (faces(&one, &picture, SEARCH), faces(&four, &picture, SEARCH));
+        assert!(!alone.is_empty());
+        assert_eq!(places(&alone), places(&together), "{}×{}", picture.width, picture.height);
+        assert!(alone == together, "the same places, other embeddings or chips");
+    }
+}
+
+/// `picture` with `part` on it, its left upper corner at (x, y).
+fn over(picture: Rgb, part: &Rgb, x: i64, y: i64) -> Rgb {
+    let mut picture = image(&picture);
+    image::imageops::replace(&mut picture, &image(part), x, y);
+    rgb(picture)
 }
