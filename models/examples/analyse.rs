@@ -2,7 +2,7 @@
 //! with other pipelines; not part of the product.
 //!
 //! `analyse <pack folder> <float32|float16|int8> <smallest face> <picture>...`; with `KITH_TURNED=no` in the
-//! environment pictures are looked at as they are only.
+//! environment pictures are looked at as they are only, with `KITH_CORES=4` each by that many threads.
 
 use std::error::Error;
 use std::path::Path;
@@ -16,7 +16,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let precision: Precision = next()?.parse()?;
     let turned = std::env::var_os("KITH_TURNED").is_none_or(|value| value != "no");
     let search = Search { min_face_px: next()?.parse()?, max_faces: 1000, turned };
-    let vision = Vision::load(&pack, precision, Device::Cpu)?;
+    let cores = std::env::var("KITH_CORES").map_or(Ok(1), |cores| cores.parse())?;
+    let vision = Vision::load(&pack, precision, Device::Cpu)?.on_cores(cores);
     for path in arguments {
         let picture = match image::open(&path) {
             Ok(picture) => picture.to_rgb8(),
