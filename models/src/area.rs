@@ -65,26 +65,20 @@ impl<'a> Pyramid<'a> {
 
     /// The window resized to `width`×`height` pixels, rounded like the 8-bit picture the networks were trained on.
     pub(crate) fn sample(&self, window: Window, width: usize, height: usize, pixels: &mut [u8]) {
-        self.sample_rows(window, width, height, 0..height, pixels);
+        self.sample_tile(window, [width, height], [0..width, 0..height], pixels);
     }
 
-    /// Some rows of the same.
-    pub(crate) fn sample_rows(
-        &self,
-        window: Window,
-        width: usize,
-        height: usize,
-        rows: Range<usize>,
-        pixels: &mut [u8],
-    ) {
+    /// Some columns and rows of the window resized to these sides.
+    pub(crate) fn sample_tile(&self, window: Window, sides: [usize; 2], tile: [Range<usize>; 2], pixels: &mut [u8]) {
+        let ([width, height], [columns, rows]) = (sides, tile);
         let reduction = (window.width / width as f64).min(window.height / height as f64);
         let (picture, shrink) = self.halved(reduction / PIXELS_PER_OUTPUT);
-        let columns = Cover::of(window.left * shrink, window.width * shrink, width, picture.width);
-        let covers = Cover::of(window.top * shrink, window.height * shrink, height, picture.height);
+        let columns = Cover::of(window.left * shrink, window.width * shrink, width, columns, picture.width);
+        let rows = Cover::of(window.top * shrink, window.height * shrink, height, rows, picture.height);
         let (first, end) = columns.span();
         let mut line = vec![0.0_f32; 3 * (end - first)];
         let mut whole = vec![0_u16; line.len()];
-        for (rows, pixels) in covers.cells[rows].iter().zip(pixels.chunks_exact_mut(3 * width)) {
+        for (rows, pixels) in rows.cells.iter().zip(pixels.chunks_exact_mut(3 * columns.cells.len())) {
             rows.add_up(&mut line, &mut whole, |row| &picture.row(row)[3 * first..3 * end]);
             for (columns, pixel) in columns.cells.iter().zip(pixels.as_chunks_mut::<3>().0) {
                 let mut sums = [0.0_f32; 3];
@@ -139,7 +133,8 @@ struct Cell {
 }
 
 impl Cover {
-    fn of(start: f64, length: f64, outputs: usize, sources: usize) -> Self {
+    /// Of `outputs` pixels that cover the length those of a range.
+    fn of(start: f64, length: f64, outputs: usize, range: Range<usize>, sources: usize) -> Self {
         let step = length / outputs as f64;
         let cell = |ix: usize| {
             let from = start + step * ix as f64;
@@ -160,7 +155,7 @@ impl Cover {
                 last_weight: covered(end - 1),
             }
         };
-        Self { cells: (0..outputs).map(cell).collect() }
+        Self { cells: range.map(cell).collect() }
     }
 
     /// The source pixels that matter at all.

@@ -54,7 +54,7 @@ impl Cores {
         };
         let mut done = thread::scope(|scope| {
             // Where the system begins no more threads, those there are do the work.
-            let begin = |_| thread::Builder::new().name("kith-vision".into()).spawn_scoped(scope, &share).ok();
+            let begin = |_| thread::Builder::new().name("kith-vision".into()).spawn_scoped(scope, share).ok();
             let others: Vec<_> = (0..borrowed.count).map_while(begin).collect();
             let mut done = share();
             for other in others {

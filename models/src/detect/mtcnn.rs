@@ -27,12 +27,15 @@ const PROPOSALS_PER_LEVEL: usize = 2048;
 const PROPOSALS: usize = 768;
 /// O-Net costs most, so it sees at most this many candidates for each face asked for.
 const CANDIDATES_PER_FACE: usize = 8;
-/// The most faces one run of R- or O-Net takes, which bounds the memory.
-const BATCH: usize = 64;
+/// The most faces one run of R- or O-Net takes: what it computes on the way stays in the processor's cache then, and the
+/// memory is used again.
+const BATCH: usize = 16;
 /// The fewest that are worth another core: beginning a thread takes about as long as R-Net takes for one.
 const LEAST_BATCH: usize = 2;
-/// The fewest rows of P-Net's results that are worth a band of their own: each band computes four more.
-const BAND_CELLS: usize = 16;
+/// The most of P-Net's results in a tile, either way: what it computes on the way stays in the processor's cache then, and the
+/// memory is used again. Each tile computes four more either way.
+const TILE_COLUMNS: usize = 192;
+const TILE_ROWS: usize = 36;
 
 #[derive(Debug)]
 pub(crate) struct Mtcnn {
@@ -169,18 +172,18 @@ impl Mtcnn {
     fn propose(&self, picture: &Pyramid, min_face_px: usize, cores: &Cores) -> Result<Vec<Candidate>, VisionError> {
         let (width, height) = (picture.width() as f64, picture.height() as f64);
         let mut scale = largest_scale(width, height, min_face_px);
-        let mut bands = Vec::new();
+        let mut tiles = Vec::new();
         while width.min(height) * scale >= PNET_VIEW {
-            let (w, h) = ((width * scale).ceil() as usize, (height * scale).ceil() as usize);
-            bands.extend(Band::cut(w, h, scale, cores.parts()));
+            let sides = [width, height].map(|side| (side * scale).ceil() as usize);
+            tiles.extend(Tile::cut(sides, scale));
             scale *= self.pyramid_factor;
         }
-        let found = cores.each(&bands, |band| self.look(picture, band));
-        let mut found = bands.iter().zip(found).peekable();
+        let found = cores.each(&tiles, |tile| self.look(picture, tile));
+        let mut found = tiles.iter().zip(found).peekable();
         let mut proposals = Vec::new();
-        while let Some((band, candidates)) = found.next() {
+        while let Some((tile, candidates)) = found.next() {
             let mut level = candidates?;
-            while let Some((_, more)) = found.next_if(|(next, _)| next.scale == band.scale) {
+            while let Some((_, more)) = found.next_if(|(next, _)| next.scale == tile.scale) {
                 level.extend(more?);
             }
             if level.len() > PROPOSALS_PER_LEVEL {
@@ -192,26 +195,28 @@ impl Mtcnn {
         Ok(suppress(proposals, 0.7, Overlap::Union, 1.0))
     }
 
-    fn look(&self, picture: &Pyramid, band: &Band) -> Result<Vec<Candidate>, VisionError> {
+    fn look(&self, picture: &Pyramid, tile: &Tile) -> Result<Vec<Candidate>, VisionError> {
         let whole = Window { left: 0.0, top: 0.0, width: picture.width() as f64, height: picture.height() as f64 };
-        let rows = band.rows.len();
-        let mut input = vec![0; 3 * band.width * rows];
-        picture.sample_rows(whole, band.width, band.height, band.rows.clone(), &mut input);
-        let outputs = self.pnet.run([1, 3, rows, band.width], &input)?;
+        let (columns, rows) = (tile.columns.len(), tile.rows.len());
+        let mut input = vec![0; 3 * columns * rows];
+        picture.sample_tile(whole, tile.level, [tile.columns.clone(), tile.rows.clone()], &mut input);
+        let outputs = self.pnet.run([1, 3, rows, columns], &input)?;
         // They agree at 12 by 12; a network of another making might not at other sizes.
         let fits = outputs.shape(PROB)[2..] == outputs.shape(REG)[2..];
-        Ok(if fits { self.read_band(&outputs, band) } else { Vec::new() })
+        Ok(if fits { self.read_tile(&outputs, tile) } else { Vec::new() })
     }
 
-    fn read_band(&self, outputs: &Outputs, band: &Band) -> Vec<Candidate> {
+    fn read_tile(&self, outputs: &Outputs, tile: &Tile) -> Vec<Candidate> {
         let columns = outputs.shape(PROB)[3];
         let (prob, reg) = (outputs.get(PROB), outputs.get(REG));
         let hits = prob.iter().enumerate().filter(|(_, score)| **score >= self.thresholds[0]);
         let candidate = |(cell, &score): (usize, &f32)| {
-            let at = |cell: usize, offset: f64| ((cell as f64 * PNET_STRIDE + offset) / band.scale) as f32;
-            let (x, y) = (cell % columns, cell / columns + band.rows.start / PNET_STRIDE as usize);
-            let bounds =
-                Bounds { left: at(x, 1.0), top: at(y, 1.0), right: at(x, PNET_VIEW), bottom: at(y, PNET_VIEW) };
+            let at = |first: usize, cell: usize, offset: f64| {
+                ((first as f64 + cell as f64 * PNET_STRIDE + offset) / tile.scale) as f32
+            };
+            let x = |offset| at(tile.columns.start, cell % columns, offset);
+            let y = |offset| at(tile.rows.start, cell / columns, offset);
+            let bounds = Bounds { left: x(1.0), top: y(1.0), right: x(PNET_VIEW), bottom: y(PNET_VIEW) };
             let shift = std::array::from_fn(|edge| reg[edge * prob.len() + cell]);
             Candidate { bounds, score, shift, points: [0.0; 10], mirrored: false }
         };
@@ -219,31 +224,42 @@ impl Mtcnn {
     }
 }
 
-/// Some rows of a level of the pyramid: what one run of P-Net sees.
+/// Part of a level of the pyramid: what one run of P-Net sees. P-Net finds in the tiles what it finds in the whole.
 #[derive(Debug, PartialEq)]
-struct Band {
-    /// Of the level.
-    width: usize,
-    height: usize,
+struct Tile {
+    /// The level's width and height.
+    level: [usize; 2],
     /// From the picture to the level.
     scale: f64,
+    columns: Range<usize>,
     rows: Range<usize>,
 }
 
-impl Band {
-    /// A level in so many bands, fewer where they would be low. P-Net finds in them what it finds in the whole: each
-    /// begins at an even row, where its pooling does, and goes on into the next by what P-Net's view is larger than its
-    /// step.
-    fn cut(width: usize, height: usize, scale: f64, parts: usize) -> Vec<Self> {
-        let (view, stride) = (PNET_VIEW as usize, PNET_STRIDE as usize);
-        let cells = (height.saturating_sub(view)) / stride + 1;
-        let each = cells.div_ceil(parts).max(BAND_CELLS);
-        let band = |first: usize| {
-            // The last takes what is left: pooling makes a cell of an odd row, too.
-            let end = if first + each < cells { (first + each - 1) * stride + view } else { height };
-            Self { width, height, scale, rows: first * stride..end }
+impl Tile {
+    fn cut(level: [usize; 2], scale: f64) -> Vec<Self> {
+        let columns = Self::cut_side(level[0], TILE_COLUMNS);
+        let rows = Self::cut_side(level[1], TILE_ROWS);
+        let tile = |columns: &Range<usize>, rows: &Range<usize>| Self {
+            level,
+            scale,
+            columns: columns.clone(),
+            rows: rows.clone(),
         };
-        (0..cells).step_by(each).map(band).collect()
+        rows.iter().flat_map(|rows| columns.iter().map(move |columns| tile(columns, rows))).collect()
+    }
+
+    /// Each piece begins at an even place, where P-Net's pooling does, and goes on into the next one by what P-Net's view
+    /// is larger than its step.
+    fn cut_side(side: usize, most: usize) -> Vec<Range<usize>> {
+        let (view, stride) = (PNET_VIEW as usize, PNET_STRIDE as usize);
+        let cells = side.saturating_sub(view) / stride + 1;
+        let each = cells.div_ceil(cells.div_ceil(most));
+        let piece = |first: usize| {
+            // The last takes what is left: pooling makes a cell of an odd row, too.
+            let end = if first + each < cells { (first + each - 1) * stride + view } else { side };
+            first * stride..end
+        };
+        (0..cells).step_by(each).map(piece).collect()
     }
 }
 
@@ -331,17 +347,48 @@ fn squared(b: Bounds) -> Bounds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Rgb;
+    use crate::manifest::DetectorSpec;
 
     #[test]
-    fn a_level_is_cut_where_p_net_finds_in_the_bands_what_it_finds_in_the_whole() {
-        let rows =
-            |height, parts| Band::cut(100, height, 1.0, parts).into_iter().map(|band| band.rows).collect::<Vec<_>>();
-        // 67 cells: 23 in each band, whose first begins at an even row and whose last row the 23rd sees.
-        assert_eq!(rows(144, 3), [0..56, 46..102, 92..144]);
-        assert_eq!(rows(145, 3), [0..56, 46..102, 92..145]);
-        assert_eq!(rows(144, 1), [0..144]);
-        assert_eq!(rows(30, 4), [0..30]);
-        assert_eq!(rows(12, 4), [0..12]);
+    fn a_level_is_cut_where_p_net_finds_in_the_tiles_what_it_finds_in_the_whole() {
+        // 67 cells: 23 in each piece, whose first begins at an even row and whose last row the 23rd sees.
+        assert_eq!(Tile::cut_side(144, 30), [0..56, 46..102, 92..144]);
+        assert_eq!(Tile::cut_side(145, 30), [0..56, 46..102, 92..145]);
+        assert_eq!(Tile::cut_side(144, 67), [0..144]);
+        assert_eq!(Tile::cut_side(12, 30), [0..12]);
+        let tiles = Tile::cut([1000, 200], 1.0);
+        assert_eq!(tiles.len(), 9);
+        assert_eq!((tiles[4].columns.clone(), tiles[4].rows.clone()), (330..670, 64..138));
+    }
+
+    #[test]
+    fn p_net_finds_in_tiles_exactly_what_it_finds_in_the_whole_level() {
+        let pack = Pack::load(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("packs/dlib-mtcnn")).unwrap();
+        let DetectorSpec::Mtcnn(spec) = &pack.manifest.detector else {
+            panic!("the bundled pack has another detector")
+        };
+        let mtcnn = Mtcnn::load(&pack, spec).unwrap();
+        let picture = image::load_from_memory(&pack.self_test_picture().unwrap()).unwrap().into_rgb8();
+        let picture = Rgb::new(picture.width() as usize, picture.height() as usize, picture.into_raw()).unwrap();
+        let pyramid = Pyramid::new(&picture);
+        // Odd sides: pooling makes half a cell at both ends.
+        for level in [[515, 301], [400, 400]] {
+            let scale = level[0] as f64 / picture.width as f64;
+            let whole = Tile { level, scale, columns: 0..level[0], rows: 0..level[1] };
+            let tiles = Tile::cut(level, scale);
+            assert!(tiles.len() > 4);
+            let found = |tile: &Tile| mtcnn.look(&pyramid, tile).unwrap();
+            let by_place = |mut found: Vec<Candidate>| {
+                found.sort_by(|a, b| {
+                    a.bounds.top.total_cmp(&b.bounds.top).then(a.bounds.left.total_cmp(&b.bounds.left))
+                });
+                found.iter().map(|one| (one.bounds, one.score, one.shift)).collect::<Vec<_>>()
+            };
+            let (expected, got) = (by_place(found(&whole)), by_place(tiles.iter().flat_map(found).collect()));
+            assert!(expected.len() > 20, "only {} proposals", expected.len());
+            assert_eq!(got, expected);
+        }
     }
 
     #[test]
