@@ -62,6 +62,7 @@ build_cross() (
     emulate $board
     "$compile" test --release --locked "${for_target[@]}" -p kithd -p kith-vision --lib -- direct::
   done
+  count_instructions pi5
 )
 
 # try_kernels BOARD:PRECISION…: people are told apart, and by the instructions the board has for that precision.
@@ -85,6 +86,45 @@ try_kernels() {
     esac
   done
 }
+
+# count_instructions BOARD…: prints what the recogniser and one picture take, in millions of instructions, and fails if int8
+# takes no fewer than float32 where there is SDOT. Counted by a plugin, which qemu-user-static cannot load; its interface is
+# that of the versions before 9.
+count_instructions() (
+  local board counter=$dev/boards/instructions.so
+  use_architecture arm64
+  need qemu-aarch64:qemu-user
+  if ! [[ $(qemu-aarch64 --version) =~ version\ [678]\. && $(qemu-aarch64 -h) == *-plugin* ]]; then
+    say "instructions were NOT counted: that needs a qemu-aarch64 of version 6 to 8 that loads plugins, as Debian 12's"
+    return
+  fi
+  own_folder "$dev"
+  mkdir -p "${counter%/*}"
+  cc -std=c11 -O2 -shared -fPIC -o "$counter" models/benches/instructions.c
+  "$compile" build --release --locked "${for_target[@]}" -p kithd -p kith-vision --example instructions
+  for board in "$@"; do
+    emulate "$board"
+    echo "As on a $board, millions of instructions:"
+    qemu-aarch64 -plugin "$counter" "$built/examples/instructions" models/packs/dlib-mtcnn |
+      awk -v sdot="$([[ $board == pi4 ]] || echo yes)" '
+        BEGIN { printf "%-40s %8s %14s %6s %6s\n", "", "vectors", "loads, stores", "other", "all" }
+        $4 == "begin" { for (i = 1; i <= 3; i++) before[i] = $i }
+        $4 == "end" {
+          what = substr($0, index($0, " end ") + 5)
+          for (i = 1; i <= 3; i++) spent[i] = ($i - before[i]) / 1e6
+          all[what] = spent[1] + spent[2] + spent[3]
+          printf "%-40s %8.1f %14.1f %6.1f %6.1f\n", what, spent[1], spent[2], spent[3], all[what]
+        }
+        END {
+          int8 = all["recogniser int8"]
+          own = all["recogniser float32"]
+          tract = all["recogniser float32 in tract'"'"'s operators"]
+          if (!int8 || !own || !tract) exit 1
+          printf "int8 takes %.2f of float32 in tract'"'"'s operators, %.2f of ours\n", int8 / tract, int8 / own
+          if (sdot && (int8 >= tract || int8 >= own)) exit 1
+        }' || die "as on a $board, int8 takes as many instructions as float32, or they could not be counted"
+  done
+)
 
 # emulate pi4|pi5: lets qemu run arm64 programs as on that board's processor. The first has neither SDOT nor half
 # precision, the second both, as has a Jetson Orin. tract reads from /proc/cpuinfo what there is, which under qemu is this
