@@ -208,7 +208,7 @@ fn a_picture_on_several_cores_shows_exactly_what_it_shows_on_one() {
     let face = self_test_picture();
     let mut crowd = placed(&face, 1600, 901, 20, 30);
     for (side, x, y) in [(300, 700, 40), (120, 1100, 500), (45, 1400, 700)] {
-        crowd = over(crowd, &rgb(image::imageops::thumbnail(&image(&face), side, side)), x, y);
+        crowd = over(&crowd, &rgb(image::imageops::thumbnail(&image(&face), side, side)), x, y);
     }
     // Not upright, so that the three turns are looked at, too; odd sides, so that the last band has half a cell.
     for picture in [crowd, turned(&placed(&face, 641, 483, 60, 1), 90), placed(&face, 515, 513, 1, 1)] {
@@ -220,8 +220,8 @@ fn a_picture_on_several_cores_shows_exactly_what_it_shows_on_one() {
 }
 
 /// `picture` with `part` on it, its left upper corner at (x, y).
-fn over(picture: Rgb, part: &Rgb, x: i64, y: i64) -> Rgb {
-    let mut picture = image(&picture);
+fn over(picture: &Rgb, part: &Rgb, x: i64, y: i64) -> Rgb {
+    let mut picture = image(picture);
     image::imageops::replace(&mut picture, &image(part), x, y);
     rgb(picture)
 }
