@@ -158,7 +158,7 @@ fn rgb(picture: DynamicImage) -> Rgb {
 
 impl Whole<'_> {
     /// The part of the whole picture that holds these bounds, or as much of them as there is, and where its left upper
-    /// corner is. `None` only if the sight is the whole picture.
+    /// corner is. `None` if the sight is the whole picture, or all there can be.
     pub fn part(&mut self, bounds: Bounds) -> Option<(Rgb, [usize; 2])> {
         let jpeg = self.jpeg.as_mut()?;
         let (width, height) = self.turn.upright();
@@ -173,7 +173,13 @@ impl Whole<'_> {
                 return Some((self.turn.apply(piece), corner));
             }
         }
-        decode(self.bytes, &self.limits).ok().map(|picture| (picture, [0, 0]))
+        match decode(self.bytes, &self.limits) {
+            Ok(picture) => Some((picture, [0, 0])),
+            Err(error) => {
+                tracing::warn!("a picture's small faces are recognised with half of its detail or less: {error}");
+                None
+            }
+        }
     }
 }
 

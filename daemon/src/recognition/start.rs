@@ -137,7 +137,11 @@ pub(super) async fn embed_again(
     tracing::info!("embedding {} enrolled pictures for the model pack {}", missing.len(), guard.pack().id());
     let mut vectors = Vec::new();
     for (done, picture) in missing.iter().enumerate() {
-        let text = format!("embedding enrolled picture {} of {} for another model pack", done + 1, missing.len());
+        let text = format!(
+            "embedding enrolled picture {} of {} anew: model pack or models.flip changed",
+            done + 1,
+            missing.len()
+        );
         health.set("gallery", Condition::Starting, text);
         let mut embedded = embed_picture(guard, state_dir, picture).await?;
         // An engine may die of something else than the picture.

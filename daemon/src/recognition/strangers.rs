@@ -251,7 +251,7 @@ async fn move_here(store: &Store, up: &Ready, health: &Health) -> anyhow::Result
         }
         for face in faces {
             count += 1;
-            let text = format!("embedding the unknown faces for another model pack, {count} so far");
+            let text = format!("embedding the unknown faces anew, {count} so far: model pack or models.flip changed");
             health.set("strangers", Condition::Starting, text);
             let embedded = embed_crop(&up.guard, face.crop).await?;
             // One in which this pack finds no face can be compared with nobody.
