@@ -1,9 +1,10 @@
-//! Loading and running networks: this file and the two below it are the only ones that name tract types. Knows shapes
+//! Loading and running networks: this file and those below it are the only ones that name tract types. Knows shapes
 //! and numbers, not what they mean.
 //!
-//! On the processor a plain convolutional network runs in operators of our own (`lower`, `operators`), any other one
+//! On the processor a plain convolutional network runs in operators of our own (`graph`, `lower`, `operators`), any other one
 //! in tract's; on a GPU always in tract's.
 
+mod graph;
 mod lower;
 mod operators;
 
