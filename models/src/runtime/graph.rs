@@ -10,7 +10,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use tract_onnx::data_resolver;
-use tract_onnx::pb::{GraphProto, NodeProto};
+use tract_onnx::pb::attribute_proto::AttributeType;
+use tract_onnx::pb::tensor_proto::DataType;
+use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto};
 use tract_onnx::tensor::load_tensor;
 use tract_onnx::tract_core::internal::*;
 
@@ -66,25 +68,30 @@ pub(super) struct ConvolutionLayer {
 pub(super) struct Added {
     pub(super) layer: usize,
     pub(super) pooled: bool,
-    /// One of the two is extended by zeros to the sides of the other.
-    pub(super) extended: bool,
+    /// Channels, rows and columns of zeros behind the convolution, and behind what is added.
+    pub(super) zeros: [[usize; 3]; 2],
 }
 
 /// Weights as \[output channel, input channel, row, column\], or of a dense layer as \[input, output\].
 pub(super) enum Weight {
-    Float(Tensor),
-    Integer(Tensor, Vec<f32>),
-    Dense(Tensor),
+    Float(Arc<Tensor>),
+    Integer(Arc<Tensor>, Vec<f32>),
+    Dense(Arc<Tensor>),
 }
 
 /// What a name of the graph stands for.
 #[derive(Clone)]
 enum Value {
     Layer(usize),
+    /// A layer's numbers as one row: what a dense layer takes and gives.
+    Flat(usize),
     /// A layer's mean of each two by two pixels.
     Pooled(usize),
-    /// A layer, or with `true` its mean of each two by two pixels, with zeros at its end. Only a sum takes that.
-    Padded(usize, bool),
+    /// A layer, or with `true` its mean of each two by two pixels, with channels, rows and columns of zeros at its end.
+    /// Only a sum takes that.
+    Padded(usize, bool, [usize; 3]),
+    /// Between the two of a pair, with its scale and zero point.
+    Quantised(Box<Value>, f32, i64),
     Constant(Arc<Tensor>),
     /// Whole numbers and the scales they stand for, one or one for each first index.
     Scaled(Arc<Tensor>, Vec<f32>),
@@ -107,10 +114,13 @@ pub(super) fn read(graph: &GraphProto, outputs: &[&'static str]) -> Result<Vec<L
     let mut reading = Reading { graph, values: HashMap::new(), uses, layers: Vec::new() };
     reading.read().map_err(|(node, reason)| format!("{node}: {reason}"))?;
     for name in outputs {
-        match reading.values.get(name) {
-            Some(Value::Layer(layer)) => reading.layers[*layer].output = Some((*name).to_owned()),
-            _ => return Err(format!("the output {name} is not a layer")),
-        }
+        let layer = match reading.values.get(name) {
+            Some(Value::Layer(layer)) => Some(*layer),
+            Some(Value::Flat(layer)) if reading.layers[*layer].is_dense() => Some(*layer),
+            _ => None,
+        };
+        let layer = layer.ok_or_else(|| format!("the output {name} is not a layer"))?;
+        reading.layers[layer].output = Some((*name).to_owned());
     }
     Ok(reading.layers)
 }
@@ -118,25 +128,37 @@ pub(super) fn read(graph: &GraphProto, outputs: &[&'static str]) -> Result<Vec<L
 impl<'a> Reading<'a> {
     fn read(&mut self) -> Result<(), (String, String)> {
         for tensor in &self.graph.initializer {
+            let unusable = |reason: String| (tensor.name.clone(), reason);
+            if tensor.data_type == DataType::String as i32 {
+                // Reading bytes as texts, tract would panic.
+                return Err(unusable("it is made of texts".into()));
+            }
             let resolver = data_resolver::FopenDataResolver;
-            let values =
-                load_tensor(&resolver, tensor, None).map_err(|error| (tensor.name.clone(), format!("{error:#}")))?;
-            self.values.insert(&tensor.name, Value::Constant(Arc::new(values)));
+            let values = load_tensor(&resolver, tensor, None).map_err(|error| unusable(format!("{error:#}")))?;
+            self.define(&tensor.name, Value::Constant(Arc::new(values))).map_err(unusable)?;
         }
         let inputs = self.graph.input.iter().filter(|input| !self.values.contains_key(input.name.as_str()));
         for input in inputs.collect::<Vec<_>>() {
             let layer = self.push(Kind::Enter { multiply: [1.0; 3], add: [0.0; 3] }, 0, None);
-            self.values.insert(&input.name, Value::Layer(layer));
+            self.define(&input.name, Value::Layer(layer)).map_err(|reason| (input.name.clone(), reason))?;
         }
         for node in &self.graph.node {
             let name = || format!("{} {}", node.op_type, node.output.first().map_or("", String::as_str));
             let [output] = node.output.as_slice() else {
                 return Err((name(), format!("it has {} outputs", node.output.len())));
             };
-            let value = self.node(node).map_err(|reason| (name(), reason))?;
-            self.values.insert(output, value);
+            let value = known(node).and_then(|()| self.node(node)).and_then(|value| self.define(output, value));
+            value.map_err(|reason| (name(), reason))?;
         }
         Ok(())
+    }
+
+    fn define(&mut self, name: &'a str, value: Value) -> Result<(), String> {
+        match self.values.insert(name, value) {
+            _ if name.is_empty() => Err("it has no name".into()),
+            Some(_) => Err("its name is there twice".into()),
+            None => Ok(()),
+        }
     }
 
     fn push(&mut self, kind: Kind, input: usize, scale: Option<f32>) -> usize {
@@ -168,9 +190,22 @@ impl<'a> Reading<'a> {
         }
     }
 
+    /// The third input of one of these shapes, which are as long as the first one says, or zeros.
+    fn bias(&self, node: &NodeProto, shapes: &[&[usize]]) -> Result<Vec<f32>, String> {
+        if node.input.len() < 3 {
+            return Ok(vec![0.0; shapes[0][0]]);
+        }
+        match self.value(node, 2)? {
+            Value::Constant(tensor) | Value::Scaled(tensor, _) if shapes.contains(&tensor.shape()) => {
+                self.floats(node, 2)
+            }
+            _ => Err("its bias is not one number for each output".into()),
+        }
+    }
+
     /// The same layer under another name.
     fn alias(&mut self, node: &NodeProto, value: Value) -> Value {
-        if let Value::Layer(layer) | Value::Pooled(layer) | Value::Padded(layer, _) = value
+        if let Value::Layer(layer) | Value::Flat(layer) | Value::Pooled(layer) | Value::Padded(layer, ..) = value
             && self.uses.get(node.input[0].as_str()) != Some(&1)
         {
             self.layers[layer].shared = true;
@@ -179,17 +214,22 @@ impl<'a> Reading<'a> {
     }
 
     /// The convolution whose plain result this node's input is and nobody else's.
-    fn unfinished(&mut self, node: &NodeProto, ix: usize) -> Result<(usize, &mut ConvolutionLayer), String> {
-        let layer = match self.value(node, ix)? {
-            Value::Padded(layer, false) if node.op_type == "Add" => layer,
-            _ => self.layer(node, ix)?,
+    fn unfinished(&mut self, node: &NodeProto, ix: usize) -> Result<(Value, &mut ConvolutionLayer), String> {
+        let value = self.value(node, ix)?;
+        let layer = match value {
+            Value::Layer(layer) => layer,
+            Value::Flat(layer) if node.op_type != "Add" => layer,
+            Value::Padded(layer, false, _) if node.op_type == "Add" => layer,
+            _ => return Err(format!("its input {ix} is not a layer")),
         };
         let once = self.uses.get(node.input[ix].as_str()) == Some(&1);
         match &mut self.layers[layer] {
             Layer { kind: Kind::Convolution(convolution), scale: None, shared: false, .. }
-                if once && convolution.slopes.is_none() =>
+                if once
+                    && convolution.slopes.is_none()
+                    && convolution.is_dense() == matches!(value, Value::Flat(_)) =>
             {
-                Ok((layer, convolution))
+                Ok((value, convolution))
             }
             _ => Err("it does not follow a convolution alone".into()),
         }
@@ -202,68 +242,79 @@ impl<'a> Reading<'a> {
         match node.op_type.as_str() {
             "Conv" => {
                 let input = self.layer(node, 0)?;
-                let weight = match self.value(node, 1)? {
-                    Value::Constant(tensor) => Weight::Float((*tensor).clone()),
-                    Value::Scaled(tensor, scales) => Weight::Integer((*tensor).clone(), scales),
+                let (values, scales) = match self.value(node, 1)? {
+                    Value::Constant(tensor) => (tensor, None),
+                    Value::Scaled(tensor, scales) => (tensor, Some(scales)),
                     _ => return Err("its weights are not constant".into()),
                 };
-                let (Weight::Float(values) | Weight::Integer(values, _) | Weight::Dense(values)) = &weight;
                 let &[channels, _, rows, columns] = values.shape() else {
                     return Err("its kernel has not two axes".into());
                 };
-                require(values.shape().iter().all(|side| *side > 0), "its kernel is empty")?;
-                let bias = if node.input.len() > 2 { self.floats(node, 2)? } else { vec![0.0; channels] };
-                require(bias.len() == channels, "its bias has another length")?;
+                require(values.len() > 0, "its kernel is empty")?;
+                let kind = if scales.is_some() { DatumType::I8 } else { DatumType::F32 };
+                require(values.datum_type() == kind, "its weights are neither float32 nor signed bytes with a scale")?;
+                let bias = self.bias(node, &[&[channels]])?;
                 require(int("group", 1) == 1, "its channels are grouped")?;
                 require(ints("dilations").is_none_or(|d| d == [1, 1]), "it is dilated")?;
+                let kernel = [rows as i64, columns as i64];
+                require(ints("kernel_shape").is_none_or(|k| k == kernel), "its kernel is not of its weights' shape")?;
                 require(pads_as_told(node), "it pads by itself")?;
-                let stride = square(ints("strides").unwrap_or(&[1, 1]), 1, MOST_STRIDE).ok_or("its strides are odd")?;
-                let padding = square(ints("pads").unwrap_or(&[0; 4]), 0, rows.min(columns) - 1);
-                let padding = padding.ok_or("its paddings are odd")?;
-                self.convolution(node, input, weight, bias, stride, padding)
+                let strides = square::<2>(ints("strides").unwrap_or(&[1; 2]), 1, MOST_STRIDE);
+                let padding = square::<4>(ints("pads").unwrap_or(&[0; 4]), 0, rows.min(columns) - 1);
+                let weight = match scales {
+                    None => Weight::Float(values),
+                    Some(scales) => Weight::Integer(values, scales),
+                };
+                let layer = ConvolutionLayer {
+                    stride: strides.ok_or("its strides are odd")?,
+                    padding: padding.ok_or("its paddings are odd")?,
+                    ..ConvolutionLayer::plain(node, weight, bias)
+                };
+                Ok(Value::Layer(self.push(Kind::Convolution(Box::new(layer)), input, None)))
             }
             "Gemm" | "MatMul" => {
-                let input = self.layer(node, 0)?;
+                let Value::Flat(input) = self.value(node, 0)? else {
+                    return Err("its input is not one row for each picture".into());
+                };
                 let Value::Constant(matrix) = self.value(node, 1)? else {
                     return Err("its matrix is not constant".into());
                 };
-                require(matrix.rank() == 2, "its matrix has not two axes")?;
+                let &[_, outputs] = matrix.shape() else { return Err("its matrix has not two axes".into()) };
+                require(matrix.len() > 0, "its matrix is empty")?;
+                require(matrix.datum_type() == DatumType::F32, "its matrix is not float32")?;
                 require(int("transA", 0) == 0 && int("transB", 0) == 0, "it is transposed")?;
                 let factors = node.attribute.iter().filter(|a| a.name == "alpha" || a.name == "beta");
                 require(factors.clone().all(|a| a.f == 1.0), "it has factors")?;
-                let bias = if node.input.len() > 2 { self.floats(node, 2)? } else { vec![0.0; matrix.shape()[1]] };
-                require(bias.len() == matrix.shape()[1] && matrix.len() > 0, "its bias has another length")?;
-                self.convolution(node, input, Weight::Dense((*matrix).clone()), bias, 1, 0)
+                let bias = self.bias(node, &[&[outputs], &[1, outputs]])?;
+                let layer = ConvolutionLayer::plain(node, Weight::Dense(matrix), bias);
+                Ok(Value::Flat(self.push(Kind::Convolution(Box::new(layer)), input, None)))
             }
             "Relu" => {
-                let (layer, convolution) = self.unfinished(node, 0)?;
+                let (value, convolution) = self.unfinished(node, 0)?;
                 convolution.slopes = Some(vec![0.0; convolution.bias.len()]);
-                Ok(Value::Layer(layer))
+                Ok(value)
             }
             "PRelu" => {
                 let Value::Constant(tensor) = self.value(node, 1)? else {
                     return Err("its slopes are not constant".into());
                 };
                 let slopes = floats(&tensor)?;
-                let (layer, convolution) = self.unfinished(node, 0)?;
+                let (value, convolution) = self.unfinished(node, 0)?;
                 let count = convolution.bias.len();
-                let per_channel: [&[usize]; 2] = if let Weight::Dense(_) = convolution.weight {
-                    [&[count], &[1, count]]
-                } else {
-                    [&[count, 1, 1], &[1, count, 1, 1]]
-                };
+                let per_channel: [&[usize]; 2] =
+                    if convolution.is_dense() { [&[count], &[1, count]] } else { [&[count, 1, 1], &[1, count, 1, 1]] };
                 require(per_channel.contains(&tensor.shape()), "it has not one slope for each channel")?;
                 // The largest is pooled behind the slope here, which is the same only while the slope rises.
                 let rising = slopes.iter().all(|slope| *slope >= 0.0);
                 require(convolution.pool.is_none() || rising, "it falls behind a pooling")?;
                 convolution.slopes = Some(slopes);
-                Ok(Value::Layer(layer))
+                Ok(value)
             }
             "Sigmoid" => {
-                let (layer, convolution) = self.unfinished(node, 0)?;
+                let (value, convolution) = self.unfinished(node, 0)?;
                 convolution.sigmoid = true;
                 convolution.slopes = Some(vec![1.0; convolution.bias.len()]);
-                Ok(Value::Layer(layer))
+                Ok(value)
             }
             "Add" => self.add(node),
             "Mul" => {
@@ -277,12 +328,12 @@ impl<'a> Reading<'a> {
             }
             "MaxPool" => {
                 let input = self.layer(node, 0)?;
-                let kernel = ints("kernel_shape").and_then(|sides| square(sides, 1, MOST_POOLED));
+                let kernel = ints("kernel_shape").and_then(|sides| square::<2>(sides, 1, MOST_POOLED));
                 let kernel = kernel.ok_or("its kernel is not square")?;
                 let &[0, 0, extra, other] = ints("pads").unwrap_or(&[0; 4]) else {
                     return Err("it pads at the beginning".into());
                 };
-                let extra = square(&[extra, other], 0, kernel - 1).ok_or("its paddings are odd")?;
+                let extra = square::<2>(&[extra, other], 0, kernel - 1).ok_or("its paddings are odd")?;
                 require(ints("strides") == Some(&[2, 2]), "its strides are not 2")?;
                 require(int("ceil_mode", 0) == 0, "it rounds up")?;
                 require(ints("dilations").is_none_or(|d| d == [1, 1]), "it is dilated")?;
@@ -317,18 +368,23 @@ impl<'a> Reading<'a> {
                 let Value::Constant(pads) = self.value(node, 1)? else {
                     return Err("its sizes are not constant".into());
                 };
+                require(pads.rank() == 1, "its sizes are not one list")?;
                 let pads = whole_numbers(&pads)?;
-                let at_end = pads.len() == 8 && pads[..5] == [0; 5] && pads.iter().all(|pad| *pad >= 0);
-                require(at_end, "it pads elsewhere than at the end")?;
+                let zeros: Option<Vec<usize>> = match pads.as_slice() {
+                    [0, 0, 0, 0, 0, ends @ ..] => ends.iter().map(|end| usize::try_from(*end).ok()).collect(),
+                    _ => None,
+                };
+                let zeros = zeros.and_then(|zeros| <[usize; 3]>::try_from(zeros).ok());
+                let zeros = zeros.ok_or("it pads elsewhere than at the end")?;
                 require(
                     node.attribute.iter().all(|a| a.name != "mode" || a.s == b"constant"),
                     "it does not pad with a number",
                 )?;
                 let zero = node.input.get(2).is_none_or(String::is_empty) || self.floats(node, 2)? == [0.0];
-                require(zero && node.input.len() < 4, "it pads with another number than 0")?;
+                require(zero, "it pads with another number than 0")?;
                 let value = match self.value(node, 0)? {
-                    Value::Layer(layer) => Value::Padded(layer, false),
-                    Value::Pooled(layer) => Value::Padded(layer, true),
+                    Value::Layer(layer) => Value::Padded(layer, false, zeros),
+                    Value::Pooled(layer) => Value::Padded(layer, true, zeros),
                     _ => return Err("its input is not a layer".into()),
                 };
                 Ok(self.alias(node, value))
@@ -339,66 +395,38 @@ impl<'a> Reading<'a> {
             }
             "Flatten" => {
                 require(int("axis", 1) == 1, "its axis is not 1")?;
-                let layer = self.layer(node, 0)?;
-                Ok(self.alias(node, Value::Layer(layer)))
+                let (Value::Layer(layer) | Value::Flat(layer)) = self.value(node, 0)? else {
+                    return Err("its input is not a layer".into());
+                };
+                Ok(self.alias(node, Value::Flat(layer)))
             }
             "QuantizeLinear" => self.quantise(node),
             "DequantizeLinear" => match self.value(node, 0)? {
                 Value::Constant(tensor) => {
                     let scales = self.floats(node, 1)?;
                     require(tensor.datum_type().is_integer(), "its values are no whole numbers")?;
-                    require(scales.len() == 1 || int("axis", 1) == 0 || tensor.rank() == 1, "its axis is not 0")?;
+                    require(scales.len() == 1 || int("axis", 1) == 0, "its axis is not 0")?;
                     let fit = scales.len() == 1 || tensor.shape().first() == Some(&scales.len());
                     require(fit, "it has not one scale for each channel")?;
                     if node.input.len() > 2 {
                         let Value::Constant(zero) = self.value(node, 2)? else {
                             return Err("its zero point is not constant".into());
                         };
-                        require(whole_numbers(&zero)?.iter().all(|zero| *zero == 0), "its weights have a zero point")?;
+                        let none = whole_numbers(&zero)?.iter().all(|zero| *zero == 0);
+                        let alike = zero.datum_type() == tensor.datum_type();
+                        require(none && alike, "its weights have a zero point")?;
                     }
                     Ok(Value::Scaled(tensor, scales))
                 }
-                Value::Scaled(..) => Err("it is done twice".into()),
-                value => {
-                    if let Value::Layer(layer) = value
-                        && let Some(scale) = self.layers[layer].scale
-                    {
-                        let Value::Constant(zero) = self.value(node, 2)? else {
-                            return Err("its zero point is not constant".into());
-                        };
-                        let same =
-                            self.floats(node, 1)? == [scale] && whole_numbers(&zero)?.iter().all(|zero| *zero == 0);
-                        require(same, "its scale is not the one its values were quantised by")?;
-                    }
-                    Ok(self.alias(node, value))
+                Value::Quantised(value, scale, zero) => {
+                    let same = self.floats(node, 1)? == [scale] && self.zero_point(node)? == zero;
+                    require(same, "its scale or zero point is not the one its values were quantised by")?;
+                    Ok(self.alias(node, *value))
                 }
+                _ => Err("its input was not quantised".into()),
             },
             other => Err(format!("{other} has no operator of ours")),
         }
-    }
-
-    fn convolution(
-        &mut self,
-        node: &NodeProto,
-        input: usize,
-        weight: Weight,
-        bias: Vec<f32>,
-        stride: usize,
-        padding: usize,
-    ) -> Result<Value, String> {
-        let name = node.output[0].clone();
-        let layer = ConvolutionLayer {
-            name,
-            weight,
-            bias,
-            stride,
-            padding,
-            slopes: None,
-            residual: None,
-            pool: None,
-            sigmoid: false,
-        };
-        Ok(Value::Layer(self.push(Kind::Convolution(Box::new(layer)), input, None)))
     }
 
     /// A constant for each of the input's planes.
@@ -407,7 +435,7 @@ impl<'a> Reading<'a> {
             return Err("its other input is not constant".into());
         };
         match (tensor.shape(), floats(&tensor)?.as_slice()) {
-            (_, &[one]) => Ok([one; 3]),
+            (shape, &[one]) if shape.len() <= 4 => Ok([one; 3]),
             ([3, 1, 1] | [1, 3, 1, 1], &[a, b, c]) => Ok([a, b, c]),
             _ => Err("it has not one number for each plane".into()),
         }
@@ -436,50 +464,129 @@ impl<'a> Reading<'a> {
         let ix = (0..2)
             .find(|ix| self.unfinished(node, *ix).is_ok())
             .ok_or("neither of its inputs is a convolution alone")?;
-        let mut extended = matches!(self.value(node, ix)?, Value::Padded(..));
+        let mut zeros = [[0; 3]; 2];
         let (added, pooled) = match self.value(node, 1 - ix)? {
             Value::Layer(layer) => (layer, false),
             Value::Pooled(layer) => (layer, true),
-            Value::Padded(layer, pooled) => {
-                extended = true;
+            Value::Padded(layer, pooled, behind) => {
+                zeros[1] = behind;
                 (layer, pooled)
             }
             _ => return Err("its other input is not a layer".into()),
         };
-        let (layer, convolution) = self.unfinished(node, ix)?;
+        let (value, convolution) = self.unfinished(node, ix)?;
+        let layer = match value {
+            Value::Padded(layer, _, behind) => {
+                zeros[0] = behind;
+                layer
+            }
+            Value::Layer(layer) => layer,
+            _ => return Err("it does not follow a convolution alone".into()),
+        };
         if convolution.residual.is_some() || convolution.pool.is_some() || added == layer {
             return Err("it is not a first sum".into());
         }
-        convolution.residual = Some(Added { layer: added, pooled, extended });
+        convolution.residual = Some(Added { layer: added, pooled, zeros });
         Ok(Value::Layer(layer))
     }
 
     fn quantise(&mut self, node: &NodeProto) -> Result<Value, String> {
-        let value = self.value(node, 0)?;
         let scale = match self.floats(node, 1)?.as_slice() {
             [scale] => *scale,
             _ => return Err("it has a scale for each channel".into()),
         };
-        let Value::Constant(zero) = self.value(node, 2)? else { return Err("its zero point is not constant".into()) };
-        if matches!(value, Value::Constant(_) | Value::Scaled(..)) {
-            return Err("its input is constant".into());
+        if !(scale.is_finite() && scale > 0.0) {
+            return Err(format!("its scale is {scale}"));
         }
-        let Value::Layer(layer) = value else { return Ok(self.alias(node, value)) };
-        if zero.datum_type() != DatumType::U8 {
-            return Err("its values are signed".into());
+        let zero = self.zero_point(node)?;
+        let value = self.value(node, 0)?;
+        if !matches!(value, Value::Layer(_) | Value::Pooled(_) | Value::Padded(..)) {
+            return Err("its input is not a layer".into());
         }
-        if whole_numbers(&zero)?.iter().any(|zero| *zero != 0) {
-            return Ok(self.alias(node, value));
+        let value = self.alias(node, value);
+        if let Value::Layer(layer) = value
+            && zero == 0
+        {
+            let layer = &mut self.layers[layer];
+            match (&layer.kind, layer.scale) {
+                (_, Some(before)) if (before - scale).abs() <= 1e-6 * scale => {}
+                (_, Some(_)) => return Err("it changes the scale of what is quantised already".into()),
+                (Kind::MaxPool { .. } | Kind::Mean, None) => return Err("its input is not a convolution".into()),
+                (_, None) if layer.shared => return Err("its input is used unrounded as well".into()),
+                (_, None) => layer.scale = Some(scale),
+            }
         }
-        self.alias(node, Value::Layer(layer));
-        let layer_of = &mut self.layers[layer];
-        match (&layer_of.kind, layer_of.scale) {
-            (_, Some(before)) if (before - scale).abs() <= 1e-6 * scale => {}
-            (Kind::Enter { .. } | Kind::Convolution(_), None) if !layer_of.shared => layer_of.scale = Some(scale),
-            _ => return Err("it changes the scale of what is quantised already".into()),
-        }
-        Ok(value)
+        Ok(Value::Quantised(Box::new(value), scale, zero))
     }
+
+    /// Of values, which are unsigned bytes.
+    fn zero_point(&self, node: &NodeProto) -> Result<i64, String> {
+        let Value::Constant(zero) = self.value(node, 2)? else { return Err("its zero point is not constant".into()) };
+        match whole_numbers(&zero)?.as_slice() {
+            [zero_point] if zero.datum_type() == DatumType::U8 => Ok(*zero_point),
+            _ => Err("its zero point is not one unsigned byte".into()),
+        }
+    }
+}
+
+impl Layer {
+    fn is_dense(&self) -> bool {
+        matches!(&self.kind, Kind::Convolution(convolution) if convolution.is_dense())
+    }
+}
+
+impl ConvolutionLayer {
+    fn plain(node: &NodeProto, weight: Weight, bias: Vec<f32>) -> Self {
+        Self {
+            name: node.output[0].clone(),
+            weight,
+            bias,
+            stride: 1,
+            padding: 0,
+            slopes: None,
+            residual: None,
+            pool: None,
+            sigmoid: false,
+        }
+    }
+
+    fn is_dense(&self) -> bool {
+        matches!(self.weight, Weight::Dense(_))
+    }
+}
+
+/// Whether the operator is one of ours and all that the node says about it is understood.
+fn known(node: &NodeProto) -> Result<(), String> {
+    let (inputs, attributes): (usize, &[&str]) = match node.op_type.as_str() {
+        "Conv" => (3, &["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"]),
+        "MaxPool" => (1, &["auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides"]),
+        "AveragePool" => (1, &["auto_pad", "ceil_mode", "count_include_pad", "kernel_shape", "pads", "strides"]),
+        "Gemm" => (3, &["alpha", "beta", "transA", "transB"]),
+        "Flatten" => (1, &["axis"]),
+        "Pad" => (3, &["mode"]),
+        "QuantizeLinear" | "DequantizeLinear" => (3, &["axis"]),
+        "Relu" | "Sigmoid" | "GlobalAveragePool" => (1, &[]),
+        "MatMul" | "PRelu" | "Add" | "Mul" => (2, &[]),
+        other => return Err(format!("{other} has no operator of ours")),
+    };
+    if !node.domain.is_empty() && node.domain != "ai.onnx" {
+        return Err(format!("the domain {} is not ONNX's", node.domain));
+    }
+    if node.input.len() > inputs {
+        return Err(format!("it has {} inputs", node.input.len()));
+    }
+    for AttributeProto { name, r#type, .. } in &node.attribute {
+        let kind = match name.as_str() {
+            "dilations" | "kernel_shape" | "pads" | "strides" => AttributeType::Ints,
+            "auto_pad" | "mode" => AttributeType::String,
+            "alpha" | "beta" => AttributeType::Float,
+            _ => AttributeType::Int,
+        };
+        if !attributes.contains(&name.as_str()) || *r#type != kind as i32 {
+            return Err(format!("its attribute {name} is not understood"));
+        }
+    }
+    Ok(())
 }
 
 fn floats(tensor: &Tensor) -> Result<Vec<f32>, String> {
@@ -494,10 +601,9 @@ fn whole_numbers(tensor: &Tensor) -> Result<Vec<i64>, String> {
 }
 
 /// The one number that all are, if it is within the bounds.
-fn square(numbers: &[i64], least: usize, most: usize) -> Option<usize> {
-    let (first, rest) = numbers.split_first()?;
-    let number = usize::try_from(*first).ok()?;
-    (rest.iter().all(|other| other == first) && (least..=most).contains(&number)).then_some(number)
+fn square<const COUNT: usize>(numbers: &[i64], least: usize, most: usize) -> Option<usize> {
+    let number = usize::try_from(*numbers.first()?).ok()?;
+    (numbers == [numbers[0]; COUNT] && (least..=most).contains(&number)).then_some(number)
 }
 
 fn pads_as_told(node: &NodeProto) -> bool {

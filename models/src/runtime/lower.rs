@@ -8,7 +8,7 @@ use tract_onnx::tract_core::internal::*;
 
 use super::Pixels;
 use super::graph::{Added, ConvolutionLayer, Kind, Layer, Unsupported, Weight, read};
-use super::operators::{BYTE_CHANNELS, Convolution, Enter, EnterTable, Layout, MaxPool, Mean, ResidualLayer};
+use super::operators::{Convolution, Enter, EnterTable, Layout, MaxPool, Mean, ResidualLayer};
 use crate::direct::{Arithmetic, Channel, Float, Integer, Weights};
 
 /// The graph over our operators, with the outputs in the order asked for. Sides given as None stay open.
@@ -68,6 +68,10 @@ fn wire(
         let name = format!("layer{ix}");
         ensure!(ix == 0 || layers[layer.input].output.is_none(), "an output is used inside as well");
         let is_convolution = matches!(layer.kind, Kind::Convolution(_));
+        ensure!(
+            ix == 0 || is_convolution || !is_widened(&layers[layer.input]),
+            "layer {ix} takes a picture's bytes and is no convolution"
+        );
         ensure!(layer.output.is_none() || is_convolution && layer.scale.is_none(), "an output is no plain convolution");
         let outlet = match &layer.kind {
             Kind::Enter { multiply, add } => {
@@ -102,6 +106,7 @@ fn wire(
                 if let Some(Added { layer: residual, .. }) = convolution.residual {
                     ensure!(layers[residual].output.is_none(), "an output is used inside as well");
                     ensure!(residual < ix, "{}: what is added comes later", convolution.name);
+                    ensure!(!is_widened(&layers[residual]), "{}: a picture's bytes are added", convolution.name);
                     ensure!(
                         layers[residual].scale.is_some() == layers[layer.input].scale.is_some(),
                         "{}: bytes are added to numbers",
@@ -124,6 +129,9 @@ fn wire(
                 }
             }
         };
+        // Beyond what can be known, shapes are checked when the operators run.
+        let known = model.outlet_fact(outlet[0])?.shape.iter().filter_map(|side| side.to_i64().ok());
+        ensure!(known.min() > Some(0), "of the picture nothing is left in layer {ix}");
         outlets.push(outlet[0]);
     }
     let of = |name: &&'static str| {
@@ -133,6 +141,11 @@ fn wire(
     let outlets = outputs.iter().map(of).collect::<TractResult<Vec<_>>>()?;
     model.select_output_outlets(&outlets)?;
     Ok(model)
+}
+
+/// A picture's bytes have a channel of zeros that the graph does not know, and that only convolutions leave out.
+fn is_widened(layer: &Layer) -> bool {
+    matches!(layer.kind, Kind::Enter { .. }) && layer.scale.is_some()
 }
 
 /// All that a convolution's operator is made from.
@@ -189,11 +202,8 @@ impl Parts<'_> {
         let stored = self.fact.shape[3].to_usize()?;
         let weights = tensor.try_as_plain_ram()?.as_slice::<i8>()?;
         let &[_, inputs, rows, columns] = tensor.shape() else { bail!("not four axes") };
-        ensure!(
-            inputs == stored || stored == BYTE_CHANNELS && inputs == 3,
-            "{}: {stored} channels come in, not {inputs}",
-            convolution.name
-        );
+        let channels = if is_widened(&self.layers[self.layer.input]) { 3 } else { stored };
+        ensure!(inputs == channels, "{}: {channels} channels come in, not {inputs}", convolution.name);
         ensure!(
             (columns * stored).is_multiple_of(Integer::GROUP),
             "{}: {stored} channels do not fill groups",
@@ -234,11 +244,11 @@ impl Parts<'_> {
             slope: slope(channel),
         };
         let channels: Vec<_> = convolution.bias.iter().enumerate().map(channel).collect();
-        let residual = convolution.residual.map(|Added { layer, pooled, extended }| ResidualLayer {
+        let residual = convolution.residual.map(|Added { layer, pooled, zeros }| ResidualLayer {
             border: self.borders[layer],
             scale: self.layers[layer].scale.unwrap_or(1.0) / unit,
             pooled,
-            extended,
+            zeros,
         });
         Ok(Convolution {
             weights: Arc::new(Weights::pack(kernel[0], run, &channels, weight)),
@@ -253,3 +263,6 @@ impl Parts<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
