@@ -688,72 +688,85 @@ macro_rules! kernels {
     (@row $pixels:literal, [$($vectors:literal),+]) => { &[$(block::<$pixels, $vectors>),+] };
 }
 
-/// Works everywhere; the compiler makes of it what it can.
-struct PortableFloat;
-struct PortableInteger;
+/// One instruction set's `Lanes`: the arithmetic, how many lanes, the types of sums, weights and splats, and what each
+/// function does with its arguments.
+macro_rules! lanes {
+    (
+        $(#[$about:meta])*
+        $lanes:ident: $arithmetic:ident, $count:literal, $vector:ty, $weights:ty, $splat:ty;
+        zero() $zero:expr;
+        weights($weights_at:ident) $load:expr;
+        splat($splat_at:ident) $broadcast:expr;
+        dot($sum:ident, $x:ident, $w:ident) $dot:expr;
+        store($stored:ident, $to:ident) $store:expr;
+    ) => {
+        $(#[$about])*
+        struct $lanes;
 
-impl Lanes for PortableFloat {
-    type Arithmetic = Float;
-    type Vector = [f32; 4];
-    type Weights = [f32; 4];
-    type Splat = f32;
-    const LANES: usize = 4;
-    #[inline(always)]
-    unsafe fn zero() -> [f32; 4] {
-        [0.0; 4]
-    }
-    #[inline(always)]
-    unsafe fn weights(at: *const f32) -> [f32; 4] {
-        unsafe { at.cast::<[f32; 4]>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn splat(at: *const f32) -> f32 {
-        unsafe { *at }
-    }
-    #[inline(always)]
-    unsafe fn dot(mut sum: [f32; 4], x: f32, w: [f32; 4]) -> [f32; 4] {
+        // Not every expression needs it.
+        #[allow(unused_unsafe)]
+        impl Lanes for $lanes {
+            type Arithmetic = $arithmetic;
+            type Vector = $vector;
+            type Weights = $weights;
+            type Splat = $splat;
+            const LANES: usize = $count;
+            #[inline(always)]
+            unsafe fn zero() -> $vector {
+                unsafe { $zero }
+            }
+            #[inline(always)]
+            unsafe fn weights($weights_at: *const <$arithmetic as Arithmetic>::Weight) -> $weights {
+                unsafe { $load }
+            }
+            #[inline(always)]
+            unsafe fn splat($splat_at: *const <$arithmetic as Arithmetic>::Input) -> $splat {
+                unsafe { $broadcast }
+            }
+            #[inline(always)]
+            unsafe fn dot($sum: $vector, $x: $splat, $w: $weights) -> $vector {
+                unsafe { $dot }
+            }
+            #[inline(always)]
+            unsafe fn store($stored: $vector, $to: *mut <$arithmetic as Arithmetic>::Sum) {
+                unsafe { $store }
+            }
+        }
+    };
+}
+
+lanes! {
+    /// Works everywhere; the compiler makes of it what it can.
+    PortableFloat: Float, 4, [f32; 4], [f32; 4], f32;
+    zero() [0.0; 4];
+    weights(at) at.cast::<[f32; 4]>().read_unaligned();
+    splat(at) *at;
+    dot(sum, x, w) {
+        let mut sum = sum;
         for lane in 0..4 {
             sum[lane] += x * w[lane];
         }
         sum
-    }
-    #[inline(always)]
-    unsafe fn store(sum: [f32; 4], to: *mut f32) {
-        unsafe { to.cast::<[f32; 4]>().write_unaligned(sum) }
-    }
+    };
+    store(sum, to) to.cast::<[f32; 4]>().write_unaligned(sum);
 }
 
-impl Lanes for PortableInteger {
-    type Arithmetic = Integer;
-    type Vector = [i32; 4];
-    type Weights = [i8; 16];
-    type Splat = [u8; 4];
-    const LANES: usize = 4;
-    #[inline(always)]
-    unsafe fn zero() -> [i32; 4] {
-        [0; 4]
-    }
-    #[inline(always)]
-    unsafe fn weights(at: *const i8) -> [i8; 16] {
-        unsafe { at.cast::<[i8; 16]>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn splat(at: *const u8) -> [u8; 4] {
-        unsafe { at.cast::<[u8; 4]>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn dot(mut sum: [i32; 4], x: [u8; 4], w: [i8; 16]) -> [i32; 4] {
+lanes! {
+    /// The same in integers.
+    PortableInteger: Integer, 4, [i32; 4], [i8; 16], [u8; 4];
+    zero() [0; 4];
+    weights(at) at.cast::<[i8; 16]>().read_unaligned();
+    splat(at) at.cast::<[u8; 4]>().read_unaligned();
+    dot(sum, x, w) {
+        let mut sum = sum;
         for lane in 0..4 {
             for k in 0..4 {
                 sum[lane] += i32::from(x[k]) * i32::from(w[4 * lane + k]);
             }
         }
         sum
-    }
-    #[inline(always)]
-    unsafe fn store(sum: [i32; 4], to: *mut i32) {
-        unsafe { to.cast::<[i32; 4]>().write_unaligned(sum) }
-    }
+    };
+    store(sum, to) to.cast::<[i32; 4]>().write_unaligned(sum);
 }
 
 kernels!(portable_float, PortableFloat, "portable", 0, [], [4, 1], [1, 2]);
@@ -764,160 +777,59 @@ mod x86 {
     use super::*;
     use std::arch::x86_64::*;
 
-    pub(super) struct Avx512Float;
-    pub(super) struct Avx512Vnni;
-    pub(super) struct Avx2Float;
-    pub(super) struct AvxVnni;
-    pub(super) struct Avx2Integer;
-
-    impl Lanes for Avx512Float {
-        type Arithmetic = Float;
-        type Vector = __m512;
-        type Weights = __m512;
-        type Splat = __m512;
-        const LANES: usize = 16;
-        #[inline(always)]
-        unsafe fn zero() -> __m512 {
-            unsafe { _mm512_setzero_ps() }
-        }
-        #[inline(always)]
-        unsafe fn weights(at: *const f32) -> __m512 {
-            unsafe { _mm512_loadu_ps(at) }
-        }
-        #[inline(always)]
-        unsafe fn splat(at: *const f32) -> __m512 {
-            unsafe { _mm512_set1_ps(*at) }
-        }
-        #[inline(always)]
-        unsafe fn dot(sum: __m512, x: __m512, w: __m512) -> __m512 {
-            unsafe { _mm512_fmadd_ps(x, w, sum) }
-        }
-        #[inline(always)]
-        unsafe fn store(sum: __m512, to: *mut f32) {
-            unsafe { _mm512_storeu_ps(to, sum) }
-        }
+    lanes! {
+        Avx512Float: Float, 16, __m512, __m512, __m512;
+        zero() _mm512_setzero_ps();
+        weights(at) _mm512_loadu_ps(at);
+        splat(at) _mm512_set1_ps(*at);
+        dot(sum, x, w) _mm512_fmadd_ps(x, w, sum);
+        store(sum, to) _mm512_storeu_ps(to, sum);
     }
 
-    impl Lanes for Avx512Vnni {
-        type Arithmetic = Integer;
-        type Vector = __m512i;
-        type Weights = __m512i;
-        type Splat = __m512i;
-        const LANES: usize = 16;
-        #[inline(always)]
-        unsafe fn zero() -> __m512i {
-            unsafe { _mm512_setzero_si512() }
-        }
-        #[inline(always)]
-        unsafe fn weights(at: *const i8) -> __m512i {
-            unsafe { _mm512_loadu_si512(at.cast()) }
-        }
-        #[inline(always)]
-        unsafe fn splat(at: *const u8) -> __m512i {
-            unsafe { _mm512_set1_epi32(at.cast::<i32>().read_unaligned()) }
-        }
-        #[inline(always)]
-        unsafe fn dot(sum: __m512i, x: __m512i, w: __m512i) -> __m512i {
-            unsafe { _mm512_dpbusd_epi32(sum, x, w) }
-        }
-        #[inline(always)]
-        unsafe fn store(sum: __m512i, to: *mut i32) {
-            unsafe { _mm512_storeu_si512(to.cast(), sum) }
-        }
+    lanes! {
+        Avx512Vnni: Integer, 16, __m512i, __m512i, __m512i;
+        zero() _mm512_setzero_si512();
+        weights(at) _mm512_loadu_si512(at.cast());
+        splat(at) _mm512_set1_epi32(at.cast::<i32>().read_unaligned());
+        dot(sum, x, w) _mm512_dpbusd_epi32(sum, x, w);
+        store(sum, to) _mm512_storeu_si512(to.cast(), sum);
     }
 
-    impl Lanes for Avx2Float {
-        type Arithmetic = Float;
-        type Vector = __m256;
-        type Weights = __m256;
-        type Splat = __m256;
-        const LANES: usize = 8;
-        #[inline(always)]
-        unsafe fn zero() -> __m256 {
-            unsafe { _mm256_setzero_ps() }
-        }
-        #[inline(always)]
-        unsafe fn weights(at: *const f32) -> __m256 {
-            unsafe { _mm256_loadu_ps(at) }
-        }
-        #[inline(always)]
-        unsafe fn splat(at: *const f32) -> __m256 {
-            unsafe { _mm256_set1_ps(*at) }
-        }
-        #[inline(always)]
-        unsafe fn dot(sum: __m256, x: __m256, w: __m256) -> __m256 {
-            unsafe { _mm256_fmadd_ps(x, w, sum) }
-        }
-        #[inline(always)]
-        unsafe fn store(sum: __m256, to: *mut f32) {
-            unsafe { _mm256_storeu_ps(to, sum) }
-        }
+    lanes! {
+        Avx2Float: Float, 8, __m256, __m256, __m256;
+        zero() _mm256_setzero_ps();
+        weights(at) _mm256_loadu_ps(at);
+        splat(at) _mm256_set1_ps(*at);
+        dot(sum, x, w) _mm256_fmadd_ps(x, w, sum);
+        store(sum, to) _mm256_storeu_ps(to, sum);
     }
 
-    impl Lanes for AvxVnni {
-        type Arithmetic = Integer;
-        type Vector = __m256i;
-        type Weights = __m256i;
-        type Splat = __m256i;
-        const LANES: usize = 8;
-        #[inline(always)]
-        unsafe fn zero() -> __m256i {
-            unsafe { _mm256_setzero_si256() }
-        }
-        #[inline(always)]
-        unsafe fn weights(at: *const i8) -> __m256i {
-            unsafe { _mm256_loadu_si256(at.cast()) }
-        }
-        #[inline(always)]
-        unsafe fn splat(at: *const u8) -> __m256i {
-            unsafe { _mm256_set1_epi32(at.cast::<i32>().read_unaligned()) }
-        }
-        #[inline(always)]
-        unsafe fn dot(sum: __m256i, x: __m256i, w: __m256i) -> __m256i {
-            unsafe { _mm256_dpbusd_avx_epi32(sum, x, w) }
-        }
-        #[inline(always)]
-        unsafe fn store(sum: __m256i, to: *mut i32) {
-            unsafe { _mm256_storeu_si256(to.cast(), sum) }
-        }
+    lanes! {
+        AvxVnni: Integer, 8, __m256i, __m256i, __m256i;
+        zero() _mm256_setzero_si256();
+        weights(at) _mm256_loadu_si256(at.cast());
+        splat(at) _mm256_set1_epi32(at.cast::<i32>().read_unaligned());
+        dot(sum, x, w) _mm256_dpbusd_avx_epi32(sum, x, w);
+        store(sum, to) _mm256_storeu_si256(to.cast(), sum);
     }
 
-    /// Without dot products: bytes at even and odd places as 16-bit numbers, whose products never overflow.
-    impl Lanes for Avx2Integer {
-        type Arithmetic = Integer;
-        type Vector = __m256i;
-        type Weights = [__m256i; 2];
-        type Splat = [__m256i; 2];
-        const LANES: usize = 8;
-        #[inline(always)]
-        unsafe fn zero() -> __m256i {
-            unsafe { _mm256_setzero_si256() }
-        }
-        #[inline(always)]
-        unsafe fn weights(at: *const i8) -> [__m256i; 2] {
-            unsafe {
-                let w = _mm256_loadu_si256(at.cast());
-                [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(w)), _mm256_srai_epi16::<8>(w)]
-            }
-        }
-        #[inline(always)]
-        unsafe fn splat(at: *const u8) -> [__m256i; 2] {
-            unsafe {
-                let x = _mm256_set1_epi32(at.cast::<i32>().read_unaligned());
-                [_mm256_and_si256(x, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(x)]
-            }
-        }
-        #[inline(always)]
-        unsafe fn dot(sum: __m256i, x: [__m256i; 2], w: [__m256i; 2]) -> __m256i {
-            unsafe {
-                let (even, odd) = (_mm256_madd_epi16(x[0], w[0]), _mm256_madd_epi16(x[1], w[1]));
-                _mm256_add_epi32(sum, _mm256_add_epi32(even, odd))
-            }
-        }
-        #[inline(always)]
-        unsafe fn store(sum: __m256i, to: *mut i32) {
-            unsafe { _mm256_storeu_si256(to.cast(), sum) }
-        }
+    lanes! {
+        /// Without dot products: bytes at even and odd places as 16-bit numbers, whose products never overflow.
+        Avx2Integer: Integer, 8, __m256i, [__m256i; 2], [__m256i; 2];
+        zero() _mm256_setzero_si256();
+        weights(at) {
+            let w = _mm256_loadu_si256(at.cast());
+            [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(w)), _mm256_srai_epi16::<8>(w)]
+        };
+        splat(at) {
+            let x = _mm256_set1_epi32(at.cast::<i32>().read_unaligned());
+            [_mm256_and_si256(x, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(x)]
+        };
+        dot(sum, x, w) {
+            let (even, odd) = (_mm256_madd_epi16(x[0], w[0]), _mm256_madd_epi16(x[1], w[1]));
+            _mm256_add_epi32(sum, _mm256_add_epi32(even, odd))
+        };
+        store(sum, to) _mm256_storeu_si256(to.cast(), sum);
     }
 
     kernels!(
@@ -973,108 +885,48 @@ mod arm {
     use super::*;
     use std::arch::aarch64::*;
 
-    pub(super) struct NeonFloat;
-    pub(super) struct Sdot;
-    pub(super) struct NeonInteger;
-
-    impl Lanes for NeonFloat {
-        type Arithmetic = Float;
-        type Vector = float32x4_t;
-        type Weights = float32x4_t;
-        type Splat = float32x4_t;
-        const LANES: usize = 4;
-        #[inline(always)]
-        unsafe fn zero() -> float32x4_t {
-            unsafe { vdupq_n_f32(0.0) }
-        }
-        #[inline(always)]
-        unsafe fn weights(at: *const f32) -> float32x4_t {
-            unsafe { vld1q_f32(at) }
-        }
-        #[inline(always)]
-        unsafe fn splat(at: *const f32) -> float32x4_t {
-            unsafe { vld1q_dup_f32(at) }
-        }
-        #[inline(always)]
-        unsafe fn dot(sum: float32x4_t, x: float32x4_t, w: float32x4_t) -> float32x4_t {
-            unsafe { vfmaq_f32(sum, x, w) }
-        }
-        #[inline(always)]
-        unsafe fn store(sum: float32x4_t, to: *mut f32) {
-            unsafe { vst1q_f32(to, sum) }
-        }
+    lanes! {
+        NeonFloat: Float, 4, float32x4_t, float32x4_t, float32x4_t;
+        zero() vdupq_n_f32(0.0);
+        weights(at) vld1q_f32(at);
+        splat(at) vld1q_dup_f32(at);
+        dot(sum, x, w) vfmaq_f32(sum, x, w);
+        store(sum, to) vst1q_f32(to, sum);
     }
 
-    impl Lanes for Sdot {
-        type Arithmetic = Integer;
-        type Vector = int32x4_t;
-        type Weights = int8x16_t;
-        type Splat = int8x16_t;
-        const LANES: usize = 4;
-        #[inline(always)]
-        unsafe fn zero() -> int32x4_t {
-            unsafe { vdupq_n_s32(0) }
-        }
-        #[inline(always)]
-        unsafe fn weights(at: *const i8) -> int8x16_t {
-            unsafe { vld1q_s8(at) }
-        }
-        #[inline(always)]
-        unsafe fn splat(at: *const u8) -> int8x16_t {
-            unsafe { vreinterpretq_s8_s32(vdupq_n_s32(at.cast::<i32>().read_unaligned())) }
-        }
-        #[inline(always)]
-        unsafe fn dot(mut sum: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
+    lanes! {
+        Sdot: Integer, 4, int32x4_t, int8x16_t, int8x16_t;
+        zero() vdupq_n_s32(0);
+        weights(at) vld1q_s8(at);
+        splat(at) vreinterpretq_s8_s32(vdupq_n_s32(at.cast::<i32>().read_unaligned()));
+        dot(sum, x, w) {
+            let mut sum = sum;
             // The standard library has no stable name for it yet.
-            unsafe {
-                std::arch::asm!(
-                    ".arch_extension dotprod",
-                    "sdot {sum:v}.4s, {w:v}.16b, {x:v}.16b",
-                    sum = inout(vreg) sum,
-                    w = in(vreg) w,
-                    x = in(vreg) x,
-                    options(pure, nomem, nostack, preserves_flags)
-                );
-            }
+            std::arch::asm!(
+                ".arch_extension dotprod",
+                "sdot {sum:v}.4s, {w:v}.16b, {x:v}.16b",
+                sum = inout(vreg) sum,
+                w = in(vreg) w,
+                x = in(vreg) x,
+                options(pure, nomem, nostack, preserves_flags)
+            );
             sum
-        }
-        #[inline(always)]
-        unsafe fn store(sum: int32x4_t, to: *mut i32) {
-            unsafe { vst1q_s32(to, sum) }
-        }
+        };
+        store(sum, to) vst1q_s32(to, sum);
     }
 
-    /// Without dot products: products of 16 bits, added up in pairs; the two halves of a sum meet at the end.
-    impl Lanes for NeonInteger {
-        type Arithmetic = Integer;
-        type Vector = [int32x4_t; 2];
-        type Weights = int8x16_t;
-        type Splat = int8x16_t;
-        const LANES: usize = 4;
-        #[inline(always)]
-        unsafe fn zero() -> [int32x4_t; 2] {
-            unsafe { [vdupq_n_s32(0); 2] }
-        }
-        #[inline(always)]
-        unsafe fn weights(at: *const i8) -> int8x16_t {
-            unsafe { vld1q_s8(at) }
-        }
-        #[inline(always)]
-        unsafe fn splat(at: *const u8) -> int8x16_t {
-            unsafe { vreinterpretq_s8_s32(vdupq_n_s32(at.cast::<i32>().read_unaligned())) }
-        }
-        #[inline(always)]
-        unsafe fn dot(sum: [int32x4_t; 2], x: int8x16_t, w: int8x16_t) -> [int32x4_t; 2] {
-            unsafe {
-                let low = vmull_s8(vget_low_s8(w), vget_low_s8(x));
-                let high = vmull_high_s8(w, x);
-                [vpadalq_s16(sum[0], low), vpadalq_s16(sum[1], high)]
-            }
-        }
-        #[inline(always)]
-        unsafe fn store(sum: [int32x4_t; 2], to: *mut i32) {
-            unsafe { vst1q_s32(to, vpaddq_s32(sum[0], sum[1])) }
-        }
+    lanes! {
+        /// Without dot products: products of 16 bits, added up in pairs; the two halves of a sum meet at the end.
+        NeonInteger: Integer, 4, [int32x4_t; 2], int8x16_t, int8x16_t;
+        zero() [vdupq_n_s32(0); 2];
+        weights(at) vld1q_s8(at);
+        splat(at) vreinterpretq_s8_s32(vdupq_n_s32(at.cast::<i32>().read_unaligned()));
+        dot(sum, x, w) {
+            let low = vmull_s8(vget_low_s8(w), vget_low_s8(x));
+            let high = vmull_high_s8(w, x);
+            [vpadalq_s16(sum[0], low), vpadalq_s16(sum[1], high)]
+        };
+        store(sum, to) vst1q_s32(to, vpaddq_s32(sum[0], sum[1]));
     }
 
     kernels!(neon_float, arm::NeonFloat, "NEON", 0, [], [6, 4, 1], [1, 2, 3, 4]);

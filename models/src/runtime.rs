@@ -1,12 +1,14 @@
-//! Loading and running networks: this file and the two below it are the only ones that name tract types. Knows shapes
+//! Loading and running networks: this file and those below it are the only ones that name tract types. Knows shapes
 //! and numbers, not what they mean.
 //!
-//! On the processor a plain convolutional network runs in operators of our own (`lower`, `operators`), any other one
+//! On the processor a plain convolutional network runs in operators of our own (`graph`, `lower`, `operators`), any other one
 //! in tract's; on a GPU always in tract's.
 
+mod graph;
 mod lower;
 mod operators;
 
+use std::any::Any;
 use std::fmt;
 use std::io::Cursor;
 use std::sync::Arc;
@@ -104,10 +106,13 @@ impl Network {
         {
             return Ok(plan);
         }
-        let model = self.typed(shape)?;
+        self.plan_in_tract(shape, device, pixels)
+    }
+
+    fn plan_in_tract(&self, shape: [usize; 4], device: Device, pixels: &Pixels) -> Result<Plan, VisionError> {
         let plan = match device {
-            Device::Cpu => model.into_optimized().and_then(IntoRunnable::into_runnable),
-            Device::Cuda => model.into_decluttered().and_then(gpu::plan),
+            Device::Cpu => caught(|| self.translated(shape)?.into_optimized()?.into_runnable()),
+            Device::Cuda => self.translated(shape).and_then(TypedModel::into_decluttered).and_then(gpu::plan),
         };
         let plan = plan.map_err(|error| self.unusable(&error))?;
         Ok(Plan { file: self.file.clone(), pixels: pixels.clone(), shape: shape.map(Some), plan, own: false })
@@ -135,7 +140,7 @@ impl Network {
     fn float_convolutions_in_tract(&self, shape: [usize; 4]) -> Result<Vec<String>, VisionError> {
         // Asked of the decluttered graph: later tract lowers convolutions to matrix products
         // that no longer say what they were.
-        let model = self.typed(shape)?.into_decluttered().map_err(|error| self.unusable(&error))?;
+        let model = caught(|| self.translated(shape)?.into_decluttered()).map_err(|error| self.unusable(&error))?;
         let mut nodes = Vec::new();
         for node in &model.nodes {
             let of_numbers =
@@ -150,10 +155,6 @@ impl Network {
             }
         }
         Ok(nodes)
-    }
-
-    fn typed(&self, shape: [usize; 4]) -> Result<TypedModel, VisionError> {
-        self.translated(shape).map_err(|error| self.unusable(&error))
     }
 
     fn translated(&self, shape: [usize; 4]) -> TractResult<TypedModel> {
@@ -258,12 +259,23 @@ pub(crate) fn on_gpu<T>(work: impl FnOnce() -> Result<T, VisionError>) -> Result
         gpu::check().map_err(unusable).and_then(|()| work())
     })) {
         Ok(result) => result,
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("its driver panicked");
-            Err(unusable(text.split_whitespace().collect::<Vec<_>>().join(" ")))
-        }
+        Err(panic) => Err(unusable(said(panic.as_ref()).unwrap_or_else(|| "its driver panicked".to_owned()))),
     }
+}
+
+/// tract panics at some files that no converter writes.
+fn caught<T>(work: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
+    // What is half-made is dropped with the panic.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = said(panic.as_ref()).unwrap_or_default();
+        Err(TractError::msg(format!("tract cannot take it: {text}")))
+    })
+}
+
+/// What a panic says, on one line.
+fn said(panic: &(dyn Any + Send)) -> Option<String> {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    text.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 #[cfg(any(feature = "cuda", feature = "cuda-13"))]

@@ -1,104 +1,15 @@
-//! From an ONNX graph to our own operators: finds the convolutions with what follows each of them, and wires one
-//! operator for all of it. Takes plain convolutional networks, in float32 or quantised (per-channel signed weights,
-//! unsigned values, as pairs of QuantizeLinear and DequantizeLinear); everything else it names and leaves to tract.
-//!
-//! Where quantised values meet in a sum, the sum is made before rounding: the pair in between, which other runtimes
-//! need, is passed over. It is known by its zero point, which values behind a ReLU do not have.
+//! From the layers of a graph to our own operators, wired up as tract's model. Knows shapes; what the graph says is
+//! `graph`'s, what an operator does `operators`'.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use tract_onnx::data_resolver;
-use tract_onnx::pb::{GraphProto, NodeProto};
-use tract_onnx::tensor::load_tensor;
+use tract_onnx::pb::GraphProto;
 use tract_onnx::tract_core::internal::*;
 
 use super::Pixels;
-use super::operators::{BYTE_CHANNELS, Convolution, Enter, EnterTable, Layout, MaxPool, Mean, ResidualLayer};
+use super::graph::{Added, ConvolutionLayer, Kind, Layer, Unsupported, Weight, read};
+use super::operators::{Convolution, Enter, EnterTable, Layout, MaxPool, Mean, ResidualLayer};
 use crate::direct::{Arithmetic, Channel, Float, Integer, Weights};
-
-/// Beyond these no network goes, and a damaged file might.
-const MOST_STRIDE: usize = 64;
-const MOST_POOLED: usize = 16;
-
-/// Why a graph cannot be lowered, naming the node.
-pub(super) type Unsupported = String;
-
-/// One operator to be.
-struct Layer {
-    kind: Kind,
-    input: usize,
-    /// Bytes of this scale instead of float32.
-    scale: Option<f32>,
-    /// The name of the graph's output that this is.
-    output: Option<String>,
-    /// Others look at it as it is, under another name: nothing may be added to it.
-    shared: bool,
-}
-
-enum Kind {
-    /// The graph's input: multiplied and shifted per channel.
-    Enter {
-        multiply: [f32; 3],
-        add: [f32; 3],
-    },
-    Convolution(Box<ConvolutionLayer>),
-    MaxPool {
-        kernel: usize,
-        extra: usize,
-    },
-    Mean,
-}
-
-struct ConvolutionLayer {
-    name: String,
-    weight: Weight,
-    bias: Vec<f32>,
-    stride: usize,
-    padding: usize,
-    /// None until an activation is met.
-    slopes: Option<Vec<f32>>,
-    residual: Option<Added>,
-    /// As `Convolution`'s.
-    pool: Option<bool>,
-    sigmoid: bool,
-}
-
-/// What is added to a convolution.
-#[derive(Clone, Copy, PartialEq)]
-struct Added {
-    layer: usize,
-    pooled: bool,
-    /// One of the two is extended by zeros to the sides of the other.
-    extended: bool,
-}
-
-/// Weights as \[output channel, input channel, row, column\], or of a dense layer as \[input, output\].
-enum Weight {
-    Float(Tensor),
-    Integer(Tensor, Vec<f32>),
-    Dense(Tensor),
-}
-
-/// What a name of the graph stands for.
-#[derive(Clone)]
-enum Value {
-    Layer(usize),
-    /// A layer's mean of each two by two pixels.
-    Pooled(usize),
-    /// A layer, or with `true` its mean of each two by two pixels, with zeros at its end. Only a sum takes that.
-    Padded(usize, bool),
-    Constant(Arc<Tensor>),
-    /// Whole numbers and the scales they stand for, one or one for each first index.
-    Scaled(Arc<Tensor>, Vec<f32>),
-}
-
-struct Lowering<'a> {
-    graph: &'a GraphProto,
-    values: HashMap<&'a str, Value>,
-    uses: HashMap<&'a str, usize>,
-    layers: Vec<Layer>,
-}
 
 /// The graph over our operators, with the outputs in the order asked for. Sides given as None stay open.
 pub(super) fn lower(
@@ -107,17 +18,17 @@ pub(super) fn lower(
     shape: [Option<usize>; 4],
     pixels: &Pixels,
 ) -> Result<TypedModel, Unsupported> {
-    Lowering::of(graph, outputs)?.wire(outputs, shape, pixels).map_err(|error| format!("{error:#}"))
+    wire(&read(graph, outputs)?, outputs, shape, pixels).map_err(|error| format!("{error:#}"))
 }
 
 /// The convolutions that would run in floating point, by name.
 pub(super) fn float_convolutions(graph: &GraphProto, outputs: &[&'static str]) -> Result<Vec<String>, Unsupported> {
-    let lowering = Lowering::of(graph, outputs)?;
-    let float = lowering.layers.iter().filter_map(|layer| match &layer.kind {
+    let layers = read(graph, outputs)?;
+    let float = layers.iter().filter_map(|layer| match &layer.kind {
         Kind::Convolution(convolution) => {
             let float = match convolution.weight {
                 Weight::Float(_) => true,
-                Weight::Integer(..) => lowering.layers[layer.input].scale.is_none(),
+                Weight::Integer(..) => layers[layer.input].scale.is_none(),
                 Weight::Dense(_) => false,
             };
             float.then(|| convolution.name.clone())
@@ -127,484 +38,114 @@ pub(super) fn float_convolutions(graph: &GraphProto, outputs: &[&'static str]) -
     Ok(float.collect())
 }
 
-impl<'a> Lowering<'a> {
-    fn of(graph: &'a GraphProto, outputs: &[&'static str]) -> Result<Self, Unsupported> {
-        let mut uses: HashMap<&str, usize> = HashMap::new();
-        let inputs = graph.node.iter().flat_map(|node| &node.input);
-        for name in inputs.chain(graph.output.iter().map(|output| &output.name)) {
-            *uses.entry(name).or_default() += 1;
-        }
-        let mut lowering = Self { graph, values: HashMap::new(), uses, layers: Vec::new() };
-        lowering.read().map_err(|(node, reason)| format!("{node}: {reason}"))?;
-        for name in outputs {
-            match lowering.values.get(name) {
-                Some(Value::Layer(layer)) => lowering.layers[*layer].output = Some((*name).to_owned()),
-                _ => return Err(format!("the output {name} is not a layer")),
-            }
-        }
-        Ok(lowering)
-    }
-
-    fn read(&mut self) -> Result<(), (String, String)> {
-        for tensor in &self.graph.initializer {
-            let resolver = data_resolver::FopenDataResolver;
-            let values =
-                load_tensor(&resolver, tensor, None).map_err(|error| (tensor.name.clone(), format!("{error:#}")))?;
-            self.values.insert(&tensor.name, Value::Constant(Arc::new(values)));
-        }
-        let inputs = self.graph.input.iter().filter(|input| !self.values.contains_key(input.name.as_str()));
-        for input in inputs.collect::<Vec<_>>() {
-            let layer = self.push(Kind::Enter { multiply: [1.0; 3], add: [0.0; 3] }, 0, None);
-            self.values.insert(&input.name, Value::Layer(layer));
-        }
-        for node in &self.graph.node {
-            let name = || format!("{} {}", node.op_type, node.output.first().map_or("", String::as_str));
-            let [output] = node.output.as_slice() else {
-                return Err((name(), format!("it has {} outputs", node.output.len())));
-            };
-            let value = self.node(node).map_err(|reason| (name(), reason))?;
-            self.values.insert(output, value);
-        }
-        Ok(())
-    }
-
-    fn push(&mut self, kind: Kind, input: usize, scale: Option<f32>) -> usize {
-        self.layers.push(Layer { kind, input, scale, output: None, shared: false });
-        self.layers.len() - 1
-    }
-
-    fn value(&self, node: &NodeProto, ix: usize) -> Result<Value, String> {
-        let name = node.input.get(ix).ok_or_else(|| format!("it has no input {ix}"))?;
-        self.values.get(name.as_str()).cloned().ok_or_else(|| format!("{name} is not known"))
-    }
-
-    fn layer(&self, node: &NodeProto, ix: usize) -> Result<usize, String> {
-        match self.value(node, ix)? {
-            Value::Layer(layer) => Ok(layer),
-            _ => Err(format!("its input {ix} is not a layer")),
+fn wire(
+    layers: &[Layer],
+    outputs: &[&'static str],
+    shape: [Option<usize>; 4],
+    pixels: &Pixels,
+) -> TractResult<TypedModel> {
+    let mut borders = vec![0; layers.len()];
+    for layer in layers {
+        if let Kind::Convolution(convolution) = &layer.kind {
+            borders[layer.input] = convolution.padding.max(borders[layer.input]);
         }
     }
-
-    fn floats(&self, node: &NodeProto, ix: usize) -> Result<Vec<f32>, String> {
-        match self.value(node, ix)? {
-            Value::Constant(tensor) => floats(&tensor),
-            Value::Scaled(tensor, scales) => {
-                let values = whole_numbers(&tensor)?;
-                let each = (values.len() / scales.len().max(1)).max(1);
-                Ok(values.iter().enumerate().map(|(ix, value)| *value as f32 * scales[ix / each]).collect())
-            }
-            _ => Err(format!("its input {ix} is not constant")),
-        }
-    }
-
-    /// The same layer under another name.
-    fn alias(&mut self, node: &NodeProto, value: Value) -> Value {
-        if let Value::Layer(layer) | Value::Pooled(layer) | Value::Padded(layer, _) = value
-            && self.uses.get(node.input[0].as_str()) != Some(&1)
-        {
-            self.layers[layer].shared = true;
-        }
-        value
-    }
-
-    /// The convolution whose plain result this node's input is and nobody else's.
-    fn unfinished(&mut self, node: &NodeProto, ix: usize) -> Result<(usize, &mut ConvolutionLayer), String> {
-        let layer = match self.value(node, ix)? {
-            Value::Padded(layer, false) if node.op_type == "Add" => layer,
-            _ => self.layer(node, ix)?,
-        };
-        let once = self.uses.get(node.input[ix].as_str()) == Some(&1);
-        match &mut self.layers[layer] {
-            Layer { kind: Kind::Convolution(convolution), scale: None, shared: false, .. }
-                if once && convolution.slopes.is_none() =>
-            {
-                Ok((layer, convolution))
-            }
-            _ => Err("it does not follow a convolution alone".into()),
-        }
-    }
-
-    fn node(&mut self, node: &'a NodeProto) -> Result<Value, String> {
-        let ints = |name: &str| node.attribute.iter().find(|a| a.name == name).map(|a| a.ints.as_slice());
-        let int = |name: &str, default: i64| node.attribute.iter().find(|a| a.name == name).map_or(default, |a| a.i);
-        let require = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
-        match node.op_type.as_str() {
-            "Conv" => {
-                let input = self.layer(node, 0)?;
-                let weight = match self.value(node, 1)? {
-                    Value::Constant(tensor) => Weight::Float((*tensor).clone()),
-                    Value::Scaled(tensor, scales) => Weight::Integer((*tensor).clone(), scales),
-                    _ => return Err("its weights are not constant".into()),
+    let mut model = TypedModel::default();
+    let [pictures, channels, height, width] = shape;
+    ensure!(channels == Some(3), "the input has not three channels");
+    let names = ["pictures", "height", "width", "channels"];
+    let sides = names
+        .iter()
+        .zip([pictures, height, width, channels])
+        .map(|(name, side)| side.map_or_else(|| model.symbols.sym(name).to_dim(), |side| side.to_dim()));
+    let fact = u8::fact(sides.collect::<TVec<_>>());
+    let source = model.add_source("input", fact)?;
+    let mut outlets: Vec<OutletId> = Vec::with_capacity(layers.len());
+    for (ix, layer) in layers.iter().enumerate() {
+        let border = borders[ix];
+        let input_border = borders[layer.input];
+        let flip = Integer::kernels().flip;
+        let name = format!("layer{ix}");
+        ensure!(ix == 0 || layers[layer.input].output.is_none(), "an output is used inside as well");
+        let is_convolution = matches!(layer.kind, Kind::Convolution(_));
+        ensure!(
+            ix == 0 || is_convolution || !is_widened(&layers[layer.input]),
+            "layer {ix} takes a picture's bytes and is no convolution"
+        );
+        ensure!(layer.output.is_none() || is_convolution && layer.scale.is_none(), "an output is no plain convolution");
+        let outlet = match &layer.kind {
+            Kind::Enter { multiply, add } => {
+                let value = |plane: usize, pixel: usize| pixels.table[plane][pixel] * multiply[plane] + add[plane];
+                let table = match layer.scale {
+                    None => EnterTable::Float(Box::new(
+                        [0, 1, 2].map(|plane| std::array::from_fn(|pixel| value(plane, pixel))),
+                    )),
+                    Some(scale) => {
+                        let byte = |plane: usize, pixel: usize| (value(plane, pixel) / scale).round() as u8 ^ flip;
+                        let table = [0, 1, 2].map(|plane| std::array::from_fn(|pixel| byte(plane, pixel)));
+                        EnterTable::Bytes(Box::new(table), flip)
+                    }
                 };
-                let (Weight::Float(values) | Weight::Integer(values, _) | Weight::Dense(values)) = &weight;
-                let &[channels, _, rows, columns] = values.shape() else {
-                    return Err("its kernel has not two axes".into());
-                };
-                require(values.shape().iter().all(|side| *side > 0), "its kernel is empty")?;
-                let bias = if node.input.len() > 2 { self.floats(node, 2)? } else { vec![0.0; channels] };
-                require(bias.len() == channels, "its bias has another length")?;
-                require(int("group", 1) == 1, "its channels are grouped")?;
-                require(ints("dilations").is_none_or(|d| d == [1, 1]), "it is dilated")?;
-                require(pads_as_told(node), "it pads by itself")?;
-                let stride = square(ints("strides").unwrap_or(&[1, 1]), 1, MOST_STRIDE).ok_or("its strides are odd")?;
-                let padding = square(ints("pads").unwrap_or(&[0; 4]), 0, rows.min(columns) - 1);
-                let padding = padding.ok_or("its paddings are odd")?;
-                self.convolution(node, input, weight, bias, stride, padding)
+                model.wire_node(name, Enter { border, table, reversed: pixels.reversed }, &[source])?
             }
-            "Gemm" | "MatMul" => {
-                let input = self.layer(node, 0)?;
-                let Value::Constant(matrix) = self.value(node, 1)? else {
-                    return Err("its matrix is not constant".into());
-                };
-                require(matrix.rank() == 2, "its matrix has not two axes")?;
-                require(int("transA", 0) == 0 && int("transB", 0) == 0, "it is transposed")?;
-                let factors = node.attribute.iter().filter(|a| a.name == "alpha" || a.name == "beta");
-                require(factors.clone().all(|a| a.f == 1.0), "it has factors")?;
-                let bias = if node.input.len() > 2 { self.floats(node, 2)? } else { vec![0.0; matrix.shape()[1]] };
-                require(bias.len() == matrix.shape()[1] && matrix.len() > 0, "its bias has another length")?;
-                self.convolution(node, input, Weight::Dense((*matrix).clone()), bias, 1, 0)
+            Kind::MaxPool { kernel, extra } => {
+                let same = layer.scale.is_some() == layers[layer.input].scale.is_some();
+                ensure!(same, "a pooling's input is quantised only for others");
+                let pool =
+                    MaxPool { kernel: *kernel, extra: *extra, border: input_border, result_border: border, flip };
+                model.wire_node(name, pool, &[outlets[layer.input]])?
             }
-            "Relu" => {
-                let (layer, convolution) = self.unfinished(node, 0)?;
-                convolution.slopes = Some(vec![0.0; convolution.bias.len()]);
-                Ok(Value::Layer(layer))
+            Kind::Mean => {
+                ensure!(border == 0, "a mean is padded");
+                let scale = layers[layer.input].scale.unwrap_or(1.0);
+                model.wire_node(name, Mean { border: input_border, scale, flip }, &[outlets[layer.input]])?
             }
-            "PRelu" => {
-                let Value::Constant(tensor) = self.value(node, 1)? else {
-                    return Err("its slopes are not constant".into());
+            Kind::Convolution(convolution) => {
+                ensure!(!convolution.sigmoid || layer.output.is_some(), "{}: a sigmoid inside", convolution.name);
+                let mut inputs = tvec![outlets[layer.input]];
+                if let Some(Added { layer: residual, .. }) = convolution.residual {
+                    ensure!(layers[residual].output.is_none(), "an output is used inside as well");
+                    ensure!(residual < ix, "{}: what is added comes later", convolution.name);
+                    ensure!(!is_widened(&layers[residual]), "{}: a picture's bytes are added", convolution.name);
+                    ensure!(
+                        layers[residual].scale.is_some() == layers[layer.input].scale.is_some(),
+                        "{}: bytes are added to numbers",
+                        convolution.name
+                    );
+                    inputs.push(outlets[residual]);
+                }
+                let fact = model.outlet_fact(inputs[0])?.clone();
+                let layout = match (&layer.output, layer.scale, &convolution.weight) {
+                    (Some(_), _, Weight::Dense(_)) => Layout::Flat,
+                    (Some(_), ..) => Layout::Planes,
+                    (None, Some(_), _) => Layout::Bytes(border),
+                    (None, None, _) => Layout::Float(border),
                 };
-                let slopes = floats(&tensor)?;
-                let (layer, convolution) = self.unfinished(node, 0)?;
-                let count = convolution.bias.len();
-                let per_channel: [&[usize]; 2] = if let Weight::Dense(_) = convolution.weight {
-                    [&[count], &[1, count]]
+                let parts = Parts { convolution, layer, layers, borders: &borders, layout, fact: &fact };
+                if layers[layer.input].scale.is_some() {
+                    model.wire_node(name, parts.integer()?, &inputs)?
                 } else {
-                    [&[count, 1, 1], &[1, count, 1, 1]]
-                };
-                require(per_channel.contains(&tensor.shape()), "it has not one slope for each channel")?;
-                // The largest is pooled behind the slope here, which is the same only while the slope rises.
-                let rising = slopes.iter().all(|slope| *slope >= 0.0);
-                require(convolution.pool.is_none() || rising, "it falls behind a pooling")?;
-                convolution.slopes = Some(slopes);
-                Ok(Value::Layer(layer))
-            }
-            "Sigmoid" => {
-                let (layer, convolution) = self.unfinished(node, 0)?;
-                convolution.sigmoid = true;
-                convolution.slopes = Some(vec![1.0; convolution.bias.len()]);
-                Ok(Value::Layer(layer))
-            }
-            "Add" => self.add(node),
-            "Mul" => {
-                let factors = self.per_plane(node)?;
-                let (layer, multiply, add) = self.entrance(node)?;
-                for (channel, factor) in factors.into_iter().enumerate() {
-                    multiply[channel] *= factor;
-                    add[channel] *= factor;
+                    model.wire_node(name, parts.float()?, &inputs)?
                 }
-                Ok(Value::Layer(layer))
             }
-            "MaxPool" => {
-                let input = self.layer(node, 0)?;
-                let kernel = ints("kernel_shape").and_then(|sides| square(sides, 1, MOST_POOLED));
-                let kernel = kernel.ok_or("its kernel is not square")?;
-                let &[0, 0, extra, other] = ints("pads").unwrap_or(&[0; 4]) else {
-                    return Err("it pads at the beginning".into());
-                };
-                let extra = square(&[extra, other], 0, kernel - 1).ok_or("its paddings are odd")?;
-                require(ints("strides") == Some(&[2, 2]), "its strides are not 2")?;
-                require(int("ceil_mode", 0) == 0, "it rounds up")?;
-                require(ints("dilations").is_none_or(|d| d == [1, 1]), "it is dilated")?;
-                require(pads_as_told(node), "it pads by itself")?;
-                let once = self.uses.get(node.input[0].as_str()) == Some(&1);
-                if let Layer { kind: Kind::Convolution(convolution), scale: None, shared: false, .. } =
-                    &mut self.layers[input]
-                    && once
-                    && kernel == 2
-                    && (convolution.residual, convolution.pool) == (None, None)
-                {
-                    // Each result is needed once, so that none is worked out twice.
-                    convolution.pool = Some(extra == 1);
-                    return Ok(Value::Layer(input));
-                }
-                let kind = Kind::MaxPool { kernel, extra };
-                let scale = self.layers[input].scale;
-                Ok(Value::Layer(self.push(kind, input, scale)))
-            }
-            "AveragePool" => {
-                let input = self.layer(node, 0)?;
-                let plain =
-                    ints("kernel_shape") == Some(&[2, 2]) && ints("strides") == Some(&[2, 2]) && pads_as_told(node);
-                require(
-                    plain && ints("pads").is_none_or(|pads| pads == [0; 4]) && int("ceil_mode", 0) == 0,
-                    "it is not two by two",
-                )?;
-                Ok(Value::Pooled(input))
-            }
-            "Pad" => {
-                // dlib's sum of unequal sizes: the smaller has zeros at its end. The sum takes both as they are.
-                let Value::Constant(pads) = self.value(node, 1)? else {
-                    return Err("its sizes are not constant".into());
-                };
-                let pads = whole_numbers(&pads)?;
-                let at_end = pads.len() == 8 && pads[..5] == [0; 5] && pads.iter().all(|pad| *pad >= 0);
-                require(at_end, "it pads elsewhere than at the end")?;
-                require(
-                    node.attribute.iter().all(|a| a.name != "mode" || a.s == b"constant"),
-                    "it does not pad with a number",
-                )?;
-                let zero = node.input.get(2).is_none_or(String::is_empty) || self.floats(node, 2)? == [0.0];
-                require(zero && node.input.len() < 4, "it pads with another number than 0")?;
-                let value = match self.value(node, 0)? {
-                    Value::Layer(layer) => Value::Padded(layer, false),
-                    Value::Pooled(layer) => Value::Padded(layer, true),
-                    _ => return Err("its input is not a layer".into()),
-                };
-                Ok(self.alias(node, value))
-            }
-            "GlobalAveragePool" => {
-                let input = self.layer(node, 0)?;
-                Ok(Value::Layer(self.push(Kind::Mean, input, None)))
-            }
-            "Flatten" => {
-                require(int("axis", 1) == 1, "its axis is not 1")?;
-                let layer = self.layer(node, 0)?;
-                Ok(self.alias(node, Value::Layer(layer)))
-            }
-            "QuantizeLinear" => self.quantise(node),
-            "DequantizeLinear" => match self.value(node, 0)? {
-                Value::Constant(tensor) => {
-                    let scales = self.floats(node, 1)?;
-                    require(tensor.datum_type().is_integer(), "its values are no whole numbers")?;
-                    require(scales.len() == 1 || int("axis", 1) == 0 || tensor.rank() == 1, "its axis is not 0")?;
-                    let fit = scales.len() == 1 || tensor.shape().first() == Some(&scales.len());
-                    require(fit, "it has not one scale for each channel")?;
-                    if node.input.len() > 2 {
-                        let Value::Constant(zero) = self.value(node, 2)? else {
-                            return Err("its zero point is not constant".into());
-                        };
-                        require(whole_numbers(&zero)?.iter().all(|zero| *zero == 0), "its weights have a zero point")?;
-                    }
-                    Ok(Value::Scaled(tensor, scales))
-                }
-                Value::Scaled(..) => Err("it is done twice".into()),
-                value => {
-                    if let Value::Layer(layer) = value
-                        && let Some(scale) = self.layers[layer].scale
-                    {
-                        let Value::Constant(zero) = self.value(node, 2)? else {
-                            return Err("its zero point is not constant".into());
-                        };
-                        let same =
-                            self.floats(node, 1)? == [scale] && whole_numbers(&zero)?.iter().all(|zero| *zero == 0);
-                        require(same, "its scale is not the one its values were quantised by")?;
-                    }
-                    Ok(self.alias(node, value))
-                }
-            },
-            other => Err(format!("{other} has no operator of ours")),
-        }
-    }
-
-    fn convolution(
-        &mut self,
-        node: &NodeProto,
-        input: usize,
-        weight: Weight,
-        bias: Vec<f32>,
-        stride: usize,
-        padding: usize,
-    ) -> Result<Value, String> {
-        let name = node.output[0].clone();
-        let layer = ConvolutionLayer {
-            name,
-            weight,
-            bias,
-            stride,
-            padding,
-            slopes: None,
-            residual: None,
-            pool: None,
-            sigmoid: false,
         };
-        Ok(Value::Layer(self.push(Kind::Convolution(Box::new(layer)), input, None)))
+        // Beyond what can be known, shapes are checked when the operators run.
+        let known = model.outlet_fact(outlet[0])?.shape.iter().filter_map(|side| side.to_i64().ok());
+        ensure!(known.min() > Some(0), "of the picture nothing is left in layer {ix}");
+        outlets.push(outlet[0]);
     }
+    let of = |name: &&'static str| {
+        let ix = layers.iter().position(|layer| layer.output.as_deref() == Some(*name));
+        ix.map(|ix| outlets[ix]).ok_or_else(|| TractError::msg(format!("no output {name}")))
+    };
+    let outlets = outputs.iter().map(of).collect::<TractResult<Vec<_>>>()?;
+    model.select_output_outlets(&outlets)?;
+    Ok(model)
+}
 
-    /// A constant for each of the input's planes.
-    fn per_plane(&self, node: &NodeProto) -> Result<[f32; 3], String> {
-        let Value::Constant(tensor) = self.value(node, 1)? else {
-            return Err("its other input is not constant".into());
-        };
-        match (tensor.shape(), floats(&tensor)?.as_slice()) {
-            (_, &[one]) => Ok([one; 3]),
-            ([3, 1, 1] | [1, 3, 1, 1], &[a, b, c]) => Ok([a, b, c]),
-            _ => Err("it has not one number for each plane".into()),
-        }
-    }
-
-    /// The graph's input, if nothing but this node uses it.
-    fn entrance(&mut self, node: &NodeProto) -> Result<(usize, &mut [f32; 3], &mut [f32; 3]), String> {
-        let layer = self.layer(node, 0)?;
-        let once = self.uses.get(node.input[0].as_str()) == Some(&1);
-        match &mut self.layers[layer] {
-            Layer { kind: Kind::Enter { multiply, add }, scale: None, shared: false, .. } if once => {
-                Ok((layer, multiply, add))
-            }
-            _ => Err("it is not at the graph's input".into()),
-        }
-    }
-
-    fn add(&mut self, node: &NodeProto) -> Result<Value, String> {
-        if let Ok(terms) = self.per_plane(node) {
-            let (layer, _, add) = self.entrance(node)?;
-            for (add, term) in add.iter_mut().zip(terms) {
-                *add += term;
-            }
-            return Ok(Value::Layer(layer));
-        }
-        let ix = (0..2)
-            .find(|ix| self.unfinished(node, *ix).is_ok())
-            .ok_or("neither of its inputs is a convolution alone")?;
-        let mut extended = matches!(self.value(node, ix)?, Value::Padded(..));
-        let (added, pooled) = match self.value(node, 1 - ix)? {
-            Value::Layer(layer) => (layer, false),
-            Value::Pooled(layer) => (layer, true),
-            Value::Padded(layer, pooled) => {
-                extended = true;
-                (layer, pooled)
-            }
-            _ => return Err("its other input is not a layer".into()),
-        };
-        let (layer, convolution) = self.unfinished(node, ix)?;
-        if convolution.residual.is_some() || convolution.pool.is_some() || added == layer {
-            return Err("it is not a first sum".into());
-        }
-        convolution.residual = Some(Added { layer: added, pooled, extended });
-        Ok(Value::Layer(layer))
-    }
-
-    fn quantise(&mut self, node: &NodeProto) -> Result<Value, String> {
-        let value = self.value(node, 0)?;
-        let scale = match self.floats(node, 1)?.as_slice() {
-            [scale] => *scale,
-            _ => return Err("it has a scale for each channel".into()),
-        };
-        let Value::Constant(zero) = self.value(node, 2)? else { return Err("its zero point is not constant".into()) };
-        if matches!(value, Value::Constant(_) | Value::Scaled(..)) {
-            return Err("its input is constant".into());
-        }
-        let Value::Layer(layer) = value else { return Ok(self.alias(node, value)) };
-        if zero.datum_type() != DatumType::U8 {
-            return Err("its values are signed".into());
-        }
-        if whole_numbers(&zero)?.iter().any(|zero| *zero != 0) {
-            return Ok(self.alias(node, value));
-        }
-        self.alias(node, Value::Layer(layer));
-        let layer_of = &mut self.layers[layer];
-        match (&layer_of.kind, layer_of.scale) {
-            (_, Some(before)) if (before - scale).abs() <= 1e-6 * scale => {}
-            (Kind::Enter { .. } | Kind::Convolution(_), None) if !layer_of.shared => layer_of.scale = Some(scale),
-            _ => return Err("it changes the scale of what is quantised already".into()),
-        }
-        Ok(value)
-    }
-
-    fn wire(&self, outputs: &[&'static str], shape: [Option<usize>; 4], pixels: &Pixels) -> TractResult<TypedModel> {
-        let mut borders = vec![0; self.layers.len()];
-        for layer in &self.layers {
-            if let Kind::Convolution(convolution) = &layer.kind {
-                borders[layer.input] = convolution.padding.max(borders[layer.input]);
-            }
-        }
-        let mut model = TypedModel::default();
-        let [pictures, channels, height, width] = shape;
-        ensure!(channels == Some(3), "the input has not three channels");
-        let names = ["pictures", "height", "width", "channels"];
-        let sides = names
-            .iter()
-            .zip([pictures, height, width, channels])
-            .map(|(name, side)| side.map_or_else(|| model.symbols.sym(name).to_dim(), |side| side.to_dim()));
-        let fact = u8::fact(sides.collect::<TVec<_>>());
-        let source = model.add_source("input", fact)?;
-        let mut outlets: Vec<OutletId> = Vec::with_capacity(self.layers.len());
-        for (ix, layer) in self.layers.iter().enumerate() {
-            let border = borders[ix];
-            let input_border = borders[layer.input];
-            let flip = Integer::kernels().flip;
-            let name = format!("layer{ix}");
-            ensure!(ix == 0 || self.layers[layer.input].output.is_none(), "an output is used inside as well");
-            let is_convolution = matches!(layer.kind, Kind::Convolution(_));
-            ensure!(
-                layer.output.is_none() || is_convolution && layer.scale.is_none(),
-                "an output is no plain convolution"
-            );
-            let outlet = match &layer.kind {
-                Kind::Enter { multiply, add } => {
-                    let value = |plane: usize, pixel: usize| pixels.table[plane][pixel] * multiply[plane] + add[plane];
-                    let table = match layer.scale {
-                        None => EnterTable::Float(Box::new(
-                            [0, 1, 2].map(|plane| std::array::from_fn(|pixel| value(plane, pixel))),
-                        )),
-                        Some(scale) => {
-                            let byte = |plane: usize, pixel: usize| (value(plane, pixel) / scale).round() as u8 ^ flip;
-                            let table = [0, 1, 2].map(|plane| std::array::from_fn(|pixel| byte(plane, pixel)));
-                            EnterTable::Bytes(Box::new(table), flip)
-                        }
-                    };
-                    model.wire_node(name, Enter { border, table, reversed: pixels.reversed }, &[source])?
-                }
-                Kind::MaxPool { kernel, extra } => {
-                    let same = layer.scale.is_some() == self.layers[layer.input].scale.is_some();
-                    ensure!(same, "a pooling's input is quantised only for others");
-                    let pool =
-                        MaxPool { kernel: *kernel, extra: *extra, border: input_border, result_border: border, flip };
-                    model.wire_node(name, pool, &[outlets[layer.input]])?
-                }
-                Kind::Mean => {
-                    ensure!(border == 0, "a mean is padded");
-                    let scale = self.layers[layer.input].scale.unwrap_or(1.0);
-                    model.wire_node(name, Mean { border: input_border, scale, flip }, &[outlets[layer.input]])?
-                }
-                Kind::Convolution(convolution) => {
-                    ensure!(!convolution.sigmoid || layer.output.is_some(), "{}: a sigmoid inside", convolution.name);
-                    let mut inputs = tvec![outlets[layer.input]];
-                    if let Some(Added { layer: residual, .. }) = convolution.residual {
-                        ensure!(self.layers[residual].output.is_none(), "an output is used inside as well");
-                        ensure!(residual < ix, "{}: what is added comes later", convolution.name);
-                        ensure!(
-                            self.layers[residual].scale.is_some() == self.layers[layer.input].scale.is_some(),
-                            "{}: bytes are added to numbers",
-                            convolution.name
-                        );
-                        inputs.push(outlets[residual]);
-                    }
-                    let fact = model.outlet_fact(inputs[0])?.clone();
-                    let layout = match (&layer.output, layer.scale, &convolution.weight) {
-                        (Some(_), _, Weight::Dense(_)) => Layout::Flat,
-                        (Some(_), ..) => Layout::Planes,
-                        (None, Some(_), _) => Layout::Bytes(border),
-                        (None, None, _) => Layout::Float(border),
-                    };
-                    let parts =
-                        Parts { convolution, layer, layers: &self.layers, borders: &borders, layout, fact: &fact };
-                    if self.layers[layer.input].scale.is_some() {
-                        model.wire_node(name, parts.integer()?, &inputs)?
-                    } else {
-                        model.wire_node(name, parts.float()?, &inputs)?
-                    }
-                }
-            };
-            outlets.push(outlet[0]);
-        }
-        let of = |name: &&'static str| {
-            let ix = self.layers.iter().position(|layer| layer.output.as_deref() == Some(*name));
-            ix.map(|ix| outlets[ix]).ok_or_else(|| TractError::msg(format!("no output {name}")))
-        };
-        let outlets = outputs.iter().map(of).collect::<TractResult<Vec<_>>>()?;
-        model.select_output_outlets(&outlets)?;
-        Ok(model)
-    }
+/// A picture's bytes have a channel of zeros that the graph does not know, and that only convolutions leave out.
+fn is_widened(layer: &Layer) -> bool {
+    matches!(layer.kind, Kind::Enter { .. }) && layer.scale.is_some()
 }
 
 /// All that a convolution's operator is made from.
@@ -661,11 +202,8 @@ impl Parts<'_> {
         let stored = self.fact.shape[3].to_usize()?;
         let weights = tensor.try_as_plain_ram()?.as_slice::<i8>()?;
         let &[_, inputs, rows, columns] = tensor.shape() else { bail!("not four axes") };
-        ensure!(
-            inputs == stored || stored == BYTE_CHANNELS && inputs == 3,
-            "{}: {stored} channels come in, not {inputs}",
-            convolution.name
-        );
+        let channels = if is_widened(&self.layers[self.layer.input]) { 3 } else { stored };
+        ensure!(inputs == channels, "{}: {channels} channels come in, not {inputs}", convolution.name);
         ensure!(
             (columns * stored).is_multiple_of(Integer::GROUP),
             "{}: {stored} channels do not fill groups",
@@ -706,11 +244,11 @@ impl Parts<'_> {
             slope: slope(channel),
         };
         let channels: Vec<_> = convolution.bias.iter().enumerate().map(channel).collect();
-        let residual = convolution.residual.map(|Added { layer, pooled, extended }| ResidualLayer {
+        let residual = convolution.residual.map(|Added { layer, pooled, zeros }| ResidualLayer {
             border: self.borders[layer],
             scale: self.layers[layer].scale.unwrap_or(1.0) / unit,
             pooled,
-            extended,
+            zeros,
         });
         Ok(Convolution {
             weights: Arc::new(Weights::pack(kernel[0], run, &channels, weight)),
@@ -726,24 +264,5 @@ impl Parts<'_> {
     }
 }
 
-fn floats(tensor: &Tensor) -> Result<Vec<f32>, String> {
-    let view = tensor.try_as_plain_ram().map_err(|error| format!("{error:#}"))?;
-    view.as_slice::<f32>().map(<[f32]>::to_vec).map_err(|error| format!("{error:#}"))
-}
-
-fn whole_numbers(tensor: &Tensor) -> Result<Vec<i64>, String> {
-    let cast = tensor.cast_to::<i64>().map_err(|error| format!("{error:#}"))?;
-    let view = cast.try_as_plain_ram().map_err(|error| format!("{error:#}"))?;
-    view.as_slice::<i64>().map(<[i64]>::to_vec).map_err(|error| format!("{error:#}"))
-}
-
-/// The one number that all are, if it is within the bounds.
-fn square(numbers: &[i64], least: usize, most: usize) -> Option<usize> {
-    let (first, rest) = numbers.split_first()?;
-    let number = usize::try_from(*first).ok()?;
-    (rest.iter().all(|other| other == first) && (least..=most).contains(&number)).then_some(number)
-}
-
-fn pads_as_told(node: &NodeProto) -> bool {
-    node.attribute.iter().all(|attribute| attribute.name != "auto_pad" || attribute.s == b"NOTSET")
-}
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ pub(super) enum EnterTable {
 }
 
 /// Channels of a picture as bytes.
-pub(super) const BYTE_CHANNELS: usize = 4;
+const BYTE_CHANNELS: usize = 4;
 
 /// A convolution with all that follows it: bias, residual sum, activation, rounding.
 pub(super) struct Convolution<A: Arithmetic> {
@@ -51,8 +51,8 @@ pub(super) struct ResidualLayer {
     pub(super) scale: f32,
     /// Each two by two pixels are one, their mean.
     pub(super) pooled: bool,
-    /// The sides and channels of one of the two may be smaller: zeros follow.
-    pub(super) extended: bool,
+    /// Channels, rows and columns of zeros that follow the convolution, and the residual, so that both are alike.
+    pub(super) zeros: [[usize; 3]; 2],
 }
 
 /// How a convolution's result lies in memory.
@@ -89,6 +89,9 @@ pub(super) struct Mean {
 
 const MAX_POOL_STRIDE: usize = 2;
 
+/// No layer of any network comes near this, and a damaged file's must not take all memory.
+const MOST_NUMBERS: usize = 1 << 28;
+
 /// A value's sides without its border.
 #[derive(Clone, Copy)]
 struct Sides {
@@ -123,8 +126,11 @@ impl Sides {
         [self.pictures, self.rows + 2 * self.border, self.columns + 2 * self.border, self.channels]
     }
 
-    fn len(&self) -> usize {
-        self.shape().iter().product()
+    /// How many numbers to make room for.
+    fn len(&self) -> TractResult<usize> {
+        let numbers = self.shape().iter().try_fold(1_usize, |numbers, side| numbers.checked_mul(*side));
+        let numbers = numbers.filter(|numbers| *numbers <= MOST_NUMBERS);
+        numbers.ok_or_else(|| TractError::msg(format!("a layer of {:?} numbers is too large", self.shape())))
     }
 }
 
@@ -154,12 +160,12 @@ impl EvalOp for Enter {
         let to = Sides { channels: self.channels(), border: self.border, ..from };
         let output = match &self.table {
             EnterTable::Float(table) => {
-                let mut values = vec![0.0_f32; to.len()];
+                let mut values = vec![0.0_f32; to.len()?];
                 self.fill::<f32, 3>(&from, pixels, &to, &mut values, |plane, pixel| table[plane][usize::from(pixel)]);
                 tensor(&to.shape(), values)?
             }
             EnterTable::Bytes(table, zero) => {
-                let mut values = vec![*zero; to.len()];
+                let mut values = vec![*zero; to.len()?];
                 self.fill::<u8, BYTE_CHANNELS>(&from, pixels, &to, &mut values, |plane, pixel| {
                     table[plane][usize::from(pixel)]
                 });
@@ -310,26 +316,26 @@ where
         let output = match self.result {
             Layout::Float(border) => {
                 let to = to(border);
-                let mut values = vec![0.0; to.len()];
+                let mut values = vec![0.0; to.len()?];
                 run(&mut Output::Float(&mut values), bordered(to));
                 self.squash(&mut values);
                 tensor(&to.shape(), values)?
             }
             Layout::Bytes(border) => {
                 let to = to(border);
-                let mut bytes = vec![self.weights.flip(); to.len()];
+                let mut bytes = vec![self.weights.flip(); to.len()?];
                 run(&mut Output::Bytes(&mut bytes), bordered(to));
                 tensor(&to.shape(), bytes)?
             }
             Layout::Planes => {
-                let mut values = vec![0.0; from.pictures * channels * plane];
+                let mut values = vec![0.0; to(0).len()?];
                 run(&mut Output::Planes(&mut values, plane), grid(0, [channels * plane, result_columns, 1]));
                 self.squash(&mut values);
                 tensor(&[from.pictures, channels, result_rows, result_columns], values)?
             }
             Layout::Flat => {
                 ensure!(plane == 1, "{plane} pixels cannot be flat");
-                let mut values = vec![0.0; from.pictures * channels];
+                let mut values = vec![0.0; to(0).len()?];
                 run(&mut Output::Float(&mut values), bordered(to(0)));
                 self.squash(&mut values);
                 tensor(&[from.pictures, channels], values)?
@@ -373,14 +379,19 @@ where
             let residual = inputs[1].shape[axis].to_usize()? - 2 * layer.border;
             let residual = if layer.pooled { residual / 2 } else { residual };
             let convolved = convolved.to_usize()?;
-            ensure!(layer.extended || convolved == residual, "{residual} are added to {convolved}");
-            TractResult::Ok(convolved.max(residual).to_dim())
+            let sum = convolved.max(residual);
+            let [behind_convolved, behind_residual] = layer.zeros.map(|zeros| zeros[axis]);
+            ensure!(
+                sum - convolved == behind_convolved && sum - residual == behind_residual,
+                "{residual} rows or columns and {behind_residual} of zeros are added to {convolved} and {behind_convolved}"
+            );
+            TractResult::Ok(sum.to_dim())
         };
         let pictures = inputs[0].shape[0].clone();
         if let Some(layer) = &self.residual {
             let (added, channels) = (inputs[1].shape[3].to_usize()?, self.weights.channels());
             ensure!(
-                added == channels || layer.extended && added < channels,
+                layer.zeros[0][0] == 0 && added.checked_add(layer.zeros[1][0]) == Some(channels),
                 "{added} channels are added to {channels}"
             );
         }
@@ -481,15 +492,17 @@ impl Op for MaxPool {
 
 impl MaxPool {
     fn result_side(&self, side: usize) -> usize {
-        (side + self.extra).saturating_sub(self.kernel) / MAX_POOL_STRIDE + 1
+        (side + self.extra - self.kernel) / MAX_POOL_STRIDE + 1
     }
 
     fn pool<T: Datum + Copy>(&self, input: &Tensor, zero: T, larger: impl Fn(T, T) -> T) -> TractResult<TValue> {
         let from = Sides::of(input, self.border)?;
         let values = numbers::<T>(input)?;
+        let smaller = from.rows.min(from.columns) + self.extra < self.kernel;
+        ensure!(!smaller, "the input is smaller than the kernel");
         let (rows, columns) = (self.result_side(from.rows), self.result_side(from.columns));
         let to = Sides { pictures: from.pictures, rows, columns, channels: from.channels, border: self.result_border };
-        let mut result = vec![zero; to.len()];
+        let mut result = vec![zero; to.len()?];
         for picture in 0..from.pictures {
             for y in 0..rows {
                 for x in 0..columns {
