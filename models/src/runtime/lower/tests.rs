@@ -6,7 +6,7 @@ use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::type_proto::{Tensor as TensorType, Value as TypeValue};
 use tract_onnx::pb::{
-    AttributeProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto,
+    AttributeProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
 };
 
 use super::super::{Network, Outputs, Plan};
@@ -278,6 +278,12 @@ fn what_our_operators_take_gives_tracts_numbers() {
     compare(plain(), &PLAIN, SHAPE, 1e-4);
     // Sums are not rounded in between, as the graph would have it.
     compare(quantised(), &QUANTISED, SHAPE, 0.02);
+    // What the input says of itself is overruled in both; constants may be listed as inputs.
+    let mut told = plain();
+    let kind = TensorType { elem_type: DataType::Uint8 as i32, shape: Some(TensorShapeProto { dim: vec![] }) };
+    told.input[0].r#type = Some(TypeProto { value: Some(TypeValue::TensorType(kind)), ..TypeProto::default() });
+    told.input.push(named("aw"));
+    compare(told, &PLAIN, SHAPE, 1e-4);
 }
 
 /// A graph damaged in one way, what is said of it, and whether tract takes it, if that matters.
