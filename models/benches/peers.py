@@ -626,7 +626,8 @@ def tables(results):
                 ratios = [a / b for a, b in zip([*ours, sum(ours)], [*theirs, sum(theirs)])]
                 lines.append(f"| {name} / {peer}, measured {other.get('measured', 'earlier')}, shortest | "
                              + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
-    known = {name: found["accuracy"] for name, found in {**results["peers"], **pipelines}.items() if "accuracy" in found}
+    known = {name: found["accuracy"] for name, found in {**results["peers"], **pipelines}.items()
+             if "threshold" in found.get("accuracy", {})}
     if known:
         lines += ["", "| pairs of pictures | right at its threshold | best threshold | found at 1 false match in 1 000 | no face found |",
                   "|---|---|---|---|---|"]

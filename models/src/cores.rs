@@ -11,12 +11,9 @@ pub(crate) struct Cores {
     idle: AtomicIsize,
 }
 
-/// Some of the cores; given back when dropped.
+/// One of the cores; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Taken<'a> {
-    cores: &'a Cores,
-    count: isize,
-}
+pub(crate) struct Core<'a>(&'a Cores);
 
 impl Cores {
     pub(crate) fn new(count: usize) -> Self {
@@ -24,9 +21,9 @@ impl Cores {
     }
 
     /// The core a picture works on; never waits.
-    pub(crate) fn take(&self) -> Taken<'_> {
+    pub(crate) fn take(&self) -> Core<'_> {
         self.idle.fetch_sub(1, Ordering::Relaxed);
-        Taken { cores: self, count: 1 }
+        Core(self)
     }
 
     /// Into how many parts work may be cut with profit: one for the caller's core and one for each idle one.
@@ -36,9 +33,9 @@ impl Cores {
 
     /// What `work` makes of every item, in their order; on the calling thread and on one more for each core that is idle
     /// now. The large items first make the end come soonest.
-    pub(crate) fn each<T: Sync, R: Send>(&self, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-        let borrowed = self.borrow(items.len().saturating_sub(1));
-        if borrowed.count == 0 {
+    pub(crate) fn each<'a, T: Sync, R: Send>(&'a self, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+        let borrowed: Vec<Core> = (1..items.len()).map_while(|_| self.borrow()).collect();
+        if borrowed.is_empty() {
             return items.iter().map(work).collect();
         }
         let next = AtomicUsize::new(0);
@@ -53,9 +50,16 @@ impl Cores {
             }
         };
         let mut done = thread::scope(|scope| {
-            // Where the system begins no more threads, those there are do the work.
-            let begin = |_| thread::Builder::new().name("kith-vision".into()).spawn_scoped(scope, share).ok();
-            let others: Vec<_> = (0..borrowed.count).map_while(begin).collect();
+            let begin = |core: Core<'a>| {
+                let share = move || {
+                    // Given back as soon as nothing is left to do, not when the slowest is done.
+                    let _core = core;
+                    share()
+                };
+                // Where the system begins no more threads, those there are do the work.
+                thread::Builder::new().name("kith-vision".into()).spawn_scoped(scope, share).ok()
+            };
+            let others: Vec<_> = borrowed.into_iter().map_while(begin).collect();
             let mut done = share();
             for other in others {
                 match other.join() {
@@ -69,17 +73,15 @@ impl Cores {
         done.into_iter().map(|(_, result)| result).collect()
     }
 
-    fn borrow(&self, most: usize) -> Taken<'_> {
-        let most = isize::try_from(most).unwrap_or(isize::MAX);
-        let share = |idle: isize| idle.clamp(0, most);
-        let before = self.idle.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |idle| Some(idle - share(idle)));
-        Taken { cores: self, count: share(before.unwrap_or(0)) }
+    fn borrow(&self) -> Option<Core<'_>> {
+        let one_less = |idle: isize| (idle > 0).then(|| idle - 1);
+        self.idle.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).ok().map(|_| Core(self))
     }
 }
 
-impl Drop for Taken<'_> {
+impl Drop for Core<'_> {
     fn drop(&mut self) {
-        self.cores.idle.fetch_add(self.count, Ordering::Relaxed);
+        self.0.idle.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -115,7 +117,7 @@ mod tests {
     fn cores_that_other_pictures_use_are_not_borrowed() {
         let cores = Cores::new(2);
         let here = thread::current().id();
-        let pictures: Vec<Taken> = (0..3).map(|_| cores.take()).collect();
+        let pictures: Vec<Core> = (0..3).map(|_| cores.take()).collect();
         assert_eq!(cores.parts(), 1);
         assert!(cores.each(&[(); 20], |()| thread::current().id()).iter().all(|id| *id == here));
         drop(pictures);

@@ -703,7 +703,8 @@ macro_rules! lanes {
         $(#[$about])*
         struct $lanes;
 
-        // Not every expression needs it.
+        // Not every expression needs it. Those that do rest on what the callers of `Lanes` hold: the instruction set is there,
+        // and a pointer is good for as many numbers as are read or written.
         #[allow(unused_unsafe)]
         impl Lanes for $lanes {
             type Arithmetic = $arithmetic;

@@ -315,14 +315,27 @@ impl Vision {
         [4, 2].into_iter().find(|&reduction| most >= f64::from(reduction as u8)).unwrap_or(1)
     }
 
+    /// Does what a picture needs, its decoding and encoding too. Meanwhile the calling thread's core is not lent to other
+    /// pictures.
+    pub fn busy<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _core = self.cores.take();
+        work()
+    }
+
     /// Finds and embeds every face of a picture.
     pub fn recognise(&self, picture: &Rgb, search: &Search) -> Result<Analysis, VisionError> {
-        self.recognise_reduced(picture, 1, search, |_| None)
+        self.busy(|| self.recognise_reduced(picture, 1, search, |_| None))
+    }
+
+    /// The same on the calling thread alone, to compare times.
+    fn recognise_alone(&self, picture: &Rgb, search: &Search) -> Result<Analysis, VisionError> {
+        self.analyse(picture, 1, search, |_| None, &Cores::new(0))
     }
 
     /// The same for a picture that is here with its sides divided by `reduction`. All places and sizes are those of the
     /// whole picture. Where faces are too small in this one for the recogniser, `part` is asked for what lies within the
-    /// given bounds of the whole picture; it returns that and perhaps more, and where its left upper corner is.
+    /// given bounds of the whole picture; it returns that and perhaps more, and where its left upper corner is. To be
+    /// called within [`Vision::busy`].
     pub fn recognise_reduced(
         &self,
         picture: &Rgb,
@@ -330,12 +343,22 @@ impl Vision {
         search: &Search,
         part: impl FnOnce(Bounds) -> Option<(Rgb, [usize; 2])>,
     ) -> Result<Analysis, VisionError> {
+        self.analyse(picture, reduction, search, part, &self.cores)
+    }
+
+    fn analyse(
+        &self,
+        picture: &Rgb,
+        reduction: usize,
+        search: &Search,
+        part: impl FnOnce(Bounds) -> Option<(Rgb, [usize; 2])>,
+        cores: &Cores,
+    ) -> Result<Analysis, VisionError> {
         picture.check()?;
-        let _core = self.cores.take();
         let started = Instant::now();
         let pyramid = Pyramid::new(picture);
         let reduced = Search { min_face_px: search.min_face_px / reduction, ..*search };
-        let detections = self.detector.detect(&pyramid, &reduced, &self.cores)?;
+        let detections = self.detector.detect(&pyramid, &reduced, cores)?;
         let found = Instant::now();
         let detail = align::wanted_detail(&detections, &self.alignment.template, self.alignment.size)
             .filter(|_| reduction > 1)
@@ -359,10 +382,10 @@ impl Vision {
             Some(Face { bounds, landmarks, score, quality, embedding: Vec::new(), chip })
         };
         // The detector lets no face without a distance between the eyes through, so none is left out.
-        let mut faces: Vec<Face> = self.cores.each(&detections, cut).into_iter().flatten().collect();
+        let mut faces: Vec<Face> = cores.each(&detections, cut).into_iter().flatten().collect();
         let aligned = Instant::now();
         let chips: Vec<&Rgb> = faces.iter().map(|face| &face.chip).collect();
-        let embeddings = self.recogniser.embed(&chips, &self.cores)?;
+        let embeddings = self.recogniser.embed(&chips, cores)?;
         for (face, embedding) in faces.iter_mut().zip(embeddings) {
             face.embedding = embedding;
         }
@@ -372,8 +395,8 @@ impl Vision {
 
     /// Embeds one aligned chip, as kept from an earlier analysis.
     pub fn embed(&self, chip: &Rgb) -> Result<Vec<f32>, VisionError> {
-        let _core = self.cores.take();
-        self.recogniser.embed(&[chip], &self.cores).map(|mut embeddings| embeddings.swap_remove(0))
+        let embeddings = self.busy(|| self.recogniser.embed(&[chip], &self.cores));
+        embeddings.map(|mut embeddings| embeddings.swap_remove(0))
     }
 
     /// Compares the analysis of the self-test picture with the pack's reference and returns the

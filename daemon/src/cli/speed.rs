@@ -212,16 +212,16 @@ fn measure(config: &Config, rounds: usize, before: BoardReport) -> anyhow::Resul
             continue;
         }
         let name = precision.as_str();
-        let alone = Recogniser::load(&pack, precision, device, &on_cores(config, 1))?;
-        let together = Recogniser::load(&pack, precision, device, &on_cores(config, machine.cores))?;
-        self_tests.push(SelfTest { precision: name, from_reference: alone.self_test(&pack)? });
-        for (rows, recogniser) in [(&mut one_thread, &alone), (&mut all_cores, &together)] {
+        for (rows, cores) in [(&mut one_thread, 1), (&mut all_cores, machine.cores)] {
+            let recogniser = Recogniser::load(&pack, precision, device, &on_cores(config, cores))?;
             for (bytes, faces, rounds) in &pictures {
-                let stages = Stages::measure(recogniser, bytes, *rounds)?;
+                let stages = Stages::measure(&recogniser, bytes, *rounds)?;
                 check(&pack, &stages.reply, *faces)?;
                 rows.push(Row { precision: name, stages: stages.json() });
             }
         }
+        let together = Recogniser::load(&pack, precision, device, &on_cores(config, machine.cores))?;
+        self_tests.push(SelfTest { precision: name, from_reference: together.self_test(&pack)? });
         let at_once = machine.cores;
         let pictures_per_second = at_once_per_second(&together, &pictures[0].0, at_once, rounds)?;
         every_core.push(Throughput { precision: name, at_once, pictures_per_second });

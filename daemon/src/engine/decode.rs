@@ -176,7 +176,7 @@ impl Whole<'_> {
         match decode(self.bytes, &self.limits) {
             Ok(picture) => Some((picture, [0, 0])),
             Err(error) => {
-                tracing::warn!("a picture's small faces are recognised with half of its detail or less: {error}");
+                tracing::debug!("a picture's small faces are recognised with half of its detail or less: {error}");
                 None
             }
         }

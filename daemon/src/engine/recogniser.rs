@@ -59,6 +59,10 @@ impl Recogniser {
 
     /// Everything about one picture.
     pub fn recognise(&self, bytes: &[u8]) -> Result<Reply, EngineError> {
+        self.vision.busy(|| self.reply(bytes))
+    }
+
+    fn reply(&self, bytes: &[u8]) -> Result<Reply, EngineError> {
         let begun = Instant::now();
         let reduction = |width, height| self.vision.reduction(width, height, &self.search);
         let sight = look(bytes, &self.limits, reduction).map_err(|error| EngineError::Unreadable(error.to_string()))?;

@@ -103,6 +103,8 @@ impl Mtcnn {
         let pnet = Network::load(pack, &spec.pnet, &["prob", "reg"])?;
         let pnet = pnet.open_plan([Some(1), Some(3), None, None], &pixels())?;
         pnet.require_shapes([1, 3, 12, 12], &[&[1, 1, 1, 1], &[1, 4, 1, 1]])?;
+        // Tiles rest on its view and its step.
+        pnet.require_shapes([1, 3, 14, 16], &[&[1, 1, 2, 3], &[1, 4, 2, 3]])?;
         let rnet = Network::load(pack, &spec.rnet, &["prob", "reg"])?;
         let onet = Network::load(pack, &spec.onet, &["prob", "reg", "points"])?;
         Ok(Self {
@@ -201,7 +203,7 @@ impl Mtcnn {
         let mut input = vec![0; 3 * columns * rows];
         picture.sample_tile(whole, tile.level, [tile.columns.clone(), tile.rows.clone()], &mut input);
         let outputs = self.pnet.run([1, 3, rows, columns], &input)?;
-        // They agree at 12 by 12; a network of another making might not at other sizes.
+        // They agree where they were tried; a network of another making might not at other sizes.
         let fits = outputs.shape(PROB)[2..] == outputs.shape(REG)[2..];
         Ok(if fits { self.read_tile(&outputs, tile) } else { Vec::new() })
     }
