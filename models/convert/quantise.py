@@ -7,7 +7,8 @@ back to the pixels it was made from, so that nothing is lost there. Before a res
 zero point, for runtimes that add in 8 bits; ours passes over it and rounds once, behind the sum. The last mean and
 the 256x128 product stay float32.
 
-The ranges come from calibrate.py and are committed, so this needs no pictures and always gives the same bytes.
+The ranges, and what is added to the biases because rounded weights and values shift a channel's mean, come from
+calibrate.py and are committed, so this needs no pictures and always gives the same bytes.
 
     python3 quantise.py FLOAT32.onnx RANGES.json INT8.onnx
 """
@@ -36,8 +37,8 @@ def activation_scale(low, high):
 
 
 class Quantiser:
-    def __init__(self, graph, ranges):
-        self.graph, self.ranges = graph, ranges
+    def __init__(self, graph, ranges, corrections):
+        self.graph, self.ranges, self.corrections = graph, ranges, corrections
         self.values = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
         self.net = Network()
         self.floats = {}  # tensor of the float graph -> its float tensor here, behind a pair where it has one
@@ -60,6 +61,7 @@ class Quantiser:
         if node.input[0] == "input":  # sum(w * (pixel - mean) / 256) + b, on pixels; nothing is padded there
             weight = weight / PIXELS
             bias = bias - (weight.sum((2, 3)) @ np.array(MEAN))
+        bias = bias + np.array(self.corrections.get(node.output[0], 0.0))
         scales = np.abs(weight).max((1, 2, 3)) / HIGH
         scales = np.maximum(scales, np.finfo(np.float32).tiny).astype(np.float32)
         q_weight = np.clip(np.rint(weight / scales.reshape(-1, 1, 1, 1)), -HIGH, HIGH)
@@ -106,14 +108,17 @@ def quantised_tensors(graph):
                   if node.op_type in kinds and set(readers[node.output[0]]) != {"Relu"})
 
 
-def quantise(float32_path, ranges, path):
+def quantise(float32_path, calibration, path):
+    """`calibration`: what calibrate.py wrote. Gives the Quantiser, which knows the tensors' new names."""
     model = onnx.load(float32_path)
-    net = Quantiser(model.graph, ranges).run()
+    quantiser = Quantiser(model.graph, calibration["ranges"], calibration["corrections"])
+    net = quantiser.run()
     shapes = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim]
               for v in (model.graph.input[0], model.graph.output[0])]
     net.save(path, model.graph.name + "_int8", shapes[0], [("embedding", shapes[1])])
+    return quantiser
 
 
 if __name__ == "__main__":
     source, table, target = map(pathlib.Path, sys.argv[1:])
-    quantise(source, json.loads(table.read_text())["ranges"], target)
+    quantise(source, json.loads(table.read_text()), target)

@@ -139,10 +139,10 @@ class TheInt8Recogniser(unittest.TestCase):
         cls.graph = onnx.load(build.PACK / "recogniser_int8.onnx").graph
 
     def test_is_rebuilt_byte_for_byte_from_the_float32_one_and_the_committed_ranges(self):
-        ranges = json.loads((build.HERE / "recogniser_ranges.json").read_text())["ranges"]
+        calibration = json.loads((build.HERE / "recogniser_ranges.json").read_text())
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "int8.onnx"
-            quantise.quantise(build.PACK / "recogniser_float32.onnx", ranges, path)
+            quantise.quantise(build.PACK / "recogniser_float32.onnx", calibration, path)
             self.assertEqual(build.sha256(path), build.sha256(build.PACK / "recogniser_int8.onnx"))
 
     def test_has_no_float_convolution_left(self):
