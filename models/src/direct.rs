@@ -36,6 +36,12 @@ pub(crate) struct Integer;
 pub(crate) trait Element: Copy + Default + Send + Sync + fmt::Debug {
     /// `flip` as in [`Kernels`].
     fn value(self, flip: u8) -> f32;
+    /// Four values, where the compiler would not make vectors of them by itself.
+    #[cfg(target_arch = "aarch64")]
+    #[inline(always)]
+    fn four(_: &[Self; 4], _: u8) -> Option<[f32; 4]> {
+        None
+    }
 }
 
 /// What products are added up in.
@@ -54,6 +60,13 @@ impl Element for u8 {
     #[inline(always)]
     fn value(self, flip: u8) -> f32 {
         f32::from(self ^ flip)
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[inline(always)]
+    fn four(numbers: &[u8; 4], flip: u8) -> Option<[f32; 4]> {
+        // SAFETY: every processor of this architecture has NEON.
+        Some(unsafe { arm::widen(*numbers, flip) })
     }
 }
 
@@ -498,6 +511,13 @@ fn add_up<I: Element, const LANES: usize>(
         let mut add = |at: usize, scale: f32| {
             if shared == LANES {
                 let numbers = &numbers[at..at + LANES];
+                #[cfg(target_arch = "aarch64")]
+                if let Some(numbers) = numbers.try_into().ok().and_then(|numbers| I::four(numbers, flip)) {
+                    for lane in 0..LANES {
+                        values[lane] += numbers[lane] * scale;
+                    }
+                    return;
+                }
                 for lane in 0..LANES {
                     values[lane] += numbers[lane].value(flip) * scale;
                 }
@@ -558,6 +578,12 @@ fn activate<S: Sum, const LANES: usize, const RESIDUAL: bool, const SUMS: bool>(
             };
             values[at] = value;
             if of.bytes {
+                #[cfg(target_arch = "aarch64")]
+                if let (Ok(value), Ok(bytes)) = (value.as_slice().try_into(), bytes[at].as_mut_slice().try_into()) {
+                    // SAFETY: every processor of this architecture has NEON.
+                    unsafe { arm::round(value, of.flip, bytes) };
+                    continue;
+                }
                 for lane in 0..LANES {
                     // Comparisons that turn what is no number into 0.
                     let value = value[lane] + 0.5;
@@ -1016,6 +1042,30 @@ mod arm {
             [low, high]
         };
         store(sum, to) vst1q_s32(to, vpaddq_s32(sum[0], sum[1]));
+    }
+
+    /// Four values as bytes, as the loop in `activate` rounds one: what is no number or below 0 becomes 0, what is above
+    /// 255 becomes 255. The compiler makes single numbers of that loop.
+    #[inline(always)]
+    pub(super) unsafe fn round(values: &[f32; 4], flip: u8, bytes: &mut [u8; 4]) {
+        unsafe {
+            let whole = vcvtq_u32_f32(vaddq_f32(vld1q_f32(values.as_ptr()), vdupq_n_f32(0.5)));
+            let narrow = vqmovn_u32(whole);
+            let narrow = veor_u8(vqmovn_u16(vcombine_u16(narrow, narrow)), vdup_n_u8(flip));
+            *bytes = vget_lane_u32::<0>(vreinterpret_u32_u8(narrow)).to_ne_bytes();
+        }
+    }
+
+    /// Four bytes as values, each as `Element::value` makes it.
+    #[inline(always)]
+    pub(super) unsafe fn widen(bytes: [u8; 4], flip: u8) -> [f32; 4] {
+        let mut values = [0.0; 4];
+        unsafe {
+            let bytes = vreinterpret_u8_u32(vdup_n_u32(u32::from_ne_bytes(bytes)));
+            let wide = vmovl_u16(vget_low_u16(vmovl_u8(veor_u8(bytes, vdup_n_u8(flip)))));
+            vst1q_f32(values.as_mut_ptr(), vcvtq_f32_u32(wide));
+        }
+        values
     }
 
     kernels!(neon_float, arm::NeonFloat, "NEON", 0, [], [6, 4, 1], [1, 2, 3, 4]);
