@@ -36,6 +36,12 @@ pub(crate) struct Integer;
 pub(crate) trait Element: Copy + Default + Send + Sync + fmt::Debug {
     /// `flip` as in [`Kernels`].
     fn value(self, flip: u8) -> f32;
+    /// Four values, where the compiler would not make vectors of them by itself.
+    #[cfg(target_arch = "aarch64")]
+    #[inline(always)]
+    fn four(_: &[Self; 4], _: u8) -> Option<[f32; 4]> {
+        None
+    }
 }
 
 /// What products are added up in.
@@ -54,6 +60,13 @@ impl Element for u8 {
     #[inline(always)]
     fn value(self, flip: u8) -> f32 {
         f32::from(self ^ flip)
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[inline(always)]
+    fn four(numbers: &[u8; 4], flip: u8) -> Option<[f32; 4]> {
+        // SAFETY: every processor of this architecture has NEON.
+        Some(unsafe { arm::widen(*numbers, flip) })
     }
 }
 
@@ -104,7 +117,13 @@ pub(crate) struct Kernels<A: Arithmetic> {
     /// For each number of pixels, the largest first and 1 last: the blocks of 1, 2, … vectors.
     blocks: &'static [(usize, &'static [BlockFn<A>])],
     finish: FinishFn<A>,
+    /// Takes the place of these where a weight is further from 0 than they have room for.
+    wide: Option<&'static Kernels<A>>,
 }
+
+/// How far from 0 a weight may be for kernels that have others to be wide: two products with a signed byte, up to 128,
+/// then fit into 16 bits.
+const NARROW: f64 = 127.0;
 
 const MOST_PIXELS: usize = 12;
 const MOST_CHANNELS: usize = 32;
@@ -170,6 +189,11 @@ impl<A: Arithmetic> Weights<A> {
         A::Weight: Into<f64>,
     {
         assert!(run.is_multiple_of(A::GROUP), "a run of {run} is no multiple of {}", A::GROUP);
+        let narrow = |channel, row| (0..run).all(|at| weight(channel, row, at).into().abs() <= NARROW);
+        let kernels = match kernels.wide {
+            Some(wide) if !(0..channels.len()).all(|channel| (0..rows).all(|row| narrow(channel, row))) => wide,
+            _ => kernels,
+        };
         let most = kernels.blocks[0].1.len();
         let mut blocks = Vec::new();
         let mut first = 0;
@@ -487,6 +511,13 @@ fn add_up<I: Element, const LANES: usize>(
         let mut add = |at: usize, scale: f32| {
             if shared == LANES {
                 let numbers = &numbers[at..at + LANES];
+                #[cfg(target_arch = "aarch64")]
+                if let Some(numbers) = numbers.try_into().ok().and_then(|numbers| I::four(numbers, flip)) {
+                    for lane in 0..LANES {
+                        values[lane] += numbers[lane] * scale;
+                    }
+                    return;
+                }
                 for lane in 0..LANES {
                     values[lane] += numbers[lane].value(flip) * scale;
                 }
@@ -547,6 +578,12 @@ fn activate<S: Sum, const LANES: usize, const RESIDUAL: bool, const SUMS: bool>(
             };
             values[at] = value;
             if of.bytes {
+                #[cfg(target_arch = "aarch64")]
+                if let (Ok(value), Ok(bytes)) = (value.as_slice().try_into(), bytes[at].as_mut_slice().try_into()) {
+                    // SAFETY: every processor of this architecture has NEON.
+                    unsafe { arm::round(value, of.flip, bytes) };
+                    continue;
+                }
                 for lane in 0..LANES {
                     // Comparisons that turn what is no number into 0.
                     let value = value[lane] + 0.5;
@@ -598,10 +635,17 @@ trait Lanes {
     /// A group of inputs for every lane.
     type Splat: Copy;
     const LANES: usize;
+    /// Whether two groups are added up at once, by `pair`, where there are two.
+    const PAIRS: bool = false;
     unsafe fn zero() -> Self::Vector;
     unsafe fn weights(at: *const <Self::Arithmetic as Arithmetic>::Weight) -> Self::Weights;
     unsafe fn splat(at: *const <Self::Arithmetic as Arithmetic>::Input) -> Self::Splat;
     unsafe fn dot(sum: Self::Vector, x: Self::Splat, w: Self::Weights) -> Self::Vector;
+    /// The same as two dots.
+    #[inline(always)]
+    unsafe fn pair(sum: Self::Vector, x: [Self::Splat; 2], w: [Self::Weights; 2]) -> Self::Vector {
+        unsafe { Self::dot(Self::dot(sum, x[0], w[0]), x[1], w[1]) }
+    }
     unsafe fn store(sum: Self::Vector, to: *mut <Self::Arithmetic as Arithmetic>::Sum);
 }
 
@@ -627,8 +671,26 @@ unsafe fn block<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
         }
         let mut w = weights;
         let mut acc = [[L::zero(); VECTORS]; PIXELS];
+        let paired = if L::PAIRS { taps.run - taps.run % (2 * group) } else { 0 };
         for _ in 0..taps.rows {
             let mut at = 0;
+            while at < paired {
+                let next = VECTORS * L::LANES * group;
+                let mut vectors = [[L::weights(w), L::weights(w.add(next))]; VECTORS];
+                for (vector, weights) in vectors.iter_mut().enumerate().skip(1) {
+                    let w = w.add(vector * L::LANES * group);
+                    *weights = [L::weights(w), L::weights(w.add(next))];
+                }
+                for pixel in 0..PIXELS {
+                    let x = x[pixel].add(at);
+                    let splats = [L::splat(x), L::splat(x.add(group))];
+                    for vector in 0..VECTORS {
+                        acc[pixel][vector] = L::pair(acc[pixel][vector], splats, vectors[vector]);
+                    }
+                }
+                w = w.add(2 * next);
+                at += 2 * group;
+            }
             while at < taps.run {
                 let mut vectors = [L::weights(w); VECTORS];
                 for (vector, weights) in vectors.iter_mut().enumerate().skip(1) {
@@ -642,6 +704,10 @@ unsafe fn block<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
                 }
                 w = w.add(VECTORS * L::LANES * group);
                 at += group;
+                if L::PAIRS {
+                    // At most one is left; were this a loop, the sums would be moved about in every round above.
+                    break;
+                }
             }
             for x in &mut x {
                 // Behind the last row this may leave the input, where nothing reads it any more.
@@ -657,6 +723,9 @@ unsafe fn block<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
 /// One instruction set's functions, compiled for it, and their table.
 macro_rules! kernels {
     ($module:ident, $lanes:ty, $name:literal, $flip:literal, [$($feature:literal)?], [$($pixels:literal),+], $vectors:tt) => {
+        kernels!($module, $lanes, $name, $flip, [$($feature)?], [$($pixels),+], $vectors, None);
+    };
+    ($module:ident, $lanes:ty, $name:literal, $flip:literal, [$($feature:literal)?], [$($pixels:literal),+], $vectors:tt, $wide:expr) => {
         mod $module {
             use super::*;
 
@@ -682,6 +751,7 @@ macro_rules! kernels {
                 flip: $flip,
                 blocks: &[$(($pixels, kernels!(@row $pixels, $vectors))),+],
                 finish,
+                wide: $wide,
             };
         }
     };
@@ -698,6 +768,7 @@ macro_rules! lanes {
         weights($weights_at:ident) $load:expr;
         splat($splat_at:ident) $broadcast:expr;
         dot($sum:ident, $x:ident, $w:ident) $dot:expr;
+        $(pair($pair_sum:ident, $pair_x:ident, $pair_w:ident) $pair:expr;)?
         store($stored:ident, $to:ident) $store:expr;
     ) => {
         $(#[$about])*
@@ -728,6 +799,13 @@ macro_rules! lanes {
             unsafe fn dot($sum: $vector, $x: $splat, $w: $weights) -> $vector {
                 unsafe { $dot }
             }
+            $(
+                const PAIRS: bool = true;
+                #[inline(always)]
+                unsafe fn pair($pair_sum: $vector, $pair_x: [$splat; 2], $pair_w: [$weights; 2]) -> $vector {
+                    unsafe { $pair }
+                }
+            )?
             #[inline(always)]
             unsafe fn store($stored: $vector, $to: *mut <$arithmetic as Arithmetic>::Sum) {
                 unsafe { $store }
@@ -918,7 +996,7 @@ mod arm {
 
     lanes! {
         /// Without dot products: products of 16 bits, added up in pairs; the two halves of a sum meet at the end.
-        NeonInteger: Integer, 4, [int32x4_t; 2], int8x16_t, int8x16_t;
+        NeonWide: Integer, 4, [int32x4_t; 2], int8x16_t, int8x16_t;
         zero() [vdupq_n_s32(0); 2];
         weights(at) vld1q_s8(at);
         splat(at) vreinterpretq_s8_s32(vdupq_n_s32(at.cast::<i32>().read_unaligned()));
@@ -930,9 +1008,71 @@ mod arm {
         store(sum, to) vst1q_s32(to, vpaddq_s32(sum[0], sum[1]));
     }
 
+    lanes! {
+        /// The same for narrow weights: two products are added up in 16 bits first, which takes a third fewer instructions.
+        NeonNarrow: Integer, 4, [int32x4_t; 2], int8x16_t, int8x16_t;
+        zero() [vdupq_n_s32(0); 2];
+        weights(at) vld1q_s8(at);
+        splat(at) vreinterpretq_s8_s32(vdupq_n_s32(at.cast::<i32>().read_unaligned()));
+        dot(sum, x, w) {
+            let low = vmull_s8(vget_low_s8(w), vget_low_s8(x));
+            let high = vmull_high_s8(w, x);
+            [vpadalq_s16(sum[0], low), vpadalq_s16(sum[1], high)]
+        };
+        pair(sum, x, w) {
+            let [mut low, mut high] = sum;
+            // As one, because the compiler begins so many products before it adds one up that the sums find no place in
+            // registers any more.
+            std::arch::asm!(
+                "smull {a:v}.8h, {w0:v}.8b, {x0:v}.8b",
+                "smull2 {b:v}.8h, {w0:v}.16b, {x0:v}.16b",
+                "smlal {a:v}.8h, {w1:v}.8b, {x1:v}.8b",
+                "smlal2 {b:v}.8h, {w1:v}.16b, {x1:v}.16b",
+                "sadalp {low:v}.4s, {a:v}.8h",
+                "sadalp {high:v}.4s, {b:v}.8h",
+                a = out(vreg) _,
+                b = out(vreg) _,
+                low = inout(vreg) low,
+                high = inout(vreg) high,
+                w0 = in(vreg) w[0],
+                x0 = in(vreg) x[0],
+                w1 = in(vreg) w[1],
+                x1 = in(vreg) x[1],
+                options(pure, nomem, nostack, preserves_flags)
+            );
+            [low, high]
+        };
+        store(sum, to) vst1q_s32(to, vpaddq_s32(sum[0], sum[1]));
+    }
+
+    /// Four values as bytes, as the loop in `activate` rounds one: what is no number or below 0 becomes 0, what is above
+    /// 255 becomes 255. The compiler makes single numbers of that loop.
+    #[inline(always)]
+    pub(super) unsafe fn round(values: &[f32; 4], flip: u8, bytes: &mut [u8; 4]) {
+        unsafe {
+            let whole = vcvtq_u32_f32(vaddq_f32(vld1q_f32(values.as_ptr()), vdupq_n_f32(0.5)));
+            let narrow = vqmovn_u32(whole);
+            let narrow = veor_u8(vqmovn_u16(vcombine_u16(narrow, narrow)), vdup_n_u8(flip));
+            *bytes = vget_lane_u32::<0>(vreinterpret_u32_u8(narrow)).to_ne_bytes();
+        }
+    }
+
+    /// Four bytes as values, each as `Element::value` makes it.
+    #[inline(always)]
+    pub(super) unsafe fn widen(bytes: [u8; 4], flip: u8) -> [f32; 4] {
+        let mut values = [0.0; 4];
+        unsafe {
+            let bytes = vreinterpret_u8_u32(vdup_n_u32(u32::from_ne_bytes(bytes)));
+            let wide = vmovl_u16(vget_low_u16(vmovl_u8(veor_u8(bytes, vdup_n_u8(flip)))));
+            vst1q_f32(values.as_mut_ptr(), vcvtq_f32_u32(wide));
+        }
+        values
+    }
+
     kernels!(neon_float, arm::NeonFloat, "NEON", 0, [], [6, 4, 1], [1, 2, 3, 4]);
     kernels!(sdot, arm::Sdot, "SDOT", 128, [], [6, 4, 1], [1, 2, 3, 4]);
-    kernels!(neon_integer, arm::NeonInteger, "NEON", 128, [], [6, 4, 1], [1, 2]);
+    kernels!(neon_wide, arm::NeonWide, "NEON, wide weights", 128, [], [6, 4, 1], [1, 2]);
+    kernels!(neon_integer, arm::NeonNarrow, "NEON", 128, [], [4, 1], [1, 2], Some(&neon_wide::KERNELS));
 
     /// All that this processor runs, the best first.
     pub(super) fn float() -> Vec<&'static Kernels<Float>> {

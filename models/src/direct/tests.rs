@@ -139,7 +139,8 @@ where
     results
 }
 
-fn compare<A: Arithmetic>(kernels: &'static Kernels<A>, case: &Case<A>, bytes: bool)
+/// Returns the bytes, as they are meant.
+fn compare<A: Arithmetic>(kernels: &'static Kernels<A>, case: &Case<A>, bytes: bool) -> Vec<u8>
 where
     A::Weight: Into<f64>,
 {
@@ -169,6 +170,14 @@ where
             assert!(off <= 1e-4 * (1.0 + expected.abs()), "{}: {} instead of {expected}", kernels.name, values[ix]);
         }
     }
+    rounded.iter().map(|byte| byte ^ kernels.flip).collect()
+}
+
+fn turn_over(case: &mut Case<Integer>, flip: u8) {
+    let added = case.residual.iter_mut().flat_map(|residual| &mut residual.values);
+    for byte in case.input.iter_mut().chain(added) {
+        *byte ^= flip;
+    }
 }
 
 const WITH: [(bool, bool); 3] = [(false, false), (true, false), (false, true)];
@@ -179,14 +188,20 @@ fn integers_are_added_up_as_by_hand_on_every_instruction_set() {
     let sets: Vec<_> = own::integer().into_iter().chain([&portable_integer::KERNELS]).collect();
     println!("{:?}", sets.iter().map(|set| set.name).collect::<Vec<_>>());
     for round in 0..120 {
-        // Full range: where a product or a sum of two could leave its 16 bits, it would here.
-        let input = |numbers: &mut Numbers| [0, 255, numbers.next(256) as u8][numbers.next(3)];
-        let weight = |numbers: &mut Numbers| [-127, 127, (numbers.next(255) as i16 - 127) as i8][numbers.next(3)];
-        let case = case::<Integer>(&mut numbers, input, weight, WITH[round % 3]);
+        // Full range, signed and unsigned: where a product or a sum of two could leave its 16 bits, it would here. With
+        // and without the weight that is further from 0 than any other.
+        let least = if round % 4 < 2 { -127 } else { -128 };
+        let input = |numbers: &mut Numbers| [0, 127, 128, 255, numbers.next(256) as u8][numbers.next(5)];
+        let weight = |numbers: &mut Numbers| [least, 127, (numbers.next(255) as i16 - 127) as i8][numbers.next(3)];
+        let mut case = case::<Integer>(&mut numbers, input, weight, WITH[round % 3]);
+        let mut results = Vec::new();
         for kernels in &sets {
             // As the set keeps them; what is meant is turned over again by `value`.
-            compare(kernels, &case, round % 2 == 0);
+            turn_over(&mut case, kernels.flip);
+            results.push(compare(kernels, &case, round % 2 == 0));
+            turn_over(&mut case, kernels.flip);
         }
+        assert!(results.iter().all(|bytes| *bytes == results[0]), "two instruction sets round differently");
     }
 }
 
