@@ -327,12 +327,7 @@ impl Vision {
         self.busy(|| self.recognise_reduced(picture, 1, search, |_| None))
     }
 
-    /// The same on the calling thread alone, to compare times.
-    fn recognise_alone(&self, picture: &Rgb, search: &Search) -> Result<Analysis, VisionError> {
-        self.analyse(picture, 1, search, |_| None, &Cores::new(0))
-    }
-
-    /// The same for a picture that is here with its sides divided by `reduction`. All places and sizes are those of the
+    /// [`Vision::recognise`] for a picture that is here with its sides divided by `reduction`. All places and sizes are those of the
     /// whole picture. Where faces are too small in this one for the recogniser, `part` is asked for what lies within the
     /// given bounds of the whole picture; it returns that and perhaps more, and where its left upper corner is. To be
     /// called within [`Vision::busy`].
@@ -344,6 +339,11 @@ impl Vision {
         part: impl FnOnce(Bounds) -> Option<(Rgb, [usize; 2])>,
     ) -> Result<Analysis, VisionError> {
         self.analyse(picture, reduction, search, part, &self.cores)
+    }
+
+    /// [`Vision::recognise`] on the calling thread alone, to compare times.
+    fn recognise_alone(&self, picture: &Rgb, search: &Search) -> Result<Analysis, VisionError> {
+        self.analyse(picture, 1, search, |_| None, &Cores::new(0))
     }
 
     fn analyse(
