@@ -396,6 +396,7 @@ impl Vision {
     /// Embeds one aligned chip, as kept from an earlier analysis.
     pub fn embed(&self, chip: &Rgb) -> Result<Vec<f32>, VisionError> {
         let embeddings = self.busy(|| self.recogniser.embed(&[chip], &self.cores));
+        // As many embeddings as chips.
         embeddings.map(|mut embeddings| embeddings.swap_remove(0))
     }
 

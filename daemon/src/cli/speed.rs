@@ -212,15 +212,19 @@ fn measure(config: &Config, rounds: usize, before: BoardReport) -> anyhow::Resul
             continue;
         }
         let name = precision.as_str();
-        for (rows, cores) in [(&mut one_thread, 1), (&mut all_cores, machine.cores)] {
+        let stages_on = |cores| -> anyhow::Result<(Recogniser, Vec<Row>)> {
             let recogniser = Recogniser::load(&pack, precision, device, &on_cores(config, cores))?;
+            let mut rows = Vec::new();
             for (bytes, faces, rounds) in &pictures {
                 let stages = Stages::measure(&recogniser, bytes, *rounds)?;
                 check(&pack, &stages.reply, *faces)?;
                 rows.push(Row { precision: name, stages: stages.json() });
             }
-        }
-        let together = Recogniser::load(&pack, precision, device, &on_cores(config, machine.cores))?;
+            Ok((recogniser, rows))
+        };
+        one_thread.extend(stages_on(1)?.1);
+        let (together, rows) = stages_on(machine.cores)?;
+        all_cores.extend(rows);
         self_tests.push(SelfTest { precision: name, from_reference: together.self_test(&pack)? });
         let at_once = machine.cores;
         let pictures_per_second = at_once_per_second(&together, &pictures[0].0, at_once, rounds)?;
