@@ -13,29 +13,27 @@ are in the same half. Not for judging the Rust code; that is `kithd eval`'s.
 
 import argparse
 import csv
-import hashlib
 import pathlib
 import sys
+import tomllib
 
 import cv2
 import numpy as np
 
 MODELS = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(MODELS / "convert"))
+import cohort  # noqa: E402
 import reference  # noqa: E402
 
 # The template of the plain port. The pack's is this one, enlarged around the chip's middle.
 PLAIN = np.array([[47.55, 46.60], [100.48, 46.60], [74.01, 76.56], [50.41, 103.02], [97.61, 103.02]])
 CHOSEN = 1.05
 MIDDLE, SIDE = 74.5, 150
+PACK = tomllib.loads((MODELS / "packs" / "dlib-mtcnn" / "pack.toml").read_text())["recogniser"]["cohort"]
 
 
 def larger(scale, right=0.0, down=0.0):
     return (PLAIN - MIDDLE) * scale + MIDDLE + np.array([right, down])
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 class Faces:
@@ -45,9 +43,8 @@ class Faces:
         self.pipeline = reference.Pipeline(MODELS / "packs" / "dlib-mtcnn")
         files, self.pictures, self.landmarks, who = {}, [], [], []
         flat = (folder / "pairs.csv").exists()
-        for path in sorted(p for p in folder.glob("*.jpg" if flat else "*/*") if p.suffix in (".jpg", ".png")):
-            name = path.stem.rsplit("_", 1)[0] if flat else path.parent.name
-            if (hashlib.sha256(name.encode()).hexdigest()[0] < "8") != tuning:
+        for name, path in cohort.named(folder):
+            if cohort.is_tuning(name) != tuning:
                 continue
             picture = reference.read_picture(path)
             landmarks = None if picture is None else self.pipeline.main_face(picture)
@@ -155,7 +152,7 @@ class Faces:
 
 
 def both(looks):
-    return unit(unit(looks[0]) + unit(looks[1]))
+    return cohort.unit(cohort.unit(looks[0]) + cohort.unit(looks[1]))
 
 
 def cohort_scores(rows, fit, keep, nearest=50):
@@ -173,13 +170,8 @@ def dense(rows, places, nearest, share):
     return 2 - 2 * rows @ rows.T + share * (near[:, None] + near)
 
 
-def gathered(rows, count):
-    """`count` means of faces that lie together, of unit length (Lloyd's algorithm)."""
-    places = rows[np.random.default_rng(0).permutation(len(rows))[:count]]
-    for _ in range(30):
-        nearest = np.argmax(rows @ places.T, 1)
-        places = unit(np.array([rows[nearest == ix].sum(0) if (nearest == ix).any() else places[ix] for ix in range(count)]))
-    return places
+def long(rows, means, strength):
+    return reference.lengthened(rows, means, np.median(reference.likeness(rows, means)), strength)
 
 
 def within(rows, who):
@@ -192,12 +184,12 @@ def evened(rows, scatter, kept, power):
     """Directions in which a person's faces differ count less; `kept`: how much of the scatter is taken to be even."""
     scatter = scatter / np.trace(scatter) * len(scatter)
     values, vectors = np.linalg.eigh((1 - kept) * scatter + kept * np.eye(len(scatter)))
-    return unit(rows @ (vectors * values**power) @ vectors.T)
+    return cohort.unit(rows @ (vectors * values**power) @ vectors.T)
 
 
 def without_first(rows, scatter, count, factor):
     first = np.linalg.eigh(scatter)[1][:, -count:]
-    return unit(rows - (1 - factor) * (rows @ first) @ first.T)
+    return cohort.unit(rows - (1 - factor) * (rows @ first) @ first.T)
 
 
 def turned(template, degrees):
@@ -213,8 +205,8 @@ def more_looks(faces):
     templates |= {"up 4": larger(CHOSEN, 0, -4), "down 4": larger(CHOSEN, 0, 4)}
     templates |= {f"turned {degrees}": turned(larger(CHOSEN), degrees) for degrees in (-8, -4, 4, 8)}
     found = {name: faces.looks(faces.chips(faces.matrices(points))) for name, points in templates.items()}
-    mean = lambda *names: unit(sum(both(found[name]) for name in names))
-    split = lambda plain, mirrored: unit(unit(found[plain][0]) + unit(found[mirrored][1]))
+    mean = lambda *names: cohort.unit(sum(both(found[name]) for name in names))
+    split = lambda plain, mirrored: cohort.unit(cohort.unit(found[plain][0]) + cohort.unit(found[mirrored][1]))
     faces.show("2: chosen", mean("× 1.05"))
     faces.show("2: right 4, left 4 mirrored", split("right 4", "left 4"))
     faces.show("2: left 4, right 4 mirrored", split("left 4", "right 4"))
@@ -247,11 +239,12 @@ def more_looks(faces):
                 f"{label}: {share} of the nearness to the {nearest} nearest of the cohort",
                 lambda fit, keep: {"distances": dense(rows[keep], rows[fit], nearest, share)},
             )
-        for count in (32, 64):
-            faces.halves(
-                f"{label}: 0.3 of the nearness to the 2 nearest of {count} means of the cohort",
-                lambda fit, keep: {"distances": dense(rows[keep], gathered(rows[fit], count), 2, 0.3)},
-            )
+        for strength in (1, 2, 3, 4, 6):
+            for count in (32, 48, 64):
+                faces.halves(
+                    f"{label}: length by the nearest of {count} means of the cohort, strength {strength}",
+                    lambda fit, keep: {"rows": long(rows[keep], cohort.means(rows[fit], faces.who[fit], count), strength)},
+                )
 
 
 def enrolled(faces, others, draws=20):
@@ -264,6 +257,9 @@ def enrolled(faces, others, draws=20):
     looks = [np.concatenate(pair) for pair in zip(make(others), [look[rest] for look in make(faces)])]
     rows, lengths = both(looks), np.linalg.norm(looks[0], axis=1)
     who = np.concatenate([theirs, mine[rest]])
+    # Each face by means of other people, as those of the pack are made.
+    to_others = cohort.likeness_to_others(rows, who)
+    long = rows * np.exp(PACK["strength"] * (to_others - np.median(to_others)))[:, None]
     print("| enrolled | compared by | TAR at FAR 1e-3 | TAR at FAR 1e-4 |\n|---|---|---|---|")
     for count in (2, 3):
         random, rates = np.random.default_rng(3), {}
@@ -277,12 +273,13 @@ def enrolled(faces, others, draws=20):
             mean = rows[chosen].mean(1)
             ways = {
                 "nearest picture": single.min(2),
+                "nearest picture, length by the cohort": np.sqrt(((long[asked][:, None, None] - long[chosen]) ** 2).sum(3)).min(2),
                 "mean of the distances": single.mean(2),
-                "mean picture": to(unit(mean)),
+                "mean picture": to(cohort.unit(mean)),
                 "mean picture, not of unit length": to(mean),
-                "mean picture, by the length of the embedding": to(unit((rows[chosen] * weights).sum(1))),
-                "nearest of pictures and mean picture": np.minimum(single.min(2), to(unit(mean))),
-                "half nearest, half mean picture": (single.min(2) + to(unit(mean))) / 2,
+                "mean picture, by the length of the embedding": to(cohort.unit((rows[chosen] * weights).sum(1))),
+                "nearest of pictures and mean picture": np.minimum(single.min(2), to(cohort.unit(mean))),
+                "half nearest, half mean picture": (single.min(2) + to(cohort.unit(mean))) / 2,
             }
             right = who[asked][:, None] == np.array(people)
             for label, distances in ways.items():
@@ -297,22 +294,22 @@ def enrolled(faces, others, draws=20):
 def whitened(rows, fit, keep, strength):
     centre = rows[fit].mean(0)
     values, vectors = np.linalg.eigh(np.cov((rows[fit] - centre).T))
-    return unit((rows[keep] - centre) @ (vectors * (values + strength * values.mean()) ** -0.25) @ vectors.T)
+    return cohort.unit((rows[keep] - centre) @ (vectors * (values + strength * values.mean()) ** -0.25) @ vectors.T)
 
 
 def variants(faces):
     plain = faces.looks(faces.chips(faces.matrices()))
     faces.show("plain port: euclidean distance", plain[0])
     faces.show("mirrored chip averaged", (plain[0] + plain[1]) / 2)
-    faces.show("unit length", unit(plain[0]))
+    faces.show("unit length", cohort.unit(plain[0]))
     faces.show("unit length, mirrored chip averaged", both(plain))
     by_scale = {1.0: plain}
     for scale in (0.97, 1.03, 1.04, CHOSEN, 1.06, 1.08, 1.1, 1.15):
         by_scale[scale] = faces.looks(faces.chips(faces.matrices(larger(scale))))
-        faces.show(f"template × {scale}, unit length", unit(by_scale[scale][0]))
+        faces.show(f"template × {scale}, unit length", cohort.unit(by_scale[scale][0]))
         faces.show(f"template × {scale}, unit length, mirrored", both(by_scale[scale]))
     chosen = by_scale[CHOSEN]
-    faces.show("two scales (1 and 1.1), both mirrored", unit(both(plain) + both(by_scale[1.1])))
+    faces.show("two scales (1 and 1.1), both mirrored", cohort.unit(both(plain) + both(by_scale[1.1])))
     print("\nEverything below: template × 1.05, unit length, mirrored.\n")
     template = larger(CHOSEN)
     for down in (-2, 2):
@@ -338,22 +335,31 @@ def variants(faces):
     print("\nEstimated on half the people of the tuning half, measured on the others, mean of 12:\n")
     rows = both(chosen)
     faces.halves("nothing", lambda fit, keep: {"rows": rows[keep]})
-    faces.halves("quarter of the centre taken away", lambda fit, keep: {"rows": unit(rows[keep] - rows[fit].mean(0) / 4)})
-    faces.halves("centre taken away", lambda fit, keep: {"rows": unit(rows[keep] - rows[fit].mean(0))})
+    faces.halves("quarter of the centre taken away", lambda fit, keep: {"rows": cohort.unit(rows[keep] - rows[fit].mean(0) / 4)})
+    faces.halves("centre taken away", lambda fit, keep: {"rows": cohort.unit(rows[keep] - rows[fit].mean(0))})
     faces.halves("centre taken away, whitened a little", lambda fit, keep: {"rows": whitened(rows, fit, keep, 3)})
     faces.halves("score normalised by a cohort", lambda fit, keep: {"distances": cohort_scores(rows, fit, keep)})
 
 
 def report(folder):
     tuning, other = Faces(folder, True), Faces(folder, False)
+
+    def lengthened(rows, faces):
+        if faces is other:
+            return other.pipeline.lengthened(rows)
+        # The pack's means are of these very faces: each is measured by means of other people.
+        to_others = cohort.likeness_to_others(rows, faces.who)
+        return rows * np.exp(PACK["strength"] * (to_others - PACK["typical"]))[:, None]
+
     for label, scale, make in (
-        ("plain port", 1.0, lambda looks: looks[0]),
-        ("chosen, models.flip = false", CHOSEN, lambda looks: unit(looks[0])),
-        ("chosen, models.flip = true", CHOSEN, both),
+        ("plain port", 1.0, lambda looks, faces: looks[0]),
+        ("without the cohort", CHOSEN, lambda looks, faces: both(looks)),
+        ("chosen, models.flip = false", CHOSEN, lambda looks, faces: lengthened(cohort.unit(looks[0]), faces)),
+        ("chosen, models.flip = true", CHOSEN, lambda looks, faces: lengthened(both(looks), faces)),
     ):
         threshold = None
         for half, faces in (("tuning half", tuning), ("report half", other)):
-            rows = make(faces.looks(faces.chips(faces.matrices(larger(scale)))))
+            rows = make(faces.looks(faces.chips(faces.matrices(larger(scale)))), faces)
             threshold = faces.show(f"{label}, {half}", rows, threshold=threshold, draws=200)
 
 

@@ -127,6 +127,7 @@ class Onnxruntime:
         self.detector = self.settings["detector"]
         self.networks = {network: Network(files[network]) for network in ("pnet", "rnet", "onet", "recogniser")}
         self.template = np.array(self.settings["alignment"]["template"])
+        self.lengthened = reference.cohort(pack, self.settings["recogniser"])
 
     def decode(self, data):
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -215,12 +216,13 @@ class Onnxruntime:
         return cv2.dnn.blobFromImages(chips, spec["scale"], mean=spec["mean"], swapRB=spec["colour"] == "rgb")
 
     def embed(self, chip):
-        """As kithd by default: the chip and its mirror image in one batch, each brought to unit length, and their mean."""
+        """As kithd by default: the chip and its mirror image in one batch, each brought to unit length, and their mean, with
+        the length the cohort gives it."""
         looks = self.networks["recogniser"].run(["embedding"], self.input([chip, cv2.flip(chip, 1)]))[0]
         if not self.settings["recogniser"]["normalise"]:
             return looks.mean(0)
         mean = (looks / np.linalg.norm(looks, axis=1, keepdims=True)).mean(0)
-        return mean / np.linalg.norm(mean)
+        return self.lengthened(mean[None] / np.linalg.norm(mean))[0]
 
 
 class FaceRecognition:
@@ -253,7 +255,8 @@ def check(peer, pack, data):
     """The pack's own face must come out near the pack's reference: times of a wrong pipeline are worth nothing."""
     faces = peer.detect(picture := peer.decode(data))
     assert len(faces) == 1, f"{peer.name} finds {len(faces)} faces in the self-test picture"
-    distance = np.linalg.norm(peer.embed(peer.align(picture, faces[0])) - np.array(pack["self_test"]["embedding"]))
+    expected = peer.lengthened(np.array([pack["self_test"]["embedding"]]))[0]
+    distance = np.linalg.norm(peer.embed(peer.align(picture, faces[0])) - expected)
     assert distance < pack["matching"]["threshold"] / 2, f"{peer.name} is {distance:.2f} away from the pack's reference"
     return round(float(distance), 3)
 

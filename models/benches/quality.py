@@ -13,13 +13,16 @@ import csv
 import hashlib
 import json
 import sys
+import tomllib
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-KNOWN = 0.55  # the bundled pack's: known below, threshold 0.6
-THRESHOLD = 0.6
+PACK = Path(__file__).resolve().parent.parent / "packs" / "dlib-mtcnn" / "pack.toml"
+MATCHING = tomllib.loads(PACK.read_text())["matching"]
+THRESHOLD = MATCHING["threshold"]
+KNOWN = THRESHOLD - MATCHING["band_below"]
 SHARES = (0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2)
 
 

@@ -3,7 +3,7 @@
     ./build.sh              downloads the inputs, builds in target/convert and compares with the pack
     ./build.sh --write      also writes the networks and their sums into the pack
 
-Not for ranges (calibrate.py) and photographs (daemon/tests/photos/make.py): those are committed as they are.
+Not for ranges (calibrate.py), the cohort (cohort.py) and photographs (daemon/tests/photos/make.py): those are committed as they are.
 """
 
 import hashlib
@@ -58,7 +58,7 @@ def write(out):
     """Copies the networks into the pack and the sums of all its loaded files into pack.toml."""
     for path in out.glob("*.onnx"):
         shutil.copyfile(path, PACK / path.name)
-    files = sorted([*PACK.glob("*.onnx"), *PACK.glob("*.jpg")], key=lambda p: p.name)
+    files = sorted([*PACK.glob("*.f32"), *PACK.glob("*.onnx"), *PACK.glob("*.jpg")], key=lambda p: p.name)
     sums = "".join(f'"{p.name}" = "{sha256(p)}"\n' for p in files)
     manifest = PACK / "pack.toml"
     manifest.write_text(re.sub(r"\[sha256\]\n(?:\".*\n)*", f"[sha256]\n{sums}", manifest.read_text()))

@@ -145,6 +145,25 @@ def similarity(source, target, weights=None):
     return np.array([[a, -b, right], [b, a, down]])
 
 
+def likeness(rows, means):
+    """Of rows of unit length to the mean most like each."""
+    return (rows @ means.T).max(1)
+
+
+def lengthened(rows, means, typical, strength):
+    """Whoever resembles many people gets a longer embedding, and so lies farther from everybody."""
+    return rows * np.exp(strength * (likeness(rows, means) - typical))[:, None]
+
+
+def cohort(folder, recogniser):
+    """What a pack does to the length of embeddings: nothing where it has no cohort."""
+    if "cohort" not in recogniser:
+        return lambda rows: rows
+    spec = recogniser["cohort"]
+    means = np.fromfile(folder / spec["means"], "<f4").reshape(-1, recogniser["dimension"])
+    return lambda rows: lengthened(rows, means, spec["typical"], spec["strength"])
+
+
 class Pipeline:
     def __init__(self, folder, precision="float32", threads=1, flip=True):
         pack = tomllib.loads((folder / "pack.toml").read_text())
@@ -152,6 +171,7 @@ class Pipeline:
         self.size, self.template = pack["alignment"]["size"], np.array(pack["alignment"]["template"])
         self.mean, self.scale = np.array(pack["recogniser"]["mean"], np.float32), pack["recogniser"]["scale"]
         self.normalised, self.flip = pack["recogniser"]["normalise"], flip
+        self.lengthened = cohort(folder, pack["recogniser"])
         self.recogniser = session(folder / pack["recogniser"][precision], threads)
 
     def align(self, picture, landmarks):
@@ -168,7 +188,7 @@ class Pipeline:
     def embed(self, chips):
         """The mean of what the network says of each chip and, with `flip`, of its mirror image."""
         looks = [chips, [chip[:, ::-1] for chip in chips]] if self.flip else [chips]
-        return self.unit(sum(self.unit(self.look(chips)) for chips in looks) / len(looks))
+        return self.lengthened(self.unit(sum(self.unit(self.look(chips)) for chips in looks) / len(looks)))
 
     def unit(self, rows):
         return rows / np.linalg.norm(rows, axis=1, keepdims=True) if self.normalised else rows

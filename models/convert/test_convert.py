@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import build
+import cohort
 import half
 import mtcnn
 import quantise
@@ -228,10 +229,48 @@ class TheFloat16Recogniser(unittest.TestCase):
         np.testing.assert_array_equal(average, published_average)
 
 
+class TheCohort(unittest.TestCase):
+    def faces(self, people, pictures):
+        """People close together in a few places, some of whom have more pictures."""
+        random = np.random.default_rng(3)
+        places = cohort.unit(random.normal(size=(4, 16)))
+        who = np.repeat(np.arange(people), pictures)
+        return cohort.unit(places[who % 4] + 0.05 * random.normal(size=(len(who), 16))), who, places
+
+    def test_has_the_middle_of_each_place_and_comes_out_the_same_each_time(self):
+        rows, who, places = self.faces(80, 3)
+        means = cohort.means(rows, who, 12)
+        np.testing.assert_array_equal(means, cohort.means(rows, who, 12))
+        np.testing.assert_allclose(np.linalg.norm(means, axis=1), 1, rtol=1e-6)
+        self.assertGreater(reference.likeness(places, means).min(), 0.97)
+
+    def test_keeps_no_mean_of_few_people(self):
+        rows, who, places = self.faces(80, 3)
+        lonely = cohort.unit(np.ones((9, 16)) + 0.01 * np.random.default_rng(4).normal(size=(9, 16)))
+        means = cohort.means(np.concatenate([rows, lonely]), np.concatenate([who, np.full(9, 80)]), 12)
+        self.assertLess(reference.likeness(lonely, means).max(), 0.9)
+
+    def test_measures_each_face_by_means_of_other_people(self):
+        rows, who, _ = self.faces(80, 3)
+        rows[who == 0] = cohort.unit(np.ones((3, 16)))
+        self.assertLess(cohort.likeness_to_others(rows, who)[who == 0].max(), 0.9)
+
+    def test_lengthens_whom_many_resemble_and_turns_nobody(self):
+        pipeline = reference.Pipeline(build.PACK)
+        chip = pipeline.main_chip(reference.read_picture(build.PACK / "selftest.jpg"))
+        embedding = pipeline.embed([chip])[0]
+        spec = build.tomllib.loads((build.PACK / "pack.toml").read_text())["recogniser"]["cohort"]
+        means = np.fromfile(build.PACK / spec["means"], "<f4").reshape(-1, 128)
+        direction = embedding / np.linalg.norm(embedding)
+        expected = np.exp(spec["strength"] * ((means @ direction).max() - spec["typical"]))
+        self.assertAlmostEqual(np.linalg.norm(embedding), expected, places=5)
+        np.testing.assert_allclose(np.linalg.norm(means, axis=1), 1, rtol=1e-5)
+
+
 class ThePack(unittest.TestCase):
     def test_records_the_sum_of_every_file_it_loads(self):
         sums = build.tomllib.loads((build.PACK / "pack.toml").read_text())["sha256"]
-        files = [p for p in build.PACK.iterdir() if p.suffix in (".onnx", ".jpg")]
+        files = [p for p in build.PACK.iterdir() if p.suffix in (".f32", ".onnx", ".jpg")]
         self.assertEqual(sums, {p.name: build.sha256(p) for p in files})
 
 

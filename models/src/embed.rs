@@ -1,5 +1,6 @@
 //! From an aligned chip to an embedding, and the checks every embedding must pass.
 
+use crate::cohort::Cohort;
 use crate::cores::Cores;
 use crate::manifest::RecogniserSpec;
 use crate::runtime::{self, Network, Plan};
@@ -10,6 +11,7 @@ pub(crate) struct Recogniser {
     plan: Plan,
     side: usize,
     spec: RecogniserSpec,
+    cohort: Option<Cohort>,
     flip: bool,
     device: Device,
 }
@@ -37,7 +39,7 @@ impl Recogniser {
             network.require_integer_convolutions(shape)?;
         }
         let plan = network.plan(shape, device, &spec.pixels())?;
-        let recogniser = Self { plan, side, spec, flip: pack.flip(), device };
+        let recogniser = Self { plan, side, spec, cohort: pack.cohort.clone(), flip: pack.flip(), device };
         let grey = Rgb { width: side, height: side, pixels: vec![128; 3 * side * side] };
         recogniser
             .embed(&[&grey], &Cores::new(0))
@@ -59,7 +61,7 @@ impl Recogniser {
         let mut looks = looks.into_iter();
         let of_chip = |_: &&Rgb| {
             let looks = looks.by_ref().take(sides.len()).collect::<Result<_, _>>()?;
-            let embedding = merged(looks, self.spec.normalise);
+            let embedding = merged(looks, self.spec.normalise, self.cohort.as_ref());
             // Two opposite looks would leave nothing.
             check_embedding(&embedding, self.spec.dimension)?;
             Ok(embedding)
@@ -82,8 +84,8 @@ impl Recogniser {
 }
 
 /// The mean of several looks at one face; with `normalise` each counts by its direction only, and the mean is brought to
-/// unit length.
-pub(crate) fn merged(looks: Vec<Vec<f32>>, normalise: bool) -> Vec<f32> {
+/// unit length, or to the one a cohort gives it.
+pub(crate) fn merged(looks: Vec<Vec<f32>>, normalise: bool, cohort: Option<&Cohort>) -> Vec<f32> {
     let count = looks.len() as f32;
     let mut sum = Vec::new();
     for mut look in looks {
@@ -97,6 +99,9 @@ pub(crate) fn merged(looks: Vec<Vec<f32>>, normalise: bool) -> Vec<f32> {
     }
     if normalise {
         to_unit_length(&mut sum);
+    }
+    if let Some(cohort) = cohort {
+        cohort.lengthen(&mut sum);
     }
     sum
 }
@@ -138,9 +143,9 @@ mod tests {
     #[test]
     fn looks_are_averaged_as_they_are_or_by_direction() {
         let looks = || vec![vec![3.0, 0.0], vec![0.0, 1.0]];
-        assert_eq!(merged(looks(), false), [1.5, 0.5]);
+        assert_eq!(merged(looks(), false, None), [1.5, 0.5]);
         let half = 0.5_f32.sqrt();
-        assert!(merged(looks(), true).iter().all(|v| (v - half).abs() < 1e-6));
-        assert_eq!(merged(vec![vec![0.0, 2.0]], true), [0.0, 1.0]);
+        assert!(merged(looks(), true, None).iter().all(|v| (v - half).abs() < 1e-6));
+        assert_eq!(merged(vec![vec![0.0, 2.0]], true, None), [0.0, 1.0]);
     }
 }

@@ -8,6 +8,7 @@ mod align;
 mod area;
 pub mod calibration;
 mod clusters;
+mod cohort;
 mod compare;
 mod cores;
 mod detect;

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::VisionError;
+use crate::cohort::Cohort;
 use crate::device::{Device, Precision};
 use crate::embed::{check_embedding, merged};
 use crate::gallery::Matching;
@@ -149,6 +150,16 @@ pub(crate) struct RecogniserSpec {
     float16: Option<String>,
     int8: Option<String>,
     default_precision: Precision,
+    cohort: Option<CohortSpec>,
+}
+
+/// What [`Cohort::new`] is made of.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CohortSpec {
+    means: String,
+    typical: f32,
+    strength: f32,
 }
 
 impl RecogniserSpec {
@@ -214,6 +225,7 @@ pub struct SelfTest {
 pub struct Pack {
     folder: PathBuf,
     pub(crate) manifest: Manifest,
+    pub(crate) cohort: Option<Cohort>,
     self_test: SelfTest,
     space: String,
     flip: bool,
@@ -231,18 +243,19 @@ impl Pack {
             toml::from_str(&text).map_err(|error| PackError::Syntax { file, reason: error.to_string() })?;
         manifest.check()?;
         let flip = true;
-        let (self_test, space) = (manifest.self_test(flip), manifest.space(flip));
-        let pack = Self { folder: folder.to_owned(), manifest, self_test, space, flip, kept: None };
+        let (self_test, space) = (manifest.self_test(flip, None), manifest.space(flip));
+        let mut pack = Self { folder: folder.to_owned(), manifest, cohort: None, self_test, space, flip, kept: None };
         for name in pack.manifest.sha256.keys() {
             pack.read(name)?;
         }
-        Ok(pack)
+        pack.cohort = pack.read_cohort()?;
+        Ok(pack.with_flip(flip))
     }
 
     /// The same pack, with an embedding made from a face alone (`false`) or from a face and its mirror image, which takes
     /// the recogniser twice as long; a pack is loaded with `true`. Each is an embedding space of its own.
     pub fn with_flip(self, flip: bool) -> Self {
-        let (self_test, space) = (self.manifest.self_test(flip), self.manifest.space(flip));
+        let (self_test, space) = (self.manifest.self_test(flip, self.cohort.as_ref()), self.manifest.space(flip));
         Self { self_test, space, flip, ..self }
     }
 
@@ -332,6 +345,16 @@ impl Pack {
         self.read(&self.manifest.self_test.picture)
     }
 
+    fn read_cohort(&self) -> Result<Option<Cohort>, PackError> {
+        let Some(CohortSpec { means, typical, strength }) = &self.manifest.recogniser.cohort else { return Ok(None) };
+        let cohort = Cohort::new(&self.read(means)?, self.dimension(), *typical, *strength);
+        cohort.map(Some).map_err(|rule| PackError::Value {
+            key: "recogniser.cohort.means".to_owned(),
+            value: means.clone(),
+            rule,
+        })
+    }
+
     /// A file's bytes, once they are the ones the manifest was written for. Read and checked again at each use unless
     /// kept in memory, so that what was checked is what is used.
     pub(crate) fn read(&self, name: &str) -> Result<Cow<'_, [u8]>, PackError> {
@@ -363,21 +386,22 @@ impl Manifest {
             DetectorSpec::Yunet(spec) => vec![spec.model.as_str()],
         };
         files.extend(Precision::ALL.into_iter().filter_map(|precision| self.recogniser.file(precision)));
+        files.extend(self.recogniser.cohort.iter().map(|cohort| cohort.means.as_str()));
         files.push(&self.self_test.picture);
         files
     }
 
-    fn self_test(&self, flip: bool) -> SelfTest {
+    fn self_test(&self, flip: bool, cohort: Option<&Cohort>) -> SelfTest {
         let SelfTestSpec { embedding, mirrored, tolerance, .. } = self.self_test.clone();
         let looks = if flip { vec![embedding, mirrored] } else { vec![embedding] };
-        SelfTest { embedding: merged(looks, self.recogniser.normalise), tolerance }
+        SelfTest { embedding: merged(looks, self.recogniser.normalise, cohort), tolerance }
     }
 
     fn space(&self, flip: bool) -> String {
         let (alignment, recogniser) = (&self.alignment, &self.recogniser);
         // `check` has made sure that the float32 recogniser is listed.
         let weights = self.sha256.get(&recogniser.float32).map(|sum| sum.to_ascii_lowercase());
-        let text = format!(
+        let mut text = format!(
             "{PIPELINE} {weights:?} {} {:?} {:?} {:?} {:?} {} {} {:?} {flip}",
             alignment.size,
             alignment.template,
@@ -388,6 +412,10 @@ impl Manifest {
             recogniser.normalise,
             self.matching.metric,
         );
+        if let Some(CohortSpec { means, typical, strength }) = &recogniser.cohort {
+            let means = self.sha256.get(means).map(|sum| sum.to_ascii_lowercase());
+            text.push_str(&format!(" {means:?} {typical:?} {strength:?}"));
+        }
         hex(&Sha256::digest(text))
     }
 }

@@ -94,6 +94,14 @@ impl Manifest {
             default != Precision::Float16 && recogniser.file(default).is_some(),
             "float32 or int8, and the pack must have a network for it",
         )?;
+        if let Some(cohort) = &recogniser.cohort {
+            let lengths_count = recogniser.normalise && self.matching.metric == Metric::Euclidean;
+            let rest = "beside normalise = true and the metric euclidean: it says so by the length of an embedding";
+            rule("recogniser.cohort", "there", lengths_count, rest)?;
+            rule("recogniser.cohort.typical", cohort.typical, cohort.typical.abs() <= 1.0, "between -1 and 1")?;
+            let strength = cohort.strength;
+            rule("recogniser.cohort.strength", strength, strength > 0.0 && strength <= 20.0, "above 0, at most 20")?;
+        }
         for (key, reference) in
             [("self_test.embedding", &self.self_test.embedding), ("self_test.mirrored", &self.self_test.mirrored)]
         {

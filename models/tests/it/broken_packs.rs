@@ -30,6 +30,13 @@ fn replaced(from: &str, to: &str) -> TempDir {
     })
 }
 
+/// `pack.toml` without the section that says how long embeddings are.
+fn without_cohort(text: &str) -> String {
+    let (before, rest) = text.split_once("[recogniser.cohort]").unwrap();
+    let (_, after) = rest.split_once("\n[").unwrap();
+    format!("{before}[{after}")
+}
+
 fn refusal(folder: &Path) -> String {
     Pack::load(folder).unwrap_err().to_string()
 }
@@ -102,7 +109,13 @@ fn a_value_out_of_range_is_named_with_its_rule() {
         ("dimension = 128", "dimension = 129", "self_test.embedding"),
         ("mirrored = [\n", "mirrored = [\n    0.5,", "self_test.mirrored"),
         ("pnet = \"pnet.onnx\"", "pnet = \"../pnet.onnx\"", "../pnet.onnx"),
-        ("threshold = 0.418", "threshold = -1.0", "matching.threshold"),
+        ("threshold = 0.43", "threshold = -1.0", "matching.threshold"),
+        ("strength = 3.0", "strength = 0.0", "recogniser.cohort.strength"),
+        ("typical = 0.9362", "typical = nan", "recogniser.cohort.typical"),
+        ("metric = \"euclidean\"", "metric = \"cosine\"", "recogniser.cohort"),
+        ("normalise = true", "normalise = false", "recogniser.cohort"),
+        ("means = \"cohort.f32\"", "means = \"selftest.jpg\"", "recogniser.cohort.means"),
+        ("means = \"cohort.f32\"", "means = \"none.f32\"", "none.f32"),
         ("default_precision = \"int8\"", "default_precision = \"float16\"", "recogniser.default_precision"),
         ("\nfloat16 = 0", "\n# float16 = 0", "self_test.tolerance.float16"),
     ] {
@@ -119,7 +132,7 @@ fn a_network_of_another_dimension_is_refused_by_name() {
         format!("{before}{key} = [{}]{after}", ["0.1"; 64].join(", "))
     };
     let folder = changed(|text| {
-        let text = shortened(shortened(text, "embedding"), "mirrored");
+        let text = shortened(shortened(without_cohort(&text), "embedding"), "mirrored");
         text.replace("dimension = 128", "dimension = 64")
     });
     let error = load(&Pack::load(folder.path()).unwrap(), Precision::Float32).unwrap_err();
@@ -167,9 +180,9 @@ fn the_embedding_space_depends_on_what_makes_embeddings_and_nothing_else() {
     let space = |folder: &TempDir| Pack::load(folder.path()).unwrap().space().to_owned();
     let original = space(&changed(|text| text));
     // Changing this makes every gallery out there be embedded anew.
-    assert_eq!(original, "b0136b2424f0040cc07837f92c166ebc7d2bf5e53d6227bbd3274fc4cf8e3876");
+    assert_eq!(original, "d7615d9902a760cb0a8441f5f62b278fd6edb3a5da77cdd9611550fa39c4ffcc");
     for same in [
-        replaced("threshold = 0.418", "threshold = 0.4"),
+        replaced("threshold = 0.43", "threshold = 0.4"),
         replaced("min_face_px = 40", "min_face_px = 30"),
         replaced("float16 = \"recogniser_float16.onnx\"", "# float16"),
     ] {
@@ -179,7 +192,9 @@ fn the_embedding_space_depends_on_what_makes_embeddings_and_nothing_else() {
         replaced("[46.20,", "[46.21,"),
         replaced("colour = \"rgb\"", "colour = \"bgr\""),
         replaced("scale = 0.00390625", "scale = 0.004"),
-        replaced("normalise = true", "normalise = false"),
+        replaced("strength = 3.0", "strength = 3.1"),
+        replaced("typical = 0.9362", "typical = 0.9"),
+        changed(|text| without_cohort(&text)),
     ] {
         assert_ne!(space(&other), original);
     }
