@@ -369,7 +369,7 @@ def yunet_pack(network, folder):
     rest = rest[rest.index("\n["):]
     sums = f'"{network.name}" = "{hashlib.sha256(network.read_bytes()).hexdigest()}"\n'
     (folder / "pack.toml").write_text(head + "[detector]" + "\n".join(detector) + rest.rstrip() + "\n" + sums)
-    for file in [*bundled.glob("*.onnx"), bundled / "selftest.jpg", network]:
+    for file in [*bundled.glob("*.f32"), *bundled.glob("*.onnx"), bundled / "selftest.jpg", network]:
         (folder / file.name).symlink_to(file.resolve())
     return folder
 

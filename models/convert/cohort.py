@@ -6,8 +6,9 @@ it again only when what comes before it changes (recogniser, template, mirror im
     python3 cohort.py PACK_FOLDER COHORT.f32 PICTURES_FOLDER...
 
 A folder holds a folder for each person, or pictures called <person>_<number>.jpg. Only people of the tuning half are used
-(the sha256 of the name begins with 0 to 7), and no mean of fewer than five people is kept: none is anybody's face. Also
-prints what likeness to the nearest mean is typical of faces that did not shape it, for pack.toml.
+(the sha256 of the name begins with 0 to 7) who are not in the other half of another folder under another spelling, of each
+three pictures at most, and no mean of fewer than five people is kept: none is anybody's face. Also prints what likeness to
+the nearest mean is typical of faces that did not shape it, for pack.toml.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ import numpy as np
 
 import reference
 
-COUNT, LEAST_PEOPLE = 48, 5
+COUNT, LEAST_PEOPLE, MOST_PICTURES, STARTS = 24, 5, 3, 20
 
 
 def unit(rows):
@@ -29,6 +30,11 @@ def is_tuning(name):
     return hashlib.sha256(name.encode()).hexdigest()[0] < "8"
 
 
+def person(name):
+    """The same for the spellings of different folders."""
+    return name.removeprefix("lfw_").lower()
+
+
 def named(folder):
     """(who, path) of every picture."""
     flat = any(folder.glob("*.jpg"))
@@ -37,13 +43,19 @@ def named(folder):
             yield path.stem.rsplit("_", 1)[0] if flat else path.parent.name, path
 
 
-def means(rows, who, count=COUNT):
-    """Of embeddings of unit length that lie together (Lloyd's algorithm, cosine), of unit length themselves."""
-    places = rows[np.random.default_rng(0).permutation(len(rows))[:count]]
+def gathered(rows, places):
+    """Means of the rows nearest to each place, over and over (Lloyd's algorithm, cosine)."""
     for _ in range(30):
         nearest = np.argmax(rows @ places.T, 1)
         sums = [rows[nearest == at].sum(0) if (nearest == at).any() else place for at, place in enumerate(places)]
         places = unit(np.array(sums))
+    return places
+
+
+def means(rows, who, count=COUNT):
+    """Of embeddings of unit length that lie together, of unit length themselves; of several starts the most alike."""
+    starts = [rows[np.random.default_rng(seed).permutation(len(rows))[:count]] for seed in range(STARTS)]
+    places = max((gathered(rows, start) for start in starts), key=lambda places: reference.likeness(rows, places).sum())
     nearest = np.argmax(rows @ places.T, 1)
     return places[[len(np.unique(who[nearest == at])) >= LEAST_PEOPLE for at in range(len(places))]]
 
@@ -60,16 +72,16 @@ def likeness_to_others(rows, who, folds=10):
 
 def main(pack, target, *folders):
     pipeline = reference.Pipeline(pack)
+    pictures = [(person(name), is_tuning(name), path) for folder in folders for name, path in named(folder)]
+    reported = {name for name, tuning, _ in pictures if not tuning}
     rows, who, used = [], [], hashlib.sha256()
-    for folder in folders:
-        for name, path in named(folder):
-            picture = reference.read_picture(path) if is_tuning(name) else None
-            chip = None if picture is None else pipeline.main_chip(picture)
-            if chip is not None:
-                rows.append(unit(pipeline.embed([chip]))[0])
-                # One person may be in both.
-                who.append(name.removeprefix("lfw_").lower())
-                used.update(hashlib.sha256(path.read_bytes()).digest())
+    for name, _, path in pictures:
+        picture = reference.read_picture(path) if name not in reported and who.count(name) < MOST_PICTURES else None
+        chip = None if picture is None else pipeline.main_chip(picture)
+        if chip is not None:
+            rows.append(unit(pipeline.embed([chip]))[0])
+            who.append(name)
+            used.update(hashlib.sha256(path.read_bytes()).digest())
     rows, who = np.array(rows), np.array(who)
     places = means(rows, who)
     target.write_bytes(places.astype("<f4").tobytes())

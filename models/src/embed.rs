@@ -147,5 +147,10 @@ mod tests {
         let half = 0.5_f32.sqrt();
         assert!(merged(looks(), true, None).iter().all(|v| (v - half).abs() < 1e-6));
         assert_eq!(merged(vec![vec![0.0, 2.0]], true, None), [0.0, 1.0]);
+        let means: Vec<u8> = [1.0_f32, 0.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+        let cohort = Cohort::new(&means, 2, 0.5, 3.0).unwrap();
+        let length = ((half - 0.5) * 3.0).exp();
+        let lengthened = merged(looks(), true, Some(&cohort));
+        assert!(lengthened.iter().all(|v| (v - half * length).abs() < 1e-6), "once, after the mean: {lengthened:?}");
     }
 }

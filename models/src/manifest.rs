@@ -242,14 +242,12 @@ impl Pack {
         let manifest: Manifest =
             toml::from_str(&text).map_err(|error| PackError::Syntax { file, reason: error.to_string() })?;
         manifest.check()?;
-        let flip = true;
-        let (self_test, space) = (manifest.self_test(flip, None), manifest.space(flip));
-        let mut pack = Self { folder: folder.to_owned(), manifest, cohort: None, self_test, space, flip, kept: None };
-        for name in pack.manifest.sha256.keys() {
-            pack.read(name)?;
+        for name in manifest.sha256.keys() {
+            manifest.read(folder, name)?;
         }
-        pack.cohort = pack.read_cohort()?;
-        Ok(pack.with_flip(flip))
+        let (flip, cohort) = (true, manifest.cohort(folder)?);
+        let (self_test, space) = (manifest.self_test(flip, cohort.as_ref()), manifest.space(flip));
+        Ok(Self { folder: folder.to_owned(), manifest, cohort, self_test, space, flip, kept: None })
     }
 
     /// The same pack, with an embedding made from a face alone (`false`) or from a face and its mirror image, which takes
@@ -345,33 +343,13 @@ impl Pack {
         self.read(&self.manifest.self_test.picture)
     }
 
-    fn read_cohort(&self) -> Result<Option<Cohort>, PackError> {
-        let Some(CohortSpec { means, typical, strength }) = &self.manifest.recogniser.cohort else { return Ok(None) };
-        let cohort = Cohort::new(&self.read(means)?, self.dimension(), *typical, *strength);
-        cohort.map(Some).map_err(|rule| PackError::Value {
-            key: "recogniser.cohort.means".to_owned(),
-            value: means.clone(),
-            rule,
-        })
-    }
-
     /// A file's bytes, once they are the ones the manifest was written for. Read and checked again at each use unless
     /// kept in memory, so that what was checked is what is used.
     pub(crate) fn read(&self, name: &str) -> Result<Cow<'_, [u8]>, PackError> {
         if let Some(bytes) = self.kept.as_ref().and_then(|kept| kept.get(name)) {
             return Ok(Cow::Borrowed(bytes));
         }
-        let Some(expected) = self.manifest.sha256.get(name) else {
-            return Err(PackError::Unlisted { file: name.to_owned() });
-        };
-        let file = self.folder.join(name);
-        let bytes = std::fs::read(&file).map_err(|source| PackError::Unreadable { file, source })?;
-        let found = hex(&Sha256::digest(&bytes));
-        if found.eq_ignore_ascii_case(expected) {
-            Ok(Cow::Owned(bytes))
-        } else {
-            Err(PackError::Checksum { file: name.to_owned(), expected: expected.clone(), found })
-        }
+        self.manifest.read(&self.folder, name).map(Cow::Owned)
     }
 }
 
@@ -380,6 +358,30 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 impl Manifest {
+    fn read(&self, folder: &Path, name: &str) -> Result<Vec<u8>, PackError> {
+        let Some(expected) = self.sha256.get(name) else {
+            return Err(PackError::Unlisted { file: name.to_owned() });
+        };
+        let file = folder.join(name);
+        let bytes = std::fs::read(&file).map_err(|source| PackError::Unreadable { file, source })?;
+        let found = hex(&Sha256::digest(&bytes));
+        if found.eq_ignore_ascii_case(expected) {
+            Ok(bytes)
+        } else {
+            Err(PackError::Checksum { file: name.to_owned(), expected: expected.clone(), found })
+        }
+    }
+
+    fn cohort(&self, folder: &Path) -> Result<Option<Cohort>, PackError> {
+        let Some(CohortSpec { means, typical, strength }) = &self.recogniser.cohort else { return Ok(None) };
+        let cohort = Cohort::new(&self.read(folder, means)?, self.recogniser.dimension, *typical, *strength);
+        cohort.map(Some).map_err(|rule| PackError::Value {
+            key: "recogniser.cohort.means".to_owned(),
+            value: means.clone(),
+            rule,
+        })
+    }
+
     fn files(&self) -> Vec<&str> {
         let mut files = match &self.detector {
             DetectorSpec::Mtcnn(spec) => vec![spec.pnet.as_str(), &spec.rnet, &spec.onet],

@@ -10,7 +10,7 @@ use serde_json::json;
 /// Numbers in an embedding, as in the bundled pack's.
 const DIMENSION: usize = 128;
 /// What all faces have in common, how far a person is from that, and one picture from the person's others: like real
-/// embeddings of the bundled pack they are of unit length, 0.29 apart within a person and 0.58 between two.
+/// embeddings of the bundled pack they are of about unit length, 0.29 apart within a person and 0.58 between two.
 const COMMON: f32 = 0.913;
 const PERSON: f32 = 0.352;
 const PICTURE: f32 = 0.206;

@@ -282,6 +282,25 @@ fn a_face_and_its_mirror_image_have_the_same_embedding_unless_flip_is_off() {
 }
 
 #[test]
+fn an_embedding_is_as_long_as_the_packs_means_make_it() {
+    let pack = Pack::load(&bundled_pack()).unwrap();
+    let self_test = decode(&pack.self_test_picture().unwrap());
+    let file = std::fs::read(bundled_pack().join("cohort.f32")).unwrap();
+    let numbers: Vec<f32> = file.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let alone = load(&pack.clone().with_flip(false), Precision::Float32).unwrap();
+    for vision in [bundled(Precision::Float32), bundled(Precision::Int8), &alone] {
+        let embedding = only(&analyse(vision, &self_test)).embedding.clone();
+        let length = embedding.iter().map(|v| v * v).sum::<f32>().sqrt();
+        let likeness = |mean: &[f32]| mean.iter().zip(&embedding).map(|(a, b)| a * b).sum::<f32>() / length;
+        let most = numbers.chunks_exact(128).map(likeness).fold(-1.0, f32::max);
+        // As pack.toml has it.
+        let expected = ((most - 0.9348) * 3.0).exp();
+        assert!((length - expected).abs() < 1e-4, "{length}, not {expected}");
+        assert!((length - 1.0).abs() > 1e-3, "no length at all would do as well");
+    }
+}
+
+#[test]
 fn pictures_and_chips_of_the_wrong_length_are_refused() {
     let vision = bundled(Precision::Float32);
     let torn = Rgb { width: 10, height: 10, pixels: vec![0; 299] };
