@@ -359,6 +359,13 @@ impl Line {
     fn at(self, ix: usize) -> usize {
         self.first + ix * self.step
     }
+
+    /// Where the neighbours from `first` on lie.
+    fn write_to(self, places: &mut [usize], first: usize) {
+        for (ix, place) in (first..).zip(places) {
+            *place = self.at(ix);
+        }
+    }
 }
 
 /// The results of one call of a kernel: as many as its pixels, or a quarter of them where four become one.
@@ -366,11 +373,12 @@ impl Line {
 struct Chunk {
     results: usize,
     with_input: bool,
+    with_residual: bool,
     pooled: bool,
     /// Of the inputs: `results`, or four times as many.
     offsets: [usize; MOST_PIXELS],
     outputs: [usize; MOST_PIXELS],
-    residuals: [Option<usize>; MOST_PIXELS],
+    residuals: [usize; MOST_PIXELS],
 }
 
 /// Results on their way from rows into chunks.
@@ -382,7 +390,7 @@ struct Chunks<R> {
 }
 
 impl<R: Iterator<Item = Row>> Chunks<R> {
-    /// The next results that one call takes: all with an input or all without, all pooled or none.
+    /// The next results that one call takes: all with an input or all without, as with a residual and a pooling.
     fn next(&mut self, chunk: &mut Chunk) -> bool {
         chunk.results = 0;
         loop {
@@ -392,28 +400,31 @@ impl<R: Iterator<Item = Row>> Chunks<R> {
                 continue;
             }
             let Row { count, input, output, residual, pool } = self.row;
+            let kind = (input.is_some(), residual.is_some(), pool.is_some());
             if chunk.results == 0 {
-                (chunk.with_input, chunk.pooled) = (input.is_some(), pool.is_some());
-            } else if (chunk.with_input, chunk.pooled) != (input.is_some(), pool.is_some()) {
+                (chunk.with_input, chunk.with_residual, chunk.pooled) = kind;
+            } else if (chunk.with_input, chunk.with_residual, chunk.pooled) != kind {
                 break;
             }
             let room = if chunk.pooled { self.pixels / 4 } else { self.pixels } - chunk.results;
             let now = room.min(count - self.done);
-            for ix in self.done..self.done + now {
-                let at = chunk.results;
-                match (input, pool) {
-                    (Some(line), None) => chunk.offsets[at] = line.at(ix),
-                    (Some(line), Some([right, below])) => {
+            let at = chunk.results..chunk.results + now;
+            match (input, pool) {
+                (Some(line), None) => line.write_to(&mut chunk.offsets[at.clone()], self.done),
+                (Some(line), Some([right, below])) => {
+                    let fours = chunk.offsets.as_chunks_mut::<4>().0;
+                    for (ix, four) in (self.done..).zip(&mut fours[at.clone()]) {
                         let first = line.at(ix);
-                        let four = [first, first + right, first + below, first + right + below];
-                        chunk.offsets[4 * at..4 * at + 4].copy_from_slice(&four);
+                        *four = [first, first + right, first + below, first + right + below];
                     }
-                    (None, _) => {}
                 }
-                chunk.outputs[at] = output.at(ix);
-                chunk.residuals[at] = residual.map(|line| line.at(ix));
-                chunk.results += 1;
+                (None, _) => {}
             }
+            output.write_to(&mut chunk.outputs[at.clone()], self.done);
+            if let Some(line) = residual {
+                line.write_to(&mut chunk.residuals[at], self.done);
+            }
+            chunk.results += now;
             self.done += now;
             if now == room {
                 break;
@@ -491,15 +502,15 @@ pub(crate) fn convolve<A: Arithmetic>(
             for block in channels {
                 let width = block.vectors * kernels.lanes;
                 let input_first = if weights.depthwise { block.first } else { 0 };
-                let outputs = &mut chunk.outputs.map(|output| output + block.first)[..chunk.results];
+                let outputs = &chunk.outputs[..chunk.results];
                 let mut results = match output {
                     Output::Float(values)
                         if kernels.gives_results && residual.is_none() && count > 0 && block.channels == width =>
                     {
-                        let last = values.len().checked_sub(width);
+                        let last = values.len().checked_sub(block.first + width);
                         let inside = last.is_some_and(|last| outputs.iter().all(|output| *output <= last));
                         assert!(inside, "a convolution reaches beyond its output");
-                        Some(values.as_mut_ptr())
+                        Some(values[block.first..].as_mut_ptr())
                     }
                     _ => None,
                 };
@@ -579,12 +590,13 @@ fn finish<S: Sum, I: Element, const LANES: usize>(of: &Sums<'_, S>, addend: &Add
     match &addend.residual {
         None => activate::<S, LANES, false, true>(of, addend.chunk, finished),
         Some(residual) => {
-            for (at, values) in
-                addend.chunk.residuals.iter().zip(finished.values.chunks_exact_mut(width)).take(addend.chunk.results)
-            {
-                match at {
-                    None => values.fill(0.0),
-                    Some(at) => add_up::<I, LANES>(residual, *at, addend.first, of.flip, values),
+            let chunk = addend.chunk;
+            let values = finished.values.chunks_exact_mut(width).zip(&chunk.residuals).take(chunk.results);
+            for (values, at) in values {
+                if chunk.with_residual {
+                    add_up::<I, LANES>(residual, *at, addend.first, of.flip, values);
+                } else {
+                    values.fill(0.0);
                 }
             }
             if of.sums.is_empty() {

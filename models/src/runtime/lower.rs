@@ -8,7 +8,7 @@ use tract_onnx::tract_core::internal::*;
 
 use super::Pixels;
 use super::graph::{Added, ConvolutionLayer, GraphOutput, Kind, Layer, Unsupported, Weight, read};
-use super::operators::{Convolution, Enter, EnterTable, Layout, MaxPool, Mean, ResidualLayer, Sum};
+use super::operators::{Chain, Convolution, Enter, EnterTable, Layout, MaxPool, Mean, ResidualLayer, Sum};
 use crate::direct::{Arithmetic, Channel, Float, Integer, Weights};
 
 /// The graph over our operators, with the outputs in the order asked for. Sides given as None stay open.
@@ -61,6 +61,9 @@ fn wire(
     let fact = u8::fact(sides.collect::<TVec<_>>());
     let source = model.add_source("input", fact)?;
     let mut outlets: Vec<OutletId> = Vec::with_capacity(layers.len());
+    let uses = uses(layers);
+    // Of what each layer is the end, with the input of that; none where it must be whole.
+    let mut chains: Vec<Option<(OutletId, Chain)>> = Vec::with_capacity(layers.len());
     for (ix, layer) in layers.iter().enumerate() {
         let border = borders[ix];
         let input_border = borders[layer.input];
@@ -73,6 +76,7 @@ fn wire(
             "layer {ix} takes a picture's bytes and is no convolution"
         );
         ensure!(layer.output.is_none() || is_convolution && layer.scale.is_none(), "an output is no plain convolution");
+        let mut chain = None;
         let outlet = match &layer.kind {
             Kind::Enter { multiply, add } => {
                 let value = |plane: usize, pixel: usize| pixels.table[plane][pixel] * multiply[plane] + add[plane];
@@ -133,7 +137,23 @@ fn wire(
                 if layers[layer.input].scale.is_some() {
                     model.wire_node(name, parts.integer()?, &inputs)?
                 } else {
-                    model.wire_node(name, parts.float()?, &inputs)?
+                    let operator = parts.float()?;
+                    let alone = inputs.len() == 1 && matches!(layout, Layout::Float(_) | Layout::Listed);
+                    match &chains[layer.input] {
+                        Some((input, before)) if alone && uses[layer.input] == 1 => {
+                            let mut longer = before.clone();
+                            longer.convolutions.push(operator);
+                            chain = Some((*input, longer.clone()));
+                            // The shorter one, which nobody asks for any more, is not run.
+                            model.wire_node(name, longer, &[*input])?
+                        }
+                        _ => {
+                            if alone {
+                                chain = Some((inputs[0], Chain { convolutions: vec![operator.clone()] }));
+                            }
+                            model.wire_node(name, operator, &inputs)?
+                        }
+                    }
                 }
             }
         };
@@ -141,6 +161,7 @@ fn wire(
         let known = model.outlet_fact(outlet[0])?.shape.iter().filter_map(|side| side.to_i64().ok());
         ensure!(known.min() > Some(0), "of the picture nothing is left in layer {ix}");
         outlets.push(outlet[0]);
+        chains.push(chain);
     }
     let of = |name: &&'static str| {
         let ix = layers.iter().position(|layer| layer.output.as_ref().is_some_and(|output| output.name == *name));
@@ -149,6 +170,20 @@ fn wire(
     let outlets = outputs.iter().map(of).collect::<TractResult<Vec<_>>>()?;
     model.select_output_outlets(&outlets)?;
     Ok(model)
+}
+
+/// How often other layers take each.
+fn uses(layers: &[Layer]) -> Vec<usize> {
+    let mut uses = vec![0; layers.len()];
+    for layer in layers.iter().skip(1) {
+        uses[layer.input] += 1;
+        match &layer.kind {
+            Kind::Convolution(convolution) => convolution.residual.iter().for_each(|added| uses[added.layer] += 1),
+            Kind::Sum { doubled } => uses[*doubled] += 1,
+            Kind::Enter { .. } | Kind::MaxPool { .. } | Kind::Mean => {}
+        }
+    }
+    uses
 }
 
 /// A picture's bytes have a channel of zeros that the graph does not know, and that only convolutions leave out.

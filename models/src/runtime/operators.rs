@@ -2,10 +2,15 @@
 //! column, channel\] with a border of zeros where the next layer pads. Knows shapes; what a layer is made from is
 //! `lower`'s, how it is added up is `direct`'s.
 
+mod chain;
+mod spare;
+
 use std::fmt;
 use std::sync::Arc;
 
 use tract_onnx::tract_core::internal::*;
+
+pub(super) use chain::Chain;
 
 use crate::direct::{self, Arithmetic, Line, Output, Residual, Row, Weights};
 
@@ -97,53 +102,6 @@ pub(super) struct Sum {
 }
 
 const MAX_POOL_STRIDE: usize = 2;
-
-/// Memory of values that nobody needs any more, for the next ones of their size, of whatever network. What is new from
-/// the system comes page by page with an interruption for each, which can take longer than the work on it.
-mod spare {
-    use std::sync::{Mutex, MutexGuard, PoisonError};
-
-    use super::*;
-
-    /// Smaller ones the allocator keeps itself.
-    const LEAST_BYTES: usize = 128 << 10;
-    /// As much as a detector's values of one picture take.
-    const MOST_BYTES: usize = 32 << 20;
-
-    static KEPT: Mutex<Vec<Tensor>> = Mutex::new(Vec::new());
-
-    fn kept() -> MutexGuard<'static, Vec<Tensor>> {
-        // Whole tensors come and go: a panic leaves nothing half done.
-        KEPT.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn bytes(tensor: &Tensor) -> usize {
-        tensor.len() * tensor.datum_type().size_of()
-    }
-
-    /// The one given back last, with the numbers it had then.
-    pub(super) fn take(kind: DatumType, shape: &[usize]) -> Option<Tensor> {
-        let length: usize = shape.iter().product();
-        let mut kept = kept();
-        let at = kept.iter().rposition(|tensor| tensor.datum_type() == kind && tensor.len() == length)?;
-        let mut tensor = kept.remove(at);
-        tensor.set_shape(shape).ok()?;
-        Some(tensor)
-    }
-
-    /// Keeps those that nobody else has, for as long as there are not too many younger ones.
-    pub(super) fn give(values: TVec<TValue>) {
-        for value in values {
-            if value.is_exclusive() && (LEAST_BYTES..=MOST_BYTES).contains(&bytes(&value)) {
-                let mut kept = kept();
-                kept.push(value.into_tensor());
-                while kept.iter().map(bytes).sum::<usize>() > MOST_BYTES {
-                    kept.remove(0);
-                }
-            }
-        }
-    }
-}
 
 /// No layer of any network comes near this, and a damaged file's must not take all memory.
 const MOST_NUMBERS: usize = 1 << 28;
@@ -366,12 +324,7 @@ where
     fn eval(&self, _: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let from = Sides::of(&inputs[0], self.border)?;
         let values = numbers::<A::Input>(&inputs[0])?;
-        let side = |side: usize, kernel: usize| {
-            (side + 2 * self.padding).checked_sub(kernel).map(|left| left / self.stride + 1)
-        };
-        let (Some(rows), Some(columns)) = (side(from.rows, self.kernel[0]), side(from.columns, self.kernel[1])) else {
-            bail!("the input is smaller than the kernel");
-        };
+        let [rows, columns] = self.convolved(&from)?;
         let input = Grid {
             rows,
             columns,
@@ -437,6 +390,16 @@ where
 }
 
 impl<A: Arithmetic> Convolution<A> {
+    /// Rows and columns before any pooling.
+    fn convolved(&self, from: &Sides) -> TractResult<[usize; 2]> {
+        let side = |side: usize, kernel: usize| {
+            let left = (side + 2 * self.padding).checked_sub(kernel);
+            left.map(|left| left / self.stride + 1)
+                .ok_or_else(|| TractError::msg("the input is smaller than the kernel"))
+        };
+        Ok([side(from.rows, self.kernel[0])?, side(from.columns, self.kernel[1])?])
+    }
+
     /// A side behind the pooling.
     fn pooled(&self, side: usize) -> usize {
         match self.pool {

@@ -348,6 +348,51 @@ fn what_our_operators_take_gives_tracts_numbers() {
     compare(told, &PLAIN, SHAPE, 1e-4);
 }
 
+#[test]
+fn chains_of_convolutions_give_tracts_numbers_at_every_size() {
+    let mut numbers = Numbers(6);
+    for _ in 0..40 {
+        let (mut nodes, mut constants) = (Vec::new(), Vec::new());
+        let (mut channels, mut input) = (3, "x".to_owned());
+        for layer in 0..2 + numbers.next(5) {
+            let depthwise = channels > 3 && numbers.next(2) == 0;
+            let outputs = if depthwise { channels } else { [4, 17, 48][numbers.next(3)] };
+            let inputs = if depthwise { 1 } else { channels };
+            let kernel = 1 + numbers.next(3);
+            let dims = [outputs, inputs, kernel, kernel].map(|side| side as i64);
+            let (weight, result) = (format!("w{layer}"), format!("y{layer}"));
+            constants.push(floats(&weight, &dims, &numbers.floats(outputs * inputs * kernel * kernel)));
+            let attributes = [
+                int("group", if depthwise { channels as i64 } else { 1 }),
+                ints("pads", &[numbers.next(kernel) as i64; 4]),
+                ints("strides", &[1 + i64::from(numbers.next(5) == 0); 2]),
+            ];
+            nodes.push(node("Conv", &[&input, &weight], &result, &attributes));
+            (channels, input) = (outputs, result);
+            if numbers.next(2) == 0 {
+                let result = format!("r{layer}");
+                nodes.push(node("Relu", &[&input], &result, &[]));
+                input = result;
+            }
+            if numbers.next(4) == 0 {
+                let result = format!("p{layer}");
+                let behind = numbers.next(2) as i64;
+                let attributes =
+                    [ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2]), ints("pads", &[0, 0, behind, behind])];
+                nodes.push(node("MaxPool", &[&input], &result, &attributes));
+                input = result;
+            }
+        }
+        constants.push(floats("last", &[2, channels as i64, 1, 1], &numbers.floats(2 * channels)));
+        constants.push(longs("listed", &[1, -1, 2]));
+        nodes.push(node("Conv", &[&input, "last"], "z", &[]));
+        nodes.push(node("Transpose", &["z"], "zt", &[ints("perm", &[0, 2, 3, 1])]));
+        nodes.push(node("Reshape", &["zt", "listed"], "y", &[]));
+        let shape = [1 + numbers.next(2), 3, 64 + numbers.next(150), 64 + numbers.next(250)];
+        compare(graph(nodes, constants, &["y"]), &["y"], shape, 1e-3);
+    }
+}
+
 /// A graph damaged in one way, what is said of it, and whether tract takes it, if that matters.
 struct Refused {
     damage: fn(&mut GraphProto),
