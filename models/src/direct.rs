@@ -7,7 +7,8 @@
 //!
 //! Values lie as \[picture, row, column, channel\]. A row of the kernel then covers one run of neighbouring numbers
 //! in each row of the picture, so a convolution is a few dot products over such runs. A block of `PIXELS` results for
-//! `VECTORS` × `LANES` channels stays in registers meanwhile.
+//! `VECTORS` × `LANES` channels stays in registers meanwhile. Where each channel has a kernel of its own, the channels
+//! of a place are multiplied as they lie.
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -102,7 +103,8 @@ enum To<'a, S> {
     /// One pixel's after the other's, for `FinishFn`.
     Sums(*mut S),
     /// Finished, as numbers without a residual: into `values` from each of `places` on.
-    Results { values: *mut f32, places: *const usize, finish: &'a Finish, pooled: bool },
+    /// No more than the block's channels.
+    Results { values: *mut f32, places: *const usize, channels: usize, finish: &'a Finish, pooled: bool },
 }
 
 /// Sums up one block: from `base`, the runs that begin at each of the offsets.
@@ -504,10 +506,8 @@ pub(crate) fn convolve<A: Arithmetic>(
                 let input_first = if weights.depthwise { block.first } else { 0 };
                 let outputs = &chunk.outputs[..chunk.results];
                 let mut results = match output {
-                    Output::Float(values)
-                        if kernels.gives_results && residual.is_none() && count > 0 && block.channels == width =>
-                    {
-                        let last = values.len().checked_sub(block.first + width);
+                    Output::Float(values) if kernels.gives_results && residual.is_none() && count > 0 => {
+                        let last = values.len().checked_sub(block.first + block.channels);
                         let inside = last.is_some_and(|last| outputs.iter().all(|output| *output <= last));
                         assert!(inside, "a convolution reaches beyond its output");
                         Some(values[block.first..].as_mut_ptr())
@@ -522,13 +522,19 @@ pub(crate) fn convolve<A: Arithmetic>(
                         None => To::Sums(sums[done * width..].as_mut_ptr()),
                         Some(values) => {
                             let places = outputs[if chunk.pooled { done / 4 } else { done }..].as_ptr();
-                            To::Results { values: *values, places, finish: &block.finish, pooled: chunk.pooled }
+                            To::Results {
+                                values: *values,
+                                places,
+                                channels: block.channels,
+                                finish: &block.finish,
+                                pooled: chunk.pooled,
+                            }
                         }
                     };
                     // SAFETY: the kernels are those of this processor; each run was found inside the input just now,
                     // of which a block's own channels are a part; the weights are as many as `pack` put there for
                     // these taps; the sums have room for `MOST_PIXELS` times `MOST_CHANNELS`, which no block exceeds,
-                    // and results of whole vectors were found inside the output.
+                    // and the results were found inside the output.
                     unsafe {
                         by_vectors[block.vectors - 1](
                             input.as_ptr().add(input_first),
@@ -774,6 +780,15 @@ trait Lanes {
     unsafe fn result(sum: Self::Vector, _: [*const f32; 3]) -> Self::Vector {
         sum
     }
+    /// Only the first so many lanes of a result.
+    #[inline(always)]
+    unsafe fn store_some(result: Self::Vector, to: *mut f32, count: usize) {
+        let mut all = [0.0; MOST_CHANNELS];
+        unsafe { Self::store(result, all.as_mut_ptr().cast()) };
+        for (lane, value) in all.iter().enumerate().take(count) {
+            unsafe { *to.add(lane) = *value };
+        }
+    }
     /// As the function of this name.
     #[inline(always)]
     unsafe fn larger(a: Self::Vector, _: Self::Vector) -> Self::Vector {
@@ -863,7 +878,7 @@ unsafe fn end<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
                     L::store(*sum, to.add(ix * L::LANES));
                 }
             }
-            To::Results { values, places, finish, pooled } if L::RESULTS => {
+            To::Results { values, places, channels, finish, pooled } if L::RESULTS => {
                 let [scale, bias, slope] = [&finish.scale, &finish.bias, &finish.slope].map(Vec::as_ptr);
                 let mut results = *sums;
                 for pixel in &mut results {
@@ -877,19 +892,32 @@ unsafe fn end<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
                         let to = values.add(*places.add(ix));
                         for vector in 0..VECTORS {
                             let (above, below) = (L::larger(a[vector], b[vector]), L::larger(c[vector], d[vector]));
-                            L::store(L::larger(above, below), to.add(vector * L::LANES).cast());
+                            put::<L>(L::larger(above, below), to, vector * L::LANES, channels);
                         }
                     }
                 } else {
                     for (ix, pixel) in results.iter().enumerate() {
                         let to = values.add(*places.add(ix));
                         for (vector, result) in pixel.iter().enumerate() {
-                            L::store(*result, to.add(vector * L::LANES).cast());
+                            put::<L>(*result, to, vector * L::LANES, channels);
                         }
                     }
                 }
             }
             To::Results { .. } => {}
+        }
+    }
+}
+
+/// Stores the results from this lane on, of the channels that there are.
+#[inline(always)]
+unsafe fn put<L: Lanes>(result: L::Vector, to: *mut f32, lane: usize, channels: usize) {
+    unsafe {
+        let to = to.add(lane);
+        if lane + L::LANES <= channels {
+            L::store(result, to.cast());
+        } else {
+            L::store_some(result, to, channels - lane);
         }
     }
 }
@@ -1001,6 +1029,7 @@ macro_rules! lanes {
         store($stored:ident, $to:ident) $store:expr;
         $(result($result:ident, [$scale:ident, $bias:ident, $slope:ident]) $finish:expr;
         larger($a:ident, $b:ident) $larger:expr;)?
+        $(store_some($some:ident, $some_to:ident, $some_count:ident) $store_some:expr;)?
     ) => {
         $(#[$about])*
         struct $lanes;
@@ -1056,6 +1085,12 @@ macro_rules! lanes {
                 #[inline(always)]
                 unsafe fn larger($a: $vector, $b: $vector) -> $vector {
                     unsafe { $larger }
+                }
+            )?
+            $(
+                #[inline(always)]
+                unsafe fn store_some($some: $vector, $some_to: *mut f32, $some_count: usize) {
+                    unsafe { $store_some }
                 }
             )?
         }
@@ -1124,6 +1159,7 @@ mod x86 {
             _mm512_mask_mul_ps(value, below, value, _mm512_loadu_ps(slope))
         };
         larger(a, b) _mm512_max_ps(b, a);
+        store_some(result, to, count) _mm512_mask_storeu_ps(to, (1 << count) - 1, result);
     }
 
     lanes! {

@@ -1,6 +1,7 @@
 //! What an ONNX graph says, as the layers that our own operators can be: each convolution with what follows it. Takes
 //! plain convolutional networks, in float32 or quantised (per-channel signed weights, unsigned values, as pairs of
-//! QuantizeLinear and DequantizeLinear); everything else it names and leaves to tract. Knows no shapes but those of
+//! QuantizeLinear and DequantizeLinear), and in float32 also with a kernel for each channel and with smaller layers
+//! doubled and added to larger ones; everything else it names and leaves to tract. Knows no shapes but those of
 //! constants; what layers become is `lower`'s.
 //!
 //! Where quantised values meet in a sum, the sum is made before rounding: the pair in between, which other runtimes

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use tract_onnx::tract_core::internal::*;
 
 pub(super) use chain::Chain;
+use spare::SPARE;
 
 use crate::direct::{self, Arithmetic, Line, Output, Residual, Row, Weights};
 
@@ -94,7 +95,8 @@ pub(super) struct Mean {
     pub(super) flip: u8,
 }
 
-/// The sum of two inputs, of which the second has half the rows and columns: each of its pixels counts two by two times.
+/// The sum of two inputs, of which the second has half the rows and columns: each of its pixels counts two by two
+/// times.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Sum {
     pub(super) borders: [usize; 2],
@@ -148,12 +150,16 @@ impl Sides {
             "a layer of {:?} numbers is too large",
             self.shape()
         );
-        let mut tensor = match spare::take(T::datum_type(), &self.shape()) {
+        let mut tensor = match SPARE.take::<T>(&self.shape()) {
             Some(tensor) => tensor,
             None => Tensor::zero::<T>(&self.shape())?,
         };
         let mut view = tensor.try_as_plain_ram_mut()?;
         let values = view.as_slice_mut::<T>()?;
+        if cfg!(test) {
+            // What is not written to shall be seen.
+            values.fill(T::UNWRITTEN);
+        }
         self.fill_border(blank, values);
         write(values);
         Ok(tensor)
@@ -178,9 +184,17 @@ impl Sides {
 }
 
 /// float32 or bytes.
-trait Number: Datum + Copy + tract_num_traits::Zero {}
-impl Number for f32 {}
-impl Number for u8 {}
+trait Number: Datum + Copy + tract_num_traits::Zero {
+    const UNWRITTEN: Self;
+}
+
+impl Number for f32 {
+    const UNWRITTEN: Self = Self::NAN;
+}
+
+impl Number for u8 {
+    const UNWRITTEN: Self = 0xa5;
+}
 
 /// Pixels as the input of `Enter`.
 pub(super) fn picture([pictures, channels, rows, columns]: [usize; 4], pixels: &[u8]) -> TractResult<Tensor> {
@@ -220,7 +234,7 @@ impl EvalOp for Enter {
                 });
             })?,
         };
-        spare::give(inputs);
+        SPARE.give(inputs);
         Ok(tvec![output.into_tvalue()])
     }
 }
@@ -384,7 +398,7 @@ where
                 float(to(0))?.into_shape(&[from.pictures, channels])?
             }
         };
-        spare::give(inputs);
+        SPARE.give(inputs);
         Ok(tvec![output.into_tvalue()])
     }
 }
@@ -598,7 +612,7 @@ impl EvalOp for MaxPool {
             _ if self.flip == 0 => self.pool(&inputs[0], self.flip, u8::max)?,
             _ => self.pool(&inputs[0], self.flip, |a, b| a.cast_signed().max(b.cast_signed()).cast_unsigned())?,
         };
-        spare::give(inputs);
+        SPARE.give(inputs);
         Ok(tvec![pooled.into_tvalue()])
     }
 }
@@ -656,7 +670,7 @@ impl EvalOp for Mean {
             DatumType::F32 => self.mean::<f32>(&inputs[0])?,
             _ => self.mean::<u8>(&inputs[0])?,
         };
-        spare::give(inputs);
+        SPARE.give(inputs);
         Ok(tvec![means.into_tvalue()])
     }
 }
@@ -706,7 +720,7 @@ impl EvalOp for Sum {
                 }
             }
         })?;
-        spare::give(inputs);
+        SPARE.give(inputs);
         Ok(tvec![sum.into_tvalue()])
     }
 }

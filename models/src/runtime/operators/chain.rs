@@ -6,9 +6,9 @@ use std::ops::Range;
 use super::*;
 use crate::direct::Float;
 
-/// So many numbers each makes at once, if a row has not more: what a dozen of them have between them then is in the
-/// second cache.
-const AT_ONCE: usize = 16 << 10;
+/// So many numbers each makes at once, if a row has not more: few enough to stay in a cache until they are used, and
+/// enough that calls do not count.
+const AT_ONCE: usize = 32 << 10;
 
 /// Each takes what the one before gives, and nobody else does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,8 +52,8 @@ impl Stage<'_> {
         rows.clone().step_by(part).map(move |start| start..rows.end.min(start + part))
     }
 
-    /// How many rows of the input to make room for: those of one part, and as many more as the next one begins further on,
-    /// so that not every part has rows moved.
+    /// How many rows of the input to make room for: those of one part, and as many more as the next one begins further
+    /// on, so that not every part has rows moved.
     fn room(&self) -> usize {
         let Convolution { stride, kernel, pool, .. } = self.convolution;
         let rows = if pool.is_some() { 2 * self.part() } else { self.part() };
@@ -149,20 +149,27 @@ impl EvalOp for Chain {
             let convolved = convolution.convolved(&from)?;
             let [rows, columns] = convolved.map(|side| convolution.pooled(side));
             let border = if let Layout::Float(border) = convolution.result { border } else { 0 };
+            ensure!(rows > 0 && columns > 0, "of the picture nothing is left");
             let to = Sides { rows, columns, channels: convolution.weights.channels(), border, ..from };
             stages.push(Stage { convolution, from, convolved, to });
         }
         let Some(last) = stages.last() else { bail!("no convolutions") };
         let (first, to) = (&stages[0].from, last.to);
         let values = numbers::<f32>(&inputs[0])?;
-        let lengths: Vec<usize> = stages.iter().skip(1).map(|stage| stage.room() * stage.from.row_step()).collect();
-        let sides = Sides { pictures: 1, rows: 1, columns: 1, channels: lengths.iter().sum(), border: 0 };
-        let mut memory = sides.made(0.0, |memory: &mut [f32]| memory.fill(0.0))?;
+        let length = |stage: &Stage<'_>| stage.room() * stage.from.row_step();
+        let channels = stages.iter().skip(1).map(length).sum();
+        let sides = Sides { pictures: 1, rows: 1, columns: 1, channels, border: 0 };
+        let mut memory = sides.made(0.0, |_: &mut [f32]| ())?;
         let mut view = memory.try_as_plain_ram_mut()?;
         let mut left = view.as_slice_mut::<f32>()?;
-        let mut bands = Vec::with_capacity(lengths.len());
-        for length in lengths {
-            let (values, behind) = left.split_at_mut(length);
+        let mut bands = Vec::with_capacity(stages.len());
+        for stage in &stages[1..] {
+            let (values, behind) = left.split_at_mut(length(stage));
+            for row in values.chunks_exact_mut(stage.from.row_step()) {
+                let beside = stage.from.border * stage.from.channels;
+                row[..beside].fill(0.0);
+                row[beside + stage.from.columns * stage.from.channels..].fill(0.0);
+            }
             bands.push(Band { rows: 0..0, values });
             left = behind;
         }
@@ -183,8 +190,8 @@ impl EvalOp for Chain {
             Layout::Listed => output.into_shape(&[1, to.pictures * to.rows * to.columns, to.channels])?,
             _ => output,
         };
-        spare::give(tvec![memory.into_tvalue()]);
-        spare::give(inputs);
+        SPARE.give(tvec![memory.into_tvalue()]);
+        SPARE.give(inputs);
         Ok(tvec![output.into_tvalue()])
     }
 }
