@@ -7,7 +7,8 @@
 //!
 //! Values lie as \[picture, row, column, channel\]. A row of the kernel then covers one run of neighbouring numbers
 //! in each row of the picture, so a convolution is a few dot products over such runs. A block of `PIXELS` results for
-//! `VECTORS` × `LANES` channels stays in registers meanwhile.
+//! `VECTORS` × `LANES` channels stays in registers meanwhile. Where each channel has a kernel of its own, the channels
+//! of a place are multiplied as they lie.
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -93,6 +94,17 @@ pub(crate) struct Taps {
     pub(crate) run: usize,
     /// Inputs from one row of the picture to the next.
     pub(crate) row_step: usize,
+    /// Where each channel has a kernel of its own: inputs from one column to the next, which are the channels.
+    pub(crate) step: usize,
+}
+
+/// Where the sums of one block go.
+enum To<'a, S> {
+    /// One pixel's after the other's, for `FinishFn`.
+    Sums(*mut S),
+    /// Finished, as numbers without a residual: into `values` from each of `places` on.
+    /// No more than the block's channels.
+    Results { values: *mut f32, places: *const usize, channels: usize, finish: &'a Finish, pooled: bool },
 }
 
 /// Sums up one block: from `base`, the runs that begin at each of the offsets.
@@ -101,10 +113,12 @@ type BlockFn<A> = unsafe fn(
     offsets: *const usize,
     taps: Taps,
     weights: *const <A as Arithmetic>::Weight,
-    sums: *mut <A as Arithmetic>::Sum,
+    to: &To<'_, <A as Arithmetic>::Sum>,
 );
 
 type FinishFn<A> = unsafe fn(&Sums<'_, <A as Arithmetic>::Sum>, &Addend<'_, <A as Arithmetic>::Input>, &mut Finished);
+
+type Blocks<A> = &'static [(usize, &'static [BlockFn<A>])];
 
 /// The functions for one instruction set.
 pub(crate) struct Kernels<A: Arithmetic> {
@@ -115,8 +129,12 @@ pub(crate) struct Kernels<A: Arithmetic> {
     /// taken off each that way, and what is missing in the sums is put back when they are finished.
     pub(crate) flip: u8,
     /// For each number of pixels, the largest first and 1 last: the blocks of 1, 2, … vectors.
-    blocks: &'static [(usize, &'static [BlockFn<A>])],
+    blocks: Blocks<A>,
+    /// The same for channels that have a kernel each; never called in integers.
+    depthwise: Blocks<A>,
     finish: FinishFn<A>,
+    /// Blocks can give results as well as sums.
+    gives_results: bool,
     /// Takes the place of these where a weight is further from 0 than they have room for.
     wide: Option<&'static Kernels<A>>,
 }
@@ -124,6 +142,9 @@ pub(crate) struct Kernels<A: Arithmetic> {
 /// How far from 0 a weight may be for kernels that have others to be wide: two products with a signed byte, up to 128,
 /// then fit into 16 bits.
 const NARROW: f64 = 127.0;
+
+/// Half of what the nearest cache of any of these processors holds.
+const CACHED_WEIGHTS: usize = 16 << 10;
 
 const MOST_PIXELS: usize = 12;
 const MOST_CHANNELS: usize = 32;
@@ -144,6 +165,8 @@ pub(crate) struct Weights<A: Arithmetic> {
     rows: usize,
     run: usize,
     channels: usize,
+    /// Each channel has a kernel of its own and sees nothing of the others.
+    depthwise: bool,
     blocks: Vec<Block<A>>,
 }
 
@@ -194,12 +217,11 @@ impl<A: Arithmetic> Weights<A> {
             Some(wide) if !(0..channels.len()).all(|channel| (0..rows).all(|row| narrow(channel, row))) => wide,
             _ => kernels,
         };
-        let most = kernels.blocks[0].1.len();
         let mut blocks = Vec::new();
         let mut first = 0;
         while first < channels.len() {
             let left = channels.len() - first;
-            let vectors = left.div_ceil(kernels.lanes).min(most);
+            let vectors = left.div_ceil(kernels.lanes).min(kernels.blocks[0].1.len());
             let width = vectors * kernels.lanes;
             let count = left.min(width);
             let mut weights = Vec::with_capacity(rows * run * width);
@@ -220,19 +242,11 @@ impl<A: Arithmetic> Weights<A> {
                     }
                 }
             }
-            let mut finish = Finish::default();
-            for (lane, total) in totals.iter().enumerate() {
-                let blank = Channel { scale: 0.0, bias: 0.0, slope: 1.0 };
-                let channel = if lane < count { channels[first + lane] } else { blank };
-                finish.offset.push(*total as i32 * i32::from(kernels.flip));
-                finish.scale.push(channel.scale);
-                finish.bias.push(channel.bias);
-                finish.slope.push(channel.slope);
-            }
+            let finish = Finish::new(&channels[first..first + count], &totals, kernels.flip);
             blocks.push(Block { first, channels: count, vectors, weights, finish });
             first += count;
         }
-        Self { kernels, rows, run, channels: channels.len(), blocks }
+        Self { kernels, rows, run, channels: channels.len(), depthwise: false, blocks }
     }
 
     /// The number of output channels.
@@ -243,6 +257,66 @@ impl<A: Arithmetic> Weights<A> {
     /// The bits that are turned over in 8-bit inputs and outputs.
     pub(crate) fn flip(&self) -> u8 {
         self.kernels.flip
+    }
+}
+
+impl Weights<Float> {
+    /// For channels that have a kernel each: `weight(channel, row, column)`.
+    pub(crate) fn pack_depthwise(
+        rows: usize,
+        columns: usize,
+        channels: &[Channel],
+        weight: impl Fn(usize, usize, usize) -> f32,
+    ) -> Self {
+        Self::pack_depthwise_for(Float::kernels(), rows, columns, channels, weight)
+    }
+
+    fn pack_depthwise_for(
+        kernels: &'static Kernels<Float>,
+        rows: usize,
+        columns: usize,
+        channels: &[Channel],
+        weight: impl Fn(usize, usize, usize) -> f32,
+    ) -> Self {
+        let (count, run) = (channels.len(), columns * channels.len());
+        if count < kernels.lanes {
+            // They fill no vector: one with zeros for all other channels is quick enough.
+            let full = |output: usize, row: usize, at: usize| {
+                if at % count == output { weight(output, row, at / count) } else { 0.0 }
+            };
+            return Self::pack_for(kernels, rows, run, channels, full);
+        }
+        let mut blocks = Vec::new();
+        let mut done = 0;
+        while done < count {
+            let vectors = ((count - done) / kernels.lanes).clamp(1, kernels.depthwise[0].1.len());
+            let width = vectors * kernels.lanes;
+            // The last vector is whole as well: it does some channels again.
+            let first = done.min(count - width);
+            let places = (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
+            let weights = places.flat_map(|(row, column)| (first..first + width).map(move |lane| (lane, row, column)));
+            let weights = weights.map(|(channel, row, column)| weight(channel, row, column)).collect();
+            let finish = Finish::new(&channels[first..first + width], &vec![0.0; width], kernels.flip);
+            blocks.push(Block { first, channels: width, vectors, weights, finish });
+            done = first + width;
+        }
+        Self { kernels, rows, run, channels: count, depthwise: true, blocks }
+    }
+}
+
+impl Finish {
+    /// `totals` are the sums of each channel's weights, of whole vectors.
+    fn new(channels: &[Channel], totals: &[f64], flip: u8) -> Self {
+        let mut finish = Self::default();
+        for (lane, total) in totals.iter().enumerate() {
+            let blank = Channel { scale: 0.0, bias: 0.0, slope: 1.0 };
+            let channel = channels.get(lane).copied().unwrap_or(blank);
+            finish.offset.push(*total as i32 * i32::from(flip));
+            finish.scale.push(channel.scale);
+            finish.bias.push(channel.bias);
+            finish.slope.push(channel.slope);
+        }
+        finish
     }
 }
 
@@ -287,6 +361,13 @@ impl Line {
     fn at(self, ix: usize) -> usize {
         self.first + ix * self.step
     }
+
+    /// Where the neighbours from `first` on lie.
+    fn write_to(self, places: &mut [usize], first: usize) {
+        for (ix, place) in (first..).zip(places) {
+            *place = self.at(ix);
+        }
+    }
 }
 
 /// The results of one call of a kernel: as many as its pixels, or a quarter of them where four become one.
@@ -294,11 +375,12 @@ impl Line {
 struct Chunk {
     results: usize,
     with_input: bool,
+    with_residual: bool,
     pooled: bool,
     /// Of the inputs: `results`, or four times as many.
     offsets: [usize; MOST_PIXELS],
     outputs: [usize; MOST_PIXELS],
-    residuals: [Option<usize>; MOST_PIXELS],
+    residuals: [usize; MOST_PIXELS],
 }
 
 /// Results on their way from rows into chunks.
@@ -310,7 +392,7 @@ struct Chunks<R> {
 }
 
 impl<R: Iterator<Item = Row>> Chunks<R> {
-    /// The next results that one call takes: all with an input or all without, all pooled or none.
+    /// The next results that one call takes: all with an input or all without, as with a residual and a pooling.
     fn next(&mut self, chunk: &mut Chunk) -> bool {
         chunk.results = 0;
         loop {
@@ -320,28 +402,31 @@ impl<R: Iterator<Item = Row>> Chunks<R> {
                 continue;
             }
             let Row { count, input, output, residual, pool } = self.row;
+            let kind = (input.is_some(), residual.is_some(), pool.is_some());
             if chunk.results == 0 {
-                (chunk.with_input, chunk.pooled) = (input.is_some(), pool.is_some());
-            } else if (chunk.with_input, chunk.pooled) != (input.is_some(), pool.is_some()) {
+                (chunk.with_input, chunk.with_residual, chunk.pooled) = kind;
+            } else if (chunk.with_input, chunk.with_residual, chunk.pooled) != kind {
                 break;
             }
             let room = if chunk.pooled { self.pixels / 4 } else { self.pixels } - chunk.results;
             let now = room.min(count - self.done);
-            for ix in self.done..self.done + now {
-                let at = chunk.results;
-                match (input, pool) {
-                    (Some(line), None) => chunk.offsets[at] = line.at(ix),
-                    (Some(line), Some([right, below])) => {
+            let at = chunk.results..chunk.results + now;
+            match (input, pool) {
+                (Some(line), None) => line.write_to(&mut chunk.offsets[at.clone()], self.done),
+                (Some(line), Some([right, below])) => {
+                    let fours = chunk.offsets.as_chunks_mut::<4>().0;
+                    for (ix, four) in (self.done..).zip(&mut fours[at.clone()]) {
                         let first = line.at(ix);
-                        let four = [first, first + right, first + below, first + right + below];
-                        chunk.offsets[4 * at..4 * at + 4].copy_from_slice(&four);
+                        *four = [first, first + right, first + below, first + right + below];
                     }
-                    (None, _) => {}
                 }
-                chunk.outputs[at] = output.at(ix);
-                chunk.residuals[at] = residual.map(|line| line.at(ix));
-                chunk.results += 1;
+                (None, _) => {}
             }
+            output.write_to(&mut chunk.outputs[at.clone()], self.done);
+            if let Some(line) = residual {
+                line.write_to(&mut chunk.residuals[at], self.done);
+            }
+            chunk.results += now;
             self.done += now;
             if now == room {
                 break;
@@ -395,47 +480,82 @@ pub(crate) fn convolve<A: Arithmetic>(
     rows: &(impl Iterator<Item = Row> + Clone),
 ) {
     let kernels = weights.kernels;
-    let taps = Taps { rows: weights.rows, run: weights.run, row_step };
+    let blocks = if weights.depthwise { kernels.depthwise } else { kernels.blocks };
+    let taps = Taps { rows: weights.rows, run: weights.run, row_step, step: weights.channels };
     let reach = (taps.rows - 1) * row_step + taps.run;
     let last = input.len().checked_sub(reach);
     let bytes = matches!(output, Output::Bytes(_));
     let mut finished = Finished { values: [0.0; MOST_SUMS], bytes: [0; MOST_SUMS] };
     let mut sums = [A::Sum::default(); MOST_SUMS];
     let mut chunk = Chunk::default();
-    for block in &weights.blocks {
-        let width = block.vectors * kernels.lanes;
-        let mut chunks = Chunks { rows: rows.clone(), row: Row::default(), done: 0, pixels: kernels.blocks[0].0 };
+    let size = weights.blocks.iter().map(|block| size_of_val(block.weights.as_slice())).sum::<usize>();
+    // What stays in the cache goes over the picture once, so that the picture comes in once.
+    let together = if size <= CACHED_WEIGHTS { weights.blocks.len() } else { 1 };
+    for channels in weights.blocks.chunks(together.max(1)) {
+        let mut chunks = Chunks { rows: rows.clone(), row: Row::default(), done: 0, pixels: blocks[0].0 };
         while chunks.next(&mut chunk) {
-            let mut made: &[A::Sum] = &[];
-            if chunk.with_input {
-                let count = if chunk.pooled { 4 * chunk.results } else { chunk.results };
-                let inside = last.is_some_and(|last| chunk.offsets[..count].iter().all(|offset| *offset <= last));
-                assert!(inside, "a convolution reaches beyond its input");
+            let count = match (chunk.with_input, chunk.pooled) {
+                (false, _) => 0,
+                (true, false) => chunk.results,
+                (true, true) => 4 * chunk.results,
+            };
+            let inside = |last| chunk.offsets[..count].iter().all(|offset| *offset <= last);
+            assert!(count == 0 || last.is_some_and(inside), "a convolution reaches beyond its input");
+            for block in channels {
+                let width = block.vectors * kernels.lanes;
+                let input_first = if weights.depthwise { block.first } else { 0 };
+                let outputs = &chunk.outputs[..chunk.results];
+                let mut results = match output {
+                    Output::Float(values) if kernels.gives_results && residual.is_none() && count > 0 => {
+                        let last = values.len().checked_sub(block.first + block.channels);
+                        let inside = last.is_some_and(|last| outputs.iter().all(|output| *output <= last));
+                        assert!(inside, "a convolution reaches beyond its output");
+                        Some(values[block.first..].as_mut_ptr())
+                    }
+                    _ => None,
+                };
                 let mut done = 0;
                 while done < count {
                     let fits = |(pixels, _): &&(usize, _)| *pixels <= count - done;
-                    let Some((pixels, by_vectors)) = kernels.blocks.iter().find(fits) else { break };
+                    let Some((pixels, by_vectors)) = blocks.iter().find(fits) else { break };
+                    let to = match &mut results {
+                        None => To::Sums(sums[done * width..].as_mut_ptr()),
+                        Some(values) => {
+                            let places = outputs[if chunk.pooled { done / 4 } else { done }..].as_ptr();
+                            To::Results {
+                                values: *values,
+                                places,
+                                channels: block.channels,
+                                finish: &block.finish,
+                                pooled: chunk.pooled,
+                            }
+                        }
+                    };
                     // SAFETY: the kernels are those of this processor; each run was found inside the input just now,
-                    // the weights are as many as `pack` put there for these taps, and the sums have room for
-                    // `MOST_PIXELS` times `MOST_CHANNELS`, which no block exceeds.
+                    // of which a block's own channels are a part; the weights are as many as `pack` put there for
+                    // these taps; the sums have room for `MOST_PIXELS` times `MOST_CHANNELS`, which no block exceeds,
+                    // and the results were found inside the output.
                     unsafe {
                         by_vectors[block.vectors - 1](
-                            input.as_ptr(),
+                            input.as_ptr().add(input_first),
                             chunk.offsets[done..].as_ptr(),
                             taps,
                             block.weights.as_ptr(),
-                            sums[done * width..].as_mut_ptr(),
+                            &to,
                         );
                     }
                     done += pixels;
                 }
-                made = &sums[..count * width];
+                if results.is_some() {
+                    continue;
+                }
+                let made = &sums[..count * width];
+                let of = Sums { sums: made, finish: &block.finish, flip: kernels.flip, bytes };
+                let addend = Addend { residual, first: block.first, chunk: &chunk };
+                // SAFETY: it is made for this processor.
+                unsafe { (kernels.finish)(&of, &addend, &mut finished) };
+                write(&finished, width, block, &chunk.outputs[..chunk.results], output);
             }
-            let of = Sums { sums: made, finish: &block.finish, flip: kernels.flip, bytes };
-            let addend = Addend { residual, first: block.first, chunk: &chunk };
-            // SAFETY: it is made for this processor.
-            unsafe { (kernels.finish)(&of, &addend, &mut finished) };
-            write(&finished, width, block, &chunk.outputs[..chunk.results], output);
         }
     }
 }
@@ -476,12 +596,13 @@ fn finish<S: Sum, I: Element, const LANES: usize>(of: &Sums<'_, S>, addend: &Add
     match &addend.residual {
         None => activate::<S, LANES, false, true>(of, addend.chunk, finished),
         Some(residual) => {
-            for (at, values) in
-                addend.chunk.residuals.iter().zip(finished.values.chunks_exact_mut(width)).take(addend.chunk.results)
-            {
-                match at {
-                    None => values.fill(0.0),
-                    Some(at) => add_up::<I, LANES>(residual, *at, addend.first, of.flip, values),
+            let chunk = addend.chunk;
+            let values = finished.values.chunks_exact_mut(width).zip(&chunk.residuals).take(chunk.results);
+            for (values, at) in values {
+                if chunk.with_residual {
+                    add_up::<I, LANES>(residual, *at, addend.first, of.flip, values);
+                } else {
+                    values.fill(0.0);
                 }
             }
             if of.sums.is_empty() {
@@ -640,6 +761,11 @@ trait Lanes {
     unsafe fn zero() -> Self::Vector;
     unsafe fn weights(at: *const <Self::Arithmetic as Arithmetic>::Weight) -> Self::Weights;
     unsafe fn splat(at: *const <Self::Arithmetic as Arithmetic>::Input) -> Self::Splat;
+    /// As many inputs as there are lanes, one for each. In floating point only.
+    #[inline(always)]
+    unsafe fn each(_: *const <Self::Arithmetic as Arithmetic>::Input) -> Self::Splat {
+        unreachable!("no integers are packed for it")
+    }
     unsafe fn dot(sum: Self::Vector, x: Self::Splat, w: Self::Weights) -> Self::Vector;
     /// The same as two dots.
     #[inline(always)]
@@ -647,6 +773,27 @@ trait Lanes {
         unsafe { Self::dot(Self::dot(sum, x[0], w[0]), x[1], w[1]) }
     }
     unsafe fn store(sum: Self::Vector, to: *mut <Self::Arithmetic as Arithmetic>::Sum);
+    /// Whether sums can become results where they are, by `result` and `larger`.
+    const RESULTS: bool = false;
+    /// As `activated`, of a vector's `scale`, `bias` and `slope`.
+    #[inline(always)]
+    unsafe fn result(sum: Self::Vector, _: [*const f32; 3]) -> Self::Vector {
+        sum
+    }
+    /// Only the first so many lanes of a result.
+    #[inline(always)]
+    unsafe fn store_some(result: Self::Vector, to: *mut f32, count: usize) {
+        let mut all = [0.0; MOST_CHANNELS];
+        unsafe { Self::store(result, all.as_mut_ptr().cast()) };
+        for (lane, value) in all.iter().enumerate().take(count) {
+            unsafe { *to.add(lane) = *value };
+        }
+    }
+    /// As the function of this name.
+    #[inline(always)]
+    unsafe fn larger(a: Self::Vector, _: Self::Vector) -> Self::Vector {
+        a
+    }
 }
 
 type Input<L> = <<L as Lanes>::Arithmetic as Arithmetic>::Input;
@@ -661,7 +808,7 @@ unsafe fn block<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
     offsets: *const usize,
     taps: Taps,
     weights: *const Weight<L>,
-    sums: *mut SumOf<L>,
+    to: &To<'_, SumOf<L>>,
 ) {
     let group = <L::Arithmetic as Arithmetic>::GROUP;
     unsafe {
@@ -714,9 +861,105 @@ unsafe fn block<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
                 *x = x.wrapping_add(taps.row_step);
             }
         }
-        for (ix, sum) in acc.as_flattened().iter().enumerate() {
-            L::store(*sum, sums.add(ix * L::LANES));
+        end::<L, PIXELS, VECTORS>(&acc, to);
+    }
+}
+
+/// What becomes of a block's sums.
+#[inline(always)]
+unsafe fn end<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
+    sums: &[[L::Vector; VECTORS]; PIXELS],
+    to: &To<'_, SumOf<L>>,
+) {
+    unsafe {
+        match *to {
+            To::Sums(to) => {
+                for (ix, sum) in sums.as_flattened().iter().enumerate() {
+                    L::store(*sum, to.add(ix * L::LANES));
+                }
+            }
+            To::Results { values, places, channels, finish, pooled } if L::RESULTS => {
+                let [scale, bias, slope] = [&finish.scale, &finish.bias, &finish.slope].map(Vec::as_ptr);
+                let mut results = *sums;
+                for pixel in &mut results {
+                    for (vector, sum) in pixel.iter_mut().enumerate() {
+                        let lane = vector * L::LANES;
+                        *sum = L::result(*sum, [scale.add(lane), bias.add(lane), slope.add(lane)]);
+                    }
+                }
+                if pooled {
+                    for (ix, [a, b, c, d]) in results.as_chunks::<4>().0.iter().enumerate() {
+                        let to = values.add(*places.add(ix));
+                        for vector in 0..VECTORS {
+                            let (above, below) = (L::larger(a[vector], b[vector]), L::larger(c[vector], d[vector]));
+                            put::<L>(L::larger(above, below), to, vector * L::LANES, channels);
+                        }
+                    }
+                } else {
+                    for (ix, pixel) in results.iter().enumerate() {
+                        let to = values.add(*places.add(ix));
+                        for (vector, result) in pixel.iter().enumerate() {
+                            put::<L>(*result, to, vector * L::LANES, channels);
+                        }
+                    }
+                }
+            }
+            To::Results { .. } => {}
         }
+    }
+}
+
+/// Stores the results from this lane on, of the channels that there are.
+#[inline(always)]
+unsafe fn put<L: Lanes>(result: L::Vector, to: *mut f32, lane: usize, channels: usize) {
+    unsafe {
+        let to = to.add(lane);
+        if lane + L::LANES <= channels {
+            L::store(result, to.cast());
+        } else {
+            L::store_some(result, to, channels - lane);
+        }
+    }
+}
+
+/// The same where every channel has a kernel of its own: the inputs of a place lie beside each other as the weights do.
+#[inline(always)]
+unsafe fn depthwise_block<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
+    base: *const Input<L>,
+    offsets: *const usize,
+    taps: Taps,
+    weights: *const Weight<L>,
+    to: &To<'_, SumOf<L>>,
+) {
+    unsafe {
+        let mut x = [base; PIXELS];
+        for (pixel, x) in x.iter_mut().enumerate() {
+            *x = base.add(*offsets.add(pixel));
+        }
+        let mut w = weights;
+        let mut acc = [[L::zero(); VECTORS]; PIXELS];
+        for _ in 0..taps.rows {
+            let mut at = 0;
+            while at < taps.run {
+                let mut vectors = [L::weights(w); VECTORS];
+                for (vector, weights) in vectors.iter_mut().enumerate().skip(1) {
+                    *weights = L::weights(w.add(vector * L::LANES));
+                }
+                for pixel in 0..PIXELS {
+                    for vector in 0..VECTORS {
+                        let inputs = L::each(x[pixel].add(at + vector * L::LANES));
+                        acc[pixel][vector] = L::dot(acc[pixel][vector], inputs, vectors[vector]);
+                    }
+                }
+                w = w.add(VECTORS * L::LANES);
+                at += taps.step;
+            }
+            for x in &mut x {
+                // As in `block`.
+                *x = x.wrapping_add(taps.row_step);
+            }
+        }
+        end::<L, PIXELS, VECTORS>(&acc, to);
     }
 }
 
@@ -735,9 +978,20 @@ macro_rules! kernels {
                 offsets: *const usize,
                 taps: Taps,
                 weights: *const Weight<$lanes>,
-                sums: *mut SumOf<$lanes>,
+                to: &To<'_, SumOf<$lanes>>,
             ) {
-                unsafe { super::block::<$lanes, PIXELS, VECTORS>(base, offsets, taps, weights, sums) }
+                unsafe { super::block::<$lanes, PIXELS, VECTORS>(base, offsets, taps, weights, to) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn depthwise<const PIXELS: usize, const VECTORS: usize>(
+                base: *const Input<$lanes>,
+                offsets: *const usize,
+                taps: Taps,
+                weights: *const Weight<$lanes>,
+                to: &To<'_, SumOf<$lanes>>,
+            ) {
+                unsafe { super::depthwise_block::<$lanes, PIXELS, VECTORS>(base, offsets, taps, weights, to) }
             }
 
             $(#[target_feature(enable = $feature)])?
@@ -749,13 +1003,15 @@ macro_rules! kernels {
                 name: $name,
                 lanes: <$lanes as Lanes>::LANES,
                 flip: $flip,
-                blocks: &[$(($pixels, kernels!(@row $pixels, $vectors))),+],
+                blocks: &[$(($pixels, kernels!(@row block, $pixels, $vectors))),+],
+                depthwise: &[$(($pixels, kernels!(@row depthwise, $pixels, $vectors))),+],
                 finish,
+                gives_results: <$lanes as Lanes>::RESULTS,
                 wide: $wide,
             };
         }
     };
-    (@row $pixels:literal, [$($vectors:literal),+]) => { &[$(block::<$pixels, $vectors>),+] };
+    (@row $block:ident, $pixels:literal, [$($vectors:literal),+]) => { &[$($block::<$pixels, $vectors>),+] };
 }
 
 /// One instruction set's `Lanes`: the arithmetic, how many lanes, the types of sums, weights and splats, and what each
@@ -767,9 +1023,13 @@ macro_rules! lanes {
         zero() $zero:expr;
         weights($weights_at:ident) $load:expr;
         splat($splat_at:ident) $broadcast:expr;
+        $(each($each_at:ident) $each:expr;)?
         dot($sum:ident, $x:ident, $w:ident) $dot:expr;
         $(pair($pair_sum:ident, $pair_x:ident, $pair_w:ident) $pair:expr;)?
         store($stored:ident, $to:ident) $store:expr;
+        $(result($result:ident, [$scale:ident, $bias:ident, $slope:ident]) $finish:expr;
+        larger($a:ident, $b:ident) $larger:expr;)?
+        $(store_some($some:ident, $some_to:ident, $some_count:ident) $store_some:expr;)?
     ) => {
         $(#[$about])*
         struct $lanes;
@@ -795,6 +1055,12 @@ macro_rules! lanes {
             unsafe fn splat($splat_at: *const <$arithmetic as Arithmetic>::Input) -> $splat {
                 unsafe { $broadcast }
             }
+            $(
+                #[inline(always)]
+                unsafe fn each($each_at: *const <$arithmetic as Arithmetic>::Input) -> $splat {
+                    unsafe { $each }
+                }
+            )?
             #[inline(always)]
             unsafe fn dot($sum: $vector, $x: $splat, $w: $weights) -> $vector {
                 unsafe { $dot }
@@ -810,24 +1076,47 @@ macro_rules! lanes {
             unsafe fn store($stored: $vector, $to: *mut <$arithmetic as Arithmetic>::Sum) {
                 unsafe { $store }
             }
+            $(
+                const RESULTS: bool = true;
+                #[inline(always)]
+                unsafe fn result($result: $vector, [$scale, $bias, $slope]: [*const f32; 3]) -> $vector {
+                    unsafe { $finish }
+                }
+                #[inline(always)]
+                unsafe fn larger($a: $vector, $b: $vector) -> $vector {
+                    unsafe { $larger }
+                }
+            )?
+            $(
+                #[inline(always)]
+                unsafe fn store_some($some: $vector, $some_to: *mut f32, $some_count: usize) {
+                    unsafe { $store_some }
+                }
+            )?
         }
     };
 }
 
 lanes! {
     /// Works everywhere; the compiler makes of it what it can.
-    PortableFloat: Float, 4, [f32; 4], [f32; 4], f32;
+    PortableFloat: Float, 4, [f32; 4], [f32; 4], [f32; 4];
     zero() [0.0; 4];
     weights(at) at.cast::<[f32; 4]>().read_unaligned();
-    splat(at) *at;
+    splat(at) [*at; 4];
+    each(at) at.cast::<[f32; 4]>().read_unaligned();
     dot(sum, x, w) {
         let mut sum = sum;
         for lane in 0..4 {
-            sum[lane] += x * w[lane];
+            sum[lane] += x[lane] * w[lane];
         }
         sum
     };
     store(sum, to) to.cast::<[f32; 4]>().write_unaligned(sum);
+    result(sum, [scale, bias, slope]) {
+        let [scale, bias, slope] = [scale, bias, slope].map(|of| of.cast::<[f32; 4]>().read_unaligned());
+        activated::<f32, 4, false, true>(&sum, &Lane { offset: [0; 4], scale, bias, slope }, &[0.0; 4])
+    };
+    larger(a, b) larger(a, b);
 }
 
 lanes! {
@@ -861,8 +1150,16 @@ mod x86 {
         zero() _mm512_setzero_ps();
         weights(at) _mm512_loadu_ps(at);
         splat(at) _mm512_set1_ps(*at);
+        each(at) _mm512_loadu_ps(at);
         dot(sum, x, w) _mm512_fmadd_ps(x, w, sum);
         store(sum, to) _mm512_storeu_ps(to, sum);
+        result(sum, [scale, bias, slope]) {
+            let value = _mm512_fmadd_ps(sum, _mm512_loadu_ps(scale), _mm512_loadu_ps(bias));
+            let below = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(value, _mm512_setzero_ps());
+            _mm512_mask_mul_ps(value, below, value, _mm512_loadu_ps(slope))
+        };
+        larger(a, b) _mm512_max_ps(b, a);
+        store_some(result, to, count) _mm512_mask_storeu_ps(to, (1 << count) - 1, result);
     }
 
     lanes! {
@@ -879,8 +1176,15 @@ mod x86 {
         zero() _mm256_setzero_ps();
         weights(at) _mm256_loadu_ps(at);
         splat(at) _mm256_set1_ps(*at);
+        each(at) _mm256_loadu_ps(at);
         dot(sum, x, w) _mm256_fmadd_ps(x, w, sum);
         store(sum, to) _mm256_storeu_ps(to, sum);
+        result(sum, [scale, bias, slope]) {
+            let value = _mm256_fmadd_ps(sum, _mm256_loadu_ps(scale), _mm256_loadu_ps(bias));
+            let below = _mm256_cmp_ps::<_CMP_LT_OQ>(value, _mm256_setzero_ps());
+            _mm256_blendv_ps(value, _mm256_mul_ps(value, _mm256_loadu_ps(slope)), below)
+        };
+        larger(a, b) _mm256_max_ps(b, a);
     }
 
     lanes! {
@@ -969,8 +1273,14 @@ mod arm {
         zero() vdupq_n_f32(0.0);
         weights(at) vld1q_f32(at);
         splat(at) vld1q_dup_f32(at);
+        each(at) vld1q_f32(at);
         dot(sum, x, w) vfmaq_f32(sum, x, w);
         store(sum, to) vst1q_f32(to, sum);
+        result(sum, [scale, bias, slope]) {
+            let value = vfmaq_f32(vld1q_f32(bias), sum, vld1q_f32(scale));
+            vbslq_f32(vcltzq_f32(value), vmulq_f32(value, vld1q_f32(slope)), value)
+        };
+        larger(a, b) vbslq_f32(vcgtq_f32(b, a), b, a);
     }
 
     lanes! {

@@ -183,11 +183,10 @@ impl Plan {
             return Err(failed(format!("an input of {shape:?} does not fit {:?}", self.shape)));
         }
         let wrong = |error: TractError| failed(format!("{error:#}"));
-        let [pictures, channels, height, width] = shape;
         let input = if self.own {
-            Tensor::from_shape(&[pictures, height, width, channels], pixels)
+            operators::picture(shape, pixels)
         } else {
-            Tensor::from_shape(&shape, &self.pixels.planes(pictures, pixels))
+            Tensor::from_shape(&shape, &self.pixels.planes(shape[0], pixels))
         };
         let input = input.map_err(wrong)?;
         let outputs = self.plan.run(tvec!(input.into_tvalue())).map_err(wrong)?;

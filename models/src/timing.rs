@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::detect::yunet;
 use crate::embed::Recogniser;
 use crate::manifest::DetectorSpec;
 use crate::runtime::Network;
@@ -41,7 +42,7 @@ pub fn time_networks(pack: &Pack, device: Device, rounds: usize) -> Result<Vec<N
         }
         DetectorSpec::Yunet(spec) => {
             let [height, width] = spec.input;
-            found.push(detector(pack, "yunet", &spec.model, &["cls_8"], [1, 3, height, width], rounds)?);
+            found.push(detector(pack, "yunet", &spec.model, &yunet::OUTPUTS, [1, 3, height, width], rounds)?);
         }
     }
     let side = pack.manifest.alignment.size;

@@ -4,7 +4,7 @@
 mod mtcnn;
 mod nms;
 mod turned;
-mod yunet;
+pub(crate) mod yunet;
 
 use crate::area::Pyramid;
 use crate::cores::Cores;

@@ -9,7 +9,7 @@ use crate::{Bounds, Device, Pack, Search, VisionError};
 
 const STRIDES: [usize; 3] = [8, 16, 32];
 /// Class, object, box and landmark outputs, each for the three strides.
-const OUTPUTS: [&str; 12] = [
+pub(crate) const OUTPUTS: [&str; 12] = [
     "cls_8", "cls_16", "cls_32", "obj_8", "obj_16", "obj_32", "bbox_8", "bbox_16", "bbox_32", "kps_8", "kps_16",
     "kps_32",
 ];

@@ -145,7 +145,14 @@ where
     A::Weight: Into<f64>,
 {
     let weight = |channel: usize, row: usize, at: usize| case.weights[(channel * case.rows + row) * case.run + at];
-    let weights = Weights::pack_for(kernels, case.rows, case.run, &case.channels, weight);
+    compare_packed(&Weights::pack_for(kernels, case.rows, case.run, &case.channels, weight), case, bytes)
+}
+
+fn compare_packed<A: Arithmetic>(weights: &Weights<A>, case: &Case<A>, bytes: bool) -> Vec<u8>
+where
+    A::Weight: Into<f64>,
+{
+    let kernels = weights.kernels;
     let residual = case.residual.as_ref().map(|of| Residual {
         values: of.values.as_slice(),
         channels: of.channels,
@@ -155,7 +162,7 @@ where
     let expected = plainly(case, kernels.flip);
     let (mut values, mut rounded) = (vec![0.0; case.outputs], vec![kernels.flip; case.outputs]);
     let mut output = if bytes { Output::Bytes(&mut rounded) } else { Output::Float(&mut values) };
-    convolve(&weights, &case.input, case.row_step, residual, &mut output, &case.places.iter().copied());
+    convolve(weights, &case.input, case.row_step, residual, &mut output, &case.places.iter().copied());
     for (ix, expected) in expected.iter().enumerate() {
         if bytes {
             let found = f64::from(rounded[ix] ^ kernels.flip);
@@ -220,6 +227,33 @@ fn floats_are_added_up_as_by_hand_on_every_instruction_set() {
 }
 
 #[test]
+fn channels_with_a_kernel_each_are_added_up_as_by_hand_on_every_instruction_set() {
+    let mut numbers = Numbers(3);
+    for round in 0..120 {
+        let number = |numbers: &mut Numbers| numbers.next(2001) as f32 / 1000.0 - 1.0;
+        let mut case = case::<Float>(&mut numbers, number, number, WITH[round % 3]);
+        let (count, columns) = (case.channels.len(), 1 + numbers.next(3));
+        // The same as a full convolution whose other weights are 0, one channel behind the other.
+        case.run = columns * count;
+        let own = |(ix, weight): (usize, f32)| if ix % count == ix / (case.rows * case.run) { weight } else { 0.0 };
+        let weights = (0..count * case.rows * case.run).map(|_| number(&mut numbers)).enumerate();
+        case.weights = weights.map(own).collect();
+        case.row_step += case.run;
+        let reach = case.places.iter().filter_map(|row| Some(row.input?.at(row.count) + 2 * case.row_step));
+        let length = reach.max().unwrap_or_default() * 2 + case.rows * case.row_step + case.run;
+        case.input = (0..length).map(|_| number(&mut numbers)).collect();
+        for kernels in own::float().into_iter().chain([&portable_float::KERNELS]) {
+            let weight = |channel: usize, row: usize, column: usize| {
+                case.weights[(channel * case.rows + row) * case.run + column * count + channel]
+            };
+            let weights = Weights::pack_depthwise_for(kernels, case.rows, columns, &case.channels, weight);
+            assert_eq!(weights.depthwise, count >= kernels.lanes);
+            compare_packed(&weights, &case, false);
+        }
+    }
+}
+
+#[test]
 fn planes_hold_one_channel_each() {
     let channels = [Channel { scale: 1.0, bias: 0.0, slope: 1.0 }; 3];
     let weights = Weights::<Float>::pack(1, 2, &channels, |channel, _, at| (10 * channel + at) as f32);
@@ -239,6 +273,16 @@ fn a_place_beyond_the_input_is_refused() {
         Row { count: 2, input: Some(Line { first: 0, step: 1 }), output: Line { first: 0, step: 1 }, ..Row::default() };
     // The first place fits exactly, the second is one too far.
     convolve(&weights, &[0.0; 8], 5, None, &mut Output::Float(&mut [0.0; 2]), &[row].into_iter());
+}
+
+#[test]
+#[should_panic = "a convolution reaches beyond its output"]
+fn a_result_beyond_the_output_is_refused() {
+    let channels = vec![Channel { scale: 1.0, bias: 0.0, slope: 1.0 }; Float::kernels().lanes];
+    let weights = Weights::<Float>::pack(1, 1, &channels, |_, _, _| 1.0);
+    let step = channels.len();
+    let row = Row { count: 2, input: Some(Line::default()), output: Line { first: 1, step }, ..Row::default() };
+    convolve(&weights, &[0.0; 8], 5, None, &mut Output::Float(&mut vec![0.0; 2 * step]), &[row].into_iter());
 }
 
 #[test]

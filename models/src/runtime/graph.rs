@@ -1,6 +1,7 @@
 //! What an ONNX graph says, as the layers that our own operators can be: each convolution with what follows it. Takes
 //! plain convolutional networks, in float32 or quantised (per-channel signed weights, unsigned values, as pairs of
-//! QuantizeLinear and DequantizeLinear); everything else it names and leaves to tract. Knows no shapes but those of
+//! QuantizeLinear and DequantizeLinear), and in float32 also with a kernel for each channel and with smaller layers
+//! doubled and added to larger ones; everything else it names and leaves to tract. Knows no shapes but those of
 //! constants; what layers become is `lower`'s.
 //!
 //! Where quantised values meet in a sum, the sum is made before rounding: the pair in between, which other runtimes
@@ -29,10 +30,16 @@ pub(super) struct Layer {
     pub(super) input: usize,
     /// Bytes of this scale instead of float32.
     pub(super) scale: Option<f32>,
-    /// The name of the graph's output that this is.
-    pub(super) output: Option<String>,
+    /// The graph's output that this is.
+    pub(super) output: Option<GraphOutput>,
     /// Others look at it as it is, under another name: nothing may be added to it.
     pub(super) shared: bool,
+}
+
+pub(super) struct GraphOutput {
+    pub(super) name: String,
+    /// All pixels one behind the other, each with its channels; otherwise as the layer has it in ONNX.
+    pub(super) listed: bool,
 }
 
 pub(super) enum Kind {
@@ -47,6 +54,10 @@ pub(super) enum Kind {
         extra: usize,
     },
     Mean,
+    /// This layer with each pixel two by two times is added.
+    Sum {
+        doubled: usize,
+    },
 }
 
 pub(super) struct ConvolutionLayer {
@@ -75,6 +86,8 @@ pub(super) struct Added {
 /// Weights as \[output channel, input channel, row, column\], or of a dense layer as \[input, output\].
 pub(super) enum Weight {
     Float(Arc<Tensor>),
+    /// Each channel has a kernel of its own, which has one input channel.
+    Depthwise(Arc<Tensor>),
     Integer(Arc<Tensor>, Vec<f32>),
     Dense(Arc<Tensor>),
 }
@@ -90,6 +103,12 @@ enum Value {
     /// A layer, or with `true` its mean of each two by two pixels, with channels, rows and columns of zeros at its end.
     /// Only a sum takes that.
     Padded(usize, bool, [usize; 3]),
+    /// A layer with each pixel two by two times. Only a sum takes that.
+    Doubled(usize),
+    /// A layer with its channels last, as it lies here.
+    Turned(usize),
+    /// The same with all its pixels one behind the other.
+    Listed(usize),
     /// Between the two of a pair, with its scale and zero point.
     Quantised(Box<Value>, f32, i64),
     Constant(Arc<Tensor>),
@@ -115,12 +134,13 @@ pub(super) fn read(graph: &GraphProto, outputs: &[&'static str]) -> Result<Vec<L
     reading.read().map_err(|(node, reason)| format!("{node}: {reason}"))?;
     for name in outputs {
         let layer = match reading.values.get(name) {
-            Some(Value::Layer(layer)) => Some(*layer),
-            Some(Value::Flat(layer)) if reading.layers[*layer].is_dense() => Some(*layer),
+            Some(Value::Layer(layer)) => Some((*layer, false)),
+            Some(Value::Flat(layer)) if reading.layers[*layer].is_dense() => Some((*layer, false)),
+            Some(Value::Listed(layer)) => Some((*layer, true)),
             _ => None,
         };
-        let layer = layer.ok_or_else(|| format!("the output {name} is not a layer"))?;
-        reading.layers[layer].output = Some((*name).to_owned());
+        let (layer, listed) = layer.ok_or_else(|| format!("the output {name} is not a layer"))?;
+        reading.layers[layer].output = Some(GraphOutput { name: (*name).to_owned(), listed });
     }
     Ok(reading.layers)
 }
@@ -205,7 +225,13 @@ impl<'a> Reading<'a> {
 
     /// The same layer under another name.
     fn alias(&mut self, node: &NodeProto, value: Value) -> Value {
-        if let Value::Layer(layer) | Value::Flat(layer) | Value::Pooled(layer) | Value::Padded(layer, ..) = value
+        if let Value::Layer(layer)
+        | Value::Flat(layer)
+        | Value::Pooled(layer)
+        | Value::Padded(layer, ..)
+        | Value::Doubled(layer)
+        | Value::Turned(layer)
+        | Value::Listed(layer) = value
             && self.uses.get(node.input[0].as_str()) != Some(&1)
         {
             self.layers[layer].shared = true;
@@ -219,6 +245,7 @@ impl<'a> Reading<'a> {
         let layer = match value {
             Value::Layer(layer) => layer,
             Value::Flat(layer) if node.op_type != "Add" => layer,
+            Value::Listed(layer) if node.op_type == "Sigmoid" => layer,
             Value::Padded(layer, false, _) if node.op_type == "Add" => layer,
             _ => return Err(format!("its input {ix} is not a layer")),
         };
@@ -247,14 +274,17 @@ impl<'a> Reading<'a> {
                     Value::Scaled(tensor, scales) => (tensor, Some(scales)),
                     _ => return Err("its weights are not constant".into()),
                 };
-                let &[channels, _, rows, columns] = values.shape() else {
+                let &[channels, inputs, rows, columns] = values.shape() else {
                     return Err("its kernel has not two axes".into());
                 };
                 require(values.len() > 0, "its kernel is empty")?;
                 let kind = if scales.is_some() { DatumType::I8 } else { DatumType::F32 };
                 require(values.datum_type() == kind, "its weights are neither float32 nor signed bytes with a scale")?;
                 let bias = self.bias(node, &[&[channels]])?;
-                require(int("group", 1) == 1, "its channels are grouped")?;
+                let group = int("group", 1);
+                // One of one input channel is a full one.
+                let depthwise = group != 1 && scales.is_none() && inputs == 1 && usize::try_from(group) == Ok(channels);
+                require(group == 1 || depthwise, "its channels are grouped")?;
                 require(ints("dilations").is_none_or(|d| d == [1, 1]), "it is dilated")?;
                 let kernel = [rows as i64, columns as i64];
                 require(ints("kernel_shape").is_none_or(|k| k == kernel), "its kernel is not of its weights' shape")?;
@@ -262,6 +292,7 @@ impl<'a> Reading<'a> {
                 let strides = square::<2>(ints("strides").unwrap_or(&[1; 2]), 1, MOST_STRIDE);
                 let padding = square::<4>(ints("pads").unwrap_or(&[0; 4]), 0, rows.min(columns) - 1);
                 let weight = match scales {
+                    None if depthwise => Weight::Depthwise(values),
                     None => Weight::Float(values),
                     Some(scales) => Weight::Integer(values, scales),
                 };
@@ -389,6 +420,45 @@ impl<'a> Reading<'a> {
                 };
                 Ok(self.alias(node, value))
             }
+            "Resize" => {
+                let text = |name: &str| node.attribute.iter().find(|a| a.name == name).map(|a| a.s.as_slice());
+                let mode = text("mode").is_none_or(|mode| mode == b"nearest");
+                let place = text("coordinate_transformation_mode") == Some(b"asymmetric");
+                require(
+                    mode && place && text("nearest_mode") == Some(b"floor"),
+                    "it does not take the pixel to the left and above",
+                )?;
+                let region = node.input.get(1).is_none_or(String::is_empty) || self.floats(node, 1)?.is_empty();
+                require(region, "it takes a region")?;
+                let Value::Constant(scales) = self.value(node, 2)? else {
+                    return Err("its scales are not constant".into());
+                };
+                let twice = scales.shape() == [4] && floats(&scales)? == [1.0, 1.0, 2.0, 2.0];
+                require(twice, "it does not double rows and columns alone")?;
+                let layer = self.layer(node, 0)?;
+                Ok(self.alias(node, Value::Doubled(layer)))
+            }
+            "Transpose" => {
+                require(ints("perm") == Some(&[0, 2, 3, 1]), "it does not put the channels last")?;
+                let layer = self.layer(node, 0)?;
+                Ok(self.alias(node, Value::Turned(layer)))
+            }
+            "Reshape" => {
+                let Value::Turned(layer) = self.value(node, 0)? else {
+                    return Err("its input has not its channels last".into());
+                };
+                let Value::Constant(shape) = self.value(node, 1)? else {
+                    return Err("its shape is not constant".into());
+                };
+                let Kind::Convolution(convolution) = &self.layers[layer].kind else {
+                    return Err("its input is no convolution".into());
+                };
+                let listed = [1, -1, convolution.bias.len() as i64];
+                let fits =
+                    shape.datum_type() == DatumType::I64 && shape.rank() == 1 && whole_numbers(&shape)? == listed;
+                require(fits, "it does not list all pixels")?;
+                Ok(self.alias(node, Value::Listed(layer)))
+            }
             "GlobalAveragePool" => {
                 let input = self.layer(node, 0)?;
                 Ok(Value::Layer(self.push(Kind::Mean, input, None)))
@@ -461,6 +531,11 @@ impl<'a> Reading<'a> {
             }
             return Ok(Value::Layer(layer));
         }
+        for ix in 0..2 {
+            if let (Value::Layer(layer), Value::Doubled(doubled)) = (self.value(node, ix)?, self.value(node, 1 - ix)?) {
+                return Ok(Value::Layer(self.push(Kind::Sum { doubled }, layer, None)));
+            }
+        }
         let ix = (0..2)
             .find(|ix| self.unfinished(node, *ix).is_ok())
             .ok_or("neither of its inputs is a convolution alone")?;
@@ -511,7 +586,9 @@ impl<'a> Reading<'a> {
             match (&layer.kind, layer.scale) {
                 (_, Some(before)) if (before - scale).abs() <= 1e-6 * scale => {}
                 (_, Some(_)) => return Err("it changes the scale of what is quantised already".into()),
-                (Kind::MaxPool { .. } | Kind::Mean, None) => return Err("its input is not a convolution".into()),
+                (Kind::MaxPool { .. } | Kind::Mean | Kind::Sum { .. }, None) => {
+                    return Err("its input is not a convolution".into());
+                }
                 (_, None) if layer.shared => return Err("its input is used unrounded as well".into()),
                 (_, None) => layer.scale = Some(scale),
             }
@@ -561,12 +638,24 @@ fn known(node: &NodeProto) -> Result<(), String> {
         "Conv" => (3, &["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"]),
         "MaxPool" => (1, &["auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides"]),
         "AveragePool" => (1, &["auto_pad", "ceil_mode", "count_include_pad", "kernel_shape", "pads", "strides"]),
+        "Resize" => (
+            3,
+            &[
+                "coordinate_transformation_mode",
+                "cubic_coeff_a",
+                "exclude_outside",
+                "extrapolation_value",
+                "mode",
+                "nearest_mode",
+            ],
+        ),
+        "Transpose" => (1, &["perm"]),
         "Gemm" => (3, &["alpha", "beta", "transA", "transB"]),
         "Flatten" => (1, &["axis"]),
         "Pad" => (3, &["mode"]),
         "QuantizeLinear" | "DequantizeLinear" => (3, &["axis"]),
         "Relu" | "Sigmoid" | "GlobalAveragePool" => (1, &[]),
-        "MatMul" | "PRelu" | "Add" | "Mul" => (2, &[]),
+        "MatMul" | "PRelu" | "Add" | "Mul" | "Reshape" => (2, &[]),
         // Refused by whoever looks for its operator.
         _ => return Ok(()),
     };
@@ -578,9 +667,9 @@ fn known(node: &NodeProto) -> Result<(), String> {
     }
     for AttributeProto { name, r#type, .. } in &node.attribute {
         let kind = match name.as_str() {
-            "dilations" | "kernel_shape" | "pads" | "strides" => AttributeType::Ints,
-            "auto_pad" | "mode" => AttributeType::String,
-            "alpha" | "beta" => AttributeType::Float,
+            "dilations" | "kernel_shape" | "pads" | "perm" | "strides" => AttributeType::Ints,
+            "auto_pad" | "coordinate_transformation_mode" | "mode" | "nearest_mode" => AttributeType::String,
+            "alpha" | "beta" | "cubic_coeff_a" | "extrapolation_value" => AttributeType::Float,
             _ => AttributeType::Int,
         };
         if !attributes.contains(&name.as_str()) || *r#type != kind as i32 {

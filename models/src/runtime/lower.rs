@@ -7,8 +7,8 @@ use tract_onnx::pb::GraphProto;
 use tract_onnx::tract_core::internal::*;
 
 use super::Pixels;
-use super::graph::{Added, ConvolutionLayer, Kind, Layer, Unsupported, Weight, read};
-use super::operators::{Convolution, Enter, EnterTable, Layout, MaxPool, Mean, ResidualLayer};
+use super::graph::{Added, ConvolutionLayer, GraphOutput, Kind, Layer, Unsupported, Weight, read};
+use super::operators::{Chain, Convolution, Enter, EnterTable, Layout, MaxPool, Mean, ResidualLayer, Sum};
 use crate::direct::{Arithmetic, Channel, Float, Integer, Weights};
 
 /// The graph over our operators, with the outputs in the order asked for. Sides given as None stay open.
@@ -27,7 +27,7 @@ pub(super) fn float_convolutions(graph: &GraphProto, outputs: &[&'static str]) -
     let float = layers.iter().filter_map(|layer| match &layer.kind {
         Kind::Convolution(convolution) => {
             let float = match convolution.weight {
-                Weight::Float(_) => true,
+                Weight::Float(_) | Weight::Depthwise(_) => true,
                 Weight::Integer(..) => layers[layer.input].scale.is_none(),
                 Weight::Dense(_) => false,
             };
@@ -61,6 +61,9 @@ fn wire(
     let fact = u8::fact(sides.collect::<TVec<_>>());
     let source = model.add_source("input", fact)?;
     let mut outlets: Vec<OutletId> = Vec::with_capacity(layers.len());
+    let uses = uses(layers);
+    // Of what each layer is the end, with the input of that; none where it must be whole.
+    let mut chains: Vec<Option<(OutletId, Chain)>> = Vec::with_capacity(layers.len());
     for (ix, layer) in layers.iter().enumerate() {
         let border = borders[ix];
         let input_border = borders[layer.input];
@@ -73,6 +76,7 @@ fn wire(
             "layer {ix} takes a picture's bytes and is no convolution"
         );
         ensure!(layer.output.is_none() || is_convolution && layer.scale.is_none(), "an output is no plain convolution");
+        let mut chain = None;
         let outlet = match &layer.kind {
             Kind::Enter { multiply, add } => {
                 let value = |plane: usize, pixel: usize| pixels.table[plane][pixel] * multiply[plane] + add[plane];
@@ -100,6 +104,13 @@ fn wire(
                 let scale = layers[layer.input].scale.unwrap_or(1.0);
                 model.wire_node(name, Mean { border: input_border, scale, flip }, &[outlets[layer.input]])?
             }
+            Kind::Sum { doubled } => {
+                ensure!(layers[*doubled].output.is_none(), "an output is used inside as well");
+                let float = layers[layer.input].scale.is_none() && layers[*doubled].scale.is_none();
+                ensure!(float, "bytes are added in layer {ix}");
+                let sum = Sum { borders: [input_border, borders[*doubled]], result_border: border };
+                model.wire_node(name, sum, &[outlets[layer.input], outlets[*doubled]])?
+            }
             Kind::Convolution(convolution) => {
                 ensure!(!convolution.sigmoid || layer.output.is_some(), "{}: a sigmoid inside", convolution.name);
                 let mut inputs = tvec![outlets[layer.input]];
@@ -116,6 +127,7 @@ fn wire(
                 }
                 let fact = model.outlet_fact(inputs[0])?.clone();
                 let layout = match (&layer.output, layer.scale, &convolution.weight) {
+                    (Some(GraphOutput { listed: true, .. }), ..) => Layout::Listed,
                     (Some(_), _, Weight::Dense(_)) => Layout::Flat,
                     (Some(_), ..) => Layout::Planes,
                     (None, Some(_), _) => Layout::Bytes(border),
@@ -125,7 +137,23 @@ fn wire(
                 if layers[layer.input].scale.is_some() {
                     model.wire_node(name, parts.integer()?, &inputs)?
                 } else {
-                    model.wire_node(name, parts.float()?, &inputs)?
+                    let operator = parts.float()?;
+                    let alone = inputs.len() == 1 && matches!(layout, Layout::Float(_) | Layout::Listed);
+                    match &chains[layer.input] {
+                        Some((input, before)) if alone && uses[layer.input] == 1 => {
+                            let mut longer = before.clone();
+                            longer.convolutions.push(operator);
+                            chain = Some((*input, longer.clone()));
+                            // The shorter one, which nobody asks for any more, is not run.
+                            model.wire_node(name, longer, &[*input])?
+                        }
+                        _ => {
+                            if alone {
+                                chain = Some((inputs[0], Chain { convolutions: vec![operator.clone()] }));
+                            }
+                            model.wire_node(name, operator, &inputs)?
+                        }
+                    }
                 }
             }
         };
@@ -133,14 +161,29 @@ fn wire(
         let known = model.outlet_fact(outlet[0])?.shape.iter().filter_map(|side| side.to_i64().ok());
         ensure!(known.min() > Some(0), "of the picture nothing is left in layer {ix}");
         outlets.push(outlet[0]);
+        chains.push(chain);
     }
     let of = |name: &&'static str| {
-        let ix = layers.iter().position(|layer| layer.output.as_deref() == Some(*name));
+        let ix = layers.iter().position(|layer| layer.output.as_ref().is_some_and(|output| output.name == *name));
         ix.map(|ix| outlets[ix]).ok_or_else(|| TractError::msg(format!("no output {name}")))
     };
     let outlets = outputs.iter().map(of).collect::<TractResult<Vec<_>>>()?;
     model.select_output_outlets(&outlets)?;
     Ok(model)
+}
+
+/// How often other layers take each.
+fn uses(layers: &[Layer]) -> Vec<usize> {
+    let mut uses = vec![0; layers.len()];
+    for layer in layers.iter().skip(1) {
+        uses[layer.input] += 1;
+        match &layer.kind {
+            Kind::Convolution(convolution) => convolution.residual.iter().for_each(|added| uses[added.layer] += 1),
+            Kind::Sum { doubled } => uses[*doubled] += 1,
+            Kind::Enter { .. } | Kind::MaxPool { .. } | Kind::Mean => {}
+        }
+    }
+    uses
 }
 
 /// A picture's bytes have a channel of zeros that the graph does not know, and that only convolutions leave out.
@@ -171,7 +214,15 @@ impl Parts<'_> {
                 let weight = |output: usize, row: usize, at: usize| {
                     weights[((output * inputs + at % channels) * rows + row) * columns + at / channels]
                 };
-                self.assemble([rows, columns], columns * channels, |_| 1.0, weight)
+                self.assemble([rows, columns], |_| 1.0, |of| Weights::pack(rows, columns * channels, of, weight))
+            }
+            Weight::Depthwise(tensor) => {
+                let weights = tensor.try_as_plain_ram()?.as_slice::<f32>()?;
+                let &[outputs, _, rows, columns] = tensor.shape() else { bail!("not four axes") };
+                ensure!(outputs == channels, "{}: {channels} channels come in, not {outputs}", convolution.name);
+                let weight =
+                    |channel: usize, row: usize, column: usize| weights[(channel * rows + row) * columns + column];
+                self.assemble([rows, columns], |_| 1.0, |of| Weights::pack_depthwise(rows, columns, of, weight))
             }
             Weight::Dense(tensor) => {
                 let weights = tensor.try_as_plain_ram()?.as_slice::<f32>()?;
@@ -189,7 +240,7 @@ impl Parts<'_> {
                 let weight = |output: usize, row: usize, at: usize| {
                     weights[((at % channels * rows + row) * columns + at / channels) * outputs + output]
                 };
-                self.assemble([rows, columns], columns * channels, |_| 1.0, weight)
+                self.assemble([rows, columns], |_| 1.0, |of| Weights::pack(rows, columns * channels, of, weight))
             }
         }
     }
@@ -217,19 +268,15 @@ impl Parts<'_> {
             if channel < inputs { weights[((output * inputs + channel) * rows + row) * columns + column] } else { 0 }
         };
         let scale = |output: usize| input * scales.get(output).or_else(|| scales.first()).copied().unwrap_or(1.0);
-        self.assemble([rows, columns], columns * stored, scale, weight)
+        self.assemble([rows, columns], scale, |of| Weights::pack(rows, columns * stored, of, weight))
     }
 
     fn assemble<A: Arithmetic>(
         &self,
         kernel: [usize; 2],
-        run: usize,
         scale: impl Fn(usize) -> f32,
-        weight: impl Fn(usize, usize, usize) -> A::Weight,
-    ) -> TractResult<Convolution<A>>
-    where
-        A::Weight: Into<f64>,
-    {
+        pack: impl FnOnce(&[Channel]) -> Weights<A>,
+    ) -> TractResult<Convolution<A>> {
         let convolution = self.convolution;
         let unit = self.layer.scale.unwrap_or(1.0);
         let slope = |channel: usize| convolution.slopes.as_ref().map_or(1.0, |slopes| slopes[channel]);
@@ -251,7 +298,7 @@ impl Parts<'_> {
             zeros,
         });
         Ok(Convolution {
-            weights: Arc::new(Weights::pack(kernel[0], run, &channels, weight)),
+            weights: Arc::new(pack(&channels)),
             kernel,
             stride: convolution.stride,
             padding: convolution.padding,

@@ -11,6 +11,7 @@ use tract_onnx::pb::{
 
 use super::super::{Network, Outputs, Plan};
 use super::*;
+use crate::detect::yunet;
 use crate::manifest::Colour;
 use crate::{Device, VisionError};
 
@@ -231,6 +232,66 @@ fn quantised() -> GraphProto {
     graph(nodes, constants, &["row"])
 }
 
+/// What detectors have that look at several sizes at once, for pictures of 16 by 16.
+fn pyramid() -> GraphProto {
+    let mut numbers = Numbers(5);
+    let mut random =
+        |name: &str, dims: &[i64]| floats(name, dims, &numbers.floats(dims.iter().product::<i64>() as usize));
+    let constants = vec![
+        random("aw", &[20, 3, 3, 3]),
+        random("bw", &[20, 1, 3, 3]),
+        random("bb", &[20]),
+        floats("bs", &[20, 1, 1], &[0.25; 20]),
+        random("cw", &[20, 1, 3, 3]),
+        random("dw", &[20, 1, 2, 2]),
+        floats("region", &[0], &[]),
+        floats("twice", &[4], &[1.0, 1.0, 2.0, 2.0]),
+        random("ew", &[5, 20, 1, 1]),
+        random("fw", &[5, 1, 3, 3]),
+        random("fb", &[5]),
+        random("gw", &[1, 20, 1, 1]),
+        random("hw", &[1, 1, 3, 3]),
+        longs("five", &[1, -1, 5]),
+        longs("one", &[1, -1, 1]),
+    ];
+    let (padded, two) = (ints("pads", &[1, 1, 1, 1]), ints("strides", &[2, 2]));
+    let (each, few) = (int("group", 20), int("group", 5));
+    let nearest = [
+        text("mode", "nearest"),
+        text("coordinate_transformation_mode", "asymmetric"),
+        text("nearest_mode", "floor"),
+        float("cubic_coeff_a", -0.75),
+    ];
+    let last = ints("perm", &[0, 2, 3, 1]);
+    let nodes = vec![
+        node("Conv", &["x", "aw"], "a", &[padded.clone(), two.clone()]),
+        node("Relu", &["a"], "ar", &[]),
+        node("Conv", &["ar", "bw", "bb"], "b", &[padded.clone(), each.clone(), ints("kernel_shape", &[3, 3])]),
+        node("PRelu", &["b", "bs"], "br", &[]),
+        node("MaxPool", &["br"], "p", &[ints("kernel_shape", &[2, 2]), two.clone()]),
+        node("Conv", &["p", "cw"], "c", &[padded.clone(), each.clone()]),
+        node("MaxPool", &["c"], "cp", &[ints("kernel_shape", &[2, 2]), two.clone()]),
+        node("Conv", &["p", "dw"], "d", &[two, each]),
+        node("Add", &["d", "cp"], "s", &[]),
+        node("Relu", &["s"], "sr", &[]),
+        node("Resize", &["sr", "region", "twice"], "u", &nearest),
+        node("Add", &["p", "u"], "t", &[]),
+        node("Resize", &["t", "", "twice"], "v", &nearest),
+        node("Add", &["v", "br"], "w", &[]),
+        node("Conv", &["w", "ew"], "e", &[]),
+        node("Conv", &["e", "fw", "fb"], "f", &[padded.clone(), few]),
+        node("Transpose", &["f"], "ft", from_ref(&last)),
+        node("Reshape", &["ft", "five"], "boxes", &[]),
+        node("Conv", &["w", "gw"], "g", &[]),
+        node("Conv", &["g", "hw"], "h", &[padded]),
+        node("Transpose", &["h"], "ht", &[last]),
+        node("Reshape", &["ht", "one"], "hl", &[]),
+        node("Sigmoid", &["hl"], "scores", &[]),
+    ];
+    graph(nodes, constants, &["boxes", "scores"])
+}
+
+const PYRAMID: [&str; 2] = ["boxes", "scores"];
 const PLAIN: [&str; 2] = ["map", "row"];
 const QUANTISED: [&str; 1] = ["row"];
 const SHAPE: [usize; 4] = [2, 3, 16, 16];
@@ -276,6 +337,7 @@ fn compare(graph: GraphProto, outputs: &[&'static str], shape: [usize; 4], allow
 #[test]
 fn what_our_operators_take_gives_tracts_numbers() {
     compare(plain(), &PLAIN, SHAPE, 1e-4);
+    compare(pyramid(), &PYRAMID, SHAPE, 1e-4);
     // Sums are not rounded in between, as the graph would have it.
     compare(quantised(), &QUANTISED, SHAPE, 0.02);
     // What the input says of itself is overruled in both; constants may be listed as inputs.
@@ -284,6 +346,51 @@ fn what_our_operators_take_gives_tracts_numbers() {
     told.input[0].r#type = Some(TypeProto { value: Some(TypeValue::TensorType(kind)), ..TypeProto::default() });
     told.input.push(named("aw"));
     compare(told, &PLAIN, SHAPE, 1e-4);
+}
+
+#[test]
+fn chains_of_convolutions_give_tracts_numbers_at_every_size() {
+    let mut numbers = Numbers(6);
+    for _ in 0..40 {
+        let (mut nodes, mut constants) = (Vec::new(), Vec::new());
+        let (mut channels, mut input) = (3, "x".to_owned());
+        for layer in 0..2 + numbers.next(5) {
+            let depthwise = channels > 3 && numbers.next(2) == 0;
+            let outputs = if depthwise { channels } else { [4, 17, 48][numbers.next(3)] };
+            let inputs = if depthwise { 1 } else { channels };
+            let kernel = 1 + numbers.next(3);
+            let dims = [outputs, inputs, kernel, kernel].map(|side| side as i64);
+            let (weight, result) = (format!("w{layer}"), format!("y{layer}"));
+            constants.push(floats(&weight, &dims, &numbers.floats(outputs * inputs * kernel * kernel)));
+            let attributes = [
+                int("group", if depthwise { channels as i64 } else { 1 }),
+                ints("pads", &[numbers.next(kernel) as i64; 4]),
+                ints("strides", &[1 + i64::from(numbers.next(5) == 0); 2]),
+            ];
+            nodes.push(node("Conv", &[&input, &weight], &result, &attributes));
+            (channels, input) = (outputs, result);
+            if numbers.next(2) == 0 {
+                let result = format!("r{layer}");
+                nodes.push(node("Relu", &[&input], &result, &[]));
+                input = result;
+            }
+            if numbers.next(4) == 0 {
+                let result = format!("p{layer}");
+                let behind = numbers.next(2) as i64;
+                let attributes =
+                    [ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2]), ints("pads", &[0, 0, behind, behind])];
+                nodes.push(node("MaxPool", &[&input], &result, &attributes));
+                input = result;
+            }
+        }
+        constants.push(floats("last", &[2, channels as i64, 1, 1], &numbers.floats(2 * channels)));
+        constants.push(longs("listed", &[1, -1, 2]));
+        nodes.push(node("Conv", &[&input, "last"], "z", &[]));
+        nodes.push(node("Transpose", &["z"], "zt", &[ints("perm", &[0, 2, 3, 1])]));
+        nodes.push(node("Reshape", &["zt", "listed"], "y", &[]));
+        let shape = [1 + numbers.next(2), 3, 64 + numbers.next(150), 64 + numbers.next(250)];
+        compare(graph(nodes, constants, &["y"]), &["y"], shape, 1e-3);
+    }
 }
 
 /// A graph damaged in one way, what is said of it, and whether tract takes it, if that matters.
@@ -346,7 +453,7 @@ fn operators_and_attributes_that_are_not_ours_are_named_and_left_to_tract() {
             g.with("m", ints("dilations", &[2, 2]));
         }),
         valid("Conv b: its channels are grouped", |g| {
-            g.with("b", int("group", 4)).add(floats("bw", &[4, 1, 3, 3], &[0.5; 36]));
+            g.with("b", int("group", 2)).add(floats("bw", &[4, 2, 3, 3], &[0.5; 72]));
         }),
         broken("Conv b: its channels are grouped", |g| {
             g.with("b", int("group", 0));
@@ -614,6 +721,154 @@ fn names_and_ways_through_the_graph_that_do_not_fit_are_named() {
 }
 
 #[test]
+fn what_does_not_fit_in_a_pyramid_is_named() {
+    let cases = [
+        valid("Conv c: its channels are grouped", |g| {
+            // Two for each that comes in.
+            g.add(floats("cw", &[40, 1, 3, 3], &[0.5; 360])).add(floats("dw", &[40, 1, 2, 2], &[0.5; 160]));
+            g.with("c", int("group", 20)).with("d", int("group", 20));
+            g.of("u").input[0] = "p".into();
+            g.of("t").input[0] = "br".into();
+            g.node.retain(|node| !["v", "w", "s", "sr"].contains(&node.output[0].as_str()));
+            g.of("e").input[0] = "t".into();
+            g.of("g").input[0] = "t".into();
+        }),
+        broken("Conv c: its channels are grouped", |g| {
+            g.with("c", int("group", 10));
+        }),
+        broken("Conv c: its channels are grouped", |g| {
+            g.with("c", int("group", -20));
+        }),
+        broken("c: 20 channels come in, not 10", |g| {
+            g.with("c", int("group", 10)).add(floats("cw", &[10, 1, 3, 3], &[0.5; 90]));
+        }),
+        valid("Resize u: it does not take the pixel to the left and above", |g| {
+            g.with("u", text("mode", "linear"));
+        }),
+        valid("Resize u: it does not take the pixel to the left and above", |g| {
+            g.with("u", text("nearest_mode", "ceil"));
+        }),
+        valid("Resize u: it does not take the pixel to the left and above", |g| {
+            g.with("u", text("coordinate_transformation_mode", "align_corners"));
+        }),
+        valid("Resize u: it does not take the pixel to the left and above", |g| {
+            g.of("u").attribute.clear();
+        }),
+        odd("Resize u: it takes a region", |g| {
+            g.add(floats("region", &[8], &[0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]));
+        }),
+        broken("Resize u: it does not double rows and columns alone", |g| {
+            g.add(floats("twice", &[4], &[1.0, 1.0, 2.0, 1.0]));
+        }),
+        broken("Resize u: it does not double rows and columns alone", |g| {
+            g.add(floats("twice", &[2], &[2.0, 2.0]));
+        }),
+        odd("Resize u: its scales are not constant", |g| g.of("u").input[2] = "p".into()),
+        valid("Resize u: it has 4 inputs", |g| {
+            g.add(longs("sizes", &[2, 20, 4, 4]));
+            let inputs = ["sr", "", "", "sizes"].map(str::to_owned);
+            g.of("u").input = inputs.to_vec();
+        }),
+        valid("Resize u: its attribute antialias is not understood", |g| {
+            g.with("u", int("antialias", 0));
+        }),
+        valid("Add t: neither of its inputs is a convolution alone", |g| {
+            g.of("t").input[0] = "u".into();
+        }),
+        valid("Conv e: its input 0 is not a layer", |g| g.of("e").input[0] = "v".into()),
+        broken("doubled is added to", |g| {
+            g.of("w").input[1] = "p".into();
+        }),
+        valid("bytes are added in layer", |g| {
+            let at = g.node.iter().position(|node| node.output[0] == "u").unwrap();
+            let pair = [
+                node("QuantizeLinear", &["sr", "scale", "zero"], "q", &[]),
+                node("DequantizeLinear", &["q", "scale", "zero"], "sd", &[]),
+            ];
+            g.node.splice(at..at, pair);
+            g.of("u").input[0] = "sd".into();
+            g.add(floats("scale", &[], &[0.125])).add(wholes("zero", DataType::Uint8, &[], &[0]));
+        }),
+        valid("QuantizeLinear q: its input is used unrounded as well", |g| {
+            let at = g.node.iter().position(|node| node.output[0] == "t").unwrap();
+            let pair = [
+                node("QuantizeLinear", &["sr", "scale", "zero"], "q", &[]),
+                node("DequantizeLinear", &["q", "scale", "zero"], "sd", &[]),
+                node("Resize", &["sd", "", "twice"], "u2", &g.of("u").attribute.clone()),
+            ];
+            g.node.splice(at..at, pair);
+            g.of("t").input[1] = "u2".into();
+            g.add(floats("scale", &[], &[0.125])).add(wholes("zero", DataType::Uint8, &[], &[0]));
+        }),
+        valid("QuantizeLinear q: its input is not a convolution", |g| {
+            let at = g.node.iter().position(|node| node.output[0] == "e").unwrap();
+            let pair = [
+                node("QuantizeLinear", &["w", "scale", "zero"], "q", &[]),
+                node("DequantizeLinear", &["q", "scale", "zero"], "wd", &[]),
+            ];
+            g.node.splice(at..at, pair);
+            g.of("e").input[0] = "wd".into();
+            g.of("g").input[0] = "wd".into();
+            g.add(floats("scale", &[], &[0.125])).add(wholes("zero", DataType::Uint8, &[], &[0]));
+        }),
+        valid("Transpose ft: it does not put the channels last", |g| {
+            g.with("ft", ints("perm", &[0, 3, 2, 1]));
+            g.add(longs("five", &[1, -1, 8]));
+        }),
+        valid("Transpose ft: it does not put the channels last", |g| g.of("ft").attribute.clear()),
+        valid("Reshape boxes: it does not list all pixels", |g| {
+            g.add(longs("five", &[2, -1, 5]));
+        }),
+        valid("Reshape boxes: it does not list all pixels", |g| {
+            g.add(longs("five", &[1, -1, 1]));
+        }),
+        odd("Reshape boxes: it does not list all pixels", |g| {
+            g.add(wholes("five", DataType::Int32, &[3], &[1, -1, 5]));
+        }),
+        valid("Reshape boxes: its input has not its channels last", |g| g.of("boxes").input[0] = "f".into()),
+        odd("Reshape boxes: its shape is not constant", |g| g.of("boxes").input[1] = "p".into()),
+        valid("Reshape boxes: its attribute allowzero is not understood", |g| {
+            g.with("boxes", int("allowzero", 0));
+        }),
+        valid("Reshape boxes: its input is no convolution", |g| {
+            g.of("ft").input[0] = "w".into();
+            g.add(longs("five", &[1, -1, 20]));
+        }),
+        valid("the output boxes is not a layer", |g| {
+            g.node.retain(|node| node.output[0] != "boxes");
+            g.of("ft").output[0] = "boxes".into();
+        }),
+        valid("Relu hr: its input 0 is not a layer", |g| {
+            g.of("scores").input[0] = "hr".into();
+            let at = g.node.len() - 1;
+            g.node.insert(at, node("Relu", &["hl"], "hr", &[]));
+        }),
+        valid("Sigmoid scores: it does not follow a convolution alone", |g| {
+            // The same layer without it is an output as well.
+            g.node.retain(|node| !["boxes", "ft"].contains(&node.output[0].as_str()));
+            g.of("scores").input[0] = "hl".into();
+            let at = g.node.len() - 1;
+            let again = [
+                node("Transpose", &["h"], "ht2", &[ints("perm", &[0, 2, 3, 1])]),
+                node("Reshape", &["ht2", "one"], "boxes", &[]),
+            ];
+            g.node.splice(at..at, again);
+        }),
+        valid("an output is used inside as well", |g| {
+            g.of("g").input[0] = "f".into();
+            g.add(floats("gw", &[1, 5, 1, 1], &[0.5; 5]));
+        }),
+        valid("an output is used inside as well", |g| {
+            // The boxes are of what is doubled.
+            g.of("ft").input[0] = "c".into();
+            g.add(longs("five", &[1, -1, 20]));
+            g.of("v").input[0] = "c".into();
+        }),
+    ];
+    refuse(pyramid, &PYRAMID, &cases);
+}
+
+#[test]
 fn quantisation_that_does_not_fit_is_named() {
     let cases = [
         odd("QuantizeLinear xq: its scale is 0", |g| g.constant("xs").float_data[0] = 0.0),
@@ -813,11 +1068,14 @@ fn change(graph: &mut GraphProto, ways: usize, numbers: &mut Numbers) {
 #[test]
 fn graphs_changed_at_random_are_refused_or_give_tracts_numbers() {
     let mut numbers = Numbers(3);
-    let mut compared = [0, 0];
-    for round in 0..1000 {
+    let mut compared = [0, 0, 0];
+    for round in 0..1500 {
         // Not the values of a quantised graph: what a pair that is passed over would cut off by a smaller scale stays.
-        let (mut changed, outputs, ways, allowed): (_, &[&'static str], _, _) =
-            if round % 2 == 0 { (plain(), &PLAIN, 12, 1e-3) } else { (quantised(), &QUANTISED, 11, 0.3) };
+        let (mut changed, outputs, ways, allowed): (_, &[&'static str], _, _) = match round % 3 {
+            0 => (plain(), &PLAIN, 12, 1e-3),
+            1 => (pyramid(), &PYRAMID, 12, 1e-3),
+            _ => (quantised(), &QUANTISED, 11, 0.3),
+        };
         for _ in 0..=numbers.next(2) {
             change(&mut changed, ways, &mut numbers);
         }
@@ -835,7 +1093,7 @@ fn graphs_changed_at_random_are_refused_or_give_tracts_numbers() {
         };
         let apart = apart(&ours, &tracts, outputs.len()).unwrap();
         assert!(apart < allowed, "{apart} apart in round {round}");
-        compared[round % 2] += 1;
+        compared[round % 3] += 1;
     }
     assert!(compared.iter().all(|compared| *compared > 50), "{compared:?} were taken");
 }
@@ -886,5 +1144,39 @@ fn the_bundled_recognisers_run_in_our_own_operators() {
         let network = Network::parse(file, &std::fs::read(folder.join(file)).unwrap(), &["embedding"]).unwrap();
         let plan = network.plan([1, 3, 150, 150], Device::Cpu, &pixels()).unwrap();
         assert!(plan.own, "{file} runs in tract's");
+    }
+}
+
+#[test]
+fn the_second_packs_detector_runs_in_our_own_operators() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/models");
+    if !folder.is_dir() {
+        println!("NOT RUN: needs {}", folder.display());
+        return;
+    }
+    for (file, height, width) in
+        [("yunet_n_640_640.onnx", 640, 640), ("yunet_n_320_320.onnx", 320, 320), ("yunet_n_480x640.onnx", 480, 640)]
+    {
+        let network = Network::parse(file, &std::fs::read(folder.join(file)).unwrap(), &yunet::OUTPUTS).unwrap();
+        let plan = network.plan([1, 3, height, width], Device::Cpu, &pixels()).unwrap();
+        assert!(plan.own, "{file} runs in tract's");
+    }
+}
+
+#[test]
+fn what_other_pictures_left_in_memory_is_in_no_answer() {
+    // Large enough for their values to be kept.
+    let shape = [1, 3, 256, 192];
+    let network = network(pyramid(), &PYRAMID);
+    let plan = network.open_plan(shape.map(Some), &pixels()).unwrap();
+    let answer = |picture: &[u8]| {
+        let outputs = plan.run(shape, picture).unwrap();
+        [outputs.get(0).to_vec(), outputs.get(1).to_vec()]
+    };
+    let (dark, light) = (vec![0; 3 * 256 * 192], vec![255; 3 * 256 * 192]);
+    let first = [answer(&dark), answer(&light)];
+    assert_ne!(first[0], first[1]);
+    for _ in 0..3 {
+        assert!([answer(&dark), answer(&light)] == first);
     }
 }
