@@ -8,7 +8,7 @@ use tract_onnx::tract_core::internal::*;
 
 use super::Pixels;
 use super::graph::{Added, ConvolutionLayer, GraphOutput, Kind, Layer, Unsupported, Weight, read};
-use super::operators::{Chain, Convolution, Enter, EnterTable, Layout, MaxPool, Mean, ResidualLayer, Sum};
+use super::operators::{Chain, Convolution, Enter, EnterTable, LONGEST, Layout, MaxPool, Mean, ResidualLayer, Sum};
 use crate::direct::{Arithmetic, Channel, Float, Integer, Weights};
 
 /// The graph over our operators, with the outputs in the order asked for. Sides given as None stay open.
@@ -137,10 +137,14 @@ fn wire(
                 if layers[layer.input].scale.is_some() {
                     model.wire_node(name, parts.integer()?, &inputs)?
                 } else {
+                    // Only integers' bytes are told from 128 where the processor wants them so.
+                    ensure!(flip == 0 || !matches!(layout, Layout::Bytes(_)), "{}: bytes of numbers", convolution.name);
                     let operator = parts.float()?;
                     let alone = inputs.len() == 1 && matches!(layout, Layout::Float(_) | Layout::Listed);
                     match &chains[layer.input] {
-                        Some((input, before)) if alone && uses[layer.input] == 1 => {
+                        Some((input, before))
+                            if alone && uses[layer.input] == 1 && before.convolutions.len() < LONGEST =>
+                        {
                             let mut longer = before.clone();
                             longer.convolutions.push(operator);
                             chain = Some((*input, longer.clone()));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tract_onnx::tract_core::internal::*;
 
-pub(super) use chain::Chain;
+pub(super) use chain::{Chain, LONGEST};
 use spare::SPARE;
 
 use crate::direct::{self, Arithmetic, Line, Output, Residual, Row, Weights};
@@ -461,6 +461,11 @@ where
             ensure!(
                 layer.zeros[0][0] == 0 && added.checked_add(layer.zeros[1][0]) == Some(channels),
                 "{added} channels are added to {channels}"
+            );
+            let [[_, rows, columns], [_, added_rows, added_columns]] = layer.zeros;
+            ensure!(
+                (rows == 0 || added_columns == 0) && (columns == 0 || added_rows == 0),
+                "in a corner of the sum is neither of the two"
             );
         }
         let channels = self.weights.channels().to_dim();

@@ -393,6 +393,56 @@ fn chains_of_convolutions_give_tracts_numbers_at_every_size() {
     }
 }
 
+/// As many convolutions one behind the other.
+fn row_of_convolutions(count: usize) -> GraphProto {
+    let mut nodes: Vec<_> = (0..count)
+        .map(|at| {
+            let input = if at == 0 { "x".to_owned() } else { format!("y{}", at - 1) };
+            node("Conv", &[&input, "w"], &format!("y{at}"), &[])
+        })
+        .collect();
+    nodes.push(node("Conv", &[&format!("y{}", count - 1), "last"], "y", &[]));
+    // Means of the channels, so that numbers neither vanish nor grow.
+    let weights = [0.8, 0.1, 0.1, 0.2, 0.7, 0.1, 0.1, 0.3, 0.6];
+    graph(nodes, vec![floats("w", &[3, 3, 1, 1], &weights), floats("last", &[2, 3, 1, 1], &[0.5; 6])], &["y"])
+}
+
+#[test]
+fn very_long_chains_of_convolutions_are_cut_and_take_neither_stack_nor_memory() {
+    compare(row_of_convolutions(70), &["y"], SHAPE, 1e-3);
+    let long = network(row_of_convolutions(3000), &["y"]);
+    run(&long.open_plan(SHAPE.map(Some), &pixels()).unwrap(), SHAPE).unwrap();
+}
+
+#[test]
+fn a_sum_with_neither_summand_in_a_corner_is_left_to_tract() {
+    let mut numbers = Numbers(8);
+    let mut random =
+        |name: &str, dims: &[i64]| floats(name, dims, &numbers.floats(dims.iter().product::<i64>() as usize));
+    let constants = vec![
+        random("pw", &[4, 3, 1, 1]),
+        random("aw", &[4, 4, 3, 1]),
+        random("bw", &[4, 4, 1, 3]),
+        random("last", &[2, 4, 1, 1]),
+        longs("below", &[0, 0, 0, 0, 0, 0, 2, 0]),
+        longs("beside", &[0, 0, 0, 0, 0, 0, 0, 2]),
+    ];
+    let nodes = vec![
+        node("Conv", &["x", "pw"], "p", &[]),
+        node("Conv", &["p", "aw"], "a", &[]),
+        node("Pad", &["a", "below"], "ap", &[]),
+        node("Conv", &["p", "bw"], "b", &[]),
+        node("Pad", &["b", "beside"], "bp", &[]),
+        node("Add", &["bp", "ap"], "s", &[]),
+        node("Relu", &["s"], "sr", &[]),
+        node("Conv", &["sr", "last"], "y", &[]),
+    ];
+    let network = network(graph(nodes, constants, &["y"]), &["y"]);
+    let refusal = network.open_plan(SHAPE.map(Some), &pixels()).unwrap_err().to_string();
+    assert!(refusal.contains("in a corner of the sum is neither of the two"), "{refusal}");
+    run(&network.plan(SHAPE, Device::Cpu, &pixels()).unwrap(), SHAPE).unwrap();
+}
+
 /// A graph damaged in one way, what is said of it, and whether tract takes it, if that matters.
 struct Refused {
     damage: fn(&mut GraphProto),

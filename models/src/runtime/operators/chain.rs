@@ -10,6 +10,9 @@ use crate::direct::Float;
 /// enough that calls do not count.
 const AT_ONCE: usize = 32 << 10;
 
+/// A longer one goes on as another: each of them is a call within the one after it.
+pub(in crate::runtime) const LONGEST: usize = 32;
+
 /// Each takes what the one before gives, and nobody else does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::runtime) struct Chain {
