@@ -171,7 +171,8 @@ def dense(rows, places, nearest, share):
 
 
 def long(rows, means, strength):
-    return reference.lengthened(rows, means, np.median(reference.likeness(rows, means)), strength)
+    likeness = reference.likeness(rows, means)
+    return reference.lengthened(rows, likeness, np.median(likeness), strength)
 
 
 def within(rows, who):
@@ -259,7 +260,7 @@ def enrolled(faces, others, draws=20):
     who = np.concatenate([theirs, mine[rest]])
     # Each face by means of other people, as those of the pack are made.
     to_others = cohort.likeness_to_others(rows, who)
-    long = rows * np.exp(PACK["strength"] * (to_others - np.median(to_others)))[:, None]
+    long = reference.lengthened(rows, to_others, np.median(to_others), PACK["strength"])
     print("| enrolled | compared by | TAR at FAR 1e-3 | TAR at FAR 1e-4 |\n|---|---|---|---|")
     for count in (2, 3):
         random, rates = np.random.default_rng(3), {}
@@ -348,8 +349,7 @@ def report(folder):
         if faces is other:
             return other.pipeline.lengthened(rows)
         # The pack's means are of these very faces: each is measured by means of other people.
-        to_others = cohort.likeness_to_others(rows, faces.who)
-        return rows * np.exp(PACK["strength"] * (to_others - PACK["typical"]))[:, None]
+        return reference.lengthened(rows, cohort.likeness_to_others(rows, faces.who), PACK["typical"], PACK["strength"])
 
     for label, scale, make in (
         ("plain port", 1.0, lambda looks, faces: looks[0]),

@@ -3,7 +3,8 @@
     ./build.sh              downloads the inputs, builds in target/convert and compares with the pack
     ./build.sh --write      also writes the networks and their sums into the pack
 
-Not for ranges (calibrate.py), the cohort (cohort.py) and photographs (daemon/tests/photos/make.py): those are committed as they are.
+Not for ranges (calibrate.py), the cohort (cohort.py) and photographs (daemon/tests/photos/make.py): those are committed
+as they are.
 """
 
 import hashlib

@@ -150,9 +150,9 @@ def likeness(rows, means):
     return (rows @ means.T).max(1)
 
 
-def lengthened(rows, means, typical, strength):
+def lengthened(rows, likeness, typical, strength):
     """Whoever resembles many people gets a longer embedding, and so lies farther from everybody."""
-    return rows * np.exp(strength * (likeness(rows, means) - typical))[:, None]
+    return rows * np.exp(strength * (likeness - typical))[:, None]
 
 
 def cohort(folder, recogniser):
@@ -161,7 +161,7 @@ def cohort(folder, recogniser):
         return lambda rows: rows
     spec = recogniser["cohort"]
     means = np.fromfile(folder / spec["means"], "<f4").reshape(-1, recogniser["dimension"])
-    return lambda rows: lengthened(rows, means, spec["typical"], spec["strength"])
+    return lambda rows: lengthened(rows, likeness(rows, means), spec["typical"], spec["strength"])
 
 
 class Pipeline:
