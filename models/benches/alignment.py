@@ -5,8 +5,9 @@
     python models/benches/alignment.py <lfw-dev folder> --looks      more looks at each face, and what is learned of faces
     python models/benches/alignment.py <lfw-dev folder> --enrolled <folder of a folder for each person>
                                                                      people of whom several pictures are enrolled
+    python models/benches/alignment.py <lfw-dev folder> --dlib       dlib's own landmarks and the network's last values but one
 
-Needs numpy, OpenCV and onnxruntime. The float32 recogniser, one thread. The folder holds LFW pictures and a pairs.csv of
+Needs numpy, OpenCV and onnxruntime; with --dlib onnx, dlib and face_recognition_models, too. The float32 recogniser, one thread. The folder holds LFW pictures and a pairs.csv of
 path_a,path_b,same. A person is in the tuning half if the sha256 of the name begins with 0 to 7; a pair counts if both
 are in the same half. Not for judging the Rust code; that is `kithd eval`'s.
 """
@@ -27,6 +28,9 @@ import reference  # noqa: E402
 
 # The template of the plain port. The pack's is this one, enlarged around the chip's middle.
 PLAIN = np.array([[47.55, 46.60], [100.48, 46.60], [74.01, 76.56], [50.41, 103.02], [97.61, 103.02]])
+# Where dlib's chip has the corners of the eyes (its right, then its left in the picture) and the nose: the mean face
+# of five points that dlib's image_transforms/interpolation.h has, a quarter of it added on each side.
+DLIB_FIVE = (0.25 + np.array([[0.8596, 0.2135], [0.6461, 0.2290], [0.1206, 0.2137], [0.3341, 0.2291], [0.4901, 0.6278]])) / 1.5 * 150
 CHOSEN = 1.05
 MIDDLE, SIDE = 74.5, 150
 PACK = tomllib.loads((MODELS / "packs" / "dlib-mtcnn" / "pack.toml").read_text())["recogniser"]["cohort"]
@@ -342,6 +346,54 @@ def variants(faces):
     faces.halves("score normalised by a cohort", lambda fit, keep: {"distances": cohort_scores(rows, fit, keep)})
 
 
+def dlib_landmarks(faces):
+    """Corners of the eyes and the nose, by the predictor whose chips the recogniser was trained with."""
+    import dlib
+    import face_recognition_models
+
+    predict = dlib.shape_predictor(face_recognition_models.pose_predictor_five_point_model_location())
+    # Where dlib's HOG detector would have its box: the chip's middle, its predictor's padding left out.
+    side, box = 500, dlib.rectangle(150, 150, 350, 350)
+    found = []
+    for picture, matrix in zip(faces.pictures, faces.matrices()):
+        to_crop = matrix * 2
+        to_crop[:, 2] += (side - 2 * SIDE) / 2
+        points = predict(cv2.warpAffine(picture, to_crop, (side, side)), box).parts()
+        points = np.array([(point.x, point.y) for point in points], float)
+        found.append(np.linalg.solve(to_crop[:, :2], (points - to_crop[:, 2]).T).T)
+    return found
+
+
+def before_last_layer(faces, chips):
+    """What the network's last layer makes the embedding from, of each chip and its mirror image: pooled, not below 0."""
+    import onnx
+    import onnxruntime
+
+    recogniser = tomllib.loads((MODELS / "packs" / "dlib-mtcnn" / "pack.toml").read_text())["recogniser"]
+    model = onnx.load(str(MODELS / "packs" / "dlib-mtcnn" / recogniser["float32"]))
+    [pooled] = [node.output[0] for node in model.graph.node if node.op_type == "GlobalAveragePool"]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(pooled, onnx.TensorProto.FLOAT, None))
+    network = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    run = lambda chip: network.run([pooled], {"input": faces.pipeline.input([chip])})[0].reshape(-1)
+    return np.array([run(chip) for chip in chips]), np.array([run(chip[:, ::-1]) for chip in chips])
+
+
+def of_dlib(faces):
+    chips = faces.chips(faces.matrices(larger(CHOSEN)))
+    chosen = both(faces.looks(chips))
+    faces.show("chosen, without the cohort", chosen)
+    landmarks = dlib_landmarks(faces)
+    for scale in (1.0, CHOSEN, 1.1):
+        template = (DLIB_FIVE - MIDDLE) * scale + MIDDLE
+        rows = both(faces.looks(faces.chips([reference.similarity(points, template) for points in landmarks])))
+        faces.show(f"dlib's own five landmarks, × {scale}", rows)
+        faces.show("the same and the chosen ones, averaged", cohort.unit(rows + chosen))
+    pooled = before_last_layer(faces, chips)
+    faces.show("the values before the last layer", both(pooled))
+    faces.show("their square roots", cohort.unit(np.sqrt(pooled[0] + pooled[1])))
+    faces.show("embedding and values, joined", np.concatenate([chosen, both(pooled)], 1))
+
+
 def report(folder):
     tuning, other = Faces(folder, True), Faces(folder, False)
 
@@ -368,6 +420,7 @@ if __name__ == "__main__":
     arguments.add_argument("folder", type=pathlib.Path)
     arguments.add_argument("--report", action="store_true")
     arguments.add_argument("--looks", action="store_true")
+    arguments.add_argument("--dlib", action="store_true")
     arguments.add_argument("--enrolled", type=pathlib.Path)
     arguments = arguments.parse_args()
     cv2.setNumThreads(1)
@@ -378,4 +431,4 @@ if __name__ == "__main__":
     if arguments.report:
         report(arguments.folder)
     else:
-        (more_looks if arguments.looks else variants)(Faces(arguments.folder, True))
+        (of_dlib if arguments.dlib else more_looks if arguments.looks else variants)(Faces(arguments.folder, True))

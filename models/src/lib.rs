@@ -162,7 +162,8 @@ pub struct Search {
     pub min_face_px: usize,
     /// No more faces than this are returned.
     pub max_faces: usize,
-    /// Where no face is surely found, the picture is also looked at lying on either side and upside down. Landmarks,
+    /// Where no face is found, the picture is also looked at lying on either side and upside down; where there are only
+    /// doubtful ones, what is around them is, and the whole if none of them stands. Landmarks,
     /// bounds and chips then come out as if it had been looked at that way only, in the given picture's coordinates.
     pub turned: bool,
 }

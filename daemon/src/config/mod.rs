@@ -177,7 +177,7 @@ pub struct Recognition {
     pub min_face_px: Option<usize>,
     /// Most faces per picture.
     pub max_faces: usize,
-    /// Pictures without a sure face are looked at turned, too.
+    /// Pictures without a face are looked at turned, too.
     pub turned: bool,
     /// Largest picture, before decoding.
     pub max_pixels: u64,

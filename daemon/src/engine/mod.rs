@@ -95,7 +95,7 @@ pub struct EngineSettings {
     pub min_face_px: Option<usize>,
     /// Most faces per picture.
     pub max_faces: usize,
-    /// Pictures without a sure face are looked at turned, too.
+    /// Pictures without a face are looked at turned, too.
     pub turned: bool,
     /// Pictures at the same time, and cores for all of them together.
     pub threads: usize,
