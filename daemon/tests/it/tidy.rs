@@ -22,9 +22,29 @@ fn files(folder: &str, extension: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The program part of a file: what stands before its tests.
-fn program(text: &str) -> &str {
-    text.split("#[cfg(test)]").next().unwrap()
+/// The program part of a file: all but the items that only tests have, wherever they stand.
+fn program(text: &str) -> String {
+    let mut program = String::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line.trim() != "#[cfg(test)]" {
+            program.push_str(line);
+            program.push('\n');
+            continue;
+        }
+        let indent = line.len() - line.trim_start().len();
+        // Formatted as they are, the last line of an item is the first that ends one where it began.
+        let ends = |line: &&str| line.len() - line.trim_start().len() == indent && line.ends_with([';', '}', ',']);
+        lines.by_ref().find(ends);
+    }
+    program
+}
+
+#[test]
+fn only_what_tests_have_is_left_out_of_the_program() {
+    let text = "use a;\n#[cfg(test)]\nmod fixtures;\nfn b() {\n    c();\n}\n#[cfg(test)]\nmod tests {\n    #[test]\n    fn d() {}\n}\n\
+                impl E {\n    #[cfg(test)]\n    fn f() {\n        g();\n    }\n\n    fn h() {}\n}\n";
+    assert_eq!(program(text), "use a;\nfn b() {\n    c();\n}\nimpl E {\n\n    fn h() {}\n}\n");
 }
 
 fn is_test(path: &Path) -> bool {
