@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, Params, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 
+use super::folders::take_seen;
 use super::migrate::{self, known_schema};
+use super::record::{Record, for_each};
 use super::salvage::{self, Rows};
 use super::{Store, StoreError, Urgency, open_read_only};
 use crate::domain::{ImageId, PersonId, hex};
@@ -365,73 +367,6 @@ pub fn gallery_is_whole(damaged: &Path) -> bool {
         Ok(true)
     };
     whole().unwrap_or(false)
-}
-
-/// A row of any table, by the names of its columns.
-#[derive(Debug, Clone)]
-struct Record {
-    columns: Arc<[String]>,
-    values: Vec<Value>,
-}
-
-impl Record {
-    fn value(&self, column: &str) -> Option<&Value> {
-        self.columns.iter().position(|name| name == column).map(|at| &self.values[at])
-    }
-
-    fn text(&self, column: &str) -> Option<&str> {
-        match self.value(column) {
-            Some(Value::Text(text)) => Some(text),
-            _ => None,
-        }
-    }
-
-    fn blob(&self, column: &str) -> Option<&[u8]> {
-        match self.value(column) {
-            Some(Value::Blob(bytes)) => Some(bytes),
-            _ => None,
-        }
-    }
-
-    /// 0 where there is none; rows are numbered from 1.
-    fn number(&self, column: &str) -> i64 {
-        match self.value(column) {
-            Some(Value::Integer(number)) => *number,
-            _ => 0,
-        }
-    }
-
-    fn set(&mut self, column: &str, value: impl Into<Value>) {
-        if let Some(at) = self.columns.iter().position(|name| name == column) {
-            self.values[at] = value.into();
-        }
-    }
-
-    /// The row's number, the next free one where its own was set to NULL.
-    fn insert(&self, to: &Connection, table: &str) -> rusqlite::Result<i64> {
-        let places = vec!["?"; self.columns.len()].join(", ");
-        let columns = self.columns.join(", ");
-        to.prepare_cached(&format!("INSERT INTO {table} ({columns}) VALUES ({places})"))?
-            .execute(rusqlite::params_from_iter(&self.values))?;
-        Ok(to.last_insert_rowid())
-    }
-}
-
-/// Row by row: a table may be larger than memory.
-fn for_each(
-    from: &Connection,
-    sql: &str,
-    params: impl Params,
-    mut with: impl FnMut(&Record) -> rusqlite::Result<()>,
-) -> rusqlite::Result<()> {
-    let mut statement = from.prepare_cached(sql)?;
-    let columns: Arc<[String]> = statement.column_names().into_iter().map(String::from).collect();
-    let mut rows = statement.query(params)?;
-    while let Some(row) = rows.next()? {
-        let values = (0..columns.len()).map(|at| row.get(at)).collect::<Result<_, _>>()?;
-        with(&Record { columns: Arc::clone(&columns), values })?;
-    }
-    Ok(())
 }
 
 fn hash(sum: &mut Sha256, value: &Value) {
@@ -844,35 +779,6 @@ fn restore_seen(here: &Connection, copy: &Connection) -> rusqlite::Result<()> {
         Ok(records)
     };
     take_seen(here, &read("SELECT * FROM folders")?, &read("SELECT * FROM seen")?)
-}
-
-/// What was taken from watched folders before: it is not taken again. Whatever was to be put away stays unless its image
-/// is here and waits.
-fn take_seen(here: &Connection, folders: &[Record], seen: &[Record]) -> rusqlite::Result<()> {
-    let mut numbers = HashMap::new();
-    for folder in folders {
-        let Some(path) = folder.text("path") else { continue };
-        here.prepare_cached("INSERT OR IGNORE INTO folders (path, mounted) VALUES (?1, ?2)")?
-            .execute(params![path, folder.number("mounted")])?;
-        let number: i64 =
-            here.prepare_cached("SELECT id FROM folders WHERE path = ?1")?.query_row([path], |row| row.get(0))?;
-        numbers.insert(folder.number("id"), number);
-    }
-    for file in seen {
-        let Some(folder) = numbers.get(&file.number("folder_id")) else { continue };
-        here.prepare_cached(
-            "INSERT OR IGNORE INTO seen (folder_id, key, size, mtime_ns, image_id) SELECT ?1, ?2, ?3, ?4,
-                (SELECT id FROM images WHERE id = ?5 AND source = 'folder' AND state = 'pending') WHERE ?2 IS NOT NULL",
-        )?
-        .execute(params![
-            folder,
-            file.blob("key"),
-            file.number("size"),
-            file.number("mtime_ns"),
-            file.number("image_id")
-        ])?;
-    }
-    Ok(())
 }
 
 fn restore_image(

@@ -16,6 +16,7 @@ mod migrate;
 mod operator;
 mod outbox;
 mod people;
+mod record;
 mod retention;
 mod salvage;
 mod sources;
