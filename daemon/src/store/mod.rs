@@ -5,6 +5,7 @@
 //! Reads use a few read-only connections and see what is committed. SQL appears in this folder and in `migrations/` and nowhere else.
 
 mod backup;
+mod damaged;
 mod erase;
 mod fill;
 mod find;
@@ -30,7 +31,8 @@ use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, watch};
 
-pub use backup::{PictureFile, RestoredGallery, RestoredImages, Salvage, gallery_is_whole, prepare_copy, schema};
+pub use backup::{PictureFile, RestoredGallery, RestoredImages, prepare_copy, schema};
+pub use damaged::{Salvage, gallery_is_whole};
 pub use fill::{Size, fill};
 pub use find::ImageFilter;
 pub use folders::EndedFile;
@@ -190,7 +192,7 @@ impl Store {
         keep_room(folder, false);
         let idle = (0..READERS).map(|_| open_read_only(&path)).collect::<Result<_, _>>()?;
         let permits = Arc::new(Semaphore::new(READERS));
-        let banner = backup::damaged_banner(&connection, folder)?;
+        let banner = damaged::damaged_banner(&connection, folder)?;
         let store = Self {
             writer: Writer::start(connection)?,
             readers: Arc::new(Readers { path, idle: Mutex::new(idle), permits }),
