@@ -18,6 +18,7 @@ mod operator;
 mod outbox;
 mod people;
 mod record;
+mod restore;
 mod retention;
 mod salvage;
 mod sources;
@@ -31,7 +32,7 @@ use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, watch};
 
-pub use backup::{PictureFile, RestoredGallery, RestoredImages, prepare_copy, schema};
+pub use backup::{prepare_copy, schema};
 pub use damaged::{Salvage, gallery_is_whole};
 pub use fill::{Size, fill};
 pub use find::ImageFilter;
@@ -46,6 +47,7 @@ pub use operator::Told;
 pub use people::{
     Changed, EnrolledFace, EnrolledPicture, GalleryRow, PersonPicture, PersonRow, Unembedded, gallery, people,
 };
+pub use restore::{PictureFile, RestoredGallery, RestoredImages};
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
 pub use strangers::{
@@ -438,6 +440,9 @@ fn vector_to_blob(vector: &[f32]) -> Vec<u8> {
 fn blob_to_vector(blob: &[u8]) -> Vec<f32> {
     blob.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect()
 }
+
+#[cfg(test)]
+mod fixtures;
 
 #[cfg(test)]
 mod tests {
