@@ -3,6 +3,9 @@
 //!
 //! Not for the breaker's own rules (`breaker`) and not for what a failure means for the picture (`queue::Failure`).
 
+mod books;
+mod report;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,25 +14,23 @@ use kith_vision::{Device, Pack, Precision};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::breaker::{Breaker, Snapshot, Ticket, Transition};
+pub use books::Books;
+use books::Unbooked;
+
+use super::breaker::{Breaker, Ticket, Transition};
 use super::child::ChildSettings;
 use super::client::{Answer, CallError, Picture};
 use super::slot::{Cause, Deadlines, End, Place, Slot, SlotState, TestFailure, Trouble, Up};
 use crate::config::{self, Elsewhere};
-use crate::desk::{BreakerLine, EngineDesk, EngineLine, EngineReport};
+use crate::desk::EngineDesk;
 use crate::domain::{BreakerReason, BreakerState, EngineRole, ImageId};
 use crate::health::{Condition, Health};
-use crate::queue::{Again, Failure, Queue};
-use crate::rpc::recognizer::Description;
-use crate::store::Store;
+use crate::queue::{Again, Failure};
 
 /// How often memory and precision timings are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 /// Before a fallback that did not start is tried again.
 const FALLBACK_RETRY: Duration = Duration::from_secs(10);
-/// Facts in the database.
-const BREAKER_FACT: &str = "breaker";
-const PRECISION_FACT: &str = "precision";
 
 /// What the guard needs of the configuration.
 #[derive(Clone)]
@@ -48,15 +49,6 @@ pub struct GuardSettings {
     pub configuration: Vec<String>,
     /// Folder for the engines' sockets.
     pub sockets: std::path::PathBuf,
-}
-
-/// Where what happened is kept; the command line keeps nothing.
-#[derive(Clone)]
-pub struct Books {
-    /// Facts, and which results are vouched for.
-    pub store: Store,
-    /// Whose images get attempts back or are done again.
-    pub queue: Queue,
 }
 
 /// The engines behind the breaker; clones share them.
@@ -95,14 +87,6 @@ pub struct Recognised {
     pub engine: String,
     /// Which engine.
     pub role: EngineRole,
-}
-
-/// What changes of the breaker leave to be written down.
-#[derive(Default)]
-struct Unbooked {
-    blamed: Vec<ImageId>,
-    /// Where it went, and why.
-    changes: Vec<(BreakerState, String)>,
 }
 
 /// Where the next picture goes.
@@ -609,218 +593,6 @@ impl Inner {
         self.changed.send_modify(|version| *version += 1);
         self.wake.notify_one();
     }
-
-    /// Gives attempts back and keeps the breaker for the next run, after it changed.
-    async fn keep_books(&self) {
-        let unbooked = self.unbooked.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (Some(Unbooked { blamed, changes }), Some(Books { store, queue })) = (unbooked, &self.books) else {
-            return;
-        };
-        if !blamed.is_empty()
-            && let Err(error) = queue.refund(blamed).await
-        {
-            tracing::warn!("attempts could not be given back: {error}");
-        }
-        for (state, sentence) in changes {
-            if let Err(error) = store.note_breaker(state.as_str().into(), Some(sentence)).await {
-                tracing::warn!("the circuit breaker's history could not be kept: {error}");
-            }
-        }
-        let snapshot = self.breaker().snapshot(Instant::now());
-        let kept = serde_json::to_string(&snapshot).unwrap_or_default();
-        if let Err(error) = store.set_fact(BREAKER_FACT, kept).await {
-            tracing::warn!("the circuit breaker's state could not be stored: {error}");
-        }
-    }
-
-    async fn restore(&self) {
-        let Some(Books { store, .. }) = &self.books else { return };
-        if let Ok(Some(text)) = store.fact(BREAKER_FACT).await
-            && let Ok(snapshot) = serde_json::from_str::<Snapshot>(&text)
-        {
-            self.breaker().restore(snapshot, Instant::now());
-        }
-        if self.settings.precision.is_none()
-            && let Ok(Some(text)) = store.fact(PRECISION_FACT).await
-            && let Some(precision) = text.strip_prefix(&self.measured_for())
-        {
-            *self.precision.lock().unwrap_or_else(PoisonError::into_inner) = precision.parse().ok();
-        }
-    }
-
-    /// Precisions are measured once for each board, pack and version.
-    fn measured_for(&self) -> String {
-        let Inner { settings, pack, .. } = self;
-        let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let named = |key: &str| cpus.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_string();
-        let board = std::fs::read_to_string("/proc/device-tree/model").unwrap_or_default();
-        let [model, part] = ["model name", "CPU part"].map(named);
-        format!(
-            "{} {} {} {board} {model} {part}: ",
-            env!("CARGO_PKG_VERSION"),
-            &pack.space()[..16],
-            settings.engine.device
-        )
-    }
-
-    fn precision(&self) -> Option<Precision> {
-        *self.precision.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn measures_precision(&self) -> bool {
-        // On a GPU it is float16: int8 does not run there, and its libraries load lazily, when there are no files any more.
-        let on_processor = self.settings.engine.device == Device::Cpu;
-        self.precision().is_none() && self.books.is_some() && self.primary.is_child() && on_processor
-    }
-
-    /// The precision the engine advises, once it has measured; remembered.
-    async fn newly_measured(&self, up: &Up) -> Option<Precision> {
-        if !self.measures_precision() {
-            return None;
-        }
-        let said = up.refresh_description().await?;
-        let advised: Precision = said.advised_precision.parse().ok()?;
-        *self.precision.lock().unwrap_or_else(PoisonError::into_inner) = Some(advised);
-        *self.measured.lock().unwrap_or_else(PoisonError::into_inner) = timings(&said);
-        if let Some(Books { store, .. }) = &self.books
-            && let Err(error) = store.set_fact(PRECISION_FACT, format!("{}{advised}", self.measured_for())).await
-        {
-            tracing::warn!("the precision for this board could not be stored: {error}");
-        }
-        Some(advised)
-    }
-
-    /// A measured precision the engine does not start with is measured again some day.
-    async fn forget_precision(&self) {
-        if self.settings.precision.is_none()
-            && self.precision.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
-            && let Some(Books { store, .. }) = &self.books
-            && let Err(error) = store.set_fact(PRECISION_FACT, String::new()).await
-        {
-            tracing::warn!("the precision for this board could not be forgotten: {error}");
-        }
-    }
-
-    async fn newest_result(&self) -> Option<i64> {
-        self.books.as_ref()?.store.newest_result().await.ok()
-    }
-
-    async fn vouch(&self, role: EngineRole, newest: Option<i64>) {
-        // What was on its way into the database when the lie was found came after the first redoing.
-        let lie = self.lie.lock().unwrap_or_else(PoisonError::into_inner).take_if(|(liar, _)| *liar == role);
-        if let Some((liar, failure)) = lie {
-            self.redo_unverified(liar, &failure).await;
-        }
-        if let (Some(Books { store, .. }), Some(newest)) = (&self.books, newest)
-            && let Err(error) = store.verified(role, newest).await
-        {
-            tracing::warn!("a passed self-test could not be noted: {error}");
-        }
-    }
-
-    /// An engine that gave a wrong answer to the bundled picture may have given wrong ones before.
-    async fn redo_if_lies(&self, role: EngineRole, failure: &TestFailure) {
-        if failure.reason == BreakerReason::SelfTest {
-            *self.lie.lock().unwrap_or_else(PoisonError::into_inner) = Some((role, failure.clone()));
-            self.redo_unverified(role, failure).await;
-        }
-    }
-
-    async fn redo_unverified(&self, role: EngineRole, failure: &TestFailure) {
-        let (Some(Books { queue, .. }), why) = (&self.books, &failure.why) else { return };
-        match queue
-            .redo_unverified(role, &format!("done again, because the engine that did it is not to be believed: {why}"))
-            .await
-        {
-            Ok(0) => {}
-            Ok(count) => tracing::warn!("{count} images are done again: {why}"),
-            Err(error) => tracing::error!("images of an engine that lies could not be put back: {error}"),
-        }
-    }
-
-    fn show(&self) {
-        let report = self.report();
-        let (condition, text) = match report.breaker.state {
-            BreakerState::Closed if report.primary.up => (Condition::Ok, report.primary.name()),
-            BreakerState::Closed => (Condition::Starting, "the engine is being started".into()),
-            _ => {
-                // Without the countdown, which would make a new line each time.
-                let sentence = report.sentence();
-                let steady = sentence.split("; next try").next().unwrap_or_default();
-                (Condition::Degraded, format!("the circuit breaker is {steady}"))
-            }
-        };
-        self.health.set("engine", condition, text);
-    }
-
-    fn report(&self) -> EngineReport {
-        let now = Instant::now();
-        let breaker = self.breaker();
-        let counters = breaker.counters();
-        let last = breaker.last_reason();
-        let line = BreakerLine {
-            state: breaker.state(),
-            for_seconds: now.saturating_duration_since(breaker.since()).as_secs_f64(),
-            failures: breaker.failures(),
-            last_reason: last.map(|(reason, _)| *reason),
-            last_sentence: last.map(|(_, sentence)| sentence.clone()),
-            next_ping_seconds: breaker.next_ping(now).map(|wait| wait.as_secs_f64()),
-            trips: counters.trips,
-            successes: counters.successes,
-            failures_by_reason: counters.failures.clone(),
-            late: counters.late,
-            pings_passed: counters.pings.0,
-            pings_failed: counters.pings.1,
-            seconds_in_state: breaker
-                .time_in_states(now)
-                .into_iter()
-                .map(|(state, time)| (state, time.as_secs_f64()))
-                .collect(),
-        };
-        drop(breaker);
-        EngineReport {
-            breaker: line,
-            primary: EngineLine {
-                // Measured by an earlier process of this run.
-                timings: self.measured.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-                ..engine_line(&self.primary)
-            },
-            fallback: self.fallback.as_ref().map(engine_line),
-            fallback_calls: self.fallback_calls.load(Ordering::Relaxed),
-        }
-    }
-}
-
-fn engine_line(slot: &Slot) -> EngineLine {
-    let place = slot.place();
-    let Some(up) = slot.up() else {
-        let why = match &*slot.watch().borrow() {
-            SlotState::Failed(failure) => Some(failure.to_string()),
-            SlotState::Starting => Some("it is being started".into()),
-            SlotState::Stopped | SlotState::Up(_) => None,
-        };
-        return EngineLine { place, why, ..EngineLine::default() };
-    };
-    let said = up.description();
-    EngineLine {
-        place,
-        up: true,
-        why: None,
-        pack: said.pack,
-        device: said.device,
-        precision: said.precision,
-        runtime: said.runtime,
-        threads: up.threads() as u32,
-        confinement: said.confinement,
-        timings: Vec::new(),
-        pid: up.pid(),
-        resident_bytes: up.resident_bytes(),
-    }
-}
-
-/// Each precision with its median in milliseconds.
-fn timings(said: &Description) -> Vec<(String, f64)> {
-    said.timings.iter().map(|timing| (timing.precision.clone(), timing.micros as f64 / 1e3)).collect()
 }
 
 fn reason_of(trouble: &Trouble) -> BreakerReason {

@@ -302,6 +302,9 @@ impl Without {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::hex;
+    use crate::store::fixtures::{blob, enroll, image, rows, run, store};
+    use crate::store::{Changed, vector_to_blob};
 
     #[test]
     fn a_result_forgets_one_person_and_keeps_the_others() {
@@ -315,5 +318,42 @@ mod tests {
         assert!(!without.result.to_string().contains("P7"));
         assert_eq!(without.result["faces"][1]["person"]["name"], "P8");
         assert_eq!(Without::of(&without.result.to_string(), 8).faces, [2]);
+    }
+
+    #[tokio::test]
+    async fn what_one_was_said_not_to_be_is_forgotten_when_the_two_are_put_together_or_one_is_erased() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path()).await;
+        let ann = enroll(&store, "Ann", "a", [1.0, 0.0]).await;
+        let bob = enroll(&store, "Bob", "b", [0.0, 1.0]).await;
+        let eve = enroll(&store, "Eve", "e", [1.0, 1.0]).await;
+        run(&store, &image(1, "known", Some(ann), &[ann], [0.8, 0.0])).await;
+        let not = |person: PersonId, vector| {
+            format!(
+                "INSERT INTO counter_examples (person_id, space, vector, crop, created_at_ms) VALUES ({person}, 's', {}, x'', 1);",
+                blob(vector)
+            )
+        };
+        // Of Bob: a picture of Ann, a face of Ann, a picture of Eve, and somebody else.
+        for vector in [[1.0, 0.0], [0.8, 0.0], [1.0, 1.0], [9.0, 9.0]] {
+            run(&store, &not(bob, vector)).await;
+        }
+        run(&store, &not(ann, [8.0, 8.0])).await;
+        assert_eq!(store.merge_people(ann, bob).await.unwrap(), Changed::Done(()));
+        store.follow_merges().await.unwrap();
+        let left = "SELECT person_id || hex(vector) FROM counter_examples ORDER BY id";
+        let of = |vector: [f32; 2]| format!("{bob}{}", hex(&vector_to_blob(&vector)).to_uppercase());
+        assert_eq!(rows(&store, left).await, [of([1.0, 1.0]), of([9.0, 9.0]), of([8.0, 8.0])]);
+        assert_eq!(rows(&store, "SELECT person_id || candidates FROM faces").await, [format!("{bob}[[{bob},0.4]]")]);
+        store.erase_person(eve).await.unwrap();
+        assert_eq!(rows(&store, left).await, [of([9.0, 9.0]), of([8.0, 8.0])]);
+        // Bob is Ann as well: what names her by her old number goes with him.
+        store.erase_person(bob).await.unwrap();
+        store.erase_from_results(&store.erasing().await.unwrap()).await.unwrap();
+        assert_eq!(
+            rows(&store, "SELECT payload ->> '$.faces[0].person' FROM outbox WHERE payload LIKE '%\"name\"%'").await,
+            [""; 0]
+        );
+        assert_eq!(rows(&store, "SELECT candidates || length(crop) FROM faces").await, ["[]0"]);
     }
 }

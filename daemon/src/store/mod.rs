@@ -5,6 +5,7 @@
 //! Reads use a few read-only connections and see what is committed. SQL appears in this folder and in `migrations/` and nowhere else.
 
 mod backup;
+mod damaged;
 mod erase;
 mod fill;
 mod find;
@@ -16,6 +17,8 @@ mod migrate;
 mod operator;
 mod outbox;
 mod people;
+mod record;
+mod restore;
 mod retention;
 mod salvage;
 mod sources;
@@ -29,7 +32,8 @@ use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, watch};
 
-pub use backup::{PictureFile, RestoredGallery, RestoredImages, Salvage, gallery_is_whole, prepare_copy, schema};
+pub use backup::{prepare_copy, schema};
+pub use damaged::{Salvage, gallery_is_whole};
 pub use fill::{Size, fill};
 pub use find::ImageFilter;
 pub use folders::EndedFile;
@@ -43,6 +47,7 @@ pub use operator::Told;
 pub use people::{
     Changed, EnrolledFace, EnrolledPicture, GalleryRow, PersonPicture, PersonRow, Unembedded, gallery, people,
 };
+pub use restore::{PictureFile, RestoredGallery, RestoredImages};
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
 pub use strangers::{
@@ -189,7 +194,7 @@ impl Store {
         keep_room(folder, false);
         let idle = (0..READERS).map(|_| open_read_only(&path)).collect::<Result<_, _>>()?;
         let permits = Arc::new(Semaphore::new(READERS));
-        let banner = backup::damaged_banner(&connection, folder)?;
+        let banner = damaged::damaged_banner(&connection, folder)?;
         let store = Self {
             writer: Writer::start(connection)?,
             readers: Arc::new(Readers { path, idle: Mutex::new(idle), permits }),
@@ -435,6 +440,9 @@ fn vector_to_blob(vector: &[f32]) -> Vec<u8> {
 fn blob_to_vector(blob: &[u8]) -> Vec<f32> {
     blob.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect()
 }
+
+#[cfg(test)]
+mod fixtures;
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,65 @@
+//! What several tests of this folder begin with: people, images with faces, and SQL of their own. Not part of the program.
+
+use std::path::Path;
+
+use super::{EnrolledPicture, Store, Urgency, vector_to_blob};
+use crate::domain::{PersonId, hex};
+
+pub(super) async fn store(folder: &Path) -> Store {
+    Store::open(folder, &[]).unwrap().0
+}
+
+pub(super) async fn enroll(store: &Store, person: &str, picture: &str, vector: [f32; 2]) -> PersonId {
+    let picture = EnrolledPicture {
+        image_name: format!("{picture}.jpg"),
+        sha256: picture.into(),
+        file: format!("people/{picture}"),
+        bounds: [0.0; 4],
+        quality: 1.0,
+        crop: b"crop".to_vec(),
+        embedding: vector.to_vec(),
+        space: "s".into(),
+    };
+    store.enroll(person.into(), picture).await.unwrap();
+    store.person_named(person.into()).await.unwrap().unwrap()
+}
+
+pub(super) async fn run(store: &Store, sql: &str) {
+    let sql = sql.to_string();
+    store.write(Urgency::Now, move |connection| connection.execute_batch(&sql)).await.unwrap();
+}
+
+pub(super) async fn rows(store: &Store, sql: &str) -> Vec<String> {
+    let sql = sql.to_string();
+    store.read(move |connection| connection.prepare(&sql)?.query_map([], |row| row.get(0))?.collect()).await.unwrap()
+}
+
+/// A vector as it is stored, in SQL.
+pub(super) fn blob(vector: [f32; 2]) -> String {
+    let bytes = vector_to_blob(&vector);
+    format!("x'{}'", hex(&bytes))
+}
+
+/// An image with a face that was taken for somebody, others being candidates.
+pub(super) fn image(
+    id: i64,
+    outcome: &str,
+    person: Option<PersonId>,
+    candidates: &[PersonId],
+    vector: [f32; 2],
+) -> String {
+    let person_id = person.map_or("NULL".into(), |id| id.to_string());
+    let listed: Vec<_> = candidates.iter().map(|id| (*id, 0.4)).collect();
+    let named = |id: &PersonId| serde_json::json!({ "person_id": id, "name": format!("P{id}"), "distance": 0.4 });
+    let payload = serde_json::json!({ "result_id": format!("r{id}"), "image_id": id, "faces": [{
+        "person": person.as_ref().map(named), "candidates": candidates.iter().map(named).collect::<Vec<_>>() }] });
+    format!(
+        "INSERT INTO images (id, state, source, path, outcome, accepted_at_ms) VALUES ({id}, 'processed', 'http', '/{id}', '{outcome}', {id});
+         INSERT INTO faces (image_id, number, outcome, person_id, candidates, score, quality, bounds, landmarks, space, embedding, crop)
+           VALUES ({id}, 1, '{outcome}', {person_id}, '{}', 1, 1, '[]', '[]', 's', {}, x'01');
+         INSERT INTO thumbnails VALUES ({id}, x'02');
+         INSERT INTO outbox (image_id, result_id, created_at_ms, payload) VALUES ({id}, 'r{id}', 1, '{payload}');",
+        serde_json::json!(listed),
+        blob(vector),
+    )
+}
