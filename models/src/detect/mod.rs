@@ -54,24 +54,36 @@ impl nms::Scored for Detection {
 }
 
 #[derive(Debug)]
-pub(crate) enum Detector {
+pub(crate) struct Detector {
+    networks: Networks,
+    /// The score of a face that is one beyond doubt, and upright.
+    sure: f32,
+    /// The score a face must have for a turned picture to be taken for the upright one.
+    upright: f32,
+}
+
+#[derive(Debug)]
+enum Networks {
     Mtcnn(Box<mtcnn::Mtcnn>),
     Yunet(yunet::Yunet),
 }
 
 impl Detector {
     pub(crate) fn load(pack: &Pack) -> Result<Self, VisionError> {
-        match &pack.manifest.detector {
-            DetectorSpec::Mtcnn(spec) => mtcnn::Mtcnn::load(pack, spec).map(|mtcnn| Self::Mtcnn(Box::new(mtcnn))),
-            DetectorSpec::Yunet(spec) => yunet::Yunet::load(pack, spec).map(Self::Yunet),
-        }
+        let (networks, sure, upright) = match &pack.manifest.detector {
+            DetectorSpec::Mtcnn(spec) => {
+                (Networks::Mtcnn(Box::new(mtcnn::Mtcnn::load(pack, spec)?)), spec.sure, spec.upright)
+            }
+            DetectorSpec::Yunet(spec) => (Networks::Yunet(yunet::Yunet::load(pack, spec)?), spec.sure, spec.upright),
+        };
+        Ok(Self { networks, sure, upright })
     }
 
     /// How much larger than needed the smallest faces are that are looked for in a picture of these sides.
     pub(crate) fn reduction(&self, width: usize, height: usize, search: &Search) -> f64 {
-        match self {
-            Self::Mtcnn(_) => mtcnn::reduction(width, height, search.min_face_px),
-            Self::Yunet(yunet) => yunet.reduction(width, height),
+        match &self.networks {
+            Networks::Mtcnn(_) => mtcnn::reduction(width, height, search.min_face_px),
+            Networks::Yunet(yunet) => yunet.reduction(width, height),
         }
     }
 
@@ -82,10 +94,10 @@ impl Detector {
         search: &Search,
         cores: &Cores,
     ) -> Result<Vec<Detection>, VisionError> {
-        let mut faces = self.look(picture, search, self.sure(), cores)?;
+        let mut faces = self.look(picture, search, self.sure, cores)?;
         by_prominence(&mut faces);
         // A face on its side or upside down is often found with landmarks of an upright one, but hardly ever surely.
-        if search.turned && surest(&faces) < self.sure() {
+        if search.turned && surest(&faces) < self.sure {
             faces = self.look_turned(picture, search, &faces, cores)?.unwrap_or(faces);
         }
         faces.truncate(search.max_faces);
@@ -100,28 +112,12 @@ impl Detector {
         sure: f32,
         cores: &Cores,
     ) -> Result<Vec<Detection>, VisionError> {
-        let mut faces = match self {
-            Self::Mtcnn(mtcnn) => mtcnn.detect(picture, search, sure, cores)?,
-            Self::Yunet(yunet) => yunet.detect(picture, search)?,
+        let mut faces = match &self.networks {
+            Networks::Mtcnn(mtcnn) => mtcnn.detect(picture, search, sure, cores)?,
+            Networks::Yunet(yunet) => yunet.detect(picture, search)?,
         };
         faces.retain(Detection::is_plausible);
         Ok(faces)
-    }
-
-    /// The score of a face that is one beyond doubt, and upright.
-    fn sure(&self) -> f32 {
-        match self {
-            Self::Mtcnn(mtcnn) => mtcnn.sure,
-            Self::Yunet(yunet) => yunet.sure,
-        }
-    }
-
-    /// The score a face must have for a turned picture to be taken for the upright one.
-    fn upright(&self) -> f32 {
-        match self {
-            Self::Mtcnn(mtcnn) => mtcnn.upright,
-            Self::Yunet(yunet) => yunet.upright,
-        }
     }
 
     /// The faces of a picture that is not upright, in the coordinates of the picture as given, the most prominent first.
@@ -137,7 +133,7 @@ impl Detector {
         cores: &Cores,
     ) -> Result<Option<Vec<Detection>>, VisionError> {
         let as_given = surest(doubtful);
-        let needed = self.upright().max(as_given + (1.0 - as_given) / 4.0);
+        let needed = self.upright.max(as_given + (1.0 - as_given) / 4.0);
         let (mut stands, mut lies) = (false, false);
         for face in doubtful.iter().take(DOUBTFUL) {
             let around = face.around(picture);

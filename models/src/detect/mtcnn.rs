@@ -43,8 +43,6 @@ pub(crate) struct Mtcnn {
     rnet: Refiner,
     onet: Refiner,
     thresholds: [f32; 3],
-    pub(super) sure: f32,
-    pub(super) upright: f32,
     pyramid_factor: f64,
 }
 
@@ -112,8 +110,6 @@ impl Mtcnn {
             rnet: Refiner::new(&rnet, RNET_VIEW as usize, &[1, 4])?,
             onet: Refiner::new(&onet, 48, &[1, 4, 10])?,
             thresholds: spec.thresholds,
-            sure: spec.sure,
-            upright: spec.upright,
             pyramid_factor: f64::from(spec.pyramid_factor),
         })
     }

@@ -25,8 +25,6 @@ pub(crate) struct Yunet {
     width: usize,
     score_threshold: f32,
     nms_iou: f32,
-    pub(super) sure: f32,
-    pub(super) upright: f32,
 }
 
 impl Yunet {
@@ -42,15 +40,7 @@ impl Yunet {
         let expected: Vec<&[usize]> = expected.iter().map(<[usize; 3]>::as_slice).collect();
         let plan = network.plan(shape, Device::Cpu, &Pixels::new([0.0; 3], 1.0, Colour::Bgr))?;
         plan.require_shapes(shape, &expected)?;
-        Ok(Self {
-            plan,
-            height,
-            width,
-            score_threshold: spec.score_threshold,
-            nms_iou: spec.nms_iou,
-            sure: spec.sure,
-            upright: spec.upright,
-        })
+        Ok(Self { plan, height, width, score_threshold: spec.score_threshold, nms_iou: spec.nms_iou })
     }
 
     /// The network sees the whole picture in its input's sides.
