@@ -17,80 +17,14 @@ use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto};
 use tract_onnx::tensor::load_tensor;
 use tract_onnx::tract_core::internal::*;
 
+use super::layers::{Added, ConvolutionLayer, GraphOutput, Kind, Layer, Weight};
+
 /// Beyond these no network goes, and a damaged file might.
 const MOST_STRIDE: usize = 64;
 const MOST_POOLED: usize = 16;
 
 /// Why a graph cannot be lowered, naming the node.
 pub(super) type Unsupported = String;
-
-/// One operator to be.
-pub(super) struct Layer {
-    pub(super) kind: Kind,
-    pub(super) input: usize,
-    /// Bytes of this scale instead of float32.
-    pub(super) scale: Option<f32>,
-    /// The graph's output that this is.
-    pub(super) output: Option<GraphOutput>,
-    /// Others look at it as it is, under another name: nothing may be added to it.
-    pub(super) shared: bool,
-}
-
-pub(super) struct GraphOutput {
-    pub(super) name: String,
-    /// All pixels one behind the other, each with its channels; otherwise as the layer has it in ONNX.
-    pub(super) listed: bool,
-}
-
-pub(super) enum Kind {
-    /// The graph's input: multiplied and shifted per channel.
-    Enter {
-        multiply: [f32; 3],
-        add: [f32; 3],
-    },
-    Convolution(Box<ConvolutionLayer>),
-    MaxPool {
-        kernel: usize,
-        extra: usize,
-    },
-    Mean,
-    /// This layer with each pixel two by two times is added.
-    Sum {
-        doubled: usize,
-    },
-}
-
-pub(super) struct ConvolutionLayer {
-    pub(super) name: String,
-    pub(super) weight: Weight,
-    pub(super) bias: Vec<f32>,
-    pub(super) stride: usize,
-    pub(super) padding: usize,
-    /// None until an activation is met.
-    pub(super) slopes: Option<Vec<f32>>,
-    pub(super) residual: Option<Added>,
-    /// As `Convolution`'s.
-    pub(super) pool: Option<bool>,
-    pub(super) sigmoid: bool,
-}
-
-/// What is added to a convolution.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) struct Added {
-    pub(super) layer: usize,
-    pub(super) pooled: bool,
-    /// Channels, rows and columns of zeros behind the convolution, and behind what is added.
-    pub(super) zeros: [[usize; 3]; 2],
-}
-
-/// Weights as \[output channel, input channel, row, column\], or of a dense layer as \[input, output\].
-pub(super) enum Weight {
-    Float(Arc<Tensor>),
-    /// Each channel has a kernel of its own, which has one input channel.
-    Depthwise(Arc<Tensor>),
-    Integer(Arc<Tensor>, Vec<f32>),
-    Dense(Arc<Tensor>),
-}
 
 /// What a name of the graph stands for.
 #[derive(Clone)]
@@ -299,7 +233,7 @@ impl<'a> Reading<'a> {
                 let layer = ConvolutionLayer {
                     stride: strides.ok_or("its strides are odd")?,
                     padding: padding.ok_or("its paddings are odd")?,
-                    ..ConvolutionLayer::plain(node, weight, bias)
+                    ..ConvolutionLayer::plain(&node.output[0], weight, bias)
                 };
                 Ok(Value::Layer(self.push(Kind::Convolution(Box::new(layer)), input, None)))
             }
@@ -317,7 +251,7 @@ impl<'a> Reading<'a> {
                 let factors = node.attribute.iter().filter(|a| a.name == "alpha" || a.name == "beta");
                 require(factors.clone().all(|a| a.f == 1.0), "it has factors")?;
                 let bias = self.bias(node, &[&[outputs], &[1, outputs]])?;
-                let layer = ConvolutionLayer::plain(node, Weight::Dense(matrix), bias);
+                let layer = ConvolutionLayer::plain(&node.output[0], Weight::Dense(matrix), bias);
                 Ok(Value::Flat(self.push(Kind::Convolution(Box::new(layer)), input, None)))
             }
             "Relu" => {
@@ -603,32 +537,6 @@ impl<'a> Reading<'a> {
             [zero_point] if zero.datum_type() == DatumType::U8 => Ok(*zero_point),
             _ => Err("its zero point is not one unsigned byte".into()),
         }
-    }
-}
-
-impl Layer {
-    fn is_dense(&self) -> bool {
-        matches!(&self.kind, Kind::Convolution(convolution) if convolution.is_dense())
-    }
-}
-
-impl ConvolutionLayer {
-    fn plain(node: &NodeProto, weight: Weight, bias: Vec<f32>) -> Self {
-        Self {
-            name: node.output[0].clone(),
-            weight,
-            bias,
-            stride: 1,
-            padding: 0,
-            slopes: None,
-            residual: None,
-            pool: None,
-            sigmoid: false,
-        }
-    }
-
-    fn is_dense(&self) -> bool {
-        matches!(self.weight, Weight::Dense(_))
     }
 }
 

@@ -7,7 +7,8 @@ use tract_onnx::pb::GraphProto;
 use tract_onnx::tract_core::internal::*;
 
 use super::Pixels;
-use super::graph::{Added, ConvolutionLayer, GraphOutput, Kind, Layer, Unsupported, Weight, read};
+use super::graph::{Unsupported, read};
+use super::layers::{Added, ConvolutionLayer, GraphOutput, Kind, Layer, Weight};
 use super::operators::{Chain, Convolution, Enter, EnterTable, LONGEST, Layout, MaxPool, Mean, ResidualLayer, Sum};
 use crate::direct::{Arithmetic, Channel, Float, Integer, Weights};
 
