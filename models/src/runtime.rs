@@ -5,6 +5,7 @@
 //! in tract's; on a GPU always in tract's.
 
 mod graph;
+mod layers;
 mod lower;
 mod operators;
 

@@ -7,7 +7,8 @@ use tract_onnx::pb::GraphProto;
 use tract_onnx::tract_core::internal::*;
 
 use super::Pixels;
-use super::graph::{Added, ConvolutionLayer, GraphOutput, Kind, Layer, Unsupported, Weight, read};
+use super::graph::{Unsupported, read};
+use super::layers::{Added, ConvolutionLayer, GraphOutput, Kind, Layer, Weight};
 use super::operators::{Chain, Convolution, Enter, EnterTable, LONGEST, Layout, MaxPool, Mean, ResidualLayer, Sum};
 use crate::direct::{Arithmetic, Channel, Float, Integer, Weights};
 
@@ -62,8 +63,8 @@ fn wire(
     let source = model.add_source("input", fact)?;
     let mut outlets: Vec<OutletId> = Vec::with_capacity(layers.len());
     let uses = uses(layers);
-    // Of what each layer is the end, with the input of that; none where it must be whole.
-    let mut chains: Vec<Option<(OutletId, Chain)>> = Vec::with_capacity(layers.len());
+    // The convolutions that each layer is the end of, with the input of the first, where exactly one other goes on.
+    let mut chains: Vec<Option<(OutletId, Vec<Convolution<Float>>)>> = Vec::with_capacity(layers.len());
     for (ix, layer) in layers.iter().enumerate() {
         let border = borders[ix];
         let input_border = borders[layer.input];
@@ -141,22 +142,16 @@ fn wire(
                     ensure!(flip == 0 || !matches!(layout, Layout::Bytes(_)), "{}: bytes of numbers", convolution.name);
                     let operator = parts.float()?;
                     let alone = inputs.len() == 1 && matches!(layout, Layout::Float(_) | Layout::Listed);
-                    match &chains[layer.input] {
-                        Some((input, before))
-                            if alone && uses[layer.input] == 1 && before.convolutions.len() < LONGEST =>
-                        {
-                            let mut longer = before.clone();
-                            longer.convolutions.push(operator);
-                            chain = Some((*input, longer.clone()));
-                            // The shorter one, which nobody asks for any more, is not run.
-                            model.wire_node(name, longer, &[*input])?
-                        }
-                        _ => {
-                            if alone {
-                                chain = Some((inputs[0], Chain { convolutions: vec![operator.clone()] }));
-                            }
-                            model.wire_node(name, operator, &inputs)?
-                        }
+                    let before = chains[layer.input].take().filter(|_| alone);
+                    let (input, mut convolutions) = before.unwrap_or_else(|| (inputs[0], Vec::new()));
+                    convolutions.push(operator.clone());
+                    if alone && uses[ix] == 1 && convolutions.len() < LONGEST {
+                        chain = Some((input, convolutions.clone()));
+                    }
+                    // The shorter chain, which nobody asks for any more, is not run.
+                    match convolutions.len() {
+                        1 => model.wire_node(name, operator, &inputs)?,
+                        _ => model.wire_node(name, Chain { convolutions }, &[input])?,
                     }
                 }
             }

@@ -1,0 +1,138 @@
+//! Convolutions and dense layers, and what may follow one: an activation. Sums are `sums`'s.
+
+use tract_onnx::pb::NodeProto;
+use tract_onnx::tract_core::internal::*;
+
+use super::attributes::{int, ints, pads_as_told, square, understood};
+use super::{Reading, Value, floats, require};
+use crate::runtime::layers::{ConvolutionLayer, Kind, Layer, Weight};
+
+/// Beyond this no network goes, and a damaged file might.
+const MOST_STRIDE: usize = 64;
+
+impl Reading<'_> {
+    pub(super) fn convolution(&mut self, node: &NodeProto) -> Result<Value, String> {
+        understood(node, 3, &["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"])?;
+        let input = self.layer(node, 0)?;
+        let (values, scales) = match self.value(node, 1)? {
+            Value::Constant(tensor) => (tensor, None),
+            Value::Scaled(tensor, scales) => (tensor, Some(scales)),
+            _ => return Err("its weights are not constant".into()),
+        };
+        let &[channels, inputs, rows, columns] = values.shape() else {
+            return Err("its kernel has not two axes".into());
+        };
+        require(values.len() > 0, "its kernel is empty")?;
+        let kind = if scales.is_some() { DatumType::I8 } else { DatumType::F32 };
+        require(values.datum_type() == kind, "its weights are neither float32 nor signed bytes with a scale")?;
+        let bias = self.bias(node, &[&[channels]])?;
+        let group = int(node, "group", 1);
+        // One of one input channel is a full one.
+        let depthwise = group != 1 && scales.is_none() && inputs == 1 && usize::try_from(group) == Ok(channels);
+        require(group == 1 || depthwise, "its channels are grouped")?;
+        require(ints(node, "dilations").is_none_or(|d| d == [1, 1]), "it is dilated")?;
+        let kernel = [rows as i64, columns as i64];
+        require(ints(node, "kernel_shape").is_none_or(|k| k == kernel), "its kernel is not of its weights' shape")?;
+        require(pads_as_told(node), "it pads by itself")?;
+        let strides = square::<2>(ints(node, "strides").unwrap_or(&[1; 2]), 1, MOST_STRIDE);
+        let padding = square::<4>(ints(node, "pads").unwrap_or(&[0; 4]), 0, rows.min(columns) - 1);
+        let weight = match scales {
+            None if depthwise => Weight::Depthwise(values),
+            None => Weight::Float(values),
+            Some(scales) => Weight::Integer(values, scales),
+        };
+        let layer = ConvolutionLayer {
+            stride: strides.ok_or("its strides are odd")?,
+            padding: padding.ok_or("its paddings are odd")?,
+            ..ConvolutionLayer::plain(&node.output[0], weight, bias)
+        };
+        Ok(Value::Layer(self.push(Kind::Convolution(Box::new(layer)), input, None)))
+    }
+
+    pub(super) fn dense(&mut self, node: &NodeProto) -> Result<Value, String> {
+        match node.op_type.as_str() {
+            "Gemm" => understood(node, 3, &["alpha", "beta", "transA", "transB"])?,
+            _ => understood(node, 2, &[])?,
+        }
+        let Value::Flat(input) = self.value(node, 0)? else {
+            return Err("its input is not one row for each picture".into());
+        };
+        let matrix = self.constant(node, 1, "its matrix is not constant")?;
+        let &[_, outputs] = matrix.shape() else { return Err("its matrix has not two axes".into()) };
+        require(matrix.len() > 0, "its matrix is empty")?;
+        require(matrix.datum_type() == DatumType::F32, "its matrix is not float32")?;
+        require(int(node, "transA", 0) == 0 && int(node, "transB", 0) == 0, "it is transposed")?;
+        let factors = node.attribute.iter().filter(|a| a.name == "alpha" || a.name == "beta");
+        require(factors.clone().all(|a| a.f == 1.0), "it has factors")?;
+        let bias = self.bias(node, &[&[outputs], &[1, outputs]])?;
+        let layer = ConvolutionLayer::plain(&node.output[0], Weight::Dense(matrix), bias);
+        Ok(Value::Flat(self.push(Kind::Convolution(Box::new(layer)), input, None)))
+    }
+
+    /// The third input of one of these shapes, which are as long as the first one says, or zeros.
+    fn bias(&self, node: &NodeProto, shapes: &[&[usize]]) -> Result<Vec<f32>, String> {
+        if node.input.len() < 3 {
+            return Ok(vec![0.0; shapes[0][0]]);
+        }
+        match self.value(node, 2)? {
+            Value::Constant(tensor) | Value::Scaled(tensor, _) if shapes.contains(&tensor.shape()) => {
+                self.floats(node, 2)
+            }
+            _ => Err("its bias is not one number for each output".into()),
+        }
+    }
+
+    pub(super) fn relu(&mut self, node: &NodeProto) -> Result<Value, String> {
+        understood(node, 1, &[])?;
+        let (value, convolution) = self.unfinished(node, 0)?;
+        convolution.slopes = Some(vec![0.0; convolution.bias.len()]);
+        Ok(value)
+    }
+
+    pub(super) fn prelu(&mut self, node: &NodeProto) -> Result<Value, String> {
+        understood(node, 2, &[])?;
+        let tensor = self.constant(node, 1, "its slopes are not constant")?;
+        let slopes = floats(&tensor)?;
+        let (value, convolution) = self.unfinished(node, 0)?;
+        let count = convolution.bias.len();
+        let per_channel: [&[usize]; 2] =
+            if convolution.is_dense() { [&[count], &[1, count]] } else { [&[count, 1, 1], &[1, count, 1, 1]] };
+        require(per_channel.contains(&tensor.shape()), "it has not one slope for each channel")?;
+        // The largest is pooled behind the slope here, which is the same only while the slope rises.
+        let rising = slopes.iter().all(|slope| *slope >= 0.0);
+        require(convolution.pool.is_none() || rising, "it falls behind a pooling")?;
+        convolution.slopes = Some(slopes);
+        Ok(value)
+    }
+
+    pub(super) fn sigmoid(&mut self, node: &NodeProto) -> Result<Value, String> {
+        understood(node, 1, &[])?;
+        let (value, convolution) = self.unfinished(node, 0)?;
+        convolution.sigmoid = true;
+        convolution.slopes = Some(vec![1.0; convolution.bias.len()]);
+        Ok(value)
+    }
+
+    /// The convolution whose plain result this node's input is and nobody else's.
+    pub(super) fn unfinished(&mut self, node: &NodeProto, ix: usize) -> Result<(Value, &mut ConvolutionLayer), String> {
+        let value = self.value(node, ix)?;
+        let layer = match value {
+            Value::Layer(layer) => layer,
+            Value::Flat(layer) if node.op_type != "Add" => layer,
+            Value::Listed(layer) if node.op_type == "Sigmoid" => layer,
+            Value::Padded(layer, false, _) if node.op_type == "Add" => layer,
+            _ => return Err(format!("its input {ix} is not a layer")),
+        };
+        let once = self.uses.get(node.input[ix].as_str()) == Some(&1);
+        match &mut self.layers[layer] {
+            Layer { kind: Kind::Convolution(convolution), scale: None, shared: false, .. }
+                if once
+                    && convolution.slopes.is_none()
+                    && convolution.is_dense() == matches!(value, Value::Flat(_)) =>
+            {
+                Ok((value, convolution))
+            }
+            _ => Err("it does not follow a convolution alone".into()),
+        }
+    }
+}
