@@ -138,9 +138,9 @@ fn wire(
                 if layers[layer.input].scale.is_some() {
                     model.wire_node(name, parts.integer()?, &inputs)?
                 } else {
+                    let operator = parts.float()?;
                     // Only integers' bytes are told from 128 where the processor wants them so.
                     ensure!(flip == 0 || !matches!(layout, Layout::Bytes(_)), "{}: bytes of numbers", convolution.name);
-                    let operator = parts.float()?;
                     let alone = inputs.len() == 1 && matches!(layout, Layout::Float(_) | Layout::Listed);
                     let before = chains[layer.input].take().filter(|_| alone);
                     let (input, mut convolutions) = before.unwrap_or_else(|| (inputs[0], Vec::new()));

@@ -471,6 +471,11 @@ fn refuse(whole: fn() -> GraphProto, outputs: &[&'static str], cases: &[Refused]
         let network = network(damaged, outputs);
         match network.open_plan(SHAPE.map(Some), &pixels()) {
             Err(VisionError::Network { file, reason: said }) if file == "made.onnx" && said.contains(reason) => {}
+            // Where bytes are kept turned over, the convolution that made them of numbers is refused before.
+            Err(VisionError::Network { reason: said, .. })
+                if Integer::kernels().flip != 0
+                    && reason.contains("bytes are added")
+                    && said.ends_with("bytes of numbers") => {}
             Err(other) => wrong.push(format!("{other} instead of {reason}")),
             Ok(_) => wrong.push(format!("taken instead of {reason}")),
         }
