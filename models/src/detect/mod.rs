@@ -21,8 +21,8 @@ const AROUND: f64 = 3.0;
 const AROUND_PX: usize = 96;
 /// …for faces of this many, three quarters of the doubtful one's.
 const AROUND_SMALLEST_PX: usize = 24;
-/// A doubtful face stands if one is found around it with this score, and none is surer turned. Of 86 upright portraits with doubtful
-/// faces only 85 have one that stands, of 246 lying down with what looks like an upright face none (detector.md).
+/// A doubtful face stands if one is found around it with this score, and none is surer turned. Of 86 upright portraits with only
+/// doubtful faces 85 have one that stands, of 1 068 lying down or upside down one (models/benches/detector.md).
 const STANDS: f32 = 0.98;
 /// A turned picture is looked at for faces of this many pixels, or the smallest wanted if that is more…
 const TURNED_SMALLEST_PX: usize = 80;
@@ -121,10 +121,8 @@ impl Detector {
     }
 
     /// The faces of a picture that is not upright, in the coordinates of the picture as given, the most prominent first.
-    /// None unless there is a quarter less doubt about one, once the picture is turned, than about the surest as given.
-    ///
-    /// What is around each doubtful face tells whether it is one, and upright. The whole picture is looked at turned only
-    /// where none stands.
+    /// None unless there is a quarter less doubt about one, once the picture is turned, than about the surest as given; and
+    /// none where one of the doubtful faces stands: the whole picture is not looked at turned then.
     fn look_turned(
         &self,
         picture: &Pyramid,
@@ -132,19 +130,12 @@ impl Detector {
         doubtful: &[Detection],
         cores: &Cores,
     ) -> Result<Option<Vec<Detection>>, VisionError> {
-        let as_given = surest(doubtful);
-        let needed = self.upright.max(as_given + (1.0 - as_given) / 4.0);
-        let (mut stands, mut lies) = (false, false);
         for face in doubtful.iter().take(DOUBTFUL) {
-            let around = face.around(picture);
-            let search = Search { min_face_px: AROUND_SMALLEST_PX, ..*search };
-            let upright = self.look(&Pyramid::new(&around), &search, TWICE, cores)?;
-            stands |= surest(&upright) >= STANDS;
-            lies |= self.surest_turn(&around, &search, cores)?.0 >= needed;
+            if self.stands(face, picture, search, cores)? {
+                return Ok(None);
+            }
         }
-        if stands && !lies {
-            return Ok(None);
-        }
+        let needed = self.needed(surest(doubtful));
         let (side, least) = (picture.width().min(picture.height()), search.min_face_px);
         let smallest =
             TURNED_SMALLEST_PX.max(least).max(side / TURNED_LEAST_PART).min(least.max(side / TURNED_MOST_PART));
@@ -164,6 +155,21 @@ impl Detector {
         Ok(Some(faces.iter().map(|face| turn.back(face, picture.width(), picture.height())).collect()))
     }
 
+    /// Whether a doubtful face is one, and upright, by what is around it.
+    fn stands(&self, face: &Detection, picture: &Pyramid, search: &Search, cores: &Cores) -> Result<bool, VisionError> {
+        // YuNet looks at any part for as long as at the whole.
+        let Networks::Mtcnn(_) = self.networks else { return Ok(false) };
+        let around = face.around(picture);
+        let search = Search { min_face_px: AROUND_SMALLEST_PX, ..*search };
+        let upright = surest(&self.look(&Pyramid::new(&around), &search, TWICE, cores)?);
+        Ok(upright >= STANDS && self.surest_turn(&around, &search, cores)?.0 < self.needed(upright))
+    }
+
+    /// The score with which a face is found surer in a turned picture than with this one as given.
+    fn needed(&self, as_given: f32) -> f32 {
+        self.upright.max(as_given + (1.0 - as_given) / 4.0)
+    }
+
     /// How surely a face is found in a picture once it is turned, and which way.
     fn surest_turn(&self, picture: &Rgb, search: &Search, cores: &Cores) -> Result<(f32, Turn), VisionError> {
         // All three: in the opposite turn the same face can be found upside down, but less surely.
@@ -171,16 +177,15 @@ impl Detector {
             let turned = turn.of(picture);
             self.look(&Pyramid::new(&turned), search, TWICE, cores).map(|faces| (surest(&faces), *turn))
         });
-        looks.into_iter().try_fold((0.0, Turn::Half), |best, look| Ok(surer(best, look?)))
+        looks.into_iter().try_fold((0.0, Turn::Half), |best, look| {
+            let look = look?;
+            Ok(if look.0 > best.0 { look } else { best })
+        })
     }
 }
 
 fn surest(faces: &[Detection]) -> f32 {
     faces.iter().map(|face| face.score).fold(0.0, f32::max)
-}
-
-fn surer(first: (f32, Turn), second: (f32, Turn)) -> (f32, Turn) {
-    if second.0 > first.0 { second } else { first }
 }
 
 /// Neither the surest nor the largest alone: a tiny sure face is rarely the one meant, and large doubtful ones are often no
@@ -199,7 +204,7 @@ impl Detection {
     /// The face and what is around it.
     fn around(&self, picture: &Pyramid) -> Rgb {
         let Bounds { left, top, right, bottom } = self.bounds;
-        let side = AROUND * f64::from(self.bounds.size().max(1.0));
+        let side = AROUND * f64::from((right - left).max(bottom - top).max(1.0));
         let window = Window {
             left: (f64::from(left + right) - side) / 2.0,
             top: (f64::from(top + bottom) - side) / 2.0,
