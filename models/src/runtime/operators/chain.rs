@@ -3,8 +3,9 @@
 
 use std::ops::Range;
 
+use super::convolution::{Grid, Grids};
 use super::*;
-use crate::direct::Float;
+use crate::direct::{self, Float, Output};
 
 /// So many numbers each makes at once, if a row has not more: few enough to stay in a cache until they are used, and
 /// enough that calls do not count.
