@@ -7,7 +7,8 @@
                                                                      people of whom several pictures are enrolled
     python models/benches/alignment.py <lfw-dev folder> --dlib       dlib's own landmarks and the network's last values but one
 
-Needs numpy, OpenCV and onnxruntime; with --dlib onnx, dlib and face_recognition_models, too. The float32 recogniser, one thread. The folder holds LFW pictures and a pairs.csv of
+Needs numpy, OpenCV and onnxruntime; with --dlib onnx, dlib and face_recognition_models, too. The float32 recogniser, one
+thread. The folder holds LFW pictures and a pairs.csv of
 path_a,path_b,same. A person is in the tuning half if the sha256 of the name begins with 0 to 7; a pair counts if both
 are in the same half. Not for judging the Rust code; that is `kithd eval`'s.
 """
@@ -33,7 +34,9 @@ PLAIN = np.array([[47.55, 46.60], [100.48, 46.60], [74.01, 76.56], [50.41, 103.0
 DLIB_FIVE = (0.25 + np.array([[0.8596, 0.2135], [0.6461, 0.2290], [0.1206, 0.2137], [0.3341, 0.2291], [0.4901, 0.6278]])) / 1.5 * 150
 CHOSEN = 1.05
 MIDDLE, SIDE = 74.5, 150
-PACK = tomllib.loads((MODELS / "packs" / "dlib-mtcnn" / "pack.toml").read_text())["recogniser"]["cohort"]
+FOLDER = MODELS / "packs" / "dlib-mtcnn"
+RECOGNISER = tomllib.loads((FOLDER / "pack.toml").read_text())["recogniser"]
+PACK = RECOGNISER["cohort"]
 
 
 def larger(scale, right=0.0, down=0.0):
@@ -44,7 +47,7 @@ class Faces:
     """The main face of every picture of one half."""
 
     def __init__(self, folder, tuning):
-        self.pipeline = reference.Pipeline(MODELS / "packs" / "dlib-mtcnn")
+        self.pipeline = reference.Pipeline(FOLDER)
         files, self.pictures, self.landmarks, who = {}, [], [], []
         flat = (folder / "pairs.csv").exists()
         for name, path in cohort.named(folder):
@@ -369,8 +372,7 @@ def before_last_layer(faces, chips):
     import onnx
     import onnxruntime
 
-    recogniser = tomllib.loads((MODELS / "packs" / "dlib-mtcnn" / "pack.toml").read_text())["recogniser"]
-    model = onnx.load(str(MODELS / "packs" / "dlib-mtcnn" / recogniser["float32"]))
+    model = onnx.load(str(FOLDER / RECOGNISER["float32"]))
     [pooled] = [node.output[0] for node in model.graph.node if node.op_type == "GlobalAveragePool"]
     model.graph.output.append(onnx.helper.make_tensor_value_info(pooled, onnx.TensorProto.FLOAT, None))
     network = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -1,5 +1,5 @@
 """Scores the detector of the bundled pack beside YuNet_n: faces found by size, false faces, pictures turned without EXIF,
-faces shrunk to 20 pixels. Prints the tables of detector.md.
+pictures with every face covered, faces shrunk to 20 pixels. Prints the tables of detector.md.
 
 Needs photographs (groups/, noface/, lfw-dev/), which are not part of this repository, YuNet_n's ONNX file, and:
 

@@ -95,7 +95,6 @@ impl Detector {
         cores: &Cores,
     ) -> Result<Vec<Detection>, VisionError> {
         let mut faces = self.look(picture, search, self.sure, cores)?;
-        by_prominence(&mut faces);
         // A face on its side or upside down is often found with landmarks of an upright one, but hardly ever surely.
         if search.turned && surest(&faces) < self.sure {
             faces = self.look_turned(picture, search, &faces, cores)?.unwrap_or(faces);
@@ -104,7 +103,7 @@ impl Detector {
         Ok(faces)
     }
 
-    /// The plausible faces; those from the score `sure` are not looked at a second time.
+    /// The plausible faces, the most prominent first; those from the score `sure` are not looked at a second time.
     fn look(
         &self,
         picture: &Pyramid,
@@ -117,6 +116,9 @@ impl Detector {
             Networks::Yunet(yunet) => yunet.detect(picture, search)?,
         };
         faces.retain(Detection::is_plausible);
+        // Neither the surest nor the largest alone: a tiny sure face is rarely the one meant,
+        // and large doubtful ones are often no faces.
+        faces.sort_by(|a, b| b.prominence().total_cmp(&a.prominence()));
         Ok(faces)
     }
 
@@ -146,12 +148,11 @@ impl Detector {
             return Ok(None);
         }
         let turned = turn.of(picture.whole());
-        let mut faces = self.look(&Pyramid::new(&turned), search, TWICE, cores)?;
+        let faces = self.look(&Pyramid::new(&turned), search, TWICE, cores)?;
         // The copy may have shown what the whole does not.
         if surest(&faces) < needed {
             return Ok(None);
         }
-        by_prominence(&mut faces);
         Ok(Some(faces.iter().map(|face| turn.back(face, picture.width(), picture.height())).collect()))
     }
 
@@ -186,12 +187,6 @@ impl Detector {
 
 fn surest(faces: &[Detection]) -> f32 {
     faces.iter().map(|face| face.score).fold(0.0, f32::max)
-}
-
-/// Neither the surest nor the largest alone: a tiny sure face is rarely the one meant, and large doubtful ones are often no
-/// faces.
-fn by_prominence(faces: &mut [Detection]) {
-    faces.sort_by(|a, b| b.prominence().total_cmp(&a.prominence()));
 }
 
 impl Detection {

@@ -2,7 +2,7 @@
 //! groups with every face known, scenes with none.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kith_vision::{Bounds, Face, Pack, Precision, Rgb, Search, Vision};
 
@@ -52,6 +52,13 @@ fn shrunk(side: u32, width: usize, height: usize) -> Rgb {
 
 fn faces(vision: &Vision, picture: &Rgb, search: Search) -> Vec<Face> {
     vision.recognise(picture, &search).unwrap().faces
+}
+
+/// What is in a folder, by name.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
 }
 
 /// For messages; a whole face would print its pixels.
@@ -228,9 +235,8 @@ fn is_turned(found: &Face, face: &Bounds, degrees: u32, upright: &Rgb) -> bool {
 #[test]
 fn portraits_lying_on_a_side_or_upside_down_show_the_face_the_right_way_up() {
     let Some(folder) = shared("turned portraits test", "faces/lfw-dev") else { return };
-    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files = files(&folder);
     files.retain(|path| path.extension().is_some_and(|extension| extension == "jpg"));
-    files.sort();
     let vision = bundled(Precision::Int8);
     // In LFW the face meant is in the middle.
     let face = Bounds { left: 70.0, top: 70.0, right: 180.0, bottom: 180.0 };
@@ -247,8 +253,7 @@ fn portraits_lying_on_a_side_or_upside_down_show_the_face_the_right_way_up() {
 #[test]
 fn no_scene_object_or_animal_is_taken_for_a_face_however_small_or_turned() {
     let Some(folder) = shared("scenes test", "faces/noface") else { return };
-    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
+    let files = files(&folder);
     for min_face_px in [40, 20] {
         for path in &files {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap();
