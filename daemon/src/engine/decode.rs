@@ -14,12 +14,12 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits, RgbImag
 
 use kith_vision::{Bounds, Rgb};
 use reduced::{Jpeg, Piece};
-use sniff::refuse;
+
+use crate::picture_kind::{Other, not_a_picture};
 
 mod jpeg;
 mod reduced;
-mod sniff;
-pub use sniff::{Format, sniff};
+pub use crate::picture_kind::{Format, sniff};
 
 /// Headroom for a decoder's own buffers when the pixel limit is very small.
 const SMALLEST_ALLOCATION_LIMIT: u64 = 64 << 20;
@@ -265,6 +265,14 @@ fn flatten(picture: DynamicImage) -> DynamicImage {
     pixels.shrink_to_fit();
     // The length is width × height × 3 by construction; an empty picture stands in for the impossible.
     DynamicImage::ImageRgb8(image::RgbImage::from_raw(width, height, pixels).unwrap_or_default())
+}
+
+/// Names what was sent instead of a picture, so the operator sees the mistake at once.
+fn refuse(bytes: &[u8]) -> DecodeError {
+    match not_a_picture(bytes) {
+        Other::Known(kind) => DecodeError::Unsupported { looks_like: kind.to_owned() },
+        Other::Unknown { starts_with } => DecodeError::NotAnImage { starts_with },
+    }
 }
 
 fn corrupt(format: Format, detail: &str) -> DecodeError {

@@ -15,6 +15,7 @@ use super::guard::Recognised;
 use super::{Matcher, Ready};
 use crate::domain::hex;
 use crate::engine::FoundFace;
+use crate::names;
 use crate::queue::Failure;
 use crate::sources::write_durably;
 use crate::store::{EnrolledFace, EnrolledPicture, Store, StoreError};
@@ -96,7 +97,7 @@ impl Enroller {
             let (image_name, person) = (image_name.to_string(), person.to_string());
             Ok(Report { image_name, person, enrolment, remark })
         };
-        let person = person.trim();
+        let person = &names::clean(person);
         if let Some(why) = objection_to_name(person) {
             return report(Enrolment::Rejected, Some(why));
         }
@@ -138,7 +139,7 @@ impl Enroller {
                 refresh(&self.store, &up.matcher).await?;
                 report(Enrolment::Enrolled, note)
             }
-            EnrolledFace::AlreadyThere { person: holder } if holder == person => {
+            EnrolledFace::AlreadyThere { person: holder } if holder == *person => {
                 // Somebody may have said that this face is not them.
                 refresh(&self.store, &up.matcher).await?;
                 report(Enrolment::AlreadyThere, note)
@@ -160,7 +161,7 @@ pub(super) async fn refresh(store: &Store, matcher: &Matcher) -> anyhow::Result<
 
 /// Why nobody can be called that.
 pub(super) fn objection_to_name(name: &str) -> Option<String> {
-    let bad = name.trim().is_empty() || name.chars().count() > 200 || name.contains(char::is_control);
+    let bad = names::clean(name).is_empty() || name.chars().count() > 200 || name.contains(char::is_control);
     bad.then(|| "a person's name must have 1 to 200 characters".into())
 }
 

@@ -17,6 +17,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/0006-folders.sql"),
     include_str!("../../../migrations/0007-retention.sql"),
     include_str!("../../../migrations/0008-people-and-strangers.sql"),
+    include_str!("../../../migrations/0009-nothing-is-lost.sql"),
 ];
 
 /// The number of the newest schema.

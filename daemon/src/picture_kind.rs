@@ -1,11 +1,11 @@
-//! Tells by the first bytes which container a file is, and names what it is when it is no picture.
-//! Not for deciding whether the rest of the file is sound: that is decoding.
+//! The kind of a picture by its bytes: which container a file is, or what it is when it is no picture.
+//!
+//! Every door uses it: a declared type or a file name decides nothing. Not for deciding whether the rest of the file is
+//! sound: that is decoding.
 
 use std::fmt;
 
 use image::ImageFormat;
-
-use super::DecodeError;
 
 /// The containers this appliance reads, told apart by content, never by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,8 @@ pub enum Format {
 }
 
 impl Format {
-    pub(super) fn image_format(self) -> ImageFormat {
+    /// The same for the crate `image`.
+    pub fn image_format(self) -> ImageFormat {
         match self {
             Self::Jpeg => ImageFormat::Jpeg,
             Self::Png => ImageFormat::Png,
@@ -61,10 +62,13 @@ pub fn sniff(bytes: &[u8]) -> Option<Format> {
     }
 }
 
-/// Names what was sent instead of a picture, so the operator sees the mistake at once.
-pub(super) fn refuse(bytes: &[u8]) -> DecodeError {
-    let head = &bytes[..bytes.len().min(512)];
-    let looks_like = match head {
+/// Longest beginning that [`not_a_picture`] looks at, in bytes.
+pub const HEAD_BYTES: usize = 512;
+
+/// Names what was sent instead of a picture ("HEIC", "a gzip archive"), or says how it begins when that is unknown.
+pub fn not_a_picture(bytes: &[u8]) -> Other {
+    let head = &bytes[..bytes.len().min(HEAD_BYTES)];
+    Other::Known(match head {
         [_, _, _, _, b'f', b't', b'y', b'p', brand @ ..] => match brand.get(..4) {
             Some(b"avif" | b"avis") => "AVIF",
             Some(b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" | b"mif1" | b"msf1") => "HEIC",
@@ -84,11 +88,22 @@ pub(super) fn refuse(bytes: &[u8]) -> DecodeError {
             Some(kind) => kind,
             None => {
                 let hex: Vec<String> = head.iter().take(8).map(|b| format!("{b:02x}")).collect();
-                return DecodeError::NotAnImage { starts_with: hex.join(" ") };
+                return Other::Unknown { starts_with: hex.join(" ") };
             }
         },
-    };
-    DecodeError::Unsupported { looks_like: looks_like.to_owned() }
+    })
+}
+
+/// Bytes that are no picture this appliance reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Other {
+    /// With its article where it has one: "HEIC", "a gzip archive".
+    Known(&'static str),
+    /// No kind that has a name here.
+    Unknown {
+        /// The first eight bytes in hexadecimal.
+        starts_with: String,
+    },
 }
 
 /// Which text `head` is; `None` for binary data.
