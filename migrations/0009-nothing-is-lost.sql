@@ -1,5 +1,17 @@
 -- Nothing behind a yes is lost.
 
+-- Clocks: images before which the board's clock was set back, by more than those accepted side by side may be in disorder
+-- (store/find.rs). Between two of them time grows as ids do.
+CREATE TABLE clock_set_back (id INTEGER PRIMARY KEY) STRICT;
+INSERT INTO clock_set_back
+  SELECT id FROM (SELECT id, accepted_at_ms, lag(accepted_at_ms) OVER (ORDER BY id) AS before FROM images)
+   WHERE accepted_at_ms < before - 10000;
+CREATE TRIGGER image_after_clock_set_back AFTER INSERT ON images
+  WHEN new.accepted_at_ms < (SELECT accepted_at_ms FROM images WHERE id < new.id ORDER BY id DESC LIMIT 1) - 10000 BEGIN
+  DELETE FROM clock_set_back WHERE id < (SELECT min(id) FROM images);
+  INSERT OR IGNORE INTO clock_set_back VALUES (new.id);
+END;
+
 -- Spool and damaged rows.
 
 -- Backups and enrolment pictures.

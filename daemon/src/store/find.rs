@@ -14,6 +14,8 @@ use crate::domain::{ImageId, Outcome, PersonId, Source, State};
 const LOOKED_AT: i64 = 8_000;
 /// …and where each has to be fetched by itself.
 const FETCHED: i64 = 4_000;
+/// Images that are accepted side by side have their moments from before they stood in line. `clock_set_back` allows the same.
+const DISORDER_MS: i64 = 10_000;
 
 /// What is asked of an image; nothing asks for all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,6 +47,12 @@ pub struct Found {
     pub unfinished: bool,
 }
 
+/// The ids that are looked at for one page, and how many those are at most.
+struct LookedAt {
+    sql: Sql,
+    most: i64,
+}
+
 /// A piece of SQL and what its question marks stand for.
 #[derive(Default)]
 struct Sql {
@@ -68,7 +76,7 @@ impl Store {
         cursor: Option<ImageId>,
         limit: usize,
     ) -> Result<Found, StoreError> {
-        self.read(move |connection| find(connection, &filter, cursor, limit)).await
+        self.read_dear(move |connection| find(connection, &filter, cursor, limit)).await
     }
 }
 
@@ -78,59 +86,100 @@ fn find(
     cursor: Option<ImageId>,
     limit: usize,
 ) -> rusqlite::Result<Found> {
-    let Some((low, high)) = between(connection, filter, cursor)? else {
-        return Ok(Found { images: Vec::new(), next: None, unfinished: false });
-    };
-    let (looked_at, most) = looked_at(filter, few(connection, filter.state)?, low, high);
+    let few = few(connection, filter.state)?;
+    let mut found = Found { images: Vec::new(), next: None, unfinished: false };
+    let mut left = LOOKED_AT;
+    for (low, high) in between(connection, filter, cursor)? {
+        if left <= 0 {
+            (found.next, found.unfinished) = (Some(high + 1), true);
+            break;
+        }
+        let looked_at = looked_at(filter, few, low, high, left);
+        let (images, more) = some(connection, filter, &looked_at, limit - found.images.len())?;
+        found.images.extend(images);
+        if more {
+            found.next = found.images.last().map(|image| image.id);
+            break;
+        }
+        let (count, last): (i64, Option<ImageId>) = connection
+            .prepare_cached(&format!("SELECT count(*), min(id) FROM ({})", looked_at.sql.text))?
+            .query_row(rusqlite::params_from_iter(&looked_at.sql.values), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        if count == looked_at.most {
+            (found.next, found.unfinished) = (last, last.is_some());
+            break;
+        }
+        left -= count;
+    }
+    add_faces(connection, &mut found.images)?;
+    Ok(found)
+}
+
+/// So many of those looked at that are what is asked for; and whether there are more.
+fn some(
+    connection: &Connection,
+    filter: &ImageFilter,
+    looked_at: &LookedAt,
+    limit: usize,
+) -> rusqlite::Result<(Vec<ImageRow>, bool)> {
     let asked = asked(filter);
     let condition = if asked.text.is_empty() { "1".into() } else { asked.text };
     // One more than asked for tells whether another page follows.
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {IMAGE_COLUMNS} FROM ({}) found CROSS JOIN images i ON i.id = found.id WHERE {condition} LIMIT ?",
-        looked_at.text
+        looked_at.sql.text
     ))?;
-    let values = looked_at.values.iter().chain(&asked.values).map(|value| value as &dyn ToSql);
+    let values = looked_at.sql.values.iter().chain(&asked.values).map(|value| value as &dyn ToSql);
     let wanted = limit as i64 + 1;
     let values: Vec<&dyn ToSql> = values.chain([&wanted as &dyn ToSql]).collect();
     let mut images = statement.query_map(&values[..], image_row)?.collect::<rusqlite::Result<Vec<_>>>()?;
     let more = images.len() > limit;
     images.truncate(limit);
-    add_faces(connection, &mut images)?;
-    if more {
-        return Ok(Found { next: images.last().map(|image| image.id), images, unfinished: false });
-    }
-    let (count, last): (i64, Option<ImageId>) = connection
-        .prepare_cached(&format!("SELECT count(*), min(id) FROM ({})", looked_at.text))?
-        .query_row(rusqlite::params_from_iter(&looked_at.values), |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let next = last.filter(|_| count == most);
-    Ok(Found { images, next, unfinished: next.is_some() })
+    Ok((images, more))
 }
 
-/// The ids to look between, both ends included; `None`: there is nothing.
+/// The stretches of ids to look between, both ends included, newest first.
+///
+/// Ids grow, and time does with them but for where the board's clock was set back: each such place begins a stretch, in
+/// which the moments asked for are found by halving. (An index on the time would be one more page to write with each
+/// picture.) Images that were accepted side by side may be in each other's order, so a little more is looked at; `asked`
+/// is exact.
 fn between(
     connection: &Connection,
     filter: &ImageFilter,
     cursor: Option<ImageId>,
-) -> rusqlite::Result<Option<(ImageId, ImageId)>> {
+) -> rusqlite::Result<Vec<(ImageId, ImageId)>> {
     let mut high = cursor.map_or(i64::MAX, |cursor| cursor - 1);
-    let mut low = 1;
-    if let Some(until) = filter.until_ms {
-        high = high.min(first_since(connection, until)? - 1);
+    if filter.since_ms.is_none() && filter.until_ms.is_none() {
+        return Ok(vec![(1, high)]);
     }
-    if let Some(since) = filter.since_ms {
-        low = first_since(connection, since)?;
+    let mut begins: Vec<ImageId> = connection
+        .prepare_cached("SELECT id FROM clock_set_back WHERE id <= ?1 ORDER BY id DESC")?
+        .query_map([high], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    begins.push(1);
+    let mut stretches = Vec::new();
+    for begin in begins {
+        let first = |moment: Option<i64>, by: i64, without: ImageId| {
+            moment.map_or(Ok(without), |moment| first_since(connection, begin, high, moment.saturating_add(by)))
+        };
+        let low = first(filter.since_ms, -DISORDER_MS, begin)?;
+        let end = first(filter.until_ms, DISORDER_MS, high.saturating_add(1))? - 1;
+        if low <= end {
+            stretches.push((low, end));
+        }
+        high = begin - 1;
     }
-    Ok((low <= high).then_some((low, high)))
+    Ok(stretches)
 }
 
-/// The first id accepted at a moment or later, beyond all ids if there is none.
-///
-/// Found by halving, since ids grow as time does, and an index on the time would be one more page to write with each
-/// picture. Where the clock of the board was set back it is one of the places where the moment was passed.
-fn first_since(connection: &Connection, moment: i64) -> rusqlite::Result<ImageId> {
-    let (mut low, mut high): (ImageId, ImageId) = connection
-        .prepare_cached("SELECT coalesce(min(id), 1), coalesce((SELECT max(id) FROM images), 0) + 1 FROM images")?
-        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+/// The first id between `low` and `high` that was accepted at a moment or later, the one behind them if there is none.
+fn first_since(connection: &Connection, low: ImageId, high: ImageId, moment: i64) -> rusqlite::Result<ImageId> {
+    let (first, last): (Option<ImageId>, Option<ImageId>) = connection
+        .prepare_cached(
+            "SELECT (SELECT min(id) FROM images WHERE id >= ?1), (SELECT max(id) FROM images WHERE id <= ?2)",
+        )?
+        .query_row([low, high], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let (Some(mut low), Some(mut high)) = (first, last.map(|last| last + 1)) else { return Ok(low) };
     let mut from =
         connection.prepare_cached("SELECT id, accepted_at_ms FROM images WHERE id >= ?1 ORDER BY id LIMIT 1")?;
     while low < high {
@@ -154,10 +203,11 @@ fn few(connection: &Connection, state: Option<State>) -> rusqlite::Result<bool> 
     Ok(count <= FETCHED)
 }
 
-/// The ids that are looked at for one page, from the index that leaves the fewest; and how many those are at most.
-fn looked_at(filter: &ImageFilter, few: bool, low: ImageId, high: ImageId) -> (Sql, i64) {
+/// From the index that leaves the fewest, and no more of them than `left`.
+fn looked_at(filter: &ImageFilter, few: bool, low: ImageId, high: ImageId, left: i64) -> LookedAt {
     let mut sql = Sql::default();
     let mut chosen = |from: &str, id: &str, order: &str, most: i64, first: Option<(&str, Value)>| {
+        let most = most.min(left);
         if let Some((condition, value)) = first {
             sql.and(condition, value);
         }
@@ -188,7 +238,7 @@ fn looked_at(filter: &ImageFilter, few: bool, low: ImageId, high: ImageId) -> (S
             _ => chosen("images NOT INDEXED", "id", "", LOOKED_AT, None),
         }
     };
-    (sql, most)
+    LookedAt { sql, most }
 }
 
 /// What each of them must be.
@@ -238,6 +288,53 @@ mod tests {
             picture_key: None,
             unless_unfinished: false,
             seen: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_window_of_time_is_found_however_often_the_clock_was_set_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(folder.path(), &[]).unwrap();
+        const HOUR: i64 = 3_600_000;
+        // Hours by the board's clock: one twice, a start in 1970 in between, and the right time at last.
+        let hours = [1, 2, 3, 2, 3, 0, 1, 900, 901, 899, 902];
+        for hour in hours {
+            for minute in 0..3 {
+                let at = hour * HOUR + minute * 60_000;
+                store.accept(vec![image("/in/a.jpg".into())], 0, at, true).await.unwrap().unwrap();
+            }
+        }
+        let within = |since: Option<i64>, until: Option<i64>| ImageFilter {
+            since_ms: since.map(|hour| hour * HOUR),
+            until_ms: until.map(|hour| hour * HOUR),
+            ..ImageFilter::default()
+        };
+        for (since, until) in [
+            (Some(2), Some(3)),
+            (Some(0), Some(1)),
+            (Some(1), Some(902)),
+            (Some(4), Some(899)),
+            (Some(3), None),
+            (None, Some(2)),
+        ] {
+            let expected: Vec<_> = (1..=hours.len() as i64 * 3)
+                .rev()
+                .filter(|id| {
+                    let hour = hours[(id - 1) as usize / 3];
+                    since.is_none_or(|since| hour >= since) && until.is_none_or(|until| hour < until)
+                })
+                .collect();
+            let (mut found, mut cursor) = (Vec::new(), None);
+            loop {
+                let page = store.find_images(within(since, until), cursor, 2).await.unwrap();
+                assert!(!page.unfinished, "{page:?}");
+                found.extend(page.images.iter().map(|image| image.id));
+                cursor = page.next;
+                if cursor.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(found, expected, "{since:?} to {until:?}");
         }
     }
 

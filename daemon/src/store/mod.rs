@@ -59,6 +59,8 @@ use writer::{Urgency, Writer};
 /// File name of the database inside the state folder.
 pub const DATABASE: &str = "kithd.db";
 const READERS: usize = 4;
+/// Of those for lists and whatever else may take long: the others stay free for what is answered at once.
+const DEAR_READERS: usize = 2;
 /// A page that is touched is written whole, twice: the smallest there is. Only a new file takes it.
 const PAGE_BYTES: i64 = 512;
 /// Size of the journal at which it is copied into the database. Pages that change often are copied once for all their
@@ -169,6 +171,7 @@ struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
     permits: Arc<Semaphore>,
+    dear: Semaphore,
 }
 
 impl Store {
@@ -193,11 +196,11 @@ impl Store {
         let _ = std::fs::remove_file(folder.join(DOUBT));
         keep_room(folder, false);
         let idle = (0..READERS).map(|_| open_read_only(&path)).collect::<Result<_, _>>()?;
-        let permits = Arc::new(Semaphore::new(READERS));
+        let (permits, dear) = (Arc::new(Semaphore::new(READERS)), Semaphore::new(DEAR_READERS));
         let banner = damaged::damaged_banner(&connection, folder)?;
         let store = Self {
             writer: Writer::start(connection)?,
-            readers: Arc::new(Readers { path, idle: Mutex::new(idle), permits }),
+            readers: Arc::new(Readers { path, idle: Mutex::new(idle), permits, dear }),
             removed: Arc::default(),
             damage: watch::Sender::default(),
         };
@@ -295,6 +298,16 @@ impl Store {
         });
         let answer = task.await.map_err(|_| StoreError::Closed)?;
         self.note_damage(answer)
+    }
+
+    /// A read that may take long. However many of them wait, cheap ones do not wait behind them.
+    async fn read_dear<T, F>(&self, query: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let _turn = self.readers.dear.acquire().await.map_err(|_| StoreError::Closed)?;
+        self.read(query).await
     }
 
     /// Waits until all that was handed over is committed, then closes the file: nothing is left in the journal.

@@ -142,9 +142,19 @@ impl Store {
         self.read(people).await
     }
 
+    /// Those with a higher number than `after`, by number.
+    pub async fn people_after(&self, after: Option<PersonId>, limit: usize) -> Result<Vec<PersonRow>, StoreError> {
+        self.read_dear(move |connection| {
+            let mut statement =
+                connection.prepare_cached(&format!("{PERSON} WHERE person.id > ?1 ORDER BY person.id LIMIT ?2"))?;
+            statement.query_map(params![after.unwrap_or(0), limit as i64], person)?.collect()
+        })
+        .await
+    }
+
     /// Everybody's number and name, by name: to choose from.
     pub async fn person_names(&self) -> Result<Vec<(PersonId, String)>, StoreError> {
-        self.read(|connection| {
+        self.read_dear(|connection| {
             let mut statement =
                 connection.prepare_cached("SELECT id, name FROM person ORDER BY name COLLATE NOCASE, id")?;
             statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
@@ -152,15 +162,23 @@ impl Store {
         .await
     }
 
-    /// Those with this text in their name, by name, without the first `from`.
-    pub async fn people_named(&self, text: String, from: usize, limit: usize) -> Result<Vec<PersonRow>, StoreError> {
-        self.read(move |connection| {
+    /// Those with this text in their name, by name, behind the one of this name and number: who comes or goes meanwhile
+    /// moves nobody to another page.
+    pub async fn people_named(
+        &self,
+        text: String,
+        after: Option<(String, PersonId)>,
+        limit: usize,
+    ) -> Result<Vec<PersonRow>, StoreError> {
+        let (name, id) = after.unwrap_or_default();
+        self.read_dear(move |connection| {
             let mut statement = connection.prepare_cached(&format!(
                 "{PERSON} WHERE person.id IN (SELECT id FROM person WHERE instr(lower(name), lower(?1)) > 0
-                    ORDER BY name COLLATE NOCASE, id LIMIT ?2 OFFSET ?3)
+                    AND (name COLLATE NOCASE > ?2 OR (name = ?2 COLLATE NOCASE AND id > ?3))
+                    ORDER BY name COLLATE NOCASE, id LIMIT ?4)
                   ORDER BY name COLLATE NOCASE, person.id"
             ))?;
-            statement.query_map(params![text, limit as i64, from as i64], person)?.collect()
+            statement.query_map(params![text, name, id, limit as i64], person)?.collect()
         })
         .await
     }

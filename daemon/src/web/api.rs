@@ -24,7 +24,7 @@ use super::{VERSION, Web, with_etag};
 use crate::board::BoardReport;
 use crate::desk::{Calibration, PictureRemark};
 use crate::disk::DiskReport;
-use crate::domain::{ImageId, Outcome, PictureBytes, Source, State as ImageState};
+use crate::domain::{ImageId, Outcome, PersonId, PictureBytes, Source, State as ImageState};
 use crate::health::{Condition, Part};
 use crate::problem::Problem;
 use crate::store::{
@@ -165,17 +165,40 @@ pub fn jpeg_number(file: &str) -> Option<i64> {
     (digits == format!("{number}")).then_some(number)
 }
 
-/// Everybody enrolled.
-#[derive(Serialize, ToSchema)]
-pub struct People {
-    /// By name.
-    people: Vec<PersonRow>,
+/// Which page of those enrolled.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default, deny_unknown_fields)]
+pub struct PeopleQuery {
+    /// So many, 50 unless told.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    #[param(minimum = 1)]
+    cursor: Option<i64>,
 }
 
-/// Everybody enrolled, by name.
-#[utoipa::path(get, path = "/v1/people", tag = "people", responses((status = 200, body = People), Problem))]
-async fn people(State(web): State<Web>) -> Result<Json<People>, Problem> {
-    Ok(Json(People { people: web.store.people().await? }))
+/// A page of those enrolled.
+#[derive(Serialize, ToSchema)]
+pub struct People {
+    /// In the order they were enrolled.
+    people: Vec<PersonRow>,
+    /// Asks for the page that follows; null: this is the last.
+    next_cursor: Option<PersonId>,
+}
+
+/// Everybody enrolled, in the order they were.
+#[utoipa::path(get, path = "/v1/people", tag = "people", params(PeopleQuery),
+    responses((status = 200, body = People), Problem))]
+async fn people(State(web): State<Web>, query: Asked<PeopleQuery>) -> Result<Json<People>, Problem> {
+    let Asked(query) = query;
+    let limit = limit(query.limit)?;
+    let cursor = query.cursor.map(|cursor| number(cursor, "cursor")).transpose()?;
+    let mut people = web.store.people_after(cursor, limit + 1).await?;
+    let more = people.len() > limit;
+    people.truncate(limit);
+    let next_cursor = people.last().filter(|_| more).map(|last| last.id);
+    Ok(Json(People { people, next_cursor }))
 }
 
 /// A person with what they were enrolled from.

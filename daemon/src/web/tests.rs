@@ -430,7 +430,7 @@ async fn what_is_not_there_has_a_page_that_says_so() {
         ("/people/9", 404, "nobody"),
         ("/strangers/9", 404, "no stranger 9"),
         ("/people/x", 400, "whole number"),
-        ("/people?from=x", 400, "whole number"),
+        ("/people?after=x", 400, "link of another page"),
         ("/strangers?before=x", 400, "older ones"),
         ("/health?hours=5", 400, "168"),
         ("/?state=done", 400, "state"),
@@ -443,4 +443,58 @@ async fn what_is_not_there_has_a_page_that_says_so() {
     // A form that was sent with empty fields asks for nothing.
     let (found, _) = site.get("/?state=&outcome=&person=&source=&since=&until=&path=").await;
     assert_eq!(found, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn people_who_come_and_go_repeat_nobody_on_the_next_page() {
+    let site = Site::new();
+    let enroll = async |name: &str| {
+        let picture = EnrolledPicture {
+            image_name: "a.jpg".into(),
+            sha256: name.into(),
+            file: name.into(),
+            bounds: [0.0; 4],
+            quality: 0.9,
+            crop: b"crop".to_vec(),
+            embedding: vec![0.0; 4],
+            space: "space".into(),
+        };
+        site.web.store.enroll(name.into(), picture).await.unwrap();
+    };
+    for number in 0..130 {
+        enroll(&format!("Person {number:03}")).await;
+    }
+    let names =
+        |page: &str| -> Vec<String> { page.split("<bdi>Person ").skip(1).map(|rest| rest[..3].to_string()).collect() };
+    let next = |page: &str| {
+        let link = page.split("href=\"").find(|part| part.contains("rel=\"next\""))?.split('"').next()?;
+        Some(format!("/{}", link.trim_start_matches(['.', '/']).replace("&amp;", "&")))
+    };
+    let (_, page) = site.get("/people").await;
+    let (mut seen, mut link) = (names(&page), next(&page));
+    // Before, behind and at the place where the page ended.
+    enroll("Person 000a").await;
+    enroll("Person 1290").await;
+    let gone = site.web.store.person_named("Person 059".into()).await.unwrap().unwrap();
+    site.web.store.erase_person(gone).await.unwrap();
+    while let Some(url) = link {
+        let (_, page) = site.get(&url).await;
+        seen.extend(names(&page));
+        link = next(&page);
+    }
+    let expected: Vec<_> = (0..130).map(|number| format!("{number:03}")).chain(["129".into()]).collect();
+    assert_eq!(seen, expected);
+
+    let (mut ids, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = site.json(&format!("/v1/people?limit=50{cursor}")).await;
+        ids.extend(page["people"].as_array().unwrap().iter().map(|person| person["id"].as_i64().unwrap()));
+        let Some(next) = page["next_cursor"].as_i64() else { break };
+        enroll(&format!("During {next}")).await;
+        cursor = format!("&cursor={next}");
+    }
+    assert!(ids.is_sorted() && ids.len() >= 131, "{ids:?}");
+    for wrong in ["limit=0", "limit=501", "cursor=0", "cursor=x", "from=1"] {
+        assert_eq!(site.get(&format!("/v1/people?{wrong}")).await.0, StatusCode::BAD_REQUEST, "{wrong}");
+    }
 }

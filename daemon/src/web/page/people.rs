@@ -24,9 +24,10 @@ struct PeoplePage {
     people: Vec<Person>,
     /// Part of the names asked for.
     name: String,
-    /// Where the page before and the one after begin.
-    earlier: Option<usize>,
-    later: Option<usize>,
+    /// Whether it is the first page.
+    first: bool,
+    /// Where the next one begins.
+    later: Option<String>,
 }
 
 #[derive(Template)]
@@ -68,27 +69,33 @@ struct Remark {
 #[serde(default)]
 pub struct Asked {
     name: String,
-    from: String,
+    /// Number and name of the last one on the page before.
+    after: String,
 }
 
 /// `GET /people`: everybody, by name.
 pub async fn list(State(web): State<Web>, visit: Visit, asked: Result<Query<Asked>, QueryRejection>) -> Page {
     let Query(asked) = asked.map_err(|_| Problem::bad_request("Each field of the search can be given once."))?;
-    let from = match asked.from.as_str() {
-        "" => 0,
+    let after = match asked.after.as_str() {
+        "" => None,
         text => {
-            text.parse().map_err(|_| Problem::bad_request(format!("\"from\" is a whole number, not \"{text}\".")))?
+            let parsed = text.split_once('-').and_then(|(id, name)| Some((name.to_owned(), id.parse().ok()?)));
+            let wrong =
+                || Problem::bad_request(format!("\"after\" is what the link of another page says, not \"{text}\"."));
+            Some(parsed.ok_or_else(wrong)?)
         }
     };
+    let first = after.is_none();
     let frame = frame(&web, visit, "people");
-    let mut people = web.store.people_named(asked.name.trim().to_owned(), from, PER_PAGE + 1).await?;
+    let mut people = web.store.people_named(asked.name.trim().to_owned(), after, PER_PAGE + 1).await?;
     let more = people.len() > PER_PAGE;
     people.truncate(PER_PAGE);
+    let later = people.last().filter(|_| more).map(|last| format!("{}-{}", last.id, last.name));
     let page = PeoplePage {
         people: people.into_iter().map(|row| Person::new(row, &frame)).collect(),
         name: asked.name,
-        earlier: (from > 0).then(|| from.saturating_sub(PER_PAGE)),
-        later: more.then_some(from + PER_PAGE),
+        first,
+        later,
         frame,
     };
     Ok(filled(&page))
