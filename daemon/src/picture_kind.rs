@@ -1,10 +1,14 @@
-//! The kind of a picture by its bytes: which container a file is, or what it is when it is no picture.
+//! The kind of a picture by its bytes: which container a file is, how it is wrapped, or what it is when it is no picture.
 //!
 //! Every door uses it: a declared type or a file name decides nothing. Not for deciding whether the rest of the file is
 //! sound: that is decoding.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use image::ImageFormat;
 
 /// The containers this appliance reads, told apart by content, never by name.
@@ -62,71 +66,391 @@ pub fn sniff(bytes: &[u8]) -> Option<Format> {
     }
 }
 
-/// Longest beginning that [`not_a_picture`] looks at, in bytes.
+/// Longest beginning that decides the kind, in bytes.
 pub const HEAD_BYTES: usize = 512;
 
-/// Names what was sent instead of a picture ("HEIC", "a gzip archive"), or says how it begins when that is unknown.
-pub fn not_a_picture(bytes: &[u8]) -> Other {
-    let head = &bytes[..bytes.len().min(HEAD_BYTES)];
-    Other::Known(match head {
-        [_, _, _, _, b'f', b't', b'y', b'p', brand @ ..] => match brand.get(..4) {
-            Some(b"avif" | b"avis") => "AVIF",
-            Some(b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" | b"mif1" | b"msf1") => "HEIC",
-            Some(b"crx ") => "a camera raw file",
-            _ => "an MP4 or QuickTime video",
-        },
-        [b'%', b'P', b'D', b'F', ..] => "PDF",
-        [0xFF, 0x0A, ..] | [0, 0, 0, 12, b'J', b'X', b'L', b' ', ..] => "JPEG XL",
-        [0, 0, 0, 12, b'j', b'P', b' ', b' ', ..] | [0xFF, 0x4F, 0xFF, 0x51, ..] => "JPEG 2000",
-        [b'8', b'B', b'P', b'S', ..] => "a Photoshop file",
-        [0, 0, 1, 0, ..] => "an icon",
-        [b'R', b'I', b'F', b'F', ..] => "an AVI video or WAV sound",
-        [0x1A, 0x45, 0xDF, 0xA3, ..] => "a Matroska or WebM video",
-        [b'P', b'K', 3, 4, ..] => "a ZIP archive",
-        [0x1F, 0x8B, ..] => "a gzip archive",
-        _ => match text_kind(head) {
-            Some(kind) => kind,
-            None => {
-                let hex: Vec<String> = head.iter().take(8).map(|b| format!("{b:02x}")).collect();
-                return Other::Unknown { starts_with: hex.join(" ") };
-            }
-        },
-    })
-}
-
-/// Bytes that are no picture this appliance reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Other {
-    /// With its article where it has one: "HEIC", "a gzip archive".
-    Known(&'static str),
+/// Why bytes are no picture. Displayed, it goes on after "the file", "the message" or a name: "is HEIC; send it as JPEG".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotAPicture {
+    /// There are no bytes.
+    #[error("is empty")]
+    Empty,
+    /// A kind that has a name.
+    #[error("is {what}; {instead}")]
+    Known {
+        /// With its article where it has one: "HEIC", "a gzip archive".
+        what: Cow<'static, str>,
+        /// What to send instead, or how.
+        instead: &'static str,
+    },
+    /// A picture begins later than it should, after bytes that may mean something.
+    #[error("has {bytes} bytes before its {format} begins; send it without them")]
+    Preceded {
+        /// How many.
+        bytes: usize,
+        /// Of the picture behind them.
+        format: Format,
+    },
     /// No kind that has a name here.
+    #[error("is no picture of any known kind (it begins with the bytes {starts_with}); {INSTEAD}")]
     Unknown {
         /// The first eight bytes in hexadecimal.
         starts_with: String,
     },
+    /// Text that begins as base64 of a picture and does not go on so.
+    #[error(
+        "begins as base64 of a picture, but its character {at} is not base64; send the bytes of the picture itself"
+    )]
+    BadBase64 {
+        /// Counted from 1, white space included.
+        at: usize,
+    },
+    /// Undone, it has more bytes than are allowed.
+    #[allow(dead_code, reason = "the doors follow")]
+    #[error("has more than intake.max_bytes = {limit} bytes")]
+    TooLarge {
+        /// `intake.max_bytes`.
+        limit: usize,
+    },
+}
+
+const INSTEAD: &str = "send JPEG, PNG, WebP, GIF, BMP or TIFF";
+const AS_JPEG: &str = "send it as JPEG";
+const UNPACKED: &str = "send the picture unpacked";
+const ITSELF: &str = "send the bytes of the picture itself";
+
+/// How the bytes of a picture lie in what came; the number is the bytes of white space, byte order mark and the like
+/// that stand before them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wrapping {
+    /// As they are.
+    Plain(usize),
+    /// As base64, perhaps of a `data:` URI.
+    Base64(usize),
+}
+
+/// Tells from the first [`HEAD_BYTES`] (or all, if there are fewer) of what came which picture it is and how it is wrapped.
+pub fn wrapping(head: &[u8]) -> Result<(Format, Wrapping), NotAPicture> {
+    let head = &head[..head.len().min(HEAD_BYTES)];
+    let blank = blank_bytes(head);
+    if let Some(format) = sniff(&head[blank..]) {
+        return match spoilt_by_curl(&head[blank..]) {
+            Some(spoilt) => Err(spoilt),
+            None => Ok((format, Wrapping::Plain(blank))),
+        };
+    }
+    let text_begins = blank + before_base64(&head[blank..]);
+    let Some(decoded) = decoded_beginning(&head[text_begins..]) else { return Err(not_a_picture(head)) };
+    match (sniff(&decoded), not_a_picture(&decoded)) {
+        (Some(format), _) => Ok((format, Wrapping::Base64(text_begins))),
+        (None, NotAPicture::Known { what, instead }) => {
+            Err(NotAPicture::Known { what: format!("{what} as base64").into(), instead })
+        }
+        _ => Err(not_a_picture(head)),
+    }
+}
+
+/// The picture in what came, its encoding undone, of at most `limit` bytes.
+#[allow(dead_code, reason = "the doors follow")]
+pub fn plain(bytes: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, NotAPicture> {
+    let (_, wrapping) = wrapping(bytes)?;
+    let picture = match wrapping {
+        Wrapping::Plain(begins) => Cow::Borrowed(&bytes[begins..]),
+        Wrapping::Base64(begins) => {
+            let (mut base64, mut picture) = (Base64::new(begins), Vec::new());
+            // Piece by piece, so that what is too large is not decoded to its end.
+            for piece in bytes[begins..].chunks(64 << 10) {
+                base64.decode(piece, &mut picture)?;
+                if picture.len() > limit {
+                    return Err(NotAPicture::TooLarge { limit });
+                }
+            }
+            base64.end(&mut picture)?;
+            Cow::Owned(picture)
+        }
+    };
+    if picture.len() > limit { Err(NotAPicture::TooLarge { limit }) } else { Ok(picture) }
+}
+
+/// Undoes base64 piece by piece: with either alphabet, padded or not, white space anywhere. A closing quotation mark ends
+/// it.
+#[derive(Debug)]
+pub struct Base64 {
+    /// Characters of a group of four that is not complete, in the standard alphabet.
+    group: Vec<u8>,
+    /// Characters that were read.
+    read: usize,
+    ended: bool,
+}
+
+/// Bits left over at the end are ignored, as browsers do; padding is read here.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
+
+impl Base64 {
+    /// After so many bytes that are none of its own.
+    pub fn new(begins: usize) -> Self {
+        Self { group: Vec::with_capacity(4), read: begins, ended: false }
+    }
+
+    /// Appends what the next piece of text stands for.
+    pub fn decode(&mut self, text: &[u8], into: &mut Vec<u8>) -> Result<(), NotAPicture> {
+        for byte in text {
+            self.read += 1;
+            match byte {
+                b' ' | b'\t' | b'\r' | b'\n' | 0 => {}
+                b'=' | b'"' | b'\'' => self.ended = true,
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' if !self.ended => self.group.push(*byte),
+                b'-' if !self.ended => self.group.push(b'+'),
+                b'_' if !self.ended => self.group.push(b'/'),
+                _ => return Err(NotAPicture::BadBase64 { at: self.read }),
+            }
+        }
+        let whole = self.group.len() / 4 * 4;
+        self.append(whole, into)
+    }
+
+    /// Appends what is left of the last group.
+    #[allow(dead_code, reason = "the doors follow")]
+    pub fn end(&mut self, into: &mut Vec<u8>) -> Result<(), NotAPicture> {
+        self.append(self.group.len(), into)
+    }
+
+    fn append(&mut self, characters: usize, into: &mut Vec<u8>) -> Result<(), NotAPicture> {
+        // Only a last group of one character can fail.
+        BASE64.decode_vec(&self.group[..characters], into).map_err(|_| NotAPicture::BadBase64 { at: self.read })?;
+        self.group.drain(..characters);
+        Ok(())
+    }
+}
+
+/// Byte order mark, white space and zero bytes: what editors, shells and serial links leave before a picture or a text.
+fn blank_bytes(head: &[u8]) -> usize {
+    let mark = if head.starts_with(b"\xEF\xBB\xBF") { 3 } else { 0 };
+    mark + head[mark..].iter().take_while(|byte| byte.is_ascii_whitespace() || **byte == 0).count()
+}
+
+/// Length of a quotation mark and of a `data:` URI's beginning before its base64.
+fn before_base64(text: &[u8]) -> usize {
+    let quote = usize::from(matches!(text.first(), Some(b'"' | b'\'')));
+    let text = &text[quote..];
+    let is_data = text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"data:"));
+    let comma = text.iter().position(|byte| *byte == b',').filter(|_| is_data);
+    let base64 = comma.filter(|comma| text[..*comma].to_ascii_lowercase().ends_with(b";base64"));
+    quote + base64.map_or(0, |comma| comma + 1)
+}
+
+/// What text stands for if it is base64; `None` if it is not, or too short to tell.
+fn decoded_beginning(text: &[u8]) -> Option<Vec<u8>> {
+    let mut decoded = Vec::new();
+    Base64::new(0).decode(text, &mut decoded).ok()?;
+    (decoded.len() >= 12).then_some(decoded)
+}
+
+/// `curl -d @file` leaves out line breaks and zero bytes. The first segment of a JPEG holds a zero byte, unless it is a
+/// comment.
+fn spoilt_by_curl(head: &[u8]) -> Option<NotAPicture> {
+    let is_spoilt = head.len() >= 64
+        && matches!(head, [0xFF, 0xD8, 0xFF, marker, ..] if *marker != 0xFE)
+        && !head.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n'));
+    is_spoilt.then(|| known(SPOILT, WITH_CURL))
+}
+
+const SPOILT: &str = "a picture that lost its line breaks and zero bytes on its way, as curl -d @file takes them out";
+const WITH_CURL: &str = "send it with curl --data-binary @file, or as a form with -F picture=@file";
+
+/// Names what was sent instead of a picture ("HEIC", "a gzip archive"), or says how it begins when that is unknown.
+pub fn not_a_picture(bytes: &[u8]) -> NotAPicture {
+    let head = &bytes[..bytes.len().min(HEAD_BYTES)];
+    if head.is_empty() {
+        return NotAPicture::Empty;
+    }
+    if let Some(other) = binary_kind(head).or_else(|| preceded(head)).or_else(|| text_kind(head)) {
+        return other;
+    }
+    let hex: Vec<String> = head.iter().take(8).map(|b| format!("{b:02x}")).collect();
+    NotAPicture::Unknown { starts_with: hex.join(" ") }
+}
+
+fn known(what: &'static str, instead: &'static str) -> NotAPicture {
+    NotAPicture::Known { what: what.into(), instead }
+}
+
+/// Kinds of binary data by their signatures.
+fn binary_kind(head: &[u8]) -> Option<NotAPicture> {
+    const STILL: &str = "send a still picture of it, as JPEG";
+    let (what, instead) = match head {
+        [_, _, _, _, b'f', b't', b'y', b'p', brand @ ..] => match brand.get(..4) {
+            Some(b"avif" | b"avis") => ("AVIF", AS_JPEG),
+            Some(b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" | b"mif1" | b"msf1") => {
+                ("HEIC", "send it as JPEG (an iPhone: Settings, Camera, Formats, Most Compatible)")
+            }
+            Some(b"crx ") => ("a camera raw file", AS_JPEG),
+            Some(b"jxl ") => ("JPEG XL", AS_JPEG),
+            Some(b"jp2 " | b"jpx ") => ("JPEG 2000", AS_JPEG),
+            _ => ("an MP4 or QuickTime video", STILL),
+        },
+        [b'%', b'P', b'D', b'F', ..] => ("PDF", AS_JPEG),
+        [b'%', b'!', b'P', b'S', ..] => ("PostScript", AS_JPEG),
+        [0xFF, 0x0A, ..] | [0, 0, 0, 12, b'J', b'X', b'L', b' ', ..] => ("JPEG XL", AS_JPEG),
+        [0, 0, 0, 12, b'j', b'P', b' ', b' ', ..] | [0xFF, 0x4F, 0xFF, 0x51, ..] => ("JPEG 2000", AS_JPEG),
+        [b'8', b'B', b'P', b'S', ..] => ("a Photoshop file", AS_JPEG),
+        [b'F', b'U', b'J', b'I', b'F', b'I', b'L', b'M', ..] | [b'I', b'I', b'U' | b'R', ..] => {
+            ("a camera raw file", AS_JPEG)
+        }
+        [b'q', b'o', b'i', b'f', ..] => ("QOI", AS_JPEG),
+        [b'P', b'1'..=b'7', b'\n' | b'\r' | b' ' | b'\t', ..] => ("a PNM picture", AS_JPEG),
+        [0x76, 0x2F, 0x31, 0x01, ..] => ("OpenEXR", AS_JPEG),
+        [b'#', b'?', b'R', b'A', b'D', ..] => ("Radiance HDR", AS_JPEG),
+        [b'D', b'D', b'S', b' ', ..] => ("a DDS texture", AS_JPEG),
+        [0, 0, 1 | 2, 0, n, 0, ..] if *n > 0 => ("an icon", AS_JPEG),
+        [b'R', b'I', b'F', b'F', ..] => ("an AVI video or WAV sound", STILL),
+        [0x1A, 0x45, 0xDF, 0xA3, ..] => ("a Matroska or WebM video", STILL),
+        [0, 0, 1, 0xBA | 0xB3, ..] => ("an MPEG video", STILL),
+        [0, 0, 1, 0x67 | 0x27 | 0x40 | 9, ..] | [0, 0, 0, 1, 0x67 | 0x27 | 0x40 | 9, ..] => {
+            ("an H.264 or H.265 video", STILL)
+        }
+        [b'F', b'L', b'V', 1, ..] => ("a Flash video", STILL),
+        [b'O', b'g', b'g', b'S', ..] => ("Ogg sound or video", STILL),
+        [b'I', b'D', b'3', ..] => ("MP3 sound", INSTEAD),
+        _ if head.first() == Some(&0x47) && head.get(188) == Some(&0x47) => ("an MPEG transport stream", STILL),
+        [b'P', b'K', 3 | 5, 4 | 6, ..] => ("a ZIP archive or an office document", UNPACKED),
+        [0x1F, 0x8B, ..] => ("a gzip archive", "send the picture unpacked, or by HTTP with Content-Encoding: gzip"),
+        [0x28, 0xB5, 0x2F, 0xFD, ..] => ("zstd-compressed", UNPACKED),
+        [0xFD, b'7', b'z', b'X', b'Z', ..] => ("an xz archive", UNPACKED),
+        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, ..] => ("a bzip2 archive", UNPACKED),
+        [b'7', b'z', 0xBC, 0xAF, ..] => ("a 7-Zip archive", UNPACKED),
+        [b'R', b'a', b'r', b'!', ..] => ("a RAR archive", UNPACKED),
+        [0xD0, 0xCF, 0x11, 0xE0, ..] => ("an office document or Thumbs.db", INSTEAD),
+        [b'S', b'Q', b'L', b'i', b't', b'e', b' ', ..] => ("an SQLite database", INSTEAD),
+        [0x7F, b'E', b'L', b'F', ..] => ("a program", INSTEAD),
+        [0, 5, 0x16, 7 | 0, ..] => {
+            ("a Mac's file of attributes (AppleDouble)", "send the file without \"._\" before its name")
+        }
+        _ if head.get(257..262) == Some(b"ustar") => ("a tar archive", UNPACKED),
+        _ if head.get(128..132) == Some(b"DICM") => ("DICOM", AS_JPEG),
+        [0x89, b'P', b'N', b'G', ..] => (SPOILT, WITH_CURL),
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => ("text in UTF-16", "send a picture, or text in UTF-8"),
+        _ if head.len() >= 16 && head.iter().all(|byte| *byte == 0) => {
+            ("nothing but zero bytes", "it was never written to its end, perhaps by a power cut: send it again")
+        }
+        _ => return None,
+    };
+    Some(known(what, instead))
+}
+
+/// A picture that begins a little later. Only signatures that no text and no other file holds by chance.
+fn preceded(head: &[u8]) -> Option<NotAPicture> {
+    // A multipart body is named as such.
+    if head.starts_with(b"--") {
+        return None;
+    }
+    (1..head.len()).find_map(|at| match (sniff(&head[at..])?, &head[at..]) {
+        // The marker behind the first one: SOI alone is three bytes of chance.
+        (Format::Jpeg, [_, _, _, 0xDB | 0xC0..=0xC2 | 0xC4 | 0xE0..=0xEF | 0xFE, ..])
+        | (Format::Png | Format::WebP | Format::Gif, _) => {
+            Some(NotAPicture::Preceded { bytes: at, format: sniff(&head[at..])? })
+        }
+        _ => None,
+    })
 }
 
 /// Which text `head` is; `None` for binary data.
-fn text_kind(head: &[u8]) -> Option<&'static str> {
+fn text_kind(head: &[u8]) -> Option<NotAPicture> {
     let text = match std::str::from_utf8(head) {
         Ok(text) => text,
         // `head` may end amid a character.
         Err(e) if e.error_len().is_none() => std::str::from_utf8(&head[..e.valid_up_to()]).ok()?,
-        Err(_) => return None,
+        Err(_) => {
+            // The headers of a multipart body are text, its parts are not.
+            let multipart = multipart_kind(&String::from_utf8_lossy(head));
+            return multipart.map(|(what, instead)| known(what, instead));
+        }
     };
-    if text.is_empty() || text.chars().any(|c| c.is_control() && !c.is_ascii_whitespace()) {
+    let text = text.trim_start_matches('\u{feff}').trim().trim_end_matches('\0');
+    if text.chars().any(|c| c.is_control() && !c.is_ascii_whitespace()) {
+        let multipart = multipart_kind(text);
+        return multipart.map(|(what, instead)| known(what, instead));
+    }
+    let lower = text.to_ascii_lowercase();
+    let is_hex = lower.len() >= 24 && lower.bytes().all(|b| b.is_ascii_hexdigit() || b.is_ascii_whitespace());
+    let (what, instead) = if text.is_empty() {
+        ("blank text", INSTEAD)
+    } else if lower.starts_with("<!doctype html") || lower.starts_with("<html") {
+        ("an HTML page", "look at it in a browser: often it is a camera's page for logging in")
+    } else if lower.contains("<svg") {
+        ("an SVG drawing", AS_JPEG)
+    } else if text.starts_with('<') {
+        ("XML", INSTEAD)
+    } else if lower.starts_with("{\\rtf") {
+        ("a text document (RTF)", INSTEAD)
+    } else if text.starts_with(['{', '[']) {
+        json_kind(text)
+    } else if let Some(multipart) = multipart_kind(text) {
+        multipart
+    } else if lower.starts_with("http/1.") || lower.starts_with("content-type:") {
+        ("an HTTP answer with its headers", ITSELF)
+    } else if lower.starts_with("data:") {
+        ("a data: URI that holds no picture as base64", ITSELF)
+    } else if lower.starts_with("http://") || lower.starts_with("https://") || lower.starts_with("rtsp://") {
+        ("an address (URL)", "nothing is fetched from there: send the bytes of the picture")
+    } else if is_hex && (lower.starts_with("ffd8ff") || lower.starts_with("ff d8 ff") || lower.starts_with("89504e47"))
+    {
+        ("a picture in hexadecimal", ITSELF)
+    } else if is_form(text) {
+        ("a form of the kind key=value", "send the bytes of the picture, for example with curl --data-binary @file")
+    } else {
+        ("plain text", INSTEAD)
+    };
+    Some(known(what, instead))
+}
+
+/// JSON that may hold a picture.
+fn json_kind(text: &str) -> (&'static str, &'static str) {
+    let dense: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+    if dense.contains("\"type\":\"Buffer\"") || dense.starts_with("{\"data\":[") {
+        return (
+            "a Buffer as JSON (Node-RED and Node.js make it)",
+            "send msg.payload as a Buffer, without a JSON node before it",
+        );
+    }
+    if dense.starts_with("[255,216,255") || dense.starts_with("[137,80,78,71") || dense.contains("\"0\":255,\"1\":216")
+    {
+        return ("the bytes of a picture as a list of numbers in JSON", ITSELF);
+    }
+    // How base64 of JPEG, PNG, GIF, WebP and data URIs begin.
+    let base64 = ["\"/9j/", "\"\\/9j\\/", "\"iVBORw0KGgo", "\"R0lGOD", "\"UklGR", "\"data:"];
+    if base64.iter().any(|beginning| dense.contains(beginning)) {
+        return ("JSON with a picture as base64 in it", "send the bytes of the picture itself, or only its base64");
+    }
+    ("JSON", INSTEAD)
+}
+
+/// What begins with a boundary.
+fn multipart_kind(text: &str) -> Option<(&'static str, &'static str)> {
+    let (boundary, headers) = text.trim_start().split_once('\n')?;
+    let (boundary, headers) = (boundary.trim_end(), headers.to_ascii_lowercase());
+    let is_boundary = boundary.starts_with("--") && boundary.len() > 2 && !boundary.contains(char::is_whitespace);
+    if !is_boundary {
         return None;
     }
-    let text = text.trim_start_matches('\u{feff}').trim_start().to_ascii_lowercase();
-    Some(if text.starts_with("<!doctype html") || text.starts_with("<html") {
-        "an HTML page"
-    } else if text.contains("<svg") {
-        "an SVG drawing"
-    } else if text.starts_with('<') {
-        "XML"
-    } else if text.starts_with(['{', '[']) {
-        "JSON"
-    } else {
-        "plain text"
-    })
+    if headers.contains("content-disposition:") {
+        let header = "send it with its header Content-Type: multipart/form-data; boundary=…, as curl -F does";
+        return Some(("a multipart form", header));
+    }
+    headers.contains("content-type:").then_some(("a stream of pictures with boundaries (MJPEG)", "send one JPEG of it"))
 }
+
+/// `application/x-www-form-urlencoded` by its look.
+fn is_form(text: &str) -> bool {
+    let Some((key, value)) = text.split_once('=') else { return false };
+    let is_word = |c: char| c.is_ascii_alphanumeric() || "_-.[]%+".contains(c);
+    !key.is_empty() && key.chars().all(is_word) && !value.trim_start_matches('=').is_empty() && !text.contains('\n')
+}
+
+#[cfg(test)]
+mod tests;

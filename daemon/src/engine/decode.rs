@@ -15,11 +15,11 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits, RgbImag
 use kith_vision::{Bounds, Rgb};
 use reduced::{Jpeg, Piece};
 
-use crate::picture_kind::{Other, not_a_picture};
+use crate::picture_kind::{NotAPicture, Wrapping, wrapping};
 
 mod jpeg;
 mod reduced;
-pub use crate::picture_kind::{Format, sniff};
+pub use crate::picture_kind::Format;
 
 /// Headroom for a decoder's own buffers when the pixel limit is very small.
 const SMALLEST_ALLOCATION_LIMIT: u64 = 64 << 20;
@@ -37,10 +37,8 @@ pub struct DecodeLimits {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum DecodeError {
-    #[error("The file is empty.")]
-    Empty,
-    #[error("The file is not a picture of any known kind (it starts with the bytes {starts_with}).")]
-    NotAnImage { starts_with: String },
+    #[error("The file {0}.")]
+    NotAPicture(#[from] NotAPicture),
     #[error("The file looks like {looks_like}; send an ordinary JPEG, PNG, WebP, GIF, BMP or TIFF.")]
     Unsupported { looks_like: String },
     #[error("The file has {bytes} bytes; at most {limit} are accepted.")]
@@ -89,13 +87,17 @@ pub fn look<'a>(
     limits: &DecodeLimits,
     reduction: impl FnOnce(usize, usize) -> usize,
 ) -> Result<Sight<'a>, DecodeError> {
-    if bytes.is_empty() {
-        return Err(DecodeError::Empty);
-    }
     if bytes.len() > limits.max_bytes {
         return Err(DecodeError::TooManyBytes { bytes: bytes.len(), limit: limits.max_bytes });
     }
-    let format = sniff(bytes).ok_or_else(|| refuse(bytes))?;
+    // The doors undo base64; in a folder it is a text file.
+    let (format, bytes) = match wrapping(bytes)? {
+        (format, Wrapping::Plain(begins)) => (format, &bytes[begins..]),
+        (format, Wrapping::Base64(_)) => {
+            let what = format!("a {format} as base64 text").into();
+            return Err(NotAPicture::Known { what, instead: "decode it before it is put there" }.into());
+        }
+    };
     if format == Format::Jpeg {
         jpeg::check(bytes)?;
     }
@@ -265,14 +267,6 @@ fn flatten(picture: DynamicImage) -> DynamicImage {
     pixels.shrink_to_fit();
     // The length is width × height × 3 by construction; an empty picture stands in for the impossible.
     DynamicImage::ImageRgb8(image::RgbImage::from_raw(width, height, pixels).unwrap_or_default())
-}
-
-/// Names what was sent instead of a picture, so the operator sees the mistake at once.
-fn refuse(bytes: &[u8]) -> DecodeError {
-    match not_a_picture(bytes) {
-        Other::Known(kind) => DecodeError::Unsupported { looks_like: kind.to_owned() },
-        Other::Unknown { starts_with } => DecodeError::NotAnImage { starts_with },
-    }
 }
 
 fn corrupt(format: Format, detail: &str) -> DecodeError {

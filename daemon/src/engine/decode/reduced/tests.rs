@@ -166,7 +166,7 @@ fn nothing_that_is_refused_as_a_whole_is_accepted_reduced() {
                     *byte ^= 1 << next(8);
                 }
             }
-            if super::super::sniff(&bytes) != Some(Format::Jpeg) || super::super::jpeg::check(&bytes).is_err() {
+            if crate::picture_kind::sniff(&bytes) != Some(Format::Jpeg) || super::super::jpeg::check(&bytes).is_err() {
                 continue;
             }
             let reduced = Jpeg::parse(&bytes).and_then(|mut jpeg| {
