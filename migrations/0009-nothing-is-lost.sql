@@ -13,6 +13,17 @@ CREATE TRIGGER image_after_clock_set_back AFTER INSERT ON images
 END;
 
 -- Spool and damaged rows.
+-- Files of the spool that rows have forgotten and that are still to be deleted; triggers see to it, whoever forgets them.
+-- A file that neither a row nor this table names is one whose row the database has lost: it is queued again.
+CREATE TABLE discarded_files (
+  file TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER images_forget_file AFTER UPDATE OF file ON images WHEN old.file IS NOT NULL AND new.file IS NOT old.file BEGIN
+  INSERT OR IGNORE INTO discarded_files VALUES (old.file);
+END;
+CREATE TRIGGER images_leave_file AFTER DELETE ON images WHEN old.file IS NOT NULL BEGIN
+  INSERT OR IGNORE INTO discarded_files VALUES (old.file);
+END;
 
 -- Backups and enrolment pictures.
 

@@ -31,7 +31,7 @@ use crate::serve::{self};
 use crate::sinks::health::Report;
 use crate::sources::camera::Camera;
 use crate::sources::folder::Folder;
-use crate::sources::{self, Intake, SPOOL};
+use crate::sources::{self, Intake};
 use crate::state_dir::StateDir;
 use crate::store::Store;
 use crate::supervise::Supervisor;
@@ -51,7 +51,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     // One folder, one daemon; one file holds images, people and results.
     let _held = StateDir::hold(&state_dir)?;
-    let (store, damaged) = backup::open(&state_dir, SPOOL).await?;
+    let (store, damaged) = backup::open(&state_dir).await?;
     match &damaged {
         Some(banner) => {
             tracing::error!("{banner}");
@@ -59,7 +59,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
         None => health.set("database", Condition::Ok, "open"),
     };
-    queue::sweep_orphans(&state_dir, SPOOL, &store.spool_files().await?)?;
     queue::sweep_orphans(&state_dir, PEOPLE, &store.enrolment_files().await?)?;
 
     tasks.work("database", end_when_damaged(store.clone(), tasks.stop()));
@@ -73,6 +72,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         publish: config.mqtt.enabled,
     };
     let queue = Queue::open(store.clone(), rules).await?;
+    match queue.recover_spool(&state_dir).await? {
+        0 => health.set("spool", Condition::Ok, "every picture in it has its row"),
+        lost => {
+            let text = format!(
+                "The database has lost the rows of {lost} accepted pictures; they are queued again, under the names of their \
+                 files"
+            );
+            tracing::error!("{text}");
+            health.set("spool", Condition::Degraded, text)
+        }
+    };
     let intake = Intake::new(queue.clone(), config.intake.clone(), &state_dir, health.clone())?;
 
     // Engines and gallery come up beside the page; images wait as pending until they are there. Whoever looks sees that.
@@ -100,8 +110,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         pulse,
     };
     tasks.work("dispatcher", dispatcher.run(tasks.stop()));
-    let retention =
-        queue::sweep(queue.clone(), state_dir.clone(), config.retention.clone(), health.clone(), tasks.stop());
+    let retention = queue::sweep(queue.clone(), config.retention.clone(), health.clone(), tasks.stop());
     tasks.work("retention", retention);
 
     let board = Board::here();

@@ -20,6 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::disk::free_bytes;
 use crate::domain::{hex, wall_clock_ms};
+use crate::spool;
 use crate::store::{
     DATABASE, PictureFile, RestoredGallery, RestoredImages, Salvage, Store, StoreError, gallery_is_whole, prepare_copy,
     schema, set_lost_aside,
@@ -507,8 +508,9 @@ fn manifest_of(path: &Path) -> Option<Manifest> {
 
 /// Opens the database; of one that turns out to be damaged as much comes back as can be had. The second value is the
 /// banner that says so.
-pub async fn open(state_dir: &Path, spool: &str) -> Result<(Store, Option<String>), StoreError> {
-    let kept = [spool, PEOPLE];
+pub async fn open(state_dir: &Path) -> Result<(Store, Option<String>), StoreError> {
+    // The spool stays: what no row names any more is queued again.
+    let kept = [PEOPLE];
     if state_dir.join(GALLERY).exists() {
         set_lost_aside(state_dir, &kept)?;
     }
@@ -519,7 +521,7 @@ pub async fn open(state_dir: &Path, spool: &str) -> Result<(Store, Option<String
     }
     // Done again where it was broken off.
     for (name, number) in store.damaged_unread().await? {
-        let came = recover(&store, state_dir, spool, &name, number).await;
+        let came = recover(&store, state_dir, &name, number).await;
         store.note_recovery(&name, came).await?;
     }
     let banner = store.damaged_banner().await?;
@@ -527,7 +529,7 @@ pub async fn open(state_dir: &Path, spool: &str) -> Result<(Store, Option<String
 }
 
 /// Takes back what can be had of a damaged database; says what came back and what did not.
-async fn recover(store: &Store, state_dir: &Path, spool: &str, name: &str, number: u32) -> String {
+async fn recover(store: &Store, state_dir: &Path, name: &str, number: u32) -> String {
     let damaged = state_dir.join(name);
     let mut said = Vec::new();
     let from_file = recover_gallery(store, state_dir, &damaged, number).await;
@@ -565,7 +567,7 @@ async fn recover(store: &Store, state_dir: &Path, spool: &str, name: &str, numbe
             said.push(format!("Mend that and type: kithd restore {}.", file.display()));
         }
     }
-    said.push(recover_images(store, state_dir, spool, &damaged, number).await);
+    said.push(recover_images(store, state_dir, &damaged).await);
     said.push("Past results, and messages no broker had yet, did not come back.".into());
     let said = said.join(" ");
     tracing::warn!("{said}");
@@ -598,31 +600,14 @@ async fn recover_gallery(store: &Store, state_dir: &Path, damaged: &Path, number
     recovered.ok()
 }
 
-/// Unfinished images, with their bytes.
-async fn recover_images(store: &Store, state_dir: &Path, spool: &str, damaged: &Path, number: u32) -> String {
+/// Unfinished images; their bytes are in the spool.
+async fn recover_images(store: &Store, state_dir: &Path, damaged: &Path) -> String {
     let path = damaged.to_path_buf();
     let Ok(Ok(salvaged)) = tokio::task::spawn_blocking(move || Salvage::read(&path)).await else {
         return "Images that waited could not be read.".into();
     };
-    let aside = state_dir.join(format!("{spool}.damaged-{number}"));
-    let (mut missing, found) = (0, salvaged.unfinished());
-    for file in salvaged.files() {
-        let target = state_dir.join(file);
-        let Some(name) = Path::new(file).file_name().filter(|name| Path::new(spool).join(name) == Path::new(file))
-        else {
-            missing += 1;
-            continue;
-        };
-        // Moved already, if this is the second try.
-        if std::fs::rename(aside.join(name), &target).is_err() && !target.exists() {
-            missing += 1;
-        }
-    }
-    if let Ok(folder) = File::open(state_dir.join(spool))
-        && let Err(error) = folder.sync_all()
-    {
-        tracing::error!("{spool}: {error}");
-    }
+    let found = salvaged.unfinished();
+    let missing = salvaged.files().filter(|file| !spool::is_there(state_dir, file)).count();
     match store.take_salvaged(salvaged).await {
         Ok(lost) => {
             let mut said = format!("{} images that waited are in the queue again.", found as u64 - lost);

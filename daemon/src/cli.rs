@@ -41,7 +41,6 @@ use crate::domain::BreakerCommand;
 use crate::engine::{self, Engine, load_pack};
 use crate::health::Health;
 use crate::recognition::{Enroller, Guard};
-use crate::sources::SPOOL;
 use crate::state_dir::StateDir;
 
 /// Face identification for one board: pictures in by MQTT or HTTP, names out, nothing lost.
@@ -211,7 +210,7 @@ async fn own_engine(config: &Config) -> anyhow::Result<Engine> {
 /// The gallery without a daemon: the state folder's lock, and who changes what is in it.
 async fn own_gallery(config: &Config) -> anyhow::Result<(StateDir, Enroller)> {
     let held = StateDir::hold(&config.state_dir)?;
-    let (store, damaged) = crate::backup::open(&config.state_dir, SPOOL).await?;
+    let (store, damaged) = crate::backup::open(&config.state_dir).await?;
     if let Some(banner) = damaged {
         eprintln!("{banner}");
     }

@@ -152,7 +152,7 @@ pub struct NewImage {
     pub source: Source,
     /// The path as the sender named it, or a made-up name for bytes.
     pub path: String,
-    /// Spooled bytes, relative to the state folder.
+    /// Spooled bytes: their name (`spool::new_name`), to which its row adds its number.
     pub file: Option<String>,
     /// Size of `file`; without one 0.
     pub bytes: u64,

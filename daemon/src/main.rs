@@ -29,6 +29,7 @@ mod rpc;
 mod serve;
 mod sinks;
 mod sources;
+mod spool;
 mod state_dir;
 mod store;
 mod supervise;

@@ -65,8 +65,10 @@ async fn remove(admin: &Admin, id: ImageId) -> Result<(), Problem> {
     let (queue, enroller, up) = (admin.queue.clone(), admin.enroller.clone(), admin.maybe_up());
     let removed = on_its_own(async move {
         let told = queue.remove(id).await?;
-        if let Told::Done { file, counter_examples, .. } = &told {
-            enroller.delete(file.clone().into_iter().collect()).await;
+        if let Told::Done { counter_examples, .. } = &told {
+            if let Some(error) = enroller.store.delete_discarded().await? {
+                bail!("the image is forgotten, but its picture cannot be deleted yet ({error}); that is tried again");
+            }
             if *counter_examples > 0 {
                 enroller.forget_counter_examples(up.as_ref()).await?;
             }

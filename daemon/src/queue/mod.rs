@@ -307,7 +307,8 @@ impl Queue {
         telling.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// An operator wants an image gone, with all that is known of it. `Told::Done`: it is, but for the file it names.
+    /// An operator wants an image gone, with all that is known of it. `Told::Done`: it is, but for its file, which is left to
+    /// [`Store::delete_discarded`].
     pub async fn remove(&self, id: ImageId) -> Result<Told, QueueError> {
         let queue = self.clone();
         let telling = tokio::spawn(async move {

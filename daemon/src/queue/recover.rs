@@ -1,6 +1,15 @@
-//! What the last run left behind: images that were in flight when the daemon died.
+//! What the last run left behind: images that were in flight when the daemon died, and the spool.
 
-use super::{Queue, QueueError};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use super::{Queue, QueueError, clock};
+use crate::domain::{Source, wall_clock_ms};
+use crate::spool;
+use crate::store::StoreError;
+
+/// Images put into the queue by one commit.
+const BATCH: usize = 200;
 
 impl Queue {
     /// Puts images left `processing` back to `pending`, their attempts refunded.
@@ -12,5 +21,29 @@ impl Queue {
             tracing::info!("{left} images were in flight when kithd last stopped; they are run again");
         }
         Ok(())
+    }
+
+    /// Puts the spool in order before anything comes in; answers how many pictures in it the database had no row of, which
+    /// are queued again. They were accepted once: `intake.max_pending` does not hold for them.
+    pub async fn recover_spool(&self, state_dir: &Path) -> Result<usize, QueueError> {
+        // First, so that what was erased is not taken for what was lost.
+        if let Some(error) = self.store.delete_discarded().await? {
+            tracing::warn!("pictures that are needed no more cannot be deleted from the spool yet: {error}");
+        }
+        let (folder, named) = (state_dir.to_path_buf(), self.store.files_in_use().await?);
+        let tidying = tokio::task::spawn_blocking(move || spool::tidy(&folder, &named));
+        let lost = tidying
+            .await
+            .map_err(|_| StoreError::Closed)?
+            .map_err(|source| StoreError::Io { path: state_dir.join(spool::SPOOL), source })?;
+        let (mut camera_bytes, count) = (0, lost.len());
+        for batch in lost.chunks(BATCH) {
+            self.store.queue_again(batch.to_vec(), self.clock.now_ms(), wall_clock_ms(), clock::synchronised()).await?;
+            camera_bytes +=
+                batch.iter().filter(|lost| lost.source == Source::Camera).map(|lost| lost.bytes).sum::<u64>();
+        }
+        self.unfinished.fetch_add(count as u64, Ordering::Relaxed);
+        self.camera_bytes.fetch_add(camera_bytes, Ordering::Relaxed);
+        Ok(count)
     }
 }

@@ -1,11 +1,11 @@
-//! What is kept no longer: files of processed images, what is over the caps of `[retention]`, orphans in the spool.
+//! What is kept no longer: files of processed images, what is over the caps of `[retention]`.
 //!
 //! Oldest is the lowest id, never the earliest date. Nothing goes that is unfinished or that the engine's self-test has
 //! not vouched for; and no image whose result waits for the broker, unless only such are left over a cap. The disk's
 //! reserve removes nothing: it stops what comes in (`sources`).
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -16,6 +16,7 @@ use super::{Queue, QueueClock};
 use crate::config::{Caps, Retention};
 use crate::domain::{ImageId, wall_clock_ms};
 use crate::health::{Condition, Health};
+use crate::spool::SPOOL;
 use crate::store::{Aged, Held, Kind, Oldest, Store, StoreError};
 
 const EVERY: Duration = Duration::from_secs(10);
@@ -30,18 +31,11 @@ const LOOK: usize = 1000;
 const STEADY: Duration = Duration::from_secs(3600);
 
 /// Sweeps now and then until stopped.
-pub async fn sweep(
-    queue: Queue,
-    state_dir: PathBuf,
-    retention: Retention,
-    health: Health,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
+pub async fn sweep(queue: Queue, retention: Retention, health: Health, stop: CancellationToken) -> anyhow::Result<()> {
     let mut sweeper = Sweeper {
         spare_unsent: queue.rules.publish,
         store: queue.store,
         clock: queue.clock,
-        state_dir,
         retention,
         steadiness: Steadiness::default(),
     };
@@ -63,7 +57,7 @@ pub async fn sweep(
             tokio::time::sleep(EVERY).await;
         };
         tokio::select! {
-            // What it had not deleted yet no row names any more: the next start does.
+            // What it had not deleted yet is noted in the database: the next start does.
             () = stop.cancelled() => return Ok(()),
             () = round => {}
         }
@@ -73,7 +67,6 @@ pub async fn sweep(
 struct Sweeper {
     store: Store,
     clock: QueueClock,
-    state_dir: PathBuf,
     retention: Retention,
     /// Results are to be sent.
     spare_unsent: bool,
@@ -88,7 +81,7 @@ impl Sweeper {
             if gone.rows == 0 {
                 break;
             }
-            delete(&self.state_dir, gone.files).await;
+            self.store.delete_discarded().await?;
             tokio::time::sleep(PAUSE).await;
         }
         let Retention { thumbnails, camera, uploads, images, strangers } = self.retention.clone();
@@ -104,7 +97,11 @@ impl Sweeper {
             }
             self.keep_below(kind, &caps, old).await?;
         }
-        Ok(())
+        // One that cannot be deleted holds up none of the others, and is said as long as it is there.
+        match self.store.delete_discarded().await? {
+            Some(source) => Err(StoreError::Io { path: SPOOL.into(), source }),
+            None => Ok(()),
+        }
     }
 
     /// The newest image known to be as old as that, if the clock may be asked.
@@ -149,7 +146,7 @@ impl Sweeper {
                     gone.unsent
                 );
             }
-            delete(&self.state_dir, gone.files).await;
+            self.store.delete_discarded().await?;
             if gone.rows == 0 {
                 // They turned out to be needed after all; the next round looks again.
                 return Ok(());
@@ -186,17 +183,6 @@ fn going(oldest: &[Oldest], mut over: Held, old: Option<ImageId>) -> Vec<ImageId
         goes
     };
     oldest.iter().take_while(goes).map(|one| one.id).collect()
-}
-
-async fn delete(state_dir: &Path, files: Vec<String>) {
-    for file in files {
-        let path = state_dir.join(file);
-        if let Err(error) = tokio::fs::remove_file(&path).await
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!("{} could not be deleted: {error}", path.display());
-        }
-    }
 }
 
 /// Deletes files of `folder` (below the state folder) that no row names: left by a crash between file and row.

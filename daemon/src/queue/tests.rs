@@ -295,7 +295,7 @@ async fn who_was_erased_or_put_together_between_match_and_result_is_not_named_by
         enrolled_image: None,
     };
     std::fs::create_dir(folder.path().join("spool")).unwrap();
-    std::fs::write(folder.path().join("spool/of-ann"), "picture").unwrap();
+    std::fs::write(folder.path().join("spool/of-ann.1"), "picture").unwrap();
     let of_ann = NewImage { file: Some("spool/of-ann".into()), ..image("/ann") };
     queue.submit(vec![of_ann, image("/bob"), image("/eve")]).await.unwrap();
     let mut claimed = queue.claim(10, true).await.unwrap().images.into_iter();
@@ -319,8 +319,8 @@ async fn who_was_erased_or_put_together_between_match_and_result_is_not_named_by
         assert_eq!(named, ["Eve"], "image {id}");
         assert_eq!(found[0].crop, crops, "image {id}");
     }
-    assert!(!folder.path().join("spool/of-ann").exists());
-    assert!(store.spool_files().await.unwrap().is_empty());
+    assert!(!folder.path().join("spool/of-ann.1").exists());
+    assert!(store.files_in_use().await.unwrap().is_empty());
 }
 
 #[tokio::test]

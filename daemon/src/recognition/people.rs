@@ -171,8 +171,10 @@ impl Enroller {
         if people.is_empty() {
             return Ok(());
         }
-        let files = self.store.erase_from_results(&people).await?;
-        self.delete(files).await;
+        self.store.erase_from_results(&people).await?;
+        if let Some(error) = self.store.delete_discarded().await? {
+            bail!("a picture of them cannot be deleted from the spool: {error}");
+        }
         self.delete_copies_before()?;
         self.renew_backup().await?;
         if !self.store.empty_journal().await? {

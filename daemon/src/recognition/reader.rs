@@ -3,7 +3,7 @@
 //! A hung mount holds a few threads of its own root and nothing else: reads are counted per root, and once its
 //! threads are all stuck the root counts as absent until one comes back.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
 use crate::queue::Failure;
+use crate::spool;
 
 /// Threads that may be inside one mount at a time.
 const READERS_PER_ROOT: usize = 4;
@@ -93,11 +94,13 @@ impl Reader {
 
     /// Bytes spooled by the intake; the state folder is local.
     pub async fn read_spooled(&self, file: &str) -> Result<Vec<u8>, Failure> {
-        let path = self.state_dir.join(file);
-        tokio::fs::read(&path).await.map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Failure::SpoolMissing(file.into()),
+        let (state_dir, name) = (self.state_dir.clone(), file.to_string());
+        let reading = tokio::task::spawn_blocking(move || spool::read(&state_dir, &name));
+        let read = reading.await.unwrap_or_else(|error| Err(error.into()));
+        read.map_err(|error| match error.kind() {
+            ErrorKind::NotFound | ErrorKind::InvalidInput => Failure::SpoolMissing(file.into()),
             // Too many open files, a bad sector: worth another look.
-            _ => Failure::FileMissing { path, error: error.to_string() },
+            _ => Failure::FileMissing { path: self.state_dir.join(file), error: error.to_string() },
         })
     }
 }

@@ -1,7 +1,7 @@
 //! `Intake`: the only door to the queue.
 //!
 //! Paths are checked as text and committed; no mount is touched here, so a hung NFS server never blocks a sender.
-//! Bytes are on disk before their row is. A picture that cannot be read is the engine's finding, not ours.
+//! Bytes are on disk before their row is, under a name that says so (`spool`). A picture that cannot be read is the engine's finding, not ours.
 
 pub mod camera;
 pub mod folder;
@@ -23,10 +23,9 @@ use crate::domain::{Accepted, FileKey, NewImage, SeenFile, Source, Stamp, hex};
 use crate::health::{Condition, Health};
 use crate::heartbeat::Pulse;
 use crate::queue::{Queue, QueueError};
+use crate::spool;
 use crate::store::StoreError;
 
-/// Folder of spooled bytes below the state folder.
-pub const SPOOL: &str = "spool";
 const ROOM_CHECK: Duration = Duration::from_secs(2);
 /// A disk with less than this is full, whatever its reserve is.
 const ROOM_BYTES: u64 = 1 << 20;
@@ -113,7 +112,7 @@ pub struct FolderFile {
 impl Intake {
     /// Makes the spool folder and the door.
     pub fn new(queue: Queue, limits: config::Intake, state_dir: &Path, health: Health) -> std::io::Result<Self> {
-        std::fs::create_dir_all(state_dir.join(SPOOL))?;
+        std::fs::create_dir_all(state_dir.join(spool::SPOOL))?;
         health.set("intake", Condition::Ok, "accepting pictures");
         Ok(Self { queue, limits: Arc::new(limits), state_dir: state_dir.into(), health })
     }
@@ -218,15 +217,22 @@ impl Intake {
             // The camera pauses, and says so itself; other pictures are taken.
             self.queue.camera_room(size)?;
         }
-        let file = format!("{SPOOL}/{}", uuid::Uuid::now_v7().simple());
-        let target = self.state_dir.join(&file);
+        let file = spool::new_name(source);
         let picture_key = Some(hex(&Sha256::digest(&bytes)));
-        let written = tokio::task::spawn_blocking(move || write_durably(&target, &bytes)).await;
-        match written {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) if is_full(&error) => return Err(self.kept_back(IntakeError::DiskFull)),
-            Ok(Err(error)) => return Err(self.kept_back(IntakeError::Storage(format!("{file}: {error}")))),
-            Err(_) => return Err(self.kept_back(IntakeError::Storage(format!("{file}: writing was broken off")))),
+        let (state_dir, name_of_file) = (Arc::clone(&self.state_dir), file.clone());
+        let writing = tokio::task::spawn_blocking(move || {
+            let mut file = spool::create(&state_dir, &name_of_file)?;
+            file.write_all(&bytes)?;
+            spool::flush(&state_dir, &file)
+        });
+        if let Err(error) = writing.await.unwrap_or_else(|error| Err(error.into())) {
+            self.drop_spooled(file).await;
+            let full = is_full(&error);
+            return Err(self.kept_back(if full {
+                IntakeError::DiskFull
+            } else {
+                IntakeError::Storage(error.to_string())
+            }));
         }
         let name: String = name.chars().filter(|c| !c.is_control()).take(1000).collect();
         let image = NewImage {
@@ -240,13 +246,28 @@ impl Intake {
             seen: None,
         };
         let accepted = self.submit(vec![image]).await;
-        let keep = matches!(accepted.as_deref(), Ok([image]) if image.new);
-        if !keep {
-            // No row names the file: sweep it now rather than at the next start.
-            let _ = tokio::fs::remove_file(self.state_dir.join(file)).await;
+        match accepted.as_deref() {
+            Ok([image]) if image.new => self.keep_spooled(spool::accepted_name(&file, image.id)).await,
+            _ => self.drop_spooled(file).await,
         }
         // One image in, one answer out.
         accepted?.pop().ok_or_else(|| IntakeError::Storage("the queue gave no answer".into()))
+    }
+
+    /// The row of a spooled file is committed.
+    async fn keep_spooled(&self, file: String) {
+        let state_dir = Arc::clone(&self.state_dir);
+        let renaming = tokio::task::spawn_blocking(move || spool::accept(&state_dir, &file));
+        if let Err(error) = renaming.await.unwrap_or_else(|error| Err(error.into())) {
+            // Its row names it all the same: it is read under its first name, and the next start renames it.
+            tracing::warn!("a picture in the spool keeps its first name: {error}");
+        }
+    }
+
+    /// No row names a spooled file. If it cannot be deleted now, the next start does.
+    async fn drop_spooled(&self, name: String) {
+        let state_dir = Arc::clone(&self.state_dir);
+        let _ = tokio::task::spawn_blocking(move || spool::drop_new(&state_dir, &name)).await;
     }
 
     async fn submit(&self, images: Vec<NewImage>) -> Result<Vec<Accepted>, IntakeError> {
@@ -359,7 +380,11 @@ mod tests {
         let error = frame().await.unwrap_err();
         assert!(matches!(error, IntakeError::CameraFull(_)) && error.is_temporary(), "{error}");
         assert!(error.to_string().contains("retention.camera.bytes = 10"), "{error}");
-        assert_eq!(std::fs::read_dir(folder.path().join(SPOOL)).unwrap().count(), 1, "it was written for nothing");
+        assert_eq!(
+            std::fs::read_dir(folder.path().join(spool::SPOOL)).unwrap().count(),
+            1,
+            "it was written for nothing"
+        );
         intake.picture(Source::Http, "upload", Bytes::from_static(b"123456"), None).await.unwrap();
         assert_eq!(health.parts()["intake"].condition, Condition::Ok);
     }

@@ -110,7 +110,7 @@ impl Store {
 
     /// What the operator reads while a damaged database lies in the folder.
     pub async fn damaged_banner(&self) -> Result<Option<String>, StoreError> {
-        let folder = self.readers.path.parent().map(Path::to_path_buf).unwrap_or_default();
+        let folder = self.state_dir().to_path_buf();
         self.read(move |connection| damaged_banner(connection, &folder)).await
     }
 }

@@ -84,27 +84,22 @@ impl Store {
     }
 
     /// Takes people out of all past results: crops and embeddings of their faces, thumbnails and
-    /// messages no broker has yet of the images they were found in, and their name everywhere. Answers the kept bytes of
-    /// those pictures, to be deleted. Doing it again does what was broken off.
-    pub async fn erase_from_results(&self, people: &[PersonId]) -> Result<Vec<String>, StoreError> {
+    /// messages no broker has yet of the images they were found in, and their name everywhere; the kept bytes of those
+    /// pictures are left to [`Self::delete_discarded`]. Doing it again does what was broken off.
+    pub async fn erase_from_results(&self, people: &[PersonId]) -> Result<(), StoreError> {
         // What rides uncommitted is not seen by the readers below.
         self.write(Urgency::Now, |_| Ok(())).await?;
-        let mut files = Vec::new();
         for &person in people {
             let images = self.read(move |connection| images_with(connection, person)).await?;
             for batch in images.chunks(BATCH) {
                 let batch = batch.to_vec();
-                let erased = self.write(Urgency::Now, move |connection| {
-                    let mut files = Vec::new();
-                    for image in &batch {
-                        files.extend(erase_from_image(connection, *image, person)?);
-                    }
-                    Ok(files)
-                });
-                files.extend(erased.await?);
+                self.write(Urgency::Now, move |connection| {
+                    batch.iter().try_for_each(|image| erase_from_image(connection, *image, person))
+                })
+                .await?;
             }
         }
-        Ok(files)
+        Ok(())
     }
 
     /// People whose erasure has begun and not ended.
@@ -175,11 +170,7 @@ fn images_with(connection: &Connection, person: PersonId) -> rusqlite::Result<Ve
     found.query_map(params![first, last, person], |row| row.get(0))?.collect()
 }
 
-pub(super) fn erase_from_image(
-    connection: &Connection,
-    image: ImageId,
-    person: PersonId,
-) -> rusqlite::Result<Option<String>> {
+pub(super) fn erase_from_image(connection: &Connection, image: ImageId, person: PersonId) -> rusqlite::Result<()> {
     let results: Vec<(i64, String, Option<i64>)> = connection
         .prepare_cached(
             "SELECT outbox.id, payload, tries FROM outbox LEFT JOIN unsent ON unsent.id = outbox.id WHERE image_id = ?1",
@@ -231,21 +222,16 @@ pub(super) fn erase_from_image(
         params![image, person],
     )?;
     if theirs.is_empty() {
-        return Ok(None);
+        return Ok(());
     }
     connection.execute("DELETE FROM thumbnails WHERE image_id = ?1", [image])?;
-    let file = connection
-        .query_row(
-            "SELECT file FROM images WHERE id = ?1 AND file IS NOT NULL AND state IN ('processed', 'failed')",
-            [image],
-            |row| row.get(0),
-        )
-        .optional()?;
-    if file.is_some() {
-        // Without its bytes it cannot be done again, whatever becomes of the engine that did it.
-        connection.execute("UPDATE images SET file = NULL, unverified = 0 WHERE id = ?1", [image])?;
-    }
-    Ok(file)
+    // Without its bytes it cannot be done again, whatever becomes of the engine that did it.
+    connection.execute(
+        "UPDATE images SET file = NULL, unverified = 0
+          WHERE id = ?1 AND file IS NOT NULL AND state IN ('processed', 'failed')",
+        [image],
+    )?;
+    Ok(())
 }
 
 /// A result that names people by the numbers they have now; those with none are named no more. One in which nothing

@@ -91,7 +91,6 @@ impl Store {
     /// False when the row is no longer in this attempt's hands; nothing is written then. Whoever was erased after they
     /// were matched leaves no trace, the picture's kept bytes included.
     pub async fn finish(&self, end: Arc<End>, identified: Arc<Identified>) -> Result<bool, StoreError> {
-        let folder = self.readers.path.parent().map(std::path::Path::to_path_buf).unwrap_or_default();
         let finished = self.write(Urgency::Result, move |connection| {
             let updated = connection
                 .prepare_cached(
@@ -125,22 +124,22 @@ impl Store {
                 insert_face(connection, end.id, number, &identified.space, face)?;
             }
             end.insert_result(connection)?;
-            let mut files = Vec::new();
+            let mut erased = false;
             for person in named(&identified) {
                 match erase::person_now(connection, person)? {
                     Some(now) if now == person => {}
                     Some(now) => people::merge_candidates(connection, end.id, person, now)?,
-                    None => files.extend(erase::erase_from_image(connection, end.id, person)?),
+                    None => {
+                        erase::erase_from_image(connection, end.id, person)?;
+                        erased = true;
+                    }
                 }
             }
-            Ok(Some(files))
+            Ok(Some(erased))
         });
-        let Some(files) = finished.await? else { return Ok(false) };
-        for file in files {
-            let path = folder.join(file);
-            if let Err(error) = tokio::fs::remove_file(&path).await {
-                tracing::error!("{} shows somebody who was erased and cannot be deleted: {error}", path.display());
-            }
+        let Some(erased) = finished.await? else { return Ok(false) };
+        if erased && let Some(error) = self.delete_discarded().await? {
+            tracing::error!("a picture of somebody who was erased cannot be deleted yet: {error}");
         }
         Ok(true)
     }
@@ -298,15 +297,6 @@ impl Store {
             })
             .await?;
         Ok(accepted.map_or(written, |accepted| accepted.max(written)))
-    }
-
-    /// Spool files that rows still name.
-    pub async fn spool_files(&self) -> Result<std::collections::HashSet<String>, StoreError> {
-        self.read(|connection| {
-            let mut statement = connection.prepare("SELECT file FROM images WHERE file IS NOT NULL")?;
-            statement.query_map([], |row| row.get(0))?.collect()
-        })
-        .await
     }
 }
 
@@ -470,10 +460,12 @@ fn insert(
     {
         return Ok(Accepted { id: 0, new: false });
     }
+    // As `spool::accepted_name` has it: `id` is the next of its table.
     connection
         .prepare_cached(
             "INSERT INTO images (source, path, file, bytes, idempotency_key, picture_key, due_ms, accepted_at_ms, dated)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+             VALUES (?1, ?2, ?3 || '.' || (SELECT coalesce(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'images'),
+                     ?4, ?5, ?6, ?7, ?8, ?9)",
         )?
         .execute(params![
             image.source.as_str(),

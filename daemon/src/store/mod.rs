@@ -22,6 +22,7 @@ mod restore;
 mod retention;
 mod salvage;
 mod sources;
+mod spool;
 mod strangers;
 mod writer;
 
@@ -207,14 +208,19 @@ impl Store {
         Ok((store, banner))
     }
 
+    /// The state folder.
+    fn state_dir(&self) -> &Path {
+        self.readers.path.parent().unwrap_or(Path::new(""))
+    }
+
     /// Damaged databases that were moved aside and still lie in the state folder, by file name and number.
     pub fn damaged_files(&self) -> Vec<(String, u32)> {
-        self.readers.path.parent().map(migrate::damaged).unwrap_or_default()
+        migrate::damaged(self.state_dir())
     }
 
     /// Copies of the database that migrations made.
     pub fn copies_before(&self) -> Vec<PathBuf> {
-        self.readers.path.parent().map(migrate::copies_before).unwrap_or_default()
+        migrate::copies_before(self.state_dir())
     }
 
     /// Returns what SQLite says once the database turns out to be damaged while it is in use; the next opening looks
@@ -229,9 +235,10 @@ impl Store {
     }
 
     fn note_damage<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
-        if let (Err(StoreError::Corrupt(why)), Some(folder)) = (&answer, self.readers.path.parent()) {
-            if let Err(error) = std::fs::write(folder.join(DOUBT), "") {
-                tracing::error!("{}: {error}", folder.join(DOUBT).display());
+        if let Err(StoreError::Corrupt(why)) = &answer {
+            let doubt = self.state_dir().join(DOUBT);
+            if let Err(error) = std::fs::write(&doubt, "") {
+                tracing::error!("{}: {error}", doubt.display());
             }
             self.damage.send_if_modified(|damage| damage.replace(why.clone()).is_none());
         }
@@ -314,11 +321,9 @@ impl Store {
     pub async fn close(self) {
         self.readers.permits.close();
         self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.writer.stop().await;
+        self.writer.clone().stop().await;
         // The journal has left its place on the disk; the next start needs as much, whoever fills the disk meanwhile.
-        if let Some(folder) = self.readers.path.parent() {
-            keep_room(folder, true);
-        }
+        keep_room(self.state_dir(), true);
     }
 }
 

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, named_params};
 
 use super::images::store_queue_clock;
 use super::{Store, StoreError, Urgency};
-use crate::domain::{ImageId, Source, State};
+use crate::domain::{ImageId, State};
 
 /// What became of what was said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,8 +17,6 @@ pub enum Told {
     BytesGone,
     /// Done.
     Done {
-        /// The kept file that no row names any more, to be deleted.
-        file: Option<String>,
         /// What it takes of the cameras' spool.
         camera_bytes: u64,
         /// It was waiting before, or waits now.
@@ -30,7 +28,6 @@ pub enum Told {
 
 struct Row {
     state: State,
-    file: Option<String>,
     camera_bytes: u64,
     /// It came as bytes, which are gone.
     bytes_gone: bool,
@@ -62,7 +59,7 @@ impl Store {
                       WHERE id = :id",
                 )?
                 .execute(named_params! { ":now": now_ms, ":id": id })?;
-            Ok(Told::Done { file: None, camera_bytes: row.camera_bytes, waiting: true, counter_examples: 0 })
+            Ok(Told::Done { camera_bytes: row.camera_bytes, waiting: true, counter_examples: 0 })
         })
         .await
     }
@@ -83,7 +80,7 @@ impl Store {
                 .execute([id])?;
             connection.prepare_cached("DELETE FROM images WHERE id = ?1")?.execute([id])?;
             let waiting = row.state == State::Pending;
-            Ok(Told::Done { file: row.file, camera_bytes: row.camera_bytes, waiting, counter_examples })
+            Ok(Told::Done { camera_bytes: row.camera_bytes, waiting, counter_examples })
         })
         .await
     }
@@ -92,14 +89,13 @@ impl Store {
 fn row(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<Row>> {
     connection
         .prepare_cached(
-            "SELECT state, file, source, bytes, file IS NULL AND picture_key IS NOT NULL FROM images WHERE id = ?1",
+            "SELECT state, iif(source = 'camera' AND file IS NOT NULL, bytes, 0), file IS NULL AND picture_key IS NOT NULL
+               FROM images WHERE id = ?1",
         )?
         .query_row([id], |row| {
             let state: String = row.get(0)?;
             let state = state.parse().map_err(|error: String| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-            let (file, source): (Option<String>, String) = (row.get(1)?, row.get(2)?);
-            let camera = source == Source::Camera.as_str() && file.is_some();
-            Ok(Row { state, file, camera_bytes: if camera { row.get(3)? } else { 0 }, bytes_gone: row.get(4)? })
+            Ok(Row { state, camera_bytes: row.get(1)?, bytes_gone: row.get(2)? })
         })
         .optional()
 }

@@ -51,8 +51,6 @@ pub struct Gone {
     pub rows: usize,
     /// Results among them that no broker ever took.
     pub unsent: u64,
-    /// Files to be deleted, which no row names any more.
-    pub files: Vec<String>,
 }
 
 /// What the clocks say when the age of images is asked for.
@@ -176,9 +174,8 @@ impl Store {
         .await
     }
 
-    /// Removes pieces of a kind, unless they turn out to be needed after all, and names the files that are left over.
-    ///
-    /// The row forgets its file on disk first: a file without a row is an orphan, a row without its file a loss.
+    /// Removes pieces of a kind, unless they turn out to be needed after all; the files of these rows are left to
+    /// [`Self::delete_discarded`].
     pub async fn remove(&self, kind: Kind, ids: Vec<ImageId>, spare_unsent: bool) -> Result<Gone, StoreError> {
         let settled = settled();
         let gone = self
@@ -342,27 +339,16 @@ fn remove_image(
     if spare_unsent && unsent > 0 {
         return Ok(());
     }
-    let file: Option<Option<String>> = connection
-        .prepare_cached(&format!("DELETE FROM images WHERE id = ?1 AND {settled} RETURNING file"))?
-        .query_row([id], |row| row.get(0))
-        .optional()?;
-    if let Some(file) = file {
+    let sql = format!("DELETE FROM images WHERE id = ?1 AND {settled}");
+    if connection.prepare_cached(&sql)?.execute([id])? > 0 {
         gone.rows += 1;
         gone.unsent += unsent;
-        gone.files.extend(file);
     }
     Ok(())
 }
 
 fn forget_file(connection: &Connection, id: ImageId, settled: &str, gone: &mut Gone) -> rusqlite::Result<()> {
-    let file: Option<String> = connection
-        .prepare_cached(&format!("SELECT file FROM images WHERE id = ?1 AND file IS NOT NULL AND {settled}"))?
-        .query_row([id], |row| row.get(0))
-        .optional()?;
-    if let Some(file) = file {
-        connection.prepare_cached("UPDATE images SET file = NULL WHERE id = ?1")?.execute([id])?;
-        gone.rows += 1;
-        gone.files.push(file);
-    }
+    let sql = format!("UPDATE images SET file = NULL WHERE id = ?1 AND file IS NOT NULL AND {settled}");
+    gone.rows += connection.prepare_cached(&sql)?.execute([id])?;
     Ok(())
 }

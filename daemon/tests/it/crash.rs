@@ -95,22 +95,6 @@ fn kills_at_any_time_lose_nothing_and_give_no_image_two_results() {
 }
 
 #[test]
-fn bytes_accepted_before_a_kill_are_recognised_after_it_and_orphans_are_swept() {
-    let mut board = Board::new();
-    board.start();
-    let bytes = std::fs::read(crate::support::photo("group.jpg")).unwrap();
-    let ids: Vec<_> = (0..20)
-        .map(|_| board.post("/v1/images", &[("content-type", "image/jpeg")], &bytes).1["ids"][0].as_i64().unwrap())
-        .collect();
-    board.kill();
-    let orphan = board.folder.path().join("state/spool/.part-left-by-a-crash");
-    std::fs::write(&orphan, b"half").unwrap();
-    board.start();
-    assert!(!orphan.exists());
-    ids.iter().for_each(|id| assert_eq!(board.ended(*id)["state"], "processed"));
-}
-
-#[test]
 fn a_second_signal_ends_the_program_at_once() {
     let mut board = Board::new();
     board.set("stop.drain", "60s");

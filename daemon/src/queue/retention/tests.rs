@@ -37,7 +37,6 @@ impl Shelf {
         Sweeper {
             store: self.queue.store.clone(),
             clock: self.queue.clock,
-            state_dir: self.folder.path().into(),
             retention,
             spare_unsent: true,
             steadiness: Steadiness::default(),
