@@ -32,3 +32,11 @@ END;
 -- Files as they were queued.
 
 -- Names and the gallery.
+
+-- What `names.rs` makes of a name; NULL until the program has seen to it, which it does whenever it opens the file.
+ALTER TABLE person ADD COLUMN folded TEXT;         -- for comparing: one person per folded name
+ALTER TABLE person ADD COLUMN base TEXT;           -- for ordering and searching: without accents
+ALTER TABLE person ADD COLUMN topic TEXT;          -- last level of the person's topic, nobody else's
+CREATE UNIQUE INDEX person_folded ON person (folded);
+CREATE UNIQUE INDEX person_topic ON person (topic);
+CREATE INDEX person_order ON person (base, folded, id);

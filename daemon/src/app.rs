@@ -92,6 +92,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let start = recognition::Start {
         models: config.models.clone(),
         threshold: config.recognition.threshold,
+        mirrors: config.recognition.mirrors,
         settings: guard_settings(&config, &state_dir),
         books: Books { store: store.clone(), queue: queue.clone() },
         state_dir: state_dir.clone(),

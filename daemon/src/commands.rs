@@ -100,6 +100,9 @@ struct Request {
     /// Base64.
     picture: Option<String>,
     person: Option<String>,
+    /// To enrol a face although the gallery contradicts.
+    #[serde(default)]
+    anyway: bool,
     command: Option<String>,
 }
 
@@ -201,7 +204,7 @@ impl Commands {
                 let person = person(&request)?;
                 let (bytes, path) = self.picture(&request, picture).await?;
                 let name = path.map_or_else(|| "mqtt".into(), |path| file_name(&path));
-                let report = self.enroll(&up, &person, &name, bytes).await?;
+                let report = self.enroll(&up, &person, &name, bytes, request.anyway).await?;
                 tracing::info!("a command by MQTT to enroll somebody was done");
                 Ok(report)
             }
@@ -229,8 +232,15 @@ impl Commands {
         }
     }
 
-    async fn enroll(&self, up: &Arc<Ready>, person: &str, name: &str, bytes: Vec<u8>) -> Result<Value, Refusal> {
-        let report = self.enroller.enroll(up, person, name, bytes).await.map_err(Refusal::ours)?;
+    async fn enroll(
+        &self,
+        up: &Arc<Ready>,
+        person: &str,
+        name: &str,
+        bytes: Vec<u8>,
+        anyway: bool,
+    ) -> Result<Value, Refusal> {
+        let report = self.enroller.enroll(up, person, name, bytes, anyway).await.map_err(Refusal::ours)?;
         Ok(json!(report))
     }
 

@@ -65,6 +65,7 @@ pub fn router(control: Control) -> Router {
 struct EnrollQuery {
     person: String,
     name: String,
+    anyway: bool,
 }
 
 async fn enroll(
@@ -81,8 +82,10 @@ async fn enroll(
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the engine is not up; kithd status says why"));
     };
     // On its own: a command broken off between commit and gallery must not leave the person unknown.
-    let enrolling =
-        tokio::spawn(async move { control.enroller.enroll(&up, &query.person, &query.name, picture.into()).await });
+    let enrolling = tokio::spawn(async move {
+        let EnrollQuery { person, name, anyway } = query;
+        control.enroller.enroll(&up, &person, &name, picture.into(), anyway).await
+    });
     let report = enrolling.await.unwrap_or_else(|panic| Err(panic.into()));
     report.map(Json).map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")))
 }
@@ -213,8 +216,9 @@ impl Client {
     }
 
     /// Enrols a picture in the running daemon.
-    pub async fn enroll(&self, person: &str, name: &str, picture: Vec<u8>) -> anyhow::Result<Report> {
-        let uri = uri("/control/enroll", &[("person", person), ("name", name)]);
+    pub async fn enroll(&self, person: &str, name: &str, picture: Vec<u8>, anyway: bool) -> anyhow::Result<Report> {
+        let anyway = if anyway { "true" } else { "false" };
+        let uri = uri("/control/enroll", &[("person", person), ("name", name), ("anyway", anyway)]);
         self.request(hyper::Method::POST, &uri, picture).await
     }
 

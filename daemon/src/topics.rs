@@ -48,8 +48,8 @@ impl Topics {
     }
 
     /// Out: somebody was recognised.
-    pub fn person(&self, slug: &str) -> String {
-        self.below(&format!("person/{slug}"))
+    pub fn person(&self, level: &str) -> String {
+        self.below(&format!("person/{level}"))
     }
 
     /// Out: the crop of the last image's best face.

@@ -12,6 +12,7 @@ use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::{Admin, back, on_its_own, refused};
 use crate::domain::{PersonId, PictureBytes};
+use crate::names;
 use crate::problem::Problem;
 use crate::recognition::{Enrolment, Report};
 use crate::sources::http::{LONGEST_NAME, read};
@@ -56,6 +57,9 @@ pub struct Enrolled {
     /// What the picture is called.
     #[param(max_length = 255)]
     file_name: Option<String>,
+    /// Even where the face is somebody else's, or another than in the person's earlier pictures.
+    #[serde(default)]
+    anyway: bool,
 }
 
 /// What became of a picture.
@@ -76,11 +80,10 @@ pub async fn enroll(
     query: Asked<Enrolled>,
     request: Request,
 ) -> Result<(StatusCode, Json<EnrolledPerson>), Problem> {
-    let Asked(Enrolled { name: PersonName(name), file_name }) = query;
+    let Asked(Enrolled { name: PersonName(name), file_name, anyway }) = query;
     let bytes = read(request.into_body(), admin.max_bytes).await?;
-    let report = take(&admin, name, file_name.unwrap_or_else(|| "upload".into()), bytes.into()).await?;
-    let named = admin.enroller.store.person_named(report.person.clone()).await?;
-    answer(&admin, named, report).await
+    let report = take(&admin, name, file_name.unwrap_or_else(|| "upload".into()), bytes.into(), anyway).await?;
+    answer(&admin, report).await
 }
 
 /// What the picture is called.
@@ -91,6 +94,9 @@ pub struct AnotherPicture {
     /// What the picture is called.
     #[param(max_length = 255)]
     file_name: Option<String>,
+    /// Even where the face is somebody else's, or another than in the person's earlier pictures.
+    #[serde(default)]
+    anyway: bool,
 }
 
 /// Enrols another picture of somebody.
@@ -105,22 +111,18 @@ pub async fn add_picture(
 ) -> Result<(StatusCode, Json<EnrolledPerson>), Problem> {
     let name = person(&admin, id).await?.name;
     let bytes = read(request.into_body(), admin.max_bytes).await?;
-    let Asked(AnotherPicture { file_name }) = query;
-    let report = take(&admin, name, file_name.unwrap_or_else(|| "upload".into()), bytes.into()).await?;
-    answer(&admin, Some(id), report).await
+    let Asked(AnotherPicture { file_name, anyway }) = query;
+    let report = take(&admin, name, file_name.unwrap_or_else(|| "upload".into()), bytes.into(), anyway).await?;
+    answer(&admin, report).await
 }
 
-async fn answer(
-    admin: &Admin,
-    id: Option<PersonId>,
-    report: Report,
-) -> Result<(StatusCode, Json<EnrolledPerson>), Problem> {
+async fn answer(admin: &Admin, report: Report) -> Result<(StatusCode, Json<EnrolledPerson>), Problem> {
     let status = match report.enrolment {
         Enrolment::Enrolled => StatusCode::CREATED,
         Enrolment::AlreadyThere => StatusCode::OK,
         Enrolment::Rejected => return Err(rejected(&report)),
     };
-    let person = person(admin, id.unwrap_or_default()).await?;
+    let person = person(admin, report.person_id.unwrap_or_default()).await?;
     Ok((status, Json(EnrolledPerson { person, report })))
 }
 
@@ -129,7 +131,7 @@ fn rejected(report: &Report) -> Problem {
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{} was not taken: {why}.", report.image_name))
 }
 
-async fn take(admin: &Admin, name: String, file_name: String, bytes: Vec<u8>) -> Result<Report, Problem> {
+async fn take(admin: &Admin, name: String, file_name: String, bytes: Vec<u8>, anyway: bool) -> Result<Report, Problem> {
     if bytes.is_empty() {
         return Err(refused("The body is empty; it is the bytes of a picture."));
     }
@@ -138,7 +140,7 @@ async fn take(admin: &Admin, name: String, file_name: String, bytes: Vec<u8>) ->
     }
     let (up, enroller) = (admin.up()?, admin.enroller.clone());
     let _turn = admin.engine_turn().await?;
-    on_its_own(async move { enroller.enroll(&up, &name, &file_name, bytes).await })
+    on_its_own(async move { enroller.enroll(&up, &name, &file_name, bytes, anyway).await })
         .await
         .map_err(|error| Problem::later(format!("{error:#}")))
 }
@@ -283,10 +285,12 @@ async fn upload(admin: &Admin, name: Option<String>, request: Request) -> Result
     let broken = |error: MultipartError| Problem::bad_request(format!("The form is broken: {}", error.body_text()));
     let parts = Multipart::from_request(request, &()).await;
     let mut parts = parts.map_err(|error| Problem::bad_request(error.body_text()))?;
-    let (mut name, mut pictures) = (name, Vec::new());
+    let (mut name, mut pictures, mut anyway) = (name, Vec::new(), false);
     while let Some(part) = parts.next_field().await.map_err(broken)? {
         match (part.name(), part.file_name().map(String::from)) {
             (Some("name"), _) if name.is_none() => name = Some(part.text().await.map_err(broken)?),
+            // A box that is not ticked is not sent.
+            (Some("anyway"), None) => anyway = true,
             (_, Some(file_name)) => {
                 let bytes = part.bytes().await.map_err(broken)?;
                 // Where nothing was chosen, browsers send a file without name and bytes.
@@ -297,14 +301,14 @@ async fn upload(admin: &Admin, name: Option<String>, request: Request) -> Result
             _ => {}
         }
     }
-    let name = name.filter(|name| !name.trim().is_empty());
-    let name = name.ok_or_else(|| refused("Say who is on the picture."))?.trim().to_string();
+    let name = name.filter(|name| !names::clean(name).is_empty());
+    let name = name.ok_or_else(|| refused("Say who is on the picture."))?;
     if pictures.is_empty() {
         return Err(refused("Choose a picture."));
     }
     let (mut told, mut taken) = (Vec::new(), false);
     for (file_name, bytes) in pictures {
-        let report = take(admin, name.clone(), file_name, bytes.into()).await?;
+        let report = take(admin, name.clone(), file_name, bytes.into(), anyway).await?;
         let remark = report.remark.as_ref().map_or_else(String::new, |remark| format!(" ({remark})"));
         taken |= report.enrolment != Enrolment::Rejected;
         told.push(match report.enrolment {
@@ -322,12 +326,14 @@ async fn upload(admin: &Admin, name: Option<String>, request: Request) -> Result
 pub struct Named {
     /// Of a person.
     pub name: String,
+    /// There when its box is ticked.
+    pub anyway: Option<String>,
 }
 
 /// `POST /people/{id}/rename`.
 pub async fn rename_form(State(admin): State<Admin>, Id(id): Id, form: Result<Form<Named>, FormRejection>) -> Response {
     let told = match form {
-        Ok(Form(Named { name })) => change_name(&admin, id, name).await,
+        Ok(Form(Named { name, .. })) => change_name(&admin, id, name).await,
         Err(error) => Err(Problem::bad_request(error.body_text())),
     };
     back(&format!("/people/{id}"), told.map(|()| "The name is changed."))

@@ -23,6 +23,9 @@ pub struct Name {
     /// Of a person, who is made if there is none of that name.
     #[schema(inline)]
     name: PersonName,
+    /// Even where the face is somebody else's who is enrolled.
+    #[serde(default)]
+    anyway: bool,
 }
 
 /// Says who a group is: its best faces enrol the person, all its past faces get the name, and the group is gone. Results
@@ -34,13 +37,13 @@ pub async fn name(
     Id(id): Id,
     body: Result<Json<Name>, JsonRejection>,
 ) -> Result<Json<NamedStranger>, Problem> {
-    let Json(Name { name: PersonName(name) }) = body.map_err(|error| wrong_body(&error))?;
-    give_name(&admin, id, name).await.map(Json)
+    let Json(Name { name: PersonName(name), anyway }) = body.map_err(|error| wrong_body(&error))?;
+    give_name(&admin, id, name, anyway).await.map(Json)
 }
 
-async fn give_name(admin: &Admin, id: StrangerId, name: String) -> Result<NamedStranger, Problem> {
+async fn give_name(admin: &Admin, id: StrangerId, name: String, anyway: bool) -> Result<NamedStranger, Problem> {
     let (up, enroller) = (admin.up()?, admin.enroller.clone());
-    on_its_own(async move { enroller.name_stranger(&up, id, &name).await }).await.map_err(Problem::from)
+    on_its_own(async move { enroller.name_stranger(&up, id, &name, anyway).await }).await.map_err(Problem::from)
 }
 
 /// Whether a group matters.
@@ -80,13 +83,19 @@ pub async fn name_face(
     body: Result<Json<Name>, JsonRejection>,
 ) -> Result<Json<FacePerson>, Problem> {
     let number = face(number)?;
-    let Json(Name { name: PersonName(name) }) = body.map_err(|error| wrong_body(&error))?;
-    give_face_a_name(&admin, id, number, name).await.map(|person_id| Json(FacePerson { person_id }))
+    let Json(Name { name: PersonName(name), anyway }) = body.map_err(|error| wrong_body(&error))?;
+    give_face_a_name(&admin, id, number, name, anyway).await.map(|person_id| Json(FacePerson { person_id }))
 }
 
-async fn give_face_a_name(admin: &Admin, image: ImageId, face: u32, name: String) -> Result<PersonId, Problem> {
+async fn give_face_a_name(
+    admin: &Admin,
+    image: ImageId,
+    face: u32,
+    name: String,
+    anyway: bool,
+) -> Result<PersonId, Problem> {
     let (up, enroller) = (admin.up()?, admin.enroller.clone());
-    on_its_own(async move { enroller.enroll_face(&up, image, face, &name).await }).await.map_err(Problem::from)
+    on_its_own(async move { enroller.enroll_face(&up, image, face, &name, anyway).await }).await.map_err(Problem::from)
 }
 
 /// What a face is taken for now.
@@ -133,7 +142,7 @@ impl From<RelabelError> for Problem {
 /// `POST /strangers/{id}/name`.
 pub async fn name_form(State(admin): State<Admin>, Id(id): Id, form: Result<Form<Named>, FormRejection>) -> Response {
     let told = match form {
-        Ok(Form(Named { name })) => give_name(&admin, id, name).await,
+        Ok(Form(Named { name, anyway })) => give_name(&admin, id, name, anyway.is_some()).await,
         Err(error) => Err(Problem::bad_request(error.body_text())),
     };
     match told {
@@ -166,8 +175,8 @@ pub async fn name_face_form(
     form: Result<Form<Named>, FormRejection>,
 ) -> Response {
     let told = async {
-        let Form(Named { name }) = form.map_err(|error| Problem::bad_request(error.body_text()))?;
-        give_face_a_name(&admin, id, face(number)?, name).await
+        let Form(Named { name, anyway }) = form.map_err(|error| Problem::bad_request(error.body_text()))?;
+        give_face_a_name(&admin, id, face(number)?, name, anyway.is_some()).await
     };
     back(&format!("/images/{id}"), told.await.map(|_| "The face is enrolled, and has the name."))
 }

@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{OwnEngines, own_gallery};
 use crate::config::Config;
 use crate::control::Client;
+use crate::names;
 use crate::recognition::{Enroller, Enrolment, Matcher, Ready, Report, file_name, person_of, read_given};
 use crate::state_dir::StateDir;
 
@@ -27,6 +28,9 @@ pub struct Args {
     /// Pictures of the person
     #[arg(required_unless_present = "folder", conflicts_with = "folder")]
     pictures: Vec<PathBuf>,
+    /// Even where the face is somebody else's, or another than in the person's earlier pictures
+    #[arg(long)]
+    anyway: bool,
     /// Answers as JSON, one line a picture
     #[arg(long)]
     json: bool,
@@ -36,10 +40,7 @@ pub struct Args {
 pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let work = match (&args.folder, args.person) {
         (Some(folder), _) => known_people(folder)?,
-        (None, Some(person)) => {
-            let person = person.trim().to_string();
-            args.pictures.into_iter().map(|picture| (person.clone(), picture)).collect()
-        }
+        (None, Some(person)) => args.pictures.into_iter().map(|picture| (person.clone(), picture)).collect(),
         (None, None) => unreachable!("clap requires --person or --folder"),
     };
     let door = Door::open(config).await?;
@@ -51,15 +52,17 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     for (person, picture) in work {
         bar.set_message(file_name(&picture));
         let enrolled = match read_given(&picture, config.intake.max_bytes) {
-            Ok(bytes) => door.enroll(&person, &file_name(&picture), bytes).await,
+            Ok(bytes) => door.enroll(&person, &file_name(&picture), bytes, args.anyway).await,
             Err(failure) => Err(anyhow::anyhow!(failure.verdict().sentence)),
         };
         // One picture that cannot be taken must not end the others, nor the closing table.
         let report = enrolled.unwrap_or_else(|error| Report {
             image_name: file_name(&picture),
-            person,
+            person: names::clean(&person),
+            person_id: None,
             enrolment: Enrolment::Rejected,
             remark: Some(format!("{error:#}")),
+            resembles: None,
         });
         reports.push(report);
         bar.inc(1);
@@ -91,15 +94,18 @@ impl Door {
         let (held, enroller) = own_gallery(config).await?;
         let engines = OwnEngines::start(config).await?;
         let guard = engines.guard.clone();
-        let matcher = Matcher::new(guard.pack(), config.recognition.threshold);
+        let matcher = Matcher::new(guard.pack(), config.recognition.threshold, config.recognition.mirrors);
+        let store = &enroller.store;
+        let people = store.gallery(matcher.space().into()).await?;
+        matcher.replace(people, store.counter_examples(matcher.space().into()).await?)?;
         let up = Arc::new(Ready { guard, matcher, store: Some(enroller.store.clone()) });
         Ok(Self::Own { _held: held, enroller, up, engines })
     }
 
-    async fn enroll(&self, person: &str, name: &str, bytes: Vec<u8>) -> anyhow::Result<Report> {
+    async fn enroll(&self, person: &str, name: &str, bytes: Vec<u8>, anyway: bool) -> anyhow::Result<Report> {
         match self {
-            Self::Daemon(client) => client.enroll(person, name, bytes).await,
-            Self::Own { enroller, up, .. } => enroller.enroll(up, person, name, bytes).await,
+            Self::Daemon(client) => client.enroll(person, name, bytes, anyway).await,
+            Self::Own { enroller, up, .. } => enroller.enroll(up, person, name, bytes, anyway).await,
         }
     }
 

@@ -173,6 +173,8 @@ pub struct Recognition {
     pub threads: usize,
     /// Two pictures of one person are nearer than this; `None`: the pack's.
     pub threshold: Option<f32>,
+    /// Pictures may show a person more than once, as with mirrors and screens.
+    pub mirrors: bool,
     /// Smallest face looked for; `None`: the pack's.
     pub min_face_px: Option<usize>,
     /// Most faces per picture.
@@ -458,6 +460,7 @@ fn recognition(raw: &mut Raw) -> Recognition {
     Recognition {
         threads: if threads == 0 { cores } else { threads },
         threshold: raw.real("recognition.threshold", 0.01..=2.0).map(|threshold| threshold as f32),
+        mirrors: raw.flag("recognition.mirrors", false),
         min_face_px: (min_face_px > 0).then_some(min_face_px),
         max_faces: raw.number("recognition.max_faces", 100, 1..=1000) as usize,
         turned: raw.flag("recognition.turned", true),

@@ -271,7 +271,7 @@ async fn who_was_erased_or_put_together_between_match_and_result_is_not_named_by
             embedding: vec![1.0],
             space: "space".into(),
         };
-        store.enroll(name.into(), picture).await.unwrap();
+        store.enroll(name.into(), picture).await.unwrap().unwrap();
         people.push(store.person_named(name.into()).await.unwrap().unwrap());
     }
     let candidate = |at: usize| NamedCandidate {

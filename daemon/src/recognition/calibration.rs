@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn what_a_gallery_says_is_worked_out_once_and_again_when_it_is_replaced() {
         let pack = kith_vision::Pack::load(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/packs/dlib-mtcnn").as_ref());
-        let matcher = crate::recognition::Matcher::new(&pack.unwrap(), None);
+        let matcher = crate::recognition::Matcher::new(&pack.unwrap(), None, false);
         let (said, mut count) = (Said::<Option<u32>>::default(), 0);
         let mut ask = |snapshot: &Arc<Snapshot>| {
             said.of(snapshot, |said| {

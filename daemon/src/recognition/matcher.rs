@@ -13,11 +13,15 @@ use crate::store::{CounterExample, GalleryRow};
 
 /// How many of the nearest people are kept with a face.
 const CANDIDATES: usize = 3;
+/// What is said of a face that would have the name of a nearer one.
+const TAKEN: &str = "The same person is nearer in another face of this picture, and nobody is in a picture twice.";
 
 /// The gallery of the active embedding space.
 pub struct Matcher {
     matching: Matching,
     known_from: f32,
+    /// One person may be in a picture more than once.
+    mirrors: bool,
     dimension: usize,
     space: String,
     snapshot: RwLock<Arc<Snapshot>>,
@@ -35,8 +39,9 @@ pub struct Snapshot {
 }
 
 impl Matcher {
-    /// An empty gallery for a pack; a threshold of one's own in place of the pack's.
-    pub fn new(pack: &Pack, threshold: Option<f32>) -> Self {
+    /// An empty gallery for a pack; with a threshold of one's own in place of the pack's, and pictures that may show one
+    /// person twice.
+    pub fn new(pack: &Pack, threshold: Option<f32>, mirrors: bool) -> Self {
         let gallery = Gallery::new(pack.matching().metric, pack.dimension());
         let snapshot = Snapshot { not_them: gallery.clone(), gallery, names: HashMap::new(), images: HashMap::new() };
         let mut matching = pack.matching().clone();
@@ -44,6 +49,7 @@ impl Matcher {
         Self {
             matching,
             known_from: pack.quality_limits().known_from,
+            mirrors,
             dimension: pack.dimension(),
             space: pack.space().to_string(),
             snapshot: RwLock::new(Arc::new(snapshot)),
@@ -99,16 +105,35 @@ impl Matcher {
         Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What a face is, as the gallery is now.
-    pub fn judge(&self, embedding: &[f32], quality: f32) -> Result<Judgement, VisionError> {
-        self.judge_by(&self.snapshot(), embedding, quality)
+    /// What a face is, as the gallery is now, in a picture where these people are already.
+    pub fn judge(&self, embedding: &[f32], quality: f32, there: &[PersonId]) -> Result<Judgement, VisionError> {
+        let snapshot = self.snapshot();
+        let top = if self.mirrors { 0 } else { there.len() };
+        let nearest = self.nearest(&snapshot, embedding, CANDIDATES + top)?;
+        let mut judgement = self.judge_by(&snapshot, &nearest, quality);
+        if !self.mirrors && judgement.person.as_ref().is_some_and(|person| there.contains(&person.person_id)) {
+            judgement = self.judge_without(&snapshot, &nearest, quality, there, judgement);
+        }
+        Ok(judgement)
     }
 
     /// Gives every face its outcome; best first: known before uncertain before unknown, then the nearer.
     pub fn identify(&self, found: Vec<FoundFace>) -> Result<Vec<IdentifiedFace>, VisionError> {
         let snapshot = self.snapshot();
-        let mut faces =
-            found.into_iter().map(|face| self.identify_face(&snapshot, face)).collect::<Result<Vec<_>, _>>()?;
+        // A face can lose no more people than there are other faces.
+        let top = CANDIDATES + if self.mirrors { 0 } else { found.len().saturating_sub(1) };
+        let mut nearest = Vec::with_capacity(found.len());
+        let mut judged = Vec::with_capacity(found.len());
+        for face in &found {
+            let people = self.nearest(&snapshot, &face.embedding, top)?;
+            judged.push(self.judge_by(&snapshot, &people, face.quality));
+            nearest.push(people);
+        }
+        if !self.mirrors {
+            self.give_each_person_once(&snapshot, &found, &nearest, &mut judged);
+        }
+        let mut faces: Vec<_> =
+            found.into_iter().zip(judged).map(|(face, judged)| self.described(face, judged)).collect();
         faces.sort_by(|a, b| {
             let nearness = |face: &IdentifiedFace| face.distance.unwrap_or(f32::INFINITY);
             (a.outcome as u8).cmp(&(b.outcome as u8)).then(nearness(a).total_cmp(&nearness(b)))
@@ -116,8 +141,61 @@ impl Matcher {
         Ok(faces)
     }
 
-    fn identify_face(&self, snapshot: &Snapshot, face: FoundFace) -> Result<IdentifiedFace, VisionError> {
-        let judgement = self.judge_by(snapshot, &face.embedding, face.quality)?;
+    /// Of several faces taken for one person the best keeps the name: known before uncertain, then the nearest, then the
+    /// first. The others are judged by the people who are left.
+    fn give_each_person_once(
+        &self,
+        snapshot: &Snapshot,
+        found: &[FoundFace],
+        nearest: &[Vec<Candidate>],
+        judged: &mut [Judgement],
+    ) {
+        let (mut given, mut open) = (Vec::new(), (0..judged.len()).collect::<Vec<_>>());
+        loop {
+            let named = open.iter().copied().filter(|at| judged[*at].person.is_some());
+            let best = named.min_by(|a, b| {
+                let rank = |at: usize| (judged[at].outcome as u8, judged[at].distance.unwrap_or(f32::INFINITY));
+                let ((a_outcome, a_distance), (b_outcome, b_distance)) = (rank(*a), rank(*b));
+                a_outcome.cmp(&b_outcome).then(a_distance.total_cmp(&b_distance))
+            });
+            let Some(best) = best else { return };
+            let Some(person) = judged[best].person.as_ref().map(|person| person.person_id) else { return };
+            open.retain(|at| *at != best);
+            given.push(person);
+            for &at in &open {
+                if judged[at].person.as_ref().is_some_and(|theirs| theirs.person_id == person) {
+                    let alone = judged[at].clone();
+                    judged[at] = self.judge_without(snapshot, &nearest[at], found[at].quality, &given, alone);
+                }
+            }
+        }
+    }
+
+    /// What a face is where these people are in the picture already. One that is as good as known as one of them, and
+    /// nobody else, stays uncertain: it is no stranger.
+    fn judge_without(
+        &self,
+        snapshot: &Snapshot,
+        nearest: &[Candidate],
+        quality: f32,
+        there: &[PersonId],
+        alone: Judgement,
+    ) -> Judgement {
+        let others: Vec<_> = nearest.iter().filter(|one| !there.contains(&one.person)).copied().collect();
+        let mut judged = self.judge_by(snapshot, &others, quality);
+        if judged.outcome == Outcome::Unknown {
+            let known = self.matching.threshold - self.matching.band_below;
+            let as_known = nearest.first().is_some_and(|one| there.contains(&one.person) && one.distance < known);
+            judged.outcome = if as_known { Outcome::Uncertain } else { Outcome::Unknown };
+            judged.distance = alone.distance;
+            judged.margin = alone.margin;
+        }
+        judged.candidates = alone.candidates;
+        judged.taken = true;
+        judged
+    }
+
+    fn described(&self, face: FoundFace, judgement: Judgement) -> IdentifiedFace {
         // An engine elsewhere may have limits of its own, or none.
         let too_poor = || {
             (face.quality < self.known_from).then(|| {
@@ -127,13 +205,14 @@ impl Matcher {
                 )
             })
         };
-        let objection = face.objection.or_else(too_poor);
-        Ok(IdentifiedFace {
+        let objection = face.objection.or_else(too_poor).into_iter();
+        let objections: Vec<_> = objection.chain(judgement.taken.then(|| TAKEN.to_string())).collect();
+        IdentifiedFace {
             bounds: face.bounds,
             landmarks: face.landmarks,
             score: face.score,
             quality: face.quality,
-            objection,
+            objection: (!objections.is_empty()).then(|| objections.join(" ")),
             outcome: judgement.outcome,
             person: judgement.person,
             distance: judgement.distance,
@@ -142,22 +221,14 @@ impl Matcher {
             embedding: face.embedding,
             crop: face.crop,
             enrolled_image: judgement.enrolled_image,
-        })
+        }
     }
 
-    fn judge_by(&self, snapshot: &Snapshot, embedding: &[f32], quality: f32) -> Result<Judgement, VisionError> {
-        let nearest = self.nearest(snapshot, embedding)?;
-        let verdict = self.matching.judge(&nearest);
-        let candidates: Vec<_> = nearest
-            .iter()
-            .map(|candidate| NamedCandidate {
-                person_id: candidate.person,
-                name: snapshot.names.get(&candidate.person).cloned().unwrap_or_default(),
-                distance: Some(candidate.distance),
-            })
-            .collect();
+    /// What a face is, by the nearest people.
+    fn judge_by(&self, snapshot: &Snapshot, nearest: &[Candidate], quality: f32) -> Judgement {
+        let verdict = self.matching.judge(nearest);
         let matched = nearest.iter().find(|candidate| Some(candidate.person) == verdict.person);
-        Ok(Judgement {
+        Judgement {
             outcome: match verdict.outcome {
                 // A blur or a pattern taken for a face is near to somebody all too often.
                 kith_vision::Outcome::Known if quality < self.known_from => Outcome::Uncertain,
@@ -165,24 +236,30 @@ impl Matcher {
                 kith_vision::Outcome::Uncertain => Outcome::Uncertain,
                 kith_vision::Outcome::Unknown => Outcome::Unknown,
             },
-            person: candidates.iter().find(|candidate| Some(candidate.person_id) == verdict.person).cloned(),
+            person: matched.map(|candidate| snapshot.named(candidate)),
             distance: verdict.distance,
             margin: verdict.margin,
-            candidates,
+            candidates: nearest.iter().take(CANDIDATES).map(|candidate| snapshot.named(candidate)).collect(),
             enrolled_image: matched.and_then(|candidate| snapshot.images.get(&candidate.picture).cloned()),
-        })
+            taken: false,
+        }
     }
 
     /// The nearest people, without those of whom somebody said that a face at least as near as their own pictures is not
     /// them.
-    fn nearest(&self, snapshot: &Snapshot, embedding: &[f32]) -> Result<Vec<Candidate>, VisionError> {
+    pub(super) fn nearest(
+        &self,
+        snapshot: &Snapshot,
+        embedding: &[f32],
+        top: usize,
+    ) -> Result<Vec<Candidate>, VisionError> {
         let mut not_them = snapshot.not_them.nearest(embedding, usize::MAX)?;
         not_them.retain(|example| example.distance < self.matching.threshold);
-        let mut nearest = snapshot.gallery.nearest(embedding, CANDIDATES + not_them.len())?;
+        let mut nearest = snapshot.gallery.nearest(embedding, top + not_them.len())?;
         nearest.retain(|candidate| {
             !not_them.iter().any(|no| no.person == candidate.person && no.distance <= candidate.distance)
         });
-        nearest.truncate(CANDIDATES);
+        nearest.truncate(top);
         Ok(nearest)
     }
 }
@@ -202,6 +279,8 @@ pub struct Judgement {
     pub candidates: Vec<NamedCandidate>,
     /// File name of the nearest enrolled picture of `person`.
     pub enrolled_image: Option<String>,
+    /// It would be somebody who is in another face of the picture.
+    pub taken: bool,
 }
 
 impl Snapshot {
@@ -214,6 +293,20 @@ impl Snapshot {
     pub fn name(&self, person: PersonId) -> Option<&str> {
         self.names.get(&person).map(String::as_str)
     }
+
+    /// What an enrolled picture is called.
+    pub fn image_name(&self, picture: i64) -> Option<&str> {
+        self.images.get(&picture).map(String::as_str)
+    }
+
+    /// One of the nearest people with their name.
+    pub(super) fn named(&self, candidate: &Candidate) -> NamedCandidate {
+        NamedCandidate {
+            person_id: candidate.person,
+            name: self.name(candidate.person).unwrap_or_default().to_string(),
+            distance: Some(candidate.distance),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -222,37 +315,95 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_face_too_poor_to_be_known_has_a_reason_whether_its_engine_gave_one_or_not() {
-        let pack = Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/dlib-mtcnn")).unwrap();
-        let matcher = Matcher::new(&pack, None);
-        let row = GalleryRow {
-            person_image_id: 1,
-            person_id: 1,
-            name: "Ann".into(),
-            image_name: "ann.jpg".into(),
-            embedding: pack.self_test().embedding.clone(),
-        };
-        matcher.replace(vec![row], Vec::new()).unwrap();
-        let face = |quality, objection: Option<&str>| FoundFace {
+    fn face(quality: f32, objection: Option<&str>, embedding: Vec<f32>) -> FoundFace {
+        FoundFace {
             bounds: [0.0, 0.0, 9.0, 9.0],
             landmarks: [[1.0; 2]; 5],
             score: 1.0,
             quality,
             objection: objection.map(Into::into),
             measures: None,
-            embedding: pack.self_test().embedding.clone(),
+            embedding,
             crop: Vec::new(),
+        }
+    }
+
+    fn matcher(mirrors: bool, people: &[(PersonId, &str, Vec<f32>)]) -> Matcher {
+        let pack = Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/dlib-mtcnn")).unwrap();
+        let matcher = Matcher::new(&pack, None, mirrors);
+        let row = |(person_id, name, embedding): &(PersonId, &str, Vec<f32>)| GalleryRow {
+            person_image_id: *person_id,
+            person_id: *person_id,
+            name: (*name).into(),
+            image_name: format!("{name}.jpg"),
+            embedding: embedding.clone(),
         };
-        let judged = |found| {
-            let face = matcher.identify(vec![found]).unwrap().remove(0);
+        matcher.replace(people.iter().map(row).collect(), Vec::new()).unwrap();
+        matcher
+    }
+
+    /// On a line, so that distances are differences.
+    fn at(place: f32) -> Vec<f32> {
+        [vec![place], vec![1.0; 127]].concat()
+    }
+
+    /// Outcome, name and distance of each face at a place, best first; and whether it says that somebody else has its name.
+    fn named(matcher: &Matcher, places: &[(f32, f32)]) -> Vec<(Outcome, String, f32, bool)> {
+        let found = places.iter().map(|(place, quality)| face(*quality, None, at(*place))).collect();
+        let told = |face: IdentifiedFace| {
+            let name = face.person.map(|person| person.name).unwrap_or_default();
+            let taken = face.objection.is_some_and(|why| why.contains("nearer in another face"));
+            (face.outcome, name, (face.distance.unwrap_or(9.0) * 100.0).round() / 100.0, taken)
+        };
+        matcher.identify(found).unwrap().into_iter().map(told).collect()
+    }
+
+    #[test]
+    fn a_face_too_poor_to_be_known_has_a_reason_whether_its_engine_gave_one_or_not() {
+        let matcher = matcher(false, &[(1, "Ann", at(0.0))]);
+        let judged = |quality, objection| {
+            let face = matcher.identify(vec![face(quality, objection, at(0.0))]).unwrap().remove(0);
             (face.outcome, face.objection)
         };
         let poor = matcher.known_from() - 0.01;
-        assert_eq!(judged(face(1.0, None)), (Outcome::Known, None));
-        assert_eq!(judged(face(poor, Some("It is dark."))), (Outcome::Uncertain, Some("It is dark.".into())));
-        let (outcome, reason) = judged(face(poor, None));
+        assert_eq!(judged(1.0, None), (Outcome::Known, None));
+        assert_eq!(judged(poor, Some("It is dark.")), (Outcome::Uncertain, Some("It is dark.".into())));
+        let (outcome, reason) = judged(poor, None);
         assert_eq!(outcome, Outcome::Uncertain);
         assert!(reason.clone().unwrap_or_default().contains("too poor"), "{reason:?}");
+    }
+
+    #[test]
+    fn a_person_is_at_most_once_in_a_picture() {
+        use Outcome::{Known, Uncertain, Unknown};
+        let alone = [(1, "Ann", at(0.0))];
+        let name = |name: &str| name.to_string();
+        // The nearest has the name, in whatever order they come; a mirror is uncertain, who is only like her unknown.
+        for places in [[(0.06, 1.0), (0.2, 1.0), (0.43, 1.0)], [(0.43, 1.0), (0.2, 1.0), (0.06, 1.0)]] {
+            let faces = named(&matcher(false, &alone), &places);
+            let like = [(Uncertain, name(""), 0.2, true), (Unknown, name(""), 0.43, true)];
+            assert_eq!(faces, [[(Known, name("Ann"), 0.06, false)].as_slice(), &like].concat());
+        }
+        let both = named(&matcher(true, &alone), &[(0.06, 1.0), (0.2, 1.0)]);
+        assert_eq!(both, [(Known, name("Ann"), 0.06, false), (Known, name("Ann"), 0.2, false)]);
+        // Known before uncertain: a blurred face that is nearer does not take the name away.
+        let blurred = named(&matcher(false, &alone), &[(0.01, 0.3), (0.2, 1.0)]);
+        assert_eq!(blurred[0], (Known, name("Ann"), 0.2, false));
+        assert_eq!((blurred[1].0, blurred[1].1.as_str(), blurred[1].3), (Uncertain, "", true));
+        // Twins of whom both are enrolled: each has a name, and one that is farther from both has the third's.
+        let twins = [(1, "Ann", at(0.0)), (2, "Bea", at(0.3)), (3, "Cleo", at(0.5))];
+        let faces = named(&matcher(false, &twins), &[(0.05, 1.0), (0.1, 1.0)]);
+        assert_eq!(faces, [(Known, name("Ann"), 0.05, false), (Known, name("Bea"), 0.2, true)]);
+        let faces = named(&matcher(false, &twins), &[(0.0, 1.0), (0.01, 1.0), (0.26, 1.0)]);
+        let names: Vec<_> = faces.iter().map(|face| (face.0, face.1.as_str())).collect();
+        assert_eq!(names, [(Known, "Ann"), (Known, "Bea"), (Uncertain, "")]);
+    }
+
+    #[test]
+    fn candidates_stay_whoever_has_the_name() {
+        let twins = matcher(false, &[(1, "Ann", at(0.0)), (2, "Bea", at(0.3))]);
+        let found = [0.05, 0.1].map(|place| face(1.0, None, at(place))).to_vec();
+        let candidates = twins.identify(found).unwrap().remove(1).candidates;
+        assert_eq!(candidates.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["Ann", "Bea"]);
     }
 }

@@ -13,6 +13,7 @@ mod origin;
 mod people;
 mod reader;
 mod relabel;
+mod resemblance;
 mod slot;
 mod start;
 mod strangers;

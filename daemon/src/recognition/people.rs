@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::enroll::{Enroller, objection_to_name, refresh};
+use super::enroll::{Enroller, refresh};
 use super::start::{Ready, embed_again};
 use crate::backup::{Backup, BackupError, Contents, GALLERY, Unpacked, keep_gallery};
 use crate::domain::PersonId;
 use crate::health::{Condition, Health};
+use crate::names;
 use crate::store::Changed;
 
 /// What an image matched before the gallery was replaced may still take to be stored.
@@ -56,12 +57,12 @@ pub struct Restored {
 impl Enroller {
     /// Gives somebody another name; past results show it too.
     pub async fn rename(&self, up: Option<&Arc<Ready>>, id: PersonId, name: &str) -> anyhow::Result<Changed> {
-        let name = name.trim();
-        if let Some(why) = objection_to_name(name) {
-            return Ok(Changed::Refused(why));
-        }
+        let name = match names::of_person(name) {
+            Ok(name) => name,
+            Err(why) => return Ok(Changed::Refused(why)),
+        };
         let _turn = self.turn.lock().await;
-        let changed = self.store.rename_person(id, name.into()).await?;
+        let changed = self.store.rename_person(id, name).await?;
         self.refresh(up).await?;
         Ok(changed)
     }

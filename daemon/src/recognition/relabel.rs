@@ -11,9 +11,11 @@ use kith_vision::calibration::REDUNDANT;
 use sha2::{Digest, Sha256};
 
 use super::dispatcher::file_name;
-use super::enroll::{keep, objection_to_name, refresh};
+use super::enroll::{ANYWAY, keep, refresh};
+use super::resemblance::Resemblance;
 use super::{Enroller, Matcher, PEOPLE, Ready};
 use crate::domain::{ImageId, Outcome, PersonId, hex};
+use crate::names;
 use crate::store::{EnrolledPicture, Relabel, StoreError, StoredFace, StrangerId};
 
 /// As many of a group's faces as enrol its person.
@@ -58,14 +60,16 @@ pub struct NamedStranger {
 
 impl Enroller {
     /// Makes a group of strangers a person, or more pictures of one there is: enrols its best faces, if possible such as
-    /// differ, and labels all its past faces. The group is gone then.
+    /// differ, and labels all its past faces. The group is gone then. Faces that are somebody else's enrol nobody, unless
+    /// `anyway`; where all are, it is refused.
     pub async fn name_stranger(
         &self,
         up: &Arc<Ready>,
         id: StrangerId,
         name: &str,
+        anyway: bool,
     ) -> Result<NamedStranger, RelabelError> {
-        let name = name_of(name)?;
+        let name = names::of_person(name).map_err(RelabelError::Refused)?;
         let _turn = self.turn.lock().await;
         if self.store.stranger(id).await?.is_none() {
             return Err(RelabelError::NotFound);
@@ -75,6 +79,7 @@ impl Enroller {
             return Err(RelabelError::Refused("no face of this group is kept any more that could be enrolled".into()));
         }
         let matching = up.matcher.matching();
+        let best = if anyway { best } else { self.nobody_elses(&up.matcher, best, &name).await? };
         let mut pictures = Vec::with_capacity(PICTURES);
         for face in differing(best, matching.metric, REDUNDANT * matching.threshold) {
             pictures.push(self.keep_face(&face).await?);
@@ -98,19 +103,24 @@ impl Enroller {
         if self.store.ignore_stranger(id, ignored).await? { Ok(()) } else { Err(RelabelError::NotFound) }
     }
 
-    /// Enrols a face that was found in an image as somebody, new or old, and labels it.
+    /// Enrols a face that was found in an image as somebody, new or old, and labels it; one that is somebody else's only
+    /// `anyway`.
     pub async fn enroll_face(
         &self,
         up: &Arc<Ready>,
         image: ImageId,
         number: u32,
         name: &str,
+        anyway: bool,
     ) -> Result<PersonId, RelabelError> {
-        let name = name_of(name)?;
+        let name = names::of_person(name).map_err(RelabelError::Refused)?;
         let _turn = self.turn.lock().await;
         let face = self.usable_face(&up.matcher, image, number).await?;
         if face.quality < up.matcher.known_from() {
             return Err(RelabelError::Refused("this face is too poor to tell anybody by it".into()));
+        }
+        if !anyway {
+            self.nobody_elses(&up.matcher, vec![face.clone()], &name).await?;
         }
         let label = Relabel {
             image_id: image,
@@ -147,7 +157,8 @@ impl Enroller {
         let file = self.store.add_counter_example(person, space.into(), embedding, crop, sum(&face.crop)).await?;
         refresh(&self.store, &up.matcher).await?;
         self.delete(file.into_iter().collect()).await;
-        let judged = up.matcher.judge(&face.embedding, face.quality).map_err(anyhow::Error::from)?;
+        let there = self.store.people_beside(image, number).await?;
+        let judged = up.matcher.judge(&face.embedding, face.quality, &there).map_err(anyhow::Error::from)?;
         let label = Relabel {
             image_id: image,
             number,
@@ -207,6 +218,28 @@ impl Enroller {
         }
     }
 
+    /// Those of some faces that are not clearly somebody else's than the person of this name; refused when there are none.
+    async fn nobody_elses(
+        &self,
+        matcher: &Matcher,
+        faces: Vec<StoredFace>,
+        name: &str,
+    ) -> Result<Vec<StoredFace>, RelabelError> {
+        let person = self.store.person_named(name.into()).await?;
+        let (mut left, mut objection) = (Vec::with_capacity(faces.len()), None);
+        for face in faces {
+            let resemblance = Resemblance::of(matcher, &face.embedding, person).map_err(anyhow::Error::from)?;
+            match resemblance.somebody_else() {
+                None => left.push(face),
+                Some(_) => objection = objection.or_else(|| resemblance.objection(name)),
+            }
+        }
+        match objection.filter(|_| left.is_empty()) {
+            Some(why) => Err(RelabelError::Refused(format!("{why}, say first that it is not them, {ANYWAY}"))),
+            None => Ok(left),
+        }
+    }
+
     /// A face of which enough is kept, in the space that is compared.
     async fn usable_face(&self, matcher: &Matcher, image: ImageId, number: u32) -> Result<StoredFace, RelabelError> {
         let face = self.store.stored_face(image, number).await?.ok_or(RelabelError::NotFound)?;
@@ -252,11 +285,4 @@ fn differing(best: Vec<StoredFace>, metric: Metric, near: f32) -> Vec<StoredFace
 
 fn sum(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
-}
-
-fn name_of(text: &str) -> Result<String, RelabelError> {
-    match objection_to_name(text) {
-        None => Ok(text.trim().to_string()),
-        Some(why) => Err(RelabelError::Refused(why)),
-    }
 }

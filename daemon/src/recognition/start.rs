@@ -43,6 +43,8 @@ pub struct Start {
     pub models: Models,
     /// Two pictures of one person are nearer than this; `None`: the pack's.
     pub threshold: Option<f32>,
+    /// A picture may show a person more than once.
+    pub mirrors: bool,
     /// The engines'.
     pub settings: GuardSettings,
     /// Where results and facts are kept.
@@ -60,7 +62,7 @@ pub async fn start(
     desk: watch::Sender<Option<EngineDesk>>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Start { models, threshold, settings, books, state_dir, health } = start;
+    let Start { models, threshold, mirrors, settings, books, state_dir, health } = start;
     let pack = loop {
         let wanted = models.clone();
         let loading = tokio::task::spawn_blocking(move || load_pack(&wanted));
@@ -83,7 +85,7 @@ pub async fn start(
     let guard = Guard::new(settings, Arc::clone(&pack), health.clone(), Some(books.clone()));
     desk.send_replace(Some(guard.desk()));
     let gallery = async {
-        let matcher = Matcher::new(&pack, threshold);
+        let matcher = Matcher::new(&pack, threshold, mirrors);
         fill(&matcher, &guard, &books.store, &state_dir, &health).await;
         let up = Arc::new(Ready { guard: guard.clone(), matcher, store: Some(books.store.clone()) });
         ready.send_replace(Some(Arc::clone(&up)));

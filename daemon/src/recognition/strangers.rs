@@ -277,7 +277,7 @@ mod tests {
     use crate::config::Config;
     use crate::domain::{EngineRole, ImageId, Outcome};
     use crate::recognition::{Guard, RelabelError};
-    use crate::store::{Changed, EnrolledFace, EnrolledPicture, Told};
+    use crate::store::{Changed, EnrolledPicture, Told};
 
     /// A state folder with its database, and a matcher without an engine; pictures are written past the queue.
     struct Board {
@@ -300,7 +300,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let (store, _) = Store::open(folder.path(), &[]).unwrap();
             let pack = Pack::load(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/packs/dlib-mtcnn").as_ref()).unwrap();
-            let matcher = Matcher::new(&pack, None);
+            let matcher = Matcher::new(&pack, None, false);
             let settings = app::guard_settings(&Config::default(), folder.path());
             let guard = Guard::new(settings, Arc::new(pack), Health::default(), None);
             let up = Arc::new(Ready { guard, matcher, store: Some(store.clone()) });
@@ -468,11 +468,11 @@ mod tests {
         assert_eq!(board.round().await, 2);
         let payloads: String = board.ask("SELECT group_concat(payload) FROM outbox");
         let up = Arc::clone(&board.up);
-        let refused = board.enroller.name_stranger(&up, 1, " ").await;
+        let refused = board.enroller.name_stranger(&up, 1, " ", false).await;
         assert!(matches!(refused, Err(RelabelError::Refused(_))), "{refused:?}");
-        let named = board.enroller.name_stranger(&up, 1, "Ada").await.unwrap();
+        let named = board.enroller.name_stranger(&up, 1, "Ada", false).await.unwrap();
         assert_eq!((named.pictures, named.faces), (5, 250));
-        assert!(matches!(board.enroller.name_stranger(&up, 1, "Ada").await, Err(RelabelError::NotFound)));
+        assert!(matches!(board.enroller.name_stranger(&up, 1, "Ada", false).await, Err(RelabelError::NotFound)));
         assert_eq!(board.groups().iter().map(|group| group.0).collect::<Vec<_>>(), [2]);
         assert_eq!(board.ask::<u32>("SELECT count(*) FROM images WHERE outcome = 'known'"), 250);
         let face_1 = board.store().stored_face(images[7], 1).await.unwrap().unwrap();
@@ -483,7 +483,7 @@ mod tests {
         assert_eq!(board.ask::<u32>("SELECT count(*) FROM faces WHERE number = 2 AND outcome = 'unknown'"), 250);
         // What was said then stays said.
         assert_eq!(board.ask::<String>("SELECT group_concat(payload) FROM outbox"), payloads);
-        let judged = up.matcher.judge(&face(1, 999), 0.9).unwrap();
+        let judged = up.matcher.judge(&face(1, 999), 0.9, &[]).unwrap();
         assert_eq!((judged.outcome, judged.person.unwrap().name.as_str()), (Outcome::Known, "Ada"));
         // The pictures are the crops, so that another model pack can embed them.
         let file: String = board.ask("SELECT file FROM person_images LIMIT 1");
@@ -491,7 +491,7 @@ mod tests {
         // More of the same person, found later under a number of their own.
         board.image(&[(0.9, face(5, 1))]);
         board.round().await;
-        let again = board.enroller.name_stranger(&up, 3, "Ada").await.unwrap();
+        let again = board.enroller.name_stranger(&up, 3, "Ada", false).await.unwrap();
         assert_eq!(again.person_id, named.person_id);
         assert_eq!(board.ask::<u32>("SELECT count(*) FROM person"), 1);
     }
@@ -519,7 +519,7 @@ mod tests {
         board.database().execute("INSERT INTO thumbnails VALUES (?1, x'11')", [image]).unwrap();
         board.round().await;
         let up = Arc::clone(&board.up);
-        let ada = board.enroller.name_stranger(&up, 1, "Ada").await.unwrap().person_id;
+        let ada = board.enroller.name_stranger(&up, 1, "Ada", false).await.unwrap().person_id;
         assert!(board.enroller.forget(Some(&up), "Ada").await.unwrap().is_some());
         let face = board.store().stored_face(image, 1).await.unwrap().unwrap();
         assert!(face.embedding.is_empty() && face.crop.is_empty() && face.person_id.is_none(), "{face:?}");
@@ -537,13 +537,15 @@ mod tests {
         let (enroller, up) = (board.enroller.clone(), Arc::clone(&board.up));
         let (enroller, up) = (&enroller, &up);
         let image = board.image(&[(0.9, face(1, 1)), (0.9, face(1, 2)), (0.1, face(1, 3))]);
-        let ada = enroller.enroll_face(up, image, 1, "Ada").await.unwrap();
+        let ada = enroller.enroll_face(up, image, 1, "Ada", false).await.unwrap();
         assert_eq!(board.ask::<String>("SELECT outcome FROM images"), "known");
-        let poor = enroller.enroll_face(up, image, 3, "Ada").await;
+        let poor = enroller.enroll_face(up, image, 3, "Ada", false).await;
         assert!(matches!(&poor, Err(RelabelError::Refused(why)) if why.contains("too poor")), "{poor:?}");
-        let held = enroller.enroll_face(up, image, 1, "Bob").await;
+        let like = enroller.enroll_face(up, image, 1, "Bob", false).await.unwrap_err().to_string();
+        assert!(like.starts_with("this face is Ada (distance 0.00); enrol it as Ada"), "{like}");
+        let held = enroller.enroll_face(up, image, 1, "Bob", true).await;
         assert!(matches!(&held, Err(RelabelError::Refused(why)) if why.contains("enrolled as Ada")), "{held:?}");
-        assert!(matches!(enroller.enroll_face(up, image, 9, "Ada").await, Err(RelabelError::NotFound)));
+        assert!(matches!(enroller.enroll_face(up, image, 9, "Ada", false).await, Err(RelabelError::NotFound)));
         let nobody = enroller.not_this_person(up, image, 2).await;
         assert!(matches!(&nobody, Err(RelabelError::Refused(_))), "{nobody:?}");
 
@@ -552,14 +554,14 @@ mod tests {
         let label = "UPDATE faces SET outcome = 'known', person_id = ?1 WHERE image_id = ?2";
         board.database().execute(label, [ada, later]).unwrap();
         board.database().execute("UPDATE images SET outcome = 'known' WHERE id = ?1", [later]).unwrap();
-        assert_eq!(up.matcher.judge(&face(1, 50), 0.9).unwrap().outcome, Outcome::Known);
+        assert_eq!(up.matcher.judge(&face(1, 50), 0.9, &[]).unwrap().outcome, Outcome::Known);
         assert_eq!(enroller.not_this_person(up, later, 1).await.unwrap(), Outcome::Unknown);
         let row = board.store().stored_face(later, 1).await.unwrap().unwrap();
         assert_eq!((row.person_id, row.candidates), (None, vec![]));
         assert_eq!(board.ask::<String>(&format!("SELECT outcome FROM images WHERE id = {later}")), "unknown");
         // The same face again is not Ada; one that is nearer to her own picture is.
-        assert_eq!(up.matcher.judge(&face(1, 50), 0.9).unwrap().outcome, Outcome::Unknown);
-        let judged = up.matcher.judge(&face(1, 1), 0.9).unwrap();
+        assert_eq!(up.matcher.judge(&face(1, 50), 0.9, &[]).unwrap().outcome, Outcome::Unknown);
+        let judged = up.matcher.judge(&face(1, 1), 0.9, &[]).unwrap();
         assert_eq!(judged.person.unwrap().person_id, ada);
         // It is a stranger's now, though the results of its image were looked at before.
         let again = format!("SELECT count(*) FROM stranger_faces WHERE image_id = {later}");
@@ -578,7 +580,7 @@ mod tests {
         board.database().execute("UPDATE faces SET embedding = x'', crop = x'' WHERE number = 1", []).unwrap();
         board.database().execute("UPDATE faces SET space = 'another' WHERE number = 2", []).unwrap();
         for (number, why) in [(1, "not kept any more"), (2, "another model pack")] {
-            let refused = enroller.enroll_face(up, image, number, "Ada").await.unwrap_err().to_string();
+            let refused = enroller.enroll_face(up, image, number, "Ada", false).await.unwrap_err().to_string();
             assert!(refused.contains(why), "{refused}");
         }
         assert_eq!(board.ask::<u32>("SELECT count(*) FROM person"), 0);
@@ -595,14 +597,14 @@ mod tests {
     async fn a_face_that_was_said_not_to_be_somebody_is_them_again_when_it_is_named() {
         let mut board = Board::new().await;
         let (enroller, up) = (board.enroller.clone(), Arc::clone(&board.up));
-        let ada = enroller.enroll_face(&up, board.image(&[(0.9, face(1, 1))]), 1, "Ada").await.unwrap();
-        let outcome = |picture| up.matcher.judge(&face(1, picture), 0.9).unwrap().outcome;
+        let ada = enroller.enroll_face(&up, board.image(&[(0.9, face(1, 1))]), 1, "Ada", false).await.unwrap();
+        let outcome = |picture| up.matcher.judge(&face(1, picture), 0.9, &[]).unwrap().outcome;
         let kept = "SELECT count(*) FROM counter_examples";
 
         let image = board.image(&[(0.9, face(1, 2))]);
         mistaken(&board, ada, image).await;
         assert_eq!((outcome(2), board.ask::<u32>(kept)), (Outcome::Unknown, 1));
-        assert_eq!(enroller.enroll_face(&up, image, 1, "Ada").await.unwrap(), ada);
+        assert_eq!(enroller.enroll_face(&up, image, 1, "Ada", false).await.unwrap(), ada);
         assert_eq!((outcome(2), board.ask::<u32>(kept)), (Outcome::Known, 0));
 
         // With the whole group they came to, whichever of its faces are enrolled.
@@ -613,12 +615,12 @@ mod tests {
         board.round().await;
         assert_eq!((outcome(12), board.ask::<u32>(kept)), (Outcome::Unknown, 10));
         let group = board.ask::<StrangerId>("SELECT id FROM strangers");
-        assert_eq!(enroller.name_stranger(&up, group, "Ada").await.unwrap().faces, 10);
+        assert_eq!(enroller.name_stranger(&up, group, "Ada", false).await.unwrap().faces, 10);
         assert_eq!((outcome(12), board.ask::<u32>(kept)), (Outcome::Known, 0));
 
         // With a picture of the same face, given for the first time and again.
         let image = board.image(&[(0.9, face(1, 3))]);
-        for (count, result) in [(1, EnrolledFace::Added), (2, EnrolledFace::AlreadyThere { person: "Ada".into() })] {
+        for (count, added) in [(1, true), (2, false)] {
             let (space, crop) = (up.matcher.space().to_string(), format!("crop {image} 1").into_bytes());
             let add = board.store().add_counter_example(ada, space.clone(), face(1, 3), crop.clone(), String::new());
             assert_eq!(add.await.unwrap(), None);
@@ -633,7 +635,8 @@ mod tests {
                 embedding: face(1, 3),
                 space,
             };
-            assert_eq!(board.store().enroll("Ada".into(), picture).await.unwrap(), result);
+            let enrolled = board.store().enroll("Ada".into(), picture).await.unwrap().unwrap();
+            assert_eq!((enrolled.person_id, enrolled.added), (ada, added));
             assert_eq!(board.ask::<u32>(kept), 0);
         }
     }
@@ -643,15 +646,15 @@ mod tests {
         let mut board = Board::new().await;
         let (enroller, up) = (board.enroller.clone(), Arc::clone(&board.up));
         let image = board.image(&[(0.9, face(1, 1))]);
-        enroller.enroll_face(&up, image, 1, "Ann").await.unwrap();
+        enroller.enroll_face(&up, image, 1, "Ann", false).await.unwrap();
         let files = || std::fs::read_dir(board.folder.path().join("people")).unwrap().count();
         assert_eq!(files(), 1);
         assert_eq!(enroller.not_this_person(&up, image, 1).await.unwrap(), Outcome::Unknown);
         assert_eq!((files(), board.ask::<u32>("SELECT count(*) FROM person_images")), (0, 0));
         board.round().await;
-        let ben = enroller.name_stranger(&up, 1, "Ben").await.unwrap();
+        let ben = enroller.name_stranger(&up, 1, "Ben", false).await.unwrap();
         assert_eq!((ben.pictures, ben.faces), (1, 1));
-        let judged = up.matcher.judge(&face(1, 1), 0.9).unwrap();
+        let judged = up.matcher.judge(&face(1, 1), 0.9, &[]).unwrap();
         assert_eq!((judged.outcome, judged.person.unwrap().name.as_str()), (Outcome::Known, "Ben"));
     }
 
@@ -668,13 +671,13 @@ mod tests {
             let change = "UPDATE faces SET crop = ?1 WHERE image_id = ?2 AND number = ?3";
             board.database().execute(change, params![crop, same, number]).unwrap();
         }
-        enroller.enroll_face(&up, same, 1, "Ann").await.unwrap();
-        enroller.enroll_face(&up, same, 2, "Ann").await.unwrap();
-        let refused = enroller.name_stranger(&up, 1, "Ben").await;
+        enroller.enroll_face(&up, same, 1, "Ann", false).await.unwrap();
+        enroller.enroll_face(&up, same, 2, "Ann", false).await.unwrap();
+        let refused = enroller.name_stranger(&up, 1, "Ben", false).await;
         assert!(matches!(&refused, Err(RelabelError::Refused(why)) if why.contains("enrolled as Ann")), "{refused:?}");
         assert_eq!(board.ask::<u32>("SELECT count(*) FROM person"), 1);
         board.database().execute("DELETE FROM person_images WHERE id = 1", []).unwrap();
-        assert_eq!(enroller.name_stranger(&up, 1, "Ben").await.unwrap().pictures, 1, "as many as are his");
+        assert_eq!(enroller.name_stranger(&up, 1, "Ben", false).await.unwrap().pictures, 1, "as many as are his");
     }
 
     #[tokio::test]
@@ -692,7 +695,7 @@ mod tests {
         board.image(&[(0.82, turned(-0.2))]);
         assert_eq!(board.round().await, 1);
         let up = Arc::clone(&board.up);
-        assert_eq!(board.enroller.name_stranger(&up, 1, "Ada").await.unwrap().pictures, 5);
+        assert_eq!(board.enroller.name_stranger(&up, 1, "Ada", false).await.unwrap().pictures, 5);
         let poorest = "SELECT count(*) FROM person_images WHERE quality < 0.86";
         assert_eq!(board.ask::<u32>(poorest), 2, "filled up with the best of the others");
         assert_eq!(board.ask::<u32>("SELECT count(*) FROM person_images WHERE quality > 0.904"), 3);
@@ -702,8 +705,8 @@ mod tests {
     async fn with_a_person_and_with_an_image_go_counter_examples_that_another_model_pack_embedded() {
         let board = Board::new().await;
         let (enroller, up) = (&board.enroller, &board.up);
-        let ada = enroller.enroll_face(up, board.image(&[(0.9, face(1, 1))]), 1, "Ada").await.unwrap();
-        enroller.enroll_face(up, board.image(&[(0.9, face(2, 1))]), 1, "Bob").await.unwrap();
+        let ada = enroller.enroll_face(up, board.image(&[(0.9, face(1, 1))]), 1, "Ada", false).await.unwrap();
+        enroller.enroll_face(up, board.image(&[(0.9, face(2, 1))]), 1, "Bob", false).await.unwrap();
         let kept = "SELECT count(*) FROM counter_examples";
         // Taken for Ada; one has enrolled Bob since, the others are taken for him.
         let mut images = Vec::new();
@@ -712,7 +715,7 @@ mod tests {
             mistaken(&board, ada, image).await;
             images.push(image);
         }
-        enroller.enroll_face(up, images[0], 1, "Bob").await.unwrap();
+        enroller.enroll_face(up, images[0], 1, "Bob", false).await.unwrap();
         let his = "SELECT count(*) FROM faces WHERE outcome = 'known' AND candidates ->> '$[0][0]' = (
                      SELECT id FROM person WHERE name = 'Bob')";
         assert_eq!(board.ask::<u32>(his), 4);
@@ -732,13 +735,13 @@ mod tests {
     async fn people_put_together_are_not_said_not_to_be_each_other_whatever_pack_embedded_it() {
         let board = Board::new().await;
         let (enroller, up) = (&board.enroller, &board.up);
-        let ada = enroller.enroll_face(up, board.image(&[(0.9, face(1, 1))]), 1, "Ada").await.unwrap();
+        let ada = enroller.enroll_face(up, board.image(&[(0.9, face(1, 1))]), 1, "Ada", false).await.unwrap();
         let enrolled = board.image(&[(0.9, face(2, 2))]);
         let found = board.image(&[(0.9, face(2, 3))]);
         for image in [enrolled, found, board.image(&[(0.9, face(3, 4))])] {
             mistaken(&board, ada, image).await;
         }
-        let bob = enroller.enroll_face(up, enrolled, 1, "Bob").await.unwrap();
+        let bob = enroller.enroll_face(up, enrolled, 1, "Bob", false).await.unwrap();
         let label = "UPDATE faces SET outcome = 'known', person_id = ?1 WHERE image_id = ?2";
         board.database().execute(label, [bob, found]).unwrap();
         board.database().execute("UPDATE counter_examples SET vector = zeroblob(8), space = 'another'", []).unwrap();
@@ -750,7 +753,7 @@ mod tests {
     async fn an_image_that_is_to_be_grouped_again_while_it_is_grouped_again_is_not_lost() {
         let mut board = Board::new().await;
         let (enroller, up) = (board.enroller.clone(), Arc::clone(&board.up));
-        let ada = enroller.enroll_face(&up, board.image(&[(0.9, face(1, 1))]), 1, "Ada").await.unwrap();
+        let ada = enroller.enroll_face(&up, board.image(&[(0.9, face(1, 1))]), 1, "Ada", false).await.unwrap();
         let image = board.image(&[(0.9, face(1, 2)), (0.9, face(2, 2))]);
         mistaken(&board, ada, image).await;
         let before = board.store().to_group_again().await.unwrap();

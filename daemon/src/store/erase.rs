@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
 
 use super::images::store_fact;
+use super::people::person_named;
 use super::{Store, StoreError, Urgency};
 use crate::domain::{ImageId, PersonId, wall_clock_ms};
 
@@ -25,12 +26,9 @@ const THEY: &str = "WITH RECURSIVE they (uid) AS (VALUES (?1) UNION
     SELECT merged.uid FROM merged JOIN they ON merged.into_uid = they.uid)";
 
 impl Store {
-    /// The person of this name, whom nobody need have committed yet.
+    /// The person of this name, however it is spelled, whom nobody need have committed yet.
     pub async fn person_named(&self, name: String) -> Result<Option<PersonId>, StoreError> {
-        self.write(Urgency::Look, move |connection| {
-            connection.query_row("SELECT id FROM person WHERE name = ?1", [&name], |row| row.get(0)).optional()
-        })
-        .await
+        self.write(Urgency::Look, move |connection| person_named(connection, &name)).await
     }
 
     /// Takes a person, their pictures and embeddings out of the gallery, leaves a tombstone for them and for everybody they

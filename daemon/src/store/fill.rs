@@ -4,6 +4,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, params};
 
+use super::people::complete_names;
 use super::{DATABASE, StoreError, open_writable, vector_to_blob};
 
 /// How much of what.
@@ -80,7 +81,7 @@ fn people(connection: &Connection, count: i64, space: &str, now_ms: i64) -> rusq
         picture.execute(params![id, format!("{id:064}"), now_ms, CROP_BYTES as i64])?;
         vector.execute(params![id, embedding(id as u64, &mut random), space])?;
     }
-    Ok(())
+    complete_names(connection)
 }
 
 fn images(

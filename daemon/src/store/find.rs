@@ -3,12 +3,14 @@
 //! One index gives the images to look at, whatever else is asked of them is held against each. So that no question takes
 //! long, only so many are looked at for one page; the cursor says where to go on.
 
+use rusqlite::functions::FunctionFlags;
 use rusqlite::types::Value;
 use rusqlite::{Connection, ToSql};
 
 use super::listing::{IMAGE_COLUMNS, add_faces, image_row};
 use super::{ImageRow, Store, StoreError};
 use crate::domain::{ImageId, Outcome, PersonId, Source, State};
+use crate::names;
 
 /// Images looked at for one page, where the index gives them one after the other in the table's order…
 const LOOKED_AT: i64 = 8_000;
@@ -32,7 +34,7 @@ pub struct ImageFilter {
     pub since_ms: Option<i64>,
     /// Accepted before this moment.
     pub until_ms: Option<i64>,
-    /// This text is part of its path; small and capital letters of ASCII are the same.
+    /// This text is part of its path, as names are searched: without case, and accents that are not typed are not asked for.
     pub path: Option<String>,
 }
 
@@ -78,6 +80,15 @@ impl Store {
     ) -> Result<Found, StoreError> {
         self.read_dear(move |connection| find(connection, &filter, cursor, limit)).await
     }
+}
+
+/// Makes `name_holds(name, folded text)` known to a connection.
+pub(super) fn add_name_search(connection: &Connection) -> rusqlite::Result<()> {
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
+    connection.create_scalar_function("name_holds", 2, flags, |given| {
+        let text = |at: usize| given.get_raw(at).as_str_or_null().map(Option::unwrap_or_default);
+        Ok(names::holds(text(0)?, text(1)?))
+    })
 }
 
 fn find(
@@ -260,21 +271,14 @@ fn asked(filter: &ImageFilter) -> Sql {
         sql.and("i.accepted_at_ms < ?", until);
     }
     if let Some(path) = &filter.path {
-        let mut pattern = String::from("%");
-        for letter in path.chars() {
-            if matches!(letter, '%' | '_' | '\\') {
-                pattern.push('\\');
-            }
-            pattern.push(letter);
-        }
-        pattern.push('%');
-        sql.and(r"i.path LIKE ? ESCAPE '\'", pattern);
+        sql.and("name_holds(i.path, ?)", names::fold(path));
     }
     sql
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::writer::Urgency;
     use super::*;
     use crate::domain::NewImage;
 
@@ -352,12 +356,23 @@ mod tests {
         let second = store.find_images(needle, first.next, 10).await.unwrap();
         assert_eq!((second.images[0].id, second.next, second.unfinished), (2, None, false));
 
+        store.accept(vec![image("/in/Zoe\u{308} MÜLLER 100%.jpg".into())], 0, 0, true).await.unwrap().unwrap();
+        for (text, found) in [("zoë müller", 1), ("ZOE", 1), ("0%.", 1), ("0_.", 0), ("zöe", 0)] {
+            let spelled = ImageFilter { path: Some(text.into()), ..ImageFilter::default() };
+            assert_eq!(store.find_images(spelled, None, 10).await.unwrap().images.len(), found, "{text}");
+        }
+        let last = count + 1;
+        store
+            .write(Urgency::Now, move |connection| connection.execute("DELETE FROM images WHERE id = ?1", [last]))
+            .await
+            .unwrap();
+
         let waiting = ImageFilter { state: Some(State::Pending), ..ImageFilter::default() };
         for left in [count, FETCHED] {
             // Due in another order than they came.
             let ids = move |found: Found| found.images.iter().map(|image| image.id).collect::<Vec<_>>();
             store
-                .write(crate::store::writer::Urgency::Now, move |connection| {
+                .write(Urgency::Now, move |connection| {
                     connection.execute("DELETE FROM images WHERE id > ?1", [left])?;
                     connection.execute("UPDATE images SET due_ms = -id", [])
                 })

@@ -20,7 +20,7 @@ pub(super) async fn enroll(store: &Store, person: &str, picture: &str, vector: [
         embedding: vector.to_vec(),
         space: "s".into(),
     };
-    store.enroll(person.into(), picture).await.unwrap();
+    store.enroll(person.into(), picture).await.unwrap().unwrap();
     store.person_named(person.into()).await.unwrap().unwrap()
 }
 

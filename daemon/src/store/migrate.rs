@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, TransactionBehavior};
 
+use super::people::complete_names;
 use super::{DATABASE, StoreError};
 
 const MIGRATIONS: &[&str] = &[
@@ -64,7 +65,9 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), St
         transaction.pragma_update(None, "user_version", number)?;
         transaction.commit()?;
     }
-    Ok(())
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    complete_names(&transaction)?;
+    Ok(transaction.commit()?)
 }
 
 const DAMAGED: &str = "damaged-";

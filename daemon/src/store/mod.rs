@@ -45,9 +45,7 @@ pub use listing::{
     picture_bytes,
 };
 pub use operator::Told;
-pub use people::{
-    Changed, EnrolledFace, EnrolledPicture, GalleryRow, PersonPicture, PersonRow, Unembedded, gallery, people,
-};
+pub use people::{Changed, EnrolledPicture, GalleryRow, PersonPicture, PersonRow, Unembedded, gallery, people};
 pub use restore::{PictureFile, RestoredGallery, RestoredImages};
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
@@ -425,6 +423,7 @@ fn open_read_only(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    find::add_name_search(&connection)?;
     Ok(connection)
 }
 

@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::images::store_fact;
 use super::{Store, StoreError, Urgency, blob_to_vector, vector_to_blob};
 use crate::domain::{ImageId, PersonId, wall_clock_ms};
+use crate::names;
 
 /// A picture about to be enrolled.
 #[derive(Debug, Clone)]
@@ -29,15 +30,13 @@ pub struct EnrolledPicture {
 
 /// What became of an enrolment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EnrolledFace {
-    /// The picture is in the gallery.
-    Added,
-    /// The same bytes are enrolled already, for this person. If that is who they were for, it holds no more that this
-    /// face is not them.
-    AlreadyThere {
-        /// Who has it.
-        person: String,
-    },
+pub struct EnrolledFace {
+    /// Whose picture it is.
+    pub person_id: PersonId,
+    /// Their name as it is stored.
+    pub name: String,
+    /// False: the same bytes were theirs already. That this face is not them holds no more, in either case.
+    pub added: bool,
 }
 
 /// One embedding of the gallery.
@@ -99,16 +98,22 @@ pub struct Unembedded {
 }
 
 impl Store {
-    /// Adds a picture to a person, creating the person if needed; on disk when this returns.
-    pub async fn enroll(&self, person: String, picture: EnrolledPicture) -> Result<EnrolledFace, StoreError> {
+    /// Adds a picture to a person, creating the person if needed; on disk when this returns. The inner error is who else
+    /// has the same bytes.
+    pub async fn enroll(
+        &self,
+        person: String,
+        picture: EnrolledPicture,
+    ) -> Result<Result<EnrolledFace, String>, StoreError> {
         self.write(Urgency::Now, move |connection| {
             let holder = holder(connection, &picture.sha256)?;
-            if let Some(other) = holder.as_ref().filter(|holder| **holder != person) {
-                return Ok(EnrolledFace::AlreadyThere { person: other.clone() });
+            let added = holder.is_none();
+            if let Some(other) = holder.filter(|holder| names::fold(holder) != names::fold(&person)) {
+                return Ok(Err(other));
             }
-            let id = person_row(connection, &person)?;
-            insert_picture(connection, id, &picture)?;
-            Ok(holder.map_or(EnrolledFace::Added, |person| EnrolledFace::AlreadyThere { person }))
+            let (person_id, name) = person_row(connection, &person)?;
+            insert_picture(connection, person_id, &picture)?;
+            Ok(Ok(EnrolledFace { person_id, name, added }))
         })
         .await
     }
@@ -120,6 +125,8 @@ impl Store {
 
     /// Who is on an enrolled image, by its file name. One that is enrolled elsewhere only makes `person` known by name.
     pub async fn person_of_image(&self, image_name: String, person: String) -> Result<(PersonId, String), StoreError> {
+        let image_name = names::of_picture(&image_name);
+        let person = names::of_person(&person).unwrap_or_else(|_| image_name.clone());
         let enrolled = self
             .read(move |connection| {
                 connection
@@ -134,7 +141,16 @@ impl Store {
         if let Some(enrolled) = enrolled {
             return Ok(enrolled);
         }
-        self.write(Urgency::Now, move |connection| Ok((person_row(connection, &person)?, person.clone()))).await
+        self.write(Urgency::Now, move |connection| person_row(connection, &person)).await
+    }
+
+    /// The last level of somebody's topic; `None`: they are there no more.
+    pub async fn person_topic(&self, id: PersonId) -> Result<Option<String>, StoreError> {
+        self.read(move |connection| {
+            let sql = "SELECT topic FROM person WHERE id = ?1";
+            connection.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()
+        })
+        .await
     }
 
     /// Everybody, by name.
@@ -155,30 +171,30 @@ impl Store {
     /// Everybody's number and name, by name: to choose from.
     pub async fn person_names(&self) -> Result<Vec<(PersonId, String)>, StoreError> {
         self.read_dear(|connection| {
-            let mut statement =
-                connection.prepare_cached("SELECT id, name FROM person ORDER BY name COLLATE NOCASE, id")?;
+            let mut statement = connection.prepare_cached("SELECT id, name FROM person ORDER BY base, folded, id")?;
             statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
         })
         .await
     }
 
     /// Those with this text in their name, by name, behind the one of this name and number: who comes or goes meanwhile
-    /// moves nobody to another page.
+    /// moves nobody to another page. Accents that are not typed are not asked for.
     pub async fn people_named(
         &self,
-        text: String,
+        text: &str,
         after: Option<(String, PersonId)>,
         limit: usize,
     ) -> Result<Vec<PersonRow>, StoreError> {
+        let text = names::fold(text);
         let (name, id) = after.unwrap_or_default();
+        let (base, folded) = (names::base(&name), names::fold(&name));
         self.read_dear(move |connection| {
             let mut statement = connection.prepare_cached(&format!(
-                "{PERSON} WHERE person.id IN (SELECT id FROM person WHERE instr(lower(name), lower(?1)) > 0
-                    AND (name COLLATE NOCASE > ?2 OR (name = ?2 COLLATE NOCASE AND id > ?3))
-                    ORDER BY name COLLATE NOCASE, id LIMIT ?4)
-                  ORDER BY name COLLATE NOCASE, person.id"
+                "{PERSON} WHERE person.id IN (SELECT id FROM person WHERE (instr(folded, ?1) > 0 OR instr(base, ?1) > 0)
+                    AND (base, folded, id) > (?2, ?3, ?4) ORDER BY base, folded, id LIMIT ?5)
+                  {BY_NAME}"
             ))?;
-            statement.query_map(params![text, name, id, limit as i64], person)?.collect()
+            statement.query_map(params![text, base, folded, id, limit as i64], person)?.collect()
         })
         .await
     }
@@ -286,12 +302,11 @@ impl Store {
     /// Gives somebody another name.
     pub async fn rename_person(&self, id: PersonId, name: String) -> Result<Changed, StoreError> {
         self.write(Urgency::Now, move |connection| {
-            let holder: Option<PersonId> =
-                connection.query_row("SELECT id FROM person WHERE name = ?1", [&name], |row| row.get(0)).optional()?;
+            let holder = person_named(connection, &name)?;
             if holder.is_some_and(|holder| holder != id) {
                 return Ok(Changed::Refused(format!("somebody else is called {name}; merge the two if they are one")));
             }
-            let renamed = connection.execute("UPDATE person SET name = ?2 WHERE id = ?1", params![id, name])?;
+            let renamed = write_name(connection, id, &name)?;
             Ok(if renamed == 0 { Changed::NotFound } else { Changed::Done(()) })
         })
         .await
@@ -422,6 +437,9 @@ pub(super) fn merge_candidates(
     Ok(())
 }
 
+/// SQL: people in the order of their names.
+const BY_NAME: &str = "ORDER BY person.base, person.folded, person.id";
+
 const PERSON: &str = "
     SELECT person.id, name,
            (SELECT count(*) FROM person_images pi WHERE pi.person_id = person.id),
@@ -444,7 +462,7 @@ fn person(row: &Row<'_>) -> rusqlite::Result<PersonRow> {
 
 /// Everybody, by name, for commands that open the file read-only.
 pub fn people(connection: &Connection) -> rusqlite::Result<Vec<PersonRow>> {
-    let mut statement = connection.prepare_cached(&format!("{PERSON} ORDER BY name COLLATE NOCASE, person.id"))?;
+    let mut statement = connection.prepare_cached(&format!("{PERSON} {BY_NAME}"))?;
     statement.query_map([], person)?.collect()
 }
 
@@ -526,10 +544,155 @@ fn insert_embedding(connection: &Connection, row: i64, space: &str, vector: &[f3
         .map(|_| ())
 }
 
-/// The person of this name, made if there is none.
-pub(super) fn person_row(connection: &Connection, name: &str) -> rusqlite::Result<PersonId> {
+/// The person of a name, however it is spelled.
+pub(super) fn person_named(connection: &Connection, name: &str) -> rusqlite::Result<Option<PersonId>> {
+    let sql = "SELECT id FROM person WHERE folded = ?1";
+    connection.prepare_cached(sql)?.query_row([names::fold(name)], |row| row.get(0)).optional()
+}
+
+/// The person of this name, made if there is none, and how their name is stored.
+pub(super) fn person_row(connection: &Connection, name: &str) -> rusqlite::Result<(PersonId, String)> {
+    let id = match person_named(connection, name)? {
+        Some(id) => id,
+        None => {
+            connection
+                .prepare_cached("INSERT INTO person (name, created_at_ms, uid) VALUES (?1, ?2, randomblob(16))")?
+                .execute(params![name, wall_clock_ms()])?;
+            let id = connection.last_insert_rowid();
+            write_name(connection, id, name)?;
+            id
+        }
+    };
+    let stored = "SELECT name FROM person WHERE id = ?1";
+    Ok((id, connection.prepare_cached(stored)?.query_row([id], |row| row.get(0))?))
+}
+
+/// Gives a person a name, with all that follows from it; answers how many rows that were.
+fn write_name(connection: &Connection, id: PersonId, name: &str) -> rusqlite::Result<usize> {
+    // Two hyphens are in no level that is made of a name alone.
+    let level = names::topic_level(name);
+    let (level, alone) = if level.is_empty() { ("person", false) } else { (level.as_str(), true) };
     connection
-        .prepare_cached("INSERT OR IGNORE INTO person (name, created_at_ms, uid) VALUES (?1, ?2, randomblob(16))")?
-        .execute(params![name, wall_clock_ms()])?;
-    connection.prepare_cached("SELECT id FROM person WHERE name = ?1")?.query_row([name], |row| row.get(0))
+        .prepare_cached(
+            "UPDATE person SET name = ?2, folded = ?3, base = ?4,
+                    topic = iif(?6 AND NOT EXISTS (SELECT 1 FROM person WHERE topic = ?5 AND id <> ?1), ?5, ?5 || '--' || ?1)
+              WHERE id = ?1",
+        )?
+        .execute(params![id, name, names::fold(name), names::base(name), level, alone])
+}
+
+/// Brings names that another program or an earlier version wrote to the stored form. Of two people whose names are one
+/// then, the later gets a number behind it: only the operator knows whether they are one.
+pub(super) fn complete_names(connection: &Connection) -> rusqlite::Result<()> {
+    let mut left: Vec<(PersonId, String)> = connection
+        .prepare("SELECT id, name FROM person WHERE folded IS NULL ORDER BY id")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    // A name that is as it should be stays, whoever else's becomes the same.
+    left.sort_by_key(|(_, name)| names::clean(name) != *name);
+    for (id, name) in left {
+        let cleaned = names::of_person(&name).unwrap_or_else(|_| format!("Person {id}"));
+        let mut own = cleaned.clone();
+        let mut number = 1;
+        while connection
+            .prepare_cached("SELECT 1 FROM person WHERE (folded = ?1 OR name = ?2) AND id <> ?3")?
+            .exists(params![names::fold(&own), own, id])?
+        {
+            number += 1;
+            let beginning: String = cleaned.chars().take(190).collect();
+            own = format!("{beginning} ({number})");
+        }
+        if number > 1 {
+            tracing::warn!("person {id} had the name of another but for its spelling, and has a number behind it now");
+        }
+        write_name(connection, id, &own)?;
+        let pictures: Vec<(i64, String)> = connection
+            .prepare_cached("SELECT id, image_name FROM person_images WHERE person_id = ?1")?
+            .query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<_, _>>()?;
+        for (picture, image_name) in pictures.iter().filter(|(_, name)| names::of_picture(name) != *name) {
+            connection
+                .prepare_cached("UPDATE person_images SET image_name = ?2 WHERE id = ?1")?
+                .execute(params![picture, names::of_picture(image_name)])?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{enroll, rows, run, store};
+    use super::*;
+
+    #[tokio::test]
+    async fn one_name_is_one_person_however_it_is_spelled() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path()).await;
+        let spellings = [["Eileen", "EILEEN"], ["José", "JOSE\u{301}"], ["Strauß", "strauss"], ["Łukasz", "łukasz"]];
+        for (number, [first, second]) in spellings.iter().enumerate() {
+            let id = enroll(&store, first, &format!("{number} a"), [1.0, 0.0]).await;
+            assert_eq!(enroll(&store, second, &format!("{number} b"), [1.0, 0.0]).await, id, "{first} {second}");
+            let person = store.person(id).await.unwrap().unwrap();
+            assert_eq!((person.name.as_str(), person.pictures), (*first, 2));
+        }
+        let jose = store.person_named("jose\u{301} ".into()).await.unwrap().unwrap();
+        let refused = store.rename_person(jose, "EILEEN".into()).await.unwrap();
+        assert!(matches!(refused, Changed::Refused(_)), "{refused:?}");
+        assert_eq!(store.rename_person(jose, "JOSÉ".into()).await.unwrap(), Changed::Done(()));
+        assert_eq!(store.person(jose).await.unwrap().unwrap().name, "JOSÉ");
+    }
+
+    #[tokio::test]
+    async fn people_are_found_and_listed_by_their_letters() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path()).await;
+        for (number, name) in ["Zz", "Ärger", "Öztürk", "Müller", "bob", "Arndt", "İbrahim"].iter().enumerate() {
+            enroll(&store, name, &number.to_string(), [1.0, 0.0]).await;
+        }
+        let all: Vec<_> = store.people().await.unwrap().into_iter().map(|person| person.name).collect();
+        assert_eq!(all, ["Ärger", "Arndt", "bob", "İbrahim", "Müller", "Öztürk", "Zz"]);
+        for (text, name) in
+            [("MÜLLER", "Müller"), ("mu\u{308}l", "Müller"), ("oztur", "Öztürk"), (" IBRAHIM\u{200b}", "İbrahim")]
+        {
+            let found = store.people_named(text, None, 9).await.unwrap();
+            assert_eq!(found.iter().map(|person| person.name.as_str()).collect::<Vec<_>>(), [name], "{text}");
+        }
+        let after = store.person_named("arndt".into()).await.unwrap().map(|id| ("Arndt".to_string(), id));
+        assert_eq!(store.people_named("", after, 2).await.unwrap()[0].name, "bob");
+        assert!(store.people_named("%", None, 9).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn two_names_of_one_topic_are_told_apart_for_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path()).await;
+        let ann = enroll(&store, "Ann Lee", "a", [1.0, 0.0]).await;
+        let hyphen = enroll(&store, "Ann-Lee", "b", [1.0, 0.0]).await;
+        let number = enroll(&store, &format!("Ann Lee {hyphen}"), "c", [1.0, 0.0]).await;
+        let nameless = enroll(&store, "+/#", "d", [1.0, 0.0]).await;
+        let topic = async |id| store.person_topic(id).await.unwrap();
+        assert_eq!(topic(ann).await.unwrap(), "ann-lee");
+        assert_eq!(topic(hyphen).await.unwrap(), format!("ann-lee--{hyphen}"));
+        assert_eq!(topic(number).await.unwrap(), format!("ann-lee-{hyphen}"));
+        assert_eq!(topic(nameless).await.unwrap(), format!("person--{nameless}"));
+        store.erase_person(ann).await.unwrap();
+        assert_eq!(topic(ann).await, None);
+        assert_eq!(topic(hyphen).await.unwrap(), format!("ann-lee--{hyphen}"));
+    }
+
+    #[tokio::test]
+    async fn names_of_an_earlier_version_are_brought_to_the_stored_form() {
+        let folder = tempfile::tempdir().unwrap();
+        let earlier = store(folder.path()).await;
+        let names = ["Joe ", "Joe", "JOE", "Jose\u{301}", "\u{200b}"];
+        for (id, name) in (1..).zip(names) {
+            let row = format!("INSERT INTO person (id, name, created_at_ms, uid) VALUES ({id}, '{name}', 1, x'0{id}')");
+            run(&earlier, &row).await;
+        }
+        earlier.close().await;
+        let store = store(folder.path()).await;
+        let named = rows(&store, "SELECT id || ' ' || name || ' ' || topic FROM person ORDER BY id").await;
+        assert_eq!(named, ["1 Joe (3) joe-3", "2 Joe joe", "3 JOE (2) joe-2", "4 José josé", "5 Person 5 person-5"]);
+        assert_eq!(store.person_named("jose\u{301}".into()).await.unwrap(), Some(4));
+    }
 }

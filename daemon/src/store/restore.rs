@@ -13,9 +13,11 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::backup::{blocking, open_copy};
 use super::folders::take_seen;
+use super::people::complete_names;
 use super::record::{Record, for_each};
 use super::{Store, StoreError, Urgency};
 use crate::domain::{ImageId, PersonId};
+use crate::names;
 
 /// Images in one operation of the writer: others have their turn between two.
 const BATCH: usize = 100;
@@ -204,9 +206,9 @@ impl Fates {
             return Ok(Fate::Here(id));
         }
         // One name is one person: enrolled anew before the backup came back.
-        let by_name = "SELECT id, uid FROM person WHERE name = ?1";
+        let by_name = "SELECT id, uid FROM person WHERE folded = ?1";
         let named = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, Option<Vec<u8>>>(1)?));
-        Ok(match here.prepare_cached(by_name)?.query_row([name], named).optional()? {
+        Ok(match here.prepare_cached(by_name)?.query_row([name.map(names::fold)], named).optional()? {
             // The name is somebody's who is about to be erased: the next restore brings them.
             Some((_, Some(uid))) if self.erased.contains(&uid) => Fate::Erased,
             Some((id, _)) => Fate::Here(id),
@@ -376,6 +378,10 @@ fn restore_people(here: &Connection, fates: &Fates, restored: &mut RestoredGalle
                 None => {
                     let mut person = person.clone();
                     person.set("uid", uid.clone());
+                    // Made anew: somebody here may have that topic.
+                    for column in ["folded", "base", "topic"] {
+                        person.set(column, Value::Null);
+                    }
                     if *id <= used {
                         person.set("id", Value::Null);
                     }
@@ -388,7 +394,7 @@ fn restore_people(here: &Connection, fates: &Fates, restored: &mut RestoredGalle
         };
         restored.whom.insert(*id, now);
     }
-    Ok(())
+    complete_names(here)
 }
 
 /// A picture or face of somebody who is part of this person: nobody may go on saying that this person is not it.

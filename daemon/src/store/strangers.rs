@@ -9,6 +9,7 @@ use super::images::store_fact;
 use super::people::{holder, insert_picture, person_row};
 use super::{EnrolledPicture, Store, StoreError, Urgency, blob_to_vector, vector_to_blob};
 use crate::domain::{ImageId, Outcome, PersonId, wall_clock_ms};
+use crate::names;
 
 /// Number of a group; never used twice.
 pub type StrangerId = i64;
@@ -487,11 +488,11 @@ impl Store {
             }
             let holders = pictures.iter().map(|picture| holder(connection, &picture.sha256));
             let holders = holders.collect::<rusqlite::Result<Vec<_>>>()?;
-            let others = holders.iter().flatten().filter(|holder| **holder != name);
+            let others = holders.iter().flatten().filter(|holder| names::fold(holder) != names::fold(&name));
             if let (Some(Some(first)), true) = (holders.first(), others.count() == holders.len()) {
                 return Ok(Err(first.clone()));
             }
-            let person = person_row(connection, &name)?;
+            let (person, _) = person_row(connection, &name)?;
             let mut theirs = 0;
             for picture in &pictures {
                 theirs += usize::from(insert_picture(connection, person, picture)?);
@@ -543,6 +544,15 @@ impl Store {
         Ok(found.into_iter().next())
     }
 
+    /// Who the other faces of an image are, or may be.
+    pub async fn people_beside(&self, image: ImageId, number: u32) -> Result<Vec<PersonId>, StoreError> {
+        self.read(move |connection| {
+            let sql = "SELECT person_id FROM faces WHERE image_id = ?1 AND number <> ?2 AND person_id IS NOT NULL";
+            connection.prepare_cached(sql)?.query_map(params![image, number], |row| row.get(0))?.collect()
+        })
+        .await
+    }
+
     async fn faces_where(
         &self,
         condition: String,
@@ -574,7 +584,7 @@ impl Store {
     ) -> Result<Result<Option<PersonId>, String>, StoreError> {
         self.write(Urgency::Now, move |connection| {
             if let Some(holder) = holder(connection, &picture.sha256)?
-                && holder != name
+                && names::fold(&holder) != names::fold(&name)
             {
                 return Ok(Err(holder));
             }
@@ -584,7 +594,7 @@ impl Store {
             if !there {
                 return Ok(Ok(None));
             }
-            let person = person_row(connection, &name)?;
+            let (person, _) = person_row(connection, &name)?;
             insert_picture(connection, person, &picture)?;
             face.person_id = Some(person);
             face.candidates.retain(|candidate| candidate.0 != person);

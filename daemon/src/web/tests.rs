@@ -118,7 +118,7 @@ impl Site {
             embedding: vec![0.0; 4],
             space: "space".into(),
         };
-        self.web.store.enroll(person.into(), picture).await.unwrap();
+        self.web.store.enroll(person.into(), picture).await.unwrap().unwrap();
         let id = self.accept(path).await;
         let candidate = NamedCandidate { person_id: 1, name: person.into(), distance: Some(0.41) };
         let face = IdentifiedFace {

@@ -87,7 +87,7 @@ pub async fn list(State(web): State<Web>, visit: Visit, asked: Result<Query<Aske
     };
     let first = after.is_none();
     let frame = frame(&web, visit, "people");
-    let mut people = web.store.people_named(asked.name.trim().to_owned(), after, PER_PAGE + 1).await?;
+    let mut people = web.store.people_named(&asked.name, after, PER_PAGE + 1).await?;
     let more = people.len() > PER_PAGE;
     people.truncate(PER_PAGE);
     let later = people.last().filter(|_| more).map(|last| format!("{}-{}", last.id, last.name));
