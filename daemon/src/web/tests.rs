@@ -459,7 +459,7 @@ async fn people_who_come_and_go_repeat_nobody_on_the_next_page() {
             embedding: vec![0.0; 4],
             space: "space".into(),
         };
-        site.web.store.enroll(name.into(), picture).await.unwrap();
+        site.web.store.enroll(name.into(), picture).await.unwrap().unwrap();
     };
     for number in 0..130 {
         enroll(&format!("Person {number:03}")).await;

@@ -122,7 +122,9 @@ fn a_restore_takes_nothing_away_that_came_since() {
     board.ended(id);
     let waiting = board.post_path(&board.folder.path().join("inbox/not-there-yet.jpg").display().to_string());
     let known_since = photo("biden_2.jpg");
-    assert!(board.kithd(["enroll", "--person", "Newcomer", known_since.to_str().unwrap()]).status.success());
+    assert!(
+        board.kithd(["enroll", "--person", "Newcomer", "--anyway", known_since.to_str().unwrap()]).status.success()
+    );
     assert!(board.kithd(["people", "rename", "Eileen Collins", "Astronaut"]).status.success());
     assert!(board.kithd(["people", "merge", "Newcomer", "Joe Biden"]).status.success());
     let before = past(&board);

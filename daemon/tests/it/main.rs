@@ -19,6 +19,7 @@ mod faults; // what the engine can do to the daemon
 mod flood; // a long stream of messages while everything is killed
 mod folder; // watched folders: taken once, put away, dead mounts
 mod forget; // erased means erased; renamed and merged
+mod gallery; // names and faces held against what it knows
 mod group_commit; // syncs counted and slowed from outside
 mod handing_broker; // hands a dead member's messages on, for shared
 mod lying_engine; // an engine that lies, for faults
