@@ -7,9 +7,9 @@ use kith_vision::{Matching, VisionError};
 use super::Matcher;
 use crate::domain::{NamedCandidate, PersonId};
 
-/// From so many thresholds on a face is another one than that of the earlier pictures. Of 518 pairs of pictures of one
-/// person none is as far apart, of pictures given to the wrong person 29 in 100 are.
-const ANOTHER_FACE: f32 = 1.4;
+/// From so many thresholds on a face is another one than that of the earlier pictures. Of 518 pairs of labelled pictures of
+/// one person none is as far apart, of pictures given to the wrong person 63 in 100 are.
+const ANOTHER_FACE: f32 = 1.25;
 
 /// One face beside the gallery.
 #[derive(Debug, Clone)]
