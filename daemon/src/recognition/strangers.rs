@@ -673,7 +673,7 @@ mod tests {
         }
         enroller.enroll_face(&up, same, 1, "Ann", false).await.unwrap();
         enroller.enroll_face(&up, same, 2, "Ann", false).await.unwrap();
-        let refused = enroller.name_stranger(&up, 1, "Ben", false).await;
+        let refused = enroller.name_stranger(&up, 1, "Ben", true).await;
         assert!(matches!(&refused, Err(RelabelError::Refused(why)) if why.contains("enrolled as Ann")), "{refused:?}");
         assert_eq!(board.ask::<u32>("SELECT count(*) FROM person"), 1);
         board.database().execute("DELETE FROM person_images WHERE id = 1", []).unwrap();
