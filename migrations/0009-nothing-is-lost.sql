@@ -28,6 +28,11 @@ END;
 -- Backups and enrolment pictures.
 
 -- Rejected messages.
+-- They are kept whole, each in a file below rejected/; `payload` is the beginning, for lists.
+ALTER TABLE rejected_messages ADD COLUMN content_type TEXT;
+ALTER TABLE rejected_messages ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rejected_messages ADD COLUMN file TEXT;       -- NULL: there is nothing but the beginning
+UPDATE rejected_messages SET bytes = length(payload);
 
 -- Files as they were queued.
 

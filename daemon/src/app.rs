@@ -31,6 +31,8 @@ use crate::serve::{self};
 use crate::sinks::health::Report;
 use crate::sources::camera::Camera;
 use crate::sources::folder::Folder;
+use crate::sources::mqtt::Door;
+use crate::sources::rejected::Rejected;
 use crate::sources::{self, Intake};
 use crate::state_dir::StateDir;
 use crate::store::Store;
@@ -84,6 +86,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
     };
     let intake = Intake::new(queue.clone(), config.intake.clone(), &state_dir, health.clone())?;
+
+    let topics = Topics::new(&config.mqtt.prefix, &config.device);
+    let rejected = Rejected::open(store.clone(), &state_dir, config.mqtt.rejected).await?;
+    let door = Door { intake: intake.clone(), rejected, subscriptions: mqtt::subscriptions(&config, &topics) };
 
     // Engines and gallery come up beside the page; images wait as pending until they are there. Whoever looks sees that.
     health.set("engine", Condition::Starting, "loading the model pack");
@@ -152,8 +158,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         camera_parts.push(part);
     }
 
-    let topics = Topics::new(&config.mqtt.prefix, &config.device);
-
     // Page and API for the LAN; the same and more on the control socket.
     let disk =
         Disk { folder: state_dir.clone(), reserve_bytes: config.intake.disk_reserve_bytes, store: store.clone() };
@@ -188,6 +192,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let admin = Admin {
         web: page.clone(),
         queue: queue.clone(),
+        messages: door.clone(),
         enroller: enroller.clone(),
         ready: ready.clone(),
         reader: Arc::clone(&reader),
@@ -214,7 +219,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if config.mqtt.enabled {
         tracing::info!("publish picture paths to {} on {}", topics.paths(), config.mqtt.broker);
         let report = Report { store: store.clone(), health: health.clone(), desk, disk };
-        let parts = mqtt::Parts { intake, report, reader, ready, enroller };
+        let parts = mqtt::Parts { door, report, reader, ready, enroller };
         awaited.extend(mqtt::start(&config, &topics, &mut tasks, parts).await?);
     } else {
         health.set("mqtt", Condition::Off, "switched off in the configuration");

@@ -16,6 +16,7 @@ mod load;
 mod matching;
 mod page;
 mod people;
+mod rejected;
 mod speed;
 mod status;
 mod token;
@@ -85,6 +86,8 @@ enum Command {
     Backup(backup::BackupArgs),
     /// Takes a backup in: what is missing comes back, what is here stays
     Restore(backup::RestoreArgs),
+    /// Lists MQTT messages that were refused, saves one, sends one again or drops it
+    Rejected(rejected::Args),
     /// Says who is in pictures; stores nothing and needs no daemon
     Identify(identify::Args),
     /// Looks at everything the board stands on and says what to do about it
@@ -152,6 +155,7 @@ async fn command(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
         Command::Forget(args) => forget::run(&config, args).await,
         Command::Backup(args) => backup::save(&config, args).await,
         Command::Restore(args) => backup::restore(&config, args).await,
+        Command::Rejected(args) => rejected::run(&config, args).await,
         Command::Identify(args) => identify::run(&config, args).await,
         Command::Doctor(args) => doctor::run(&config, args).await,
         Command::Status(args) => status::run(&config, args).await,

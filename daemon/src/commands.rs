@@ -6,12 +6,12 @@
 //! correlation data of the request (MQTT 5), else to `answer/<command>`. An answer may be lost with the connection; whoever
 //! asks again changes nothing by it.
 
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use futures_util::StreamExt;
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
@@ -19,11 +19,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::MqttCommand;
 use crate::domain::BreakerCommand;
-use crate::mqtt::{Deliveries, Delivery, Message, Publisher, matches};
+use crate::mqtt::{Deliveries, Delivery, Message, Publisher, is_topic, matches};
+use crate::picture_kind::plain;
 use crate::recognition::{Enroller, Reader, Ready, ReadyWatch, file_name, identify};
 use crate::result;
 use crate::sinks::health::Report;
-use crate::sources::mqtt::stream;
+use crate::sources::mqtt::{picture, stream, utf8};
+use crate::sources::paths;
+use crate::sources::rejected::Rejected;
+use crate::supervise::fault;
 use crate::topics::Topics;
 
 /// Commands at the same time, as many as may come unacknowledged; and those of them that wait for an engine, so that the
@@ -45,6 +49,8 @@ pub struct Commands {
     pub enroller: Enroller,
     /// How the board is; the breaker is worked through its desk.
     pub report: Report,
+    /// Keeps those that make no sense.
+    pub rejected: Rejected,
     /// Largest picture.
     pub max_bytes: usize,
     /// Where answers go.
@@ -97,7 +103,7 @@ struct Request {
     /// Comes back in the answer, for those without correlation data.
     id: Option<Value>,
     path: Option<String>,
-    /// Base64.
+    /// Base64, or a `data:` URI.
     picture: Option<String>,
     person: Option<String>,
     /// To enrol a face although the gallery contradicts.
@@ -133,7 +139,7 @@ impl Commands {
         if let Some((topic, births)) = &self.births
             && *topic == delivery.topic
         {
-            if delivery.payload == b"online" {
+            if &*delivery.payload == b"online" {
                 births.send_modify(|births| *births += 1);
             }
             return delivery.settle();
@@ -144,35 +150,19 @@ impl Commands {
             return delivery.settle();
         };
         let Delivery { payload, response_topic, correlation, ack, .. } = delivery;
-        // Who is to be known or forgotten stands in nobody's list of rejected messages.
-        let names_somebody = matches!(command, Command::Enroll | Command::Forget);
-        let beginning = if names_somebody { Vec::new() } else { payload[..payload.len().min(1024)].to_vec() };
-        let (id, request) = match read(payload) {
-            Ok((mut request, picture)) => (request.id.take(), Ok((request, picture))),
-            Err(why) => (None, Err(why)),
+        // A command that makes us panic is answered, and acknowledged: sent again it would do the same.
+        let answered = AssertUnwindSafe(self.carry_out(command, &payload)).catch_unwind().await;
+        let (id, answer) = answered.unwrap_or_else(|panic| (None, Err(Refusal::theirs(fault(panic.as_ref())))));
+        let body = match &answer {
+            Ok(answer) => json!({ "command": command.name(), "id": id, "result": answer }),
+            Err(why) => json!({ "command": command.name(), "id": id, "error": why.text }),
         };
-        let (answer, rejected) = match request {
-            Ok((request, picture)) => match self.answer(command, request, picture).await {
-                Ok(answer) => (json!({ "command": command.name(), "id": id, "result": answer }), None),
-                Err(why) => (json!({ "command": command.name(), "id": id, "error": why.text }), why.rejected),
-            },
-            Err(why) => (json!({ "command": command.name(), "id": id, "error": why.text }), why.rejected),
-        };
-        let topic = self.topics.command(command.name());
-        if let Some(why) = rejected {
-            tracing::warn!(topic, "message rejected: {why}");
-            if let Err(error) = self.report.store.keep_rejected(topic, why, beginning).await {
-                tracing::warn!("the rejected message could not be kept: {error}");
-            }
-        }
-        let own = self.topics.answer(command.name());
-        let refused = |topic: &String| self.reserved.iter().any(|filter| matches(topic, filter));
-        if response_topic.as_ref().is_some_and(refused) {
-            tracing::warn!("a command wants its answer where others would take it for ours; it goes to {own}");
+        if let Err(Refusal { rejected: Some(why), .. }) = answer {
+            self.set_aside(command, why, payload).await;
         }
         let message = Message {
-            topic: response_topic.filter(|topic| !refused(topic)).unwrap_or(own),
-            payload: answer.to_string().into_bytes(),
+            topic: self.answer_topic(command, response_topic),
+            payload: body.to_string().into_bytes(),
             content_type: Some("application/json".into()),
             correlation,
             ..Message::default()
@@ -183,7 +173,43 @@ impl Commands {
         ack.settle();
     }
 
-    async fn answer(&self, command: Command, request: Request, picture: Option<Vec<u8>>) -> Result<Value, Refusal> {
+    /// What the sender calls the command, and its answer.
+    async fn carry_out(&self, command: Command, payload: &Bytes) -> (Option<Value>, Result<Value, Refusal>) {
+        match read(payload, self.max_bytes) {
+            Ok((mut request, picture)) => (request.id.take(), self.answer(command, request, picture).await),
+            Err(why) => (None, Err(why)),
+        }
+    }
+
+    /// Where the sender wants the answer, unless that cannot be published to or means something to somebody.
+    fn answer_topic(&self, command: Command, wanted: Option<String>) -> String {
+        let own = self.topics.answer(command.name());
+        let Some(wanted) = wanted else { return own };
+        // Some brokers and bridges drop a slash at the beginning.
+        let bare = wanted.trim_start_matches('/');
+        let reserved = |topic: &str| self.reserved.iter().any(|filter| matches(topic, filter));
+        if !is_topic(&wanted) || bare.is_empty() || bare.starts_with('$') || reserved(&wanted) || reserved(bare) {
+            tracing::warn!(
+                "a command wants its answer where nothing can be published, or where others would take it for ours; \
+                 it goes to {own}"
+            );
+            return own;
+        }
+        wanted
+    }
+
+    /// Keeps a command that made no sense for the operator.
+    async fn set_aside(&self, command: Command, why: String, payload: Bytes) {
+        let topic = self.topics.command(command.name());
+        // Who is to be known or forgotten stands in nobody's list of rejected messages.
+        let names_somebody = matches!(command, Command::Enroll | Command::Forget);
+        let kept = if names_somebody { Bytes::new() } else { payload };
+        if let Err(error) = self.rejected.keep(&topic, &why, None, kept).await {
+            tracing::warn!("the rejected message could not be kept: {error}");
+        }
+    }
+
+    async fn answer(&self, command: Command, request: Request, picture: Option<Bytes>) -> Result<Value, Refusal> {
         let _turn = match command {
             Command::Status | Command::Breaker => None,
             // Closed by nobody.
@@ -249,31 +275,25 @@ impl Commands {
     }
 
     /// The picture that was sent, or the one that the path names.
-    async fn picture(
-        &self,
-        request: &Request,
-        picture: Option<Vec<u8>>,
-    ) -> Result<(Vec<u8>, Option<PathBuf>), Refusal> {
-        let bytes = match (picture, &request.picture, &request.path) {
-            (Some(bytes), _, _) => bytes,
+    async fn picture(&self, request: &Request, picture: Option<Bytes>) -> Result<(Vec<u8>, Option<PathBuf>), Refusal> {
+        match (picture, &request.picture, &request.path) {
+            (Some(bytes), _, _) => Ok((bytes.into(), None)),
             (None, Some(text), _) => {
-                STANDARD.decode(text).map_err(|error| Refusal::theirs(format!("picture is not base64: {error}")))?
+                let picture = plain(text.as_bytes(), self.max_bytes);
+                let picture = picture.map_err(|why| Refusal::theirs(format!("the text under \"picture\" {why}")))?;
+                Ok((picture.into_owned(), None))
             }
             (None, None, Some(path)) => {
-                let path = PathBuf::from(path);
+                let path = PathBuf::from(paths::plain(path).map_err(Refusal::theirs)?);
                 let read = self.reader.read_path(&path).await;
                 let bytes = read.map_err(|failure| Refusal { text: failure.verdict().sentence, rejected: None })?;
-                return Ok((bytes, Some(path)));
+                Ok((bytes, Some(path)))
             }
             (None, None, None) => {
                 let expected = r#"send the bytes of a picture, {"path":"…"} or {"picture":"<base64>"}"#;
-                return Err(Refusal::theirs(expected));
+                Err(Refusal::theirs(expected))
             }
-        };
-        if bytes.len() > self.max_bytes {
-            return Err(Refusal::theirs(format!("the picture is larger than intake.max_bytes = {}", self.max_bytes)));
         }
-        Ok((bytes, None))
     }
 }
 
@@ -300,13 +320,14 @@ fn person(request: &Request) -> Result<String, Refusal> {
 }
 
 /// A request, and the picture it may be instead.
-fn read(payload: Vec<u8>) -> Result<(Request, Option<Vec<u8>>), Refusal> {
-    if imagesize::image_type(&payload).is_ok() {
-        return Ok((Request::default(), Some(payload)));
-    }
-    let text =
-        std::str::from_utf8(&payload).map_err(|_| Refusal::theirs("the command is neither text nor a picture"))?;
-    let text = text.trim();
+fn read(payload: &Bytes, max_bytes: usize) -> Result<(Request, Option<Bytes>), Refusal> {
+    let picture = match picture(payload, max_bytes) {
+        Ok(picture) => return Ok((Request::default(), Some(picture))),
+        Err(why) => why,
+    };
+    // What is no text either is told as what it is.
+    let text = utf8(payload).map_err(|why| Refusal::theirs(if why.contains("UTF-16") { why } else { picture }))?;
+    let text = text.trim_matches(|c: char| c == '\u{feff}' || c == '\0' || c.is_whitespace());
     if text.starts_with('{') {
         let request = serde_json::from_str(text);
         return Ok((
@@ -314,10 +335,11 @@ fn read(payload: Vec<u8>) -> Result<(Request, Option<Vec<u8>>), Refusal> {
             None,
         ));
     }
-    let word = (!text.is_empty()).then(|| text.to_string());
-    let request = match word {
-        Some(path) if path.starts_with('/') => Request { path: Some(path), ..Request::default() },
-        command => Request { command, ..Request::default() },
+    let request = match paths::plain(text) {
+        Ok(path) if path.starts_with('/') => Request { path: Some(path), ..Request::default() },
+        Ok(word) if word.is_empty() => Request::default(),
+        Ok(word) => Request { command: Some(word), ..Request::default() },
+        Err(why) => return Err(Refusal::theirs(why)),
     };
     Ok((request, None))
 }
@@ -329,8 +351,9 @@ mod tests {
     #[test]
     fn a_picture_a_path_a_word_and_json_are_told_apart() {
         let jpeg = vec![0xff, 0xd8, 0xff, 0xe0, 0, 16, b'J', b'F', b'I', b'F', 0, 1];
-        assert!(read(jpeg).ok().unwrap().1.is_some());
-        let request = |text: &str| read(text.as_bytes().to_vec()).ok().map(|(request, _)| request);
+        assert!(read(&jpeg.into(), 1 << 20).ok().unwrap().1.is_some());
+        let request =
+            |text: &str| read(&Bytes::copy_from_slice(text.as_bytes()), 1 << 20).ok().map(|(request, _)| request);
         assert_eq!(request(" /srv/a.jpg\n").unwrap().path.as_deref(), Some("/srv/a.jpg"));
         assert_eq!(request("open").unwrap().command.as_deref(), Some("open"));
         assert_eq!(request(r#"{"person":"Ann","path":"/a"}"#).unwrap().person.as_deref(), Some("Ann"));

@@ -241,16 +241,26 @@ impl Client {
 
     /// Writes a backup of everything; fails if it does not come whole.
     pub async fn backup(&self, to: &mut tokio::fs::File) -> anyhow::Result<u64> {
-        let mut body = self.send(hyper::Method::GET, "/v1/backup", Body::empty()).await?;
+        self.save("/v1/backup", to).await.context("the backup did not come whole; kithd's log says why")
+    }
+
+    /// Writes what a route of the API gives.
+    pub async fn save(&self, uri: &str, to: &mut tokio::fs::File) -> anyhow::Result<u64> {
+        let mut body = self.send(hyper::Method::GET, uri, Body::empty()).await?;
         let mut bytes = 0;
         while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.context("the backup was broken off; kithd's log says why")?.into_data() else {
-                continue;
-            };
+            let Ok(data) = frame.context("the daemon broke off")?.into_data() else { continue };
             to.write_all(&data).await?;
             bytes += data.len() as u64;
         }
         Ok(bytes)
+    }
+
+    /// Deletes something and gives what is said of it.
+    pub async fn delete(&self, uri: &str) -> anyhow::Result<serde_json::Value> {
+        let answer = self.send(hyper::Method::DELETE, uri, Body::empty()).await?;
+        let body = answer.collect().await?.to_bytes();
+        Ok(if body.is_empty() { serde_json::Value::Null } else { serde_json::from_slice(&body)? })
     }
 
     /// Has a backup taken in.

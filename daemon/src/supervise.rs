@@ -3,6 +3,7 @@
 //! Stopping has two phases: what takes in and works ends first, then what delivers; both within the drain time.
 //! Nothing else in the daemon spawns a task that outlives its caller.
 
+use std::any::Any;
 use std::future::Future;
 use std::time::Duration;
 
@@ -14,6 +15,15 @@ use tokio_util::sync::CancellationToken;
 
 /// Least time the delivering phase gets, whatever the first one used up.
 const DELIVERY_GRACE: Duration = Duration::from_secs(2);
+
+/// What a caught panic says of itself, as a sentence for the operator.
+pub fn fault(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no more is known");
+    // Panics of slices and strings quote what they were given, however long it is.
+    let text: String = text.chars().take(200).collect();
+    format!("a fault in kithd, please report it: {text}")
+}
 
 type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
 

@@ -1,4 +1,5 @@
-//! What may be changed over HTTP: retry and forget images, people, strangers, the circuit breaker, backup; and the one
+//! What may be changed over HTTP: retry and forget images, people, strangers, the circuit breaker, refused
+//! messages, backup; and the one
 //! question that needs the engine. Each as JSON under `/v1`, and as a form of the page.
 //!
 //! Who may do it is not decided here: the guard (`web::auth`) stands before all routes of the LAN, and who may open the
@@ -9,6 +10,7 @@ mod breaker;
 mod identify;
 mod images;
 mod people;
+mod rejected;
 mod strangers;
 
 use std::sync::Arc;
@@ -27,6 +29,7 @@ use crate::domain::hex;
 use crate::problem::Problem;
 use crate::queue::Queue;
 use crate::recognition::{Enroller, Reader, Ready, ReadyWatch};
+use crate::sources::mqtt::Door;
 use crate::web::Web;
 
 /// How long a request waits for its turn with the engine.
@@ -39,6 +42,8 @@ pub struct Admin {
     pub web: Web,
     /// Images.
     pub queue: Queue,
+    /// Refused MQTT messages, and where they are sent again.
+    pub messages: Door,
     /// People.
     pub enroller: Enroller,
     /// The engine and the gallery, once they are up.
@@ -90,6 +95,10 @@ pub fn api(admin: Admin) -> OpenApiRouter {
         .routes(routes!(strangers::name))
         .routes(routes!(strangers::ignore))
         .routes(routes!(strangers::name_face, strangers::not_this_person))
+        .routes(routes!(rejected::payload))
+        .routes(routes!(rejected::try_again))
+        .routes(routes!(rejected::forget))
+        .routes(routes!(rejected::forget_all))
         .routes(routes!(backup::save, backup::restore))
         .with_state(admin)
 }
@@ -101,6 +110,9 @@ pub fn forms(admin: Admin) -> Router {
     Router::new()
         .route("/images/{id}/retry", post(images::try_again_form))
         .route("/images/{id}/forget", post(images::forget_form))
+        .route("/rejected/{id}/retry", post(rejected::try_again_form))
+        .route("/rejected/{id}/drop", post(rejected::forget_form))
+        .route("/rejected/drop", post(rejected::forget_all_form))
         .route("/breaker", post(breaker::tell_form))
         .route("/people", post(people::enroll_form))
         .route("/people/{id}/pictures", post(people::add_picture_form))

@@ -8,23 +8,22 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::Commands;
-use crate::config::Config;
+use crate::config::{Config, Shared};
 use crate::health::{Condition, Health};
 use crate::mqtt::{self, Deliveries, Message, Publisher, Settings, State};
 use crate::recognition::{Enroller, Reader, ReadyWatch};
 use crate::sinks::health::Report;
 use crate::sinks::homeassistant::{HomeAssistant, birth_topic};
 use crate::sinks::{self, outbox::Outbox};
-use crate::sources::Intake;
-use crate::sources::mqtt::{Kind, Subscription};
+use crate::sources::mqtt::{Door, Kind, Subscription};
 use crate::store::{Store, StoreError};
 use crate::supervise::Supervisor;
 use crate::topics::Topics;
 
 /// What is on this side of the connections.
 pub struct Parts {
-    /// The door to the queue.
-    pub intake: Intake,
+    /// Where messages go.
+    pub door: Door,
     /// How the board is.
     pub report: Report,
     /// Opens paths that commands name.
@@ -43,30 +42,41 @@ pub async fn start(
     parts: Parts,
 ) -> anyhow::Result<Vec<&'static str>> {
     let broker = Broker::new(config)?;
-    let (intake, Report { store, health, .. }) = (&parts.intake, &parts.report);
-
-    let own = |filter: String, kind| Subscription { filter, kind };
-    let mut subscriptions = vec![own(topics.paths(), Kind::Paths), own(topics.pictures(), Kind::Pictures)];
-    subscriptions.extend(config.mqtt.picture_topics.iter().map(|filter| own(filter.clone(), Kind::Pictures)));
+    let health = &parts.report.health;
+    let door = |subscriptions| Door { subscriptions, ..parts.door.clone() };
     let settings = Settings { session_expiry: config.mqtt.session_expiry, ..broker.settings("") };
-    take_pictures("mqtt", settings, subscriptions, intake.clone(), store.clone(), health.clone(), tasks).await;
+    take_pictures("mqtt", settings, door(own_subscriptions(config, topics)), health.clone(), tasks).await;
     let mut names = vec!["mqtt", "mqtt out"];
 
     if let Some(shared) = &config.mqtt.shared {
-        let with = |filters: &[String], kind| {
-            let filter = |filter: &String| own(format!("$share/{}/{filter}", shared.group), kind);
-            filters.iter().map(filter).collect::<Vec<_>>()
-        };
-        let mut subscriptions = with(&shared.path_topics, Kind::Paths);
-        subscriptions.extend(with(&shared.picture_topics, Kind::Pictures));
         let settings = Settings { session_expiry: shared.session_expiry, ..broker.settings("-shared") };
-        take_pictures("mqtt shared", settings, subscriptions, intake.clone(), store.clone(), health.clone(), tasks)
-            .await;
+        take_pictures("mqtt shared", settings, door(shared_subscriptions(shared)), health.clone(), tasks).await;
         names.push("mqtt shared");
     }
 
     carry_out(config, topics, tasks, parts, broker.settings("-out"));
     Ok(names)
+}
+
+/// Everything that pictures and paths are taken from.
+pub fn subscriptions(config: &Config, topics: &Topics) -> Vec<Subscription> {
+    let shared = config.mqtt.shared.iter().flat_map(shared_subscriptions);
+    own_subscriptions(config, topics).into_iter().chain(shared).collect()
+}
+
+fn own_subscriptions(config: &Config, topics: &Topics) -> Vec<Subscription> {
+    let own = |filter: String, kind| Subscription { filter, kind };
+    let pictures = config.mqtt.picture_topics.iter().map(|filter| own(filter.clone(), Kind::Pictures));
+    let ours = [own(topics.paths(), Kind::Paths), own(topics.pictures(), Kind::Pictures)];
+    ours.into_iter().chain(pictures).collect()
+}
+
+fn shared_subscriptions(shared: &Shared) -> Vec<Subscription> {
+    let filters = |filters: &[String], kind| {
+        let filter = |filter: &String| Subscription { filter: format!("$share/{}/{filter}", shared.group), kind };
+        filters.iter().map(filter).collect::<Vec<_>>()
+    };
+    [filters(&shared.path_topics, Kind::Paths), filters(&shared.picture_topics, Kind::Pictures)].concat()
 }
 
 /// Settings of a connection that only looks whether the broker lets this board in.
@@ -106,24 +116,17 @@ impl<'a> Broker<'a> {
 }
 
 /// Pictures in.
-async fn take_pictures(
-    part: &'static str,
-    settings: Settings,
-    subscriptions: Vec<Subscription>,
-    intake: Intake,
-    store: Store,
-    health: Health,
-    tasks: &mut Supervisor,
-) {
+async fn take_pictures(part: &'static str, settings: Settings, door: Door, health: Health, tasks: &mut Supervisor) {
     let in_flight = usize::from(settings.receive_maximum);
-    let filters: Vec<_> = subscriptions.iter().map(|subscription| subscription.filter.clone()).collect();
-    let unsubscribe = no_longer_wanted(&store, &settings.client_id, &filters).await.unwrap_or_else(|error| {
-        tracing::warn!("{part}: topics subscribed to earlier are not known, and may still be sent: {error}");
-        Vec::new()
-    });
+    let filters: Vec<_> = door.subscriptions.iter().map(|subscription| subscription.filter.clone()).collect();
+    let unsubscribe =
+        no_longer_wanted(&door.rejected.store, &settings.client_id, &filters).await.unwrap_or_else(|error| {
+            tracing::warn!("{part}: topics subscribed to earlier are not known, and may still be sent: {error}");
+            Vec::new()
+        });
     let settings = Settings { subscriptions: filters, unsubscribe, ..settings };
     let (_, deliveries, _, connected) = connect(part, settings, health, tasks);
-    let source = crate::sources::mqtt::run(deliveries, intake, store, subscriptions, in_flight, tasks.stop());
+    let source = crate::sources::mqtt::run(deliveries, door, in_flight, tasks.stop());
     tasks.work(part, async move {
         // It stays for the acknowledgements of what was committed last.
         let _connected = connected;
@@ -147,14 +150,14 @@ async fn no_longer_wanted(store: &Store, client_id: &str, wanted: &[String]) -> 
 
 /// Results, events, state and what Home Assistant is told; and commands in, so that a full queue holds none up.
 fn carry_out(config: &Config, topics: &Topics, tasks: &mut Supervisor, parts: Parts, settings: Settings) {
-    let Parts { report, reader, ready, enroller, .. } = parts;
+    let Parts { door, report, reader, ready, enroller } = parts;
     let Report { store, health, .. } = report.clone();
     let state =
         |text: &str| Message { topic: topics.status(), payload: text.into(), retain: true, ..Message::default() };
     let home_assistant = &config.mqtt.home_assistant;
     let (born, births) = watch::channel(0);
     let born = home_assistant.enabled.then(|| (birth_topic(&home_assistant.prefix), born));
-    let mut reserved = vec![topics.of_all_boards(), format!("{}/#", home_assistant.prefix), "$SYS/#".into()];
+    let mut reserved = vec![topics.of_all_boards(), format!("{}/#", home_assistant.prefix)];
     reserved.extend(config.mqtt.picture_topics.iter().cloned());
     let shared = config.mqtt.shared.iter();
     reserved.extend(shared.flat_map(|shared| shared.path_topics.iter().chain(&shared.picture_topics).cloned()));
@@ -205,6 +208,7 @@ fn carry_out(config: &Config, topics: &Topics, tasks: &mut Supervisor, parts: Pa
         ready,
         enroller,
         report,
+        rejected: door.rejected,
         max_bytes: config.intake.max_bytes,
         publisher,
         births: born,

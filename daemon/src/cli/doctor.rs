@@ -402,7 +402,7 @@ async fn broker(config: &Config, found: &mut Findings) {
     let settled = timeout(PATIENCE, settled).await.map(|state| state.map(|state| state.clone()));
     let address = &config.mqtt.broker;
     match settled {
-        Ok(Ok(State::Connected { .. } | State::SubscribeRefused { .. })) => {
+        Ok(Ok(State::Connected { .. } | State::Hindered(_))) => {
             found.ok(part, format!("{address} is there and lets this board in"));
         }
         Ok(Ok(State::Refused { reason, .. })) => {
@@ -449,6 +449,11 @@ async fn port(config: &Config, running: bool, found: &mut Findings) {
 
 /// What the daemon says of its parts; those that were looked at from here too have two lines when they are broken.
 fn parts(status: &Value, found: &mut Findings) {
+    if let Some(kept) = status["counts"]["rejected_messages"].as_u64().filter(|kept| *kept > 0) {
+        let dropped = &status["counts"]["rejected_dropped"];
+        let text = format!("{kept} are kept, {dropped} were dropped for want of room");
+        found.warning("rejected messages", text, "kithd rejected shows why, sends them again or drops them");
+    }
     for (name, part) in status["parts"].as_object().into_iter().flatten() {
         let text = part["text"].as_str().unwrap_or("?");
         match part["condition"].as_str() {

@@ -15,7 +15,7 @@ use std::time::Duration;
 pub use camera::{Camera, PixelFormat};
 pub use http::{Http, Tls};
 use kith_vision::{Device, Precision};
-pub use mqtt::{HomeAssistant, Mqtt, MqttCommand};
+pub use mqtt::{HomeAssistant, Mqtt, MqttCommand, Shared};
 pub use raw::{Problem, Raw};
 pub use retention::{Caps, Retention};
 

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Raw, secs};
-use crate::mqtt::{Address, TlsFiles, Version};
+use crate::mqtt::{Address, TlsFiles, Version, is_topic};
+use crate::store::RejectedCaps;
 
 /// The broker's password as a credential of systemd, where `mqtt.password_file` is not set.
 const PASSWORD_CREDENTIAL: &str = "kithd.mqtt-password";
@@ -42,6 +43,8 @@ pub struct Mqtt {
     pub commands: Vec<MqttCommand>,
     /// How long an event about a person is news.
     pub event_expiry: Duration,
+    /// What is kept of messages that were refused.
+    pub rejected: RejectedCaps,
     /// Topics drained together with other boards.
     pub shared: Option<Shared>,
     /// Entities for Home Assistant.
@@ -115,6 +118,10 @@ pub(super) fn mqtt(raw: &mut Raw) -> Mqtt {
         receive_maximum: u16::try_from(raw.number("mqtt.receive_maximum", 16, 1..=1000)).unwrap_or(16),
         picture_topics: filters(raw, "mqtt.picture_topics"),
         commands: commands(raw),
+        rejected: RejectedCaps {
+            count: raw.number("mqtt.rejected_count", 100, 1..=100_000),
+            bytes: raw.size("mqtt.rejected_bytes", 64 << 20, 1 << 20..=1 << 40),
+        },
         event_expiry: raw.duration("mqtt.event_expiry", secs(600), secs(1)..=secs(7 * 86_400)),
         shared: shared(raw, version),
         home_assistant: home_assistant(raw),
@@ -209,8 +216,7 @@ fn home_assistant(raw: &mut Raw) -> HomeAssistant {
 }
 
 fn topic_prefix(raw: &mut Raw, key: &str, prefix: &str) {
-    if prefix.is_empty() || prefix.contains(['+', '#', '\0']) || prefix.starts_with(['/', '$']) || prefix.ends_with('/')
-    {
+    if !is_topic(prefix) || prefix.starts_with(['/', '$']) || prefix.ends_with('/') {
         raw.problem(key, format!("{prefix:?}"), "must be a topic without + or #, for example \"kithd\"");
     }
 }

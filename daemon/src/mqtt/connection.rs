@@ -1,11 +1,13 @@
 //! Runs one connection after the other: connect, subscribe, say we are here, carry events, and after a loss
 //! wait a little longer each time. Not for what the messages hold.
 
+use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
@@ -14,11 +16,14 @@ use super::deliveries::{Acks, Delivery, Inbox, MOST_OWED};
 use super::publish::{Outgoing, PublishError, WINDOW};
 use super::state::{Lost, LostKind, Refusal, Reporter};
 use super::wire::{self, Arrival, Heard};
-use super::{Settings, State};
+use super::{Settings, State, is_filter, lock};
+use crate::supervise::fault;
 
 /// How long a stop may wait for the farewell's acknowledgement, and then for the Disconnect to be written.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often a refused message about our being here is tried again.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// The connection to be run.
 pub struct Connection {
@@ -49,13 +54,16 @@ impl Connection {
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         let settings = &self.settings;
-        let mut reporter = Reporter::new(self.state.clone(), settings.broker.to_string(), settings.client_id.clone());
+        let reporter = Reporter::new(self.state.clone(), settings.broker.to_string(), settings.client_id.clone());
+        let reporter = Mutex::new(reporter);
         let mut failures = 0;
         loop {
-            let Err(lost) = self.once(stop.as_mut(), &mut reporter).await else {
+            // Whatever a packet does to the library costs this connection, and the next one is a new event loop.
+            let once = AssertUnwindSafe(self.once(stop.as_mut(), &reporter)).catch_unwind().await;
+            let Err(lost) = once.unwrap_or_else(|panic| Err(Lost::down(fault(panic.as_ref())))) else {
                 break;
             };
-            let up = reporter.lost(&lost);
+            let up = lock(&reporter).lost(&lost);
             // A connection that is accepted and cut right away counts as a failure too.
             let lasted = up.is_some_and(|up| up >= settings.reconnect_most);
             if lasted || lost.kind == LostKind::Overflowed {
@@ -63,7 +71,9 @@ impl Connection {
             }
             let pause = match lost.kind {
                 LostKind::TakenOver => settings.reconnect_most,
-                LostKind::Down | LostKind::Refused | LostKind::Overflowed => pause(settings, failures),
+                LostKind::Down | LostKind::Closed | LostKind::Refused | LostKind::Overflowed => {
+                    pause(settings, failures)
+                }
             };
             failures = failures.saturating_add(1);
             tokio::select! {
@@ -71,11 +81,11 @@ impl Connection {
                 () = stop.as_mut() => break,
             }
         }
-        reporter.stopped();
+        lock(&reporter).stopped();
     }
 
     /// One connection from the attempt to its end; `Ok` when it was stopped.
-    async fn once(&self, mut stop: Pin<&mut impl Future<Output = ()>>, reporter: &mut Reporter) -> Result<(), Lost> {
+    async fn once(&self, mut stop: Pin<&mut impl Future<Output = ()>>, reporter: &Mutex<Reporter>) -> Result<(), Lost> {
         let settings = &self.settings;
         // Room for everything that can be asked for at once, so that no request ever waits for the event loop
         // (the acknowledgements, what is in the window, what is unsubscribed, the Disconnect).
@@ -89,14 +99,14 @@ impl Connection {
         let acks = Arc::new(Acks::new(client.clone(), settings.unsettled_budget()));
         let outgoing = Arc::new(Outgoing::new(client, &broker));
         let (filters, invalid): (Vec<_>, Vec<_>) =
-            settings.subscriptions.iter().cloned().partition(|filter| wire::is_filter(filter));
+            settings.subscriptions.iter().cloned().partition(|filter| is_filter(filter));
         let refused = invalid.into_iter().map(|topic| Refusal { topic, reason: "not a topic filter".to_owned() });
         let refused: Vec<_> = refused.collect();
         if broker.session_present {
             outgoing.unsubscribe(&settings.unsubscribe);
         }
         if filters.is_empty() {
-            reporter.connected(broker.session_present, refused.clone());
+            lock(reporter).connected(broker.session_present, refused.clone());
         } else {
             outgoing.subscribe(&filters);
         }
@@ -115,7 +125,7 @@ impl Connection {
                     Heard::SubAck { pkid, granted } => {
                         link.outgoing.answered(pkid, Ok(()));
                         let refused = refused.iter().cloned().chain(refusals(&filters, granted)).collect();
-                        reporter.connected(broker.session_present, refused);
+                        lock(reporter).connected(broker.session_present, refused);
                     }
                     Heard::Written(pkid) => link.outgoing.written(pkid),
                     Heard::Disconnect if stopping.load(Ordering::Relaxed) => return Ok(()),
@@ -129,7 +139,7 @@ impl Connection {
         let say = async {
             // One after the other, so that no birth can follow the farewell.
             tokio::select! {
-                () = link.publish_births() => stop.await,
+                () = link.keep_born(reporter) => {}
                 () = &mut stop => {}
             }
             stopping.store(true, Ordering::Relaxed);
@@ -195,11 +205,23 @@ impl Link<'_> {
         inbox.push(Delivery { topic, payload, retain, redelivered, content_type, response_topic, correlation, ack });
     }
 
-    async fn publish_births(&self) {
-        for message in &self.connection.settings.birth {
-            if let Err(error) = self.outgoing.publish(message.clone()).await {
-                warn!(topic = message.topic, "MQTT: not published: {error}");
+    /// Publishes that we are here, again as long as that is refused. It does not end by itself.
+    async fn keep_born(&self, reporter: &Mutex<Reporter>) {
+        let mut unborn: Vec<_> = self.connection.settings.birth.iter().collect();
+        loop {
+            let mut refused = Vec::new();
+            for message in std::mem::take(&mut unborn) {
+                match self.outgoing.publish(message.clone()).await {
+                    Ok(()) => {}
+                    Err(PublishError::Refused(reason)) => {
+                        unborn.push(message);
+                        refused.push(Refusal { topic: message.topic.clone(), reason });
+                    }
+                    Err(error) => warn!(topic = message.topic, "MQTT: not published: {error}"),
+                }
             }
+            lock(reporter).births(refused);
+            sleep(LOOK_AGAIN).await;
         }
     }
 }

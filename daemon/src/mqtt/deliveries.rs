@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::lock;
@@ -16,7 +17,7 @@ pub struct Delivery {
     /// Full topic name.
     pub topic: String,
     /// The bytes.
-    pub payload: Vec<u8>,
+    pub payload: Bytes,
     /// Kept by the broker from before we subscribed.
     pub retain: bool,
     /// Sent before, perhaps received before. Some brokers never set it.

@@ -31,6 +31,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod topic;
 mod wire;
 
 use std::sync::Arc;
@@ -45,7 +46,7 @@ pub use publish::{PublishError, Publisher};
 pub use settings::{Message, Settings, Version};
 pub use state::State;
 pub use tls::Files as TlsFiles;
-pub use wire::{is_filter, matches};
+pub use topic::{is_filter, is_topic, matches};
 
 /// Prepares a connection. Nothing happens until [`Connection::run`] is polled; the supervisor owns that future.
 #[must_use]

@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::Instant;
 
 use super::wire::{Accepted, Client};
-use super::{Message, lock};
+use super::{Message, is_topic, lock};
 
 /// Most requests the broker may owe an answer to, counted from the oldest one unanswered. Far below the range of
 /// packet ids, so that an id is never used again while it is in use: rumqttc stops dead when that happens.
@@ -117,8 +117,7 @@ impl Outgoing {
     }
 
     pub(super) async fn publish(&self, message: Message) -> Result<(), PublishError> {
-        let topic = &message.topic;
-        if topic.is_empty() || topic.len() > usize::from(u16::MAX) || topic.contains(['+', '#', '\0']) {
+        if !is_topic(&message.topic) {
             return Err(PublishError::InvalidTopic(message.topic));
         }
         // Asking for what the broker ruled out, or sending too much, would cost the connection.

@@ -1,6 +1,8 @@
 //! What the connection is doing, in words an operator reads, said once per change. Not for deciding anything.
 
+use std::collections::VecDeque;
 use std::fmt;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -16,11 +18,8 @@ pub enum State {
         /// Whether the broker still had our session.
         session_present: bool,
     },
-    /// Connected, able to publish, but some subscriptions were not granted at QoS 1.
-    SubscribeRefused {
-        /// Which, and why.
-        refused: Vec<Refusal>,
-    },
+    /// Connected, but not everything works.
+    Hindered(Hindrances),
     /// No connection; attempts go on.
     Down {
         /// Why the last attempt ended.
@@ -37,10 +36,23 @@ pub enum State {
     },
 }
 
-/// A subscription the broker did not grant.
+/// What does not work on a connection that is up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hindrances {
+    /// Subscriptions that were not granted at QoS 1.
+    pub subscribe: Vec<Refusal>,
+    /// Messages about our being here that the broker does not take.
+    pub publish: Vec<Refusal>,
+    /// The broker ends this connection again and again.
+    pub contended: bool,
+    /// For the sentence.
+    pub client: String,
+}
+
+/// Something the broker did not grant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The topic filter.
+    /// The topic or filter.
     pub topic: String,
     /// The broker's reason.
     pub reason: String,
@@ -50,7 +62,7 @@ impl State {
     /// Whether messages can be published.
     #[cfg(test)]
     pub fn is_connected(&self) -> bool {
-        matches!(self, Self::Connected { .. } | Self::SubscribeRefused { .. })
+        matches!(self, Self::Connected { .. } | Self::Hindered(_))
     }
 }
 
@@ -59,16 +71,39 @@ impl fmt::Display for State {
         match self {
             Self::Connecting => f.write_str("connecting"),
             Self::Connected { .. } => f.write_str("connected"),
-            Self::SubscribeRefused { refused } => {
-                f.write_str("connected, but the broker refused to subscribe us to ")?;
-                for (index, Refusal { topic, reason }) in refused.iter().enumerate() {
-                    write!(f, "{}{topic} ({reason})", if index > 0 { ", " } else { "" })?;
-                }
-                Ok(())
-            }
+            Self::Hindered(hindrances) => hindrances.fmt(f),
             Self::Down { reason, .. } => write!(f, "no connection: {reason}"),
             Self::Refused { reason, .. } => write!(f, "the broker refuses us: {reason}"),
         }
+    }
+}
+
+impl fmt::Display for Hindrances {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("connected, but")?;
+        let mut and = "";
+        for (refused, done) in [(&self.subscribe, "subscribe us to"), (&self.publish, "let us publish")] {
+            for (index, Refusal { topic, reason }) in refused.iter().enumerate() {
+                let before = if index > 0 { ",".into() } else { format!("{and} the broker refused to {done}") };
+                write!(f, "{before} {topic} ({reason})")?;
+            }
+            if !refused.is_empty() {
+                and = ", and";
+            }
+        }
+        if !and.is_empty() {
+            write!(f, "; its access list must let the client {} do that", self.client)?;
+            and = "; and";
+        }
+        if self.contended {
+            write!(
+                f,
+                "{and} the broker keeps ending this connection: another client has the client id {} (a second board with \
+                 the same device name?), or the broker is restarted again and again",
+                self.client
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -82,6 +117,8 @@ pub(super) struct Lost {
 pub(super) enum LostKind {
     Down,
     Refused,
+    /// The broker hung up without a word that we can read.
+    Closed,
     /// Another client connected with our client id; hurrying back would only throw it out in turn.
     TakenOver,
     /// We ended it ourselves, to be sent again what we had no room for.
@@ -101,6 +138,10 @@ impl Lost {
     }
 }
 
+/// How long an end that the broker made counts, and how many of them are no chance.
+const CONTENTION: Duration = Duration::from_secs(600);
+const CLOSINGS: usize = 3;
+
 /// Keeps [`State`] current and logs each change once: a warning when an outage begins, an info when it ends.
 pub(super) struct Reporter {
     state: watch::Sender<State>,
@@ -108,47 +149,87 @@ pub(super) struct Reporter {
     client: String,
     outage: Option<Instant>,
     up_since: Option<Instant>,
+    session_present: bool,
+    hindrances: Hindrances,
+    /// When the broker ended a connection that was up.
+    closings: VecDeque<Instant>,
 }
 
 impl Reporter {
     pub(super) fn new(state: watch::Sender<State>, broker: String, client: String) -> Self {
-        Self { state, broker, client, outage: None, up_since: None }
+        let hindrances = Hindrances { client: client.clone(), ..Hindrances::default() };
+        let (outage, up_since, session_present, closings) = (None, None, false, VecDeque::new());
+        Self { state, broker, client, outage, up_since, session_present, hindrances, closings }
     }
 
     pub(super) fn connected(&mut self, session_present: bool, refused: Vec<Refusal>) {
         let (broker, client) = (&self.broker, &self.client);
         match self.outage.take() {
             None => info!(%broker, client, session_present, "MQTT connected"),
-            Some(since) => {
+            Some(since) if !self.hindrances.contended => {
                 info!(%broker, client, session_present, down_for = ?since.elapsed(), "MQTT connected again");
             }
+            Some(_) => {}
         }
         self.up_since = Some(Instant::now());
-        self.state.send_replace(if refused.is_empty() {
-            State::Connected { session_present }
+        self.session_present = session_present;
+        self.hindrances.subscribe = refused;
+        self.show();
+    }
+
+    /// Notes which messages about our being here are refused now, and forgets what is long ago.
+    pub(super) fn births(&mut self, refused: Vec<Refusal>) {
+        self.hindrances.publish = refused;
+        if self.up_since.is_some() {
+            self.show();
+        }
+    }
+
+    fn show(&mut self) {
+        self.closings.retain(|closing| closing.elapsed() < CONTENTION);
+        let Self { hindrances, session_present, .. } = self;
+        hindrances.contended = self.closings.len() >= CLOSINGS;
+        let well = hindrances.subscribe.is_empty() && hindrances.publish.is_empty() && !hindrances.contended;
+        let state = if well {
+            State::Connected { session_present: *session_present }
         } else {
-            let state = State::SubscribeRefused { refused };
-            warn!(%broker, client, "MQTT {state}");
-            state
+            State::Hindered(hindrances.clone())
+        };
+        let changed = self.state.send_if_modified(|shown| {
+            let differs = *shown != state;
+            *shown = state.clone();
+            differs
         });
+        if changed && !well {
+            warn!(broker = self.broker, client = self.client, "MQTT {state}");
+        }
     }
 
     /// Notes the end of a connection or attempt; returns how long it had been up.
-    pub(super) fn lost(&mut self, lost: &Lost) -> Option<std::time::Duration> {
+    pub(super) fn lost(&mut self, lost: &Lost) -> Option<Duration> {
         let (broker, client, reason) = (&self.broker, &self.client, lost.reason.clone());
         let new = self.outage.is_none();
         let since = *self.outage.get_or_insert_with(Instant::now);
         let state = match lost.kind {
             LostKind::Refused => State::Refused { reason, since },
-            LostKind::Down | LostKind::TakenOver | LostKind::Overflowed => State::Down { reason, since },
+            LostKind::Down | LostKind::Closed | LostKind::TakenOver | LostKind::Overflowed => {
+                State::Down { reason, since }
+            }
         };
-        if new {
+        if new && !self.hindrances.contended {
             warn!(%broker, client, "MQTT: {state}; trying again until it works");
         } else {
             debug!(%broker, client, "MQTT: {state}");
         }
         self.state.send_replace(state);
-        self.up_since.take().map(|since| since.elapsed())
+        let up = self.up_since.take().map(|since| since.elapsed());
+        if up.is_some() && matches!(lost.kind, LostKind::Closed | LostKind::TakenOver) {
+            self.closings.push_back(Instant::now());
+            if self.closings.len() > CLOSINGS {
+                self.closings.pop_front();
+            }
+        }
+        up
     }
 
     pub(super) fn stopped(&mut self) {

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use rumqttc::v5::mqttbytes::v5 as five;
 use rumqttc::{NetworkOptions, TlsConfiguration, Transport, mqttbytes::v4 as three};
 use rumqttc::{Outgoing, QoS as QoS3, mqttbytes as three_bytes, v5};
@@ -66,7 +67,7 @@ pub(super) struct Arrival {
     /// 0 at QoS 0.
     pub pkid: u16,
     pub topic: String,
-    pub payload: Vec<u8>,
+    pub payload: Bytes,
     pub retain: bool,
     pub redelivered: bool,
     pub content_type: Option<String>,
@@ -156,17 +157,6 @@ fn three_options(settings: &Settings) -> rumqttc::MqttOptions {
 
 fn seconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
-}
-
-/// Whether this can be subscribed to.
-pub fn is_filter(filter: &str) -> bool {
-    three_bytes::valid_filter(filter)
-}
-
-/// Whether a message of this topic is meant by this filter; the group of a shared subscription does not count.
-pub fn matches(topic: &str, filter: &str) -> bool {
-    let shared = filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
-    three_bytes::matches(topic, shared.map_or(filter, |(_, filter)| filter))
 }
 
 impl Client {
@@ -324,7 +314,7 @@ fn heard_in_five(packet: five::Packet) -> Heard {
                 pkid: if publish.qos == QoS::AtMostOnce { 0 } else { publish.pkid },
                 topic: String::from_utf8_lossy(&publish.topic).into_owned(),
                 // Copied: the network buffer it lies in may be larger and shared with its neighbours.
-                payload: publish.payload.to_vec(),
+                payload: Bytes::copy_from_slice(&publish.payload),
                 retain: publish.retain,
                 redelivered: publish.dup,
                 content_type: properties.content_type,
@@ -360,7 +350,7 @@ fn heard_in_three(packet: three::Packet) -> Heard {
         three::Packet::Publish(publish) => Heard::Publish(Arrival {
             pkid: if publish.qos == QoS3::AtMostOnce { 0 } else { publish.pkid },
             topic: publish.topic,
-            payload: publish.payload.to_vec(),
+            payload: Bytes::copy_from_slice(&publish.payload),
             retain: publish.retain,
             redelivered: publish.dup,
             content_type: None,
@@ -421,7 +411,7 @@ impl From<v5::StateError> for Lost {
             Error::Deserialization(five_bytes::Error::PayloadSizeLimitExceeded { pkt_size, max }) => {
                 Self::too_large(pkt_size, max as usize)
             }
-            Error::ConnectionAborted | Error::Deserialization(five_bytes::Error::PayloadRequired) => Self::down(CLOSED),
+            Error::ConnectionAborted | Error::Deserialization(five_bytes::Error::PayloadRequired) => Self::closed(),
             Error::AwaitPingResp => Self::down(NO_PINGS),
             error => Self::down(error.to_string()),
         }
@@ -443,9 +433,9 @@ impl From<rumqttc::ConnectionError> for Lost {
                      nothing behind it arrives until it expires or the limit is raised"
                 ))
             }
-            Error::MqttState(StateError::ConnectionAborted) => Self::down(CLOSED),
+            Error::MqttState(StateError::ConnectionAborted) => Self::closed(),
             Error::MqttState(StateError::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionAborted => {
-                Self::down(CLOSED)
+                Self::closed()
             }
             Error::MqttState(StateError::AwaitPingResp) => Self::down(NO_PINGS),
             error => Self::down(error.to_string()),
@@ -454,6 +444,10 @@ impl From<rumqttc::ConnectionError> for Lost {
 }
 
 impl Lost {
+    fn closed() -> Self {
+        Self { reason: CLOSED.to_owned(), kind: LostKind::Closed }
+    }
+
     fn tls(error: &rumqttc::TlsError) -> Self {
         Self::down(format!("no encrypted connection: {error}; see mqtt.ca_file, mqtt.client_cert and mqtt.client_key"))
     }

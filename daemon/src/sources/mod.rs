@@ -7,6 +7,8 @@ pub mod camera;
 pub mod folder;
 pub mod http;
 pub mod mqtt;
+pub mod paths;
+pub mod rejected;
 
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
@@ -148,7 +150,7 @@ impl Intake {
             .map(|submission| {
                 Ok(NewImage {
                     source,
-                    path: self.checked(&submission.path)?,
+                    path: self.checked(&paths::plain(&submission.path).map_err(IntakeError::Refused)?)?,
                     file: None,
                     bytes: 0,
                     picture_key: None,

@@ -1,23 +1,28 @@
 //! Pictures by MQTT: topics with a path, a list of paths or a bare path as text, and topics with the bytes of pictures.
 //! Not for commands.
 //!
-//! A message is acknowledged when its images are on disk, or when it makes no sense and is kept for the operator.
+//! A message is acknowledged when its images are on disk, or when it is refused and kept for the operator.
 //! When the queue or the disk is full it is not acknowledged: the broker holds the rest back.
 
+use std::borrow::Cow;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use serde::Deserialize;
+use futures_util::{FutureExt, StreamExt};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::{Intake, IntakeError, PathSubmission};
-use crate::domain::{Source, hex};
+use super::rejected::{Rejected, RejectedError};
+use super::{Intake, IntakeError, PathSubmission, paths};
+use crate::domain::{Accepted, ImageId, Source, hex};
 use crate::mqtt::{Deliveries, Delivery, matches};
-use crate::store::Store;
+use crate::picture_kind::{NotAPicture, not_a_picture, plain, wrapping};
+use crate::supervise::fault;
 
 const RETRY: Duration = Duration::from_secs(1);
+const EXPECTED: &str = r#"expected {"path":"…"}, {"paths":[{"path":"…"}]} or a bare path"#;
 
 /// What the messages of a topic are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,20 +42,42 @@ pub struct Subscription {
     pub kind: Kind,
 }
 
+/// Where messages go: to the queue, or to the rejected ones. Clones share both.
+#[derive(Clone)]
+pub struct Door {
+    /// The door to the queue.
+    pub intake: Intake,
+    /// Keeps what is refused.
+    pub rejected: Rejected,
+    /// What is taken, by topic.
+    pub subscriptions: Vec<Subscription>,
+}
+
+/// What becomes of a kept message that is sent again.
+pub enum Retried {
+    /// It is an image now, or several, and kept no longer.
+    Accepted(Vec<ImageId>),
+    /// There is no such message.
+    NotFound,
+    /// Only its beginning is there.
+    Incomplete,
+    /// Refused again, and kept with this reason.
+    Refused(String),
+    /// It could not be taken now; it is kept as it was.
+    Later(String),
+}
+
 /// Takes messages until stopped.
 ///
 /// Up to `in_flight` are committed together; the connection releases their acks in arrival order.
 pub async fn run(
     mut deliveries: Deliveries,
-    intake: Intake,
-    store: Store,
-    subscriptions: Vec<Subscription>,
+    door: Door,
     in_flight: usize,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let arrivals = stream(&mut deliveries);
-    let mut settled =
-        std::pin::pin!(arrivals.map(|delivery| accept(delivery, &intake, &store, &subscriptions)).buffered(in_flight));
+    let mut settled = std::pin::pin!(arrivals.map(|delivery| door.accept(delivery)).buffered(in_flight));
     tokio::select! {
         () = stop.cancelled() => {}
         () = async { while settled.next().await.is_some() {} } => {}
@@ -66,146 +93,181 @@ pub fn stream(deliveries: &mut Deliveries) -> impl futures_util::Stream<Item = D
     })
 }
 
-async fn accept(mut delivery: Delivery, intake: &Intake, store: &Store, subscriptions: &[Subscription]) {
-    tracing::debug!(
-        topic = delivery.topic,
-        bytes = delivery.payload.len(),
-        redelivered = delivery.redelivered,
-        content_type = delivery.content_type,
-        "message"
-    );
-    if delivery.retain {
-        // A replay of what the broker kept, at every reconnect; pictures are moments, not state.
-        return delivery.settle();
-    }
-    let meant = subscriptions.iter().find(|subscription| matches(&delivery.topic, &subscription.filter));
-    let rejected = match meant.map(|subscription| subscription.kind) {
-        Some(Kind::Paths) => accept_paths(&delivery, intake).await,
-        Some(Kind::Pictures) => accept_picture(&mut delivery, intake).await,
-        None => Err("nothing is subscribed to on this topic".into()),
-    };
-    match rejected {
-        Ok(()) => delivery.settle(),
-        Err(reason) => reject(delivery, reason, store).await,
-    }
+/// What a message asks for.
+enum Meaning {
+    Paths(Vec<PathSubmission>),
+    Picture { name: String, bytes: Bytes },
 }
 
-/// The error is why the message makes no sense; everything else is waited for.
-async fn accept_paths(delivery: &Delivery, intake: &Intake) -> Result<(), String> {
-    let paths = parse(&delivery.payload)?;
-    loop {
-        match intake.paths(Source::Mqtt, paths.clone()).await {
-            Ok(_) => return Ok(()),
-            Err(error) => wait_or_give_up(&error).await?,
+impl Door {
+    async fn accept(&self, delivery: Delivery) {
+        tracing::debug!(
+            topic = delivery.topic,
+            bytes = delivery.payload.len(),
+            redelivered = delivery.redelivered,
+            content_type = delivery.content_type,
+            "message"
+        );
+        if delivery.retain {
+            // A replay of what the broker kept, at every reconnect; pictures are moments, not state.
+            return delivery.settle();
+        }
+        // A message that makes us panic is set aside like one that makes no sense: sent again it would do the same.
+        let taken = AssertUnwindSafe(self.take(&delivery)).catch_unwind().await;
+        if let Err(reason) = taken.unwrap_or_else(|panic| Err(fault(panic.as_ref()))) {
+            let Delivery { topic, payload, content_type, .. } = &delivery;
+            while let Err(error) = self.rejected.keep(topic, &reason, content_type.clone(), payload.clone()).await {
+                tracing::warn!("the rejected message could not be kept yet: {error}");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+        delivery.settle();
+    }
+
+    /// The error is why the message makes no sense; everything else is waited for.
+    async fn take(&self, delivery: &Delivery) -> Result<(), String> {
+        let meaning = self.meaning(&delivery.topic, &delivery.payload)?;
+        loop {
+            match self.submit(&meaning).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.is_temporary() => tokio::time::sleep(RETRY).await,
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+
+    /// Sends a kept message through this door again.
+    pub async fn retry(&self, id: i64) -> Result<Retried, RejectedError> {
+        let Some(message) = self.rejected.store.rejected_message(id).await? else { return Ok(Retried::NotFound) };
+        let Some(payload) = self.rejected.payload(&message).await? else { return Ok(Retried::Incomplete) };
+        let taken = AssertUnwindSafe(async {
+            let meaning = self.meaning(&message.topic, &payload).map_err(IntakeError::Refused)?;
+            self.submit(&meaning).await
+        });
+        let taken = taken.catch_unwind().await;
+        match taken.unwrap_or_else(|panic| Err(IntakeError::Refused(fault(panic.as_ref())))) {
+            Ok(accepted) => {
+                self.rejected.forget(id).await?;
+                Ok(Retried::Accepted(accepted.into_iter().map(|image| image.id).collect()))
+            }
+            Err(error) if error.is_temporary() => Ok(Retried::Later(error.to_string())),
+            Err(error) => {
+                let reason = error.to_string();
+                self.rejected.store.reject_again(id, reason.clone()).await?;
+                Ok(Retried::Refused(reason))
+            }
+        }
+    }
+
+    /// The error is why it makes no sense, for the operator.
+    fn meaning(&self, topic: &str, payload: &Bytes) -> Result<Meaning, String> {
+        let meant = self.subscriptions.iter().find(|subscription| matches(topic, &subscription.filter));
+        match meant.map(|subscription| subscription.kind) {
+            Some(Kind::Paths) => {
+                let path = |path| PathSubmission { path, idempotency_key: None };
+                Ok(Meaning::Paths(paths_in(payload)?.into_iter().map(path).collect()))
+            }
+            Some(Kind::Pictures) => {
+                let bytes = picture(payload, self.intake.max_bytes())?;
+                // Its own name, so that a message delivered twice is known by it while the first is not done.
+                let name = format!("{topic} {}", &hex(&Sha256::digest(payload))[..12]);
+                Ok(Meaning::Picture { name, bytes })
+            }
+            None => Err(format!(
+                "no pictures or paths are taken from the topic {topic:?}; mqtt.picture_topics names those that are"
+            )),
+        }
+    }
+
+    async fn submit(&self, meaning: &Meaning) -> Result<Vec<Accepted>, IntakeError> {
+        match meaning {
+            Meaning::Paths(paths) => self.intake.paths(Source::Mqtt, paths.clone()).await,
+            Meaning::Picture { name, bytes } => {
+                Ok(vec![self.intake.picture(Source::Mqtt, name, bytes.clone(), None).await?])
+            }
         }
     }
 }
 
-async fn accept_picture(delivery: &mut Delivery, intake: &Intake) -> Result<(), String> {
-    let Delivery { topic, payload, content_type, .. } = delivery;
-    is_picture(payload, content_type.as_deref())?;
-    // Its own name, so that a message delivered twice is known by it while the first is not done.
-    let name = format!("{topic} {}", &hex(&Sha256::digest(&payload))[..12]);
-    // Taken: of a message that is refused the beginning is kept, and of a picture that shows nothing.
-    let picture = Bytes::from(std::mem::take(payload));
-    loop {
-        match intake.picture(Source::Mqtt, &name, picture.clone(), None).await {
-            Ok(_) => return Ok(()),
-            Err(error) => wait_or_give_up(&error).await?,
-        }
+/// The bytes of the picture in a message, whatever its sender called it and however it is wrapped. What then cannot be
+/// decoded is an image that fails.
+pub fn picture(payload: &Bytes, max_bytes: usize) -> Result<Bytes, String> {
+    match plain(payload, max_bytes) {
+        Ok(Cow::Borrowed(picture)) => Ok(payload.slice_ref(picture)),
+        Ok(Cow::Owned(picture)) => Ok(picture.into()),
+        Err(why) => Err(format!("the message {why}")),
     }
-}
-
-async fn wait_or_give_up(error: &IntakeError) -> Result<(), String> {
-    if !error.is_temporary() {
-        return Err(error.to_string());
-    }
-    tokio::time::sleep(RETRY).await;
-    Ok(())
-}
-
-/// By what the sender says, else by how it begins. What then cannot be decoded is an image that fails.
-fn is_picture(payload: &[u8], content_type: Option<&str>) -> Result<(), String> {
-    let expected = "this topic takes the bytes of one picture (JPEG, PNG, WebP, GIF, BMP or TIFF)";
-    match content_type {
-        Some(kind) if kind.starts_with("image/") => return Ok(()),
-        Some(kind) if kind != "application/octet-stream" => return Err(format!("the content is {kind}; {expected}")),
-        _ => {}
-    }
-    match imagesize::image_type(payload) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(format!("the message is no picture; {expected}")),
-    }
-}
-
-async fn reject(delivery: Delivery, reason: String, store: &Store) {
-    tracing::warn!(topic = delivery.topic, "message rejected: {reason}");
-    while let Err(error) = store.keep_rejected(delivery.topic.clone(), reason.clone(), delivery.payload.clone()).await {
-        tracing::warn!("the rejected message could not be kept yet: {error}");
-        tokio::time::sleep(RETRY).await;
-    }
-    delivery.settle();
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Body {
-    One { path: String },
-    Many { paths: Vec<Entry> },
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Entry {
-    Object { path: String },
-    Text(String),
 }
 
 /// The paths in a message; the error is a sentence for the operator.
-fn parse(payload: &[u8]) -> Result<Vec<PathSubmission>, String> {
-    let text = std::str::from_utf8(payload).map_err(|_| "the message is neither JSON nor a path in UTF-8")?.trim();
-    let paths = if text.starts_with('/') {
-        vec![text.to_string()]
-    } else {
-        let expected = r#"expected {"path":"…"}, {"paths":[{"path":"…"}]} or a bare path"#;
-        if text.is_empty() {
-            return Err(format!("the message is empty; {expected}"));
+fn paths_in(payload: &[u8]) -> Result<Vec<String>, String> {
+    if let Ok((format, _)) = wrapping(payload) {
+        return Err(format!("the message is a picture ({format}), and this topic takes paths; publish it to …/image"));
+    }
+    let text = utf8(payload)?;
+    let text = text.trim_matches(|c: char| c == '\u{feff}' || c == '\0' || c.is_whitespace());
+    if text.is_empty() {
+        return Err(format!("the message is empty; {EXPECTED}"));
+    }
+    if !text.starts_with(['{', '[', '"']) {
+        if text.contains('\n') {
+            return Err(r#"the message has several lines; send several paths as {"paths":[{"path":"…"}]}"#.into());
         }
-        let value: serde_json::Value =
-            serde_json::from_str(text).map_err(|error| format!("the message is not JSON ({error}); {expected}"))?;
-        match serde_json::from_value(value) {
-            Ok(Body::One { path }) => vec![path],
-            Ok(Body::Many { paths }) => paths
-                .into_iter()
-                .map(|entry| match entry {
-                    Entry::Object { path } | Entry::Text(path) => path,
-                })
-                .collect(),
-            Err(_) => return Err(format!("the JSON has no path; {expected}")),
+        let path = paths::plain(text)?;
+        return match path.starts_with('/') {
+            true => Ok(vec![path]),
+            false => Err(format!("the message is not JSON, and no absolute path: {path:?}; {EXPECTED}")),
+        };
+    }
+    let value: Value =
+        serde_json::from_str(text).map_err(|error| format!("the message is not JSON ({error}); {EXPECTED}"))?;
+    let no_path = || {
+        let buffer = value["type"] == "Buffer" && value["data"].is_array();
+        match buffer {
+            true => "this is a Node-RED Buffer as JSON; publish the Buffer itself (msg.payload) to …/image".to_owned(),
+            false => format!("the JSON has no path; {EXPECTED}"),
         }
     };
-    if paths.is_empty() {
+    let entries = match &value {
+        Value::Array(entries) => entries.as_slice(),
+        Value::Object(object) => match (object.get("path"), object.get("paths")) {
+            (Some(Value::String(_)), _) => std::slice::from_ref(&value),
+            (None, Some(Value::Array(entries))) => entries.as_slice(),
+            _ => return Err(no_path()),
+        },
+        one => std::slice::from_ref(one),
+    };
+    if entries.is_empty() {
         return Err("the list of paths is empty".into());
     }
-    Ok(paths.into_iter().map(|path| PathSubmission { path, idempotency_key: None }).collect())
+    let path = |entry: &Value| entry.as_str().or_else(|| entry["path"].as_str()).map(str::to_owned);
+    entries.iter().map(|entry| path(entry).ok_or_else(no_path)).collect()
+}
+
+/// The message as text.
+pub fn utf8(payload: &[u8]) -> Result<&str, String> {
+    // Text of two bytes a letter has a zero in every other one as long as it is of the Latin script.
+    let zeros = |odd: usize| payload.iter().skip(odd).step_by(2).take(32).filter(|byte| **byte == 0).count();
+    let marked = payload.starts_with(&[0xFF, 0xFE]) || payload.starts_with(&[0xFE, 0xFF]);
+    let pairs = payload.len().min(64) / 2;
+    if marked || (pairs >= 4 && (zeros(0) > pairs / 2) != (zeros(1) > pairs / 2)) {
+        return Err("the message is UTF-16 text, as Windows writes it; send it as UTF-8".into());
+    }
+    std::str::from_utf8(payload).map_err(|_| match not_a_picture(payload) {
+        NotAPicture::Known { what, .. } => format!("the message is {what}, and this topic takes text; {EXPECTED}"),
+        _ => format!("the message is not text in UTF-8; {EXPECTED}"),
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
     use super::*;
 
-    #[test]
-    fn a_picture_is_known_by_its_type_or_by_how_it_begins() {
-        let jpeg = [0xff, 0xd8, 0xff, 0xe0, 0, 16, b'J', b'F', b'I', b'F', 0, 1];
-        assert_eq!(is_picture(&jpeg, None), Ok(()));
-        assert_eq!(is_picture(&jpeg, Some("application/octet-stream")), Ok(()));
-        assert_eq!(is_picture(b"?", Some("image/jpeg")), Ok(()));
-        assert!(is_picture(b"{\"path\":\"/a\"}", None).unwrap_err().contains("is no picture"));
-        assert!(is_picture(&jpeg, Some("text/plain")).unwrap_err().contains("the content is text/plain"));
-    }
-
-    fn paths(payload: &str) -> Result<Vec<String>, String> {
-        parse(payload.as_bytes()).map(|found| found.into_iter().map(|submission| submission.path).collect())
+    fn paths(payload: impl AsRef<[u8]>) -> Result<Vec<String>, String> {
+        paths_in(payload.as_ref())
     }
 
     #[test]
@@ -217,17 +279,83 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_told_from_a_path_with_what_was_expected() {
-        for (nonsense, reason) in [
-            ("{\"path\":", "is not JSON"),
-            ("{\"file\":\"/a\"}", "has no path"),
-            ("", "is empty"),
-            ("{\"paths\":[]}", "list of paths is empty"),
-            ("42", "has no path"),
+    fn a_path_is_understood_as_other_machines_write_it() {
+        for payload in [
+            "\u{feff}/a/b.jpg",
+            "/a/b.jpg\0",
+            "/a/b.jpg\r\n",
+            "/a/b.jpg\r\n\0\0",
+            "\"/a/b.jpg\"",
+            " [\"/a/b.jpg\"] \n",
+            "[{\"path\":\"/a/b.jpg\"}]",
+            "\u{feff}{\"path\":\"/a/b.jpg\"}\0",
+            "{\"path\":\"/a/b.jpg\",\"camera\":\"front\"}",
         ] {
-            let error = paths(nonsense).unwrap_err();
-            assert!(error.contains(reason), "{nonsense:?}: {error}");
+            assert_eq!(paths(payload).as_deref(), Ok(&["/a/b.jpg".to_owned()][..]), "{payload:?}");
         }
-        assert!(parse(&[0xff, 0xd8, 0xff]).unwrap_err().contains("neither JSON nor a path"));
+        assert_eq!(paths("[\"/a\",{\"path\":\"/b\"}]").unwrap(), ["/a", "/b"]);
+        assert_eq!(paths("file:///a/b%20c.jpg").unwrap(), ["/a/b c.jpg"]);
+    }
+
+    #[test]
+    fn nonsense_is_told_from_a_path_with_what_was_expected() {
+        let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
+        let jpeg = [0xff, 0xd8, 0xff, 0xe0, 0, 16];
+        let heic = *b"\0\0\0\x18ftypheic\xff\xfe";
+        let nonsense: [(&[u8], &str); 18] = [
+            (b"{\"path\":", "is not JSON"),
+            (b"{\"file\":\"/a\"}", "has no path"),
+            (b"", "is empty"),
+            (b"\0\r\n", "is empty"),
+            (b"{\"paths\":[]}", "list of paths is empty"),
+            (b"[]", "list of paths is empty"),
+            (b"42", "no absolute path"),
+            (b"[42]", "has no path"),
+            (b"true", "no absolute path"),
+            (b"a.jpg", "no absolute path"),
+            (b"/a\n/b", "several lines"),
+            (b"'/a'", "in quotes"),
+            (b"\\\\nas\\a.jpg", "mount the share"),
+            (b"{\"type\":\"Buffer\",\"data\":[255,216,255]}", "Node-RED Buffer"),
+            (&jpeg, "a picture (JPEG), and this topic takes paths"),
+            (&heic, "is HEIC, and this topic takes text"),
+            (&utf16("/a/b.jpg"), "UTF-16"),
+            (&[b"\xff\xfe".as_slice(), &utf16("/a")].concat(), "UTF-16"),
+        ];
+        for (payload, reason) in nonsense {
+            let error = paths(payload).unwrap_err();
+            assert!(error.contains(reason), "{payload:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn bytes_decide_what_a_picture_is_and_wrappings_are_undone() {
+        let jpeg = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/photos/noface.jpg")).unwrap();
+        let base64 = STANDARD.encode(&jpeg);
+        let lines = base64.as_bytes().chunks(76).map(|line| String::from_utf8_lossy(line)).collect::<Vec<_>>();
+        for payload in [
+            jpeg.clone(),
+            base64.clone().into_bytes(),
+            lines.join("\n").into_bytes(),
+            lines.join("\r\n").into_bytes(),
+            format!("data:image/jpeg;base64,{base64}").into_bytes(),
+            format!("\"{base64}\"").into_bytes(),
+            [b"\r\n", jpeg.as_slice()].concat(),
+        ] {
+            assert!(picture(&payload.into(), 1 << 20).unwrap() == jpeg);
+        }
+        for (payload, named) in [
+            (&b"?"[..], "plain text"),
+            (b"{\"path\":\"/a/b.jpg\"}", "JSON"),
+            (b"{\"type\":\"Buffer\",\"data\":[255,216,255]}", "send msg.payload as a Buffer"),
+            (b"\0\0\0\x18ftypheic\0\0\0\0", "is HEIC"),
+            (b"\0\0\0\x18ftypavif\0\0\0\0", "is AVIF"),
+            (b"\x01\x02\x03\x04", "01 02 03 04"),
+            (b"", "is empty"),
+        ] {
+            let error = picture(&Bytes::from_static(payload), 1 << 20).unwrap_err();
+            assert!(error.starts_with("the message ") && error.contains(named), "{error}");
+        }
+        assert!(picture(&base64.into(), 1000).unwrap_err().contains("intake.max_bytes = 1000"));
     }
 }

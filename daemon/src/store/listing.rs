@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::rejected::rejected_counts;
 use super::strangers::StrangerId;
 use super::{Store, StoreError};
 use crate::domain::{ImageId, NamedCandidate, Outcome, PersonId, Timings};
@@ -21,8 +22,12 @@ pub struct Counts {
     pub failed: u64,
     /// Results the broker has not acknowledged.
     pub unsent: u64,
-    /// Messages that made no sense, kept.
+    /// Messages that were refused and are kept.
     pub rejected_messages: u64,
+    /// What they take.
+    pub rejected_bytes: u64,
+    /// Such messages that were dropped since the database was made, because there were too many.
+    pub rejected_dropped: u64,
     /// Enrolled people.
     pub people: u64,
 }
@@ -128,21 +133,6 @@ pub struct ImageDetail {
     pub found: Vec<FaceRow>,
 }
 
-/// A message that made no sense.
-#[derive(Debug, Clone, Serialize)]
-pub struct RejectedMessage {
-    /// Row number.
-    pub id: i64,
-    /// Wall clock.
-    pub received_at_ms: i64,
-    /// Where it came in.
-    pub topic: String,
-    /// What was wrong with it.
-    pub reason: String,
-    /// Its beginning, as text.
-    pub payload: String,
-}
-
 pub(super) const IMAGE_COLUMNS: &str = "
     i.id, i.state, i.source, i.path, i.outcome, i.reason, i.attempts, i.accepted_at_ms, i.finished_at_ms, i.duration_ms,
     i.width, i.height, EXISTS (SELECT 1 FROM thumbnails t WHERE t.image_id = i.id)";
@@ -176,28 +166,6 @@ impl Store {
                 .prepare_cached("SELECT crop FROM faces WHERE image_id = ?1 AND number = ?2 AND length(crop) > 0")?
                 .query_row(params![id, number], |row| row.get(0))
                 .optional()
-        })
-        .await
-    }
-
-    /// The newest messages that made no sense.
-    pub async fn rejected_messages(&self, limit: usize) -> Result<Vec<RejectedMessage>, StoreError> {
-        self.read(move |connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT id, received_at_ms, topic, reason, payload FROM rejected_messages ORDER BY id DESC LIMIT ?1",
-            )?;
-            statement
-                .query_map([limit as i64], |row| {
-                    let payload: Vec<u8> = row.get(4)?;
-                    Ok(RejectedMessage {
-                        id: row.get(0)?,
-                        received_at_ms: row.get(1)?,
-                        topic: row.get(2)?,
-                        reason: row.get(3)?,
-                        payload: String::from_utf8_lossy(&payload).into_owned(),
-                    })
-                })?
-                .collect()
         })
         .await
     }
@@ -238,7 +206,7 @@ pub fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
     }
     let number = |sql: &str| connection.prepare_cached(sql)?.query_row([], |row| row.get(0));
     counts.unsent = number("SELECT count(*) FROM unsent")?;
-    counts.rejected_messages = number("SELECT count(*) FROM rejected_messages")?;
+    (counts.rejected_messages, counts.rejected_bytes, counts.rejected_dropped) = rejected_counts(connection)?;
     counts.people = number("SELECT count(*) FROM person")?;
     Ok(counts)
 }

@@ -18,6 +18,7 @@ mod operator;
 mod outbox;
 mod people;
 mod record;
+mod rejected;
 mod restore;
 mod retention;
 mod salvage;
@@ -41,11 +42,11 @@ pub use folders::EndedFile;
 pub use history::{BreakerChange, HistoryRow};
 pub use images::{End, PutBack};
 pub use listing::{
-    Counts, FaceBox, FaceRow, ImageDetail, ImageRow, PictureBytes, RejectedMessage, counts, images as newest_images,
-    picture_bytes,
+    Counts, FaceBox, FaceRow, ImageDetail, ImageRow, PictureBytes, counts, images as newest_images, picture_bytes,
 };
 pub use operator::Told;
 pub use people::{Changed, EnrolledPicture, GalleryRow, PersonPicture, PersonRow, Unembedded, gallery, people};
+pub use rejected::{NewRejected, RejectedCaps, RejectedMessage};
 pub use restore::{PictureFile, RestoredGallery, RestoredImages};
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};

@@ -1,13 +1,8 @@
-//! SQL of results waiting to be published and of messages that made no sense.
+//! SQL of results waiting to be published.
 
 use rusqlite::{Connection, params};
 
 use super::{Store, StoreError, Urgency};
-use crate::domain::wall_clock_ms;
-
-/// How many rejected messages are kept.
-const REJECTED_KEPT: i64 = 1000;
-const REJECTED_BYTES: usize = 1024;
 
 /// A result to publish.
 #[derive(Debug)]
@@ -49,25 +44,6 @@ impl Store {
         self.write(Urgency::Note, move |connection| {
             connection.prepare_cached("UPDATE outbox SET refused = ?2 WHERE id = ?1")?.execute(params![id, reason])?;
             delivered(connection, id)
-        })
-        .await
-    }
-
-    /// Keeps a message that made no sense, for the operator; the oldest beyond a thousand go.
-    pub async fn keep_rejected(&self, topic: String, reason: String, payload: Vec<u8>) -> Result<(), StoreError> {
-        self.write(Urgency::Now, move |connection| {
-            let head = &payload[..payload.len().min(REJECTED_BYTES)];
-            connection
-                .prepare_cached(
-                    "INSERT INTO rejected_messages (received_at_ms, topic, reason, payload) VALUES (?1, ?2, ?3, ?4)",
-                )?
-                .execute(params![wall_clock_ms(), topic, reason, head])?;
-            connection
-                .prepare_cached(
-                    "DELETE FROM rejected_messages WHERE id <= (SELECT max(id) FROM rejected_messages) - ?1",
-                )?
-                .execute([REJECTED_KEPT])
-                .map(|_| ())
         })
         .await
     }

@@ -20,7 +20,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::breaker::{self, Engines};
-use super::{VERSION, Web, with_etag};
+use super::{VERSION, Web, rejected, with_etag};
 use crate::board::BoardReport;
 use crate::desk::{Calibration, PictureRemark};
 use crate::disk::DiskReport;
@@ -48,6 +48,8 @@ pub fn routes() -> OpenApiRouter<Web> {
         .routes(routes!(stranger))
         .routes(routes!(calibration))
         .routes(routes!(breaker::show))
+        .routes(routes!(rejected::messages))
+        .routes(routes!(rejected::message))
         .routes(routes!(status))
 }
 
@@ -399,12 +401,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 }
 
 /// A number of ours in a query.
-fn number(number: i64, name: &str) -> Result<i64, Problem> {
+pub fn number(number: i64, name: &str) -> Result<i64, Problem> {
     let refused = || Problem::bad_request(format!("\"{name}\" is a whole number from 1, not {number}."));
     (number > 0).then_some(number).ok_or_else(refused)
 }
 
-fn limit(limit: Option<u32>) -> Result<usize, Problem> {
+/// How many of a list are asked for.
+pub fn limit(limit: Option<u32>) -> Result<usize, Problem> {
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
     let refused = || Problem::bad_request(format!("\"limit\" is a whole number from 1 to {MOST}, not {limit}."));
     (1..=MOST).contains(&limit).then_some(limit as usize).ok_or_else(refused)

@@ -42,6 +42,9 @@ pub use token::TokenError;
 const SUBMITTING: [&str; 4] = ["/image/post", "/images/post", "/v1/images", "/v1/identify"];
 /// Holds everything of everybody.
 const BACKUP: &str = "/v1/backup";
+/// The bytes of refused messages, which may be anything.
+const MESSAGES: &str = "/v1/rejected/";
+const PAYLOAD: &str = "/payload";
 /// Proxies add one of these: what comes from the board's own address is not from the board then.
 const FORWARDED: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
 const FORM_BYTES: usize = 4096;
@@ -149,7 +152,8 @@ impl Access {
             return self.try_token(Way::Bearer, asked.peer, token).map(|()| Visitor::default());
         }
         let csrf = asked.session().and_then(|id| self.lock().sessions.csrf(id));
-        let open_to_read = self.0.open_read && asked.path != BACKUP;
+        let secret = asked.path == BACKUP || (asked.path.starts_with(MESSAGES) && asked.path.ends_with(PAYLOAD));
+        let open_to_read = self.0.open_read && !secret;
         if asked.path == "/login" || (reading && (open_to_read || csrf.is_some())) {
             return Ok(Visitor { csrf });
         }

@@ -95,8 +95,12 @@ fn gather(counts: &Counts, commits: u64, health: &Health, report: Option<&Engine
     registry.register("images", "Images by state", images);
     let unsent = "Results the broker has not acknowledged yet";
     registry.register("results_unsent", unsent, ConstGauge::new(counts.unsent as i64));
-    let rejected = "Messages that made no sense and are kept for the operator";
+    let rejected = "MQTT messages that were refused and are kept for the operator";
     registry.register("rejected_messages", rejected, ConstGauge::new(counts.rejected_messages as i64));
+    let bytes = "What refused messages take on the disk";
+    registry.register("rejected_bytes", bytes, ConstGauge::new(counts.rejected_bytes as i64));
+    let dropped = "Refused messages that were dropped because too many were kept, since the database was made";
+    registry.register("rejected_dropped", dropped, ConstCounter::new(counts.rejected_dropped));
     registry.register("people", "Enrolled people", ConstGauge::new(counts.people as i64));
     registry.register("store_commits", "Commits to disk since start", ConstCounter::new(commits));
     let degraded = Family::<PartLabel, Gauge>::default();

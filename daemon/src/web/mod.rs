@@ -12,6 +12,7 @@ mod charts;
 mod live;
 mod metrics;
 pub mod page;
+pub mod rejected;
 mod wording;
 
 #[cfg(test)]
@@ -133,6 +134,7 @@ fn complete(routes: Router) -> Router {
         (name = "images", description = "Pictures to identify, and what became of them"),
         (name = "people", description = "Who is enrolled, and from which pictures"),
         (name = "strangers", description = "Unknown faces, grouped by likeness"),
+        (name = "messages", description = "MQTT messages that were refused and are kept"),
         (name = "board", description = "Engine, circuit breaker, health, backup")
     )
 )]

@@ -17,6 +17,7 @@ use super::{Web, api, dress, router};
 use crate::disk::Disk;
 use crate::domain::{EngineRole, Identified, IdentifiedFace, NamedCandidate, NewImage, Outcome, Source};
 use crate::health::{Condition, Health};
+use crate::store::NewRejected;
 use crate::store::{End, EnrolledPicture, Store};
 
 const HOSTILE: &str = "<script>alert('x')</script>&\"";
@@ -177,7 +178,14 @@ async fn the_table_shows_every_column_and_hostile_paths_and_names_stay_text() {
     site.accept("/in/broken.jpg").await;
     site.web.store.fail(site.end().await, format!("cut short {HOSTILE}")).await.unwrap();
     site.web.store.settle().await.unwrap();
-    site.web.store.keep_rejected(HOSTILE.into(), "not JSON".into(), HOSTILE.into()).await.unwrap();
+    let rejected = NewRejected {
+        topic: HOSTILE.into(),
+        reason: "not JSON".into(),
+        content_type: Some(HOSTILE.into()),
+        payload: HOSTILE.into(),
+        file: None,
+    };
+    site.web.store.keep_rejected(rejected).await.unwrap();
     site.web.health.set("mqtt", Condition::Degraded, HOSTILE);
     for url in ["/", &format!("/images/{id}")] {
         let (status, page) = site.get(url).await;

@@ -50,7 +50,7 @@ fn a_board_that_is_well_is_found_well_with_and_without_its_daemon() {
     // A temporary folder may be closed to the service's user, where there is one.
     assert!(["ok", "problem"].contains(&verdict(&found, &root).0.as_str()));
     let said = text(&board.kithd(["doctor"]));
-    assert!(said.contains("ok       database: whole, schema 8") && said.contains("0 problems"), "{said}");
+    assert!(said.contains("ok       database: whole, schema 9") && said.contains("0 problems"), "{said}");
 }
 
 #[test]

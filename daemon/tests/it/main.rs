@@ -22,12 +22,15 @@ mod forget; // erased means erased; renamed and merged
 mod gallery; // names and faces held against what it knows
 mod group_commit; // syncs counted and slowed from outside
 mod handing_broker; // hands a dead member's messages on, for shared
+mod hostile; // brokers and senders that mean harm
+mod hostile_broker; // sends whatever bytes it is told, for hostile
 mod lying_engine; // an engine that lies, for faults
 mod metrics; // promtool, and what is kept for the charts
 mod mqtt; // paths in, results out
 mod origin; // the gRPC contract of the system it descends from
 mod page; // the status table in a real browser
 mod pictures; // the main job over HTTP
+mod rejected; // messages that are refused: kept whole, sent again; and which are not
 mod release; // what ./dev release refuses
 mod retention; // what is kept no longer
 mod service; // as systemd sees it: readiness, watchdog, unit, credentials, kithd allow

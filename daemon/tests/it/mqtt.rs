@@ -206,10 +206,12 @@ fn the_bytes_of_a_picture_are_taken_and_what_is_no_picture_is_rejected() {
     let picture = photo("obama_2.jpg");
     let picture = picture.to_str().unwrap();
     publish_with(broker.port(), "kithd/board/image", &["-f", picture]);
-    publish_with(broker.port(), "kithd/board/image", &["-f", picture, "-D", "publish", "content-type", "text/plain"]);
     publish(broker.port(), "kithd/board/image", "/unknown_images/a.jpg");
-    // What calls itself a picture and is none is one that fails.
+    // What calls itself a picture and is none is none; what begins as one and cannot be decoded is an image that fails.
     publish_with(broker.port(), "kithd/board/image", &["-m", "?", "-D", "publish", "content-type", "image/jpeg"]);
+    let broken = board.folder.path().join("broken");
+    std::fs::write(&broken, [&[0xff, 0xd8, 0xff, 0xe0][..], &[0; 100]].concat()).unwrap();
+    publish_with(broker.port(), "kithd/board/image", &["-f", broken.to_str().unwrap()]);
     let ended = results.wait(2);
     let result = |state: &str| ended.iter().find(|result| result["state"] == state).unwrap();
     assert_eq!(result("processed")["faces"][0]["person"]["name"], "Barack Obama");

@@ -5,6 +5,10 @@
 #[allow(dead_code)]
 mod broker;
 mod double;
+mod hostile;
+#[path = "../../../tests/it/hostile_broker.rs"]
+#[allow(dead_code)]
+mod hostile_broker;
 mod incoming;
 mod line;
 mod mosquitto;

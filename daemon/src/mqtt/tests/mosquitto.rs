@@ -13,7 +13,7 @@ async fn a_message_arrives_whole_with_its_content_type() {
     client.publisher.publish(picture).await.unwrap();
     let delivery = client.recv().await;
     assert_eq!(delivery.topic, "in/door");
-    assert_eq!(delivery.payload, [0xff, 0, 0xd8]);
+    assert_eq!(*delivery.payload, [0xff, 0, 0xd8]);
     assert_eq!(delivery.content_type.as_deref(), Some("image/jpeg"));
     assert!(!delivery.retain && !delivery.redelivered);
     delivery.settle();
@@ -63,7 +63,7 @@ async fn a_message_above_our_limit_kept_while_we_were_away_does_not_stop_those_b
     let mut client = Client::start(limited);
     for expected in [1, 2] {
         let delivery = client.recv().await;
-        assert_eq!(delivery.payload, [expected; 10]);
+        assert_eq!(*delivery.payload, [expected; 10]);
         delivery.settle();
     }
 }
@@ -89,7 +89,7 @@ async fn the_broker_sends_no_more_than_the_receive_maximum_until_something_is_se
     let mut held = [client.recv().await, client.recv().await, client.recv().await].into_iter();
     client.nothing_arrives().await;
     held.next().unwrap().settle();
-    assert_eq!(client.recv().await.payload, b"3");
+    assert_eq!(*client.recv().await.payload, *b"3");
 }
 
 #[tokio::test]

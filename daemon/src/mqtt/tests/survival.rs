@@ -75,13 +75,13 @@ async fn a_killed_broker_is_met_again_with_subscriptions_messages_and_state() {
     broker.start();
     client.connected().await;
     let again = client.recv().await;
-    assert_eq!((again.payload.as_slice(), again.redelivered), (b"kept by the broker".as_slice(), true));
+    assert_eq!((&*again.payload, again.redelivered), (b"kept by the broker".as_slice(), true));
     again.settle();
     client.publish("in", "new").await;
-    assert_eq!(client.recv().await.payload, b"new");
+    assert_eq!(*client.recv().await.payload, *b"new");
 
     let mut watcher = Client::start(settings(broker.port(), "watcher", &["kith/state"]));
-    assert_eq!(watcher.recv().await.payload, b"online");
+    assert_eq!(*watcher.recv().await.payload, *b"online");
 }
 
 #[tokio::test]
@@ -94,7 +94,7 @@ async fn a_broker_that_forgot_our_session_is_subscribed_to_again() {
     broker.start();
     assert_eq!(client.connected().await, State::Connected { session_present: false });
     client.publish("in", "new").await;
-    assert_eq!(client.recv().await.payload, b"new");
+    assert_eq!(*client.recv().await.payload, *b"new");
 }
 
 #[tokio::test]
@@ -123,7 +123,7 @@ async fn the_will_speaks_for_us_after_a_crash_and_the_farewell_after_a_stop() {
     for (end_well, last) in [(true, "offline"), (false, "vanished")] {
         let client = Client::start(stateful.clone());
         let online = watcher.recv().await;
-        assert_eq!(online.payload, b"online");
+        assert_eq!(*online.payload, *b"online");
         online.settle();
         if end_well {
             client.stop().await;

@@ -44,6 +44,9 @@ struct ImagesPage {
     /// Not all older images have been looked at for this page.
     unfinished: bool,
     rejected: Vec<Rejected>,
+    /// How many messages are kept, and how many were dropped for want of room.
+    rejected_kept: String,
+    rejected_dropped: Option<String>,
     /// Host and port the reader used, for the lines of the empty table.
     host: String,
     /// Takes paths by MQTT.
@@ -116,9 +119,14 @@ pub struct Name {
 }
 
 struct Rejected {
+    id: i64,
     received: Moment,
     topic: String,
     reason: String,
+    /// Size and, where the sender named it, content type.
+    what: String,
+    /// It can be sent again.
+    whole: bool,
     beginning: String,
 }
 
@@ -137,7 +145,7 @@ pub async fn show(
     let people = web.store.person_names().await?;
     let found = web.store.find_images(filter, before, PER_PAGE).await?;
     let rejected = if before.is_none() && counts.rejected_messages > 0 {
-        web.store.rejected_messages(REJECTED_SHOWN).await?
+        web.store.rejected_messages(None, REJECTED_SHOWN).await?
     } else {
         Vec::new()
     };
@@ -158,6 +166,8 @@ pub async fn show(
         asked,
         before,
         rejected: rejected.into_iter().map(Rejected::from).collect(),
+        rejected_kept: wording::number(counts.rejected_messages),
+        rejected_dropped: (counts.rejected_dropped > 0).then(|| wording::number(counts.rejected_dropped)),
         host: host(&headers),
         topic: web.topic.clone(),
         frame,
@@ -317,11 +327,18 @@ impl From<&FaceBox> for Square {
 
 impl From<RejectedMessage> for Rejected {
     fn from(message: RejectedMessage) -> Self {
-        let mut beginning: String = message.payload.chars().take(BEGINNING).collect();
-        if beginning.len() < message.payload.len() {
+        let mut beginning: String = message.beginning.chars().take(BEGINNING).collect();
+        if beginning.len() < message.beginning.len() {
             beginning.push('…');
         }
+        let mut what = format!("{} bytes", wording::number(message.bytes));
+        if let Some(kind) = &message.content_type {
+            what = format!("{what}, sent as {kind}");
+        }
         Self {
+            id: message.id,
+            what,
+            whole: message.whole,
             received: Moment::from_ms(message.received_at_ms),
             topic: message.topic,
             reason: message.reason,
