@@ -11,6 +11,17 @@ CREATE TRIGGER image_after_clock_set_back AFTER INSERT ON images
   DELETE FROM clock_set_back WHERE id < (SELECT min(id) FROM images);
   INSERT OR IGNORE INTO clock_set_back VALUES (new.id);
 END;
+-- Whom a list of strangers begins with is told by the order in which images came, too.
+ALTER TABLE strangers ADD COLUMN last_image INTEGER NOT NULL DEFAULT 0;
+UPDATE strangers SET last_image = coalesce((SELECT max(image_id) FROM stranger_faces f WHERE f.stranger_id = strangers.id), 0);
+DROP INDEX strangers_seen;
+CREATE INDEX strangers_seen ON strangers (ignored, last_image);
+CREATE TRIGGER stranger_face_joined AFTER INSERT ON stranger_faces BEGIN
+  UPDATE strangers SET last_image = new.image_id WHERE id = new.stranger_id AND last_image < new.image_id;
+END;
+CREATE TRIGGER stranger_face_moved AFTER UPDATE OF stranger_id ON stranger_faces BEGIN
+  UPDATE strangers SET last_image = new.image_id WHERE id = new.stranger_id AND last_image < new.image_id;
+END;
 
 -- Spool and damaged rows.
 -- Files of the spool that rows have forgotten and that are still to be deleted; triggers see to it, whoever forgets them.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +28,7 @@ use crate::notify::Notifier;
 use crate::queue::{self, Queue, Rules};
 use crate::recognition::{self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, PEOPLE, Reader, Strangers};
 use crate::serve::tls::{Encryption, Source};
-use crate::serve::{self};
+use crate::serve::{self, Speech};
 use crate::sinks::health::Report;
 use crate::sources::camera::Camera;
 use crate::sources::folder::Folder;
@@ -50,6 +51,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut tasks = Supervisor::new()?;
     let health = Health::default();
     let state_dir = config.state_dir.clone();
+
+    raise_open_files(&health);
 
     // One folder, one daemon; one file holds images, people and results.
     let _held = StateDir::hold(&state_dir)?;
@@ -179,13 +182,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tasks.work("erasure", enroller.clone().keep_forgetting(health.clone(), tasks.stop()));
     tasks.work("gallery backup", enroller.clone().keep_backup(health.clone(), tasks.stop()));
     if let Some(listen) = config.facerecog_listen {
-        let origin = recognition::Origin { reader: Arc::clone(&reader), ready: ready.clone() };
+        let routes = recognition::Origin::new(Arc::clone(&reader), ready.clone()).routes();
         let (health, stop) = (health.clone(), tasks.stop());
         tasks.work("facerecog", async move {
-            match bind(listen, "facerecog.listen", "facerecog", &health, &stop).await {
-                Some(listener) => recognition::serve_origin(listener, origin, health, stop).await,
-                None => Ok(()),
-            }
+            let Some(listener) = bind(listen, "facerecog.listen", "facerecog", &health, &stop).await else {
+                return Ok(());
+            };
+            let address = listener.local_addr()?;
+            health.set("facerecog", Condition::Ok, format!("grpc on {address}"));
+            tracing::info!("facerecog gRPC contract on {address}");
+            // Nobody waits for the watchdog's question to this loop.
+            serve::serve(listener, Speech::Grpc, routes, None, heartbeat().1, stop).await;
+            Ok(())
         });
     }
     let max_bytes = config.intake.max_bytes;
@@ -209,7 +217,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let access = Access::open(&state_dir, &config.http, health.clone());
     let control = Control { enroller: enroller.clone(), ready: ready.clone(), max_bytes, access: access.clone() };
     let control = web::dress(control::router(control).merge(routes.clone()));
-    let lan_routes = web::guarded(routes, access);
+    let lan_routes = web::below(&config.http.base_path, web::guarded(routes, access));
     let (http_heart, pulse) = heartbeat();
     let serving = serve_http(config.http.clone(), state_dir.clone(), lan_routes, health.clone(), pulse, tasks.stop());
     tasks.work("http", serving);
@@ -241,6 +249,22 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let stopped = tasks.run_until_stopped(config.drain).await;
     store.close().await;
     stopped
+}
+
+/// Connections, watched folders and files are counted by one limit, which is low until a program asks for more.
+fn raise_open_files(health: &Health) {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    // Refused nowhere: it is not above the highest.
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let files = if raised.is_ok() { maximum } else { current }.unwrap_or(u64::MAX);
+    if files < serve::FILES {
+        let text = format!(
+            "only {files} files may be open, too few for every connection this board allows; set LimitNOFILE={} in its unit",
+            4 * serve::FILES
+        );
+        tracing::warn!("{text}");
+        health.set("open files", Condition::Degraded, text);
+    }
 }
 
 /// A database that is damaged can only be moved aside and read by the next start.
@@ -306,7 +330,7 @@ async fn serve_http(
         Some(encryption) => encryption.announce(url),
         None => drop(health.set("page", Condition::Ok, url)),
     }
-    serve::serve(listener, routes, encryption, pulse, stop).await;
+    serve::serve(listener, Speech::Http, routes, encryption, pulse, stop).await;
     Ok(())
 }
 

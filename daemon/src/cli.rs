@@ -22,6 +22,8 @@ mod status;
 mod token;
 mod writes;
 
+use std::any::Any;
+use std::panic::UnwindSafe;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -43,6 +45,9 @@ use crate::engine::{self, Engine, load_pack};
 use crate::health::Health;
 use crate::recognition::{Enroller, Guard};
 use crate::state_dir::StateDir;
+
+/// As a shell shows a program that SIGPIPE ended.
+const EXIT_BROKEN_PIPE: u8 = 128 + 13;
 
 /// Face identification for one board: pictures in by MQTT or HTTP, names out, nothing lost.
 #[derive(Debug, Parser)]
@@ -134,7 +139,30 @@ pub fn run(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
     let ended = runtime.block_on(command(cli, config));
     // A thread stuck in a network mount must not hold up the exit.
     runtime.shutdown_background();
-    ended
+    ended.or_else(|error| match error.downcast_ref::<std::io::Error>() {
+        Some(written) if written.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::from(EXIT_BROKEN_PIPE)),
+        _ => Err(error),
+    })
+}
+
+/// Answers, and ends quietly when nobody reads the answer any more, as after `| head -1`: `print!` and `println!`, of all
+/// commands, panic then.
+pub fn while_somebody_reads(answer: impl FnOnce() -> ExitCode + UnwindSafe) -> ExitCode {
+    let unread = |panic: &(dyn Any + Send)| {
+        let text = panic.downcast_ref::<String>();
+        text.is_some_and(|text| text.starts_with("failed printing to std") && text.contains("Broken pipe"))
+    };
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !unread(panic.payload()) {
+            tell(panic);
+        }
+    }));
+    match std::panic::catch_unwind(answer) {
+        Ok(code) => code,
+        Err(panic) if unread(&*panic) => ExitCode::from(EXIT_BROKEN_PIPE),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
 }
 
 async fn command(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {

@@ -11,13 +11,17 @@ use anyhow::{Context, bail};
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::StatusCode;
-use axum::routing::post;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use http_body_util::BodyExt;
-use hyper_util::rt::TokioIo;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +34,13 @@ use crate::web::auth::Access;
 
 /// How long a command waits for an engine that is still loading.
 const ENGINE_WAIT: Duration = Duration::from_secs(60);
+
+/// Connections at once, of commands.
+const MOST: usize = 64;
+/// Time for the head of a request.
+const HEAD: Duration = Duration::from_secs(30);
+/// After an error of accepting such as too many open files.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// Where the socket of a state folder is.
 pub fn socket(state_dir: &Path) -> PathBuf {
@@ -54,6 +65,7 @@ pub fn router(control: Control) -> Router {
     Router::new()
         .route("/control/enroll", post(enroll))
         .route("/control/token", post(token))
+        .route("/control/names", get(strange_names))
         .route("/control/people/rename", post(rename))
         .route("/control/people/merge", post(merge))
         .route("/control/people/forget", post(forget))
@@ -112,6 +124,11 @@ async fn token(
     let failed = |error: String| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error);
     let token = asked.map_err(|panic| failed(panic.to_string()))?.map_err(|error| failed(error.to_string()))?;
     Ok(Json(TokenAnswer { token }))
+}
+
+/// For the doctor: under which names the board was asked that are none of its own.
+async fn strange_names(State(control): State<Control>) -> Json<Vec<String>> {
+    Json(control.access.strange_names())
 }
 
 /// People as a command names them.
@@ -178,7 +195,31 @@ pub async fn serve(state_dir: PathBuf, routes: Router, health: Health, stop: Can
             return Ok(());
         }
     };
-    axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await?;
+    let (places, open) = (Arc::new(Semaphore::new(MOST)), GracefulShutdown::new());
+    let accepted = async || {
+        // Closed by nobody. Who finds none waits unread.
+        let place = Arc::clone(&places).acquire_owned().await;
+        (place, listener.accept().await)
+    };
+    while let Some((place, stream)) = stop.run_until_cancelled(accepted()).await {
+        let Ok((stream, _)) = stream else {
+            tokio::time::sleep(ACCEPT_AGAIN).await;
+            continue;
+        };
+        let service = TowerToHyperService::new(routes.clone());
+        let serving = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD)
+            .serve_connection(TokioIo::new(stream), service);
+        let serving = open.watch(serving);
+        tokio::spawn(async move {
+            let _place = place;
+            // Whatever breaks a connection is its command's affair.
+            let _ = serving.await;
+        });
+    }
+    drop(listener);
+    open.shutdown().await;
     // Gone already if somebody cleaned up; either way commands now see that no daemon runs.
     let _ = std::fs::remove_file(path);
     Ok(())

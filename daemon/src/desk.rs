@@ -32,8 +32,8 @@ pub struct EngineLine {
     pub threads: u32,
     /// What the process may still do.
     pub confinement: String,
-    /// Each precision with its median milliseconds on this board, once measured.
-    pub timings: Vec<(String, f64)>,
+    /// Each precision with its time on this board, once measured.
+    pub timings: Vec<PrecisionTime>,
     /// Process number of our own child.
     pub pid: Option<u32>,
     /// Memory of our own child.
@@ -69,15 +69,42 @@ pub struct BreakerLine {
     /// Calls answered in time.
     pub successes: u64,
     /// Failed calls by kind.
-    pub failures_by_reason: Vec<(BreakerReason, u64)>,
+    pub failures_by_reason: Vec<ReasonCount>,
     /// Calls that ended too late to count.
     pub late: u64,
     /// Pings that passed.
     pub pings_passed: u64,
     /// Pings that failed.
     pub pings_failed: u64,
-    /// Time spent in each state since the start, in seconds.
-    pub seconds_in_state: Vec<(BreakerState, f64)>,
+    /// Time spent in each state since the start.
+    pub seconds_in_state: Vec<StateTime>,
+}
+
+/// How long one face takes in one precision.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct PrecisionTime {
+    /// Of the networks.
+    pub precision: String,
+    /// Median milliseconds.
+    pub milliseconds: f64,
+}
+
+/// How many calls failed for one reason.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+pub struct ReasonCount {
+    /// Why.
+    pub reason: BreakerReason,
+    /// How many since the start.
+    pub count: u64,
+}
+
+/// How long the breaker was in one state.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+pub struct StateTime {
+    /// Where it was.
+    pub state: BreakerState,
+    /// For so long in all.
+    pub seconds: f64,
 }
 
 /// Engines and breaker as they are now.

@@ -317,9 +317,10 @@ pub struct PictureBytes;
 
 impl utoipa::PartialSchema for PictureBytes {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
-        // No schema tells a picture from other bytes.
+        // No schema tells a picture from other bytes. By these two words generated clients know that they are bytes.
         utoipa::openapi::ObjectBuilder::new()
-            .schema_type(utoipa::openapi::schema::SchemaType::AnyValue)
+            .schema_type(utoipa::openapi::Type::String)
+            .format(Some(utoipa::openapi::SchemaFormat::KnownFormat(utoipa::openapi::KnownFormat::Binary)))
             .description(Some("The bytes of a picture"))
             .into()
     }

@@ -46,6 +46,10 @@ use store::StoreError;
 const EXIT_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
+    cli::while_somebody_reads(answer)
+}
+
+fn answer() -> ExitCode {
     let cli = cli::Cli::parse();
     let config = match Config::load(cli.config.as_deref(), &cli.set) {
         Ok(config) => config,

@@ -115,7 +115,6 @@ impl IntoResponses for Problem {
             (415, "Not a kind of content that is understood"),
             (421, "The Host header names no address of this board"),
             (422, "Understood, and refused"),
-            (429, "Too many wrong tokens"),
             (431, "The header is too large"),
             (500, "The database could not be read"),
             (503, "Not now; Retry-After says when"),

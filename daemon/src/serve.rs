@@ -1,7 +1,7 @@
-//! The HTTP server of the LAN: how many may be connected, how slow they may be, and encryption.
+//! The servers of the LAN, HTTP and gRPC: how many may be connected, how slow they may be, and encryption.
 //!
-//! Not for what is answered: it is given the routes, and tells them from where a request came. The control socket, whose
-//! users are trusted, is served by axum itself.
+//! Not for what is answered: it is given the routes, and tells them from where a request came. The control socket is
+//! `control`'s.
 
 mod crowd;
 mod pace;
@@ -19,9 +19,9 @@ use axum::extract::ConnectInfo;
 use axum::http::{HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -32,7 +32,7 @@ use tower::ServiceExt;
 use crate::heartbeat::Pulse;
 use crate::problem::Problem;
 pub use crowd::Sender;
-use crowd::{Crowd, Seat};
+use crowd::{Crowd, Room, Seat};
 use pace::{Attended, Paced, Pushed};
 use tls::Encryption;
 
@@ -48,6 +48,21 @@ const LAST_REQUESTS: Duration = Duration::from_secs(2);
 /// After an error of accepting such as too many open files.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
+/// Connections to the page; each may hold some 200 KiB.
+const PAGE_ROOM: Room = Room { most: 512, of_one: 128 };
+/// Connections to the gRPC contract, each with its streams.
+const GRPC_ROOM: Room = Room { most: 128, of_one: 64 };
+/// Requests at once on one gRPC connection; more are refused by HTTP/2 itself.
+const STREAMS: u32 = 32;
+/// What is sent ahead of being read, by stream and by connection: a request is a path.
+const WINDOW: u32 = 64 << 10;
+/// How soon a gRPC client that is gone is noticed…
+const PING: Duration = Duration::from_secs(30);
+/// …and how long one may be connected without a request.
+const GRPC_IDLE: Duration = Duration::from_secs(300);
+/// Open files that are enough for the connections of all listeners, `control`'s included, and for everything else.
+pub const FILES: u64 = 1024;
+
 /// How a request came, beside its sender in `ConnectInfo`.
 #[derive(Debug, Clone, Copy)]
 pub struct Arrival {
@@ -57,15 +72,25 @@ pub struct Arrival {
     pub encrypted: bool,
 }
 
+/// What is spoken on a listener's connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speech {
+    /// HTTP/1.1.
+    Http,
+    /// HTTP/2 without encryption, as gRPC has it.
+    Grpc,
+}
+
 /// Serves until stopped. The loop answers the watchdog by `pulse`.
 pub async fn serve(
     listener: TcpListener,
+    speech: Speech,
     routes: Router,
     encryption: Option<Encryption>,
     mut pulse: Pulse,
     stop: CancellationToken,
 ) {
-    let crowd = Crowd::default();
+    let crowd = Crowd::new(if speech == Speech::Http { PAGE_ROOM } else { GRPC_ROOM });
     let mut connections = JoinSet::new();
     // Beside this loop, which must not wait for the certificate's mount; ended with the set.
     let mut looking = JoinSet::new();
@@ -86,15 +111,15 @@ pub async fn serve(
                             Some(seat) => {
                                 let (routes, stop) = (routes.clone(), stop.clone());
                                 let (unread, answers) = (Arc::default(), Arc::default());
-                                let connection = Connection { routes, peer, seat, unread, answers, stop };
-                                connections.spawn(connection.run(stream, acceptor));
+                                let connection = Connection { speech, routes, peer, seat, unread, answers, stop };
+                                connections.spawn(Arc::new(connection).run(stream, acceptor));
                             }
-                            None => turn_away(&stream, acceptor.is_some()),
+                            None => turn_away(&stream, acceptor.is_some() || speech == Speech::Grpc),
                         }
                     }
                     Err(error) if is_of_one_connection(&error) => {}
                     Err(error) => {
-                        tracing::error!("no connection to the page can be accepted: {error}");
+                        tracing::error!("no connection can be accepted: {error}");
                         tokio::time::sleep(ACCEPT_AGAIN).await;
                     }
                 },
@@ -114,8 +139,8 @@ fn is_of_one_connection(error: &std::io::Error) -> bool {
 }
 
 /// As many as may be are there, and all of them are at work. As far as one can say so without waiting.
-fn turn_away(stream: &TcpStream, encrypted: bool) {
-    if !encrypted {
+fn turn_away(stream: &TcpStream, silently: bool) {
+    if !silently {
         let _ = stream.try_write(
             b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 10\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
         );
@@ -124,6 +149,7 @@ fn turn_away(stream: &TcpStream, encrypted: bool) {
 
 /// One connection, from its admission to its end.
 struct Connection {
+    speech: Speech,
     routes: Router,
     peer: SocketAddr,
     seat: Seat,
@@ -135,7 +161,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(self, stream: TcpStream, acceptor: Option<tokio_rustls::TlsAcceptor>) {
+    async fn run(self: Arc<Self>, stream: TcpStream, acceptor: Option<tokio_rustls::TlsAcceptor>) {
         // Answers are small, and each is waited for.
         let _ = stream.set_nodelay(true);
         let Ok(local) = stream.local_addr() else { return };
@@ -161,8 +187,30 @@ impl Connection {
         }
     }
 
-    async fn talk(&self, io: impl AsyncRead + AsyncWrite + Unpin, arrival: Arrival) {
-        let service = service_fn(|request| self.answer(request, arrival));
+    async fn talk(self: &Arc<Self>, io: impl AsyncRead + AsyncWrite + Unpin, arrival: Arrival) {
+        let connection = Arc::clone(self);
+        let service = service_fn(move |request| Arc::clone(&connection).answer(request, arrival));
+        if self.speech == Speech::Grpc {
+            let serving = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(STREAMS)
+                .initial_stream_window_size(WINDOW)
+                .initial_connection_window_size(WINDOW)
+                .max_header_list_size(HEAD_BYTES as u32)
+                .keep_alive_interval(PING)
+                .keep_alive_timeout(PING)
+                .serve_connection(TokioIo::new(io), service);
+            let mut serving = std::pin::pin!(serving);
+            tokio::select! {
+                _ = &mut serving => return,
+                () = self.stop.cancelled() => {}
+                () = self.lain_idle() => {}
+            }
+            serving.as_mut().graceful_shutdown();
+            // One that never said a word is not told goodbye either.
+            let _ = tokio::time::timeout(LAST_REQUESTS, serving).await;
+            return;
+        }
         let serving = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD)
@@ -178,7 +226,17 @@ impl Connection {
         let _ = serving.await;
     }
 
-    async fn answer(&self, request: Request<Incoming>, arrival: Arrival) -> Result<Response, Infallible> {
+    async fn lain_idle(&self) {
+        loop {
+            let left = GRPC_IDLE.saturating_sub(self.seat.idle());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
+    }
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, arrival: Arrival) -> Result<Response, Infallible> {
         let at_work = self.seat.at_work();
         self.answers.fetch_add(1, Ordering::Relaxed);
         let stalled = Arc::new(AtomicBool::new(false));
@@ -191,7 +249,9 @@ impl Connection {
         if stalled.load(Ordering::Relaxed) && !response.status().is_success() {
             let detail = "The rest of the request did not come in time.";
             response = Problem::new(StatusCode::REQUEST_TIMEOUT, detail).into_response();
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            if self.speech == Speech::Http {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
         }
         Ok(response.map(|body| Body::new(Attended::new(body, at_work))))
     }

@@ -73,7 +73,7 @@ pub struct EnrolledPerson {
 
 /// Enrols somebody from the bytes of a picture. 201: taken; 200: the same bytes had been taken before.
 #[utoipa::path(post, path = "/v1/people", tag = "people", params(Enrolled),
-    request_body(content((PictureBytes = "image/jpeg"))),
+    request_body(content((PictureBytes = "application/octet-stream"))),
     responses((status = 201, body = EnrolledPerson), (status = 200, body = EnrolledPerson), Problem))]
 pub async fn enroll(
     State(admin): State<Admin>,
@@ -101,7 +101,7 @@ pub struct AnotherPicture {
 
 /// Enrols another picture of somebody.
 #[utoipa::path(post, path = "/v1/people/{id}/pictures", tag = "people",
-    params(("id" = i64, Path, minimum = 1), AnotherPicture), request_body(content((PictureBytes = "image/jpeg"))),
+    params(("id" = i64, Path, minimum = 1), AnotherPicture), request_body(content((PictureBytes = "application/octet-stream"))),
     responses((status = 201, body = EnrolledPerson), (status = 200, body = EnrolledPerson), Problem))]
 pub async fn add_picture(
     State(admin): State<Admin>,

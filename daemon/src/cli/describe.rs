@@ -10,7 +10,9 @@ use super::Cli;
 
 /// `kithd completion SHELL`.
 pub fn completion(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
-    clap_complete::generate(shell, &mut Cli::command(), "kithd", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "kithd", &mut script);
+    print!("{}", String::from_utf8(script)?);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -125,6 +125,7 @@ async fn service(config: &Config, found: &mut Findings) -> Option<Value> {
         let Some(client) = Client::connect(&config.state_dir).await? else { return anyhow::Ok(None) };
         let mut status: Value = client.get("/v1/status").await?;
         status["engine"] = client.get("/v1/breaker").await.unwrap_or(Value::Null);
+        status["strange_names"] = client.get("/control/names").await?;
         Ok(Some(status))
     };
     let status = match timeout(PATIENCE, asked).await {
@@ -464,6 +465,11 @@ fn parts(status: &Value, found: &mut Findings) {
             Some("starting") => found.warning(name, text, "look again in a minute"),
             _ => {}
         }
+    }
+    let strange: Vec<_> = status["strange_names"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if !strange.is_empty() {
+        let text = format!("this board was asked under names that are none of its own: {}", strange.join(", "));
+        found.warning("names", text, "if one of them is meant to lead here, add it to http.names");
     }
     if let Some(sentence) = status["engine"]["sentence"].as_str() {
         if status["engine"]["state"].as_str() == Some("closed") || sentence.starts_with("closed") {

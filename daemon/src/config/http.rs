@@ -16,6 +16,12 @@ pub struct Http {
     pub open_submit: bool,
     /// Further names and addresses under which the board may be asked, in small letters.
     pub names: Vec<String>,
+    /// The path of a proxy's under which it asks, as it passes it on; empty: it takes its path away.
+    pub base_path: String,
+    /// Addresses of proxies: what they send is never from the board itself.
+    pub proxies: Vec<IpAddr>,
+    /// Origins whose pages may show ours in theirs.
+    pub frame_ancestors: Vec<String>,
     /// Encryption.
     pub tls: Tls,
 }
@@ -43,6 +49,9 @@ pub fn http(raw: &mut Raw) -> Http {
         open_read: raw.flag("http.open_read", true),
         open_submit: raw.flag("http.open_submit", false),
         names: names(raw),
+        base_path: base_path(raw),
+        proxies: proxies(raw),
+        frame_ancestors: frame_ancestors(raw),
         tls: tls(raw),
     }
 }
@@ -61,6 +70,49 @@ fn names(raw: &mut Raw) -> Vec<String> {
         );
     }
     typed.iter().map(|name| name.trim_end_matches('.').to_ascii_lowercase()).collect()
+}
+
+fn base_path(raw: &mut Raw) -> String {
+    let typed = raw.text("http.base_path").unwrap_or_default();
+    let path = typed.trim_end_matches('/').to_string();
+    let letters = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '/');
+    if !path.is_empty() && (!path.starts_with('/') || path.contains("//") || !path.chars().all(letters)) {
+        raw.problem(
+            "http.base_path",
+            format!("{typed:?}"),
+            "must be a path of letters and digits, for example \"/kithd\"",
+        );
+    }
+    path
+}
+
+fn proxies(raw: &mut Raw) -> Vec<IpAddr> {
+    let typed = raw.texts("http.proxies").unwrap_or_default();
+    let parsed = typed.iter().filter_map(|text| match text.parse::<IpAddr>() {
+        Ok(address) => Some(address.to_canonical()),
+        Err(_) => {
+            raw.problem("http.proxies", format!("{text:?}"), "each must be an address, for example \"127.0.0.1\"");
+            None
+        }
+    });
+    parsed.collect()
+}
+
+fn frame_ancestors(raw: &mut Raw) -> Vec<String> {
+    let typed = raw.texts("http.frame_ancestors").unwrap_or_default();
+    let allowed = |origin: &String| {
+        let host = ["http://", "https://"].iter().find_map(|scheme| origin.strip_prefix(scheme)).unwrap_or_default();
+        let letters = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':' | '[' | ']');
+        !host.is_empty() && host.chars().all(letters)
+    };
+    for origin in typed.iter().filter(|origin| !allowed(origin)) {
+        raw.problem(
+            "http.frame_ancestors",
+            format!("{origin:?}"),
+            "each must be scheme, host and port of a page, for example \"http://homeassistant.local:8123\"",
+        );
+    }
+    typed
 }
 
 fn tls(raw: &mut Raw) -> Tls {
@@ -126,6 +178,25 @@ mod tests {
         ] {
             let said = check(text).unwrap_err();
             assert!(said.contains(complaint), "{said}");
+        }
+    }
+
+    #[test]
+    fn proxies_are_addresses_their_paths_paths_and_frames_origins() {
+        let http = check(
+            "proxies = [\"127.0.0.1\", \"::ffff:10.0.0.7\"]\nframe_ancestors = [\"https://ha.lan:8123\", \"http://[fd00::7]\"]",
+        );
+        let http = http.unwrap();
+        assert_eq!(http.proxies, ["127.0.0.1", "10.0.0.7"].map(|text| text.parse::<IpAddr>().unwrap()));
+        assert_eq!(http.frame_ancestors, ["https://ha.lan:8123", "http://[fd00::7]"]);
+        assert_eq!(check("base_path = \"/doors/gate/\"").unwrap().base_path, "/doors/gate");
+        for wrong in ["kithd", "/a//b", "/{id}", "/a b"] {
+            assert!(check(&format!("base_path = \"{wrong}\"")).unwrap_err().contains("http.base_path"), "{wrong}");
+        }
+        assert!(check("proxies = [\"nginx.lan\"]").unwrap_err().contains("http.proxies"));
+        for wrong in ["ha.lan", "https://", "https://ha.lan/", "https://a b", "https://a;script-src", "*", "'self'"] {
+            let said = check(&format!("frame_ancestors = [\"{wrong}\"]")).unwrap_err();
+            assert!(said.contains("http.frame_ancestors"), "{wrong}: {said}");
         }
     }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use rumqttc::v5::mqttbytes::v5 as five;
 use rumqttc::{NetworkOptions, TlsConfiguration, Transport, mqttbytes::v4 as three};
 use rumqttc::{Outgoing, QoS as QoS3, mqttbytes as three_bytes, v5};
+use time::OffsetDateTime;
 use v5::mqttbytes::{self as five_bytes, QoS};
 
 use super::settings::LEAST_KEEP_ALIVE;
@@ -443,12 +444,41 @@ impl From<rumqttc::ConnectionError> for Lost {
     }
 }
 
+/// What is wrong with the broker's certificate when it is the time: boards without a battery wake in 1970.
+fn wrong_time(error: &rumqttc::TlsError) -> Option<String> {
+    use rustls::CertificateError::{ExpiredContext, NotValidYetContext};
+    let rumqttc::TlsError::Io(error) = error else { return None };
+    let rustls::Error::InvalidCertificate(why) = error.get_ref()?.downcast_ref()? else { return None };
+    let text = |time: &rustls::pki_types::UnixTime| {
+        let moment = OffsetDateTime::from_unix_timestamp(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
+        moment.map_or_else(|_| "a day beyond all calendars".into(), |moment| moment.date().to_string())
+    };
+    match why {
+        NotValidYetContext { time, not_before } => Some(format!(
+            "this board's clock says {}, and the broker's certificate is valid from {} on: set the clock, or have it set by \
+             the network (timedatectl says how it stands)",
+            text(time),
+            text(not_before)
+        )),
+        ExpiredContext { time, not_after } => Some(format!(
+            "the broker's certificate was valid until {}, and this board's clock says {}: renew the certificate, or set the \
+             clock if it is wrong",
+            text(not_after),
+            text(time)
+        )),
+        _ => None,
+    }
+}
+
 impl Lost {
     fn closed() -> Self {
         Self { reason: CLOSED.to_owned(), kind: LostKind::Closed }
     }
 
     fn tls(error: &rumqttc::TlsError) -> Self {
+        if let Some(sentence) = wrong_time(error) {
+            return Self::down(sentence);
+        }
         Self::down(format!("no encrypted connection: {error}; see mqtt.ca_file, mqtt.client_cert and mqtt.client_key"))
     }
 

@@ -22,7 +22,7 @@ use super::child::ChildSettings;
 use super::client::{Answer, CallError, Picture};
 use super::slot::{Cause, Deadlines, End, Place, Slot, SlotState, TestFailure, Trouble, Up};
 use crate::config::{self, Elsewhere};
-use crate::desk::EngineDesk;
+use crate::desk::{EngineDesk, PrecisionTime};
 use crate::domain::{BreakerReason, BreakerState, EngineRole, ImageId};
 use crate::health::{Condition, Health};
 use crate::queue::{Again, Failure};
@@ -73,7 +73,7 @@ struct Inner {
     /// The last lie found, until results are vouched for again.
     lie: Mutex<Option<(EngineRole, TestFailure)>>,
     /// What was measured in this run.
-    measured: Mutex<Vec<(String, f64)>>,
+    measured: Mutex<Vec<PrecisionTime>>,
     /// Images to get an attempt back; there is something to keep while it is not `None`.
     unbooked: Mutex<Option<Unbooked>>,
 }

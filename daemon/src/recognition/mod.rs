@@ -25,7 +25,7 @@ pub use enroll::{Enroller, Enrolment, PEOPLE, Report, person_of};
 pub use faces::face_desk;
 pub use guard::{Books, Guard, GuardSettings};
 pub use matcher::Matcher;
-pub use origin::{Origin, serve_origin};
+pub use origin::Origin;
 pub use people::{Forgotten, Restored};
 pub use reader::{Reader, read_given};
 pub use relabel::{NamedStranger, RelabelError};

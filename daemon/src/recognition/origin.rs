@@ -3,47 +3,56 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
-use tokio_util::sync::CancellationToken;
+use axum::Router;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 use super::client::NOT_FOUND;
 use super::{Reader, ReadyWatch, identify};
 use crate::domain::Outcome;
-use crate::health::{Condition, Health};
 use crate::queue::Failure;
 use crate::rpc::facerecog::health_check_server::{HealthCheck, HealthCheckServer};
 use crate::rpc::facerecog::identify_server::{Identify, IdentifyServer};
 use crate::rpc::facerecog::{Empty, HealthCheckResponse, IdentifyRequest, IdentifyResponse};
 
+/// Largest request: a path.
+const REQUEST_BYTES: usize = 8 << 10;
+/// Pictures in memory at once. Whoever asks for another waits before its file is read…
+const TURNS: usize = 8;
+/// …for so long.
+const TURN: Duration = Duration::from_secs(30);
+
 /// What the contract's two services work with; clones share it.
 #[derive(Clone)]
 pub struct Origin {
-    /// Opens paths below the configured roots.
-    pub reader: Arc<Reader>,
-    /// Engines and gallery, once they are up.
-    pub ready: ReadyWatch,
+    reader: Arc<Reader>,
+    ready: ReadyWatch,
+    turns: Arc<Semaphore>,
 }
 
-/// Serves until stopped.
-pub async fn serve_origin(
-    listener: TcpListener,
-    origin: Origin,
-    health: Health,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let address = listener.local_addr()?;
-    health.set("facerecog", Condition::Ok, format!("grpc on {address}"));
-    tracing::info!("facerecog gRPC contract on {address}");
-    tonic::transport::Server::builder()
-        .tcp_nodelay(true)
-        .add_service(IdentifyServer::new(origin.clone()))
-        .add_service(HealthCheckServer::new(origin))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled())
-        .await?;
-    Ok(())
+impl Origin {
+    /// Opens paths by `reader`, and asks engines and gallery once they are up.
+    pub fn new(reader: Arc<Reader>, ready: ReadyWatch) -> Self {
+        Self { reader, ready, turns: Arc::new(Semaphore::new(TURNS)) }
+    }
+
+    /// The contract's routes.
+    pub fn routes(self) -> Router {
+        let identify = IdentifyServer::new(self.clone()).max_decoding_message_size(REQUEST_BYTES);
+        let health = HealthCheckServer::new(self).max_decoding_message_size(REQUEST_BYTES);
+        Routes::new(identify).add_service(health).into_axum_router()
+    }
+
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Status> {
+        // Closed by nobody.
+        match tokio::time::timeout(TURN, self.turns.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(Status::resource_exhausted("too many pictures are being identified; ask again in a while")),
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -51,6 +60,7 @@ impl Identify for Origin {
     async fn identify(&self, request: Request<IdentifyRequest>) -> Result<Response<IdentifyResponse>, Status> {
         let path = PathBuf::from(request.into_inner().image_path);
         let up = self.ready.borrow().clone().ok_or_else(|| Status::unavailable("the engine is being started"))?;
+        let _turn = self.turn().await?;
         let bytes = self.reader.read_path(&path).await.map_err(|failure| status(&failure))?;
         let identified = identify(&up, None, bytes, Some(path)).await.map_err(|failure| status(&failure))?;
         let best = identified.faces.into_iter().next().filter(|face| face.outcome == Outcome::Known);

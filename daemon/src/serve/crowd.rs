@@ -1,5 +1,5 @@
-//! Who may be connected: so many in all and so many from one address. One that waits for a request gives way to a newcomer.
-//! A few seats are the board's own.
+//! Who may be connected to a listener: so many in all and so many from one address. One that waits for a request gives way
+//! to a newcomer. A few seats are the board's own.
 //!
 //! So connections that lie idle or send half a head, however many and from wherever, keep nobody out.
 
@@ -11,10 +11,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Connections in all; each may hold some 200 KiB.
-const MOST: usize = 512;
-/// Of one address.
-const MOST_OF_ONE: usize = 128;
+/// How many may be connected to one listener.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// In all.
+    pub most: usize,
+    /// Of one address.
+    pub of_one: usize,
+}
+
 /// For programs on the board itself, whatever the network does.
 const KEPT: usize = 16;
 /// A request is on its way for so long: whoever has only just come gives way last.
@@ -35,19 +40,21 @@ impl Sender {
 }
 
 /// Those who are connected; clones share it.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Crowd(Arc<Mutex<Seats>>);
 
-#[derive(Default)]
 struct Seats {
+    room: Room,
     next: u64,
     taken: HashMap<u64, Taken>,
 }
 
 struct Taken {
     sender: Sender,
-    /// Since when no request is being answered.
-    waiting: Option<Instant>,
+    /// Requests that are being answered.
+    at_work: usize,
+    /// Since when there has been none.
+    waiting: Instant,
     /// One was before.
     answered: bool,
     given_up: CancellationToken,
@@ -67,25 +74,31 @@ pub struct AtWork {
 }
 
 impl Crowd {
+    /// Nobody yet.
+    pub fn new(room: Room) -> Self {
+        Self(Arc::new(Mutex::new(Seats { room, next: 0, taken: HashMap::new() })))
+    }
+
     /// A seat, perhaps that of somebody who waited; `None`: all are at work.
     pub fn admit(&self, address: IpAddr) -> Option<Seat> {
         let sender = Sender::of(address);
         let mut seats = self.lock();
-        if seats.taken.values().filter(|taken| taken.sender == sender).count() >= MOST_OF_ONE {
+        let Room { most, of_one } = seats.room;
+        if seats.taken.values().filter(|taken| taken.sender == sender).count() >= of_one {
             seats.clear_one(|taken| taken.sender == sender)?;
         }
         let from_elsewhere = |taken: &Taken| !taken.sender.0.is_loopback();
         let elsewhere = seats.taken.values().filter(|taken| from_elsewhere(taken)).count();
-        if !sender.0.is_loopback() && elsewhere >= MOST - KEPT {
+        if !sender.0.is_loopback() && elsewhere >= most - KEPT {
             seats.clear_one(from_elsewhere)?;
         }
-        if seats.taken.len() >= MOST {
+        if seats.taken.len() >= most {
             seats.clear_one(|_| true)?;
         }
         let (number, given_up) = (seats.next, CancellationToken::new());
         seats.next += 1;
-        let waiting = Some(Instant::now());
-        seats.taken.insert(number, Taken { sender, waiting, answered: false, given_up: given_up.clone() });
+        let taken = Taken { sender, at_work: 0, waiting: Instant::now(), answered: false, given_up: given_up.clone() };
+        seats.taken.insert(number, taken);
         drop(seats);
         Some(Seat { crowd: self.clone(), number, given_up })
     }
@@ -98,12 +111,11 @@ impl Crowd {
 impl Seats {
     /// Takes the seat of whoever has waited longest; of those who have only just come when nobody else waits.
     fn clear_one(&mut self, among: impl Fn(&Taken) -> bool) -> Option<()> {
-        let waiting = self.taken.iter().filter(|(_, taken)| among(taken));
+        let waiting = self.taken.iter().filter(|(_, taken)| taken.at_work == 0 && among(taken));
         let order = |(number, taken): (&u64, &Taken)| {
-            let since = taken.waiting?;
-            Some((!taken.answered && since.elapsed() < JUST_COME, since, *number))
+            (!taken.answered && taken.waiting.elapsed() < JUST_COME, taken.waiting, *number)
         };
-        let (_, _, number) = waiting.filter_map(order).min()?;
+        let (_, _, number) = waiting.map(order).min()?;
         self.taken.remove(&number)?.given_up.cancel();
         Some(())
     }
@@ -118,9 +130,16 @@ impl Seat {
     /// For as long as a request is being answered.
     pub fn at_work(&self) -> AtWork {
         if let Some(taken) = self.crowd.lock().taken.get_mut(&self.number) {
-            taken.waiting = None;
+            taken.at_work += 1;
         }
         AtWork { crowd: self.crowd.clone(), number: self.number }
+    }
+
+    /// How long no request has been answered here; nothing while one is.
+    pub fn idle(&self) -> Duration {
+        let seats = self.crowd.lock();
+        let taken = seats.taken.get(&self.number).filter(|taken| taken.at_work == 0);
+        taken.map_or(Duration::ZERO, |taken| taken.waiting.elapsed())
     }
 }
 
@@ -133,7 +152,8 @@ impl Drop for Seat {
 impl Drop for AtWork {
     fn drop(&mut self) {
         if let Some(taken) = self.crowd.lock().taken.get_mut(&self.number) {
-            (taken.waiting, taken.answered) = (Some(Instant::now()), true);
+            taken.at_work -= 1;
+            (taken.waiting, taken.answered) = (Instant::now(), true);
         }
     }
 }
@@ -142,12 +162,14 @@ impl Drop for AtWork {
 mod tests {
     use super::*;
 
+    const ROOM: Room = Room { most: 512, of_one: 128 };
+
     #[tokio::test(start_paused = true)]
     async fn whoever_waited_longest_gives_way_and_nobody_who_is_at_work() {
-        let crowd = Crowd::default();
+        let crowd = Crowd::new(ROOM);
         let address = |last: u8| IpAddr::from([192, 168, 1, last]);
         let mut seats = Vec::new();
-        for _ in 0..MOST_OF_ONE {
+        for _ in 0..ROOM.of_one {
             seats.push(crowd.admit(address(1)).unwrap());
             tokio::time::advance(Duration::from_millis(1)).await;
         }
@@ -171,9 +193,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_has_only_just_come_gives_way_after_those_who_were_answered_and_those_who_send_half_a_head() {
-        let crowd = Crowd::default();
+        let crowd = Crowd::new(ROOM);
         let address = IpAddr::from([192, 168, 1, 1]);
-        let seats: Vec<_> = (0..MOST_OF_ONE).map(|_| crowd.admit(address).unwrap()).collect();
+        let seats: Vec<_> = (0..ROOM.of_one).map(|_| crowd.admit(address).unwrap()).collect();
         tokio::time::advance(JUST_COME / 2).await;
         drop(seats[5].at_work());
         let newest = crowd.admit(address).unwrap();
@@ -185,29 +207,41 @@ mod tests {
     }
 
     #[test]
+    fn a_seat_is_at_work_until_its_last_answer_has_ended() {
+        let crowd = Crowd::new(Room { most: KEPT + 1, of_one: 1 });
+        let address = IpAddr::from([10, 0, 0, 1]);
+        let seat = crowd.admit(address).unwrap();
+        let (first, second) = (seat.at_work(), seat.at_work());
+        drop(first);
+        assert!(crowd.admit(address).is_none() && seat.idle() == Duration::ZERO);
+        drop(second);
+        assert!(crowd.admit(address).is_some() && seat.given_up().is_cancelled());
+    }
+
+    #[test]
     fn the_board_itself_finds_a_seat_when_all_others_are_at_work() {
-        let crowd = Crowd::default();
+        let crowd = Crowd::new(ROOM);
         let mut at_work = Vec::new();
         let mut admit = |address: [u8; 4]| {
             let seat = crowd.admit(address.into())?;
             at_work.push((seat.at_work(), seat));
             Some(())
         };
-        let from_elsewhere = (0..MOST).filter(|n| admit([10, 0, 0, (n / 64) as u8]).is_some()).count();
-        assert_eq!(from_elsewhere, MOST - KEPT);
-        let own = (0..MOST_OF_ONE).filter(|_| admit([127, 0, 0, 1]).is_some()).count();
+        let from_elsewhere = (0..ROOM.most).filter(|n| admit([10, 0, 0, (n / 64) as u8]).is_some()).count();
+        assert_eq!(from_elsewhere, ROOM.most - KEPT);
+        let own = (0..ROOM.of_one).filter(|_| admit([127, 0, 0, 1]).is_some()).count();
         assert_eq!(own, KEPT);
         assert!(admit([10, 9, 9, 9]).is_none());
     }
 
     #[test]
     fn the_whole_is_bounded_and_one_network_of_ipv6_is_one_sender() {
-        let crowd = Crowd::default();
+        let crowd = Crowd::new(ROOM);
         let address = |n: usize| IpAddr::from([if n < KEPT { 127 } else { 10 }, 0, 0, (n / 64) as u8]);
-        let seats: Vec<_> = (0..MOST).map(|n| crowd.admit(address(n)).unwrap()).collect();
+        let seats: Vec<_> = (0..ROOM.most).map(|n| crowd.admit(address(n)).unwrap()).collect();
         let newcomer = crowd.admit(IpAddr::from([10, 9, 9, 9])).unwrap();
         assert_eq!(seats.iter().filter(|seat| seat.given_up.is_cancelled()).count(), 1);
-        assert_eq!(crowd.lock().taken.len(), MOST);
+        assert_eq!(crowd.lock().taken.len(), ROOM.most);
         drop((seats, newcomer));
         let of = |text: &str| Sender::of(text.parse().unwrap());
         assert_eq!(of("fd00::1:2:3:4"), of("fd00::5:6:7:8"));

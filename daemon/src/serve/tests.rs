@@ -80,7 +80,7 @@ impl Site {
             );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
-        let serving = tokio::spawn(serve(listener, routes, encryption, heartbeat().1, stop.clone()));
+        let serving = tokio::spawn(serve(listener, Speech::Http, routes, encryption, heartbeat().1, stop.clone()));
         Self { address, seen, stop, serving }
     }
 

@@ -118,7 +118,7 @@ struct PictureQuery {
 
 /// Queues a picture: its bytes, a form with files, or paths as JSON.
 #[utoipa::path(post, path = "/v1/images", tag = "images", params(PictureQuery, IdempotencyKey),
-    request_body(content((PictureBytes = "image/jpeg"), (OnePath = "application/json"))),
+    request_body(content((PictureBytes = "application/octet-stream"), (OnePath = "application/json"))),
     responses((status = 202, body = Ids), Problem))]
 async fn picture(
     State(intake): State<Intake>,

@@ -466,6 +466,32 @@ mod fixtures;
 mod tests {
     use super::*;
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn cheap_reads_do_not_wait_behind_dear_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(folder.path(), &[]).unwrap();
+        let (let_go, held) = std::sync::mpsc::channel::<()>();
+        let held = Arc::new(Mutex::new(held));
+        let dear: Vec<_> = (0..60)
+            .map(|_| {
+                let (store, held) = (store.clone(), Arc::clone(&held));
+                tokio::spawn(async move {
+                    store.read_dear(move |_| Ok(held.lock().unwrap_or_else(PoisonError::into_inner).recv())).await
+                })
+            })
+            .collect();
+        while store.readers.permits.available_permits() > READERS - DEAR_READERS {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..100 {
+            assert_eq!(store.counts().await.unwrap().pending, 0);
+        }
+        drop(let_go);
+        for one in dear {
+            assert!(one.await.unwrap().is_ok());
+        }
+    }
+
     #[test]
     fn the_database_is_refused_on_network_filesystems_with_what_to_do_and_taken_on_local_ones() {
         let refusal = |kind| StoreError::NetworkFilesystem { path: "/mnt/nas".into(), kind }.to_string();

@@ -207,15 +207,20 @@ impl Store {
         .await
     }
 
-    /// What somebody was enrolled from, oldest first.
-    pub async fn person_pictures(&self, id: PersonId) -> Result<Vec<PersonPicture>, StoreError> {
+    /// What somebody was enrolled from, oldest first, with a higher number than `after`.
+    pub async fn person_pictures(
+        &self,
+        id: PersonId,
+        after: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<PersonPicture>, StoreError> {
         self.read(move |connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT id, image_name, quality, created_at_ms, length(coalesce(crop, x'')) > 0 FROM person_images
-                  WHERE person_id = ?1 ORDER BY id",
+                  WHERE person_id = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
             )?;
             statement
-                .query_map([id], |row| {
+                .query_map(params![id, after.unwrap_or(0), limit as i64], |row| {
                     Ok(PersonPicture {
                         id: row.get(0)?,
                         image_name: row.get(1)?,

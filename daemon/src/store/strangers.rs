@@ -25,6 +25,8 @@ pub struct StrangerRow {
     pub first_seen_ms: i64,
     /// Wall clock.
     pub last_seen_ms: i64,
+    /// The newest image with a face of it.
+    pub last_image: ImageId,
     /// Somebody said that it does not matter.
     pub ignored: bool,
     /// The best face that can be shown.
@@ -158,7 +160,7 @@ const GROUPED_UPTO: &str = "strangers_upto";
 /// The fact that holds the images whose unknown faces are to be grouped again.
 const GROUP_AGAIN: &str = "strangers_again";
 
-const STRANGER: &str = "SELECT id, faces, first_seen_ms, last_seen_ms, ignored FROM strangers";
+const STRANGER: &str = "SELECT id, faces, first_seen_ms, last_seen_ms, ignored, last_image FROM strangers";
 const FACE: &str = "
     SELECT m.image_id, m.number, f.quality, i.accepted_at_ms, length(f.crop) > 0
       FROM stranger_faces m JOIN faces f ON f.image_id = m.image_id AND f.number = m.number
@@ -167,20 +169,20 @@ const FACE: &str = "
 const LOOKED_AT: usize = 5;
 
 impl Store {
-    /// Groups with a face, those seen last first, below `before` = (last seen, number).
+    /// Groups with a face, those seen last first, below `before` = (newest image, number).
     pub async fn stranger_groups(
         &self,
         ignored: bool,
-        before: Option<(i64, StrangerId)>,
+        before: Option<(ImageId, StrangerId)>,
         limit: usize,
     ) -> Result<Vec<StrangerRow>, StoreError> {
-        self.read(move |connection| {
-            let (last_seen_ms, id) = before.unwrap_or((i64::MAX, i64::MAX));
+        self.read_dear(move |connection| {
+            let (last_image, id) = before.unwrap_or((i64::MAX, i64::MAX));
             let mut statement = connection.prepare_cached(&format!(
-                "{STRANGER} WHERE ignored = ?1 AND (last_seen_ms, id) < (?2, ?3) AND faces > 0 AND person_id IS NULL
-                  ORDER BY last_seen_ms DESC, id DESC LIMIT ?4"
+                "{STRANGER} WHERE ignored = ?1 AND (last_image, id) < (?2, ?3) AND faces > 0 AND person_id IS NULL
+                  ORDER BY last_image DESC, id DESC LIMIT ?4"
             ))?;
-            let rows = statement.query_map(params![ignored, last_seen_ms, id, limit as i64], stranger)?;
+            let rows = statement.query_map(params![ignored, last_image, id, limit as i64], stranger)?;
             let mut rows = rows.collect::<Result<Vec<_>, _>>()?;
             for row in &mut rows {
                 row.best = best(connection, row.id)?;
@@ -840,6 +842,7 @@ fn stranger(row: &Row<'_>) -> rusqlite::Result<StrangerRow> {
         first_seen_ms: row.get(2)?,
         last_seen_ms: row.get(3)?,
         ignored: row.get(4)?,
+        last_image: row.get(5)?,
         best: None,
     })
 }
@@ -852,4 +855,34 @@ fn face(row: &Row<'_>) -> rusqlite::Result<StrangerFace> {
         accepted_at_ms: row.get(3)?,
         crop: row.get(4)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{image, run, store};
+
+    #[tokio::test]
+    async fn strangers_seen_last_come_first_whatever_the_clock_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path()).await;
+        for id in 1..=3 {
+            run(&store, &image(id, "unknown", None, &[], [1.0, 0.0])).await;
+        }
+        run(
+            &store,
+            "INSERT INTO strangers (space, total, weight, faces, first_seen_ms, last_seen_ms)
+               VALUES ('s', x'', 1, 1, 900, 900), ('s', x'', 1, 1, 10, 10), ('s', x'', 1, 1, 500, 500);
+             INSERT INTO stranger_faces VALUES (1, 1, 1), (3, 1, 2), (2, 1, 3);",
+        )
+        .await;
+        let mut ids = Vec::new();
+        let mut before = None;
+        while let Some(last) = store.stranger_groups(false, before, 1).await.unwrap().pop() {
+            ids.push(last.id);
+            before = Some((last.last_image, last.id));
+        }
+        assert_eq!(ids, [2, 3, 1]);
+        run(&store, "UPDATE stranger_faces SET stranger_id = 1 WHERE stranger_id = 2").await;
+        assert_eq!(store.stranger(1).await.unwrap().unwrap().last_image, 3);
+    }
 }

@@ -167,7 +167,7 @@ pub fn jpeg_number(file: &str) -> Option<i64> {
     (digits == format!("{number}")).then_some(number)
 }
 
-/// Which page of those enrolled.
+/// Which page of those enrolled, or of somebody's pictures.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default, deny_unknown_fields)]
@@ -211,6 +211,8 @@ pub struct PersonDetail {
     person: PersonRow,
     /// Oldest first.
     images: Vec<EnrolledPicture>,
+    /// Asks for the pictures that follow; null: these are the last.
+    next_cursor: Option<i64>,
 }
 
 /// An enrolled picture and what speaks about it.
@@ -224,21 +226,27 @@ pub struct EnrolledPicture {
 }
 
 /// One person and the pictures they were enrolled from, with remarks on each.
-#[utoipa::path(get, path = "/v1/people/{id}", tag = "people", params(("id" = i64, Path, minimum = 1)),
+#[utoipa::path(get, path = "/v1/people/{id}", tag = "people", params(("id" = i64, Path, minimum = 1), PeopleQuery),
     responses((status = 200, body = PersonDetail), Problem))]
-async fn person(State(web): State<Web>, Id(id): Id) -> Result<Json<PersonDetail>, Problem> {
+async fn person(State(web): State<Web>, Id(id): Id, query: Asked<PeopleQuery>) -> Result<Json<PersonDetail>, Problem> {
+    let Asked(query) = query;
+    let limit = limit(query.limit)?;
+    let cursor = query.cursor.map(|cursor| number(cursor, "cursor")).transpose()?;
     let person = web.store.person(id).await?;
     let person = person.ok_or_else(|| Problem::not_found(format!("There is no person {id}.")))?;
     let mut remarks: HashMap<i64, Vec<PictureRemark>> = HashMap::new();
     for (picture, remark) in web.remarks(id).await {
         remarks.entry(picture).or_default().push(remark);
     }
-    let pictures = web.store.person_pictures(id).await?.into_iter();
-    let images = pictures.map(|picture| {
+    let mut pictures = web.store.person_pictures(id, cursor, limit + 1).await?;
+    let more = pictures.len() > limit;
+    pictures.truncate(limit);
+    let next_cursor = pictures.last().filter(|_| more).map(|last| last.id);
+    let images = pictures.into_iter().map(|picture| {
         let remarks = remarks.remove(&picture.id).unwrap_or_default();
         EnrolledPicture { picture, remarks }
     });
-    Ok(Json(PersonDetail { person, images: images.collect() }))
+    Ok(Json(PersonDetail { person, images: images.collect(), next_cursor }))
 }
 
 /// The face of an enrolled picture, aligned.
@@ -296,7 +304,7 @@ async fn strangers(State(web): State<Web>, query: Asked<StrangerQuery>) -> Resul
         web.store.stranger_groups(query.ignored.unwrap_or(false), cursor.transpose()?, limit + 1).await?;
     let more = strangers.len() > limit;
     strangers.truncate(limit);
-    let next_cursor = strangers.last().filter(|_| more).map(|last| format!("{}-{}", last.last_seen_ms, last.id));
+    let next_cursor = strangers.last().filter(|_| more).map(|last| format!("{}-{}", last.last_image, last.id));
     Ok(Json(StrangerPage { strangers, next_cursor }))
 }
 
@@ -365,13 +373,21 @@ pub async fn status(State(web): State<Web>) -> Result<Json<Status>, Problem> {
     }))
 }
 
-/// `GET /readyz`: whether pictures are accepted now, in the words of the intake.
+/// `GET /readyz`: whether pictures are accepted now, in the words of the intake; and which parts do not work, by name only,
+/// since everybody may ask.
 pub async fn ready(State(web): State<Web>) -> (StatusCode, String) {
-    match web.health.parts().get("intake") {
-        Some(part) if part.condition == Condition::Ok => (StatusCode::OK, format!("{}\n", part.text)),
-        Some(part) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", part.text)),
-        None => (StatusCode::SERVICE_UNAVAILABLE, "The intake has not started yet.\n".into()),
-    }
+    let parts = web.health.parts();
+    let (status, text) = match parts.get("intake") {
+        Some(part) if part.condition == Condition::Ok => (StatusCode::OK, part.text.as_str()),
+        Some(part) => (StatusCode::SERVICE_UNAVAILABLE, part.text.as_str()),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "The intake has not started yet."),
+    };
+    let degraded = parts.iter().filter(|(name, part)| **name != "intake" && part.condition == Condition::Degraded);
+    // Of a folder or a camera the kind.
+    let mut degraded: Vec<_> = degraded.filter_map(|(name, _)| name.split(' ').next()).collect();
+    degraded.dedup();
+    let rest = if degraded.is_empty() { String::new() } else { format!("degraded: {}\n", degraded.join(", ")) };
+    (status, format!("{text}\n{rest}"))
 }
 
 /// The query; what it cannot be is a problem with a sentence.

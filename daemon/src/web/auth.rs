@@ -1,15 +1,15 @@
 //! Who may do what on the LAN: the guard before every route, and logging in and out.
 //!
-//! A change needs the administrator's token, sent as a bearer or exchanged for a session by the form; looking and
-//! submitting as the configuration says. A browser sends what any page it shows makes it send, so the guard also looks at
+//! A change needs the administrator's token, sent as a bearer or as a password, or exchanged for a session by the form;
+//! looking and submitting as the configuration says. A browser sends what any page it shows makes it send, so the guard also looks at
 //! the name it was asked under (Host) and at which page the request comes from (Origin, Sec-Fetch-Site). The control
 //! socket has no such guard: who may open it may change things.
 
-mod attempts;
 mod hosts;
 mod sessions;
 mod token;
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,20 +18,22 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::rejection::{FormRejection, QueryRejection};
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Extension, Form, Query, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
+use tokio::time::Instant;
 
 use super::page::Visit;
-use super::{accepts_html, page};
+use super::{Framing, accepts_html, page};
 use crate::config::Http;
 use crate::health::{Condition, Health};
 use crate::problem::Problem;
-use crate::serve::{Arrival, Sender};
-use attempts::{Attempts, Verdict, Way};
+use crate::serve::Arrival;
 use hosts::Hosts;
 pub use hosts::own_names;
 use sessions::Sessions;
@@ -46,8 +48,16 @@ const BACKUP: &str = "/v1/backup";
 const MESSAGES: &str = "/v1/rejected/";
 const PAYLOAD: &str = "/payload";
 /// Proxies add one of these: what comes from the board's own address is not from the board then.
-const FORWARDED: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
+const FORWARDED: [&str; 7] =
+    ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-server", "x-real-ip"];
+/// Wrong tokens are said in the log so often at most.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+/// Names that are not the board's and were asked for lately: so many are remembered, and so many letters of each.
+const STRANGE: usize = 16;
+const STRANGE_LETTERS: usize = 100;
 const FORM_BYTES: usize = 4096;
+/// How the token is asked for.
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"kithd\"");
 
 /// The reader of a page; put into each request by the guard.
 #[derive(Debug, Clone, Default)]
@@ -65,6 +75,11 @@ struct Inner {
     hosts: Hosts,
     open_read: bool,
     open_submit: bool,
+    /// Whose requests are never the board's own.
+    proxies: Vec<IpAddr>,
+    framing: Framing,
+    /// Names that are not the board's, as they were asked for last.
+    strange: Mutex<VecDeque<String>>,
     health: Health,
     keys: Mutex<Keys>,
 }
@@ -74,20 +89,40 @@ struct Keys {
     /// `None`: it could not be read or made.
     token: Option<Secret>,
     sessions: Sessions,
-    attempts: Attempts,
+    wrong: Wrong,
+}
+
+/// Wrong tokens, for the log. Nobody is kept out for them: 256 bits are not guessed.
+#[derive(Default)]
+struct Wrong {
+    unsaid: u64,
+    said: Option<Instant>,
+}
+
+impl Wrong {
+    fn note(&mut self, peer: IpAddr) {
+        self.unsaid += 1;
+        if self.said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+            tracing::warn!("{} wrong tokens were sent, the last by {}", self.unsaid, peer.to_canonical());
+            *self = Self { unsaid: 0, said: Some(Instant::now()) };
+        }
+    }
 }
 
 impl Access {
     /// Reads the token, or makes one at the first start. Without one, which the part `access` says, nobody may change
     /// anything from the LAN.
     pub fn open(state_dir: &Path, http: &Http, health: Health) -> Self {
-        let hosts = Hosts::new(&hostname(), &http.names);
-        let keys = Keys { token: None, sessions: Sessions::default(), attempts: Attempts::new() };
+        let hosts = Hosts::new(&http.names);
+        let keys = Keys { token: None, sessions: Sessions::default(), wrong: Wrong::default() };
         let access = Self(Arc::new(Inner {
             state_dir: state_dir.into(),
             hosts,
             open_read: http.open_read,
             open_submit: http.open_submit,
+            proxies: http.proxies.clone(),
+            framing: Framing::by(&http.frame_ancestors),
+            strange: Mutex::default(),
             health,
             keys: Mutex::new(keys),
         }));
@@ -138,10 +173,37 @@ impl Access {
         format!("looking {looking}, submitting pictures {sending}, every change needs the token (kithd token)")
     }
 
+    /// Who may show the board's pages in theirs.
+    pub fn framing(&self) -> Framing {
+        self.0.framing.clone()
+    }
+
+    /// Names that are not the board's and were asked for lately.
+    pub fn strange_names(&self) -> Vec<String> {
+        self.0.strange.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Remembers such a name, and says it in the log once.
+    fn misdirected(&self, host: &str) -> Refusal {
+        let name = hosts::split(host).map_or_else(|| host.escape_default().to_string(), |(name, _)| name);
+        let name: String = name.chars().take(STRANGE_LETTERS).collect();
+        let mut strange = self.0.strange.lock().unwrap_or_else(PoisonError::into_inner);
+        if !strange.contains(&name) {
+            // Whoever makes up names fills no log.
+            if strange.len() < STRANGE {
+                tracing::warn!("{}", Refusal::Misdirected(name.clone()).sentence());
+            } else {
+                strange.pop_front();
+            }
+            strange.push_back(name.clone());
+        }
+        Refusal::Misdirected(name)
+    }
+
     /// Lets a request pass, or says why not.
     fn judge(&self, asked: &Asked<'_>) -> Result<Visitor, Refusal> {
         if !self.0.hosts.own(asked.host, asked.arrival.local.ip()) {
-            return Err(Refusal::Misdirected);
+            return Err(self.misdirected(asked.host));
         }
         let reading = matches!(*asked.method, Method::GET | Method::HEAD);
         let always = reading && (asked.path.starts_with("/assets/") || matches!(asked.path, "/healthz" | "/readyz"));
@@ -149,7 +211,14 @@ impl Access {
             return Ok(Visitor::default());
         }
         if let Some(token) = asked.bearer() {
-            return self.try_token(Way::Bearer, asked.peer, token).map(|()| Visitor::default());
+            return self.try_token(asked.peer, token).map(|()| Visitor::default());
+        }
+        let password = asked.password();
+        if let Some(password) = &password
+            && self.is_token(password)
+        {
+            // Browsers send it with whatever any page makes them send.
+            return if !reading && asked.of_another_site() { Err(Refusal::Foreign) } else { Ok(Visitor::default()) };
         }
         let csrf = asked.session().and_then(|id| self.lock().sessions.csrf(id));
         let secret = asked.path == BACKUP || (asked.path.starts_with(MESSAGES) && asked.path.ends_with(PAYLOAD));
@@ -158,13 +227,21 @@ impl Access {
             return Ok(Visitor { csrf });
         }
         let submitting = *asked.method == Method::POST && SUBMITTING.contains(&asked.path);
-        if submitting && (self.0.open_submit || asked.is_on_the_board()) {
+        let on_the_board = asked.is_on_the_board() && !self.0.proxies.contains(&asked.peer.to_canonical());
+        if submitting && (self.0.open_submit || (on_the_board && !asked.came_by_a_proxy())) {
             // Browsers on the board would be every page's way in.
             return if asked.of_another_site() { Err(Refusal::Foreign) } else { Ok(Visitor { csrf }) };
         }
-        let Some(csrf) = csrf else { return Err(Refusal::NobodyKnown) };
+        let Some(csrf) = csrf else {
+            return Err(match password {
+                // Not above: it may be meant for a proxy in between.
+                Some(_) => self.wrong_token(asked.peer),
+                None if submitting && asked.is_on_the_board() => Refusal::ByProxy,
+                None => Refusal::NobodyKnown,
+            });
+        };
         // A reader's browser sends its cookie whoever makes it ask.
-        if !reading && !asked.of_own_page() {
+        if !reading && !asked.of_own_page(&self.0.hosts) {
             return Err(Refusal::Foreign);
         }
         if !reading && !asked.csrf().is_some_and(|sent| bool::from(sent.as_bytes().ct_eq(csrf.as_bytes()))) {
@@ -173,18 +250,22 @@ impl Access {
         Ok(Visitor { csrf: Some(csrf) })
     }
 
-    fn try_token(&self, way: Way, peer: IpAddr, sent: &str) -> Result<(), Refusal> {
+    fn try_token(&self, peer: IpAddr, sent: &str) -> Result<(), Refusal> {
+        if self.is_token(sent) { Ok(()) } else { Err(self.wrong_token(peer)) }
+    }
+
+    fn is_token(&self, sent: &str) -> bool {
         let mut keys = self.lock();
         if keys.token.is_none() {
             // A disk that was full may not be any more. What is wrong else was said.
             let _ = self.take(&mut keys, token(&self.0.state_dir, false));
         }
-        let right = keys.token.as_ref().is_some_and(|token| token.is(sent));
-        match keys.attempts.judge(way, Sender::of(peer), right) {
-            Verdict::Right => Ok(()),
-            Verdict::Wrong => Err(Refusal::WrongToken),
-            Verdict::TooMany(wait) => Err(Refusal::TooMany(wait)),
-        }
+        keys.token.as_ref().is_some_and(|token| token.is(sent))
+    }
+
+    fn wrong_token(&self, peer: IpAddr) -> Refusal {
+        self.lock().wrong.note(peer);
+        Refusal::WrongToken
     }
 }
 
@@ -203,6 +284,7 @@ struct Asked<'a> {
     method: &'a Method,
     path: &'a str,
     query: &'a str,
+    version: Version,
     headers: &'a HeaderMap,
     peer: IpAddr,
     arrival: Arrival,
@@ -223,6 +305,7 @@ impl<'a> Asked<'a> {
             method: request.method(),
             path: request.uri().path(),
             query: request.uri().query().unwrap_or_default(),
+            version: request.version(),
             headers,
             peer: peer.ip(),
             arrival: *request.extensions().get::<Arrival>()?,
@@ -237,6 +320,16 @@ impl<'a> Asked<'a> {
         scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
     }
 
+    /// Of Basic authentication, for programs that know nothing else; the user's name does not matter.
+    fn password(&self) -> Option<String> {
+        let (scheme, pair) = self.headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return None;
+        }
+        let pair = String::from_utf8(BASE64_STANDARD.decode(pair.trim()).ok()?).ok()?;
+        pair.split_once(':').map(|(_, password)| password.trim().to_string())
+    }
+
     fn session(&self) -> Option<&'a str> {
         cookie(self.headers, cookie_name(self.arrival.encrypted))
     }
@@ -246,24 +339,53 @@ impl<'a> Asked<'a> {
         header.or_else(|| self.query.split('&').find_map(|pair| pair.strip_prefix("csrf=")))
     }
 
+    /// Both ends of the connection are here. Whoever is at the other end may speak for others.
     fn is_on_the_board(&self) -> bool {
-        self.peer.to_canonical().is_loopback() && !FORWARDED.iter().any(|name| self.headers.contains_key(*name))
+        let peer = self.peer.to_canonical();
+        peer.is_loopback() || peer == self.arrival.local.ip().to_canonical()
+    }
+
+    /// Some proxies say so; those that say nothing speak HTTP/1.0, as nginx does unless told otherwise, or pass on the Host
+    /// that they were asked under, whose port is theirs.
+    fn came_by_a_proxy(&self) -> bool {
+        let port = hosts::split(self.host).and_then(|(_, port)| port);
+        let usual = if self.arrival.encrypted { 443 } else { 80 };
+        self.version < Version::HTTP_11
+            || port.unwrap_or(usual) != self.arrival.local.port()
+            || FORWARDED.iter().any(|name| self.headers.contains_key(*name))
     }
 
     /// A page of ours made the browser send it; browsers say so in one way or the other.
-    fn of_own_page(&self) -> bool {
+    fn of_own_page(&self, hosts: &Hosts) -> bool {
         match (self.headers.contains_key(header::ORIGIN), one(self.headers, "sec-fetch-site")) {
-            (true, site) => self.is_own_origin() && site.is_none_or(|site| site == "same-origin"),
-            (false, site) => site == Some("same-origin"),
+            // Of a page that came encrypted or from this very machine. It knows of no proxy, which Host may be about.
+            (_, Some(site)) => site == "same-origin",
+            (true, None) => self.is_own_origin() || self.is_origin_of_own_proxy(hosts),
+            (false, None) => false,
         }
+    }
+
+    /// The page came by a proxy that asks under another Host than it was asked under: the browser names the board as its
+    /// network does, or as `http.names` does, whatever the port.
+    fn is_origin_of_own_proxy(&self, hosts: &Hosts) -> bool {
+        let Some((_, origin)) = one(self.headers, "origin").and_then(|origin| origin.split_once("://")) else {
+            return false;
+        };
+        let here = |host: &str| {
+            hosts::split(host).is_some_and(|(name, _)| {
+                name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+            })
+        };
+        let changed = self.is_on_the_board() && here(self.host) && !here(origin);
+        hosts.configured(origin) || (changed && hosts.own(origin, self.arrival.local.ip()))
     }
 
     /// A page that is not ours made a browser send it. Programs that are no browsers say nothing either way.
     fn of_another_site(&self) -> bool {
-        let origin = self.headers.contains_key(header::ORIGIN) && !self.is_own_origin();
-        let site = self.headers.contains_key("sec-fetch-site")
-            && !matches!(one(self.headers, "sec-fetch-site"), Some("same-origin" | "none"));
-        origin || site
+        if self.headers.contains_key("sec-fetch-site") {
+            return !matches!(one(self.headers, "sec-fetch-site"), Some("same-origin" | "none"));
+        }
+        self.headers.contains_key(header::ORIGIN) && !self.is_own_origin()
     }
 
     /// Scheme, host and port are those it was sent to. Where a proxy does the encrypting, the browser's is https.
@@ -304,11 +426,12 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 /// Why a request does not pass.
 enum Refusal {
-    /// Asked under a name that is not the board's.
-    Misdirected,
+    /// Asked under this name, which is not the board's.
+    Misdirected(String),
     NobodyKnown,
+    /// The same, and what sent it is on the board: some proxy.
+    ByProxy,
     WrongToken,
-    TooMany(Duration),
     /// Another page made the browser send it.
     Foreign,
     /// It lacks what only our pages know.
@@ -318,26 +441,34 @@ enum Refusal {
 impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
-            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-            Self::NobodyKnown | Self::WrongToken => StatusCode::UNAUTHORIZED,
-            Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Misdirected(_) => StatusCode::MISDIRECTED_REQUEST,
+            Self::NobodyKnown | Self::ByProxy | Self::WrongToken => StatusCode::UNAUTHORIZED,
             Self::Foreign | Self::Unsigned => StatusCode::FORBIDDEN,
         }
     }
 
-    fn sentence(&self) -> &'static str {
-        match self {
-            Self::Misdirected => {
-                "This board is not known by the host name the request was sent to; http.names in its configuration adds names."
+    fn sentence(&self) -> String {
+        let sentence = match self {
+            Self::Misdirected(name) => {
+                return format!(
+                    "The request was sent to {name}, which is no name of this board; if it is one, add it to http.names in \
+                     the configuration."
+                );
             }
             Self::NobodyKnown => {
-                "This needs the administrator's token, which the command kithd token shows on the board."
+                "This needs the administrator's token, which the command kithd token shows on the board. Programs send it \
+                 as \"Authorization: Bearer TOKEN\", or as the password of Basic authentication with any user name."
+            }
+            Self::ByProxy => {
+                "The request came by a proxy, or in HTTP/1.0 as proxies send it, so it does not count as the board's own and needs the administrator's token \
+                 (kithd token), as \"Authorization: Bearer TOKEN\" or as the password of Basic authentication; or set \
+                 http.open_submit."
             }
             Self::WrongToken => "That is not the administrator's token; the command kithd token shows it on the board.",
-            Self::TooMany(_) => "Too many wrong tokens came from this address; wait a while.",
             Self::Foreign => "The request was made by a page that is not this board's own.",
             Self::Unsigned => "The form is out of date; load its page again and send it once more.",
-        }
+        };
+        sentence.into()
     }
 
     /// As a problem, or for people as a page; who only lacks the token is asked for it.
@@ -348,22 +479,20 @@ impl Refusal {
             return Redirect::to(&format!("/login?next={}", encoded(next))).into_response();
         }
         let mut response = if html {
-            page::notice(status, self.sentence().into())
+            page::notice(status, self.sentence())
         } else {
             Problem::new(status, self.sentence()).into_response()
         };
-        self.add_headers(&mut response);
+        if status == StatusCode::UNAUTHORIZED {
+            let headers = response.headers_mut();
+            headers.append(header::WWW_AUTHENTICATE, BEARER);
+            // Where a page of ours only lost its session, browsers would ask for a password themselves.
+            if next.is_none() {
+                let basic = HeaderValue::from_static("Basic realm=\"kithd\", charset=\"UTF-8\"");
+                headers.append(header::WWW_AUTHENTICATE, basic);
+            }
+        }
         response
-    }
-
-    fn add_headers(&self, response: &mut Response) {
-        let headers = response.headers_mut();
-        if let Self::TooMany(wait) = self {
-            headers.insert(header::RETRY_AFTER, wait.as_secs().max(1).into());
-        }
-        if self.status() == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer realm=\"kithd\""));
-        }
     }
 }
 
@@ -438,12 +567,13 @@ async fn login(
         method: &Method::POST,
         path: "/login",
         query: "",
+        version: Version::HTTP_11,
         headers,
         peer: peer.ip(),
         arrival,
         host: uri.authority().map_or_else(|| one(headers, "host").unwrap_or_default(), |authority| authority.as_str()),
     };
-    if asked.of_another_site() {
+    if asked.of_another_site() && !asked.is_origin_of_own_proxy(&access.0.hosts) {
         return Refusal::Foreign.answer(accepts_html(headers), None);
     }
     let Form(LoginForm { token, next }) = match form {
@@ -451,10 +581,9 @@ async fn login(
         Err(wrong) => return Problem::new(wrong.status(), "The form has the fields token and next.").into_response(),
     };
     let next = own_place(next);
-    if let Err(refusal) = access.try_token(Way::Form, peer.ip(), token.trim()) {
-        let mut response = page::login::refused(refusal.status(), next, refusal.sentence());
-        refusal.add_headers(&mut response);
-        return response;
+    if let Err(refusal) = access.try_token(peer.ip(), token.trim()) {
+        let page = page::login::refused(refusal.status(), next, refusal.sentence());
+        return ([(header::WWW_AUTHENTICATE, BEARER)], page).into_response();
     }
     let mut keys = access.lock();
     if let Some(old) = asked.session() {
@@ -476,8 +605,9 @@ async fn logout(State(access): State<Access>, headers: HeaderMap, Extension(arri
 }
 
 fn set_cookie(encrypted: bool, value: &str, age: Duration) -> String {
-    let (name, secure) = (cookie_name(encrypted), if encrypted { "; Secure" } else { "" });
-    format!("{name}={value}; Path=/; Max-Age={}; HttpOnly; SameSite=Strict{secure}", age.as_secs())
+    // Without a path it is for all beside the form that it was asked for by, under whatever path a proxy serves this board.
+    let (name, rest) = (cookie_name(encrypted), if encrypted { "; Path=/; Secure" } else { "" });
+    format!("{name}={value}; Max-Age={}; HttpOnly; SameSite=Strict{rest}", age.as_secs())
 }
 
 /// A place is sent as it was typed; one that cannot stand in a header leads to the first page.

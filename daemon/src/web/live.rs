@@ -1,18 +1,23 @@
 //! `GET /events`: tells open pages that something changed. It never says what; pages fetch themselves anew.
 
 use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::extract::State;
-use axum::response::Sse;
+use axum::Extension;
+use axum::extract::{ConnectInfo, State};
+use axum::http::HeaderName;
 use axum::response::sse::{Event, KeepAlive};
+use axum::response::{IntoResponse, Sse};
 use futures_util::Stream;
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Web;
 use crate::problem::Problem;
+use crate::serve::Sender;
 
 /// Shortest time between two events of one stream.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -20,10 +25,39 @@ const PAUSE: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_secs(2);
 /// Keeps proxies from closing a quiet stream, and finds browsers that are gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Proxies that collect answers before they pass them on, as nginx does, leave this one alone.
+const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-buffering"), "no");
 
 /// Open streams in all: each is a connection for as long as its page is open.
 const MOST: usize = 256;
-static STREAMS: Semaphore = Semaphore::const_new(MOST);
+static STREAMS: LazyLock<Streams> = LazyLock::new(|| Streams { open: Mutex::default(), most: MOST });
+
+/// Those that are open, oldest first.
+struct Streams {
+    open: Mutex<Vec<(Sender, CancellationToken)>>,
+    most: usize,
+}
+
+impl Streams {
+    /// A place for one more; `None`: there is none. Where all are taken, whoever holds most of them loses the oldest, unless
+    /// it is no more than the newcomer has then.
+    fn enter(&self, sender: Sender) -> Option<CancellationToken> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|(_, over)| !over.is_cancelled());
+        if open.len() >= self.most {
+            let count = |sender: Sender| open.iter().filter(|(other, _)| *other == sender).count();
+            let greediest = open.iter().map(|(sender, _)| *sender).max_by_key(|sender| count(*sender))?;
+            if greediest != sender && count(greediest) <= count(sender) + 1 {
+                return None;
+            }
+            let oldest = open.iter().position(|(other, _)| *other == greediest)?;
+            open.remove(oldest).1.cancel();
+        }
+        let over = CancellationToken::new();
+        open.push((sender, over.clone()));
+        Some(over)
+    }
+}
 
 struct Watch {
     store: watch::Receiver<u64>,
@@ -31,22 +65,38 @@ struct Watch {
     stop: CancellationToken,
     /// When the next event may be sent; `None` before the first.
     next: Option<Instant>,
-    _turn: SemaphorePermit<'static>,
+    /// Cancelled when the place went to somebody else; and by us, when the browser is gone.
+    over: CancellationToken,
 }
 
-/// The stream ends when the server stops or the store closes.
-pub async fn events(State(web): State<Web>) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
-    let turn = STREAMS.try_acquire().map_err(|_| Problem::later("Too many pages are open; this one stands still."))?;
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.over.cancel();
+    }
+}
+
+/// The stream ends when the server stops, the store closes, or its place is given to somebody else.
+pub async fn events(
+    State(web): State<Web>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+) -> Result<impl IntoResponse, Problem> {
+    // Without an address it is a command of this board.
+    let peer = peer.map_or(IpAddr::from(Ipv4Addr::LOCALHOST), |Extension(ConnectInfo(peer))| peer.ip());
+    let over = STREAMS.enter(Sender::of(peer));
+    let over = over.ok_or_else(|| Problem::later("Too many pages are open; this one stands still."))?;
     let (store, health) = (web.store.changes(), web.health.changes());
-    let watch = Watch { store, health, stop: web.stop, next: None, _turn: turn };
-    let stream = futures_util::stream::unfold(watch, |mut watch| async {
+    let watch = Watch { store, health, stop: web.stop, next: None, over };
+    Ok(([UNBUFFERED], Sse::new(stream(watch)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))))
+}
+
+fn stream(watch: Watch) -> impl Stream<Item = Result<Event, Infallible>> {
+    futures_util::stream::unfold(watch, |mut watch| async {
         watch.wait().await.then(|| {
             // Browsers drop an event without data.
             let event = Event::default().event("changed").data("look").retry(RETRY);
             (Ok(event), watch)
         })
-    });
-    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+    })
 }
 
 impl Watch {
@@ -63,6 +113,7 @@ impl Watch {
             let due = tokio::select! {
                 due = quiet => due,
                 () = self.stop.cancelled() => false,
+                () = self.over.cancelled() => false,
             };
             if !due {
                 return false;
@@ -75,5 +126,30 @@ impl Watch {
         self.health.mark_unchanged();
         self.next = Some(Instant::now() + PAUSE);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_holds_most_streams_makes_room() {
+        let streams = Streams { open: Mutex::default(), most: 9 };
+        let sender = |last: u8| Sender::of(IpAddr::from([10, 0, 0, last]));
+        let mut held: Vec<_> = (0..9).map(|n| streams.enter(sender(n / 3)).unwrap()).collect();
+        let open = |held: &[CancellationToken]| held.iter().filter(|over| !over.is_cancelled()).count();
+        // Three addresses have them all; others get some, down to a fair share.
+        held.push(streams.enter(sender(7)).unwrap());
+        held.push(streams.enter(sender(8)).unwrap());
+        held.push(streams.enter(sender(7)).unwrap());
+        assert_eq!(open(&held), 9);
+        // One of those who hold most replaces its own oldest, and who would be one of them gets no more.
+        let _newest = streams.enter(sender(7)).unwrap();
+        assert!(held[9].is_cancelled() && open(&held) == 8);
+        assert!(streams.enter(sender(8)).is_none());
+        // A browser that went away leaves its place.
+        held[10].cancel();
+        assert!(streams.enter(sender(9)).is_some());
     }
 }

@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 
 use super::{VERSION, Web};
 use crate::board::BoardReport;
-use crate::desk::EngineReport;
+use crate::desk::{EngineReport, ReasonCount, StateTime};
 use crate::disk::DiskReport;
 use crate::domain::{BreakerReason, BreakerState, EngineRole, State as ImageState};
 use crate::health::{Condition, Health};
@@ -168,14 +168,14 @@ fn register_engines(registry: &mut Registry, report: &EngineReport) {
     }
     registry.register("breaker_state", "1 for the state the circuit breaker is in", states);
     let times = Family::<StateLabel, Counter<f64, AtomicU64>>::default();
-    for (state, seconds) in &breaker.seconds_in_state {
+    for StateTime { state, seconds } in &breaker.seconds_in_state {
         times.get_or_create(&StateLabel { state: state.as_str() }).inc_by(*seconds);
     }
     registry.register("breaker_state_seconds", "Seconds spent in each state since start", times);
     let calls = Family::<ResultLabel, Counter>::default();
     calls.get_or_create(&ResultLabel { result: "success" }).inc_by(breaker.successes);
     calls.get_or_create(&ResultLabel { result: "late" }).inc_by(breaker.late);
-    for (reason, count) in &breaker.failures_by_reason {
+    for ReasonCount { reason, count } in &breaker.failures_by_reason {
         calls.get_or_create(&ResultLabel { result: reason.as_str() }).inc_by(*count);
     }
     registry.register("breaker_calls", "Calls to the primary engine since start, by result", calls);

@@ -13,6 +13,7 @@ mod live;
 mod metrics;
 pub mod page;
 pub mod rejected;
+mod relative;
 mod wording;
 
 #[cfg(test)]
@@ -29,7 +30,7 @@ use axum::routing::get;
 use bytes::Bytes;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -44,6 +45,9 @@ use crate::store::Store;
 
 /// What this program calls itself on the page, in the API and in the metrics.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Whole galleries are compared one at a time, however many ask.
+static COMPARING: Semaphore = Semaphore::const_new(1);
 
 /// Everything the page reads; clones share it.
 #[derive(Clone)]
@@ -74,13 +78,15 @@ impl Web {
     /// Remarks on the enrolled pictures of a person; none while there is no gallery.
     pub async fn remarks(&self, person: PersonId) -> Vec<(i64, PictureRemark)> {
         let Some(gallery) = (self.gallery)() else { return Vec::new() };
-        // Compares them with all others.
+        // Compares them with all others. Closed by nobody.
+        let _turn = COMPARING.acquire().await;
         tokio::task::spawn_blocking(move || (gallery.remarks)(person)).await.unwrap_or_default()
     }
 
     /// What the gallery says about the threshold; `None` while there is none.
     pub async fn calibration(&self) -> Option<Calibration> {
         let gallery = (self.gallery)()?;
+        let _turn = COMPARING.acquire().await;
         tokio::task::spawn_blocking(move || (gallery.calibration)()).await.ok()
     }
 }
@@ -106,14 +112,50 @@ pub fn router(web: Web) -> Router {
 
 /// All routes of the control socket: who may open it may change things.
 pub fn dress(routes: Router) -> Router {
-    complete(routes).layer(axum::middleware::from_fn(forbid_foreign_code))
+    outermost(complete(routes), Framing::by(&[]))
 }
 
 /// All routes of the LAN behind the guard, with those to log in and out.
 pub fn guarded(routes: Router, access: auth::Access) -> Router {
-    complete(routes.merge(auth::routes(access.clone())))
-        .layer(axum::middleware::from_fn_with_state(access, auth::guard))
-        .layer(axum::middleware::from_fn(forbid_foreign_code))
+    let framing = access.framing();
+    let guard = axum::middleware::from_fn_with_state(access.clone(), auth::guard);
+    outermost(complete(routes.merge(auth::routes(access))).layer(guard), framing)
+}
+
+/// The same below the path of a proxy's as well.
+pub fn below(path: &str, routes: Router) -> Router {
+    if path.is_empty() { routes } else { Router::new().nest(path, routes.clone()).fallback_service(routes) }
+}
+
+/// What is true of every answer.
+fn outermost(routes: Router, framing: Framing) -> Router {
+    routes
+        .layer(axum::middleware::from_fn_with_state(framing, forbid_foreign_code))
+        .layer(axum::middleware::from_fn(relative::relative))
+}
+
+/// Whose pages may show ours, and our pictures, in theirs.
+#[derive(Debug, Clone)]
+pub struct Framing {
+    policy: HeaderValue,
+    pictures: HeaderValue,
+}
+
+impl Framing {
+    /// These origins; none: nobody's.
+    pub fn by(origins: &[String]) -> Self {
+        let ancestors = if origins.is_empty() { "'none'".into() } else { format!("'self' {}", origins.join(" ")) };
+        let policy = format!(
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+             base-uri 'none'; form-action 'self'; frame-ancestors {ancestors}"
+        );
+        let pictures = if origins.is_empty() { "same-origin" } else { "cross-origin" };
+        Self {
+            // Origins are checked; whatever else stood there, nobody's is the answer.
+            policy: HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("default-src 'none'")),
+            pictures: HeaderValue::from_static(pictures),
+        }
+    }
 }
 
 /// With an answer for what is not there.
@@ -165,24 +207,22 @@ fn accepts_html(headers: &HeaderMap) -> bool {
     headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|value| value.contains("text/html"))
 }
 
-/// Paths and names come from strangers: nothing but our own files may run or be loaded, and nobody may frame us.
-async fn forbid_foreign_code(request: Request, next: Next) -> Response {
-    const HEADERS: [(HeaderName, &str); 5] = [
-        (
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
-             base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
-        ),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        // With none at all, browsers send the page's own forms with an Origin of "null".
-        (header::REFERRER_POLICY, "same-origin"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-    ];
+/// Paths and names come from strangers: nothing but our own files may run or be loaded, and nobody may frame us whom the
+/// configuration does not name.
+async fn forbid_foreign_code(State(framing): State<Framing>, request: Request, next: Next) -> Response {
+    const SAME_ORIGIN: HeaderValue = HeaderValue::from_static("same-origin");
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
-    for (name, value) in HEADERS {
-        headers.insert(name, HeaderValue::from_static(value));
+    let picture = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"image/"));
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, framing.policy),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        // With none at all, browsers send the page's own forms with an Origin of "null".
+        (header::REFERRER_POLICY, SAME_ORIGIN),
+        (HeaderName::from_static("cross-origin-resource-policy"), if picture { framing.pictures } else { SAME_ORIGIN }),
+        (HeaderName::from_static("cross-origin-opener-policy"), SAME_ORIGIN),
+    ] {
+        headers.insert(name, value);
     }
     // Faces and names: every browser asks again, no shared cache keeps them. Assets say otherwise themselves.
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-cache"));

@@ -197,7 +197,7 @@ async fn the_table_shows_every_column_and_hostile_paths_and_names_stay_text() {
     for part in [
         "<caption>Newest images</caption>",
         "<th scope=\"col\">Outcome</th>",
-        "<th scope=\"row\" class=\"id\"><a href=\"/images/1\">1</a></th>",
+        "<th scope=\"row\" class=\"id\"><a href=\"./images/1\">1</a></th>",
         "<span class=\"badge known\">known</span>",
         "<span class=\"state failed\">failed</span>",
         "0.410",
@@ -219,7 +219,7 @@ async fn pages_and_the_api_walk_through_all_images_by_cursor() {
     }
     let (_, first) = site.get("/").await;
     assert_eq!(first.matches("<tr id=").count(), 50);
-    assert!(first.contains("href=\"/?cursor=71\"") && first.contains("id=\"images\" aria-label=\"Images\" data-live"));
+    assert!(first.contains("href=\"./?cursor=71\"") && first.contains("id=\"images\" aria-label=\"Images\" data-live"));
     let (_, last) = site.get("/?cursor=21").await;
     assert_eq!(last.matches("<tr id=").count(), 20);
     assert!(last.contains("This is the oldest image.") && !last.contains("aria-label=\"Images\" data-live"));
@@ -421,10 +421,15 @@ async fn forms_are_shown_to_whoever_is_logged_in_and_carry_what_proves_it() {
     ] {
         let (_, page) = site.get(&url).await;
         assert!(!page.contains("method=\"post\""), "{url} offers a change to everybody: {page}");
-        assert!(page.contains(&format!("href=\"/login?next={}\"", url.replace('/', "%2F"))), "{page}");
+        let root = if url == "/people" { "./" } else { "../" };
+        assert!(page.contains(&format!("href=\"{root}login?next={}\"", url.replace('/', "%2F"))), "{page}");
+        assert!(!page.contains(" href=\"/") && !page.contains(" action=\"/"), "an address from the root: {page}");
         let page = site.page_as_admin(&url).await;
         for form in forms {
-            assert!(page.contains(&format!("method=\"post\" action=\"{form}?csrf=one%2Ftwo\"")), "{form}: {page}");
+            assert!(
+                page.contains(&format!("method=\"post\" action=\"{root}{}?csrf=one%2Ftwo\"", &form[1..])),
+                "{form}: {page}"
+            );
         }
         assert_eq!(page.matches("method=\"post\"").count(), page.matches("?csrf=one%2Ftwo\"").count(), "{url}");
         assert!(!page.contains("Log in to change this"), "{url}");
@@ -505,4 +510,35 @@ async fn people_who_come_and_go_repeat_nobody_on_the_next_page() {
     for wrong in ["limit=0", "limit=501", "cursor=0", "cursor=x", "from=1"] {
         assert_eq!(site.get(&format!("/v1/people?{wrong}")).await.0, StatusCode::BAD_REQUEST, "{wrong}");
     }
+}
+
+#[tokio::test]
+async fn the_pictures_of_somebody_come_in_pages() {
+    let site = Site::new();
+    for number in 0..130 {
+        let picture = EnrolledPicture {
+            image_name: format!("{number}.jpg"),
+            sha256: number.to_string(),
+            file: number.to_string(),
+            bounds: [0.0; 4],
+            quality: 0.9,
+            crop: b"crop".to_vec(),
+            embedding: vec![0.0; 4],
+            space: "space".into(),
+        };
+        site.web.store.enroll("Ann".into(), picture).await.unwrap().unwrap();
+    }
+    let (mut names, mut url) = (Vec::new(), "/v1/people/1?limit=60".to_string());
+    loop {
+        let page = site.json(&url).await;
+        names.extend(page["images"].as_array().unwrap().iter().map(|one| one["image_name"].clone()));
+        let Some(next) = page["next_cursor"].as_i64() else { break };
+        url = format!("/v1/people/1?limit=60&cursor={next}");
+    }
+    assert_eq!(names, (0..130).map(|number| format!("{number}.jpg")).collect::<Vec<_>>());
+    let (_, page) = site.get("/people/1").await;
+    assert!(page.contains("<bdi>99.jpg</bdi>") && !page.contains("<bdi>100.jpg</bdi>"), "{page}");
+    let (_, page) = site.get("/people/1?after=100").await;
+    assert!(page.contains("<bdi>100.jpg</bdi>") && !page.contains("More pictures"), "{page}");
+    assert_eq!(site.get("/people/1?after=x").await.0, StatusCode::BAD_REQUEST);
 }

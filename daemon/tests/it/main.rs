@@ -14,6 +14,7 @@ mod commands; // by MQTT, and their answers
 mod crash; // SIGTERM and kill -9 at any time
 mod disk; // a file system that is really full, and one that is nearly
 mod doctor; // finds what is wrong, and says what to do
+mod edge; // listeners, proxies, frames, names, readers that go away, a generated client
 mod events; // about people, and Home Assistant
 mod faults; // what the engine can do to the daemon
 mod flood; // a long stream of messages while everything is killed

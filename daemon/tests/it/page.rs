@@ -43,7 +43,7 @@ fn with_the_token_strangers_are_named_images_tried_again_and_people_managed_on_t
 }
 
 /// Runs a script of `tests/browser` to its end.
-fn browse(script: &str, arguments: &[&str]) {
+pub fn browse(script: &str, arguments: &[&str]) {
     let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.dev/node_modules");
     let modules = std::env::var("KITHD_NODE_MODULES").unwrap_or_else(|_| modules.display().to_string());
     assert!(

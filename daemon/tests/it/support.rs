@@ -140,7 +140,7 @@ impl Board {
         self.command().args(arguments).stderr(Stdio::null()).spawn().unwrap()
     }
 
-    fn command(&self) -> Command {
+    pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kithd"));
         for (key, value) in &self.settings {
             command.arg("--set").arg(format!("{key}={value}"));

@@ -134,3 +134,49 @@ fn a_broker_that_demands_a_certificate_gets_ours_and_trouble_with_it_is_said_and
         });
     }
 }
+
+#[test]
+fn a_certificate_out_of_its_time_is_told_as_one() {
+    let authority = Authority::new();
+    std::fs::write(
+        authority.path("ca.conf"),
+        "[ca]\ndefault_ca = own\n[own]\ndatabase = index\nserial = serial\nnew_certs_dir = .\ncertificate = ca.pem\n\
+         private_key = ca.key\ndefault_md = sha256\npolicy = any\nunique_subject = no\n[any]\ncommonName = supplied\n",
+    )
+    .unwrap();
+    std::fs::write(authority.path("index"), "").unwrap();
+    std::fs::write(authority.path("serial"), "01\n").unwrap();
+    authority.sign("server", "IP:127.0.0.1");
+    // To a board that wakes in 1970 every certificate is one of the future.
+    for (from, until, says) in [
+        (
+            "20960102000000Z",
+            "20970102000000Z",
+            ["this board's clock says 20", "valid from 2096-01-02 on: set the clock"],
+        ),
+        (
+            "20200101000000Z",
+            "20210101000000Z",
+            ["was valid until 2021-01-01", "renew the certificate, or set the clock"],
+        ),
+    ] {
+        let dates = ["-startdate", from, "-enddate", until];
+        let files = ["-in", "server.csr", "-out", "server.pem", "-extfile", "extensions", "-notext"];
+        authority.openssl(&[&["ca", "-batch", "-config", "ca.conf"][..], &files, &dates].concat());
+        let files = [("server.pem", authority.read("server.pem")), ("server.key", authority.read("server.key"))];
+        let files: Vec<_> = files.iter().map(|(name, content)| (*name, content.as_str())).collect();
+        let broker = Mosquitto::running_with("certfile server.pem\nkeyfile server.key", &files);
+        for version in ["5", "3.1.1"] {
+            let mut board = Board::with_broker(broker.port());
+            board.set("mqtt.version", &format!("{version:?}"));
+            board.set("mqtt.url", &format!("mqtts://127.0.0.1:{}", broker.port()));
+            board.set("mqtt.ca_file", &quoted(&authority.path("ca.pem")));
+            board.start();
+            let said = wait_for("the part mqtt to say why", || {
+                let part = board.get("/v1/status")["parts"]["mqtt"]["text"].as_str().unwrap_or("").to_string();
+                part.contains("no connection").then_some(part)
+            });
+            assert!(says.iter().all(|words| said.contains(words)), "{version}: {said}");
+        }
+    }
+}

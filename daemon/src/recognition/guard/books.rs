@@ -8,11 +8,12 @@ use std::time::Instant;
 use kith_vision::{Device, Precision};
 
 use super::Inner;
+use crate::desk::PrecisionTime;
 use crate::domain::{BreakerReason, BreakerState, EngineRole, ImageId};
 use crate::queue::Queue;
 use crate::recognition::breaker::Snapshot;
 use crate::recognition::slot::{TestFailure, Up};
-use crate::rpc::recognizer::Description;
+use crate::rpc::recognizer::{Description, PrecisionTiming};
 use crate::store::Store;
 
 /// Facts in the database.
@@ -167,6 +168,10 @@ impl Inner {
 }
 
 /// Each precision with its median in milliseconds.
-fn timings(said: &Description) -> Vec<(String, f64)> {
-    said.timings.iter().map(|timing| (timing.precision.clone(), timing.micros as f64 / 1e3)).collect()
+fn timings(said: &Description) -> Vec<PrecisionTime> {
+    let time = |timing: &PrecisionTiming| PrecisionTime {
+        precision: timing.precision.clone(),
+        milliseconds: timing.micros as f64 / 1e3,
+    };
+    said.timings.iter().map(time).collect()
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Inner;
-use crate::desk::{BreakerLine, EngineLine, EngineReport};
+use crate::desk::{BreakerLine, EngineLine, EngineReport, ReasonCount, StateTime};
 use crate::domain::BreakerState;
 use crate::health::Condition;
 use crate::recognition::slot::{Slot, SlotState};
@@ -40,14 +40,18 @@ impl Inner {
             next_ping_seconds: breaker.next_ping(now).map(|wait| wait.as_secs_f64()),
             trips: counters.trips,
             successes: counters.successes,
-            failures_by_reason: counters.failures.clone(),
+            failures_by_reason: counters
+                .failures
+                .iter()
+                .map(|(reason, count)| ReasonCount { reason: *reason, count: *count })
+                .collect(),
             late: counters.late,
             pings_passed: counters.pings.0,
             pings_failed: counters.pings.1,
             seconds_in_state: breaker
                 .time_in_states(now)
                 .into_iter()
-                .map(|(state, time)| (state, time.as_secs_f64()))
+                .map(|(state, time)| StateTime { state, seconds: time.as_secs_f64() })
                 .collect(),
         };
         drop(breaker);

@@ -164,7 +164,8 @@ function say(text) {
 
 function listen() {
   if (events) return;
-  events = new EventSource("/events");
+  // The first page may lie under a path of a proxy's.
+  events = new EventSource(new URL("events", document.querySelector("a.brand").href));
   events.addEventListener("open", () => say("live"));
   events.addEventListener("changed", refresh);
   events.addEventListener("error", () => {

@@ -1,38 +1,100 @@
 //! By which names the board may be asked. A page elsewhere can make a name of its own lead here (DNS rebinding), and its
-//! browser then believes that both are one site.
+//! browser then believes that both are one site. No page can do that with an address, nor with a name that only the
+//! network of this board gives away: its host name, in `.local` and in the domains that this network searches.
 //!
-//! The port is not looked at: it is in the address, which no page can choose, and tunnels and proxies change it.
+//! The port is not looked at here: tunnels and proxies change it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 
-use axum::http::uri::Authority;
+/// Where the system keeps the domains in which it looks for short names; DHCP brings them.
+const SEARCHED: &str = "/etc/resolv.conf";
 
-/// The board's own names.
+/// The names the configuration adds to the board's own.
 pub struct Hosts(Vec<String>);
 
 impl Hosts {
-    /// By the system's host name, and by the configuration.
-    pub fn new(hostname: &str, configured: &[String]) -> Self {
-        let mut names: Vec<String> = own_names(hostname);
-        names.extend(configured.iter().map(|name| plain(name)));
-        Self(names)
+    /// By the configuration.
+    pub fn new(configured: &[String]) -> Self {
+        Self(configured.iter().map(|name| plain(name)).collect())
     }
 
     /// Whether a host, perhaps with a port, is the board, which was asked at the address `local`.
     pub fn own(&self, host: &str, local: IpAddr) -> bool {
-        let Ok(authority) = host.parse::<Authority>() else { return false };
-        if host.contains('@') {
-            return false;
-        }
-        let name = plain(authority.host());
+        let Some((name, _)) = split(host) else { return false };
         match name.parse::<IpAddr>() {
             Ok(address) => {
                 let address = address.to_canonical();
-                address == local.to_canonical() || address.is_loopback() || self.0.contains(&address.to_string())
+                address == local.to_canonical()
+                    || address.is_loopback()
+                    || self.0.contains(&address.to_string())
+                    || is_here(address)
             }
-            Err(_) => self.0.contains(&name),
+            Err(_) => {
+                self.0.contains(&name) || {
+                    let searched = std::fs::read_to_string(SEARCHED).unwrap_or_default();
+                    is_own_name(&name, &super::hostname(), &searched)
+                }
+            }
         }
     }
+
+    /// Whether the configuration names this host.
+    pub fn configured(&self, host: &str) -> bool {
+        split(host).is_some_and(|(name, _)| self.0.contains(&name))
+    }
+}
+
+/// Name and port of a Host header; `None`: it is none.
+pub fn split(host: &str) -> Option<(String, Option<u16>)> {
+    let (name, rest) = match host.strip_prefix('[') {
+        // Browsers leave out by which network a link-local address is meant, other programs do not.
+        Some(rest) => {
+            let (inside, rest) = rest.split_once(']')?;
+            let address = inside.split('%').next()?.parse::<IpAddr>().ok()?;
+            (address.to_string(), rest)
+        }
+        None => {
+            let (name, rest) = host.split_at(host.find(':').unwrap_or(host.len()));
+            let letters = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+            let name = Some(plain(name)).filter(|name| !name.is_empty() && name.chars().all(letters))?;
+            (name, rest)
+        }
+    };
+    match rest.strip_prefix(':') {
+        None if rest.is_empty() => Some((name, None)),
+        Some("") => Some((name, None)),
+        port => Some((name, Some(port?.parse().ok()?))),
+    }
+}
+
+/// Whether this board has the address: only then a socket can be given it. Nothing is sent.
+fn is_here(address: IpAddr) -> bool {
+    let somebody = !address.is_unspecified() && !address.is_multicast() && address != IpAddr::from([255; 4]);
+    somebody && UdpSocket::bind((address, 0)).is_ok()
+}
+
+fn is_own_name(name: &str, hostname: &str, searched: &str) -> bool {
+    let own = own_names(hostname);
+    if own.iter().any(|own| own == name) {
+        return true;
+    }
+    let whole = plain(hostname);
+    let first = whole.split('.').next().unwrap_or_default();
+    let Some(rest) = name.strip_prefix(first).filter(|_| !first.is_empty()) else { return false };
+    // What mDNS calls the second of two boards of one name.
+    let numbered = rest.strip_prefix('-').and_then(|rest| rest.strip_suffix(".local"));
+    if numbered
+        .is_some_and(|number| (1..=3).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit()))
+    {
+        return true;
+    }
+    let domains = searched.lines().flat_map(|line| {
+        let mut words = line.split_whitespace();
+        let wanted = matches!(words.next(), Some("search" | "domain"));
+        words.filter(move |_| wanted)
+    });
+    let Some(domain) = rest.strip_prefix('.') else { return false };
+    domains.map(plain).any(|searched| !searched.is_empty() && searched == domain)
 }
 
 /// `board.lan`, `board`, `board.local` and `localhost`.
@@ -46,9 +108,8 @@ pub fn own_names(hostname: &str) -> Vec<String> {
     names
 }
 
-/// In small letters, without brackets and the dot at the end.
+/// In small letters, without the dot at the end.
 fn plain(name: &str) -> String {
-    let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
 
@@ -56,42 +117,88 @@ fn plain(name: &str) -> String {
 mod tests {
     use super::*;
 
+    const ADVERSE: [&str; 14] = [
+        "evil.example",
+        "192.0.2.7:8000",
+        "localhost.evil.example",
+        "localhost@evil.example",
+        "x@localhost",
+        "",
+        ":8000",
+        "localhost/",
+        "127.0.0.1.evil.example",
+        "0.0.0.0",
+        "[::]",
+        "255.255.255.255",
+        "localhost:80000",
+        "[::1",
+    ];
+
     #[test]
-    fn the_board_is_known_by_its_names_its_addresses_and_what_was_configured() {
-        let hosts = Hosts::new("Gate.lan", &["kithd.example".into(), "203.0.113.7".into()]);
+    fn the_board_is_known_by_its_addresses_and_what_was_configured() {
+        let hosts = Hosts::new(&["kithd.example".into(), "203.0.113.7".into(), "fd00::9".into()]);
         let local = IpAddr::from([192, 168, 1, 20]);
         for host in [
             "192.168.1.20:8000",
             "192.168.1.20",
             "127.0.0.1:8000",
+            "127.0.1.1",
             "localhost:8000",
             "LOCALHOST.",
+            "localhost:",
             "[::1]:8000",
-            "gate",
-            "gate.local:8000",
-            "gate.lan",
+            "[::ffff:192.168.1.20]:8000",
             "kithd.example",
-            "kithd.example:443",
+            "Kithd.Example.:443",
             "203.0.113.7",
+            "[fd00::9]",
         ] {
             assert!(hosts.own(host, local), "{host}");
         }
-        for host in [
-            "evil.example",
-            "192.168.1.21:8000",
-            "gate.local.evil.example",
-            "localhost.evil.example",
-            "gate.local@evil.example",
-            "x@gate.local",
-            "",
-            ":8000",
-            "gate.local/",
-            "127.0.0.1.evil.example",
-        ] {
+        for host in ADVERSE {
             assert!(!hosts.own(host, local), "{host}");
         }
-        let six = "fd00::7".parse().unwrap();
-        assert!(hosts.own("[fd00::7]:8000", six) && !hosts.own("[fd00::8]", six));
+        let six = "fe80::7".parse().unwrap();
+        for host in ["[fe80::7]:8000", "[fe80::7%eth0]:8000", "[fe80::7%25eth0]"] {
+            assert!(hosts.own(host, six), "{host}");
+        }
+        assert!(!hosts.own("[fe80::8]", six) && !hosts.own("fe80::7", six));
         assert!(hosts.own("192.168.1.20", "::ffff:192.168.1.20".parse().unwrap()));
+    }
+
+    #[test]
+    fn names_are_the_boards_own_as_its_network_has_them() {
+        let searched = "nameserver 192.168.1.1\nsearch fritz.box corp.example\n#search evil.example\ndomain home.arpa\noptions edns0";
+        let own = |name: &str| is_own_name(name, "Gate", searched);
+        for name in [
+            "gate",
+            "gate.local",
+            "gate-2.local",
+            "gate-17.local",
+            "gate.fritz.box",
+            "gate.corp.example",
+            "gate.home.arpa",
+            "localhost",
+        ] {
+            assert!(own(name), "{name}");
+        }
+        for name in [
+            "gate.evil.example",
+            "gate.example",
+            "gate-2.fritz.box",
+            "gate-2",
+            "gate-.local",
+            "gate-x.local",
+            "gate2.local",
+            "gate-2.local.evil.example",
+            "gate.fritz.box.evil.example",
+            "door.fritz.box",
+            "fritz.box",
+            "gate.",
+        ] {
+            assert!(!own(name), "{name}");
+        }
+        assert!(is_own_name("gate.lan", "gate.lan", "") && !is_own_name("gate.box", "gate.lan", "search .\n"));
+        assert!(!is_own_name("-2.local", "", "search local"));
     }
 }

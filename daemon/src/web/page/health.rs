@@ -125,9 +125,10 @@ fn engines(report: &EngineReport) -> Vec<(&'static str, EngineLine, Option<Strin
 }
 
 fn calls(breaker: &BreakerLine) -> String {
-    let failed = breaker.failures_by_reason.iter().filter(|(_, count)| *count > 0);
-    let failed = failed
-        .map(|(reason, count)| format!(", {} failed ({})", wording::number(*count), wording::words(reason.as_str())));
+    let failed = breaker.failures_by_reason.iter().filter(|failed| failed.count > 0);
+    let failed = failed.map(|failed| {
+        format!(", {} failed ({})", wording::number(failed.count), wording::words(failed.reason.as_str()))
+    });
     let answered = wording::number(breaker.successes);
     format!("{answered} answered{}; {} since the start", failed.collect::<String>(), opened(breaker.trips))
 }

@@ -13,7 +13,7 @@ struct LoginPage {
     /// Where to go after it.
     next: String,
     /// Why the last try did not work.
-    refused: Option<&'static str>,
+    refused: Option<String>,
     /// Somebody is logged in already.
     known: bool,
 }
@@ -27,7 +27,7 @@ pub fn form(visit: Visit, next: String) -> Response {
 }
 
 /// The form again, with why it did not work.
-pub fn refused(status: StatusCode, next: String, refused: &'static str) -> Response {
+pub fn refused(status: StatusCode, next: String, refused: String) -> Response {
     let frame = bare_frame(Visit::default());
     (status, filled(&LoginPage { frame, next, refused: Some(refused), known: false })).into_response()
 }

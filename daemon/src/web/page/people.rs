@@ -16,6 +16,8 @@ use crate::store::{PersonPicture, PersonRow};
 use crate::web::{Web, wording};
 
 const PER_PAGE: usize = 60;
+/// Of one person on a page.
+const PICTURES: usize = 100;
 
 #[derive(Template)]
 #[template(path = "people.html")]
@@ -36,6 +38,8 @@ struct PersonPage {
     frame: Frame,
     person: Person,
     pictures: Vec<Picture>,
+    /// The last of these pictures, where more follow.
+    later: Option<i64>,
     /// Those to merge with, for whoever may.
     others: Vec<(PersonId, String)>,
     /// Whether the gallery could be asked for remarks.
@@ -101,16 +105,32 @@ pub async fn list(State(web): State<Web>, visit: Visit, asked: Result<Query<Aske
     Ok(filled(&page))
 }
 
+/// Where a page of somebody's pictures begins.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct Behind {
+    after: Option<i64>,
+}
+
 /// `GET /people/{id}`: one of them, with the pictures they were enrolled from.
-pub async fn one(State(web): State<Web>, visit: Visit, number: Result<Number, Failed>) -> Page {
+pub async fn one(
+    State(web): State<Web>,
+    visit: Visit,
+    number: Result<Number, Failed>,
+    behind: Result<Query<Behind>, QueryRejection>,
+) -> Page {
     let Number(id) = number?;
+    let Query(Behind { after }) = behind.map_err(|_| Problem::bad_request("\"after\" is the number of a picture."))?;
     let Some(person) = web.store.person(id).await? else {
         let sentence =
             format!("There is nobody with the number {id}. They may have been erased, or merged with somebody.");
         return Ok(notice(StatusCode::NOT_FOUND, sentence));
     };
     let frame = frame(&web, visit, "people");
-    let pictures = web.store.person_pictures(id).await?;
+    let mut pictures = web.store.person_pictures(id, after, PICTURES + 1).await?;
+    let more = pictures.len() > PICTURES;
+    pictures.truncate(PICTURES);
+    let later = pictures.last().filter(|_| more).map(|last| last.id);
     let judged = (web.gallery)().is_some();
     let remarks = web.remarks(id).await;
     let mut others = match frame.visit.csrf {
@@ -121,6 +141,7 @@ pub async fn one(State(web): State<Web>, visit: Visit, number: Result<Number, Fa
     let page = PersonPage {
         person: Person::new(person, &frame),
         pictures: described(pictures, &remarks, &frame),
+        later,
         others,
         judged,
         frame,

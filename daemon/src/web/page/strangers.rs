@@ -77,7 +77,7 @@ pub async fn list(State(web): State<Web>, visit: Visit, asked: Result<Query<Aske
     let more = rows.len() > PER_PAGE;
     rows.truncate(PER_PAGE);
     let page = StrangersPage {
-        older: rows.last().filter(|_| more).map(|row| format!("{}-{}", row.last_seen_ms, row.id)),
+        older: rows.last().filter(|_| more).map(|row| format!("{}-{}", row.last_image, row.id)),
         strangers: rows.into_iter().map(|row| Stranger::new(row, &frame)).collect(),
         ignored,
         first: before.is_none(),
