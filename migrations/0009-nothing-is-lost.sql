@@ -56,3 +56,6 @@ ALTER TABLE person ADD COLUMN topic TEXT;          -- last level of the person's
 CREATE UNIQUE INDEX person_folded ON person (folded);
 CREATE UNIQUE INDEX person_topic ON person (topic);
 CREATE INDEX person_order ON person (base, folded, id);
+
+-- Remarks on pictures.
+ALTER TABLE images ADD COLUMN remark TEXT;       -- what is wrong with the file although it could be read, in words

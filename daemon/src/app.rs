@@ -20,7 +20,7 @@ use crate::board::Board;
 use crate::config::{Config, Http, Tls};
 use crate::control::{self, Control};
 use crate::disk::Disk;
-use crate::engine::{DecodeLimits, EngineSettings};
+use crate::engine::{DecodeLimits, EngineSettings, JPEG_TIMES};
 use crate::health::{Condition, Health};
 use crate::heartbeat::{Pulse, heartbeat};
 use crate::history;
@@ -342,7 +342,7 @@ pub fn guard_settings(config: &Config, sockets: &Path) -> GuardSettings {
         deadlines: Deadlines {
             base: config.recognition.deadline,
             per_megapixel: config.recognition.deadline_per_megapixel,
-            max_pixels: config.recognition.max_pixels,
+            max_pixels: config.recognition.max_pixels.saturating_mul(JPEG_TIMES),
         },
         threads: config.recognition.threads,
         precision: config.models.precision,

@@ -295,6 +295,8 @@ pub struct Identified {
     pub timings: Option<Timings>,
     /// Small JPEG of the whole picture.
     pub thumbnail: Vec<u8>,
+    /// What is wrong with the file although it could be read.
+    pub remark: Option<String>,
     /// Pack, precision and device.
     pub engine: String,
     /// Which engine that was.

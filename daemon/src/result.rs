@@ -17,6 +17,7 @@ struct ResultMessage<'a> {
     state: State,
     outcome: Option<Outcome>,
     reason: Option<&'a str>,
+    remark: Option<&'a str>,
     picture_key: Option<&'a str>,
     supersedes: Option<&'a str>,
     width: Option<u32>,
@@ -91,6 +92,7 @@ pub fn message(claimed: &Claimed, end: Result<&Identified, &str>, stamp: Stamp<'
         state: if identified.is_some() { State::Processed } else { State::Failed },
         outcome: identified.map(|i| i.outcome),
         reason: end.err(),
+        remark: identified.and_then(|i| i.remark.as_deref()),
         picture_key: identified.map(|i| i.picture_key.as_str()),
         supersedes: claimed.supersedes.as_deref(),
         width: size.map(|(width, _)| width),
@@ -109,6 +111,8 @@ pub fn message(claimed: &Claimed, end: Result<&Identified, &str>, stamp: Stamp<'
 #[derive(Serialize, ToSchema)]
 pub struct Answer<'a> {
     outcome: Outcome,
+    /// What is wrong with the file although it could be read.
+    remark: Option<&'a str>,
     picture_key: &'a str,
     width: Option<u32>,
     height: Option<u32>,
@@ -121,6 +125,7 @@ pub struct Answer<'a> {
 pub fn answer(identified: &Identified) -> Answer<'_> {
     Answer {
         outcome: identified.outcome,
+        remark: identified.remark.as_deref(),
         picture_key: &identified.picture_key,
         width: identified.size.map(|(width, _)| width),
         height: identified.size.map(|(_, height)| height),

@@ -181,7 +181,7 @@ pub struct Recognition {
     pub max_faces: usize,
     /// Pictures without a face are looked at turned, too.
     pub turned: bool,
-    /// Largest picture, before decoding.
+    /// Largest picture in memory; JPEGs may have more: see [`crate::engine::JPEG_TIMES`].
     pub max_pixels: u64,
     /// Time for one picture…
     pub deadline: Duration,
@@ -366,7 +366,7 @@ fn intake(raw: &mut Raw, state_dir: &Path) -> Intake {
     }
     Intake {
         roots,
-        max_bytes: raw.size("intake.max_bytes", 20 << 20, 64 << 10..=200 << 20) as usize,
+        max_bytes: raw.size("intake.max_bytes", 64 << 20, 64 << 10..=256 << 20) as usize,
         max_pending: raw.number("intake.max_pending", 100_000, 1..=10_000_000),
         disk_reserve_bytes: raw.size("intake.disk_reserve", 200 << 20, 0..=1 << 40),
     }
@@ -464,7 +464,7 @@ fn recognition(raw: &mut Raw) -> Recognition {
         min_face_px: (min_face_px > 0).then_some(min_face_px),
         max_faces: raw.number("recognition.max_faces", 100, 1..=1000) as usize,
         turned: raw.flag("recognition.turned", true),
-        max_pixels: raw.number("recognition.max_pixels", 50_000_000, 100_000..=500_000_000),
+        max_pixels: raw.number("recognition.max_pixels", 65_000_000, 100_000..=500_000_000),
         deadline: raw.duration("recognition.deadline", secs(20), secs(1)..=secs(600)),
         deadline_per_megapixel: raw.duration("recognition.deadline_per_megapixel", secs(2), secs(0)..=secs(60)),
         read_deadline: raw.duration("recognition.read_deadline", secs(15), secs(1)..=secs(600)),

@@ -113,7 +113,7 @@ pub(super) fn mqtt(raw: &mut Raw) -> Mqtt {
         password_file,
         keep_alive: raw.duration("mqtt.keep_alive", secs(30), secs(5)..=secs(3600)),
         session_expiry: raw.duration("mqtt.session_expiry", secs(7 * 86_400), secs(60)..=secs(365 * 86_400)),
-        max_packet_bytes: u32::try_from(raw.size("mqtt.max_packet", 24 << 20, 64 << 10..=256 << 20))
+        max_packet_bytes: u32::try_from(raw.size("mqtt.max_packet", 68 << 20, 64 << 10..=256 << 20))
             .unwrap_or(u32::MAX),
         receive_maximum: u16::try_from(raw.number("mqtt.receive_maximum", 16, 1..=1000)).unwrap_or(16),
         picture_topics: filters(raw, "mqtt.picture_topics"),

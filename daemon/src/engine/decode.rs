@@ -2,6 +2,7 @@
 //! one sentence why not. Every failure is final: the same bytes fail again.
 //! Not for fetching bytes (the daemon does that) and not for finding faces (`kith_vision` does).
 
+use std::borrow::Cow;
 use std::error::Error as _;
 use std::fmt;
 use std::io::{Cursor, ErrorKind};
@@ -12,13 +13,14 @@ use image::error::UnsupportedErrorKind;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits, RgbImage};
 
+use jpeg::{Jpeg, Piece};
 use kith_vision::{Bounds, Rgb};
-use reduced::{Jpeg, Piece};
 
 use crate::picture_kind::{NotAPicture, Wrapping, wrapping};
 
+mod chunks;
 mod jpeg;
-mod reduced;
+mod orientation;
 pub use crate::picture_kind::Format;
 
 /// Headroom for a decoder's own buffers when the pixel limit is very small.
@@ -29,8 +31,22 @@ const SMALLEST_ALLOCATION_LIMIT: u64 = 64 << 20;
 pub struct DecodeLimits {
     /// Largest file, in bytes.
     pub max_bytes: usize,
-    /// Largest width × height.
+    /// Largest width × height in memory. A JPEG whose blocks come in order may have [`JPEG_TIMES`] as many: it is read
+    /// reduced.
     pub max_pixels: u64,
+}
+
+/// How many times the pixel limit a JPEG may have.
+pub const JPEG_TIMES: u64 = 16;
+
+/// What an operator should know of a picture that could be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Remark {
+    #[error("the file ends without its last marker")]
+    NoEnd,
+    #[error("its data has faults, so parts of the picture may look wrong")]
+    Faults,
 }
 
 /// Why a picture cannot be read. Display is the sentence the operator reads; all are final.
@@ -41,10 +57,10 @@ pub enum DecodeError {
     NotAPicture(#[from] NotAPicture),
     #[error("The file looks like {looks_like}; send an ordinary JPEG, PNG, WebP, GIF, BMP or TIFF.")]
     Unsupported { looks_like: String },
-    #[error("The file has {bytes} bytes; at most {limit} are accepted.")]
+    #[error("The file has {bytes} bytes, more than intake.max_bytes = {limit}.")]
     TooManyBytes { bytes: usize, limit: usize },
-    #[error("The picture has {width}×{height} pixels; at most {limit} in all are accepted.")]
-    TooManyPixels { width: u32, height: u32, limit: u64 },
+    #[error("The picture has {width}×{height} pixels, more than {allowed}.")]
+    TooManyPixels { width: usize, height: usize, allowed: String },
     #[error("The {format} file ends before the picture does: it was cut off or damaged on its way.")]
     Truncated { format: Format },
     #[error("The {format} file is damaged ({detail}).")]
@@ -59,15 +75,16 @@ pub struct Sight<'a> {
     pub reduction: usize,
     /// Width and height of the whole picture.
     pub size: (usize, usize),
+    /// In the order they were noticed.
+    pub remarks: Vec<Remark>,
     /// The rest.
     pub whole: Whole<'a>,
 }
 
 /// The picture behind a [`Sight`].
 pub struct Whole<'a> {
-    bytes: &'a [u8],
-    limits: DecodeLimits,
     turn: Turn,
+    max_pixels: u64,
     /// If the sight is reduced.
     jpeg: Option<Jpeg<'a>>,
 }
@@ -81,7 +98,7 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Rgb, DecodeError> {
 }
 
 /// The same, with its sides divided by `reduction` of them (1, 2 or 4), if it is a large picture whose format lets that
-/// save time. What is refused is what [`decode`] refuses.
+/// save time; divided by more if it would pass the limit otherwise.
 pub fn look<'a>(
     bytes: &'a [u8],
     limits: &DecodeLimits,
@@ -99,57 +116,79 @@ pub fn look<'a>(
         }
     };
     if format == Format::Jpeg {
-        jpeg::check(bytes)?;
+        return look_at_jpeg(bytes, limits, reduction);
     }
     // The decoders are other people's code fed by strangers: a panic in one is this picture's failure.
-    catch_unwind(AssertUnwindSafe(|| decode_as(format, bytes, limits, reduction)))
+    catch_unwind(AssertUnwindSafe(|| decode_as(format, bytes, limits)))
         .unwrap_or_else(|_| Err(corrupt(format, "its decoder gave up on it")))
 }
 
-fn decode_as<'a>(
-    format: Format,
+fn look_at_jpeg<'a>(
     bytes: &'a [u8],
     limits: &DecodeLimits,
     reduction: impl FnOnce(usize, usize) -> usize,
 ) -> Result<Sight<'a>, DecodeError> {
-    let mut allocation = Limits::no_limits();
-    allocation.max_alloc = Some(limits.max_pixels.saturating_mul(8).max(SMALLEST_ALLOCATION_LIMIT));
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format.image_format());
-    reader.limits(allocation);
-    // Reads headers only; the pixels are decoded by `from_decoder`.
-    let mut decoder = reader.into_decoder().map_err(|error| explain(format, &error))?;
-    let (width, height) = decoder.dimensions();
+    let jpeg = Jpeg::open(bytes)?;
+    let (width, height) = (jpeg.width, jpeg.height);
+    let limit = limits.max_pixels;
+    // What comes in scans is kept whole until the last one, so that reducing it saves no memory.
+    let (most, allowed) = if jpeg.in_scans {
+        let times = format!("a JPEG that is not progressive may have {JPEG_TIMES} times as many");
+        (limit, format!("recognition.max_pixels = {limit} ({times})"))
+    } else {
+        (limit.saturating_mul(JPEG_TIMES), format!("{JPEG_TIMES} times recognition.max_pixels = {limit}"))
+    };
+    let count = pixels_within(Format::Jpeg, [width, height], most, allowed)?;
+    let turn = Turn { orientation: orientation::of(Format::Jpeg, bytes), width, height };
+    let wanted = if count < WORTH_REDUCING { 1 } else { reduction(width, height) };
+    let (_, flip_x, flip_y) = turn.swapped_and_flipped();
+    // Where something is left over at the end of a row, turning would move it to the beginning.
+    let even = (!flip_x || width.is_multiple_of(wanted)) && (!flip_y || height.is_multiple_of(wanted));
+    let wanted = if even { wanted } else { 1 };
+    let needed = [1, 2].into_iter().find(|&by| count.div_ceil(by * by) <= limit).unwrap_or(4);
+    let reduction = wanted.max(needed as usize);
+    let [columns, rows] = jpeg.reduced(reduction);
+    let (piece, remarks) = jpeg.piece(reduction, 0..columns, 0..rows)?;
+    let whole = Whole { turn, max_pixels: limit, jpeg: (reduction > 1).then_some(jpeg) };
+    Ok(Sight { picture: turn.apply(piece), reduction, size: turn.upright(), remarks, whole })
+}
+
+/// How many pixels that is, if it is no more than `most`.
+fn pixels_within(format: Format, [width, height]: [usize; 2], most: u64, allowed: String) -> Result<u64, DecodeError> {
     if width == 0 || height == 0 {
         return Err(corrupt(format, "it claims to have no pixels"));
     }
-    let count = u64::from(width) * u64::from(height);
-    if count > limits.max_pixels {
-        return Err(DecodeError::TooManyPixels { width, height, limit: limits.max_pixels });
+    let count = (width as u64).saturating_mul(height as u64);
+    if count > most {
+        return Err(DecodeError::TooManyPixels { width, height, allowed });
     }
-    // Unreadable metadata is no reason to refuse readable pixels.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    Ok(count)
+}
+
+fn decode_as<'a>(format: Format, bytes: &[u8], limits: &DecodeLimits) -> Result<Sight<'a>, DecodeError> {
+    let mut orientation = orientation::of(format, bytes);
+    let bytes = if format == Format::Png { chunks::essential_png(bytes) } else { Cow::Borrowed(bytes) };
+    let mut allocation = Limits::no_limits();
+    allocation.max_alloc = Some(limits.max_pixels.saturating_mul(8).max(SMALLEST_ALLOCATION_LIMIT));
+    let mut reader = ImageReader::with_format(Cursor::new(&*bytes), format.image_format());
+    reader.limits(allocation);
+    // Reads headers only; the pixels are decoded by `from_decoder`.
+    let mut decoder = reader.into_decoder().map_err(|error| explain(format, &error))?;
+    if format == Format::Tiff && orientation == Orientation::NoTransforms {
+        // BigTIFF is no EXIF.
+        orientation = decoder.orientation().unwrap_or(orientation);
+    }
     // u32 fits usize on every target that runs an engine.
-    let turn = Turn { orientation, width: width as usize, height: height as usize };
-    let sight = |picture, reduction, jpeg| {
-        let whole = Whole { bytes, limits: *limits, turn, jpeg };
-        Sight { picture, reduction, size: turn.upright(), whole }
-    };
-    if format == Format::Jpeg && count >= WORTH_REDUCING {
-        let reduction = reduction(turn.width, turn.height);
-        // Where something is left over at the end of a row, turning would move it to the beginning.
-        let even = turn.width.is_multiple_of(reduction) && turn.height.is_multiple_of(reduction);
-        if reduction > 1
-            && even
-            && let Some(mut jpeg) = Jpeg::read(bytes, [turn.width, turn.height])
-            && let Some(piece) = jpeg.reduced(reduction)
-        {
-            return Ok(sight(turn.apply(piece), reduction, Some(jpeg)));
-        }
-    }
+    let [width, height] = <[u32; 2]>::from(decoder.dimensions()).map(|side| side as usize);
+    let limit = limits.max_pixels;
+    let times = format!("a JPEG may have {JPEG_TIMES} times as many");
+    pixels_within(format, [width, height], limit, format!("recognition.max_pixels = {limit} ({times})"))?;
     let picture = DynamicImage::from_decoder(decoder).map_err(|error| explain(format, &error))?;
     let mut picture = flatten(picture);
     picture.apply_orientation(orientation);
-    Ok(sight(rgb(picture), 1, None))
+    let turn = Turn { orientation, width, height };
+    let whole = Whole { turn, max_pixels: limit, jpeg: None };
+    Ok(Sight { picture: rgb(picture), reduction: 1, size: turn.upright(), remarks: Vec::new(), whole })
 }
 
 fn rgb(picture: DynamicImage) -> Rgb {
@@ -167,16 +206,15 @@ impl Whole<'_> {
         let within =
             |from: f32, to: f32, side: usize| (from.max(0.0) as usize).min(side)..(to.ceil() as usize).min(side);
         let (x, y) = (within(bounds.left, bounds.right, width), within(bounds.top, bounds.bottom, height));
-        // Reading everything is faster the plain way.
-        if 2 * x.len() * y.len() < width * height {
-            let (x, y) = self.turn.stored(x, y);
-            if let Ok(Some(piece)) = catch_unwind(AssertUnwindSafe(|| jpeg.piece(x, y))) {
-                let corner = self.turn.corner(&piece);
-                return Some((self.turn.apply(piece), corner));
-            }
+        let (x, y) = self.turn.stored(x, y);
+        if x.is_empty() || y.is_empty() || x.len() as u64 * y.len() as u64 > self.max_pixels {
+            return None;
         }
-        match decode(self.bytes, &self.limits) {
-            Ok(picture) => Some((picture, [0, 0])),
+        match jpeg.piece(1, x, y) {
+            Ok((piece, _)) => {
+                let corner = self.turn.corner(&piece);
+                Some((self.turn.apply(piece), corner))
+            }
             Err(error) => {
                 tracing::debug!("a picture's small faces are recognised with half of its detail or less: {error}");
                 None

@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use crate::config::Models;
 
 pub use confine::{Profile, confine};
-pub use decode::{DecodeLimits, decode};
+pub use decode::{DecodeLimits, JPEG_TIMES, decode};
 pub use encode::jpeg;
 pub use process::{Args, run};
 pub use recogniser::Recogniser;
@@ -71,6 +71,8 @@ pub struct Reply {
     pub faces: Vec<FoundFace>,
     /// Small JPEG of the whole picture.
     pub thumbnail: Vec<u8>,
+    /// What is wrong with the file although it could be read.
+    pub remark: Option<String>,
     /// For the bench.
     pub times: StageTimes,
 }

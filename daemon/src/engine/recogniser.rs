@@ -7,7 +7,7 @@ use kith_vision::{
     Comparison, Device, Face, Pack, Precision, QualityLimits, Search, Vision, VisionError, compare_precisions,
 };
 
-use super::decode::{DecodeLimits, Sight, decode, look};
+use super::decode::{DecodeLimits, Remark, Sight, decode, look};
 use super::{EngineError, EngineSettings, FoundFace, Reply, StageTimes, encode};
 
 const THUMBNAIL_SIDE: u32 = 240;
@@ -66,7 +66,7 @@ impl Recogniser {
         let begun = Instant::now();
         let reduction = |width, height| self.vision.reduction(width, height, &self.search);
         let sight = look(bytes, &self.limits, reduction).map_err(|error| EngineError::Unreadable(error.to_string()))?;
-        let Sight { picture, reduction, size, mut whole } = sight;
+        let Sight { picture, reduction, size, remarks, mut whole } = sight;
         let decoded = begun.elapsed();
         let part = |bounds| whole.part(bounds);
         let analysis =
@@ -81,6 +81,7 @@ impl Recogniser {
             size: (size.0 as u32, size.1 as u32),
             faces,
             thumbnail,
+            remark: (!remarks.is_empty()).then(|| remarks.iter().map(Remark::to_string).collect::<Vec<_>>().join("; ")),
             times: StageTimes {
                 decode: decoded,
                 detect: analysis.timings.detect,

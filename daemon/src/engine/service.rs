@@ -84,6 +84,7 @@ impl From<Reply> for RecognizeReply {
             height: reply.size.1,
             faces: reply.faces.into_iter().map(Face::from).collect(),
             thumbnail: reply.thumbnail,
+            remark: reply.remark.unwrap_or_default(),
             times: Some(reply.times.into()),
         }
     }

@@ -34,6 +34,7 @@ fn nothing_found() -> Identified {
         size: Some((4, 3)),
         faces: vec![],
         thumbnail: vec![1],
+        remark: None,
         engine: "test".into(),
         role: EngineRole::Primary,
         space: "space".into(),

@@ -27,6 +27,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const SHORT_CALL: Duration = Duration::from_secs(5);
 /// A peer whose machine went away without a word is noticed after two of these.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Of a remark, in bytes.
+const LONGEST_REMARK: usize = 500;
 /// What the origin's service answers for a face it does not know.
 pub const NOT_FOUND: &str = "not_found";
 
@@ -248,6 +250,7 @@ fn checked(reply: RecognizeReply, pack: &Pack) -> Result<Reply, String> {
         size: (reply.width, reply.height),
         faces: faces.collect::<Result<_, _>>()?,
         thumbnail: reply.thumbnail,
+        remark: remark(&reply.remark),
         times: StageTimes {
             decode: micros(times.decode),
             detect: micros(times.detect),
@@ -256,6 +259,13 @@ fn checked(reply: RecognizeReply, pack: &Pack) -> Result<Reply, String> {
             encode: micros(times.encode),
         },
     })
+}
+
+/// Of what an engine remarks, as much as is worth keeping.
+fn remark(text: &str) -> Option<String> {
+    let kept = text.floor_char_boundary(LONGEST_REMARK);
+    let plain: String = text[..kept].chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    (!plain.trim().is_empty()).then(|| plain.trim().to_owned())
 }
 
 fn checked_face(face: Face, pack: &Pack) -> Result<FoundFace, String> {

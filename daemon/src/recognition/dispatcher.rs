@@ -153,10 +153,12 @@ pub async fn identify(
     let picture_key = hex(&Sha256::digest(&bytes));
     let picture = Picture { bytes: bytes.into(), path };
     let recognised = up.guard.recognise(image, &picture).await?;
+    let mut remark = None;
     let (size, faces, thumbnail, timings) = match recognised.answer {
         Answer::Faces(reply) => {
             let faces = up.matcher.identify(reply.faces);
             let faces = faces.map_err(|error| Failure::EngineMalformed(error.to_string()))?;
+            remark = reply.remark;
             (Some(reply.size), faces, reply.thumbnail, Some(timings(&reply.times)))
         }
         Answer::Name(None) => (None, vec![named_face(Outcome::Unknown, None, None)], Vec::new(), None),
@@ -179,6 +181,7 @@ pub async fn identify(
         faces,
         timings,
         thumbnail,
+        remark,
         engine: recognised.engine,
         role: recognised.role,
         space: up.matcher.space().into(),

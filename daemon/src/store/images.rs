@@ -95,7 +95,7 @@ impl Store {
             let updated = connection
                 .prepare_cached(
                     "UPDATE images SET state = 'processed', outcome = :outcome, reason = NULL, engine = :engine,
-                            picture_key = :key, width = :width, height = :height, alone = 0,
+                            picture_key = :key, remark = :remark, width = :width, height = :height, alone = 0,
                             unverified = :unverified, supersedes = NULL,
                             finished_at_ms = :finished, duration_ms = :duration
                       WHERE id = :id AND state = 'processing' AND attempts = :attempts",
@@ -104,6 +104,7 @@ impl Store {
                     ":outcome": identified.outcome.as_str(),
                     ":engine": identified.engine,
                     ":key": identified.picture_key,
+                    ":remark": identified.remark,
                     ":width": identified.size.map(|(width, _)| width),
                     ":height": identified.size.map(|(_, height)| height),
                     ":unverified": made_by(Some(identified.role)),
@@ -249,7 +250,7 @@ impl Store {
                 }
                 camera_bytes += connection
                     .prepare_cached(
-                        "UPDATE images SET state = 'pending', outcome = NULL, engine = NULL, reason = ?2, attempts = 0,
+                        "UPDATE images SET state = 'pending', outcome = NULL, engine = NULL, remark = NULL, reason = ?2, attempts = 0,
                                 alone = 0, due_ms = ?3, missing_since_ms = NULL, finished_at_ms = NULL,
                                 duration_ms = NULL, unverified = 0,
                                 picture_key = iif(file IS NULL, NULL, picture_key),

@@ -47,6 +47,8 @@ pub struct ImageRow {
     pub outcome: Option<String>,
     /// Why it waits or failed.
     pub reason: Option<String>,
+    /// What is wrong with the file although it could be read.
+    pub remark: Option<String>,
     /// Names of the known people in it, best first.
     pub persons: Vec<String>,
     /// Names of the people that uncertain faces may be, best first.
@@ -135,7 +137,8 @@ pub struct ImageDetail {
 
 pub(super) const IMAGE_COLUMNS: &str = "
     i.id, i.state, i.source, i.path, i.outcome, i.reason, i.attempts, i.accepted_at_ms, i.finished_at_ms, i.duration_ms,
-    i.width, i.height, EXISTS (SELECT 1 FROM thumbnails t WHERE t.image_id = i.id)";
+    i.width, i.height, EXISTS (SELECT 1 FROM thumbnails t WHERE t.image_id = i.id),
+    i.remark";
 
 impl Store {
     /// Numbers for the head of the page, `kithd status` and the metrics.
@@ -237,6 +240,7 @@ pub(super) fn image_row(row: &Row<'_>) -> rusqlite::Result<ImageRow> {
         width: row.get(10)?,
         height: row.get(11)?,
         thumbnail: row.get(12)?,
+        remark: row.get(13)?,
         faces: 0,
         distance: None,
         persons: Vec::new(),
@@ -285,14 +289,14 @@ fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<Image
               WHERE i.id = ?1"
         ))?
         .query_row([id], |row| {
-            let objections: String = row.get(17)?;
+            let objections: String = row.get(18)?;
             let objections: Vec<Option<String>> = serde_json::from_str(&objections).unwrap_or_default();
             let image = ImageDetail {
                 image: image_row(row)?,
-                engine: row.get(13)?,
-                picture_key: row.get(14)?,
-                result_id: row.get(15)?,
-                timings: row.get::<_, Option<String>>(16)?.and_then(|timings| serde_json::from_str(&timings).ok()),
+                engine: row.get(14)?,
+                picture_key: row.get(15)?,
+                result_id: row.get(16)?,
+                timings: row.get::<_, Option<String>>(17)?.and_then(|timings| serde_json::from_str(&timings).ok()),
                 found: Vec::new(),
             };
             Ok((image, objections))

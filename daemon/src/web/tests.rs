@@ -143,6 +143,7 @@ impl Site {
             size: Some((400, 300)),
             faces: vec![face],
             thumbnail: b"thumbnail".to_vec(),
+            remark: None,
             role: EngineRole::Primary,
             engine: "pack int8 cpu".into(),
             space: "space".into(),

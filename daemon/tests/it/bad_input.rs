@@ -39,6 +39,38 @@ fn damaged_pictures_fail_with_a_reason_and_their_neighbour_succeeds() {
 }
 
 #[test]
+fn a_doubtful_file_is_recognised_and_its_result_remarks_on_it() {
+    let mut board = Board::new();
+    board.start();
+    let whole = std::fs::read(photo("obama_1.jpg")).unwrap();
+    let no_end = &whole[..whole.len() - 2];
+    let scan = whole.windows(2).position(|two| two == [0xFF, 0xDA]).unwrap();
+    let stray = [&whole[..scan], &[1, 2, 3], &whole[scan..]].concat();
+    let cases = [
+        ("whole.jpg", &whole[..], None),
+        ("no_end.jpg", no_end, Some("the file ends without its last marker")),
+        ("stray.jpg", &stray, Some("its data has faults, so parts of the picture may look wrong")),
+    ];
+    let mut boxes = Vec::new();
+    for (name, bytes, remark) in cases {
+        let id = board.post_path(&board.put_bytes(bytes, name));
+        let image = board.ended(id);
+        assert_eq!(image["state"], "processed", "{image}");
+        assert_eq!(image["remark"].as_str(), remark, "{image}");
+        boxes.push(image["boxes"].clone());
+        let result =
+            board.sql(&format!("select cast(payload as text) ->> '$.remark' from outbox where image_id = {id}"));
+        assert_eq!(result, [remark.unwrap_or_default()]);
+        for page in [format!("/images/{id}"), "/".into()] {
+            assert_eq!(board.get_text(&page).contains(remark.unwrap_or("never")), remark.is_some(), "{page}");
+        }
+        let (status, answer) = board.post("/v1/identify", &[("content-type", "image/jpeg")], bytes);
+        assert_eq!((status, answer["remark"].as_str()), (200, remark), "{answer}");
+    }
+    assert!(boxes.iter().all(|found| *found == boxes[0]), "{boxes:?}");
+}
+
+#[test]
 fn a_path_outside_the_roots_is_refused_at_the_door() {
     let mut board = Board::new();
     board.start();

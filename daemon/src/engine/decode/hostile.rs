@@ -7,32 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::tests::{CMYK, LIMITS, LOSSY_WEBP, PROGRESSIVE, YCCK, encode, jpeg, quadrants, with_exif};
 use super::*;
-
-#[test]
-fn a_cut_off_jpeg_is_refused_and_a_thumbnail_inside_does_not_hide_it() {
-    let truncated = Err(DecodeError::Truncated { format: Format::Jpeg });
-    for whole in [jpeg(&quadrants()), PROGRESSIVE.to_vec(), CMYK.to_vec()] {
-        // Every cut: in the headers, in a scan, between scans, before and amid the end marker.
-        for length in 3..whole.len() {
-            assert_eq!(decode(&whole[..length], &LIMITS), truncated, "cut at {length}");
-        }
-        let thumbnailed = with_exif(&whole, 1, &jpeg(&quadrants()));
-        assert!(decode(&thumbnailed, &LIMITS).is_ok());
-        assert_eq!(decode(&thumbnailed[..thumbnailed.len() - 2], &LIMITS), truncated);
-        // A cut file whose last two bytes are an end marker, but one of the thumbnail.
-        let thumbnail_end = 2 + 2 + 2 + 32 + jpeg(&quadrants()).len();
-        assert_eq!(thumbnailed[thumbnail_end - 2..thumbnail_end], [0xFF, 0xD9]);
-        assert_eq!(decode(&thumbnailed[..thumbnail_end], &LIMITS), truncated);
-    }
-}
-
-#[test]
-fn garbage_after_the_end_of_a_jpeg_is_ignored() {
-    let mut bytes = jpeg(&quadrants());
-    let clean = decode(&bytes, &LIMITS).unwrap();
-    bytes.extend([0xFF, 0xDA, 0, 1, 2, 3, 0xFF]);
-    assert_eq!(decode(&bytes, &LIMITS).unwrap(), clean);
-}
+use crate::picture_kind::sniff;
 
 #[test]
 fn half_a_file_of_any_format_is_refused() {
@@ -40,21 +15,6 @@ fn half_a_file_of_any_format_is_refused() {
         let bytes = encode(quadrants(), format);
         let error = decode(&bytes[..bytes.len() / 2], &LIMITS).unwrap_err();
         assert!(matches!(error, DecodeError::Truncated { .. } | DecodeError::Corrupt { .. }), "{format}: {error}");
-    }
-}
-
-#[test]
-fn a_jpeg_the_decoder_would_read_wrongly_is_refused_by_name() {
-    // A subsampled sequential frame whose scan has one of the three components, and an arithmetic one.
-    let head = |sof: u8| {
-        let frame = [0xFF, sof, 0, 17, 8, 0, 16, 0, 16, 3, 1, 0x22, 0, 2, 0x11, 1, 3, 0x11, 1];
-        let scan = [0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 63, 0, 0x55, 0xFF, 0xD9];
-        [&[0xFF, 0xD8][..], &frame, &scan].concat()
-    };
-    for (sof, coding) in [(0xC0, "separate scans"), (0xC9, "arithmetic")] {
-        let error = decode(&head(sof), &LIMITS).unwrap_err();
-        assert!(matches!(error, DecodeError::Unsupported { .. }), "{error}");
-        assert!(error.to_string().contains(coding), "{error}");
     }
 }
 
@@ -66,18 +26,39 @@ fn random(state: &mut u64) -> usize {
     (*state >> 33) as usize
 }
 
-#[test]
-fn hostile_bytes_never_panic_and_never_pass_the_limits() {
-    let limits = DecodeLimits { max_bytes: 1 << 20, max_pixels: 1 << 18 };
-    let mut files: Vec<Vec<u8>> = [CMYK, YCCK, PROGRESSIVE, LOSSY_WEBP].map(<[u8]>::to_vec).to_vec();
+/// How many mutated files of each kind: JPEGs are what comes, so half of them are.
+fn mutants(format: Format) -> usize {
+    let all = if std::env::var_os("KITHD_FULL").is_some() { 100_000 } else { 8_000 };
+    if format == Format::Jpeg { all / 2 / JPEGS } else { all / 2 / 6 }
+}
+
+const JPEGS: usize = 8;
+
+fn hostile_files() -> Vec<Vec<u8>> {
+    let pack = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/packs/dlib-mtcnn/selftest.jpg");
+    let photograph = image::load_from_memory(&std::fs::read(pack).unwrap()).unwrap().into_rgb8();
+    let photograph = image::imageops::thumbnail(&photograph, 96, 96);
+    let [arithmetic, huffman] = [&include_bytes!("jpeg/arithmetic.jpg")[..], include_bytes!("jpeg/huffman.jpg")];
+    let mut files = [CMYK, YCCK, PROGRESSIVE, arithmetic, huffman].map(<[u8]>::to_vec).to_vec();
     files.push(with_exif(&jpeg(&quadrants()), 6, &[]));
+    files.push(with_exif(&jpeg(&photograph), 8, &jpeg(&quadrants())));
+    files.push(super::jpeg::tests::in_scans());
+    assert_eq!(files.len(), JPEGS);
+    files.push(LOSSY_WEBP.to_vec());
     for format in [Format::Png, Format::WebP, Format::Gif, Format::Bmp, Format::Tiff] {
         files.push(encode(image::imageops::thumbnail(&quadrants(), 24, 16), format));
     }
+    files
+}
+
+#[test]
+fn hostile_bytes_never_panic_and_never_pass_the_limits() {
+    let limits = DecodeLimits { max_bytes: 1 << 20, max_pixels: 1 << 18 };
     let mut state = 0x2545_F491_4F6C_DD1D;
-    let (mut read, mut refused) = (0, 0);
-    for whole in &files {
-        for variant in 0..1000 {
+    let (mut read, mut remarked, mut refused, mut parts) = (0, 0, 0, 0);
+    let mut slowest = std::time::Duration::ZERO;
+    for whole in &hostile_files() {
+        for variant in 0..mutants(sniff(whole).unwrap()) {
             let mut bytes = whole.clone();
             if variant % 4 == 0 {
                 bytes.truncate(random(&mut state) % whole.len());
@@ -90,11 +71,15 @@ fn hostile_bytes_never_panic_and_never_pass_the_limits() {
                     *byte = random(&mut state).to_le_bytes()[0];
                 }
             }
-            match decode(&bytes, &limits) {
-                Ok(picture) => {
-                    let pixels = picture.width * picture.height;
+            let begun = std::time::Instant::now();
+            match look(&bytes, &limits, |_, _| 1 << (variant % 3)) {
+                Ok(mut sight) => {
+                    let pixels = sight.picture.width * sight.picture.height;
                     assert!(pixels > 0 && pixels <= 1 << 18);
-                    assert_eq!(picture.pixels.len(), pixels * 3);
+                    assert_eq!(sight.picture.pixels.len(), pixels * 3);
+                    let bounds = Bounds { left: 3.0, top: 5.0, right: 1000.0, bottom: 700.0 };
+                    parts += usize::from(sight.whole.part(bounds).is_some());
+                    remarked += usize::from(!sight.remarks.is_empty());
                     read += 1;
                 }
                 Err(error) => {
@@ -104,9 +89,11 @@ fn hostile_bytes_never_panic_and_never_pass_the_limits() {
                     refused += 1;
                 }
             }
+            slowest = slowest.max(begun.elapsed());
         }
     }
-    assert!(read > 100 && refused > 1000, "{read} read, {refused} refused");
+    println!("{read} read, {remarked} with a remark, {parts} parts, {refused} refused; the slowest took {slowest:?}");
+    assert!(read > 100 && remarked > 100 && parts > 0 && refused > 1000, "{read} {remarked} {parts} {refused}");
 }
 
 /// The shared collection lies beside the clone in development and is absent elsewhere.

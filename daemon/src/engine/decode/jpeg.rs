@@ -1,79 +1,336 @@
-//! Walks the markers of a JPEG to refuse what zune-jpeg (0.5.15, inside `image`) would read wrongly while
-//! reporting success. Not a decoder: it looks at no coefficient.
+//! JPEGs by libjpeg-turbo's code (crate `mozjpeg`), as viewers show them: whole, reduced, or a part of one.
+//!
+//! The headers are looked at here first: they say what has to be refused by name, how many scans there are, and whether
+//! the file has its end. Not for metadata: that is `orientation`.
 
-use super::{DecodeError, Format};
+use std::cell::Cell;
+use std::ffi::c_int;
+use std::io::{self, BufRead, Read};
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr::null;
 
-/// Refuses a JPEG that does not reach its end-of-image marker (zune-jpeg fills what is missing with
-/// grey) and the two rare codings it cannot read.
-///
-/// Segments are stepped over by their length, so the end marker of an EXIF thumbnail does not count; in
-/// scan data a 0xFF that is no marker is followed by 0, so the next marker can be searched for. What
-/// follows the end marker is ignored.
-pub(super) fn check(bytes: &[u8]) -> Result<(), DecodeError> {
-    let truncated = || DecodeError::Truncated { format: Format::Jpeg };
-    let rare = |coding: &str| DecodeError::Unsupported { looks_like: format!("a rare kind of JPEG ({coding})") };
-    let mut frame = Frame::default();
-    let mut scans = 0;
-    // After the start-of-image marker that made it a JPEG.
-    let mut at = 2;
-    loop {
-        let rest = bytes.get(at..).unwrap_or_default();
-        at += rest.iter().position(|&byte| byte == 0xFF).ok_or_else(truncated)? + 1;
-        let marker = *bytes.get(at).ok_or_else(truncated)?;
-        match marker {
-            // Fill: this 0xFF may itself begin the marker.
-            0xFF => continue,
-            // Stuffed data byte, temporary marker, restarts, start of image: no length follows.
-            0x00 | 0x01 | 0xD0..=0xD8 => {
-                at += 1;
-                continue;
+use mozjpeg::{ColorSpace, ColorSpaceExt, Decompress};
+use mozjpeg_sys::{jpeg_common_struct, jpeg_error_mgr};
+
+use super::{DecodeError, Format, Remark};
+
+/// Each scan costs a look at every block of the picture, however few bytes it has. Encoders write up to about twenty.
+const MOST_SCANS: u32 = 100;
+
+/// A run of zeros this long at the end of a file without its last marker is room kept for what never arrived.
+const UNWRITTEN: usize = 16;
+
+/// A JPEG whose headers are sound.
+pub(super) struct Jpeg<'a> {
+    bytes: &'a [u8],
+    /// As stored.
+    pub(super) width: usize,
+    pub(super) height: usize,
+    /// Its colours or frequencies come one after the other, so that all of it has to be kept until the last one.
+    pub(super) in_scans: bool,
+    /// It has its last marker.
+    ended: bool,
+}
+
+/// Pixels of an upright rectangle of the stored picture, perhaps reduced, three bytes each.
+pub(super) struct Piece {
+    pub(super) left: usize,
+    pub(super) top: usize,
+    pub(super) width: usize,
+    pub(super) height: usize,
+    pub(super) pixels: Vec<u8>,
+}
+
+impl<'a> Jpeg<'a> {
+    /// Walks the markers. Segments are stepped over by their length, so the markers of a thumbnail in them do not count;
+    /// in scan data a 0xFF that is no marker is followed by 0. What follows the end marker is ignored.
+    pub(super) fn open(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut frame: Option<Frame> = None;
+        let mut scans = 0;
+        let mut rest = bytes.get(2..).unwrap_or_default();
+        let mut ended = false;
+        while let Some((marker, segment, after)) = next_segment(rest) {
+            rest = after;
+            match marker {
+                0xD9 => {
+                    ended = true;
+                    break;
+                }
+                // Arithmetic or Huffman codes, all at once or by and by.
+                0xC0..=0xC2 | 0xC9 | 0xCA if frame.is_none() => frame = Some(Frame::read(marker, segment)?),
+                0xC3 => return Err(rare("lossless coding")),
+                0xC5..=0xC7 | 0xCB | 0xCD..=0xCF => return Err(rare("hierarchical or lossless coding")),
+                0xDA => {
+                    scans += 1;
+                    if let Some(frame) = &mut frame {
+                        frame.scan(segment);
+                    }
+                    if scans > MOST_SCANS {
+                        return Err(rare(&format!("more than {MOST_SCANS} scans")));
+                    }
+                }
+                _ => {}
             }
-            0xD9 if scans == 0 => return Err(truncated()),
-            0xD9 => return Ok(()),
-            _ => {}
         }
-        let Some(&[high, low]) = bytes.get(at + 1..at + 3) else {
-            return Err(truncated());
-        };
-        let length = usize::from(u16::from_be_bytes([high, low]));
-        let segment = bytes.get(at + 3..at + 1 + length).unwrap_or_default();
-        match marker {
-            // Once there are scans, a frame header is damage in their data, which the decoder judges.
-            0xC0..=0xC2 if scans == 0 => frame = Frame::read(marker, segment),
-            0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF if scans == 0 => {
-                return Err(rare("arithmetic, lossless or hierarchical coding"));
-            }
-            0xDA => {
-                scans += 1;
-                // zune-image issues 419 and 422: wrong pixels, no error. To go when `image` has the fix.
-                let components = segment.first().copied().unwrap_or_default();
-                if scans == 1 && frame.sequential && frame.tall && components < frame.components {
-                    return Err(rare("sequential, its colours in separate scans"));
+        let frame = frame.filter(|_| scans > 0).ok_or(TRUNCATED)?;
+        // Without an end marker, what is not there may have been there.
+        if !ended && !frame.complete() {
+            return Err(TRUNCATED);
+        }
+        let bytes = if ended { bytes } else { without_rest(bytes, frame.in_scans) };
+        Ok(Self { bytes, width: frame.width, height: frame.height, in_scans: frame.in_scans, ended })
+    }
+
+    /// Width and height with the sides divided by `reduction` (1, 2, 4 or 8), rounded up.
+    pub(super) fn reduced(&self, reduction: usize) -> [usize; 2] {
+        [self.width.div_ceil(reduction), self.height.div_ceil(reduction)]
+    }
+
+    /// These columns and rows of the picture reduced, and what is to be said of it.
+    pub(super) fn piece(
+        &self,
+        reduction: usize,
+        columns: Range<usize>,
+        rows: Range<usize>,
+    ) -> Result<(Piece, Vec<Remark>), DecodeError> {
+        FAULTS.set(Faults::default());
+        let pixels = catch_unwind(AssertUnwindSafe(|| self.pixels(reduction, columns.clone(), rows.clone())))
+            .ok()
+            .and_then(Result::ok)
+            .ok_or_else(|| super::corrupt(Format::Jpeg, "its decoder cannot go on"))?;
+        let Faults { ends, before_end, after_end } = FAULTS.get();
+        // One for each end marker of ours; others say that there was something to be read behind it.
+        let after_end = after_end.saturating_sub(ends);
+        if !self.ended && after_end > 0 {
+            return Err(TRUNCATED);
+        }
+        let mut remarks = Vec::new();
+        if !self.ended {
+            remarks.push(Remark::NoEnd);
+        }
+        if before_end + after_end > 0 {
+            remarks.push(Remark::Faults);
+        }
+        let piece = Piece { left: columns.start, top: rows.start, width: columns.len(), height: rows.len(), pixels };
+        Ok((piece, remarks))
+    }
+
+    /// Everything in here may unwind: that is how the decoder reports a file that it cannot read.
+    fn pixels(&self, reduction: usize, columns: Range<usize>, rows: Range<usize>) -> io::Result<Vec<u8>> {
+        let mut decoder = Decompress::with_err(errors()).from_reader(Source { rest: self.bytes })?;
+        // The sides that were held to the limits are the ones that count.
+        if decoder.size() != (self.width, self.height) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        decoder.scale((8 / reduction) as u8);
+        // As sent: a picture whose details never came is not to be made smooth.
+        decoder.do_block_smoothing(false);
+        let inks = matches!(decoder.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK);
+        let space = if inks { ColorSpace::JCS_CMYK } else { ColorSpace::JCS_RGB };
+        let mut decoder = decoder.to_colorspace(space)?;
+        if [decoder.width(), decoder.height()] != self.reduced(reduction) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let values = space.num_components();
+        let mut line = vec![0; values * decoder.width()];
+        let mut pixels = Vec::with_capacity(3 * columns.len() * rows.len());
+        for row in 0..rows.end {
+            decoder.read_scanlines_into(&mut line)?;
+            if row >= rows.start {
+                let line = &line[values * columns.start..values * columns.end];
+                if inks {
+                    pixels.extend(line.as_chunks::<4>().0.iter().flat_map(|&inks| of_inks(inks)));
+                } else {
+                    pixels.extend_from_slice(line);
                 }
             }
-            _ => {}
         }
-        at += 1 + length;
+        // What stands between the last row and the end marker, if anything, changes no pixel.
+        Ok(pixels)
     }
 }
 
-/// What the frame header says that matters here.
-#[derive(Default)]
-struct Frame {
-    sequential: bool,
-    /// Some component has more rows than another.
-    tall: bool,
-    components: u8,
+const TRUNCATED: DecodeError = DecodeError::Truncated { format: Format::Jpeg };
+
+fn rare(coding: &str) -> DecodeError {
+    DecodeError::Unsupported { looks_like: format!("a rare kind of JPEG ({coding})") }
 }
+
+/// The bytes of a file without its end marker, without room kept for what never arrived. The second half of a marker
+/// would be a fault to the decoder when it looks for the next one of several scans.
+fn without_rest(bytes: &[u8], in_scans: bool) -> &[u8] {
+    let zeros = bytes.iter().rev().take_while(|&&byte| byte == 0).count();
+    // The last one may belong to a 0xFF before it.
+    let bytes = &bytes[..bytes.len() - if zeros >= UNWRITTEN { zeros - 1 } else { 0 }];
+    bytes.strip_suffix(&[0xD9]).filter(|_| in_scans).unwrap_or(bytes)
+}
+
+/// The next marker that has a meaning of its own, what belongs to it, and what follows. `None` at the end of the bytes.
+fn next_segment(mut rest: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    loop {
+        let at = rest.iter().position(|&byte| byte == 0xFF)?;
+        let marker = *rest.get(at + 1)?;
+        match marker {
+            // Fill: the second 0xFF may itself begin the marker.
+            0xFF => rest = &rest[at + 1..],
+            // Stuffed data byte, temporary marker, restarts, start of image: no length follows.
+            0x00 | 0x01 | 0xD0..=0xD8 => rest = &rest[at + 2..],
+            0xD9 => return Some((marker, &[], &rest[at + 2..])),
+            _ => {
+                let length = u16::from_be_bytes(*rest.get(at + 2..)?.first_chunk()?);
+                let end = at + 2 + usize::from(length);
+                return Some((marker, rest.get(at + 4..end).unwrap_or_default(), rest.get(end..)?));
+            }
+        }
+    }
+}
+
+/// The segments with this marker before the first scan.
+pub(super) fn segments(bytes: &[u8], wanted: u8) -> impl Iterator<Item = &[u8]> {
+    let mut rest = bytes.get(2..).unwrap_or_default();
+    let all = std::iter::from_fn(move || {
+        let (marker, segment, after) = next_segment(rest)?;
+        rest = after;
+        Some((marker, segment))
+    });
+    let before_scan = all.take_while(|(marker, _)| !matches!(marker, 0xDA | 0xD9));
+    before_scan.filter(move |(marker, _)| *marker == wanted).map(|(_, segment)| segment)
+}
+
+/// What the frame header says, and what of it the scans have brought.
+struct Frame {
+    width: usize,
+    height: usize,
+    progressive: bool,
+    in_scans: bool,
+    /// For each component its id and, by frequency, which bits are still to come: 0 says all are there.
+    components: Vec<(u8, [u8; 64])>,
+}
+
+/// Nothing of a frequency is there yet.
+const MISSING: u8 = u8::MAX;
 
 impl Frame {
     /// `segment` is precision, height, width, count, then (id, sampling factors, table) for each component.
-    fn read(marker: u8, segment: &[u8]) -> Self {
-        let sampling = segment.get(6..).unwrap_or_default().chunks_exact(3);
-        Self {
-            sequential: marker != 0xC2,
-            tall: sampling.map(|component| component[1] & 0x0F).any(|vertical| vertical > 1),
-            components: segment.get(5).copied().unwrap_or_default(),
+    fn read(marker: u8, segment: &[u8]) -> Result<Self, DecodeError> {
+        let Some(&[precision, height_high, height_low, width_high, width_low, count]) = segment.first_chunk() else {
+            return Err(super::corrupt(Format::Jpeg, "its frame header is too short"));
+        };
+        if precision != 8 {
+            return Err(rare(&format!("{precision} bits for each colour")));
+        }
+        if !matches!(count, 1 | 3 | 4) {
+            return Err(rare(&format!("{count} colour components")));
+        }
+        let side = |high, low| usize::from(u16::from_be_bytes([high, low]));
+        let components = segment[6..].chunks_exact(3).map(|component| (component[0], [MISSING; 64])).collect();
+        let (width, height) = (side(width_high, width_low), side(height_high, height_low));
+        let progressive = matches!(marker, 0xC2 | 0xCA);
+        Ok(Self { width, height, progressive, in_scans: progressive, components })
+    }
+
+    /// `segment` is count, then (id, tables) for each component, then first and last frequency and two bit positions.
+    fn scan(&mut self, segment: &[u8]) {
+        let count = usize::from(segment.first().copied().unwrap_or_default());
+        self.in_scans |= count < self.components.len();
+        let Some((ids, &[first, last, bits])) = segment.get(1..).and_then(|rest| rest.split_last_chunk()) else {
+            return;
+        };
+        let (first, last, left) = if self.progressive { (first, last, bits & 15) } else { (0, 63, 0) };
+        for (_, missing) in self.components.iter_mut().filter(|(id, _)| ids.iter().step_by(2).any(|named| named == id))
+        {
+            for bits in missing.iter_mut().take(usize::from(last) + 1).skip(first.into()) {
+                *bits = left;
+            }
         }
     }
+
+    /// Whether the scans so far have brought every bit of every component.
+    fn complete(&self) -> bool {
+        self.components.iter().all(|(_, missing)| missing.iter().all(|&bits| bits == 0))
+    }
 }
+
+/// Inks as Adobe stores them, 255 for none, as red, green and blue.
+fn of_inks([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
+    [cyan, magenta, yellow].map(|ink| ((u32::from(ink) * u32::from(black) + 127) / 255) as u8)
+}
+
+/// What the decoder passed over on this thread since it was last asked.
+#[derive(Clone, Copy, Default)]
+struct Faults {
+    /// It was given an end marker of ours because there were no bytes left.
+    ends: u32,
+    before_end: u32,
+    after_end: u32,
+}
+
+thread_local! {
+    static FAULTS: Cell<Faults> = const { Cell::new(Faults { ends: 0, before_end: 0, after_end: 0 }) };
+}
+
+/// The file's bytes; notes when the decoder asks for more than there are.
+struct Source<'a> {
+    rest: &'a [u8],
+}
+
+impl Read for Source<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.rest.read(buffer)
+    }
+}
+
+impl BufRead for Source<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.rest.is_empty() {
+            FAULTS.set(Faults { ends: FAULTS.get().ends + 1, ..FAULTS.get() });
+        }
+        Ok(self.rest)
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.rest = &self.rest[count..];
+    }
+}
+
+/// Counts what the decoder passes over, and unwinds where it cannot go on.
+fn errors() -> jpeg_error_mgr {
+    extern "C-unwind" fn give_up(_: &mut jpeg_common_struct) {
+        // No panic: no message is written, and `piece` catches it.
+        resume_unwind(Box::new("the JPEG decoder gave up"));
+    }
+    extern "C-unwind" fn pass_over(_: &mut jpeg_common_struct, level: c_int) {
+        if level >= 0 {
+            return;
+        }
+        let mut faults = FAULTS.get();
+        match faults.ends {
+            0 => faults.before_end += 1,
+            _ => faults.after_end += 1,
+        }
+        FAULTS.set(faults);
+    }
+    extern "C-unwind" fn write(_: &mut jpeg_common_struct) {}
+    extern "C-unwind" fn format(_: &mut jpeg_common_struct, _: &[u8; 80]) {}
+    extern "C-unwind" fn reset(_: &mut jpeg_common_struct) {}
+    jpeg_error_mgr {
+        error_exit: Some(give_up),
+        emit_message: Some(pass_over),
+        output_message: Some(write),
+        format_message: Some(format),
+        reset_error_mgr: Some(reset),
+        msg_code: 0,
+        msg_parm: Default::default(),
+        trace_level: 0,
+        num_warnings: 0,
+        jpeg_message_table: null(),
+        last_jpeg_message: 0,
+        addon_message_table: null(),
+        first_addon_message: 0,
+        last_addon_message: 0,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

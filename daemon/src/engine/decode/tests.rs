@@ -150,8 +150,11 @@ fn limits_hold_before_anything_is_decoded() {
     let tight = DecodeLimits { max_bytes: 1 << 20, max_pixels: 48 * 32 - 1 };
     for format in [Format::Jpeg, Format::Png, Format::WebP, Format::Gif, Format::Bmp, Format::Tiff] {
         let bytes = encode(quadrants(), format);
-        let expected = DecodeError::TooManyPixels { width: 48, height: 32, limit: 48 * 32 - 1 };
-        assert_eq!(decode(&bytes, &tight), Err(expected), "{format}");
+        if format != Format::Jpeg {
+            let sentence = decode(&bytes, &tight).unwrap_err().to_string();
+            let expected = "48×32 pixels, more than recognition.max_pixels = 1535 (a JPEG may have 16 times as many).";
+            assert!(sentence.ends_with(expected), "{format}: {sentence}");
+        }
         let small = DecodeLimits { max_bytes: bytes.len() - 1, ..LIMITS };
         let expected = DecodeError::TooManyBytes { bytes: bytes.len(), limit: bytes.len() - 1 };
         assert_eq!(decode(&bytes, &small), Err(expected), "{format}");

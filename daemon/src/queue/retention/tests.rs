@@ -282,6 +282,7 @@ fn identified() -> Identified {
         size: None,
         faces: vec![face(Outcome::Known), face(Outcome::Unknown)],
         thumbnail: vec![],
+        remark: None,
         engine: "test".into(),
         role: EngineRole::Primary,
         space: "space".into(),

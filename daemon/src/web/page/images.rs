@@ -87,6 +87,7 @@ pub struct Line {
     pub outcome: Option<String>,
     pub state: String,
     pub reason: Option<String>,
+    pub remark: Option<String>,
     pub attempts: u32,
     /// How sure the match is, and the number behind it.
     pub confidence: Option<(&'static str, String)>,
@@ -301,6 +302,7 @@ impl Line {
             outcome: row.outcome,
             state: row.state,
             reason: row.reason,
+            remark: row.remark,
             attempts: row.attempts,
             confidence,
             accepted: Ago::new(row.accepted_at_ms, now_ms),

@@ -1,0 +1,58 @@
+//! Chunks of PNG and of RIFF (WebP): what they are called and where they lie. Not for what is in them.
+
+use std::borrow::Cow;
+
+/// One chunk.
+pub(super) struct Chunk<'a> {
+    pub(super) kind: [u8; 4],
+    /// Of a file that was cut off, what is there.
+    pub(super) data: &'a [u8],
+    /// With length, name, and checksum or padding.
+    whole: &'a [u8],
+}
+
+/// The chunks of a PNG.
+pub(super) fn png(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
+    let chunk = |rest: &[u8]| {
+        let length = u32::from_be_bytes(*rest.first_chunk()?);
+        Some((*rest.get(4..)?.first_chunk()?, length, length.saturating_add(4)))
+    };
+    walk(bytes.get(8..).unwrap_or_default(), chunk)
+}
+
+/// The chunks of a WebP.
+pub(super) fn riff(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
+    let chunk = |rest: &[u8]| {
+        let length = u32::from_le_bytes(*rest.get(4..)?.first_chunk()?);
+        Some((*rest.first_chunk()?, length, length.saturating_add(length % 2)))
+    };
+    walk(bytes.get(12..).unwrap_or_default(), chunk)
+}
+
+/// `header` tells of each beginning its name, its length, and its length with what follows the data.
+fn walk<'a>(
+    mut rest: &'a [u8],
+    header: impl Fn(&[u8]) -> Option<([u8; 4], u32, u32)>,
+) -> impl Iterator<Item = Chunk<'a>> {
+    std::iter::from_fn(move || {
+        let (kind, length, padded) = header(rest)?;
+        let end = |length: u32| rest.len().min((length as usize).saturating_add(8));
+        let (data, whole) = (&rest[8..end(length)], &rest[..end(padded)]);
+        rest = &rest[whole.len()..];
+        Some(Chunk { kind, data, whole })
+    })
+}
+
+/// A PNG with only what its pixels are made of. Colour profiles and texts are packed and would be unpacked, up to
+/// hundreds of megabytes, though nothing here needs them.
+pub(super) fn essential_png(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let needed = |chunk: &Chunk| chunk.kind[0].is_ascii_uppercase() || chunk.kind == *b"tRNS";
+    if png(bytes).all(|chunk| needed(&chunk)) {
+        return Cow::Borrowed(bytes);
+    }
+    let mut essential = bytes[..bytes.len().min(8)].to_vec();
+    for chunk in png(bytes).filter(needed) {
+        essential.extend_from_slice(chunk.whole);
+    }
+    Cow::Owned(essential)
+}
