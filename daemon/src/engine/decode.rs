@@ -182,7 +182,9 @@ fn decode_as<'a>(format: Format, bytes: &[u8], limits: &DecodeLimits) -> Result<
     let [width, height] = <[u32; 2]>::from(decoder.dimensions()).map(|side| side as usize);
     let limit = limits.max_pixels;
     let times = format!("a JPEG may have {JPEG_TIMES} times as many");
-    pixels_within(format, [width, height], limit, format!("recognition.max_pixels = {limit} ({times})"))?;
+    // More than four bytes for each pixel are twice as many or more until they have been made smaller.
+    let (most, half) = if decoder.color_type().bytes_per_pixel() > 4 { (limit / 2, "half of ") } else { (limit, "") };
+    pixels_within(format, [width, height], most, format!("{half}recognition.max_pixels = {limit} ({times})"))?;
     let picture = DynamicImage::from_decoder(decoder).map_err(|error| explain(format, &error))?;
     let mut picture = flatten(picture);
     picture.apply_orientation(orientation);

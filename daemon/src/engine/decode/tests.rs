@@ -159,6 +159,12 @@ fn limits_hold_before_anything_is_decoded() {
         let expected = DecodeError::TooManyBytes { bytes: bytes.len(), limit: bytes.len() - 1 };
         assert_eq!(decode(&bytes, &small), Err(expected), "{format}");
     }
+    let deep: ImageBuffer<image::Rgb<u16>, _> = ImageBuffer::from_pixel(48, 32, image::Rgb([0xFFFF, 0x8080, 0]));
+    let twice = DecodeLimits { max_pixels: 2 * 48 * 32 - 1, ..LIMITS };
+    for format in [Format::Png, Format::Tiff] {
+        let sentence = decode(&encode(deep.clone(), format), &twice).unwrap_err().to_string();
+        assert!(sentence.contains("more than half of recognition.max_pixels = 3071"), "{sentence}");
+    }
     // A header that promises 65 500 × 65 500 pixels; the frame header is the only segment with length 17.
     let mut bomb = jpeg(&quadrants());
     let frame = bomb.windows(4).position(|w| w == [0xFF, 0xC0, 0, 17]).unwrap();
