@@ -247,7 +247,8 @@ pub struct IdentifiedFace {
     pub score: f32,
     /// How fit it is to be known by, 0 to 1.
     pub quality: f32,
-    /// What speaks against the face itself, as a sentence; always there when it is too poor to be known.
+    /// What speaks against the face, as a sentence; always there when it is too poor to be known, or when the person it would
+    /// be is nearer in another face of the picture.
     pub objection: Option<String>,
     /// Known, uncertain or unknown.
     pub outcome: Outcome,

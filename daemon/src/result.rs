@@ -39,7 +39,8 @@ pub struct FaceMessage<'a> {
     score: f32,
     quality: f32,
     /// What speaks against the face itself: too small, cut by the edge, dark, blurred, turned away. Below a quality that
-    /// the model pack names it is there, and nobody is known by it.
+    /// the model pack names it is there, and nobody is known by it. Or that the person it would be is nearer in another face
+    /// of the picture.
     objection: Option<&'a str>,
     outcome: Outcome,
     #[schema(value_type = Option<NamedCandidate>)]

@@ -24,6 +24,7 @@ use crate::disk::free_bytes;
 use crate::domain::{Accepted, FileKey, NewImage, SeenFile, Source, Stamp, hex};
 use crate::health::{Condition, Health};
 use crate::heartbeat::Pulse;
+use crate::names;
 use crate::queue::{Queue, QueueError};
 use crate::spool;
 use crate::store::StoreError;
@@ -236,7 +237,7 @@ impl Intake {
                 IntakeError::Storage(error.to_string())
             }));
         }
-        let name: String = name.chars().filter(|c| !c.is_control()).take(1000).collect();
+        let name: String = names::clean(name).chars().take(1000).collect();
         let image = NewImage {
             source,
             path: name,

@@ -417,12 +417,13 @@ pub(super) fn merge_candidates(
     into: PersonId,
 ) -> rusqlite::Result<()> {
     let faces: Vec<(i64, String)> = connection
-        .prepare_cached("SELECT number, candidates FROM faces WHERE image_id = ?1")?
+        .prepare_cached("SELECT number, candidates FROM faces WHERE image_id = ?1 ORDER BY number")?
         .query_map([image], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_, _>>()?;
     for (number, candidates) in faces {
         let candidates: Vec<(PersonId, serde_json::Value)> = serde_json::from_str(&candidates).unwrap_or_default();
-        // Matched before the merge and stored after it, so that its person was nobody then; not one that was erased.
+        // Matched before the merge and stored after it, so that its person was nobody then; not one that was erased, and not
+        // one that a nearer face in the same image has the name of.
         let theirs = candidates.first().is_some_and(|(nearest, _)| *nearest == id);
         let mut left: Vec<(PersonId, serde_json::Value)> = Vec::new();
         for (person, distance) in candidates {
@@ -434,7 +435,9 @@ pub(super) fn merge_candidates(
         connection
             .prepare_cached(
                 "UPDATE faces SET candidates = ?3,
-                        person_id = iif(?4 AND outcome <> 'unknown' AND length(embedding) > 0, coalesce(person_id, ?5), person_id)
+                        person_id = iif(?4 AND outcome <> 'unknown' AND length(embedding) > 0
+                            AND NOT EXISTS (SELECT 1 FROM faces o WHERE o.image_id = ?1 AND o.number <> ?2 AND o.person_id = ?5),
+                            coalesce(person_id, ?5), person_id)
                   WHERE image_id = ?1 AND number = ?2",
             )?
             .execute(params![image, number, serde_json::json!(left).to_string(), theirs, into])?;

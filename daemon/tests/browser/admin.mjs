@@ -119,6 +119,24 @@ async function managesPeopleWithoutJavaScript(browser) {
   check((await page.locator(".told .refused").count()) === 0, `Adding somebody was refused: ${await told(page)}`);
   await page.locator("#people").getByRole("link", { name: "Joseph" }).last().click();
   check((await page.locator(".pictures tbody tr").count()) === 1, "Their picture is not among the enrolled ones.");
+  // Another picture of him under another name is refused by who he is, and taken when told.
+  await page.goto(at("/people"));
+  const form = page.locator("form[enctype]");
+  for (const anyway of [false, true]) {
+    await form.locator("input[name=name]").fill("Impostor");
+    await form.locator("input[type=file]").setInputFiles(good.replace("biden_1", "biden_2"));
+    await form.locator("input[name=anyway]").setChecked(anyway);
+    await page.getByRole("button", { name: "Add" }).click();
+    const answer = await told(page);
+    const expected = anyway ? "the face resembles Joseph" : "this face is Joseph";
+    check(answer.includes(expected), `Enrolling a face of Joseph as Impostor is answered with: ${answer}`);
+  }
+  await page.goto(at("/people?name=IMPOSTOR"));
+  await page.locator("#people").getByRole("link", { name: "Impostor" }).last().click();
+  await page.locator(".panel summary").click();
+  await page.getByRole("button", { name: "Erase this person" }).click();
+  await page.goto(at("/people?name=joseph"));
+  await page.locator("#people").getByRole("link", { name: "Joseph" }).last().click();
   await page.locator("form[action*=rename] input").fill("Joe Biden");
   await page.getByRole("button", { name: "Rename" }).click();
   check((await page.locator("h1").innerText()) === "Joe Biden", "The new name is not shown.");

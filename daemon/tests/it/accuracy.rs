@@ -57,7 +57,7 @@ fn everybody_is_found_again_in_their_other_pictures_and_nobody_is_taken_for_some
         let mut pictures = folder(&person);
         // The first picture that serves for enrolment; the others are what is asked about.
         let enrolled = pictures.iter().position(|picture| {
-            let output = board.kithd(["enroll", "--person", &name, picture.to_str().unwrap()]);
+            let output = board.kithd(["enroll", "--person", &name, "--anyway", picture.to_str().unwrap()]);
             output.status.success()
         });
         pictures.remove(enrolled.unwrap_or_else(|| panic!("no picture of {name} could be enrolled")));
@@ -141,7 +141,7 @@ fn in_group_pictures_every_face_gets_its_box_and_the_enrolled_ones_their_names()
     let mut board = Board::new();
     board.start();
     board.enroll_everybody();
-    let people = board.kithd(["enroll", "--folder", faces.join("labelled").to_str().unwrap()]);
+    let people = board.kithd(["enroll", "--anyway", "--folder", faces.join("labelled").to_str().unwrap()]);
     assert!(people.status.success());
     let groups: Vec<Value> = serde_json::from_slice(&std::fs::read(faces.join("groups/groups.json")).unwrap()).unwrap();
     let paths: Vec<_> = groups.iter().map(|group| faces.join("groups").join(group["file"].as_str().unwrap())).collect();
@@ -174,7 +174,7 @@ fn difficult_pictures_still_name_the_right_person_and_never_call_a_phantom_known
     let mut board = Board::new();
     board.start();
     board.enroll_everybody();
-    let people = board.kithd(["enroll", "--folder", faces.join("labelled").to_str().unwrap()]);
+    let people = board.kithd(["enroll", "--anyway", "--folder", faces.join("labelled").to_str().unwrap()]);
     assert!(people.status.success());
     let hard: Vec<Value> = serde_json::from_slice(&std::fs::read(faces.join("hard/hard.json")).unwrap()).unwrap();
     let paths: Vec<_> = hard.iter().map(|row| faces.join("hard").join(row["file"].as_str().unwrap())).collect();
