@@ -677,7 +677,7 @@ mod tests {
         assert!(matches!(&refused, Err(RelabelError::Refused(why)) if why.contains("enrolled as Ann")), "{refused:?}");
         assert_eq!(board.ask::<u32>("SELECT count(*) FROM person"), 1);
         board.database().execute("DELETE FROM person_images WHERE id = 1", []).unwrap();
-        assert_eq!(enroller.name_stranger(&up, 1, "Ben", false).await.unwrap().pictures, 1, "as many as are his");
+        assert_eq!(enroller.name_stranger(&up, 1, "Ben", true).await.unwrap().pictures, 1, "as many as are his");
     }
 
     #[tokio::test]
