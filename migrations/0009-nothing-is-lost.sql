@@ -46,6 +46,12 @@ ALTER TABLE rejected_messages ADD COLUMN file TEXT;       -- NULL: there is noth
 UPDATE rejected_messages SET bytes = length(payload);
 
 -- Files as they were queued.
+-- The file at `path` as it stood when its image was queued, or when it was first seen; NULL: it was not seen yet.
+ALTER TABLE images ADD COLUMN file_size INTEGER;
+ALTER TABLE images ADD COLUMN file_mtime_ns INTEGER;
+ALTER TABLE images ADD COLUMN file_inode INTEGER;                -- 0: file numbers of its file system do not last
+-- Images that wait for their file or its root, which are counted apart.
+CREATE INDEX images_missing ON images (source, id) WHERE state = 'pending' AND missing_since_ms IS NOT NULL;
 
 -- Names and the gallery.
 

@@ -26,7 +26,9 @@ use crate::heartbeat::{Pulse, heartbeat};
 use crate::history;
 use crate::notify::Notifier;
 use crate::queue::{self, Queue, Rules};
-use crate::recognition::{self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, PEOPLE, Reader, Strangers};
+use crate::recognition::{
+    self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, Looker, PEOPLE, Reader, Strangers,
+};
 use crate::serve::tls::{Encryption, Source};
 use crate::serve::{self, Speech};
 use crate::sinks::health::Report;
@@ -72,6 +74,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let rules = Rules {
         retry: config.retry.clone(),
         max_pending: config.intake.max_pending,
+        max_missing: config.intake.max_missing,
         max_camera_bytes: config.retention.camera.bytes,
         device: config.device.clone(),
         publish: config.mqtt.enabled,
@@ -120,6 +123,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         pulse,
     };
     tasks.work("dispatcher", dispatcher.run(tasks.stop()));
+    let looker = Looker {
+        queue: queue.clone(),
+        reader: Arc::clone(&reader),
+        retry: config.retry.clone(),
+        health: health.clone(),
+    };
+    tasks.work("files", looker.run(tasks.stop()));
     let retention = queue::sweep(queue.clone(), config.retention.clone(), health.clone(), tasks.stop());
     tasks.work("retention", retention);
 
@@ -139,6 +149,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             intake: intake.clone(),
             store: store.clone(),
             health: health.clone(),
+            logged: Mutex::default(),
         };
         tasks.work(part, folder.run(tasks.stop()));
         folder_parts.push(part);

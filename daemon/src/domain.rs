@@ -178,6 +178,32 @@ pub struct Stamp {
     pub mtime_ns: i64,
 }
 
+/// A file as it stood when its image was queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Size and time.
+    pub stamp: Stamp,
+    /// Its number in the file system; 0 where those numbers do not last.
+    pub inode: i64,
+}
+
+impl Standing {
+    /// The remark on a result for which `now` was read, when that is another file than this one.
+    pub fn objection(&self, now: &Self) -> Option<String> {
+        let renumbered = self.inode != now.inode && self.inode != 0 && now.inode != 0;
+        if self.stamp == now.stamp && !renumbered {
+            return None;
+        }
+        let described = |stamp: &Stamp| {
+            format!("{} bytes written at {}", stamp.size, Moment::from_ms(stamp.mtime_ns.div_euclid(1_000_000)).iso)
+        };
+        let (queued, read) = (described(&self.stamp), described(&now.stamp));
+        Some(format!(
+            "the file was replaced after it was queued: another file stood there when it was read ({read}; queued: {queued})"
+        ))
+    }
+}
+
 /// A file of a watched folder as it is remembered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeenFile {
@@ -187,6 +213,8 @@ pub struct SeenFile {
     pub key: FileKey,
     /// As it was taken.
     pub stamp: Stamp,
+    /// Its number in the file system; 0 where those numbers do not last.
+    pub inode: i64,
     /// It is moved or deleted when its image has ended.
     pub put_away: bool,
 }
@@ -223,6 +251,8 @@ pub struct Claimed {
     pub accepted_at_ms: i64,
     /// Id of an earlier result that the next one replaces.
     pub supersedes: Option<String>,
+    /// The file at `path` as it stood when it was queued, where that is known.
+    pub standing: Option<Standing>,
 }
 
 /// A person and the distance to their nearest enrolled picture.

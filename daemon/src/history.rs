@@ -69,6 +69,7 @@ mod tests {
         let rules = Rules {
             retry: Config::default().retry,
             max_pending: 10,
+            max_missing: 10,
             max_camera_bytes: None,
             device: "board".into(),
             publish: false,

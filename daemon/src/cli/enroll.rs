@@ -1,20 +1,23 @@
 //! `kithd enroll`: pictures of one person, or a folder of known people; through the daemon when it runs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::fs::{FileType, Mode, OFlags};
+use serde_json::json;
 
 use super::{OwnEngines, own_gallery};
 use crate::config::Config;
 use crate::control::Client;
+use crate::files::{entries, open_beneath};
+use crate::left_out::{self, LeftOut, Named, Why};
 use crate::names;
-use crate::recognition::{Enroller, Enrolment, Matcher, Ready, Report, file_name, person_of, read_given};
+use crate::recognition::{Enroller, Enrolment, Matcher, Ready, Report, file_name, person_of, read_below, read_given};
 use crate::state_dir::StateDir;
-
-const PICTURES: &[&str] = &["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
 
 /// What can be typed.
 #[derive(Debug, clap::Args)]
@@ -38,9 +41,12 @@ pub struct Args {
 
 /// Enrols and shows the table; fails when nothing could be enrolled.
 pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
-    let work = match (&args.folder, args.person) {
+    let Known { pictures: work, left_out, unreadable } = match (&args.folder, args.person) {
         (Some(folder), _) => known_people(folder)?,
-        (None, Some(person)) => args.pictures.into_iter().map(|picture| (person.clone(), picture)).collect(),
+        (None, Some(person)) => {
+            let pictures = args.pictures.into_iter().map(|picture| (person.clone(), picture)).collect();
+            Known { pictures, ..Known::default() }
+        }
         (None, None) => unreachable!("clap requires --person or --folder"),
     };
     let door = Door::open(config).await?;
@@ -51,7 +57,11 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let mut reports = Vec::new();
     for (person, picture) in work {
         bar.set_message(file_name(&picture));
-        let enrolled = match read_given(&picture, config.intake.max_bytes) {
+        let read = match &args.folder {
+            Some(folder) => read_below(folder, &picture, config.intake.max_bytes),
+            None => read_given(&picture, config.intake.max_bytes),
+        };
+        let enrolled = match read {
             Ok(bytes) => door.enroll(&person, &file_name(&picture), bytes, args.anyway).await,
             Err(failure) => Err(anyhow::anyhow!(failure.verdict().sentence)),
         };
@@ -73,8 +83,15 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
         for report in &reports {
             println!("{}", serde_json::to_string(report)?);
         }
+        if !left_out.is_empty() || !unreadable.is_empty() {
+            println!("{}", json!({ "left_out": left_out.sentences(), "unreadable": unreadable }));
+        }
     } else {
         print!("{}", table(&reports));
+        if !left_out.is_empty() {
+            println!("\n{left_out}");
+        }
+        unreadable.iter().for_each(|folder| println!("{folder}"));
     }
     let useful = reports.iter().any(|report| report.enrolment != Enrolment::Rejected);
     Ok(if useful { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -117,38 +134,75 @@ impl Door {
     }
 }
 
-/// Every picture below a folder with the person it belongs to, in a fixed order.
-fn known_people(folder: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_path_buf()];
+/// What a folder of known people holds.
+#[derive(Default)]
+struct Known {
+    /// Each with the person it belongs to, in a fixed order.
+    pictures: Vec<(String, PathBuf)>,
+    left_out: LeftOut,
+    /// Folders in it that cannot be read, in words.
+    unreadable: Vec<String>,
+}
+
+/// Looks through a folder of known people, without following a link.
+fn known_people(folder: &Path) -> anyhow::Result<Known> {
+    let mut known = Known::default();
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(folder, flags, Mode::empty());
+    let root = root.with_context(|| format!("{} cannot be read", folder.display()))?;
+    let mut folders = vec![PathBuf::new()];
     while let Some(current) = folders.pop() {
-        let entries = std::fs::read_dir(&current).with_context(|| format!("{} cannot be read", current.display()))?;
-        for entry in entries {
-            let path = entry?.path();
-            if file_name(&path).starts_with('.') {
+        let opened = open_beneath(&root, &current, OFlags::RDONLY | OFlags::DIRECTORY);
+        let listed = match opened.and_then(|opened| entries(&opened)) {
+            Ok(listed) => listed,
+            Err(error) if current.as_os_str().is_empty() => {
+                bail!("{} cannot be read: {}", folder.display(), std::io::Error::from(error));
+            }
+            Err(error) => {
+                let (shown, error) = (folder.join(&current), std::io::Error::from(error));
+                known.unreadable.push(format!("the folder {shown:?} cannot be read: {error}; all others were"));
                 continue;
             }
-            if path.is_dir() {
-                folders.push(path);
+        };
+        for (name, kind) in listed {
+            let below = current.join(&name);
+            if let Some(why) = left_out::of_entry(&name, kind) {
+                known.left_out.add(why, &below);
                 continue;
             }
-            let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-            if PICTURES.contains(&extension.as_str())
-                && let Some(person) = person_of(folder, &path)
-            {
-                found.push((person, path));
+            if kind == FileType::Directory {
+                folders.push(below);
+                continue;
+            }
+            let why = match left_out::by_ending(&name) {
+                Named::Out(why) => Some(why),
+                Named::Picture => None,
+                // One that cannot be read is rejected by name later.
+                Named::Unclear => left_out::by_bytes_beneath(&root, &below).unwrap_or_default(),
+            };
+            let path = folder.join(&below);
+            match (why, person_of(folder, &path)) {
+                (Some(why), _) => known.left_out.add(why, &below),
+                (None, None) => known.left_out.add(Why::CameraName, &below),
+                (None, Some(person)) => known.pictures.push((person, path)),
             }
         }
     }
-    if found.is_empty() {
-        bail!("no pictures were found below {}; it takes {}", folder.display(), PICTURES.join(", "));
+    if known.pictures.is_empty() {
+        let out = if known.left_out.is_empty() { String::new() } else { format!("; {}", known.left_out) };
+        bail!("no pictures of people were found below {}{out}", folder.display());
     }
-    found.sort();
-    Ok(found)
+    known.pictures.sort();
+    known.unreadable.sort();
+    // One spelling for one person, the first.
+    let mut spellings: BTreeMap<String, String> = BTreeMap::new();
+    for (person, _) in &mut known.pictures {
+        *person = spellings.entry(names::fold(person)).or_insert_with(|| person.clone()).clone();
+    }
+    Ok(known)
 }
 
 fn table(reports: &[Report]) -> String {
-    use std::collections::BTreeMap;
     use std::fmt::Write;
 
     let mut by_person: BTreeMap<&str, (usize, usize, usize)> = BTreeMap::new();

@@ -68,8 +68,10 @@ pub struct Intake {
     pub roots: Vec<PathBuf>,
     /// Largest picture.
     pub max_bytes: usize,
-    /// Most unfinished images; more are refused.
+    /// Most unfinished images, without those that wait for their file; more are refused.
     pub max_pending: u64,
+    /// Most images of one source that wait for their file or its root; more fail at once.
+    pub max_missing: u64,
     /// Free space that is never used up.
     pub disk_reserve_bytes: u64,
 }
@@ -89,7 +91,7 @@ pub struct Folder {
     pub full_scan: Duration,
     /// Whether folders inside it count.
     pub recursive: bool,
-    /// Patterns of names or of paths below it that are taken…
+    /// Patterns of names or of paths below it that are taken; none: every picture…
     pub include: Vec<String>,
     /// …unless one of these matches too.
     pub exclude: Vec<String>,
@@ -368,6 +370,7 @@ fn intake(raw: &mut Raw, state_dir: &Path) -> Intake {
         roots,
         max_bytes: raw.size("intake.max_bytes", 64 << 20, 64 << 10..=256 << 20) as usize,
         max_pending: raw.number("intake.max_pending", 100_000, 1..=10_000_000),
+        max_missing: raw.number("intake.max_missing", 100_000, 0..=10_000_000),
         disk_reserve_bytes: raw.size("intake.disk_reserve", 200 << 20, 0..=1 << 40),
     }
 }
@@ -378,9 +381,6 @@ fn is_plain(path: &Path) -> bool {
         && path != Path::new("/")
         && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
 }
-
-/// Endings of the pictures the engine understands, in both cases.
-const PICTURES: &str = "*.{jpg,jpeg,jpe,png,webp,gif,bmp,tif,tiff,JPG,JPEG,JPE,PNG,WEBP,GIF,BMP,TIF,TIFF}";
 
 fn folders(raw: &mut Raw) -> Vec<Folder> {
     let mut folders: Vec<Folder> = Vec::new();
@@ -416,8 +416,8 @@ fn folder(raw: &mut Raw) -> Folder {
             Then::Leave
         }
     };
-    let mut patterns = |key: &str, default: &[&str]| {
-        let patterns = raw.texts(key).unwrap_or_else(|| default.iter().map(ToString::to_string).collect());
+    let mut patterns = |key: &str| {
+        let patterns = raw.texts(key).unwrap_or_default();
         for pattern in &patterns {
             if let Err(error) = globset::Glob::new(pattern) {
                 raw.problem(key, format!("{pattern:?}"), format!("is not a pattern: {}", error.kind()));
@@ -426,8 +426,8 @@ fn folder(raw: &mut Raw) -> Folder {
         patterns
     };
     Folder {
-        include: patterns("include", &[PICTURES]),
-        exclude: patterns("exclude", &[]),
+        include: patterns("include"),
+        exclude: patterns("exclude"),
         path,
         then,
         settle: raw.duration("settle", secs(2), Duration::from_millis(50)..=secs(86_400)),

@@ -23,10 +23,17 @@ pub enum Failure {
         /// `intake.max_bytes`.
         limit: usize,
     },
-    /// It lies outside the roots, or a link leads out of them.
+    /// It lies outside the roots.
     OutsideRoots(PathBuf),
+    /// A part of the path is a link.
+    Link(PathBuf),
     /// A folder, a device, a pipe.
-    NotAFile(PathBuf),
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What it is, with its article.
+        kind: &'static str,
+    },
     /// The root is there, the file is not, or it may not be read.
     FileMissing {
         /// The file.
@@ -106,12 +113,20 @@ impl Failure {
                 false,
                 format!("the picture has {bytes} bytes, more than intake.max_bytes = {limit}"),
             ),
-            Self::OutsideRoots(path) => verdict(
+            Self::OutsideRoots(path) => {
+                verdict(Again::Final, false, format!("{} is not below one of intake.roots", path.display()))
+            }
+            Self::Link(path) => verdict(
                 Again::Final,
                 false,
-                format!("{} is not below one of intake.roots, or a link leads out of them", path.display()),
+                format!(
+                    "{} is a link or lies below one, and links are not followed; send the path of the file itself",
+                    path.display()
+                ),
             ),
-            Self::NotAFile(path) => verdict(Again::Final, false, format!("{} is not a regular file", path.display())),
+            Self::NotAFile { path, kind } => {
+                verdict(Again::Final, false, format!("{} is not a regular file but {kind}", path.display()))
+            }
             Self::FileMissing { path, error } => {
                 verdict(Again::WhileFileMissing, false, format!("{} cannot be read: {error}", path.display()))
             }
@@ -156,7 +171,8 @@ mod tests {
             Failure::Unreadable { why: "the JPEG is cut off".into(), by: EngineRole::Primary },
             Failure::TooLarge { bytes: 2, limit: 1 },
             Failure::OutsideRoots("/etc/shadow".into()),
-            Failure::NotAFile("/dev/zero".into()),
+            Failure::Link("/a/link.jpg".into()),
+            Failure::NotAFile { path: "/dev/zero".into(), kind: "a character device" },
         ] {
             let verdict = failure.verdict();
             assert_eq!((verdict.again, verdict.counts_for_breaker), (Again::Final, false), "{failure:?}");

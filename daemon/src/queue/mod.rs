@@ -4,6 +4,7 @@
 
 mod clock;
 mod failure;
+mod missing;
 mod recover;
 mod retention;
 mod tally;
@@ -19,6 +20,7 @@ use crate::domain::{Accepted, Claimed, EngineRole, Identified, ImageId, NewImage
 use crate::result::{Stamp, message};
 use crate::store::{End, PutBack, Store, StoreError, Told};
 use clock::QueueClock;
+use missing::longest_wait_ms;
 
 pub use clock::synchronised;
 pub use failure::{Again, Failure};
@@ -29,10 +31,17 @@ pub use tally::Tally;
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     /// As many unfinished images as are allowed.
-    #[error("{unfinished} images are waiting, as many as intake.max_pending allows; try again later")]
+    #[error(
+        "no room for {count} more: {unfinished} images are waiting and intake.max_pending = {limit}; try again later, or \
+         send fewer at a time"
+    )]
     Full {
-        /// Images not finished yet.
+        /// Asked for.
+        count: u64,
+        /// Images not finished yet, without those that wait for their file.
         unfinished: u64,
+        /// `intake.max_pending`.
+        limit: u64,
     },
     /// More at once than could ever be taken.
     #[error("{count} images at once are more than intake.max_pending = {limit}; send fewer at a time")]
@@ -70,8 +79,10 @@ pub enum QueueError {
 pub struct Rules {
     /// Retry schedule.
     pub retry: config::Retry,
-    /// Most unfinished images.
+    /// Most unfinished images, without those that wait for their file.
     pub max_pending: u64,
+    /// Most images of one source that wait for their file or its root.
+    pub max_missing: u64,
     /// Most bytes of unfinished camera frames; `None`: as many as there is room for.
     pub max_camera_bytes: Option<u64>,
     /// Name of the board, part of every result.
@@ -87,6 +98,8 @@ pub struct Queue {
     clock: QueueClock,
     rules: Arc<Rules>,
     unfinished: Arc<AtomicU64>,
+    /// Of them those that wait for their file, by source.
+    missing: Arc<[AtomicU64; Source::ALL.len()]>,
     camera_bytes: Arc<AtomicU64>,
     tally: Arc<Mutex<Tally>>,
 }
@@ -106,7 +119,8 @@ impl Queue {
         let clock = QueueClock::resume(store.queue_clock().await?);
         let (unfinished, camera_bytes) = (Arc::default(), Arc::default());
         let tally = Arc::default();
-        let queue = Self { store, clock, rules: Arc::new(rules), unfinished, camera_bytes, tally };
+        let (rules, missing) = (Arc::new(rules), Arc::default());
+        let queue = Self { store, clock, rules, unfinished, missing, camera_bytes, tally };
         let counts = queue.store.counts().await?;
         queue.unfinished.store(counts.pending + counts.processing, Ordering::Relaxed);
         queue.camera_bytes.store(queue.store.waiting_camera_bytes().await?, Ordering::Relaxed);
@@ -130,10 +144,10 @@ impl Queue {
             return Err(QueueError::TooMany { count, limit: self.rules.max_pending });
         }
         // Counted before the commit, so that an image never ends before it was counted.
-        let unfinished = self.unfinished.fetch_add(count, Ordering::Relaxed);
+        let unfinished = self.unfinished.fetch_add(count, Ordering::Relaxed).saturating_sub(self.missing_total());
         if unfinished + count > self.rules.max_pending {
             self.unfinished.fetch_sub(count, Ordering::Relaxed);
-            return Err(QueueError::Full { unfinished });
+            return Err(QueueError::Full { count, unfinished, limit: self.rules.max_pending });
         }
         let camera = |image: &&NewImage| image.source == Source::Camera;
         let camera_bytes: u64 = images.iter().filter(camera).map(|image| image.bytes).sum();
@@ -161,9 +175,9 @@ impl Queue {
         }
     }
 
-    /// Images not finished yet, and how many there may be.
+    /// Images not finished yet, without those that wait for their file, and how many there may be.
     pub fn load(&self) -> (u64, u64) {
-        (self.unfinished.load(Ordering::Relaxed), self.rules.max_pending)
+        (self.unfinished.load(Ordering::Relaxed).saturating_sub(self.missing_total()), self.rules.max_pending)
     }
 
     /// What was done since the last time this was asked.
@@ -216,6 +230,14 @@ impl Queue {
         let since_ms = claimed.missing_since_ms.unwrap_or(now_ms);
         let missing = Duration::from_millis(u64::try_from(now_ms - since_ms).unwrap_or(0));
         let retry = &self.rules.retry;
+        let newly_missing = claimed.missing_since_ms.is_none() && longest_wait_ms(retry, verdict.again).is_some();
+        if newly_missing && claimed.file.is_none() && !self.may_miss(claimed.source) {
+            let sentence = format!(
+                "{}; it is not waited for: {} images of {} wait for their files, as many as intake.max_missing allows",
+                verdict.sentence, self.rules.max_missing, claimed.source
+            );
+            return self.give_up(claimed, failure, sentence).await;
+        }
         let (wait, refund) = match verdict.again {
             Again::Final => return self.give_up(claimed, failure, verdict.sentence).await,
             Again::Attempt if claimed.attempts >= retry.attempts => {
@@ -232,6 +254,12 @@ impl Queue {
             Again::Refunded if verdict.counts_for_breaker && !verdict.alone => (backoff(retry, 1), true),
             // The breaker stands before the next claim; it needs no wait of its own.
             Again::Refunded => (Duration::ZERO, true),
+            // The file is looked for meanwhile; what was spooled is tried.
+            Again::WhileFileMissing | Again::WhileRootMissing if claimed.file.is_none() => {
+                let longest_ms = longest_wait_ms(retry, verdict.again).unwrap_or_default();
+                let wait_ms = since_ms.saturating_add(longest_ms).saturating_sub(now_ms);
+                (Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0)), true)
+            }
             // Look often at first, then rarely: a share of the time it has been away.
             Again::WhileFileMissing | Again::WhileRootMissing => {
                 ((missing / 4).clamp(retry.first_wait, retry.longest_wait), true)
@@ -257,6 +285,9 @@ impl Queue {
             alone: verdict.alone,
         };
         self.until_stored(|| self.store.put_back(back.clone())).await?;
+        if newly_missing {
+            self.misses(claimed.source);
+        }
         Ok(())
     }
 

@@ -2,14 +2,21 @@
 
 use super::*;
 use crate::config::Config;
-use crate::domain::{IdentifiedFace, NamedCandidate, Outcome, Source};
+use crate::domain::{IdentifiedFace, NamedCandidate, Outcome, Source, Standing};
 use crate::store::EnrolledPicture;
 
 async fn queue(folder: &std::path::Path, change: impl FnOnce(&mut config::Retry)) -> (Store, Queue) {
     let (store, _) = Store::open(folder, &[]).unwrap();
     let mut retry = Config::default().retry;
     change(&mut retry);
-    let rules = Rules { retry, max_pending: 1000, max_camera_bytes: None, device: "board".into(), publish: true };
+    let rules = Rules {
+        retry,
+        max_pending: 1000,
+        max_missing: 3,
+        max_camera_bytes: None,
+        device: "board".into(),
+        publish: true,
+    };
     let queue = Queue::open(store.clone(), rules).await.unwrap();
     queue.recover().await.unwrap();
     (store, queue)
@@ -102,16 +109,52 @@ async fn waiting_for_a_file_costs_no_attempts_and_ends_after_the_configured_time
     })
     .await;
     let id = queue.submit(vec![image("/a")]).await.unwrap()[0].id;
-    let mut rounds = 0;
-    while store.image(id).await.unwrap().unwrap().image.state != "failed" {
-        for claimed in queue.claim(1, true).await.unwrap().images {
-            assert_eq!(claimed.attempts, 1);
-            queue.fail(claimed, &missing()).await.unwrap();
-            rounds += 1;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    let first = claim_one(&queue).await;
+    queue.fail(first, &missing()).await.unwrap();
+    assert!(queue.claim(1, true).await.unwrap().images.is_empty(), "it is tried while it waits");
+    tokio::time::sleep(Duration::from_millis(160)).await;
+    let last = claim_one(&queue).await;
+    assert_eq!(last.attempts, 1);
+    queue.fail(last, &missing()).await.unwrap();
+    let ended = committed(&store, id).await;
+    assert_eq!((ended.image.state.as_str(), ended.image.attempts), ("failed", 1));
+    assert!(ended.image.reason.unwrap().contains("given up"));
+}
+
+#[tokio::test]
+async fn who_waits_for_a_file_is_counted_apart_goes_on_when_it_comes_and_has_a_share() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, queue) = queue(folder.path(), |_| {}).await;
+    let paths = ["/a", "/b", "/c", "/d", "/e", "/f"];
+    queue.submit(paths.map(image).to_vec()).await.unwrap();
+    let (looks, last) = queue.unseen(0).await.unwrap();
+    assert_eq!((looks.len(), last), (6, Some(6)));
+    let standing = Standing { stamp: crate::domain::Stamp { size: 3, mtime_ns: 5 }, inode: 7 };
+    let found = looks.into_iter().map(|look| match look.id {
+        6 => (look, Ok(standing)),
+        _ => (look, Err(missing())),
+    });
+    queue.looked(found.collect()).await.unwrap();
+    // Three are the share of a source in these tests.
+    assert_eq!((queue.missing_total(), queue.load().0), (3, 3));
+    let claimed = queue.claim(10, true).await.unwrap().images;
+    assert_eq!(claimed.iter().map(|image| image.id).collect::<Vec<_>>(), [4, 5, 6]);
+    assert_eq!(claimed[2].standing, Some(standing));
+    for image in claimed.into_iter().take(2) {
+        queue.fail(image, &missing()).await.unwrap();
     }
-    assert!(rounds > 3, "only {rounds} looks");
+    let beyond = committed(&store, 4).await.image;
+    assert!(beyond.state == "failed" && beyond.reason.unwrap().contains("intake.max_missing"));
+
+    let mut waiting = queue.missing(0).await.unwrap();
+    assert_eq!(
+        waiting.iter().map(|look| (look.id, queue.waits(look))).collect::<Vec<_>>(),
+        [(1, true), (2, true), (3, true)]
+    );
+    let later = Standing { inode: 8, ..standing };
+    queue.looked(vec![(waiting.remove(1), Ok(later)), (waiting.remove(0), Err(missing()))]).await.unwrap();
+    let claimed = queue.claim(10, true).await.unwrap().images;
+    assert_eq!(claimed.iter().map(|image| (image.id, image.standing)).collect::<Vec<_>>(), [(2, Some(later))]);
 }
 
 #[tokio::test]
@@ -349,7 +392,7 @@ async fn more_than_the_allowed_unfinished_images_are_refused_whole() {
     let many = |count| (0..count).map(|n| image(&format!("/{n}"))).collect();
     assert!(matches!(queue.submit(many(1001)).await, Err(QueueError::TooMany { .. })), "it could never be taken");
     queue.submit(many(600)).await.unwrap();
-    assert!(matches!(queue.submit(many(600)).await, Err(QueueError::Full { unfinished: 600 })));
+    assert!(matches!(queue.submit(many(600)).await, Err(QueueError::Full { unfinished: 600, .. })));
     assert_eq!(store.counts().await.unwrap().pending, 600);
 }
 

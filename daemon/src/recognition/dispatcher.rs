@@ -123,8 +123,8 @@ async fn process(
     let path = PathBuf::from(&image.path);
     let reading = async {
         match &image.file {
-            Some(file) => reader.read_spooled(file).await,
-            None => reader.read_path(&path).await,
+            Some(file) => Ok((reader.read_spooled(file).await?, None)),
+            None => reader.read_standing(&path).await.map(|(bytes, standing)| (bytes, Some(standing))),
         }
     };
     let bytes = tokio::select! {
@@ -134,13 +134,25 @@ async fn process(
     };
     let identified = match bytes {
         // A path is of use to an engine that shares the mounts; spooled bytes lie where only we can see them.
-        Ok(bytes) => identify(up, Some(image.id), bytes, image.file.is_none().then_some(path)).await,
+        Ok((bytes, standing)) => {
+            let replaced = image.standing.zip(standing).and_then(|(queued, now)| queued.objection(&now));
+            let identified = identify(up, Some(image.id), bytes, image.file.is_none().then_some(path)).await;
+            identified.map(|identified| with_remark(identified, replaced))
+        }
         Err(failure) => Err(failure),
     };
     match identified {
         Ok(identified) => queue.finish(image, identified).await.map(drop),
         Err(failure) => queue.fail(image, &failure).await,
     }
+}
+
+fn with_remark(mut identified: Identified, remark: Option<String>) -> Identified {
+    identified.remark = match (remark, identified.remark) {
+        (Some(remark), Some(other)) => Some(format!("{remark}; {other}")),
+        (remark, other) => remark.or(other),
+    };
+    identified
 }
 
 /// Bytes to a result; used by the queue, by `kithd identify` and by the origin's contract.

@@ -306,21 +306,6 @@ fn place(face: &FoundFace, width: f32, height: f32) -> String {
     format!("{down} {across}")
 }
 
-/// Who a file of a folder of known people belongs to: its sub-folder, else its name without `_1`.
-pub fn person_of(folder: &Path, file: &Path) -> Option<String> {
-    let below = file.strip_prefix(folder).ok()?;
-    let mut parents = below.parent()?.components();
-    if let Some(sub) = parents.next() {
-        return Some(sub.as_os_str().to_string_lossy().into_owned());
-    }
-    let stem = file.file_stem()?.to_string_lossy().into_owned();
-    let name = match stem.rsplit_once(['_', '-', ' ']) {
-        Some((name, number)) if !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => &stem,
-    };
-    (!name.trim().is_empty()).then(|| name.trim().to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -429,15 +414,5 @@ mod tests {
         assert!(weakness(0.97, [0.0, 0.0, 45.0, 60.0]).unwrap().contains("only 45 pixels wide"));
         assert!(weakness(0.7, [0.0, 0.0, 90.0, 99.0]).unwrap().contains("0.70"));
         assert_eq!(weakness(0.9, [0.0, 0.0, 90.0, 99.0]), None);
-    }
-
-    #[test]
-    fn names_come_from_sub_folders_and_numbered_files() {
-        let person = |file: &str| person_of(Path::new("/k"), Path::new(file));
-        assert_eq!(person("/k/hannibal_1.jpg").unwrap(), "hannibal");
-        assert_eq!(person("/k/john smith-02.png").unwrap(), "john smith");
-        assert_eq!(person("/k/Ada.jpg").unwrap(), "Ada");
-        assert_eq!(person("/k/Ada Lovelace/2019/x.jpg").unwrap(), "Ada Lovelace");
-        assert_eq!(person("/k/_1.jpg"), None);
     }
 }

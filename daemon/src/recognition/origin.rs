@@ -80,10 +80,10 @@ impl HealthCheck for Origin {
 fn status(failure: &Failure) -> Status {
     let sentence = failure.verdict().sentence;
     match failure {
-        Failure::Unreadable { .. } | Failure::TooLarge { .. } | Failure::NotAFile(_) => {
+        Failure::Unreadable { .. } | Failure::TooLarge { .. } | Failure::NotAFile { .. } => {
             Status::invalid_argument(sentence)
         }
-        Failure::OutsideRoots(_) => Status::permission_denied(sentence),
+        Failure::OutsideRoots(_) | Failure::Link(_) => Status::permission_denied(sentence),
         Failure::FileMissing { .. } | Failure::SpoolMissing(_) => Status::not_found(sentence),
         Failure::EngineDied(_) | Failure::EngineFailed(_) | Failure::EngineMalformed(_) => Status::internal(sentence),
         Failure::EngineDeadline { .. } => Status::deadline_exceeded(sentence),

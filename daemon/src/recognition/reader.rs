@@ -3,6 +3,7 @@
 //! A hung mount holds a few threads of its own root and nothing else: reads are counted per root, and once its
 //! threads are all stuck the root counts as absent until one comes back.
 
+use std::collections::HashMap;
 use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -10,15 +11,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2};
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, open};
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
+use crate::domain::{ImageId, Standing};
+use crate::files::{numbers_last, open_beneath, special, standing_of};
 use crate::queue::Failure;
 use crate::spool;
 
 /// Threads that may be inside one mount at a time.
 const READERS_PER_ROOT: usize = 4;
+/// Longest time that looks at the files of one root are waited for; a mount that takes longer is asked the next time.
+const LOOK_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Reads below the configured roots.
 pub struct Reader {
@@ -31,6 +37,8 @@ pub struct Reader {
 struct Root {
     path: PathBuf,
     threads: Arc<Semaphore>,
+    /// One more, for looks at files that are not read yet.
+    looker: Arc<Semaphore>,
     /// Reads that were given up and whose threads the mount still holds.
     stuck: Arc<AtomicUsize>,
 }
@@ -43,6 +51,7 @@ impl Reader {
             .map(|path| Root {
                 path: path.clone(),
                 threads: Arc::new(Semaphore::new(READERS_PER_ROOT)),
+                looker: Arc::new(Semaphore::new(1)),
                 stuck: Arc::default(),
             })
             .collect();
@@ -51,12 +60,12 @@ impl Reader {
 
     /// Bytes of a path below a root.
     pub async fn read_path(&self, path: &Path) -> Result<Vec<u8>, Failure> {
-        let root = self
-            .roots
-            .iter()
-            .filter(|root| path.starts_with(&root.path))
-            .max_by_key(|root| root.path.as_os_str().len())
-            .ok_or_else(|| Failure::OutsideRoots(path.into()))?;
+        Ok(self.read_standing(path).await?.0)
+    }
+
+    /// The same, with the file as it stood when it was read.
+    pub async fn read_standing(&self, path: &Path) -> Result<(Vec<u8>, Standing), Failure> {
+        let root = self.root_of(path).ok_or_else(|| Failure::OutsideRoots(path.into()))?;
         let hung = || Failure::RootAbsent {
             root: root.path.clone(),
             error: format!("it did not answer within {:.0?}", self.deadline),
@@ -92,6 +101,42 @@ impl Reader {
         }
     }
 
+    /// Looks at files without reading them. Those below a root that does not answer in time are left out.
+    pub async fn look(&self, paths: Vec<(ImageId, PathBuf)>) -> Vec<(ImageId, Result<Standing, Failure>)> {
+        let mut looks = Vec::with_capacity(paths.len());
+        let mut by_root: HashMap<&Path, Vec<(ImageId, PathBuf)>> = HashMap::new();
+        for (id, path) in paths {
+            match self.root_of(&path) {
+                Some(root) => by_root.entry(&root.path).or_default().push((id, path)),
+                None => looks.push((id, Err(Failure::OutsideRoots(path)))),
+            }
+        }
+        let mut looking = JoinSet::new();
+        for root in &self.roots {
+            let Some(paths) = by_root.remove(root.path.as_path()) else { continue };
+            let Ok(permit) = Arc::clone(&root.looker).try_acquire_owned() else { continue };
+            let root = root.path.clone();
+            looking.spawn_blocking(move || {
+                let _permit = permit; // held by the thread, however long the mount keeps it
+                look_beneath(&root, paths)
+            });
+        }
+        let all = async {
+            while let Some(looked) = looking.join_next().await {
+                looks.extend(looked.into_iter().flatten());
+            }
+        };
+        // What is late answers nobody: its thread ends when the mount lets it.
+        let _ = tokio::time::timeout(LOOK_DEADLINE, all).await;
+        looking.detach_all();
+        looks
+    }
+
+    fn root_of(&self, path: &Path) -> Option<&Root> {
+        let around = self.roots.iter().filter(|root| path.starts_with(&root.path));
+        around.max_by_key(|root| root.path.as_os_str().len())
+    }
+
     /// Bytes spooled by the intake; the state folder is local.
     pub async fn read_spooled(&self, file: &str) -> Result<Vec<u8>, Failure> {
         let (state_dir, name) = (self.state_dir.clone(), file.to_string());
@@ -105,24 +150,11 @@ impl Reader {
     }
 }
 
-fn read_beneath(root: &Path, path: &Path, max_bytes: usize) -> Result<Vec<u8>, Failure> {
-    let absent = |error: Errno| Failure::RootAbsent { root: root.into(), error: describe(error) };
+fn read_beneath(root: &Path, path: &Path, max_bytes: usize) -> Result<(Vec<u8>, Standing), Failure> {
     let missing = |error: std::io::Error| Failure::FileMissing { path: path.into(), error: error.to_string() };
-    let folder = open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(absent)?;
-    let Ok(below) = path.strip_prefix(root) else { return Err(Failure::OutsideRoots(path.into())) };
-    let file = match open_file(&folder, below) {
-        Ok(file) => file,
-        // A link or .. that leads out.
-        Err(Errno::XDEV | Errno::LOOP) => return Err(Failure::OutsideRoots(path.into())),
-        Err(Errno::ISDIR | Errno::NXIO | Errno::NODEV) => return Err(Failure::NotAFile(path.into())),
-        // A mount whose server forgot it, or does not answer.
-        Err(error @ (Errno::STALE | Errno::IO | Errno::HOSTDOWN | Errno::TIMEDOUT)) => return Err(absent(error)),
-        Err(error) => return Err(missing(error.into())),
-    };
-    let stat = fstat(&file).map_err(absent)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(Failure::NotAFile(path.into()));
-    }
+    let folder = open_root(root)?;
+    let (file, stat) = open_regular(&folder, root, path)?;
+    let standing = standing_of(&stat, numbers_last(&file));
     let size = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
     if size > max_bytes as u64 {
         return Err(Failure::TooLarge { bytes: size, limit: max_bytes });
@@ -134,21 +166,67 @@ fn read_beneath(root: &Path, path: &Path, max_bytes: usize) -> Result<Vec<u8>, F
     if bytes.len() > max_bytes {
         return Err(Failure::TooLarge { bytes: bytes.len() as u64, limit: max_bytes });
     }
-    let after = fstat(&file).map_err(absent)?;
-    if (after.st_size, after.st_mtime, after.st_mtime_nsec) != (stat.st_size, stat.st_mtime, stat.st_mtime_nsec) {
+    let after = fstat(&file).map_err(|error| failed(root, path, error))?;
+    if standing_of(&after, false).stamp != standing.stamp {
         return Err(missing(std::io::Error::other("it is still being written")));
     }
-    Ok(bytes)
+    Ok((bytes, standing))
 }
 
-/// Non-blocking, so that a pipe without a writer or a device cannot hold the thread.
-fn open_file(folder: &OwnedFd, below: &Path) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    openat2(folder, below, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)
+fn look_beneath(root: &Path, paths: Vec<(ImageId, PathBuf)>) -> Vec<(ImageId, Result<Standing, Failure>)> {
+    let folder = open_root(root);
+    let look = |path: &Path| {
+        let folder = folder.as_ref().map_err(Clone::clone)?;
+        // Opened, though nothing is read: on NFS that asks the server, and a file that may not be read waits.
+        let (file, stat) = open_regular(folder, root, path)?;
+        Ok(standing_of(&stat, numbers_last(&file)))
+    };
+    paths.into_iter().map(|(id, path)| (id, look(&path))).collect()
+}
+
+fn open_root(root: &Path) -> Result<OwnedFd, Failure> {
+    open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| Failure::RootAbsent { root: root.into(), error: describe(error) })
+}
+
+/// A regular file below a root, open for reading.
+fn open_regular(folder: &OwnedFd, root: &Path, path: &Path) -> Result<(OwnedFd, Stat), Failure> {
+    let failed = |error| failed(root, path, error);
+    let Ok(below) = path.strip_prefix(root) else { return Err(Failure::OutsideRoots(path.into())) };
+    // Asked before it is opened for reading: a device or pipe is not opened at all.
+    let file = open_beneath(folder, below, OFlags::PATH).map_err(failed)?;
+    regular(path, fstat(&file).map_err(failed)?)?;
+    let file = open_beneath(folder, below, OFlags::RDONLY).map_err(failed)?;
+    let stat = regular(path, fstat(&file).map_err(failed)?)?;
+    Ok((file, stat))
+}
+
+fn regular(path: &Path, stat: Stat) -> Result<Stat, Failure> {
+    match special(FileType::from_raw_mode(stat.st_mode)) {
+        None => Ok(stat),
+        Some(kind) => Err(Failure::NotAFile { path: path.into(), kind }),
+    }
+}
+
+fn failed(root: &Path, path: &Path, error: Errno) -> Failure {
+    match error {
+        Errno::LOOP => Failure::Link(path.into()),
+        Errno::XDEV => Failure::OutsideRoots(path.into()),
+        // A mount whose server forgot it, or does not answer.
+        Errno::STALE | Errno::IO | Errno::HOSTDOWN | Errno::TIMEDOUT => {
+            Failure::RootAbsent { root: root.into(), error: describe(error) }
+        }
+        _ => Failure::FileMissing { path: path.into(), error: describe(error) },
+    }
 }
 
 fn describe(error: Errno) -> String {
     std::io::Error::from(error).to_string()
+}
+
+/// Bytes of a file below a folder that the operator named on the command line. No link in it is followed.
+pub fn read_below(folder: &Path, path: &Path, max_bytes: usize) -> Result<Vec<u8>, Failure> {
+    Ok(read_beneath(folder, path, max_bytes)?.0)
 }
 
 /// Bytes of a file the operator named on the command line, within the limit.
@@ -157,9 +235,7 @@ pub fn read_given(path: &Path, max_bytes: usize) -> Result<Vec<u8>, Failure> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|error| missing(error.into()))?;
     let stat = fstat(&file).map_err(|error| missing(error.into()))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(Failure::NotAFile(path.into()));
-    }
+    regular(path, stat)?;
     let mut bytes = Vec::new();
     std::fs::File::from(file).take(max_bytes as u64 + 1).read_to_end(&mut bytes).map_err(missing)?;
     if bytes.len() > max_bytes {
@@ -182,21 +258,27 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("a")).unwrap();
         std::fs::write(folder.path().join("a/x.jpg"), b"bytes").unwrap();
-        symlink("a/x.jpg", folder.path().join("inside")).unwrap();
-        for name in ["a/x.jpg", "inside"] {
-            assert_eq!(reader(folder.path()).read_path(&folder.path().join(name)).await.unwrap(), b"bytes");
-        }
+        let read = reader(folder.path()).read_path(&folder.path().join("a/x.jpg")).await;
+        assert_eq!(read.unwrap(), b"bytes");
     }
 
     #[tokio::test]
-    async fn a_link_that_leads_out_of_the_root_is_refused() {
+    async fn no_link_is_followed_wherever_it_leads() {
         let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("x.jpg"), b"bytes").unwrap();
         symlink("/etc/passwd", folder.path().join("link")).unwrap();
         symlink("/etc", folder.path().join("folder")).unwrap();
-        for name in ["link", "folder/passwd", "../x"] {
-            let read = reader(folder.path()).read_path(&folder.path().join(name)).await;
-            assert!(matches!(read, Err(Failure::OutsideRoots(_))), "{name}: {read:?}");
+        symlink("x.jpg", folder.path().join("inside")).unwrap();
+        symlink(".", folder.path().join("loop")).unwrap();
+        for name in ["link", "folder/passwd", "inside", "loop/x.jpg"] {
+            let path = folder.path().join(name);
+            let read = reader(folder.path()).read_path(&path).await;
+            assert_eq!(read, Err(Failure::Link(path.clone())), "{name}");
+            let looked = reader(folder.path()).look(vec![(1, path.clone())]).await;
+            assert_eq!(looked, [(1, Err(Failure::Link(path)))], "{name}");
         }
+        let read = reader(folder.path()).read_path(&folder.path().join("../x")).await;
+        assert!(matches!(read, Err(Failure::OutsideRoots(_))), "{read:?}");
     }
 
     #[tokio::test]
@@ -204,12 +286,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("dir")).unwrap();
         rustix::fs::mknodat(CWD, folder.path().join("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
-        for path in [folder.path().join("dir"), folder.path().join("pipe")] {
+        let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
+        for (name, kind) in [("dir", "a folder"), ("pipe", "a pipe"), ("socket", "a socket")] {
+            let path = folder.path().join(name);
             let read = reader(folder.path()).read_path(&path).await;
-            assert!(matches!(read, Err(Failure::NotAFile(_))), "{path:?}: {read:?}");
+            assert_eq!(read, Err(Failure::NotAFile { path, kind }));
         }
         let read = reader(Path::new("/dev")).read_path(Path::new("/dev/zero")).await;
-        assert!(matches!(read, Err(Failure::NotAFile(_))), "{read:?}");
+        assert_eq!(read, Err(Failure::NotAFile { path: "/dev/zero".into(), kind: "a character device" }));
     }
 
     #[tokio::test]

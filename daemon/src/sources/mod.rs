@@ -110,6 +110,8 @@ pub struct FolderFile {
     pub key: FileKey,
     /// As it was found.
     pub stamp: Stamp,
+    /// Its number in the file system; 0 where those numbers do not last.
+    pub inode: i64,
 }
 
 impl Intake {
@@ -124,7 +126,7 @@ impl Intake {
     pub fn room(&self) -> Result<(), IntakeError> {
         self.check_disk()?;
         match self.queue.load() {
-            (unfinished, limit) if unfinished >= limit => Err(QueueError::Full { unfinished }.into()),
+            (unfinished, limit) if unfinished >= limit => Err(QueueError::Full { count: 1, unfinished, limit }.into()),
             _ => Ok(()),
         }
     }
@@ -172,7 +174,7 @@ impl Intake {
         put_away: bool,
         files: Vec<FolderFile>,
     ) -> Result<Vec<Accepted>, IntakeError> {
-        let images = files.into_iter().map(|FolderFile { path, key, stamp }| {
+        let images = files.into_iter().map(|FolderFile { path, key, stamp, inode }| {
             Ok(NewImage {
                 source: Source::Folder,
                 path: self.checked(&path)?,
@@ -181,7 +183,7 @@ impl Intake {
                 picture_key: None,
                 unless_unfinished: false,
                 idempotency_key: None,
-                seen: Some(SeenFile { folder, key, stamp, put_away }),
+                seen: Some(SeenFile { folder, key, stamp, inode, put_away }),
             })
         });
         self.submit(images.collect::<Result<_, IntakeError>>()?).await
@@ -278,6 +280,8 @@ impl Intake {
         let accepted = self.queue.submit(images).await.map_err(IntakeError::from);
         match &accepted {
             Ok(_) => self.health.set("intake", Condition::Ok, "accepting pictures"),
+            // Fewer at a time would be taken.
+            Err(IntakeError::Full(_)) if self.room().is_ok() => false,
             Err(error) if error.is_temporary() => self.degraded(error),
             Err(_) => false,
         };
@@ -332,8 +336,11 @@ pub async fn watch_room(intake: Intake, mut pulse: Pulse, stop: CancellationToke
     loop {
         // Without a reserve a full disk is noticed by what could not be written; the next that can says so.
         let room = free_bytes(&intake.state_dir).is_none_or(|free| free >= ROOM_BYTES);
-        if room && intake.room().is_ok() {
-            intake.health.set("intake", Condition::Ok, "accepting pictures");
+        match intake.room() {
+            Ok(()) if room => _ = intake.health.set("intake", Condition::Ok, "accepting pictures"),
+            Ok(()) => {}
+            // A balancer turns to another board before anybody was refused.
+            Err(error) => _ = intake.degraded(&error),
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -370,6 +377,7 @@ mod tests {
         let rules = Rules {
             retry: Config::default().retry,
             max_pending: 10,
+            max_missing: 10,
             max_camera_bytes: Some(10),
             device: "board".into(),
             publish: true,

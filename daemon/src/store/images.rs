@@ -6,7 +6,9 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
 use super::{Store, StoreError, Urgency, erase, folders, people, vector_to_blob};
-use crate::domain::{Accepted, Claimed, EngineRole, Identified, IdentifiedFace, ImageId, NewImage, PersonId};
+use crate::domain::{
+    Accepted, Claimed, EngineRole, Identified, IdentifiedFace, ImageId, NewImage, PersonId, Stamp, Standing,
+};
 
 /// The fact that holds the queue clock.
 const QUEUE_CLOCK: &str = "queue_clock_ms";
@@ -57,7 +59,8 @@ impl Store {
             };
             let mut statement = connection.prepare_cached(
                 "UPDATE images SET state = 'processing', attempts = attempts + 1 WHERE id = ?1 AND state = 'pending'
-              RETURNING id, source, path, file, attempts, missing_since_ms, accepted_at_ms, supersedes, bytes",
+              RETURNING id, source, path, file, attempts, missing_since_ms, accepted_at_ms, supersedes, bytes,
+                        file_size, file_mtime_ns, file_inode",
             )?;
             let mut images = Vec::with_capacity(ids.len());
             for id in ids {
@@ -464,9 +467,10 @@ fn insert(
     // As `spool::accepted_name` has it: `id` is the next of its table.
     connection
         .prepare_cached(
-            "INSERT INTO images (source, path, file, bytes, idempotency_key, picture_key, due_ms, accepted_at_ms, dated)
+            "INSERT INTO images (source, path, file, bytes, idempotency_key, picture_key, due_ms, accepted_at_ms, dated,
+                                 file_size, file_mtime_ns, file_inode)
              VALUES (?1, ?2, ?3 || '.' || (SELECT coalesce(max(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'images'),
-                     ?4, ?5, ?6, ?7, ?8, ?9)",
+                     ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
         )?
         .execute(params![
             image.source.as_str(),
@@ -477,7 +481,10 @@ fn insert(
             image.picture_key,
             now_ms,
             wall_ms,
-            dated
+            dated,
+            image.seen.as_ref().map(|file| file.stamp.size),
+            image.seen.as_ref().map(|file| file.stamp.mtime_ns),
+            image.seen.as_ref().map(|file| file.inode)
         ])?;
     let id = connection.last_insert_rowid();
     if let Some(file) = &image.seen {
@@ -499,6 +506,10 @@ fn claimed(row: &Row<'_>) -> rusqlite::Result<Claimed> {
         accepted_at_ms: row.get(6)?,
         supersedes: row.get(7)?,
         bytes: row.get(8)?,
+        standing: match (row.get(9)?, row.get(10)?, row.get(11)?) {
+            (Some(size), Some(mtime_ns), Some(inode)) => Some(Standing { stamp: Stamp { size, mtime_ns }, inode }),
+            _ => None,
+        },
     })
 }
 

@@ -14,6 +14,7 @@ mod history;
 mod images;
 mod listing;
 mod migrate;
+mod missing;
 mod operator;
 mod outbox;
 mod people;
@@ -44,6 +45,7 @@ pub use images::{End, PutBack};
 pub use listing::{
     Counts, FaceBox, FaceRow, ImageDetail, ImageRow, PictureBytes, counts, images as newest_images, picture_bytes,
 };
+pub use missing::{Look, Looks};
 pub use operator::Told;
 pub use people::{Changed, EnrolledPicture, GalleryRow, PersonPicture, PersonRow, Unembedded, gallery, people};
 pub use rejected::{NewRejected, RejectedCaps, RejectedMessage};

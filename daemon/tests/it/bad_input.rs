@@ -94,7 +94,7 @@ fn links_out_folders_and_pipes_fail_with_the_reason_and_never_hang() {
     std::fs::create_dir(inbox.join("folder.jpg")).unwrap();
     assert!(Command::new("mkfifo").arg(inbox.join("pipe.jpg")).status().unwrap().success());
     for (name, reason) in
-        [("link.jpg", "a link leads out"), ("folder.jpg", "not a regular file"), ("pipe.jpg", "not a regular file")]
+        [("link.jpg", "is a link"), ("folder.jpg", "not a regular file"), ("pipe.jpg", "not a regular file")]
     {
         let image = board.ended(board.post_path(inbox.join(name).to_str().unwrap()));
         assert_eq!(image["state"], "failed");
@@ -192,7 +192,8 @@ fn a_full_queue_and_a_full_disk_say_so_and_the_page_goes_on() {
     let mut board = Board::new();
     board.set("intake.max_pending", "1");
     board.start();
-    let path = board.folder.path().join("inbox/never.jpg").display().to_string();
+    wait_for("the breaker to be opened", || board.kithd(["breaker", "open"]).status.success().then_some(()));
+    let path = board.put("noface.jpg", "held.jpg");
     board.post_path(&path);
     let (status, problem) = board.post("/image/post", &[], json!({ "path": path }).to_string().as_bytes());
     assert_eq!(status, 503, "{problem}");

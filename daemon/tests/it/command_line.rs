@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Board, photo, text};
+use crate::support::{Board, as_plain_user, photo, text};
 
 #[test]
 fn a_folder_of_known_people_is_enrolled_by_file_name_and_sub_folder_with_a_table() {
@@ -30,6 +30,51 @@ fn a_folder_of_known_people_is_enrolled_by_file_name_and_sub_folder_with_a_table
     let again = text(&board.kithd(["enroll", "--folder", folder]));
     let counts: Vec<_> = again.lines().find(|line| line.starts_with("obama")).unwrap().split_whitespace().collect();
     assert_eq!(counts, ["obama", "0", "2", "0"], "{again}");
+}
+
+#[test]
+fn a_folder_from_a_nas_a_mac_and_a_phone_enrols_people_only() {
+    if !as_plain_user("command_line::a_folder_from_a_nas_a_mac_and_a_phone_enrols_people_only") {
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let board = Board::new();
+    let known = board.folder.path().join("known");
+    let put = |picture: &str, name: &str| {
+        let file = known.join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::copy(photo(picture), file).unwrap();
+    };
+    for system in ["@eaDir/obama_1.jpg", "#recycle", "Joe/@eaDir", "__MACOSX"] {
+        put("obama_1.jpg", &format!("{system}/SYNOPHOTO_THUMB_M.jpg"));
+    }
+    put("obama_1.jpg", "Jose\u{301}/a.JPG");
+    put("obama_2.jpg", "JOSÉ (2)/b.jfif");
+    put("biden_1.jpg", "Joe/IMG_20240101.jpg");
+    put("astronaut_1.jpg", "IMG_20240101.jpg");
+    put("astronaut_1.jpg", "20240101_123456.jpg");
+    put("astronaut_1.jpg", "Eileen (2)");
+    std::fs::write(known.join("IMG_1.HEIC"), "").unwrap();
+    std::os::unix::fs::symlink(".", known.join("loop")).unwrap();
+    std::fs::create_dir(known.join("closed")).unwrap();
+    std::fs::set_permissions(known.join("closed"), std::fs::Permissions::from_mode(0o000)).unwrap();
+    let output = board.kithd(["enroll", "--folder", known.to_str().unwrap()]);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    let people = board.sql("select name, count(pi.id) from person join person_images pi on pi.person_id = person.id group by name order by name");
+    assert_eq!(people, ["Eileen|1", "JOSÉ|2", "Joe|1"], "{said}");
+    for line in [
+        "4 files or folders of the system",
+        "1 link (\"loop\"; links are not followed)",
+        "1 HEIC file (\"IMG_1.HEIC\"; convert them",
+        "2 pictures whose names are no person's (for example \"20240101_123456.jpg\"; put them into a folder",
+        "closed\" cannot be read: Permission denied",
+    ] {
+        assert!(said.contains(line), "{line:?} is missing in:\n{said}");
+    }
+    let json = text(&board.kithd(["enroll", "--json", "--folder", known.to_str().unwrap()]));
+    assert!(json.lines().any(|line| line.starts_with("{\"left_out\":[")), "{json}");
+    std::fs::set_permissions(known.join("closed"), std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[test]

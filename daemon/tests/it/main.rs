@@ -31,6 +31,7 @@ mod mqtt; // paths in, results out
 mod origin; // the gRPC contract of the system it descends from
 mod page; // the status table in a real browser
 mod pictures; // the main job over HTTP
+mod queued_files; // by path: the file that stood there, and waiting for those that do not
 mod rejected; // messages that are refused: kept whole, sent again; and which are not
 mod release; // what ./dev release refuses
 mod retention; // what is kept no longer

@@ -46,14 +46,28 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
 /// Runs a test once more, by its whole name, with mounts of its own: they go with it and nobody else sees them. True in
 /// that second run, which is the one to do something.
 pub fn with_own_mounts(test: &str) -> bool {
-    const INSIDE: &str = "KITHD_OWN_MOUNTS";
+    let root = rustix::process::geteuid().is_root();
+    unshared(test, if root { &["--mount"] } else { &["--map-root-user", "--mount"] })
+}
+
+/// The same as a user to whom permissions apply, root or not.
+pub fn as_plain_user(test: &str) -> bool {
+    unshared(test, &["--user", "--map-user=1234"])
+}
+
+/// The same with limits of its own for what a user may have of the kernel.
+pub fn with_own_limits(test: &str) -> bool {
+    unshared(test, &["--user", "--map-root-user"])
+}
+
+fn unshared(test: &str, how: &[&str]) -> bool {
+    const INSIDE: &str = "KITHD_UNSHARED";
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
-    let root = rustix::process::geteuid().is_root();
     let output = Command::new("unshare")
-        .arg(if root { "--mount" } else { "--map-root-user" })
-        .args(["--mount", "--"])
+        .args(how)
+        .arg("--")
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(INSIDE, "1")
@@ -61,7 +75,7 @@ pub fn with_own_mounts(test: &str) -> bool {
         .unwrap();
     let said = text(&output);
     println!("{said}");
-    assert!(output.status.success() && said.contains("1 passed"), "{test} with mounts of its own: {}", output.status);
+    assert!(output.status.success() && said.contains("1 passed"), "{test} by unshare {how:?}: {}", output.status);
     false
 }
 

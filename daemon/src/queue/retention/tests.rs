@@ -73,6 +73,7 @@ async fn open(folder: &Path) -> Queue {
     let rules = Rules {
         retry: Config::default().retry,
         max_pending: 1000,
+        max_missing: 10,
         max_camera_bytes: Some(3000),
         device: "board".into(),
         publish: true,

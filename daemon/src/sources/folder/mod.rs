@@ -3,21 +3,20 @@
 //! The looking is `scan`'s, on a thread that a dead mount may hold for as long as it likes: this part then says so, by
 //! the folder's name, and everything else goes on. A file is remembered in the very commit that queues it.
 
+mod listener;
 mod scan;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use globset::{Glob, GlobSet, GlobSetBuilder};
-use notify::event::{AccessKind, AccessMode, ModifyKind};
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::Notify;
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use tokio_util::sync::CancellationToken;
 
+use self::listener::{Listener, Touched};
 use self::scan::{Found, Looked, PutAway, Rules, Scanner};
 use super::{FolderFile, Intake, IntakeError};
 use crate::config;
@@ -26,18 +25,6 @@ use crate::store::{EndedFile, Store, StoreError};
 
 /// Files in one commit.
 const BATCH: usize = 200;
-/// File systems whose changes by others the kernel does not tell us (statfs(2)).
-const REMOTE: [u64; 9] = [
-    0x6969,      // NFS
-    0x517b,      // SMB
-    0xff53_4d42, // CIFS
-    0xfe53_4d42, // SMB2
-    0x6573_5546, // FUSE
-    0x0102_1997, // 9P
-    0x00c3_6400, // Ceph
-    0x5346_414f, // AFS
-    0x0bd0_0bd0, // Lustre
-];
 /// Between what the kernel tells and looking: writes come in bursts.
 const BURST: Duration = Duration::from_millis(200);
 
@@ -53,13 +40,8 @@ pub struct Folder {
     pub store: Store,
     /// Where it says how it is.
     pub health: Health,
-}
-
-/// What the kernel told since the last look.
-#[derive(Default)]
-struct Touched {
-    files: Mutex<HashSet<PathBuf>>,
-    wake: Notify,
+    /// The trouble that was logged last, while it lasts.
+    pub logged: Mutex<Option<String>>,
 }
 
 impl Folder {
@@ -92,12 +74,12 @@ impl Folder {
         let seen: HashMap<_, _> = store.seen(id).await?.into_iter().collect();
         let rules = Rules {
             recursive: settings.recursive,
-            include: globs(&settings.include)?,
+            include: if settings.include.is_empty() { None } else { Some(globs(&settings.include)?) },
             exclude: globs(&settings.exclude)?,
             settle: settings.settle,
         };
         let mut scanner = Scanner::new(settings.path.clone(), rules, mounted, seen);
-        let (mut noted_mount, mut watcher) = (mounted, None);
+        let (mut noted_mount, mut listener) = (mounted, None);
         let touched = Arc::new(Touched::default());
         let mut next_full = Instant::now();
         loop {
@@ -115,8 +97,8 @@ impl Folder {
             let mut pause = settings.poll;
             match looked {
                 Err(why) => {
-                    // Its watch is bound to what was there before.
-                    watcher = None;
+                    // Its watches are bound to what was there before.
+                    listener = None;
                     next_full = Instant::now();
                     self.degraded(&why);
                 }
@@ -128,18 +110,25 @@ impl Folder {
                         store.folder_is_a_mount(id).await?;
                         noted_mount = true;
                     }
-                    if watcher.is_none() {
-                        watcher = Some(self.listen(Arc::clone(&touched)).await?);
-                        // What came between the look and the listening.
-                        touched.wake.notify_one();
-                    }
+                    let mut ears =
+                        listener.take().unwrap_or_else(|| Listener::new(&settings.path, Arc::clone(&touched)));
+                    let deaf;
+                    (scanner, ears, deaf) = self
+                        .answered(move || {
+                            let deaf = ears.follow(scanner.folders());
+                            (scanner, ears, deaf)
+                        })
+                        .await?;
+                    listener = Some(ears);
                     if looked.settling > 0 {
                         pause = pause.min(settings.settle);
                     }
                     let taken = self.take(id, &mut scanner, &looked).await?;
                     let kept_back;
                     (scanner, kept_back) = self.put_away(id, scanner).await?;
-                    self.show(&scanner, &looked, taken.err().or(kept_back));
+                    let kept_back = taken.err().or(kept_back).map(|error| error.to_string());
+                    let deaf = deaf.map(|why| format!("{why}; it is looked into every {:?} meanwhile", settings.poll));
+                    self.show(&scanner, &looked, [looked.trouble.clone(), kept_back, deaf]);
                 }
             }
             tokio::select! {
@@ -188,6 +177,7 @@ impl Folder {
             path: self.settings.path.join(&found.below).to_string_lossy().into_owned(),
             key: found.key,
             stamp: found.stamp,
+            inode: found.inode,
         };
         batch.iter().map(file).collect()
     }
@@ -247,70 +237,53 @@ impl Folder {
         .map_err(|panic| anyhow!("looking into {} panicked: {panic}", self.settings.path.display()))
     }
 
-    /// Has the kernel tell what is written, where it can; otherwise looking now and then has to do.
-    async fn listen(&self, touched: Arc<Touched>) -> anyhow::Result<Option<RecommendedWatcher>> {
-        let (root, recursive, part) = (self.settings.path.clone(), self.settings.recursive, self.part);
-        self.answered(move || {
-            let remote =
-                rustix::fs::statfs(&root).is_ok_and(|stat| REMOTE.contains(&(stat.f_type as u64 & 0xffff_ffff)));
-            if remote {
-                tracing::info!("{part}: on a network file system, looked into every so often");
-                return None;
-            }
-            let told = root.clone();
-            let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-                let Ok(event) = event else { return };
-                let news = matches!(
-                    event.kind,
-                    EventKind::Create(_)
-                        | EventKind::Modify(ModifyKind::Name(_))
-                        | EventKind::Access(AccessKind::Close(AccessMode::Write))
-                        | EventKind::Other
-                );
-                if !news {
-                    return;
-                }
-                let below = event.paths.iter().filter_map(|path| Some(path.strip_prefix(&told).ok()?.to_path_buf()));
-                touched.files.lock().unwrap_or_else(PoisonError::into_inner).extend(below);
-                touched.wake.notify_one();
-            });
-            let mode = if recursive { RecursiveMode::Recursive } else { RecursiveMode::NonRecursive };
-            match watcher.and_then(|mut watcher| watcher.watch(&root, mode).map(|()| watcher)) {
-                Ok(watcher) => Some(watcher),
-                Err(error) => {
-                    tracing::warn!(
-                        "{part}: the kernel tells no changes ({error}), so it is looked into every so often"
-                    );
-                    None
-                }
-            }
-        })
-        .await
-    }
-
-    fn show(&self, scanner: &Scanner, looked: &Looked, kept_back: Option<IntakeError>) {
-        if let Some(why) = looked.trouble.clone().or_else(|| kept_back.map(|error| error.to_string())) {
-            return self.degraded(&why);
+    /// Says how it is; troubles are what is wrong, if anything.
+    fn show(&self, scanner: &Scanner, looked: &Looked, troubles: [Option<String>; 3]) {
+        let mut text = format!("{} files taken that are there", scanner.known());
+        match (looked.settling, &looked.growing) {
+            (0, _) => {}
+            (count, None) => text += &format!(", {count} still being written"),
+            (count, Some(path)) => text += &format!(", {count} still being written, {path:?} for long"),
         }
-        let waiting = match looked.settling {
-            0 => String::new(),
-            count => format!(", {count} still being written"),
-        };
-        self.health.set(self.part, Condition::Ok, format!("{} files taken that are there{waiting}", scanner.known()));
+        if !looked.left_out.is_empty() {
+            text += &format!("; {}", looked.left_out);
+        }
+        let troubles: Vec<_> = troubles.into_iter().flatten().collect();
+        if troubles.is_empty() {
+            *self.logged.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.health.set(self.part, Condition::Ok, text);
+        } else {
+            let trouble = troubles.join("; ");
+            self.log(&trouble);
+            self.health.set(self.part, Condition::Degraded, format!("{trouble}; {text}"));
+        }
     }
 
     fn degraded(&self, why: &str) {
-        if self.health.set(self.part, Condition::Degraded, why) {
-            tracing::warn!("{}: {why}", self.part);
+        self.log(why);
+        self.health.set(self.part, Condition::Degraded, why);
+    }
+
+    /// Once while it lasts, whatever is counted beside it.
+    fn log(&self, trouble: &str) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.as_deref() != Some(trouble) {
+            tracing::warn!("{}: {trouble}", self.part);
+            *logged = Some(trouble.into());
         }
     }
 }
 
-/// A set of patterns; checked with the configuration, so they are good.
+/// A set of patterns, compared without case; checked with the configuration, so they are good.
 fn globs(patterns: &[String]) -> anyhow::Result<GlobSet> {
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
-        set.add(Glob::new(pattern).with_context(|| format!("the pattern {pattern:?} is not valid"))?);
+        set.add(
+            GlobBuilder::new(pattern)
+                .case_insensitive(true)
+                .build()
+                .with_context(|| format!("the pattern {pattern:?} is not valid"))?,
+        );
     }
     Ok(set.build()?)
 }

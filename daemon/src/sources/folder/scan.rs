@@ -2,33 +2,44 @@
 //! away what is done. Knows no queue and no database.
 //!
 //! A look opens every known folder but lists only those whose modification time changed; a full look lists all and
-//! finds files that were rewritten in place.
+//! finds files that were rewritten in place. No link is followed. A folder that may not be read spoils only itself.
 
-use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
-use std::fs::{self, File, Metadata};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use globset::GlobSet;
-use rustix::fs::{CWD, Mode, OFlags, RenameFlags, renameat_with};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use crate::domain::{FileKey, Stamp};
+use crate::files::{entries, numbers_last, open_beneath, standing_of};
+use crate::left_out::{self, LeftOut, Named, Why};
 
 /// Where files go that are done with, below the watched folder.
 pub const DONE: &str = "done";
 /// Where files go whose image failed.
 pub const FAILED: &str = "failed";
+/// A file that is written over again and again is taken as it is after so many times `settle`.
+const RESTLESS: u32 = 30;
+/// Files without an ending that are opened in one look.
+const OPENED: usize = 500;
+/// Longest file name, in bytes.
+const LONGEST_NAME: usize = 255;
 
 /// What a look goes by.
 pub struct Rules {
     /// Folders inside it too.
     pub recursive: bool,
-    /// Names or paths below the folder that are taken…
-    pub include: GlobSet,
+    /// Names or paths below the folder that are taken; `None`: every picture by its ending, or by its bytes…
+    pub include: Option<GlobSet>,
     /// …unless one of these matches as well.
     pub exclude: GlobSet,
     /// Size and time must have been still for so long.
@@ -44,6 +55,8 @@ pub struct Found {
     pub key: FileKey,
     /// Size and time when it was still.
     pub stamp: Stamp,
+    /// Its number in the file system; 0 where those numbers do not last.
+    pub inode: i64,
 }
 
 /// What a look found.
@@ -55,10 +68,14 @@ pub struct Looked {
     pub gone: Vec<FileKey>,
     /// Not still long enough yet.
     pub settling: usize,
+    /// The first of them that has been growing for long.
+    pub growing: Option<PathBuf>,
     /// It is a mount point now.
     pub mounted: bool,
-    /// The first folder or name that could not be used, in words.
+    /// Folders that cannot be read, in words.
     pub trouble: Option<String>,
+    /// What is not taken, and why.
+    pub left_out: LeftOut,
 }
 
 /// What became of a file that was to be put away.
@@ -78,62 +95,126 @@ pub struct Scanner {
     mounted: bool,
     seen: HashMap<FileKey, Stamp>,
     folders: HashMap<PathBuf, Listed>,
-    settling: HashMap<PathBuf, (Stamp, Instant)>,
+    /// Folders that are there and cannot be read, and why.
+    unreadable: BTreeMap<PathBuf, String>,
+    /// Files that a listing no longer had, since the last full look.
+    vanished: HashSet<FileKey>,
+    settling: HashMap<PathBuf, Settling>,
+    /// Files without an ending that are no pictures.
+    no_pictures: HashMap<PathBuf, (Stamp, Why)>,
 }
 
 /// A folder as it was when last listed.
-#[derive(Clone, Copy)]
 struct Listed {
     mtime: (i64, i64),
     /// Listed twice at this time: nothing came in the same tick of the file system's clock.
     twice: bool,
+    /// Files in it that may be taken.
+    keys: Vec<FileKey>,
+    left_out: LeftOut,
+}
+
+/// A file that is waited for.
+struct Settling {
+    stamp: Stamp,
+    /// Since when it has been so.
+    since: Instant,
+    /// Since when it is waited for.
+    first: Instant,
+    /// Whenever it changed it had become longer.
+    growing: bool,
+}
+
+impl Settling {
+    /// Looks at it again; true when it has been still for long enough, or is written over without an end.
+    fn ready(&mut self, stamp: Stamp, settle: Duration, now: Instant) -> bool {
+        self.stands(stamp, now);
+        now.duration_since(self.since) >= settle || (!self.growing && self.long(settle, now))
+    }
+
+    fn stands(&mut self, stamp: Stamp, now: Instant) {
+        if stamp != self.stamp {
+            self.growing &= stamp.size > self.stamp.size;
+            (self.stamp, self.since) = (stamp, now);
+        }
+    }
+
+    fn long(&self, settle: Duration, now: Instant) -> bool {
+        now.duration_since(self.first) >= settle * RESTLESS
+    }
 }
 
 impl Scanner {
     /// A folder of which these files were taken before.
     pub fn new(root: PathBuf, rules: Rules, mounted: bool, seen: HashMap<FileKey, Stamp>) -> Self {
-        Self { root, rules, mounted, seen, folders: HashMap::new(), settling: HashMap::new() }
+        Self {
+            root,
+            rules,
+            mounted,
+            seen,
+            folders: HashMap::new(),
+            unreadable: BTreeMap::new(),
+            vanished: HashSet::new(),
+            settling: HashMap::new(),
+            no_pictures: HashMap::new(),
+        }
     }
 
     /// Looks once. The error says why the folder as a whole cannot be used now; nothing is forgotten then.
     pub fn look(&mut self, full: bool, now: Instant) -> Result<Looked, String> {
-        let mut looked = Looked { mounted: self.here()?, ..Looked::default() };
+        let (root, mounted) = self.here()?;
+        let mut looked = Looked { mounted, ..Looked::default() };
         self.mounted |= looked.mounted;
-        let mut present = full.then(HashSet::new);
-        let mut waiting: Vec<PathBuf> = self.folders.keys().cloned().collect();
+        let mut waiting: Vec<PathBuf> = self.folders.keys().chain(self.unreadable.keys()).cloned().collect();
         if !self.folders.contains_key(Path::new("")) {
             waiting.push(PathBuf::new());
         }
         while let Some(folder) = waiting.pop() {
-            match self.list_if_changed(&folder, full, now, &mut present) {
-                Ok(inner) => waiting.extend(inner),
-                Err(error) if folder.as_os_str().is_empty() => return Err(error.to_string()),
-                Err(error) => {
-                    self.folders.remove(&folder);
-                    // One that was deleted is no trouble; one that may not be read hides files, so nothing is gone.
-                    if error.kind() != io::ErrorKind::NotFound {
-                        present = None;
-                        looked.trouble.get_or_insert_with(|| format!("{}: {error}", folder.display()));
-                    }
+            match self.list_if_changed(&root, &folder, full, now) {
+                Ok(inner) => {
+                    self.unreadable.remove(&folder);
+                    waiting.extend(inner);
                 }
+                Err(error) if folder.as_os_str().is_empty() => return Err(io::Error::from(error).to_string()),
+                // It was deleted, or a file or a link stands in its place.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                    self.unreadable.remove(&folder);
+                    self.vanished.extend(self.folders.remove(&folder).into_iter().flat_map(|listed| listed.keys));
+                }
+                // What was taken from it is not forgotten.
+                Err(error) => _ = self.unreadable.insert(folder, io::Error::from(error).to_string()),
             }
         }
-        if let Some(present) = present {
-            looked.gone = self.seen.keys().filter(|key| !present.contains(*key)).copied().collect();
-            self.seen.retain(|key, _| present.contains(key));
+        if full {
+            // A mount that went away during the look must not look like files that were deleted.
+            self.here()?;
+            looked.gone = self.gone();
         }
-        self.collect_ready(now, &mut looked);
+        self.collect_ready(&root, now, &mut looked);
+        looked.trouble = self.trouble();
+        self.folders.values().for_each(|listed| looked.left_out.extend(&listed.left_out));
+        for (below, (_, why)) in &self.no_pictures {
+            looked.left_out.add(*why, below);
+        }
         Ok(looked)
     }
 
     /// Somebody said that this file was written.
     pub fn touched(&mut self, below: &Path, now: Instant) {
-        let hidden = below.components().any(|part| match part {
-            Component::Normal(name) => is_hidden_or_temporary(name),
+        let Some(name) = below.file_name() else { return };
+        let inside = below.parent().into_iter().flat_map(Path::components);
+        let mut hidden = inside.map(|part| match part {
+            Component::Normal(name) => left_out::of_name(name, true).is_some(),
             _ => true,
         });
-        if !hidden && !is_put_away(below) && self.wanted(below) {
-            self.consider(below, now);
+        if hidden.any(|hidden| hidden) || left_out::of_name(name, false).is_some() || is_put_away(below) {
+            return;
+        }
+        if !matches!(self.named(below, name), Named::Out(_))
+            && let Ok((root, _)) = self.here()
+            && let Ok((_, stat)) = stat_beneath(&root, below, OFlags::PATH)
+        {
+            self.consider(below, &stat, now);
         }
     }
 
@@ -147,20 +228,10 @@ impl Scanner {
 
     /// Moves or deletes a file whose image has ended, unless it is another file by now.
     pub fn put_away(&mut self, below: &Path, stamp: Stamp, failed: bool, delete: bool) -> PutAway {
-        let file = self.root.join(below);
-        let result = match fs::symlink_metadata(&file) {
-            Ok(metadata) if stamp_of(&metadata) != stamp => {
-                self.seen.remove(&key_of(below));
-                self.consider(below, Instant::now());
-                Ok(())
-            }
-            Ok(_) if delete && !failed => fs::remove_file(&file),
-            Ok(_) => move_below(&file, &self.root.join(if failed { FAILED } else { DONE }), below),
-            Err(error) => Err(error),
-        };
+        let result = self.try_to_put_away(below, stamp, failed, delete);
         match result {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                PutAway::Failed(format!("{} cannot be put away: {error}", file.display()))
+                PutAway::Failed(format!("{} cannot be put away: {error}", self.root.join(below).display()))
             }
             _ => {
                 self.seen.remove(&key_of(below));
@@ -169,104 +240,192 @@ impl Scanner {
         }
     }
 
+    fn try_to_put_away(&mut self, below: &Path, stamp: Stamp, failed: bool, delete: bool) -> io::Result<()> {
+        let (root, _) = self.here().map_err(io::Error::other)?;
+        let name = below.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let inside = below.parent().unwrap_or(Path::new(""));
+        let folder = open_beneath(&root, inside, OFlags::PATH | OFlags::DIRECTORY)?;
+        let stat = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if standing_of(&stat, false).stamp != stamp {
+            self.seen.remove(&key_of(below));
+            self.consider(below, &stat, Instant::now());
+            return Ok(());
+        }
+        if delete && !failed {
+            return Ok(rustix::fs::unlinkat(&folder, name, AtFlags::empty())?);
+        }
+        let target = make_beneath(&root, &Path::new(if failed { FAILED } else { DONE }).join(inside))?;
+        move_to(&folder, name, &target)
+    }
+
     /// How many files it knows.
     pub fn known(&self) -> usize {
         self.seen.len()
     }
 
+    /// Folders in which changes are noticed when somebody tells of them.
+    pub fn folders(&self) -> impl Iterator<Item = &PathBuf> {
+        self.folders.keys().filter(|folder| !self.unreadable.contains_key(*folder))
+    }
+
     /// Whether the folder is there, and a mount point.
-    fn here(&self) -> Result<bool, String> {
-        let root = fs::metadata(&self.root).map_err(|error| error.to_string())?;
-        if !root.is_dir() {
+    fn here(&self) -> Result<(OwnedFd, bool), String> {
+        let words = |error: io::Error| error.to_string();
+        let flags = OFlags::PATH.bits().cast_signed();
+        let root = File::options().read(true).custom_flags(flags).open(&self.root).map_err(words)?;
+        let metadata = root.metadata().map_err(words)?;
+        if !metadata.is_dir() {
             return Err("it is not a folder".into());
         }
-        let above = self.root.parent().map_or(Ok(root.dev()), |above| fs::metadata(above).map(|above| above.dev()));
-        let mounted = above.map_err(|error| error.to_string())? != root.dev();
+        let above = self.root.parent().map_or(Ok(metadata.dev()), |above| fs::metadata(above).map(|above| above.dev()));
+        let mounted = above.map_err(words)? != metadata.dev();
         if self.mounted && !mounted {
             return Err("nothing is mounted there now; it has been a mount".into());
         }
-        Ok(mounted)
+        Ok((root.into(), mounted))
     }
 
     /// Folders found inside it that were not known.
     fn list_if_changed(
         &mut self,
+        root: &OwnedFd,
         folder: &Path,
         full: bool,
         now: Instant,
-        present: &mut Option<HashSet<FileKey>>,
-    ) -> io::Result<Vec<PathBuf>> {
-        let path = self.root.join(folder);
+    ) -> Result<Vec<PathBuf>, Errno> {
         // Opened, not only asked: on NFS that is what makes the client ask the server.
-        let metadata = File::open(&path)?.metadata()?;
-        let mtime = (metadata.mtime(), metadata.mtime_nsec());
-        let before = self.folders.get(folder).copied();
+        let opened = open_beneath(root, folder, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let stat = rustix::fs::fstat(&opened)?;
+        let mtime = (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or_default());
+        let before = self.folders.get(folder);
         let same = before.is_some_and(|before| before.mtime == mtime);
         if same && !full && before.is_some_and(|before| before.twice) {
             return Ok(Vec::new());
         }
+        // Every file below a folder whose name cannot be queued.
+        let odd = folder
+            .to_str()
+            .map_or(Some(Why::NotUtf8), |name| name.contains(char::is_control).then_some(Why::ControlCharacters));
+        let mut listed = Listed { mtime, twice: same, keys: Vec::new(), left_out: LeftOut::default() };
         let mut inner = Vec::new();
-        for entry in fs::read_dir(&path)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if is_hidden_or_temporary(&name) {
+        for (name, kind) in entries(&opened)? {
+            let below = folder.join(&name);
+            if is_put_away(&below) {
                 continue;
             }
-            let below = folder.join(&name);
-            let kind = entry.file_type()?;
-            if kind.is_dir() {
-                if self.rules.recursive && !is_put_away(&below) && !self.folders.contains_key(&below) {
+            if let Some(why) = left_out::of_entry(&name, kind) {
+                listed.left_out.add(why, &below);
+                continue;
+            }
+            if kind == FileType::Directory {
+                if self.rules.recursive && !self.folders.contains_key(&below) {
                     inner.push(below);
                 }
-            } else if kind.is_file() && self.wanted(&below) {
-                let key = key_of(&below);
-                if let Some(present) = present {
-                    present.insert(key);
-                }
-                if full || !self.seen.contains_key(&key) {
-                    self.consider(&below, now);
-                }
+                continue;
+            }
+            let out = match self.named(&below, &name) {
+                Named::Out(why) => Some(why),
+                Named::Picture | Named::Unclear => odd,
+            };
+            if let Some(why) = out {
+                listed.left_out.add(why, &below);
+                continue;
+            }
+            let key = key_of(&below);
+            listed.keys.push(key);
+            let known = self.seen.contains_key(&key) || self.no_pictures.contains_key(&below);
+            if (full || !known)
+                && let Ok(stat) = rustix::fs::statat(&opened, &name, AtFlags::SYMLINK_NOFOLLOW)
+            {
+                self.consider(&below, &stat, now);
             }
         }
-        self.folders.insert(folder.to_path_buf(), Listed { mtime, twice: same });
+        if let Some(before) = self.folders.insert(folder.to_path_buf(), listed) {
+            self.vanished.extend(before.keys);
+        }
         Ok(inner)
     }
 
-    fn wanted(&self, below: &Path) -> bool {
-        self.rules.include.is_match(below) && !self.rules.exclude.is_match(below)
+    /// Files that were taken and are no longer there. Where a folder cannot be read, only those that a listing had before:
+    /// the others may lie in it.
+    fn gone(&mut self) -> Vec<FileKey> {
+        let present: HashSet<FileKey> = self.folders.values().flat_map(|listed| &listed.keys).copied().collect();
+        let all_read = self.unreadable.is_empty();
+        let vanished = std::mem::take(&mut self.vanished);
+        let is_gone = |key: &FileKey| !present.contains(key) && (all_read || vanished.contains(key));
+        let gone: Vec<_> = self.seen.keys().copied().filter(is_gone).collect();
+        gone.iter().for_each(|key| _ = self.seen.remove(key));
+        gone
     }
 
-    /// Begins to wait until a file is still, unless just this one was taken.
-    fn consider(&mut self, below: &Path, now: Instant) {
-        let Ok(metadata) = fs::symlink_metadata(self.root.join(below)) else { return };
-        let stamp = stamp_of(&metadata);
-        if !metadata.is_file() || self.seen.get(&key_of(below)) == Some(&stamp) {
+    fn trouble(&self) -> Option<String> {
+        let (folder, error) = self.unreadable.first_key_value()?;
+        let shown = self.root.join(folder);
+        Some(match self.unreadable.len() {
+            1 => format!("the folder {shown:?} cannot be read: {error}; all others are"),
+            count => format!("{count} folders cannot be read, for example {shown:?}: {error}; all others are"),
+        })
+    }
+
+    fn named(&self, below: &Path, name: &OsStr) -> Named {
+        if self.rules.exclude.is_match(below) {
+            return Named::Out(Why::Pattern);
+        }
+        match &self.rules.include {
+            None => left_out::by_ending(name),
+            Some(include) if include.is_match(below) => Named::Picture,
+            Some(_) => Named::Out(Why::Pattern),
+        }
+    }
+
+    /// Begins to wait until a file is still, unless just this one was taken or is known to be no picture.
+    fn consider(&mut self, below: &Path, stat: &Stat, now: Instant) {
+        let stamp = standing_of(stat, false).stamp;
+        let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        let no_picture = self.no_pictures.get(below).is_some_and(|(known, _)| *known == stamp);
+        if !regular || no_picture || self.seen.get(&key_of(below)) == Some(&stamp) {
             return;
         }
-        let waiting = self.settling.entry(below.to_path_buf()).or_insert((stamp, now));
-        if waiting.0 != stamp {
-            *waiting = (stamp, now);
-        }
+        self.no_pictures.remove(below);
+        let settling = || Settling { stamp, since: now, first: now, growing: true };
+        self.settling.entry(below.to_path_buf()).or_insert_with(settling).stands(stamp, now);
     }
 
-    fn collect_ready(&mut self, now: Instant, looked: &mut Looked) {
-        let root = &self.root;
-        let settle = self.rules.settle;
-        self.settling.retain(|below, (stamp, since)| {
-            let path = root.join(below);
-            let Ok(metadata) = fs::symlink_metadata(&path) else { return false };
-            let over = now.duration_since(*since) >= settle;
+    fn collect_ready(&mut self, root: &OwnedFd, now: Instant, looked: &mut Looked) {
+        let (settle, lasting) = (self.rules.settle, numbers_last(root));
+        let by_ending = self.rules.include.is_none();
+        let (no_pictures, mut opened) = (&mut self.no_pictures, 0);
+        no_pictures.retain(|below, _| stat_beneath(root, below, OFlags::PATH).is_ok());
+        self.settling.retain(|below, waiting| {
+            let Ok((_, stat)) = stat_beneath(root, below, OFlags::PATH) else { return false };
+            let mut standing = standing_of(&stat, lasting);
+            if !waiting.ready(standing.stamp, settle, now) {
+                if waiting.growing && waiting.long(settle, now) {
+                    looked.growing = looked.growing.take().into_iter().chain([below.clone()]).min();
+                }
+                return true;
+            }
             // Opened when it counts: on NFS what is only asked about is answered from memory for seconds, as if still.
-            let current = if over { opened(&path).unwrap_or(stamp_of(&metadata)) } else { stamp_of(&metadata) };
-            if current != *stamp {
-                (*stamp, *since) = (current, now);
-            } else if over {
-                if below.to_str().is_some() {
-                    looked.ready.push(Found { below: below.clone(), key: key_of(below), stamp: current });
-                } else {
-                    looked.trouble.get_or_insert_with(|| format!("{}: the name is not UTF-8", below.display()));
+            // Where it may not be opened the queue will say so.
+            if let Ok((_, stat)) = stat_beneath(root, below, OFlags::RDONLY) {
+                standing = standing_of(&stat, lasting);
+                if !waiting.ready(standing.stamp, settle, now) {
+                    return true;
                 }
             }
+            let name = below.file_name().unwrap_or_default();
+            if by_ending && left_out::by_ending(name) == Named::Unclear {
+                if opened == OPENED {
+                    return true;
+                }
+                opened += 1;
+                if let Ok(Some(why)) = left_out::by_bytes_beneath(root, below) {
+                    no_pictures.insert(below.clone(), (standing.stamp, why));
+                    return false;
+                }
+            }
+            let (key, stamp) = (key_of(below), standing.stamp);
+            looked.ready.push(Found { below: below.clone(), key, stamp, inode: standing.inode });
             true
         });
         looked.ready.sort_by(|a, b| (a.stamp.mtime_ns, &a.below).cmp(&(b.stamp.mtime_ns, &b.below)));
@@ -282,59 +441,73 @@ pub fn key_of(below: &Path) -> FileKey {
     key
 }
 
-/// The stamp of a file by the server's word; `None` where it may not be opened, which the queue will say.
-fn opened(path: &Path) -> Option<Stamp> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path, flags, Mode::empty()).ok()?;
-    File::from(file).metadata().ok().map(|metadata| stamp_of(&metadata))
-}
-
-fn stamp_of(metadata: &Metadata) -> Stamp {
-    Stamp {
-        size: metadata.size().cast_signed(),
-        mtime_ns: metadata.mtime().wrapping_mul(1_000_000_000).wrapping_add(metadata.mtime_nsec()),
-    }
-}
-
-/// Names that senders use while a file is not whole, and what file managers leave about.
-fn is_hidden_or_temporary(name: &OsStr) -> bool {
-    const ENDINGS: [&str; 8] = ["~", ".tmp", ".temp", ".part", ".partial", ".crdownload", ".swp", ".filepart"];
-    let name = name.to_string_lossy().to_ascii_lowercase();
-    name.starts_with(['.', '#', '~']) || ENDINGS.iter().any(|ending| name.ends_with(ending))
+fn stat_beneath(root: &OwnedFd, below: &Path, flags: OFlags) -> Result<(OwnedFd, Stat), Errno> {
+    let file = open_beneath(root, below, flags)?;
+    let stat = rustix::fs::fstat(&file)?;
+    Ok((file, stat))
 }
 
 fn is_put_away(below: &Path) -> bool {
     [DONE, FAILED].iter().any(|folder| below.starts_with(folder))
 }
 
-/// Keeps the folders below `to` and never replaces a file that is there.
-fn move_below(file: &Path, to: &Path, below: &Path) -> io::Result<()> {
-    let target = to.join(below);
-    if let Some(folder) = target.parent() {
-        fs::create_dir_all(folder)?;
+/// A folder below another, made where it is not there. No part of it may be a link.
+fn make_beneath(root: &OwnedFd, below: &Path) -> io::Result<OwnedFd> {
+    let mut folder = root.try_clone()?;
+    for part in below.components() {
+        match rustix::fs::mkdirat(&folder, part.as_os_str(), Mode::from_raw_mode(0o777)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        folder =
+            open_beneath(&folder, Path::new(&part), OFlags::PATH | OFlags::DIRECTORY).map_err(|error| match error {
+                Errno::LOOP => {
+                    io::Error::other(format!("{below:?} is a link or lies below one, and links are not followed"))
+                }
+                _ => error.into(),
+            })?;
     }
-    let mut candidate = target.clone();
+    Ok(folder)
+}
+
+/// Moves a file and never replaces one that is there: it gets a number then.
+fn move_to(folder: &OwnedFd, name: &OsStr, target: &OwnedFd) -> io::Result<()> {
+    let mut candidate = name.to_os_string();
     for number in 2.. {
-        match renameat_with(CWD, file, CWD, &candidate, RenameFlags::NOREPLACE) {
+        match rustix::fs::renameat_with(folder, name, target, &candidate, RenameFlags::NOREPLACE) {
             Ok(()) => break,
-            Err(rustix::io::Errno::EXIST) => {}
+            Err(Errno::EXIST) => {}
             // NFS and others know no such rename; the name is asked for first, and only we move files here.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => {
-                if !candidate.try_exists()? {
-                    return fs::rename(file, &candidate);
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                match rustix::fs::statat(target, &candidate, AtFlags::SYMLINK_NOFOLLOW) {
+                    Err(Errno::NOENT) => return Ok(rustix::fs::renameat(folder, name, target, &candidate)?),
+                    Err(error) => return Err(error.into()),
+                    Ok(_) => {}
                 }
             }
             Err(error) => return Err(error.into()),
         }
-        let mut name = target.file_stem().unwrap_or_default().to_os_string();
-        name.push(format!("-{number}"));
-        if let Some(extension) = target.extension() {
-            name.push(".");
-            name.push(extension);
-        }
-        candidate = target.with_file_name(name);
+        candidate = numbered(name, number);
     }
     Ok(())
+}
+
+/// "a-2.jpg" of "a.jpg", shortened where it would be too long for a file name.
+fn numbered(name: &OsStr, number: u32) -> OsString {
+    let path = Path::new(name);
+    let mut ending = OsString::from(format!("-{number}"));
+    if let Some(extension) = path.extension() {
+        ending.push(".");
+        ending.push(extension);
+    }
+    let stem = path.file_stem().unwrap_or_default();
+    let mut room = LONGEST_NAME.saturating_sub(ending.len()).min(stem.len());
+    if let Some(text) = stem.to_str() {
+        room = text.floor_char_boundary(room);
+    }
+    let mut numbered = OsString::from_vec(stem.as_bytes()[..room].to_vec());
+    numbered.push(ending);
+    numbered
 }
 
 #[cfg(test)]
@@ -353,7 +526,7 @@ mod tests {
     }
 
     fn rules() -> Rules {
-        Rules { recursive: true, include: globs(&["*.jpg"]), exclude: globs(&["**/skip/**"]), settle: SETTLE }
+        Rules { recursive: true, include: Some(globs(&["*.jpg"])), exclude: globs(&["**/skip/**"]), settle: SETTLE }
     }
 
     fn scanner(root: &Path) -> Scanner {
@@ -420,6 +593,41 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_out_is_counted_while_it_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut every = Scanner::new(folder.path().into(), Rules { include: None, ..rules() }, false, HashMap::new());
+        for name in ["a.jpg", "b.HEIC", "c.heic", "d.part", "README"] {
+            fs::write(folder.path().join(name), "text").unwrap();
+        }
+        fs::write(folder.path().join("snapshot"), [0xff, 0xd8, 0xff, 0xe0]).unwrap();
+        std::os::unix::fs::symlink(".", folder.path().join("loop")).unwrap();
+        every.look(true, later(0)).unwrap();
+        let looked = every.look(false, later(1)).unwrap();
+        assert_eq!(names(&looked), ["a.jpg", "snapshot"]);
+        let left_out = looked.left_out.to_string();
+        for said in ["2 HEIC files", "1 link", "not whole", "\"README\""] {
+            assert!(left_out.contains(said), "{said}: {left_out}");
+        }
+        fs::remove_file(folder.path().join("b.HEIC")).unwrap();
+        fs::remove_file(folder.path().join("README")).unwrap();
+        let left_out = every.look(false, later(2)).unwrap().left_out.to_string();
+        assert!(left_out.contains("1 HEIC file (\"c.heic\"") && !left_out.contains("README"), "{left_out}");
+    }
+
+    #[test]
+    fn a_file_that_only_grows_is_waited_for_and_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut scanner = scanner(folder.path());
+        for n in 0..40 {
+            fs::write(folder.path().join("grows.jpg"), vec![0; n + 1]).unwrap();
+            fs::write(folder.path().join("rewritten.jpg"), vec![0; 100 - n]).unwrap();
+            let looked = scanner.look(true, later(u32::try_from(n).unwrap())).unwrap();
+            let growing = looked.growing.as_deref() == Some(Path::new("grows.jpg"));
+            assert_eq!((names(&looked), growing), if n < 30 { (vec![], false) } else { (vec!["rewritten.jpg"], true) });
+        }
+    }
+
+    #[test]
     fn only_changed_folders_are_listed_and_a_full_look_finds_what_was_rewritten_or_went() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("in")).unwrap();
@@ -465,7 +673,7 @@ mod tests {
         let mut scanner = scanner(root);
         let put = |scanner: &mut Scanner, content: &str, failed, delete| {
             fs::write(root.join("in/a.jpg"), content).unwrap();
-            let stamp = stamp_of(&fs::metadata(root.join("in/a.jpg")).unwrap());
+            let stamp = standing_of(&rustix::fs::stat(root.join("in/a.jpg")).unwrap(), false).stamp;
             assert_eq!(scanner.put_away(Path::new("in/a.jpg"), stamp, failed, delete), PutAway::Done);
         };
         put(&mut scanner, "one", false, false);

@@ -1,0 +1,89 @@
+//! Files as they stand below a folder: opened without following a link, and told apart by size, time and number.
+//!
+//! Not for what may be read at all: the roots are the reader's, and a watched folder's rules are `left_out`'s.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstatfs, openat2, statat};
+use rustix::io::Errno;
+
+use crate::domain::{Stamp, Standing};
+
+/// File systems whose file numbers stay the same for as long as the file exists (statfs(2)).
+const NUMBERED: [u64; 8] = [
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // XFS
+    0x9123_683e, // Btrfs
+    0xf2f5_2010, // F2FS
+    0x2fc1_2fc1, // ZFS
+    0x0102_1994, // tmpfs
+    0x794c_7630, // overlayfs
+    0x6969,      // NFS
+];
+
+/// Opens what lies below a folder. `LOOP` says that a part of the path is a link, `XDEV` that it leads out.
+///
+/// A pipe without a writer or a device does not hold the caller.
+pub fn open_beneath(folder: impl AsFd, below: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    // The kernel takes few other flags beside O_PATH.
+    let for_paths = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let flags = if flags.contains(OFlags::PATH) { flags & for_paths } else { flags };
+    let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    openat2(folder, below, flags, Mode::empty(), resolve)
+}
+
+/// What a path names that is no regular file, with its article.
+pub fn special(kind: FileType) -> Option<&'static str> {
+    match kind {
+        FileType::RegularFile => None,
+        FileType::Directory => Some("a folder"),
+        FileType::Symlink => Some("a link"),
+        FileType::BlockDevice => Some("a block device"),
+        FileType::CharacterDevice => Some("a character device"),
+        FileType::Fifo => Some("a pipe"),
+        FileType::Socket => Some("a socket"),
+        _ => Some("of an unknown kind"),
+    }
+}
+
+/// Whether files on this file system keep their numbers.
+pub fn numbers_last(file: impl AsFd) -> bool {
+    fstatfs(file).is_ok_and(|stat| NUMBERED.contains(&(stat.f_type as u64 & 0xffff_ffff)))
+}
+
+/// Names in an open folder, and what each is.
+pub fn entries(folder: &OwnedFd) -> Result<Vec<(OsString, FileType)>, Errno> {
+    let mut entries = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if name == "." || name == ".." {
+            continue;
+        }
+        // Not every file system tells it here.
+        let kind = match entry.file_type() {
+            FileType::Unknown => match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+                Err(_) => continue, // gone by now
+            },
+            kind => kind,
+        };
+        entries.push((name.to_os_string(), kind));
+    }
+    Ok(entries)
+}
+
+/// A file as it stands, by what was asked of it and its file system.
+pub fn standing_of(stat: &Stat, numbers_last: bool) -> Standing {
+    let seconds = stat.st_mtime.wrapping_mul(1_000_000_000);
+    let mtime_ns = seconds.wrapping_add(i64::try_from(stat.st_mtime_nsec).unwrap_or_default());
+    Standing {
+        stamp: Stamp { size: stat.st_size, mtime_ns },
+        inode: if numbers_last { stat.st_ino.cast_signed() } else { 0 },
+    }
+}

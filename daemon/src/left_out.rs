@@ -1,0 +1,406 @@
+//! What is left out of a folder of pictures, watched or enrolled: system folders, partial files, links, what is no picture.
+//! Each with its reason, counted, with an example.
+//!
+//! Not for what may be read (the roots) nor for decoding: a file that is taken and turns out to be damaged fails later,
+//! with its own reason.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::{FileType, OFlags};
+
+use crate::files::open_beneath;
+use crate::picture_kind::{HEAD_BYTES, sniff};
+
+/// Endings of the pictures that the engine reads.
+const PICTURES: [&str; 15] =
+    ["jpg", "jpeg", "jpe", "jfif", "jfi", "pjpeg", "pjp", "png", "webp", "gif", "bmp", "dib", "tif", "tiff", "mpo"];
+/// Pictures that it does not read, by ending, and what to do.
+const OTHER_PICTURES: [(&[&str], Why); 4] = [
+    (&["heic", "heif", "hif", "heics", "heifs"], Why::Heic),
+    (
+        &["avif", "avifs", "jxl", "jp2", "j2k", "jpf", "jxr", "psd", "svg", "svgz", "ico", "icns", "eps", "ai", "xcf"],
+        Why::OtherPicture,
+    ),
+    (
+        &[
+            "dng", "cr2", "cr3", "crw", "nef", "nrw", "arw", "srf", "sr2", "raf", "orf", "rw2", "raw", "pef", "srw",
+            "x3f", "3fr", "erf", "mrw", "rwl", "iiq", "insp",
+        ],
+        Why::Raw,
+    ),
+    (
+        &[
+            "mp4", "m4v", "mov", "avi", "mkv", "webm", "3gp", "3g2", "mts", "m2ts", "ts", "mpg", "mpeg", "wmv", "flv",
+            "lrv", "insv",
+        ],
+        Why::Video,
+    ),
+];
+/// Folders in which NAS and desktop systems keep what is theirs, without case.
+const SYSTEM_FOLDERS: [&str; 16] = [
+    "@eadir",
+    "@recycle",
+    "@recently-snapshot",
+    "@tmp",
+    "@sharebin",
+    "@sharesnap",
+    "#recycle",
+    "#snapshot",
+    "$recycle.bin",
+    "recycler",
+    "recycled",
+    "system volume information",
+    "lost+found",
+    "__macosx",
+    "network trash folder",
+    "temporary items",
+];
+/// Files that they leave about.
+const SYSTEM_FILES: [&str; 5] = ["thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "picasa.ini"];
+/// Beginnings of names of either.
+const SYSTEM_STARTS: [&str; 13] = [
+    "._",
+    ".@__",
+    ".apple",
+    ".ds_store",
+    ".fseventsd",
+    ".snapshot",
+    ".spotlight",
+    ".stfolder",
+    ".stversions",
+    ".trash",
+    ".zfs",
+    "synophoto_",
+    ".sync",
+];
+/// Endings that senders and programs use while a file is not whole.
+const PARTIAL: [&str; 15] = [
+    "tmp",
+    "temp",
+    "part",
+    "partial",
+    "filepart",
+    "crdownload",
+    "download",
+    "opdownload",
+    "swp",
+    "swx",
+    "lock",
+    "!ut",
+    "aria2",
+    "bak",
+    "inprogress",
+];
+/// Longest ending of a name that counts as one: "Mr. Smith" has none.
+const LONGEST_ENDING: usize = 12;
+
+/// Why something is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// A folder or file of the system.
+    System,
+    /// Its name begins with a dot.
+    Hidden,
+    /// Its name says that it is not whole.
+    Partial,
+    /// A link, wherever it leads.
+    Link,
+    /// A device, pipe or socket.
+    Special,
+    /// Its name cannot be written as text.
+    NotUtf8,
+    /// Its name has control characters.
+    ControlCharacters,
+    /// Apple's format.
+    Heic,
+    /// Another picture format.
+    OtherPicture,
+    /// A camera's raw data.
+    Raw,
+    /// A video.
+    Video,
+    /// Another kind of file, by its ending.
+    NoPicture,
+    /// No picture by its bytes; its name has no ending.
+    NoPictureInside,
+    /// `include` does not name it, or `exclude` does.
+    Pattern,
+    /// The name is one that a camera or phone gives, not a person's.
+    CameraName,
+}
+
+impl Why {
+    /// One and many of them, and what to do.
+    const fn words(self) -> [&'static str; 3] {
+        match self {
+            Self::System => ["file or folder of the system", "files or folders of the system", ""],
+            Self::Hidden => ["hidden file or folder", "hidden files or folders", ""],
+            Self::Partial => ["file that is not whole by its name", "files that are not whole by their names", ""],
+            Self::Link => ["link", "links", "links are not followed"],
+            Self::Special => ["device, pipe or socket", "devices, pipes or sockets", ""],
+            Self::NotUtf8 => {
+                ["name that is not UTF-8", "names that are not UTF-8", "rename them, for example with convmv"]
+            }
+            Self::ControlCharacters => [
+                "name with a line break or control character",
+                "names with line breaks or control characters",
+                "rename them",
+            ],
+            Self::Heic => ["HEIC file", "HEIC files", "convert them, or have the phone save JPEG"],
+            Self::OtherPicture => [
+                "picture of a kind that is not read",
+                "pictures of a kind that is not read",
+                "convert them to JPEG or PNG",
+            ],
+            Self::Raw => ["raw file of a camera", "raw files of a camera", "have it save JPEG as well"],
+            Self::Video => ["video", "videos", ""],
+            Self::NoPicture => ["other file", "other files", ""],
+            Self::NoPictureInside => {
+                ["file without an ending that is no picture", "files without an ending that are no pictures", ""]
+            }
+            Self::Pattern => ["file by include and exclude", "files by include and exclude", ""],
+            Self::CameraName => [
+                "picture whose name is no person's",
+                "pictures whose names are no person's",
+                "put them into a folder with the person's name",
+            ],
+        }
+    }
+}
+
+/// What its name says of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    /// It is taken.
+    Picture,
+    /// Only its bytes can tell.
+    Unclear,
+    /// It is left out.
+    Out(Why),
+}
+
+/// Why an entry of a folder is left out before its kind of picture matters; `None`: it is a file or folder to look at.
+pub fn of_entry(name: &OsStr, kind: FileType) -> Option<Why> {
+    match kind {
+        FileType::Symlink => Some(Why::Link),
+        FileType::Directory => of_name(name, true),
+        FileType::RegularFile => of_name(name, false),
+        _ => Some(Why::Special),
+    }
+}
+
+/// The same by the name alone. A folder whose name is not UTF-8 is looked into, so that each file below it is counted.
+pub fn of_name(name: &OsStr, folder: bool) -> Option<Why> {
+    let text = name.to_string_lossy().to_lowercase();
+    let system = if folder { &SYSTEM_FOLDERS[..] } else { &SYSTEM_FILES };
+    if system.contains(&text.as_str()) || SYSTEM_STARTS.iter().any(|start| text.starts_with(start)) {
+        return Some(Why::System);
+    }
+    if text.starts_with('.') {
+        return Some(Why::Hidden);
+    }
+    if folder {
+        // Names that NAS systems give to what is theirs; further ones come with each of their releases.
+        return text.starts_with(['@', '#', '$', '~']).then_some(Why::System);
+    }
+    let partial = text.ends_with('~') || text.starts_with(['~', '#']);
+    if partial || PARTIAL.iter().any(|ending| text.strip_suffix(ending).is_some_and(|rest| rest.ends_with('.'))) {
+        return Some(Why::Partial);
+    }
+    match name.to_str() {
+        None => Some(Why::NotUtf8),
+        Some(name) if name.chars().any(char::is_control) => Some(Why::ControlCharacters),
+        Some(_) => None,
+    }
+}
+
+/// What the ending of a name says.
+pub fn by_ending(name: &OsStr) -> Named {
+    let text = name.to_string_lossy().to_lowercase();
+    let Some((_, ending)) = text.rsplit_once('.') else { return Named::Unclear };
+    // Sites add their sizes: "x.jpg_large", "x.jpg:orig", "x.jpeg!d".
+    let plain: String = ending.chars().take_while(char::is_ascii_alphanumeric).collect();
+    if PICTURES.contains(&plain.as_str()) {
+        return Named::Picture;
+    }
+    if let Some((_, why)) = OTHER_PICTURES.iter().find(|(endings, _)| endings.contains(&plain.as_str())) {
+        return Named::Out(*why);
+    }
+    let ending_like =
+        ending == plain && ending.len() <= LONGEST_ENDING && ending.bytes().any(|byte| byte.is_ascii_alphabetic());
+    if ending_like { Named::Out(Why::NoPicture) } else { Named::Unclear }
+}
+
+/// Why a file below an open folder is left out by its first bytes; `None`: they are a picture's.
+pub fn by_bytes_beneath(folder: impl AsFd, below: &Path) -> std::io::Result<Option<Why>> {
+    let mut head = Vec::with_capacity(HEAD_BYTES);
+    let file = File::from(open_beneath(folder, below, OFlags::RDONLY)?);
+    file.take(HEAD_BYTES as u64).read_to_end(&mut head)?;
+    Ok(match sniff(&head) {
+        Some(_) => None,
+        None => Some(match head.get(4..12) {
+            Some(b"ftypheic" | b"ftypheix" | b"ftypmif1" | b"ftyphevc") => Why::Heic,
+            _ => Why::NoPictureInside,
+        }),
+    })
+}
+
+/// How many are left out for each reason, each with an example.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeftOut(BTreeMap<Why, (u64, String)>);
+
+impl LeftOut {
+    /// One more.
+    pub fn add(&mut self, why: Why, path: &Path) {
+        // Quoted and escaped: a name may hold anything.
+        self.count(why, 1, &format!("{path:?}"));
+    }
+
+    /// All of another.
+    pub fn extend(&mut self, other: &Self) {
+        other.0.iter().for_each(|(why, (count, example))| self.count(*why, *count, example));
+    }
+
+    fn count(&mut self, why: Why, count: u64, example: &str) {
+        let here = self.0.entry(why).or_insert_with(|| (0, example.into()));
+        here.0 += count;
+        // The same one whatever the order they come in.
+        if example < here.1.as_str() {
+            here.1 = example.into();
+        }
+    }
+
+    /// Nothing is.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// A sentence for each reason.
+    pub fn sentences(&self) -> Vec<String> {
+        let sentence = |(why, (count, example)): (&Why, &(u64, String))| {
+            let [one, many, advice] = why.words();
+            let what = if *count == 1 { one } else { many };
+            let such_as = if *count == 1 { "" } else { "for example " };
+            let advice = if advice.is_empty() { String::new() } else { format!("; {advice}") };
+            format!("{count} {what} ({such_as}{example}{advice})")
+        };
+        self.0.iter().map(sentence).collect()
+    }
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "left out: {}", self.sentences().join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn folders_of_nas_and_desktop_systems_are_left_out() {
+        for name in [
+            "@eaDir",
+            "@Recycle",
+            "#recycle",
+            "#snapshot",
+            ".snapshot",
+            "$RECYCLE.BIN",
+            "System Volume Information",
+            "lost+found",
+            ".Trash-1000",
+            ".Trashes",
+            ".stfolder",
+            ".stversions",
+            ".AppleDouble",
+            "__MACOSX",
+            "@Recently-Snapshot",
+            ".@__thumb",
+            "@appstore",
+            "SYSTEM VOLUME INFORMATION",
+        ] {
+            assert_eq!(of_name(OsStr::new(name), true), Some(Why::System), "{name}");
+        }
+        assert_eq!(of_name(OsStr::new(".git"), true), Some(Why::Hidden));
+        for name in ["Anna", "2024", "done", "a.b", "Übersicht"] {
+            assert_eq!(of_name(OsStr::new(name), true), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn partial_hidden_and_odd_files_are_left_out_by_their_names() {
+        for (name, why) in [
+            ("Thumbs.db", Why::System),
+            ("._IMG_1.jpg", Why::System),
+            (".DS_Store", Why::System),
+            ("SYNOPHOTO_THUMB_XL.jpg", Why::System),
+            (".hidden.jpg", Why::Hidden),
+            ("a.jpg.part", Why::Partial),
+            ("a.TMP", Why::Partial),
+            ("a.jpg.filepart", Why::Partial),
+            ("a.jpg~", Why::Partial),
+            ("~$a.jpg", Why::Partial),
+            ("a\nb.jpg", Why::ControlCharacters),
+        ] {
+            assert_eq!(of_name(OsStr::new(name), false), Some(why), "{name}");
+        }
+        assert_eq!(of_name(OsStr::from_bytes(b"\xe9.jpg"), false), Some(Why::NotUtf8));
+        assert_eq!(of_name(OsStr::new("part.jpg"), false), None);
+    }
+
+    #[test]
+    fn endings_are_compared_without_case_and_sizes_of_sites_are_no_ending() {
+        for name in [
+            "a.Jpg",
+            "a.jPeG",
+            "a.WebP",
+            "a.jfif",
+            "a.PJPEG",
+            "a.JPG_large",
+            "a.jpg:orig",
+            "a.mpo",
+            "a.DIB",
+            "a.tiff",
+            "a.b.JPE",
+        ] {
+            assert_eq!(by_ending(OsStr::new(name)), Named::Picture, "{name}");
+        }
+        for (name, why) in [
+            ("a.HEIC", Why::Heic),
+            ("a.heif", Why::Heic),
+            ("a.AVIF", Why::OtherPicture),
+            ("a.CR2", Why::Raw),
+            ("a.MOV", Why::Video),
+            ("a.txt", Why::NoPicture),
+            ("a.json", Why::NoPicture),
+        ] {
+            assert_eq!(by_ending(OsStr::new(name)), Named::Out(why), "{name}");
+        }
+        for name in ["snapshot", "Mr. Smith", "2024-01-01 12.30.45", "photo.1"] {
+            assert_eq!(by_ending(OsStr::new(name)), Named::Unclear, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_is_counted_with_an_example() {
+        let mut left_out = LeftOut::default();
+        left_out.add(Why::Heic, Path::new("b/IMG_2.HEIC"));
+        let mut other = LeftOut::default();
+        other.add(Why::Heic, Path::new("a/IMG_1.HEIC"));
+        other.add(Why::NotUtf8, Path::new(OsStr::from_bytes(b"\xe9.jpg")));
+        left_out.extend(&other);
+        assert_eq!(
+            left_out.to_string(),
+            "left out: 1 name that is not UTF-8 (\"\\xE9.jpg\"; rename them, for example with convmv), 2 HEIC files (for \
+             example \"a/IMG_1.HEIC\"; convert them, or have the phone save JPEG)"
+        );
+    }
+}
