@@ -21,6 +21,7 @@ use crate::config::{Config, Http, Tls};
 use crate::control::{self, Control};
 use crate::disk::Disk;
 use crate::engine::{DecodeLimits, EngineSettings, JPEG_TIMES};
+use crate::former_names;
 use crate::health::{Condition, Health};
 use crate::heartbeat::{Pulse, heartbeat};
 use crate::history;
@@ -237,7 +238,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut awaited = vec!["database", "engine", "intake", "page"];
     if config.mqtt.enabled {
         tracing::info!("publish picture paths to {} on {}", topics.paths(), config.mqtt.broker);
-        let report = Report { store: store.clone(), health: health.clone(), desk, disk };
+        let board = former_names::board_number(&store).await?;
+        let report = Report { store: store.clone(), health: health.clone(), desk, disk, board };
         let parts = mqtt::Parts { door, report, reader, ready, enroller };
         awaited.extend(mqtt::start(&config, &topics, &mut tasks, parts).await?);
     } else {

@@ -15,6 +15,7 @@ mod disk;
 mod domain;
 mod engine;
 mod files;
+mod former_names;
 mod health;
 mod heartbeat;
 mod history;

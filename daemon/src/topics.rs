@@ -42,6 +42,11 @@ impl Topics {
         self.below(&format!("answer/{name}"))
     }
 
+    /// Out and in: what `kithd doctor` says to itself.
+    pub fn echo(&self) -> String {
+        self.below("echo")
+    }
+
     /// Out: every finished image.
     pub fn results(&self) -> String {
         self.below("result")

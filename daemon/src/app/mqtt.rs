@@ -1,16 +1,19 @@
 //! Wiring of the connections to the broker: one takes pictures in, one carries results, state and commands, and one drains
 //! topics shared with other boards. What goes wrong on one does not hold up the others.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::Commands;
 use crate::config::{Config, Shared};
+use crate::former_names::{self, FormerNames};
 use crate::health::{Condition, Health};
-use crate::mqtt::{self, Deliveries, Message, Publisher, Settings, State};
+use crate::mqtt::{self, Deliveries, Dropped, Message, Publisher, Settings, State};
 use crate::recognition::{Enroller, Reader, ReadyWatch};
 use crate::sinks::health::Report;
 use crate::sinks::homeassistant::{HomeAssistant, birth_topic};
@@ -19,6 +22,10 @@ use crate::sources::mqtt::{Door, Kind, Subscription};
 use crate::store::{Store, StoreError};
 use crate::supervise::Supervisor;
 use crate::topics::Topics;
+
+/// How long lost messages are shown, and how often they are looked at.
+const DROPS_COUNT: Duration = Duration::from_secs(3600);
+const LOOK_AT_DROPS: Duration = Duration::from_secs(5);
 
 /// What is on this side of the connections.
 pub struct Parts {
@@ -47,6 +54,16 @@ pub async fn start(
     let settings = Settings { session_expiry: config.mqtt.session_expiry, ..broker.settings("") };
     take_pictures("mqtt", settings, door(own_subscriptions(config, topics)), health.clone(), tasks).await;
     let mut names = vec!["mqtt", "mqtt out"];
+
+    let former = FormerNames {
+        store: parts.door.rejected.store.clone(),
+        health: health.clone(),
+        door: parts.door.clone(),
+        settings: Settings { session_expiry: config.mqtt.session_expiry, ..broker.settings("") },
+        board: parts.report.board.clone(),
+        names: former_names::remember(&parts.door.rejected.store, &config.mqtt.prefix, &config.device).await?,
+    };
+    tasks.work("former names", former.run(tasks.stop()));
 
     if let Some(shared) = &config.mqtt.shared {
         let settings = Settings { session_expiry: shared.session_expiry, ..broker.settings("-shared") };
@@ -81,7 +98,7 @@ fn shared_subscriptions(shared: &Shared) -> Vec<Subscription> {
 
 /// Settings of a connection that only looks whether the broker lets this board in.
 pub fn broker_settings(config: &Config, client: &str) -> anyhow::Result<Settings> {
-    Ok(Settings { session_expiry: std::time::Duration::ZERO, ..Broker::new(config)?.settings(client) })
+    Ok(Settings { session_expiry: Duration::ZERO, ..Broker::new(config)?.settings(client) })
 }
 
 /// What all connections have in common.
@@ -164,7 +181,7 @@ fn carry_out(config: &Config, topics: &Topics, tasks: &mut Supervisor, parts: Pa
     let mut subscriptions = Commands::subscriptions(topics, &config.mqtt.commands);
     subscriptions.extend(born.iter().map(|(topic, _)| topic.clone()));
     let settings = Settings {
-        session_expiry: std::time::Duration::ZERO,
+        session_expiry: Duration::ZERO,
         will: Some(state("offline")),
         birth: vec![state("online")],
         farewell: Some(state("offline")),
@@ -180,6 +197,7 @@ fn carry_out(config: &Config, topics: &Topics, tasks: &mut Supervisor, parts: Pa
         event_expiry: config.mqtt.event_expiry,
         last_face: home_assistant.enabled,
         health: health.clone(),
+        refused_events: Mutex::default(),
     };
     let outbox = sinks::outbox::run(outbox, tasks.finish());
     tasks.deliver("outbox", async move {
@@ -190,6 +208,7 @@ fn carry_out(config: &Config, topics: &Topics, tasks: &mut Supervisor, parts: Pa
     let announcing = HomeAssistant {
         settings: home_assistant.clone(),
         device: config.device.clone(),
+        board: report.board.clone(),
         topics: topics.clone(),
         store,
         publisher: publisher.clone(),
@@ -232,25 +251,39 @@ fn connect(
         connection.run(disconnect.cancelled()).await;
         Ok(())
     });
-    tasks.deliver("mqtt state", show(part, state.clone(), health, tasks.finish()));
+    tasks.deliver("mqtt state", show(part, state.clone(), deliveries.dropped(), health, tasks.finish()));
     (publisher, deliveries, state, connected)
 }
 
 async fn show(
     part: &'static str,
     mut watch: watch::Receiver<State>,
+    dropped: Dropped,
     health: Health,
     finish: CancellationToken,
 ) -> anyhow::Result<()> {
+    let (mut seen, mut last) = (0, None);
     loop {
+        if dropped.count() > seen {
+            (seen, last) = (dropped.count(), Some(Instant::now()));
+        }
         let state = watch.borrow_and_update().clone();
         let condition = match &state {
             State::Connecting => Condition::Starting,
             State::Connected { .. } => Condition::Ok,
             _ => Condition::Degraded,
         };
-        health.set(part, condition, state.to_string());
+        let mut line = (condition, state.to_string());
+        if state.is_connected() && last.is_some_and(|last: Instant| last.elapsed() < DROPS_COUNT) {
+            let text = format!(
+                "{state}; {seen} messages that were sent at QoS 0 were lost, because they came faster than they are taken: \
+                 have them sent at QoS 1"
+            );
+            line = (Condition::Degraded, text);
+        }
+        health.set(part, line.0, line.1);
         tokio::select! {
+            () = tokio::time::sleep(LOOK_AT_DROPS) => {}
             changed = watch.changed() => if changed.is_err() { return Ok(()) },
             () = finish.cancelled() => return Ok(()),
         }

@@ -19,10 +19,13 @@ use crate::control::Client;
 use crate::disk::free_bytes;
 use crate::domain::{Moment, wall_clock_ms};
 use crate::engine::load_pack;
-use crate::mqtt::{self, State};
+use crate::mqtt::{self, Message, Settings, State};
 use crate::queue::synchronised;
 use crate::store::{StoreError, look_through, refuse_network_filesystem};
+use crate::topics::Topics;
 
+/// How long a message to oneself may take.
+const ECHO: Duration = Duration::from_secs(3);
 /// A mount, a camera or a broker that does not answer is told, not waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Older than this program: the clock is wrong. 2026-01-01.
@@ -396,7 +399,10 @@ async fn broker(config: &Config, found: &mut Findings) {
             return found.problem(part, format!("{error:#}"), "run this with sudo, or mend mqtt.password_file");
         }
     };
-    let (_publisher, _deliveries, mut state, connection) = mqtt::connect(settings);
+    let echo = Topics::new(&config.mqtt.prefix, &config.device).echo();
+    let settings = Settings { subscriptions: vec![echo.clone()], ..settings };
+    let client = settings.client_id.clone();
+    let (publisher, mut deliveries, mut state, connection) = mqtt::connect(settings);
     let (over, stop) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(connection.run(async { _ = stop.await }));
     let settled = state.wait_for(|state| !matches!(state, State::Connecting));
@@ -404,7 +410,44 @@ async fn broker(config: &Config, found: &mut Findings) {
     let address = &config.mqtt.broker;
     match settled {
         Ok(Ok(State::Connected { .. } | State::Hindered(_))) => {
-            found.ok(part, format!("{address} is there and lets this board in"));
+            let word = uuid::Uuid::now_v7().simple().to_string();
+            let message = Message { topic: echo.clone(), payload: word.clone().into_bytes(), ..Message::default() };
+            let heard = async {
+                publisher.publish(message).await?;
+                while let Some(delivery) = deliveries.recv().await {
+                    let own = *delivery.payload == *word.as_bytes();
+                    delivery.settle();
+                    if own {
+                        break;
+                    }
+                }
+                Ok::<_, mqtt::PublishError>(())
+            };
+            let below = echo.trim_end_matches("echo");
+            let advice = format!(
+                "let its access list allow the clients kithd-{}, …-out and {client} to publish and to read {below}#",
+                config.device
+            );
+            match timeout(ECHO, heard).await {
+                Ok(Ok(())) => {
+                    found.ok(part, format!("{address} lets this board in, and gives back what it publishes on {echo}"))
+                }
+                Ok(Err(error)) => {
+                    found.warning(
+                        part,
+                        format!("{address} lets this board in, but not publish on {echo}: {error}"),
+                        advice,
+                    );
+                }
+                // In 3.1.1 a broker cannot say that it refuses a message, and in neither that it keeps one back.
+                Err(_) => {
+                    let text = format!(
+                        "{address} lets this board in, and what it publishes on {echo} does not come back: publishing or reading \
+                         is refused without a word"
+                    );
+                    found.warning(part, text, advice);
+                }
+            }
         }
         Ok(Ok(State::Refused { reason, .. })) => {
             let advice = "check mqtt.username and mqtt.password_file, and what the broker allows";

@@ -23,7 +23,7 @@ use crate::supervise::fault;
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a refused message about our being here is tried again.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_secs(20);
 
 /// The connection to be run.
 pub struct Connection {

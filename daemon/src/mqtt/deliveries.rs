@@ -204,6 +204,16 @@ impl Inbox {
     }
 }
 
+/// Counts messages sent at QoS 0 that were dropped because too many were waiting.
+pub struct Dropped(Arc<Inbox>);
+
+impl Dropped {
+    /// So many since the start.
+    pub fn count(&self) -> u64 {
+        self.0.dropped.load(Ordering::Relaxed)
+    }
+}
+
 /// The receiving end of the connection, across all its reconnects.
 pub struct Deliveries {
     inbox: Arc<Inbox>,
@@ -231,9 +241,8 @@ impl Deliveries {
         }
     }
 
-    /// How many messages sent at QoS 0 were dropped because too many were waiting.
-    #[cfg(test)]
-    pub fn dropped(&self) -> u64 {
-        self.inbox.dropped.load(Ordering::Relaxed)
+    /// Counts the messages that are dropped, whoever has the deliveries.
+    pub fn dropped(&self) -> Dropped {
+        Dropped(Arc::clone(&self.inbox))
     }
 }

@@ -41,7 +41,7 @@ use tokio::sync::watch;
 
 pub use address::Address;
 pub use connection::Connection;
-pub use deliveries::{Deliveries, Delivery};
+pub use deliveries::{Deliveries, Delivery, Dropped};
 pub use publish::{PublishError, Publisher};
 pub use settings::{Message, Settings, Version};
 pub use state::State;

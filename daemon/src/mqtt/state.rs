@@ -60,7 +60,6 @@ pub struct Refusal {
 
 impl State {
     /// Whether messages can be published.
-    #[cfg(test)]
     pub fn is_connected(&self) -> bool {
         matches!(self, Self::Connected { .. } | Self::Hindered(_))
     }

@@ -75,6 +75,8 @@ pub struct Report {
     pub desk: watch::Receiver<Option<EngineDesk>>,
     /// Room.
     pub disk: Disk,
+    /// The board's number, by which it knows its own retained health again.
+    pub board: String,
 }
 
 impl Report {
@@ -82,6 +84,7 @@ impl Report {
     pub async fn now(&self) -> Result<serde_json::Value, StoreError> {
         Ok(json!({
             "version": env!("CARGO_PKG_VERSION"),
+            "board": self.board,
             "queue": self.store.counts().await?,
             "parts": self.health.parts(),
             "engine": self.desk.borrow().as_ref().map(|desk| (desk.report)()),

@@ -9,13 +9,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
+use crate::former_names::ANNOUNCED;
 use crate::health::{Condition, Health};
 use crate::mqtt::{Message, PublishError, Publisher, State};
 use crate::store::Store;
 use crate::topics::Topics;
 
-/// The fact that holds the topic of what was announced, so that it can be taken back.
-const ANNOUNCED: &str = "homeassistant_announced";
 /// A broker that refuses may be set right.
 const RETRY: Duration = Duration::from_secs(60);
 
@@ -25,6 +24,8 @@ pub struct HomeAssistant {
     pub settings: config::HomeAssistant,
     /// The board.
     pub device: String,
+    /// Its number.
+    pub board: String,
     /// Names of the topics its entities read.
     pub topics: Topics,
     /// Remembers what was announced.
@@ -99,7 +100,9 @@ impl HomeAssistant {
         if announced.is_none() && !self.settings.enabled {
             return Ok(());
         }
-        if let Some(old) = announced.as_ref().filter(|old| !self.settings.enabled || **old != topic) {
+        // What was announced under a former name may be another board's now; `former_names` looks whose it is.
+        let own = |old: &&String| old.ends_with(&format!("/device/kithd_{}/config", self.device));
+        if let Some(old) = announced.as_ref().filter(own).filter(|old| !self.settings.enabled || **old != topic) {
             // An empty retained message is how a device is removed.
             self.publish(old.clone(), Vec::new()).await?;
             self.store.set_fact(ANNOUNCED, String::new()).await?;
@@ -129,6 +132,7 @@ impl HomeAssistant {
             "device": {
                 "identifiers": [format!("kithd_{device}")],
                 "name": format!("kithd {device}"),
+                "serial_number": self.board,
                 "manufacturer": "kithd",
                 "model": "Face identification",
                 "sw_version": version,

@@ -3,7 +3,9 @@
 //!
 //! A row is sent again only byte for byte; what follows is made of the row, so it is the same again as well. Recognitions are moments: a retained one would unlock doors tomorrow.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -20,6 +22,8 @@ use crate::topics::Topics;
 const BATCH: usize = 64;
 /// Results under way at the same time; the connection keeps their order.
 const UNDER_WAY: usize = 8;
+/// Refused topics that are remembered.
+const MOST_REFUSED: usize = 100;
 const RETRY: Duration = Duration::from_secs(2);
 /// A clock that is kept is set back by no more at a time.
 const CLOCK_STEP_MS: i64 = 1000;
@@ -40,6 +44,8 @@ pub struct Outbox {
     pub last_face: bool,
     /// Where it says how it is.
     pub health: Health,
+    /// Topics of events that the broker refused when they were last tried, and why.
+    pub refused_events: Mutex<BTreeMap<String, String>>,
 }
 
 /// Publishes until `finish` is cancelled, then makes one last try.
@@ -184,23 +190,31 @@ impl Outbox {
             }
         }
         if !follows.is_empty() {
-            let mut refused = None;
+            let mut published = Vec::new();
             for message in follows {
                 let topic = message.topic.clone();
                 match self.publisher.publish(message).await {
-                    Ok(()) => {}
                     Err(PublishError::Disconnected) => return Err(PublishError::Disconnected.into()),
                     // The result says the same, so nothing waits for these.
-                    Err(error) => refused = refused.or(Some((topic, error))),
+                    answer => published.push((topic, answer)),
                 }
             }
-            self.show_events(refused);
+            self.show_events(published);
         }
         Ok(self.store.mark_sent(id).await?)
     }
 
-    fn show_events(&self, refused: Option<(String, PublishError)>) {
-        let Some((topic, error)) = refused else {
+    /// Says which of them the broker does not take, for as long as it is the last that is known of that topic.
+    fn show_events(&self, published: Vec<(String, Result<(), PublishError>)>) {
+        let mut refused = self.refused_events.lock().unwrap_or_else(PoisonError::into_inner);
+        for (topic, answer) in published {
+            match answer {
+                Ok(()) => _ = refused.remove(&topic),
+                Err(error) if refused.len() < MOST_REFUSED => _ = refused.insert(topic, error.to_string()),
+                Err(_) => {}
+            }
+        }
+        let Some((topic, error)) = refused.first_key_value() else {
             self.health.set("events", Condition::Ok, "published with their results");
             return;
         };

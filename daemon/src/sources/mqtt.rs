@@ -100,7 +100,8 @@ enum Meaning {
 }
 
 impl Door {
-    async fn accept(&self, delivery: Delivery) {
+    /// Takes one message, and acknowledges it once it is safe.
+    pub async fn accept(&self, delivery: Delivery) {
         tracing::debug!(
             topic = delivery.topic,
             bytes = delivery.payload.len(),

@@ -1,6 +1,7 @@
 //! Tests of the built kithd as its users meet it: real broker, real database, real photographs. One binary.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod access; // what brokers refuse, and boards that change their names
 mod accuracy; // the right person on every labelled photograph, when they are at hand
 mod api; // the HTTP API, and that it is what its documentation says
 mod auth; // who may do what on the LAN, and how many and how slow they may be

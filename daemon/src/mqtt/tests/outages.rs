@@ -108,3 +108,17 @@ async fn a_connection_lost_during_the_farewell_is_a_stop_all_the_same() {
     drop(peer);
     stop.await.unwrap();
 }
+
+#[tokio::test]
+async fn a_client_thrown_out_again_and_again_is_told_so_while_up() {
+    let (double, mut client) = publisher(|settings| settings.reconnect_most = Duration::from_millis(50)).await;
+    for _ in 0..3 {
+        let mut peer = double.accept_publisher().await;
+        client.state(State::is_connected).await;
+        peer.send_bytes(&[0xe0, 2, DisconnectReasonCode::SessionTakenOver as u8, 0]).await;
+        client.state(|state| matches!(state, State::Down { .. })).await;
+    }
+    let _peer = double.accept_publisher().await;
+    let state = client.state(|state| matches!(state, State::Hindered(_))).await;
+    assert!(state.to_string().contains("another client has the client id kith (a second board"), "{state}");
+}
