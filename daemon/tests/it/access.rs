@@ -92,7 +92,6 @@ fn retained(broker: &Mosquitto, topic: &str) -> Vec<(String, String)> {
     let mut kept = Subscriber::new(broker.port(), topic);
     // Retained messages come before what is published after the subscription.
     publish(broker.port(), &topic.replace('#', "marker"), "{}");
-    kept.wait(1);
     wait_for("the marker", || kept.messages().iter().any(|message| message["retain"] == 0).then_some(()));
     let kept = kept.messages().iter().filter(|message| message["retain"] == 1);
     kept.map(|message| (message["topic"].as_str().unwrap().into(), message["payload"].as_str().unwrap().into()))
