@@ -149,6 +149,7 @@ fn random_packets_of_a_broker_never_end_the_daemon() {
         let status: Value = board.get("/v1/status");
         println!("MQTT {version}: {sent} packets, {} connections, {}", broker.connections(), status["counts"]);
         assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap().trim(), "kithd");
+        broker.cut();
         let picture = std::fs::read(photo("noface.jpg")).unwrap();
         let begun = Instant::now();
         while !broker.has_acknowledged(9999) {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Listens on a port of its own for as long as the test runs.
@@ -46,6 +46,13 @@ impl HostileBroker {
     pub fn send(&self, client: &str, bytes: &[u8]) -> bool {
         let stream = self.state().clients.get(client).map(|stream| stream.try_clone().unwrap());
         stream.is_some_and(|mut stream| stream.write_all(bytes).is_ok())
+    }
+
+    /// Ends every connection: what was sent last may have been the beginning of a large packet, whose rest is waited for.
+    pub fn cut(&self) {
+        for stream in self.state().clients.values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 
     /// Topic and payload of everything that was published here.

@@ -32,6 +32,7 @@ async fn survives(version: Version, level: u8) {
         assert!(!client.task.is_finished(), "the connection's task ended after {sent} packets");
     }
     println!("MQTT {level}: {sent} packets, {} connections", broker.connections());
+    broker.cut();
     // A good message is taken, on whatever connection there is next.
     let deadline = Instant::now() + Duration::from_secs(30);
     let mut id = 1000;
