@@ -430,7 +430,7 @@ async fn broker(config: &Config, found: &mut Findings) {
             );
             match timeout(ECHO, heard).await {
                 Ok(Ok(())) => {
-                    found.ok(part, format!("{address} lets this board in, and gives back what it publishes on {echo}"))
+                    found.ok(part, format!("{address} lets this board in, and gives back what it publishes on {echo}"));
                 }
                 Ok(Err(error)) => {
                     found.warning(
