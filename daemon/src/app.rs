@@ -37,6 +37,7 @@ use crate::sources::camera::Camera;
 use crate::sources::folder::Folder;
 use crate::sources::mqtt::Door;
 use crate::sources::rejected::Rejected;
+use crate::sources::upload::Uploads;
 use crate::sources::{self, Intake};
 use crate::state_dir::StateDir;
 use crate::store::Store;
@@ -208,7 +209,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             Ok(())
         });
     }
-    let max_bytes = config.intake.max_bytes;
+    let uploads = Uploads::new(intake.clone());
     let admin = Admin {
         web: page.clone(),
         queue: queue.clone(),
@@ -216,18 +217,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         enroller: enroller.clone(),
         ready: ready.clone(),
         reader: Arc::clone(&reader),
-        max_bytes,
+        uploads: uploads.clone(),
         engine_turns: Admin::engine_turns(),
     };
     let api = OpenApiRouter::with_openapi(web::Document::openapi())
         .merge(web::api(page.clone()))
         .merge(admin::api(admin.clone()))
-        .merge(sources::http::router(intake.clone()));
+        .merge(sources::http::router(uploads.clone()));
     let (api, document) = api.split_for_parts();
     _ = page.document.set(serde_json::to_value(document)?);
     let routes = web::router(page).merge(admin::forms(admin)).merge(api);
     let access = Access::open(&state_dir, &config.http, health.clone());
-    let control = Control { enroller: enroller.clone(), ready: ready.clone(), max_bytes, access: access.clone() };
+    let control = Control { enroller: enroller.clone(), ready: ready.clone(), uploads, access: access.clone() };
     let control = web::dress(control::router(control).merge(routes.clone()));
     let lan_routes = web::below(&config.http.base_path, web::guarded(routes, access));
     let (http_heart, pulse) = heartbeat();

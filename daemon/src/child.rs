@@ -13,10 +13,12 @@ use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::allocator;
+
 /// For one that was told to go.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// The running program, even when an upgrade has replaced its file.
-const THIS_PROGRAM: &str = "/proc/self/exe";
+pub const THIS_PROGRAM: &str = "/proc/self/exe";
 /// What a program's own complaint begins with: `main` writes it.
 const COMPLAINT: &str = "kithd: ";
 
@@ -53,8 +55,8 @@ impl Child {
         let mut command = Command::new(THIS_PROGRAM);
         command.arg0("kithd").args(configuration).args(arguments);
         command.stdin(Stdio::piped()).stdout(stdout).stderr(Stdio::piped()).kill_on_drop(true);
-        // The daemon alone speaks to systemd.
-        for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+        // The daemon alone speaks to systemd, and the allocator is set for it alone.
+        for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"].into_iter().chain(allocator::settings()) {
             command.env_remove(name);
         }
         // Ctrl-C at a terminal is for the daemon, which lets an engine finish first.

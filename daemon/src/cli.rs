@@ -38,6 +38,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::allocator;
 use crate::app;
 use crate::config::Config;
 use crate::domain::BreakerCommand;
@@ -123,6 +124,9 @@ enum Command {
 
 /// Does what was typed.
 pub fn run(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
+    if matches!(cli.command, Command::Run) {
+        allocator::give_back();
+    }
     let child = matches!(cli.command, Command::Engine(_) | Command::Camera(camera::Camera::Run(_)));
     log(&config.log_level, child || matches!(cli.command, Command::Run), child);
     // What an engine or a camera process gives up binds only threads made afterwards, so they make theirs themselves.

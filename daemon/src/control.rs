@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::body::Body;
+use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -29,6 +29,7 @@ use crate::admin::on_its_own;
 use crate::health::{Condition, Health};
 use crate::problem::Problem;
 use crate::recognition::{Enroller, Forgotten, ReadyWatch, Report, Restored};
+use crate::sources::upload::{Loaded, Uploads};
 use crate::store::Changed;
 use crate::web::auth::Access;
 
@@ -54,8 +55,8 @@ pub struct Control {
     pub enroller: Enroller,
     /// The engine, once it is up.
     pub ready: ReadyWatch,
-    /// Largest picture.
-    pub max_bytes: usize,
+    /// Where pictures that come with a request are read.
+    pub uploads: Uploads,
     /// Has the administrator's token.
     pub access: Access,
 }
@@ -69,7 +70,6 @@ pub fn router(control: Control) -> Router {
         .route("/control/people/rename", post(rename))
         .route("/control/people/merge", post(merge))
         .route("/control/people/forget", post(forget))
-        .layer(DefaultBodyLimit::max(control.max_bytes))
         .with_state(control)
 }
 
@@ -83,7 +83,7 @@ struct EnrollQuery {
 async fn enroll(
     State(control): State<Control>,
     Query(query): Query<EnrollQuery>,
-    picture: Bytes,
+    request: Request,
 ) -> Result<Json<Report>, Problem> {
     let mut ready = control.ready.clone();
     let up = match tokio::time::timeout(ENGINE_WAIT, ready.wait_for(Option::is_some)).await {
@@ -93,10 +93,13 @@ async fn enroll(
     let Some(up): Option<Arc<_>> = up else {
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the engine is not up; kithd status says why"));
     };
+    let picture = control.uploads.receive(request, Some(query.name)).await?.picture()?;
+    let name = picture.name.clone();
+    let Loaded { bytes, room } = control.uploads.load(picture).await?;
     // On its own: a command broken off between commit and gallery must not leave the person unknown.
     let enrolling = tokio::spawn(async move {
-        let EnrollQuery { person, name, anyway } = query;
-        control.enroller.enroll(&up, &person, &name, picture.into(), anyway).await
+        let _room = room;
+        control.enroller.enroll(&up, &query.person, &name, bytes, query.anyway).await
     });
     let report = enrolling.await.unwrap_or_else(|panic| Err(panic.into()));
     report.map(Json).map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")))

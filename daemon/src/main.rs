@@ -1,6 +1,7 @@
 //! kithd: pictures in, names out, nothing lost. Parses, logs, loads the configuration, runs, and gives the exit code.
 
 mod admin;
+mod allocator;
 mod app;
 mod backup;
 mod board;

@@ -134,8 +134,8 @@ pub fn wrapping(head: &[u8]) -> Result<(Format, Wrapping), NotAPicture> {
     let head = &head[..head.len().min(HEAD_BYTES)];
     let blank = blank_bytes(head);
     if let Some(format) = sniff(&head[blank..]) {
-        return match spoilt_by_curl(&head[blank..]) {
-            Some(spoilt) => Err(spoilt),
+        return match torn_beginning(&head[blank..]) {
+            Some(torn) => Err(torn),
             None => Ok((format, Wrapping::Plain(blank))),
         };
     }
@@ -215,7 +215,6 @@ impl Base64 {
     }
 
     /// Appends what is left of the last group.
-    #[allow(dead_code, reason = "the doors follow")]
     pub fn end(&mut self, into: &mut Vec<u8>) -> Result<(), NotAPicture> {
         self.append(self.group.len(), into)
     }
@@ -253,15 +252,20 @@ fn decoded_beginning(text: &[u8]) -> Option<Vec<u8>> {
 
 /// `curl -d @file` leaves out line breaks and zero bytes. The first segment of a JPEG holds a zero byte, unless it is a
 /// comment.
-fn spoilt_by_curl(head: &[u8]) -> Option<NotAPicture> {
-    let is_spoilt = head.len() >= 64
+fn torn_beginning(head: &[u8]) -> Option<NotAPicture> {
+    let is_torn = head.len() >= 64
         && matches!(head, [0xFF, 0xD8, 0xFF, marker, ..] if *marker != 0xFE)
         && !head.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n'));
-    is_spoilt.then(|| known(SPOILT, WITH_CURL))
+    is_torn.then(torn)
 }
 
-const SPOILT: &str = "a picture that lost its line breaks and zero bytes on its way, as curl -d @file takes them out";
-const WITH_CURL: &str = "send it with curl --data-binary @file, or as a form with -F picture=@file";
+/// A picture as `curl -d @file` sends it.
+pub fn torn() -> NotAPicture {
+    known(
+        "a picture that lost its line breaks and zero bytes on its way, as curl -d @file takes them out",
+        "send it with curl --data-binary @file, or as a form with -F picture=@file",
+    )
+}
 
 /// Names what was sent instead of a picture ("HEIC", "a gzip archive"), or says how it begins when that is unknown.
 pub fn not_a_picture(bytes: &[u8]) -> NotAPicture {
@@ -333,7 +337,7 @@ fn binary_kind(head: &[u8]) -> Option<NotAPicture> {
         }
         _ if head.get(257..262) == Some(b"ustar") => ("a tar archive", UNPACKED),
         _ if head.get(128..132) == Some(b"DICM") => ("DICOM", AS_JPEG),
-        [0x89, b'P', b'N', b'G', ..] => (SPOILT, WITH_CURL),
+        [0x89, b'P', b'N', b'G', ..] => return Some(torn()),
         [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => ("text in UTF-16", "send a picture, or text in UTF-8"),
         _ if head.len() >= 16 && head.iter().all(|byte| *byte == 0) => {
             ("nothing but zero bytes", "it was never written to its end, perhaps by a power cut: send it again")
@@ -389,7 +393,7 @@ fn text_kind(head: &[u8]) -> Option<NotAPicture> {
     } else if lower.starts_with("{\\rtf") {
         ("a text document (RTF)", INSTEAD)
     } else if text.starts_with(['{', '[']) {
-        json_kind(text)
+        return Some(picture_in_json(text.as_bytes()).unwrap_or_else(|| known("JSON", INSTEAD)));
     } else if let Some(multipart) = multipart_kind(text) {
         multipart
     } else if lower.starts_with("http/1.") || lower.starts_with("content-type:") {
@@ -409,25 +413,24 @@ fn text_kind(head: &[u8]) -> Option<NotAPicture> {
     Some(known(what, instead))
 }
 
-/// JSON that may hold a picture.
-fn json_kind(text: &str) -> (&'static str, &'static str) {
+/// Names a picture that is written down in the JSON that begins so.
+pub fn picture_in_json(head: &[u8]) -> Option<NotAPicture> {
+    let text = String::from_utf8_lossy(&head[..head.len().min(HEAD_BYTES)]);
     let dense: String = text.chars().filter(|c| !c.is_whitespace()).collect();
-    if dense.contains("\"type\":\"Buffer\"") || dense.starts_with("{\"data\":[") {
-        return (
-            "a Buffer as JSON (Node-RED and Node.js make it)",
-            "send msg.payload as a Buffer, without a JSON node before it",
-        );
+    let begins = |beginnings: &[&str]| beginnings.iter().any(|beginning| dense.starts_with(beginning));
+    let holds = |parts: &[&str]| parts.iter().any(|part| dense.contains(part));
+    if holds(&["\"type\":\"Buffer\""]) || begins(&["{\"data\":["]) {
+        let instead = "send msg.payload as a Buffer, without a JSON node before it";
+        return Some(known("a Buffer as JSON, as Node-RED and Node.js write it", instead));
     }
-    if dense.starts_with("[255,216,255") || dense.starts_with("[137,80,78,71") || dense.contains("\"0\":255,\"1\":216")
+    if begins(&["[255,216,255", "[137,80,78,71"]) || holds(&[":[255,216,255", ":[137,80,78,71", "\"0\":255,\"1\":216"])
     {
-        return ("the bytes of a picture as a list of numbers in JSON", ITSELF);
+        return Some(known("the bytes of a picture as a list of numbers in JSON", ITSELF));
     }
-    // How base64 of JPEG, PNG, GIF, WebP and data URIs begin.
-    let base64 = ["\"/9j/", "\"\\/9j\\/", "\"iVBORw0KGgo", "\"R0lGOD", "\"UklGR", "\"data:"];
-    if base64.iter().any(|beginning| dense.contains(beginning)) {
-        return ("JSON with a picture as base64 in it", "send the bytes of the picture itself, or only its base64");
-    }
-    ("JSON", INSTEAD)
+    // JPEG, PNG, GIF, WebP and data URIs as base64 begin so.
+    holds(&["\"/9j/4", "\"/9j/2", "\"\\/9j\\/", "\"iVBORw0KGgo", "\"R0lGOD", "\"UklGR", "\"data:"]).then(|| {
+        known("JSON with a picture as base64 in it", "send the bytes of the picture itself, or only its base64")
+    })
 }
 
 /// What begins with a boundary.

@@ -33,14 +33,21 @@ pub fn create(state_dir: &Path, name: &str) -> std::io::Result<File> {
     File::options().write(true).create_new(true).mode(0o600).open(state_dir.join(format!("{name}.{NEW}")))
 }
 
+/// Opens one that is not accepted, to be read.
+pub fn open_new(state_dir: &Path, name: &str) -> std::io::Result<File> {
+    File::open(state_dir.join(format!("{name}.{NEW}")))
+}
+
 /// Deletes one that is not accepted.
 pub fn drop_new(state_dir: &Path, name: &str) -> std::io::Result<()> {
     gone_is_fine(std::fs::remove_file(state_dir.join(format!("{name}.{NEW}"))))
 }
 
-/// Flushes file and folder: after this returns, the file survives a power cut whole.
-pub fn flush(state_dir: &Path, file: &File) -> std::io::Result<()> {
-    file.sync_all()?;
+/// Flushes files that are not accepted, and their folder: after this returns, they survive a power cut whole.
+pub fn flush<'a>(state_dir: &Path, names: impl IntoIterator<Item = &'a str>) -> std::io::Result<()> {
+    for name in names {
+        open_new(state_dir, name)?.sync_all()?;
+    }
     File::open(state_dir.join(SPOOL))?.sync_all()
 }
 

@@ -3,22 +3,20 @@
 use std::path::PathBuf;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{Admin, refused};
+use super::Admin;
 use crate::domain::PictureBytes;
 use crate::problem::Problem;
 use crate::queue::{Again, Failure};
 use crate::recognition::identify as recognise;
 use crate::result::{Answer, answer};
-use crate::sources::http::read;
-
-const JSON_LIMIT: usize = 64 << 10;
+use crate::sources::http::parse;
+use crate::sources::upload::Loaded;
 
 /// A picture that this board can read.
 #[derive(Deserialize, ToSchema)]
@@ -29,7 +27,7 @@ pub struct ByPath {
     path: PathBuf,
 }
 
-/// Who is on a picture: its bytes, or `{"path": …}` as application/json.
+/// Who is on a picture: its bytes, a form with one file, or `{"path": …}` as JSON.
 // The second kind of body is not declared: clients that openapi-python-client 0.29.1 makes of two kinds cannot be loaded
 // where there is no optional parameter beside them.
 #[utoipa::path(post, path = "/v1/identify", tag = "images",
@@ -37,27 +35,23 @@ pub struct ByPath {
     responses((status = 200, body = inline(Answer<'static>)), Problem))]
 pub async fn identify(State(admin): State<Admin>, request: Request) -> Result<Response, Problem> {
     let up = admin.up()?;
-    let (bytes, path) = picture(&admin, request).await?;
+    let brought = admin.uploads.receive(request, None).await?;
+    let path = brought.json.as_ref().map(|json| parse::<ByPath>(&json.bytes, r#"{"path":"/a.jpg"}"#)).transpose()?;
     let _turn = admin.engine_turn().await?;
+    // The room is kept until the engine has answered.
+    let (bytes, path, _room) = match path {
+        Some(ByPath { path }) => {
+            let room = admin.uploads.room(admin.uploads.intake().max_bytes() as u64).await;
+            let bytes = admin.reader.read_path(&path).await.map_err(|failure| refusal(&failure))?;
+            (bytes, Some(path), room)
+        }
+        None => {
+            let Loaded { bytes, room } = admin.uploads.load(brought.picture()?).await?;
+            (bytes, None, room)
+        }
+    };
     let identified = recognise(&up, None, bytes, path).await.map_err(|failure| refusal(&failure))?;
     Ok(Json(answer(&identified)).into_response())
-}
-
-async fn picture(admin: &Admin, request: Request<Body>) -> Result<(Vec<u8>, Option<PathBuf>), Problem> {
-    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
-    if !kind.starts_with("application/json") {
-        let bytes = read(request.into_body(), admin.max_bytes).await?;
-        if bytes.is_empty() {
-            return Err(refused("The body is empty; it is the bytes of a picture, or {\"path\": …} as JSON."));
-        }
-        return Ok((bytes.into(), None));
-    }
-    let body = read(request.into_body(), JSON_LIMIT).await?;
-    let ByPath { path } = serde_json::from_slice(&body).map_err(|error| {
-        Problem::bad_request(format!("The body must be JSON like {{\"path\": \"/a.jpg\"}}: {error}."))
-    })?;
-    let bytes = admin.reader.read_path(&path).await.map_err(|failure| refusal(&failure))?;
-    Ok((bytes, Some(path)))
 }
 
 /// What a failure is over HTTP: the picture's, or ours for now.

@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::post;
@@ -30,6 +29,7 @@ use crate::problem::Problem;
 use crate::queue::Queue;
 use crate::recognition::{Enroller, Reader, Ready, ReadyWatch};
 use crate::sources::mqtt::Door;
+use crate::sources::upload::Uploads;
 use crate::web::Web;
 
 /// How long a request waits for its turn with the engine.
@@ -50,8 +50,8 @@ pub struct Admin {
     pub ready: ReadyWatch,
     /// Opens paths below the configured roots.
     pub reader: Arc<Reader>,
-    /// Largest picture.
-    pub max_bytes: usize,
+    /// Where pictures that come with a request are read.
+    pub uploads: Uploads,
     /// For those who wait for the engine.
     pub engine_turns: Arc<Semaphore>,
 }
@@ -105,8 +105,6 @@ pub fn api(admin: Admin) -> OpenApiRouter {
 
 /// The page's forms, which need no JavaScript.
 pub fn forms(admin: Admin) -> Router {
-    // Several pictures may be chosen at once.
-    let pictures = admin.max_bytes.saturating_mul(4);
     Router::new()
         .route("/images/{id}/retry", post(images::try_again_form))
         .route("/images/{id}/forget", post(images::forget_form))
@@ -116,7 +114,6 @@ pub fn forms(admin: Admin) -> Router {
         .route("/breaker", post(breaker::tell_form))
         .route("/people", post(people::enroll_form))
         .route("/people/{id}/pictures", post(people::add_picture_form))
-        .layer(DefaultBodyLimit::max(pictures))
         .route("/people/{id}/rename", post(people::rename_form))
         .route("/people/{id}/merge", post(people::merge_form))
         .route("/people/{id}/forget", post(people::forget_form))

@@ -1,9 +1,8 @@
 //! People: enrol, rename, put together, forget; and one picture of somebody, which may be a face found in an image.
 
 use axum::Json;
-use axum::extract::multipart::MultipartError;
 use axum::extract::rejection::{FormRejection, JsonRejection, PathRejection};
-use axum::extract::{Form, FromRequest, Multipart, Path, Request, State};
+use axum::extract::{Form, Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
@@ -15,7 +14,8 @@ use crate::domain::{PersonId, PictureBytes};
 use crate::names;
 use crate::problem::Problem;
 use crate::recognition::{Enrolment, Report};
-use crate::sources::http::{LONGEST_NAME, read};
+use crate::sources::http::LONGEST_NAME;
+use crate::sources::upload::{Loaded, Spooled};
 use crate::store::{Changed, PersonRow};
 use crate::web::api::{Asked, Id, jpeg_number};
 
@@ -71,7 +71,7 @@ pub struct EnrolledPerson {
     report: Report,
 }
 
-/// Enrols somebody from the bytes of a picture. 201: taken; 200: the same bytes had been taken before.
+/// Enrols somebody from a picture: its bytes, or a form with one file. 201: taken; 200: the same bytes had been taken before.
 #[utoipa::path(post, path = "/v1/people", tag = "people", params(Enrolled),
     request_body(content((PictureBytes = "application/octet-stream"))),
     responses((status = 201, body = EnrolledPerson), (status = 200, body = EnrolledPerson), Problem))]
@@ -81,8 +81,8 @@ pub async fn enroll(
     request: Request,
 ) -> Result<(StatusCode, Json<EnrolledPerson>), Problem> {
     let Asked(Enrolled { name: PersonName(name), file_name, anyway }) = query;
-    let bytes = read(request.into_body(), admin.max_bytes).await?;
-    let report = take(&admin, name, file_name.unwrap_or_else(|| "upload".into()), bytes.into(), anyway).await?;
+    let picture = admin.uploads.receive(request, file_name).await?.picture()?;
+    let report = take(&admin, name, picture, anyway).await?;
     answer(&admin, report).await
 }
 
@@ -110,9 +110,9 @@ pub async fn add_picture(
     request: Request,
 ) -> Result<(StatusCode, Json<EnrolledPerson>), Problem> {
     let name = person(&admin, id).await?.name;
-    let bytes = read(request.into_body(), admin.max_bytes).await?;
     let Asked(AnotherPicture { file_name, anyway }) = query;
-    let report = take(&admin, name, file_name.unwrap_or_else(|| "upload".into()), bytes.into(), anyway).await?;
+    let picture = admin.uploads.receive(request, file_name).await?.picture()?;
+    let report = take(&admin, name, picture, anyway).await?;
     answer(&admin, report).await
 }
 
@@ -131,18 +131,19 @@ fn rejected(report: &Report) -> Problem {
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{} was not taken: {why}.", report.image_name))
 }
 
-async fn take(admin: &Admin, name: String, file_name: String, bytes: Vec<u8>, anyway: bool) -> Result<Report, Problem> {
-    if bytes.is_empty() {
-        return Err(refused("The body is empty; it is the bytes of a picture."));
-    }
+async fn take(admin: &Admin, name: String, picture: Spooled, anyway: bool) -> Result<Report, Problem> {
+    let file_name = picture.name.clone();
     if file_name.chars().count() > LONGEST_NAME {
         return Err(refused("What the picture is called is too long."));
     }
     let (up, enroller) = (admin.up()?, admin.enroller.clone());
     let _turn = admin.engine_turn().await?;
-    on_its_own(async move { enroller.enroll(&up, &name, &file_name, bytes, anyway).await })
-        .await
-        .map_err(|error| Problem::later(format!("{error:#}")))
+    let Loaded { bytes, room } = admin.uploads.load(picture).await?;
+    let enrolling = async move {
+        let _room = room;
+        enroller.enroll(&up, &name, &file_name, bytes, anyway).await
+    };
+    on_its_own(enrolling).await.map_err(|error| Problem::later(format!("{error:#}")))
 }
 
 /// A new name.
@@ -282,33 +283,18 @@ pub async fn add_picture_form(State(admin): State<Admin>, Id(id): Id, request: R
 
 /// Enrols every picture of a form, and says what became of them.
 async fn upload(admin: &Admin, name: Option<String>, request: Request) -> Result<String, Problem> {
-    let broken = |error: MultipartError| Problem::bad_request(format!("The form is broken: {}", error.body_text()));
-    let parts = Multipart::from_request(request, &()).await;
-    let mut parts = parts.map_err(|error| Problem::bad_request(error.body_text()))?;
-    let (mut name, mut pictures, mut anyway) = (name, Vec::new(), false);
-    while let Some(part) = parts.next_field().await.map_err(broken)? {
-        match (part.name(), part.file_name().map(String::from)) {
-            (Some("name"), _) if name.is_none() => name = Some(part.text().await.map_err(broken)?),
-            // A box that is not ticked is not sent.
-            (Some("anyway"), None) => anyway = true,
-            (_, Some(file_name)) => {
-                let bytes = part.bytes().await.map_err(broken)?;
-                // Where nothing was chosen, browsers send a file without name and bytes.
-                if !bytes.is_empty() {
-                    pictures.push((file_name, bytes));
-                }
-            }
-            _ => {}
-        }
-    }
-    let name = name.filter(|name| !names::clean(name).is_empty());
+    let brought = admin.uploads.receive(request, None).await?;
+    let field = |wanted: &str| brought.fields.iter().find(|(field, _)| field == wanted).map(|(_, text)| text.clone());
+    let name = name.or_else(|| field("name")).filter(|name| !names::clean(name).is_empty());
     let name = name.ok_or_else(|| refused("Say who is on the picture."))?;
-    if pictures.is_empty() {
+    // A box that is not ticked is not sent.
+    let anyway = field("anyway").is_some();
+    if brought.pictures.is_empty() {
         return Err(refused("Choose a picture."));
     }
     let (mut told, mut taken) = (Vec::new(), false);
-    for (file_name, bytes) in pictures {
-        let report = take(admin, name.clone(), file_name, bytes.into(), anyway).await?;
+    for picture in brought.pictures {
+        let report = take(admin, name.clone(), picture, anyway).await?;
         let remark = report.remark.as_ref().map_or_else(String::new, |remark| format!(" ({remark})"));
         taken |= report.enrolment != Enrolment::Rejected;
         told.push(match report.enrolment {

@@ -62,7 +62,7 @@ pub enum Bench {
     Intake(load::Intake),
     /// Time to look for one face in a large gallery, on one core
     Match(matching::Match),
-    /// Memory (PSS of all processes) idle and at work
+    /// Memory (PSS of all processes) idle, at work, and while large uploads are under way
     Memory(load::Memory),
     /// How fast page and list answer with a million images in the database, while pictures are processed
     Page(page::Page),

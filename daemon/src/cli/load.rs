@@ -14,6 +14,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::config::Config;
@@ -99,12 +100,33 @@ pub async fn intake(config: &Config, args: Intake) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// PSS of the daemon idle with its engine loaded, and the most seen while it recognises.
+/// Uploads of the second measurement of memory, and their size.
+const UPLOADS: usize = 60;
+const UPLOAD_BYTES: usize = 20 << 20;
+
+/// PSS of the daemon idle with its engine loaded, the most seen while it recognises; the most seen while large uploads are
+/// under way, each without its last byte, and what is left of that 10 s after they broke off.
 pub async fn memory(config: &Config, args: Memory, picture: Vec<u8>) -> anyhow::Result<()> {
     let mut daemon = Daemon::start(config, None).await?;
     let engine = daemon.wait_for_engine().await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let idle = daemon.pss_kib()?;
+    let address = daemon.address.clone();
+    let uploads = (0..UPLOADS).map(|_| begin_upload(&address, &picture));
+    let mut uploads = std::pin::pin!(futures_util::future::try_join_all(uploads));
+    let mut uploading = 0;
+    let uploads = loop {
+        uploading = uploading.max(daemon.pss_kib()?);
+        if let Ok(begun) = tokio::time::timeout(Duration::from_millis(50), &mut uploads).await {
+            break begun?;
+        }
+    };
+    // What lies in sockets is read within this.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    uploading = uploading.max(daemon.pss_kib()?);
+    drop(uploads);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let after = daemon.pss_kib()?;
     let mut client = connect(&daemon.address).await?;
     for _ in 0..args.pictures {
         request(&mut client, "POST", "/v1/images", picture.clone()).await?;
@@ -121,11 +143,38 @@ pub async fn memory(config: &Config, args: Memory, picture: Vec<u8>) -> anyhow::
     daemon.stop().await?;
     let mib = |kib: u64| kib as f64 / 1024.0;
     if args.json {
-        println!("{}", json!({ "engine": engine, "idle_mib": mib(idle), "at_work_mib": mib(most) }));
+        let (uploading, after) = (mib(uploading), mib(after));
+        println!(
+            "{}",
+            json!({ "engine": engine, "idle_mib": mib(idle), "at_work_mib": mib(most),
+                    "uploading_mib": uploading, "after_uploads_mib": after })
+        );
     } else {
         println!("{engine}: PSS idle {:.1} MiB, at work {:.1} MiB ({} pictures)", mib(idle), mib(most), args.pictures);
+        println!(
+            "{UPLOADS} uploads of {} MiB under way: {:.1} MiB; 10 s after: {:.1} MiB",
+            UPLOAD_BYTES >> 20,
+            mib(uploading),
+            mib(after)
+        );
     }
     Ok(())
+}
+
+/// Sends all of a picture of the largest size but its last byte.
+async fn begin_upload(address: &str, picture: &[u8]) -> anyhow::Result<TcpStream> {
+    let mut stream = TcpStream::connect(address).await?;
+    let head = format!("POST /v1/images HTTP/1.1\r\nHost: localhost\r\nContent-Length: {UPLOAD_BYTES}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(picture).await?;
+    let zeros = vec![0; 64 << 10];
+    let mut left = UPLOAD_BYTES.saturating_sub(picture.len() + 1);
+    while left > 0 {
+        let sent = left.min(zeros.len());
+        stream.write_all(&zeros[..sent]).await?;
+        left -= sent;
+    }
+    Ok(stream)
 }
 
 /// A daemon in a state folder of its own on a free port.

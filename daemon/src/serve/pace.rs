@@ -24,20 +24,22 @@ const LINGER_BYTES: usize = 32 << 20;
 const BYTES_PER_SECOND: u64 = 1024;
 
 /// The body of a request; breaks off when it comes too slowly, and says so in `stalled`. One that is dropped before its
-/// end says so in `unread`.
+/// end says so in `unread`. Only time during which its reader waits counts: one that is left unread comes slowly by nobody's
+/// fault.
 pub struct Paced {
     body: Incoming,
     stalled: Arc<AtomicBool>,
     unread: Arc<AtomicBool>,
-    begun: Instant,
     bytes: u64,
+    waited: Duration,
     ended: bool,
-    patience: Pin<Box<Sleep>>,
+    /// Runs while it is waited for; since when.
+    patience: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
 impl Paced {
     pub fn new(body: Incoming, stalled: Arc<AtomicBool>, unread: Arc<AtomicBool>) -> Self {
-        Self { body, stalled, unread, begun: Instant::now(), bytes: 0, ended: false, patience: Box::pin(sleep(STALL)) }
+        Self { body, stalled, unread, bytes: 0, waited: Duration::ZERO, ended: false, patience: None }
     }
 }
 
@@ -59,15 +61,17 @@ impl HttpBody for Paced {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             self.ended = frame.is_none();
+            let waited = self.patience.take().map_or(Duration::ZERO, |(since, _)| since.elapsed());
+            self.waited += waited;
             if let Some(Ok(frame)) = &frame {
                 self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-                let in_all = self.begun + STALL + Duration::from_secs(self.bytes / BYTES_PER_SECOND);
-                let until = in_all.min(Instant::now() + STALL);
-                self.patience.as_mut().reset(until);
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        ready!(self.patience.as_mut().poll(cx));
+        let in_all = STALL + Duration::from_secs(self.bytes / BYTES_PER_SECOND);
+        let longest = STALL.min(in_all.saturating_sub(self.waited));
+        let (_, patience) = self.patience.get_or_insert_with(|| (Instant::now(), Box::pin(sleep(longest))));
+        ready!(patience.as_mut().poll(cx));
         self.stalled.store(true, Ordering::Relaxed);
         Poll::Ready(Some(Err("it came too slowly".into())))
     }

@@ -1,37 +1,33 @@
 //! Pictures by HTTP: the origin's two routes with paths, and `POST /v1/images` with the picture itself.
 //!
-//! Answers 202 with the ids once they are on disk. Looking at images is in `web`.
+//! Answers 202 with the ids once they are on disk. How bodies are read is in `upload`, looking at images in `web`.
 
 use axum::Json;
-use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Query, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::upload::{Brought, Uploads, no_file};
 use super::{Intake, IntakeError, PathSubmission};
 use crate::domain::{Accepted, ImageId, PictureBytes, Source};
+use crate::picture_kind::{NotAPicture, not_a_picture, sniff};
 use crate::problem::Problem;
 
-const JSON_LIMIT: usize = 1 << 20;
 /// Letters of what a picture is called.
 pub const LONGEST_NAME: usize = 255;
-/// Room for multipart boundaries and part headers around a picture of the largest size.
-const FRAMING: usize = 64 << 10;
 
 /// The submission routes.
-pub fn router(intake: Intake) -> OpenApiRouter {
-    let bodies = DefaultBodyLimit::max(intake.max_bytes() + FRAMING);
+pub fn router(uploads: Uploads) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(one_path))
         .routes(routes!(many_paths))
-        .layer(DefaultBodyLimit::max(JSON_LIMIT))
-        .merge(OpenApiRouter::new().routes(routes!(picture)).layer(bodies))
-        .with_state(intake)
+        .routes(routes!(picture))
+        .with_state(uploads)
 }
 
 /// A picture that this board can read.
@@ -67,27 +63,40 @@ struct IdempotencyKey {
     idempotency_key: Option<String>,
 }
 
-// The bodies are read as bytes because `curl -d` names them a form: the origin's clients never set a content type.
+// JSON whatever the content type says: `curl -d` names it a form, and the origin's clients never set one.
 /// Queues one picture by its path: the route of the system kithd descends from.
 #[utoipa::path(post, path = "/image/post", tag = "images", params(IdempotencyKey), request_body = OnePath,
     responses((status = 202, body = Ids), Problem))]
-async fn one_path(State(intake): State<Intake>, headers: HeaderMap, body: Bytes) -> Result<Response, Problem> {
-    let one: OnePath = parse(&body, r#"{"path":"/folder/picture.jpg"}"#)?;
-    accept_paths(&intake, &headers, vec![one]).await
+async fn one_path(State(uploads): State<Uploads>, headers: HeaderMap, request: Request) -> Result<Response, Problem> {
+    let body = uploads.receive_json(request).await?;
+    let one: OnePath = parse(&body.bytes, r#"{"path":"/folder/picture.jpg"}"#)?;
+    accept_paths(uploads.intake(), &headers, vec![one]).await
 }
 
 /// Queues pictures by their paths, all or none: the route of the system kithd descends from.
 #[utoipa::path(post, path = "/images/post", tag = "images", params(IdempotencyKey), request_body = ManyPaths,
     responses((status = 202, body = Ids), Problem))]
-async fn many_paths(State(intake): State<Intake>, headers: HeaderMap, body: Bytes) -> Result<Response, Problem> {
-    let many: ManyPaths = parse(&body, r#"{"paths":[{"path":"/folder/picture.jpg"}]}"#)?;
-    accept_paths(&intake, &headers, many.paths).await
+async fn many_paths(State(uploads): State<Uploads>, headers: HeaderMap, request: Request) -> Result<Response, Problem> {
+    let body = uploads.receive_json(request).await?;
+    let many: ManyPaths = parse(&body.bytes, r#"{"paths":[{"path":"/folder/picture.jpg"}]}"#)?;
+    accept_paths(uploads.intake(), &headers, many.paths).await
 }
 
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], example: &str) -> Result<T, Problem> {
-    serde_json::from_slice(body).map_err(|error| {
-        Problem::new(StatusCode::BAD_REQUEST, format!("the body must be JSON like {example}: {error}"))
+/// JSON, of which the answer says what it should look like and what came instead.
+pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], example: &str) -> Result<T, Problem> {
+    serde_json::from_slice(without_mark(body)).map_err(|error| {
+        let came = match (sniff(body), not_a_picture(body)) {
+            (Some(format), _) => format!("it is a {format}, which is taken by POST /v1/images"),
+            (None, NotAPicture::Known { what, .. }) if what != "JSON" => format!("it is {what}"),
+            _ => error.to_string(),
+        };
+        Problem::bad_request(format!("the body must be JSON like {example}: {came}"))
     })
+}
+
+/// Without a byte order mark, which Windows writes and JSON forbids.
+fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text)
 }
 
 async fn accept_paths(intake: &Intake, headers: &HeaderMap, paths: Vec<OnePath>) -> Result<Response, Problem> {
@@ -121,7 +130,7 @@ struct PictureQuery {
     request_body(content((PictureBytes = "application/octet-stream"), (OnePath = "application/json"))),
     responses((status = 202, body = Ids), Problem))]
 async fn picture(
-    State(intake): State<Intake>,
+    State(uploads): State<Uploads>,
     query: Result<Query<PictureQuery>, QueryRejection>,
     headers: HeaderMap,
     request: Request,
@@ -130,73 +139,23 @@ async fn picture(
     if query.name.as_ref().is_some_and(|name| name.chars().count() > LONGEST_NAME) {
         return Err(Problem::bad_request(format!("\"name\" has at most {LONGEST_NAME} letters.")));
     }
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
-    let key = idempotency_key(&headers)?;
-    if kind.starts_with("multipart/form-data") {
-        return multipart(&intake, key, request).await;
-    }
-    if kind.starts_with("application/json") {
-        let body = read(request.into_body(), JSON_LIMIT).await?;
-        let paths = match serde_json::from_slice(&body) {
+    let (intake, key) = (uploads.intake(), idempotency_key(&headers)?);
+    // Before all of it is read in vain.
+    intake.room()?;
+    let Brought { pictures, fields, json, is_form } = uploads.receive(request, query.name).await?;
+    if let Some(json) = json {
+        let paths = match serde_json::from_slice(without_mark(&json.bytes)) {
             Ok(ManyPaths { paths }) => paths,
-            Err(_) => vec![parse(&body, r#"{"path":"/folder/picture.jpg"}"#)?],
+            Err(_) => vec![parse(&json.bytes, r#"{"path":"/folder/picture.jpg"}"#)?],
         };
-        return accept_paths(&intake, &headers, paths).await;
-    }
-    let body = read(request.into_body(), intake.max_bytes()).await?;
-    let name = query.name.unwrap_or_else(|| "upload".into());
-    Ok(accepted(&[intake.picture(Source::Http, &name, body, key).await?]))
-}
-
-/// A body of at most so many bytes.
-pub async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
-    to_bytes(body, limit).await.map_err(|error| {
-        // axum boxes the limit's error; its source tells it from a client that hung up.
-        let mut cause: Option<&dyn std::error::Error> = Some(&error);
-        while let Some(current) = cause {
-            if current.is::<http_body_util::LengthLimitError>() {
-                return IntakeError::TooLarge { limit }.into();
-            }
-            cause = current.source();
-        }
-        Problem::new(StatusCode::BAD_REQUEST, format!("the body could not be read: {error}"))
-    })
-}
-
-async fn multipart(intake: &Intake, key: Option<String>, request: Request) -> Result<Response, Problem> {
-    let broken = |error: axum::extract::multipart::MultipartError| {
-        if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            IntakeError::TooLarge { limit: intake.max_bytes() }.into()
-        } else {
-            Problem::new(StatusCode::BAD_REQUEST, format!("the multipart body is broken: {}", error.body_text()))
-        }
-    };
-    let mut parts = Multipart::from_request(request, &())
-        .await
-        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
-    let mut pictures = Vec::new();
-    while let Some(part) = parts.next_field().await.map_err(broken)? {
-        // Form fields without a file name are not pictures.
-        let Some(name) = part.file_name().map(String::from) else { continue };
-        let bytes = part.bytes().await.map_err(broken)?;
-        if bytes.len() > intake.max_bytes() {
-            return Err(IntakeError::TooLarge { limit: intake.max_bytes() }.into());
-        }
-        pictures.push((name, bytes));
+        return accept_paths(intake, &headers, paths).await;
     }
     if pictures.is_empty() {
-        return Err(Problem::new(
-            StatusCode::BAD_REQUEST,
-            "the form holds no file; for example: curl -F picture=@face.jpg …/v1/images",
-        ));
+        return Err(no_file(&fields));
     }
-    // Only a form that was read to its end is accepted: a sender that is refused would send all of it again.
-    let mut answers = Vec::new();
-    for (n, (name, bytes)) in pictures.into_iter().enumerate() {
-        let key = key.as_ref().map(|key| list_key(key, n));
-        answers.push(intake.picture(Source::Http, &name, bytes, key).await?);
-    }
-    Ok(accepted(&answers))
+    let key = |n| key.as_ref().map(|key| if is_form { list_key(key, n) } else { key.clone() });
+    let pictures = pictures.into_iter().enumerate().map(|(n, picture)| (picture, key(n)));
+    Ok(accepted(&intake.pictures(pictures.collect()).await?))
 }
 
 /// The key of one picture of a list; no header can hold the separator, so it meets nobody else's key.
@@ -221,7 +180,7 @@ fn accepted(images: &[Accepted]) -> Response {
 impl From<IntakeError> for Problem {
     fn from(error: IntakeError) -> Self {
         let status = match &error {
-            IntakeError::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            IntakeError::Refused(_) | IntakeError::NotAPicture(..) => StatusCode::UNPROCESSABLE_ENTITY,
             IntakeError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             // Nothing is wrong with the picture: the same may be sent again.
             IntakeError::Full(_)

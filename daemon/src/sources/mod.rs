@@ -1,14 +1,17 @@
 //! `Intake`: the only door to the queue.
 //!
 //! Paths are checked as text and committed; no mount is touched here, so a hung NFS server never blocks a sender.
-//! Bytes are on disk before their row is, under a name that says so (`spool`). A picture that cannot be read is the engine's finding, not ours.
+//! Bytes are on disk before their row is, under a name that says so (`spool`). A picture that cannot be read is the
+//! engine's finding, not ours.
 
 pub mod camera;
 pub mod folder;
 pub mod http;
+mod incoming;
 pub mod mqtt;
 pub mod paths;
 pub mod rejected;
+pub mod upload;
 
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
@@ -16,18 +19,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::disk::free_bytes;
-use crate::domain::{Accepted, FileKey, NewImage, SeenFile, Source, Stamp, hex};
+use crate::domain::{Accepted, FileKey, NewImage, SeenFile, Source, Stamp};
 use crate::health::{Condition, Health};
 use crate::heartbeat::Pulse;
-use crate::names;
+use crate::picture_kind::NotAPicture;
 use crate::queue::{Queue, QueueError};
 use crate::spool;
 use crate::store::StoreError;
+use incoming::{Incoming, Spooled};
 
 const ROOM_CHECK: Duration = Duration::from_secs(2);
 /// A disk with less than this is full, whatever its reserve is.
@@ -51,6 +54,9 @@ pub enum IntakeError {
     /// As many bytes of waiting camera frames as allowed; later again.
     #[error(transparent)]
     CameraFull(QueueError),
+    /// What came can be no picture: what it is called, and why not.
+    #[error("{0} {1}")]
+    NotAPicture(String, NotAPicture),
     /// The disk is filling up; later again.
     #[error(
         "the disk of the state folder is full: less than intake.disk_reserve is free; nothing is accepted until there is room"
@@ -67,7 +73,7 @@ pub enum IntakeError {
 impl IntakeError {
     /// Whether the same thing may be accepted later.
     pub fn is_temporary(&self) -> bool {
-        !matches!(self, Self::Refused(_) | Self::TooLarge { .. })
+        !matches!(self, Self::Refused(_) | Self::TooLarge { .. } | Self::NotAPicture(..))
     }
 }
 
@@ -197,82 +203,71 @@ impl Intake {
         bytes: Bytes,
         idempotency_key: Option<String>,
     ) -> Result<Accepted, IntakeError> {
-        let (intake, name) = (self.clone(), name.to_string());
-        // On its own: a sender that hangs up between file and row must not leave the file behind.
-        let accepting = tokio::spawn(async move { intake.spool(source, &name, bytes, idempotency_key).await });
+        if bytes.is_empty() {
+            return Err(IntakeError::NotAPicture("the picture".into(), NotAPicture::Empty));
+        }
+        if source == Source::Camera {
+            // The camera pauses, and says so itself; other pictures are taken.
+            self.queue.camera_room(bytes.len() as u64)?;
+        }
+        let mut incoming = Incoming::raw(self, source, name, self.max_bytes());
+        for piece in bytes.chunks(incoming::PIECE) {
+            incoming.push(piece).await?;
+        }
+        // One image in, one answer out.
+        let accepted = self.pictures(vec![(incoming.end().await?, idempotency_key)]).await?;
+        accepted.into_iter().next().ok_or_else(|| IntakeError::Storage("the queue gave no answer".into()))
+    }
+
+    /// Accepts pictures that are in the spool, all or none, each under its idempotency key; bytes and rows are on disk when
+    /// this returns.
+    pub async fn pictures(&self, pictures: Vec<(Spooled, Option<String>)>) -> Result<Vec<Accepted>, IntakeError> {
+        let intake = self.clone();
+        // On its own: a sender that hangs up must not leave rows and files apart.
+        let accepting = tokio::spawn(async move { intake.accept(pictures).await });
         accepting.await.unwrap_or_else(|_| Err(IntakeError::Storage("kithd is stopping".into())))
     }
 
-    async fn spool(
-        &self,
-        source: Source,
-        name: &str,
-        bytes: Bytes,
-        idempotency_key: Option<String>,
-    ) -> Result<Accepted, IntakeError> {
-        if bytes.is_empty() {
-            return Err(IntakeError::Refused("the picture has no bytes".into()));
-        }
-        if bytes.len() > self.limits.max_bytes {
-            return Err(IntakeError::TooLarge { limit: self.limits.max_bytes });
-        }
+    async fn accept(&self, pictures: Vec<(Spooled, Option<String>)>) -> Result<Vec<Accepted>, IntakeError> {
         self.check_disk()?;
-        let size = bytes.len() as u64;
-        if source == Source::Camera {
-            // The camera pauses, and says so itself; other pictures are taken.
-            self.queue.camera_room(size)?;
+        let (mut files, mut images) = (Vec::new(), Vec::new());
+        for (picture, idempotency_key) in pictures {
+            let Spooled { file, source, name, bytes, digest, .. } = picture;
+            images.push(NewImage {
+                source,
+                path: name,
+                file: Some(file.name.clone()),
+                bytes,
+                idempotency_key,
+                picture_key: Some(digest),
+                unless_unfinished: source == Source::Mqtt,
+                seen: None,
+            });
+            files.push(file);
         }
-        let file = spool::new_name(source);
-        let picture_key = Some(hex(&Sha256::digest(&bytes)));
-        let (state_dir, name_of_file) = (Arc::clone(&self.state_dir), file.clone());
-        let writing = tokio::task::spawn_blocking(move || {
-            let mut file = spool::create(&state_dir, &name_of_file)?;
-            file.write_all(&bytes)?;
-            spool::flush(&state_dir, &file)
+        let state_dir = Arc::clone(&self.state_dir);
+        let flushing = tokio::task::spawn_blocking(move || {
+            let flushed = spool::flush(&state_dir, files.iter().map(|file| file.name.as_str()));
+            flushed.map(|()| files)
         });
-        if let Err(error) = writing.await.unwrap_or_else(|error| Err(error.into())) {
-            self.drop_spooled(file).await;
-            let full = is_full(&error);
-            return Err(self.kept_back(if full {
-                IntakeError::DiskFull
-            } else {
-                IntakeError::Storage(error.to_string())
-            }));
-        }
-        let name: String = names::clean(name).chars().take(1000).collect();
-        let image = NewImage {
-            source,
-            path: name,
-            file: Some(file.clone()),
-            bytes: size,
-            idempotency_key,
-            picture_key,
-            unless_unfinished: source == Source::Mqtt,
-            seen: None,
-        };
-        let accepted = self.submit(vec![image]).await;
-        match accepted.as_deref() {
-            Ok([image]) if image.new => self.keep_spooled(spool::accepted_name(&file, image.id)).await,
-            _ => self.drop_spooled(file).await,
-        }
-        // One image in, one answer out.
-        accepted?.pop().ok_or_else(|| IntakeError::Storage("the queue gave no answer".into()))
+        let flushed = flushing.await.unwrap_or_else(|error| Err(error.into()));
+        let files = flushed.map_err(|error| self.not_written(&error))?;
+        let accepted = self.submit(images).await?;
+        let new: Vec<_> = accepted.iter().map(|image| image.new.then_some(image.id)).collect();
+        let renaming = tokio::task::spawn_blocking(move || {
+            // The others are not needed: what they hold was accepted before.
+            for (file, image) in files.iter().zip(new) {
+                image.into_iter().for_each(|image| file.keep(image));
+            }
+        });
+        // If kithd is stopping, the next start renames them.
+        _ = renaming.await;
+        Ok(accepted)
     }
 
-    /// The row of a spooled file is committed.
-    async fn keep_spooled(&self, file: String) {
-        let state_dir = Arc::clone(&self.state_dir);
-        let renaming = tokio::task::spawn_blocking(move || spool::accept(&state_dir, &file));
-        if let Err(error) = renaming.await.unwrap_or_else(|error| Err(error.into())) {
-            // Its row names it all the same: it is read under its first name, and the next start renames it.
-            tracing::warn!("a picture in the spool keeps its first name: {error}");
-        }
-    }
-
-    /// No row names a spooled file. If it cannot be deleted now, the next start does.
-    async fn drop_spooled(&self, name: String) {
-        let state_dir = Arc::clone(&self.state_dir);
-        let _ = tokio::task::spawn_blocking(move || spool::drop_new(&state_dir, &name)).await;
+    /// Bytes did not get into the spool, or not out of it.
+    fn not_written(&self, error: &std::io::Error) -> IntakeError {
+        self.kept_back(if is_full(error) { IntakeError::DiskFull } else { IntakeError::Storage(error.to_string()) })
     }
 
     async fn submit(&self, images: Vec<NewImage>) -> Result<Vec<Accepted>, IntakeError> {

@@ -9,6 +9,7 @@ mod assets;
 pub mod auth;
 pub mod breaker;
 mod charts;
+mod encoding;
 mod live;
 mod metrics;
 pub mod page;
@@ -158,9 +159,10 @@ impl Framing {
     }
 }
 
-/// With an answer for what is not there.
+/// With an answer for what is not there, and bodies as they were before they were packed.
 fn complete(routes: Router) -> Router {
-    routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed)
+    let routes = routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed);
+    routes.layer(axum::middleware::from_fn(encoding::undo))
 }
 
 /// What `/v1` is, for machines: OpenAPI 3.1, made from the code.

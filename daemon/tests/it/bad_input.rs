@@ -140,13 +140,14 @@ fn malformed_requests_are_answered_with_what_was_expected() {
         ("/image/post", "{\"file\":\"/x\"}", 400, "missing field `path`"),
         ("/images/post", "{\"paths\":[]}", 400, "empty"),
         ("/images/post", "[]", 400, "the body must be JSON like"),
-        ("/v1/images", "", 422, "no bytes"),
+        ("/v1/images", "", 422, "the body is empty"),
     ] {
         let (found, problem) = board.post(route, &[], body.as_bytes());
         assert_eq!(found, status, "{route} {body}: {problem}");
         assert!(problem["detail"].as_str().unwrap().contains(says), "{problem}");
     }
-    let large = vec![0; 65 << 10];
+    let mut large = vec![0; 65 << 10];
+    large[..4].copy_from_slice(&[0xff, 0xd8, 0xff, 0xe0]);
     let (status, problem) = board.post("/v1/images", &[("content-type", "image/jpeg")], &large);
     assert_eq!(status, 413, "{problem}");
     let form = [

@@ -43,4 +43,5 @@ mod strangers; // unknown people in groups, and what the gallery says of the thr
 mod support; // starts the daemon and asks it things
 mod tidy; // house rules
 mod tls; // certificates on both sides
+mod uploads; // bodies of requests: whatever they are called, whole or not at all, and never in memory
 mod writes; // bytes written, counted by the kernel

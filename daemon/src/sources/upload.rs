@@ -1,0 +1,526 @@
+//! What a request brings: pictures as its body or as the files of a form, or JSON. One function for every route.
+//!
+//! Bodies go to the spool as they come. A few are read at a time, and the others wait unread: whoever sends nothing for a
+//! moment, or has had a turn, makes room. Not for what is done with a picture then.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::{Body, BodyDataStream, Bytes};
+use axum::extract::multipart::{Field, MultipartError};
+use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
+use axum::http::{HeaderMap, StatusCode, header};
+use futures_util::{Stream, StreamExt};
+use mime::Mime;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use super::incoming::Incoming;
+pub use super::incoming::Spooled;
+use super::{Intake, IntakeError};
+use crate::domain::Source;
+use crate::picture_kind::{HEAD_BYTES, NotAPicture, picture_in_json, torn, wrapping};
+use crate::problem::Problem;
+
+/// Bodies that are read at a time.
+const READ_AT_ONCE: usize = 4;
+/// Bodies that are under way, being read or waiting for it; more are told to come again.
+const UNDER_WAY: usize = 128;
+/// A body of which nothing comes for so long gives up its place until something does.
+const STALL: Duration = Duration::from_millis(500);
+/// So long a body is read before others have a turn.
+const TURN: Duration = Duration::from_secs(2);
+/// A body that says it is no larger needs no place: its connection may hold as much in memory anyway.
+const SMALL: usize = 64 << 10;
+/// Largest JSON.
+const JSON_LIMIT: usize = 1 << 20;
+/// Bytes of pictures that are in memory for the engine at a time, or one picture if that is larger.
+const MEMORY: usize = 32 << 20;
+/// Files of a form.
+const MOST_FILES: usize = 256;
+/// Text fields of a form, and the bytes of one that are looked at.
+const MOST_FIELDS: usize = 64;
+const FIELD_BYTES: usize = 4 << 10;
+/// Of a form in all, in pictures of the largest size; and room for boundaries and headers.
+const FORM_PICTURES: usize = 4;
+const FRAMING: usize = 64 << 10;
+/// What may be read of a form without a part's headers or bytes coming to an end.
+const HEADERS: usize = 256 << 10;
+/// What a picture is called that nobody gave a name.
+const UNNAMED: &str = "upload";
+
+/// Where bodies are read; clones share the places.
+#[derive(Clone)]
+pub struct Uploads {
+    intake: Intake,
+    places: Arc<Semaphore>,
+    under_way: Arc<Semaphore>,
+    /// In KiB.
+    memory: Arc<Semaphore>,
+    memory_kib: u32,
+}
+
+/// What came.
+#[derive(Default)]
+pub struct Brought {
+    /// Pictures, in their order.
+    pub pictures: Vec<Spooled>,
+    /// Text fields of a form by name, in their order.
+    pub fields: Vec<(String, String)>,
+    /// JSON, if that is what came.
+    pub json: Option<Loaded>,
+    /// It came as a form, perhaps of one file.
+    pub is_form: bool,
+}
+
+/// Bytes in memory that were let in.
+pub struct Loaded {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// Until they are done with.
+    pub room: Option<OwnedSemaphorePermit>,
+}
+
+impl Brought {
+    /// The one picture that a route takes.
+    pub fn picture(self) -> Result<Spooled, Problem> {
+        let mut pictures = self.pictures;
+        match (pictures.pop(), pictures.len()) {
+            (Some(picture), 0) => Ok(picture),
+            (Some(_), others) => {
+                let detail = format!("The form holds {} pictures; send one at a time.", others + 1);
+                Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail))
+            }
+            (None, _) if self.json.is_some() => Err(IntakeError::NotAPicture(
+                "the body".into(),
+                NotAPicture::Known {
+                    what: "JSON".into(),
+                    instead: "send the bytes of a picture, or a form with a file",
+                },
+            )
+            .into()),
+            (None, _) => Err(no_file(&self.fields)),
+        }
+    }
+}
+
+/// A form without a file.
+pub fn no_file(fields: &[(String, String)]) -> Problem {
+    let names: Vec<_> = fields.iter().map(|(name, _)| format!("{name:?}")).collect();
+    let found = match names.as_slice() {
+        [] => String::new(),
+        names => format!(", only text: {}", names.join(", ")),
+    };
+    Problem::bad_request(format!("the form holds no file{found}; for example: curl -F picture=@face.jpg"))
+}
+
+impl Uploads {
+    /// Into the spool of this intake.
+    pub fn new(intake: Intake) -> Self {
+        let memory = MEMORY.max(intake.max_bytes()).div_ceil(1024);
+        let memory_kib = u32::try_from(memory).unwrap_or(u32::MAX >> 3);
+        Self {
+            intake,
+            places: Arc::new(Semaphore::new(READ_AT_ONCE)),
+            under_way: Arc::new(Semaphore::new(UNDER_WAY)),
+            memory: Arc::new(Semaphore::new(memory_kib as usize)),
+            memory_kib,
+        }
+    }
+
+    /// The door to the queue.
+    pub fn intake(&self) -> &Intake {
+        &self.intake
+    }
+
+    /// Waits for room in memory for so many bytes.
+    pub async fn room(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(self.memory_kib);
+        // Closed by nobody.
+        Arc::clone(&self.memory).acquire_many_owned(kib).await.ok()
+    }
+
+    /// Reads a picture back, once there is room in memory.
+    pub async fn load(&self, picture: Spooled) -> Result<Loaded, Problem> {
+        let room = self.room(picture.bytes).await;
+        let reading = tokio::task::spawn_blocking(move || picture.file.read());
+        let read = reading.await.unwrap_or_else(|error| Err(error.into()));
+        Ok(Loaded { bytes: read.map_err(|error| self.intake.not_written(&error))?, room })
+    }
+
+    /// Reads a request to its end. A picture that is not in a form is called `name`.
+    pub async fn receive(&self, request: Request, name: Option<String>) -> Result<Brought, Problem> {
+        let (parts, body) = request.into_parts();
+        let content_type = content_type(&parts.headers);
+        let is = |kind: &str| content_type.as_ref().is_some_and(|found| found.essence_str() == kind);
+        let form = self.intake.max_bytes().saturating_mul(FORM_PICTURES).saturating_add(FRAMING);
+        let mut reading = self.reading(&parts.headers, body, form)?;
+        if is("multipart/form-data") {
+            return self.form(Request::from_parts(parts, ()), reading).await;
+        }
+        let head = reading.head().await?;
+        let is_picture = wrapping(&head).is_ok();
+        if looks_like_json(&head) || (is("application/json") && !is_picture && !head.is_empty()) {
+            if let Some(why) = picture_in_json(&head) {
+                return Err(IntakeError::NotAPicture("the body".into(), why).into());
+            }
+            return Ok(Brought { json: Some(self.json(head, reading).await?), ..Brought::default() });
+        }
+        let called = name.as_ref().map_or_else(|| "the body".into(), |name| format!("{name:?}"));
+        let name = name.as_deref().unwrap_or(UNNAMED);
+        let mut incoming = Incoming::picture(&self.intake, Source::Http, name, called.clone());
+        incoming.push(&head).await?;
+        while let Some(bytes) = reading.next().await? {
+            incoming.push(&bytes).await?;
+        }
+        drop(reading);
+        let picture = incoming.end().await?;
+        if picture.torn && is("application/x-www-form-urlencoded") {
+            return Err(IntakeError::NotAPicture(called, torn()).into());
+        }
+        Ok(Brought { pictures: vec![picture], ..Brought::default() })
+    }
+
+    /// Reads a request that is JSON, whatever it says it is.
+    pub async fn receive_json(&self, request: Request) -> Result<Loaded, Problem> {
+        let (parts, body) = request.into_parts();
+        let reading = self.reading(&parts.headers, body, JSON_LIMIT)?;
+        self.json(Vec::new(), reading).await
+    }
+
+    /// Paths and words; what is longer than a connection may hold waits on disk until all of it is there.
+    async fn json(&self, mut text: Vec<u8>, mut reading: Reading) -> Result<Loaded, Problem> {
+        reading.limit = JSON_LIMIT;
+        while text.len() <= SMALL {
+            match reading.next().await? {
+                Some(bytes) => text.extend_from_slice(&bytes),
+                None => return Ok(Loaded { bytes: text, room: None }),
+            }
+        }
+        let mut incoming = Incoming::raw(&self.intake, Source::Http, UNNAMED, JSON_LIMIT);
+        incoming.push(&text).await?;
+        drop(text);
+        while let Some(bytes) = reading.next().await? {
+            incoming.push(&bytes).await?;
+        }
+        drop(reading);
+        self.load(incoming.end().await?).await
+    }
+
+    async fn form(&self, request: Request<()>, reading: Reading) -> Result<Brought, Problem> {
+        let watch = Arc::new(Watch::default());
+        let body = Body::from_stream(in_turns(reading, Arc::clone(&watch)));
+        let mut request = request.map(|()| body);
+        // `reading` has its own limit.
+        DefaultBodyLimit::disable().apply(&mut request);
+        let broken = |error: MultipartError| {
+            let ours = watch.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+            ours.unwrap_or_else(|| Problem::bad_request(format!("the multipart body is broken: {}", error.body_text())))
+        };
+        let mut form = Multipart::from_request(request, &())
+            .await
+            .map_err(|error| Problem::bad_request(format!("{}; curl -F sets it", error.body_text())))?;
+        let mut brought = Brought { is_form: true, ..Brought::default() };
+        while let Some(part) = form.next_field().await.map_err(&broken)? {
+            watch.progress();
+            self.part(part, &watch, &mut brought).await.map_err(|error| match error {
+                PartError::Broken(error) => broken(error),
+                PartError::Refused(problem) => problem,
+            })?;
+        }
+        Ok(brought)
+    }
+
+    /// A part is a picture by its bytes; without a file name it may be text.
+    async fn part(&self, mut part: Field<'_>, watch: &Watch, brought: &mut Brought) -> Result<(), PartError> {
+        let file_name = file_name(part.headers());
+        let field = part.name().unwrap_or_default().to_string();
+        let called = match &file_name {
+            Some(name) if !name.is_empty() => format!("{name:?}"),
+            _ => format!("the part {field:?}"),
+        };
+        let mut head = Vec::new();
+        while head.len() < HEAD_BYTES
+            && let Some(bytes) = part.chunk().await?
+        {
+            watch.progress();
+            head.extend_from_slice(&bytes);
+        }
+        match (&file_name, wrapping(&head)) {
+            // Where nothing was chosen, browsers send a file without name and bytes.
+            (Some(name), _) if name.is_empty() && head.is_empty() => return Ok(()),
+            (None, Err(NotAPicture::Empty)) => return text(part, watch, brought, field, head).await,
+            (None, Err(_))
+                if str::from_utf8(&head[..head.len().min(HEAD_BYTES - 4)]).is_ok_and(|text| !text.contains('\0')) =>
+            {
+                return text(part, watch, brought, field, head).await;
+            }
+            _ => {}
+        }
+        if brought.pictures.len() == MOST_FILES {
+            let detail = format!("a form has at most {MOST_FILES} files; send the others in another one");
+            return Err(PartError::Refused(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)));
+        }
+        let name = file_name.filter(|name| !name.is_empty()).unwrap_or_else(|| UNNAMED.into());
+        let mut incoming = Incoming::picture(&self.intake, Source::Http, &name, called);
+        incoming.push(&head).await?;
+        while let Some(bytes) = part.chunk().await? {
+            watch.progress();
+            incoming.push(&bytes).await?;
+        }
+        brought.pictures.push(incoming.end().await?);
+        Ok(())
+    }
+
+    fn reading(&self, headers: &HeaderMap, body: Body, limit: usize) -> Result<Reading, Problem> {
+        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+        if length.is_some_and(|length| length > limit) {
+            return Err(too_long(limit));
+        }
+        let is_small = length.is_some_and(|length| length <= SMALL);
+        let under_way = Arc::clone(&self.under_way).try_acquire_owned();
+        let under_way = match under_way {
+            _ if is_small => None,
+            Ok(permit) => Some(permit),
+            Err(_) => {
+                let detail = format!("{UNDER_WAY} uploads are under way, as many as there may be; send it again later");
+                return Err(Problem::later(detail));
+            }
+        };
+        let places = (!is_small).then(|| Arc::clone(&self.places));
+        let body = body.into_data_stream();
+        Ok(Reading { body, limit, read: 0, places, place: None, _under_way: under_way })
+    }
+}
+
+fn too_long(limit: usize) -> Problem {
+    let detail = if limit == JSON_LIMIT {
+        format!("JSON has at most {limit} bytes here; send fewer paths at a time, and pictures as their bytes")
+    } else {
+        format!(
+            "the body has more than {limit} bytes, {FORM_PICTURES} pictures of intake.max_bytes; send fewer at a time"
+        )
+    };
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+}
+
+/// Keeps the text of a field, or its beginning.
+async fn text(
+    mut part: Field<'_>,
+    watch: &Watch,
+    brought: &mut Brought,
+    field: String,
+    mut value: Vec<u8>,
+) -> Result<(), PartError> {
+    while let Some(bytes) = part.chunk().await? {
+        watch.progress();
+        if value.len() < FIELD_BYTES {
+            value.extend_from_slice(&bytes);
+        }
+    }
+    value.truncate(FIELD_BYTES);
+    if brought.fields.len() < MOST_FIELDS {
+        brought.fields.push((field, String::from_utf8_lossy(&value).into_owned()));
+    }
+    Ok(())
+}
+
+enum PartError {
+    Broken(MultipartError),
+    Refused(Problem),
+}
+
+impl From<MultipartError> for PartError {
+    fn from(error: MultipartError) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl From<IntakeError> for PartError {
+    fn from(error: IntakeError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+/// A body that is being read, or waits for its turn.
+struct Reading {
+    body: BodyDataStream,
+    limit: usize,
+    read: usize,
+    /// `None`: it needs none.
+    places: Option<Arc<Semaphore>>,
+    place: Option<(OwnedSemaphorePermit, Instant)>,
+    _under_way: Option<OwnedSemaphorePermit>,
+}
+
+impl Reading {
+    /// As much as tells what it is, or all of it.
+    async fn head(&mut self) -> Result<Vec<u8>, Problem> {
+        let mut head = Vec::new();
+        while head.len() < HEAD_BYTES
+            && let Some(bytes) = self.next().await?
+        {
+            head.extend_from_slice(&bytes);
+        }
+        Ok(head)
+    }
+
+    /// The next bytes, once it is this body's turn.
+    async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+        let bytes = match &self.places {
+            None => self.body.next().await,
+            Some(places) => {
+                if self.place.as_ref().is_some_and(|(_, since)| since.elapsed() > TURN) {
+                    self.place = None;
+                }
+                if self.place.is_none() {
+                    // Closed by nobody.
+                    let place = Arc::clone(places).acquire_owned().await;
+                    self.place = place.ok().map(|place| (place, Instant::now()));
+                }
+                match tokio::time::timeout(STALL, self.body.next()).await {
+                    Ok(bytes) => bytes,
+                    Err(_) => {
+                        self.place = None;
+                        self.body.next().await
+                    }
+                }
+            }
+        };
+        let bytes = bytes.transpose().map_err(|error| {
+            // axum says only that there was one.
+            let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            Problem::bad_request(format!("the body could not be read: {cause}"))
+        })?;
+        self.read += bytes.as_ref().map_or(0, Bytes::len);
+        if self.read > self.limit { Err(too_long(self.limit)) } else { Ok(bytes) }
+    }
+}
+
+/// What is known of a form beside what its parser says.
+#[derive(Default)]
+struct Watch {
+    /// Bytes since it last gave something.
+    swallowed: AtomicUsize,
+    failure: Mutex<Option<Problem>>,
+}
+
+impl Watch {
+    fn progress(&self) {
+        self.swallowed.store(0, Ordering::Relaxed);
+    }
+}
+
+/// A body for the parser of forms, which takes all it can get before it gives anything, and keeps what it looks for the end
+/// of: so it gets one piece at a time, and not for ever.
+fn in_turns(reading: Reading, watch: Arc<Watch>) -> impl Stream<Item = Result<Bytes, axum::BoxError>> {
+    futures_util::stream::unfold(Some((reading, watch)), async |state| {
+        let (mut reading, watch) = state?;
+        tokio::task::yield_now().await;
+        let next = reading.next().await.and_then(|bytes| {
+            let read = bytes.as_ref().map_or(0, Bytes::len);
+            match watch.swallowed.fetch_add(read, Ordering::Relaxed) {
+                HEADERS.. => {
+                    Err(Problem::bad_request("the multipart body is broken: the headers of a part do not end"))
+                }
+                _ => Ok(bytes),
+            }
+        });
+        match next {
+            Ok(bytes) => bytes.map(|bytes| (Ok(bytes), Some((reading, watch)))),
+            Err(problem) => {
+                *watch.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
+                Some((Err("refused".into()), None))
+            }
+        }
+    })
+}
+
+/// By RFC 9110: without case, parameters and blanks aside.
+fn content_type(headers: &HeaderMap) -> Option<Mime> {
+    headers.get(header::CONTENT_TYPE)?.to_str().ok()?.trim().parse().ok()
+}
+
+fn looks_like_json(head: &[u8]) -> bool {
+    let text = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head);
+    matches!(text.trim_ascii_start().first(), Some(b'{' | b'['))
+}
+
+/// What a part's file is called; `None`: it says of no file. `filename*` in UTF-8 (RFC 8187) is preferred; what is no UTF-8
+/// is taken for Latin-1, as browsers once sent it.
+fn file_name(headers: &HeaderMap) -> Option<String> {
+    let header = headers.get(header::CONTENT_DISPOSITION)?.as_bytes();
+    let header = match str::from_utf8(header) {
+        Ok(text) => text.to_string(),
+        Err(_) => header.iter().copied().map(char::from).collect(),
+    };
+    let (mut plain, mut extended) = (None, None);
+    for (key, value) in parameters(&header) {
+        match key.as_str() {
+            "filename" => plain = plain.or(Some(value)),
+            "filename*" => extended = extended.or_else(|| percent_decoded(&value)),
+            _ => {}
+        }
+    }
+    // A name that cannot be read is one all the same.
+    extended.or(plain).or_else(|| header.to_ascii_lowercase().contains("filename").then(|| UNNAMED.into()))
+}
+
+/// Parameters of a header, keys in lower case, quotation marks off.
+fn parameters(header: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut rest = header.split_once(';').map_or("", |(_, rest)| rest);
+    while let Some((key, after)) = rest.split_once('=') {
+        let key = key.trim_matches([' ', '\t', ';']).to_ascii_lowercase();
+        let after = after.trim_start();
+        let mut value = String::new();
+        let mut characters = after.char_indices();
+        let quoted = after.starts_with('"');
+        if quoted {
+            characters.next();
+        }
+        let mut end = after.len();
+        while let Some((at, c)) = characters.next() {
+            match c {
+                '\\' if quoted => value.extend(characters.next().map(|(_, c)| c)),
+                '"' if quoted => {
+                    end = at + 1;
+                    break;
+                }
+                ';' if !quoted => {
+                    end = at;
+                    break;
+                }
+                c => value.push(c),
+            }
+        }
+        found.push((key, if quoted { value } else { value.trim().into() }));
+        rest = &after[end..];
+    }
+    found
+}
+
+/// `UTF-8''na%C3%AFve.jpg`.
+fn percent_decoded(value: &str) -> Option<String> {
+    let mut parts = value.splitn(3, '\'');
+    let charset = parts.next()?;
+    let (_, text) = (parts.next()?, parts.next()?);
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        match (first, after) {
+            (b'%', [high, low, after @ ..]) => {
+                let digits = [*high, *low];
+                bytes.push(u8::from_str_radix(str::from_utf8(&digits).ok()?, 16).ok()?);
+                rest = after;
+            }
+            (byte, _) => bytes.push(*byte),
+        }
+    }
+    match charset.eq_ignore_ascii_case("UTF-8") {
+        true => String::from_utf8(bytes).ok(),
+        false => Some(bytes.into_iter().map(char::from).collect()),
+    }
+}
