@@ -2,6 +2,8 @@
 //!
 //! Not for what may be read at all: the roots are the reader's, and a watched folder's rules are `left_out`'s.
 
+pub mod left_out;
+
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;

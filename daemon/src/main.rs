@@ -20,7 +20,6 @@ mod former_names;
 mod health;
 mod heartbeat;
 mod history;
-mod left_out;
 mod mqtt;
 mod names;
 mod notify;

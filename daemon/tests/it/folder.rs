@@ -329,7 +329,8 @@ fn a_folder_that_may_not_be_read_spoils_only_itself() {
     std::fs::set_permissions(&bad, std::fs::Permissions::from_mode(0o755)).unwrap();
     settled(&board, &folder, 3);
     assert_eq!(rows(&board), 4);
-    let warned = board.log().lines().filter(|line| line.contains("cannot be read")).count();
+    let warned =
+        board.log().lines().filter(|line| line.contains("WARN folder") && line.contains("cannot be read")).count();
     assert_eq!(warned, 1, "said {warned} times: {}", board.log());
 }
 
@@ -352,7 +353,7 @@ fn used_up_watches_are_named_and_used_again_when_there_are_more() {
         });
     };
     says("fs.inotify.max_user_watches");
-    assert_eq!(rows(&board), 5);
+    wait_for("the files to be taken", || (rows(&board) == 5).then_some(()));
     copy(&folder, "3/b.jpg");
     wait_for("the new file to be taken all the same", || (rows(&board) == 6).then_some(()));
     limit("watches", "100");

@@ -20,8 +20,8 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use crate::domain::{FileKey, Stamp};
+use crate::files::left_out::{self, LeftOut, Named, Why};
 use crate::files::{entries, numbers_last, open_beneath, standing_of};
-use crate::left_out::{self, LeftOut, Named, Why};
 
 /// Where files go that are done with, below the watched folder.
 pub const DONE: &str = "done";
