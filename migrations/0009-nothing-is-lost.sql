@@ -37,6 +37,14 @@ CREATE TRIGGER images_leave_file AFTER DELETE ON images WHEN old.file IS NOT NUL
 END;
 
 -- Backups and enrolment pictures.
+-- The picture's bytes as they came, for another model pack to embed again. A table of its own: who merges or renames
+-- people rewrites rows of person_images, not these. No row: the picture is lost, its embedding is what is left.
+CREATE TABLE enrolment_pictures (
+  person_image_id INTEGER PRIMARY KEY REFERENCES person_images (id) ON DELETE CASCADE,
+  picture         BLOB    NOT NULL
+) STRICT;
+-- It was always people/<sha256>; the start-up takes those files over and removes the folder.
+ALTER TABLE person_images DROP COLUMN file;
 
 -- Rejected messages.
 -- They are kept whole, each in a file below rejected/; `payload` is the beginning, for lists.

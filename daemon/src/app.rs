@@ -15,7 +15,6 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::admin::{self, Admin};
-use crate::backup;
 use crate::board::Board;
 use crate::config::{Config, Http, Tls};
 use crate::control::{self, Control};
@@ -28,8 +27,9 @@ use crate::history;
 use crate::notify::Notifier;
 use crate::queue::{self, Queue, Rules};
 use crate::recognition::{
-    self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, Looker, PEOPLE, Reader, Strangers,
+    self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, Looker, Reader, Strangers,
 };
+use crate::recovery;
 use crate::serve::tls::{Encryption, Source};
 use crate::serve::{self, Speech};
 use crate::sinks::health::Report;
@@ -60,7 +60,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     // One folder, one daemon; one file holds images, people and results.
     let _held = StateDir::hold(&state_dir)?;
-    let (store, damaged) = backup::open(&state_dir).await?;
+    let (store, damaged) = recovery::open(&state_dir).await?;
     match &damaged {
         Some(banner) => {
             tracing::error!("{banner}");
@@ -68,7 +68,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
         None => health.set("database", Condition::Ok, "open"),
     };
-    queue::sweep_orphans(&state_dir, PEOPLE, &store.enrolment_files().await?)?;
 
     tasks.work("database", end_when_damaged(store.clone(), tasks.stop()));
 
@@ -109,7 +108,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         mirrors: config.recognition.mirrors,
         settings: guard_settings(&config, &state_dir),
         books: Books { store: store.clone(), queue: queue.clone() },
-        state_dir: state_dir.clone(),
         health: health.clone(),
     };
     tasks.work("engines", recognition::start(start, ready_sender, desk_sender, tasks.stop()));

@@ -246,7 +246,7 @@ async fn own_engine(config: &Config) -> anyhow::Result<Engine> {
 /// The gallery without a daemon: the state folder's lock, and who changes what is in it.
 async fn own_gallery(config: &Config) -> anyhow::Result<(StateDir, Enroller)> {
     let held = StateDir::hold(&config.state_dir)?;
-    let (store, damaged) = crate::backup::open(&config.state_dir).await?;
+    let (store, damaged) = crate::recovery::open(&config.state_dir).await?;
     if let Some(banner) = damaged {
         eprintln!("{banner}");
     }

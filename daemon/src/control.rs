@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::io::ReaderStream;
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::on_its_own;
 use crate::health::{Condition, Health};
 use crate::problem::Problem;
-use crate::recognition::{Enroller, Forgotten, ReadyWatch, Report, Restored};
+use crate::recognition::{Enroller, Forgotten, Imported, ReadyWatch, Report, Restored};
 use crate::sources::upload::{Loaded, Uploads};
 use crate::store::Changed;
 use crate::web::auth::Access;
@@ -67,6 +67,7 @@ pub fn router(control: Control) -> Router {
         .route("/control/enroll", post(enroll))
         .route("/control/token", post(token))
         .route("/control/names", get(strange_names))
+        .route("/control/people/id", get(number))
         .route("/control/people/rename", post(rename))
         .route("/control/people/merge", post(merge))
         .route("/control/people/forget", post(forget))
@@ -140,6 +141,10 @@ struct People {
     person: String,
     /// The new name, or who the first is merged into.
     other: Option<String>,
+}
+
+async fn number(State(control): State<Control>, Query(people): Query<People>) -> Result<Json<i64>, Problem> {
+    named(&control, &people.person).await.map(Json)
 }
 
 async fn rename(State(control): State<Control>, Query(people): Query<People>) -> Result<Json<()>, Problem> {
@@ -288,6 +293,13 @@ impl Client {
         self.save("/v1/backup", to).await.context("the backup did not come whole; kithd's log says why")
     }
 
+    /// Writes people, or one, as a file for another board.
+    pub async fn export(&self, person: Option<&str>, to: &mut tokio::fs::File) -> anyhow::Result<u64> {
+        let Some(name) = person else { return self.save("/v1/people/export", to).await };
+        let id: i64 = self.get(&uri("/control/people/id", &[("person", name)])).await?;
+        self.save(&uri("/v1/people/export", &[("person", &id.to_string())]), to).await
+    }
+
     /// Writes what a route of the API gives.
     pub async fn save(&self, uri: &str, to: &mut tokio::fs::File) -> anyhow::Result<u64> {
         let mut body = self.send(hyper::Method::GET, uri, Body::empty()).await?;
@@ -307,10 +319,24 @@ impl Client {
         Ok(if body.is_empty() { serde_json::Value::Null } else { serde_json::from_slice(&body)? })
     }
 
-    /// Has a backup taken in.
-    pub async fn restore(&self, from: tokio::fs::File) -> anyhow::Result<Restored> {
+    /// Has a backup put in the place of what is there.
+    pub async fn restore(&self, from: tokio::fs::File, bytes: u64) -> anyhow::Result<Restored> {
+        self.give(hyper::Method::PUT, "/v1/backup", from, bytes).await
+    }
+
+    /// Has the people of a file added.
+    pub async fn import(&self, from: tokio::fs::File, bytes: u64) -> anyhow::Result<Imported> {
+        self.give(hyper::Method::POST, "/v1/people/import", from, bytes).await
+    }
+
+    async fn give<T>(&self, method: hyper::Method, uri: &str, from: tokio::fs::File, bytes: u64) -> anyhow::Result<T>
+    where
+        T: serde::de::DeserializeOwned,
+    {
+        // No more than was said, should the file grow.
+        let from = from.take(bytes);
         let body = Body::from_stream(ReaderStream::with_capacity(from, 64 << 10));
-        let answer = self.send(hyper::Method::PUT, "/v1/backup", body).await?;
+        let answer = self.send_sized(method, uri, Some(bytes), body).await?;
         Ok(serde_json::from_slice(&answer.collect().await?.to_bytes())?)
     }
 
@@ -332,13 +358,27 @@ impl Client {
         Ok(serde_json::from_slice(&answer.collect().await?.to_bytes())?)
     }
 
-    /// The answer's body, if it is a good one.
     async fn send(&self, method: hyper::Method, uri: &str, body: Body) -> anyhow::Result<hyper::body::Incoming> {
+        self.send_sized(method, uri, None, body).await
+    }
+
+    /// The answer's body, if it is a good one.
+    async fn send_sized(
+        &self,
+        method: hyper::Method,
+        uri: &str,
+        bytes: Option<u64>,
+        body: Body,
+    ) -> anyhow::Result<hyper::body::Incoming> {
         let stream = UnixStream::connect(&self.socket).await.context("the daemon went away")?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // It only makes progress while it is polled beside the request; it ends with the answer.
         tokio::spawn(connection);
-        let request = hyper::Request::builder()
+        let mut request = hyper::Request::builder();
+        if let Some(bytes) = bytes {
+            request = request.header(hyper::header::CONTENT_LENGTH, bytes);
+        }
+        let request = request
             .method(method)
             .uri(uri)
             .header(hyper::header::HOST, "localhost")

@@ -65,7 +65,7 @@ mod tests {
     #[tokio::test]
     async fn each_minute_has_what_was_done_in_it_and_an_empty_one_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(folder.path(), &[]).unwrap();
+        let (store, _) = Store::open(folder.path()).unwrap();
         let rules = Rules {
             retry: Config::default().retry,
             max_pending: 10,

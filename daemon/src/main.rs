@@ -27,6 +27,7 @@ mod picture_kind;
 mod problem;
 mod queue;
 mod recognition;
+mod recovery;
 mod result;
 mod rpc;
 mod serve;

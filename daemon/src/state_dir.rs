@@ -55,7 +55,7 @@ impl StateDir {
             let command = std::env::args().collect::<Vec<_>>().join(" ");
             return Err(StateDirError::NotOwner { folder: folder.into(), owner, command });
         }
-        for part in [crate::spool::SPOOL, crate::recognition::PEOPLE, "inbox"] {
+        for part in [crate::spool::SPOOL, "inbox"] {
             make.create(folder.join(part)).map_err(io)?;
         }
         let lock =

@@ -240,14 +240,14 @@ def saved_erased_restored(kit: Kit) -> str:
     and `kithd restore` brings back who is in the backup, but not who was erased."""
     kit.board.put(kit.photos / "biden_1.jpg", "/root/biden_1.jpg")
     kit.sh("kithd enroll --person 'Joe Biden' /root/biden_1.jpg", timeout=ENGINE)
-    kit.sh("rm -f /root/kithd.tar; kithd backup /root/kithd.tar", timeout=ENGINE)
+    kit.sh("rm -f /root/board.kithd; kithd backup /root/board.kithd", timeout=ENGINE)
     kit.sh("kithd forget --yes 'Joe Biden'", timeout=ENGINE)
     left = kit.sh("grep -rlF 'Joe Biden' /var/lib/kithd || true")
     expect(not left, f"somebody who was erased is still in {left}")
-    said = kit.sh("kithd restore /root/kithd.tar", timeout=ENGINE)
+    said = kit.sh("kithd restore --yes /root/board.kithd", timeout=ENGINE)
     people = [person["name"] for person in kit.json("/v1/people?limit=500")["people"]]
     expect("Joe Biden" not in people and "Barack Obama" in people, f"people after the restore: {people}")
-    return f"{kit.sh('ls -sh /root/kithd.tar').strip()}\n{said.strip()}"
+    return f"{kit.sh('ls -sh /root/board.kithd').strip()}\n{said.strip()}"
 
 
 @item

@@ -100,6 +100,8 @@ pub fn api(admin: Admin) -> OpenApiRouter {
         .routes(routes!(rejected::forget))
         .routes(routes!(rejected::forget_all))
         .routes(routes!(backup::save, backup::restore))
+        .routes(routes!(backup::export))
+        .routes(routes!(backup::import))
         .with_state(admin)
 }
 

@@ -1,15 +1,22 @@
-//! `kithd backup` and `kithd restore`: one file with everything worth keeping, through the daemon when it runs. The file
-//! belongs to whoever typed the command.
+//! `kithd backup` and `kithd restore`: one file with everything worth keeping, through the daemon when it runs; and the same
+//! for people alone. The file belongs to whoever typed the command.
 
+use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use tokio_util::io::ReaderStream;
 
 use super::own_gallery;
 use crate::config::Config;
 use crate::control::Client;
 use crate::health::Health;
+use crate::recognition::{Enroller, Imported, Restored};
+use crate::state_dir::StateDir;
+use crate::store::{Amounts, Store, amounts};
+
+const CHUNK: usize = 64 << 10;
 
 /// What can be typed.
 #[derive(Debug, clap::Args)]
@@ -23,36 +30,90 @@ pub struct BackupArgs {
 pub struct RestoreArgs {
     /// What kithd backup wrote
     file: PathBuf,
+    /// Does not ask
+    #[arg(long, short)]
+    yes: bool,
     /// Answers as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Writes the file beside itself first, so that one that was there is replaced whole or not at all.
+/// What can be typed.
+#[derive(Debug, clap::Args)]
+pub struct ExportArgs {
+    /// Where the people go; replaced once the new file is complete
+    file: PathBuf,
+    /// One person alone
+    #[arg(long)]
+    person: Option<String>,
+}
+
+/// What can be typed.
+#[derive(Debug, clap::Args)]
+pub struct ImportArgs {
+    /// What kithd people export, or kithd backup, wrote
+    file: PathBuf,
+    /// Answers as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Saves everything.
 pub async fn save(config: &Config, args: BackupArgs) -> anyhow::Result<ExitCode> {
-    let folder = args.file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let not_written = || format!("no backup was written to {}", args.file.display());
-    // It holds faces: nobody else may read it. Half a backup is none: it goes if this fails.
-    let part = tempfile::Builder::new().prefix(".kithd-backup-").tempfile_in(folder).with_context(not_written)?;
-    let bytes = write(config, part.as_file().try_clone()?).await.with_context(not_written)?;
-    part.persist(&args.file).with_context(|| format!("{} cannot be made", args.file.display()))?;
-    std::fs::File::open(folder)?.sync_all()?;
+    let bytes = write(config, &args.file, Saved::Everything).await?;
     println!("{} has everything: {} KiB", args.file.display(), bytes.div_ceil(1024));
     Ok(ExitCode::SUCCESS)
 }
 
-async fn write(config: &Config, file: std::fs::File) -> anyhow::Result<u64> {
+/// Saves people, for another board.
+pub async fn export(config: &Config, args: ExportArgs) -> anyhow::Result<ExitCode> {
+    let whom = args.person.clone().unwrap_or_else(|| "everybody".into());
+    let bytes = write(config, &args.file, Saved::People(args.person)).await?;
+    println!("{} has {whom}: {} KiB", args.file.display(), bytes.div_ceil(1024));
+    Ok(ExitCode::SUCCESS)
+}
+
+enum Saved {
+    Everything,
+    People(Option<String>),
+}
+
+/// Writes the file beside itself first, so that one that was there is replaced whole or not at all.
+async fn write(config: &Config, target: &Path, what: Saved) -> anyhow::Result<u64> {
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let not_written = || format!("no file was written to {}", target.display());
+    // It holds faces: nobody else may read it. Half a backup is none: it goes if this fails.
+    let part = tempfile::Builder::new().prefix(".kithd-backup-").tempfile_in(folder).with_context(not_written)?;
+    let bytes = fill(config, part.as_file().try_clone()?, what).await.with_context(not_written)?;
+    part.persist(target).with_context(|| format!("{} cannot be made", target.display()))?;
+    std::fs::File::open(folder)?.sync_all()?;
+    Ok(bytes)
+}
+
+async fn fill(config: &Config, file: std::fs::File, what: Saved) -> anyhow::Result<u64> {
     if let Some(client) = Client::connect(&config.state_dir).await? {
         let mut file = tokio::fs::File::from_std(file);
-        let bytes = client.backup(&mut file).await?;
+        let bytes = match what {
+            Saved::Everything => client.backup(&mut file).await?,
+            Saved::People(person) => client.export(person.as_deref(), &mut file).await?,
+        };
         file.sync_all().await?;
         return Ok(bytes);
     }
     let (_held, enroller) = existing(config).await?;
-    let backup = enroller.backup().await?;
+    let backup = match what {
+        Saved::Everything => enroller.backup().await?,
+        Saved::People(None) => enroller.export(None).await?,
+        Saved::People(Some(name)) => {
+            let person = enroller.store.person_named(name.clone()).await?;
+            let person =
+                person.with_context(|| format!("nobody is enrolled as {name}; kithd people shows everybody"))?;
+            enroller.export(Some(person)).await?
+        }
+    };
     let bytes = backup.bytes();
     let written = tokio::task::spawn_blocking(move || {
-        backup.write_to(std::io::BufWriter::new(&file))?;
+        backup.write_to(&file)?;
         file.sync_all()
     });
     written.await??;
@@ -60,14 +121,40 @@ async fn write(config: &Config, file: std::fs::File) -> anyhow::Result<u64> {
     Ok(bytes)
 }
 
-/// Has it taken in, and says what came back.
+/// Asks, restores, and says what was replaced by what.
 pub async fn restore(config: &Config, args: RestoreArgs) -> anyhow::Result<ExitCode> {
-    let file = std::fs::File::open(&args.file).with_context(|| format!("{} cannot be read", args.file.display()))?;
-    let restored = match Client::connect(&config.state_dir).await? {
-        Some(client) => client.restore(tokio::fs::File::from_std(file)).await?,
+    let (file, length) = open(&args.file)?;
+    if !args.yes {
+        if !std::io::stdin().is_terminal() {
+            bail!(
+                "kithd restore replaces the people and past images of this board by those of the file; type it with --yes \
+                 where it cannot ask"
+            );
+        }
+        let here = match Store::open_for_reading(&config.state_dir)? {
+            Some(connection) => amounts(&connection)?,
+            None => Amounts::default(),
+        };
+        print!(
+            "Replace the {} people and {} past images of this board by those of {}? What is not in it is gone. [y/N] ",
+            here.people,
+            here.images,
+            args.file.display()
+        );
+        std::io::stdout().flush()?;
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer)?;
+        if !matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") {
+            println!("Nothing was changed.");
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    let restored: Restored = match Client::connect(&config.state_dir).await? {
+        Some(client) => client.restore(file, length).await?,
         None => {
             let (_held, enroller) = own_gallery(config).await?;
-            let restored = enroller.restore(None, &Health::default(), std::io::BufReader::new(file)).await;
+            let body = ReaderStream::with_capacity(file, CHUNK);
+            let restored = enroller.restore(None, &Health::default(), Some(length), body).await;
             enroller.store.close().await;
             restored?
         }
@@ -76,22 +163,79 @@ pub async fn restore(config: &Config, args: RestoreArgs) -> anyhow::Result<ExitC
         println!("{}", serde_json::to_string(&restored)?);
         return Ok(ExitCode::SUCCESS);
     }
-    println!("The backup {} was taken in.", restored.origin);
-    println!(
-        "Came back: {} people, {} enrolled pictures, {} counter-examples, {} finished images.",
-        restored.people, restored.pictures, restored.counter_examples, restored.images
-    );
-    if restored.erased > 0 {
-        println!("{} people of this board are erased in the backup, and are now here.", restored.erased);
+    println!("The backup {} was restored.", restored.origin);
+    for (what, amounts) in [("Replaced", &restored.replaced), ("By", &restored.came)] {
+        println!(
+            "{what}: {} people, {} enrolled pictures, {} counter-examples, {} past images.",
+            amounts.people, amounts.pictures, amounts.counter_examples, amounts.images
+        );
     }
-    if restored.left_out > 0 {
-        println!("{} images stayed out: their numbers have been given to other pictures here.", restored.left_out);
+    if restored.kept > 0 {
+        println!("{} images of this board that are not finished or not delivered yet stayed.", restored.kept);
     }
+    if restored.same_number > 0 {
+        println!(
+            "{} images of the backup stayed out: they have the numbers of images that stayed.",
+            restored.same_number
+        );
+    }
+    say_left(restored.erased, restored.left_out, &restored.left_out_rows);
     Ok(ExitCode::SUCCESS)
 }
 
+/// Adds people, and says who came.
+pub async fn import(config: &Config, args: ImportArgs) -> anyhow::Result<ExitCode> {
+    let (file, length) = open(&args.file)?;
+    let imported: Imported = match Client::connect(&config.state_dir).await? {
+        Some(client) => client.import(file, length).await?,
+        None => {
+            let (_held, enroller) = own_gallery(config).await?;
+            let body = ReaderStream::with_capacity(file, CHUNK);
+            let imported = enroller.import(None, &Health::default(), Some(length), body).await;
+            enroller.store.close().await;
+            imported?
+        }
+    };
+    if args.json {
+        println!("{}", serde_json::to_string(&imported)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("People of the file {} were added.", imported.origin);
+    println!(
+        "New: {} people, {} enrolled pictures, {} counter-examples. Known before: {} people.",
+        imported.people, imported.pictures, imported.counter_examples, imported.known
+    );
+    say_left(imported.erased, imported.left_out, &imported.left_out_rows);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Opens a file and says how large it is.
+fn open(file: &Path) -> anyhow::Result<(tokio::fs::File, u64)> {
+    let cannot = || format!("{} cannot be read", file.display());
+    // Looked at first: to open a pipe waits for its other end.
+    if !std::fs::metadata(file).with_context(cannot)?.is_file() {
+        bail!("{} is not a file", file.display());
+    }
+    let opened = std::fs::File::open(file).with_context(cannot)?;
+    let length = opened.metadata()?.len();
+    Ok((tokio::fs::File::from_std(opened), length))
+}
+
+fn say_left(erased: u64, left_out: u64, rows: &[String]) {
+    if erased > 0 {
+        println!("{erased} people of the file were erased on this board and stay erased.");
+    }
+    if left_out > 0 {
+        println!("{left_out} rows of the file stayed out:");
+        rows.iter().for_each(|row| println!("  {row}"));
+        if left_out > rows.len() as u64 {
+            println!("  and {} more", left_out - rows.len() as u64);
+        }
+    }
+}
+
 /// A folder that was mistyped must not become an empty board.
-async fn existing(config: &Config) -> anyhow::Result<(crate::state_dir::StateDir, crate::recognition::Enroller)> {
+async fn existing(config: &Config) -> anyhow::Result<(StateDir, Enroller)> {
     let was_here = [crate::store::DATABASE, crate::backup::GALLERY];
     if !was_here.iter().any(|file| config.state_dir.join(file).exists()) {
         bail!("there is no database in {} yet: kithd has not run with this state_dir", config.state_dir.display());

@@ -100,7 +100,7 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
 /// The running daemon, or the state folder itself.
 enum Door {
     Daemon(Client),
-    Own { _held: StateDir, enroller: Enroller, up: Arc<Ready>, engines: OwnEngines },
+    Own { _held: StateDir, enroller: Box<Enroller>, up: Arc<Ready>, engines: OwnEngines },
 }
 
 impl Door {
@@ -116,7 +116,7 @@ impl Door {
         let people = store.gallery(matcher.space().into()).await?;
         matcher.replace(people, store.counter_examples(matcher.space().into()).await?)?;
         let up = Arc::new(Ready { guard, matcher, store: Some(enroller.store.clone()) });
-        Ok(Self::Own { _held: held, enroller, up, engines })
+        Ok(Self::Own { _held: held, enroller: Box::new(enroller), up, engines })
     }
 
     async fn enroll(&self, person: &str, name: &str, bytes: Vec<u8>, anyway: bool) -> anyhow::Result<Report> {

@@ -1,12 +1,15 @@
-//! `kithd people`: who is enrolled; gives somebody another name, or makes two people one. Through the daemon when it runs.
+//! `kithd people`: who is enrolled; gives somebody another name, makes two people one, or takes people from board to board.
+//! Through the daemon when it runs.
 
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
-use super::own_gallery;
+use super::{backup, own_gallery};
 use crate::config::Config;
 use crate::control::Client;
+use crate::domain::PersonId;
+use crate::recognition::Enroller;
 use crate::store::{Changed, Store, people};
 
 /// What can be typed.
@@ -19,41 +22,70 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Change {
     /// Gives somebody another name, in past results too
-    Rename {
-        /// Their name
-        person: String,
-        /// The new one
-        name: String,
-    },
+    Rename(RenameArgs),
     /// Makes two people one: what is the first one's is the second one's then
-    Merge {
-        /// Who goes
-        person: String,
-        /// Who stays
-        into: String,
-    },
+    Merge(MergeArgs),
+    /// Writes people with their pictures to a file, for another board
+    Export(backup::ExportArgs),
+    /// Adds the people of such a file, or of a backup, to those who are here
+    Import(backup::ImportArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct RenameArgs {
+    /// Their name
+    person: String,
+    /// The new one
+    name: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct MergeArgs {
+    /// Who goes
+    person: String,
+    /// Who stays
+    into: String,
 }
 
 /// Changes, or shows.
 pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
-    let Some(change) = args.change else { return show(config) };
+    match args.change {
+        None => show(config),
+        Some(Change::Export(args)) => backup::export(config, args).await,
+        Some(Change::Import(args)) => backup::import(config, args).await,
+        Some(Change::Rename(args)) => rename(config, args).await,
+        Some(Change::Merge(args)) => merge(config, args).await,
+    }
+}
+
+async fn rename(config: &Config, RenameArgs { person, name }: RenameArgs) -> anyhow::Result<ExitCode> {
     if let Some(client) = Client::connect(&config.state_dir).await? {
-        match &change {
-            Change::Rename { person, name } => client.rename(person, name).await?,
-            Change::Merge { person, into } => client.merge(person, into).await?,
-        }
+        client.rename(&person, &name).await?;
         return Ok(ExitCode::SUCCESS);
     }
     let (_held, enroller) = own_gallery(config).await?;
-    let id = async |name: &str| {
-        let found = enroller.store.person_named(name.into()).await?;
-        found.with_context(|| format!("nobody is enrolled as {name}; kithd people shows everybody"))
-    };
-    let changed = match &change {
-        Change::Rename { person, name } => enroller.rename(None, id(person).await?, name).await?,
-        Change::Merge { person, into } => enroller.merge(None, id(person).await?, id(into).await?).await?,
-    };
+    let changed = enroller.rename(None, id(&enroller, &person).await?, &name).await?;
     enroller.store.close().await;
+    told(changed)
+}
+
+async fn merge(config: &Config, MergeArgs { person, into }: MergeArgs) -> anyhow::Result<ExitCode> {
+    if let Some(client) = Client::connect(&config.state_dir).await? {
+        client.merge(&person, &into).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (_held, enroller) = own_gallery(config).await?;
+    let changed = enroller.merge(None, id(&enroller, &person).await?, id(&enroller, &into).await?).await?;
+    enroller.store.close().await;
+    told(changed)
+}
+
+async fn id(enroller: &Enroller, name: &str) -> anyhow::Result<PersonId> {
+    let found = enroller.store.person_named(name.into()).await?;
+    found.with_context(|| format!("nobody is enrolled as {name}; kithd people shows everybody"))
+}
+
+fn told(changed: Changed) -> anyhow::Result<ExitCode> {
     match changed {
         Changed::Done(()) => Ok(ExitCode::SUCCESS),
         Changed::NotFound => bail!("there is no such person any more"),

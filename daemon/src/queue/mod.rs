@@ -24,7 +24,7 @@ use missing::longest_wait_ms;
 
 pub use clock::synchronised;
 pub use failure::{Again, Failure};
-pub use retention::{sweep, sweep_orphans};
+pub use retention::sweep;
 pub use tally::Tally;
 
 /// The queue could not do what was asked.
@@ -103,6 +103,9 @@ pub struct Queue {
     camera_bytes: Arc<AtomicU64>,
     tally: Arc<Mutex<Tally>>,
 }
+
+/// When claims that are held back are tried again.
+const HELD: Duration = Duration::from_millis(100);
 
 /// What `claim` found.
 #[derive(Debug)]
@@ -198,6 +201,9 @@ impl Queue {
 
     /// Claims up to `room` due images. One that must run alone is claimed only when `idle`, and by itself.
     pub async fn claim(&self, room: usize, idle: bool) -> Result<Claim, QueueError> {
+        if self.store.claims_are_held() {
+            return Ok(Claim { images: Vec::new(), next_due: Some(HELD) });
+        }
         let now_ms = self.clock.now_ms();
         let due = self.store.next_due(now_ms).await?;
         if due.alone_running || (due.alone && !idle) {

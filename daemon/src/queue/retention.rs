@@ -4,8 +4,6 @@
 //! not vouched for; and no image whose result waits for the broker, unless only such are left over a cap. The disk's
 //! reserve removes nothing: it stops what comes in (`sources`).
 
-use std::collections::HashSet;
-use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -183,21 +181,6 @@ fn going(oldest: &[Oldest], mut over: Held, old: Option<ImageId>) -> Vec<ImageId
         goes
     };
     oldest.iter().take_while(goes).map(|one| one.id).collect()
-}
-
-/// Deletes files of `folder` (below the state folder) that no row names: left by a crash between file and row.
-pub fn sweep_orphans(state_dir: &Path, folder: &str, named: &HashSet<String>) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(state_dir.join(folder))? {
-        let path = entry?.path();
-        let name = path.strip_prefix(state_dir).unwrap_or(&path).to_string_lossy().into_owned();
-        if named.contains(&name) || !path.is_file() {
-            continue;
-        }
-        if let Err(error) = std::fs::remove_file(&path) {
-            tracing::warn!("{} is needed no more but cannot be deleted: {error}", path.display());
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

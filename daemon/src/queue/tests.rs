@@ -6,7 +6,7 @@ use crate::domain::{IdentifiedFace, NamedCandidate, Outcome, Source, Standing};
 use crate::store::EnrolledPicture;
 
 async fn queue(folder: &std::path::Path, change: impl FnOnce(&mut config::Retry)) -> (Store, Queue) {
-    let (store, _) = Store::open(folder, &[]).unwrap();
+    let (store, _) = Store::open(folder).unwrap();
     let mut retry = Config::default().retry;
     change(&mut retry);
     let rules = Rules {
@@ -308,7 +308,7 @@ async fn who_was_erased_or_put_together_between_match_and_result_is_not_named_by
         let picture = EnrolledPicture {
             image_name: format!("{name}.jpg"),
             sha256: name.into(),
-            file: format!("people/{name}"),
+            picture: name.as_bytes().to_vec(),
             bounds: [0.0; 4],
             quality: 1.0,
             crop: vec![1],

@@ -1,6 +1,6 @@
 //! Enrolment: one picture of one person into the gallery, or a reason why not.
 //!
-//! The picture is kept, so that another model pack can embed it again. Its face is held against everybody enrolled first: it
+//! The picture is kept in the database, so that another model pack can embed it again. Its face is held against everybody enrolled first: it
 //! must not be somebody else's, unless the operator says so.
 
 use std::path::{Path, PathBuf};
@@ -19,11 +19,7 @@ use crate::domain::{NamedCandidate, PersonId, hex};
 use crate::engine::FoundFace;
 use crate::names;
 use crate::queue::Failure;
-use crate::sources::write_durably;
-use crate::store::{EnrolledPicture, Store, StoreError};
-
-/// Folder of kept enrolment pictures below the state folder.
-pub const PEOPLE: &str = "people";
+use crate::store::{EnrolledPicture, Store};
 
 /// How long an enrolment waits for an engine that is being started.
 const ENGINE_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
@@ -73,7 +69,7 @@ pub enum Enrolment {
 pub struct Enroller {
     /// The gallery's home.
     pub store: Store,
-    /// Where pictures are kept.
+    /// Where the gallery's backup lies.
     pub state_dir: PathBuf,
     /// Name of the board, for its backups.
     pub device: String,
@@ -153,13 +149,10 @@ impl Enroller {
         }
         let mut remarks: Vec<String> = remark.into_iter().collect();
         remarks.extend(weakness(face.quality, face.bounds));
-        let sha256 = hex(&Sha256::digest(&bytes));
-        let file = format!("{PEOPLE}/{sha256}");
-        keep(&self.state_dir, &file, bytes).await?;
         let picture = EnrolledPicture {
             image_name: report.image_name.clone(),
-            sha256,
-            file,
+            sha256: hex(&Sha256::digest(&bytes)),
+            picture: bytes,
             bounds: face.bounds,
             quality: face.quality,
             crop: face.crop,
@@ -206,17 +199,6 @@ pub(super) async fn refresh(store: &Store, matcher: &Matcher) -> anyhow::Result<
     let _turn = matcher.turn().await;
     let pictures = store.gallery(matcher.space().into()).await?;
     matcher.replace(pictures, store.counter_examples(matcher.space().into()).await?)?;
-    Ok(())
-}
-
-pub(super) async fn keep(state_dir: &Path, file: &str, bytes: Vec<u8>) -> anyhow::Result<()> {
-    let target = state_dir.join(file);
-    tokio::task::spawn_blocking(move || {
-        std::fs::create_dir_all(target.parent().unwrap_or(Path::new("/")))?;
-        write_durably(&target, &bytes)
-    })
-    .await?
-    .map_err(|source| StoreError::Io { path: state_dir.join(file), source })?;
     Ok(())
 }
 

@@ -1,22 +1,23 @@
 //! What is done to people once they are enrolled: renamed, put together, erased, saved and brought back. Each ends with the
 //! gallery in memory being what the database says.
 
-use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use bytes::Bytes;
+use futures_util::Stream;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::enroll::{Enroller, refresh};
 use super::start::{Ready, embed_again};
-use crate::backup::{Backup, BackupError, Contents, GALLERY, Unpacked, keep_gallery};
+use crate::backup::{Backup, BackupError, GALLERY, Received, keep_gallery};
 use crate::domain::PersonId;
 use crate::health::{Condition, Health};
 use crate::names;
-use crate::store::Changed;
+use crate::store::{Amounts, Changed, Contents, LeftOut};
 
 /// What an image matched before the gallery was replaced may still take to be stored.
 const LAST_MATCHES: Duration = Duration::from_secs(1);
@@ -35,23 +36,46 @@ pub struct Forgotten {
     pub rest_follows: bool,
 }
 
-/// What came back from a backup.
+/// What a restore did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Restored {
     /// Of which board, when made, by which version.
     pub origin: String,
+    /// What was here and was replaced.
+    pub replaced: Amounts,
+    /// What came from the backup.
+    pub came: Amounts,
+    /// Images of this board that stayed: unfinished ones, and those whose result is not delivered yet.
+    pub kept: u64,
+    /// People of the backup who were erased on this board and stay erased.
+    pub erased: u64,
+    /// Images of the backup that stayed out: their number is that of an image that stayed.
+    pub same_number: u64,
+    /// Rows of the backup that stayed out because they make no sense.
+    pub left_out: u64,
+    /// The first of these, each with its reason.
+    pub left_out_rows: Vec<String>,
+}
+
+/// What an import of people did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Imported {
+    /// Of which board, when made, by which version.
+    pub origin: String,
     /// People who were not here.
     pub people: u64,
-    /// Enrolled pictures that were not here.
+    /// People who were here already: the same, or of the same name. They got the pictures they lacked.
+    pub known: u64,
+    /// Pictures that were not here.
     pub pictures: u64,
     /// Counter-examples that were not here.
     pub counter_examples: u64,
-    /// People of this board who are erased in the backup, and now here.
+    /// People who were erased on this board and stay erased.
     pub erased: u64,
-    /// Finished images that were not here.
-    pub images: u64,
-    /// Finished images whose number has been given to another one here.
+    /// Rows of the file that stayed out.
     pub left_out: u64,
+    /// The first of these, each with its reason.
+    pub left_out_rows: Vec<String>,
 }
 
 impl Enroller {
@@ -87,9 +111,10 @@ impl Enroller {
         picture: i64,
     ) -> anyhow::Result<Changed> {
         let _turn = self.turn.lock().await;
-        let Some(file) = self.store.delete_person_picture(person, picture).await? else { return Ok(Changed::NotFound) };
+        if !self.store.delete_person_picture(person, picture).await? {
+            return Ok(Changed::NotFound);
+        }
         self.refresh(up).await?;
-        self.delete(vec![file]).await;
         self.delete_copies_before()?;
         self.renew_backup().await?;
         if !self.store.empty_journal().await? {
@@ -120,14 +145,12 @@ impl Enroller {
     }
 
     async fn erase(&self, up: Option<&Arc<Ready>>, person: Option<PersonId>) -> anyhow::Result<Option<Forgotten>> {
-        let files = match person {
+        let found = match person {
             Some(person) => self.store.erase_person(person).await?,
-            None => None,
+            None => false,
         };
         // Asked again, it does what was broken off.
         self.refresh(up).await?;
-        let found = files.is_some();
-        self.delete(files.unwrap_or_default()).await;
         self.await_last_matches(up).await;
         let rest = self.finish_forgetting().await;
         // Counter-examples that were faces of theirs are gone since.
@@ -213,18 +236,6 @@ impl Enroller {
         aside
     }
 
-    /// One that cannot be deleted now is swept at the next start: no row names it.
-    pub async fn delete(&self, files: Vec<String>) {
-        for file in files {
-            let path = self.state_dir.join(file);
-            if let Err(error) = tokio::fs::remove_file(&path).await
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                tracing::error!("{} of somebody who was erased cannot be deleted yet: {error}", path.display());
-            }
-        }
-    }
-
     async fn refresh(&self, up: Option<&Arc<Ready>>) -> anyhow::Result<()> {
         match up {
             Some(up) => refresh(&self.store, &up.matcher).await,
@@ -239,54 +250,99 @@ impl Enroller {
         }
     }
 
-    /// Makes a backup of everything: database and enrolled pictures, to be written wherever the caller wants it.
+    /// Makes a backup of everything, to be written wherever the caller wants it.
     pub async fn backup(&self) -> Result<Backup, BackupError> {
-        let _turn = self.turn.lock().await;
-        Backup::make(&self.store, &self.state_dir, &self.device, Contents::Everything).await
+        Backup::make(&self.store, &self.state_dir, &self.device, Contents::Everything, None).await
     }
 
-    /// Takes a backup in. What is here stays; what is missing comes back, but for people who were erased here or there.
-    pub async fn restore(
+    /// Makes a backup of people, or of one, to be imported on another board.
+    pub async fn export(&self, person: Option<PersonId>) -> Result<Backup, BackupError> {
+        Backup::make(&self.store, &self.state_dir, &self.device, Contents::People, person).await
+    }
+
+    /// Puts a backup in the place of what is here, but for who was erased here. Images that are not finished stay.
+    pub async fn restore<E: std::fmt::Display>(
         &self,
         up: Option<&Arc<Ready>>,
         health: &Health,
-        from: impl Read + Send + 'static,
+        bytes: Option<u64>,
+        body: impl Stream<Item = Result<Bytes, E>> + Send,
     ) -> anyhow::Result<Restored> {
-        let mut backup = Unpacked::read(&self.state_dir, from).await?;
+        let received = Received::receive(&self.state_dir, bytes, body).await?;
+        let (contents, origin) = (received.origin.contents, received.origin.text.clone());
+        if contents == Contents::People {
+            return Err(BackupError::PeopleOnly.into());
+        }
         let _turn = self.turn.lock().await;
-        let gallery = backup.restore_gallery(&self.store, &self.state_dir).await?;
-        for person in &gallery.erased_there {
-            self.delete(self.store.erase_person(*person).await?.unwrap_or_default()).await;
-        }
-        if !gallery.erased_there.is_empty() {
-            // The past takes minutes to come back; until then nobody may be taken for them.
-            self.refresh(up).await?;
-            self.await_last_matches(up).await;
-        }
-        let images = backup.restore_images(&self.store, &gallery).await?;
+        let erased = self.store.apply_tombstones(received.clean()).await?;
+        // Until the gallery in memory is the new one, nothing may be compared with the old one and stored.
+        let held = self.store.hold_claims();
+        let replaced = self.store.replace_by(received.clean(), contents).await?;
         self.restores.send_modify(|restores| *restores += 1);
+        self.erasures.send_modify(|erasures| *erasures += 1);
         self.refresh(up).await?;
-        self.finish_forgetting().await?;
+        drop(held);
+        if let Some(error) = self.store.delete_discarded().await? {
+            tracing::warn!("a picture of an image that was replaced cannot be deleted from the spool yet: {error}");
+        }
+        self.after_people_came(up, health).await?;
+        tracing::info!("a backup {origin} was restored");
+        let LeftOut { named, rows } = received.left_out;
+        Ok(Restored {
+            origin,
+            replaced: replaced.before,
+            came: replaced.now,
+            kept: replaced.kept,
+            erased,
+            same_number: replaced.left_out,
+            left_out: rows,
+            left_out_rows: named,
+        })
+    }
+
+    /// Adds the people of a backup to those who are here, but for who was erased here.
+    pub async fn import<E: std::fmt::Display>(
+        &self,
+        up: Option<&Arc<Ready>>,
+        health: &Health,
+        bytes: Option<u64>,
+        body: impl Stream<Item = Result<Bytes, E>> + Send,
+    ) -> anyhow::Result<Imported> {
+        let received = Received::receive(&self.state_dir, bytes, body).await?;
+        let _turn = self.turn.lock().await;
+        let erased = self.store.apply_tombstones(received.clean()).await?;
+        let (added, more) = self.store.add_people(received.clean()).await?;
+        self.refresh(up).await?;
+        self.after_people_came(up, health).await?;
+        let origin = received.origin.text;
+        tracing::info!("people of a backup {origin} were imported");
+        let LeftOut { named, rows } = received.left_out;
+        Ok(Imported {
+            origin,
+            people: added.now.people,
+            known: added.known,
+            pictures: added.now.pictures,
+            counter_examples: added.now.counter_examples,
+            erased,
+            left_out: rows + more.rows,
+            left_out_rows: named.into_iter().chain(more.named).collect(),
+        })
+    }
+
+    async fn after_people_came(&self, up: Option<&Arc<Ready>>, health: &Health) -> anyhow::Result<()> {
+        // What a copy from before the last migration holds is not what this board is to hold any more.
+        self.renew_backup().await?;
         if let Some(up) = up {
             let (enroller, up, health) = (self.clone(), Arc::clone(up), health.clone());
             // Pictures of another embedding space take long; the gallery as it is answers meanwhile. A start does it too.
             tokio::spawn(async move { enroller.embed_again(&up, &health).await });
         }
-        tracing::info!("a backup {} was taken in", backup.origin);
-        Ok(Restored {
-            origin: backup.origin.clone(),
-            people: gallery.people,
-            pictures: gallery.pictures,
-            counter_examples: gallery.counter_examples,
-            erased: gallery.erased_there.len() as u64,
-            images: images.images,
-            left_out: images.left_out,
-        })
+        Ok(())
     }
 
     async fn embed_again(&self, up: &Ready, health: &Health) {
         let embed = async {
-            embed_again(&up.guard, &self.store, &self.state_dir, up.matcher.space(), health).await?;
+            embed_again(&up.guard, &self.store, up.matcher.space(), health).await?;
             refresh(&self.store, &up.matcher).await
         };
         match embed.await {

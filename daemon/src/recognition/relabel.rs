@@ -11,9 +11,9 @@ use kith_vision::calibration::REDUNDANT;
 use sha2::{Digest, Sha256};
 
 use super::dispatcher::file_name;
-use super::enroll::{ANYWAY, keep, refresh};
+use super::enroll::{ANYWAY, refresh};
 use super::resemblance::Resemblance;
-use super::{Enroller, Matcher, PEOPLE, Ready};
+use super::{Enroller, Matcher, Ready};
 use crate::domain::{ImageId, Outcome, PersonId, hex};
 use crate::names;
 use crate::store::{EnrolledPicture, Relabel, StoreError, StoredFace, StrangerId};
@@ -82,7 +82,7 @@ impl Enroller {
         let best = if anyway { best } else { self.nobody_elses(&up.matcher, best, &name).await? };
         let mut pictures = Vec::with_capacity(PICTURES);
         for face in differing(best, matching.metric, REDUNDANT * matching.threshold) {
-            pictures.push(self.keep_face(&face).await?);
+            pictures.push(picture_of(&face));
         }
         let (person_id, pictures) = match self.store.name_stranger(id, name, pictures).await? {
             Ok(named) => named.ok_or(RelabelError::NotFound)?,
@@ -131,7 +131,7 @@ impl Enroller {
             margin: None,
             candidates: face.candidates.clone(),
         };
-        let picture = self.keep_face(&face).await?;
+        let picture = picture_of(&face);
         let person = match self.store.enroll_face(name, picture, label).await? {
             Ok(person) => person.ok_or(RelabelError::NotFound)?,
             Err(holder) => {
@@ -154,9 +154,8 @@ impl Enroller {
         };
         let space = up.matcher.space();
         let (embedding, crop) = (face.embedding.clone(), face.crop.clone());
-        let file = self.store.add_counter_example(person, space.into(), embedding, crop, sum(&face.crop)).await?;
+        self.store.add_counter_example(person, space.into(), embedding, crop, sum(&face.crop)).await?;
         refresh(&self.store, &up.matcher).await?;
-        self.delete(file.into_iter().collect()).await;
         let there = self.store.people_beside(image, number).await?;
         let judged = up.matcher.judge(&face.embedding, face.quality, &there).map_err(anyhow::Error::from)?;
         let label = Relabel {
@@ -252,22 +251,19 @@ impl Enroller {
         }
         Ok(face)
     }
+}
 
-    /// Keeps a crop as a picture somebody can be enrolled from, so that another model pack can embed it again.
-    async fn keep_face(&self, face: &StoredFace) -> anyhow::Result<EnrolledPicture> {
-        let sha256 = sum(&face.crop);
-        let file = format!("{PEOPLE}/{sha256}");
-        keep(&self.state_dir, &file, face.crop.clone()).await?;
-        Ok(EnrolledPicture {
-            image_name: file_name(face.path.as_ref()),
-            sha256,
-            file,
-            bounds: CROP_BOUNDS,
-            quality: face.quality,
-            crop: face.crop.clone(),
-            embedding: face.embedding.clone(),
-            space: face.space.clone(),
-        })
+/// A crop as a picture somebody can be enrolled from, so that another model pack can embed it again.
+fn picture_of(face: &StoredFace) -> EnrolledPicture {
+    EnrolledPicture {
+        image_name: file_name(face.path.as_ref()),
+        sha256: sum(&face.crop),
+        picture: face.crop.clone(),
+        bounds: CROP_BOUNDS,
+        quality: face.quality,
+        crop: face.crop.clone(),
+        embedding: face.embedding.clone(),
+        space: face.space.clone(),
     }
 }
 

@@ -1,6 +1,5 @@
 //! Brings up pack, engines and gallery while the page already answers; a broken pack is shown and tried again.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,8 +48,6 @@ pub struct Start {
     pub settings: GuardSettings,
     /// Where results and facts are kept.
     pub books: Books,
-    /// Where kept enrolment pictures lie.
-    pub state_dir: PathBuf,
     /// Where trouble is shown.
     pub health: Health,
 }
@@ -62,7 +59,7 @@ pub async fn start(
     desk: watch::Sender<Option<EngineDesk>>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Start { models, threshold, mirrors, settings, books, state_dir, health } = start;
+    let Start { models, threshold, mirrors, settings, books, health } = start;
     let pack = loop {
         let wanted = models.clone();
         let loading = tokio::task::spawn_blocking(move || load_pack(&wanted));
@@ -86,13 +83,16 @@ pub async fn start(
     desk.send_replace(Some(guard.desk()));
     let gallery = async {
         let matcher = Matcher::new(&pack, threshold, mirrors);
-        fill(&matcher, &guard, &books.store, &state_dir, &health).await;
+        fill(&matcher, &guard, &books.store, &health).await;
+        // A backup may be restored between this reading of the gallery and the next one.
+        let held = books.store.hold_claims();
         let up = Arc::new(Ready { guard: guard.clone(), matcher, store: Some(books.store.clone()) });
         ready.send_replace(Some(Arc::clone(&up)));
         // Who was erased while it was being read found no gallery to be taken out of.
         if let Err(error) = refresh(&books.store, &up.matcher).await {
             tracing::error!("the gallery could not be read once more: {error:#}");
         }
+        drop(held);
         std::future::pending::<()>().await;
     };
     tokio::select! {
@@ -102,10 +102,10 @@ pub async fn start(
 }
 
 /// Takes the gallery of the pack's embedding space into memory; tried until it is complete.
-async fn fill(matcher: &Matcher, guard: &Guard, store: &Store, state_dir: &Path, health: &Health) {
+async fn fill(matcher: &Matcher, guard: &Guard, store: &Store, health: &Health) {
     loop {
         let loaded = async {
-            embed_again(guard, store, state_dir, matcher.space(), health).await?;
+            embed_again(guard, store, matcher.space(), health).await?;
             embed_counter_examples(guard, store, matcher.space()).await?;
             refresh(store, matcher).await
         };
@@ -125,13 +125,7 @@ async fn fill(matcher: &Matcher, guard: &Guard, store: &Store, state_dir: &Path,
 }
 
 /// After a change of recogniser: embeds every kept enrolment picture in the new space, then adds them all at once.
-pub(super) async fn embed_again(
-    guard: &Guard,
-    store: &Store,
-    state_dir: &Path,
-    space: &str,
-    health: &Health,
-) -> anyhow::Result<()> {
+pub(super) async fn embed_again(guard: &Guard, store: &Store, space: &str, health: &Health) -> anyhow::Result<()> {
     let missing = store.unembedded(space.into()).await?;
     if missing.is_empty() {
         return Ok(());
@@ -145,11 +139,11 @@ pub(super) async fn embed_again(
             missing.len()
         );
         health.set("gallery", Condition::Starting, text);
-        let mut embedded = embed_picture(guard, state_dir, picture).await?;
+        let mut embedded = embed_picture(guard, store, picture).await?;
         // An engine may die of something else than the picture.
         for _ in 1..TRIES {
             if embedded.is_err() {
-                embedded = embed_picture(guard, state_dir, picture).await?;
+                embedded = embed_picture(guard, store, picture).await?;
             }
         }
         match embedded {
@@ -174,16 +168,11 @@ async fn embed_counter_examples(guard: &Guard, store: &Store, space: &str) -> an
 }
 
 /// The outer error is the engine's, and worth another try; the inner one is the picture's.
-async fn embed_picture(
-    guard: &Guard,
-    state_dir: &Path,
-    picture: &Unembedded,
-) -> anyhow::Result<Result<Vec<f32>, String>> {
-    let bytes = match tokio::fs::read(state_dir.join(&picture.file)).await {
-        Ok(bytes) => bytes,
-        Err(error) => return Ok(Err(format!("{}: {error}", picture.file))),
-    };
-    embed(guard, bytes, picture.bounds).await
+async fn embed_picture(guard: &Guard, store: &Store, picture: &Unembedded) -> anyhow::Result<Result<Vec<f32>, String>> {
+    match store.enrolment_picture(picture.person_image_id).await? {
+        Some(bytes) => embed(guard, bytes, picture.bounds).await,
+        None => Ok(Err("its bytes are lost".into())),
+    }
 }
 
 /// A kept crop of a face in the space of the engine's pack; the errors are as of [`embed_picture`].

@@ -348,16 +348,6 @@ fn is_full(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
-/// Temporary file, fsync, rename, fsync of the folder: after this returns, the file survives a power cut whole.
-pub fn write_durably(target: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let folder = target.parent().ok_or(std::io::ErrorKind::InvalidInput)?;
-    let mut temporary = tempfile::Builder::new().prefix(".part-").tempfile_in(folder)?;
-    temporary.write_all(bytes)?;
-    temporary.as_file().sync_all()?;
-    temporary.persist(target).map_err(|error| error.error)?;
-    std::fs::File::open(folder)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -368,7 +358,7 @@ mod tests {
     #[tokio::test]
     async fn a_camera_whose_frames_fill_its_spool_pauses_and_other_pictures_are_taken() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(folder.path(), &[]).unwrap();
+        let (store, _) = Store::open(folder.path()).unwrap();
         let rules = Rules {
             retry: Config::default().retry,
             max_pending: 10,

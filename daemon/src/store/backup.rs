@@ -1,62 +1,150 @@
-//! SQL of backups: copies of the database or of the gallery alone, and what makes one of them readable here. Not for what
-//! comes back from one, which is `restore`'s; files and their format are `crate::backup`'s.
+//! SQL of backup files: how one is made of the database, and how one from anywhere becomes a copy that can be taken from.
+//! Not for what is then done with the copy, which is `restore`'s; where the files lie is `crate::backup`'s.
+//!
+//! A backup is one SQLite file with an `application_id` of its own, the schema's number as `user_version`, tables of this
+//! schema with their indexes, no view and no trigger, and one table more, which says where it comes from.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use rusqlite::Connection;
-use rusqlite::backup::{Backup, StepResult};
-use rusqlite::types::Value;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, params};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::foreign::{self, ForeignError, LeftOut, Taking};
 use super::migrate;
-use super::record::for_each;
-use super::{Store, StoreError, open_read_only};
-use crate::domain::hex;
+use super::{Store, StoreError, open_read_only, people};
+use crate::domain::{Moment, hex, wall_clock_ms};
+use crate::names;
 
 /// Tables of the gallery, parents first.
-pub(super) const GALLERY: [&str; 6] =
-    ["person", "person_images", "person_embeddings", "counter_examples", "erased", "merged"];
-/// Copied at a time, with a pause after it: the disk is the writer's first.
-const STEP_BYTES: i64 = 1 << 20;
-const PAUSE: Duration = Duration::from_millis(5);
+pub(super) const GALLERY: [&str; 7] =
+    ["person", "person_images", "enrolment_pictures", "person_embeddings", "counter_examples", "erased", "merged"];
+/// Tables of the past, parents first.
+pub(super) const PAST: [&str; 8] =
+    ["images", "thumbnails", "faces", "outbox", "strangers", "stranger_faces", "folders", "seen"];
+/// Tables that people are taken from one board to another with. No tombstones: it erases nobody.
+const PEOPLE: usize = 5;
 
-impl Store {
-    /// Copies the whole database into a new file, as it is now; the writer goes on meanwhile.
-    pub async fn copy_to(&self, target: PathBuf) -> Result<(), StoreError> {
-        let source = self.readers.path.clone();
-        blocking(move || {
-            let source = snapshot(&source)?;
-            let page_bytes: i64 = source.query_row("PRAGMA page_size", [], |row| row.get(0))?;
-            let mut copy = new_file(&target)?;
-            {
-                let backup = Backup::new(&source, &mut copy)?;
-                let pages = i32::try_from(STEP_BYTES / page_bytes).unwrap_or(i32::MAX);
-                while backup.step(pages)? != StepResult::Done {
-                    std::thread::sleep(PAUSE);
-                }
-            }
-            // One file, without a journal beside it.
-            copy.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))?;
-            Ok(())
-        })
-        .await
+/// In the header of each backup: "kith".
+const APPLICATION: i32 = 0x6B69_7468;
+/// The first schema that backups of this form were made of.
+const FIRST_SCHEMA: i64 = 9;
+/// Where a backup comes from.
+const ORIGIN: &str = "CREATE TABLE backup (
+  contents      TEXT    NOT NULL,
+  version       TEXT    NOT NULL,
+  device        TEXT    NOT NULL,
+  created_at_ms INTEGER NOT NULL,
+  gallery       TEXT
+) STRICT";
+
+/// What is in a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Contents {
+    /// People and past.
+    Everything,
+    /// Everybody with pictures, embeddings, counter-examples and tombstones.
+    Gallery,
+    /// Some people, for another board.
+    People,
+}
+
+impl Contents {
+    fn tables(self) -> Vec<&'static str> {
+        match self {
+            Self::Everything => [&GALLERY[..], &PAST].concat(),
+            Self::Gallery => GALLERY.to_vec(),
+            Self::People => GALLERY[..PEOPLE].to_vec(),
+        }
     }
 
-    /// Copies people, pictures' rows, embeddings, counter-examples and tombstones into a new database.
-    pub async fn copy_gallery_to(&self, target: PathBuf) -> Result<(), StoreError> {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Everything => "everything",
+            Self::Gallery => "gallery",
+            Self::People => "people",
+        }
+    }
+}
+
+/// Where a backup comes from.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// What is in it.
+    pub contents: Contents,
+    /// Of which board, made when, by which version: for people.
+    pub text: String,
+    /// Changes when what a backup of the gallery holds does.
+    pub gallery: Option<String>,
+}
+
+/// Why a file is no backup of ours.
+#[derive(Debug, thiserror::Error)]
+pub enum NoBackup {
+    /// Not made by us.
+    #[error("this is no backup of kithd: {0}")]
+    Foreign(String),
+    /// Made by a newer program.
+    #[error(
+        "the backup was made by a newer kithd (schema {found}, this one knows {known}); install that version first"
+    )]
+    Newer {
+        /// Its schema.
+        found: i64,
+        /// The newest this program knows.
+        known: i64,
+    },
+}
+
+/// Looks at the first 100 bytes of a file; answers its schema. Nothing else of it has been read then.
+pub fn check_header(header: &[u8]) -> Result<i64, NoBackup> {
+    let number = |at: usize| header.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(i32::from_be_bytes);
+    if !header.starts_with(b"SQLite format 3\0") {
+        return Err(NoBackup::Foreign("it is not a file that kithd backup or kithd people export writes".into()));
+    }
+    // Places of the header: sqlite.org/fileformat2.html, section 1.3.
+    let (Some(schema), Some(application)) = (number(60), number(68)) else {
+        return Err(NoBackup::Foreign("it ends within its first 100 bytes".into()));
+    };
+    let known = migrate::known_schema();
+    match i64::from(schema) {
+        _ if application != APPLICATION => {
+            Err(NoBackup::Foreign("it is an SQLite database, but not one that kithd backup wrote".into()))
+        }
+        found if found > known => Err(NoBackup::Newer { found, known }),
+        found if found < FIRST_SCHEMA => Err(NoBackup::Foreign(format!("its schema is {found}"))),
+        found => Ok(found),
+    }
+}
+
+impl Store {
+    /// Makes a backup in an empty file, of one moment; the writer goes on meanwhile. `person`: of them alone.
+    pub async fn make_backup(
+        &self,
+        target: PathBuf,
+        contents: Contents,
+        device: String,
+        person: Option<i64>,
+    ) -> Result<(), StoreError> {
         let source = self.readers.path.clone();
         blocking(move || {
-            let source = snapshot(&source)?;
-            let mut copy = new_file(&target)?;
-            migrate::migrate(&mut copy, &target)?;
-            let transaction = copy.transaction()?;
-            for table in GALLERY {
-                for_each(&source, &format!("SELECT * FROM {table}"), [], |record| {
-                    record.insert(&transaction, table).map(drop)
-                })?;
-            }
-            transaction.commit()?;
+            let source = open_read_only(&source)?;
+            let copy = match contents {
+                Contents::Everything => copy_everything(&source, &target)?,
+                _ => copy_people(&source, &target, contents, person)?,
+            };
+            let gallery = fingerprint(&copy)?;
+            copy.execute_batch(ORIGIN)?;
+            copy.execute(
+                "INSERT INTO backup VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![contents.word(), env!("CARGO_PKG_VERSION"), device, wall_clock_ms(), gallery],
+            )?;
+            copy.pragma_update(None, "application_id", APPLICATION)?;
+            copy.pragma_update(None, "user_version", migrate::known_schema())?;
             Ok(())
         })
         .await
@@ -64,83 +152,230 @@ impl Store {
 
     /// Changes when what a backup of the gallery holds does; `None`: there is nothing in it.
     pub async fn gallery_fingerprint(&self) -> Result<Option<String>, StoreError> {
-        self.read(|connection| {
-            let mut sum = Sha256::new();
-            let mut any = false;
-            for sql in [
-                "SELECT id, uid, name FROM person ORDER BY id",
-                "SELECT id, person_id, sha256 FROM person_images ORDER BY id",
-                "SELECT person_image_id, space FROM person_embeddings ORDER BY person_image_id, space",
-                "SELECT id, person_id, space FROM counter_examples ORDER BY id",
-                "SELECT uid FROM erased ORDER BY uid",
-                "SELECT uid, into_uid FROM merged ORDER BY uid",
-            ] {
-                sum.update(sql);
-                for_each(connection, sql, [], |record| {
-                    any = true;
-                    record.values.iter().for_each(|value| hash(&mut sum, value));
-                    Ok(())
-                })?;
+        self.read(fingerprint).await
+    }
+}
+
+/// The whole database, and of that copy goes what belongs to this board and this hour: what waits, what is to be sent,
+/// names of files, facts, charts.
+fn copy_everything(source: &Connection, target: &Path) -> Result<Connection, StoreError> {
+    source.execute("VACUUM INTO ?1", [target.to_string_lossy()])?;
+    let copy = new_file(target)?;
+    let tables = Contents::Everything.tables();
+    let objects = migrate::objects(migrate::known_schema())?;
+    let foreign: Vec<(String, String)> = copy
+        .prepare("SELECT type, name FROM sqlite_schema WHERE sql IS NOT NULL AND substr(name, 1, 7) <> 'sqlite_'")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    let belongs =
+        |name: &str| objects.iter().any(|object| object.name == name && tables.contains(&object.table.as_str()));
+    // Triggers first, so that nothing of theirs runs; a table takes its indexes with it, and no row of others.
+    copy.pragma_update(None, "foreign_keys", false)?;
+    for kind in ["trigger", "view", "index", "table"] {
+        for (_, name) in foreign.iter().filter(|(of, name)| of == kind && !belongs(name)) {
+            copy.execute_batch(&format!("DROP {kind} IF EXISTS \"{}\"", name.replace('"', "\"\"")))?;
+        }
+    }
+    copy.execute_batch(
+        "PRAGMA foreign_keys = ON;
+         BEGIN;
+         DELETE FROM images WHERE state NOT IN ('processed', 'failed');
+         UPDATE images SET file = NULL, bytes = 0, unverified = 0, supersedes = NULL, alone = 0
+          WHERE file IS NOT NULL OR bytes <> 0 OR unverified <> 0 OR supersedes IS NOT NULL OR alone <> 0;
+         UPDATE seen SET image_id = NULL WHERE image_id IS NOT NULL;
+         COMMIT;",
+    )?;
+    // One file, without a journal beside it.
+    copy.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))?;
+    Ok(copy)
+}
+
+/// People alone, row by row: a board's past may be a thousand times as large.
+fn copy_people(
+    source: &Connection,
+    target: &Path,
+    contents: Contents,
+    person: Option<i64>,
+) -> Result<Connection, StoreError> {
+    let copy = new_file(target)?;
+    let (tables, objects) = (contents.tables(), migrate::objects(migrate::known_schema())?);
+    source.execute_batch("BEGIN")?;
+    let transaction = copy.unchecked_transaction()?;
+    for table in &tables {
+        for object in objects.iter().filter(|object| object.table == *table) {
+            transaction.execute_batch(&object.sql)?;
+        }
+        let theirs = match (person, *table) {
+            (None, _) => "?1 IS NULL",
+            (_, "person") => "id = ?1",
+            (_, "enrolment_pictures" | "person_embeddings") => {
+                "person_image_id IN (SELECT id FROM person_images WHERE person_id = ?1)"
             }
-            Ok(any.then(|| hex(&sum.finalize())))
-        })
-        .await
+            _ => "person_id = ?1",
+        };
+        copy_rows(source, &transaction, table, &format!("SELECT * FROM {table} WHERE {theirs}"), params![person])?;
     }
-}
-
-/// Makes a copy one that this program can read: whole, and of its own schema.
-pub fn prepare_copy(path: &Path) -> Result<(), StoreError> {
-    let mut copy = Connection::open(path)?;
-    untrusted(&copy)?;
-    migrate::check(&copy, None)?;
-    migrate::migrate(&mut copy, path)
-}
-
-/// The newest schema this program knows.
-pub fn schema() -> i64 {
-    migrate::known_schema()
-}
-
-fn hash(sum: &mut Sha256, value: &Value) {
-    match value {
-        Value::Null => sum.update([0]),
-        Value::Integer(number) => sum.update(number.to_le_bytes()),
-        Value::Real(number) => sum.update(number.to_le_bytes()),
-        Value::Text(text) => {
-            sum.update(text.len().to_le_bytes());
-            sum.update(text);
-        }
-        Value::Blob(bytes) => {
-            sum.update(bytes.len().to_le_bytes());
-            sum.update(bytes);
-        }
-    }
-}
-
-/// One look at the database for a whole copy: what is committed meanwhile does not have it begin again.
-fn snapshot(path: &Path) -> Result<Connection, StoreError> {
-    let source = open_read_only(path)?;
-    source.execute_batch("BEGIN; SELECT count(*) FROM facts;")?;
-    Ok(source)
-}
-
-fn new_file(target: &Path) -> Result<Connection, StoreError> {
-    let copy = Connection::open(target)?;
-    // Whoever wants the copy on disk sees to it.
-    copy.pragma_update(None, "synchronous", "OFF")?;
+    transaction.commit()?;
     Ok(copy)
 }
 
-/// Only read, whatever its schema would like to have run.
-pub(super) fn open_copy(path: &Path) -> rusqlite::Result<Connection> {
-    let copy = Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    untrusted(&copy)?;
-    Ok(copy)
+/// Copies rows between two databases of ours, column by column under their names.
+pub(super) fn copy_rows(
+    from: &Connection,
+    to: &Connection,
+    table: &str,
+    select: &str,
+    params: impl rusqlite::Params,
+) -> rusqlite::Result<u64> {
+    copy_rows_or(from, to, table, select, params, "")
 }
 
-fn untrusted(copy: &Connection) -> rusqlite::Result<()> {
-    copy.pragma_update(None, "trusted_schema", false)?;
-    copy.pragma_update(None, "cell_size_check", true)
+/// The same, with what is done about a row that is there already.
+pub(super) fn copy_rows_or(
+    from: &Connection,
+    to: &Connection,
+    table: &str,
+    select: &str,
+    params: impl rusqlite::Params,
+    conflict: &str,
+) -> rusqlite::Result<u64> {
+    let mut read = from.prepare(select)?;
+    let (columns, names) = (read.column_count(), read.column_names().join(", "));
+    let places = vec!["?"; columns].join(", ");
+    let mut write = to.prepare(&format!("INSERT INTO {table} ({names}) VALUES ({places}) {conflict}"))?;
+    let (mut rows, mut copied) = (read.query(params)?, 0);
+    while let Some(row) = rows.next()? {
+        let values = (0..columns).map(|at| row.get_ref(at)).collect::<Result<Vec<ValueRef<'_>>, _>>()?;
+        for (at, value) in (1..).zip(values) {
+            write.raw_bind_parameter(at, rusqlite::types::ToSqlOutput::Borrowed(value))?;
+        }
+        copied += write.raw_execute()? as u64;
+    }
+    Ok(copied)
+}
+
+/// Changes when what a backup of the gallery holds does; `None`: there is nothing in it.
+fn fingerprint(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    let mut sum = Sha256::new();
+    let mut any = false;
+    for sql in [
+        "SELECT id, hex(uid), name FROM person ORDER BY id",
+        "SELECT id, person_id, sha256 FROM person_images ORDER BY id",
+        "SELECT person_image_id, length(picture), '' FROM enrolment_pictures ORDER BY person_image_id",
+        "SELECT person_image_id, space, '' FROM person_embeddings ORDER BY person_image_id, space",
+        "SELECT id, person_id, space FROM counter_examples ORDER BY id",
+        "SELECT hex(uid), '', '' FROM erased ORDER BY uid",
+        "SELECT hex(uid), hex(into_uid), '' FROM merged ORDER BY uid",
+    ] {
+        // People alone have no tombstones.
+        let Ok(mut statement) = connection.prepare(sql) else { continue };
+        sum.update(sql);
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            any = true;
+            for at in 0..3 {
+                match row.get_ref(at)? {
+                    ValueRef::Integer(number) => sum.update(number.to_le_bytes()),
+                    value => sum.update(value.as_bytes_or_null()?.unwrap_or_default()),
+                }
+                sum.update([0]);
+            }
+        }
+    }
+    Ok(any.then(|| hex(&sum.finalize())))
+}
+
+/// Where a backup says it comes from.
+pub fn origin(path: &Path) -> Result<Origin, ForeignError> {
+    let mut header = [0; 100];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    read.map_err(|source| StoreError::Io { path: path.into(), source })?;
+    check_header(&header).map_err(|error| ForeignError::Refused(error.to_string()))?;
+    origin_of(&foreign::open(path)?)
+}
+
+fn origin_of(file: &Connection) -> Result<Origin, ForeignError> {
+    let sql = "SELECT count(*) FROM sqlite_schema WHERE name = 'backup' AND type = 'table' AND sql = ?1";
+    if file.query_row(sql, [ORIGIN], |row| row.get::<_, i64>(0))? != 1 {
+        return Err(ForeignError::Refused("it does not say where it comes from".into()));
+    }
+    let row =
+        file.query_row("SELECT contents, version, device, created_at_ms, gallery FROM backup LIMIT 1", [], |row| {
+            Ok((
+                row.get::<_, String>(0)?,
+                row.get::<_, String>(1)?,
+                row.get::<_, String>(2)?,
+                row.get::<_, i64>(3)?,
+                row.get::<_, Option<String>>(4)?,
+            ))
+        });
+    let (contents, version, device, created_at_ms, gallery) = match row {
+        Ok(row) => row,
+        Err(error) => match ForeignError::from(error) {
+            ForeignError::Store(error) => {
+                return Err(ForeignError::Refused(format!("it does not say where it comes from: {error}")));
+            }
+            error => return Err(error),
+        },
+    };
+    let contents = [Contents::Everything, Contents::Gallery, Contents::People]
+        .into_iter()
+        .find(|known| known.word() == contents)
+        .ok_or_else(|| ForeignError::Refused("it does not say what is in it".into()))?;
+    let short = |text: String| names::clean(&text).chars().take(100).collect::<String>();
+    let made = Moment::from_ms(created_at_ms.clamp(0, 253_402_300_799_999)).text;
+    let text = format!("of {}, made {made} by kithd {}", short(device), short(version));
+    Ok(Origin { contents, text, gallery })
+}
+
+/// Makes of a file from anywhere a database of ours that can be taken from; what is not taken is noted.
+pub fn clean_copy(file: &Path, schema: i64, clean: &Path) -> Result<(Origin, LeftOut), ForeignError> {
+    let from = foreign::open(file)?;
+    let origin = origin_of(&from)?;
+    let tables = origin.contents.tables();
+    let mut own = migrate::objects(schema)?;
+    own.retain(|object| tables.contains(&object.table.as_str()));
+    own.push(migrate::Object {
+        kind: "table".into(),
+        name: "backup".into(),
+        table: "backup".into(),
+        sql: ORIGIN.into(),
+    });
+    foreign::check_schema(&from, &own)?;
+    foreign::check_pages(&from)?;
+    let left_out = take_tables(&from, clean, schema, &tables)?;
+    Ok((origin, left_out))
+}
+
+/// Takes all rows of these tables into a new database.
+pub(super) fn take_tables(
+    from: &Connection,
+    clean: &Path,
+    schema: i64,
+    tables: &[&'static str],
+) -> Result<LeftOut, ForeignError> {
+    let mut own = new_file(clean)?;
+    migrate::advance(&mut own, schema)?;
+    own.pragma_update(None, "foreign_keys", true).map_err(StoreError::from)?;
+    let mut left_out = LeftOut::default();
+    let transaction = own.unchecked_transaction().map_err(StoreError::from)?;
+    for table in tables {
+        Taking::of(from, &transaction, table, "TRUE")?.run(&[], &mut left_out)?;
+    }
+    people::complete_names(&transaction).map_err(StoreError::from)?;
+    foreign::check_pictures(&transaction, &mut left_out)?;
+    transaction.commit().map_err(StoreError::from)?;
+    migrate::advance(&mut own, migrate::known_schema())?;
+    Ok(left_out)
+}
+
+/// One that is only there to be taken from or handed out: what is to be on disk is flushed by the caller.
+fn new_file(path: &Path) -> Result<Connection, StoreError> {
+    let file = Connection::open(path)?;
+    file.pragma_update(None, "synchronous", "OFF")?;
+    file.pragma_update(None, "secure_delete", true)?;
+    file.pragma_update(None, "temp_store", "MEMORY")?;
+    Ok(file)
 }
 
 /// Does what waits for the disk on a thread that may.
@@ -155,32 +390,79 @@ mod tests {
     use super::*;
     use crate::store::fixtures::{run, store};
 
+    async fn make(store: &Store, target: PathBuf) -> Result<(), StoreError> {
+        store.make_backup(target, Contents::Everything, "board".into(), None).await
+    }
+
+    fn read(file: &Path) -> (Origin, LeftOut, Connection) {
+        let clean = file.with_extension("clean");
+        let (origin, left_out) = clean_copy(file, migrate::known_schema(), &clean).unwrap();
+        (origin, left_out, Connection::open(clean).unwrap())
+    }
+
     #[tokio::test]
-    async fn a_copy_is_of_one_moment_while_the_writer_goes_on() {
+    async fn a_backup_is_of_one_moment_while_the_writer_goes_on() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(folder.path()).await;
         run(
             &store,
             "WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 20000)
-             INSERT INTO images (source, path, accepted_at_ms) SELECT 'http', hex(zeroblob(100)), n FROM n",
+             INSERT INTO images (state, outcome, source, path, accepted_at_ms)
+             SELECT 'processed', 'no_face', 'http', hex(zeroblob(100)), n FROM n",
         )
         .await;
+        let target = folder.path().join("copy");
         let copying = tokio::spawn({
-            let (store, copy) = (store.clone(), folder.path().join("copy.db"));
-            async move { store.copy_to(copy).await }
+            let (store, target) = (store.clone(), target.clone());
+            async move { make(&store, target).await }
         });
         let mut written = 0;
         while !copying.is_finished() {
-            run(&store, "INSERT INTO images (source, path, accepted_at_ms) VALUES ('http', '/later', 1); INSERT INTO rejected_messages (received_at_ms, topic, reason, payload) VALUES (1, '', '', x'')").await;
+            run(
+                &store,
+                "INSERT INTO images (state, outcome, source, path, accepted_at_ms)
+                   VALUES ('processed', 'no_face', 'http', '/later', 1);
+                 INSERT INTO erased VALUES (randomblob(16), 1);",
+            )
+            .await;
             written += 1;
         }
         copying.await.unwrap().unwrap();
         assert!(written > 1, "the writer waited for the copy");
-        let copy = folder.path().join("copy.db");
-        prepare_copy(&copy).unwrap();
-        let copy = Connection::open(copy).unwrap();
+        let (_, left_out, copy) = read(&target);
+        assert_eq!(left_out.rows, 0, "{left_out:?}");
         let count = |sql: &str| copy.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
         let later = count("SELECT count(*) FROM images WHERE path = '/later'");
-        assert!(later < written && later == count("SELECT count(*) FROM rejected_messages"), "{later} of {written}");
+        assert!(later < written && later == count("SELECT count(*) FROM erased"), "{later} of {written}");
+    }
+
+    #[tokio::test]
+    async fn what_does_not_belong_is_not_in_a_backup() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path()).await;
+        run(
+            &store,
+            "CREATE TABLE notes (a); CREATE VIEW everybody AS SELECT * FROM person;
+             CREATE INDEX own ON images (path); CREATE TRIGGER mine AFTER DELETE ON images BEGIN SELECT 1; END;
+             INSERT INTO facts VALUES ('secret', 'word of mouth');
+             INSERT INTO images (id, state, outcome, source, path, accepted_at_ms, file, unverified, supersedes)
+               VALUES (1, 'processed', 'no_face', 'http', '/1', 1, 'spool/1.x', 1, 'r0'),
+                      (2, 'pending', NULL, 'http', '/waits', 1, 'spool/2.x', 0, NULL);
+             INSERT INTO outbox (id, image_id, result_id, created_at_ms, payload) VALUES (5, 1, 'r1', 1, '{}');
+             INSERT INTO unsent VALUES (5, 0);",
+        )
+        .await;
+        let target = folder.path().join("copy");
+        make(&store, target.clone()).await.unwrap();
+        let bytes = std::fs::read(&target).unwrap();
+        for gone in ["word of mouth", "/waits", "spool/", "everybody", "CREATE TRIGGER"] {
+            assert!(!bytes.windows(gone.len()).any(|window| window == gone.as_bytes()), "{gone} is in the backup");
+        }
+        let (origin, left_out, copy) = read(&target);
+        assert_eq!((origin.contents, left_out.rows), (Contents::Everything, 0));
+        let row: (i64, Option<String>, i64) = copy
+            .query_row("SELECT id, file, unverified FROM images", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .unwrap();
+        assert_eq!(row, (1, None, 0));
     }
 }

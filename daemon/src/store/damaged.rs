@@ -1,92 +1,146 @@
-//! SQL that takes over what can be had of a damaged database, and the notice that says so. Not for moving one aside, which
-//! `migrate` does, and not for reading its pages: that is `salvage`'s.
+//! SQL that reads what can be had of a damaged database into a clean copy, and the notice that says so. Not for moving one
+//! aside, which `migrate` does, and not for taking the copy in: that is `restore`'s.
 
 use std::path::Path;
 
-use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::backup::{GALLERY, open_copy};
-use super::folders::take_seen;
+use super::backup::{GALLERY, take_tables};
+use super::foreign::{self, ForeignError, LeftOut, Taking};
 use super::migrate::{self, known_schema};
-use super::record::Record;
-use super::salvage::{self, Rows};
 use super::{Store, StoreError, Urgency};
 
-/// Where `images.file` stands.
-const FILE_COLUMN: usize = 4;
+/// Numbers of images that are asked for at a time.
+const RANGE: i64 = 4096;
+/// How far numbers are looked for where nothing can be read that says how far they go.
+const FAR: i64 = 1_000_000;
 
-/// What can be read of a damaged database.
-#[derive(Debug)]
-pub struct Salvage(Rows);
+/// What could be read of what waited.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    /// Unfinished images.
+    pub images: u64,
+    /// Ranges of numbers whose rows cannot be read: the first and the last of each.
+    pub unreadable: Vec<(i64, i64)>,
+    /// Files of images that had ended: their results are lost, and they are not to be recognised again.
+    pub finished_files: Vec<String>,
+}
 
-impl Salvage {
-    /// Reads what waited in a damaged database, page by page.
-    pub fn read(damaged: &Path) -> std::io::Result<Self> {
-        salvage::read(damaged).map(Self)
+/// Reads people out of a damaged database if SQLite can still read all of their tables, into a new clean copy. `None`: it
+/// cannot, and there is no copy.
+pub fn people_of_damaged(damaged: &Path, clean: &Path) -> Option<LeftOut> {
+    let read = || -> Result<LeftOut, ForeignError> {
+        let from = open(damaged)?;
+        for table in GALLERY {
+            migrate::check(&from, Some(table))?;
+        }
+        take_tables(&from, clean, known_schema(), &GALLERY)
+    };
+    read().inspect_err(|error| tracing::error!("people cannot be read from {}: {error}", damaged.display())).ok()
+}
+
+/// A clean copy with nothing in it.
+pub fn empty_copy(clean: &Path) -> Result<(), ForeignError> {
+    take_tables(&Connection::open_in_memory()?, clean, known_schema(), &[]).map(drop)
+}
+
+/// Adds to a clean copy what waits in a damaged database and can be read: images by ranges of their numbers, which are
+/// halved where SQLite gives up, and files that were taken from watched folders.
+pub fn waiting_of_damaged(damaged: &Path, clean: &Path) -> Result<Waiting, ForeignError> {
+    let from = open(damaged)?;
+    let own = Connection::open(clean)?;
+    own.pragma_update(None, "foreign_keys", true)?;
+    let mut waiting = Waiting::default();
+    let number = |sql: &str| from.query_row(sql, [], |row| row.get::<_, Option<i64>>(0)).ok().flatten();
+    let sequence = number("SELECT seq FROM sqlite_sequence WHERE name = 'images'");
+    let highest = [
+        sequence,
+        number("SELECT max(id) FROM images NOT INDEXED"),
+        number("SELECT max(image_id) FROM outbox INDEXED BY outbox_image"),
+    ];
+    let highest = highest.into_iter().flatten().filter(|id| (0..1 << 53).contains(id)).max();
+    let end = highest.unwrap_or(FAR);
+    let unfinished = "id BETWEEN ?1 AND ?2 AND state IN ('pending', 'processing')";
+    let mut images = Taking::of(&from, &own, "images", unfinished)?;
+    let mut files = from.prepare(
+        "SELECT file FROM images NOT INDEXED
+          WHERE id BETWEEN ?1 AND ?2 AND state IN ('processed', 'failed') AND file IS NOT NULL",
+    )?;
+    let mut left_out = LeftOut::default();
+    // The last range on top: they are taken in order.
+    let mut ranges: Vec<(i64, i64)> =
+        (0..=end / RANGE).rev().map(|range| (range * RANGE + 1, (range + 1) * RANGE)).collect();
+    while let Some((first, last)) = ranges.pop() {
+        own.execute_batch("SAVEPOINT range")?;
+        let before = left_out.clone();
+        let taken = images.run(&[&first, &last], &mut left_out);
+        let ended = files.query_map([first, last], |row| row.get(0)).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        match (taken, ended) {
+            (Ok(taken), Ok(ended)) => {
+                own.execute_batch("RELEASE range")?;
+                waiting.images += taken;
+                waiting.finished_files.extend(ended);
+            }
+            (Err(error @ (ForeignError::Store(_) | ForeignError::Refused(_))), _) => return Err(error),
+            _ => {
+                own.execute_batch("ROLLBACK TO range; RELEASE range")?;
+                left_out = before;
+                if first < last {
+                    let middle = first + (last - first) / 2;
+                    ranges.extend([(middle + 1, last), (first, middle)]);
+                } else {
+                    match waiting.unreadable.last_mut() {
+                        Some((_, end)) if *end == first - 1 => *end = first,
+                        _ => waiting.unreadable.push((first, first)),
+                    }
+                }
+            }
+        }
     }
-
-    /// Unfinished images that can be read.
-    pub fn unfinished(&self) -> usize {
-        self.0.images.len()
+    // The clock that due times are told by is lost with the rest.
+    own.execute_batch(
+        "UPDATE images SET attempts = max(0, attempts - 1) WHERE state = 'processing';
+         UPDATE images SET state = 'pending', alone = 0, due_ms = 0, missing_since_ms = NULL;",
+    )?;
+    if let Some(highest) = highest {
+        // Senders know their pictures by number: none is given twice.
+        own.execute("DELETE FROM sqlite_sequence WHERE name = 'images'", [])?;
+        own.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('images', ?1)", [highest])?;
     }
-
-    /// Files that they name, relative to the state folder.
-    pub fn files(&self) -> impl Iterator<Item = &str> {
-        self.0.images.values().filter_map(|image| match image.get(FILE_COLUMN) {
-            Some(Value::Text(file)) => Some(file.as_str()),
-            _ => None,
-        })
+    // From both ends up to where it cannot be read.
+    for table in ["folders", "seen"] {
+        for order in ["TRUE ORDER BY 1, 2", "TRUE ORDER BY 1 DESC, 2 DESC"] {
+            let Ok(mut rows) = Taking::of(&from, &own, table, order) else { continue };
+            if rows.run(&[], &mut LeftOut::default()).is_ok() {
+                break;
+            }
+        }
     }
+    own.execute("UPDATE seen SET image_id = NULL WHERE image_id NOT IN (SELECT id FROM images)", [])?;
+    Ok(waiting)
+}
+
+/// One of this program's schema, for reading what can be read.
+fn open(damaged: &Path) -> Result<Connection, ForeignError> {
+    let from = foreign::open_damaged(damaged)?;
+    let found: i64 = from.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let tables: Vec<_> = [&GALLERY[..], &["images", "folders", "seen"]].concat();
+    let own: Vec<_> = migrate::objects(known_schema())?;
+    let same = |table: &str| -> Result<bool, ForeignError> {
+        let sql: Option<String> = from
+            .query_row("SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1", [table], |row| row.get(0))
+            .optional()?;
+        Ok(own.iter().any(|object| object.kind == "table" && object.name == table && Some(&object.sql) == sql.as_ref()))
+    };
+    for table in tables {
+        if found != known_schema() || !same(table)? {
+            return Err(ForeignError::Damaged(format!("its schema is not kithd's, beginning with {table}")));
+        }
+    }
+    Ok(from)
 }
 
 impl Store {
-    /// Takes in what was salvaged, under the numbers it had; images that were being processed wait again.
-    pub async fn take_salvaged(&self, salvage: Salvage) -> Result<u64, StoreError> {
-        self.write(Urgency::Now, move |here| {
-            let named = |table: &str, rows: &mut dyn Iterator<Item = &Vec<Value>>| -> rusqlite::Result<Vec<Record>> {
-                let all = here.prepare(&format!("SELECT * FROM {table}"))?;
-                let columns: Vec<String> = all.column_names().into_iter().map(String::from).collect();
-                let record = |values: &Vec<Value>| {
-                    // An older row has fewer; what it lacks has its default.
-                    let known = values.len().min(columns.len());
-                    Record { columns: columns[..known].into(), values: values[..known].to_vec() }
-                };
-                Ok(rows.map(record).collect())
-            };
-            let Salvage(rows) = &salvage;
-            let mut lost = 0;
-            for mut image in named("images", &mut rows.images.values())? {
-                let there = "SELECT 1 FROM images WHERE id = ?1";
-                if here.prepare_cached(there)?.exists([image.number("id")])? {
-                    continue;
-                }
-                if image.text("state") == Some("processing") {
-                    let attempts = image.number("attempts");
-                    image.set("attempts", (attempts - 1).max(0));
-                    image.set("state", "pending".to_string());
-                }
-                image.set("alone", 0);
-                // One row of rubbish must not take the others with it.
-                if let Err(error) = image.insert(here, "images") {
-                    tracing::warn!("an image of the damaged database cannot be taken over: {error}");
-                    lost += 1;
-                }
-            }
-            // Senders know their pictures by number: none is given twice.
-            here.execute(
-                "INSERT INTO sqlite_sequence (name, seq) SELECT 'images', 0
-                  WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'images')",
-                [],
-            )?;
-            here.execute("UPDATE sqlite_sequence SET seq = max(seq, ?1) WHERE name = 'images'", [rows.highest])?;
-            let folders = named("folders", &mut rows.folders.iter())?;
-            take_seen(here, &folders, &named("seen", &mut rows.seen.iter())?)?;
-            Ok(lost)
-        })
-        .await
-    }
-
     /// Damaged files in the state folder that nobody has tried to read yet.
     pub async fn damaged_unread(&self) -> Result<Vec<(String, u32)>, StoreError> {
         let files = self.damaged_files();
@@ -99,6 +153,15 @@ impl Store {
                 }
             }
             Ok(unread)
+        })
+        .await
+    }
+
+    /// Leaves files of the spool to be deleted.
+    pub async fn discard_files(&self, files: Vec<String>) -> Result<(), StoreError> {
+        self.write(Urgency::Now, move |connection| {
+            let mut discard = connection.prepare("INSERT OR IGNORE INTO discarded_files VALUES (?1)")?;
+            files.iter().try_for_each(|file| discard.execute([file]).map(drop))
         })
         .await
     }
@@ -137,20 +200,6 @@ pub(super) fn damaged_banner(connection: &Connection, folder: &Path) -> rusqlite
             .optional()?;
         text.extend(came.into_iter().flat_map(|came| [" ".to_string(), came]));
     }
-    text.push_str(" Move these files and the folders of the same number away to end this notice.");
+    text.push_str(" Move these files away to end this notice.");
     Ok(Some(text))
-}
-
-/// Whether the gallery of a damaged database can be read as it was: its tables are whole, and of this schema.
-pub fn gallery_is_whole(damaged: &Path) -> bool {
-    let whole = || -> Result<bool, StoreError> {
-        let damaged = open_copy(damaged)?;
-        let found: i64 = damaged.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if found != known_schema() {
-            return Ok(false);
-        }
-        GALLERY.iter().try_for_each(|table| migrate::check(&damaged, Some(table)))?;
-        Ok(true)
-    };
-    whole().unwrap_or(false)
 }

@@ -2,8 +2,6 @@
 //!
 //! Deleted content is overwritten (`secure_delete`); the journal that still holds it is emptied at the end.
 
-use std::collections::HashMap;
-
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
 
@@ -32,51 +30,12 @@ impl Store {
     }
 
     /// Takes a person, their pictures and embeddings out of the gallery, leaves a tombstone for them and for everybody they
-    /// were put together with, and notes that their results are to follow; answers the kept enrolment pictures, to be
-    /// deleted. `None`: there is nobody of that number.
-    pub async fn erase_person(&self, person: PersonId) -> Result<Option<Vec<String>>, StoreError> {
+    /// were put together with, and notes that their results are to follow. False: there is nobody of that number.
+    pub async fn erase_person(&self, person: PersonId) -> Result<bool, StoreError> {
         self.write(Urgency::Now, move |connection| {
-            let uid: Option<Option<Vec<u8>>> =
-                connection.query_row("SELECT uid FROM person WHERE id = ?1", [person], |row| row.get(0)).optional()?;
-            let Some(uid) = uid else { return Ok(None) };
-            let files = connection
-                .prepare("SELECT file FROM person_images WHERE person_id = ?1")?
-                .query_map([person], |row| row.get(0))?
-                .collect::<Result<_, _>>()?;
-            let mut erasing = erasing(connection)?;
-            erasing.push(person);
-            if let Some(uid) = uid {
-                let earlier = connection
-                    .prepare(&format!(
-                        "{THEY} SELECT person_id FROM merged JOIN they USING (uid) WHERE person_id IS NOT NULL"
-                    ))?
-                    .query_map([&uid], |row| row.get(0))?
-                    .collect::<Result<Vec<PersonId>, _>>()?;
-                erasing.extend(earlier);
-                connection.execute(
-                    &format!("{THEY} INSERT OR IGNORE INTO erased (uid, erased_at_ms) SELECT uid, ?2 FROM they"),
-                    params![uid, wall_clock_ms()],
-                )?;
-                // The tombstones say the same of each.
-                connection.execute("DELETE FROM merged WHERE uid IN (SELECT uid FROM erased)", [])?;
-            }
-            // A face that was named after the fact is found by its nearest candidate, as all others are.
-            connection.execute(
-                "UPDATE faces SET candidates = json_array(json_array(?1, 0))
-                  WHERE person_id = ?1 AND outcome <> 'unknown' AND candidates ->> '$[0][0]' IS NOT ?1",
-                [person],
-            )?;
-            // Theirs too: they were taken for somebody else, and somebody said so. By its crop as well, since embeddings change
-            // with the model pack.
-            connection.execute(
-                "DELETE FROM counter_examples WHERE vector IN (SELECT vector FROM person_embeddings
-                        WHERE person_image_id IN (SELECT id FROM person_images WHERE person_id = ?1))
-                    OR (length(crop) > 0 AND crop IN (SELECT crop FROM person_images WHERE person_id = ?1))",
-                [person],
-            )?;
-            connection.execute("DELETE FROM person WHERE id = ?1", [person])?;
-            store_fact(connection, ERASING, &serde_json::json!(erasing).to_string())?;
-            Ok(Some(files))
+            let Some(people) = erase_person(connection, person)? else { return Ok(false) };
+            note_erasing(connection, &[erasing(connection)?, people].concat())?;
+            Ok(true)
         })
         .await
     }
@@ -109,7 +68,7 @@ impl Store {
     pub async fn erased(&self, people: Vec<PersonId>) -> Result<(), StoreError> {
         self.write(Urgency::Now, move |connection| {
             let left: Vec<_> = erasing(connection)?.into_iter().filter(|person| !people.contains(person)).collect();
-            store_fact(connection, ERASING, &serde_json::json!(left).to_string())
+            note_erasing(connection, &left)
         })
         .await
     }
@@ -136,7 +95,49 @@ impl Store {
     }
 }
 
-fn erasing(connection: &Connection) -> rusqlite::Result<Vec<PersonId>> {
+/// Takes a person out of the gallery and leaves tombstones; answers the numbers under which past results name them.
+pub(super) fn erase_person(connection: &Connection, person: PersonId) -> rusqlite::Result<Option<Vec<PersonId>>> {
+    let uid: Option<Option<Vec<u8>>> =
+        connection.query_row("SELECT uid FROM person WHERE id = ?1", [person], |row| row.get(0)).optional()?;
+    let Some(uid) = uid else { return Ok(None) };
+    let mut people = vec![person];
+    if let Some(uid) = uid {
+        let earlier = connection
+            .prepare(&format!("{THEY} SELECT person_id FROM merged JOIN they USING (uid) WHERE person_id IS NOT NULL"))?
+            .query_map([&uid], |row| row.get(0))?
+            .collect::<Result<Vec<PersonId>, _>>()?;
+        people.extend(earlier);
+        connection.execute(
+            &format!("{THEY} INSERT OR IGNORE INTO erased (uid, erased_at_ms) SELECT uid, ?2 FROM they"),
+            params![uid, wall_clock_ms()],
+        )?;
+        // The tombstones say the same of each.
+        connection.execute("DELETE FROM merged WHERE uid IN (SELECT uid FROM erased)", [])?;
+    }
+    // A face that was named after the fact is found by its nearest candidate, as all others are.
+    connection.execute(
+        "UPDATE faces SET candidates = json_array(json_array(?1, 0))
+          WHERE person_id = ?1 AND outcome <> 'unknown' AND candidates ->> '$[0][0]' IS NOT ?1",
+        [person],
+    )?;
+    // Theirs too: they were taken for somebody else, and somebody said so. By its crop as well, since embeddings change
+    // with the model pack.
+    connection.execute(
+        "DELETE FROM counter_examples WHERE vector IN (SELECT vector FROM person_embeddings
+                WHERE person_image_id IN (SELECT id FROM person_images WHERE person_id = ?1))
+            OR (length(crop) > 0 AND crop IN (SELECT crop FROM person_images WHERE person_id = ?1))",
+        [person],
+    )?;
+    connection.execute("DELETE FROM person WHERE id = ?1", [person])?;
+    Ok(Some(people))
+}
+
+/// Notes whose erasure has begun and not ended.
+pub(super) fn note_erasing(connection: &Connection, people: &[PersonId]) -> rusqlite::Result<()> {
+    store_fact(connection, ERASING, &serde_json::json!(people).to_string())
+}
+
+pub(super) fn erasing(connection: &Connection) -> rusqlite::Result<Vec<PersonId>> {
     let fact: Option<String> =
         connection.query_row("SELECT value FROM facts WHERE key = ?1", [ERASING], |row| row.get(0)).optional()?;
     Ok(fact.and_then(|people| serde_json::from_str(&people).ok()).unwrap_or_default())
@@ -158,7 +159,7 @@ pub(super) fn person_now(connection: &Connection, person: PersonId) -> rusqlite:
 }
 
 /// Those that name them at all; in results by the person's number, wherever it stands in its object.
-fn images_with(connection: &Connection, person: PersonId) -> rusqlite::Result<Vec<ImageId>> {
+pub(super) fn images_with(connection: &Connection, person: PersonId) -> rusqlite::Result<Vec<ImageId>> {
     let mut found = connection.prepare(
         "SELECT image_id FROM outbox WHERE payload LIKE ?1 OR payload LIKE ?2
           UNION SELECT image_id FROM faces
@@ -230,31 +231,6 @@ pub(super) fn erase_from_image(connection: &Connection, image: ImageId, person: 
         [image],
     )?;
     Ok(())
-}
-
-/// A result that names people by the numbers they have now; those with none are named no more. One in which nothing
-/// changes stays byte for byte what it was.
-pub(super) fn renamed(payload: &str, whom: &HashMap<PersonId, Option<PersonId>>) -> String {
-    let Ok(mut result) = serde_json::from_str::<Value>(payload) else { return "null".into() };
-    let mut changed = false;
-    let mut keep = |candidate: &mut Value| {
-        let Some(person) = candidate["person_id"].as_i64() else { return true };
-        let now = whom.get(&person).copied().flatten();
-        changed |= now != Some(person);
-        if let Some(now) = now {
-            candidate["person_id"] = now.into();
-        }
-        now.is_some()
-    };
-    for face in result["faces"].as_array_mut().into_iter().flatten() {
-        if !keep(&mut face["person"]) {
-            face["person"] = Value::Null;
-        }
-        if let Some(candidates) = face["candidates"].as_array_mut() {
-            candidates.retain_mut(&mut keep);
-        }
-    }
-    if changed { result.to_string() } else { payload.into() }
 }
 
 /// A result that names somebody no more.

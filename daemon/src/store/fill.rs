@@ -71,8 +71,8 @@ fn people(connection: &Connection, count: i64, space: &str, now_ms: i64) -> rusq
     let mut person =
         connection.prepare("INSERT INTO person (id, name, created_at_ms, uid) VALUES (?1, ?2, ?3, randomblob(16))")?;
     let mut picture = connection.prepare(
-        "INSERT INTO person_images (id, person_id, image_name, sha256, file, bounds, quality, created_at_ms, crop)
-         VALUES (?1, ?1, 'a.jpg', ?2, ?2, '[0,0,9,9]', 0.9, ?3, zeroblob(?4))",
+        "INSERT INTO person_images (id, person_id, image_name, sha256, bounds, quality, created_at_ms, crop)
+         VALUES (?1, ?1, 'a.jpg', ?2, '[0,0,9,9]', 0.9, ?3, zeroblob(?4))",
     )?;
     let mut vector =
         connection.prepare("INSERT INTO person_embeddings (person_image_id, space, vector) VALUES (?1, ?3, ?2)")?;

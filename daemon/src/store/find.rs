@@ -298,7 +298,7 @@ mod tests {
     #[tokio::test]
     async fn a_window_of_time_is_found_however_often_the_clock_was_set_back() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(folder.path(), &[]).unwrap();
+        let (store, _) = Store::open(folder.path()).unwrap();
         const HOUR: i64 = 3_600_000;
         // Hours by the board's clock: one twice, a start in 1970 in between, and the right time at last.
         let hours = [1, 2, 3, 2, 3, 0, 1, 900, 901, 899, 902];
@@ -345,7 +345,7 @@ mod tests {
     #[tokio::test]
     async fn a_long_search_goes_on_where_it_stopped_and_a_backlog_is_listed_newest_first() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(folder.path(), &[]).unwrap();
+        let (store, _) = Store::open(folder.path()).unwrap();
         let count = LOOKED_AT + FETCHED;
         let images = (1..=count).map(|n| image(if n == 2 { "/in/needle.jpg".into() } else { format!("/in/{n}.jpg") }));
         store.accept(images.collect(), 0, 0, true).await.unwrap().unwrap();

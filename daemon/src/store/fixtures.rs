@@ -6,14 +6,14 @@ use super::{EnrolledPicture, Store, Urgency, vector_to_blob};
 use crate::domain::{PersonId, hex};
 
 pub(super) async fn store(folder: &Path) -> Store {
-    Store::open(folder, &[]).unwrap().0
+    Store::open(folder).unwrap().0
 }
 
 pub(super) async fn enroll(store: &Store, person: &str, picture: &str, vector: [f32; 2]) -> PersonId {
     let picture = EnrolledPicture {
         image_name: format!("{picture}.jpg"),
         sha256: picture.into(),
-        file: format!("people/{picture}"),
+        picture: picture.as_bytes().to_vec(),
         bounds: [0.0; 4],
         quality: 1.0,
         crop: b"crop".to_vec(),

@@ -1,11 +1,9 @@
 //! SQL of watched folders: which files were taken, and which of them can be put away.
 
-use std::collections::HashMap;
-
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::backup::copy_rows_or;
 use super::images::not_vouched_for;
-use super::record::Record;
 use super::{Store, StoreError, Urgency};
 use crate::domain::{FileKey, ImageId, SeenFile, Stamp};
 
@@ -121,31 +119,18 @@ pub(super) fn remember(connection: &Connection, file: &SeenFile, image: ImageId)
         .map(drop)
 }
 
-/// What was taken from watched folders before: it is not taken again. Whatever was to be put away stays unless its image
-/// is here and waits.
-pub(super) fn take_seen(here: &Connection, folders: &[Record], seen: &[Record]) -> rusqlite::Result<()> {
-    let mut numbers = HashMap::new();
-    for folder in folders {
-        let Some(path) = folder.text("path") else { continue };
+/// Takes from another database what was taken from watched folders before: it is not taken again, and stays where it is.
+pub(super) fn take_seen(here: &Connection, from: &Connection) -> rusqlite::Result<()> {
+    let mut folders = from.prepare("SELECT id, path, mounted FROM folders")?;
+    let mut rows = folders.query([])?;
+    while let Some(row) = rows.next()? {
+        let (theirs, path, mounted): (i64, String, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
         here.prepare_cached("INSERT OR IGNORE INTO folders (path, mounted) VALUES (?1, ?2)")?
-            .execute(params![path, folder.number("mounted")])?;
-        let number: i64 =
+            .execute(params![path, mounted])?;
+        let ours: i64 =
             here.prepare_cached("SELECT id FROM folders WHERE path = ?1")?.query_row([path], |row| row.get(0))?;
-        numbers.insert(folder.number("id"), number);
-    }
-    for file in seen {
-        let Some(folder) = numbers.get(&file.number("folder_id")) else { continue };
-        here.prepare_cached(
-            "INSERT OR IGNORE INTO seen (folder_id, key, size, mtime_ns, image_id) SELECT ?1, ?2, ?3, ?4,
-                (SELECT id FROM images WHERE id = ?5 AND source = 'folder' AND state = 'pending') WHERE ?2 IS NOT NULL",
-        )?
-        .execute(params![
-            folder,
-            file.blob("key"),
-            file.number("size"),
-            file.number("mtime_ns"),
-            file.number("image_id")
-        ])?;
+        let sql = "SELECT key, size, mtime_ns, ?2 AS folder_id FROM seen WHERE folder_id = ?1";
+        copy_rows_or(from, here, "seen", sql, [theirs, ours], "ON CONFLICT DO NOTHING")?;
     }
     Ok(())
 }

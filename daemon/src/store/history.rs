@@ -146,7 +146,7 @@ mod tests {
     #[tokio::test]
     async fn a_week_of_minutes_is_kept_and_a_clock_that_was_wrong_is_forgotten_once_it_is_right() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(folder.path(), &[]).unwrap();
+        let (store, _) = Store::open(folder.path()).unwrap();
         let now = 29_800_000;
         // Before the clock was set, and while it was set to a time that has not come.
         for at in [7, now + 50_000, now - 1, now] {
@@ -167,7 +167,7 @@ mod tests {
     #[tokio::test]
     async fn changes_of_the_breaker_are_read_newest_first_and_a_thousand_are_kept() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(folder.path(), &[]).unwrap();
+        let (store, _) = Store::open(folder.path()).unwrap();
         for number in 0..CHANGES_KEPT + 2 {
             store.note_breaker("open".into(), Some(format!("five failures, {number}"))).await.unwrap();
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
@@ -43,10 +44,12 @@ impl Store {
     pub async fn claim(&self, limit: usize, alone: bool, now_ms: i64) -> Result<Vec<Claimed>, StoreError> {
         let limit = if alone { 1 } else { limit };
         let mut taken: Option<Vec<ImageId>> = None;
+        let holding = Arc::clone(&self.holding);
         self.write(Urgency::Note, move |connection| {
             // Done again after a commit that failed, it takes the same ones: they are in somebody's hands.
             let ids = match &taken {
                 Some(ids) => ids,
+                None if holding.load(Ordering::SeqCst) > 0 => return Ok(Vec::new()),
                 None => taken.insert(
                     connection
                         .prepare_cached(

@@ -59,7 +59,13 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), St
             connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
         }
     }
-    for (number, sql) in (1..).zip(MIGRATIONS).skip(found as usize) {
+    advance(connection, known)
+}
+
+/// Runs the migrations that a database lacks, up to one of them.
+pub(super) fn advance(connection: &mut Connection, schema: i64) -> Result<(), StoreError> {
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    for (number, sql) in (1..=schema).zip(MIGRATIONS).skip(usize::try_from(found).unwrap_or(0)) {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute_batch(sql)?;
         transaction.pragma_update(None, "user_version", number)?;
@@ -70,30 +76,48 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), St
     Ok(transaction.commit()?)
 }
 
+/// A table or index of a schema.
+#[derive(Debug, Clone)]
+pub(super) struct Object {
+    pub(super) kind: String,
+    pub(super) name: String,
+    pub(super) table: String,
+    pub(super) sql: String,
+}
+
+/// Tables and indexes that the migrations up to one of them make, as SQLite keeps their statements.
+pub(super) fn objects(schema: i64) -> Result<Vec<Object>, StoreError> {
+    let mut memory = Connection::open_in_memory()?;
+    advance(&mut memory, schema)?;
+    let mut objects = memory.prepare(
+        "SELECT type, name, tbl_name, sql FROM sqlite_schema
+          WHERE type IN ('table', 'index') AND sql IS NOT NULL AND substr(name, 1, 7) <> 'sqlite_'",
+    )?;
+    let object = |row: &rusqlite::Row<'_>| {
+        Ok(Object { kind: row.get(0)?, name: row.get(1)?, table: row.get(2)?, sql: row.get(3)? })
+    };
+    Ok(objects.query_map([], object)?.collect::<Result<_, _>>()?)
+}
+
 const DAMAGED: &str = "damaged-";
 
-/// Moves a damaged database, its journals and the folders its rows name aside, all under one number.
-pub(super) fn set_aside(folder: &Path, kept: &[&str]) -> Result<(), StoreError> {
-    let aside = |name: &str, number: u32| folder.join(format!("{name}.{DAMAGED}{number}"));
-    // A number nobody has used: `1..` does not end before one is found.
-    let number = (1..).find(|number| !aside(DATABASE, *number).exists()).unwrap_or(u32::MAX);
-    let moves = kept.iter().map(|name| (folder.join(name), aside(name, number)));
+/// Moves a damaged database and its journals aside under one number. The spool stays: its files are queued again.
+pub(super) fn set_aside(folder: &Path) -> Result<(), StoreError> {
+    let aside = |number: u32| folder.join(format!("{DATABASE}.{DAMAGED}{number}"));
+    // The first free number: `1..` does not end before one is found.
+    let number = (1..).find(|number| !aside(*number).exists()).unwrap_or(u32::MAX);
     // Where SQLite looks for them: what is in the journal can be read with the rest.
     let journals = ["-wal", "-shm"].map(|end| {
         (folder.join(format!("{DATABASE}{end}")), folder.join(format!("{DATABASE}.{DAMAGED}{number}{end}")))
     });
     // The database last: as long as it has not moved, the rest is tried again.
-    for (from, to) in moves.chain(journals).chain([(folder.join(DATABASE), aside(DATABASE, number))]) {
+    for (from, to) in journals.into_iter().chain([(folder.join(DATABASE), aside(number))]) {
         match std::fs::rename(&from, to) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 return Err(StoreError::Io { path: from, source });
             }
             _ => {}
         }
-    }
-    for name in kept {
-        std::fs::create_dir_all(folder.join(name))
-            .map_err(|source| StoreError::Io { path: folder.join(name), source })?;
     }
     Ok(())
 }
@@ -155,8 +179,8 @@ mod tests {
         connection
             .execute_batch(
                 "INSERT INTO person (id, name, created_at_ms) VALUES (7, 'Hannibal', 1);
-                 INSERT INTO person_images (person_id, image_name, sha256, file, bounds, quality, created_at_ms)
-                 VALUES (7, 'hannibal_2.jpg', 'x', 'y', '[]', 1.0, 1);",
+                 INSERT INTO person_images (person_id, image_name, sha256, bounds, quality, created_at_ms)
+                 VALUES (7, 'hannibal_2.jpg', 'x', '[]', 1.0, 1);",
             )
             .unwrap();
         let (name, id): (String, i64) = connection

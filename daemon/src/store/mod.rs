@@ -10,6 +10,7 @@ mod erase;
 mod fill;
 mod find;
 mod folders;
+mod foreign;
 mod history;
 mod images;
 mod listing;
@@ -18,28 +19,28 @@ mod missing;
 mod operator;
 mod outbox;
 mod people;
-mod record;
 mod rejected;
 mod restore;
 mod retention;
-mod salvage;
 mod sources;
 mod spool;
 mod strangers;
 mod writer;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, watch};
 
-pub use backup::{prepare_copy, schema};
-pub use damaged::{Salvage, gallery_is_whole};
+pub use backup::{Contents, NoBackup, Origin, check_header, clean_copy, origin};
+pub use damaged::{Waiting, empty_copy, people_of_damaged, waiting_of_damaged};
 pub use fill::{Size, fill};
 pub use find::ImageFilter;
 pub use folders::EndedFile;
+pub use foreign::{ForeignError, LeftOut};
 pub use history::{BreakerChange, HistoryRow};
 pub use images::{End, PutBack};
 pub use listing::{
@@ -49,7 +50,7 @@ pub use missing::{Look, Looks};
 pub use operator::Told;
 pub use people::{Changed, EnrolledPicture, GalleryRow, PersonPicture, PersonRow, Unembedded, gallery, people};
 pub use rejected::{NewRejected, RejectedCaps, RejectedMessage};
-pub use restore::{PictureFile, RestoredGallery, RestoredImages};
+pub use restore::{Amounts, amounts};
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
 pub use strangers::{
@@ -167,6 +168,17 @@ pub struct Store {
     readers: Arc<Readers>,
     removed: Arc<RemovedCounts>,
     damage: watch::Sender<Option<String>>,
+    /// How many hold claims back now.
+    holding: Arc<AtomicUsize>,
+}
+
+/// No image is claimed while this is there.
+pub struct ClaimsHeld(Arc<AtomicUsize>);
+
+impl Drop for ClaimsHeld {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 struct Readers {
@@ -179,16 +191,15 @@ struct Readers {
 impl Store {
     /// Opens or creates `kithd.db` in `folder`, migrates it and starts the writer thread.
     ///
-    /// A damaged file is moved aside together with the `kept` folders its rows name, so that nothing is swept away;
-    /// what can be had back of it is `crate::backup`'s. The second value is the banner that says so, for as long as the
-    /// damaged file is there.
-    pub fn open(folder: &Path, kept: &[&str]) -> Result<(Self, Option<String>), StoreError> {
+    /// A damaged file is moved aside; what can be had back of it is `crate::recovery`'s. The second value is the banner
+    /// that says so, for as long as the damaged file is there.
+    pub fn open(folder: &Path) -> Result<(Self, Option<String>), StoreError> {
         refuse_network_filesystem(folder)?;
         let path = folder.join(DATABASE);
         let connection = match open_whole(folder, &path) {
             Err(StoreError::Corrupt(why)) => {
                 tracing::error!("the database is damaged and is moved aside: {why}");
-                migrate::set_aside(folder, kept)?;
+                migrate::set_aside(folder)?;
                 open_writable(&path)?
             }
             Err(StoreError::DiskFull) if std::fs::remove_file(folder.join(ROOM)).is_ok() => open_writable(&path)?,
@@ -205,6 +216,7 @@ impl Store {
             readers: Arc::new(Readers { path, idle: Mutex::new(idle), permits, dear }),
             removed: Arc::default(),
             damage: watch::Sender::default(),
+            holding: Arc::default(),
         };
         Ok((store, banner))
     }
@@ -212,6 +224,17 @@ impl Store {
     /// The state folder.
     fn state_dir(&self) -> &Path {
         self.readers.path.parent().unwrap_or(Path::new(""))
+    }
+
+    /// Keeps images from being claimed.
+    pub fn hold_claims(&self) -> ClaimsHeld {
+        self.holding.fetch_add(1, Ordering::SeqCst);
+        ClaimsHeld(Arc::clone(&self.holding))
+    }
+
+    /// Whether claims are held back now.
+    pub fn claims_are_held(&self) -> bool {
+        self.holding.load(Ordering::SeqCst) > 0
     }
 
     /// Damaged databases that were moved aside and still lie in the state folder, by file name and number.
@@ -328,9 +351,9 @@ impl Store {
     }
 }
 
-/// Moves an empty or missing database aside as a damaged one, with the `kept` folders, where the caller knows that there
-/// was one: opened, it would be a new one whose rows name nothing.
-pub fn set_lost_aside(folder: &Path, kept: &[&str]) -> Result<(), StoreError> {
+/// Moves an empty or missing database aside as a damaged one where the caller knows that there was one: opened, it would be
+/// a new one whose rows name nothing.
+pub fn set_lost_aside(folder: &Path) -> Result<(), StoreError> {
     let path = folder.join(DATABASE);
     let bytes = std::fs::metadata(&path).map(|file| file.len());
     let missing = bytes.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
@@ -342,7 +365,7 @@ pub fn set_lost_aside(folder: &Path, kept: &[&str]) -> Result<(), StoreError> {
         // What is moved aside is what says so to the operator, and that it is to be mended.
         std::fs::write(&path, "").map_err(|source| StoreError::Io { path: path.clone(), source })?;
     }
-    migrate::set_aside(folder, kept)
+    migrate::set_aside(folder)
 }
 
 /// Opens a database and makes sure that it is whole, as far as time allows.
@@ -506,6 +529,6 @@ mod tests {
             assert_eq!(network_filesystem(magic), None, "{magic:x}");
         }
         let folder = tempfile::tempdir().unwrap();
-        assert!(Store::open(folder.path(), &[]).is_ok());
+        assert!(Store::open(folder.path()).is_ok());
     }
 }

@@ -14,8 +14,8 @@ pub struct EnrolledPicture {
     pub image_name: String,
     /// Of its bytes, hex.
     pub sha256: String,
-    /// Kept copy, relative to the state folder.
-    pub file: String,
+    /// Its bytes as they came.
+    pub picture: Vec<u8>,
     /// The enrolled face: left, top, right, bottom in pixels.
     pub bounds: [f32; 4],
     /// 0 to 1.
@@ -86,13 +86,11 @@ pub struct PersonPicture {
     pub crop: bool,
 }
 
-/// A kept picture that lacks an embedding in the active space.
+/// An enrolled picture that lacks an embedding in the active space.
 #[derive(Debug, Clone)]
 pub struct Unembedded {
     /// The picture's row.
     pub person_image_id: i64,
-    /// Kept copy, relative to the state folder.
-    pub file: String,
     /// Face that was enrolled.
     pub bounds: [f32; 4],
 }
@@ -151,11 +149,6 @@ impl Store {
             connection.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()
         })
         .await
-    }
-
-    /// Everybody, by name.
-    pub async fn people(&self) -> Result<Vec<PersonRow>, StoreError> {
-        self.read(people).await
     }
 
     /// Those with a higher number than `after`, by number.
@@ -251,16 +244,15 @@ impl Store {
     pub async fn unembedded(&self, space: String) -> Result<Vec<Unembedded>, StoreError> {
         self.read(move |connection| {
             let mut statement = connection.prepare(
-                "SELECT id, file, bounds FROM person_images pi
+                "SELECT id, bounds FROM person_images pi
                   WHERE NOT EXISTS (SELECT 1 FROM person_embeddings e WHERE e.person_image_id = pi.id AND e.space = ?1)
                   ORDER BY id",
             )?;
             statement
                 .query_map([space], |row| {
-                    let bounds: String = row.get(2)?;
+                    let bounds: String = row.get(1)?;
                     Ok(Unembedded {
                         person_image_id: row.get(0)?,
-                        file: row.get(1)?,
                         bounds: serde_json::from_str(&bounds).unwrap_or_default(),
                     })
                 })?
@@ -277,13 +269,29 @@ impl Store {
         .await
     }
 
-    /// Kept enrolment pictures that rows still name.
-    pub async fn enrolment_files(&self) -> Result<std::collections::HashSet<String>, StoreError> {
-        self.read(|connection| {
-            let mut statement = connection.prepare("SELECT file FROM person_images")?;
-            statement.query_map([], |row| row.get(0))?.collect()
+    /// Bytes of an enrolled picture; `None`: they are lost, or the picture is gone.
+    pub async fn enrolment_picture(&self, person_image: i64) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(move |connection| {
+            let sql = "SELECT picture FROM enrolment_pictures WHERE person_image_id = ?1";
+            connection.prepare_cached(sql)?.query_row([person_image], |row| row.get(0)).optional()
         })
         .await
+    }
+
+    /// Rows and sha256 of enrolled pictures whose bytes are not in the database.
+    pub async fn pictures_elsewhere(&self) -> Result<Vec<(i64, String)>, StoreError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare(
+                "SELECT id, sha256 FROM person_images WHERE id NOT IN (SELECT person_image_id FROM enrolment_pictures)",
+            )?;
+            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+        .await
+    }
+
+    /// Takes the bytes of an enrolled picture into the database.
+    pub async fn take_picture(&self, person_image: i64, picture: Vec<u8>) -> Result<(), StoreError> {
+        self.write(Urgency::Now, move |connection| insert_bytes(connection, person_image, &picture)).await
     }
 }
 
@@ -388,16 +396,11 @@ impl Store {
         Ok(())
     }
 
-    /// Takes one picture out of the gallery and answers its kept file, to be deleted.
-    pub async fn delete_person_picture(&self, person: PersonId, picture: i64) -> Result<Option<String>, StoreError> {
+    /// Takes one picture out of the gallery; false: this person has no such picture.
+    pub async fn delete_person_picture(&self, person: PersonId, picture: i64) -> Result<bool, StoreError> {
         self.write(Urgency::Now, move |connection| {
-            connection
-                .query_row(
-                    "DELETE FROM person_images WHERE id = ?1 AND person_id = ?2 RETURNING file",
-                    [picture, person],
-                    |row| row.get(0),
-                )
-                .optional()
+            let sql = "DELETE FROM person_images WHERE id = ?1 AND person_id = ?2";
+            Ok(connection.execute(sql, [picture, person])? > 0)
         })
         .await
     }
@@ -511,21 +514,22 @@ pub(super) fn insert_picture(
     let added = connection
         .prepare_cached(
             "INSERT OR IGNORE INTO person_images
-                    (person_id, image_name, sha256, file, bounds, quality, created_at_ms, crop)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                    (person_id, image_name, sha256, bounds, quality, created_at_ms, crop)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?
         .execute(params![
             person,
             picture.image_name,
             picture.sha256,
-            picture.file,
             serde_json::json!(picture.bounds).to_string(),
             picture.quality,
             wall_clock_ms(),
             picture.crop
         ])?;
     if added > 0 {
-        insert_embedding(connection, connection.last_insert_rowid(), &picture.space, &picture.embedding)?;
+        let row = connection.last_insert_rowid();
+        insert_bytes(connection, row, &picture.picture)?;
+        insert_embedding(connection, row, &picture.space, &picture.embedding)?;
     }
     let theirs = connection
         .prepare_cached("SELECT 1 FROM person_images WHERE sha256 = ?1 AND person_id = ?2")?
@@ -539,6 +543,14 @@ pub(super) fn insert_picture(
             .execute(params![person, picture.crop, picture.space, vector_to_blob(&picture.embedding)])?;
     }
     Ok(theirs)
+}
+
+fn insert_bytes(connection: &Connection, person_image: i64, picture: &[u8]) -> rusqlite::Result<()> {
+    // A picture erased meanwhile is skipped.
+    connection
+        .prepare_cached("INSERT INTO enrolment_pictures SELECT id, ?2 FROM person_images WHERE id = ?1")?
+        .execute(params![person_image, picture])
+        .map(drop)
 }
 
 fn insert_embedding(connection: &Connection, row: i64, space: &str, vector: &[f32]) -> rusqlite::Result<()> {

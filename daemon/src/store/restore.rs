@@ -1,618 +1,490 @@
-//! SQL of what comes back from another database, be it a backup's copy or a damaged one whose gallery is whole. Not for
-//! making copies or preparing them: that is `backup`'s.
+//! SQL that takes from a clean copy of a backup: a restore replaces what is here, an import of people adds to it. Not for
+//! making the copy, which is `backup`'s.
 //!
-//! A restore adds what is missing here and undoes nothing: names, merges and erasures of this database stand, and nobody
-//! with a tombstone in either comes back.
+//! Both are one operation of the writer: after a `kill -9` the board has all of it or nothing.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::path::PathBuf;
 
-use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::backup::{blocking, open_copy};
-use super::folders::take_seen;
-use super::people::complete_names;
-use super::record::{Record, for_each};
-use super::{Store, StoreError, Urgency};
-use crate::domain::{ImageId, PersonId};
+use super::backup::{Contents, GALLERY, PAST, blocking, copy_rows, copy_rows_or};
+use super::foreign::LeftOut;
+use super::{Store, StoreError, Urgency, erase, folders, open_read_only, people};
+use crate::domain::PersonId;
 use crate::names;
 
-/// Images in one operation of the writer: others have their turn between two.
-const BATCH: usize = 100;
-/// Longest chain of people who were put together.
-const MERGES: usize = 1000;
-
-/// An enrolled picture's file.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct PictureFile {
-    /// Relative to the state folder.
-    pub file: String,
-    /// Of its bytes, hex.
-    pub sha256: String,
-}
-
-/// What came back of the gallery.
-#[derive(Debug, Default, Clone)]
-pub struct RestoredGallery {
-    /// People who were not here.
+/// How much of each there is.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct Amounts {
+    /// People.
     pub people: u64,
-    /// Pictures that were not here.
+    /// Pictures they were enrolled from.
     pub pictures: u64,
     /// Faces that are not who they were taken for.
     pub counter_examples: u64,
-    /// People of this database whom the copy knows as erased: to be erased here too.
-    pub erased_there: Vec<PersonId>,
-    /// Number in the copy → number here; `None`: erased.
-    whom: HashMap<PersonId, Option<PersonId>>,
-    /// Numbers in the copy of people who are part of somebody else here.
-    joined: HashSet<PersonId>,
+    /// Finished images.
+    pub images: u64,
 }
 
-/// What came back of the past.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct RestoredImages {
-    /// Images that were not here.
-    pub images: u64,
-    /// Images whose number has been given to another one here.
+/// What a restore did.
+#[derive(Debug, Default, Clone)]
+pub struct Replaced {
+    /// What was here and is not any more.
+    pub before: Amounts,
+    /// What came from the backup.
+    pub now: Amounts,
+    /// Images of this board that stay: unfinished ones, and those whose result is not delivered yet.
+    pub kept: u64,
+    /// Images of the backup that stay out: their number is that of an image that stays.
     pub left_out: u64,
 }
 
+/// What an import of people did.
+#[derive(Debug, Default, Clone)]
+pub struct Added {
+    /// People who were not here, and what came with them and for others.
+    pub now: Amounts,
+    /// People who were here already.
+    pub known: u64,
+}
+
 impl Store {
-    /// Pictures of a copy that would come back: not here, or lost from the disk, and of nobody who was erased.
-    pub async fn missing_pictures(&self, copy: PathBuf) -> Result<HashSet<PictureFile>, StoreError> {
-        let folder = self.readers.path.parent().map(Path::to_path_buf).unwrap_or_default();
-        self.read(move |here| {
-            let copy = open_copy(&copy)?;
-            let fates = Fates::of(here, &copy)?;
-            let mut missing = HashSet::new();
-            let mut known = here.prepare("SELECT 1 FROM person_images WHERE sha256 = ?1")?;
-            for_each(&copy, "SELECT person_id, sha256, file FROM person_images", [], |record| {
-                let (Some(file), Some(sha256)) = (record.text("file"), record.text("sha256")) else { return Ok(()) };
-                let there = known.exists([sha256])? && folder.join(file).exists();
-                if !fates.is_erased(record.number("person_id")) && !there {
-                    missing.insert(PictureFile { file: file.into(), sha256: sha256.into() });
+    /// Erases from a clean copy those who were erased here. The caller sees to it that nobody is erased or enrolled from
+    /// now on until the copy is taken from.
+    pub async fn apply_tombstones(&self, clean: PathBuf) -> Result<u64, StoreError> {
+        let here = self.readers.path.clone();
+        // What was erased a moment ago may not be seen by readers yet.
+        self.write(Urgency::Now, |_| Ok(())).await?;
+        blocking(move || {
+            let (here, clean) = (open_read_only(&here)?, Connection::open(&clean)?);
+            clean.pragma_update(None, "synchronous", "OFF")?;
+            let transaction = clean.unchecked_transaction()?;
+            let tombstones: Vec<Vec<u8>> =
+                here.prepare("SELECT uid FROM erased")?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            let (mut erased, mut people) = (0, Vec::new());
+            for uid in &tombstones {
+                let person: Option<PersonId> = transaction
+                    .prepare_cached("SELECT id FROM person WHERE uid = ?1")?
+                    .query_row([uid], |row| row.get(0))
+                    .optional()?;
+                if let Some(person) = person {
+                    people.extend(erase::erase_person(&transaction, person)?.unwrap_or_default());
+                    erased += 1;
                 }
-                Ok(())
-            })?;
-            Ok(missing)
+            }
+            // Those whose last name is not among the backup's people: they had been merged.
+            for uid in &tombstones {
+                let number = "DELETE FROM merged WHERE uid = ?1 RETURNING person_id";
+                let merged: Option<Option<PersonId>> =
+                    transaction.prepare_cached(number)?.query_row([uid], |row| row.get(0)).optional()?;
+                people.extend(merged.flatten());
+            }
+            for person in people {
+                for image in erase::images_with(&transaction, person)? {
+                    erase::erase_from_image(&transaction, image, person)?;
+                }
+            }
+            transaction.commit()?;
+            Ok(erased)
         })
         .await
     }
 
-    /// Takes the people of a copy into the gallery, in one transaction; their pictures' files are there already.
-    pub async fn restore_gallery(&self, copy: PathBuf) -> Result<RestoredGallery, StoreError> {
-        let path = copy.clone();
-        // Looked for beforehand: every face of the copy is looked at, and the writer has others to serve.
-        let contradicted = self.read(move |here| contradicted(here, &open_copy(&path)?)).await?;
-        self.write(Urgency::Now, move |here| restore_gallery(here, &open_copy(&copy)?, &contradicted)).await
-    }
-
-    /// Takes finished images of a copy in where their number is free, with faces, thumbnails, results and groups. What
-    /// waits or runs here is not touched, and nothing is published again.
-    pub async fn restore_images(&self, copy: PathBuf, gallery: &RestoredGallery) -> Result<RestoredImages, StoreError> {
-        let whom = Arc::new(gallery.whom.clone());
-        let joined = Arc::new(gallery.joined.clone());
-        let path = copy.clone();
-        let groups: Arc<HashSet<i64>> = {
-            let whom = Arc::clone(&whom);
-            Arc::new(self.write(Urgency::Now, move |here| restore_groups(here, &open_copy(&path)?, &whom)).await?)
-        };
-        let path = copy.clone();
-        self.write(Urgency::Now, move |here| restore_seen(here, &open_copy(&path)?)).await?;
-        let mut restored = RestoredImages::default();
-        let mut after = 0;
-        loop {
-            let path = copy.clone();
-            let ids: Vec<ImageId> = blocking(move || {
-                let copy = open_copy(&path)?;
-                let mut next = copy.prepare(
-                    "SELECT id FROM images NOT INDEXED WHERE id > ?1 AND state IN ('processed', 'failed')
-                      ORDER BY id LIMIT ?2",
-                )?;
-                Ok(next.query_map(params![after, BATCH as i64], |row| row.get(0))?.collect::<Result<_, _>>()?)
-            })
-            .await?;
-            let Some(last) = ids.last() else { break };
-            after = *last;
-            let (path, whom, groups) = (copy.clone(), Arc::clone(&whom), Arc::clone(&groups));
-            let joined = Arc::clone(&joined);
-            let batch = self.write(Urgency::Now, move |here| {
-                let copy = open_copy(&path)?;
-                let mut restored = RestoredImages::default();
-                for id in &ids {
-                    restore_image(here, &copy, *id, (&whom, &joined), &groups, &mut restored)?;
-                }
-                Ok(restored)
-            });
-            let batch = batch.await?;
-            restored.images += batch.images;
-            restored.left_out += batch.left_out;
-        }
-        if !groups.is_empty() {
-            self.write(Urgency::Now, |here| {
-                here.execute(
-                    "UPDATE strangers SET faces = (SELECT count(*) FROM stranger_faces m WHERE m.stranger_id = strangers.id)",
-                    [],
-                )?;
-                // None of its faces came back: there is nothing to show, and its number stays used.
-                here.execute("DELETE FROM strangers WHERE faces = 0", [])
-            })
-            .await?;
-        }
-        Ok(restored)
-    }
-}
-
-/// What becomes of the people of a copy.
-struct Fates {
-    people: BTreeMap<PersonId, (Fate, Record)>,
-    /// Tombstones of either.
-    erased: HashSet<Vec<u8>>,
-    /// Who was put together with whom in either; what was done here stands.
-    merged: HashMap<Vec<u8>, Vec<u8>>,
-    /// Of people of the copy who are no row any more.
-    earlier: Vec<(PersonId, Vec<u8>)>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Fate {
-    Erased,
-    Here(PersonId),
-    /// Under this uid.
-    New(Vec<u8>),
-}
-
-impl Fates {
-    fn of(here: &Connection, copy: &Connection) -> rusqlite::Result<Self> {
-        let mut fates =
-            Self { people: BTreeMap::new(), erased: HashSet::new(), merged: HashMap::new(), earlier: Vec::new() };
-        for connection in [copy, here] {
-            for_each(connection, "SELECT uid FROM erased", [], |record| {
-                fates.erased.extend(record.blob("uid").map(Vec::from));
-                Ok(())
-            })?;
-            for_each(connection, "SELECT uid, into_uid FROM merged", [], |record| {
-                if let (Some(uid), Some(into)) = (record.blob("uid"), record.blob("into_uid")) {
-                    fates.merged.insert(uid.into(), into.into());
-                }
-                Ok(())
-            })?;
-        }
-        for_each(copy, "SELECT uid, person_id FROM merged WHERE person_id IS NOT NULL", [], |record| {
-            fates.earlier.extend(record.blob("uid").map(|uid| (record.number("person_id"), uid.into())));
-            Ok(())
-        })?;
-        let mut people = Vec::new();
-        for_each(copy, "SELECT * FROM person ORDER BY id", [], |record| {
-            people.push(record.clone());
-            Ok(())
-        })?;
-        for person in people {
-            let fate = match person.blob("uid") {
-                Some(uid) => fates.fate(here, uid, person.text("name"))?,
-                None => Fate::Erased,
-            };
-            fates.people.insert(person.number("id"), (fate, person));
-        }
-        Ok(fates)
-    }
-
-    fn fate(&self, here: &Connection, uid: &[u8], name: Option<&str>) -> rusqlite::Result<Fate> {
-        let Some(last) = self.last(uid) else { return Ok(Fate::Erased) };
-        let by_uid = "SELECT id FROM person WHERE uid = ?1";
-        if let Some(id) = here.prepare_cached(by_uid)?.query_row([&last], |row| row.get(0)).optional()? {
-            return Ok(Fate::Here(id));
-        }
-        // One name is one person: enrolled anew before the backup came back.
-        let by_name = "SELECT id, uid FROM person WHERE folded = ?1";
-        let named = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, Option<Vec<u8>>>(1)?));
-        Ok(match here.prepare_cached(by_name)?.query_row([name.map(names::fold)], named).optional()? {
-            // The name is somebody's who is about to be erased: the next restore brings them.
-            Some((_, Some(uid))) if self.erased.contains(&uid) => Fate::Erased,
-            Some((id, _)) => Fate::Here(id),
-            None => Fate::New(last),
+    /// Puts a clean copy in the place of what is here, but for images that are not finished or not delivered.
+    pub async fn replace_by(&self, clean: PathBuf, contents: Contents) -> Result<Replaced, StoreError> {
+        self.write(Urgency::Now, move |here| {
+            let clean = Connection::open(&clean)?;
+            replace(here, &clean, contents)
         })
+        .await
     }
 
-    /// Who somebody is after all merges; `None`: somebody on the way was erased.
-    fn last(&self, uid: &[u8]) -> Option<Vec<u8>> {
-        let mut uid = uid.to_vec();
-        for _ in 0..MERGES {
-            if self.erased.contains(&uid) {
-                return None;
-            }
-            match self.merged.get(&uid) {
-                Some(into) => uid.clone_from(into),
-                None => break,
-            }
-        }
-        Some(uid)
-    }
-
-    fn is_erased(&self, person: PersonId) -> bool {
-        self.people.get(&person).is_none_or(|(fate, _)| *fate == Fate::Erased)
-    }
-
-    /// Whether two people of the copy are one here.
-    fn are_one(&self, one: PersonId, other: PersonId) -> bool {
-        let fate = |person: PersonId| self.people.get(&person).map(|(fate, _)| fate);
-        one != other && fate(one).is_some_and(|fate| *fate != Fate::Erased) && fate(one) == fate(other)
+    /// Adds the people of a clean copy to those who are here.
+    pub async fn add_people(&self, clean: PathBuf) -> Result<(Added, LeftOut), StoreError> {
+        self.write(Urgency::Now, move |here| {
+            let clean = Connection::open(&clean)?;
+            add(here, &clean)
+        })
+        .await
     }
 }
 
-/// Counter-examples of a copy that do not come back: they show somebody who was erased, or somebody who is one here with
-/// whoever they were said not to be.
-fn contradicted(here: &Connection, copy: &Connection) -> rusqlite::Result<HashSet<i64>> {
-    let mut examples: HashMap<Vec<u8>, Vec<(i64, PersonId)>> = HashMap::new();
-    for_each(copy, "SELECT id, person_id, vector, crop FROM counter_examples", [], |record| {
-        let example = (record.number("id"), record.number("person_id"));
-        for bytes in ["vector", "crop"].into_iter().filter_map(|column| record.blob(column)) {
-            if !bytes.is_empty() {
-                examples.entry(bytes.into()).or_default().push(example);
-            }
-        }
-        Ok(())
-    })?;
-    let mut contradicted = HashSet::new();
-    if examples.is_empty() {
-        return Ok(contradicted);
+/// How much there is.
+pub fn amounts(connection: &Connection) -> rusqlite::Result<Amounts> {
+    let count = |sql: &str| connection.query_row(sql, [], |row| row.get(0));
+    Ok(Amounts {
+        people: count("SELECT count(*) FROM person")?,
+        pictures: count("SELECT count(*) FROM person_images")?,
+        counter_examples: count("SELECT count(*) FROM counter_examples")?,
+        images: count("SELECT count(*) FROM images WHERE state IN ('processed', 'failed')")?,
+    })
+}
+
+fn replace(here: &Connection, clean: &Connection, contents: Contents) -> rusqlite::Result<Replaced> {
+    let everything = contents == Contents::Everything;
+    let mut before = amounts(here)?;
+    if everything {
+        here.execute(
+            "DELETE FROM images WHERE state IN ('processed', 'failed')
+                AND id NOT IN (SELECT image_id FROM outbox JOIN unsent ON unsent.id = outbox.id)",
+            [],
+        )?;
+        here.execute("DELETE FROM strangers", [])?;
+        before.images -= amounts(here)?.images;
+    } else {
+        before.images = 0;
     }
-    let fates = Fates::of(here, copy)?;
-    let mut shows = |bytes: Option<&[u8]>, erased: bool, person: PersonId| {
-        for (id, whose) in bytes.and_then(|bytes| examples.get(bytes)).into_iter().flatten() {
-            if erased || fates.are_one(*whose, person) {
-                contradicted.insert(*id);
-            }
-        }
-    };
-    let pictures = "SELECT person_id, crop, vector FROM person_images
-        LEFT JOIN person_embeddings ON person_image_id = person_images.id";
-    for_each(copy, pictures, [], |picture| {
-        let person = picture.number("person_id");
-        for column in ["vector", "crop"] {
-            shows(picture.blob(column), fates.is_erased(person), person);
-        }
-        Ok(())
-    })?;
-    let mut gone = here.prepare(
-        "SELECT 1 FROM faces JOIN images ON images.id = image_id
-          WHERE image_id = ?1 AND number = ?2 AND accepted_at_ms = ?3 AND path = ?4 AND length(embedding) = 0",
+    // What is being recognised was compared with people who are not here any more: it is done again.
+    here.execute("UPDATE images SET state = 'pending' WHERE state = 'processing'", [])?;
+    // Numbers that they speak of may be other images' in a moment.
+    here.execute("UPDATE seen SET image_id = NULL WHERE image_id NOT IN (SELECT id FROM images)", [])?;
+    let kept = here.query_row("SELECT count(*) FROM images", [], |row| row.get(0))?;
+    erase_from_kept(here, clean)?;
+    replace_people(here, clean)?;
+    let left_out = if everything { add_past(here, clean)? } else { 0 };
+    // Numbers that were given out are not given out again.
+    let mut sequences = clean.prepare("SELECT name, seq FROM sqlite_sequence")?;
+    let mut rows = sequences.query([])?;
+    while let Some(row) = rows.next()? {
+        here.execute(
+            "UPDATE sqlite_sequence SET seq = max(seq, ?2) WHERE name = ?1",
+            params![row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_i64()?],
+        )?;
+    }
+    let mut now = amounts(clean)?;
+    if !everything {
+        now.images = 0;
+    }
+    Ok(Replaced { before, now, kept, left_out })
+}
+
+/// The past of the backup, beside the images that stay; answers how many stay out because their number is one of these.
+fn add_past(here: &Connection, clean: &Connection) -> rusqlite::Result<u64> {
+    let list = |sql: &str| -> rusqlite::Result<String> { here.query_row(sql, [], |row| row.get(0)) };
+    // It is our own copy: what is not to come goes from it first, with all that hangs on it.
+    let left_out = clean.execute(
+        "DELETE FROM images WHERE id IN (SELECT value FROM json_each(?1))",
+        [list("SELECT json_group_array(id) FROM images")?],
     )?;
-    let faces = "SELECT image_id, number, person_id, faces.outcome, candidates, embedding, crop, accepted_at_ms, path
-        FROM faces JOIN images ON images.id = image_id";
-    for_each(copy, faces, [], |face| {
-        let found = ["embedding", "crop"].map(|column| face.blob(column).filter(|bytes| examples.contains_key(*bytes)));
-        if found == [None, None] {
-            return Ok(());
+    clean.execute(
+        "UPDATE images SET idempotency_key = NULL WHERE idempotency_key IN (SELECT value FROM json_each(?1))",
+        [list("SELECT json_group_array(idempotency_key) FROM images WHERE idempotency_key IS NOT NULL")?],
+    )?;
+    for table in PAST {
+        match table {
+            // Their order is kept, their numbers are not: results of this board may have them.
+            "outbox" => {
+                let columns = columns(here, table, &["id"])?;
+                copy_rows(clean, here, table, &format!("SELECT {columns} FROM outbox ORDER BY id"), [])?;
+            }
+            "folders" => folders::take_seen(here, clean)?,
+            "seen" => {}
+            _ => _ = copy_rows(clean, here, table, &format!("SELECT * FROM {table}"), [])?,
         }
-        // Without a person it is taken for the nearest, unless it is nobody's.
-        let person = match face.number("person_id") {
-            0 if face.text("outcome") == Some("unknown") => None,
-            0 => nearest(face),
-            person => Some(person),
-        };
-        // Erased here though the copy does not know whose it was: it was named later.
-        let erased = person.is_some_and(|person| fates.is_erased(person))
-            || gone.exists(params![
-                face.number("image_id"),
-                face.number("number"),
-                face.number("accepted_at_ms"),
-                face.text("path")
-            ])?;
-        for bytes in found {
-            shows(bytes, erased, person.unwrap_or(0));
-        }
-        Ok(())
-    })?;
-    Ok(contradicted)
-}
-
-fn nearest(face: &Record) -> Option<PersonId> {
-    let candidates: Vec<(PersonId, serde_json::Value)> = serde_json::from_str(face.text("candidates")?).ok()?;
-    candidates.first().map(|(person, _)| *person)
-}
-
-fn restore_gallery(
-    here: &Connection,
-    copy: &Connection,
-    contradicted: &HashSet<i64>,
-) -> rusqlite::Result<RestoredGallery> {
-    let fates = Fates::of(here, copy)?;
-    let mut restored = RestoredGallery::default();
-    restore_people(here, &fates, &mut restored)?;
-    for_each(copy, "SELECT * FROM erased", [], |record| {
-        let known = here.prepare_cached("SELECT 1 FROM erased WHERE uid = ?1")?.exists([record.blob("uid")])?;
-        if known { Ok(()) } else { record.insert(here, "erased").map(drop) }
-    })?;
-    for_each(copy, "SELECT uid, into_uid FROM merged", [], |record| {
-        note_merged(here, record.blob("uid"), record.blob("into_uid"))
-    })?;
-    restored.erased_there = here
-        .prepare("SELECT id FROM person WHERE uid IN (SELECT uid FROM erased)")?
-        .query_map([], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
-    restore_pictures(here, copy, contradicted, &mut restored)?;
-    for (id, uid) in &fates.earlier {
-        let now = match fates.last(uid) {
-            Some(uid) => here.query_row("SELECT id FROM person WHERE uid = ?1", [uid], |row| row.get(0)).optional()?,
-            None => None,
-        };
-        restored.whom.entry(*id).or_insert(now);
     }
-    Ok(restored)
+    Ok(left_out as u64)
 }
 
-fn note_merged(here: &Connection, uid: Option<&[u8]>, into: Option<&[u8]>) -> rusqlite::Result<()> {
-    here.prepare_cached(
-        "INSERT OR IGNORE INTO merged (uid, into_uid) SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM erased WHERE uid = ?1)
-            AND NOT EXISTS (SELECT 1 FROM person WHERE uid = ?1)",
-    )?
-    .execute(params![uid, into])
-    .map(drop)
+/// Names of a table's columns, without some.
+fn columns(connection: &Connection, table: &str, without: &[&str]) -> rusqlite::Result<String> {
+    let mut names = connection.prepare_cached("SELECT name FROM pragma_table_info(?1)")?;
+    let names: Vec<String> = names.query_map([table], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    Ok(names.into_iter().filter(|name| !without.contains(&name.as_str())).collect::<Vec<_>>().join(", "))
 }
 
-/// People keep the number they had where nobody has ever had it here: results name people by number.
-fn restore_people(here: &Connection, fates: &Fates, restored: &mut RestoredGallery) -> rusqlite::Result<()> {
-    let used: Option<i64> =
-        here.query_row("SELECT seq FROM sqlite_sequence WHERE name = 'person'", [], |row| row.get(0)).optional()?;
-    let used = used.unwrap_or(0);
-    let mut new: HashMap<&[u8], PersonId> = HashMap::new();
-    // Those that keep their number first, so that no new number gets in their way.
-    let (keep, other): (Vec<_>, Vec<_>) = fates.people.iter().partition(|(id, _)| **id > used);
-    for (id, (fate, person)) in keep.into_iter().chain(other) {
-        let now = match fate {
-            Fate::Erased => None,
-            Fate::Here(now) => {
-                let uid: Option<Vec<u8>> =
-                    here.query_row("SELECT uid FROM person WHERE id = ?1", [now], |row| row.get(0))?;
-                if person.blob("uid") != uid.as_deref() {
-                    restored.joined.insert(*id);
-                    note_merged(here, person.blob("uid"), uid.as_deref())?;
-                }
-                Some(*now)
-            }
-            Fate::New(uid) => match new.get(uid.as_slice()) {
-                Some(now) => Some(*now),
-                None => {
-                    let mut person = person.clone();
-                    person.set("uid", uid.clone());
-                    // Made anew: somebody here may have that topic.
-                    for column in ["folded", "base", "topic"] {
-                        person.set(column, Value::Null);
-                    }
-                    if *id <= used {
-                        person.set("id", Value::Null);
-                    }
-                    let now = person.insert(here, "person")?;
-                    new.insert(uid, now);
-                    restored.people += 1;
-                    Some(now)
-                }
-            },
-        };
-        restored.whom.insert(*id, now);
+/// People whose erasure has begun here, or who are erased in the backup, leave the images that stay.
+fn erase_from_kept(here: &Connection, clean: &Connection) -> rusqlite::Result<()> {
+    let mut people = erase::erasing(here)?;
+    let mut here_too = here.prepare("SELECT id FROM person WHERE uid = ?1")?;
+    let mut tombstones = clean.prepare("SELECT uid FROM erased")?;
+    let mut uids = tombstones.query([])?;
+    while let Some(row) = uids.next()? {
+        let person: Option<PersonId> = here_too.query_row([row.get_ref(0)?.as_blob()?], |row| row.get(0)).optional()?;
+        people.extend(person);
     }
-    complete_names(here)
+    for person in people {
+        for image in erase::images_with(here, person)? {
+            erase::erase_from_image(here, image, person)?;
+        }
+    }
+    erase::note_erasing(here, &[])
 }
 
-/// A picture or face of somebody who is part of this person: nobody may go on saying that this person is not it.
-fn contradict(here: &Connection, person: PersonId, vector: Option<&[u8]>) -> rusqlite::Result<()> {
-    here.prepare_cached("DELETE FROM counter_examples WHERE person_id = ?1 AND vector = ?2")?
-        .execute(params![person, vector])
-        .map(drop)
-}
-
-fn restore_pictures(
-    here: &Connection,
-    copy: &Connection,
-    contradicted: &HashSet<i64>,
-    restored: &mut RestoredGallery,
-) -> rusqlite::Result<()> {
-    let whom = restored.whom.clone();
-    let joined = restored.joined.clone();
-    let person = |record: &Record| whom.get(&record.number("person_id")).copied().flatten();
-    for_each(copy, "SELECT * FROM person_images ORDER BY id", [], |record| {
-        let Some(person) = person(record) else { return Ok(()) };
-        let by_sum = "SELECT id FROM person_images WHERE sha256 = ?1";
-        let known = here.prepare_cached(by_sum)?.query_row([record.text("sha256")], |row| row.get(0)).optional()?;
-        let picture: i64 = match known {
-            Some(id) => id,
-            None => {
-                let mut picture = record.clone();
-                picture.set("id", Value::Null);
-                picture.set("person_id", person);
-                restored.pictures += 1;
-                picture.insert(here, "person_images")?
-            }
-        };
-        let embeddings = "SELECT * FROM person_embeddings WHERE person_image_id = ?1";
-        for_each(copy, embeddings, [record.number("id")], |embedding| {
-            if joined.contains(&record.number("person_id")) {
-                contradict(here, person, embedding.blob("vector"))?;
-            }
-            here.prepare_cached(
-                "INSERT OR IGNORE INTO person_embeddings (person_image_id, space, vector) VALUES (?1, ?2, ?3)",
-            )?
-            .execute(params![picture, embedding.text("space"), embedding.blob("vector")])
-            .map(drop)
-        })
-    })?;
-    for_each(copy, "SELECT * FROM counter_examples ORDER BY id", [], |record| {
-        let Some(person) = person(record) else { return Ok(()) };
-        if contradicted.contains(&record.number("id")) {
-            return Ok(());
-        }
-        // Somebody else's here, who is the one it was said of by now.
-        let theirs = "SELECT 1 FROM person_images pi JOIN person_embeddings e ON e.person_image_id = pi.id
-                       WHERE pi.person_id = ?1 AND e.vector = ?2
-                      UNION ALL SELECT 1 FROM faces WHERE person_id = ?1 AND embedding = ?2";
-        if joined.contains(&record.number("person_id"))
-            && here.prepare_cached(theirs)?.exists(params![person, record.blob("vector")])?
-        {
-            return Ok(());
-        }
-        // Here already, or this face was named since. The crop stays the same with another model pack.
-        let same = "SELECT 1 FROM counter_examples
-                     WHERE person_id = ?1 AND ((space = ?2 AND vector = ?3) OR (length(crop) > 0 AND crop = ?4))
-                    UNION ALL SELECT 1 FROM person_images WHERE person_id = ?1 AND length(?4) > 0 AND crop = ?4";
-        let values = params![person, record.text("space"), record.blob("vector"), record.blob("crop")];
-        if here.prepare_cached(same)?.exists(values)? {
-            return Ok(());
-        }
-        let mut example = record.clone();
-        example.set("id", Value::Null);
-        example.set("person_id", person);
-        restored.counter_examples += 1;
-        example.insert(here, "counter_examples").map(drop)
-    })
-}
-
-/// Groups of strangers that may take their faces back: those that are the same here, and those whose number is free.
-fn restore_groups(
-    here: &Connection,
-    copy: &Connection,
-    whom: &HashMap<PersonId, Option<PersonId>>,
-) -> rusqlite::Result<HashSet<i64>> {
-    let used: Option<i64> =
-        here.query_row("SELECT seq FROM sqlite_sequence WHERE name = 'strangers'", [], |row| row.get(0)).optional()?;
-    let mut groups = HashSet::new();
-    for_each(copy, "SELECT * FROM strangers ORDER BY id", [], |record| {
-        let id = record.number("id");
-        let same: Option<bool> = here
-            .prepare_cached("SELECT space = ?2 AND first_seen_ms = ?3 FROM strangers WHERE id = ?1")?
-            .query_row(params![id, record.text("space"), record.number("first_seen_ms")], |row| row.get(0))
-            .optional()?;
-        match same {
-            Some(true) => _ = groups.insert(id),
-            None if id > used.unwrap_or(0) => {
-                let mut group = record.clone();
-                // Named, and broken off before all its faces were.
-                group.set("person_id", whom.get(&record.number("person_id")).copied().flatten());
-                group.insert(here, "strangers")?;
-                groups.insert(id);
-            }
-            // Another group has the number, or had it: its faces are grouped anew.
-            Some(false) | None => {}
-        }
-        Ok(())
-    })?;
-    Ok(groups)
-}
-
-fn restore_seen(here: &Connection, copy: &Connection) -> rusqlite::Result<()> {
-    let read = |sql: &str| -> rusqlite::Result<Vec<Record>> {
-        let mut records = Vec::new();
-        for_each(copy, sql, [], |record| {
-            records.push(record.clone());
-            Ok(())
-        })?;
-        Ok(records)
+/// People of the backup in the place of those here. Who has the same number and is the same stays named in images that
+/// stay; all others are named no more.
+fn replace_people(here: &Connection, clean: &Connection) -> rusqlite::Result<()> {
+    let people = |connection: &Connection| -> rusqlite::Result<HashMap<PersonId, Option<Vec<u8>>>> {
+        let mut all = connection.prepare("SELECT id, uid FROM person")?;
+        all.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
     };
-    take_seen(here, &read("SELECT * FROM folders")?, &read("SELECT * FROM seen")?)
+    let coming = people(clean)?;
+    let same = |(id, uid): (&PersonId, &Option<Vec<u8>>)| coming.get(id).is_some_and(|other| other == uid);
+    let gone: Vec<PersonId> = people(here)?.iter().filter(|person| !same(*person)).map(|(id, _)| *id).collect();
+    if !gone.is_empty() {
+        here.execute(
+            "UPDATE faces SET candidates = (SELECT json_group_array(json(c.value)) FROM json_each(faces.candidates) c
+                                             WHERE c.value ->> 0 NOT IN (SELECT value FROM json_each(?1)))
+              WHERE EXISTS (SELECT 1 FROM json_each(faces.candidates) c
+                             WHERE c.value ->> 0 IN (SELECT value FROM json_each(?1)))",
+            [serde_json::json!(gone).to_string()],
+        )?;
+    }
+    for person in &gone {
+        here.prepare_cached("DELETE FROM person WHERE id = ?1")?.execute([person])?;
+    }
+    here.execute_batch("DELETE FROM person_images; DELETE FROM counter_examples; DELETE FROM merged;")?;
+    // Two of them may have exchanged their names.
+    here.execute("UPDATE person SET name = hex(randomblob(32)), folded = NULL, base = NULL, topic = NULL", [])?;
+    let names = columns(here, "person", &["id"])?;
+    let set: Vec<String> = names.split(", ").map(|name| format!("{name} = excluded.{name}")).collect();
+    let upsert = format!("ON CONFLICT (id) DO UPDATE SET {}", set.join(", "));
+    copy_rows_or(clean, here, "person", &format!("SELECT id, {names} FROM person"), [], &upsert)?;
+    for table in GALLERY.into_iter().filter(|table| !matches!(*table, "person" | "erased")) {
+        copy_rows(clean, here, table, &format!("SELECT * FROM {table}"), [])?;
+    }
+    let sql = "SELECT uid, erased_at_ms FROM erased";
+    copy_rows_or(clean, here, "erased", sql, [], "ON CONFLICT (uid) DO NOTHING")?;
+    // Numbers that they speak of are others' now.
+    here.execute("UPDATE facts SET value = '[]' WHERE key = 'merging'", []).map(drop)
 }
 
-fn restore_image(
-    here: &Connection,
-    copy: &Connection,
-    id: ImageId,
-    (whom, joined): (&HashMap<PersonId, Option<PersonId>>, &HashSet<PersonId>),
-    groups: &HashSet<i64>,
-    restored: &mut RestoredImages,
-) -> rusqlite::Result<()> {
-    let Some(mut image) = one(copy, "SELECT * FROM images WHERE id = ?1", id)? else { return Ok(()) };
-    let same: Option<bool> = here
-        .prepare_cached("SELECT accepted_at_ms = ?2 AND path = ?3 FROM images WHERE id = ?1")?
-        .query_row(params![id, image.number("accepted_at_ms"), image.text("path")], |row| row.get(0))
-        .optional()?;
-    if let Some(same) = same {
-        restored.left_out += u64::from(!same);
-        return Ok(());
-    }
-    let key = "SELECT 1 FROM images WHERE idempotency_key = ?1";
-    if here.prepare_cached(key)?.exists([image.text("idempotency_key")])? {
-        image.set("idempotency_key", Value::Null);
-    }
-    // Its bytes are not in a backup, and no engine here vouches for it.
-    for column in ["file", "missing_since_ms", "supersedes"] {
-        image.set(column, Value::Null);
-    }
-    for column in ["bytes", "unverified", "alone"] {
-        image.set(column, 0);
-    }
-    image.insert(here, "images")?;
-    restored.images += 1;
-    let mut erased_face = false;
-    for_each(copy, "SELECT * FROM faces WHERE image_id = ?1 ORDER BY number", [id], |record| {
-        let mut face = record.clone();
-        let unknown = face.text("outcome") == Some("unknown");
-        let candidates: Vec<(PersonId, serde_json::Value)> =
-            face.text("candidates").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        let now = |person: PersonId| whom.get(&person).copied().flatten();
-        let theirs = match face.number("person_id") {
-            0 => !unknown && candidates.first().is_some_and(|(person, _)| now(*person).is_none()),
-            person => now(person).is_none(),
+fn add(here: &Connection, clean: &Connection) -> rusqlite::Result<(Added, LeftOut)> {
+    let (mut added, mut left_out) = (Added::default(), LeftOut::default());
+    let coming: Vec<(PersonId, Vec<u8>, String)> = clean
+        .prepare("SELECT id, uid, name FROM person ORDER BY id")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<Result<_, _>>()?;
+    for (id, uid, name) in coming {
+        let known = known_as(here, &uid, &name)?;
+        let person = match known {
+            Some(person) => person,
+            None => {
+                let names = columns(here, "person", &["id", "folded", "base", "topic"])?;
+                copy_rows(clean, here, "person", &format!("SELECT {names} FROM person WHERE id = ?1"), [id])?;
+                let person = here.last_insert_rowid();
+                people::complete_names(here)?;
+                person
+            }
         };
-        let person = now(face.number("person_id"));
-        if let Some(person) = person
-            && joined.contains(&face.number("person_id"))
-        {
-            contradict(here, person, face.blob("embedding"))?;
+        let theirs = add_pictures(here, clean, (id, person), &mut added, &mut left_out)?;
+        match known {
+            Some(_) => added.known += 1,
+            // All of their pictures are other people's here.
+            None if theirs == 0 => {
+                here.execute("DELETE FROM person WHERE id = ?1", [person])?;
+                continue;
+            }
+            None => added.now.people += 1,
         }
-        face.set("person_id", person);
-        let mut left: Vec<(PersonId, serde_json::Value)> = Vec::new();
-        for (person, distance) in candidates {
-            if let Some(person) = now(person)
-                && left.iter().all(|(known, _)| *known != person)
-            {
-                left.push((person, distance));
+        // What they were said not to be holds no more where it is a picture of theirs.
+        let names = columns(here, "counter_examples", &["id", "person_id"])?;
+        let examples: Vec<(i64, Vec<u8>)> = clean
+            .prepare("SELECT id, vector FROM counter_examples WHERE person_id = ?1")?
+            .query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<_, _>>()?;
+        for (example, vector) in examples {
+            let there = here
+                .prepare_cached(
+                    "SELECT 1 FROM counter_examples WHERE person_id = ?1 AND vector = ?2 UNION ALL
+                     SELECT 1 FROM person_embeddings e JOIN person_images pi ON pi.id = e.person_image_id
+                      WHERE pi.person_id = ?1 AND e.vector = ?2",
+                )?
+                .exists(params![person, vector])?;
+            if !there {
+                let select = format!("SELECT {names}, ?2 AS person_id FROM counter_examples WHERE id = ?1");
+                added.now.counter_examples += copy_rows(clean, here, "counter_examples", &select, [example, person])?;
             }
         }
-        face.set("candidates", serde_json::json!(left).to_string());
-        if theirs {
-            erased_face = true;
-            face.set("crop", Vec::new());
-            face.set("embedding", Vec::new());
-        }
-        face.insert(here, "faces").map(drop)
-    })?;
-    if !erased_face {
-        for_each(copy, "SELECT * FROM thumbnails WHERE image_id = ?1", [id], |thumbnail| {
-            thumbnail.insert(here, "thumbnails").map(drop)
-        })?;
     }
-    for_each(copy, "SELECT * FROM outbox WHERE image_id = ?1 ORDER BY id", [id], |record| {
-        let mut result = record.clone();
-        result.set("id", Value::Null);
-        if let Some(payload) = record.text("payload") {
-            result.set("payload", super::erase::renamed(payload, whom));
-        }
-        result.insert(here, "outbox").map(drop)
-    })?;
-    for_each(copy, "SELECT * FROM stranger_faces WHERE image_id = ?1", [id], |member| {
-        let group = member.number("stranger_id");
-        if !groups.contains(&group) {
-            return Ok(());
-        }
-        // The group may have been named or have lost its last face since.
-        here.prepare_cached(
-            "INSERT INTO stranger_faces (image_id, number, stranger_id)
-             SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM strangers WHERE id = ?3)",
-        )?
-        .execute(params![id, member.number("number"), group])
-        .map(drop)
-    })
+    Ok((added, left_out))
 }
 
-fn one(from: &Connection, sql: &str, id: i64) -> rusqlite::Result<Option<Record>> {
-    let mut found = None;
-    for_each(from, sql, [id], |record| {
-        found = Some(record.clone());
-        Ok(())
-    })?;
-    Ok(found)
+/// Who is the same here: by uid, also one that was merged into another, else by name.
+fn known_as(here: &Connection, uid: &[u8], name: &str) -> rusqlite::Result<Option<PersonId>> {
+    let by_uid = here
+        .prepare_cached(
+            "WITH RECURSIVE they (uid) AS (VALUES (?1) UNION
+                 SELECT merged.into_uid FROM merged JOIN they ON merged.uid = they.uid)
+             SELECT id FROM person JOIN they USING (uid) LIMIT 1",
+        )?
+        .query_row([uid], |row| row.get(0))
+        .optional()?;
+    match by_uid {
+        Some(person) => Ok(Some(person)),
+        None => people::person_named(here, name),
+    }
+}
+
+/// Pictures that a person lacks here, or of which the bytes or an embedding are missing; answers how many are theirs then.
+fn add_pictures(
+    here: &Connection,
+    clean: &Connection,
+    (theirs, person): (PersonId, PersonId),
+    added: &mut Added,
+    left_out: &mut LeftOut,
+) -> rusqlite::Result<usize> {
+    let mut theirs_here = 0;
+    let pictures: Vec<(i64, String, String)> = clean
+        .prepare("SELECT id, sha256, image_name FROM person_images WHERE person_id = ?1 ORDER BY id")?
+        .query_map([theirs], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<Result<_, _>>()?;
+    let names = columns(here, "person_images", &["id", "person_id"])?;
+    let lacking = "ON CONFLICT DO NOTHING";
+    for (picture, sha256, image_name) in pictures {
+        let there: Option<(i64, PersonId)> = here
+            .prepare_cached("SELECT id, person_id FROM person_images WHERE sha256 = ?1")?
+            .query_row([&sha256], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let row = match there {
+            Some((row, holder)) if holder == person => row,
+            Some(_) => {
+                let holder = people::holder(here, &sha256)?.unwrap_or_default();
+                left_out
+                    .note(|| format!("{}: the same picture is enrolled as {holder} here", names::clean(&image_name)));
+                continue;
+            }
+            None => {
+                let select = format!("SELECT {names}, ?2 AS person_id FROM person_images WHERE id = ?1");
+                copy_rows(clean, here, "person_images", &select, [picture, person])?;
+                added.now.pictures += 1;
+                here.last_insert_rowid()
+            }
+        };
+        theirs_here += 1;
+        for table in ["enrolment_pictures", "person_embeddings"] {
+            let names = columns(here, table, &["person_image_id"])?;
+            let select = format!("SELECT {names}, ?2 AS person_image_id FROM {table} WHERE person_image_id = ?1");
+            copy_rows_or(clean, here, table, &select, [picture, row], lacking)?;
+        }
+    }
+    Ok(theirs_here)
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::store::fixtures::{blob, enroll, image, rows, run, store};
+
+    const FAR: [f32; 2] = [0.0, 1.0];
+
+    /// A clean copy of a store, of rows that a backup's limits would not take.
+    async fn clean(from: &Store, folder: &Path) -> PathBuf {
+        let clean = folder.join("clean.db");
+        let path = clean.to_string_lossy().into_owned();
+        from.read(move |connection| connection.execute("VACUUM INTO ?1", [path]).map(drop)).await.unwrap();
+        run_on(&clean, "DELETE FROM unsent; DELETE FROM images WHERE state = 'pending'; UPDATE images SET file = NULL");
+        clean
+    }
+
+    fn run_on(clean: &Path, sql: &str) {
+        Connection::open(clean).unwrap().execute_batch(sql).unwrap();
+    }
+
+    #[tokio::test]
+    async fn people_who_exchanged_names_and_numbers_are_told_apart() {
+        let (there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (from, to) = (store(there.path()).await, store(here.path()).await);
+        for (name, picture) in [("Ann", "a"), ("Bob", "b")] {
+            enroll(&from, name, picture, FAR).await;
+        }
+        run(
+            &from,
+            "UPDATE person SET uid = x'0a' WHERE name = 'Ann'; UPDATE person SET uid = x'0b' WHERE name = 'Bob'",
+        )
+        .await;
+        // Here the same two have each other's name, and a third has a number that the backup gives to nobody.
+        for (name, picture) in [("Bob", "x"), ("Ann", "y"), ("Eve", "z")] {
+            enroll(&to, name, picture, FAR).await;
+        }
+        run(&to, "UPDATE person SET uid = x'0a' WHERE id = 1; UPDATE person SET uid = x'0b' WHERE id = 2").await;
+        // Images that stay, because their results are not delivered yet.
+        run(&to, &image(7, "known", Some(1), &[1, 3], FAR)).await;
+        run(&to, &image(8, "known", Some(3), &[3, 2], FAR)).await;
+        run(&to, "INSERT INTO unsent SELECT id, 0 FROM outbox").await;
+        let copy = clean(&from, there.path()).await;
+        let replaced = to.replace_by(copy, Contents::Everything).await.unwrap();
+        assert_eq!((replaced.before.people, replaced.now.people, replaced.kept), (3, 2, 2));
+        assert_eq!(rows(&to, "SELECT id || name FROM person ORDER BY id").await, ["1Ann", "2Bob"]);
+        let faces = "SELECT image_id || ' ' || coalesce(person_id, '-') || ' ' || candidates FROM faces ORDER BY 1";
+        assert_eq!(rows(&to, faces).await, ["7 1 [[1,0.4]]", "8 - [[2,0.4]]"]);
+        assert_eq!(rows(&to, "SELECT sha256 FROM person_images ORDER BY 1").await, ["a", "b"]);
+    }
+
+    #[tokio::test]
+    async fn numbers_and_results_of_both_boards_keep_apart() {
+        let (there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (from, to) = (store(there.path()).await, store(here.path()).await);
+        for id in [1, 2, 9] {
+            run(&from, &image(id, "unknown", None, &[], FAR)).await;
+        }
+        run(
+            &from,
+            "UPDATE images SET idempotency_key = 'k' WHERE id = 9; INSERT INTO folders VALUES (1, '/in', 0);
+                    INSERT INTO seen VALUES (1, zeroblob(16), 1, 1, 1)",
+        )
+        .await;
+        run(
+            &to,
+            "INSERT INTO images (id, state, source, path, accepted_at_ms, idempotency_key, file)
+                    VALUES (2, 'pending', 'http', '/waits', 1, 'k', 'spool/w'),
+                           (3, 'processing', 'http', '/runs', 1, NULL, NULL);
+                  INSERT INTO images (id, state, outcome, source, path, accepted_at_ms, file)
+                    VALUES (20, 'processed', 'no_face', 'camera', '/done', 1, 'spool/d');
+                  INSERT INTO folders VALUES (5, '/in', 1), (6, '/other', 1);
+                  INSERT INTO seen VALUES (5, x'01', 1, 1, 20), (6, x'02', 1, 1, 2)",
+        )
+        .await;
+        let copy = clean(&from, there.path()).await;
+        let replaced = to.replace_by(copy, Contents::Everything).await.unwrap();
+        assert_eq!((replaced.left_out, replaced.kept), (1, 2));
+        let images = "SELECT id || state || coalesce(idempotency_key, '') FROM images ORDER BY id";
+        assert_eq!(rows(&to, images).await, ["1processed", "2pendingk", "3pending", "9processed"]);
+        // What was running is not ended by its earlier attempt.
+        assert_eq!(rows(&to, "SELECT CAST(attempts AS TEXT) FROM images WHERE id = 3").await, ["0"]);
+        assert_eq!(rows(&to, "SELECT file FROM discarded_files").await, ["spool/d"]);
+        let seen =
+            "SELECT path || hex(key) || coalesce(image_id, '') FROM seen JOIN folders ON id = folder_id ORDER BY 1";
+        assert_eq!(rows(&to, seen).await.len(), 3);
+        assert_eq!(rows(&to, "SELECT CAST(image_id AS TEXT) FROM seen WHERE image_id IS NOT NULL").await, ["2"]);
+        // The next number is beyond both.
+        run(&to, "INSERT INTO images (source, path, accepted_at_ms) VALUES ('http', '/next', 1)").await;
+        assert_eq!(rows(&to, "SELECT CAST(max(id) AS TEXT) FROM images").await, ["21"]);
+        assert_eq!(rows(&to, "PRAGMA foreign_key_check").await, [""; 0]);
+        let tally = "SELECT state || images FROM tally WHERE images > 0 ORDER BY state";
+        assert_eq!(rows(&to, tally).await, ["pending3", "processed2"]);
+    }
+
+    #[tokio::test]
+    async fn whoever_was_merged_and_then_erased_stays_away() {
+        let (there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (from, to) = (store(there.path()).await, store(here.path()).await);
+        let (ann, bob) = (enroll(&from, "Ann", "a", FAR).await, enroll(&from, "Bob", "b", [1.0, 0.0]).await);
+        run(&from, &image(1, "known", Some(ann), &[ann, bob], FAR)).await;
+        run(&from, &image(2, "known", Some(bob), &[bob], FAR)).await;
+        run(
+            &from,
+            &format!(
+                "INSERT INTO counter_examples (person_id, space, vector, crop, created_at_ms)
+                               VALUES ({bob}, 's', {}, x'77', 1)",
+                blob(FAR)
+            ),
+        )
+        .await;
+        from.merge_people(ann, bob).await.unwrap();
+        for uid in rows(&from, "SELECT hex(uid) FROM person UNION SELECT hex(uid) FROM merged").await {
+            run(&to, &format!("INSERT INTO erased VALUES (x'{uid}', 1)")).await;
+        }
+        let copy = clean(&from, there.path()).await;
+        assert_eq!(to.apply_tombstones(copy.clone()).await.unwrap(), 1);
+        to.replace_by(copy, Contents::Everything).await.unwrap();
+        for nothing in ["person", "person_images", "enrolment_pictures", "merged", "counter_examples"] {
+            assert_eq!(rows(&to, &format!("SELECT '1' FROM {nothing}")).await, [""; 0], "{nothing}");
+        }
+        let results = rows(&to, "SELECT payload FROM outbox").await.concat();
+        assert!(!results.contains("person_id"), "{results}");
+        assert_eq!(rows(&to, "SELECT '1' FROM faces WHERE length(crop) > 0").await, [""; 0]);
+    }
+}

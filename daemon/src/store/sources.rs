@@ -69,7 +69,7 @@ mod tests {
     #[tokio::test]
     async fn each_source_has_its_own_newest_picture_and_its_own_newest_failure() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(folder.path(), &[]).unwrap();
+        let (store, _) = Store::open(folder.path()).unwrap();
         for (at_ms, (source, path)) in (100..).zip([
             (Source::Camera, "front 1.jpg"),
             (Source::Camera, "front door 1.jpg"),

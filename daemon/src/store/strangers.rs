@@ -620,7 +620,6 @@ impl Store {
     }
 
     /// Notes that a face is not a person, and takes its crop, by the sum of it, out of what they were enrolled from.
-    /// Answers the crop's kept file in that case, to be deleted.
     pub async fn add_counter_example(
         &self,
         person: PersonId,
@@ -628,7 +627,7 @@ impl Store {
         embedding: Vec<f32>,
         crop: Vec<u8>,
         sha256: String,
-    ) -> Result<Option<String>, StoreError> {
+    ) -> Result<(), StoreError> {
         self.write(Urgency::Now, move |connection| {
             connection
                 .prepare_cached(
@@ -637,9 +636,9 @@ impl Store {
                 )?
                 .execute(params![person, space, vector_to_blob(&embedding), crop, wall_clock_ms()])?;
             connection
-                .prepare_cached("DELETE FROM person_images WHERE person_id = ?1 AND sha256 = ?2 RETURNING file")?
-                .query_row(params![person, sha256], |row| row.get(0))
-                .optional()
+                .prepare_cached("DELETE FROM person_images WHERE person_id = ?1 AND sha256 = ?2")?
+                .execute(params![person, sha256])
+                .map(drop)
         })
         .await
     }

@@ -32,7 +32,7 @@ struct Site {
 impl Site {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(folder.path(), &[]).unwrap();
+        let (store, _) = Store::open(folder.path()).unwrap();
         let stop = CancellationToken::new();
         let disk = Disk { folder: folder.path().into(), reserve_bytes: 7, store: store.clone() };
         let web = Web {
@@ -112,7 +112,7 @@ impl Site {
         let picture = EnrolledPicture {
             image_name: "a.jpg".into(),
             sha256: "00".into(),
-            file: "a.jpg".into(),
+            picture: b"a".to_vec(),
             bounds: [0.0; 4],
             quality: 0.9,
             crop: b"crop".to_vec(),
@@ -466,7 +466,7 @@ async fn people_who_come_and_go_repeat_nobody_on_the_next_page() {
         let picture = EnrolledPicture {
             image_name: "a.jpg".into(),
             sha256: name.into(),
-            file: name.into(),
+            picture: name.as_bytes().to_vec(),
             bounds: [0.0; 4],
             quality: 0.9,
             crop: b"crop".to_vec(),

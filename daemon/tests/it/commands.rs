@@ -76,7 +76,7 @@ fn people_are_enrolled_and_erased_by_mqtt_only_where_configured() {
     assert!(told("forget", &name)["error"].as_str().unwrap().contains("nobody is enrolled"));
     let again = board.post_path(&board.put("obama_2.jpg", "again.jpg"));
     assert_eq!(board.ended(again)["found"][0]["candidates"].as_array().unwrap().len(), 1);
-    assert_eq!(std::fs::read_dir(board.folder.path().join("state/people")).unwrap().count(), 1);
+    assert_eq!(board.sql("select count(*) from enrolment_pictures"), ["1"]);
     let kept = |image: i64| {
         let thumbnails = board.sql(&format!("select count(*) from thumbnails where image_id = {image}"));
         let face = board.sql(&format!(

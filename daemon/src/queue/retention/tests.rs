@@ -1,5 +1,7 @@
 //! The rules of retention on a real database and real files; what the clocks say is in the test's hand.
 
+use std::path::Path;
+
 use rusqlite::Connection;
 
 use super::*;
@@ -69,7 +71,7 @@ impl Shelf {
 }
 
 async fn open(folder: &Path) -> Queue {
-    let (store, _) = Store::open(folder, &[]).unwrap();
+    let (store, _) = Store::open(folder).unwrap();
     let rules = Rules {
         retry: Config::default().retry,
         max_pending: 1000,

@@ -1,0 +1,219 @@
+//! Opening the database, whatever state it is in: of a damaged one as much comes back as SQLite can read, and enrolment
+//! pictures of an older state folder are taken into it. Not for the spool, whose files are queued again by the start-up.
+
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::backup::{self, BackupError, GALLERY, Received};
+use crate::domain::hex;
+use crate::spool;
+use crate::store::{self, Contents, DATABASE, Store, StoreError, Waiting, set_lost_aside};
+
+/// Where enrolment pictures lay before they were rows.
+const PEOPLE: &str = "people";
+/// No enrolled picture was ever larger.
+const LARGEST_PICTURE: u64 = 1 << 30;
+
+/// Opens the database; of one that turns out to be damaged as much comes back as can be had. The second value is the
+/// banner that says so.
+pub async fn open(state_dir: &Path) -> Result<(Store, Option<String>), StoreError> {
+    if state_dir.join(GALLERY).exists() {
+        set_lost_aside(state_dir)?;
+    }
+    let (store, banner) = Store::open(state_dir)?;
+    backup::sweep(state_dir);
+    if banner.is_none() {
+        take_pictures(&store, state_dir).await?;
+        return Ok((store, None));
+    }
+    // Done again where it was broken off.
+    for (name, number) in store.damaged_unread().await? {
+        let came = recover(&store, state_dir, &name, number).await;
+        store.note_recovery(&name, came).await?;
+    }
+    take_pictures(&store, state_dir).await?;
+    let banner = store.damaged_banner().await?;
+    Ok((store, banner))
+}
+
+/// Takes back what can be had of a damaged database; says what came back and what did not.
+async fn recover(store: &Store, state_dir: &Path, name: &str, number: u32) -> String {
+    // An older program's: rows that named these pictures are not there to take them.
+    let people = state_dir.join(PEOPLE);
+    if people.exists()
+        && let Err(error) = std::fs::rename(&people, state_dir.join(format!("{PEOPLE}.damaged-{number}")))
+    {
+        tracing::error!("{} cannot be moved aside: {error}", people.display());
+    }
+    let said = match recovered(store, state_dir, name, number).await {
+        Ok(said) => said,
+        Err(error) => format!("Nothing came back: {error}."),
+    };
+    tracing::warn!("{said}");
+    said
+}
+
+async fn recovered(store: &Store, state_dir: &Path, name: &str, number: u32) -> Result<String, BackupError> {
+    let folder = backup::folder(state_dir)?;
+    let (damaged, mut clean) = (state_dir.join(name), folder.path().join(DATABASE));
+    let mut said = Vec::new();
+    let mut left_out = {
+        let (damaged, clean) = (damaged.clone(), clean.clone());
+        backup::blocking(move || Ok(store::people_of_damaged(&damaged, &clean))).await?
+    };
+    let gallery = state_dir.join(GALLERY);
+    let backup = match left_out {
+        None if gallery.exists() => Some(Received::own(state_dir, gallery).await),
+        _ => None,
+    };
+    match &backup {
+        Some(Ok(received)) => {
+            clean = received.clean();
+            left_out = Some(received.left_out.clone());
+        }
+        // What was begun of it is not taken.
+        _ if left_out.is_none() => clean = folder.path().join("empty.db"),
+        _ => {}
+    }
+    let waiting = {
+        let (damaged, clean) = (damaged.clone(), clean.clone());
+        backup::blocking(move || {
+            if !clean.exists() {
+                store::empty_copy(&clean)?;
+            }
+            Ok(store::waiting_of_damaged(&damaged, &clean))
+        })
+        .await?
+    };
+    let replaced = store.replace_by(clean, Contents::Everything).await?;
+    let people = replaced.now.people;
+    match &backup {
+        None if left_out.is_some() => said.push(format!("All {people} people came back from the damaged file.")),
+        None => {
+            said.push(
+                "Nobody came back: there was no backup of the gallery yet; people must be enrolled again.".into(),
+            );
+        }
+        Some(Ok(received)) => said.push(format!(
+            "{people} people came back from the gallery's backup {}; who was enrolled after it must be enrolled again.",
+            received.origin.text
+        )),
+        Some(Err(error)) => {
+            said.push("Nobody came back; people must be enrolled again.".into());
+            said.extend(keep_for_operator(state_dir, number, error));
+        }
+    }
+    if let Some(left_out) = left_out.filter(|left_out| left_out.rows > 0) {
+        said.push(format!("{} rows stayed out: {}.", left_out.rows, left_out.named.join("; ")));
+    }
+    match waiting {
+        Ok(waiting) => said.extend(say_waiting(store, state_dir, waiting, replaced.left_out).await),
+        Err(error) => said.push(format!("Images that waited could not be read: {error}.")),
+    }
+    said.push("Pictures in the spool whose rows are lost are queued again.".into());
+    said.push("Past results, and messages no broker had yet, did not come back.".into());
+    Ok(said.join(" "))
+}
+
+async fn say_waiting(store: &Store, state_dir: &Path, waiting: Waiting, left_out: u64) -> Vec<String> {
+    let mut said =
+        vec![format!("{} images that waited are in the queue again.", waiting.images.saturating_sub(left_out))];
+    if !waiting.unreadable.is_empty() {
+        let ranges = waiting.unreadable.iter().take(5).map(|(first, last)| match first == last {
+            true => format!("{first}"),
+            false => format!("{first} to {last}"),
+        });
+        said.push(format!(
+            "The rows of images {}{} could not be read.",
+            ranges.collect::<Vec<_>>().join(", "),
+            if waiting.unreadable.len() > 5 { " and others" } else { "" }
+        ));
+    }
+    match store.files_in_use().await {
+        Ok(files) => match files.iter().filter(|file| !spool::is_there(state_dir, file)).count() {
+            0 => {}
+            missing => said.push(format!("The bytes of {missing} of them are lost.")),
+        },
+        Err(error) => said.push(format!("Whether their bytes are there is not known: {error}.")),
+    }
+    // A later start deletes what cannot be deleted now.
+    let discarded = store.discard_files(waiting.finished_files).await;
+    if let Err(error) = discarded {
+        said.push(format!("Files of images that had ended are in the spool and are recognised again: {error}."));
+    }
+    said
+}
+
+/// The next daily backup must not take the place of one that could not be read: the operator may yet restore it.
+fn keep_for_operator(state_dir: &Path, number: u32, error: &BackupError) -> Vec<String> {
+    let aside = format!("{GALLERY}.damaged-{number}");
+    let moved = std::fs::rename(state_dir.join(GALLERY), state_dir.join(&aside)).is_ok();
+    let now = if moved { format!(" and is {aside} now") } else { String::new() };
+    let mut said = vec![format!("The gallery's backup could not be taken in{now}: {error}.")];
+    if !error.is_refusal() {
+        // The board was at fault, not the file.
+        let file = state_dir.join(if moved { aside.as_str() } else { GALLERY });
+        said.push(format!("Mend that and type: kithd restore {}.", file.display()));
+    }
+    said
+}
+
+/// Takes enrolment pictures that an older program kept as files into the database and removes their folder.
+async fn take_pictures(store: &Store, state_dir: &Path) -> Result<(), StoreError> {
+    let folder = state_dir.join(PEOPLE);
+    if !folder.exists() {
+        return Ok(());
+    }
+    let (mut lost, mut unread) = (0, false);
+    for (row, sha256) in store.pictures_elsewhere().await? {
+        let file = folder.join(&sha256);
+        // Its name is a sum and nothing else, and its bytes have it: rows name no files.
+        let is_sum = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let read = tokio::task::spawn_blocking(move || if is_sum { read_picture(&file) } else { Ok(Vec::new()) }).await;
+        match read.map_err(|_| StoreError::Closed)? {
+            Ok(bytes) if hex(&Sha256::digest(&bytes)) == sha256 => store.take_picture(row, bytes).await?,
+            Err(error) if !is_no_picture(&error) => {
+                unread = true;
+                tracing::error!(
+                    person_image = row,
+                    "an enrolled picture cannot be read, the next start tries again: {error}"
+                );
+            }
+            _ => {
+                lost += 1;
+                tracing::error!(person_image = row, "an enrolled picture is lost, its embedding is kept");
+            }
+        }
+    }
+    if lost > 0 {
+        tracing::error!(
+            "{lost} enrolled pictures are lost; with another model pack those faces must be enrolled again"
+        );
+    }
+    // All rows are on disk; what is left belongs to nobody.
+    if !unread && let Err(error) = std::fs::remove_dir_all(&folder) {
+        tracing::error!("{} is needed no more and cannot be deleted: {error}", folder.display());
+    }
+    Ok(())
+}
+
+/// Whether a file is not there, or is something else.
+fn is_no_picture(error: &std::io::Error) -> bool {
+    let link = rustix::io::Errno::LOOP.raw_os_error();
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) || error.raw_os_error() == Some(link)
+}
+
+fn read_picture(file: &Path) -> std::io::Result<Vec<u8>> {
+    let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits();
+    let file = std::fs::File::options().read(true).custom_flags(flags.cast_signed()).open(file)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.len() > LARGEST_PICTURE {
+        return Err(ErrorKind::InvalidInput.into());
+    }
+    let mut bytes = Vec::new();
+    file.take(LARGEST_PICTURE).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
