@@ -12,6 +12,7 @@ use crate::backup::{Backup, BackupError};
 use crate::domain::{PersonId, PictureBytes};
 use crate::problem::Problem;
 use crate::recognition::{Imported, Restored};
+use crate::web::api::Asked;
 
 /// What SQLite files are served as.
 const SQLITE: &str = "application/vnd.sqlite3";

@@ -348,6 +348,16 @@ fn is_full(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
+/// Temporary file, fsync, rename, fsync of the folder: after this returns, the file survives a power cut whole.
+pub fn write_durably(target: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = target.parent().ok_or(std::io::ErrorKind::InvalidInput)?;
+    let mut temporary = tempfile::Builder::new().prefix(".part-").tempfile_in(folder)?;
+    temporary.write_all(bytes)?;
+    temporary.as_file().sync_all()?;
+    temporary.persist(target).map_err(|error| error.error)?;
+    std::fs::File::open(folder)?.sync_all()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

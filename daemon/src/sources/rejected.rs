@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     async fn rejected(folder: &Path, count: u64, bytes: u64) -> Rejected {
-        let (store, _) = Store::open(folder, &[]).unwrap();
+        let (store, _) = Store::open(folder).unwrap();
         Rejected::open(store, folder, RejectedCaps { count, bytes }).await.unwrap()
     }
 

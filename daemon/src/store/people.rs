@@ -669,7 +669,7 @@ mod tests {
         for (number, name) in ["Zz", "Ärger", "Öztürk", "Müller", "bob", "Arndt", "İbrahim"].iter().enumerate() {
             enroll(&store, name, &number.to_string(), [1.0, 0.0]).await;
         }
-        let all: Vec<_> = store.people().await.unwrap().into_iter().map(|person| person.name).collect();
+        let all: Vec<_> = store.read(people).await.unwrap().into_iter().map(|person| person.name).collect();
         assert_eq!(all, ["Ärger", "Arndt", "bob", "İbrahim", "Müller", "Öztürk", "Zz"]);
         for (text, name) in
             [("MÜLLER", "Müller"), ("mu\u{308}l", "Müller"), ("oztur", "Öztürk"), (" IBRAHIM\u{200b}", "İbrahim")]

@@ -221,7 +221,8 @@ impl Access {
             return if !reading && asked.of_another_site() { Err(Refusal::Foreign) } else { Ok(Visitor::default()) };
         }
         let csrf = asked.session().and_then(|id| self.lock().sessions.csrf(id));
-        let secret = WITH_FACES.contains(&asked.path) || (asked.path.starts_with(MESSAGES) && asked.path.ends_with(PAYLOAD));
+        let secret =
+            WITH_FACES.contains(&asked.path) || (asked.path.starts_with(MESSAGES) && asked.path.ends_with(PAYLOAD));
         let open_to_read = self.0.open_read && !secret;
         if asked.path == "/login" || (reading && (open_to_read || csrf.is_some())) {
             return Ok(Visitor { csrf });
