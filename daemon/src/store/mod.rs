@@ -494,7 +494,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn cheap_reads_do_not_wait_behind_dear_ones() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(folder.path(), &[]).unwrap();
+        let (store, _) = Store::open(folder.path()).unwrap();
         let (let_go, held) = std::sync::mpsc::channel::<()>();
         let held = Arc::new(Mutex::new(held));
         let dear: Vec<_> = (0..60)

@@ -520,7 +520,7 @@ async fn the_pictures_of_somebody_come_in_pages() {
         let picture = EnrolledPicture {
             image_name: format!("{number}.jpg"),
             sha256: number.to_string(),
-            file: number.to_string(),
+            picture: number.to_string().into_bytes(),
             bounds: [0.0; 4],
             quality: 0.9,
             crop: b"crop".to_vec(),
