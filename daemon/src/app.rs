@@ -26,9 +26,7 @@ use crate::heartbeat::{Pulse, heartbeat};
 use crate::history;
 use crate::notify::Notifier;
 use crate::queue::{self, Queue, Rules};
-use crate::recognition::{
-    self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, Looker, Reader, Strangers,
-};
+use crate::recognition::{self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, Looker, Reader, Strangers};
 use crate::recovery;
 use crate::serve::tls::{Encryption, Source};
 use crate::serve::{self, Speech};
