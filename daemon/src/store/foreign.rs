@@ -393,10 +393,14 @@ fn check_embedding(bytes: &[u8], empty: bool) -> Result<(), String> {
     if empty && bytes.is_empty() {
         return Ok(());
     }
-    if !bytes.len().is_multiple_of(4) || !DIMENSIONS.contains(&(bytes.len() / 4)) {
-        return Err(format!("is no embedding: it has {} bytes", bytes.len()));
+    let vector = blob_to_vector(bytes);
+    if vector.is_empty() {
+        return Err(format!("is damaged: its {} bytes do not carry the checksum of an embedding", bytes.len()));
     }
-    let norm = blob_to_vector(bytes).iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+    if !DIMENSIONS.contains(&vector.len()) {
+        return Err(format!("is no embedding: it has {} numbers", vector.len()));
+    }
+    let norm = vector.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
     match norm {
         norm if !norm.is_finite() => Err("is no embedding: not all of it are numbers".into()),
         norm if norm <= 1e-6 => Err("is no embedding: it is zero".into()),
