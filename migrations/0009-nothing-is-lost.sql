@@ -24,6 +24,8 @@ CREATE TRIGGER stranger_face_moved AFTER UPDATE OF stranger_id ON stranger_faces
 END;
 
 -- Spool and damaged rows.
+-- Every vector (of person_embeddings, counter_examples, faces, strangers) ends with the first four bytes of the sha256 of
+-- what stands before them: SQLite would not notice a bit that the disk has turned.
 -- Files of the spool that rows have forgotten and that are still to be deleted; triggers see to it, whoever forgets them.
 -- A file that neither a row nor this table names is one whose row the database has lost: it is queued again.
 CREATE TABLE discarded_files (

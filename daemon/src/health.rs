@@ -81,6 +81,11 @@ impl Health {
         true
     }
 
+    /// Forgets the last trouble of a part, whose text named somebody.
+    pub fn forget_trouble(&self, name: &str) {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
     /// All lines, by name.
     pub fn parts(&self) -> BTreeMap<&'static str, Part> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).clone()

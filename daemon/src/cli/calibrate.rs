@@ -30,7 +30,9 @@ pub fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
     let pack = load_pack(&config.models)?;
     let mut pictures = Gallery::new(pack.matching().metric, pack.dimension());
     for row in gallery(&connection, pack.space())? {
-        pictures.push(row.person_id, row.person_image_id, &row.embedding)?;
+        if pictures.push(row.person_id, row.person_image_id, &row.embedding).is_err() {
+            eprintln!("picture {} of {} is left out: its embedding is damaged", row.image_name, row.name);
+        }
     }
     let calibration = calibrate(&pictures, config.recognition.threshold.unwrap_or(pack.matching().threshold));
     if args.json {

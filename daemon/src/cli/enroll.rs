@@ -114,7 +114,7 @@ impl Door {
         let matcher = Matcher::new(guard.pack(), config.recognition.threshold, config.recognition.mirrors);
         let store = &enroller.store;
         let people = store.gallery(matcher.space().into()).await?;
-        matcher.replace(people, store.counter_examples(matcher.space().into()).await?)?;
+        matcher.replace(people, store.counter_examples(matcher.space().into()).await?);
         let up = Arc::new(Ready { guard, matcher, store: Some(enroller.store.clone()) });
         Ok(Self::Own { _held: held, enroller, up, engines })
     }

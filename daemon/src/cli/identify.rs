@@ -27,7 +27,14 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let engines = OwnEngines::start(config).await?;
     let matcher = Matcher::new(engines.guard.pack(), config.recognition.threshold, config.recognition.mirrors);
     if let Some(connection) = Store::open_for_reading(&config.state_dir)? {
-        matcher.replace(gallery(&connection, matcher.space())?, counter_examples(&connection, matcher.space())?)?;
+        let rows = gallery(&connection, matcher.space())?;
+        let left_out = matcher.replace(rows, counter_examples(&connection, matcher.space())?);
+        if !left_out.pictures.is_empty() {
+            eprintln!(
+                "{} enrolled pictures are left out: their embeddings are damaged; the daemon makes them anew at its start",
+                left_out.pictures.len()
+            );
+        }
     }
     let up = Ready { guard: engines.guard.clone(), matcher, store: None };
     let mut code = ExitCode::SUCCESS;

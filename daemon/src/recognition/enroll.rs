@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::client::{Answer, Picture};
 use super::guard::Recognised;
+use super::matcher::LeftOut;
 use super::resemblance::{Resemblance, described};
 use super::{Matcher, Ready};
 use crate::domain::{NamedCandidate, PersonId, hex};
@@ -201,12 +202,24 @@ struct Refused {
     resembles: Option<NamedCandidate>,
 }
 
-/// Takes the store's gallery into memory, one at a time: an older reading must not replace a newer one.
+/// Takes the store's gallery into memory, one at a time: an older reading must not replace a newer one. Damaged rows are
+/// set aside, to be made anew by `start`.
 pub(super) async fn refresh(store: &Store, matcher: &Matcher) -> anyhow::Result<()> {
     let _turn = matcher.turn().await;
     let pictures = store.gallery(matcher.space().into()).await?;
-    matcher.replace(pictures, store.counter_examples(matcher.space().into()).await?)?;
-    Ok(())
+    let LeftOut { pictures, counter_examples } =
+        matcher.replace(pictures, store.counter_examples(matcher.space().into()).await?);
+    if pictures.is_empty() && counter_examples.is_empty() {
+        return Ok(());
+    }
+    for (person, picture) in &pictures {
+        tracing::error!(person, picture, "the embedding of an enrolled picture is damaged; it is made anew");
+    }
+    for id in &counter_examples {
+        tracing::error!(counter_example = id, "the embedding of a counter-example is damaged; it is made anew");
+    }
+    let pictures = pictures.into_iter().map(|(_, picture)| picture).collect();
+    Ok(store.set_vectors_aside(matcher.space().into(), pictures, counter_examples).await?)
 }
 
 pub(super) async fn keep(state_dir: &Path, file: &str, bytes: Vec<u8>) -> anyhow::Result<()> {
@@ -337,7 +350,7 @@ mod tests {
         };
         let mut rows = vec![row(1, "Biden", [1.0, 0.0])];
         rows.extend(obama.then(|| row(2, "Obama", [0.0, 1.0])));
-        matcher.replace(rows, Vec::new()).unwrap();
+        matcher.replace(rows, Vec::new());
         let beside = |(bounds, at): &([f32; 4], [f32; 2])| Beside {
             face: face(*bounds),
             resemblance: Resemblance::of(&matcher, &long(*at), obama.then_some(2)).unwrap(),

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use kith_vision::{Candidate, Gallery, Matching, Pack, VisionError};
+use tokio::sync::Notify;
 
 use crate::domain::{IdentifiedFace, NamedCandidate, Outcome, PersonId};
 use crate::engine::FoundFace;
@@ -26,6 +27,16 @@ pub struct Matcher {
     space: String,
     snapshot: RwLock<Arc<Snapshot>>,
     turn: tokio::sync::Mutex<()>,
+    replaced: Notify,
+}
+
+/// Rows of the database that are damaged.
+#[derive(Debug, Default)]
+pub struct LeftOut {
+    /// Enrolled pictures, each with its person.
+    pub pictures: Vec<(PersonId, i64)>,
+    /// Counter-examples.
+    pub counter_examples: Vec<i64>,
 }
 
 /// Gallery and names as they were at one moment.
@@ -54,6 +65,7 @@ impl Matcher {
             space: pack.space().to_string(),
             snapshot: RwLock::new(Arc::new(snapshot)),
             turn: tokio::sync::Mutex::default(),
+            replaced: Notify::new(),
         }
     }
 
@@ -82,22 +94,35 @@ impl Matcher {
         self.dimension
     }
 
-    /// Replaces the gallery; rows of another space must not be among them.
-    pub fn replace(&self, rows: Vec<GalleryRow>, counter_examples: Vec<CounterExample>) -> Result<(), VisionError> {
+    /// Replaces the gallery; rows of another space must not be among them. Those that are of no use are left out: one bad
+    /// row must not keep everybody else from being known.
+    pub fn replace(&self, rows: Vec<GalleryRow>, counter_examples: Vec<CounterExample>) -> LeftOut {
         let mut gallery = Gallery::new(self.matching.metric, self.dimension);
         let mut not_them = gallery.clone();
         let (mut names, mut images) = (HashMap::new(), HashMap::new());
+        let mut left_out = LeftOut::default();
         for row in rows {
-            gallery.push(row.person_id, row.person_image_id, &row.embedding)?;
+            if gallery.push(row.person_id, row.person_image_id, &row.embedding).is_err() {
+                left_out.pictures.push((row.person_id, row.person_image_id));
+                continue;
+            }
             names.insert(row.person_id, row.name);
             images.insert(row.person_image_id, row.image_name);
         }
         for example in counter_examples {
-            not_them.push(example.person_id, 0, &example.embedding)?;
+            if not_them.push(example.person_id, 0, &example.embedding).is_err() {
+                left_out.counter_examples.push(example.id);
+            }
         }
         let snapshot = Snapshot { gallery, not_them, names, images };
         *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
-        Ok(())
+        self.replaced.notify_one();
+        left_out
+    }
+
+    /// Waits until the gallery was replaced since the last time.
+    pub async fn replaced(&self) {
+        self.replaced.notified().await;
     }
 
     /// The gallery as it is now.
@@ -315,6 +340,33 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn a_damaged_row_costs_that_row_only() {
+        let pack = Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/dlib-mtcnn")).unwrap();
+        let matcher = Matcher::new(&pack, None, false);
+        let good = pack.self_test().embedding.clone();
+        let with = |value: f32| [&good[1..], &[value]].concat();
+        let embeddings =
+            [vec![], good[1..].to_vec(), vec![0.0; good.len()], with(f32::NAN), with(f32::INFINITY), good.clone()];
+        let rows = embeddings.iter().enumerate().map(|(n, embedding)| GalleryRow {
+            person_image_id: n as i64,
+            person_id: n as i64 + 10,
+            name: format!("P{n}"),
+            image_name: "p.jpg".into(),
+            embedding: embedding.clone(),
+        });
+        let examples = embeddings[..5].iter().enumerate().map(|(n, embedding)| CounterExample {
+            id: n as i64,
+            person_id: 10,
+            embedding: embedding.clone(),
+        });
+        let left_out = matcher.replace(rows.collect(), examples.collect());
+        assert_eq!(left_out.pictures, [(10, 0), (11, 1), (12, 2), (13, 3), (14, 4)]);
+        assert_eq!(left_out.counter_examples, [0, 1, 2, 3, 4]);
+        let judged = matcher.judge(&good, 1.0, &[]).unwrap();
+        assert_eq!((judged.outcome, judged.person.unwrap().name.as_str()), (Outcome::Known, "P5"));
+    }
+
     fn face(quality: f32, objection: Option<&str>, embedding: Vec<f32>) -> FoundFace {
         FoundFace {
             bounds: [0.0, 0.0, 9.0, 9.0],
@@ -338,7 +390,7 @@ mod tests {
             image_name: format!("{name}.jpg"),
             embedding: embedding.clone(),
         };
-        matcher.replace(people.iter().map(row).collect(), Vec::new()).unwrap();
+        matcher.replace(people.iter().map(row).collect(), Vec::new());
         matcher
     }
 

@@ -286,11 +286,11 @@ impl Enroller {
 
     async fn embed_again(&self, up: &Ready, health: &Health) {
         let embed = async {
-            embed_again(&up.guard, &self.store, &self.state_dir, up.matcher.space(), health).await?;
-            refresh(&self.store, &up.matcher).await
+            let again = embed_again(&up.guard, &self.store, &self.state_dir, up.matcher.space(), health).await?;
+            refresh(&self.store, &up.matcher).await.map(|()| again)
         };
         match embed.await {
-            Ok(()) => _ = health.set("gallery", Condition::Ok, "complete"),
+            Ok(again) => again.show(health),
             Err(error) => {
                 let text = format!("people who came back from a backup are not known before the next start: {error:#}");
                 health.set("gallery", Condition::Degraded, text.as_str());

@@ -1,5 +1,6 @@
 //! Brings up pack, engines and gallery while the page already answers; a broken pack is shown and tried again.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::config::Models;
 use crate::desk::EngineDesk;
 use crate::engine::load_pack;
 use crate::health::{Condition, Health};
+use crate::queue::{Again, Failure};
 use crate::store::{Store, Unembedded};
 
 const RETRY: Duration = Duration::from_secs(30);
@@ -23,6 +25,8 @@ const GALLERY_RETRY: Duration = Duration::from_secs(2);
 
 /// Before an enrolled picture is left out of the gallery.
 const TRIES: usize = 3;
+/// Pictures left out that are named; the others are counted.
+const NAMED: usize = 5;
 
 /// Engines and gallery, ready to work.
 pub struct Ready {
@@ -86,33 +90,44 @@ pub async fn start(
     desk.send_replace(Some(guard.desk()));
     let gallery = async {
         let matcher = Matcher::new(&pack, threshold, mirrors);
-        fill(&matcher, &guard, &books.store, &state_dir, &health).await;
+        let mut left_out = fill(&matcher, &guard, &books.store, &state_dir, &health).await;
         let up = Arc::new(Ready { guard: guard.clone(), matcher, store: Some(books.store.clone()) });
         ready.send_replace(Some(Arc::clone(&up)));
         // Who was erased while it was being read found no gallery to be taken out of.
         if let Err(error) = refresh(&books.store, &up.matcher).await {
             tracing::error!("the gallery could not be read once more: {error:#}");
         }
-        std::future::pending::<()>().await;
+        loop {
+            up.matcher.replaced().await;
+            // A later reading may have set something aside, and what was left out may be enrolled again or be gone.
+            let without = books.store.unembedded(up.matcher.space().into()).await;
+            if without.is_ok_and(|without| numbers(&without) != left_out) {
+                left_out = fill(&up.matcher, &guard, &books.store, &state_dir, &health).await;
+            }
+        }
     };
     tokio::select! {
         run = guard.clone().run(stop) => run,
-        () = gallery => Ok(()),
+        never = gallery => never,
     }
 }
 
-/// Takes the gallery of the pack's embedding space into memory; tried until it is complete.
-async fn fill(matcher: &Matcher, guard: &Guard, store: &Store, state_dir: &Path, health: &Health) {
+/// Takes the gallery of the pack's embedding space into memory; tried until all of it that can be had is there. Answers the
+/// pictures that cannot.
+async fn fill(matcher: &Matcher, guard: &Guard, store: &Store, state_dir: &Path, health: &Health) -> BTreeSet<i64> {
     loop {
         let loaded = async {
-            embed_again(guard, store, state_dir, matcher.space(), health).await?;
+            // What is damaged is set aside first, to be made anew with the rest.
+            refresh(store, matcher).await?;
+            let again = embed_again(guard, store, state_dir, matcher.space(), health).await?;
             embed_counter_examples(guard, store, matcher.space()).await?;
-            refresh(store, matcher).await
+            refresh(store, matcher).await?;
+            anyhow::Ok(again)
         };
         match loaded.await {
-            Ok(()) => {
-                health.set("gallery", Condition::Ok, "complete");
-                return;
+            Ok(again) => {
+                again.show(health);
+                return again.left_out.into_keys().collect();
             }
             Err(error) => {
                 if health.set("gallery", Condition::Degraded, format!("pictures wait: {error:#}")) {
@@ -124,41 +139,76 @@ async fn fill(matcher: &Matcher, guard: &Guard, store: &Store, state_dir: &Path,
     }
 }
 
-/// After a change of recogniser: embeds every kept enrolment picture in the new space, then adds them all at once.
+/// What became of pictures that had no embedding in the pack's space.
+#[derive(Default)]
+pub(super) struct EmbeddedAgain {
+    made: usize,
+    /// Sentences about those that cannot be embedded, by number.
+    left_out: BTreeMap<i64, String>,
+}
+
+impl EmbeddedAgain {
+    pub(super) fn show(&self, health: &Health) {
+        if self.left_out.is_empty() {
+            // Those who were named may be erased by now.
+            health.forget_trouble("gallery");
+            match self.made {
+                0 => health.set("gallery", Condition::Ok, "complete"),
+                made => health.set("gallery", Condition::Ok, format!("complete; {made} embeddings were made anew")),
+            };
+            return;
+        }
+        let mut named: Vec<_> = self.left_out.values().take(NAMED).cloned().collect();
+        if self.left_out.len() > NAMED {
+            named.push(format!("and {} more", self.left_out.len() - NAMED));
+        }
+        let text = format!(
+            "Enrolled pictures left out: {}. Everybody is known by their other pictures; take these out and enrol others",
+            named.join("; ")
+        );
+        health.set("gallery", Condition::Degraded, text);
+    }
+}
+
+fn numbers(pictures: &[Unembedded]) -> BTreeSet<i64> {
+    pictures.iter().map(|picture| picture.person_image_id).collect()
+}
+
+/// Embeds every kept enrolment picture that has no embedding in the space, after a change of recogniser or because it was
+/// damaged, then adds them all at once.
 pub(super) async fn embed_again(
     guard: &Guard,
     store: &Store,
     state_dir: &Path,
     space: &str,
     health: &Health,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<EmbeddedAgain> {
     let missing = store.unembedded(space.into()).await?;
+    let mut again = EmbeddedAgain::default();
     if missing.is_empty() {
-        return Ok(());
+        return Ok(again);
     }
     tracing::info!("embedding {} enrolled pictures for the model pack {}", missing.len(), guard.pack().id());
     let mut vectors = Vec::new();
     for (done, picture) in missing.iter().enumerate() {
         let text = format!(
-            "embedding enrolled picture {} of {} anew: model pack or models.flip changed",
+            "embedding enrolled picture {} of {} anew: model pack or models.flip changed, or what was stored is damaged",
             done + 1,
             missing.len()
         );
         health.set("gallery", Condition::Starting, text);
-        let mut embedded = embed_picture(guard, state_dir, picture).await?;
-        // An engine may die of something else than the picture.
-        for _ in 1..TRIES {
-            if embedded.is_err() {
-                embedded = embed_picture(guard, state_dir, picture).await?;
+        match embed_picture(guard, state_dir, picture).await? {
+            Ok(vector) => vectors.push((picture.person_image_id, vector)),
+            Err(why) => {
+                tracing::warn!(person_image = picture.person_image_id, "left out of the gallery: {why}");
+                let sentence = format!("{} of {} ({why})", picture.image_name, picture.person);
+                again.left_out.insert(picture.person_image_id, sentence);
             }
         }
-        match embedded {
-            Ok(vector) => vectors.push((picture.person_image_id, vector)),
-            Err(why) => tracing::warn!(person_image = picture.person_image_id, "left out of the gallery: {why}"),
-        }
     }
+    again.made = vectors.len();
     store.add_embeddings(space.into(), vectors).await?;
-    Ok(())
+    Ok(again)
 }
 
 /// The same for faces somebody said are not who they were taken for.
@@ -194,15 +244,24 @@ pub(super) async fn embed_crop(guard: &Guard, crop: Vec<u8>) -> anyhow::Result<R
 
 /// The face of a picture that is nearest to where one was found before.
 async fn embed(guard: &Guard, bytes: Vec<u8>, bounds: [f32; 4]) -> anyhow::Result<Result<Vec<f32>, String>> {
-    guard.available(RETRY).await.map_err(|why| anyhow!(why))?;
-    let reply = match guard.recognise(None, &Picture { bytes: bytes.into(), path: None }).await {
-        Ok(recognised) => match recognised.answer {
-            Answer::Faces(reply) => reply,
-            Answer::Name(_) => return Ok(Err("the configured engine gives no embeddings".into())),
-        },
-        Err(failure) if failure.verdict().counts_for_breaker => bail!(failure.verdict().sentence),
-        Err(crate::queue::Failure::EngineAway(why)) => bail!(why),
-        Err(failure) => return Ok(Err(failure.verdict().sentence)),
+    let picture = Picture { bytes: bytes.into(), path: None };
+    let mut tries = 0;
+    let reply = loop {
+        guard.available(RETRY).await.map_err(|why| anyhow!(why))?;
+        tries += 1;
+        let failure = match guard.recognise(None, &picture).await {
+            Ok(recognised) => match recognised.answer {
+                Answer::Faces(reply) => break reply,
+                Answer::Name(_) => return Ok(Err("the configured engine gives no embeddings".into())),
+            },
+            Err(Failure::EngineAway(why)) => bail!(why),
+            Err(failure) => failure.verdict(),
+        };
+        // An engine may die of something else than the picture; but one picture that always kills it must not keep the
+        // gallery from everybody.
+        if tries == TRIES || failure.again == Again::Final {
+            return Ok(Err(failure.sentence));
+        }
     };
     // The face that was enrolled, wherever another detector draws its box.
     let overlap = |found: [f32; 4]| {

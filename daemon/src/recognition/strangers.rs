@@ -148,7 +148,11 @@ async fn load(store: &Store, up: &Ready, health: &Health) -> anyhow::Result<Clus
     let mut groups = Clusters::new(matching.metric, matcher.dimension(), matching.threshold);
     for (id, shape) in store.stranger_shapes(matcher.space().into()).await? {
         if shape.weight > 0 {
-            groups.set(id, Shape { total: shape.total, weight: shape.weight })?;
+            let shape = Shape { total: shape.total, weight: shape.weight };
+            if groups.set(id, shape).is_err() {
+                tracing::warn!("what stranger {id} is compared by is damaged and is made anew from the faces");
+                store.sum_stranger_up_again(id).await?;
+            }
         }
     }
     Ok(groups)
@@ -277,7 +281,7 @@ mod tests {
     use crate::config::Config;
     use crate::domain::{EngineRole, ImageId, Outcome};
     use crate::recognition::{Guard, RelabelError};
-    use crate::store::{Changed, EnrolledPicture, Told};
+    use crate::store::{Changed, EnrolledPicture, Told, blob_to_vector, vector_to_blob};
 
     /// A state folder with its database, and a matcher without an engine; pictures are written past the queue.
     struct Board {
@@ -331,7 +335,7 @@ mod tests {
                 .unwrap();
             let id = connection.last_insert_rowid();
             for (number, (quality, embedding)) in (1..).zip(faces) {
-                let embedding: Vec<u8> = embedding.iter().flat_map(|value| value.to_le_bytes()).collect();
+                let embedding = vector_to_blob(embedding);
                 connection
                     .execute(
                         "INSERT INTO faces (image_id, number, outcome, candidates, score, quality, bounds, landmarks, space,
@@ -417,8 +421,7 @@ mod tests {
         assert_eq!((board.groups()[0], sum(&board).len()), ((1, 3, 0), 0));
         board.round().await;
         assert_eq!(board.groups()[0], (1, 3, 3));
-        let total: Vec<f32> =
-            sum(&board).chunks(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+        let total = blob_to_vector(&sum(&board));
         assert!(total.iter().zip(&of(&[4, 3, 2]).total).all(|(a, b)| (a - b).abs() < 1e-6));
         // Forgotten by retention, which waits until the self-test has vouched for them.
         let vouched = "UPDATE images SET unverified = 0 WHERE id IN (?1, ?2)";

@@ -63,7 +63,7 @@ impl Store {
             // A face that was named after the fact is found by its nearest candidate, as all others are.
             connection.execute(
                 "UPDATE faces SET candidates = json_array(json_array(?1, 0))
-                  WHERE person_id = ?1 AND outcome <> 'unknown' AND candidates ->> '$[0][0]' IS NOT ?1",
+                  WHERE person_id = ?1 AND outcome <> 'unknown' AND iif(json_valid(candidates), candidates, '[]') ->> '$[0][0]' IS NOT ?1",
                 [person],
             )?;
             // Theirs too: they were taken for somebody else, and somebody said so. By its crop as well, since embeddings change
@@ -162,7 +162,7 @@ fn images_with(connection: &Connection, person: PersonId) -> rusqlite::Result<Ve
     let mut found = connection.prepare(
         "SELECT image_id FROM outbox WHERE payload LIKE ?1 OR payload LIKE ?2
           UNION SELECT image_id FROM faces
-                 WHERE EXISTS (SELECT 1 FROM json_each(faces.candidates) c WHERE c.value ->> 0 = ?3)",
+                 WHERE EXISTS (SELECT 1 FROM json_each(iif(json_valid(faces.candidates), faces.candidates, '[]')) c WHERE c.value ->> 0 = ?3)",
     )?;
     let (first, last) = (format!("%\"person_id\":{person},%"), format!("%\"person_id\":{person}}}%"));
     found.query_map(params![first, last, person], |row| row.get(0))?.collect()
@@ -194,8 +194,7 @@ pub(super) fn erase_from_image(connection: &Connection, image: ImageId, person: 
         )?;
     }
     // Their face is the one that was taken for them, or might have been; by its result, or by what was said of it later.
-    let named_later =
-        "SELECT number FROM faces WHERE image_id = ?1 AND outcome <> 'unknown' AND candidates ->> '$[0][0]' = ?2";
+    let named_later = "SELECT number FROM faces WHERE image_id = ?1 AND outcome <> 'unknown' AND iif(json_valid(candidates), candidates, '[]') ->> '$[0][0]' = ?2";
     let named_later: Vec<i64> = connection
         .prepare_cached(named_later)?
         .query_map(params![image, person], |row| row.get(0))?
@@ -214,7 +213,7 @@ pub(super) fn erase_from_image(connection: &Connection, image: ImageId, person: 
         )?;
     }
     connection.execute(
-        "UPDATE faces SET candidates = (SELECT json_group_array(json(c.value)) FROM json_each(faces.candidates) c
+        "UPDATE faces SET candidates = (SELECT json_group_array(json(c.value)) FROM json_each(iif(json_valid(faces.candidates), faces.candidates, '[]')) c
                                          WHERE c.value ->> 0 <> ?2)
           WHERE image_id = ?1",
         params![image, person],

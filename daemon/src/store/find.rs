@@ -8,7 +8,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, ToSql};
 
 use super::listing::{IMAGE_COLUMNS, add_faces, image_row};
-use super::{ImageRow, Store, StoreError};
+use super::{ImageRow, Store, StoreError, readable};
 use crate::domain::{ImageId, Outcome, PersonId, Source, State};
 use crate::names;
 
@@ -142,7 +142,7 @@ fn some(
     let values = looked_at.sql.values.iter().chain(&asked.values).map(|value| value as &dyn ToSql);
     let wanted = limit as i64 + 1;
     let values: Vec<&dyn ToSql> = values.chain([&wanted as &dyn ToSql]).collect();
-    let mut images = statement.query_map(&values[..], image_row)?.collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut images = readable(statement.query_map(&values[..], image_row)?)?;
     let more = images.len() > limit;
     images.truncate(limit);
     Ok((images, more))

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::images::not_vouched_for;
 use super::record::Record;
-use super::{Store, StoreError, Urgency};
+use super::{Store, StoreError, Urgency, readable, text_if_any};
 use crate::domain::{FileKey, ImageId, SeenFile, Stamp};
 
 /// A file whose image has ended.
@@ -50,7 +50,8 @@ impl Store {
             let mut statement = connection.prepare("SELECT key, size, mtime_ns FROM seen WHERE folder_id = ?1")?;
             let rows = statement
                 .query_map([folder], |row| Ok((row.get(0)?, Stamp { size: row.get(1)?, mtime_ns: row.get(2)? })))?;
-            rows.collect()
+            // What is not remembered is taken once more.
+            readable(rows)
         })
         .await
     }
@@ -92,11 +93,11 @@ impl Store {
                     key: row.get(0)?,
                     stamp: Stamp { size: row.get(1)?, mtime_ns: row.get(2)? },
                     image: row.get(3)?,
-                    path: row.get(4)?,
+                    path: text_if_any(row, 4)?,
                     failed: row.get(5)?,
                 })
             })?;
-            rows.collect()
+            readable(rows)
         })
         .await
     }

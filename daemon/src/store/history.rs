@@ -3,7 +3,7 @@
 use rusqlite::{Connection, params};
 use serde::Serialize;
 
-use super::{Store, StoreError, Urgency};
+use super::{Store, StoreError, Urgency, readable, text, text_if_any};
 use crate::domain::wall_clock_ms;
 
 /// A week.
@@ -50,7 +50,7 @@ impl Store {
                                  WHERE minute >= ?1 ORDER BY minute DESC LIMIT ?2) ORDER BY minute",
             )?;
             let rows = statement.query_map(params![since_minute, limit as i64], |row| {
-                let stages: String = row.get(5)?;
+                let stages = text(row, 5)?;
                 Ok(HistoryRow {
                     minute: row.get(0)?,
                     pending: row.get(1)?,
@@ -61,7 +61,7 @@ impl Store {
                     celsius: row.get(6)?,
                 })
             })?;
-            rows.collect()
+            readable(rows)
         })
         .await
     }
@@ -72,9 +72,9 @@ impl Store {
             let mut statement = connection
                 .prepare_cached("SELECT at_ms, state, reason FROM breaker_history ORDER BY id DESC LIMIT ?1")?;
             let rows = statement.query_map([limit as i64], |row| {
-                Ok(BreakerChange { at_ms: row.get(0)?, state: row.get(1)?, reason: row.get(2)? })
+                Ok(BreakerChange { at_ms: row.get(0)?, state: text(row, 1)?, reason: text_if_any(row, 2)? })
             })?;
-            rows.collect()
+            readable(rows)
         })
         .await
     }

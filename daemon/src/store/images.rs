@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
-use super::{Store, StoreError, Urgency, erase, folders, people, vector_to_blob};
+use super::{Store, StoreError, Urgency, erase, folders, is_spoilt, people, text, text_if_any, vector_to_blob};
 use crate::domain::{
-    Accepted, Claimed, EngineRole, Identified, IdentifiedFace, ImageId, NewImage, PersonId, Stamp, Standing,
+    Accepted, Claimed, EngineRole, Identified, IdentifiedFace, ImageId, NewImage, PersonId, Source, Stamp, Standing,
 };
 
 /// The fact that holds the queue clock.
@@ -64,7 +64,19 @@ impl Store {
             )?;
             let mut images = Vec::with_capacity(ids.len());
             for id in ids {
-                images.extend(statement.query_row([id], claimed).optional()?);
+                match statement.query_row([id], claimed).optional() {
+                    Ok(image) => images.extend(image),
+                    Err(error) if is_spoilt(&error) => {
+                        tracing::error!(image = id, "its row in the database is damaged: {error}");
+                        connection
+                            .prepare_cached(
+                                "UPDATE images SET state = 'failed', reason = 'its row in the database is damaged', attempts = 1,
+                                        finished_at_ms = accepted_at_ms WHERE id = ?1",
+                            )?
+                            .execute([id])?;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             Ok(images)
         })
@@ -494,17 +506,17 @@ fn insert(
 }
 
 fn claimed(row: &Row<'_>) -> rusqlite::Result<Claimed> {
-    let source: String = row.get(1)?;
     Ok(Claimed {
         id: row.get(0)?,
-        source: source.parse().map_err(|error: String| rusqlite::Error::ToSqlConversionFailure(error.into()))?,
-        path: row.get(2)?,
-        file: row.get(3)?,
+        // The column holds nothing else, unless it is damaged.
+        source: text(row, 1)?.parse().unwrap_or(Source::Http),
+        path: text(row, 2)?,
+        file: text_if_any(row, 3)?,
         attempts: row.get(4)?,
         missing_since_ms: row.get(5)?,
         claimed_at: std::time::Instant::now(),
         accepted_at_ms: row.get(6)?,
-        supersedes: row.get(7)?,
+        supersedes: text_if_any(row, 7)?,
         bytes: row.get(8)?,
         standing: match (row.get(9)?, row.get(10)?, row.get(11)?) {
             (Some(size), Some(mtime_ns), Some(inode)) => Some(Standing { stamp: Stamp { size, mtime_ns }, inode }),

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::rejected::rejected_counts;
 use super::strangers::StrangerId;
-use super::{Store, StoreError};
+use super::{Store, StoreError, readable, text, text_if_any};
 use crate::domain::{ImageId, NamedCandidate, Outcome, PersonId, Timings};
 
 /// How many images are in each state, and what else the operator counts.
@@ -219,7 +219,7 @@ pub fn images(connection: &Connection, before: Option<ImageId>, limit: usize) ->
     let mut statement = connection
         .prepare_cached(&format!("SELECT {IMAGE_COLUMNS} FROM images i WHERE i.id < ?1 ORDER BY i.id DESC LIMIT ?2"))?;
     let rows = statement.query_map(params![before.unwrap_or(i64::MAX), limit as i64], image_row)?;
-    let mut images = rows.collect::<Result<Vec<_>, _>>()?;
+    let mut images = readable(rows)?;
     add_faces(connection, &mut images)?;
     Ok(images)
 }
@@ -228,11 +228,11 @@ pub fn images(connection: &Connection, before: Option<ImageId>, limit: usize) ->
 pub(super) fn image_row(row: &Row<'_>) -> rusqlite::Result<ImageRow> {
     Ok(ImageRow {
         id: row.get(0)?,
-        state: row.get(1)?,
-        source: row.get(2)?,
-        path: row.get(3)?,
-        outcome: row.get(4)?,
-        reason: row.get(5)?,
+        state: text(row, 1)?,
+        source: text(row, 2)?,
+        path: text(row, 3)?,
+        outcome: text_if_any(row, 4)?,
+        reason: text_if_any(row, 5)?,
         attempts: row.get(6)?,
         accepted_at_ms: row.get(7)?,
         finished_at_ms: row.get(8)?,
@@ -258,8 +258,8 @@ pub(super) fn add_faces(connection: &Connection, images: &mut [ImageRow]) -> rus
     for image in images {
         let mut faces = statement.query([image.id])?;
         while let Some(face) = faces.next()? {
-            let (outcome, bounds): (String, String) = (face.get(0)?, face.get(2)?);
-            let (distance, person): (Option<f64>, Option<String>) = (face.get(1)?, face.get(3)?);
+            let (outcome, bounds) = (text(face, 0)?, text(face, 2)?);
+            let (distance, person): (Option<f64>, _) = (face.get(1)?, text_if_any(face, 3)?);
             image.faces += 1;
             image.distance = match (image.distance, distance) {
                 (Some(nearest), Some(distance)) => Some(nearest.min(distance)),
@@ -281,9 +281,10 @@ fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<Image
     // Times and objections stand in the result only; its faces are in the order of their numbers.
     let found = connection
         .prepare_cached(&format!(
-            "SELECT {IMAGE_COLUMNS}, i.engine, i.picture_key, o.result_id, CAST(o.payload AS TEXT) ->> '$.timings',
+            "SELECT {IMAGE_COLUMNS}, i.engine, i.picture_key, o.result_id,
+                    iif(json_valid(CAST(o.payload AS TEXT)), CAST(o.payload AS TEXT) ->> '$.timings', NULL),
                     (SELECT json_group_array(value ->> '$.objection' ORDER BY key)
-                       FROM json_each(CAST(o.payload AS TEXT), '$.faces'))
+                       FROM json_each(iif(json_valid(CAST(o.payload AS TEXT)), CAST(o.payload AS TEXT), '{{}}'), '$.faces'))
                FROM images i
                LEFT JOIN outbox o ON o.id = (SELECT max(id) FROM outbox WHERE outbox.image_id = i.id)
               WHERE i.id = ?1"
@@ -293,9 +294,9 @@ fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<Image
             let objections: Vec<Option<String>> = serde_json::from_str(&objections).unwrap_or_default();
             let image = ImageDetail {
                 image: image_row(row)?,
-                engine: row.get(14)?,
-                picture_key: row.get(15)?,
-                result_id: row.get(16)?,
+                engine: text_if_any(row, 14)?,
+                picture_key: text_if_any(row, 15)?,
+                result_id: text_if_any(row, 16)?,
                 timings: row.get::<_, Option<String>>(17)?.and_then(|timings| serde_json::from_str(&timings).ok()),
                 found: Vec::new(),
             };
@@ -310,14 +311,14 @@ fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<Image
            FROM faces f LEFT JOIN person p ON p.id = f.person_id WHERE f.image_id = ?1 ORDER BY f.number",
     )?;
     let mut candidates = connection.prepare_cached(
-        "SELECT p.id, p.name, c.value ->> 1 FROM faces f, json_each(f.candidates) c JOIN person p ON p.id = c.value ->> 0
+        "SELECT p.id, p.name, c.value ->> 1 FROM faces f, json_each(iif(json_valid(f.candidates), f.candidates, '[]')) c JOIN person p ON p.id = c.value ->> 0
           WHERE f.image_id = ?1 AND f.number = ?2 ORDER BY c.key",
     )?;
     let mut rows = faces.query([id])?;
     while let Some(row) = rows.next()? {
-        let (number, bounds): (u32, String) = (row.get(0)?, row.get(1)?);
+        let (number, bounds): (u32, String) = (row.get(0)?, text(row, 1)?);
         let nearest = candidates.query_map(params![id, number], |row| {
-            Ok(NamedCandidate { person_id: row.get(0)?, name: row.get(1)?, distance: row.get(2)? })
+            Ok(NamedCandidate { person_id: row.get(0)?, name: text(row, 1)?, distance: row.get(2)? })
         })?;
         image.found.push(FaceRow {
             number,
@@ -325,8 +326,8 @@ fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<Image
             score: row.get(2)?,
             quality: row.get(3)?,
             objection: (number as usize).checked_sub(1).and_then(|at| objections.get(at)).cloned().flatten(),
-            outcome: row.get(4)?,
-            person: row.get(5)?,
+            outcome: text(row, 4)?,
+            person: text_if_any(row, 5)?,
             person_id: row.get(9)?,
             distance: row.get(6)?,
             margin: row.get(7)?,

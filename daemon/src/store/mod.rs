@@ -32,7 +32,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OpenFlags, Row};
+use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, watch};
 
 pub use backup::{prepare_copy, schema};
@@ -452,13 +454,62 @@ fn network_filesystem(magic: u32) -> Option<&'static str> {
     }
 }
 
-/// Embeddings are stored as little-endian float32.
-fn vector_to_blob(vector: &[f32]) -> Vec<u8> {
-    vector.iter().flat_map(|value| value.to_le_bytes()).collect()
+/// Vectors are stored as little-endian float32, sealed: a bit that the disk has turned must not make another face.
+pub fn vector_to_blob(vector: &[f32]) -> Vec<u8> {
+    let mut blob: Vec<u8> = vector.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let seal = seal(&blob);
+    blob.extend(seal);
+    blob
 }
 
-fn blob_to_vector(blob: &[u8]) -> Vec<f32> {
-    blob.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect()
+/// The vector in a blob; one that is damaged is as empty as one that was erased, and of no use to anybody.
+pub fn blob_to_vector(blob: &[u8]) -> Vec<f32> {
+    match blob.split_last_chunk() {
+        Some((values, found)) if *found == seal(values) => {
+            values.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn seal(values: &[u8]) -> [u8; 4] {
+    let sum = Sha256::digest(values);
+    [sum[0], sum[1], sum[2], sum[3]]
+}
+
+/// Text of a column, whatever a damaged disk has made of it: one such row must not stop who reads all of them.
+fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
+    Ok(text_if_any(row, column)?.unwrap_or_default())
+}
+
+/// The rows that can be read: one that a damaged disk has spoilt costs itself only.
+fn readable<T>(rows: impl Iterator<Item = rusqlite::Result<T>>) -> rusqlite::Result<Vec<T>> {
+    let mut spoilt = 0;
+    let rows = rows.filter(|row| {
+        let bad = row.as_ref().is_err_and(is_spoilt);
+        spoilt += usize::from(bad);
+        !bad
+    });
+    let rows = rows.collect();
+    if spoilt > 0 {
+        tracing::error!("{spoilt} rows of the database are damaged and are left out");
+    }
+    rows
+}
+
+/// Whether the error is a row's own: a value that is not of its kind.
+fn is_spoilt(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
+    matches!(error, FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..))
+}
+
+fn text_if_any(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+        ValueRef::Integer(number) => Some(number.to_string()),
+        ValueRef::Real(number) => Some(number.to_string()),
+        ValueRef::Null => None,
+    })
 }
 
 #[cfg(test)]
@@ -491,6 +542,63 @@ mod tests {
         drop(let_go);
         for one in dear {
             assert!(one.await.unwrap().is_ok());
+        }
+    }
+
+    #[test]
+    fn a_vector_with_any_bit_turned_or_cut_off_is_none() {
+        let blob = vector_to_blob(&[1.0, -0.5, 3.25]);
+        assert_eq!(blob_to_vector(&blob), [1.0, -0.5, 3.25]);
+        for bit in 0..blob.len() * 8 {
+            let mut damaged = blob.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(blob_to_vector(&damaged).is_empty(), "bit {bit}");
+        }
+        for length in 0..blob.len() {
+            assert!(blob_to_vector(&blob[..length]).is_empty(), "{length} bytes");
+        }
+    }
+
+    #[tokio::test]
+    async fn rows_a_disk_has_spoilt_cost_themselves_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = fixtures::store(folder.path()).await;
+        let ann = fixtures::enroll(&store, "Ann", "a", [1.0, 0.0]).await;
+        let bob = fixtures::enroll(&store, "Bob", "b", [0.0, 1.0]).await;
+        for (id, person) in [(1, ann), (2, bob)] {
+            fixtures::run(&store, &fixtures::image(id, "known", Some(person), &[person], [0.1, 0.2])).await;
+        }
+        fixtures::run(
+            &store,
+            "INSERT INTO images (id, source, path, attempts, accepted_at_ms) VALUES
+               (11, 'http', CAST(x'2fff' AS TEXT), 0, 1), (12, 'http', '/a', -7, 1), (13, 'http', '/b', 0, 1);
+             UPDATE person SET name = CAST(x'41ff' AS TEXT) WHERE name = 'Ann';
+             UPDATE faces SET candidates = '[[' || candidates, bounds = CAST(x'ff' AS TEXT) WHERE image_id = 1;
+             UPDATE outbox SET payload = CAST(x'7bff' AS TEXT) WHERE image_id = 1;
+             INSERT INTO unsent (id) SELECT id FROM outbox;
+             INSERT INTO folders VALUES (1, '/in', 0);
+             INSERT INTO seen VALUES (1, x'01', 1, 1, NULL), (1, zeroblob(16), 1, 1, NULL);
+             INSERT INTO history VALUES (1, -1, 0, 0, 0, '', NULL), (2, 1, 1, 1, 0, CAST(x'ff' AS TEXT), NULL);
+             INSERT INTO person_embeddings SELECT id, 't', x'00' FROM person_images;",
+        )
+        .await;
+        let claimed: Vec<_> = store.claim(10, false, 5).await.unwrap().iter().map(|image| image.id).collect();
+        assert_eq!(claimed, [11, 13]);
+        store.settle().await.unwrap();
+        let row = store.image(12).await.unwrap().unwrap().image;
+        assert_eq!((row.state.as_str(), row.reason.as_deref()), ("failed", Some("its row in the database is damaged")));
+        let names: Vec<_> = store.people().await.unwrap().into_iter().map(|row| row.name).collect();
+        assert_eq!(names, ["A\u{fffd}", "Bob"]);
+        assert_eq!(store.gallery("s".into()).await.unwrap().len(), 2);
+        assert!(store.gallery("t".into()).await.unwrap().iter().all(|row| row.embedding.is_empty()));
+        assert_eq!(store.take_unsent(10).await.unwrap().len(), 2);
+        assert_eq!(store.seen(1).await.unwrap().len(), 1);
+        assert_eq!(store.history(0, 9).await.unwrap().len(), 1);
+        // Somebody else is erased all the same.
+        store.erase_person(bob).await.unwrap();
+        store.erase_from_results(&store.erasing().await.unwrap()).await.unwrap();
+        for id in [1, 2] {
+            assert!(store.image(id).await.unwrap().is_some());
         }
     }
 

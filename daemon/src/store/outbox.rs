@@ -1,8 +1,8 @@
 //! SQL of results waiting to be published.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Store, StoreError, Urgency};
+use super::{Store, StoreError, Urgency, text};
 
 /// A result to publish.
 #[derive(Debug)]
@@ -27,9 +27,15 @@ impl Store {
             let mut ids: Vec<i64> = tried.query_map([limit as i64], |row| row.get(0))?.collect::<Result<_, _>>()?;
             ids.sort_unstable(); // RETURNING has no order
             let mut payload = connection.prepare_cached("SELECT payload FROM outbox WHERE id = ?1")?;
-            ids.into_iter()
-                .map(|id| Ok(UnsentResult { id, payload: payload.query_row([id], |row| row.get(0))? }))
-                .collect()
+            let mut unsent = Vec::with_capacity(ids.len());
+            for id in ids {
+                match payload.query_row([id], |row| text(row, 0)).optional()? {
+                    Some(payload) => unsent.push(UnsentResult { id, payload }),
+                    // Its row is lost, and must not hold up the others.
+                    None => delivered(connection, id)?,
+                }
+            }
+            Ok(unsent)
         })
         .await
     }

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::images::store_fact;
-use super::{Store, StoreError, Urgency, blob_to_vector, vector_to_blob};
+use super::{Store, StoreError, Urgency, blob_to_vector, readable, text, vector_to_blob};
 use crate::domain::{ImageId, PersonId, wall_clock_ms};
 use crate::names;
 
@@ -50,7 +50,7 @@ pub struct GalleryRow {
     pub person_image_id: i64,
     /// File name it was enrolled under.
     pub image_name: String,
-    /// In the space asked for.
+    /// In the space asked for; empty: it is damaged.
     pub embedding: Vec<f32>,
 }
 
@@ -91,6 +91,10 @@ pub struct PersonPicture {
 pub struct Unembedded {
     /// The picture's row.
     pub person_image_id: i64,
+    /// Whose it is.
+    pub person: String,
+    /// File name it was enrolled under.
+    pub image_name: String,
     /// Kept copy, relative to the state folder.
     pub file: String,
     /// Face that was enrolled.
@@ -172,7 +176,7 @@ impl Store {
     pub async fn person_names(&self) -> Result<Vec<(PersonId, String)>, StoreError> {
         self.read_dear(|connection| {
             let mut statement = connection.prepare_cached("SELECT id, name FROM person ORDER BY base, folded, id")?;
-            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+            statement.query_map([], |row| Ok((row.get(0)?, text(row, 1)?)))?.collect()
         })
         .await
     }
@@ -223,7 +227,7 @@ impl Store {
                 .query_map(params![id, after.unwrap_or(0), limit as i64], |row| {
                     Ok(PersonPicture {
                         id: row.get(0)?,
-                        image_name: row.get(1)?,
+                        image_name: text(row, 1)?,
                         quality: row.get(2)?,
                         created_at_ms: row.get(3)?,
                         crop: row.get(4)?,
@@ -251,16 +255,18 @@ impl Store {
     pub async fn unembedded(&self, space: String) -> Result<Vec<Unembedded>, StoreError> {
         self.read(move |connection| {
             let mut statement = connection.prepare(
-                "SELECT id, file, bounds FROM person_images pi
+                "SELECT pi.id, name, image_name, file, bounds FROM person_images pi JOIN person ON person.id = pi.person_id
                   WHERE NOT EXISTS (SELECT 1 FROM person_embeddings e WHERE e.person_image_id = pi.id AND e.space = ?1)
-                  ORDER BY id",
+                  ORDER BY pi.id",
             )?;
             statement
                 .query_map([space], |row| {
-                    let bounds: String = row.get(2)?;
+                    let bounds = text(row, 4)?;
                     Ok(Unembedded {
                         person_image_id: row.get(0)?,
-                        file: row.get(1)?,
+                        person: text(row, 1)?,
+                        image_name: text(row, 2)?,
+                        file: text(row, 3)?,
                         bounds: serde_json::from_str(&bounds).unwrap_or_default(),
                     })
                 })?
@@ -273,6 +279,25 @@ impl Store {
     pub async fn add_embeddings(&self, space: String, vectors: Vec<(i64, Vec<f32>)>) -> Result<(), StoreError> {
         self.write(Urgency::Now, move |connection| {
             vectors.iter().try_for_each(|(row, vector)| insert_embedding(connection, *row, &space, vector))
+        })
+        .await
+    }
+
+    /// Takes damaged vectors out of use: pictures are without an embedding of this space then, counter-examples wait to be
+    /// embedded again as after a change of model pack.
+    pub async fn set_vectors_aside(
+        &self,
+        space: String,
+        pictures: Vec<i64>,
+        examples: Vec<i64>,
+    ) -> Result<(), StoreError> {
+        self.write(Urgency::Now, move |connection| {
+            let mut picture =
+                connection.prepare_cached("DELETE FROM person_embeddings WHERE person_image_id = ?1 AND space = ?2")?;
+            pictures.iter().try_for_each(|id| picture.execute(params![id, space]).map(drop))?;
+            let mut example =
+                connection.prepare_cached("UPDATE counter_examples SET space = '', vector = x'' WHERE id = ?1")?;
+            examples.iter().try_for_each(|id| example.execute([id]).map(drop))
         })
         .await
     }
@@ -367,7 +392,7 @@ impl Store {
                 .read(move |connection| {
                     let mut found = connection.prepare(
                         "SELECT DISTINCT image_id FROM faces
-                          WHERE EXISTS (SELECT 1 FROM json_each(faces.candidates) c WHERE c.value ->> 0 = ?1)",
+                          WHERE EXISTS (SELECT 1 FROM json_each(iif(json_valid(faces.candidates), faces.candidates, '[]')) c WHERE c.value ->> 0 = ?1)",
                     )?;
                     found.query_map([id], |row| row.get(0))?.collect()
                 })
@@ -460,7 +485,7 @@ const PERSON: &str = "
 fn person(row: &Row<'_>) -> rusqlite::Result<PersonRow> {
     Ok(PersonRow {
         id: row.get(0)?,
-        name: row.get(1)?,
+        name: text(row, 1)?,
         pictures: row.get(2)?,
         best_picture: row.get(3)?,
         last_image: row.get(4)?,
@@ -471,7 +496,7 @@ fn person(row: &Row<'_>) -> rusqlite::Result<PersonRow> {
 /// Everybody, by name, for commands that open the file read-only.
 pub fn people(connection: &Connection) -> rusqlite::Result<Vec<PersonRow>> {
     let mut statement = connection.prepare_cached(&format!("{PERSON} {BY_NAME}"))?;
-    statement.query_map([], person)?.collect()
+    readable(statement.query_map([], person)?)
 }
 
 /// The gallery through a connection of the caller's own, for commands that open the file read-only.
@@ -481,18 +506,17 @@ pub fn gallery(connection: &Connection, space: &str) -> rusqlite::Result<Vec<Gal
            JOIN person_images pi ON pi.id = e.person_image_id JOIN person ON person.id = pi.person_id
           WHERE e.space = ?1 ORDER BY pi.id",
     )?;
-    statement
-        .query_map([space], |row| {
-            let vector: Vec<u8> = row.get(4)?;
-            Ok(GalleryRow {
-                person_id: row.get(0)?,
-                name: row.get(1)?,
-                person_image_id: row.get(2)?,
-                image_name: row.get(3)?,
-                embedding: blob_to_vector(&vector),
-            })
-        })?
-        .collect()
+    let rows = statement.query_map([space], |row| {
+        let vector: Vec<u8> = row.get(4)?;
+        Ok(GalleryRow {
+            person_id: row.get(0)?,
+            name: text(row, 1)?,
+            person_image_id: row.get(2)?,
+            image_name: text(row, 3)?,
+            embedding: blob_to_vector(&vector),
+        })
+    })?;
+    readable(rows)
 }
 
 /// Who has the picture with these bytes.

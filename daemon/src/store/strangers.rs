@@ -149,9 +149,11 @@ pub struct Relabel {
 /// A face that was taken for somebody and is somebody else.
 #[derive(Debug, Clone)]
 pub struct CounterExample {
+    /// Row.
+    pub id: i64,
     /// Who it is not.
     pub person_id: PersonId,
-    /// In the space asked for.
+    /// In the space asked for; empty: it is damaged.
     pub embedding: Vec<f32>,
 }
 
@@ -289,6 +291,17 @@ impl Store {
         .await
     }
 
+    /// Has a group whose sum is damaged summed up again.
+    pub async fn sum_stranger_up_again(&self, id: StrangerId) -> Result<(), StoreError> {
+        self.write(Urgency::Note, move |connection| {
+            connection
+                .prepare_cached("UPDATE strangers SET total = x'', weight = 0 WHERE id = ?1")?
+                .execute([id])
+                .map(drop)
+        })
+        .await
+    }
+
     /// How many groups there are that nobody has named.
     pub async fn stranger_count(&self) -> Result<usize, StoreError> {
         self.write(Urgency::Look, |connection| {
@@ -342,7 +355,9 @@ impl Store {
             )?;
             let mut vectors = |quality: f32, limit: u32| -> rusqlite::Result<Vec<Vec<f32>>> {
                 let vector = |row: &Row<'_>| row.get::<_, Vec<u8>>(0).map(|blob| blob_to_vector(&blob));
-                newest.query_map(params![id, space, quality, limit], vector)?.collect()
+                let found = newest.query_map(params![id, space, quality, limit], vector)?;
+                // A damaged one is nobody's face.
+                found.filter(|vector| !vector.as_ref().is_ok_and(Vec::is_empty)).collect()
             };
             let mut found = vectors(quality, limit)?;
             if found.is_empty() {
@@ -679,10 +694,10 @@ impl Store {
 /// The counter-examples through a connection of the caller's own, for commands that open the file read-only.
 pub fn counter_examples(connection: &Connection, space: &str) -> rusqlite::Result<Vec<CounterExample>> {
     let mut statement =
-        connection.prepare("SELECT person_id, vector FROM counter_examples WHERE space = ?1 ORDER BY id")?;
+        connection.prepare("SELECT id, person_id, vector FROM counter_examples WHERE space = ?1 ORDER BY id")?;
     let example = |row: &Row<'_>| {
-        let vector: Vec<u8> = row.get(1)?;
-        Ok(CounterExample { person_id: row.get(0)?, embedding: blob_to_vector(&vector) })
+        let vector: Vec<u8> = row.get(2)?;
+        Ok(CounterExample { id: row.get(0)?, person_id: row.get(1)?, embedding: blob_to_vector(&vector) })
     };
     statement.query_map([space], example)?.collect()
 }

@@ -13,6 +13,7 @@ mod camera; // every so often and on motion, bursts, cameras that stall, glitch 
 mod command_line; // enroll, identify, status, check-config
 mod commands; // by MQTT, and their answers
 mod crash; // SIGTERM and kill -9 at any time
+mod damage; // spoilt rows cost themselves only, and bits that turn in the database
 mod disk; // a file system that is really full, and one that is nearly
 mod doctor; // finds what is wrong, and says what to do
 mod edge; // listeners, proxies, frames, names, readers that go away, a generated client

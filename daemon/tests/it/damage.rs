@@ -1,0 +1,124 @@
+//! Bits that a disk turns: a damaged row costs that row only, is named, and is made anew where that is possible.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::{Board, part_is_ok, wait_for};
+
+fn state(board: &Board, name: &str) -> PathBuf {
+    board.folder.path().join("state").join(name)
+}
+
+/// Changes the database of a board that does not run.
+fn change(board: &Board, sql: &str) {
+    assert!(Command::new("sqlite3").arg(state(board, "kithd.db")).arg(sql).status().unwrap().success());
+}
+
+/// Overwrites an enrolled person's embedding.
+fn set_vector(board: &Board, person: &str, vector: &[u8]) {
+    let hex: String = vector.iter().map(|byte| format!("{byte:02x}")).collect();
+    change(
+        board,
+        &format!(
+            "update person_embeddings set vector = x'{hex}' where person_image_id in (select pi.id from person_images pi
+               join person on person.id = pi.person_id where name = '{person}')"
+        ),
+    );
+}
+
+fn vector(board: &Board, person: &str) -> Vec<u8> {
+    let hex = board.sql(&format!(
+        "select hex(vector) from person_embeddings join person_images pi on pi.id = person_image_id
+           join person on person.id = pi.person_id where name = '{person}'"
+    ));
+    (0..hex[0].len() / 2).map(|n| u8::from_str_radix(&hex[0][2 * n..2 * n + 2], 16).unwrap()).collect()
+}
+
+fn gallery(board: &Board) -> Value {
+    board.get("/v1/status")["parts"]["gallery"].clone()
+}
+
+fn known(board: &Board, picture: &str, as_file: &str) -> Value {
+    let image = board.ended(board.post_path(&board.put(picture, as_file)));
+    image["found"][0]["person"].clone()
+}
+
+#[test]
+fn a_damaged_embedding_is_made_anew_from_the_kept_picture() {
+    let mut board = Board::new();
+    board.enroll_everybody();
+    let whole = vector(&board, "Barack Obama");
+    let turned = |bit: usize| {
+        let mut damaged = whole.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        damaged
+    };
+    let numbers = whole.len() - 4;
+    let damaged = [
+        ("a bit that leaves a usable number", turned(5 * 32 + 3)),
+        ("a sign", turned(9 * 32 + 31)),
+        ("an exponent", turned(2 * 32 + 30)),
+        ("a bit of the seal", turned(numbers * 8 + 1)),
+        ("four bytes short", whole[4..].to_vec()),
+        ("one byte short", whole[..whole.len() - 1].to_vec()),
+        ("zeros", vec![0; whole.len()]),
+        ("not numbers", vec![0xff; whole.len()]),
+        ("empty", vec![]),
+    ];
+    for (n, (how, vector_now)) in damaged.into_iter().enumerate() {
+        set_vector(&board, "Barack Obama", &vector_now);
+        board.start();
+        part_is_ok(&board, "gallery");
+        assert_eq!(gallery(&board)["text"], "complete; 1 embeddings were made anew", "{how}");
+        let log = board.log();
+        assert_eq!(log.matches("the embedding of an enrolled picture is damaged").count(), 1, "{how}: {log}");
+        assert!(!log.contains("Obama"), "{how}: a name is logged");
+        assert_eq!(known(&board, "obama_2.jpg", &format!("o{n}.jpg")), "Barack Obama", "{how}");
+        assert_eq!(known(&board, "biden_2.jpg", &format!("b{n}.jpg")), "Joe Biden", "{how}");
+        board.stop();
+        // The same engine makes the same numbers of the same picture.
+        assert_eq!(vector(&board, "Barack Obama"), whole, "{how}");
+    }
+}
+
+#[test]
+fn a_damaged_embedding_without_its_picture_is_named() {
+    let mut board = Board::new();
+    board.enroll_everybody();
+    set_vector(&board, "Joe Biden", &[7; 516]);
+    let sum = board.sql("select sha256 from person_images where image_name = 'biden_1.jpg'")[0].clone();
+    std::fs::remove_file(state(&board, "people").join(sum)).unwrap();
+    board.start();
+    let part = wait_for("the gallery", || {
+        let part = gallery(&board);
+        (part["condition"] == "degraded").then_some(part)
+    });
+    assert!(part["text"].as_str().unwrap().contains("biden_1.jpg of Joe Biden"), "{part}");
+    assert!(board.get_text("/").contains("biden_1.jpg of Joe Biden"), "the page does not name it");
+    assert_eq!(known(&board, "obama_2.jpg", "o.jpg"), "Barack Obama");
+    assert_eq!(known(&board, "biden_2.jpg", "b.jpg"), Value::Null);
+    // Shown until it is mended, and no longer.
+    let picture = board.sql("select id from person_images where image_name = 'biden_1.jpg'")[0].clone();
+    let person = board.sql("select id from person where name = 'Joe Biden'")[0].clone();
+    let (status, answer) = board.post_as_admin(&format!("/people/{person}/pictures/{picture}/delete"), &[], b"");
+    assert!(status < 400, "{status} {answer}");
+    wait_for("the gallery to be complete", || (gallery(&board)["text"] == "complete").then_some(()));
+}
+
+#[test]
+fn a_name_that_is_no_text_any_more_costs_that_name() {
+    let mut board = Board::new();
+    board.enroll_everybody();
+    change(
+        &board,
+        "update person set name = cast(x'4a6f65ff' as text) where name = 'Joe Biden';
+         update person_images set image_name = cast(x'ff2e6a7067' as text) where image_name = 'biden_1.jpg';",
+    );
+    board.start();
+    assert_eq!(known(&board, "obama_2.jpg", "o.jpg"), "Barack Obama");
+    assert_eq!(known(&board, "biden_2.jpg", "b.jpg"), "Joe\u{fffd}");
+    let people = board.get("/v1/people");
+    assert_eq!(people["people"].as_array().unwrap().len(), 3, "{people}");
+}
