@@ -38,6 +38,13 @@ pub fn open_new(state_dir: &Path, name: &str) -> std::io::Result<File> {
     File::open(state_dir.join(format!("{name}.{NEW}")))
 }
 
+/// Makes sure that a file reaches the disk.
+pub fn try_disk(state_dir: &Path) -> std::io::Result<()> {
+    let name = new_name(Source::Http);
+    let written = create(state_dir, &name).and_then(|_| flush(state_dir, [name.as_str()]));
+    written.and(drop_new(state_dir, &name))
+}
+
 /// Deletes one that is not accepted.
 pub fn drop_new(state_dir: &Path, name: &str) -> std::io::Result<()> {
     gone_is_fine(std::fs::remove_file(state_dir.join(format!("{name}.{NEW}"))))

@@ -1,14 +1,16 @@
 //! The state folder: made, owned, and held by one process at a time.
 
 use std::fs::File;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, flock};
 
 /// A daemon that was killed may have been starting an engine just then: the child holds the lock until it becomes one.
 const LET_GO: Duration = Duration::from_secs(2);
+/// Rights that nobody but the owner is to have: writing by the group, and anything by others.
+const OPEN: u32 = 0o027;
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Why the state folder cannot be used.
@@ -47,6 +49,8 @@ impl StateDir {
     /// Makes the folder and its parts and takes its lock.
     pub fn hold(folder: &Path) -> Result<Self, StateDirError> {
         let io = |source| StateDirError::Io { folder: folder.into(), source };
+        // Whatever makes files in it, SQLite too: nobody but owner and group reads them.
+        rustix::process::umask(Mode::from_raw_mode(OPEN));
         let mut make = std::fs::DirBuilder::new();
         make.recursive(true).mode(0o750);
         make.create(folder).map_err(io)?;
@@ -60,6 +64,7 @@ impl StateDir {
         }
         let lock =
             File::options().create(true).truncate(false).write(true).open(folder.join("kithd.lock")).map_err(io)?;
+        close_to_others(folder);
         let begun = Instant::now();
         loop {
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -72,9 +77,67 @@ impl StateDir {
     }
 }
 
+/// Takes rights away that a folder made by hand, or files made under another umask, give to everybody. `inbox` is for others
+/// to put pictures into.
+fn close_to_others(folder: &Path) {
+    let mut paths = vec![folder.to_path_buf()];
+    for part in [folder.to_path_buf(), folder.join(crate::spool::SPOOL)] {
+        paths.extend(std::fs::read_dir(part).into_iter().flatten().flatten().map(|entry| entry.path()));
+    }
+    for path in paths.into_iter().filter(|path| *path != folder.join("inbox")) {
+        let Ok(metadata) = std::fs::symlink_metadata(&path) else { continue };
+        let mode = metadata.mode() & 0o7777;
+        if (metadata.is_file() || metadata.is_dir())
+            && mode & OPEN != 0
+            && let Err(error) = std::fs::set_permissions(&path, PermissionsExt::from_mode(mode & !OPEN))
+        {
+            tracing::warn!("{} is open to others and cannot be closed: {error}", path.display());
+        }
+    }
+}
+
+/// Files and folders directly below the state folder that others may read, or the group write.
+pub fn open_to_others(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_open = |entry: &std::fs::DirEntry| {
+        let kept = entry.metadata().is_ok_and(|metadata| metadata.is_file() || metadata.is_dir());
+        kept && entry.file_name() != "inbox" && entry.metadata().is_ok_and(|metadata| metadata.mode() & OPEN != 0)
+    };
+    let mut open: Vec<_> = entries.filter(is_open).map(|entry| entry.path()).collect();
+    open.sort();
+    open
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_and_folders_of_any_mode_are_closed_to_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let set = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+        std::fs::create_dir(path("inbox")).unwrap();
+        std::fs::create_dir(path("spool")).unwrap();
+        let elsewhere = tempfile::NamedTempFile::new().unwrap();
+        set(elsewhere.path(), 0o666);
+        std::os::unix::fs::symlink(elsewhere.path(), path("link")).unwrap();
+        for (name, open) in [("kithd.db", 0o644), ("kithd.lock", 0o666), ("token", 0o600), ("spool/a", 0o777)] {
+            std::fs::write(path(name), "").unwrap();
+            set(&path(name), open);
+        }
+        [folder.path(), &path("inbox"), &path("spool")].iter().for_each(|folder| set(folder, 0o777));
+        assert_eq!(open_to_others(folder.path()), ["kithd.db", "kithd.lock", "spool"].map(path));
+        let _held = StateDir::hold(folder.path()).unwrap();
+        let expected = [("", 0o750), ("kithd.db", 0o640), ("kithd.lock", 0o640), ("token", 0o600), ("spool", 0o750)];
+        for (name, closed) in expected.into_iter().chain([("spool/a", 0o750), ("inbox", 0o777), ("link", 0o666)]) {
+            assert_eq!(mode(&path(name)), closed, "{name}");
+        }
+        assert_eq!(open_to_others(folder.path()), [""; 0].map(PathBuf::from));
+        std::fs::write(path("new"), "").unwrap();
+        assert_eq!(mode(&path("new")), 0o640);
+    }
 
     #[test]
     fn a_lock_that_is_just_being_let_go_is_waited_for_and_one_that_is_held_is_refused_with_what_to_do() {

@@ -21,7 +21,8 @@ use crate::domain::{Moment, wall_clock_ms};
 use crate::engine::load_pack;
 use crate::mqtt::{self, Message, Settings, State};
 use crate::queue::synchronised;
-use crate::store::{StoreError, look_through, refuse_network_filesystem};
+use crate::state_dir::open_to_others;
+use crate::store::{StoreError, journal_bytes, journal_trouble, look_through, refuse_network_filesystem};
 use crate::topics::Topics;
 
 /// How long a message to oneself may take.
@@ -199,6 +200,12 @@ fn state_folder(config: &Config, found: &mut Findings) {
     } else {
         found.ok("state folder", format!("{shown}, of user {}, closed to others", metadata.uid()));
     }
+    let open = open_to_others(folder);
+    let open: Vec<_> = open.iter().filter_map(|path| Some(path.file_name()?.to_string_lossy())).collect();
+    if !open.is_empty() {
+        let text = format!("others of this board may read or write {}", open.join(", "));
+        found.warning("state files", text, "restart kithd, which closes them");
+    }
     // It may change everything.
     let token = folder.join("token");
     if let Ok(metadata) = std::fs::metadata(&token) {
@@ -218,7 +225,12 @@ async fn database(config: &Config, found: &mut Findings) {
     match looked {
         Ok(Ok(None)) => found.warning("database", "there is none yet", "kithd makes it when it starts"),
         Ok(Ok(Some(database))) => {
-            found.ok("database", format!("whole, schema {}, {} MiB", database.schema, database.bytes >> 20));
+            let journal = journal_bytes(&config.state_dir);
+            let (file, rest) = (database.bytes >> 20, journal >> 20);
+            found.ok("database", format!("whole, schema {}, {file} MiB, journal {rest} MiB", database.schema));
+            if let Some(text) = journal_trouble(journal) {
+                found.warning("journal", text, "end the program that reads it; until then it grows");
+            }
             if !database.damaged.is_empty() {
                 let text = format!("an earlier one was damaged and was moved to {}", database.damaged.join(", "));
                 found.warning("database", text, "the page says what came back; then move these files away");

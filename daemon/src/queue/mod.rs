@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::config;
 use crate::domain::{Accepted, Claimed, EngineRole, Identified, ImageId, NewImage, Source, wall_clock_ms};
 use crate::result::{Stamp, message};
-use crate::store::{End, PutBack, Store, StoreError, Told};
+use crate::store::{End, Place, PutBack, Store, StoreError, Told};
 use clock::QueueClock;
 use missing::longest_wait_ms;
 
@@ -173,6 +173,16 @@ impl Queue {
             Ok(accepted) => Ok(accepted),
             Err(key) => Err(QueueError::KeyReused { key }),
         }
+    }
+
+    /// Whether rows are still taken by the file in the state folder.
+    pub fn place(&self) -> Place {
+        self.store.place()
+    }
+
+    /// Makes sure that a commit reaches the disk.
+    pub async fn try_disk(&self) -> Result<(), QueueError> {
+        Ok(self.store.set_fact("tried_disk", wall_clock_ms().to_string()).await?)
     }
 
     /// Images not finished yet, without those that wait for their file, and how many there may be.

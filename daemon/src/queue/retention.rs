@@ -17,7 +17,7 @@ use crate::config::{Caps, Retention};
 use crate::domain::{ImageId, wall_clock_ms};
 use crate::health::{Condition, Health};
 use crate::spool::SPOOL;
-use crate::store::{Aged, Held, Kind, Oldest, Store, StoreError};
+use crate::store::{Aged, Held, Kind, Oldest, Store, StoreError, journal_trouble};
 
 const EVERY: Duration = Duration::from_secs(10);
 /// Pieces removed by one operation of the writer, which overwrites every page of theirs: some 40 KB for each image.
@@ -53,6 +53,17 @@ pub async fn sweep(queue: Queue, retention: Retention, health: Health, stop: Can
             };
             if health.set("retention", condition, text.as_str()) && condition == Condition::Degraded {
                 tracing::warn!("{text}");
+            }
+            let (condition, text) = match journal_trouble(sweeper.store.journal_bytes()) {
+                Some(text) => (Condition::Degraded, text),
+                None => (Condition::Ok, "small".to_string()),
+            };
+            // How large it is by now is no news.
+            if health.parts().get("journal").is_none_or(|known| known.condition != condition) {
+                if condition == Condition::Degraded {
+                    tracing::warn!("{text}");
+                }
+                health.set("journal", condition, text);
             }
             tokio::time::sleep(EVERY).await;
         };

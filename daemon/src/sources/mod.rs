@@ -16,25 +16,29 @@ pub mod upload;
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::disk::free_bytes;
+use crate::disk::{self, free_bytes};
 use crate::domain::{Accepted, FileKey, NewImage, SeenFile, Source, Stamp};
 use crate::health::{Condition, Health};
 use crate::heartbeat::Pulse;
 use crate::picture_kind::NotAPicture;
 use crate::queue::{Queue, QueueError};
 use crate::spool;
-use crate::store::StoreError;
+use crate::store::{Place, StoreError};
 use incoming::{Incoming, Spooled};
 
 const ROOM_CHECK: Duration = Duration::from_secs(2);
-/// A disk with less than this is full, whatever its reserve is.
-const ROOM_BYTES: u64 = 1 << 20;
+/// A disk with less than this is full, whatever its reserve is: the database's journal needs as much to end what was
+/// accepted.
+const ROOM_BYTES: u64 = 4 << 20;
+/// How long a state folder that was deleted is waited for.
+const GONE_FOR: Duration = Duration::from_secs(60);
 
 /// Why something was not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +70,7 @@ pub enum IntakeError {
     #[error("the disk of the state folder is full; nothing is accepted until there is room")]
     DiskFull,
     /// The database or the spool folder.
-    #[error("could not be stored: {0}")]
+    #[error("nothing can be stored: {0}")]
     Storage(String),
 }
 
@@ -84,7 +88,19 @@ impl From<QueueError> for IntakeError {
             QueueError::CameraFull { .. } => Self::CameraFull(error),
             QueueError::TooMany { .. } | QueueError::KeyReused { .. } => Self::Refused(error.to_string()),
             QueueError::Store(StoreError::DiskFull) => Self::DiskFull,
+            // The path is nobody's business on the LAN.
+            QueueError::Store(StoreError::Io { source, .. }) => (&source).into(),
             other => Self::Storage(other.to_string()),
+        }
+    }
+}
+
+impl From<&std::io::Error> for IntakeError {
+    fn from(error: &std::io::Error) -> Self {
+        match disk::trouble(error) {
+            _ if is_full(error) => Self::DiskFull,
+            Some(sentence) => Self::Storage(sentence.into()),
+            None => Self::Storage(error.to_string()),
         }
     }
 }
@@ -96,6 +112,8 @@ pub struct Intake {
     limits: Arc<config::Intake>,
     state_dir: Arc<Path>,
     health: Health,
+    /// Something could not be stored, and nothing was since.
+    broken: Arc<AtomicBool>,
 }
 
 /// A path somebody wants identified.
@@ -125,7 +143,7 @@ impl Intake {
     pub fn new(queue: Queue, limits: config::Intake, state_dir: &Path, health: Health) -> std::io::Result<Self> {
         std::fs::create_dir_all(state_dir.join(spool::SPOOL))?;
         health.set("intake", Condition::Ok, "accepting pictures");
-        Ok(Self { queue, limits: Arc::new(limits), state_dir: state_dir.into(), health })
+        Ok(Self { queue, limits: Arc::new(limits), state_dir: state_dir.into(), health, broken: Arc::default() })
     }
 
     /// Whether anything is accepted now.
@@ -140,8 +158,7 @@ impl Intake {
     /// Whether a camera's picture of this size is accepted now.
     pub fn camera_room(&self, bytes: usize) -> Result<(), IntakeError> {
         self.room()?;
-        // Without a reserve a full disk is noticed by what could not be written.
-        if free_bytes(&self.state_dir).is_some_and(|free| free < ROOM_BYTES.max(bytes as u64)) {
+        if free_bytes(&self.state_dir).is_some_and(|free| free < bytes as u64) {
             return Err(IntakeError::DiskFull);
         }
         Ok(self.queue.camera_room(bytes as u64)?)
@@ -267,14 +284,27 @@ impl Intake {
 
     /// Bytes did not get into the spool, or not out of it.
     fn not_written(&self, error: &std::io::Error) -> IntakeError {
-        self.kept_back(if is_full(error) { IntakeError::DiskFull } else { IntakeError::Storage(error.to_string()) })
+        self.kept_back(error.into())
+    }
+
+    /// Whether bytes and rows reach the disk again.
+    async fn try_disk(&self) -> Result<(), IntakeError> {
+        let state_dir = Arc::clone(&self.state_dir);
+        let trying = tokio::task::spawn_blocking(move || spool::try_disk(&state_dir));
+        trying.await.unwrap_or_else(|error| Err(error.into())).map_err(|error| IntakeError::from(&error))?;
+        self.queue.try_disk().await?;
+        self.broken.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn submit(&self, images: Vec<NewImage>) -> Result<Vec<Accepted>, IntakeError> {
         self.check_disk()?;
         let accepted = self.queue.submit(images).await.map_err(IntakeError::from);
         match &accepted {
-            Ok(_) => self.health.set("intake", Condition::Ok, "accepting pictures"),
+            Ok(_) => {
+                self.broken.store(false, Ordering::Relaxed);
+                self.health.set("intake", Condition::Ok, "accepting pictures")
+            }
             // Fewer at a time would be taken.
             Err(IntakeError::Full(_)) if self.room().is_ok() => false,
             Err(error) if error.is_temporary() => self.degraded(error),
@@ -289,6 +319,9 @@ impl Intake {
     }
 
     fn degraded(&self, error: &IntakeError) -> bool {
+        if matches!(error, IntakeError::Storage(_)) {
+            self.broken.store(true, Ordering::Relaxed);
+        }
         let said = self.health.set("intake", Condition::Degraded, error.to_string());
         if said {
             tracing::warn!("not accepting pictures: {error}");
@@ -297,7 +330,11 @@ impl Intake {
     }
 
     fn check_disk(&self) -> Result<(), IntakeError> {
+        if self.queue.place() != Place::There {
+            return Err(self.kept_back(IntakeError::Storage(disk::GONE.into())));
+        }
         match free_bytes(&self.state_dir) {
+            Some(free) if free < ROOM_BYTES => Err(self.kept_back(IntakeError::DiskFull)),
             Some(free) if free < self.limits.disk_reserve_bytes => Err(self.kept_back(IntakeError::DiskReserve)),
             _ => Ok(()),
         }
@@ -326,14 +363,24 @@ impl Intake {
     }
 }
 
-/// Clears a full queue or disk from the board's health once there is room again, so that a balancer comes back.
+/// Clears a full queue, a full disk and one that took nothing from the board's health once that is over, so that a balancer
+/// comes back. Ends with an error when the state folder stays away: rows that are written to a deleted file are lost, and
+/// only a new start opens what is there now.
 pub async fn watch_room(intake: Intake, mut pulse: Pulse, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut gone: Option<Instant> = None;
     loop {
-        // Without a reserve a full disk is noticed by what could not be written; the next that can says so.
-        let room = free_bytes(&intake.state_dir).is_none_or(|free| free >= ROOM_BYTES);
-        match intake.room() {
-            Ok(()) if room => _ = intake.health.set("intake", Condition::Ok, "accepting pictures"),
-            Ok(()) => {}
+        match intake.queue.place() {
+            Place::There => gone = None,
+            Place::Replaced => anyhow::bail!("another database lies in the state folder; a new start opens it"),
+            Place::Gone if gone.get_or_insert_with(Instant::now).elapsed() > GONE_FOR => anyhow::bail!(disk::GONE),
+            Place::Gone => {}
+        }
+        let room = match intake.room() {
+            Ok(()) if intake.broken.load(Ordering::Relaxed) => intake.try_disk().await,
+            room => room,
+        };
+        match room {
+            Ok(()) => _ = intake.health.set("intake", Condition::Ok, "accepting pictures"),
             // A balancer turns to another board before anybody was refused.
             Err(error) => _ = intake.degraded(&error),
         }

@@ -28,6 +28,7 @@ mod spool;
 mod strangers;
 mod writer;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -37,6 +38,7 @@ use rusqlite::{Connection, OpenFlags, Row};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, watch};
 
+use crate::disk;
 pub use backup::{prepare_copy, schema};
 pub use damaged::{Salvage, gallery_is_whole};
 pub use fill::{Size, fill};
@@ -114,6 +116,9 @@ pub enum StoreError {
     /// No room left.
     #[error("the disk that holds the database is full; free some space")]
     DiskFull,
+    /// The disk does not do what it should.
+    #[error("{0}")]
+    Disk(&'static str),
     /// The file is damaged.
     #[error("the database is damaged: {0}")]
     Corrupt(String),
@@ -143,6 +148,9 @@ impl From<rusqlite::Error> for StoreError {
         }
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DiskFull) => Self::DiskFull,
+            Some(rusqlite::ErrorCode::ReadOnly) => Self::Disk(disk::READ_ONLY),
+            Some(rusqlite::ErrorCode::SystemIoFailure) => Self::Disk(disk::FAILING),
+            Some(rusqlite::ErrorCode::CannotOpen) => Self::Disk(disk::GONE),
             Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
                 Self::Corrupt(error.to_string())
             }
@@ -156,6 +164,7 @@ impl StoreError {
     fn again(&self) -> Self {
         match self {
             Self::DiskFull => Self::DiskFull,
+            Self::Disk(why) => Self::Disk(why),
             Self::Commit(why) => Self::Commit(why.clone()),
             other => Self::Commit(other.to_string()),
         }
@@ -169,6 +178,8 @@ pub struct Store {
     readers: Arc<Readers>,
     removed: Arc<RemovedCounts>,
     damage: watch::Sender<Option<String>>,
+    /// Device and number of the file that is open.
+    file: (u64, u64),
 }
 
 struct Readers {
@@ -201,12 +212,14 @@ impl Store {
         keep_room(folder, false);
         let idle = (0..READERS).map(|_| open_read_only(&path)).collect::<Result<_, _>>()?;
         let (permits, dear) = (Arc::new(Semaphore::new(READERS)), Semaphore::new(DEAR_READERS));
+        let file = identity(&path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
         let banner = damaged::damaged_banner(&connection, folder)?;
         let store = Self {
             writer: Writer::start(connection)?,
             readers: Arc::new(Readers { path, idle: Mutex::new(idle), permits, dear }),
             removed: Arc::default(),
             damage: watch::Sender::default(),
+            file,
         };
         Ok((store, banner))
     }
@@ -246,6 +259,21 @@ impl Store {
             self.damage.send_if_modified(|damage| damage.replace(why.clone()).is_none());
         }
         answer
+    }
+
+    /// Whether the file that is open is still the one in the state folder. One that was deleted takes rows all the same,
+    /// and nobody ever sees them again.
+    pub fn place(&self) -> Place {
+        match identity(&self.readers.path) {
+            Ok(found) if found == self.file => Place::There,
+            Ok(_) => Place::Replaced,
+            Err(_) => Place::Gone,
+        }
+    }
+
+    /// Size of the journal.
+    pub fn journal_bytes(&self) -> u64 {
+        journal_bytes(self.state_dir())
     }
 
     /// Opens an existing database for reading only; `None` when there is none yet.
@@ -376,6 +404,37 @@ fn open_writable(path: &Path) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "journal_size_limit", 4 * JOURNAL_BYTES)?;
     migrate::migrate(&mut connection, path)?;
     Ok(connection)
+}
+
+/// What lies in the state folder under the database's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The file that is open.
+    There,
+    /// Another one.
+    Replaced,
+    /// None.
+    Gone,
+}
+
+fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
+    std::fs::metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
+/// Size of the journal of the database in a state folder.
+pub fn journal_bytes(folder: &Path) -> u64 {
+    std::fs::metadata(folder.join(format!("{DATABASE}-wal"))).map_or(0, |file| file.len())
+}
+
+/// What to say of a journal of this size; `None`: nothing. A larger one is cut off once nobody reads in it any more.
+pub fn journal_trouble(bytes: u64) -> Option<String> {
+    (bytes > 4 * JOURNAL_BYTES as u64).then(|| {
+        format!(
+            "the journal of the database has grown to {} MiB: another program holds {DATABASE} open and keeps it from being \
+             emptied; fuser -v {DATABASE} in the state folder names it, end it",
+            bytes >> 20
+        )
+    })
 }
 
 /// What `kithd doctor` sees of a database.
@@ -543,6 +602,37 @@ mod tests {
         for one in dear {
             assert!(one.await.unwrap().is_ok());
         }
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_does_not_end_is_seen_by_the_journals_size() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(folder.path(), &[]).unwrap();
+        assert_eq!(journal_trouble(store.journal_bytes()), None);
+        let reader = Store::open_for_reading(folder.path()).unwrap().unwrap();
+        reader.execute_batch("BEGIN; SELECT count(*) FROM facts").unwrap();
+        for n in 0..20 {
+            store.set_fact(&format!("large {n}"), "x".repeat(1 << 20)).await.unwrap();
+        }
+        let said = journal_trouble(store.journal_bytes()).unwrap_or_default();
+        assert!(said.contains("fuser -v kithd.db"), "{said}");
+        reader.execute_batch("COMMIT").unwrap();
+        store.empty_journal().await.unwrap();
+        assert_eq!(journal_trouble(store.journal_bytes()), None);
+    }
+
+    #[test]
+    fn the_file_that_is_open_is_told_from_another_and_from_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(folder.path(), &[]).unwrap();
+        let path = folder.path().join(DATABASE);
+        assert_eq!(store.place(), Place::There);
+        std::fs::rename(&path, folder.path().join("away")).unwrap();
+        assert_eq!(store.place(), Place::Gone);
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(store.place(), Place::Replaced);
+        std::fs::rename(folder.path().join("away"), &path).unwrap();
+        assert_eq!(store.place(), Place::There);
     }
 
     #[test]

@@ -1,0 +1,146 @@
+//! The state folder when its disk or somebody else takes it away: said once and without a path, refused until it is back.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{Board, mount_memory, photo, wait_for, with_own_mounts};
+
+fn upload(board: &Board) -> (u16, Value) {
+    let bytes = std::fs::read(photo("noface.jpg")).unwrap();
+    board.post("/v1/images", &[("content-type", "image/jpeg")], &bytes)
+}
+
+fn path(board: &Board) -> (u16, Value) {
+    let path = board.folder.path().join("inbox/a.jpg");
+    board.post("/image/post", &[], json!({ "path": path }).to_string().as_bytes())
+}
+
+fn intake(board: &Board) -> (String, String) {
+    let part = board.get("/v1/status")["parts"]["intake"].clone();
+    (part["condition"].as_str().unwrap().into(), part["text"].as_str().unwrap().into())
+}
+
+/// Refused for as long as it lasts, with the same words, and said once in the log.
+fn refused(board: &mut Board, why: &str, ways: &[fn(&Board) -> (u16, Value)]) {
+    let begun = Instant::now();
+    let mut texts = Vec::new();
+    // Longer than the board takes to look by itself.
+    while begun.elapsed() < Duration::from_secs(6) {
+        for way in ways {
+            let (status, answer) = way(board);
+            let detail = answer["detail"].as_str().unwrap();
+            assert!(status == 503 && detail.contains(why), "{status} {answer}");
+            assert!(!detail.contains("spool") && !detail.contains("/tmp"), "it tells a path: {detail}");
+        }
+        let (condition, text) = intake(board);
+        assert_eq!(condition, "degraded", "{text}");
+        texts.push(text);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    texts.dedup();
+    assert_eq!(texts.len(), 1, "{texts:?}");
+    let log = board.log();
+    assert_eq!(log.matches("not accepting pictures").count(), 1, "{log}");
+}
+
+fn accepts_again(board: &Board) {
+    wait_for("pictures to be accepted", || (intake(board).0 == "ok").then_some(()));
+    assert_eq!((upload(board).0, path(board).0), (202, 202));
+}
+
+#[test]
+fn a_state_folder_that_is_moved_away_takes_nothing_until_it_is_back() {
+    let mut board = Board::new();
+    board.start();
+    assert_eq!(upload(&board).0, 202);
+    let (state, away) = (board.folder.path().join("state"), board.folder.path().join("away"));
+    std::fs::rename(&state, &away).unwrap();
+    refused(&mut board, "deleted or replaced", &[upload, path]);
+    std::fs::rename(&away, &state).unwrap();
+    accepts_again(&board);
+}
+
+#[test]
+fn a_database_that_is_replaced_ends_the_daemon_for_a_new_start() {
+    let mut board = Board::new();
+    board.start();
+    let database = board.folder.path().join("state/kithd.db");
+    std::fs::copy(&database, board.folder.path().join("copy")).unwrap();
+    std::fs::rename(board.folder.path().join("copy"), &database).unwrap();
+    let status = format!("/proc/{}/stat", board.pid());
+    wait_for("the daemon to end", || {
+        std::fs::read_to_string(&status).ok().is_none_or(|line| line.contains(") Z ")).then_some(())
+    });
+    assert!(board.log().contains("another database lies in the state folder"), "{}", board.log());
+    board.kill();
+    board.start();
+    assert_eq!(upload(&board).0, 202);
+}
+
+#[test]
+fn a_disk_that_turns_read_only_is_said_once_without_a_path() {
+    if !with_own_mounts("state_folder::a_disk_that_turns_read_only_is_said_once_without_a_path") {
+        return;
+    }
+    let mut board = Board::new();
+    board.start();
+    assert_eq!(upload(&board).0, 202);
+    let spool = board.folder.path().join("state/spool");
+    let done = |command: &mut Command| assert!(command.status().unwrap().success());
+    done(Command::new("mount").args(["-t", "tmpfs", "-o", "ro", "tmpfs"]).arg(&spool));
+    refused(&mut board, "is read-only", &[upload]);
+    done(Command::new("umount").arg(&spool));
+    accepts_again(&board);
+}
+
+#[test]
+fn without_a_reserve_the_disk_keeps_room_for_what_was_accepted() {
+    if !with_own_mounts("state_folder::without_a_reserve_the_disk_keeps_room_for_what_was_accepted") {
+        return;
+    }
+    let mut board = Board::new();
+    mount_memory(&board.folder.path().join("state"), "24m");
+    board.set("intake.disk_reserve", "0B");
+    board.set("intake.max_pending", "100000");
+    board.start();
+    assert!(board.kithd(["breaker", "open"]).status.success());
+    let bytes = std::fs::read(photo("group.jpg")).unwrap();
+    let mut accepted = 0;
+    let answer = loop {
+        let (status, answer) = board.post("/v1/images", &[("content-type", "image/jpeg")], &bytes);
+        if status != 202 {
+            break answer;
+        }
+        accepted += 1;
+    };
+    assert!(answer["detail"].as_str().unwrap().contains("is full"), "{answer}");
+    let ready = ureq::get(board.url("/readyz")).config().http_status_as_error(false).build().call().unwrap();
+    assert_eq!(ready.status().as_u16(), 503);
+    wait_for("the breaker to close", || board.kithd(["breaker", "close"]).status.success().then_some(()));
+    // It works itself out of it.
+    wait_for("all pictures", || (board.get("/v1/status")["counts"]["processed"] == accepted).then_some(()));
+    wait_for("the door to open", || (intake(&board).0 == "ok").then_some(()));
+    board.kill();
+    let _ = Command::new("umount").arg("-l").arg(board.folder.path().join("state")).status();
+}
+
+#[test]
+fn files_are_closed_to_others_whatever_folder_and_umask() {
+    let mut board = Board::new();
+    let state = board.folder.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    std::fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    board.start();
+    assert_eq!(upload(&board).0, 202);
+    let open = |folder: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| std::fs::symlink_metadata(path).is_ok_and(|file| file.mode() & 0o007 != 0)).collect()
+    };
+    assert_eq!(std::fs::metadata(&state).unwrap().mode() & 0o777, 0o750);
+    assert_eq!(open(&state), [""; 0].map(PathBuf::from));
+    assert_eq!(open(&state.join("spool")), [""; 0].map(PathBuf::from));
+}
