@@ -210,7 +210,13 @@ impl Store {
         // Gone, or never there.
         let _ = std::fs::remove_file(folder.join(DOUBT));
         keep_room(folder, false);
-        let idle = (0..READERS).map(|_| open_read_only(&path)).collect::<Result<_, _>>()?;
+        let reader = |_| {
+            let reader = open_read_only(&path)?;
+            // The journal is opened by the first query, and the page answers even if the folder is gone by then.
+            reader.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+            Ok::<_, StoreError>(reader)
+        };
+        let idle = (0..READERS).map(reader).collect::<Result<_, _>>()?;
         let (permits, dear) = (Arc::new(Semaphore::new(READERS)), Semaphore::new(DEAR_READERS));
         let file = identity(&path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
         let banner = damaged::damaged_banner(&connection, folder)?;

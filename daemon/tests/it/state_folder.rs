@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Board, mount_memory, photo, wait_for, with_own_mounts};
+use crate::support::{Board, mount_memory, part_is_ok, photo, wait_for, with_own_mounts};
 
 fn upload(board: &Board) -> (u16, Value) {
     let bytes = std::fs::read(photo("noface.jpg")).unwrap();
@@ -107,6 +107,7 @@ fn without_a_reserve_the_disk_keeps_room_for_what_was_accepted() {
     board.set("intake.disk_reserve", "0B");
     board.set("intake.max_pending", "100000");
     board.start();
+    part_is_ok(&board, "engine");
     assert!(board.kithd(["breaker", "open"]).status.success());
     let bytes = std::fs::read(photo("group.jpg")).unwrap();
     let mut accepted = 0;

@@ -312,7 +312,7 @@ async fn strangers_lose_embedding_and_crop_when_they_are_old_enough_and_vouched_
     assert_eq!(crops().await, [Some(b"crop".to_vec()), Some(b"crop".to_vec())], "the clock may be wrong");
     sweeper.round(Some(STEADY)).await.unwrap();
     assert_eq!(crops().await, [Some(b"crop".to_vec()), None]);
-    assert_eq!(shelf.numbers("SELECT length(embedding) FROM faces ORDER BY number"), [32, 0]);
+    assert_eq!(shelf.numbers("SELECT length(embedding) FROM faces ORDER BY number"), [36, 0]);
     let found = store.image(id).await.unwrap().unwrap().found;
     assert_eq!((found.len(), found[1].outcome.as_str(), found[1].bounds), (2, "unknown", [1.0, 2.0, 3.0, 4.0]));
     assert_eq!((found[0].crop, found[1].crop, store.removed().strangers), (true, false, 1));

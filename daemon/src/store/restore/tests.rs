@@ -118,7 +118,7 @@ async fn who_is_erased_here_comes_back_in_no_image_that_does() {
     let gallery = to.restore_gallery(copy.clone()).await.unwrap();
     assert_eq!(to.restore_images(copy, &gallery).await.unwrap().images, 3);
     let left = "SELECT image_id || candidates || length(crop) || length(embedding) FROM faces ORDER BY image_id";
-    assert_eq!(rows(&to, left).await, [format!("1[[{bob},0.4]]00"), format!("2[[{bob},0.4]]18"), "3[]00".into()]);
+    assert_eq!(rows(&to, left).await, [format!("1[[{bob},0.4]]00"), format!("2[[{bob},0.4]]112"), "3[]00".into()]);
     assert_eq!(rows(&to, "SELECT image_id || '' FROM thumbnails").await, ["2"]);
     let named = format!("SELECT payload FROM outbox WHERE payload LIKE '%P{ann}%' OR payload LIKE '%P{old}%'");
     assert!(rows(&to, &named).await.is_empty());
