@@ -24,8 +24,11 @@ fn intake(board: &Board) -> (String, String) {
     (part["condition"].as_str().unwrap().into(), part["text"].as_str().unwrap().into())
 }
 
+/// A way a picture comes in.
+type Way = fn(&Board) -> (u16, Value);
+
 /// Refused for as long as it lasts, with the same words, and said once in the log.
-fn refused(board: &mut Board, why: &str, ways: &[fn(&Board) -> (u16, Value)]) {
+fn refused(board: &mut Board, why: &str, ways: &[Way]) {
     let begun = Instant::now();
     let mut texts = Vec::new();
     // Longer than the board takes to look by itself.
