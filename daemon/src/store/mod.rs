@@ -178,12 +178,12 @@ pub struct Store {
     readers: Arc<Readers>,
     removed: Arc<RemovedCounts>,
     damage: watch::Sender<Option<String>>,
-    /// Device and number of the file that is open.
-    file: (u64, u64),
 }
 
 struct Readers {
     path: PathBuf,
+    /// Device and number of the file that is open.
+    file: (u64, u64),
     idle: Mutex<Vec<Connection>>,
     permits: Arc<Semaphore>,
     dear: Semaphore,
@@ -222,10 +222,9 @@ impl Store {
         let banner = damaged::damaged_banner(&connection, folder)?;
         let store = Self {
             writer: Writer::start(connection)?,
-            readers: Arc::new(Readers { path, idle: Mutex::new(idle), permits, dear }),
+            readers: Arc::new(Readers { path, file, idle: Mutex::new(idle), permits, dear }),
             removed: Arc::default(),
             damage: watch::Sender::default(),
-            file,
         };
         Ok((store, banner))
     }
@@ -271,7 +270,7 @@ impl Store {
     /// and nobody ever sees them again.
     pub fn place(&self) -> Place {
         match identity(&self.readers.path) {
-            Ok(found) if found == self.file => Place::There,
+            Ok(found) if found == self.readers.file => Place::There,
             Ok(_) => Place::Replaced,
             Err(_) => Place::Gone,
         }
