@@ -225,9 +225,15 @@ fn log(level: &str, daemon: bool, child: bool) {
     }
 }
 
+/// The last words, on standard error; in the journal each line as an error (sd-daemon(3)).
+pub fn complain(text: &str) {
+    let mark = if stderr_is_the_journal() { "<3>" } else { "" };
+    eprintln!("{mark}kithd: {}", text.replace('\n', &format!("\n{mark}")));
+}
+
 /// `$JOURNAL_STREAM` names device and inode of the journal's socket; inherited by a process whose standard error goes
 /// elsewhere, it means nothing (systemd.exec(5)).
-pub fn stderr_is_the_journal() -> bool {
+fn stderr_is_the_journal() -> bool {
     let Some(stream) = std::env::var_os("JOURNAL_STREAM") else { return false };
     rustix::fs::fstat(std::io::stderr())
         .is_ok_and(|stat| stream.to_string_lossy() == format!("{}:{}", stat.st_dev, stat.st_ino))

@@ -60,24 +60,18 @@ fn answer() -> ExitCode {
         Err(problems) => {
             let source =
                 cli.config.as_deref().map_or_else(|| config::SYSTEM_CONFIG.into(), |p| p.display().to_string());
-            complain(&Config::problems_text(&source, &problems));
+            cli::complain(&Config::problems_text(&source, &problems));
             return ExitCode::from(EXIT_CONFIG);
         }
     };
     match cli::run(cli, config) {
         Ok(code) => code,
         Err(error) => {
-            complain(&format!("{error:#}"));
+            cli::complain(&format!("{error:#}"));
             match error.downcast_ref() {
                 Some(StoreError::Newer { .. } | StoreError::NetworkFilesystem { .. }) => ExitCode::from(EXIT_CONFIG),
                 _ => ExitCode::FAILURE,
             }
         }
     }
-}
-
-/// The last words, on standard error; in the journal each line as an error (sd-daemon(3)).
-fn complain(text: &str) {
-    let mark = if cli::stderr_is_the_journal() { "<3>" } else { "" };
-    eprintln!("{mark}kithd: {}", text.replace('\n', &format!("\n{mark}")));
 }

@@ -181,8 +181,6 @@ pub struct Store {
     damage: watch::Sender<Option<String>>,
     /// How many hold claims back now.
     holding: Arc<AtomicUsize>,
-    /// Device and number of the file that is open.
-    file: (u64, u64),
 }
 
 /// No image is claimed while this is there.
@@ -196,6 +194,8 @@ impl Drop for ClaimsHeld {
 
 struct Readers {
     path: PathBuf,
+    /// Device and number of the file that is open.
+    file: (u64, u64),
     idle: Mutex<Vec<Connection>>,
     permits: Arc<Semaphore>,
     dear: Semaphore,
@@ -233,11 +233,10 @@ impl Store {
         let banner = damaged::damaged_banner(&connection, folder)?;
         let store = Self {
             writer: Writer::start(connection)?,
-            readers: Arc::new(Readers { path, idle: Mutex::new(idle), permits, dear }),
+            readers: Arc::new(Readers { path, file, idle: Mutex::new(idle), permits, dear }),
             removed: Arc::default(),
             damage: watch::Sender::default(),
             holding: Arc::default(),
-            file,
         };
         Ok((store, banner))
     }
@@ -294,7 +293,7 @@ impl Store {
     /// and nobody ever sees them again.
     pub fn place(&self) -> Place {
         match identity(&self.readers.path) {
-            Ok(found) if found == self.file => Place::There,
+            Ok(found) if found == self.readers.file => Place::There,
             Ok(_) => Place::Replaced,
             Err(_) => Place::Gone,
         }

@@ -234,7 +234,7 @@ fn a_form_is_queued_whole_or_not_at_all() {
 /// Begins an upload of which the last byte is held back.
 fn held_back(address: &str, bytes: usize) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "POST /v1/images HTTP/1.1\r\nHost: localhost\r\nContent-Length: {bytes}\r\n\r\n").unwrap();
+    write!(stream, "POST /v1/images HTTP/1.1\r\nHost: {address}\r\nContent-Length: {bytes}\r\n\r\n").unwrap();
     let beginning = jpeg();
     stream.write_all(&beginning).unwrap();
     let zeros = vec![0; 64 << 10];
