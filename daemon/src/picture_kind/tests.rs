@@ -68,7 +68,11 @@ fn base64_is_undone_however_it_is_written() {
         spoilt.insert(1000.min(standard.len() / 2), '%');
         assert!(plain(spoilt.as_bytes(), LIMIT).is_err(), "{spoilt:.40}");
         let twice = format!("{}=={standard}", &standard[..standard.len() / 8 * 4]);
-        assert!(matches!(plain(twice.as_bytes(), LIMIT), Err(NotAPicture::BadBase64 { .. })));
+        let refused = plain(twice.as_bytes(), LIMIT).unwrap_err();
+        // Text is told from base64 by its beginning: a short one that goes wrong there is just text.
+        if standard.len() > 4 * HEAD_BYTES {
+            assert!(matches!(refused, NotAPicture::BadBase64 { .. }), "{refused}");
+        }
     }
 }
 

@@ -14,7 +14,8 @@ pub struct HostileBroker {
 
 #[derive(Default)]
 struct State {
-    clients: BTreeMap<String, TcpStream>,
+    /// By client id, each with its connection's number: an old connection may end after the new one has begun.
+    clients: BTreeMap<String, (usize, TcpStream)>,
     published: Vec<(String, Vec<u8>)>,
     acknowledged: Vec<u16>,
     connections: usize,
@@ -44,13 +45,13 @@ impl HostileBroker {
 
     /// Sends bytes to a client; false when it is not connected and subscribed.
     pub fn send(&self, client: &str, bytes: &[u8]) -> bool {
-        let stream = self.state().clients.get(client).map(|stream| stream.try_clone().unwrap());
+        let stream = self.state().clients.get(client).map(|(_, stream)| stream.try_clone().unwrap());
         stream.is_some_and(|mut stream| stream.write_all(bytes).is_ok())
     }
 
     /// Ends every connection: what was sent last may have been the beginning of a large packet, whose rest is waited for.
     pub fn cut(&self) {
-        for stream in self.state().clients.values() {
+        for (_, stream) in self.state().clients.values() {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -73,7 +74,7 @@ impl HostileBroker {
 
 fn serve(mut stream: TcpStream, state: &Mutex<State>) {
     let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
-    let (mut client, mut level) = (String::new(), 5);
+    let (mut client, mut level, mut number) = (String::new(), 5, 0);
     while let Some((first, body)) = packet(&mut stream) {
         let five = level == 5;
         let answer = match first >> 4 {
@@ -81,7 +82,9 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
                 level = body[6];
                 let after = if level == 5 { 11 + usize::from(body[10]) } else { 10 };
                 client = String::from_utf8_lossy(text_at(&body, after)).into_owned();
-                lock().connections += 1;
+                let mut state = lock();
+                state.connections += 1;
+                number = state.connections;
                 if level == 5 { vec![0x20, 3, 0, 0, 0] } else { vec![0x20, 2, 0, 0] }
             }
             3 => {
@@ -103,7 +106,7 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
                     at += 2 + text_at(&body, at).len() + 1;
                     granted.push(1);
                 }
-                lock().clients.insert(client.clone(), stream.try_clone().unwrap());
+                lock().clients.insert(client.clone(), (number, stream.try_clone().unwrap()));
                 let head: &[u8] = if five { &[body[0], body[1], 0] } else { &body[..2] };
                 framed(0x90, &[head, &granted].concat())
             }
@@ -115,7 +118,10 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
             break;
         }
     }
-    lock().clients.remove(&client);
+    let mut state = lock();
+    if state.clients.get(&client).is_some_and(|(of, _)| *of == number) {
+        state.clients.remove(&client);
+    }
 }
 
 /// First byte and body of the next packet.
