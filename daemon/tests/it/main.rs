@@ -19,6 +19,7 @@ mod doctor; // finds what is wrong, and says what to do
 mod edge; // listeners, proxies, frames, names, readers that go away, a generated client
 mod events; // about people, and Home Assistant
 mod faults; // what the engine can do to the daemon
+mod flips; // a bit turned anywhere in the database or its journal
 mod flood; // a long stream of messages while everything is killed
 mod folder; // watched folders: taken once, put away, dead mounts
 mod forget; // erased means erased; renamed and merged

@@ -1,0 +1,240 @@
+//! One bit that a disk turns, anywhere in the database or its journal: what was accepted ends or is said to be lost, and at
+//! most one person is affected. Which rows are mended and how is for damage and backup.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use sha2::{Digest, Sha256};
+
+use crate::support::{Board, full, part_is_ok, photo, wait_for};
+
+const PEOPLE: usize = 50;
+const PICTURES: usize = 30;
+/// Photographs of those who were enrolled by others.
+const KNOWN: [(&str, &str); 3] =
+    [("Barack Obama", "obama_2.jpg"), ("Joe Biden", "biden_2.jpg"), ("Eileen Collins", "astronaut_2.jpg")];
+/// Any of these stands in the page's or the log's words for what a start could not keep.
+const SAID: [&str; 4] = ["was damaged", "has lost the rows of", "is damaged", "could not be read"];
+
+fn state(board: &Board, name: &str) -> PathBuf {
+    board.folder.path().join("state").join(name)
+}
+
+fn small_picture() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    image::RgbImage::new(32, 32).write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png).unwrap();
+    bytes
+}
+
+/// Adds people with made-up faces to those who are enrolled.
+fn add_people(database: &Path, random: &mut fastrand::Rng) {
+    let connection = Connection::open(database).unwrap();
+    let (space, bytes): (String, usize) = connection
+        .query_row("SELECT space, length(vector) FROM person_embeddings", [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap();
+    for n in KNOWN.len()..PEOPLE {
+        let numbers: Vec<f32> = (0..(bytes - 4) / 4).map(|_| random.f32() - 0.5).collect();
+        let norm = numbers.iter().map(|number| number * number).sum::<f32>().sqrt();
+        let mut vector: Vec<u8> = numbers.iter().flat_map(|number| (number / norm).to_le_bytes()).collect();
+        let seal = Sha256::digest(&vector);
+        vector.extend(&seal[..4]);
+        let mut picture = small_picture();
+        picture.push(n as u8);
+        let sum: String = Sha256::digest(&picture).iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = format!("Person {n:02}");
+        connection
+            .execute("INSERT INTO person (name, created_at_ms, uid) VALUES (?1, 1, randomblob(16))", [&name])
+            .unwrap();
+        let person = connection.last_insert_rowid();
+        connection
+            .execute(
+                "INSERT INTO person_images (person_id, image_name, sha256, bounds, quality, created_at_ms)
+                 VALUES (?1, ?2, ?3, '[0,0,32,32]', 0.9, 1)",
+                (person, format!("{n}.png"), sum),
+            )
+            .unwrap();
+        let row = connection.last_insert_rowid();
+        connection.execute("INSERT INTO enrolment_pictures VALUES (?1, ?2)", (row, picture)).unwrap();
+        connection.execute("INSERT INTO person_embeddings VALUES (?1, ?2, ?3)", (row, &space, vector)).unwrap();
+    }
+}
+
+/// The sums and vectors of each person's pictures.
+fn people(board: &Board) -> BTreeMap<String, Vec<String>> {
+    let mut people: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for line in board.sql(
+        "select name || '|' || sha256 || ' ' || hex(vector) from person not indexed
+           join person_images pi on pi.person_id = person.id join person_embeddings on person_image_id = pi.id order by 1",
+    ) {
+        let (name, picture) = line.split_once('|').unwrap();
+        people.entry(name.into()).or_default().push(picture.into());
+    }
+    people
+}
+
+/// A board with people, a backup of them, and pictures that wait; killed.
+fn prepared(random: &mut fastrand::Rng) -> (Board, Vec<i64>) {
+    let mut board = Board::new();
+    board.enroll_everybody();
+    add_people(&state(&board, "kithd.db"), random);
+    board.start();
+    part_is_ok(&board, "engine");
+    wait_for("the gallery's backup", || {
+        let backup = Connection::open(state(&board, "gallery.backup")).ok()?;
+        let people = backup.query_row("SELECT count(*) FROM person", [], |row| row.get::<_, usize>(0)).ok()?;
+        (people == PEOPLE).then_some(())
+    });
+    board.stop();
+    board.start();
+    part_is_ok(&board, "engine");
+    assert!(board.kithd(["breaker", "open"]).status.success());
+    let ids = (0..PICTURES)
+        .map(|n| {
+            let mut picture = small_picture();
+            picture.push(n as u8);
+            let (status, answer) = board.post("/v1/images", &[("content-type", "image/png")], &picture);
+            assert_eq!(status, 202, "{answer}");
+            answer["ids"][0].as_i64().unwrap()
+        })
+        .collect();
+    board.kill();
+    assert!(std::fs::metadata(state(&board, "kithd.db-wal")).unwrap().len() > 4096);
+    (board, ids)
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (entry, kind) = entry.map(|entry| (entry.path(), entry.file_type().unwrap())).unwrap();
+        let target = to.join(entry.file_name().unwrap());
+        if kind.is_dir() {
+            copy(&entry, &target);
+        } else if kind.is_file() {
+            std::fs::copy(&entry, &target).unwrap();
+        }
+    }
+}
+
+fn flip(file: &Path, bit: usize) {
+    let mut bytes = std::fs::read(file).unwrap();
+    bytes[bit / 8] ^= 1 << (bit % 8);
+    std::fs::write(file, bytes).unwrap();
+}
+
+fn get(board: &Board, path: &str) -> Option<serde_json::Value> {
+    ureq::get(board.url(path)).call().ok()?.body_mut().read_json().ok()
+}
+
+/// Starts the daemon, again where it ends because it met damage, and waits until nothing waits. What it says is added up.
+/// Answers the numbers of photographs sent meanwhile, `None` if something waits for ever.
+fn run(board: &mut Board, said: &mut String) -> Option<Vec<i64>> {
+    for _ in 0..3 {
+        board.start();
+        let begun = Instant::now();
+        let process = format!("/proc/{}/stat", board.pid());
+        let ended = || std::fs::read_to_string(&process).ok().is_none_or(|line| line.contains(") Z "));
+        let (mut sent, mut closed) = (Vec::new(), false);
+        while begun.elapsed() < Duration::from_secs(30) && !ended() {
+            if let Some((_, picture)) = KNOWN.get(sent.len()) {
+                let picture = std::fs::read(photo(picture)).unwrap();
+                let answer = ureq::post(board.url("/v1/images")).header("content-type", "image/jpeg").send(&picture);
+                let answer: Option<serde_json::Value> =
+                    answer.ok().and_then(|mut answer| answer.body_mut().read_json().ok());
+                sent.extend(answer.and_then(|answer| answer["ids"][0].as_i64()));
+                continue;
+            }
+            closed = closed || board.kithd(["breaker", "close"]).status.success();
+            let counts = get(board, "/v1/status").map(|status| status["counts"].clone());
+            let done = counts.is_some_and(|counts| counts["pending"] == 0 && counts["processing"] == 0);
+            if closed && done {
+                said.push_str(&board.get("/v1/status")["parts"].to_string());
+                said.push_str(&board.log());
+                return Some(sent);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        said.push_str(&board.log());
+        if !ended() {
+            return None;
+        }
+        board.kill();
+    }
+    None
+}
+
+/// What is wrong after a bit was turned.
+fn faults(board: &mut Board, ids: &[i64], before: &BTreeMap<String, Vec<String>>) -> (Vec<String>, bool) {
+    let (mut said, mut faults) = (String::new(), Vec::new());
+    let Some(sent) = run(board, &mut said) else {
+        let rows = board
+            .sql("select id, state, due_ms, reason from images not indexed where state in ('pending', 'processing')");
+        return (vec![format!("something waits for ever: {rows:?}: {said}")], false);
+    };
+    let is_said = SAID.iter().any(|words| said.contains(words));
+    let ended = board.sql("select id from images not indexed where state in ('processed', 'failed') order by id");
+    let lost: Vec<_> = ids.iter().filter(|id| !ended.contains(&id.to_string())).collect();
+    if !lost.is_empty() && !is_said {
+        faults.push(format!("pictures {lost:?} are lost unsaid"));
+    }
+    let failed = board.sql("select id from images not indexed where state = 'failed'");
+    if failed.len() > 1 {
+        faults.push(format!("pictures {failed:?} failed"));
+    }
+    let now = people(board);
+    let affected: Vec<_> = before.iter().filter(|(name, pictures)| now.get(*name) != Some(pictures)).collect();
+    if affected.len() > 1 {
+        faults.push(format!("{} people are affected, said: {is_said}", affected.len()));
+    }
+    let other = KNOWN.iter().zip(&sent).filter(|((person, _), id)| {
+        let found = get(board, &format!("/v1/images/{id}")).map(|image| image["found"][0]["person"].clone());
+        found.as_ref().and_then(|found| found.as_str()) != Some(person)
+    });
+    let other: Vec<_> = other.map(|((person, _), _)| *person).collect();
+    if other.len() > 1 {
+        faults.push(format!("{other:?} are not recognised"));
+    }
+    if !faults.is_empty() {
+        faults.push(said);
+    }
+    (faults, is_said)
+}
+
+#[test]
+fn a_bit_anywhere_costs_what_is_named_and_nothing_else() {
+    let seed = std::env::var("KITHD_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    println!("KITHD_SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (mut board, ids) = prepared(&mut random);
+    let whole = board.folder.path().join("whole");
+    std::fs::rename(state(&board, ""), &whole).unwrap();
+    let mut wrong = Vec::new();
+    let mut before = BTreeMap::new();
+    let (mut noticed, trials) = (0, if full() { 200 } else { 20 });
+    for trial in 0..=trials {
+        copy(&whole, &state(&board, ""));
+        let file = if random.bool() { "kithd.db" } else { "kithd.db-wal" };
+        let bits = usize::try_from(std::fs::metadata(whole.join(file)).unwrap().len()).unwrap() * 8;
+        let bit = random.usize(..bits);
+        let begun = Instant::now();
+        if trial == 0 {
+            // How it is without.
+            before = people(&board);
+            assert_eq!(before.len(), PEOPLE);
+            before.values_mut().for_each(|pictures| pictures.sort());
+        } else {
+            flip(&state(&board, file), bit);
+        }
+        let (faults, is_said) = faults(&mut board, &ids, &before);
+        println!("{trial}: bit {bit} of {file}: said: {is_said}, {:?} {faults:?}", begun.elapsed());
+        noticed += usize::from(is_said);
+        if !faults.is_empty() {
+            wrong.push(format!("trial {trial}, bit {bit} of {file}: {}", faults.join("; ")));
+        }
+        board.kill();
+        std::fs::remove_dir_all(state(&board, "")).unwrap();
+    }
+    println!("{trials} bits, {noticed} noticed and said, {} wrong", wrong.len());
+    assert!(wrong.is_empty(), "KITHD_SEED={seed}:\n{}", wrong.join("\n"));
+}
