@@ -33,6 +33,40 @@ pub(super) fn check(connection: &Connection, table: Option<&str>) -> Result<(), 
     if found == "ok" { Ok(()) } else { Err(StoreError::Corrupt(found)) }
 }
 
+/// Looks through the database, or one table, as [`check`] does, and makes indexes anew that do not hold what their tables
+/// hold, which [`check`] does not compare: such an index hides rows, or ends what reads by it at every start.
+pub(super) fn check_and_reindex(connection: &Connection, table: Option<&str>) -> Result<(), StoreError> {
+    let compare = || -> Result<Vec<String>, StoreError> {
+        let of = table.map_or_else(|| "5".into(), |table| format!("'{table}'"));
+        let mut check = connection.prepare(&format!("PRAGMA integrity_check({of})"))?;
+        let found = check.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+        Ok(if found == ["ok"] { Vec::new() } else { found })
+    };
+    let found = compare()?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    // What is wrong with the tables themselves is not mended here.
+    check(connection, table)?;
+    let made = match table {
+        Some(table) => connection.execute_batch(&format!("REINDEX {table}")),
+        None => connection.execute_batch("REINDEX"),
+    };
+    let left = compare()?;
+    match (made, left.first()) {
+        (Ok(()), None) => {
+            tracing::warn!(
+                "the database is damaged: indexes did not agree with their tables ({}); they were made anew and no row is lost",
+                found.join("; ")
+            );
+            Ok(())
+        }
+        // Two rows that an index holds apart are one now.
+        (Err(error), _) => Err(StoreError::Corrupt(format!("{}; {error}", found.join("; ")))),
+        (_, Some(left)) => Err(StoreError::Corrupt(left.clone())),
+    }
+}
+
 /// Copies that migrations made of the database as it was before.
 pub(super) fn copies_before(folder: &Path) -> Vec<PathBuf> {
     files_named(folder, &format!("{DATABASE}.before-"))

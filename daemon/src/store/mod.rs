@@ -408,9 +408,9 @@ fn open_whole(folder: &Path, path: &Path) -> Result<Connection, StoreError> {
     let bytes = std::fs::metadata(path).map_or(0, |file| file.len());
     let connection = open_writable(path)?;
     if bytes <= LOOKED_THROUGH_BYTES || folder.join(DOUBT).exists() {
-        migrate::check(&connection, None)?;
+        migrate::check_and_reindex(&connection, None)?;
     } else {
-        NEEDED.iter().try_for_each(|table| migrate::check(&connection, Some(table)))?;
+        NEEDED.iter().try_for_each(|table| migrate::check_and_reindex(&connection, Some(table)))?;
     }
     Ok(connection)
 }

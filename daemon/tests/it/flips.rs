@@ -117,6 +117,14 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Moves the journal into the database; answers the pages of the queue and its indexes.
+fn settle(database: &Path) -> Vec<usize> {
+    let connection = Connection::open(database).unwrap();
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    let mut pages = connection.prepare("SELECT pageno FROM dbstat WHERE name LIKE 'images%'").unwrap();
+    pages.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
 fn flip(file: &Path, bit: usize) {
     let mut bytes = std::fs::read(file).unwrap();
     bytes[bit / 8] ^= 1 << (bit % 8);
@@ -207,26 +215,37 @@ fn a_bit_anywhere_costs_what_is_named_and_nothing_else() {
     println!("KITHD_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let (mut board, ids) = prepared(&mut random);
-    let whole = board.folder.path().join("whole");
+    // As the kill left it; and as it is once the journal is in the database.
+    let [whole, settled] = ["whole", "settled"].map(|name| board.folder.path().join(name));
     std::fs::rename(state(&board, ""), &whole).unwrap();
+    copy(&whole, &settled);
+    let queue = settle(&settled.join("kithd.db"));
     let mut wrong = Vec::new();
     let mut before = BTreeMap::new();
     let (mut noticed, trials) = (0, if full() { 200 } else { 20 });
     for trial in 0..=trials {
-        copy(&whole, &state(&board, ""));
-        let file = if random.bool() { "kithd.db" } else { "kithd.db-wal" };
-        let bits = usize::try_from(std::fs::metadata(whole.join(file)).unwrap().len()).unwrap() * 8;
-        let bit = random.usize(..bits);
+        let (from, file) = match trial % 4 {
+            0 | 1 => (&whole, "kithd.db-wal"),
+            2 => (&whole, "kithd.db"),
+            _ => (&settled, "kithd.db"),
+        };
+        copy(from, &state(&board, ""));
+        let bits = usize::try_from(std::fs::metadata(from.join(file)).unwrap().len()).unwrap() * 8;
+        let bit = match from == &settled {
+            false => random.usize(..bits),
+            // Where the waiting pictures' rows are.
+            true => (queue[random.usize(..queue.len())] - 1) * 4096 + random.usize(..4096),
+        };
         let begun = Instant::now();
         if trial == 0 {
             // How it is without.
             before = people(&board);
             assert_eq!(before.len(), PEOPLE);
-            before.values_mut().for_each(|pictures| pictures.sort());
         } else {
             flip(&state(&board, file), bit);
         }
         let (faults, is_said) = faults(&mut board, &ids, &before);
+        assert!(trial > 0 || !is_said, "something is said of a database that is whole");
         println!("{trial}: bit {bit} of {file}: said: {is_said}, {:?} {faults:?}", begun.elapsed());
         noticed += usize::from(is_said);
         if !faults.is_empty() {
