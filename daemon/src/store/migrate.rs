@@ -183,6 +183,49 @@ mod tests {
     }
 
     #[test]
+    fn an_index_that_does_not_agree_with_its_table_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.db");
+        let mut connection = Connection::open(&path).unwrap();
+        migrate(&mut connection, &path).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO images (source, path, accepted_at_ms, idempotency_key) VALUES ('http', '/a', 1, 'k');
+                 INSERT INTO person (name, created_at_ms) VALUES ('Ada', 1);",
+            )
+            .unwrap();
+        check_and_reindex(&connection, None).unwrap();
+        drop(connection);
+        let whole = std::fs::read(&path).unwrap();
+        // The state in the index, the key in the index, the state's row number; each is written behind its table's row.
+        for (index, entry) in [("images_state_due", "pending"), ("images_idempotency_key", "k"), ("person_order", "")] {
+            let connection = Connection::open(&path).unwrap();
+            let page: usize = connection
+                .query_row("SELECT rootpage FROM sqlite_schema WHERE name = ?1", [index], |row| row.get(0))
+                .unwrap();
+            let size: usize = connection.query_row("PRAGMA page_size", [], |row| row.get(0)).unwrap();
+            drop(connection);
+            let mut bytes = whole.clone();
+            let page = &mut bytes[(page - 1) * size..page * size];
+            match page.windows(entry.len().max(1)).rposition(|window| window == entry.as_bytes()) {
+                Some(at) => page[at] ^= 1,
+                // Its last byte: the number of the row.
+                None => page[size - 1] ^= 2,
+            }
+            std::fs::write(&path, bytes).unwrap();
+            let connection = Connection::open(&path).unwrap();
+            check(&connection, None).expect("quick_check does not compare indexes");
+            check_and_reindex(&connection, None).unwrap();
+            let found: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+            assert_eq!(found, "ok", "{index}");
+            let waiting: i64 = connection
+                .query_row("SELECT count(*) FROM images WHERE state = 'pending' AND due_ms <= 0", [], |row| row.get(0))
+                .unwrap();
+            assert_eq!(waiting, 1, "{index}");
+        }
+    }
+
+    #[test]
     fn an_older_database_is_copied_before_it_is_migrated() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.db");

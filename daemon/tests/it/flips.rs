@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use sha2::{Digest, Sha256};
 
-use crate::support::{Board, full, part_is_ok, photo, wait_for};
+use crate::support::{Board, full, part_is_ok, photo, text, wait_for};
 
 const PEOPLE: usize = 50;
 const PICTURES: usize = 30;
@@ -143,7 +143,7 @@ fn run(board: &mut Board, said: &mut String) -> Option<Vec<i64>> {
         let begun = Instant::now();
         let process = format!("/proc/{}/stat", board.pid());
         let ended = || std::fs::read_to_string(&process).ok().is_none_or(|line| line.contains(") Z "));
-        let (mut sent, mut closed) = (Vec::new(), false);
+        let (mut sent, mut closed, mut close) = (Vec::new(), false, String::new());
         while begun.elapsed() < Duration::from_secs(30) && !ended() {
             if let Some((_, picture)) = KNOWN.get(sent.len()) {
                 let picture = std::fs::read(photo(picture)).unwrap();
@@ -153,7 +153,11 @@ fn run(board: &mut Board, said: &mut String) -> Option<Vec<i64>> {
                 sent.extend(answer.and_then(|answer| answer["ids"][0].as_i64()));
                 continue;
             }
-            closed = closed || board.kithd(["breaker", "close"]).status.success();
+            if !closed {
+                let output = board.kithd(["breaker", "close"]);
+                closed = output.status.success();
+                close = text(&output);
+            }
             let counts = get(board, "/v1/status").map(|status| status["counts"].clone());
             let done = counts.is_some_and(|counts| counts["pending"] == 0 && counts["processing"] == 0);
             if closed && done {
@@ -165,6 +169,7 @@ fn run(board: &mut Board, said: &mut String) -> Option<Vec<i64>> {
         }
         said.push_str(&board.log());
         if !ended() {
+            said.push_str(&format!("{close}{:?}", get(board, "/v1/status")));
             return None;
         }
         board.kill();
