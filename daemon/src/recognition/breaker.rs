@@ -94,6 +94,8 @@ pub struct Breaker {
     before: Vec<(BreakerState, Duration)>,
     counters: Counters,
     last: Option<(BreakerReason, String)>,
+    /// An operator's last word; it may come before the last run's state does.
+    told: Option<BreakerCommand>,
 }
 
 impl Breaker {
@@ -107,16 +109,17 @@ impl Breaker {
             before: Vec::new(),
             counters: Counters::default(),
             last: None,
+            told: None,
         }
     }
 
-    /// As it was when the last run ended.
-    pub fn restore(&mut self, snapshot: Snapshot, now: Instant) {
+    /// As it was when the last run ended, and then as an operator has told it meanwhile.
+    pub fn restore(&mut self, snapshot: Snapshot, now: Instant) -> Option<Transition> {
         let Snapshot { state, remaining_ms, pings_failed, reason, sentence } = snapshot;
         let longest = self.settings.longest_cool_down.mul_f64(1.0 + JITTER);
         let remaining = Duration::from_millis(remaining_ms).min(longest);
         self.state = match state {
-            BreakerState::Closed => return,
+            BreakerState::Closed => return None,
             BreakerState::Open => State::Open { until: now + remaining, pings_failed },
             BreakerState::HalfOpen => State::Open { until: now, pings_failed },
             BreakerState::ForcedOpen => State::ForcedOpen,
@@ -124,6 +127,7 @@ impl Breaker {
         self.last = Some((reason, sentence));
         self.period += 1;
         self.entered = now;
+        self.told.and_then(|command| self.command(command, now))
     }
 
     /// What to keep for the next run.
@@ -294,6 +298,7 @@ impl Breaker {
     /// An operator spoke.
     pub fn command(&mut self, command: BreakerCommand, now: Instant) -> Option<Transition> {
         let by_operator = Some(BreakerReason::Operator);
+        self.told = Some(command);
         match (command, &self.state) {
             (BreakerCommand::Open, State::ForcedOpen) | (BreakerCommand::Close, State::Closed { .. }) => None,
             (BreakerCommand::Open, _) => {
@@ -510,6 +515,28 @@ mod tests {
         open.command(BreakerCommand::Open, now).unwrap();
         restarted.restore(open.snapshot(now), later);
         assert_eq!(restarted.state(), BreakerState::ForcedOpen);
+    }
+
+    #[test]
+    fn what_an_operator_says_before_a_restart_is_done_holds() {
+        use BreakerCommand::{Auto, Close, Open};
+        let (mut forced, now) = breaker();
+        forced.command(Open, now).unwrap();
+        let opened = opened().0;
+        for (last_run, said, then) in [
+            (&forced, Close, BreakerState::Closed),
+            (&forced, Auto, BreakerState::Open),
+            (&forced, Open, BreakerState::ForcedOpen),
+            (&opened, Close, BreakerState::Closed),
+            (&opened, Open, BreakerState::ForcedOpen),
+        ] {
+            let (mut restarted, now) = breaker();
+            restarted.command(said, now);
+            let kept = restarted.restore(last_run.snapshot(now), now);
+            assert_eq!(restarted.state(), then, "{said:?}");
+            // Written down, unless it is what the last run wrote.
+            assert_eq!(kept.map(|kept| kept.to), (then != last_run.state()).then_some(then), "{said:?}");
+        }
     }
 
     #[test]

@@ -66,7 +66,8 @@ impl Inner {
         if let Ok(Some(text)) = store.fact(BREAKER_FACT).await
             && let Ok(snapshot) = serde_json::from_str::<Snapshot>(&text)
         {
-            self.breaker().restore(snapshot, Instant::now());
+            let told = self.breaker().restore(snapshot, Instant::now());
+            self.announce(told.as_ref());
         }
         if self.settings.precision.is_none()
             && let Ok(Some(text)) = store.fact(PRECISION_FACT).await
