@@ -78,7 +78,7 @@ fn a_database_that_is_replaced_ends_the_daemon_for_a_new_start() {
     wait_for("the daemon to end", || {
         std::fs::read_to_string(&status).ok().is_none_or(|line| line.contains(") Z ")).then_some(())
     });
-    assert!(board.log().contains("another database lies in the state folder"), "{}", board.log());
+    wait_for("the reason", || board.log().contains("another database lies in the state folder").then_some(()));
     board.kill();
     board.start();
     assert_eq!(upload(&board).0, 202);
