@@ -22,7 +22,9 @@ pub fn give_back() {
     }
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_else(|| "kithd".into());
-    let error = Command::new(THIS_PROGRAM).arg0(name).args(arguments).envs(SETTINGS).exec();
+    // By its own path: by the link in /proc it would be called "exe" in lists of processes.
+    let program = std::env::current_exe().unwrap_or_else(|_| THIS_PROGRAM.into());
+    let error = Command::new(program).arg0(name).args(arguments).envs(SETTINGS).exec();
     // It runs without them too.
     eprintln!("kithd: memory will be given back late: {error}");
 }
