@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, flock};
 
-/// A daemon that was killed may have been starting an engine just then: the child holds the lock until it becomes one.
-const LET_GO: Duration = Duration::from_secs(2);
+/// A daemon that was killed may have been starting an engine just then: the child holds the lock until it becomes one, which
+/// takes seconds on a busy board.
+const LET_GO: Duration = Duration::from_secs(5);
 /// Rights that nobody but the owner is to have: writing by the group, and anything by others.
 const OPEN: u32 = 0o027;
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
