@@ -274,7 +274,7 @@ pub async fn keep_gallery(store: &Store, state_dir: &Path, device: &str) -> Resu
     // Nobody, not even a tombstone: a database that never knew anybody takes nobody's place.
     let Some(gallery) = store.gallery_fingerprint().await? else { return Ok(false) };
     let there = target.clone();
-    let kept = blocking(move || Ok(there.exists().then(|| store::origin(&there).ok()).flatten())).await?;
+    let kept = blocking(move || Ok(store::origin(&there).ok())).await?;
     if kept.is_some_and(|kept| kept.contents == Contents::Gallery && kept.gallery == Some(gallery)) {
         return Ok(false);
     }

@@ -249,6 +249,20 @@ async fn own_engine(config: &Config) -> anyhow::Result<Engine> {
     Ok(engine.await.context("loading the engine panicked")??)
 }
 
+/// Asks at the terminal before something is done for good; anything but a yes changes nothing, and says so.
+fn confirmed(question: &str) -> std::io::Result<bool> {
+    use std::io::{BufRead, Write};
+    print!("{question} [y/N] ");
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    let yes = matches!(answer.trim().to_lowercase().as_str(), "y" | "yes");
+    if !yes {
+        println!("Nothing was changed.");
+    }
+    Ok(yes)
+}
+
 /// The gallery without a daemon: the state folder's lock, and who changes what is in it.
 async fn own_gallery(config: &Config) -> anyhow::Result<(StateDir, Enroller)> {
     let held = StateDir::hold(&config.state_dir)?;

@@ -24,7 +24,7 @@ use crate::picture_kind::plain;
 use crate::recognition::{Enroller, Reader, Ready, ReadyWatch, file_name, identify};
 use crate::result;
 use crate::sinks::health::Report;
-use crate::sources::mqtt::{picture, stream, utf8};
+use crate::sources::mqtt::{picture, stream, utf8, utf16};
 use crate::sources::paths;
 use crate::sources::rejected::Rejected;
 use crate::supervise::fault;
@@ -326,8 +326,7 @@ fn read(payload: &Bytes, max_bytes: usize) -> Result<(Request, Option<Bytes>), R
         Err(why) => why,
     };
     // What is no text either is told as what it is.
-    let text = utf8(payload).map_err(|why| Refusal::theirs(if why.contains("UTF-16") { why } else { picture }))?;
-    let text = text.trim_matches(|c: char| c == '\u{feff}' || c == '\0' || c.is_whitespace());
+    let text = utf8(payload).map_err(|_| Refusal::theirs(utf16(payload).unwrap_or(picture)))?;
     if text.starts_with('{') {
         let request = serde_json::from_str(text);
         return Ok((

@@ -29,6 +29,7 @@ use crate::admin::on_its_own;
 use crate::health::{Condition, Health};
 use crate::problem::Problem;
 use crate::recognition::{Enroller, Forgotten, Imported, ReadyWatch, Report, Restored};
+use crate::serve::{ACCEPT_AGAIN, HEAD};
 use crate::sources::upload::{Loaded, Uploads};
 use crate::store::Changed;
 use crate::web::auth::Access;
@@ -38,10 +39,6 @@ const ENGINE_WAIT: Duration = Duration::from_secs(60);
 
 /// Connections at once, of commands.
 const MOST: usize = 64;
-/// Time for the head of a request.
-const HEAD: Duration = Duration::from_secs(30);
-/// After an error of accepting such as too many open files.
-const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// Where the socket of a state folder is.
 pub fn socket(state_dir: &Path) -> PathBuf {
@@ -98,12 +95,11 @@ async fn enroll(
     let name = picture.name.clone();
     let Loaded { bytes, room } = control.uploads.load(picture).await?;
     // On its own: a command broken off between commit and gallery must not leave the person unknown.
-    let enrolling = tokio::spawn(async move {
+    let enrolling = on_its_own(async move {
         let _room = room;
         control.enroller.enroll(&up, &query.person, &name, bytes, query.anyway).await
     });
-    let report = enrolling.await.unwrap_or_else(|panic| Err(panic.into()));
-    report.map(Json).map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")))
+    enrolling.await.map(Json).map_err(|error| failed(&error))
 }
 
 /// What `kithd token` asks for.

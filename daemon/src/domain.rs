@@ -3,6 +3,7 @@
 //! No I/O and no rules here; the rules are in `queue` and `recognition`.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// Row number of an image; grows with acceptance order.
 pub type ImageId = i64;
@@ -404,6 +405,11 @@ fn civil(days: i64) -> (i64, i64, i64) {
     let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
     let year = year_of_era + days.div_euclid(DAYS_PER_ERA) * 400 + i64::from(month <= 2);
     (year, month, day)
+}
+
+/// Sha256 of a picture, as it is stored and sent: lower-case hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 /// Lower-case hexadecimal.

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstatfs, openat2, statat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, fstatfs, openat2, statat};
 use rustix::io::Errno;
 
 use crate::domain::{Stamp, Standing};
@@ -37,6 +37,13 @@ pub fn open_beneath(folder: impl AsFd, below: &Path, flags: OFlags) -> Result<Ow
     let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     openat2(folder, below, flags, Mode::empty(), resolve)
+}
+
+/// The same, and how it stands.
+pub fn stat_beneath(folder: impl AsFd, below: &Path, flags: OFlags) -> Result<(OwnedFd, Stat), Errno> {
+    let file = open_beneath(folder, below, flags)?;
+    let stat = fstat(&file)?;
+    Ok((file, stat))
 }
 
 /// What a path names that is no regular file, with its article.

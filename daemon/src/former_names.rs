@@ -85,8 +85,7 @@ fn hardware() -> Option<String> {
 
 /// Notes the name the board has now and answers those it had before.
 pub async fn remember(store: &Store, prefix: &str, device: &str) -> Result<Vec<Name>, StoreError> {
-    let known: Option<Vec<Name>> = store.fact(NAMES).await?.and_then(|known| serde_json::from_str(&known).ok());
-    let (announced, known) = (store.fact(ANNOUNCED).await?, known.unwrap_or_default());
+    let (announced, known) = (store.fact(ANNOUNCED).await?, names(store).await?);
     let mut former: Vec<_> =
         known.into_iter().filter(|name| (name.prefix.as_str(), name.device.as_str()) != (prefix, device)).collect();
     for name in &mut former {
@@ -96,6 +95,22 @@ pub async fn remember(store: &Store, prefix: &str, device: &str) -> Result<Vec<N
     let now = Name { prefix: prefix.into(), device: device.into(), announced: None };
     save(store, former.iter().cloned().chain([now]).collect()).await?;
     Ok(former)
+}
+
+/// The fact that holds the filters a client once subscribed to.
+pub fn subscribed_fact(client_id: &str) -> String {
+    format!("subscribed_{client_id}")
+}
+
+/// Filters that a client once subscribed to, in a session that the broker may have kept.
+pub async fn subscribed(store: &Store, client_id: &str) -> Result<Vec<String>, StoreError> {
+    let known = store.fact(&subscribed_fact(client_id)).await?;
+    Ok(known.and_then(|known| serde_json::from_str(&known).ok()).unwrap_or_default())
+}
+
+async fn names(store: &Store) -> Result<Vec<Name>, StoreError> {
+    let known = store.fact(NAMES).await?;
+    Ok(known.and_then(|known| serde_json::from_str(&known).ok()).unwrap_or_default())
 }
 
 async fn save(store: &Store, names: Vec<Name>) -> Result<(), StoreError> {
@@ -165,9 +180,7 @@ impl FormerNames {
     }
 
     async fn forget(&self, name: &Name) -> Result<(), StoreError> {
-        let known: Option<Vec<Name>> =
-            self.store.fact(NAMES).await?.and_then(|known| serde_json::from_str(&known).ok());
-        let mut known = known.unwrap_or_default();
+        let mut known = names(&self.store).await?;
         known.retain(|known| (&known.prefix, &known.device) != (&name.prefix, &name.device));
         save(&self.store, known).await
     }
@@ -231,8 +244,7 @@ impl FormerNames {
         let own = |filter, kind| Subscription { filter, kind };
         let mut door = self.door.clone();
         door.subscriptions.extend([own(topics.paths(), Kind::Paths), own(topics.pictures(), Kind::Pictures)]);
-        let known = self.store.fact(&format!("subscribed_{client_id}")).await?;
-        let unsubscribe = known.and_then(|known| serde_json::from_str(&known).ok()).unwrap_or_default();
+        let unsubscribe = subscribed(&self.store, client_id).await?;
         let settings = Settings { client_id: client_id.to_owned(), unsubscribe, ..self.settings.clone() };
         let ending = Settings { session_expiry: Duration::ZERO, unsubscribe: Vec::new(), ..settings.clone() };
 

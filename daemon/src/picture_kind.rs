@@ -106,7 +106,6 @@ pub enum NotAPicture {
         at: usize,
     },
     /// Undone, it has more bytes than are allowed.
-    #[allow(dead_code, reason = "the doors follow")]
     #[error("has more than intake.max_bytes = {limit} bytes")]
     TooLarge {
         /// `intake.max_bytes`.
@@ -151,7 +150,6 @@ pub fn wrapping(head: &[u8]) -> Result<(Format, Wrapping), NotAPicture> {
 }
 
 /// The picture in what came, its encoding undone, of at most `limit` bytes.
-#[allow(dead_code, reason = "the doors follow")]
 pub fn plain(bytes: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, NotAPicture> {
     let (_, wrapping) = wrapping(bytes)?;
     let picture = match wrapping {
@@ -284,15 +282,19 @@ fn known(what: &'static str, instead: &'static str) -> NotAPicture {
     NotAPicture::Known { what: what.into(), instead }
 }
 
+/// Whether it is Apple's format, which is not read.
+pub fn is_heic(head: &[u8]) -> bool {
+    let brand = head.get(8..12).filter(|_| head.get(4..8) == Some(b"ftyp"));
+    matches!(brand, Some(b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" | b"mif1" | b"msf1"))
+}
+
 /// Kinds of binary data by their signatures.
 fn binary_kind(head: &[u8]) -> Option<NotAPicture> {
     const STILL: &str = "send a still picture of it, as JPEG";
     let (what, instead) = match head {
+        _ if is_heic(head) => ("HEIC", "send it as JPEG (an iPhone: Settings, Camera, Formats, Most Compatible)"),
         [_, _, _, _, b'f', b't', b'y', b'p', brand @ ..] => match brand.get(..4) {
             Some(b"avif" | b"avis") => ("AVIF", AS_JPEG),
-            Some(b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" | b"mif1" | b"msf1") => {
-                ("HEIC", "send it as JPEG (an iPhone: Settings, Camera, Formats, Most Compatible)")
-            }
             Some(b"crx ") => ("a camera raw file", AS_JPEG),
             Some(b"jxl ") => ("JPEG XL", AS_JPEG),
             Some(b"jp2 " | b"jpx ") => ("JPEG 2000", AS_JPEG),

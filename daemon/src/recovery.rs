@@ -5,10 +5,8 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
-
 use crate::backup::{self, BackupError, GALLERY, Received};
-use crate::domain::hex;
+use crate::domain;
 use crate::spool;
 use crate::store::{self, Contents, DATABASE, Store, StoreError, Waiting, set_lost_aside};
 
@@ -174,7 +172,7 @@ async fn take_pictures(store: &Store, state_dir: &Path) -> Result<(), StoreError
         let is_sum = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
         let read = tokio::task::spawn_blocking(move || if is_sum { read_picture(&file) } else { Ok(Vec::new()) }).await;
         match read.map_err(|_| StoreError::Closed)? {
-            Ok(bytes) if hex(&Sha256::digest(&bytes)) == sha256 => store.take_picture(row, bytes).await?,
+            Ok(bytes) if domain::sha256(&bytes) == sha256 => store.take_picture(row, bytes).await?,
             Err(error) if !is_no_picture(&error) => {
                 unread = true;
                 tracing::error!(

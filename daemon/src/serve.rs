@@ -37,7 +37,7 @@ use pace::{Attended, Paced, Pushed};
 use tls::Encryption;
 
 /// Time for the whole head of a request; also how long a connection may lie idle between two.
-const HEAD: Duration = Duration::from_secs(30);
+pub(crate) const HEAD: Duration = Duration::from_secs(30);
 /// Largest head.
 const HEAD_BYTES: usize = 32 << 10;
 /// What a connection may hold in memory of what came and was not read yet.
@@ -46,7 +46,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Time for the last requests when the server stops: a sender that never ends must not use up everybody's.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
 /// After an error of accepting such as too many open files.
-const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
+pub(crate) const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// Connections to the page; each may hold some 200 KiB.
 const PAGE_ROOM: Room = Room { most: 512, of_one: 128 };

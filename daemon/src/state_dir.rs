@@ -1,6 +1,6 @@
 //! The state folder: made, owned, and held by one process at a time.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -87,24 +87,26 @@ fn close_to_others(folder: &Path) {
     }
     for path in paths.into_iter().filter(|path| *path != folder.join("inbox")) {
         let Ok(metadata) = std::fs::symlink_metadata(&path) else { continue };
-        let mode = metadata.mode() & 0o7777;
-        if (metadata.is_file() || metadata.is_dir())
-            && mode & OPEN != 0
-            && let Err(error) = std::fs::set_permissions(&path, PermissionsExt::from_mode(mode & !OPEN))
+        let closed = metadata.mode() & 0o7777 & !OPEN;
+        if is_open(&metadata)
+            && let Err(error) = std::fs::set_permissions(&path, PermissionsExt::from_mode(closed))
         {
             tracing::warn!("{} is open to others and cannot be closed: {error}", path.display());
         }
     }
 }
 
+/// Whether it is a file or folder that others may read, or the group write.
+fn is_open(metadata: &Metadata) -> bool {
+    (metadata.is_file() || metadata.is_dir()) && metadata.mode() & OPEN != 0
+}
+
 /// Files and folders directly below the state folder that others may read, or the group write.
 pub fn open_to_others(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let is_open = |entry: &std::fs::DirEntry| {
-        let kept = entry.metadata().is_ok_and(|metadata| metadata.is_file() || metadata.is_dir());
-        kept && entry.file_name() != "inbox" && entry.metadata().is_ok_and(|metadata| metadata.mode() & OPEN != 0)
-    };
-    let mut open: Vec<_> = entries.filter(is_open).map(|entry| entry.path()).collect();
+    let open = entries
+        .filter(|entry| entry.file_name() != "inbox" && entry.metadata().is_ok_and(|metadata| is_open(&metadata)));
+    let mut open: Vec<_> = open.map(|entry| entry.path()).collect();
     open.sort();
     open
 }

@@ -243,6 +243,16 @@ pub struct Verdict {
 }
 
 impl Matching {
+    /// The distance below which the nearest person is known, if that one is clearly the nearest.
+    pub fn known_below(&self) -> f32 {
+        self.threshold - self.band_below
+    }
+
+    /// The distance above which a face is unknown.
+    pub fn unknown_above(&self) -> f32 {
+        self.threshold + self.band_above
+    }
+
     /// Judges candidates as [`Gallery::nearest`] returns them; two are enough.
     pub fn judge(&self, candidates: &[Candidate]) -> Verdict {
         let Some(best) = candidates.first() else {
@@ -250,9 +260,9 @@ impl Matching {
         };
         let margin = candidates.get(1).map(|second| second.distance - best.distance);
         let clear = margin.is_none_or(|margin| margin >= self.min_margin);
-        let outcome = if best.distance > self.threshold + self.band_above {
+        let outcome = if best.distance > self.unknown_above() {
             Outcome::Unknown
-        } else if best.distance < self.threshold - self.band_below && clear {
+        } else if best.distance < self.known_below() && clear {
             Outcome::Known
         } else {
             Outcome::Uncertain

@@ -30,9 +30,9 @@ pub async fn save(State(admin): State<Admin>) -> Result<Response, Problem> {
 #[utoipa::path(put, path = "/v1/backup", tag = "board", request_body(content((PictureBytes = "application/octet-stream"))),
     responses((status = 200, body = Restored), Problem))]
 pub async fn restore(State(admin): State<Admin>, headers: HeaderMap, body: Body) -> Result<Json<Restored>, Problem> {
-    let (up, enroller, health) = (admin.maybe_up(), admin.enroller.clone(), admin.web.health.clone());
+    let (up, enroller) = (admin.maybe_up(), admin.enroller.clone());
     let bytes = length(&headers);
-    let restoring = async move { enroller.restore(up.as_ref(), &health, bytes, body.into_data_stream()).await };
+    let restoring = async move { enroller.restore(up.as_ref(), bytes, body.into_data_stream()).await };
     on_its_own(restoring).await.map(Json).map_err(|error| problem(&error))
 }
 
@@ -65,9 +65,9 @@ pub async fn export(State(admin): State<Admin>, Asked(who): Asked<Exported>) -> 
     request_body(content((PictureBytes = "application/octet-stream"))),
     responses((status = 200, body = Imported), Problem))]
 pub async fn import(State(admin): State<Admin>, headers: HeaderMap, body: Body) -> Result<Json<Imported>, Problem> {
-    let (up, enroller, health) = (admin.maybe_up(), admin.enroller.clone(), admin.web.health.clone());
+    let (up, enroller) = (admin.maybe_up(), admin.enroller.clone());
     let bytes = length(&headers);
-    let importing = async move { enroller.import(up.as_ref(), &health, bytes, body.into_data_stream()).await };
+    let importing = async move { enroller.import(up.as_ref(), bytes, body.into_data_stream()).await };
     on_its_own(importing).await.map(Json).map_err(|error| problem(&error))
 }
 

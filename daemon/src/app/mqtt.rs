@@ -153,14 +153,12 @@ async fn take_pictures(part: &'static str, settings: Settings, door: Door, healt
 
 /// Filters that this client once subscribed to, in a session that the broker may have kept, and does not want now.
 async fn no_longer_wanted(store: &Store, client_id: &str, wanted: &[String]) -> Result<Vec<String>, StoreError> {
-    let key = format!("subscribed_{client_id}");
-    let known = store.fact(&key).await?;
-    let mut all: Vec<String> = known.and_then(|known| serde_json::from_str(&known).ok()).unwrap_or_default();
+    let mut all = former_names::subscribed(store, client_id).await?;
     let old: Vec<_> = all.iter().filter(|filter| !wanted.contains(filter)).cloned().collect();
     let new = wanted.iter().filter(|filter| !all.contains(filter)).cloned().collect::<Vec<_>>();
     if !new.is_empty() {
         all.extend(new);
-        store.set_fact(&key, serde_json::json!(all).to_string()).await?;
+        store.set_fact(&former_names::subscribed_fact(client_id), serde_json::json!(all).to_string()).await?;
     }
     Ok(old)
 }
@@ -175,9 +173,7 @@ fn carry_out(config: &Config, topics: &Topics, tasks: &mut Supervisor, parts: Pa
     let (born, births) = watch::channel(0);
     let born = home_assistant.enabled.then(|| (birth_topic(&home_assistant.prefix), born));
     let mut reserved = vec![topics.of_all_boards(), format!("{}/#", home_assistant.prefix)];
-    reserved.extend(config.mqtt.picture_topics.iter().cloned());
-    let shared = config.mqtt.shared.iter();
-    reserved.extend(shared.flat_map(|shared| shared.path_topics.iter().chain(&shared.picture_topics).cloned()));
+    reserved.extend(door.subscriptions.iter().map(|subscription| subscription.filter.clone()));
     let mut subscriptions = Commands::subscriptions(topics, &config.mqtt.commands);
     subscriptions.extend(born.iter().map(|(topic, _)| topic.clone()));
     let settings = Settings {

@@ -1,17 +1,16 @@
 //! `kithd backup` and `kithd restore`: one file with everything worth keeping, through the daemon when it runs; and the same
 //! for people alone. The file belongs to whoever typed the command.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use tokio_util::io::ReaderStream;
 
-use super::own_gallery;
+use super::{confirmed, own_gallery, people};
 use crate::config::Config;
 use crate::control::Client;
-use crate::health::Health;
 use crate::recognition::{Enroller, Imported, Restored};
 use crate::state_dir::StateDir;
 use crate::store::{Amounts, Store, amounts};
@@ -104,12 +103,7 @@ async fn fill(config: &Config, file: std::fs::File, what: Saved) -> anyhow::Resu
     let backup = match what {
         Saved::Everything => enroller.backup().await?,
         Saved::People(None) => enroller.export(None).await?,
-        Saved::People(Some(name)) => {
-            let person = enroller.store.person_named(name.clone()).await?;
-            let person =
-                person.with_context(|| format!("nobody is enrolled as {name}; kithd people shows everybody"))?;
-            enroller.export(Some(person)).await?
-        }
+        Saved::People(Some(name)) => enroller.export(Some(people::id(&enroller, &name).await?)).await?,
     };
     let bytes = backup.bytes();
     let written = tokio::task::spawn_blocking(move || {
@@ -135,17 +129,13 @@ pub async fn restore(config: &Config, args: RestoreArgs) -> anyhow::Result<ExitC
             Some(connection) => amounts(&connection)?,
             None => Amounts::default(),
         };
-        print!(
-            "Replace the {} people and {} past images of this board by those of {}? What is not in it is gone. [y/N] ",
+        let question = format!(
+            "Replace the {} people and {} past images of this board by those of {}? What is not in it is gone.",
             here.people,
             here.images,
             args.file.display()
         );
-        std::io::stdout().flush()?;
-        let mut answer = String::new();
-        std::io::stdin().lock().read_line(&mut answer)?;
-        if !matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") {
-            println!("Nothing was changed.");
+        if !confirmed(&question)? {
             return Ok(ExitCode::FAILURE);
         }
     }
@@ -154,7 +144,7 @@ pub async fn restore(config: &Config, args: RestoreArgs) -> anyhow::Result<ExitC
         None => {
             let (_held, enroller) = own_gallery(config).await?;
             let body = ReaderStream::with_capacity(file, CHUNK);
-            let restored = enroller.restore(None, &Health::default(), Some(length), body).await;
+            let restored = enroller.restore(None, Some(length), body).await;
             enroller.store.close().await;
             restored?
         }
@@ -191,7 +181,7 @@ pub async fn import(config: &Config, args: ImportArgs) -> anyhow::Result<ExitCod
         None => {
             let (_held, enroller) = own_gallery(config).await?;
             let body = ReaderStream::with_capacity(file, CHUNK);
-            let imported = enroller.import(None, &Health::default(), Some(length), body).await;
+            let imported = enroller.import(None, Some(length), body).await;
             enroller.store.close().await;
             imported?
         }

@@ -1,11 +1,11 @@
 //! `kithd forget`: erases a person, through the daemon when it runs.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::bail;
 
-use super::own_gallery;
+use super::{confirmed, own_gallery};
 use crate::config::Config;
 use crate::control::Client;
 
@@ -23,12 +23,9 @@ pub struct Args {
 pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let person = args.person.trim();
     if !args.yes && std::io::stdin().is_terminal() {
-        print!("Erase {person} for good, with pictures, embeddings, and their face and name in past results? [y/N] ");
-        std::io::stdout().flush()?;
-        let mut answer = String::new();
-        std::io::stdin().lock().read_line(&mut answer)?;
-        if !matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") {
-            println!("Nothing was changed.");
+        let question =
+            format!("Erase {person} for good, with pictures, embeddings, and their face and name in past results?");
+        if !confirmed(&question)? {
             return Ok(ExitCode::FAILURE);
         }
     }

@@ -80,7 +80,8 @@ async fn merge(config: &Config, MergeArgs { person, into }: MergeArgs) -> anyhow
     told(changed)
 }
 
-async fn id(enroller: &Enroller, name: &str) -> anyhow::Result<PersonId> {
+/// The number of whoever has this name.
+pub(super) async fn id(enroller: &Enroller, name: &str) -> anyhow::Result<PersonId> {
     let found = enroller.store.person_named(name.into()).await?;
     found.with_context(|| format!("nobody is enrolled as {name}; kithd people shows everybody"))
 }

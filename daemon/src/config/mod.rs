@@ -27,7 +27,7 @@ pub const SYSTEM_CONFIG: &str = "/etc/kithd/kithd.toml";
 pub struct Config {
     /// Name of this board in topics and on the page.
     pub device: String,
-    /// Database, spool, kept enrolment pictures, control socket.
+    /// Database (enrolment pictures included), gallery's backup, spool, rejected messages, token, control socket.
     pub state_dir: PathBuf,
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub log_level: String,

@@ -202,8 +202,8 @@ fn rgb(picture: DynamicImage) -> Rgb {
 impl Whole<'_> {
     /// The part of the whole picture that holds these bounds, or as much of them as there is, and where its left upper
     /// corner is. `None` if the sight is the whole picture, or all there can be.
-    pub fn part(&mut self, bounds: Bounds) -> Option<(Rgb, [usize; 2])> {
-        let jpeg = self.jpeg.as_mut()?;
+    pub fn part(&self, bounds: Bounds) -> Option<(Rgb, [usize; 2])> {
+        let jpeg = self.jpeg.as_ref()?;
         let (width, height) = self.turn.upright();
         let within =
             |from: f32, to: f32, side: usize| (from.max(0.0) as usize).min(side)..(to.ceil() as usize).min(side);

@@ -66,7 +66,7 @@ impl Recogniser {
         let begun = Instant::now();
         let reduction = |width, height| self.vision.reduction(width, height, &self.search);
         let sight = look(bytes, &self.limits, reduction).map_err(|error| EngineError::Unreadable(error.to_string()))?;
-        let Sight { picture, reduction, size, remarks, mut whole } = sight;
+        let Sight { picture, reduction, size, remarks, whole } = sight;
         let decoded = begun.elapsed();
         let part = |bounds| whole.part(bounds);
         let analysis =

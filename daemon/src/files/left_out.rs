@@ -15,7 +15,7 @@ use std::path::Path;
 use rustix::fs::{FileType, OFlags};
 
 use crate::files::open_beneath;
-use crate::picture_kind::{HEAD_BYTES, sniff};
+use crate::picture_kind::{HEAD_BYTES, is_heic, sniff};
 
 /// Endings of the pictures that the engine reads.
 const PICTURES: [&str; 15] =
@@ -244,10 +244,8 @@ pub fn by_bytes_beneath(folder: impl AsFd, below: &Path) -> std::io::Result<Opti
     file.take(HEAD_BYTES as u64).read_to_end(&mut head)?;
     Ok(match sniff(&head) {
         Some(_) => None,
-        None => Some(match head.get(4..12) {
-            Some(b"ftypheic" | b"ftypheix" | b"ftypmif1" | b"ftyphevc") => Why::Heic,
-            _ => Why::NoPictureInside,
-        }),
+        None if is_heic(&head) => Some(Why::Heic),
+        None => Some(Why::NoPictureInside),
     })
 }
 

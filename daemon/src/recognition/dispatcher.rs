@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Answer, Picture};
 use super::{Reader, Ready, ReadyWatch, person_of};
-use crate::domain::{Claimed, Identified, IdentifiedFace, ImageId, NamedCandidate, Outcome, Timings, hex};
+use crate::domain::{Claimed, Identified, IdentifiedFace, ImageId, NamedCandidate, Outcome, Timings, sha256};
 use crate::engine::StageTimes;
 use crate::health::{Condition, Health};
 use crate::heartbeat::Pulse;
@@ -162,7 +161,7 @@ pub async fn identify(
     bytes: Vec<u8>,
     path: Option<PathBuf>,
 ) -> Result<Identified, Failure> {
-    let picture_key = hex(&Sha256::digest(&bytes));
+    let picture_key = sha256(&bytes);
     let picture = Picture { bytes: bytes.into(), path };
     let recognised = up.guard.recognise(image, &picture).await?;
     let mut remark = None;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use anyhow::{anyhow, bail};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use super::client::{Answer, Picture};
@@ -16,7 +15,7 @@ use super::guard::Recognised;
 use super::matcher::LeftOut;
 use super::resemblance::{Resemblance, described};
 use super::{Matcher, Ready};
-use crate::domain::{NamedCandidate, PersonId, hex};
+use crate::domain::{NamedCandidate, PersonId, sha256};
 use crate::engine::FoundFace;
 use crate::names;
 use crate::queue::Failure;
@@ -152,7 +151,7 @@ impl Enroller {
         remarks.extend(weakness(face.quality, face.bounds));
         let picture = EnrolledPicture {
             image_name: report.image_name.clone(),
-            sha256: hex(&Sha256::digest(&bytes)),
+            sha256: sha256(&bytes),
             picture: bytes,
             bounds: face.bounds,
             quality: face.quality,

@@ -133,10 +133,10 @@ impl Matcher {
     /// What a face is, as the gallery is now, in a picture where these people are already.
     pub fn judge(&self, embedding: &[f32], quality: f32, there: &[PersonId]) -> Result<Judgement, VisionError> {
         let snapshot = self.snapshot();
-        let top = if self.mirrors { 0 } else { there.len() };
-        let nearest = self.nearest(&snapshot, embedding, CANDIDATES + top)?;
+        let there = if self.mirrors { &[] } else { there };
+        let nearest = self.nearest(&snapshot, embedding, CANDIDATES + there.len())?;
         let mut judgement = self.judge_by(&snapshot, &nearest, quality);
-        if !self.mirrors && judgement.person.as_ref().is_some_and(|person| there.contains(&person.person_id)) {
+        if judgement.person.as_ref().is_some_and(|person| there.contains(&person.person_id)) {
             judgement = self.judge_without(&snapshot, &nearest, quality, there, judgement);
         }
         Ok(judgement)
@@ -159,10 +159,7 @@ impl Matcher {
         }
         let mut faces: Vec<_> =
             found.into_iter().zip(judged).map(|(face, judged)| self.described(face, judged)).collect();
-        faces.sort_by(|a, b| {
-            let nearness = |face: &IdentifiedFace| face.distance.unwrap_or(f32::INFINITY);
-            (a.outcome as u8).cmp(&(b.outcome as u8)).then(nearness(a).total_cmp(&nearness(b)))
-        });
+        faces.sort_by(|a, b| by_rank((a.outcome, a.distance), (b.outcome, b.distance)));
         Ok(faces)
     }
 
@@ -178,11 +175,8 @@ impl Matcher {
         let (mut given, mut open) = (Vec::new(), (0..judged.len()).collect::<Vec<_>>());
         loop {
             let named = open.iter().copied().filter(|at| judged[*at].person.is_some());
-            let best = named.min_by(|a, b| {
-                let rank = |at: usize| (judged[at].outcome as u8, judged[at].distance.unwrap_or(f32::INFINITY));
-                let ((a_outcome, a_distance), (b_outcome, b_distance)) = (rank(*a), rank(*b));
-                a_outcome.cmp(&b_outcome).then(a_distance.total_cmp(&b_distance))
-            });
+            let rank = |at: usize| (judged[at].outcome, judged[at].distance);
+            let best = named.min_by(|a, b| by_rank(rank(*a), rank(*b)));
             let Some(best) = best else { return };
             let Some(person) = judged[best].person.as_ref().map(|person| person.person_id) else { return };
             open.retain(|at| *at != best);
@@ -209,7 +203,7 @@ impl Matcher {
         let others: Vec<_> = nearest.iter().filter(|one| !there.contains(&one.person)).copied().collect();
         let mut judged = self.judge_by(snapshot, &others, quality);
         if judged.outcome == Outcome::Unknown {
-            let known = self.matching.threshold - self.matching.band_below;
+            let known = self.matching.known_below();
             let as_known = nearest.first().is_some_and(|one| there.contains(&one.person) && one.distance < known);
             judged.outcome = if as_known { Outcome::Uncertain } else { Outcome::Unknown };
             judged.distance = alone.distance;
@@ -332,6 +326,12 @@ impl Snapshot {
             distance: Some(candidate.distance),
         }
     }
+}
+
+/// Known before uncertain before unknown, then the nearer.
+fn by_rank(a: (Outcome, Option<f32>), b: (Outcome, Option<f32>)) -> std::cmp::Ordering {
+    let far = |distance: Option<f32>| distance.unwrap_or(f32::INFINITY);
+    (a.0 as u8).cmp(&(b.0 as u8)).then(far(a.1).total_cmp(&far(b.1)))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::enroll::{Enroller, refresh};
-use super::start::{Ready, embed_again};
+use super::start::Ready;
 use crate::backup::{Backup, BackupError, GALLERY, Received, keep_gallery};
 use crate::domain::PersonId;
 use crate::health::{Condition, Health};
@@ -264,7 +264,6 @@ impl Enroller {
     pub async fn restore<E: std::fmt::Display>(
         &self,
         up: Option<&Arc<Ready>>,
-        health: &Health,
         bytes: Option<u64>,
         body: impl Stream<Item = Result<Bytes, E>> + Send,
     ) -> anyhow::Result<Restored> {
@@ -285,7 +284,8 @@ impl Enroller {
         if let Some(error) = self.store.delete_discarded().await? {
             tracing::warn!("a picture of an image that was replaced cannot be deleted from the spool yet: {error}");
         }
-        self.after_people_came(up, health).await?;
+        // What a copy from before the last migration holds is not what this board is to hold any more.
+        self.renew_backup().await?;
         tracing::info!("a backup {origin} was restored");
         let LeftOut { named, rows } = received.left_out;
         Ok(Restored {
@@ -304,7 +304,6 @@ impl Enroller {
     pub async fn import<E: std::fmt::Display>(
         &self,
         up: Option<&Arc<Ready>>,
-        health: &Health,
         bytes: Option<u64>,
         body: impl Stream<Item = Result<Bytes, E>> + Send,
     ) -> anyhow::Result<Imported> {
@@ -313,7 +312,8 @@ impl Enroller {
         let erased = self.store.apply_tombstones(received.clean()).await?;
         let (added, more) = self.store.add_people(received.clean()).await?;
         self.refresh(up).await?;
-        self.after_people_came(up, health).await?;
+        // What a copy from before the last migration holds is not what this board is to hold any more.
+        self.renew_backup().await?;
         let origin = received.origin.text;
         tracing::info!("people of a backup {origin} were imported");
         let LeftOut { named, rows } = received.left_out;
@@ -327,32 +327,6 @@ impl Enroller {
             left_out: rows + more.rows,
             left_out_rows: named.into_iter().chain(more.named).collect(),
         })
-    }
-
-    async fn after_people_came(&self, up: Option<&Arc<Ready>>, health: &Health) -> anyhow::Result<()> {
-        // What a copy from before the last migration holds is not what this board is to hold any more.
-        self.renew_backup().await?;
-        if let Some(up) = up {
-            let (enroller, up, health) = (self.clone(), Arc::clone(up), health.clone());
-            // Pictures of another embedding space take long; the gallery as it is answers meanwhile. A start does it too.
-            tokio::spawn(async move { enroller.embed_again(&up, &health).await });
-        }
-        Ok(())
-    }
-
-    async fn embed_again(&self, up: &Ready, health: &Health) {
-        let embed = async {
-            let again = embed_again(&up.guard, &self.store, up.matcher.space(), health).await?;
-            refresh(&self.store, &up.matcher).await.map(|()| again)
-        };
-        match embed.await {
-            Ok(again) => again.show(health),
-            Err(error) => {
-                let text = format!("people who came back from a backup are not known before the next start: {error:#}");
-                health.set("gallery", Condition::Degraded, text.as_str());
-                tracing::error!("{text}");
-            }
-        }
     }
 
     /// Keeps the gallery's own backup: written at most once a day, and only when something changed.

@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::domain::{ImageId, Standing};
-use crate::files::{numbers_last, open_beneath, special, standing_of};
+use crate::files::{numbers_last, special, standing_of, stat_beneath};
 use crate::queue::Failure;
 use crate::spool;
 
@@ -194,11 +194,10 @@ fn open_regular(folder: &OwnedFd, root: &Path, path: &Path) -> Result<(OwnedFd, 
     let failed = |error| failed(root, path, error);
     let Ok(below) = path.strip_prefix(root) else { return Err(Failure::OutsideRoots(path.into())) };
     // Asked before it is opened for reading: a device or pipe is not opened at all.
-    let file = open_beneath(folder, below, OFlags::PATH).map_err(failed)?;
-    regular(path, fstat(&file).map_err(failed)?)?;
-    let file = open_beneath(folder, below, OFlags::RDONLY).map_err(failed)?;
-    let stat = regular(path, fstat(&file).map_err(failed)?)?;
-    Ok((file, stat))
+    let (_, stat) = stat_beneath(folder, below, OFlags::PATH).map_err(failed)?;
+    regular(path, stat)?;
+    let (file, stat) = stat_beneath(folder, below, OFlags::RDONLY).map_err(failed)?;
+    Ok((file, regular(path, stat)?))
 }
 
 fn regular(path: &Path, stat: Stat) -> Result<Stat, Failure> {

@@ -8,13 +8,12 @@ use std::sync::Arc;
 
 use kith_vision::Metric;
 use kith_vision::calibration::REDUNDANT;
-use sha2::{Digest, Sha256};
 
 use super::dispatcher::file_name;
 use super::enroll::{ANYWAY, refresh};
 use super::resemblance::Resemblance;
 use super::{Enroller, Matcher, Ready};
-use crate::domain::{ImageId, Outcome, PersonId, hex};
+use crate::domain::{ImageId, Outcome, PersonId, sha256};
 use crate::names;
 use crate::store::{EnrolledPicture, Relabel, StoreError, StoredFace, StrangerId};
 
@@ -154,7 +153,7 @@ impl Enroller {
         };
         let space = up.matcher.space();
         let (embedding, crop) = (face.embedding.clone(), face.crop.clone());
-        self.store.add_counter_example(person, space.into(), embedding, crop, sum(&face.crop)).await?;
+        self.store.add_counter_example(person, space.into(), embedding, crop, sha256(&face.crop)).await?;
         refresh(&self.store, &up.matcher).await?;
         let there = self.store.people_beside(image, number).await?;
         let judged = up.matcher.judge(&face.embedding, face.quality, &there).map_err(anyhow::Error::from)?;
@@ -257,7 +256,7 @@ impl Enroller {
 fn picture_of(face: &StoredFace) -> EnrolledPicture {
     EnrolledPicture {
         image_name: file_name(face.path.as_ref()),
-        sha256: sum(&face.crop),
+        sha256: sha256(&face.crop),
         picture: face.crop.clone(),
         bounds: CROP_BOUNDS,
         quality: face.quality,
@@ -277,8 +276,4 @@ fn differing(best: Vec<StoredFace>, metric: Metric, near: f32) -> Vec<StoredFace
     taken.extend(alike);
     taken.truncate(PICTURES);
     taken
-}
-
-fn sum(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
 }

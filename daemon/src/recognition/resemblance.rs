@@ -46,14 +46,14 @@ impl Resemblance {
     pub(super) fn somebody_else(&self) -> Option<&NamedCandidate> {
         let other = self.other.as_ref()?;
         let distance = other.distance?;
-        let known = distance < self.limits.threshold - self.limits.band_below;
+        let known = distance < self.limits.known_below();
         let as_near = self.own.as_ref().is_some_and(|own| own.1 <= distance + self.limits.min_margin);
         (known && !as_near).then_some(other)
     }
 
     /// Who else it is like, be it clearly or perhaps.
     pub(super) fn resembles(&self) -> Option<&NamedCandidate> {
-        let may_be = |distance: f32| distance <= self.limits.threshold + self.limits.band_above;
+        let may_be = |distance: f32| distance <= self.limits.unknown_above();
         self.other.as_ref().filter(|other| other.distance.is_some_and(may_be))
     }
 
@@ -80,7 +80,7 @@ impl Resemblance {
         if let Some((image, distance)) = &self.own {
             if *distance < REDUNDANT * self.limits.threshold {
                 remarks.push(format!("it adds nothing: the same face as {image}, distance {distance:.2}"));
-            } else if *distance > self.limits.threshold + self.limits.band_above {
+            } else if *distance > self.limits.unknown_above() {
                 remarks.push(format!(
                     "it does not resemble the earlier pictures of {name} (distance {distance:.2} to the nearest, {image})"
                 ));

@@ -1,6 +1,5 @@
 //! Brings up pack, engines and gallery while the page already answers; a broken pack is shown and tried again.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -101,7 +100,7 @@ pub async fn start(
             up.matcher.replaced().await;
             // A later reading may have set something aside, and what was left out may be enrolled again or be gone.
             let without = books.store.unembedded(up.matcher.space().into()).await;
-            if without.is_ok_and(|without| numbers(&without) != left_out) {
+            if without.is_ok_and(|without| without != left_out) {
                 left_out = fill(&up.matcher, &guard, &books.store, &health).await;
             }
         }
@@ -114,20 +113,22 @@ pub async fn start(
 
 /// Takes the gallery of the pack's embedding space into memory; tried until all of it that can be had is there. Answers the
 /// pictures that cannot.
-async fn fill(matcher: &Matcher, guard: &Guard, store: &Store, health: &Health) -> BTreeSet<i64> {
+async fn fill(matcher: &Matcher, guard: &Guard, store: &Store, health: &Health) -> Vec<Unembedded> {
     loop {
         let loaded = async {
             // What is damaged is set aside first, to be made anew with the rest.
             refresh(store, matcher).await?;
             let again = embed_again(guard, store, matcher.space(), health).await?;
-            embed_counter_examples(guard, store, matcher.space()).await?;
-            refresh(store, matcher).await?;
+            let examples = embed_counter_examples(guard, store, matcher.space()).await?;
+            if again.made + examples > 0 {
+                refresh(store, matcher).await?;
+            }
             anyhow::Ok(again)
         };
         match loaded.await {
             Ok(again) => {
                 again.show(health);
-                return again.left_out.into_keys().collect();
+                return again.left_out.into_iter().map(|(picture, _)| picture).collect();
             }
             Err(error) => {
                 if health.set("gallery", Condition::Degraded, format!("pictures wait: {error:#}")) {
@@ -141,14 +142,14 @@ async fn fill(matcher: &Matcher, guard: &Guard, store: &Store, health: &Health) 
 
 /// What became of pictures that had no embedding in the pack's space.
 #[derive(Default)]
-pub(super) struct EmbeddedAgain {
+struct EmbeddedAgain {
     made: usize,
-    /// Sentences about those that cannot be embedded, by number.
-    left_out: BTreeMap<i64, String>,
+    /// Those that cannot be embedded, each with a sentence, by number.
+    left_out: Vec<(Unembedded, String)>,
 }
 
 impl EmbeddedAgain {
-    pub(super) fn show(&self, health: &Health) {
+    fn show(&self, health: &Health) {
         if self.left_out.is_empty() {
             // Those who were named may be erased by now.
             health.forget_trouble("gallery");
@@ -158,7 +159,7 @@ impl EmbeddedAgain {
             };
             return;
         }
-        let mut named: Vec<_> = self.left_out.values().take(NAMED).cloned().collect();
+        let mut named: Vec<_> = self.left_out.iter().take(NAMED).map(|(_, sentence)| sentence.clone()).collect();
         if self.left_out.len() > NAMED {
             named.push(format!("and {} more", self.left_out.len() - NAMED));
         }
@@ -170,18 +171,9 @@ impl EmbeddedAgain {
     }
 }
 
-fn numbers(pictures: &[Unembedded]) -> BTreeSet<i64> {
-    pictures.iter().map(|picture| picture.person_image_id).collect()
-}
-
 /// Embeds every kept enrolment picture that has no embedding in the space, after a change of recogniser or because it was
 /// damaged, then adds them all at once.
-pub(super) async fn embed_again(
-    guard: &Guard,
-    store: &Store,
-    space: &str,
-    health: &Health,
-) -> anyhow::Result<EmbeddedAgain> {
+async fn embed_again(guard: &Guard, store: &Store, space: &str, health: &Health) -> anyhow::Result<EmbeddedAgain> {
     let missing = store.unembedded(space.into()).await?;
     let mut again = EmbeddedAgain::default();
     if missing.is_empty() {
@@ -189,19 +181,19 @@ pub(super) async fn embed_again(
     }
     tracing::info!("embedding {} enrolled pictures for the model pack {}", missing.len(), guard.pack().id());
     let mut vectors = Vec::new();
-    for (done, picture) in missing.iter().enumerate() {
+    let count = missing.len();
+    for (done, picture) in (1..).zip(missing) {
         let text = format!(
-            "embedding enrolled picture {} of {} anew: model pack or models.flip changed, or what was stored is damaged",
-            done + 1,
-            missing.len()
+            "embedding enrolled picture {done} of {count} anew: model pack or models.flip changed, or what was stored is \
+             damaged"
         );
         health.set("gallery", Condition::Starting, text);
-        match embed_picture(guard, store, picture).await? {
+        match embed_picture(guard, store, &picture).await? {
             Ok(vector) => vectors.push((picture.person_image_id, vector)),
             Err(why) => {
                 tracing::warn!(person_image = picture.person_image_id, "left out of the gallery: {why}");
                 let sentence = format!("{} of {} ({why})", picture.image_name, picture.person);
-                again.left_out.insert(picture.person_image_id, sentence);
+                again.left_out.push((picture, sentence));
             }
         }
     }
@@ -210,8 +202,8 @@ pub(super) async fn embed_again(
     Ok(again)
 }
 
-/// The same for faces somebody said are not who they were taken for.
-async fn embed_counter_examples(guard: &Guard, store: &Store, space: &str) -> anyhow::Result<()> {
+/// The same for faces somebody said are not who they were taken for; answers how many.
+async fn embed_counter_examples(guard: &Guard, store: &Store, space: &str) -> anyhow::Result<usize> {
     let mut vectors = Vec::new();
     for (id, crop) in store.counter_examples_elsewhere(space.into()).await? {
         match embed_crop(guard, crop).await? {
@@ -219,7 +211,11 @@ async fn embed_counter_examples(guard: &Guard, store: &Store, space: &str) -> an
             Err(why) => tracing::warn!(counter_example = id, "not heeded with this model pack: {why}"),
         }
     }
-    if vectors.is_empty() { Ok(()) } else { Ok(store.reembed_counter_examples(space.into(), vectors).await?) }
+    let made = vectors.len();
+    if made > 0 {
+        store.reembed_counter_examples(space.into(), vectors).await?;
+    }
+    Ok(made)
 }
 
 /// The outer error is the engine's, and worth another try; the inner one is the picture's.

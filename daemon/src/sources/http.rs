@@ -95,7 +95,7 @@ pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], example: &str) -> Result<T,
 }
 
 /// Without a byte order mark, which Windows writes and JSON forbids.
-fn without_mark(text: &[u8]) -> &[u8] {
+pub(super) fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text)
 }
 

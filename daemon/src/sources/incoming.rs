@@ -187,7 +187,9 @@ impl Incoming {
         self.bytes += self.piece.len() as u64;
         // Shared with the thread that writes, so that the file is deleted after it was made, whoever hangs up meanwhile.
         let file = Arc::clone(&self.file);
-        let (open, mut piece, mut hash) = (self.open.take(), std::mem::take(&mut self.piece), self.hash.clone());
+        // All of it is lost with an error: nobody goes on then.
+        let (open, mut piece) = (self.open.take(), std::mem::take(&mut self.piece));
+        let mut hash = std::mem::take(&mut self.hash);
         let writing = tokio::task::spawn_blocking(move || {
             let mut open = open.map_or_else(|| spool::create(&file.state_dir, &file.name), Ok)?;
             open.write_all(&piece)?;

@@ -227,6 +227,9 @@ impl Intake {
             // The camera pauses, and says so itself; other pictures are taken.
             self.queue.camera_room(bytes.len() as u64)?;
         }
+        // What cannot be queued is not written in vain: an MQTT message that waits would be spooled, hashed and flushed
+        // again each second.
+        self.room().map_err(|error| self.kept_back(error))?;
         let mut incoming = Incoming::raw(self, source, name, self.max_bytes());
         for piece in bytes.chunks(incoming::PIECE) {
             incoming.push(piece).await?;
@@ -246,7 +249,6 @@ impl Intake {
     }
 
     async fn accept(&self, pictures: Vec<(Spooled, Option<String>)>) -> Result<Vec<Accepted>, IntakeError> {
-        self.check_disk()?;
         let (mut files, mut images) = (Vec::new(), Vec::new());
         for (picture, idempotency_key) in pictures {
             let Spooled { file, source, name, bytes, digest, .. } = picture;

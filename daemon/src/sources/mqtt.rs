@@ -206,7 +206,6 @@ fn paths_in(payload: &[u8]) -> Result<Vec<String>, String> {
         return Err(format!("the message is a picture ({format}), and this topic takes paths; publish it to …/image"));
     }
     let text = utf8(payload)?;
-    let text = text.trim_matches(|c: char| c == '\u{feff}' || c == '\0' || c.is_whitespace());
     if text.is_empty() {
         return Err(format!("the message is empty; {EXPECTED}"));
     }
@@ -245,19 +244,26 @@ fn paths_in(payload: &[u8]) -> Result<Vec<String>, String> {
     entries.iter().map(|entry| path(entry).ok_or_else(no_path)).collect()
 }
 
-/// The message as text.
-pub fn utf8(payload: &[u8]) -> Result<&str, String> {
+/// What there is to say of text in UTF-16; `None`: the message is none.
+pub fn utf16(payload: &[u8]) -> Option<String> {
     // Text of two bytes a letter has a zero in every other one as long as it is of the Latin script.
     let zeros = |odd: usize| payload.iter().skip(odd).step_by(2).take(32).filter(|byte| **byte == 0).count();
     let marked = payload.starts_with(&[0xFF, 0xFE]) || payload.starts_with(&[0xFE, 0xFF]);
     let pairs = payload.len().min(64) / 2;
-    if marked || (pairs >= 4 && (zeros(0) > pairs / 2) != (zeros(1) > pairs / 2)) {
-        return Err("the message is UTF-16 text, as Windows writes it; send it as UTF-8".into());
+    let is_utf16 = marked || (pairs >= 4 && (zeros(0) > pairs / 2) != (zeros(1) > pairs / 2));
+    is_utf16.then(|| "the message is UTF-16 text, as Windows writes it; send it as UTF-8".into())
+}
+
+/// The message as text, without the byte order mark, zero bytes and white space that editors and shells leave about it.
+pub fn utf8(payload: &[u8]) -> Result<&str, String> {
+    if let Some(why) = utf16(payload) {
+        return Err(why);
     }
-    std::str::from_utf8(payload).map_err(|_| match not_a_picture(payload) {
+    let text = std::str::from_utf8(payload).map_err(|_| match not_a_picture(payload) {
         NotAPicture::Known { what, .. } => format!("the message is {what}, and this topic takes text; {EXPECTED}"),
         _ => format!("the message is not text in UTF-8; {EXPECTED}"),
-    })
+    })?;
+    Ok(text.trim_matches(|c: char| c == '\u{feff}' || c == '\0' || c.is_whitespace()))
 }
 
 #[cfg(test)]

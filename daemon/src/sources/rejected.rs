@@ -4,6 +4,7 @@
 //! A file is on disk before its row, and gone before its row is: what a crash leaves is a file without a row, which gets
 //! one again at the next start, or a row without a file, of which the beginning is left.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -46,7 +47,7 @@ impl Rejected {
     }
 
     async fn take_up(&self) -> Result<(), RejectedError> {
-        let known: Vec<_> = self.store.rejected_files().await?.into_iter().filter_map(|(_, file)| file).collect();
+        let known: HashSet<_> = self.store.rejected_files().await?.into_iter().filter_map(|(_, file)| file).collect();
         let mut entries = tokio::fs::read_dir(self.state_dir.join(REJECTED)).await?;
         while let Some(entry) = entries.next_entry().await? {
             let name = entry.file_name().to_string_lossy().into_owned();

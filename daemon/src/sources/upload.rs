@@ -16,6 +16,7 @@ use mime::Mime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use super::http::without_mark;
 use super::incoming::Incoming;
 pub use super::incoming::Spooled;
 use super::{Intake, IntakeError};
@@ -443,8 +444,7 @@ fn content_type(headers: &HeaderMap) -> Option<Mime> {
 }
 
 fn looks_like_json(head: &[u8]) -> bool {
-    let text = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head);
-    matches!(text.trim_ascii_start().first(), Some(b'{' | b'['))
+    matches!(without_mark(head).trim_ascii_start().first(), Some(b'{' | b'['))
 }
 
 /// What a part's file is called; `None`: it says of no file. `filename*` in UTF-8 (RFC 8187) is preferred; what is no UTF-8

@@ -10,12 +10,11 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, params};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::foreign::{self, ForeignError, LeftOut, Taking};
+use super::foreign::{self, ForeignError, LATEST_MS, LeftOut, Taking};
 use super::migrate;
-use super::{Store, StoreError, open_read_only, people};
+use super::{Store, StoreError, open_read_only};
 use crate::domain::{Moment, hex, wall_clock_ms};
 use crate::names;
 
@@ -42,8 +41,7 @@ const ORIGIN: &str = "CREATE TABLE backup (
 ) STRICT";
 
 /// What is in a backup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contents {
     /// People and past.
     Everything,
@@ -137,7 +135,8 @@ impl Store {
                 Contents::Everything => copy_everything(&source, &target)?,
                 _ => copy_people(&source, &target, contents, person)?,
             };
-            let gallery = fingerprint(&copy)?;
+            // Only the gallery's own backup is held against the gallery again.
+            let gallery = if contents == Contents::Gallery { fingerprint(&copy)? } else { None };
             copy.execute_batch(ORIGIN)?;
             copy.execute(
                 "INSERT INTO backup VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -267,8 +266,7 @@ fn fingerprint(connection: &Connection) -> rusqlite::Result<Option<String>> {
         "SELECT hex(uid), '', '' FROM erased ORDER BY uid",
         "SELECT hex(uid), hex(into_uid), '' FROM merged ORDER BY uid",
     ] {
-        // People alone have no tombstones.
-        let Ok(mut statement) = connection.prepare(sql) else { continue };
+        let mut statement = connection.prepare(sql)?;
         sum.update(sql);
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
@@ -323,7 +321,7 @@ fn origin_of(file: &Connection) -> Result<Origin, ForeignError> {
         .find(|known| known.word() == contents)
         .ok_or_else(|| ForeignError::Refused("it does not say what is in it".into()))?;
     let short = |text: String| names::clean(&text).chars().take(100).collect::<String>();
-    let made = Moment::from_ms(created_at_ms.clamp(0, 253_402_300_799_999)).text;
+    let made = Moment::from_ms(created_at_ms.clamp(0, LATEST_MS)).text;
     let text = format!("of {}, made {made} by kithd {}", short(device), short(version));
     Ok(Origin { contents, text, gallery })
 }
@@ -362,7 +360,6 @@ pub(super) fn take_tables(
     for table in tables {
         Taking::of(from, &transaction, table, "TRUE")?.run(&[], &mut left_out)?;
     }
-    people::complete_names(&transaction).map_err(StoreError::from)?;
     foreign::check_pictures(&transaction, &mut left_out)?;
     transaction.commit().map_err(StoreError::from)?;
     migrate::advance(&mut own, migrate::known_schema())?;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::images::store_fact;
 use super::people::person_named;
-use super::{Store, StoreError, Urgency};
+use super::{CANDIDATES, Store, StoreError, Urgency};
 use crate::domain::{ImageId, PersonId, wall_clock_ms};
 
 /// Images in one operation of the writer: others have their turn between two.
@@ -116,8 +116,10 @@ pub(super) fn erase_person(connection: &Connection, person: PersonId) -> rusqlit
     }
     // A face that was named after the fact is found by its nearest candidate, as all others are.
     connection.execute(
-        "UPDATE faces SET candidates = json_array(json_array(?1, 0))
-          WHERE person_id = ?1 AND outcome <> 'unknown' AND candidates ->> '$[0][0]' IS NOT ?1",
+        &format!(
+            "UPDATE faces SET candidates = json_array(json_array(?1, 0))
+              WHERE person_id = ?1 AND outcome <> 'unknown' AND {CANDIDATES} ->> '$[0][0]' IS NOT ?1"
+        ),
         [person],
     )?;
     // Theirs too: they were taken for somebody else, and somebody said so. By its crop as well, since embeddings change
@@ -160,11 +162,11 @@ pub(super) fn person_now(connection: &Connection, person: PersonId) -> rusqlite:
 
 /// Those that name them at all; in results by the person's number, wherever it stands in its object.
 pub(super) fn images_with(connection: &Connection, person: PersonId) -> rusqlite::Result<Vec<ImageId>> {
-    let mut found = connection.prepare(
+    let mut found = connection.prepare(&format!(
         "SELECT image_id FROM outbox WHERE payload LIKE ?1 OR payload LIKE ?2
           UNION SELECT image_id FROM faces
-                 WHERE EXISTS (SELECT 1 FROM json_each(iif(json_valid(faces.candidates), faces.candidates, '[]')) c WHERE c.value ->> 0 = ?3)",
-    )?;
+                 WHERE EXISTS (SELECT 1 FROM json_each({CANDIDATES}) c WHERE c.value ->> 0 = ?3)"
+    ))?;
     let (first, last) = (format!("%\"person_id\":{person},%"), format!("%\"person_id\":{person}}}%"));
     found.query_map(params![first, last, person], |row| row.get(0))?.collect()
 }
@@ -195,9 +197,11 @@ pub(super) fn erase_from_image(connection: &Connection, image: ImageId, person: 
         )?;
     }
     // Their face is the one that was taken for them, or might have been; by its result, or by what was said of it later.
-    let named_later = "SELECT number FROM faces WHERE image_id = ?1 AND outcome <> 'unknown' AND iif(json_valid(candidates), candidates, '[]') ->> '$[0][0]' = ?2";
+    let named_later = format!(
+        "SELECT number FROM faces WHERE image_id = ?1 AND outcome <> 'unknown' AND {CANDIDATES} ->> '$[0][0]' = ?2"
+    );
     let named_later: Vec<i64> = connection
-        .prepare_cached(named_later)?
+        .prepare_cached(&named_later)?
         .query_map(params![image, person], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     theirs.extend(named_later);
@@ -214,9 +218,11 @@ pub(super) fn erase_from_image(connection: &Connection, image: ImageId, person: 
         )?;
     }
     connection.execute(
-        "UPDATE faces SET candidates = (SELECT json_group_array(json(c.value)) FROM json_each(iif(json_valid(faces.candidates), faces.candidates, '[]')) c
-                                         WHERE c.value ->> 0 <> ?2)
-          WHERE image_id = ?1",
+        &format!(
+            "UPDATE faces SET candidates = (SELECT json_group_array(json(c.value)) FROM json_each({CANDIDATES}) c
+                                             WHERE c.value ->> 0 <> ?2)
+              WHERE image_id = ?1"
+        ),
         params![image, person],
     )?;
     if theirs.is_empty() {

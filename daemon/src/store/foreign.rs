@@ -11,10 +11,9 @@ use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Statement, ToSql};
-use sha2::{Digest, Sha256};
 
 use super::{StoreError, blob_to_vector, migrate};
-use crate::domain::hex;
+use crate::domain::{hex, sha256};
 use crate::names;
 
 /// Longest value SQLite reads of such a file: more than any picture has.
@@ -29,7 +28,7 @@ const LOOK: i32 = 20_000;
 /// Highest row number: far from where SQLite runs out of them.
 const HIGHEST_ID: i64 = 1 << 53;
 /// The end of the year 9999, in milliseconds.
-const LATEST_MS: i64 = 253_402_300_799_999;
+pub(super) const LATEST_MS: i64 = 253_402_300_799_999;
 /// Longest text, but for results and names.
 const LONGEST_TEXT: usize = 64 << 10;
 const LONGEST_RESULT: usize = 4 << 20;
@@ -419,7 +418,7 @@ pub(super) fn check_pictures(own: &Connection, left_out: &mut LeftOut) -> Result
     while let Some(row) = rows.next()? {
         let (sum, bytes): (String, _) = (row.get(1)?, row.get_ref(3)?);
         let bytes = bytes.as_blob().unwrap_or_default();
-        if hex(&Sha256::digest(bytes)) != sum {
+        if sha256(bytes) != sum {
             wrong.insert(row.get::<_, i64>(0)?, row.get::<_, String>(2)?);
         }
     }

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::rejected::rejected_counts;
 use super::strangers::StrangerId;
-use super::{Store, StoreError, readable, text, text_if_any};
+use super::{CANDIDATES, Store, StoreError, readable, text, text_if_any};
 use crate::domain::{ImageId, NamedCandidate, Outcome, PersonId, Timings};
 
 /// How many images are in each state, and what else the operator counts.
@@ -310,10 +310,10 @@ fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<Image
                 (SELECT stranger_id FROM stranger_faces m WHERE m.image_id = f.image_id AND m.number = f.number)
            FROM faces f LEFT JOIN person p ON p.id = f.person_id WHERE f.image_id = ?1 ORDER BY f.number",
     )?;
-    let mut candidates = connection.prepare_cached(
-        "SELECT p.id, p.name, c.value ->> 1 FROM faces f, json_each(iif(json_valid(f.candidates), f.candidates, '[]')) c JOIN person p ON p.id = c.value ->> 0
-          WHERE f.image_id = ?1 AND f.number = ?2 ORDER BY c.key",
-    )?;
+    let mut candidates = connection.prepare_cached(&format!(
+        "SELECT p.id, p.name, c.value ->> 1 FROM faces, json_each({CANDIDATES}) c JOIN person p ON p.id = c.value ->> 0
+          WHERE faces.image_id = ?1 AND faces.number = ?2 ORDER BY c.key"
+    ))?;
     let mut rows = faces.query([id])?;
     while let Some(row) = rows.next()? {
         let (number, bounds): (u32, String) = (row.get(0)?, text(row, 1)?);

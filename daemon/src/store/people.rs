@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::images::store_fact;
-use super::{Store, StoreError, Urgency, blob_to_vector, readable, text, vector_to_blob};
+use super::{CANDIDATES, Store, StoreError, Urgency, blob_to_vector, readable, text, vector_to_blob};
 use crate::domain::{ImageId, PersonId, wall_clock_ms};
 use crate::names;
 
@@ -87,7 +87,7 @@ pub struct PersonPicture {
 }
 
 /// An enrolled picture that lacks an embedding in the active space.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Unembedded {
     /// The picture's row.
     pub person_image_id: i64,
@@ -398,10 +398,10 @@ impl Store {
             self.write(Urgency::Now, |_| Ok(())).await?;
             let images: Vec<ImageId> = self
                 .read(move |connection| {
-                    let mut found = connection.prepare(
+                    let mut found = connection.prepare(&format!(
                         "SELECT DISTINCT image_id FROM faces
-                          WHERE EXISTS (SELECT 1 FROM json_each(iif(json_valid(faces.candidates), faces.candidates, '[]')) c WHERE c.value ->> 0 = ?1)",
-                    )?;
+                          WHERE EXISTS (SELECT 1 FROM json_each({CANDIDATES}) c WHERE c.value ->> 0 = ?1)"
+                    ))?;
                     found.query_map([id], |row| row.get(0))?.collect()
                 })
                 .await?;

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::backup::{Contents, GALLERY, PAST, blocking, copy_rows, copy_rows_or};
 use super::foreign::LeftOut;
-use super::{Store, StoreError, Urgency, erase, folders, open_read_only, people};
+use super::{CANDIDATES, Store, StoreError, Urgency, erase, folders, open_read_only, people};
 use crate::domain::PersonId;
 use crate::names;
 
@@ -124,16 +124,15 @@ pub fn amounts(connection: &Connection) -> rusqlite::Result<Amounts> {
 fn replace(here: &Connection, clean: &Connection, contents: Contents) -> rusqlite::Result<Replaced> {
     let everything = contents == Contents::Everything;
     let mut before = amounts(here)?;
+    before.images = 0;
     if everything {
-        here.execute(
+        let gone = here.execute(
             "DELETE FROM images WHERE state IN ('processed', 'failed')
                 AND id NOT IN (SELECT image_id FROM outbox JOIN unsent ON unsent.id = outbox.id)",
             [],
         )?;
+        before.images = gone as u64;
         here.execute("DELETE FROM strangers", [])?;
-        before.images -= amounts(here)?.images;
-    } else {
-        before.images = 0;
     }
     // What is being recognised was compared with people who are not here any more: it is done again.
     here.execute("UPDATE images SET state = 'pending' WHERE state = 'processing'", [])?;
@@ -223,10 +222,12 @@ fn replace_people(here: &Connection, clean: &Connection) -> rusqlite::Result<()>
     let gone: Vec<PersonId> = people(here)?.iter().filter(|person| !same(*person)).map(|(id, _)| *id).collect();
     if !gone.is_empty() {
         here.execute(
-            "UPDATE faces SET candidates = (SELECT json_group_array(json(c.value)) FROM json_each(faces.candidates) c
-                                             WHERE c.value ->> 0 NOT IN (SELECT value FROM json_each(?1)))
-              WHERE EXISTS (SELECT 1 FROM json_each(faces.candidates) c
-                             WHERE c.value ->> 0 IN (SELECT value FROM json_each(?1)))",
+            &format!(
+                "UPDATE faces SET candidates = (SELECT json_group_array(json(c.value)) FROM json_each({CANDIDATES}) c
+                                                 WHERE c.value ->> 0 NOT IN (SELECT value FROM json_each(?1)))
+                  WHERE EXISTS (SELECT 1 FROM json_each({CANDIDATES}) c
+                                 WHERE c.value ->> 0 IN (SELECT value FROM json_each(?1)))"
+            ),
             [serde_json::json!(gone).to_string()],
         )?;
     }

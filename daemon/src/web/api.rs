@@ -20,7 +20,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::breaker::{self, Engines};
-use super::{VERSION, Web, rejected, with_etag};
+use super::{VERSION, Web, cut, rejected, with_etag};
 use crate::board::BoardReport;
 use crate::desk::{Calibration, PictureRemark};
 use crate::disk::DiskReport;
@@ -167,17 +167,26 @@ pub fn jpeg_number(file: &str) -> Option<i64> {
     (digits == format!("{number}")).then_some(number)
 }
 
-/// Which page of those enrolled, or of somebody's pictures.
+/// Which page of a list.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default, deny_unknown_fields)]
-pub struct PeopleQuery {
+pub struct PageQuery {
     /// So many, 50 unless told.
     #[param(minimum = 1, maximum = 500)]
     limit: Option<u32>,
     /// `next_cursor` of the page before.
     #[param(minimum = 1)]
     cursor: Option<i64>,
+}
+
+impl PageQuery {
+    /// How many are asked for, and behind which one.
+    pub fn read(self) -> Result<(usize, Option<i64>), Problem> {
+        let limit = limit(self.limit)?;
+        let cursor = self.cursor.map(|cursor| number(cursor, "cursor")).transpose()?;
+        Ok((limit, cursor))
+    }
 }
 
 /// A page of those enrolled.
@@ -190,16 +199,12 @@ pub struct People {
 }
 
 /// Everybody enrolled, in the order they were.
-#[utoipa::path(get, path = "/v1/people", tag = "people", params(PeopleQuery),
+#[utoipa::path(get, path = "/v1/people", tag = "people", params(PageQuery),
     responses((status = 200, body = People), Problem))]
-async fn people(State(web): State<Web>, query: Asked<PeopleQuery>) -> Result<Json<People>, Problem> {
-    let Asked(query) = query;
-    let limit = limit(query.limit)?;
-    let cursor = query.cursor.map(|cursor| number(cursor, "cursor")).transpose()?;
+async fn people(State(web): State<Web>, query: Asked<PageQuery>) -> Result<Json<People>, Problem> {
+    let (limit, cursor) = query.0.read()?;
     let mut people = web.store.people_after(cursor, limit + 1).await?;
-    let more = people.len() > limit;
-    people.truncate(limit);
-    let next_cursor = people.last().filter(|_| more).map(|last| last.id);
+    let next_cursor = cut(&mut people, limit).map(|last| last.id);
     Ok(Json(People { people, next_cursor }))
 }
 
@@ -226,12 +231,10 @@ pub struct EnrolledPicture {
 }
 
 /// One person and the pictures they were enrolled from, with remarks on each.
-#[utoipa::path(get, path = "/v1/people/{id}", tag = "people", params(("id" = i64, Path, minimum = 1), PeopleQuery),
+#[utoipa::path(get, path = "/v1/people/{id}", tag = "people", params(("id" = i64, Path, minimum = 1), PageQuery),
     responses((status = 200, body = PersonDetail), Problem))]
-async fn person(State(web): State<Web>, Id(id): Id, query: Asked<PeopleQuery>) -> Result<Json<PersonDetail>, Problem> {
-    let Asked(query) = query;
-    let limit = limit(query.limit)?;
-    let cursor = query.cursor.map(|cursor| number(cursor, "cursor")).transpose()?;
+async fn person(State(web): State<Web>, Id(id): Id, query: Asked<PageQuery>) -> Result<Json<PersonDetail>, Problem> {
+    let (limit, cursor) = query.0.read()?;
     let person = web.store.person(id).await?;
     let person = person.ok_or_else(|| Problem::not_found(format!("There is no person {id}.")))?;
     let mut remarks: HashMap<i64, Vec<PictureRemark>> = HashMap::new();
@@ -239,9 +242,7 @@ async fn person(State(web): State<Web>, Id(id): Id, query: Asked<PeopleQuery>) -
         remarks.entry(picture).or_default().push(remark);
     }
     let mut pictures = web.store.person_pictures(id, cursor, limit + 1).await?;
-    let more = pictures.len() > limit;
-    pictures.truncate(limit);
-    let next_cursor = pictures.last().filter(|_| more).map(|last| last.id);
+    let next_cursor = cut(&mut pictures, limit).map(|last| last.id);
     let images = pictures.into_iter().map(|picture| {
         let remarks = remarks.remove(&picture.id).unwrap_or_default();
         EnrolledPicture { picture, remarks }
@@ -297,14 +298,12 @@ async fn strangers(State(web): State<Web>, query: Asked<StrangerQuery>) -> Resul
     let Asked(query) = query;
     let limit = limit(query.limit)?;
     let cursor = query.cursor.map(|text| {
-        let parsed = text.split_once('-').and_then(|(seen, id)| Some((digits(seen)?, digits(id)?)));
+        let parsed = text.split_once('-').and_then(|(image, id)| Some((digits(image)?, digits(id)?)));
         parsed.ok_or_else(|| Problem::bad_request("\"cursor\" is what \"next_cursor\" said."))
     });
     let mut strangers =
         web.store.stranger_groups(query.ignored.unwrap_or(false), cursor.transpose()?, limit + 1).await?;
-    let more = strangers.len() > limit;
-    strangers.truncate(limit);
-    let next_cursor = strangers.last().filter(|_| more).map(|last| format!("{}-{}", last.last_image, last.id));
+    let next_cursor = cut(&mut strangers, limit).map(|last| format!("{}-{}", last.last_image, last.id));
     Ok(Json(StrangerPage { strangers, next_cursor }))
 }
 
@@ -417,13 +416,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 }
 
 /// A number of ours in a query.
-pub fn number(number: i64, name: &str) -> Result<i64, Problem> {
+fn number(number: i64, name: &str) -> Result<i64, Problem> {
     let refused = || Problem::bad_request(format!("\"{name}\" is a whole number from 1, not {number}."));
     (number > 0).then_some(number).ok_or_else(refused)
 }
 
 /// How many of a list are asked for.
-pub fn limit(limit: Option<u32>) -> Result<usize, Problem> {
+fn limit(limit: Option<u32>) -> Result<usize, Problem> {
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
     let refused = || Problem::bad_request(format!("\"limit\" is a whole number from 1 to {MOST}, not {limit}."));
     (1..=MOST).contains(&limit).then_some(limit as usize).ok_or_else(refused)

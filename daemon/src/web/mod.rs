@@ -242,6 +242,13 @@ fn with_etag(headers: &HeaderMap, kind: &'static str, bytes: impl Into<Bytes>) -
     ([(header::ETAG, etag), (header::CONTENT_TYPE, kind.into())], bytes).into_response()
 }
 
+/// Cuts a list of which one more than `limit` was asked for; the last that stays, where more follow.
+fn cut<T>(rows: &mut Vec<T>, limit: usize) -> Option<&T> {
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    rows.last().filter(|_| more)
+}
+
 /// Short name of a content: its sha256's first 16 hex digits.
 fn fingerprint(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect()

@@ -3,26 +3,13 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::Web;
-use super::api::{Asked, Id, limit, number};
+use super::api::{Asked, Id, PageQuery};
+use super::{Web, cut};
 use crate::problem::Problem;
 use crate::store::RejectedMessage;
-
-/// Which page of the messages.
-#[derive(Debug, Default, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(default, deny_unknown_fields)]
-pub struct RejectedQuery {
-    /// So many, 50 unless told.
-    #[param(minimum = 1, maximum = 500)]
-    limit: Option<u32>,
-    /// `next_cursor` of the page before.
-    #[param(minimum = 1)]
-    cursor: Option<i64>,
-}
 
 /// A page of refused messages.
 #[derive(Serialize, ToSchema)]
@@ -34,14 +21,12 @@ pub struct RejectedPage {
 }
 
 /// MQTT messages that were refused and are kept, newest first.
-#[utoipa::path(get, path = "/v1/rejected", tag = "messages", params(RejectedQuery),
+#[utoipa::path(get, path = "/v1/rejected", tag = "messages", params(PageQuery),
     responses((status = 200, body = RejectedPage), Problem))]
-pub async fn messages(State(web): State<Web>, query: Asked<RejectedQuery>) -> Result<Json<RejectedPage>, Problem> {
-    let Asked(query) = query;
-    let limit = limit(query.limit)?;
-    let cursor = query.cursor.map(|cursor| number(cursor, "cursor")).transpose()?;
-    let messages = web.store.rejected_messages(cursor, limit).await?;
-    let next_cursor = messages.last().filter(|_| messages.len() == limit).map(|message| message.id);
+pub async fn messages(State(web): State<Web>, query: Asked<PageQuery>) -> Result<Json<RejectedPage>, Problem> {
+    let (limit, cursor) = query.0.read()?;
+    let mut messages = web.store.rejected_messages(cursor, limit + 1).await?;
+    let next_cursor = cut(&mut messages, limit).map(|last| last.id);
     Ok(Json(RejectedPage { messages, next_cursor }))
 }
 

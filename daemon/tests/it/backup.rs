@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
-use crate::support::{Board, part_is_ok, photo, text, wait_for};
+use crate::support::{Board, part_is_ok, photo, sealed, sha256, text, wait_for};
 
 fn state(board: &Board, name: &str) -> PathBuf {
     board.folder.path().join("state").join(name)
@@ -346,11 +345,9 @@ fn a_backup_whose_schema_is_not_ours_is_refused_by_name() {
     assert!(names(&other).is_empty());
 }
 
-/// An embedding as kithd stores it, its checksum at its end, as SQL.
-fn sealed(vector: &[f32]) -> String {
-    let bytes: Vec<u8> = vector.iter().flat_map(|value| value.to_le_bytes()).collect();
-    let sum = Sha256::digest(&bytes);
-    let hex: String = bytes.iter().chain(&sum[..4]).map(|byte| format!("{byte:02x}")).collect();
+/// An embedding as kithd stores it, as SQL.
+fn embedding(vector: &[f32]) -> String {
+    let hex: String = sealed(vector).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("x'{hex}'")
 }
 
@@ -370,9 +367,9 @@ fn rows_that_make_no_sense_stay_out_by_name() {
         (vectors("zeroblob(length(vector))"), "person_embeddings 2: its vector is damaged", &[]),
         (vectors("substr(vector, 2)"), "person_embeddings 2: its vector is damaged", &[]),
         (vectors("x''"), "person_embeddings 2: its vector is damaged: its 0 bytes", &[]),
-        (vectors(&sealed(&[1.0])), "person_embeddings 2: its vector is no embedding: it has 1 numbers", &[]),
-        (vectors(&sealed(&[f32::NAN; 128])), "its vector is no embedding: not all of it are numbers", &[]),
-        (vectors(&sealed(&[0.0; 128])), "person_embeddings 2: its vector is no embedding: it is zero", &[]),
+        (vectors(&embedding(&[1.0])), "person_embeddings 2: its vector is no embedding: it has 1 numbers", &[]),
+        (vectors(&embedding(&[f32::NAN; 128])), "its vector is no embedding: not all of it are numbers", &[]),
+        (vectors(&embedding(&[0.0; 128])), "person_embeddings 2: its vector is no embedding: it is zero", &[]),
         (
             "UPDATE person SET id = -2 WHERE id = 2; UPDATE person_images SET person_id = -2 WHERE person_id = 2"
                 .into(),
@@ -885,15 +882,11 @@ fn pictures_of_an_older_state_folder_are_taken_over() {
     old.pragma_update(None, "user_version", 8).unwrap();
     let precious = board.folder.path().join("precious");
     std::fs::write(&precious, "precious").unwrap();
-    let sum = |bytes: &[u8]| {
-        use sha2::Digest;
-        sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-    };
     let picture = std::fs::read(photo("obama_1.jpg")).unwrap();
-    let whole = sum(&picture);
+    let whole = sha256(&picture);
     std::fs::write(people.join(&whole), &picture).unwrap();
     // Others: bytes that changed, a link, a name that leads elsewhere, a pipe, and a file of nobody.
-    let (changed, linked, pipe) = ("1".repeat(64), sum(b"precious"), "2".repeat(64));
+    let (changed, linked, pipe) = ("1".repeat(64), sha256(b"precious"), "2".repeat(64));
     std::fs::write(people.join(&changed), "changed").unwrap();
     std::os::unix::fs::symlink(&precious, people.join(&linked)).unwrap();
     assert!(std::process::Command::new("mkfifo").arg(people.join(&pipe)).status().unwrap().success());

@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
-use sha2::{Digest, Sha256};
 
-use crate::support::{Board, full, part_is_ok, photo, text, wait_for};
+use crate::support::{Board, full, part_is_ok, photo, sealed, sha256, text, wait_for};
 
 const PEOPLE: usize = 50;
 const PICTURES: usize = 30;
@@ -37,12 +36,10 @@ fn add_people(database: &Path, random: &mut fastrand::Rng) {
     for n in KNOWN.len()..PEOPLE {
         let numbers: Vec<f32> = (0..(bytes - 4) / 4).map(|_| random.f32() - 0.5).collect();
         let norm = numbers.iter().map(|number| number * number).sum::<f32>().sqrt();
-        let mut vector: Vec<u8> = numbers.iter().flat_map(|number| (number / norm).to_le_bytes()).collect();
-        let seal = Sha256::digest(&vector);
-        vector.extend(&seal[..4]);
+        let vector = sealed(&numbers.iter().map(|number| number / norm).collect::<Vec<_>>());
         let mut picture = small_picture();
         picture.push(n as u8);
-        let sum: String = Sha256::digest(&picture).iter().map(|byte| format!("{byte:02x}")).collect();
+        let sum = sha256(&picture);
         let name = format!("Person {n:02}");
         connection
             .execute("INSERT INTO person (name, created_at_ms, uid) VALUES (?1, 1, randomblob(16))", [&name])

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::broker::Mosquitto;
-use crate::support::{Board, ask, part_is_ok, photo, publish, publish_with, text, wait_for};
+use crate::support::{Board, ask, part_is_ok, photo, publish, publish_with, sha256, text, wait_for};
 
 const PICTURES: &str = "kithd/board/image";
 const PATHS: &str = "kithd/board/image/post";
@@ -103,11 +103,6 @@ fn a_refused_picture_becomes_an_image_once_nothing_is_against_it() {
     assert!(rejected(&board, 1)[0]["reason"].as_str().unwrap().contains("mqtt.picture_topics"));
 }
 
-fn sha256(bytes: &[u8]) -> String {
-    use sha2::Digest;
-    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[test]
 fn the_oldest_refused_messages_are_dropped_and_counted() {
     let broker = Mosquitto::running();
@@ -122,6 +117,10 @@ fn the_oldest_refused_messages_are_dropped_and_counted() {
         let kept = board.get("/v1/rejected")["messages"].to_string();
         (kept.contains("no picture 4") && kept.contains("no picture 3") && !kept.contains("no picture 2")).then_some(())
     });
+    assert_eq!(board.get("/v1/rejected?limit=2")["next_cursor"], Value::Null, "both are on the first page");
+    let first = board.get("/v1/rejected?limit=1");
+    let behind = board.get(&format!("/v1/rejected?limit=1&cursor={}", first["next_cursor"]));
+    assert!(behind["messages"][0]["id"].as_i64() < first["messages"][0]["id"].as_i64(), "{first} {behind}");
     let counts = &board.get("/v1/status")["counts"];
     assert_eq!((&counts["rejected_messages"], &counts["rejected_dropped"]), (&json!(2), &json!(3)), "{counts}");
     let metrics = board.get_text("/metrics");

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -316,6 +317,19 @@ impl Drop for Board {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// As kithd writes it.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// An embedding as the database holds it: little-endian float32, and the first four bytes of their sha256.
+pub fn sealed(vector: &[f32]) -> Vec<u8> {
+    let mut bytes: Vec<u8> = vector.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let seal = Sha256::digest(&bytes);
+    bytes.extend(&seal[..4]);
+    bytes
 }
 
 /// Everything a command printed.

@@ -73,7 +73,7 @@ fn hostile_bytes_never_panic_and_never_pass_the_limits() {
             }
             let begun = std::time::Instant::now();
             match look(&bytes, &limits, |_, _| 1 << (variant % 3)) {
-                Ok(mut sight) => {
+                Ok(sight) => {
                     let pixels = sight.picture.width * sight.picture.height;
                     assert!(pixels > 0 && pixels <= 1 << 18);
                     assert_eq!(sight.picture.pixels.len(), pixels * 3);

@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 
 use crate::domain::{FileKey, Stamp};
 use crate::files::left_out::{self, LeftOut, Named, Why};
-use crate::files::{entries, numbers_last, open_beneath, standing_of};
+use crate::files::{entries, numbers_last, open_beneath, standing_of, stat_beneath};
 
 /// Where files go that are done with, below the watched folder.
 pub const DONE: &str = "done";
@@ -102,6 +102,8 @@ pub struct Scanner {
     settling: HashMap<PathBuf, Settling>,
     /// Files without an ending that are no pictures.
     no_pictures: HashMap<PathBuf, (Stamp, Why)>,
+    /// A folder was listed anew, is gone or cannot be read, since it was last asked whether those are still there.
+    relisted: bool,
 }
 
 /// A folder as it was when last listed.
@@ -157,6 +159,7 @@ impl Scanner {
             vanished: HashSet::new(),
             settling: HashMap::new(),
             no_pictures: HashMap::new(),
+            relisted: false,
         }
     }
 
@@ -178,11 +181,15 @@ impl Scanner {
                 Err(error) if folder.as_os_str().is_empty() => return Err(io::Error::from(error).to_string()),
                 // It was deleted, or a file or a link stands in its place.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                    self.relisted = true;
                     self.unreadable.remove(&folder);
                     self.vanished.extend(self.folders.remove(&folder).into_iter().flat_map(|listed| listed.keys));
                 }
                 // What was taken from it is not forgotten.
-                Err(error) => _ = self.unreadable.insert(folder, io::Error::from(error).to_string()),
+                Err(error) => {
+                    self.relisted = true;
+                    self.unreadable.insert(folder, io::Error::from(error).to_string());
+                }
             }
         }
         if full {
@@ -294,14 +301,14 @@ impl Scanner {
         now: Instant,
     ) -> Result<Vec<PathBuf>, Errno> {
         // Opened, not only asked: on NFS that is what makes the client ask the server.
-        let opened = open_beneath(root, folder, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let stat = rustix::fs::fstat(&opened)?;
+        let (opened, stat) = stat_beneath(root, folder, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mtime = (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or_default());
         let before = self.folders.get(folder);
         let same = before.is_some_and(|before| before.mtime == mtime);
         if same && !full && before.is_some_and(|before| before.twice) {
             return Ok(Vec::new());
         }
+        self.relisted = true;
         // Every file below a folder whose name cannot be queued.
         let odd = folder
             .to_str()
@@ -395,7 +402,9 @@ impl Scanner {
         let (settle, lasting) = (self.rules.settle, numbers_last(root));
         let by_ending = self.rules.include.is_none();
         let (no_pictures, mut opened) = (&mut self.no_pictures, 0);
-        no_pictures.retain(|below, _| stat_beneath(root, below, OFlags::PATH).is_ok());
+        if std::mem::take(&mut self.relisted) {
+            no_pictures.retain(|below, _| stat_beneath(root, below, OFlags::PATH).is_ok());
+        }
         self.settling.retain(|below, waiting| {
             let Ok((_, stat)) = stat_beneath(root, below, OFlags::PATH) else { return false };
             let mut standing = standing_of(&stat, lasting);
@@ -439,12 +448,6 @@ pub fn key_of(below: &Path) -> FileKey {
     let mut key = [0; 16];
     key.copy_from_slice(&digest[..16]);
     key
-}
-
-fn stat_beneath(root: &OwnedFd, below: &Path, flags: OFlags) -> Result<(OwnedFd, Stat), Errno> {
-    let file = open_beneath(root, below, flags)?;
-    let stat = rustix::fs::fstat(&file)?;
-    Ok((file, stat))
 }
 
 fn is_put_away(below: &Path) -> bool {

@@ -30,10 +30,8 @@ impl Hosts {
                     || is_here(address)
             }
             Err(_) => {
-                self.0.contains(&name) || {
-                    let searched = std::fs::read_to_string(SEARCHED).unwrap_or_default();
-                    is_own_name(&name, &super::hostname(), &searched)
-                }
+                let searched = || std::fs::read_to_string(SEARCHED).unwrap_or_default();
+                self.0.contains(&name) || is_own_name(&name, &super::hostname(), searched)
             }
         }
     }
@@ -73,7 +71,8 @@ fn is_here(address: IpAddr) -> bool {
     somebody && UdpSocket::bind((address, 0)).is_ok()
 }
 
-fn is_own_name(name: &str, hostname: &str, searched: &str) -> bool {
+/// Where `searched` is what says which domains are searched; asked only about the host name with more behind it.
+fn is_own_name(name: &str, hostname: &str, searched: impl FnOnce() -> String) -> bool {
     let own = own_names(hostname);
     if own.iter().any(|own| own == name) {
         return true;
@@ -88,12 +87,13 @@ fn is_own_name(name: &str, hostname: &str, searched: &str) -> bool {
     {
         return true;
     }
+    let Some(domain) = rest.strip_prefix('.') else { return false };
+    let searched = searched();
     let domains = searched.lines().flat_map(|line| {
         let mut words = line.split_whitespace();
         let wanted = matches!(words.next(), Some("search" | "domain"));
         words.filter(move |_| wanted)
     });
-    let Some(domain) = rest.strip_prefix('.') else { return false };
     domains.map(plain).any(|searched| !searched.is_empty() && searched == domain)
 }
 
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn names_are_the_boards_own_as_its_network_has_them() {
         let searched = "nameserver 192.168.1.1\nsearch fritz.box corp.example\n#search evil.example\ndomain home.arpa\noptions edns0";
-        let own = |name: &str| is_own_name(name, "Gate", searched);
+        let own = |name: &str| is_own_name(name, "Gate", || searched.to_string());
         for name in [
             "gate",
             "gate.local",
@@ -198,7 +198,8 @@ mod tests {
         ] {
             assert!(!own(name), "{name}");
         }
-        assert!(is_own_name("gate.lan", "gate.lan", "") && !is_own_name("gate.box", "gate.lan", "search .\n"));
-        assert!(!is_own_name("-2.local", "", "search local"));
+        assert!(is_own_name("gate.lan", "gate.lan", String::new));
+        assert!(!is_own_name("gate.box", "gate.lan", || "search .\n".to_string()));
+        assert!(!is_own_name("-2.local", "", || "search local".to_string()));
     }
 }

@@ -13,7 +13,7 @@ use crate::desk::PictureRemark;
 use crate::domain::{ImageId, PersonId};
 use crate::problem::Problem;
 use crate::store::{PersonPicture, PersonRow};
-use crate::web::{Web, wording};
+use crate::web::{Web, cut, wording};
 
 const PER_PAGE: usize = 60;
 /// Of one person on a page.
@@ -92,9 +92,7 @@ pub async fn list(State(web): State<Web>, visit: Visit, asked: Result<Query<Aske
     let first = after.is_none();
     let frame = frame(&web, visit, "people");
     let mut people = web.store.people_named(&asked.name, after, PER_PAGE + 1).await?;
-    let more = people.len() > PER_PAGE;
-    people.truncate(PER_PAGE);
-    let later = people.last().filter(|_| more).map(|last| format!("{}-{}", last.id, last.name));
+    let later = cut(&mut people, PER_PAGE).map(|last| format!("{}-{}", last.id, last.name));
     let page = PeoplePage {
         people: people.into_iter().map(|row| Person::new(row, &frame)).collect(),
         name: asked.name,
@@ -128,9 +126,7 @@ pub async fn one(
     };
     let frame = frame(&web, visit, "people");
     let mut pictures = web.store.person_pictures(id, after, PICTURES + 1).await?;
-    let more = pictures.len() > PICTURES;
-    pictures.truncate(PICTURES);
-    let later = pictures.last().filter(|_| more).map(|last| last.id);
+    let later = cut(&mut pictures, PICTURES).map(|last| last.id);
     let judged = (web.gallery)().is_some();
     let remarks = web.remarks(id).await;
     let mut others = match frame.visit.csrf {

@@ -11,7 +11,7 @@ use crate::domain::PersonId;
 use crate::health::Condition;
 use crate::problem::Problem;
 use crate::store::{StrangerFace, StrangerRow};
-use crate::web::{Web, wording};
+use crate::web::{Web, cut, wording};
 
 const PER_PAGE: usize = 48;
 const FACES: usize = 96;
@@ -51,7 +51,7 @@ struct Stranger {
 #[serde(default)]
 pub struct Asked {
     ignored: Option<String>,
-    /// Last seen and number of a group, as "1795418465000-12"; of one group's faces, an image.
+    /// Last image and number of a group, as "4711-12"; of one group's faces, an image.
     before: String,
 }
 
@@ -66,18 +66,16 @@ pub async fn list(State(web): State<Web>, visit: Visit, asked: Result<Query<Aske
     let before = match asked.before.as_str() {
         "" => None,
         text => {
-            let (seen, id) = text.rsplit_once('-').unwrap_or_default();
-            let place = seen.parse().ok().zip(id.parse().ok());
+            let (image, id) = text.rsplit_once('-').unwrap_or_default();
+            let place = image.parse().ok().zip(id.parse().ok());
             Some(place.ok_or_else(|| Problem::bad_request("\"before\" is taken from the link to the older ones."))?)
         }
     };
     let ignored = asked.ignored.is_some();
     let frame = frame(&web, visit, "strangers");
     let mut rows = web.store.stranger_groups(ignored, before, PER_PAGE + 1).await?;
-    let more = rows.len() > PER_PAGE;
-    rows.truncate(PER_PAGE);
     let page = StrangersPage {
-        older: rows.last().filter(|_| more).map(|row| format!("{}-{}", row.last_image, row.id)),
+        older: cut(&mut rows, PER_PAGE).map(|row| format!("{}-{}", row.last_image, row.id)),
         strangers: rows.into_iter().map(|row| Stranger::new(row, &frame)).collect(),
         ignored,
         first: before.is_none(),
@@ -113,11 +111,9 @@ pub async fn one(
     };
     let frame = frame(&web, visit, "strangers");
     let mut faces = web.store.stranger_faces(id, before, FACES + 1).await?;
-    let more = faces.len() > FACES;
-    faces.truncate(FACES);
     let page = StrangerPage {
         stranger: Stranger::new(stranger, &frame),
-        older: faces.last().filter(|_| more).map(|face| face.image_id),
+        older: cut(&mut faces, FACES).map(|last| last.image_id),
         faces: faces.into_iter().map(|face| (face, frame.ago(face.accepted_at_ms))).collect(),
         people: names(&web, &frame).await?,
         frame,
