@@ -87,7 +87,7 @@ echo board >"$root/etc/hostname"
 printf '127.0.0.1 localhost\n127.0.1.1 board\n' >"$root/etc/hosts"
 echo '# The initramfs mounts the root.' >"$root/etc/fstab"
 tr -d - </proc/sys/kernel/random/uuid >"$root/etc/machine-id"
-# Password-less broker for the whole board, saved as the README asks for.
+# Password-less broker for the whole board, saved as docs/install.md asks for.
 printf '%s\n' 'listener 1883 0.0.0.0' 'allow_anonymous true' 'autosave_interval 1' 'set_tcp_nodelay true' \
   'max_queued_messages 0' >"$root/etc/mosquitto/conf.d/board.conf"
 systemctl --root="$root" --quiet enable mosquitto ssh

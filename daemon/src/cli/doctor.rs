@@ -485,7 +485,7 @@ fn clock(found: &mut Findings) {
         found.ok("clock", format!("synchronised: {text}"));
     } else {
         let advice =
-            "nothing is removed by age before it is: sudo timedatectl set-ntp true; with chrony see the README";
+            "nothing is removed by age before it is: sudo timedatectl set-ntp true; with chrony see docs/operations.md";
         found.warning("clock", format!("{text}, not known to be synchronised"), advice);
     }
 }

@@ -15,6 +15,7 @@ mod commands; // by MQTT, and their answers
 mod crash; // SIGTERM and kill -9 at any time
 mod damage; // spoilt rows cost themselves only, and bits that turn in the database
 mod disk; // a file system that is really full, and one that is nearly
+mod docs; // the front page and docs/: short, linked, their commands run
 mod doctor; // finds what is wrong, and says what to do
 mod edge; // listeners, proxies, frames, names, readers that go away, a generated client
 mod events; // about people, and Home Assistant

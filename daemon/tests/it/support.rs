@@ -51,6 +51,17 @@ pub fn with_own_mounts(test: &str) -> bool {
     unshared(test, if root { &["--mount"] } else { &["--map-root-user", "--mount"] })
 }
 
+/// The same with a network of its own as well, of which only loopback is there: every port is free.
+pub fn with_own_network(test: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    let own = ["--mount", "--net", "--map-root-user"];
+    let inside = unshared(test, if root { &own[..2] } else { &own });
+    if inside {
+        assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+    }
+    inside
+}
+
 /// The same as a user to whom permissions apply, root or not.
 pub fn as_plain_user(test: &str) -> bool {
     unshared(test, &["--user", "--map-user=1234"])
