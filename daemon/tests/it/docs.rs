@@ -272,10 +272,10 @@ fn commands_of_the_docs_run_as_written() {
         let mut board = Board::with_broker(1883);
         board.set("http.listen", "127.0.0.1:8000");
         board.set("device", "gate");
-        board.set("mqtt.commands", "[\"breaker\"]");
         board.unset("intake.roots");
         board.start();
         part_is_ok(&board, "mqtt");
+        part_is_ok(&board, "engine");
         let desk = Desk::new(&board);
         for (from, to) in [("obama_1.jpg", "a.jpg"), ("noface.jpg", "b.jpg")] {
             fs::copy(photo(from), inbox.join(to)).unwrap();
@@ -283,6 +283,11 @@ fn commands_of_the_docs_run_as_written() {
         for (command, answer) in commands {
             if command.contains("/strangers/1") {
                 wait_for("a stranger", || board.get("/v1/strangers")["strangers"][0]["id"].as_i64());
+            }
+            if command.starts_with("kithd rejected") {
+                wait_for("a refused message", || {
+                    board.get("/v1/status")["counts"]["rejected_messages"].as_u64().filter(|n| *n > 0)
+                });
             }
             println!("$ {command}");
             let output = desk.run(&command);
