@@ -64,7 +64,7 @@ impl Small {
     /// Leaves so many bytes of the disk free, also after others have given some back or taken some.
     fn fill(&self, free: u64) {
         let mut file = File::options().append(true).create(true).open(self.ballast()).unwrap();
-        let disk = rustix::fs::statvfs(&self.board.folder.path().join("state")).unwrap();
+        let disk = rustix::fs::statvfs(self.board.folder.path().join("state")).unwrap();
         let available = disk.f_bavail * disk.f_frsize;
         if available < free {
             file.set_len(file.metadata().unwrap().len().saturating_sub(free - available)).unwrap();
