@@ -196,6 +196,7 @@ pub async fn import(config: &Config, args: ImportArgs) -> anyhow::Result<ExitCod
         imported.people, imported.pictures, imported.counter_examples, imported.known
     );
     say_left(imported.erased, imported.left_out, &imported.left_out_rows);
+    imported.resembling.iter().for_each(|sentence| println!("{sentence}"));
     Ok(ExitCode::SUCCESS)
 }
 

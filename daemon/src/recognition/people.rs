@@ -1,17 +1,22 @@
 //! What is done to people once they are enrolled: renamed, put together, erased, saved and brought back. Each ends with the
 //! gallery in memory being what the database says.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use futures_util::Stream;
+use kith_vision::{Candidate, VisionError};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::Matcher;
 use super::enroll::{Enroller, refresh};
+use super::matcher::Snapshot;
+use super::resemblance::described;
 use super::start::Ready;
 use crate::backup::{Backup, BackupError, GALLERY, Received, keep_gallery};
 use crate::domain::PersonId;
@@ -26,6 +31,8 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// How often the gallery's backup is held against the gallery, and how often it is written at most.
 const LOOK: Duration = Duration::from_secs(10 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Imported people who are named because they resemble others.
+const MOST_NAMED: usize = 20;
 
 /// Somebody was erased.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +83,9 @@ pub struct Imported {
     pub left_out: u64,
     /// The first of these, each with its reason.
     pub left_out_rows: Vec<String>,
+    /// New people whose faces the gallery knows as a person who was here, a sentence each; at most 20. Empty where no
+    /// gallery is in memory.
+    pub resembling: Vec<String>,
 }
 
 impl Enroller {
@@ -310,8 +320,15 @@ impl Enroller {
         let received = Received::receive(&self.state_dir, bytes, body).await?;
         let _turn = self.turn.lock().await;
         let erased = self.store.apply_tombstones(received.clean()).await?;
+        let before = up.map(|up| (Arc::clone(up), up.matcher.snapshot()));
         let (added, more) = self.store.add_people(received.clean()).await?;
         self.refresh(up).await?;
+        let resembling = match before {
+            Some((up, before)) => tokio::task::spawn_blocking(move || newly_mistaken(&up.matcher, &before))
+                .await
+                .context("comparing the imported people panicked")??,
+            None => Vec::new(),
+        };
         // What a copy from before the last migration holds is not what this board is to hold any more.
         self.renew_backup().await?;
         let origin = received.origin.text;
@@ -326,6 +343,7 @@ impl Enroller {
             erased,
             left_out: rows + more.rows,
             left_out_rows: named.into_iter().chain(more.named).collect(),
+            resembling,
         })
     }
 
@@ -359,4 +377,37 @@ impl Enroller {
             }
         }
     }
+}
+
+/// Compares the people who were not in the gallery before with all others. A pair that the gallery takes for one person is
+/// named once.
+fn newly_mistaken(matcher: &Matcher, before: &Snapshot) -> Result<Vec<String>, VisionError> {
+    let there: HashSet<PersonId> = before.gallery().pictures().map(|(person, ..)| person).collect();
+    let now = matcher.snapshot();
+    let mut said = HashSet::new();
+    let mut resembling = Vec::new();
+    for (person, picture, embedding) in now.gallery().pictures() {
+        if there.contains(&person) || said.contains(&person) {
+            continue;
+        }
+        let nearest = matcher.nearest(&now, embedding, 2)?;
+        let Some(other) = nearest.iter().find(|candidate| candidate.person != person) else { continue };
+        if other.distance >= matcher.matching().known_below() {
+            continue;
+        }
+        said.insert(person);
+        let own = now.named(&Candidate { person, picture, distance: 0.0 });
+        let other = now.named(other);
+        resembling.push(format!(
+            "{} is taken for {}; if they are one person: kithd people merge \"{}\" \"{}\"",
+            own.name,
+            described(&other),
+            own.name,
+            other.name
+        ));
+        if resembling.len() == MOST_NAMED {
+            break;
+        }
+    }
+    Ok(resembling)
 }

@@ -533,6 +533,16 @@ fn people_go_from_board_to_board_and_are_known_there() {
     assert!(refused(&other, &one).contains("kithd people import"), "{}", refused(&other, &one));
     assert_eq!(names(&third), ["Delaware Joe"], "somebody without a picture was added");
     assert_eq!(import(&third, &save(&board, "all.kithd"))["people"], 2);
+    // A face that is here under another name is imported, and named with the command that makes the two one.
+    let mut fourth = Board::new();
+    fourth.start();
+    enroll(&fourth, "Delaware Joe", "biden_2.jpg");
+    part_is_ok(&fourth, "engine");
+    let imported = import(&fourth, &everybody);
+    assert_eq!((&imported["people"], imported["resembling"].as_array().unwrap().len()), (&3.into(), 1), "{imported}");
+    let said = imported["resembling"][0].as_str().unwrap();
+    assert!(said.ends_with("kithd people merge \"Joe Biden\" \"Delaware Joe\""), "{said}");
+    assert_eq!(import(&fourth, &everybody)["resembling"], serde_json::json!([]), "people who were here already");
     // By the API, with the token only.
     let (status, answer) = other.post("/v1/people/import", &[], &std::fs::read(&one).unwrap());
     assert_eq!(status, 401, "{answer}");
