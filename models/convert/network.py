@@ -31,12 +31,12 @@ class Network:
         return self.add("Conv", [x, self.constant(weight), self.constant(bias)], output,
                         kernel_shape=weight.shape[2:], strides=[stride] * 2, pads=[padding] * 4)
 
-    def save(self, path, name, input_shape, outputs):
+    def save(self, path, name, input_shape, outputs, opset=OPSET, ir_version=IR_VERSION):
         graph = helper.make_graph(
             self.nodes, name,
             [helper.make_tensor_value_info("input", TensorProto.FLOAT, input_shape)],
             [helper.make_tensor_value_info(o, TensorProto.FLOAT, shape) for o, shape in outputs],
             self.initialisers)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
         onnx.checker.check_model(model, full_check=True)
         path.write_bytes(model.SerializeToString(deterministic=True))

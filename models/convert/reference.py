@@ -172,7 +172,10 @@ class Pipeline:
         self.mean, self.scale = np.array(pack["recogniser"]["mean"], np.float32), pack["recogniser"]["scale"]
         self.normalised, self.flip = pack["recogniser"]["normalise"], flip
         self.lengthened = cohort(folder, pack["recogniser"])
-        self.recogniser = session(folder / pack["recogniser"][precision], threads)
+        recogniser = pack["recogniser"]
+        # What is stored once is a float32 network too; the others are made of it in models/src/runtime/stored.rs.
+        file = recogniser["stored"] if "stored" in recogniser and precision == "float32" else recogniser[precision]
+        self.recogniser = session(folder / file, threads)
 
     def align(self, picture, landmarks):
         matrix = similarity(landmarks, self.template)

@@ -6,6 +6,14 @@ use crate::manifest::RecogniserSpec;
 use crate::runtime::{self, Network, Plan};
 use crate::{Device, Pack, Precision, Rgb, VisionError};
 
+/// What a face is compared by, and what its length leaves out of that.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Embedding {
+    pub(crate) values: Vec<f32>,
+    /// Of what the network said, before any normalisation; the mean of several looks.
+    pub(crate) length: f32,
+}
+
 #[derive(Debug)]
 pub(crate) struct Recogniser {
     plan: Plan,
@@ -32,7 +40,11 @@ impl Recogniser {
         let file = spec.file(precision);
         let file = file.ok_or_else(|| VisionError::NoSuchPrecision { pack: pack.id().to_owned(), precision })?;
         let file = file.to_owned();
-        let network = Network::load(pack, &file, &["embedding"])?;
+        let network = if spec.is_stored_once() {
+            Network::stored(&file, &pack.read(&file)?, precision, &["embedding"])?
+        } else {
+            Network::load(pack, &file, &["embedding"])?
+        };
         let side = pack.manifest.alignment.size;
         let shape = [1, 3, side, side];
         if precision == Precision::Int8 {
@@ -49,7 +61,7 @@ impl Recogniser {
 
     /// What each chip is compared by: what the network makes of it, with `flip` averaged with what it makes of the mirror
     /// image.
-    pub(crate) fn embed(&self, chips: &[&Rgb], cores: &Cores) -> Result<Vec<Vec<f32>>, VisionError> {
+    pub(crate) fn embed(&self, chips: &[&Rgb], cores: &Cores) -> Result<Vec<Embedding>, VisionError> {
         let sides: &[bool] = if self.flip { &[false, true] } else { &[false] };
         let looks: Vec<_> = chips.iter().flat_map(|chip| sides.iter().map(move |mirror| (*chip, *mirror))).collect();
         let look = |(chip, mirror): &(&Rgb, bool)| if *mirror { self.look(&mirrored(chip)) } else { self.look(chip) };
@@ -60,11 +72,12 @@ impl Recogniser {
         };
         let mut looks = looks.into_iter();
         let of_chip = |_: &&Rgb| {
-            let looks = looks.by_ref().take(sides.len()).collect::<Result<_, _>>()?;
-            let embedding = merged(looks, self.spec.normalise, self.cohort.as_ref());
+            let looks: Vec<Vec<f32>> = looks.by_ref().take(sides.len()).collect::<Result<_, _>>()?;
+            let length = looks.iter().map(|look| norm(look)).sum::<f32>() / sides.len() as f32;
+            let values = merged(looks, self.spec.normalise, self.cohort.as_ref());
             // Two opposite looks would leave nothing.
-            check_embedding(&embedding, self.spec.dimension)?;
-            Ok(embedding)
+            check_embedding(&values, self.spec.dimension)?;
+            Ok(Embedding { values, length })
         };
         chips.iter().map(of_chip).collect()
     }
@@ -107,10 +120,14 @@ pub(crate) fn merged(looks: Vec<Vec<f32>>, normalise: bool, cohort: Option<&Coho
 }
 
 fn to_unit_length(embedding: &mut [f32]) {
-    let norm = embedding.iter().map(|v| v * v).sum::<f32>().sqrt();
+    let norm = norm(embedding);
     for value in embedding {
         *value /= norm;
     }
+}
+
+fn norm(values: &[f32]) -> f32 {
+    values.iter().map(|v| v * v).sum::<f32>().sqrt()
 }
 
 /// Left and right exchanged.
@@ -124,7 +141,7 @@ pub(crate) fn check_embedding(embedding: &[f32], dimension: usize) -> Result<(),
     if embedding.len() != dimension {
         return Err(VisionError::Dimension { expected: dimension, found: embedding.len() });
     }
-    let norm = embedding.iter().map(|v| v * v).sum::<f32>().sqrt();
+    let norm = norm(embedding);
     if norm.is_finite() && norm > 1e-6 { Ok(()) } else { Err(VisionError::NotAnEmbedding { norm }) }
 }
 

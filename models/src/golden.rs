@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::Device;
 use crate::manifest::Colour;
 use crate::runtime::{Network, Pixels, on_gpu};
+use crate::{Device, Metric, Precision};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -68,6 +68,31 @@ fn compare(golden: &Golden, folder: &Path, device: Device) {
         for (found, expected) in found.iter().step_by(answer.step).zip(&answer.values) {
             let off = (found - expected).abs();
             assert!(off <= allowed, "{} {}: {found} instead of {expected}", golden.file, answer.name);
+        }
+    }
+}
+
+/// SFace's published file, in float32 in onnxruntime, on the faces of `tests/faces.png`.
+#[test]
+fn the_stored_recogniser_embeds_faces_as_the_published_one() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let answers: Vec<Vec<f32>> = serde_json::from_str(include_str!("../tests/faces.json")).unwrap();
+    let faces = image::open(folder.join("tests/faces.png")).unwrap().to_rgb8().into_raw();
+    let shape = [1, 3, 112, 112];
+    let stored = std::fs::read(folder.join("packs/sface/recogniser.onnx")).unwrap();
+    let pixels = Pixels::new([127.5; 3], 1.0 / 128.0, Colour::Rgb);
+    // A processor without half-precision arithmetic takes seconds for a face.
+    for (precision, count, allowed) in [(Precision::Float32, 3, 1e-6), (Precision::Float16, 1, 1e-4)] {
+        let network = Network::stored("recogniser.onnx", &stored, precision, &["embedding"]).unwrap();
+        let plan = network.plan(shape, Device::Cpu, &pixels).unwrap();
+        assert!(precision == Precision::Float16 || plan.is_our_own(), "{precision} runs in tract's operators");
+        for (face, expected) in faces.chunks_exact(faces.len() / answers.len()).zip(&answers).take(count) {
+            let outputs = plan.run(shape, face).unwrap();
+            let off = Metric::Cosine.distance(outputs.get(0), expected);
+            let longer =
+                outputs.get(0).iter().map(|v| v * v).sum::<f32>() / expected.iter().map(|v| v * v).sum::<f32>();
+            println!("{precision}: {off} away, square of the length {longer} times as large");
+            assert!(off <= allowed && (longer - 1.0).abs() < 0.01, "{precision}: {off} away, {longer} times as large");
         }
     }
 }

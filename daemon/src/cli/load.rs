@@ -239,7 +239,9 @@ impl Daemon {
         if let Some(precision) = config.models.precision {
             set("models.precision", precision.as_str());
         }
-        set("models.flip", if config.models.flip { "true" } else { "false" });
+        if let Some(flip) = config.models.flip {
+            set("models.flip", if flip { "true" } else { "false" });
+        }
         if let Some(pack) = &config.models.pack {
             set("models.pack", &pack.to_string_lossy());
         }

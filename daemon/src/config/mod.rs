@@ -117,8 +117,8 @@ pub struct Models {
     pub pack: Option<PathBuf>,
     /// `None`: the pack's default.
     pub precision: Option<Precision>,
-    /// Whether an embedding is made from a face and its mirror image.
-    pub flip: bool,
+    /// Whether an embedding is made from a face and its mirror image. `None`: as the pack says.
+    pub flip: Option<bool>,
 }
 
 /// The primary engine and its stand-in.
@@ -447,7 +447,7 @@ fn models(raw: &mut Raw) -> Models {
         }
         parsed.ok()
     });
-    Models { pack, precision, flip: raw.flag("models.flip", true) }
+    Models { pack, precision, flip: raw.choice("models.flip") }
 }
 
 fn recognition(raw: &mut Raw) -> Recognition {

@@ -155,12 +155,16 @@ impl Raw {
 
     /// true or false.
     pub fn flag(&mut self, key: &str, default: bool) -> bool {
-        match self.take(key) {
-            None => default,
-            Some(Value::Boolean(flag)) => flag,
-            Some(other) => {
+        self.choice(key).unwrap_or(default)
+    }
+
+    /// `None` where nothing is said.
+    pub fn choice(&mut self, key: &str) -> Option<bool> {
+        match self.take(key)? {
+            Value::Boolean(flag) => Some(flag),
+            other => {
                 self.problem(key, other, "must be true or false");
-                default
+                None
             }
         }
     }

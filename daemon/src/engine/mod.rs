@@ -216,5 +216,8 @@ pub fn load_pack(models: &Models) -> Result<Pack, EngineError> {
         )
     })?;
     let pack = Pack::load(&folder).map_err(|error| EngineError::Failed(error.to_string()))?;
-    Ok(pack.with_flip(models.flip))
+    Ok(match models.flip {
+        Some(flip) => pack.with_flip(flip),
+        None => pack,
+    })
 }

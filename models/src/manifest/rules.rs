@@ -86,6 +86,13 @@ impl Manifest {
         rule("recogniser.scale", recogniser.scale, recogniser.scale.is_finite() && recogniser.scale > 0.0, "above 0")?;
         let dimension = recogniser.dimension;
         rule("recogniser.dimension", dimension, (2..=4096).contains(&dimension), "between 2 and 4096")?;
+        let each = [&recogniser.float32, &recogniser.float16, &recogniser.int8].map(Option::is_some);
+        rule(
+            "recogniser",
+            "a table with other files",
+            each[0] != recogniser.stored.is_some() && (each[0] || each == [false; 3]),
+            "one with stored alone, or with float32 and perhaps float16 and int8",
+        )?;
         // The default of processors, and few of them have arithmetic for float16.
         let default = recogniser.default_precision;
         rule(

@@ -1,0 +1,116 @@
+"""Makes the stored recogniser of the pack sface from opencv_zoo's block-quantised file.
+
+The weights stay as published: signed bytes in blocks, each block with a scale and a zero point. What a frozen batch
+normalisation behind a convolution or behind the last product multiplies goes into the scales of that row's blocks, what
+it adds into a bias. The one before the last product has 49 numbers a channel, which blocks of 64 do not follow: its
+factors stay one `Mul`, and what it adds goes into the product's bias. The input is made from pixels by who runs the
+network ((pixel - 127.5) / 128, as published), so the two nodes for it go. models/src/runtime/stored.rs makes float32,
+float16 and int8 networks from the result, which is also a network that onnxruntime runs.
+
+    python3 sface.py PUBLISHED.onnx RECOGNISER.onnx
+"""
+
+import pathlib
+import sys
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from network import Network
+
+# DequantizeLinear has blocks from this version on.
+OPSET, IR_VERSION = 21, 10
+
+
+class Reader:
+    """The published graph, from which nodes and numbers are asked for by name."""
+
+    def __init__(self, graph):
+        self.nodes = list(graph.node)
+        self.values = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+        self.makers = {output: node for node in graph.node for output in node.output}
+        self.readers = {name: node for node in graph.node for name in node.input}
+
+    def blocks(self, name):
+        """(bytes, scales, zero points, block size) of what `name` is dequantised from, and its shape in the graph."""
+        node, shape = self.makers[name], None
+        if node.op_type == "Reshape":
+            shape = [int(side) for side in self.values[node.input[1]]]
+            node = self.makers[node.input[0]]
+        assert node.op_type == "DequantizeLinear", node.op_type
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        parts = [self.values[i] for i in node.input]
+        assert attributes["axis"] == parts[0].ndim - 1
+        return parts, attributes["block_size"], shape
+
+    def numbers(self, name):
+        """The numbers that `name` is dequantised to."""
+        (stored, scales, zero_points), size, _ = self.blocks(name)
+        spread = [np.repeat(part, size, -1)[..., :stored.shape[-1]] for part in (scales, zero_points)]
+        return (stored.astype(np.float64) - spread[1]) * spread[0]
+
+    def batch_norm(self, node):
+        """What it multiplies each channel by and then adds."""
+        assert node.op_type == "BatchNormalization", node.op_type
+        gamma, beta, mean, variance = (self.values[i].astype(np.float64) for i in node.input[1:])
+        epsilon = next(a.f for a in node.attribute if a.name == "epsilon")
+        factor = gamma / np.sqrt(variance + epsilon)
+        return factor, beta - mean * factor
+
+
+class Writer(Network):
+    def weights(self, parts, size, factor, shape=None):
+        """A float tensor from blocks as they are, each row multiplied."""
+        stored, scales, zero_points = parts
+        constants = [self.constant(stored, np.int8), self.constant(scales * factor[:, None]),
+                     self.constant(zero_points, np.int8)]
+        x = self.add("DequantizeLinear", constants, axis=1, block_size=size)
+        return x if shape is None else self.add("Reshape", [x, self.constant(shape, np.int64)])
+
+
+def convolution(net, read, node, x):
+    """A convolution with its batch normalisation and slopes."""
+    parts, size, shape = read.blocks(node.input[1])
+    norm = read.readers[node.output[0]]
+    factor, bias = read.batch_norm(norm)
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    assert attributes["dilations"] == [1, 1] and len(node.input) == 2
+    x = net.add("Conv", [x, net.weights(parts, size, factor, shape), net.constant(bias)],
+                group=attributes["group"], kernel_shape=attributes["kernel_shape"], pads=attributes["pads"],
+                strides=attributes["strides"])
+    slopes = read.readers[norm.output[0]]
+    assert slopes.op_type == "PRelu"
+    return net.add("PRelu", [x, net.constant(read.values[slopes.input[1]])])
+
+
+def product(net, read, node, x, before):
+    """The last product with the batch normalisations before and behind it."""
+    parts, size, _ = read.blocks(node.input[1])
+    norm = read.readers[node.output[0]]
+    assert norm.output[0] == "fc1" and {a.name: a.i or a.f for a in node.attribute}["transB"] == 1
+    factor, shift = read.batch_norm(norm)
+    factor_before, shift_before = read.batch_norm(before)
+    each = parts[0].shape[1] // len(shift_before)
+    added = read.numbers(node.input[1]) @ np.repeat(shift_before, each)
+    bias = (read.numbers(node.input[2]) + added) * factor + shift
+    x = net.add("Mul", [x, net.constant(factor_before.reshape(-1, 1, 1))])
+    x = net.add("Flatten", [x], axis=1)
+    net.add("Gemm", [x, net.weights(parts, size, factor), net.constant(bias)], "embedding", transB=1)
+
+
+def make_recogniser(published, path):
+    """`published`: the file's bytes."""
+    read, net = Reader(onnx.load_from_string(published).graph), Writer()
+    x = "input"
+    for node in read.nodes:
+        if node.op_type == "Conv":
+            x = convolution(net, read, node, x)
+        elif node.op_type == "Gemm":
+            product(net, read, node, x, next(n for n in read.nodes if n.name == "bn1"))
+    net.save(path, "sface", ["N", 3, 112, 112], [("embedding", ["N", 128])], OPSET, IR_VERSION)
+
+
+if __name__ == "__main__":
+    source, target = map(pathlib.Path, sys.argv[1:])
+    make_recogniser(source.read_bytes(), target)

@@ -1,0 +1,390 @@
+//! A recogniser whose weights are stored once, as published: signed bytes in blocks, each block with a scale and a zero
+//! point. Makes the float32, float16 and int8 networks from them when a pack is loaded, as ONNX graphs, which `graph` and
+//! tract then read like any file's. Takes the chain of layers that `models/convert/sface.py` writes and nothing else: it
+//! knows no pictures, no plans and no packs.
+
+use std::collections::HashMap;
+
+use tract_onnx::data_resolver::FopenDataResolver;
+use tract_onnx::pb::attribute_proto::AttributeType;
+use tract_onnx::pb::tensor_proto::DataType;
+use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
+use tract_onnx::prelude::*;
+use tract_onnx::tensor::load_tensor;
+use tract_onnx::tract_core::internal::f16;
+
+use crate::Precision;
+
+/// The versions of ONNX that the graphs are written in.
+const OPSET: i64 = 13;
+const IR_VERSION: i64 = 8;
+
+const OUTPUT: &str = "embedding";
+
+/// The largest weight in 8 bits; one more below zero is left out, as processors with narrow sums want it.
+const LARGEST: f32 = 127.0;
+/// What pixels were multiplied by on their way to the network.
+const PIXEL: f32 = 1.0 / 128.0;
+/// Of the bytes that are the picture's pixels; it stands for the padding too.
+const PIXEL_ZERO: u8 = 128;
+/// How far that is above the middle of the pixels.
+const PIXEL_SHIFT: f32 = 0.5;
+
+/// The whole network: convolutions one behind the other, then a product.
+struct Recogniser {
+    convolutions: Vec<Convolution>,
+    product: Product,
+}
+
+/// How the values behind a convolution fit into bytes: each channel multiplied by its factor, which what takes them in
+/// divides by again, then all divided by the scale. The factors make channels of small values as exact as others.
+struct Fit {
+    factors: Vec<f32>,
+    scale: f32,
+    zero: u8,
+}
+
+struct Convolution {
+    /// \[output channel, input channel of its group, row, column\]
+    weight: Vec<f32>,
+    shape: Vec<i64>,
+    bias: Vec<f32>,
+    /// Of the values below zero, one for each channel.
+    slopes: Vec<f32>,
+    /// As in the stored file: group, kernel, padding and stride.
+    attributes: Vec<AttributeProto>,
+    /// For int8; what is added to its biases for rounding not to move the mean of a channel.
+    fit: Option<(Fit, Vec<f32>)>,
+}
+
+struct Product {
+    /// \[output, input\]
+    weight: Vec<f32>,
+    inputs: usize,
+    bias: Vec<f32>,
+}
+
+/// The network of one precision, from the graph of the stored file; or what is wrong with that one.
+pub(super) fn network(stored: &GraphProto, precision: Precision) -> Result<ModelProto, String> {
+    let recogniser = Reading::new(stored).read()?;
+    let mut writing = Writing::default();
+    match precision {
+        Precision::Float32 => writing.floats(&recogniser, DataType::Float),
+        Precision::Float16 => writing.floats(&recogniser, DataType::Float16),
+        Precision::Int8 => writing.bytes(&recogniser)?,
+    }
+    Ok(writing.model(stored))
+}
+
+/// What a name of the stored graph stands for beside the layers.
+#[derive(Default)]
+struct Reading<'a> {
+    nodes: &'a [NodeProto],
+    constants: HashMap<&'a str, &'a TensorProto>,
+    /// Weights made from blocks, with their shape.
+    weights: HashMap<&'a str, (Vec<f32>, Vec<i64>)>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(graph: &'a GraphProto) -> Self {
+        let constants = graph.initializer.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+        Self { nodes: &graph.node, constants, weights: HashMap::new() }
+    }
+
+    fn read(mut self) -> Result<Recogniser, String> {
+        let (mut convolutions, mut factors, mut product) = (Vec::<Convolution>::new(), Vec::new(), None);
+        for node in self.nodes {
+            let made = || node.output.first().map(String::as_str).ok_or("it has no output".to_owned());
+            let mut read = || -> Result<(), String> {
+                match node.op_type.as_str() {
+                    "DequantizeLinear" => {
+                        let weight = self.blocks(node)?;
+                        self.weights.insert(made()?, weight);
+                    }
+                    "Reshape" => {
+                        let (weight, _) = self.weight(node, 0)?;
+                        let shape = numbers::<i64>(self.constant(node, 1)?)?;
+                        let count = shape.iter().try_fold(1_i64, |count, side| count.checked_mul(*side));
+                        require(count == Some(weight.len() as i64), "its shape does not fit")?;
+                        self.weights.insert(made()?, (weight, shape));
+                    }
+                    "Conv" => {
+                        let (weight, shape) = self.weight(node, 1)?;
+                        let bias = self.floats(node, 2)?;
+                        require(shape.first() == Some(&(bias.len() as i64)), "its bias is not one for each channel")?;
+                        let attributes = node.attribute.clone();
+                        let fit = self.fit(convolutions.len(), bias.len())?;
+                        convolutions.push(Convolution { weight, shape, bias, slopes: Vec::new(), attributes, fit });
+                    }
+                    "PRelu" => {
+                        let slopes = self.floats(node, 1)?;
+                        let last = convolutions.last_mut().filter(|last| last.bias.len() == slopes.len());
+                        last.ok_or("it has not a slope for each channel")?.slopes = slopes;
+                    }
+                    "Mul" => factors = self.floats(node, 1)?,
+                    "Flatten" => {}
+                    "Gemm" => {
+                        let ((weight, _), bias) = (self.weight(node, 1)?, self.floats(node, 2)?);
+                        let inputs = weight.len() / bias.len().max(1);
+                        require(inputs * bias.len() == weight.len(), "its bias is not one for each row")?;
+                        product = Some(Product { weight, inputs, bias });
+                    }
+                    other => return Err(format!("{other} is not taken")),
+                }
+                Ok(())
+            };
+            read().map_err(|reason| format!("{} {}: {reason}", node.op_type, node.output.join(" ")))?;
+        }
+        let mut product = product.ok_or("it does not end in a product")?;
+        product.scale(&factors)?;
+        let finished = convolutions.iter().all(|convolution| !convolution.slopes.is_empty());
+        require(finished, "a convolution has no PRelu behind it")?;
+        Ok(Recogniser { convolutions, product })
+    }
+
+    fn constant(&self, node: &NodeProto, ix: usize) -> Result<&'a TensorProto, String> {
+        let found = node.input.get(ix).and_then(|name| self.constants.get(name.as_str()));
+        found.copied().ok_or_else(|| format!("its input {ix} is not constant"))
+    }
+
+    fn floats(&self, node: &NodeProto, ix: usize) -> Result<Vec<f32>, String> {
+        numbers(self.constant(node, ix)?)
+    }
+
+    fn weight(&mut self, node: &NodeProto, ix: usize) -> Result<(Vec<f32>, Vec<i64>), String> {
+        let found = node.input.get(ix).and_then(|name| self.weights.remove(name.as_str()));
+        found.ok_or_else(|| format!("its input {ix} was not made from blocks"))
+    }
+
+    /// What the file says of the values behind a convolution, if it does.
+    fn fit(&self, convolution: usize, channels: usize) -> Result<Option<(Fit, Vec<f32>)>, String> {
+        let [factors, scale, zero, correction] = ["factors", "scale", "zero", "correction"]
+            .map(|name| self.constants.get(format!("{name}{convolution}").as_str()).copied());
+        let (Some(factors), Some(scale), Some(zero), Some(correction)) = (factors, scale, zero, correction) else {
+            return Ok(None);
+        };
+        let (factors, correction) = (numbers::<f32>(factors)?, numbers::<f32>(correction)?);
+        let (&[scale], &[zero]) = (&*numbers::<f32>(scale)?, &*numbers::<u8>(zero)?) else {
+            return Err("what it gives has not one scale and one zero point".into());
+        };
+        let positive = |value: &f32| value.is_finite() && *value > 0.0;
+        require(positive(&scale) && factors.iter().all(positive), "a scale or factor is not above zero")?;
+        let fit = factors.len() == channels && correction.len() == channels;
+        require(fit, "it has not a factor and a correction for each channel")?;
+        Ok(Some((Fit { factors, scale, zero }, correction)))
+    }
+
+    /// Rows of numbers from rows of blocks: (byte − zero point) × scale.
+    fn blocks(&self, node: &NodeProto) -> Result<(Vec<f32>, Vec<i64>), String> {
+        let stored = self.constant(node, 0)?;
+        let shape = stored.dims.clone();
+        let [bytes, zero_points] = [stored, self.constant(node, 2)?].map(numbers::<i8>);
+        let (bytes, scales, zero_points) = (bytes?, self.floats(node, 1)?, zero_points?);
+        let size = node.attribute.iter().find(|attribute| attribute.name == "block_size").map_or(0, |of| of.i);
+        let size = usize::try_from(size).ok().filter(|size| *size > 0).ok_or("it has no blocks")?;
+        let length = shape.last().and_then(|length| usize::try_from(*length).ok()).filter(|length| *length > 0);
+        let length = length.ok_or("it has no rows")?;
+        let blocks = length.div_ceil(size);
+        let count = bytes.len() / length * blocks;
+        require(scales.len() == count && zero_points.len() == count, "it has not a scale for each block")?;
+        let mut weight = Vec::with_capacity(bytes.len());
+        for (row, bytes) in bytes.chunks_exact(length).enumerate() {
+            for (block, bytes) in bytes.chunks(size).enumerate() {
+                let (scale, zero) = (scales[row * blocks + block], zero_points[row * blocks + block]);
+                weight.extend(bytes.iter().map(|byte| f32::from(i16::from(*byte) - i16::from(zero)) * scale));
+            }
+        }
+        Ok((weight, shape))
+    }
+}
+
+impl Product {
+    /// Takes in what its input was to be multiplied by, a factor for each channel.
+    fn scale(&mut self, factors: &[f32]) -> Result<(), String> {
+        let each = self.inputs / factors.len().max(1);
+        require(each > 0 && each * factors.len() == self.inputs, "not one factor for each channel before the product")?;
+        for (weights, factor) in self.weight.chunks_exact_mut(each).zip(factors.iter().cycle()) {
+            weights.iter_mut().for_each(|weight| *weight *= factor);
+        }
+        Ok(())
+    }
+}
+
+/// A graph in the making.
+#[derive(Default)]
+struct Writing {
+    graph: GraphProto,
+}
+
+impl Writing {
+    /// Convolutions in float32 or float16; the product, whose sums are long, always in float32.
+    fn floats(&mut self, recogniser: &Recogniser, kind: DataType) {
+        let mut x = "input".to_owned();
+        if kind == DataType::Float16 {
+            x = self.add("Cast", &[&x], vec![int("to", kind as i64)]);
+        }
+        for Convolution { weight, shape, bias, slopes, attributes, .. } in &recogniser.convolutions {
+            let channels = bias.len() as i64;
+            let weight = self.constant(shape, kind, weight);
+            let bias = self.constant(&[channels], kind, bias);
+            let slopes = self.constant(&[channels, 1, 1], kind, slopes);
+            x = self.add("Conv", &[&x, &weight, &bias], attributes.clone());
+            x = self.add("PRelu", &[&x, &slopes], Vec::new());
+        }
+        if kind == DataType::Float16 {
+            x = self.add("Cast", &[&x], vec![int("to", DataType::Float as i64)]);
+        }
+        x = self.add("Flatten", &[&x], vec![int("axis", 1)]);
+        let Product { weight, inputs, bias } = &recogniser.product;
+        let (outputs, inputs) = (bias.len(), *inputs);
+        let turned: Vec<f32> =
+            (0..inputs).flat_map(|input| (0..outputs).map(move |output| weight[output * inputs + input])).collect();
+        let weight = self.constant(&[inputs as i64, outputs as i64], DataType::Float, &turned);
+        let bias = self.constant(&[outputs as i64], DataType::Float, bias);
+        self.node("Gemm", &[&x, &weight, &bias], OUTPUT, Vec::new());
+    }
+
+    /// Pairs of QuantizeLinear and DequantizeLinear between the layers, weights with a scale for each row.
+    fn bytes(&mut self, recogniser: &Recogniser) -> Result<(), String> {
+        let [factor, shift] = [1.0 / PIXEL, -PIXEL_SHIFT].map(|value| self.constant(&[], DataType::Float, &[value]));
+        let mut x = self.add("Mul", &["input", &factor], Vec::new());
+        x = self.add("Add", &[&x, &shift], Vec::new());
+        x = self.pair(&x, 1.0, PIXEL_ZERO);
+        let mut before: Option<&Fit> = None;
+        for Convolution { weight, shape, bias, slopes, attributes, fit } in &recogniser.convolutions {
+            let (fit, correction) = fit.as_ref().ok_or("it has no ranges for int8")?;
+            let row = weight.len() / bias.len();
+            let each = row / shape.get(1).map_or(1, |inputs| *inputs as usize).max(1);
+            let depthwise = attributes.iter().any(|attribute| attribute.name == "group" && attribute.i != 1);
+            let came_with = |channel: usize, at: usize| match before {
+                None => 1.0 / PIXEL,
+                Some(before) if depthwise => before.factors[channel],
+                Some(before) => before.factors[at / each],
+            };
+            let fits =
+                before.is_none_or(|before| before.factors.len() == if depthwise { bias.len() } else { row / each });
+            require(fits, "its channels are not those of the layer before")?;
+            let scaled = weight.iter().enumerate();
+            let scaled = scaled.map(|(ix, weight)| weight * fit.factors[ix / row] / came_with(ix / row, ix % row));
+            let (weights, sums) = self.rows(shape, &scaled.collect::<Vec<_>>());
+            let bias = bias.iter().enumerate().map(|(channel, bias)| {
+                // The first layer's padding and pixels are told from another middle.
+                let shift = if before.is_none() { PIXEL_SHIFT * sums[channel] } else { 0.0 };
+                (bias + correction[channel]) * fit.factors[channel] + shift
+            });
+            let channels = slopes.len() as i64;
+            let bias = self.constant(&[channels], DataType::Float, &bias.collect::<Vec<_>>());
+            let slopes = self.constant(&[channels, 1, 1], DataType::Float, slopes);
+            x = self.add("Conv", &[&x, &weights, &bias], attributes.clone());
+            x = self.add("PRelu", &[&x, &slopes], Vec::new());
+            x = self.pair(&x, fit.scale, fit.zero);
+            before = Some(fit);
+        }
+        let Product { weight, inputs, bias } = &recogniser.product;
+        let factors = before.map_or(&[1.0][..], |before| &before.factors);
+        let each = inputs / factors.len();
+        let scaled = weight.iter().enumerate().map(|(ix, weight)| weight / factors[ix % inputs / each]);
+        x = self.add("Flatten", &[&x], vec![int("axis", 1)]);
+        let outputs = bias.len() as i64;
+        let (weights, _) = self.rows(&[outputs, *inputs as i64], &scaled.collect::<Vec<_>>());
+        let bias = self.constant(&[outputs], DataType::Float, bias);
+        self.node("Gemm", &[&x, &weights, &bias], OUTPUT, vec![int("transB", 1)]);
+        Ok(())
+    }
+
+    /// Weights in signed bytes with a scale for each row; and what the numbers of each row add up to.
+    fn rows(&mut self, shape: &[i64], weights: &[f32]) -> (String, Vec<f32>) {
+        let rows = shape[0] as usize;
+        let (mut bytes, mut scales, mut sums) = (Vec::with_capacity(weights.len()), Vec::new(), Vec::new());
+        for row in weights.chunks_exact(weights.len() / rows) {
+            let largest = row.iter().fold(0.0_f32, |most, weight| most.max(weight.abs()));
+            let scale = (largest / LARGEST).max(f32::MIN_POSITIVE);
+            let first = bytes.len();
+            bytes.extend(row.iter().map(|weight| (weight / scale).round().clamp(-LARGEST, LARGEST) as i8));
+            sums.push(scale * bytes[first..].iter().map(|byte| f32::from(*byte)).sum::<f32>());
+            scales.push(scale);
+        }
+        let bytes = bytes.into_iter().map(i8::cast_unsigned).collect();
+        let bytes = self.tensor(shape, DataType::Int8, bytes);
+        let scales = self.constant(&[rows as i64], DataType::Float, &scales);
+        let zeros = self.tensor(&[rows as i64], DataType::Int8, vec![0; rows]);
+        (self.add("DequantizeLinear", &[&bytes, &scales, &zeros], vec![int("axis", 0)]), sums)
+    }
+
+    fn pair(&mut self, x: &str, scale: f32, zero: u8) -> String {
+        let scale = self.constant(&[], DataType::Float, &[scale]);
+        let zero = self.tensor(&[], DataType::Uint8, vec![zero]);
+        let quantised = self.add("QuantizeLinear", &[x, &scale, &zero], Vec::new());
+        self.add("DequantizeLinear", &[&quantised, &scale, &zero], Vec::new())
+    }
+
+    /// A tensor of these values in a floating-point type.
+    fn constant(&mut self, shape: &[i64], kind: DataType, values: &[f32]) -> String {
+        let raw_data = match kind {
+            DataType::Float16 => values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect(),
+            _ => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        };
+        self.tensor(shape, kind, raw_data)
+    }
+
+    fn tensor(&mut self, shape: &[i64], kind: DataType, raw_data: Vec<u8>) -> String {
+        let name = format!("constant{}", self.graph.initializer.len());
+        let tensor = TensorProto {
+            name: name.clone(),
+            dims: shape.to_vec(),
+            data_type: kind as i32,
+            raw_data,
+            ..TensorProto::default()
+        };
+        self.graph.initializer.push(tensor);
+        name
+    }
+
+    /// A node; returns the name of what it makes.
+    fn add(&mut self, operator: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
+        let name = format!("{}{}", operator.to_lowercase(), self.graph.node.len());
+        self.node(operator, inputs, &name, attributes);
+        name
+    }
+
+    fn node(&mut self, operator: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>) {
+        self.graph.node.push(NodeProto {
+            name: output.to_owned(),
+            op_type: operator.to_owned(),
+            input: inputs.iter().map(|&name| name.to_owned()).collect(),
+            output: vec![output.to_owned()],
+            attribute,
+            ..NodeProto::default()
+        });
+    }
+
+    /// With the inputs and outputs of the stored graph.
+    fn model(self, stored: &GraphProto) -> ModelProto {
+        let (input, output) = (stored.input.clone(), stored.output.clone());
+        let opset = OperatorSetIdProto { version: OPSET, ..OperatorSetIdProto::default() };
+        ModelProto {
+            ir_version: IR_VERSION,
+            opset_import: vec![opset],
+            graph: Some(GraphProto { input, output, ..self.graph }),
+            ..ModelProto::default()
+        }
+    }
+}
+
+fn int(name: &str, value: i64) -> AttributeProto {
+    AttributeProto { name: name.to_owned(), r#type: AttributeType::Int as i32, i: value, ..AttributeProto::default() }
+}
+
+fn require(holds: bool, what: &str) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(what.to_owned()) }
+}
+
+/// A tensor's values, which must be of this type.
+fn numbers<T: Datum + Copy>(tensor: &TensorProto) -> Result<Vec<T>, String> {
+    let said = |error: TractError| format!("{}: {error:#}", tensor.name);
+    // Reading bytes as texts, tract would panic.
+    require(tensor.data_type != DataType::String as i32, "a constant is made of texts")?;
+    let tensor = load_tensor(&FopenDataResolver, tensor, None).map_err(said)?;
+    let view = tensor.try_as_plain_ram().map_err(said)?;
+    view.as_slice::<T>().map(<[T]>::to_vec).map_err(said)
+}
