@@ -6,6 +6,8 @@ arm=aarch64-unknown-linux-gnu
 glibc=2.31 # JetPack 5 has this one, every later system a newer one
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 photos=daemon/tests/photos
+# Small executables take an hour of one core: packages that are given away have them, the tests' packages do not.
+profile=release
 
 # The part of use_architecture that is about compiling for arm64 elsewhere, with Debian's own cross packages.
 use_cross_toolchain() {
@@ -30,18 +32,18 @@ use_cross_toolchain() {
 # Prepares this shell for building for an architecture: `compile` is the cargo to use, `for_target` its option, `built` the
 # folder of its products, `runner` what runs them here.
 use_architecture() {
-  compile=cargo for_target=() built=$target/release runner=()
+  compile=cargo for_target=() built=$target/$profile runner=()
   [[ $1 =~ ^(amd64|arm64)$ ]] || die "kithd is built for amd64 and arm64, not for '$1'"
   if [[ $1 == $(dpkg --print-architecture) ]]; then need_to_build; return; fi
   [[ $1 == arm64 ]] || die "what runs on amd64 is built on amd64"
-  for_target=(--target $arm) built=$target/$arm/release runner=(qemu-aarch64-static)
+  for_target=(--target $arm) built=$target/$arm/$profile runner=(qemu-aarch64-static)
   use_cross_toolchain
 }
 
 # Links the executable for an architecture and looks at what it needs.
 build_kithd() {
   need_zig
-  "$compile" rustc --release --locked "${for_target[@]}" -p kithd --bin kithd -- -C linker="$(zig_linker "$1")"
+  "$compile" rustc --profile $profile --locked "${for_target[@]}" -p kithd --bin kithd -- -C linker="$(zig_linker "$1")"
   check_libraries "$built/kithd"
 }
 
@@ -137,7 +139,7 @@ emulate() {
   printf 'Features\t: %s\nCPU part\t: %s\n' "$features" $part >"$QEMU_LD_PREFIX/proc/cpuinfo"
 }
 
-# deb ARCHITECTURE: builds target/debian/kithd_VERSION-1_ARCHITECTURE.deb and checks it.
+# build_deb ARCHITECTURE: builds and checks target/debian/kithd_VERSION-1_ARCHITECTURE.deb, and the packs' own packages.
 build_deb() (
   local package=$target/debian/kithd_$(version)-1_$1.deb
   use_architecture "$1"
@@ -146,12 +148,44 @@ build_deb() (
   build_kithd "$1"
   make_package_files "$built/package" "${runner[@]}" "$built/kithd"
   make_notices "${for_target[@]}" | gzip -9n >"$built/package/third-party-licences.gz"
-  "$dev/cargo/bin/cargo-deb" deb --no-build --no-strip --quiet "${for_target[@]}" -p kithd --output "$target/debian/"
+  "$dev/cargo/bin/cargo-deb" deb --no-build --no-strip --quiet --profile $profile "${for_target[@]}" -p kithd --output "$target/debian/"
   lintian --allow-root --fail-on error "$package"
+  build_pack dlib dlib-mtcnn
   if ((${#for_target[@]} == 0)); then try_package "$package"; fi
 )
 
-# try_package FILE: installs, upgrades, removes and purges it in a small Debian that is then thrown away.
+# build_pack NAME PACK: builds and checks target/debian/kithd-pack-NAME_VERSION-1_all.deb, unless kithd's package has the pack.
+build_pack() {
+  local name=kithd-pack-$1 work
+  local package=$target/debian/${name}_$(version)-1_all.deb
+  rm -f "$package"
+  [[ $2 != "$(<models/packs/bundled)" ]] || return 0
+  work=$(mktemp -d)
+  install -d "$work/root/DEBIAN" "$work/root/usr/share/doc/$name" "$work/root/usr/share/kithd/packs/$2"
+  install -m 644 "models/packs/$2"/* "$work/root/usr/share/kithd/packs/$2/"
+  install -m 644 deploy/debian/copyright "$work/root/usr/share/doc/$name/copyright"
+  debian_changelog "$name" >"$work/root/usr/share/doc/$name/changelog.Debian.gz"
+  cat >"$work/root/DEBIAN/control" <<CONTROL
+Package: $name
+Version: $(version)-1
+Architecture: all
+Maintainer: kithd maintainers <maintainers@kithd.example>
+Installed-Size: $(du -k -s "$work/root/usr" | cut -f 1)
+Depends: kithd (>= $(version)-1)
+Section: video
+Priority: optional
+Description: model pack $2 for the face-identification appliance kithd
+ Neural networks that kithd uses instead of those in its own package once
+ models.pack in /etc/kithd/kithd.toml is "/usr/share/kithd/packs/$2".
+CONTROL
+  chmod -R u=rwX,go=rX "$work/root"
+  dpkg-deb --root-owner-group -Zxz -b "$work/root" "$package" >/dev/null
+  rm -rf "$work"
+  lintian --allow-root --fail-on error --suppress-tags initial-upload-closes-no-bugs "$package"
+}
+
+# try_package FILE: installs, upgrades, removes and purges it, with the packs' packages, in a small Debian that is then
+# thrown away.
 try_package() {
   local work package=$1
   ((EUID == 0)) || { say "installing $package was not tried: that needs root"; return; }
@@ -162,8 +196,10 @@ try_package() {
   sed -i 's/^Version: .*/Version: 0.0.0-1/' "$work/old/DEBIAN/control"
   dpkg-deb -Zgzip -z1 -b "$work/old" "$work/old.deb" >/dev/null
   cp "$package" "$work/new.deb"
-  mmdebstrap --quiet --variant=minbase --include=systemd --customize-hook="copy-in $work/old.deb $work/new.deb deploy/debian/try /" \
-    --customize-hook='chroot "$1" /try /old.deb /new.deb' "$(. /etc/os-release && echo "$VERSION_CODENAME")" /dev/null
+  mkdir "$work/packs"
+  find "$target/debian" -name "kithd-pack-*_$(version)-1_all.deb" -exec cp -t "$work/packs" {} +
+  mmdebstrap --quiet --variant=minbase --include=systemd --customize-hook="copy-in $work/old.deb $work/new.deb $work/packs deploy/debian/try /" \
+    --customize-hook='chroot "$1" /try /old.deb /new.deb /packs' "$(. /etc/os-release && echo "$VERSION_CODENAME")" /dev/null
   rm -rf "$work"
 }
 
@@ -227,9 +263,15 @@ make_package_files() {
   # From source the page stays on loopback; a board is there to be looked at.
   sed 's/^listen = "127\.0\.0\.1:8000"/listen = "0.0.0.0:8000"  /' deploy/kithd.toml >"$folder/kithd.toml"
   grep -q '^listen = "0\.0\.0\.0:8000"' "$folder/kithd.toml" || die "deploy/kithd.toml has no listen = \"127.0.0.1:8000\""
-  printf 'kithd (%s-1) stable; urgency=medium\n\n  * See changelog.gz.\n\n -- kithd maintainers <maintainers@kithd.example>  %s\n' \
-    "$(version)" "$(date -R -d "@${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}")" |
-    gzip -9n >"$folder/changelog.Debian.gz"
+  debian_changelog kithd >"$folder/changelog.Debian.gz"
+  mkdir "$folder/packs"
+  cp -r "models/packs/$(<models/packs/bundled)" "$folder/packs/"
+}
+
+# debian_changelog PACKAGE: Debian's own changelog of a package, compressed.
+debian_changelog() {
+  printf '%s (%s-1) stable; urgency=medium\n\n  * See changelog.gz of kithd.\n\n -- kithd maintainers <maintainers@kithd.example>  %s\n' \
+    "$1" "$(version)" "$(date -R -d "@${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}")" | gzip -9n
 }
 
 # make_notices [--target TRIPLE]: the licence texts of the libraries in the executable, which have to go with it.
@@ -282,21 +324,22 @@ make_sbom() {
   rm -rf "$work"
 }
 
-# All that is published for a version, into target/dist.
+# All that is published for a version, into target/published.
 release() {
-  local dist=$target/dist architecture package
+  local published=$target/published architecture
   need git:git
   check_release
   [[ ${1:-} != check ]] || return 0
   check_dependencies
-  rm -rf "$dist"
-  mkdir -p "$dist"
+  rm -rf "$published"
+  mkdir -p "$published"
   for architecture in amd64 arm64; do
     build_deb $architecture
-    cp "$target/debian/kithd_$(version)-1_$architecture.deb" "$dist/"
+    cp "$target/debian/kithd_$(version)-1_$architecture.deb" "$published/"
   done
-  git archive --prefix="kithd-$(version)/" -o "$dist/kithd-$(version).tar.gz" HEAD
-  make_sbom "$dist/kithd-$(version).cdx.json"
-  (cd "$dist" && sha256sum -- * >SHA256SUMS)
-  say "released into $dist: $(cd "$dist" && echo *)"
+  cp "$target"/debian/kithd-pack-*_"$(version)"-1_all.deb "$published/"
+  git archive --prefix="kithd-$(version)/" -o "$published/kithd-$(version).tar.gz" HEAD
+  make_sbom "$published/kithd-$(version).cdx.json"
+  (cd "$published" && sha256sum -- * >SHA256SUMS)
+  say "released into $published: $(cd "$published" && echo *)"
 }

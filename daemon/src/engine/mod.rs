@@ -194,7 +194,7 @@ fn panic_text(error: tokio::task::JoinError) -> String {
 
 /// The bundled pack: beside the program, where the package puts it, or in the source tree it was built in.
 pub fn bundled_pack() -> Option<PathBuf> {
-    const NAME: &str = "dlib-mtcnn";
+    let name = include_str!("../../../models/packs/bundled").trim_end();
     let program = std::env::current_exe().ok()?;
     let folder = program.parent()?;
     let beside = [folder.join("packs"), folder.join("../share/kithd/packs")];
@@ -204,7 +204,7 @@ pub fn bundled_pack() -> Option<PathBuf> {
         .into_iter()
         .chain(beside)
         .chain(source_tree)
-        .map(|packs| packs.join(NAME))
+        .map(|packs| packs.join(name))
         .find(|pack| pack.join("pack.toml").exists())
 }
 
