@@ -390,6 +390,8 @@ async fn no_page_takes_a_name_or_an_address_for_more_than_text_or_holds_code_of_
         "/health".into(),
         "/calibration".into(),
         "/api".into(),
+        "/docs".into(),
+        "/docs/design/breaker".into(),
         format!("/images/{id}?done={hostile}"),
         format!("/?path={hostile}&refused={hostile}"),
     ] {

@@ -7,6 +7,7 @@ mod health;
 mod image;
 mod images;
 pub mod login;
+mod manual;
 mod people;
 mod reference;
 mod strangers;
@@ -44,6 +45,8 @@ pub fn routes() -> Router<Web> {
         .route("/health", get(health::show))
         .route("/calibration", get(calibration::show))
         .route("/api", get(reference::show))
+        .route("/docs", get(manual::first))
+        .route("/docs/{*name}", get(manual::one))
 }
 
 /// What every page has around it.

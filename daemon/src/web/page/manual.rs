@@ -1,0 +1,97 @@
+//! The documentation of this version, as it was written: a reader on the LAN needs no internet for it.
+//! Not for what the API takes; `reference` has that.
+
+use askama::Template;
+use axum::extract::{Path, State};
+
+use super::{Frame, Page, Visit, filled, frame};
+use crate::problem::Problem;
+use crate::web::Web;
+
+/// Names and texts of `docs/`, in the order in which they are read.
+macro_rules! texts {
+    ($($name:literal),* $(,)?) => {
+        [$(($name, include_str!(concat!("../../../../docs/", $name, ".md")))),*]
+    };
+}
+
+const TEXTS: [(&str, &str); 17] = texts![
+    "install",
+    "configuration",
+    "pictures-in",
+    "results-and-events",
+    "people-and-strangers",
+    "api",
+    "access-and-tls",
+    "operations",
+    "troubleshooting",
+    "several-boards",
+    "gpu",
+    "measurements",
+    "glossary",
+    "design/durability",
+    "design/breaker",
+    "design/schema",
+    "design/jpeg",
+];
+
+#[derive(Template)]
+#[template(path = "manual.html")]
+struct ManualPage {
+    frame: Frame,
+    /// Name and title of each page.
+    titles: Vec<(&'static str, &'static str)>,
+    /// Name of the page that is shown.
+    name: &'static str,
+    /// Its text, Markdown.
+    text: &'static str,
+}
+
+/// `GET /docs`.
+pub async fn first(State(web): State<Web>, visit: Visit) -> Page {
+    page(&web, visit, TEXTS[0])
+}
+
+/// `GET /docs/{name}`; the ending of a file's name is no part of it.
+pub async fn one(State(web): State<Web>, visit: Visit, Path(name): Path<String>) -> Page {
+    let name = name.trim_end_matches(".md");
+    let found = TEXTS.iter().find(|(known, _)| *known == name);
+    let text = found.ok_or_else(|| Problem::not_found("The documentation has no such page; see /docs."))?;
+    page(&web, visit, *text)
+}
+
+fn page(web: &Web, visit: Visit, (name, text): (&'static str, &'static str)) -> Page {
+    let titles = TEXTS.iter().map(|(name, text)| (*name, title(text))).collect();
+    Ok(filled(&ManualPage { frame: frame(web, visit, "docs"), titles, name, text }))
+}
+
+/// The heading of a text.
+fn title(text: &str) -> &str {
+    text.lines().next().unwrap_or_default().trim_start_matches("# ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_page_of_docs_is_built_in() {
+        let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs");
+        for folder in ["", "design/"] {
+            for entry in std::fs::read_dir(format!("{docs}/{folder}")).unwrap() {
+                let name = entry.unwrap().file_name().into_string().unwrap();
+                if let Some(name) = name.strip_suffix(".md") {
+                    let name = format!("{folder}{name}");
+                    assert!(TEXTS.iter().any(|(known, _)| *known == name), "{name} is not built in");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_page_begins_with_its_title() {
+        for (name, text) in TEXTS {
+            assert!(text.starts_with("# ") && title(text).len() < 60, "{name}");
+        }
+    }
+}
