@@ -37,6 +37,18 @@ fn pages(others: bool) -> Vec<(PathBuf, String)> {
     pages
 }
 
+/// Commands that need an installed board, a GPU or much time: where they are run, and as what. `None`: only by hand.
+const ELSEWHERE: [(&str, Option<(&str, &str)>); 8] = [
+    ("sudo apt install", Some(("deploy/vm/acceptance.py", "apt-get install -y ./kithd.deb"))),
+    ("sudo kithd allow", Some(("deploy/vm/acceptance.py", "kithd allow {folder} --write"))),
+    ("systemctl status kithd", Some(("deploy/vm/acceptance.py", "systemctl status kithd"))),
+    ("journalctl -u kithd", Some(("deploy/vm/acceptance.py", "journalctl -u kithd"))),
+    ("python3 -m venv", Some(("dev", "-m venv"))),
+    ("venv/bin/python models/benches/peers.py", Some(("dev", "models/benches/peers.py"))),
+    ("./dev run", None),
+    ("cargo build --release --no-default-features --features cuda-13", None),
+];
+
 /// Fenced blocks of one language.
 fn blocks(page: &str, language: &str) -> Vec<String> {
     let mut blocks = Vec::new();
@@ -249,6 +261,22 @@ fn commands(page: &str) -> Vec<(String, String)> {
     commands
 }
 
+#[test]
+fn commands_that_are_only_shown_are_run_elsewhere() {
+    for (path, page) in pages(false) {
+        for block in blocks(&page, "console").iter().filter(|block| !block.starts_with("$ ")) {
+            for line in block.lines() {
+                let place = ELSEWHERE.iter().find(|(command, _)| line.starts_with(command));
+                let (_, place) = place.unwrap_or_else(|| panic!("{}: no test runs {line}", path.display()));
+                if let Some((file, words)) = place {
+                    let text = fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
+                    assert!(text.contains(words), "{file} does not run {words:?} any more");
+                }
+            }
+        }
+    }
+}
+
 /// An answer without its numbers and blanks, which differ between machines and model packs.
 fn shape(answer: &str) -> String {
     answer.chars().filter(|c| !c.is_ascii_digit() && !c.is_whitespace()).collect()
@@ -313,6 +341,7 @@ impl Desk {
             ("astronaut_1.jpg", "ann_1.jpg"),
             ("astronaut_2.jpg", "ann_2.jpg"),
             ("obama_2.jpg", "picture.jpg"),
+            ("obama_1.jpg", "your_picture.jpg"),
             ("biden_1.jpg", "people/joe_1.jpg"),
         ];
         fs::create_dir(folder.path().join("people")).unwrap();
