@@ -77,7 +77,7 @@ class Mtcnn:
     def __init__(self, folder, detector, threads=1):
         self.pnet, self.rnet, self.onet = (session(folder / detector[n], threads) for n in ("pnet", "rnet", "onet"))
         self.min_face, self.factor = detector["min_face_px"], detector["pyramid_factor"]
-        self.thresholds, self.sure = detector["thresholds"], detector["sure"]
+        self.thresholds, self.sure, self.overlap = detector["thresholds"], detector["sure"], detector["overlap"]
 
     def detect(self, picture):
         """(boxes with score, landmarks) of an RGB picture."""
@@ -87,7 +87,7 @@ class Mtcnn:
         prob, reg = self.rnet.run(["prob", "reg"], {"input": cut(picture, boxes, 24)})
         keep = prob[:, 0] > self.thresholds[1]
         boxes, scores, reg = boxes[keep], prob[keep, 0], reg[keep]
-        keep = suppress(boxes, scores, 0.7)
+        keep = suppress(boxes, scores, self.overlap)
         boxes = make_square(boxes[keep] + reg[keep] * sizes(boxes[keep]))
         if not len(boxes):
             return self.NONE

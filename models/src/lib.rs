@@ -155,6 +155,10 @@ pub enum VisionError {
     },
 }
 
+/// The part of a picture's longer side that the smallest face looked for has, unless it is chosen: of 3840×2160 a
+/// quarter of the sides is decoded then, of 1920×1080 a half.
+const SMALLEST_PART: usize = 40;
+
 /// What to look for in a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Search {
@@ -250,6 +254,7 @@ pub struct Vision {
     alignment: Alignment,
     recogniser: Recogniser,
     metric: Metric,
+    min_face_px: usize,
     self_test: SelfTest,
     cores: Arc<Cores>,
 }
@@ -298,6 +303,7 @@ impl Vision {
             alignment: pack.manifest.alignment.clone(),
             recogniser,
             metric: pack.matching().metric,
+            min_face_px: pack.min_face_px(),
             self_test: pack.self_test().clone(),
             cores,
         }
@@ -311,6 +317,12 @@ impl Vision {
     /// What the recogniser runs on.
     pub fn device(&self) -> Device {
         self.device
+    }
+
+    /// The smallest face worth looking for in a picture of these sides where nobody chooses, in its pixels: the pack's,
+    /// or a 40th of the longer side if that is more, so that what detection takes does not grow with the picture.
+    pub fn smallest_face(&self, width: usize, height: usize) -> usize {
+        self.min_face_px.max(width.max(height) / SMALLEST_PART)
     }
 
     /// By how much (1, 2 or 4) the sides of a picture may be divided before the detector sees less of the faces it is to

@@ -101,6 +101,8 @@ pub(crate) struct MtcnnSpec {
     pub(crate) min_face_px: usize,
     /// From which score a box goes on from P-, R- and O-Net; O-Net's is the mean of two looks.
     pub(crate) thresholds: [f32; 3],
+    /// How much of two boxes, shared over both together, may be the same for both to go on from R-Net to O-Net.
+    pub(crate) overlap: f32,
     /// From which score O-Net's first look is enough, and the picture as given.
     pub(crate) sure: f32,
     /// Which score a face in the turned picture must have.

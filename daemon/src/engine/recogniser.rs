@@ -17,7 +17,10 @@ const CROP_QUALITY: u8 = 85;
 pub struct Recogniser {
     vision: Vision,
     limits: DecodeLimits,
-    search: Search,
+    /// As configured; `None` follows the pack and the picture.
+    min_face_px: Option<usize>,
+    max_faces: usize,
+    turned: bool,
     quality: QualityLimits,
 }
 
@@ -33,20 +36,27 @@ impl Recogniser {
         Ok(Self {
             vision,
             limits: settings.limits,
-            search: Search {
-                min_face_px: settings.min_face_px.unwrap_or_else(|| pack.min_face_px()),
-                max_faces: settings.max_faces,
-                turned: settings.turned,
-            },
+            min_face_px: settings.min_face_px,
+            max_faces: settings.max_faces,
+            turned: settings.turned,
             quality: pack.quality_limits().clone(),
         })
+    }
+
+    /// What is looked for in a picture of these sides.
+    fn search(&self, width: usize, height: usize) -> Search {
+        Search {
+            min_face_px: self.min_face_px.unwrap_or_else(|| self.vision.smallest_face(width, height)),
+            max_faces: self.max_faces,
+            turned: self.turned,
+        }
     }
 
     /// The bundled picture must give the pack's reference embedding within the precision's tolerance.
     pub fn self_test(&self, pack: &Pack) -> Result<f32, EngineError> {
         let bytes = pack.self_test_picture().map_err(failed)?;
         let rgb = decode(&bytes, &self.limits).map_err(failed)?;
-        let analysis = self.vision.recognise(&rgb, &self.search).map_err(failed)?;
+        let analysis = self.vision.recognise(&rgb, &self.search(rgb.width, rgb.height)).map_err(failed)?;
         self.vision.check_reference(&analysis).map_err(failed)
     }
 
@@ -54,7 +64,7 @@ impl Recogniser {
     pub fn compare(&self, pack: &Pack) -> Result<Comparison, EngineError> {
         let bytes = pack.self_test_picture().map_err(failed)?;
         let rgb = decode(&bytes, &self.limits).map_err(failed)?;
-        compare_precisions(pack, &self.vision, &rgb, &self.search).map_err(failed)
+        compare_precisions(pack, &self.vision, &rgb, &self.search(rgb.width, rgb.height)).map_err(failed)
     }
 
     /// Everything about one picture.
@@ -64,13 +74,14 @@ impl Recogniser {
 
     fn reply(&self, bytes: &[u8]) -> Result<Reply, EngineError> {
         let begun = Instant::now();
-        let reduction = |width, height| self.vision.reduction(width, height, &self.search);
+        let reduction = |width, height| self.vision.reduction(width, height, &self.search(width, height));
         let sight = look(bytes, &self.limits, reduction).map_err(|error| EngineError::Unreadable(error.to_string()))?;
         let Sight { picture, reduction, size, remarks, whole } = sight;
         let decoded = begun.elapsed();
+        let search = self.search(size.0 as usize, size.1 as usize);
         let part = |bounds| whole.part(bounds);
         let analysis =
-            self.vision.recognise_reduced(&picture, reduction, &self.search, part).map_err(|error| match error {
+            self.vision.recognise_reduced(&picture, reduction, &search, part).map_err(|error| match error {
                 VisionError::PictureSides { .. } => EngineError::Unreadable(error.to_string()),
                 other => failed(other),
             })?;
@@ -142,8 +153,9 @@ mod tests {
         let bytes = encode::jpeg(&two_faces(&pack), 90).unwrap();
         let reply = recogniser.recognise(&bytes).unwrap();
         let whole = decode(&bytes, &limits).unwrap();
-        assert!(recogniser.vision.reduction(whole.width, whole.height, &recogniser.search) > 1);
-        let expected = recogniser.vision.recognise(&whole, &recogniser.search).unwrap().faces;
+        let search = recogniser.search(whole.width, whole.height);
+        assert!(recogniser.vision.reduction(whole.width, whole.height, &search) > 1);
+        let expected = recogniser.vision.recognise(&whole, &search).unwrap().faces;
         assert_eq!((reply.size, reply.faces.len(), expected.len()), ((4200, 3150), 2, 2));
         for (found, expected) in reply.faces.iter().zip(&expected) {
             let size = expected.bounds.size();

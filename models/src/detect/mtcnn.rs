@@ -19,7 +19,7 @@ const RNET_VIEW: f64 = 24.0;
 /// P-Net looks at every second pixel.
 const PNET_STRIDE: f64 = 2.0;
 /// The most pixels the largest pyramid level may have. This bounds the time: in a larger picture
-/// the smallest face found grows instead. Faces of 20 pixels are found up to 1920×1080, of 40 up to 3840×2160; in
+/// the smallest face found grows instead, even if it is chosen. Faces of 20 pixels are found up to 1920×1080, of 40 up to 3840×2160; in
 /// 4000×3000 those of 48.
 const LARGEST_LEVEL: f64 = 1152.0 * 648.0;
 /// The most proposals of one level, and of all, that go on; a picture full of faces has far fewer.
@@ -43,6 +43,7 @@ pub(crate) struct Mtcnn {
     rnet: Refiner,
     onet: Refiner,
     thresholds: [f32; 3],
+    overlap: f32,
     pyramid_factor: f64,
 }
 
@@ -110,6 +111,7 @@ impl Mtcnn {
             rnet: Refiner::new(&rnet, RNET_VIEW as usize, &[1, 4])?,
             onet: Refiner::new(&onet, 48, &[1, 4, 10])?,
             thresholds: spec.thresholds,
+            overlap: spec.overlap,
             pyramid_factor: f64::from(spec.pyramid_factor),
         })
     }
@@ -128,7 +130,7 @@ impl Mtcnn {
             candidate.bounds = squared(candidate.shifted(0.0));
         }
         let boxes = self.rnet.refine(picture, &boxes, self.thresholds[1], cores)?;
-        let mut boxes = suppress(boxes, 0.7, Overlap::Union, 1.0);
+        let mut boxes = suppress(boxes, self.overlap, Overlap::Union, 1.0);
         boxes.truncate(search.max_faces.saturating_mul(CANDIDATES_PER_FACE).clamp(32, PROPOSALS));
         for candidate in &mut boxes {
             candidate.bounds = squared(candidate.shifted(1.0));

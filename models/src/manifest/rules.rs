@@ -48,6 +48,7 @@ impl Manifest {
                     spec.thresholds.into_iter().all(probability),
                     "three numbers between 0 and 1",
                 )?;
+                rule("detector.overlap", spec.overlap, probability(spec.overlap), "between 0 and 1")?;
                 rule("detector.sure", spec.sure, probability(spec.sure), "between 0 and 1")?;
                 rule("detector.upright", spec.upright, probability(spec.upright), "between 0 and 1")?;
                 rule(
