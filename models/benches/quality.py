@@ -1,12 +1,14 @@
-"""What the quality of a face is worth, on pictures spoilt on purpose: needs numpy and opencv-python-headless.
+"""What the quality of a face is worth, on pictures spoilt on purpose: needs numpy and opencv-python-headless, `spoil` also
+what ../convert/requirements.txt has.
 
     python3 quality.py spoil lfw-dev FOLDER tuning|report    writes spoilt pictures and pairs.csv into FOLDER
+    analyse ../packs/sface int8 20 FOLDER/*.jpg > FACES      `analyse` is the example of kith-vision
+    python3 quality.py table FOLDER/pairs.csv FACES [SVG]    the tables of quality.md; errors against discard as a picture
+    python3 quality.py curve FOLDER/pairs.csv FACES          quality.known_again of pack.toml
     kithd eval --pairs FOLDER/pairs.csv                      error against rejection, by the quality and each part of it
-    analyse PACK float32 20 FOLDER/*.jpg | python3 quality.py table FOLDER/pairs.csv
-                                                             the tables of quality.md, with the score before this one
 
-`analyse` is the example of kith-vision. Of each pair of one person in lfw-dev one picture is spoilt in 25 ways; the other
-stays whole. `spoil` is free of chance but for the noise in dark pictures, which is seeded.
+Of each pair of one person in lfw-dev one picture is spoilt in 24 ways; the other stays whole. A face is known again where the
+two embeddings have a cosine of KNOWN. `spoil` is free of chance but for the noise in dark pictures, which is seeded.
 """
 
 import csv
@@ -19,10 +21,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-PACK = Path(__file__).resolve().parent.parent / "packs" / "dlib-mtcnn" / "pack.toml"
-MATCHING = tomllib.loads(PACK.read_text())["matching"]
-THRESHOLD = MATCHING["threshold"]
-KNOWN = THRESHOLD - MATCHING["band_below"]
+PACK = Path(__file__).resolve().parent.parent / "packs" / "sface"
+# What the balanced level asks of a face where 300 people are enrolled (accuracy.md).
+KNOWN = 0.45
 SHARES = (0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2)
 
 
@@ -30,27 +31,70 @@ def in_half(person, half):
     return (hashlib.sha256(person.encode()).hexdigest()[0] < "8") == (half == "tuning")
 
 
-def spoilt(picture, noise):
+def person(path):
+    return path.rsplit("_", 1)[0]
+
+
+def masked(picture, landmarks):
+    """With a mask from the nose to below the chin."""
+    left, right, nose, mouth_left, mouth_right = landmarks
+    across, down = right - left, (mouth_left + mouth_right - left - right) / 2
+    outline = (left + 0.45 * down - 0.35 * across, nose - 0.1 * down, right + 0.45 * down + 0.35 * across,
+               mouth_right + 0.55 * down + 0.25 * across, (mouth_left + mouth_right) / 2 + 0.85 * down,
+               mouth_left + 0.55 * down - 0.25 * across)
+    picture = picture.copy()
+    cv2.fillPoly(picture, [np.array(outline, np.int32)], (215, 190, 150), cv2.LINE_AA)
+    return picture
+
+
+def shaded(picture, landmarks):
+    """With sunglasses."""
+    left, right = landmarks[:2]
+    across = right - left
+    eyes, angle = np.hypot(*across), np.degrees(np.arctan2(across[1], across[0]))
+    picture = picture.copy()
+    for eye in (left, right):
+        axes = int(0.36 * eyes), int(0.27 * eyes)
+        cv2.ellipse(picture, eye.astype(int).tolist(), axes, angle, 0, 360, (25, 20, 20), -1, cv2.LINE_AA)
+    ends = [(end.astype(int).tolist()) for end in (left - 0.5 * across, right + 0.5 * across)]
+    cv2.line(picture, *ends, (25, 20, 20), max(1, int(0.08 * eyes)), cv2.LINE_AA)
+    return picture
+
+
+def spoilt(picture, landmarks, noise):
     """Name and picture of each way; an LFW face spans about 70 to 180 of the 250 pixels."""
     yield "whole_0", picture
-    for light in (0.3, 0.15, 0.08, 0.05, 0.03):
+    for light in (0.15, 0.08):
         dark = picture * light + noise.normal(0, 1, picture.shape)
         yield f"dark_{light}", np.rint(np.clip(dark, 0, 255)).astype(np.uint8)
-    for sigma in (2, 3, 4, 5):
+    for sigma in (2, 3, 4, 5, 6):
         yield f"blur_{sigma}", cv2.GaussianBlur(picture, (0, 0), sigma)
-    for side in (55, 75, 100, 140):
+    for side in (40, 55, 75, 100):
         yield f"small_{side}", cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
-    for gone in (60, 85, 105, 120):
+    for gone in (85, 105, 120):
         yield f"cutleft_{gone}", picture[:, gone:]
         yield f"cutbottom_{gone}", picture[: 250 - gone]
         yield f"cuttop_{gone}", picture[gone:]
+    if landmarks is not None:
+        yield "mask_0", masked(picture, landmarks)
+        yield "glasses_0", shaded(picture, landmarks)
+        yield "both_0", shaded(masked(picture, landmarks), landmarks)
 
 
 def spoil(lfw, folder, half):
+    sys.path.insert(0, str(PACK.parent.parent / "convert"))
+    import reference
+
+    detector = reference.Mtcnn(PACK, tomllib.loads((PACK / "pack.toml").read_text())["detector"])
+
+    def landmarks(picture):
+        boxes, points = detector.detect(picture[..., ::-1])
+        off = np.hypot(boxes[:, 0] + boxes[:, 2] - 250, boxes[:, 1] + boxes[:, 3] - 250)
+        return points[off.argmin()] if len(boxes) else None
+
     lfw, folder = Path(lfw), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(1)
-    person = lambda path: path.rsplit("_", 1)[0]
     with open(lfw / "pairs.csv", newline="") as file:
         pairs = [row for row in csv.DictReader(file) if row["same"] == "1" and in_half(person(row["path_a"]), half)]
     rows = []
@@ -60,7 +104,8 @@ def spoil(lfw, folder, half):
         for path in (pair["path_b"], other["path_b"]):
             if not (folder / path).exists():
                 (folder / path).write_bytes((lfw / path).read_bytes())
-        for name, picture in spoilt(cv2.imread(str(lfw / pair["path_a"])), noise):
+        picture = cv2.imread(str(lfw / pair["path_a"]))
+        for name, picture in spoilt(picture, landmarks(picture), noise):
             file = f"{Path(pair['path_a']).stem}__{name}.jpg"
             cv2.imwrite(str(folder / file), picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
             one, two = person(pair["path_a"]), person(other["path_b"])
@@ -73,12 +118,6 @@ def spoil(lfw, folder, half):
     print(f"{len(pairs)} pairs, {len(rows) // 2} pictures made of them")
 
 
-def former(face):
-    """The score before: detector, size up to 112 pixels, sharpness up to 0.1, turn."""
-    frontal = max(0, 1 - abs(face["yaw"])) * max(0, 1 - abs(face["pitch"]))
-    return face["score"] * min(1, face["size_px"] / 112) * min(1, face["sharpness"] / 0.1) * frontal
-
-
 def subject(picture):
     """The face nearest the middle; what is left of a cut picture has its middle elsewhere, and often one face."""
     faces = picture["faces"]
@@ -87,65 +126,142 @@ def subject(picture):
     return min(faces, key=lambda face: off(face["bounds"])) if faces else None
 
 
-def table(pairs):
-    faces = {Path(picture["path"]).name: subject(picture) for picture in map(json.loads, sys.stdin)}
-    people = {}
+def probes(pairs, faces):
+    """(way, face, likeness to the person's other picture) of each spoilt picture; without a face (way, None, None)."""
+    with open(faces) as lines:
+        found = {Path(picture["path"]).name: subject(picture) for picture in map(json.loads, lines)}
     with open(pairs, newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if row["same"] == "1"]
     for row in rows:
-        people[row["path_a"]], people[row["path_b"]] = row["person_a"], row["person_b"]
-    rows = [(row["path_a"], row["path_b"]) for row in rows if row["same"] == "1"]
-    whole = [(people[name], face["embedding"]) for name, face in faces.items()
-             if name in people and "__" not in name and face]
-    strangers, names = np.array([e for _, e in whole]), np.array([n for n, _ in whole])
-    probes = []
-    ways = {}
-    for spoilt_name, other in rows:
-        way = spoilt_name[:-4].split("__")[1]
-        ways.setdefault(way, []).append(None)
-        one, two = faces[spoilt_name], faces[other]
+        one, two = found[row["path_a"]], found[row["path_b"]]
+        way = row["path_a"][:-4].split("__")[1]
         if one and two:
-            embedding = np.array(one["embedding"])
-            distance = np.linalg.norm(embedding - two["embedding"])
-            nearest = np.linalg.norm(strangers - embedding, axis=1)[names != people[spoilt_name]].min()
-            probes.append((one, distance, nearest))
-            ways[way][-1] = probes[-1]
-    print(f"{'way':<14}{'found':>7}{'missed':>8}{'not known':>11}   medians: size, cut, brightness, sharpness, quality")
-    for way, tried in ways.items():
-        found = [probe for probe in tried if probe]
+            yield way, one, cosine(one["embedding"], two["embedding"])
+        elif two:
+            yield way, None, None
+
+
+def cosine(a, b):
+    return float(np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def by_parts(face):
+    """The score of packs without a curve, as in ../src/quality.rs."""
+    half = lambda much: 1 / (1 + much)
+    return (min(face["score"], 1) * half((17 / max(face["size_px"], 1)) ** 4) * half((face["cut"] / 0.4) ** 2)
+            * half((7 / max(face["brightness"], 0.1)) ** 2) * half((0.0075 / max(face["sharpness"], 1e-5)) ** 2)
+            * half(face["yaw"] ** 2) * half((face["pitch"] / 0.5) ** 2))
+
+
+MEASURES = {"length": lambda face: face["length"], "product of the parts": by_parts,
+            "sharpness": lambda face: face["sharpness"], "size": lambda face: face["size_px"],
+            "light": lambda face: face["brightness"], "uncut": lambda face: -face["cut"],
+            "detector": lambda face: face["score"], "turn": lambda face: -abs(face["yaw"])}
+
+
+def area_under_curve(values, missed):
+    """How often a face that is missed has the lower value of two."""
+    ranks = np.empty(len(values))
+    ranks[np.argsort(values, kind="stable")] = np.arange(len(values))
+    count = missed.sum()
+    return 1 - (ranks[missed].sum() - count * (count - 1) / 2) / (count * (~missed).sum())
+
+
+def rising(values, known, edges):
+    """Mean value and share known of the faces between the edges, neighbours put together until the shares rise."""
+    groups = []
+    for low, high in zip(edges, edges[1:]):
+        among = (values >= low) & (values < high)
+        if among.any():
+            groups.append([values[among].sum(), known[among].sum(), among.sum()])
+        while len(groups) > 1 and groups[-2][1] / groups[-2][2] >= groups[-1][1] / groups[-1][2]:
+            last = groups.pop()
+            groups[-1] = [a + b for a, b in zip(groups[-1], last)]
+    return [(total / count, share / count, count) for total, share, count in groups]
+
+
+def curve(pairs, faces):
+    tried = [probe for probe in probes(pairs, faces) if probe[1]]
+    lengths = np.array([face["length"] for _, face, _ in tried])
+    known = np.array([likeness >= KNOWN for *_, likeness in tried])
+    points = rising(lengths, known, np.quantile(lengths, np.linspace(0, 1, 21)) + np.arange(21) // 20 * 1e-6)
+    print(f"lengths = [{', '.join(f'{at:.2f}' for at, *_ in points)}]")
+    print(f"shares = [{', '.join(f'{share:.3f}' for _, share, _ in points)}]")
+
+
+def table(pairs, faces, svg=None):
+    tried = list(probes(pairs, faces))
+    limits = tomllib.loads((PACK / "pack.toml").read_text())["quality"]
+    known_from, known_again = limits["known_from"], limits["known_again"]
+    print(f"{'way':<14}{'found':>7}{'not known':>11}{'refused':>9}   medians: length, quality, size, cut, brightness, sharpness")
+    for way in dict.fromkeys(way for way, *_ in tried):
+        of = [(face, likeness) for name, face, likeness in tried if name == way]
+        found = [probe for probe in of if probe[0]]
         if not found:
             print(f"{way:<14}{0:>7}")
             continue
-        distances = np.array([distance for _, distance, _ in found])
-        medians = [np.median([face[key] for face, _, _ in found])
-                   for key in ("size_px", "cut", "brightness", "sharpness", "quality")]
-        print(f"{way:<14}{100 * len(found) / len(tried):>6.0f}%{100 * np.mean(distances >= THRESHOLD):>7.1f}%"
-              f"{100 * np.mean(distances >= KNOWN):>10.1f}%   "
-              + "{:.0f} {:.2f} {:.0f} {:.3f} {:.2f}".format(*medians))
-    distances = np.array([distance for _, distance, _ in probes])
-    nearest = np.array([distance for _, _, distance in probes])
-    scores = {"now": [face["quality"] for face, _, _ in probes], "before": [former(face) for face, _, _ in probes]}
-    for which, score in scores.items():
-        score = np.array(score)
-        print(f"\nscore {which}: {len(score)} spoilt faces; a stranger is known: one of {len(set(names))} people is that near")
-        print("  score       faces  missed  not known  stranger known")
-        for low in np.arange(0, 1, 0.1):
-            among = (score >= low) & (score < low + 0.1 + 1e-6 * (low > 0.85))
-            if among.any():
-                print(f"  {low:.1f} to {low + 0.1:.1f}{among.sum():>8}{100 * np.mean(distances[among] >= THRESHOLD):>7.1f}%"
-                      f"{100 * np.mean(distances[among] >= KNOWN):>10.1f}%{100 * np.mean(nearest[among] < KNOWN):>15.1f}%")
-        worst_first = np.argsort(score, kind="stable")
-        left = [distances[worst_first[int(share * len(score)):]] for share in SHARES]
-        print("  without the worst " + " ".join(f"{100 * share:5.0f}%" for share in SHARES))
-        print("  missed            " + " ".join(f"{100 * np.mean(d >= THRESHOLD):5.1f}%" for d in left))
-        print("  not known         " + " ".join(f"{100 * np.mean(d >= KNOWN):5.1f}%" for d in left))
+        share = lambda condition: 100 * np.mean([condition(*probe) for probe in found])
+        medians = [np.median([face[key] for face, _ in found])
+                   for key in ("length", "quality", "size_px", "cut", "brightness", "sharpness")]
+        print(f"{way:<14}{100 * len(found) / len(of):>6.0f}%{share(lambda _, like: like < KNOWN):>10.1f}%"
+              f"{share(lambda face, _: face['quality'] < known_from):>8.1f}%   "
+              + "{:.1f} {:.2f} {:.0f} {:.2f} {:.0f} {:.3f}".format(*medians))
+    faces = [face for _, face, _ in tried if face]
+    missed = np.array([likeness < KNOWN for _, face, likeness in tried if face])
+    quality = np.interp([face["length"] for face in faces], known_again["lengths"], known_again["shares"])
+    print(f"\n{len(faces)} faces; quality is the share known again, by {len(known_again['lengths'])} points of the pack")
+    print("  quality       faces   known again")
+    for low in np.arange(0, 1, 0.1):
+        among = (quality >= low) & (quality < low + 0.1 + 1e-6 * (low > 0.85))
+        if among.any():
+            print(f"  {low:.1f} to {low + 0.1:.1f}{among.sum():>8}{100 * np.mean(~missed[among]):>12.1f}%")
+    refused = quality < known_from
+    print(f"\nbelow {known_from}, which is refused at enrolment: {100 * refused.mean():.1f} %, of which "
+          f"{100 * missed[refused].mean():.1f} % are not known again; of the others {100 * missed[~refused].mean():.1f} %")
+    discards = {}
+    print("\nnot known again without the worst " + "".join(f"{100 * share:6.0f}%" for share in SHARES) + "   area under the curve")
+    for name, measure in MEASURES.items():
+        values = np.array([measure(face) for face in faces])
+        order = np.argsort(values, kind="stable")
+        discards[name] = [missed[order[int(share * len(order)):]].mean() for share in np.linspace(0, 0.5, 51)]
+        left = [missed[order[int(share * len(order)):]].mean() for share in SHARES]
+        print(f"  {name:<32}" + "".join(f"{100 * share:6.1f}%" for share in left)
+              + f"{area_under_curve(values, missed):>12.2f}")
+    if svg:
+        Path(svg).write_text(drawn(discards))
+
+
+def drawn(discards):
+    """Errors against discard, in per cent, as SVG."""
+    highest = max(map(max, discards.values()))
+    colours = ("#0b7285", "#c92a2a", "#e67700", "#2b8a3e", "#862e9c", "#5c940d", "#495057", "#a61e4d")
+    lines = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 360" font-family="sans-serif" font-size="12">',
+             '<rect width="640" height="360" fill="#fff"/>',
+             '<path d="M50 20V320H470" fill="none" stroke="#333"/>']
+    for share in range(0, 51, 10):
+        lines.append(f'<text x="{50 + 8.4 * share:.0f}" y="336" text-anchor="middle">{share} %</text>')
+    for level in np.linspace(0, highest, 5):
+        lines.append(f'<text x="46" y="{324 - 300 * level / highest:.0f}" text-anchor="end">{100 * level:.0f} %</text>')
+    lines.append('<text x="260" y="354" text-anchor="middle">faces discarded, the worst first</text>')
+    lines.append('<text x="56" y="14">of the others not known again</text>')
+    ends = sorted((shares[-1], name) for name, shares in discards.items())
+    room = 320.0
+    for last, name in ends:
+        colour = colours[list(discards).index(name)]
+        points = " ".join(f"{50 + 4.2 * 2 * ix:.0f},{320 - 300 * share / highest:.1f}" for ix, share in enumerate(discards[name]))
+        room = min(room - 14, 324 - 300 * last / highest)
+        lines.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        lines.append(f'<text x="476" y="{room:.0f}" fill="{colour}">{name}</text>')
+    return "\n".join([*lines, "</svg>\n"])
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["spoil", lfw, folder, ("tuning" | "report") as half]:
             spoil(lfw, folder, half)
-        case ["table", pairs]:
-            table(pairs)
+        case ["table", pairs, faces, *svg] if len(svg) < 2:
+            table(pairs, faces, *svg)
+        case ["curve", pairs, faces]:
+            curve(pairs, faces)
         case _:
             sys.exit(__doc__)

@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             serde_json::json!({
                 "bounds": [b.left, b.top, b.right, b.bottom], "landmarks": face.landmarks, "score": face.score,
                 "size_px": q.size_px, "cut": q.cut, "brightness": q.brightness, "sharpness": q.sharpness, "yaw": q.yaw, "pitch": q.pitch, "roll": q.roll_degrees,
-                "quality": q.score, "embedding": face.embedding,
+                "quality": q.score, "length": face.length, "embedding": face.embedding,
             })
         });
         println!(

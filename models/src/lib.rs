@@ -41,7 +41,7 @@ pub use compare::{Comparison, Trial, compare_precisions};
 pub use device::{Device, Precision};
 pub use gallery::{Candidate, Gallery, Matching, Metric, Outcome, Verdict};
 pub use manifest::{Pack, PackError, SelfTest, Tolerance};
-pub use quality::{Objection, Part, Quality, QualityLimits};
+pub use quality::{KnownAgain, Objection, Part, Quality, QualityLimits};
 pub use rgb::{MAX_SIDE, Rgb};
 pub use runtime::RUNTIME_VERSION;
 pub use timing::{NetworkTime, time_networks};
@@ -255,6 +255,7 @@ pub struct Vision {
     recogniser: Recogniser,
     metric: Metric,
     min_face_px: usize,
+    known_again: Option<KnownAgain>,
     self_test: SelfTest,
     cores: Arc<Cores>,
 }
@@ -304,6 +305,7 @@ impl Vision {
             recogniser,
             metric: pack.matching().metric,
             min_face_px: pack.min_face_px(),
+            known_again: pack.quality_limits().known_again.clone(),
             self_test: pack.self_test().clone(),
             cores,
         }
@@ -405,6 +407,9 @@ impl Vision {
         let embeddings = self.recogniser.embed(&chips, cores)?;
         for (face, embedding) in faces.iter_mut().zip(embeddings) {
             (face.embedding, face.length) = (embedding.values, embedding.length);
+            if let Some(curve) = &self.known_again {
+                face.quality.score = curve.share(face.length);
+            }
         }
         let timings = Timings { detect: found - started, align: aligned - found, embed: aligned.elapsed() };
         Ok(Analysis { faces, timings })

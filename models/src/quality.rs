@@ -1,5 +1,6 @@
 //! How fit a face is for enrolment and for being known: its size, how much of it the picture's edge cuts off, how much
-//! light is on it, how sharp it is, how far it is turned. Says what is wrong; whether to refuse is the caller's choice.
+//! light is on it, how sharp it is, how far it is turned, and, where the pack knows how, what the recogniser makes of it.
+//! Says what is wrong; whether to refuse is the caller's choice.
 
 use std::fmt;
 
@@ -24,6 +25,43 @@ pub struct QualityLimits {
     pub max_yaw: f32,
     /// A face whose [`Quality::score`] is below this is too poor to be called known, and to be enrolled.
     pub known_from: f32,
+    /// What the score is made of, where the pack has it: it alone decides then, and the other limits only say why.
+    pub known_again: Option<KnownAgain>,
+}
+
+/// The share of faces that are known again, by how long the recogniser's embedding of them is before it is normalised:
+/// points of a curve that rises, with straight lines between them.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnownAgain {
+    /// Lengths, each larger than the one before.
+    pub lengths: Vec<f32>,
+    /// The share for each, from 0 to 1.
+    pub shares: Vec<f32>,
+}
+
+impl KnownAgain {
+    /// Whether the points make a curve.
+    pub(crate) fn is_curve(&self) -> bool {
+        let Self { lengths, shares } = self;
+        lengths.len() == shares.len()
+            && lengths.len() >= 2
+            && lengths.iter().all(|length| length.is_finite())
+            && lengths.is_sorted_by(|a, b| a < b)
+            && shares.iter().all(|share| (0.0..=1.0).contains(share))
+            && shares.is_sorted()
+    }
+
+    /// For an embedding of this length; beyond the ends of the curve, that of the end.
+    pub(crate) fn share(&self, length: f32) -> f32 {
+        let next = self.lengths.partition_point(|at| *at <= length);
+        let (Some(from), Some(to)) = (next.checked_sub(1), self.lengths.get(next)) else {
+            let end = if next == 0 { self.shares.first() } else { self.shares.last() };
+            return end.copied().unwrap_or_default();
+        };
+        let (low, high) = (self.shares[from], self.shares[next]);
+        low + (high - low) * (length - self.lengths[from]) / (to - self.lengths[from])
+    }
 }
 
 /// What can be said about one face from its box, landmarks and chip.
@@ -46,8 +84,8 @@ pub struct Quality {
     pub pitch: f32,
     /// How far the line through the eyes is turned clockwise.
     pub roll_degrees: f32,
-    /// All of it in one number from 0 to 1: about the share of faces as good as this that are known again, where of
-    /// good ones all are. The product of the [`Part`]s.
+    /// All of it in one number from 0 to 1: about the share of faces as good as this that are known again. By the pack's
+    /// [`KnownAgain`]; of a pack without it the product of the [`Part`]s, which is 1 for faces without a flaw.
     pub score: f32,
 }
 
@@ -141,8 +179,8 @@ pub enum Objection {
         score: f32,
         /// The limit.
         known_from: f32,
-        /// The part that takes the most away.
-        worst: Part,
+        /// The part that takes the most away; `None` if none takes away enough to explain it.
+        worst: Option<Part>,
     },
 }
 
@@ -155,7 +193,8 @@ impl Objection {
             Self::TooDark { .. } => "too dark",
             Self::TooBlurred { .. } => "too blurred",
             Self::TurnedAway { .. } => "turned away",
-            Self::TooPoor { .. } => "too poor in all",
+            Self::TooPoor { worst: Some(_), .. } => "too poor in all",
+            Self::TooPoor { worst: None, .. } => "covered or unusual",
         }
     }
 }
@@ -191,8 +230,8 @@ impl fmt::Display for Objection {
             }
             Self::TooPoor { score, known_from, worst } => write!(
                 f,
-                "The face is too poor to tell anybody by it: its quality is {score:.2}, at least {known_from:.2} is needed. Above all, {}.",
-                worst.flaw()
+                "The face is too poor to tell anybody by it: its quality is {score:.2}, at least {known_from:.2} is needed. {}.",
+                worst.map_or(UNEXPLAINED.to_owned(), |part| format!("Above all, {}", part.flaw()))
             ),
         }
     }
@@ -246,7 +285,10 @@ impl Quality {
     /// objection, so it is also why nobody is known by it.
     pub fn objection(&self, limits: &QualityLimits) -> Option<Objection> {
         let Self { size_px, cut, brightness, sharpness, yaw, score, .. } = *self;
-        let QualityLimits { min_size_px, max_cut, min_brightness, min_sharpness, max_yaw, known_from } = *limits;
+        let &QualityLimits { min_size_px, max_cut, min_brightness, min_sharpness, max_yaw, known_from, .. } = limits;
+        if limits.known_again.is_some() && score >= known_from {
+            return None;
+        }
         // What is outside is black in the chip: it makes a face darker and moves its landmarks. A dark face is often a
         // blurred one too, and light is what helps.
         if size_px < min_size_px {
@@ -261,12 +303,18 @@ impl Quality {
             Some(Objection::TurnedAway { yaw, max_yaw })
         } else if score < known_from {
             let worst = Part::ALL.into_iter().min_by(|a, b| self.part(*a).total_cmp(&self.part(*b)));
-            Some(Objection::TooPoor { score, known_from, worst: worst.unwrap_or(Part::Detector) })
+            let explains = |part: &Part| limits.known_again.is_none() || self.part(*part) < EXPLAINS;
+            Some(Objection::TooPoor { score, known_from, worst: worst.filter(explains) })
         } else {
             None
         }
     }
 }
+
+/// A part of which less than this is left explains why the recogniser makes little of a face.
+const EXPLAINS: f32 = 0.9;
+/// Nothing else that makes a face poor shows in what is measured.
+const UNEXPLAINED: &str = "Nothing measured explains it: it may be covered by a mask, sunglasses, hair or a hand";
 
 /// The share of a box that is not in the picture.
 fn beyond(bounds: Bounds, width: f32, height: f32) -> f32 {
@@ -346,6 +394,7 @@ mod tests {
         min_sharpness: 0.025,
         max_yaw: 0.36,
         known_from: 0.67,
+        known_again: None,
     };
 
     fn good() -> Quality {
@@ -385,6 +434,32 @@ mod tests {
             sentence,
             "The face is too poor to tell anybody by it: its quality is 0.44, at least 0.67 is needed. Above all, it is turned away."
         );
+    }
+
+    #[test]
+    fn the_share_known_again_lies_on_the_packs_curve() {
+        let curve = KnownAgain { lengths: vec![6.0, 8.0, 12.0], shares: vec![0.1, 0.5, 0.9] };
+        assert!(curve.is_curve());
+        for (length, share) in [(0.0, 0.1), (6.0, 0.1), (7.0, 0.3), (8.0, 0.5), (9.0, 0.6), (12.0, 0.9), (30.0, 0.9)] {
+            assert!((curve.share(length) - share).abs() < 1e-6, "{length}: {}", curve.share(length));
+        }
+        assert!(!KnownAgain { lengths: vec![6.0, 6.0], ..curve.clone() }.is_curve());
+        assert!(!KnownAgain { shares: vec![0.1, 0.5, 0.4], ..curve }.is_curve());
+    }
+
+    #[test]
+    fn with_a_curve_limits_only_say_why_a_face_is_refused() {
+        let curve = KnownAgain { lengths: vec![6.0, 12.0], shares: vec![0.0, 1.0] };
+        let limits = QualityLimits { known_again: Some(curve), ..LIMITS };
+        let small = Quality { size_px: 40.0, ..good() };
+        assert_eq!(small.objection(&limits), None);
+        let small = Quality { score: 0.5, ..small };
+        assert_eq!(small.objection(&limits).map(|objection| objection.reason()), Some("too small"));
+        let covered = Quality { score: 0.5, ..good() }.objection(&limits).unwrap();
+        assert_eq!(covered.reason(), "covered or unusual");
+        assert!(covered.to_string().ends_with("it may be covered by a mask, sunglasses, hair or a hand."), "{covered}");
+        let doubtful = Quality { score: 0.5, pitch: 0.3, ..good() }.objection(&limits).unwrap();
+        assert!(doubtful.to_string().ends_with("Above all, it is turned away."), "{doubtful}");
     }
 
     #[test]

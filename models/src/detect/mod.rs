@@ -139,8 +139,7 @@ impl Detector {
         }
         let needed = self.needed(surest(doubtful));
         let (side, least) = (picture.width().min(picture.height()), search.min_face_px);
-        let smallest =
-            (TURNED_TIMES * least).max(side / TURNED_LEAST_PART).min(least.max(side / TURNED_MOST_PART));
+        let smallest = (TURNED_TIMES * least).max(side / TURNED_LEAST_PART).min(least.max(side / TURNED_MOST_PART));
         let (reduced, shrink) = picture.halved(smallest as f64 / TURNED_FACE_PX as f64);
         let coarse = Search { min_face_px: (smallest as f64 * shrink) as usize, ..*search };
         let (score, turn) = self.surest_turn(reduced, &coarse, cores)?;

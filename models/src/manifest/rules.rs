@@ -7,6 +7,7 @@ use std::path::Path;
 use super::{DetectorSpec, Manifest, PackError};
 use crate::device::Precision;
 use crate::gallery::Metric;
+use crate::quality::KnownAgain;
 
 impl Manifest {
     pub(super) fn check(&self) -> Result<(), PackError> {
@@ -162,6 +163,13 @@ impl Manifest {
         rule("quality.min_brightness", limits.min_brightness, not_negative(limits.min_brightness), "0 or more")?;
         rule("quality.min_sharpness", limits.min_sharpness, not_negative(limits.min_sharpness), "0 or more")?;
         rule("quality.max_yaw", limits.max_yaw, limits.max_yaw > 0.0, "above 0")?;
+        let curve = limits.known_again.as_ref();
+        rule(
+            "quality.known_again",
+            curve,
+            curve.is_none_or(KnownAgain::is_curve),
+            "as many shares from 0 to 1 as lengths, two at least, both rising",
+        )?;
         rule("quality.known_from", limits.known_from, (0.0..1.0).contains(&limits.known_from), "from 0 to below 1")
     }
 }
