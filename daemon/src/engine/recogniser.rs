@@ -78,7 +78,7 @@ impl Recogniser {
         let sight = look(bytes, &self.limits, reduction).map_err(|error| EngineError::Unreadable(error.to_string()))?;
         let Sight { picture, reduction, size, remarks, whole } = sight;
         let decoded = begun.elapsed();
-        let search = self.search(size.0 as usize, size.1 as usize);
+        let search = self.search(size.0, size.1);
         let part = |bounds| whole.part(bounds);
         let analysis =
             self.vision.recognise_reduced(&picture, reduction, &search, part).map_err(|error| match error {
