@@ -304,7 +304,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let (store, _) = Store::open(folder.path()).unwrap();
             let pack = Pack::load(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/packs/dlib-mtcnn").as_ref()).unwrap();
-            let matcher = Matcher::new(&pack, None, false);
+            let matcher = Matcher::new(&pack, Default::default());
             let settings = app::guard_settings(&Config::default(), folder.path());
             let guard = Guard::new(settings, Arc::new(pack), Health::default(), None);
             let up = Arc::new(Ready { guard, matcher, store: Some(store.clone()) });

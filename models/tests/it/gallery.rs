@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kith_vision::{Candidate, Gallery, Matching, Metric, Outcome, VisionError};
+use kith_vision::{Candidate, Caution, Gallery, Lines, Matching, Metric, Outcome, Templates, VisionError};
 
 /// A small generator with a fixed start, so that a failure can be repeated.
 struct Random(u64);
@@ -131,7 +131,19 @@ fn ten_thousand_embeddings_are_searched_within_a_few_milliseconds() {
 }
 
 fn matching() -> Matching {
-    Matching { metric: Metric::Euclidean, threshold: 0.6, band_below: 0.05, band_above: 0.03, min_margin: 0.04 }
+    Matching {
+        metric: Metric::Euclidean,
+        threshold: 0.6,
+        band_below: 0.05,
+        band_above: 0.03,
+        min_margin: 0.04,
+        templates: Templates::Nearest,
+        curve: Vec::new(),
+    }
+}
+
+fn lines() -> Lines {
+    matching().lines(Caution::Balanced, 1)
 }
 
 fn at(distances: &[f32]) -> Vec<Candidate> {
@@ -148,7 +160,7 @@ fn a_face_is_known_below_the_band_unknown_above_it_and_uncertain_between() {
         (0.629, Outcome::Uncertain),
         (0.631, Outcome::Unknown),
     ] {
-        let verdict = matching().judge(&at(&[distance]));
+        let verdict = lines().judge(&at(&[distance]));
         assert_eq!((verdict.outcome, verdict.distance, verdict.margin), (outcome, Some(distance), None));
         assert_eq!(verdict.person, (outcome != Outcome::Unknown).then_some(7));
     }
@@ -156,14 +168,14 @@ fn a_face_is_known_below_the_band_unknown_above_it_and_uncertain_between() {
 
 #[test]
 fn a_second_person_nearly_as_near_makes_a_known_face_uncertain() {
-    assert_eq!(matching().judge(&at(&[0.4, 0.43])).outcome, Outcome::Uncertain);
-    assert_eq!(matching().judge(&at(&[0.4, 0.45])).outcome, Outcome::Known);
-    assert_eq!(matching().judge(&at(&[0.9, 0.91])).outcome, Outcome::Unknown);
+    assert_eq!(lines().judge(&at(&[0.4, 0.43])).outcome, Outcome::Uncertain);
+    assert_eq!(lines().judge(&at(&[0.4, 0.45])).outcome, Outcome::Known);
+    assert_eq!(lines().judge(&at(&[0.9, 0.91])).outcome, Outcome::Unknown);
 }
 
 #[test]
 fn nobody_enrolled_makes_everybody_unknown() {
-    let verdict = matching().judge(&[]);
+    let verdict = lines().judge(&[]);
     assert_eq!((verdict.outcome, verdict.person, verdict.distance), (Outcome::Unknown, None, None));
 }
 
