@@ -29,6 +29,15 @@ impl Metric {
         }
     }
 
+    /// The distance at which rows are this share as far apart as at `distance`: angles grow as the root of the cosine's
+    /// distance.
+    pub fn at_share(self, share: f32, distance: f32) -> f32 {
+        match self {
+            Self::Euclidean => share * distance,
+            Self::Cosine => share * share * distance,
+        }
+    }
+
     /// An embedding as a row to be compared by squared distance: of unit length under the cosine metric.
     pub(crate) fn row_of(self, embedding: &[f32]) -> Vec<f32> {
         match self {

@@ -93,6 +93,8 @@ pub struct Matching {
     pub band_above: f32,
     /// A known face whose second nearest person is nearer than this beyond the first is uncertain.
     pub min_margin: f32,
+    /// A stranger's face joins the group of another one that is nearer than this. Default: at five sixths of the threshold.
+    pub linking: Option<f32>,
     /// What a face is compared with.
     #[serde(default)]
     pub templates: Templates,
@@ -159,6 +161,11 @@ impl Matching {
         Self { threshold, band_below: self.band_below.min(threshold / 2.0), curve: Vec::new(), ..self }
     }
 
+    /// A stranger's face joins the group of another one that is nearer than this.
+    pub fn linking_distance(&self) -> f32 {
+        self.linking.unwrap_or_else(|| self.metric.at_share(5.0 / 6.0, self.threshold))
+    }
+
     /// The distance on the curve, even between two points over the rate's logarithm; beyond the last point the last
     /// two go on, before the first it is the first's.
     fn distance_at(&self, rate: f64) -> f32 {
@@ -203,6 +210,7 @@ mod tests {
             band_below: 0.05,
             band_above: 0.03,
             min_margin: 0.02,
+            linking: None,
             templates: Templates::Mean,
             curve: curve.to_vec(),
         }

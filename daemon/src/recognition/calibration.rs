@@ -68,7 +68,9 @@ fn in_words(snapshot: &Snapshot, person: PersonId, threshold: f32) -> Vec<(i64, 
             distance,
         },
     };
-    let said = remarks(snapshot.gallery(), person, threshold);
+    // In a large gallery somebody is always as near as two pictures of one person may be.
+    let named_below = threshold.min(snapshot.lines().unknown_above);
+    let said = remarks(snapshot.gallery(), person, threshold, named_below);
     said.into_iter().map(|(picture, remark)| (picture, in_words(remark))).collect()
 }
 
@@ -181,7 +183,16 @@ mod tests {
         let curve = curve.to_vec();
         let (band_below, band_above, min_margin) = (0.0, 0.0, 0.0);
         let templates = Templates::Nearest;
-        Matching { metric: Metric::Euclidean, threshold, band_below, band_above, min_margin, templates, curve }
+        Matching {
+            metric: Metric::Euclidean,
+            threshold,
+            band_below,
+            band_above,
+            min_margin,
+            linking: None,
+            templates,
+            curve,
+        }
     }
 
     fn calibrate(gallery: &Gallery, threshold: f32) -> Calibration {

@@ -145,7 +145,7 @@ async fn load(store: &Store, up: &Ready, health: &Health) -> anyhow::Result<Clus
     let matcher = &up.matcher;
     move_here(store, up, health).await?;
     let matching = matcher.matching();
-    let mut groups = Clusters::new(matching.metric, matcher.dimension(), matching.threshold);
+    let mut groups = Clusters::new(matching.metric, matcher.dimension(), matching.linking_distance());
     for (id, shape) in store.stranger_shapes(matcher.space().into()).await? {
         if shape.weight > 0 {
             let shape = Shape { total: shape.total, weight: shape.weight };

@@ -238,6 +238,7 @@ mod tests {
             band_below: 0.1,
             band_above: 0.1,
             min_margin: 0.0,
+            linking: None,
             templates: Templates::Nearest,
             curve: Vec::new(),
         }

@@ -155,6 +155,8 @@ impl Manifest {
         )?;
         rule("matching.band_above", matching.band_above, not_negative(matching.band_above), "0 or more")?;
         rule("matching.min_margin", matching.min_margin, not_negative(matching.min_margin), "0 or more")?;
+        let linking = matching.linking_distance();
+        rule("matching.linking", linking, linking > 0.0 && linking <= largest, "above 0 (and at most 2 for cosine)")?;
         let points = &matching.curve;
         let sound = points.iter().all(|(rate, distance)| *rate > 0.0 && *rate < 1.0 && *distance > 0.0);
         let falls = points.is_sorted_by(|a, b| a.0 > b.0 && a.1 > b.1);
