@@ -100,8 +100,8 @@ struct Means {
     alike: f32,
     /// One row per mean; of unit length under the cosine metric.
     matrix: Rows,
-    /// For each row the sum of its pictures, how many they are, and the index of their person in `people`.
-    rows: Vec<(Vec<f32>, usize, usize)>,
+    /// For each row what makes it the sum of its pictures, and the index of their person in `people`.
+    rows: Vec<(f32, usize)>,
     /// For each person the rows of their means.
     of_person: Vec<Vec<usize>>,
 }
@@ -116,14 +116,17 @@ impl Means {
         let Some((at, _)) = nearest else {
             self.of_person[index].push(self.rows.len());
             self.matrix.push(row);
-            self.rows.push((row.to_vec(), 1, index));
+            self.rows.push((1.0, index));
             return;
         };
-        let (sum, count, _) = &mut self.rows[at];
-        sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
-        *count += 1;
-        let mean: Vec<f32> = sum.iter().map(|sum| sum / *count as f32).collect();
-        self.matrix.replace(at, &metric.row_of(&mean));
+        let weight = &mut self.rows[at].0;
+        let sum: Vec<f32> = self.matrix.row(at).iter().zip(row).map(|(mean, value)| mean * *weight + value).collect();
+        *weight = match metric {
+            Metric::Euclidean => *weight + 1.0,
+            Metric::Cosine => dot(&sum, &sum).sqrt(),
+        };
+        let mean: Vec<f32> = sum.iter().map(|sum| sum / *weight).collect();
+        self.matrix.replace(at, &mean);
     }
 }
 
@@ -167,8 +170,8 @@ impl Gallery {
 
     /// Memory its rows take.
     pub fn bytes(&self) -> usize {
-        let sums = |means: &Means| means.matrix.bytes() + means.rows.len() * 4 * self.dimension;
-        self.matrix.bytes() + self.rows.len() * size_of::<(i64, usize)>() + self.means.as_ref().map_or(0, sums)
+        let means = |means: &Means| means.matrix.bytes() + means.rows.len() * size_of::<(f32, usize)>();
+        self.matrix.bytes() + self.rows.len() * size_of::<(i64, usize)>() + self.means.as_ref().map_or(0, means)
     }
 
     /// The rows that are searched.
@@ -178,7 +181,7 @@ impl Gallery {
 
     /// The index in `people` of whom a searched row is of.
     fn person_at(&self, at: usize) -> usize {
-        self.means.as_ref().map_or_else(|| self.rows[at].1, |means| means.rows[at].2)
+        self.means.as_ref().map_or_else(|| self.rows[at].1, |means| means.rows[at].1)
     }
 
     /// How its distances are measured.
