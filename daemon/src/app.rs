@@ -102,8 +102,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (desk_sender, desk) = watch::channel(None);
     let start = recognition::Start {
         models: config.models.clone(),
-        threshold: config.recognition.threshold,
-        mirrors: config.recognition.mirrors,
+        judging: config.recognition.judging,
         settings: guard_settings(&config, &state_dir),
         books: Books { store: store.clone(), queue: queue.clone() },
         health: health.clone(),

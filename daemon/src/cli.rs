@@ -11,6 +11,7 @@ mod doctor;
 mod enroll;
 mod eval;
 mod forget;
+mod identification;
 mod identify;
 mod load;
 mod matching;
@@ -104,7 +105,7 @@ enum Command {
     Token(token::Args),
     /// Shows what the enrolled pictures say about the threshold, and which one to use
     Calibrate(calibrate::Args),
-    /// Measures accuracy on pairs of pictures
+    /// Measures accuracy on pairs of pictures, or how well people are told from strangers
     Eval(eval::Args),
     /// Measures speed
     #[command(subcommand)]

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kith_vision::Caution;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -178,8 +179,19 @@ pub struct Calibration {
     pub genuine: usize,
     /// Pairs of pictures of two people.
     pub impostors: usize,
-    /// The threshold in use.
+    /// The threshold in use; where the lines follow the gallery, the one below which a face is known.
     pub threshold: f32,
+    /// How many strangers may get a name, as chosen; `None`: the threshold is fixed, by the operator or by the pack.
+    #[schema(value_type = Option<String>)]
+    pub caution: Option<Caution>,
+    /// A face nearer than this to a person is known…
+    pub known_below: f32,
+    /// …and one farther than this from everybody is unknown.
+    pub unknown_above: f32,
+    /// The share of strangers that is expected to come out as known, 0 to 1; with `caution` only.
+    pub strangers_known: Option<f64>,
+    /// The share of strangers that is expected to get a name, known or uncertain; with `caution` only.
+    pub strangers_named: Option<f64>,
     /// False match and false non-match rate at it; `None`: too few pairs of either kind.
     pub now: Option<CalibrationPoint>,
     /// The threshold to use, with its rates; `None`: the gallery is too small to say.

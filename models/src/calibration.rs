@@ -15,8 +15,8 @@ pub const LEAST_PEOPLE: usize = 3;
 pub const LEAST_IMPOSTORS: usize = 10;
 /// Steps of the curve and bins of the histograms.
 const STEPS: usize = 50;
-/// Two pictures of one person nearer than this share of the threshold show the same.
-pub const REDUNDANT: f32 = 0.4;
+/// Two pictures of one person that lie at less than this share of the threshold show the same.
+const REDUNDANT: f32 = 0.4;
 
 /// Distances of pairs of pictures, each kind in rising order.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -81,6 +81,7 @@ impl Distances {
         let genuine_pairs: usize = by_person.values().map(|theirs| pairs(theirs.len())).sum();
         let impostor_pairs = pairs(pictures.len()) - genuine_pairs;
         let distance = |a: usize, b: usize| gallery.metric().of_rows(pictures[a].1, pictures[b].1);
+        let same = redundant_below(gallery.metric(), threshold);
         let mut random = Random(1);
         let (mut genuine, mut people) = (Vec::new(), 0);
         let share = MOST_PAIRS as f64 / genuine_pairs.max(1) as f64;
@@ -88,7 +89,7 @@ impl Distances {
             let all = pairs(theirs.len());
             let wanted = (all as f64 * share).ceil() as usize;
             let before = genuine.len();
-            let differs = |distance: &f32| *distance >= REDUNDANT * threshold;
+            let differs = |distance: &f32| *distance >= same;
             if wanted >= all {
                 for (at, a) in theirs.iter().enumerate() {
                     genuine.extend(theirs[at + 1..].iter().map(|b| distance(*a, *b)).filter(differs));
@@ -180,9 +181,16 @@ impl Distances {
     }
 }
 
-/// What speaks about each picture of a person; one of which nothing does is not in it.
-pub fn remarks(gallery: &Gallery, person: i64, threshold: f32) -> Vec<(i64, Remark)> {
+/// The distance below which two pictures of one person show the same, by the threshold.
+pub fn redundant_below(metric: Metric, threshold: f32) -> f32 {
+    metric.at_share(REDUNDANT, threshold)
+}
+
+/// What speaks about each picture of a person; one of which nothing does is not in it. Nearer than `named_below` to
+/// somebody else it looks like them.
+pub fn remarks(gallery: &Gallery, person: i64, threshold: f32, named_below: f32) -> Vec<(i64, Remark)> {
     let metric = gallery.metric();
+    let same = redundant_below(metric, threshold);
     let theirs: Vec<(i64, &[f32])> =
         gallery.pictures().filter(|one| one.0 == person).map(|(_, picture, row)| (picture, row)).collect();
     let mut said: Vec<(i64, Remark)> = Vec::new();
@@ -192,11 +200,11 @@ pub fn remarks(gallery: &Gallery, person: i64, threshold: f32) -> Vec<(i64, Rema
             .map(|(other, &(id, theirs))| (metric.of_rows(row, theirs), other, id))
             .min_by(|a, b| a.0.total_cmp(&b.0));
         let stranger = gallery.nearest(row, 2).unwrap_or_default().into_iter().find(|one| one.person != person);
-        if let Some(stranger) = stranger.filter(|stranger| stranger.distance < threshold) {
+        if let Some(stranger) = stranger.filter(|stranger| stranger.distance < named_below) {
             said.push((picture, Remark::LooksLike { person: stranger.person, distance: stranger.distance }));
         } else if let Some((distance, other, like)) = nearest {
             // Of two that show the same the older one stays.
-            if distance < REDUNDANT * threshold && other < at {
+            if distance < same && other < at {
                 said.push((picture, Remark::Redundant { like, distance }));
             } else if distance >= threshold {
                 said.push((picture, Remark::Outlier { distance }));
@@ -307,7 +315,7 @@ mod tests {
     #[test]
     fn a_picture_is_called_redundant_an_outlier_or_like_somebody_else() {
         let gallery = gallery(&[&[0.0, 0.01, 0.4, 2.0], &[5.0, 7.5], &[7.6]]);
-        let of = |person| remarks(&gallery, person, 0.6);
+        let of = |person| remarks(&gallery, person, 0.6, 0.6);
         let [(2, Remark::Redundant { like: 1, .. }), (4, Remark::Outlier { .. })] = of(1)[..] else {
             panic!("{:?}", of(1))
         };

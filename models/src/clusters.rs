@@ -10,13 +10,11 @@ use crate::embed::check_embedding;
 use crate::rows::{Rows, squared_distance};
 use crate::{Metric, VisionError};
 
-/// How near a face must be to a group of one face, as a share of the pack's threshold. This and the next two were
-/// measured on photographs of 1 324 people in shuffled order; the README has the numbers.
-const NEAR_ONE: f32 = 0.5 / 0.6;
-/// The same for the mean of very many faces.
-const NEAR_MANY: f32 = 0.42 / 0.6;
+/// How near a face must be to the mean of very many faces, as a share of how near it must be to a group of one. This and
+/// the next were measured on photographs of 1 324 people in shuffled order; models/benches/identification.md has SFace's.
+const NEAR_MANY: f32 = 0.42 / 0.5;
 /// Two groups whose means are nearer than this are one.
-const ALIKE: f32 = 0.35 / 0.6;
+const ALIKE: f32 = 0.35 / 0.5;
 /// A group that so many faces have shaped is shaped no more: its mean moves no further.
 pub const SHAPED_BY: u32 = 64;
 
@@ -25,8 +23,8 @@ pub const SHAPED_BY: u32 = 64;
 pub struct Clusters {
     metric: Metric,
     dimension: usize,
-    /// The pack's, as a length between rows.
-    threshold: f32,
+    /// How near a face must be to a group of one face, as a length between rows.
+    near_one: f32,
     /// The mean of each group.
     means: Rows,
     groups: Vec<Group>,
@@ -74,10 +72,10 @@ impl Shape {
 }
 
 impl Clusters {
-    /// No groups yet; `threshold` is the pack's: two pictures of one person are nearer.
-    pub fn new(metric: Metric, dimension: usize, threshold: f32) -> Self {
-        let threshold = metric.length_of(threshold);
-        Self { metric, dimension, threshold, means: Rows::new(dimension), groups: Vec::new(), index_of: HashMap::new() }
+    /// No groups yet; a face joins a group of one that is nearer than `linking`.
+    pub fn new(metric: Metric, dimension: usize, linking: f32) -> Self {
+        let near_one = metric.length_of(linking);
+        Self { metric, dimension, near_one, means: Rows::new(dimension), groups: Vec::new(), index_of: HashMap::new() }
     }
 
     /// How many groups there are.
@@ -150,13 +148,13 @@ impl Clusters {
         let (other, squared) = self.nearest_row(self.means.row(at), Some(at))?;
         let other = &self.groups[other];
         let both = || self.groups[at].shape.clone().with(&other.shape.total, other.shape.weight);
-        (squared < (ALIKE * self.threshold).powi(2)).then(|| (other.id, both()))
+        (squared < (ALIKE * self.near_one).powi(2)).then(|| (other.id, both()))
     }
 
     /// How near a face must be to a group's mean.
     fn limit(&self, at: usize) -> f32 {
         let weight = self.groups[at].shape.weight.max(1) as f32;
-        (NEAR_MANY.powi(2) + (NEAR_ONE.powi(2) - NEAR_MANY.powi(2)) / weight).sqrt() * self.threshold
+        (NEAR_MANY.powi(2) + (1.0 - NEAR_MANY.powi(2)) / weight).sqrt() * self.near_one
     }
 
     /// The nearest mean but one, and its squared distance; of equal ones that of the lowest number.

@@ -1,6 +1,8 @@
 //! How well distances tell same from different people: accuracy on pairs, true matches at a given rate of false ones,
 //! what a quality is worth, each with an interval over people. Works on numbers only; making them is the caller's.
 
+pub mod identification;
+
 use crate::gallery::Metric;
 
 /// The distance of two pictures, and whom they show: two of the numbers 0 to the count of people.
@@ -42,19 +44,24 @@ impl Sample {
         Self { times: vec![1; people] }
     }
 
-    /// As many draws as there are people. The numbers are SplitMix64's, so that a run can be repeated anywhere.
+    /// As many draws as there are people.
     fn drawn(people: usize, state: &mut u64) -> Self {
         let mut times = vec![0; people];
         for _ in 0..people {
-            *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = *state;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^= z >> 31;
-            times[((u128::from(z) * people as u128) >> 64) as usize] += 1;
+            times[splitmix(state, people)] += 1;
         }
         Self { times }
     }
+}
+
+/// A number below `count`, by SplitMix64, so that a run can be repeated anywhere.
+fn splitmix(state: &mut u64, count: usize) -> usize {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^= z >> 31;
+    ((u128::from(z) * count as u128) >> 64) as usize
 }
 
 /// A figure, and between what the middle 95 % of it lie when the people are drawn anew.

@@ -1,5 +1,5 @@
-//! Everyone enrolled, as one matrix of embeddings, and how a distance becomes an outcome.
-//! Knows numbers only: names, pictures and storage are the caller's.
+//! Everyone enrolled, as one matrix of embeddings that is searched exactly.
+//! Knows numbers only: names, pictures and storage are the caller's; what a distance means is `matching`'s.
 
 use std::collections::HashMap;
 
@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::VisionError;
 use crate::embed::check_embedding;
+use crate::matching::{Matching, Templates};
 use crate::rows::{Rows, dot, squared_distance};
 
 /// How the distance of two embeddings is measured; smaller is more alike.
@@ -25,6 +26,15 @@ impl Metric {
         match self {
             Self::Euclidean => squared_distance(a, b).sqrt(),
             Self::Cosine => 1.0 - dot(a, b) / (dot(a, a) * dot(b, b)).sqrt(),
+        }
+    }
+
+    /// The distance at which rows are this share as far apart as at `distance`: angles grow as the root of the cosine's
+    /// distance.
+    pub fn at_share(self, share: f32, distance: f32) -> f32 {
+        match self {
+            Self::Euclidean => share * distance,
+            Self::Cosine => share * share * distance,
         }
     }
 
@@ -57,14 +67,14 @@ impl Metric {
     }
 }
 
-/// The nearest picture of one person.
+/// One person as a search finds them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Candidate {
     /// The person, as given to [`Gallery::push`].
     pub person: i64,
     /// That person's nearest picture.
     pub picture: i64,
-    /// Its distance.
+    /// Distance of the person's nearest template: of that picture, or of the mean of several.
     pub distance: f32,
 }
 
@@ -79,10 +89,49 @@ pub struct Gallery {
     rows: Vec<(i64, usize)>,
     people: Vec<i64>,
     index_of: HashMap<i64, usize>,
+    /// What is compared in place of single pictures.
+    means: Option<Means>,
+}
+
+/// Means of the pictures of a person that are alike.
+#[derive(Debug, Clone)]
+struct Means {
+    /// The squared length of the difference below which a picture joins a mean.
+    alike: f32,
+    /// One row per mean; of unit length under the cosine metric.
+    matrix: Rows,
+    /// For each row what makes it the sum of its pictures, and the index of their person in `people`.
+    rows: Vec<(f32, usize)>,
+    /// For each person the rows of their means.
+    of_person: Vec<Vec<usize>>,
+}
+
+impl Means {
+    /// Adds a picture to the mean it is nearest to, if it is near enough, and else begins another: a wrong picture among
+    /// good ones spoils nothing.
+    fn push(&mut self, metric: Metric, index: usize, row: &[f32]) {
+        self.of_person.resize(self.of_person.len().max(index + 1), Vec::new());
+        let theirs = self.of_person[index].iter().map(|&at| (at, squared_distance(self.matrix.row(at), row)));
+        let nearest = theirs.min_by(|a, b| a.1.total_cmp(&b.1)).filter(|(_, squared)| *squared < self.alike);
+        let Some((at, _)) = nearest else {
+            self.of_person[index].push(self.rows.len());
+            self.matrix.push(row);
+            self.rows.push((1.0, index));
+            return;
+        };
+        let weight = &mut self.rows[at].0;
+        let sum: Vec<f32> = self.matrix.row(at).iter().zip(row).map(|(mean, value)| mean * *weight + value).collect();
+        *weight = match metric {
+            Metric::Euclidean => *weight + 1.0,
+            Metric::Cosine => dot(&sum, &sum).sqrt(),
+        };
+        let mean: Vec<f32> = sum.iter().map(|sum| sum / *weight).collect();
+        self.matrix.replace(at, &mean);
+    }
 }
 
 impl Gallery {
-    /// An empty gallery for embeddings of this length.
+    /// An empty gallery for embeddings of this length; every picture is compared by itself.
     pub fn new(metric: Metric, dimension: usize) -> Self {
         Self {
             metric,
@@ -91,24 +140,48 @@ impl Gallery {
             rows: Vec::new(),
             people: Vec::new(),
             index_of: HashMap::new(),
+            means: None,
         }
+    }
+
+    /// An empty gallery that compares as a pack says.
+    pub fn of(matching: &Matching, dimension: usize) -> Self {
+        let gallery = Self::new(matching.metric, dimension);
+        let alike = matching.metric.length_of(matching.threshold).powi(2);
+        let means = || Means { alike, matrix: Rows::new(dimension), rows: Vec::new(), of_person: Vec::new() };
+        Self { means: (matching.templates == Templates::Mean).then(means), ..gallery }
     }
 
     /// Adds one picture of a person.
     pub fn push(&mut self, person: i64, picture: i64, embedding: &[f32]) -> Result<(), VisionError> {
         check_embedding(embedding, self.dimension)?;
-        self.matrix.push(&self.row_of(embedding));
+        let row = self.row_of(embedding);
+        self.matrix.push(&row);
         let index = *self.index_of.entry(person).or_insert_with(|| {
             self.people.push(person);
             self.people.len() - 1
         });
         self.rows.push((picture, index));
+        if let Some(means) = &mut self.means {
+            means.push(self.metric, index, &row);
+        }
         Ok(())
     }
 
     /// Memory its rows take.
     pub fn bytes(&self) -> usize {
-        self.matrix.bytes() + self.rows.len() * size_of::<(i64, usize)>()
+        let means = |means: &Means| means.matrix.bytes() + means.rows.len() * size_of::<(f32, usize)>();
+        self.matrix.bytes() + self.rows.len() * size_of::<(i64, usize)>() + self.means.as_ref().map_or(0, means)
+    }
+
+    /// The rows that are searched.
+    fn templates(&self) -> &Rows {
+        self.means.as_ref().map_or(&self.matrix, |means| &means.matrix)
+    }
+
+    /// The index in `people` of whom a searched row is of.
+    fn person_at(&self, at: usize) -> usize {
+        self.means.as_ref().map_or_else(|| self.rows[at].1, |means| means.rows[at].1)
     }
 
     /// How its distances are measured.
@@ -141,42 +214,57 @@ impl Gallery {
             return Ok(Vec::new());
         }
         // No more than this away is the last of those asked for: whoever is farther for certain needs no closer look.
-        let bounds = self.matrix.bounds(&query);
+        let templates = self.templates();
+        let bounds = templates.bounds(&query);
         let mut within = vec![f32::INFINITY; self.people.len()];
-        for (upper, &(_, index)) in bounds.upper.iter().zip(&self.rows) {
+        for (at, upper) in bounds.upper.iter().enumerate() {
+            let index = self.person_at(at);
             within[index] = within[index].min(*upper);
         }
         let within = *within.select_nth_unstable_by(top - 1, f32::total_cmp).1;
         // Both metrics of unit or raw rows rise with the squared distance: compare that, convert later.
-        let mut best = vec![(f32::INFINITY, 0_i64); self.people.len()];
+        let mut best = vec![(f32::INFINITY, 0); self.people.len()];
         for (at, lower) in bounds.lower.iter().enumerate() {
             if *lower > within {
                 continue;
             }
-            let (picture, index) = self.rows[at];
-            let squared = self.matrix.squared_distance(at, &query);
+            let index = self.person_at(at);
+            let squared = templates.squared_distance(at, &query);
             if squared < best[index].0 {
-                best[index] = (squared, picture);
+                best[index] = (squared, at);
             }
         }
-        Ok(self.nearest_of(&best, top))
+        Ok(self.nearest_of(&best, top, &query))
     }
 
     /// The same by reading every row in float32; what [`Self::nearest`] is measured against.
     pub fn nearest_plainly(&self, embedding: &[f32], top: usize) -> Result<Vec<Candidate>, VisionError> {
         check_embedding(embedding, self.dimension)?;
         let query = self.row_of(embedding);
-        let mut best = vec![(f32::INFINITY, 0_i64); self.people.len()];
-        for (at, &(picture, index)) in self.rows.iter().enumerate() {
-            let squared = self.matrix.squared_distance(at, &query);
+        let templates = self.templates();
+        let mut best = vec![(f32::INFINITY, 0); self.people.len()];
+        for at in 0..templates.len() {
+            let index = self.person_at(at);
+            let squared = templates.squared_distance(at, &query);
             if squared < best[index].0 {
-                best[index] = (squared, picture);
+                best[index] = (squared, at);
             }
         }
-        Ok(self.nearest_of(&best, top))
+        Ok(self.nearest_of(&best, top, &query))
     }
 
-    fn nearest_of(&self, best: &[(f32, i64)], top: usize) -> Vec<Candidate> {
+    /// How far a face is from one person, as [`Self::nearest`] would say it; `None` where they have no picture.
+    pub fn nearest_of_person(&self, embedding: &[f32], person: i64) -> Result<Option<Candidate>, VisionError> {
+        check_embedding(embedding, self.dimension)?;
+        let Some(&index) = self.index_of.get(&person) else { return Ok(None) };
+        let query = self.row_of(embedding);
+        let templates = self.templates();
+        let theirs = (0..templates.len()).filter(|at| self.person_at(*at) == index);
+        let nearest = theirs.map(|at| (templates.squared_distance(at, &query), at)).min_by(|a, b| a.0.total_cmp(&b.0));
+        Ok(nearest.map(|nearest| self.candidate(index, nearest, &query)))
+    }
+
+    fn nearest_of(&self, best: &[(f32, usize)], top: usize, query: &[f32]) -> Vec<Candidate> {
         let mut order: Vec<usize> = (0..best.len()).collect();
         let by_distance = |a: &usize, b: &usize| best[*a].0.total_cmp(&best[*b].0).then(a.cmp(b));
         if top > 0 && top < order.len() {
@@ -184,11 +272,20 @@ impl Gallery {
         }
         order.truncate(top);
         order.sort_unstable_by(by_distance);
-        let candidate = |index: usize| {
-            let (squared, picture) = best[index];
-            Candidate { person: self.people[index], picture, distance: self.metric.of_squared(squared) }
+        order.into_iter().map(|index| self.candidate(index, best[index], query)).collect()
+    }
+
+    /// A person by the squared distance of their nearest template and where that is.
+    fn candidate(&self, index: usize, (squared, at): (f32, usize), query: &[f32]) -> Candidate {
+        let picture = match &self.means {
+            None => self.rows[at].0,
+            Some(_) => {
+                let theirs = self.rows.iter().enumerate().filter(|(_, (_, owner))| *owner == index);
+                let by_distance = theirs.map(|(at, (picture, _))| (self.matrix.squared_distance(at, query), *picture));
+                by_distance.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(0, |nearest| nearest.1)
+            }
         };
-        order.into_iter().map(candidate).collect()
+        Candidate { person: self.people[index], picture, distance: self.metric.of_squared(squared) }
     }
 
     /// As it stands in the matrix.
@@ -199,75 +296,5 @@ impl Gallery {
     /// Every picture with its person and what it is compared by, in the order they were added.
     pub fn pictures(&self) -> impl Iterator<Item = (i64, i64, &[f32])> {
         self.rows.iter().enumerate().map(|(at, &(picture, index))| (self.people[index], picture, self.matrix.row(at)))
-    }
-}
-
-/// Where the lines between known, uncertain and unknown run.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Matching {
-    /// How distances are measured.
-    pub metric: Metric,
-    /// Two pictures of one person are nearer than this.
-    pub threshold: f32,
-    /// How far below the threshold a face must be to be known.
-    pub band_below: f32,
-    /// How far above the threshold a face must be to be unknown.
-    pub band_above: f32,
-    /// A known face whose second nearest person is nearer than this beyond the first is uncertain.
-    pub min_margin: f32,
-}
-
-/// What a face is taken for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// One person, clearly.
-    Known,
-    /// Perhaps this person; somebody should look.
-    Uncertain,
-    /// Nobody enrolled.
-    Unknown,
-}
-
-/// The judgement on one face.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Verdict {
-    /// What the face is taken for.
-    pub outcome: Outcome,
-    /// Who, unless unknown.
-    pub person: Option<i64>,
-    /// The distance of the nearest person, whatever the outcome; none if nobody is enrolled.
-    pub distance: Option<f32>,
-    /// How much further the second nearest person is; none if there is no second.
-    pub margin: Option<f32>,
-}
-
-impl Matching {
-    /// The distance below which the nearest person is known, if that one is clearly the nearest.
-    pub fn known_below(&self) -> f32 {
-        self.threshold - self.band_below
-    }
-
-    /// The distance above which a face is unknown.
-    pub fn unknown_above(&self) -> f32 {
-        self.threshold + self.band_above
-    }
-
-    /// Judges candidates as [`Gallery::nearest`] returns them; two are enough.
-    pub fn judge(&self, candidates: &[Candidate]) -> Verdict {
-        let Some(best) = candidates.first() else {
-            return Verdict { outcome: Outcome::Unknown, person: None, distance: None, margin: None };
-        };
-        let margin = candidates.get(1).map(|second| second.distance - best.distance);
-        let clear = margin.is_none_or(|margin| margin >= self.min_margin);
-        let outcome = if best.distance > self.unknown_above() {
-            Outcome::Unknown
-        } else if best.distance < self.known_below() && clear {
-            Outcome::Known
-        } else {
-            Outcome::Uncertain
-        };
-        let person = (outcome != Outcome::Unknown).then_some(best.person);
-        Verdict { outcome, person, distance: Some(best.distance), margin }
     }
 }

@@ -20,6 +20,7 @@ mod gallery;
 #[cfg(test)]
 mod golden;
 mod manifest;
+mod matching;
 mod quality;
 mod rgb;
 mod rows;
@@ -39,8 +40,9 @@ use manifest::Alignment;
 pub use clusters::{Clusters, SHAPED_BY, Shape};
 pub use compare::{Comparison, Trial, compare_precisions};
 pub use device::{Device, Precision};
-pub use gallery::{Candidate, Gallery, Matching, Metric, Outcome, Verdict};
+pub use gallery::{Candidate, Gallery, Metric};
 pub use manifest::{Pack, PackError, SelfTest, Tolerance};
+pub use matching::{Caution, Lines, Matching, Outcome, Templates, Verdict};
 pub use quality::{KnownAgain, Objection, Part, Quality, QualityLimits};
 pub use rgb::{MAX_SIDE, Rgb};
 pub use runtime::RUNTIME_VERSION;

@@ -15,7 +15,7 @@ use crate::VisionError;
 use crate::cohort::Cohort;
 use crate::device::{Device, Precision};
 use crate::embed::{check_embedding, merged};
-use crate::gallery::Matching;
+use crate::matching::Matching;
 use crate::quality::QualityLimits;
 use crate::runtime::Pixels;
 

@@ -28,13 +28,14 @@ pub fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
         bail!("there is no database in {} yet: kithd has not run with this state_dir", config.state_dir.display());
     };
     let pack = load_pack(&config.models)?;
-    let mut pictures = Gallery::new(pack.matching().metric, pack.dimension());
+    let matching = config.recognition.judging.of(&pack);
+    let mut pictures = Gallery::of(&matching, pack.dimension());
     for row in gallery(&connection, pack.space())? {
         if pictures.push(row.person_id, row.person_image_id, &row.embedding).is_err() {
             eprintln!("picture {} of {} is left out: its embedding is damaged", row.image_name, row.name);
         }
     }
-    let calibration = calibrate(&pictures, config.recognition.threshold.unwrap_or(pack.matching().threshold));
+    let calibration = calibrate(&pictures, &matching, config.recognition.judging.caution);
     if args.json {
         println!("{}", serde_json::to_string(&calibration)?);
     } else {
@@ -66,6 +67,10 @@ fn as_text(calibration: &Calibration) -> String {
     }
     if let Some(recommended) = recommended {
         text.push_str(&rates("recommended", recommended));
+    }
+    if let Some(caution) = calibration.caution {
+        let (known, unknown) = (calibration.known_below, calibration.unknown_above);
+        text.push_str(&format!("caution      {caution}: known below {known:.3}, unknown above {unknown:.3}\n"));
     }
     text.push_str(&format!("{reason}\n"));
     if let Some(recommended) = recommended.filter(|recommended| recommended.threshold != *threshold) {

@@ -111,7 +111,7 @@ impl Door {
         let (held, enroller) = own_gallery(config).await?;
         let engines = OwnEngines::start(config).await?;
         let guard = engines.guard.clone();
-        let matcher = Matcher::new(guard.pack(), config.recognition.threshold, config.recognition.mirrors);
+        let matcher = Matcher::new(guard.pack(), config.recognition.judging);
         let store = &enroller.store;
         let people = store.gallery(matcher.space().into()).await?;
         matcher.replace(people, store.counter_examples(matcher.space().into()).await?);
@@ -136,16 +136,16 @@ impl Door {
 
 /// What a folder of known people holds.
 #[derive(Default)]
-struct Known {
+pub struct Known {
     /// Each with the person it belongs to, in a fixed order.
-    pictures: Vec<(String, PathBuf)>,
+    pub pictures: Vec<(String, PathBuf)>,
     left_out: LeftOut,
     /// Folders in it that cannot be read, in words.
     unreadable: Vec<String>,
 }
 
 /// Looks through a folder of known people, without following a link.
-fn known_people(folder: &Path) -> anyhow::Result<Known> {
+pub fn known_people(folder: &Path) -> anyhow::Result<Known> {
     let mut known = Known::default();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(folder, flags, Mode::empty());

@@ -1,5 +1,6 @@
 //! `kithd eval`: how accurate the recogniser is on pairs of pictures, how far another precision is from it, and what the
-//! quality of faces is worth. Makes the numbers; `kith_vision::evaluation` says what they mean.
+//! quality of faces is worth. Makes the numbers; `kith_vision::evaluation` says what they mean. People identified among
+//! strangers are `identification`'s.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -13,7 +14,7 @@ use kith_vision::{Part, Precision, Quality};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::own_engine;
+use super::{identification, own_engine};
 use crate::config::Config;
 use crate::engine::{Engine, FoundFace, Reply};
 use crate::recognition::read_given;
@@ -33,14 +34,16 @@ pub struct Args {
     ///
     /// Without those columns a picture's person is its file's name without a number at its end (Ada_Lovelace_0001.jpg is
     /// Ada_Lovelace), or the folder's name where the file's is nothing but a number (Ada_Lovelace/1.jpg).
-    #[arg(long, value_name = "FILE")]
-    pairs: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "gallery", conflicts_with = "gallery")]
+    pairs: Option<PathBuf>,
+    #[command(flatten)]
+    identification: identification::Folders,
     /// Only the people whose name's sha256 begins with 0 to 7 (tuning) or with 8 to f (report): what is tuned on one
     /// half is to be measured on the other
     #[arg(long, value_enum, default_value_t = Half::All)]
     half: Half,
     /// Measures this precision as well, and how far the one that runs is from it on the same pairs
-    #[arg(long, value_name = "PRECISION")]
+    #[arg(long, value_name = "PRECISION", conflicts_with = "gallery")]
     against: Option<Precision>,
     /// Answers as JSON
     #[arg(long)]
@@ -50,14 +53,15 @@ pub struct Args {
 /// Which people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
-enum Half {
+pub enum Half {
     Tuning,
     Report,
     All,
 }
 
 impl Half {
-    fn has(self, person: &str) -> bool {
+    /// Whether a person is in it.
+    pub fn has(self, person: &str) -> bool {
         let tuning = Sha256::digest(person)[0] < 0x80;
         match self {
             Self::Tuning => tuning,
@@ -71,7 +75,10 @@ impl Half {
 ///
 /// A picture without a face is a miss: its pairs count as judged different, at an infinite distance.
 pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
-    let list = List::read(&args.pairs, args.half)?;
+    let Some(pairs) = &args.pairs else {
+        return identification::run(config, &args.identification, args.half, args.json).await;
+    };
+    let list = List::read(pairs, args.half)?;
     let engine = own_engine(config).await?;
     let measured = Measured::of(config, &engine, &list).await?;
     let other = match args.against {
@@ -180,26 +187,7 @@ struct Measured {
 
 impl Measured {
     async fn of(config: &Config, engine: &Engine, list: &List) -> anyhow::Result<Self> {
-        let bar = indicatif::ProgressBar::new(list.pictures.len() as u64);
-        let faces: Vec<(PathBuf, Option<FoundFace>)> =
-            futures_util::stream::iter(list.pictures.keys().cloned().collect::<Vec<_>>())
-                .map(|path| {
-                    let bar = &bar;
-                    async move {
-                        let bytes = read_given(&path, config.intake.max_bytes)
-                            .map_err(|f| anyhow::anyhow!(f.verdict().sentence))?;
-                        let reply = engine.recognise(bytes.into()).await;
-                        let reply = reply.with_context(|| path.display().to_string())?;
-                        bar.inc(1);
-                        anyhow::Ok((path, subject(reply)))
-                    }
-                })
-                .buffered(engine.threads())
-                .collect::<Vec<_>>()
-                .await
-                .into_iter()
-                .collect::<Result<_, _>>()?;
-        bar.finish_and_clear();
+        let faces = subjects(config, engine, list.pictures.keys().cloned().collect()).await?;
         let matching = engine.pack().matching();
         let limits = engine.pack().quality_limits();
         let metric = matching.metric;
@@ -237,6 +225,34 @@ impl Measured {
             misses: list.pictures.len() - found.len(),
         })
     }
+}
+
+/// The face of each picture, in the order given.
+pub async fn subjects(
+    config: &Config,
+    engine: &Engine,
+    pictures: Vec<PathBuf>,
+) -> anyhow::Result<Vec<(PathBuf, Option<FoundFace>)>> {
+    let bar = indicatif::ProgressBar::new(pictures.len() as u64);
+    let faces = futures_util::stream::iter(pictures)
+        .map(|path| {
+            let bar = &bar;
+            async move {
+                let bytes =
+                    read_given(&path, config.intake.max_bytes).map_err(|f| anyhow::anyhow!(f.verdict().sentence))?;
+                let reply = engine.recognise(bytes.into()).await;
+                let reply = reply.with_context(|| path.display().to_string())?;
+                bar.inc(1);
+                anyhow::Ok((path, subject(reply)))
+            }
+        })
+        .buffered(engine.threads())
+        .collect::<Vec<_>>()
+        .await
+        .into_iter()
+        .collect();
+    bar.finish_and_clear();
+    faces
 }
 
 /// The face a pair is about: the one nearest the picture's centre, as in Labeled Faces in the Wild.

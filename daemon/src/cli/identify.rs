@@ -25,7 +25,7 @@ pub struct Args {
 /// Answers for each picture; fails when one could not be read.
 pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let engines = OwnEngines::start(config).await?;
-    let matcher = Matcher::new(engines.guard.pack(), config.recognition.threshold, config.recognition.mirrors);
+    let matcher = Matcher::new(engines.guard.pack(), config.recognition.judging);
     if let Some(connection) = Store::open_for_reading(&config.state_dir)? {
         let rows = gallery(&connection, matcher.space())?;
         let left_out = matcher.replace(rows, counter_examples(&connection, matcher.space())?);

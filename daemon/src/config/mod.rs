@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use camera::{Camera, PixelFormat};
 pub use http::{Http, Tls};
-use kith_vision::{Device, Precision};
+use kith_vision::{Caution, Device, Matching, Pack, Precision};
 pub use mqtt::{HomeAssistant, Mqtt, MqttCommand, Shared};
 pub use raw::{Problem, Raw};
 pub use retention::{Caps, Retention};
@@ -173,10 +173,8 @@ pub struct Breaker {
 pub struct Recognition {
     /// Pictures recognised at the same time.
     pub threads: usize,
-    /// Two pictures of one person are nearer than this; `None`: the pack's.
-    pub threshold: Option<f32>,
-    /// Pictures may show a person more than once, as with mirrors and screens.
-    pub mirrors: bool,
+    /// What distances are taken for.
+    pub judging: Judging,
     /// Smallest face looked for; `None`: the pack's.
     pub min_face_px: Option<usize>,
     /// Most faces per picture.
@@ -191,6 +189,28 @@ pub struct Recognition {
     pub deadline_per_megapixel: Duration,
     /// Time to read one file.
     pub read_deadline: Duration,
+}
+
+/// What the operator chose of how a distance becomes a name.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Judging {
+    /// Two pictures of one person are nearer than this, however many are enrolled; `None`: as the pack says.
+    pub threshold: Option<f32>,
+    /// How many strangers may be taken for people who are enrolled, where the pack can say that.
+    pub caution: Caution,
+    /// Pictures may show a person more than once, as with mirrors and screens.
+    pub mirrors: bool,
+}
+
+impl Judging {
+    /// What is said of a pack's distances.
+    pub fn of(self, pack: &Pack) -> Matching {
+        let matching = pack.matching().clone();
+        match self.threshold {
+            Some(threshold) => matching.with_threshold(threshold),
+            None => matching,
+        }
+    }
 }
 
 /// When to try again and when to stop.
@@ -459,8 +479,11 @@ fn recognition(raw: &mut Raw) -> Recognition {
     }
     Recognition {
         threads: if threads == 0 { cores } else { threads },
-        threshold: raw.real("recognition.threshold", 0.01..=2.0).map(|threshold| threshold as f32),
-        mirrors: raw.flag("recognition.mirrors", false),
+        judging: Judging {
+            threshold: raw.real("recognition.threshold", 0.01..=2.0).map(|threshold| threshold as f32),
+            caution: caution(raw),
+            mirrors: raw.flag("recognition.mirrors", false),
+        },
         min_face_px: (min_face_px > 0).then_some(min_face_px),
         max_faces: raw.number("recognition.max_faces", 100, 1..=1000) as usize,
         turned: raw.flag("recognition.turned", true),
@@ -469,6 +492,14 @@ fn recognition(raw: &mut Raw) -> Recognition {
         deadline_per_megapixel: raw.duration("recognition.deadline_per_megapixel", secs(2), secs(0)..=secs(60)),
         read_deadline: raw.duration("recognition.read_deadline", secs(15), secs(1)..=secs(600)),
     }
+}
+
+fn caution(raw: &mut Raw) -> Caution {
+    let Some(text) = raw.text("recognition.caution") else { return Caution::default() };
+    text.parse().unwrap_or_else(|_| {
+        raw.problem("recognition.caution", format!("{text:?}"), "must be \"strict\", \"balanced\" or \"lenient\"");
+        Caution::default()
+    })
 }
 
 fn engine(raw: &mut Raw) -> Engine {

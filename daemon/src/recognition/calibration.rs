@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use kith_vision::Gallery;
 use kith_vision::calibration::{Distances, LEAST_GENUINE, LEAST_IMPOSTORS, LEAST_PEOPLE, Rates, Remark, remarks};
+use kith_vision::{Caution, Gallery, Lines, Matching};
 
 use super::ReadyWatch;
 use super::matcher::Snapshot;
@@ -33,8 +33,10 @@ pub fn gallery_desk(ready: ReadyWatch) -> Arc<dyn Fn() -> Option<GalleryDesk> + 
             }),
             calibration: Arc::new(move || {
                 let snapshot = same.matcher.snapshot();
-                calibrated
-                    .of(&snapshot, |said| said.get_or_insert_with(|| calibrate(snapshot.gallery(), threshold)).clone())
+                calibrated.of(&snapshot, |said| {
+                    let (matching, caution) = (same.matcher.matching(), same.matcher.caution());
+                    said.get_or_insert_with(|| calibrate(snapshot.gallery(), matching, caution)).clone()
+                })
             }),
         })
     })
@@ -66,17 +68,28 @@ fn in_words(snapshot: &Snapshot, person: PersonId, threshold: f32) -> Vec<(i64, 
             distance,
         },
     };
-    let said = remarks(snapshot.gallery(), person, threshold);
+    // In a large gallery somebody is always as near as two pictures of one person may be.
+    let named_below = threshold.min(snapshot.lines().unknown_above);
+    let said = remarks(snapshot.gallery(), person, threshold, named_below);
     said.into_iter().map(|(picture, remark)| (picture, in_words(remark))).collect()
 }
 
-/// What a gallery says about the threshold.
-pub fn calibrate(gallery: &Gallery, threshold: f32) -> Calibration {
-    let distances = Distances::of(gallery, threshold);
+/// What a gallery says about the threshold, or about the lines that follow its size.
+pub fn calibrate(gallery: &Gallery, matching: &Matching, caution: Caution) -> Calibration {
+    let follows = !matching.curve.is_empty();
+    let lines = matching.lines(caution, gallery.len());
+    let threshold = if follows { lines.known_below } else { matching.threshold };
+    let distances = Distances::of(gallery, matching.threshold);
     let enough = distances.suffice();
     let now = distances.rates(threshold);
-    let better = distances.recommended(threshold);
+    // The curve is of far more people than a gallery has pairs for.
+    let better = if follows { None } else { distances.recommended(threshold) };
     let recommended = better.map(|better| if (better.threshold - threshold).abs() < WORTH { now } else { better });
+    let reason = if follows {
+        follows_the_gallery(&distances, gallery.len(), caution, lines)
+    } else {
+        reason(&distances, gallery.people(), now, recommended)
+    };
     Calibration {
         people: gallery.people(),
         pictures: gallery.len(),
@@ -85,11 +98,33 @@ pub fn calibrate(gallery: &Gallery, threshold: f32) -> Calibration {
         threshold,
         now: enough.then(|| point(now)),
         recommended: recommended.map(point),
-        reason: reason(&distances, gallery.people(), now, recommended),
+        caution: follows.then_some(caution),
+        known_below: lines.known_below,
+        unknown_above: lines.unknown_above,
+        strangers_known: follows.then(|| caution.known_strangers()),
+        strangers_named: follows.then(|| caution.named_strangers()),
+        reason,
         bins: distances.edges().collect(),
         genuine_share: distances.histogram(&distances.genuine),
         impostor_share: distances.histogram(&distances.impostors),
         curve: distances.curve().into_iter().map(point).collect(),
+    }
+}
+
+/// What holds where the lines follow the number enrolled, and whether this gallery's people are more alike than others.
+fn follows_the_gallery(distances: &Distances, pictures: usize, caution: Caution, lines: Lines) -> String {
+    let Lines { known_below, unknown_above, .. } = lines;
+    let share = |share: f64| format!("{} %", (1000.0 * share).round() / 10.0);
+    let (known, named) = (share(caution.known_strangers()), share(caution.named_strangers()));
+    let said = format!(
+        "{caution}: with {pictures} enrolled pictures a face is known below {known_below:.2} and unknown above \
+         {unknown_above:.2}, so that of strangers about {named} get a name and {known} are known"
+    );
+    let alike = distances.impostors.iter().filter(|distance| **distance < known_below).count();
+    match alike {
+        0 => said,
+        1 => format!("{said}; 1 pair of pictures of two enrolled people is nearer than that: see who they are"),
+        _ => format!("{said}; {alike} pairs of pictures of two enrolled people are nearer than that: see who they are"),
     }
 }
 
@@ -129,7 +164,7 @@ fn point(rates: Rates) -> CalibrationPoint {
 
 #[cfg(test)]
 mod tests {
-    use kith_vision::Metric;
+    use kith_vision::{Metric, Templates};
 
     use super::*;
 
@@ -142,6 +177,42 @@ mod tests {
             }
         }
         gallery
+    }
+
+    fn matching(threshold: f32, curve: &[(f64, f32)]) -> Matching {
+        let curve = curve.to_vec();
+        let (band_below, band_above, min_margin) = (0.0, 0.0, 0.0);
+        let templates = Templates::Nearest;
+        Matching {
+            metric: Metric::Euclidean,
+            threshold,
+            band_below,
+            band_above,
+            min_margin,
+            linking: None,
+            templates,
+            curve,
+        }
+    }
+
+    fn calibrate(gallery: &Gallery, threshold: f32) -> Calibration {
+        super::calibrate(gallery, &matching(threshold, &[]), Caution::Balanced)
+    }
+
+    #[test]
+    fn lines_that_follow_the_gallery_are_said_with_its_size() {
+        let matching = matching(0.6, &[(1e-3, 0.55), (1e-4, 0.35), (1e-5, 0.2)]);
+        let said = super::calibrate(&gallery(10, 20), &matching, Caution::Balanced);
+        assert_eq!((said.caution, said.pictures, said.recommended), (Some(Caution::Balanced), 200, None));
+        assert!(
+            (said.unknown_above - 0.35).abs() < 1e-5 && said.known_below < 0.35 && said.threshold == said.known_below
+        );
+        assert_eq!((said.strangers_known, said.strangers_named), (Some(0.004), Some(0.02)));
+        let words = "balanced: with 200 enrolled pictures a face is known below 0.25 and unknown above 0.35, so that of \
+                     strangers about 2 % get a name and 0.4 % are known";
+        assert_eq!(said.reason, words);
+        let strict = super::calibrate(&gallery(10, 20), &matching, Caution::Strict);
+        assert!(strict.unknown_above < said.unknown_above && strict.reason.starts_with("strict: with 200"));
     }
 
     #[test]
@@ -175,7 +246,7 @@ mod tests {
     #[test]
     fn what_a_gallery_says_is_worked_out_once_and_again_when_it_is_replaced() {
         let pack = kith_vision::Pack::load(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/packs/dlib-mtcnn").as_ref());
-        let matcher = crate::recognition::Matcher::new(&pack.unwrap(), None, false);
+        let matcher = crate::recognition::Matcher::new(&pack.unwrap(), Default::default());
         let (said, mut count) = (Said::<Option<u32>>::default(), 0);
         let mut ask = |snapshot: &Arc<Snapshot>| {
             said.of(snapshot, |said| {

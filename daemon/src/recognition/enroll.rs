@@ -320,7 +320,7 @@ mod tests {
     /// Faces of one picture, each with its embedding; Biden (1) is enrolled, and Obama (2) where it says so.
     fn beside(obama: bool, faces: &[([f32; 4], [f32; 2])]) -> Vec<Beside> {
         let pack = kith_vision::Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/dlib-mtcnn"));
-        let matcher = Matcher::new(&pack.unwrap(), None, false);
+        let matcher = Matcher::new(&pack.unwrap(), Default::default());
         let long = |[x, y]: [f32; 2]| [vec![x, y], vec![0.0; matcher.dimension() - 2]].concat();
         let row = |person_id, name: &str, at| crate::store::GalleryRow {
             person_id,

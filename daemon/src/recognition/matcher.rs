@@ -5,9 +5,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use kith_vision::{Candidate, Gallery, Matching, Pack, VisionError};
+use kith_vision::{Candidate, Caution, Gallery, Lines, Matching, Pack, VisionError};
 use tokio::sync::Notify;
 
+use crate::config::Judging;
 use crate::domain::{IdentifiedFace, NamedCandidate, Outcome, PersonId};
 use crate::engine::FoundFace;
 use crate::store::{CounterExample, GalleryRow};
@@ -20,6 +21,7 @@ const TAKEN: &str = "The same person is nearer in another face of this picture, 
 /// The gallery of the active embedding space.
 pub struct Matcher {
     matching: Matching,
+    caution: Caution,
     known_from: f32,
     /// One person may be in a picture more than once.
     mirrors: bool,
@@ -42,6 +44,8 @@ pub struct LeftOut {
 /// Gallery and names as they were at one moment.
 pub struct Snapshot {
     gallery: Gallery,
+    /// What is known, uncertain and unknown in a gallery of this size.
+    lines: Lines,
     /// Faces that were taken for these people and are not them.
     not_them: Gallery,
     names: HashMap<PersonId, String>,
@@ -50,15 +54,20 @@ pub struct Snapshot {
 }
 
 impl Matcher {
-    /// An empty gallery for a pack; with a threshold of one's own in place of the pack's, and pictures that may show one
-    /// person twice.
-    pub fn new(pack: &Pack, threshold: Option<f32>, mirrors: bool) -> Self {
-        let gallery = Gallery::new(pack.matching().metric, pack.dimension());
-        let snapshot = Snapshot { not_them: gallery.clone(), gallery, names: HashMap::new(), images: HashMap::new() };
-        let mut matching = pack.matching().clone();
-        matching.threshold = threshold.unwrap_or(matching.threshold);
+    /// An empty gallery for a pack, judged as the operator chose.
+    pub fn new(pack: &Pack, judging: Judging) -> Self {
+        let Judging { caution, mirrors, .. } = judging;
+        let matching = judging.of(pack);
+        let snapshot = Snapshot {
+            gallery: Gallery::of(&matching, pack.dimension()),
+            lines: matching.lines(caution, 0),
+            not_them: Gallery::new(matching.metric, pack.dimension()),
+            names: HashMap::new(),
+            images: HashMap::new(),
+        };
         Self {
             matching,
+            caution,
             known_from: pack.quality_limits().known_from,
             mirrors,
             dimension: pack.dimension(),
@@ -79,9 +88,14 @@ impl Matcher {
         self.turn.lock().await
     }
 
-    /// How distances become outcomes.
+    /// What is said of distances, whatever the gallery's size.
     pub fn matching(&self) -> &Matching {
         &self.matching
+    }
+
+    /// How many strangers may be taken for people who are enrolled.
+    pub fn caution(&self) -> Caution {
+        self.caution
     }
 
     /// Below this quality nobody is known.
@@ -97,8 +111,8 @@ impl Matcher {
     /// Replaces the gallery; rows of another space must not be among them. Those that are of no use are left out: one bad
     /// row must not keep everybody else from being known.
     pub fn replace(&self, rows: Vec<GalleryRow>, counter_examples: Vec<CounterExample>) -> LeftOut {
-        let mut gallery = Gallery::new(self.matching.metric, self.dimension);
-        let mut not_them = gallery.clone();
+        let mut gallery = Gallery::of(&self.matching, self.dimension);
+        let mut not_them = Gallery::new(self.matching.metric, self.dimension);
         let (mut names, mut images) = (HashMap::new(), HashMap::new());
         let mut left_out = LeftOut::default();
         for row in rows {
@@ -114,7 +128,8 @@ impl Matcher {
                 left_out.counter_examples.push(example.id);
             }
         }
-        let snapshot = Snapshot { gallery, not_them, names, images };
+        let lines = self.matching.lines(self.caution, gallery.len());
+        let snapshot = Snapshot { gallery, lines, not_them, names, images };
         *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
         self.replaced.notify_one();
         left_out
@@ -203,7 +218,7 @@ impl Matcher {
         let others: Vec<_> = nearest.iter().filter(|one| !there.contains(&one.person)).copied().collect();
         let mut judged = self.judge_by(snapshot, &others, quality);
         if judged.outcome == Outcome::Unknown {
-            let known = self.matching.known_below();
+            let known = snapshot.lines.known_below;
             let as_known = nearest.first().is_some_and(|one| there.contains(&one.person) && one.distance < known);
             judged.outcome = if as_known { Outcome::Uncertain } else { Outcome::Unknown };
             judged.distance = alone.distance;
@@ -245,7 +260,7 @@ impl Matcher {
 
     /// What a face is, by the nearest people.
     fn judge_by(&self, snapshot: &Snapshot, nearest: &[Candidate], quality: f32) -> Judgement {
-        let verdict = self.matching.judge(nearest);
+        let verdict = snapshot.lines.judge(nearest);
         let matched = nearest.iter().find(|candidate| Some(candidate.person) == verdict.person);
         Judgement {
             outcome: match verdict.outcome {
@@ -308,6 +323,11 @@ impl Snapshot {
         &self.gallery
     }
 
+    /// Where known, uncertain and unknown begin with so many pictures.
+    pub fn lines(&self) -> Lines {
+        self.lines
+    }
+
     /// What somebody is called.
     pub fn name(&self, person: PersonId) -> Option<&str> {
         self.names.get(&person).map(String::as_str)
@@ -343,7 +363,7 @@ mod tests {
     #[test]
     fn a_damaged_row_costs_that_row_only() {
         let pack = Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/dlib-mtcnn")).unwrap();
-        let matcher = Matcher::new(&pack, None, false);
+        let matcher = Matcher::new(&pack, Judging::default());
         let good = pack.self_test().embedding.clone();
         let with = |value: f32| [&good[1..], &[value]].concat();
         let embeddings =
@@ -382,7 +402,7 @@ mod tests {
 
     fn matcher(mirrors: bool, people: &[(PersonId, &str, Vec<f32>)]) -> Matcher {
         let pack = Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/dlib-mtcnn")).unwrap();
-        let matcher = Matcher::new(&pack, None, mirrors);
+        let matcher = Matcher::new(&pack, Judging { mirrors, ..Judging::default() });
         let row = |(person_id, name, embedding): &(PersonId, &str, Vec<f32>)| GalleryRow {
             person_image_id: *person_id,
             person_id: *person_id,

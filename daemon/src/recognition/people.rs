@@ -392,7 +392,7 @@ fn newly_mistaken(matcher: &Matcher, before: &Snapshot) -> Result<Vec<String>, V
         }
         let nearest = matcher.nearest(&now, embedding, 2)?;
         let Some(other) = nearest.iter().find(|candidate| candidate.person != person) else { continue };
-        if other.distance >= matcher.matching().known_below() {
+        if other.distance >= now.lines().known_below {
             continue;
         }
         said.insert(person);

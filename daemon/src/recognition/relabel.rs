@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use kith_vision::Metric;
-use kith_vision::calibration::REDUNDANT;
+use kith_vision::calibration::redundant_below;
 
 use super::dispatcher::file_name;
 use super::enroll::{ANYWAY, refresh};
@@ -80,7 +80,7 @@ impl Enroller {
         let matching = up.matcher.matching();
         let best = if anyway { best } else { self.nobody_elses(&up.matcher, best, &name).await? };
         let mut pictures = Vec::with_capacity(PICTURES);
-        for face in differing(best, matching.metric, REDUNDANT * matching.threshold) {
+        for face in differing(best, matching.metric, redundant_below(matching.metric, matching.threshold)) {
             pictures.push(picture_of(&face));
         }
         let (person_id, pictures) = match self.store.name_stranger(id, name, pictures).await? {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::{Answer, Picture};
 use super::enroll::refresh;
 use super::{Books, Guard, GuardSettings, Matcher};
-use crate::config::Models;
+use crate::config::{Judging, Models};
 use crate::desk::EngineDesk;
 use crate::engine::load_pack;
 use crate::health::{Condition, Health};
@@ -43,10 +43,8 @@ pub type ReadyWatch = watch::Receiver<Option<Arc<Ready>>>;
 pub struct Start {
     /// The model pack, and how it is used.
     pub models: Models,
-    /// Two pictures of one person are nearer than this; `None`: the pack's.
-    pub threshold: Option<f32>,
-    /// A picture may show a person more than once.
-    pub mirrors: bool,
+    /// What distances are taken for.
+    pub judging: Judging,
     /// The engines'.
     pub settings: GuardSettings,
     /// Where results and facts are kept.
@@ -62,7 +60,7 @@ pub async fn start(
     desk: watch::Sender<Option<EngineDesk>>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Start { models, threshold, mirrors, settings, books, health } = start;
+    let Start { models, judging, settings, books, health } = start;
     let pack = loop {
         let wanted = models.clone();
         let loading = tokio::task::spawn_blocking(move || load_pack(&wanted));
@@ -85,7 +83,7 @@ pub async fn start(
     let guard = Guard::new(settings, Arc::clone(&pack), health.clone(), Some(books.clone()));
     desk.send_replace(Some(guard.desk()));
     let gallery = async {
-        let matcher = Matcher::new(&pack, threshold, mirrors);
+        let matcher = Matcher::new(&pack, judging);
         let mut left_out = fill(&matcher, &guard, &books.store, &health).await;
         // A backup may be restored between this reading of the gallery and the next one.
         let held = books.store.hold_claims();

@@ -145,7 +145,7 @@ async fn load(store: &Store, up: &Ready, health: &Health) -> anyhow::Result<Clus
     let matcher = &up.matcher;
     move_here(store, up, health).await?;
     let matching = matcher.matching();
-    let mut groups = Clusters::new(matching.metric, matcher.dimension(), matching.threshold);
+    let mut groups = Clusters::new(matching.metric, matcher.dimension(), matching.linking_distance());
     for (id, shape) in store.stranger_shapes(matcher.space().into()).await? {
         if shape.weight > 0 {
             let shape = Shape { total: shape.total, weight: shape.weight };
@@ -304,7 +304,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let (store, _) = Store::open(folder.path()).unwrap();
             let pack = Pack::load(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/packs/dlib-mtcnn").as_ref()).unwrap();
-            let matcher = Matcher::new(&pack, None, false);
+            let matcher = Matcher::new(&pack, Default::default());
             let settings = app::guard_settings(&Config::default(), folder.path());
             let guard = Guard::new(settings, Arc::new(pack), Health::default(), None);
             let up = Arc::new(Ready { guard, matcher, store: Some(store.clone()) });

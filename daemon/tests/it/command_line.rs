@@ -162,6 +162,39 @@ fn eval_tells_accuracy_strangers_another_precision_and_what_quality_is_worth_in_
 }
 
 #[test]
+fn eval_tells_people_from_strangers_by_the_number_enrolled() {
+    let board = Board::new();
+    let folder = board.folder.path().join("people");
+    std::fs::create_dir_all(&folder).unwrap();
+    for name in ["obama_1", "obama_2", "biden_1", "biden_2", "astronaut_1"] {
+        std::fs::copy(photo(&format!("{name}.jpg")), folder.join(format!("{name}.jpg"))).unwrap();
+    }
+    let det = board.folder.path().join("det.svg");
+    let [folder, det] = [&folder, &det].map(|path| path.to_str().unwrap());
+    let options = ["eval", "--gallery", folder, "--probes", folder, "--enrolled", "1", "--draws", "4", "--det", det];
+    let output = board.kithd(options.into_iter().chain(["--json"]));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
+    assert_eq!((&found["people"], &found["pictures"], &found["without_face"]), (&json!(2), &json!(2), &json!([0, 0])));
+    let [one, both] = &found["sizes"].as_array().unwrap()[..] else { panic!("{found}") };
+    assert_eq!(
+        (&one["enrolled"], &one["galleries"], &one["searches_for_strangers"]),
+        (&json!(1), &json!(4), &json!(2))
+    );
+    assert_eq!((&both["searches_for_enrolled"], &both["searches_for_strangers"]), (&json!(2), &json!(1)));
+    assert_eq!((&both["rank_1"]["value"], &both["fnir"][0]["value"]), (&json!(1.0), &json!(0.0)));
+    let balanced = &both["cautions"][1];
+    assert_eq!((&balanced["caution"], &balanced["known"]["value"]), (&json!("balanced"), &json!(1.0)));
+    assert_eq!(balanced["strangers_named"]["value"], json!(0.0));
+    assert!(std::fs::read_to_string(det).unwrap().contains(">2 enrolled</text>"));
+    let said = text(&board.kithd(options));
+    for words in
+        ["FNIR at FPIR 1 %", "from too few strangers to trust", "strangers known 0.00 %", "2 people, 2 pictures"]
+    {
+        assert!(said.contains(words), "{words:?} is missing in:\n{said}");
+    }
+}
+
+#[test]
 fn the_same_picture_cannot_be_two_people() {
     let board = Board::new();
     board.enroll_everybody();

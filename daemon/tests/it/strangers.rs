@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Board, part_is_ok, photo, text, wait_for};
+use crate::support::{Board, pack, part_is_ok, photo, text, wait_for};
 
 /// Number, faces and, image by image, who belongs to it.
 fn groups(board: &Board) -> Vec<String> {
@@ -53,6 +53,8 @@ fn two_unknown_people_make_two_groups_that_outlast_a_restart_and_a_change_of_mod
 #[test]
 fn the_gallery_says_what_it_thinks_of_the_threshold_whether_the_daemon_runs_or_not() {
     let mut board = Board::new();
+    // Its lines do not follow the gallery.
+    board.set("models.pack", &pack("dlib-mtcnn"));
     let none = board.kithd(["calibrate"]);
     assert!(!none.status.success() && text(&none).contains("kithd has not run"), "{}", text(&none));
     board.start();
@@ -74,6 +76,36 @@ fn the_gallery_says_what_it_thinks_of_the_threshold_whether_the_daemon_runs_or_n
     assert_eq!((&json["people"], &json["genuine"], &json["impostors"]), (&3.into(), &2.into(), &8.into()));
     assert_eq!((json["threshold"].as_f64(), &json["recommended"]), (Some(0.5), &Value::Null));
     assert!(json["impostor_share"].as_array().unwrap().iter().filter_map(Value::as_f64).sum::<f64>() > 0.99);
+}
+
+#[test]
+fn caution_and_the_number_enrolled_are_said_where_they_decide() {
+    let mut board = Board::new();
+    board.set("models.pack", &pack("sface"));
+    board.start();
+    board.enroll_everybody();
+    let balanced = board.get("/v1/calibration");
+    assert_eq!((&balanced["caution"], &balanced["pictures"]), (&"balanced".into(), &3.into()), "{balanced}");
+    assert_eq!((&balanced["strangers_known"], &balanced["strangers_named"]), (&0.004.into(), &0.02.into()));
+    let line = |said: &Value, name: &str| said[name].as_f64().unwrap();
+    assert!(line(&balanced, "known_below") < line(&balanced, "unknown_above"));
+    let page = board.get_text("/calibration");
+    assert!(page.contains("<dd>balanced</dd>") && page.contains("with 3 enrolled pictures"), "{page}");
+    assert_eq!(board.stop(), Some(0));
+
+    board.set("recognition.caution", "strict");
+    board.start();
+    let strict = board.get("/v1/calibration");
+    assert_eq!(strict["caution"], "strict");
+    assert!(line(&strict, "known_below") < line(&balanced, "known_below"));
+    let said = text(&board.kithd(["calibrate"]));
+    assert!(said.contains("strict: with 3 enrolled pictures a face is known below"), "{said}");
+    assert_eq!(board.stop(), Some(0));
+
+    board.set("recognition.threshold", "0.5");
+    board.start();
+    let own = board.get("/v1/calibration");
+    assert_eq!((&own["caution"], own["threshold"].as_f64()), (&Value::Null, Some(0.5)), "{own}");
 }
 
 #[test]

@@ -17,6 +17,11 @@ pub fn photo(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/photos").join(name)
 }
 
+/// The folder of a bundled model pack.
+pub fn pack(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs").join(name).display().to_string()
+}
+
 /// Labelled photographs that are not part of the repository; says so when they are not there.
 pub fn shared_faces() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/faces");

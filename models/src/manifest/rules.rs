@@ -157,6 +157,17 @@ impl Manifest {
         )?;
         rule("matching.band_above", matching.band_above, not_negative(matching.band_above), "0 or more")?;
         rule("matching.min_margin", matching.min_margin, not_negative(matching.min_margin), "0 or more")?;
+        let linking = matching.linking_distance();
+        rule("matching.linking", linking, linking > 0.0 && linking <= largest, "above 0 (and at most 2 for cosine)")?;
+        let points = &matching.curve;
+        let sound = points.iter().all(|(rate, distance)| *rate > 0.0 && *rate < 1.0 && *distance > 0.0);
+        let falls = points.is_sorted_by(|a, b| a.0 > b.0 && a.1 > b.1);
+        rule(
+            "matching.curve",
+            points,
+            points.len() != 1 && sound && falls,
+            "two or more points [false match rate, distance], both falling from point to point, rates below 1, all above 0",
+        )?;
         let limits = &self.quality;
         rule("quality.min_size_px", limits.min_size_px, not_negative(limits.min_size_px), "0 or more")?;
         rule("quality.max_cut", limits.max_cut, limits.max_cut > 0.0 && limits.max_cut <= 1.0, "above 0, at most 1")?;

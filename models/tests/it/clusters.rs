@@ -31,17 +31,17 @@ struct Kept {
 
 impl Kept {
     fn new() -> Self {
-        Self::of(64, 0.6)
+        Self::of(64, 0.5)
     }
 
     /// For embeddings of the bundled pack.
     fn of_the_pack() -> Self {
         let pack = Pack::load(&bundled_pack()).unwrap();
-        Self::of(pack.dimension(), pack.matching().threshold)
+        Self::of(pack.dimension(), pack.matching().linking_distance())
     }
 
-    fn of(dimension: usize, threshold: f32) -> Self {
-        let groups = Clusters::new(Metric::Euclidean, dimension, threshold);
+    fn of(dimension: usize, linking: f32) -> Self {
+        let groups = Clusters::new(Metric::Euclidean, dimension, linking);
         Self { groups, next: 1, of_face: Vec::new(), became: HashMap::new() }
     }
 
@@ -125,7 +125,7 @@ fn people_far_apart_are_told_apart_and_groups_filled_from_a_store_go_on_as_befor
     }
     assert_eq!((kept.groups.len(), kept.next), (10, 11));
     assert!(kept.groups.ids().all(|id| kept.groups.shape(id).unwrap().weight == SHAPED_BY), "shaped by enough");
-    let mut loaded = Clusters::new(Metric::Euclidean, 64, 0.6);
+    let mut loaded = Clusters::new(Metric::Euclidean, 64, 0.5);
     let mut ids: Vec<_> = kept.groups.ids().collect();
     ids.reverse();
     for id in ids {
@@ -140,7 +140,7 @@ fn people_far_apart_are_told_apart_and_groups_filled_from_a_store_go_on_as_befor
 
 #[test]
 fn two_halves_of_a_person_become_one_group_and_what_cannot_be_compared_is_refused() {
-    let mut groups = Clusters::new(Metric::Euclidean, 2, 0.6);
+    let mut groups = Clusters::new(Metric::Euclidean, 2, 0.5);
     let shape = |x: f32| Shape { total: vec![4.0 * x, 4.0], weight: 4 };
     groups.set(7, shape(0.0)).unwrap();
     groups.set(3, shape(0.34)).unwrap();
@@ -160,7 +160,7 @@ fn two_halves_of_a_person_become_one_group_and_what_cannot_be_compared_is_refuse
 #[test]
 fn of_a_hundred_thousand_groups_the_right_one_is_found() {
     let mut random = Random(9);
-    let mut groups = Clusters::new(Metric::Euclidean, 128, 0.6);
+    let mut groups = Clusters::new(Metric::Euclidean, 128, 0.5);
     let people: Vec<_> = (0..100_000).map(|_| random.around(&[0.0; 128], 0.2)).collect();
     for (id, person) in (1..).zip(&people) {
         groups.set(id, Shape { total: person.clone(), weight: 1 }).unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kith_vision::{Candidate, Gallery, Matching, Metric, Outcome, VisionError};
+use kith_vision::{Candidate, Caution, Gallery, Lines, Matching, Metric, Outcome, Templates, VisionError};
 
 /// A small generator with a fixed start, so that a failure can be repeated.
 struct Random(u64);
@@ -131,7 +131,20 @@ fn ten_thousand_embeddings_are_searched_within_a_few_milliseconds() {
 }
 
 fn matching() -> Matching {
-    Matching { metric: Metric::Euclidean, threshold: 0.6, band_below: 0.05, band_above: 0.03, min_margin: 0.04 }
+    Matching {
+        metric: Metric::Euclidean,
+        threshold: 0.6,
+        band_below: 0.05,
+        band_above: 0.03,
+        min_margin: 0.04,
+        linking: None,
+        templates: Templates::Nearest,
+        curve: Vec::new(),
+    }
+}
+
+fn lines() -> Lines {
+    matching().lines(Caution::Balanced, 1)
 }
 
 fn at(distances: &[f32]) -> Vec<Candidate> {
@@ -148,7 +161,7 @@ fn a_face_is_known_below_the_band_unknown_above_it_and_uncertain_between() {
         (0.629, Outcome::Uncertain),
         (0.631, Outcome::Unknown),
     ] {
-        let verdict = matching().judge(&at(&[distance]));
+        let verdict = lines().judge(&at(&[distance]));
         assert_eq!((verdict.outcome, verdict.distance, verdict.margin), (outcome, Some(distance), None));
         assert_eq!(verdict.person, (outcome != Outcome::Unknown).then_some(7));
     }
@@ -156,14 +169,14 @@ fn a_face_is_known_below_the_band_unknown_above_it_and_uncertain_between() {
 
 #[test]
 fn a_second_person_nearly_as_near_makes_a_known_face_uncertain() {
-    assert_eq!(matching().judge(&at(&[0.4, 0.43])).outcome, Outcome::Uncertain);
-    assert_eq!(matching().judge(&at(&[0.4, 0.45])).outcome, Outcome::Known);
-    assert_eq!(matching().judge(&at(&[0.9, 0.91])).outcome, Outcome::Unknown);
+    assert_eq!(lines().judge(&at(&[0.4, 0.43])).outcome, Outcome::Uncertain);
+    assert_eq!(lines().judge(&at(&[0.4, 0.45])).outcome, Outcome::Known);
+    assert_eq!(lines().judge(&at(&[0.9, 0.91])).outcome, Outcome::Unknown);
 }
 
 #[test]
 fn nobody_enrolled_makes_everybody_unknown() {
-    let verdict = matching().judge(&[]);
+    let verdict = lines().judge(&[]);
     assert_eq!((verdict.outcome, verdict.person, verdict.distance), (Outcome::Unknown, None, None));
 }
 
@@ -189,7 +202,8 @@ fn the_quick_search_finds_to_the_bit_what_the_plain_one_finds() {
         let metric = if round % 2 == 0 { Metric::Euclidean } else { Metric::Cosine };
         let dimension = if round % 3 == 0 { 128 } else { 1 + (random.next() % 600) as usize };
         let people: Vec<_> = (0..1 + random.next() % 40).map(|_| random.embedding(dimension)).collect();
-        let mut gallery = Gallery::new(metric, dimension);
+        let templates = if round % 4 < 2 { Templates::Mean } else { Templates::Nearest };
+        let mut gallery = Gallery::of(&Matching { metric, templates, ..matching() }, dimension);
         for picture in 0..(random.next() % 1500) as i64 {
             let embedding = likely(&mut random, dimension, &people);
             // Anybody may have any picture: equal distances are what could be told apart wrongly.
@@ -202,4 +216,79 @@ fn the_quick_search_finds_to_the_bit_what_the_plain_one_finds() {
             assert!(found.iter().zip(&plain).all(|(a, b)| a.distance.to_bits() == b.distance.to_bits()));
         }
     }
+}
+
+fn by_mean(threshold: f32) -> Matching {
+    Matching { metric: Metric::Cosine, threshold, templates: Templates::Mean, ..matching() }
+}
+
+/// A direction that is `share` of a person and the rest chance.
+fn looks(random: &mut Random, person: &[f32], share: f32) -> Vec<f32> {
+    let noise = random.embedding(person.len());
+    let length = |v: &[f32]| v.iter().map(|v| v * v).sum::<f32>().sqrt();
+    let (person_length, noise_length) = (length(person), length(&noise));
+    let rest = (1.0 - share * share).sqrt();
+    person.iter().zip(&noise).map(|(p, n)| share * p / person_length + rest * n / noise_length).collect()
+}
+
+#[test]
+fn pictures_that_are_alike_are_compared_by_their_mean() {
+    let mut gallery = Gallery::of(&by_mean(0.6), 2);
+    gallery.push(1, 10, &[1.0, 0.2]).unwrap();
+    gallery.push(1, 11, &[2.0, -0.4]).unwrap();
+    let found = gallery.nearest(&[3.0, -0.1], 1).unwrap();
+    let cosine = 3.0 / (9.0_f32 + 0.01).sqrt();
+    assert!((found[0].distance - (1.0 - cosine)).abs() < 1e-6, "whatever their lengths: {found:?}");
+    assert_eq!((found[0].person, found[0].picture), (1, 11), "and the nearest picture is named");
+    assert_eq!(found, gallery.nearest_plainly(&[3.0, -0.1], 1).unwrap());
+    assert_eq!(gallery.nearest_of_person(&[3.0, -0.1], 1).unwrap(), Some(found[0]));
+    assert_eq!(gallery.nearest_of_person(&[3.0, -0.1], 2).unwrap(), None);
+    assert_eq!(gallery.len(), 2);
+}
+
+#[test]
+fn a_wrong_picture_among_good_ones_spoils_no_mean() {
+    let mut random = Random(31);
+    let (person, other) = (random.embedding(128), random.embedding(128));
+    for wrong_first in [false, true] {
+        let [mut good, mut spoilt] = [(), ()].map(|()| Gallery::of(&by_mean(0.6), 128));
+        let wrong = looks(&mut random, &other, 0.8);
+        if wrong_first {
+            spoilt.push(1, 0, &wrong).unwrap();
+        }
+        for picture in 1..5 {
+            let of_person = looks(&mut random, &person, 0.8);
+            good.push(1, picture, &of_person).unwrap();
+            spoilt.push(1, picture, &of_person).unwrap();
+        }
+        if !wrong_first {
+            spoilt.push(1, 5, &wrong).unwrap();
+        }
+        let probe = looks(&mut random, &person, 0.8);
+        assert_eq!(good.nearest(&probe, 1).unwrap()[0].distance, spoilt.nearest(&probe, 1).unwrap()[0].distance);
+    }
+}
+
+#[test]
+fn more_pictures_of_a_person_name_no_more_strangers() {
+    // Chance directions of 128 numbers: cosines of two have a standard deviation of 1 / sqrt(128).
+    let tail = [(1e-2, 0.794), (1e-3, 0.727), (1e-4, 0.671), (1e-5, 0.623), (1e-6, 0.580)];
+    let matching = Matching { curve: tail.to_vec(), ..by_mean(0.6) };
+    let mut random = Random(37);
+    let people: Vec<_> = (0..200).map(|_| random.embedding(128)).collect();
+    let strangers: Vec<_> = (0..3000).map(|_| random.embedding(128)).collect();
+    let named = |pictures: usize, random: &mut Random| {
+        let mut gallery = Gallery::of(&matching, 128);
+        for (id, person) in (0..).zip(&people) {
+            for _ in 0..pictures {
+                gallery.push(id, 0, &looks(random, person, 0.8)).unwrap();
+            }
+        }
+        let lines = matching.lines(Caution::Balanced, gallery.len());
+        let outcome = |face: &Vec<f32>| lines.judge(&gallery.nearest(face, 2).unwrap()).outcome;
+        strangers.iter().filter(|face| outcome(face) != Outcome::Unknown).count()
+    };
+    let [one, two, four] = [1, 2, 4].map(|pictures| named(pictures, &mut random));
+    assert!((30..=100).contains(&one), "{one} of 3000 strangers are named, 2 % are allowed");
+    assert!(two <= one && four <= two, "{one}, {two}, {four} of 3000 strangers are named");
 }

@@ -24,6 +24,10 @@ struct Found {
     genuine: String,
     impostors: String,
     threshold: String,
+    known_below: String,
+    unknown_above: String,
+    /// Of strangers how many get a name and how many are known; empty where that is not known.
+    strangers: String,
     /// Why that threshold, or why none, as a sentence.
     reason: String,
     now: Option<Errors>,
@@ -50,6 +54,14 @@ impl From<Calibration> for Found {
             genuine: wording::number(calibration.genuine as u64),
             impostors: wording::number(calibration.impostors as u64),
             threshold: wording::distance(calibration.threshold.into()),
+            known_below: wording::distance(calibration.known_below.into()),
+            unknown_above: wording::distance(calibration.unknown_above.into()),
+            strangers: calibration.strangers_named.zip(calibration.strangers_known).map_or_else(
+                String::new,
+                |(named, known)| {
+                    format!("{} get a name, {} are known", wording::percent(named), wording::percent(known))
+                },
+            ),
             reason: sentence(&calibration.reason),
             now: calibration.now.map(Errors::from),
             recommended: calibration.recommended.map(Errors::from),
@@ -184,6 +196,11 @@ mod tests {
             genuine: 2,
             impostors: 4,
             threshold: 0.6,
+            caution: None,
+            known_below: 0.55,
+            unknown_above: 0.63,
+            strangers_known: None,
+            strangers_named: None,
             now: Some(point(0.6)),
             recommended: recommended.map(point),
             reason: "lower it".into(),
