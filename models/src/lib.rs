@@ -39,6 +39,7 @@ use manifest::Alignment;
 pub use clusters::{Clusters, SHAPED_BY, Shape};
 pub use compare::{Comparison, Trial, compare_precisions};
 pub use device::{Device, Precision};
+pub use embed::recogniser_file;
 pub use gallery::{Candidate, Gallery, Matching, Metric, Outcome, Verdict};
 pub use manifest::{Pack, PackError, SelfTest, Tolerance};
 pub use quality::{Objection, Part, Quality, QualityLimits};
