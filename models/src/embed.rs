@@ -37,20 +37,14 @@ impl Recogniser {
 
     fn load_on(pack: &Pack, precision: Precision, device: Device) -> Result<Self, VisionError> {
         let spec = pack.manifest.recogniser.clone();
-        let file = spec.file(precision);
-        let file = file.ok_or_else(|| VisionError::NoSuchPrecision { pack: pack.id().to_owned(), precision })?;
-        let file = file.to_owned();
-        let network = if spec.is_stored_once() {
-            Network::stored(&file, &pack.read(&file)?, precision, &["embedding"])?
-        } else {
-            Network::load(pack, &file, &["embedding"])?
-        };
+        let network = network(pack, precision)?;
         let side = pack.manifest.alignment.size;
         let shape = [1, 3, side, side];
         if precision == Precision::Int8 {
             network.require_integer_convolutions(shape)?;
         }
         let plan = network.plan(shape, device, &spec.pixels())?;
+        let file = spec.file(precision).unwrap_or_default().to_owned();
         let recogniser = Self { plan, side, spec, cohort: pack.cohort.clone(), flip: pack.flip(), device };
         let grey = Rgb { width: side, height: side, pixels: vec![128; 3 * side * side] };
         recogniser
@@ -94,6 +88,24 @@ impl Recogniser {
         check_embedding(&embedding, self.spec.dimension)?;
         Ok(embedding)
     }
+}
+
+/// The network that a pack has for this precision.
+fn network(pack: &Pack, precision: Precision) -> Result<Network, VisionError> {
+    let spec = &pack.manifest.recogniser;
+    let file = spec.file(precision);
+    let file = file.ok_or_else(|| VisionError::NoSuchPrecision { pack: pack.id().to_owned(), precision })?;
+    if spec.is_stored_once() {
+        Network::stored(file, &pack.read(file)?, precision, &["embedding"])
+    } else {
+        Network::load(pack, file, &["embedding"])
+    }
+}
+
+/// A pack's recogniser as an ONNX file, for other runtimes to be measured with the same network; made from the stored
+/// weights where a pack has these.
+pub fn recogniser_file(pack: &Pack, precision: Precision) -> Result<Vec<u8>, VisionError> {
+    Ok(network(pack, precision)?.file())
 }
 
 /// The mean of several looks at one face; with `normalise` each counts by its direction only, and the mean is brought to

@@ -40,6 +40,7 @@ use manifest::Alignment;
 pub use clusters::{Clusters, SHAPED_BY, Shape};
 pub use compare::{Comparison, Trial, compare_precisions};
 pub use device::{Device, Precision};
+pub use embed::recogniser_file;
 pub use gallery::{Candidate, Gallery, Metric};
 pub use manifest::{Pack, PackError, SelfTest, Tolerance};
 pub use matching::{Caution, Lines, Matching, Outcome, Templates, Verdict};

@@ -15,6 +15,7 @@ use std::fmt;
 use std::io::Cursor;
 use std::sync::Arc;
 
+use prost::Message;
 use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::ops::cnn::Conv;
@@ -118,6 +119,11 @@ impl Network {
             1 => Ok(Self { file: file.to_owned(), graph, outputs: outputs.to_vec() }),
             count => Err(unusable(format!("it has {count} inputs, not one"))),
         }
+    }
+
+    /// As an ONNX file's bytes.
+    pub(crate) fn file(&self) -> Vec<u8> {
+        self.graph.encode_to_vec()
     }
 
     /// Makes it ready for inputs of one shape. For a GPU, call within [`on_gpu`].

@@ -53,8 +53,8 @@ struct Convolution {
     slopes: Vec<f32>,
     /// As in the stored file: group, kernel, padding and stride.
     attributes: Vec<AttributeProto>,
-    /// For int8; what is added to its biases for rounding not to move the mean of a channel.
-    fit: Option<(Fit, Vec<f32>)>,
+    /// For int8.
+    fit: Option<Fit>,
 }
 
 struct Product {
@@ -157,21 +157,18 @@ impl<'a> Reading<'a> {
     }
 
     /// What the file says of the values behind a convolution, if it does.
-    fn fit(&self, convolution: usize, channels: usize) -> Result<Option<(Fit, Vec<f32>)>, String> {
-        let [factors, scale, zero, correction] = ["factors", "scale", "zero", "correction"]
-            .map(|name| self.constants.get(format!("{name}{convolution}").as_str()).copied());
-        let (Some(factors), Some(scale), Some(zero), Some(correction)) = (factors, scale, zero, correction) else {
-            return Ok(None);
-        };
-        let (factors, correction) = (numbers::<f32>(factors)?, numbers::<f32>(correction)?);
-        let (&[scale], &[zero]) = (&*numbers::<f32>(scale)?, &*numbers::<u8>(zero)?) else {
+    fn fit(&self, convolution: usize, channels: usize) -> Result<Option<Fit>, String> {
+        let named =
+            ["factors", "scale", "zero"].map(|name| self.constants.get(&*format!("{name}{convolution}")).copied());
+        let [Some(factors), Some(scale), Some(zero)] = named else { return Ok(None) };
+        let (factors, scale, zero) = (numbers::<f32>(factors)?, numbers::<f32>(scale)?, numbers::<u8>(zero)?);
+        let (&[scale], &[zero]) = (scale.as_slice(), zero.as_slice()) else {
             return Err("what it gives has not one scale and one zero point".into());
         };
         let positive = |value: &f32| value.is_finite() && *value > 0.0;
         require(positive(&scale) && factors.iter().all(positive), "a scale or factor is not above zero")?;
-        let fit = factors.len() == channels && correction.len() == channels;
-        require(fit, "it has not a factor and a correction for each channel")?;
-        Ok(Some((Fit { factors, scale, zero }, correction)))
+        require(factors.len() == channels, "it has not a factor for each channel")?;
+        Ok(Some(Fit { factors, scale, zero }))
     }
 
     /// Rows of numbers from rows of blocks: (byte − zero point) × scale.
@@ -252,7 +249,7 @@ impl Writing {
         x = self.pair(&x, 1.0, PIXEL_ZERO);
         let mut before: Option<&Fit> = None;
         for Convolution { weight, shape, bias, slopes, attributes, fit } in &recogniser.convolutions {
-            let (fit, correction) = fit.as_ref().ok_or("it has no ranges for int8")?;
+            let fit = fit.as_ref().ok_or("it has no ranges for int8")?;
             let row = weight.len() / bias.len();
             let each = row / shape.get(1).map_or(1, |inputs| *inputs as usize).max(1);
             let depthwise = attributes.iter().any(|attribute| attribute.name == "group" && attribute.i != 1);
@@ -270,7 +267,7 @@ impl Writing {
             let bias = bias.iter().enumerate().map(|(channel, bias)| {
                 // The first layer's padding and pixels are told from another middle.
                 let shift = if before.is_none() { PIXEL_SHIFT * sums[channel] } else { 0.0 };
-                (bias + correction[channel]) * fit.factors[channel] + shift
+                bias * fit.factors[channel] + shift
             });
             let channels = slopes.len() as i64;
             let bias = self.constant(&[channels], DataType::Float, &bias.collect::<Vec<_>>());

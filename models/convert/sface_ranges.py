@@ -1,0 +1,118 @@
+"""Measures how the values between SFace's layers fit into 8 bits: for each channel behind each convolution a factor, and
+for each layer the scale and the zero point that all its channels then share.
+
+Needs folders of labelled photographs, which are not part of this repository; the result, sface_ranges.json, is, with the
+names and sums of the pictures. Run it again only when the recogniser changes.
+
+    python3 sface_ranges.py PACK_FOLDER SFACE_RANGES.json PICTURES_FOLDER...
+
+Behind a PRelu a factor above zero may be taken out of the next layer again. In front of a depthwise convolution, whose
+channels have a scale each, that costs nothing: there each channel fills the bytes. In front of a full convolution or
+the product it makes some weights larger than others of their row; BALANCE says how much of the factor goes that way
+(Nagel et al. 2019 take a half). Of every channel the range is what all but one in 200 pictures stay in. One picture of
+each person of the tuning half (cohort.py), of the face nearest the middle.
+"""
+
+import hashlib
+import json
+import pathlib
+import re
+import sys
+
+import numpy as np
+import onnx
+
+import calibrate
+import cohort
+import reference
+import sface
+
+PICTURES, BALANCE, WITHIN, LEVELS = 160, 0.75, 0.995, 255
+
+
+def chips(pipeline, folders):
+    """(path from its folder, sum, chip) of one picture of each person, of at most PICTURES people."""
+    found = {}
+    everybody = [(who, path, folder) for folder in folders for who, path in cohort.named(folder)]
+    others = {cohort.person(who) for who, _, _ in everybody if not cohort.is_tuning(who)}
+    first = {}
+    for who, path, folder in everybody:
+        if cohort.is_tuning(who) and cohort.person(who) not in others:
+            first.setdefault(cohort.person(who), (path, folder))
+    for person in sorted(first, key=lambda person: hashlib.sha256(person.encode()).digest()):
+        path, folder = first[person]
+        picture = reference.read_picture(path)
+        chip = None if picture is None else pipeline.main_chip(picture)
+        if chip is not None and len(found) < PICTURES:
+            name = f"{folder.name}/{path.relative_to(folder)}"
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest(), chip
+    return found
+
+
+def extremes(model, inputs):
+    """For each PRelu the smallest and the largest value that each channel stays within."""
+    names = [node.output[0] for node in model.graph.node if node.op_type == "PRelu"]
+    lows, highs = [[] for _ in names], [[] for _ in names]
+    for values in calibrate.outputs(model, names, inputs):
+        for low, high, value in zip(lows, highs, values):
+            low.append(value[0].min((1, 2)))
+            high.append(value[0].max((1, 2)))
+    return [(np.minimum(np.quantile(low, 1 - WITHIN, axis=0), 0), np.maximum(np.quantile(high, WITHIN, axis=0), 1e-6))
+            for low, high in zip(lows, highs)]
+
+
+def filling(low, high):
+    """Factors with which every channel fills its side of the bytes, with the zero point that suits most channels."""
+    tries = [np.minimum(zero / np.maximum(-low, 1e-9), (1 - zero) / high) for zero in np.arange(2, 129) / LEVELS]
+    return max(tries, key=lambda factors: np.log(factors * (high - low)).mean())
+
+
+def fits(layers, ranges):
+    """(factors, scale, zero point) behind each convolution. `layers`: of each layer the weights, as
+    [output, input channel, ...], or None for a depthwise one."""
+    for (low, high), weights in zip(ranges, layers[1:], strict=True):
+        factors = filling(low, high)
+        if weights is not None:
+            largest = np.abs(weights).max(axis=(0, *range(2, weights.ndim)))
+            factors = largest ** (1 - BALANCE) * factors ** BALANCE
+        factors = np.array([float(f"{factor:.4g}") for factor in factors / np.exp(np.log(factors).mean())])
+        bottom, top = (factors * low).min(), (factors * high).max()
+        scale = float(f"{(top - bottom) / LEVELS:.6g}")
+        yield factors.tolist(), scale, int(np.clip(round(-bottom / scale), 0, LEVELS))
+
+
+def layers(graph):
+    """The weights of each layer as `fits` wants them."""
+    read = sface.Reader(graph)
+    for node in read.nodes:
+        if node.op_type == "Conv":
+            shape = read.blocks(node.input[1])[2]
+            depthwise = next(a.i for a in node.attribute if a.name == "group") > 1
+            yield None if depthwise else read.numbers(node.input[1]).reshape(shape)
+        elif node.op_type == "Mul":
+            before = read.values[node.input[1]].reshape(1, -1, 1)
+        elif node.op_type == "Gemm":
+            weights = read.numbers(node.input[1])
+            yield weights.reshape(len(weights), before.size, -1) * before
+
+
+def main(pack, target, *folders):
+    pipeline = reference.Pipeline(pack)
+    used = chips(pipeline, folders)
+    model = onnx.load(pack / "recogniser.onnx")
+    of_layers = list(layers(model.graph))
+    ranges = extremes(model, [pipeline.input([chip])[0] for _, chip in used.values()])
+    found = list(fits(of_layers, ranges))
+    text = json.dumps({
+        "what": "for sface.py: behind each convolution a factor for each channel, and scale and zero point of all",
+        "fits": [dict(zip(("scale", "zero", "factors"), (scale, zero, factors))) for factors, scale, zero in found],
+        "pictures": {name: of for name, (of, _) in used.items()},
+    }, indent=1)
+    # The numbers of a list on one line.
+    text = re.sub(r"(?<=\d)\n +(?=\])", "", re.sub(r"(?<=[\[,])\n +(?=[-\d])", " ", text)).replace("[ ", "[")
+    target.write_text(text + "\n")
+    print(f"{len(found)} layers from {len(used)} pictures")
+
+
+if __name__ == "__main__":
+    main(*map(pathlib.Path, sys.argv[1:]))
