@@ -21,6 +21,7 @@ struct Case<A: Arithmetic> {
     /// By channel, row and position.
     weights: Vec<A::Weight>,
     channels: Vec<Channel>,
+    zeros: Zeros,
     places: Vec<Row>,
     outputs: usize,
     residual: Option<Added<A::Input>>,
@@ -39,9 +40,9 @@ fn case<A: Arithmetic>(
     input: impl Fn(&mut Numbers) -> A::Input,
     weight: impl Fn(&mut Numbers) -> A::Weight,
     with: (bool, bool),
+    count: usize,
 ) -> Case<A> {
     let (with_residual, with_pool) = with;
-    let count = 1 + numbers.next(70);
     let (rows, run) = (1 + numbers.next(3), A::GROUP * (1 + numbers.next(9)));
     let (width, height) = (2 + numbers.next(15), 2 + numbers.next(4));
     let step = A::GROUP * (1 + numbers.next(3));
@@ -66,10 +67,12 @@ fn case<A: Arithmetic>(
         let residual = residual.map(|of| line(of.at(width), of.step));
         places.push(Row { count: beyond, input: None, output: line(to + width * count, count), residual, pool: None });
     }
+    // All of a kind, of which some are easier to work out, or anything.
+    let slopes: &[f32] = [&[0.0, 1.0, 0.25, -0.5, 1.5][..], &[0.0, 0.5, 1.0], &[1.0], &[0.0]][numbers.next(4)];
     let channel = |numbers: &mut Numbers| Channel {
         scale: (1 + numbers.next(50)) as f32 / 1000.0,
         bias: numbers.next(200) as f32 - 100.0,
-        slope: [0.0, 1.0, 0.25, -0.5, 1.5][numbers.next(5)],
+        slope: slopes[numbers.next(slopes.len())],
     };
     Case {
         rows,
@@ -78,6 +81,7 @@ fn case<A: Arithmetic>(
         input: (0..length).map(|_| input(numbers)).collect(),
         weights: (0..count * rows * run).map(|_| weight(numbers)).collect(),
         channels: (0..count).map(|_| channel(numbers)).collect(),
+        zeros: Zeros::default(),
         places,
         outputs: height * output_row,
         residual: with_residual.then(|| {
@@ -88,10 +92,7 @@ fn case<A: Arithmetic>(
 }
 
 /// The same by the definition, with 64-bit numbers.
-fn plainly<A: Arithmetic>(case: &Case<A>, flip: u8) -> Vec<f64>
-where
-    A::Weight: Into<f64>,
-{
+fn plainly<A: Arithmetic>(case: &Case<A>, flip: u8) -> Vec<f64> {
     let value = |number: A::Input| f64::from(number.value(flip));
     let mut results = vec![0.0; case.outputs];
     for row in &case.places {
@@ -117,7 +118,11 @@ where
                     for kernel_row in 0..case.rows {
                         for k in 0..case.run {
                             let weight: f64 = case.weights[(c * case.rows + kernel_row) * case.run + k].into();
-                            sum += weight * value(case.input[begin + kernel_row * case.row_step + k]);
+                            if weight == 0.0 {
+                                continue;
+                            }
+                            let input = value(case.input[begin + kernel_row * case.row_step + k]);
+                            sum += weight * (input - f64::from(case.zeros.input));
                         }
                     }
                     sum * f64::from(channel.scale) + f64::from(channel.bias)
@@ -140,18 +145,12 @@ where
 }
 
 /// Returns the bytes, as they are meant.
-fn compare<A: Arithmetic>(kernels: &'static Kernels<A>, case: &Case<A>, bytes: bool) -> Vec<u8>
-where
-    A::Weight: Into<f64>,
-{
+fn compare<A: Arithmetic>(kernels: &'static Kernels<A>, case: &Case<A>, bytes: bool) -> Vec<u8> {
     let weight = |channel: usize, row: usize, at: usize| case.weights[(channel * case.rows + row) * case.run + at];
-    compare_packed(&Weights::pack_for(kernels, case.rows, case.run, &case.channels, weight), case, bytes)
+    compare_packed(&Weights::pack_for(kernels, case.rows, case.run, &case.channels, case.zeros, weight), case, bytes)
 }
 
-fn compare_packed<A: Arithmetic>(weights: &Weights<A>, case: &Case<A>, bytes: bool) -> Vec<u8>
-where
-    A::Weight: Into<f64>,
-{
+fn compare_packed<A: Arithmetic>(weights: &Weights<A>, case: &Case<A>, bytes: bool) -> Vec<u8> {
     let kernels = weights.kernels;
     let residual = case.residual.as_ref().map(|of| Residual {
         values: of.values.as_slice(),
@@ -166,6 +165,7 @@ where
     for (ix, expected) in expected.iter().enumerate() {
         if bytes {
             let found = f64::from(rounded[ix] ^ kernels.flip);
+            let expected = expected + f64::from(case.zeros.output);
             // Just between two whole numbers either is right.
             assert!(
                 (found - expected.clamp(0.0, 255.0)).abs() <= 0.502,
@@ -180,6 +180,10 @@ where
     rounded.iter().map(|byte| byte ^ kernels.flip).collect()
 }
 
+fn zero(numbers: &mut Numbers) -> u8 {
+    [0, 0, 0, 1, 127, 128, 255, numbers.next(256) as u8][numbers.next(8)]
+}
+
 fn turn_over(case: &mut Case<Integer>, flip: u8) {
     let added = case.residual.iter_mut().flat_map(|residual| &mut residual.values);
     for byte in case.input.iter_mut().chain(added) {
@@ -192,7 +196,7 @@ const WITH: [(bool, bool); 3] = [(false, false), (true, false), (false, true)];
 #[test]
 fn integers_are_added_up_as_by_hand_on_every_instruction_set() {
     let mut numbers = Numbers(1);
-    let sets: Vec<_> = own::integer().into_iter().chain([&portable_integer::KERNELS]).collect();
+    let sets: Vec<_> = own::integer().into_iter().chain([&portable::INTEGER]).collect();
     println!("{:?}", sets.iter().map(|set| set.name).collect::<Vec<_>>());
     for round in 0..120 {
         // Full range, signed and unsigned: where a product or a sum of two could leave its 16 bits, it would here. With
@@ -200,7 +204,9 @@ fn integers_are_added_up_as_by_hand_on_every_instruction_set() {
         let least = if round % 4 < 2 { -127 } else { -128 };
         let input = |numbers: &mut Numbers| [0, 127, 128, 255, numbers.next(256) as u8][numbers.next(5)];
         let weight = |numbers: &mut Numbers| [least, 127, (numbers.next(255) as i16 - 127) as i8][numbers.next(3)];
-        let mut case = case::<Integer>(&mut numbers, input, weight, WITH[round % 3]);
+        let count = 1 + numbers.next(70);
+        let mut case = case::<Integer>(&mut numbers, input, weight, WITH[round % 3], count);
+        case.zeros = Zeros { input: zero(&mut numbers), output: zero(&mut numbers) };
         let mut results = Vec::new();
         for kernels in &sets {
             // As the set keeps them; what is meant is turned over again by `value`.
@@ -215,48 +221,93 @@ fn integers_are_added_up_as_by_hand_on_every_instruction_set() {
 #[test]
 fn floats_are_added_up_as_by_hand_on_every_instruction_set() {
     let mut numbers = Numbers(2);
-    let sets: Vec<_> = own::float().into_iter().chain([&portable_float::KERNELS]).collect();
+    let sets: Vec<_> = own::float().into_iter().chain([&portable::FLOAT]).collect();
     println!("{:?}", sets.iter().map(|set| set.name).collect::<Vec<_>>());
     for round in 0..120 {
         let number = |numbers: &mut Numbers| numbers.next(2001) as f32 / 1000.0 - 1.0;
-        let case = case::<Float>(&mut numbers, number, number, WITH[round % 3]);
+        let count = 1 + numbers.next(70);
+        let case = case::<Float>(&mut numbers, number, number, WITH[round % 3], count);
         for kernels in &sets {
             compare(kernels, &case, false);
         }
     }
 }
 
+/// The case made one with a kernel for each channel: a full convolution whose other weights are 0, one channel behind the
+/// other. Gives the columns.
+fn one_kernel_each<A: Arithmetic>(
+    case: &mut Case<A>,
+    numbers: &mut Numbers,
+    input: impl Fn(&mut Numbers) -> A::Input,
+    weight: impl Fn(&mut Numbers) -> A::Weight,
+) -> usize {
+    let (count, columns) = (case.channels.len(), 1 + numbers.next(3));
+    case.run = columns * count;
+    let own = |ix: usize| ix % count == ix / (case.rows * case.run);
+    let weights = 0..count * case.rows * case.run;
+    case.weights = weights.map(|ix| if own(ix) { weight(numbers) } else { A::Weight::default() }).collect();
+    case.row_step += case.run;
+    let reach = case.places.iter().filter_map(|row| Some(row.input?.at(row.count) + 2 * case.row_step));
+    let length = reach.max().unwrap_or_default() * 2 + case.rows * case.row_step + case.run;
+    case.input = (0..length).map(|_| input(numbers)).collect();
+    columns
+}
+
+fn pack_each<A: Arithmetic>(kernels: &'static Kernels<A>, case: &Case<A>, columns: usize) -> Weights<A> {
+    let count = case.channels.len();
+    let weight = |channel: usize, row: usize, column: usize| {
+        case.weights[(channel * case.rows + row) * case.run + column * count + channel]
+    };
+    Weights::pack_depthwise_for(kernels, case.rows, columns, &case.channels, case.zeros, weight)
+}
+
 #[test]
-fn channels_with_a_kernel_each_are_added_up_as_by_hand_on_every_instruction_set() {
+fn floats_of_a_kernel_each_are_added_up_as_by_hand() {
     let mut numbers = Numbers(3);
     for round in 0..120 {
         let number = |numbers: &mut Numbers| numbers.next(2001) as f32 / 1000.0 - 1.0;
-        let mut case = case::<Float>(&mut numbers, number, number, WITH[round % 3]);
-        let (count, columns) = (case.channels.len(), 1 + numbers.next(3));
-        // The same as a full convolution whose other weights are 0, one channel behind the other.
-        case.run = columns * count;
-        let own = |(ix, weight): (usize, f32)| if ix % count == ix / (case.rows * case.run) { weight } else { 0.0 };
-        let weights = (0..count * case.rows * case.run).map(|_| number(&mut numbers)).enumerate();
-        case.weights = weights.map(own).collect();
-        case.row_step += case.run;
-        let reach = case.places.iter().filter_map(|row| Some(row.input?.at(row.count) + 2 * case.row_step));
-        let length = reach.max().unwrap_or_default() * 2 + case.rows * case.row_step + case.run;
-        case.input = (0..length).map(|_| number(&mut numbers)).collect();
-        for kernels in own::float().into_iter().chain([&portable_float::KERNELS]) {
-            let weight = |channel: usize, row: usize, column: usize| {
-                case.weights[(channel * case.rows + row) * case.run + column * count + channel]
-            };
-            let weights = Weights::pack_depthwise_for(kernels, case.rows, columns, &case.channels, weight);
-            assert_eq!(weights.depthwise, count >= kernels.lanes);
+        let count = 1 + numbers.next(40);
+        let mut case = case::<Float>(&mut numbers, number, number, WITH[round % 3], count);
+        let columns = one_kernel_each(&mut case, &mut numbers, number, number);
+        for kernels in own::float().into_iter().chain([&portable::FLOAT]) {
+            let weights = pack_each(kernels, &case, columns);
+            assert_eq!(weights.depthwise, count >= kernels.depthwise.lanes);
             compare_packed(&weights, &case, false);
         }
     }
 }
 
 #[test]
+fn integers_of_a_kernel_each_are_added_up_as_by_hand() {
+    let mut numbers = Numbers(4);
+    for round in 0..120 {
+        let least = if round % 4 < 3 { -127 } else { -128 };
+        let input = |numbers: &mut Numbers| [0, 127, 128, 255, numbers.next(256) as u8][numbers.next(5)];
+        let weight = |numbers: &mut Numbers| [least, 127, (numbers.next(255) as i16 - 127) as i8][numbers.next(3)];
+        // Those that fill no vector, or have a weight with too many bits, are a full convolution, which takes groups.
+        let count = 1 + numbers.next(40);
+        let count = if count < 16 || least == -128 { count.next_multiple_of(Integer::GROUP) } else { count };
+        let mut case = case::<Integer>(&mut numbers, input, weight, WITH[round % 3], count);
+        case.zeros = Zeros { input: zero(&mut numbers), output: zero(&mut numbers) };
+        let columns = one_kernel_each(&mut case, &mut numbers, input, weight);
+        let narrow = case.weights.iter().all(|weight| *weight > -128);
+        let mut results = Vec::new();
+        for kernels in own::integer().into_iter().chain([&portable::INTEGER]) {
+            let weights = pack_each(kernels, &case, columns);
+            assert_eq!(weights.depthwise, narrow && count >= kernels.depthwise.lanes);
+            turn_over(&mut case, kernels.flip);
+            results.push(compare_packed(&weights, &case, round % 2 == 0));
+            turn_over(&mut case, kernels.flip);
+        }
+        assert!(results.iter().all(|bytes| *bytes == results[0]), "two instruction sets round differently");
+    }
+}
+
+#[test]
 fn planes_hold_one_channel_each() {
     let channels = [Channel { scale: 1.0, bias: 0.0, slope: 1.0 }; 3];
-    let weights = Weights::<Float>::pack(1, 2, &channels, |channel, _, at| (10 * channel + at) as f32);
+    let weights =
+        Weights::<Float>::pack(1, 2, &channels, Zeros::default(), |channel, _, at| (10 * channel + at) as f32);
     let mut planes = vec![0.0; 6];
     let row =
         Row { count: 2, input: Some(Line { first: 0, step: 2 }), output: Line { first: 0, step: 1 }, ..Row::default() };
@@ -268,7 +319,7 @@ fn planes_hold_one_channel_each() {
 #[should_panic = "a convolution reaches beyond its input"]
 fn a_place_beyond_the_input_is_refused() {
     let channel = [Channel { scale: 1.0, bias: 0.0, slope: 1.0 }];
-    let weights = Weights::<Float>::pack(2, 3, &channel, |_, _, _| 1.0);
+    let weights = Weights::<Float>::pack(2, 3, &channel, Zeros::default(), |_, _, _| 1.0);
     let row =
         Row { count: 2, input: Some(Line { first: 0, step: 1 }), output: Line { first: 0, step: 1 }, ..Row::default() };
     // The first place fits exactly, the second is one too far.
@@ -278,8 +329,8 @@ fn a_place_beyond_the_input_is_refused() {
 #[test]
 #[should_panic = "a convolution reaches beyond its output"]
 fn a_result_beyond_the_output_is_refused() {
-    let channels = vec![Channel { scale: 1.0, bias: 0.0, slope: 1.0 }; Float::kernels().lanes];
-    let weights = Weights::<Float>::pack(1, 1, &channels, |_, _, _| 1.0);
+    let channels = vec![Channel { scale: 1.0, bias: 0.0, slope: 1.0 }; Float::kernels().full.lanes];
+    let weights = Weights::<Float>::pack(1, 1, &channels, Zeros::default(), |_, _, _| 1.0);
     let step = channels.len();
     let row = Row { count: 2, input: Some(Line::default()), output: Line { first: 1, step }, ..Row::default() };
     convolve(&weights, &[0.0; 8], 5, None, &mut Output::Float(&mut vec![0.0; 2 * step]), &[row].into_iter());
@@ -288,8 +339,8 @@ fn a_result_beyond_the_output_is_refused() {
 #[test]
 fn what_is_no_number_becomes_zero_as_a_byte() {
     let channel = [Channel { scale: f32::NAN, bias: 0.0, slope: 1.0 }];
-    for kernels in own::integer().into_iter().chain([&portable_integer::KERNELS]) {
-        let weights = Weights::pack_for(kernels, 1, 4, &channel, |_, _, _| 1);
+    for kernels in own::integer().into_iter().chain([&portable::INTEGER]) {
+        let weights = Weights::pack_for(kernels, 1, 4, &channel, Zeros::default(), |_, _, _| 1);
         let row = Row { count: 1, input: Some(Line::default()), ..Row::default() };
         let mut bytes = [7];
         convolve(&weights, &[1; 4], 4, None, &mut Output::Bytes(&mut bytes), &[row].into_iter());

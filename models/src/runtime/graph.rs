@@ -1,11 +1,12 @@
 //! What an ONNX graph says, as the layers that our own operators can be: each convolution with what follows it. Takes
 //! plain convolutional networks, in float32 or quantised (per-channel signed weights, unsigned values, as pairs of
-//! QuantizeLinear and DequantizeLinear), and in float32 also with a kernel for each channel and with smaller layers
-//! doubled and added to larger ones; everything else it names and leaves to tract. Knows no shapes but those of
+//! QuantizeLinear and DequantizeLinear), also with a kernel for each channel, and in float32 with smaller layers doubled
+//! and added to larger ones; everything else it names and leaves to tract. Knows no shapes but those of
 //! constants; what is taken of each operator is said in the files below this one, what layers become is `lower`'s.
 //!
 //! Where quantised values meet in a sum, the sum is made before rounding: the pair in between, which other runtimes
-//! need, is passed over. It is known by its zero point, which values behind a ReLU do not have.
+//! need, is passed over. It is known by its zero point, which values behind a ReLU do not have, and by nothing but sums
+//! reading it.
 
 mod attributes;
 mod convolutions;
@@ -23,7 +24,7 @@ use tract_onnx::pb::{GraphProto, NodeProto};
 use tract_onnx::tensor::load_tensor;
 use tract_onnx::tract_core::internal::*;
 
-use super::layers::{GraphOutput, Kind, Layer};
+use super::layers::{Bytes, GraphOutput, Kind, Layer};
 
 /// Why a graph cannot be lowered, naming the node.
 pub(super) type Unsupported = String;
@@ -45,8 +46,8 @@ enum Value {
     Turned(usize),
     /// The same with all its pixels one behind the other.
     Listed(usize),
-    /// Between the two of a pair, with its scale and zero point.
-    Quantised(Box<Value>, f32, i64),
+    /// Between the two of a pair.
+    Quantised(Box<Value>, Bytes),
     Constant(Arc<Tensor>),
     /// Whole numbers and the scales they stand for, one or one for each first index.
     Scaled(Arc<Tensor>, Vec<f32>),
@@ -117,8 +118,8 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn push(&mut self, kind: Kind, input: usize, scale: Option<f32>) -> usize {
-        self.layers.push(Layer { kind, input, scale, output: None, shared: false });
+    fn push(&mut self, kind: Kind, input: usize, bytes: Option<Bytes>) -> usize {
+        self.layers.push(Layer { kind, input, bytes, output: None, shared: false });
         self.layers.len() - 1
     }
 

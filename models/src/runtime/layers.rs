@@ -9,12 +9,19 @@ use tract_onnx::prelude::*;
 pub(super) struct Layer {
     pub(super) kind: Kind,
     pub(super) input: usize,
-    /// Bytes of this scale instead of float32.
-    pub(super) scale: Option<f32>,
+    /// Bytes instead of float32.
+    pub(super) bytes: Option<Bytes>,
     /// The graph's output that this is.
     pub(super) output: Option<GraphOutput>,
     /// Others look at it as it is, under another name: nothing may be added to it.
     pub(super) shared: bool,
+}
+
+/// What bytes stand for: `(byte − zero) × scale`.
+#[derive(Clone, Copy)]
+pub(super) struct Bytes {
+    pub(super) scale: f32,
+    pub(super) zero: u8,
 }
 
 pub(super) struct GraphOutput {
@@ -64,13 +71,25 @@ pub(super) struct Added {
     pub(super) zeros: [[usize; 3]; 2],
 }
 
-/// Weights as \[output channel, input channel, row, column\], or of a dense layer as \[input, output\].
-pub(super) enum Weight {
-    Float(Arc<Tensor>),
-    /// Each channel has a kernel of its own, which has one input channel.
-    Depthwise(Arc<Tensor>),
-    Integer(Arc<Tensor>, Vec<f32>),
-    Dense(Arc<Tensor>),
+pub(super) struct Weight {
+    /// float32, or signed bytes where there are scales.
+    pub(super) values: Arc<Tensor>,
+    /// One, or one for each output channel.
+    pub(super) scales: Option<Vec<f32>>,
+    pub(super) order: Order,
+}
+
+/// What the axes of weights are.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Order {
+    /// Output channel, input channel, row, column.
+    Full,
+    /// The same where each channel has a kernel of its own, which has one input channel.
+    Depthwise,
+    /// Of a dense layer: input, output.
+    Dense,
+    /// Of a dense layer: output, input.
+    DenseByOutput,
 }
 
 impl Layer {
@@ -96,6 +115,6 @@ impl ConvolutionLayer {
     }
 
     pub(super) fn is_dense(&self) -> bool {
-        matches!(self.weight, Weight::Dense(_))
+        matches!(self.weight.order, Order::Dense | Order::DenseByOutput)
     }
 }

@@ -8,9 +8,9 @@ use tract_onnx::tract_core::internal::*;
 
 use super::Pixels;
 use super::graph::{Unsupported, read};
-use super::layers::{Added, ConvolutionLayer, GraphOutput, Kind, Layer, Weight};
+use super::layers::{Added, Bytes, ConvolutionLayer, GraphOutput, Kind, Layer, Order};
 use super::operators::{Chain, Convolution, Enter, EnterTable, LONGEST, Layout, MaxPool, Mean, ResidualLayer, Sum};
-use crate::direct::{Arithmetic, Channel, Float, Integer, Weights};
+use crate::direct::{Arithmetic, Channel, Float, Integer, Weights, Zeros};
 
 /// The graph over our operators, with the outputs in the order asked for. Sides given as None stay open.
 pub(super) fn lower(
@@ -27,12 +27,8 @@ pub(super) fn float_convolutions(graph: &GraphProto, outputs: &[&'static str]) -
     let layers = read(graph, outputs)?;
     let float = layers.iter().filter_map(|layer| match &layer.kind {
         Kind::Convolution(convolution) => {
-            let float = match convolution.weight {
-                Weight::Float(_) | Weight::Depthwise(_) => true,
-                Weight::Integer(..) => layers[layer.input].scale.is_none(),
-                Weight::Dense(_) => false,
-            };
-            float.then(|| convolution.name.clone())
+            let integer = convolution.weight.scales.is_some() && layers[layer.input].bytes.is_some();
+            (!integer && !convolution.is_dense()).then(|| convolution.name.clone())
         }
         _ => None,
     });
@@ -76,38 +72,47 @@ fn wire(
             ix == 0 || is_convolution || !is_widened(&layers[layer.input]),
             "layer {ix} takes a picture's bytes and is no convolution"
         );
-        ensure!(layer.output.is_none() || is_convolution && layer.scale.is_none(), "an output is no plain convolution");
+        ensure!(layer.output.is_none() || is_convolution && layer.bytes.is_none(), "an output is no plain convolution");
         let mut chain = None;
         let outlet = match &layer.kind {
             Kind::Enter { multiply, add } => {
                 let value = |plane: usize, pixel: usize| pixels.table[plane][pixel] * multiply[plane] + add[plane];
-                let table = match layer.scale {
+                let table = match layer.bytes {
                     None => EnterTable::Float(Box::new(
                         [0, 1, 2].map(|plane| std::array::from_fn(|pixel| value(plane, pixel))),
                     )),
-                    Some(scale) => {
-                        let byte = |plane: usize, pixel: usize| (value(plane, pixel) / scale).round() as u8 ^ flip;
+                    Some(Bytes { scale, zero }) => {
+                        let whole =
+                            |plane: usize, pixel: usize| (value(plane, pixel) / scale).round() + f32::from(zero);
+                        let byte = |plane: usize, pixel: usize| whole(plane, pixel) as u8 ^ flip;
                         let table = [0, 1, 2].map(|plane| std::array::from_fn(|pixel| byte(plane, pixel)));
-                        EnterTable::Bytes(Box::new(table), flip)
+                        EnterTable::Bytes(Box::new(table), zero ^ flip)
                     }
                 };
                 model.wire_node(name, Enter { border, table, reversed: pixels.reversed }, &[source])?
             }
             Kind::MaxPool { kernel, extra } => {
-                let same = layer.scale.is_some() == layers[layer.input].scale.is_some();
+                let same = layer.bytes.is_some() == layers[layer.input].bytes.is_some();
                 ensure!(same, "a pooling's input is quantised only for others");
-                let pool =
-                    MaxPool { kernel: *kernel, extra: *extra, border: input_border, result_border: border, flip };
+                let pool = MaxPool {
+                    kernel: *kernel,
+                    extra: *extra,
+                    border: input_border,
+                    result_border: border,
+                    flip,
+                    blank: zero(layer) ^ flip,
+                };
                 model.wire_node(name, pool, &[outlets[layer.input]])?
             }
             Kind::Mean => {
                 ensure!(border == 0, "a mean is padded");
-                let scale = layers[layer.input].scale.unwrap_or(1.0);
-                model.wire_node(name, Mean { border: input_border, scale, flip }, &[outlets[layer.input]])?
+                let input = &layers[layer.input];
+                let mean = Mean { border: input_border, scale: unit(input), flip, zero: zero(input) };
+                model.wire_node(name, mean, &[outlets[layer.input]])?
             }
             Kind::Sum { doubled } => {
                 ensure!(layers[*doubled].output.is_none(), "an output is used inside as well");
-                let float = layers[layer.input].scale.is_none() && layers[*doubled].scale.is_none();
+                let float = layers[layer.input].bytes.is_none() && layers[*doubled].bytes.is_none();
                 ensure!(float, "bytes are added in layer {ix}");
                 let sum = Sum { borders: [input_border, borders[*doubled]], result_border: border };
                 model.wire_node(name, sum, &[outlets[layer.input], outlets[*doubled]])?
@@ -120,27 +125,26 @@ fn wire(
                     ensure!(residual < ix, "{}: what is added comes later", convolution.name);
                     ensure!(!is_widened(&layers[residual]), "{}: a picture's bytes are added", convolution.name);
                     ensure!(
-                        layers[residual].scale.is_some() == layers[layer.input].scale.is_some(),
+                        layers[residual].bytes.is_some() == layers[layer.input].bytes.is_some(),
                         "{}: bytes are added to numbers",
                         convolution.name
                     );
+                    ensure!(zero(&layers[residual]) == 0, "{}: bytes with a zero point are added", convolution.name);
                     inputs.push(outlets[residual]);
                 }
                 let fact = model.outlet_fact(inputs[0])?.clone();
-                let layout = match (&layer.output, layer.scale, &convolution.weight) {
-                    (Some(GraphOutput { listed: true, .. }), ..) => Layout::Listed,
-                    (Some(_), _, Weight::Dense(_)) => Layout::Flat,
-                    (Some(_), ..) => Layout::Planes,
-                    (None, Some(_), _) => Layout::Bytes(border),
-                    (None, None, _) => Layout::Float(border),
+                let layout = match (&layer.output, layer.bytes) {
+                    (Some(GraphOutput { listed: true, .. }), _) => Layout::Listed,
+                    (Some(_), _) if convolution.is_dense() => Layout::Flat,
+                    (Some(_), _) => Layout::Planes,
+                    (None, Some(_)) => Layout::Bytes(border),
+                    (None, None) => Layout::Float(border),
                 };
                 let parts = Parts { convolution, layer, layers, borders: &borders, layout, fact: &fact };
-                if layers[layer.input].scale.is_some() {
+                if layers[layer.input].bytes.is_some() {
                     model.wire_node(name, parts.integer()?, &inputs)?
                 } else {
                     let operator = parts.float()?;
-                    // Only integers' bytes are told from 128 where the processor wants them so.
-                    ensure!(flip == 0 || !matches!(layout, Layout::Bytes(_)), "{}: bytes of numbers", convolution.name);
                     let alone = inputs.len() == 1 && matches!(layout, Layout::Float(_) | Layout::Listed);
                     let before = chains[layer.input].take().filter(|_| alone);
                     let (input, mut convolutions) = before.unwrap_or_else(|| (inputs[0], Vec::new()));
@@ -187,7 +191,17 @@ fn uses(layers: &[Layer]) -> Vec<usize> {
 
 /// A picture's bytes have a channel of zeros that the graph does not know, and that only convolutions leave out.
 fn is_widened(layer: &Layer) -> bool {
-    matches!(layer.kind, Kind::Enter { .. }) && layer.scale.is_some()
+    matches!(layer.kind, Kind::Enter { .. }) && layer.bytes.is_some()
+}
+
+/// The byte that stands for 0.
+fn zero(layer: &Layer) -> u8 {
+    layer.bytes.map_or(0, |bytes| bytes.zero)
+}
+
+/// What a step from one byte to the next stands for.
+fn unit(layer: &Layer) -> f32 {
+    layer.bytes.map_or(1.0, |bytes| bytes.scale)
 }
 
 /// All that a convolution's operator is made from.
@@ -202,88 +216,83 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     fn float(&self) -> TractResult<Convolution<Float>> {
-        let convolution = self.convolution;
-        let channels = self.fact.shape[3].to_usize()?;
-        match &convolution.weight {
-            Weight::Integer(..) => bail!("{}: its weights are integers, its input is not", convolution.name),
-            Weight::Float(tensor) => {
-                let weights = tensor.try_as_plain_ram()?.as_slice::<f32>()?;
-                let &[_, inputs, rows, columns] = tensor.shape() else { bail!("not four axes") };
-                ensure!(inputs == channels, "{}: {channels} channels come in, not {inputs}", convolution.name);
-                let weight = |output: usize, row: usize, at: usize| {
-                    weights[((output * inputs + at % channels) * rows + row) * columns + at / channels]
-                };
-                self.assemble([rows, columns], |_| 1.0, |of| Weights::pack(rows, columns * channels, of, weight))
-            }
-            Weight::Depthwise(tensor) => {
-                let weights = tensor.try_as_plain_ram()?.as_slice::<f32>()?;
-                let &[outputs, _, rows, columns] = tensor.shape() else { bail!("not four axes") };
-                ensure!(outputs == channels, "{}: {channels} channels come in, not {outputs}", convolution.name);
-                let weight =
-                    |channel: usize, row: usize, column: usize| weights[(channel * rows + row) * columns + column];
-                self.assemble([rows, columns], |_| 1.0, |of| Weights::pack_depthwise(rows, columns, of, weight))
-            }
-            Weight::Dense(tensor) => {
-                let weights = tensor.try_as_plain_ram()?.as_slice::<f32>()?;
-                let [rows, columns] = [self.fact.shape[1].to_usize()?, self.fact.shape[2].to_usize()?];
-                let border = 2 * self.borders[self.layer.input];
-                ensure!(rows > border && columns > border, "{}: nothing inside the border", convolution.name);
-                let (rows, columns) = (rows - border, columns - border);
-                let (length, outputs) = (tensor.shape()[0], tensor.shape()[1]);
-                ensure!(
-                    length == rows * columns * channels,
-                    "{}: {length} inputs for {rows}×{columns}×{channels}",
-                    convolution.name
-                );
-                // The graph flattens by channel, row and column.
-                let weight = |output: usize, row: usize, at: usize| {
-                    weights[((at % channels * rows + row) * columns + at / channels) * outputs + output]
-                };
-                self.assemble([rows, columns], |_| 1.0, |of| Weights::pack(rows, columns * channels, of, weight))
-            }
-        }
+        let weight = &self.convolution.weight;
+        ensure!(weight.scales.is_none(), "{}: its weights are integers, its input is not", self.convolution.name);
+        self.packed(weight.values.try_as_plain_ram()?.as_slice::<f32>()?, |_| 1.0)
     }
 
     fn integer(&self) -> TractResult<Convolution<Integer>> {
-        let convolution = self.convolution;
-        let Weight::Integer(tensor, scales) = &convolution.weight else {
-            bail!("{}: its input is quantised, its weights are not", convolution.name)
+        let weight = &self.convolution.weight;
+        let Some(scales) = &weight.scales else {
+            bail!("{}: its input is quantised, its weights are not", self.convolution.name)
         };
-        let stored = self.fact.shape[3].to_usize()?;
-        let weights = tensor.try_as_plain_ram()?.as_slice::<i8>()?;
-        let &[_, inputs, rows, columns] = tensor.shape() else { bail!("not four axes") };
-        let channels = if is_widened(&self.layers[self.layer.input]) { 3 } else { stored };
-        ensure!(inputs == channels, "{}: {channels} channels come in, not {inputs}", convolution.name);
-        ensure!(
-            (columns * stored).is_multiple_of(Integer::GROUP),
-            "{}: {stored} channels do not fill groups",
-            convolution.name
-        );
-        // 255 times 128 so often, as the sums may be on their way, stays below 2³¹.
-        ensure!(rows * columns * stored <= 65_000, "{}: its sums could overflow", convolution.name);
-        let input = self.layers[self.layer.input].scale.unwrap_or(1.0);
-        let weight = |output: usize, row: usize, at: usize| {
-            let (column, channel) = (at / stored, at % stored);
-            if channel < inputs { weights[((output * inputs + channel) * rows + row) * columns + column] } else { 0 }
-        };
+        let input = unit(&self.layers[self.layer.input]);
         let scale = |output: usize| input * scales.get(output).or_else(|| scales.first()).copied().unwrap_or(1.0);
-        self.assemble([rows, columns], scale, |of| Weights::pack(rows, columns * stored, of, weight))
+        self.packed(weight.values.try_as_plain_ram()?.as_slice::<i8>()?, scale)
+    }
+
+    /// With the weights in the order they are read in.
+    fn packed<A: Arithmetic>(
+        &self,
+        weights: &[A::Weight],
+        scale: impl Fn(usize) -> f32,
+    ) -> TractResult<Convolution<A>> {
+        let name = &self.convolution.name;
+        let order = self.convolution.weight.order;
+        let stored = self.fact.shape[3].to_usize()?;
+        let channels = if is_widened(&self.layers[self.layer.input]) { 3 } else { stored };
+        let shape = self.convolution.weight.values.shape();
+        let [rows, columns] = match *shape {
+            [_, _, rows, columns] => [rows, columns],
+            _ => {
+                let [rows, columns] = [self.fact.shape[1].to_usize()?, self.fact.shape[2].to_usize()?];
+                let border = 2 * self.borders[self.layer.input];
+                ensure!(rows > border && columns > border, "{name}: nothing inside the border");
+                [rows - border, columns - border]
+            }
+        };
+        let wanted = match order {
+            Order::Full => shape[1],
+            Order::Depthwise => shape[0],
+            Order::Dense | Order::DenseByOutput => {
+                let length = shape[usize::from(order == Order::DenseByOutput)];
+                ensure!(length == rows * columns * channels, "{name}: {length} inputs for {rows}×{columns}×{channels}");
+                channels
+            }
+        };
+        ensure!(wanted == channels, "{name}: {channels} channels come in, not {wanted}");
+        ensure!(order != Order::Depthwise || channels == stored, "{name}: a picture's bytes have a kernel each");
+        let run = columns * stored;
+        ensure!(run.is_multiple_of(A::GROUP), "{name}: {stored} channels do not fill groups");
+        // In integers 255 times 128 so often, as the sums may be on their way, stays below 2³¹.
+        ensure!(A::GROUP == 1 || rows * run <= 65_000, "{name}: its sums could overflow");
+        let outputs = self.convolution.bias.len();
+        // The graph has each channel as a plane, and flattens it so.
+        let weight = |output: usize, row: usize, column: usize, channel: usize| match order {
+            _ if channel >= channels => A::Weight::default(),
+            Order::Full | Order::DenseByOutput => {
+                weights[((output * channels + channel) * rows + row) * columns + column]
+            }
+            Order::Depthwise => weights[(output * rows + row) * columns + column],
+            Order::Dense => weights[((channel * rows + row) * columns + column) * outputs + output],
+        };
+        self.assemble([rows, columns], scale, |of, zeros| match order {
+            Order::Depthwise => Weights::pack_depthwise(rows, columns, of, zeros, |channel, row, column| {
+                weight(channel, row, column, 0)
+            }),
+            _ => Weights::pack(rows, run, of, zeros, |output, row, at| weight(output, row, at / stored, at % stored)),
+        })
     }
 
     fn assemble<A: Arithmetic>(
         &self,
         kernel: [usize; 2],
         scale: impl Fn(usize) -> f32,
-        pack: impl FnOnce(&[Channel]) -> Weights<A>,
+        pack: impl FnOnce(&[Channel], Zeros) -> Weights<A>,
     ) -> TractResult<Convolution<A>> {
         let convolution = self.convolution;
-        let unit = self.layer.scale.unwrap_or(1.0);
+        let unit = unit(self.layer);
         let slope = |channel: usize| convolution.slopes.as_ref().map_or(1.0, |slopes| slopes[channel]);
-        ensure!(
-            self.layer.scale.is_none() || convolution.slopes.is_some(),
-            "{}: bytes without a ReLU",
-            convolution.name
-        );
         let channel = |(channel, bias): (usize, &f32)| Channel {
             scale: scale(channel) / unit,
             bias: bias / unit,
@@ -292,12 +301,13 @@ impl Parts<'_> {
         let channels: Vec<_> = convolution.bias.iter().enumerate().map(channel).collect();
         let residual = convolution.residual.map(|Added { layer, pooled, zeros }| ResidualLayer {
             border: self.borders[layer],
-            scale: self.layers[layer].scale.unwrap_or(1.0) / unit,
+            scale: self::unit(&self.layers[layer]) / unit,
             pooled,
             zeros,
         });
+        let zeros = Zeros { input: zero(&self.layers[self.layer.input]), output: zero(self.layer) };
         Ok(Convolution {
-            weights: Arc::new(pack(&channels)),
+            weights: Arc::new(pack(&channels, zeros)),
             kernel,
             stride: convolution.stride,
             padding: convolution.padding,

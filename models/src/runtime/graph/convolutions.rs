@@ -1,11 +1,13 @@
 //! Convolutions and dense layers, and what may follow one: an activation. Sums are `sums`'s.
 
+use std::sync::Arc;
+
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::internal::*;
 
 use super::attributes::{int, ints, pads_as_told, square, understood};
 use super::{Reading, Value, floats, require};
-use crate::runtime::layers::{ConvolutionLayer, Kind, Layer, Weight};
+use crate::runtime::layers::{ConvolutionLayer, Kind, Layer, Order, Weight};
 
 /// Beyond this no network goes, and a damaged file might.
 const MOST_STRIDE: usize = 64;
@@ -14,21 +16,15 @@ impl Reading<'_> {
     pub(super) fn convolution(&mut self, node: &NodeProto) -> Result<Value, String> {
         understood(node, 3, &["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"])?;
         let input = self.layer(node, 0)?;
-        let (values, scales) = match self.value(node, 1)? {
-            Value::Constant(tensor) => (tensor, None),
-            Value::Scaled(tensor, scales) => (tensor, Some(scales)),
-            _ => return Err("its weights are not constant".into()),
-        };
+        let (values, scales) = self.weights(node)?;
         let &[channels, inputs, rows, columns] = values.shape() else {
             return Err("its kernel has not two axes".into());
         };
         require(values.len() > 0, "its kernel is empty")?;
-        let kind = if scales.is_some() { DatumType::I8 } else { DatumType::F32 };
-        require(values.datum_type() == kind, "its weights are neither float32 nor signed bytes with a scale")?;
         let bias = self.bias(node, &[&[channels]])?;
         let group = int(node, "group", 1);
         // One of one input channel is a full one.
-        let depthwise = group != 1 && scales.is_none() && inputs == 1 && usize::try_from(group) == Ok(channels);
+        let depthwise = group != 1 && inputs == 1 && usize::try_from(group) == Ok(channels);
         require(group == 1 || depthwise, "its channels are grouped")?;
         require(ints(node, "dilations").is_none_or(|d| d == [1, 1]), "it is dilated")?;
         let kernel = [rows as i64, columns as i64];
@@ -36,11 +32,7 @@ impl Reading<'_> {
         require(pads_as_told(node), "it pads by itself")?;
         let strides = square::<2>(ints(node, "strides").unwrap_or(&[1; 2]), 1, MOST_STRIDE);
         let padding = square::<4>(ints(node, "pads").unwrap_or(&[0; 4]), 0, rows.min(columns) - 1);
-        let weight = match scales {
-            None if depthwise => Weight::Depthwise(values),
-            None => Weight::Float(values),
-            Some(scales) => Weight::Integer(values, scales),
-        };
+        let weight = Weight { values, scales, order: if depthwise { Order::Depthwise } else { Order::Full } };
         let layer = ConvolutionLayer {
             stride: strides.ok_or("its strides are odd")?,
             padding: padding.ok_or("its paddings are odd")?,
@@ -57,16 +49,33 @@ impl Reading<'_> {
         let Value::Flat(input) = self.value(node, 0)? else {
             return Err("its input is not one row for each picture".into());
         };
-        let matrix = self.constant(node, 1, "its matrix is not constant")?;
-        let &[_, outputs] = matrix.shape() else { return Err("its matrix has not two axes".into()) };
-        require(matrix.len() > 0, "its matrix is empty")?;
-        require(matrix.datum_type() == DatumType::F32, "its matrix is not float32")?;
-        require(int(node, "transA", 0) == 0 && int(node, "transB", 0) == 0, "it is transposed")?;
+        let (values, scales) = self.weights(node)?;
+        let &[first, second] = values.shape() else { return Err("its matrix has not two axes".into()) };
+        require(values.len() > 0, "its matrix is empty")?;
+        require(int(node, "transA", 0) == 0, "its input is transposed")?;
+        let (order, outputs) = match int(node, "transB", 0) {
+            0 => (Order::Dense, second),
+            _ => (Order::DenseByOutput, first),
+        };
+        let by_output = scales.as_ref().is_none_or(|scales| scales.len() == 1) || order == Order::DenseByOutput;
+        require(by_output, "its matrix has a scale for each input")?;
         let factors = node.attribute.iter().filter(|a| a.name == "alpha" || a.name == "beta");
         require(factors.clone().all(|a| a.f == 1.0), "it has factors")?;
         let bias = self.bias(node, &[&[outputs], &[1, outputs]])?;
-        let layer = ConvolutionLayer::plain(&node.output[0], Weight::Dense(matrix), bias);
+        let layer = ConvolutionLayer::plain(&node.output[0], Weight { values, scales, order }, bias);
         Ok(Value::Flat(self.push(Kind::Convolution(Box::new(layer)), input, None)))
+    }
+
+    /// The second input, in float32, or signed bytes with their scales.
+    fn weights(&self, node: &NodeProto) -> Result<(Arc<Tensor>, Option<Vec<f32>>), String> {
+        let (values, scales) = match self.value(node, 1)? {
+            Value::Constant(tensor) => (tensor, None),
+            Value::Scaled(tensor, scales) => (tensor, Some(scales)),
+            _ => return Err("its weights are not constant".into()),
+        };
+        let kind = if scales.is_some() { DatumType::I8 } else { DatumType::F32 };
+        require(values.datum_type() == kind, "its weights are neither float32 nor signed bytes with a scale")?;
+        Ok((values, scales))
     }
 
     /// The third input of one of these shapes, which are as long as the first one says, or zeros.
@@ -125,7 +134,7 @@ impl Reading<'_> {
         };
         let once = self.uses.get(node.input[ix].as_str()) == Some(&1);
         match &mut self.layers[layer] {
-            Layer { kind: Kind::Convolution(convolution), scale: None, shared: false, .. }
+            Layer { kind: Kind::Convolution(convolution), bytes: None, shared: false, .. }
                 if once
                     && convolution.slopes.is_none()
                     && convolution.is_dense() == matches!(value, Value::Flat(_)) =>

@@ -29,7 +29,7 @@ impl Reading<'_> {
         require(ints(node, "dilations").is_none_or(|d| d == [1, 1]), "it is dilated")?;
         require(pads_as_told(node), "it pads by itself")?;
         let once = self.uses.get(node.input[0].as_str()) == Some(&1);
-        if let Layer { kind: Kind::Convolution(convolution), scale: None, shared: false, .. } = &mut self.layers[input]
+        if let Layer { kind: Kind::Convolution(convolution), bytes: None, shared: false, .. } = &mut self.layers[input]
             && once
             && kernel == 2
             && (convolution.residual, convolution.pool) == (None, None)
@@ -39,8 +39,8 @@ impl Reading<'_> {
             return Ok(Value::Layer(input));
         }
         let kind = Kind::MaxPool { kernel, extra };
-        let scale = self.layers[input].scale;
-        Ok(Value::Layer(self.push(kind, input, scale)))
+        let bytes = self.layers[input].bytes;
+        Ok(Value::Layer(self.push(kind, input, bytes)))
     }
 
     pub(super) fn average_pool(&mut self, node: &NodeProto) -> Result<Value, String> {

@@ -6,7 +6,7 @@ use tract_onnx::tract_core::internal::*;
 
 use super::attributes::{int, understood};
 use super::{Reading, Value, require, whole_numbers};
-use crate::runtime::layers::Kind;
+use crate::runtime::layers::{Bytes, Kind};
 
 impl Reading<'_> {
     pub(super) fn quantise(&mut self, node: &NodeProto) -> Result<Value, String> {
@@ -24,21 +24,32 @@ impl Reading<'_> {
             return Err("its input is not a layer".into());
         }
         let value = self.alias(node, value);
+        let bytes = Bytes { scale, zero };
         if let Value::Layer(layer) = value
-            && zero == 0
+            && (zero == 0 || !self.is_only_added(node))
         {
             let layer = &mut self.layers[layer];
-            match (&layer.kind, layer.scale) {
-                (_, Some(before)) if (before - scale).abs() <= 1e-6 * scale => {}
-                (_, Some(_)) => return Err("it changes the scale of what is quantised already".into()),
+            match (&layer.kind, layer.bytes) {
+                (_, Some(before)) if (before.scale - scale).abs() <= 1e-6 * scale && before.zero == zero => {}
+                (_, Some(_)) => return Err("it changes the scale or zero point of what is quantised already".into()),
                 (Kind::MaxPool { .. } | Kind::Mean | Kind::Sum { .. }, None) => {
                     return Err("its input is not a convolution".into());
                 }
                 (_, None) if layer.shared => return Err("its input is used unrounded as well".into()),
-                (_, None) => layer.scale = Some(scale),
+                (_, None) => layer.bytes = Some(bytes),
             }
         }
-        Ok(Value::Quantised(Box::new(value), scale, zero))
+        Ok(Value::Quantised(Box::new(value), bytes))
+    }
+
+    /// Whether all that reads a pair beginning with this node is a sum, or pads for one.
+    fn is_only_added(&self, node: &NodeProto) -> bool {
+        let readers = |of: &NodeProto| {
+            let output = of.output.first().cloned().unwrap_or_default();
+            self.graph.node.iter().filter(move |reader| reader.input.contains(&output))
+        };
+        let mut behind = readers(node).flat_map(readers).map(|reader| reader.op_type.as_str()).peekable();
+        behind.peek().is_some() && behind.all(|reader| matches!(reader, "Add" | "Pad"))
     }
 
     pub(super) fn dequantise(&mut self, node: &NodeProto) -> Result<Value, String> {
@@ -58,7 +69,7 @@ impl Reading<'_> {
                 }
                 Ok(Value::Scaled(tensor, scales))
             }
-            Value::Quantised(value, scale, zero) => {
+            Value::Quantised(value, Bytes { scale, zero }) => {
                 let same = self.floats(node, 1)? == [scale] && self.zero_point(node)? == zero;
                 require(same, "its scale or zero point is not the one its values were quantised by")?;
                 Ok(self.alias(node, *value))
@@ -68,11 +79,12 @@ impl Reading<'_> {
     }
 
     /// Of values, which are unsigned bytes.
-    fn zero_point(&self, node: &NodeProto) -> Result<i64, String> {
+    fn zero_point(&self, node: &NodeProto) -> Result<u8, String> {
         let zero = self.constant(node, 2, "its zero point is not constant")?;
         match whole_numbers(&zero)?.as_slice() {
-            [zero_point] if zero.datum_type() == DatumType::U8 => Ok(*zero_point),
-            _ => Err("its zero point is not one unsigned byte".into()),
+            [zero_point] if zero.datum_type() == DatumType::U8 => u8::try_from(*zero_point).ok(),
+            _ => None,
         }
+        .ok_or_else(|| "its zero point is not one unsigned byte".into())
     }
 }

@@ -76,7 +76,7 @@ impl Reading<'_> {
         let layer = self.layer(node, 0)?;
         let once = self.uses.get(node.input[0].as_str()) == Some(&1);
         match &mut self.layers[layer] {
-            Layer { kind: Kind::Enter { multiply, add }, scale: None, shared: false, .. } if once => {
+            Layer { kind: Kind::Enter { multiply, add }, bytes: None, shared: false, .. } if once => {
                 Ok((layer, multiply, add))
             }
             _ => Err("it is not at the graph's input".into()),

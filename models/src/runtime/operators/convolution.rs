@@ -137,7 +137,7 @@ where
         let output = match self.result {
             Layout::Float(border) => float(to(border))?,
             Layout::Bytes(border) => {
-                to(border).made(self.weights.flip(), |bytes| run(&mut Output::Bytes(bytes), bordered(to(border))))?
+                to(border).made(self.weights.blank(), |bytes| run(&mut Output::Bytes(bytes), bordered(to(border))))?
             }
             Layout::Planes => {
                 let planes = to(0).made(0.0, |values| {

@@ -16,7 +16,7 @@ pub(in crate::runtime) struct Enter {
 #[derive(Clone, PartialEq)]
 pub(in crate::runtime) enum EnterTable {
     Float(Box<[[f32; 256]; 3]>),
-    /// A fourth channel, of zeros, fills a group of inputs.
+    /// With what is in the border; a fourth channel of that fills a group of inputs.
     Bytes(Box<[[u8; 256]; 3]>, u8),
 }
 

@@ -12,6 +12,8 @@ pub(in crate::runtime) struct MaxPool {
     pub(in crate::runtime) border: usize,
     pub(in crate::runtime) result_border: usize,
     pub(in crate::runtime) flip: u8,
+    /// What bytes have in the border.
+    pub(in crate::runtime) blank: u8,
 }
 
 const MAX_POOL_STRIDE: usize = 2;
@@ -76,8 +78,8 @@ impl EvalOp for MaxPool {
         let pooled = match inputs[0].datum_type() {
             DatumType::F32 => self.pool(&inputs[0], 0.0_f32, |a, b| if a > b { a } else { b })?,
             // Flipped or not: signed then, unsigned otherwise.
-            _ if self.flip == 0 => self.pool(&inputs[0], self.flip, u8::max)?,
-            _ => self.pool(&inputs[0], self.flip, |a, b| a.cast_signed().max(b.cast_signed()).cast_unsigned())?,
+            _ if self.flip == 0 => self.pool(&inputs[0], self.blank, u8::max)?,
+            _ => self.pool(&inputs[0], self.blank, |a, b| a.cast_signed().max(b.cast_signed()).cast_unsigned())?,
         };
         SPARE.give(inputs);
         Ok(tvec![pooled.into_tvalue()])
@@ -97,12 +99,14 @@ impl TypedOp for MaxPool {
     as_op!();
 }
 
-/// The mean of every channel, times `scale`.
+/// The mean of every channel, without its zero, times `scale`.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::runtime) struct Mean {
     pub(in crate::runtime) border: usize,
     pub(in crate::runtime) scale: f32,
     pub(in crate::runtime) flip: u8,
+    /// What stands for 0.
+    pub(in crate::runtime) zero: u8,
 }
 
 impl Eq for Mean {}
@@ -132,7 +136,7 @@ impl Mean {
                         }
                     }
                 }
-                means.iter_mut().for_each(|mean| *mean *= share);
+                means.iter_mut().for_each(|mean| *mean = *mean * share - f32::from(self.zero) * self.scale);
             }
         })?;
         Ok(means)

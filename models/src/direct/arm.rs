@@ -1,0 +1,266 @@
+//! NEON, with and without SDOT. Bytes are kept signed here, 128 less than in the graph, because products are signed.
+
+use std::arch::aarch64::*;
+
+use super::lanes::{self, *};
+use super::{self as direct, *};
+
+lanes! {
+    NeonFloat: Float, 4, float32x4_t, float32x4_t, float32x4_t, float32x4_t;
+    start(_) vdupq_n_f32(0.0);
+    weights(at) vld1q_f32(at);
+    splat(at) vld1q_dup_f32(at);
+    each(at) vld1q_f32(at);
+    dot(sum, x, w) vfmaq_f32(sum, x, w);
+    store(sum, to) vst1q_f32(to, sum);
+    value(sum, of, ACTIVATION) activated::<ACTIVATION>(vfmaq_f32(vld1q_f32(of.bias), sum, vld1q_f32(of.scale)), of);
+    larger(a, b) vbslq_f32(vcgtq_f32(b, a), b, a);
+    put(values, to, channels) {
+        if channels >= 4 * values.len() {
+            for (vector, value) in values.iter().enumerate() {
+                vst1q_f32(to.add(4 * vector), *value);
+            }
+        } else {
+            let mut all = [0.0; MOST_CHANNELS];
+            for (four, value) in all.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+                vst1q_f32(four.as_mut_ptr(), *value);
+            }
+            put_some(&all, to, channels);
+        }
+    };
+}
+
+lanes! {
+    Sdot: Integer, 4, int32x4_t, float32x4_t, int8x16_t, int8x16_t;
+    start(at) vld1q_s32(at);
+    weights(at) vld1q_s8(at);
+    splat(at) vreinterpretq_s8_s32(vdupq_n_s32(at.cast::<i32>().read_unaligned()));
+    dot(sum, x, w) {
+        let mut sum = sum;
+        // The standard library has no stable name for it yet.
+        std::arch::asm!(
+            ".arch_extension dotprod",
+            "sdot {sum:v}.4s, {w:v}.16b, {x:v}.16b",
+            sum = inout(vreg) sum,
+            w = in(vreg) w,
+            x = in(vreg) x,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+        sum
+    };
+    store(sum, to) vst1q_s32(to, sum);
+    value(sum, of, ACTIVATION) value::<ACTIVATION>(sum, of);
+    larger(a, b) vbslq_f32(vcgtq_f32(b, a), b, a);
+    put(values, to, channels) put(values, to, channels);
+}
+
+lanes! {
+    /// Without dot products: products of 16 bits, added up in pairs; the two halves of a sum, beside each other, meet at the end.
+    NeonWide: Integer, 4, [int32x4_t; 2], float32x4_t, int8x16_t, int8x16_t;
+    start(at) [vzip1q_s32(vld1q_s32(at), vdupq_n_s32(0)), vzip2q_s32(vld1q_s32(at), vdupq_n_s32(0))];
+    weights(at) vld1q_s8(at);
+    splat(at) vreinterpretq_s8_s32(vdupq_n_s32(at.cast::<i32>().read_unaligned()));
+    dot(sum, x, w) dot(sum, x, w);
+    store(sum, to) vst1q_s32(to, vpaddq_s32(sum[0], sum[1]));
+    value(sum, of, ACTIVATION) value::<ACTIVATION>(vpaddq_s32(sum[0], sum[1]), of);
+    larger(a, b) vbslq_f32(vcgtq_f32(b, a), b, a);
+    put(values, to, channels) put(values, to, channels);
+}
+
+lanes! {
+    /// The same for narrow weights: two products are added up in 16 bits first, which takes a third fewer instructions.
+    NeonNarrow: Integer, 4, [int32x4_t; 2], float32x4_t, int8x16_t, int8x16_t;
+    start(at) [vzip1q_s32(vld1q_s32(at), vdupq_n_s32(0)), vzip2q_s32(vld1q_s32(at), vdupq_n_s32(0))];
+    weights(at) vld1q_s8(at);
+    splat(at) vreinterpretq_s8_s32(vdupq_n_s32(at.cast::<i32>().read_unaligned()));
+    dot(sum, x, w) dot(sum, x, w);
+    pair(sum, x, w) {
+        let [mut low, mut high] = sum;
+        // As one, because the compiler begins so many products before it adds one up that the sums find no place in
+        // registers any more.
+        std::arch::asm!(
+            "smull {a:v}.8h, {w0:v}.8b, {x0:v}.8b",
+            "smull2 {b:v}.8h, {w0:v}.16b, {x0:v}.16b",
+            "smlal {a:v}.8h, {w1:v}.8b, {x1:v}.8b",
+            "smlal2 {b:v}.8h, {w1:v}.16b, {x1:v}.16b",
+            "sadalp {low:v}.4s, {a:v}.8h",
+            "sadalp {high:v}.4s, {b:v}.8h",
+            a = out(vreg) _,
+            b = out(vreg) _,
+            low = inout(vreg) low,
+            high = inout(vreg) high,
+            w0 = in(vreg) w[0],
+            x0 = in(vreg) x[0],
+            w1 = in(vreg) w[1],
+            x1 = in(vreg) x[1],
+            options(pure, nomem, nostack, preserves_flags)
+        );
+        [low, high]
+    };
+    store(sum, to) vst1q_s32(to, vpaddq_s32(sum[0], sum[1]));
+    value(sum, of, ACTIVATION) value::<ACTIVATION>(vpaddq_s32(sum[0], sum[1]), of);
+    larger(a, b) vbslq_f32(vcgtq_f32(b, a), b, a);
+    put(values, to, channels) put(values, to, channels);
+}
+
+lanes! {
+    /// For channels with a kernel each, whose weights are narrow: two products are added up in 16 bits first.
+    NeonEach: Integer, 16, [int32x4_t; 4], [float32x4_t; 4], int8x16_t, int8x16_t;
+    start(at) [vld1q_s32(at), vld1q_s32(at.add(4)), vld1q_s32(at.add(8)), vld1q_s32(at.add(12))];
+    weights(at) vld1q_s8(at);
+    each(at) vld1q_s8(at.cast());
+    dot(sum, x, w) add_up(sum, vmull_s8(vget_low_s8(x), vget_low_s8(w)), vmull_high_s8(x, w));
+    pair(sum, x, w) {
+        let low = vmull_s8(vget_low_s8(x[0]), vget_low_s8(w[0]));
+        let high = vmull_high_s8(x[0], w[0]);
+        let low = vmlal_s8(low, vget_low_s8(x[1]), vget_low_s8(w[1]));
+        add_up(sum, low, vmlal_high_s8(high, x[1], w[1]))
+    };
+    store(sum, to) {
+        for (four, sum) in sum.iter().enumerate() {
+            vst1q_s32(to.add(4 * four), *sum);
+        }
+    };
+    value(sum, of, ACTIVATION) {
+        let [first, second] = [of.quarter(0), of.quarter(1)];
+        let [third, fourth] = [of.quarter(2), of.quarter(3)];
+        [
+            value::<ACTIVATION>(sum[0], &first),
+            value::<ACTIVATION>(sum[1], &second),
+            value::<ACTIVATION>(sum[2], &third),
+            value::<ACTIVATION>(sum[3], &fourth),
+        ]
+    };
+    larger(a, b) {
+        let mut a = a;
+        for (a, b) in a.iter_mut().zip(b) {
+            *a = vbslq_f32(vcgtq_f32(b, *a), b, *a);
+        }
+        a
+    };
+    put(values, to, channels) put(values.as_flattened(), to, channels);
+}
+
+impl Parameters {
+    /// Those of a quarter of sixteen channels.
+    #[inline(always)]
+    unsafe fn quarter(&self, ix: usize) -> Self {
+        let at = 4 * ix;
+        unsafe {
+            Self { scale: self.scale.add(at), bias: self.bias.add(at), slope: self.slope.add(at), half: self.half }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn dot(sum: [int32x4_t; 2], x: int8x16_t, w: int8x16_t) -> [int32x4_t; 2] {
+    unsafe {
+        let low = vmull_s8(vget_low_s8(w), vget_low_s8(x));
+        let high = vmull_high_s8(w, x);
+        [vpadalq_s16(sum[0], low), vpadalq_s16(sum[1], high)]
+    }
+}
+
+#[inline(always)]
+unsafe fn add_up(sum: [int32x4_t; 4], low: int16x8_t, high: int16x8_t) -> [int32x4_t; 4] {
+    unsafe {
+        [
+            vaddw_s16(sum[0], vget_low_s16(low)),
+            vaddw_high_s16(sum[1], low),
+            vaddw_s16(sum[2], vget_low_s16(high)),
+            vaddw_high_s16(sum[3], high),
+        ]
+    }
+}
+
+#[inline(always)]
+unsafe fn activated<const ACTIVATION: u8>(value: float32x4_t, of: &Parameters) -> float32x4_t {
+    unsafe {
+        match ACTIVATION {
+            NO_ACTIVATION => value,
+            LEAKY => vmaxq_f32(vmulq_f32(value, vld1q_f32(of.slope)), value),
+            _ => vbslq_f32(vcltzq_f32(value), vmulq_f32(value, vld1q_f32(of.slope)), value),
+        }
+    }
+}
+
+/// Not by one multiplication and addition: every instruction set gives the same bytes.
+#[inline(always)]
+unsafe fn value<const ACTIVATION: u8>(sum: int32x4_t, of: &Parameters) -> float32x4_t {
+    unsafe {
+        let value = vmulq_f32(vcvtq_f32_s32(sum), vld1q_f32(of.scale));
+        let value = activated::<ACTIVATION>(vaddq_f32(value, vld1q_f32(of.bias)), of);
+        vaddq_f32(value, vdupq_n_f32(of.half))
+    }
+}
+
+#[inline(always)]
+unsafe fn put(values: &[float32x4_t], to: *mut u8, channels: usize) {
+    unsafe {
+        let mut all = [0; MOST_CHANNELS];
+        let whole = channels >= 4 * values.len();
+        let begin = if whole { to } else { all.as_mut_ptr() };
+        let (sixteens, fours) = values.as_chunks::<4>();
+        for (ix, [a, b, c, d]) in sixteens.iter().enumerate() {
+            let low = vqmovn_high_u32(vqmovn_u32(vcvtq_u32_f32(*a)), vcvtq_u32_f32(*b));
+            let high = vqmovn_high_u32(vqmovn_u32(vcvtq_u32_f32(*c)), vcvtq_u32_f32(*d));
+            let bytes = vqmovn_high_u16(vqmovn_u16(low), high);
+            vst1q_u8(begin.add(16 * ix), veorq_u8(bytes, vdupq_n_u8(FLIP)));
+        }
+        for (ix, value) in (4 * sixteens.len()..).zip(fours) {
+            begin.add(4 * ix).cast::<u32>().write_unaligned(four(*value, FLIP));
+        }
+        if !whole {
+            put_some(&all, to, channels);
+        }
+    }
+}
+
+/// Four values as bytes: what is no number or below 0 becomes 0, what is above 255 becomes 255.
+#[inline(always)]
+unsafe fn four(values: float32x4_t, flip: u8) -> u32 {
+    unsafe {
+        let narrow = vqmovn_u32(vcvtq_u32_f32(values));
+        let narrow = veor_u8(vqmovn_u16(vcombine_u16(narrow, narrow)), vdup_n_u8(flip));
+        vget_lane_u32::<0>(vreinterpret_u32_u8(narrow))
+    }
+}
+
+/// Four values as bytes, as the loop in `activate` rounds one. The compiler makes single numbers of that loop.
+#[inline(always)]
+pub(super) unsafe fn round(values: &[f32; 4], half: f32, flip: u8, bytes: &mut [u8; 4]) {
+    unsafe {
+        *bytes = four(vaddq_f32(vld1q_f32(values.as_ptr()), vdupq_n_f32(half)), flip).to_ne_bytes();
+    }
+}
+
+/// Four bytes as values, each as `Element::value` makes it.
+#[inline(always)]
+pub(super) unsafe fn widen(bytes: [u8; 4], flip: u8) -> [f32; 4] {
+    let mut values = [0.0; 4];
+    unsafe {
+        let bytes = vreinterpret_u8_u32(vdup_n_u32(u32::from_ne_bytes(bytes)));
+        let wide = vmovl_u16(vget_low_u16(vmovl_u8(veor_u8(bytes, vdup_n_u8(flip)))));
+        vst1q_f32(values.as_mut_ptr(), vcvtq_f32_u32(wide));
+    }
+    values
+}
+
+/// Of all kernels here.
+const FLIP: u8 = 128;
+
+kernels!(neon_float, "NEON", FLIP, [], NeonFloat, [6, 4, 1], [1, 2, 3, 4], NeonFloat, [6, 4, 1], [1, 2, 3, 4]);
+kernels!(sdot, "SDOT", FLIP, [], Sdot, [6, 4, 1], [1, 2, 3, 4], NeonEach, [4, 1], [1]);
+kernels!(neon_wide, "NEON, wide weights", FLIP, [], NeonWide, [6, 4, 1], [1, 2], NeonEach, [1], [1]);
+kernels!(neon_integer, "NEON", FLIP, [], NeonNarrow, [4, 1], [1, 2], NeonEach, [4, 1], [1], &neon_wide::KERNELS);
+
+/// All that this processor runs, the best first.
+pub(super) fn float() -> Vec<&'static Kernels<Float>> {
+    vec![&neon_float::KERNELS]
+}
+
+/// All that this processor runs, the best first.
+pub(super) fn integer() -> Vec<&'static Kernels<Integer>> {
+    let all = [(std::arch::is_aarch64_feature_detected!("dotprod"), &sdot::KERNELS), (true, &neon_integer::KERNELS)];
+    all.into_iter().filter_map(|(runs, kernels)| runs.then_some(kernels)).collect()
+}

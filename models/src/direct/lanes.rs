@@ -1,0 +1,429 @@
+//! The inner loops, for any instruction set: sums of one block in registers, finished there and stored. An instruction
+//! set says here what its vectors can do (`Lanes`); its file beside this one says how. Knows no picture.
+
+use super::{Arithmetic, Finish, MOST_CHANNELS, Taps, To};
+
+/// One instruction set's vectors.
+pub(super) trait Lanes {
+    type Arithmetic: Arithmetic;
+    /// Sums of one block of lanes.
+    type Vector: Copy;
+    /// Results of one block of lanes, before they are stored.
+    type Value: Copy;
+    type Weights: Copy;
+    /// Inputs for every lane: a group for all, or one for each.
+    type Inputs: Copy;
+    const LANES: usize;
+    /// Whether two products are added up at once, by `pair`, where there are two.
+    const PAIRS: bool = false;
+    /// Sums begin with these numbers; in floating point with 0.
+    unsafe fn start(at: *const i32) -> Self::Vector;
+    unsafe fn weights(at: *const Weight<Self>) -> Self::Weights;
+    /// One group of inputs, the same for every lane.
+    #[inline(always)]
+    unsafe fn splat(_: *const Input<Self>) -> Self::Inputs {
+        unreachable!("only channels with a kernel each are packed for it")
+    }
+    /// As many inputs as there are lanes, one for each.
+    #[inline(always)]
+    unsafe fn each(_: *const Input<Self>) -> Self::Inputs {
+        unreachable!("no channels with a kernel each are packed for it")
+    }
+    unsafe fn dot(sum: Self::Vector, x: Self::Inputs, w: Self::Weights) -> Self::Vector;
+    /// The same as two dots.
+    #[inline(always)]
+    unsafe fn pair(sum: Self::Vector, x: [Self::Inputs; 2], w: [Self::Weights; 2]) -> Self::Vector {
+        unsafe { Self::dot(Self::dot(sum, x[0], w[0]), x[1], w[1]) }
+    }
+    unsafe fn store(sum: Self::Vector, to: *mut SumOf<Self>);
+    /// As `activated`, with one of the constants below for what the activation is; for bytes, `half` is added.
+    unsafe fn value<const ACTIVATION: u8>(sum: Self::Vector, of: &Parameters) -> Self::Value;
+    /// As the function of this name.
+    unsafe fn larger(a: Self::Value, b: Self::Value) -> Self::Value;
+    /// Stores the first so many channels of neighbouring vectors' results; bytes are rounded, cut off and flipped.
+    unsafe fn put(values: &[Self::Value], to: *mut ResultOf<Self>, channels: usize);
+}
+
+pub(super) type Input<L> = <<L as Lanes>::Arithmetic as Arithmetic>::Input;
+pub(super) type Weight<L> = <<L as Lanes>::Arithmetic as Arithmetic>::Weight;
+pub(super) type SumOf<L> = <<L as Lanes>::Arithmetic as Arithmetic>::Sum;
+pub(super) type ResultOf<L> = <<L as Lanes>::Arithmetic as Arithmetic>::Result;
+
+/// Values below 0 stay as they are.
+pub(super) const NO_ACTIVATION: u8 = 0;
+/// All slopes lie between 0 and 1: the value is the larger of itself and itself times the slope.
+pub(super) const LEAKY: u8 = 1;
+/// Any slopes.
+pub(super) const ANY_SLOPE: u8 = 2;
+
+/// Where one vector of channels has its `Finish`.
+#[derive(Clone, Copy)]
+pub(super) struct Parameters {
+    pub(super) scale: *const f32,
+    pub(super) bias: *const f32,
+    pub(super) slope: *const f32,
+    pub(super) half: f32,
+}
+
+/// The first channels of what `put` has as whole vectors in `all`.
+#[inline(always)]
+pub(super) unsafe fn put_some<T: Copy>(all: &[T; MOST_CHANNELS], to: *mut T, channels: usize) {
+    for (channel, value) in all.iter().enumerate().take(channels) {
+        unsafe { *to.add(channel) = *value };
+    }
+}
+
+/// The dot products of `PIXELS` pixels with the weights of `VECTORS` vectors of channels. Plain loops, so that they
+/// unroll and the sums stay in registers.
+#[inline(always)]
+pub(super) unsafe fn block<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
+    base: *const Input<L>,
+    offsets: *const usize,
+    taps: &Taps<'_>,
+    weights: *const Weight<L>,
+    finish: &Finish,
+    to: &To<L::Arithmetic>,
+) {
+    let group = <L::Arithmetic as Arithmetic>::GROUP;
+    unsafe {
+        let mut x = [base; PIXELS];
+        for (pixel, x) in x.iter_mut().enumerate() {
+            *x = base.add(*offsets.add(pixel));
+        }
+        let mut w = weights;
+        let mut acc = start::<L, PIXELS, VECTORS>(finish);
+        let paired = if L::PAIRS { taps.run - taps.run % (2 * group) } else { 0 };
+        for _ in 0..taps.rows {
+            let mut at = 0;
+            while at < paired {
+                let next = VECTORS * L::LANES * group;
+                let mut vectors = [[L::weights(w), L::weights(w.add(next))]; VECTORS];
+                for (vector, weights) in vectors.iter_mut().enumerate().skip(1) {
+                    let w = w.add(vector * L::LANES * group);
+                    *weights = [L::weights(w), L::weights(w.add(next))];
+                }
+                for pixel in 0..PIXELS {
+                    let x = x[pixel].add(at);
+                    let splats = [L::splat(x), L::splat(x.add(group))];
+                    for vector in 0..VECTORS {
+                        acc[pixel][vector] = L::pair(acc[pixel][vector], splats, vectors[vector]);
+                    }
+                }
+                w = w.add(2 * next);
+                at += 2 * group;
+            }
+            while at < taps.run {
+                let mut vectors = [L::weights(w); VECTORS];
+                for (vector, weights) in vectors.iter_mut().enumerate().skip(1) {
+                    *weights = L::weights(w.add(vector * L::LANES * group));
+                }
+                for pixel in 0..PIXELS {
+                    let splat = L::splat(x[pixel].add(at));
+                    for vector in 0..VECTORS {
+                        acc[pixel][vector] = L::dot(acc[pixel][vector], splat, vectors[vector]);
+                    }
+                }
+                w = w.add(VECTORS * L::LANES * group);
+                at += group;
+                if L::PAIRS {
+                    // At most one is left; were this a loop, the sums would be moved about in every round above.
+                    break;
+                }
+            }
+            for x in &mut x {
+                // Behind the last row this may leave the input, where nothing reads it any more.
+                *x = x.wrapping_add(taps.row_step);
+            }
+        }
+        end::<L, PIXELS, VECTORS>(&acc, finish, to);
+    }
+}
+
+/// The same where every channel has a kernel of its own: the inputs of a place lie beside each other as the weights do.
+#[inline(always)]
+pub(super) unsafe fn depthwise_block<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
+    base: *const Input<L>,
+    offsets: *const usize,
+    taps: &Taps<'_>,
+    weights: *const Weight<L>,
+    finish: &Finish,
+    to: &To<L::Arithmetic>,
+) {
+    unsafe {
+        let mut x = [base; PIXELS];
+        for (pixel, x) in x.iter_mut().enumerate() {
+            *x = base.add(*offsets.add(pixel));
+        }
+        let mut w = weights;
+        let mut acc = start::<L, PIXELS, VECTORS>(finish);
+        let (pairs, single) = if L::PAIRS { taps.places.as_chunks::<2>() } else { (&[][..], taps.places) };
+        for &[first, second] in pairs {
+            let next = VECTORS * L::LANES;
+            for vector in 0..VECTORS {
+                let lane = vector * L::LANES;
+                let weights = [L::weights(w.add(lane)), L::weights(w.add(next + lane))];
+                for pixel in 0..PIXELS {
+                    let x = x[pixel].add(lane);
+                    let inputs = [L::each(x.add(first)), L::each(x.add(second))];
+                    acc[pixel][vector] = L::pair(acc[pixel][vector], inputs, weights);
+                }
+            }
+            w = w.add(2 * next);
+        }
+        for &place in single {
+            let mut vectors = [L::weights(w); VECTORS];
+            for (vector, weights) in vectors.iter_mut().enumerate().skip(1) {
+                *weights = L::weights(w.add(vector * L::LANES));
+            }
+            for pixel in 0..PIXELS {
+                for vector in 0..VECTORS {
+                    let inputs = L::each(x[pixel].add(place + vector * L::LANES));
+                    acc[pixel][vector] = L::dot(acc[pixel][vector], inputs, vectors[vector]);
+                }
+            }
+            w = w.add(VECTORS * L::LANES);
+        }
+        end::<L, PIXELS, VECTORS>(&acc, finish, to);
+    }
+}
+
+/// What a block's sums begin with.
+#[inline(always)]
+unsafe fn start<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
+    finish: &Finish,
+) -> [[L::Vector; VECTORS]; PIXELS] {
+    unsafe {
+        let offset = finish.offset.as_ptr();
+        let mut first = [L::start(offset); VECTORS];
+        for (vector, first) in first.iter_mut().enumerate().skip(1) {
+            *first = L::start(offset.add(vector * L::LANES));
+        }
+        [first; PIXELS]
+    }
+}
+
+/// What becomes of a block's sums.
+#[inline(always)]
+unsafe fn end<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
+    sums: &[[L::Vector; VECTORS]; PIXELS],
+    finish: &Finish,
+    to: &To<L::Arithmetic>,
+) {
+    unsafe {
+        match *to {
+            To::Sums(to) => {
+                for (ix, sum) in sums.as_flattened().iter().enumerate() {
+                    L::store(*sum, to.add(ix * L::LANES));
+                }
+            }
+            To::Results { values, places, channels, pooled } => match finish.activation {
+                NO_ACTIVATION => {
+                    results::<L, PIXELS, VECTORS, NO_ACTIVATION>(sums, finish, values, places, channels, pooled)
+                }
+                LEAKY => results::<L, PIXELS, VECTORS, LEAKY>(sums, finish, values, places, channels, pooled),
+                _ => results::<L, PIXELS, VECTORS, ANY_SLOPE>(sums, finish, values, places, channels, pooled),
+            },
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn results<L: Lanes, const PIXELS: usize, const VECTORS: usize, const ACTIVATION: u8>(
+    sums: &[[L::Vector; VECTORS]; PIXELS],
+    finish: &Finish,
+    results: *mut ResultOf<L>,
+    places: *const usize,
+    channels: usize,
+    pooled: bool,
+) {
+    unsafe {
+        if pooled {
+            for (ix, four) in sums.as_chunks::<4>().0.iter().enumerate() {
+                let mut values = [largest::<L, VECTORS, ACTIVATION>(four, finish, 0); VECTORS];
+                for (vector, value) in values.iter_mut().enumerate().skip(1) {
+                    *value = largest::<L, VECTORS, ACTIVATION>(four, finish, vector);
+                }
+                L::put(&values, results.add(*places.add(ix)), channels);
+            }
+        } else {
+            for (ix, sums) in sums.iter().enumerate() {
+                let mut values = [value::<L, ACTIVATION>(sums[0], finish, 0); VECTORS];
+                for (vector, value) in values.iter_mut().enumerate().skip(1) {
+                    *value = self::value::<L, ACTIVATION>(sums[vector], finish, vector);
+                }
+                L::put(&values, results.add(*places.add(ix)), channels);
+            }
+        }
+    }
+}
+
+/// One vector of one pixel's sums as values. (No closure: that would be compiled without the instruction set.)
+#[inline(always)]
+unsafe fn value<L: Lanes, const ACTIVATION: u8>(sum: L::Vector, finish: &Finish, vector: usize) -> L::Value {
+    unsafe {
+        let lane = vector * L::LANES;
+        let scale = finish.scale.as_ptr().add(lane);
+        let (bias, slope) = (finish.bias.as_ptr().add(lane), finish.slope.as_ptr().add(lane));
+        L::value::<ACTIVATION>(sum, &Parameters { scale, bias, slope, half: finish.half })
+    }
+}
+
+/// The largest values of four pixels.
+#[inline(always)]
+unsafe fn largest<L: Lanes, const VECTORS: usize, const ACTIVATION: u8>(
+    four: &[[L::Vector; VECTORS]; 4],
+    finish: &Finish,
+    vector: usize,
+) -> L::Value {
+    unsafe {
+        let a = value::<L, ACTIVATION>(four[0][vector], finish, vector);
+        let b = value::<L, ACTIVATION>(four[1][vector], finish, vector);
+        let c = value::<L, ACTIVATION>(four[2][vector], finish, vector);
+        let d = value::<L, ACTIVATION>(four[3][vector], finish, vector);
+        L::larger(L::larger(a, b), L::larger(c, d))
+    }
+}
+
+/// One instruction set's functions, compiled for it, and their table: for full kernels and for channels that have a kernel
+/// each, the vectors, the numbers of pixels and of vectors.
+macro_rules! kernels {
+    (
+        $module:ident, $name:literal, $flip:expr, [$($feature:literal)?],
+        $lanes:ty, [$($pixels:literal),+], $vectors:tt,
+        $each:ty, [$($each_pixels:literal),+], $each_vectors:tt
+        $(, $wide:expr)?
+    ) => {
+        mod $module {
+            use super::*;
+
+            type Numbers = <$lanes as Lanes>::Arithmetic;
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn block<const PIXELS: usize, const VECTORS: usize>(
+                base: *const Input<$lanes>,
+                offsets: *const usize,
+                taps: &Taps<'_>,
+                weights: *const Weight<$lanes>,
+                finish: &Finish,
+                to: &To<Numbers>,
+            ) {
+                unsafe { lanes::block::<$lanes, PIXELS, VECTORS>(base, offsets, taps, weights, finish, to) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn depthwise<const PIXELS: usize, const VECTORS: usize>(
+                base: *const Input<$each>,
+                offsets: *const usize,
+                taps: &Taps<'_>,
+                weights: *const Weight<$each>,
+                finish: &Finish,
+                to: &To<Numbers>,
+            ) {
+                unsafe { lanes::depthwise_block::<$each, PIXELS, VECTORS>(base, offsets, taps, weights, finish, to) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn finish(of: &Sums<'_, SumOf<$lanes>>, addend: &Addend<'_, Input<$lanes>>, finished: &mut Finished) {
+                direct::finish::<_, _, { <$lanes as Lanes>::LANES }>(of, addend, finished);
+            }
+
+            pub(in crate::direct) static KERNELS: Kernels<Numbers> = Kernels {
+                name: $name,
+                flip: $flip,
+                full: Blocks { lanes: <$lanes as Lanes>::LANES, by_pixels: &[$(($pixels, kernels!(@row block, $pixels, $vectors))),+] },
+                depthwise: Blocks {
+                    lanes: <$each as Lanes>::LANES,
+                    by_pixels: &[$(($each_pixels, kernels!(@row depthwise, $each_pixels, $each_vectors))),+],
+                },
+                finish,
+                wide: kernels!(@wide $($wide)?),
+            };
+        }
+    };
+    (@row $block:ident, $pixels:literal, [$($vectors:literal),+]) => { &[$($block::<$pixels, $vectors>),+] };
+    (@wide) => { None };
+    (@wide $wide:expr) => { Some($wide) };
+}
+pub(super) use kernels;
+
+/// One instruction set's `Lanes`: the arithmetic, how many lanes, the types of sums, values, weights and inputs, and what
+/// each function does with its arguments.
+macro_rules! lanes {
+    (
+        $(#[$about:meta])*
+        $lanes:ident: $arithmetic:ident, $count:literal, $vector:ty, $value:ty, $weights:ty, $inputs:ty;
+        start($start_at:pat) $start:expr;
+        weights($weights_at:ident) $load:expr;
+        $(splat($splat_at:ident) $broadcast:expr;)?
+        $(each($each_at:ident) $each:expr;)?
+        dot($sum:ident, $x:ident, $w:ident) $dot:expr;
+        $(pair($pair_sum:ident, $pair_x:ident, $pair_w:ident) $pair:expr;)?
+        store($stored:ident, $to:ident) $store:expr;
+        value($result:ident, $of:ident, $activation:ident) $finish:expr;
+        larger($a:ident, $b:ident) $larger:expr;
+        put($values:ident, $put_to:ident, $channels:ident) $put:expr;
+    ) => {
+        $(#[$about])*
+        pub(super) struct $lanes;
+
+        // Not every expression needs it. Those that do rest on what the callers of `Lanes` hold: the instruction set is there,
+        // and a pointer is good for as many numbers as are read or written.
+        #[allow(unused_unsafe)]
+        impl Lanes for $lanes {
+            type Arithmetic = $arithmetic;
+            type Vector = $vector;
+            type Value = $value;
+            type Weights = $weights;
+            type Inputs = $inputs;
+            const LANES: usize = $count;
+            #[inline(always)]
+            unsafe fn start($start_at: *const i32) -> $vector {
+                unsafe { $start }
+            }
+            #[inline(always)]
+            unsafe fn weights($weights_at: *const Weight<Self>) -> $weights {
+                unsafe { $load }
+            }
+            $(
+                #[inline(always)]
+                unsafe fn splat($splat_at: *const Input<Self>) -> $inputs {
+                    unsafe { $broadcast }
+                }
+            )?
+            $(
+                #[inline(always)]
+                unsafe fn each($each_at: *const Input<Self>) -> $inputs {
+                    unsafe { $each }
+                }
+            )?
+            #[inline(always)]
+            unsafe fn dot($sum: $vector, $x: $inputs, $w: $weights) -> $vector {
+                unsafe { $dot }
+            }
+            $(
+                const PAIRS: bool = true;
+                #[inline(always)]
+                unsafe fn pair($pair_sum: $vector, $pair_x: [$inputs; 2], $pair_w: [$weights; 2]) -> $vector {
+                    unsafe { $pair }
+                }
+            )?
+            #[inline(always)]
+            unsafe fn store($stored: $vector, $to: *mut SumOf<Self>) {
+                unsafe { $store }
+            }
+            #[inline(always)]
+            unsafe fn value<const $activation: u8>($result: $vector, $of: &Parameters) -> $value {
+                unsafe { $finish }
+            }
+            #[inline(always)]
+            unsafe fn larger($a: $value, $b: $value) -> $value {
+                unsafe { $larger }
+            }
+            #[inline(always)]
+            unsafe fn put($values: &[$value], $put_to: *mut ResultOf<Self>, $channels: usize) {
+                unsafe { $put }
+            }
+        }
+    };
+}
+pub(super) use lanes;

@@ -1,0 +1,11 @@
+//! Any processor without instructions of its own here.
+
+use super::{Float, Integer, Kernels};
+
+pub(super) fn float() -> Vec<&'static Kernels<Float>> {
+    Vec::new()
+}
+
+pub(super) fn integer() -> Vec<&'static Kernels<Integer>> {
+    Vec::new()
+}
