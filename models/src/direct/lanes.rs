@@ -159,6 +159,7 @@ pub(super) unsafe fn depthwise_block<L: Lanes, const PIXELS: usize, const VECTOR
         let (pairs, single) = if L::PAIRS { taps.places.as_chunks::<2>() } else { (&[][..], taps.places) };
         for &[first, second] in pairs {
             let next = VECTORS * L::LANES;
+            #[expect(clippy::needless_range_loop, reason = "the sums of a vector lie in every pixel's row")]
             for vector in 0..VECTORS {
                 let lane = vector * L::LANES;
                 let weights = [L::weights(w.add(lane)), L::weights(w.add(next + lane))];
@@ -218,7 +219,7 @@ unsafe fn end<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
             }
             To::Results { values, places, channels, pooled } => match finish.activation {
                 NO_ACTIVATION => {
-                    results::<L, PIXELS, VECTORS, NO_ACTIVATION>(sums, finish, values, places, channels, pooled)
+                    results::<L, PIXELS, VECTORS, NO_ACTIVATION>(sums, finish, values, places, channels, pooled);
                 }
                 LEAKY => results::<L, PIXELS, VECTORS, LEAKY>(sums, finish, values, places, channels, pooled),
                 _ => results::<L, PIXELS, VECTORS, ANY_SLOPE>(sums, finish, values, places, channels, pooled),
