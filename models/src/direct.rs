@@ -175,7 +175,10 @@ const NARROW: f64 = 127.0;
 /// Half of what the nearest cache of any of these processors holds.
 const CACHED_WEIGHTS: usize = 16 << 10;
 
+/// Pixels of one block.
 const MOST_PIXELS: usize = 12;
+/// So many results are placed at once, if they are stored at once: what that takes beside the sums does not count then.
+const MOST_PLACED: usize = 48;
 const MOST_CHANNELS: usize = 32;
 const MOST_SUMS: usize = MOST_PIXELS * MOST_CHANNELS;
 
@@ -436,17 +439,38 @@ impl Line {
     }
 }
 
-/// The results of one call of a kernel: as many as its pixels, or a quarter of them where four become one.
-#[derive(Default)]
+/// Results that are made together, from as many inputs, or from four times as many where four become one. Behind them the
+/// last place is repeated, for blocks that are larger than what is left.
 struct Chunk {
     results: usize,
     with_input: bool,
     with_residual: bool,
     pooled: bool,
-    /// Of the inputs: `results`, or four times as many.
-    offsets: [usize; MOST_PIXELS],
-    outputs: [usize; MOST_PIXELS],
-    residuals: [usize; MOST_PIXELS],
+    offsets: [usize; MOST_PLACED + MOST_PIXELS],
+    outputs: [usize; MOST_PLACED + MOST_PIXELS],
+    residuals: [usize; MOST_PLACED],
+}
+
+impl Chunk {
+    fn new() -> Self {
+        let (offsets, outputs) = ([0; MOST_PLACED + MOST_PIXELS], [0; MOST_PLACED + MOST_PIXELS]);
+        Self {
+            results: 0,
+            with_input: false,
+            with_residual: false,
+            pooled: false,
+            offsets,
+            outputs,
+            residuals: [0; MOST_PLACED],
+        }
+    }
+
+    fn repeat_last(&mut self) {
+        let last = self.results - 1;
+        let (offset, output) = (self.offsets[last], self.outputs[last]);
+        self.offsets[self.results..][..MOST_PIXELS].fill(offset);
+        self.outputs[self.results..][..MOST_PIXELS].fill(output);
+    }
 }
 
 /// Results on their way from rows into chunks.
@@ -454,7 +478,9 @@ struct Chunks<R> {
     rows: R,
     row: Row,
     done: usize,
-    pixels: usize,
+    /// As many results as one chunk has at most, and as many where each is the largest of four inputs.
+    most: usize,
+    most_pooled: usize,
 }
 
 impl<R: Iterator<Item = Row>> Chunks<R> {
@@ -474,7 +500,7 @@ impl<R: Iterator<Item = Row>> Chunks<R> {
             } else if (chunk.with_input, chunk.with_residual, chunk.pooled) != kind {
                 break;
             }
-            let room = if chunk.pooled { self.pixels / 4 } else { self.pixels } - chunk.results;
+            let room = if chunk.pooled { self.most_pooled } else { self.most } - chunk.results;
             let now = room.min(count - self.done);
             let at = chunk.results..chunk.results + now;
             match (input, pool) {
@@ -497,6 +523,9 @@ impl<R: Iterator<Item = Row>> Chunks<R> {
             if now == room {
                 break;
             }
+        }
+        if chunk.results > 0 && !chunk.pooled {
+            chunk.repeat_last();
         }
         chunk.results > 0
     }
@@ -558,12 +587,20 @@ pub(crate) fn convolve<A: Arithmetic>(
     let bytes = matches!(output, Output::Bytes(_));
     let mut finished = Finished { values: [0.0; MOST_SUMS], bytes: [0; MOST_SUMS] };
     let mut sums = [A::Sum::default(); MOST_SUMS];
-    let mut chunk = Chunk::default();
+    let mut chunk = Chunk::new();
+    let at_once = residual.is_none() && A::results(output).is_some();
+    let most_pixels = blocks.by_pixels[0].0;
     let size = weights.blocks.iter().map(|block| size_of_val(block.weights.as_slice())).sum::<usize>();
     // What stays in the cache goes over the picture once, so that the picture comes in once.
     let together = if size <= CACHED_WEIGHTS { weights.blocks.len() } else { 1 };
     for channels in weights.blocks.chunks(together.max(1)) {
-        let mut chunks = Chunks { rows: rows.clone(), row: Row::default(), done: 0, pixels: blocks.by_pixels[0].0 };
+        let mut chunks = Chunks {
+            rows: rows.clone(),
+            row: Row::default(),
+            done: 0,
+            most: if at_once { MOST_PLACED } else { most_pixels },
+            most_pooled: most_pixels / 4,
+        };
         while chunks.next(&mut chunk) {
             let count = match (chunk.with_input, chunk.pooled) {
                 (false, _) => 0,
@@ -572,34 +609,34 @@ pub(crate) fn convolve<A: Arithmetic>(
             };
             let inside = |last| chunk.offsets[..count].iter().all(|offset| *offset <= last);
             assert!(count == 0 || last.is_some_and(inside), "a convolution reaches beyond its input");
+            let outputs = &chunk.outputs[..chunk.results];
+            let furthest = outputs.iter().max().copied().unwrap_or_default();
             for block in channels {
                 let width = block.vectors * blocks.lanes;
                 let input_first = if weights.depthwise { block.first } else { 0 };
-                let outputs = &chunk.outputs[..chunk.results];
-                let mut results = match A::results(output) {
-                    Some(values) if residual.is_none() && count > 0 => {
-                        let last = values.len().checked_sub(block.first + block.channels);
-                        let inside = last.is_some_and(|last| outputs.iter().all(|output| *output <= last));
-                        assert!(inside, "a convolution reaches beyond its output");
-                        Some(values[block.first..].as_mut_ptr())
-                    }
-                    _ => None,
-                };
+                let results = A::results(output).filter(|_| at_once).map(|values| {
+                    let last = values.len().checked_sub(block.first + block.channels);
+                    assert!(last.is_some_and(|last| furthest <= last), "a convolution reaches beyond its output");
+                    values[block.first..].as_mut_ptr()
+                });
                 let mut done = 0;
                 while done < count {
-                    let fits = |(pixels, _): &&(usize, _)| *pixels <= count - done;
-                    let Some((pixels, by_vectors)) = blocks.by_pixels.iter().find(fits) else { break };
-                    let to = match &mut results {
+                    // The smallest that takes all that is left, else the largest.
+                    let takes_all = |(pixels, _): &&(usize, _)| *pixels >= count - done;
+                    let (pixels, by_vectors) =
+                        blocks.by_pixels.iter().rev().find(takes_all).unwrap_or(&blocks.by_pixels[0]);
+                    let to = match results {
                         None => To::Sums(sums[done * width..].as_mut_ptr()),
                         Some(values) => {
-                            let places = outputs[if chunk.pooled { done / 4 } else { done }..].as_ptr();
-                            To::Results { values: *values, places, channels: block.channels, pooled: chunk.pooled }
+                            let places = chunk.outputs[if chunk.pooled { done / 4 } else { done }..].as_ptr();
+                            To::Results { values, places, channels: block.channels, pooled: chunk.pooled }
                         }
                     };
                     // SAFETY: the kernels are those of this processor; each run was found inside the input just now,
-                    // of which a block's own channels are a part; the weights are as many as `pack` put there for
-                    // these taps; the sums have room for `MOST_PIXELS` times `MOST_CHANNELS`, which no block exceeds,
-                    // and the results were found inside the output.
+                    // of which a block's own channels are a part, and behind the last comes the last again; the weights
+                    // are as many as `pack` put there for these taps; the sums have room for `MOST_PIXELS` times
+                    // `MOST_CHANNELS`, which no block exceeds and, where there are sums, no chunk; the results were
+                    // found inside the output.
                     unsafe {
                         by_vectors[block.vectors - 1](
                             input.as_ptr().add(input_first),
@@ -620,7 +657,7 @@ pub(crate) fn convolve<A: Arithmetic>(
                 let addend = Addend { residual, first: block.first, chunk: &chunk };
                 // SAFETY: it is made for this processor.
                 unsafe { (kernels.finish)(&of, &addend, &mut finished) };
-                write(&finished, width, block, &chunk.outputs[..chunk.results], output);
+                write(&finished, width, block, outputs, output);
             }
         }
     }

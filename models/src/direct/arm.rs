@@ -5,6 +5,148 @@ use std::arch::aarch64::*;
 use super::lanes::{self, *};
 use super::{self as direct, *};
 
+macro_rules! narrow_pair {
+    // Two groups of one pixel's inputs by both vectors.
+    ($pixel:literal) => {
+        concat!(
+            "ld1r {{{x0:v}.4s}}, [{p", $pixel, "}], #4\n",
+            "ld1r {{{x1:v}.4s}}, [{p", $pixel, "}], #4\n",
+            narrow_pair!(@vector $pixel, "0"),
+            narrow_pair!(@vector $pixel, "1"),
+        )
+    };
+    (@vector $pixel:literal, $vector:literal) => {
+        concat!(
+            "smull {a:v}.8h, {w0", $vector, ":v}.8b, {x0:v}.8b\n",
+            "smull2 {b:v}.8h, {w0", $vector, ":v}.16b, {x0:v}.16b\n",
+            "smlal {a:v}.8h, {w1", $vector, ":v}.8b, {x1:v}.8b\n",
+            "smlal2 {b:v}.8h, {w1", $vector, ":v}.16b, {x1:v}.16b\n",
+            "sadalp {l", $pixel, $vector, ":v}.4s, {a:v}.8h\n",
+            "sadalp {h", $pixel, $vector, ":v}.4s, {b:v}.8h\n",
+        )
+    };
+}
+
+macro_rules! sdot_group {
+    // One group of inputs, `element` of the registers of each pixel's, by the weights at `from` and 32 bytes behind.
+    ($element:literal, $from:literal, $behind:literal) => {
+        concat!(
+            "ldp {w0:q}, {w1:q}, [{w}, #", $from, "]\n",
+            sdot_group!(@pixels $element, "0", "1"),
+            "ldp {w0:q}, {w1:q}, [{w}, #", $behind, "]\n",
+            sdot_group!(@pixels $element, "2", "3"),
+        )
+    };
+    (@pixels $element:literal, $first:literal, $second:literal) => {
+        concat!(
+            sdot_group!(@pixel "0", $element, $first, $second),
+            sdot_group!(@pixel "1", $element, $first, $second),
+            sdot_group!(@pixel "2", $element, $first, $second),
+            sdot_group!(@pixel "3", $element, $first, $second),
+            sdot_group!(@pixel "4", $element, $first, $second),
+            sdot_group!(@pixel "5", $element, $first, $second),
+        )
+    };
+    (@pixel $pixel:literal, $element:literal, $first:literal, $second:literal) => {
+        concat!(
+            "sdot {s", $pixel, $first, ":v}.4s, {w0:v}.16b, {x", $pixel, ":v}.4b[", $element, "]\n",
+            "sdot {s", $pixel, $second, ":v}.4s, {w1:v}.16b, {x", $pixel, ":v}.4b[", $element, "]\n",
+        )
+    };
+}
+
+/// A whole run of six pixels by four vectors: sixteen inputs of a pixel come in at once, and the weights two vectors at a
+/// time, so that all sums have a register.
+#[inline(always)]
+unsafe fn sdot_run(x: [*const u8; 6], w: *const i8, run: usize, sums: &mut [int32x4_t; 24]) {
+    unsafe {
+        std::arch::asm!(
+            ".arch_extension dotprod",
+            "subs {left}, {left}, #16",
+            "b.lo 3f",
+            "2:",
+            "ldr {x0:q}, [{p0}, {at}]",
+            "ldr {x1:q}, [{p1}, {at}]",
+            "ldr {x2:q}, [{p2}, {at}]",
+            "ldr {x3:q}, [{p3}, {at}]",
+            "ldr {x4:q}, [{p4}, {at}]",
+            "ldr {x5:q}, [{p5}, {at}]",
+            sdot_group!("0", "0", "32"),
+            sdot_group!("1", "64", "96"),
+            sdot_group!("2", "128", "160"),
+            sdot_group!("3", "192", "224"),
+            "add {at}, {at}, #16",
+            "add {w}, {w}, #256",
+            "subs {left}, {left}, #16",
+            "b.hs 2b",
+            "3:",
+            "adds {left}, {left}, #16",
+            "b.eq 5f",
+            "4:",
+            "ldr {x0:s}, [{p0}, {at}]",
+            "ldr {x1:s}, [{p1}, {at}]",
+            "ldr {x2:s}, [{p2}, {at}]",
+            "ldr {x3:s}, [{p3}, {at}]",
+            "ldr {x4:s}, [{p4}, {at}]",
+            "ldr {x5:s}, [{p5}, {at}]",
+            sdot_group!("0", "0", "32"),
+            "add {at}, {at}, #4",
+            "add {w}, {w}, #64",
+            "subs {left}, {left}, #4",
+            "b.ne 4b",
+            "5:",
+            p0 = in(reg) x[0], p1 = in(reg) x[1], p2 = in(reg) x[2], p3 = in(reg) x[3], p4 = in(reg) x[4], p5 = in(reg) x[5],
+            w = inout(reg) w => _,
+            left = inout(reg) run => _,
+            at = inout(reg) 0_usize => _,
+            x0 = out(vreg) _, x1 = out(vreg) _, x2 = out(vreg) _, x3 = out(vreg) _, x4 = out(vreg) _, x5 = out(vreg) _,
+            w0 = out(vreg) _, w1 = out(vreg) _,
+            s00 = inout(vreg) sums[0], s01 = inout(vreg) sums[1], s02 = inout(vreg) sums[2], s03 = inout(vreg) sums[3],
+            s10 = inout(vreg) sums[4], s11 = inout(vreg) sums[5], s12 = inout(vreg) sums[6], s13 = inout(vreg) sums[7],
+            s20 = inout(vreg) sums[8], s21 = inout(vreg) sums[9], s22 = inout(vreg) sums[10], s23 = inout(vreg) sums[11],
+            s30 = inout(vreg) sums[12], s31 = inout(vreg) sums[13], s32 = inout(vreg) sums[14], s33 = inout(vreg) sums[15],
+            s40 = inout(vreg) sums[16], s41 = inout(vreg) sums[17], s42 = inout(vreg) sums[18], s43 = inout(vreg) sums[19],
+            s50 = inout(vreg) sums[20], s51 = inout(vreg) sums[21], s52 = inout(vreg) sums[22], s53 = inout(vreg) sums[23],
+            options(readonly, nostack)
+        );
+    }
+}
+
+/// As many whole pairs of groups as a run has, of six pixels by two vectors, for narrow weights.
+#[inline(always)]
+unsafe fn narrow_run(x: [*const u8; 6], w: *const i8, run: usize, sums: &mut [[int32x4_t; 2]; 12]) {
+    unsafe {
+        std::arch::asm!(
+            "2:",
+            "ldp {w00:q}, {w01:q}, [{w}]",
+            "ldp {w10:q}, {w11:q}, [{w}, #32]",
+            narrow_pair!("0"),
+            narrow_pair!("1"),
+            narrow_pair!("2"),
+            narrow_pair!("3"),
+            narrow_pair!("4"),
+            narrow_pair!("5"),
+            "add {w}, {w}, #64",
+            "subs {left}, {left}, #8",
+            "b.ne 2b",
+            p0 = inout(reg) x[0] => _, p1 = inout(reg) x[1] => _, p2 = inout(reg) x[2] => _,
+            p3 = inout(reg) x[3] => _, p4 = inout(reg) x[4] => _, p5 = inout(reg) x[5] => _,
+            w = inout(reg) w => _,
+            left = inout(reg) run => _,
+            x0 = out(vreg) _, x1 = out(vreg) _,
+            w00 = out(vreg) _, w01 = out(vreg) _, w10 = out(vreg) _, w11 = out(vreg) _,
+            a = out(vreg) _, b = out(vreg) _,
+            l00 = inout(vreg) sums[0][0], h00 = inout(vreg) sums[0][1], l01 = inout(vreg) sums[1][0], h01 = inout(vreg) sums[1][1],
+            l10 = inout(vreg) sums[2][0], h10 = inout(vreg) sums[2][1], l11 = inout(vreg) sums[3][0], h11 = inout(vreg) sums[3][1],
+            l20 = inout(vreg) sums[4][0], h20 = inout(vreg) sums[4][1], l21 = inout(vreg) sums[5][0], h21 = inout(vreg) sums[5][1],
+            l30 = inout(vreg) sums[6][0], h30 = inout(vreg) sums[6][1], l31 = inout(vreg) sums[7][0], h31 = inout(vreg) sums[7][1],
+            l40 = inout(vreg) sums[8][0], h40 = inout(vreg) sums[8][1], l41 = inout(vreg) sums[9][0], h41 = inout(vreg) sums[9][1],
+            l50 = inout(vreg) sums[10][0], h50 = inout(vreg) sums[10][1], l51 = inout(vreg) sums[11][0], h51 = inout(vreg) sums[11][1],
+            options(readonly, nostack)
+        );
+    }
+}
+
 lanes! {
     NeonFloat: Float, 4, float32x4_t, float32x4_t, float32x4_t, float32x4_t;
     start(_) vdupq_n_f32(0.0);
@@ -47,6 +189,15 @@ lanes! {
             options(pure, nomem, nostack, preserves_flags)
         );
         sum
+    };
+    begin_run(x, w, run, sums) {
+        match (x.as_slice(), sums.as_flattened_mut().try_into()) {
+            (&[a, b, c, d, e, f], Ok(sums)) => {
+                sdot_run([a, b, c, d, e, f], w, run, sums);
+                run
+            }
+            _ => 0,
+        }
     };
     store(sum, to) vst1q_s32(to, sum);
     value(sum, of, ACTIVATION) value::<ACTIVATION>(sum, of);
@@ -96,6 +247,16 @@ lanes! {
             options(pure, nomem, nostack, preserves_flags)
         );
         [low, high]
+    };
+    begin_run(x, w, run, sums) {
+        let pairs = run - run % 8;
+        match (x.as_slice(), sums.as_flattened_mut().try_into()) {
+            (&[a, b, c, d, e, f], Ok(sums)) if pairs > 0 => {
+                narrow_run([a, b, c, d, e, f], w, pairs, sums);
+                pairs
+            }
+            _ => 0,
+        }
     };
     store(sum, to) vst1q_s32(to, vpaddq_s32(sum[0], sum[1]));
     value(sum, of, ACTIVATION) value::<ACTIVATION>(vpaddq_s32(sum[0], sum[1]), of);
@@ -250,9 +411,21 @@ pub(super) unsafe fn widen(bytes: [u8; 4], flip: u8) -> [f32; 4] {
 const FLIP: u8 = 128;
 
 kernels!(neon_float, "NEON", FLIP, [], NeonFloat, [6, 4, 1], [1, 2, 3, 4], NeonFloat, [6, 4, 1], [1, 2, 3, 4]);
-kernels!(sdot, "SDOT", FLIP, [], Sdot, [6, 4, 1], [1, 2, 3, 4], NeonEach, [4, 1], [1]);
+kernels!(sdot, "SDOT", FLIP, [], Sdot, [6, 4, 2, 1], [1, 2, 3, 4], NeonEach, [4, 2, 1], [1]);
 kernels!(neon_wide, "NEON, wide weights", FLIP, [], NeonWide, [6, 4, 1], [1, 2], NeonEach, [1], [1]);
-kernels!(neon_integer, "NEON", FLIP, [], NeonNarrow, [4, 1], [1, 2], NeonEach, [4, 1], [1], &neon_wide::KERNELS);
+kernels!(
+    neon_integer,
+    "NEON",
+    FLIP,
+    [],
+    NeonNarrow,
+    [6, 4, 2, 1],
+    [1, 2],
+    NeonEach,
+    [4, 2, 1],
+    [1],
+    &neon_wide::KERNELS
+);
 
 /// All that this processor runs, the best first.
 pub(super) fn float() -> Vec<&'static Kernels<Float>> {

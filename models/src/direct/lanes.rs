@@ -35,6 +35,16 @@ pub(super) trait Lanes {
     unsafe fn pair(sum: Self::Vector, x: [Self::Inputs; 2], w: [Self::Weights; 2]) -> Self::Vector {
         unsafe { Self::dot(Self::dot(sum, x[0], w[0]), x[1], w[1]) }
     }
+    /// Adds up the beginning of a run, where the compiler does not find the best order by itself; says how long that is.
+    #[inline(always)]
+    unsafe fn begin_run<const PIXELS: usize, const VECTORS: usize>(
+        _: &[*const Input<Self>; PIXELS],
+        _: *const Weight<Self>,
+        _run: usize,
+        _: &mut [[Self::Vector; VECTORS]; PIXELS],
+    ) -> usize {
+        0
+    }
     unsafe fn store(sum: Self::Vector, to: *mut SumOf<Self>);
     /// As `activated`, with one of the constants below for what the activation is; for bytes, `half` is added.
     unsafe fn value<const ACTIVATION: u8>(sum: Self::Vector, of: &Parameters) -> Self::Value;
@@ -94,7 +104,8 @@ pub(super) unsafe fn block<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
         let mut acc = start::<L, PIXELS, VECTORS>(finish);
         let paired = if L::PAIRS { taps.run - taps.run % (2 * group) } else { 0 };
         for _ in 0..taps.rows {
-            let mut at = 0;
+            let mut at = L::begin_run(&x, w, taps.run, &mut acc);
+            w = w.add(at * VECTORS * L::LANES);
             while at < paired {
                 let next = VECTORS * L::LANES * group;
                 let mut vectors = [[L::weights(w), L::weights(w.add(next))]; VECTORS];
@@ -159,14 +170,16 @@ pub(super) unsafe fn depthwise_block<L: Lanes, const PIXELS: usize, const VECTOR
         let (pairs, single) = if L::PAIRS { taps.places.as_chunks::<2>() } else { (&[][..], taps.places) };
         for &[first, second] in pairs {
             let next = VECTORS * L::LANES;
-            #[expect(clippy::needless_range_loop, reason = "the sums of a vector lie in every pixel's row")]
-            for vector in 0..VECTORS {
-                let lane = vector * L::LANES;
-                let weights = [L::weights(w.add(lane)), L::weights(w.add(next + lane))];
-                for pixel in 0..PIXELS {
-                    let x = x[pixel].add(lane);
+            let mut vectors = [[L::weights(w), L::weights(w.add(next))]; VECTORS];
+            for (vector, weights) in vectors.iter_mut().enumerate().skip(1) {
+                let w = w.add(vector * L::LANES);
+                *weights = [L::weights(w), L::weights(w.add(next))];
+            }
+            for pixel in 0..PIXELS {
+                for vector in 0..VECTORS {
+                    let x = x[pixel].add(vector * L::LANES);
                     let inputs = [L::each(x.add(first)), L::each(x.add(second))];
-                    acc[pixel][vector] = L::pair(acc[pixel][vector], inputs, weights);
+                    acc[pixel][vector] = L::pair(acc[pixel][vector], inputs, vectors[vector]);
                 }
             }
             w = w.add(2 * next);
@@ -221,8 +234,12 @@ unsafe fn end<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
                 NO_ACTIVATION => {
                     results::<L, PIXELS, VECTORS, NO_ACTIVATION>(sums, finish, values, places, channels, pooled);
                 }
-                LEAKY => results::<L, PIXELS, VECTORS, LEAKY>(sums, finish, values, places, channels, pooled),
-                _ => results::<L, PIXELS, VECTORS, ANY_SLOPE>(sums, finish, values, places, channels, pooled),
+                LEAKY => {
+                    results::<L, PIXELS, VECTORS, LEAKY>(sums, finish, values, places, channels, pooled);
+                }
+                _ => {
+                    results::<L, PIXELS, VECTORS, ANY_SLOPE>(sums, finish, values, places, channels, pooled);
+                }
             },
         }
     }
@@ -359,6 +376,7 @@ macro_rules! lanes {
         $(each($each_at:ident) $each:expr;)?
         dot($sum:ident, $x:ident, $w:ident) $dot:expr;
         $(pair($pair_sum:ident, $pair_x:ident, $pair_w:ident) $pair:expr;)?
+        $(begin_run($run_x:ident, $run_w:ident, $run:ident, $acc:ident) $begin_run:expr;)?
         store($stored:ident, $to:ident) $store:expr;
         value($result:ident, $of:ident, $activation:ident) $finish:expr;
         larger($a:ident, $b:ident) $larger:expr;
@@ -406,6 +424,17 @@ macro_rules! lanes {
                 #[inline(always)]
                 unsafe fn pair($pair_sum: $vector, $pair_x: [$inputs; 2], $pair_w: [$weights; 2]) -> $vector {
                     unsafe { $pair }
+                }
+            )?
+            $(
+                #[inline(always)]
+                unsafe fn begin_run<const PIXELS: usize, const VECTORS: usize>(
+                    $run_x: &[*const Input<Self>; PIXELS],
+                    $run_w: *const Weight<Self>,
+                    $run: usize,
+                    $acc: &mut [[$vector; VECTORS]; PIXELS],
+                ) -> usize {
+                    unsafe { $begin_run }
                 }
             )?
             #[inline(always)]

@@ -82,8 +82,9 @@ fn wire(
                         [0, 1, 2].map(|plane| std::array::from_fn(|pixel| value(plane, pixel))),
                     )),
                     Some(Bytes { scale, zero }) => {
-                        let whole =
-                            |plane: usize, pixel: usize| (value(plane, pixel) / scale).round() + f32::from(zero);
+                        let whole = |plane: usize, pixel: usize| {
+                            (value(plane, pixel) / scale).round_ties_even() + f32::from(zero)
+                        };
                         let byte = |plane: usize, pixel: usize| whole(plane, pixel) as u8 ^ flip;
                         let table = [0, 1, 2].map(|plane| std::array::from_fn(|pixel| byte(plane, pixel)));
                         EnterTable::Bytes(Box::new(table), zero ^ flip)

@@ -55,7 +55,8 @@ impl Reading<'_> {
         require(int(node, "transA", 0) == 0, "its input is transposed")?;
         let (order, outputs) = match int(node, "transB", 0) {
             0 => (Order::Dense, second),
-            _ => (Order::DenseByOutput, first),
+            1 => (Order::DenseByOutput, first),
+            _ => return Err("its matrix is neither transposed nor not".into()),
         };
         let by_output = scales.as_ref().is_none_or(|scales| scales.len() == 1) || order == Order::DenseByOutput;
         require(by_output, "its matrix has a scale for each input")?;
