@@ -142,7 +142,7 @@ class Onnxruntime:
         prob, reg = self.networks["rnet"].run(["prob", "reg"], self.crops(halves, boxes, 24))
         keep = prob[:, 0] > self.detector["thresholds"][1]
         boxes, scores, reg = boxes[keep], prob[keep, 0], reg[keep]
-        keep = suppress(boxes, scores, 0.7)
+        keep = suppress(boxes, scores, self.detector["overlap"])
         boxes = reference.make_square(boxes[keep] + reg[keep] * reference.sizes(boxes[keep]))
         if not len(boxes):
             return []
