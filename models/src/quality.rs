@@ -312,7 +312,7 @@ impl Quality {
 }
 
 /// A part of which less than this is left explains why the recogniser makes little of a face.
-const EXPLAINS: f32 = 0.9;
+const EXPLAINS: f32 = 0.8;
 /// Nothing else that makes a face poor shows in what is measured.
 const UNEXPLAINED: &str = "Nothing measured explains it: it may be covered by a mask, sunglasses, hair or a hand";
 

@@ -7,7 +7,7 @@ use kith_vision::{
 };
 
 use crate::shared::{
-    SEARCH, analyse, both, bundled, bundled_pack, decode, enlarged, load, placed, read, second, shared,
+    SEARCH, analyse, both, bundled, bundled_pack, crate_folder, decode, enlarged, load, placed, read, second, shared,
 };
 
 fn only(analysis: &Analysis) -> &Face {
@@ -205,6 +205,29 @@ fn a_dark_a_cut_a_blurred_and_a_small_picture_of_one_good_face_each_have_exactly
     ] {
         let found = objection(&picture);
         assert_eq!(found.map(|objection| objection.reason()), Some(reason), "{found:?}");
+    }
+}
+
+#[test]
+fn sface_refuses_what_it_makes_little_of_and_says_why() {
+    let pack = Pack::load(&crate_folder().join("packs/sface")).unwrap();
+    let vision = load(&pack, Precision::Float32).unwrap();
+    let whole = decode(&pack.self_test_picture().unwrap());
+    let image = image::RgbImage::from_raw(whole.width as u32, whole.height as u32, whole.pixels.clone()).unwrap();
+    let rgb =
+        |image: image::RgbImage| Rgb::new(image.width() as usize, image.height() as usize, image.into_raw()).unwrap();
+    let mut covered = image.clone();
+    imageops::replace(&mut covered, &image::RgbImage::from_pixel(95, 40, image::Rgb([40; 3])), 140, 85);
+    let small = imageops::resize(&image, 192, 192, imageops::FilterType::Triangle);
+    for (picture, reason) in [
+        (image.clone(), None),
+        (small, None),
+        (imageops::blur(&image, 5.0), Some("too blurred")),
+        (covered, Some("covered or unusual")),
+    ] {
+        let quality = only(&analyse(&vision, &rgb(picture))).quality;
+        let found = quality.objection(pack.quality_limits());
+        assert_eq!(found.map(|objection| objection.reason()), reason, "{quality:?}");
     }
 }
 
