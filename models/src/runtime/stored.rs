@@ -385,3 +385,66 @@ fn numbers<T: Datum + Copy>(tensor: &TensorProto) -> Result<Vec<T>, String> {
     let view = tensor.try_as_plain_ram().map_err(said)?;
     view.as_slice::<T>().map(<[T]>::to_vec).map_err(said)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored() -> GraphProto {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/packs/sface/recogniser.onnx");
+        tract_onnx::onnx().proto_model_for_path(file).unwrap().graph.unwrap()
+    }
+
+    fn refusal(change: impl FnOnce(&mut GraphProto), precision: Precision) -> String {
+        let mut graph = stored();
+        change(&mut graph);
+        network(&graph, precision).unwrap_err()
+    }
+
+    fn constant<'a>(graph: &'a mut GraphProto, name: &str) -> &'a mut TensorProto {
+        graph.initializer.iter_mut().find(|tensor| tensor.name == name).unwrap()
+    }
+
+    #[test]
+    fn int8_needs_a_factor_for_each_channel() {
+        let message = refusal(|graph| constant(graph, "factors3").name = "other".into(), Precision::Int8);
+        assert!(message.contains("no ranges for int8"), "{message}");
+        let few = |graph: &mut GraphProto| {
+            let factors = constant(graph, "factors3");
+            factors.dims = vec![1];
+            factors.raw_data.truncate(4);
+        };
+        let message = refusal(few, Precision::Int8);
+        assert!(message.contains("a factor for each channel"), "{message}");
+        let zero = |graph: &mut GraphProto| constant(graph, "scale5").raw_data = vec![0; 4];
+        let message = refusal(zero, Precision::Int8);
+        assert!(message.contains("not above zero"), "{message}");
+    }
+
+    #[test]
+    fn other_layers_and_unfit_blocks_are_named() {
+        let message = refusal(|graph| graph.node[2].op_type = "Relu".into(), Precision::Float32);
+        assert!(message.starts_with("Relu conv2: Relu is not taken"), "{message}");
+        let unblocked = |graph: &mut GraphProto| graph.node[0].attribute.retain(|of| of.name != "block_size");
+        let message = refusal(unblocked, Precision::Float32);
+        assert!(message.contains("it has no blocks"), "{message}");
+        let message = refusal(|graph| graph.node.retain(|node| node.op_type != "Mul"), Precision::Float32);
+        assert!(message.contains("one factor for each channel before the product"), "{message}");
+        let message = refusal(|graph| graph.node.retain(|node| node.op_type != "Gemm"), Precision::Float32);
+        assert!(message.contains("does not end in a product"), "{message}");
+    }
+
+    #[test]
+    fn int8_weights_use_127_steps_to_each_side_in_every_row() {
+        let model = network(&stored(), Precision::Int8).unwrap();
+        let bytes = |tensor: &&TensorProto| tensor.data_type == DataType::Int8 as i32 && tensor.dims.len() > 1;
+        let graph = model.graph.unwrap();
+        let weights: Vec<_> = graph.initializer.iter().filter(bytes).collect();
+        assert_eq!(weights.len(), 28);
+        for tensor in weights {
+            for row in tensor.raw_data.chunks_exact(tensor.raw_data.len() / tensor.dims[0] as usize) {
+                assert_eq!(row.iter().map(|byte| byte.cast_signed().unsigned_abs()).max(), Some(127));
+            }
+        }
+    }
+}

@@ -95,6 +95,18 @@ fn an_unknown_key_is_named() {
 }
 
 #[test]
+fn a_recogniser_is_stored_once_or_in_a_file_for_each_precision() {
+    let line = "float32 = \"recogniser_float32.onnx\"";
+    for (to, said) in [
+        ("", "stored alone, or with float32"),
+        (&*format!("{line}\nstored = \"recogniser_int8.onnx\""), "stored alone, or with float32"),
+    ] {
+        let message = refusal(replaced(line, to).path());
+        assert!(message.contains(said), "{message}");
+    }
+}
+
+#[test]
 fn a_missing_key_is_named() {
     let message = refusal(replaced("pyramid_factor", "# pyramid_factor").path());
     assert!(message.contains("pyramid_factor"), "{message}");
