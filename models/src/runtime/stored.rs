@@ -233,12 +233,10 @@ impl Writing {
         }
         x = self.add("Flatten", &[&x], vec![int("axis", 1)]);
         let Product { weight, inputs, bias } = &recogniser.product;
-        let (outputs, inputs) = (bias.len(), *inputs);
-        let turned: Vec<f32> =
-            (0..inputs).flat_map(|input| (0..outputs).map(move |output| weight[output * inputs + input])).collect();
-        let weight = self.constant(&[inputs as i64, outputs as i64], DataType::Float, &turned);
-        let bias = self.constant(&[outputs as i64], DataType::Float, bias);
-        self.node("Gemm", &[&x, &weight, &bias], OUTPUT, Vec::new());
+        let outputs = bias.len() as i64;
+        let weight = self.constant(&[outputs, *inputs as i64], DataType::Float, weight);
+        let bias = self.constant(&[outputs], DataType::Float, bias);
+        self.node("Gemm", &[&x, &weight, &bias], OUTPUT, vec![int("transB", 1)]);
     }
 
     /// Pairs of QuantizeLinear and DequantizeLinear between the layers, weights with a scale for each row.
