@@ -446,6 +446,8 @@ struct Chunk {
     with_input: bool,
     with_residual: bool,
     pooled: bool,
+    /// The largest of the inputs' places and of the outputs'.
+    furthest: [usize; 2],
     offsets: [usize; MOST_PLACED + MOST_PIXELS],
     outputs: [usize; MOST_PLACED + MOST_PIXELS],
     residuals: [usize; MOST_PLACED],
@@ -459,6 +461,7 @@ impl Chunk {
             with_input: false,
             with_residual: false,
             pooled: false,
+            furthest: [0; 2],
             offsets,
             outputs,
             residuals: [0; MOST_PLACED],
@@ -486,7 +489,7 @@ struct Chunks<R> {
 impl<R: Iterator<Item = Row>> Chunks<R> {
     /// The next results that one call takes: all with an input or all without, as with a residual and a pooling.
     fn next(&mut self, chunk: &mut Chunk) -> bool {
-        chunk.results = 0;
+        (chunk.results, chunk.furthest) = (0, [0; 2]);
         loop {
             if self.done == self.row.count {
                 let Some(row) = self.rows.next() else { break };
@@ -503,6 +506,10 @@ impl<R: Iterator<Item = Row>> Chunks<R> {
             let room = if chunk.pooled { self.most_pooled } else { self.most } - chunk.results;
             let now = room.min(count - self.done);
             let at = chunk.results..chunk.results + now;
+            let end = self.done + now - 1;
+            let [right, below] = pool.unwrap_or_default();
+            let reached = [input.map_or(0, |line| line.at(end) + right + below), output.at(end)];
+            chunk.furthest = [chunk.furthest[0].max(reached[0]), chunk.furthest[1].max(reached[1])];
             match (input, pool) {
                 (Some(line), None) => line.write_to(&mut chunk.offsets[at.clone()], self.done),
                 (Some(line), Some([right, below])) => {
@@ -607,10 +614,12 @@ pub(crate) fn convolve<A: Arithmetic>(
                 (true, false) => chunk.results,
                 (true, true) => 4 * chunk.results,
             };
-            let inside = |last| chunk.offsets[..count].iter().all(|offset| *offset <= last);
-            assert!(count == 0 || last.is_some_and(inside), "a convolution reaches beyond its input");
+            let [furthest_input, furthest] = chunk.furthest;
+            assert!(
+                count == 0 || last.is_some_and(|last| furthest_input <= last),
+                "a convolution reaches beyond its input"
+            );
             let outputs = &chunk.outputs[..chunk.results];
-            let furthest = outputs.iter().max().copied().unwrap_or_default();
             for block in channels {
                 let width = block.vectors * blocks.lanes;
                 let input_first = if weights.depthwise { block.first } else { 0 };

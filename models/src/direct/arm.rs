@@ -155,7 +155,8 @@ lanes! {
     each(at) vld1q_f32(at);
     dot(sum, x, w) vfmaq_f32(sum, x, w);
     store(sum, to) vst1q_f32(to, sum);
-    value(sum, of, ACTIVATION) activated::<ACTIVATION>(vfmaq_f32(vld1q_f32(of.bias), sum, vld1q_f32(of.scale)), of);
+    numbers(at) vld1q_f32(at);
+    value(sum, of, ACTIVATION) activated::<ACTIVATION>(vfmaq_f32(of.bias, sum, of.scale), of);
     larger(a, b) vbslq_f32(vcgtq_f32(b, a), b, a);
     put(values, to, channels) {
         if channels >= 4 * values.len() {
@@ -200,6 +201,7 @@ lanes! {
         }
     };
     store(sum, to) vst1q_s32(to, sum);
+    numbers(at) vld1q_f32(at);
     value(sum, of, ACTIVATION) value::<ACTIVATION>(sum, of);
     larger(a, b) vbslq_f32(vcgtq_f32(b, a), b, a);
     put(values, to, channels) put(values, to, channels);
@@ -213,6 +215,7 @@ lanes! {
     splat(at) vreinterpretq_s8_s32(vdupq_n_s32(at.cast::<i32>().read_unaligned()));
     dot(sum, x, w) dot(sum, x, w);
     store(sum, to) vst1q_s32(to, vpaddq_s32(sum[0], sum[1]));
+    numbers(at) vld1q_f32(at);
     value(sum, of, ACTIVATION) value::<ACTIVATION>(vpaddq_s32(sum[0], sum[1]), of);
     larger(a, b) vbslq_f32(vcgtq_f32(b, a), b, a);
     put(values, to, channels) put(values, to, channels);
@@ -259,6 +262,7 @@ lanes! {
         }
     };
     store(sum, to) vst1q_s32(to, vpaddq_s32(sum[0], sum[1]));
+    numbers(at) vld1q_f32(at);
     value(sum, of, ACTIVATION) value::<ACTIVATION>(vpaddq_s32(sum[0], sum[1]), of);
     larger(a, b) vbslq_f32(vcgtq_f32(b, a), b, a);
     put(values, to, channels) put(values, to, channels);
@@ -282,14 +286,13 @@ lanes! {
             vst1q_s32(to.add(4 * four), *sum);
         }
     };
+    numbers(at) [vld1q_f32(at), vld1q_f32(at.add(4)), vld1q_f32(at.add(8)), vld1q_f32(at.add(12))];
     value(sum, of, ACTIVATION) {
-        let [first, second] = [of.quarter(0), of.quarter(1)];
-        let [third, fourth] = [of.quarter(2), of.quarter(3)];
         [
-            value::<ACTIVATION>(sum[0], &first),
-            value::<ACTIVATION>(sum[1], &second),
-            value::<ACTIVATION>(sum[2], &third),
-            value::<ACTIVATION>(sum[3], &fourth),
+            value::<ACTIVATION>(sum[0], &quarter(of, 0)),
+            value::<ACTIVATION>(sum[1], &quarter(of, 1)),
+            value::<ACTIVATION>(sum[2], &quarter(of, 2)),
+            value::<ACTIVATION>(sum[3], &quarter(of, 3)),
         ]
     };
     larger(a, b) {
@@ -302,15 +305,10 @@ lanes! {
     put(values, to, channels) put(values.as_flattened(), to, channels);
 }
 
-impl Parameters {
-    /// Those of a quarter of sixteen channels.
-    #[inline(always)]
-    unsafe fn quarter(&self, ix: usize) -> Self {
-        let at = 4 * ix;
-        unsafe {
-            Self { scale: self.scale.add(at), bias: self.bias.add(at), slope: self.slope.add(at), half: self.half }
-        }
-    }
+/// Those of a quarter of sixteen channels.
+#[inline(always)]
+fn quarter(of: &Parameters<[float32x4_t; 4]>, ix: usize) -> Parameters<float32x4_t> {
+    Parameters { scale: of.scale[ix], bias: of.bias[ix], slope: of.slope[ix], half: of.half }
 }
 
 #[inline(always)]
@@ -335,22 +333,22 @@ unsafe fn add_up(sum: [int32x4_t; 4], low: int16x8_t, high: int16x8_t) -> [int32
 }
 
 #[inline(always)]
-unsafe fn activated<const ACTIVATION: u8>(value: float32x4_t, of: &Parameters) -> float32x4_t {
+unsafe fn activated<const ACTIVATION: u8>(value: float32x4_t, of: &Parameters<float32x4_t>) -> float32x4_t {
     unsafe {
         match ACTIVATION {
             NO_ACTIVATION => value,
-            LEAKY => vmaxq_f32(vmulq_f32(value, vld1q_f32(of.slope)), value),
-            _ => vbslq_f32(vcltzq_f32(value), vmulq_f32(value, vld1q_f32(of.slope)), value),
+            LEAKY => vmaxq_f32(vmulq_f32(value, of.slope), value),
+            _ => vbslq_f32(vcltzq_f32(value), vmulq_f32(value, of.slope), value),
         }
     }
 }
 
 /// Not by one multiplication and addition: every instruction set gives the same bytes.
 #[inline(always)]
-unsafe fn value<const ACTIVATION: u8>(sum: int32x4_t, of: &Parameters) -> float32x4_t {
+unsafe fn value<const ACTIVATION: u8>(sum: int32x4_t, of: &Parameters<float32x4_t>) -> float32x4_t {
     unsafe {
-        let value = vmulq_f32(vcvtq_f32_s32(sum), vld1q_f32(of.scale));
-        let value = activated::<ACTIVATION>(vaddq_f32(value, vld1q_f32(of.bias)), of);
+        let value = vmulq_f32(vcvtq_f32_s32(sum), of.scale);
+        let value = activated::<ACTIVATION>(vaddq_f32(value, of.bias), of);
         vaddq_f32(value, vdupq_n_f32(of.half))
     }
 }

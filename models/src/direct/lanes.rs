@@ -46,8 +46,10 @@ pub(super) trait Lanes {
         0
     }
     unsafe fn store(sum: Self::Vector, to: *mut SumOf<Self>);
+    /// As many numbers as there are lanes.
+    unsafe fn numbers(at: *const f32) -> Self::Value;
     /// As `activated`, with one of the constants below for what the activation is; for bytes, `half` is added.
-    unsafe fn value<const ACTIVATION: u8>(sum: Self::Vector, of: &Parameters) -> Self::Value;
+    unsafe fn value<const ACTIVATION: u8>(sum: Self::Vector, of: &Parameters<Self::Value>) -> Self::Value;
     /// As the function of this name.
     unsafe fn larger(a: Self::Value, b: Self::Value) -> Self::Value;
     /// Stores the first so many channels of neighbouring vectors' results; bytes are rounded, cut off and flipped.
@@ -66,12 +68,12 @@ pub(super) const LEAKY: u8 = 1;
 /// Any slopes.
 pub(super) const ANY_SLOPE: u8 = 2;
 
-/// Where one vector of channels has its `Finish`.
+/// One vector of channels' `Finish`.
 #[derive(Clone, Copy)]
-pub(super) struct Parameters {
-    pub(super) scale: *const f32,
-    pub(super) bias: *const f32,
-    pub(super) slope: *const f32,
+pub(super) struct Parameters<V> {
+    pub(super) scale: V,
+    pub(super) bias: V,
+    pub(super) slope: V,
     pub(super) half: f32,
 }
 
@@ -255,19 +257,24 @@ unsafe fn results<L: Lanes, const PIXELS: usize, const VECTORS: usize, const ACT
     pooled: bool,
 ) {
     unsafe {
+        // Once for all pixels: results that are stored might be these as far as the compiler knows.
+        let mut of = [parameters::<L>(finish, 0); VECTORS];
+        for (vector, of) in of.iter_mut().enumerate().skip(1) {
+            *of = parameters::<L>(finish, vector);
+        }
         if pooled {
             for (ix, four) in sums.as_chunks::<4>().0.iter().enumerate() {
-                let mut values = [largest::<L, VECTORS, ACTIVATION>(four, finish, 0); VECTORS];
+                let mut values = [largest::<L, VECTORS, ACTIVATION>(four, &of, 0); VECTORS];
                 for (vector, value) in values.iter_mut().enumerate().skip(1) {
-                    *value = largest::<L, VECTORS, ACTIVATION>(four, finish, vector);
+                    *value = largest::<L, VECTORS, ACTIVATION>(four, &of, vector);
                 }
                 L::put(&values, results.add(*places.add(ix)), channels);
             }
         } else {
             for (ix, sums) in sums.iter().enumerate() {
-                let mut values = [value::<L, ACTIVATION>(sums[0], finish, 0); VECTORS];
+                let mut values = [L::value::<ACTIVATION>(sums[0], &of[0]); VECTORS];
                 for (vector, value) in values.iter_mut().enumerate().skip(1) {
-                    *value = self::value::<L, ACTIVATION>(sums[vector], finish, vector);
+                    *value = L::value::<ACTIVATION>(sums[vector], &of[vector]);
                 }
                 L::put(&values, results.add(*places.add(ix)), channels);
             }
@@ -275,14 +282,18 @@ unsafe fn results<L: Lanes, const PIXELS: usize, const VECTORS: usize, const ACT
     }
 }
 
-/// One vector of one pixel's sums as values. (No closure: that would be compiled without the instruction set.)
+// No closures in these: they would be compiled without the instruction set.
+
 #[inline(always)]
-unsafe fn value<L: Lanes, const ACTIVATION: u8>(sum: L::Vector, finish: &Finish, vector: usize) -> L::Value {
+unsafe fn parameters<L: Lanes>(finish: &Finish, vector: usize) -> Parameters<L::Value> {
     unsafe {
         let lane = vector * L::LANES;
-        let scale = finish.scale.as_ptr().add(lane);
-        let (bias, slope) = (finish.bias.as_ptr().add(lane), finish.slope.as_ptr().add(lane));
-        L::value::<ACTIVATION>(sum, &Parameters { scale, bias, slope, half: finish.half })
+        Parameters {
+            scale: L::numbers(finish.scale.as_ptr().add(lane)),
+            bias: L::numbers(finish.bias.as_ptr().add(lane)),
+            slope: L::numbers(finish.slope.as_ptr().add(lane)),
+            half: finish.half,
+        }
     }
 }
 
@@ -290,14 +301,14 @@ unsafe fn value<L: Lanes, const ACTIVATION: u8>(sum: L::Vector, finish: &Finish,
 #[inline(always)]
 unsafe fn largest<L: Lanes, const VECTORS: usize, const ACTIVATION: u8>(
     four: &[[L::Vector; VECTORS]; 4],
-    finish: &Finish,
+    of: &[Parameters<L::Value>; VECTORS],
     vector: usize,
 ) -> L::Value {
     unsafe {
-        let a = value::<L, ACTIVATION>(four[0][vector], finish, vector);
-        let b = value::<L, ACTIVATION>(four[1][vector], finish, vector);
-        let c = value::<L, ACTIVATION>(four[2][vector], finish, vector);
-        let d = value::<L, ACTIVATION>(four[3][vector], finish, vector);
+        let a = L::value::<ACTIVATION>(four[0][vector], &of[vector]);
+        let b = L::value::<ACTIVATION>(four[1][vector], &of[vector]);
+        let c = L::value::<ACTIVATION>(four[2][vector], &of[vector]);
+        let d = L::value::<ACTIVATION>(four[3][vector], &of[vector]);
         L::larger(L::larger(a, b), L::larger(c, d))
     }
 }
@@ -378,6 +389,7 @@ macro_rules! lanes {
         $(pair($pair_sum:ident, $pair_x:ident, $pair_w:ident) $pair:expr;)?
         $(begin_run($run_x:ident, $run_w:ident, $run:ident, $acc:ident) $begin_run:expr;)?
         store($stored:ident, $to:ident) $store:expr;
+        numbers($numbers_at:ident) $numbers:expr;
         value($result:ident, $of:ident, $activation:ident) $finish:expr;
         larger($a:ident, $b:ident) $larger:expr;
         put($values:ident, $put_to:ident, $channels:ident) $put:expr;
@@ -442,7 +454,11 @@ macro_rules! lanes {
                 unsafe { $store }
             }
             #[inline(always)]
-            unsafe fn value<const $activation: u8>($result: $vector, $of: &Parameters) -> $value {
+            unsafe fn numbers($numbers_at: *const f32) -> $value {
+                unsafe { $numbers }
+            }
+            #[inline(always)]
+            unsafe fn value<const $activation: u8>($result: $vector, $of: &Parameters<$value>) -> $value {
                 unsafe { $finish }
             }
             #[inline(always)]

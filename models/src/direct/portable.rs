@@ -17,6 +17,7 @@ lanes! {
         sum
     };
     store(sum, to) to.cast::<[f32; 4]>().write_unaligned(sum);
+    numbers(at) at.cast::<[f32; 4]>().read_unaligned();
     value(sum, of, ACTIVATION) value(&sum, of);
     larger(a, b) larger(a, b);
     put(values, to, channels) {
@@ -41,6 +42,7 @@ lanes! {
         sum
     };
     store(sum, to) to.cast::<[i32; 4]>().write_unaligned(sum);
+    numbers(at) at.cast::<[f32; 4]>().read_unaligned();
     value(sum, of, ACTIVATION) value(&sum, of).map(|value| value + of.half);
     larger(a, b) larger(a, b);
     put(values, to, channels) put(values, to, channels);
@@ -60,15 +62,15 @@ lanes! {
         sum
     };
     store(sum, to) to.cast::<[i32; 4]>().write_unaligned(sum);
+    numbers(at) at.cast::<[f32; 4]>().read_unaligned();
     value(sum, of, ACTIVATION) value(&sum, of).map(|value| value + of.half);
     larger(a, b) larger(a, b);
     put(values, to, channels) put(values, to, channels);
 }
 
 #[inline(always)]
-unsafe fn value<S: Sum>(sums: &[S; 4], of: &Parameters) -> [f32; 4] {
-    let [scale, bias, slope] =
-        [of.scale, of.bias, of.slope].map(|of| unsafe { of.cast::<[f32; 4]>().read_unaligned() });
+fn value<S: Sum>(sums: &[S; 4], of: &Parameters<[f32; 4]>) -> [f32; 4] {
+    let Parameters { scale, bias, slope, .. } = *of;
     activated::<S, 4, false, true>(sums, &Lane { scale, bias, slope }, &[0.0; 4])
 }
 

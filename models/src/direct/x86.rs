@@ -13,8 +13,9 @@ lanes! {
     each(at) _mm512_loadu_ps(at);
     dot(sum, x, w) _mm512_fmadd_ps(x, w, sum);
     store(sum, to) _mm512_storeu_ps(to, sum);
+    numbers(at) _mm512_loadu_ps(at);
     value(sum, of, ACTIVATION) {
-        let value = _mm512_fmadd_ps(sum, _mm512_loadu_ps(of.scale), _mm512_loadu_ps(of.bias));
+        let value = _mm512_fmadd_ps(sum, of.scale, of.bias);
         activated_512::<ACTIVATION>(value, of)
     };
     larger(a, b) _mm512_max_ps(b, a);
@@ -33,6 +34,7 @@ lanes! {
     splat(at) _mm512_set1_epi32(at.cast::<i32>().read_unaligned());
     dot(sum, x, w) _mm512_dpbusd_epi32(sum, x, w);
     store(sum, to) _mm512_storeu_si512(to.cast(), sum);
+    numbers(at) _mm512_loadu_ps(at);
     value(sum, of, ACTIVATION) value_512::<ACTIVATION>(sum, of);
     larger(a, b) _mm512_max_ps(b, a);
     put(values, to, channels) put_512(values, to, channels);
@@ -53,6 +55,7 @@ lanes! {
         _mm512_dpwssd_epi32(sum, x, w)
     };
     store(sum, to) _mm512_storeu_si512(to.cast(), sum);
+    numbers(at) _mm512_loadu_ps(at);
     value(sum, of, ACTIVATION) value_512::<ACTIVATION>(sum, of);
     larger(a, b) _mm512_max_ps(b, a);
     put(values, to, channels) put_512(values, to, channels);
@@ -65,14 +68,14 @@ fn there(channels: usize, first: usize) -> u16 {
 }
 
 #[inline(always)]
-unsafe fn activated_512<const ACTIVATION: u8>(value: __m512, of: &Parameters) -> __m512 {
+unsafe fn activated_512<const ACTIVATION: u8>(value: __m512, of: &Parameters<__m512>) -> __m512 {
     unsafe {
         match ACTIVATION {
             NO_ACTIVATION => value,
-            LEAKY => _mm512_max_ps(_mm512_mul_ps(value, _mm512_loadu_ps(of.slope)), value),
+            LEAKY => _mm512_max_ps(_mm512_mul_ps(value, of.slope), value),
             _ => {
                 let below = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(value, _mm512_setzero_ps());
-                _mm512_mask_mul_ps(value, below, value, _mm512_loadu_ps(of.slope))
+                _mm512_mask_mul_ps(value, below, value, of.slope)
             }
         }
     }
@@ -80,10 +83,10 @@ unsafe fn activated_512<const ACTIVATION: u8>(value: __m512, of: &Parameters) ->
 
 /// Not by one multiplication and addition: every instruction set gives the same bytes.
 #[inline(always)]
-unsafe fn value_512<const ACTIVATION: u8>(sum: __m512i, of: &Parameters) -> __m512 {
+unsafe fn value_512<const ACTIVATION: u8>(sum: __m512i, of: &Parameters<__m512>) -> __m512 {
     unsafe {
-        let value = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_loadu_ps(of.scale));
-        let value = _mm512_add_ps(value, _mm512_loadu_ps(of.bias));
+        let value = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), of.scale);
+        let value = _mm512_add_ps(value, of.bias);
         _mm512_add_ps(activated_512::<ACTIVATION>(value, of), _mm512_set1_ps(of.half))
     }
 }
@@ -108,8 +111,9 @@ lanes! {
     each(at) _mm256_loadu_ps(at);
     dot(sum, x, w) _mm256_fmadd_ps(x, w, sum);
     store(sum, to) _mm256_storeu_ps(to, sum);
+    numbers(at) _mm256_loadu_ps(at);
     value(sum, of, ACTIVATION) {
-        let value = _mm256_fmadd_ps(sum, _mm256_loadu_ps(of.scale), _mm256_loadu_ps(of.bias));
+        let value = _mm256_fmadd_ps(sum, of.scale, of.bias);
         activated_256::<ACTIVATION>(value, of)
     };
     larger(a, b) _mm256_max_ps(b, a);
@@ -135,6 +139,7 @@ lanes! {
     splat(at) _mm256_set1_epi32(at.cast::<i32>().read_unaligned());
     dot(sum, x, w) _mm256_dpbusd_avx_epi32(sum, x, w);
     store(sum, to) _mm256_storeu_si256(to.cast(), sum);
+    numbers(at) _mm256_loadu_ps(at);
     value(sum, of, ACTIVATION) value_256::<ACTIVATION>(sum, of);
     larger(a, b) _mm256_max_ps(b, a);
     put(values, to, channels) put_256(values, to, channels);
@@ -157,6 +162,7 @@ lanes! {
         _mm256_add_epi32(sum, _mm256_add_epi32(even, odd))
     };
     store(sum, to) _mm256_storeu_si256(to.cast(), sum);
+    numbers(at) _mm256_loadu_ps(at);
     value(sum, of, ACTIVATION) value_256::<ACTIVATION>(sum, of);
     larger(a, b) _mm256_max_ps(b, a);
     put(values, to, channels) put_256(values, to, channels);
@@ -171,6 +177,7 @@ lanes! {
     dot(sum, x, w) two_products(sum, [x, _mm_setzero_si128()], [w, _mm_setzero_si128()]);
     pair(sum, x, w) two_products(sum, x, w);
     store(sum, to) _mm256_storeu_si256(to.cast(), sum);
+    numbers(at) _mm256_loadu_ps(at);
     value(sum, of, ACTIVATION) value_256::<ACTIVATION>(sum, of);
     larger(a, b) _mm256_max_ps(b, a);
     put(values, to, channels) put_256(values, to, channels);
@@ -186,14 +193,14 @@ unsafe fn two_products(sum: __m256i, x: [__m128i; 2], w: [__m128i; 2]) -> __m256
 }
 
 #[inline(always)]
-unsafe fn activated_256<const ACTIVATION: u8>(value: __m256, of: &Parameters) -> __m256 {
+unsafe fn activated_256<const ACTIVATION: u8>(value: __m256, of: &Parameters<__m256>) -> __m256 {
     unsafe {
         match ACTIVATION {
             NO_ACTIVATION => value,
-            LEAKY => _mm256_max_ps(_mm256_mul_ps(value, _mm256_loadu_ps(of.slope)), value),
+            LEAKY => _mm256_max_ps(_mm256_mul_ps(value, of.slope), value),
             _ => {
                 let below = _mm256_cmp_ps::<_CMP_LT_OQ>(value, _mm256_setzero_ps());
-                _mm256_blendv_ps(value, _mm256_mul_ps(value, _mm256_loadu_ps(of.slope)), below)
+                _mm256_blendv_ps(value, _mm256_mul_ps(value, of.slope), below)
             }
         }
     }
@@ -201,10 +208,10 @@ unsafe fn activated_256<const ACTIVATION: u8>(value: __m256, of: &Parameters) ->
 
 /// As [`value_512`].
 #[inline(always)]
-unsafe fn value_256<const ACTIVATION: u8>(sum: __m256i, of: &Parameters) -> __m256 {
+unsafe fn value_256<const ACTIVATION: u8>(sum: __m256i, of: &Parameters<__m256>) -> __m256 {
     unsafe {
-        let value = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(of.scale));
-        let value = _mm256_add_ps(value, _mm256_loadu_ps(of.bias));
+        let value = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), of.scale);
+        let value = _mm256_add_ps(value, of.bias);
         _mm256_add_ps(activated_256::<ACTIVATION>(value, of), _mm256_set1_ps(of.half))
     }
 }
