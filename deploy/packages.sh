@@ -107,7 +107,7 @@ count_instructions() (
   for board in "$@"; do
     emulate "$board"
     echo "As on a $board, millions of instructions:"
-    qemu-aarch64 -plugin "$counter" "$built/examples/instructions" models/packs/dlib-mtcnn |
+    qemu-aarch64 -plugin "$counter" "$built/examples/instructions" models/packs/sface |
       awk -v sdot="$([[ $board == pi4 ]] || echo yes)" '
         BEGIN { printf "%-40s %8s %14s %6s %6s\n", "", "vectors", "loads, stores", "other", "all" }
         $4 == "begin" { for (i = 1; i <= 3; i++) before[i] = $i }

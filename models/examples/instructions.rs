@@ -8,16 +8,15 @@ use std::io::Cursor;
 use std::path::Path;
 
 use image::{ImageFormat, RgbImage, imageops};
-use kith_vision::{Device, Pack, Precision, Rgb, Search, Vision};
+use kith_vision::{Device, Pack, Precision, Rgb, Search, Vision, recogniser_file};
 use tract_onnx::prelude::*;
 
 type Done = Result<(), Box<dyn Error>>;
 
 fn main() -> Done {
     let folder = std::env::args().nth(1).ok_or("usage: instructions <pack folder>")?;
-    let folder = Path::new(&folder);
     // Without the mirror image, so that one embedding is one look.
-    let pack = Pack::load(folder)?.with_flip(false);
+    let pack = Pack::load(Path::new(&folder))?.with_flip(false);
     let picture = image::load_from_memory(&pack.self_test_picture()?)?;
     let search = Search { min_face_px: pack.min_face_px(), max_faces: 16, turned: true };
     let mut chip = None;
@@ -36,12 +35,13 @@ fn main() -> Done {
     let chip = chip.ok_or("the pack has no recogniser")?;
     let side = chip.width;
     let tract = tract_onnx::onnx()
-        .model_for_path(folder.join("recogniser_float32.onnx"))?
+        .model_for_read(&mut Cursor::new(recogniser_file(&pack, Precision::Float32)?))?
         .with_input_fact(0, f32::fact([1, 3, side, side]).into())?
         .into_optimized()?
         .into_runnable()?;
     let planes = (0..3).flat_map(|plane| chip.pixels.iter().skip(plane).step_by(3));
-    let planes: Vec<_> = planes.map(|pixel| (f32::from(*pixel) - 117.0) / 256.0).collect();
+    // Whatever the pack says of its pixels: no instruction depends on them.
+    let planes: Vec<_> = planes.map(|pixel| (f32::from(*pixel) - 127.5) / 128.0).collect();
     let input = Tensor::from_shape(&[1, 3, side, side], &planes)?.into_tvalue();
     count("recogniser float32 in tract's operators", || Ok(tract.run(tvec!(input.clone())).map(drop)?))?;
 
