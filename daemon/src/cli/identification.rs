@@ -346,9 +346,9 @@ impl Figure {
 impl Report {
     fn text(&self) -> String {
         let mut text = String::new();
-        // Writing to a string cannot fail.
         let mut line = |name: &str, rest: String| {
-            let _ = writeln!(text, "{name:<17} {rest}");
+            text.push_str(format!("{name:<18} {rest}").trim_end());
+            text.push('\n');
         };
         line("engine", self.engine.clone());
         let half = match self.half {

@@ -95,16 +95,23 @@ fn caution_and_the_number_enrolled_are_said_where_they_decide() {
 
     board.set("recognition.caution", "strict");
     board.start();
-    let strict = board.get("/v1/calibration");
+    // The gallery comes up beside the page.
+    let said = |board: &Board| {
+        wait_for("the gallery", || {
+            let said = board.get("/v1/calibration");
+            (said["pictures"] == 3).then_some(said)
+        })
+    };
+    let strict = said(&board);
     assert_eq!(strict["caution"], "strict");
     assert!(line(&strict, "known_below") < line(&balanced, "known_below"));
-    let said = text(&board.kithd(["calibrate"]));
-    assert!(said.contains("strict: with 3 enrolled pictures a face is known below"), "{said}");
+    let words = text(&board.kithd(["calibrate"]));
+    assert!(words.contains("strict: with 3 enrolled pictures a face is known below"), "{words}");
     assert_eq!(board.stop(), Some(0));
 
     board.set("recognition.threshold", "0.5");
     board.start();
-    let own = board.get("/v1/calibration");
+    let own = said(&board);
     assert_eq!((&own["caution"], own["threshold"].as_f64()), (&Value::Null, Some(0.5)), "{own}");
 }
 
