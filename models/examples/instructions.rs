@@ -16,7 +16,9 @@ type Done = Result<(), Box<dyn Error>>;
 fn main() -> Done {
     let folder = std::env::args().nth(1).ok_or("usage: instructions <pack folder>")?;
     // Without the mirror image, so that one embedding is one look.
-    let pack = Pack::load(Path::new(&folder))?.with_flip(false);
+    let pack = Pack::load(Path::new(&folder))?;
+    let flip = pack.flip();
+    let pack = pack.with_flip(false);
     let picture = image::load_from_memory(&pack.self_test_picture()?)?;
     let search = Search { min_face_px: pack.min_face_px(), max_faces: 16, turned: true };
     let mut chip = None;
@@ -45,8 +47,8 @@ fn main() -> Done {
     let input = Tensor::from_shape(&[1, 3, side, side], &planes)?.into_tvalue();
     count("recogniser float32 in tract's operators", || Ok(tract.run(tvec!(input.clone())).map(drop)?))?;
 
-    // The picture of `kithd bench`: 640×480 with one face; as the daemon looks at it, at the mirror image too.
-    let pack = pack.with_flip(true);
+    // The picture of `kithd bench`: 640×480 with one face; as the daemon looks at it, with dlib's pack at the mirror image too.
+    let pack = pack.with_flip(flip);
     let mut whole = RgbImage::from_pixel(640, 480, image::Rgb([96, 104, 112]));
     let face = imageops::resize(&picture.to_rgb8(), 480, 480, imageops::FilterType::CatmullRom);
     imageops::overlay(&mut whole, &face, 80, 0);
