@@ -6,7 +6,7 @@ arm=aarch64-unknown-linux-gnu
 glibc=2.31 # JetPack 5 has this one, every later system a newer one
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 photos=daemon/tests/photos
-# Small executables take an hour of one core: packages that are given away have them, the tests' packages do not.
+# Packages that are given away have the profile dist, which takes long; the tests' packages do not.
 profile=release
 
 # The part of use_architecture that is about compiling for arm64 elsewhere, with Debian's own cross packages.
