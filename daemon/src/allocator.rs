@@ -4,7 +4,8 @@
 //! is freed, and what it takes from its own store then it rarely gives back: after sixty pictures of 4 MiB the daemon kept
 //! 110 MiB more. Each of its stores takes 64 MiB of address space, and there are eight for each core. Its settings hold only
 //! from a program's first moment and only by the environment.
-//! Not for the engine, whose large buffers come and go with each picture.
+//! The engine's buffers come and go with each picture, so only its largest ones go back: those of networks while they are
+//! made, and of pictures of many megapixels.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -29,7 +30,6 @@ pub fn give_back() {
     eprintln!("kithd: memory will be given back late: {error}");
 }
 
-/// What a child is not to inherit.
-pub fn settings() -> impl Iterator<Item = &'static str> {
-    SETTINGS.into_iter().map(|(name, _)| name)
-}
+/// A child's, in place of those: what is smaller stays its own from one picture to the next.
+pub const OF_A_CHILD: [(&str, &str); 3] =
+    [("MALLOC_MMAP_THRESHOLD_", "4194304"), ("MALLOC_TRIM_THRESHOLD_", "8388608"), ("MALLOC_ARENA_MAX", "4")];

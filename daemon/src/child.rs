@@ -55,10 +55,11 @@ impl Child {
         let mut command = Command::new(THIS_PROGRAM);
         command.arg0("kithd").args(configuration).args(arguments);
         command.stdin(Stdio::piped()).stdout(stdout).stderr(Stdio::piped()).kill_on_drop(true);
-        // The daemon alone speaks to systemd, and the allocator is set for it alone.
-        for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"].into_iter().chain(allocator::settings()) {
+        // The daemon alone speaks to systemd.
+        for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
             command.env_remove(name);
         }
+        command.envs(allocator::OF_A_CHILD);
         // Ctrl-C at a terminal is for the daemon, which lets an engine finish first.
         command.process_group(0);
         let mut process = command.spawn().map_err(|error| format!("the {what} process cannot be started: {error}"))?;

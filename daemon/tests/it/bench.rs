@@ -32,7 +32,7 @@ fn the_block_to_paste_names_board_and_version_above_its_tables() {
     assert!(output.status.success(), "{}", text(&output));
     let block = String::from_utf8(output.stdout).unwrap();
     assert!(block.starts_with("**") && block.contains(concat!("kithd ", env!("CARGO_PKG_VERSION"))), "{block}");
-    for row in ["| int8, 640×480, faces: 1 |", "| recogniser int8 | 1×3×150×150 |", "| float32 | "] {
+    for row in ["| int8, 640×480, faces: 1 |", "| recogniser int8 | 1×3×112×112 |", "| float32 | "] {
         assert!(block.contains(row), "{row} is not in\n{block}");
     }
 }

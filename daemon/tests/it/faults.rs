@@ -356,7 +356,7 @@ fn a_fallback_engine_takes_over_while_the_breaker_is_open_and_its_results_say_so
     assert!(board.get("/v1/breaker")["fallback_calls"].as_u64().unwrap() >= 9);
     assert_eq!(board.get("/v1/breaker")["fallback"]["up"], true);
     assert_eq!(board.sql("select distinct unverified in (0, 2) from images"), ["1"]);
-    assert!(board.get_text("/metrics").contains("kithd_engine_up{role=\"fallback\",pack=\"dlib-mtcnn\""));
+    assert!(board.get_text("/metrics").contains("kithd_engine_up{role=\"fallback\",pack=\"sface\""));
     std::fs::remove_file(&broken).unwrap();
     wait_for("the breaker to close", || (state(&board) == "closed").then_some(()));
     wait_for("the fallback to go", || (board.get("/v1/breaker")["fallback"]["up"] == false).then_some(()));
@@ -458,7 +458,7 @@ fn any_server_at_a_unix_socket_can_be_the_engine() {
     all_right(&board, &fill(&board, 3));
     assert_eq!(engine_pid(&board), None, "an engine of our own runs as well");
     let output = board.kithd(["status"]);
-    assert!(crate::support::text(&output).contains("circuit breaker: closed; dlib-mtcnn int8 cpu"), "{output:?}");
+    assert!(crate::support::text(&output).contains("circuit breaker: closed; sface int8 cpu"), "{output:?}");
     engine.kill().unwrap();
     engine.wait().unwrap();
 }
@@ -515,7 +515,7 @@ fn the_precision_is_measured_once_on_each_board_and_shown() {
     assert_eq!(again["primary"]["precision"], chosen.as_str());
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(board.get("/v1/breaker")["primary"]["timings"], json!([]), "it was measured again");
-    assert!(board.get_text("/").contains(&format!("dlib-mtcnn {chosen} cpu")));
+    assert!(board.get_text("/").contains(&format!("sface {chosen} cpu")));
     assert!(board.get_text("/metrics").contains(&format!("precision=\"{chosen}\"}} 1")));
 }
 

@@ -1,6 +1,9 @@
 //! What is held against the gallery: names, however they are spelled, faces that are somebody else's, and who is in a picture
 //! twice.
 
+use std::path::Path;
+use std::process::Command;
+
 use image::{DynamicImage, GenericImage};
 use serde_json::{Value, json};
 
@@ -109,10 +112,10 @@ fn enrolment_says_who_a_face_is_instead() {
     let with_stranger = collage(&[("biden_1.jpg", 480, 240, 60), ("astronaut_2.jpg", 260, 0, 0)]);
     board.kithd(["forget", "--yes", "Eileen Collins"]);
     // Another face than in the earlier pictures, though nobody's here.
-    let (status, another) = enroll(&board, "name=Joe%20Biden", &bytes("astronaut_2.jpg"));
+    let (status, another) = enroll(&board, "name=Barack%20Obama", &bytes("astronaut_2.jpg"));
     assert_eq!(status, 422, "{another}");
     let detail = another["detail"].as_str().unwrap();
-    assert!(detail.contains("another face than in the earlier pictures of Joe Biden (distance 0."), "{detail}");
+    assert!(detail.contains("another face than in the earlier pictures of Barack Obama (distance 0."), "{detail}");
     let (status, eileen) = enroll(&board, "name=Eileen", &with_stranger);
     assert_eq!(status, 201, "{eileen}");
     assert!(eileen["report"]["remark"].as_str().unwrap().contains("nobody else's"), "{eileen}");
@@ -222,4 +225,35 @@ fn names_by_mqtt_are_names_and_make_one_topic() {
     publish(broker.port(), "kithd/board/image/post", &other);
     let topic = wait_for("the event", || events.messages().first().map(|message| message["topic"].clone()));
     assert_eq!(topic, "kithd/board/person/josé-díaz");
+}
+
+#[test]
+fn a_board_of_the_dlib_pack_moves_over_by_itself() {
+    let mut board = Board::new();
+    let packs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs");
+    board.set("models.pack", packs.join("dlib-mtcnn").to_str().unwrap());
+    board.start();
+    board.enroll_everybody();
+    assert_eq!(board.stop(), Some(0));
+    // The bundled pack finds no face in the picture kept of him.
+    let picture: String = bytes("noface.jpg").iter().map(|byte| format!("{byte:02x}")).collect();
+    let change = format!(
+        "update enrolment_pictures set picture = x'{picture}' where person_image_id =
+         (select i.id from person_images i join person p on p.id = i.person_id where p.name = 'Joe Biden')"
+    );
+    let database = board.folder.path().join("state/kithd.db");
+    assert!(Command::new("sqlite3").arg(&database).arg(change).status().unwrap().success());
+
+    board.unset("models.pack");
+    board.start();
+    for (picture, name) in [("obama_2.jpg", "Barack Obama"), ("astronaut_2.jpg", "Eileen Collins")] {
+        let image = board.ended(board.post_path(&board.put(picture, picture)));
+        assert_eq!(image["persons"], json!([name]), "{image}");
+        assert!(image["engine"].as_str().unwrap().starts_with("sface "), "{image}");
+    }
+    // He is named and kept, and his embedding of the other pack with him.
+    let gallery = board.get("/v1/status")["parts"]["gallery"]["text"].as_str().unwrap().to_string();
+    assert!(gallery.contains("biden_1.jpg of Joe Biden"), "{gallery}");
+    assert_eq!(names(&board), ["Barack Obama 1", "Joe Biden 1", "Eileen Collins 1"]);
+    assert_eq!(board.ended(board.post_path(&board.put("biden_2.jpg", "biden_2.jpg")))["outcome"], "unknown");
 }
