@@ -24,7 +24,8 @@ const AROUND_SMALLEST_PX: usize = 24;
 /// A doubtful face stands if one is found around it with this score, and none is surer turned. Of 86 upright portraits with only
 /// doubtful faces 85 have one that stands, of 1 068 lying down or upside down one (models/benches/detector.md).
 const STANDS: f32 = 0.98;
-/// A turned picture is looked at for faces of so many times the smallest wanted…
+/// A turned picture is looked at for faces of this many pixels, or of so many times the smallest wanted if that is more…
+const TURNED_SMALLEST_PX: usize = 80;
 const TURNED_TIMES: usize = 2;
 /// …but neither for faces of less than this part of its shorter side: a photograph of many pixels shows large ones…
 const TURNED_LEAST_PART: usize = 24;
@@ -139,7 +140,8 @@ impl Detector {
         }
         let needed = self.needed(surest(doubtful));
         let (side, least) = (picture.width().min(picture.height()), search.min_face_px);
-        let smallest = (TURNED_TIMES * least).max(side / TURNED_LEAST_PART).min(least.max(side / TURNED_MOST_PART));
+        let smallest = TURNED_SMALLEST_PX.max(TURNED_TIMES * least).max(side / TURNED_LEAST_PART);
+        let smallest = smallest.min(least.max(side / TURNED_MOST_PART));
         let (reduced, shrink) = picture.halved(smallest as f64 / TURNED_FACE_PX as f64);
         let coarse = Search { min_face_px: (smallest as f64 * shrink) as usize, ..*search };
         let (score, turn) = self.surest_turn(reduced, &coarse, cores)?;
