@@ -91,7 +91,7 @@ enum Command {
     Forget(forget::Args),
     /// Saves the database and the enrolled pictures in one file, while the daemon runs or not
     Backup(backup::BackupArgs),
-    /// Takes a backup in: what is missing comes back, what is here stays
+    /// Puts a backup in the place of what this board has; people who were erased here stay erased
     Restore(backup::RestoreArgs),
     /// Lists MQTT messages that were refused, saves one, sends one again or drops it
     Rejected(rejected::Args),
