@@ -88,6 +88,25 @@ pub fn of_person(typed: &str) -> Result<String, String> {
     }
 }
 
+/// The same for a name that is given now: each word is of one alphabet. Letters of two alphabets look alike, and would make
+/// two people of one.
+///
+/// Source: Unicode Technical Standard 39, section 5.2, for the three alphabets whose letters look alike.
+pub fn given_to_person(typed: &str) -> Result<String, String> {
+    let name = of_person(typed)?;
+    for word in name.split(' ') {
+        let mut alphabets = word.chars().filter_map(alphabet);
+        if let Some(first) = alphabets.next()
+            && let Some(other) = alphabets.find(|other| *other != first)
+        {
+            return Err(format!(
+                "{word:?} has {first} and {other} letters, of which some look alike; type it in one alphabet"
+            ));
+        }
+    }
+    Ok(name)
+}
+
 /// What a picture is called, in its stored form.
 pub fn of_picture(name: &str) -> String {
     clean(name).chars().take(LONGEST_OF_A_PICTURE).collect()
@@ -102,6 +121,20 @@ fn is_visible(c: char) -> bool {
             | '\u{3164}' | '\u{FFA0}' | '\u{FE00}'..='\u{FE0F}' | '\u{E0100}'..='\u{E01EF}'
     );
     !filler && !matches!(c.general_category(), Control | Format | PrivateUse | Surrogate | Unassigned)
+}
+
+fn alphabet(c: char) -> Option<&'static str> {
+    match c {
+        'A'..='Z'
+        | 'a'..='z'
+        | '\u{C0}'..='\u{D6}'
+        | '\u{D8}'..='\u{F6}'
+        | '\u{F8}'..='\u{24F}'
+        | '\u{1E00}'..='\u{1EFF}' => Some("Latin"),
+        '\u{370}'..='\u{3FF}' | '\u{1F00}'..='\u{1FFF}' => Some("Greek"),
+        '\u{400}'..='\u{52F}' => Some("Cyrillic"),
+        _ => None,
+    }
 }
 
 /// Zero width non-joiner and joiner.
@@ -142,6 +175,20 @@ mod tests {
         assert_eq!(clean("अक्षय"), "अक्षय");
         assert!(of_person(&"a".repeat(201)).unwrap_err().contains("at most 200"));
         assert_eq!(of_person(&format!(" {} ", "ä".repeat(200))).unwrap().chars().count(), 200);
+    }
+
+    #[test]
+    fn a_given_name_mixes_no_letters_that_look_alike() {
+        for mixed in ["\u{410}nna", "Maria \u{39F}lsen", "Ivan\u{43E}v", "\u{397}ENRY", "Jos\u{e9} Marí\u{430}"] {
+            let why = given_to_person(mixed).unwrap_err();
+            assert!(why.contains("Latin") && why.contains("type it in one alphabet"), "{mixed}: {why}");
+        }
+        for one in ["Анна", "Σίσυφος", "Anna Иванова", "José O'Neill", "Łukasz", "Nguyễn", "李 Wei", "アン", "Ann-2"]
+        {
+            assert_eq!(given_to_person(one).as_deref(), Ok(one));
+        }
+        // One that is stored stays.
+        assert!(of_person("\u{410}nna").is_ok());
     }
 
     #[test]

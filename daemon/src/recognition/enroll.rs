@@ -113,7 +113,7 @@ impl Enroller {
             remark: None,
             resembles: None,
         };
-        let person = match names::of_person(person) {
+        let person = match names::given_to_person(person) {
             Ok(person) => person,
             Err(why) => return Ok(Report { remark: Some(why), ..report }),
         };

@@ -91,7 +91,7 @@ pub struct Imported {
 impl Enroller {
     /// Gives somebody another name; past results show it too.
     pub async fn rename(&self, up: Option<&Arc<Ready>>, id: PersonId, name: &str) -> anyhow::Result<Changed> {
-        let name = match names::of_person(name) {
+        let name = match names::given_to_person(name) {
             Ok(name) => name,
             Err(why) => return Ok(Changed::Refused(why)),
         };

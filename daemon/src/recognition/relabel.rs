@@ -68,7 +68,7 @@ impl Enroller {
         name: &str,
         anyway: bool,
     ) -> Result<NamedStranger, RelabelError> {
-        let name = names::of_person(name).map_err(RelabelError::Refused)?;
+        let name = names::given_to_person(name).map_err(RelabelError::Refused)?;
         let _turn = self.turn.lock().await;
         if self.store.stranger(id).await?.is_none() {
             return Err(RelabelError::NotFound);
@@ -112,7 +112,7 @@ impl Enroller {
         name: &str,
         anyway: bool,
     ) -> Result<PersonId, RelabelError> {
-        let name = names::of_person(name).map_err(RelabelError::Refused)?;
+        let name = names::given_to_person(name).map_err(RelabelError::Refused)?;
         let _turn = self.turn.lock().await;
         let face = self.usable_face(&up.matcher, image, number).await?;
         if face.quality < up.matcher.known_from() {
