@@ -102,19 +102,27 @@ struct Means {
     matrix: Rows,
     /// For each row what makes it the sum of its pictures, and the index of their person in `people`.
     rows: Vec<(f32, usize)>,
-    /// For each person the rows of their means.
-    of_person: Vec<Vec<usize>>,
+    /// For each person the rows of their means, and of their pictures in the gallery.
+    of_person: Vec<Owned>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Owned {
+    means: Vec<usize>,
+    pictures: Vec<usize>,
 }
 
 impl Means {
     /// Adds a picture to the mean it is nearest to, if it is near enough, and else begins another: a wrong picture among
     /// good ones spoils nothing.
-    fn push(&mut self, metric: Metric, index: usize, row: &[f32]) {
-        self.of_person.resize(self.of_person.len().max(index + 1), Vec::new());
-        let theirs = self.of_person[index].iter().map(|&at| (at, squared_distance(self.matrix.row(at), row)));
+    fn push(&mut self, metric: Metric, index: usize, picture: usize, row: &[f32]) {
+        self.of_person.resize(self.of_person.len().max(index + 1), Owned::default());
+        let owned = &mut self.of_person[index];
+        owned.pictures.push(picture);
+        let theirs = owned.means.iter().map(|&at| (at, squared_distance(self.matrix.row(at), row)));
         let nearest = theirs.min_by(|a, b| a.1.total_cmp(&b.1)).filter(|(_, squared)| *squared < self.alike);
         let Some((at, _)) = nearest else {
-            self.of_person[index].push(self.rows.len());
+            owned.means.push(self.rows.len());
             self.matrix.push(row);
             self.rows.push((1.0, index));
             return;
@@ -161,16 +169,20 @@ impl Gallery {
             self.people.push(person);
             self.people.len() - 1
         });
-        self.rows.push((picture, index));
         if let Some(means) = &mut self.means {
-            means.push(self.metric, index, &row);
+            means.push(self.metric, index, self.rows.len(), &row);
         }
+        self.rows.push((picture, index));
         Ok(())
     }
 
     /// Memory its rows take.
     pub fn bytes(&self) -> usize {
-        let means = |means: &Means| means.matrix.bytes() + means.rows.len() * size_of::<(f32, usize)>();
+        let owned = |of: &Owned| size_of::<Owned>() + (of.means.len() + of.pictures.len()) * size_of::<usize>();
+        let means = |means: &Means| {
+            let rows = means.rows.len() * size_of::<(f32, usize)>();
+            means.matrix.bytes() + rows + means.of_person.iter().map(owned).sum::<usize>()
+        };
         self.matrix.bytes() + self.rows.len() * size_of::<(i64, usize)>() + self.means.as_ref().map_or(0, means)
     }
 
@@ -279,9 +291,9 @@ impl Gallery {
     fn candidate(&self, index: usize, (squared, at): (f32, usize), query: &[f32]) -> Candidate {
         let picture = match &self.means {
             None => self.rows[at].0,
-            Some(_) => {
-                let theirs = self.rows.iter().enumerate().filter(|(_, (_, owner))| *owner == index);
-                let by_distance = theirs.map(|(at, (picture, _))| (self.matrix.squared_distance(at, query), *picture));
+            Some(means) => {
+                let theirs = means.of_person[index].pictures.iter();
+                let by_distance = theirs.map(|&at| (self.matrix.squared_distance(at, query), self.rows[at].0));
                 by_distance.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(0, |nearest| nearest.1)
             }
         };

@@ -384,18 +384,18 @@ impl Enroller {
 fn newly_mistaken(matcher: &Matcher, before: &Snapshot) -> Result<Vec<String>, VisionError> {
     let there: HashSet<PersonId> = before.gallery().pictures().map(|(person, ..)| person).collect();
     let now = matcher.snapshot();
-    let mut said = HashSet::new();
+    let mut pairs = HashSet::new();
     let mut resembling = Vec::new();
     for (person, picture, embedding) in now.gallery().pictures() {
-        if there.contains(&person) || said.contains(&person) {
+        if there.contains(&person) {
             continue;
         }
         let nearest = matcher.nearest(&now, embedding, 2)?;
         let Some(other) = nearest.iter().find(|candidate| candidate.person != person) else { continue };
-        if other.distance >= now.lines().known_below {
+        let pair = (person.min(other.person), person.max(other.person));
+        if other.distance >= now.lines().known_below || !pairs.insert(pair) {
             continue;
         }
-        said.insert(person);
         let own = now.named(&Candidate { person, picture, distance: 0.0 });
         let other = now.named(other);
         resembling.push(format!(
