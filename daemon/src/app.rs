@@ -1,4 +1,5 @@
-//! Wiring only: builds the parts in the order data flows and hands each its inputs. Reads as the block diagram.
+//! Wiring only: builds the parts in the order data flows and hands each its inputs. Reads as the
+//! block diagram.
 
 mod mqtt;
 
@@ -26,7 +27,9 @@ use crate::heartbeat::{Pulse, heartbeat};
 use crate::history;
 use crate::notify::Notifier;
 use crate::queue::{self, Queue, Rules};
-use crate::recognition::{self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, Looker, Reader, Strangers};
+use crate::recognition::{
+    self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, Looker, Reader, Strangers,
+};
 use crate::recovery;
 use crate::serve::tls::{Encryption, Source};
 use crate::serve::{self, Speech};
@@ -90,13 +93,23 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             health.set("spool", Condition::Degraded, text)
         }
     };
-    let intake = Intake::new(queue.clone(), config.intake.clone(), &state_dir, health.clone())?;
+    let intake = Intake::new(
+        queue.clone(),
+        config.intake.clone(),
+        &state_dir,
+        health.clone(),
+    )?;
 
     let topics = Topics::new(&config.mqtt.prefix, &config.device);
     let rejected = Rejected::open(store.clone(), &state_dir, config.mqtt.rejected).await?;
-    let door = Door { intake: intake.clone(), rejected, subscriptions: mqtt::subscriptions(&config, &topics) };
+    let door = Door {
+        intake: intake.clone(),
+        rejected,
+        subscriptions: mqtt::subscriptions(&config, &topics),
+    };
 
-    // Engines and gallery come up beside the page; images wait as pending until they are there. Whoever looks sees that.
+    // Engines and gallery come up beside the page; images wait as pending until they are there.
+    // Whoever looks sees that.
     health.set("engine", Condition::Starting, "loading the model pack");
     let (ready_sender, ready) = watch::channel(None);
     let (desk_sender, desk) = watch::channel(None);
@@ -104,12 +117,22 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         models: config.models.clone(),
         judging: config.recognition.judging,
         settings: guard_settings(&config, &state_dir),
-        books: Books { store: store.clone(), queue: queue.clone() },
+        books: Books {
+            store: store.clone(),
+            queue: queue.clone(),
+        },
         health: health.clone(),
     };
-    tasks.work("engines", recognition::start(start, ready_sender, desk_sender, tasks.stop()));
-    let reader =
-        Reader::new(&config.intake.roots, &state_dir, config.intake.max_bytes, config.recognition.read_deadline);
+    tasks.work(
+        "engines",
+        recognition::start(start, ready_sender, desk_sender, tasks.stop()),
+    );
+    let reader = Reader::new(
+        &config.intake.roots,
+        &state_dir,
+        config.intake.max_bytes,
+        config.recognition.read_deadline,
+    );
     let reader = Arc::new(reader);
     let (dispatcher_heart, pulse) = heartbeat();
     let dispatcher = Dispatcher {
@@ -127,14 +150,25 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         health: health.clone(),
     };
     tasks.work("files", looker.run(tasks.stop()));
-    let retention = queue::sweep(queue.clone(), config.retention.clone(), health.clone(), tasks.stop());
+    let retention = queue::sweep(
+        queue.clone(),
+        config.retention.clone(),
+        health.clone(),
+        tasks.stop(),
+    );
     tasks.work("retention", retention);
 
     let board = Board::here();
-    tasks.work("history", history::keep(queue.clone(), store.clone(), board.clone(), tasks.stop()));
+    tasks.work(
+        "history",
+        history::keep(queue.clone(), store.clone(), board.clone(), tasks.stop()),
+    );
 
     let (timer_heart, pulse) = heartbeat();
-    tasks.work("room", sources::watch_room(intake.clone(), pulse, tasks.stop()));
+    tasks.work(
+        "room",
+        sources::watch_room(intake.clone(), pulse, tasks.stop()),
+    );
 
     let mut folder_parts = Vec::new();
     for settings in &config.folders {
@@ -170,8 +204,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
 
     // Page and API for the LAN; the same and more on the control socket.
-    let disk =
-        Disk { folder: state_dir.clone(), reserve_bytes: config.intake.disk_reserve_bytes, store: store.clone() };
+    let disk = Disk {
+        folder: state_dir.clone(),
+        reserve_bytes: config.intake.disk_reserve_bytes,
+        store: store.clone(),
+    };
     let page = Web {
         store: store.clone(),
         health: health.clone(),
@@ -185,15 +222,29 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         stop: tasks.stop(),
     };
     let enroller = Enroller::new(store.clone(), &state_dir, &config.device);
-    let strangers = Strangers { enroller: enroller.clone(), ready: ready.clone(), health: health.clone() };
+    let strangers = Strangers {
+        enroller: enroller.clone(),
+        ready: ready.clone(),
+        health: health.clone(),
+    };
     tasks.work("strangers", strangers.run(tasks.stop()));
-    tasks.work("erasure", enroller.clone().keep_forgetting(health.clone(), tasks.stop()));
-    tasks.work("gallery backup", enroller.clone().keep_backup(health.clone(), tasks.stop()));
+    tasks.work(
+        "erasure",
+        enroller
+            .clone()
+            .keep_forgetting(health.clone(), tasks.stop()),
+    );
+    tasks.work(
+        "gallery backup",
+        enroller.clone().keep_backup(health.clone(), tasks.stop()),
+    );
     if let Some(listen) = config.facerecog_listen {
         let routes = recognition::Origin::new(Arc::clone(&reader), ready.clone()).routes();
         let (health, stop) = (health.clone(), tasks.stop());
         tasks.work("facerecog", async move {
-            let Some(listener) = bind(listen, "facerecog.listen", "facerecog", &health, &stop).await else {
+            let Some(listener) =
+                bind(listen, "facerecog.listen", "facerecog", &health, &stop).await
+            else {
                 return Ok(());
             };
             let address = listener.local_addr()?;
@@ -223,32 +274,68 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     _ = page.document.set(serde_json::to_value(document)?);
     let routes = web::router(page).merge(admin::forms(admin)).merge(api);
     let access = Access::open(&state_dir, &config.http, health.clone());
-    let control = Control { enroller: enroller.clone(), ready: ready.clone(), uploads, access: access.clone() };
+    let control = Control {
+        enroller: enroller.clone(),
+        ready: ready.clone(),
+        uploads,
+        access: access.clone(),
+    };
     let control = web::dress(control::router(control).merge(routes.clone()));
     let lan_routes = web::below(&config.http.base_path, web::guarded(routes, access));
     let (http_heart, pulse) = heartbeat();
-    let serving = serve_http(config.http.clone(), state_dir.clone(), lan_routes, health.clone(), pulse, tasks.stop());
+    let serving = serve_http(
+        config.http.clone(),
+        state_dir.clone(),
+        lan_routes,
+        health.clone(),
+        pulse,
+        tasks.stop(),
+    );
     tasks.work("http", serving);
-    tasks.work("control", control::serve(state_dir, control, health.clone(), tasks.stop()));
+    tasks.work(
+        "control",
+        control::serve(state_dir, control, health.clone(), tasks.stop()),
+    );
 
     let mut awaited = vec!["database", "engine", "intake", "page"];
     if config.mqtt.enabled {
-        tracing::info!("publish picture paths to {} on {}", topics.paths(), config.mqtt.broker);
+        tracing::info!(
+            "publish picture paths to {} on {}",
+            topics.paths(),
+            config.mqtt.broker
+        );
         let board = former_names::board_number(&store).await?;
-        let report = Report { store: store.clone(), health: health.clone(), desk, disk, board };
-        let parts = mqtt::Parts { door, report, reader, ready, enroller };
+        let report = Report {
+            store: store.clone(),
+            health: health.clone(),
+            desk,
+            disk,
+            board,
+        };
+        let parts = mqtt::Parts {
+            door,
+            report,
+            reader,
+            ready,
+            enroller,
+        };
         awaited.extend(mqtt::start(&config, &topics, &mut tasks, parts).await?);
     } else {
         health.set("mqtt", Condition::Off, "switched off in the configuration");
     }
 
-    // systemd hears when all of them have said how they are, and goes on hearing that the loops turn.
+    // systemd hears when all of them have said how they are, and goes on hearing that the loops
+    // turn.
     awaited.extend(config.facerecog_listen.map(|_| "facerecog"));
     awaited.extend(folder_parts);
     awaited.extend(camera_parts);
     let notifier = Notifier {
         store: store.clone(),
-        loops: vec![("dispatcher", dispatcher_heart), ("timers", timer_heart), ("HTTP loop", http_heart)],
+        loops: vec![
+            ("dispatcher", dispatcher_heart),
+            ("timers", timer_heart),
+            ("HTTP loop", http_heart),
+        ],
         health,
         awaited,
         unfinished: Box::new(move || queue.load().0),
@@ -260,11 +347,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     stopped
 }
 
-/// Connections, watched folders and files are counted by one limit, which is low until a program asks for more.
+/// Connections, watched folders and files are counted by one limit, which is low until a program
+/// asks for more.
 fn raise_open_files(health: &Health) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     // Refused nowhere: it is not above the highest.
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let raised = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
     let files = if raised.is_ok() { maximum } else { current }.unwrap_or(u64::MAX);
     if files < serve::FILES {
         let text = format!(
@@ -296,7 +390,8 @@ async fn bind(
         match TcpListener::bind(listen).await {
             Ok(listener) => return Some(listener),
             Err(error) => {
-                let text = format!("cannot listen on {listen}: {error}; set {key} to a free address");
+                let text =
+                    format!("cannot listen on {listen}: {error}; set {key} to a free address");
                 if health.set(part, Condition::Degraded, text.as_str()) {
                     tracing::error!("{text}");
                 }
@@ -317,22 +412,36 @@ async fn serve_http(
     mut pulse: Pulse,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let names = auth::own_names(&auth::hostname()).into_iter().chain(http.names);
+    let names = auth::own_names(&auth::hostname())
+        .into_iter()
+        .chain(http.names);
     let synchronised = queue::synchronised;
     let source = match http.tls {
         Tls::Off => None,
-        Tls::SelfSigned => Some(Source::Own { folder: state_dir, names: names.collect(), synchronised }),
+        Tls::SelfSigned => Some(Source::Own {
+            folder: state_dir,
+            names: names.collect(),
+            synchronised,
+        }),
         Tls::Files { certificate, key } => Some(Source::Files { certificate, key }),
     };
     let mut encryption = None;
     if let Some(source) = source {
         let opening = stop.run_until_cancelled(Encryption::open(source, health.clone()));
-        let Some(opened) = pulse.answer_during(opening).await else { return Ok(()) };
+        let Some(opened) = pulse.answer_during(opening).await else {
+            return Ok(());
+        };
         encryption = Some(opened);
     }
     let binding = bind(http.listen, "http.listen", "page", &health, &stop);
-    let Some(listener) = pulse.answer_during(binding).await else { return Ok(()) };
-    let scheme = if encryption.is_some() { "https" } else { "http" };
+    let Some(listener) = pulse.answer_during(binding).await else {
+        return Ok(());
+    };
+    let scheme = if encryption.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     let url = format!("{scheme}://{}/", listener.local_addr()?);
     tracing::info!("page and API on {url}");
     match &mut encryption {
@@ -363,7 +472,10 @@ pub fn guard_settings(config: &Config, sockets: &Path) -> GuardSettings {
 /// What an engine process needs of the configuration.
 pub fn engine_settings(config: &Config) -> EngineSettings {
     EngineSettings {
-        limits: DecodeLimits { max_bytes: config.intake.max_bytes, max_pixels: config.recognition.max_pixels },
+        limits: DecodeLimits {
+            max_bytes: config.intake.max_bytes,
+            max_pixels: config.recognition.max_pixels,
+        },
         min_face_px: config.recognition.min_face_px,
         max_faces: config.recognition.max_faces,
         turned: config.recognition.turned,

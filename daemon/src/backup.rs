@@ -1,9 +1,10 @@
-//! Backup files: how one is made, handed out, received and checked, and the gallery's own daily one. Their SQL is `store`'s;
-//! when, and what follows for the gallery in memory, is `recognition`'s; what comes back of a damaged database is
-//! `recovery`'s.
+//! Backup files: how one is made, handed out, received and checked, and the gallery's own daily
+//! one. Their SQL is `store`'s; when, and what follows for the gallery in memory, is
+//! `recognition`'s; what comes back of a damaged database is `recovery`'s.
 //!
-//! A backup is one SQLite file. One that comes in is written to a file with a name of ours, looked through, and copied row
-//! by row into a clean database; only that is taken from, so that nothing is changed before all of it has been read.
+//! A backup is one SQLite file. One that comes in is written to a file with a name of ours, looked
+//! through, and copied row by row into a clean database; only that is taken from, so that nothing
+//! is changed before all of it has been read.
 
 use std::fs::File;
 use std::io::Write;
@@ -16,7 +17,9 @@ use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
 
 use crate::disk::free_bytes;
-use crate::store::{self, Contents, DATABASE, ForeignError, LeftOut, NoBackup, Origin, Store, StoreError};
+use crate::store::{
+    self, Contents, DATABASE, ForeignError, LeftOut, NoBackup, Origin, Store, StoreError,
+};
 
 /// The gallery's own backup, in the state folder.
 pub const GALLERY: &str = "gallery.backup";
@@ -46,7 +49,9 @@ pub enum BackupError {
     #[error("the file has people only; add them with kithd people import (POST /v1/people/import)")]
     PeopleOnly,
     /// Too little room.
-    #[error("there is too little room on the disk of {folder}: it takes {needed} MiB and {free} MiB are free")]
+    #[error(
+        "there is too little room on the disk of {folder}: it takes {needed} MiB and {free} MiB are free"
+    )]
     NoRoom {
         /// The state folder.
         folder: PathBuf,
@@ -77,7 +82,14 @@ pub enum BackupError {
 impl BackupError {
     /// Whether the file is at fault, not the board.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::NoBackup(_) | Self::Refused(_) | Self::Damaged(_) | Self::PeopleOnly | Self::BrokenOff(_))
+        matches!(
+            self,
+            Self::NoBackup(_)
+                | Self::Refused(_)
+                | Self::Damaged(_)
+                | Self::PeopleOnly
+                | Self::BrokenOff(_)
+        )
     }
 }
 
@@ -113,7 +125,10 @@ impl Backup {
     ) -> Result<Self, BackupError> {
         let copy = copy(store, state_dir, device, contents, person).await?;
         let file = copy.reopen().map_err(io("the copy of the database"))?;
-        let bytes = file.metadata().map_err(io("the copy of the database"))?.len();
+        let bytes = file
+            .metadata()
+            .map_err(io("the copy of the database"))?
+            .len();
         Ok(Self { file, bytes })
     }
 
@@ -143,14 +158,23 @@ async fn copy(
 ) -> Result<tempfile::NamedTempFile, BackupError> {
     let database = state_dir.join(DATABASE);
     let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
-    make_sure_of_room(state_dir, bytes(&database) + bytes(&database.with_extension("db-wal")))?;
+    make_sure_of_room(
+        state_dir,
+        bytes(&database) + bytes(&database.with_extension("db-wal")),
+    )?;
     // Readable by nobody else: it holds faces.
-    let copy = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(state_dir).map_err(io("the state folder"))?;
-    store.make_backup(copy.path().to_path_buf(), contents, device.into(), person).await?;
+    let copy = tempfile::Builder::new()
+        .prefix(TEMPORARY)
+        .tempfile_in(state_dir)
+        .map_err(io("the state folder"))?;
+    store
+        .make_backup(copy.path().to_path_buf(), contents, device.into(), person)
+        .await?;
     Ok(copy)
 }
 
-/// A backup that was read and found whole, as a clean database beside the state it is to be taken into.
+/// A backup that was read and found whole, as a clean database beside the state it is to be taken
+/// into.
 pub struct Received {
     /// Where it comes from, and what is in it.
     pub origin: Origin,
@@ -160,8 +184,8 @@ pub struct Received {
 }
 
 impl Received {
-    /// Writes a file that comes in to the state folder and makes a clean database of it. `bytes`: how large it is, where
-    /// the sender says so.
+    /// Writes a file that comes in to the state folder and makes a clean database of it. `bytes`:
+    /// how large it is, where the sender says so.
     pub async fn receive<E: std::fmt::Display>(
         state_dir: &Path,
         bytes: Option<u64>,
@@ -198,12 +222,19 @@ impl Received {
         let named = || io(file.display().to_string());
         let opened = File::open(file).map_err(named())?;
         let bytes = opened.metadata().map_err(named())?.len();
-        opened.take(HEADER as u64).read_to_end(&mut header).map_err(named())?;
+        opened
+            .take(HEADER as u64)
+            .read_to_end(&mut header)
+            .map_err(named())?;
         let schema = store::check_header(&header)?;
         // Once as rows of the clean copy, once more in the journal, and in the database itself.
         make_sure_of_room(state_dir, bytes.saturating_mul(3))?;
         let (origin, left_out) = store::clean_copy(file, schema, &folder.path().join(DATABASE))?;
-        Ok(Self { origin, left_out, folder })
+        Ok(Self {
+            origin,
+            left_out,
+            folder,
+        })
     }
 
     /// The clean database, there as long as this is.
@@ -241,15 +272,20 @@ async fn write<E: std::fmt::Display>(
 
 /// A folder that nobody else can look into.
 pub fn folder(state_dir: &Path) -> Result<TempDir, BackupError> {
-    tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(state_dir).map_err(io("the state folder"))
+    tempfile::Builder::new()
+        .prefix(TEMPORARY)
+        .tempdir_in(state_dir)
+        .map_err(io("the state folder"))
 }
 
 fn make_sure_of_room(state_dir: &Path, bytes: u64) -> Result<(), BackupError> {
     let needed = bytes.saturating_add(SPARE_BYTES);
     match free_bytes(state_dir) {
-        Some(free) if free < needed => {
-            Err(BackupError::NoRoom { folder: state_dir.into(), needed: needed >> 20, free: free >> 20 })
-        }
+        Some(free) if free < needed => Err(BackupError::NoRoom {
+            folder: state_dir.into(),
+            needed: needed >> 20,
+            free: free >> 20,
+        }),
         _ => Ok(()),
     }
 }
@@ -260,22 +296,37 @@ pub fn sweep(state_dir: &Path) {
         if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
             let path = entry.path();
             let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            let removed = if is_folder { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            let removed = if is_folder {
+                std::fs::remove_dir_all(&path)
+            } else {
+                std::fs::remove_file(&path)
+            };
             if let Err(error) = removed {
-                tracing::error!("{} is left of a backup and cannot be deleted: {error}", path.display());
+                tracing::error!(
+                    "{} is left of a backup and cannot be deleted: {error}",
+                    path.display()
+                );
             }
         }
     }
 }
 
-/// Writes the gallery's own backup, unless it says already what there is to say. True: it was written.
-pub async fn keep_gallery(store: &Store, state_dir: &Path, device: &str) -> Result<bool, BackupError> {
+/// Writes the gallery's own backup, unless it says already what there is to say. True: it was
+/// written.
+pub async fn keep_gallery(
+    store: &Store,
+    state_dir: &Path,
+    device: &str,
+) -> Result<bool, BackupError> {
     let target = state_dir.join(GALLERY);
     // Nobody, not even a tombstone: a database that never knew anybody takes nobody's place.
-    let Some(gallery) = store.gallery_fingerprint().await? else { return Ok(false) };
+    let Some(gallery) = store.gallery_fingerprint().await? else {
+        return Ok(false);
+    };
     let there = target.clone();
     let kept = blocking(move || Ok(store::origin(&there).ok())).await?;
-    if kept.is_some_and(|kept| kept.contents == Contents::Gallery && kept.gallery == Some(gallery)) {
+    if kept.is_some_and(|kept| kept.contents == Contents::Gallery && kept.gallery == Some(gallery))
+    {
         return Ok(false);
     }
     let file = copy(store, state_dir, device, Contents::Gallery, None).await?;
@@ -283,8 +334,11 @@ pub async fn keep_gallery(store: &Store, state_dir: &Path, device: &str) -> Resu
     blocking(move || {
         let named = || io(target.display().to_string());
         file.as_file().sync_all().map_err(named())?;
-        file.persist(&target).map_err(|error| named()(error.error))?;
-        File::open(&state_dir).and_then(|folder| folder.sync_all()).map_err(named())
+        file.persist(&target)
+            .map_err(|error| named()(error.error))?;
+        File::open(&state_dir)
+            .and_then(|folder| folder.sync_all())
+            .map_err(named())
     })
     .await?;
     Ok(true)
@@ -294,5 +348,7 @@ pub async fn keep_gallery(store: &Store, state_dir: &Path, device: &str) -> Resu
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BackupError> + Send + 'static,
 ) -> Result<T, BackupError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| BackupError::Panicked)?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| BackupError::Panicked)?
 }

@@ -1,5 +1,5 @@
-//! How hot the board is, and whether it is held back, as the kernel's files say. For those who look; nothing is decided
-//! from it.
+//! How hot the board is, and whether it is held back, as the kernel's files say. For those who
+//! look; nothing is decided from it.
 
 use std::path::{Path, PathBuf};
 
@@ -9,9 +9,16 @@ use utoipa::ToSchema;
 /// Sensors tell nonsense when they are off.
 const SENSIBLE: std::ops::RangeInclusive<f64> = -60.0..=200.0;
 /// Cooling by doing less; fans are no throttling. The beginnings of what drivers call it.
-const HOLDING_BACK: [&str; 6] =
-    ["Processor", "cpufreq", "devfreq", "intel_powerclamp", "thermal-cpufreq", "thermal-devfreq"];
-/// Bits of a Raspberry Pi's firmware; the same 16 higher: at some time since the start of the board.
+const HOLDING_BACK: [&str; 6] = [
+    "Processor",
+    "cpufreq",
+    "devfreq",
+    "intel_powerclamp",
+    "thermal-cpufreq",
+    "thermal-devfreq",
+];
+/// Bits of a Raspberry Pi's firmware; the same 16 higher: at some time since the start of the
+/// board.
 const FIRMWARE: [(u32, &str); 4] = [
     (0, "the supply voltage is too low"),
     (1, "the processor's clock is capped"),
@@ -63,7 +70,9 @@ impl Board {
     /// Looks. Some sensors take their time.
     pub async fn report(&self) -> BoardReport {
         let board = self.clone();
-        tokio::task::spawn_blocking(move || board.look()).await.unwrap_or_default()
+        tokio::task::spawn_blocking(move || board.look())
+            .await
+            .unwrap_or_default()
     }
 
     fn look(&self) -> BoardReport {
@@ -71,13 +80,20 @@ impl Board {
         let (mut reasons, mut earlier) = (Vec::new(), Vec::new());
         let firmware = self.firmware();
         if let Some(bits) = firmware {
-            let set = |shift: u32| FIRMWARE.iter().filter(move |(bit, _)| bits >> (bit + shift) & 1 == 1);
+            let set = |shift: u32| {
+                FIRMWARE
+                    .iter()
+                    .filter(move |(bit, _)| bits >> (bit + shift) & 1 == 1)
+            };
             reasons.extend(set(0).map(|(_, what)| what.to_string()));
             earlier.extend(set(16).map(|(_, what)| what.to_string()));
         }
         let cooling = self.cooling();
         reasons.extend(
-            cooling.iter().filter(|(_, at, _)| *at > 0).map(|(name, at, most)| format!("{name} at {at} of {most}")),
+            cooling
+                .iter()
+                .filter(|(_, at, _)| *at > 0)
+                .map(|(name, at, most)| format!("{name} at {at} of {most}")),
         );
         let supply = self.supply_too_low();
         if supply == Some(true) && firmware.is_none() {
@@ -85,7 +101,10 @@ impl Board {
         }
         let says = firmware.is_some() || supply.is_some() || !cooling.is_empty();
         BoardReport {
-            celsius: sensors.iter().map(|sensor| sensor.celsius).max_by(f64::total_cmp),
+            celsius: sensors
+                .iter()
+                .map(|sensor| sensor.celsius)
+                .max_by(f64::total_cmp),
             throttled: says.then_some(!reasons.is_empty()),
             sensors,
             reasons,
@@ -97,9 +116,14 @@ impl Board {
         let zone = |folder: PathBuf| {
             let celsius = read(&folder.join("temp"))?.parse::<f64>().ok()? / 1000.0;
             let name = read(&folder.join("type")).unwrap_or_else(|| name(&folder));
-            SENSIBLE.contains(&celsius).then_some(Sensor { name, celsius })
+            SENSIBLE
+                .contains(&celsius)
+                .then_some(Sensor { name, celsius })
         };
-        folders(&self.sys.join("class/thermal"), "thermal_zone").into_iter().filter_map(zone).collect()
+        folders(&self.sys.join("class/thermal"), "thermal_zone")
+            .into_iter()
+            .filter_map(zone)
+            .collect()
     }
 
     /// What cools by doing less: its name, how far it goes now, and how far it can.
@@ -110,14 +134,22 @@ impl Board {
             let known = HOLDING_BACK.iter().any(|start| name.starts_with(start));
             known.then_some((name, number("cur_state")?, number("max_state")?))
         };
-        folders(&self.sys.join("class/thermal"), "cooling_device").into_iter().filter_map(device).collect()
+        folders(&self.sys.join("class/thermal"), "cooling_device")
+            .into_iter()
+            .filter_map(device)
+            .collect()
     }
 
     /// Of a Raspberry Pi: `soc/soc:firmware`, or with the bus's address in both names.
     fn firmware(&self) -> Option<u32> {
-        let inside =
-            |bus: PathBuf| folders(&bus, "soc").into_iter().filter(|folder| name(folder).ends_with(":firmware"));
-        let mut places = folders(&self.sys.join("devices/platform"), "soc").into_iter().flat_map(inside);
+        let inside = |bus: PathBuf| {
+            folders(&bus, "soc")
+                .into_iter()
+                .filter(|folder| name(folder).ends_with(":firmware"))
+        };
+        let mut places = folders(&self.sys.join("devices/platform"), "soc")
+            .into_iter()
+            .flat_map(inside);
         let bits = places.find_map(|place| read(&place.join("get_throttled")))?;
         u32::from_str_radix(bits.trim_start_matches("0x"), 16).ok()
     }
@@ -125,7 +157,8 @@ impl Board {
     /// The same board by the driver that newer kernels have.
     fn supply_too_low(&self) -> Option<bool> {
         let drivers = folders(&self.sys.join("class/hwmon"), "hwmon").into_iter();
-        let mut volts = drivers.filter(|folder| read(&folder.join("name")).is_some_and(|name| name == "rpi_volt"));
+        let mut volts = drivers
+            .filter(|folder| read(&folder.join("name")).is_some_and(|name| name == "rpi_volt"));
         Some(read(&volts.next()?.join("in0_lcrit_alarm"))? == "1")
     }
 }
@@ -135,13 +168,23 @@ fn read(file: &Path) -> Option<String> {
 }
 
 fn name(folder: &Path) -> String {
-    folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    folder
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// Those of a folder whose names begin so, in order.
 fn folders(folder: &Path, start: &str) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
-    let mut found: Vec<_> = entries.map(|entry| entry.path()).filter(|path| name(path).starts_with(start)).collect();
+    let entries = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok);
+    let mut found: Vec<_> = entries
+        .map(|entry| entry.path())
+        .filter(|path| name(path).starts_with(start))
+        .collect();
     found.sort();
     found
 }
@@ -168,19 +211,41 @@ mod tests {
 
     #[test]
     fn a_raspberry_pi_tells_its_heat_and_what_its_firmware_does_and_did() {
-        let zone = [("class/thermal/thermal_zone0/type", "cpu-thermal"), ("class/thermal/thermal_zone0/temp", "81234")];
-        for place in ["devices/platform/soc/soc:firmware", "devices/platform/soc@107c000000/soc@107c000000:firmware"] {
+        let zone = [
+            ("class/thermal/thermal_zone0/type", "cpu-thermal"),
+            ("class/thermal/thermal_zone0/temp", "81234"),
+        ];
+        for place in [
+            "devices/platform/soc/soc:firmware",
+            "devices/platform/soc@107c000000/soc@107c000000:firmware",
+        ] {
             let file = format!("{place}/get_throttled");
             let report = look(&[&zone[..], &[(&file, "50004")]].concat());
-            assert_eq!((report.celsius, report.throttled), (Some(81.234), Some(true)));
+            assert_eq!(
+                (report.celsius, report.throttled),
+                (Some(81.234), Some(true))
+            );
             assert_eq!(report.sensors[0].name, "cpu-thermal");
             assert_eq!(report.reasons, ["the firmware throttles the board"]);
-            assert_eq!(report.earlier, ["the supply voltage is too low", "the firmware throttles the board"]);
+            assert_eq!(
+                report.earlier,
+                [
+                    "the supply voltage is too low",
+                    "the firmware throttles the board"
+                ]
+            );
             assert_eq!(look(&[(&file, "0")]).throttled, Some(false));
         }
-        let volts =
-            |alarm| look(&[("class/hwmon/hwmon1/name", "rpi_volt"), ("class/hwmon/hwmon1/in0_lcrit_alarm", alarm)]);
-        assert_eq!((volts("0").throttled, volts("1").throttled), (Some(false), Some(true)));
+        let volts = |alarm| {
+            look(&[
+                ("class/hwmon/hwmon1/name", "rpi_volt"),
+                ("class/hwmon/hwmon1/in0_lcrit_alarm", alarm),
+            ])
+        };
+        assert_eq!(
+            (volts("0").throttled, volts("1").throttled),
+            (Some(false), Some(true))
+        );
     }
 
     #[test]
@@ -201,7 +266,10 @@ mod tests {
             ("class/thermal/cooling_device1/max_state", "19"),
         ];
         let report = look(&files);
-        assert_eq!((report.celsius, report.sensors.len(), report.throttled), (Some(52.343), 2, Some(false)));
+        assert_eq!(
+            (report.celsius, report.sensors.len(), report.throttled),
+            (Some(52.343), 2, Some(false))
+        );
         let mut hot = files;
         hot[11].1 = "4";
         assert_eq!(look(&hot).reasons, ["thermal-cpufreq-0 at 4 of 19"]);

@@ -1,5 +1,6 @@
-//! A process of this program beside the daemon, an engine or a camera: started, its words passed on, watched, killed.
-//! And its own side of that: how it ends with the daemon. Not for talking to it, nor for deciding when to start it again.
+//! A process of this program beside the daemon, an engine or a camera: started, its words passed
+//! on, watched, killed. And its own side of that: how it ends with the daemon. Not for talking to
+//! it, nor for deciding when to start it again.
 
 use std::ffi::OsStr;
 use std::process::{ExitStatus, Stdio};
@@ -43,8 +44,8 @@ struct End {
 }
 
 impl Child {
-    /// Starts this program with `arguments`, on the configuration that `configuration` names. `what` is its kind, for
-    /// sentences ("engine"); its lines are in our log under `name`.
+    /// Starts this program with `arguments`, on the configuration that `configuration` names.
+    /// `what` is its kind, for sentences ("engine"); its lines are in our log under `name`.
     pub fn spawn<S: AsRef<OsStr>>(
         what: &'static str,
         name: &str,
@@ -54,7 +55,11 @@ impl Child {
     ) -> Result<(Self, Option<ChildStdout>), String> {
         let mut command = Command::new(THIS_PROGRAM);
         command.arg0("kithd").args(configuration).args(arguments);
-        command.stdin(Stdio::piped()).stdout(stdout).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+            .stdin(Stdio::piped())
+            .stdout(stdout)
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
         // The daemon alone speaks to systemd.
         for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
             command.env_remove(name);
@@ -62,13 +67,24 @@ impl Child {
         command.envs(allocator::OF_A_CHILD);
         // Ctrl-C at a terminal is for the daemon, which lets an engine finish first.
         command.process_group(0);
-        let mut process = command.spawn().map_err(|error| format!("the {what} process cannot be started: {error}"))?;
-        let (stdin, stdout, stderr) = (process.stdin.take(), process.stdout.take(), process.stderr.take());
+        let mut process = command
+            .spawn()
+            .map_err(|error| format!("the {what} process cannot be started: {error}"))?;
+        let (stdin, stdout, stderr) = (
+            process.stdin.take(),
+            process.stdout.take(),
+            process.stderr.take(),
+        );
         let (kill, ended) = (CancellationToken::new(), CancellationToken::new());
         let end = Arc::new(Mutex::new(End::default()));
         let pid = process.id().unwrap_or_default();
         let watch = tokio::spawn({
-            let (kill, ended, end, name) = (kill.clone(), ended.clone(), Arc::clone(&end), name.to_string());
+            let (kill, ended, end, name) = (
+                kill.clone(),
+                ended.clone(),
+                Arc::clone(&end),
+                name.to_string(),
+            );
             async move {
                 let mut last_words = String::new();
                 let exit = {
@@ -99,7 +115,18 @@ impl Child {
             }
         });
         let stdin = Mutex::new(stdin);
-        Ok((Self { pid, what, kill, ended, end, stdin, _watch: AbortOnDropHandle::new(watch) }, stdout))
+        Ok((
+            Self {
+                pid,
+                what,
+                kill,
+                ended,
+                end,
+                stdin,
+                _watch: AbortOnDropHandle::new(watch),
+            },
+            stdout,
+        ))
     }
 
     /// Kills it; [`Self::ended`] tells when it is gone.
@@ -114,22 +141,40 @@ impl Child {
 
     /// How it ended, in words; empty while it runs.
     pub fn how(&self) -> String {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner).how.clone()
+        self.end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .how
+            .clone()
     }
 
     /// Why it gave up, in its own words, if it did.
     pub fn complaint(&self) -> Option<String> {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner).complaint.clone()
+        self.end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .complaint
+            .clone()
     }
 
     /// Lets it end by itself, and kills it when it does not.
     pub async fn stop(&self) {
-        drop(self.stdin.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(
+            self.stdin
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
         if tokio::time::timeout(FAREWELL, self.ended()).await.is_err() {
             self.kill();
-            // One that hangs in a driver cannot even be killed; it must not hold whoever stops it as well.
+            // One that hangs in a driver cannot even be killed; it must not hold whoever stops it
+            // as well.
             if tokio::time::timeout(FAREWELL, self.ended()).await.is_err() {
-                tracing::error!("the {} process {} does not end, not even when killed", self.what, self.pid);
+                tracing::error!(
+                    "the {} process {} does not end, not even when killed",
+                    self.what,
+                    self.pid
+                );
             }
         }
     }
@@ -189,19 +234,23 @@ fn in_words(what: &str, exit: std::io::Result<ExitStatus>, last_words: &str) -> 
     }
 }
 
-/// Has the kernel end this process when the one that started it dies: one that is stopped or stuck reads no pipe.
+/// Has the kernel end this process when the one that started it dies: one that is stopped or stuck
+/// reads no pipe.
 pub fn die_with_parent() -> anyhow::Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL)).context("cannot ask for the parent's death signal")
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .context("cannot ask for the parent's death signal")
 }
 
-/// Page, broker and queue come before pictures, and when memory runs out a picture is lost rather than the daemon.
+/// Page, broker and queue come before pictures, and when memory runs out a picture is lost rather
+/// than the daemon.
 pub fn give_way() {
     // Not everywhere allowed, nowhere needed.
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
     let _ = rustix::process::nice(5);
 }
 
-/// Ends this process when standard input closes: the parent holds the other end for as long as it lives.
+/// Ends this process when standard input closes: the parent holds the other end for as long as it
+/// lives.
 pub fn end_with_standard_input() {
     // What comes is of no interest, an error is an end too.
     let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());

@@ -71,7 +71,8 @@ enum Command {
     Run,
     /// Checks the configuration and says what is wrong with it
     CheckConfig,
-    /// Lets the daemon read pictures below a folder, or write there too: configuration and unit, as root
+    /// Lets the daemon read pictures below a folder, or write there too: configuration and unit, as
+    /// root
     Allow(allow::Args),
     /// Turns pictures into faces on a socket; the daemon starts and stops it by itself
     Engine(engine::Args),
@@ -80,7 +81,8 @@ enum Command {
     Camera(camera::Camera),
     /// Shows the circuit breaker around the engine, or tells it what to do
     Breaker {
-        /// open: leave the engine alone; close: send it pictures again now; auto: after open, test it and go on
+        /// open: leave the engine alone; close: send it pictures again now; auto: after open, test
+        /// it and go on
         command: Option<BreakerCommand>,
     },
     /// Makes people known, from pictures or a folder of known people
@@ -128,9 +130,17 @@ pub fn run(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
     if matches!(cli.command, Command::Run) {
         allocator::give_back();
     }
-    let child = matches!(cli.command, Command::Engine(_) | Command::Camera(camera::Camera::Run(_)));
-    log(&config.log_level, child || matches!(cli.command, Command::Run), child);
-    // What an engine or a camera process gives up binds only threads made afterwards, so they make theirs themselves.
+    let child = matches!(
+        cli.command,
+        Command::Engine(_) | Command::Camera(camera::Camera::Run(_))
+    );
+    log(
+        &config.log_level,
+        child || matches!(cli.command, Command::Run),
+        child,
+    );
+    // What an engine or a camera process gives up binds only threads made afterwards, so they make
+    // theirs themselves.
     if let Command::Camera(camera::Camera::Run(args)) = &cli.command {
         camera::process(&config, args)?;
         return Ok(ExitCode::SUCCESS);
@@ -140,22 +150,28 @@ pub fn run(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
         engine::run(args, &config.models, &settings)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     let ended = runtime.block_on(command(cli, config));
     // A thread stuck in a network mount must not hold up the exit.
     runtime.shutdown_background();
     ended.or_else(|error| match error.downcast_ref::<std::io::Error>() {
-        Some(written) if written.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::from(EXIT_BROKEN_PIPE)),
+        Some(written) if written.kind() == std::io::ErrorKind::BrokenPipe => {
+            Ok(ExitCode::from(EXIT_BROKEN_PIPE))
+        }
         _ => Err(error),
     })
 }
 
-/// Answers, and ends quietly when nobody reads the answer any more, as after `| head -1`: `print!` and `println!`, of all
-/// commands, panic then.
+/// Answers, and ends quietly when nobody reads the answer any more, as after `| head -1`: `print!`
+/// and `println!`, of all commands, panic then.
 pub fn while_somebody_reads(answer: impl FnOnce() -> ExitCode + UnwindSafe) -> ExitCode {
     let unread = |panic: &(dyn Any + Send)| {
         let text = panic.downcast_ref::<String>();
-        text.is_some_and(|text| text.starts_with("failed printing to std") && text.contains("Broken pipe"))
+        text.is_some_and(|text| {
+            text.starts_with("failed printing to std") && text.contains("Broken pipe")
+        })
     };
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -199,14 +215,18 @@ async fn command(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The daemon logs what its level says; a command only what went wrong, its answers are on standard output.
+/// The daemon logs what its level says; a command only what went wrong, its answers are on standard
+/// output.
 ///
-/// To the journal where systemd has connected standard error to it, with priorities and a field KITHD_… for every value;
-/// else to standard error. The lines of an engine or a camera process go to the daemon, which passes them on.
+/// To the journal where systemd has connected standard error to it, with priorities and a field
+/// KITHD_… for every value; else to standard error. The lines of an engine or a camera process go
+/// to the daemon, which passes them on.
 fn log(level: &str, daemon: bool, child: bool) {
     let level = if daemon { level } else { "warn" };
     // rumqttc logs what our connection says in words of its own.
-    let filter = EnvFilter::new(format!("{level},rumqttc=error,tract_core=error,tract_linalg=error"));
+    let filter = EnvFilter::new(format!(
+        "{level},rumqttc=error,tract_core=error,tract_linalg=error"
+    ));
     if !child
         && stderr_is_the_journal()
         && let Ok(journal) = tracing_journald::layer()
@@ -214,15 +234,26 @@ fn log(level: &str, daemon: bool, child: bool) {
         let journal = journal
             .with_field_prefix(Some("KITHD".into()))
             .with_syslog_identifier("kithd".into())
-            .with_priority_mappings(PriorityMappings { info: Priority::Informational, ..PriorityMappings::new() });
-        tracing_subscriber::registry().with(filter).with(journal).init();
+            .with_priority_mappings(PriorityMappings {
+                info: Priority::Informational,
+                ..PriorityMappings::new()
+            });
+        tracing_subscriber::registry()
+            .with(filter)
+            .with(journal)
+            .init();
         return;
     }
-    let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let format = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
     if child {
         format.without_time().with_ansi(false).init();
     } else {
-        format.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
+        format
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .init();
     }
 }
 
@@ -232,17 +263,23 @@ pub fn complain(text: &str) {
     eprintln!("{mark}kithd: {}", text.replace('\n', &format!("\n{mark}")));
 }
 
-/// `$JOURNAL_STREAM` names device and inode of the journal's socket; inherited by a process whose standard error goes
-/// elsewhere, it means nothing (systemd.exec(5)).
+/// `$JOURNAL_STREAM` names device and inode of the journal's socket; inherited by a process whose
+/// standard error goes elsewhere, it means nothing (systemd.exec(5)).
 fn stderr_is_the_journal() -> bool {
-    let Some(stream) = std::env::var_os("JOURNAL_STREAM") else { return false };
+    let Some(stream) = std::env::var_os("JOURNAL_STREAM") else {
+        return false;
+    };
     rustix::fs::fstat(std::io::stderr())
         .is_ok_and(|stat| stream.to_string_lossy() == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 /// An engine in the command's own process, for measuring.
 async fn own_engine(config: &Config) -> anyhow::Result<Engine> {
-    let (models, device, settings) = (config.models.clone(), config.engine.device, app::engine_settings(config));
+    let (models, device, settings) = (
+        config.models.clone(),
+        config.engine.device,
+        app::engine_settings(config),
+    );
     let engine = tokio::task::spawn_blocking(move || {
         let pack = load_pack(&models)?;
         Engine::load(pack, models.precision, device, &settings)
@@ -250,7 +287,8 @@ async fn own_engine(config: &Config) -> anyhow::Result<Engine> {
     Ok(engine.await.context("loading the engine panicked")??)
 }
 
-/// Asks at the terminal before something is done for good; anything but a yes changes nothing, and says so.
+/// Asks at the terminal before something is done for good; anything but a yes changes nothing, and
+/// says so.
 fn confirmed(question: &str) -> std::io::Result<bool> {
     use std::io::{BufRead, Write};
     print!("{question} [y/N] ");
@@ -271,7 +309,10 @@ async fn own_gallery(config: &Config) -> anyhow::Result<(StateDir, Enroller)> {
     if let Some(banner) = damaged {
         eprintln!("{banner}");
     }
-    Ok((held, Enroller::new(store, &config.state_dir, &config.device)))
+    Ok((
+        held,
+        Enroller::new(store, &config.state_dir, &config.device),
+    ))
 }
 
 /// Engine processes of the command's own, for as long as it runs; nothing about them is kept.
@@ -291,7 +332,12 @@ impl OwnEngines {
         let guard = Guard::new(settings, Arc::new(pack), Health::default(), None);
         let stop = CancellationToken::new();
         let running = tokio::spawn(guard.clone().run(stop.clone()));
-        let engines = Self { guard, stop, running, _sockets: sockets };
+        let engines = Self {
+            guard,
+            stop,
+            running,
+            _sockets: sockets,
+        };
         engines.guard.started().await.map_err(|why| anyhow!(why))?;
         Ok(engines)
     }

@@ -1,10 +1,11 @@
-//! Commands by MQTT, each with an answer: `status` and `identify` for everybody who may publish, `enroll`, `forget` and
-//! `breaker` only where configured. Not for pictures to be queued.
+//! Commands by MQTT, each with an answer: `status` and `identify` for everybody who may publish,
+//! `enroll`, `forget` and `breaker` only where configured. Not for pictures to be queued.
 //!
-//! They come on the connection that carries results: its session ends with it, so a command nobody was there for is
-//! gone, and neither a full queue nor a backlog of pictures holds one up. The answer goes to the response topic with the
-//! correlation data of the request (MQTT 5), else to `answer/<command>`. An answer may be lost with the connection; whoever
-//! asks again changes nothing by it.
+//! They come on the connection that carries results: its session ends with it, so a command nobody
+//! was there for is gone, and neither a full queue nor a backlog of pictures holds one up. The
+//! answer goes to the response topic with the correlation data of the request (MQTT 5), else to
+//! `answer/<command>`. An answer may be lost with the connection; whoever asks again changes
+//! nothing by it.
 
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -30,8 +31,8 @@ use crate::sources::rejected::Rejected;
 use crate::supervise::fault;
 use crate::topics::Topics;
 
-/// Commands at the same time, as many as may come unacknowledged; and those of them that wait for an engine, so that the
-/// quick ones have room beside them.
+/// Commands at the same time, as many as may come unacknowledged; and those of them that wait for
+/// an engine, so that the quick ones have room beside them.
 const AT_ONCE: usize = 16;
 const WITH_ENGINE: usize = 4;
 
@@ -57,8 +58,8 @@ pub struct Commands {
     pub publisher: Publisher,
     /// Where Home Assistant says that it has started, and who wants to know.
     pub births: Option<(String, watch::Sender<u64>)>,
-    /// Filters of topics that mean something to somebody: no answer goes there, whatever response topic is named, since it
-    /// would be published with our rights.
+    /// Filters of topics that mean something to somebody: no answer goes there, whatever response
+    /// topic is named, since it would be published with our rights.
     pub reserved: Vec<String>,
     /// For those that wait for an engine.
     pub engine_turns: Semaphore,
@@ -74,7 +75,13 @@ enum Command {
 }
 
 impl Command {
-    const ALL: [Self; 5] = [Self::Status, Self::Identify, Self::Enroll, Self::Forget, Self::Breaker];
+    const ALL: [Self; 5] = [
+        Self::Status,
+        Self::Identify,
+        Self::Enroll,
+        Self::Forget,
+        Self::Breaker,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -115,8 +122,12 @@ struct Request {
 impl Commands {
     /// Topics of the allowed ones, to be subscribed to.
     pub fn subscriptions(topics: &Topics, allowed: &[MqttCommand]) -> Vec<String> {
-        let allowed = Command::ALL.into_iter().filter(|command| command.is_allowed(allowed));
-        allowed.map(|command| topics.command(command.name())).collect()
+        let allowed = Command::ALL
+            .into_iter()
+            .filter(|command| command.is_allowed(allowed));
+        allowed
+            .map(|command| topics.command(command.name()))
+            .collect()
     }
 
     /// Places for commands that wait for an engine.
@@ -125,9 +136,17 @@ impl Commands {
     }
 
     /// Does what is asked until stopped.
-    pub async fn run(self, mut deliveries: Deliveries, stop: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(
+        self,
+        mut deliveries: Deliveries,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
         let arrivals = stream(&mut deliveries);
-        let mut done = std::pin::pin!(arrivals.map(|delivery| self.obey(delivery)).buffer_unordered(AT_ONCE));
+        let mut done = std::pin::pin!(
+            arrivals
+                .map(|delivery| self.obey(delivery))
+                .buffer_unordered(AT_ONCE)
+        );
         tokio::select! {
             () = stop.cancelled() => {}
             () = async { while done.next().await.is_some() {} } => {}
@@ -144,20 +163,38 @@ impl Commands {
             }
             return delivery.settle();
         }
-        let meant = Command::ALL.into_iter().find(|command| self.topics.command(command.name()) == delivery.topic);
-        let Some(command) = meant.filter(|command| command.is_allowed(&self.allowed) && !delivery.retain) else {
+        let meant = Command::ALL
+            .into_iter()
+            .find(|command| self.topics.command(command.name()) == delivery.topic);
+        let Some(command) =
+            meant.filter(|command| command.is_allowed(&self.allowed) && !delivery.retain)
+        else {
             // A command kept by the broker is one of yesterday.
             return delivery.settle();
         };
-        let Delivery { payload, response_topic, correlation, ack, .. } = delivery;
-        // A command that makes us panic is answered, and acknowledged: sent again it would do the same.
-        let answered = AssertUnwindSafe(self.carry_out(command, &payload)).catch_unwind().await;
-        let (id, answer) = answered.unwrap_or_else(|panic| (None, Err(Refusal::theirs(fault(panic.as_ref())))));
+        let Delivery {
+            payload,
+            response_topic,
+            correlation,
+            ack,
+            ..
+        } = delivery;
+        // A command that makes us panic is answered, and acknowledged: sent again it would do the
+        // same.
+        let answered = AssertUnwindSafe(self.carry_out(command, &payload))
+            .catch_unwind()
+            .await;
+        let (id, answer) =
+            answered.unwrap_or_else(|panic| (None, Err(Refusal::theirs(fault(panic.as_ref())))));
         let body = match &answer {
             Ok(answer) => json!({ "command": command.name(), "id": id, "result": answer }),
             Err(why) => json!({ "command": command.name(), "id": id, "error": why.text }),
         };
-        if let Err(Refusal { rejected: Some(why), .. }) = answer {
+        if let Err(Refusal {
+            rejected: Some(why),
+            ..
+        }) = answer
+        {
             self.set_aside(command, why, payload).await;
         }
         let message = Message {
@@ -168,27 +205,43 @@ impl Commands {
             ..Message::default()
         };
         if let Err(error) = self.publisher.publish(message).await {
-            tracing::warn!("the answer to {} was not published: {error}", command.name());
+            tracing::warn!(
+                "the answer to {} was not published: {error}",
+                command.name()
+            );
         }
         ack.settle();
     }
 
     /// What the sender calls the command, and its answer.
-    async fn carry_out(&self, command: Command, payload: &Bytes) -> (Option<Value>, Result<Value, Refusal>) {
+    async fn carry_out(
+        &self,
+        command: Command,
+        payload: &Bytes,
+    ) -> (Option<Value>, Result<Value, Refusal>) {
         match read(payload, self.max_bytes) {
-            Ok((mut request, picture)) => (request.id.take(), self.answer(command, request, picture).await),
+            Ok((mut request, picture)) => (
+                request.id.take(),
+                self.answer(command, request, picture).await,
+            ),
             Err(why) => (None, Err(why)),
         }
     }
 
-    /// Where the sender wants the answer, unless that cannot be published to or means something to somebody.
+    /// Where the sender wants the answer, unless that cannot be published to or means something to
+    /// somebody.
     fn answer_topic(&self, command: Command, wanted: Option<String>) -> String {
         let own = self.topics.answer(command.name());
         let Some(wanted) = wanted else { return own };
         // Some brokers and bridges drop a slash at the beginning.
         let bare = wanted.trim_start_matches('/');
         let reserved = |topic: &str| self.reserved.iter().any(|filter| matches(topic, filter));
-        if !is_topic(&wanted) || bare.is_empty() || bare.starts_with('$') || reserved(&wanted) || reserved(bare) {
+        if !is_topic(&wanted)
+            || bare.is_empty()
+            || bare.starts_with('$')
+            || reserved(&wanted)
+            || reserved(bare)
+        {
             tracing::warn!(
                 "a command wants its answer where nothing can be published, or where others would take it for ours; \
                  it goes to {own}"
@@ -203,17 +256,28 @@ impl Commands {
         let topic = self.topics.command(command.name());
         // Who is to be known or forgotten stands in nobody's list of rejected messages.
         let names_somebody = matches!(command, Command::Enroll | Command::Forget);
-        let kept = if names_somebody { Bytes::new() } else { payload };
+        let kept = if names_somebody {
+            Bytes::new()
+        } else {
+            payload
+        };
         if let Err(error) = self.rejected.keep(&topic, &why, None, kept).await {
             tracing::warn!("the rejected message could not be kept: {error}");
         }
     }
 
-    async fn answer(&self, command: Command, request: Request, picture: Option<Bytes>) -> Result<Value, Refusal> {
+    async fn answer(
+        &self,
+        command: Command,
+        request: Request,
+        picture: Option<Bytes>,
+    ) -> Result<Value, Refusal> {
         let _turn = match command {
             Command::Status | Command::Breaker => None,
             // Closed by nobody.
-            Command::Identify | Command::Enroll | Command::Forget => self.engine_turns.acquire().await.ok(),
+            Command::Identify | Command::Enroll | Command::Forget => {
+                self.engine_turns.acquire().await.ok()
+            }
         };
         match command {
             Command::Status => self.report.now().await.map_err(Refusal::ours),
@@ -223,14 +287,19 @@ impl Commands {
                 let identified = identify(&up, None, bytes, path).await;
                 identified
                     .map(|identified| json!(result::answer(&identified)))
-                    .map_err(|failure| Refusal { text: failure.verdict().sentence, rejected: None })
+                    .map_err(|failure| Refusal {
+                        text: failure.verdict().sentence,
+                        rejected: None,
+                    })
             }
             Command::Enroll => {
                 let up = self.up()?;
                 let person = person(&request)?;
                 let (bytes, path) = self.picture(&request, picture).await?;
                 let name = path.map_or_else(|| "mqtt".into(), |path| file_name(&path));
-                let report = self.enroll(&up, &person, &name, bytes, request.anyway).await?;
+                let report = self
+                    .enroll(&up, &person, &name, bytes, request.anyway)
+                    .await?;
                 tracing::info!("a command by MQTT to enroll somebody was done");
                 Ok(report)
             }
@@ -247,10 +316,14 @@ impl Commands {
                 }
             }
             Command::Breaker => {
-                let word = request.command.ok_or_else(|| Refusal::theirs("say open, close or auto"))?;
+                let word = request
+                    .command
+                    .ok_or_else(|| Refusal::theirs("say open, close or auto"))?;
                 let word: BreakerCommand = word.parse().map_err(Refusal::theirs)?;
                 let desk = self.report.desk.borrow().clone();
-                let desk = desk.ok_or_else(|| Refusal::ours("there is no engine yet: the model pack is not loaded"))?;
+                let desk = desk.ok_or_else(|| {
+                    Refusal::ours("there is no engine yet: the model pack is not loaded")
+                })?;
                 let state = (desk.command)(word);
                 tracing::info!("the circuit breaker was told something by MQTT and is {state} now");
                 Ok(json!({ "state": state }))
@@ -266,31 +339,47 @@ impl Commands {
         bytes: Vec<u8>,
         anyway: bool,
     ) -> Result<Value, Refusal> {
-        let report = self.enroller.enroll(up, person, name, bytes, anyway).await.map_err(Refusal::ours)?;
+        let report = self
+            .enroller
+            .enroll(up, person, name, bytes, anyway)
+            .await
+            .map_err(Refusal::ours)?;
         Ok(json!(report))
     }
 
     fn up(&self) -> Result<Arc<Ready>, Refusal> {
-        self.ready.borrow().clone().ok_or_else(|| Refusal::ours("the engine is being started; ask again"))
+        self.ready
+            .borrow()
+            .clone()
+            .ok_or_else(|| Refusal::ours("the engine is being started; ask again"))
     }
 
     /// The picture that was sent, or the one that the path names.
-    async fn picture(&self, request: &Request, picture: Option<Bytes>) -> Result<(Vec<u8>, Option<PathBuf>), Refusal> {
+    async fn picture(
+        &self,
+        request: &Request,
+        picture: Option<Bytes>,
+    ) -> Result<(Vec<u8>, Option<PathBuf>), Refusal> {
         match (picture, &request.picture, &request.path) {
             (Some(bytes), _, _) => Ok((bytes.into(), None)),
             (None, Some(text), _) => {
                 let picture = plain(text.as_bytes(), self.max_bytes);
-                let picture = picture.map_err(|why| Refusal::theirs(format!("the text under \"picture\" {why}")))?;
+                let picture = picture
+                    .map_err(|why| Refusal::theirs(format!("the text under \"picture\" {why}")))?;
                 Ok((picture.into_owned(), None))
             }
             (None, None, Some(path)) => {
                 let path = PathBuf::from(paths::plain(path).map_err(Refusal::theirs)?);
                 let read = self.reader.read_path(&path).await;
-                let bytes = read.map_err(|failure| Refusal { text: failure.verdict().sentence, rejected: None })?;
+                let bytes = read.map_err(|failure| Refusal {
+                    text: failure.verdict().sentence,
+                    rejected: None,
+                })?;
                 Ok((bytes, Some(path)))
             }
             (None, None, None) => {
-                let expected = r#"send the bytes of a picture, {"path":"…"} or {"picture":"<base64>"}"#;
+                let expected =
+                    r#"send the bytes of a picture, {"path":"…"} or {"picture":"<base64>"}"#;
                 Err(Refusal::theirs(expected))
             }
         }
@@ -306,17 +395,26 @@ struct Refusal {
 
 impl Refusal {
     fn ours(error: impl std::fmt::Display) -> Self {
-        Self { text: format!("{error:#}"), rejected: None }
+        Self {
+            text: format!("{error:#}"),
+            rejected: None,
+        }
     }
 
     fn theirs(why: impl Into<String>) -> Self {
         let text = why.into();
-        Self { rejected: Some(text.clone()), text }
+        Self {
+            rejected: Some(text.clone()),
+            text,
+        }
     }
 }
 
 fn person(request: &Request) -> Result<String, Refusal> {
-    request.person.clone().ok_or_else(|| Refusal::theirs(r#"name the person: {"person":"…"}"#))
+    request
+        .person
+        .clone()
+        .ok_or_else(|| Refusal::theirs(r#"name the person: {"person":"…"}"#))
 }
 
 /// A request, and the picture it may be instead.
@@ -330,14 +428,22 @@ fn read(payload: &Bytes, max_bytes: usize) -> Result<(Request, Option<Bytes>), R
     if text.starts_with('{') {
         let request = serde_json::from_str(text);
         return Ok((
-            request.map_err(|error| Refusal::theirs(format!("the command is not understood: {error}")))?,
+            request.map_err(|error| {
+                Refusal::theirs(format!("the command is not understood: {error}"))
+            })?,
             None,
         ));
     }
     let request = match paths::plain(text) {
-        Ok(path) if path.starts_with('/') => Request { path: Some(path), ..Request::default() },
+        Ok(path) if path.starts_with('/') => Request {
+            path: Some(path),
+            ..Request::default()
+        },
         Ok(word) if word.is_empty() => Request::default(),
-        Ok(word) => Request { command: Some(word), ..Request::default() },
+        Ok(word) => Request {
+            command: Some(word),
+            ..Request::default()
+        },
         Err(why) => return Err(Refusal::theirs(why)),
     };
     Ok((request, None))
@@ -351,11 +457,23 @@ mod tests {
     fn a_picture_a_path_a_word_and_json_are_told_apart() {
         let jpeg = vec![0xff, 0xd8, 0xff, 0xe0, 0, 16, b'J', b'F', b'I', b'F', 0, 1];
         assert!(read(&jpeg.into(), 1 << 20).ok().unwrap().1.is_some());
-        let request =
-            |text: &str| read(&Bytes::copy_from_slice(text.as_bytes()), 1 << 20).ok().map(|(request, _)| request);
-        assert_eq!(request(" /srv/a.jpg\n").unwrap().path.as_deref(), Some("/srv/a.jpg"));
+        let request = |text: &str| {
+            read(&Bytes::copy_from_slice(text.as_bytes()), 1 << 20)
+                .ok()
+                .map(|(request, _)| request)
+        };
+        assert_eq!(
+            request(" /srv/a.jpg\n").unwrap().path.as_deref(),
+            Some("/srv/a.jpg")
+        );
         assert_eq!(request("open").unwrap().command.as_deref(), Some("open"));
-        assert_eq!(request(r#"{"person":"Ann","path":"/a"}"#).unwrap().person.as_deref(), Some("Ann"));
+        assert_eq!(
+            request(r#"{"person":"Ann","path":"/a"}"#)
+                .unwrap()
+                .person
+                .as_deref(),
+            Some("Ann")
+        );
         assert!(request("").unwrap().command.is_none());
         assert!(request(r#"{"persn":"Ann"}"#).is_none());
     }

@@ -1,4 +1,5 @@
-//! The control socket: HTTP on a unix socket in the state folder, for the command line of the same board.
+//! The control socket: HTTP on a unix socket in the state folder, for the command line of the same
+//! board.
 //!
 //! Who may open the socket may change things; the LAN never reaches these routes.
 
@@ -89,15 +90,26 @@ async fn enroll(
         _ => None,
     };
     let Some(up): Option<Arc<_>> = up else {
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the engine is not up; kithd status says why"));
+        return Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the engine is not up; kithd status says why",
+        ));
     };
-    let picture = control.uploads.receive(request, Some(query.name)).await?.picture()?;
+    let picture = control
+        .uploads
+        .receive(request, Some(query.name))
+        .await?
+        .picture()?;
     let name = picture.name.clone();
     let Loaded { bytes, room } = control.uploads.load(picture).await?;
-    // On its own: a command broken off between commit and gallery must not leave the person unknown.
+    // On its own: a command broken off between commit and gallery must not leave the person
+    // unknown.
     let enrolling = on_its_own(async move {
         let _room = room;
-        control.enroller.enroll(&up, &query.person, &name, bytes, query.anyway).await
+        control
+            .enroller
+            .enroll(&up, &query.person, &name, bytes, query.anyway)
+            .await
     });
     enrolling.await.map(Json).map_err(|error| failed(&error))
 }
@@ -122,7 +134,9 @@ async fn token(
 ) -> Result<Json<TokenAnswer>, Problem> {
     let asked = tokio::task::spawn_blocking(move || control.access.token(question.replace)).await;
     let failed = |error: String| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error);
-    let token = asked.map_err(|panic| failed(panic.to_string()))?.map_err(|error| failed(error.to_string()))?;
+    let token = asked
+        .map_err(|panic| failed(panic.to_string()))?
+        .map_err(|error| failed(error.to_string()))?;
     Ok(Json(TokenAnswer { token }))
 }
 
@@ -139,18 +153,30 @@ struct People {
     other: Option<String>,
 }
 
-async fn number(State(control): State<Control>, Query(people): Query<People>) -> Result<Json<i64>, Problem> {
+async fn number(
+    State(control): State<Control>,
+    Query(people): Query<People>,
+) -> Result<Json<i64>, Problem> {
     named(&control, &people.person).await.map(Json)
 }
 
-async fn rename(State(control): State<Control>, Query(people): Query<People>) -> Result<Json<()>, Problem> {
+async fn rename(
+    State(control): State<Control>,
+    Query(people): Query<People>,
+) -> Result<Json<()>, Problem> {
     let id = named(&control, &people.person).await?;
-    let (up, name) = (control.ready.borrow().clone(), people.other.unwrap_or_default());
+    let (up, name) = (
+        control.ready.borrow().clone(),
+        people.other.unwrap_or_default(),
+    );
     let renaming = on_its_own(async move { control.enroller.rename(up.as_ref(), id, &name).await });
     changed(renaming.await.map_err(|error| failed(&error))?)
 }
 
-async fn merge(State(control): State<Control>, Query(people): Query<People>) -> Result<Json<()>, Problem> {
+async fn merge(
+    State(control): State<Control>,
+    Query(people): Query<People>,
+) -> Result<Json<()>, Problem> {
     let id = named(&control, &people.person).await?;
     let into = named(&control, people.other.as_deref().unwrap_or_default()).await?;
     let up = control.ready.borrow().clone();
@@ -158,7 +184,10 @@ async fn merge(State(control): State<Control>, Query(people): Query<People>) -> 
     changed(merging.await.map_err(|error| failed(&error))?)
 }
 
-async fn forget(State(control): State<Control>, Query(people): Query<People>) -> Result<Json<Forgotten>, Problem> {
+async fn forget(
+    State(control): State<Control>,
+    Query(people): Query<People>,
+) -> Result<Json<Forgotten>, Problem> {
     let up = control.ready.borrow().clone();
     let name = people.person.clone();
     let forgetting = on_its_own(async move { control.enroller.forget(up.as_ref(), &name).await });
@@ -167,11 +196,18 @@ async fn forget(State(control): State<Control>, Query(people): Query<People>) ->
 }
 
 async fn named(control: &Control, name: &str) -> Result<i64, Problem> {
-    control.enroller.store.person_named(name.into()).await?.ok_or_else(|| nobody(name))
+    control
+        .enroller
+        .store
+        .person_named(name.into())
+        .await?
+        .ok_or_else(|| nobody(name))
 }
 
 fn nobody(name: &str) -> Problem {
-    Problem::not_found(format!("nobody is enrolled as {name}; kithd people shows everybody"))
+    Problem::not_found(format!(
+        "nobody is enrolled as {name}; kithd people shows everybody"
+    ))
 }
 
 fn changed(changed: Changed) -> Result<Json<()>, Problem> {
@@ -186,13 +222,22 @@ fn failed(error: &anyhow::Error) -> Problem {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
 }
 
-/// Serves the socket until stopped. A socket left by a killed daemon is replaced: the state folder's lock is held.
-pub async fn serve(state_dir: PathBuf, routes: Router, health: Health, stop: CancellationToken) -> anyhow::Result<()> {
+/// Serves the socket until stopped. A socket left by a killed daemon is replaced: the state
+/// folder's lock is held.
+pub async fn serve(
+    state_dir: PathBuf,
+    routes: Router,
+    health: Health,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let path = socket(&state_dir);
     let listener = match bind(&path) {
         Ok(listener) => listener,
         Err(error) => {
-            let text = format!("commands cannot reach this daemon: {}: {error}", path.display());
+            let text = format!(
+                "commands cannot reach this daemon: {}: {error}",
+                path.display()
+            );
             tracing::error!("{text}");
             health.set("control", Condition::Degraded, text);
             stop.cancelled().await;
@@ -261,39 +306,73 @@ impl Client {
     }
 
     /// Enrols a picture in the running daemon.
-    pub async fn enroll(&self, person: &str, name: &str, picture: Vec<u8>, anyway: bool) -> anyhow::Result<Report> {
+    pub async fn enroll(
+        &self,
+        person: &str,
+        name: &str,
+        picture: Vec<u8>,
+        anyway: bool,
+    ) -> anyhow::Result<Report> {
         let anyway = if anyway { "true" } else { "false" };
-        let uri = uri("/control/enroll", &[("person", person), ("name", name), ("anyway", anyway)]);
+        let uri = uri(
+            "/control/enroll",
+            &[("person", person), ("name", name), ("anyway", anyway)],
+        );
         self.request(hyper::Method::POST, &uri, picture).await
     }
 
     /// Gives somebody another name.
     pub async fn rename(&self, person: &str, name: &str) -> anyhow::Result<()> {
-        let uri = uri("/control/people/rename", &[("person", person), ("other", name)]);
+        let uri = uri(
+            "/control/people/rename",
+            &[("person", person), ("other", name)],
+        );
         self.request(hyper::Method::POST, &uri, Vec::new()).await
     }
 
     /// Makes two people one.
     pub async fn merge(&self, person: &str, into: &str) -> anyhow::Result<()> {
-        let uri = uri("/control/people/merge", &[("person", person), ("other", into)]);
+        let uri = uri(
+            "/control/people/merge",
+            &[("person", person), ("other", into)],
+        );
         self.request(hyper::Method::POST, &uri, Vec::new()).await
     }
 
     /// Erases somebody.
     pub async fn forget(&self, person: &str) -> anyhow::Result<Forgotten> {
-        self.request(hyper::Method::POST, &uri("/control/people/forget", &[("person", person)]), Vec::new()).await
+        self.request(
+            hyper::Method::POST,
+            &uri("/control/people/forget", &[("person", person)]),
+            Vec::new(),
+        )
+        .await
     }
 
     /// Writes a backup of everything; fails if it does not come whole.
     pub async fn backup(&self, to: &mut tokio::fs::File) -> anyhow::Result<u64> {
-        self.save("/v1/backup", to).await.context("the backup did not come whole; kithd's log says why")
+        self.save("/v1/backup", to)
+            .await
+            .context("the backup did not come whole; kithd's log says why")
     }
 
     /// Writes people, or one, as a file for another board.
-    pub async fn export(&self, person: Option<&str>, to: &mut tokio::fs::File) -> anyhow::Result<u64> {
-        let Some(name) = person else { return self.save("/v1/people/export", to).await };
-        let id: i64 = self.get(&uri("/control/people/id", &[("person", name)])).await?;
-        self.save(&uri("/v1/people/export", &[("person", &id.to_string())]), to).await
+    pub async fn export(
+        &self,
+        person: Option<&str>,
+        to: &mut tokio::fs::File,
+    ) -> anyhow::Result<u64> {
+        let Some(name) = person else {
+            return self.save("/v1/people/export", to).await;
+        };
+        let id: i64 = self
+            .get(&uri("/control/people/id", &[("person", name)]))
+            .await?;
+        self.save(
+            &uri("/v1/people/export", &[("person", &id.to_string())]),
+            to,
+        )
+        .await
     }
 
     /// Writes what a route of the API gives.
@@ -301,7 +380,9 @@ impl Client {
         let mut body = self.send(hyper::Method::GET, uri, Body::empty()).await?;
         let mut bytes = 0;
         while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.context("the daemon broke off")?.into_data() else { continue };
+            let Ok(data) = frame.context("the daemon broke off")?.into_data() else {
+                continue;
+            };
             to.write_all(&data).await?;
             bytes += data.len() as u64;
         }
@@ -312,20 +393,32 @@ impl Client {
     pub async fn delete(&self, uri: &str) -> anyhow::Result<serde_json::Value> {
         let answer = self.send(hyper::Method::DELETE, uri, Body::empty()).await?;
         let body = answer.collect().await?.to_bytes();
-        Ok(if body.is_empty() { serde_json::Value::Null } else { serde_json::from_slice(&body)? })
+        Ok(if body.is_empty() {
+            serde_json::Value::Null
+        } else {
+            serde_json::from_slice(&body)?
+        })
     }
 
     /// Has a backup put in the place of what is there.
     pub async fn restore(&self, from: tokio::fs::File, bytes: u64) -> anyhow::Result<Restored> {
-        self.give(hyper::Method::PUT, "/v1/backup", from, bytes).await
+        self.give(hyper::Method::PUT, "/v1/backup", from, bytes)
+            .await
     }
 
     /// Has the people of a file added.
     pub async fn import(&self, from: tokio::fs::File, bytes: u64) -> anyhow::Result<Imported> {
-        self.give(hyper::Method::POST, "/v1/people/import", from, bytes).await
+        self.give(hyper::Method::POST, "/v1/people/import", from, bytes)
+            .await
     }
 
-    async fn give<T>(&self, method: hyper::Method, uri: &str, from: tokio::fs::File, bytes: u64) -> anyhow::Result<T>
+    async fn give<T>(
+        &self,
+        method: hyper::Method,
+        uri: &str,
+        from: tokio::fs::File,
+        bytes: u64,
+    ) -> anyhow::Result<T>
     where
         T: serde::de::DeserializeOwned,
     {
@@ -337,8 +430,13 @@ impl Client {
     }
 
     /// Tells a route of the page's API something.
-    pub async fn post<T: serde::de::DeserializeOwned>(&self, uri: &str, body: &impl Serialize) -> anyhow::Result<T> {
-        self.request(hyper::Method::POST, uri, serde_json::to_vec(body)?).await
+    pub async fn post<T: serde::de::DeserializeOwned>(
+        &self,
+        uri: &str,
+        body: &impl Serialize,
+    ) -> anyhow::Result<T> {
+        self.request(hyper::Method::POST, uri, serde_json::to_vec(body)?)
+            .await
     }
 
     /// A route of the page's API.
@@ -354,7 +452,12 @@ impl Client {
         Ok(serde_json::from_slice(&answer.collect().await?.to_bytes())?)
     }
 
-    async fn send(&self, method: hyper::Method, uri: &str, body: Body) -> anyhow::Result<hyper::body::Incoming> {
+    async fn send(
+        &self,
+        method: hyper::Method,
+        uri: &str,
+        body: Body,
+    ) -> anyhow::Result<hyper::body::Incoming> {
         self.send_sized(method, uri, None, body).await
     }
 
@@ -366,8 +469,11 @@ impl Client {
         bytes: Option<u64>,
         body: Body,
     ) -> anyhow::Result<hyper::body::Incoming> {
-        let stream = UnixStream::connect(&self.socket).await.context("the daemon went away")?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .context("the daemon went away")?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // It only makes progress while it is polled beside the request; it ends with the answer.
         tokio::spawn(connection);
         let mut request = hyper::Request::builder();
@@ -380,12 +486,18 @@ impl Client {
             .header(hyper::header::HOST, "localhost")
             .header(hyper::header::CONTENT_TYPE, "application/json")
             .body(body)?;
-        let response = sender.send_request(request).await.context("the daemon hung up")?;
+        let response = sender
+            .send_request(request)
+            .await
+            .context("the daemon hung up")?;
         let status = response.status();
         if !status.is_success() {
             let body = response.into_body().collect().await?.to_bytes();
             let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-            bail!("the daemon answers {status}: {}", problem["detail"].as_str().unwrap_or("no reason given"));
+            bail!(
+                "the daemon answers {status}: {}",
+                problem["detail"].as_str().unwrap_or("no reason given")
+            );
         }
         Ok(response.into_body())
     }
@@ -396,7 +508,9 @@ fn uri(path: &str, query: &[(&str, &str)]) -> String {
     for (key, value) in query {
         uri.push_str(key);
         uri.push('=');
-        value.bytes().for_each(|byte| uri.push_str(&format!("%{byte:02X}")));
+        value
+            .bytes()
+            .for_each(|byte| uri.push_str(&format!("%{byte:02X}")));
         uri.push('&');
     }
     uri.trim_end_matches('&').to_string()

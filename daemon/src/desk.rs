@@ -1,6 +1,6 @@
-//! What page, API, metrics, MQTT and command line see of the engines and the circuit breaker, and what they may tell
-//! it; and the question that a camera has for the engine. Words and doors only, so that none of them knows
-//! `recognition`.
+//! What page, API, metrics, MQTT and command line see of the engines and the circuit breaker, and
+//! what they may tell it; and the question that a camera has for the engine. Words and doors only,
+//! so that none of them knows `recognition`.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -179,9 +179,11 @@ pub struct Calibration {
     pub genuine: usize,
     /// Pairs of pictures of two people.
     pub impostors: usize,
-    /// The threshold in use; where the lines follow the gallery, the one below which a face is known.
+    /// The threshold in use; where the lines follow the gallery, the one below which a face is
+    /// known.
     pub threshold: f32,
-    /// How many strangers may get a name, as chosen; `None`: the threshold is fixed, by the operator or by the pack.
+    /// How many strangers may get a name, as chosen; `None`: the threshold is fixed, by the
+    /// operator or by the pack.
     #[schema(value_type = Option<String>)]
     pub caution: Option<Caution>,
     /// A face nearer than this to a person is known…
@@ -190,7 +192,8 @@ pub struct Calibration {
     pub unknown_above: f32,
     /// The share of strangers that is expected to come out as known, 0 to 1; with `caution` only.
     pub strangers_known: Option<f64>,
-    /// The share of strangers that is expected to get a name, known or uncertain; with `caution` only.
+    /// The share of strangers that is expected to get a name, known or uncertain; with `caution`
+    /// only.
     pub strangers_named: Option<f64>,
     /// False match and false non-match rate at it; `None`: too few pairs of either kind.
     pub now: Option<CalibrationPoint>,
@@ -213,13 +216,15 @@ pub struct Calibration {
 pub struct GalleryDesk {
     /// Two pictures of one person are nearer than this.
     pub threshold: f32,
-    /// Remarks on the enrolled pictures of a person, by the picture's row; one without any is not in it. May take a while.
+    /// Remarks on the enrolled pictures of a person, by the picture's row; one without any is not
+    /// in it. May take a while.
     pub remarks: Arc<dyn Fn(PersonId) -> Vec<(i64, PictureRemark)> + Send + Sync>,
     /// All enrolled pictures against each other. May take a while.
     pub calibration: Arc<dyn Fn() -> Calibration + Send + Sync>,
 }
 
-/// Whether there is a face in a picture, asked of the engine behind the circuit breaker; clones share it.
+/// Whether there is a face in a picture, asked of the engine behind the circuit breaker; clones
+/// share it.
 #[derive(Clone)]
 pub struct FaceDesk {
     /// The quality of the best face, 0 to 1; `None` when there is no face.
@@ -241,8 +246,15 @@ pub enum NoAnswer {
 impl EngineReport {
     /// The breaker in one line for people.
     pub fn sentence(&self) -> String {
-        let BreakerLine { state, last_sentence, next_ping_seconds, .. } = &self.breaker;
-        let why = last_sentence.as_deref().map_or_else(String::new, |why| format!(": {why}"));
+        let BreakerLine {
+            state,
+            last_sentence,
+            next_ping_seconds,
+            ..
+        } = &self.breaker;
+        let why = last_sentence
+            .as_deref()
+            .map_or_else(String::new, |why| format!(": {why}"));
         let stand_in = match &self.fallback {
             Some(fallback) if fallback.up => "; the fallback engine takes its pictures",
             _ => "; pictures wait",
@@ -255,7 +267,9 @@ impl EngineReport {
                 format!("open{why}{stand_in}; next try in {next} s")
             }
             BreakerState::HalfOpen => format!("half open, the engine is being tested{stand_in}"),
-            BreakerState::ForcedOpen => format!("held open by an operator{stand_in}; kithd breaker auto ends that"),
+            BreakerState::ForcedOpen => {
+                format!("held open by an operator{stand_in}; kithd breaker auto ends that")
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Room on the disk of the state folder: what is free, what is left free, and what kithd holds there.
+//! Room on the disk of the state folder: what is free, what is left free, and what kithd holds
+//! there.
 //!
-//! For those who look (page, API, metrics, MQTT health). What comes in is held against it by `sources`, what is removed
-//! is decided in `queue`.
+//! For those who look (page, API, metrics, MQTT health). What comes in is held against it by
+//! `sources`, what is removed is decided in `queue`.
 
 use std::path::{Path, PathBuf};
 
@@ -10,8 +11,8 @@ use serde::Serialize;
 
 use crate::store::{Removed, Store, StoreError, Usage};
 
-/// What an error of the state folder's disk means to the operator, and what to do; without a path, which is nobody's
-/// business on the LAN. `None`: nothing in particular.
+/// What an error of the state folder's disk means to the operator, and what to do; without a path,
+/// which is nobody's business on the LAN. `None`: nothing in particular.
 pub fn trouble(error: &std::io::Error) -> Option<&'static str> {
     Some(match Errno::from_io_error(error)? {
         Errno::ROFS => READ_ONLY,
@@ -29,12 +30,14 @@ pub fn trouble(error: &std::io::Error) -> Option<&'static str> {
 pub const READ_ONLY: &str = "the disk of the state folder is read-only, as a failing card makes itself; see dmesg, then \
                              replace the card, or mount it for writing and restart kithd";
 /// It reports errors.
-pub const FAILING: &str = "the disk of the state folder reports errors; see dmesg, save what is on it, and replace it";
+pub const FAILING: &str =
+    "the disk of the state folder reports errors; see dmesg, save what is on it, and replace it";
 /// The folder was deleted or moved, or its disk unmounted.
 pub const GONE: &str = "the state folder, or something in it, was deleted or replaced while kithd runs; put it back, or \
                         restart kithd";
 /// Rights were taken away.
-pub const CLOSED: &str = "the state folder may not be written by the user kithd runs as; give it back to that user";
+pub const CLOSED: &str =
+    "the state folder may not be written by the user kithd runs as; give it back to that user";
 
 /// Bytes anybody may still write on the disk of a folder, if it says.
 pub fn free_bytes(folder: &Path) -> Option<u64> {

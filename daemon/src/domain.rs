@@ -10,7 +10,8 @@ pub type ImageId = i64;
 /// Row number of a person.
 pub type PersonId = i64;
 
-/// Declares an enum whose variants have one fixed spelling everywhere: database, API, MQTT, page, metrics.
+/// Declares an enum whose variants have one fixed spelling everywhere: database, API, MQTT, page,
+/// metrics.
 macro_rules! spelled {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
@@ -163,7 +164,8 @@ pub struct NewImage {
     pub picture_key: Option<String>,
     /// Drop it when an unfinished image has the same path (MQTT may deliver twice).
     pub unless_unfinished: bool,
-    /// The file of a watched folder it comes from: a file taken before, unchanged, makes no second image.
+    /// The file of a watched folder it comes from: a file taken before, unchanged, makes no second
+    /// image.
     pub seen: Option<SeenFile>,
 }
 
@@ -196,7 +198,11 @@ impl Standing {
             return None;
         }
         let described = |stamp: &Stamp| {
-            format!("{} bytes written at {}", stamp.size, Moment::from_ms(stamp.mtime_ns.div_euclid(1_000_000)).iso)
+            format!(
+                "{} bytes written at {}",
+                stamp.size,
+                Moment::from_ms(stamp.mtime_ns.div_euclid(1_000_000)).iso
+            )
         };
         let (queued, read) = (described(&self.stamp), described(&now.stamp));
         Some(format!(
@@ -278,8 +284,8 @@ pub struct IdentifiedFace {
     pub score: f32,
     /// How fit it is to be known by, 0 to 1.
     pub quality: f32,
-    /// What speaks against the face, as a sentence; always there when it is too poor to be known, or when the person it would
-    /// be is nearer in another face of the picture.
+    /// What speaks against the face, as a sentence; always there when it is too poor to be known,
+    /// or when the person it would be is nearer in another face of the picture.
     pub objection: Option<String>,
     /// Known, uncertain or unknown.
     pub outcome: Outcome,
@@ -342,7 +348,11 @@ pub struct Identified {
 impl Identified {
     /// The outcome of an image is the best of its faces' outcomes.
     pub fn best_outcome(faces: &[IdentifiedFace]) -> Outcome {
-        faces.iter().map(|face| face.outcome).min_by_key(|outcome| *outcome as u8).unwrap_or(Outcome::NoFace)
+        faces
+            .iter()
+            .map(|face| face.outcome)
+            .min_by_key(|outcome| *outcome as u8)
+            .unwrap_or(Outcome::NoFace)
     }
 }
 
@@ -351,10 +361,13 @@ pub struct PictureBytes;
 
 impl utoipa::PartialSchema for PictureBytes {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
-        // No schema tells a picture from other bytes. By these two words generated clients know that they are bytes.
+        // No schema tells a picture from other bytes. By these two words generated clients know
+        // that they are bytes.
         utoipa::openapi::ObjectBuilder::new()
             .schema_type(utoipa::openapi::Type::String)
-            .format(Some(utoipa::openapi::SchemaFormat::KnownFormat(utoipa::openapi::KnownFormat::Binary)))
+            .format(Some(utoipa::openapi::SchemaFormat::KnownFormat(
+                utoipa::openapi::KnownFormat::Binary,
+            )))
             .description(Some("The bytes of a picture"))
             .into()
     }
@@ -362,11 +375,14 @@ impl utoipa::PartialSchema for PictureBytes {
 
 impl utoipa::ToSchema for PictureBytes {}
 
-/// Milliseconds since 1970 by the board's clock, which may be wrong: for people to read, never for order.
+/// Milliseconds since 1970 by the board's clock, which may be wrong: for people to read, never for
+/// order.
 pub fn wall_clock_ms() -> i64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+        .map_or(0, |since| {
+            i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+        })
 }
 
 /// A moment as people read it, by the board's clock.
@@ -386,13 +402,17 @@ impl Moment {
         let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
         let date = format!("{year:04}-{month:02}-{day:02}");
         let time = format!("{hour:02}:{minute:02}:{second:02}");
-        Self { iso: format!("{date}T{time}.{:03}Z", ms.rem_euclid(1000)), text: format!("{date} {time} UTC") }
+        Self {
+            iso: format!("{date}T{time}.{:03}Z", ms.rem_euclid(1000)),
+            text: format!("{date} {time} UTC"),
+        }
     }
 }
 
 /// Year, month and day of a day number since 1970-01-01, proleptic Gregorian.
 ///
-/// Years are counted from March, so that the leap day is the last of its year and months have a linear formula.
+/// Years are counted from March, so that the leap day is the last of its year and months have a
+/// linear formula.
 fn civil(days: i64) -> (i64, i64, i64) {
     const DAYS_TO_1970: i64 = 719_468; // from 0000-03-01
     const DAYS_PER_ERA: i64 = 146_097; // 400 years
@@ -402,7 +422,11 @@ fn civil(days: i64) -> (i64, i64, i64) {
     let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let from_march = (5 * of_year + 2) / 153;
     let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let month = if from_march < 10 {
+        from_march + 3
+    } else {
+        from_march - 9
+    };
     let year = year_of_era + days.div_euclid(DAYS_PER_ERA) * 400 + i64::from(month <= 2);
     (year, month, day)
 }
@@ -424,11 +448,23 @@ mod tests {
     #[test]
     fn moments_read_as_iso_and_as_words_over_leap_days_and_before_1970() {
         assert_eq!(Moment::from_ms(0).iso, "1970-01-01T00:00:00.000Z");
-        assert_eq!(Moment::from_ms(951_782_400_123).iso, "2000-02-29T00:00:00.123Z");
-        assert_eq!(Moment::from_ms(1_795_418_465_000).text, "2026-11-23 07:21:05 UTC");
+        assert_eq!(
+            Moment::from_ms(951_782_400_123).iso,
+            "2000-02-29T00:00:00.123Z"
+        );
+        assert_eq!(
+            Moment::from_ms(1_795_418_465_000).text,
+            "2026-11-23 07:21:05 UTC"
+        );
         assert_eq!(Moment::from_ms(-1).iso, "1969-12-31T23:59:59.999Z");
-        assert_eq!(Moment::from_ms(4_107_542_399_000).iso, "2100-02-28T23:59:59.000Z");
-        assert_eq!(Moment::from_ms(4_107_542_400_000).iso, "2100-03-01T00:00:00.000Z");
+        assert_eq!(
+            Moment::from_ms(4_107_542_399_000).iso,
+            "2100-02-28T23:59:59.000Z"
+        );
+        assert_eq!(
+            Moment::from_ms(4_107_542_400_000).iso,
+            "2100-03-01T00:00:00.000Z"
+        );
     }
 
     #[test]
@@ -442,6 +478,11 @@ mod tests {
         for state in State::ALL {
             assert_eq!(state.as_str().parse::<State>(), Ok(*state));
         }
-        assert!("done".parse::<State>().unwrap_err().contains("pending, processing, processed, failed"));
+        assert!(
+            "done"
+                .parse::<State>()
+                .unwrap_err()
+                .contains("pending, processing, processed, failed")
+        );
     }
 }

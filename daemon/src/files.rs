@@ -1,6 +1,8 @@
-//! Files as they stand below a folder: opened without following a link, and told apart by size, time and number.
+//! Files as they stand below a folder: opened without following a link, and told apart by size,
+//! time and number.
 //!
-//! Not for what may be read at all: the roots are the reader's, and a watched folder's rules are `left_out`'s.
+//! Not for what may be read at all: the roots are the reader's, and a watched folder's rules are
+//! `left_out`'s.
 
 pub mod left_out;
 
@@ -9,7 +11,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, fstatfs, openat2, statat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, fstatfs, openat2, statat,
+};
 use rustix::io::Errno;
 
 use crate::domain::{Stamp, Standing};
@@ -26,21 +30,34 @@ const NUMBERED: [u64; 8] = [
     0x6969,      // NFS
 ];
 
-/// Opens what lies below a folder. `LOOP` says that a part of the path is a link, `XDEV` that it leads out.
+/// Opens what lies below a folder. `LOOP` says that a part of the path is a link, `XDEV` that it
+/// leads out.
 ///
 /// A pipe without a writer or a device does not hold the caller.
 pub fn open_beneath(folder: impl AsFd, below: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     // The kernel takes few other flags beside O_PATH.
     let for_paths = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let flags = if flags.contains(OFlags::PATH) { flags & for_paths } else { flags };
-    let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
+    let flags = if flags.contains(OFlags::PATH) {
+        flags & for_paths
+    } else {
+        flags
+    };
+    let below = if below.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        below
+    };
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     openat2(folder, below, flags, Mode::empty(), resolve)
 }
 
 /// The same, and how it stands.
-pub fn stat_beneath(folder: impl AsFd, below: &Path, flags: OFlags) -> Result<(OwnedFd, Stat), Errno> {
+pub fn stat_beneath(
+    folder: impl AsFd,
+    below: &Path,
+    flags: OFlags,
+) -> Result<(OwnedFd, Stat), Errno> {
     let file = open_beneath(folder, below, flags)?;
     let stat = fstat(&file)?;
     Ok((file, stat))
@@ -92,7 +109,14 @@ pub fn standing_of(stat: &Stat, numbers_last: bool) -> Standing {
     let seconds = stat.st_mtime.wrapping_mul(1_000_000_000);
     let mtime_ns = seconds.wrapping_add(i64::try_from(stat.st_mtime_nsec).unwrap_or_default());
     Standing {
-        stamp: Stamp { size: stat.st_size, mtime_ns },
-        inode: if numbers_last { stat.st_ino.cast_signed() } else { 0 },
+        stamp: Stamp {
+            size: stat.st_size,
+            mtime_ns,
+        },
+        inode: if numbers_last {
+            stat.st_ino.cast_signed()
+        } else {
+            0
+        },
     }
 }

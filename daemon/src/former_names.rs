@@ -1,8 +1,9 @@
-//! What this board left at the broker under a name it had before: messages that wait there in its session are taken, then
-//! the session is ended and the retained state removed. Not for a name that another board has: nothing of it is touched.
+//! What this board left at the broker under a name it had before: messages that wait there in its
+//! session are taken, then the session is ended and the retained state removed. Not for a name that
+//! another board has: nothing of it is touched.
 //!
-//! Whose a name is stands in its retained health: a number that is made of this database and this board, so that a copied
-//! card in another board is another one.
+//! Whose a name is stands in its retained health: a number that is made of this database and this
+//! board, so that a copied card in another board is another one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,15 +22,16 @@ use crate::sources::mqtt::{Door, Kind, Subscription};
 use crate::store::{Store, StoreError};
 use crate::topics::Topics;
 
-/// The facts that hold every name with something left at the broker, this database's number, and the topic of what Home
-/// Assistant was told.
+/// The facts that hold every name with something left at the broker, this database's number, and
+/// the topic of what Home Assistant was told.
 const NAMES: &str = "mqtt_names";
 const NUMBER: &str = "board_number";
 pub const ANNOUNCED: &str = "homeassistant_announced";
 /// A broker that is away or a name that is in use is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Retained messages come right behind the subscription, and what waits in a session behind the connection.
+/// Retained messages come right behind the subscription, and what waits in a session behind the
+/// connection.
 const SILENCE: Duration = Duration::from_secs(3);
 
 /// First part of the topics, and the board's name in them.
@@ -71,14 +73,20 @@ pub async fn board_number(store: &Store) -> Result<String, StoreError> {
     Ok(hex(&Sha256::digest(format!("{number} {hardware}")))[..16].to_owned())
 }
 
-/// What tells this board from one that a copy of its card was put into: its serial number, or its network card's.
+/// What tells this board from one that a copy of its card was put into: its serial number, or its
+/// network card's.
 fn hardware() -> Option<String> {
     let read = |path: &std::path::Path| std::fs::read_to_string(path).ok();
     if let Some(serial) = read("/sys/firmware/devicetree/base/serial-number".as_ref()) {
         return Some(serial);
     }
-    let interfaces = std::fs::read_dir("/sys/class/net").ok()?.flatten().map(|entry| entry.path());
-    let mut cards: Vec<_> = interfaces.filter(|path| path.join("device").exists()).collect();
+    let interfaces = std::fs::read_dir("/sys/class/net")
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path());
+    let mut cards: Vec<_> = interfaces
+        .filter(|path| path.join("device").exists())
+        .collect();
     cards.sort();
     cards.iter().find_map(|card| read(&card.join("address")))
 }
@@ -86,13 +94,20 @@ fn hardware() -> Option<String> {
 /// Notes the name the board has now and answers those it had before.
 pub async fn remember(store: &Store, prefix: &str, device: &str) -> Result<Vec<Name>, StoreError> {
     let (announced, known) = (store.fact(ANNOUNCED).await?, names(store).await?);
-    let mut former: Vec<_> =
-        known.into_iter().filter(|name| (name.prefix.as_str(), name.device.as_str()) != (prefix, device)).collect();
+    let mut former: Vec<_> = known
+        .into_iter()
+        .filter(|name| (name.prefix.as_str(), name.device.as_str()) != (prefix, device))
+        .collect();
     for name in &mut former {
-        let own = |topic: &String| topic.ends_with(&format!("/device/kithd_{}/config", name.device));
+        let own =
+            |topic: &String| topic.ends_with(&format!("/device/kithd_{}/config", name.device));
         name.announced = announced.clone().filter(own).or(name.announced.take());
     }
-    let now = Name { prefix: prefix.into(), device: device.into(), announced: None };
+    let now = Name {
+        prefix: prefix.into(),
+        device: device.into(),
+        announced: None,
+    };
     save(store, former.iter().cloned().chain([now]).collect()).await?;
     Ok(former)
 }
@@ -105,16 +120,22 @@ pub fn subscribed_fact(client_id: &str) -> String {
 /// Filters that a client once subscribed to, in a session that the broker may have kept.
 pub async fn subscribed(store: &Store, client_id: &str) -> Result<Vec<String>, StoreError> {
     let known = store.fact(&subscribed_fact(client_id)).await?;
-    Ok(known.and_then(|known| serde_json::from_str(&known).ok()).unwrap_or_default())
+    Ok(known
+        .and_then(|known| serde_json::from_str(&known).ok())
+        .unwrap_or_default())
 }
 
 async fn names(store: &Store) -> Result<Vec<Name>, StoreError> {
     let known = store.fact(NAMES).await?;
-    Ok(known.and_then(|known| serde_json::from_str(&known).ok()).unwrap_or_default())
+    Ok(known
+        .and_then(|known| serde_json::from_str(&known).ok())
+        .unwrap_or_default())
 }
 
 async fn save(store: &Store, names: Vec<Name>) -> Result<(), StoreError> {
-    store.set_fact(NAMES, serde_json::json!(names).to_string()).await
+    store
+        .set_fact(NAMES, serde_json::json!(names).to_string())
+        .await
 }
 
 /// What was found under a former name.
@@ -123,7 +144,8 @@ enum Found {
     Cleared,
     /// Another board has it.
     Foreign,
-    /// A board with our number is there under it; perhaps the broker has not noticed yet that we are gone.
+    /// A board with our number is there under it; perhaps the broker has not noticed yet that we
+    /// are gone.
     InUse,
 }
 
@@ -155,7 +177,9 @@ impl FormerNames {
         let part = "former names";
         let text = match self.clear(name).await {
             Ok(Found::InUse) => {
-                format!("{of} is still in use, so nothing of it is cleared at the broker; it is looked at again")
+                format!(
+                    "{of} is still in use, so nothing of it is cleared at the broker; it is looked at again"
+                )
             }
             Ok(found) => {
                 if let Err(error) = self.forget(name).await {
@@ -163,7 +187,9 @@ impl FormerNames {
                 }
                 let text = match found {
                     Found::Foreign => {
-                        format!("{of} is another board's name now; nothing of it was touched at the broker")
+                        format!(
+                            "{of} is another board's name now; nothing of it was touched at the broker"
+                        )
                     }
                     _ => format!("nothing is left of {of} at the broker"),
                 };
@@ -171,7 +197,9 @@ impl FormerNames {
                 self.health.set(part, Condition::Ok, text);
                 return false;
             }
-            Err(why) => format!("what is left of {of} at the broker could not be cleared: {why}; it is tried again"),
+            Err(why) => format!(
+                "what is left of {of} at the broker could not be cleared: {why}; it is tried again"
+            ),
         };
         if self.health.set(part, Condition::Degraded, text.as_str()) {
             tracing::warn!("{text}");
@@ -187,9 +215,16 @@ impl FormerNames {
 
     async fn clear(&self, name: &Name) -> anyhow::Result<Found> {
         let topics = Topics::new(&name.prefix, &name.device);
-        let ours = [Some(topics.status()), Some(topics.health()), name.announced.clone()];
+        let ours = [
+            Some(topics.status()),
+            Some(topics.health()),
+            name.announced.clone(),
+        ];
         let kept = self.retained(ours.into_iter().flatten().collect()).await?;
-        let json = |topic: &str| kept.get(topic).and_then(|payload| serde_json::from_slice::<Value>(payload).ok());
+        let json = |topic: &str| {
+            kept.get(topic)
+                .and_then(|payload| serde_json::from_slice::<Value>(payload).ok())
+        };
         let Some(health) = json(&topics.health()) else {
             // Nobody was here under that name, or the broker has forgotten it.
             return Ok(Found::Cleared);
@@ -197,24 +232,39 @@ impl FormerNames {
         if health["board"] != self.board.as_str() {
             return Ok(Found::Foreign);
         }
-        if kept.get(&topics.status()).is_some_and(|status| status == b"online") {
+        if kept
+            .get(&topics.status())
+            .is_some_and(|status| status == b"online")
+        {
             return Ok(Found::InUse);
         }
         for client in ["", "-shared"] {
-            self.empty_session(name, &format!("kithd-{}{client}", name.device)).await?;
+            self.empty_session(name, &format!("kithd-{}{client}", name.device))
+                .await?;
         }
-        let announced = name
-            .announced
-            .iter()
-            .filter(|topic| json(topic).is_some_and(|config| config["device"]["serial_number"] == self.board.as_str()));
-        self.remove([topics.status(), topics.health()].into_iter().chain(announced.cloned()).collect()).await?;
+        let announced = name.announced.iter().filter(|topic| {
+            json(topic)
+                .is_some_and(|config| config["device"]["serial_number"] == self.board.as_str())
+        });
+        self.remove(
+            [topics.status(), topics.health()]
+                .into_iter()
+                .chain(announced.cloned())
+                .collect(),
+        )
+        .await?;
         Ok(Found::Cleared)
     }
 
     /// A connection of its own, without a session.
     fn visit(&self, subscriptions: Vec<String>) -> Settings {
         let client_id = format!("{}-former", self.settings.client_id);
-        Settings { client_id, session_expiry: Duration::ZERO, subscriptions, ..self.settings.clone() }
+        Settings {
+            client_id,
+            session_expiry: Duration::ZERO,
+            subscriptions,
+            ..self.settings.clone()
+        }
     }
 
     /// What the broker keeps on these topics.
@@ -243,10 +293,21 @@ impl FormerNames {
         let topics = Topics::new(&name.prefix, &name.device);
         let own = |filter, kind| Subscription { filter, kind };
         let mut door = self.door.clone();
-        door.subscriptions.extend([own(topics.paths(), Kind::Paths), own(topics.pictures(), Kind::Pictures)]);
+        door.subscriptions.extend([
+            own(topics.paths(), Kind::Paths),
+            own(topics.pictures(), Kind::Pictures),
+        ]);
         let unsubscribe = subscribed(&self.store, client_id).await?;
-        let settings = Settings { client_id: client_id.to_owned(), unsubscribe, ..self.settings.clone() };
-        let ending = Settings { session_expiry: Duration::ZERO, unsubscribe: Vec::new(), ..settings.clone() };
+        let settings = Settings {
+            client_id: client_id.to_owned(),
+            unsubscribe,
+            ..self.settings.clone()
+        };
+        let ending = Settings {
+            session_expiry: Duration::ZERO,
+            unsubscribe: Vec::new(),
+            ..settings.clone()
+        };
 
         let (_publisher, mut deliveries, state, connection) = mqtt::connect(settings);
         let (over, stop) = oneshot::channel::<()>();
@@ -280,7 +341,13 @@ impl FormerNames {
             let removed = async {
                 connected(state).await?;
                 for topic in topics {
-                    publisher.publish(Message { topic, retain: true, ..Message::default() }).await?;
+                    publisher
+                        .publish(Message {
+                            topic,
+                            retain: true,
+                            ..Message::default()
+                        })
+                        .await?;
                 }
                 anyhow::Ok(())
             };
@@ -293,7 +360,9 @@ impl FormerNames {
 }
 
 async fn connected(mut state: tokio::sync::watch::Receiver<State>) -> anyhow::Result<()> {
-    let up = timeout(PATIENCE, state.wait_for(State::is_connected)).await.is_ok_and(|state| state.is_ok());
+    let up = timeout(PATIENCE, state.wait_for(State::is_connected))
+        .await
+        .is_ok_and(|state| state.is_ok());
     let why = state.borrow().to_string();
     anyhow::ensure!(up, why);
     Ok(())

@@ -1,4 +1,5 @@
-//! What each part of the appliance says of itself, for the page, the API, MQTT health and `kithd status`.
+//! What each part of the appliance says of itself, for the page, the API, MQTT health and `kithd
+//! status`.
 //!
 //! Parts set their own line; nobody decides anything from it.
 
@@ -66,7 +67,10 @@ impl Health {
     /// Sets a part's line; true when it differs from the last one.
     pub fn set(&self, name: &'static str, condition: Condition, text: impl Into<String>) -> bool {
         let text = text.into();
-        let part = Part { condition, text: text.clone() };
+        let part = Part {
+            condition,
+            text: text.clone(),
+        };
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         if parts.get(name) == Some(&part) {
             return false;
@@ -74,8 +78,14 @@ impl Health {
         parts.insert(name, part);
         drop(parts);
         if condition == Condition::Degraded {
-            let trouble = Trouble { at_ms: wall_clock_ms(), text };
-            self.troubles.lock().unwrap_or_else(PoisonError::into_inner).insert(name, trouble);
+            let trouble = Trouble {
+                at_ms: wall_clock_ms(),
+                text,
+            };
+            self.troubles
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(name, trouble);
         }
         self.version.send_modify(|version| *version += 1);
         true
@@ -83,17 +93,26 @@ impl Health {
 
     /// Forgets the last trouble of a part, whose text named somebody.
     pub fn forget_trouble(&self, name: &str) {
-        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.troubles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name);
     }
 
     /// All lines, by name.
     pub fn parts(&self) -> BTreeMap<&'static str, Part> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.parts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The last trouble of every part that had any since the start, over or not.
     pub fn troubles(&self) -> BTreeMap<&'static str, Trouble> {
-        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.troubles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Changes whenever a line changes.

@@ -1,4 +1,5 @@
-//! A question to a loop that only its next turn can answer: whether it still turns. Not for what it then does about it.
+//! A question to a loop that only its next turn can answer: whether it still turns. Not for what it
+//! then does about it.
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -24,7 +25,8 @@ impl Heartbeat {
 }
 
 impl Pulse {
-    /// Answers the next question; waits for it, for ever once nobody asks any more. Give it a place in the loop's `select!`.
+    /// Answers the next question; waits for it, for ever once nobody asks any more. Give it a place
+    /// in the loop's `select!`.
     pub async fn answer(&mut self) {
         match self.0.recv().await {
             // Who asked may have lost patience.
@@ -54,7 +56,9 @@ mod tests {
         let (heart, mut pulse) = heartbeat();
         let turning = tokio::spawn(async move {
             pulse.answer().await;
-            pulse.answer_during(tokio::time::sleep(std::time::Duration::from_millis(50))).await;
+            pulse
+                .answer_during(tokio::time::sleep(std::time::Duration::from_millis(50)))
+                .await;
         });
         assert!(heart.answered().await);
         assert!(heart.answered().await);

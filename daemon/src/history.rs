@@ -12,7 +12,12 @@ use crate::store::{HistoryRow, Store};
 const MINUTE_MS: i64 = 60_000;
 
 /// Until stopped.
-pub async fn keep(queue: Queue, store: Store, board: Board, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn keep(
+    queue: Queue,
+    store: Store,
+    board: Board,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             () = tokio::time::sleep(until_the_next(wall_clock_ms())) => {}
@@ -38,11 +43,15 @@ pub async fn keep(queue: Queue, store: Store, board: Board, stop: CancellationTo
     }
 }
 
-/// How long to the end of a minute of the clock; after one that ends at once, to the next. A clock that jumps makes one
-/// minute shorter or longer, no more.
+/// How long to the end of a minute of the clock; after one that ends at once, to the next. A clock
+/// that jumps makes one minute shorter or longer, no more.
 fn until_the_next(wall_ms: i64) -> Duration {
     let left = MINUTE_MS - wall_ms.rem_euclid(MINUTE_MS);
-    let left = if left < MINUTE_MS / 2 { left + MINUTE_MS } else { left };
+    let left = if left < MINUTE_MS / 2 {
+        left + MINUTE_MS
+    } else {
+        left
+    };
     Duration::from_millis(left.unsigned_abs())
 }
 
@@ -55,9 +64,15 @@ mod tests {
 
     #[test]
     fn it_is_always_about_a_minute_to_the_next_row() {
-        for (wall_ms, left) in
-            [(0, 60), (1000, 59), (29_000, 31), (31_000, 89), (59_000, 61), (60_000, 60), (-1000, 61)]
-        {
+        for (wall_ms, left) in [
+            (0, 60),
+            (1000, 59),
+            (29_000, 31),
+            (31_000, 89),
+            (59_000, 61),
+            (60_000, 60),
+            (-1000, 61),
+        ] {
             assert_eq!(until_the_next(wall_ms).as_secs(), left, "{wall_ms}");
         }
     }
@@ -92,7 +107,12 @@ mod tests {
         std::fs::write(zone.join("temp"), "45500\n").unwrap();
         let stop = CancellationToken::new();
         let mut changes = store.changes();
-        let keeping = tokio::spawn(keep(queue, store.clone(), Board::at(folder.path()), stop.clone()));
+        let keeping = tokio::spawn(keep(
+            queue,
+            store.clone(),
+            Board::at(folder.path()),
+            stop.clone(),
+        ));
         tokio::task::yield_now().await;
         tokio::time::pause();
         tokio::time::advance(Duration::from_secs(100)).await;
@@ -107,7 +127,10 @@ mod tests {
         stop.cancel();
         keeping.await.unwrap().unwrap();
         let [row] = &rows[..] else { panic!("{rows:?}") };
-        assert_eq!((row.pending, row.accepted, row.processed, row.failed), (1, 1, 0, 0));
+        assert_eq!(
+            (row.pending, row.accepted, row.processed, row.failed),
+            (1, 1, 0, 0)
+        );
         assert_eq!((row.stages, row.celsius), ([0.0; 5], Some(45.5)));
         assert!((row.minute - wall_clock_ms() / MINUTE_MS).abs() <= 1);
     }

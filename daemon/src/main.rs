@@ -1,4 +1,5 @@
-//! kithd: pictures in, names out, nothing lost. Parses, logs, loads the configuration, runs, and gives the exit code.
+//! kithd: pictures in, names out, nothing lost. Parses, logs, loads the configuration, runs, and
+//! gives the exit code.
 
 mod admin;
 mod allocator;
@@ -58,8 +59,10 @@ fn answer() -> ExitCode {
     let config = match Config::load(cli.config.as_deref(), &cli.set) {
         Ok(config) => config,
         Err(problems) => {
-            let source =
-                cli.config.as_deref().map_or_else(|| config::SYSTEM_CONFIG.into(), |p| p.display().to_string());
+            let source = cli
+                .config
+                .as_deref()
+                .map_or_else(|| config::SYSTEM_CONFIG.into(), |p| p.display().to_string());
             cli::complain(&Config::problems_text(&source, &problems));
             return ExitCode::from(EXIT_CONFIG);
         }
@@ -69,7 +72,9 @@ fn answer() -> ExitCode {
         Err(error) => {
             cli::complain(&format!("{error:#}"));
             match error.downcast_ref() {
-                Some(StoreError::Newer { .. } | StoreError::NetworkFilesystem { .. }) => ExitCode::from(EXIT_CONFIG),
+                Some(StoreError::Newer { .. } | StoreError::NetworkFilesystem { .. }) => {
+                    ExitCode::from(EXIT_CONFIG)
+                }
                 _ => ExitCode::FAILURE,
             }
         }

@@ -1,5 +1,6 @@
-//! Names that people type: of persons, pictures, boards. One function brings a name to its stored form, one to the form
-//! in which names are compared; searching, ordering and the level of a topic follow from that one.
+//! Names that people type: of persons, pictures, boards. One function brings a name to its stored
+//! form, one to the form in which names are compared; searching, ordering and the level of a topic
+//! follow from that one.
 //!
 //! Not for paths as the file system needs them: those are its bytes.
 
@@ -15,34 +16,56 @@ const LONGEST_OF_A_PICTURE: usize = 255;
 /// Combining class of the signs that suppress a vowel in the scripts of India.
 const VIRAMA: u8 = 9;
 
-/// The stored form: NFC, without control and invisible characters, runs of white space as one blank, trimmed.
+/// The stored form: NFC, without control and invisible characters, runs of white space as one
+/// blank, trimmed.
 ///
-/// May be empty. Sources: Unicode Standard Annex 15 (NFC), general categories Cc, Cf, Co, Cs and Cn; RFC 5892, appendix
-/// A, for the two joiners, which change how a name is written in some scripts.
+/// May be empty. Sources: Unicode Standard Annex 15 (NFC), general categories Cc, Cf, Co, Cs and
+/// Cn; RFC 5892, appendix A, for the two joiners, which change how a name is written in some
+/// scripts.
 pub fn clean(name: &str) -> String {
     let mut visible = String::with_capacity(name.len());
-    let mut letters = name.nfc().map(|c| if c.is_whitespace() { ' ' } else { c }).peekable();
+    let mut letters = name
+        .nfc()
+        .map(|c| if c.is_whitespace() { ' ' } else { c })
+        .peekable();
     while let Some(letter) = letters.next() {
         let before = visible.chars().next_back();
         if is_visible(letter) || joins(letter, before, letters.peek().copied()) {
             visible.push(letter);
         }
     }
-    visible.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ").nfc().collect()
+    visible
+        .split(' ')
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+        .nfc()
+        .collect()
 }
 
-/// The form for comparing: cleaned, without joiners, then the Unicode canonical caseless form, so that "MÜLLER", "Müller"
-/// and its decomposed spelling are one.
+/// The form for comparing: cleaned, without joiners, then the Unicode canonical caseless form, so
+/// that "MÜLLER", "Müller" and its decomposed spelling are one.
 ///
 /// Source: Unicode Standard, section 3.13, definition D145.
 pub fn fold(name: &str) -> String {
     if name.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-        return name.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ").to_ascii_lowercase();
+        return name
+            .split(' ')
+            .filter(|word| !word.is_empty())
+            .collect::<Vec<_>>()
+            .join(" ")
+            .to_ascii_lowercase();
     }
-    clean(name).nfd().default_case_fold().filter(|c| !is_joiner(*c)).nfc().collect()
+    clean(name)
+        .nfd()
+        .default_case_fold()
+        .filter(|c| !is_joiner(*c))
+        .nfc()
+        .collect()
 }
 
-/// The form for ordering: folded, with base letters in place of those with accents, so that "Ärger" stands beside "Arger".
+/// The form for ordering: folded, with base letters in place of those with accents, so that "Ärger"
+/// stands beside "Arger".
 pub fn base(name: &str) -> String {
     let mut base = String::with_capacity(name.len());
     for letter in fold(name).nfd().filter(|c| !is_accent(*c)) {
@@ -61,19 +84,26 @@ pub fn base(name: &str) -> String {
     base.nfc().collect()
 }
 
-/// Whether a folded text is part of a name. Accents that are not typed are not asked for: "muller" finds "Müller".
+/// Whether a folded text is part of a name. Accents that are not typed are not asked for: "muller"
+/// finds "Müller".
 pub fn holds(name: &str, folded: &str) -> bool {
     let own = fold(name);
     own.contains(folded) || (!own.is_ascii() && base(&own).contains(folded))
 }
 
-/// The name as one level of a topic: words of small letters and digits of any script, joined by hyphens. Empty when it has
-/// none of these. Never `+`, `#`, `/` or NUL.
+/// The name as one level of a topic: words of small letters and digits of any script, joined by
+/// hyphens. Empty when it has none of these. Never `+`, `#`, `/` or NUL.
 pub fn topic_level(name: &str) -> String {
-    // An accent that has no composed letter goes; the signs of scripts that are written with them stay.
+    // An accent that has no composed letter goes; the signs of scripts that are written with them
+    // stay.
     let folded: String = fold(name).chars().filter(|c| !is_accent(*c)).collect();
-    let in_words = |c: char| c.is_alphanumeric() || c.general_category_group() == GeneralCategoryGroup::Mark;
-    folded.split(|c: char| !in_words(c)).filter(|word| !word.is_empty()).collect::<Vec<_>>().join("-")
+    let in_words =
+        |c: char| c.is_alphanumeric() || c.general_category_group() == GeneralCategoryGroup::Mark;
+    folded
+        .split(|c: char| !in_words(c))
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join("-")
 }
 
 /// A person's name in its stored form, or why nobody can be called that.
@@ -82,16 +112,17 @@ pub fn of_person(typed: &str) -> Result<String, String> {
     match name.chars().count() {
         1..=LONGEST_OF_A_PERSON => Ok(name),
         0 => Err("a person's name must have at least one visible character".into()),
-        count => {
-            Err(format!("a person's name may have at most {LONGEST_OF_A_PERSON} characters; this one has {count}"))
-        }
+        count => Err(format!(
+            "a person's name may have at most {LONGEST_OF_A_PERSON} characters; this one has {count}"
+        )),
     }
 }
 
-/// The same for a name that is given now: each word is of one alphabet. Letters of two alphabets look alike, and would make
-/// two people of one.
+/// The same for a name that is given now: each word is of one alphabet. Letters of two alphabets
+/// look alike, and would make two people of one.
 ///
-/// Source: Unicode Technical Standard 39, section 5.2, for the three alphabets whose letters look alike.
+/// Source: Unicode Technical Standard 39, section 5.2, for the three alphabets whose letters look
+/// alike.
 pub fn given_to_person(typed: &str) -> Result<String, String> {
     let name = of_person(typed)?;
     for word in name.split(' ') {
@@ -114,13 +145,18 @@ pub fn of_picture(name: &str) -> String {
 
 fn is_visible(c: char) -> bool {
     use GeneralCategory::{Control, Format, PrivateUse, Surrogate, Unassigned};
-    // Fillers and blanks: letters and symbols by their category, with no glyph. Selectors: marks with none.
+    // Fillers and blanks: letters and symbols by their category, with no glyph. Selectors: marks
+    // with none.
     let filler = matches!(
         c,
         '\u{034F}' | '\u{115F}' | '\u{1160}' | '\u{17B4}' | '\u{17B5}' | '\u{180B}'..='\u{180D}' | '\u{180F}' | '\u{2800}'
             | '\u{3164}' | '\u{FFA0}' | '\u{FE00}'..='\u{FE0F}' | '\u{E0100}'..='\u{E01EF}'
     );
-    !filler && !matches!(c.general_category(), Control | Format | PrivateUse | Surrogate | Unassigned)
+    !filler
+        && !matches!(
+            c.general_category(),
+            Control | Format | PrivateUse | Surrogate | Unassigned
+        )
 }
 
 fn alphabet(c: char) -> Option<&'static str> {
@@ -142,10 +178,12 @@ fn is_joiner(c: char) -> bool {
     matches!(c, '\u{200C}' | '\u{200D}')
 }
 
-/// Whether an invisible character is a joiner where it changes what is seen: after a virama, and, the non-joiner, between
-/// two letters of Arabic.
+/// Whether an invisible character is a joiner where it changes what is seen: after a virama, and,
+/// the non-joiner, between two letters of Arabic.
 fn joins(c: char, before: Option<char>, after: Option<char>) -> bool {
-    let arabic = |c: Option<char>| c.is_some_and(|c| matches!(c, '\u{0620}'..='\u{06FF}' | '\u{0750}'..='\u{077F}'));
+    let arabic = |c: Option<char>| {
+        c.is_some_and(|c| matches!(c, '\u{0620}'..='\u{06FF}' | '\u{0750}'..='\u{077F}'))
+    };
     is_joiner(c)
         && after.is_some_and(char::is_alphabetic)
         && (before.is_some_and(|before| canonical_combining_class(before) == VIRAMA)
@@ -164,8 +202,16 @@ mod tests {
     #[test]
     fn a_name_is_stored_composed_trimmed_and_visible() {
         assert_eq!(clean("  Jose\u{301} \u{200b}\tDías "), "José Días");
-        let invisible =
-            ["\u{200b}", "\u{feff}", "\u{2060}", "\u{202e}", "\u{3164}", "\u{2800}", "\u{ad}\u{fe0f}", " \n"];
+        let invisible = [
+            "\u{200b}",
+            "\u{feff}",
+            "\u{2060}",
+            "\u{202e}",
+            "\u{3164}",
+            "\u{2800}",
+            "\u{ad}\u{fe0f}",
+            " \n",
+        ];
         for invisible in invisible {
             assert_eq!(clean(invisible), "", "{invisible:?}");
             assert!(of_person(invisible).is_err(), "{invisible:?}");
@@ -173,18 +219,46 @@ mod tests {
         assert_eq!(clean("\u{202e}nnA"), "nnA");
         assert_eq!(clean("Eileen\u{a0}\u{3000}Collins\0"), "Eileen Collins");
         assert_eq!(clean("अक्षय"), "अक्षय");
-        assert!(of_person(&"a".repeat(201)).unwrap_err().contains("at most 200"));
-        assert_eq!(of_person(&format!(" {} ", "ä".repeat(200))).unwrap().chars().count(), 200);
+        assert!(
+            of_person(&"a".repeat(201))
+                .unwrap_err()
+                .contains("at most 200")
+        );
+        assert_eq!(
+            of_person(&format!(" {} ", "ä".repeat(200)))
+                .unwrap()
+                .chars()
+                .count(),
+            200
+        );
     }
 
     #[test]
     fn a_given_name_mixes_no_letters_that_look_alike() {
-        for mixed in ["\u{410}nna", "Maria \u{39F}lsen", "Ivan\u{43E}v", "\u{397}ENRY", "Jos\u{e9} Marí\u{430}"] {
+        for mixed in [
+            "\u{410}nna",
+            "Maria \u{39F}lsen",
+            "Ivan\u{43E}v",
+            "\u{397}ENRY",
+            "Jos\u{e9} Marí\u{430}",
+        ] {
             let why = given_to_person(mixed).unwrap_err();
-            assert!(why.contains("Latin") && why.contains("type it in one alphabet"), "{mixed}: {why}");
+            assert!(
+                why.contains("Latin") && why.contains("type it in one alphabet"),
+                "{mixed}: {why}"
+            );
         }
-        for one in ["Анна", "Σίσυφος", "Anna Иванова", "José O'Neill", "Łukasz", "Nguyễn", "李 Wei", "アン", "Ann-2"]
-        {
+        for one in [
+            "Анна",
+            "Σίσυφος",
+            "Anna Иванова",
+            "José O'Neill",
+            "Łukasz",
+            "Nguyễn",
+            "李 Wei",
+            "アン",
+            "Ann-2",
+        ] {
             assert_eq!(given_to_person(one).as_deref(), Ok(one));
         }
         // One that is stored stays.
@@ -195,7 +269,10 @@ mod tests {
     fn joiners_stay_where_a_script_is_written_with_them() {
         for name in ["ශ්\u{200d}රී", "می\u{200c}نا"] {
             assert_eq!(clean(name), name);
-            assert_eq!(fold(name), fold(&name.replace(['\u{200c}', '\u{200d}'], "")));
+            assert_eq!(
+                fold(name),
+                fold(&name.replace(['\u{200c}', '\u{200d}'], ""))
+            );
         }
         assert_eq!(clean("An\u{200d}na\u{200c}"), "Anna");
     }
@@ -212,12 +289,20 @@ mod tests {
 
     #[test]
     fn a_search_finds_accents_whether_they_are_typed_or_not() {
-        for (name, text) in
-            [("müller", "MÜLLER"), ("José", "jose\u{301}"), ("Straße", "STRASSE"), ("İbrahim", "ibrahim")]
-        {
+        for (name, text) in [
+            ("müller", "MÜLLER"),
+            ("José", "jose\u{301}"),
+            ("Straße", "STRASSE"),
+            ("İbrahim", "ibrahim"),
+        ] {
             assert!(holds(name, &fold(text)), "{name} {text}");
         }
-        for (name, text) in [("Müller", "muller"), ("Łukasz", "lukasz"), ("Øystein", "oys"), ("Anna", "")] {
+        for (name, text) in [
+            ("Müller", "muller"),
+            ("Łukasz", "lukasz"),
+            ("Øystein", "oys"),
+            ("Anna", ""),
+        ] {
             assert!(holds(name, &fold(text)), "{name} {text}");
         }
         assert!(!holds("Muller", &fold("müller")));
@@ -226,9 +311,17 @@ mod tests {
 
     #[test]
     fn names_are_ordered_by_their_base_letters() {
-        let mut names = ["Zz", "Öztürk", "Ärger", "Arger", "Łukasz", "Maria", "bob", "Čapek", "İbrahim", "Jan"];
+        let mut names = [
+            "Zz", "Öztürk", "Ärger", "Arger", "Łukasz", "Maria", "bob", "Čapek", "İbrahim", "Jan",
+        ];
         names.sort_by_key(|name| (base(name), fold(name)));
-        assert_eq!(names, ["Arger", "Ärger", "bob", "Čapek", "İbrahim", "Jan", "Łukasz", "Maria", "Öztürk", "Zz"]);
+        assert_eq!(
+            names,
+            [
+                "Arger", "Ärger", "bob", "Čapek", "İbrahim", "Jan", "Łukasz", "Maria", "Öztürk",
+                "Zz"
+            ]
+        );
     }
 
     #[test]

@@ -1,13 +1,17 @@
-//! What systemd is told (sd_notify): ready, a status line, that the daemon still turns (watchdog), that it stops.
+//! What systemd is told (sd_notify): ready, a status line, that the daemon still turns (watchdog),
+//! that it stops.
 //!
-//! Not for healing: a loop that hangs gets no more time than the unit's `WatchdogSec`, and systemd starts us again.
-//! Engine, camera and mounts are not asked: they have guards of their own, and their trouble is no reason to restart.
+//! Not for healing: a loop that hangs gets no more time than the unit's `WatchdogSec`, and systemd
+//! starts us again. Engine, camera and mounts are not asked: they have guards of their own, and
+//! their trouble is no reason to restart.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use systemd::daemon::{self, STATE_EXTEND_TIMEOUT_USEC, STATE_READY, STATE_STATUS, STATE_STOPPING, STATE_WATCHDOG};
+use systemd::daemon::{
+    self, STATE_EXTEND_TIMEOUT_USEC, STATE_READY, STATE_STATUS, STATE_STOPPING, STATE_WATCHDOG,
+};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +19,8 @@ use crate::health::{Condition, Health, Part};
 use crate::heartbeat::Heartbeat;
 use crate::store::Store;
 
-/// READY waits no longer for parts that are still starting: a GPU may compile its kernels for minutes.
+/// READY waits no longer for parts that are still starting: a GPU may compile its kernels for
+/// minutes.
 const READY_PATIENCE: Duration = Duration::from_secs(90);
 /// Beyond the drain time: last results, last commit, last requests.
 const STOP_MARGIN: Duration = Duration::from_secs(15);
@@ -59,11 +64,16 @@ impl Notifier {
             () = stop.cancelled() => {}
         }
         let time = (self.drain + STOP_MARGIN).as_micros().to_string();
-        tell(&[(STATE_STOPPING, "1"), (STATE_STATUS, "stopping"), (STATE_EXTEND_TIMEOUT_USEC, &time)]);
+        tell(&[
+            (STATE_STOPPING, "1"),
+            (STATE_STATUS, "stopping"),
+            (STATE_EXTEND_TIMEOUT_USEC, &time),
+        ]);
         Ok(())
     }
 
-    /// READY once everything awaited has said how it is, and the status line for as long as it runs.
+    /// READY once everything awaited has said how it is, and the status line for as long as it
+    /// runs.
     async fn report(&self) {
         let patience = Instant::now() + READY_PATIENCE;
         let (mut ready, mut last) = (false, String::new());
@@ -89,29 +99,53 @@ impl Notifier {
 
 /// Feeds the watchdog whenever every loop has answered; never resolves.
 async fn feed(store: &Store, loops: &[(&'static str, Heartbeat)], watchdog: Option<Duration>) {
-    let Some(interval) = watchdog else { return std::future::pending().await };
+    let Some(interval) = watchdog else {
+        return std::future::pending().await;
+    };
     let mut rounds = tokio::time::interval(interval / 4);
     loop {
         rounds.tick().await;
         let asked = loops.iter().map(|(name, heart)| async move {
-            (*name, matches!(timeout(interval / 2, heart.answered()).await, Ok(true)))
+            (
+                *name,
+                matches!(timeout(interval / 2, heart.answered()).await, Ok(true)),
+            )
         });
-        let (written, answers) = tokio::join!(timeout(interval / 2, store.answers()), join_all(asked));
+        let (written, answers) =
+            tokio::join!(timeout(interval / 2, store.answers()), join_all(asked));
         let written = ("writer thread", matches!(written, Ok(true)));
-        let silent: Vec<_> =
-            std::iter::once(written).chain(answers).filter(|(_, answered)| !answered).map(|(name, _)| name).collect();
+        let silent: Vec<_> = std::iter::once(written)
+            .chain(answers)
+            .filter(|(_, answered)| !answered)
+            .map(|(name, _)| name)
+            .collect();
         if silent.is_empty() {
             tell(&[(STATE_WATCHDOG, "1")]);
         } else {
-            tracing::error!("no answer within {:?} from: {}; the watchdog is not fed", interval / 2, silent.join(", "));
+            tracing::error!(
+                "no answer within {:?} from: {}; the watchdog is not fed",
+                interval / 2,
+                silent.join(", ")
+            );
         }
     }
 }
 
 /// Awaited parts that have not said yet how they are.
-fn still_starting(awaited: &[&'static str], parts: &BTreeMap<&'static str, Part>) -> Vec<&'static str> {
-    let settled = |name: &str| parts.get(name).is_some_and(|part| part.condition != Condition::Starting);
-    awaited.iter().filter(|name| !settled(name)).copied().collect()
+fn still_starting(
+    awaited: &[&'static str],
+    parts: &BTreeMap<&'static str, Part>,
+) -> Vec<&'static str> {
+    let settled = |name: &str| {
+        parts
+            .get(name)
+            .is_some_and(|part| part.condition != Condition::Starting)
+    };
+    awaited
+        .iter()
+        .filter(|name| !settled(name))
+        .copied()
+        .collect()
 }
 
 /// One line for `systemctl status`.
@@ -121,7 +155,10 @@ fn status_line(parts: &BTreeMap<&'static str, Part>, unfinished: u64) -> String 
         1 => "1 picture waits".into(),
         many => format!("{many} pictures wait"),
     };
-    for (condition, word) in [(Condition::Degraded, "degraded"), (Condition::Starting, "starting")] {
+    for (condition, word) in [
+        (Condition::Degraded, "degraded"),
+        (Condition::Starting, "starting"),
+    ] {
         for (name, part) in parts.iter().filter(|(_, part)| part.condition == condition) {
             line.push_str(&format!("; {word}: {name} ({})", part.text));
         }
@@ -141,7 +178,10 @@ mod tests {
     use super::*;
 
     fn part(condition: Condition, text: &str) -> Part {
-        Part { condition, text: text.into() }
+        Part {
+            condition,
+            text: text.into(),
+        }
     }
 
     #[test]
@@ -162,7 +202,10 @@ mod tests {
             ("engine", part(Condition::Ok, "works")),
             ("mqtt", part(Condition::Degraded, "no broker\nat host")),
         ]);
-        assert_eq!(status_line(&parts, 3), "3 pictures wait; degraded: mqtt (no broker at host)");
+        assert_eq!(
+            status_line(&parts, 3),
+            "3 pictures wait; degraded: mqtt (no broker at host)"
+        );
         assert_eq!(status_line(&BTreeMap::new(), 0), "no pictures wait");
     }
 }

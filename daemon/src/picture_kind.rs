@@ -1,7 +1,8 @@
-//! The kind of a picture by its bytes: which container a file is, how it is wrapped, or what it is when it is no picture.
+//! The kind of a picture by its bytes: which container a file is, how it is wrapped, or what it is
+//! when it is no picture.
 //!
-//! Every door uses it: a declared type or a file name decides nothing. Not for deciding whether the rest of the file is
-//! sound: that is decoding.
+//! Every door uses it: a declared type or a file name decides nothing. Not for deciding whether the
+//! rest of the file is sound: that is decoding.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -57,9 +58,25 @@ pub fn sniff(bytes: &[u8]) -> Option<Format> {
     match bytes {
         [0xFF, 0xD8, 0xFF, ..] => Some(Format::Jpeg),
         [0x89, b'P', b'N', b'G', 0x0D, 0x0A, 0x1A, 0x0A, ..] => Some(Format::Png),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some(Format::WebP),
+        [
+            b'R',
+            b'I',
+            b'F',
+            b'F',
+            _,
+            _,
+            _,
+            _,
+            b'W',
+            b'E',
+            b'B',
+            b'P',
+            ..,
+        ] => Some(Format::WebP),
         [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some(Format::Gif),
-        [b'B', b'M', ..] if bytes.get(14).is_some_and(|n| bmp_headers.contains(n)) => Some(Format::Bmp),
+        [b'B', b'M', ..] if bytes.get(14).is_some_and(|n| bmp_headers.contains(n)) => {
+            Some(Format::Bmp)
+        }
         // 42 is TIFF, 43 BigTIFF.
         [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Some(Format::Tiff),
         _ => None,
@@ -69,7 +86,8 @@ pub fn sniff(bytes: &[u8]) -> Option<Format> {
 /// Longest beginning that decides the kind, in bytes.
 pub const HEAD_BYTES: usize = 512;
 
-/// Why bytes are no picture. Displayed, it goes on after "the file", "the message" or a name: "is HEIC; send it as JPEG".
+/// Why bytes are no picture. Displayed, it goes on after "the file", "the message" or a name: "is
+/// HEIC; send it as JPEG".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotAPicture {
     /// There are no bytes.
@@ -118,8 +136,8 @@ const AS_JPEG: &str = "send it as JPEG";
 const UNPACKED: &str = "send the picture unpacked";
 const ITSELF: &str = "send the bytes of the picture itself";
 
-/// How the bytes of a picture lie in what came; the number is the bytes of white space, byte order mark and the like
-/// that stand before them.
+/// How the bytes of a picture lie in what came; the number is the bytes of white space, byte order
+/// mark and the like that stand before them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wrapping {
     /// As they are.
@@ -128,7 +146,8 @@ pub enum Wrapping {
     Base64(usize),
 }
 
-/// Tells from the first [`HEAD_BYTES`] (or all, if there are fewer) of what came which picture it is and how it is wrapped.
+/// Tells from the first [`HEAD_BYTES`] (or all, if there are fewer) of what came which picture it
+/// is and how it is wrapped.
 pub fn wrapping(head: &[u8]) -> Result<(Format, Wrapping), NotAPicture> {
     let head = &head[..head.len().min(HEAD_BYTES)];
     let blank = blank_bytes(head);
@@ -139,12 +158,15 @@ pub fn wrapping(head: &[u8]) -> Result<(Format, Wrapping), NotAPicture> {
         };
     }
     let text_begins = blank + before_base64(&head[blank..]);
-    let Some(decoded) = decoded_beginning(&head[text_begins..]) else { return Err(not_a_picture(head)) };
+    let Some(decoded) = decoded_beginning(&head[text_begins..]) else {
+        return Err(not_a_picture(head));
+    };
     match (sniff(&decoded), not_a_picture(&decoded)) {
         (Some(format), _) => Ok((format, Wrapping::Base64(text_begins))),
-        (None, NotAPicture::Known { what, instead }) => {
-            Err(NotAPicture::Known { what: format!("{what} as base64").into(), instead })
-        }
+        (None, NotAPicture::Known { what, instead }) => Err(NotAPicture::Known {
+            what: format!("{what} as base64").into(),
+            instead,
+        }),
         _ => Err(not_a_picture(head)),
     }
 }
@@ -167,11 +189,15 @@ pub fn plain(bytes: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, NotAPicture> {
             Cow::Owned(picture)
         }
     };
-    if picture.len() > limit { Err(NotAPicture::TooLarge { limit }) } else { Ok(picture) }
+    if picture.len() > limit {
+        Err(NotAPicture::TooLarge { limit })
+    } else {
+        Ok(picture)
+    }
 }
 
-/// Undoes base64 piece by piece: with either alphabet, padded or not, white space anywhere. A closing quotation mark ends
-/// it.
+/// Undoes base64 piece by piece: with either alphabet, padded or not, white space anywhere. A
+/// closing quotation mark ends it.
 #[derive(Debug)]
 pub struct Base64 {
     /// Characters of a group of four that is not complete, in the standard alphabet.
@@ -192,7 +218,11 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 impl Base64 {
     /// After so many bytes that are none of its own.
     pub fn new(begins: usize) -> Self {
-        Self { group: Vec::with_capacity(4), read: begins, ended: false }
+        Self {
+            group: Vec::with_capacity(4),
+            read: begins,
+            ended: false,
+        }
     }
 
     /// Appends what the next piece of text stands for.
@@ -202,7 +232,9 @@ impl Base64 {
             match byte {
                 b' ' | b'\t' | b'\r' | b'\n' | 0 => {}
                 b'=' | b'"' | b'\'' => self.ended = true,
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' if !self.ended => self.group.push(*byte),
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' if !self.ended => {
+                    self.group.push(*byte)
+                }
                 b'-' if !self.ended => self.group.push(b'+'),
                 b'_' if !self.ended => self.group.push(b'/'),
                 _ => return Err(NotAPicture::BadBase64 { at: self.read }),
@@ -219,24 +251,39 @@ impl Base64 {
 
     fn append(&mut self, characters: usize, into: &mut Vec<u8>) -> Result<(), NotAPicture> {
         // Only a last group of one character can fail.
-        BASE64.decode_vec(&self.group[..characters], into).map_err(|_| NotAPicture::BadBase64 { at: self.read })?;
+        BASE64
+            .decode_vec(&self.group[..characters], into)
+            .map_err(|_| NotAPicture::BadBase64 { at: self.read })?;
         self.group.drain(..characters);
         Ok(())
     }
 }
 
-/// Byte order mark, white space and zero bytes: what editors, shells and serial links leave before a picture or a text.
+/// Byte order mark, white space and zero bytes: what editors, shells and serial links leave before
+/// a picture or a text.
 fn blank_bytes(head: &[u8]) -> usize {
-    let mark = if head.starts_with(b"\xEF\xBB\xBF") { 3 } else { 0 };
-    mark + head[mark..].iter().take_while(|byte| byte.is_ascii_whitespace() || **byte == 0).count()
+    let mark = if head.starts_with(b"\xEF\xBB\xBF") {
+        3
+    } else {
+        0
+    };
+    mark + head[mark..]
+        .iter()
+        .take_while(|byte| byte.is_ascii_whitespace() || **byte == 0)
+        .count()
 }
 
 /// Length of a quotation mark and of a `data:` URI's beginning before its base64.
 fn before_base64(text: &[u8]) -> usize {
     let quote = usize::from(matches!(text.first(), Some(b'"' | b'\'')));
     let text = &text[quote..];
-    let is_data = text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"data:"));
-    let comma = text.iter().position(|byte| *byte == b',').filter(|_| is_data);
+    let is_data = text
+        .get(..5)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"data:"));
+    let comma = text
+        .iter()
+        .position(|byte| *byte == b',')
+        .filter(|_| is_data);
     let base64 = comma.filter(|comma| text[..*comma].to_ascii_lowercase().ends_with(b";base64"));
     quote + base64.map_or(0, |comma| comma + 1)
 }
@@ -248,8 +295,8 @@ fn decoded_beginning(text: &[u8]) -> Option<Vec<u8>> {
     (decoded.len() >= 12).then_some(decoded)
 }
 
-/// `curl -d @file` leaves out line breaks and zero bytes. The first segment of a JPEG holds a zero byte, unless it is a
-/// comment.
+/// `curl -d @file` leaves out line breaks and zero bytes. The first segment of a JPEG holds a zero
+/// byte, unless it is a comment.
 fn torn_beginning(head: &[u8]) -> Option<NotAPicture> {
     let is_torn = head.len() >= 64
         && matches!(head, [0xFF, 0xD8, 0xFF, marker, ..] if *marker != 0xFE)
@@ -265,34 +312,49 @@ pub fn torn() -> NotAPicture {
     )
 }
 
-/// Names what was sent instead of a picture ("HEIC", "a gzip archive"), or says how it begins when that is unknown.
+/// Names what was sent instead of a picture ("HEIC", "a gzip archive"), or says how it begins when
+/// that is unknown.
 pub fn not_a_picture(bytes: &[u8]) -> NotAPicture {
     let head = &bytes[..bytes.len().min(HEAD_BYTES)];
     if head.is_empty() {
         return NotAPicture::Empty;
     }
-    if let Some(other) = binary_kind(head).or_else(|| preceded(head)).or_else(|| text_kind(head)) {
+    if let Some(other) = binary_kind(head)
+        .or_else(|| preceded(head))
+        .or_else(|| text_kind(head))
+    {
         return other;
     }
     let hex: Vec<String> = head.iter().take(8).map(|b| format!("{b:02x}")).collect();
-    NotAPicture::Unknown { starts_with: hex.join(" ") }
+    NotAPicture::Unknown {
+        starts_with: hex.join(" "),
+    }
 }
 
 fn known(what: &'static str, instead: &'static str) -> NotAPicture {
-    NotAPicture::Known { what: what.into(), instead }
+    NotAPicture::Known {
+        what: what.into(),
+        instead,
+    }
 }
 
 /// Whether it is Apple's format, which is not read.
 pub fn is_heic(head: &[u8]) -> bool {
     let brand = head.get(8..12).filter(|_| head.get(4..8) == Some(b"ftyp"));
-    matches!(brand, Some(b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" | b"mif1" | b"msf1"))
+    matches!(
+        brand,
+        Some(b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" | b"mif1" | b"msf1")
+    )
 }
 
 /// Kinds of binary data by their signatures.
 fn binary_kind(head: &[u8]) -> Option<NotAPicture> {
     const STILL: &str = "send a still picture of it, as JPEG";
     let (what, instead) = match head {
-        _ if is_heic(head) => ("HEIC", "send it as JPEG (an iPhone: Settings, Camera, Formats, Most Compatible)"),
+        _ if is_heic(head) => (
+            "HEIC",
+            "send it as JPEG (an iPhone: Settings, Camera, Formats, Most Compatible)",
+        ),
         [_, _, _, _, b'f', b't', b'y', b'p', brand @ ..] => match brand.get(..4) {
             Some(b"avif" | b"avis") => ("AVIF", AS_JPEG),
             Some(b"crx ") => ("a camera raw file", AS_JPEG),
@@ -303,7 +365,9 @@ fn binary_kind(head: &[u8]) -> Option<NotAPicture> {
         [b'%', b'P', b'D', b'F', ..] => ("PDF", AS_JPEG),
         [b'%', b'!', b'P', b'S', ..] => ("PostScript", AS_JPEG),
         [0xFF, 0x0A, ..] | [0, 0, 0, 12, b'J', b'X', b'L', b' ', ..] => ("JPEG XL", AS_JPEG),
-        [0, 0, 0, 12, b'j', b'P', b' ', b' ', ..] | [0xFF, 0x4F, 0xFF, 0x51, ..] => ("JPEG 2000", AS_JPEG),
+        [0, 0, 0, 12, b'j', b'P', b' ', b' ', ..] | [0xFF, 0x4F, 0xFF, 0x51, ..] => {
+            ("JPEG 2000", AS_JPEG)
+        }
         [b'8', b'B', b'P', b'S', ..] => ("a Photoshop file", AS_JPEG),
         [b'F', b'U', b'J', b'I', b'F', b'I', b'L', b'M', ..] | [b'I', b'I', b'U' | b'R', ..] => {
             ("a camera raw file", AS_JPEG)
@@ -323,9 +387,14 @@ fn binary_kind(head: &[u8]) -> Option<NotAPicture> {
         [b'F', b'L', b'V', 1, ..] => ("a Flash video", STILL),
         [b'O', b'g', b'g', b'S', ..] => ("Ogg sound or video", STILL),
         [b'I', b'D', b'3', ..] => ("MP3 sound", INSTEAD),
-        _ if head.first() == Some(&0x47) && head.get(188) == Some(&0x47) => ("an MPEG transport stream", STILL),
+        _ if head.first() == Some(&0x47) && head.get(188) == Some(&0x47) => {
+            ("an MPEG transport stream", STILL)
+        }
         [b'P', b'K', 3 | 5, 4 | 6, ..] => ("a ZIP archive or an office document", UNPACKED),
-        [0x1F, 0x8B, ..] => ("a gzip archive", "send the picture unpacked, or by HTTP with Content-Encoding: gzip"),
+        [0x1F, 0x8B, ..] => (
+            "a gzip archive",
+            "send the picture unpacked, or by HTTP with Content-Encoding: gzip",
+        ),
         [0x28, 0xB5, 0x2F, 0xFD, ..] => ("zstd-compressed", UNPACKED),
         [0xFD, b'7', b'z', b'X', b'Z', ..] => ("an xz archive", UNPACKED),
         [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, ..] => ("a bzip2 archive", UNPACKED),
@@ -334,22 +403,27 @@ fn binary_kind(head: &[u8]) -> Option<NotAPicture> {
         [0xD0, 0xCF, 0x11, 0xE0, ..] => ("an office document or Thumbs.db", INSTEAD),
         [b'S', b'Q', b'L', b'i', b't', b'e', b' ', ..] => ("an SQLite database", INSTEAD),
         [0x7F, b'E', b'L', b'F', ..] => ("a program", INSTEAD),
-        [0, 5, 0x16, 7 | 0, ..] => {
-            ("a Mac's file of attributes (AppleDouble)", "send the file without \"._\" before its name")
-        }
+        [0, 5, 0x16, 7 | 0, ..] => (
+            "a Mac's file of attributes (AppleDouble)",
+            "send the file without \"._\" before its name",
+        ),
         _ if head.get(257..262) == Some(b"ustar") => ("a tar archive", UNPACKED),
         _ if head.get(128..132) == Some(b"DICM") => ("DICOM", AS_JPEG),
         [0x89, b'P', b'N', b'G', ..] => return Some(torn()),
-        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => ("text in UTF-16", "send a picture, or text in UTF-8"),
-        _ if head.len() >= 16 && head.iter().all(|byte| *byte == 0) => {
-            ("nothing but zero bytes", "it was never written to its end, perhaps by a power cut: send it again")
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => {
+            ("text in UTF-16", "send a picture, or text in UTF-8")
         }
+        _ if head.len() >= 16 && head.iter().all(|byte| *byte == 0) => (
+            "nothing but zero bytes",
+            "it was never written to its end, perhaps by a power cut: send it again",
+        ),
         _ => return None,
     };
     Some(known(what, instead))
 }
 
-/// A picture that begins a little later. Only signatures that no text and no other file holds by chance.
+/// A picture that begins a little later. Only signatures that no text and no other file holds by
+/// chance.
 fn preceded(head: &[u8]) -> Option<NotAPicture> {
     // A multipart body is named as such.
     if head.starts_with(b"--") {
@@ -358,9 +432,10 @@ fn preceded(head: &[u8]) -> Option<NotAPicture> {
     (1..head.len()).find_map(|at| match (sniff(&head[at..])?, &head[at..]) {
         // The marker behind the first one: SOI alone is three bytes of chance.
         (Format::Jpeg, [_, _, _, 0xDB | 0xC0..=0xC2 | 0xC4 | 0xE0..=0xEF | 0xFE, ..])
-        | (Format::Png | Format::WebP | Format::Gif, _) => {
-            Some(NotAPicture::Preceded { bytes: at, format: sniff(&head[at..])? })
-        }
+        | (Format::Png | Format::WebP | Format::Gif, _) => Some(NotAPicture::Preceded {
+            bytes: at,
+            format: sniff(&head[at..])?,
+        }),
         _ => None,
     })
 }
@@ -377,17 +452,29 @@ fn text_kind(head: &[u8]) -> Option<NotAPicture> {
             return multipart.map(|(what, instead)| known(what, instead));
         }
     };
-    let text = text.trim_start_matches('\u{feff}').trim().trim_end_matches('\0');
-    if text.chars().any(|c| c.is_control() && !c.is_ascii_whitespace()) {
+    let text = text
+        .trim_start_matches('\u{feff}')
+        .trim()
+        .trim_end_matches('\0');
+    if text
+        .chars()
+        .any(|c| c.is_control() && !c.is_ascii_whitespace())
+    {
         let multipart = multipart_kind(text);
         return multipart.map(|(what, instead)| known(what, instead));
     }
     let lower = text.to_ascii_lowercase();
-    let is_hex = lower.len() >= 24 && lower.bytes().all(|b| b.is_ascii_hexdigit() || b.is_ascii_whitespace());
+    let is_hex = lower.len() >= 24
+        && lower
+            .bytes()
+            .all(|b| b.is_ascii_hexdigit() || b.is_ascii_whitespace());
     let (what, instead) = if text.is_empty() {
         ("blank text", INSTEAD)
     } else if lower.starts_with("<!doctype html") || lower.starts_with("<html") {
-        ("an HTML page", "look at it in a browser: often it is a camera's page for logging in")
+        (
+            "an HTML page",
+            "look at it in a browser: often it is a camera's page for logging in",
+        )
     } else if lower.contains("<svg") {
         ("an SVG drawing", AS_JPEG)
     } else if text.starts_with('<') {
@@ -402,13 +489,25 @@ fn text_kind(head: &[u8]) -> Option<NotAPicture> {
         ("an HTTP answer with its headers", ITSELF)
     } else if lower.starts_with("data:") {
         ("a data: URI that holds no picture as base64", ITSELF)
-    } else if lower.starts_with("http://") || lower.starts_with("https://") || lower.starts_with("rtsp://") {
-        ("an address (URL)", "nothing is fetched from there: send the bytes of the picture")
-    } else if is_hex && (lower.starts_with("ffd8ff") || lower.starts_with("ff d8 ff") || lower.starts_with("89504e47"))
+    } else if lower.starts_with("http://")
+        || lower.starts_with("https://")
+        || lower.starts_with("rtsp://")
+    {
+        (
+            "an address (URL)",
+            "nothing is fetched from there: send the bytes of the picture",
+        )
+    } else if is_hex
+        && (lower.starts_with("ffd8ff")
+            || lower.starts_with("ff d8 ff")
+            || lower.starts_with("89504e47"))
     {
         ("a picture in hexadecimal", ITSELF)
     } else if is_form(text) {
-        ("a form of the kind key=value", "send the bytes of the picture, for example with curl --data-binary @file")
+        (
+            "a form of the kind key=value",
+            "send the bytes of the picture, for example with curl --data-binary @file",
+        )
     } else {
         ("plain text", INSTEAD)
     };
@@ -419,19 +518,42 @@ fn text_kind(head: &[u8]) -> Option<NotAPicture> {
 pub fn picture_in_json(head: &[u8]) -> Option<NotAPicture> {
     let text = String::from_utf8_lossy(&head[..head.len().min(HEAD_BYTES)]);
     let dense: String = text.chars().filter(|c| !c.is_whitespace()).collect();
-    let begins = |beginnings: &[&str]| beginnings.iter().any(|beginning| dense.starts_with(beginning));
+    let begins = |beginnings: &[&str]| {
+        beginnings
+            .iter()
+            .any(|beginning| dense.starts_with(beginning))
+    };
     let holds = |parts: &[&str]| parts.iter().any(|part| dense.contains(part));
     if holds(&["\"type\":\"Buffer\""]) || begins(&["{\"data\":["]) {
         let instead = "send msg.payload as a Buffer, without a JSON node before it";
-        return Some(known("a Buffer as JSON, as Node-RED and Node.js write it", instead));
+        return Some(known(
+            "a Buffer as JSON, as Node-RED and Node.js write it",
+            instead,
+        ));
     }
-    if begins(&["[255,216,255", "[137,80,78,71"]) || holds(&[":[255,216,255", ":[137,80,78,71", "\"0\":255,\"1\":216"])
+    if begins(&["[255,216,255", "[137,80,78,71"])
+        || holds(&[":[255,216,255", ":[137,80,78,71", "\"0\":255,\"1\":216"])
     {
-        return Some(known("the bytes of a picture as a list of numbers in JSON", ITSELF));
+        return Some(known(
+            "the bytes of a picture as a list of numbers in JSON",
+            ITSELF,
+        ));
     }
     // JPEG, PNG, GIF, WebP and data URIs as base64 begin so.
-    holds(&["\"/9j/4", "\"/9j/2", "\"\\/9j\\/", "\"iVBORw0KGgo", "\"R0lGOD", "\"UklGR", "\"data:"]).then(|| {
-        known("JSON with a picture as base64 in it", "send the bytes of the picture itself, or only its base64")
+    holds(&[
+        "\"/9j/4",
+        "\"/9j/2",
+        "\"\\/9j\\/",
+        "\"iVBORw0KGgo",
+        "\"R0lGOD",
+        "\"UklGR",
+        "\"data:",
+    ])
+    .then(|| {
+        known(
+            "JSON with a picture as base64 in it",
+            "send the bytes of the picture itself, or only its base64",
+        )
     })
 }
 
@@ -439,7 +561,8 @@ pub fn picture_in_json(head: &[u8]) -> Option<NotAPicture> {
 fn multipart_kind(text: &str) -> Option<(&'static str, &'static str)> {
     let (boundary, headers) = text.trim_start().split_once('\n')?;
     let (boundary, headers) = (boundary.trim_end(), headers.to_ascii_lowercase());
-    let is_boundary = boundary.starts_with("--") && boundary.len() > 2 && !boundary.contains(char::is_whitespace);
+    let is_boundary =
+        boundary.starts_with("--") && boundary.len() > 2 && !boundary.contains(char::is_whitespace);
     if !is_boundary {
         return None;
     }
@@ -447,14 +570,22 @@ fn multipart_kind(text: &str) -> Option<(&'static str, &'static str)> {
         let header = "send it with its header Content-Type: multipart/form-data; boundary=…, as curl -F does";
         return Some(("a multipart form", header));
     }
-    headers.contains("content-type:").then_some(("a stream of pictures with boundaries (MJPEG)", "send one JPEG of it"))
+    headers.contains("content-type:").then_some((
+        "a stream of pictures with boundaries (MJPEG)",
+        "send one JPEG of it",
+    ))
 }
 
 /// `application/x-www-form-urlencoded` by its look.
 fn is_form(text: &str) -> bool {
-    let Some((key, value)) = text.split_once('=') else { return false };
+    let Some((key, value)) = text.split_once('=') else {
+        return false;
+    };
     let is_word = |c: char| c.is_ascii_alphanumeric() || "_-.[]%+".contains(c);
-    !key.is_empty() && key.chars().all(is_word) && !value.trim_start_matches('=').is_empty() && !text.contains('\n')
+    !key.is_empty()
+        && key.chars().all(is_word)
+        && !value.trim_start_matches('=').is_empty()
+        && !text.contains('\n')
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Errors of the API as RFC 9457 problem details: a status and a sentence. Pages have their own notice.
+//! Errors of the API as RFC 9457 problem details: a status and a sentence. Pages have their own
+//! notice.
 
 use std::collections::BTreeMap;
 
@@ -24,12 +25,19 @@ const RETRY_AFTER: &str = "10";
 impl Problem {
     /// An answer with this status and a sentence for whoever sent the request.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), again: false }
+        Self {
+            status,
+            detail: detail.into(),
+            again: false,
+        }
     }
 
     /// 503: not now; the same request may succeed in a while.
     pub fn later(detail: impl Into<String>) -> Self {
-        Self { again: true, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
+        Self {
+            again: true,
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        }
     }
 
     /// 400: the request makes no sense.
@@ -120,7 +128,9 @@ impl IntoResponses for Problem {
             (503, "Not now; Retry-After says when"),
         ];
         let documented = |(status, text): (u16, &str)| {
-            let response = ResponseBuilder::new().description(text).content("application/problem+json", content());
+            let response = ResponseBuilder::new()
+                .description(text)
+                .content("application/problem+json", content());
             (status.to_string(), RefOr::T(response.build()))
         };
         answers.into_iter().map(documented).collect()

@@ -1,5 +1,6 @@
-//! Opening the database, whatever state it is in: of a damaged one as much comes back as SQLite can read, and enrolment
-//! pictures of an older state folder are taken into it. Not for the spool, whose files are queued again by the start-up.
+//! Opening the database, whatever state it is in: of a damaged one as much comes back as SQLite can
+//! read, and enrolment pictures of an older state folder are taken into it. Not for the spool,
+//! whose files are queued again by the start-up.
 
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -15,8 +16,8 @@ const PEOPLE: &str = "people";
 /// No enrolled picture was ever larger.
 const LARGEST_PICTURE: u64 = 1 << 30;
 
-/// Opens the database; of one that turns out to be damaged as much comes back as can be had. The second value is the
-/// banner that says so.
+/// Opens the database; of one that turns out to be damaged as much comes back as can be had. The
+/// second value is the banner that says so.
 pub async fn open(state_dir: &Path) -> Result<(Store, Option<String>), StoreError> {
     if state_dir.join(GALLERY).exists() {
         set_lost_aside(state_dir)?;
@@ -42,7 +43,10 @@ async fn recover(store: &Store, state_dir: &Path, name: &str, number: u32) -> St
     // An older program's: rows that named these pictures are not there to take them.
     let people = state_dir.join(PEOPLE);
     if people.exists()
-        && let Err(error) = std::fs::rename(&people, state_dir.join(format!("{PEOPLE}.damaged-{number}")))
+        && let Err(error) = std::fs::rename(
+            &people,
+            state_dir.join(format!("{PEOPLE}.damaged-{number}")),
+        )
     {
         tracing::error!("{} cannot be moved aside: {error}", people.display());
     }
@@ -54,7 +58,12 @@ async fn recover(store: &Store, state_dir: &Path, name: &str, number: u32) -> St
     said
 }
 
-async fn recovered(store: &Store, state_dir: &Path, name: &str, number: u32) -> Result<String, BackupError> {
+async fn recovered(
+    store: &Store,
+    state_dir: &Path,
+    name: &str,
+    number: u32,
+) -> Result<String, BackupError> {
     let folder = backup::folder(state_dir)?;
     let (damaged, mut clean) = (state_dir.join(name), folder.path().join(DATABASE));
     let mut said = Vec::new();
@@ -105,7 +114,11 @@ async fn recovered(store: &Store, state_dir: &Path, name: &str, number: u32) -> 
         }
     }
     if let Some(left_out) = left_out.filter(|left_out| left_out.rows > 0) {
-        said.push(format!("{} rows stayed out: {}.", left_out.rows, left_out.named.join("; ")));
+        said.push(format!(
+            "{} rows stayed out: {}.",
+            left_out.rows,
+            left_out.named.join("; ")
+        ));
     }
     match waiting {
         Ok(waiting) => said.extend(say_waiting(store, state_dir, waiting, replaced.left_out).await),
@@ -116,50 +129,84 @@ async fn recovered(store: &Store, state_dir: &Path, name: &str, number: u32) -> 
     Ok(said.join(" "))
 }
 
-async fn say_waiting(store: &Store, state_dir: &Path, waiting: Waiting, left_out: u64) -> Vec<String> {
-    let mut said =
-        vec![format!("{} images that waited are in the queue again.", waiting.images.saturating_sub(left_out))];
+async fn say_waiting(
+    store: &Store,
+    state_dir: &Path,
+    waiting: Waiting,
+    left_out: u64,
+) -> Vec<String> {
+    let mut said = vec![format!(
+        "{} images that waited are in the queue again.",
+        waiting.images.saturating_sub(left_out)
+    )];
     if !waiting.unreadable.is_empty() {
-        let ranges = waiting.unreadable.iter().take(5).map(|(first, last)| match first == last {
-            true => format!("{first}"),
-            false => format!("{first} to {last}"),
-        });
+        let ranges = waiting
+            .unreadable
+            .iter()
+            .take(5)
+            .map(|(first, last)| match first == last {
+                true => format!("{first}"),
+                false => format!("{first} to {last}"),
+            });
         said.push(format!(
             "The rows of images {}{} could not be read.",
             ranges.collect::<Vec<_>>().join(", "),
-            if waiting.unreadable.len() > 5 { " and others" } else { "" }
+            if waiting.unreadable.len() > 5 {
+                " and others"
+            } else {
+                ""
+            }
         ));
     }
     match store.files_in_use().await {
-        Ok(files) => match files.iter().filter(|file| !spool::is_there(state_dir, file)).count() {
+        Ok(files) => match files
+            .iter()
+            .filter(|file| !spool::is_there(state_dir, file))
+            .count()
+        {
             0 => {}
             missing => said.push(format!("The bytes of {missing} of them are lost.")),
         },
-        Err(error) => said.push(format!("Whether their bytes are there is not known: {error}.")),
+        Err(error) => said.push(format!(
+            "Whether their bytes are there is not known: {error}."
+        )),
     }
     // A later start deletes what cannot be deleted now.
     let discarded = store.discard_files(waiting.finished_files).await;
     if let Err(error) = discarded {
-        said.push(format!("Files of images that had ended are in the spool and are recognised again: {error}."));
+        said.push(format!(
+            "Files of images that had ended are in the spool and are recognised again: {error}."
+        ));
     }
     said
 }
 
-/// The next daily backup must not take the place of one that could not be read: the operator may yet restore it.
+/// The next daily backup must not take the place of one that could not be read: the operator may
+/// yet restore it.
 fn keep_for_operator(state_dir: &Path, number: u32, error: &BackupError) -> Vec<String> {
     let aside = format!("{GALLERY}.damaged-{number}");
     let moved = std::fs::rename(state_dir.join(GALLERY), state_dir.join(&aside)).is_ok();
-    let now = if moved { format!(" and is {aside} now") } else { String::new() };
-    let mut said = vec![format!("The gallery's backup could not be taken in{now}: {error}.")];
+    let now = if moved {
+        format!(" and is {aside} now")
+    } else {
+        String::new()
+    };
+    let mut said = vec![format!(
+        "The gallery's backup could not be taken in{now}: {error}."
+    )];
     if !error.is_refusal() {
         // The board was at fault, not the file.
         let file = state_dir.join(if moved { aside.as_str() } else { GALLERY });
-        said.push(format!("Mend that and type: kithd restore {}.", file.display()));
+        said.push(format!(
+            "Mend that and type: kithd restore {}.",
+            file.display()
+        ));
     }
     said
 }
 
-/// Takes enrolment pictures that an older program kept as files into the database and removes their folder.
+/// Takes enrolment pictures that an older program kept as files into the database and removes their
+/// folder.
 async fn take_pictures(store: &Store, state_dir: &Path) -> Result<(), StoreError> {
     let folder = state_dir.join(PEOPLE);
     if !folder.exists() {
@@ -170,7 +217,14 @@ async fn take_pictures(store: &Store, state_dir: &Path) -> Result<(), StoreError
         let file = folder.join(&sha256);
         // Its name is a sum and nothing else, and its bytes have it: rows name no files.
         let is_sum = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let read = tokio::task::spawn_blocking(move || if is_sum { read_picture(&file) } else { Ok(Vec::new()) }).await;
+        let read = tokio::task::spawn_blocking(move || {
+            if is_sum {
+                read_picture(&file)
+            } else {
+                Ok(Vec::new())
+            }
+        })
+        .await;
         match read.map_err(|_| StoreError::Closed)? {
             Ok(bytes) if domain::sha256(&bytes) == sha256 => store.take_picture(row, bytes).await?,
             Err(error) if !is_no_picture(&error) => {
@@ -182,7 +236,10 @@ async fn take_pictures(store: &Store, state_dir: &Path) -> Result<(), StoreError
             }
             _ => {
                 lost += 1;
-                tracing::error!(person_image = row, "an enrolled picture is lost, its embedding is kept");
+                tracing::error!(
+                    person_image = row,
+                    "an enrolled picture is lost, its embedding is kept"
+                );
             }
         }
     }
@@ -193,7 +250,10 @@ async fn take_pictures(store: &Store, state_dir: &Path) -> Result<(), StoreError
     }
     // All rows are on disk; what is left belongs to nobody.
     if !unread && let Err(error) = std::fs::remove_dir_all(&folder) {
-        tracing::error!("{} is needed no more and cannot be deleted: {error}", folder.display());
+        tracing::error!(
+            "{} is needed no more and cannot be deleted: {error}",
+            folder.display()
+        );
     }
     Ok(())
 }
@@ -201,12 +261,16 @@ async fn take_pictures(store: &Store, state_dir: &Path) -> Result<(), StoreError
 /// Whether a file is not there, or is something else.
 fn is_no_picture(error: &std::io::Error) -> bool {
     let link = rustix::io::Errno::LOOP.raw_os_error();
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) || error.raw_os_error() == Some(link)
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput)
+        || error.raw_os_error() == Some(link)
 }
 
 fn read_picture(file: &Path) -> std::io::Result<Vec<u8>> {
     let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits();
-    let file = std::fs::File::options().read(true).custom_flags(flags.cast_signed()).open(file)?;
+    let file = std::fs::File::options()
+        .read(true)
+        .custom_flags(flags.cast_signed())
+        .open(file)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() || metadata.len() > LARGEST_PICTURE {
         return Err(ErrorKind::InvalidInput.into());

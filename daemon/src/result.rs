@@ -1,11 +1,15 @@
-//! The result message: what an image's end looks like on MQTT, byte for byte. And the answer to who is asked at once.
+//! The result message: what an image's end looks like on MQTT, byte for byte. And the answer to who
+//! is asked at once.
 //!
-//! A result is made once, when the image ends, and stored in the outbox; nothing renders it a second time.
+//! A result is made once, when the image ends, and stored in the outbox; nothing renders it a
+//! second time.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::domain::{Claimed, Identified, IdentifiedFace, ImageId, NamedCandidate, Outcome, Source, State, Timings};
+use crate::domain::{
+    Claimed, Identified, IdentifiedFace, ImageId, NamedCandidate, Outcome, Source, State, Timings,
+};
 
 #[derive(Serialize)]
 struct ResultMessage<'a> {
@@ -38,9 +42,9 @@ pub struct FaceMessage<'a> {
     bounds: [f32; 4],
     score: f32,
     quality: f32,
-    /// What speaks against the face itself: too small, cut by the edge, dark, blurred, turned away. Below a quality that
-    /// the model pack names it is there, and nobody is known by it. Or that the person it would be is nearer in another face
-    /// of the picture.
+    /// What speaks against the face itself: too small, cut by the edge, dark, blurred, turned away.
+    /// Below a quality that the model pack names it is there, and nobody is known by it. Or that
+    /// the person it would be is nearer in another face of the picture.
     objection: Option<&'a str>,
     outcome: Outcome,
     #[schema(value_type = Option<NamedCandidate>)]
@@ -81,7 +85,11 @@ pub struct Stamp<'a> {
 }
 
 /// The message of an image that ended: `Ok` processed, `Err` failed with the reason. JSON.
-pub fn message(claimed: &Claimed, end: Result<&Identified, &str>, stamp: Stamp<'_>) -> serde_json::Result<String> {
+pub fn message(
+    claimed: &Claimed,
+    end: Result<&Identified, &str>,
+    stamp: Stamp<'_>,
+) -> serde_json::Result<String> {
     let identified = end.ok();
     let size = identified.and_then(|identified| identified.size);
     serde_json::to_string(&ResultMessage {
@@ -90,7 +98,11 @@ pub fn message(claimed: &Claimed, end: Result<&Identified, &str>, stamp: Stamp<'
         device: stamp.device,
         source: claimed.source,
         path: &claimed.path,
-        state: if identified.is_some() { State::Processed } else { State::Failed },
+        state: if identified.is_some() {
+            State::Processed
+        } else {
+            State::Failed
+        },
         outcome: identified.map(|i| i.outcome),
         reason: end.err(),
         remark: identified.and_then(|i| i.remark.as_deref()),
@@ -98,7 +110,9 @@ pub fn message(claimed: &Claimed, end: Result<&Identified, &str>, stamp: Stamp<'
         supersedes: claimed.supersedes.as_deref(),
         width: size.map(|(width, _)| width),
         height: size.map(|(_, height)| height),
-        faces: identified.map(|i| i.faces.iter().map(FaceMessage::from).collect()).unwrap_or_default(),
+        faces: identified
+            .map(|i| i.faces.iter().map(FaceMessage::from).collect())
+            .unwrap_or_default(),
         timings: identified.and_then(|i| i.timings),
         engine: identified.map(|i| i.engine.as_str()),
         attempts: claimed.attempts,

@@ -1,7 +1,8 @@
-//! The servers of the LAN, HTTP and gRPC: how many may be connected, how slow they may be, and encryption.
+//! The servers of the LAN, HTTP and gRPC: how many may be connected, how slow they may be, and
+//! encryption.
 //!
-//! Not for what is answered: it is given the routes, and tells them from where a request came. The control socket is
-//! `control`'s.
+//! Not for what is answered: it is given the routes, and tells them from where a request came. The
+//! control socket is `control`'s.
 
 mod crowd;
 mod pace;
@@ -43,15 +44,22 @@ const HEAD_BYTES: usize = 32 << 10;
 /// What a connection may hold in memory of what came and was not read yet.
 const BUFFER_BYTES: usize = 64 << 10;
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Time for the last requests when the server stops: a sender that never ends must not use up everybody's.
+/// Time for the last requests when the server stops: a sender that never ends must not use up
+/// everybody's.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
 /// After an error of accepting such as too many open files.
 pub(crate) const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// Connections to the page; each may hold some 200 KiB.
-const PAGE_ROOM: Room = Room { most: 512, of_one: 128 };
+const PAGE_ROOM: Room = Room {
+    most: 512,
+    of_one: 128,
+};
 /// Connections to the gRPC contract, each with its streams.
-const GRPC_ROOM: Room = Room { most: 128, of_one: 64 };
+const GRPC_ROOM: Room = Room {
+    most: 128,
+    of_one: 64,
+};
 /// Requests at once on one gRPC connection; more are refused by HTTP/2 itself.
 const STREAMS: u32 = 32;
 /// What is sent ahead of being read, by stream and by connection: a request is a path.
@@ -60,7 +68,8 @@ const WINDOW: u32 = 64 << 10;
 const PING: Duration = Duration::from_secs(30);
 /// …and how long one may be connected without a request.
 const GRPC_IDLE: Duration = Duration::from_secs(300);
-/// Open files that are enough for the connections of all listeners, `control`'s included, and for everything else.
+/// Open files that are enough for the connections of all listeners, `control`'s included, and for
+/// everything else.
 pub const FILES: u64 = 1024;
 
 /// How a request came, beside its sender in `ConnectInfo`.
@@ -90,7 +99,11 @@ pub async fn serve(
     mut pulse: Pulse,
     stop: CancellationToken,
 ) {
-    let crowd = Crowd::new(if speech == Speech::Http { PAGE_ROOM } else { GRPC_ROOM });
+    let crowd = Crowd::new(if speech == Speech::Http {
+        PAGE_ROOM
+    } else {
+        GRPC_ROOM
+    });
     let mut connections = JoinSet::new();
     // Beside this loop, which must not wait for the certificate's mount; ended with the set.
     let mut looking = JoinSet::new();
@@ -135,10 +148,14 @@ pub async fn serve(
 
 fn is_of_one_connection(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
 }
 
-/// As many as may be are there, and all of them are at work. As far as one can say so without waiting.
+/// As many as may be are there, and all of them are at work. As far as one can say so without
+/// waiting.
 fn turn_away(stream: &TcpStream, silently: bool) {
     if !silently {
         let _ = stream.try_write(
@@ -164,12 +181,23 @@ impl Connection {
     async fn run(self: Arc<Self>, stream: TcpStream, acceptor: Option<tokio_rustls::TlsAcceptor>) {
         // Answers are small, and each is waited for.
         let _ = stream.set_nodelay(true);
-        let Ok(local) = stream.local_addr() else { return };
+        let Ok(local) = stream.local_addr() else {
+            return;
+        };
         let given_up = self.seat.given_up();
-        let pushed = |stream| Pushed::new(stream, Arc::clone(&self.unread), Arc::clone(&self.answers));
+        let pushed =
+            |stream| Pushed::new(stream, Arc::clone(&self.unread), Arc::clone(&self.answers));
         let talk = async {
             let Some(acceptor) = acceptor else {
-                return self.talk(pushed(stream), Arrival { local, encrypted: false }).await;
+                return self
+                    .talk(
+                        pushed(stream),
+                        Arrival {
+                            local,
+                            encrypted: false,
+                        },
+                    )
+                    .await;
             };
             let handshake = async {
                 if is_plain(&stream).await {
@@ -178,7 +206,14 @@ impl Connection {
                 acceptor.accept(pushed(stream)).await.ok()
             };
             if let Ok(Some(stream)) = tokio::time::timeout(HANDSHAKE, handshake).await {
-                self.talk(stream, Arrival { local, encrypted: true }).await;
+                self.talk(
+                    stream,
+                    Arrival {
+                        local,
+                        encrypted: true,
+                    },
+                )
+                .await;
             }
         };
         tokio::select! {
@@ -236,7 +271,11 @@ impl Connection {
         }
     }
 
-    async fn answer(self: Arc<Self>, request: Request<Incoming>, arrival: Arrival) -> Result<Response, Infallible> {
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        arrival: Arrival,
+    ) -> Result<Response, Infallible> {
         let at_work = self.seat.at_work();
         self.answers.fetch_add(1, Ordering::Relaxed);
         let stalled = Arc::new(AtomicBool::new(false));
@@ -244,13 +283,20 @@ impl Connection {
         let mut request = request.map(|body| Body::new(paced(body)));
         request.extensions_mut().insert(ConnectInfo(self.peer));
         request.extensions_mut().insert(arrival);
-        let mut response = self.routes.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+        let mut response = self
+            .routes
+            .clone()
+            .oneshot(request)
+            .await
+            .unwrap_or_else(|never| match never {});
         // Whoever read the body saw it break off, and does not know why.
         if stalled.load(Ordering::Relaxed) && !response.status().is_success() {
             let detail = "The rest of the request did not come in time.";
             response = Problem::new(StatusCode::REQUEST_TIMEOUT, detail).into_response();
             if self.speech == Speech::Http {
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                response
+                    .headers_mut()
+                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
         }
         Ok(response.map(|body| Body::new(Attended::new(body, at_work))))

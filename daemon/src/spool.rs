@@ -1,9 +1,11 @@
-//! The spool: accepted bytes as files, each for one row of `images`. Their names, and what a start makes of them.
+//! The spool: accepted bytes as files, each for one row of `images`. Their names, and what a start
+//! makes of them.
 //!
-//! A file begins as `<uuid>.<source>.new`, is flushed, and becomes `<uuid>.<source>.<number of its image>` once its row is
-//! committed and before the sender hears of it. So a start tells a file that nobody was promised (`.new` without a row:
-//! deleted) from one whose row the database has lost (queued again under its number). Which rows there are is `store`'s
-//! knowledge; no picture is looked at here.
+//! A file begins as `<uuid>.<source>.new`, is flushed, and becomes `<uuid>.<source>.<number of its
+//! image>` once its row is committed and before the sender hears of it. So a start tells a file
+//! that nobody was promised (`.new` without a row: deleted) from one whose row the database has
+//! lost (queued again under its number). Which rows there are is `store`'s knowledge; no picture is
+//! looked at here.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -18,7 +20,8 @@ pub const SPOOL: &str = "spool";
 /// Ends the name of a file that is not accepted yet.
 const NEW: &str = "new";
 
-/// A name for the bytes of one picture, relative to the state folder; the end is added by what becomes of it.
+/// A name for the bytes of one picture, relative to the state folder; the end is added by what
+/// becomes of it.
 pub fn new_name(source: Source) -> String {
     format!("{SPOOL}/{}.{source}", uuid::Uuid::now_v7().simple())
 }
@@ -30,7 +33,11 @@ pub fn accepted_name(name: &str, image: ImageId) -> String {
 
 /// Begins a file, not accepted yet and readable by nobody else.
 pub fn create(state_dir: &Path, name: &str) -> std::io::Result<File> {
-    File::options().write(true).create_new(true).mode(0o600).open(state_dir.join(format!("{name}.{NEW}")))
+    File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(state_dir.join(format!("{name}.{NEW}")))
 }
 
 /// Opens one that is not accepted, to be read.
@@ -47,19 +54,26 @@ pub fn try_disk(state_dir: &Path) -> std::io::Result<()> {
 
 /// Deletes one that is not accepted.
 pub fn drop_new(state_dir: &Path, name: &str) -> std::io::Result<()> {
-    gone_is_fine(std::fs::remove_file(state_dir.join(format!("{name}.{NEW}"))))
+    gone_is_fine(std::fs::remove_file(
+        state_dir.join(format!("{name}.{NEW}")),
+    ))
 }
 
-/// Flushes files that are not accepted, and their folder: after this returns, they survive a power cut whole.
-pub fn flush<'a>(state_dir: &Path, names: impl IntoIterator<Item = &'a str>) -> std::io::Result<()> {
+/// Flushes files that are not accepted, and their folder: after this returns, they survive a power
+/// cut whole.
+pub fn flush<'a>(
+    state_dir: &Path,
+    names: impl IntoIterator<Item = &'a str>,
+) -> std::io::Result<()> {
     for name in names {
         open_new(state_dir, name)?.sync_all()?;
     }
     File::open(state_dir.join(SPOOL))?.sync_all()
 }
 
-/// Gives a file the name its row has for it, after that row was committed. The folder is not flushed again: a power cut
-/// that undoes the renaming leaves a row whose file the next start renames.
+/// Gives a file the name its row has for it, after that row was committed. The folder is not
+/// flushed again: a power cut that undoes the renaming leaves a row whose file the next start
+/// renames.
 pub fn accept(state_dir: &Path, file: &str) -> std::io::Result<()> {
     let place = place(state_dir, file)?;
     // Its row was removed meanwhile, and the file with it.
@@ -74,7 +88,8 @@ pub fn is_there(state_dir: &Path, file: &str) -> bool {
 /// Reads a file that a row names.
 pub fn read(state_dir: &Path, file: &str) -> std::io::Result<Vec<u8>> {
     let place = place(state_dir, file)?;
-    // The row is there a moment before the file has its accepted name; it may get it between two looks.
+    // The row is there a moment before the file has its accepted name; it may get it between two
+    // looks.
     [&place, &unaccepted(&place), &place]
         .iter()
         .map(std::fs::read)
@@ -103,10 +118,14 @@ pub struct Unnamed {
     pub bytes: u64,
 }
 
-/// Puts the spool in order at start, `named` being what rows name: deletes what was never accepted, gives what was its
-/// accepted name, and answers the files whose rows are lost. What has no name of ours is left alone.
+/// Puts the spool in order at start, `named` being what rows name: deletes what was never accepted,
+/// gives what was its accepted name, and answers the files whose rows are lost. What has no name of
+/// ours is left alone.
 pub fn tidy(state_dir: &Path, named: &HashSet<String>) -> std::io::Result<Vec<Unnamed>> {
-    let to_accept: HashMap<_, _> = named.iter().map(|file| (unaccepted(Path::new(file)), file)).collect();
+    let to_accept: HashMap<_, _> = named
+        .iter()
+        .map(|file| (unaccepted(Path::new(file)), file))
+        .collect();
     let mut unnamed = Vec::new();
     for entry in std::fs::read_dir(state_dir.join(SPOOL))? {
         let entry = entry?;
@@ -117,11 +136,21 @@ pub fn tidy(state_dir: &Path, named: &HashSet<String>) -> std::io::Result<Vec<Un
                 Some(named) => accept(state_dir, named),
                 None => gone_is_fine(std::fs::remove_file(entry.path())),
             },
-            (Some(file), Some(Name::Accepted { source, image })) => entry.metadata().map(|metadata| {
-                unnamed.push(Unnamed { file: file.into(), image, source, bytes: metadata.len() });
-            }),
+            (Some(file), Some(Name::Accepted { source, image })) => {
+                entry.metadata().map(|metadata| {
+                    unnamed.push(Unnamed {
+                        file: file.into(),
+                        image,
+                        source,
+                        bytes: metadata.len(),
+                    });
+                })
+            }
             _ => {
-                tracing::warn!("{} is no file of kithd's and is left where it is", entry.path().display());
+                tracing::warn!(
+                    "{} is no file of kithd's and is left where it is",
+                    entry.path().display()
+                );
                 Ok(())
             }
         };
@@ -155,9 +184,13 @@ impl Name {
     }
 }
 
-/// Where a file of that name lies. The name comes from a database that may be damaged: it must be plain.
+/// Where a file of that name lies. The name comes from a database that may be damaged: it must be
+/// plain.
 fn place(state_dir: &Path, file: &str) -> std::io::Result<PathBuf> {
-    let mut below = Path::new(file).strip_prefix(SPOOL).map_err(|_| ErrorKind::InvalidInput)?.components();
+    let mut below = Path::new(file)
+        .strip_prefix(SPOOL)
+        .map_err(|_| ErrorKind::InvalidInput)?
+        .components();
     match (below.next(), below.next()) {
         (Some(Component::Normal(name)), None) => Ok(state_dir.join(SPOOL).join(name)),
         _ => Err(ErrorKind::InvalidInput.into()),
@@ -170,7 +203,13 @@ fn unaccepted(place: &Path) -> PathBuf {
 }
 
 fn gone_is_fine(done: std::io::Result<()>) -> std::io::Result<()> {
-    done.or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
+    done.or_else(|error| {
+        if error.kind() == ErrorKind::NotFound {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    })
 }
 
 #[cfg(test)]
@@ -185,8 +224,9 @@ mod tests {
 
     fn files(folder: &tempfile::TempDir) -> Vec<String> {
         let entries = std::fs::read_dir(folder.path().join(SPOOL)).unwrap();
-        let mut names: Vec<_> =
-            entries.map(|entry| format!("{SPOOL}/{}", entry.unwrap().file_name().to_string_lossy())).collect();
+        let mut names: Vec<_> = entries
+            .map(|entry| format!("{SPOOL}/{}", entry.unwrap().file_name().to_string_lossy()))
+            .collect();
         names.sort();
         names
     }
@@ -194,16 +234,43 @@ mod tests {
     #[test]
     fn a_start_tells_promised_files_from_others_by_their_names() {
         let folder = spool();
-        let [kept, renamed, lost, dropped] = [Source::Http, Source::Mqtt, Source::Camera, Source::Http].map(new_name);
+        let [kept, renamed, lost, dropped] =
+            [Source::Http, Source::Mqtt, Source::Camera, Source::Http].map(new_name);
         let [kept, lost] = [accepted_name(&kept, 3), accepted_name(&lost, 7)];
-        let foreign =
-            ["notes.txt", "1.http.1", &format!("{}.http.x", "0".repeat(32))].map(|name| format!("{SPOOL}/{name}"));
-        let there =
-            [&[kept.clone(), format!("{renamed}.new"), lost.clone(), format!("{dropped}.new")], &foreign[..]].concat();
-        there.iter().for_each(|file| std::fs::write(folder.path().join(file), "picture").unwrap());
+        let foreign = [
+            "notes.txt",
+            "1.http.1",
+            &format!("{}.http.x", "0".repeat(32)),
+        ]
+        .map(|name| format!("{SPOOL}/{name}"));
+        let there = [
+            &[
+                kept.clone(),
+                format!("{renamed}.new"),
+                lost.clone(),
+                format!("{dropped}.new"),
+            ],
+            &foreign[..],
+        ]
+        .concat();
+        there
+            .iter()
+            .for_each(|file| std::fs::write(folder.path().join(file), "picture").unwrap());
         let renamed = accepted_name(&renamed, 4);
-        let unnamed = tidy(folder.path(), &HashSet::from([kept.clone(), renamed.clone()])).unwrap();
-        assert_eq!(unnamed, [Unnamed { file: lost.clone(), image: 7, source: Source::Camera, bytes: 7 }]);
+        let unnamed = tidy(
+            folder.path(),
+            &HashSet::from([kept.clone(), renamed.clone()]),
+        )
+        .unwrap();
+        assert_eq!(
+            unnamed,
+            [Unnamed {
+                file: lost.clone(),
+                image: 7,
+                source: Source::Camera,
+                bytes: 7
+            }]
+        );
         let mut left = [&[kept, renamed, lost], &foreign[..]].concat();
         left.sort();
         assert_eq!(files(&folder), left);
@@ -214,7 +281,8 @@ mod tests {
         let folder = spool();
         for renamed in [false, true] {
             let name = new_name(Source::Http);
-            std::io::Write::write_all(&mut create(folder.path(), &name).unwrap(), b"picture").unwrap();
+            std::io::Write::write_all(&mut create(folder.path(), &name).unwrap(), b"picture")
+                .unwrap();
             let file = accepted_name(&name, 1);
             if renamed {
                 accept(folder.path(), &file).unwrap();
@@ -222,9 +290,13 @@ mod tests {
             assert_eq!(read(folder.path(), &file).unwrap(), b"picture");
             delete(folder.path(), &file).unwrap();
             assert_eq!(files(&folder), [""; 0]);
-            // Accepted after it was removed, as a sender may be told while somebody drops the image.
+            // Accepted after it was removed, as a sender may be told while somebody drops the
+            // image.
             accept(folder.path(), &file).unwrap();
-            assert_eq!(read(folder.path(), &file).unwrap_err().kind(), ErrorKind::NotFound);
+            assert_eq!(
+                read(folder.path(), &file).unwrap_err().kind(),
+                ErrorKind::NotFound
+            );
         }
     }
 
@@ -232,9 +304,25 @@ mod tests {
     fn a_name_out_of_a_damaged_database_leads_nowhere() {
         let folder = spool();
         std::fs::write(folder.path().join("token"), "secret").unwrap();
-        for file in ["token", "spool/../token", "/etc/hostname", "spool", "", "spool/a/b", "spool/.."] {
-            assert_eq!(read(folder.path(), file).unwrap_err().kind(), ErrorKind::InvalidInput, "{file}");
-            assert_eq!(delete(folder.path(), file).unwrap_err().kind(), ErrorKind::InvalidInput, "{file}");
+        for file in [
+            "token",
+            "spool/../token",
+            "/etc/hostname",
+            "spool",
+            "",
+            "spool/a/b",
+            "spool/..",
+        ] {
+            assert_eq!(
+                read(folder.path(), file).unwrap_err().kind(),
+                ErrorKind::InvalidInput,
+                "{file}"
+            );
+            assert_eq!(
+                delete(folder.path(), file).unwrap_err().kind(),
+                ErrorKind::InvalidInput,
+                "{file}"
+            );
         }
         assert!(folder.path().join("token").exists());
     }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, flock};
 
-/// A daemon that was killed may have been starting an engine just then: the child holds the lock until it becomes one, which
-/// takes seconds on a busy board.
+/// A daemon that was killed may have been starting an engine just then: the child holds the lock
+/// until it becomes one, which takes seconds on a busy board.
 const LET_GO: Duration = Duration::from_secs(5);
 /// Rights that nobody but the owner is to have: writing by the group, and anything by others.
 const OPEN: u32 = 0o027;
@@ -18,10 +18,14 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 pub enum StateDirError {
     /// Another process has it.
-    #[error("{0} is in use by another kithd; stop it, or let this command talk to it through {0}/control.sock")]
+    #[error(
+        "{0} is in use by another kithd; stop it, or let this command talk to it through {0}/control.sock"
+    )]
     Held(PathBuf),
     /// Files of another owner would be left behind.
-    #[error("{folder} belongs to user {owner}; run this as that user: sudo -u '#{owner}' {command}")]
+    #[error(
+        "{folder} belongs to user {owner}; run this as that user: sudo -u '#{owner}' {command}"
+    )]
     NotOwner {
         /// The state folder.
         folder: PathBuf,
@@ -31,7 +35,9 @@ pub enum StateDirError {
         command: String,
     },
     /// It cannot be made or opened.
-    #[error("the state folder {folder} cannot be used: {source}; set state_dir to a folder you may write")]
+    #[error(
+        "the state folder {folder} cannot be used: {source}; set state_dir to a folder you may write"
+    )]
     Io {
         /// The state folder.
         folder: PathBuf,
@@ -49,7 +55,10 @@ pub struct StateDir {
 impl StateDir {
     /// Makes the folder and its parts and takes its lock.
     pub fn hold(folder: &Path) -> Result<Self, StateDirError> {
-        let io = |source| StateDirError::Io { folder: folder.into(), source };
+        let io = |source| StateDirError::Io {
+            folder: folder.into(),
+            source,
+        };
         // Whatever makes files in it, SQLite too: nobody but owner and group reads them.
         rustix::process::umask(Mode::from_raw_mode(OPEN));
         let mut make = std::fs::DirBuilder::new();
@@ -58,40 +67,66 @@ impl StateDir {
         let owner = std::fs::metadata(folder).map_err(io)?.uid();
         if owner != rustix::process::geteuid().as_raw() {
             let command = std::env::args().collect::<Vec<_>>().join(" ");
-            return Err(StateDirError::NotOwner { folder: folder.into(), owner, command });
+            return Err(StateDirError::NotOwner {
+                folder: folder.into(),
+                owner,
+                command,
+            });
         }
         for part in [crate::spool::SPOOL, "inbox"] {
             make.create(folder.join(part)).map_err(io)?;
         }
-        let lock =
-            File::options().create(true).truncate(false).write(true).open(folder.join("kithd.lock")).map_err(io)?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(folder.join("kithd.lock"))
+            .map_err(io)?;
         close_to_others(folder);
         let begun = Instant::now();
         loop {
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Self { _lock: lock }),
-                Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < LET_GO => std::thread::sleep(LOOK_AGAIN),
-                Err(rustix::io::Errno::WOULDBLOCK) => return Err(StateDirError::Held(folder.into())),
+                Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < LET_GO => {
+                    std::thread::sleep(LOOK_AGAIN)
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    return Err(StateDirError::Held(folder.into()));
+                }
                 Err(error) => return Err(io(error.into())),
             }
         }
     }
 }
 
-/// Takes rights away that a folder made by hand, or files made under another umask, give to everybody. `inbox` is for others
-/// to put pictures into.
+/// Takes rights away that a folder made by hand, or files made under another umask, give to
+/// everybody. `inbox` is for others to put pictures into.
 fn close_to_others(folder: &Path) {
     let mut paths = vec![folder.to_path_buf()];
     for part in [folder.to_path_buf(), folder.join(crate::spool::SPOOL)] {
-        paths.extend(std::fs::read_dir(part).into_iter().flatten().flatten().map(|entry| entry.path()));
+        paths.extend(
+            std::fs::read_dir(part)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path()),
+        );
     }
-    for path in paths.into_iter().filter(|path| *path != folder.join("inbox")) {
-        let Ok(metadata) = std::fs::symlink_metadata(&path) else { continue };
+    for path in paths
+        .into_iter()
+        .filter(|path| *path != folder.join("inbox"))
+    {
+        let Ok(metadata) = std::fs::symlink_metadata(&path) else {
+            continue;
+        };
         let closed = metadata.mode() & 0o7777 & !OPEN;
         if is_open(&metadata)
             && let Err(error) = std::fs::set_permissions(&path, PermissionsExt::from_mode(closed))
         {
-            tracing::warn!("{} is open to others and cannot be closed: {error}", path.display());
+            tracing::warn!(
+                "{} is open to others and cannot be closed: {error}",
+                path.display()
+            );
         }
     }
 }
@@ -104,8 +139,9 @@ fn is_open(metadata: &Metadata) -> bool {
 /// Files and folders directly below the state folder that others may read, or the group write.
 pub fn open_to_others(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let open = entries
-        .filter(|entry| entry.file_name() != "inbox" && entry.metadata().is_ok_and(|metadata| is_open(&metadata)));
+    let open = entries.filter(|entry| {
+        entry.file_name() != "inbox" && entry.metadata().is_ok_and(|metadata| is_open(&metadata))
+    });
     let mut open: Vec<_> = open.map(|entry| entry.path()).collect();
     open.sort();
     open
@@ -119,22 +155,44 @@ mod tests {
     fn files_and_folders_of_any_mode_are_closed_to_others() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        let set = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        let set = |path: &Path, mode| {
+            std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap()
+        };
         let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
         std::fs::create_dir(path("inbox")).unwrap();
         std::fs::create_dir(path("spool")).unwrap();
         let elsewhere = tempfile::NamedTempFile::new().unwrap();
         set(elsewhere.path(), 0o666);
         std::os::unix::fs::symlink(elsewhere.path(), path("link")).unwrap();
-        for (name, open) in [("kithd.db", 0o644), ("kithd.lock", 0o666), ("token", 0o600), ("spool/a", 0o777)] {
+        for (name, open) in [
+            ("kithd.db", 0o644),
+            ("kithd.lock", 0o666),
+            ("token", 0o600),
+            ("spool/a", 0o777),
+        ] {
             std::fs::write(path(name), "").unwrap();
             set(&path(name), open);
         }
-        [folder.path(), &path("inbox"), &path("spool")].iter().for_each(|folder| set(folder, 0o777));
-        assert_eq!(open_to_others(folder.path()), ["kithd.db", "kithd.lock", "spool"].map(path));
+        [folder.path(), &path("inbox"), &path("spool")]
+            .iter()
+            .for_each(|folder| set(folder, 0o777));
+        assert_eq!(
+            open_to_others(folder.path()),
+            ["kithd.db", "kithd.lock", "spool"].map(path)
+        );
         let _held = StateDir::hold(folder.path()).unwrap();
-        let expected = [("", 0o750), ("kithd.db", 0o640), ("kithd.lock", 0o640), ("token", 0o600), ("spool", 0o750)];
-        for (name, closed) in expected.into_iter().chain([("spool/a", 0o750), ("inbox", 0o777), ("link", 0o666)]) {
+        let expected = [
+            ("", 0o750),
+            ("kithd.db", 0o640),
+            ("kithd.lock", 0o640),
+            ("token", 0o600),
+            ("spool", 0o750),
+        ];
+        for (name, closed) in
+            expected
+                .into_iter()
+                .chain([("spool/a", 0o750), ("inbox", 0o777), ("link", 0o666)])
+        {
             assert_eq!(mode(&path(name)), closed, "{name}");
         }
         assert_eq!(open_to_others(folder.path()), [""; 0].map(PathBuf::from));
@@ -143,11 +201,15 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_is_just_being_let_go_is_waited_for_and_one_that_is_held_is_refused_with_what_to_do() {
+    fn a_lock_that_is_just_being_let_go_is_waited_for_and_one_that_is_held_is_refused_with_what_to_do()
+     {
         let folder = tempfile::tempdir().unwrap();
         let held = StateDir::hold(folder.path()).unwrap();
         let error = StateDir::hold(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("is in use by another kithd; stop it"), "{error}");
+        assert!(
+            error.contains("is in use by another kithd; stop it"),
+            "{error}"
+        );
         let dying = std::thread::spawn(move || {
             std::thread::sleep(LET_GO / 4);
             drop(held);

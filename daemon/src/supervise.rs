@@ -1,7 +1,7 @@
 //! Named tasks: the first to end for any reason ends the program, and the error says which.
 //!
-//! Stopping has two phases: what takes in and works ends first, then what delivers; both within the drain time.
-//! Nothing else in the daemon spawns a task that outlives its caller.
+//! Stopping has two phases: what takes in and works ends first, then what delivers; both within the
+//! drain time. Nothing else in the daemon spawns a task that outlives its caller.
 
 use std::any::Any;
 use std::future::Future;
@@ -19,7 +19,9 @@ const DELIVERY_GRACE: Duration = Duration::from_secs(2);
 /// What a caught panic says of itself, as a sentence for the operator.
 pub fn fault(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no more is known");
+    let text = text
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no more is known");
     // Panics of slices and strings quote what they were given, however long it is.
     let text: String = text.chars().take(200).collect();
     format!("a fault in kithd, please report it: {text}")
@@ -59,12 +61,20 @@ impl Supervisor {
     }
 
     /// Runs a task that ends when `stop` is cancelled.
-    pub fn work(&mut self, name: &'static str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+    pub fn work(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
         self.working.spawn(async move { (name, task.await) });
     }
 
     /// Runs a task that ends when `finish` is cancelled.
-    pub fn deliver(&mut self, name: &'static str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+    pub fn deliver(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
         self.delivering.spawn(async move { (name, task.await) });
     }
 
@@ -85,7 +95,11 @@ impl Supervisor {
         let stopped = async {
             let working = drain_tasks(&mut self.working, deadline).await;
             self.finish.cancel();
-            let delivering = drain_tasks(&mut self.delivering, deadline.max(Instant::now() + DELIVERY_GRACE)).await;
+            let delivering = drain_tasks(
+                &mut self.delivering,
+                deadline.max(Instant::now() + DELIVERY_GRACE),
+            )
+            .await;
             working.and(delivering)
         };
         tokio::select! {
@@ -109,11 +123,16 @@ async fn drain_tasks(tasks: &mut Tasks, deadline: Instant) -> anyhow::Result<()>
         match timeout_at(deadline, tasks.join_next()).await {
             Ok(None) => return first_error,
             Ok(Some(Ok((name, Err(error))))) => {
-                first_error = first_error.and(Err(error.context(format!("while stopping, the task {name} failed"))));
+                first_error = first_error.and(Err(
+                    error.context(format!("while stopping, the task {name} failed"))
+                ));
             }
             Ok(Some(_)) => {}
             Err(_) => {
-                tracing::warn!("{} tasks did not end within the drain time and are dropped", tasks.len());
+                tracing::warn!(
+                    "{} tasks did not end within the drain time and are dropped",
+                    tasks.len()
+                );
                 tasks.abort_all();
                 return first_error;
             }
@@ -129,7 +148,10 @@ struct Signals {
 impl Signals {
     fn new() -> anyhow::Result<Self> {
         let of = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Self { terminate: of(SignalKind::terminate())?, interrupt: of(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: of(SignalKind::terminate())?,
+            interrupt: of(SignalKind::interrupt())?,
+        })
     }
 
     async fn next(&mut self) -> &'static str {
@@ -153,7 +175,10 @@ mod tests {
             Ok(())
         });
         tasks.work("hasty", async { bail!("no disk") });
-        let error = tasks.run_until_stopped(Duration::from_secs(1)).await.unwrap_err();
+        let error = tasks
+            .run_until_stopped(Duration::from_secs(1))
+            .await
+            .unwrap_err();
         assert_eq!(format!("{error:#}"), "the task hasty failed: no disk");
     }
 
@@ -170,7 +195,10 @@ mod tests {
         tasks.work("stuck", std::future::pending());
         tasks.work("over", async { Ok(()) });
         let begun = Instant::now();
-        let error = tasks.run_until_stopped(Duration::from_secs(5)).await.unwrap_err();
+        let error = tasks
+            .run_until_stopped(Duration::from_secs(5))
+            .await
+            .unwrap_err();
         assert_eq!(error.to_string(), "the task over ended by itself");
         assert!(begun.elapsed() < Duration::from_secs(8));
     }

@@ -1,4 +1,5 @@
-//! The names of this board's MQTT topics, in one place. Who publishes what there is in `sources`, `sinks` and `commands`.
+//! The names of this board's MQTT topics, in one place. Who publishes what there is in `sources`,
+//! `sinks` and `commands`.
 
 /// `<prefix>/<device>/…`.
 #[derive(Debug, Clone)]
@@ -10,7 +11,10 @@ pub struct Topics {
 impl Topics {
     /// Those of one board.
     pub fn new(prefix: &str, device: &str) -> Self {
-        Self { prefix: prefix.into(), device: device.into() }
+        Self {
+            prefix: prefix.into(),
+            device: device.into(),
+        }
     }
 
     fn below(&self, rest: &str) -> String {

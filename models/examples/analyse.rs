@@ -1,8 +1,9 @@
 //! Prints one line of JSON for each picture: its faces, embeddings and timings. For comparing
 //! with other pipelines; not part of the product.
 //!
-//! `analyse <pack folder> <float32|float16|int8> <smallest face> <picture>...`; with `KITH_TURNED=no` in the
-//! environment pictures are looked at as they are only, with `KITH_CORES=4` each by that many threads.
+//! `analyse <pack folder> <float32|float16|int8> <smallest face> <picture>...`; with
+//! `KITH_TURNED=no` in the environment pictures are looked at as they are only, with `KITH_CORES=4`
+//! each by that many threads.
 
 use std::error::Error;
 use std::path::Path;
@@ -11,26 +12,42 @@ use kith_vision::{Device, Pack, Precision, Rgb, Search, Vision};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let mut next = || arguments.next().ok_or("usage: analyse <pack> <precision> <smallest face> <picture>...");
+    let mut next = || {
+        arguments
+            .next()
+            .ok_or("usage: analyse <pack> <precision> <smallest face> <picture>...")
+    };
     let pack = Pack::load(Path::new(&next()?))?;
     let precision: Precision = next()?.parse()?;
     let turned = std::env::var_os("KITH_TURNED").is_none_or(|value| value != "no");
-    let search = Search { min_face_px: next()?.parse()?, max_faces: 1000, turned };
+    let search = Search {
+        min_face_px: next()?.parse()?,
+        max_faces: 1000,
+        turned,
+    };
     let cores = std::env::var("KITH_CORES").map_or(Ok(1), |cores| cores.parse())?;
     let vision = Vision::load(&pack, precision, Device::Cpu)?.on_cores(cores);
     for path in arguments {
         let picture = match image::open(&path) {
             Ok(picture) => picture.to_rgb8(),
             Err(error) => {
-                println!("{}", serde_json::json!({ "path": path, "error": error.to_string() }));
+                println!(
+                    "{}",
+                    serde_json::json!({ "path": path, "error": error.to_string() })
+                );
                 continue;
             }
         };
-        let picture = Rgb::new(picture.width() as usize, picture.height() as usize, picture.into_raw())?;
+        let picture = Rgb::new(
+            picture.width() as usize,
+            picture.height() as usize,
+            picture.into_raw(),
+        )?;
         let size = [picture.width, picture.height];
         let analysis = vision.recognise(&picture, &search)?;
         let timings = analysis.timings;
-        let milliseconds = [timings.detect, timings.align, timings.embed].map(|stage| stage.as_secs_f64() * 1e3);
+        let milliseconds =
+            [timings.detect, timings.align, timings.embed].map(|stage| stage.as_secs_f64() * 1e3);
         let faces = analysis.faces.iter().map(|face| {
             let (b, q) = (face.bounds, face.quality);
             serde_json::json!({

@@ -1,5 +1,5 @@
-//! What `./dev instructions` counts: each thing done once, between two lines it prints, on one thread. Not for timing,
-//! and no part of the product.
+//! What `./dev instructions` counts: each thing done once, between two lines it prints, on one
+//! thread. Not for timing, and no part of the product.
 //!
 //! `instructions <pack folder>`
 
@@ -14,13 +14,19 @@ use tract_onnx::prelude::*;
 type Done = Result<(), Box<dyn Error>>;
 
 fn main() -> Done {
-    let folder = std::env::args().nth(1).ok_or("usage: instructions <pack folder>")?;
+    let folder = std::env::args()
+        .nth(1)
+        .ok_or("usage: instructions <pack folder>")?;
     // Without the mirror image, so that one embedding is one look.
     let pack = Pack::load(Path::new(&folder))?;
     let flip = pack.flip();
     let pack = pack.with_flip(false);
     let picture = image::load_from_memory(&pack.self_test_picture()?)?;
-    let search = Search { min_face_px: pack.min_face_px(), max_faces: 16, turned: true };
+    let search = Search {
+        min_face_px: pack.min_face_px(),
+        max_faces: 16,
+        turned: true,
+    };
     let mut chip = None;
     for precision in Precision::ALL {
         if !pack.offers(precision) || !Device::Cpu.has_arithmetic_for(precision) {
@@ -28,39 +34,61 @@ fn main() -> Done {
         }
         let vision = Vision::load(&pack, precision, Device::Cpu)?;
         if chip.is_none() {
-            chip = vision.recognise(&rgb(picture.to_rgb8())?, &search)?.faces.pop().map(|face| face.chip);
+            chip = vision
+                .recognise(&rgb(picture.to_rgb8())?, &search)?
+                .faces
+                .pop()
+                .map(|face| face.chip);
         }
         let chip = chip.as_ref().ok_or("the self-test picture shows no face")?;
-        count(&format!("recogniser {precision}"), || Ok(vision.embed(chip).map(drop)?))?;
+        count(&format!("recogniser {precision}"), || {
+            Ok(vision.embed(chip).map(drop)?)
+        })?;
     }
     // The same network as whoever has tract alone runs it.
     let chip = chip.ok_or("the pack has no recogniser")?;
     let side = chip.width;
     let tract = tract_onnx::onnx()
-        .model_for_read(&mut Cursor::new(recogniser_file(&pack, Precision::Float32)?))?
+        .model_for_read(&mut Cursor::new(recogniser_file(
+            &pack,
+            Precision::Float32,
+        )?))?
         .with_input_fact(0, f32::fact([1, 3, side, side]).into())?
         .into_optimized()?
         .into_runnable()?;
     let planes = (0..3).flat_map(|plane| chip.pixels.iter().skip(plane).step_by(3));
     // Whatever the pack says of its pixels: no instruction depends on them.
-    let planes: Vec<_> = planes.map(|pixel| (f32::from(*pixel) - 127.5) / 128.0).collect();
+    let planes: Vec<_> = planes
+        .map(|pixel| (f32::from(*pixel) - 127.5) / 128.0)
+        .collect();
     let input = Tensor::from_shape(&[1, 3, side, side], &planes)?.into_tvalue();
-    count("recogniser float32 in tract's operators", || Ok(tract.run(tvec!(input.clone())).map(drop)?))?;
+    count("recogniser float32 in tract's operators", || {
+        Ok(tract.run(tvec!(input.clone())).map(drop)?)
+    })?;
 
-    // The picture of `kithd bench`: 640×480 with one face; as the daemon looks at it, with dlib's pack at the mirror image too.
+    // The picture of `kithd bench`: 640×480 with one face; as the daemon looks at it, with dlib's
+    // pack at the mirror image too.
     let pack = pack.with_flip(flip);
     let mut whole = RgbImage::from_pixel(640, 480, image::Rgb([96, 104, 112]));
-    let face = imageops::resize(&picture.to_rgb8(), 480, 480, imageops::FilterType::CatmullRom);
+    let face = imageops::resize(
+        &picture.to_rgb8(),
+        480,
+        480,
+        imageops::FilterType::CatmullRom,
+    );
     imageops::overlay(&mut whole, &face, 80, 0);
     let mut jpeg = Vec::new();
     whole.write_to(&mut Cursor::new(&mut jpeg), ImageFormat::Jpeg)?;
-    let decode = || -> Result<Rgb, Box<dyn Error>> { rgb(image::load_from_memory(&jpeg)?.into_rgb8()) };
+    let decode =
+        || -> Result<Rgb, Box<dyn Error>> { rgb(image::load_from_memory(&jpeg)?.into_rgb8()) };
     let whole = decode()?;
     count("picture decode", || decode().map(drop))?;
     let vision = Vision::load(&pack, Precision::Int8, Device::Cpu)?;
-    count("picture detect, align, embed int8", || match vision.recognise(&whole, &search)?.faces.len() {
-        1 => Ok(()),
-        faces => Err(format!("{faces} faces are found in a picture of one").into()),
+    count("picture detect, align, embed int8", || {
+        match vision.recognise(&whole, &search)?.faces.len() {
+            1 => Ok(()),
+            faces => Err(format!("{faces} faces are found in a picture of one").into()),
+        }
     })
 }
 
@@ -74,5 +102,9 @@ fn count(what: &str, mut work: impl FnMut() -> Done) -> Done {
 }
 
 fn rgb(picture: RgbImage) -> Result<Rgb, Box<dyn Error>> {
-    Ok(Rgb::new(picture.width() as usize, picture.height() as usize, picture.into_raw())?)
+    Ok(Rgb::new(
+        picture.width() as usize,
+        picture.height() as usize,
+        picture.into_raw(),
+    )?)
 }

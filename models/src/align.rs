@@ -18,8 +18,9 @@ impl Similarity {
     /// The least-squares similarity from one set of points to another (Umeyama 1991; in the plane
     /// and without mirroring it has this closed form). None if it would be degenerate.
     pub(crate) fn between(from: &[[f32; 2]; 5], to: &[[f32; 2]; 5]) -> Option<Self> {
-        let centre =
-            |points: &[[f32; 2]; 5]| [0, 1].map(|axis| points.iter().map(|p| f64::from(p[axis])).sum::<f64>() / 5.0);
+        let centre = |points: &[[f32; 2]; 5]| {
+            [0, 1].map(|axis| points.iter().map(|p| f64::from(p[axis])).sum::<f64>() / 5.0)
+        };
         let ([fx, fy], [gx, gy]) = (centre(from), centre(to));
         let (mut along, mut across, mut spread) = (0.0, 0.0, 0.0);
         for (p, q) in from.iter().zip(to) {
@@ -32,17 +33,30 @@ impl Similarity {
         let (a, b) = (along / spread, across / spread);
         let scale = a.hypot(b);
         let usable = scale.is_finite() && scale > 1e-6;
-        usable.then_some(Self { a, b, tx: gx - a * fx + b * fy, ty: gy - b * fx - a * fy })
+        usable.then_some(Self {
+            a,
+            b,
+            tx: gx - a * fx + b * fy,
+            ty: gy - b * fx - a * fy,
+        })
     }
 
     fn inverse(&self) -> Self {
         let square = self.a * self.a + self.b * self.b;
         let (a, b) = (self.a / square, -self.b / square);
-        Self { a, b, tx: -a * self.tx + b * self.ty, ty: -b * self.tx - a * self.ty }
+        Self {
+            a,
+            b,
+            tx: -a * self.tx + b * self.ty,
+            ty: -b * self.tx - a * self.ty,
+        }
     }
 
     fn apply(&self, x: f64, y: f64) -> (f64, f64) {
-        (self.a * x - self.b * y + self.tx, self.b * x + self.a * y + self.ty)
+        (
+            self.a * x - self.b * y + self.tx,
+            self.b * x + self.a * y + self.ty,
+        )
     }
 
     fn scale(&self) -> f64 {
@@ -55,19 +69,31 @@ impl Similarity {
     }
 }
 
-/// Where more detail would make better chips: around all the faces whose chips would be enlarged. None: nowhere.
-pub(crate) fn wanted_detail(detections: &[Detection], template: &[[f32; 2]; 5], side: usize) -> Option<Bounds> {
+/// Where more detail would make better chips: around all the faces whose chips would be enlarged.
+/// None: nowhere.
+pub(crate) fn wanted_detail(
+    detections: &[Detection],
+    template: &[[f32; 2]; 5],
+    side: usize,
+) -> Option<Bounds> {
     let end = side as f64;
     let corners = |to_chip: Similarity| {
         let back = to_chip.inverse();
         [(-1.0, -1.0), (end, -1.0), (-1.0, end), (end, end)].map(|(u, v)| back.apply(u, v))
     };
-    let chips = detections.iter().filter_map(|face| Similarity::between(&face.landmarks, template));
+    let chips = detections
+        .iter()
+        .filter_map(|face| Similarity::between(&face.landmarks, template));
     let points = chips.filter(Similarity::enlarges).flat_map(corners);
     points
         .map(|(x, y)| (x as f32, y as f32))
         // A pixel more on each side, since cutting looks between pixels.
-        .map(|(x, y)| Bounds { left: x - 1.0, top: y - 1.0, right: x + 1.0, bottom: y + 1.0 })
+        .map(|(x, y)| Bounds {
+            left: x - 1.0,
+            top: y - 1.0,
+            right: x + 1.0,
+            bottom: y + 1.0,
+        })
         .reduce(|a, b| Bounds {
             left: a.left.min(b.left),
             top: a.top.min(b.top),
@@ -89,10 +115,18 @@ pub(crate) fn cut(picture: &Pyramid, to_chip: &Similarity, side: usize) -> Rgb {
         let (x0, y0) = ((x + 0.5) * shrink - 0.5, (y + 0.5) * shrink - 0.5);
         for u in 0..side {
             let u = u as f64;
-            pixels.extend(bilinear(source, (x0 + u * step.0) as f32, (y0 + u * step.1) as f32));
+            pixels.extend(bilinear(
+                source,
+                (x0 + u * step.0) as f32,
+                (y0 + u * step.1) as f32,
+            ));
         }
     }
-    Rgb { width: side, height: side, pixels }
+    Rgb {
+        width: side,
+        height: side,
+        pixels,
+    }
 }
 
 fn bilinear(picture: &Rgb, x: f32, y: f32) -> [u8; 3] {
@@ -118,14 +152,24 @@ fn bilinear(picture: &Rgb, x: f32, y: f32) -> [u8; 3] {
 /// outside numbers saturate, which stays outside.
 fn floor(v: f32) -> isize {
     let towards_zero = v as i32 as isize;
-    if (towards_zero as f32) > v { towards_zero - 1 } else { towards_zero }
+    if (towards_zero as f32) > v {
+        towards_zero - 1
+    } else {
+        towards_zero
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TEMPLATE: [[f32; 2]; 5] = [[47.55, 46.60], [100.48, 46.60], [74.01, 76.56], [50.41, 103.02], [97.61, 103.02]];
+    const TEMPLATE: [[f32; 2]; 5] = [
+        [47.55, 46.60],
+        [100.48, 46.60],
+        [74.01, 76.56],
+        [50.41, 103.02],
+        [97.61, 103.02],
+    ];
 
     fn moved(by: &Similarity) -> [[f32; 2]; 5] {
         TEMPLATE.map(|[x, y]| {
@@ -138,8 +182,15 @@ mod tests {
     fn a_similarity_is_found_again_exactly() {
         for degrees in [0.0_f64, 7.0, 45.0, 90.0, 180.0, 300.0] {
             let (sin, cos) = degrees.to_radians().sin_cos();
-            let truth = Similarity { a: 1.7 * cos, b: 1.7 * sin, tx: 300.0, ty: -20.0 };
-            let found = Similarity::between(&moved(&truth), &TEMPLATE).unwrap().inverse();
+            let truth = Similarity {
+                a: 1.7 * cos,
+                b: 1.7 * sin,
+                tx: 300.0,
+                ty: -20.0,
+            };
+            let found = Similarity::between(&moved(&truth), &TEMPLATE)
+                .unwrap()
+                .inverse();
             for (a, b) in [(found.a, truth.a), (found.b, truth.b)] {
                 assert!((a - b).abs() < 1e-6, "{found:?} {truth:?}");
             }
@@ -151,8 +202,15 @@ mod tests {
 
     #[test]
     fn no_small_change_of_the_similarity_fits_noisy_points_better() {
-        let noisy = [[3.0, 1.0], [-2.0, 4.0], [0.5, -1.0], [2.0, 2.0], [-1.0, -3.0]];
-        let from: [[f32; 2]; 5] = std::array::from_fn(|i| [TEMPLATE[i][0] + noisy[i][0], TEMPLATE[i][1] + noisy[i][1]]);
+        let noisy = [
+            [3.0, 1.0],
+            [-2.0, 4.0],
+            [0.5, -1.0],
+            [2.0, 2.0],
+            [-1.0, -3.0],
+        ];
+        let from: [[f32; 2]; 5] =
+            std::array::from_fn(|i| [TEMPLATE[i][0] + noisy[i][0], TEMPLATE[i][1] + noisy[i][1]]);
         let best = Similarity::between(&from, &TEMPLATE).unwrap();
         let error = |s: &Similarity| -> f64 {
             let square = |(p, q): (&[f32; 2], &[f32; 2])| {
@@ -163,10 +221,22 @@ mod tests {
         };
         for d in [-1e-3, 1e-3] {
             for other in [
-                Similarity { a: best.a + d, ..best },
-                Similarity { b: best.b + d, ..best },
-                Similarity { tx: best.tx + d, ..best },
-                Similarity { ty: best.ty + d, ..best },
+                Similarity {
+                    a: best.a + d,
+                    ..best
+                },
+                Similarity {
+                    b: best.b + d,
+                    ..best
+                },
+                Similarity {
+                    tx: best.tx + d,
+                    ..best
+                },
+                Similarity {
+                    ty: best.ty + d,
+                    ..best
+                },
             ] {
                 assert!(error(&other) > error(&best));
             }
@@ -182,15 +252,37 @@ mod tests {
     fn a_face_already_in_place_is_copied_pixel_by_pixel() {
         let pixels = (0..150 * 150 * 3).map(|i| (i * 31 % 251) as u8).collect();
         let picture = Rgb::new(150, 150, pixels).unwrap();
-        let chip = cut(&Pyramid::new(&picture), &Similarity { a: 1.0, b: 0.0, tx: 0.0, ty: 0.0 }, 150);
+        let chip = cut(
+            &Pyramid::new(&picture),
+            &Similarity {
+                a: 1.0,
+                b: 0.0,
+                tx: 0.0,
+                ty: 0.0,
+            },
+            150,
+        );
         assert_eq!(chip, picture);
     }
 
     #[test]
     fn halving_first_does_not_move_a_large_face() {
-        let ramp = |w: usize, h: usize| (0..w * h).flat_map(|i| [(i % w / 4) as u8, (i / w / 4) as u8, 0]).collect();
+        let ramp = |w: usize, h: usize| {
+            (0..w * h)
+                .flat_map(|i| [(i % w / 4) as u8, (i / w / 4) as u8, 0])
+                .collect()
+        };
         let picture = Rgb::new(800, 800, ramp(800, 800)).unwrap();
-        let chip = cut(&Pyramid::new(&picture), &Similarity { a: 0.2, b: 0.0, tx: 0.0, ty: 0.0 }, 150);
+        let chip = cut(
+            &Pyramid::new(&picture),
+            &Similarity {
+                a: 0.2,
+                b: 0.0,
+                tx: 0.0,
+                ty: 0.0,
+            },
+            150,
+        );
         for (u, v) in [(10, 10), (75, 20), (140, 149)] {
             let at = 3 * (v * 150 + u);
             // Chip pixel u shows picture pixel 5u, whose value is 5u / 4.
@@ -202,7 +294,16 @@ mod tests {
     #[test]
     fn a_chip_beyond_the_edge_is_black_there() {
         let picture = Rgb::new(50, 50, vec![255; 7500]).unwrap();
-        let chip = cut(&Pyramid::new(&picture), &Similarity { a: 1.0, b: 0.0, tx: 100.0, ty: 0.0 }, 150);
+        let chip = cut(
+            &Pyramid::new(&picture),
+            &Similarity {
+                a: 1.0,
+                b: 0.0,
+                tx: 100.0,
+                ty: 0.0,
+            },
+            150,
+        );
         assert_eq!(chip.pixels[..3], [0, 0, 0]);
         assert_eq!(chip.pixels[3 * 120..3 * 120 + 3], [255, 255, 255]);
     }

@@ -36,7 +36,10 @@ impl<'a> Pyramid<'a> {
     pub(crate) fn with_halves(picture: &'a Rgb, most: usize) -> Self {
         let mut levels = vec![Cow::Borrowed(picture)];
         // A window is reduced to 12 pixels at least, so smaller copies would never be used.
-        while let Some(last) = levels.last().filter(|last| last.width.min(last.height) >= 96 && levels.len() <= most) {
+        while let Some(last) = levels
+            .last()
+            .filter(|last| last.width.min(last.height) >= 96 && levels.len() <= most)
+        {
             let half = halve(last);
             levels.push(Cow::Owned(half));
         }
@@ -63,23 +66,48 @@ impl<'a> Pyramid<'a> {
         (&self.levels[level], 1.0 / f64::from(1_u32 << level))
     }
 
-    /// The window resized to `width`×`height` pixels, rounded like the 8-bit picture the networks were trained on.
+    /// The window resized to `width`×`height` pixels, rounded like the 8-bit picture the networks
+    /// were trained on.
     pub(crate) fn sample(&self, window: Window, width: usize, height: usize, pixels: &mut [u8]) {
         self.sample_tile(window, [width, height], [0..width, 0..height], pixels);
     }
 
     /// Some columns and rows of the window resized to these sides.
-    pub(crate) fn sample_tile(&self, window: Window, sides: [usize; 2], tile: [Range<usize>; 2], pixels: &mut [u8]) {
+    pub(crate) fn sample_tile(
+        &self,
+        window: Window,
+        sides: [usize; 2],
+        tile: [Range<usize>; 2],
+        pixels: &mut [u8],
+    ) {
         let ([width, height], [columns, rows]) = (sides, tile);
         let reduction = (window.width / width as f64).min(window.height / height as f64);
         let (picture, shrink) = self.halved(reduction / PIXELS_PER_OUTPUT);
-        let columns = Cover::of(window.left * shrink, window.width * shrink, width, columns, picture.width);
-        let rows = Cover::of(window.top * shrink, window.height * shrink, height, rows, picture.height);
+        let columns = Cover::of(
+            window.left * shrink,
+            window.width * shrink,
+            width,
+            columns,
+            picture.width,
+        );
+        let rows = Cover::of(
+            window.top * shrink,
+            window.height * shrink,
+            height,
+            rows,
+            picture.height,
+        );
         let (first, end) = columns.span();
         let mut line = vec![0.0_f32; 3 * (end - first)];
         let mut whole = vec![0_u16; line.len()];
-        for (rows, pixels) in rows.cells.iter().zip(pixels.chunks_exact_mut(3 * columns.cells.len())) {
-            rows.add_up(&mut line, &mut whole, |row| &picture.row(row)[3 * first..3 * end]);
+        for (rows, pixels) in rows
+            .cells
+            .iter()
+            .zip(pixels.chunks_exact_mut(3 * columns.cells.len()))
+        {
+            rows.add_up(&mut line, &mut whole, |row| {
+                &picture.row(row)[3 * first..3 * end]
+            });
             for (columns, pixel) in columns.cells.iter().zip(pixels.as_chunks_mut::<3>().0) {
                 let mut sums = [0.0_f32; 3];
                 for (source, weight) in columns.weights() {
@@ -109,13 +137,20 @@ fn halve(picture: &Rgb) -> Rgb {
         if picture.width % 2 == 1 {
             sums.copy_within(6 * width - 6..6 * width - 3, 6 * width - 3);
         }
-        for (pixel, [r, g, b, right_r, right_g, right_b]) in
-            pixels.as_chunks_mut::<3>().0.iter_mut().zip(sums.as_chunks().0)
+        for (pixel, [r, g, b, right_r, right_g, right_b]) in pixels
+            .as_chunks_mut::<3>()
+            .0
+            .iter_mut()
+            .zip(sums.as_chunks().0)
         {
             *pixel = [r + right_r, g + right_g, b + right_b].map(|sum| ((sum + 2) / 4) as u8);
         }
     }
-    Rgb { width, height, pixels }
+    Rgb {
+        width,
+        height,
+        pixels,
+    }
 }
 
 /// Which source pixels each output pixel covers along one axis, and how much of each.
@@ -141,12 +176,19 @@ impl Cover {
             let to = from + step;
             let (low, high) = (from.max(0.0), to.min(sources as f64));
             if high <= low || high - low < 1e-6 * step {
-                return Cell { first: 0, end: 0, first_weight: 0.0, weight: 0.0, last_weight: 0.0 };
+                return Cell {
+                    first: 0,
+                    end: 0,
+                    first_weight: 0.0,
+                    weight: 0.0,
+                    last_weight: 0.0,
+                };
             }
             let first = low as usize;
             let end = (high.ceil() as usize).clamp(first + 1, sources);
-            let covered =
-                |pixel: usize| ((high.min((pixel + 1) as f64) - low.max(pixel as f64)).max(0.0) / step) as f32;
+            let covered = |pixel: usize| {
+                ((high.min((pixel + 1) as f64) - low.max(pixel as f64)).max(0.0) / step) as f32
+            };
             Cell {
                 first,
                 end,
@@ -155,7 +197,9 @@ impl Cover {
                 last_weight: covered(end - 1),
             }
         };
-        Self { cells: range.map(cell).collect() }
+        Self {
+            cells: range.map(cell).collect(),
+        }
     }
 
     /// The source pixels that matter at all.
@@ -218,7 +262,13 @@ mod tests {
     use super::*;
 
     fn ramp(width: usize, height: usize) -> Rgb {
-        let pixel = |i: usize| [(i % width * 7 % 256) as u8, (i / width * 5 % 256) as u8, (i * 3 % 256) as u8];
+        let pixel = |i: usize| {
+            [
+                (i % width * 7 % 256) as u8,
+                (i / width * 5 % 256) as u8,
+                (i * 3 % 256) as u8,
+            ]
+        };
         Rgb::new(width, height, (0..width * height).flat_map(pixel).collect()).unwrap()
     }
 
@@ -231,34 +281,91 @@ mod tests {
     #[test]
     fn a_window_of_its_own_size_comes_out_unchanged() {
         let picture = ramp(9, 7);
-        let pixels = sample(&picture, Window { left: 0.0, top: 0.0, width: 9.0, height: 7.0 }, 9, 7);
+        let pixels = sample(
+            &picture,
+            Window {
+                left: 0.0,
+                top: 0.0,
+                width: 9.0,
+                height: 7.0,
+            },
+            9,
+            7,
+        );
         assert_eq!(pixels, picture.pixels);
     }
 
     #[test]
     fn an_output_pixel_is_the_mean_of_what_it_covers() {
         let picture = Rgb::new(3, 1, vec![0, 0, 0, 90, 90, 90, 210, 210, 210]).unwrap();
-        let pixels = sample(&picture, Window { left: 0.0, top: 0.0, width: 3.0, height: 1.0 }, 2, 1);
+        let pixels = sample(
+            &picture,
+            Window {
+                left: 0.0,
+                top: 0.0,
+                width: 3.0,
+                height: 1.0,
+            },
+            2,
+            1,
+        );
         assert_eq!(pixels, [30, 30, 30, 170, 170, 170]);
     }
 
     #[test]
     fn beyond_the_edge_everything_is_black() {
         let picture = Rgb::new(2, 2, vec![200; 12]).unwrap();
-        let pixels = sample(&picture, Window { left: -2.0, top: 0.0, width: 4.0, height: 2.0 }, 4, 2);
-        assert_eq!(pixels[..12], [0, 0, 0, 0, 0, 0, 200, 200, 200, 200, 200, 200]);
-        let nowhere = sample(&picture, Window { left: 10.0, top: -9.0, width: 4.0, height: 2.0 }, 4, 2);
+        let pixels = sample(
+            &picture,
+            Window {
+                left: -2.0,
+                top: 0.0,
+                width: 4.0,
+                height: 2.0,
+            },
+            4,
+            2,
+        );
+        assert_eq!(
+            pixels[..12],
+            [0, 0, 0, 0, 0, 0, 200, 200, 200, 200, 200, 200]
+        );
+        let nowhere = sample(
+            &picture,
+            Window {
+                left: 10.0,
+                top: -9.0,
+                width: 4.0,
+                height: 2.0,
+            },
+            4,
+            2,
+        );
         assert!(nowhere.iter().all(|v| *v == 0));
     }
 
     #[test]
     fn halved_copies_change_a_large_reduction_by_no_more_than_one_step() {
-        let pixel = |i: usize| [(i % 1203 / 5) as u8, (i / 1203 / 4) as u8, (i % 1203 / 10 + i / 1203 / 9) as u8];
+        let pixel = |i: usize| {
+            [
+                (i % 1203 / 5) as u8,
+                (i / 1203 / 4) as u8,
+                (i % 1203 / 10 + i / 1203 / 9) as u8,
+            ]
+        };
         let picture = Rgb::new(1203, 901, (0..1203 * 901).flat_map(pixel).collect()).unwrap();
-        let window = Window { left: 10.0, top: 3.0, width: 1100.0, height: 880.0 };
+        let window = Window {
+            left: 10.0,
+            top: 3.0,
+            width: 1100.0,
+            height: 880.0,
+        };
         let quick = sample(&picture, window, 24, 24);
         let mut exact = vec![0; 3 * 24 * 24];
-        Pyramid { levels: vec![Cow::Borrowed(&picture)] }.sample(window, 24, 24, &mut exact);
+        Pyramid {
+            levels: vec![Cow::Borrowed(&picture)],
+        }
+        .sample(window, 24, 24, &mut exact);
         for (a, b) in quick.iter().zip(&exact) {
             assert!(a.abs_diff(*b) <= 1, "{a} {b}");
         }

@@ -1,5 +1,6 @@
-//! What a gallery says about the threshold: the distances within and between its people, how often either would be taken
-//! for the other, and which threshold serves best. And which of its pictures add nothing, or look wrong.
+//! What a gallery says about the threshold: the distances within and between its people, how often
+//! either would be taken for the other, and which threshold serves best. And which of its pictures
+//! add nothing, or look wrong.
 //!
 //! Works on numbers only; whose pictures they are is the caller's.
 
@@ -21,7 +22,8 @@ const REDUNDANT: f32 = 0.4;
 /// Distances of pairs of pictures, each kind in rising order.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Distances {
-    /// Of pictures of one person, without those that show the same: they say nothing about the next picture.
+    /// Of pictures of one person, without those that show the same: they say nothing about the next
+    /// picture.
     pub genuine: Vec<f32>,
     /// Of pictures of two people.
     pub impostors: Vec<f32>,
@@ -69,10 +71,13 @@ pub enum Remark {
 }
 
 impl Distances {
-    /// Of all pairs of a gallery, or, of a kind with very many, of as many as say enough: the same each time. By the
-    /// threshold is told which pictures show the same.
+    /// Of all pairs of a gallery, or, of a kind with very many, of as many as say enough: the same
+    /// each time. By the threshold is told which pictures show the same.
     pub fn of(gallery: &Gallery, threshold: f32) -> Self {
-        let pictures: Vec<(i64, &[f32])> = gallery.pictures().map(|(person, _, row)| (person, row)).collect();
+        let pictures: Vec<(i64, &[f32])> = gallery
+            .pictures()
+            .map(|(person, _, row)| (person, row))
+            .collect();
         let mut by_person: std::collections::BTreeMap<i64, Vec<usize>> = Default::default();
         for (at, (person, _)) in pictures.iter().enumerate() {
             by_person.entry(*person).or_default().push(at);
@@ -92,7 +97,12 @@ impl Distances {
             let differs = |distance: &f32| *distance >= same;
             if wanted >= all {
                 for (at, a) in theirs.iter().enumerate() {
-                    genuine.extend(theirs[at + 1..].iter().map(|b| distance(*a, *b)).filter(differs));
+                    genuine.extend(
+                        theirs[at + 1..]
+                            .iter()
+                            .map(|b| distance(*a, *b))
+                            .filter(differs),
+                    );
                 }
             } else {
                 for _ in 0..wanted {
@@ -109,8 +119,8 @@ impl Distances {
                 impostors.extend(others.map(|b| distance(a, b)));
             }
         } else {
-            // With so many, enough of all pairs are of two people for this to end soon: unless one person has nearly
-            // all pictures, and then fewer do.
+            // With so many, enough of all pairs are of two people for this to end soon: unless one
+            // person has nearly all pictures, and then fewer do.
             for _ in 0..20 * MOST_PAIRS {
                 let (a, b) = random.two_of(pictures.len());
                 if pictures[a].0 != pictures[b].0 {
@@ -123,22 +133,40 @@ impl Distances {
         }
         genuine.sort_by(f32::total_cmp);
         impostors.sort_by(f32::total_cmp);
-        Self { genuine, impostors, genuine_pairs, impostor_pairs, people }
+        Self {
+            genuine,
+            impostors,
+            genuine_pairs,
+            impostor_pairs,
+            people,
+        }
     }
 
     /// Whether there are enough pairs of both kinds to say anything.
     pub fn suffice(&self) -> bool {
-        self.genuine.len() >= LEAST_GENUINE && self.people >= LEAST_PEOPLE && self.impostors.len() >= LEAST_IMPOSTORS
+        self.genuine.len() >= LEAST_GENUINE
+            && self.people >= LEAST_PEOPLE
+            && self.impostors.len() >= LEAST_IMPOSTORS
     }
 
     /// What a threshold does.
     pub fn rates(&self, threshold: f32) -> Rates {
-        let below = |distances: &[f32]| distances.partition_point(|distance| *distance < threshold) as f64;
-        let share = |count: f64, of: &[f32]| if of.is_empty() { 0.0 } else { count / of.len() as f64 };
+        let below =
+            |distances: &[f32]| distances.partition_point(|distance| *distance < threshold) as f64;
+        let share = |count: f64, of: &[f32]| {
+            if of.is_empty() {
+                0.0
+            } else {
+                count / of.len() as f64
+            }
+        };
         Rates {
             threshold,
             fmr: share(below(&self.impostors), &self.impostors),
-            fnmr: share(self.genuine.len() as f64 - below(&self.genuine), &self.genuine),
+            fnmr: share(
+                self.genuine.len() as f64 - below(&self.genuine),
+                &self.genuine,
+            ),
         }
     }
 
@@ -150,7 +178,9 @@ impl Distances {
     /// Upper edges of the bins of a histogram of both kinds.
     pub fn edges(&self) -> impl Iterator<Item = f32> {
         let last = |distances: &[f32]| distances.last().copied().unwrap_or(0.0);
-        let most = last(&self.genuine).max(last(&self.impostors)).max(f32::MIN_POSITIVE);
+        let most = last(&self.genuine)
+            .max(last(&self.impostors))
+            .max(f32::MIN_POSITIVE);
         (1..=STEPS).map(move |step| (most * step as f32 / STEPS as f32).next_up())
     }
 
@@ -164,20 +194,32 @@ impl Distances {
         self.edges().map(&mut share).collect()
     }
 
-    /// The threshold that serves best: of those that let at most one pair of two people in a thousand pass, the highest
-    /// that still misses fewer pairs of one person, and then half-way to where one more stranger would pass. The present
-    /// one, if that does no worse in either way.
+    /// The threshold that serves best: of those that let at most one pair of two people in a
+    /// thousand pass, the highest that still misses fewer pairs of one person, and then half-way to
+    /// where one more stranger would pass. The present one, if that does no worse in either way.
     pub fn recommended(&self, present: f32) -> Option<Rates> {
         if !self.suffice() {
             return None;
         }
         let allowed = self.impostors.len() / 1000;
         let ceiling = *self.impostors.get(allowed)?;
-        // The farthest genuine pair that may pass at all, and the room up to the first stranger who must not.
+        // The farthest genuine pair that may pass at all, and the room up to the first stranger who
+        // must not.
         let passing = self.genuine.partition_point(|distance| *distance < ceiling);
-        let floor = if passing == 0 { 0.0 } else { self.genuine[passing - 1] };
-        let (best, present) = (self.rates(floor + (ceiling - floor) / 2.0), self.rates(present));
-        Some(if present.fmr <= best.fmr && present.fnmr <= best.fnmr { present } else { best })
+        let floor = if passing == 0 {
+            0.0
+        } else {
+            self.genuine[passing - 1]
+        };
+        let (best, present) = (
+            self.rates(floor + (ceiling - floor) / 2.0),
+            self.rates(present),
+        );
+        Some(if present.fmr <= best.fmr && present.fnmr <= best.fnmr {
+            present
+        } else {
+            best
+        })
     }
 }
 
@@ -186,22 +228,40 @@ pub fn redundant_below(metric: Metric, threshold: f32) -> f32 {
     metric.at_share(REDUNDANT, threshold)
 }
 
-/// What speaks about each picture of a person; one of which nothing does is not in it. Nearer than `named_below` to
-/// somebody else it looks like them.
-pub fn remarks(gallery: &Gallery, person: i64, threshold: f32, named_below: f32) -> Vec<(i64, Remark)> {
+/// What speaks about each picture of a person; one of which nothing does is not in it. Nearer than
+/// `named_below` to somebody else it looks like them.
+pub fn remarks(
+    gallery: &Gallery,
+    person: i64,
+    threshold: f32,
+    named_below: f32,
+) -> Vec<(i64, Remark)> {
     let metric = gallery.metric();
     let same = redundant_below(metric, threshold);
-    let theirs: Vec<(i64, &[f32])> =
-        gallery.pictures().filter(|one| one.0 == person).map(|(_, picture, row)| (picture, row)).collect();
+    let theirs: Vec<(i64, &[f32])> = gallery
+        .pictures()
+        .filter(|one| one.0 == person)
+        .map(|(_, picture, row)| (picture, row))
+        .collect();
     let mut said: Vec<(i64, Remark)> = Vec::new();
     for (at, &(picture, row)) in theirs.iter().enumerate() {
         let others = theirs.iter().enumerate().filter(|(other, _)| *other != at);
         let nearest = others
             .map(|(other, &(id, theirs))| (metric.of_rows(row, theirs), other, id))
             .min_by(|a, b| a.0.total_cmp(&b.0));
-        let stranger = gallery.nearest(row, 2).unwrap_or_default().into_iter().find(|one| one.person != person);
+        let stranger = gallery
+            .nearest(row, 2)
+            .unwrap_or_default()
+            .into_iter()
+            .find(|one| one.person != person);
         if let Some(stranger) = stranger.filter(|stranger| stranger.distance < named_below) {
-            said.push((picture, Remark::LooksLike { person: stranger.person, distance: stranger.distance }));
+            said.push((
+                picture,
+                Remark::LooksLike {
+                    person: stranger.person,
+                    distance: stranger.distance,
+                },
+            ));
         } else if let Some((distance, other, like)) = nearest {
             // Of two that show the same the older one stays.
             if distance < same && other < at {
@@ -226,7 +286,10 @@ struct Random(u64);
 
 impl Random {
     fn below(&mut self, count: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         ((self.0 >> 33) as usize) % count.max(1)
     }
 
@@ -264,20 +327,35 @@ mod tests {
         }
         let rates = distances.rates(0.25);
         assert!((rates.fnmr - 1.0 / 3.0).abs() < 1e-9 && rates.fmr == 0.0);
-        assert_eq!(distances.recommended(0.6), None, "too few pairs to recommend anything");
+        assert_eq!(
+            distances.recommended(0.6),
+            None,
+            "too few pairs to recommend anything"
+        );
     }
 
     #[test]
     fn the_recommendation_lies_between_people_and_strangers_and_shares_add_up() {
-        let people: [&[f32]; 3] = [&[0.0, 0.05, 0.1, 0.15, 0.2], &[1.0, 1.05, 1.1, 1.15, 1.2], &[2.0, 2.1]];
+        let people: [&[f32]; 3] = [
+            &[0.0, 0.05, 0.1, 0.15, 0.2],
+            &[1.0, 1.05, 1.1, 1.15, 1.2],
+            &[2.0, 2.1],
+        ];
         let distances = Distances::of(&gallery(&people), 0.0);
         for present in [0.1, 0.9] {
             let recommended = distances.recommended(present).unwrap();
-            assert!((0.2..0.8).contains(&recommended.threshold), "{recommended:?}");
+            assert!(
+                (0.2..0.8).contains(&recommended.threshold),
+                "{recommended:?}"
+            );
             assert_eq!((recommended.fmr, recommended.fnmr), (0.0, 0.0));
         }
         for present in [0.25, 0.5, 0.75] {
-            assert_eq!(distances.recommended(present).unwrap().threshold, present, "it does as well");
+            assert_eq!(
+                distances.recommended(present).unwrap().threshold,
+                present,
+                "it does as well"
+            );
         }
         for kind in [&distances.genuine, &distances.impostors] {
             assert!((distances.histogram(kind).iter().sum::<f64>() - 1.0).abs() < 1e-9);
@@ -292,7 +370,10 @@ mod tests {
         let row = [0.0, 0.3, 0.6, 0.9, 1.2];
         let far = |from: f32| row.map(|place| place + from);
         let alike = Distances::of(&gallery(&[&row, &far(9.0), &[20.0, 20.1]]), 0.6);
-        assert_eq!((alike.genuine_pairs, alike.genuine.len(), alike.people), (21, 20, 2));
+        assert_eq!(
+            (alike.genuine_pairs, alike.genuine.len(), alike.people),
+            (21, 20, 2)
+        );
         assert_eq!(alike.recommended(0.6), None);
         let enough = Distances::of(&gallery(&[&row, &far(9.0), &[20.0, 20.3]]), 0.6);
         assert_eq!((enough.genuine.len(), enough.people), (21, 3));
@@ -304,10 +385,18 @@ mod tests {
         let mut gallery = Gallery::new(Metric::Euclidean, 2);
         for picture in 0..3000 {
             let person = picture % 4;
-            gallery.push(person, picture, &[person as f32 + (picture % 97) as f32 / 970.0, 1.0]).unwrap();
+            gallery
+                .push(
+                    person,
+                    picture,
+                    &[person as f32 + (picture % 97) as f32 / 970.0, 1.0],
+                )
+                .unwrap();
         }
         let distances = Distances::of(&gallery, 0.0);
-        assert!(distances.genuine.len() <= MOST_PAIRS + 4 && distances.impostors.len() == MOST_PAIRS);
+        assert!(
+            distances.genuine.len() <= MOST_PAIRS + 4 && distances.impostors.len() == MOST_PAIRS
+        );
         assert_eq!(distances, Distances::of(&gallery, 0.0));
         assert!(*distances.genuine.last().unwrap() < 0.11 && distances.impostors[0] > 0.89);
     }
@@ -316,10 +405,18 @@ mod tests {
     fn a_picture_is_called_redundant_an_outlier_or_like_somebody_else() {
         let gallery = gallery(&[&[0.0, 0.01, 0.4, 2.0], &[5.0, 7.5], &[7.6]]);
         let of = |person| remarks(&gallery, person, 0.6, 0.6);
-        let [(2, Remark::Redundant { like: 1, .. }), (4, Remark::Outlier { .. })] = of(1)[..] else {
+        let [
+            (2, Remark::Redundant { like: 1, .. }),
+            (4, Remark::Outlier { .. }),
+        ] = of(1)[..]
+        else {
             panic!("{:?}", of(1))
         };
-        let [(5, Remark::Outlier { .. }), (6, Remark::LooksLike { person: 3, .. })] = of(2)[..] else {
+        let [
+            (5, Remark::Outlier { .. }),
+            (6, Remark::LooksLike { person: 3, .. }),
+        ] = of(2)[..]
+        else {
             panic!("{:?}", of(2))
         };
         assert_eq!(of(9), []);

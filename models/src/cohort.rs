@@ -1,10 +1,12 @@
-//! Where in the recogniser's space many people lie close together, and how much nearer two faces from there must be to
-//! be taken for one. Knows numbers only; what a face's embedding is before that is `embed`'s.
+//! Where in the recogniser's space many people lie close together, and how much nearer two faces
+//! from there must be to be taken for one. Knows numbers only; what a face's embedding is before
+//! that is `embed`'s.
 //!
-//! Score normalisation against a cohort (as in speaker verification: Auckenthaler et al. 2000, Matějka et al. 2017), made
-//! so that it costs nothing in a search: it is in the length of the embedding. Between embeddings a and b of lengths l and
-//! m, with the distance d between their directions, lies (l - m)² + l m d²; whoever resembles many is longer, so the
-//! same difference counts for more, and every comparison stays a plain Euclidean distance.
+//! Score normalisation against a cohort (as in speaker verification: Auckenthaler et al. 2000,
+//! Matějka et al. 2017), made so that it costs nothing in a search: it is in the length of the
+//! embedding. Between embeddings a and b of lengths l and m, with the distance d between their
+//! directions, lies (l - m)² + l m d²; whoever resembles many is longer, so the same difference
+//! counts for more, and every comparison stays a plain Euclidean distance.
 
 use crate::rows::dot;
 
@@ -18,23 +20,48 @@ pub(crate) struct Cohort {
 }
 
 impl Cohort {
-    /// From a pack's file: rows of `dimension` numbers, float32, little-endian, of unit length; or what is wrong with it. A face
-    /// whose likeness (cosine) to the mean most like it is `typical` keeps its length.
-    pub fn new(file: &[u8], dimension: usize, typical: f32, strength: f32) -> Result<Self, &'static str> {
+    /// From a pack's file: rows of `dimension` numbers, float32, little-endian, of unit length; or
+    /// what is wrong with it. A face whose likeness (cosine) to the mean most like it is `typical`
+    /// keeps its length.
+    pub fn new(
+        file: &[u8],
+        dimension: usize,
+        typical: f32,
+        strength: f32,
+    ) -> Result<Self, &'static str> {
         let (numbers, rest) = file.as_chunks::<4>();
-        let whole = rest.is_empty() && !numbers.is_empty() && numbers.len().is_multiple_of(dimension);
+        let whole =
+            rest.is_empty() && !numbers.is_empty() && numbers.len().is_multiple_of(dimension);
         if !whole {
             return Err("a whole number of rows, each of recogniser.dimension float32 numbers");
         }
-        let numbers: Vec<f32> = numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-        let means: Vec<_> = numbers.chunks_exact(dimension).map(<[f32]>::to_vec).collect();
+        let numbers: Vec<f32> = numbers
+            .iter()
+            .map(|bytes| f32::from_le_bytes(*bytes))
+            .collect();
+        let means: Vec<_> = numbers
+            .chunks_exact(dimension)
+            .map(<[f32]>::to_vec)
+            .collect();
         let unit = |mean: &Vec<f32>| (dot(mean, mean) - 1.0).abs() < 1e-3;
-        if means.iter().all(unit) { Ok(Self { means, typical, strength }) } else { Err("rows of length 1") }
+        if means.iter().all(unit) {
+            Ok(Self {
+                means,
+                typical,
+                strength,
+            })
+        } else {
+            Err("rows of length 1")
+        }
     }
 
     /// Gives an embedding of unit length the length that says how many resemble it.
     pub fn lengthen(&self, embedding: &mut [f32]) {
-        let likeness = self.means.iter().map(|mean| dot(mean, embedding)).fold(-1.0, f32::max);
+        let likeness = self
+            .means
+            .iter()
+            .map(|mean| dot(mean, embedding))
+            .fold(-1.0, f32::max);
         let length = ((likeness - self.typical) * self.strength).exp();
         for value in embedding {
             *value *= length;
@@ -47,7 +74,10 @@ mod tests {
     use super::*;
 
     fn bytes(rows: &[[f32; 2]]) -> Vec<u8> {
-        rows.as_flattened().iter().flat_map(|value| value.to_le_bytes()).collect()
+        rows.as_flattened()
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect()
     }
 
     #[test]
@@ -59,8 +89,15 @@ mod tests {
         };
         assert_eq!(lengthened([0.0, 1.0]), [0.0, (0.1_f32 * 2.0).exp()]);
         let [x, y] = lengthened([0.9, 0.19_f32.sqrt()]);
-        assert!((x - 0.9).abs() < 1e-6 && (y - 0.19_f32.sqrt()).abs() < 1e-6, "typical faces stay as they are");
-        assert_eq!(lengthened([-1.0, 0.0]), [-(-0.9_f32 * 2.0).exp(), 0.0], "likeness to the other mean is 0");
+        assert!(
+            (x - 0.9).abs() < 1e-6 && (y - 0.19_f32.sqrt()).abs() < 1e-6,
+            "typical faces stay as they are"
+        );
+        assert_eq!(
+            lengthened([-1.0, 0.0]),
+            [-(-0.9_f32 * 2.0).exp(), 0.0],
+            "likeness to the other mean is 0"
+        );
     }
 
     #[test]

@@ -1,17 +1,19 @@
-//! Which precision is the fastest here: times each on the self-test picture and says whether another one is worth
-//! changing to. Changing, and remembering it, is the caller's.
+//! Which precision is the fastest here: times each on the self-test picture and says whether
+//! another one is worth changing to. Changing, and remembering it, is the caller's.
 
 use std::time::{Duration, Instant};
 
 use crate::device::Precision;
 use crate::{Analysis, Pack, Rgb, Search, Vision, VisionError};
 
-/// Each candidate and what runs now take turns until both together took this long, or so many turns.
+/// Each candidate and what runs now take turns until both together took this long, or so many
+/// turns.
 const TIME: Duration = Duration::from_millis(400);
 const MOST_ROUNDS: usize = 9;
 /// A median of fewer says nothing, however slow the machine.
 const FEWEST_ROUNDS: usize = 3;
-/// Another precision must save a fifth of the time: less is within what other load and heat make of it.
+/// Another precision must save a fifth of the time: less is within what other load and heat make of
+/// it.
 const WORTH_CHANGING: f64 = 0.8;
 
 /// How one precision did on the self-test picture.
@@ -34,14 +36,14 @@ pub struct Comparison {
     pub trials: Vec<Trial>,
     /// Those that could not be loaded or run, and why.
     pub failed: Vec<(Precision, VisionError)>,
-    /// The one to change to, ready to run, if there is one: the fastest of those that are within the pack's tolerance
-    /// and a fifth faster than what runs now.
+    /// The one to change to, ready to run, if there is one: the fastest of those that are within
+    /// the pack's tolerance and a fifth faster than what runs now.
     pub better: Option<Vision>,
 }
 
-/// Times every precision the pack offers and this machine has arithmetic for against `current`, on `picture`, which is
-/// the decoded [`Pack::self_test_picture`]. At most two networks besides the current one are loaded at a time, and none
-/// that is not returned stays.
+/// Times every precision the pack offers and this machine has arithmetic for against `current`, on
+/// `picture`, which is the decoded [`Pack::self_test_picture`]. At most two networks besides the
+/// current one are loaded at a time, and none that is not returned stays.
 pub fn compare_precisions(
     pack: &Pack,
     current: &Vision,
@@ -67,7 +69,11 @@ pub fn compare_precisions(
         });
         match tried {
             Ok((candidate, trial, against)) => {
-                if is_better(&trial, median(&against), better.as_ref().map(|(fastest, _)| *fastest)) {
+                if is_better(
+                    &trial,
+                    median(&against),
+                    better.as_ref().map(|(fastest, _)| *fastest),
+                ) {
                     better = Some((trial.median, candidate));
                 }
                 trials.push(trial);
@@ -80,17 +86,23 @@ pub fn compare_precisions(
         times_now.push(first);
     }
     trials.insert(0, Trial::new(current, &reply, &times_now)?);
-    Ok(Comparison { trials, failed, better: better.map(|(_, vision)| vision) })
+    Ok(Comparison {
+        trials,
+        failed,
+        better: better.map(|(_, vision)| vision),
+    })
 }
 
-/// Whether a candidate is the one to change to, seen beside what runs now and the fastest of those found better.
+/// Whether a candidate is the one to change to, seen beside what runs now and the fastest of those
+/// found better.
 fn is_better(candidate: &Trial, now: Duration, fastest: Option<Duration>) -> bool {
     candidate.within_tolerance
         && candidate.median <= now.mul_f64(WORTH_CHANGING)
         && fastest.is_none_or(|fastest| candidate.median < fastest)
 }
 
-/// The candidate's trial and the current one's times, measured in turn so that both meet the same conditions.
+/// The candidate's trial and the current one's times, measured in turn so that both meet the same
+/// conditions.
 fn take_turns(
     candidate: &Vision,
     current: &Vision,
@@ -100,7 +112,9 @@ fn take_turns(
     let reply = candidate.recognise_alone(picture, search)?;
     let time = |vision: &Vision| {
         let begun = Instant::now();
-        vision.recognise_alone(picture, search).map(|_| begun.elapsed())
+        vision
+            .recognise_alone(picture, search)
+            .map(|_| begun.elapsed())
     };
     let (mut times, mut against) = (Vec::new(), Vec::new());
     let begun = Instant::now();
@@ -115,7 +129,12 @@ impl Trial {
     fn new(vision: &Vision, reply: &Analysis, times: &[Duration]) -> Result<Self, VisionError> {
         let distance = vision.reference_distance(reply)?;
         let within_tolerance = distance <= vision.tolerance();
-        Ok(Self { precision: vision.precision(), median: median(times), distance, within_tolerance })
+        Ok(Self {
+            precision: vision.precision(),
+            median: median(times),
+            distance,
+            within_tolerance,
+        })
     }
 }
 
@@ -133,7 +152,12 @@ mod tests {
 
     fn trial(milliseconds: u64, within_tolerance: bool) -> Trial {
         let median = Duration::from_millis(milliseconds);
-        Trial { precision: Precision::Float16, median, distance: 0.01, within_tolerance }
+        Trial {
+            precision: Precision::Float16,
+            median,
+            distance: 0.01,
+            within_tolerance,
+        }
     }
 
     #[test]
@@ -150,13 +174,29 @@ mod tests {
 
     #[test]
     fn of_several_better_ones_the_fastest_counts() {
-        assert!(is_better(&trial(40, true), NOW, Some(Duration::from_millis(50))));
-        assert!(!is_better(&trial(60, true), NOW, Some(Duration::from_millis(50))));
+        assert!(is_better(
+            &trial(40, true),
+            NOW,
+            Some(Duration::from_millis(50))
+        ));
+        assert!(!is_better(
+            &trial(60, true),
+            NOW,
+            Some(Duration::from_millis(50))
+        ));
     }
 
     #[test]
     fn a_median_ignores_the_one_slow_round() {
-        let of = |times: &[u64]| median(&times.iter().copied().map(Duration::from_millis).collect::<Vec<_>>());
+        let of = |times: &[u64]| {
+            median(
+                &times
+                    .iter()
+                    .copied()
+                    .map(Duration::from_millis)
+                    .collect::<Vec<_>>(),
+            )
+        };
         assert_eq!(of(&[10, 900, 11]), Duration::from_millis(11));
     }
 }

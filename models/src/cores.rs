@@ -1,5 +1,5 @@
-//! The processor's cores and how many of them are idle: a picture works on one and borrows the idle ones for the parts of
-//! its work that do not need each other. Knows nothing of what is worked at.
+//! The processor's cores and how many of them are idle: a picture works on one and borrows the idle
+//! ones for the parts of its work that do not need each other. Knows nothing of what is worked at.
 
 use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 use std::thread;
@@ -17,7 +17,9 @@ pub(crate) struct Core<'a>(&'a Cores);
 
 impl Cores {
     pub(crate) fn new(count: usize) -> Self {
-        Self { idle: AtomicIsize::new(isize::try_from(count).unwrap_or(isize::MAX)) }
+        Self {
+            idle: AtomicIsize::new(isize::try_from(count).unwrap_or(isize::MAX)),
+        }
     }
 
     /// The core a picture works on; never waits.
@@ -26,14 +28,19 @@ impl Cores {
         Core(self)
     }
 
-    /// Into how many parts work may be cut with profit: one for the caller's core and one for each idle one.
+    /// Into how many parts work may be cut with profit: one for the caller's core and one for each
+    /// idle one.
     pub(crate) fn parts(&self) -> usize {
         usize::try_from(self.idle.load(Ordering::Relaxed)).unwrap_or(0) + 1
     }
 
-    /// What `work` makes of every item, in their order; on the calling thread and on one more for each core that is idle
-    /// now. The large items first make the end come soonest.
-    pub(crate) fn each<'a, T: Sync, R: Send>(&'a self, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    /// What `work` makes of every item, in their order; on the calling thread and on one more for
+    /// each core that is idle now. The large items first make the end come soonest.
+    pub(crate) fn each<'a, T: Sync, R: Send>(
+        &'a self,
+        items: &[T],
+        work: impl Fn(&T) -> R + Sync,
+    ) -> Vec<R> {
         let borrowed: Vec<Core> = (1..items.len()).map_while(|_| self.borrow()).collect();
         if borrowed.is_empty() {
             return items.iter().map(work).collect();
@@ -57,7 +64,10 @@ impl Cores {
                     share()
                 };
                 // Where the system begins no more threads, those there are do the work.
-                thread::Builder::new().name("kith-vision".into()).spawn_scoped(scope, share).ok()
+                thread::Builder::new()
+                    .name("kith-vision".into())
+                    .spawn_scoped(scope, share)
+                    .ok()
             };
             let others: Vec<_> = borrowed.into_iter().map_while(begin).collect();
             let mut done = share();
@@ -75,7 +85,10 @@ impl Cores {
 
     fn borrow(&self) -> Option<Core<'_>> {
         let one_less = |idle: isize| (idle > 0).then(|| idle - 1);
-        self.idle.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).ok().map(|_| Core(self))
+        self.idle
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
+            .ok()
+            .map(|_| Core(self))
     }
 }
 
@@ -96,7 +109,10 @@ mod tests {
         let cores = Cores::new(4);
         let _mine = cores.take();
         let items: Vec<usize> = (0..100).collect();
-        assert_eq!(cores.each(&items, |item| item * 2), items.iter().map(|item| item * 2).collect::<Vec<_>>());
+        assert_eq!(
+            cores.each(&items, |item| item * 2),
+            items.iter().map(|item| item * 2).collect::<Vec<_>>()
+        );
         assert!(cores.each(&[] as &[usize], |item| *item).is_empty());
     }
 
@@ -119,7 +135,12 @@ mod tests {
         let here = thread::current().id();
         let pictures: Vec<Core> = (0..3).map(|_| cores.take()).collect();
         assert_eq!(cores.parts(), 1);
-        assert!(cores.each(&[(); 20], |()| thread::current().id()).iter().all(|id| *id == here));
+        assert!(
+            cores
+                .each(&[(); 20], |()| thread::current().id())
+                .iter()
+                .all(|id| *id == here)
+        );
         drop(pictures);
         let _mine = cores.take();
         // What is borrowed already is not idle: work within work stays on its thread.
@@ -127,7 +148,10 @@ mod tests {
         let inner = cores.each(&[(); 2], |()| {
             all.wait();
             let here = thread::current().id();
-            cores.each(&[(); 5], |()| thread::current().id()).iter().all(|id| *id == here)
+            cores
+                .each(&[(); 5], |()| thread::current().id())
+                .iter()
+                .all(|id| *id == here)
         });
         assert_eq!(inner, [true, true]);
     }

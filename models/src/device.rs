@@ -1,4 +1,5 @@
-//! Which recogniser runs, in which arithmetic, and on what. Loading and running them is `runtime`'s.
+//! Which recogniser runs, in which arithmetic, and on what. Loading and running them is
+//! `runtime`'s.
 
 use std::fmt;
 use std::str::FromStr;
@@ -41,20 +42,25 @@ impl FromStr for Precision {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|precision| precision.as_str() == text);
-        found.ok_or_else(|| format!("{text:?} is not a precision; use \"int8\", \"float16\" or \"float32\""))
+        let found = Self::ALL
+            .into_iter()
+            .find(|precision| precision.as_str() == text);
+        found.ok_or_else(|| {
+            format!("{text:?} is not a precision; use \"int8\", \"float16\" or \"float32\"")
+        })
     }
 }
 
-/// What the recogniser runs on. Detectors always run on the processor: their networks are small, and tract has no
-/// pooling for GPUs, so most of each layer's values would travel to the processor and back.
+/// What the recogniser runs on. Detectors always run on the processor: their networks are small,
+/// and tract has no pooling for GPUs, so most of each layer's values would travel to the processor
+/// and back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Device {
     /// The processor.
     Cpu,
-    /// The first NVIDIA GPU. Each thread that uses it makes a stream and library handles of its own at its first
-    /// picture, so few and long-lived threads serve it best.
+    /// The first NVIDIA GPU. Each thread that uses it makes a stream and library handles of its own
+    /// at its first picture, so few and long-lived threads serve it best.
     Cuda,
 }
 
@@ -67,8 +73,9 @@ impl Device {
         }
     }
 
-    /// Whether this machine computes in that precision there. Processors without half-precision arithmetic emulate
-    /// float16, which takes two hundred times as long; tract's GPU convolutions know no int8 at all.
+    /// Whether this machine computes in that precision there. Processors without half-precision
+    /// arithmetic emulate float16, which takes two hundred times as long; tract's GPU convolutions
+    /// know no int8 at all.
     pub fn has_arithmetic_for(self, precision: Precision) -> bool {
         match (self, precision) {
             (Self::Cpu, Precision::Float16) => processor_has_half_precision(),
@@ -101,7 +108,9 @@ impl FromStr for Device {
         match text {
             "cpu" => Ok(Self::Cpu),
             "cuda" => Ok(Self::Cuda),
-            other => Err(format!("{other:?} is not a device; use \"cpu\" or \"cuda\"")),
+            other => Err(format!(
+                "{other:?} is not a device; use \"cpu\" or \"cuda\""
+            )),
         }
     }
 }

@@ -1,15 +1,18 @@
-//! Direct convolution on the vector instructions of the processor at hand: no im2col, the bias, the residual sum, the
-//! activation and the rounding to 8 bits all while a result is in the cache. In floating point, and in integers with
-//! unsigned 8-bit values, signed 8-bit weights and 32-bit sums. Knows rows of numbers, not networks or files.
+//! Direct convolution on the vector instructions of the processor at hand: no im2col, the bias, the
+//! residual sum, the activation and the rounding to 8 bits all while a result is in the cache. In
+//! floating point, and in integers with unsigned 8-bit values, signed 8-bit weights and 32-bit
+//! sums. Knows rows of numbers, not networks or files.
 //!
-//! The one place with `unsafe`, with the files below it: vector instructions chosen at run time cannot be had without. Its
-//! public functions check every bound first and are safe. What it gains is in `benches/README.md`. Here is what goes over a
-//! picture; a block's sums are `lanes`'s, the instructions for them the files' named after processors.
+//! The one place with `unsafe`, with the files below it: vector instructions chosen at run time
+//! cannot be had without. Its public functions check every bound first and are safe. What it gains
+//! is in `benches/README.md`. Here is what goes over a picture; a block's sums are `lanes`'s, the
+//! instructions for them the files' named after processors.
 //!
-//! Values lie as \[picture, row, column, channel\]. A row of the kernel then covers one run of neighbouring numbers
-//! in each row of the picture, so a convolution is a few dot products over such runs. A block of `PIXELS` results for
-//! `VECTORS` × `LANES` channels stays in registers meanwhile. Where each channel has a kernel of its own, the channels
-//! of a place are multiplied as they lie.
+//! Values lie as \[picture, row, column, channel\]. A row of the kernel then covers one run of
+//! neighbouring numbers in each row of the picture, so a convolution is a few dot products over
+//! such runs. A block of `PIXELS` results for `VECTORS` × `LANES` channels stays in registers
+//! meanwhile. Where each channel has a kernel of its own, the channels of a place are multiplied as
+//! they lie.
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "aarch64")]
@@ -122,8 +125,14 @@ struct Taps<'a> {
 enum To<A: Arithmetic> {
     /// Its sums, one pixel's after the other's, for `FinishFn`.
     Sums(*mut A::Sum),
-    /// Its results, which have no residual: into `values` from each of `places` on. No more than the block's channels.
-    Results { values: *mut A::Result, places: *const usize, channels: usize, pooled: bool },
+    /// Its results, which have no residual: into `values` from each of `places` on. No more than
+    /// the block's channels.
+    Results {
+        values: *mut A::Result,
+        places: *const usize,
+        channels: usize,
+        pooled: bool,
+    },
 }
 
 /// Sums up one block: from `base`, the runs that begin at each of the offsets.
@@ -136,7 +145,11 @@ type BlockFn<A> = unsafe fn(
     to: &To<A>,
 );
 
-type FinishFn<A> = unsafe fn(&Sums<'_, <A as Arithmetic>::Sum>, &Addend<'_, <A as Arithmetic>::Input>, &mut Finished);
+type FinishFn<A> = unsafe fn(
+    &Sums<'_, <A as Arithmetic>::Sum>,
+    &Addend<'_, <A as Arithmetic>::Input>,
+    &mut Finished,
+);
 
 /// The functions that sum up blocks.
 struct Blocks<A: Arithmetic> {
@@ -157,8 +170,9 @@ impl<A: Arithmetic> Blocks<A> {
 pub(crate) struct Kernels<A: Arithmetic> {
     /// The instruction set, for people.
     pub(crate) name: &'static str,
-    /// 8-bit inputs and outputs are kept with these bits turned over: where a processor multiplies signed by signed only, 128 is
-    /// taken off each that way, and what is missing in the sums is put back when they are finished.
+    /// 8-bit inputs and outputs are kept with these bits turned over: where a processor multiplies
+    /// signed by signed only, 128 is taken off each that way, and what is missing in the sums is
+    /// put back when they are finished.
     pub(crate) flip: u8,
     full: Blocks<A>,
     /// For channels that have a kernel each; weights of integers are narrow.
@@ -168,8 +182,8 @@ pub(crate) struct Kernels<A: Arithmetic> {
     wide: Option<&'static Kernels<A>>,
 }
 
-/// How far from 0 a weight may be for kernels that have others to be wide: two products with a signed byte, up to 128,
-/// then fit into 16 bits.
+/// How far from 0 a weight may be for kernels that have others to be wide: two products with a
+/// signed byte, up to 128, then fit into 16 bits.
 const NARROW: f64 = 127.0;
 
 /// Half of what the nearest cache of any of these processors holds.
@@ -177,12 +191,14 @@ const CACHED_WEIGHTS: usize = 16 << 10;
 
 /// Pixels of one block.
 const MOST_PIXELS: usize = 12;
-/// So many results are placed at once, if they are stored at once: what that takes beside the sums does not count then.
+/// So many results are placed at once, if they are stored at once: what that takes beside the sums
+/// does not count then.
 const MOST_PLACED: usize = 48;
 const MOST_CHANNELS: usize = 32;
 const MOST_SUMS: usize = MOST_PIXELS * MOST_CHANNELS;
 
-/// The bytes that stand for the value 0: the outputs' is added to each result that is stored as a byte. 0 in floating point.
+/// The bytes that stand for the value 0: the outputs' is added to each result that is stored as a
+/// byte. 0 in floating point.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Zeros {
     pub(crate) input: u8,
@@ -233,7 +249,8 @@ struct Finish {
 }
 
 impl<A: Arithmetic> Weights<A> {
-    /// `weight(channel, row, position in the run)`; where the run is longer than the kernel it must give 0.
+    /// `weight(channel, row, position in the run)`; where the run is longer than the kernel it must
+    /// give 0.
     pub(crate) fn pack(
         rows: usize,
         run: usize,
@@ -252,8 +269,13 @@ impl<A: Arithmetic> Weights<A> {
         zeros: Zeros,
         weight: impl Fn(usize, usize, usize) -> A::Weight,
     ) -> Self {
-        assert!(run.is_multiple_of(A::GROUP), "a run of {run} is no multiple of {}", A::GROUP);
-        let places = (0..channels.len()).flat_map(|channel| (0..rows).map(move |row| (channel, row)));
+        assert!(
+            run.is_multiple_of(A::GROUP),
+            "a run of {run} is no multiple of {}",
+            A::GROUP
+        );
+        let places =
+            (0..channels.len()).flat_map(|channel| (0..rows).map(move |row| (channel, row)));
         let narrow = are_narrow(
             places
                 .flat_map(|(channel, row)| (0..run).map(move |at| (channel, row, at)))
@@ -286,11 +308,30 @@ impl<A: Arithmetic> Weights<A> {
                     }
                 }
             }
-            let finish = Finish::new::<A>(&channels[first..first + count], &totals, kernels.flip, zeros);
-            blocks.push(Block { first, channels: count, vectors, weights, finish });
+            let finish = Finish::new::<A>(
+                &channels[first..first + count],
+                &totals,
+                kernels.flip,
+                zeros,
+            );
+            blocks.push(Block {
+                first,
+                channels: count,
+                vectors,
+                weights,
+                finish,
+            });
             first += count;
         }
-        Self { kernels, rows, run, channels: channels.len(), zero: zeros.output, depthwise: false, blocks }
+        Self {
+            kernels,
+            rows,
+            run,
+            channels: channels.len(),
+            zero: zeros.output,
+            depthwise: false,
+            blocks,
+        }
     }
 
     /// For channels that have a kernel each: `weight(channel, row, column)`.
@@ -312,18 +353,27 @@ impl<A: Arithmetic> Weights<A> {
         zeros: Zeros,
         weight: impl Fn(usize, usize, usize) -> A::Weight,
     ) -> Self {
-        let (count, run, lanes) = (channels.len(), columns * channels.len(), kernels.depthwise.lanes);
+        let (count, run, lanes) = (
+            channels.len(),
+            columns * channels.len(),
+            kernels.depthwise.lanes,
+        );
         let places = || (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
         let of_lanes = |first: usize, width: usize| {
-            let all =
-                places().flat_map(move |(row, column)| (first..first + width).map(move |lane| (lane, row, column)));
+            let all = places().flat_map(move |(row, column)| {
+                (first..first + width).map(move |lane| (lane, row, column))
+            });
             all.map(|(channel, row, column)| weight(channel, row, column))
         };
         if count < lanes || !are_narrow(of_lanes(0, count)) {
-            // They fill no vector, or no network of ours has such weights: one with zeros for all other channels is
-            // quick enough.
+            // They fill no vector, or no network of ours has such weights: one with zeros for all
+            // other channels is quick enough.
             let full = |output: usize, row: usize, at: usize| {
-                if at % count == output { weight(output, row, at / count) } else { A::Weight::default() }
+                if at % count == output {
+                    weight(output, row, at / count)
+                } else {
+                    A::Weight::default()
+                }
             };
             return Self::pack_for(kernels, rows, run, channels, zeros, full);
         }
@@ -339,11 +389,30 @@ impl<A: Arithmetic> Weights<A> {
             for (lane, weight) in weights.iter().enumerate() {
                 totals[lane % width] += (*weight).into();
             }
-            let finish = Finish::new::<A>(&channels[first..first + width], &totals, kernels.flip, zeros);
-            blocks.push(Block { first, channels: width, vectors, weights, finish });
+            let finish = Finish::new::<A>(
+                &channels[first..first + width],
+                &totals,
+                kernels.flip,
+                zeros,
+            );
+            blocks.push(Block {
+                first,
+                channels: width,
+                vectors,
+                weights,
+                finish,
+            });
             done = first + width;
         }
-        Self { kernels, rows, run, channels: count, zero: zeros.output, depthwise: true, blocks }
+        Self {
+            kernels,
+            rows,
+            run,
+            channels: count,
+            zero: zeros.output,
+            depthwise: true,
+            blocks,
+        }
     }
 
     /// The number of output channels.
@@ -366,12 +435,19 @@ impl Finish {
     /// `totals` are the sums of each channel's weights, of whole vectors.
     fn new<A: Arithmetic>(channels: &[Channel], totals: &[f64], flip: u8, zeros: Zeros) -> Self {
         let zero = i32::from(flip) - i32::from(zeros.input);
-        let blank = Channel { scale: 0.0, bias: 0.0, slope: 1.0 };
+        let blank = Channel {
+            scale: 0.0,
+            bias: 0.0,
+            slope: 1.0,
+        };
         let padded = || (0..totals.len()).map(|lane| channels.get(lane).unwrap_or(&blank));
         let slopes = |inside: fn(f32) -> bool| padded().all(|channel| inside(channel.slope));
         let activation = match () {
             // A byte is cut off at 0 by itself.
-            () if size_of::<A::Result>() == 1 && zeros.output == 0 && slopes(|slope| slope >= 0.0) => {
+            () if size_of::<A::Result>() == 1
+                && zeros.output == 0
+                && slopes(|slope| slope >= 0.0) =>
+            {
                 lanes::NO_ACTIVATION
             }
             () if slopes(|slope| slope == 1.0) => lanes::NO_ACTIVATION,
@@ -379,7 +455,10 @@ impl Finish {
             () => lanes::ANY_SLOPE,
         };
         Self {
-            offset: totals.iter().map(|total| (*total as i32).wrapping_mul(zero)).collect(),
+            offset: totals
+                .iter()
+                .map(|total| (*total as i32).wrapping_mul(zero))
+                .collect(),
             scale: padded().map(|channel| channel.scale).collect(),
             bias: padded().map(|channel| channel.bias).collect(),
             slope: padded().map(|channel| channel.slope).collect(),
@@ -391,7 +470,11 @@ impl Finish {
 
 impl<A: Arithmetic> fmt::Debug for Weights<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} rows of {} to {} channels by {}", self.rows, self.run, self.channels, self.kernels.name)
+        write!(
+            f,
+            "{} rows of {} to {} channels by {}",
+            self.rows, self.run, self.channels, self.kernels.name
+        )
     }
 }
 
@@ -415,7 +498,8 @@ pub(crate) struct Row {
     pub(crate) output: Line,
     /// None where the residual does not reach.
     pub(crate) residual: Option<Line>,
-    /// Each result is the largest of four: at its place, this much to the right, this much below, and both.
+    /// Each result is the largest of four: at its place, this much to the right, this much below,
+    /// and both.
     pub(crate) pool: Option<[usize; 2]>,
 }
 
@@ -439,8 +523,9 @@ impl Line {
     }
 }
 
-/// Results that are made together, from as many inputs, or from four times as many where four become one. Behind them the
-/// last place is repeated, for blocks that are larger than what is left.
+/// Results that are made together, from as many inputs, or from four times as many where four
+/// become one. Behind them the last place is repeated, for blocks that are larger than what is
+/// left.
 struct Chunk {
     results: usize,
     with_input: bool,
@@ -455,7 +540,10 @@ struct Chunk {
 
 impl Chunk {
     fn new() -> Self {
-        let (offsets, outputs) = ([0; MOST_PLACED + MOST_PIXELS], [0; MOST_PLACED + MOST_PIXELS]);
+        let (offsets, outputs) = (
+            [0; MOST_PLACED + MOST_PIXELS],
+            [0; MOST_PLACED + MOST_PIXELS],
+        );
         Self {
             results: 0,
             with_input: false,
@@ -481,13 +569,15 @@ struct Chunks<R> {
     rows: R,
     row: Row,
     done: usize,
-    /// As many results as one chunk has at most, and as many where each is the largest of four inputs.
+    /// As many results as one chunk has at most, and as many where each is the largest of four
+    /// inputs.
     most: usize,
     most_pooled: usize,
 }
 
 impl<R: Iterator<Item = Row>> Chunks<R> {
-    /// The next results that one call takes: all with an input or all without, as with a residual and a pooling.
+    /// The next results that one call takes: all with an input or all without, as with a residual
+    /// and a pooling.
     fn next(&mut self, chunk: &mut Chunk) -> bool {
         (chunk.results, chunk.furthest) = (0, [0; 2]);
         loop {
@@ -496,20 +586,36 @@ impl<R: Iterator<Item = Row>> Chunks<R> {
                 (self.row, self.done) = (row, 0);
                 continue;
             }
-            let Row { count, input, output, residual, pool } = self.row;
+            let Row {
+                count,
+                input,
+                output,
+                residual,
+                pool,
+            } = self.row;
             let kind = (input.is_some(), residual.is_some(), pool.is_some());
             if chunk.results == 0 {
                 (chunk.with_input, chunk.with_residual, chunk.pooled) = kind;
             } else if (chunk.with_input, chunk.with_residual, chunk.pooled) != kind {
                 break;
             }
-            let room = if chunk.pooled { self.most_pooled } else { self.most } - chunk.results;
+            let room = if chunk.pooled {
+                self.most_pooled
+            } else {
+                self.most
+            } - chunk.results;
             let now = room.min(count - self.done);
             let at = chunk.results..chunk.results + now;
             let end = self.done + now - 1;
             let [right, below] = pool.unwrap_or_default();
-            let reached = [input.map_or(0, |line| line.at(end) + right + below), output.at(end)];
-            chunk.furthest = [chunk.furthest[0].max(reached[0]), chunk.furthest[1].max(reached[1])];
+            let reached = [
+                input.map_or(0, |line| line.at(end) + right + below),
+                output.at(end),
+            ];
+            chunk.furthest = [
+                chunk.furthest[0].max(reached[0]),
+                chunk.furthest[1].max(reached[1]),
+            ];
             match (input, pool) {
                 (Some(line), None) => line.write_to(&mut chunk.offsets[at.clone()], self.done),
                 (Some(line), Some([right, below])) => {
@@ -582,24 +688,47 @@ pub(crate) fn convolve<A: Arithmetic>(
     rows: &(impl Iterator<Item = Row> + Clone),
 ) {
     let kernels = weights.kernels;
-    let blocks = if weights.depthwise { &kernels.depthwise } else { &kernels.full };
+    let blocks = if weights.depthwise {
+        &kernels.depthwise
+    } else {
+        &kernels.full
+    };
     let mut places = Vec::new();
     if weights.depthwise {
         let columns = (0..weights.run).step_by(weights.channels);
-        places.extend((0..weights.rows).flat_map(|row| columns.clone().map(move |column| row * row_step + column)));
+        places.extend(
+            (0..weights.rows)
+                .flat_map(|row| columns.clone().map(move |column| row * row_step + column)),
+        );
     }
-    let taps = Taps { rows: weights.rows, run: weights.run, row_step, places: &places };
+    let taps = Taps {
+        rows: weights.rows,
+        run: weights.run,
+        row_step,
+        places: &places,
+    };
     let reach = (taps.rows - 1) * row_step + taps.run;
     let last = input.len().checked_sub(reach);
     let bytes = matches!(output, Output::Bytes(_));
-    let mut finished = Finished { values: [0.0; MOST_SUMS], bytes: [0; MOST_SUMS] };
+    let mut finished = Finished {
+        values: [0.0; MOST_SUMS],
+        bytes: [0; MOST_SUMS],
+    };
     let mut sums = [A::Sum::default(); MOST_SUMS];
     let mut chunk = Chunk::new();
     let at_once = residual.is_none() && A::results(output).is_some();
     let most_pixels = blocks.by_pixels[0].0;
-    let size = weights.blocks.iter().map(|block| size_of_val(block.weights.as_slice())).sum::<usize>();
+    let size = weights
+        .blocks
+        .iter()
+        .map(|block| size_of_val(block.weights.as_slice()))
+        .sum::<usize>();
     // What stays in the cache goes over the picture once, so that the picture comes in once.
-    let together = if size <= CACHED_WEIGHTS { weights.blocks.len() } else { 1 };
+    let together = if size <= CACHED_WEIGHTS {
+        weights.blocks.len()
+    } else {
+        1
+    };
     for channels in weights.blocks.chunks(together.max(1)) {
         let mut chunks = Chunks {
             rows: rows.clone(),
@@ -625,26 +754,41 @@ pub(crate) fn convolve<A: Arithmetic>(
                 let input_first = if weights.depthwise { block.first } else { 0 };
                 let results = A::results(output).filter(|_| at_once).map(|values| {
                     let last = values.len().checked_sub(block.first + block.channels);
-                    assert!(last.is_some_and(|last| furthest <= last), "a convolution reaches beyond its output");
+                    assert!(
+                        last.is_some_and(|last| furthest <= last),
+                        "a convolution reaches beyond its output"
+                    );
                     values[block.first..].as_mut_ptr()
                 });
                 let mut done = 0;
                 while done < count {
                     // The smallest that takes all that is left, else the largest.
                     let takes_all = |(pixels, _): &&(usize, _)| *pixels >= count - done;
-                    let (pixels, by_vectors) =
-                        blocks.by_pixels.iter().rev().find(takes_all).unwrap_or(&blocks.by_pixels[0]);
+                    let (pixels, by_vectors) = blocks
+                        .by_pixels
+                        .iter()
+                        .rev()
+                        .find(takes_all)
+                        .unwrap_or(&blocks.by_pixels[0]);
                     let to = match results {
                         None => To::Sums(sums[done * width..].as_mut_ptr()),
                         Some(values) => {
-                            let places = chunk.outputs[if chunk.pooled { done / 4 } else { done }..].as_ptr();
-                            To::Results { values, places, channels: block.channels, pooled: chunk.pooled }
+                            let places = chunk.outputs
+                                [if chunk.pooled { done / 4 } else { done }..]
+                                .as_ptr();
+                            To::Results {
+                                values,
+                                places,
+                                channels: block.channels,
+                                pooled: chunk.pooled,
+                            }
                         }
                     };
-                    // SAFETY: the kernels are those of this processor; each run was found inside the input just now,
-                    // of which a block's own channels are a part, and behind the last comes the last again; the weights
-                    // are as many as `pack` put there for these taps; the sums have room for `MOST_PIXELS` times
-                    // `MOST_CHANNELS`, which no block exceeds and, where there are sums, no chunk; the results were
+                    // SAFETY: the kernels are those of this processor; each run was found inside
+                    // the input just now, of which a block's own channels are a part, and behind
+                    // the last comes the last again; the weights are as many as `pack` put there
+                    // for these taps; the sums have room for `MOST_PIXELS` times `MOST_CHANNELS`,
+                    // which no block exceeds and, where there are sums, no chunk; the results were
                     // found inside the output.
                     unsafe {
                         by_vectors[block.vectors - 1](
@@ -662,8 +806,17 @@ pub(crate) fn convolve<A: Arithmetic>(
                     continue;
                 }
                 let made = &sums[..count * width];
-                let of = Sums { sums: made, finish: &block.finish, flip: kernels.flip, bytes };
-                let addend = Addend { residual, first: block.first, chunk: &chunk };
+                let of = Sums {
+                    sums: made,
+                    finish: &block.finish,
+                    flip: kernels.flip,
+                    bytes,
+                };
+                let addend = Addend {
+                    residual,
+                    first: block.first,
+                    chunk: &chunk,
+                };
                 // SAFETY: it is made for this processor.
                 unsafe { (kernels.finish)(&of, &addend, &mut finished) };
                 write(&finished, width, block, outputs, output);
@@ -672,16 +825,29 @@ pub(crate) fn convolve<A: Arithmetic>(
     }
 }
 
-fn write<A: Arithmetic>(finished: &Finished, width: usize, block: &Block<A>, to: &[usize], output: &mut Output<'_>) {
+fn write<A: Arithmetic>(
+    finished: &Finished,
+    width: usize,
+    block: &Block<A>,
+    to: &[usize],
+    output: &mut Output<'_>,
+) {
     let (first, channels) = (block.first, block.channels);
     for (ix, to) in to.iter().enumerate() {
         let (from, to) = (ix * width, to + first);
         match output {
-            Output::Float(values) => copy(&mut values[to..to + channels], &finished.values[from..from + channels]),
-            Output::Bytes(bytes) => copy(&mut bytes[to..to + channels], &finished.bytes[from..from + channels]),
+            Output::Float(values) => copy(
+                &mut values[to..to + channels],
+                &finished.values[from..from + channels],
+            ),
+            Output::Bytes(bytes) => copy(
+                &mut bytes[to..to + channels],
+                &finished.bytes[from..from + channels],
+            ),
             Output::Planes(values, plane) => {
                 for channel in 0..channels {
-                    values[to - first + (first + channel) * *plane] = finished.values[from + channel];
+                    values[to - first + (first + channel) * *plane] =
+                        finished.values[from + channel];
                 }
             }
         }
@@ -703,13 +869,21 @@ fn copy<T: Copy>(to: &mut [T], from: &[T]) {
 
 /// From sums to results.
 #[inline(always)]
-fn finish<S: Sum, I: Element, const LANES: usize>(of: &Sums<'_, S>, addend: &Addend<'_, I>, finished: &mut Finished) {
+fn finish<S: Sum, I: Element, const LANES: usize>(
+    of: &Sums<'_, S>,
+    addend: &Addend<'_, I>,
+    finished: &mut Finished,
+) {
     let width = of.finish.scale.len();
     match &addend.residual {
         None => activate::<S, LANES, false, true>(of, addend.chunk, finished),
         Some(residual) => {
             let chunk = addend.chunk;
-            let values = finished.values.chunks_exact_mut(width).zip(&chunk.residuals).take(chunk.results);
+            let values = finished
+                .values
+                .chunks_exact_mut(width)
+                .zip(&chunk.residuals)
+                .take(chunk.results);
             for (values, at) in values {
                 if chunk.with_residual {
                     add_up::<I, LANES>(residual, *at, addend.first, of.flip, values);
@@ -735,7 +909,12 @@ fn add_up<I: Element, const LANES: usize>(
     flip: u8,
     values: &mut [f32],
 ) {
-    let Residual { values: numbers, channels, scale, pooled } = *residual;
+    let Residual {
+        values: numbers,
+        channels,
+        scale,
+        pooled,
+    } = *residual;
     for (vector, values) in values.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
         let first = first + vector * LANES;
         *values = [0.0; LANES];
@@ -745,7 +924,11 @@ fn add_up<I: Element, const LANES: usize>(
             if shared == LANES {
                 let numbers = &numbers[at..at + LANES];
                 #[cfg(target_arch = "aarch64")]
-                if let Some(numbers) = numbers.try_into().ok().and_then(|numbers| I::four(numbers, flip)) {
+                if let Some(numbers) = numbers
+                    .try_into()
+                    .ok()
+                    .and_then(|numbers| I::four(numbers, flip))
+                {
                     for lane in 0..LANES {
                         values[lane] += numbers[lane] * scale;
                     }
@@ -763,7 +946,9 @@ fn add_up<I: Element, const LANES: usize>(
         match pooled {
             None => add(at, scale),
             Some(row) => {
-                [at, at + channels, at + row, at + row + channels].into_iter().for_each(|at| add(at, 0.25 * scale));
+                [at, at + channels, at + row, at + row + channels]
+                    .into_iter()
+                    .for_each(|at| add(at, 0.25 * scale));
             }
         }
     }
@@ -786,12 +971,22 @@ fn activate<S: Sum, const LANES: usize, const RESIDUAL: bool, const SUMS: bool>(
     let sums = of.sums.as_chunks::<LANES>().0;
     let values = finished.values.as_chunks_mut::<LANES>().0;
     let bytes = finished.bytes.as_chunks_mut::<LANES>().0;
-    let Finish { scale, bias, slope, half, .. } = of.finish;
+    let Finish {
+        scale,
+        bias,
+        slope,
+        half,
+        ..
+    } = of.finish;
     let (scale, half) = (scale.as_chunks::<LANES>().0, *half);
     let (bias, slope) = (bias.as_chunks::<LANES>().0, slope.as_chunks::<LANES>().0);
     let vectors = scale.len();
     for vector in 0..vectors {
-        let lane = Lane { scale: scale[vector], bias: bias[vector], slope: slope[vector] };
+        let lane = Lane {
+            scale: scale[vector],
+            bias: bias[vector],
+            slope: slope[vector],
+        };
         for pixel in 0..chunk.results {
             let at = pixel * vectors + vector;
             let added = if RESIDUAL { values[at] } else { [0.0; LANES] };
@@ -801,9 +996,18 @@ fn activate<S: Sum, const LANES: usize, const RESIDUAL: bool, const SUMS: bool>(
             } else if chunk.pooled {
                 let first = 4 * pixel * vectors + vector;
                 let a = activated::<S, LANES, RESIDUAL, SUMS>(&sums[first], &lane, &added);
-                let b = activated::<S, LANES, RESIDUAL, SUMS>(&sums[first + vectors], &lane, &added);
-                let c = activated::<S, LANES, RESIDUAL, SUMS>(&sums[first + 2 * vectors], &lane, &added);
-                let d = activated::<S, LANES, RESIDUAL, SUMS>(&sums[first + 3 * vectors], &lane, &added);
+                let b =
+                    activated::<S, LANES, RESIDUAL, SUMS>(&sums[first + vectors], &lane, &added);
+                let c = activated::<S, LANES, RESIDUAL, SUMS>(
+                    &sums[first + 2 * vectors],
+                    &lane,
+                    &added,
+                );
+                let d = activated::<S, LANES, RESIDUAL, SUMS>(
+                    &sums[first + 3 * vectors],
+                    &lane,
+                    &added,
+                );
                 larger(larger(a, b), larger(c, d))
             } else {
                 activated::<S, LANES, RESIDUAL, SUMS>(&sums[at], &lane, &added)
@@ -811,7 +1015,10 @@ fn activate<S: Sum, const LANES: usize, const RESIDUAL: bool, const SUMS: bool>(
             values[at] = value;
             if of.bytes {
                 #[cfg(target_arch = "aarch64")]
-                if let (Ok(value), Ok(bytes)) = (value.as_slice().try_into(), bytes[at].as_mut_slice().try_into()) {
+                if let (Ok(value), Ok(bytes)) = (
+                    value.as_slice().try_into(),
+                    bytes[at].as_mut_slice().try_into(),
+                ) {
                     // SAFETY: every processor of this architecture has NEON.
                     unsafe { own::round(value, half, of.flip, bytes) };
                     continue;
@@ -848,7 +1055,11 @@ fn activated<S: Sum, const LANES: usize, const RESIDUAL: bool, const SUMS: bool>
         if RESIDUAL {
             value += added[lane];
         }
-        result[lane] = if value < 0.0 { value * of.slope[lane] } else { value };
+        result[lane] = if value < 0.0 {
+            value * of.slope[lane]
+        } else {
+            value
+        };
     }
     result
 }
@@ -874,7 +1085,11 @@ impl Arithmetic for Float {
     }
 
     fn results<'a>(output: &'a mut Output<'_>) -> Option<&'a mut [f32]> {
-        if let Output::Float(values) = output { Some(values) } else { None }
+        if let Output::Float(values) = output {
+            Some(values)
+        } else {
+            None
+        }
     }
 }
 
@@ -887,11 +1102,20 @@ impl Arithmetic for Integer {
 
     fn kernels() -> &'static Kernels<Self> {
         static BEST: OnceLock<&Kernels<Integer>> = OnceLock::new();
-        BEST.get_or_init(|| own::integer().into_iter().next().unwrap_or(&portable::INTEGER))
+        BEST.get_or_init(|| {
+            own::integer()
+                .into_iter()
+                .next()
+                .unwrap_or(&portable::INTEGER)
+        })
     }
 
     fn results<'a>(output: &'a mut Output<'_>) -> Option<&'a mut [u8]> {
-        if let Output::Bytes(bytes) = output { Some(bytes) } else { None }
+        if let Output::Bytes(bytes) = output {
+            Some(bytes)
+        } else {
+            None
+        }
     }
 }
 

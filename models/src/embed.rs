@@ -27,7 +27,11 @@ pub(crate) struct Recogniser {
 impl Recogniser {
     /// Loads the network of this precision and runs it once, so that a network that cannot run
     /// is found before the first picture.
-    pub(crate) fn load(pack: &Pack, precision: Precision, device: Device) -> Result<Self, VisionError> {
+    pub(crate) fn load(
+        pack: &Pack,
+        precision: Precision,
+        device: Device,
+    ) -> Result<Self, VisionError> {
         match device {
             Device::Cpu => Self::load_on(pack, precision, device),
             Device::Cuda if precision == Precision::Int8 => Err(VisionError::Int8OnGpu),
@@ -45,20 +49,47 @@ impl Recogniser {
         }
         let plan = network.plan(shape, device, &spec.pixels())?;
         let file = spec.file(precision).unwrap_or_default().to_owned();
-        let recogniser = Self { plan, side, spec, cohort: pack.cohort.clone(), flip: pack.flip(), device };
-        let grey = Rgb { width: side, height: side, pixels: vec![128; 3 * side * side] };
+        let recogniser = Self {
+            plan,
+            side,
+            spec,
+            cohort: pack.cohort.clone(),
+            flip: pack.flip(),
+            device,
+        };
+        let grey = Rgb {
+            width: side,
+            height: side,
+            pixels: vec![128; 3 * side * side],
+        };
         recogniser
             .embed(&[&grey], &Cores::new(0))
-            .map_err(|error| VisionError::Network { file, reason: error.to_string() })?;
+            .map_err(|error| VisionError::Network {
+                file,
+                reason: error.to_string(),
+            })?;
         Ok(recogniser)
     }
 
-    /// What each chip is compared by: what the network makes of it, with `flip` averaged with what it makes of the mirror
-    /// image.
-    pub(crate) fn embed(&self, chips: &[&Rgb], cores: &Cores) -> Result<Vec<Embedding>, VisionError> {
+    /// What each chip is compared by: what the network makes of it, with `flip` averaged with what
+    /// it makes of the mirror image.
+    pub(crate) fn embed(
+        &self,
+        chips: &[&Rgb],
+        cores: &Cores,
+    ) -> Result<Vec<Embedding>, VisionError> {
         let sides: &[bool] = if self.flip { &[false, true] } else { &[false] };
-        let looks: Vec<_> = chips.iter().flat_map(|chip| sides.iter().map(move |mirror| (*chip, *mirror))).collect();
-        let look = |(chip, mirror): &(&Rgb, bool)| if *mirror { self.look(&mirrored(chip)) } else { self.look(chip) };
+        let looks: Vec<_> = chips
+            .iter()
+            .flat_map(|chip| sides.iter().map(move |mirror| (*chip, *mirror)))
+            .collect();
+        let look = |(chip, mirror): &(&Rgb, bool)| {
+            if *mirror {
+                self.look(&mirrored(chip))
+            } else {
+                self.look(chip)
+            }
+        };
         let looks = match self.device {
             Device::Cpu => cores.each(&looks, look),
             // Each thread would make a stream of its own, and one look fills the GPU.
@@ -66,7 +97,8 @@ impl Recogniser {
         };
         let mut looks = looks.into_iter();
         let of_chip = |_: &&Rgb| {
-            let looks: Vec<Vec<f32>> = looks.by_ref().take(sides.len()).collect::<Result<_, _>>()?;
+            let looks: Vec<Vec<f32>> =
+                looks.by_ref().take(sides.len()).collect::<Result<_, _>>()?;
             let length = looks.iter().map(|look| norm(look)).sum::<f32>() / sides.len() as f32;
             let values = merged(looks, self.spec.normalise, self.cohort.as_ref());
             // Two opposite looks would leave nothing.
@@ -81,7 +113,11 @@ impl Recogniser {
         chip.check()?;
         let side = self.side;
         if (chip.width, chip.height) != (side, side) {
-            return Err(VisionError::ChipSides { expected: side, width: chip.width, height: chip.height });
+            return Err(VisionError::ChipSides {
+                expected: side,
+                width: chip.width,
+                height: chip.height,
+            });
         }
         let outputs = self.plan.run([1, 3, side, side], &chip.pixels)?;
         let embedding = outputs.get(0).to_vec();
@@ -94,7 +130,10 @@ impl Recogniser {
 fn network(pack: &Pack, precision: Precision) -> Result<Network, VisionError> {
     let spec = &pack.manifest.recogniser;
     let file = spec.file(precision);
-    let file = file.ok_or_else(|| VisionError::NoSuchPrecision { pack: pack.id().to_owned(), precision })?;
+    let file = file.ok_or_else(|| VisionError::NoSuchPrecision {
+        pack: pack.id().to_owned(),
+        precision,
+    })?;
     if spec.is_stored_once() {
         Network::stored(file, &pack.read(file)?, precision, &["embedding"])
     } else {
@@ -102,14 +141,14 @@ fn network(pack: &Pack, precision: Precision) -> Result<Network, VisionError> {
     }
 }
 
-/// A pack's recogniser as an ONNX file, for other runtimes to be measured with the same network; made from the stored
-/// weights where a pack has these.
+/// A pack's recogniser as an ONNX file, for other runtimes to be measured with the same network;
+/// made from the stored weights where a pack has these.
 pub fn recogniser_file(pack: &Pack, precision: Precision) -> Result<Vec<u8>, VisionError> {
     Ok(network(pack, precision)?.file())
 }
 
-/// The mean of several looks at one face; with `normalise` each counts by its direction only, and the mean is brought to
-/// unit length, or to the one a cohort gives it.
+/// The mean of several looks at one face; with `normalise` each counts by its direction only, and
+/// the mean is brought to unit length, or to the one a cohort gives it.
 pub(crate) fn merged(looks: Vec<Vec<f32>>, normalise: bool, cohort: Option<&Cohort>) -> Vec<f32> {
     let count = looks.len() as f32;
     let mut sum = Vec::new();
@@ -145,16 +184,30 @@ fn norm(values: &[f32]) -> f32 {
 /// Left and right exchanged.
 fn mirrored(chip: &Rgb) -> Rgb {
     let row = |row: &[u8]| row.rchunks_exact(3).flatten().copied().collect::<Vec<_>>();
-    Rgb { pixels: chip.pixels.chunks_exact(3 * chip.width).flat_map(row).collect(), ..*chip }
+    Rgb {
+        pixels: chip
+            .pixels
+            .chunks_exact(3 * chip.width)
+            .flat_map(row)
+            .collect(),
+        ..*chip
+    }
 }
 
 /// An embedding must have the right length, only finite numbers, and a length other than zero.
 pub(crate) fn check_embedding(embedding: &[f32], dimension: usize) -> Result<(), VisionError> {
     if embedding.len() != dimension {
-        return Err(VisionError::Dimension { expected: dimension, found: embedding.len() });
+        return Err(VisionError::Dimension {
+            expected: dimension,
+            found: embedding.len(),
+        });
     }
     let norm = norm(embedding);
-    if norm.is_finite() && norm > 1e-6 { Ok(()) } else { Err(VisionError::NotAnEmbedding { norm }) }
+    if norm.is_finite() && norm > 1e-6 {
+        Ok(())
+    } else {
+        Err(VisionError::NotAnEmbedding { norm })
+    }
 }
 
 #[cfg(test)]
@@ -163,7 +216,11 @@ mod tests {
 
     #[test]
     fn a_mirrored_chip_has_left_and_right_exchanged_and_its_colours_kept() {
-        let chip = Rgb { width: 3, height: 2, pixels: (0..18).collect() };
+        let chip = Rgb {
+            width: 3,
+            height: 2,
+            pixels: (0..18).collect(),
+        };
         let expected = [6, 7, 8, 3, 4, 5, 0, 1, 2, 15, 16, 17, 12, 13, 14, 9, 10, 11];
         assert_eq!(mirrored(&chip).pixels, expected);
         assert_eq!(mirrored(&mirrored(&chip)), chip);
@@ -174,12 +231,22 @@ mod tests {
         let looks = || vec![vec![3.0, 0.0], vec![0.0, 1.0]];
         assert_eq!(merged(looks(), false, None), [1.5, 0.5]);
         let half = 0.5_f32.sqrt();
-        assert!(merged(looks(), true, None).iter().all(|v| (v - half).abs() < 1e-6));
+        assert!(
+            merged(looks(), true, None)
+                .iter()
+                .all(|v| (v - half).abs() < 1e-6)
+        );
         assert_eq!(merged(vec![vec![0.0, 2.0]], true, None), [0.0, 1.0]);
-        let means: Vec<u8> = [1.0_f32, 0.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+        let means: Vec<u8> = [1.0_f32, 0.0]
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
         let cohort = Cohort::new(&means, 2, 0.5, 3.0).unwrap();
         let length = ((half - 0.5) * 3.0).exp();
         let lengthened = merged(looks(), true, Some(&cohort));
-        assert!(lengthened.iter().all(|v| (v - half * length).abs() < 1e-6), "once, after the mean: {lengthened:?}");
+        assert!(
+            lengthened.iter().all(|v| (v - half * length).abs() < 1e-6),
+            "once, after the mean: {lengthened:?}"
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! How well distances tell same from different people: accuracy on pairs, true matches at a given rate of false ones,
-//! what a quality is worth, each with an interval over people. Works on numbers only; making them is the caller's.
+//! How well distances tell same from different people: accuracy on pairs, true matches at a given
+//! rate of false ones, what a quality is worth, each with an interval over people. Works on numbers
+//! only; making them is the caller's.
 
 pub mod identification;
 
@@ -24,10 +25,12 @@ impl Pair {
         (self.distance < threshold) == self.same()
     }
 
-    /// How often the pair is in a sample of people. A pair of one person comes with the person, a pair of two as often
-    /// as there are ways to choose them.
+    /// How often the pair is in a sample of people. A pair of one person comes with the person, a
+    /// pair of two as often as there are ways to choose them.
     fn weight(&self, sample: &Sample) -> f64 {
-        let [a, b] = self.people.map(|person| f64::from(sample.times[person as usize]));
+        let [a, b] = self
+            .people
+            .map(|person| f64::from(sample.times[person as usize]));
         if self.same() { a } else { a * b }
     }
 }
@@ -41,7 +44,9 @@ pub struct Sample {
 impl Sample {
     /// Everybody once: what was measured.
     pub fn everybody(people: usize) -> Self {
-        Self { times: vec![1; people] }
+        Self {
+            times: vec![1; people],
+        }
     }
 
     /// As many draws as there are people.
@@ -78,17 +83,29 @@ pub struct Estimate {
 /// How often people are drawn anew for an interval.
 const RESAMPLES: usize = 1000;
 
-/// A figure with its interval by bootstrap over people: all pictures of one stand or fall together, which pairs of
-/// pictures drawn one by one would hide. The same draws for every figure, so a difference can be a figure.
+/// A figure with its interval by bootstrap over people: all pictures of one stand or fall together,
+/// which pairs of pictures drawn one by one would hide. The same draws for every figure, so a
+/// difference can be a figure.
 pub fn estimate(people: usize, figure: impl Fn(&Sample) -> f64) -> Estimate {
     let value = figure(&Sample::everybody(people));
     let mut state = 0;
-    let mut drawn: Vec<f64> = (0..RESAMPLES).map(|_| figure(&Sample::drawn(people, &mut state))).collect();
+    let mut drawn: Vec<f64> = (0..RESAMPLES)
+        .map(|_| figure(&Sample::drawn(people, &mut state)))
+        .collect();
     // A draw without a pair of one person has no rate of missed ones.
     drawn.retain(|figure| figure.is_finite());
     drawn.sort_by(f64::total_cmp);
-    let at = |share: f64| drawn.get((share * drawn.len() as f64) as usize).copied().unwrap_or(value);
-    Estimate { value, low: at(0.025), high: at(0.975) }
+    let at = |share: f64| {
+        drawn
+            .get((share * drawn.len() as f64) as usize)
+            .copied()
+            .unwrap_or(value)
+    };
+    Estimate {
+        value,
+        low: at(0.025),
+        high: at(0.975),
+    }
 }
 
 /// The pairs asked about.
@@ -100,8 +117,8 @@ pub struct Pairs {
 }
 
 impl Pairs {
-    /// A pair counts as same when nearer than a threshold. None without pairs of both kinds, or if a distance is no
-    /// number.
+    /// A pair counts as same when nearer than a threshold. None without pairs of both kinds, or if
+    /// a distance is no number.
     pub fn new(pairs: Vec<Pair>) -> Option<Self> {
         let both_kinds = pairs.iter().any(Pair::same) && !pairs.iter().all(Pair::same);
         if !both_kinds || pairs.iter().any(|pair| pair.distance.is_nan()) {
@@ -120,7 +137,11 @@ impl Pairs {
     /// Mean distance of the pairs of one person, or of two.
     pub fn mean(&self, same: bool) -> f64 {
         // Infinite distances stand for missing faces and have no place in a mean.
-        let finite = || self.pairs.iter().filter(|pair| pair.same() == same && pair.distance.is_finite());
+        let finite = || {
+            self.pairs
+                .iter()
+                .filter(|pair| pair.same() == same && pair.distance.is_finite())
+        };
         finite().map(|pair| f64::from(pair.distance)).sum::<f64>() / finite().count().max(1) as f64
     }
 
@@ -129,22 +150,37 @@ impl Pairs {
         self.share(sample, |_, pair| pair.right(threshold))
     }
 
-    /// The threshold that tells the most pairs right, and the share. Flatters, since the same pairs chose it. Of several
-    /// the lowest; between two distances of the set.
+    /// The threshold that tells the most pairs right, and the share. Flatters, since the same pairs
+    /// chose it. Of several the lowest; between two distances of the set.
     pub fn best(&self, sample: &Sample) -> (f32, f64) {
         let total: f64 = self.pairs.iter().map(|pair| pair.weight(sample)).sum();
         let sorted = || self.by_distance.iter().map(|&ix| &self.pairs[ix]);
         // Below every distance nothing passes, which is right for every pair of two people.
-        let mut right: f64 = self.pairs.iter().filter(|pair| !pair.same()).map(|pair| pair.weight(sample)).sum();
+        let mut right: f64 = self
+            .pairs
+            .iter()
+            .filter(|pair| !pair.same())
+            .map(|pair| pair.weight(sample))
+            .sum();
         let mut best = (sorted().next().map_or(0.0, |pair| pair.distance), right);
-        let later = sorted().skip(1).map(|pair| pair.distance).chain([f32::INFINITY]);
+        let later = sorted()
+            .skip(1)
+            .map(|pair| pair.distance)
+            .chain([f32::INFINITY]);
         for (pair, next) in sorted().zip(later) {
             let weight = pair.weight(sample);
             right += if pair.same() { weight } else { -weight };
             // Equal distances pass together or not at all.
             if right > best.1 && next > pair.distance {
                 let between = pair.distance + (next - pair.distance) / 2.0;
-                best = (if next.is_finite() { between } else { pair.distance.next_up() }, right);
+                best = (
+                    if next.is_finite() {
+                        between
+                    } else {
+                        pair.distance.next_up()
+                    },
+                    right,
+                );
             }
         }
         (best.0, best.1 / total)
@@ -159,10 +195,18 @@ impl Pairs {
         counts[1] / (counts[0] + counts[1])
     }
 
-    /// The share of pairs that two recognisers answer differently at their thresholds. `other` are the same pairs in the
-    /// same order.
-    pub fn answered_differently(&self, threshold: f32, other: &Self, its_threshold: f32, sample: &Sample) -> f64 {
-        self.share(sample, |ix, pair| (pair.distance < threshold) != (other.pairs[ix].distance < its_threshold))
+    /// The share of pairs that two recognisers answer differently at their thresholds. `other` are
+    /// the same pairs in the same order.
+    pub fn answered_differently(
+        &self,
+        threshold: f32,
+        other: &Self,
+        its_threshold: f32,
+        sample: &Sample,
+    ) -> f64 {
+        self.share(sample, |ix, pair| {
+            (pair.distance < threshold) != (other.pairs[ix].distance < its_threshold)
+        })
     }
 
     fn share(&self, sample: &Sample, counts: impl Fn(usize, &Pair) -> bool) -> f64 {
@@ -186,17 +230,18 @@ pub struct Strangers {
 }
 
 impl Strangers {
-    /// Of all faces, given as person and embedding. A picture without a face is compared with nobody, and so makes the
-    /// rate of false matches no better.
+    /// Of all faces, given as person and embedding. A picture without a face is compared with
+    /// nobody, and so makes the rate of false matches no better.
     pub fn between(people: usize, faces: &[(u32, &[f32])], metric: Metric) -> Self {
         let mut pictures = vec![0; people];
         let mut pairs = Vec::new();
         for (ix, &(person, embedding)) in faces.iter().enumerate() {
             pictures[person as usize] += 1;
             let others = faces[..ix].iter().filter(|(other, _)| *other != person);
-            pairs.extend(
-                others.map(|&(other, its)| Pair { distance: metric.distance(embedding, its), people: [person, other] }),
-            );
+            pairs.extend(others.map(|&(other, its)| Pair {
+                distance: metric.distance(embedding, its),
+                people: [person, other],
+            }));
         }
         pairs.sort_unstable_by(|a, b| a.distance.total_cmp(&b.distance));
         Self { pairs, pictures }
@@ -209,7 +254,11 @@ impl Strangers {
 
     /// The highest threshold at which at most this share passes.
     pub fn threshold(&self, false_match_rate: f64, sample: &Sample) -> f32 {
-        let each = self.pictures.iter().zip(&sample.times).map(|(pictures, times)| f64::from(pictures * times));
+        let each = self
+            .pictures
+            .iter()
+            .zip(&sample.times)
+            .map(|(pictures, times)| f64::from(pictures * times));
         let (sum, squares) = each.fold((0.0, 0.0), |(sum, squares), n| (sum + n, squares + n * n));
         // A person drawn twice is not a stranger to themselves.
         let mut allowed = false_match_rate * (sum * sum - squares) / 2.0;
@@ -234,8 +283,9 @@ pub struct DiscardPoint {
     pub false_non_match_rate: f64,
 }
 
-/// The error-versus-discard characteristic of a quality (ISO/IEC 29794-1): `genuine` are comparisons of two faces of one
-/// person, as distance and the two places in `quality`. Of equal qualities the earlier face goes first.
+/// The error-versus-discard characteristic of a quality (ISO/IEC 29794-1): `genuine` are
+/// comparisons of two faces of one person, as distance and the two places in `quality`. Of equal
+/// qualities the earlier face goes first.
 pub fn error_versus_discard(
     genuine: &[(f32, [usize; 2])],
     quality: &[f32],
@@ -245,13 +295,26 @@ pub fn error_versus_discard(
     let mut worst_first: Vec<_> = (0..quality.len()).collect();
     worst_first.sort_by(|&a, &b| quality[a].total_cmp(&quality[b]));
     let mut turn = vec![0; quality.len()];
-    worst_first.iter().enumerate().for_each(|(at, &face)| turn[face] = at);
+    worst_first
+        .iter()
+        .enumerate()
+        .for_each(|(at, &face)| turn[face] = at);
     let point = |&discarded: &f64| {
         // A share of a whole number of faces must not lose one to rounding.
         let gone = (discarded * quality.len() as f64 + 1e-9) as usize;
-        let left = || genuine.iter().filter(|(_, faces)| faces.iter().all(|&face| turn[face] >= gone));
-        let missed = left().filter(|(distance, _)| *distance >= threshold).count();
-        DiscardPoint { discarded, genuine: left().count(), false_non_match_rate: missed as f64 / left().count() as f64 }
+        let left = || {
+            genuine
+                .iter()
+                .filter(|(_, faces)| faces.iter().all(|&face| turn[face] >= gone))
+        };
+        let missed = left()
+            .filter(|(distance, _)| *distance >= threshold)
+            .count();
+        DiscardPoint {
+            discarded,
+            genuine: left().count(),
+            false_non_match_rate: missed as f64 / left().count() as f64,
+        }
     };
     shares.iter().map(point).collect()
 }
@@ -266,10 +329,16 @@ mod tests {
         let mut next = || people.next().unwrap_or_default();
         let same = genuine.iter().map(|&distance| {
             let person = next();
-            Pair { distance, people: [person, person] }
+            Pair {
+                distance,
+                people: [person, person],
+            }
         });
         let same: Vec<_> = same.collect();
-        let different = impostors.iter().map(|&distance| Pair { distance, people: [next(), next()] });
+        let different = impostors.iter().map(|&distance| Pair {
+            distance,
+            people: [next(), next()],
+        });
         same.into_iter().chain(different).collect()
     }
 
@@ -293,14 +362,20 @@ mod tests {
     #[test]
     fn accuracy_is_counted_at_the_threshold_asked_about() {
         let result = of(&[0.1, 0.3], &[0.7, 0.9]);
-        assert_eq!((result.accuracy(0.2, &all()), result.best(&all()).1), (0.75, 1.0));
+        assert_eq!(
+            (result.accuracy(0.2, &all()), result.best(&all()).1),
+            (0.75, 1.0)
+        );
         assert_eq!(result.true_match_rate(0.2, &all()), 0.5);
     }
 
     #[test]
     fn equal_distances_are_never_split() {
         let result = of(&[0.5, 0.5, 0.5], &[0.5]);
-        assert_eq!((result.accuracy(0.5, &all()), result.best(&all()).1), (0.25, 0.75));
+        assert_eq!(
+            (result.accuracy(0.5, &all()), result.best(&all()).1),
+            (0.25, 0.75)
+        );
     }
 
     #[test]
@@ -321,9 +396,18 @@ mod tests {
     #[test]
     fn pairs_count_as_often_as_their_people_are_drawn() {
         let pairs = vec![
-            Pair { distance: 0.1, people: [0, 0] },
-            Pair { distance: 0.9, people: [1, 1] },
-            Pair { distance: 0.8, people: [0, 1] },
+            Pair {
+                distance: 0.1,
+                people: [0, 0],
+            },
+            Pair {
+                distance: 0.9,
+                people: [1, 1],
+            },
+            Pair {
+                distance: 0.8,
+                people: [0, 1],
+            },
         ];
         let pairs = Pairs::new(pairs).unwrap();
         // Three times the right pair, six times the right pair of two, twice the wrong one.
@@ -336,7 +420,10 @@ mod tests {
 
     /// Pictures on a line, each so far from the origin.
     fn line(faces: &[(u32, [f32; 1])]) -> Strangers {
-        let faces: Vec<_> = faces.iter().map(|(person, at)| (*person, at.as_slice())).collect();
+        let faces: Vec<_> = faces
+            .iter()
+            .map(|(person, at)| (*person, at.as_slice()))
+            .collect();
         Strangers::between(1000, &faces, Metric::Euclidean)
     }
 
@@ -346,8 +433,18 @@ mod tests {
         let distances: Vec<_> = strangers.pairs.iter().map(|pair| pair.distance).collect();
         assert_eq!(distances, [2.0, 3.0, 4.0, 6.0, 7.0]);
         assert_eq!(strangers.count(), 5);
-        for (rate, threshold) in [(0.0, 2.0), (0.199, 2.0), (0.2001, 3.0), (0.6001, 6.0), (1.0, f32::INFINITY)] {
-            assert_eq!(strangers.threshold(rate, &all()), threshold, "at a rate of {rate}");
+        for (rate, threshold) in [
+            (0.0, 2.0),
+            (0.199, 2.0),
+            (0.2001, 3.0),
+            (0.6001, 6.0),
+            (1.0, f32::INFINITY),
+        ] {
+            assert_eq!(
+                strangers.threshold(rate, &all()),
+                threshold,
+                "at a rate of {rate}"
+            );
         }
     }
 
@@ -372,30 +469,57 @@ mod tests {
 
     #[test]
     fn an_interval_is_that_of_the_binomial_when_everybody_has_one_picture() {
-        // 100 people, 20 of whom are hits: a standard deviation of 0.04, so 95 % lie between 0.12 and 0.28.
+        // 100 people, 20 of whom are hits: a standard deviation of 0.04, so 95 % lie between 0.12
+        // and 0.28.
         let hits = |sample: &Sample| {
             let [hit, all] = [20, 100].map(|until| sample.times[..until].iter().sum::<u32>());
             f64::from(hit) / f64::from(all)
         };
         let found = estimate(100, hits);
         assert_eq!(found.value, 0.2);
-        assert!((found.low - 0.12).abs() < 0.011 && (found.high - 0.28).abs() < 0.011, "{found:?}");
-        assert_eq!(found, estimate(100, hits), "the draws are the same each time");
+        assert!(
+            (found.low - 0.12).abs() < 0.011 && (found.high - 0.28).abs() < 0.011,
+            "{found:?}"
+        );
+        assert_eq!(
+            found,
+            estimate(100, hits),
+            "the draws are the same each time"
+        );
     }
 
     #[test]
     fn draws_without_a_figure_are_left_out_of_the_interval() {
-        let found = estimate(2, |sample| if sample.times[0] == 1 { 0.5 } else { f64::NAN });
-        assert_eq!(found, Estimate { value: 0.5, low: 0.5, high: 0.5 });
+        let found = estimate(
+            2,
+            |sample| if sample.times[0] == 1 { 0.5 } else { f64::NAN },
+        );
+        assert_eq!(
+            found,
+            Estimate {
+                value: 0.5,
+                low: 0.5,
+                high: 0.5
+            }
+        );
     }
 
     #[test]
     fn putting_the_worst_faces_aside_takes_their_comparisons_with_them() {
         // Faces 0 and 1 are missed, and 0 is the worst of ten.
         let quality = [0.1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.35, 0.3, 0.2];
-        let genuine = [(0.9, [0, 1]), (0.2, [2, 3]), (0.3, [4, 5]), (0.7, [6, 7]), (0.1, [8, 9])];
+        let genuine = [
+            (0.9, [0, 1]),
+            (0.2, [2, 3]),
+            (0.3, [4, 5]),
+            (0.7, [6, 7]),
+            (0.1, [8, 9]),
+        ];
         let curve = error_versus_discard(&genuine, &quality, 0.6, &[0.0, 0.1, 0.2, 0.4, 1.0]);
-        let points: Vec<_> = curve.iter().map(|point| (point.genuine, point.false_non_match_rate)).collect();
+        let points: Vec<_> = curve
+            .iter()
+            .map(|point| (point.genuine, point.false_non_match_rate))
+            .collect();
         assert_eq!(points[..4], [(5, 0.4), (4, 0.25), (3, 1.0 / 3.0), (2, 0.0)]);
         assert!(points[4].0 == 0 && points[4].1.is_nan());
     }

@@ -1,5 +1,5 @@
-//! Everyone enrolled, as one matrix of embeddings that is searched exactly.
-//! Knows numbers only: names, pictures and storage are the caller's; what a distance means is `matching`'s.
+//! Everyone enrolled, as one matrix of embeddings that is searched exactly. Knows numbers only:
+//! names, pictures and storage are the caller's; what a distance means is `matching`'s.
 
 use std::collections::HashMap;
 
@@ -29,8 +29,8 @@ impl Metric {
         }
     }
 
-    /// The distance at which rows are this share as far apart as at `distance`: angles grow as the root of the cosine's
-    /// distance.
+    /// The distance at which rows are this share as far apart as at `distance`: angles grow as the
+    /// root of the cosine's distance.
     pub fn at_share(self, share: f32, distance: f32) -> f32 {
         match self {
             Self::Euclidean => share * distance,
@@ -38,7 +38,8 @@ impl Metric {
         }
     }
 
-    /// An embedding as a row to be compared by squared distance: of unit length under the cosine metric.
+    /// An embedding as a row to be compared by squared distance: of unit length under the cosine
+    /// metric.
     pub(crate) fn row_of(self, embedding: &[f32]) -> Vec<f32> {
         match self {
             Self::Euclidean => embedding.to_vec(),
@@ -100,7 +101,8 @@ struct Means {
     alike: f32,
     /// One row per mean; of unit length under the cosine metric.
     matrix: Rows,
-    /// For each row what makes it the sum of its pictures, and the index of their person in `people`.
+    /// For each row what makes it the sum of its pictures, and the index of their person in
+    /// `people`.
     rows: Vec<(f32, usize)>,
     /// For each person the rows of their means, and of their pictures in the gallery.
     of_person: Vec<Owned>,
@@ -113,14 +115,20 @@ struct Owned {
 }
 
 impl Means {
-    /// Adds a picture to the mean it is nearest to, if it is near enough, and else begins another: a wrong picture among
-    /// good ones spoils nothing.
+    /// Adds a picture to the mean it is nearest to, if it is near enough, and else begins another:
+    /// a wrong picture among good ones spoils nothing.
     fn push(&mut self, metric: Metric, index: usize, picture: usize, row: &[f32]) {
-        self.of_person.resize(self.of_person.len().max(index + 1), Owned::default());
+        self.of_person
+            .resize(self.of_person.len().max(index + 1), Owned::default());
         let owned = &mut self.of_person[index];
         owned.pictures.push(picture);
-        let theirs = owned.means.iter().map(|&at| (at, squared_distance(self.matrix.row(at), row)));
-        let nearest = theirs.min_by(|a, b| a.1.total_cmp(&b.1)).filter(|(_, squared)| *squared < self.alike);
+        let theirs = owned
+            .means
+            .iter()
+            .map(|&at| (at, squared_distance(self.matrix.row(at), row)));
+        let nearest = theirs
+            .min_by(|a, b| a.1.total_cmp(&b.1))
+            .filter(|(_, squared)| *squared < self.alike);
         let Some((at, _)) = nearest else {
             owned.means.push(self.rows.len());
             self.matrix.push(row);
@@ -128,7 +136,13 @@ impl Means {
             return;
         };
         let weight = &mut self.rows[at].0;
-        let sum: Vec<f32> = self.matrix.row(at).iter().zip(row).map(|(mean, value)| mean * *weight + value).collect();
+        let sum: Vec<f32> = self
+            .matrix
+            .row(at)
+            .iter()
+            .zip(row)
+            .map(|(mean, value)| mean * *weight + value)
+            .collect();
         *weight = match metric {
             Metric::Euclidean => *weight + 1.0,
             Metric::Cosine => dot(&sum, &sum).sqrt(),
@@ -156,12 +170,25 @@ impl Gallery {
     pub fn of(matching: &Matching, dimension: usize) -> Self {
         let gallery = Self::new(matching.metric, dimension);
         let alike = matching.metric.length_of(matching.threshold).powi(2);
-        let means = || Means { alike, matrix: Rows::new(dimension), rows: Vec::new(), of_person: Vec::new() };
-        Self { means: (matching.templates == Templates::Mean).then(means), ..gallery }
+        let means = || Means {
+            alike,
+            matrix: Rows::new(dimension),
+            rows: Vec::new(),
+            of_person: Vec::new(),
+        };
+        Self {
+            means: (matching.templates == Templates::Mean).then(means),
+            ..gallery
+        }
     }
 
     /// Adds one picture of a person.
-    pub fn push(&mut self, person: i64, picture: i64, embedding: &[f32]) -> Result<(), VisionError> {
+    pub fn push(
+        &mut self,
+        person: i64,
+        picture: i64,
+        embedding: &[f32],
+    ) -> Result<(), VisionError> {
         check_embedding(embedding, self.dimension)?;
         let row = self.row_of(embedding);
         self.matrix.push(&row);
@@ -178,22 +205,30 @@ impl Gallery {
 
     /// Memory its rows take.
     pub fn bytes(&self) -> usize {
-        let owned = |of: &Owned| size_of::<Owned>() + (of.means.len() + of.pictures.len()) * size_of::<usize>();
+        let owned = |of: &Owned| {
+            size_of::<Owned>() + (of.means.len() + of.pictures.len()) * size_of::<usize>()
+        };
         let means = |means: &Means| {
             let rows = means.rows.len() * size_of::<(f32, usize)>();
             means.matrix.bytes() + rows + means.of_person.iter().map(owned).sum::<usize>()
         };
-        self.matrix.bytes() + self.rows.len() * size_of::<(i64, usize)>() + self.means.as_ref().map_or(0, means)
+        self.matrix.bytes()
+            + self.rows.len() * size_of::<(i64, usize)>()
+            + self.means.as_ref().map_or(0, means)
     }
 
     /// The rows that are searched.
     fn templates(&self) -> &Rows {
-        self.means.as_ref().map_or(&self.matrix, |means| &means.matrix)
+        self.means
+            .as_ref()
+            .map_or(&self.matrix, |means| &means.matrix)
     }
 
     /// The index in `people` of whom a searched row is of.
     fn person_at(&self, at: usize) -> usize {
-        self.means.as_ref().map_or_else(|| self.rows[at].1, |means| means.rows[at].1)
+        self.means
+            .as_ref()
+            .map_or_else(|| self.rows[at].1, |means| means.rows[at].1)
     }
 
     /// How its distances are measured.
@@ -225,7 +260,8 @@ impl Gallery {
         if top == 0 {
             return Ok(Vec::new());
         }
-        // No more than this away is the last of those asked for: whoever is farther for certain needs no closer look.
+        // No more than this away is the last of those asked for: whoever is farther for certain
+        // needs no closer look.
         let templates = self.templates();
         let bounds = templates.bounds(&query);
         let mut within = vec![f32::INFINITY; self.people.len()];
@@ -234,7 +270,8 @@ impl Gallery {
             within[index] = within[index].min(*upper);
         }
         let within = *within.select_nth_unstable_by(top - 1, f32::total_cmp).1;
-        // Both metrics of unit or raw rows rise with the squared distance: compare that, convert later.
+        // Both metrics of unit or raw rows rise with the squared distance: compare that, convert
+        // later.
         let mut best = vec![(f32::INFINITY, 0); self.people.len()];
         for (at, lower) in bounds.lower.iter().enumerate() {
             if *lower > within {
@@ -250,7 +287,11 @@ impl Gallery {
     }
 
     /// The same by reading every row in float32; what [`Self::nearest`] is measured against.
-    pub fn nearest_plainly(&self, embedding: &[f32], top: usize) -> Result<Vec<Candidate>, VisionError> {
+    pub fn nearest_plainly(
+        &self,
+        embedding: &[f32],
+        top: usize,
+    ) -> Result<Vec<Candidate>, VisionError> {
         check_embedding(embedding, self.dimension)?;
         let query = self.row_of(embedding);
         let templates = self.templates();
@@ -265,14 +306,23 @@ impl Gallery {
         Ok(self.nearest_of(&best, top, &query))
     }
 
-    /// How far a face is from one person, as [`Self::nearest`] would say it; `None` where they have no picture.
-    pub fn nearest_of_person(&self, embedding: &[f32], person: i64) -> Result<Option<Candidate>, VisionError> {
+    /// How far a face is from one person, as [`Self::nearest`] would say it; `None` where they have
+    /// no picture.
+    pub fn nearest_of_person(
+        &self,
+        embedding: &[f32],
+        person: i64,
+    ) -> Result<Option<Candidate>, VisionError> {
         check_embedding(embedding, self.dimension)?;
-        let Some(&index) = self.index_of.get(&person) else { return Ok(None) };
+        let Some(&index) = self.index_of.get(&person) else {
+            return Ok(None);
+        };
         let query = self.row_of(embedding);
         let templates = self.templates();
         let theirs = (0..templates.len()).filter(|at| self.person_at(*at) == index);
-        let nearest = theirs.map(|at| (templates.squared_distance(at, &query), at)).min_by(|a, b| a.0.total_cmp(&b.0));
+        let nearest = theirs
+            .map(|at| (templates.squared_distance(at, &query), at))
+            .min_by(|a, b| a.0.total_cmp(&b.0));
         Ok(nearest.map(|nearest| self.candidate(index, nearest, &query)))
     }
 
@@ -284,7 +334,10 @@ impl Gallery {
         }
         order.truncate(top);
         order.sort_unstable_by(by_distance);
-        order.into_iter().map(|index| self.candidate(index, best[index], query)).collect()
+        order
+            .into_iter()
+            .map(|index| self.candidate(index, best[index], query))
+            .collect()
     }
 
     /// A person by the squared distance of their nearest template and where that is.
@@ -293,11 +346,18 @@ impl Gallery {
             None => self.rows[at].0,
             Some(means) => {
                 let theirs = means.of_person[index].pictures.iter();
-                let by_distance = theirs.map(|&at| (self.matrix.squared_distance(at, query), self.rows[at].0));
-                by_distance.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(0, |nearest| nearest.1)
+                let by_distance =
+                    theirs.map(|&at| (self.matrix.squared_distance(at, query), self.rows[at].0));
+                by_distance
+                    .min_by(|a, b| a.0.total_cmp(&b.0))
+                    .map_or(0, |nearest| nearest.1)
             }
         };
-        Candidate { person: self.people[index], picture, distance: self.metric.of_squared(squared) }
+        Candidate {
+            person: self.people[index],
+            picture,
+            distance: self.metric.of_squared(squared),
+        }
     }
 
     /// As it stands in the matrix.
@@ -307,6 +367,9 @@ impl Gallery {
 
     /// Every picture with its person and what it is compared by, in the order they were added.
     pub fn pictures(&self) -> impl Iterator<Item = (i64, i64, &[f32])> {
-        self.rows.iter().enumerate().map(|(at, &(picture, index))| (self.people[index], picture, self.matrix.row(at)))
+        self.rows
+            .iter()
+            .enumerate()
+            .map(|(at, &(picture, index))| (self.people[index], picture, self.matrix.row(at)))
     }
 }

@@ -69,7 +69,8 @@ pub enum VisionError {
         /// What is missing.
         reason: String,
     },
-    /// The GPU's convolutions are floating point; an int8 network would run on the processor, with copies.
+    /// The GPU's convolutions are floating point; an int8 network would run on the processor, with
+    /// copies.
     #[error("int8 runs on the processor only; with the device cuda use float16 or float32")]
     Int8OnGpu,
     /// A network cannot be loaded, or does not have the inputs and outputs its decoder needs.
@@ -97,7 +98,9 @@ pub enum VisionError {
         reason: String,
     },
     /// A picture has no pixels, or a side beyond [`MAX_SIDE`].
-    #[error("a picture of {width}×{height} pixels cannot be used; each side must be between 1 and {MAX_SIDE}")]
+    #[error(
+        "a picture of {width}×{height} pixels cannot be used; each side must be between 1 and {MAX_SIDE}"
+    )]
     PictureSides {
         /// Pixels in a row.
         width: usize,
@@ -158,8 +161,8 @@ pub enum VisionError {
     },
 }
 
-/// The part of a picture's longer side that the smallest face looked for has, unless it is chosen: of 3840×2160 a
-/// quarter of the sides is decoded then, of 1920×1080 a half.
+/// The part of a picture's longer side that the smallest face looked for has, unless it is chosen:
+/// of 3840×2160 a quarter of the sides is decoded then, of 1920×1080 a half.
 const SMALLEST_PART: usize = 40;
 
 /// What to look for in a picture.
@@ -169,9 +172,10 @@ pub struct Search {
     pub min_face_px: usize,
     /// No more faces than this are returned.
     pub max_faces: usize,
-    /// Where no face is found, the picture is also looked at lying on either side and upside down; where there are only
-    /// doubtful ones, what is around them is, and the whole if none of them stands. Landmarks,
-    /// bounds and chips then come out as if it had been looked at that way only, in the given picture's coordinates.
+    /// Where no face is found, the picture is also looked at lying on either side and upside down;
+    /// where there are only doubtful ones, what is around them is, and the whole if none of them
+    /// stands. Landmarks, bounds and chips then come out as if it had been looked at that way only,
+    /// in the given picture's coordinates.
     pub turned: bool,
 }
 
@@ -189,11 +193,17 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// The same place in a picture whose sides are so many times as long. Whole numbers are the middles of pixels.
+    /// The same place in a picture whose sides are so many times as long. Whole numbers are the
+    /// middles of pixels.
     fn enlarged(self, times: usize) -> Self {
         let [left, top] = enlarged([self.left, self.top], times);
         let [right, bottom] = enlarged([self.right, self.bottom], times);
-        Self { left, top, right, bottom }
+        Self {
+            left,
+            top,
+            right,
+            bottom,
+        }
     }
 
     /// The side of the square of the same area.
@@ -202,7 +212,8 @@ impl Bounds {
     }
 }
 
-/// The place of a point, whose whole numbers are the middles of pixels, in a picture `times` as large.
+/// The place of a point, whose whole numbers are the middles of pixels, in a picture `times` as
+/// large.
 fn enlarged(point: [f32; 2], times: usize) -> [f32; 2] {
     point.map(|v| (v + 0.5) * times as f32 - 0.5)
 }
@@ -212,8 +223,8 @@ fn enlarged(point: [f32; 2], times: usize) -> [f32; 2] {
 pub struct Face {
     /// Where it is.
     pub bounds: Bounds,
-    /// Image-left eye, image-right eye, nose tip, image-left and image-right corner of the mouth; left and right as in
-    /// the picture with this face upright.
+    /// Image-left eye, image-right eye, nose tip, image-left and image-right corner of the mouth;
+    /// left and right as in the picture with this face upright.
     pub landmarks: [[f32; 2]; 5],
     /// How sure the detector is, from 0 to 1.
     pub score: f32,
@@ -221,8 +232,8 @@ pub struct Face {
     pub quality: Quality,
     /// What it is compared by; only with embeddings of the same space.
     pub embedding: Vec<f32>,
-    /// How long the embedding was before it was brought to a length of its own: the longer, the more the network makes of
-    /// the face.
+    /// How long the embedding was before it was brought to a length of its own: the longer, the
+    /// more the network makes of the face.
     pub length: f32,
     /// The upright square the recogniser saw.
     pub chip: Rgb,
@@ -264,22 +275,33 @@ pub struct Vision {
 }
 
 impl Vision {
-    /// Loads, checks, optimises and warms up a pack's networks. Each picture works on the thread that calls, until
-    /// [`Vision::on_cores`] says otherwise.
+    /// Loads, checks, optimises and warms up a pack's networks. Each picture works on the thread
+    /// that calls, until [`Vision::on_cores`] says otherwise.
     pub fn load(pack: &Pack, precision: Precision, device: Device) -> Result<Self, VisionError> {
         // The recogniser first: what is missing for a GPU is found before the rest is loaded.
         let recogniser = Recogniser::load(pack, precision, device)?;
         let detector = Arc::new(Detector::load(pack)?);
-        Ok(Self::with_detector(pack, precision, device, recogniser, detector, Arc::new(Cores::new(1))))
+        Ok(Self::with_detector(
+            pack,
+            precision,
+            device,
+            recogniser,
+            detector,
+            Arc::new(Cores::new(1)),
+        ))
     }
 
     /// How many cores all pictures together may use: one that is alone borrows those of the others.
     #[must_use]
     pub fn on_cores(self, count: usize) -> Self {
-        Self { cores: Arc::new(Cores::new(count)), ..self }
+        Self {
+            cores: Arc::new(Cores::new(count)),
+            ..self
+        }
     }
 
-    /// The same pack on the same device in another precision; the two share the detector and the cores.
+    /// The same pack on the same device in another precision; the two share the detector and the
+    /// cores.
     pub fn in_precision(&self, pack: &Pack, precision: Precision) -> Result<Self, VisionError> {
         let recogniser = Recogniser::load(pack, precision, self.device)?;
         Ok(Self::with_detector(
@@ -324,21 +346,29 @@ impl Vision {
         self.device
     }
 
-    /// The smallest face worth looking for in a picture of these sides where nobody chooses, in its pixels: the pack's,
-    /// or a 40th of the longer side if that is more, so that what detection takes does not grow with the picture.
+    /// The smallest face worth looking for in a picture of these sides where nobody chooses, in its
+    /// pixels: the pack's, or a 40th of the longer side if that is more, so that what detection
+    /// takes does not grow with the picture.
     pub fn smallest_face(&self, width: usize, height: usize) -> usize {
         self.min_face_px.max(width.max(height) / SMALLEST_PART)
     }
 
-    /// By how much (1, 2 or 4) the sides of a picture may be divided before the detector sees less of the faces it is to
-    /// find.
+    /// By how much (1, 2 or 4) the sides of a picture may be divided before the detector sees less
+    /// of the faces it is to find.
     pub fn reduction(&self, width: usize, height: usize, search: &Search) -> usize {
-        let most = if width.max(height) > MAX_SIDE { 1.0 } else { self.detector.reduction(width, height, search) };
-        [4, 2].into_iter().find(|&reduction| most >= f64::from(reduction as u8)).unwrap_or(1)
+        let most = if width.max(height) > MAX_SIDE {
+            1.0
+        } else {
+            self.detector.reduction(width, height, search)
+        };
+        [4, 2]
+            .into_iter()
+            .find(|&reduction| most >= f64::from(reduction as u8))
+            .unwrap_or(1)
     }
 
-    /// Does what a picture needs, its decoding and encoding too. Meanwhile the calling thread's core is not lent to other
-    /// pictures.
+    /// Does what a picture needs, its decoding and encoding too. Meanwhile the calling thread's
+    /// core is not lent to other pictures.
     pub fn busy<T>(&self, work: impl FnOnce() -> T) -> T {
         let _core = self.cores.take();
         work()
@@ -349,10 +379,11 @@ impl Vision {
         self.busy(|| self.recognise_reduced(picture, 1, search, |_| None))
     }
 
-    /// [`Vision::recognise`] for a picture that is here with its sides divided by `reduction`. All places and sizes are those of the
-    /// whole picture. Where faces are too small in this one for the recogniser, `part` is asked for what lies within the
-    /// given bounds of the whole picture; it returns that and perhaps more, and where its left upper corner is. To be
-    /// called within [`Vision::busy`].
+    /// [`Vision::recognise`] for a picture that is here with its sides divided by `reduction`. All
+    /// places and sizes are those of the whole picture. Where faces are too small in this one for
+    /// the recogniser, `part` is asked for what lies within the given bounds of the whole picture;
+    /// it returns that and perhaps more, and where its left upper corner is. To be called within
+    /// [`Vision::busy`].
     pub fn recognise_reduced(
         &self,
         picture: &Rgb,
@@ -379,19 +410,29 @@ impl Vision {
         picture.check()?;
         let started = Instant::now();
         let pyramid = Pyramid::new(picture);
-        let reduced = Search { min_face_px: search.min_face_px / reduction, ..*search };
+        let reduced = Search {
+            min_face_px: search.min_face_px / reduction,
+            ..*search
+        };
         let detections = self.detector.detect(&pyramid, &reduced, cores)?;
         let found = Instant::now();
-        let detail = align::wanted_detail(&detections, &self.alignment.template, self.alignment.size)
-            .filter(|_| reduction > 1)
-            .and_then(|bounds| part(bounds.enlarged(reduction)));
+        let detail =
+            align::wanted_detail(&detections, &self.alignment.template, self.alignment.size)
+                .filter(|_| reduction > 1)
+                .and_then(|bounds| part(bounds.enlarged(reduction)));
         // A face that would be enlarged here is not `reduction` times as large as its chip there.
         let halves = reduction.ilog2().saturating_sub(1) as usize;
-        let detail = detail.as_ref().map(|(picture, corner)| (Pyramid::with_halves(picture, halves), *corner));
+        let detail = detail
+            .as_ref()
+            .map(|(picture, corner)| (Pyramid::with_halves(picture, halves), *corner));
         let sides = [picture.width * reduction, picture.height * reduction];
         let cut = |detection: &Detection| {
             let mut to_chip = Similarity::between(&detection.landmarks, &self.alignment.template)?;
-            let Detection { bounds, landmarks, score } = detection.enlarged(reduction);
+            let Detection {
+                bounds,
+                landmarks,
+                score,
+            } = detection.enlarged(reduction);
             let mut source = &pyramid;
             if let Some((part, [left, top])) = detail.as_ref().filter(|_| to_chip.enlarges()) {
                 let there = landmarks.map(|[x, y]| [x - *left as f32, y - *top as f32]);
@@ -401,9 +442,18 @@ impl Vision {
             }
             let chip = align::cut(source, &to_chip, self.alignment.size);
             let quality = Quality::measure(bounds, &landmarks, score, &chip, sides);
-            Some(Face { bounds, landmarks, score, quality, embedding: Vec::new(), length: 0.0, chip })
+            Some(Face {
+                bounds,
+                landmarks,
+                score,
+                quality,
+                embedding: Vec::new(),
+                length: 0.0,
+                chip,
+            })
         };
-        // The detector lets no face without a distance between the eyes through, so none is left out.
+        // The detector lets no face without a distance between the eyes through, so none is left
+        // out.
         let mut faces: Vec<Face> = cores.each(&detections, cut).into_iter().flatten().collect();
         let aligned = Instant::now();
         let chips: Vec<&Rgb> = faces.iter().map(|face| &face.chip).collect();
@@ -414,7 +464,11 @@ impl Vision {
                 face.quality.score = curve.share(face.length);
             }
         }
-        let timings = Timings { detect: found - started, align: aligned - found, embed: aligned.elapsed() };
+        let timings = Timings {
+            detect: found - started,
+            align: aligned - found,
+            embed: aligned.elapsed(),
+        };
         Ok(Analysis { faces, timings })
     }
 
@@ -433,13 +487,19 @@ impl Vision {
         if distance <= tolerance {
             Ok(distance)
         } else {
-            Err(VisionError::SelfTestDistance { distance, tolerance, precision: self.precision })
+            Err(VisionError::SelfTestDistance {
+                distance,
+                tolerance,
+                precision: self.precision,
+            })
         }
     }
 
     fn reference_distance(&self, analysis: &Analysis) -> Result<f32, VisionError> {
         let [face] = analysis.faces.as_slice() else {
-            return Err(VisionError::SelfTestFaces { found: analysis.faces.len() });
+            return Err(VisionError::SelfTestFaces {
+                found: analysis.faces.len(),
+            });
         };
         let reference = &self.self_test.embedding;
         embed::check_embedding(&face.embedding, reference.len())?;

@@ -59,7 +59,9 @@ pub enum PackError {
         file: String,
     },
     /// A file is not the one the manifest was written for.
-    #[error("model pack file {file} is damaged or replaced: its sha256 is {found}, pack.toml says {expected}")]
+    #[error(
+        "model pack file {file} is damaged or replaced: its sha256 is {found}, pack.toml says {expected}"
+    )]
     Checksum {
         /// The file's name.
         file: String,
@@ -101,7 +103,8 @@ pub(crate) struct MtcnnSpec {
     pub(crate) min_face_px: usize,
     /// From which score a box goes on from P-, R- and O-Net; O-Net's is the mean of two looks.
     pub(crate) thresholds: [f32; 3],
-    /// How much of two boxes, shared over both together, may be the same for both to go on from R-Net to O-Net.
+    /// How much of two boxes, shared over both together, may be the same for both to go on from
+    /// R-Net to O-Net.
     pub(crate) overlap: f32,
     /// From which score O-Net's first look is enough, and the picture as given.
     pub(crate) sure: f32,
@@ -223,7 +226,8 @@ impl Tolerance {
     }
 }
 
-/// What must come of [`Pack::self_test_picture`], a picture of one face: the engine's check on itself.
+/// What must come of [`Pack::self_test_picture`], a picture of one face: the engine's check on
+/// itself.
 #[derive(Debug, Clone)]
 pub struct SelfTest {
     /// What the float32 recogniser makes of it through the whole pipeline.
@@ -249,24 +253,51 @@ impl Pack {
     /// Reads `pack.toml` in `folder`, checks every key, and compares every file's sha256.
     pub fn load(folder: &Path) -> Result<Self, PackError> {
         let file = folder.join("pack.toml");
-        let text =
-            std::fs::read_to_string(&file).map_err(|source| PackError::Unreadable { file: file.clone(), source })?;
-        let manifest: Manifest =
-            toml::from_str(&text).map_err(|error| PackError::Syntax { file, reason: error.to_string() })?;
+        let text = std::fs::read_to_string(&file).map_err(|source| PackError::Unreadable {
+            file: file.clone(),
+            source,
+        })?;
+        let manifest: Manifest = toml::from_str(&text).map_err(|error| PackError::Syntax {
+            file,
+            reason: error.to_string(),
+        })?;
         manifest.check()?;
         for name in manifest.sha256.keys() {
             manifest.read(folder, name)?;
         }
-        let (flip, cohort) = (manifest.recogniser.flip.unwrap_or(true), manifest.cohort(folder)?);
-        let (self_test, space) = (manifest.self_test(flip, cohort.as_ref()), manifest.space(flip));
-        Ok(Self { folder: folder.to_owned(), manifest, cohort, self_test, space, flip, kept: None })
+        let (flip, cohort) = (
+            manifest.recogniser.flip.unwrap_or(true),
+            manifest.cohort(folder)?,
+        );
+        let (self_test, space) = (
+            manifest.self_test(flip, cohort.as_ref()),
+            manifest.space(flip),
+        );
+        Ok(Self {
+            folder: folder.to_owned(),
+            manifest,
+            cohort,
+            self_test,
+            space,
+            flip,
+            kept: None,
+        })
     }
 
-    /// The same pack, with an embedding made from a face alone (`false`) or from a face and its mirror image, which takes
-    /// the recogniser twice as long; a pack is loaded with what it says itself. Each is an embedding space of its own.
+    /// The same pack, with an embedding made from a face alone (`false`) or from a face and its
+    /// mirror image, which takes the recogniser twice as long; a pack is loaded with what it says
+    /// itself. Each is an embedding space of its own.
     pub fn with_flip(self, flip: bool) -> Self {
-        let (self_test, space) = (self.manifest.self_test(flip, self.cohort.as_ref()), self.manifest.space(flip));
-        Self { self_test, space, flip, ..self }
+        let (self_test, space) = (
+            self.manifest.self_test(flip, self.cohort.as_ref()),
+            self.manifest.space(flip),
+        );
+        Self {
+            self_test,
+            space,
+            flip,
+            ..self
+        }
     }
 
     /// Whether an embedding is made from a face and its mirror image.
@@ -274,12 +305,20 @@ impl Pack {
         self.flip
     }
 
-    /// A copy that holds the bytes of every file it uses, checked, and needs no file system from then on. They go
-    /// when it and its clones are dropped.
+    /// A copy that holds the bytes of every file it uses, checked, and needs no file system from
+    /// then on. They go when it and its clones are dropped.
     pub fn in_memory(&self) -> Result<Self, PackError> {
         let read = |name: &str| Ok((name.to_owned(), self.read(name)?.into_owned()));
-        let kept = self.manifest.files().into_iter().map(read).collect::<Result<_, PackError>>()?;
-        Ok(Self { kept: Some(Arc::new(kept)), ..self.clone() })
+        let kept = self
+            .manifest
+            .files()
+            .into_iter()
+            .map(read)
+            .collect::<Result<_, PackError>>()?;
+        Ok(Self {
+            kept: Some(Arc::new(kept)),
+            ..self.clone()
+        })
     }
 
     /// The pack's name.
@@ -303,7 +342,8 @@ impl Pack {
         &self.space
     }
 
-    /// What runs when nobody chooses: on a processor what the pack says, on a GPU float16 where the pack has it.
+    /// What runs when nobody chooses: on a processor what the pack says, on a GPU float16 where the
+    /// pack has it.
     pub fn default_precision(&self, device: Device) -> Precision {
         match device {
             Device::Cpu => self.manifest.recogniser.default_precision,
@@ -355,8 +395,8 @@ impl Pack {
         self.read(&self.manifest.self_test.picture)
     }
 
-    /// A file's bytes, once they are the ones the manifest was written for. Read and checked again at each use unless
-    /// kept in memory, so that what was checked is what is used.
+    /// A file's bytes, once they are the ones the manifest was written for. Read and checked again
+    /// at each use unless kept in memory, so that what was checked is what is used.
     pub(crate) fn read(&self, name: &str) -> Result<Cow<'_, [u8]>, PackError> {
         if let Some(bytes) = self.kept.as_ref().and_then(|kept| kept.get(name)) {
             return Ok(Cow::Borrowed(bytes));
@@ -372,21 +412,40 @@ fn hex(bytes: &[u8]) -> String {
 impl Manifest {
     fn read(&self, folder: &Path, name: &str) -> Result<Vec<u8>, PackError> {
         let Some(expected) = self.sha256.get(name) else {
-            return Err(PackError::Unlisted { file: name.to_owned() });
+            return Err(PackError::Unlisted {
+                file: name.to_owned(),
+            });
         };
         let file = folder.join(name);
-        let bytes = std::fs::read(&file).map_err(|source| PackError::Unreadable { file, source })?;
+        let bytes =
+            std::fs::read(&file).map_err(|source| PackError::Unreadable { file, source })?;
         let found = hex(&Sha256::digest(&bytes));
         if found.eq_ignore_ascii_case(expected) {
             Ok(bytes)
         } else {
-            Err(PackError::Checksum { file: name.to_owned(), expected: expected.clone(), found })
+            Err(PackError::Checksum {
+                file: name.to_owned(),
+                expected: expected.clone(),
+                found,
+            })
         }
     }
 
     fn cohort(&self, folder: &Path) -> Result<Option<Cohort>, PackError> {
-        let Some(CohortSpec { means, typical, strength }) = &self.recogniser.cohort else { return Ok(None) };
-        let cohort = Cohort::new(&self.read(folder, means)?, self.recogniser.dimension, *typical, *strength);
+        let Some(CohortSpec {
+            means,
+            typical,
+            strength,
+        }) = &self.recogniser.cohort
+        else {
+            return Ok(None);
+        };
+        let cohort = Cohort::new(
+            &self.read(folder, means)?,
+            self.recogniser.dimension,
+            *typical,
+            *strength,
+        );
         cohort.map(Some).map_err(|rule| PackError::Value {
             key: "recogniser.cohort.means".to_owned(),
             value: means.clone(),
@@ -399,23 +458,46 @@ impl Manifest {
             DetectorSpec::Mtcnn(spec) => vec![spec.pnet.as_str(), &spec.rnet, &spec.onet],
             DetectorSpec::Yunet(spec) => vec![spec.model.as_str()],
         };
-        files.extend(Precision::ALL.into_iter().filter_map(|precision| self.recogniser.file(precision)));
+        files.extend(
+            Precision::ALL
+                .into_iter()
+                .filter_map(|precision| self.recogniser.file(precision)),
+        );
         files.dedup();
-        files.extend(self.recogniser.cohort.iter().map(|cohort| cohort.means.as_str()));
+        files.extend(
+            self.recogniser
+                .cohort
+                .iter()
+                .map(|cohort| cohort.means.as_str()),
+        );
         files.push(&self.self_test.picture);
         files
     }
 
     fn self_test(&self, flip: bool, cohort: Option<&Cohort>) -> SelfTest {
-        let SelfTestSpec { embedding, mirrored, tolerance, .. } = self.self_test.clone();
-        let looks = if flip { vec![embedding, mirrored] } else { vec![embedding] };
-        SelfTest { embedding: merged(looks, self.recogniser.normalise, cohort), tolerance }
+        let SelfTestSpec {
+            embedding,
+            mirrored,
+            tolerance,
+            ..
+        } = self.self_test.clone();
+        let looks = if flip {
+            vec![embedding, mirrored]
+        } else {
+            vec![embedding]
+        };
+        SelfTest {
+            embedding: merged(looks, self.recogniser.normalise, cohort),
+            tolerance,
+        }
     }
 
     fn space(&self, flip: bool) -> String {
         let (alignment, recogniser) = (&self.alignment, &self.recogniser);
         // `check` has made sure that the float32 recogniser is listed.
-        let weights = recogniser.file(Precision::Float32).and_then(|file| self.sha256.get(file));
+        let weights = recogniser
+            .file(Precision::Float32)
+            .and_then(|file| self.sha256.get(file));
         let weights = weights.map(|sum| sum.to_ascii_lowercase());
         let mut text = format!(
             "{PIPELINE} {weights:?} {} {:?} {:?} {:?} {:?} {} {} {:?} {flip}",
@@ -428,7 +510,12 @@ impl Manifest {
             recogniser.normalise,
             self.matching.metric,
         );
-        if let Some(CohortSpec { means, typical, strength }) = &recogniser.cohort {
+        if let Some(CohortSpec {
+            means,
+            typical,
+            strength,
+        }) = &recogniser.cohort
+        {
             let means = self.sha256.get(means).map(|sum| sum.to_ascii_lowercase());
             text.push_str(&format!(" {means:?} {typical:?} {strength:?}"));
         }

@@ -1,6 +1,7 @@
-//! How fit a face is for enrolment and for being known: its size, how much of it the picture's edge cuts off, how much
-//! light is on it, how sharp it is, how far it is turned, and, where the pack knows how, what the recogniser makes of it.
-//! Says what is wrong; whether to refuse is the caller's choice.
+//! How fit a face is for enrolment and for being known: its size, how much of it the picture's edge
+//! cuts off, how much light is on it, how sharp it is, how far it is turned, and, where the pack
+//! knows how, what the recogniser makes of it. Says what is wrong; whether to refuse is the
+//! caller's choice.
 
 use std::fmt;
 
@@ -23,14 +24,16 @@ pub struct QualityLimits {
     pub min_sharpness: f32,
     /// The largest [`Quality::yaw`] to either side.
     pub max_yaw: f32,
-    /// A face whose [`Quality::score`] is below this is too poor to be called known, and to be enrolled.
+    /// A face whose [`Quality::score`] is below this is too poor to be called known, and to be
+    /// enrolled.
     pub known_from: f32,
-    /// What the score is made of, where the pack has it: it alone decides then, and the other limits only say why.
+    /// What the score is made of, where the pack has it: it alone decides then, and the other
+    /// limits only say why.
     pub known_again: Option<KnownAgain>,
 }
 
-/// The share of faces that are known again, by how long the recogniser's embedding of them is before it is normalised:
-/// points of a curve that rises, with straight lines between them.
+/// The share of faces that are known again, by how long the recogniser's embedding of them is
+/// before it is normalised: points of a curve that rises, with straight lines between them.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KnownAgain {
@@ -56,7 +59,11 @@ impl KnownAgain {
     pub(crate) fn share(&self, length: f32) -> f32 {
         let next = self.lengths.partition_point(|at| *at <= length);
         let (Some(from), Some(to)) = (next.checked_sub(1), self.lengths.get(next)) else {
-            let end = if next == 0 { self.shares.first() } else { self.shares.last() };
+            let end = if next == 0 {
+                self.shares.first()
+            } else {
+                self.shares.last()
+            };
             return end.copied().unwrap_or_default();
         };
         let (low, high) = (self.shares[from], self.shares[next]);
@@ -84,8 +91,9 @@ pub struct Quality {
     pub pitch: f32,
     /// How far the line through the eyes is turned clockwise.
     pub roll_degrees: f32,
-    /// All of it in one number from 0 to 1: about the share of faces as good as this that are known again. By the pack's
-    /// [`KnownAgain`]; of a pack without it the product of the [`Part`]s, which is 1 for faces without a flaw.
+    /// All of it in one number from 0 to 1: about the share of faces as good as this that are known
+    /// again. By the pack's [`KnownAgain`]; of a pack without it the product of the [`Part`]s,
+    /// which is 1 for faces without a flaw.
     pub score: f32,
 }
 
@@ -108,7 +116,14 @@ pub enum Part {
 
 impl Part {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Detector, Self::Size, Self::Edge, Self::Light, Self::Sharpness, Self::Pose];
+    pub const ALL: [Self; 6] = [
+        Self::Detector,
+        Self::Size,
+        Self::Edge,
+        Self::Light,
+        Self::Sharpness,
+        Self::Pose,
+    ];
 
     /// In one word.
     pub fn name(self) -> &'static str {
@@ -202,7 +217,10 @@ impl Objection {
 impl fmt::Display for Objection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooSmall { size_px, min_size_px } => write!(
+            Self::TooSmall {
+                size_px,
+                min_size_px,
+            } => write!(
                 f,
                 "The face is too small: {size_px:.0} pixels across, at least {min_size_px:.0} are needed. Come closer or use a picture of higher resolution."
             ),
@@ -212,11 +230,17 @@ impl fmt::Display for Objection {
                 100.0 * cut,
                 100.0 * max_cut
             ),
-            Self::TooDark { brightness, min_brightness } => write!(
+            Self::TooDark {
+                brightness,
+                min_brightness,
+            } => write!(
                 f,
                 "The face is too dark: its brightness is {brightness:.0} of 255, at least {min_brightness:.0} is needed. Add light in front of the face."
             ),
-            Self::TooBlurred { sharpness, min_sharpness } => write!(
+            Self::TooBlurred {
+                sharpness,
+                min_sharpness,
+            } => write!(
                 f,
                 "The face is too blurred: its sharpness is {sharpness:.3}, at least {min_sharpness:.3} is needed. Hold still, add light or focus the camera."
             ),
@@ -228,17 +252,25 @@ impl fmt::Display for Objection {
                     yaw.abs()
                 )
             }
-            Self::TooPoor { score, known_from, worst } => write!(
+            Self::TooPoor {
+                score,
+                known_from,
+                worst,
+            } => write!(
                 f,
                 "The face is too poor to tell anybody by it: its quality is {score:.2}, at least {known_from:.2} is needed. {}.",
-                worst.map_or(UNEXPLAINED.to_owned(), |part| format!("Above all, {}", part.flaw()))
+                worst.map_or(UNEXPLAINED.to_owned(), |part| format!(
+                    "Above all, {}",
+                    part.flaw()
+                ))
             ),
         }
     }
 }
 
 impl Quality {
-    /// Judges a face; `chip` is the upright square cut by its landmarks, `width` and `height` are the picture's.
+    /// Judges a face; `chip` is the upright square cut by its landmarks, `width` and `height` are
+    /// the picture's.
     pub(crate) fn measure(
         bounds: Bounds,
         landmarks: &[[f32; 2]; 5],
@@ -259,15 +291,19 @@ impl Quality {
             roll_degrees,
             score: 0.0,
         };
-        quality.score = Part::ALL.into_iter().map(|part| quality.part(part)).product();
+        quality.score = Part::ALL
+            .into_iter()
+            .map(|part| quality.part(part))
+            .product();
         quality
     }
 
     /// How much is left of the score for this part of it, from 0 to 1.
     ///
-    /// Each falls to a half where half of the true pairs were no longer known when one picture of each was spoilt in
-    /// that way, and with the power that the numbers around it had; `models/benches/quality.md` has them. Pictures
-    /// cannot be turned afterwards: yaw and pitch are by the few strongly turned faces there are.
+    /// Each falls to a half where half of the true pairs were no longer known when one picture of
+    /// each was spoilt in that way, and with the power that the numbers around it had;
+    /// `models/benches/quality.md` has them. Pictures cannot be turned afterwards: yaw and pitch
+    /// are by the few strongly turned faces there are.
     pub fn part(&self, part: Part) -> f32 {
         let square = |v: f32| v * v;
         let falling = |much: f32| 1.0 / (1.0 + much);
@@ -281,30 +317,63 @@ impl Quality {
         }
     }
 
-    /// What speaks against enrolling this face, if anything. A face below [`QualityLimits::known_from`] always has an
-    /// objection, so it is also why nobody is known by it.
+    /// What speaks against enrolling this face, if anything. A face below
+    /// [`QualityLimits::known_from`] always has an objection, so it is also why nobody is known by
+    /// it.
     pub fn objection(&self, limits: &QualityLimits) -> Option<Objection> {
-        let Self { size_px, cut, brightness, sharpness, yaw, score, .. } = *self;
-        let &QualityLimits { min_size_px, max_cut, min_brightness, min_sharpness, max_yaw, known_from, .. } = limits;
+        let Self {
+            size_px,
+            cut,
+            brightness,
+            sharpness,
+            yaw,
+            score,
+            ..
+        } = *self;
+        let &QualityLimits {
+            min_size_px,
+            max_cut,
+            min_brightness,
+            min_sharpness,
+            max_yaw,
+            known_from,
+            ..
+        } = limits;
         if limits.known_again.is_some() && score >= known_from {
             return None;
         }
-        // What is outside is black in the chip: it makes a face darker and moves its landmarks. A dark face is often a
-        // blurred one too, and light is what helps.
+        // What is outside is black in the chip: it makes a face darker and moves its landmarks. A
+        // dark face is often a blurred one too, and light is what helps.
         if size_px < min_size_px {
-            Some(Objection::TooSmall { size_px, min_size_px })
+            Some(Objection::TooSmall {
+                size_px,
+                min_size_px,
+            })
         } else if cut > max_cut {
             Some(Objection::CutByEdge { cut, max_cut })
         } else if brightness < min_brightness {
-            Some(Objection::TooDark { brightness, min_brightness })
+            Some(Objection::TooDark {
+                brightness,
+                min_brightness,
+            })
         } else if sharpness < min_sharpness {
-            Some(Objection::TooBlurred { sharpness, min_sharpness })
+            Some(Objection::TooBlurred {
+                sharpness,
+                min_sharpness,
+            })
         } else if yaw.abs() > max_yaw {
             Some(Objection::TurnedAway { yaw, max_yaw })
         } else if score < known_from {
-            let worst = Part::ALL.into_iter().min_by(|a, b| self.part(*a).total_cmp(&self.part(*b)));
-            let explains = |part: &Part| limits.known_again.is_none() || self.part(*part) < EXPLAINS;
-            Some(Objection::TooPoor { score, known_from, worst: worst.filter(explains) })
+            let worst = Part::ALL
+                .into_iter()
+                .min_by(|a, b| self.part(*a).total_cmp(&self.part(*b)));
+            let explains =
+                |part: &Part| limits.known_again.is_none() || self.part(*part) < EXPLAINS;
+            Some(Objection::TooPoor {
+                score,
+                known_from,
+                worst: worst.filter(explains),
+            })
         } else {
             None
         }
@@ -314,14 +383,25 @@ impl Quality {
 /// A part of which less than this is left explains why the recogniser makes little of a face.
 const EXPLAINS: f32 = 0.8;
 /// Nothing else that makes a face poor shows in what is measured.
-const UNEXPLAINED: &str = "Nothing measured explains it: it may be covered by a mask, sunglasses, hair or a hand";
+const UNEXPLAINED: &str =
+    "Nothing measured explains it: it may be covered by a mask, sunglasses, hair or a hand";
 
 /// The share of a box that is not in the picture.
 fn beyond(bounds: Bounds, width: f32, height: f32) -> f32 {
-    let Bounds { left, top, right, bottom } = bounds;
+    let Bounds {
+        left,
+        top,
+        right,
+        bottom,
+    } = bounds;
     let whole = (right - left) * (bottom - top);
-    let inside = (right.min(width) - left.max(0.0)).max(0.0) * (bottom.min(height) - top.max(0.0)).max(0.0);
-    if whole > 0.0 { (1.0 - inside / whole).clamp(0.0, 1.0) } else { 0.0 }
+    let inside =
+        (right.min(width) - left.max(0.0)).max(0.0) * (bottom.min(height) - top.max(0.0)).max(0.0);
+    if whole > 0.0 {
+        (1.0 - inside / whole).clamp(0.0, 1.0)
+    } else {
+        0.0
+    }
 }
 
 /// Yaw, pitch and roll from where the nose lies between eyes and mouth. Not angles of a head in
@@ -335,34 +415,50 @@ fn pose(landmarks: &[[f32; 2]; 5]) -> [f32; 3] {
     // In the frame of the eyes: x along them, y down the face.
     let turned = |p: [f32; 2]| {
         let (x, y) = (p[0] - eyes[0], p[1] - eyes[1]);
-        [(x * dx + y * dy) / eye_distance, (y * dx - x * dy) / eye_distance]
+        [
+            (x * dx + y * dy) / eye_distance,
+            (y * dx - x * dy) / eye_distance,
+        ]
     };
     let (nose, mouth) = (turned(nose), turned(mouth));
     let yaw = (nose[0] - mouth[0] / 2.0) / eye_distance;
     let height = mouth[1].abs().max(0.1 * eye_distance);
-    [yaw, nose[1] / height - FRONTAL_NOSE, dy.atan2(dx).to_degrees()]
+    [
+        yaw,
+        nose[1] / height - FRONTAL_NOSE,
+        dy.atan2(dx).to_degrees(),
+    ]
 }
 
 /// Where the nose of a face seen from the front lies, from the eyes (0) to the mouth (1).
 const FRONTAL_NOSE: f32 = 0.55;
 
-/// The side of the grey chip that light and sharpness are measured on. Larger faces are shrunk to it, so that the
-/// number of pixels does not count, only the detail at this size.
+/// The side of the grey chip that light and sharpness are measured on. Larger faces are shrunk to
+/// it, so that the number of pixels does not count, only the detail at this size.
 const GREY_SIDE: usize = 64;
 
 fn grey(chip: &Rgb) -> Vec<f32> {
     let mut pixels = vec![0; 3 * GREY_SIDE * GREY_SIDE];
-    let whole = Window { left: 0.0, top: 0.0, width: chip.width as f64, height: chip.height as f64 };
+    let whole = Window {
+        left: 0.0,
+        top: 0.0,
+        width: chip.width as f64,
+        height: chip.height as f64,
+    };
     Pyramid::new(chip).sample(whole, GREY_SIDE, GREY_SIDE, &mut pixels);
-    let brightness =
-        |[red, green, blue]: &[u8; 3]| 0.299 * f32::from(*red) + 0.587 * f32::from(*green) + 0.114 * f32::from(*blue);
+    let brightness = |[red, green, blue]: &[u8; 3]| {
+        0.299 * f32::from(*red) + 0.587 * f32::from(*green) + 0.114 * f32::from(*blue)
+    };
     pixels.as_chunks().0.iter().map(brightness).collect()
 }
 
-/// Mean of the middle quarter, where eyes, nose and mouth are: a bright wall behind a dark face does not count.
+/// Mean of the middle quarter, where eyes, nose and mouth are: a bright wall behind a dark face
+/// does not count.
 fn brightness(grey: &[f32]) -> f32 {
     let middle = GREY_SIDE / 4..GREY_SIDE * 3 / 4;
-    let rows = middle.clone().map(|y| grey[y * GREY_SIDE..][middle.clone()].iter().sum::<f32>());
+    let rows = middle
+        .clone()
+        .map(|y| grey[y * GREY_SIDE..][middle.clone()].iter().sum::<f32>());
     rows.sum::<f32>() / (middle.len() * middle.len()) as f32
 }
 
@@ -371,7 +467,8 @@ fn brightness(grey: &[f32]) -> f32 {
 fn sharpness(grey: &[f32]) -> f32 {
     const N: usize = GREY_SIDE;
     let inner = (1..N - 1).flat_map(|y| (1..N - 1).map(move |x| y * N + x));
-    let laplacian = inner.map(|i| grey[i - 1] + grey[i + 1] + grey[i - N] + grey[i + N] - 4.0 * grey[i]);
+    let laplacian =
+        inner.map(|i| grey[i - 1] + grey[i + 1] + grey[i - N] + grey[i + N] - 4.0 * grey[i]);
     let laplacian: Vec<f32> = laplacian.collect();
     // One grey step of noise must not make a black picture sharp.
     variance(&laplacian) / (variance(grey) + 1.0)
@@ -415,20 +512,66 @@ mod tests {
     fn each_limit_has_its_reason_and_a_good_face_has_none() {
         assert_eq!(good().objection(&LIMITS), None);
         for (quality, reason) in [
-            (Quality { size_px: 47.0, ..good() }, "too small"),
-            (Quality { cut: 0.21, ..good() }, "cut by the edge"),
-            (Quality { brightness: 19.0, ..good() }, "too dark"),
-            (Quality { sharpness: 0.02, ..good() }, "too blurred"),
-            (Quality { yaw: -0.4, ..good() }, "turned away"),
-            (Quality { score: 0.6, ..good() }, "too poor in all"),
+            (
+                Quality {
+                    size_px: 47.0,
+                    ..good()
+                },
+                "too small",
+            ),
+            (
+                Quality {
+                    cut: 0.21,
+                    ..good()
+                },
+                "cut by the edge",
+            ),
+            (
+                Quality {
+                    brightness: 19.0,
+                    ..good()
+                },
+                "too dark",
+            ),
+            (
+                Quality {
+                    sharpness: 0.02,
+                    ..good()
+                },
+                "too blurred",
+            ),
+            (
+                Quality {
+                    yaw: -0.4,
+                    ..good()
+                },
+                "turned away",
+            ),
+            (
+                Quality {
+                    score: 0.6,
+                    ..good()
+                },
+                "too poor in all",
+            ),
         ] {
-            assert_eq!(quality.objection(&LIMITS).map(|objection| objection.reason()), Some(reason));
+            assert_eq!(
+                quality
+                    .objection(&LIMITS)
+                    .map(|objection| objection.reason()),
+                Some(reason)
+            );
         }
     }
 
     #[test]
     fn a_face_too_poor_to_be_known_says_what_is_the_worst_of_it() {
-        let face = Quality { pitch: 0.5, detector: 0.9, score: 0.44, ..good() };
+        let face = Quality {
+            pitch: 0.5,
+            detector: 0.9,
+            score: 0.44,
+            ..good()
+        };
         let sentence = face.objection(&LIMITS).unwrap().to_string();
         assert_eq!(
             sentence,
@@ -438,28 +581,91 @@ mod tests {
 
     #[test]
     fn the_share_known_again_lies_on_the_packs_curve() {
-        let curve = KnownAgain { lengths: vec![6.0, 8.0, 12.0], shares: vec![0.1, 0.5, 0.9] };
+        let curve = KnownAgain {
+            lengths: vec![6.0, 8.0, 12.0],
+            shares: vec![0.1, 0.5, 0.9],
+        };
         assert!(curve.is_curve());
-        for (length, share) in [(0.0, 0.1), (6.0, 0.1), (7.0, 0.3), (8.0, 0.5), (9.0, 0.6), (12.0, 0.9), (30.0, 0.9)] {
-            assert!((curve.share(length) - share).abs() < 1e-6, "{length}: {}", curve.share(length));
+        for (length, share) in [
+            (0.0, 0.1),
+            (6.0, 0.1),
+            (7.0, 0.3),
+            (8.0, 0.5),
+            (9.0, 0.6),
+            (12.0, 0.9),
+            (30.0, 0.9),
+        ] {
+            assert!(
+                (curve.share(length) - share).abs() < 1e-6,
+                "{length}: {}",
+                curve.share(length)
+            );
         }
-        assert!(!KnownAgain { lengths: vec![6.0, 6.0], ..curve.clone() }.is_curve());
-        assert!(!KnownAgain { shares: vec![0.1, 0.5, 0.4], ..curve }.is_curve());
+        assert!(
+            !KnownAgain {
+                lengths: vec![6.0, 6.0],
+                ..curve.clone()
+            }
+            .is_curve()
+        );
+        assert!(
+            !KnownAgain {
+                shares: vec![0.1, 0.5, 0.4],
+                ..curve
+            }
+            .is_curve()
+        );
     }
 
     #[test]
     fn with_a_curve_limits_only_say_why_a_face_is_refused() {
-        let curve = KnownAgain { lengths: vec![6.0, 12.0], shares: vec![0.0, 1.0] };
-        let limits = QualityLimits { known_again: Some(curve), ..LIMITS };
-        let small = Quality { size_px: 40.0, ..good() };
+        let curve = KnownAgain {
+            lengths: vec![6.0, 12.0],
+            shares: vec![0.0, 1.0],
+        };
+        let limits = QualityLimits {
+            known_again: Some(curve),
+            ..LIMITS
+        };
+        let small = Quality {
+            size_px: 40.0,
+            ..good()
+        };
         assert_eq!(small.objection(&limits), None);
-        let small = Quality { score: 0.5, ..small };
-        assert_eq!(small.objection(&limits).map(|objection| objection.reason()), Some("too small"));
-        let covered = Quality { score: 0.5, ..good() }.objection(&limits).unwrap();
+        let small = Quality {
+            score: 0.5,
+            ..small
+        };
+        assert_eq!(
+            small.objection(&limits).map(|objection| objection.reason()),
+            Some("too small")
+        );
+        let covered = Quality {
+            score: 0.5,
+            ..good()
+        }
+        .objection(&limits)
+        .unwrap();
         assert_eq!(covered.reason(), "covered or unusual");
-        assert!(covered.to_string().ends_with("it may be covered by a mask, sunglasses, hair or a hand."), "{covered}");
-        let doubtful = Quality { score: 0.5, pitch: 0.3, ..good() }.objection(&limits).unwrap();
-        assert!(doubtful.to_string().ends_with("Above all, it is turned away."), "{doubtful}");
+        assert!(
+            covered
+                .to_string()
+                .ends_with("it may be covered by a mask, sunglasses, hair or a hand."),
+            "{covered}"
+        );
+        let doubtful = Quality {
+            score: 0.5,
+            pitch: 0.3,
+            ..good()
+        }
+        .objection(&limits)
+        .unwrap();
+        assert!(
+            doubtful
+                .to_string()
+                .ends_with("Above all, it is turned away."),
+            "{doubtful}"
+        );
     }
 
     #[test]
@@ -467,10 +673,16 @@ mod tests {
         type Worsen = fn(&mut Quality, f32);
         let ways: [(Part, Worsen); 7] = [
             (Part::Detector, |quality, by| quality.detector = 1.0 - by),
-            (Part::Size, |quality, by| quality.size_px = 110.0 * (1.0 - by)),
+            (Part::Size, |quality, by| {
+                quality.size_px = 110.0 * (1.0 - by)
+            }),
             (Part::Edge, |quality, by| quality.cut = by),
-            (Part::Light, |quality, by| quality.brightness = 120.0 * (1.0 - by)),
-            (Part::Sharpness, |quality, by| quality.sharpness = 0.2 * (1.0 - by)),
+            (Part::Light, |quality, by| {
+                quality.brightness = 120.0 * (1.0 - by)
+            }),
+            (Part::Sharpness, |quality, by| {
+                quality.sharpness = 0.2 * (1.0 - by)
+            }),
             (Part::Pose, |quality, by| quality.yaw = -2.0 * by),
             (Part::Pose, |quality, by| quality.pitch = by),
         ];
@@ -482,13 +694,21 @@ mod tests {
             };
             let values: Vec<f32> = (0..=10).map(|step| at(step as f32 / 10.0)).collect();
             assert!(values.is_sorted_by(|a, b| a >= b), "{part:?}: {values:?}");
-            assert!(values[0] > 0.99 && values[10] < 0.25, "{part:?}: {values:?}");
+            assert!(
+                values[0] > 0.99 && values[10] < 0.25,
+                "{part:?}: {values:?}"
+            );
         }
     }
 
     #[test]
     fn the_share_beyond_the_edge_is_that_of_the_box() {
-        let bounds = |left, top| Bounds { left, top, right: left + 10.0, bottom: top + 20.0 };
+        let bounds = |left, top| Bounds {
+            left,
+            top,
+            right: left + 10.0,
+            bottom: top + 20.0,
+        };
         assert_eq!(beyond(bounds(0.0, 0.0), 10.0, 20.0), 0.0);
         assert_eq!(beyond(bounds(-5.0, 0.0), 100.0, 100.0), 0.5);
         assert_eq!(beyond(bounds(95.0, 90.0), 100.0, 100.0), 0.75);
@@ -497,10 +717,18 @@ mod tests {
 
     #[test]
     fn brightness_is_that_of_the_middle() {
-        let mut chip = Rgb { width: 64, height: 64, pixels: vec![200; 3 * 64 * 64] };
+        let mut chip = Rgb {
+            width: 64,
+            height: 64,
+            pixels: vec![200; 3 * 64 * 64],
+        };
         for y in 16..48 {
             chip.pixels[3 * (64 * y + 16)..3 * (64 * y + 48)].fill(30);
         }
-        assert!((brightness(&grey(&chip)) - 30.0).abs() < 0.5, "{}", brightness(&grey(&chip)));
+        assert!(
+            (brightness(&grey(&chip)) - 30.0).abs() < 0.5,
+            "{}",
+            brightness(&grey(&chip))
+        );
     }
 }

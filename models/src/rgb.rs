@@ -20,7 +20,11 @@ pub struct Rgb {
 impl Rgb {
     /// Wraps decoded pixels after checking that they are as many as the sides demand.
     pub fn new(width: usize, height: usize, pixels: Vec<u8>) -> Result<Self, VisionError> {
-        let picture = Self { width, height, pixels };
+        let picture = Self {
+            width,
+            height,
+            pixels,
+        };
         picture.check()?;
         Ok(picture)
     }
@@ -33,7 +37,11 @@ impl Rgb {
             return Err(VisionError::PictureSides { width, height });
         }
         if self.pixels.len() != 3 * width * height {
-            return Err(VisionError::PictureLength { width, height, bytes: self.pixels.len() });
+            return Err(VisionError::PictureLength {
+                width,
+                height,
+                bytes: self.pixels.len(),
+            });
         }
         Ok(())
     }
@@ -52,12 +60,21 @@ mod tests {
     #[test]
     fn a_picture_needs_three_bytes_for_each_pixel() {
         assert!(Rgb::new(2, 3, vec![0; 18]).is_ok());
-        assert!(matches!(Rgb::new(2, 3, vec![0; 17]), Err(VisionError::PictureLength { bytes: 17, .. })));
+        assert!(matches!(
+            Rgb::new(2, 3, vec![0; 17]),
+            Err(VisionError::PictureLength { bytes: 17, .. })
+        ));
     }
 
     #[test]
     fn an_empty_or_enormous_picture_is_refused() {
-        assert!(matches!(Rgb::new(0, 3, vec![]), Err(VisionError::PictureSides { .. })));
-        assert!(matches!(Rgb::new(usize::MAX, usize::MAX, vec![]), Err(VisionError::PictureSides { .. })));
+        assert!(matches!(
+            Rgb::new(0, 3, vec![]),
+            Err(VisionError::PictureSides { .. })
+        ));
+        assert!(matches!(
+            Rgb::new(usize::MAX, usize::MAX, vec![]),
+            Err(VisionError::PictureSides { .. })
+        ));
     }
 }

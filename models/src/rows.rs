@@ -1,11 +1,13 @@
-//! Many embeddings as rows of one matrix, searched exactly and quickly. Knows numbers only, not whose they are.
+//! Many embeddings as rows of one matrix, searched exactly and quickly. Knows numbers only, not
+//! whose they are.
 //!
-//! Each row stands there twice: as float32, and rounded to int8 with the length of what the rounding left over. Integer
-//! arithmetic tells every distance to within that length; only rows that the bounds cannot rule out are looked at in
-//! float32. What is found is what a search of all float32 rows finds, for a fraction of the time and of the memory read.
+//! Each row stands there twice: as float32, and rounded to int8 with the length of what the
+//! rounding left over. Integer arithmetic tells every distance to within that length; only rows
+//! that the bounds cannot rule out are looked at in float32. What is found is what a search of all
+//! float32 rows finds, for a fraction of the time and of the memory read.
 
-/// Numbers of a row come in blocks of this many: the compiler makes the quickest loop of products of these (0.7 ms for
-/// 100 000 rows of 128 numbers; 1.3 ms with 16, 1.8 ms with 64).
+/// Numbers of a row come in blocks of this many: the compiler makes the quickest loop of products
+/// of these (0.7 ms for 100 000 rows of 128 numbers; 1.3 ms with 16, 1.8 ms with 64).
 const BLOCK: usize = 32;
 /// The largest number of a rounded row.
 const LARGEST: f32 = i8::MAX as f32;
@@ -37,7 +39,8 @@ pub(crate) fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
 pub(crate) struct Rows {
     dimension: usize,
     exact: Vec<f32>,
-    /// Rows of the same numbers, each divided by its row's scale and filled up with zeros to whole blocks.
+    /// Rows of the same numbers, each divided by its row's scale and filled up with zeros to whole
+    /// blocks.
     rounded: Vec<i8>,
     /// What a rounded number of each row stands for.
     scales: Vec<f32>,
@@ -111,7 +114,8 @@ impl Rows {
     /// Removes a row; the last one takes its place.
     pub fn swap_remove(&mut self, at: usize) {
         let (last, width) = (self.len() - 1, self.width());
-        self.exact.copy_within(last * self.dimension.., at * self.dimension);
+        self.exact
+            .copy_within(last * self.dimension.., at * self.dimension);
         self.exact.truncate(last * self.dimension);
         self.rounded.copy_within(last * width.., at * width);
         self.rounded.truncate(last * width);
@@ -130,16 +134,30 @@ impl Rows {
         // As finely as products of this many numbers can be summed in 32 bits.
         let finest = (i32::MAX as usize / (LARGEST as usize * width)).min(i16::MAX as usize) as f32;
         let scale = largest(query) / finest;
-        let mut codes: Vec<i16> = query.iter().map(|value| (value / scale).round() as i16).collect();
+        let mut codes: Vec<i16> = query
+            .iter()
+            .map(|value| (value / scale).round() as i16)
+            .collect();
         let numbers = codes.iter().map(|code| f32::from(*code));
-        let (length, lost) = (squared_length(numbers.clone(), scale), lost(query, numbers, scale));
+        let (length, lost) = (
+            squared_length(numbers.clone(), scale),
+            lost(query, numbers, scale),
+        );
         codes.resize(width, 0);
-        // What sums of so many products in float32 may be off, in parts of the squared lengths that go into them.
+        // What sums of so many products in float32 may be off, in parts of the squared lengths that
+        // go into them.
         let off = f32::EPSILON * (self.dimension + 32) as f32;
-        let products: Vec<i32> = self.rounded.chunks_exact(width).map(|row| product(row, &codes)).collect();
+        let products: Vec<i32> = self
+            .rounded
+            .chunks_exact(width)
+            .map(|row| product(row, &codes))
+            .collect();
         // Over plain slices, so that the roots are taken several at a time.
         let count = self.len();
-        let mut bounds = Bounds { lower: vec![0.0; count], upper: vec![0.0; count] };
+        let mut bounds = Bounds {
+            lower: vec![0.0; count],
+            upper: vec![0.0; count],
+        };
         let (lower, upper) = (&mut bounds.lower[..count], &mut bounds.upper[..count]);
         let (products, scales) = (&products[..count], &self.scales[..count]);
         let (squared_lengths, losts) = (&self.squared_lengths[..count], &self.lost[..count]);
@@ -156,16 +174,21 @@ impl Rows {
 
 fn largest(row: &[f32]) -> f32 {
     // A row of zeros has a scale all the same.
-    row.iter().fold(f32::MIN_POSITIVE, |largest, value| largest.max(value.abs()))
+    row.iter()
+        .fold(f32::MIN_POSITIVE, |largest, value| largest.max(value.abs()))
 }
 
 fn squared_length(codes: impl Iterator<Item = f32>, scale: f32) -> f32 {
-    codes.map(|code| (f64::from(code) * f64::from(scale)).powi(2)).sum::<f64>() as f32
+    codes
+        .map(|code| (f64::from(code) * f64::from(scale)).powi(2))
+        .sum::<f64>() as f32
 }
 
 /// Length of what rounding took from a row, rounded up.
 fn lost(row: &[f32], codes: impl Iterator<Item = f32>, scale: f32) -> f32 {
-    let left = |(value, code): (&f32, f32)| (f64::from(*value) - f64::from(scale) * f64::from(code)).powi(2);
+    let left = |(value, code): (&f32, f32)| {
+        (f64::from(*value) - f64::from(scale) * f64::from(code)).powi(2)
+    };
     let squared: f64 = row.iter().zip(codes).map(left).sum();
     (squared.sqrt() * (1.0 + 1e-6)) as f32 + f32::MIN_POSITIVE
 }

@@ -1,8 +1,8 @@
-//! Loading and running networks: this file and those below it are the only ones that name tract types. Knows shapes
-//! and numbers, not what they mean.
+//! Loading and running networks: this file and those below it are the only ones that name tract
+//! types. Knows shapes and numbers, not what they mean.
 //!
-//! On the processor a plain convolutional network runs in operators of our own (`graph`, `lower`, `operators`), any other one
-//! in tract's; on a GPU always in tract's.
+//! On the processor a plain convolutional network runs in operators of our own (`graph`, `lower`,
+//! `operators`), any other one in tract's; on a GPU always in tract's.
 
 mod graph;
 mod layers;
@@ -46,8 +46,12 @@ pub(crate) struct Pixels {
 impl Pixels {
     /// `(pixel − mean) × scale`; `mean` in the order the network sees its channels.
     pub(crate) fn new(mean: [f32; 3], scale: f32, colour: Colour) -> Self {
-        let table = Box::new(mean.map(|mean| std::array::from_fn(|pixel| (pixel as f32 - mean) * scale)));
-        Self { table, reversed: colour == Colour::Bgr }
+        let table =
+            Box::new(mean.map(|mean| std::array::from_fn(|pixel| (pixel as f32 - mean) * scale)));
+        Self {
+            table,
+            reversed: colour == Colour::Bgr,
+        }
     }
 
     /// As planes of numbers, for tract's operators.
@@ -56,7 +60,13 @@ impl Pixels {
         for picture in pixels.chunks_exact((pixels.len() / pictures.max(1)).max(1)) {
             for (plane, table) in self.table.iter().enumerate() {
                 let channel = if self.reversed { 2 - plane } else { plane };
-                planes.extend(picture.iter().skip(channel).step_by(3).map(|pixel| table[usize::from(*pixel)]));
+                planes.extend(
+                    picture
+                        .iter()
+                        .skip(channel)
+                        .step_by(3)
+                        .map(|pixel| table[usize::from(*pixel)]),
+                );
             }
         }
         planes
@@ -79,13 +89,24 @@ pub(crate) struct Outputs(TVec<TValue>);
 
 impl Network {
     /// Parses a file of the pack and finds the outputs the caller needs, by name.
-    pub(crate) fn load(pack: &Pack, file: &str, outputs: &[&'static str]) -> Result<Self, VisionError> {
+    pub(crate) fn load(
+        pack: &Pack,
+        file: &str,
+        outputs: &[&'static str],
+    ) -> Result<Self, VisionError> {
         Self::parse(file, &pack.read(file)?, outputs)
     }
 
     /// The same from a file's bytes; `file` is for messages.
-    pub(crate) fn parse(file: &str, bytes: &[u8], outputs: &[&'static str]) -> Result<Self, VisionError> {
-        let unusable = |reason: String| VisionError::Network { file: file.to_owned(), reason };
+    pub(crate) fn parse(
+        file: &str,
+        bytes: &[u8],
+        outputs: &[&'static str],
+    ) -> Result<Self, VisionError> {
+        let unusable = |reason: String| VisionError::Network {
+            file: file.to_owned(),
+            reason,
+        };
         let graph = tract_onnx::onnx()
             .proto_model_for_read(&mut Cursor::new(bytes))
             .map_err(|error| unusable(format!("it cannot be parsed: {error:#}")))?;
@@ -100,23 +121,44 @@ impl Network {
         outputs: &[&'static str],
     ) -> Result<Self, VisionError> {
         let stored = Self::parse(file, bytes, outputs)?;
-        let graph = stored.graph.graph.as_ref().ok_or_else(|| "it has no graph".to_owned());
+        let graph = stored
+            .graph
+            .graph
+            .as_ref()
+            .ok_or_else(|| "it has no graph".to_owned());
         let graph = graph.and_then(|graph| stored::network(graph, precision));
-        let graph = graph.map_err(|reason| VisionError::Network { file: file.to_owned(), reason })?;
+        let graph = graph.map_err(|reason| VisionError::Network {
+            file: file.to_owned(),
+            reason,
+        })?;
         Self::of(file, graph, outputs)
     }
 
     fn of(file: &str, graph: ModelProto, outputs: &[&'static str]) -> Result<Self, VisionError> {
-        let unusable = |reason: String| VisionError::Network { file: file.to_owned(), reason };
-        let of = graph.graph.as_ref().ok_or_else(|| unusable("it has no graph".into()))?;
+        let unusable = |reason: String| VisionError::Network {
+            file: file.to_owned(),
+            reason,
+        };
+        let of = graph
+            .graph
+            .as_ref()
+            .ok_or_else(|| unusable("it has no graph".into()))?;
         for name in outputs {
             if of.output.iter().all(|output| output.name != *name) {
                 return Err(unusable(format!("it has no output named {name}")));
             }
         }
-        let inputs = of.input.iter().filter(|input| of.initializer.iter().all(|constant| constant.name != input.name));
+        let inputs = of.input.iter().filter(|input| {
+            of.initializer
+                .iter()
+                .all(|constant| constant.name != input.name)
+        });
         match inputs.count() {
-            1 => Ok(Self { file: file.to_owned(), graph, outputs: outputs.to_vec() }),
+            1 => Ok(Self {
+                file: file.to_owned(),
+                graph,
+                outputs: outputs.to_vec(),
+            }),
             count => Err(unusable(format!("it has {count} inputs, not one"))),
         }
     }
@@ -127,7 +169,12 @@ impl Network {
     }
 
     /// Makes it ready for inputs of one shape. For a GPU, call within [`on_gpu`].
-    pub(crate) fn plan(&self, shape: [usize; 4], device: Device, pixels: &Pixels) -> Result<Plan, VisionError> {
+    pub(crate) fn plan(
+        &self,
+        shape: [usize; 4],
+        device: Device,
+        pixels: &Pixels,
+    ) -> Result<Plan, VisionError> {
         if device == Device::Cpu
             && let Ok(plan) = self.open_plan(shape.map(Some), pixels)
         {
@@ -136,47 +183,99 @@ impl Network {
         self.plan_in_tract(shape, device, pixels)
     }
 
-    fn plan_in_tract(&self, shape: [usize; 4], device: Device, pixels: &Pixels) -> Result<Plan, VisionError> {
+    fn plan_in_tract(
+        &self,
+        shape: [usize; 4],
+        device: Device,
+        pixels: &Pixels,
+    ) -> Result<Plan, VisionError> {
         let plan = match device {
             Device::Cpu => caught(|| self.translated(shape)?.into_optimized()?.into_runnable()),
-            Device::Cuda => self.translated(shape).and_then(TypedModel::into_decluttered).and_then(gpu::plan),
+            Device::Cuda => self
+                .translated(shape)
+                .and_then(TypedModel::into_decluttered)
+                .and_then(gpu::plan),
         };
         let plan = plan.map_err(|error| self.unusable(&error))?;
-        Ok(Plan { file: self.file.clone(), pixels: pixels.clone(), shape: shape.map(Some), plan, own: false })
+        Ok(Plan {
+            file: self.file.clone(),
+            pixels: pixels.clone(),
+            shape: shape.map(Some),
+            plan,
+            own: false,
+        })
     }
 
     /// Makes it ready for inputs of every shape with these sides, in our own operators.
-    pub(crate) fn open_plan(&self, shape: [Option<usize>; 4], pixels: &Pixels) -> Result<Plan, VisionError> {
-        let graph = self.graph.graph.as_ref().ok_or_else(|| "it has no graph".to_owned());
+    pub(crate) fn open_plan(
+        &self,
+        shape: [Option<usize>; 4],
+        pixels: &Pixels,
+    ) -> Result<Plan, VisionError> {
+        let graph = self
+            .graph
+            .graph
+            .as_ref()
+            .ok_or_else(|| "it has no graph".to_owned());
         let model = graph.and_then(|graph| lower::lower(graph, &self.outputs, shape, pixels));
-        let model = model.map_err(|reason| VisionError::Network { file: self.file.clone(), reason })?;
-        let plan = model.into_runnable().map_err(|error| self.unusable(&error))?;
-        Ok(Plan { file: self.file.clone(), pixels: pixels.clone(), shape, plan, own: true })
+        let model = model.map_err(|reason| VisionError::Network {
+            file: self.file.clone(),
+            reason,
+        })?;
+        let plan = model
+            .into_runnable()
+            .map_err(|error| self.unusable(&error))?;
+        Ok(Plan {
+            file: self.file.clone(),
+            pixels: pixels.clone(),
+            shape,
+            plan,
+            own: true,
+        })
     }
 
     /// Fails if any convolution would run in floating point, naming each.
-    pub(crate) fn require_integer_convolutions(&self, shape: [usize; 4]) -> Result<(), VisionError> {
+    pub(crate) fn require_integer_convolutions(
+        &self,
+        shape: [usize; 4],
+    ) -> Result<(), VisionError> {
         let graph = self.graph.graph.as_ref();
-        let nodes = match graph.and_then(|graph| lower::float_convolutions(graph, &self.outputs).ok()) {
-            Some(nodes) => nodes,
-            None => self.float_convolutions_in_tract(shape)?,
-        };
-        if nodes.is_empty() { Ok(()) } else { Err(VisionError::FloatConvolution { file: self.file.clone(), nodes }) }
+        let nodes =
+            match graph.and_then(|graph| lower::float_convolutions(graph, &self.outputs).ok()) {
+                Some(nodes) => nodes,
+                None => self.float_convolutions_in_tract(shape)?,
+            };
+        if nodes.is_empty() {
+            Ok(())
+        } else {
+            Err(VisionError::FloatConvolution {
+                file: self.file.clone(),
+                nodes,
+            })
+        }
     }
 
     fn float_convolutions_in_tract(&self, shape: [usize; 4]) -> Result<Vec<String>, VisionError> {
         // Asked of the decluttered graph: later tract lowers convolutions to matrix products
         // that no longer say what they were.
-        let model = caught(|| self.translated(shape)?.into_decluttered()).map_err(|error| self.unusable(&error))?;
+        let model = caught(|| self.translated(shape)?.into_decluttered())
+            .map_err(|error| self.unusable(&error))?;
         let mut nodes = Vec::new();
         for node in &model.nodes {
-            let of_numbers =
-                |outlet: &OutletId| model.outlet_fact(*outlet).is_ok_and(|fact| fact.datum_type.is_float());
-            let float_conv = node.op_as::<Conv>().is_some_and(|conv| conv.q_params.is_none());
+            let of_numbers = |outlet: &OutletId| {
+                model
+                    .outlet_fact(*outlet)
+                    .is_ok_and(|fact| fact.datum_type.is_float())
+            };
+            let float_conv = node
+                .op_as::<Conv>()
+                .is_some_and(|conv| conv.q_params.is_none());
             // A 1×1 convolution becomes a product over four axes; the last layer's has two.
             let float_product = node.op_is::<EinSum>()
                 && node.inputs.iter().any(of_numbers)
-                && model.outlet_fact(OutletId::new(node.id, 0)).is_ok_and(|fact| fact.rank() > 2);
+                && model
+                    .outlet_fact(OutletId::new(node.id, 0))
+                    .is_ok_and(|fact| fact.rank() > 2);
             if float_conv || float_product {
                 nodes.push(node.name.clone());
             }
@@ -188,26 +287,53 @@ impl Network {
         let mut model = tract_onnx::onnx().model_for_proto_model(&self.graph)?;
         let mut outlets = Vec::new();
         for &name in &self.outputs {
-            let labelled = model.outputs.iter().find(|o| model.outlet_label(**o) == Some(name));
-            let named = || model.outputs.iter().find(|o| model.node(o.node).name == name);
-            outlets.push(*labelled.or_else(named).ok_or_else(|| TractError::msg(format!("no output named {name}")))?);
+            let labelled = model
+                .outputs
+                .iter()
+                .find(|o| model.outlet_label(**o) == Some(name));
+            let named = || {
+                model
+                    .outputs
+                    .iter()
+                    .find(|o| model.node(o.node).name == name)
+            };
+            outlets.push(
+                *labelled
+                    .or_else(named)
+                    .ok_or_else(|| TractError::msg(format!("no output named {name}")))?,
+            );
         }
         model.outputs = outlets;
-        model.with_input_fact(0, f32::fact(shape).into()).and_then(InferenceModelExt::into_typed)
+        model
+            .with_input_fact(0, f32::fact(shape).into())
+            .and_then(InferenceModelExt::into_typed)
     }
 
     fn unusable(&self, error: &TractError) -> VisionError {
-        VisionError::Network { file: self.file.clone(), reason: format!("{error:#}") }
+        VisionError::Network {
+            file: self.file.clone(),
+            reason: format!("{error:#}"),
+        }
     }
 }
 
 impl Plan {
-    /// Runs the network on pictures, red, green and blue side by side. The shape is the network's input's: pictures,
-    /// channels, height and width; it must fit.
+    /// Runs the network on pictures, red, green and blue side by side. The shape is the network's
+    /// input's: pictures, channels, height and width; it must fit.
     pub(crate) fn run(&self, shape: [usize; 4], pixels: &[u8]) -> Result<Outputs, VisionError> {
-        let failed = |reason: String| VisionError::Inference { file: self.file.clone(), reason };
-        if shape.iter().zip(&self.shape).any(|(side, expected)| expected.is_some_and(|expected| *side != expected)) {
-            return Err(failed(format!("an input of {shape:?} does not fit {:?}", self.shape)));
+        let failed = |reason: String| VisionError::Inference {
+            file: self.file.clone(),
+            reason,
+        };
+        if shape
+            .iter()
+            .zip(&self.shape)
+            .any(|(side, expected)| expected.is_some_and(|expected| *side != expected))
+        {
+            return Err(failed(format!(
+                "an input of {shape:?} does not fit {:?}",
+                self.shape
+            )));
         }
         let wrong = |error: TractError| failed(format!("{error:#}"));
         let input = if self.own {
@@ -220,7 +346,9 @@ impl Plan {
         for (ix, output) in outputs.iter().enumerate() {
             // Of what a GPU made, this fetches the numbers.
             let plain = output.try_as_plain_ram().map_err(wrong)?;
-            let finite = plain.as_slice::<f32>().is_ok_and(|values| values.iter().all(|v| v.is_finite()));
+            let finite = plain
+                .as_slice::<f32>()
+                .is_ok_and(|values| values.iter().all(|v| v.is_finite()));
             if !finite {
                 return Err(failed(format!("output {ix} is not made of finite numbers")));
             }
@@ -228,15 +356,24 @@ impl Plan {
         Ok(Outputs(outputs))
     }
 
-    /// Fails unless an input of `shape` gives outputs of exactly these shapes, so that decoders may index without
-    /// looking.
-    pub(crate) fn require_shapes(&self, shape: [usize; 4], expected: &[&[usize]]) -> Result<(), VisionError> {
+    /// Fails unless an input of `shape` gives outputs of exactly these shapes, so that decoders may
+    /// index without looking.
+    pub(crate) fn require_shapes(
+        &self,
+        shape: [usize; 4],
+        expected: &[&[usize]],
+    ) -> Result<(), VisionError> {
         let outputs = self.run(shape, &vec![0; shape.iter().product()])?;
         for (ix, expected) in expected.iter().enumerate() {
             let found = outputs.shape(ix);
             if found != *expected {
-                let reason = format!("for input {shape:?} its output {ix} has the shape {found:?}, not {expected:?}");
-                return Err(VisionError::Network { file: self.file.clone(), reason });
+                let reason = format!(
+                    "for input {shape:?} its output {ix} has the shape {found:?}, not {expected:?}"
+                );
+                return Err(VisionError::Network {
+                    file: self.file.clone(),
+                    reason,
+                });
             }
         }
         Ok(())
@@ -252,8 +389,11 @@ impl Plan {
 
     /// The nodes of a plan made for a GPU that run on the processor all the same.
     pub(crate) fn on_processor(&self) -> Vec<String> {
-        let runs_there =
-            |name: &str| ["Cuda", "Gpu", "DeviceSync", "Source", "Const"].iter().any(|p| name.starts_with(p));
+        let runs_there = |name: &str| {
+            ["Cuda", "Gpu", "DeviceSync", "Source", "Const"]
+                .iter()
+                .any(|p| name.starts_with(p))
+        };
         let nodes = self.plan.model().nodes.iter();
         nodes
             .filter(|node| !runs_there(&node.op.name()))
@@ -266,7 +406,10 @@ impl Outputs {
     /// One output, flat and row by row.
     pub(crate) fn get(&self, ix: usize) -> &[f32] {
         // `Plan::run` let only float tensors in main memory through.
-        self.0[ix].as_plain_ram().and_then(|view| view.as_slice().ok()).unwrap_or_default()
+        self.0[ix]
+            .as_plain_ram()
+            .and_then(|view| view.as_slice().ok())
+            .unwrap_or_default()
     }
 
     /// One row of a two-dimensional output, if there is such an output of this width.
@@ -281,16 +424,20 @@ impl Outputs {
     }
 }
 
-/// Runs `work`, which plans or runs networks on a GPU. Without a GPU that can be used, or if the driver's binding
-/// panics, which it does wherever a library lacks something, the error says so in one sentence.
+/// Runs `work`, which plans or runs networks on a GPU. Without a GPU that can be used, or if the
+/// driver's binding panics, which it does wherever a library lacks something, the error says so in
+/// one sentence.
 pub(crate) fn on_gpu<T>(work: impl FnOnce() -> Result<T, VisionError>) -> Result<T, VisionError> {
     let unusable = |reason| VisionError::NoGpu { reason };
-    // A half-made network is dropped with the panic, and the driver's binding keeps nothing half-made.
+    // A half-made network is dropped with the panic, and the driver's binding keeps nothing
+    // half-made.
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         gpu::check().map_err(unusable).and_then(|()| work())
     })) {
         Ok(result) => result,
-        Err(panic) => Err(unusable(said(panic.as_ref()).unwrap_or_else(|| "its driver panicked".to_owned()))),
+        Err(panic) => Err(unusable(
+            said(panic.as_ref()).unwrap_or_else(|| "its driver panicked".to_owned()),
+        )),
     }
 }
 
@@ -305,7 +452,10 @@ fn caught<T>(work: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
 
 /// What a panic says, on one line.
 fn said(panic: &(dyn Any + Send)) -> Option<String> {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied());
     text.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
@@ -320,20 +470,32 @@ mod gpu {
     /// Looks for the driver, a GPU and the libraries.
     pub(super) fn check() -> Result<(), String> {
         ensure_cuda_runtime_dependencies("CUDA").map_err(|error| {
-            // The cause comes with explanations over several lines; its first sentence says what is missing.
+            // The cause comes with explanations over several lines; its first sentence says what is
+            // missing.
             let cause = error.root_cause().to_string();
-            let first = cause.lines().next().and_then(|line| line.split(". ").next()).unwrap_or_default();
+            let first = cause
+                .lines()
+                .next()
+                .and_then(|line| line.split(". ").next())
+                .unwrap_or_default();
             let first = first.trim_start_matches("CUDA: ").trim_end_matches('.');
             let (major, minor) = (REQUIRED_CUDA_API / 1000, REQUIRED_CUDA_API % 1000 / 10);
-            format!("{first}, and this build needs CUDA {major} from {major}.{minor} on with cuDNN 9")
+            format!(
+                "{first}, and this build needs CUDA {major} from {major}.{minor} on with cuDNN 9"
+            )
         })
     }
 
     /// Uploads the weights and compiles what the graph needs.
     pub(super) fn plan(model: TypedModel) -> TractResult<Arc<TypedRunnableModel>> {
         let missing = || TractError::msg("the CUDA runtime is not linked in");
-        let runnable = runtime_for_name("cuda")?.ok_or_else(missing)?.prepare(model)?;
-        runnable.typed_plan().cloned().ok_or_else(|| TractError::msg("the CUDA runtime made no plan"))
+        let runnable = runtime_for_name("cuda")?
+            .ok_or_else(missing)?
+            .prepare(model)?;
+        runnable
+            .typed_plan()
+            .cloned()
+            .ok_or_else(|| TractError::msg("the CUDA runtime made no plan"))
     }
 }
 
@@ -369,7 +531,10 @@ mod tests {
         let version = RUNTIME_VERSION.strip_prefix("tract ").unwrap();
         for crate_name in ["tract-onnx", "tract-cuda"] {
             let line = format!("{crate_name} = {{ version = \"={version}\"");
-            assert!(include_str!("../Cargo.toml").contains(&line), "Cargo.toml has no {line}");
+            assert!(
+                include_str!("../Cargo.toml").contains(&line),
+                "Cargo.toml has no {line}"
+            );
         }
     }
 
@@ -377,14 +542,22 @@ mod tests {
     #[test]
     fn the_cuda_runtime_is_in_the_program_though_nothing_names_it() {
         // An error is a machine without a GPU, none a program without the runtime.
-        assert!(!matches!(tract_onnx::tract_core::runtime::runtime_for_name("cuda"), Ok(None)));
+        assert!(!matches!(
+            tract_onnx::tract_core::runtime::runtime_for_name("cuda"),
+            Ok(None)
+        ));
     }
 
     #[test]
     fn a_panic_of_the_drivers_binding_is_an_error_of_one_line() {
-        let error = on_gpu::<()>(|| panic!("no\n  stream")).unwrap_err().to_string();
+        let error = on_gpu::<()>(|| panic!("no\n  stream"))
+            .unwrap_err()
+            .to_string();
         // Without a GPU it does not come to the panic.
-        assert!(error.starts_with("this machine has no usable NVIDIA GPU: "), "{error}");
+        assert!(
+            error.starts_with("this machine has no usable NVIDIA GPU: "),
+            "{error}"
+        );
         assert!(!error.contains('\n'), "{error}");
     }
 }

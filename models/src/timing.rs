@@ -1,5 +1,5 @@
-//! Times each network of a pack by itself on one thread, to compare with other runtimes that run the same files.
-//! Not for timing pictures: `Analysis` says how long their stages took.
+//! Times each network of a pack by itself on one thread, to compare with other runtimes that run
+//! the same files. Not for timing pictures: `Analysis` says how long their stages took.
 
 use std::time::{Duration, Instant};
 
@@ -25,16 +25,26 @@ pub struct NetworkTime {
     pub times: Vec<Duration>,
 }
 
-/// Runs every network of the pack `rounds` times: P-Net on the first level of a 640×480 picture searched for faces from 40
-/// pixels, R-Net on sixteen faces, O-Net on one, YuNet on its whole input, and the recogniser in each precision.
-pub fn time_networks(pack: &Pack, device: Device, rounds: usize) -> Result<Vec<NetworkTime>, VisionError> {
+/// Runs every network of the pack `rounds` times: P-Net on the first level of a 640×480 picture
+/// searched for faces from 40 pixels, R-Net on sixteen faces, O-Net on one, YuNet on its whole
+/// input, and the recogniser in each precision.
+pub fn time_networks(
+    pack: &Pack,
+    device: Device,
+    rounds: usize,
+) -> Result<Vec<NetworkTime>, VisionError> {
     let mut found = Vec::new();
     match &pack.manifest.detector {
         DetectorSpec::Mtcnn(spec) => {
             let networks = [
                 ("pnet", &spec.pnet, &["prob", "reg"][..], [1, 3, 144, 192]),
                 ("rnet", &spec.rnet, &["prob", "reg"], [16, 3, 24, 24]),
-                ("onet", &spec.onet, &["prob", "reg", "points"], [1, 3, 48, 48]),
+                (
+                    "onet",
+                    &spec.onet,
+                    &["prob", "reg", "points"],
+                    [1, 3, 48, 48],
+                ),
             ];
             for (network, file, outputs, shape) in networks {
                 found.push(detector(pack, network, file, outputs, shape, rounds)?);
@@ -42,7 +52,14 @@ pub fn time_networks(pack: &Pack, device: Device, rounds: usize) -> Result<Vec<N
         }
         DetectorSpec::Yunet(spec) => {
             let [height, width] = spec.input;
-            found.push(detector(pack, "yunet", &spec.model, &yunet::OUTPUTS, [1, 3, height, width], rounds)?);
+            found.push(detector(
+                pack,
+                "yunet",
+                &spec.model,
+                &yunet::OUTPUTS,
+                [1, 3, height, width],
+                rounds,
+            )?);
         }
     }
     let side = pack.manifest.alignment.size;
@@ -51,7 +68,12 @@ pub fn time_networks(pack: &Pack, device: Device, rounds: usize) -> Result<Vec<N
         if pack.offers(precision) && device.has_arithmetic_for(precision) {
             let recogniser = Recogniser::load(pack, precision, device)?;
             let times = time(rounds, || recogniser.look(&chip).map(drop))?;
-            found.push(NetworkTime { network: "recogniser", precision, shape: [1, 3, side, side], times });
+            found.push(NetworkTime {
+                network: "recogniser",
+                precision,
+                shape: [1, 3, side, side],
+                times,
+            });
         }
     }
     Ok(found)
@@ -66,10 +88,19 @@ fn detector(
     rounds: usize,
 ) -> Result<NetworkTime, VisionError> {
     // How pixels are scaled makes no difference to the time.
-    let plan = Network::load(pack, file, outputs)?.plan(shape, Device::Cpu, &pack.manifest.recogniser.pixels())?;
+    let plan = Network::load(pack, file, outputs)?.plan(
+        shape,
+        Device::Cpu,
+        &pack.manifest.recogniser.pixels(),
+    )?;
     let input = noise(shape.iter().product());
     let times = time(rounds, || plan.run(shape, &input).map(drop))?;
-    Ok(NetworkTime { network, precision: Precision::Float32, shape, times })
+    Ok(NetworkTime {
+        network,
+        precision: Precision::Float32,
+        shape,
+        times,
+    })
 }
 
 /// Marsaglia's xorshift, the same in every run.
@@ -84,7 +115,10 @@ fn noise(count: usize) -> Vec<u8> {
     (0..count).map(|_| next()).collect()
 }
 
-fn time(rounds: usize, mut run: impl FnMut() -> Result<(), VisionError>) -> Result<Vec<Duration>, VisionError> {
+fn time(
+    rounds: usize,
+    mut run: impl FnMut() -> Result<(), VisionError>,
+) -> Result<Vec<Duration>, VisionError> {
     for _ in 0..WARM_UP {
         run()?;
     }
@@ -92,7 +126,9 @@ fn time(rounds: usize, mut run: impl FnMut() -> Result<(), VisionError>) -> Resu
         let begun = Instant::now();
         run().map(|()| begun.elapsed())
     };
-    let mut times = (0..rounds.max(1)).map(|_| once()).collect::<Result<Vec<_>, _>>()?;
+    let mut times = (0..rounds.max(1))
+        .map(|_| once())
+        .collect::<Result<Vec<_>, _>>()?;
     times.sort_unstable();
     Ok(times)
 }
@@ -105,9 +141,13 @@ mod tests {
 
     #[test]
     fn every_network_of_the_pack_is_timed_on_what_its_detector_shows_it() {
-        let pack = Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("packs/dlib-mtcnn")).unwrap();
+        let pack =
+            Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("packs/dlib-mtcnn")).unwrap();
         let found = time_networks(&pack, Device::Cpu, 2).unwrap();
-        let named: Vec<_> = found.iter().map(|one| (one.network, one.precision, one.shape[0])).collect();
+        let named: Vec<_> = found
+            .iter()
+            .map(|one| (one.network, one.precision, one.shape[0]))
+            .collect();
         for expected in [
             ("pnet", Precision::Float32, 1),
             ("rnet", Precision::Float32, 16),
@@ -115,8 +155,15 @@ mod tests {
             ("recogniser", Precision::Float32, 1),
             ("recogniser", Precision::Int8, 1),
         ] {
-            assert!(named.contains(&expected), "{expected:?} is not in {named:?}");
+            assert!(
+                named.contains(&expected),
+                "{expected:?} is not in {named:?}"
+            );
         }
-        assert!(found.iter().all(|one| one.times.len() == 2 && one.times.is_sorted()));
+        assert!(
+            found
+                .iter()
+                .all(|one| one.times.len() == 2 && one.times.is_sorted())
+        );
     }
 }

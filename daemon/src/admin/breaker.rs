@@ -27,7 +27,9 @@ pub async fn tell(
     word: Result<Json<Word>, JsonRejection>,
 ) -> Result<Json<Engines>, Problem> {
     let Json(Word { command }) = word.map_err(|_| {
-        Problem::bad_request("The body is {\"command\": \"open\"}, \"close\" or \"auto\", as application/json.")
+        Problem::bad_request(
+            "The body is {\"command\": \"open\"}, \"close\" or \"auto\", as application/json.",
+        )
     })?;
     let desk = desk(&admin.web)?;
     (desk.command)(command);
@@ -35,10 +37,15 @@ pub async fn tell(
 }
 
 /// `POST /breaker`.
-pub async fn tell_form(State(admin): State<Admin>, word: Result<Form<Word>, FormRejection>) -> Response {
-    let told = word.map_err(|_| Problem::bad_request("Say open, close or auto.")).and_then(|Form(Word { command })| {
-        (desk(&admin.web)?.command)(command);
-        Ok("The circuit breaker was told.")
-    });
+pub async fn tell_form(
+    State(admin): State<Admin>,
+    word: Result<Form<Word>, FormRejection>,
+) -> Response {
+    let told = word
+        .map_err(|_| Problem::bad_request("Say open, close or auto."))
+        .and_then(|Form(Word { command })| {
+            (desk(&admin.web)?.command)(command);
+            Ok("The circuit breaker was told.")
+        });
     back("/health", told)
 }

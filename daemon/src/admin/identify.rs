@@ -28,21 +28,32 @@ pub struct ByPath {
 }
 
 /// Who is on a picture: its bytes, a form with one file, or `{"path": …}` as JSON.
-// The second kind of body is not declared: clients that openapi-python-client 0.29.1 makes of two kinds cannot be loaded
-// where there is no optional parameter beside them.
+// The second kind of body is not declared: clients that openapi-python-client 0.29.1 makes of two
+// kinds cannot be loaded where there is no optional parameter beside them.
 #[utoipa::path(post, path = "/v1/identify", tag = "images",
     request_body(content((PictureBytes = "application/octet-stream"))),
     responses((status = 200, body = inline(Answer<'static>)), Problem))]
 pub async fn identify(State(admin): State<Admin>, request: Request) -> Result<Response, Problem> {
     let up = admin.up()?;
     let brought = admin.uploads.receive(request, None).await?;
-    let path = brought.json.as_ref().map(|json| parse::<ByPath>(&json.bytes, r#"{"path":"/a.jpg"}"#)).transpose()?;
+    let path = brought
+        .json
+        .as_ref()
+        .map(|json| parse::<ByPath>(&json.bytes, r#"{"path":"/a.jpg"}"#))
+        .transpose()?;
     let _turn = admin.engine_turn().await?;
     // The room is kept until the engine has answered.
     let (bytes, path, _room) = match path {
         Some(ByPath { path }) => {
-            let room = admin.uploads.room(admin.uploads.intake().max_bytes() as u64).await;
-            let bytes = admin.reader.read_path(&path).await.map_err(|failure| refusal(&failure))?;
+            let room = admin
+                .uploads
+                .room(admin.uploads.intake().max_bytes() as u64)
+                .await;
+            let bytes = admin
+                .reader
+                .read_path(&path)
+                .await
+                .map_err(|failure| refusal(&failure))?;
             (bytes, Some(path), room)
         }
         None => {
@@ -50,7 +61,9 @@ pub async fn identify(State(admin): State<Admin>, request: Request) -> Result<Re
             (bytes, None, room)
         }
     };
-    let identified = recognise(&up, None, bytes, path).await.map_err(|failure| refusal(&failure))?;
+    let identified = recognise(&up, None, bytes, path)
+        .await
+        .map_err(|failure| refusal(&failure))?;
     Ok(Json(answer(&identified)).into_response())
 }
 
@@ -58,7 +71,9 @@ pub async fn identify(State(admin): State<Admin>, request: Request) -> Result<Re
 fn refusal(failure: &Failure) -> Problem {
     let verdict = failure.verdict();
     match verdict.again {
-        Again::Final | Again::WhileFileMissing => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, verdict.sentence),
+        Again::Final | Again::WhileFileMissing => {
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, verdict.sentence)
+        }
         _ => Problem::later(verdict.sentence),
     }
 }

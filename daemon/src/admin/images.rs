@@ -25,13 +25,22 @@ pub struct Waiting {
 /// Tries a failed image again, from the beginning. Its next result names the one it replaces.
 #[utoipa::path(post, path = "/v1/images/{id}/retry", tag = "images", params(("id" = i64, Path, minimum = 1)),
     responses((status = 202, body = Waiting), Problem))]
-pub async fn try_again(State(admin): State<Admin>, Id(id): Id) -> Result<(StatusCode, Json<Waiting>), Problem> {
+pub async fn try_again(
+    State(admin): State<Admin>,
+    Id(id): Id,
+) -> Result<(StatusCode, Json<Waiting>), Problem> {
     again(&admin, id).await?;
-    Ok((StatusCode::ACCEPTED, Json(Waiting { id, state: ImageState::Pending })))
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(Waiting {
+            id,
+            state: ImageState::Pending,
+        }),
+    ))
 }
 
-/// Forgets an image: its row, faces, crops, thumbnail, kept bytes, its result if no broker has it yet, and that faces of
-/// it were said not to be somebody.
+/// Forgets an image: its row, faces, crops, thumbnail, kept bytes, its result if no broker has it
+/// yet, and that faces of it were said not to be somebody.
 #[utoipa::path(delete, path = "/v1/images/{id}", tag = "images", params(("id" = i64, Path, minimum = 1)),
     responses((status = 204, description = "Gone"), Problem))]
 pub async fn forget(State(admin): State<Admin>, Id(id): Id) -> Result<StatusCode, Problem> {
@@ -41,7 +50,10 @@ pub async fn forget(State(admin): State<Admin>, Id(id): Id) -> Result<StatusCode
 
 /// `POST /images/{id}/retry`.
 pub async fn try_again_form(State(admin): State<Admin>, Id(id): Id) -> Response {
-    back(&format!("/images/{id}"), again(&admin, id).await.map(|()| "It is tried again."))
+    back(
+        &format!("/images/{id}"),
+        again(&admin, id).await.map(|()| "It is tried again."),
+    )
 }
 
 /// `POST /images/{id}/forget`.
@@ -56,23 +68,37 @@ async fn again(admin: &Admin, id: ImageId) -> Result<(), Problem> {
     match admin.queue.try_again(id).await? {
         Told::Done { .. } => Ok(()),
         Told::NotFound => Err(no_image(id)),
-        Told::Not(state) => Err(conflict(format!("Image {id} is {state}; only a failed image can be tried again."))),
-        Told::BytesGone => Err(conflict(format!("The bytes of image {id} are no longer kept; send it again."))),
+        Told::Not(state) => Err(conflict(format!(
+            "Image {id} is {state}; only a failed image can be tried again."
+        ))),
+        Told::BytesGone => Err(conflict(format!(
+            "The bytes of image {id} are no longer kept; send it again."
+        ))),
     }
 }
 
 async fn remove(admin: &Admin, id: ImageId) -> Result<(), Problem> {
-    let (queue, enroller, up) = (admin.queue.clone(), admin.enroller.clone(), admin.maybe_up());
+    let (queue, enroller, up) = (
+        admin.queue.clone(),
+        admin.enroller.clone(),
+        admin.maybe_up(),
+    );
     let removed = on_its_own(async move {
         let told = queue.remove(id).await?;
-        if let Told::Done { counter_examples, .. } = &told {
+        if let Told::Done {
+            counter_examples, ..
+        } = &told
+        {
             if let Some(error) = enroller.store.delete_discarded().await? {
-                bail!("the image is forgotten, but its picture cannot be deleted yet ({error}); that is tried again");
+                bail!(
+                    "the image is forgotten, but its picture cannot be deleted yet ({error}); that is tried again"
+                );
             }
             if *counter_examples > 0 {
                 enroller.forget_counter_examples(up.as_ref()).await?;
             }
-            // What was erased must not stay readable in older copies of the database or in the journal.
+            // What was erased must not stay readable in older copies of the database or in the
+            // journal.
             enroller.delete_copies_before()?;
             if !enroller.store.empty_journal().await? {
                 bail!(
@@ -82,12 +108,15 @@ async fn remove(admin: &Admin, id: ImageId) -> Result<(), Problem> {
         }
         anyhow::Ok(told)
     });
-    match removed.await.map_err(|error| Problem::later(format!("{error:#}.")))? {
+    match removed
+        .await
+        .map_err(|error| Problem::later(format!("{error:#}.")))?
+    {
         Told::Done { .. } => Ok(()),
         Told::NotFound => Err(no_image(id)),
-        Told::Not(_) | Told::BytesGone => {
-            Err(conflict(format!("Image {id} is in the engine's hands; ask again in a moment.")))
-        }
+        Told::Not(_) | Told::BytesGone => Err(conflict(format!(
+            "Image {id} is in the engine's hands; ask again in a moment."
+        ))),
     }
 }
 

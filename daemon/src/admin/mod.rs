@@ -1,9 +1,10 @@
-//! What may be changed over HTTP: retry and forget images, people, strangers, the circuit breaker, refused
-//! messages, backup; and the one
-//! question that needs the engine. Each as JSON under `/v1`, and as a form of the page.
+//! What may be changed over HTTP: retry and forget images, people, strangers, the circuit breaker,
+//! refused messages, backup; and the one question that needs the engine. Each as JSON under `/v1`,
+//! and as a form of the page.
 //!
-//! Who may do it is not decided here: the guard (`web::auth`) stands before all routes of the LAN, and who may open the
-//! control socket may change things. Submitting pictures to the queue is `sources::http`.
+//! Who may do it is not decided here: the guard (`web::auth`) stands before all routes of the LAN,
+//! and who may open the control socket may change things. Submitting pictures to the queue is
+//! `sources::http`.
 
 mod backup;
 mod breaker;
@@ -71,12 +72,15 @@ impl Admin {
         // Closed by nobody.
         match tokio::time::timeout(TURN, self.engine_turns.acquire()).await {
             Ok(Ok(turn)) => Ok(turn),
-            _ => Err(Problem::later("Too many wait for the engine; ask again in a while.")),
+            _ => Err(Problem::later(
+                "Too many wait for the engine; ask again in a while.",
+            )),
         }
     }
 
     fn up(&self) -> Result<Arc<Ready>, Problem> {
-        self.maybe_up().ok_or_else(|| Problem::later("The engine is not up yet; /v1/health says why."))
+        self.maybe_up()
+            .ok_or_else(|| Problem::later("The engine is not up yet; /v1/health says why."))
     }
 }
 
@@ -119,22 +123,36 @@ pub fn forms(admin: Admin) -> Router {
         .route("/people/{id}/rename", post(people::rename_form))
         .route("/people/{id}/merge", post(people::merge_form))
         .route("/people/{id}/forget", post(people::forget_form))
-        .route("/people/{id}/pictures/{picture}/delete", post(people::delete_picture_form))
+        .route(
+            "/people/{id}/pictures/{picture}/delete",
+            post(people::delete_picture_form),
+        )
         .route("/strangers/{id}/name", post(strangers::name_form))
         .route("/strangers/{id}/ignore", post(strangers::ignore_form))
         .route("/strangers/{id}/watch", post(strangers::watch_form))
-        .route("/images/{id}/faces/{number}/person", post(strangers::name_face_form))
-        .route("/images/{id}/faces/{number}/not-this-person", post(strangers::not_this_person_form))
+        .route(
+            "/images/{id}/faces/{number}/person",
+            post(strangers::name_face_form),
+        )
+        .route(
+            "/images/{id}/faces/{number}/not-this-person",
+            post(strangers::not_this_person_form),
+        )
         .with_state(admin)
 }
 
-/// A change that is broken off by its client in the middle must not leave the gallery in memory behind the database.
-pub async fn on_its_own<T, E>(work: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, E>
+/// A change that is broken off by its client in the middle must not leave the gallery in memory
+/// behind the database.
+pub async fn on_its_own<T, E>(
+    work: impl Future<Output = Result<T, E>> + Send + 'static,
+) -> Result<T, E>
 where
     T: Send + 'static,
     E: From<anyhow::Error> + Send + 'static,
 {
-    tokio::spawn(work).await.unwrap_or_else(|panic| Err(anyhow::Error::from(panic).into()))
+    tokio::spawn(work)
+        .await
+        .unwrap_or_else(|panic| Err(anyhow::Error::from(panic).into()))
 }
 
 /// Understood, and refused.
@@ -148,6 +166,9 @@ fn back(place: &str, told: Result<&str, Problem>) -> Response {
         Ok(done) => ("done", done.to_string()),
         Err(problem) => ("refused", problem.into_parts().1),
     };
-    let text: String = text.bytes().map(|byte| format!("%{}", hex(&[byte]))).collect();
+    let text: String = text
+        .bytes()
+        .map(|byte| format!("%{}", hex(&[byte])))
+        .collect();
     Redirect::to(&format!("{place}?{name}={text}")).into_response()
 }

@@ -1,4 +1,5 @@
-//! People: enrol, rename, put together, forget; and one picture of somebody, which may be a face found in an image.
+//! People: enrol, rename, put together, forget; and one picture of somebody, which may be a face
+//! found in an image.
 
 use axum::Json;
 use axum::extract::rejection::{FormRejection, JsonRejection, PathRejection};
@@ -28,7 +29,9 @@ impl PartialSchema for PersonName {
         ObjectBuilder::new()
             .schema_type(Type::String)
             .max_length(Some(200))
-            .pattern(Some(r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"))
+            .pattern(Some(
+                r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
+            ))
             .examples(["Ann"])
             .into()
     }
@@ -41,7 +44,10 @@ pub fn whole<'de, D: serde::Deserializer<'de>>(number: D) -> Result<i64, D::Erro
     let number = serde_json::Number::deserialize(number)?;
     let whole = number.as_i64().or_else(|| {
         // Up to there every whole number is one of these.
-        number.as_f64().filter(|number| number.fract() == 0.0 && number.abs() < 9e15).map(|number| number as i64)
+        number
+            .as_f64()
+            .filter(|number| number.fract() == 0.0 && number.abs() < 9e15)
+            .map(|number| number as i64)
     });
     whole.ok_or_else(|| serde::de::Error::custom(format!("{number} is not a whole number")))
 }
@@ -71,7 +77,8 @@ pub struct EnrolledPerson {
     report: Report,
 }
 
-/// Enrols somebody from a picture: its bytes, or a form with one file. 201: taken; 200: the same bytes had been taken before.
+/// Enrols somebody from a picture: its bytes, or a form with one file. 201: taken; 200: the same
+/// bytes had been taken before.
 #[utoipa::path(post, path = "/v1/people", tag = "people", params(Enrolled),
     request_body(content((PictureBytes = "application/octet-stream"))),
     responses((status = 201, body = EnrolledPerson), (status = 200, body = EnrolledPerson), Problem))]
@@ -80,7 +87,11 @@ pub async fn enroll(
     query: Asked<Enrolled>,
     request: Request,
 ) -> Result<(StatusCode, Json<EnrolledPerson>), Problem> {
-    let Asked(Enrolled { name: PersonName(name), file_name, anyway }) = query;
+    let Asked(Enrolled {
+        name: PersonName(name),
+        file_name,
+        anyway,
+    }) = query;
     let picture = admin.uploads.receive(request, file_name).await?.picture()?;
     let report = take(&admin, name, picture, anyway).await?;
     answer(&admin, report).await
@@ -116,7 +127,10 @@ pub async fn add_picture(
     answer(&admin, report).await
 }
 
-async fn answer(admin: &Admin, report: Report) -> Result<(StatusCode, Json<EnrolledPerson>), Problem> {
+async fn answer(
+    admin: &Admin,
+    report: Report,
+) -> Result<(StatusCode, Json<EnrolledPerson>), Problem> {
     let status = match report.enrolment {
         Enrolment::Enrolled => StatusCode::CREATED,
         Enrolment::AlreadyThere => StatusCode::OK,
@@ -128,10 +142,18 @@ async fn answer(admin: &Admin, report: Report) -> Result<(StatusCode, Json<Enrol
 
 fn rejected(report: &Report) -> Problem {
     let why = report.remark.as_deref().unwrap_or("no reason was given");
-    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{} was not taken: {why}.", report.image_name))
+    Problem::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        format!("{} was not taken: {why}.", report.image_name),
+    )
 }
 
-async fn take(admin: &Admin, name: String, picture: Spooled, anyway: bool) -> Result<Report, Problem> {
+async fn take(
+    admin: &Admin,
+    name: String,
+    picture: Spooled,
+    anyway: bool,
+) -> Result<Report, Problem> {
     let file_name = picture.name.clone();
     if file_name.chars().count() > LONGEST_NAME {
         return Err(refused("What the picture is called is too long."));
@@ -143,7 +165,9 @@ async fn take(admin: &Admin, name: String, picture: Spooled, anyway: bool) -> Re
         let _room = room;
         enroller.enroll(&up, &name, &file_name, bytes, anyway).await
     };
-    on_its_own(enrolling).await.map_err(|error| Problem::later(format!("{error:#}")))
+    on_its_own(enrolling)
+        .await
+        .map_err(|error| Problem::later(format!("{error:#}")))
 }
 
 /// A new name.
@@ -162,14 +186,19 @@ pub async fn rename(
     Id(id): Id,
     body: Result<Json<Rename>, JsonRejection>,
 ) -> Result<Json<PersonRow>, Problem> {
-    let Json(Rename { name: PersonName(name) }) = body.map_err(|error| wrong_body(&error))?;
+    let Json(Rename {
+        name: PersonName(name),
+    }) = body.map_err(|error| wrong_body(&error))?;
     change_name(&admin, id, name).await?;
     person(&admin, id).await.map(Json)
 }
 
 async fn change_name(admin: &Admin, id: PersonId, name: String) -> Result<(), Problem> {
     let (up, enroller) = (admin.maybe_up(), admin.enroller.clone());
-    changed(id, on_its_own(async move { enroller.rename(up.as_ref(), id, &name).await }).await)
+    changed(
+        id,
+        on_its_own(async move { enroller.rename(up.as_ref(), id, &name).await }).await,
+    )
 }
 
 /// Who it is merged into.
@@ -197,7 +226,10 @@ pub async fn merge(
 
 async fn put_together(admin: &Admin, id: PersonId, into: PersonId) -> Result<(), Problem> {
     let (up, enroller) = (admin.maybe_up(), admin.enroller.clone());
-    changed(id, on_its_own(async move { enroller.merge(up.as_ref(), id, into).await }).await)
+    changed(
+        id,
+        on_its_own(async move { enroller.merge(up.as_ref(), id, into).await }).await,
+    )
 }
 
 /// Somebody is erased.
@@ -207,19 +239,25 @@ pub struct Gone {
     may_hold_them: Vec<String>,
 }
 
-/// Erases somebody: embeddings, pictures, crops, thumbnails, kept bytes, messages not sent yet, their name in past results,
-/// and what backups on this board hold of them. A restore does not bring them back.
+/// Erases somebody: embeddings, pictures, crops, thumbnails, kept bytes, messages not sent yet,
+/// their name in past results, and what backups on this board hold of them. A restore does not
+/// bring them back.
 #[utoipa::path(delete, path = "/v1/people/{id}", tag = "people", params(("id" = i64, Path, minimum = 1)),
     responses((status = 200, body = Gone), Problem))]
 pub async fn forget(State(admin): State<Admin>, Id(id): Id) -> Result<Json<Gone>, Problem> {
-    erase(&admin, id).await.map(|may_hold_them| Json(Gone { may_hold_them }))
+    erase(&admin, id)
+        .await
+        .map(|may_hold_them| Json(Gone { may_hold_them }))
 }
 
 async fn erase(admin: &Admin, id: PersonId) -> Result<Vec<String>, Problem> {
     let (up, enroller) = (admin.maybe_up(), admin.enroller.clone());
     let erased = on_its_own(async move { enroller.forget_person(up.as_ref(), id).await }).await;
-    let erased = erased.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}.")))?;
-    erased.map(|erased| erased.may_hold_them).ok_or_else(|| no_person(id))
+    let erased = erased
+        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}.")))?;
+    erased
+        .map(|erased| erased.may_hold_them)
+        .ok_or_else(|| no_person(id))
 }
 
 /// Takes one picture of somebody out of the gallery, and erases it.
@@ -232,30 +270,48 @@ pub async fn delete_picture(
     file: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
     let picture = file.ok().and_then(|Path((_, file))| jpeg_number(&file));
-    let picture = picture.ok_or_else(|| Problem::bad_request("A picture is named by its number, as in \"1.jpg\"."))?;
+    let picture = picture.ok_or_else(|| {
+        Problem::bad_request("A picture is named by its number, as in \"1.jpg\".")
+    })?;
     remove_picture(&admin, id, picture).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn remove_picture(admin: &Admin, id: PersonId, picture: i64) -> Result<(), Problem> {
     let (up, enroller) = (admin.maybe_up(), admin.enroller.clone());
-    changed(id, on_its_own(async move { enroller.delete_picture(up.as_ref(), id, picture).await }).await)
+    changed(
+        id,
+        on_its_own(async move { enroller.delete_picture(up.as_ref(), id, picture).await }).await,
+    )
 }
 
 async fn person(admin: &Admin, id: PersonId) -> Result<PersonRow, Problem> {
-    admin.enroller.store.person(id).await?.ok_or_else(|| no_person(id))
+    admin
+        .enroller
+        .store
+        .person(id)
+        .await?
+        .ok_or_else(|| no_person(id))
 }
 
 fn no_person(id: PersonId) -> Problem {
-    Problem::not_found(format!("There is no person {id}, or not that picture of them."))
+    Problem::not_found(format!(
+        "There is no person {id}, or not that picture of them."
+    ))
 }
 
 fn changed(id: PersonId, changed: anyhow::Result<Changed>) -> Result<(), Problem> {
     match changed {
         Ok(Changed::Done(())) => Ok(()),
         Ok(Changed::NotFound) => Err(no_person(id)),
-        Ok(Changed::Refused(why)) => Err(Problem::new(StatusCode::CONFLICT, format!("Not done: {why}."))),
-        Err(error) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}."))),
+        Ok(Changed::Refused(why)) => Err(Problem::new(
+            StatusCode::CONFLICT,
+            format!("Not done: {why}."),
+        )),
+        Err(error) => Err(Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("{error:#}."),
+        )),
     }
 }
 
@@ -273,19 +329,34 @@ pub async fn enroll_form(State(admin): State<Admin>, request: Request) -> Respon
 }
 
 /// `POST /people/{id}/pictures`.
-pub async fn add_picture_form(State(admin): State<Admin>, Id(id): Id, request: Request) -> Response {
+pub async fn add_picture_form(
+    State(admin): State<Admin>,
+    Id(id): Id,
+    request: Request,
+) -> Response {
     let told = async {
         let name = person(&admin, id).await?.name;
         upload(&admin, Some(name), request).await
     };
-    back(&format!("/people/{id}"), told.await.as_deref().map_err(Clone::clone))
+    back(
+        &format!("/people/{id}"),
+        told.await.as_deref().map_err(Clone::clone),
+    )
 }
 
 /// Enrols every picture of a form, and says what became of them.
 async fn upload(admin: &Admin, name: Option<String>, request: Request) -> Result<String, Problem> {
     let brought = admin.uploads.receive(request, None).await?;
-    let field = |wanted: &str| brought.fields.iter().find(|(field, _)| field == wanted).map(|(_, text)| text.clone());
-    let name = name.or_else(|| field("name")).filter(|name| !names::clean(name).is_empty());
+    let field = |wanted: &str| {
+        brought
+            .fields
+            .iter()
+            .find(|(field, _)| field == wanted)
+            .map(|(_, text)| text.clone())
+    };
+    let name = name
+        .or_else(|| field("name"))
+        .filter(|name| !names::clean(name).is_empty());
     let name = name.ok_or_else(|| refused("Say who is on the picture."))?;
     // A box that is not ticked is not sent.
     let anyway = field("anyway").is_some();
@@ -295,7 +366,10 @@ async fn upload(admin: &Admin, name: Option<String>, request: Request) -> Result
     let (mut told, mut taken) = (Vec::new(), false);
     for picture in brought.pictures {
         let report = take(admin, name.clone(), picture, anyway).await?;
-        let remark = report.remark.as_ref().map_or_else(String::new, |remark| format!(" ({remark})"));
+        let remark = report
+            .remark
+            .as_ref()
+            .map_or_else(String::new, |remark| format!(" ({remark})"));
         taken |= report.enrolment != Enrolment::Rejected;
         told.push(match report.enrolment {
             Enrolment::Enrolled => format!("{} was taken{remark}.", report.image_name),
@@ -317,12 +391,19 @@ pub struct Named {
 }
 
 /// `POST /people/{id}/rename`.
-pub async fn rename_form(State(admin): State<Admin>, Id(id): Id, form: Result<Form<Named>, FormRejection>) -> Response {
+pub async fn rename_form(
+    State(admin): State<Admin>,
+    Id(id): Id,
+    form: Result<Form<Named>, FormRejection>,
+) -> Response {
     let told = match form {
         Ok(Form(Named { name, .. })) => change_name(&admin, id, name).await,
         Err(error) => Err(Problem::bad_request(error.body_text())),
     };
-    back(&format!("/people/{id}"), told.map(|()| "The name is changed."))
+    back(
+        &format!("/people/{id}"),
+        told.map(|()| "The name is changed."),
+    )
 }
 
 /// Somebody as forms name them.
@@ -332,7 +413,11 @@ pub struct Into {
 }
 
 /// `POST /people/{id}/merge`.
-pub async fn merge_form(State(admin): State<Admin>, Id(id): Id, form: Result<Form<Into>, FormRejection>) -> Response {
+pub async fn merge_form(
+    State(admin): State<Admin>,
+    Id(id): Id,
+    form: Result<Form<Into>, FormRejection>,
+) -> Response {
     let (place, told) = match form {
         Ok(Form(Into { into })) => match put_together(&admin, id, into).await {
             Ok(()) => (into, Ok("They are one person now.")),
@@ -348,7 +433,10 @@ pub async fn forget_form(State(admin): State<Admin>, Id(id): Id) -> Response {
     match erase(&admin, id).await {
         Ok(aside) if aside.is_empty() => back("/people", Ok("The person is erased.")),
         Ok(aside) => {
-            let text = format!("The person is erased, but may still be in what was moved aside: {}.", aside.join(", "));
+            let text = format!(
+                "The person is erased, but may still be in what was moved aside: {}.",
+                aside.join(", ")
+            );
             back("/people", Ok(&text))
         }
         Err(problem) => back(&format!("/people/{id}"), Err(problem)),
@@ -365,5 +453,8 @@ pub async fn delete_picture_form(
         Ok(Path((_, picture))) => remove_picture(&admin, id, picture).await,
         Err(error) => Err(Problem::bad_request(error.body_text())),
     };
-    back(&format!("/people/{id}"), told.map(|()| "The picture is erased."))
+    back(
+        &format!("/people/{id}"),
+        told.map(|()| "The picture is erased."),
+    )
 }

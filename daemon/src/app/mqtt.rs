@@ -1,5 +1,6 @@
-//! Wiring of the connections to the broker: one takes pictures in, one carries results, state and commands, and one drains
-//! topics shared with other boards. What goes wrong on one does not hold up the others.
+//! Wiring of the connections to the broker: one takes pictures in, one carries results, state and
+//! commands, and one drains topics shared with other boards. What goes wrong on one does not hold
+//! up the others.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -50,24 +51,55 @@ pub async fn start(
 ) -> anyhow::Result<Vec<&'static str>> {
     let broker = Broker::new(config)?;
     let health = &parts.report.health;
-    let door = |subscriptions| Door { subscriptions, ..parts.door.clone() };
-    let settings = Settings { session_expiry: config.mqtt.session_expiry, ..broker.settings("") };
-    take_pictures("mqtt", settings, door(own_subscriptions(config, topics)), health.clone(), tasks).await;
+    let door = |subscriptions| Door {
+        subscriptions,
+        ..parts.door.clone()
+    };
+    let settings = Settings {
+        session_expiry: config.mqtt.session_expiry,
+        ..broker.settings("")
+    };
+    take_pictures(
+        "mqtt",
+        settings,
+        door(own_subscriptions(config, topics)),
+        health.clone(),
+        tasks,
+    )
+    .await;
     let mut names = vec!["mqtt", "mqtt out"];
 
     let former = FormerNames {
         store: parts.door.rejected.store.clone(),
         health: health.clone(),
         door: parts.door.clone(),
-        settings: Settings { session_expiry: config.mqtt.session_expiry, ..broker.settings("") },
+        settings: Settings {
+            session_expiry: config.mqtt.session_expiry,
+            ..broker.settings("")
+        },
         board: parts.report.board.clone(),
-        names: former_names::remember(&parts.door.rejected.store, &config.mqtt.prefix, &config.device).await?,
+        names: former_names::remember(
+            &parts.door.rejected.store,
+            &config.mqtt.prefix,
+            &config.device,
+        )
+        .await?,
     };
     tasks.work("former names", former.run(tasks.stop()));
 
     if let Some(shared) = &config.mqtt.shared {
-        let settings = Settings { session_expiry: shared.session_expiry, ..broker.settings("-shared") };
-        take_pictures("mqtt shared", settings, door(shared_subscriptions(shared)), health.clone(), tasks).await;
+        let settings = Settings {
+            session_expiry: shared.session_expiry,
+            ..broker.settings("-shared")
+        };
+        take_pictures(
+            "mqtt shared",
+            settings,
+            door(shared_subscriptions(shared)),
+            health.clone(),
+            tasks,
+        )
+        .await;
         names.push("mqtt shared");
     }
 
@@ -78,27 +110,47 @@ pub async fn start(
 /// Everything that pictures and paths are taken from.
 pub fn subscriptions(config: &Config, topics: &Topics) -> Vec<Subscription> {
     let shared = config.mqtt.shared.iter().flat_map(shared_subscriptions);
-    own_subscriptions(config, topics).into_iter().chain(shared).collect()
+    own_subscriptions(config, topics)
+        .into_iter()
+        .chain(shared)
+        .collect()
 }
 
 fn own_subscriptions(config: &Config, topics: &Topics) -> Vec<Subscription> {
     let own = |filter: String, kind| Subscription { filter, kind };
-    let pictures = config.mqtt.picture_topics.iter().map(|filter| own(filter.clone(), Kind::Pictures));
-    let ours = [own(topics.paths(), Kind::Paths), own(topics.pictures(), Kind::Pictures)];
+    let pictures = config
+        .mqtt
+        .picture_topics
+        .iter()
+        .map(|filter| own(filter.clone(), Kind::Pictures));
+    let ours = [
+        own(topics.paths(), Kind::Paths),
+        own(topics.pictures(), Kind::Pictures),
+    ];
     ours.into_iter().chain(pictures).collect()
 }
 
 fn shared_subscriptions(shared: &Shared) -> Vec<Subscription> {
     let filters = |filters: &[String], kind| {
-        let filter = |filter: &String| Subscription { filter: format!("$share/{}/{filter}", shared.group), kind };
+        let filter = |filter: &String| Subscription {
+            filter: format!("$share/{}/{filter}", shared.group),
+            kind,
+        };
         filters.iter().map(filter).collect::<Vec<_>>()
     };
-    [filters(&shared.path_topics, Kind::Paths), filters(&shared.picture_topics, Kind::Pictures)].concat()
+    [
+        filters(&shared.path_topics, Kind::Paths),
+        filters(&shared.picture_topics, Kind::Pictures),
+    ]
+    .concat()
 }
 
 /// Settings of a connection that only looks whether the broker lets this board in.
 pub fn broker_settings(config: &Config, client: &str) -> anyhow::Result<Settings> {
-    Ok(Settings { session_expiry: Duration::ZERO, ..Broker::new(config)?.settings(client) })
+    Ok(Settings {
+        session_expiry: Duration::ZERO,
+        ..Broker::new(config)?.settings(client)
+    })
 }
 
 /// What all connections have in common.
@@ -114,7 +166,10 @@ impl<'a> Broker<'a> {
                 .map(|text| text.trim_end_matches(['\r', '\n']).to_string())
                 .with_context(|| format!("mqtt.password_file = {} cannot be read", file.display()))
         });
-        Ok(Self { config, password: password.transpose()? })
+        Ok(Self {
+            config,
+            password: password.transpose()?,
+        })
     }
 
     fn settings(&self, client: &str) -> Settings {
@@ -127,21 +182,41 @@ impl<'a> Broker<'a> {
             keep_alive: of.keep_alive,
             max_packet_bytes: of.max_packet_bytes,
             receive_maximum: of.receive_maximum,
-            ..Settings::new(of.broker.clone(), format!("kithd-{}{client}", self.config.device))
+            ..Settings::new(
+                of.broker.clone(),
+                format!("kithd-{}{client}", self.config.device),
+            )
         }
     }
 }
 
 /// Pictures in.
-async fn take_pictures(part: &'static str, settings: Settings, door: Door, health: Health, tasks: &mut Supervisor) {
+async fn take_pictures(
+    part: &'static str,
+    settings: Settings,
+    door: Door,
+    health: Health,
+    tasks: &mut Supervisor,
+) {
     let in_flight = usize::from(settings.receive_maximum);
-    let filters: Vec<_> = door.subscriptions.iter().map(|subscription| subscription.filter.clone()).collect();
-    let unsubscribe =
-        no_longer_wanted(&door.rejected.store, &settings.client_id, &filters).await.unwrap_or_else(|error| {
-            tracing::warn!("{part}: topics subscribed to earlier are not known, and may still be sent: {error}");
+    let filters: Vec<_> = door
+        .subscriptions
+        .iter()
+        .map(|subscription| subscription.filter.clone())
+        .collect();
+    let unsubscribe = no_longer_wanted(&door.rejected.store, &settings.client_id, &filters)
+        .await
+        .unwrap_or_else(|error| {
+            tracing::warn!(
+                "{part}: topics subscribed to earlier are not known, and may still be sent: {error}"
+            );
             Vec::new()
         });
-    let settings = Settings { subscriptions: filters, unsubscribe, ..settings };
+    let settings = Settings {
+        subscriptions: filters,
+        unsubscribe,
+        ..settings
+    };
     let (_, deliveries, _, connected) = connect(part, settings, health, tasks);
     let source = crate::sources::mqtt::run(deliveries, door, in_flight, tasks.stop());
     tasks.work(part, async move {
@@ -151,29 +226,73 @@ async fn take_pictures(part: &'static str, settings: Settings, door: Door, healt
     });
 }
 
-/// Filters that this client once subscribed to, in a session that the broker may have kept, and does not want now.
-async fn no_longer_wanted(store: &Store, client_id: &str, wanted: &[String]) -> Result<Vec<String>, StoreError> {
+/// Filters that this client once subscribed to, in a session that the broker may have kept, and
+/// does not want now.
+async fn no_longer_wanted(
+    store: &Store,
+    client_id: &str,
+    wanted: &[String],
+) -> Result<Vec<String>, StoreError> {
     let mut all = former_names::subscribed(store, client_id).await?;
-    let old: Vec<_> = all.iter().filter(|filter| !wanted.contains(filter)).cloned().collect();
-    let new = wanted.iter().filter(|filter| !all.contains(filter)).cloned().collect::<Vec<_>>();
+    let old: Vec<_> = all
+        .iter()
+        .filter(|filter| !wanted.contains(filter))
+        .cloned()
+        .collect();
+    let new = wanted
+        .iter()
+        .filter(|filter| !all.contains(filter))
+        .cloned()
+        .collect::<Vec<_>>();
     if !new.is_empty() {
         all.extend(new);
-        store.set_fact(&former_names::subscribed_fact(client_id), serde_json::json!(all).to_string()).await?;
+        store
+            .set_fact(
+                &former_names::subscribed_fact(client_id),
+                serde_json::json!(all).to_string(),
+            )
+            .await?;
     }
     Ok(old)
 }
 
-/// Results, events, state and what Home Assistant is told; and commands in, so that a full queue holds none up.
-fn carry_out(config: &Config, topics: &Topics, tasks: &mut Supervisor, parts: Parts, settings: Settings) {
-    let Parts { door, report, reader, ready, enroller } = parts;
+/// Results, events, state and what Home Assistant is told; and commands in, so that a full queue
+/// holds none up.
+fn carry_out(
+    config: &Config,
+    topics: &Topics,
+    tasks: &mut Supervisor,
+    parts: Parts,
+    settings: Settings,
+) {
+    let Parts {
+        door,
+        report,
+        reader,
+        ready,
+        enroller,
+    } = parts;
     let Report { store, health, .. } = report.clone();
-    let state =
-        |text: &str| Message { topic: topics.status(), payload: text.into(), retain: true, ..Message::default() };
+    let state = |text: &str| Message {
+        topic: topics.status(),
+        payload: text.into(),
+        retain: true,
+        ..Message::default()
+    };
     let home_assistant = &config.mqtt.home_assistant;
     let (born, births) = watch::channel(0);
-    let born = home_assistant.enabled.then(|| (birth_topic(&home_assistant.prefix), born));
-    let mut reserved = vec![topics.of_all_boards(), format!("{}/#", home_assistant.prefix)];
-    reserved.extend(door.subscriptions.iter().map(|subscription| subscription.filter.clone()));
+    let born = home_assistant
+        .enabled
+        .then(|| (birth_topic(&home_assistant.prefix), born));
+    let mut reserved = vec![
+        topics.of_all_boards(),
+        format!("{}/#", home_assistant.prefix),
+    ];
+    reserved.extend(
+        door.subscriptions
+            .iter()
+            .map(|subscription| subscription.filter.clone()),
+    );
     let mut subscriptions = Commands::subscriptions(topics, &config.mqtt.commands);
     subscriptions.extend(born.iter().map(|(topic, _)| topic.clone()));
     let settings = Settings {
@@ -184,7 +303,8 @@ fn carry_out(config: &Config, topics: &Topics, tasks: &mut Supervisor, parts: Pa
         subscriptions,
         ..settings
     };
-    let (publisher, deliveries, connection, connected) = connect("mqtt out", settings, health.clone(), tasks);
+    let (publisher, deliveries, connection, connected) =
+        connect("mqtt out", settings, health.clone(), tasks);
 
     let outbox = Outbox {
         store: store.clone(),
@@ -214,7 +334,12 @@ fn carry_out(config: &Config, topics: &Topics, tasks: &mut Supervisor, parts: Pa
         health,
     };
     tasks.work("home assistant", announcing.run(tasks.stop()));
-    let health_out = sinks::health::run(report.clone(), publisher.clone(), topics.health(), tasks.stop());
+    let health_out = sinks::health::run(
+        report.clone(),
+        publisher.clone(),
+        topics.health(),
+        tasks.stop(),
+    );
     tasks.work("mqtt health", health_out);
     let commands = Commands {
         topics: topics.clone(),
@@ -239,7 +364,12 @@ fn connect(
     settings: Settings,
     health: Health,
     tasks: &mut Supervisor,
-) -> (Publisher, Deliveries, watch::Receiver<State>, tokio_util::sync::DropGuard) {
+) -> (
+    Publisher,
+    Deliveries,
+    watch::Receiver<State>,
+    tokio_util::sync::DropGuard,
+) {
     let (publisher, deliveries, state, connection) = mqtt::connect(settings);
     let disconnect = CancellationToken::new();
     let connected = disconnect.clone().drop_guard();
@@ -247,7 +377,16 @@ fn connect(
         connection.run(disconnect.cancelled()).await;
         Ok(())
     });
-    tasks.deliver("mqtt state", show(part, state.clone(), deliveries.dropped(), health, tasks.finish()));
+    tasks.deliver(
+        "mqtt state",
+        show(
+            part,
+            state.clone(),
+            deliveries.dropped(),
+            health,
+            tasks.finish(),
+        ),
+    );
     (publisher, deliveries, state, connected)
 }
 

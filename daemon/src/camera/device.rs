@@ -1,6 +1,6 @@
-//! A V4L2 camera: what it offers, and frame after frame of it. nokhwa takes the frames; v4l, on which nokhwa stands, is
-//! asked where nokhwa cannot: what a camera offers while another program uses it, and the format of one whose last user
-//! left it in one that nokhwa does not know.
+//! A V4L2 camera: what it offers, and frame after frame of it. nokhwa takes the frames; v4l, on
+//! which nokhwa stands, is asked where nokhwa cannot: what a camera offers while another program
+//! uses it, and the format of one whose last user left it in one that nokhwa does not know.
 //!
 //! A frame may never come: only the process around this can be ended then.
 
@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use nokhwa::Camera;
 use nokhwa::utils::{
-    ApiBackend, CameraFormat, CameraIndex, FrameFormat, RequestedFormat, RequestedFormatType, Resolution,
+    ApiBackend, CameraFormat, CameraIndex, FrameFormat, RequestedFormat, RequestedFormatType,
+    Resolution,
 };
 use v4l::capability::Flags;
 use v4l::frameinterval::FrameIntervalEnum;
@@ -23,7 +24,8 @@ use crate::config::{self, PixelFormat};
 
 /// Device nodes that are looked for: the kernel numbers no more.
 const NODES: u32 = 256;
-/// Sizes of a format that are named to the operator; a camera whose sizes go by steps would offer thousands.
+/// Sizes of a format that are named to the operator; a camera whose sizes go by steps would offer
+/// thousands.
 const NAMED: usize = 12;
 
 /// Errors of the system that mean something to the operator (errno(3)).
@@ -48,7 +50,11 @@ pub enum CameraError {
     #[error("{0} is no camera; kithd camera list shows those of this board")]
     NoCamera(String),
     #[error("{device} does not offer {wanted}; it offers {offered}")]
-    NotOffered { device: String, wanted: String, offered: String },
+    NotOffered {
+        device: String,
+        wanted: String,
+        offered: String,
+    },
     #[error("{device} fails: {error}")]
     Fails { device: String, error: String },
 }
@@ -61,7 +67,9 @@ impl CameraError {
     /// nokhwa gives text; the system's number stands in it.
     fn nokhwa(device: &Path, error: &nokhwa::NokhwaError) -> Self {
         let text = error.to_string();
-        let code = text.rsplit_once("(os error ").and_then(|(_, rest)| rest.split(')').next()?.parse().ok());
+        let code = text
+            .rsplit_once("(os error ")
+            .and_then(|(_, rest)| rest.split(')').next()?.parse().ok());
         Self::of(device, code, error)
     }
 
@@ -71,7 +79,10 @@ impl CameraError {
             Some(EACCES | EPERM) => Self::Denied(device),
             Some(EBUSY) => Self::Busy(device),
             Some(ENODEV | ENXIO) => Self::Gone(device),
-            _ => Self::Fails { device, error: error.to_string() },
+            _ => Self::Fails {
+                device,
+                error: error.to_string(),
+            },
         }
     }
 }
@@ -106,20 +117,32 @@ impl Device {
         let number = number(path)?;
         let (layout, rate) = set_format(settings, number)?;
         let (frame_format, _) = codes(settings.format);
-        let format = CameraFormat::new(Resolution::new(settings.width, settings.height), frame_format, rate);
+        let format = CameraFormat::new(
+            Resolution::new(settings.width, settings.height),
+            frame_format,
+            rate,
+        );
         let formats = [frame_format];
         let exactly = RequestedFormat::with_formats(RequestedFormatType::Exact(format), &formats);
         let failed = |error| CameraError::nokhwa(path, &error);
         let mut camera =
-            Camera::with_backend(CameraIndex::Index(number), exactly, ApiBackend::Video4Linux).map_err(failed)?;
+            Camera::with_backend(CameraIndex::Index(number), exactly, ApiBackend::Video4Linux)
+                .map_err(failed)?;
         camera.open_stream().map_err(failed)?;
-        Ok(Self { camera, path: path.clone(), layout, rate })
+        Ok(Self {
+            camera,
+            path: path.clone(),
+            layout,
+            rate,
+        })
     }
 
     /// Waits for the next frame: the whole buffer, of which the frame may be the beginning only.
     pub fn frame(&mut self) -> Result<Cow<'_, [u8]>, CameraError> {
         let path = &self.path;
-        self.camera.frame_raw().map_err(|error| CameraError::nokhwa(path, &error))
+        self.camera
+            .frame_raw()
+            .map_err(|error| CameraError::nokhwa(path, &error))
     }
 }
 
@@ -138,16 +161,22 @@ fn codes(format: PixelFormat) -> (FrameFormat, &'static [u8; 4]) {
 fn number(path: &Path) -> Result<u32, CameraError> {
     let gone = |_| CameraError::Gone(path.display().to_string());
     let node = path.canonicalize().map_err(gone)?;
-    let number = node.to_str().and_then(|node| node.strip_prefix("/dev/video")?.parse().ok());
+    let number = node
+        .to_str()
+        .and_then(|node| node.strip_prefix("/dev/video")?.parse().ok());
     number.ok_or_else(|| CameraError::NoCamera(path.display().to_string()))
 }
 
-/// Opens a node and asks whether frames come from it: cameras have nodes beside that for other things.
+/// Opens a node and asks whether frames come from it: cameras have nodes beside that for other
+/// things.
 fn open(path: &Path, number: u32) -> Result<(v4l::Device, String), CameraError> {
     let system = |error| CameraError::system(path, &error);
     let device = v4l::Device::new(number as usize).map_err(system)?;
     let able = device.query_caps().map_err(system)?;
-    if !able.capabilities.contains(Flags::VIDEO_CAPTURE | Flags::STREAMING) {
+    if !able
+        .capabilities
+        .contains(Flags::VIDEO_CAPTURE | Flags::STREAMING)
+    {
         return Err(CameraError::NoCamera(path.display().to_string()));
     }
     Ok((device, able.card))
@@ -155,12 +184,20 @@ fn open(path: &Path, number: u32) -> Result<(v4l::Device, String), CameraError> 
 
 /// Sets format, size and rate and says what the camera made of it.
 fn set_format(settings: &config::Camera, number: u32) -> Result<(Layout, u32), CameraError> {
-    let config::Camera { device: path, width, height, format, .. } = settings;
+    let config::Camera {
+        device: path,
+        width,
+        height,
+        format,
+        ..
+    } = settings;
     let system = |error| CameraError::system(path, &error);
     let (device, _) = open(path, number)?;
     let (_, code) = codes(*format);
     let code = FourCC::new(code);
-    let set = device.set_format(&Format::new(*width, *height, code)).map_err(system)?;
+    let set = device
+        .set_format(&Format::new(*width, *height, code))
+        .map_err(system)?;
     if (set.width, set.height, set.fourcc) != (*width, *height, code) {
         return Err(CameraError::NotOffered {
             device: path.display().to_string(),
@@ -168,8 +205,12 @@ fn set_format(settings: &config::Camera, number: u32) -> Result<(Layout, u32), C
             offered: in_words(&offers(&device)),
         });
     }
-    let nearest = rates(&device, code, *width, *height).into_iter().min_by_key(|rate| rate.abs_diff(settings.rate));
-    let set_rate = device.set_params(&Parameters::with_fps(nearest.unwrap_or(settings.rate))).map_err(system)?;
+    let nearest = rates(&device, code, *width, *height)
+        .into_iter()
+        .min_by_key(|rate| rate.abs_diff(settings.rate));
+    let set_rate = device
+        .set_params(&Parameters::with_fps(nearest.unwrap_or(settings.rate)))
+        .map_err(system)?;
     // What nokhwa will ask for must be what is set.
     let interval = set_rate.interval;
     let rate = interval.denominator / interval.numerator.max(1);
@@ -180,7 +221,12 @@ fn set_format(settings: &config::Camera, number: u32) -> Result<(Layout, u32), C
         PixelFormat::Rgb | PixelFormat::Bgr => 3,
     };
     let stride = set.stride.max(pixel * width) as usize;
-    let layout = Layout { format: *format, width: *width as usize, height: *height as usize, stride };
+    let layout = Layout {
+        format: *format,
+        width: *width as usize,
+        height: *height as usize,
+        stride,
+    };
     Ok((layout, rate))
 }
 
@@ -226,7 +272,12 @@ pub fn found() -> Vec<Found> {
                 Err(error) => (String::new(), Err(error)),
             };
             let to_it = |link: &&PathBuf| link.canonicalize().is_ok_and(|node| node == device);
-            Some(Found { links: links.iter().filter(to_it).cloned().collect(), device, name, offers })
+            Some(Found {
+                links: links.iter().filter(to_it).cloned().collect(),
+                device,
+                name,
+                offers,
+            })
         })
         .collect()
 }
@@ -234,9 +285,17 @@ pub fn found() -> Vec<Found> {
 fn offers(device: &v4l::Device) -> Vec<Offer> {
     let mut offers = Vec::new();
     for description in device.enum_formats().unwrap_or_default() {
-        let known = PixelFormat::ALL.iter().find(|(format, _)| codes(*format).1 == &description.fourcc.repr);
-        let format = known.map_or_else(|| description.fourcc.to_string(), |(_, name)| (*name).to_string());
-        for size in device.enum_framesizes(description.fourcc).unwrap_or_default() {
+        let known = PixelFormat::ALL
+            .iter()
+            .find(|(format, _)| codes(*format).1 == &description.fourcc.repr);
+        let format = known.map_or_else(
+            || description.fourcc.to_string(),
+            |(_, name)| (*name).to_string(),
+        );
+        for size in device
+            .enum_framesizes(description.fourcc)
+            .unwrap_or_default()
+        {
             let size = match size.size {
                 FrameSizeEnum::Discrete(size) => (size.width, size.height),
                 FrameSizeEnum::Stepwise(sizes) => (sizes.max_width, sizes.max_height),
@@ -244,7 +303,12 @@ fn offers(device: &v4l::Device) -> Vec<Offer> {
             let mut rates = rates(device, description.fourcc, size.0, size.1);
             rates.sort_unstable_by(|a, b| b.cmp(a));
             rates.dedup();
-            offers.push(Offer { format: format.clone(), usable: known.is_some(), size, rates });
+            offers.push(Offer {
+                format: format.clone(),
+                usable: known.is_some(),
+                size,
+                rates,
+            });
         }
     }
     offers
@@ -252,23 +316,41 @@ fn offers(device: &v4l::Device) -> Vec<Offer> {
 
 /// Whole frames a second at this size; none when they go by steps.
 fn rates(device: &v4l::Device, code: FourCC, width: u32, height: u32) -> Vec<u32> {
-    let intervals = device.enum_frameintervals(code, width, height).unwrap_or_default();
-    let whole = intervals.into_iter().filter_map(|interval| match interval.interval {
-        // nokhwa opens no camera at 7.5 frames a second.
-        FrameIntervalEnum::Discrete(interval) if interval.numerator == 1 => Some(interval.denominator),
-        _ => None,
-    });
+    let intervals = device
+        .enum_frameintervals(code, width, height)
+        .unwrap_or_default();
+    let whole = intervals
+        .into_iter()
+        .filter_map(|interval| match interval.interval {
+            // nokhwa opens no camera at 7.5 frames a second.
+            FrameIntervalEnum::Discrete(interval) if interval.numerator == 1 => {
+                Some(interval.denominator)
+            }
+            _ => None,
+        });
     whole.collect()
 }
 
 /// The sizes of what can be used, format by format.
 pub fn in_words(offers: &[Offer]) -> String {
     let formats = PixelFormat::ALL.iter().filter_map(|(_, name)| {
-        let sizes: Vec<_> = offers.iter().filter(|offer| offer.format == *name).map(|offer| offer.size).collect();
-        let shown: Vec<_> = sizes.iter().take(NAMED).map(|(width, height)| format!("{width}x{height}")).collect();
+        let sizes: Vec<_> = offers
+            .iter()
+            .filter(|offer| offer.format == *name)
+            .map(|offer| offer.size)
+            .collect();
+        let shown: Vec<_> = sizes
+            .iter()
+            .take(NAMED)
+            .map(|(width, height)| format!("{width}x{height}"))
+            .collect();
         let more = if sizes.len() > NAMED { " and more" } else { "" };
         (!shown.is_empty()).then(|| format!("{name}: {}{more}", shown.join(", ")))
     });
     let formats: Vec<_> = formats.collect();
-    if formats.is_empty() { "nothing that kithd can use".into() } else { formats.join("; ") }
+    if formats.is_empty() {
+        "nothing that kithd can use".into()
+    } else {
+        formats.join("; ")
+    }
 }

@@ -1,11 +1,12 @@
-//! Whether something moves: what a frame has of brightness in each cell of a grid is compared with what was there lately.
-//! Cheap on purpose; what it was that moved is not its question.
+//! Whether something moves: what a frame has of brightness in each cell of a grid is compared with
+//! what was there lately. Cheap on purpose; what it was that moved is not its question.
 
 use std::time::{Duration, Instant};
 
 /// A cell has changed when it differs by so many levels of brightness of 255.
 const CHANGED: f32 = 12.0;
-/// How much of a new frame goes into what is taken for still: who stands still is furniture after a few seconds.
+/// How much of a new frame goes into what is taken for still: who stands still is furniture after a
+/// few seconds.
 const LEARNING: f32 = 0.1;
 /// Frames that are only learned from: a camera that was just opened is still finding its exposure.
 const FIRST: u32 = 5;
@@ -23,7 +24,13 @@ pub struct Gate {
 impl Gate {
     /// Opens when `per_cent` of the picture have changed, and not again within `cool_down`.
     pub fn new(per_cent: u32, cool_down: Duration) -> Self {
-        Self { still: Vec::new(), learned: 0, area: per_cent as f32 / 100.0, cool_down, closed_until: None }
+        Self {
+            still: Vec::new(),
+            learned: 0,
+            area: per_cent as f32 / 100.0,
+            cool_down,
+            closed_until: None,
+        }
     }
 
     /// Looks at a frame's cells; true when something moves.
@@ -32,13 +39,20 @@ impl Gate {
             self.still = cells.iter().copied().map(f32::from).collect();
             self.learned = 0;
         }
-        let changes: Vec<f32> = cells.iter().zip(&self.still).map(|(cell, still)| f32::from(*cell) - still).collect();
+        let changes: Vec<f32> = cells
+            .iter()
+            .zip(&self.still)
+            .map(|(cell, still)| f32::from(*cell) - still)
+            .collect();
         // A lamp, a cloud or the exposure changes all of it alike: that is no motion.
         let mut sorted = changes.clone();
         let middle = sorted.len() / 2;
         sorted.select_nth_unstable_by(middle, f32::total_cmp);
         let of_all = sorted[middle];
-        let changed = changes.iter().filter(|change| (**change - of_all).abs() > CHANGED).count();
+        let changed = changes
+            .iter()
+            .filter(|change| (**change - of_all).abs() > CHANGED)
+            .count();
         for (still, change) in self.still.iter_mut().zip(&changes) {
             *still += LEARNING * change;
         }
@@ -83,7 +97,10 @@ mod tests {
         let (mut gate, now) = self::gate();
         assert!(!gate.opens(&with_change(19, 200), now), "a fly");
         assert!(gate.opens(&with_change(20, 200), now));
-        assert!(self::gate().0.opens(&with_change(20, 80), now), "somebody in dark clothes");
+        assert!(
+            self::gate().0.opens(&with_change(20, 80), now),
+            "somebody in dark clothes"
+        );
     }
 
     #[test]
@@ -103,7 +120,10 @@ mod tests {
         assert!(!gate.opens(&with_change(100, 200), now + 2 * COOL_DOWN));
         let mut fresh = Gate::new(2, COOL_DOWN);
         assert!(!fresh.opens(&[0; 1000], now));
-        assert!(!fresh.opens(&with_change(500, 255), now), "exposure still settles");
+        assert!(
+            !fresh.opens(&with_change(500, 255), now),
+            "exposure still settles"
+        );
         // Another resolution begins anew.
         assert!(!gate.opens(&[200; 500], now + 2 * COOL_DOWN));
     }

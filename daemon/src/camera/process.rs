@@ -1,6 +1,6 @@
-//! `kithd camera run`: opens the camera, gives up what it no longer needs, and takes bursts of frames when it is time or
-//! something moves, until its parent is gone. It never waits for anything but the camera: when no word comes from it any
-//! more the daemon knows that the camera stalls.
+//! `kithd camera run`: opens the camera, gives up what it no longer needs, and takes bursts of
+//! frames when it is time or something moves, until its parent is gone. It never waits for anything
+//! but the camera: when no word comes from it any more the daemon knows that the camera stalls.
 
 use std::io::Write;
 use std::mem::ManuallyDrop;
@@ -38,7 +38,8 @@ pub struct Args {
 pub fn run(settings: &config::Camera, max_bytes: usize) -> anyhow::Result<()> {
     child::die_with_parent()?;
     child::give_way();
-    // Its stream panics when it is dropped after the camera failed; the kernel closes both with the process.
+    // Its stream panics when it is dropped after the camera failed; the kernel closes both with the
+    // process.
     let mut device = ManuallyDrop::new(Device::open(settings)?);
     // From here on nothing is opened any more, and every thread begins without a way out.
     let confinement = confine(&Profile::Camera);
@@ -89,7 +90,9 @@ struct Taking<'a, W: Write> {
 
 impl<'a, W: Write> Taking<'a, W> {
     fn new(settings: &'a config::Camera, max_bytes: usize, out: W) -> Self {
-        let gate = settings.motion.then(|| Gate::new(settings.motion_area, settings.cool_down));
+        let gate = settings
+            .motion
+            .then(|| Gate::new(settings.motion_area, settings.cool_down));
         let due = settings.every.map(|_| Instant::now());
         Self {
             settings,
@@ -110,11 +113,22 @@ impl<'a, W: Write> Taking<'a, W> {
     /// Says that frames come; whether this one is to be read.
     fn wants(&mut self, now: Instant) -> anyhow::Result<bool> {
         self.frames += 1;
-        if self.alive.is_none_or(|last| now.duration_since(last) >= ALIVE) {
+        if self
+            .alive
+            .is_none_or(|last| now.duration_since(last) >= ALIVE)
+        {
             self.alive = Some(now);
-            self.say(Word::Alive { broken: self.broken }, &[])?;
+            self.say(
+                Word::Alive {
+                    broken: self.broken,
+                },
+                &[],
+            )?;
         }
-        let look = self.gate.is_some() && self.looked.is_none_or(|last| now.duration_since(last) >= LOOK);
+        let look = self.gate.is_some()
+            && self
+                .looked
+                .is_none_or(|last| now.duration_since(last) >= LOOK);
         let due = self.due.is_some_and(|due| now >= due);
         Ok(self.frames > WARM_UP && (self.burst.is_some() || due || look))
     }
@@ -127,7 +141,9 @@ impl<'a, W: Write> Taking<'a, W> {
         };
         let mut moves = false;
         if let Some(gate) = &mut self.gate
-            && self.looked.is_none_or(|last| now.duration_since(last) >= LOOK)
+            && self
+                .looked
+                .is_none_or(|last| now.duration_since(last) >= LOOK)
         {
             self.looked = Some(now);
             moves = gate.opens(&shot.cells(), now);
@@ -148,10 +164,19 @@ impl<'a, W: Write> Taking<'a, W> {
             return Ok(());
         };
         // With nothing to choose from nothing is measured.
-        let sharpness = if self.settings.burst > 1 { shot.sharpness() } else { 0.0 };
+        let sharpness = if self.settings.burst > 1 {
+            shot.sharpness()
+        } else {
+            0.0
+        };
         let jpeg = match shot.into_jpeg() {
             Ok(jpeg) if jpeg.len() <= self.max_bytes => jpeg,
-            Ok(jpeg) => return self.broken(&format!("its {} bytes are more than are allowed", jpeg.len()), now),
+            Ok(jpeg) => {
+                return self.broken(
+                    &format!("its {} bytes are more than are allowed", jpeg.len()),
+                    now,
+                );
+            }
             Err(why) => return self.broken(&why, now),
         };
         self.broken_since = None;
@@ -160,7 +185,13 @@ impl<'a, W: Write> Taking<'a, W> {
             let burst = self.burst.take().unwrap_or_default();
             let last = burst.len() - 1;
             for (n, (sharpness, jpeg)) in burst.into_iter().enumerate() {
-                self.say(Word::Frame { sharpness, last: n == last }, &jpeg)?;
+                self.say(
+                    Word::Frame {
+                        sharpness,
+                        last: n == last,
+                    },
+                    &jpeg,
+                )?;
             }
         }
         Ok(())
@@ -175,7 +206,10 @@ impl<'a, W: Write> Taking<'a, W> {
             tracing::warn!("a broken frame was dropped, {} so far: {why}", self.broken);
         }
         if now.duration_since(since) >= self.settings.stall_after {
-            bail!("only broken frames came for {:?}, the last: {why}", self.settings.stall_after);
+            bail!(
+                "only broken frames came for {:?}, the last: {why}",
+                self.settings.stall_after
+            );
         }
         Ok(())
     }
@@ -191,19 +225,39 @@ mod tests {
 
     /// A still grey frame with something in it from `left` on.
     fn shot(left: usize) -> Result<Shot, String> {
-        let layout = super::super::device::Layout { format: PixelFormat::Rgb, width: 64, height: 32, stride: 3 * 64 };
-        let frame: Vec<u8> =
-            (0..64 * 32).flat_map(|i| [if (left..left + 16).contains(&(i % 64)) { 250 } else { 90 }; 3]).collect();
+        let layout = super::super::device::Layout {
+            format: PixelFormat::Rgb,
+            width: 64,
+            height: 32,
+            stride: 3 * 64,
+        };
+        let frame: Vec<u8> = (0..64 * 32)
+            .flat_map(|i| {
+                [if (left..left + 16).contains(&(i % 64)) {
+                    250
+                } else {
+                    90
+                }; 3]
+            })
+            .collect();
         Shot::read(&frame, &layout, 1 << 20)
     }
 
     fn settings(lines: &str) -> config::Camera {
         let text = format!("[[camera]]\nname = \"front\"\n{lines}");
-        config::Config::check(config::Raw::parse(&text)).0.unwrap().cameras.remove(0)
+        config::Config::check(config::Raw::parse(&text))
+            .0
+            .unwrap()
+            .cameras
+            .remove(0)
     }
 
     /// Feeds frames, ten a second; gives how many were written as pictures.
-    fn pictures(taking: &mut Taking<'_, Vec<u8>>, frames: &mut Instant, shots: impl Iterator<Item = usize>) -> usize {
+    fn pictures(
+        taking: &mut Taking<'_, Vec<u8>>,
+        frames: &mut Instant,
+        shots: impl Iterator<Item = usize>,
+    ) -> usize {
         taking.out.clear();
         for left in shots {
             *frames += Duration::from_millis(100);
@@ -211,7 +265,11 @@ mod tests {
                 taking.frame(shot(left), *frames).unwrap();
             }
         }
-        taking.out.windows(7).filter(|part| part == b"\"frame\"").count()
+        taking
+            .out
+            .windows(7)
+            .filter(|part| part == b"\"frame\"")
+            .count()
     }
 
     #[test]
@@ -219,10 +277,19 @@ mod tests {
         let settings = settings("every = \"2s\"\nburst = 3\n");
         let mut taking = Taking::new(&settings, 1 << 20, Vec::new());
         let mut now = Instant::now();
-        assert_eq!(pictures(&mut taking, &mut now, std::iter::repeat_n(0, 10)), 3);
-        assert_eq!(pictures(&mut taking, &mut now, std::iter::repeat_n(0, 20)), 3);
+        assert_eq!(
+            pictures(&mut taking, &mut now, std::iter::repeat_n(0, 10)),
+            3
+        );
+        assert_eq!(
+            pictures(&mut taking, &mut now, std::iter::repeat_n(0, 20)),
+            3
+        );
         now += Duration::from_secs(60);
-        assert_eq!(pictures(&mut taking, &mut now, std::iter::repeat_n(0, 19)), 3);
+        assert_eq!(
+            pictures(&mut taking, &mut now, std::iter::repeat_n(0, 19)),
+            3
+        );
     }
 
     #[test]
@@ -230,7 +297,10 @@ mod tests {
         let settings = settings("motion = true\nburst = 2\n");
         let mut taking = Taking::new(&settings, 1 << 20, Vec::new());
         let mut now = Instant::now();
-        assert_eq!(pictures(&mut taking, &mut now, std::iter::repeat_n(0, 50)), 0);
+        assert_eq!(
+            pictures(&mut taking, &mut now, std::iter::repeat_n(0, 50)),
+            0
+        );
         assert_eq!(pictures(&mut taking, &mut now, 1..40), 2);
     }
 
@@ -250,7 +320,12 @@ mod tests {
         assert!(taking.out.windows(11).any(|part| part == b"\"last\":true"));
         assert_eq!(taking.broken, 1);
         taking.broken("torn", now).unwrap();
-        let error = taking.broken("torn", now + Duration::from_secs(5)).unwrap_err();
-        assert_eq!(error.to_string(), "only broken frames came for 5s, the last: torn");
+        let error = taking
+            .broken("torn", now + Duration::from_secs(5))
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "only broken frames came for 5s, the last: torn"
+        );
     }
 }

@@ -1,6 +1,8 @@
-//! `kithd allow PATH`: adds a folder to `intake.roots` and writes the drop-in that shows it to the confined service.
+//! `kithd allow PATH`: adds a folder to `intake.roots` and writes the drop-in that shows it to the
+//! confined service.
 //!
-//! Not for judging mounts: what is away now may come later, so nothing here fails because a folder is not there.
+//! Not for judging mounts: what is away now may come later, so nothing here fails because a folder
+//! is not there.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
@@ -43,7 +45,11 @@ pub fn run(config: &Config, file: Option<&Path>, args: &Args) -> anyhow::Result<
     let file = std::fs::canonicalize(file).unwrap_or_else(|_| file.into());
     let watched = |folder: &Path| config.folders.iter().any(|watched| watched.path == folder);
     if args.remove && watched(&path) {
-        bail!("{} is watched; take its section [[folder]] out of {} first", path.display(), file.display());
+        bail!(
+            "{} is watched; take its section [[folder]] out of {} first",
+            path.display(),
+            file.display()
+        );
     }
     // A watched folder is a root by its section alone.
     let mut roots = config.intake.roots.clone();
@@ -58,7 +64,10 @@ pub fn run(config: &Config, file: Option<&Path>, args: &Args) -> anyhow::Result<
     if roots != config.intake.roots {
         replace(&file, &with_roots(&old, &roots)?)?;
     }
-    let drop_in = args.units.join("kithd.service.d").join(format!("allow-{}.conf", escaped(&path)));
+    let drop_in = args
+        .units
+        .join("kithd.service.d")
+        .join(format!("allow-{}.conf", escaped(&path)));
     let shown = Shown::of(&path, &network_mounts());
     match drop_in_text(&path, &shown, args.write) {
         Some(text) if !args.remove => {
@@ -77,9 +86,16 @@ pub fn run(config: &Config, file: Option<&Path>, args: &Args) -> anyhow::Result<
         (false, true) => "read and write",
         (false, false) => "read",
     };
-    println!("kithd may {verb} pictures below {}; intake.roots in {} says so.", path.display(), file.display());
+    println!(
+        "kithd may {verb} pictures below {}; intake.roots in {} says so.",
+        path.display(),
+        file.display()
+    );
     if !args.remove {
-        let notes = shown.note(drop_in.exists()).into_iter().chain(trouble(&path, args.write));
+        let notes = shown
+            .note(drop_in.exists())
+            .into_iter()
+            .chain(trouble(&path, args.write));
         notes.for_each(|note| println!("Note: {note}"));
     }
     if args.units != Path::new(UNITS) || !systemd::daemon::booted().unwrap_or(false) {
@@ -87,7 +103,10 @@ pub fn run(config: &Config, file: Option<&Path>, args: &Args) -> anyhow::Result<
         return Ok(ExitCode::SUCCESS);
     }
     for arguments in [&["daemon-reload"][..], &["try-restart", "kithd.service"]] {
-        let done = Command::new("systemctl").args(arguments).status().context("systemctl cannot be run")?;
+        let done = Command::new("systemctl")
+            .args(arguments)
+            .status()
+            .context("systemctl cannot be run")?;
         if !done.success() {
             bail!(
                 "systemctl {} ended with {done}; run it by hand and look at systemctl status kithd",
@@ -98,34 +117,59 @@ pub fn run(config: &Config, file: Option<&Path>, args: &Args) -> anyhow::Result<
     Ok(ExitCode::SUCCESS)
 }
 
-/// The path in plain form, if pictures may lie there. As text only: it may be a mount that does not answer.
+/// The path in plain form, if pictures may lie there. As text only: it may be a mount that does not
+/// answer.
 fn usable(path: &Path, state_dir: &Path) -> anyhow::Result<PathBuf> {
-    const NEVER: [&str; 10] = ["/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/sbin", "/sys", "/usr"];
+    const NEVER: [&str; 10] = [
+        "/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/sbin", "/sys", "/usr",
+    ];
     if path.components().any(|part| part == Component::ParentDir) {
         bail!("{} contains ..; name the folder itself", path.display());
     }
     let plain: PathBuf = std::path::absolute(path)?.components().collect();
-    let text = plain.to_str().filter(|text| !text.contains(['"', '\\', ':', '$']) && !text.contains(char::is_control));
+    let text = plain
+        .to_str()
+        .filter(|text| !text.contains(['"', '\\', ':', '$']) && !text.contains(char::is_control));
     if text.is_none() {
-        bail!("{} cannot be written into a unit file: it holds quotes, \\, :, $ or control characters", path.display());
+        bail!(
+            "{} cannot be written into a unit file: it holds quotes, \\, :, $ or control characters",
+            path.display()
+        );
     }
-    let shallow = ["/", "/run", "/var", "/var/lib"].iter().any(|folder| plain == Path::new(folder));
+    let shallow = ["/", "/run", "/var", "/var/lib"]
+        .iter()
+        .any(|folder| plain == Path::new(folder));
     if shallow || NEVER.iter().any(|folder| plain.starts_with(folder)) {
-        bail!("{} belongs to the system; name a folder with pictures", plain.display());
+        bail!(
+            "{} belongs to the system; name a folder with pictures",
+            plain.display()
+        );
     }
     let inbox = state_dir.join("inbox");
     if plain.starts_with(state_dir) && !plain.starts_with(inbox) || state_dir.starts_with(&plain) {
-        bail!("{} holds kithd's own database; name a folder with pictures", plain.display());
+        bail!(
+            "{} holds kithd's own database; name a folder with pictures",
+            plain.display()
+        );
     }
     Ok(plain)
 }
 
 /// The configuration's text with other roots, comments and order kept.
 fn with_roots(text: &str, roots: &[PathBuf]) -> anyhow::Result<String> {
-    let mut document: DocumentMut = text.parse().context("the configuration is not valid TOML")?;
-    let list: Array = roots.iter().map(|root| Value::from(root.to_string_lossy().into_owned())).collect();
-    let intake = document.entry("intake").or_insert_with(|| Item::Table(Table::new()));
-    let intake = intake.as_table_like_mut().ok_or_else(|| anyhow!("intake in the configuration is not a section"))?;
+    let mut document: DocumentMut = text
+        .parse()
+        .context("the configuration is not valid TOML")?;
+    let list: Array = roots
+        .iter()
+        .map(|root| Value::from(root.to_string_lossy().into_owned()))
+        .collect();
+    let intake = document
+        .entry("intake")
+        .or_insert_with(|| Item::Table(Table::new()));
+    let intake = intake
+        .as_table_like_mut()
+        .ok_or_else(|| anyhow!("intake in the configuration is not a section"))?;
     intake.insert("roots", Item::Value(list.into()));
     Ok(document.to_string())
 }
@@ -135,8 +179,8 @@ fn with_roots(text: &str, roots: &[PathBuf]) -> anyhow::Result<String> {
 enum Shown {
     /// The path itself.
     Path(PathBuf),
-    /// The folder above the network mount it lies on: systemd touches what a unit names before it starts it, and would
-    /// hang in a mount whose server is away.
+    /// The folder above the network mount it lies on: systemd touches what a unit names before it
+    /// starts it, and would hang in a mount whose server is away.
     AboveMount(PathBuf),
     /// The path itself, on such a mount in /: the whole system is not shown instead.
     Mount(PathBuf),
@@ -144,8 +188,13 @@ enum Shown {
 
 impl Shown {
     fn of(path: &Path, network_mounts: &[PathBuf]) -> Self {
-        let mounts = network_mounts.iter().filter(|mount| path.starts_with(mount));
-        match mounts.min_by_key(|mount| mount.as_os_str().len()).and_then(|outermost| outermost.parent()) {
+        let mounts = network_mounts
+            .iter()
+            .filter(|mount| path.starts_with(mount));
+        match mounts
+            .min_by_key(|mount| mount.as_os_str().len())
+            .and_then(|outermost| outermost.parent())
+        {
             None => Self::Path(path.into()),
             Some(above) if above == Path::new("/") => Self::Mount(path.into()),
             Some(above) => Self::AboveMount(above.into()),
@@ -176,38 +225,63 @@ impl Shown {
     }
 }
 
-/// Mount points of network file systems, mounted or only promised in fstab. Read from tables: no mount is touched.
+/// Mount points of network file systems, mounted or only promised in fstab. Read from tables: no
+/// mount is touched.
 fn network_mounts() -> Vec<PathBuf> {
     let now = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let promised = std::fs::read_to_string("/etc/fstab").unwrap_or_default();
-    // mountinfo: fifth field, and the type behind the dash (proc(5)); fstab: second and third (fstab(5)).
+    // mountinfo: fifth field, and the type behind the dash (proc(5)); fstab: second and third
+    // (fstab(5)).
     let mounted = now.lines().filter_map(|line| {
         let (mount, kind) = line.split_once(" - ")?;
         Some((mount.split(' ').nth(4)?, kind.split(' ').next()?))
     });
-    let listed = promised.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
-        let mut fields = line.split_whitespace().skip(1);
-        Some((fields.next()?, fields.next()?))
-    });
+    let listed = promised
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace().skip(1);
+            Some((fields.next()?, fields.next()?))
+        });
     let remote = |kind: &str| {
-        const KINDS: [&str; 8] = ["nfs", "nfs4", "cifs", "smb3", "autofs", "ceph", "9p", "glusterfs"];
+        const KINDS: [&str; 8] = [
+            "nfs",
+            "nfs4",
+            "cifs",
+            "smb3",
+            "autofs",
+            "ceph",
+            "9p",
+            "glusterfs",
+        ];
         KINDS.contains(&kind) || kind.starts_with("fuse.")
     };
-    mounted.chain(listed).filter(|(_, kind)| remote(kind)).map(|(mount, _)| unescaped(mount).into()).collect()
+    mounted
+        .chain(listed)
+        .filter(|(_, kind)| remote(kind))
+        .map(|(mount, _)| unescaped(mount).into())
+        .collect()
 }
 
 /// Space, tab, line feed and backslash stand as octal codes in both tables.
 fn unescaped(field: &str) -> String {
-    [(r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", r"\")]
-        .iter()
-        .fold(field.to_string(), |text, (code, plain)| text.replace(code, plain))
+    [
+        (r"\040", " "),
+        (r"\011", "\t"),
+        (r"\012", "\n"),
+        (r"\134", r"\"),
+    ]
+    .iter()
+    .fold(field.to_string(), |text, (code, plain)| {
+        text.replace(code, plain)
+    })
 }
 
 /// What the unit needs; `None` when it shows the folder anyway.
 fn drop_in_text(path: &Path, shown: &Shown, write: bool) -> Option<String> {
     let within = |folders: &[&str]| folders.iter().any(|folder| path.starts_with(folder));
-    // Closed or private inside the service, so the folder has to be put there, into homes that are empty instead. What
-    // is mounted below it later shows too.
+    // Closed or private inside the service, so the folder has to be put there, into homes that are
+    // empty instead. What is mounted below it later shows too.
     let home = within(&["/home", "/root", "/run/user"]);
     let key = match (home || within(&["/tmp", "/var/tmp"]), write) {
         (true, true) => "BindPaths",
@@ -215,11 +289,17 @@ fn drop_in_text(path: &Path, shown: &Shown, write: bool) -> Option<String> {
         (false, true) => "ReadWritePaths",
         (false, false) => return None,
     };
-    let command = format!("kithd allow {}{}", path.display(), if write { " --write" } else { "" });
+    let command = format!(
+        "kithd allow {}{}",
+        path.display(),
+        if write { " --write" } else { "" }
+    );
     // The minus: a folder that is not there at a start must not fail it.
     let value = shown.path().to_string_lossy().replace('%', "%%");
     let homes = if home { "ProtectHome=tmpfs\n" } else { "" };
-    Some(format!("# Written by: {command}\n[Service]\n{homes}{key}=\"-{value}\"\n"))
+    Some(format!(
+        "# Written by: {command}\n[Service]\n{homes}{key}=\"-{value}\"\n"
+    ))
 }
 
 /// A path as part of a file name, as `systemd-escape --path` gives it.
@@ -244,23 +324,37 @@ fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
         let folder = file.parent().ok_or(std::io::ErrorKind::InvalidInput)?;
         std::fs::create_dir_all(folder)?;
         let (mode, owner) = match std::fs::metadata(file) {
-            Ok(old) => (old.permissions().mode() & 0o7777, Some((old.uid(), old.gid()))),
+            Ok(old) => (
+                old.permissions().mode() & 0o7777,
+                Some((old.uid(), old.gid())),
+            ),
             Err(_) => (0o644, None),
         };
-        let mut new = tempfile::Builder::new().prefix(".kithd-").tempfile_in(folder)?;
+        let mut new = tempfile::Builder::new()
+            .prefix(".kithd-")
+            .tempfile_in(folder)?;
         std::io::Write::write_all(&mut new, text.as_bytes())?;
         if let Some((user, group)) = owner {
             std::os::unix::fs::fchown(&new, Some(user), Some(group))?;
         }
-        new.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
+        new.as_file()
+            .set_permissions(std::fs::Permissions::from_mode(mode))?;
         new.as_file().sync_all()?;
         new.persist(file)?;
         Ok(())
     };
     writing().map_err(|error| match error.kind() {
-        std::io::ErrorKind::PermissionDenied => anyhow!("{} may not be written by this user; use sudo", file.display()),
+        std::io::ErrorKind::PermissionDenied => {
+            anyhow!(
+                "{} may not be written by this user; use sudo",
+                file.display()
+            )
+        }
         std::io::ErrorKind::ReadOnlyFilesystem => {
-            anyhow!("{} is on a read-only file system; put the change into the image", file.display())
+            anyhow!(
+                "{} is on a read-only file system; put the change into the image",
+                file.display()
+            )
         }
         _ => anyhow!("{} cannot be written: {error}", file.display()),
     })
@@ -275,20 +369,33 @@ fn trouble(path: &Path, write: bool) -> Option<String> {
         ));
     }
     let (rights, wanted): (_, &[_]) = match write {
-        true => ("rwX", &[("-r", "read"), ("-x", "enter"), ("-w", "write to")]),
+        true => (
+            "rwX",
+            &[("-r", "read"), ("-x", "enter"), ("-w", "write to")],
+        ),
         false => ("rX", &[("-r", "read"), ("-x", "enter")]),
     };
-    let (_, verb) = wanted.iter().find(|(flag, _)| may(flag, path) == Some(false))?;
+    let (_, verb) = wanted
+        .iter()
+        .find(|(flag, _)| may(flag, path) == Some(false))?;
     Some(format!(
         "the account {ACCOUNT} may not {verb} {folder}; on a local disk this lets it: setfacl -R -m u:{ACCOUNT}:{rights} \
          -m d:u:{ACCOUNT}:{rights} {folder}"
     ))
 }
 
-/// `test` as the daemon's account, which is the one a network server asks about; `None` when it gives no answer.
+/// `test` as the daemon's account, which is the one a network server asks about; `None` when it
+/// gives no answer.
 fn may(flag: &str, path: &Path) -> Option<bool> {
     let mut asking = Command::new("setpriv")
-        .args(["--reuid", ACCOUNT, "--regid", ACCOUNT, "--init-groups", "test"])
+        .args([
+            "--reuid",
+            ACCOUNT,
+            "--regid",
+            ACCOUNT,
+            "--init-groups",
+            "test",
+        ])
         .arg(flag)
         .arg(path)
         .stderr(std::process::Stdio::null())
@@ -315,51 +422,108 @@ mod tests {
         let shipped = include_str!("../../../deploy/kithd.toml");
         let roots = [PathBuf::from("/srv/kithd/inbox"), "/mnt/nas/in box".into()];
         let changed = with_roots(shipped, &roots).unwrap();
-        let added: Vec<_> = changed.lines().filter(|line| !shipped.lines().any(|old| old == *line)).collect();
-        assert_eq!(added, [r#"roots = ["/srv/kithd/inbox", "/mnt/nas/in box"]"#]);
+        let added: Vec<_> = changed
+            .lines()
+            .filter(|line| !shipped.lines().any(|old| old == *line))
+            .collect();
+        assert_eq!(
+            added,
+            [r#"roots = ["/srv/kithd/inbox", "/mnt/nas/in box"]"#]
+        );
         assert_eq!(changed.lines().count(), shipped.lines().count() + 1);
-        assert!(with_roots("", &roots).unwrap().starts_with("[intake]\nroots = ["));
+        assert!(
+            with_roots("", &roots)
+                .unwrap()
+                .starts_with("[intake]\nroots = [")
+        );
         assert!(with_roots("intake = 3\n", &roots).is_err());
     }
 
     #[test]
     fn a_hidden_folder_is_bound_a_visible_one_only_for_writing() {
-        let text = |path: &str, write| drop_in_text(Path::new(path), &Shown::Path(path.into()), write);
-        assert!(text("/home/anna/my 100%", false).unwrap().contains("\nBindReadOnlyPaths=\"-/home/anna/my 100%%\"\n"));
-        assert!(text("/home/anna", true).unwrap().contains("\nProtectHome=tmpfs\nBindPaths=\"-/home/anna\"\n"));
+        let text =
+            |path: &str, write| drop_in_text(Path::new(path), &Shown::Path(path.into()), write);
+        assert!(
+            text("/home/anna/my 100%", false)
+                .unwrap()
+                .contains("\nBindReadOnlyPaths=\"-/home/anna/my 100%%\"\n")
+        );
+        assert!(
+            text("/home/anna", true)
+                .unwrap()
+                .contains("\nProtectHome=tmpfs\nBindPaths=\"-/home/anna\"\n")
+        );
         assert!(!text("/tmp/in", false).unwrap().contains("ProtectHome"));
-        assert!(text("/mnt/nas", true).unwrap().contains("\nReadWritePaths=\"-/mnt/nas\"\n"));
+        assert!(
+            text("/mnt/nas", true)
+                .unwrap()
+                .contains("\nReadWritePaths=\"-/mnt/nas\"\n")
+        );
         assert_eq!(text("/mnt/nas", false), None);
     }
 
     #[test]
     fn on_a_network_mount_the_local_folder_above_it_is_named() {
-        let mounts = [PathBuf::from("/mnt/nas"), "/mnt/nas/inner".into(), "/pictures".into()];
+        let mounts = [
+            PathBuf::from("/mnt/nas"),
+            "/mnt/nas/inner".into(),
+            "/pictures".into(),
+        ];
         let shown = |path: &str| Shown::of(Path::new(path), &mounts);
         assert_eq!(shown("/mnt/nas/inner/in"), Shown::AboveMount("/mnt".into()));
         assert_eq!(shown("/mnt/nasty"), Shown::Path("/mnt/nasty".into()));
         assert_eq!(shown("/pictures/in"), Shown::Mount("/pictures/in".into()));
         let text = drop_in_text(Path::new("/mnt/nas/in"), &shown("/mnt/nas/in"), true).unwrap();
-        assert!(text.contains("kithd allow /mnt/nas/in --write") && text.contains("\nReadWritePaths=\"-/mnt\"\n"));
-        assert!(shown("/mnt/nas/in").note(true).unwrap().contains("sees all of /mnt,"));
+        assert!(
+            text.contains("kithd allow /mnt/nas/in --write")
+                && text.contains("\nReadWritePaths=\"-/mnt\"\n")
+        );
+        assert!(
+            shown("/mnt/nas/in")
+                .note(true)
+                .unwrap()
+                .contains("sees all of /mnt,")
+        );
         assert_eq!(unescaped(r"/mnt/my\040nas"), "/mnt/my nas");
     }
 
     #[test]
     fn drop_ins_are_named_as_systemd_escapes_paths() {
-        assert_eq!(escaped(Path::new("/mnt/nas-2/in box")), r"mnt-nas\x2d2-in\x20box");
-        assert_eq!(escaped(Path::new("/srv/.hidden/a.b_c")), r"srv-.hidden-a.b_c");
+        assert_eq!(
+            escaped(Path::new("/mnt/nas-2/in box")),
+            r"mnt-nas\x2d2-in\x20box"
+        );
+        assert_eq!(
+            escaped(Path::new("/srv/.hidden/a.b_c")),
+            r"srv-.hidden-a.b_c"
+        );
     }
 
     #[test]
     fn what_belongs_to_the_system_or_to_kithd_itself_is_refused() {
         let state = Path::new("/var/lib/kithd");
-        for path in ["/", "/etc/kithd", "/proc/1", "/var/lib", "/var/lib/kithd", "/var/lib/kithd/spool", "/a/../etc"] {
+        for path in [
+            "/",
+            "/etc/kithd",
+            "/proc/1",
+            "/var/lib",
+            "/var/lib/kithd",
+            "/var/lib/kithd/spool",
+            "/a/../etc",
+        ] {
             assert!(usable(Path::new(path), state).is_err(), "{path}");
         }
-        for path in ["/home/anna//pictures/", "/mnt/nas", "/var/lib/kithd/inbox", "/run/media/anna"] {
+        for path in [
+            "/home/anna//pictures/",
+            "/mnt/nas",
+            "/var/lib/kithd/inbox",
+            "/run/media/anna",
+        ] {
             assert!(usable(Path::new(path), state).is_ok(), "{path}");
         }
-        assert_eq!(usable(Path::new("/mnt//nas/./a/"), state).unwrap(), Path::new("/mnt/nas/a"));
+        assert_eq!(
+            usable(Path::new("/mnt//nas/./a/"), state).unwrap(),
+            Path::new("/mnt/nas/a")
+        );
     }
 }

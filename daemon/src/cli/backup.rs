@@ -1,5 +1,5 @@
-//! `kithd backup` and `kithd restore`: one file with everything worth keeping, through the daemon when it runs; and the same
-//! for people alone. The file belongs to whoever typed the command.
+//! `kithd backup` and `kithd restore`: one file with everything worth keeping, through the daemon
+//! when it runs; and the same for people alone. The file belongs to whoever typed the command.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -60,7 +60,11 @@ pub struct ImportArgs {
 /// Saves everything.
 pub async fn save(config: &Config, args: BackupArgs) -> anyhow::Result<ExitCode> {
     let bytes = write(config, &args.file, Saved::Everything).await?;
-    println!("{} has everything: {} KiB", args.file.display(), bytes.div_ceil(1024));
+    println!(
+        "{} has everything: {} KiB",
+        args.file.display(),
+        bytes.div_ceil(1024)
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -68,7 +72,11 @@ pub async fn save(config: &Config, args: BackupArgs) -> anyhow::Result<ExitCode>
 pub async fn export(config: &Config, args: ExportArgs) -> anyhow::Result<ExitCode> {
     let whom = args.person.clone().unwrap_or_else(|| "everybody".into());
     let bytes = write(config, &args.file, Saved::People(args.person)).await?;
-    println!("{} has {whom}: {} KiB", args.file.display(), bytes.div_ceil(1024));
+    println!(
+        "{} has {whom}: {} KiB",
+        args.file.display(),
+        bytes.div_ceil(1024)
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -79,12 +87,21 @@ enum Saved {
 
 /// Writes the file beside itself first, so that one that was there is replaced whole or not at all.
 async fn write(config: &Config, target: &Path, what: Saved) -> anyhow::Result<u64> {
-    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = target
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let not_written = || format!("no file was written to {}", target.display());
     // It holds faces: nobody else may read it. Half a backup is none: it goes if this fails.
-    let part = tempfile::Builder::new().prefix(".kithd-backup-").tempfile_in(folder).with_context(not_written)?;
-    let bytes = fill(config, part.as_file().try_clone()?, what).await.with_context(not_written)?;
-    part.persist(target).with_context(|| format!("{} cannot be made", target.display()))?;
+    let part = tempfile::Builder::new()
+        .prefix(".kithd-backup-")
+        .tempfile_in(folder)
+        .with_context(not_written)?;
+    let bytes = fill(config, part.as_file().try_clone()?, what)
+        .await
+        .with_context(not_written)?;
+    part.persist(target)
+        .with_context(|| format!("{} cannot be made", target.display()))?;
     std::fs::File::open(folder)?.sync_all()?;
     Ok(bytes)
 }
@@ -103,7 +120,11 @@ async fn fill(config: &Config, file: std::fs::File, what: Saved) -> anyhow::Resu
     let backup = match what {
         Saved::Everything => enroller.backup().await?,
         Saved::People(None) => enroller.export(None).await?,
-        Saved::People(Some(name)) => enroller.export(Some(people::id(&enroller, &name).await?)).await?,
+        Saved::People(Some(name)) => {
+            enroller
+                .export(Some(people::id(&enroller, &name).await?))
+                .await?
+        }
     };
     let bytes = backup.bytes();
     let written = tokio::task::spawn_blocking(move || {
@@ -161,7 +182,10 @@ pub async fn restore(config: &Config, args: RestoreArgs) -> anyhow::Result<ExitC
         );
     }
     if restored.kept > 0 {
-        println!("{} images of this board that are not finished or not delivered yet stayed.", restored.kept);
+        println!(
+            "{} images of this board that are not finished or not delivered yet stayed.",
+            restored.kept
+        );
     }
     if restored.same_number > 0 {
         println!(
@@ -196,7 +220,10 @@ pub async fn import(config: &Config, args: ImportArgs) -> anyhow::Result<ExitCod
         imported.people, imported.pictures, imported.counter_examples, imported.known
     );
     say_left(imported.erased, imported.left_out, &imported.left_out_rows);
-    imported.resembling.iter().for_each(|sentence| println!("{sentence}"));
+    imported
+        .resembling
+        .iter()
+        .for_each(|sentence| println!("{sentence}"));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -228,8 +255,14 @@ fn say_left(erased: u64, left_out: u64, rows: &[String]) {
 /// A folder that was mistyped must not become an empty board.
 async fn existing(config: &Config) -> anyhow::Result<(StateDir, Enroller)> {
     let was_here = [crate::store::DATABASE, crate::backup::GALLERY];
-    if !was_here.iter().any(|file| config.state_dir.join(file).exists()) {
-        bail!("there is no database in {} yet: kithd has not run with this state_dir", config.state_dir.display());
+    if !was_here
+        .iter()
+        .any(|file| config.state_dir.join(file).exists())
+    {
+        bail!(
+            "there is no database in {} yet: kithd has not run with this state_dir",
+            config.state_dir.display()
+        );
     }
     own_gallery(config).await
 }

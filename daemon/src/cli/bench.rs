@@ -1,4 +1,5 @@
-//! `kithd bench`: what the board does, in numbers: the engine's stages, the intake, the memory, the disk, the gallery.
+//! `kithd bench`: what the board does, in numbers: the engine's stages, the intake, the memory, the
+//! disk, the gallery.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,7 +45,8 @@ pub enum Bench {
         #[arg(long)]
         json: bool,
     },
-    /// What the process boundary costs: the same picture in this process and in an engine process, in turn
+    /// What the process boundary costs: the same picture in this process and in an engine process,
+    /// in turn
     Boundary {
         /// How often
         #[arg(long, default_value_t = 200)]
@@ -64,7 +66,8 @@ pub enum Bench {
     Match(matching::Match),
     /// Memory (PSS of all processes) idle, at work, and while large uploads are under way
     Memory(load::Memory),
-    /// How fast page and list answer with a million images in the database, while pictures are processed
+    /// How fast page and list answer with a million images in the database, while pictures are
+    /// processed
     Page(page::Page),
     /// Bytes written to the disk for each picture that is identified, by all processes
     Writes(writes::Writes),
@@ -73,13 +76,18 @@ pub enum Bench {
 /// Measures and prints.
 pub async fn run(config: &Config, bench: Bench) -> anyhow::Result<ExitCode> {
     match bench {
-        Bench::Engine { picture, rounds, json } => {
+        Bench::Engine {
+            picture,
+            rounds,
+            json,
+        } => {
             let bytes = match picture {
                 Some(path) => std::fs::read(&path).with_context(|| path.display().to_string())?,
                 None => bench_picture(config)?,
             };
             let config = config.clone();
-            tokio::task::spawn_blocking(move || speed::engine(&config, &bytes, rounds, json)).await??;
+            tokio::task::spawn_blocking(move || speed::engine(&config, &bytes, rounds, json))
+                .await??;
         }
         Bench::Board { rounds, json } => speed::board(config, rounds, json).await?,
         Bench::Networks { rounds, json } => {
@@ -87,12 +95,17 @@ pub async fn run(config: &Config, bench: Bench) -> anyhow::Result<ExitCode> {
             tokio::task::spawn_blocking(move || speed::networks(&config, rounds, json)).await??;
         }
         // As a task, which is how the dispatcher calls the engine.
-        Bench::Boundary { rounds, json } => tokio::spawn(boundary(config.clone(), rounds.max(1), json)).await??,
+        Bench::Boundary { rounds, json } => {
+            tokio::spawn(boundary(config.clone(), rounds.max(1), json)).await??
+        }
         Bench::Picture { file } => {
-            std::fs::write(&file, bench_picture(config)?).with_context(|| file.display().to_string())?;
+            std::fs::write(&file, bench_picture(config)?)
+                .with_context(|| file.display().to_string())?;
         }
         Bench::Intake(intake) => load::intake(config, intake).await?,
-        Bench::Match(args) => tokio::task::spawn_blocking(move || matching::matching(&args)).await??,
+        Bench::Match(args) => {
+            tokio::task::spawn_blocking(move || matching::matching(&args)).await??
+        }
         Bench::Memory(memory) => load::memory(config, memory, bench_picture(config)?).await?,
         Bench::Page(args) => page::page(config, args, bench_picture(config)?).await?,
         Bench::Writes(args) => writes::writes(config, args, bench_picture(config)?).await?,
@@ -110,12 +123,25 @@ async fn boundary(mut config: Config, rounds: usize, as_json: bool) -> anyhow::R
     if config.models.precision.is_none() {
         let precision = load_pack(&config.models)?.default_precision(config.engine.device);
         config.models.precision = Some(precision);
-        config.arguments.extend(["--set".into(), format!("models.precision={precision}")]);
+        config
+            .arguments
+            .extend(["--set".into(), format!("models.precision={precision}")]);
     }
-    let picture = Picture { bytes: bench_picture(&config)?.into(), path: None };
-    let (inside, engines) = (own_engine(&config).await?, OwnEngines::start(&config).await?);
-    let across =
-        async || engines.guard.recognise(None, &picture).await.map_err(|error| anyhow!(error.verdict().sentence));
+    let picture = Picture {
+        bytes: bench_picture(&config)?.into(),
+        path: None,
+    };
+    let (inside, engines) = (
+        own_engine(&config).await?,
+        OwnEngines::start(&config).await?,
+    );
+    let across = async || {
+        engines
+            .guard
+            .recognise(None, &picture)
+            .await
+            .map_err(|error| anyhow!(error.verdict().sentence))
+    };
     inside.recognise(picture.bytes.clone()).await?;
     across().await?;
     let mut times = [Vec::with_capacity(rounds), Vec::with_capacity(rounds)];
@@ -129,8 +155,11 @@ async fn boundary(mut config: Config, rounds: usize, as_json: bool) -> anyhow::R
     }
     engines.stop().await;
     // Pair by pair: whatever slows the machine for a while slows both of a pair.
-    let mut ratios: Vec<f64> =
-        times[0].iter().zip(&times[1]).map(|(inside, across)| across.as_secs_f64() / inside.as_secs_f64()).collect();
+    let mut ratios: Vec<f64> = times[0]
+        .iter()
+        .zip(&times[1])
+        .map(|(inside, across)| across.as_secs_f64() / inside.as_secs_f64())
+        .collect();
     ratios.sort_by(f64::total_cmp);
     let overhead = ratios[ratios.len() / 2] - 1.0;
     let [inside, across] = times.map(|mut times| {
@@ -138,10 +167,18 @@ async fn boundary(mut config: Config, rounds: usize, as_json: bool) -> anyhow::R
         times[times.len() / 2].as_secs_f64() * 1e3
     });
     if as_json {
-        println!("{}", json!({ "rounds": rounds, "inside_ms": inside, "across_ms": across, "overhead": overhead }));
+        println!(
+            "{}",
+            json!({ "rounds": rounds, "inside_ms": inside, "across_ms": across, "overhead": overhead })
+        );
     } else {
-        println!("medians of {rounds} in turn: {inside:.2} ms in this process, {across:.2} ms in an engine process");
-        println!("the boundary costs {:.1} % (median of the pairs)", 100.0 * overhead);
+        println!(
+            "medians of {rounds} in turn: {inside:.2} ms in this process, {across:.2} ms in an engine process"
+        );
+        println!(
+            "the boundary costs {:.1} % (median of the pairs)",
+            100.0 * overhead
+        );
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! `kithd breaker`: where the circuit breaker is and why, and an operator's word to it. Needs the running daemon.
+//! `kithd breaker`: where the circuit breaker is and why, and an operator's word to it. Needs the
+//! running daemon.
 
 use std::process::ExitCode;
 
@@ -14,9 +15,16 @@ pub async fn run(config: &Config, command: Option<BreakerCommand>) -> anyhow::Re
     let client = Client::connect(&config.state_dir).await?;
     let client = client.context("kithd is not running, so there is no engine to guard")?;
     let now: Value = match command {
-        Some(command) => client.post("/v1/breaker", &serde_json::json!({ "command": command })).await?,
+        Some(command) => {
+            client
+                .post("/v1/breaker", &serde_json::json!({ "command": command }))
+                .await?
+        }
         None => client.get("/v1/breaker").await?,
     };
-    println!("circuit breaker: {}", now["sentence"].as_str().unwrap_or("?"));
+    println!(
+        "circuit breaker: {}",
+        now["sentence"].as_str().unwrap_or("?")
+    );
     Ok(ExitCode::SUCCESS)
 }

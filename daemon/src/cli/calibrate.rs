@@ -1,4 +1,5 @@
-//! `kithd calibrate`: what the own gallery says about the threshold, whether the daemon runs or not.
+//! `kithd calibrate`: what the own gallery says about the threshold, whether the daemon runs or
+//! not.
 
 use std::process::ExitCode;
 
@@ -25,14 +26,23 @@ pub struct Args {
 /// Reads the gallery and prints what it says.
 pub fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
     let Some(connection) = Store::open_for_reading(&config.state_dir)? else {
-        bail!("there is no database in {} yet: kithd has not run with this state_dir", config.state_dir.display());
+        bail!(
+            "there is no database in {} yet: kithd has not run with this state_dir",
+            config.state_dir.display()
+        );
     };
     let pack = load_pack(&config.models)?;
     let matching = config.recognition.judging.of(&pack);
     let mut pictures = Gallery::of(&matching, pack.dimension());
     for row in gallery(&connection, pack.space())? {
-        if pictures.push(row.person_id, row.person_image_id, &row.embedding).is_err() {
-            eprintln!("picture {} of {} is left out: its embedding is damaged", row.image_name, row.name);
+        if pictures
+            .push(row.person_id, row.person_image_id, &row.embedding)
+            .is_err()
+        {
+            eprintln!(
+                "picture {} of {} is left out: its embedding is damaged",
+                row.image_name, row.name
+            );
         }
     }
     let calibration = calibrate(&pictures, &matching, config.recognition.judging.caution);
@@ -45,16 +55,40 @@ pub fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn as_text(calibration: &Calibration) -> String {
-    let Calibration { people, pictures, genuine, impostors, threshold, now, recommended, reason, .. } = calibration;
+    let Calibration {
+        people,
+        pictures,
+        genuine,
+        impostors,
+        threshold,
+        now,
+        recommended,
+        reason,
+        ..
+    } = calibration;
     let mut text = format!(
         "{people} people, {pictures} pictures: {genuine} pairs of one person, {impostors} pairs of two people\n"
     );
     if !calibration.bins.is_empty() && genuine + impostors > 0 {
-        text.push_str(&plot("pairs of one person", &calibration.genuine_share, &calibration.bins, *threshold));
-        text.push_str(&plot("pairs of two people", &calibration.impostor_share, &calibration.bins, *threshold));
+        text.push_str(&plot(
+            "pairs of one person",
+            &calibration.genuine_share,
+            &calibration.bins,
+            *threshold,
+        ));
+        text.push_str(&plot(
+            "pairs of two people",
+            &calibration.impostor_share,
+            &calibration.bins,
+            *threshold,
+        ));
     }
     let rates = |name: &str, point: &CalibrationPoint| {
-        let CalibrationPoint { threshold, fmr, fnmr } = point;
+        let CalibrationPoint {
+            threshold,
+            fmr,
+            fnmr,
+        } = point;
         format!(
             "{name:<12} {threshold:.3}   false match {:.3} %   false non-match {:.3} %\n",
             100.0 * fmr,
@@ -70,11 +104,17 @@ fn as_text(calibration: &Calibration) -> String {
     }
     if let Some(caution) = calibration.caution {
         let (known, unknown) = (calibration.known_below, calibration.unknown_above);
-        text.push_str(&format!("caution      {caution}: known below {known:.3}, unknown above {unknown:.3}\n"));
+        text.push_str(&format!(
+            "caution      {caution}: known below {known:.3}, unknown above {unknown:.3}\n"
+        ));
     }
     text.push_str(&format!("{reason}\n"));
-    if let Some(recommended) = recommended.filter(|recommended| recommended.threshold != *threshold) {
-        text.push_str(&format!("to use it, set recognition.threshold = {:.2}\n", recommended.threshold));
+    if let Some(recommended) = recommended.filter(|recommended| recommended.threshold != *threshold)
+    {
+        text.push_str(&format!(
+            "to use it, set recognition.threshold = {:.2}\n",
+            recommended.threshold
+        ));
     }
     text
 }
@@ -94,10 +134,18 @@ fn plot(title: &str, shares: &[f64], bins: &[f32], threshold: f32) -> String {
         let line: String = shares.iter().map(bar).collect();
         text.push_str(&format!("  {}\n", line.trim_end()));
     }
-    let at = bins.partition_point(|edge| *edge <= threshold).min(bins.len().saturating_sub(1));
+    let at = bins
+        .partition_point(|edge| *edge <= threshold)
+        .min(bins.len().saturating_sub(1));
     let last = bins.last().copied().unwrap_or_default();
-    let axis: String = (0..bins.len()).map(|bin| if bin == at { '▲' } else { '─' }).collect();
-    text.push_str(&format!("  {axis}\n  0{:>width$}\n", format!("{last:.2}"), width = bins.len().saturating_sub(1)));
+    let axis: String = (0..bins.len())
+        .map(|bin| if bin == at { '▲' } else { '─' })
+        .collect();
+    text.push_str(&format!(
+        "  {axis}\n  0{:>width$}\n",
+        format!("{last:.2}"),
+        width = bins.len().saturating_sub(1)
+    ));
     text
 }
 
@@ -107,7 +155,12 @@ mod tests {
 
     #[test]
     fn the_plot_has_a_bar_for_each_bin_and_marks_the_threshold() {
-        let text = plot("pairs", &[0.0, 0.001, 0.999, 0.0], &[0.2, 0.4, 0.6, 0.8], 0.5);
+        let text = plot(
+            "pairs",
+            &[0.0, 0.001, 0.999, 0.0],
+            &[0.2, 0.4, 0.6, 0.8],
+            0.5,
+        );
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[1], "pairs");
         assert_eq!(lines[2], "    █", "the fullest bin reaches to the top");

@@ -64,17 +64,33 @@ pub async fn run(config: &Config, command: Camera) -> anyhow::Result<ExitCode> {
 }
 
 fn configured<'a>(config: &'a Config, name: &str) -> anyhow::Result<&'a config::Camera> {
-    config.cameras.iter().find(|camera| camera.name == name).ok_or_else(|| {
-        let names: Vec<_> = config.cameras.iter().map(|camera| camera.name.as_str()).collect();
-        let known = if names.is_empty() { "none".into() } else { names.join(", ") };
-        anyhow!("there is no [[camera]] named {name:?} in the configuration; named there: {known}")
-    })
+    config
+        .cameras
+        .iter()
+        .find(|camera| camera.name == name)
+        .ok_or_else(|| {
+            let names: Vec<_> = config
+                .cameras
+                .iter()
+                .map(|camera| camera.name.as_str())
+                .collect();
+            let known = if names.is_empty() {
+                "none".into()
+            } else {
+                names.join(", ")
+            };
+            anyhow!(
+                "there is no [[camera]] named {name:?} in the configuration; named there: {known}"
+            )
+        })
 }
 
 /// Asked on a thread of its own: a wedged camera answers nobody.
 async fn found() -> anyhow::Result<Vec<Found>> {
     let asking = tokio::task::spawn_blocking(camera::found);
-    Ok(timeout(ASKING, asking).await.context("a camera does not answer; unplug it and plug it in again")??)
+    Ok(timeout(ASKING, asking)
+        .await
+        .context("a camera does not answer; unplug it and plug it in again")??)
 }
 
 async fn list() -> anyhow::Result<ExitCode> {
@@ -95,10 +111,18 @@ async fn list() -> anyhow::Result<ExitCode> {
                 for offer in offers.iter().filter(|offer| offer.usable) {
                     let (width, height) = offer.size;
                     let rates: Vec<_> = offer.rates.iter().map(ToString::to_string).collect();
-                    println!("  {:<10} {:<12} {}", offer.format, format!("{width}x{height}"), rates.join(" "));
+                    println!(
+                        "  {:<10} {:<12} {}",
+                        offer.format,
+                        format!("{width}x{height}"),
+                        rates.join(" ")
+                    );
                 }
-                let mut others: Vec<_> =
-                    offers.iter().filter(|offer| !offer.usable).map(|offer| &offer.format).collect();
+                let mut others: Vec<_> = offers
+                    .iter()
+                    .filter(|offer| !offer.usable)
+                    .map(|offer| &offer.format)
+                    .collect();
                 others.dedup();
                 if !others.is_empty() {
                     println!("  and {} formats that kithd cannot use", others.len());
@@ -117,7 +141,14 @@ async fn snapshot(config: &Config, args: &SnapshotArgs) -> anyhow::Result<ExitCo
         (None, None, [only]) => only.clone(),
         (None, None, _) => bail!("several cameras are configured; say which with --camera NAME"),
     };
-    let config::Camera { device, width, height, rate, format, .. } = &settings;
+    let config::Camera {
+        device,
+        width,
+        height,
+        rate,
+        format,
+        ..
+    } = &settings;
     // The process that takes pictures for the daemon, told to take one at once.
     let section = format!(
         "camera=[{{name=\"snapshot\",device=\"{}\",resolution=\"{width}x{height}\",rate={rate},format=\"{}\",\
@@ -128,8 +159,14 @@ async fn snapshot(config: &Config, args: &SnapshotArgs) -> anyhow::Result<ExitCo
     let mut configuration = config.arguments.clone();
     configuration.extend(["--set".into(), section]);
     let arguments = ["camera", "run", "--name", "snapshot"];
-    let (child, stdout) =
-        Child::spawn("camera", "camera", &configuration, arguments, Stdio::piped()).map_err(|why| anyhow!(why))?;
+    let (child, stdout) = Child::spawn(
+        "camera",
+        "camera",
+        &configuration,
+        arguments,
+        Stdio::piped(),
+    )
+    .map_err(|why| anyhow!(why))?;
     let stdout = stdout.context("the camera process has no output")?;
     let picture = match timeout(DEADLINE, first_picture(stdout, settings.max_frame_bytes())).await {
         Ok(Ok(picture)) => picture,
@@ -147,8 +184,13 @@ async fn snapshot(config: &Config, args: &SnapshotArgs) -> anyhow::Result<ExitCo
         return Ok(ExitCode::SUCCESS);
     }
     let output = args.output.display();
-    std::fs::write(&args.output, &picture).with_context(|| format!("{output} cannot be written"))?;
-    println!("{output}: {width}x{height}, {} KiB, from {}", picture.len().div_ceil(1024), device.display());
+    std::fs::write(&args.output, &picture)
+        .with_context(|| format!("{output} cannot be written"))?;
+    println!(
+        "{output}: {width}x{height}, {} KiB, from {}",
+        picture.len().div_ceil(1024),
+        device.display()
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -164,27 +206,48 @@ async fn first_picture(mut stdout: ChildStdout, max_bytes: usize) -> Result<Vec<
 async fn unconfigured(device: Option<&Path>) -> anyhow::Result<config::Camera> {
     let found = found().await?;
     // Named by any link to it.
-    let node = device.map(|device| device.canonicalize().unwrap_or_else(|_| device.to_path_buf()));
-    let Some(found) = found.into_iter().find(|found| node.as_ref().is_none_or(|node| found.device == *node)) else {
+    let node = device.map(|device| {
+        device
+            .canonicalize()
+            .unwrap_or_else(|_| device.to_path_buf())
+    });
+    let Some(found) = found
+        .into_iter()
+        .find(|found| node.as_ref().is_none_or(|node| found.device == *node))
+    else {
         match device {
             Some(device) => {
-                bail!("{} is not there or no camera; kithd camera list shows those that are", device.display())
+                bail!(
+                    "{} is not there or no camera; kithd camera list shows those that are",
+                    device.display()
+                )
             }
             None => bail!("no camera was found"),
         }
     };
     let offers = found.offers?;
     let usable = offers.iter().filter_map(|offer| {
-        let (format, _) = PixelFormat::ALL.into_iter().find(|(_, name)| *name == offer.format)?;
+        let (format, _) = PixelFormat::ALL
+            .into_iter()
+            .find(|(_, name)| *name == offer.format)?;
         Some((offer, format))
     });
     // As a webcam sends it before raw, then the largest that is not too large.
     let best = usable.max_by_key(|(offer, format)| {
         let pixels = i64::from(offer.size.0) * i64::from(offer.size.1);
         let fits = offer.size.0 <= USUAL.0 && offer.size.1 <= USUAL.1;
-        (fits, *format == PixelFormat::Mjpeg, if fits { pixels } else { -pixels })
+        (
+            fits,
+            *format == PixelFormat::Mjpeg,
+            if fits { pixels } else { -pixels },
+        )
     });
-    let Some((offer, format)) = best else { bail!("{} offers nothing that kithd can use", found.device.display()) };
+    let Some((offer, format)) = best else {
+        bail!(
+            "{} offers nothing that kithd can use",
+            found.device.display()
+        )
+    };
     Ok(config::Camera {
         name: "snapshot".into(),
         device: found.device,

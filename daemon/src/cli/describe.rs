@@ -1,4 +1,5 @@
-//! What packages want to know of the command line: completion scripts and man pages, both made from its definition.
+//! What packages want to know of the command line: completion scripts and man pages, both made from
+//! its definition.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -18,7 +19,8 @@ pub fn completion(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
 
 /// `kithd man FOLDER`: kithd.1, and kithd-enroll.1 and the like for every command that help shows.
 pub fn man(folder: &Path) -> anyhow::Result<ExitCode> {
-    std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("{} cannot be made", folder.display()))?;
     let command = Cli::command().disable_help_subcommand(true);
     clap_mangen::generate_to(command, folder)
         .with_context(|| format!("the pages cannot be written into {}", folder.display()))?;

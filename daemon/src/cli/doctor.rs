@@ -1,7 +1,8 @@
-//! `kithd doctor`: looks at everything the appliance stands on, and says what to do about what is not right. Works with and
-//! without the daemon, and changes nothing.
+//! `kithd doctor`: looks at everything the appliance stands on, and says what to do about what is
+//! not right. Works with and without the daemon, and changes nothing.
 //!
-//! What the running daemon says of its parts is believed; the rest is looked at from here, as the user who typed it.
+//! What the running daemon says of its parts is believed; the rest is looked at from here, as the
+//! user who typed it.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,9 @@ use crate::engine::load_pack;
 use crate::mqtt::{self, Message, Settings, State};
 use crate::queue::synchronised;
 use crate::state_dir::open_to_others;
-use crate::store::{StoreError, journal_bytes, journal_trouble, look_through, refuse_network_filesystem};
+use crate::store::{
+    StoreError, journal_bytes, journal_trouble, look_through, refuse_network_filesystem,
+};
 use crate::topics::Topics;
 
 /// How long a message to oneself may take.
@@ -65,17 +68,32 @@ struct Findings(Vec<Finding>);
 
 impl Findings {
     fn ok(&mut self, part: &str, text: impl Into<String>) {
-        self.0.push(Finding { part: part.into(), verdict: Verdict::Ok, text: text.into(), advice: None });
+        self.0.push(Finding {
+            part: part.into(),
+            verdict: Verdict::Ok,
+            text: text.into(),
+            advice: None,
+        });
     }
 
     fn warning(&mut self, part: &str, text: impl Into<String>, advice: impl Into<String>) {
         let advice = Some(advice.into());
-        self.0.push(Finding { part: part.into(), verdict: Verdict::Warning, text: text.into(), advice });
+        self.0.push(Finding {
+            part: part.into(),
+            verdict: Verdict::Warning,
+            text: text.into(),
+            advice,
+        });
     }
 
     fn problem(&mut self, part: &str, text: impl Into<String>, advice: impl Into<String>) {
         let advice = Some(advice.into());
-        self.0.push(Finding { part: part.into(), verdict: Verdict::Problem, text: text.into(), advice });
+        self.0.push(Finding {
+            part: part.into(),
+            verdict: Verdict::Problem,
+            text: text.into(),
+            advice,
+        });
     }
 }
 
@@ -98,17 +116,30 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     if let Some(status) = &daemon {
         parts(status, &mut found);
     }
-    let well = found.0.iter().all(|finding| finding.verdict != Verdict::Problem);
+    let well = found
+        .0
+        .iter()
+        .all(|finding| finding.verdict != Verdict::Problem);
     if args.json {
         println!("{}", json!({ "ok": well, "findings": found.0 }));
     } else {
         show(&found.0);
     }
-    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn show(findings: &[Finding]) {
-    for Finding { part, verdict, text, advice } in findings {
+    for Finding {
+        part,
+        verdict,
+        text,
+        advice,
+    } in findings
+    {
         let word = match verdict {
             Verdict::Ok => "ok",
             Verdict::Warning => "warning",
@@ -119,14 +150,25 @@ fn show(findings: &[Finding]) {
             println!("         {advice}");
         }
     }
-    let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
-    println!("{} problems, {} warnings", count(Verdict::Problem), count(Verdict::Warning));
+    let count = |verdict| {
+        findings
+            .iter()
+            .filter(|finding| finding.verdict == verdict)
+            .count()
+    };
+    println!(
+        "{} problems, {} warnings",
+        count(Verdict::Problem),
+        count(Verdict::Warning)
+    );
 }
 
 /// Whether the daemon runs, and what systemd says; its status if it answers.
 async fn service(config: &Config, found: &mut Findings) -> Option<Value> {
     let asked = async {
-        let Some(client) = Client::connect(&config.state_dir).await? else { return anyhow::Ok(None) };
+        let Some(client) = Client::connect(&config.state_dir).await? else {
+            return anyhow::Ok(None);
+        };
         let mut status: Value = client.get("/v1/status").await?;
         status["engine"] = client.get("/v1/breaker").await.unwrap_or(Value::Null);
         status["strange_names"] = client.get("/control/names").await?;
@@ -134,11 +176,21 @@ async fn service(config: &Config, found: &mut Findings) -> Option<Value> {
     };
     let status = match timeout(PATIENCE, asked).await {
         Ok(Ok(Some(status))) => {
-            found.ok("daemon", format!("running, version {}", status["version"].as_str().unwrap_or("?")));
+            found.ok(
+                "daemon",
+                format!(
+                    "running, version {}",
+                    status["version"].as_str().unwrap_or("?")
+                ),
+            );
             Some(status)
         }
         Ok(Ok(None)) => {
-            found.warning("daemon", "not running", "start it: sudo systemctl start kithd, or kithd run");
+            found.warning(
+                "daemon",
+                "not running",
+                "start it: sudo systemctl start kithd, or kithd run",
+            );
             None
         }
         Ok(Err(error)) => {
@@ -150,12 +202,20 @@ async fn service(config: &Config, found: &mut Findings) -> Option<Value> {
             None
         }
         Err(_) => {
-            found.problem("daemon", "it does not answer", "restart it: sudo systemctl restart kithd");
+            found.problem(
+                "daemon",
+                "it does not answer",
+                "restart it: sudo systemctl restart kithd",
+            );
             None
         }
     };
     if let Some(unit) = unit() {
-        let is = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap_or("?");
+        let is = |key: &str| {
+            unit.lines()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+                .unwrap_or("?")
+        };
         let (active, file) = (is("ActiveState"), is("UnitFileState"));
         let text = format!("{active}, {file}");
         match (active, file) {
@@ -165,7 +225,11 @@ async fn service(config: &Config, found: &mut Findings) -> Option<Value> {
                 "journalctl -u kithd -p warning says why; then: sudo systemctl restart kithd",
             ),
             (_, "enabled") => found.ok("unit", text),
-            _ => found.warning("unit", text, "it is not started at boot: sudo systemctl enable --now kithd"),
+            _ => found.warning(
+                "unit",
+                text,
+                "it is not started at boot: sudo systemctl enable --now kithd",
+            ),
         }
     }
     status
@@ -173,7 +237,16 @@ async fn service(config: &Config, found: &mut Findings) -> Option<Value> {
 
 /// What systemd knows of the unit; `None`: no systemd, or no such unit.
 fn unit() -> Option<String> {
-    let asked = ["show", SERVICE, "-p", "LoadState", "-p", "ActiveState", "-p", "UnitFileState"];
+    let asked = [
+        "show",
+        SERVICE,
+        "-p",
+        "LoadState",
+        "-p",
+        "ActiveState",
+        "-p",
+        "UnitFileState",
+    ];
     let output = Command::new("systemctl").args(asked).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     (output.status.success() && text.contains("LoadState=loaded")).then_some(text)
@@ -185,23 +258,45 @@ fn state_folder(config: &Config, found: &mut Findings) {
     let metadata = match std::fs::metadata(folder) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return found.warning("state folder", format!("{shown} is not there yet"), "kithd makes it when it starts");
+            return found.warning(
+                "state folder",
+                format!("{shown} is not there yet"),
+                "kithd makes it when it starts",
+            );
         }
         Err(error) => {
-            return found.problem("state folder", format!("{shown}: {error}"), "run this with sudo, or set state_dir");
+            return found.problem(
+                "state folder",
+                format!("{shown}: {error}"),
+                "run this with sudo, or set state_dir",
+            );
         }
     };
     if let Err(error @ StoreError::NetworkFilesystem { .. }) = refuse_network_filesystem(folder) {
-        found.problem("state folder", error.to_string(), "set state_dir to a folder on the board's own disk");
+        found.problem(
+            "state folder",
+            error.to_string(),
+            "set state_dir to a folder on the board's own disk",
+        );
     }
     if metadata.permissions().mode() & 0o007 != 0 {
         let advice = format!("it holds faces: sudo chmod o= {shown}");
-        found.warning("state folder", format!("{shown} is open to every user of this board"), advice);
+        found.warning(
+            "state folder",
+            format!("{shown} is open to every user of this board"),
+            advice,
+        );
     } else {
-        found.ok("state folder", format!("{shown}, of user {}, closed to others", metadata.uid()));
+        found.ok(
+            "state folder",
+            format!("{shown}, of user {}, closed to others", metadata.uid()),
+        );
     }
     let open = open_to_others(folder);
-    let open: Vec<_> = open.iter().filter_map(|path| Some(path.file_name()?.to_string_lossy())).collect();
+    let open: Vec<_> = open
+        .iter()
+        .filter_map(|path| Some(path.file_name()?.to_string_lossy()))
+        .collect();
     if !open.is_empty() {
         let text = format!("others of this board may read or write {}", open.join(", "));
         found.warning("state files", text, "restart kithd, which closes them");
@@ -210,7 +305,9 @@ fn state_folder(config: &Config, found: &mut Findings) {
     let token = folder.join("token");
     if let Ok(metadata) = std::fs::metadata(&token) {
         let (mode, owner) = (metadata.permissions().mode() & 0o777, metadata.uid());
-        if mode & 0o077 != 0 || Some(owner) != std::fs::metadata(folder).ok().map(|folder| folder.uid()) {
+        if mode & 0o077 != 0
+            || Some(owner) != std::fs::metadata(folder).ok().map(|folder| folder.uid())
+        {
             let text = format!("{} can be read by others (mode {mode:o})", token.display());
             found.problem("token", text, "replace it: kithd token --new");
         } else {
@@ -223,17 +320,38 @@ async fn database(config: &Config, found: &mut Findings) {
     let folder = config.state_dir.clone();
     let looked = tokio::task::spawn_blocking(move || look_through(&folder)).await;
     match looked {
-        Ok(Ok(None)) => found.warning("database", "there is none yet", "kithd makes it when it starts"),
+        Ok(Ok(None)) => found.warning(
+            "database",
+            "there is none yet",
+            "kithd makes it when it starts",
+        ),
         Ok(Ok(Some(database))) => {
             let journal = journal_bytes(&config.state_dir);
             let (file, rest) = (database.bytes >> 20, journal >> 20);
-            found.ok("database", format!("whole, schema {}, {file} MiB, journal {rest} MiB", database.schema));
+            found.ok(
+                "database",
+                format!(
+                    "whole, schema {}, {file} MiB, journal {rest} MiB",
+                    database.schema
+                ),
+            );
             if let Some(text) = journal_trouble(journal) {
-                found.warning("journal", text, "end the program that reads it; until then it grows");
+                found.warning(
+                    "journal",
+                    text,
+                    "end the program that reads it; until then it grows",
+                );
             }
             if !database.damaged.is_empty() {
-                let text = format!("an earlier one was damaged and was moved to {}", database.damaged.join(", "));
-                found.warning("database", text, "the page says what came back; then move these files away");
+                let text = format!(
+                    "an earlier one was damaged and was moved to {}",
+                    database.damaged.join(", ")
+                );
+                found.warning(
+                    "database",
+                    text,
+                    "the page says what came back; then move these files away",
+                );
             }
         }
         Ok(Err(error @ StoreError::Corrupt(_))) => {
@@ -241,9 +359,17 @@ async fn database(config: &Config, found: &mut Findings) {
             found.problem("database", error.to_string(), advice);
         }
         Ok(Err(error @ StoreError::Newer { .. })) => {
-            found.problem("database", error.to_string(), "install the newer kithd again");
+            found.problem(
+                "database",
+                error.to_string(),
+                "install the newer kithd again",
+            );
         }
-        Ok(Err(error)) => found.problem("database", error.to_string(), "run this with sudo, or as the service's user"),
+        Ok(Err(error)) => found.problem(
+            "database",
+            error.to_string(),
+            "run this with sudo, or as the service's user",
+        ),
         Err(error) => found.problem("database", error.to_string(), "try again"),
     }
 }
@@ -256,14 +382,26 @@ fn disk(config: &Config, found: &mut Findings) {
         folder = parent;
     }
     let Some(free) = free_bytes(folder) else {
-        return found.warning("disk", format!("{} does not say how full it is", folder.display()), "try df");
+        return found.warning(
+            "disk",
+            format!("{} does not say how full it is", folder.display()),
+            "try df",
+        );
     };
     let (free, reserve) = (free >> 20, config.intake.disk_reserve_bytes >> 20);
     let text = format!("{free} MiB free, intake.disk_reserve is {reserve} MiB");
     if free <= reserve {
-        found.problem("disk", text, "nothing is accepted: free some space, or lower the caps of [retention]");
+        found.problem(
+            "disk",
+            text,
+            "nothing is accepted: free some space, or lower the caps of [retention]",
+        );
     } else if free < 2 * reserve {
-        found.warning("disk", text, "it is filling up: free some space, or lower the caps of [retention]");
+        found.warning(
+            "disk",
+            text,
+            "it is filling up: free some space, or lower the caps of [retention]",
+        );
     } else {
         found.ok("disk", text);
     }
@@ -283,9 +421,15 @@ async fn models(config: &Config, running: bool, found: &mut Findings) {
             }
         }
         Ok(Err(error)) => {
-            return found.problem("models", error.to_string(), "install the package again, or set models.pack");
+            return found.problem(
+                "models",
+                error.to_string(),
+                "install the package again, or set models.pack",
+            );
         }
-        Err(error) => return found.problem("models", error.to_string(), "install the package again"),
+        Err(error) => {
+            return found.problem("models", error.to_string(), "install the package again");
+        }
     }
     if running {
         // It says itself how its engine is.
@@ -306,35 +450,62 @@ async fn models(config: &Config, running: bool, found: &mut Findings) {
 
 fn sources(config: &Config) -> Vec<(String, &Path)> {
     let watched = |root: &&PathBuf| config.folders.iter().any(|folder| folder.path == **root);
-    let roots =
-        config.intake.roots.iter().filter(|root| !watched(root)).map(|root| ("root".to_string(), root.as_path()));
-    let folders = config.folders.iter().map(|folder| ("folder".to_string(), folder.path.as_path()));
-    roots.chain(folders).map(|(kind, path)| (format!("{kind} {}", path.display()), path)).collect()
+    let roots = config
+        .intake
+        .roots
+        .iter()
+        .filter(|root| !watched(root))
+        .map(|root| ("root".to_string(), root.as_path()));
+    let folders = config
+        .folders
+        .iter()
+        .map(|folder| ("folder".to_string(), folder.path.as_path()));
+    roots
+        .chain(folders)
+        .map(|(kind, path)| (format!("{kind} {}", path.display()), path))
+        .collect()
 }
 
 async fn source(part: &str, path: &Path, found: &mut Findings) {
     let folder = path.to_path_buf();
-    let look =
-        tokio::task::spawn_blocking(move || std::fs::read_dir(&folder).map(|mut entries| entries.next().is_none()));
+    let look = tokio::task::spawn_blocking(move || {
+        std::fs::read_dir(&folder).map(|mut entries| entries.next().is_none())
+    });
     match timeout(PATIENCE, look).await {
-        Err(_) => found.problem(part, "it does not answer", "is its server up? pictures below it wait meanwhile"),
+        Err(_) => found.problem(
+            part,
+            "it does not answer",
+            "is its server up? pictures below it wait meanwhile",
+        ),
         Ok(Err(error)) => found.problem(part, error.to_string(), "try again"),
         Ok(Ok(Err(error))) if error.kind() == std::io::ErrorKind::NotFound => {
             let advice = "make it, mount it, or take it out of the configuration";
-            // Roots are permissions, and some are there by default; a folder is watched because somebody wants it.
+            // Roots are permissions, and some are there by default; a folder is watched because
+            // somebody wants it.
             match part.starts_with("root") {
-                true => found.warning(part, "it is not there; paths below it wait until it is", advice),
+                true => found.warning(
+                    part,
+                    "it is not there; paths below it wait until it is",
+                    advice,
+                ),
                 false => found.problem(part, "it is not there", advice),
             }
         }
         Ok(Ok(Err(error))) => {
-            let advice = format!("let the service's user read it, and: sudo kithd allow {}", path.display());
+            let advice = format!(
+                "let the service's user read it, and: sudo kithd allow {}",
+                path.display()
+            );
             found.problem(part, error.to_string(), advice);
         }
         Ok(Ok(Ok(_))) => match Account::of(SERVICE) {
             Some(account) if !account.may_list(path) => {
                 let text = format!("user {SERVICE}, as whom the service runs, may not read it");
-                found.problem(part, text, format!("sudo setfacl -R -m u:{SERVICE}:rX {}", path.display()));
+                found.problem(
+                    part,
+                    text,
+                    format!("sudo setfacl -R -m u:{SERVICE}:rX {}", path.display()),
+                );
             }
             _ => found.ok(part, "there and readable"),
         },
@@ -350,7 +521,11 @@ struct Account {
 impl Account {
     fn of(name: &str) -> Option<Self> {
         let people = std::fs::read_to_string("/etc/passwd").ok()?;
-        let mut fields = people.lines().find(|line| line.split(':').next() == Some(name))?.split(':').skip(2);
+        let mut fields = people
+            .lines()
+            .find(|line| line.split(':').next() == Some(name))?
+            .split(':')
+            .skip(2);
         let (uid, group) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
         let listed = std::fs::read_to_string("/etc/group").unwrap_or_default();
         let member = |line: &str| {
@@ -358,12 +533,17 @@ impl Account {
             let in_it = fields.get(3)?.split(',').any(|member| member == name);
             in_it.then(|| fields.get(2)?.parse().ok()).flatten()
         };
-        Some(Self { uid, groups: listed.lines().filter_map(member).chain([group]).collect() })
+        Some(Self {
+            uid,
+            groups: listed.lines().filter_map(member).chain([group]).collect(),
+        })
     }
 
     fn may_list(&self, folder: &Path) -> bool {
         folder.ancestors().enumerate().all(|(depth, path)| {
-            let Ok(metadata) = std::fs::metadata(path) else { return true };
+            let Ok(metadata) = std::fs::metadata(path) else {
+                return true;
+            };
             let needed = if depth == 0 { 0o5 } else { 0o1 };
             let shift = match () {
                 () if self.uid == metadata.uid() => 6,
@@ -380,20 +560,41 @@ async fn cameras(config: &Config, running: bool, found: &mut Findings) {
         let (part, device) = (format!("camera {}", camera.name), camera.device.clone());
         let look = tokio::task::spawn_blocking(move || {
             let kind = std::fs::metadata(&device)?.file_type();
-            // Opened to see whether that is allowed, not to take pictures: the daemon may be doing so.
-            std::fs::File::options().read(true).write(true).open(&device).map(|_| kind.is_char_device())
+            // Opened to see whether that is allowed, not to take pictures: the daemon may be doing
+            // so.
+            std::fs::File::options()
+                .read(true)
+                .write(true)
+                .open(&device)
+                .map(|_| kind.is_char_device())
         });
         let plug = "plug it in; kithd camera list shows what is there";
         match timeout(PATIENCE, look).await {
-            Err(_) => found.problem(&part, "its driver does not answer", "unplug it and plug it in again"),
+            Err(_) => found.problem(
+                &part,
+                "its driver does not answer",
+                "unplug it and plug it in again",
+            ),
             Ok(Ok(Ok(true))) if running => {} // The daemon's word on it follows.
-            Ok(Ok(Ok(true))) => found.ok(&part, format!("{} can be opened", camera.device.display())),
-            Ok(Ok(Ok(false))) => found.problem(&part, format!("{} is no camera", camera.device.display()), plug),
+            Ok(Ok(Ok(true))) => {
+                found.ok(&part, format!("{} can be opened", camera.device.display()))
+            }
+            Ok(Ok(Ok(false))) => found.problem(
+                &part,
+                format!("{} is no camera", camera.device.display()),
+                plug,
+            ),
             Ok(Ok(Err(error))) if error.kind() == std::io::ErrorKind::PermissionDenied => {
                 let advice = "join the group video: sudo usermod -aG video kithd";
-                found.problem(&part, format!("{} may not be opened by this user", camera.device.display()), advice);
+                found.problem(
+                    &part,
+                    format!("{} may not be opened by this user", camera.device.display()),
+                    advice,
+                );
             }
-            Ok(Ok(Err(error))) => found.problem(&part, format!("{}: {error}", camera.device.display()), plug),
+            Ok(Ok(Err(error))) => {
+                found.problem(&part, format!("{}: {error}", camera.device.display()), plug)
+            }
             Ok(Err(error)) => found.problem(&part, error.to_string(), "try again"),
         }
     }
@@ -408,22 +609,35 @@ async fn broker(config: &Config, found: &mut Findings) {
     let settings = match app::broker_settings(config, "-doctor") {
         Ok(settings) => settings,
         Err(error) => {
-            return found.problem(part, format!("{error:#}"), "run this with sudo, or mend mqtt.password_file");
+            return found.problem(
+                part,
+                format!("{error:#}"),
+                "run this with sudo, or mend mqtt.password_file",
+            );
         }
     };
     let echo = Topics::new(&config.mqtt.prefix, &config.device).echo();
-    let settings = Settings { subscriptions: vec![echo.clone()], ..settings };
+    let settings = Settings {
+        subscriptions: vec![echo.clone()],
+        ..settings
+    };
     let client = settings.client_id.clone();
     let (publisher, mut deliveries, mut state, connection) = mqtt::connect(settings);
     let (over, stop) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(connection.run(async { _ = stop.await }));
     let settled = state.wait_for(|state| !matches!(state, State::Connecting));
-    let settled = timeout(PATIENCE, settled).await.map(|state| state.map(|state| state.clone()));
+    let settled = timeout(PATIENCE, settled)
+        .await
+        .map(|state| state.map(|state| state.clone()));
     let address = &config.mqtt.broker;
     match settled {
         Ok(Ok(State::Connected { .. } | State::Hindered(_))) => {
             let word = uuid::Uuid::now_v7().simple().to_string();
-            let message = Message { topic: echo.clone(), payload: word.clone().into_bytes(), ..Message::default() };
+            let message = Message {
+                topic: echo.clone(),
+                payload: word.clone().into_bytes(),
+                ..Message::default()
+            };
             let heard = async {
                 publisher.publish(message).await?;
                 while let Some(delivery) = deliveries.recv().await {
@@ -451,7 +665,8 @@ async fn broker(config: &Config, found: &mut Findings) {
                         advice,
                     );
                 }
-                // In 3.1.1 a broker cannot say that it refuses a message, and in neither that it keeps one back.
+                // In 3.1.1 a broker cannot say that it refuses a message, and in neither that it
+                // keeps one back.
                 Err(_) => {
                     let text = format!(
                         "{address} lets this board in, and what it publishes on {echo} does not come back: publishing or reading \
@@ -463,13 +678,26 @@ async fn broker(config: &Config, found: &mut Findings) {
         }
         Ok(Ok(State::Refused { reason, .. })) => {
             let advice = "check mqtt.username and mqtt.password_file, and what the broker allows";
-            found.problem(part, format!("{address} refuses this board: {reason}"), advice);
+            found.problem(
+                part,
+                format!("{address} refuses this board: {reason}"),
+                advice,
+            );
         }
         Ok(Ok(State::Down { reason, .. })) => {
-            let advice = "is the broker running, and mqtt.url right? everything else goes on meanwhile";
-            found.problem(part, format!("no connection to {address}: {reason}"), advice);
+            let advice =
+                "is the broker running, and mqtt.url right? everything else goes on meanwhile";
+            found.problem(
+                part,
+                format!("no connection to {address}: {reason}"),
+                advice,
+            );
         }
-        _ => found.problem(part, format!("{address} does not answer"), "is mqtt.url right, and the network up?"),
+        _ => found.problem(
+            part,
+            format!("{address} does not answer"),
+            "is mqtt.url right, and the network up?",
+        ),
     }
     // Gone with its task if the daemon's loop is over already.
     let _ = over.send(());
@@ -480,13 +708,20 @@ fn clock(found: &mut Findings) {
     let now_ms = wall_clock_ms();
     let text = Moment::from_ms(now_ms).text;
     if now_ms < PLAUSIBLE_MS {
-        found.problem("clock", format!("it says {text}"), "set it: sudo timedatectl set-ntp true");
+        found.problem(
+            "clock",
+            format!("it says {text}"),
+            "set it: sudo timedatectl set-ntp true",
+        );
     } else if synchronised() {
         found.ok("clock", format!("synchronised: {text}"));
     } else {
-        let advice =
-            "nothing is removed by age before it is: sudo timedatectl set-ntp true; with chrony see docs/operations.md";
-        found.warning("clock", format!("{text}, not known to be synchronised"), advice);
+        let advice = "nothing is removed by age before it is: sudo timedatectl set-ntp true; with chrony see docs/operations.md";
+        found.warning(
+            "clock",
+            format!("{text}, not known to be synchronised"),
+            advice,
+        );
     }
 }
 
@@ -498,33 +733,61 @@ async fn port(config: &Config, running: bool, found: &mut Findings) {
     match tokio::net::TcpListener::bind(listen).await {
         Ok(_) => found.ok("page", format!("{listen} is free")),
         Err(error) => {
-            found.problem("page", format!("cannot listen on {listen}: {error}"), "set http.listen to a free address");
+            found.problem(
+                "page",
+                format!("cannot listen on {listen}: {error}"),
+                "set http.listen to a free address",
+            );
         }
     }
 }
 
-/// What the daemon says of its parts; those that were looked at from here too have two lines when they are broken.
+/// What the daemon says of its parts; those that were looked at from here too have two lines when
+/// they are broken.
 fn parts(status: &Value, found: &mut Findings) {
-    if let Some(kept) = status["counts"]["rejected_messages"].as_u64().filter(|kept| *kept > 0) {
+    if let Some(kept) = status["counts"]["rejected_messages"]
+        .as_u64()
+        .filter(|kept| *kept > 0)
+    {
         let dropped = &status["counts"]["rejected_dropped"];
         let text = format!("{kept} are kept, {dropped} were dropped for want of room");
-        found.warning("rejected messages", text, "kithd rejected shows why, sends them again or drops them");
+        found.warning(
+            "rejected messages",
+            text,
+            "kithd rejected shows why, sends them again or drops them",
+        );
     }
     for (name, part) in status["parts"].as_object().into_iter().flatten() {
         let text = part["text"].as_str().unwrap_or("?");
         match part["condition"].as_str() {
             Some("ok") => found.ok(name, text),
             Some("degraded") => {
-                found.problem(name, text, "it is tried again by itself; the log says more: journalctl -u kithd");
+                found.problem(
+                    name,
+                    text,
+                    "it is tried again by itself; the log says more: journalctl -u kithd",
+                );
             }
             Some("starting") => found.warning(name, text, "look again in a minute"),
             _ => {}
         }
     }
-    let strange: Vec<_> = status["strange_names"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let strange: Vec<_> = status["strange_names"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     if !strange.is_empty() {
-        let text = format!("this board was asked under names that are none of its own: {}", strange.join(", "));
-        found.warning("names", text, "if one of them is meant to lead here, add it to http.names");
+        let text = format!(
+            "this board was asked under names that are none of its own: {}",
+            strange.join(", ")
+        );
+        found.warning(
+            "names",
+            text,
+            "if one of them is meant to lead here, add it to http.names",
+        );
     }
     if let Some(sentence) = status["engine"]["sentence"].as_str() {
         if status["engine"]["state"].as_str() == Some("closed") || sentence.starts_with("closed") {

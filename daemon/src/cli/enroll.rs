@@ -1,4 +1,5 @@
-//! `kithd enroll`: pictures of one person, or a folder of known people; through the daemon when it runs.
+//! `kithd enroll`: pictures of one person, or a folder of known people; through the daemon when it
+//! runs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,9 @@ use crate::control::Client;
 use crate::files::left_out::{self, LeftOut, Named, Why};
 use crate::files::{entries, open_beneath};
 use crate::names;
-use crate::recognition::{Enroller, Enrolment, Matcher, Ready, Report, file_name, person_of, read_below, read_given};
+use crate::recognition::{
+    Enroller, Enrolment, Matcher, Ready, Report, file_name, person_of, read_below, read_given,
+};
 use crate::state_dir::StateDir;
 
 /// What can be typed.
@@ -41,11 +44,22 @@ pub struct Args {
 
 /// Enrols and shows the table; fails when nothing could be enrolled.
 pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
-    let Known { pictures: work, left_out, unreadable } = match (&args.folder, args.person) {
+    let Known {
+        pictures: work,
+        left_out,
+        unreadable,
+    } = match (&args.folder, args.person) {
         (Some(folder), _) => known_people(folder)?,
         (None, Some(person)) => {
-            let pictures = args.pictures.into_iter().map(|picture| (person.clone(), picture)).collect();
-            Known { pictures, ..Known::default() }
+            let pictures = args
+                .pictures
+                .into_iter()
+                .map(|picture| (person.clone(), picture))
+                .collect();
+            Known {
+                pictures,
+                ..Known::default()
+            }
         }
         (None, None) => unreachable!("clap requires --person or --folder"),
     };
@@ -62,7 +76,10 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
             None => read_given(&picture, config.intake.max_bytes),
         };
         let enrolled = match read {
-            Ok(bytes) => door.enroll(&person, &file_name(&picture), bytes, args.anyway).await,
+            Ok(bytes) => {
+                door.enroll(&person, &file_name(&picture), bytes, args.anyway)
+                    .await
+            }
             Err(failure) => Err(anyhow::anyhow!(failure.verdict().sentence)),
         };
         // One picture that cannot be taken must not end the others, nor the closing table.
@@ -84,7 +101,10 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
             println!("{}", serde_json::to_string(report)?);
         }
         if !left_out.is_empty() || !unreadable.is_empty() {
-            println!("{}", json!({ "left_out": left_out.sentences(), "unreadable": unreadable }));
+            println!(
+                "{}",
+                json!({ "left_out": left_out.sentences(), "unreadable": unreadable })
+            );
         }
     } else {
         print!("{}", table(&reports));
@@ -93,14 +113,25 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
         }
         unreadable.iter().for_each(|folder| println!("{folder}"));
     }
-    let useful = reports.iter().any(|report| report.enrolment != Enrolment::Rejected);
-    Ok(if useful { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let useful = reports
+        .iter()
+        .any(|report| report.enrolment != Enrolment::Rejected);
+    Ok(if useful {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// The running daemon, or the state folder itself.
 enum Door {
     Daemon(Client),
-    Own { _held: StateDir, enroller: Box<Enroller>, up: Arc<Ready>, engines: OwnEngines },
+    Own {
+        _held: StateDir,
+        enroller: Box<Enroller>,
+        up: Arc<Ready>,
+        engines: OwnEngines,
+    },
 }
 
 impl Door {
@@ -114,20 +145,43 @@ impl Door {
         let matcher = Matcher::new(guard.pack(), config.recognition.judging);
         let store = &enroller.store;
         let people = store.gallery(matcher.space().into()).await?;
-        matcher.replace(people, store.counter_examples(matcher.space().into()).await?);
-        let up = Arc::new(Ready { guard, matcher, store: Some(enroller.store.clone()) });
-        Ok(Self::Own { _held: held, enroller: Box::new(enroller), up, engines })
+        matcher.replace(
+            people,
+            store.counter_examples(matcher.space().into()).await?,
+        );
+        let up = Arc::new(Ready {
+            guard,
+            matcher,
+            store: Some(enroller.store.clone()),
+        });
+        Ok(Self::Own {
+            _held: held,
+            enroller: Box::new(enroller),
+            up,
+            engines,
+        })
     }
 
-    async fn enroll(&self, person: &str, name: &str, bytes: Vec<u8>, anyway: bool) -> anyhow::Result<Report> {
+    async fn enroll(
+        &self,
+        person: &str,
+        name: &str,
+        bytes: Vec<u8>,
+        anyway: bool,
+    ) -> anyhow::Result<Report> {
         match self {
             Self::Daemon(client) => client.enroll(person, name, bytes, anyway).await,
-            Self::Own { enroller, up, .. } => enroller.enroll(up, person, name, bytes, anyway).await,
+            Self::Own { enroller, up, .. } => {
+                enroller.enroll(up, person, name, bytes, anyway).await
+            }
         }
     }
 
     async fn close(self) {
-        if let Self::Own { enroller, engines, .. } = self {
+        if let Self::Own {
+            enroller, engines, ..
+        } = self
+        {
             engines.stop().await;
             enroller.store.close().await;
         }
@@ -156,11 +210,17 @@ pub fn known_people(folder: &Path) -> anyhow::Result<Known> {
         let listed = match opened.and_then(|opened| entries(&opened)) {
             Ok(listed) => listed,
             Err(error) if current.as_os_str().is_empty() => {
-                bail!("{} cannot be read: {}", folder.display(), std::io::Error::from(error));
+                bail!(
+                    "{} cannot be read: {}",
+                    folder.display(),
+                    std::io::Error::from(error)
+                );
             }
             Err(error) => {
                 let (shown, error) = (folder.join(&current), std::io::Error::from(error));
-                known.unreadable.push(format!("the folder {shown:?} cannot be read: {error}; all others were"));
+                known.unreadable.push(format!(
+                    "the folder {shown:?} cannot be read: {error}; all others were"
+                ));
                 continue;
             }
         };
@@ -189,15 +249,25 @@ pub fn known_people(folder: &Path) -> anyhow::Result<Known> {
         }
     }
     if known.pictures.is_empty() {
-        let out = if known.left_out.is_empty() { String::new() } else { format!("; {}", known.left_out) };
-        bail!("no pictures of people were found below {}{out}", folder.display());
+        let out = if known.left_out.is_empty() {
+            String::new()
+        } else {
+            format!("; {}", known.left_out)
+        };
+        bail!(
+            "no pictures of people were found below {}{out}",
+            folder.display()
+        );
     }
     known.pictures.sort();
     known.unreadable.sort();
     // One spelling for one person, the first.
     let mut spellings: BTreeMap<String, String> = BTreeMap::new();
     for (person, _) in &mut known.pictures {
-        *person = spellings.entry(names::fold(person)).or_insert_with(|| person.clone()).clone();
+        *person = spellings
+            .entry(names::fold(person))
+            .or_insert_with(|| person.clone())
+            .clone();
     }
     Ok(known)
 }
@@ -214,19 +284,35 @@ fn table(reports: &[Report]) -> String {
             Enrolment::Rejected => counts.2 += 1,
         }
     }
-    let width = by_person.keys().map(|name| name.chars().count()).max().unwrap_or(0).max("person".len());
+    let width = by_person
+        .keys()
+        .map(|name| name.chars().count())
+        .max()
+        .unwrap_or(0)
+        .max("person".len());
     let mut text = format!("{:width$}  enrolled  already there  rejected\n", "person");
     for (name, (new, old, rejected)) in &by_person {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{name:width$}  {new:8}  {old:13}  {rejected:8}");
     }
-    let remarks: Vec<_> = reports.iter().filter_map(|r| r.remark.as_ref().map(|remark| (r, remark))).collect();
+    let remarks: Vec<_> = reports
+        .iter()
+        .filter_map(|r| r.remark.as_ref().map(|remark| (r, remark)))
+        .collect();
     if !remarks.is_empty() {
         text.push('\n');
     }
     for (report, remark) in remarks {
-        let verdict = if report.enrolment == Enrolment::Rejected { "rejected" } else { "enrolled" };
-        let _ = writeln!(text, "{} ({}) {verdict}: {remark}", report.image_name, report.person);
+        let verdict = if report.enrolment == Enrolment::Rejected {
+            "rejected"
+        } else {
+            "enrolled"
+        };
+        let _ = writeln!(
+            text,
+            "{} ({}) {verdict}: {remark}",
+            report.image_name, report.person
+        );
     }
     text
 }

@@ -1,6 +1,6 @@
-//! `kithd eval`: how accurate the recogniser is on pairs of pictures, how far another precision is from it, and what the
-//! quality of faces is worth. Makes the numbers; `kith_vision::evaluation` says what they mean. People identified among
-//! strangers are `identification`'s.
+//! `kithd eval`: how accurate the recogniser is on pairs of pictures, how far another precision is
+//! from it, and what the quality of faces is worth. Makes the numbers; `kith_vision::evaluation`
+//! says what they mean. People identified among strangers are `identification`'s.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -9,7 +9,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
 use futures_util::StreamExt;
-use kith_vision::evaluation::{DiscardPoint, Estimate, Pair, Pairs, Sample, Strangers, error_versus_discard, estimate};
+use kith_vision::evaluation::{
+    DiscardPoint, Estimate, Pair, Pairs, Sample, Strangers, error_versus_discard, estimate,
+};
 use kith_vision::{Part, Precision, Quality};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -29,17 +31,23 @@ const SHARES: [f64; 7] = [0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2];
 /// What can be typed.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// CSV with the columns path_a,path_b,same (1 or 0) and, if the names of the files do not say who is on them,
-    /// person_a,person_b; paths relative to the file
+    /// CSV with the columns path_a,path_b,same (1 or 0) and, if the names of the files do not say
+    /// who is on them, person_a,person_b; paths relative to the file
     ///
-    /// Without those columns a picture's person is its file's name without a number at its end (Ada_Lovelace_0001.jpg is
-    /// Ada_Lovelace), or the folder's name where the file's is nothing but a number (Ada_Lovelace/1.jpg).
-    #[arg(long, value_name = "FILE", required_unless_present = "gallery", conflicts_with = "gallery")]
+    /// Without those columns a picture's person is its file's name without a number at its end
+    /// (Ada_Lovelace_0001.jpg is Ada_Lovelace), or the folder's name where the file's is nothing
+    /// but a number (Ada_Lovelace/1.jpg).
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "gallery",
+        conflicts_with = "gallery"
+    )]
     pairs: Option<PathBuf>,
     #[command(flatten)]
     identification: identification::Folders,
-    /// Only the people whose name's sha256 begins with 0 to 7 (tuning) or with 8 to f (report): what is tuned on one
-    /// half is to be measured on the other
+    /// Only the people whose name's sha256 begins with 0 to 7 (tuning) or with 8 to f (report):
+    /// what is tuned on one half is to be measured on the other
     #[arg(long, value_enum, default_value_t = Half::All)]
     half: Half,
     /// Measures this precision as well, and how far the one that runs is from it on the same pairs
@@ -73,7 +81,8 @@ impl Half {
 
 /// Embeds every picture once, measures every pair and prints the figures.
 ///
-/// A picture without a face is a miss: its pairs count as judged different, at an infinite distance.
+/// A picture without a face is a miss: its pairs count as judged different, at an infinite
+/// distance.
 pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let Some(pairs) = &args.pairs else {
         return identification::run(config, &args.identification, args.half, args.json).await;
@@ -109,7 +118,8 @@ struct List {
 
 impl List {
     fn read(file: &Path, half: Half) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("{} cannot be read", file.display()))?;
         let folder = file.parent().unwrap_or(Path::new("."));
         Self::parse(&text, folder, half).with_context(|| file.display().to_string())
     }
@@ -119,16 +129,28 @@ impl List {
         let named = match lines.next().map(|(header, _)| header.trim()) {
             Some("path_a,path_b,same") => false,
             Some("path_a,path_b,same,person_a,person_b") => true,
-            _ => bail!("it must begin with the line path_a,path_b,same or path_a,path_b,same,person_a,person_b"),
+            _ => bail!(
+                "it must begin with the line path_a,path_b,same or path_a,path_b,same,person_a,person_b"
+            ),
         };
-        let mut list = Self { pairs: Vec::new(), pictures: BTreeMap::new(), people: 0 };
+        let mut list = Self {
+            pairs: Vec::new(),
+            pictures: BTreeMap::new(),
+            people: 0,
+        };
         let mut numbers: BTreeMap<String, u32> = BTreeMap::new();
         for (line, number) in lines.filter(|(line, _)| !line.trim().is_empty()) {
             let fields: Vec<_> = line.trim().split(',').collect();
             let (paths, same, people) = match (&fields[..], named) {
-                (&[a, b, same @ ("0" | "1")], false) => ([a, b], same == "1", [a, b].map(person_of)),
-                (&[a, b, same @ ("0" | "1"), one, two], true) => ([a, b], same == "1", [one, two].map(Into::into)),
-                _ => bail!("line {number}: expected the columns of the first line, same as 0 or 1, but found {line:?}"),
+                (&[a, b, same @ ("0" | "1")], false) => {
+                    ([a, b], same == "1", [a, b].map(person_of))
+                }
+                (&[a, b, same @ ("0" | "1"), one, two], true) => {
+                    ([a, b], same == "1", [one, two].map(Into::into))
+                }
+                _ => bail!(
+                    "line {number}: expected the columns of the first line, same as 0 or 1, but found {line:?}"
+                ),
             };
             ensure!(
                 (people[0] == people[1]) == same,
@@ -161,7 +183,8 @@ impl List {
 /// Who a picture shows, by its path.
 fn person_of(path: &str) -> String {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let part = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+    let part =
+        |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
     let path = Path::new(path);
     let stem = part(path.file_stem());
     match stem.rsplit_once('_') {
@@ -180,7 +203,8 @@ struct Measured {
     /// Of the pictures with a face.
     qualities: Vec<Quality>,
     objections: Vec<Option<&'static str>>,
-    /// The pairs of one person that both have a face: their distance, and where the faces are in `qualities`.
+    /// The pairs of one person that both have a face: their distance, and where the faces are in
+    /// `qualities`.
     genuine: Vec<(f32, [usize; 2])>,
     misses: usize,
 }
@@ -191,35 +215,52 @@ impl Measured {
         let matching = engine.pack().matching();
         let limits = engine.pack().quality_limits();
         let metric = matching.metric;
-        let found: BTreeMap<&Path, &FoundFace> =
-            faces.iter().filter_map(|(path, face)| Some((path.as_path(), face.as_ref()?))).collect();
+        let found: BTreeMap<&Path, &FoundFace> = faces
+            .iter()
+            .filter_map(|(path, face)| Some((path.as_path(), face.as_ref()?)))
+            .collect();
         let distance = |[a, b]: [&Path; 2]| match (found.get(a), found.get(b)) {
             (Some(a), Some(b)) => metric.distance(&a.embedding, &b.embedding),
             _ => f32::INFINITY,
         };
-        let pairs = list
-            .pairs
-            .iter()
-            .map(|[a, b]| Pair { distance: distance([a, b]), people: [list.pictures[a], list.pictures[b]] });
+        let pairs = list.pairs.iter().map(|[a, b]| Pair {
+            distance: distance([a, b]),
+            people: [list.pictures[a], list.pictures[b]],
+        });
         let pairs = Pairs::new(pairs.collect())
             .context("the pairs must hold both same and different people to be evaluated")?;
-        let embedded: Vec<(u32, &[f32])> =
-            found.iter().map(|(path, face)| (list.pictures[*path], face.embedding.as_slice())).collect();
-        let places: BTreeMap<&Path, usize> = found.keys().zip(0..).map(|(path, at)| (*path, at)).collect();
-        let genuine = list.pairs.iter().filter(|[a, b]| list.pictures[a] == list.pictures[b]);
+        let embedded: Vec<(u32, &[f32])> = found
+            .iter()
+            .map(|(path, face)| (list.pictures[*path], face.embedding.as_slice()))
+            .collect();
+        let places: BTreeMap<&Path, usize> = found
+            .keys()
+            .zip(0..)
+            .map(|(path, at)| (*path, at))
+            .collect();
+        let genuine = list
+            .pairs
+            .iter()
+            .filter(|[a, b]| list.pictures[a] == list.pictures[b]);
         let genuine = genuine.filter_map(|[a, b]| {
             let places = [*places.get(a.as_path())?, *places.get(b.as_path())?];
             Some((distance([a, b]), places))
         });
         let genuine = genuine.collect();
         let qualities: Vec<Quality> = found.values().filter_map(|face| face.measures).collect();
-        ensure!(qualities.len() == found.len(), "the engine does not tell what the quality of a face is made of");
+        ensure!(
+            qualities.len() == found.len(),
+            "the engine does not tell what the quality of a face is made of"
+        );
         Ok(Self {
             engine: engine.description(),
             threshold: matching.threshold,
             pairs,
             strangers: Strangers::between(list.people, &embedded, metric),
-            objections: qualities.iter().map(|quality| Some(quality.objection(limits)?.reason())).collect(),
+            objections: qualities
+                .iter()
+                .map(|quality| Some(quality.objection(limits)?.reason()))
+                .collect(),
             qualities,
             genuine,
             misses: list.pictures.len() - found.len(),
@@ -238,8 +279,8 @@ pub async fn subjects(
         .map(|path| {
             let bar = &bar;
             async move {
-                let bytes =
-                    read_given(&path, config.intake.max_bytes).map_err(|f| anyhow::anyhow!(f.verdict().sentence))?;
+                let bytes = read_given(&path, config.intake.max_bytes)
+                    .map_err(|f| anyhow::anyhow!(f.verdict().sentence))?;
                 let reply = engine.recognise(bytes.into()).await;
                 let reply = reply.with_context(|| path.display().to_string())?;
                 bar.inc(1);
@@ -262,7 +303,10 @@ fn subject(reply: Reply) -> Option<FoundFace> {
         let [left, top, right, bottom] = face.bounds;
         ((left + right) / 2.0 - centre[0]).hypot((top + bottom) / 2.0 - centre[1])
     };
-    reply.faces.into_iter().min_by(|a, b| off_centre(a).total_cmp(&off_centre(b)))
+    reply
+        .faces
+        .into_iter()
+        .min_by(|a, b| off_centre(a).total_cmp(&off_centre(b)))
 }
 
 /// Everything that is printed; as JSON, shares are from 0 to 1.
@@ -351,7 +395,9 @@ impl Report {
         let accuracy = estimate(&|sample| one.pairs.accuracy(one.threshold, sample));
         let best = estimate(&|sample| one.pairs.best(sample).1);
         let true_matches = |measured: &Measured, rate, sample: &Sample| {
-            measured.pairs.true_match_rate(measured.strangers.threshold(rate, sample), sample)
+            measured
+                .pairs
+                .true_match_rate(measured.strangers.threshold(rate, sample), sample)
         };
         let true_match_rates = RATES.map(|rate| {
             let found = estimate(&|sample| true_matches(one, rate, sample));
@@ -363,10 +409,14 @@ impl Report {
             }
         });
         let against = other.map(|other| {
-            let accuracy = |measured: &Measured, sample: &Sample| measured.pairs.accuracy(measured.threshold, sample);
+            let accuracy = |measured: &Measured, sample: &Sample| {
+                measured.pairs.accuracy(measured.threshold, sample)
+            };
             let by_accuracy = estimate(&|sample| accuracy(one, sample) - accuracy(other, sample));
             let by_best = estimate(&|sample| one.pairs.best(sample).1 - other.pairs.best(sample).1);
-            let by_rate = estimate(&|sample| true_matches(one, RATE, sample) - true_matches(other, RATE, sample));
+            let by_rate = estimate(&|sample| {
+                true_matches(one, RATE, sample) - true_matches(other, RATE, sample)
+            });
             Against {
                 engine: other.engine.clone(),
                 accuracy: accuracy(other, &everybody),
@@ -426,15 +476,35 @@ impl Report {
         let (pairs, same) = (self.pairs, self.pairs_of_one_person);
         let (pictures, people, misses) = (self.pictures, self.people, self.misses);
         line("pairs", format!("{pairs}, {same} of one person{half}"));
-        line("pictures", format!("{pictures} of {people} people, no face found in {misses}"));
+        line(
+            "pictures",
+            format!("{pictures} of {people} people, no face found in {misses}"),
+        );
         line("", "In brackets: 95 % of 1000 draws of the people.".into());
-        let accuracy = format!("{:.2} % {}", percent(self.accuracy), span(self.accuracy_interval));
-        line("accuracy", format!("{accuracy} at the pack's threshold {}", self.threshold));
-        let best = format!("{:.2} % {}", percent(self.best_accuracy), span(self.best_accuracy_interval));
+        let accuracy = format!(
+            "{:.2} % {}",
+            percent(self.accuracy),
+            span(self.accuracy_interval)
+        );
+        line(
+            "accuracy",
+            format!("{accuracy} at the pack's threshold {}", self.threshold),
+        );
+        let best = format!(
+            "{:.2} % {}",
+            percent(self.best_accuracy),
+            span(self.best_accuracy_interval)
+        );
         line("best", format!("{best} at {:.3}", self.best_threshold));
         line("genuine mean", format!("{:.3}", self.genuine_mean));
         line("impostor mean", format!("{:.3}", self.impostor_mean));
-        line("strangers", format!("{} comparisons of two people's pictures", self.stranger_comparisons));
+        line(
+            "strangers",
+            format!(
+                "{} comparisons of two people's pictures",
+                self.stranger_comparisons
+            ),
+        );
         for at in &self.true_match_rates {
             let few = if (self.stranger_comparisons as f64) * at.false_match_rate < 10.0 {
                 ", from too few comparisons of strangers to trust"
@@ -442,14 +512,33 @@ impl Report {
                 ""
             };
             let found = format!("{:.2} % {}", percent(at.rate), span(at.interval));
-            line(&format!("TAR at FAR {:.0e}", at.false_match_rate), format!("{found} at {:.3}{few}", at.threshold));
+            line(
+                &format!("TAR at FAR {:.0e}", at.false_match_rate),
+                format!("{found} at {:.3}{few}", at.threshold),
+            );
         }
         if let Some(other) = &self.against {
             line("against", other.engine.clone());
-            line("", format!("{:.2} % of pairs answered differently", percent(other.answered_differently)));
+            line(
+                "",
+                format!(
+                    "{:.2} % of pairs answered differently",
+                    percent(other.answered_differently)
+                ),
+            );
             for (name, its, difference, interval) in [
-                ("accuracy", other.accuracy, other.accuracy_difference, other.accuracy_difference_interval),
-                ("best", other.best_accuracy, other.best_accuracy_difference, other.best_accuracy_difference_interval),
+                (
+                    "accuracy",
+                    other.accuracy,
+                    other.accuracy_difference,
+                    other.accuracy_difference_interval,
+                ),
+                (
+                    "best",
+                    other.best_accuracy,
+                    other.best_accuracy_difference,
+                    other.best_accuracy_difference_interval,
+                ),
                 (
                     "TAR at FAR 1e-3",
                     other.true_match_rate,
@@ -458,7 +547,10 @@ impl Report {
                 ),
             ] {
                 let difference = format!("{:+.2} points {}", percent(difference), span(interval));
-                line(&format!("  {name}"), format!("{:.2} % there; here {difference}", percent(its)));
+                line(
+                    &format!("  {name}"),
+                    format!("{:.2} % there; here {difference}", percent(its)),
+                );
             }
         }
         text + &self.quality.text(self.threshold)
@@ -469,8 +561,12 @@ impl QualityReport {
     fn new(measured: &Measured) -> Self {
         let curve = |measure, of: &dyn Fn(&Quality) -> f32| {
             let quality: Vec<f32> = measured.qualities.iter().map(of).collect();
-            let points = error_versus_discard(&measured.genuine, &quality, measured.threshold, &SHARES);
-            Curve { measure, points: points.into_iter().map(Point::from).collect() }
+            let points =
+                error_versus_discard(&measured.genuine, &quality, measured.threshold, &SHARES);
+            Curve {
+                measure,
+                points: points.into_iter().map(Point::from).collect(),
+            }
         };
         let mut curves = vec![curve("quality", &|quality| quality.score)];
         curves.extend(Part::ALL.map(|part| curve(part.name(), &|quality| quality.part(part))));
@@ -488,13 +584,26 @@ impl QualityReport {
             };
             Refused {
                 reason: reason.unwrap_or("none"),
-                faces: (0..measured.objections.len()).filter(|&face| has(face)).count(),
+                faces: (0..measured.objections.len())
+                    .filter(|&face| has(face))
+                    .count(),
                 pairs: of().count(),
-                missed: of().filter(|(distance, _)| *distance >= measured.threshold).count(),
+                missed: of()
+                    .filter(|(distance, _)| *distance >= measured.threshold)
+                    .count(),
             }
         };
-        let refused = reasons.into_iter().map(Some).chain([None]).map(refused).collect();
-        Self { pairs: measured.genuine.len(), curves, refused }
+        let refused = reasons
+            .into_iter()
+            .map(Some)
+            .chain([None])
+            .map(refused)
+            .collect();
+        Self {
+            pairs: measured.genuine.len(),
+            curves,
+            refused,
+        }
     }
 
     fn text(&self, threshold: f32) -> String {
@@ -502,16 +611,32 @@ impl QualityReport {
             "quality           missed of {} pairs of one person at {threshold}, in per cent, without the worst faces by\n",
             self.pairs
         );
-        let shares: String = SHARES.iter().map(|share| format!("{:>6.0} %", 100.0 * share)).collect();
+        let shares: String = SHARES
+            .iter()
+            .map(|share| format!("{:>6.0} %", 100.0 * share))
+            .collect();
         text.push_str(&format!("{:<17} {shares}\n", "  without"));
         for curve in &self.curves {
-            let points: String =
-                curve.points.iter().map(|point| format!("{:>8.2}", 100.0 * point.false_non_match_rate)).collect();
+            let points: String = curve
+                .points
+                .iter()
+                .map(|point| format!("{:>8.2}", 100.0 * point.false_non_match_rate))
+                .collect();
             text.push_str(&format!("  {:<15} {points}\n", curve.measure));
         }
-        text.push_str("objections        what would be refused at enrolment, and what was missed with it\n");
-        for Refused { reason, faces, pairs, missed } in &self.refused {
-            text.push_str(&format!("  {reason:<15} {faces} faces, {missed} of {pairs} pairs missed\n"));
+        text.push_str(
+            "objections        what would be refused at enrolment, and what was missed with it\n",
+        );
+        for Refused {
+            reason,
+            faces,
+            pairs,
+            missed,
+        } in &self.refused
+        {
+            text.push_str(&format!(
+                "  {reason:<15} {faces} faces, {missed} of {pairs} pairs missed\n"
+            ));
         }
         text
     }
@@ -519,8 +644,16 @@ impl QualityReport {
 
 impl From<DiscardPoint> for Point {
     fn from(point: DiscardPoint) -> Self {
-        let DiscardPoint { discarded, genuine, false_non_match_rate } = point;
-        Self { discarded, pairs: genuine, false_non_match_rate }
+        let DiscardPoint {
+            discarded,
+            genuine,
+            false_non_match_rate,
+        } = point;
+        Self {
+            discarded,
+            pairs: genuine,
+            false_non_match_rate,
+        }
     }
 }
 
@@ -559,13 +692,24 @@ mod tests {
 
     #[test]
     fn a_list_that_contradicts_the_names_is_refused_unless_it_names_the_people() {
-        let refused = |text: &str| format!("{:#}", List::parse(text, Path::new(""), Half::All).err().unwrap());
+        let refused = |text: &str| {
+            format!(
+                "{:#}",
+                List::parse(text, Path::new(""), Half::All).err().unwrap()
+            )
+        };
         let why = refused("path_a,path_b,same\na.jpg,b.jpg,1\n");
-        assert!(why.contains("line 2") && why.contains("person_a,person_b"), "{why}");
-        let named = "path_a,path_b,same,person_a,person_b\na.jpg,b.jpg,1,Ann,Ann\na.jpg,c.jpg,0,Ann,Ben\n";
+        assert!(
+            why.contains("line 2") && why.contains("person_a,person_b"),
+            "{why}"
+        );
+        let named =
+            "path_a,path_b,same,person_a,person_b\na.jpg,b.jpg,1,Ann,Ann\na.jpg,c.jpg,0,Ann,Ben\n";
         let list = List::parse(named, Path::new(""), Half::All).unwrap();
         assert_eq!((list.pairs.len(), list.people), (2, 2));
-        let why = refused("path_a,path_b,same,person_a,person_b\na.jpg,b.jpg,1,Ann,Ann\na.jpg,c.jpg,0,Eve,Ben\n");
+        let why = refused(
+            "path_a,path_b,same,person_a,person_b\na.jpg,b.jpg,1,Ann,Ann\na.jpg,c.jpg,0,Eve,Ben\n",
+        );
         assert!(why.contains("line 3") && why.contains("a.jpg"), "{why}");
         assert!(refused("a,b\n").contains("must begin"));
         assert!(refused("path_a,path_b,same\na.jpg,b.jpg,yes\n").contains("line 2"));

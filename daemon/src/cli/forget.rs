@@ -23,8 +23,9 @@ pub struct Args {
 pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let person = args.person.trim();
     if !args.yes && std::io::stdin().is_terminal() {
-        let question =
-            format!("Erase {person} for good, with pictures, embeddings, and their face and name in past results?");
+        let question = format!(
+            "Erase {person} for good, with pictures, embeddings, and their face and name in past results?"
+        );
         if !confirmed(&question)? {
             return Ok(ExitCode::FAILURE);
         }
@@ -55,6 +56,8 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
             forgotten.may_hold_them.join(", ")
         );
     }
-    println!("Backups that kithd backup wrote hold them too; restored here, they do not bring them back.");
+    println!(
+        "Backups that kithd backup wrote hold them too; restored here, they do not bring them back."
+    );
     Ok(ExitCode::SUCCESS)
 }

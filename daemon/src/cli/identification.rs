@@ -1,5 +1,6 @@
-//! `kithd eval --gallery`: how well people are told from strangers, by the number enrolled. Makes embeddings of folders and
-//! prints; `kith_vision::evaluation::identification` says what the figures mean.
+//! `kithd eval --gallery`: how well people are told from strangers, by the number enrolled. Makes
+//! embeddings of folders and prints; `kith_vision::evaluation::identification` says what the
+//! figures mean.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -29,17 +30,19 @@ const FEW: f64 = 10.0;
 /// What can be typed.
 #[derive(Debug, clap::Args)]
 pub struct Folders {
-    /// Folder of people to be enrolled, each with a folder of their own or as files called name_1.jpg, as `kithd enroll
-    /// --folder` takes them; measures open-set identification (ISO/IEC 19795-1) in place of pairs
+    /// Folder of people to be enrolled, each with a folder of their own or as files called
+    /// name_1.jpg, as `kithd enroll --folder` takes them; measures open-set identification (ISO/IEC
+    /// 19795-1) in place of pairs
     ///
-    /// A folder of such folders is a group, and is told by itself: women/Ada_Lovelace/1.jpg. Of each picture the face nearest
-    /// its middle counts. Every picture with a face is enrolled, whatever its quality.
+    /// A folder of such folders is a group, and is told by itself: women/Ada_Lovelace/1.jpg. Of
+    /// each picture the face nearest its middle counts. Every picture with a face is enrolled,
+    /// whatever its quality.
     #[arg(long, value_name = "DIR", requires = "probes")]
     gallery: Option<PathBuf>,
     /// Folder of people to be asked about, the same way; who is not in the gallery is a stranger
     ///
-    /// The same folder as the gallery's: of everybody with enough pictures the first is enrolled, or as many as --pictures
-    /// says, the others are asked about; everybody else is a stranger.
+    /// The same folder as the gallery's: of everybody with enough pictures the first is enrolled,
+    /// or as many as --pictures says, the others are asked about; everybody else is a stranger.
     #[arg(long, value_name = "DIR", requires = "gallery")]
     probes: Option<PathBuf>,
     /// Folder of further pictures of strangers
@@ -51,14 +54,15 @@ pub struct Folders {
     /// How often so many people are drawn
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
     draws: u16,
-    /// Pictures to enrol of each person, the first by their names; default: all of the gallery's, one where the same folder is
-    /// asked about
+    /// Pictures to enrol of each person, the first by their names; default: all of the gallery's,
+    /// one where the same folder is asked about
     #[arg(long, value_name = "N")]
     pictures: Option<usize>,
     /// The part of a name before the first _ is a group: idol_bona is of the group idol
     #[arg(long)]
     group_by_prefix: bool,
-    /// Writes the detection error trade-off, FNIR over FPIR for each number enrolled, to this file as SVG
+    /// Writes the detection error trade-off, FNIR over FPIR for each number enrolled, to this file
+    /// as SVG
     #[arg(long, value_name = "FILE", requires = "gallery")]
     det: Option<PathBuf>,
 }
@@ -79,7 +83,10 @@ impl People {
         let mut shown = Vec::new();
         for (name, path) in known_people(folder)?.pictures {
             let below = path.strip_prefix(folder).unwrap_or(&path);
-            let parts: Vec<_> = below.components().map(|part| part.as_os_str().to_string_lossy()).collect();
+            let parts: Vec<_> = below
+                .components()
+                .map(|part| part.as_os_str().to_string_lossy())
+                .collect();
             let (name, group) = match &parts[..] {
                 [group, person, _, ..] => (names::clean(person), Some(group.to_string())),
                 _ if by_prefix => {
@@ -104,11 +111,17 @@ impl People {
 /// Of everybody with more pictures than are to be enrolled the first ones, and all others.
 fn split(shown: Shown, enrol: usize) -> (Shown, Shown) {
     let mut of: BTreeMap<u32, Vec<PathBuf>> = BTreeMap::new();
-    shown.into_iter().for_each(|(person, path)| of.entry(person).or_default().push(path));
+    shown
+        .into_iter()
+        .for_each(|(person, path)| of.entry(person).or_default().push(path));
     let (mut gallery, mut probes) = (Vec::new(), Vec::new());
     for (person, mut paths) in of {
         paths.sort();
-        let asked = if paths.len() > enrol { paths.split_off(enrol) } else { std::mem::take(&mut paths) };
+        let asked = if paths.len() > enrol {
+            paths.split_off(enrol)
+        } else {
+            std::mem::take(&mut paths)
+        };
         gallery.extend(paths.into_iter().map(|path| (person, path)));
         probes.extend(asked.into_iter().map(|path| (person, path)));
     }
@@ -116,7 +129,12 @@ fn split(shown: Shown, enrol: usize) -> (Shown, Shown) {
 }
 
 /// Embeds every picture once, searches, and prints.
-pub async fn run(config: &Config, folders: &Folders, half: Half, json: bool) -> anyhow::Result<ExitCode> {
+pub async fn run(
+    config: &Config,
+    folders: &Folders,
+    half: Half,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     let (Some(of_gallery), Some(of_probes)) = (&folders.gallery, &folders.probes) else {
         unreachable!("clap requires --gallery and --probes");
     };
@@ -136,38 +154,79 @@ pub async fn run(config: &Config, folders: &Folders, half: Half, json: bool) -> 
     if let Some(strangers) = &folders.strangers {
         probes.extend(read(strangers)?);
     }
-    ensure!(!gallery.is_empty(), "nobody of {} can be enrolled and asked about", of_gallery.display());
+    ensure!(
+        !gallery.is_empty(),
+        "nobody of {} can be enrolled and asked about",
+        of_gallery.display()
+    );
     let engine = own_engine(config).await?;
-    let paths: BTreeSet<PathBuf> = gallery.iter().chain(&probes).map(|(_, path)| path.clone()).collect();
+    let paths: BTreeSet<PathBuf> = gallery
+        .iter()
+        .chain(&probes)
+        .map(|(_, path)| path.clone())
+        .collect();
     let faces: BTreeMap<PathBuf, Option<FoundFace>> =
-        subjects(config, &engine, paths.into_iter().collect()).await?.into_iter().collect();
+        subjects(config, &engine, paths.into_iter().collect())
+            .await?
+            .into_iter()
+            .collect();
     let picture = |(person, path): &(u32, PathBuf)| {
         let face = faces.get(path).and_then(Option::as_ref);
-        let (embedding, quality) = face.map_or((&[][..], 0.0), |face| (&face.embedding, face.quality));
-        Picture { person: *person, embedding, quality }
+        let (embedding, quality) =
+            face.map_or((&[][..], 0.0), |face| (&face.embedding, face.quality));
+        Picture {
+            person: *person,
+            embedding,
+            quality,
+        }
     };
     let mut enrolled: Vec<_> = gallery.iter().map(picture).collect();
     enrolled.retain(|picture| !picture.embedding.is_empty());
     let asked: Vec<_> = probes.iter().map(picture).collect();
     let matching = config.recognition.judging.of(engine.pack());
     let known_from = engine.pack().quality_limits().known_from;
-    let everybody = enrolled.iter().map(|picture| picture.person).collect::<BTreeSet<_>>().len();
-    ensure!(everybody > 0, "there is no face in any picture of {}", of_gallery.display());
-    let mut sizes: Vec<_> = folders.enrolled.iter().copied().filter(|size| (1..everybody).contains(size)).collect();
+    let everybody = enrolled
+        .iter()
+        .map(|picture| picture.person)
+        .collect::<BTreeSet<_>>()
+        .len();
+    ensure!(
+        everybody > 0,
+        "there is no face in any picture of {}",
+        of_gallery.display()
+    );
+    let mut sizes: Vec<_> = folders
+        .enrolled
+        .iter()
+        .copied()
+        .filter(|size| (1..everybody).contains(size))
+        .collect();
     sizes.push(everybody);
     sizes.sort_unstable();
     sizes.dedup();
     let mut measured = Vec::new();
     for size in sizes {
         let draw = [size, folders.draws.into()];
-        measured.push((size, Searches::of(&enrolled, &asked, draw, &matching, known_from)?));
+        measured.push((
+            size,
+            Searches::of(&enrolled, &asked, draw, &matching, known_from)?,
+        ));
     }
     if let Some(file) = &folders.det {
-        let curves: Vec<_> = measured.iter().map(|(size, searches)| (*size, searches.det())).collect();
-        std::fs::write(file, det(&curves)).with_context(|| format!("{} cannot be written", file.display()))?;
+        let curves: Vec<_> = measured
+            .iter()
+            .map(|(size, searches)| (*size, searches.det()))
+            .collect();
+        std::fs::write(file, det(&curves))
+            .with_context(|| format!("{} cannot be written", file.display()))?;
     }
     let count = people.groups.len();
-    let missing = |pictures: &[Picture]| pictures.iter().filter(|picture| picture.embedding.is_empty()).count();
+    let missing = |pictures: &[Picture]| {
+        pictures
+            .iter()
+            .filter(|picture| picture.embedding.is_empty())
+            .count()
+    };
     let report = Report {
         engine: engine.description(),
         half,
@@ -175,7 +234,10 @@ pub async fn run(config: &Config, folders: &Folders, half: Half, json: bool) -> 
         pictures: enrolled.len(),
         without_face: [gallery.len() - enrolled.len(), missing(&asked)],
         groups: groups(&people, &measured),
-        sizes: measured.iter().map(|(size, searches)| Size::new(*size, searches, count)).collect(),
+        sizes: measured
+            .iter()
+            .map(|(size, searches)| Size::new(*size, searches, count))
+            .collect(),
     };
     if json {
         println!("{}", serde_json::to_string(&report)?);
@@ -260,7 +322,10 @@ struct Group {
 
 impl From<Estimate> for Figure {
     fn from(estimate: Estimate) -> Self {
-        Self { value: estimate.value, interval: [estimate.low, estimate.high] }
+        Self {
+            value: estimate.value,
+            interval: [estimate.low, estimate.high],
+        }
     }
 }
 
@@ -269,8 +334,9 @@ impl Size {
         let everybody = Sample::everybody(people);
         let strangers = searches.count(false) * searches.galleries();
         let missed = |fpir| {
-            let found =
-                Figure::from(estimate(people, |sample| searches.fnir(searches.threshold(fpir, sample), sample)));
+            let found = Figure::from(estimate(people, |sample| {
+                searches.fnir(searches.threshold(fpir, sample), sample)
+            }));
             Missed {
                 fpir,
                 threshold: searches.threshold(fpir, &everybody),
@@ -281,9 +347,13 @@ impl Size {
         };
         let cautious = |caution| {
             let figure = |of: fn(Outcomes) -> f64| {
-                Figure::from(estimate(people, |sample| of(searches.outcomes(caution, sample))))
+                Figure::from(estimate(people, |sample| {
+                    of(searches.outcomes(caution, sample))
+                }))
             };
-            let Outcomes { named, mistaken, .. } = searches.outcomes(caution, &everybody);
+            let Outcomes {
+                named, mistaken, ..
+            } = searches.outcomes(caution, &everybody);
             Cautious {
                 caution,
                 strangers_known: figure(|outcomes| outcomes.strangers_known),
@@ -301,7 +371,11 @@ impl Size {
             searches_for_strangers: searches.count(false),
             rank_1: estimate(people, |sample| searches.rank_1(sample)).into(),
             // Without strangers there is no rate of them.
-            fnir: if strangers > 0 { RATES.map(missed).into() } else { Vec::new() },
+            fnir: if strangers > 0 {
+                RATES.map(missed).into()
+            } else {
+                Vec::new()
+            },
             cautions: Caution::ALL.map(cautious).into(),
         }
     }
@@ -310,8 +384,13 @@ impl Size {
 /// Of the largest gallery that strangers were searched in.
 fn groups(people: &People, measured: &[(usize, Searches)]) -> Vec<Group> {
     let names: BTreeSet<&String> = people.groups.iter().flatten().collect();
-    let largest = measured.iter().rev().find(|(_, searches)| searches.count(false) > 0);
-    let Some((_, searches)) = largest else { return Vec::new() };
+    let largest = measured
+        .iter()
+        .rev()
+        .find(|(_, searches)| searches.count(false) > 0);
+    let Some((_, searches)) = largest else {
+        return Vec::new();
+    };
     let everybody = Sample::everybody(people.groups.len());
     let threshold = searches.threshold(RATE, &everybody);
     let group = |name: &String| {
@@ -329,7 +408,11 @@ fn groups(people: &People, measured: &[(usize, Searches)]) -> Vec<Group> {
 
 /// A share as per cent, or a dash where there was nothing to take a share of.
 fn percent(share: f64) -> String {
-    if share.is_finite() { format!("{:.2} %", 100.0 * share) } else { "–".into() }
+    if share.is_finite() {
+        format!("{:.2} %", 100.0 * share)
+    } else {
+        "–".into()
+    }
 }
 
 impl Figure {
@@ -359,14 +442,31 @@ impl Report {
         let [gallery, asked] = self.without_face;
         line(
             "gallery",
-            format!("{} people, {} pictures, no face found in {gallery}{half}", self.people, self.pictures),
+            format!(
+                "{} people, {} pictures, no face found in {gallery}{half}",
+                self.people, self.pictures
+            ),
         );
-        line("asked about", format!("no face found in {asked}: missed, or unknown"));
+        line(
+            "asked about",
+            format!("no face found in {asked}: missed, or unknown"),
+        );
         line("", "In brackets: 95 % of 1000 draws of the people.".into());
         for size in &self.sizes {
-            let Size { enrolled, galleries, pictures, searches_for_enrolled, searches_for_strangers, .. } = size;
+            let Size {
+                enrolled,
+                galleries,
+                pictures,
+                searches_for_enrolled,
+                searches_for_strangers,
+                ..
+            } = size;
             line("", String::new());
-            let draws = if *galleries == 1 { String::new() } else { format!(", mean of {galleries} draws") };
+            let draws = if *galleries == 1 {
+                String::new()
+            } else {
+                format!(", mean of {galleries} draws")
+            };
             line(
                 "enrolled",
                 format!(
@@ -376,20 +476,46 @@ impl Report {
             );
             line("rank 1", size.rank_1.text());
             for missed in &size.fnir {
-                let found = Figure { value: missed.value, interval: missed.interval }.text();
-                let few = if missed.few { ", from too few strangers to trust" } else { "" };
+                let found = Figure {
+                    value: missed.value,
+                    interval: missed.interval,
+                }
+                .text();
+                let few = if missed.few {
+                    ", from too few strangers to trust"
+                } else {
+                    ""
+                };
                 line(
                     &format!("FNIR at FPIR {} %", 100.0 * missed.fpir),
                     format!("{found} at {:.3}{few}", missed.threshold),
                 );
             }
-            for Cautious { caution, strangers_known, strangers_named, known, named, mistaken } in &size.cautions {
+            for Cautious {
+                caution,
+                strangers_known,
+                strangers_named,
+                known,
+                named,
+                mistaken,
+            } in &size.cautions
+            {
                 line(
                     &caution.to_string(),
-                    format!("strangers known {}, named {}", strangers_known.text(), strangers_named.text()),
+                    format!(
+                        "strangers known {}, named {}",
+                        strangers_known.text(),
+                        strangers_named.text()
+                    ),
                 );
                 let (named, mistaken) = (percent(*named), percent(*mistaken));
-                line("", format!("people known {}, named {named}, named wrong {mistaken}", known.text()));
+                line(
+                    "",
+                    format!(
+                        "people known {}, named {named}, named wrong {mistaken}",
+                        known.text()
+                    ),
+                );
             }
         }
         if !self.groups.is_empty() {
@@ -402,11 +528,20 @@ impl Report {
                 ),
             );
         }
-        for Group { group, searches_for_enrolled, fnir, searches_for_strangers, fpir } in &self.groups {
+        for Group {
+            group,
+            searches_for_enrolled,
+            fnir,
+            searches_for_strangers,
+            fpir,
+        } in &self.groups
+        {
             let (fnir, fpir) = (percent(*fnir), percent(*fpir));
             line(
                 &format!("  {group}"),
-                format!("FNIR {fnir} of {searches_for_enrolled} searches, FPIR {fpir} of {searches_for_strangers}"),
+                format!(
+                    "FNIR {fnir} of {searches_for_enrolled} searches, FPIR {fpir} of {searches_for_strangers}"
+                ),
             );
         }
         text
@@ -415,18 +550,28 @@ impl Report {
 
 /// The trade-off of each size as a picture, both rates on a logarithmic scale from 1 in 1000 on.
 fn det(curves: &[(usize, Vec<DetPoint>)]) -> String {
-    const COLOURS: [&str; 6] = ["#1b6ca8", "#c0392b", "#2e8b57", "#8e5ea2", "#d98e04", "#555555"];
+    const COLOURS: [&str; 6] = [
+        "#1b6ca8", "#c0392b", "#2e8b57", "#8e5ea2", "#d98e04", "#555555",
+    ];
     const LEAST: f64 = 0.001;
     let (left, top, side) = (70.0, 40.0, 420.0);
     let along = |rate: f64| side * (1.0 - rate.max(LEAST).log10() / LEAST.log10());
-    let (x, y) = (|rate: f64| left + along(rate), |rate: f64| top + side - along(rate));
+    let (x, y) = (
+        |rate: f64| left + along(rate),
+        |rate: f64| top + side - along(rate),
+    );
     let mut svg = String::from(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 520 520\" font-family=\"sans-serif\" font-size=\"12\">\n\
          <rect width=\"520\" height=\"520\" fill=\"white\"/>\n\
          <text x=\"70\" y=\"24\" font-size=\"14\">Enrolled people missed over strangers with a match</text>\n",
     );
     // Writing to a string cannot fail.
-    for (rate, word) in [(0.001, "0.1 %"), (0.01, "1 %"), (0.1, "10 %"), (1.0, "100 %")] {
+    for (rate, word) in [
+        (0.001, "0.1 %"),
+        (0.01, "1 %"),
+        (0.1, "10 %"),
+        (1.0, "100 %"),
+    ] {
         let (x, y, right, bottom) = (x(rate), y(rate), left + side, top + side);
         let _ = writeln!(
             svg,
@@ -449,7 +594,10 @@ fn det(curves: &[(usize, Vec<DetPoint>)]) -> String {
         let colour = COLOURS[at % COLOURS.len()];
         let mut path = String::new();
         let mut last = [f64::INFINITY; 2];
-        for point in points.iter().filter(|point| point.fpir.is_finite() && point.fnir.is_finite()) {
+        for point in points
+            .iter()
+            .filter(|point| point.fpir.is_finite() && point.fnir.is_finite())
+        {
             let place = [x(point.fpir), y(point.fnir)];
             if path.is_empty() {
                 let _ = write!(path, "M{:.1} {:.1}", place[0], place[1]);
@@ -478,7 +626,13 @@ mod tests {
     #[test]
     fn groups_are_folders_of_folders_or_prefixes() {
         let folder = tempfile::tempdir().unwrap();
-        for path in ["women/Ada/1.png", "women/Ada/2.png", "men/Bob/1.png", "idol_c/1.png", "dora_1.png"] {
+        for path in [
+            "women/Ada/1.png",
+            "women/Ada/2.png",
+            "men/Bob/1.png",
+            "idol_c/1.png",
+            "dora_1.png",
+        ] {
             let path = folder.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, b"\x89PNG\r\n\x1a\n").unwrap();
@@ -494,18 +648,37 @@ mod tests {
     #[test]
     fn of_one_folder_the_first_pictures_are_enrolled() {
         let path = |name: &str| PathBuf::from(name);
-        let shown = vec![(0, path("b2")), (0, path("b1")), (1, path("c1")), (0, path("b3"))];
+        let shown = vec![
+            (0, path("b2")),
+            (0, path("b1")),
+            (1, path("c1")),
+            (0, path("b3")),
+        ];
         let (gallery, probes) = split(shown.clone(), 1);
         assert_eq!(gallery, [(0, path("b1"))]);
         assert_eq!(probes, [(0, path("b2")), (0, path("b3")), (1, path("c1"))]);
-        assert!(split(shown.clone(), 3).0.is_empty(), "nothing would be left to ask about");
-        assert_eq!(first_of_each(shown, 2), [(0, path("b1")), (0, path("b2")), (1, path("c1"))]);
+        assert!(
+            split(shown.clone(), 3).0.is_empty(),
+            "nothing would be left to ask about"
+        );
+        assert_eq!(
+            first_of_each(shown, 2),
+            [(0, path("b1")), (0, path("b2")), (1, path("c1"))]
+        );
     }
 
     #[test]
     fn the_trade_off_is_drawn_with_a_line_for_each_size() {
-        let point = |threshold, fpir, fnir| DetPoint { threshold, fpir, fnir };
-        let curve = vec![point(0.1, 0.0, 0.5), point(0.2, 0.01, 0.1), point(0.3, 1.0, 0.0)];
+        let point = |threshold, fpir, fnir| DetPoint {
+            threshold,
+            fpir,
+            fnir,
+        };
+        let curve = vec![
+            point(0.1, 0.0, 0.5),
+            point(0.2, 0.01, 0.1),
+            point(0.3, 1.0, 0.0),
+        ];
         let svg = det(&[(19, curve.clone()), (99, curve)]);
         assert_eq!(svg.matches(" enrolled</text>").count(), 2);
         assert!(svg.contains("M70.0 82.1H210.0V180.0H490.0V460.0"), "{svg}");

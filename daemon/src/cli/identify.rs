@@ -36,7 +36,11 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
             );
         }
     }
-    let up = Ready { guard: engines.guard.clone(), matcher, store: None };
+    let up = Ready {
+        guard: engines.guard.clone(),
+        matcher,
+        store: None,
+    };
     let mut code = ExitCode::SUCCESS;
     for path in args.pictures {
         let shown = path.display().to_string();
@@ -51,7 +55,10 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
                 code = ExitCode::FAILURE;
                 let sentence = failure.verdict().sentence;
                 if args.json {
-                    println!("{}", json!({ "path": shown, "state": "failed", "reason": sentence }));
+                    println!(
+                        "{}",
+                        json!({ "path": shown, "state": "failed", "reason": sentence })
+                    );
                 } else {
                     println!("{shown}: failed: {sentence}");
                 }
@@ -70,9 +77,13 @@ fn as_text(path: &str, identified: &Identified) -> String {
             (Some(person), _) => format!("perhaps {}", person.name),
             (None, _) => "nobody known".into(),
         };
-        let distance = face.distance.map_or_else(String::new, |distance| format!(", distance {distance:.3}"));
+        let distance = face
+            .distance
+            .map_or_else(String::new, |distance| format!(", distance {distance:.3}"));
         let [left, top, right, bottom] = face.bounds.map(f32::round);
-        text.push_str(&format!("  {who}{distance}, box {left} {top} {right} {bottom}\n"));
+        text.push_str(&format!(
+            "  {who}{distance}, box {left} {top} {right} {bottom}\n"
+        ));
         if let Some(objection) = &face.objection {
             text.push_str(&format!("    {objection}\n"));
         }

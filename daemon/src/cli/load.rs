@@ -1,7 +1,8 @@
-//! Load on a daemon of its own, in a folder of its own: how fast pictures are accepted, and what memory it takes.
-//! What it writes is `writes`' business.
+//! Load on a daemon of its own, in a folder of its own: how fast pictures are accepted, and what
+//! memory it takes. What it writes is `writes`' business.
 //!
-//! Every request goes to the loopback address of the daemon started here, a bounded number of times.
+//! Every request goes to the loopback address of the daemon started here, a bounded number of
+//! times.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -20,7 +21,8 @@ use tokio::net::TcpStream;
 use crate::config::Config;
 use crate::mqtt;
 
-/// Messages published ahead of what is accepted: mosquitto drops what it would have to queue beyond 1 000.
+/// Messages published ahead of what is accepted: mosquitto drops what it would have to queue beyond
+/// 1 000.
 const AHEAD: usize = 500;
 
 /// What can be typed.
@@ -32,7 +34,8 @@ pub struct Intake {
     /// Concurrent HTTP clients of the second measurement
     #[arg(long, default_value_t = 64)]
     clients: usize,
-    /// Broker for the MQTT measurement, for example mqtt://127.0.0.1:1883; without one it is left out
+    /// Broker for the MQTT measurement, for example mqtt://127.0.0.1:1883; without one it is left
+    /// out
     #[arg(long)]
     broker: Option<String>,
     /// Answers as JSON
@@ -51,7 +54,8 @@ pub struct Memory {
     json: bool,
 }
 
-/// Paths by HTTP from one and from many clients, and by MQTT from one publisher; each committed with FULL.
+/// Paths by HTTP from one and from many clients, and by MQTT from one publisher; each committed
+/// with FULL.
 pub async fn intake(config: &Config, args: Intake) -> anyhow::Result<()> {
     let mut daemon = Daemon::start(config, args.broker.as_deref()).await?;
     let mut rows = Vec::new();
@@ -64,7 +68,12 @@ pub async fn intake(config: &Config, args: Intake) -> anyhow::Result<()> {
             done?;
         }
         let accepted = each * clients;
-        rows.push((format!("HTTP, {clients} clients"), accepted, begun.elapsed(), daemon.commits().await? - before));
+        rows.push((
+            format!("HTTP, {clients} clients"),
+            accepted,
+            begun.elapsed(),
+            daemon.commits().await? - before,
+        ));
     }
     if let Some(broker) = &args.broker {
         let before = daemon.commits().await?;
@@ -104,8 +113,9 @@ pub async fn intake(config: &Config, args: Intake) -> anyhow::Result<()> {
 const UPLOADS: usize = 60;
 const UPLOAD_BYTES: usize = 20 << 20;
 
-/// PSS of the daemon idle with its engine loaded, the most seen while it recognises; the most seen while large uploads are
-/// under way, each without its last byte, and what is left of that 10 s after they broke off.
+/// PSS of the daemon idle with its engine loaded, the most seen while it recognises; the most seen
+/// while large uploads are under way, each without its last byte, and what is left of that 10 s
+/// after they broke off.
 pub async fn memory(config: &Config, args: Memory, picture: Vec<u8>) -> anyhow::Result<()> {
     let mut daemon = Daemon::start(config, None).await?;
     let engine = daemon.wait_for_engine().await?;
@@ -150,7 +160,12 @@ pub async fn memory(config: &Config, args: Memory, picture: Vec<u8>) -> anyhow::
                     "uploading_mib": uploading, "after_uploads_mib": after })
         );
     } else {
-        println!("{engine}: PSS idle {:.1} MiB, at work {:.1} MiB ({} pictures)", mib(idle), mib(most), args.pictures);
+        println!(
+            "{engine}: PSS idle {:.1} MiB, at work {:.1} MiB ({} pictures)",
+            mib(idle),
+            mib(most),
+            args.pictures
+        );
         println!(
             "{UPLOADS} uploads of {} MiB under way: {:.1} MiB; 10 s after: {:.1} MiB",
             UPLOAD_BYTES >> 20,
@@ -164,7 +179,9 @@ pub async fn memory(config: &Config, args: Memory, picture: Vec<u8>) -> anyhow::
 /// Sends all of a picture of the largest size but its last byte.
 async fn begin_upload(address: &str, picture: &[u8]) -> anyhow::Result<TcpStream> {
     let mut stream = TcpStream::connect(address).await?;
-    let head = format!("POST /v1/images HTTP/1.1\r\nHost: localhost\r\nContent-Length: {UPLOAD_BYTES}\r\n\r\n");
+    let head = format!(
+        "POST /v1/images HTTP/1.1\r\nHost: localhost\r\nContent-Length: {UPLOAD_BYTES}\r\n\r\n"
+    );
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(picture).await?;
     let zeros = vec![0; 64 << 10];
@@ -199,7 +216,10 @@ impl Daemon {
     async fn start(config: &Config, broker: Option<&str>) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let daemon = Self::start_in(config, broker, folder.path(), None).await?;
-        Ok(Self { _folder: Some(folder), ..daemon })
+        Ok(Self {
+            _folder: Some(folder),
+            ..daemon
+        })
     }
 
     /// Starts one with this state folder, which reads pictures below `root`.
@@ -210,24 +230,36 @@ impl Daemon {
         root: Option<&Path>,
     ) -> anyhow::Result<Self> {
         // The port is free now; nobody else on a board asks for one in the next moment.
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?
+            .local_addr()?
+            .port();
         let address = format!("127.0.0.1:{port}");
         let device = format!("bench-{port}");
         let mut settings = Vec::new();
-        let mut set = |key: &str, value: &str| settings.extend(["--set".into(), format!("{key}={value}")]);
+        let mut set =
+            |key: &str, value: &str| settings.extend(["--set".into(), format!("{key}={value}")]);
         set("state_dir", &state_dir.to_string_lossy());
         set("http.listen", &address);
         // The benches' requests do not name its port as those of programs on the board do.
         set("http.open_submit", "true");
         set("log.level", "error");
         set("device", &device);
-        set("mqtt.enabled", if broker.is_some() { "true" } else { "false" });
-        set("recognition.threads", &config.recognition.threads.to_string());
+        set(
+            "mqtt.enabled",
+            if broker.is_some() { "true" } else { "false" },
+        );
+        set(
+            "recognition.threads",
+            &config.recognition.threads.to_string(),
+        );
         set("intake.max_pending", "10000000");
         // Nothing is to go while it is measured.
-        for (kind, all) in
-            [("images.age", "0s"), ("images.count", "0"), ("images.bytes", "0B"), ("thumbnails.age", "0s")]
-        {
+        for (kind, all) in [
+            ("images.age", "0s"),
+            ("images.count", "0"),
+            ("images.bytes", "0B"),
+            ("thumbnails.age", "0s"),
+        ] {
             set(&format!("retention.{kind}"), all);
         }
         if let Some(root) = root {
@@ -246,8 +278,17 @@ impl Daemon {
             set("models.pack", &pack.to_string_lossy());
         }
         let mut command = command(&settings)?;
-        let child = command.arg("run").spawn().context("the daemon could not be started")?;
-        let daemon = Self { child, address, device, settings, _folder: None };
+        let child = command
+            .arg("run")
+            .spawn()
+            .context("the daemon could not be started")?;
+        let daemon = Self {
+            child,
+            address,
+            device,
+            settings,
+            _folder: None,
+        };
         for _ in 0..100 {
             if TcpStream::connect(&daemon.address).await.is_ok() {
                 return Ok(daemon);
@@ -268,7 +309,10 @@ impl Daemon {
         for _ in 0..600 {
             let status = request(&mut client, "GET", "/v1/status", Vec::new()).await?;
             if status["parts"]["engine"]["condition"] == "ok" {
-                return Ok(status["parts"]["engine"]["text"].as_str().unwrap_or("engine").into());
+                return Ok(status["parts"]["engine"]["text"]
+                    .as_str()
+                    .unwrap_or("engine")
+                    .into());
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -280,8 +324,13 @@ impl Daemon {
         let mut client = connect(&self.address).await?;
         let text = send(&mut client, "GET", "/metrics", Vec::new()).await?;
         let text = String::from_utf8_lossy(&text);
-        let line = text.lines().find_map(|line| line.strip_prefix("kithd_store_commits_total "));
-        Ok(line.context("the metrics show no kithd_store_commits_total")?.trim().parse::<f64>()? as u64)
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("kithd_store_commits_total "));
+        Ok(line
+            .context("the metrics show no kithd_store_commits_total")?
+            .trim()
+            .parse::<f64>()? as u64)
     }
 
     /// Publishes and waits until as many rows are accepted.
@@ -307,7 +356,8 @@ impl Daemon {
             let chunk = AHEAD.min(count - done);
             let mut sent = futures_util::stream::iter(done..done + chunk)
                 .map(|n| {
-                    let payload = json!({ "path": format!("/unknown_images/mqtt/{n}.jpg") }).to_string();
+                    let payload =
+                        json!({ "path": format!("/unknown_images/mqtt/{n}.jpg") }).to_string();
                     publisher.publish(mqtt::Message {
                         topic: topic.clone(),
                         payload: payload.into_bytes(),
@@ -320,7 +370,9 @@ impl Daemon {
             }
             done += chunk;
             let mut rounds = 0;
-            while accepted(&request(&mut client, "GET", "/v1/status", Vec::new()).await?) < before + done as u64 {
+            while accepted(&request(&mut client, "GET", "/v1/status", Vec::new()).await?)
+                < before + done as u64
+            {
                 rounds += 1;
                 if rounds > 6000 {
                     bail!("not all published paths were accepted within a minute");
@@ -338,7 +390,9 @@ impl Daemon {
         for pid in self.family()? {
             let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
             let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-            let kib = pss.and_then(|rest| rest.split_whitespace().next()).context("smaps_rollup has no Pss")?;
+            let kib = pss
+                .and_then(|rest| rest.split_whitespace().next())
+                .context("smaps_rollup has no Pss")?;
             sum += kib.parse::<u64>()?;
         }
         Ok(sum)
@@ -355,9 +409,16 @@ impl Daemon {
         let mut next = 0;
         while let Some(pid) = family.get(next) {
             // Children belong to the thread that began them.
-            for thread in std::fs::read_dir(format!("/proc/{pid}/task"))?.collect::<Result<Vec<_>, _>>()? {
-                let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-                family.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+            for thread in
+                std::fs::read_dir(format!("/proc/{pid}/task"))?.collect::<Result<Vec<_>, _>>()?
+            {
+                let children =
+                    std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+                family.extend(
+                    children
+                        .split_whitespace()
+                        .filter_map(|child| child.parse::<u32>().ok()),
+                );
             }
             next += 1;
         }
@@ -365,7 +426,10 @@ impl Daemon {
     }
 
     fn terminate(&self) -> anyhow::Result<rustix::process::Pid> {
-        let pid = self.child.id().and_then(|pid| rustix::process::Pid::from_raw(pid as i32));
+        let pid = self
+            .child
+            .id()
+            .and_then(|pid| rustix::process::Pid::from_raw(pid as i32));
         let pid = pid.context("the daemon is gone")?;
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
         Ok(pid)
@@ -390,32 +454,48 @@ impl Daemon {
         let family = self.family()?;
         let children = written(&family[1..])?;
         let pid = self.terminate()?;
-        // It has ended but is not forgotten until somebody asks for its status, and then its numbers are gone.
+        // It has ended but is not forgotten until somebody asks for its status, and then its
+        // numbers are gone.
         let ended = tokio::task::spawn_blocking(move || {
             use rustix::process::{WaitId, WaitIdOptions, waitid};
-            waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
+            waitid(
+                WaitId::Pid(pid),
+                WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+            )
         });
         ended.await??;
         let own = written(&family[..1])?;
         self.ended().await?;
-        Ok(Written { written: own.written + children.written, passed: own.passed + children.passed })
+        Ok(Written {
+            written: own.written + children.written,
+            passed: own.passed + children.passed,
+        })
     }
 }
 
 fn command(settings: &[String]) -> anyhow::Result<tokio::process::Command> {
     let mut command = tokio::process::Command::new(std::env::current_exe()?);
-    command.args(settings).kill_on_drop(true).stderr(Stdio::null());
+    command
+        .args(settings)
+        .kill_on_drop(true)
+        .stderr(Stdio::null());
     Ok(command)
 }
 
 fn written(family: &[u32]) -> anyhow::Result<Written> {
-    let mut sum = Written { written: 0, passed: 0 };
+    let mut sum = Written {
+        written: 0,
+        passed: 0,
+    };
     for pid in family {
         let file = format!("/proc/{pid}/io");
         let io = std::fs::read_to_string(&file).with_context(|| file.clone())?;
         let number = |key: &str| -> anyhow::Result<u64> {
             let value = io.lines().find_map(|line| line.strip_prefix(key));
-            Ok(value.with_context(|| format!("{file} has no {key}"))?.trim().parse()?)
+            Ok(value
+                .with_context(|| format!("{file} has no {key}"))?
+                .trim()
+                .parse()?)
         };
         sum.written += number("write_bytes:")?;
         sum.passed += number("wchar:")?;
@@ -449,10 +529,17 @@ pub async fn request(
     uri: &str,
     body: Vec<u8>,
 ) -> anyhow::Result<Value> {
-    Ok(serde_json::from_slice(&send(client, method, uri, body).await?)?)
+    Ok(serde_json::from_slice(
+        &send(client, method, uri, body).await?,
+    )?)
 }
 
-async fn send(client: &mut SendRequest<Full<Bytes>>, method: &str, uri: &str, body: Vec<u8>) -> anyhow::Result<Bytes> {
+async fn send(
+    client: &mut SendRequest<Full<Bytes>>,
+    method: &str,
+    uri: &str,
+    body: Vec<u8>,
+) -> anyhow::Result<Bytes> {
     let request = hyper::Request::builder()
         .method(method)
         .uri(uri)
@@ -463,7 +550,10 @@ async fn send(client: &mut SendRequest<Full<Bytes>>, method: &str, uri: &str, bo
     let status = response.status();
     let body = response.into_body().collect().await?.to_bytes();
     if !status.is_success() {
-        bail!("{method} {uri} was answered with {status}: {}", String::from_utf8_lossy(&body));
+        bail!(
+            "{method} {uri} was answered with {status}: {}",
+            String::from_utf8_lossy(&body)
+        );
     }
     Ok(body)
 }

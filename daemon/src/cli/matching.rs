@@ -1,5 +1,5 @@
-//! `kithd bench match`: how long one face takes against a large gallery, on one core, beside a plain search of all
-//! float32 numbers; and that both find the same.
+//! `kithd bench match`: how long one face takes against a large gallery, on one core, beside a
+//! plain search of all float32 numbers; and that both find the same.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,9 @@ use serde_json::json;
 
 /// Numbers in an embedding, as in the bundled pack's.
 const DIMENSION: usize = 128;
-/// What all faces have in common, how far a person is from that, and one picture from the person's others: like real
-/// embeddings of the bundled pack they are of about unit length, 0.29 apart within a person and 0.58 between two.
+/// What all faces have in common, how far a person is from that, and one picture from the person's
+/// others: like real embeddings of the bundled pack they are of about unit length, 0.29 apart
+/// within a person and 0.58 between two.
 const COMMON: f32 = 0.913;
 const PERSON: f32 = 0.352;
 const PICTURE: f32 = 0.206;
@@ -39,7 +40,9 @@ pub fn matching(args: &Match) -> anyhow::Result<()> {
     let mut random = fastrand::Rng::with_seed(1);
     let common = direction(&mut random, COMMON);
     let person = |random: &mut fastrand::Rng| sum(&common, &direction(random, PERSON));
-    let people: Vec<_> = (0..args.people.max(1)).map(|_| person(&mut random)).collect();
+    let people: Vec<_> = (0..args.people.max(1))
+        .map(|_| person(&mut random))
+        .collect();
     let mut gallery = Gallery::new(Metric::Euclidean, DIMENSION);
     // In the order of their coming, not by person.
     for picture in 0..args.pictures {
@@ -49,7 +52,11 @@ pub fn matching(args: &Match) -> anyhow::Result<()> {
     }
     let (mut quick, mut plain) = (Vec::new(), Vec::new());
     for round in 0..args.rounds.max(2) {
-        let of = if round % 2 == 0 { people[random.usize(..people.len())].clone() } else { person(&mut random) };
+        let of = if round % 2 == 0 {
+            people[random.usize(..people.len())].clone()
+        } else {
+            person(&mut random)
+        };
         let face = picture_of(&mut random, &of);
         let begun = Instant::now();
         let found = gallery.nearest(&face, TOP)?;
@@ -57,11 +64,19 @@ pub fn matching(args: &Match) -> anyhow::Result<()> {
         let begun = Instant::now();
         let expected = gallery.nearest_plainly(&face, TOP)?;
         plain.push(begun.elapsed());
-        ensure!(found == expected, "the quick search found {found:?}, the plain one {expected:?}: please report this");
+        ensure!(
+            found == expected,
+            "the quick search found {found:?}, the plain one {expected:?}: please report this"
+        );
     }
     let [quick, plain] = [quick, plain].map(|mut times| -> anyhow::Result<_> {
         times.sort();
-        let at = |share: usize| times.get(times.len() * share / 100).map(Duration::as_secs_f64).context("no times");
+        let at = |share: usize| {
+            times
+                .get(times.len() * share / 100)
+                .map(Duration::as_secs_f64)
+                .context("no times")
+        };
         Ok([at(50)? * 1e3, at(99)? * 1e3])
     });
     let ([median, p99], [plain_median, plain_p99]) = (quick?, plain?);
@@ -81,7 +96,9 @@ pub fn matching(args: &Match) -> anyhow::Result<()> {
             args.rounds
         );
         println!("int8 first      median {median:.2} ms, p99 {p99:.2} ms");
-        println!("plain float32   median {plain_median:.2} ms, p99 {plain_p99:.2} ms; the same answers");
+        println!(
+            "plain float32   median {plain_median:.2} ms, p99 {plain_p99:.2} ms; the same answers"
+        );
         println!("memory          {} MiB", gallery.bytes() >> 20);
     }
     Ok(())
@@ -98,10 +115,18 @@ fn sum(a: &[f32], b: &[f32]) -> Vec<f32> {
 /// A vector of some length in any direction.
 fn direction(random: &mut fastrand::Rng, length: f32) -> Vec<f32> {
     // Twelve even numbers add up to nearly a normal one, whose directions are even.
-    of_length(length, (0..DIMENSION).map(|_| (0..12).map(|_| random.f32()).sum::<f32>() - 6.0).collect())
+    of_length(
+        length,
+        (0..DIMENSION)
+            .map(|_| (0..12).map(|_| random.f32()).sum::<f32>() - 6.0)
+            .collect(),
+    )
 }
 
 fn of_length(length: f32, vector: Vec<f32>) -> Vec<f32> {
     let long = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
-    vector.into_iter().map(|value| value * length / long).collect()
+    vector
+        .into_iter()
+        .map(|value| value * length / long)
+        .collect()
 }

@@ -1,4 +1,5 @@
-//! `kithd bench page`: how fast page and list answer on a board with a long history, while pictures are processed.
+//! `kithd bench page`: how fast page and list answer on a board with a long history, while pictures
+//! are processed.
 
 use std::time::{Duration, Instant};
 
@@ -48,10 +49,18 @@ pub async fn page(config: &Config, args: Page, picture: Vec<u8>) -> anyhow::Resu
     // On a disk: in memory it would be another measurement, and a board has not so much.
     let folder = tempfile::tempdir_in(std::env::current_dir()?)?;
     let begun = Instant::now();
-    let size = Size { images: args.images, faces: args.faces, people: args.people };
+    let size = Size {
+        images: args.images,
+        faces: args.faces,
+        people: args.people,
+    };
     let pack = load_pack(&config.models).map_err(|error| anyhow!(error))?;
     fill(folder.path(), size, pack.space(), wall_clock_ms())?;
-    eprintln!("{} images are in the database after {:.0} s", args.images, begun.elapsed().as_secs_f64());
+    eprintln!(
+        "{} images are in the database after {:.0} s",
+        args.images,
+        begun.elapsed().as_secs_f64()
+    );
     let mut daemon = Daemon::start_in(config, None, folder.path(), None).await?;
     let engine = daemon.wait_for_engine().await?;
     wait_for_groups(&daemon).await?;
@@ -62,22 +71,50 @@ pub async fn page(config: &Config, args: Page, picture: Vec<u8>) -> anyhow::Resu
     let middle = args.images / 2;
     let kinds: [Kind; 14] = [
         ("page, newest", Box::new(|_| "/".into())),
-        ("page, deep", Box::new(move |n| format!("/?cursor={}", middle + n * 7))),
-        ("page, one outcome", Box::new(move |n| format!("/?outcome=uncertain&cursor={}", middle + n * 7))),
-        ("page, one person", Box::new(|n| format!("/?person={}", 1 + n % 1000))),
+        (
+            "page, deep",
+            Box::new(move |n| format!("/?cursor={}", middle + n * 7)),
+        ),
+        (
+            "page, one outcome",
+            Box::new(move |n| format!("/?outcome=uncertain&cursor={}", middle + n * 7)),
+        ),
+        (
+            "page, one person",
+            Box::new(|n| format!("/?person={}", 1 + n % 1000)),
+        ),
         ("list, newest", Box::new(|_| "/v1/images".into())),
-        ("list, deep", Box::new(move |n| format!("/v1/images?cursor={}", middle + n * 7))),
-        ("list, failed", Box::new(move |n| format!("/v1/images?state=failed&cursor={}", middle + n * 7))),
-        ("list, a day", Box::new(|_| "/v1/images?since=2026-06-01T00:00:00Z&until=2026-06-02T00:00:00Z".into())),
-        ("list, searched", Box::new(move |n| format!("/v1/images?path=nowhere&cursor={}", middle + n * 7))),
+        (
+            "list, deep",
+            Box::new(move |n| format!("/v1/images?cursor={}", middle + n * 7)),
+        ),
+        (
+            "list, failed",
+            Box::new(move |n| format!("/v1/images?state=failed&cursor={}", middle + n * 7)),
+        ),
+        (
+            "list, a day",
+            Box::new(|_| "/v1/images?since=2026-06-01T00:00:00Z&until=2026-06-02T00:00:00Z".into()),
+        ),
+        (
+            "list, searched",
+            Box::new(move |n| format!("/v1/images?path=nowhere&cursor={}", middle + n * 7)),
+        ),
         ("people", Box::new(|n| format!("/people?from={}", n % 900))),
         ("person", Box::new(|n| format!("/people/{}", 1 + n % 1000))),
         ("strangers", Box::new(|_| "/strangers".into())),
         ("health", Box::new(|_| "/health?hours=168".into())),
-        ("image", Box::new(move |n| format!("/images/{}", middle + n * 7))),
+        (
+            "image",
+            Box::new(move |n| format!("/images/{}", middle + n * 7)),
+        ),
     ];
     for (name, url) in &kinds {
-        let mut row = Row { name, first_byte: Vec::new(), whole: Vec::new() };
+        let mut row = Row {
+            name,
+            first_byte: Vec::new(),
+            whole: Vec::new(),
+        };
         for n in 0..args.requests as i64 {
             let (first_byte, whole) = ask(&mut client, &url(n)).await?;
             row.first_byte.push(first_byte);
@@ -88,7 +125,9 @@ pub async fn page(config: &Config, args: Page, picture: Vec<u8>) -> anyhow::Resu
         rows.push(row);
     }
     feeding.abort();
-    let waiting = load::request(&mut client, "GET", "/v1/health", Vec::new()).await?["counts"]["processed"].clone();
+    let waiting =
+        load::request(&mut client, "GET", "/v1/health", Vec::new()).await?["counts"]["processed"]
+            .clone();
     let processed = waiting.as_i64().unwrap_or_default() - (args.images - args.images / 500);
     daemon.stop().await?;
     show(&rows, &engine, processed, args.json);
@@ -97,19 +136,28 @@ pub async fn page(config: &Config, args: Page, picture: Vec<u8>) -> anyhow::Resu
 
 fn show(rows: &[Row], engine: &str, processed: i64, as_json: bool) {
     let ms = |sorted: &[Duration], part: f64| {
-        let place = ((sorted.len() as f64 * part).ceil() as usize).clamp(1, sorted.len().max(1)) - 1;
-        sorted.get(place).map_or(f64::NAN, |time| time.as_secs_f64() * 1000.0)
+        let place =
+            ((sorted.len() as f64 * part).ceil() as usize).clamp(1, sorted.len().max(1)) - 1;
+        sorted
+            .get(place)
+            .map_or(f64::NAN, |time| time.as_secs_f64() * 1000.0)
     };
     if as_json {
         let rows = rows.iter().map(|row| {
             json!({ "name": row.name, "first_byte_median_ms": ms(&row.first_byte, 0.5),
                     "median_ms": ms(&row.whole, 0.5), "p99_ms": ms(&row.whole, 0.99) })
         });
-        println!("{}", json!({ "engine": engine, "processed_meanwhile": processed, "rows": rows.collect::<Vec<_>>() }));
+        println!(
+            "{}",
+            json!({ "engine": engine, "processed_meanwhile": processed, "rows": rows.collect::<Vec<_>>() })
+        );
         return;
     }
     println!("{engine}; {processed} pictures were processed meanwhile");
-    println!("{:20} {:>18} {:>10} {:>10}", "ms", "first byte, median", "median", "p99");
+    println!(
+        "{:20} {:>18} {:>10} {:>10}",
+        "ms", "first byte, median", "median", "p99"
+    );
     for row in rows {
         println!(
             "{:20} {:18.1} {:10.1} {:10.1}",
@@ -130,7 +178,11 @@ async fn wait_for_groups(daemon: &Daemon) -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_secs(3)).await;
         let health = load::request(&mut client, "GET", "/v1/health", Vec::new()).await?;
         let now = health["parts"]["strangers"]["text"].clone();
-        same = if now == before && !now.is_null() { same + 1 } else { 0 };
+        same = if now == before && !now.is_null() {
+            same + 1
+        } else {
+            0
+        };
         before = now;
     }
     eprintln!("{}", before.as_str().unwrap_or_default());
@@ -141,14 +193,20 @@ async fn wait_for_groups(daemon: &Daemon) -> anyhow::Result<()> {
 async fn feed(mut sender: SendRequest<Full<Bytes>>, picture: Vec<u8>) -> anyhow::Result<()> {
     loop {
         load::request(&mut sender, "POST", "/v1/images", picture.clone()).await?;
-        while load::request(&mut sender, "GET", "/v1/health", Vec::new()).await?["counts"]["pending"].as_u64() > Some(8)
+        while
+            load::request(&mut sender, "GET", "/v1/health", Vec::new()).await?["counts"]["pending"]
+                .as_u64()
+                > Some(8)
         {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }
 
-async fn ask(client: &mut SendRequest<Full<Bytes>>, uri: &str) -> anyhow::Result<(Duration, Duration)> {
+async fn ask(
+    client: &mut SendRequest<Full<Bytes>>,
+    uri: &str,
+) -> anyhow::Result<(Duration, Duration)> {
     let request = hyper::Request::builder()
         .uri(uri)
         .header(hyper::header::HOST, "127.0.0.1")

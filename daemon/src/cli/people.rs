@@ -1,5 +1,5 @@
-//! `kithd people`: who is enrolled; gives somebody another name, makes two people one, or takes people from board to board.
-//! Through the daemon when it runs.
+//! `kithd people`: who is enrolled; gives somebody another name, makes two people one, or takes
+//! people from board to board. Through the daemon when it runs.
 
 use std::process::ExitCode;
 
@@ -58,13 +58,18 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn rename(config: &Config, RenameArgs { person, name }: RenameArgs) -> anyhow::Result<ExitCode> {
+async fn rename(
+    config: &Config,
+    RenameArgs { person, name }: RenameArgs,
+) -> anyhow::Result<ExitCode> {
     if let Some(client) = Client::connect(&config.state_dir).await? {
         client.rename(&person, &name).await?;
         return Ok(ExitCode::SUCCESS);
     }
     let (_held, enroller) = own_gallery(config).await?;
-    let changed = enroller.rename(None, id(&enroller, &person).await?, &name).await?;
+    let changed = enroller
+        .rename(None, id(&enroller, &person).await?, &name)
+        .await?;
     enroller.store.close().await;
     told(changed)
 }
@@ -75,7 +80,13 @@ async fn merge(config: &Config, MergeArgs { person, into }: MergeArgs) -> anyhow
         return Ok(ExitCode::SUCCESS);
     }
     let (_held, enroller) = own_gallery(config).await?;
-    let changed = enroller.merge(None, id(&enroller, &person).await?, id(&enroller, &into).await?).await?;
+    let changed = enroller
+        .merge(
+            None,
+            id(&enroller, &person).await?,
+            id(&enroller, &into).await?,
+        )
+        .await?;
     enroller.store.close().await;
     told(changed)
 }
@@ -96,7 +107,10 @@ fn told(changed: Changed) -> anyhow::Result<ExitCode> {
 
 fn show(config: &Config) -> anyhow::Result<ExitCode> {
     let Some(connection) = Store::open_for_reading(&config.state_dir)? else {
-        bail!("there is no database in {} yet: kithd has not run with this state_dir", config.state_dir.display());
+        bail!(
+            "there is no database in {} yet: kithd has not run with this state_dir",
+            config.state_dir.display()
+        );
     };
     for person in people(&connection)? {
         println!("{}  {} pictures", person.name, person.pictures);

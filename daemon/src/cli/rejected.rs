@@ -1,5 +1,5 @@
-//! `kithd rejected`: MQTT messages that were refused and are kept. Needs the running daemon, which has the door they are
-//! sent through again.
+//! `kithd rejected`: MQTT messages that were refused and are kept. Needs the running daemon, which
+//! has the door they are sent through again.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -58,14 +58,22 @@ enum What {
 /// Does what was typed; lists without a word.
 pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let client = Client::connect(&config.state_dir).await?;
-    let client = client.context("kithd is not running; start it first: sudo systemctl start kithd")?;
+    let client =
+        client.context("kithd is not running; start it first: sudo systemctl start kithd")?;
     match args.what.unwrap_or(What::List { json: false }) {
         What::List { json } => list(&client, json).await?,
         What::Show { id } => show(&client.get(&format!("/v1/rejected/{id}")).await?, true),
         What::Save { id, file } => save(&client, id, file).await?,
         What::Retry { id } => {
-            let taken: Value = client.post(&format!("/v1/rejected/{id}/retry"), &json!({})).await?;
-            let ids: Vec<_> = taken["ids"].as_array().into_iter().flatten().map(Value::to_string).collect();
+            let taken: Value = client
+                .post(&format!("/v1/rejected/{id}/retry"), &json!({}))
+                .await?;
+            let ids: Vec<_> = taken["ids"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(Value::to_string)
+                .collect();
             println!("It was taken this time, as image {}.", ids.join(", "));
         }
         What::Drop { id: Some(id), .. } => {
@@ -83,7 +91,9 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
 async fn list(client: &Client, as_json: bool) -> anyhow::Result<()> {
     let (mut all, mut cursor) = (Vec::new(), String::new());
     loop {
-        let page: Value = client.get(&format!("/v1/rejected?limit=500{cursor}")).await?;
+        let page: Value = client
+            .get(&format!("/v1/rejected?limit=500{cursor}"))
+            .await?;
         all.extend(page["messages"].as_array().cloned().unwrap_or_default());
         match page["next_cursor"].as_i64() {
             Some(next) => cursor = format!("&cursor={next}"),
@@ -109,9 +119,20 @@ async fn list(client: &Client, as_json: bool) -> anyhow::Result<()> {
 fn show(message: &Value, beginning: bool) {
     let text = |name: &str| message[name].as_str().unwrap_or("");
     let received = Moment::from_ms(message["received_at_ms"].as_i64().unwrap_or(0)).text;
-    let kind = message["content_type"].as_str().map_or_else(String::new, |kind| format!(", sent as {kind:?}"));
-    let whole = if message["whole"] == true { "" } else { ", only its beginning is kept" };
-    println!("#{} {received} {:?} {} bytes{kind}{whole}", message["id"], text("topic"), message["bytes"]);
+    let kind = message["content_type"]
+        .as_str()
+        .map_or_else(String::new, |kind| format!(", sent as {kind:?}"));
+    let whole = if message["whole"] == true {
+        ""
+    } else {
+        ", only its beginning is kept"
+    };
+    println!(
+        "#{} {received} {:?} {} bytes{kind}{whole}",
+        message["id"],
+        text("topic"),
+        message["bytes"]
+    );
     println!("    {}", text("reason"));
     if beginning {
         // Escaped: it may hold anything, and this may be a terminal.
@@ -120,9 +141,13 @@ fn show(message: &Value, beginning: bool) {
 }
 
 async fn save(client: &Client, id: u64, file: PathBuf) -> anyhow::Result<()> {
-    let mut to = tokio::fs::File::create_new(&file).await.with_context(|| file.display().to_string())?;
+    let mut to = tokio::fs::File::create_new(&file)
+        .await
+        .with_context(|| file.display().to_string())?;
     let saved = async {
-        let bytes = client.save(&format!("/v1/rejected/{id}/payload"), &mut to).await?;
+        let bytes = client
+            .save(&format!("/v1/rejected/{id}/payload"), &mut to)
+            .await?;
         to.flush().await?;
         anyhow::Ok(bytes)
     };

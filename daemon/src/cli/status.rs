@@ -25,16 +25,26 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let client = Client::connect(&config.state_dir).await?;
     let (live, engine): (Option<Value>, Option<Value>) = match &client {
         // While the model pack is being loaded there is no breaker to ask for.
-        Some(client) => (Some(client.get("/v1/status").await?), client.get("/v1/breaker").await.ok()),
+        Some(client) => (
+            Some(client.get("/v1/status").await?),
+            client.get("/v1/breaker").await.ok(),
+        ),
         None => (None, None),
     };
     let Some(connection) = Store::open_for_reading(&config.state_dir)? else {
-        bail!("there is no database in {} yet: kithd has not run with this state_dir", config.state_dir.display());
+        bail!(
+            "there is no database in {} yet: kithd has not run with this state_dir",
+            config.state_dir.display()
+        );
     };
     let counts = counts(&connection)?;
     let images = newest_images(&connection, None, args.last)?;
-    let disk = live.as_ref().map_or(Value::Null, |live| live["disk"].clone());
-    let parts = live.as_ref().map_or(Value::Null, |live| live["parts"].clone());
+    let disk = live
+        .as_ref()
+        .map_or(Value::Null, |live| live["disk"].clone());
+    let parts = live
+        .as_ref()
+        .map_or(Value::Null, |live| live["parts"].clone());
     if args.json {
         println!(
             "{}",
@@ -49,7 +59,14 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    println!("kithd {}", if live.is_some() { "is running" } else { "is not running" });
+    println!(
+        "kithd {}",
+        if live.is_some() {
+            "is running"
+        } else {
+            "is not running"
+        }
+    );
     println!(
         "images: {} pending, {} processing, {} processed, {} failed · results not sent: {} · people: {} · rejected messages: {}",
         counts.pending,
@@ -61,14 +78,23 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
         counts.rejected_messages
     );
     if let Some(free) = disk["free_bytes"].as_u64() {
-        let used = ["database", "camera", "uploads"].map(|kind| disk["used_bytes"][kind].as_u64().unwrap_or(0));
-        println!("disk: {} MiB free, {} MiB held by kithd", free >> 20, used.iter().sum::<u64>() >> 20);
+        let used = ["database", "camera", "uploads"]
+            .map(|kind| disk["used_bytes"][kind].as_u64().unwrap_or(0));
+        println!(
+            "disk: {} MiB free, {} MiB held by kithd",
+            free >> 20,
+            used.iter().sum::<u64>() >> 20
+        );
     }
     if let Some(engine) = engine {
         println!("circuit breaker: {}", text(&engine["sentence"]));
     }
     for (name, part) in parts.as_object().into_iter().flatten() {
-        println!("{name}: {}: {}", text(&part["condition"]), text(&part["text"]));
+        println!(
+            "{name}: {}: {}",
+            text(&part["condition"]),
+            text(&part["text"])
+        );
     }
     for image in images {
         let end = match (&image.outcome, &image.reason) {
@@ -76,10 +102,17 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
             (None, Some(reason)) => format!("{}: {reason}", image.state),
             (None, None) => image.state.clone(),
         };
-        let distance = image.distance.map_or_else(String::new, |distance| format!(" {distance:.3}"));
+        let distance = image
+            .distance
+            .map_or_else(String::new, |distance| format!(" {distance:.3}"));
         let perhaps = image.perhaps.iter().map(|name| format!("perhaps {name}"));
         let names: Vec<_> = image.persons.iter().cloned().chain(perhaps).collect();
-        println!("#{} {} {end} {}{distance}", image.id, image.path, names.join(", "));
+        println!(
+            "#{} {} {end} {}{distance}",
+            image.id,
+            image.path,
+            names.join(", ")
+        );
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -24,7 +24,12 @@ pub async fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
         let TokenAnswer { token } = client.post("/control/token", &question).await?;
         println!("{token}");
         let status: Value = client.get("/v1/status").await?;
-        eprintln!("for the page and API: {}", status["parts"]["page"]["text"].as_str().unwrap_or("not up yet"));
+        eprintln!(
+            "for the page and API: {}",
+            status["parts"]["page"]["text"]
+                .as_str()
+                .unwrap_or("not up yet")
+        );
     } else {
         let _held = StateDir::hold(&config.state_dir)?;
         println!("{}", auth::token(&config.state_dir, args.new)?);

@@ -1,9 +1,11 @@
-//! `kithd bench writes`: what a picture costs the disk, for cards that wear out by being written to.
+//! `kithd bench writes`: what a picture costs the disk, for cards that wear out by being written
+//! to.
 //!
-//! Counted is `write_bytes` in `/proc/PID/io` of the daemon and its children, up to the daemon's end, so that the copying
-//! of the journal into the database is in it. The kernel counts each page of the page cache (4 KiB) that becomes dirty:
-//! what reaches the card, but for the file system's own bookkeeping, which no process is charged with. Nothing is taken
-//! off for `cancelled_write_bytes`.
+//! Counted is `write_bytes` in `/proc/PID/io` of the daemon and its children, up to the daemon's
+//! end, so that the copying of the journal into the database is in it. The kernel counts each page
+//! of the page cache (4 KiB) that becomes dirty: what reaches the card, but for the file system's
+//! own bookkeeping, which no process is charged with. Nothing is taken off for
+//! `cancelled_write_bytes`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,7 +36,8 @@ pub struct Writes {
     /// Lone pictures, 3 s apart, measured after the stream
     #[arg(long, default_value_t = 20)]
     lone: u32,
-    /// Broker that takes the results, for example mqtt://127.0.0.1:1883; without one MQTT is off, which writes less
+    /// Broker that takes the results, for example mqtt://127.0.0.1:1883; without one MQTT is off,
+    /// which writes less
     #[arg(long)]
     broker: Option<String>,
     /// Where the state folder is made for as long as the measurement takes; on a disk
@@ -72,7 +75,9 @@ impl Row {
 
 /// A stream and lone pictures, each with a daemon and a state folder of its own.
 pub async fn writes(config: &Config, args: Writes, picture: Vec<u8>) -> anyhow::Result<()> {
-    let kind = rustix::fs::statfs(&args.folder).with_context(|| args.folder.display().to_string())?.f_type as u32;
+    let kind = rustix::fs::statfs(&args.folder)
+        .with_context(|| args.folder.display().to_string())?
+        .f_type as u32;
     if IN_MEMORY.contains(&kind) {
         bail!(
             "{} is in memory, where nothing is written to a disk; name a folder on one with --folder",
@@ -90,9 +95,10 @@ pub async fn writes(config: &Config, args: Writes, picture: Vec<u8>) -> anyhow::
     }
     let pause = Duration::from_secs_f64(1.0 / args.rate);
     let mut rows = Vec::new();
-    for (name, pictures, pause) in
-        [(format!("{} a second", args.rate), args.pictures, pause), ("lone".to_string(), args.lone, LONE)]
-    {
+    for (name, pictures, pause) in [
+        (format!("{} a second", args.rate), args.pictures, pause),
+        ("lone".to_string(), args.lone, LONE),
+    ] {
         if pictures > 0 {
             rows.push(measure(&config, &args, &picture, name, pictures, pause).await?);
         }
@@ -109,7 +115,10 @@ pub async fn writes(config: &Config, args: Writes, picture: Vec<u8>) -> anyhow::
         println!("{}", json!(rows));
         return Ok(());
     }
-    println!("bytes written for each picture, MQTT {}", if args.broker.is_some() { "on" } else { "off" });
+    println!(
+        "bytes written for each picture, MQTT {}",
+        if args.broker.is_some() { "on" } else { "off" }
+    );
     for row in rows {
         println!(
             "{:14} {:6} in all: {} thumbnails, {} crops of faces, {} the rest; {:.2} commits ({} pictures, {} passed to write)",
@@ -134,7 +143,9 @@ async fn measure(
     pictures: u32,
     pause: Duration,
 ) -> anyhow::Result<Row> {
-    let temporary = tempfile::Builder::new().prefix("kithd-bench-").tempdir_in(&args.folder)?;
+    let temporary = tempfile::Builder::new()
+        .prefix("kithd-bench-")
+        .tempdir_in(&args.folder)?;
     let folder = temporary.path().canonicalize()?;
     let inbox = folder.join("pictures");
     std::fs::create_dir(&inbox)?;
@@ -159,13 +170,24 @@ async fn measure(
         // Names of one file: the pictures are the sender's to write, not ours.
         std::fs::hard_link(&first, &path)?;
         clock.tick().await;
-        request(&mut sender, "POST", "/image/post", json!({ "path": path }).to_string().into_bytes()).await?;
+        request(
+            &mut sender,
+            "POST",
+            "/image/post",
+            json!({ "path": path }).to_string().into_bytes(),
+        )
+        .await?;
     }
-    while count("processed").await? + count("failed").await? < pictures.into() || count("unsent").await? > 0 {
+    while count("processed").await? + count("failed").await? < pictures.into()
+        || count("unsent").await? > 0
+    {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     if count("failed").await? > 0 {
-        bail!("{} of {pictures} pictures failed, so that the count means nothing", count("failed").await?);
+        bail!(
+            "{} of {pictures} pictures failed, so that the count means nothing",
+            count("failed").await?
+        );
     }
     let commits = daemon.commits().await? - commits;
     let after = daemon.stop_and_count().await?;
@@ -190,16 +212,28 @@ async fn measure(
 /// Three people, so that a face has as many candidates as it has in any larger gallery.
 async fn enroll_three(daemon: &Daemon, folder: &Path, picture: &[u8]) -> anyhow::Result<()> {
     let picture = image::load_from_memory(picture)?.into_rgb8();
-    let variants = [picture.clone(), imageops::flip_horizontal(&picture), imageops::brighten(&picture, 20)];
+    let variants = [
+        picture.clone(),
+        imageops::flip_horizontal(&picture),
+        imageops::brighten(&picture, 20),
+    ];
     for (number, variant) in (1..).zip(variants) {
         let file = folder.join(format!("person_{number}.jpg"));
         variant.save_with_format(&file, ImageFormat::Jpeg)?;
         let mut command = daemon.command()?;
         // All three are one picture.
-        command.arg("enroll").arg("--anyway").arg("--person").arg(format!("Person {number}")).arg(&file);
+        command
+            .arg("enroll")
+            .arg("--anyway")
+            .arg("--person")
+            .arg(format!("Person {number}"))
+            .arg(&file);
         let output = command.output().await?;
         if !output.status.success() {
-            bail!("a person could not be enrolled: {}", String::from_utf8_lossy(&output.stdout).trim());
+            bail!(
+                "a person could not be enrolled: {}",
+                String::from_utf8_lossy(&output.stdout).trim()
+            );
         }
     }
     Ok(())

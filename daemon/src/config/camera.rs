@@ -1,4 +1,5 @@
-//! The sections `[[camera]]`, checked. Whether a camera is there is not: it may be plugged in later.
+//! The sections `[[camera]]`, checked. Whether a camera is there is not: it may be plugged in
+//! later.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -63,12 +64,20 @@ pub enum PixelFormat {
 
 impl PixelFormat {
     /// Each with its name in the configuration.
-    pub const ALL: [(Self, &str); 5] =
-        [(Self::Mjpeg, "mjpeg"), (Self::Yuyv, "yuyv"), (Self::Nv12, "nv12"), (Self::Rgb, "rgb"), (Self::Bgr, "bgr")];
+    pub const ALL: [(Self, &str); 5] = [
+        (Self::Mjpeg, "mjpeg"),
+        (Self::Yuyv, "yuyv"),
+        (Self::Nv12, "nv12"),
+        (Self::Rgb, "rgb"),
+        (Self::Bgr, "bgr"),
+    ];
 
     /// Its name in the configuration.
     pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(format, _)| *format == self).map_or("", |(_, name)| name)
+        Self::ALL
+            .iter()
+            .find(|(format, _)| *format == self)
+            .map_or("", |(_, name)| name)
     }
 }
 
@@ -78,10 +87,17 @@ pub(super) fn cameras(raw: &mut Raw) -> Vec<Camera> {
     for (at, mut table) in raw.tables("camera").into_iter().enumerate() {
         let camera = camera(&mut table);
         if !camera.name.is_empty() && cameras.iter().any(|other| other.name == camera.name) {
-            table.problem("name", format!("{:?}", camera.name), "is the name of another camera; give each its own");
+            table.problem(
+                "name",
+                format!("{:?}", camera.name),
+                "is the name of another camera; give each its own",
+            );
         }
         if let Some(other) = cameras.iter().find(|other| other.device == camera.device) {
-            let rule = format!("is the camera {} already; one section takes all its pictures", other.name);
+            let rule = format!(
+                "is the camera {} already; one section takes all its pictures",
+                other.name
+            );
             table.problem("device", camera.device.display(), rule);
         }
         raw.merge("camera", at, table);
@@ -94,7 +110,11 @@ fn camera(raw: &mut Raw) -> Camera {
     let name = raw.text("name").unwrap_or_default();
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
-        raw.problem("name", format!("{name:?}"), "must be 1 to 64 letters, digits, - or _, for example \"front\"");
+        raw.problem(
+            "name",
+            format!("{name:?}"),
+            "must be 1 to 64 letters, digits, - or _, for example \"front\"",
+        );
     }
     let device = PathBuf::from(raw.text("device").unwrap_or_else(|| "/dev/video0".into()));
     if !device.starts_with("/dev") || !super::is_plain(&device) {
@@ -105,22 +125,40 @@ fn camera(raw: &mut Raw) -> Camera {
         );
     }
     let resolution = raw.text("resolution").unwrap_or_else(|| "1280x720".into());
-    let sides = resolution.split_once('x').and_then(|(width, height)| Some((side(width)?, side(height)?)));
+    let sides = resolution
+        .split_once('x')
+        .and_then(|(width, height)| Some((side(width)?, side(height)?)));
     if sides.is_none() {
-        raw.problem("resolution", format!("{resolution:?}"), "must be width x height, for example \"1280x720\"");
+        raw.problem(
+            "resolution",
+            format!("{resolution:?}"),
+            "must be width x height, for example \"1280x720\"",
+        );
     }
     let (width, height) = sides.unwrap_or((1280, 720));
     let every = raw.duration("every", secs(0), secs(0)..=secs(86_400));
     let motion = raw.flag("motion", false);
     if every.is_zero() && !motion {
-        raw.problem("every", "", "must be a time such as \"10s\", or motion must be true, or no picture is ever taken");
+        raw.problem(
+            "every",
+            "",
+            "must be a time such as \"10s\", or motion must be true, or no picture is ever taken",
+        );
     } else if !every.is_zero() && every < SHORTEST {
-        raw.problem("every", format!("{every:?}"), "must be 0s (only on motion) or at least 100ms");
+        raw.problem(
+            "every",
+            format!("{every:?}"),
+            "must be 0s (only on motion) or at least 100ms",
+        );
     }
     let rate = raw.number("rate", 15, 1..=240) as u32;
     let stall_after = raw.duration("stall_after", secs(10), secs(1)..=secs(3600));
     if stall_after < secs(3) / rate {
-        raw.problem("stall_after", format!("{stall_after:?}"), "must be longer than three frames at this rate");
+        raw.problem(
+            "stall_after",
+            format!("{stall_after:?}"),
+            "must be longer than three frames at this rate",
+        );
     }
     Camera {
         name,
@@ -140,14 +178,26 @@ fn camera(raw: &mut Raw) -> Camera {
 
 /// Even, since colours of neighbours are shared, and no longer than a JPEG's.
 fn side(text: &str) -> Option<u32> {
-    text.trim().parse().ok().filter(|side| (16..=16_384).contains(side) && side % 2 == 0)
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|side| (16..=16_384).contains(side) && side % 2 == 0)
 }
 
 fn format(raw: &mut Raw) -> PixelFormat {
-    let Some(text) = raw.text("format") else { return PixelFormat::Mjpeg };
-    let known = PixelFormat::ALL.iter().find(|(_, name)| *name == text).map(|(format, _)| *format);
+    let Some(text) = raw.text("format") else {
+        return PixelFormat::Mjpeg;
+    };
+    let known = PixelFormat::ALL
+        .iter()
+        .find(|(_, name)| *name == text)
+        .map(|(format, _)| *format);
     known.unwrap_or_else(|| {
-        raw.problem("format", format!("{text:?}"), "must be \"mjpeg\", \"yuyv\", \"nv12\", \"rgb\" or \"bgr\"");
+        raw.problem(
+            "format",
+            format!("{text:?}"),
+            "must be \"mjpeg\", \"yuyv\", \"nv12\", \"rgb\" or \"bgr\"",
+        );
         PixelFormat::Mjpeg
     })
 }
@@ -161,8 +211,14 @@ mod tests {
     fn a_camera_needs_a_name_and_an_occasion_and_has_defaults_for_the_rest() {
         let text = "[[camera]]\nname = \"front\"\nevery = \"10s\"\n";
         let camera = Config::check(Raw::parse(text)).0.unwrap().cameras.remove(0);
-        assert_eq!((camera.width, camera.height, camera.rate, camera.burst), (1280, 720, 15, 3));
-        assert_eq!((camera.every, camera.motion, camera.format), (Some(secs(10)), false, PixelFormat::Mjpeg));
+        assert_eq!(
+            (camera.width, camera.height, camera.rate, camera.burst),
+            (1280, 720, 15, 3)
+        );
+        assert_eq!(
+            (camera.every, camera.motion, camera.format),
+            (Some(secs(10)), false, PixelFormat::Mjpeg)
+        );
         assert_eq!(camera.device, PathBuf::from("/dev/video0"));
     }
 

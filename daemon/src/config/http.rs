@@ -12,11 +12,13 @@ pub struct Http {
     pub listen: SocketAddr,
     /// Everybody on the LAN may look; otherwise it takes the token.
     pub open_read: bool,
-    /// Everybody on the LAN may submit pictures; otherwise it takes the token, or being on the board.
+    /// Everybody on the LAN may submit pictures; otherwise it takes the token, or being on the
+    /// board.
     pub open_submit: bool,
     /// Further names and addresses under which the board may be asked, in small letters.
     pub names: Vec<String>,
-    /// The path of a proxy's under which it asks, as it passes it on; empty: it takes its path away.
+    /// The path of a proxy's under which it asks, as it passes it on; empty: it takes its path
+    /// away.
     pub base_path: String,
     /// Addresses of proxies: what they send is never from the board itself.
     pub proxies: Vec<IpAddr>,
@@ -45,7 +47,10 @@ pub enum Tls {
 pub fn http(raw: &mut Raw) -> Http {
     let default = SocketAddr::from(([127, 0, 0, 1], 8000));
     Http {
-        listen: raw.text("http.listen").and_then(|text| address(raw, "http.listen", &text)).unwrap_or(default),
+        listen: raw
+            .text("http.listen")
+            .and_then(|text| address(raw, "http.listen", &text))
+            .unwrap_or(default),
         open_read: raw.flag("http.open_read", true),
         open_submit: raw.flag("http.open_submit", false),
         names: names(raw),
@@ -69,14 +74,19 @@ fn names(raw: &mut Raw) -> Vec<String> {
             "each must be a host name or an address without scheme and port, for example \"kithd.example\"",
         );
     }
-    typed.iter().map(|name| name.trim_end_matches('.').to_ascii_lowercase()).collect()
+    typed
+        .iter()
+        .map(|name| name.trim_end_matches('.').to_ascii_lowercase())
+        .collect()
 }
 
 fn base_path(raw: &mut Raw) -> String {
     let typed = raw.text("http.base_path").unwrap_or_default();
     let path = typed.trim_end_matches('/').to_string();
     let letters = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '/');
-    if !path.is_empty() && (!path.starts_with('/') || path.contains("//") || !path.chars().all(letters)) {
+    if !path.is_empty()
+        && (!path.starts_with('/') || path.contains("//") || !path.chars().all(letters))
+    {
         raw.problem(
             "http.base_path",
             format!("{typed:?}"),
@@ -88,21 +98,31 @@ fn base_path(raw: &mut Raw) -> String {
 
 fn proxies(raw: &mut Raw) -> Vec<IpAddr> {
     let typed = raw.texts("http.proxies").unwrap_or_default();
-    let parsed = typed.iter().filter_map(|text| match text.parse::<IpAddr>() {
-        Ok(address) => Some(address.to_canonical()),
-        Err(_) => {
-            raw.problem("http.proxies", format!("{text:?}"), "each must be an address, for example \"127.0.0.1\"");
-            None
-        }
-    });
+    let parsed = typed
+        .iter()
+        .filter_map(|text| match text.parse::<IpAddr>() {
+            Ok(address) => Some(address.to_canonical()),
+            Err(_) => {
+                raw.problem(
+                    "http.proxies",
+                    format!("{text:?}"),
+                    "each must be an address, for example \"127.0.0.1\"",
+                );
+                None
+            }
+        });
     parsed.collect()
 }
 
 fn frame_ancestors(raw: &mut Raw) -> Vec<String> {
     let typed = raw.texts("http.frame_ancestors").unwrap_or_default();
     let allowed = |origin: &String| {
-        let host = ["http://", "https://"].iter().find_map(|scheme| origin.strip_prefix(scheme)).unwrap_or_default();
-        let letters = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':' | '[' | ']');
+        let host = ["http://", "https://"]
+            .iter()
+            .find_map(|scheme| origin.strip_prefix(scheme))
+            .unwrap_or_default();
+        let letters =
+            |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':' | '[' | ']');
         !host.is_empty() && host.chars().all(letters)
     };
     for origin in typed.iter().filter(|origin| !allowed(origin)) {
@@ -139,7 +159,11 @@ fn tls(raw: &mut Raw) -> Tls {
             Tls::Off
         }
         (Some("off" | "self-signed"), ..) => {
-            raw.problem("http.tls", "", "goes without http.certificate and http.key; leave it out to use those files");
+            raw.problem(
+                "http.tls",
+                "",
+                "goes without http.certificate and http.key; leave it out to use those files",
+            );
             Tls::Off
         }
         (Some(other), ..) => {
@@ -158,7 +182,9 @@ mod tests {
 
     fn check(text: &str) -> Result<Http, String> {
         let (config, _) = Config::check(Raw::parse(&format!("[http]\n{text}")));
-        config.map(|config| config.http).map_err(|problems| Config::problems_text("kithd.toml", &problems))
+        config
+            .map(|config| config.http)
+            .map_err(|problems| Config::problems_text("kithd.toml", &problems))
     }
 
     #[test]
@@ -168,13 +194,28 @@ mod tests {
         assert_eq!(tls("tls = \"off\""), Tls::Off);
         assert_eq!(tls("tls = \"self-signed\""), Tls::SelfSigned);
         let files = tls("certificate = \"/etc/a.pem\"\nkey = \"/etc/a.key\"");
-        assert_eq!(files, Tls::Files { certificate: "/etc/a.pem".into(), key: "/etc/a.key".into() });
+        assert_eq!(
+            files,
+            Tls::Files {
+                certificate: "/etc/a.pem".into(),
+                key: "/etc/a.key".into()
+            }
+        );
         for (text, complaint) in [
-            ("certificate = \"/etc/a.pem\"", "http.certificate: needs http.key"),
+            (
+                "certificate = \"/etc/a.pem\"",
+                "http.certificate: needs http.key",
+            ),
             ("key = \"/etc/a.key\"", "http.key: needs http.certificate"),
             ("tls = \"on\"", "must be \"off\" or \"self-signed\""),
-            ("tls = \"self-signed\"\ncertificate = \"/a\"\nkey = \"/b\"", "goes without http.certificate"),
-            ("certificate = \"a.pem\"\nkey = \"/b\"", "must be an absolute path"),
+            (
+                "tls = \"self-signed\"\ncertificate = \"/a\"\nkey = \"/b\"",
+                "goes without http.certificate",
+            ),
+            (
+                "certificate = \"a.pem\"\nkey = \"/b\"",
+                "must be an absolute path",
+            ),
         ] {
             let said = check(text).unwrap_err();
             assert!(said.contains(complaint), "{said}");
@@ -187,14 +228,40 @@ mod tests {
             "proxies = [\"127.0.0.1\", \"::ffff:10.0.0.7\"]\nframe_ancestors = [\"https://ha.lan:8123\", \"http://[fd00::7]\"]",
         );
         let http = http.unwrap();
-        assert_eq!(http.proxies, ["127.0.0.1", "10.0.0.7"].map(|text| text.parse::<IpAddr>().unwrap()));
-        assert_eq!(http.frame_ancestors, ["https://ha.lan:8123", "http://[fd00::7]"]);
-        assert_eq!(check("base_path = \"/doors/gate/\"").unwrap().base_path, "/doors/gate");
+        assert_eq!(
+            http.proxies,
+            ["127.0.0.1", "10.0.0.7"].map(|text| text.parse::<IpAddr>().unwrap())
+        );
+        assert_eq!(
+            http.frame_ancestors,
+            ["https://ha.lan:8123", "http://[fd00::7]"]
+        );
+        assert_eq!(
+            check("base_path = \"/doors/gate/\"").unwrap().base_path,
+            "/doors/gate"
+        );
         for wrong in ["kithd", "/a//b", "/{id}", "/a b"] {
-            assert!(check(&format!("base_path = \"{wrong}\"")).unwrap_err().contains("http.base_path"), "{wrong}");
+            assert!(
+                check(&format!("base_path = \"{wrong}\""))
+                    .unwrap_err()
+                    .contains("http.base_path"),
+                "{wrong}"
+            );
         }
-        assert!(check("proxies = [\"nginx.lan\"]").unwrap_err().contains("http.proxies"));
-        for wrong in ["ha.lan", "https://", "https://ha.lan/", "https://a b", "https://a;script-src", "*", "'self'"] {
+        assert!(
+            check("proxies = [\"nginx.lan\"]")
+                .unwrap_err()
+                .contains("http.proxies")
+        );
+        for wrong in [
+            "ha.lan",
+            "https://",
+            "https://ha.lan/",
+            "https://a b",
+            "https://a;script-src",
+            "*",
+            "'self'",
+        ] {
             let said = check(&format!("frame_ancestors = [\"{wrong}\"]")).unwrap_err();
             assert!(said.contains("http.frame_ancestors"), "{wrong}: {said}");
         }
@@ -202,10 +269,17 @@ mod tests {
 
     #[test]
     fn names_are_hosts_without_scheme_and_port() {
-        let names = check("names = [\"Kithd.Example.\", \"fd00::7\", \"10.0.0.7\"]").unwrap().names;
+        let names = check("names = [\"Kithd.Example.\", \"fd00::7\", \"10.0.0.7\"]")
+            .unwrap()
+            .names;
         assert_eq!(names, ["kithd.example", "fd00::7", "10.0.0.7"]);
         for wrong in ["https://kithd.example", "kithd.example:443", ""] {
-            assert!(check(&format!("names = [\"{wrong}\"]")).unwrap_err().contains("http.names"), "{wrong}");
+            assert!(
+                check(&format!("names = [\"{wrong}\"]"))
+                    .unwrap_err()
+                    .contains("http.names"),
+                "{wrong}"
+            );
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The configuration, checked: typed, complete, every problem reported at once.
 //!
-//! What comes and goes (mounts, brokers, cameras) is not tested here: the daemon starts whatever is broken.
+//! What comes and goes (mounts, brokers, cameras) is not tested here: the daemon starts whatever is
+//! broken.
 
 mod camera;
 mod http;
@@ -27,7 +28,8 @@ pub const SYSTEM_CONFIG: &str = "/etc/kithd/kithd.toml";
 pub struct Config {
     /// Name of this board in topics and on the page.
     pub device: String,
-    /// Database (enrolment pictures included), gallery's backup, spool, rejected messages, token, control socket.
+    /// Database (enrolment pictures included), gallery's backup, spool, rejected messages, token,
+    /// control socket.
     pub state_dir: PathBuf,
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub log_level: String,
@@ -194,7 +196,8 @@ pub struct Recognition {
 /// What the operator chose of how a distance becomes a name.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Judging {
-    /// Two pictures of one person are nearer than this, however many are enrolled; `None`: as the pack says.
+    /// Two pictures of one person are nearer than this, however many are enrolled; `None`: as the
+    /// pack says.
     pub threshold: Option<f32>,
     /// How many strangers may be taken for people who are enrolled, where the pack can say that.
     pub caution: Caution,
@@ -239,7 +242,11 @@ impl Config {
                 Ok(text) => Raw::parse(&text),
                 Err(error) => {
                     let rule = format!("{} cannot be read: {error}", path.display());
-                    return Err(vec![Problem { key: String::new(), value: String::new(), rule }]);
+                    return Err(vec![Problem {
+                        key: String::new(),
+                        value: String::new(),
+                        rule,
+                    }]);
                 }
             },
         };
@@ -247,14 +254,23 @@ impl Config {
             raw.set(assignment);
         }
         let mut config = Self::check(raw).0?;
-        config.arguments = file.iter().flat_map(|file| ["--config".into(), file.display().to_string()]).collect();
-        config.arguments.extend(assignments.iter().flat_map(|assignment| ["--set".into(), assignment.clone()]));
+        config.arguments = file
+            .iter()
+            .flat_map(|file| ["--config".into(), file.display().to_string()])
+            .collect();
+        config.arguments.extend(
+            assignments
+                .iter()
+                .flat_map(|assignment| ["--set".into(), assignment.clone()]),
+        );
         Ok(config)
     }
 
     /// Turns what was typed into a configuration; also names every known key.
     pub fn check(mut raw: Raw) -> (Result<Self, Vec<Problem>>, Vec<String>) {
-        let state_dir = raw.text("state_dir").map_or_else(default_state_dir, PathBuf::from);
+        let state_dir = raw
+            .text("state_dir")
+            .map_or_else(default_state_dir, PathBuf::from);
         if !state_dir.is_absolute() {
             raw.problem("state_dir", state_dir.display(), "must be an absolute path");
         }
@@ -279,7 +295,9 @@ impl Config {
             arguments: Vec::new(),
             state_dir,
         };
-        if config.mqtt.enabled && u64::from(config.mqtt.max_packet_bytes) < config.intake.max_bytes as u64 {
+        if config.mqtt.enabled
+            && u64::from(config.mqtt.max_packet_bytes) < config.intake.max_bytes as u64
+        {
             raw.problem(
                 "mqtt.max_packet",
                 config.mqtt.max_packet_bytes,
@@ -287,12 +305,30 @@ impl Config {
             );
         }
         // What is watched may be read.
-        let unread = |folder: &&Folder| !config.intake.roots.iter().any(|root| folder.path.starts_with(root));
-        let watched: Vec<_> = config.folders.iter().filter(unread).map(|folder| folder.path.clone()).collect();
+        let unread = |folder: &&Folder| {
+            !config
+                .intake
+                .roots
+                .iter()
+                .any(|root| folder.path.starts_with(root))
+        };
+        let watched: Vec<_> = config
+            .folders
+            .iter()
+            .filter(unread)
+            .map(|folder| folder.path.clone())
+            .collect();
         config.intake.roots.extend(watched);
         let keys = raw.asked().map(String::from).collect();
         let problems = raw.into_problems();
-        (if problems.is_empty() { Ok(config) } else { Err(problems) }, keys)
+        (
+            if problems.is_empty() {
+                Ok(config)
+            } else {
+                Err(problems)
+            },
+            keys,
+        )
     }
 
     /// What `kithd: … has N problems` prints.
@@ -311,7 +347,9 @@ impl Config {
 impl Default for Config {
     fn default() -> Self {
         // Nothing typed is nothing wrong; a test holds that.
-        Self::check(Raw::default()).0.unwrap_or_else(|problems| unreachable!("{problems:?}"))
+        Self::check(Raw::default())
+            .0
+            .unwrap_or_else(|problems| unreachable!("{problems:?}"))
     }
 }
 
@@ -319,9 +357,14 @@ const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// systemd's state folder, else the system's for root and wherever kithd is installed as a service, else the user's.
+/// systemd's state folder, else the system's for root and wherever kithd is installed as a service,
+/// else the user's.
 fn default_state_dir() -> PathBuf {
-    let from = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let from = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     if let Some(folder) = from("STATE_DIRECTORY") {
         return folder;
     }
@@ -340,9 +383,20 @@ fn device(raw: &mut Raw) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     match typed {
         None => {
-            let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-            let name: String = host.chars().map(|c| if allowed(c) { c } else { '-' }).take(64).collect();
-            if name.is_empty() { "kithd".into() } else { name }
+            let host = rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned();
+            let name: String = host
+                .chars()
+                .map(|c| if allowed(c) { c } else { '-' })
+                .take(64)
+                .collect();
+            if name.is_empty() {
+                "kithd".into()
+            } else {
+                name
+            }
         }
         Some(name) => {
             if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
@@ -360,7 +414,11 @@ fn device(raw: &mut Raw) -> String {
 fn log_level(raw: &mut Raw) -> String {
     let level = raw.text("log.level").unwrap_or_else(|| "info".into());
     if !["error", "warn", "info", "debug", "trace"].contains(&level.as_str()) {
-        raw.problem("log.level", format!("{level:?}"), "must be error, warn, info, debug or trace");
+        raw.problem(
+            "log.level",
+            format!("{level:?}"),
+            "must be error, warn, info, debug or trace",
+        );
     }
     level
 }
@@ -368,7 +426,11 @@ fn log_level(raw: &mut Raw) -> String {
 fn address(raw: &mut Raw, key: &str, text: &str) -> Option<SocketAddr> {
     let parsed = text.parse().ok();
     if parsed.is_none() {
-        raw.problem(key, format!("{text:?}"), "must be an address and port, for example \"127.0.0.1:8000\"");
+        raw.problem(
+            key,
+            format!("{text:?}"),
+            "must be an address and port, for example \"127.0.0.1:8000\"",
+        );
     }
     parsed
 }
@@ -399,17 +461,23 @@ fn intake(raw: &mut Raw, state_dir: &Path) -> Intake {
 fn is_plain(path: &Path) -> bool {
     path.is_absolute()
         && path != Path::new("/")
-        && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+        && path
+            .components()
+            .all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
 }
 
 fn folders(raw: &mut Raw) -> Vec<Folder> {
     let mut folders: Vec<Folder> = Vec::new();
     for (at, mut table) in raw.tables("folder").into_iter().enumerate() {
         let folder = folder(&mut table);
-        let twin =
-            folders.iter().find(|other| other.path.starts_with(&folder.path) || folder.path.starts_with(&other.path));
+        let twin = folders.iter().find(|other| {
+            other.path.starts_with(&folder.path) || folder.path.starts_with(&other.path)
+        });
         if let Some(other) = twin {
-            let rule = format!("is watched as part of {}; name one of them", other.path.display());
+            let rule = format!(
+                "is watched as part of {}; name one of them",
+                other.path.display()
+            );
             table.problem("path", folder.path.display(), rule);
         }
         raw.merge("folder", at, table);
@@ -432,7 +500,11 @@ fn folder(raw: &mut Raw) -> Folder {
         Some("move") => Then::Move,
         Some("delete") => Then::Delete,
         Some(other) => {
-            raw.problem("then", format!("{other:?}"), "must be \"leave\", \"move\" or \"delete\"");
+            raw.problem(
+                "then",
+                format!("{other:?}"),
+                "must be \"leave\", \"move\" or \"delete\"",
+            );
             Then::Leave
         }
     };
@@ -440,7 +512,11 @@ fn folder(raw: &mut Raw) -> Folder {
         let patterns = raw.texts(key).unwrap_or_default();
         for pattern in &patterns {
             if let Err(error) = globset::Glob::new(pattern) {
-                raw.problem(key, format!("{pattern:?}"), format!("is not a pattern: {}", error.kind()));
+                raw.problem(
+                    key,
+                    format!("{pattern:?}"),
+                    format!("is not a pattern: {}", error.kind()),
+                );
             }
         }
         patterns
@@ -454,7 +530,11 @@ fn folder(raw: &mut Raw) -> Folder {
         poll: raw.duration("poll", secs(5), Duration::from_millis(100)..=secs(86_400)),
         full_scan: raw.duration("full_scan", secs(3600), secs(1)..=secs(30 * 86_400)),
         recursive: raw.flag("recursive", true),
-        report_after: raw.duration("report_after", secs(30), Duration::from_millis(100)..=secs(3600)),
+        report_after: raw.duration(
+            "report_after",
+            secs(30),
+            Duration::from_millis(100)..=secs(3600),
+        ),
     }
 }
 
@@ -463,11 +543,19 @@ fn models(raw: &mut Raw) -> Models {
     let precision = raw.text("models.precision").and_then(|text| {
         let parsed = text.parse();
         if parsed.is_err() {
-            raw.problem("models.precision", format!("{text:?}"), "must be \"int8\", \"float32\" or \"float16\"");
+            raw.problem(
+                "models.precision",
+                format!("{text:?}"),
+                "must be \"int8\", \"float32\" or \"float16\"",
+            );
         }
         parsed.ok()
     });
-    Models { pack, precision, flip: raw.choice("models.flip") }
+    Models {
+        pack,
+        precision,
+        flip: raw.choice("models.flip"),
+    }
 }
 
 fn recognition(raw: &mut Raw) -> Recognition {
@@ -475,12 +563,18 @@ fn recognition(raw: &mut Raw) -> Recognition {
     let threads = raw.number("recognition.threads", 0, 0..=256) as usize;
     let min_face_px = raw.number("recognition.min_face_px", 0, 0..=2000) as usize;
     if (1..12).contains(&min_face_px) {
-        raw.problem("recognition.min_face_px", min_face_px, "must be 0 (the pack's own) or at least 12");
+        raw.problem(
+            "recognition.min_face_px",
+            min_face_px,
+            "must be 0 (the pack's own) or at least 12",
+        );
     }
     Recognition {
         threads: if threads == 0 { cores } else { threads },
         judging: Judging {
-            threshold: raw.real("recognition.threshold", 0.01..=2.0).map(|threshold| threshold as f32),
+            threshold: raw
+                .real("recognition.threshold", 0.01..=2.0)
+                .map(|threshold| threshold as f32),
             caution: caution(raw),
             mirrors: raw.flag("recognition.mirrors", false),
         },
@@ -489,15 +583,25 @@ fn recognition(raw: &mut Raw) -> Recognition {
         turned: raw.flag("recognition.turned", true),
         max_pixels: raw.number("recognition.max_pixels", 65_000_000, 100_000..=500_000_000),
         deadline: raw.duration("recognition.deadline", secs(20), secs(1)..=secs(600)),
-        deadline_per_megapixel: raw.duration("recognition.deadline_per_megapixel", secs(2), secs(0)..=secs(60)),
+        deadline_per_megapixel: raw.duration(
+            "recognition.deadline_per_megapixel",
+            secs(2),
+            secs(0)..=secs(60),
+        ),
         read_deadline: raw.duration("recognition.read_deadline", secs(15), secs(1)..=secs(600)),
     }
 }
 
 fn caution(raw: &mut Raw) -> Caution {
-    let Some(text) = raw.text("recognition.caution") else { return Caution::default() };
+    let Some(text) = raw.text("recognition.caution") else {
+        return Caution::default();
+    };
     text.parse().unwrap_or_else(|_| {
-        raw.problem("recognition.caution", format!("{text:?}"), "must be \"strict\", \"balanced\" or \"lenient\"");
+        raw.problem(
+            "recognition.caution",
+            format!("{text:?}"),
+            "must be \"strict\", \"balanced\" or \"lenient\"",
+        );
         Caution::default()
     })
 }
@@ -506,7 +610,11 @@ fn engine(raw: &mut Raw) -> Engine {
     let device = raw.text("engine.device").and_then(|text| {
         let parsed = text.parse().ok();
         if parsed.is_none() {
-            raw.problem("engine.device", format!("{text:?}"), "must be \"cpu\" or \"cuda\"");
+            raw.problem(
+                "engine.device",
+                format!("{text:?}"),
+                "must be \"cpu\" or \"cuda\"",
+            );
         }
         parsed
     });
@@ -514,13 +622,21 @@ fn engine(raw: &mut Raw) -> Engine {
     let paths = raw.flag("engine.send_paths", false);
     let protocol = raw.text("engine.protocol");
     let elsewhere = raw.text("engine.address").and_then(|address| {
-        let http = address.strip_prefix("http://").is_some_and(|host| !host.is_empty() && !host.contains('/'));
-        let socket = address.strip_prefix("unix:").is_some_and(|path| path.starts_with('/'));
+        let http = address
+            .strip_prefix("http://")
+            .is_some_and(|host| !host.is_empty() && !host.contains('/'));
+        let socket = address
+            .strip_prefix("unix:")
+            .is_some_and(|path| path.starts_with('/'));
         match protocol.as_deref().unwrap_or("recognizer") {
             "recognizer" if http || socket => Some(Elsewhere::Recognizer { address, paths }),
             "facerecog" if http => Some(Elsewhere::Facerecog { address }),
             "recognizer" => {
-                raw.problem("engine.address", address, "must be \"unix:/path\" or \"http://host:port\"");
+                raw.problem(
+                    "engine.address",
+                    address,
+                    "must be \"unix:/path\" or \"http://host:port\"",
+                );
                 None
             }
             "facerecog" => {
@@ -532,16 +648,28 @@ fn engine(raw: &mut Raw) -> Engine {
                 None
             }
             other => {
-                raw.problem("engine.protocol", format!("{other:?}"), "must be \"recognizer\" or \"facerecog\"");
+                raw.problem(
+                    "engine.protocol",
+                    format!("{other:?}"),
+                    "must be \"recognizer\" or \"facerecog\"",
+                );
                 None
             }
         }
     });
     if protocol.is_some() && elsewhere.is_none() {
-        raw.problem("engine.protocol", protocol.unwrap_or_default(), "needs engine.address as well");
+        raw.problem(
+            "engine.protocol",
+            protocol.unwrap_or_default(),
+            "needs engine.address as well",
+        );
     }
     // CUDA compiles its kernels once, and its libraries alone take a gigabyte.
-    let (start, memory) = if device == Device::Cuda { (secs(600), 4 << 30) } else { (secs(60), 1 << 30) };
+    let (start, memory) = if device == Device::Cuda {
+        (secs(600), 4 << 30)
+    } else {
+        (secs(60), 1 << 30)
+    };
     Engine {
         device,
         fallback: raw.flag("engine.fallback", device == Device::Cuda),
@@ -554,14 +682,30 @@ fn engine(raw: &mut Raw) -> Engine {
 fn breaker(raw: &mut Raw) -> Breaker {
     let breaker = Breaker {
         failures: raw.number("breaker.failures", 5, 1..=1000) as u32,
-        cool_down: raw.duration("breaker.cool_down", secs(10), Duration::from_millis(100)..=secs(3600)),
-        longest_cool_down: raw.duration("breaker.longest_cool_down", secs(600), secs(1)..=secs(86_400)),
-        slow_call: raw.duration("breaker.slow_call", secs(10), Duration::from_millis(10)..=secs(600)),
+        cool_down: raw.duration(
+            "breaker.cool_down",
+            secs(10),
+            Duration::from_millis(100)..=secs(3600),
+        ),
+        longest_cool_down: raw.duration(
+            "breaker.longest_cool_down",
+            secs(600),
+            secs(1)..=secs(86_400),
+        ),
+        slow_call: raw.duration(
+            "breaker.slow_call",
+            secs(10),
+            Duration::from_millis(10)..=secs(600),
+        ),
         self_test: raw.duration("breaker.self_test", secs(300), secs(1)..=secs(86_400)),
     };
     if breaker.cool_down > breaker.longest_cool_down {
         let value = format!("{:?}", breaker.cool_down);
-        raw.problem("breaker.cool_down", value, "must not be longer than breaker.longest_cool_down");
+        raw.problem(
+            "breaker.cool_down",
+            value,
+            "must not be longer than breaker.longest_cool_down",
+        );
     }
     breaker
 }
@@ -569,10 +713,26 @@ fn breaker(raw: &mut Raw) -> Breaker {
 fn retry(raw: &mut Raw) -> Retry {
     let retry = Retry {
         attempts: raw.number("retry.attempts", 5, 1..=100) as u32,
-        first_wait: raw.duration("retry.first_wait", secs(2), Duration::from_millis(10)..=secs(3600)),
-        longest_wait: raw.duration("retry.longest_wait", secs(300), Duration::from_millis(10)..=secs(86_400)),
-        missing_file: raw.duration("retry.missing_file", secs(3600), secs(0)..=secs(30 * 86_400)),
-        missing_root: raw.duration("retry.missing_root", secs(7 * 86_400), secs(0)..=secs(365 * 86_400)),
+        first_wait: raw.duration(
+            "retry.first_wait",
+            secs(2),
+            Duration::from_millis(10)..=secs(3600),
+        ),
+        longest_wait: raw.duration(
+            "retry.longest_wait",
+            secs(300),
+            Duration::from_millis(10)..=secs(86_400),
+        ),
+        missing_file: raw.duration(
+            "retry.missing_file",
+            secs(3600),
+            secs(0)..=secs(30 * 86_400),
+        ),
+        missing_root: raw.duration(
+            "retry.missing_root",
+            secs(7 * 86_400),
+            secs(0)..=secs(365 * 86_400),
+        ),
     };
     if retry.first_wait > retry.longest_wait {
         raw.problem(
@@ -625,9 +785,13 @@ mod tests {
         let text = problems(
             "[mqtt]\nmax_packet = \"1MiB\"\npassword_file = \"/etc/x\"\n[retry]\nfirst_wait = \"1h\"\n[intake]\nroots = [\"/a/../b\", \"rel\", \"/\"]\n",
         );
-        for part in
-            ["mqtt.max_packet", "needs mqtt.username", "longer than retry.longest_wait", "\"/a/../b\"", "\"rel\""]
-        {
+        for part in [
+            "mqtt.max_packet",
+            "needs mqtt.username",
+            "longer than retry.longest_wait",
+            "\"/a/../b\"",
+            "\"rel\"",
+        ] {
             assert!(text.contains(part), "{part:?} is missing in:\n{text}");
         }
     }
@@ -635,7 +799,10 @@ mod tests {
     #[test]
     fn broken_toml_is_one_problem_with_its_line() {
         let text = problems("[http\nlisten = 3");
-        assert!(text.contains("has 1 problem") && text.contains("line 1"), "{text}");
+        assert!(
+            text.contains("has 1 problem") && text.contains("line 1"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -647,7 +814,8 @@ mod tests {
             let name = key.rsplit('.').next().unwrap();
             let shown = shipped.lines().any(|line| {
                 let line = line.trim_start_matches(['#', ' ']);
-                line.strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with('='))
+                line.strip_prefix(name)
+                    .is_some_and(|rest| rest.trim_start().starts_with('='))
                     || line == format!("[[{name}]]")
             });
             assert!(shown, "deploy/kithd.toml does not show {key}");
@@ -665,14 +833,34 @@ mod tests {
 
     #[test]
     fn engines_elsewhere_are_checked_as_text() {
-        let elsewhere = |text: &str| Config::check(Raw::parse(text)).0.map(|config| config.engine.elsewhere);
+        let elsewhere = |text: &str| {
+            Config::check(Raw::parse(text))
+                .0
+                .map(|config| config.engine.elsewhere)
+        };
         let address = "http://gpu-box:50052".to_string();
         let found = elsewhere("[engine]\naddress = \"http://gpu-box:50052\"\n").unwrap();
-        assert_eq!(found, Some(Elsewhere::Recognizer { address: address.clone(), paths: false }));
-        let found = elsewhere("[engine]\naddress = \"http://gpu-box:50052\"\nprotocol = \"facerecog\"\n").unwrap();
+        assert_eq!(
+            found,
+            Some(Elsewhere::Recognizer {
+                address: address.clone(),
+                paths: false
+            })
+        );
+        let found =
+            elsewhere("[engine]\naddress = \"http://gpu-box:50052\"\nprotocol = \"facerecog\"\n")
+                .unwrap();
         assert_eq!(found, Some(Elsewhere::Facerecog { address }));
-        for wrong in ["gpu-box:50052", "https://gpu-box:1", "unix:relative", "http://"] {
-            assert!(elsewhere(&format!("[engine]\naddress = \"{wrong}\"\n")).is_err(), "{wrong}");
+        for wrong in [
+            "gpu-box:50052",
+            "https://gpu-box:1",
+            "unix:relative",
+            "http://",
+        ] {
+            assert!(
+                elsewhere(&format!("[engine]\naddress = \"{wrong}\"\n")).is_err(),
+                "{wrong}"
+            );
         }
         assert!(problems("[engine]\nprotocol = \"facerecog\"\n").contains("needs engine.address"));
         assert!(problems("[breaker]\ncool_down = \"1h\"\n").contains("breaker.longest_cool_down"));
@@ -680,7 +868,11 @@ mod tests {
 
     #[test]
     fn watched_folders_are_roots_and_their_problems_say_which_one() {
-        let config = Config::check(Raw::parse("[[folder]]\npath = \"/mnt/nas\"\nthen = \"move\"\n")).0.unwrap();
+        let config = Config::check(Raw::parse(
+            "[[folder]]\npath = \"/mnt/nas\"\nthen = \"move\"\n",
+        ))
+        .0
+        .unwrap();
         assert_eq!(config.folders[0].then, Then::Move);
         assert!(config.intake.roots.contains(&PathBuf::from("/mnt/nas")));
         let text = problems(
@@ -695,7 +887,9 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part:?} is missing in:\n{text}");
         }
-        assert!(problems("folder = \"/mnt/nas\"\n").contains("must be written as sections [[folder]]"));
+        assert!(
+            problems("folder = \"/mnt/nas\"\n").contains("must be written as sections [[folder]]")
+        );
     }
 
     #[test]

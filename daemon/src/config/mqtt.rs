@@ -94,13 +94,25 @@ pub(super) fn mqtt(raw: &mut Raw) -> Mqtt {
     topic_prefix(raw, "mqtt.prefix", &prefix);
     let username = raw.text("mqtt.username");
     let password_file = raw.text("mqtt.password_file").map(PathBuf::from);
-    let password_file = password_file.or_else(|| username.as_ref().and_then(|_| credential(PASSWORD_CREDENTIAL)));
+    let password_file = password_file.or_else(|| {
+        username
+            .as_ref()
+            .and_then(|_| credential(PASSWORD_CREDENTIAL))
+    });
     if let Some(file) = &password_file {
         if username.is_none() {
-            raw.problem("mqtt.password_file", file.display(), "needs mqtt.username as well");
+            raw.problem(
+                "mqtt.password_file",
+                file.display(),
+                "needs mqtt.username as well",
+            );
         }
         if let Err(error) = std::fs::read_to_string(file) {
-            raw.problem("mqtt.password_file", file.display(), format!("cannot be read: {error}"));
+            raw.problem(
+                "mqtt.password_file",
+                file.display(),
+                format!("cannot be read: {error}"),
+            );
         }
     }
     Mqtt {
@@ -112,10 +124,19 @@ pub(super) fn mqtt(raw: &mut Raw) -> Mqtt {
         username,
         password_file,
         keep_alive: raw.duration("mqtt.keep_alive", secs(30), secs(5)..=secs(3600)),
-        session_expiry: raw.duration("mqtt.session_expiry", secs(7 * 86_400), secs(60)..=secs(365 * 86_400)),
-        max_packet_bytes: u32::try_from(raw.size("mqtt.max_packet", 68 << 20, 64 << 10..=256 << 20))
-            .unwrap_or(u32::MAX),
-        receive_maximum: u16::try_from(raw.number("mqtt.receive_maximum", 16, 1..=1000)).unwrap_or(16),
+        session_expiry: raw.duration(
+            "mqtt.session_expiry",
+            secs(7 * 86_400),
+            secs(60)..=secs(365 * 86_400),
+        ),
+        max_packet_bytes: u32::try_from(raw.size(
+            "mqtt.max_packet",
+            68 << 20,
+            64 << 10..=256 << 20,
+        ))
+        .unwrap_or(u32::MAX),
+        receive_maximum: u16::try_from(raw.number("mqtt.receive_maximum", 16, 1..=1000))
+            .unwrap_or(16),
         picture_topics: filters(raw, "mqtt.picture_topics"),
         commands: commands(raw),
         rejected: RejectedCaps {
@@ -129,8 +150,14 @@ pub(super) fn mqtt(raw: &mut Raw) -> Mqtt {
 }
 
 fn address(raw: &mut Raw) -> Address {
-    let loopback = Address { host: "127.0.0.1".into(), port: 1883, encrypted: false };
-    let Some(url) = raw.text("mqtt.url") else { return loopback };
+    let loopback = Address {
+        host: "127.0.0.1".into(),
+        port: 1883,
+        encrypted: false,
+    };
+    let Some(url) = raw.text("mqtt.url") else {
+        return loopback;
+    };
     url.parse().unwrap_or_else(|error| {
         raw.problem("mqtt.url", format!("{url:?}"), error);
         loopback
@@ -142,30 +169,61 @@ fn version(raw: &mut Raw) -> Version {
         None | Some("5") => Version::Five,
         Some("3.1.1") => Version::Three,
         Some(other) => {
-            raw.problem("mqtt.version", format!("{other:?}"), "must be \"5\" or \"3.1.1\"");
+            raw.problem(
+                "mqtt.version",
+                format!("{other:?}"),
+                "must be \"5\" or \"3.1.1\"",
+            );
             Version::Five
         }
     }
 }
 
-/// Whether the files are there and good is seen when the connection is made: they come and go with renewals.
+/// Whether the files are there and good is seen when the connection is made: they come and go with
+/// renewals.
 fn tls(raw: &mut Raw, broker: &Address) -> Option<TlsFiles> {
     let mut file = |key: &str| raw.text(key).map(PathBuf::from);
     let (ca, certificate) = (file("mqtt.ca_file"), file("mqtt.client_cert"));
-    let key = file("mqtt.client_key").or_else(|| certificate.as_ref().and_then(|_| credential(KEY_CREDENTIAL)));
-    let named = [("mqtt.ca_file", &ca), ("mqtt.client_cert", &certificate), ("mqtt.client_key", &key)];
-    for (name, file) in named.into_iter().filter_map(|(name, file)| Some((name, file.as_ref()?))) {
+    let key = file("mqtt.client_key").or_else(|| {
+        certificate
+            .as_ref()
+            .and_then(|_| credential(KEY_CREDENTIAL))
+    });
+    let named = [
+        ("mqtt.ca_file", &ca),
+        ("mqtt.client_cert", &certificate),
+        ("mqtt.client_key", &key),
+    ];
+    for (name, file) in named
+        .into_iter()
+        .filter_map(|(name, file)| Some((name, file.as_ref()?)))
+    {
         if !broker.encrypted {
-            raw.problem(name, file.display(), "is for an encrypted connection; write mqtts:// in mqtt.url");
+            raw.problem(
+                name,
+                file.display(),
+                "is for an encrypted connection; write mqtts:// in mqtt.url",
+            );
         } else if !file.is_absolute() {
             raw.problem(name, file.display(), "must be an absolute path");
         }
     }
     if let (Some(file), None) | (None, Some(file)) = (&certificate, &key) {
-        let name = if key.is_none() { "mqtt.client_cert" } else { "mqtt.client_key" };
-        raw.problem(name, file.display(), "certificate and key go together: mqtt.client_cert and mqtt.client_key");
+        let name = if key.is_none() {
+            "mqtt.client_cert"
+        } else {
+            "mqtt.client_key"
+        };
+        raw.problem(
+            name,
+            file.display(),
+            "certificate and key go together: mqtt.client_cert and mqtt.client_key",
+        );
     }
-    broker.encrypted.then(|| TlsFiles { ca, client: certificate.zip(key) })
+    broker.encrypted.then(|| TlsFiles {
+        ca,
+        client: certificate.zip(key),
+    })
 }
 
 fn commands(raw: &mut Raw) -> Vec<MqttCommand> {
@@ -187,43 +245,79 @@ fn commands(raw: &mut Raw) -> Vec<MqttCommand> {
 
 fn shared(raw: &mut Raw, version: Version) -> Option<Shared> {
     let group = raw.text("shared.group");
-    let (path_topics, picture_topics) = (filters(raw, "shared.path_topics"), filters(raw, "shared.picture_topics"));
-    let session_expiry = raw.duration("shared.session_expiry", secs(60), secs(0)..=secs(7 * 86_400));
+    let (path_topics, picture_topics) = (
+        filters(raw, "shared.path_topics"),
+        filters(raw, "shared.picture_topics"),
+    );
+    let session_expiry = raw.duration(
+        "shared.session_expiry",
+        secs(60),
+        secs(0)..=secs(7 * 86_400),
+    );
     let topics = !path_topics.is_empty() || !picture_topics.is_empty();
     let Some(group) = group else {
         if topics {
-            raw.problem("shared.group", "", "must name the group of boards that shares these topics");
+            raw.problem(
+                "shared.group",
+                "",
+                "must name the group of boards that shares these topics",
+            );
         }
         return None;
     };
     if group.is_empty() || group.contains(['/', '+', '#', '\0']) {
-        raw.problem("shared.group", format!("{group:?}"), "must be a name without /, + and #");
+        raw.problem(
+            "shared.group",
+            format!("{group:?}"),
+            "must be a name without /, + and #",
+        );
     }
     if !topics {
-        raw.problem("shared.group", format!("{group:?}"), "needs shared.path_topics or shared.picture_topics");
+        raw.problem(
+            "shared.group",
+            format!("{group:?}"),
+            "needs shared.path_topics or shared.picture_topics",
+        );
     }
     if version == Version::Three {
         let why = "needs mqtt.version = \"5\": 3.1.1 cannot tell the broker how long to wait for a board that is gone";
         raw.problem("shared.group", format!("{group:?}"), why);
     }
-    Some(Shared { group, path_topics, picture_topics, session_expiry })
+    Some(Shared {
+        group,
+        path_topics,
+        picture_topics,
+        session_expiry,
+    })
 }
 
 fn home_assistant(raw: &mut Raw) -> HomeAssistant {
-    let prefix = raw.text("homeassistant.prefix").unwrap_or_else(|| "homeassistant".into());
+    let prefix = raw
+        .text("homeassistant.prefix")
+        .unwrap_or_else(|| "homeassistant".into());
     topic_prefix(raw, "homeassistant.prefix", &prefix);
-    HomeAssistant { enabled: raw.flag("homeassistant.enabled", false), prefix }
+    HomeAssistant {
+        enabled: raw.flag("homeassistant.enabled", false),
+        prefix,
+    }
 }
 
 fn topic_prefix(raw: &mut Raw, key: &str, prefix: &str) {
     if !is_topic(prefix) || prefix.starts_with(['/', '$']) || prefix.ends_with('/') {
-        raw.problem(key, format!("{prefix:?}"), "must be a topic without + or #, for example \"kithd\"");
+        raw.problem(
+            key,
+            format!("{prefix:?}"),
+            "must be a topic without + or #, for example \"kithd\"",
+        );
     }
 }
 
 fn filters(raw: &mut Raw, key: &str) -> Vec<String> {
     let filters = raw.texts(key).unwrap_or_default();
-    for filter in filters.iter().filter(|filter| filter.starts_with("$share/") || !crate::mqtt::is_filter(filter)) {
+    for filter in filters
+        .iter()
+        .filter(|filter| filter.starts_with("$share/") || !crate::mqtt::is_filter(filter))
+    {
         let rule = "is not a topic filter; for example \"frigate/+/person/snapshot\"";
         raw.problem(key, format!("{filter:?}"), rule);
     }
@@ -249,21 +343,52 @@ mod tests {
     #[test]
     fn certificates_go_with_an_encrypted_address_and_in_pairs() {
         let files = "ca_file = \"/etc/ca.pem\"\nclient_cert = \"/etc/board.pem\"\nclient_key = \"/etc/board.key\"\n";
-        let config = Config::check(Raw::parse(&format!("[mqtt]\nurl = \"mqtts://broker\"\n{files}"))).0.unwrap();
+        let config = Config::check(Raw::parse(&format!(
+            "[mqtt]\nurl = \"mqtts://broker\"\n{files}"
+        )))
+        .0
+        .unwrap();
         let client = Some(("/etc/board.pem".into(), "/etc/board.key".into()));
-        assert_eq!(config.mqtt.tls, Some(TlsFiles { ca: Some("/etc/ca.pem".into()), client }));
-        assert!(problems(&format!("[mqtt]\n{files}")).contains("mqtt.ca_file = /etc/ca.pem: is for an encrypted"));
-        let lonely = problems("[mqtt]\nurl = \"mqtts://broker\"\nclient_cert = \"/etc/board.pem\"\n");
-        assert!(lonely.contains("certificate and key go together"), "{lonely}");
+        assert_eq!(
+            config.mqtt.tls,
+            Some(TlsFiles {
+                ca: Some("/etc/ca.pem".into()),
+                client
+            })
+        );
+        assert!(
+            problems(&format!("[mqtt]\n{files}"))
+                .contains("mqtt.ca_file = /etc/ca.pem: is for an encrypted")
+        );
+        let lonely =
+            problems("[mqtt]\nurl = \"mqtts://broker\"\nclient_cert = \"/etc/board.pem\"\n");
+        assert!(
+            lonely.contains("certificate and key go together"),
+            "{lonely}"
+        );
     }
 
     #[test]
     fn a_shared_group_needs_topics_and_mqtt_5_and_filters_are_checked() {
         let shared = "[shared]\ngroup = \"boards\"\npath_topics = [\"site/paths\"]\n";
-        assert_eq!(Config::check(Raw::parse(shared)).0.unwrap().mqtt.shared.unwrap().group, "boards");
-        let text = problems(&format!("{shared}picture_topics = [\"a/#/b\"]\n[mqtt]\nversion = \"3.1.1\"\n"));
-        for part in ["has 2 problems", "shared.picture_topics = \"a/#/b\": is not a topic filter", "needs mqtt.version"]
-        {
+        assert_eq!(
+            Config::check(Raw::parse(shared))
+                .0
+                .unwrap()
+                .mqtt
+                .shared
+                .unwrap()
+                .group,
+            "boards"
+        );
+        let text = problems(&format!(
+            "{shared}picture_topics = [\"a/#/b\"]\n[mqtt]\nversion = \"3.1.1\"\n"
+        ));
+        for part in [
+            "has 2 problems",
+            "shared.picture_topics = \"a/#/b\": is not a topic filter",
+            "needs mqtt.version",
+        ] {
             assert!(text.contains(part), "{part:?} is missing in:\n{text}");
         }
         assert!(problems("[shared]\ngroup = \"boards\"\n").contains("needs shared.path_topics"));

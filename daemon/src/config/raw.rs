@@ -1,7 +1,7 @@
 //! The configuration as typed: a TOML table whose keys are taken one by one.
 //!
-//! Every problem is collected with key, value, rule and fix; keys nobody took are unknown and refused.
-//! What the keys mean is decided in `config/mod.rs`.
+//! Every problem is collected with key, value, rule and fix; keys nobody took are unknown and
+//! refused. What the keys mean is decided in `config/mod.rs`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -43,7 +43,10 @@ impl Raw {
     /// Parses a file's text; a syntax error is the one problem then.
     pub fn parse(text: &str) -> Self {
         match text.parse::<Table>() {
-            Ok(table) => Self { table, ..Self::default() },
+            Ok(table) => Self {
+                table,
+                ..Self::default()
+            },
             Err(error) => {
                 let mut raw = Self::default();
                 raw.problems.push(Problem {
@@ -59,7 +62,11 @@ impl Raw {
     /// Sets one dotted key from the command line; the value is TOML, or text when it is not.
     pub fn set(&mut self, assignment: &str) {
         let Some((key, text)) = assignment.split_once('=') else {
-            self.problem(assignment, "", "write --set key=value, for example --set mqtt.enabled=false");
+            self.problem(
+                assignment,
+                "",
+                "write --set key=value, for example --set mqtt.enabled=false",
+            );
             return;
         };
         let value = format!("v = {text}")
@@ -74,7 +81,9 @@ impl Raw {
                 table.insert(part.into(), value);
                 return;
             }
-            let next = table.entry(part).or_insert_with(|| Value::Table(Table::new()));
+            let next = table
+                .entry(part)
+                .or_insert_with(|| Value::Table(Table::new()));
             match next {
                 Value::Table(inner) => table = inner,
                 _ => break,
@@ -85,7 +94,11 @@ impl Raw {
 
     /// Notes a problem.
     pub fn problem(&mut self, key: &str, value: impl fmt::Display, rule: impl fmt::Display) {
-        self.problems.push(Problem { key: key.into(), value: value.to_string(), rule: rule.to_string() });
+        self.problems.push(Problem {
+            key: key.into(),
+            value: value.to_string(),
+            rule: rule.to_string(),
+        });
     }
 
     /// Every key that was asked for, for the test that the shipped file shows them all.
@@ -108,24 +121,35 @@ impl Raw {
     pub fn tables(&mut self, key: &str) -> Vec<Self> {
         let tables = match self.take(key) {
             None => return Vec::new(),
-            Some(Value::Array(items)) => {
-                items.into_iter().map(Value::try_into::<Table>).collect::<Result<Vec<_>, _>>().ok()
-            }
+            Some(Value::Array(items)) => items
+                .into_iter()
+                .map(Value::try_into::<Table>)
+                .collect::<Result<Vec<_>, _>>()
+                .ok(),
             Some(_) => None,
         };
         if tables.is_none() {
             self.problem(key, "", format!("must be written as sections [[{key}]]"));
         }
-        tables.unwrap_or_default().into_iter().map(|table| Self { table, ..Self::default() }).collect()
+        tables
+            .unwrap_or_default()
+            .into_iter()
+            .map(|table| Self {
+                table,
+                ..Self::default()
+            })
+            .collect()
     }
 
     /// Takes over what was found in table number `at` of `[[key]]`.
     pub fn merge(&mut self, key: &str, at: usize, table: Self) {
-        self.asked.extend(table.asked.iter().map(|asked| format!("{key}.{asked}")));
-        self.problems.extend(table.into_problems().into_iter().map(|mut problem| {
-            problem.key = format!("{key}[{at}].{}", problem.key);
-            problem
-        }));
+        self.asked
+            .extend(table.asked.iter().map(|asked| format!("{key}.{asked}")));
+        self.problems
+            .extend(table.into_problems().into_iter().map(|mut problem| {
+                problem.key = format!("{key}[{at}].{}", problem.key);
+                problem
+            }));
     }
 
     /// Text.
@@ -144,11 +168,18 @@ impl Raw {
         let value = self.take(key)?;
         let shown = value.to_string();
         let list = match value {
-            Value::Array(items) => items.into_iter().map(|item| item.as_str().map(String::from)).collect(),
+            Value::Array(items) => items
+                .into_iter()
+                .map(|item| item.as_str().map(String::from))
+                .collect(),
             _ => None,
         };
         if list.is_none() {
-            self.problem(key, shown, "must be a list of texts, for example [\"/srv/pictures\"]");
+            self.problem(
+                key,
+                shown,
+                "must be a list of texts, for example [\"/srv/pictures\"]",
+            );
         }
         list
     }
@@ -171,10 +202,19 @@ impl Raw {
 
     /// A whole number within `range`.
     pub fn number(&mut self, key: &str, default: u64, range: RangeInclusive<u64>) -> u64 {
-        let Some(value) = self.take(key) else { return default };
-        let number = value.as_integer().and_then(|n| u64::try_from(n).ok()).filter(|n| range.contains(n));
+        let Some(value) = self.take(key) else {
+            return default;
+        };
+        let number = value
+            .as_integer()
+            .and_then(|n| u64::try_from(n).ok())
+            .filter(|n| range.contains(n));
         number.unwrap_or_else(|| {
-            let rule = format!("must be a whole number from {} to {}", range.start(), range.end());
+            let rule = format!(
+                "must be a whole number from {} to {}",
+                range.start(),
+                range.end()
+            );
             self.problem(key, value, rule);
             default
         })
@@ -183,19 +223,41 @@ impl Raw {
     /// A number within `range`, with or without a fraction.
     pub fn real(&mut self, key: &str, range: RangeInclusive<f64>) -> Option<f64> {
         let value = self.take(key)?;
-        let number = value.as_float().or_else(|| value.as_integer().map(|whole| whole as f64));
+        let number = value
+            .as_float()
+            .or_else(|| value.as_integer().map(|whole| whole as f64));
         let number = number.filter(|number| range.contains(number));
         if number.is_none() {
-            self.problem(key, value, format!("must be a number from {} to {}", range.start(), range.end()));
+            self.problem(
+                key,
+                value,
+                format!("must be a number from {} to {}", range.start(), range.end()),
+            );
         }
         number
     }
 
     /// A time such as "500ms", "10s", "5m", "1h" or "7d" within `range`.
-    pub fn duration(&mut self, key: &str, default: Duration, range: RangeInclusive<Duration>) -> Duration {
-        const UNITS: &[(&str, u64)] = &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
-        let Some(value) = self.take(key) else { return default };
-        let parsed = value.as_str().and_then(|text| with_unit(text, UNITS)).map(Duration::from_millis);
+    pub fn duration(
+        &mut self,
+        key: &str,
+        default: Duration,
+        range: RangeInclusive<Duration>,
+    ) -> Duration {
+        const UNITS: &[(&str, u64)] = &[
+            ("ms", 1),
+            ("s", 1000),
+            ("m", 60_000),
+            ("h", 3_600_000),
+            ("d", 86_400_000),
+        ];
+        let Some(value) = self.take(key) else {
+            return default;
+        };
+        let parsed = value
+            .as_str()
+            .and_then(|text| with_unit(text, UNITS))
+            .map(Duration::from_millis);
         parsed.filter(|duration| range.contains(duration)).unwrap_or_else(|| {
             let rule = format!(
                 "must be a time from {:?} to {:?} with its unit (ms, s, m, h, d), for example \"10s\"",
@@ -209,8 +271,15 @@ impl Raw {
 
     /// A size such as "512KiB", "20MiB" or "2GiB" in bytes within `range`.
     pub fn size(&mut self, key: &str, default: u64, range: RangeInclusive<u64>) -> u64 {
-        const UNITS: &[(&str, u64)] = &[("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("B", 1)];
-        let Some(value) = self.take(key) else { return default };
+        const UNITS: &[(&str, u64)] = &[
+            ("KiB", 1 << 10),
+            ("MiB", 1 << 20),
+            ("GiB", 1 << 30),
+            ("B", 1),
+        ];
+        let Some(value) = self.take(key) else {
+            return default;
+        };
         let parsed = value.as_str().and_then(|text| with_unit(text, UNITS));
         parsed.filter(|size| range.contains(size)).unwrap_or_else(|| {
             let rule = format!(
@@ -228,13 +297,23 @@ impl Raw {
         let mut left = vec![(String::new(), std::mem::take(&mut self.table))];
         while let Some((section, table)) = left.pop() {
             for (name, value) in table {
-                let key = if section.is_empty() { name } else { format!("{section}.{name}") };
+                let key = if section.is_empty() {
+                    name
+                } else {
+                    format!("{section}.{name}")
+                };
                 let inside = format!("{key}.");
-                let known: Vec<_> = self.asked.iter().filter(|known| known.starts_with(&inside)).cloned().collect();
+                let known: Vec<_> = self
+                    .asked
+                    .iter()
+                    .filter(|known| known.starts_with(&inside))
+                    .cloned()
+                    .collect();
                 match value {
                     Value::Table(table) if !known.is_empty() => left.push((key, table)),
                     other if known.is_empty() => {
-                        let rule = match self.asked.iter().min_by_key(|known| distance(known, &key)) {
+                        let rule = match self.asked.iter().min_by_key(|known| distance(known, &key))
+                        {
                             Some(near) if distance(near, &key) <= 4 => {
                                 format!("is not a known key; did you mean {near}?")
                             }
@@ -242,7 +321,11 @@ impl Raw {
                         };
                         self.problem(&key, other, rule);
                     }
-                    other => self.problem(&key, other, format!("is a section; its keys are {}", known.join(", "))),
+                    other => self.problem(
+                        &key,
+                        other,
+                        format!("is a section; its keys are {}", known.join(", ")),
+                    ),
                 }
             }
         }

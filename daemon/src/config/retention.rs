@@ -41,8 +41,10 @@ impl Retention {
             let key = |name: &str| format!("retention.{section}.{name}");
             Caps {
                 age: age(raw, &key("age"), 30),
-                count: Some(raw.number(&key("count"), count, 0..=100_000_000)).filter(|count| *count > 0),
-                bytes: Some(raw.size(&key("bytes"), mebibytes << 20, 0..=1 << 50)).filter(|bytes| *bytes > 0),
+                count: Some(raw.number(&key("count"), count, 0..=100_000_000))
+                    .filter(|count| *count > 0),
+                bytes: Some(raw.size(&key("bytes"), mebibytes << 20, 0..=1 << 50))
+                    .filter(|bytes| *bytes > 0),
             }
         };
         Self {
@@ -68,9 +70,16 @@ mod tests {
     fn every_cap_has_a_default_and_nothing_means_no_cap() {
         let config = Config::default().retention;
         assert_eq!(config.strangers, Some(secs(14 * DAY)));
-        assert_eq!((config.images.age, config.images.bytes), (Some(secs(30 * DAY)), Some(2 << 30)));
-        let parts = [&config.thumbnails, &config.camera, &config.uploads].map(|caps| caps.bytes.unwrap());
-        assert!(parts.iter().sum::<u64>() < config.images.bytes.unwrap(), "{parts:?} leave no room for rows");
+        assert_eq!(
+            (config.images.age, config.images.bytes),
+            (Some(secs(30 * DAY)), Some(2 << 30))
+        );
+        let parts =
+            [&config.thumbnails, &config.camera, &config.uploads].map(|caps| caps.bytes.unwrap());
+        assert!(
+            parts.iter().sum::<u64>() < config.images.bytes.unwrap(),
+            "{parts:?} leave no room for rows"
+        );
         let text = "[retention]\nstrangers = \"0s\"\n[retention.images]\nage = \"0s\"\ncount = 0\nbytes = \"0B\"\n";
         let config = Config::check(Raw::parse(text)).0.unwrap().retention;
         assert_eq!((config.strangers, config.images), (None, Caps::default()));
@@ -95,7 +104,12 @@ mod tests {
             assert!(text.contains(part), "{part:?} is missing in:\n{text}");
         }
         let text = problems("[retention]\nimages = 100000\n");
-        assert!(text.contains("retention.images = 100000: is a section; its keys are retention.images.age"), "{text}");
+        assert!(
+            text.contains(
+                "retention.images = 100000: is a section; its keys are retention.images.age"
+            ),
+            "{text}"
+        );
     }
 
     #[test]
@@ -104,6 +118,9 @@ mod tests {
         raw.set("retention.images.count=7");
         raw.set("retention.strangers=1h");
         let config = Config::check(raw).0.unwrap().retention;
-        assert_eq!((config.images.count, config.strangers), (Some(7), Some(secs(3600))));
+        assert_eq!(
+            (config.images.count, config.strangers),
+            (Some(7), Some(secs(3600)))
+        );
     }
 }

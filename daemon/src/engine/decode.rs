@@ -1,6 +1,6 @@
-//! Turns the bytes of one image into upright RGB pixels, whatever container they came in, or says in
-//! one sentence why not. Every failure is final: the same bytes fail again.
-//! Not for fetching bytes (the daemon does that) and not for finding faces (`kith_vision` does).
+//! Turns the bytes of one image into upright RGB pixels, whatever container they came in, or says
+//! in one sentence why not. Every failure is final: the same bytes fail again. Not for fetching
+//! bytes (the daemon does that) and not for finding faces (`kith_vision` does).
 
 use std::borrow::Cow;
 use std::error::Error as _;
@@ -31,8 +31,8 @@ const SMALLEST_ALLOCATION_LIMIT: u64 = 64 << 20;
 pub struct DecodeLimits {
     /// Largest file, in bytes.
     pub max_bytes: usize,
-    /// Largest width × height in memory. A JPEG whose blocks come in order may have [`JPEG_TIMES`] as many: it is read
-    /// reduced.
+    /// Largest width × height in memory. A JPEG whose blocks come in order may have [`JPEG_TIMES`]
+    /// as many: it is read reduced.
     pub max_pixels: u64,
 }
 
@@ -55,19 +55,28 @@ pub enum Remark {
 pub enum DecodeError {
     #[error("The file {0}.")]
     NotAPicture(#[from] NotAPicture),
-    #[error("The file looks like {looks_like}; send an ordinary JPEG, PNG, WebP, GIF, BMP or TIFF.")]
+    #[error(
+        "The file looks like {looks_like}; send an ordinary JPEG, PNG, WebP, GIF, BMP or TIFF."
+    )]
     Unsupported { looks_like: String },
     #[error("The file has {bytes} bytes, more than intake.max_bytes = {limit}.")]
     TooManyBytes { bytes: usize, limit: usize },
     #[error("The picture has {width}×{height} pixels, more than {allowed}.")]
-    TooManyPixels { width: usize, height: usize, allowed: String },
-    #[error("The {format} file ends before the picture does: it was cut off or damaged on its way.")]
+    TooManyPixels {
+        width: usize,
+        height: usize,
+        allowed: String,
+    },
+    #[error(
+        "The {format} file ends before the picture does: it was cut off or damaged on its way."
+    )]
     Truncated { format: Format },
     #[error("The {format} file is damaged ({detail}).")]
     Corrupt { format: Format, detail: String },
 }
 
-/// A picture to find faces in, upright; perhaps reduced, with what it takes to see parts of it in full.
+/// A picture to find faces in, upright; perhaps reduced, with what it takes to see parts of it in
+/// full.
 pub struct Sight<'a> {
     /// What is looked at first.
     pub picture: Rgb,
@@ -97,28 +106,36 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Rgb, DecodeError> {
     look(bytes, limits, |_, _| 1).map(|sight| sight.picture)
 }
 
-/// The same, with its sides divided by `reduction` of them (1, 2 or 4), if it is a large picture whose format lets that
-/// save time; divided by more if it would pass the limit otherwise.
+/// The same, with its sides divided by `reduction` of them (1, 2 or 4), if it is a large picture
+/// whose format lets that save time; divided by more if it would pass the limit otherwise.
 pub fn look<'a>(
     bytes: &'a [u8],
     limits: &DecodeLimits,
     reduction: impl FnOnce(usize, usize) -> usize,
 ) -> Result<Sight<'a>, DecodeError> {
     if bytes.len() > limits.max_bytes {
-        return Err(DecodeError::TooManyBytes { bytes: bytes.len(), limit: limits.max_bytes });
+        return Err(DecodeError::TooManyBytes {
+            bytes: bytes.len(),
+            limit: limits.max_bytes,
+        });
     }
     // The doors undo base64; in a folder it is a text file.
     let (format, bytes) = match wrapping(bytes)? {
         (format, Wrapping::Plain(begins)) => (format, &bytes[begins..]),
         (format, Wrapping::Base64(_)) => {
             let what = format!("a {format} as base64 text").into();
-            return Err(NotAPicture::Known { what, instead: "decode it before it is put there" }.into());
+            return Err(NotAPicture::Known {
+                what,
+                instead: "decode it before it is put there",
+            }
+            .into());
         }
     };
     if format == Format::Jpeg {
         return look_at_jpeg(bytes, limits, reduction);
     }
-    // The decoders are other people's code fed by strangers: a panic in one is this picture's failure.
+    // The decoders are other people's code fed by strangers: a panic in one is this picture's
+    // failure.
     catch_unwind(AssertUnwindSafe(|| decode_as(format, bytes, limits)))
         .unwrap_or_else(|_| Err(corrupt(format, "its decoder gave up on it")))
 }
@@ -136,44 +153,93 @@ fn look_at_jpeg<'a>(
         let times = format!("a JPEG that is not progressive may have {JPEG_TIMES} times as many");
         (limit, format!("recognition.max_pixels = {limit} ({times})"))
     } else {
-        (limit.saturating_mul(JPEG_TIMES), format!("{JPEG_TIMES} times recognition.max_pixels = {limit}"))
+        (
+            limit.saturating_mul(JPEG_TIMES),
+            format!("{JPEG_TIMES} times recognition.max_pixels = {limit}"),
+        )
     };
     let count = pixels_within(Format::Jpeg, [width, height], most, allowed)?;
-    let turn = Turn { orientation: orientation::of(Format::Jpeg, bytes), width, height };
-    let wanted = if count < WORTH_REDUCING { 1 } else { reduction(width, height) };
+    let turn = Turn {
+        orientation: orientation::of(Format::Jpeg, bytes),
+        width,
+        height,
+    };
+    let wanted = if count < WORTH_REDUCING {
+        1
+    } else {
+        reduction(width, height)
+    };
     let (_, flip_x, flip_y) = turn.swapped_and_flipped();
     // Where something is left over at the end of a row, turning would move it to the beginning.
-    let even = (!flip_x || width.is_multiple_of(wanted)) && (!flip_y || height.is_multiple_of(wanted));
+    let even =
+        (!flip_x || width.is_multiple_of(wanted)) && (!flip_y || height.is_multiple_of(wanted));
     let wanted = if even { wanted } else { 1 };
-    let needed = [1, 2].into_iter().find(|&by| count.div_ceil(by * by) <= limit).unwrap_or(4);
+    let needed = [1, 2]
+        .into_iter()
+        .find(|&by| count.div_ceil(by * by) <= limit)
+        .unwrap_or(4);
     let reduction = wanted.max(needed as usize);
     let [columns, rows] = jpeg.reduced(reduction);
     let (piece, remarks) = jpeg.piece(reduction, 0..columns, 0..rows)?;
-    let whole = Whole { turn, max_pixels: limit, jpeg: (reduction > 1).then_some(jpeg) };
-    Ok(Sight { picture: turn.apply(piece), reduction, size: turn.upright(), remarks, whole })
+    let whole = Whole {
+        turn,
+        max_pixels: limit,
+        jpeg: (reduction > 1).then_some(jpeg),
+    };
+    Ok(Sight {
+        picture: turn.apply(piece),
+        reduction,
+        size: turn.upright(),
+        remarks,
+        whole,
+    })
 }
 
 /// How many pixels that is, if it is no more than `most`.
-fn pixels_within(format: Format, [width, height]: [usize; 2], most: u64, allowed: String) -> Result<u64, DecodeError> {
+fn pixels_within(
+    format: Format,
+    [width, height]: [usize; 2],
+    most: u64,
+    allowed: String,
+) -> Result<u64, DecodeError> {
     if width == 0 || height == 0 {
         return Err(corrupt(format, "it claims to have no pixels"));
     }
     let count = (width as u64).saturating_mul(height as u64);
     if count > most {
-        return Err(DecodeError::TooManyPixels { width, height, allowed });
+        return Err(DecodeError::TooManyPixels {
+            width,
+            height,
+            allowed,
+        });
     }
     Ok(count)
 }
 
-fn decode_as<'a>(format: Format, bytes: &[u8], limits: &DecodeLimits) -> Result<Sight<'a>, DecodeError> {
+fn decode_as<'a>(
+    format: Format,
+    bytes: &[u8],
+    limits: &DecodeLimits,
+) -> Result<Sight<'a>, DecodeError> {
     let mut orientation = orientation::of(format, bytes);
-    let bytes = if format == Format::Png { chunks::essential_png(bytes) } else { Cow::Borrowed(bytes) };
+    let bytes = if format == Format::Png {
+        chunks::essential_png(bytes)
+    } else {
+        Cow::Borrowed(bytes)
+    };
     let mut allocation = Limits::no_limits();
-    allocation.max_alloc = Some(limits.max_pixels.saturating_mul(8).max(SMALLEST_ALLOCATION_LIMIT));
+    allocation.max_alloc = Some(
+        limits
+            .max_pixels
+            .saturating_mul(8)
+            .max(SMALLEST_ALLOCATION_LIMIT),
+    );
     let mut reader = ImageReader::with_format(Cursor::new(&*bytes), format.image_format());
     reader.limits(allocation);
     // Reads headers only; the pixels are decoded by `from_decoder`.
-    let mut decoder = reader.into_decoder().map_err(|error| explain(format, &error))?;
+    let mut decoder = reader
+        .into_decoder()
+        .map_err(|error| explain(format, &error))?;
     if format == Format::Tiff && orientation == Orientation::NoTransforms {
         // BigTIFF is no EXIF.
         orientation = decoder.orientation().unwrap_or(orientation);
@@ -182,32 +248,65 @@ fn decode_as<'a>(format: Format, bytes: &[u8], limits: &DecodeLimits) -> Result<
     let [width, height] = <[u32; 2]>::from(decoder.dimensions()).map(|side| side as usize);
     let limit = limits.max_pixels;
     let times = format!("a JPEG may have {JPEG_TIMES} times as many");
-    // More than four bytes for each pixel are twice as many or more until they have been made smaller.
-    let (most, half) = if decoder.color_type().bytes_per_pixel() > 4 { (limit / 2, "half of ") } else { (limit, "") };
-    pixels_within(format, [width, height], most, format!("{half}recognition.max_pixels = {limit} ({times})"))?;
+    // More than four bytes for each pixel are twice as many or more until they have been made
+    // smaller.
+    let (most, half) = if decoder.color_type().bytes_per_pixel() > 4 {
+        (limit / 2, "half of ")
+    } else {
+        (limit, "")
+    };
+    pixels_within(
+        format,
+        [width, height],
+        most,
+        format!("{half}recognition.max_pixels = {limit} ({times})"),
+    )?;
     let picture = DynamicImage::from_decoder(decoder).map_err(|error| explain(format, &error))?;
     let mut picture = flatten(picture);
     picture.apply_orientation(orientation);
-    let turn = Turn { orientation, width, height };
-    let whole = Whole { turn, max_pixels: limit, jpeg: None };
-    Ok(Sight { picture: rgb(picture), reduction: 1, size: turn.upright(), remarks: Vec::new(), whole })
+    let turn = Turn {
+        orientation,
+        width,
+        height,
+    };
+    let whole = Whole {
+        turn,
+        max_pixels: limit,
+        jpeg: None,
+    };
+    Ok(Sight {
+        picture: rgb(picture),
+        reduction: 1,
+        size: turn.upright(),
+        remarks: Vec::new(),
+        whole,
+    })
 }
 
 fn rgb(picture: DynamicImage) -> Rgb {
     let picture = picture.into_rgb8();
     let (width, height) = (picture.width() as usize, picture.height() as usize);
-    Rgb { width, height, pixels: picture.into_raw() }
+    Rgb {
+        width,
+        height,
+        pixels: picture.into_raw(),
+    }
 }
 
 impl Whole<'_> {
-    /// The part of the whole picture that holds these bounds, or as much of them as there is, and where its left upper
-    /// corner is. `None` if the sight is the whole picture, or all there can be.
+    /// The part of the whole picture that holds these bounds, or as much of them as there is, and
+    /// where its left upper corner is. `None` if the sight is the whole picture, or all there can
+    /// be.
     pub fn part(&self, bounds: Bounds) -> Option<(Rgb, [usize; 2])> {
         let jpeg = self.jpeg.as_ref()?;
         let (width, height) = self.turn.upright();
-        let within =
-            |from: f32, to: f32, side: usize| (from.max(0.0) as usize).min(side)..(to.ceil() as usize).min(side);
-        let (x, y) = (within(bounds.left, bounds.right, width), within(bounds.top, bounds.bottom, height));
+        let within = |from: f32, to: f32, side: usize| {
+            (from.max(0.0) as usize).min(side)..(to.ceil() as usize).min(side)
+        };
+        let (x, y) = (
+            within(bounds.left, bounds.right, width),
+            within(bounds.top, bounds.bottom, height),
+        );
         let (x, y) = self.turn.stored(x, y);
         if x.is_empty() || y.is_empty() || x.len() as u64 * y.len() as u64 > self.max_pixels {
             return None;
@@ -218,7 +317,9 @@ impl Whole<'_> {
                 Some((self.turn.apply(piece), corner))
             }
             Err(error) => {
-                tracing::debug!("a picture's small faces are recognised with half of its detail or less: {error}");
+                tracing::debug!(
+                    "a picture's small faces are recognised with half of its detail or less: {error}"
+                );
                 None
             }
         }
@@ -235,7 +336,8 @@ struct Turn {
 }
 
 impl Turn {
-    /// Whether, upright, rows are the stored columns, and whether stored columns and rows run the other way.
+    /// Whether, upright, rows are the stored columns, and whether stored columns and rows run the
+    /// other way.
     fn swapped_and_flipped(self) -> (bool, bool, bool) {
         match self.orientation {
             Orientation::NoTransforms => (false, false, false),
@@ -251,14 +353,21 @@ impl Turn {
 
     /// Width and height.
     fn upright(self) -> (usize, usize) {
-        if self.swapped_and_flipped().0 { (self.height, self.width) } else { (self.width, self.height) }
+        if self.swapped_and_flipped().0 {
+            (self.height, self.width)
+        } else {
+            (self.width, self.height)
+        }
     }
 
     /// Where upright columns and rows are stored.
     fn stored(self, x: Range<usize>, y: Range<usize>) -> (Range<usize>, Range<usize>) {
         let (swapped, flip_x, flip_y) = self.swapped_and_flipped();
         let (x, y) = if swapped { (y, x) } else { (x, y) };
-        (flipped(x, flip_x, self.width), flipped(y, flip_y, self.height))
+        (
+            flipped(x, flip_x, self.width),
+            flipped(y, flip_y, self.height),
+        )
     }
 
     /// Where the left upper corner of a piece is once it is upright.
@@ -272,10 +381,16 @@ impl Turn {
     /// A piece upright.
     fn apply(self, piece: Piece) -> Rgb {
         if self.orientation == Orientation::NoTransforms {
-            return Rgb { width: piece.width, height: piece.height, pixels: piece.pixels };
+            return Rgb {
+                width: piece.width,
+                height: piece.height,
+                pixels: piece.pixels,
+            };
         }
-        // The length is width × height × 3 by construction; an empty picture stands in for the impossible.
-        let picture = RgbImage::from_raw(piece.width as u32, piece.height as u32, piece.pixels).unwrap_or_default();
+        // The length is width × height × 3 by construction; an empty picture stands in for the
+        // impossible.
+        let picture = RgbImage::from_raw(piece.width as u32, piece.height as u32, piece.pixels)
+            .unwrap_or_default();
         let mut picture = DynamicImage::ImageRgb8(picture);
         picture.apply_orientation(self.orientation);
         rgb(picture)
@@ -283,7 +398,11 @@ impl Turn {
 }
 
 fn flipped(range: Range<usize>, flip: bool, side: usize) -> Range<usize> {
-    if flip { side - range.end..side - range.start } else { range }
+    if flip {
+        side - range.end..side - range.start
+    } else {
+        range
+    }
 }
 
 /// RGB8 without alpha: transparent pixels show white paper, as viewers and browsers mostly do.
@@ -305,33 +424,48 @@ fn flatten(picture: DynamicImage) -> DynamicImage {
     }
     pixels.truncate(pixels.len() / 4 * 3);
     pixels.shrink_to_fit();
-    // The length is width × height × 3 by construction; an empty picture stands in for the impossible.
+    // The length is width × height × 3 by construction; an empty picture stands in for the
+    // impossible.
     DynamicImage::ImageRgb8(image::RgbImage::from_raw(width, height, pixels).unwrap_or_default())
 }
 
 fn corrupt(format: Format, detail: &str) -> DecodeError {
-    DecodeError::Corrupt { format, detail: detail.to_owned() }
+    DecodeError::Corrupt {
+        format,
+        detail: detail.to_owned(),
+    }
 }
 
 /// Sorts a decoder's error into ours, with the shortest true text.
 fn explain(format: Format, error: &ImageError) -> DecodeError {
     match error {
-        ImageError::IoError(e) if e.kind() == ErrorKind::UnexpectedEof => DecodeError::Truncated { format },
+        ImageError::IoError(e) if e.kind() == ErrorKind::UnexpectedEof => {
+            DecodeError::Truncated { format }
+        }
         ImageError::Unsupported(e) => {
             let feature = match e.kind() {
                 UnsupportedErrorKind::GenericFeature(feature) => feature,
                 other => format!("{other:?}"),
             };
-            DecodeError::Unsupported { looks_like: format!("a rare kind of {format} ({})", one_line(&feature)) }
+            DecodeError::Unsupported {
+                looks_like: format!("a rare kind of {format} ({})", one_line(&feature)),
+            }
         }
-        _ => corrupt(format, &error.source().map_or_else(|| one_line(error), one_line)),
+        _ => corrupt(
+            format,
+            &error.source().map_or_else(|| one_line(error), one_line),
+        ),
     }
 }
 
 /// Decoders quote the file in their messages: no line breaks, no control characters, no long tales.
 fn one_line(text: &(impl fmt::Display + ?Sized)) -> String {
     let text = text.to_string();
-    text.trim_end_matches('.').chars().map(|c| if c.is_control() { ' ' } else { c }).take(160).collect()
+    text.trim_end_matches('.')
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(160)
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
-//! The engine: bytes of a picture in; faces, aligned crops and a thumbnail out. Stateless, knows no person.
+//! The engine: bytes of a picture in; faces, aligned crops and a thumbnail out. Stateless, knows no
+//! person.
 //!
-//! `kithd engine` serves it over gRPC from a process of its own; measuring commands use it in theirs. The daemon
-//! never does: it calls the process through `recognition`. `kithd camera` decodes, encodes and is confined by the same.
+//! `kithd engine` serves it over gRPC from a process of its own; measuring commands use it in
+//! theirs. The daemon never does: it calls the process through `recognition`. `kithd camera`
+//! decodes, encodes and is confined by the same.
 
 mod confine;
 mod decode;
@@ -115,7 +117,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Loads and warms the pack's networks and passes the self-test; takes a moment, so call it off the runtime.
+    /// Loads and warms the pack's networks and passes the self-test; takes a moment, so call it off
+    /// the runtime.
     pub fn load(
         pack: Pack,
         precision: Option<Precision>,
@@ -177,7 +180,8 @@ impl Engine {
             let _slot = slot;
             recogniser.recognise(&bytes)
         });
-        work.await.unwrap_or_else(|panic| Err(EngineError::Failed(panic_text(panic))))
+        work.await
+            .unwrap_or_else(|panic| Err(EngineError::Failed(panic_text(panic))))
     }
 }
 
@@ -192,7 +196,8 @@ fn panic_text(error: tokio::task::JoinError) -> String {
     }
 }
 
-/// The bundled pack: beside the program, where the package puts it, or in the source tree it was built in.
+/// The bundled pack: beside the program, where the package puts it, or in the source tree it was
+/// built in.
 pub fn bundled_pack() -> Option<PathBuf> {
     let name = include_str!("../../../models/packs/bundled").trim_end();
     let program = std::env::current_exe().ok()?;

@@ -1,5 +1,6 @@
-//! `kithd engine`: loads the models, gives up what it no longer needs, and serves pictures on a unix socket until its
-//! parent is gone. It runs before any runtime exists, because what a thread gives up binds only threads made after.
+//! `kithd engine`: loads the models, gives up what it no longer needs, and serves pictures on a
+//! unix socket until its parent is gone. It runs before any runtime exists, because what a thread
+//! gives up binds only threads made after.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -48,16 +49,32 @@ pub fn run(args: &Args, models: &Models, settings: &EngineSettings) -> anyhow::R
     child::give_way();
     let pack = load_pack(models)?;
     // Timed later, when there is no file system any more.
-    let kept = if args.time_precisions { Some(pack.in_memory()?) } else { None };
-    let engine = Engine::load(pack, args.precision.or(models.precision), args.device, settings)?;
-    let listener = bind(&args.socket).with_context(|| format!("cannot serve on {}", args.socket.display()))?;
+    let kept = if args.time_precisions {
+        Some(pack.in_memory()?)
+    } else {
+        None
+    };
+    let engine = Engine::load(
+        pack,
+        args.precision.or(models.precision),
+        args.device,
+        settings,
+    )?;
+    let listener =
+        bind(&args.socket).with_context(|| format!("cannot serve on {}", args.socket.display()))?;
     let profile = match args.device {
         Device::Cpu => Profile::Cpu,
-        Device::Cuda => Profile::Cuda { cache: cache_folder() },
+        Device::Cuda => Profile::Cuda {
+            cache: cache_folder(),
+        },
     };
     // From here on nothing is opened any more, and every thread begins without a way out.
     let confinement = confine(&profile);
-    tracing::info!("serving {} on {}, {confinement}", engine.description(), args.socket.display());
+    tracing::info!(
+        "serving {} on {}, {confinement}",
+        engine.description(),
+        args.socket.display()
+    );
     if args.supervised {
         std::thread::spawn(child::end_with_standard_input);
     }
@@ -107,7 +124,10 @@ fn time_precisions(engine: &Engine, pack: &Pack, timed: &OnceLock<Timed>) {
         Ok(found) => found,
         Err(error) => {
             tracing::warn!("the precisions could not be timed, {current} stays: {error}");
-            let _ = timed.set(Timed { timings: Vec::new(), advised: current.to_string() });
+            let _ = timed.set(Timed {
+                timings: Vec::new(),
+                advised: current.to_string(),
+            });
             return;
         }
     };
@@ -121,11 +141,17 @@ fn time_precisions(engine: &Engine, pack: &Pack, timed: &OnceLock<Timed>) {
         within_tolerance: trial.within_tolerance,
     });
     // Set once, by this thread.
-    let _ = timed.set(Timed { timings: timings.collect(), advised: advised.to_string() });
+    let _ = timed.set(Timed {
+        timings: timings.collect(),
+        advised: advised.to_string(),
+    });
 }
 
 /// Where CUDA kernels are kept once they are compiled: what tract uses.
 fn cache_folder() -> PathBuf {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home).unwrap_or_else(|| PathBuf::from(".cache"))
+    std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(home)
+        .unwrap_or_else(|| PathBuf::from(".cache"))
 }

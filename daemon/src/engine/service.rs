@@ -1,5 +1,5 @@
-//! The engine's side of `recognizer.proto`: each request on a thread of its own, every error a status and a sentence.
-//! Not for judging replies; the caller does that.
+//! The engine's side of `recognizer.proto`: each request on a thread of its own, every error a
+//! status and a sentence. Not for judging replies; the caller does that.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,8 +8,8 @@ use tonic::{Request, Response, Status};
 use super::{Engine, EngineError, FoundFace, Reply, StageTimes};
 use crate::rpc::recognizer::recognizer_server::Recognizer;
 use crate::rpc::recognizer::{
-    DescribeRequest, Description, Face, HealthCheckReply, HealthCheckRequest, PrecisionTiming, RecognizeReply,
-    RecognizeRequest, StageTimes as Times, recognize_request::Picture,
+    DescribeRequest, Description, Face, HealthCheckReply, HealthCheckRequest, PrecisionTiming,
+    RecognizeReply, RecognizeRequest, StageTimes as Times, recognize_request::Picture,
 };
 
 /// Serves one engine.
@@ -28,7 +28,8 @@ pub struct Timed {
 }
 
 impl Service {
-    /// For a loaded engine; `timed` is filled in when the timing is done, if it is to be done at all.
+    /// For a loaded engine; `timed` is filled in when the timing is done, if it is to be done at
+    /// all.
     pub fn new(engine: Engine, confinement: String, timed: Arc<OnceLock<Timed>>) -> Self {
         let description = Description {
             device: engine.device().to_string(),
@@ -42,17 +43,26 @@ impl Service {
             timings: Vec::new(),
             advised_precision: String::new(),
         };
-        Self { engine, description, timed }
+        Self {
+            engine,
+            description,
+            timed,
+        }
     }
 }
 
 #[tonic::async_trait]
 impl Recognizer for Service {
-    async fn recognize(&self, request: Request<RecognizeRequest>) -> Result<Response<RecognizeReply>, Status> {
+    async fn recognize(
+        &self,
+        request: Request<RecognizeRequest>,
+    ) -> Result<Response<RecognizeReply>, Status> {
         let bytes = match request.into_inner().picture {
             Some(Picture::Content(bytes)) => bytes,
             Some(Picture::Path(_)) => {
-                return Err(Status::unimplemented("this engine has no file system; send the picture's bytes"));
+                return Err(Status::unimplemented(
+                    "this engine has no file system; send the picture's bytes",
+                ));
             }
             None => return Err(Status::invalid_argument("the request holds no picture")),
         };
@@ -63,7 +73,10 @@ impl Recognizer for Service {
         }
     }
 
-    async fn health_check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckReply>, Status> {
+    async fn health_check(
+        &self,
+        _: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckReply>, Status> {
         Ok(Response::new(HealthCheckReply { ready: true }))
     }
 

@@ -1,8 +1,8 @@
-//! What is left out of a folder of pictures, watched or enrolled: system folders, partial files, links, what is no picture.
-//! Each with its reason, counted, with an example.
+//! What is left out of a folder of pictures, watched or enrolled: system folders, partial files,
+//! links, what is no picture. Each with its reason, counted, with an example.
 //!
-//! Not for what may be read (the roots) nor for decoding: a file that is taken and turns out to be damaged fails later,
-//! with its own reason.
+//! Not for what may be read (the roots) nor for decoding: a file that is taken and turns out to be
+//! damaged fails later, with its own reason.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -18,26 +18,31 @@ use crate::files::open_beneath;
 use crate::picture_kind::{HEAD_BYTES, is_heic, sniff};
 
 /// Endings of the pictures that the engine reads.
-const PICTURES: [&str; 15] =
-    ["jpg", "jpeg", "jpe", "jfif", "jfi", "pjpeg", "pjp", "png", "webp", "gif", "bmp", "dib", "tif", "tiff", "mpo"];
+const PICTURES: [&str; 15] = [
+    "jpg", "jpeg", "jpe", "jfif", "jfi", "pjpeg", "pjp", "png", "webp", "gif", "bmp", "dib", "tif",
+    "tiff", "mpo",
+];
 /// Pictures that it does not read, by ending, and what to do.
 const OTHER_PICTURES: [(&[&str], Why); 4] = [
     (&["heic", "heif", "hif", "heics", "heifs"], Why::Heic),
     (
-        &["avif", "avifs", "jxl", "jp2", "j2k", "jpf", "jxr", "psd", "svg", "svgz", "ico", "icns", "eps", "ai", "xcf"],
+        &[
+            "avif", "avifs", "jxl", "jp2", "j2k", "jpf", "jxr", "psd", "svg", "svgz", "ico",
+            "icns", "eps", "ai", "xcf",
+        ],
         Why::OtherPicture,
     ),
     (
         &[
-            "dng", "cr2", "cr3", "crw", "nef", "nrw", "arw", "srf", "sr2", "raf", "orf", "rw2", "raw", "pef", "srw",
-            "x3f", "3fr", "erf", "mrw", "rwl", "iiq", "insp",
+            "dng", "cr2", "cr3", "crw", "nef", "nrw", "arw", "srf", "sr2", "raf", "orf", "rw2",
+            "raw", "pef", "srw", "x3f", "3fr", "erf", "mrw", "rwl", "iiq", "insp",
         ],
         Why::Raw,
     ),
     (
         &[
-            "mp4", "m4v", "mov", "avi", "mkv", "webm", "3gp", "3g2", "mts", "m2ts", "ts", "mpg", "mpeg", "wmv", "flv",
-            "lrv", "insv",
+            "mp4", "m4v", "mov", "avi", "mkv", "webm", "3gp", "3g2", "mts", "m2ts", "ts", "mpg",
+            "mpeg", "wmv", "flv", "lrv", "insv",
         ],
         Why::Video,
     ),
@@ -62,7 +67,13 @@ const SYSTEM_FOLDERS: [&str; 16] = [
     "temporary items",
 ];
 /// Files that they leave about.
-const SYSTEM_FILES: [&str; 5] = ["thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "picasa.ini"];
+const SYSTEM_FILES: [&str; 5] = [
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "icon\r",
+    "picasa.ini",
+];
 /// Beginnings of names of either.
 const SYSTEM_STARTS: [&str; 13] = [
     "._",
@@ -139,32 +150,56 @@ impl Why {
     /// One and many of them, and what to do.
     const fn words(self) -> [&'static str; 3] {
         match self {
-            Self::System => ["file or folder of the system", "files or folders of the system", ""],
+            Self::System => [
+                "file or folder of the system",
+                "files or folders of the system",
+                "",
+            ],
             Self::Hidden => ["hidden file or folder", "hidden files or folders", ""],
-            Self::Partial => ["file that is not whole by its name", "files that are not whole by their names", ""],
+            Self::Partial => [
+                "file that is not whole by its name",
+                "files that are not whole by their names",
+                "",
+            ],
             Self::Link => ["link", "links", "links are not followed"],
             Self::Special => ["device, pipe or socket", "devices, pipes or sockets", ""],
-            Self::NotUtf8 => {
-                ["name that is not UTF-8", "names that are not UTF-8", "rename them, for example with convmv"]
-            }
+            Self::NotUtf8 => [
+                "name that is not UTF-8",
+                "names that are not UTF-8",
+                "rename them, for example with convmv",
+            ],
             Self::ControlCharacters => [
                 "name with a line break or control character",
                 "names with line breaks or control characters",
                 "rename them",
             ],
-            Self::Heic => ["HEIC file", "HEIC files", "convert them, or have the phone save JPEG"],
+            Self::Heic => [
+                "HEIC file",
+                "HEIC files",
+                "convert them, or have the phone save JPEG",
+            ],
             Self::OtherPicture => [
                 "picture of a kind that is not read",
                 "pictures of a kind that is not read",
                 "convert them to JPEG or PNG",
             ],
-            Self::Raw => ["raw file of a camera", "raw files of a camera", "have it save JPEG as well"],
+            Self::Raw => [
+                "raw file of a camera",
+                "raw files of a camera",
+                "have it save JPEG as well",
+            ],
             Self::Video => ["video", "videos", ""],
             Self::NoPicture => ["other file", "other files", ""],
-            Self::NoPictureInside => {
-                ["file without an ending that is no picture", "files without an ending that are no pictures", ""]
-            }
-            Self::Pattern => ["file by include and exclude", "files by include and exclude", ""],
+            Self::NoPictureInside => [
+                "file without an ending that is no picture",
+                "files without an ending that are no pictures",
+                "",
+            ],
+            Self::Pattern => [
+                "file by include and exclude",
+                "files by include and exclude",
+                "",
+            ],
             Self::CameraName => [
                 "picture whose name is no person's",
                 "pictures whose names are no person's",
@@ -185,7 +220,8 @@ pub enum Named {
     Out(Why),
 }
 
-/// Why an entry of a folder is left out before its kind of picture matters; `None`: it is a file or folder to look at.
+/// Why an entry of a folder is left out before its kind of picture matters; `None`: it is a file or
+/// folder to look at.
 pub fn of_entry(name: &OsStr, kind: FileType) -> Option<Why> {
     match kind {
         FileType::Symlink => Some(Why::Link),
@@ -195,22 +231,36 @@ pub fn of_entry(name: &OsStr, kind: FileType) -> Option<Why> {
     }
 }
 
-/// The same by the name alone. A folder whose name is not UTF-8 is looked into, so that each file below it is counted.
+/// The same by the name alone. A folder whose name is not UTF-8 is looked into, so that each file
+/// below it is counted.
 pub fn of_name(name: &OsStr, folder: bool) -> Option<Why> {
     let text = name.to_string_lossy().to_lowercase();
-    let system = if folder { &SYSTEM_FOLDERS[..] } else { &SYSTEM_FILES };
-    if system.contains(&text.as_str()) || SYSTEM_STARTS.iter().any(|start| text.starts_with(start)) {
+    let system = if folder {
+        &SYSTEM_FOLDERS[..]
+    } else {
+        &SYSTEM_FILES
+    };
+    if system.contains(&text.as_str()) || SYSTEM_STARTS.iter().any(|start| text.starts_with(start))
+    {
         return Some(Why::System);
     }
     if text.starts_with('.') {
         return Some(Why::Hidden);
     }
     if folder {
-        // Names that NAS systems give to what is theirs; further ones come with each of their releases.
-        return text.starts_with(['@', '#', '$', '~']).then_some(Why::System);
+        // Names that NAS systems give to what is theirs; further ones come with each of their
+        // releases.
+        return text
+            .starts_with(['@', '#', '$', '~'])
+            .then_some(Why::System);
     }
     let partial = text.ends_with('~') || text.starts_with(['~', '#']);
-    if partial || PARTIAL.iter().any(|ending| text.strip_suffix(ending).is_some_and(|rest| rest.ends_with('.'))) {
+    if partial
+        || PARTIAL.iter().any(|ending| {
+            text.strip_suffix(ending)
+                .is_some_and(|rest| rest.ends_with('.'))
+        })
+    {
         return Some(Why::Partial);
     }
     match name.to_str() {
@@ -223,18 +273,31 @@ pub fn of_name(name: &OsStr, folder: bool) -> Option<Why> {
 /// What the ending of a name says.
 pub fn by_ending(name: &OsStr) -> Named {
     let text = name.to_string_lossy().to_lowercase();
-    let Some((_, ending)) = text.rsplit_once('.') else { return Named::Unclear };
+    let Some((_, ending)) = text.rsplit_once('.') else {
+        return Named::Unclear;
+    };
     // Sites add their sizes: "x.jpg_large", "x.jpg:orig", "x.jpeg!d".
-    let plain: String = ending.chars().take_while(char::is_ascii_alphanumeric).collect();
+    let plain: String = ending
+        .chars()
+        .take_while(char::is_ascii_alphanumeric)
+        .collect();
     if PICTURES.contains(&plain.as_str()) {
         return Named::Picture;
     }
-    if let Some((_, why)) = OTHER_PICTURES.iter().find(|(endings, _)| endings.contains(&plain.as_str())) {
+    if let Some((_, why)) = OTHER_PICTURES
+        .iter()
+        .find(|(endings, _)| endings.contains(&plain.as_str()))
+    {
         return Named::Out(*why);
     }
-    let ending_like =
-        ending == plain && ending.len() <= LONGEST_ENDING && ending.bytes().any(|byte| byte.is_ascii_alphabetic());
-    if ending_like { Named::Out(Why::NoPicture) } else { Named::Unclear }
+    let ending_like = ending == plain
+        && ending.len() <= LONGEST_ENDING
+        && ending.bytes().any(|byte| byte.is_ascii_alphabetic());
+    if ending_like {
+        Named::Out(Why::NoPicture)
+    } else {
+        Named::Unclear
+    }
 }
 
 /// Why a file below an open folder is left out by its first bytes; `None`: they are a picture's.
@@ -262,7 +325,10 @@ impl LeftOut {
 
     /// All of another.
     pub fn extend(&mut self, other: &Self) {
-        other.0.iter().for_each(|(why, (count, example))| self.count(*why, *count, example));
+        other
+            .0
+            .iter()
+            .for_each(|(why, (count, example))| self.count(*why, *count, example));
     }
 
     fn count(&mut self, why: Why, count: u64, example: &str) {
@@ -285,7 +351,11 @@ impl LeftOut {
             let [one, many, advice] = why.words();
             let what = if *count == 1 { one } else { many };
             let such_as = if *count == 1 { "" } else { "for example " };
-            let advice = if advice.is_empty() { String::new() } else { format!("; {advice}") };
+            let advice = if advice.is_empty() {
+                String::new()
+            } else {
+                format!("; {advice}")
+            };
             format!("{count} {what} ({such_as}{example}{advice})")
         };
         self.0.iter().map(sentence).collect()
@@ -350,7 +420,10 @@ mod tests {
         ] {
             assert_eq!(of_name(OsStr::new(name), false), Some(why), "{name}");
         }
-        assert_eq!(of_name(OsStr::from_bytes(b"\xe9.jpg"), false), Some(Why::NotUtf8));
+        assert_eq!(
+            of_name(OsStr::from_bytes(b"\xe9.jpg"), false),
+            Some(Why::NotUtf8)
+        );
         assert_eq!(of_name(OsStr::new("part.jpg"), false), None);
     }
 

@@ -1,5 +1,6 @@
-//! The broker's address as typed in the configuration: `mqtt://host[:port]`, encrypted `mqtts://host[:port]`.
-//! Not a general URL parser; credentials have configuration keys of their own.
+//! The broker's address as typed in the configuration: `mqtt://host[:port]`, encrypted
+//! `mqtts://host[:port]`. Not a general URL parser; credentials have configuration keys of their
+//! own.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,7 +22,11 @@ pub struct Address {
 impl Address {
     /// The host as it stands before `:port`, IPv6 in brackets.
     pub(super) fn bracketed_host(&self) -> String {
-        if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
+        if self.host.contains(':') {
+            format!("[{}]", self.host)
+        } else {
+            self.host.clone()
+        }
     }
 }
 
@@ -41,7 +46,9 @@ pub enum AddressError {
     #[error("a broker address ends after the port")]
     Trailing,
     /// Nothing where the host should be, or characters no host has.
-    #[error("the host of the broker address is missing or malformed; IPv6 goes in brackets, as in mqtt://[::1]:1883")]
+    #[error(
+        "the host of the broker address is missing or malformed; IPv6 goes in brackets, as in mqtt://[::1]:1883"
+    )]
     Host,
     /// Not a number from 1 to 65535.
     #[error("the port of the broker address is not a number from 1 to 65535")]
@@ -70,7 +77,8 @@ impl FromStr for Address {
         let (host, port) = match rest.strip_prefix('[') {
             Some(v6) => {
                 let (host, after) = v6.split_once(']').ok_or(AddressError::Host)?;
-                host.parse::<std::net::Ipv6Addr>().map_err(|_| AddressError::Host)?;
+                host.parse::<std::net::Ipv6Addr>()
+                    .map_err(|_| AddressError::Host)?;
                 let port = match after {
                     "" => None,
                     _ => Some(after.strip_prefix(':').ok_or(AddressError::Host)?),
@@ -83,18 +91,29 @@ impl FromStr for Address {
             },
         };
         // A second colon outside brackets is an IPv6 address that forgot them.
-        if host.is_empty() || host.contains(char::is_whitespace) || port.is_some_and(|port| port.contains(':')) {
+        if host.is_empty()
+            || host.contains(char::is_whitespace)
+            || port.is_some_and(|port| port.contains(':'))
+        {
             return Err(AddressError::Host);
         }
         let port = match port {
             None if encrypted => ENCRYPTED_PORT,
             None => PORT,
-            Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or(AddressError::Port)?,
+            Some(port) => port
+                .parse()
+                .ok()
+                .filter(|port| *port != 0)
+                .ok_or(AddressError::Port)?,
         };
         if encrypted && host.contains(':') {
             return Err(AddressError::EncryptedV6);
         }
-        Ok(Self { host: host.to_owned(), port, encrypted })
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+            encrypted,
+        })
     }
 }
 
@@ -111,7 +130,11 @@ mod tests {
     use super::*;
 
     fn address(host: &str, port: u16) -> Result<Address, AddressError> {
-        Ok(Address { host: host.to_owned(), port, encrypted: false })
+        Ok(Address {
+            host: host.to_owned(),
+            port,
+            encrypted: false,
+        })
     }
 
     #[test]
@@ -120,13 +143,21 @@ mod tests {
         assert_eq!("mqtt://10.0.0.5:2883".parse(), address("10.0.0.5", 2883));
         assert_eq!("mqtt://[::1]:1884".parse(), address("::1", 1884));
         assert_eq!("MQTT://[fd00::5]/".parse(), address("fd00::5", 1883));
-        let encrypted = Address { host: "broker.lan".to_owned(), port: 8883, encrypted: true };
+        let encrypted = Address {
+            host: "broker.lan".to_owned(),
+            port: 8883,
+            encrypted: true,
+        };
         assert_eq!("mqtts://broker.lan".parse(), Ok(encrypted));
     }
 
     #[test]
     fn an_address_is_shown_as_it_can_be_typed() {
-        for text in ["mqtt://broker.lan:1883", "mqtt://[::1]:1883", "mqtts://broker.lan:8883"] {
+        for text in [
+            "mqtt://broker.lan:1883",
+            "mqtt://[::1]:1883",
+            "mqtts://broker.lan:8883",
+        ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
     }

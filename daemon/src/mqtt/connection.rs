@@ -1,5 +1,5 @@
-//! Runs one connection after the other: connect, subscribe, say we are here, carry events, and after a loss
-//! wait a little longer each time. Not for what the messages hold.
+//! Runs one connection after the other: connect, subscribe, say we are here, carry events, and
+//! after a loss wait a little longer each time. Not for what the messages hold.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -19,7 +19,8 @@ use super::wire::{self, Arrival, Heard};
 use super::{Settings, State, is_filter, lock};
 use crate::supervise::fault;
 
-/// How long a stop may wait for the farewell's acknowledgement, and then for the Disconnect to be written.
+/// How long a stop may wait for the farewell's acknowledgement, and then for the Disconnect to be
+/// written.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a refused message about our being here is tried again.
@@ -46,21 +47,35 @@ impl Connection {
         link: watch::Sender<Option<Arc<Outgoing>>>,
         state: watch::Sender<State>,
     ) -> Self {
-        Self { settings, inbox, link, state }
+        Self {
+            settings,
+            inbox,
+            link,
+            state,
+        }
     }
 
-    /// Runs until `stop` resolves, then publishes the farewell and disconnects, within three seconds.
-    /// Nothing the broker does ends it. Dropping the future cuts the connection, and the broker publishes the will.
+    /// Runs until `stop` resolves, then publishes the farewell and disconnects, within three
+    /// seconds. Nothing the broker does ends it. Dropping the future cuts the connection, and the
+    /// broker publishes the will.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         let settings = &self.settings;
-        let reporter = Reporter::new(self.state.clone(), settings.broker.to_string(), settings.client_id.clone());
+        let reporter = Reporter::new(
+            self.state.clone(),
+            settings.broker.to_string(),
+            settings.client_id.clone(),
+        );
         let reporter = Mutex::new(reporter);
         let mut failures = 0;
         loop {
-            // Whatever a packet does to the library costs this connection, and the next one is a new event loop.
-            let once = AssertUnwindSafe(self.once(stop.as_mut(), &reporter)).catch_unwind().await;
-            let Err(lost) = once.unwrap_or_else(|panic| Err(Lost::down(fault(panic.as_ref())))) else {
+            // Whatever a packet does to the library costs this connection, and the next one is a
+            // new event loop.
+            let once = AssertUnwindSafe(self.once(stop.as_mut(), &reporter))
+                .catch_unwind()
+                .await;
+            let Err(lost) = once.unwrap_or_else(|panic| Err(Lost::down(fault(panic.as_ref()))))
+            else {
                 break;
             };
             let up = lock(&reporter).lost(&lost);
@@ -85,10 +100,15 @@ impl Connection {
     }
 
     /// One connection from the attempt to its end; `Ok` when it was stopped.
-    async fn once(&self, mut stop: Pin<&mut impl Future<Output = ()>>, reporter: &Mutex<Reporter>) -> Result<(), Lost> {
+    async fn once(
+        &self,
+        mut stop: Pin<&mut impl Future<Output = ()>>,
+        reporter: &Mutex<Reporter>,
+    ) -> Result<(), Lost> {
         let settings = &self.settings;
-        // Room for everything that can be asked for at once, so that no request ever waits for the event loop
-        // (the acknowledgements, what is in the window, what is unsubscribed, the Disconnect).
+        // Room for everything that can be asked for at once, so that no request ever waits for the
+        // event loop (the acknowledgements, what is in the window, what is unsubscribed, the
+        // Disconnect).
         let room = MOST_OWED + usize::from(WINDOW) + settings.unsubscribe.len() + 1;
         let (client, mut events) = wire::open(settings, room)?;
         let broker = tokio::select! {
@@ -98,9 +118,15 @@ impl Connection {
 
         let acks = Arc::new(Acks::new(client.clone(), settings.unsettled_budget()));
         let outgoing = Arc::new(Outgoing::new(client, &broker));
-        let (filters, invalid): (Vec<_>, Vec<_>) =
-            settings.subscriptions.iter().cloned().partition(|filter| is_filter(filter));
-        let refused = invalid.into_iter().map(|topic| Refusal { topic, reason: "not a topic filter".to_owned() });
+        let (filters, invalid): (Vec<_>, Vec<_>) = settings
+            .subscriptions
+            .iter()
+            .cloned()
+            .partition(|filter| is_filter(filter));
+        let refused = invalid.into_iter().map(|topic| Refusal {
+            topic,
+            reason: "not a topic filter".to_owned(),
+        });
         let refused: Vec<_> = refused.collect();
         if broker.session_present {
             outgoing.unsubscribe(&settings.unsubscribe);
@@ -111,7 +137,11 @@ impl Connection {
             outgoing.subscribe(&filters);
         }
         self.link.send_replace(Some(Arc::clone(&outgoing)));
-        let link = Link { connection: self, acks, outgoing };
+        let link = Link {
+            connection: self,
+            acks,
+            outgoing,
+        };
 
         let stopping = AtomicBool::new(false);
         let receive = async {
@@ -120,11 +150,16 @@ impl Connection {
                 match events.next().await? {
                     Heard::Publish(arrival) => link.deliver(arrival, &mut said_dropped),
                     Heard::PubAck { pkid, result } => {
-                        link.outgoing.answered(pkid, result.map_err(PublishError::Refused));
+                        link.outgoing
+                            .answered(pkid, result.map_err(PublishError::Refused));
                     }
                     Heard::SubAck { pkid, granted } => {
                         link.outgoing.answered(pkid, Ok(()));
-                        let refused = refused.iter().cloned().chain(refusals(&filters, granted)).collect();
+                        let refused = refused
+                            .iter()
+                            .cloned()
+                            .chain(refusals(&filters, granted))
+                            .collect();
                         lock(reporter).connected(broker.session_present, refused);
                     }
                     Heard::Written(pkid) => link.outgoing.written(pkid),
@@ -167,8 +202,13 @@ impl Connection {
                 Err(Lost::down(format!("the broker owed an answer for {:?}", settings.stalled_after)))
             }
         };
-        // A connection lost during the farewell is stopped all the same, and `stop` must not be asked again.
-        if stopping.load(Ordering::Relaxed) { Ok(()) } else { end }
+        // A connection lost during the farewell is stopped all the same, and `stop` must not be
+        // asked again.
+        if stopping.load(Ordering::Relaxed) {
+            Ok(())
+        } else {
+            end
+        }
     }
 }
 
@@ -191,18 +231,39 @@ impl Drop for Link<'_> {
 impl Link<'_> {
     fn deliver(&self, arrival: Arrival, said_dropped: &mut bool) {
         let inbox = &self.connection.inbox;
-        if arrival.pkid == 0 && inbox.len() >= usize::from(self.connection.settings.receive_maximum) {
+        if arrival.pkid == 0 && inbox.len() >= usize::from(self.connection.settings.receive_maximum)
+        {
             inbox.count_dropped();
             if !std::mem::replace(said_dropped, true) {
-                warn!("MQTT: messages sent at QoS 0 come faster than they are taken and are dropped; send at QoS 1");
+                warn!(
+                    "MQTT: messages sent at QoS 0 come faster than they are taken and are dropped; send at QoS 1"
+                );
             }
             return;
         }
         let Some(ack) = self.acks.arrived(&arrival) else {
             return;
         };
-        let Arrival { topic, payload, retain, redelivered, content_type, response_topic, correlation, .. } = arrival;
-        inbox.push(Delivery { topic, payload, retain, redelivered, content_type, response_topic, correlation, ack });
+        let Arrival {
+            topic,
+            payload,
+            retain,
+            redelivered,
+            content_type,
+            response_topic,
+            correlation,
+            ..
+        } = arrival;
+        inbox.push(Delivery {
+            topic,
+            payload,
+            retain,
+            redelivered,
+            content_type,
+            response_topic,
+            correlation,
+            ack,
+        });
     }
 
     /// Publishes that we are here, again as long as that is refused. It does not end by itself.
@@ -215,7 +276,10 @@ impl Link<'_> {
                     Ok(()) => {}
                     Err(PublishError::Refused(reason)) => {
                         unborn.push(message);
-                        refused.push(Refusal { topic: message.topic.clone(), reason });
+                        refused.push(Refusal {
+                            topic: message.topic.clone(),
+                            reason,
+                        });
                     }
                     Err(error) => warn!(topic = message.topic, "MQTT: not published: {error}"),
                 }
@@ -228,13 +292,25 @@ impl Link<'_> {
 
 /// The subscriptions that were not granted as asked.
 fn refusals(filters: &[String], granted: Vec<Result<(), String>>) -> Vec<Refusal> {
-    let refused = filters.iter().zip(granted).filter_map(|(topic, granted)| Some((topic, granted.err()?)));
-    refused.map(|(topic, reason)| Refusal { topic: topic.clone(), reason }).collect()
+    let refused = filters
+        .iter()
+        .zip(granted)
+        .filter_map(|(topic, granted)| Some((topic, granted.err()?)));
+    refused
+        .map(|(topic, reason)| Refusal {
+            topic: topic.clone(),
+            reason,
+        })
+        .collect()
 }
 
-/// Doubles with each failure, up to the limit; then somewhere between half of that and all of it, so that a
-/// restarted broker is not met by all its clients at once.
+/// Doubles with each failure, up to the limit; then somewhere between half of that and all of it,
+/// so that a restarted broker is not met by all its clients at once.
 fn pause(settings: &Settings, failures: u32) -> Duration {
-    let doubled = settings.reconnect_least.saturating_mul(2_u32.saturating_pow(failures));
-    doubled.min(settings.reconnect_most).mul_f64(0.5 + fastrand::f64() / 2.0)
+    let doubled = settings
+        .reconnect_least
+        .saturating_mul(2_u32.saturating_pow(failures));
+    doubled
+        .min(settings.reconnect_most)
+        .mul_f64(0.5 + fastrand::f64() / 2.0)
 }

@@ -46,9 +46,9 @@ impl fmt::Debug for Delivery {
     }
 }
 
-/// The right to acknowledge one delivery. Dropped unsettled, neither this message nor any behind it is
-/// acknowledged on this connection, and the broker sends them all again on the next one: so settle a refused
-/// message too, and hold on to one that shall wait.
+/// The right to acknowledge one delivery. Dropped unsettled, neither this message nor any behind it
+/// is acknowledged on this connection, and the broker sends them all again on the next one: so
+/// settle a refused message too, and hold on to one that shall wait.
 #[must_use = "an unsettled delivery holds back every acknowledgement behind it"]
 pub struct Ack(Option<(Arc<Acks>, u64)>);
 
@@ -62,8 +62,8 @@ impl Ack {
     }
 }
 
-/// Most acknowledgements that can be owed at once, whatever the messages' size. Mosquitto keeps 1000 messages for a
-/// client unless told otherwise.
+/// Most acknowledgements that can be owed at once, whatever the messages' size. Mosquitto keeps
+/// 1000 messages for a client unless told otherwise.
 pub(super) const MOST_OWED: usize = 4096;
 
 /// Acknowledgements owed on one connection.
@@ -95,11 +95,16 @@ struct Entry {
 impl Acks {
     /// `budget` is how many bytes of unsettled messages there may be.
     pub(super) fn new(client: Client, budget: usize) -> Self {
-        Self { client, budget, owed: Mutex::default(), emptied: Notify::new() }
+        Self {
+            client,
+            budget,
+            owed: Mutex::default(),
+            emptied: Notify::new(),
+        }
     }
 
-    /// Notes an arrival. Without an answer there is no room for it, nor for anything behind it on this connection:
-    /// see [`Acks::drained`].
+    /// Notes an arrival. Without an answer there is no room for it, nor for anything behind it on
+    /// this connection: see [`Acks::drained`].
     pub(super) fn arrived(self: &Arc<Self>, arrival: &Arrival) -> Option<Ack> {
         if arrival.pkid == 0 {
             return Some(Ack(None));
@@ -111,9 +116,16 @@ impl Acks {
             owed.overflowed = true;
             return None;
         }
-        owed.queue.push_back(Entry { pkid: arrival.pkid, bytes, settled: false });
+        owed.queue.push_back(Entry {
+            pkid: arrival.pkid,
+            bytes,
+            settled: false,
+        });
         owed.bytes += bytes;
-        Some(Ack(Some((Arc::clone(self), owed.first + owed.queue.len() as u64 - 1))))
+        Some(Ack(Some((
+            Arc::clone(self),
+            owed.first + owed.queue.len() as u64 - 1,
+        ))))
     }
 
     /// Whether something was turned away for want of room.
@@ -121,8 +133,8 @@ impl Acks {
         lock(&self.owed).overflowed
     }
 
-    /// Resolves when something was turned away and everything else is settled: time for a new connection, on which
-    /// the broker sends it again.
+    /// Resolves when something was turned away and everything else is settled: time for a new
+    /// connection, on which the broker sends it again.
     pub(super) async fn drained(&self) {
         loop {
             {
@@ -153,8 +165,9 @@ impl Acks {
             let Some(entry) = owed.queue.pop_front() else {
                 break;
             };
-            // The request channel has room for every acknowledgement that can be owed (see connection.rs),
-            // so this only fails when the connection is gone, and with it the wish for an acknowledgement.
+            // The request channel has room for every acknowledgement that can be owed (see
+            // connection.rs), so this only fails when the connection is gone, and with it the wish
+            // for an acknowledgement.
             self.client.acknowledge(entry.pkid);
             owed.bytes -= entry.bytes;
             owed.first += 1;
@@ -165,8 +178,8 @@ impl Acks {
     }
 }
 
-/// Messages of the current connection that nobody has taken yet. Emptied when it is lost: the broker sends them
-/// again, and taking them twice would only make duplicates.
+/// Messages of the current connection that nobody has taken yet. Emptied when it is lost: the
+/// broker sends them again, and taking them twice would only make duplicates.
 #[derive(Default)]
 pub(super) struct Inbox {
     waiting: Mutex<Waiting>,
@@ -224,7 +237,8 @@ impl Deliveries {
         Self { inbox }
     }
 
-    /// The next message; `None` once the connection is stopped. Nothing is lost if the future is dropped.
+    /// The next message; `None` once the connection is stopped. Nothing is lost if the future is
+    /// dropped.
     pub async fn recv(&mut self) -> Option<Delivery> {
         loop {
             {
@@ -236,7 +250,8 @@ impl Deliveries {
                     return None;
                 }
             }
-            // `&mut self` makes this the only waiter, and `notify_one` remembers a call made before we wait.
+            // `&mut self` makes this the only waiter, and `notify_one` remembers a call made before
+            // we wait.
             self.inbox.changed.notified().await;
         }
     }

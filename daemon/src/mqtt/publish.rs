@@ -1,5 +1,5 @@
-//! The outgoing side: each publish is tied to its own PubAck. Not an outbox: what a lost connection leaves
-//! unacknowledged is reported, and repeating it is the caller's business.
+//! The outgoing side: each publish is tied to its own PubAck. Not an outbox: what a lost connection
+//! leaves unacknowledged is reported, and repeating it is the caller's business.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -11,8 +11,9 @@ use tokio::time::Instant;
 use super::wire::{Accepted, Client};
 use super::{Message, is_topic, lock};
 
-/// Most requests the broker may owe an answer to, counted from the oldest one unanswered. Far below the range of
-/// packet ids, so that an id is never used again while it is in use: rumqttc stops dead when that happens.
+/// Most requests the broker may owe an answer to, counted from the oldest one unanswered. Far below
+/// the range of packet ids, so that an id is never used again while it is in use: rumqttc stops
+/// dead when that happens.
 pub(super) const WINDOW: u16 = 8;
 
 /// Why a message was not published.
@@ -55,9 +56,9 @@ impl Publisher {
         found.map(drop).map_err(|_| PublishError::Disconnected)
     }
 
-    /// Publishes at QoS 1 and resolves when the broker acknowledged this very message. Without a connection it
-    /// fails at once; with one it waits its turn, at most eight being under way. Messages go out in the
-    /// order of the calls. Dropping the future does not take a message back.
+    /// Publishes at QoS 1 and resolves when the broker acknowledged this very message. Without a
+    /// connection it fails at once; with one it waits its turn, at most eight being under way.
+    /// Messages go out in the order of the calls. Dropping the future does not take a message back.
     pub async fn publish(&self, message: Message) -> Result<(), PublishError> {
         let link = self.link.borrow().clone();
         match link {
@@ -100,7 +101,11 @@ impl Outgoing {
             largest_packet: broker.largest_packet,
             retain_available: broker.retain_available,
             window: Semaphore::new(window.into()),
-            sent: Mutex::new(Sent { entries: VecDeque::new(), progress: Instant::now(), closed: false }),
+            sent: Mutex::new(Sent {
+                entries: VecDeque::new(),
+                progress: Instant::now(),
+                closed: false,
+            }),
         }
     }
 
@@ -113,7 +118,9 @@ impl Outgoing {
     }
 
     pub(super) fn unsubscribe(&self, filters: &[String]) {
-        filters.iter().for_each(|filter| self.client.unsubscribe(filter));
+        filters
+            .iter()
+            .for_each(|filter| self.client.unsubscribe(filter));
     }
 
     pub(super) async fn publish(&self, message: Message) -> Result<(), PublishError> {
@@ -122,14 +129,23 @@ impl Outgoing {
         }
         // Asking for what the broker ruled out, or sending too much, would cost the connection.
         if message.retain && !self.retain_available {
-            return Err(PublishError::Refused("it keeps no retained messages".to_owned()));
+            return Err(PublishError::Refused(
+                "it keeps no retained messages".to_owned(),
+            ));
         }
         let bytes = self.client.packet_bytes(&message);
         if bytes > self.largest_packet as usize {
-            return Err(PublishError::TooLarge { bytes, limit: self.largest_packet });
+            return Err(PublishError::TooLarge {
+                bytes,
+                limit: self.largest_packet,
+            });
         }
         // The turn is given back in `answered`, and closing the window wakes whoever waits.
-        self.window.acquire().await.map_err(|_| PublishError::Disconnected)?.forget();
+        self.window
+            .acquire()
+            .await
+            .map_err(|_| PublishError::Disconnected)?
+            .forget();
         let (answer, answered) = oneshot::channel();
         self.send(Some(answer), || self.client.publish(message))?;
         answered.await.unwrap_or(Err(PublishError::Disconnected))
@@ -148,13 +164,21 @@ impl Outgoing {
         if sent.entries.is_empty() {
             sent.progress = Instant::now();
         }
-        sent.entries.push_back(Entry { pkid: 0, owed: true, answer });
+        sent.entries.push_back(Entry {
+            pkid: 0,
+            owed: true,
+            answer,
+        });
         Ok(())
     }
 
     /// rumqttc wrote the next request of ours and gave it this packet id.
     pub(super) fn written(&self, pkid: u16) {
-        if let Some(entry) = lock(&self.sent).entries.iter_mut().find(|entry| entry.pkid == 0) {
+        if let Some(entry) = lock(&self.sent)
+            .entries
+            .iter_mut()
+            .find(|entry| entry.pkid == 0)
+        {
             entry.pkid = pkid;
         }
     }
@@ -162,7 +186,11 @@ impl Outgoing {
     /// The broker answered the request with this packet id.
     pub(super) fn answered(&self, pkid: u16, result: Result<(), PublishError>) {
         let mut sent = lock(&self.sent);
-        let Some(entry) = sent.entries.iter_mut().find(|entry| entry.owed && entry.pkid == pkid) else {
+        let Some(entry) = sent
+            .entries
+            .iter_mut()
+            .find(|entry| entry.owed && entry.pkid == pkid)
+        else {
             return;
         };
         entry.owed = false;
@@ -182,7 +210,11 @@ impl Outgoing {
         loop {
             let idle = {
                 let sent = lock(&self.sent);
-                if sent.entries.is_empty() { Duration::ZERO } else { sent.progress.elapsed() }
+                if sent.entries.is_empty() {
+                    Duration::ZERO
+                } else {
+                    sent.progress.elapsed()
+                }
             };
             if idle >= limit {
                 return;

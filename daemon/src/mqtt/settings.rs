@@ -35,8 +35,8 @@ pub struct Settings {
     pub password: Option<String>,
     /// Ping interval, at least 5 s; a dead broker is noticed within twice that.
     pub keep_alive: Duration,
-    /// How long the broker keeps messages for us while we are away; zero: nothing is kept, and nothing taken up. In
-    /// MQTT 3.1.1 any other time is as long as the broker likes.
+    /// How long the broker keeps messages for us while we are away; zero: nothing is kept, and
+    /// nothing taken up. In MQTT 3.1.1 any other time is as long as the broker likes.
     pub session_expiry: Duration,
     /// Largest packet we take; see the module's documentation for what happens to larger ones.
     pub max_packet_bytes: u32,
@@ -48,7 +48,8 @@ pub struct Settings {
     pub birth: Vec<Message>,
     /// Published on an orderly stop, before disconnecting.
     pub farewell: Option<Message>,
-    /// Topic filters to subscribe to at QoS 1, on every new connection; shared ones as `$share/<group>/<filter>`.
+    /// Topic filters to subscribe to at QoS 1, on every new connection; shared ones as
+    /// `$share/<group>/<filter>`.
     pub subscriptions: Vec<String>,
     /// Filters that a session the broker kept may still hold and that are not wanted any more.
     pub unsubscribe: Vec<String>,
@@ -114,6 +115,12 @@ pub struct Message {
 impl fmt::Debug for Message {
     /// Names the message without its payload: results hold what must never reach a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Message({}, {} bytes, retain {})", self.topic, self.payload.len(), self.retain)
+        write!(
+            f,
+            "Message({}, {} bytes, retain {})",
+            self.topic,
+            self.payload.len(),
+            self.retain
+        )
     }
 }

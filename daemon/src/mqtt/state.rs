@@ -1,4 +1,5 @@
-//! What the connection is doing, in words an operator reads, said once per change. Not for deciding anything.
+//! What the connection is doing, in words an operator reads, said once per change. Not for deciding
+//! anything.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -81,9 +82,16 @@ impl fmt::Display for Hindrances {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("connected, but")?;
         let mut and = "";
-        for (refused, done) in [(&self.subscribe, "subscribe us to"), (&self.publish, "let us publish")] {
+        for (refused, done) in [
+            (&self.subscribe, "subscribe us to"),
+            (&self.publish, "let us publish"),
+        ] {
             for (index, Refusal { topic, reason }) in refused.iter().enumerate() {
-                let before = if index > 0 { ",".into() } else { format!("{and} the broker refused to {done}") };
+                let before = if index > 0 {
+                    ",".into()
+                } else {
+                    format!("{and} the broker refused to {done}")
+                };
                 write!(f, "{before} {topic} ({reason})")?;
             }
             if !refused.is_empty() {
@@ -91,7 +99,11 @@ impl fmt::Display for Hindrances {
             }
         }
         if !and.is_empty() {
-            write!(f, "; its access list must let the client {} do that", self.client)?;
+            write!(
+                f,
+                "; its access list must let the client {} do that",
+                self.client
+            )?;
             and = "; and";
         }
         if self.contended {
@@ -126,14 +138,20 @@ pub(super) enum LostKind {
 
 impl Lost {
     pub(super) fn down(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), kind: LostKind::Down }
+        Self {
+            reason: reason.into(),
+            kind: LostKind::Down,
+        }
     }
 }
 
 impl Lost {
     pub(super) fn overflowed() -> Self {
         let reason = "the broker sent more unacknowledged messages than our receive maximum; asking for them again";
-        Self { reason: reason.to_owned(), kind: LostKind::Overflowed }
+        Self {
+            reason: reason.to_owned(),
+            kind: LostKind::Overflowed,
+        }
     }
 }
 
@@ -141,7 +159,8 @@ impl Lost {
 const CONTENTION: Duration = Duration::from_secs(600);
 const CLOSINGS: usize = 3;
 
-/// Keeps [`State`] current and logs each change once: a warning when an outage begins, an info when it ends.
+/// Keeps [`State`] current and logs each change once: a warning when an outage begins, an info when
+/// it ends.
 pub(super) struct Reporter {
     state: watch::Sender<State>,
     broker: String,
@@ -156,9 +175,21 @@ pub(super) struct Reporter {
 
 impl Reporter {
     pub(super) fn new(state: watch::Sender<State>, broker: String, client: String) -> Self {
-        let hindrances = Hindrances { client: client.clone(), ..Hindrances::default() };
+        let hindrances = Hindrances {
+            client: client.clone(),
+            ..Hindrances::default()
+        };
         let (outage, up_since, session_present, closings) = (None, None, false, VecDeque::new());
-        Self { state, broker, client, outage, up_since, session_present, hindrances, closings }
+        Self {
+            state,
+            broker,
+            client,
+            outage,
+            up_since,
+            session_present,
+            hindrances,
+            closings,
+        }
     }
 
     pub(super) fn connected(&mut self, session_present: bool, refused: Vec<Refusal>) {
@@ -185,12 +216,21 @@ impl Reporter {
     }
 
     fn show(&mut self) {
-        self.closings.retain(|closing| closing.elapsed() < CONTENTION);
-        let Self { hindrances, session_present, .. } = self;
+        self.closings
+            .retain(|closing| closing.elapsed() < CONTENTION);
+        let Self {
+            hindrances,
+            session_present,
+            ..
+        } = self;
         hindrances.contended = self.closings.len() >= CLOSINGS;
-        let well = hindrances.subscribe.is_empty() && hindrances.publish.is_empty() && !hindrances.contended;
+        let well = hindrances.subscribe.is_empty()
+            && hindrances.publish.is_empty()
+            && !hindrances.contended;
         let state = if well {
-            State::Connected { session_present: *session_present }
+            State::Connected {
+                session_present: *session_present,
+            }
         } else {
             State::Hindered(hindrances.clone())
         };
@@ -232,6 +272,9 @@ impl Reporter {
     }
 
     pub(super) fn stopped(&mut self) {
-        self.state.send_replace(State::Down { reason: "stopped".to_owned(), since: Instant::now() });
+        self.state.send_replace(State::Down {
+            reason: "stopped".to_owned(),
+            since: Instant::now(),
+        });
     }
 }

@@ -1,4 +1,5 @@
-//! Certificates and key for an encrypted connection. Read anew for each connection, so that renewed ones are taken up.
+//! Certificates and key for an encrypted connection. Read anew for each connection, so that renewed
+//! ones are taken up.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,7 +31,9 @@ pub enum TlsError {
         why: String,
     },
     /// This system trusts nobody.
-    #[error("no certificate authorities were found on this system; name the broker's with mqtt.ca_file")]
+    #[error(
+        "no certificate authorities were found on this system; name the broker's with mqtt.ca_file"
+    )]
     NoAuthorities,
     /// A key that does not belong to its certificate, a kind of key nobody knows.
     #[error("the certificate and key of mqtt.client_cert and mqtt.client_key cannot be used: {0}")]
@@ -45,7 +48,10 @@ pub(super) fn client(files: &Files) -> Result<Arc<ClientConfig>, TlsError> {
     let mut roots = RootCertStore::empty();
     match &files.ca {
         Some(path) => {
-            roots.add_parsable_certificates(certificates(path, "holds no certificate of an authority")?);
+            roots.add_parsable_certificates(certificates(
+                path,
+                "holds no certificate of an authority",
+            )?);
         }
         None => {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -56,20 +62,30 @@ pub(super) fn client(files: &Files) -> Result<Arc<ClientConfig>, TlsError> {
             None => TlsError::NoAuthorities,
             Some(path) => {
                 let why = "none of its certificates can be used".into();
-                TlsError::File { path: path.clone(), what: "holds no certificate of an authority", why }
+                TlsError::File {
+                    path: path.clone(),
+                    what: "holds no certificate of an authority",
+                    why,
+                }
             }
         });
     }
     // Named here, so that nothing depends on what else in the program uses the library.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(TlsError::Versions)?.with_root_certificates(roots);
+    let builder =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder
+        .map_err(TlsError::Versions)?
+        .with_root_certificates(roots);
     let config = match &files.client {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
             let chain = certificates(certificate, "holds no certificate")?;
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| of(key, "holds no private key", &error))?;
-            builder.with_client_auth_cert(chain, key).map_err(TlsError::Client)?
+            let key = PrivateKeyDer::from_pem_file(key)
+                .map_err(|error| of(key, "holds no private key", &error))?;
+            builder
+                .with_client_auth_cert(chain, key)
+                .map_err(TlsError::Client)?
         }
     };
     Ok(Arc::new(config))
@@ -85,5 +101,9 @@ fn certificates(path: &Path, what: &'static str) -> Result<Vec<CertificateDer<'s
 }
 
 fn of(path: &Path, what: &'static str, error: &PemError) -> TlsError {
-    TlsError::File { path: path.into(), what, why: error.to_string() }
+    TlsError::File {
+        path: path.into(),
+        what,
+        why: error.to_string(),
+    }
 }

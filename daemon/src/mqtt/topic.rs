@@ -1,24 +1,33 @@
-//! Topic names and topic filters: what is valid, and which filter means which topic. By our own code, because rumqttc's
-//! cuts a topic after its first byte, which ends the task where a topic begins with a letter of more bytes.
+//! Topic names and topic filters: what is valid, and which filter means which topic. By our own
+//! code, because rumqttc's cuts a topic after its first byte, which ends the task where a topic
+//! begins with a letter of more bytes.
 //!
-//! Not for the names of this board's topics: those are `crate::topics`. Source: MQTT 5.0, sections 1.5.4 and 4.7.
+//! Not for the names of this board's topics: those are `crate::topics`. Source: MQTT 5.0, sections
+//! 1.5.4 and 4.7.
 
 /// Longest topic or filter, in bytes of UTF-8.
 const LONGEST: usize = 65535;
 
 /// Whether a message can be published to this topic.
 ///
-/// Control characters and non-characters are refused although the protocol only advises against them: brokers may end
-/// the connection of a client that sends them.
+/// Control characters and non-characters are refused although the protocol only advises against
+/// them: brokers may end the connection of a client that sends them.
 pub fn is_topic(topic: &str) -> bool {
-    is_text(topic) && !topic.contains(['+', '#']) && !topic.chars().any(|c| c.is_control() || is_noncharacter(c))
+    is_text(topic)
+        && !topic.contains(['+', '#'])
+        && !topic.chars().any(|c| c.is_control() || is_noncharacter(c))
 }
 
 /// Whether this can be subscribed to; shared ones as `$share/<group>/<filter>`.
 pub fn is_filter(filter: &str) -> bool {
     if let Some(shared) = filter.strip_prefix("$share/") {
-        let Some((group, filter)) = shared.split_once('/') else { return false };
-        return !group.is_empty() && !group.contains(['+', '#']) && !filter.is_empty() && is_filter(filter);
+        let Some((group, filter)) = shared.split_once('/') else {
+            return false;
+        };
+        return !group.is_empty()
+            && !group.contains(['+', '#'])
+            && !filter.is_empty()
+            && is_filter(filter);
     }
     let mut levels = filter.split('/').peekable();
     let mut valid = is_text(filter);
@@ -30,9 +39,12 @@ pub fn is_filter(filter: &str) -> bool {
     valid
 }
 
-/// Whether a message of this topic is meant by this filter; the group of a shared subscription does not count.
+/// Whether a message of this topic is meant by this filter; the group of a shared subscription does
+/// not count.
 pub fn matches(topic: &str, filter: &str) -> bool {
-    let shared = filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
+    let shared = filter
+        .strip_prefix("$share/")
+        .and_then(|rest| rest.split_once('/'));
     let filter = shared.map_or(filter, |(_, filter)| filter);
     // No wildcard in the first level means a topic of the broker's own.
     if topic.starts_with('$') && filter.starts_with(['+', '#']) {
@@ -69,8 +81,16 @@ mod tests {
         for (filter, topic, expected) in [
             // The examples of sections 4.7.1 and 4.7.2.
             ("sport/tennis/player1/#", "sport/tennis/player1", true),
-            ("sport/tennis/player1/#", "sport/tennis/player1/ranking", true),
-            ("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon", true),
+            (
+                "sport/tennis/player1/#",
+                "sport/tennis/player1/ranking",
+                true,
+            ),
+            (
+                "sport/tennis/player1/#",
+                "sport/tennis/player1/score/wimbledon",
+                true,
+            ),
             ("sport/#", "sport", true),
             ("sport/tennis/+", "sport/tennis/player1", true),
             ("sport/tennis/+", "sport/tennis/player1/ranking", false),
@@ -110,17 +130,42 @@ mod tests {
     #[test]
     fn valid_topics_and_filters_are_told_from_others() {
         let longest = "x".repeat(LONGEST);
-        for topic in ["a", "/", "a//b", "über/antwort", " ", "a b", "$SYS/x", longest.as_str()] {
+        for topic in [
+            "a",
+            "/",
+            "a//b",
+            "über/antwort",
+            " ",
+            "a b",
+            "$SYS/x",
+            longest.as_str(),
+        ] {
             assert!(is_topic(topic) && is_filter(topic), "{topic}");
         }
         let long = "ü".repeat(LONGEST / 2 + 1);
         for neither in ["", "a\0b", "a+/b#", long.as_str()] {
             assert!(!is_topic(neither) && !is_filter(neither), "{neither}");
         }
-        for bad_topic in ["a/+", "#", "a\u{1}", "a\u{7f}", "a\u{85}", "a\u{fdd0}", "a\u{1ffff}"] {
+        for bad_topic in [
+            "a/+",
+            "#",
+            "a\u{1}",
+            "a\u{7f}",
+            "a\u{85}",
+            "a\u{fdd0}",
+            "a\u{1ffff}",
+        ] {
             assert!(!is_topic(bad_topic), "{bad_topic:?}");
         }
-        for filter in ["#", "+", "+/tennis/#", "/+/", "sport/#", "$share/group/a/+", "$share/group//"] {
+        for filter in [
+            "#",
+            "+",
+            "+/tennis/#",
+            "/+/",
+            "sport/#",
+            "$share/group/a/+",
+            "$share/group//",
+        ] {
             assert!(is_filter(filter), "{filter}");
         }
         for bad_filter in [
@@ -142,11 +187,21 @@ mod tests {
 
     #[test]
     fn no_topic_whatever_its_bytes_makes_matching_panic() {
-        let letters = ['a', '/', '+', '#', '$', '\0', 'ü', '\u{fffd}', '🙂', '\u{301}'];
-        let text = || (0..fastrand::usize(..6)).map(|_| letters[fastrand::usize(..letters.len())]).collect::<String>();
+        let letters = [
+            'a', '/', '+', '#', '$', '\0', 'ü', '\u{fffd}', '🙂', '\u{301}',
+        ];
+        let text = || {
+            (0..fastrand::usize(..6))
+                .map(|_| letters[fastrand::usize(..letters.len())])
+                .collect::<String>()
+        };
         for _ in 0..20_000 {
             let (topic, filter) = (text(), text());
-            let _ = (matches(&topic, &filter), is_topic(&topic), is_filter(&filter));
+            let _ = (
+                matches(&topic, &filter),
+                is_topic(&topic),
+                is_filter(&filter),
+            );
         }
     }
 }

@@ -1,7 +1,8 @@
-//! rumqttc's two protocols, MQTT 5 and 3.1.1, in one vocabulary: the one file that names them. Not for deciding anything.
+//! rumqttc's two protocols, MQTT 5 and 3.1.1, in one vocabulary: the one file that names them. Not
+//! for deciding anything.
 //!
-//! What 3.1.1 has no words for is missing here: properties of messages, a receive maximum, the broker's limits, the
-//! reason of a refusal.
+//! What 3.1.1 has no words for is missing here: properties of messages, a receive maximum, the
+//! broker's limits, the reason of a refusal.
 
 use std::time::Duration;
 
@@ -76,7 +77,8 @@ pub(super) struct Arrival {
     pub correlation: Option<Vec<u8>>,
 }
 
-/// Both halves of a connection to be made, with room for so many requests that wait; the error is about certificates.
+/// Both halves of a connection to be made, with room for so many requests that wait; the error is
+/// about certificates.
 pub(super) fn open(settings: &Settings, room: usize) -> Result<(Client, Events), Lost> {
     let transport = match &settings.tls {
         None => Transport::tcp(),
@@ -85,15 +87,18 @@ pub(super) fn open(settings: &Settings, room: usize) -> Result<(Client, Events),
             Transport::tls_with_config(TlsConfiguration::Rustls(tls))
         }
     };
-    // Otherwise small packets wait for each other. One message out to mosquitto, back in and acknowledged took
-    // 92 ms with delays on both sides, 45 ms with ours gone, 0.2 ms with mosquitto's gone too (`set_tcp_nodelay`).
+    // Otherwise small packets wait for each other. One message out to mosquitto, back in and
+    // acknowledged took 92 ms with delays on both sides, 45 ms with ours gone, 0.2 ms with
+    // mosquitto's gone too (`set_tcp_nodelay`).
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);
     network.set_connection_timeout(CONNECT_TIMEOUT_SECONDS);
     Ok(match settings.version {
         Version::Five => {
             let mut options = five_options(settings);
-            options.set_transport(transport).set_network_options(network);
+            options
+                .set_transport(transport)
+                .set_network_options(network);
             let (client, events) = v5::AsyncClient::new(options, room);
             (Client::Five(client), Events::Five(Box::new(events)))
         }
@@ -108,7 +113,9 @@ pub(super) fn open(settings: &Settings, room: usize) -> Result<(Client, Events),
 }
 
 fn five_options(settings: &Settings) -> v5::MqttOptions {
-    let Settings { client_id, broker, .. } = settings;
+    let Settings {
+        client_id, broker, ..
+    } = settings;
     let mut options = v5::MqttOptions::new(client_id, broker.bracketed_host(), broker.port);
     options
         .set_keep_alive(settings.keep_alive.max(LEAST_KEEP_ALIVE))
@@ -123,7 +130,14 @@ fn five_options(settings: &Settings) -> v5::MqttOptions {
     if let Some(username) = &settings.username {
         options.set_credentials(username, settings.password.as_deref().unwrap_or_default());
     }
-    if let Some(Message { topic, payload, retain, content_type, .. }) = settings.will.clone() {
+    if let Some(Message {
+        topic,
+        payload,
+        retain,
+        content_type,
+        ..
+    }) = settings.will.clone()
+    {
         let properties = five::LastWillProperties {
             delay_interval: None,
             payload_format_indicator: None,
@@ -133,25 +147,47 @@ fn five_options(settings: &Settings) -> v5::MqttOptions {
             correlation_data: None,
             user_properties: Vec::new(),
         };
-        options.set_last_will(five::LastWill::new(topic, payload, QoS::AtLeastOnce, retain, Some(properties)));
+        options.set_last_will(five::LastWill::new(
+            topic,
+            payload,
+            QoS::AtLeastOnce,
+            retain,
+            Some(properties),
+        ));
     }
     options
 }
 
 fn three_options(settings: &Settings) -> rumqttc::MqttOptions {
-    let Settings { client_id, broker, .. } = settings;
+    let Settings {
+        client_id, broker, ..
+    } = settings;
     let mut options = rumqttc::MqttOptions::new(client_id, broker.bracketed_host(), broker.port);
     options
         .set_keep_alive(settings.keep_alive.max(LEAST_KEEP_ALIVE))
         .set_clean_session(settings.session_expiry.is_zero())
-        .set_max_packet_size(settings.max_packet_bytes.max(1) as usize, LARGEST_PACKET as usize)
+        .set_max_packet_size(
+            settings.max_packet_bytes.max(1) as usize,
+            LARGEST_PACKET as usize,
+        )
         .set_inflight(PACKET_IDS)
         .set_manual_acks(true);
     if let Some(username) = &settings.username {
         options.set_credentials(username, settings.password.as_deref().unwrap_or_default());
     }
-    if let Some(Message { topic, payload, retain, .. }) = settings.will.clone() {
-        options.set_last_will(three::LastWill::new(topic, payload, QoS3::AtLeastOnce, retain));
+    if let Some(Message {
+        topic,
+        payload,
+        retain,
+        ..
+    }) = settings.will.clone()
+    {
+        options.set_last_will(three::LastWill::new(
+            topic,
+            payload,
+            QoS3::AtLeastOnce,
+            retain,
+        ));
     }
     options
 }
@@ -164,18 +200,22 @@ impl Client {
     pub fn subscribe(&self, filters: &[String]) -> bool {
         match self {
             Self::Five(client) => {
-                let filters = filters.iter().map(|filter| five::Filter::new(filter, QoS::AtLeastOnce));
+                let filters = filters
+                    .iter()
+                    .map(|filter| five::Filter::new(filter, QoS::AtLeastOnce));
                 client.try_subscribe_many(filters).is_ok()
             }
             Self::Three(client) => {
-                let filters =
-                    filters.iter().map(|filter| three::SubscribeFilter::new(filter.clone(), QoS3::AtLeastOnce));
+                let filters = filters
+                    .iter()
+                    .map(|filter| three::SubscribeFilter::new(filter.clone(), QoS3::AtLeastOnce));
                 client.try_subscribe_many(filters).is_ok()
             }
         }
     }
 
-    /// Nobody waits for the answer: a broker that refuses goes on sending, and what it sends is refused and said.
+    /// Nobody waits for the answer: a broker that refuses goes on sending, and what it sends is
+    /// refused and said.
     pub fn unsubscribe(&self, filter: &str) {
         let _ = match self {
             Self::Five(client) => client.try_unsubscribe(filter).is_ok(),
@@ -189,7 +229,8 @@ impl Client {
         match self {
             Self::Five(_) => {
                 let properties = Some(properties(message));
-                let mut packet = five::Publish::new(topic, QoS::AtLeastOnce, payload.clone(), properties);
+                let mut packet =
+                    five::Publish::new(topic, QoS::AtLeastOnce, payload.clone(), properties);
                 packet.pkid = 1; // Only counted in the size when set.
                 packet.size()
             }
@@ -205,12 +246,32 @@ impl Client {
         match self {
             Self::Five(client) => {
                 let properties = properties(&message);
-                let Message { topic, payload, retain, .. } = message;
-                client.try_publish_with_properties(topic, QoS::AtLeastOnce, retain, payload, properties).is_ok()
+                let Message {
+                    topic,
+                    payload,
+                    retain,
+                    ..
+                } = message;
+                client
+                    .try_publish_with_properties(
+                        topic,
+                        QoS::AtLeastOnce,
+                        retain,
+                        payload,
+                        properties,
+                    )
+                    .is_ok()
             }
             Self::Three(client) => {
-                let Message { topic, payload, retain, .. } = message;
-                client.try_publish(topic, QoS3::AtLeastOnce, retain, payload).is_ok()
+                let Message {
+                    topic,
+                    payload,
+                    retain,
+                    ..
+                } = message;
+                client
+                    .try_publish(topic, QoS3::AtLeastOnce, retain, payload)
+                    .is_ok()
             }
         }
     }
@@ -220,7 +281,11 @@ impl Client {
         // Fails only when the connection is gone, and then the broker sends the message again.
         let _ = match self {
             Self::Five(client) => {
-                let publish = five::Publish { pkid, qos: QoS::AtLeastOnce, ..five::Publish::default() };
+                let publish = five::Publish {
+                    pkid,
+                    qos: QoS::AtLeastOnce,
+                    ..five::Publish::default()
+                };
                 client.try_ack(&publish).is_ok()
             }
             Self::Three(client) => {
@@ -253,23 +318,32 @@ impl Events {
     pub async fn connected(&mut self, keep_alive: Duration) -> Result<Accepted, Lost> {
         match self {
             Self::Five(events) => {
-                let v5::Event::Incoming(five::Packet::ConnAck(connack)) = events.poll().await? else {
+                let v5::Event::Incoming(five::Packet::ConnAck(connack)) = events.poll().await?
+                else {
                     return Err(Lost::down("not an MQTT 5 broker: no ConnAck"));
                 };
                 let broker = connack.properties.as_ref();
                 // Zero means "none wanted", and rumqttc would take it for "all the time".
                 if broker.and_then(|broker| broker.server_keep_alive) == Some(0) {
-                    events.options.set_keep_alive(keep_alive.max(LEAST_KEEP_ALIVE));
+                    events
+                        .options
+                        .set_keep_alive(keep_alive.max(LEAST_KEEP_ALIVE));
                 }
                 Ok(Accepted {
                     session_present: connack.session_present,
-                    receive_maximum: broker.and_then(|broker| broker.receive_max).unwrap_or(u16::MAX),
-                    largest_packet: broker.and_then(|broker| broker.max_packet_size).unwrap_or(LARGEST_PACKET),
+                    receive_maximum: broker
+                        .and_then(|broker| broker.receive_max)
+                        .unwrap_or(u16::MAX),
+                    largest_packet: broker
+                        .and_then(|broker| broker.max_packet_size)
+                        .unwrap_or(LARGEST_PACKET),
                     retain_available: broker.and_then(|broker| broker.retain_available) != Some(0),
                 })
             }
             Self::Three(events) => {
-                let rumqttc::Event::Incoming(three::Packet::ConnAck(connack)) = events.poll().await? else {
+                let rumqttc::Event::Incoming(three::Packet::ConnAck(connack)) =
+                    events.poll().await?
+                else {
                     return Err(Lost::down("not an MQTT broker: no ConnAck"));
                 };
                 Ok(Accepted {
@@ -312,9 +386,14 @@ fn heard_in_five(packet: five::Packet) -> Heard {
         five::Packet::Publish(publish) => {
             let properties = publish.properties.unwrap_or_default();
             Heard::Publish(Arrival {
-                pkid: if publish.qos == QoS::AtMostOnce { 0 } else { publish.pkid },
+                pkid: if publish.qos == QoS::AtMostOnce {
+                    0
+                } else {
+                    publish.pkid
+                },
                 topic: String::from_utf8_lossy(&publish.topic).into_owned(),
-                // Copied: the network buffer it lies in may be larger and shared with its neighbours.
+                // Copied: the network buffer it lies in may be larger and shared with its
+                // neighbours.
                 payload: Bytes::copy_from_slice(&publish.payload),
                 retain: publish.retain,
                 redelivered: publish.dup,
@@ -336,7 +415,9 @@ fn heard_in_five(packet: five::Packet) -> Heard {
                 .return_codes
                 .into_iter()
                 .map(|code| match code {
-                    five::SubscribeReasonCode::Success(QoS::AtLeastOnce | QoS::ExactlyOnce) => Ok(()),
+                    five::SubscribeReasonCode::Success(QoS::AtLeastOnce | QoS::ExactlyOnce) => {
+                        Ok(())
+                    }
                     five::SubscribeReasonCode::Success(QoS::AtMostOnce) => Err(ONLY_QOS_0.into()),
                     code => Err(format!("{code:?}")),
                 })
@@ -349,7 +430,11 @@ fn heard_in_five(packet: five::Packet) -> Heard {
 fn heard_in_three(packet: three::Packet) -> Heard {
     match packet {
         three::Packet::Publish(publish) => Heard::Publish(Arrival {
-            pkid: if publish.qos == QoS3::AtMostOnce { 0 } else { publish.pkid },
+            pkid: if publish.qos == QoS3::AtMostOnce {
+                0
+            } else {
+                publish.pkid
+            },
             topic: publish.topic,
             payload: Bytes::copy_from_slice(&publish.payload),
             retain: publish.retain,
@@ -358,7 +443,10 @@ fn heard_in_three(packet: three::Packet) -> Heard {
             response_topic: None,
             correlation: None,
         }),
-        three::Packet::PubAck(puback) => Heard::PubAck { pkid: puback.pkid, result: Ok(()) },
+        three::Packet::PubAck(puback) => Heard::PubAck {
+            pkid: puback.pkid,
+            result: Ok(()),
+        },
         three::Packet::SubAck(suback) => Heard::SubAck {
             pkid: suback.pkid,
             granted: suback
@@ -375,19 +463,24 @@ fn heard_in_three(packet: three::Packet) -> Heard {
     }
 }
 
-/// rumqttc cannot read a Disconnect without properties, which is what mosquitto sends when another client takes the
-/// session, and only sees the connection end: the reason is often lost.
-const CLOSED: &str = "the broker closed the connection (stopped, or another client has our client id)";
+/// rumqttc cannot read a Disconnect without properties, which is what mosquitto sends when another
+/// client takes the session, and only sees the connection end: the reason is often lost.
+const CLOSED: &str =
+    "the broker closed the connection (stopped, or another client has our client id)";
 const NO_PINGS: &str = "the broker stopped answering pings";
 
 impl From<v5::ConnectionError> for Lost {
     fn from(error: v5::ConnectionError) -> Self {
         use v5::ConnectionError as Error;
         match error {
-            Error::ConnectionRefused(five::ConnectReturnCode::UnsupportedProtocolVersion) => {
-                Self { reason: "it speaks no MQTT 5; set mqtt.version = \"3.1.1\"".into(), kind: LostKind::Refused }
-            }
-            Error::ConnectionRefused(code) => Self { reason: format!("{code:?}"), kind: LostKind::Refused },
+            Error::ConnectionRefused(five::ConnectReturnCode::UnsupportedProtocolVersion) => Self {
+                reason: "it speaks no MQTT 5; set mqtt.version = \"3.1.1\"".into(),
+                kind: LostKind::Refused,
+            },
+            Error::ConnectionRefused(code) => Self {
+                reason: format!("{code:?}"),
+                kind: LostKind::Refused,
+            },
             Error::Timeout(_) => Self::down("no answer in time"),
             // The packet is not shown: it might be a message.
             Error::NotConnAck(_) => Self::down("not an MQTT 5 broker: no ConnAck"),
@@ -403,16 +496,22 @@ impl From<v5::StateError> for Lost {
     fn from(error: v5::StateError) -> Self {
         use v5::StateError as Error;
         match error {
-            Error::ServerDisconnect { reason_code: five::DisconnectReasonCode::SessionTakenOver, .. } => {
-                Self { reason: "another client has our client id".to_owned(), kind: LostKind::TakenOver }
-            }
+            Error::ServerDisconnect {
+                reason_code: five::DisconnectReasonCode::SessionTakenOver,
+                ..
+            } => Self {
+                reason: "another client has our client id".to_owned(),
+                kind: LostKind::TakenOver,
+            },
             Error::ServerDisconnect { reason_code, .. } => {
                 Self::down(format!("the broker ended the connection: {reason_code:?}"))
             }
-            Error::Deserialization(five_bytes::Error::PayloadSizeLimitExceeded { pkt_size, max }) => {
-                Self::too_large(pkt_size, max as usize)
-            }
-            Error::ConnectionAborted | Error::Deserialization(five_bytes::Error::PayloadRequired) => Self::closed(),
+            Error::Deserialization(five_bytes::Error::PayloadSizeLimitExceeded {
+                pkt_size,
+                max,
+            }) => Self::too_large(pkt_size, max as usize),
+            Error::ConnectionAborted
+            | Error::Deserialization(five_bytes::Error::PayloadRequired) => Self::closed(),
             Error::AwaitPingResp => Self::down(NO_PINGS),
             error => Self::down(error.to_string()),
         }
@@ -423,19 +522,24 @@ impl From<rumqttc::ConnectionError> for Lost {
     fn from(error: rumqttc::ConnectionError) -> Self {
         use rumqttc::{ConnectionError as Error, StateError};
         match error {
-            Error::ConnectionRefused(code) => Self { reason: format!("{code:?}"), kind: LostKind::Refused },
+            Error::ConnectionRefused(code) => Self {
+                reason: format!("{code:?}"),
+                kind: LostKind::Refused,
+            },
             Error::NetworkTimeout | Error::FlushTimeout => Self::down("no answer in time"),
             Error::NotConnAck(_) => Self::down("not an MQTT broker: no ConnAck"),
             Error::Io(error) => Self::down(error.to_string()),
             Error::Tls(error) => Self::tls(&error),
-            Error::MqttState(StateError::Deserialization(three_bytes::Error::PayloadSizeLimitExceeded(bytes))) => {
-                Self::down(format!(
-                    "the broker sent a packet of {bytes} bytes, more than mqtt.max_packet; \
+            Error::MqttState(StateError::Deserialization(
+                three_bytes::Error::PayloadSizeLimitExceeded(bytes),
+            )) => Self::down(format!(
+                "the broker sent a packet of {bytes} bytes, more than mqtt.max_packet; \
                      nothing behind it arrives until it expires or the limit is raised"
-                ))
-            }
+            )),
             Error::MqttState(StateError::ConnectionAborted) => Self::closed(),
-            Error::MqttState(StateError::Io(error)) if error.kind() == std::io::ErrorKind::ConnectionAborted => {
+            Error::MqttState(StateError::Io(error))
+                if error.kind() == std::io::ErrorKind::ConnectionAborted =>
+            {
                 Self::closed()
             }
             Error::MqttState(StateError::AwaitPingResp) => Self::down(NO_PINGS),
@@ -444,14 +548,23 @@ impl From<rumqttc::ConnectionError> for Lost {
     }
 }
 
-/// What is wrong with the broker's certificate when it is the time: boards without a battery wake in 1970.
+/// What is wrong with the broker's certificate when it is the time: boards without a battery wake
+/// in 1970.
 fn wrong_time(error: &rumqttc::TlsError) -> Option<String> {
     use rustls::CertificateError::{ExpiredContext, NotValidYetContext};
-    let rumqttc::TlsError::Io(error) = error else { return None };
-    let rustls::Error::InvalidCertificate(why) = error.get_ref()?.downcast_ref()? else { return None };
+    let rumqttc::TlsError::Io(error) = error else {
+        return None;
+    };
+    let rustls::Error::InvalidCertificate(why) = error.get_ref()?.downcast_ref()? else {
+        return None;
+    };
     let text = |time: &rustls::pki_types::UnixTime| {
-        let moment = OffsetDateTime::from_unix_timestamp(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
-        moment.map_or_else(|_| "a day beyond all calendars".into(), |moment| moment.date().to_string())
+        let moment =
+            OffsetDateTime::from_unix_timestamp(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
+        moment.map_or_else(
+            |_| "a day beyond all calendars".into(),
+            |moment| moment.date().to_string(),
+        )
     };
     match why {
         NotValidYetContext { time, not_before } => Some(format!(
@@ -472,14 +585,19 @@ fn wrong_time(error: &rumqttc::TlsError) -> Option<String> {
 
 impl Lost {
     fn closed() -> Self {
-        Self { reason: CLOSED.to_owned(), kind: LostKind::Closed }
+        Self {
+            reason: CLOSED.to_owned(),
+            kind: LostKind::Closed,
+        }
     }
 
     fn tls(error: &rumqttc::TlsError) -> Self {
         if let Some(sentence) = wrong_time(error) {
             return Self::down(sentence);
         }
-        Self::down(format!("no encrypted connection: {error}; see mqtt.ca_file, mqtt.client_cert and mqtt.client_key"))
+        Self::down(format!(
+            "no encrypted connection: {error}; see mqtt.ca_file, mqtt.client_cert and mqtt.client_key"
+        ))
     }
 
     fn too_large(bytes: usize, limit: usize) -> Self {

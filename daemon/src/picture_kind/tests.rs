@@ -8,32 +8,65 @@ const LIMIT: usize = 1 << 20;
 
 /// The bundled face, a JPEG of some kilobytes.
 fn jpeg() -> Vec<u8> {
-    std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/photos/noface.jpg")).unwrap()
+    std::fs::read(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/photos/noface.jpg"
+    ))
+    .unwrap()
 }
 
 fn png() -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
-    image::RgbImage::new(9, 9).write_to(&mut bytes, ImageFormat::Png).unwrap();
+    image::RgbImage::new(9, 9)
+        .write_to(&mut bytes, ImageFormat::Png)
+        .unwrap();
     bytes.into_inner()
 }
 
 #[test]
 fn a_picture_is_itself_whatever_blank_bytes_stand_before_it() {
     let jpeg = jpeg();
-    for before in [&b""[..], b"\r\n", b"\n", b"\xEF\xBB\xBF", b"\xEF\xBB\xBF\r\n", b" \t\0"] {
+    for before in [
+        &b""[..],
+        b"\r\n",
+        b"\n",
+        b"\xEF\xBB\xBF",
+        b"\xEF\xBB\xBF\r\n",
+        b" \t\0",
+    ] {
         let came = [before, &jpeg].concat();
-        assert_eq!(wrapping(&came), Ok((Format::Jpeg, Wrapping::Plain(before.len()))), "{before:?}");
+        assert_eq!(
+            wrapping(&came),
+            Ok((Format::Jpeg, Wrapping::Plain(before.len()))),
+            "{before:?}"
+        );
         assert_eq!(plain(&came, jpeg.len()).unwrap(), jpeg, "{before:?}");
     }
-    assert!(matches!(plain(&jpeg, 100), Err(NotAPicture::TooLarge { limit: 100 })));
+    assert!(matches!(
+        plain(&jpeg, 100),
+        Err(NotAPicture::TooLarge { limit: 100 })
+    ));
 }
 
 #[test]
 fn bytes_that_may_mean_something_before_a_picture_are_counted() {
-    for (before, count) in [(&b"abc"[..], 3), (b"\x02\x00\x00\x00\x01", 5), (b"frame 17:\r\n", 11)] {
+    for (before, count) in [
+        (&b"abc"[..], 3),
+        (b"\x02\x00\x00\x00\x01", 5),
+        (b"frame 17:\r\n", 11),
+    ] {
         let not = plain(&[before, &jpeg()].concat(), LIMIT).unwrap_err();
-        assert_eq!(not, NotAPicture::Preceded { bytes: count, format: Format::Jpeg });
-        assert_eq!(not.to_string(), format!("has {count} bytes before its JPEG begins; send it without them"));
+        assert_eq!(
+            not,
+            NotAPicture::Preceded {
+                bytes: count,
+                format: Format::Jpeg
+            }
+        );
+        assert_eq!(
+            not.to_string(),
+            format!("has {count} bytes before its JPEG begins; send it without them")
+        );
     }
 }
 
@@ -42,7 +75,11 @@ fn base64_is_undone_however_it_is_written() {
     for picture in [jpeg(), png()] {
         let standard = STANDARD.encode(&picture);
         let lines = |width, end| {
-            let lines: Vec<_> = standard.as_bytes().chunks(width).map(|line| str::from_utf8(line).unwrap()).collect();
+            let lines: Vec<_> = standard
+                .as_bytes()
+                .chunks(width)
+                .map(|line| str::from_utf8(line).unwrap())
+                .collect();
             lines.join(end) + end
         };
         let written = [
@@ -61,17 +98,27 @@ fn base64_is_undone_however_it_is_written() {
         ];
         for text in written {
             let undone = plain(text.as_bytes(), picture.len());
-            assert!(undone.as_deref() == Ok(&picture[..]), "{text:.60}: {undone:.80?}");
-            assert!(matches!(plain(text.as_bytes(), picture.len() - 1), Err(NotAPicture::TooLarge { .. })));
+            assert!(
+                undone.as_deref() == Ok(&picture[..]),
+                "{text:.60}: {undone:.80?}"
+            );
+            assert!(matches!(
+                plain(text.as_bytes(), picture.len() - 1),
+                Err(NotAPicture::TooLarge { .. })
+            ));
         }
         let mut spoilt = standard.clone();
         spoilt.insert(1000.min(standard.len() / 2), '%');
         assert!(plain(spoilt.as_bytes(), LIMIT).is_err(), "{spoilt:.40}");
         let twice = format!("{}=={standard}", &standard[..standard.len() / 8 * 4]);
         let refused = plain(twice.as_bytes(), LIMIT).unwrap_err();
-        // Text is told from base64 by its beginning: a short one that goes wrong there is just text.
+        // Text is told from base64 by its beginning: a short one that goes wrong there is just
+        // text.
         if standard.len() > 4 * HEAD_BYTES {
-            assert!(matches!(refused, NotAPicture::BadBase64 { .. }), "{refused}");
+            assert!(
+                matches!(refused, NotAPicture::BadBase64 { .. }),
+                "{refused}"
+            );
         }
     }
 }
@@ -87,49 +134,124 @@ fn what_is_no_picture_is_named_with_what_to_change() {
         b"\r\n--X--\r\n",
     ]
     .concat();
-    let stream = [b"--frame\r\nContent-Type: image/jpeg\r\n\r\n".as_slice(), &picture].concat();
-    let no_breaks =
-        |bytes: &[u8]| -> Vec<u8> { bytes.iter().filter(|byte| !matches!(byte, 0 | b'\r' | b'\n')).copied().collect() };
+    let stream = [
+        b"--frame\r\nContent-Type: image/jpeg\r\n\r\n".as_slice(),
+        &picture,
+    ]
+    .concat();
+    let no_breaks = |bytes: &[u8]| -> Vec<u8> {
+        bytes
+            .iter()
+            .filter(|byte| !matches!(byte, 0 | b'\r' | b'\n'))
+            .copied()
+            .collect()
+    };
     let heic = STANDARD.encode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic");
-    let utf16: Vec<u8> = "\u{feff}/srv/a.jpg".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let utf16: Vec<u8> = "\u{feff}/srv/a.jpg"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
     let text = |text: String| text.into_bytes();
     let cases: Vec<(Vec<u8>, &str, &str)> = vec![
         (b"\0\0\0\x18ftypheic\0\0\0\0".into(), "HEIC", "JPEG"),
         (b"\0\0\0\x18ftypavif\0\0\0\0".into(), "AVIF", "JPEG"),
         (b"\0\0\0\x0cJXL \r\n\x87\n".into(), "JPEG XL", "JPEG"),
-        (text(format!("data:image/heic;base64,{heic}")), "HEIC as base64", "JPEG"),
-        (b"\0\0\0\x18ftypisom\0\0\0\0".into(), "an MP4 or QuickTime video", "still"),
-        (b"\x1f\x8b\x08\0\0\0\0\0".into(), "a gzip archive", "Content-Encoding: gzip"),
+        (
+            text(format!("data:image/heic;base64,{heic}")),
+            "HEIC as base64",
+            "JPEG",
+        ),
+        (
+            b"\0\0\0\x18ftypisom\0\0\0\0".into(),
+            "an MP4 or QuickTime video",
+            "still",
+        ),
+        (
+            b"\x1f\x8b\x08\0\0\0\0\0".into(),
+            "a gzip archive",
+            "Content-Encoding: gzip",
+        ),
         (b"\x28\xb5\x2f\xfd\0\0".into(), "zstd", "unpacked"),
         (b"PK\x03\x04\x14\0".into(), "a ZIP archive", "unpacked"),
-        (text(format!("{{\"type\":\"Buffer\",\"data\":[{}]}}", numbers.join(","))), "Node-RED", "msg.payload"),
-        (text(format!("{{ \"data\" : [{}], \"type\": \"Buffer\" }}", numbers.join(", "))), "Node-RED", "msg.payload"),
-        (text(format!("[{}]", numbers.join(", "))), "list of numbers", "bytes"),
-        (text(format!("{{\"image\":\"{base64}\"}}")), "base64 in it", "bytes"),
+        (
+            text(format!(
+                "{{\"type\":\"Buffer\",\"data\":[{}]}}",
+                numbers.join(",")
+            )),
+            "Node-RED",
+            "msg.payload",
+        ),
+        (
+            text(format!(
+                "{{ \"data\" : [{}], \"type\": \"Buffer\" }}",
+                numbers.join(", ")
+            )),
+            "Node-RED",
+            "msg.payload",
+        ),
+        (
+            text(format!("[{}]", numbers.join(", "))),
+            "list of numbers",
+            "bytes",
+        ),
+        (
+            text(format!("{{\"image\":\"{base64}\"}}")),
+            "base64 in it",
+            "bytes",
+        ),
         (b"{\"error\":\"not found\"}".into(), "JSON", "JPEG"),
         (multipart, "a multipart form", "Content-Type"),
         (stream, "MJPEG", "one JPEG"),
-        (b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n".into(), "HTTP answer", "itself"),
-        (b"picture=%FF%D8%FF%E0&name=Ann".into(), "key=value", "--data-binary"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n".into(),
+            "HTTP answer",
+            "itself",
+        ),
+        (
+            b"picture=%FF%D8%FF%E0&name=Ann".into(),
+            "key=value",
+            "--data-binary",
+        ),
         (no_breaks(&picture), "curl -d", "--data-binary"),
         (no_breaks(&png()), "curl -d", "--data-binary"),
-        (b"\n<!DOCTYPE html><title>Log in</title>".into(), "an HTML page", "browser"),
-        (b"<?xml version=\"1.0\"?><svg/>".into(), "an SVG drawing", "JPEG"),
+        (
+            b"\n<!DOCTYPE html><title>Log in</title>".into(),
+            "an HTML page",
+            "browser",
+        ),
+        (
+            b"<?xml version=\"1.0\"?><svg/>".into(),
+            "an SVG drawing",
+            "JPEG",
+        ),
         (utf16, "UTF-16", "UTF-8"),
-        (b"FFD8FFE000104A46494600010100".into(), "hexadecimal", "bytes"),
+        (
+            b"FFD8FFE000104A46494600010100".into(),
+            "hexadecimal",
+            "bytes",
+        ),
         (b"https://camera/snapshot.jpg".into(), "URL", "bytes"),
         (b"BM25 is a ranking function".into(), "plain text", "JPEG"),
         ("Grüße".into(), "plain text", "JPEG"),
-        (b"/srv/kithd/inbox/cameras/front/20240101.jpg".into(), "plain text", "JPEG"),
+        (
+            b"/srv/kithd/inbox/cameras/front/20240101.jpg".into(),
+            "plain text",
+            "JPEG",
+        ),
         (vec![0; 4096], "zero bytes", "again"),
     ];
     for (bytes, what, instead) in cases {
         let said = plain(&bytes, LIMIT).unwrap_err().to_string();
-        assert!(said.starts_with("is ") && said.contains(what), "{said:?} does not say {what:?}");
+        assert!(
+            said.starts_with("is ") && said.contains(what),
+            "{said:?} does not say {what:?}"
+        );
         assert!(said.contains(instead), "{said:?} does not say {instead:?}");
     }
     assert_eq!(plain(b"", LIMIT), Err(NotAPicture::Empty));
-    assert!(matches!(plain(&[0xFF], LIMIT), Err(NotAPicture::Unknown { starts_with }) if starts_with == "ff"));
+    assert!(
+        matches!(plain(&[0xFF], LIMIT), Err(NotAPicture::Unknown { starts_with }) if starts_with == "ff")
+    );
 }
 
 #[test]
@@ -138,8 +260,15 @@ fn text_and_noise_of_any_length_are_told_without_a_panic() {
     for _ in 0..20_000 {
         let length = random.usize(0..700);
         let narrow = random.bool();
-        let bytes: Vec<u8> =
-            (0..length).map(|_| if narrow { random.alphanumeric() as u8 } else { random.u8(..) }).collect();
+        let bytes: Vec<u8> = (0..length)
+            .map(|_| {
+                if narrow {
+                    random.alphanumeric() as u8
+                } else {
+                    random.u8(..)
+                }
+            })
+            .collect();
         let _ = plain(&bytes, 300);
     }
 }

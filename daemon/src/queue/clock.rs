@@ -1,15 +1,17 @@
-//! Two clocks. The queue clock: milliseconds this database has been in use. And the board's, as far as it can be believed.
+//! Two clocks. The queue clock: milliseconds this database has been in use. And the board's, as far
+//! as it can be believed.
 //!
-//! Boards have no clock battery, so retry times never use the wall clock. The queue clock goes on from the last value
-//! written with a row; time spent switched off does not count, so a wait can only be repeated, never skipped for ever.
+//! Boards have no clock battery, so retry times never use the wall clock. The queue clock goes on
+//! from the last value written with a row; time spent switched off does not count, so a wait can
+//! only be repeated, never skipped for ever.
 
 use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// systemd-timesyncd makes it once a time server has answered. The kernel would know of every client, but asking it is
-/// among the calls that the unit closes (`ProtectClock=`).
+/// systemd-timesyncd makes it once a time server has answered. The kernel would know of every
+/// client, but asking it is among the calls that the unit closes (`ProtectClock=`).
 const SYNCHRONISED: &str = "/run/systemd/timesync/synchronized";
 /// A difference between the clocks that is a jump.
 const JUMP: Duration = Duration::from_secs(60);
@@ -24,7 +26,10 @@ pub struct QueueClock {
 impl QueueClock {
     /// Goes on from `base_ms`.
     pub fn resume(base_ms: i64) -> Self {
-        Self { base_ms, started: Instant::now() }
+        Self {
+            base_ms,
+            started: Instant::now(),
+        }
     }
 
     /// Now.
@@ -51,7 +56,8 @@ pub struct Steadiness {
 }
 
 impl Steadiness {
-    /// How long the board's clock has been synchronised and gone on without a jump, which only looking can tell.
+    /// How long the board's clock has been synchronised and gone on without a jump, which only
+    /// looking can tell.
     pub fn look(&mut self, synchronised: bool, wall_ms: i64, now: Instant) -> Option<Duration> {
         if !synchronised {
             self.last = None;
@@ -77,7 +83,9 @@ mod tests {
         let year_ms = 365 * 86_400_000;
         let mut look = |synchronised, seconds, jumped_ms| {
             let wall_ms = 1_800_000_000_000 + i64::try_from(seconds).unwrap() * 1000 + jumped_ms;
-            clock.look(synchronised, wall_ms, start + Duration::from_secs(seconds)).map(|steady| steady.as_secs())
+            clock
+                .look(synchronised, wall_ms, start + Duration::from_secs(seconds))
+                .map(|steady| steady.as_secs())
         };
         assert_eq!(look(false, 0, -year_ms), None);
         assert_eq!(look(true, 10, 0), Some(0));

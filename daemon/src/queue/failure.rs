@@ -1,5 +1,5 @@
-//! Why an image could not be recognised, and the three things that follow from it, decided in this one place:
-//! try again or not, the breaker's business or not, and the sentence the operator reads.
+//! Why an image could not be recognised, and the three things that follow from it, decided in this
+//! one place: try again or not, the breaker's business or not, and the sentence the operator reads.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -80,7 +80,8 @@ pub enum Again {
     Attempt,
     /// As often as needed: the attempt is given back.
     Refunded,
-    /// As often as needed until the file or root has been away for `retry.missing_file`; attempts are given back.
+    /// As often as needed until the file or root has been away for `retry.missing_file`; attempts
+    /// are given back.
     WhileFileMissing,
     /// The same with `retry.missing_root`.
     WhileRootMissing,
@@ -102,10 +103,19 @@ pub struct Verdict {
 impl Failure {
     /// The three decisions.
     pub fn verdict(&self) -> Verdict {
-        let verdict =
-            |again, counts_for_breaker, sentence| Verdict { again, counts_for_breaker, alone: false, sentence };
+        let verdict = |again, counts_for_breaker, sentence| Verdict {
+            again,
+            counts_for_breaker,
+            alone: false,
+            sentence,
+        };
         // One poison picture ends as failed and takes nobody with it.
-        let alone = |again, counts_for_breaker, sentence| Verdict { again, counts_for_breaker, alone: true, sentence };
+        let alone = |again, counts_for_breaker, sentence| Verdict {
+            again,
+            counts_for_breaker,
+            alone: true,
+            sentence,
+        };
         match self {
             Self::Unreadable { why, .. } => verdict(Again::Final, false, why.clone()),
             Self::TooLarge { bytes, limit } => verdict(
@@ -113,9 +123,11 @@ impl Failure {
                 false,
                 format!("the picture has {bytes} bytes, more than intake.max_bytes = {limit}"),
             ),
-            Self::OutsideRoots(path) => {
-                verdict(Again::Final, false, format!("{} is not below one of intake.roots", path.display()))
-            }
+            Self::OutsideRoots(path) => verdict(
+                Again::Final,
+                false,
+                format!("{} is not below one of intake.roots", path.display()),
+            ),
             Self::Link(path) => verdict(
                 Again::Final,
                 false,
@@ -124,39 +136,61 @@ impl Failure {
                     path.display()
                 ),
             ),
-            Self::NotAFile { path, kind } => {
-                verdict(Again::Final, false, format!("{} is not a regular file but {kind}", path.display()))
-            }
-            Self::FileMissing { path, error } => {
-                verdict(Again::WhileFileMissing, false, format!("{} cannot be read: {error}", path.display()))
-            }
+            Self::NotAFile { path, kind } => verdict(
+                Again::Final,
+                false,
+                format!("{} is not a regular file but {kind}", path.display()),
+            ),
+            Self::FileMissing { path, error } => verdict(
+                Again::WhileFileMissing,
+                false,
+                format!("{} cannot be read: {error}", path.display()),
+            ),
             Self::RootAbsent { root, error } => verdict(
                 Again::WhileRootMissing,
                 false,
                 format!("the folder {} is not available: {error}", root.display()),
             ),
-            Self::SpoolMissing(file) => {
-                verdict(Again::Final, false, format!("the stored picture {file} is gone from the state folder"))
-            }
-            Self::EngineFailed(why) => {
-                verdict(Again::Attempt, true, format!("the engine failed over this picture: {why}"))
-            }
-            Self::EngineDied(how) => {
-                alone(Again::Attempt, false, format!("the engine died over this picture, and nothing else: {how}"))
-            }
-            Self::EngineDiedAmongSeveral(how) => {
-                alone(Again::Refunded, true, format!("the engine died with several pictures in it: {how}"))
-            }
-            Self::EngineDeadline { limit, lone } => {
-                alone(Again::Attempt, !lone, format!("the engine took longer than {:.1} s", limit.as_secs_f32()))
-            }
-            Self::EngineMalformed(why) => {
-                verdict(Again::Attempt, true, format!("the engine's answer made no sense: {why}"))
-            }
-            Self::EngineUnreachable(why) => {
-                verdict(Again::Refunded, true, format!("the engine cannot be reached: {why}"))
-            }
-            Self::EngineAway(why) => verdict(Again::Refunded, false, format!("waits for the engine: {why}")),
+            Self::SpoolMissing(file) => verdict(
+                Again::Final,
+                false,
+                format!("the stored picture {file} is gone from the state folder"),
+            ),
+            Self::EngineFailed(why) => verdict(
+                Again::Attempt,
+                true,
+                format!("the engine failed over this picture: {why}"),
+            ),
+            Self::EngineDied(how) => alone(
+                Again::Attempt,
+                false,
+                format!("the engine died over this picture, and nothing else: {how}"),
+            ),
+            Self::EngineDiedAmongSeveral(how) => alone(
+                Again::Refunded,
+                true,
+                format!("the engine died with several pictures in it: {how}"),
+            ),
+            Self::EngineDeadline { limit, lone } => alone(
+                Again::Attempt,
+                !lone,
+                format!("the engine took longer than {:.1} s", limit.as_secs_f32()),
+            ),
+            Self::EngineMalformed(why) => verdict(
+                Again::Attempt,
+                true,
+                format!("the engine's answer made no sense: {why}"),
+            ),
+            Self::EngineUnreachable(why) => verdict(
+                Again::Refunded,
+                true,
+                format!("the engine cannot be reached: {why}"),
+            ),
+            Self::EngineAway(why) => verdict(
+                Again::Refunded,
+                false,
+                format!("waits for the engine: {why}"),
+            ),
         }
     }
 }
@@ -168,14 +202,24 @@ mod tests {
     #[test]
     fn a_bad_picture_is_final_and_never_the_breakers_business() {
         for failure in [
-            Failure::Unreadable { why: "the JPEG is cut off".into(), by: EngineRole::Primary },
+            Failure::Unreadable {
+                why: "the JPEG is cut off".into(),
+                by: EngineRole::Primary,
+            },
             Failure::TooLarge { bytes: 2, limit: 1 },
             Failure::OutsideRoots("/etc/shadow".into()),
             Failure::Link("/a/link.jpg".into()),
-            Failure::NotAFile { path: "/dev/zero".into(), kind: "a character device" },
+            Failure::NotAFile {
+                path: "/dev/zero".into(),
+                kind: "a character device",
+            },
         ] {
             let verdict = failure.verdict();
-            assert_eq!((verdict.again, verdict.counts_for_breaker), (Again::Final, false), "{failure:?}");
+            assert_eq!(
+                (verdict.again, verdict.counts_for_breaker),
+                (Again::Final, false),
+                "{failure:?}"
+            );
         }
     }
 
@@ -183,43 +227,91 @@ mod tests {
     fn the_engines_faults_are_tried_again_and_count() {
         for failure in [
             Failure::EngineFailed("x".into()),
-            Failure::EngineDeadline { limit: Duration::from_secs(1), lone: false },
+            Failure::EngineDeadline {
+                limit: Duration::from_secs(1),
+                lone: false,
+            },
             Failure::EngineMalformed("x".into()),
         ] {
             let verdict = failure.verdict();
-            assert_eq!((verdict.again, verdict.counts_for_breaker), (Again::Attempt, true), "{failure:?}");
+            assert_eq!(
+                (verdict.again, verdict.counts_for_breaker),
+                (Again::Attempt, true),
+                "{failure:?}"
+            );
         }
     }
 
     #[test]
     fn a_lone_death_before_a_passed_self_test_is_the_pictures_fault_and_not_the_engines() {
-        for failure in
-            [Failure::EngineDied("x".into()), Failure::EngineDeadline { limit: Duration::from_secs(1), lone: true }]
-        {
-            let Verdict { again, counts_for_breaker, alone, .. } = failure.verdict();
-            assert_eq!((again, counts_for_breaker, alone), (Again::Attempt, false, true), "{failure:?}");
+        for failure in [
+            Failure::EngineDied("x".into()),
+            Failure::EngineDeadline {
+                limit: Duration::from_secs(1),
+                lone: true,
+            },
+        ] {
+            let Verdict {
+                again,
+                counts_for_breaker,
+                alone,
+                ..
+            } = failure.verdict();
+            assert_eq!(
+                (again, counts_for_breaker, alone),
+                (Again::Attempt, false, true),
+                "{failure:?}"
+            );
         }
     }
 
     #[test]
     fn a_death_among_several_costs_no_attempt_and_each_runs_alone_next() {
-        let Verdict { again, counts_for_breaker, alone, .. } = Failure::EngineDiedAmongSeveral("x".into()).verdict();
-        assert_eq!((again, counts_for_breaker, alone), (Again::Refunded, true, true));
+        let Verdict {
+            again,
+            counts_for_breaker,
+            alone,
+            ..
+        } = Failure::EngineDiedAmongSeveral("x".into()).verdict();
+        assert_eq!(
+            (again, counts_for_breaker, alone),
+            (Again::Refunded, true, true)
+        );
     }
 
     #[test]
     fn an_engine_that_is_not_there_costs_no_attempt() {
         let unreachable = Failure::EngineUnreachable("x".into()).verdict();
-        assert_eq!((unreachable.again, unreachable.counts_for_breaker), (Again::Refunded, true));
+        assert_eq!(
+            (unreachable.again, unreachable.counts_for_breaker),
+            (Again::Refunded, true)
+        );
         let away = Failure::EngineAway("x".into()).verdict();
-        assert_eq!((away.again, away.counts_for_breaker), (Again::Refunded, false));
+        assert_eq!(
+            (away.again, away.counts_for_breaker),
+            (Again::Refunded, false)
+        );
     }
 
     #[test]
     fn a_missing_file_or_mount_waits_and_does_not_count() {
-        let file = Failure::FileMissing { path: "/a/b".into(), error: "gone".into() }.verdict();
-        assert_eq!((file.again, file.counts_for_breaker), (Again::WhileFileMissing, false));
-        let root = Failure::RootAbsent { root: "/a".into(), error: "gone".into() }.verdict();
-        assert_eq!((root.again, root.counts_for_breaker), (Again::WhileRootMissing, false));
+        let file = Failure::FileMissing {
+            path: "/a/b".into(),
+            error: "gone".into(),
+        }
+        .verdict();
+        assert_eq!(
+            (file.again, file.counts_for_breaker),
+            (Again::WhileFileMissing, false)
+        );
+        let root = Failure::RootAbsent {
+            root: "/a".into(),
+            error: "gone".into(),
+        }
+        .verdict();
+        assert_eq!(
+            (root.again, root.counts_for_breaker),
+            (Again::WhileRootMissing, false)
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Images that wait for their file or its root: found by looking, not by trying, and counted apart from the others.
+//! Images that wait for their file or its root: found by looking, not by trying, and counted apart
+//! from the others.
 
 use std::sync::atomic::Ordering;
 
@@ -23,7 +24,8 @@ impl Queue {
         Ok(self.store.oldest_pending().await?)
     }
 
-    /// Images accepted after `after` whose files were not looked at, some at a time; `None`: there are no more images.
+    /// Images accepted after `after` whose files were not looked at, some at a time; `None`: there
+    /// are no more images.
     pub async fn unseen(&self, after: ImageId) -> Result<(Vec<Look>, Option<ImageId>), QueueError> {
         Ok(self.store.unseen(after, BATCH).await?)
     }
@@ -33,19 +35,27 @@ impl Queue {
         Ok(self.store.missing(after, BATCH).await?)
     }
 
-    /// Whether an image that waits for its file is to be looked at now; the others are claimed anyway.
+    /// Whether an image that waits for its file is to be looked at now; the others are claimed
+    /// anyway.
     pub fn waits(&self, look: &Look) -> bool {
         look.due_ms > self.clock.now_ms()
     }
 
-    /// How many images of each source are thought to wait for their file, in the order of [`Source::ALL`].
+    /// How many images of each source are thought to wait for their file, in the order of
+    /// [`Source::ALL`].
     pub fn missing_by_source(&self) -> [u64; Source::ALL.len()] {
         std::array::from_fn(|source| self.missing[source].load(Ordering::Relaxed))
     }
 
-    /// As many as these were thought to wait, and so many do; those that have begun to since then are counted on.
-    pub fn count_missing(&self, thought: [u64; Source::ALL.len()], counts: [u64; Source::ALL.len()]) {
-        for (missing, (thought, count)) in self.missing.iter().zip(thought.into_iter().zip(counts)) {
+    /// As many as these were thought to wait, and so many do; those that have begun to since then
+    /// are counted on.
+    pub fn count_missing(
+        &self,
+        thought: [u64; Source::ALL.len()],
+        counts: [u64; Source::ALL.len()],
+    ) {
+        for (missing, (thought, count)) in self.missing.iter().zip(thought.into_iter().zip(counts))
+        {
             missing.fetch_add(count.wrapping_sub(thought), Ordering::Relaxed);
         }
     }
@@ -65,9 +75,12 @@ impl Queue {
         self.missing[source as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes down what looks at files found: who goes on, who waits and for how long. What cannot be mended by waiting is
-    /// left to the claim, which says so.
-    pub async fn looked(&self, looked: Vec<(Look, Result<Standing, Failure>)>) -> Result<(), QueueError> {
+    /// Takes down what looks at files found: who goes on, who waits and for how long. What cannot
+    /// be mended by waiting is left to the claim, which says so.
+    pub async fn looked(
+        &self,
+        looked: Vec<(Look, Result<Standing, Failure>)>,
+    ) -> Result<(), QueueError> {
         let now_ms = self.clock.now_ms();
         let mut looks = Looks::default();
         for (look, found) in looked {

@@ -1,6 +1,7 @@
 //! The rules of the durable queue: submit, claim, finish, fail, and the retry schedule.
 //!
-//! Every move of an image between states goes through here. It opens no picture and knows no source.
+//! Every move of an image between states goes through here. It opens no picture and knows no
+//! source.
 
 mod clock;
 mod failure;
@@ -16,7 +17,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::config;
-use crate::domain::{Accepted, Claimed, EngineRole, Identified, ImageId, NewImage, Source, wall_clock_ms};
+use crate::domain::{
+    Accepted, Claimed, EngineRole, Identified, ImageId, NewImage, Source, wall_clock_ms,
+};
 use crate::result::{Stamp, message};
 use crate::store::{End, Place, PutBack, Store, StoreError, Told};
 use clock::QueueClock;
@@ -44,7 +47,9 @@ pub enum QueueError {
         limit: u64,
     },
     /// More at once than could ever be taken.
-    #[error("{count} images at once are more than intake.max_pending = {limit}; send fewer at a time")]
+    #[error(
+        "{count} images at once are more than intake.max_pending = {limit}; send fewer at a time"
+    )]
     TooMany {
         /// Asked for.
         count: u64,
@@ -123,10 +128,22 @@ impl Queue {
         let (unfinished, camera_bytes) = (Arc::default(), Arc::default());
         let tally = Arc::default();
         let (rules, missing) = (Arc::new(rules), Arc::default());
-        let queue = Self { store, clock, rules, unfinished, missing, camera_bytes, tally };
+        let queue = Self {
+            store,
+            clock,
+            rules,
+            unfinished,
+            missing,
+            camera_bytes,
+            tally,
+        };
         let counts = queue.store.counts().await?;
-        queue.unfinished.store(counts.pending + counts.processing, Ordering::Relaxed);
-        queue.camera_bytes.store(queue.store.waiting_camera_bytes().await?, Ordering::Relaxed);
+        queue
+            .unfinished
+            .store(counts.pending + counts.processing, Ordering::Relaxed);
+        queue
+            .camera_bytes
+            .store(queue.store.waiting_camera_bytes().await?, Ordering::Relaxed);
         Ok(queue)
     }
 
@@ -144,13 +161,23 @@ impl Queue {
     pub async fn submit(&self, images: Vec<NewImage>) -> Result<Vec<Accepted>, QueueError> {
         let count = images.len() as u64;
         if count > self.rules.max_pending {
-            return Err(QueueError::TooMany { count, limit: self.rules.max_pending });
+            return Err(QueueError::TooMany {
+                count,
+                limit: self.rules.max_pending,
+            });
         }
         // Counted before the commit, so that an image never ends before it was counted.
-        let unfinished = self.unfinished.fetch_add(count, Ordering::Relaxed).saturating_sub(self.missing_total());
+        let unfinished = self
+            .unfinished
+            .fetch_add(count, Ordering::Relaxed)
+            .saturating_sub(self.missing_total());
         if unfinished + count > self.rules.max_pending {
             self.unfinished.fetch_sub(count, Ordering::Relaxed);
-            return Err(QueueError::Full { count, unfinished, limit: self.rules.max_pending });
+            return Err(QueueError::Full {
+                count,
+                unfinished,
+                limit: self.rules.max_pending,
+            });
         }
         let camera = |image: &&NewImage| image.source == Source::Camera;
         let camera_bytes: u64 = images.iter().filter(camera).map(|image| image.bytes).sum();
@@ -159,7 +186,10 @@ impl Queue {
         // On its own: a sender that hangs up must not stop the counting half-way.
         let accepting = tokio::spawn(async move {
             let (now_ms, wall_ms) = (queue.clock.now_ms(), wall_clock_ms());
-            let accepted = queue.store.accept(images, now_ms, wall_ms, clock::synchronised()).await;
+            let accepted = queue
+                .store
+                .accept(images, now_ms, wall_ms, clock::synchronised())
+                .await;
             let new = match &accepted {
                 Ok(Ok(accepted)) => accepted.iter().filter(|image| image.new).count() as u64,
                 _ => 0,
@@ -168,7 +198,9 @@ impl Queue {
             queue.count(|tally| tally.accepted += new);
             if new == 0 {
                 // A camera sends one at a time.
-                queue.camera_bytes.fetch_sub(camera_bytes, Ordering::Relaxed);
+                queue
+                    .camera_bytes
+                    .fetch_sub(camera_bytes, Ordering::Relaxed);
             }
             accepted
         });
@@ -185,12 +217,20 @@ impl Queue {
 
     /// Makes sure that a commit reaches the disk.
     pub async fn try_disk(&self) -> Result<(), QueueError> {
-        Ok(self.store.set_fact("tried_disk", wall_clock_ms().to_string()).await?)
+        Ok(self
+            .store
+            .set_fact("tried_disk", wall_clock_ms().to_string())
+            .await?)
     }
 
     /// Images not finished yet, without those that wait for their file, and how many there may be.
     pub fn load(&self) -> (u64, u64) {
-        (self.unfinished.load(Ordering::Relaxed).saturating_sub(self.missing_total()), self.rules.max_pending)
+        (
+            self.unfinished
+                .load(Ordering::Relaxed)
+                .saturating_sub(self.missing_total()),
+            self.rules.max_pending,
+        )
     }
 
     /// What was done since the last time this was asked.
@@ -209,29 +249,46 @@ impl Queue {
         self.store.work()
     }
 
-    /// Claims up to `room` due images. One that must run alone is claimed only when `idle`, and by itself.
+    /// Claims up to `room` due images. One that must run alone is claimed only when `idle`, and by
+    /// itself.
     pub async fn claim(&self, room: usize, idle: bool) -> Result<Claim, QueueError> {
         if self.store.claims_are_held() {
-            return Ok(Claim { images: Vec::new(), next_due: Some(HELD) });
+            return Ok(Claim {
+                images: Vec::new(),
+                next_due: Some(HELD),
+            });
         }
         let now_ms = self.clock.now_ms();
         let due = self.store.next_due(now_ms).await?;
         if due.alone_running || (due.alone && !idle) {
             // Whoever is in flight ends first; its end wakes the dispatcher.
-            return Ok(Claim { images: Vec::new(), next_due: None });
+            return Ok(Claim {
+                images: Vec::new(),
+                next_due: None,
+            });
         }
         let images = match due.next_ms {
             Some(next_ms) if next_ms <= now_ms => self.store.claim(room, due.alone, now_ms).await?,
             _ => Vec::new(),
         };
-        Ok(Claim { images, next_due: due.next_ms.map(|next_ms| self.clock.until(next_ms)) })
+        Ok(Claim {
+            images,
+            next_due: due.next_ms.map(|next_ms| self.clock.until(next_ms)),
+        })
     }
 
-    /// Ends an image with its result. False: it was already ended elsewhere, and nothing was written.
-    pub async fn finish(&self, claimed: Claimed, identified: Identified) -> Result<bool, QueueError> {
+    /// Ends an image with its result. False: it was already ended elsewhere, and nothing was
+    /// written.
+    pub async fn finish(
+        &self,
+        claimed: Claimed,
+        identified: Identified,
+    ) -> Result<bool, QueueError> {
         let end = self.end(&claimed, Ok(&identified))?;
         let (end, identified) = (Arc::new(end), Arc::new(identified));
-        let done = self.until_stored(|| self.store.finish(Arc::clone(&end), Arc::clone(&identified))).await?;
+        let done = self
+            .until_stored(|| self.store.finish(Arc::clone(&end), Arc::clone(&identified)))
+            .await?;
         self.ended(&claimed, done);
         if done {
             self.count(|tally| tally.processed(identified.timings.as_ref()));
@@ -246,7 +303,8 @@ impl Queue {
         let since_ms = claimed.missing_since_ms.unwrap_or(now_ms);
         let missing = Duration::from_millis(u64::try_from(now_ms - since_ms).unwrap_or(0));
         let retry = &self.rules.retry;
-        let newly_missing = claimed.missing_since_ms.is_none() && longest_wait_ms(retry, verdict.again).is_some();
+        let newly_missing =
+            claimed.missing_since_ms.is_none() && longest_wait_ms(retry, verdict.again).is_some();
         if newly_missing && claimed.file.is_none() && !self.may_miss(claimed.source) {
             let sentence = format!(
                 "{}; it is not waited for: {} images of {} wait for their files, as many as intake.max_missing allows",
@@ -257,29 +315,42 @@ impl Queue {
         let (wait, refund) = match verdict.again {
             Again::Final => return self.give_up(claimed, failure, verdict.sentence).await,
             Again::Attempt if claimed.attempts >= retry.attempts => {
-                let sentence = format!("{}; given up after {} attempts", verdict.sentence, claimed.attempts);
+                let sentence = format!(
+                    "{}; given up after {} attempts",
+                    verdict.sentence, claimed.attempts
+                );
                 return self.give_up(claimed, failure, sentence).await;
             }
             Again::WhileFileMissing if missing >= retry.missing_file => {
-                return self.give_up(claimed, failure, waited_in_vain(&verdict.sentence, missing)).await;
+                return self
+                    .give_up(claimed, failure, waited_in_vain(&verdict.sentence, missing))
+                    .await;
             }
             Again::WhileRootMissing if missing >= retry.missing_root => {
-                return self.give_up(claimed, failure, waited_in_vain(&verdict.sentence, missing)).await;
+                return self
+                    .give_up(claimed, failure, waited_in_vain(&verdict.sentence, missing))
+                    .await;
             }
             Again::Attempt => (backoff(retry, claimed.attempts), false),
-            Again::Refunded if verdict.counts_for_breaker && !verdict.alone => (backoff(retry, 1), true),
+            Again::Refunded if verdict.counts_for_breaker && !verdict.alone => {
+                (backoff(retry, 1), true)
+            }
             // The breaker stands before the next claim; it needs no wait of its own.
             Again::Refunded => (Duration::ZERO, true),
             // The file is looked for meanwhile; what was spooled is tried.
             Again::WhileFileMissing | Again::WhileRootMissing if claimed.file.is_none() => {
                 let longest_ms = longest_wait_ms(retry, verdict.again).unwrap_or_default();
                 let wait_ms = since_ms.saturating_add(longest_ms).saturating_sub(now_ms);
-                (Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0)), true)
+                (
+                    Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0)),
+                    true,
+                )
             }
             // Look often at first, then rarely: a share of the time it has been away.
-            Again::WhileFileMissing | Again::WhileRootMissing => {
-                ((missing / 4).clamp(retry.first_wait, retry.longest_wait), true)
-            }
+            Again::WhileFileMissing | Again::WhileRootMissing => (
+                (missing / 4).clamp(retry.first_wait, retry.longest_wait),
+                true,
+            ),
         };
         tracing::info!(
             image = claimed.id,
@@ -300,7 +371,8 @@ impl Queue {
             refund,
             alone: verdict.alone,
         };
-        self.until_stored(|| self.store.put_back(back.clone())).await?;
+        self.until_stored(|| self.store.put_back(back.clone()))
+            .await?;
         if newly_missing {
             self.misses(claimed.source);
         }
@@ -320,20 +392,28 @@ impl Queue {
             refund: true,
             alone: false,
         };
-        self.until_stored(|| self.store.put_back(back.clone())).await?;
+        self.until_stored(|| self.store.put_back(back.clone()))
+            .await?;
         Ok(())
     }
 
-    /// Takes one attempt back from images that failed because the engine did, not because of what they are.
+    /// Takes one attempt back from images that failed because the engine did, not because of what
+    /// they are.
     pub async fn refund(&self, images: Vec<ImageId>) -> Result<(), QueueError> {
         Ok(self.store.refund(images).await?)
     }
 
-    /// Everything an engine made since its self-test last vouched for it is done again; says how much that is.
-    pub async fn redo_unverified(&self, role: EngineRole, reason: &str) -> Result<usize, QueueError> {
+    /// Everything an engine made since its self-test last vouched for it is done again; says how
+    /// much that is.
+    pub async fn redo_unverified(
+        &self,
+        role: EngineRole,
+        reason: &str,
+    ) -> Result<usize, QueueError> {
         let now_ms = self.clock.now_ms();
-        let (count, camera_bytes) =
-            self.until_stored(|| self.store.redo_unverified(role, reason.to_string(), now_ms)).await?;
+        let (count, camera_bytes) = self
+            .until_stored(|| self.store.redo_unverified(role, reason.to_string(), now_ms))
+            .await?;
         self.unfinished.fetch_add(count as u64, Ordering::Relaxed);
         self.camera_bytes.fetch_add(camera_bytes, Ordering::Relaxed);
         Ok(count)
@@ -347,36 +427,52 @@ impl Queue {
             let told = queue.store.try_again(id, queue.clock.now_ms()).await?;
             if let Told::Done { camera_bytes, .. } = told {
                 queue.unfinished.fetch_add(1, Ordering::Relaxed);
-                queue.camera_bytes.fetch_add(camera_bytes, Ordering::Relaxed);
+                queue
+                    .camera_bytes
+                    .fetch_add(camera_bytes, Ordering::Relaxed);
             }
             Ok(told)
         });
         telling.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// An operator wants an image gone, with all that is known of it. `Told::Done`: it is, but for its file, which is left to
-    /// [`Store::delete_discarded`].
+    /// An operator wants an image gone, with all that is known of it. `Told::Done`: it is, but for
+    /// its file, which is left to [`Store::delete_discarded`].
     pub async fn remove(&self, id: ImageId) -> Result<Told, QueueError> {
         let queue = self.clone();
         let telling = tokio::spawn(async move {
             let told = queue.store.remove_image(id).await?;
-            if let Told::Done { camera_bytes, waiting: true, .. } = told {
+            if let Told::Done {
+                camera_bytes,
+                waiting: true,
+                ..
+            } = told
+            {
                 queue.unfinished.fetch_sub(1, Ordering::Relaxed);
-                queue.camera_bytes.fetch_sub(camera_bytes, Ordering::Relaxed);
+                queue
+                    .camera_bytes
+                    .fetch_sub(camera_bytes, Ordering::Relaxed);
             }
             Ok(told)
         });
         telling.await.map_err(|_| StoreError::Closed)?
     }
 
-    async fn give_up(&self, claimed: Claimed, failure: &Failure, reason: String) -> Result<(), QueueError> {
+    async fn give_up(
+        &self,
+        claimed: Claimed,
+        failure: &Failure,
+        reason: String,
+    ) -> Result<(), QueueError> {
         tracing::warn!(image = claimed.id, path = claimed.path, "failed: {reason}");
         let mut end = self.end(&claimed, Err(&reason))?;
         if let Failure::Unreadable { by, .. } = failure {
             end.judged_by = Some(*by);
         }
         let end = Arc::new(end);
-        let done = self.until_stored(|| self.store.fail(Arc::clone(&end), reason.clone())).await?;
+        let done = self
+            .until_stored(|| self.store.fail(Arc::clone(&end), reason.clone()))
+            .await?;
         self.ended(&claimed, done);
         if done {
             self.count(|tally| tally.failed += 1);
@@ -389,7 +485,8 @@ impl Queue {
             // Counted up at submit and at open, so they cannot pass zero.
             self.unfinished.fetch_sub(1, Ordering::Relaxed);
             if claimed.source == Source::Camera && claimed.file.is_some() {
-                self.camera_bytes.fetch_sub(claimed.bytes, Ordering::Relaxed);
+                self.camera_bytes
+                    .fetch_sub(claimed.bytes, Ordering::Relaxed);
             }
         }
     }
@@ -400,7 +497,8 @@ impl Queue {
             result_id: &result_id,
             device: &self.rules.device,
             finished_at_ms: wall_clock_ms(),
-            duration_ms: i64::try_from(claimed.claimed_at.elapsed().as_millis()).unwrap_or(i64::MAX),
+            duration_ms: i64::try_from(claimed.claimed_at.elapsed().as_millis())
+                .unwrap_or(i64::MAX),
         };
         Ok(End {
             id: claimed.id,
@@ -424,7 +522,9 @@ impl Queue {
             match write().await {
                 Err(error) if !matches!(error, StoreError::Closed) => {
                     if !std::mem::replace(&mut said, true) {
-                        tracing::warn!("the database does not take a result, tried again until it does: {error}");
+                        tracing::warn!(
+                            "the database does not take a result, tried again until it does: {error}"
+                        );
                     }
                     tokio::time::sleep(Duration::from_secs(2)).await;
                 }
@@ -435,13 +535,21 @@ impl Queue {
 }
 
 fn waited_in_vain(sentence: &str, missing: Duration) -> String {
-    format!("{sentence}; given up after {} minutes", missing.as_secs() / 60)
+    format!(
+        "{sentence}; given up after {} minutes",
+        missing.as_secs() / 60
+    )
 }
 
-/// Doubles from the first wait to the longest, with up to a fifth of jitter so that images do not return in step.
+/// Doubles from the first wait to the longest, with up to a fifth of jitter so that images do not
+/// return in step.
 fn backoff(retry: &config::Retry, attempts: u32) -> Duration {
-    let doubled = retry.first_wait.saturating_mul(1 << attempts.saturating_sub(1).min(20));
-    doubled.min(retry.longest_wait).mul_f64(1.0 + 0.2 * fastrand::f64())
+    let doubled = retry
+        .first_wait
+        .saturating_mul(1 << attempts.saturating_sub(1).min(20));
+    doubled
+        .min(retry.longest_wait)
+        .mul_f64(1.0 + 0.2 * fastrand::f64())
 }
 
 #[cfg(test)]

@@ -14,33 +14,52 @@ const BATCH: usize = 200;
 impl Queue {
     /// Puts images left `processing` back to `pending`, their attempts refunded.
     ///
-    /// The daemon decodes nothing, so its death says nothing about them: what a picture can kill is the engine.
+    /// The daemon decodes nothing, so its death says nothing about them: what a picture can kill is
+    /// the engine.
     pub async fn recover(&self) -> Result<(), QueueError> {
         let left = self.store.put_back_in_flight().await?;
         if left > 0 {
-            tracing::info!("{left} images were in flight when kithd last stopped; they are run again");
+            tracing::info!(
+                "{left} images were in flight when kithd last stopped; they are run again"
+            );
         }
         Ok(())
     }
 
-    /// Puts the spool in order before anything comes in; answers how many pictures in it the database had no row of, which
-    /// are queued again. They were accepted once: `intake.max_pending` does not hold for them.
+    /// Puts the spool in order before anything comes in; answers how many pictures in it the
+    /// database had no row of, which are queued again. They were accepted once:
+    /// `intake.max_pending` does not hold for them.
     pub async fn recover_spool(&self, state_dir: &Path) -> Result<usize, QueueError> {
         // First, so that what was erased is not taken for what was lost.
         if let Some(error) = self.store.delete_discarded().await? {
-            tracing::warn!("pictures that are needed no more cannot be deleted from the spool yet: {error}");
+            tracing::warn!(
+                "pictures that are needed no more cannot be deleted from the spool yet: {error}"
+            );
         }
         let (folder, named) = (state_dir.to_path_buf(), self.store.files_in_use().await?);
         let tidying = tokio::task::spawn_blocking(move || spool::tidy(&folder, &named));
         let lost = tidying
             .await
             .map_err(|_| StoreError::Closed)?
-            .map_err(|source| StoreError::Io { path: state_dir.join(spool::SPOOL), source })?;
+            .map_err(|source| StoreError::Io {
+                path: state_dir.join(spool::SPOOL),
+                source,
+            })?;
         let (mut camera_bytes, count) = (0, lost.len());
         for batch in lost.chunks(BATCH) {
-            self.store.queue_again(batch.to_vec(), self.clock.now_ms(), wall_clock_ms(), clock::synchronised()).await?;
-            camera_bytes +=
-                batch.iter().filter(|lost| lost.source == Source::Camera).map(|lost| lost.bytes).sum::<u64>();
+            self.store
+                .queue_again(
+                    batch.to_vec(),
+                    self.clock.now_ms(),
+                    wall_clock_ms(),
+                    clock::synchronised(),
+                )
+                .await?;
+            camera_bytes += batch
+                .iter()
+                .filter(|lost| lost.source == Source::Camera)
+                .map(|lost| lost.bytes)
+                .sum::<u64>();
         }
         self.unfinished.fetch_add(count as u64, Ordering::Relaxed);
         self.camera_bytes.fetch_add(camera_bytes, Ordering::Relaxed);

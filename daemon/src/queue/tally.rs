@@ -21,9 +21,19 @@ impl Tally {
     pub fn processed(&mut self, timings: Option<&Timings>) {
         self.processed += 1;
         if let Some(timings) = timings {
-            let Timings { decode_ms, detect_ms, align_ms, embed_ms, encode_ms } = *timings;
+            let Timings {
+                decode_ms,
+                detect_ms,
+                align_ms,
+                embed_ms,
+                encode_ms,
+            } = *timings;
             self.timed += 1;
-            for (sum, ms) in self.stages.iter_mut().zip([decode_ms, detect_ms, align_ms, embed_ms, encode_ms]) {
+            for (sum, ms) in self
+                .stages
+                .iter_mut()
+                .zip([decode_ms, detect_ms, align_ms, embed_ms, encode_ms])
+            {
                 *sum += ms;
             }
         }

@@ -1,5 +1,6 @@
-//! The circuit breaker around the primary engine: states and transitions (M. Nygard, Release It!, "Circuit Breaker").
-//! Pure: time and chance come in from outside. Not for calling anything; that is the guard's.
+//! The circuit breaker around the primary engine: states and transitions (M. Nygard, Release It!,
+//! "Circuit Breaker"). Pure: time and chance come in from outside. Not for calling anything; that
+//! is the guard's.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,10 @@ impl State {
     }
 
     fn closed() -> Self {
-        Self::Closed { failed: Vec::new(), failures: 0 }
+        Self::Closed {
+            failed: Vec::new(),
+            failures: 0,
+        }
     }
 }
 
@@ -46,11 +50,13 @@ pub struct Transition {
     pub reason: Option<BreakerReason>,
     /// For the operator.
     pub sentence: String,
-    /// Images whose failures led to it, the last one apart: the engine's fault, so their attempts are given back.
+    /// Images whose failures led to it, the last one apart: the engine's fault, so their attempts
+    /// are given back.
     pub blamed: Vec<ImageId>,
 }
 
-/// Names the closed period a call began in. A call that ends in another one comes too late to count.
+/// Names the closed period a call began in. A call that ends in another one comes too late to
+/// count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket(u64);
 
@@ -115,13 +121,25 @@ impl Breaker {
 
     /// As it was when the last run ended, and then as an operator has told it meanwhile.
     pub fn restore(&mut self, snapshot: Snapshot, now: Instant) -> Option<Transition> {
-        let Snapshot { state, remaining_ms, pings_failed, reason, sentence } = snapshot;
+        let Snapshot {
+            state,
+            remaining_ms,
+            pings_failed,
+            reason,
+            sentence,
+        } = snapshot;
         let longest = self.settings.longest_cool_down.mul_f64(1.0 + JITTER);
         let remaining = Duration::from_millis(remaining_ms).min(longest);
         self.state = match state {
             BreakerState::Closed => return None,
-            BreakerState::Open => State::Open { until: now + remaining, pings_failed },
-            BreakerState::HalfOpen => State::Open { until: now, pings_failed },
+            BreakerState::Open => State::Open {
+                until: now + remaining,
+                pings_failed,
+            },
+            BreakerState::HalfOpen => State::Open {
+                until: now,
+                pings_failed,
+            },
             BreakerState::ForcedOpen => State::ForcedOpen,
         };
         self.last = Some((reason, sentence));
@@ -132,14 +150,26 @@ impl Breaker {
 
     /// What to keep for the next run.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
-        let (reason, sentence) = self.last.clone().unwrap_or((BreakerReason::Operator, String::new()));
+        let (reason, sentence) = self
+            .last
+            .clone()
+            .unwrap_or((BreakerReason::Operator, String::new()));
         let (remaining, pings_failed) = match &self.state {
-            State::Open { until, pings_failed } => (until.saturating_duration_since(now), *pings_failed),
+            State::Open {
+                until,
+                pings_failed,
+            } => (until.saturating_duration_since(now), *pings_failed),
             State::HalfOpen { pings_failed } => (Duration::ZERO, *pings_failed),
             State::Closed { .. } | State::ForcedOpen => (Duration::ZERO, 0),
         };
         let remaining_ms = u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX);
-        Snapshot { state: self.state.name(), remaining_ms, pings_failed, reason, sentence }
+        Snapshot {
+            state: self.state.name(),
+            remaining_ms,
+            pings_failed,
+            reason,
+            sentence,
+        }
     }
 
     /// Where it is.
@@ -162,10 +192,16 @@ impl Breaker {
 
     /// Time spent in each state it has been in, the present one included.
     pub fn time_in_states(&self, now: Instant) -> Vec<(BreakerState, Duration)> {
-        let mut times: Vec<_> = BreakerState::ALL.iter().map(|state| (*state, Duration::ZERO)).collect();
+        let mut times: Vec<_> = BreakerState::ALL
+            .iter()
+            .map(|state| (*state, Duration::ZERO))
+            .collect();
         let present = (self.state(), now.saturating_duration_since(self.entered));
         for (state, spent) in self.before.iter().chain([&present]) {
-            times.iter_mut().filter(|(name, _)| name == state).for_each(|(_, time)| *time += *spent);
+            times
+                .iter_mut()
+                .filter(|(name, _)| name == state)
+                .for_each(|(_, time)| *time += *spent);
         }
         times
     }
@@ -194,7 +230,13 @@ impl Breaker {
     }
 
     /// A call was answered after `took`. A slow answer counts as a failure.
-    pub fn answered(&mut self, ticket: Ticket, image: ImageId, took: Duration, now: Instant) -> Option<Transition> {
+    pub fn answered(
+        &mut self,
+        ticket: Ticket,
+        image: ImageId,
+        took: Duration,
+        now: Instant,
+    ) -> Option<Transition> {
         if took > self.settings.slow_call {
             let sentence = format!("a call took {:.1} s", took.as_secs_f32());
             return self.failed(ticket, Some(image), BreakerReason::Slow, sentence, now);
@@ -222,12 +264,19 @@ impl Breaker {
         if self.is_late(ticket) {
             return None;
         }
-        match self.counters.failures.iter_mut().find(|(kind, _)| *kind == reason) {
+        match self
+            .counters
+            .failures
+            .iter_mut()
+            .find(|(kind, _)| *kind == reason)
+        {
             Some((_, count)) => *count += 1,
             None => self.counters.failures.push((reason, 1)),
         }
         self.last = Some((reason, sentence.clone()));
-        let State::Closed { failed, failures } = &mut self.state else { return None };
+        let State::Closed { failed, failures } = &mut self.state else {
+            return None;
+        };
         // A slow answer is kept, so there is no attempt to give back.
         failed.extend(image.filter(|_| reason != BreakerReason::Slow));
         *failures += 1;
@@ -250,15 +299,22 @@ impl Breaker {
     }
 
     /// Opens it at once: the engine does not start, or it lies.
-    pub fn trip(&mut self, reason: BreakerReason, sentence: String, now: Instant) -> Option<Transition> {
-        let State::Closed { failed, .. } = &mut self.state else { return None };
+    pub fn trip(
+        &mut self,
+        reason: BreakerReason,
+        sentence: String,
+        now: Instant,
+    ) -> Option<Transition> {
+        let State::Closed { failed, .. } = &mut self.state else {
+            return None;
+        };
         let blamed = std::mem::take(failed);
         self.counters.trips += 1;
         self.open(0, blamed, reason, sentence, now)
     }
 
-    /// The images before `last` in a row of failures, if there is any but `last`: one picture alone proves nothing
-    /// against the engine.
+    /// The images before `last` in a row of failures, if there is any but `last`: one picture alone
+    /// proves nothing against the engine.
     fn others(failed: &mut Vec<ImageId>, last: Option<ImageId>) {
         if failed.last().copied() == last {
             failed.pop();
@@ -271,9 +327,18 @@ impl Breaker {
     /// Begins a ping that is due; false when none is, or one is under way.
     pub fn begin_ping(&mut self, now: Instant) -> Option<Transition> {
         match self.state {
-            State::Open { until, pings_failed } if until <= now => {
+            State::Open {
+                until,
+                pings_failed,
+            } if until <= now => {
                 let sentence = "the engine is tested".to_string();
-                self.enter(State::HalfOpen { pings_failed }, None, sentence, Vec::new(), now)
+                self.enter(
+                    State::HalfOpen { pings_failed },
+                    None,
+                    sentence,
+                    Vec::new(),
+                    now,
+                )
             }
             _ => None,
         }
@@ -285,12 +350,25 @@ impl Breaker {
             return None;
         }
         self.counters.pings.0 += 1;
-        self.enter(State::closed(), None, "the engine passed its test".into(), Vec::new(), now)
+        self.enter(
+            State::closed(),
+            None,
+            "the engine passed its test".into(),
+            Vec::new(),
+            now,
+        )
     }
 
     /// The ping failed: the next wait is twice as long.
-    pub fn ping_failed(&mut self, reason: BreakerReason, sentence: String, now: Instant) -> Option<Transition> {
-        let State::HalfOpen { pings_failed } = self.state else { return None };
+    pub fn ping_failed(
+        &mut self,
+        reason: BreakerReason,
+        sentence: String,
+        now: Instant,
+    ) -> Option<Transition> {
+        let State::HalfOpen { pings_failed } = self.state else {
+            return None;
+        };
         self.counters.pings.1 += 1;
         self.open(pings_failed + 1, Vec::new(), reason, sentence, now)
     }
@@ -300,7 +378,8 @@ impl Breaker {
         let by_operator = Some(BreakerReason::Operator);
         self.told = Some(command);
         match (command, &self.state) {
-            (BreakerCommand::Open, State::ForcedOpen) | (BreakerCommand::Close, State::Closed { .. }) => None,
+            (BreakerCommand::Open, State::ForcedOpen)
+            | (BreakerCommand::Close, State::Closed { .. }) => None,
             (BreakerCommand::Open, _) => {
                 self.counters.trips += 1;
                 let blamed = match &mut self.state {
@@ -311,12 +390,25 @@ impl Breaker {
                 self.last = Some((BreakerReason::Operator, sentence.clone()));
                 self.enter(State::ForcedOpen, by_operator, sentence, blamed, now)
             }
-            (BreakerCommand::Close, _) => {
-                self.enter(State::closed(), by_operator, "closed by an operator".into(), Vec::new(), now)
-            }
+            (BreakerCommand::Close, _) => self.enter(
+                State::closed(),
+                by_operator,
+                "closed by an operator".into(),
+                Vec::new(),
+                now,
+            ),
             (BreakerCommand::Auto, State::ForcedOpen) => {
-                let open = State::Open { until: now, pings_failed: 0 };
-                self.enter(open, by_operator, "left to itself by an operator".into(), Vec::new(), now)
+                let open = State::Open {
+                    until: now,
+                    pings_failed: 0,
+                };
+                self.enter(
+                    open,
+                    by_operator,
+                    "left to itself by an operator".into(),
+                    Vec::new(),
+                    now,
+                )
             }
             (BreakerCommand::Auto, _) => None,
         }
@@ -330,10 +422,24 @@ impl Breaker {
         sentence: String,
         now: Instant,
     ) -> Option<Transition> {
-        let doubled = self.settings.cool_down.saturating_mul(1 << pings_failed.min(20));
-        let cool_down = doubled.min(self.settings.longest_cool_down).mul_f64(1.0 + JITTER * fastrand::f64());
+        let doubled = self
+            .settings
+            .cool_down
+            .saturating_mul(1 << pings_failed.min(20));
+        let cool_down = doubled
+            .min(self.settings.longest_cool_down)
+            .mul_f64(1.0 + JITTER * fastrand::f64());
         self.last = Some((reason, sentence.clone()));
-        self.enter(State::Open { until: now + cool_down, pings_failed }, Some(reason), sentence, blamed, now)
+        self.enter(
+            State::Open {
+                until: now + cool_down,
+                pings_failed,
+            },
+            Some(reason),
+            sentence,
+            blamed,
+            now,
+        )
     }
 
     fn enter(
@@ -353,7 +459,13 @@ impl Breaker {
         self.entered = now;
         self.period += 1;
         self.state = state;
-        Some(Transition { from, to: self.state(), reason, sentence, blamed })
+        Some(Transition {
+            from,
+            to: self.state(),
+            reason,
+            sentence,
+            blamed,
+        })
     }
 }
 
@@ -377,12 +489,20 @@ mod tests {
 
     fn fail(breaker: &mut Breaker, image: ImageId, now: Instant) -> Option<Transition> {
         let ticket = breaker.begin().unwrap();
-        breaker.failed(ticket, Some(image), BreakerReason::Crash, "boom".into(), now)
+        breaker.failed(
+            ticket,
+            Some(image),
+            BreakerReason::Crash,
+            "boom".into(),
+            now,
+        )
     }
 
     fn opened() -> (Breaker, Instant) {
         let (mut breaker, now) = breaker();
-        breaker.trip(BreakerReason::Start, "no GPU".into(), now).unwrap();
+        breaker
+            .trip(BreakerReason::Start, "no GPU".into(), now)
+            .unwrap();
         (breaker, now)
     }
 
@@ -392,8 +512,14 @@ mod tests {
         assert_eq!(fail(&mut breaker, 1, now), None);
         assert_eq!(fail(&mut breaker, 2, now), None);
         let opened = fail(&mut breaker, 3, now).unwrap();
-        assert_eq!((opened.from, opened.to), (BreakerState::Closed, BreakerState::Open));
-        assert_eq!((opened.blamed, opened.reason), (vec![1, 2], Some(BreakerReason::Crash)));
+        assert_eq!(
+            (opened.from, opened.to),
+            (BreakerState::Closed, BreakerState::Open)
+        );
+        assert_eq!(
+            (opened.blamed, opened.reason),
+            (vec![1, 2], Some(BreakerReason::Crash))
+        );
         assert_eq!(opened.sentence, "3 failures in a row; the last one: boom");
         assert_eq!(breaker.begin(), None);
     }
@@ -401,7 +527,10 @@ mod tests {
     #[test]
     fn one_picture_that_fails_each_time_opens_it_and_gets_nothing_back() {
         let (mut breaker, now) = breaker();
-        assert_eq!((fail(&mut breaker, 1, now), fail(&mut breaker, 1, now)), (None, None));
+        assert_eq!(
+            (fail(&mut breaker, 1, now), fail(&mut breaker, 1, now)),
+            (None, None)
+        );
         assert!(fail(&mut breaker, 1, now).unwrap().blamed.is_empty());
     }
 
@@ -426,7 +555,10 @@ mod tests {
             last = breaker.answered(ticket, image, 3 * SECOND, now);
         }
         let opened = last.unwrap();
-        assert_eq!((opened.reason, opened.blamed), (Some(BreakerReason::Slow), vec![]));
+        assert_eq!(
+            (opened.reason, opened.blamed),
+            (Some(BreakerReason::Slow), vec![])
+        );
         assert_eq!(breaker.counters().successes, 0);
     }
 
@@ -434,14 +566,25 @@ mod tests {
     fn calls_that_end_after_it_opened_change_nothing_not_even_after_it_closed_again() {
         let (mut breaker, now) = breaker();
         let ticket = breaker.begin().unwrap();
-        breaker.trip(BreakerReason::SelfTest, "it lies".into(), now).unwrap();
-        assert_eq!(breaker.failed(ticket, Some(1), BreakerReason::Crash, "late".into(), now), None);
+        breaker
+            .trip(BreakerReason::SelfTest, "it lies".into(), now)
+            .unwrap();
+        assert_eq!(
+            breaker.failed(ticket, Some(1), BreakerReason::Crash, "late".into(), now),
+            None
+        );
         assert_eq!(breaker.last_reason().unwrap().1, "it lies");
         breaker.command(BreakerCommand::Close, now).unwrap();
         for _ in 0..5 {
-            assert_eq!(breaker.failed(ticket, Some(1), BreakerReason::Crash, "later".into(), now), None);
+            assert_eq!(
+                breaker.failed(ticket, Some(1), BreakerReason::Crash, "later".into(), now),
+                None
+            );
         }
-        assert_eq!((breaker.state(), breaker.counters().late), (BreakerState::Closed, 6));
+        assert_eq!(
+            (breaker.state(), breaker.counters().late),
+            (BreakerState::Closed, 6)
+        );
     }
 
     #[test]
@@ -449,7 +592,10 @@ mod tests {
         let (mut breaker, now) = opened();
         assert_eq!(breaker.begin_ping(now + 9 * SECOND), None);
         let later = now + 12 * SECOND;
-        assert_eq!(breaker.begin_ping(later).unwrap().to, BreakerState::HalfOpen);
+        assert_eq!(
+            breaker.begin_ping(later).unwrap().to,
+            BreakerState::HalfOpen
+        );
         assert_eq!((breaker.begin_ping(later), breaker.begin()), (None, None));
         assert_eq!(breaker.ping_passed(later).unwrap().to, BreakerState::Closed);
         assert_eq!(breaker.ping_passed(later), None);
@@ -457,38 +603,72 @@ mod tests {
     }
 
     #[test]
-    fn the_cool_down_doubles_with_each_failed_ping_up_to_the_longest_and_starts_anew_after_closing() {
+    fn the_cool_down_doubles_with_each_failed_ping_up_to_the_longest_and_starts_anew_after_closing()
+    {
         let (mut breaker, mut now) = opened();
         for seconds in [10, 20, 40, 60, 60] {
             let wait = breaker.next_ping(now).unwrap();
-            assert!((f64::from(seconds)..=f64::from(seconds) * 1.2).contains(&wait.as_secs_f64()), "{wait:?}");
+            assert!(
+                (f64::from(seconds)..=f64::from(seconds) * 1.2).contains(&wait.as_secs_f64()),
+                "{wait:?}"
+            );
             now += wait;
             breaker.begin_ping(now).unwrap();
-            let reopened = breaker.ping_failed(BreakerReason::Unreachable, "refused".into(), now).unwrap();
-            assert_eq!((reopened.from, reopened.to), (BreakerState::HalfOpen, BreakerState::Open));
+            let reopened = breaker
+                .ping_failed(BreakerReason::Unreachable, "refused".into(), now)
+                .unwrap();
+            assert_eq!(
+                (reopened.from, reopened.to),
+                (BreakerState::HalfOpen, BreakerState::Open)
+            );
         }
         now += breaker.next_ping(now).unwrap();
         breaker.begin_ping(now).unwrap();
         breaker.ping_passed(now).unwrap();
         breaker.trip(BreakerReason::Start, "x".into(), now).unwrap();
         assert!(breaker.next_ping(now).unwrap() <= 12 * SECOND);
-        assert_eq!((breaker.counters().trips, breaker.counters().pings), (2, (1, 5)));
+        assert_eq!(
+            (breaker.counters().trips, breaker.counters().pings),
+            (2, (1, 5))
+        );
     }
 
     #[test]
     fn an_operator_forces_it_open_until_told_otherwise() {
         let (mut breaker, now) = breaker();
         let opened = breaker.command(BreakerCommand::Open, now).unwrap();
-        assert_eq!((opened.to, opened.reason), (BreakerState::ForcedOpen, Some(BreakerReason::Operator)));
+        assert_eq!(
+            (opened.to, opened.reason),
+            (BreakerState::ForcedOpen, Some(BreakerReason::Operator))
+        );
         assert_eq!(breaker.command(BreakerCommand::Open, now), None);
         let later = now + 10_000 * SECOND;
-        assert_eq!((breaker.next_ping(later), breaker.begin_ping(later), breaker.begin()), (None, None, None));
+        assert_eq!(
+            (
+                breaker.next_ping(later),
+                breaker.begin_ping(later),
+                breaker.begin()
+            ),
+            (None, None, None)
+        );
         assert_eq!(breaker.trip(BreakerReason::Start, "x".into(), later), None);
-        assert_eq!(breaker.command(BreakerCommand::Auto, later).unwrap().to, BreakerState::Open);
-        assert_eq!(breaker.begin_ping(later).unwrap().to, BreakerState::HalfOpen);
-        assert_eq!(breaker.command(BreakerCommand::Open, later).unwrap().to, BreakerState::ForcedOpen);
+        assert_eq!(
+            breaker.command(BreakerCommand::Auto, later).unwrap().to,
+            BreakerState::Open
+        );
+        assert_eq!(
+            breaker.begin_ping(later).unwrap().to,
+            BreakerState::HalfOpen
+        );
+        assert_eq!(
+            breaker.command(BreakerCommand::Open, later).unwrap().to,
+            BreakerState::ForcedOpen
+        );
         assert_eq!(breaker.ping_passed(later), None);
-        assert_eq!(breaker.command(BreakerCommand::Close, later).unwrap().to, BreakerState::Closed);
+        assert_eq!(
+            breaker.command(BreakerCommand::Close, later).unwrap().to,
+            BreakerState::Closed
+        );
         assert_eq!(breaker.command(BreakerCommand::Auto, later), None);
     }
 
@@ -499,7 +679,10 @@ mod tests {
         let text = serde_json::to_string(&kept).unwrap();
         let (mut restarted, later) = breaker();
         restarted.restore(serde_json::from_str(&text).unwrap(), later);
-        assert_eq!((restarted.state(), restarted.begin()), (BreakerState::Open, None));
+        assert_eq!(
+            (restarted.state(), restarted.begin()),
+            (BreakerState::Open, None)
+        );
         let wait = restarted.next_ping(later).unwrap();
         assert!(wait > 5 * SECOND && wait <= 8 * SECOND, "{wait:?}");
         assert_eq!(restarted.last_reason().unwrap().1, "no GPU");
@@ -535,7 +718,11 @@ mod tests {
             let kept = restarted.restore(last_run.snapshot(now), now);
             assert_eq!(restarted.state(), then, "{said:?}");
             // Written down, unless it is what the last run wrote.
-            assert_eq!(kept.map(|kept| kept.to), (then != last_run.state()).then_some(then), "{said:?}");
+            assert_eq!(
+                kept.map(|kept| kept.to),
+                (then != last_run.state()).then_some(then),
+                "{said:?}"
+            );
         }
     }
 
@@ -546,7 +733,10 @@ mod tests {
         breaker.command(BreakerCommand::Close, now + 8 * SECOND);
         let times = breaker.time_in_states(now + 10 * SECOND);
         let of = |state| times.iter().find(|(name, _)| *name == state).unwrap().1;
-        assert_eq!((of(BreakerState::Closed), of(BreakerState::ForcedOpen)), (7 * SECOND, 3 * SECOND));
+        assert_eq!(
+            (of(BreakerState::Closed), of(BreakerState::ForcedOpen)),
+            (7 * SECOND, 3 * SECOND)
+        );
         assert_eq!(of(BreakerState::HalfOpen), Duration::ZERO);
     }
 
@@ -563,7 +753,12 @@ mod tests {
             tickets.extend(breaker.begin());
             let ticket = tickets[chance.usize(..tickets.len())];
             let change = match event {
-                0 => breaker.answered(ticket, step, Duration::from_millis(chance.u64(0..4000)), now),
+                0 => breaker.answered(
+                    ticket,
+                    step,
+                    Duration::from_millis(chance.u64(0..4000)),
+                    now,
+                ),
                 1 | 2 => breaker.failed(ticket, Some(step), BreakerReason::Crash, "x".into(), now),
                 3 if chance.u8(..) < 20 => breaker.trip(BreakerReason::SelfTest, "x".into(), now),
                 4 => {
@@ -573,19 +768,32 @@ mod tests {
                 }
                 5 => breaker.ping_passed(now),
                 6 => breaker.ping_failed(BreakerReason::Deadline, "x".into(), now),
-                7 if chance.u8(..) < 10 => breaker.command(*chance.choice(BreakerCommand::ALL).unwrap(), now),
+                7 if chance.u8(..) < 10 => {
+                    breaker.command(*chance.choice(BreakerCommand::ALL).unwrap(), now)
+                }
                 _ => None,
             };
             let after = breaker.state();
             pinging = after == BreakerState::HalfOpen;
-            assert_eq!(change.is_some(), before != after || matches!(event, 6) && change.is_some(), "step {step}");
+            assert_eq!(
+                change.is_some(),
+                before != after || matches!(event, 6) && change.is_some(),
+                "step {step}"
+            );
             if let Some(change) = change {
                 assert_eq!((change.from, change.to), (before, after));
-                assert!(after != BreakerState::Closed || matches!(event, 5 | 7), "closed by event {event}");
+                assert!(
+                    after != BreakerState::Closed || matches!(event, 5 | 7),
+                    "closed by event {event}"
+                );
                 assert!(change.blamed.is_empty() || before == BreakerState::Closed);
             }
             assert_eq!(breaker.begin().is_some(), after == BreakerState::Closed);
-            assert!(breaker.next_ping(now).is_none_or(|wait| wait <= 72 * SECOND));
+            assert!(
+                breaker
+                    .next_ping(now)
+                    .is_none_or(|wait| wait <= 72 * SECOND)
+            );
         }
     }
 }

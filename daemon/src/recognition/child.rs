@@ -1,5 +1,6 @@
-//! The engine as a child process: started, and waited for until it serves. Not for calling it, nor for deciding when to
-//! start it again; `crate::child` is what it has in common with other processes.
+//! The engine as a child process: started, and waited for until it serves. Not for calling it, nor
+//! for deciding when to start it again; `crate::child` is what it has in common with other
+//! processes.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -34,15 +35,27 @@ pub async fn start(
 ) -> Result<(Child, Client), String> {
     // One that was killed leaves its socket; connecting to it must fail until the new one listens.
     let _ = std::fs::remove_file(&settings.socket);
-    let mut arguments: Vec<_> = ["engine", "--supervised", "--device"].map(Into::into).into();
-    arguments.extend([settings.device.to_string().into(), "--socket".into(), settings.socket.clone().into_os_string()]);
+    let mut arguments: Vec<_> = ["engine", "--supervised", "--device"]
+        .map(Into::into)
+        .into();
+    arguments.extend([
+        settings.device.to_string().into(),
+        "--socket".into(),
+        settings.socket.clone().into_os_string(),
+    ]);
     if let Some(precision) = precision {
         arguments.extend(["--precision".into(), precision.to_string().into()]);
     }
     if time_precisions {
         arguments.push("--time-precisions".into());
     }
-    let (child, _) = Child::spawn("engine", "engine", &settings.configuration, arguments, Stdio::null())?;
+    let (child, _) = Child::spawn(
+        "engine",
+        "engine",
+        &settings.configuration,
+        arguments,
+        Stdio::null(),
+    )?;
     let client = tokio::select! {
         client = tokio::time::timeout(settings.start_deadline, serving(&settings.socket)) => client,
         () = child.ended() => return Err(child.how()),
@@ -51,7 +64,10 @@ pub async fn start(
         Ok(client) => Ok((child, client)),
         Err(_) => {
             child.kill();
-            Err(format!("it was not ready within {:?} and was killed", settings.start_deadline))
+            Err(format!(
+                "it was not ready within {:?} and was killed",
+                settings.start_deadline
+            ))
         }
     }
 }

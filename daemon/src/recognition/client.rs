@@ -1,5 +1,6 @@
-//! One connection to a server of `recognizer.proto` or of the origin's `facerecog.proto`. Every reply is checked before
-//! anyone believes it. Not for deciding what a failure means, nor for starting anything.
+//! One connection to a server of `recognizer.proto` or of the origin's `facerecog.proto`. Every
+//! reply is checked before anyone believes it. Not for deciding what a failure means, nor for
+//! starting anything.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -37,7 +38,8 @@ pub const NOT_FOUND: &str = "not_found";
 pub struct Picture {
     /// What is sent to an engine that takes bytes.
     pub bytes: Bytes,
-    /// Where an engine that shares the mounts finds it; pictures that came as bytes have no such place.
+    /// Where an engine that shares the mounts finds it; pictures that came as bytes have no such
+    /// place.
     pub path: Option<PathBuf>,
 }
 
@@ -92,9 +94,16 @@ impl Client {
         let endpoint = endpoint("http://engine")?;
         let connector = tower::service_fn(move |_: Uri| {
             let path = path.clone();
-            async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+            async move {
+                tokio::net::UnixStream::connect(path)
+                    .await
+                    .map(TokioIo::new)
+            }
         });
-        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| lost(&error))?;
+        let channel = endpoint
+            .connect_with_connector(connector)
+            .await
+            .map_err(|error| lost(&error))?;
         Ok(Self::recognizer(channel, false))
     }
 
@@ -112,7 +121,10 @@ impl Client {
     /// Connects to the origin's service at `http://host:port`.
     pub async fn to_origin(address: &str) -> Result<Self, CallError> {
         let channel = channel(address).await?;
-        Ok(Self::Origin(IdentifyClient::new(channel.clone()), HealthCheckClient::new(channel)))
+        Ok(Self::Origin(
+            IdentifyClient::new(channel.clone()),
+            HealthCheckClient::new(channel),
+        ))
     }
 
     fn recognizer(channel: Channel, paths: bool) -> Self {
@@ -126,7 +138,9 @@ impl Client {
 
     /// What runs there; the origin's service does not say.
     pub async fn describe(&self) -> Result<Option<Description>, CallError> {
-        let Self::Recognizer(client, _) = self else { return Ok(None) };
+        let Self::Recognizer(client, _) = self else {
+            return Ok(None);
+        };
         let mut client = client.clone();
         let described = within(SHORT_CALL, client.describe(DescribeRequest {})).await?;
         Ok(Some(described))
@@ -136,24 +150,49 @@ impl Client {
     pub async fn ready(&self) -> Result<(), CallError> {
         let ready = match self {
             Self::Recognizer(client, _) => {
-                within(SHORT_CALL, client.clone().health_check(HealthCheckRequest {})).await?.ready
+                within(
+                    SHORT_CALL,
+                    client.clone().health_check(HealthCheckRequest {}),
+                )
+                .await?
+                .ready
             }
-            Self::Origin(_, health) => within(SHORT_CALL, health.clone().health_check(Empty {})).await?.ready,
+            Self::Origin(_, health) => {
+                within(SHORT_CALL, health.clone().health_check(Empty {}))
+                    .await?
+                    .ready
+            }
         };
-        if ready { Ok(()) } else { Err(CallError::Lost("it says that it is not ready".into())) }
+        if ready {
+            Ok(())
+        } else {
+            Err(CallError::Lost("it says that it is not ready".into()))
+        }
     }
 
     /// Recognises one picture; faces are checked against what `pack` promises.
-    pub async fn recognise(&self, picture: Picture, pack: &Pack, deadline: Duration) -> Result<Answer, CallError> {
+    pub async fn recognise(
+        &self,
+        picture: Picture,
+        pack: &Pack,
+        deadline: Duration,
+    ) -> Result<Answer, CallError> {
         match self {
             Self::Recognizer(client, paths) => {
                 let sent = match picture.path.filter(|_| *paths) {
                     Some(path) => Sent::Path(path.display().to_string()),
                     None => Sent::Content(picture.bytes),
                 };
-                let reply =
-                    within(deadline, client.clone().recognize(RecognizeRequest { picture: Some(sent) })).await?;
-                checked(reply, pack).map(Answer::Faces).map_err(CallError::Malformed)
+                let reply = within(
+                    deadline,
+                    client.clone().recognize(RecognizeRequest {
+                        picture: Some(sent),
+                    }),
+                )
+                .await?;
+                checked(reply, pack)
+                    .map(Answer::Faces)
+                    .map_err(CallError::Malformed)
             }
             Self::Origin(client, _) => {
                 let Some(path) = picture.path else {
@@ -161,15 +200,25 @@ impl Client {
                     return Err(CallError::Unreadable(why.into()));
                 };
                 let image_path = path.display().to_string();
-                let named = within(deadline, client.clone().identify(IdentifyRequest { image_path })).await?.image_name;
-                Ok(Answer::Name((!named.is_empty() && named != NOT_FOUND).then_some(named)))
+                let named = within(
+                    deadline,
+                    client.clone().identify(IdentifyRequest { image_path }),
+                )
+                .await?
+                .image_name;
+                Ok(Answer::Name(
+                    (!named.is_empty() && named != NOT_FOUND).then_some(named),
+                ))
             }
         }
     }
 }
 
 async fn channel(address: &str) -> Result<Channel, CallError> {
-    endpoint(address)?.connect().await.map_err(|error| lost(&error))
+    endpoint(address)?
+        .connect()
+        .await
+        .map_err(|error| lost(&error))
 }
 
 fn endpoint(address: &str) -> Result<Endpoint, CallError> {
@@ -203,16 +252,24 @@ fn judged(status: &Status) -> CallError {
     };
     match status.code() {
         Code::InvalidArgument if of_server => CallError::Unreadable(message()),
-        Code::OutOfRange if of_server => {
-            CallError::Unreadable(format!("the engine does not take this picture: {}", message()))
-        }
+        Code::OutOfRange if of_server => CallError::Unreadable(format!(
+            "the engine does not take this picture: {}",
+            message()
+        )),
         // Too large a message, or too many at a time: only the first is the picture's fault.
         Code::ResourceExhausted if of_server && status.message().contains("larger") => {
-            CallError::Unreadable(format!("the engine does not take this picture: {}", message()))
+            CallError::Unreadable(format!(
+                "the engine does not take this picture: {}",
+                message()
+            ))
         }
-        Code::Internal if of_server && !status.message().contains("decode Protobuf") => CallError::Failed(message()),
+        Code::Internal if of_server && !status.message().contains("decode Protobuf") => {
+            CallError::Failed(message())
+        }
         Code::Internal if of_server => CallError::Malformed(message()),
-        Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::ResourceExhausted => lost(status),
+        Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::ResourceExhausted => {
+            lost(status)
+        }
         // What a server says of a call it took: in Python an uncaught exception is UNKNOWN.
         _ if of_server => CallError::Failed(message()),
         _ => lost(status),
@@ -239,11 +296,10 @@ fn checked(reply: RecognizeReply, pack: &Pack) -> Result<Reply, String> {
     if reply.width == 0 || reply.height == 0 {
         return Err("the picture has no size".into());
     }
-    let faces = reply
-        .faces
-        .into_iter()
-        .enumerate()
-        .map(|(n, face)| checked_face(face, pack).map_err(|why| format!("face {}: {why}", n + 1)));
+    let faces =
+        reply.faces.into_iter().enumerate().map(|(n, face)| {
+            checked_face(face, pack).map_err(|why| format!("face {}: {why}", n + 1))
+        });
     let micros = std::time::Duration::from_micros;
     let times = reply.times.unwrap_or_default();
     Ok(Reply {
@@ -264,7 +320,10 @@ fn checked(reply: RecognizeReply, pack: &Pack) -> Result<Reply, String> {
 /// Of what an engine remarks, as much as is worth keeping.
 fn remark(text: &str) -> Option<String> {
     let kept = text.floor_char_boundary(LONGEST_REMARK);
-    let plain: String = text[..kept].chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let plain: String = text[..kept]
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
     (!plain.trim().is_empty()).then(|| plain.trim().to_owned())
 }
 
@@ -272,15 +331,28 @@ fn checked_face(face: Face, pack: &Pack) -> Result<FoundFace, String> {
     let bounds = [face.left, face.top, face.right, face.bottom];
     let (points, rest) = face.landmarks.as_chunks();
     let Ok(landmarks) = <[[f32; 2]; 5]>::try_from(points) else {
-        return Err(format!("{} landmark numbers instead of ten", face.landmarks.len()));
+        return Err(format!(
+            "{} landmark numbers instead of ten",
+            face.landmarks.len()
+        ));
     };
-    let plain = bounds.iter().chain(landmarks.as_flattened()).all(|number| number.is_finite()) && rest.is_empty();
+    let plain = bounds
+        .iter()
+        .chain(landmarks.as_flattened())
+        .all(|number| number.is_finite())
+        && rest.is_empty();
     let upright = bounds[0] < bounds[2] && bounds[1] < bounds[3];
-    let scored = [face.score, face.quality].iter().all(|number| (0.0..=1.0).contains(number));
+    let scored = [face.score, face.quality]
+        .iter()
+        .all(|number| (0.0..=1.0).contains(number));
     if !plain || !upright || !scored {
-        return Err(format!("box {bounds:?}, score {} and quality {} cannot be", face.score, face.quality));
+        return Err(format!(
+            "box {bounds:?}, score {} and quality {} cannot be",
+            face.score, face.quality
+        ));
     }
-    pack.check_embedding(&face.embedding).map_err(|error| error.to_string())?;
+    pack.check_embedding(&face.embedding)
+        .map_err(|error| error.to_string())?;
     Ok(FoundFace {
         bounds,
         landmarks,
@@ -298,7 +370,8 @@ mod tests {
     use super::*;
 
     fn pack() -> Pack {
-        Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/dlib-mtcnn")).unwrap()
+        Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/dlib-mtcnn"))
+            .unwrap()
     }
 
     fn reply() -> RecognizeReply {
@@ -328,12 +401,18 @@ mod tests {
         type Spoil = fn(&mut RecognizeReply);
         let wrong: [(&str, Spoil); 8] = [
             ("has no size", |reply| reply.width = 0),
-            ("landmark numbers", |reply| reply.faces[0].landmarks.truncate(9)),
+            ("landmark numbers", |reply| {
+                reply.faces[0].landmarks.truncate(9)
+            }),
             ("cannot be", |reply| reply.faces[0].left = 5.0),
             ("cannot be", |reply| reply.faces[0].top = f32::NAN),
             ("cannot be", |reply| reply.faces[0].score = 1.5),
-            ("must have 128 numbers", |reply| reply.faces[0].embedding.truncate(127)),
-            ("not usable", |reply| reply.faces[0].embedding[3] = f32::INFINITY),
+            ("must have 128 numbers", |reply| {
+                reply.faces[0].embedding.truncate(127)
+            }),
+            ("not usable", |reply| {
+                reply.faces[0].embedding[3] = f32::INFINITY
+            }),
             ("not usable", |reply| reply.faces[0].embedding.fill(0.0)),
         ];
         for (words, spoil) in wrong {
@@ -346,10 +425,22 @@ mod tests {
 
     #[test]
     fn a_status_of_the_server_is_told_from_a_broken_connection() {
-        assert_eq!(judged(&Status::invalid_argument("cut off")), CallError::Unreadable("cut off".into()));
-        assert_eq!(judged(&Status::internal("boom")), CallError::Failed("boom".into()));
-        assert!(matches!(judged(&Status::unavailable("gone")), CallError::Lost(_)));
-        assert!(matches!(judged(&Status::resource_exhausted("too many calls")), CallError::Lost(_)));
+        assert_eq!(
+            judged(&Status::invalid_argument("cut off")),
+            CallError::Unreadable("cut off".into())
+        );
+        assert_eq!(
+            judged(&Status::internal("boom")),
+            CallError::Failed("boom".into())
+        );
+        assert!(matches!(
+            judged(&Status::unavailable("gone")),
+            CallError::Lost(_)
+        ));
+        assert!(matches!(
+            judged(&Status::resource_exhausted("too many calls")),
+            CallError::Lost(_)
+        ));
         assert_eq!(
             judged(&Status::unknown("list index out of range")),
             CallError::Failed("list index out of range".into())

@@ -1,6 +1,7 @@
 //! The loop that claims due images and brings each to its end.
 //!
-//! It registers for changes, then looks, then waits: no wake-up is lost, and retries become due by the clock.
+//! It registers for changes, then looks, then waits: no wake-up is lost, and retries become due by
+//! the clock.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{Answer, Picture};
 use super::{Reader, Ready, ReadyWatch, person_of};
-use crate::domain::{Claimed, Identified, IdentifiedFace, ImageId, NamedCandidate, Outcome, Timings, sha256};
+use crate::domain::{
+    Claimed, Identified, IdentifiedFace, ImageId, NamedCandidate, Outcome, Timings, sha256,
+};
 use crate::engine::StageTimes;
 use crate::health::{Condition, Health};
 use crate::heartbeat::Pulse;
@@ -40,7 +43,13 @@ pub struct Dispatcher {
 impl Dispatcher {
     /// Works until stopped; then lets what is in the engine end.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let Self { queue, reader, mut ready, health, mut pulse } = self;
+        let Self {
+            queue,
+            reader,
+            mut ready,
+            health,
+            mut pulse,
+        } = self;
         let up = tokio::select! {
             up = pulse.answer_during(ready.wait_for(Option::is_some)) => up.ok().and_then(|up| up.clone()),
             () = stop.cancelled() => None,
@@ -59,8 +68,8 @@ impl Dispatcher {
         loop {
             changes.borrow_and_update();
             engines.borrow_and_update();
-            // One picture per thread of the engine, and as many being read meanwhile; none while there is nowhere to
-            // send them: the breaker stands before the claim.
+            // One picture per thread of the engine, and as many being read meanwhile; none while
+            // there is nowhere to send them: the breaker stands before the claim.
             let room = up.guard.capacity().saturating_sub(in_flight.len());
             let mut sleep = LONGEST_SLEEP;
             if room > 0 {
@@ -75,11 +84,20 @@ impl Dispatcher {
                     }
                 };
                 health.set("queue", Condition::Ok, "working");
-                sleep = claim.next_due.unwrap_or(LONGEST_SLEEP).clamp(Duration::from_millis(5), LONGEST_SLEEP);
+                sleep = claim
+                    .next_due
+                    .unwrap_or(LONGEST_SLEEP)
+                    .clamp(Duration::from_millis(5), LONGEST_SLEEP);
                 let claimed_some = !claim.images.is_empty();
                 for image in claim.images {
-                    let (queue, reader, up, stop) = (queue.clone(), Arc::clone(&reader), Arc::clone(&up), stop.clone());
-                    in_flight.spawn(async move { process(&queue, &reader, &up, image, &stop).await });
+                    let (queue, reader, up, stop) = (
+                        queue.clone(),
+                        Arc::clone(&reader),
+                        Arc::clone(&up),
+                        stop.clone(),
+                    );
+                    in_flight
+                        .spawn(async move { process(&queue, &reader, &up, image, &stop).await });
                 }
                 if claimed_some {
                     continue;
@@ -106,7 +124,11 @@ fn show_database_trouble(health: &Health, error: QueueError) -> Result<(), Queue
     if matches!(error, QueueError::Store(StoreError::Closed)) {
         return Err(error);
     }
-    if health.set("queue", Condition::Degraded, format!("pictures wait: {error}")) {
+    if health.set(
+        "queue",
+        Condition::Degraded,
+        format!("pictures wait: {error}"),
+    ) {
         tracing::error!("pictures wait: {error}");
     }
     Ok(())
@@ -123,7 +145,10 @@ async fn process(
     let reading = async {
         match &image.file {
             Some(file) => Ok((reader.read_spooled(file).await?, None)),
-            None => reader.read_standing(&path).await.map(|(bytes, standing)| (bytes, Some(standing))),
+            None => reader
+                .read_standing(&path)
+                .await
+                .map(|(bytes, standing)| (bytes, Some(standing))),
         }
     };
     let bytes = tokio::select! {
@@ -132,10 +157,20 @@ async fn process(
         () = stop.cancelled() => return queue.hand_back(image).await,
     };
     let identified = match bytes {
-        // A path is of use to an engine that shares the mounts; spooled bytes lie where only we can see them.
+        // A path is of use to an engine that shares the mounts; spooled bytes lie where only we can
+        // see them.
         Ok((bytes, standing)) => {
-            let replaced = image.standing.zip(standing).and_then(|(queued, now)| queued.objection(&now));
-            let identified = identify(up, Some(image.id), bytes, image.file.is_none().then_some(path)).await;
+            let replaced = image
+                .standing
+                .zip(standing)
+                .and_then(|(queued, now)| queued.objection(&now));
+            let identified = identify(
+                up,
+                Some(image.id),
+                bytes,
+                image.file.is_none().then_some(path),
+            )
+            .await;
             identified.map(|identified| with_remark(identified, replaced))
         }
         Err(failure) => Err(failure),
@@ -162,7 +197,10 @@ pub async fn identify(
     path: Option<PathBuf>,
 ) -> Result<Identified, Failure> {
     let picture_key = sha256(&bytes);
-    let picture = Picture { bytes: bytes.into(), path };
+    let picture = Picture {
+        bytes: bytes.into(),
+        path,
+    };
     let recognised = up.guard.recognise(image, &picture).await?;
     let mut remark = None;
     let (size, faces, thumbnail, timings) = match recognised.answer {
@@ -170,11 +208,22 @@ pub async fn identify(
             let faces = up.matcher.identify(reply.faces);
             let faces = faces.map_err(|error| Failure::EngineMalformed(error.to_string()))?;
             remark = reply.remark;
-            (Some(reply.size), faces, reply.thumbnail, Some(timings(&reply.times)))
+            (
+                Some(reply.size),
+                faces,
+                reply.thumbnail,
+                Some(timings(&reply.times)),
+            )
         }
-        Answer::Name(None) => (None, vec![named_face(Outcome::Unknown, None, None)], Vec::new(), None),
+        Answer::Name(None) => (
+            None,
+            vec![named_face(Outcome::Unknown, None, None)],
+            Vec::new(),
+            None,
+        ),
         Answer::Name(Some(image_name)) => {
-            let name = person_of(Path::new(""), Path::new(&image_name)).unwrap_or_else(|| image_name.clone());
+            let name = person_of(Path::new(""), Path::new(&image_name))
+                .unwrap_or_else(|| image_name.clone());
             let (person_id, name) = match &up.store {
                 Some(store) => {
                     let found = store.person_of_image(image_name.clone(), name).await;
@@ -182,8 +231,17 @@ pub async fn identify(
                 }
                 None => (0, name),
             };
-            let person = NamedCandidate { person_id, name, distance: None };
-            (None, vec![named_face(Outcome::Known, Some(person), Some(image_name))], Vec::new(), None)
+            let person = NamedCandidate {
+                person_id,
+                name,
+                distance: None,
+            };
+            (
+                None,
+                vec![named_face(Outcome::Known, Some(person), Some(image_name))],
+                Vec::new(),
+                None,
+            )
         }
     };
     Ok(Identified {
@@ -213,7 +271,11 @@ fn timings(times: &StageTimes) -> Timings {
 }
 
 /// What an engine that names people itself tells of a face: who it is, and nothing else.
-fn named_face(outcome: Outcome, person: Option<NamedCandidate>, enrolled_image: Option<String>) -> IdentifiedFace {
+fn named_face(
+    outcome: Outcome,
+    person: Option<NamedCandidate>,
+    enrolled_image: Option<String>,
+) -> IdentifiedFace {
     IdentifiedFace {
         bounds: [0.0; 4],
         landmarks: [[0.0; 2]; 5],
@@ -233,5 +295,8 @@ fn named_face(outcome: Outcome, person: Option<NamedCandidate>, enrolled_image: 
 
 /// The file name of a path, for people.
 pub fn file_name(path: &Path) -> String {
-    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+    path.file_name().map_or_else(
+        || path.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }

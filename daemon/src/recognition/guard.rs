@@ -1,7 +1,9 @@
-//! The guard: stands between the queue and the engines, with the circuit breaker in its hand. It decides which engine a
-//! picture goes to, what a failure means for the breaker, and when an engine is started, tested and taken down.
+//! The guard: stands between the queue and the engines, with the circuit breaker in its hand. It
+//! decides which engine a picture goes to, what a failure means for the breaker, and when an engine
+//! is started, tested and taken down.
 //!
-//! Not for the breaker's own rules (`breaker`) and not for what a failure means for the picture (`queue::Failure`).
+//! Not for the breaker's own rules (`breaker`) and not for what a failure means for the picture
+//! (`queue::Failure`).
 
 mod books;
 mod report;
@@ -98,7 +100,12 @@ enum Route {
 
 impl Guard {
     /// Engines that are not running yet; [`Guard::run`] runs them.
-    pub fn new(settings: GuardSettings, pack: Arc<Pack>, health: Health, books: Option<Books>) -> Self {
+    pub fn new(
+        settings: GuardSettings,
+        pack: Arc<Pack>,
+        health: Health,
+        books: Option<Books>,
+    ) -> Self {
         let child = |device: Device| {
             Place::Child(ChildSettings {
                 device,
@@ -109,15 +116,28 @@ impl Guard {
         };
         let place = match &settings.engine.elsewhere {
             None => child(settings.engine.device),
-            Some(Elsewhere::Recognizer { address, paths }) => {
-                Place::Recognizer { address: address.clone(), paths: *paths }
-            }
+            Some(Elsewhere::Recognizer { address, paths }) => Place::Recognizer {
+                address: address.clone(),
+                paths: *paths,
+            },
             Some(Elsewhere::Facerecog { address }) => Place::Origin(address.clone()),
         };
-        let slot = |place| Slot::new(place, Arc::clone(&pack), settings.deadlines, settings.threads);
+        let slot = |place| {
+            Slot::new(
+                place,
+                Arc::clone(&pack),
+                settings.deadlines,
+                settings.threads,
+            )
+        };
         let fallback = settings.engine.fallback.then(|| {
-            let Place::Child(child) = child(Device::Cpu) else { unreachable!("child() makes children") };
-            slot(Place::Child(ChildSettings { socket: settings.sockets.join("engine-fallback.sock"), ..child }))
+            let Place::Child(child) = child(Device::Cpu) else {
+                unreachable!("child() makes children")
+            };
+            slot(Place::Child(ChildSettings {
+                socket: settings.sockets.join("engine-fallback.sock"),
+                ..child
+            }))
         });
         let inner = Inner {
             primary: slot(place),
@@ -135,7 +155,9 @@ impl Guard {
             measured: Mutex::default(),
             unbooked: Mutex::default(),
         };
-        Self { inner: Arc::new(inner) }
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     /// The pack whose embedding space everything is in.
@@ -143,7 +165,8 @@ impl Guard {
         &self.inner.pack
     }
 
-    /// Pictures that may be in flight or being read at the same time; 0 while there is nowhere to send them.
+    /// Pictures that may be in flight or being read at the same time; 0 while there is nowhere to
+    /// send them.
     pub fn capacity(&self) -> usize {
         match self.inner.route() {
             Route::Primary(up) | Route::Fallback(up) => 2 * up.threads(),
@@ -156,27 +179,36 @@ impl Guard {
         self.inner.changed.subscribe()
     }
 
-    /// Waits until pictures have somewhere to go, at most so long; the error says why they have not.
+    /// Waits until pictures have somewhere to go, at most so long; the error says why they have
+    /// not.
     pub async fn available(&self, patience: Duration) -> Result<(), String> {
         let mut changes = self.changes();
         let deadline = tokio::time::Instant::now() + patience;
         loop {
             changes.borrow_and_update();
-            let Route::Nowhere(why) = self.inner.route() else { return Ok(()) };
-            if matches!(tokio::time::timeout_at(deadline, changes.changed()).await, Err(_) | Ok(Err(_))) {
+            let Route::Nowhere(why) = self.inner.route() else {
+                return Ok(());
+            };
+            if matches!(
+                tokio::time::timeout_at(deadline, changes.changed()).await,
+                Err(_) | Ok(Err(_))
+            ) {
                 return Err(why);
             }
         }
     }
 
-    /// Like [`Guard::available`], but gives up as soon as the breaker is open and no fallback is to come.
+    /// Like [`Guard::available`], but gives up as soon as the breaker is open and no fallback is to
+    /// come.
     pub async fn started(&self) -> Result<(), String> {
         let mut changes = self.changes();
         loop {
             changes.borrow_and_update();
             let state = self.inner.breaker().state();
             match self.inner.route() {
-                Route::Nowhere(why) if state != BreakerState::Closed && !self.inner.fallback_may_come() => {
+                Route::Nowhere(why)
+                    if state != BreakerState::Closed && !self.inner.fallback_may_come() =>
+                {
                     return Err(why);
                 }
                 Route::Nowhere(_) => changes.changed().await.map_err(|error| error.to_string())?,
@@ -186,7 +218,11 @@ impl Guard {
     }
 
     /// Recognises a picture with whichever engine it may go to.
-    pub async fn recognise(&self, image: Option<ImageId>, picture: &Picture) -> Result<Recognised, Failure> {
+    pub async fn recognise(
+        &self,
+        image: Option<ImageId>,
+        picture: &Picture,
+    ) -> Result<Recognised, Failure> {
         let inner = &self.inner;
         match inner.route() {
             Route::Nowhere(why) => Err(Failure::EngineAway(why)),
@@ -211,7 +247,9 @@ impl Guard {
     /// Runs the engines until stopped.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let inner = &self.inner;
-        inner.health.set("engine", Condition::Starting, "the engine is being started");
+        inner
+            .health
+            .set("engine", Condition::Starting, "the engine is being started");
         inner.restore().await;
         let mut rounds = Rounds::new(inner.settings.breaker.self_test);
         loop {
@@ -230,7 +268,11 @@ impl Guard {
                 () = stop.cancelled() => break,
             }
         }
-        inner.unbooked.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default();
+        inner
+            .unbooked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_default();
         inner.keep_books().await;
         // The dispatcher ends beside this task and lets what is in the engine end first.
         inner.primary.stop("kithd stops").await;
@@ -253,7 +295,12 @@ struct Rounds {
 impl Rounds {
     fn new(every: Duration) -> Self {
         let now = Instant::now();
-        Self { every, test: now + every, fallback_start: now, buried: 0 }
+        Self {
+            every,
+            test: now + every,
+            fallback_start: now,
+            buried: 0,
+        }
     }
 }
 
@@ -277,17 +324,27 @@ impl Inner {
     }
 
     fn fallback_may_come(&self) -> bool {
-        self.fallback.as_ref().is_some_and(|slot| !matches!(&*slot.watch().borrow(), SlotState::Failed(_)))
+        self.fallback
+            .as_ref()
+            .is_some_and(|slot| !matches!(&*slot.watch().borrow(), SlotState::Failed(_)))
     }
 
     async fn call_fallback(&self, up: &Arc<Up>, picture: &Picture) -> Result<Recognised, Failure> {
-        let Some(fallback) = &self.fallback else { return Err(Failure::EngineAway("there is no fallback".into())) };
+        let Some(fallback) = &self.fallback else {
+            return Err(Failure::EngineAway("there is no fallback".into()));
+        };
         let away = |trouble: Trouble| Failure::EngineAway(trouble.to_string());
         let turn = up.turn().await.map_err(away)?;
         self.fallback_calls.fetch_add(1, Ordering::Relaxed);
         match fallback.call(turn, picture.clone()).await {
-            Ok(answer) => Ok(Recognised { answer, engine: up.name(), role: EngineRole::Fallback }),
-            Err(trouble) => Err(self.judged(fallback, up, trouble, EngineRole::Fallback).await),
+            Ok(answer) => Ok(Recognised {
+                answer,
+                engine: up.name(),
+                role: EngineRole::Fallback,
+            }),
+            Err(trouble) => Err(self
+                .judged(fallback, up, trouble, EngineRole::Fallback)
+                .await),
         }
     }
 
@@ -297,7 +354,10 @@ impl Inner {
         image: Option<ImageId>,
         picture: &Picture,
     ) -> Result<Recognised, Failure> {
-        let turn = up.turn().await.map_err(|trouble| Failure::EngineAway(trouble.to_string()))?;
+        let turn = up
+            .turn()
+            .await
+            .map_err(|trouble| Failure::EngineAway(trouble.to_string()))?;
         // It may have opened while the picture waited for its turn.
         let Some(ticket) = self.breaker().begin() else {
             return Err(Failure::EngineAway("the circuit breaker opened".into()));
@@ -307,24 +367,36 @@ impl Inner {
         let (now, took) = (Instant::now(), begun.elapsed());
         match called {
             Ok(answer) => {
-                let transition = self.breaker().answered(ticket, image.unwrap_or_default(), took, now);
+                let transition =
+                    self.breaker()
+                        .answered(ticket, image.unwrap_or_default(), took, now);
                 self.announce(transition.as_ref());
                 if up.resident_bytes() > Some(self.settings.engine.memory_limit_bytes) {
                     self.wake.notify_one();
                 }
-                Ok(Recognised { answer, engine: up.name(), role: EngineRole::Primary })
+                Ok(Recognised {
+                    answer,
+                    engine: up.name(),
+                    role: EngineRole::Primary,
+                })
             }
             Err(trouble) => {
                 let reason = reason_of(&trouble);
-                let failure = self.judged(&self.primary, up, trouble, EngineRole::Primary).await;
+                let failure = self
+                    .judged(&self.primary, up, trouble, EngineRole::Primary)
+                    .await;
                 Err(self.counted(ticket, image, reason, failure, took))
             }
         }
     }
 
-    /// What trouble over a picture means. A lone death is the picture's fault if the next engine passes its self-test.
+    /// What trouble over a picture means. A lone death is the picture's fault if the next engine
+    /// passes its self-test.
     async fn judged(&self, slot: &Slot, up: &Up, trouble: Trouble, by: EngineRole) -> Failure {
-        let lone = matches!(trouble, Trouble::Died { lone: true, .. } | Trouble::Overdue { lone: true, .. });
+        let lone = matches!(
+            trouble,
+            Trouble::Died { lone: true, .. } | Trouble::Overdue { lone: true, .. }
+        );
         if lone {
             self.wake.notify_one();
             if let Err(why) = slot.restarted_after(up.generation).await {
@@ -336,7 +408,9 @@ impl Inner {
             Trouble::Call(CallError::Failed(why)) => Failure::EngineFailed(why),
             Trouble::Call(CallError::Malformed(why)) => Failure::EngineMalformed(why),
             Trouble::Call(CallError::Lost(why)) => Failure::EngineUnreachable(why),
-            Trouble::Call(CallError::Deadline(limit)) => Failure::EngineDeadline { limit, lone: false },
+            Trouble::Call(CallError::Deadline(limit)) => {
+                Failure::EngineDeadline { limit, lone: false }
+            }
             Trouble::Died { how, lone: true } => Failure::EngineDied(how),
             Trouble::Died { how, lone: false } => Failure::EngineDiedAmongSeveral(how),
             Trouble::Overdue { limit, lone } => Failure::EngineDeadline { limit, lone },
@@ -344,7 +418,8 @@ impl Inner {
         }
     }
 
-    /// Tells the breaker. A failure that opens it, or comes when it is open already, is not the picture's.
+    /// Tells the breaker. A failure that opens it, or comes when it is open already, is not the
+    /// picture's.
     fn counted(
         &self,
         ticket: Ticket,
@@ -357,22 +432,32 @@ impl Inner {
         let now = Instant::now();
         if let Failure::Unreadable { .. } = failure {
             // An answer like any other.
-            let transition = self.breaker().answered(ticket, image.unwrap_or_default(), took, now);
+            let transition = self
+                .breaker()
+                .answered(ticket, image.unwrap_or_default(), took, now);
             self.announce(transition.as_ref());
             return failure;
         }
-        // One death is one failure, however many pictures were in it: it is counted where it is dealt with.
+        // One death is one failure, however many pictures were in it: it is counted where it is
+        // dealt with.
         if !verdict.counts_for_breaker || matches!(failure, Failure::EngineDiedAmongSeveral(_)) {
             return failure;
         }
         // One that is not charged has nothing to be given back.
         let charged = image.filter(|_| verdict.again == Again::Attempt);
-        let transition = self.breaker().failed(ticket, charged, reason, verdict.sentence.clone(), now);
+        let transition =
+            self.breaker()
+                .failed(ticket, charged, reason, verdict.sentence.clone(), now);
         self.announce(transition.as_ref());
-        // Opened by one picture alone, it is as likely the picture: its attempt stands, so that it ends some day.
+        // Opened by one picture alone, it is as likely the picture: its attempt stands, so that it
+        // ends some day.
         let by_one = transition.is_some_and(|transition| transition.blamed.is_empty());
         let closed = self.breaker().begin() == Some(ticket);
-        if by_one || closed { failure } else { Failure::EngineAway(verdict.sentence) }
+        if by_one || closed {
+            failure
+        } else {
+            Failure::EngineAway(verdict.sentence)
+        }
     }
 
     /// Does what is due, one thing after the other.
@@ -380,7 +465,8 @@ impl Inner {
         self.bury(rounds);
         self.keep_books().await;
         let state = self.breaker().state();
-        // Whoever waits for the next start of an engine that is not to be started learns that there is none.
+        // Whoever waits for the next start of an engine that is not to be started learns that there
+        // is none.
         if state != BreakerState::Closed && self.primary.last_end().is_some() {
             self.primary.stop("it is gone").await;
         }
@@ -401,7 +487,17 @@ impl Inner {
 
     /// Counts an engine's death once; a lone one is judged by the self-test of the next start.
     fn bury(&self, rounds: &mut Rounds) {
-        let Some((generation, End { how, in_flight, cause })) = self.primary.last_end() else { return };
+        let Some((
+            generation,
+            End {
+                how,
+                in_flight,
+                cause,
+            },
+        )) = self.primary.last_end()
+        else {
+            return;
+        };
         if rounds.buried >= generation {
             return;
         }
@@ -409,7 +505,9 @@ impl Inner {
         tracing::warn!(in_flight, "the engine is gone: {how}");
         let ticket = self.breaker().begin();
         if let (Cause::Died, true, Some(ticket)) = (cause, in_flight != 1, ticket) {
-            let transition = self.breaker().failed(ticket, None, BreakerReason::Crash, how, Instant::now());
+            let transition =
+                self.breaker()
+                    .failed(ticket, None, BreakerReason::Crash, how, Instant::now());
             self.announce(transition.as_ref());
         }
     }
@@ -417,7 +515,11 @@ impl Inner {
     async fn bring_up(&self, rounds: &mut Rounds) {
         let precision = self.precision();
         let newest = self.newest_result().await;
-        match self.primary.start(precision, self.measures_precision()).await {
+        match self
+            .primary
+            .start(precision, self.measures_precision())
+            .await
+        {
             Ok(up) => {
                 tracing::info!("engine ready: {} at {}", up.name(), self.primary.place());
                 self.vouch(EngineRole::Primary, newest).await;
@@ -427,7 +529,9 @@ impl Inner {
                 self.redo_if_lies(EngineRole::Primary, &failure).await;
                 self.forget_precision().await;
                 let sentence = format!("the engine cannot start: {failure}");
-                let transition = self.breaker().trip(failure.reason, sentence, Instant::now());
+                let transition = self
+                    .breaker()
+                    .trip(failure.reason, sentence, Instant::now());
                 self.announce(transition.as_ref());
             }
         }
@@ -442,7 +546,11 @@ impl Inner {
         let newest = self.newest_result().await;
         let passed = match self.primary.up() {
             Some(up) => self.primary.self_test(&up).await.map(|()| up),
-            None => self.primary.start(self.precision(), self.measures_precision()).await,
+            None => {
+                self.primary
+                    .start(self.precision(), self.measures_precision())
+                    .await
+            }
         };
         let transition = match passed {
             Ok(_) => {
@@ -453,7 +561,8 @@ impl Inner {
             Err(failure) => {
                 self.redo_if_lies(EngineRole::Primary, &failure).await;
                 self.primary.kill("its test failed");
-                self.breaker().ping_failed(failure.reason, failure.to_string(), Instant::now())
+                self.breaker()
+                    .ping_failed(failure.reason, failure.to_string(), Instant::now())
             }
         };
         self.announce(transition.as_ref());
@@ -470,7 +579,9 @@ impl Inner {
                 Err(_) if up.is_gone() => return,
                 Err(failure) => {
                     // First of all nothing more may come from it.
-                    let transition = self.breaker().trip(failure.reason, failure.to_string(), Instant::now());
+                    let transition =
+                        self.breaker()
+                            .trip(failure.reason, failure.to_string(), Instant::now());
                     self.announce(transition.as_ref());
                     self.redo_if_lies(EngineRole::Primary, &failure).await;
                     return;
@@ -480,39 +591,56 @@ impl Inner {
         let limit = self.settings.engine.memory_limit_bytes;
         // Nothing but the self-test has been in it yet: starting again would help nobody.
         if up.turns() <= 1 && up.resident_bytes() > Some(limit) {
-            let sentence =
-                format!("the engine needs more memory to load than engine.memory_limit = {} MiB", limit >> 20);
-            let transition = self.breaker().trip(BreakerReason::Start, sentence, Instant::now());
+            let sentence = format!(
+                "the engine needs more memory to load than engine.memory_limit = {} MiB",
+                limit >> 20
+            );
+            let transition = self
+                .breaker()
+                .trip(BreakerReason::Start, sentence, Instant::now());
             self.announce(transition.as_ref());
         } else if let Some(bytes) = up.resident_bytes().filter(|bytes| *bytes > limit) {
-            let why =
-                format!("it holds {} MiB of memory, more than engine.memory_limit = {} MiB", bytes >> 20, limit >> 20);
+            let why = format!(
+                "it holds {} MiB of memory, more than engine.memory_limit = {} MiB",
+                bytes >> 20,
+                limit >> 20
+            );
             tracing::warn!("the engine is started again: {why}");
             self.primary.stop(&why).await;
             self.wake.notify_one();
         } else if let Some(precision) = self.newly_measured(up).await {
             // Even when it is the one that runs: what was loaded to compare goes with the process.
-            tracing::info!("{precision} is the precision for this board; the engine is started again with it");
+            tracing::info!(
+                "{precision} is the precision for this board; the engine is started again with it"
+            );
             self.primary.stop("to run in the measured precision").await;
             self.wake.notify_one();
         }
     }
 
     async fn keep_fallback(&self, state: BreakerState, rounds: &mut Rounds) {
-        let Some(fallback) = &self.fallback else { return };
+        let Some(fallback) = &self.fallback else {
+            return;
+        };
         let up = fallback.up();
         match (state, &up) {
             (BreakerState::Closed, Some(_)) if self.primary.up().is_some() => {
                 fallback.stop("the primary engine works again").await;
             }
-            (BreakerState::Closed, _) if fallback.last_end().is_some() => fallback.stop("it is gone").await,
+            (BreakerState::Closed, _) if fallback.last_end().is_some() => {
+                fallback.stop("it is gone").await
+            }
             (BreakerState::Closed, _) => {}
             (_, None) if Instant::now() >= rounds.fallback_start => {
                 let newest = self.newest_result().await;
                 match fallback.start(self.settings.precision, false).await {
                     Ok(up) => {
                         tracing::info!("the fallback engine takes over: {}", up.name());
-                        self.health.set("fallback", Condition::Ok, format!("{} takes the pictures", up.name()));
+                        self.health.set(
+                            "fallback",
+                            Condition::Ok,
+                            format!("{} takes the pictures", up.name()),
+                        );
                         self.vouch(EngineRole::Fallback, newest).await;
                         self.changed.send_modify(|version| *version += 1);
                     }
@@ -520,7 +648,10 @@ impl Inner {
                         rounds.fallback_start = Instant::now() + FALLBACK_RETRY;
                         self.redo_if_lies(EngineRole::Fallback, &failure).await;
                         let text = format!("the fallback engine cannot start: {failure}");
-                        if self.health.set("fallback", Condition::Degraded, text.as_str()) {
+                        if self
+                            .health
+                            .set("fallback", Condition::Degraded, text.as_str())
+                        {
                             tracing::error!("{text}");
                         }
                     }
@@ -554,8 +685,13 @@ impl Inner {
         if state == BreakerState::Closed && self.primary.up().is_none() {
             return Duration::ZERO;
         }
-        let tested = state == BreakerState::Closed || self.fallback.as_ref().and_then(Slot::up).is_some();
-        let test = if tested { rounds.test.saturating_duration_since(now) } else { LOOK };
+        let tested =
+            state == BreakerState::Closed || self.fallback.as_ref().and_then(Slot::up).is_some();
+        let test = if tested {
+            rounds.test.saturating_duration_since(now)
+        } else {
+            LOOK
+        };
         next_ping.unwrap_or(LOOK).min(test).min(LOOK)
     }
 
@@ -572,14 +708,34 @@ impl Inner {
 
     /// Logs a transition, keeps it for the next run, and does what follows from it.
     fn announce(&self, transition: Option<&Transition>) {
-        let Some(Transition { from, to, reason, sentence, blamed }) = transition else { return };
+        let Some(Transition {
+            from,
+            to,
+            reason,
+            sentence,
+            blamed,
+        }) = transition
+        else {
+            return;
+        };
         let reason = reason.map_or("none", BreakerReason::as_str);
         if *to == BreakerState::Open || *to == BreakerState::ForcedOpen {
-            tracing::warn!(from = from.as_str(), to = to.as_str(), reason, "circuit breaker: {sentence}");
+            tracing::warn!(
+                from = from.as_str(),
+                to = to.as_str(),
+                reason,
+                "circuit breaker: {sentence}"
+            );
         } else {
-            tracing::info!(from = from.as_str(), to = to.as_str(), reason, "circuit breaker: {sentence}");
+            tracing::info!(
+                from = from.as_str(),
+                to = to.as_str(),
+                reason,
+                "circuit breaker: {sentence}"
+            );
         }
-        // A process that failed is not asked again; one that is only slow, or held back, is let finish.
+        // A process that failed is not asked again; one that is only slow, or held back, is let
+        // finish.
         let gentle = matches!(reason, "slow" | "operator");
         if *from == BreakerState::Closed && !gentle && self.primary.is_child() {
             self.primary.kill(sentence);

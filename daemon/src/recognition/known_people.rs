@@ -70,10 +70,12 @@ const CAMERA_WORDS: [&str; 60] = [
     "copy",
 ];
 /// How file managers name a second copy.
-const COPIES: [&str; 6] = [" - copy", " - kopie", " copy", " kopie", " - copia", " - copie"];
+const COPIES: [&str; 6] = [
+    " - copy", " - kopie", " copy", " kopie", " - copia", " - copie",
+];
 
-/// Who a file of a folder of known people belongs to: its sub-folder, else its name without `_1`. `None`: it is named by
-/// a camera, or has no name at all.
+/// Who a file of a folder of known people belongs to: its sub-folder, else its name without `_1`.
+/// `None`: it is named by a camera, or has no name at all.
 pub fn person_of(folder: &Path, file: &Path) -> Option<String> {
     let below = file.strip_prefix(folder).ok()?;
     let name = match below.parent()?.components().next() {
@@ -85,7 +87,9 @@ pub fn person_of(folder: &Path, file: &Path) -> Option<String> {
             }
             let stem = without_copy(&stem);
             match stem.rsplit_once(['_', '-', ' ']) {
-                Some((name, number)) if !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Some((name, number))
+                    if !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) =>
+                {
                     names::clean(name)
                 }
                 _ => stem,
@@ -99,12 +103,19 @@ pub fn person_of(folder: &Path, file: &Path) -> Option<String> {
 fn without_copy(name: &str) -> String {
     let mut name = name;
     loop {
-        let numbered = name.strip_suffix(')').and_then(|open| open.rsplit_once('('));
+        let numbered = name
+            .strip_suffix(')')
+            .and_then(|open| open.rsplit_once('('));
         let shorter = match numbered {
-            Some((before, number)) if !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) => before,
+            Some((before, number))
+                if !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) =>
+            {
+                before
+            }
             _ => {
                 let ending = |copy: &&str| {
-                    name.get(name.len().checked_sub(copy.len())?..).filter(|end| end.eq_ignore_ascii_case(copy))
+                    name.get(name.len().checked_sub(copy.len())?..)
+                        .filter(|end| end.eq_ignore_ascii_case(copy))
                 };
                 match COPIES.iter().find_map(ending) {
                     Some(ending) => &name[..name.len() - ending.len()],
@@ -125,23 +136,32 @@ fn by_camera(name: &str) -> bool {
     }
     // Folders as cameras name them (DCF): three digits and five letters.
     let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-    if digits == 3 && rest.len() == 8 && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+    if digits == 3
+        && rest.len() == 8
+        && rest
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    {
         return true;
     }
     let mut words = 0;
     loop {
         rest = rest.trim_start_matches(['_', '-', ' ', '.', '(']);
-        let word = &rest[..rest.find(|c: char| !c.is_alphabetic()).unwrap_or(rest.len())];
+        let word = &rest[..rest
+            .find(|c: char| !c.is_alphabetic())
+            .unwrap_or(rest.len())];
         if !CAMERA_WORDS.contains(&word) {
             break;
         }
         words += 1;
         rest = &rest[word.len()..];
     }
-    let long_number = |text: &str| text.len() >= 4 && text.bytes().take(4).all(|byte| byte.is_ascii_digit());
+    let long_number =
+        |text: &str| text.len() >= 4 && text.bytes().take(4).all(|byte| byte.is_ascii_digit());
     let number = rest.starts_with(|c: char| c.is_ascii_digit());
     // One letter before the number: "IMG_E1234", "P1010001".
-    let letter = rest.starts_with(|c: char| c.is_ascii_alphabetic()) && rest.get(1..).is_some_and(long_number);
+    let letter = rest.starts_with(|c: char| c.is_ascii_alphabetic())
+        && rest.get(1..).is_some_and(long_number);
     (words > 0 && (rest.is_empty() || number)) || letter
 }
 
@@ -183,7 +203,10 @@ mod tests {
             assert_eq!(person(file).as_deref(), Some("Anna"), "{file}");
         }
         assert_eq!(person("/k/Jose\u{301}/x.jpg"), person("/k/José.jpg"));
-        assert_eq!(person("/k/Anna (Berlin).jpg").as_deref(), Some("Anna (Berlin)"));
+        assert_eq!(
+            person("/k/Anna (Berlin).jpg").as_deref(),
+            Some("Anna (Berlin)")
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! Looks at the files that images name by path, before the breaker allows a claim: how they stood when they were queued,
-//! and which of them are not there. An image that waits for its file costs a look now and then, and no attempt.
+//! Looks at the files that images name by path, before the breaker allows a claim: how they stood
+//! when they were queued, and which of them are not there. An image that waits for its file costs a
+//! look now and then, and no attempt.
 //!
 //! Not for reading: a picture's bytes are read when it is claimed.
 
@@ -79,7 +80,8 @@ impl Looker {
             if now >= next {
                 self.look_for_missing().await?;
                 idle = self.queue.missing_total() == 0;
-                let pause = (now.elapsed() * SHARE).clamp(self.retry.first_wait, self.retry.longest_wait);
+                let pause =
+                    (now.elapsed() * SHARE).clamp(self.retry.first_wait, self.retry.longest_wait);
                 next = Instant::now() + if idle { IDLE } else { pause };
             }
             tokio::select! {
@@ -97,13 +99,22 @@ impl Looker {
             let Some(last) = looks.last() else { break };
             after = last.id;
             looks.iter().for_each(|look| waiting.count(look));
-            let still = looks.into_iter().filter(|look| self.queue.waits(look)).collect();
+            let still = looks
+                .into_iter()
+                .filter(|look| self.queue.waits(look))
+                .collect();
             let looked = self.at_files(still).await;
-            looked.iter().for_each(|(look, found)| waiting.found(look, found));
+            looked
+                .iter()
+                .for_each(|(look, found)| waiting.found(look, found));
             self.queue.looked(looked).await?;
         }
         self.queue.count_missing(thought, waiting.by_source);
-        let condition = if waiting.absent.is_empty() { Condition::Ok } else { Condition::Degraded };
+        let condition = if waiting.absent.is_empty() {
+            Condition::Ok
+        } else {
+            Condition::Degraded
+        };
         let text = waiting.to_string();
         self.health.set(PART, condition, text);
         Ok(())
@@ -114,10 +125,17 @@ impl Looker {
         if looks.is_empty() {
             return Vec::new();
         }
-        let paths = looks.iter().map(|look| (look.id, PathBuf::from(&look.path))).collect();
-        let mut looks: BTreeMap<ImageId, Look> = looks.into_iter().map(|look| (look.id, look)).collect();
+        let paths = looks
+            .iter()
+            .map(|look| (look.id, PathBuf::from(&look.path)))
+            .collect();
+        let mut looks: BTreeMap<ImageId, Look> =
+            looks.into_iter().map(|look| (look.id, look)).collect();
         let found = self.reader.look(paths).await;
-        found.into_iter().filter_map(|(id, found)| Some((looks.remove(&id)?, found))).collect()
+        found
+            .into_iter()
+            .filter_map(|(id, found)| Some((looks.remove(&id)?, found)))
+            .collect()
     }
 }
 
@@ -141,7 +159,10 @@ impl Waiting {
     fn found(&mut self, look: &Look, found: &Result<Standing, Failure>) {
         match found {
             Err(Failure::RootAbsent { root, error }) => {
-                self.absent.entry(root.clone()).or_insert_with(|| (error.clone(), 0)).1 += 1;
+                self.absent
+                    .entry(root.clone())
+                    .or_insert_with(|| (error.clone(), 0))
+                    .1 += 1;
             }
             Err(_) => _ = self.example.get_or_insert_with(|| look.path.clone()),
             Ok(_) => {}
@@ -151,17 +172,30 @@ impl Waiting {
 
 impl std::fmt::Display for Waiting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let counts = Source::ALL.iter().zip(self.by_source).filter(|(_, count)| *count > 0);
-        let by_source: Vec<_> = counts.map(|(source, count)| format!("{source} {count}")).collect();
+        let counts = Source::ALL
+            .iter()
+            .zip(self.by_source)
+            .filter(|(_, count)| *count > 0);
+        let by_source: Vec<_> = counts
+            .map(|(source, count)| format!("{source} {count}"))
+            .collect();
         if by_source.is_empty() {
             return f.write_str(NOTHING_WAITS);
         }
-        write!(f, "pictures that wait for their file: {}", by_source.join(", "))?;
+        write!(
+            f,
+            "pictures that wait for their file: {}",
+            by_source.join(", ")
+        )?;
         if let Some(path) = &self.example {
             write!(f, "; for example {path:?} is not there")?;
         }
         for (root, (error, count)) in &self.absent {
-            write!(f, "; {count} wait for the folder {}, which is not available: {error}", root.display())?;
+            write!(
+                f,
+                "; {count} wait for the folder {}, which is not available: {error}",
+                root.display()
+            )?;
         }
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! From a claimed image to its result: read → breaker → engine → matcher; and from a picture to an enrolled person.
+//! From a claimed image to its result: read → breaker → engine → matcher; and from a picture to an
+//! enrolled person.
 
 mod breaker;
 mod calibration;

@@ -1,5 +1,6 @@
-//! Serves the origin's gRPC contract, so that an image processor of that system can use this board: a path goes in, the
-//! name of the matching enrolled image comes out. Not for the other direction; that is `client`.
+//! Serves the origin's gRPC contract, so that an image processor of that system can use this board:
+//! a path goes in, the name of the matching enrolled image comes out. Not for the other direction;
+//! that is `client`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,7 +37,11 @@ pub struct Origin {
 impl Origin {
     /// Opens paths by `reader`, and asks engines and gallery once they are up.
     pub fn new(reader: Arc<Reader>, ready: ReadyWatch) -> Self {
-        Self { reader, ready, turns: Arc::new(Semaphore::new(TURNS)) }
+        Self {
+            reader,
+            ready,
+            turns: Arc::new(Semaphore::new(TURNS)),
+        }
     }
 
     /// The contract's routes.
@@ -50,30 +55,56 @@ impl Origin {
         // Closed by nobody.
         match tokio::time::timeout(TURN, self.turns.acquire()).await {
             Ok(Ok(turn)) => Ok(turn),
-            _ => Err(Status::resource_exhausted("too many pictures are being identified; ask again in a while")),
+            _ => Err(Status::resource_exhausted(
+                "too many pictures are being identified; ask again in a while",
+            )),
         }
     }
 }
 
 #[tonic::async_trait]
 impl Identify for Origin {
-    async fn identify(&self, request: Request<IdentifyRequest>) -> Result<Response<IdentifyResponse>, Status> {
+    async fn identify(
+        &self,
+        request: Request<IdentifyRequest>,
+    ) -> Result<Response<IdentifyResponse>, Status> {
         let path = PathBuf::from(request.into_inner().image_path);
-        let up = self.ready.borrow().clone().ok_or_else(|| Status::unavailable("the engine is being started"))?;
+        let up = self
+            .ready
+            .borrow()
+            .clone()
+            .ok_or_else(|| Status::unavailable("the engine is being started"))?;
         let _turn = self.turn().await?;
-        let bytes = self.reader.read_path(&path).await.map_err(|failure| status(&failure))?;
-        let identified = identify(&up, None, bytes, Some(path)).await.map_err(|failure| status(&failure))?;
-        let best = identified.faces.into_iter().next().filter(|face| face.outcome == Outcome::Known);
-        let image_name = best.and_then(|face| face.enrolled_image).unwrap_or_else(|| NOT_FOUND.into());
+        let bytes = self
+            .reader
+            .read_path(&path)
+            .await
+            .map_err(|failure| status(&failure))?;
+        let identified = identify(&up, None, bytes, Some(path))
+            .await
+            .map_err(|failure| status(&failure))?;
+        let best = identified
+            .faces
+            .into_iter()
+            .next()
+            .filter(|face| face.outcome == Outcome::Known);
+        let image_name = best
+            .and_then(|face| face.enrolled_image)
+            .unwrap_or_else(|| NOT_FOUND.into());
         Ok(Response::new(IdentifyResponse { image_name }))
     }
 }
 
 #[tonic::async_trait]
 impl HealthCheck for Origin {
-    async fn health_check(&self, _: Request<Empty>) -> Result<Response<HealthCheckResponse>, Status> {
+    async fn health_check(
+        &self,
+        _: Request<Empty>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
         let up = self.ready.borrow().clone();
-        Ok(Response::new(HealthCheckResponse { ready: up.is_some_and(|up| up.guard.capacity() > 0) }))
+        Ok(Response::new(HealthCheckResponse {
+            ready: up.is_some_and(|up| up.guard.capacity() > 0),
+        }))
     }
 }
 
@@ -85,7 +116,9 @@ fn status(failure: &Failure) -> Status {
         }
         Failure::OutsideRoots(_) | Failure::Link(_) => Status::permission_denied(sentence),
         Failure::FileMissing { .. } | Failure::SpoolMissing(_) => Status::not_found(sentence),
-        Failure::EngineDied(_) | Failure::EngineFailed(_) | Failure::EngineMalformed(_) => Status::internal(sentence),
+        Failure::EngineDied(_) | Failure::EngineFailed(_) | Failure::EngineMalformed(_) => {
+            Status::internal(sentence)
+        }
         Failure::EngineDeadline { .. } => Status::deadline_exceeded(sentence),
         Failure::RootAbsent { .. }
         | Failure::EngineDiedAmongSeveral(_)

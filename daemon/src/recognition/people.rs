@@ -1,5 +1,5 @@
-//! What is done to people once they are enrolled: renamed, put together, erased, saved and brought back. Each ends with the
-//! gallery in memory being what the database says.
+//! What is done to people once they are enrolled: renamed, put together, erased, saved and brought
+//! back. Each ends with the gallery in memory being what the database says.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -37,9 +37,11 @@ const MOST_NAMED: usize = 20;
 /// Somebody was erased.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forgotten {
-    /// Files and folders of the state folder that were moved aside and that kithd does not look into: they may hold them yet.
+    /// Files and folders of the state folder that were moved aside and that kithd does not look
+    /// into: they may hold them yet.
     pub may_hold_them: Vec<String>,
-    /// Something of them is left in past results, a backup or the journal; it follows while the daemon runs.
+    /// Something of them is left in past results, a backup or the journal; it follows while the
+    /// daemon runs.
     pub rest_follows: bool,
 }
 
@@ -52,7 +54,8 @@ pub struct Restored {
     pub replaced: Amounts,
     /// What came from the backup.
     pub came: Amounts,
-    /// Images of this board that stayed: unfinished ones, and those whose result is not delivered yet.
+    /// Images of this board that stayed: unfinished ones, and those whose result is not delivered
+    /// yet.
     pub kept: u64,
     /// People of the backup who were erased on this board and stay erased.
     pub erased: u64,
@@ -71,7 +74,8 @@ pub struct Imported {
     pub origin: String,
     /// People who were not here.
     pub people: u64,
-    /// People who were here already: the same, or of the same name. They got the pictures they lacked.
+    /// People who were here already: the same, or of the same name. They got the pictures they
+    /// lacked.
     pub known: u64,
     /// Pictures that were not here.
     pub pictures: u64,
@@ -83,14 +87,19 @@ pub struct Imported {
     pub left_out: u64,
     /// The first of these, each with its reason.
     pub left_out_rows: Vec<String>,
-    /// New people whose faces the gallery knows as a person who was here, a sentence each; at most 20. Empty where no
-    /// gallery is in memory.
+    /// New people whose faces the gallery knows as a person who was here, a sentence each; at most
+    /// 20. Empty where no gallery is in memory.
     pub resembling: Vec<String>,
 }
 
 impl Enroller {
     /// Gives somebody another name; past results show it too.
-    pub async fn rename(&self, up: Option<&Arc<Ready>>, id: PersonId, name: &str) -> anyhow::Result<Changed> {
+    pub async fn rename(
+        &self,
+        up: Option<&Arc<Ready>>,
+        id: PersonId,
+        name: &str,
+    ) -> anyhow::Result<Changed> {
         let name = match names::given_to_person(name) {
             Ok(name) => name,
             Err(why) => return Ok(Changed::Refused(why)),
@@ -102,7 +111,12 @@ impl Enroller {
     }
 
     /// Makes two people one, under the name of `into`.
-    pub async fn merge(&self, up: Option<&Arc<Ready>>, id: PersonId, into: PersonId) -> anyhow::Result<Changed> {
+    pub async fn merge(
+        &self,
+        up: Option<&Arc<Ready>>,
+        id: PersonId,
+        into: PersonId,
+    ) -> anyhow::Result<Changed> {
         let _turn = self.turn.lock().await;
         let changed = self.store.merge_people(id, into).await?;
         self.refresh(up).await?;
@@ -128,33 +142,49 @@ impl Enroller {
         self.delete_copies_before()?;
         self.renew_backup().await?;
         if !self.store.empty_journal().await? {
-            tracing::warn!("the journal that still holds a picture taken out of the gallery is being read");
+            tracing::warn!(
+                "the journal that still holds a picture taken out of the gallery is being read"
+            );
         }
         Ok(Changed::Done(()))
     }
 
-    /// Erases the person of a name: embeddings, pictures, crops, thumbnails, kept bytes, messages not sent yet, their name
-    /// in past results, and what backups on this board hold of them. `None`: there is nobody of that name.
-    pub async fn forget(&self, up: Option<&Arc<Ready>>, name: &str) -> anyhow::Result<Option<Forgotten>> {
+    /// Erases the person of a name: embeddings, pictures, crops, thumbnails, kept bytes, messages
+    /// not sent yet, their name in past results, and what backups on this board hold of them.
+    /// `None`: there is nobody of that name.
+    pub async fn forget(
+        &self,
+        up: Option<&Arc<Ready>>,
+        name: &str,
+    ) -> anyhow::Result<Option<Forgotten>> {
         let _turn = self.turn.lock().await;
         let person = self.store.person_named(name.into()).await?;
         self.erase(up, person).await
     }
 
     /// The same by number.
-    pub async fn forget_person(&self, up: Option<&Arc<Ready>>, id: PersonId) -> anyhow::Result<Option<Forgotten>> {
+    pub async fn forget_person(
+        &self,
+        up: Option<&Arc<Ready>>,
+        id: PersonId,
+    ) -> anyhow::Result<Option<Forgotten>> {
         let _turn = self.turn.lock().await;
         self.erase(up, Some(id)).await
     }
 
-    /// Counter-examples were erased with the image they were made of: gallery and backup are not to have them either.
+    /// Counter-examples were erased with the image they were made of: gallery and backup are not to
+    /// have them either.
     pub async fn forget_counter_examples(&self, up: Option<&Arc<Ready>>) -> anyhow::Result<()> {
         let _turn = self.turn.lock().await;
         self.refresh(up).await?;
         self.renew_backup().await
     }
 
-    async fn erase(&self, up: Option<&Arc<Ready>>, person: Option<PersonId>) -> anyhow::Result<Option<Forgotten>> {
+    async fn erase(
+        &self,
+        up: Option<&Arc<Ready>>,
+        person: Option<PersonId>,
+    ) -> anyhow::Result<Option<Forgotten>> {
         let found = match person {
             Some(person) => self.store.erase_person(person).await?,
             None => false,
@@ -173,11 +203,18 @@ impl Enroller {
             }
             rest => rest.map(|()| false)?,
         };
-        Ok(found.then(|| Forgotten { may_hold_them: self.moved_aside(), rest_follows }))
+        Ok(found.then(|| Forgotten {
+            may_hold_them: self.moved_aside(),
+            rest_follows,
+        }))
     }
 
     /// Does to its end, now and then, what a full disk or the end of the daemon broke off.
-    pub async fn keep_forgetting(self, health: Health, stop: CancellationToken) -> anyhow::Result<()> {
+    pub async fn keep_forgetting(
+        self,
+        health: Health,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
         loop {
             let finished = {
                 let _turn = self.turn.lock().await;
@@ -185,9 +222,17 @@ impl Enroller {
                 self.finish_forgetting().await.and_then(|()| Ok(merged?))
             };
             match finished {
-                Ok(()) => _ = health.set("erasure", Condition::Ok, "nothing is left of people who were erased"),
+                Ok(()) => {
+                    _ = health.set(
+                        "erasure",
+                        Condition::Ok,
+                        "nothing is left of people who were erased",
+                    )
+                }
                 Err(error) => {
-                    let text = format!("somebody who was erased is still in past results: {error:#}; tried again");
+                    let text = format!(
+                        "somebody who was erased is still in past results: {error:#}; tried again"
+                    );
                     if health.set("erasure", Condition::Degraded, text.as_str()) {
                         tracing::error!("{text}");
                     }
@@ -218,18 +263,25 @@ impl Enroller {
         Ok(self.store.erased(people).await?)
     }
 
-    /// What is erased is not in the copies of the database either that were made before it was brought to a newer schema.
+    /// What is erased is not in the copies of the database either that were made before it was
+    /// brought to a newer schema.
     pub fn delete_copies_before(&self) -> anyhow::Result<()> {
         for copy in self.store.copies_before() {
-            std::fs::remove_file(&copy)
-                .with_context(|| format!("{} still holds what was erased and cannot be deleted", copy.display()))?;
+            std::fs::remove_file(&copy).with_context(|| {
+                format!(
+                    "{} still holds what was erased and cannot be deleted",
+                    copy.display()
+                )
+            })?;
         }
         Ok(())
     }
 
     /// Who is erased is not in the board's own backup either, whatever becomes of the others.
     async fn renew_backup(&self) -> anyhow::Result<()> {
-        let Err(error) = keep_gallery(&self.store, &self.state_dir, &self.device).await else { return Ok(()) };
+        let Err(error) = keep_gallery(&self.store, &self.state_dir, &self.device).await else {
+            return Ok(());
+        };
         tracing::error!("the gallery's backup could not be renewed and is deleted: {error}");
         match std::fs::remove_file(self.state_dir.join(GALLERY)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
@@ -239,7 +291,10 @@ impl Enroller {
 
     /// What lies in the state folder, moved aside, that nobody here looks into.
     fn moved_aside(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(&self.state_dir).into_iter().flatten().flatten();
+        let entries = std::fs::read_dir(&self.state_dir)
+            .into_iter()
+            .flatten()
+            .flatten();
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
         let mut aside: Vec<_> = names.filter(|name| name.contains(".damaged-")).collect();
         aside.sort();
@@ -262,15 +317,30 @@ impl Enroller {
 
     /// Makes a backup of everything, to be written wherever the caller wants it.
     pub async fn backup(&self) -> Result<Backup, BackupError> {
-        Backup::make(&self.store, &self.state_dir, &self.device, Contents::Everything, None).await
+        Backup::make(
+            &self.store,
+            &self.state_dir,
+            &self.device,
+            Contents::Everything,
+            None,
+        )
+        .await
     }
 
     /// Makes a backup of people, or of one, to be imported on another board.
     pub async fn export(&self, person: Option<PersonId>) -> Result<Backup, BackupError> {
-        Backup::make(&self.store, &self.state_dir, &self.device, Contents::People, person).await
+        Backup::make(
+            &self.store,
+            &self.state_dir,
+            &self.device,
+            Contents::People,
+            person,
+        )
+        .await
     }
 
-    /// Puts a backup in the place of what is here, but for who was erased here. Images that are not finished stay.
+    /// Puts a backup in the place of what is here, but for who was erased here. Images that are not
+    /// finished stay.
     pub async fn restore<E: std::fmt::Display>(
         &self,
         up: Option<&Arc<Ready>>,
@@ -284,7 +354,8 @@ impl Enroller {
         }
         let _turn = self.turn.lock().await;
         let erased = self.store.apply_tombstones(received.clean()).await?;
-        // Until the gallery in memory is the new one, nothing may be compared with the old one and stored.
+        // Until the gallery in memory is the new one, nothing may be compared with the old one and
+        // stored.
         let held = self.store.hold_claims();
         let replaced = self.store.replace_by(received.clean(), contents).await?;
         self.restores.send_modify(|restores| *restores += 1);
@@ -292,9 +363,12 @@ impl Enroller {
         self.refresh(up).await?;
         drop(held);
         if let Some(error) = self.store.delete_discarded().await? {
-            tracing::warn!("a picture of an image that was replaced cannot be deleted from the spool yet: {error}");
+            tracing::warn!(
+                "a picture of an image that was replaced cannot be deleted from the spool yet: {error}"
+            );
         }
-        // What a copy from before the last migration holds is not what this board is to hold any more.
+        // What a copy from before the last migration holds is not what this board is to hold any
+        // more.
         self.renew_backup().await?;
         tracing::info!("a backup {origin} was restored");
         let LeftOut { named, rows } = received.left_out;
@@ -324,12 +398,15 @@ impl Enroller {
         let (added, more) = self.store.add_people(received.clean()).await?;
         self.refresh(up).await?;
         let resembling = match before {
-            Some((up, before)) => tokio::task::spawn_blocking(move || newly_mistaken(&up.matcher, &before))
-                .await
-                .context("comparing the imported people panicked")??,
+            Some((up, before)) => {
+                tokio::task::spawn_blocking(move || newly_mistaken(&up.matcher, &before))
+                    .await
+                    .context("comparing the imported people panicked")??
+            }
             None => Vec::new(),
         };
-        // What a copy from before the last migration holds is not what this board is to hold any more.
+        // What a copy from before the last migration holds is not what this board is to hold any
+        // more.
         self.renew_backup().await?;
         let origin = received.origin.text;
         tracing::info!("people of a backup {origin} were imported");
@@ -379,10 +456,14 @@ impl Enroller {
     }
 }
 
-/// Compares the people who were not in the gallery before with all others. A pair that the gallery takes for one person is
-/// named once.
+/// Compares the people who were not in the gallery before with all others. A pair that the gallery
+/// takes for one person is named once.
 fn newly_mistaken(matcher: &Matcher, before: &Snapshot) -> Result<Vec<String>, VisionError> {
-    let there: HashSet<PersonId> = before.gallery().pictures().map(|(person, ..)| person).collect();
+    let there: HashSet<PersonId> = before
+        .gallery()
+        .pictures()
+        .map(|(person, ..)| person)
+        .collect();
     let now = matcher.snapshot();
     let mut pairs = HashSet::new();
     let mut resembling = Vec::new();
@@ -391,12 +472,18 @@ fn newly_mistaken(matcher: &Matcher, before: &Snapshot) -> Result<Vec<String>, V
             continue;
         }
         let nearest = matcher.nearest(&now, embedding, 2)?;
-        let Some(other) = nearest.iter().find(|candidate| candidate.person != person) else { continue };
+        let Some(other) = nearest.iter().find(|candidate| candidate.person != person) else {
+            continue;
+        };
         let pair = (person.min(other.person), person.max(other.person));
         if other.distance >= now.lines().known_below || !pairs.insert(pair) {
             continue;
         }
-        let own = now.named(&Candidate { person, picture, distance: 0.0 });
+        let own = now.named(&Candidate {
+            person,
+            picture,
+            distance: 0.0,
+        });
         let other = now.named(other);
         resembling.push(format!(
             "{} is taken for {}; if they are one person: kithd people merge \"{}\" \"{}\"",

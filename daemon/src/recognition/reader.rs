@@ -1,7 +1,7 @@
 //! Reads pictures from beneath the roots, once, within a byte limit and a deadline.
 //!
-//! A hung mount holds a few threads of its own root and nothing else: reads are counted per root, and once its
-//! threads are all stuck the root counts as absent until one comes back.
+//! A hung mount holds a few threads of its own root and nothing else: reads are counted per root,
+//! and once its threads are all stuck the root counts as absent until one comes back.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read};
@@ -23,7 +23,8 @@ use crate::spool;
 
 /// Threads that may be inside one mount at a time.
 const READERS_PER_ROOT: usize = 4;
-/// Longest time that looks at the files of one root are waited for; a mount that takes longer is asked the next time.
+/// Longest time that looks at the files of one root are waited for; a mount that takes longer is
+/// asked the next time.
 const LOOK_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Reads below the configured roots.
@@ -55,7 +56,12 @@ impl Reader {
                 stuck: Arc::default(),
             })
             .collect();
-        Self { roots, state_dir: state_dir.into(), max_bytes, deadline }
+        Self {
+            roots,
+            state_dir: state_dir.into(),
+            max_bytes,
+            deadline,
+        }
     }
 
     /// Bytes of a path below a root.
@@ -65,17 +71,21 @@ impl Reader {
 
     /// The same, with the file as it stood when it was read.
     pub async fn read_standing(&self, path: &Path) -> Result<(Vec<u8>, Standing), Failure> {
-        let root = self.root_of(path).ok_or_else(|| Failure::OutsideRoots(path.into()))?;
+        let root = self
+            .root_of(path)
+            .ok_or_else(|| Failure::OutsideRoots(path.into()))?;
         let hung = || Failure::RootAbsent {
             root: root.path.clone(),
             error: format!("it did not answer within {:.0?}", self.deadline),
         };
         if root.stuck.load(Ordering::Acquire) > 0 {
-            // While the mount holds a thread nobody else waits for it: other pictures have their turn.
+            // While the mount holds a thread nobody else waits for it: other pictures have their
+            // turn.
             return Err(hung());
         }
-        let permit =
-            tokio::time::timeout(self.deadline, Arc::clone(&root.threads).acquire_owned()).await.map_err(|_| hung())?;
+        let permit = tokio::time::timeout(self.deadline, Arc::clone(&root.threads).acquire_owned())
+            .await
+            .map_err(|_| hung())?;
         let (root_path, path, max_bytes) = (root.path.clone(), path.to_path_buf(), self.max_bytes);
         // Whoever swaps second knows that the other was first.
         let over = Arc::new(AtomicBool::new(false));
@@ -101,8 +111,12 @@ impl Reader {
         }
     }
 
-    /// Looks at files without reading them. Those below a root that does not answer in time are left out.
-    pub async fn look(&self, paths: Vec<(ImageId, PathBuf)>) -> Vec<(ImageId, Result<Standing, Failure>)> {
+    /// Looks at files without reading them. Those below a root that does not answer in time are
+    /// left out.
+    pub async fn look(
+        &self,
+        paths: Vec<(ImageId, PathBuf)>,
+    ) -> Vec<(ImageId, Result<Standing, Failure>)> {
         let mut looks = Vec::with_capacity(paths.len());
         let mut by_root: HashMap<&Path, Vec<(ImageId, PathBuf)>> = HashMap::new();
         for (id, path) in paths {
@@ -113,8 +127,12 @@ impl Reader {
         }
         let mut looking = JoinSet::new();
         for root in &self.roots {
-            let Some(paths) = by_root.remove(root.path.as_path()) else { continue };
-            let Ok(permit) = Arc::clone(&root.looker).try_acquire_owned() else { continue };
+            let Some(paths) = by_root.remove(root.path.as_path()) else {
+                continue;
+            };
+            let Ok(permit) = Arc::clone(&root.looker).try_acquire_owned() else {
+                continue;
+            };
             let root = root.path.clone();
             looking.spawn_blocking(move || {
                 let _permit = permit; // held by the thread, however long the mount keeps it
@@ -133,7 +151,10 @@ impl Reader {
     }
 
     fn root_of(&self, path: &Path) -> Option<&Root> {
-        let around = self.roots.iter().filter(|root| path.starts_with(&root.path));
+        let around = self
+            .roots
+            .iter()
+            .filter(|root| path.starts_with(&root.path));
         around.max_by_key(|root| root.path.as_os_str().len())
     }
 
@@ -145,26 +166,45 @@ impl Reader {
         read.map_err(|error| match error.kind() {
             ErrorKind::NotFound | ErrorKind::InvalidInput => Failure::SpoolMissing(file.into()),
             // Too many open files, a bad sector: worth another look.
-            _ => Failure::FileMissing { path: self.state_dir.join(file), error: error.to_string() },
+            _ => Failure::FileMissing {
+                path: self.state_dir.join(file),
+                error: error.to_string(),
+            },
         })
     }
 }
 
-fn read_beneath(root: &Path, path: &Path, max_bytes: usize) -> Result<(Vec<u8>, Standing), Failure> {
-    let missing = |error: std::io::Error| Failure::FileMissing { path: path.into(), error: error.to_string() };
+fn read_beneath(
+    root: &Path,
+    path: &Path,
+    max_bytes: usize,
+) -> Result<(Vec<u8>, Standing), Failure> {
+    let missing = |error: std::io::Error| Failure::FileMissing {
+        path: path.into(),
+        error: error.to_string(),
+    };
     let folder = open_root(root)?;
     let (file, stat) = open_regular(&folder, root, path)?;
     let standing = standing_of(&stat, numbers_last(&file));
     let size = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
     if size > max_bytes as u64 {
-        return Err(Failure::TooLarge { bytes: size, limit: max_bytes });
+        return Err(Failure::TooLarge {
+            bytes: size,
+            limit: max_bytes,
+        });
     }
     let mut bytes = Vec::with_capacity(size as usize);
     // It may have grown since: one byte beyond the limit tells.
     let file = std::fs::File::from(file);
-    (&file).take(max_bytes as u64 + 1).read_to_end(&mut bytes).map_err(missing)?;
+    (&file)
+        .take(max_bytes as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(missing)?;
     if bytes.len() > max_bytes {
-        return Err(Failure::TooLarge { bytes: bytes.len() as u64, limit: max_bytes });
+        return Err(Failure::TooLarge {
+            bytes: bytes.len() as u64,
+            limit: max_bytes,
+        });
     }
     let after = fstat(&file).map_err(|error| failed(root, path, error))?;
     if standing_of(&after, false).stamp != standing.stamp {
@@ -173,26 +213,42 @@ fn read_beneath(root: &Path, path: &Path, max_bytes: usize) -> Result<(Vec<u8>, 
     Ok((bytes, standing))
 }
 
-fn look_beneath(root: &Path, paths: Vec<(ImageId, PathBuf)>) -> Vec<(ImageId, Result<Standing, Failure>)> {
+fn look_beneath(
+    root: &Path,
+    paths: Vec<(ImageId, PathBuf)>,
+) -> Vec<(ImageId, Result<Standing, Failure>)> {
     let folder = open_root(root);
     let look = |path: &Path| {
         let folder = folder.as_ref().map_err(Clone::clone)?;
-        // Opened, though nothing is read: on NFS that asks the server, and a file that may not be read waits.
+        // Opened, though nothing is read: on NFS that asks the server, and a file that may not be
+        // read waits.
         let (file, stat) = open_regular(folder, root, path)?;
         Ok(standing_of(&stat, numbers_last(&file)))
     };
-    paths.into_iter().map(|(id, path)| (id, look(&path))).collect()
+    paths
+        .into_iter()
+        .map(|(id, path)| (id, look(&path)))
+        .collect()
 }
 
 fn open_root(root: &Path) -> Result<OwnedFd, Failure> {
-    open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|error| Failure::RootAbsent { root: root.into(), error: describe(error) })
+    open(
+        root,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|error| Failure::RootAbsent {
+        root: root.into(),
+        error: describe(error),
+    })
 }
 
 /// A regular file below a root, open for reading.
 fn open_regular(folder: &OwnedFd, root: &Path, path: &Path) -> Result<(OwnedFd, Stat), Failure> {
     let failed = |error| failed(root, path, error);
-    let Ok(below) = path.strip_prefix(root) else { return Err(Failure::OutsideRoots(path.into())) };
+    let Ok(below) = path.strip_prefix(root) else {
+        return Err(Failure::OutsideRoots(path.into()));
+    };
     // Asked before it is opened for reading: a device or pipe is not opened at all.
     let (_, stat) = stat_beneath(folder, below, OFlags::PATH).map_err(failed)?;
     regular(path, stat)?;
@@ -203,7 +259,10 @@ fn open_regular(folder: &OwnedFd, root: &Path, path: &Path) -> Result<(OwnedFd, 
 fn regular(path: &Path, stat: Stat) -> Result<Stat, Failure> {
     match special(FileType::from_raw_mode(stat.st_mode)) {
         None => Ok(stat),
-        Some(kind) => Err(Failure::NotAFile { path: path.into(), kind }),
+        Some(kind) => Err(Failure::NotAFile {
+            path: path.into(),
+            kind,
+        }),
     }
 }
 
@@ -212,10 +271,14 @@ fn failed(root: &Path, path: &Path, error: Errno) -> Failure {
         Errno::LOOP => Failure::Link(path.into()),
         Errno::XDEV => Failure::OutsideRoots(path.into()),
         // A mount whose server forgot it, or does not answer.
-        Errno::STALE | Errno::IO | Errno::HOSTDOWN | Errno::TIMEDOUT => {
-            Failure::RootAbsent { root: root.into(), error: describe(error) }
-        }
-        _ => Failure::FileMissing { path: path.into(), error: describe(error) },
+        Errno::STALE | Errno::IO | Errno::HOSTDOWN | Errno::TIMEDOUT => Failure::RootAbsent {
+            root: root.into(),
+            error: describe(error),
+        },
+        _ => Failure::FileMissing {
+            path: path.into(),
+            error: describe(error),
+        },
     }
 }
 
@@ -223,22 +286,33 @@ fn describe(error: Errno) -> String {
     std::io::Error::from(error).to_string()
 }
 
-/// Bytes of a file below a folder that the operator named on the command line. No link in it is followed.
+/// Bytes of a file below a folder that the operator named on the command line. No link in it is
+/// followed.
 pub fn read_below(folder: &Path, path: &Path, max_bytes: usize) -> Result<Vec<u8>, Failure> {
     Ok(read_beneath(folder, path, max_bytes)?.0)
 }
 
 /// Bytes of a file the operator named on the command line, within the limit.
 pub fn read_given(path: &Path, max_bytes: usize) -> Result<Vec<u8>, Failure> {
-    let missing = |error: std::io::Error| Failure::FileMissing { path: path.into(), error: error.to_string() };
+    let missing = |error: std::io::Error| Failure::FileMissing {
+        path: path.into(),
+        error: error.to_string(),
+    };
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|error| missing(error.into()))?;
+    let file = rustix::fs::openat(CWD, path, flags, Mode::empty())
+        .map_err(|error| missing(error.into()))?;
     let stat = fstat(&file).map_err(|error| missing(error.into()))?;
     regular(path, stat)?;
     let mut bytes = Vec::new();
-    std::fs::File::from(file).take(max_bytes as u64 + 1).read_to_end(&mut bytes).map_err(missing)?;
+    std::fs::File::from(file)
+        .take(max_bytes as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(missing)?;
     if bytes.len() > max_bytes {
-        return Err(Failure::TooLarge { bytes: bytes.len() as u64, limit: max_bytes });
+        return Err(Failure::TooLarge {
+            bytes: bytes.len() as u64,
+            limit: max_bytes,
+        });
     }
     Ok(bytes)
 }
@@ -257,7 +331,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("a")).unwrap();
         std::fs::write(folder.path().join("a/x.jpg"), b"bytes").unwrap();
-        let read = reader(folder.path()).read_path(&folder.path().join("a/x.jpg")).await;
+        let read = reader(folder.path())
+            .read_path(&folder.path().join("a/x.jpg"))
+            .await;
         assert_eq!(read.unwrap(), b"bytes");
     }
 
@@ -276,7 +352,9 @@ mod tests {
             let looked = reader(folder.path()).look(vec![(1, path.clone())]).await;
             assert_eq!(looked, [(1, Err(Failure::Link(path)))], "{name}");
         }
-        let read = reader(folder.path()).read_path(&folder.path().join("../x")).await;
+        let read = reader(folder.path())
+            .read_path(&folder.path().join("../x"))
+            .await;
         assert!(matches!(read, Err(Failure::OutsideRoots(_))), "{read:?}");
     }
 
@@ -284,32 +362,67 @@ mod tests {
     async fn a_folder_a_pipe_and_a_device_are_no_files_and_do_not_hang() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("dir")).unwrap();
-        rustix::fs::mknodat(CWD, folder.path().join("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        rustix::fs::mknodat(
+            CWD,
+            folder.path().join("pipe"),
+            FileType::Fifo,
+            Mode::RUSR,
+            0,
+        )
+        .unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
-        for (name, kind) in [("dir", "a folder"), ("pipe", "a pipe"), ("socket", "a socket")] {
+        for (name, kind) in [
+            ("dir", "a folder"),
+            ("pipe", "a pipe"),
+            ("socket", "a socket"),
+        ] {
             let path = folder.path().join(name);
             let read = reader(folder.path()).read_path(&path).await;
             assert_eq!(read, Err(Failure::NotAFile { path, kind }));
         }
-        let read = reader(Path::new("/dev")).read_path(Path::new("/dev/zero")).await;
-        assert_eq!(read, Err(Failure::NotAFile { path: "/dev/zero".into(), kind: "a character device" }));
+        let read = reader(Path::new("/dev"))
+            .read_path(Path::new("/dev/zero"))
+            .await;
+        assert_eq!(
+            read,
+            Err(Failure::NotAFile {
+                path: "/dev/zero".into(),
+                kind: "a character device"
+            })
+        );
     }
 
     #[tokio::test]
     async fn a_missing_file_is_told_from_a_missing_root() {
         let folder = tempfile::tempdir().unwrap();
-        let missing = reader(folder.path()).read_path(&folder.path().join("x")).await;
-        assert!(matches!(missing, Err(Failure::FileMissing { .. })), "{missing:?}");
+        let missing = reader(folder.path())
+            .read_path(&folder.path().join("x"))
+            .await;
+        assert!(
+            matches!(missing, Err(Failure::FileMissing { .. })),
+            "{missing:?}"
+        );
         let root = folder.path().join("mount");
         let absent = reader(&root).read_path(&root.join("x")).await;
-        assert!(matches!(absent, Err(Failure::RootAbsent { .. })), "{absent:?}");
+        assert!(
+            matches!(absent, Err(Failure::RootAbsent { .. })),
+            "{absent:?}"
+        );
     }
 
     #[tokio::test]
     async fn a_file_beyond_the_byte_limit_is_refused_without_reading_it() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("big"), vec![0; 1001]).unwrap();
-        let read = reader(folder.path()).read_path(&folder.path().join("big")).await;
-        assert_eq!(read, Err(Failure::TooLarge { bytes: 1001, limit: 1000 }));
+        let read = reader(folder.path())
+            .read_path(&folder.path().join("big"))
+            .await;
+        assert_eq!(
+            read,
+            Err(Failure::TooLarge {
+                bytes: 1001,
+                limit: 1000
+            })
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! One engine, wherever it runs: a child process, or a server at an address. Brought up, called, tested, taken down.
-//! Not for deciding whether to call it; that is the guard's.
+//! One engine, wherever it runs: a child process, or a server at an address. Brought up, called,
+//! tested, taken down. Not for deciding whether to call it; that is the guard's.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,8 +53,13 @@ impl Deadlines {
         let pixels = catch_unwind(AssertUnwindSafe(|| imagesize::blob_size(&picture.bytes)))
             .ok()
             .and_then(Result::ok)
-            .map_or(0, |size| (size.width as u64).saturating_mul(size.height as u64));
-        self.base + self.per_megapixel.mul_f64(pixels.min(self.max_pixels) as f64 / 1e6)
+            .map_or(0, |size| {
+                (size.width as u64).saturating_mul(size.height as u64)
+            });
+        self.base
+            + self
+                .per_megapixel
+                .mul_f64(pixels.min(self.max_pixels) as f64 / 1e6)
     }
 }
 
@@ -85,8 +90,8 @@ pub enum SlotState {
 /// Why an engine did not come up or did not pass its test.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TestFailure {
-    /// `SelfTest`: it gives a sound answer that is not the right one for the bundled picture, so nothing it said since
-    /// the last test is to be believed.
+    /// `SelfTest`: it gives a sound answer that is not the right one for the bundled picture, so
+    /// nothing it said since the last test is to be believed.
     pub reason: BreakerReason,
     /// In words.
     pub why: String,
@@ -94,7 +99,10 @@ pub struct TestFailure {
 
 impl TestFailure {
     fn new(reason: BreakerReason, why: impl Into<String>) -> Self {
-        Self { reason, why: why.into() }
+        Self {
+            reason,
+            why: why.into(),
+        }
     }
 
     fn of(error: &CallError) -> Self {
@@ -161,7 +169,8 @@ pub enum Cause {
 /// Why a picture got no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trouble {
-    /// The engine lives and answered: unreadable, failed or malformed; or a server elsewhere was too slow or is lost.
+    /// The engine lives and answered: unreadable, failed or malformed; or a server elsewhere was
+    /// too slow or is lost.
     Call(CallError),
     /// The engine died; `lone` when this picture was the only one in flight.
     Died {
@@ -216,7 +225,10 @@ impl Up {
         life.in_flight += 1;
         drop(life);
         self.turns.fetch_add(1, Ordering::Relaxed);
-        Ok(Turn { up: Arc::clone(self), _permit: permit })
+        Ok(Turn {
+            up: Arc::clone(self),
+            _permit: permit,
+        })
     }
 
     /// Notes the end, once; later callers learn what the first one noted.
@@ -225,7 +237,11 @@ impl Up {
         if let Some(end) = &life.end {
             return (end.clone(), false);
         }
-        let end = End { how, in_flight: life.in_flight, cause };
+        let end = End {
+            how,
+            in_flight: life.in_flight,
+            cause,
+        };
         life.end = Some(end.clone());
         drop(life);
         self.gone.cancel();
@@ -244,7 +260,11 @@ impl Up {
             },
             None => self.gone.cancelled().await,
         }
-        self.life().end.clone().unwrap_or(End { how: String::new(), in_flight: 0, cause: Cause::Planned })
+        self.life().end.clone().unwrap_or(End {
+            how: String::new(),
+            in_flight: 0,
+            cause: Cause::Planned,
+        })
     }
 
     /// Memory of the child process, in bytes.
@@ -294,7 +314,10 @@ impl Up {
 
     /// What it said of itself when it was last asked.
     pub fn description(&self) -> Description {
-        self.description.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.description
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Precision that runs there, as far as it says.
@@ -304,18 +327,36 @@ impl Up {
 
     /// For results, health and people: pack, precision, device.
     pub fn name(&self) -> String {
-        let Description { pack, precision, device, .. } = self.description();
-        [pack, precision, device].iter().filter(|word| !word.is_empty()).cloned().collect::<Vec<_>>().join(" ")
+        let Description {
+            pack,
+            precision,
+            device,
+            ..
+        } = self.description();
+        [pack, precision, device]
+            .iter()
+            .filter(|word| !word.is_empty())
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     /// Asks again what it says of itself.
     pub async fn refresh_description(&self) -> Option<Description> {
         let said = self.client.describe().await.ok().flatten()?;
-        *self.description.lock().unwrap_or_else(PoisonError::into_inner) = said.clone();
+        *self
+            .description
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = said.clone();
         Some(said)
     }
 
-    async fn call(&self, picture: Picture, pack: &Pack, deadline: Duration) -> Result<Answer, Trouble> {
+    async fn call(
+        &self,
+        picture: Picture,
+        pack: &Pack,
+        deadline: Duration,
+    ) -> Result<Answer, Trouble> {
         let answer = tokio::select! {
             biased;
             answer = self.client.recognise(picture, pack, deadline) => answer,
@@ -327,10 +368,15 @@ impl Up {
         };
         match (error, &self.child) {
             (CallError::Deadline(limit), Some(_)) => {
-                let (end, first) =
-                    self.end(format!("killed after {:.1} s over one picture", limit.as_secs_f32()), Cause::Deadline);
+                let (end, first) = self.end(
+                    format!("killed after {:.1} s over one picture", limit.as_secs_f32()),
+                    Cause::Deadline,
+                );
                 if first {
-                    Err(Trouble::Overdue { limit, lone: end.in_flight == 1 })
+                    Err(Trouble::Overdue {
+                        limit,
+                        lone: end.in_flight == 1,
+                    })
                 } else {
                     Err(Trouble::Swept(end.how))
                 }
@@ -338,10 +384,17 @@ impl Up {
             (CallError::Lost(how), Some(child)) => {
                 // Its exit, if that is what happened, says more than the broken connection does.
                 let noticed = tokio::time::timeout(END_NOTICED, child.ended()).await;
-                let how = if noticed.is_ok() { child.how() } else { format!("the engine broke the connection: {how}") };
+                let how = if noticed.is_ok() {
+                    child.how()
+                } else {
+                    format!("the engine broke the connection: {how}")
+                };
                 let (end, _) = self.end(how, Cause::Died);
                 match end.cause {
-                    Cause::Died => Err(Trouble::Died { how: end.how, lone: end.in_flight == 1 }),
+                    Cause::Died => Err(Trouble::Died {
+                        how: end.how,
+                        lone: end.in_flight == 1,
+                    }),
                     Cause::Deadline | Cause::Planned => Err(Trouble::Swept(end.how)),
                 }
             }
@@ -354,7 +407,14 @@ impl Slot {
     /// An engine that is not running yet.
     pub fn new(place: Place, pack: Arc<Pack>, deadlines: Deadlines, threads: usize) -> Self {
         let (state, _) = watch::channel(SlotState::Stopped);
-        Self { place, pack, deadlines, threads, state, generations: AtomicU64::new(0) }
+        Self {
+            place,
+            pack,
+            deadlines,
+            threads,
+            state,
+            generations: AtomicU64::new(0),
+        }
     }
 
     /// How it is, and a way to wait for a change.
@@ -365,7 +425,9 @@ impl Slot {
     /// The running engine.
     pub fn up(&self) -> Option<Arc<Up>> {
         match &*self.state.borrow() {
-            SlotState::Up(up) if !up.gone.is_cancelled() && !up.permits.is_closed() => Some(Arc::clone(up)),
+            SlotState::Up(up) if !up.gone.is_cancelled() && !up.permits.is_closed() => {
+                Some(Arc::clone(up))
+            }
             _ => None,
         }
     }
@@ -391,7 +453,8 @@ impl Slot {
         }
     }
 
-    /// Waits until a later run than this one is up and has passed its test; the error says why there is none.
+    /// Waits until a later run than this one is up and has passed its test; the error says why
+    /// there is none.
     pub async fn restarted_after(&self, generation: u64) -> Result<(), String> {
         let mut state = self.watch();
         let settled = state.wait_for(|state| match state {
@@ -407,7 +470,11 @@ impl Slot {
     }
 
     /// Brings it up and tests it; the error says why it is not up.
-    pub async fn start(&self, precision: Option<Precision>, time_precisions: bool) -> Result<Arc<Up>, TestFailure> {
+    pub async fn start(
+        &self,
+        precision: Option<Precision>,
+        time_precisions: bool,
+    ) -> Result<Arc<Up>, TestFailure> {
         self.state.send_replace(SlotState::Starting);
         let started = self.try_start(precision, time_precisions).await;
         self.state.send_replace(match &started {
@@ -417,17 +484,25 @@ impl Slot {
         started
     }
 
-    async fn try_start(&self, precision: Option<Precision>, time_precisions: bool) -> Result<Arc<Up>, TestFailure> {
+    async fn try_start(
+        &self,
+        precision: Option<Precision>,
+        time_precisions: bool,
+    ) -> Result<Arc<Up>, TestFailure> {
         let elsewhere = |error: CallError| TestFailure::of(&error);
         let (child, client) = match &self.place {
             Place::Child(settings) => {
                 let started = child::start(settings, precision, time_precisions).await;
-                let (child, client) = started.map_err(|why| TestFailure::new(BreakerReason::Start, why))?;
+                let (child, client) =
+                    started.map_err(|why| TestFailure::new(BreakerReason::Start, why))?;
                 (Some(child), client)
             }
-            Place::Recognizer { address, paths } => {
-                (None, Client::to_address(address, *paths).await.map_err(elsewhere)?)
-            }
+            Place::Recognizer { address, paths } => (
+                None,
+                Client::to_address(address, *paths)
+                    .await
+                    .map_err(elsewhere)?,
+            ),
             Place::Origin(address) => (None, Client::to_origin(address).await.map_err(elsewhere)?),
         };
         let description = match client.describe().await.map_err(elsewhere)? {
@@ -444,7 +519,11 @@ impl Slot {
                 ));
             }
             Some(description) => description,
-            None => Description { pack: "facerecog".into(), device: self.place(), ..Description::default() },
+            None => Description {
+                pack: "facerecog".into(),
+                device: self.place(),
+                ..Description::default()
+            },
         };
         let threads = match description.threads {
             0 => self.threads,
@@ -479,7 +558,8 @@ impl Slot {
 
     /// Health, then the bundled picture, whose embedding must match the pack's reference.
     pub async fn self_test(&self, up: &Arc<Up>) -> Result<(), TestFailure> {
-        let failed = |reason, why: String| TestFailure::new(reason, format!("the self-test failed: {why}"));
+        let failed =
+            |reason, why: String| TestFailure::new(reason, format!("the self-test failed: {why}"));
         let of_call = |error: &CallError| {
             let TestFailure { reason, why } = TestFailure::of(error);
             failed(reason, why)
@@ -491,8 +571,10 @@ impl Slot {
         }
         let reference = self.pack.self_test();
         let pack = Arc::clone(&self.pack);
-        let reading =
-            tokio::task::spawn_blocking(move || pack.self_test_picture().map(|bytes| Bytes::from(bytes.into_owned())));
+        let reading = tokio::task::spawn_blocking(move || {
+            pack.self_test_picture()
+                .map(|bytes| Bytes::from(bytes.into_owned()))
+        });
         let bytes = match reading.await {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(error)) => return Err(failed(BreakerReason::Start, error.to_string())),
@@ -501,25 +583,39 @@ impl Slot {
         let of_trouble = |trouble: Trouble| match trouble {
             Trouble::Call(error) => of_call(&error),
             Trouble::Overdue { .. } => failed(BreakerReason::Deadline, trouble.to_string()),
-            Trouble::Died { .. } | Trouble::Swept(_) => failed(BreakerReason::Crash, trouble.to_string()),
+            Trouble::Died { .. } | Trouble::Swept(_) => {
+                failed(BreakerReason::Crash, trouble.to_string())
+            }
         };
         let turn = up.turn().await.map_err(of_trouble)?;
-        let answer = self.call(turn, Picture { bytes, path: None }).await.map_err(of_trouble)?;
+        let answer = self
+            .call(turn, Picture { bytes, path: None })
+            .await
+            .map_err(of_trouble)?;
         let lies = |why: String| failed(BreakerReason::SelfTest, why);
         let Answer::Faces(reply) = answer else {
             return Err(lies("it names people instead of giving faces".into()));
         };
         let [face] = reply.faces.as_slice() else {
-            return Err(lies(format!("{} faces were found where there is one", reply.faces.len())));
+            return Err(lies(format!(
+                "{} faces were found where there is one",
+                reply.faces.len()
+            )));
         };
-        let distance = self.pack.matching().metric.distance(&face.embedding, &reference.embedding);
+        let distance = self
+            .pack
+            .matching()
+            .metric
+            .distance(&face.embedding, &reference.embedding);
         let precision = up.precision().unwrap_or(Precision::Float32);
         let tolerance = reference.tolerance.of(precision);
         if distance <= tolerance {
             return Ok(());
         }
         let found = format!("the embedding is {distance:.3} away from the reference");
-        Err(lies(format!("{found}, {tolerance} is allowed for {precision}")))
+        Err(lies(format!(
+            "{found}, {tolerance} is allowed for {precision}"
+        )))
     }
 
     /// Takes it down between pictures.
@@ -544,7 +640,9 @@ impl std::fmt::Display for Trouble {
         match self {
             Self::Call(error) => error.fmt(f),
             Self::Died { how, .. } | Self::Swept(how) => f.write_str(how),
-            Self::Overdue { limit, .. } => write!(f, "no answer within {:.1} s", limit.as_secs_f32()),
+            Self::Overdue { limit, .. } => {
+                write!(f, "no answer within {:.1} s", limit.as_secs_f32())
+            }
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Brings up pack, engines and gallery while the page already answers; a broken pack is shown and tried again.
+//! Brings up pack, engines and gallery while the page already answers; a broken pack is shown and
+//! tried again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +33,8 @@ pub struct Ready {
     pub guard: Guard,
     /// Says who they are.
     pub matcher: Matcher,
-    /// Where an engine of the origin's kind has its people looked up; the command line looks nobody up.
+    /// Where an engine of the origin's kind has its people looked up; the command line looks nobody
+    /// up.
     pub store: Option<Store>,
 }
 
@@ -60,14 +62,24 @@ pub async fn start(
     desk: watch::Sender<Option<EngineDesk>>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let Start { models, judging, settings, books, health } = start;
+    let Start {
+        models,
+        judging,
+        settings,
+        books,
+        health,
+    } = start;
     let pack = loop {
         let wanted = models.clone();
         let loading = tokio::task::spawn_blocking(move || load_pack(&wanted));
         match loading.await.context("loading the model pack panicked")? {
             Ok(pack) => break Arc::new(pack),
             Err(error) => {
-                if health.set("engine", Condition::Degraded, format!("the model pack cannot be used: {error}")) {
+                if health.set(
+                    "engine",
+                    Condition::Degraded,
+                    format!("the model pack cannot be used: {error}"),
+                ) {
                     tracing::error!("the model pack cannot be used, pictures wait: {error}");
                 }
             }
@@ -78,16 +90,28 @@ pub async fn start(
         }
     };
     if !pack.commercial_use() {
-        tracing::warn!("the model pack {} is licensed for non-commercial use only", pack.id());
+        tracing::warn!(
+            "the model pack {} is licensed for non-commercial use only",
+            pack.id()
+        );
     }
-    let guard = Guard::new(settings, Arc::clone(&pack), health.clone(), Some(books.clone()));
+    let guard = Guard::new(
+        settings,
+        Arc::clone(&pack),
+        health.clone(),
+        Some(books.clone()),
+    );
     desk.send_replace(Some(guard.desk()));
     let gallery = async {
         let matcher = Matcher::new(&pack, judging);
         let mut left_out = fill(&matcher, &guard, &books.store, &health).await;
         // A backup may be restored between this reading of the gallery and the next one.
         let held = books.store.hold_claims();
-        let up = Arc::new(Ready { guard: guard.clone(), matcher, store: Some(books.store.clone()) });
+        let up = Arc::new(Ready {
+            guard: guard.clone(),
+            matcher,
+            store: Some(books.store.clone()),
+        });
         ready.send_replace(Some(Arc::clone(&up)));
         // Who was erased while it was being read found no gallery to be taken out of.
         if let Err(error) = refresh(&books.store, &up.matcher).await {
@@ -96,7 +120,8 @@ pub async fn start(
         drop(held);
         loop {
             up.matcher.replaced().await;
-            // A later reading may have set something aside, and what was left out may be enrolled again or be gone.
+            // A later reading may have set something aside, and what was left out may be enrolled
+            // again or be gone.
             let without = books.store.unembedded(up.matcher.space().into()).await;
             if without.is_ok_and(|without| without != left_out) {
                 left_out = fill(&up.matcher, &guard, &books.store, &health).await;
@@ -109,8 +134,8 @@ pub async fn start(
     }
 }
 
-/// Takes the gallery of the pack's embedding space into memory; tried until all of it that can be had is there. Answers the
-/// pictures that cannot.
+/// Takes the gallery of the pack's embedding space into memory; tried until all of it that can be
+/// had is there. Answers the pictures that cannot.
 async fn fill(matcher: &Matcher, guard: &Guard, store: &Store, health: &Health) -> Vec<Unembedded> {
     loop {
         let loaded = async {
@@ -126,10 +151,18 @@ async fn fill(matcher: &Matcher, guard: &Guard, store: &Store, health: &Health) 
         match loaded.await {
             Ok(again) => {
                 again.show(health);
-                return again.left_out.into_iter().map(|(picture, _)| picture).collect();
+                return again
+                    .left_out
+                    .into_iter()
+                    .map(|(picture, _)| picture)
+                    .collect();
             }
             Err(error) => {
-                if health.set("gallery", Condition::Degraded, format!("pictures wait: {error:#}")) {
+                if health.set(
+                    "gallery",
+                    Condition::Degraded,
+                    format!("pictures wait: {error:#}"),
+                ) {
                     tracing::error!("the gallery is not complete, pictures wait: {error:#}");
                 }
                 tokio::time::sleep(GALLERY_RETRY).await;
@@ -153,11 +186,20 @@ impl EmbeddedAgain {
             health.forget_trouble("gallery");
             match self.made {
                 0 => health.set("gallery", Condition::Ok, "complete"),
-                made => health.set("gallery", Condition::Ok, format!("complete; {made} embeddings were made anew")),
+                made => health.set(
+                    "gallery",
+                    Condition::Ok,
+                    format!("complete; {made} embeddings were made anew"),
+                ),
             };
             return;
         }
-        let mut named: Vec<_> = self.left_out.iter().take(NAMED).map(|(_, sentence)| sentence.clone()).collect();
+        let mut named: Vec<_> = self
+            .left_out
+            .iter()
+            .take(NAMED)
+            .map(|(_, sentence)| sentence.clone())
+            .collect();
         if self.left_out.len() > NAMED {
             named.push(format!("and {} more", self.left_out.len() - NAMED));
         }
@@ -169,15 +211,24 @@ impl EmbeddedAgain {
     }
 }
 
-/// Embeds every kept enrolment picture that has no embedding in the space, after a change of recogniser or because it was
-/// damaged, then adds them all at once.
-async fn embed_again(guard: &Guard, store: &Store, space: &str, health: &Health) -> anyhow::Result<EmbeddedAgain> {
+/// Embeds every kept enrolment picture that has no embedding in the space, after a change of
+/// recogniser or because it was damaged, then adds them all at once.
+async fn embed_again(
+    guard: &Guard,
+    store: &Store,
+    space: &str,
+    health: &Health,
+) -> anyhow::Result<EmbeddedAgain> {
     let missing = store.unembedded(space.into()).await?;
     let mut again = EmbeddedAgain::default();
     if missing.is_empty() {
         return Ok(again);
     }
-    tracing::info!("embedding {} enrolled pictures for the model pack {}", missing.len(), guard.pack().id());
+    tracing::info!(
+        "embedding {} enrolled pictures for the model pack {}",
+        missing.len(),
+        guard.pack().id()
+    );
     let mut vectors = Vec::new();
     let count = missing.len();
     for (done, picture) in (1..).zip(missing) {
@@ -189,7 +240,10 @@ async fn embed_again(guard: &Guard, store: &Store, space: &str, health: &Health)
         match embed_picture(guard, store, &picture).await? {
             Ok(vector) => vectors.push((picture.person_image_id, vector)),
             Err(why) => {
-                tracing::warn!(person_image = picture.person_image_id, "left out of the gallery: {why}");
+                tracing::warn!(
+                    person_image = picture.person_image_id,
+                    "left out of the gallery: {why}"
+                );
                 let sentence = format!("{} of {} ({why})", picture.image_name, picture.person);
                 again.left_out.push((picture, sentence));
             }
@@ -201,23 +255,38 @@ async fn embed_again(guard: &Guard, store: &Store, space: &str, health: &Health)
 }
 
 /// The same for faces somebody said are not who they were taken for; answers how many.
-async fn embed_counter_examples(guard: &Guard, store: &Store, space: &str) -> anyhow::Result<usize> {
+async fn embed_counter_examples(
+    guard: &Guard,
+    store: &Store,
+    space: &str,
+) -> anyhow::Result<usize> {
     let mut vectors = Vec::new();
     for (id, crop) in store.counter_examples_elsewhere(space.into()).await? {
         match embed_crop(guard, crop).await? {
             Ok(vector) => vectors.push((id, vector)),
-            Err(why) => tracing::warn!(counter_example = id, "not heeded with this model pack: {why}"),
+            Err(why) => {
+                tracing::warn!(
+                    counter_example = id,
+                    "not heeded with this model pack: {why}"
+                )
+            }
         }
     }
     let made = vectors.len();
     if made > 0 {
-        store.reembed_counter_examples(space.into(), vectors).await?;
+        store
+            .reembed_counter_examples(space.into(), vectors)
+            .await?;
     }
     Ok(made)
 }
 
 /// The outer error is the engine's, and worth another try; the inner one is the picture's.
-async fn embed_picture(guard: &Guard, store: &Store, picture: &Unembedded) -> anyhow::Result<Result<Vec<f32>, String>> {
+async fn embed_picture(
+    guard: &Guard,
+    store: &Store,
+    picture: &Unembedded,
+) -> anyhow::Result<Result<Vec<f32>, String>> {
     match store.enrolment_picture(picture.person_image_id).await? {
         Some(bytes) => embed(guard, bytes, picture.bounds).await,
         None => Ok(Err("its bytes are lost".into())),
@@ -225,14 +294,24 @@ async fn embed_picture(guard: &Guard, store: &Store, picture: &Unembedded) -> an
 }
 
 /// A kept crop of a face in the space of the engine's pack; the errors are as of [`embed_picture`].
-pub(super) async fn embed_crop(guard: &Guard, crop: Vec<u8>) -> anyhow::Result<Result<Vec<f32>, String>> {
+pub(super) async fn embed_crop(
+    guard: &Guard,
+    crop: Vec<u8>,
+) -> anyhow::Result<Result<Vec<f32>, String>> {
     // It is the face from edge to edge, whatever its size.
     embed(guard, crop, [0.0, 0.0, f32::MAX, f32::MAX]).await
 }
 
 /// The face of a picture that is nearest to where one was found before.
-async fn embed(guard: &Guard, bytes: Vec<u8>, bounds: [f32; 4]) -> anyhow::Result<Result<Vec<f32>, String>> {
-    let picture = Picture { bytes: bytes.into(), path: None };
+async fn embed(
+    guard: &Guard,
+    bytes: Vec<u8>,
+    bounds: [f32; 4],
+) -> anyhow::Result<Result<Vec<f32>, String>> {
+    let picture = Picture {
+        bytes: bytes.into(),
+        path: None,
+    };
     let mut tries = 0;
     let reply = loop {
         guard.available(RETRY).await.map_err(|why| anyhow!(why))?;
@@ -240,20 +319,24 @@ async fn embed(guard: &Guard, bytes: Vec<u8>, bounds: [f32; 4]) -> anyhow::Resul
         let failure = match guard.recognise(None, &picture).await {
             Ok(recognised) => match recognised.answer {
                 Answer::Faces(reply) => break reply,
-                Answer::Name(_) => return Ok(Err("the configured engine gives no embeddings".into())),
+                Answer::Name(_) => {
+                    return Ok(Err("the configured engine gives no embeddings".into()));
+                }
             },
             Err(Failure::EngineAway(why)) => bail!(why),
             Err(failure) => failure.verdict(),
         };
-        // An engine may die of something else than the picture; but one picture that always kills it must not keep the
-        // gallery from everybody.
+        // An engine may die of something else than the picture; but one picture that always kills
+        // it must not keep the gallery from everybody.
         if tries == TRIES || failure.again == Again::Final {
             return Ok(Err(failure.sentence));
         }
     };
     // The face that was enrolled, wherever another detector draws its box.
     let overlap = |found: [f32; 4]| {
-        let side = |low: usize, high: usize| (found[high].min(bounds[high]) - found[low].max(bounds[low])).max(0.0);
+        let side = |low: usize, high: usize| {
+            (found[high].min(bounds[high]) - found[low].max(bounds[low])).max(0.0)
+        };
         side(0, 2) * side(1, 3)
     };
     let enrolled = reply
@@ -261,5 +344,7 @@ async fn embed(guard: &Guard, bytes: Vec<u8>, bounds: [f32; 4]) -> anyhow::Resul
         .into_iter()
         .filter(|face| overlap(face.bounds) > 0.0)
         .max_by(|a, b| overlap(a.bounds).total_cmp(&overlap(b.bounds)));
-    Ok(enrolled.map(|face| face.embedding).ok_or_else(|| "this model pack finds no face where one was enrolled".into()))
+    Ok(enrolled
+        .map(|face| face.embedding)
+        .ok_or_else(|| "this model pack finds no face where one was enrolled".into()))
 }

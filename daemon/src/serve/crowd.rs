@@ -1,7 +1,8 @@
-//! Who may be connected to a listener: so many in all and so many from one address. One that waits for a request gives way
-//! to a newcomer. A few seats are the board's own.
+//! Who may be connected to a listener: so many in all and so many from one address. One that waits
+//! for a request gives way to a newcomer. A few seats are the board's own.
 //!
-//! So connections that lie idle or send half a head, however many and from wherever, keep nobody out.
+//! So connections that lie idle or send half a head, however many and from wherever, keep nobody
+//! out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -25,7 +26,8 @@ const KEPT: usize = 16;
 /// A request is on its way for so long: whoever has only just come gives way last.
 const JUST_COME: Duration = Duration::from_secs(2);
 
-/// Whom requests are counted against: an address, or of IPv6 a network, since each has more addresses than can be counted.
+/// Whom requests are counted against: an address, or of IPv6 a network, since each has more
+/// addresses than can be counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Sender(IpAddr);
 
@@ -33,7 +35,9 @@ impl Sender {
     /// Of the other end's address.
     pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
-            IpAddr::V6(address) if !address.is_loopback() => Self(IpAddr::V6((address.to_bits() >> 64 << 64).into())),
+            IpAddr::V6(address) if !address.is_loopback() => {
+                Self(IpAddr::V6((address.to_bits() >> 64 << 64).into()))
+            }
             other => Self(other),
         }
     }
@@ -76,7 +80,11 @@ pub struct AtWork {
 impl Crowd {
     /// Nobody yet.
     pub fn new(room: Room) -> Self {
-        Self(Arc::new(Mutex::new(Seats { room, next: 0, taken: HashMap::new() })))
+        Self(Arc::new(Mutex::new(Seats {
+            room,
+            next: 0,
+            taken: HashMap::new(),
+        })))
     }
 
     /// A seat, perhaps that of somebody who waited; `None`: all are at work.
@@ -84,11 +92,21 @@ impl Crowd {
         let sender = Sender::of(address);
         let mut seats = self.lock();
         let Room { most, of_one } = seats.room;
-        if seats.taken.values().filter(|taken| taken.sender == sender).count() >= of_one {
+        if seats
+            .taken
+            .values()
+            .filter(|taken| taken.sender == sender)
+            .count()
+            >= of_one
+        {
             seats.clear_one(|taken| taken.sender == sender)?;
         }
         let from_elsewhere = |taken: &Taken| !taken.sender.0.is_loopback();
-        let elsewhere = seats.taken.values().filter(|taken| from_elsewhere(taken)).count();
+        let elsewhere = seats
+            .taken
+            .values()
+            .filter(|taken| from_elsewhere(taken))
+            .count();
         if !sender.0.is_loopback() && elsewhere >= most - KEPT {
             seats.clear_one(from_elsewhere)?;
         }
@@ -97,10 +115,20 @@ impl Crowd {
         }
         let (number, given_up) = (seats.next, CancellationToken::new());
         seats.next += 1;
-        let taken = Taken { sender, at_work: 0, waiting: Instant::now(), answered: false, given_up: given_up.clone() };
+        let taken = Taken {
+            sender,
+            at_work: 0,
+            waiting: Instant::now(),
+            answered: false,
+            given_up: given_up.clone(),
+        };
         seats.taken.insert(number, taken);
         drop(seats);
-        Some(Seat { crowd: self.clone(), number, given_up })
+        Some(Seat {
+            crowd: self.clone(),
+            number,
+            given_up,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Seats> {
@@ -109,11 +137,19 @@ impl Crowd {
 }
 
 impl Seats {
-    /// Takes the seat of whoever has waited longest; of those who have only just come when nobody else waits.
+    /// Takes the seat of whoever has waited longest; of those who have only just come when nobody
+    /// else waits.
     fn clear_one(&mut self, among: impl Fn(&Taken) -> bool) -> Option<()> {
-        let waiting = self.taken.iter().filter(|(_, taken)| taken.at_work == 0 && among(taken));
+        let waiting = self
+            .taken
+            .iter()
+            .filter(|(_, taken)| taken.at_work == 0 && among(taken));
         let order = |(number, taken): (&u64, &Taken)| {
-            (!taken.answered && taken.waiting.elapsed() < JUST_COME, taken.waiting, *number)
+            (
+                !taken.answered && taken.waiting.elapsed() < JUST_COME,
+                taken.waiting,
+                *number,
+            )
         };
         let (_, _, number) = waiting.map(order).min()?;
         self.taken.remove(&number)?.given_up.cancel();
@@ -132,13 +168,19 @@ impl Seat {
         if let Some(taken) = self.crowd.lock().taken.get_mut(&self.number) {
             taken.at_work += 1;
         }
-        AtWork { crowd: self.crowd.clone(), number: self.number }
+        AtWork {
+            crowd: self.crowd.clone(),
+            number: self.number,
+        }
     }
 
     /// How long no request has been answered here; nothing while one is.
     pub fn idle(&self) -> Duration {
         let seats = self.crowd.lock();
-        let taken = seats.taken.get(&self.number).filter(|taken| taken.at_work == 0);
+        let taken = seats
+            .taken
+            .get(&self.number)
+            .filter(|taken| taken.at_work == 0);
         taken.map_or(Duration::ZERO, |taken| taken.waiting.elapsed())
     }
 }
@@ -162,7 +204,10 @@ impl Drop for AtWork {
 mod tests {
     use super::*;
 
-    const ROOM: Room = Room { most: 512, of_one: 128 };
+    const ROOM: Room = Room {
+        most: 512,
+        of_one: 128,
+    };
 
     #[tokio::test(start_paused = true)]
     async fn whoever_waited_longest_gives_way_and_nobody_who_is_at_work() {
@@ -176,7 +221,12 @@ mod tests {
         let first_at_work = seats[0].at_work();
         seats.push(crowd.admit(address(1)).unwrap());
         let gone = |seats: &[Seat]| -> Vec<_> {
-            seats.iter().enumerate().filter(|(_, seat)| seat.given_up.is_cancelled()).map(|(at, _)| at).collect()
+            seats
+                .iter()
+                .enumerate()
+                .filter(|(_, seat)| seat.given_up.is_cancelled())
+                .map(|(at, _)| at)
+                .collect()
         };
         assert_eq!(gone(&seats), [1]);
         // Somebody else is not concerned.
@@ -192,10 +242,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_has_only_just_come_gives_way_after_those_who_were_answered_and_those_who_send_half_a_head() {
+    async fn whoever_has_only_just_come_gives_way_after_those_who_were_answered_and_those_who_send_half_a_head()
+     {
         let crowd = Crowd::new(ROOM);
         let address = IpAddr::from([192, 168, 1, 1]);
-        let seats: Vec<_> = (0..ROOM.of_one).map(|_| crowd.admit(address).unwrap()).collect();
+        let seats: Vec<_> = (0..ROOM.of_one)
+            .map(|_| crowd.admit(address).unwrap())
+            .collect();
         tokio::time::advance(JUST_COME / 2).await;
         drop(seats[5].at_work());
         let newest = crowd.admit(address).unwrap();
@@ -208,7 +261,10 @@ mod tests {
 
     #[test]
     fn a_seat_is_at_work_until_its_last_answer_has_ended() {
-        let crowd = Crowd::new(Room { most: KEPT + 1, of_one: 1 });
+        let crowd = Crowd::new(Room {
+            most: KEPT + 1,
+            of_one: 1,
+        });
         let address = IpAddr::from([10, 0, 0, 1]);
         let seat = crowd.admit(address).unwrap();
         let (first, second) = (seat.at_work(), seat.at_work());
@@ -227,9 +283,13 @@ mod tests {
             at_work.push((seat.at_work(), seat));
             Some(())
         };
-        let from_elsewhere = (0..ROOM.most).filter(|n| admit([10, 0, 0, (n / 64) as u8]).is_some()).count();
+        let from_elsewhere = (0..ROOM.most)
+            .filter(|n| admit([10, 0, 0, (n / 64) as u8]).is_some())
+            .count();
         assert_eq!(from_elsewhere, ROOM.most - KEPT);
-        let own = (0..ROOM.of_one).filter(|_| admit([127, 0, 0, 1]).is_some()).count();
+        let own = (0..ROOM.of_one)
+            .filter(|_| admit([127, 0, 0, 1]).is_some())
+            .count();
         assert_eq!(own, KEPT);
         assert!(admit([10, 9, 9, 9]).is_none());
     }
@@ -237,10 +297,19 @@ mod tests {
     #[test]
     fn the_whole_is_bounded_and_one_network_of_ipv6_is_one_sender() {
         let crowd = Crowd::new(ROOM);
-        let address = |n: usize| IpAddr::from([if n < KEPT { 127 } else { 10 }, 0, 0, (n / 64) as u8]);
-        let seats: Vec<_> = (0..ROOM.most).map(|n| crowd.admit(address(n)).unwrap()).collect();
+        let address =
+            |n: usize| IpAddr::from([if n < KEPT { 127 } else { 10 }, 0, 0, (n / 64) as u8]);
+        let seats: Vec<_> = (0..ROOM.most)
+            .map(|n| crowd.admit(address(n)).unwrap())
+            .collect();
         let newcomer = crowd.admit(IpAddr::from([10, 9, 9, 9])).unwrap();
-        assert_eq!(seats.iter().filter(|seat| seat.given_up.is_cancelled()).count(), 1);
+        assert_eq!(
+            seats
+                .iter()
+                .filter(|seat| seat.given_up.is_cancelled())
+                .count(),
+            1
+        );
         assert_eq!(crowd.lock().taken.len(), ROOM.most);
         drop((seats, newcomer));
         let of = |text: &str| Sender::of(text.parse().unwrap());

@@ -1,4 +1,5 @@
-//! How slow the other end may be: with the body of a request, and with taking an answer. And how long an answer takes.
+//! How slow the other end may be: with the body of a request, and with taking an answer. And how
+//! long an answer takes.
 
 use std::io;
 use std::pin::Pin;
@@ -16,16 +17,16 @@ use super::crowd::AtWork;
 
 /// Longest time without any progress, either way.
 const STALL: Duration = Duration::from_secs(30);
-/// What was sent and not read is taken for so long, and up to so much, before a connection ends: closed at once, it would
-/// take back the answer that says why (RFC 9112, 9.6).
+/// What was sent and not read is taken for so long, and up to so much, before a connection ends:
+/// closed at once, it would take back the answer that says why (RFC 9112, 9.6).
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 32 << 20;
 /// A body comes, and an answer is taken, at this rate at least, after a first [`STALL`].
 const BYTES_PER_SECOND: u64 = 1024;
 
-/// The body of a request; breaks off when it comes too slowly, and says so in `stalled`. One that is dropped before its
-/// end says so in `unread`. Only time during which its reader waits counts: one that is left unread comes slowly by nobody's
-/// fault.
+/// The body of a request; breaks off when it comes too slowly, and says so in `stalled`. One that
+/// is dropped before its end says so in `unread`. Only time during which its reader waits counts:
+/// one that is left unread comes slowly by nobody's fault.
 pub struct Paced {
     body: Incoming,
     stalled: Arc<AtomicBool>,
@@ -39,7 +40,15 @@ pub struct Paced {
 
 impl Paced {
     pub fn new(body: Incoming, stalled: Arc<AtomicBool>, unread: Arc<AtomicBool>) -> Self {
-        Self { body, stalled, unread, bytes: 0, waited: Duration::ZERO, ended: false, patience: None }
+        Self {
+            body,
+            stalled,
+            unread,
+            bytes: 0,
+            waited: Duration::ZERO,
+            ended: false,
+            patience: None,
+        }
     }
 }
 
@@ -61,7 +70,10 @@ impl HttpBody for Paced {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             self.ended = frame.is_none();
-            let waited = self.patience.take().map_or(Duration::ZERO, |(since, _)| since.elapsed());
+            let waited = self
+                .patience
+                .take()
+                .map_or(Duration::ZERO, |(since, _)| since.elapsed());
             self.waited += waited;
             if let Some(Ok(frame)) = &frame {
                 self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
@@ -70,7 +82,9 @@ impl HttpBody for Paced {
         }
         let in_all = STALL + Duration::from_secs(self.bytes / BYTES_PER_SECOND);
         let longest = STALL.min(in_all.saturating_sub(self.waited));
-        let (_, patience) = self.patience.get_or_insert_with(|| (Instant::now(), Box::pin(sleep(longest))));
+        let (_, patience) = self
+            .patience
+            .get_or_insert_with(|| (Instant::now(), Box::pin(sleep(longest))));
         ready!(patience.as_mut().poll(cx));
         self.stalled.store(true, Ordering::Relaxed);
         Poll::Ready(Some(Err("it came too slowly".into())))
@@ -93,7 +107,10 @@ pub struct Attended {
 
 impl Attended {
     pub fn new(body: Body, at_work: AtWork) -> Self {
-        Self { body, _at_work: at_work }
+        Self {
+            body,
+            _at_work: at_work,
+        }
     }
 }
 
@@ -101,7 +118,10 @@ impl HttpBody for Attended {
     type Data = Bytes;
     type Error = axum::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 
@@ -114,8 +134,9 @@ impl HttpBody for Attended {
     }
 }
 
-/// A connection that breaks when its other end takes nothing for too long, or too little of one answer on the whole. Only
-/// time during which something waits to be taken counts: one that is made slowly, or never ends, is nobody's fault.
+/// A connection that breaks when its other end takes nothing for too long, or too little of one
+/// answer on the whole. Only time during which something waits to be taken counts: one that is made
+/// slowly, or never ends, is nobody's fault.
 pub struct Pushed<S> {
     stream: S,
     /// Runs while something waits to be taken; since when.
@@ -135,7 +156,16 @@ pub struct Pushed<S> {
 impl<S: AsyncWrite + Unpin> Pushed<S> {
     pub fn new(stream: S, unread: Arc<AtomicBool>, answers: Arc<AtomicU64>) -> Self {
         let (answer, bytes, waited) = (0, 0, Duration::ZERO);
-        Self { stream, patience: None, answers, answer, bytes, waited, unread, lingering: None }
+        Self {
+            stream,
+            patience: None,
+            answers,
+            answer,
+            bytes,
+            waited,
+            unread,
+            lingering: None,
+        }
     }
 
     fn push(
@@ -148,26 +178,39 @@ impl<S: AsyncWrite + Unpin> Pushed<S> {
             (self.answer, self.bytes, self.waited) = (answer, 0, Duration::ZERO);
         }
         if let Poll::Ready(written) = write(Pin::new(&mut self.stream), cx) {
-            self.waited += self.patience.take().map_or(Duration::ZERO, |(since, _)| since.elapsed());
+            self.waited += self
+                .patience
+                .take()
+                .map_or(Duration::ZERO, |(since, _)| since.elapsed());
             self.bytes += *written.as_ref().unwrap_or(&0) as u64;
             return Poll::Ready(written);
         }
         let in_all = STALL + Duration::from_secs(self.bytes / BYTES_PER_SECOND);
         let longest = STALL.min(in_all.saturating_sub(self.waited));
-        let (_, patience) = self.patience.get_or_insert_with(|| (Instant::now(), Box::pin(sleep(longest))));
+        let (_, patience) = self
+            .patience
+            .get_or_insert_with(|| (Instant::now(), Box::pin(sleep(longest))));
         ready!(patience.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Pushed<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Pushed<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.push(cx, |stream, cx| stream.poll_write(cx, bytes))
     }
 
@@ -184,7 +227,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Pushed<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.push(cx, |stream, cx| stream.poll_flush(cx).map_ok(|()| 0)).map_ok(drop)
+        self.push(cx, |stream, cx| stream.poll_flush(cx).map_ok(|()| 0))
+            .map_ok(drop)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -194,14 +238,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Pushed<S> {
                 return Poll::Ready(Ok(()));
             }
         }
-        let Self { stream, lingering, .. } = &mut *self;
-        let (patience, left) = lingering.get_or_insert_with(|| (Box::pin(sleep(LINGER)), LINGER_BYTES));
+        let Self {
+            stream, lingering, ..
+        } = &mut *self;
+        let (patience, left) =
+            lingering.get_or_insert_with(|| (Box::pin(sleep(LINGER)), LINGER_BYTES));
         let mut bytes = [0; 4096];
         loop {
             let mut buffer = ReadBuf::new(&mut bytes);
             match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
                 Poll::Pending => return patience.as_mut().poll(cx).map(Ok),
-                Poll::Ready(Ok(())) if (1..*left).contains(&buffer.filled().len()) => *left -= buffer.filled().len(),
+                Poll::Ready(Ok(())) if (1..*left).contains(&buffer.filled().len()) => {
+                    *left -= buffer.filled().len()
+                }
                 // Its end, a break, or too much.
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
             }
@@ -218,7 +267,11 @@ mod tests {
     fn pipe() -> (Pushed<DuplexStream>, Arc<AtomicU64>, DuplexStream) {
         let (ours, theirs) = duplex(1024);
         let answers = Arc::new(AtomicU64::new(1));
-        (Pushed::new(ours, Arc::default(), Arc::clone(&answers)), answers, theirs)
+        (
+            Pushed::new(ours, Arc::default(), Arc::clone(&answers)),
+            answers,
+            theirs,
+        )
     }
 
     /// Takes so many bytes every ten seconds.
@@ -238,7 +291,11 @@ mod tests {
         let error = ours.write_all(&[0; 1 << 20]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         // By a clock that stands still otherwise.
-        assert_eq!((begun.elapsed() + Duration::from_millis(500)).as_secs(), 31, "a second for the first KiB");
+        assert_eq!(
+            (begun.elapsed() + Duration::from_millis(500)).as_secs(),
+            31,
+            "a second for the first KiB"
+        );
         drop(ours);
         taking.await.unwrap();
     }
@@ -254,7 +311,10 @@ mod tests {
     async fn each_answer_is_counted_for_itself_and_one_that_is_made_slowly_is_nobodys_fault() {
         let (mut ours, answers, mut theirs) = pipe();
         let all = tokio::spawn(async move {
-            theirs.read_exact(&mut vec![0; (1 << 20) - 1024]).await.unwrap();
+            theirs
+                .read_exact(&mut vec![0; (1 << 20) - 1024])
+                .await
+                .unwrap();
             theirs
         });
         ours.write_all(&vec![0; 1 << 20]).await.unwrap();
@@ -262,7 +322,10 @@ mod tests {
         // It is on credit of what it took before, until the next one begins.
         ours.write_all(&[0; 1000]).await.unwrap();
         answers.fetch_add(1, Ordering::Relaxed);
-        assert_eq!(ours.write_all(&[0; 8192]).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(
+            ours.write_all(&[0; 8192]).await.unwrap_err().kind(),
+            io::ErrorKind::TimedOut
+        );
 
         let (mut ours, _, theirs) = pipe();
         let _taking = taking(theirs, 10);

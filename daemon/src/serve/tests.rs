@@ -1,4 +1,5 @@
-//! Real connections to a small set of routes. Time is stopped once a request is where it should be, so that no test waits.
+//! Real connections to a small set of routes. Time is stopped once a request is where it should be,
+//! so that no test waits.
 
 use std::time::Duration;
 
@@ -80,8 +81,20 @@ impl Site {
             );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
-        let serving = tokio::spawn(serve(listener, Speech::Http, routes, encryption, heartbeat().1, stop.clone()));
-        Self { address, seen, stop, serving }
+        let serving = tokio::spawn(serve(
+            listener,
+            Speech::Http,
+            routes,
+            encryption,
+            heartbeat().1,
+            stop.clone(),
+        ));
+        Self {
+            address,
+            seen,
+            stop,
+            serving,
+        }
     }
 
     async fn send(&self, request: &str) -> TcpStream {
@@ -100,11 +113,16 @@ async fn read(stream: &mut TcpStream) -> String {
 #[tokio::test]
 async fn a_body_that_comes_no_further_is_answered_408() {
     let mut site = Site::start().await;
-    let mut stream = site.send("POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf").await;
+    let mut stream = site
+        .send("POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
+        .await;
     assert_eq!(site.seen.recv().await, Some("part"));
     tokio::time::pause();
     let answer = read(&mut stream).await;
-    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("connection: close"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 408 ") && answer.contains("connection: close"),
+        "{answer}"
+    );
     assert!(answer.ends_with("did not come in time.\"}"), "{answer}");
     assert_eq!(read(&mut stream).await, "");
 }
@@ -113,7 +131,9 @@ async fn a_body_that_comes_no_further_is_answered_408() {
 async fn a_refusal_reaches_whoever_sends_all_of_it_before_looking() {
     let site = Site::start().await;
     for _ in 0..5 {
-        let mut stream = site.send("POST /refused HTTP/1.1\r\nHost: x\r\nContent-Length: 8000000\r\n\r\n").await;
+        let mut stream = site
+            .send("POST /refused HTTP/1.1\r\nHost: x\r\nContent-Length: 8000000\r\n\r\n")
+            .await;
         stream.write_all(&vec![0; 8_000_000]).await.unwrap();
         let answer = read(&mut stream).await;
         assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
@@ -151,17 +171,35 @@ async fn a_certificate_on_a_mount_that_begins_to_hang_holds_up_no_connection() {
     let made = rcgen::generate_simple_self_signed(["board".to_string()]).unwrap();
     std::fs::write(&certificate, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    let source = tls::Source::Files { certificate: certificate.clone(), key };
+    let source = tls::Source::Files {
+        certificate: certificate.clone(),
+        key,
+    };
     let encryption = Encryption::open(source, crate::health::Health::default()).await;
     std::fs::remove_file(&certificate).unwrap();
-    assert!(std::process::Command::new("mkfifo").arg(&certificate).status().unwrap().success());
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&certificate)
+            .status()
+            .unwrap()
+            .success()
+    );
     let site = Site::encrypted(Some(encryption)).await;
     // Opens once the pipe is being read.
-    let pipe = move || std::fs::File::options().write(true).open(certificate).unwrap();
+    let pipe = move || {
+        std::fs::File::options()
+            .write(true)
+            .open(certificate)
+            .unwrap()
+    };
     let _hanging = tokio::task::spawn_blocking(pipe).await.unwrap();
     tokio::time::pause();
     let mut plain = site.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
-    assert!(read(&mut plain).await.ends_with("write https:// instead of http://.\n"));
+    assert!(
+        read(&mut plain)
+            .await
+            .ends_with("write https:// instead of http://.\n")
+    );
 }
 
 #[tokio::test]
@@ -171,7 +209,9 @@ async fn what_is_being_answered_at_the_stop_is_answered_and_what_waits_is_let_go
     assert!(read(&mut waiting).await.ends_with("hello"));
     let mut slow = site.send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert_eq!(site.seen.recv().await, Some("begun"));
-    let mut half = site.send("POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf").await;
+    let mut half = site
+        .send("POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
+        .await;
     assert_eq!(site.seen.recv().await, Some("part"));
     site.stop.cancel();
     assert!(read(&mut slow).await.ends_with("done"));

@@ -1,4 +1,5 @@
-//! With what the page is encrypted: a given certificate, or one the board makes itself and renews. Read anew now and then.
+//! With what the page is encrypted: a given certificate, or one the board makes itself and renews.
+//! Read anew now and then.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -76,8 +77,9 @@ pub enum TlsError {
     Slow,
 }
 
-/// Reads what connections are encrypted with. A thread that reads from a mount that hangs stays until the mount answers, so
-/// none is started beside it: the threads it would use up are those that read the database, too.
+/// Reads what connections are encrypted with. A thread that reads from a mount that hangs stays
+/// until the mount answers, so none is started beside it: the threads it would use up are those
+/// that read the database, too.
 struct Reading {
     source: Source,
     under_way: Option<JoinHandle<Result<Loaded, TlsError>>>,
@@ -85,7 +87,10 @@ struct Reading {
 
 impl Reading {
     fn of(source: Source) -> Self {
-        Self { source, under_way: None }
+        Self {
+            source,
+            under_way: None,
+        }
     }
 
     async fn read(&mut self) -> Result<Loaded, TlsError> {
@@ -94,7 +99,9 @@ impl Reading {
             let source = source.clone();
             tokio::task::spawn_blocking(move || load(source))
         });
-        let Ok(read) = tokio::time::timeout(READ, reading).await else { return Err(TlsError::Slow) };
+        let Ok(read) = tokio::time::timeout(READ, reading).await else {
+            return Err(TlsError::Slow);
+        };
         self.under_way = None;
         read.unwrap_or(Err(TlsError::Slow))
     }
@@ -116,12 +123,20 @@ struct Loaded {
 }
 
 impl Encryption {
-    /// Reads it for the first time. One that cannot be used degrades the page only and is tried again.
+    /// Reads it for the first time. One that cannot be used degrades the page only and is tried
+    /// again.
     pub async fn open(source: Source, health: Health) -> Self {
         let mut reading = Reading::of(source);
         loop {
             match reading.read().await {
-                Ok(loaded) => return Self { reading, health, address: String::new(), loaded },
+                Ok(loaded) => {
+                    return Self {
+                        reading,
+                        health,
+                        address: String::new(),
+                        loaded,
+                    };
+                }
                 Err(error) => {
                     let text = format!("not served: {error}");
                     if health.set("page", Condition::Degraded, text.as_str()) {
@@ -135,13 +150,19 @@ impl Encryption {
 
     /// Says where the page is and how its certificate is known.
     pub fn announce(&mut self, address: String) {
-        tracing::info!("the page's certificate has the SHA-256 {}", self.loaded.fingerprint);
+        tracing::info!(
+            "the page's certificate has the SHA-256 {}",
+            self.loaded.fingerprint
+        );
         self.address = address;
         self.say();
     }
 
     fn say(&self) {
-        let text = format!("{}, certificate SHA-256 {}", self.address, self.loaded.fingerprint);
+        let text = format!(
+            "{}, certificate SHA-256 {}",
+            self.address, self.loaded.fingerprint
+        );
         self.health.set("page", Condition::Ok, text);
     }
 
@@ -165,13 +186,17 @@ impl Encryption {
         match self.reading.read().await {
             Ok(loaded) => {
                 if loaded.fingerprint != self.loaded.fingerprint {
-                    tracing::info!("the page has a new certificate, SHA-256 {}", loaded.fingerprint);
+                    tracing::info!(
+                        "the page has a new certificate, SHA-256 {}",
+                        loaded.fingerprint
+                    );
                 }
                 self.loaded = loaded;
                 self.say();
             }
             Err(error) => {
-                let text = format!("{error}; the certificate read before is used until that is mended");
+                let text =
+                    format!("{error}; the certificate read before is used until that is mended");
                 if self.health.set("page", Condition::Degraded, text.as_str()) {
                     tracing::error!("{text}");
                 }
@@ -187,9 +212,16 @@ fn load(source: Source) -> Result<Loaded, TlsError> {
             let key_pem = read(&key)?;
             accept(&chain, &certificate, &key_pem, &key)
         }
-        Source::Own { folder, names, synchronised } => {
+        Source::Own {
+            folder,
+            names,
+            synchronised,
+        } => {
             let path = folder.join(OWN);
-            let wanted = names.into_iter().chain(addresses().iter().map(IpAddr::to_string)).collect();
+            let wanted = names
+                .into_iter()
+                .chain(addresses().iter().map(IpAddr::to_string))
+                .collect();
             let pem = own(&path, &wanted, wall_clock_ms() / 1000, synchronised())?;
             accept(pem.as_bytes(), &path, pem.as_bytes(), &path)
         }
@@ -197,23 +229,43 @@ fn load(source: Source) -> Result<Loaded, TlsError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    let why =
-        |error: std::io::Error| TlsError::File { path: path.into(), what: "cannot be read", why: error.to_string() };
+    let why = |error: std::io::Error| TlsError::File {
+        path: path.into(),
+        what: "cannot be read",
+        why: error.to_string(),
+    };
     std::fs::read(path).map_err(why)
 }
 
-fn accept(chain: &[u8], chain_path: &Path, key: &[u8], key_path: &Path) -> Result<Loaded, TlsError> {
-    let of = |path: &Path, what, why: String| TlsError::File { path: path.into(), what, why };
+fn accept(
+    chain: &[u8],
+    chain_path: &Path,
+    key: &[u8],
+    key_path: &Path,
+) -> Result<Loaded, TlsError> {
+    let of = |path: &Path, what, why: String| TlsError::File {
+        path: path.into(),
+        what,
+        why,
+    };
     let certificates = CertificateDer::pem_slice_iter(chain)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| of(chain_path, "holds no certificate", error.to_string()))?;
     let Some(leaf) = certificates.first() else {
-        return Err(of(chain_path, "holds no certificate", "no section of that kind found".into()));
+        return Err(of(
+            chain_path,
+            "holds no certificate",
+            "no section of that kind found".into(),
+        ));
     };
     let digest = Sha256::digest(leaf);
-    let fingerprint = digest.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":");
-    let key =
-        PrivateKeyDer::from_pem_slice(key).map_err(|error| of(key_path, "holds no private key", error.to_string()))?;
+    let fingerprint = digest
+        .iter()
+        .map(|byte| format!("{byte:02X}"))
+        .collect::<Vec<_>>()
+        .join(":");
+    let key = PrivateKeyDer::from_pem_slice(key)
+        .map_err(|error| of(key_path, "holds no private key", error.to_string()))?;
     // Named here, so that nothing depends on what else in the program uses the library.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -221,11 +273,19 @@ fn accept(chain: &[u8], chain_path: &Path, key: &[u8], key_path: &Path) -> Resul
         .with_no_client_auth()
         .with_single_cert(certificates, key)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Loaded { acceptor: TlsAcceptor::from(Arc::new(config)), fingerprint })
+    Ok(Loaded {
+        acceptor: TlsAcceptor::from(Arc::new(config)),
+        fingerprint,
+    })
 }
 
 /// Our own certificate and key: the kept one while it holds, else a new one for the same key.
-fn own(path: &Path, wanted: &BTreeSet<String>, now: i64, synchronised: bool) -> Result<String, TlsError> {
+fn own(
+    path: &Path,
+    wanted: &BTreeSet<String>,
+    now: i64,
+    synchronised: bool,
+) -> Result<String, TlsError> {
     let kept = std::fs::read_to_string(path).unwrap_or_default();
     if still_holds(&kept, wanted, now, synchronised) {
         return Ok(kept);
@@ -234,14 +294,22 @@ fn own(path: &Path, wanted: &BTreeSet<String>, now: i64, synchronised: bool) -> 
     let kept_key = kept_key.and_then(|key| rcgen::KeyPair::try_from(&key).ok());
     let key = kept_key.map_or_else(rcgen::KeyPair::generate, Ok)?;
     let mut params = rcgen::CertificateParams::new(wanted.iter().cloned().collect::<Vec<_>>())?;
-    params.distinguished_name.push(rcgen::DnType::CommonName, "kithd");
-    params.extended_key_usages.push(rcgen::ExtendedKeyUsagePurpose::ServerAuth);
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "kithd");
+    params
+        .extended_key_usages
+        .push(rcgen::ExtendedKeyUsagePurpose::ServerAuth);
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     let (from, until) = (now.max(DAY) - DAY, now.max(DAY) - DAY + VALID);
     params.not_before = epoch + Duration::from_secs(from.unsigned_abs());
     params.not_after = epoch + Duration::from_secs(until.unsigned_abs());
     let certificate = params.self_signed(&key)?;
-    let names = wanted.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
+    let names = wanted
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(" ");
     // What stands before the first section of a PEM file is for people, and for `still_holds`.
     let pem = format!(
         "kithd made this for itself and renews it; do not edit.\nvalid {from} {until}\nnames {names}\n{}{}",
@@ -256,13 +324,23 @@ fn own(path: &Path, wanted: &BTreeSet<String>, now: i64, synchronised: bool) -> 
     Ok(pem)
 }
 
-/// Whether it is valid for a while longer, by a clock that may have been wrong when it was made, and for all names. A board
-/// whose clock has no battery starts in the past each time, so only a synchronised clock tells that it begins too late. Its
-/// end is heeded in any case: not every time client leaves word that the clock is right.
+/// Whether it is valid for a while longer, by a clock that may have been wrong when it was made,
+/// and for all names. A board whose clock has no battery starts in the past each time, so only a
+/// synchronised clock tells that it begins too late. Its end is heeded in any case: not every time
+/// client leaves word that the clock is right.
 fn still_holds(pem: &str, wanted: &BTreeSet<String>, now: i64, synchronised: bool) -> bool {
-    let line = |start: &str| pem.lines().find_map(|line| line.strip_prefix(start)).unwrap_or_default();
-    let valid: Vec<i64> = line("valid ").split(' ').filter_map(|number| number.parse().ok()).collect();
-    let [from, until] = valid[..] else { return false };
+    let line = |start: &str| {
+        pem.lines()
+            .find_map(|line| line.strip_prefix(start))
+            .unwrap_or_default()
+    };
+    let valid: Vec<i64> = line("valid ")
+        .split(' ')
+        .filter_map(|number| number.parse().ok())
+        .collect();
+    let [from, until] = valid[..] else {
+        return false;
+    };
     let names: BTreeSet<_> = line("names ").split(' ').collect();
     let valid = now < until - RENEW_BEFORE && (now >= from || !synchronised);
     valid && wanted.iter().all(|name| names.contains(name.as_str()))
@@ -278,7 +356,8 @@ fn keep(path: &Path, pem: &str) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The board's own addresses, as far as they last. Asked of the kernel's files: the unit lets no netlink socket in.
+/// The board's own addresses, as far as they last. Asked of the kernel's files: the unit lets no
+/// netlink socket in.
 fn addresses() -> BTreeSet<IpAddr> {
     let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
     let mut found = of_fib_trie(&read("/proc/net/fib_trie"));
@@ -300,12 +379,15 @@ fn of_fib_trie(text: &str) -> BTreeSet<IpAddr> {
     found
 }
 
-/// Lines of address, index, prefix, scope, flags and name. Only loopback and unique local ones, and no temporary ones (0x01):
-/// a provider may give others every day, and each would be a new certificate.
+/// Lines of address, index, prefix, scope, flags and name. Only loopback and unique local ones, and
+/// no temporary ones (0x01): a provider may give others every day, and each would be a new
+/// certificate.
 fn of_if_inet6(text: &str) -> BTreeSet<IpAddr> {
     let address = |line: &str| {
         let fields: Vec<_> = line.split_whitespace().collect();
-        let [address, _, _, _, flags, _] = fields[..] else { return None };
+        let [address, _, _, _, flags, _] = fields[..] else {
+            return None;
+        };
         let temporary = u8::from_str_radix(flags, 16).is_ok_and(|flags| flags & 1 != 0);
         let address = Ipv6Addr::from(u128::from_str_radix(address, 16).ok()?);
         let lasting = !temporary && (address.is_loopback() || address.is_unique_local());
@@ -321,7 +403,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_boards_addresses_are_found_without_those_of_one_link_temporary_ones_and_those_a_provider_gives() {
+    fn the_boards_addresses_are_found_without_those_of_one_link_temporary_ones_and_those_a_provider_gives()
+     {
         let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     |-- 192.168.1.0\n        \
                     /24 link UNICAST\nLocal:\n        |-- 127.0.0.1\n           /32 host LOCAL\n        |-- 192.168.1.20\n           \
                     /32 host LOCAL\n        |-- 192.168.1.255\n           /32 link BROADCAST\n";
@@ -340,12 +423,23 @@ mod tests {
     fn our_own_certificate_is_kept_until_it_ends_soon_or_lacks_a_name_and_its_key_ever_after() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(OWN);
-        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
-        let (board, now) = (names(&["board", "board.local", "192.168.1.20"]), 1_795_000_000);
+        let names = |names: &[&str]| {
+            names
+                .iter()
+                .map(ToString::to_string)
+                .collect::<BTreeSet<_>>()
+        };
+        let (board, now) = (
+            names(&["board", "board.local", "192.168.1.20"]),
+            1_795_000_000,
+        );
         let own = |wanted: &BTreeSet<String>, now| own(&path, wanted, now, true).unwrap();
         let key = |pem: &str| pem[pem.find("-----BEGIN PRIVATE KEY").unwrap()..].to_string();
         let first = own(&board, now);
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert_eq!(own(&names(&["board"]), now + 700 * DAY), first);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), first);
         accept(first.as_bytes(), &path, first.as_bytes(), &path).unwrap();
@@ -360,7 +454,10 @@ mod tests {
         for pem in [&renewed, &set_right, &moved] {
             assert_eq!(key(pem), key(&first));
         }
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         // A clock that was never set.
         own(&board, 5);
         std::fs::write(&path, "damaged").unwrap();
@@ -374,25 +471,51 @@ mod tests {
         let (board, now) = (BTreeSet::from(["board".to_string()]), 1_795_000_000);
         let made = own(&path, &board, now, true).unwrap();
         for _ in 0..2 {
-            assert_eq!(own(&path, &board, now - 100 * DAY, false).unwrap(), made, "before the time is known");
+            assert_eq!(
+                own(&path, &board, now - 100 * DAY, false).unwrap(),
+                made,
+                "before the time is known"
+            );
             assert_eq!(own(&path, &board, now + 1, true).unwrap(), made);
         }
-        assert_ne!(own(&path, &board, now + 790 * DAY, false).unwrap(), made, "its end is near");
+        assert_ne!(
+            own(&path, &board, now + 790 * DAY, false).unwrap(),
+            made,
+            "its end is near"
+        );
     }
 
     fn some_pem(folder: &Path) -> String {
-        own(&folder.join(OWN), &BTreeSet::from(["board".into()]), 1_795_000_000, true).unwrap()
+        own(
+            &folder.join(OWN),
+            &BTreeSet::from(["board".into()]),
+            1_795_000_000,
+            true,
+        )
+        .unwrap()
     }
 
     #[test]
     fn a_certificate_on_a_hung_mount_takes_one_thread_however_often_it_is_looked_for_and_is_read_when_the_mount_answers()
      {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(2)
+            .build()
+            .unwrap();
         let folder = tempfile::tempdir().unwrap();
         let (pem, certificate) = (some_pem(folder.path()), folder.path().join("pipe.pem"));
-        assert!(std::process::Command::new("mkfifo").arg(&certificate).status().unwrap().success());
-        let mut reading = Reading::of(Source::Files { certificate: certificate.clone(), key: folder.path().join(OWN) });
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(&certificate)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let mut reading = Reading::of(Source::Files {
+            certificate: certificate.clone(),
+            key: folder.path().join(OWN),
+        });
         runtime.block_on(async {
             tokio::time::pause();
             for _ in 0..5 {
@@ -400,7 +523,9 @@ mod tests {
                 assert!(matches!(read, Err(TlsError::Slow)));
             }
             // With the one thread that is left.
-            tokio::task::spawn_blocking(move || std::fs::write(certificate, pem).unwrap()).await.unwrap();
+            tokio::task::spawn_blocking(move || std::fs::write(certificate, pem).unwrap())
+                .await
+                .unwrap();
             assert!(reading.read().await.is_ok());
         });
     }
@@ -410,7 +535,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let pem = some_pem(folder.path());
         let (certificate, key) = (folder.path().join("a.pem"), folder.path().join("a.key"));
-        let source = Source::Files { certificate: certificate.clone(), key: key.clone() };
+        let source = Source::Files {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        };
         let health = Health::default();
         let open = || load(source.clone());
         let refused = |error: Option<TlsError>| error.unwrap().to_string();
@@ -424,7 +552,10 @@ mod tests {
         let says = || health.parts()["page"].clone();
         while !health.parts().contains_key("page") {
             let soon = Duration::from_millis(5);
-            assert!(tokio::time::timeout(soon, &mut opening).await.is_err(), "it was opened");
+            assert!(
+                tokio::time::timeout(soon, &mut opening).await.is_err(),
+                "it was opened"
+            );
         }
         assert!(says().text.starts_with("not served: "), "{}", says().text);
         std::fs::write(&key, &pem).unwrap();
@@ -432,7 +563,13 @@ mod tests {
         let mut encryption = opening.await.unwrap();
         tokio::time::resume();
         encryption.announce("https://board:8000/".into());
-        assert!(says().text.starts_with("https://board:8000/, certificate SHA-256 "), "{}", says().text);
+        assert!(
+            says()
+                .text
+                .starts_with("https://board:8000/, certificate SHA-256 "),
+            "{}",
+            says().text
+        );
         std::fs::write(&certificate, "nothing").unwrap();
         encryption.look().await;
         assert_eq!(says().condition, Condition::Degraded);

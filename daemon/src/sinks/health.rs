@@ -1,4 +1,5 @@
-//! The board's health on MQTT, retained: what every part says, and the counts. State, so it may be kept.
+//! The board's health on MQTT, retained: what every part says, and the counts. State, so it may be
+//! kept.
 
 use std::time::Duration;
 
@@ -17,7 +18,12 @@ const EVERY: Duration = Duration::from_secs(30);
 const SETTLE: Duration = Duration::from_millis(500);
 
 /// Publishes on every change and now and then, until `finish` is cancelled.
-pub async fn run(report: Report, publisher: Publisher, topic: String, finish: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(
+    report: Report,
+    publisher: Publisher,
+    topic: String,
+    finish: CancellationToken,
+) -> anyhow::Result<()> {
     let mut changes = report.health.changes();
     loop {
         changes.borrow_and_update();

@@ -1,6 +1,6 @@
-//! Tells Home Assistant what there is: one retained discovery message for the whole device (MQTT integration, device
-//! discovery, since 2024.11). Its entities read what `outbox` and `health` publish; nothing else is made for them but the
-//! last face.
+//! Tells Home Assistant what there is: one retained discovery message for the whole device (MQTT
+//! integration, device discovery, since 2024.11). Its entities read what `outbox` and `health`
+//! publish; nothing else is made for them but the last face.
 
 use std::time::Duration;
 
@@ -58,7 +58,8 @@ impl HomeAssistant {
             let up_to_date = async {
                 self.bring_up_to_date().await?;
                 if clear && self.settings.enabled {
-                    // Nothing of the kind was kept by the broker; if something else had it keep one, it is gone as well.
+                    // Nothing of the kind was kept by the broker; if something else had it keep
+                    // one, it is gone as well.
                     self.publish(self.topics.last_face(), Vec::new()).await?;
                 }
                 anyhow::Ok(())
@@ -70,15 +71,24 @@ impl HomeAssistant {
             clear &= done.is_err();
             let retry = match done {
                 Ok(()) if self.settings.enabled => {
-                    self.health.set("home assistant", Condition::Ok, "announced");
+                    self.health
+                        .set("home assistant", Condition::Ok, "announced");
                     false
                 }
                 Ok(()) => false,
                 // An outage is the connection's to report, and the next one is the next try.
-                Err(error) if matches!(error.downcast_ref(), Some(PublishError::Disconnected)) => false,
+                Err(error) if matches!(error.downcast_ref(), Some(PublishError::Disconnected)) => {
+                    false
+                }
                 Err(error) => {
-                    let text = format!("not announced: {error:#}; let the broker take {}/#", self.settings.prefix);
-                    if self.health.set("home assistant", Condition::Degraded, text.as_str()) {
+                    let text = format!(
+                        "not announced: {error:#}; let the broker take {}/#",
+                        self.settings.prefix
+                    );
+                    if self
+                        .health
+                        .set("home assistant", Condition::Degraded, text.as_str())
+                    {
                         tracing::warn!("Home Assistant: {text}");
                     }
                     true
@@ -95,14 +105,26 @@ impl HomeAssistant {
     }
 
     async fn bring_up_to_date(&self) -> anyhow::Result<()> {
-        let topic = format!("{}/device/kithd_{}/config", self.settings.prefix, self.device);
-        let announced = self.store.fact(ANNOUNCED).await?.filter(|announced| !announced.is_empty());
+        let topic = format!(
+            "{}/device/kithd_{}/config",
+            self.settings.prefix, self.device
+        );
+        let announced = self
+            .store
+            .fact(ANNOUNCED)
+            .await?
+            .filter(|announced| !announced.is_empty());
         if announced.is_none() && !self.settings.enabled {
             return Ok(());
         }
-        // What was announced under a former name may be another board's now; `former_names` looks whose it is.
+        // What was announced under a former name may be another board's now; `former_names` looks
+        // whose it is.
         let own = |old: &&String| old.ends_with(&format!("/device/kithd_{}/config", self.device));
-        if let Some(old) = announced.as_ref().filter(own).filter(|old| !self.settings.enabled || **old != topic) {
+        if let Some(old) = announced
+            .as_ref()
+            .filter(own)
+            .filter(|old| !self.settings.enabled || **old != topic)
+        {
             // An empty retained message is how a device is removed.
             self.publish(old.clone(), Vec::new()).await?;
             self.store.set_fact(ANNOUNCED, String::new()).await?;
@@ -114,14 +136,23 @@ impl HomeAssistant {
                 self.store.set_fact(ANNOUNCED, topic.clone()).await?;
                 tracing::info!("announced to Home Assistant: {topic}");
             }
-            self.publish(topic, self.discovery().to_string().into_bytes()).await?;
+            self.publish(topic, self.discovery().to_string().into_bytes())
+                .await?;
         }
         Ok(())
     }
 
     async fn publish(&self, topic: String, payload: Vec<u8>) -> anyhow::Result<()> {
         self.publisher.connected().await?;
-        Ok(self.publisher.publish(Message { topic, payload, retain: true, ..Message::default() }).await?)
+        Ok(self
+            .publisher
+            .publish(Message {
+                topic,
+                payload,
+                retain: true,
+                ..Message::default()
+            })
+            .await?)
     }
 
     fn discovery(&self) -> Value {

@@ -1,4 +1,5 @@
-//! Where results go: the outbox to MQTT; the board's retained health; and what Home Assistant is told.
+//! Where results go: the outbox to MQTT; the board's retained health; and what Home Assistant is
+//! told.
 
 pub mod health;
 pub mod homeassistant;

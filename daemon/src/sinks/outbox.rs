@@ -1,7 +1,8 @@
-//! Publishes results and what follows from them (somebody was recognised, the last face): oldest first, each until the
-//! broker has acknowledged it, never retained.
+//! Publishes results and what follows from them (somebody was recognised, the last face): oldest
+//! first, each until the broker has acknowledged it, never retained.
 //!
-//! A row is sent again only byte for byte; what follows is made of the row, so it is the same again as well. Recognitions are moments: a retained one would unlock doors tomorrow.
+//! A row is sent again only byte for byte; what follows is made of the row, so it is the same again
+//! as well. Recognitions are moments: a retained one would unlock doors tomorrow.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,13 +51,19 @@ pub struct Outbox {
 
 /// Publishes until `finish` is cancelled, then makes one last try.
 pub async fn run(outbox: Outbox, finish: CancellationToken) -> anyhow::Result<()> {
-    let Outbox { store, publisher, health, .. } = &outbox;
+    let Outbox {
+        store,
+        publisher,
+        health,
+        ..
+    } = &outbox;
     let mut changes = store.work();
     let mut pace = Pace::Stream;
     loop {
         changes.borrow_and_update();
         let round = async {
-            // Closed for good only when the connection task has ended, which the supervisor reports.
+            // Closed for good only when the connection task has ended, which the supervisor
+            // reports.
             if publisher.connected().await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -95,11 +102,15 @@ pub async fn run(outbox: Outbox, finish: CancellationToken) -> anyhow::Result<()
         }
     }
     // No connection, or a slow broker: the results stay in the outbox for the next start.
-    let _ = tokio::time::timeout(LAST_TRY, async { while outbox.drain(pace).await.unwrap_or(false) {} }).await;
+    let _ = tokio::time::timeout(LAST_TRY, async {
+        while outbox.drain(pace).await.unwrap_or(false) {}
+    })
+    .await;
     Ok(())
 }
 
-/// How many results may be under way: one while the broker refuses them, so that none overtakes the refused one.
+/// How many results may be under way: one while the broker refuses them, so that none overtakes the
+/// refused one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pace {
     Stream,
@@ -127,11 +138,14 @@ impl Outbox {
             };
             (id, answer, follows)
         };
-        let mut answered = futures_util::stream::iter(prepared).map(publish).buffered(under_way);
+        let mut answered = futures_util::stream::iter(prepared)
+            .map(publish)
+            .buffered(under_way);
         let mut first_error = Ok(());
         while let Some((id, answer, follows)) = answered.next().await {
             let taken = self.taken(id, answer, follows).await;
-            // No further one leaves, but those that had left may be taken: they are noted, and not sent twice.
+            // No further one leaves, but those that had left may be taken: they are noted, and not
+            // sent twice.
             stopped.fetch_or(taken.is_err(), Ordering::Relaxed);
             first_error = first_error.and(taken);
         }
@@ -155,7 +169,9 @@ impl Outbox {
                 return Ok((result, Vec::new()));
             }
         };
-        let Some(left) = ended.news_for(self.event_expiry, wall_clock_ms()) else { return Ok((result, Vec::new())) };
+        let Some(left) = ended.news_for(self.event_expiry, wall_clock_ms()) else {
+            return Ok((result, Vec::new()));
+        };
         let of = |topic, payload, kind: &str| Message {
             topic,
             payload,
@@ -168,22 +184,38 @@ impl Outbox {
             // An engine that names people itself may know some whom nobody enrolled here.
             let level = self.store.person_topic(person.person_id).await?;
             let level = level.unwrap_or_else(|| format!("person--{}", person.person_id));
-            follows.push(of(self.topics.person(&level), event.to_string().into_bytes(), "application/json"));
+            follows.push(of(
+                self.topics.person(&level),
+                event.to_string().into_bytes(),
+                "application/json",
+            ));
         }
         if self.last_face && !ended.faces.is_empty() {
             // Gone already, or an engine that gives none.
-            let crop = self.store.crop(ended.image_id, 1).await?.filter(|crop| !crop.is_empty());
+            let crop = self
+                .store
+                .crop(ended.image_id, 1)
+                .await?
+                .filter(|crop| !crop.is_empty());
             follows.extend(crop.map(|jpeg| of(self.topics.last_face(), jpeg, "image/jpeg")));
         }
         Ok((result, follows))
     }
 
-    /// What the broker said to a result; once it has it, what follows from it goes out, before that of the next.
-    async fn taken(&self, id: i64, answer: Result<(), PublishError>, follows: Vec<Message>) -> anyhow::Result<()> {
+    /// What the broker said to a result; once it has it, what follows from it goes out, before that
+    /// of the next.
+    async fn taken(
+        &self,
+        id: i64,
+        answer: Result<(), PublishError>,
+        follows: Vec<Message>,
+    ) -> anyhow::Result<()> {
         match answer {
             Ok(()) => {}
             // A broker that refuses may be set right: the result waits, in its place in the order.
-            Err(error @ (PublishError::Disconnected | PublishError::Refused(_))) => return Err(error.into()),
+            Err(error @ (PublishError::Disconnected | PublishError::Refused(_))) => {
+                return Err(error.into());
+            }
             Err(error) => {
                 tracing::warn!(outbox = id, "a result was not taken: {error}");
                 return Ok(self.store.mark_refused(id, error.to_string()).await?);
@@ -194,7 +226,9 @@ impl Outbox {
             for message in follows {
                 let topic = message.topic.clone();
                 match self.publisher.publish(message).await {
-                    Err(PublishError::Disconnected) => return Err(PublishError::Disconnected.into()),
+                    Err(PublishError::Disconnected) => {
+                        return Err(PublishError::Disconnected.into());
+                    }
                     // The result says the same, so nothing waits for these.
                     answer => published.push((topic, answer)),
                 }
@@ -204,24 +238,38 @@ impl Outbox {
         Ok(self.store.mark_sent(id).await?)
     }
 
-    /// Says which of them the broker does not take, for as long as it is the last that is known of that topic.
+    /// Says which of them the broker does not take, for as long as it is the last that is known of
+    /// that topic.
     fn show_events(&self, published: Vec<(String, Result<(), PublishError>)>) {
-        let mut refused = self.refused_events.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut refused = self
+            .refused_events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for (topic, answer) in published {
             match answer {
                 Ok(()) => _ = refused.remove(&topic),
-                Err(error) if refused.len() < MOST_REFUSED => _ = refused.insert(topic, error.to_string()),
+                Err(error) if refused.len() < MOST_REFUSED => {
+                    _ = refused.insert(topic, error.to_string())
+                }
                 Err(_) => {}
             }
         }
         let Some((topic, error)) = refused.first_key_value() else {
-            self.health.set("events", Condition::Ok, "published with their results");
+            self.health
+                .set("events", Condition::Ok, "published with their results");
             return;
         };
         // Of a person's topic the name is left out.
-        let topic = topic.rsplit_once("/person/").map_or(topic.clone(), |(board, _)| format!("{board}/person/…"));
-        let text = format!("what follows from results is lost, results are not: {error}; let the broker take {topic}");
-        if self.health.set("events", Condition::Degraded, text.as_str()) {
+        let topic = topic
+            .rsplit_once("/person/")
+            .map_or(topic.clone(), |(board, _)| format!("{board}/person/…"));
+        let text = format!(
+            "what follows from results is lost, results are not: {error}; let the broker take {topic}"
+        );
+        if self
+            .health
+            .set("events", Condition::Degraded, text.as_str())
+        {
             tracing::warn!("{text}");
         }
     }
@@ -254,8 +302,8 @@ struct EndedFace {
 }
 
 impl Ended {
-    /// How long its events are news yet, counted from when the picture came in: nothing must open a door for who stood
-    /// there an hour ago, or at a time the board cannot tell.
+    /// How long its events are news yet, counted from when the picture came in: nothing must open a
+    /// door for who stood there an hour ago, or at a time the board cannot tell.
     fn news_for(&self, expiry: Duration, now_ms: i64) -> Option<Duration> {
         let age_ms = now_ms - self.accepted_at_ms;
         if age_ms < -CLOCK_STEP_MS {
@@ -267,7 +315,11 @@ impl Ended {
 
     /// One for each known face, with the person it is about.
     fn events(&self) -> Vec<(&NamedCandidate, serde_json::Value)> {
-        let known = self.faces.iter().zip(1..).filter(|(face, _)| face.outcome == Outcome::Known);
+        let known = self
+            .faces
+            .iter()
+            .zip(1..)
+            .filter(|(face, _)| face.outcome == Outcome::Known);
         known
             .filter_map(|(face, number)| {
                 let person = face.person.as_ref()?;
@@ -314,10 +366,17 @@ mod tests {
         assert_eq!(events[0].0.person_id, 7);
         assert_eq!(events[0].1["event_id"], "r-2");
         assert_eq!(events[0].1.to_string(), again[0].1.to_string());
-        // From when the picture came in, however long it waited; and never when that lies in the future.
-        let news =
-            |now_ms| serde_json::from_value::<Ended>(result.clone()).unwrap().news_for(Duration::from_secs(10), now_ms);
+        // From when the picture came in, however long it waited; and never when that lies in the
+        // future.
+        let news = |now_ms| {
+            serde_json::from_value::<Ended>(result.clone())
+                .unwrap()
+                .news_for(Duration::from_secs(10), now_ms)
+        };
         assert_eq!(news(6000), Some(Duration::from_secs(5)));
-        assert_eq!((news(11_000), news(-10_000), news(900)), (None, None, Some(Duration::from_secs(10))));
+        assert_eq!(
+            (news(11_000), news(-10_000), news(900)),
+            (None, None, Some(Duration::from_secs(10)))
+        );
     }
 }

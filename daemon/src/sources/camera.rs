@@ -1,7 +1,9 @@
-//! The daemon's side of a camera: keeps its process running, chooses the best frame of each burst, and queues it.
+//! The daemon's side of a camera: keeps its process running, chooses the best frame of each burst,
+//! and queues it.
 //!
-//! The process may do what it likes, hang in its driver included: it is watched, killed, and started again, and nothing
-//! else waits for it. No frame is kept in memory for later: what the queue does not take now is gone, and that is said.
+//! The process may do what it likes, hang in its driver included: it is watched, killed, and
+//! started again, and nothing else waits for it. No frame is kept in memory for later: what the
+//! queue does not take now is gone, and that is said.
 
 use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -86,7 +88,11 @@ enum End {
 impl Camera {
     /// Takes pictures until stopped.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        self.health.set(self.part, Condition::Starting, format!("opening {}", self.settings.device.display()));
+        self.health.set(
+            self.part,
+            Condition::Starting,
+            format!("opening {}", self.settings.device.display()),
+        );
         // One burst waits while another is judged; a third is lost.
         let (bursts, mut taken) = mpsc::channel(1);
         let watching = async {
@@ -132,7 +138,13 @@ impl Camera {
     /// Runs the process until it ends or has to be ended; says why.
     async fn one_run(&self, bursts: &mpsc::Sender<Vec<Frame>>) -> String {
         let arguments = ["camera", "run", "--name", &self.settings.name];
-        let started = Child::spawn("camera", self.part, &self.configuration, arguments, Stdio::piped());
+        let started = Child::spawn(
+            "camera",
+            self.part,
+            &self.configuration,
+            arguments,
+            Stdio::piped(),
+        );
         let (child, stdout) = match started {
             Ok((child, Some(stdout))) => (child, stdout),
             Ok((_, None)) => return "the camera process has no output".into(),
@@ -140,7 +152,10 @@ impl Camera {
         };
         let why = match self.listen(stdout, bursts).await {
             End::Ended => None,
-            End::Stalled => Some(format!("no frame came for {:?}, the camera process was killed", self.patience())),
+            End::Stalled => Some(format!(
+                "no frame came for {:?}, the camera process was killed",
+                self.patience()
+            )),
             End::Misbehaved(how) => Some(format!("the camera process was killed: {how}")),
         };
         {
@@ -155,14 +170,20 @@ impl Camera {
         if timeout(FAREWELL, child.ended()).await.is_err() {
             // In its driver no signal reaches it, and a second process would only hang beside it.
             let pid = child.pid;
-            self.trouble(format!("the camera process {pid} hangs in its driver and cannot be ended; waited for"));
+            self.trouble(format!(
+                "the camera process {pid} hangs in its driver and cannot be ended; waited for"
+            ));
             child.ended().await;
         }
         why.unwrap_or_else(|| child.complaint().unwrap_or_else(|| child.how()))
     }
 
     fn patience(&self) -> Duration {
-        if self.state().alive { self.settings.stall_after } else { self.settings.stall_after.max(OPENING) }
+        if self.state().alive {
+            self.settings.stall_after
+        } else {
+            self.settings.stall_after.max(OPENING)
+        }
     }
 
     /// Passes on its bursts until there is a reason not to.
@@ -173,15 +194,23 @@ impl Camera {
             let word = match timeout(self.patience(), wire::read(&mut stdout, limit)).await {
                 Ok(Ok(word)) => word,
                 Ok(Err(WireError::Ended(_))) => return End::Ended,
-                Ok(Err(error @ WireError::Nonsense(_))) => return End::Misbehaved(error.to_string()),
+                Ok(Err(error @ WireError::Nonsense(_))) => {
+                    return End::Misbehaved(error.to_string());
+                }
                 Err(_) => return End::Stalled,
             };
             match word {
                 (Word::Alive { broken }, _) => self.alive(broken),
                 (Word::Frame { sharpness, last }, jpeg) => {
-                    burst.push(Frame { sharpness, jpeg: jpeg.into() });
+                    burst.push(Frame {
+                        sharpness,
+                        jpeg: jpeg.into(),
+                    });
                     if burst.len() > self.settings.burst {
-                        return End::Misbehaved(format!("it sent more than {} frames", self.settings.burst));
+                        return End::Misbehaved(format!(
+                            "it sent more than {} frames",
+                            self.settings.burst
+                        ));
                     }
                     if last && bursts.try_send(std::mem::take(&mut burst)).is_err() {
                         self.lost("pictures come faster than they can be looked at; take fewer");
@@ -194,7 +223,11 @@ impl Camera {
     /// Queues one picture of a burst, or says why not.
     async fn take(&self, burst: Vec<Frame>) {
         // Nobody needs to be asked while nothing is accepted.
-        let size = burst.iter().map(|frame| frame.jpeg.len()).max().unwrap_or_default();
+        let size = burst
+            .iter()
+            .map(|frame| frame.jpeg.len())
+            .max()
+            .unwrap_or_default();
         if let Err(error) = self.intake.camera_room(size) {
             return self.pause(&error, size);
         }
@@ -204,7 +237,11 @@ impl Camera {
         let jpeg = best.jpeg.clone();
         let now = wall_clock_ms();
         let moment = Moment::from_ms(now);
-        let name = format!("{} {}.jpg", self.settings.name, moment.iso.trim_end_matches('Z').replace(':', "-"));
+        let name = format!(
+            "{} {}.jpg",
+            self.settings.name,
+            moment.iso.trim_end_matches('Z').replace(':', "-")
+        );
         match self.intake.picture(Source::Camera, &name, jpeg, None).await {
             Ok(accepted) => {
                 tracing::debug!(image = accepted.id, "{}: {name}", self.part);
@@ -220,8 +257,8 @@ impl Camera {
         }
     }
 
-    /// The frame with the best face, or the sharpest when no face is found or the engine does not answer in time; `None`
-    /// when none of them can be read.
+    /// The frame with the best face, or the sharpest when no face is found or the engine does not
+    /// answer in time; `None` when none of them can be read.
     async fn best<'a>(&self, burst: &'a [Frame]) -> Option<&'a Frame> {
         if let [only] = burst {
             return Some(only);
@@ -235,7 +272,9 @@ impl Camera {
         for frame in &frames {
             let answer = match &silent {
                 Some(_) => None,
-                None => timeout_at(deadline, (self.faces.best_face)(frame.jpeg.clone())).await.ok(),
+                None => timeout_at(deadline, (self.faces.best_face)(frame.jpeg.clone()))
+                    .await
+                    .ok(),
             };
             judged.push(match answer {
                 Some(Ok(quality)) => Judged::Seen(quality),
@@ -251,7 +290,10 @@ impl Camera {
             });
         }
         if let Some(why) = silent {
-            tracing::debug!("{}: not every frame was looked at for faces: {why}", self.part);
+            tracing::debug!(
+                "{}: not every frame was looked at for faces: {why}",
+                self.part
+            );
         }
         let sharpness: Vec<_> = frames.iter().map(|frame| frame.sharpness).collect();
         choose(&sharpness, &judged).map(|at| frames[at])
@@ -305,7 +347,10 @@ impl Camera {
         };
         // The first, the second, the fourth, the eighth…
         if lost.is_power_of_two() {
-            tracing::warn!("{}: no picture was taken, {lost} times so far: {why}", self.part);
+            tracing::warn!(
+                "{}: no picture was taken, {lost} times so far: {why}",
+                self.part
+            );
         }
         self.show();
     }
@@ -323,7 +368,8 @@ impl Camera {
             state.shown = None;
         }
         drop(state);
-        if self.health.set(self.part, condition, text.as_str()) && condition == Condition::Degraded {
+        if self.health.set(self.part, condition, text.as_str()) && condition == Condition::Degraded
+        {
             tracing::warn!("{}: {text}", self.part);
         }
     }
@@ -332,10 +378,23 @@ impl Camera {
 impl State {
     fn line(&self) -> (Condition, String) {
         match self {
-            Self { trouble: Some(why), .. } => (Condition::Degraded, why.clone()),
-            Self { paused: Some((why, _)), .. } => (Condition::Degraded, format!("paused: {why}")),
-            Self { alive: false, .. } => (Condition::Starting, "waiting for the first frame".into()),
-            Self { taken, last, broken, lost, .. } => {
+            Self {
+                trouble: Some(why), ..
+            } => (Condition::Degraded, why.clone()),
+            Self {
+                paused: Some((why, _)),
+                ..
+            } => (Condition::Degraded, format!("paused: {why}")),
+            Self { alive: false, .. } => {
+                (Condition::Starting, "waiting for the first frame".into())
+            }
+            Self {
+                taken,
+                last,
+                broken,
+                lost,
+                ..
+            } => {
                 let mut text = match taken {
                     0 => "frames come, no picture taken yet".into(),
                     1 => format!("1 picture taken, at {last}"),
@@ -365,11 +424,15 @@ enum Judged {
     Unasked,
 }
 
-/// The frame to keep: of those with a face the one whose face's quality times the frame's own sharpness is most, for a
-/// face's quality alone says little about blur once it is sharp enough to be known; else the sharpest that can be read.
+/// The frame to keep: of those with a face the one whose face's quality times the frame's own
+/// sharpness is most, for a face's quality alone says little about blur once it is sharp enough to
+/// be known; else the sharpest that can be read.
 fn choose(sharpness: &[f32], judged: &[Judged]) -> Option<usize> {
     let merit = |at: usize| match judged[at] {
-        Judged::Seen(Some(quality)) => (1, quality.max(f32::MIN_POSITIVE) * sharpness[at].max(f32::MIN_POSITIVE)),
+        Judged::Seen(Some(quality)) => (
+            1,
+            quality.max(f32::MIN_POSITIVE) * sharpness[at].max(f32::MIN_POSITIVE),
+        ),
         Judged::Seen(None) | Judged::Unasked => (0, sharpness[at]),
         Judged::Unreadable => (-1, 0.0),
     };
@@ -380,7 +443,8 @@ fn choose(sharpness: &[f32], judged: &[Judged]) -> Option<usize> {
     })
 }
 
-/// How long a process that ended is left alone: twice as long each time, from the start again once one has run well.
+/// How long a process that ended is left alone: twice as long each time, from the start again once
+/// one has run well.
 struct BackOff(Duration);
 
 impl BackOff {
@@ -413,20 +477,37 @@ mod tests {
     fn the_sharpest_frame_with_a_face_wins_else_the_sharpest_that_can_be_read() {
         use Judged::{Seen, Unasked, Unreadable};
         let sharpness = [50.0, 40.0, 10.0];
-        assert_eq!(choose(&sharpness, &[Seen(None), Seen(Some(0.8)), Seen(Some(0.9))]), Some(1));
-        assert_eq!(choose(&sharpness, &[Seen(None), Seen(None), Seen(Some(0.1))]), Some(2));
-        assert_eq!(choose(&sharpness, &[Seen(None), Seen(None), Seen(None)]), Some(0));
+        assert_eq!(
+            choose(&sharpness, &[Seen(None), Seen(Some(0.8)), Seen(Some(0.9))]),
+            Some(1)
+        );
+        assert_eq!(
+            choose(&sharpness, &[Seen(None), Seen(None), Seen(Some(0.1))]),
+            Some(2)
+        );
+        assert_eq!(
+            choose(&sharpness, &[Seen(None), Seen(None), Seen(None)]),
+            Some(0)
+        );
         assert_eq!(choose(&sharpness, &[Unreadable, Unasked, Unasked]), Some(1));
-        assert_eq!(choose(&sharpness, &[Unasked, Seen(Some(0.0)), Unasked]), Some(1));
+        assert_eq!(
+            choose(&sharpness, &[Unasked, Seen(Some(0.0)), Unasked]),
+            Some(1)
+        );
         assert_eq!(choose(&sharpness, &[Unreadable; 3]), None);
         // Both sharp faces: the one that is not turned away.
-        assert_eq!(choose(&[50.0, 49.0], &[Seen(Some(0.3)), Seen(Some(0.9))]), Some(1));
+        assert_eq!(
+            choose(&[50.0, 49.0], &[Seen(Some(0.3)), Seen(Some(0.9))]),
+            Some(1)
+        );
     }
 
     #[test]
     fn a_process_that_keeps_ending_is_left_alone_longer_each_time_until_one_has_run_well() {
         let mut back_off = BackOff::default();
-        let pauses: Vec<_> = (0..8).map(|_| back_off.after(Duration::from_secs(3)).as_secs()).collect();
+        let pauses: Vec<_> = (0..8)
+            .map(|_| back_off.after(Duration::from_secs(3)).as_secs())
+            .collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(back_off.after(BackOff::WELL).as_secs(), 1);
         assert_eq!(back_off.after(Duration::ZERO).as_secs(), 2);
@@ -437,12 +518,19 @@ mod tests {
         let mut state = State::default();
         assert_eq!(state.line().0, Condition::Starting);
         state.alive = true;
-        assert_eq!(state.line(), (Condition::Ok, "frames come, no picture taken yet".into()));
+        assert_eq!(
+            state.line(),
+            (Condition::Ok, "frames come, no picture taken yet".into())
+        );
         (state.taken, state.last, state.broken) = (12, "2026-11-23 07:21:05 UTC".into(), (1, 2));
-        let text = "12 pictures taken, the last at 2026-11-23 07:21:05 UTC, 3 broken frames dropped";
+        let text =
+            "12 pictures taken, the last at 2026-11-23 07:21:05 UTC, 3 broken frames dropped";
         assert_eq!(state.line(), (Condition::Ok, text.into()));
         state.paused = Some(("the disk is full".into(), 1));
-        assert_eq!(state.line(), (Condition::Degraded, "paused: the disk is full".into()));
+        assert_eq!(
+            state.line(),
+            (Condition::Degraded, "paused: the disk is full".into())
+        );
         state.trouble = Some("unplugged".into());
         assert_eq!(state.line(), (Condition::Degraded, "unplugged".into()));
     }

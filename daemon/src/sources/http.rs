@@ -1,6 +1,8 @@
-//! Pictures by HTTP: the origin's two routes with paths, and `POST /v1/images` with the picture itself.
+//! Pictures by HTTP: the origin's two routes with paths, and `POST /v1/images` with the picture
+//! itself.
 //!
-//! Answers 202 with the ids once they are on disk. How bodies are read is in `upload`, looking at images in `web`.
+//! Answers 202 with the ids once they are on disk. How bodies are read is in `upload`, looking at
+//! images in `web`.
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -59,15 +61,25 @@ pub struct Ids {
 #[allow(dead_code)]
 struct IdempotencyKey {
     /// 1 to 255 visible ASCII characters.
-    #[param(rename = "Idempotency-Key", min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
+    #[param(
+        rename = "Idempotency-Key",
+        min_length = 1,
+        max_length = 255,
+        pattern = "^[!-~]+$"
+    )]
     idempotency_key: Option<String>,
 }
 
-// JSON whatever the content type says: `curl -d` names it a form, and the origin's clients never set one.
+// JSON whatever the content type says: `curl -d` names it a form, and the origin's clients never
+// set one.
 /// Queues one picture by its path: the route of the system kithd descends from.
 #[utoipa::path(post, path = "/image/post", tag = "images", params(IdempotencyKey), request_body = OnePath,
     responses((status = 202, body = Ids), Problem))]
-async fn one_path(State(uploads): State<Uploads>, headers: HeaderMap, request: Request) -> Result<Response, Problem> {
+async fn one_path(
+    State(uploads): State<Uploads>,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Response, Problem> {
     let body = uploads.receive_json(request).await?;
     let one: OnePath = parse(&body.bytes, r#"{"path":"/folder/picture.jpg"}"#)?;
     accept_paths(uploads.intake(), &headers, vec![one]).await
@@ -76,7 +88,11 @@ async fn one_path(State(uploads): State<Uploads>, headers: HeaderMap, request: R
 /// Queues pictures by their paths, all or none: the route of the system kithd descends from.
 #[utoipa::path(post, path = "/images/post", tag = "images", params(IdempotencyKey), request_body = ManyPaths,
     responses((status = 202, body = Ids), Problem))]
-async fn many_paths(State(uploads): State<Uploads>, headers: HeaderMap, request: Request) -> Result<Response, Problem> {
+async fn many_paths(
+    State(uploads): State<Uploads>,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Response, Problem> {
     let body = uploads.receive_json(request).await?;
     let many: ManyPaths = parse(&body.bytes, r#"{"paths":[{"path":"/folder/picture.jpg"}]}"#)?;
     accept_paths(uploads.intake(), &headers, many.paths).await
@@ -99,9 +115,16 @@ pub(super) fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text)
 }
 
-async fn accept_paths(intake: &Intake, headers: &HeaderMap, paths: Vec<OnePath>) -> Result<Response, Problem> {
+async fn accept_paths(
+    intake: &Intake,
+    headers: &HeaderMap,
+    paths: Vec<OnePath>,
+) -> Result<Response, Problem> {
     if paths.is_empty() {
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "the list of paths is empty"));
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "the list of paths is empty",
+        ));
     }
     let key = idempotency_key(headers)?;
     let alone = paths.len() == 1;
@@ -111,7 +134,9 @@ async fn accept_paths(intake: &Intake, headers: &HeaderMap, paths: Vec<OnePath>)
         .map(|(n, one)| PathSubmission {
             path: one.path,
             // One header may cover a whole list: each path gets its own key of it.
-            idempotency_key: key.as_ref().map(|key| if alone { key.clone() } else { list_key(key, n) }),
+            idempotency_key: key
+                .as_ref()
+                .map(|key| if alone { key.clone() } else { list_key(key, n) }),
         })
         .collect();
     Ok(accepted(&intake.paths(Source::Http, paths).await?))
@@ -136,13 +161,24 @@ async fn picture(
     request: Request,
 ) -> Result<Response, Problem> {
     let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
-    if query.name.as_ref().is_some_and(|name| name.chars().count() > LONGEST_NAME) {
-        return Err(Problem::bad_request(format!("\"name\" has at most {LONGEST_NAME} letters.")));
+    if query
+        .name
+        .as_ref()
+        .is_some_and(|name| name.chars().count() > LONGEST_NAME)
+    {
+        return Err(Problem::bad_request(format!(
+            "\"name\" has at most {LONGEST_NAME} letters."
+        )));
     }
     let (intake, key) = (uploads.intake(), idempotency_key(&headers)?);
     // Before all of it is read in vain.
     intake.room()?;
-    let Brought { pictures, fields, json, is_form } = uploads.receive(request, query.name).await?;
+    let Brought {
+        pictures,
+        fields,
+        json,
+        is_form,
+    } = uploads.receive(request, query.name).await?;
     if let Some(json) = json {
         let paths = match serde_json::from_slice(without_mark(&json.bytes)) {
             Ok(ManyPaths { paths }) => paths,
@@ -153,34 +189,62 @@ async fn picture(
     if pictures.is_empty() {
         return Err(no_file(&fields));
     }
-    let key = |n| key.as_ref().map(|key| if is_form { list_key(key, n) } else { key.clone() });
-    let pictures = pictures.into_iter().enumerate().map(|(n, picture)| (picture, key(n)));
+    let key = |n| {
+        key.as_ref().map(|key| {
+            if is_form {
+                list_key(key, n)
+            } else {
+                key.clone()
+            }
+        })
+    };
+    let pictures = pictures
+        .into_iter()
+        .enumerate()
+        .map(|(n, picture)| (picture, key(n)));
     Ok(accepted(&intake.pictures(pictures.collect()).await?))
 }
 
-/// The key of one picture of a list; no header can hold the separator, so it meets nobody else's key.
+/// The key of one picture of a list; no header can hold the separator, so it meets nobody else's
+/// key.
 fn list_key(key: &str, n: usize) -> String {
     format!("{key}\u{1f}{n}")
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let Some(value) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
     match value.to_str() {
-        Ok(key) if (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) => {
+        Ok(key)
+            if (1..=255).contains(&key.len())
+                && key.bytes().all(|byte| byte.is_ascii_graphic()) =>
+        {
             Ok(Some(key.into()))
         }
-        _ => Err(Problem::new(StatusCode::BAD_REQUEST, "Idempotency-Key must be 1 to 255 visible ASCII characters")),
+        _ => Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "Idempotency-Key must be 1 to 255 visible ASCII characters",
+        )),
     }
 }
 
 fn accepted(images: &[Accepted]) -> Response {
-    (StatusCode::ACCEPTED, Json(Ids { ids: images.iter().map(|image| image.id).collect() })).into_response()
+    (
+        StatusCode::ACCEPTED,
+        Json(Ids {
+            ids: images.iter().map(|image| image.id).collect(),
+        }),
+    )
+        .into_response()
 }
 
 impl From<IntakeError> for Problem {
     fn from(error: IntakeError) -> Self {
         let status = match &error {
-            IntakeError::Refused(_) | IntakeError::NotAPicture(..) => StatusCode::UNPROCESSABLE_ENTITY,
+            IntakeError::Refused(_) | IntakeError::NotAPicture(..) => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
             IntakeError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             // Nothing is wrong with the picture: the same may be sent again.
             IntakeError::Full(_)

@@ -1,4 +1,5 @@
-//! Bytes on their way into the spool: written and hashed as they come, and deleted again unless they are accepted.
+//! Bytes on their way into the spool: written and hashed as they come, and deleted again unless
+//! they are accepted.
 //!
 //! Not for what their file is called or what a start makes of it: that is `spool`.
 
@@ -46,7 +47,8 @@ impl Unaccepted {
     /// The row that names it is committed.
     pub fn keep(&self, image: ImageId) {
         self.kept.store(true, Ordering::Relaxed);
-        if let Err(error) = spool::accept(&self.state_dir, &spool::accepted_name(&self.name, image)) {
+        if let Err(error) = spool::accept(&self.state_dir, &spool::accepted_name(&self.name, image))
+        {
             // It is read under its first name, and the next start renames it.
             tracing::warn!("a picture in the spool keeps its first name: {error}");
         }
@@ -113,7 +115,14 @@ struct Torn {
 impl Incoming {
     /// Of a picture; its wrapping is undone. A refusal begins with what it is `called`.
     pub fn picture(intake: &Intake, source: Source, name: &str, called: String) -> Self {
-        Self::new(intake, source, name, called, intake.max_bytes(), Wrapped::Perhaps(Vec::new()))
+        Self::new(
+            intake,
+            source,
+            name,
+            called,
+            intake.max_bytes(),
+            Wrapped::Perhaps(Vec::new()),
+        )
     }
 
     /// Of at most `limit` bytes that are kept as they are.
@@ -121,7 +130,14 @@ impl Incoming {
         Self::new(intake, source, name, String::new(), limit, Wrapped::Not)
     }
 
-    fn new(intake: &Intake, source: Source, name: &str, called: String, limit: usize, wrapped: Wrapped) -> Self {
+    fn new(
+        intake: &Intake,
+        source: Source,
+        name: &str,
+        called: String,
+        limit: usize,
+        wrapped: Wrapped,
+    ) -> Self {
         let (state_dir, file) = (Arc::clone(&intake.state_dir), spool::new_name(source));
         Self {
             intake: intake.clone(),
@@ -130,7 +146,11 @@ impl Incoming {
             name: names::clean(name).chars().take(1000).collect(),
             called,
             bytes: 0,
-            file: Arc::new(Unaccepted { state_dir, name: file, kept: AtomicBool::new(false) }),
+            file: Arc::new(Unaccepted {
+                state_dir,
+                name: file,
+                kept: AtomicBool::new(false),
+            }),
             open: None,
             hash: Sha256::new(),
             piece: Vec::new(),
@@ -155,17 +175,27 @@ impl Incoming {
             }
         }
         self.check_size()?;
-        if self.piece.len() >= PIECE { self.write().await } else { Ok(()) }
+        if self.piece.len() >= PIECE {
+            self.write().await
+        } else {
+            Ok(())
+        }
     }
 
     fn check_size(&self) -> Result<(), IntakeError> {
         let bytes = self.bytes + self.piece.len() as u64;
-        if bytes > self.limit as u64 { Err(IntakeError::TooLarge { limit: self.limit }) } else { Ok(()) }
+        if bytes > self.limit as u64 {
+            Err(IntakeError::TooLarge { limit: self.limit })
+        } else {
+            Ok(())
+        }
     }
 
     /// Finds out what the beginning is, which is all there is or enough.
     fn unwrap_head(&mut self) -> Result<(), IntakeError> {
-        let Wrapped::Perhaps(head) = &mut self.wrapped else { return Ok(()) };
+        let Wrapped::Perhaps(head) = &mut self.wrapped else {
+            return Ok(());
+        };
         let head = std::mem::take(head);
         self.wrapped = Wrapped::Not;
         let refused = |why| IntakeError::NotAPicture(self.called.clone(), why);
@@ -173,7 +203,9 @@ impl Incoming {
             Wrapping::Plain(begins) => self.piece.extend_from_slice(&head[begins..]),
             Wrapping::Base64(begins) => {
                 let mut base64 = Base64::new(begins);
-                base64.decode(&head[begins..], &mut self.piece).map_err(refused)?;
+                base64
+                    .decode(&head[begins..], &mut self.piece)
+                    .map_err(refused)?;
                 self.wrapped = Wrapped::Base64(base64);
             }
         }
@@ -185,7 +217,8 @@ impl Incoming {
         self.torn.line_break |= self.piece.iter().any(|byte| matches!(byte, b'\r' | b'\n'));
         self.torn.zero |= self.piece.contains(&0);
         self.bytes += self.piece.len() as u64;
-        // Shared with the thread that writes, so that the file is deleted after it was made, whoever hangs up meanwhile.
+        // Shared with the thread that writes, so that the file is deleted after it was made,
+        // whoever hangs up meanwhile.
         let file = Arc::clone(&self.file);
         // All of it is lost with an error: nobody goes on then.
         let (open, mut piece) = (self.open.take(), std::mem::take(&mut self.piece));
@@ -215,7 +248,21 @@ impl Incoming {
         // A picture of some size has either by chance alone.
         const BY_CHANCE: u64 = 4096;
         let torn = !self.torn.line_break && (!self.torn.zero || self.bytes >= BY_CHANCE);
-        let Self { file, source, name, bytes, hash, .. } = self;
-        Ok(Spooled { file, source, name, bytes, digest: hex(&hash.finalize()), torn })
+        let Self {
+            file,
+            source,
+            name,
+            bytes,
+            hash,
+            ..
+        } = self;
+        Ok(Spooled {
+            file,
+            source,
+            name,
+            bytes,
+            digest: hex(&hash.finalize()),
+            torn,
+        })
     }
 }

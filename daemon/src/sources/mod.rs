@@ -1,8 +1,8 @@
 //! `Intake`: the only door to the queue.
 //!
-//! Paths are checked as text and committed; no mount is touched here, so a hung NFS server never blocks a sender.
-//! Bytes are on disk before their row is, under a name that says so (`spool`). A picture that cannot be read is the
-//! engine's finding, not ours.
+//! Paths are checked as text and committed; no mount is touched here, so a hung NFS server never
+//! blocks a sender. Bytes are on disk before their row is, under a name that says so (`spool`). A
+//! picture that cannot be read is the engine's finding, not ours.
 
 pub mod camera;
 pub mod folder;
@@ -34,8 +34,8 @@ use crate::store::{Place, StoreError};
 use incoming::{Incoming, Spooled};
 
 const ROOM_CHECK: Duration = Duration::from_secs(2);
-/// A disk with less than this is full, whatever its reserve is: the database's journal needs as much to end what was
-/// accepted.
+/// A disk with less than this is full, whatever its reserve is: the database's journal needs as
+/// much to end what was accepted.
 const ROOM_BYTES: u64 = 4 << 20;
 /// How long a state folder that was deleted is waited for.
 const GONE_FOR: Duration = Duration::from_secs(60);
@@ -77,7 +77,10 @@ pub enum IntakeError {
 impl IntakeError {
     /// Whether the same thing may be accepted later.
     pub fn is_temporary(&self) -> bool {
-        !matches!(self, Self::Refused(_) | Self::TooLarge { .. } | Self::NotAPicture(..))
+        !matches!(
+            self,
+            Self::Refused(_) | Self::TooLarge { .. } | Self::NotAPicture(..)
+        )
     }
 }
 
@@ -86,7 +89,9 @@ impl From<QueueError> for IntakeError {
         match error {
             QueueError::Full { .. } => Self::Full(error),
             QueueError::CameraFull { .. } => Self::CameraFull(error),
-            QueueError::TooMany { .. } | QueueError::KeyReused { .. } => Self::Refused(error.to_string()),
+            QueueError::TooMany { .. } | QueueError::KeyReused { .. } => {
+                Self::Refused(error.to_string())
+            }
             QueueError::Store(StoreError::DiskFull) => Self::DiskFull,
             // The path is nobody's business on the LAN.
             QueueError::Store(StoreError::Io { source, .. }) => (&source).into(),
@@ -140,17 +145,33 @@ pub struct FolderFile {
 
 impl Intake {
     /// Makes the spool folder and the door.
-    pub fn new(queue: Queue, limits: config::Intake, state_dir: &Path, health: Health) -> std::io::Result<Self> {
+    pub fn new(
+        queue: Queue,
+        limits: config::Intake,
+        state_dir: &Path,
+        health: Health,
+    ) -> std::io::Result<Self> {
         std::fs::create_dir_all(state_dir.join(spool::SPOOL))?;
         health.set("intake", Condition::Ok, "accepting pictures");
-        Ok(Self { queue, limits: Arc::new(limits), state_dir: state_dir.into(), health, broken: Arc::default() })
+        Ok(Self {
+            queue,
+            limits: Arc::new(limits),
+            state_dir: state_dir.into(),
+            health,
+            broken: Arc::default(),
+        })
     }
 
     /// Whether anything is accepted now.
     pub fn room(&self) -> Result<(), IntakeError> {
         self.check_disk()?;
         match self.queue.load() {
-            (unfinished, limit) if unfinished >= limit => Err(QueueError::Full { count: 1, unfinished, limit }.into()),
+            (unfinished, limit) if unfinished >= limit => Err(QueueError::Full {
+                count: 1,
+                unfinished,
+                limit,
+            }
+            .into()),
             _ => Ok(()),
         }
     }
@@ -170,13 +191,18 @@ impl Intake {
     }
 
     /// Accepts paths, all or none; they are on disk when this returns.
-    pub async fn paths(&self, source: Source, paths: Vec<PathSubmission>) -> Result<Vec<Accepted>, IntakeError> {
+    pub async fn paths(
+        &self,
+        source: Source,
+        paths: Vec<PathSubmission>,
+    ) -> Result<Vec<Accepted>, IntakeError> {
         let images = paths
             .into_iter()
             .map(|submission| {
                 Ok(NewImage {
                     source,
-                    path: self.checked(&paths::plain(&submission.path).map_err(IntakeError::Refused)?)?,
+                    path: self
+                        .checked(&paths::plain(&submission.path).map_err(IntakeError::Refused)?)?,
                     file: None,
                     bytes: 0,
                     picture_key: None,
@@ -189,27 +215,41 @@ impl Intake {
         self.submit(images).await
     }
 
-    /// Accepts files of a watched folder, all or none, and remembers them in the same commit; those taken before and
-    /// unchanged make no image. Those that end are to be put away if `put_away`.
+    /// Accepts files of a watched folder, all or none, and remembers them in the same commit; those
+    /// taken before and unchanged make no image. Those that end are to be put away if `put_away`.
     pub async fn files(
         &self,
         folder: i64,
         put_away: bool,
         files: Vec<FolderFile>,
     ) -> Result<Vec<Accepted>, IntakeError> {
-        let images = files.into_iter().map(|FolderFile { path, key, stamp, inode }| {
-            Ok(NewImage {
-                source: Source::Folder,
-                path: self.checked(&path)?,
-                file: None,
-                bytes: 0,
-                picture_key: None,
-                unless_unfinished: false,
-                idempotency_key: None,
-                seen: Some(SeenFile { folder, key, stamp, inode, put_away }),
-            })
-        });
-        self.submit(images.collect::<Result<_, IntakeError>>()?).await
+        let images = files.into_iter().map(
+            |FolderFile {
+                 path,
+                 key,
+                 stamp,
+                 inode,
+             }| {
+                Ok(NewImage {
+                    source: Source::Folder,
+                    path: self.checked(&path)?,
+                    file: None,
+                    bytes: 0,
+                    picture_key: None,
+                    unless_unfinished: false,
+                    idempotency_key: None,
+                    seen: Some(SeenFile {
+                        folder,
+                        key,
+                        stamp,
+                        inode,
+                        put_away,
+                    }),
+                })
+            },
+        );
+        self.submit(images.collect::<Result<_, IntakeError>>()?)
+            .await
     }
 
     /// Accepts the bytes of one picture; bytes and row are on disk when this returns.
@@ -221,37 +261,60 @@ impl Intake {
         idempotency_key: Option<String>,
     ) -> Result<Accepted, IntakeError> {
         if bytes.is_empty() {
-            return Err(IntakeError::NotAPicture("the picture".into(), NotAPicture::Empty));
+            return Err(IntakeError::NotAPicture(
+                "the picture".into(),
+                NotAPicture::Empty,
+            ));
         }
         if source == Source::Camera {
             // The camera pauses, and says so itself; other pictures are taken.
             self.queue.camera_room(bytes.len() as u64)?;
         }
-        // What cannot be queued is not written in vain: an MQTT message that waits would be spooled, hashed and flushed
-        // again each second.
+        // What cannot be queued is not written in vain: an MQTT message that waits would be
+        // spooled, hashed and flushed again each second.
         self.room().map_err(|error| self.kept_back(error))?;
         let mut incoming = Incoming::raw(self, source, name, self.max_bytes());
         for piece in bytes.chunks(incoming::PIECE) {
             incoming.push(piece).await?;
         }
         // One image in, one answer out.
-        let accepted = self.pictures(vec![(incoming.end().await?, idempotency_key)]).await?;
-        accepted.into_iter().next().ok_or_else(|| IntakeError::Storage("the queue gave no answer".into()))
+        let accepted = self
+            .pictures(vec![(incoming.end().await?, idempotency_key)])
+            .await?;
+        accepted
+            .into_iter()
+            .next()
+            .ok_or_else(|| IntakeError::Storage("the queue gave no answer".into()))
     }
 
-    /// Accepts pictures that are in the spool, all or none, each under its idempotency key; bytes and rows are on disk when
-    /// this returns.
-    pub async fn pictures(&self, pictures: Vec<(Spooled, Option<String>)>) -> Result<Vec<Accepted>, IntakeError> {
+    /// Accepts pictures that are in the spool, all or none, each under its idempotency key; bytes
+    /// and rows are on disk when this returns.
+    pub async fn pictures(
+        &self,
+        pictures: Vec<(Spooled, Option<String>)>,
+    ) -> Result<Vec<Accepted>, IntakeError> {
         let intake = self.clone();
         // On its own: a sender that hangs up must not leave rows and files apart.
         let accepting = tokio::spawn(async move { intake.accept(pictures).await });
-        accepting.await.unwrap_or_else(|_| Err(IntakeError::Storage("kithd is stopping".into())))
+        accepting
+            .await
+            .unwrap_or_else(|_| Err(IntakeError::Storage("kithd is stopping".into())))
     }
 
-    async fn accept(&self, pictures: Vec<(Spooled, Option<String>)>) -> Result<Vec<Accepted>, IntakeError> {
+    async fn accept(
+        &self,
+        pictures: Vec<(Spooled, Option<String>)>,
+    ) -> Result<Vec<Accepted>, IntakeError> {
         let (mut files, mut images) = (Vec::new(), Vec::new());
         for (picture, idempotency_key) in pictures {
-            let Spooled { file, source, name, bytes, digest, .. } = picture;
+            let Spooled {
+                file,
+                source,
+                name,
+                bytes,
+                digest,
+                ..
+            } = picture;
             images.push(NewImage {
                 source,
                 path: name,
@@ -272,7 +335,10 @@ impl Intake {
         let flushed = flushing.await.unwrap_or_else(|error| Err(error.into()));
         let files = flushed.map_err(|error| self.not_written(&error))?;
         let accepted = self.submit(images).await?;
-        let new: Vec<_> = accepted.iter().map(|image| image.new.then_some(image.id)).collect();
+        let new: Vec<_> = accepted
+            .iter()
+            .map(|image| image.new.then_some(image.id))
+            .collect();
         let renaming = tokio::task::spawn_blocking(move || {
             // The others are not needed: what they hold was accepted before.
             for (file, image) in files.iter().zip(new) {
@@ -293,7 +359,10 @@ impl Intake {
     async fn try_disk(&self) -> Result<(), IntakeError> {
         let state_dir = Arc::clone(&self.state_dir);
         let trying = tokio::task::spawn_blocking(move || spool::try_disk(&state_dir));
-        trying.await.unwrap_or_else(|error| Err(error.into())).map_err(|error| IntakeError::from(&error))?;
+        trying
+            .await
+            .unwrap_or_else(|error| Err(error.into()))
+            .map_err(|error| IntakeError::from(&error))?;
         self.queue.try_disk().await?;
         self.broken.store(false, Ordering::Relaxed);
         Ok(())
@@ -305,7 +374,8 @@ impl Intake {
         match &accepted {
             Ok(_) => {
                 self.broken.store(false, Ordering::Relaxed);
-                self.health.set("intake", Condition::Ok, "accepting pictures")
+                self.health
+                    .set("intake", Condition::Ok, "accepting pictures")
             }
             // Fewer at a time would be taken.
             Err(IntakeError::Full(_)) if self.room().is_ok() => false,
@@ -324,7 +394,9 @@ impl Intake {
         if matches!(error, IntakeError::Storage(_)) {
             self.broken.store(true, Ordering::Relaxed);
         }
-        let said = self.health.set("intake", Condition::Degraded, error.to_string());
+        let said = self
+            .health
+            .set("intake", Condition::Degraded, error.to_string());
         if said {
             tracing::warn!("not accepting pictures: {error}");
         }
@@ -337,12 +409,15 @@ impl Intake {
         }
         match free_bytes(&self.state_dir) {
             Some(free) if free < ROOM_BYTES => Err(self.kept_back(IntakeError::DiskFull)),
-            Some(free) if free < self.limits.disk_reserve_bytes => Err(self.kept_back(IntakeError::DiskReserve)),
+            Some(free) if free < self.limits.disk_reserve_bytes => {
+                Err(self.kept_back(IntakeError::DiskReserve))
+            }
             _ => Ok(()),
         }
     }
 
-    /// The path in plain form, if it lies below a root as text; links are checked when it is opened.
+    /// The path in plain form, if it lies below a root as text; links are checked when it is
+    /// opened.
     fn checked(&self, path: &str) -> Result<String, IntakeError> {
         let refused = |why: &str| Err(IntakeError::Refused(format!("{path:?} {why}")));
         if path.is_empty() || path.len() > 4096 || path.contains(char::is_control) {
@@ -352,29 +427,53 @@ impl Intake {
         if !path_buf.is_absolute() {
             return refused("is not an absolute path");
         }
-        if path_buf.components().any(|part| part == Component::ParentDir) {
+        if path_buf
+            .components()
+            .any(|part| part == Component::ParentDir)
+        {
             return refused("contains .., which is not allowed");
         }
         // `components` drops doubled slashes and single dots.
         let plain: PathBuf = path_buf.components().collect();
-        if !self.limits.roots.iter().any(|root| plain.starts_with(root) && plain != *root) {
-            let roots: Vec<_> = self.limits.roots.iter().map(|root| root.display().to_string()).collect();
-            return refused(&format!("is not below one of intake.roots ({})", roots.join(", ")));
+        if !self
+            .limits
+            .roots
+            .iter()
+            .any(|root| plain.starts_with(root) && plain != *root)
+        {
+            let roots: Vec<_> = self
+                .limits
+                .roots
+                .iter()
+                .map(|root| root.display().to_string())
+                .collect();
+            return refused(&format!(
+                "is not below one of intake.roots ({})",
+                roots.join(", ")
+            ));
         }
         Ok(plain.to_string_lossy().into_owned())
     }
 }
 
-/// Clears a full queue, a full disk and one that took nothing from the board's health once that is over, so that a balancer
-/// comes back. Ends with an error when the state folder stays away: rows that are written to a deleted file are lost, and
-/// only a new start opens what is there now.
-pub async fn watch_room(intake: Intake, mut pulse: Pulse, stop: CancellationToken) -> anyhow::Result<()> {
+/// Clears a full queue, a full disk and one that took nothing from the board's health once that is
+/// over, so that a balancer comes back. Ends with an error when the state folder stays away: rows
+/// that are written to a deleted file are lost, and only a new start opens what is there now.
+pub async fn watch_room(
+    intake: Intake,
+    mut pulse: Pulse,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let mut gone: Option<Instant> = None;
     loop {
         match intake.queue.place() {
             Place::There => gone = None,
-            Place::Replaced => anyhow::bail!("another database lies in the state folder; a new start opens it"),
-            Place::Gone if gone.get_or_insert_with(Instant::now).elapsed() > GONE_FOR => anyhow::bail!(disk::GONE),
+            Place::Replaced => {
+                anyhow::bail!("another database lies in the state folder; a new start opens it")
+            }
+            Place::Gone if gone.get_or_insert_with(Instant::now).elapsed() > GONE_FOR => {
+                anyhow::bail!(disk::GONE)
+            }
             Place::Gone => {}
         }
         let room = match intake.room() {
@@ -382,7 +481,11 @@ pub async fn watch_room(intake: Intake, mut pulse: Pulse, stop: CancellationToke
             room => room,
         };
         match room {
-            Ok(()) => _ = intake.health.set("intake", Condition::Ok, "accepting pictures"),
+            Ok(()) => {
+                _ = intake
+                    .health
+                    .set("intake", Condition::Ok, "accepting pictures")
+            }
             // A balancer turns to another board before anybody was refused.
             Err(error) => _ = intake.degraded(&error),
         }
@@ -394,13 +497,19 @@ pub async fn watch_room(intake: Intake, mut pulse: Pulse, stop: CancellationToke
 }
 
 fn is_full(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+    )
 }
 
-/// Temporary file, fsync, rename, fsync of the folder: after this returns, the file survives a power cut whole.
+/// Temporary file, fsync, rename, fsync of the folder: after this returns, the file survives a
+/// power cut whole.
 pub fn write_durably(target: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let folder = target.parent().ok_or(std::io::ErrorKind::InvalidInput)?;
-    let mut temporary = tempfile::Builder::new().prefix(".part-").tempfile_in(folder)?;
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".part-")
+        .tempfile_in(folder)?;
     temporary.write_all(bytes)?;
     temporary.as_file().sync_all()?;
     temporary.persist(target).map_err(|error| error.error)?;
@@ -430,17 +539,32 @@ mod tests {
         let (health, mut limits) = (Health::default(), Config::default().intake);
         limits.disk_reserve_bytes = 0;
         let intake = Intake::new(queue, limits, folder.path(), health.clone()).unwrap();
-        let frame = async || intake.picture(Source::Camera, "front", Bytes::from_static(b"123456"), None).await;
+        let frame = async || {
+            intake
+                .picture(Source::Camera, "front", Bytes::from_static(b"123456"), None)
+                .await
+        };
         frame().await.unwrap();
         let error = frame().await.unwrap_err();
-        assert!(matches!(error, IntakeError::CameraFull(_)) && error.is_temporary(), "{error}");
-        assert!(error.to_string().contains("retention.camera.bytes = 10"), "{error}");
+        assert!(
+            matches!(error, IntakeError::CameraFull(_)) && error.is_temporary(),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains("retention.camera.bytes = 10"),
+            "{error}"
+        );
         assert_eq!(
-            std::fs::read_dir(folder.path().join(spool::SPOOL)).unwrap().count(),
+            std::fs::read_dir(folder.path().join(spool::SPOOL))
+                .unwrap()
+                .count(),
             1,
             "it was written for nothing"
         );
-        intake.picture(Source::Http, "upload", Bytes::from_static(b"123456"), None).await.unwrap();
+        intake
+            .picture(Source::Http, "upload", Bytes::from_static(b"123456"), None)
+            .await
+            .unwrap();
         assert_eq!(health.parts()["intake"].condition, Condition::Ok);
     }
 }

@@ -1,8 +1,9 @@
-//! Pictures by MQTT: topics with a path, a list of paths or a bare path as text, and topics with the bytes of pictures.
-//! Not for commands.
+//! Pictures by MQTT: topics with a path, a list of paths or a bare path as text, and topics with
+//! the bytes of pictures. Not for commands.
 //!
-//! A message is acknowledged when its images are on disk, or when it is refused and kept for the operator.
-//! When the queue or the disk is full it is not acknowledged: the broker holds the rest back.
+//! A message is acknowledged when its images are on disk, or when it is refused and kept for the
+//! operator. When the queue or the disk is full it is not acknowledged: the broker holds the rest
+//! back.
 
 use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
@@ -77,7 +78,11 @@ pub async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let arrivals = stream(&mut deliveries);
-    let mut settled = std::pin::pin!(arrivals.map(|delivery| door.accept(delivery)).buffered(in_flight));
+    let mut settled = std::pin::pin!(
+        arrivals
+            .map(|delivery| door.accept(delivery))
+            .buffered(in_flight)
+    );
     tokio::select! {
         () = stop.cancelled() => {}
         () = async { while settled.next().await.is_some() {} } => {}
@@ -110,14 +115,25 @@ impl Door {
             "message"
         );
         if delivery.retain {
-            // A replay of what the broker kept, at every reconnect; pictures are moments, not state.
+            // A replay of what the broker kept, at every reconnect; pictures are moments, not
+            // state.
             return delivery.settle();
         }
-        // A message that makes us panic is set aside like one that makes no sense: sent again it would do the same.
+        // A message that makes us panic is set aside like one that makes no sense: sent again it
+        // would do the same.
         let taken = AssertUnwindSafe(self.take(&delivery)).catch_unwind().await;
         if let Err(reason) = taken.unwrap_or_else(|panic| Err(fault(panic.as_ref()))) {
-            let Delivery { topic, payload, content_type, .. } = &delivery;
-            while let Err(error) = self.rejected.keep(topic, &reason, content_type.clone(), payload.clone()).await {
+            let Delivery {
+                topic,
+                payload,
+                content_type,
+                ..
+            } = &delivery;
+            while let Err(error) = self
+                .rejected
+                .keep(topic, &reason, content_type.clone(), payload.clone())
+                .await
+            {
                 tracing::warn!("the rejected message could not be kept yet: {error}");
                 tokio::time::sleep(RETRY).await;
             }
@@ -139,17 +155,25 @@ impl Door {
 
     /// Sends a kept message through this door again.
     pub async fn retry(&self, id: i64) -> Result<Retried, RejectedError> {
-        let Some(message) = self.rejected.store.rejected_message(id).await? else { return Ok(Retried::NotFound) };
-        let Some(payload) = self.rejected.payload(&message).await? else { return Ok(Retried::Incomplete) };
+        let Some(message) = self.rejected.store.rejected_message(id).await? else {
+            return Ok(Retried::NotFound);
+        };
+        let Some(payload) = self.rejected.payload(&message).await? else {
+            return Ok(Retried::Incomplete);
+        };
         let taken = AssertUnwindSafe(async {
-            let meaning = self.meaning(&message.topic, &payload).map_err(IntakeError::Refused)?;
+            let meaning = self
+                .meaning(&message.topic, &payload)
+                .map_err(IntakeError::Refused)?;
             self.submit(&meaning).await
         });
         let taken = taken.catch_unwind().await;
         match taken.unwrap_or_else(|panic| Err(IntakeError::Refused(fault(panic.as_ref())))) {
             Ok(accepted) => {
                 self.rejected.forget(id).await?;
-                Ok(Retried::Accepted(accepted.into_iter().map(|image| image.id).collect()))
+                Ok(Retried::Accepted(
+                    accepted.into_iter().map(|image| image.id).collect(),
+                ))
             }
             Err(error) if error.is_temporary() => Ok(Retried::Later(error.to_string())),
             Err(error) => {
@@ -162,15 +186,24 @@ impl Door {
 
     /// The error is why it makes no sense, for the operator.
     fn meaning(&self, topic: &str, payload: &Bytes) -> Result<Meaning, String> {
-        let meant = self.subscriptions.iter().find(|subscription| matches(topic, &subscription.filter));
+        let meant = self
+            .subscriptions
+            .iter()
+            .find(|subscription| matches(topic, &subscription.filter));
         match meant.map(|subscription| subscription.kind) {
             Some(Kind::Paths) => {
-                let path = |path| PathSubmission { path, idempotency_key: None };
-                Ok(Meaning::Paths(paths_in(payload)?.into_iter().map(path).collect()))
+                let path = |path| PathSubmission {
+                    path,
+                    idempotency_key: None,
+                };
+                Ok(Meaning::Paths(
+                    paths_in(payload)?.into_iter().map(path).collect(),
+                ))
             }
             Some(Kind::Pictures) => {
                 let bytes = picture(payload, self.intake.max_bytes())?;
-                // Its own name, so that a message delivered twice is known by it while the first is not done.
+                // Its own name, so that a message delivered twice is known by it while the first is
+                // not done.
                 let name = format!("{topic} {}", &hex(&Sha256::digest(payload))[..12]);
                 Ok(Meaning::Picture { name, bytes })
             }
@@ -183,15 +216,17 @@ impl Door {
     async fn submit(&self, meaning: &Meaning) -> Result<Vec<Accepted>, IntakeError> {
         match meaning {
             Meaning::Paths(paths) => self.intake.paths(Source::Mqtt, paths.clone()).await,
-            Meaning::Picture { name, bytes } => {
-                Ok(vec![self.intake.picture(Source::Mqtt, name, bytes.clone(), None).await?])
-            }
+            Meaning::Picture { name, bytes } => Ok(vec![
+                self.intake
+                    .picture(Source::Mqtt, name, bytes.clone(), None)
+                    .await?,
+            ]),
         }
     }
 }
 
-/// The bytes of the picture in a message, whatever its sender called it and however it is wrapped. What then cannot be
-/// decoded is an image that fails.
+/// The bytes of the picture in a message, whatever its sender called it and however it is wrapped.
+/// What then cannot be decoded is an image that fails.
 pub fn picture(payload: &Bytes, max_bytes: usize) -> Result<Bytes, String> {
     match plain(payload, max_bytes) {
         Ok(Cow::Borrowed(picture)) => Ok(payload.slice_ref(picture)),
@@ -203,7 +238,9 @@ pub fn picture(payload: &Bytes, max_bytes: usize) -> Result<Bytes, String> {
 /// The paths in a message; the error is a sentence for the operator.
 fn paths_in(payload: &[u8]) -> Result<Vec<String>, String> {
     if let Ok((format, _)) = wrapping(payload) {
-        return Err(format!("the message is a picture ({format}), and this topic takes paths; publish it to …/image"));
+        return Err(format!(
+            "the message is a picture ({format}), and this topic takes paths; publish it to …/image"
+        ));
     }
     let text = utf8(payload)?;
     if text.is_empty() {
@@ -211,16 +248,21 @@ fn paths_in(payload: &[u8]) -> Result<Vec<String>, String> {
     }
     if !text.starts_with(['{', '[', '"']) {
         if text.contains('\n') {
-            return Err(r#"the message has several lines; send several paths as {"paths":[{"path":"…"}]}"#.into());
+            return Err(
+                r#"the message has several lines; send several paths as {"paths":[{"path":"…"}]}"#
+                    .into(),
+            );
         }
         let path = paths::plain(text)?;
         return match path.starts_with('/') {
             true => Ok(vec![path]),
-            false => Err(format!("the message is not JSON, and no absolute path: {path:?}; {EXPECTED}")),
+            false => Err(format!(
+                "the message is not JSON, and no absolute path: {path:?}; {EXPECTED}"
+            )),
         };
     }
-    let value: Value =
-        serde_json::from_str(text).map_err(|error| format!("the message is not JSON ({error}); {EXPECTED}"))?;
+    let value: Value = serde_json::from_str(text)
+        .map_err(|error| format!("the message is not JSON ({error}); {EXPECTED}"))?;
     let no_path = || {
         let buffer = value["type"] == "Buffer" && value["data"].is_array();
         match buffer {
@@ -240,27 +282,47 @@ fn paths_in(payload: &[u8]) -> Result<Vec<String>, String> {
     if entries.is_empty() {
         return Err("the list of paths is empty".into());
     }
-    let path = |entry: &Value| entry.as_str().or_else(|| entry["path"].as_str()).map(str::to_owned);
-    entries.iter().map(|entry| path(entry).ok_or_else(no_path)).collect()
+    let path = |entry: &Value| {
+        entry
+            .as_str()
+            .or_else(|| entry["path"].as_str())
+            .map(str::to_owned)
+    };
+    entries
+        .iter()
+        .map(|entry| path(entry).ok_or_else(no_path))
+        .collect()
 }
 
 /// What there is to say of text in UTF-16; `None`: the message is none.
 pub fn utf16(payload: &[u8]) -> Option<String> {
-    // Text of two bytes a letter has a zero in every other one as long as it is of the Latin script.
-    let zeros = |odd: usize| payload.iter().skip(odd).step_by(2).take(32).filter(|byte| **byte == 0).count();
+    // Text of two bytes a letter has a zero in every other one as long as it is of the Latin
+    // script.
+    let zeros = |odd: usize| {
+        payload
+            .iter()
+            .skip(odd)
+            .step_by(2)
+            .take(32)
+            .filter(|byte| **byte == 0)
+            .count()
+    };
     let marked = payload.starts_with(&[0xFF, 0xFE]) || payload.starts_with(&[0xFE, 0xFF]);
     let pairs = payload.len().min(64) / 2;
     let is_utf16 = marked || (pairs >= 4 && (zeros(0) > pairs / 2) != (zeros(1) > pairs / 2));
     is_utf16.then(|| "the message is UTF-16 text, as Windows writes it; send it as UTF-8".into())
 }
 
-/// The message as text, without the byte order mark, zero bytes and white space that editors and shells leave about it.
+/// The message as text, without the byte order mark, zero bytes and white space that editors and
+/// shells leave about it.
 pub fn utf8(payload: &[u8]) -> Result<&str, String> {
     if let Some(why) = utf16(payload) {
         return Err(why);
     }
     let text = std::str::from_utf8(payload).map_err(|_| match not_a_picture(payload) {
-        NotAPicture::Known { what, .. } => format!("the message is {what}, and this topic takes text; {EXPECTED}"),
+        NotAPicture::Known { what, .. } => {
+            format!("the message is {what}, and this topic takes text; {EXPECTED}")
+        }
         _ => format!("the message is not text in UTF-8; {EXPECTED}"),
     })?;
     Ok(text.trim_matches(|c: char| c == '\u{feff}' || c == '\0' || c.is_whitespace()))
@@ -280,7 +342,10 @@ mod tests {
     #[test]
     fn one_path_a_list_and_a_bare_path_are_understood() {
         assert_eq!(paths(r#"{"path":"/a/b.jpg"}"#).unwrap(), ["/a/b.jpg"]);
-        assert_eq!(paths(r#"{"paths":[{"path":"/a"},{"path":"/b"}]}"#).unwrap(), ["/a", "/b"]);
+        assert_eq!(
+            paths(r#"{"paths":[{"path":"/a"},{"path":"/b"}]}"#).unwrap(),
+            ["/a", "/b"]
+        );
         assert_eq!(paths(r#"{"paths":["/a","/b"]}"#).unwrap(), ["/a", "/b"]);
         assert_eq!(paths(" /a/b c.jpg\n").unwrap(), ["/a/b c.jpg"]);
     }
@@ -298,7 +363,11 @@ mod tests {
             "\u{feff}{\"path\":\"/a/b.jpg\"}\0",
             "{\"path\":\"/a/b.jpg\",\"camera\":\"front\"}",
         ] {
-            assert_eq!(paths(payload).as_deref(), Ok(&["/a/b.jpg".to_owned()][..]), "{payload:?}");
+            assert_eq!(
+                paths(payload).as_deref(),
+                Ok(&["/a/b.jpg".to_owned()][..]),
+                "{payload:?}"
+            );
         }
         assert_eq!(paths("[\"/a\",{\"path\":\"/b\"}]").unwrap(), ["/a", "/b"]);
         assert_eq!(paths("file:///a/b%20c.jpg").unwrap(), ["/a/b c.jpg"]);
@@ -306,7 +375,11 @@ mod tests {
 
     #[test]
     fn nonsense_is_told_from_a_path_with_what_was_expected() {
-        let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
+        let utf16 = |text: &str| {
+            text.encode_utf16()
+                .flat_map(u16::to_le_bytes)
+                .collect::<Vec<_>>()
+        };
         let jpeg = [0xff, 0xd8, 0xff, 0xe0, 0, 16];
         let heic = *b"\0\0\0\x18ftypheic\xff\xfe";
         let nonsense: [(&[u8], &str); 18] = [
@@ -323,7 +396,10 @@ mod tests {
             (b"/a\n/b", "several lines"),
             (b"'/a'", "in quotes"),
             (b"\\\\nas\\a.jpg", "mount the share"),
-            (b"{\"type\":\"Buffer\",\"data\":[255,216,255]}", "Node-RED Buffer"),
+            (
+                b"{\"type\":\"Buffer\",\"data\":[255,216,255]}",
+                "Node-RED Buffer",
+            ),
             (&jpeg, "a picture (JPEG), and this topic takes paths"),
             (&heic, "is HEIC, and this topic takes text"),
             (&utf16("/a/b.jpg"), "UTF-16"),
@@ -337,9 +413,17 @@ mod tests {
 
     #[test]
     fn bytes_decide_what_a_picture_is_and_wrappings_are_undone() {
-        let jpeg = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/photos/noface.jpg")).unwrap();
+        let jpeg = std::fs::read(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/photos/noface.jpg"
+        ))
+        .unwrap();
         let base64 = STANDARD.encode(&jpeg);
-        let lines = base64.as_bytes().chunks(76).map(|line| String::from_utf8_lossy(line)).collect::<Vec<_>>();
+        let lines = base64
+            .as_bytes()
+            .chunks(76)
+            .map(|line| String::from_utf8_lossy(line))
+            .collect::<Vec<_>>();
         for payload in [
             jpeg.clone(),
             base64.clone().into_bytes(),
@@ -354,15 +438,25 @@ mod tests {
         for (payload, named) in [
             (&b"?"[..], "plain text"),
             (b"{\"path\":\"/a/b.jpg\"}", "JSON"),
-            (b"{\"type\":\"Buffer\",\"data\":[255,216,255]}", "send msg.payload as a Buffer"),
+            (
+                b"{\"type\":\"Buffer\",\"data\":[255,216,255]}",
+                "send msg.payload as a Buffer",
+            ),
             (b"\0\0\0\x18ftypheic\0\0\0\0", "is HEIC"),
             (b"\0\0\0\x18ftypavif\0\0\0\0", "is AVIF"),
             (b"\x01\x02\x03\x04", "01 02 03 04"),
             (b"", "is empty"),
         ] {
             let error = picture(&Bytes::from_static(payload), 1 << 20).unwrap_err();
-            assert!(error.starts_with("the message ") && error.contains(named), "{error}");
+            assert!(
+                error.starts_with("the message ") && error.contains(named),
+                "{error}"
+            );
         }
-        assert!(picture(&base64.into(), 1000).unwrap_err().contains("intake.max_bytes = 1000"));
+        assert!(
+            picture(&base64.into(), 1000)
+                .unwrap_err()
+                .contains("intake.max_bytes = 1000")
+        );
     }
 }

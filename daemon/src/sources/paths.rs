@@ -1,15 +1,24 @@
-//! What stands where a path was expected: brought to the path that it certainly means, or refused with a sentence that
-//! says what came and what to send. Not for which paths may be read: that is `Intake`.
+//! What stands where a path was expected: brought to the path that it certainly means, or refused
+//! with a sentence that says what came and what to send. Not for which paths may be read: that is
+//! `Intake`.
 
 /// The path in what a sender wrote.
 pub fn plain(text: &str) -> Result<String, String> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text).trim_end_matches(['\0', '\r', '\n']);
-    if let Some(uri) = text.get(..5).filter(|scheme| scheme.eq_ignore_ascii_case("file:")).and(text.get(5..)) {
+    let text = text
+        .strip_prefix('\u{feff}')
+        .unwrap_or(text)
+        .trim_end_matches(['\0', '\r', '\n']);
+    if let Some(uri) = text
+        .get(..5)
+        .filter(|scheme| scheme.eq_ignore_ascii_case("file:"))
+        .and(text.get(5..))
+    {
         return file_uri(uri).ok_or_else(|| {
             format!("{text:?} is no file:/// URI of this board; send the path itself, for example \"/srv/kithd/inbox/a.jpg\"")
         });
     }
-    let drive = text.as_bytes().first().is_some_and(u8::is_ascii_alphabetic) && text.get(1..2) == Some(":");
+    let drive =
+        text.as_bytes().first().is_some_and(u8::is_ascii_alphabetic) && text.get(1..2) == Some(":");
     if text.starts_with("\\\\") || drive {
         return Err(format!(
             "{text:?} is a path of Windows; mount the share on this board and send the path below its mount point, for \
@@ -18,25 +27,33 @@ pub fn plain(text: &str) -> Result<String, String> {
     }
     if let Some((scheme, _)) = text.split_once("://")
         && !scheme.is_empty()
-        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+.-".contains(c))
+        && scheme
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+.-".contains(c))
     {
         return Err(format!(
             "{text:?} is a URL, and kithd fetches nothing; send the path of a file on this board, or the bytes of the picture"
         ));
     }
     if text.starts_with(['"', '\'', '“', '‘', '`']) {
-        return Err(format!("the path stands in quotes: {text}; send it without them"));
+        return Err(format!(
+            "the path stands in quotes: {text}; send it without them"
+        ));
     }
     Ok(text.to_owned())
 }
 
-/// The path of what follows `file:`; RFC 8089, without hosts but this one. `None`: it names no absolute path here.
+/// The path of what follows `file:`; RFC 8089, without hosts but this one. `None`: it names no
+/// absolute path here.
 fn file_uri(rest: &str) -> Option<String> {
     let path = match rest.strip_prefix("//") {
         Some(rest) => &rest[rest.find('/')?..],
         None => rest,
     };
-    let host = rest.strip_prefix("//").and_then(|rest| rest.strip_suffix(path)).unwrap_or_default();
+    let host = rest
+        .strip_prefix("//")
+        .and_then(|rest| rest.strip_suffix(path))
+        .unwrap_or_default();
     if !path.starts_with('/') || !(host.is_empty() || host.eq_ignore_ascii_case("localhost")) {
         return None;
     }

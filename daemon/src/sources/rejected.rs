@@ -1,8 +1,9 @@
-//! Keeps refused MQTT messages whole, each in a file below `rejected/`, within caps: the oldest go first, and are counted.
-//! Not for deciding what is refused.
+//! Keeps refused MQTT messages whole, each in a file below `rejected/`, within caps: the oldest go
+//! first, and are counted. Not for deciding what is refused.
 //!
-//! A file is on disk before its row, and gone before its row is: what a crash leaves is a file without a row, which gets
-//! one again at the next start, or a row without a file, of which the beginning is left.
+//! A file is on disk before its row, and gone before its row is: what a crash leaves is a file
+//! without a row, which gets one again at the next start, or a row without a file, of which the
+//! beginning is left.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -38,16 +39,30 @@ pub struct Rejected {
 
 impl Rejected {
     /// Makes the folder, and gives files that no row names a row again.
-    pub async fn open(store: Store, state_dir: &Path, caps: RejectedCaps) -> Result<Self, RejectedError> {
+    pub async fn open(
+        store: Store,
+        state_dir: &Path,
+        caps: RejectedCaps,
+    ) -> Result<Self, RejectedError> {
         tokio::fs::create_dir_all(state_dir.join(REJECTED)).await?;
-        let rejected = Self { store, state_dir: state_dir.into(), caps };
+        let rejected = Self {
+            store,
+            state_dir: state_dir.into(),
+            caps,
+        };
         rejected.take_up().await?;
         rejected.make_room().await?;
         Ok(rejected)
     }
 
     async fn take_up(&self) -> Result<(), RejectedError> {
-        let known: HashSet<_> = self.store.rejected_files().await?.into_iter().filter_map(|(_, file)| file).collect();
+        let known: HashSet<_> = self
+            .store
+            .rejected_files()
+            .await?
+            .into_iter()
+            .filter_map(|(_, file)| file)
+            .collect();
         let mut entries = tokio::fs::read_dir(self.state_dir.join(REJECTED)).await?;
         while let Some(entry) = entries.next_entry().await? {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -58,8 +73,13 @@ impl Rejected {
             } else if self.place(&file).is_some() && !known.contains(&file) {
                 let reason = "its entry in the database was lost; these are its bytes".to_owned();
                 let payload = tokio::fs::read(entry.path()).await?.into();
-                let message =
-                    NewRejected { topic: String::new(), reason, content_type: None, payload, file: Some(file) };
+                let message = NewRejected {
+                    topic: String::new(),
+                    reason,
+                    content_type: None,
+                    payload,
+                    file: Some(file),
+                };
                 self.store.keep_rejected(message).await?;
             }
         }
@@ -85,7 +105,15 @@ impl Rejected {
             None
         };
         let (topic, reason) = (topic.to_owned(), reason.to_owned());
-        self.store.keep_rejected(NewRejected { topic, reason, content_type, payload, file }).await?;
+        self.store
+            .keep_rejected(NewRejected {
+                topic,
+                reason,
+                content_type,
+                payload,
+                file,
+            })
+            .await?;
         self.make_room().await
     }
 
@@ -105,12 +133,16 @@ impl Rejected {
     /// Where a file lies that a row names; `None`: it is no name of ours, and names nothing.
     fn place(&self, file: &str) -> Option<PathBuf> {
         let name = file.strip_prefix(REJECTED)?.strip_prefix('/')?;
-        uuid::Uuid::try_parse(name).ok().map(|_| self.state_dir.join(REJECTED).join(name))
+        uuid::Uuid::try_parse(name)
+            .ok()
+            .map(|_| self.state_dir.join(REJECTED).join(name))
     }
 
     /// All of a message's bytes; `None`: only its beginning was kept.
     pub async fn payload(&self, message: &RejectedMessage) -> Result<Option<Bytes>, RejectedError> {
-        let Some(place) = message.file.as_ref().and_then(|file| self.place(file)) else { return Ok(None) };
+        let Some(place) = message.file.as_ref().and_then(|file| self.place(file)) else {
+            return Ok(None);
+        };
         match tokio::fs::read(place).await {
             Ok(bytes) => Ok(Some(bytes.into())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -120,13 +152,16 @@ impl Rejected {
 
     /// Forgets one message; false: there is none.
     pub async fn forget(&self, id: i64) -> Result<bool, RejectedError> {
-        let Some(message) = self.store.rejected_message(id).await? else { return Ok(false) };
+        let Some(message) = self.store.rejected_message(id).await? else {
+            return Ok(false);
+        };
         Ok(self.drop_these(vec![(id, message.file)], false).await? > 0)
     }
 
     /// Forgets all of them and says how many there were.
     pub async fn forget_all(&self) -> Result<usize, RejectedError> {
-        self.drop_these(self.store.rejected_files().await?, false).await
+        self.drop_these(self.store.rejected_files().await?, false)
+            .await
     }
 
     async fn drop_these(
@@ -135,9 +170,15 @@ impl Rejected {
         for_want_of_room: bool,
     ) -> Result<usize, RejectedError> {
         let (ids, files): (Vec<_>, Vec<_>) = messages.into_iter().unzip();
-        for place in files.into_iter().flatten().filter_map(|file| self.place(&file)) {
+        for place in files
+            .into_iter()
+            .flatten()
+            .filter_map(|file| self.place(&file))
+        {
             match tokio::fs::remove_file(place).await {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error.into());
+                }
                 _ => {}
             }
         }
@@ -151,12 +192,17 @@ mod tests {
 
     async fn rejected(folder: &Path, count: u64, bytes: u64) -> Rejected {
         let (store, _) = Store::open(folder).unwrap();
-        Rejected::open(store, folder, RejectedCaps { count, bytes }).await.unwrap()
+        Rejected::open(store, folder, RejectedCaps { count, bytes })
+            .await
+            .unwrap()
     }
 
     async fn kept(rejected: &Rejected) -> Vec<(u64, bool)> {
         let messages = rejected.store.rejected_messages(None, 100).await.unwrap();
-        messages.into_iter().map(|message| (message.bytes, message.whole)).collect()
+        messages
+            .into_iter()
+            .map(|message| (message.bytes, message.whole))
+            .collect()
     }
 
     fn files(folder: &Path) -> usize {
@@ -168,19 +214,45 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let rejected = rejected(folder.path(), 3, 1000).await;
         for size in [10, 20, 30, 40] {
-            rejected.keep("in", "no picture", None, vec![b'x'; size].into()).await.unwrap();
+            rejected
+                .keep("in", "no picture", None, vec![b'x'; size].into())
+                .await
+                .unwrap();
         }
         assert_eq!(kept(&rejected).await, [(40, true), (30, true), (20, true)]);
-        rejected.keep("in", "no picture", None, vec![b'x'; 950].into()).await.unwrap();
+        rejected
+            .keep("in", "no picture", None, vec![b'x'; 950].into())
+            .await
+            .unwrap();
         assert_eq!(kept(&rejected).await, [(950, true), (40, true)], "by bytes");
-        // One that is larger than all that may be kept is there with its beginning, and displaces nothing.
-        rejected.keep("in", "no picture", None, vec![b'x'; 2000].into()).await.unwrap();
-        assert_eq!(kept(&rejected).await, [(2000, false), (950, true), (40, true)]);
+        // One that is larger than all that may be kept is there with its beginning, and displaces
+        // nothing.
+        rejected
+            .keep("in", "no picture", None, vec![b'x'; 2000].into())
+            .await
+            .unwrap();
+        assert_eq!(
+            kept(&rejected).await,
+            [(2000, false), (950, true), (40, true)]
+        );
         let counts = rejected.store.counts().await.unwrap();
-        assert_eq!((counts.rejected_messages, counts.rejected_bytes, counts.rejected_dropped), (3, 2014, 3));
+        assert_eq!(
+            (
+                counts.rejected_messages,
+                counts.rejected_bytes,
+                counts.rejected_dropped
+            ),
+            (3, 2014, 3)
+        );
         assert_eq!(files(folder.path()), 2);
         assert_eq!(rejected.forget_all().await.unwrap(), 3);
-        assert_eq!((files(folder.path()), rejected.store.counts().await.unwrap().rejected_dropped), (0, 3));
+        assert_eq!(
+            (
+                files(folder.path()),
+                rejected.store.counts().await.unwrap().rejected_dropped
+            ),
+            (0, 3)
+        );
     }
 
     #[tokio::test]
@@ -188,7 +260,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("victim"), "x").unwrap();
         let rejected = rejected(folder.path(), 10, 1 << 20).await;
-        for file in ["victim", "rejected/../victim", "/etc/passwd", "rejected/", ""] {
+        for file in [
+            "victim",
+            "rejected/../victim",
+            "/etc/passwd",
+            "rejected/",
+            "",
+        ] {
             let message = NewRejected {
                 topic: "in".into(),
                 reason: "no picture".into(),
@@ -199,7 +277,12 @@ mod tests {
             rejected.store.keep_rejected(message).await.unwrap();
         }
         for message in rejected.store.rejected_messages(None, 10).await.unwrap() {
-            assert_eq!(rejected.payload(&message).await.unwrap(), None, "{:?}", message.file);
+            assert_eq!(
+                rejected.payload(&message).await.unwrap(),
+                None,
+                "{:?}",
+                message.file
+            );
         }
         rejected.forget_all().await.unwrap();
         assert!(folder.path().join("victim").exists());
@@ -210,15 +293,28 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let payload: Bytes = (0..100_000_u32).map(|n| n as u8).collect::<Vec<_>>().into();
         let one = rejected(folder.path(), 10, 1 << 20).await;
-        one.keep("in", "no picture", Some("text/plain".into()), payload.clone()).await.unwrap();
+        one.keep(
+            "in",
+            "no picture",
+            Some("text/plain".into()),
+            payload.clone(),
+        )
+        .await
+        .unwrap();
         std::fs::write(folder.path().join(REJECTED).join(".part-x"), "half").unwrap();
         one.store.drop_rejected(vec![1], false).await.unwrap();
         one.store.close().await;
         let again = rejected(folder.path(), 10, 1 << 20).await;
         let messages = again.store.rejected_messages(None, 10).await.unwrap();
-        assert!(messages.len() == 1 && messages[0].reason.contains("was lost"), "{messages:?}");
+        assert!(
+            messages.len() == 1 && messages[0].reason.contains("was lost"),
+            "{messages:?}"
+        );
         assert_eq!(again.payload(&messages[0]).await.unwrap(), Some(payload));
         assert_eq!(files(folder.path()), 1);
-        assert!(again.forget(messages[0].id).await.unwrap() && !again.forget(messages[0].id).await.unwrap());
+        assert!(
+            again.forget(messages[0].id).await.unwrap()
+                && !again.forget(messages[0].id).await.unwrap()
+        );
     }
 }

@@ -1,7 +1,9 @@
-//! What a request brings: pictures as its body or as the files of a form, or JSON. One function for every route.
+//! What a request brings: pictures as its body or as the files of a form, or JSON. One function for
+//! every route.
 //!
-//! Bodies go to the spool as they come. A few are read at a time, and the others wait unread: whoever sends nothing for a
-//! moment, or has had a turn, makes room. Not for what is done with a picture then.
+//! Bodies go to the spool as they come. A few are read at a time, and the others wait unread:
+//! whoever sends nothing for a moment, or has had a turn, makes room. Not for what is done with a
+//! picture then.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,7 +34,8 @@ const UNDER_WAY: usize = 128;
 const STALL: Duration = Duration::from_millis(500);
 /// So long a body is read before others have a turn.
 const TURN: Duration = Duration::from_secs(2);
-/// A body that says it is no larger needs no place: its connection may hold as much in memory anyway.
+/// A body that says it is no larger needs no place: its connection may hold as much in memory
+/// anyway.
 const SMALL: usize = 64 << 10;
 /// Largest JSON.
 const JSON_LIMIT: usize = 1 << 20;
@@ -90,7 +93,10 @@ impl Brought {
         match (pictures.pop(), pictures.len()) {
             (Some(picture), 0) => Ok(picture),
             (Some(_), others) => {
-                let detail = format!("The form holds {} pictures; send one at a time.", others + 1);
+                let detail = format!(
+                    "The form holds {} pictures; send one at a time.",
+                    others + 1
+                );
                 Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail))
             }
             (None, _) if self.json.is_some() => Err(IntakeError::NotAPicture(
@@ -113,7 +119,9 @@ pub fn no_file(fields: &[(String, String)]) -> Problem {
         [] => String::new(),
         names => format!(", only text: {}", names.join(", ")),
     };
-    Problem::bad_request(format!("the form holds no file{found}; for example: curl -F picture=@face.jpg"))
+    Problem::bad_request(format!(
+        "the form holds no file{found}; for example: curl -F picture=@face.jpg"
+    ))
 }
 
 impl Uploads {
@@ -137,7 +145,9 @@ impl Uploads {
 
     /// Waits for room in memory for so many bytes.
     pub async fn room(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
-        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(self.memory_kib);
+        let kib = u32::try_from(bytes.div_ceil(1024))
+            .unwrap_or(u32::MAX)
+            .min(self.memory_kib);
         // Closed by nobody.
         Arc::clone(&self.memory).acquire_many_owned(kib).await.ok()
     }
@@ -147,15 +157,30 @@ impl Uploads {
         let room = self.room(picture.bytes).await;
         let reading = tokio::task::spawn_blocking(move || picture.file.read());
         let read = reading.await.unwrap_or_else(|error| Err(error.into()));
-        Ok(Loaded { bytes: read.map_err(|error| self.intake.not_written(&error))?, room })
+        Ok(Loaded {
+            bytes: read.map_err(|error| self.intake.not_written(&error))?,
+            room,
+        })
     }
 
     /// Reads a request to its end. A picture that is not in a form is called `name`.
-    pub async fn receive(&self, request: Request, name: Option<String>) -> Result<Brought, Problem> {
+    pub async fn receive(
+        &self,
+        request: Request,
+        name: Option<String>,
+    ) -> Result<Brought, Problem> {
         let (parts, body) = request.into_parts();
         let content_type = content_type(&parts.headers);
-        let is = |kind: &str| content_type.as_ref().is_some_and(|found| found.essence_str() == kind);
-        let form = self.intake.max_bytes().saturating_mul(FORM_PICTURES).saturating_add(FRAMING);
+        let is = |kind: &str| {
+            content_type
+                .as_ref()
+                .is_some_and(|found| found.essence_str() == kind)
+        };
+        let form = self
+            .intake
+            .max_bytes()
+            .saturating_mul(FORM_PICTURES)
+            .saturating_add(FRAMING);
         let mut reading = self.reading(&parts.headers, body, form)?;
         if is("multipart/form-data") {
             return self.form(Request::from_parts(parts, ()), reading).await;
@@ -166,9 +191,14 @@ impl Uploads {
             if let Some(why) = picture_in_json(&head) {
                 return Err(IntakeError::NotAPicture("the body".into(), why).into());
             }
-            return Ok(Brought { json: Some(self.json(head, reading).await?), ..Brought::default() });
+            return Ok(Brought {
+                json: Some(self.json(head, reading).await?),
+                ..Brought::default()
+            });
         }
-        let called = name.as_ref().map_or_else(|| "the body".into(), |name| format!("{name:?}"));
+        let called = name
+            .as_ref()
+            .map_or_else(|| "the body".into(), |name| format!("{name:?}"));
         let name = name.as_deref().unwrap_or(UNNAMED);
         let mut incoming = Incoming::picture(&self.intake, Source::Http, name, called.clone());
         incoming.push(&head).await?;
@@ -180,7 +210,10 @@ impl Uploads {
         if picture.torn && is("application/x-www-form-urlencoded") {
             return Err(IntakeError::NotAPicture(called, torn()).into());
         }
-        Ok(Brought { pictures: vec![picture], ..Brought::default() })
+        Ok(Brought {
+            pictures: vec![picture],
+            ..Brought::default()
+        })
     }
 
     /// Reads a request that is JSON, whatever it says it is.
@@ -190,13 +223,19 @@ impl Uploads {
         self.json(Vec::new(), reading).await
     }
 
-    /// Paths and words; what is longer than a connection may hold waits on disk until all of it is there.
+    /// Paths and words; what is longer than a connection may hold waits on disk until all of it is
+    /// there.
     async fn json(&self, mut text: Vec<u8>, mut reading: Reading) -> Result<Loaded, Problem> {
         reading.limit = JSON_LIMIT;
         while text.len() <= SMALL {
             match reading.next().await? {
                 Some(bytes) => text.extend_from_slice(&bytes),
-                None => return Ok(Loaded { bytes: text, room: None }),
+                None => {
+                    return Ok(Loaded {
+                        bytes: text,
+                        room: None,
+                    });
+                }
             }
         }
         let mut incoming = Incoming::raw(&self.intake, Source::Http, UNNAMED, JSON_LIMIT);
@@ -216,25 +255,46 @@ impl Uploads {
         // `reading` has its own limit.
         DefaultBodyLimit::disable().apply(&mut request);
         let broken = |error: MultipartError| {
-            let ours = watch.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
-            ours.unwrap_or_else(|| Problem::bad_request(format!("the multipart body is broken: {}", error.body_text())))
+            let ours = watch
+                .failure
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            ours.unwrap_or_else(|| {
+                Problem::bad_request(format!(
+                    "the multipart body is broken: {}",
+                    error.body_text()
+                ))
+            })
         };
         let mut form = Multipart::from_request(request, &())
             .await
-            .map_err(|error| Problem::bad_request(format!("{}; curl -F sets it", error.body_text())))?;
-        let mut brought = Brought { is_form: true, ..Brought::default() };
+            .map_err(|error| {
+                Problem::bad_request(format!("{}; curl -F sets it", error.body_text()))
+            })?;
+        let mut brought = Brought {
+            is_form: true,
+            ..Brought::default()
+        };
         while let Some(part) = form.next_field().await.map_err(&broken)? {
             watch.progress();
-            self.part(part, &watch, &mut brought).await.map_err(|error| match error {
-                PartError::Broken(error) => broken(error),
-                PartError::Refused(problem) => problem,
-            })?;
+            self.part(part, &watch, &mut brought)
+                .await
+                .map_err(|error| match error {
+                    PartError::Broken(error) => broken(error),
+                    PartError::Refused(problem) => problem,
+                })?;
         }
         Ok(brought)
     }
 
     /// A part is a picture by its bytes; without a file name it may be text.
-    async fn part(&self, mut part: Field<'_>, watch: &Watch, brought: &mut Brought) -> Result<(), PartError> {
+    async fn part(
+        &self,
+        mut part: Field<'_>,
+        watch: &Watch,
+        brought: &mut Brought,
+    ) -> Result<(), PartError> {
         let file_name = file_name(part.headers());
         let field = part.name().unwrap_or_default().to_string();
         let called = match &file_name {
@@ -251,19 +311,28 @@ impl Uploads {
         match (&file_name, wrapping(&head)) {
             // Where nothing was chosen, browsers send a file without name and bytes.
             (Some(name), _) if name.is_empty() && head.is_empty() => return Ok(()),
-            (None, Err(NotAPicture::Empty)) => return text(part, watch, brought, field, head).await,
+            (None, Err(NotAPicture::Empty)) => {
+                return text(part, watch, brought, field, head).await;
+            }
             (None, Err(_))
-                if str::from_utf8(&head[..head.len().min(HEAD_BYTES - 4)]).is_ok_and(|text| !text.contains('\0')) =>
+                if str::from_utf8(&head[..head.len().min(HEAD_BYTES - 4)])
+                    .is_ok_and(|text| !text.contains('\0')) =>
             {
                 return text(part, watch, brought, field, head).await;
             }
             _ => {}
         }
         if brought.pictures.len() == MOST_FILES {
-            let detail = format!("a form has at most {MOST_FILES} files; send the others in another one");
-            return Err(PartError::Refused(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)));
+            let detail =
+                format!("a form has at most {MOST_FILES} files; send the others in another one");
+            return Err(PartError::Refused(Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                detail,
+            )));
         }
-        let name = file_name.filter(|name| !name.is_empty()).unwrap_or_else(|| UNNAMED.into());
+        let name = file_name
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| UNNAMED.into());
         let mut incoming = Incoming::picture(&self.intake, Source::Http, &name, called);
         incoming.push(&head).await?;
         while let Some(bytes) = part.chunk().await? {
@@ -275,7 +344,9 @@ impl Uploads {
     }
 
     fn reading(&self, headers: &HeaderMap, body: Body, limit: usize) -> Result<Reading, Problem> {
-        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+        let length = headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
         if length.is_some_and(|length| length > limit) {
             return Err(too_long(limit));
         }
@@ -285,19 +356,30 @@ impl Uploads {
             _ if is_small => None,
             Ok(permit) => Some(permit),
             Err(_) => {
-                let detail = format!("{UNDER_WAY} uploads are under way, as many as there may be; send it again later");
+                let detail = format!(
+                    "{UNDER_WAY} uploads are under way, as many as there may be; send it again later"
+                );
                 return Err(Problem::later(detail));
             }
         };
         let places = (!is_small).then(|| Arc::clone(&self.places));
         let body = body.into_data_stream();
-        Ok(Reading { body, limit, read: 0, places, place: None, _under_way: under_way })
+        Ok(Reading {
+            body,
+            limit,
+            read: 0,
+            places,
+            place: None,
+            _under_way: under_way,
+        })
     }
 }
 
 fn too_long(limit: usize) -> Problem {
     let detail = if limit == JSON_LIMIT {
-        format!("JSON has at most {limit} bytes here; send fewer paths at a time, and pictures as their bytes")
+        format!(
+            "JSON has at most {limit} bytes here; send fewer paths at a time, and pictures as their bytes"
+        )
     } else {
         format!(
             "the body has more than {limit} bytes, {FORM_PICTURES} pictures of intake.max_bytes; send fewer at a time"
@@ -322,7 +404,9 @@ async fn text(
     }
     value.truncate(FIELD_BYTES);
     if brought.fields.len() < MOST_FIELDS {
-        brought.fields.push((field, String::from_utf8_lossy(&value).into_owned()));
+        brought
+            .fields
+            .push((field, String::from_utf8_lossy(&value).into_owned()));
     }
     Ok(())
 }
@@ -372,7 +456,11 @@ impl Reading {
         let bytes = match &self.places {
             None => self.body.next().await,
             Some(places) => {
-                if self.place.as_ref().is_some_and(|(_, since)| since.elapsed() > TURN) {
+                if self
+                    .place
+                    .as_ref()
+                    .is_some_and(|(_, since)| since.elapsed() > TURN)
+                {
                     self.place = None;
                 }
                 if self.place.is_none() {
@@ -391,11 +479,16 @@ impl Reading {
         };
         let bytes = bytes.transpose().map_err(|error| {
             // axum says only that there was one.
-            let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            let cause = std::error::Error::source(&error)
+                .map_or_else(|| error.to_string(), ToString::to_string);
             Problem::bad_request(format!("the body could not be read: {cause}"))
         })?;
         self.read += bytes.as_ref().map_or(0, Bytes::len);
-        if self.read > self.limit { Err(too_long(self.limit)) } else { Ok(bytes) }
+        if self.read > self.limit {
+            Err(too_long(self.limit))
+        } else {
+            Ok(bytes)
+        }
     }
 }
 
@@ -413,18 +506,21 @@ impl Watch {
     }
 }
 
-/// A body for the parser of forms, which takes all it can get before it gives anything, and keeps what it looks for the end
-/// of: so it gets one piece at a time, and not for ever.
-fn in_turns(reading: Reading, watch: Arc<Watch>) -> impl Stream<Item = Result<Bytes, axum::BoxError>> {
+/// A body for the parser of forms, which takes all it can get before it gives anything, and keeps
+/// what it looks for the end of: so it gets one piece at a time, and not for ever.
+fn in_turns(
+    reading: Reading,
+    watch: Arc<Watch>,
+) -> impl Stream<Item = Result<Bytes, axum::BoxError>> {
     futures_util::stream::unfold(Some((reading, watch)), async |state| {
         let (mut reading, watch) = state?;
         tokio::task::yield_now().await;
         let next = reading.next().await.and_then(|bytes| {
             let read = bytes.as_ref().map_or(0, Bytes::len);
             match watch.swallowed.fetch_add(read, Ordering::Relaxed) {
-                HEADERS.. => {
-                    Err(Problem::bad_request("the multipart body is broken: the headers of a part do not end"))
-                }
+                HEADERS.. => Err(Problem::bad_request(
+                    "the multipart body is broken: the headers of a part do not end",
+                )),
                 _ => Ok(bytes),
             }
         });
@@ -440,15 +536,24 @@ fn in_turns(reading: Reading, watch: Arc<Watch>) -> impl Stream<Item = Result<By
 
 /// By RFC 9110: without case, parameters and blanks aside.
 fn content_type(headers: &HeaderMap) -> Option<Mime> {
-    headers.get(header::CONTENT_TYPE)?.to_str().ok()?.trim().parse().ok()
+    headers
+        .get(header::CONTENT_TYPE)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 fn looks_like_json(head: &[u8]) -> bool {
-    matches!(without_mark(head).trim_ascii_start().first(), Some(b'{' | b'['))
+    matches!(
+        without_mark(head).trim_ascii_start().first(),
+        Some(b'{' | b'[')
+    )
 }
 
-/// What a part's file is called; `None`: it says of no file. `filename*` in UTF-8 (RFC 8187) is preferred; what is no UTF-8
-/// is taken for Latin-1, as browsers once sent it.
+/// What a part's file is called; `None`: it says of no file. `filename*` in UTF-8 (RFC 8187) is
+/// preferred; what is no UTF-8 is taken for Latin-1, as browsers once sent it.
 fn file_name(headers: &HeaderMap) -> Option<String> {
     let header = headers.get(header::CONTENT_DISPOSITION)?.as_bytes();
     let header = match str::from_utf8(header) {
@@ -464,7 +569,12 @@ fn file_name(headers: &HeaderMap) -> Option<String> {
         }
     }
     // A name that cannot be read is one all the same.
-    extended.or(plain).or_else(|| header.to_ascii_lowercase().contains("filename").then(|| UNNAMED.into()))
+    extended.or(plain).or_else(|| {
+        header
+            .to_ascii_lowercase()
+            .contains("filename")
+            .then(|| UNNAMED.into())
+    })
 }
 
 /// Parameters of a header, keys in lower case, quotation marks off.

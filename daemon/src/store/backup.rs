@@ -1,8 +1,10 @@
-//! SQL of backup files: how one is made of the database, and how one from anywhere becomes a copy that can be taken from.
-//! Not for what is then done with the copy, which is `restore`'s; where the files lie is `crate::backup`'s.
+//! SQL of backup files: how one is made of the database, and how one from anywhere becomes a copy
+//! that can be taken from. Not for what is then done with the copy, which is `restore`'s; where the
+//! files lie is `crate::backup`'s.
 //!
-//! A backup is one SQLite file with an `application_id` of its own, the schema's number as `user_version`, tables of this
-//! schema with their indexes, no view and no trigger, and one table more, which says where it comes from.
+//! A backup is one SQLite file with an `application_id` of its own, the schema's number as
+//! `user_version`, tables of this schema with their indexes, no view and no trigger, and one table
+//! more, which says where it comes from.
 
 use std::fs::File;
 use std::io::Read;
@@ -19,11 +21,26 @@ use crate::domain::{Moment, hex, wall_clock_ms};
 use crate::names;
 
 /// Tables of the gallery, parents first.
-pub(super) const GALLERY: [&str; 7] =
-    ["person", "person_images", "enrolment_pictures", "person_embeddings", "counter_examples", "erased", "merged"];
+pub(super) const GALLERY: [&str; 7] = [
+    "person",
+    "person_images",
+    "enrolment_pictures",
+    "person_embeddings",
+    "counter_examples",
+    "erased",
+    "merged",
+];
 /// Tables of the past, parents first.
-pub(super) const PAST: [&str; 8] =
-    ["images", "thumbnails", "faces", "outbox", "strangers", "stranger_faces", "folders", "seen"];
+pub(super) const PAST: [&str; 8] = [
+    "images",
+    "thumbnails",
+    "faces",
+    "outbox",
+    "strangers",
+    "stranger_faces",
+    "folders",
+    "seen",
+];
 /// Tables that people are taken from one board to another with. No tombstones: it erases nobody.
 const PEOPLE: usize = 5;
 
@@ -98,21 +115,31 @@ pub enum NoBackup {
     },
 }
 
-/// Looks at the first 100 bytes of a file; answers its schema. Nothing else of it has been read then.
+/// Looks at the first 100 bytes of a file; answers its schema. Nothing else of it has been read
+/// then.
 pub fn check_header(header: &[u8]) -> Result<i64, NoBackup> {
-    let number = |at: usize| header.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(i32::from_be_bytes);
+    let number = |at: usize| {
+        header
+            .get(at..at + 4)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(i32::from_be_bytes)
+    };
     if !header.starts_with(b"SQLite format 3\0") {
-        return Err(NoBackup::Foreign("it is not a file that kithd backup or kithd people export writes".into()));
+        return Err(NoBackup::Foreign(
+            "it is not a file that kithd backup or kithd people export writes".into(),
+        ));
     }
     // Places of the header: sqlite.org/fileformat2.html, section 1.3.
     let (Some(schema), Some(application)) = (number(60), number(68)) else {
-        return Err(NoBackup::Foreign("it ends within its first 100 bytes".into()));
+        return Err(NoBackup::Foreign(
+            "it ends within its first 100 bytes".into(),
+        ));
     };
     let known = migrate::known_schema();
     match i64::from(schema) {
-        _ if application != APPLICATION => {
-            Err(NoBackup::Foreign("it is an SQLite database, but not one that kithd backup wrote".into()))
-        }
+        _ if application != APPLICATION => Err(NoBackup::Foreign(
+            "it is an SQLite database, but not one that kithd backup wrote".into(),
+        )),
         found if found > known => Err(NoBackup::Newer { found, known }),
         found if found < FIRST_SCHEMA => Err(NoBackup::Foreign(format!("its schema is {found}"))),
         found => Ok(found),
@@ -120,7 +147,8 @@ pub fn check_header(header: &[u8]) -> Result<i64, NoBackup> {
 }
 
 impl Store {
-    /// Makes a backup in an empty file, of one moment; the writer goes on meanwhile. `person`: of them alone.
+    /// Makes a backup in an empty file, of one moment; the writer goes on meanwhile. `person`: of
+    /// them alone.
     pub async fn make_backup(
         &self,
         target: PathBuf,
@@ -136,11 +164,21 @@ impl Store {
                 _ => copy_people(&source, &target, contents, person)?,
             };
             // Only the gallery's own backup is held against the gallery again.
-            let gallery = if contents == Contents::Gallery { fingerprint(&copy)? } else { None };
+            let gallery = if contents == Contents::Gallery {
+                fingerprint(&copy)?
+            } else {
+                None
+            };
             copy.execute_batch(ORIGIN)?;
             copy.execute(
                 "INSERT INTO backup VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![contents.word(), env!("CARGO_PKG_VERSION"), device, wall_clock_ms(), gallery],
+                params![
+                    contents.word(),
+                    env!("CARGO_PKG_VERSION"),
+                    device,
+                    wall_clock_ms(),
+                    gallery
+                ],
             )?;
             copy.pragma_update(None, "application_id", APPLICATION)?;
             copy.pragma_update(None, "user_version", migrate::known_schema())?;
@@ -155,8 +193,8 @@ impl Store {
     }
 }
 
-/// The whole database, and of that copy goes what belongs to this board and this hour: what waits, what is to be sent,
-/// names of files, facts, charts.
+/// The whole database, and of that copy goes what belongs to this board and this hour: what waits,
+/// what is to be sent, names of files, facts, charts.
 fn copy_everything(source: &Connection, target: &Path) -> Result<Connection, StoreError> {
     source.execute("VACUUM INTO ?1", [target.to_string_lossy()])?;
     let copy = new_file(target)?;
@@ -166,13 +204,23 @@ fn copy_everything(source: &Connection, target: &Path) -> Result<Connection, Sto
         .prepare("SELECT type, name FROM sqlite_schema WHERE sql IS NOT NULL AND substr(name, 1, 7) <> 'sqlite_'")?
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_, _>>()?;
-    let belongs =
-        |name: &str| objects.iter().any(|object| object.name == name && tables.contains(&object.table.as_str()));
-    // Triggers first, so that nothing of theirs runs; a table takes its indexes with it, and no row of others.
+    let belongs = |name: &str| {
+        objects
+            .iter()
+            .any(|object| object.name == name && tables.contains(&object.table.as_str()))
+    };
+    // Triggers first, so that nothing of theirs runs; a table takes its indexes with it, and no row
+    // of others.
     copy.pragma_update(None, "foreign_keys", false)?;
     for kind in ["trigger", "view", "index", "table"] {
-        for (_, name) in foreign.iter().filter(|(of, name)| of == kind && !belongs(name)) {
-            copy.execute_batch(&format!("DROP {kind} IF EXISTS \"{}\"", name.replace('"', "\"\"")))?;
+        for (_, name) in foreign
+            .iter()
+            .filter(|(of, name)| of == kind && !belongs(name))
+        {
+            copy.execute_batch(&format!(
+                "DROP {kind} IF EXISTS \"{}\"",
+                name.replace('"', "\"\"")
+            ))?;
         }
     }
     copy.execute_batch(
@@ -197,7 +245,10 @@ fn copy_people(
     person: Option<i64>,
 ) -> Result<Connection, StoreError> {
     let copy = new_file(target)?;
-    let (tables, objects) = (contents.tables(), migrate::objects(migrate::known_schema())?);
+    let (tables, objects) = (
+        contents.tables(),
+        migrate::objects(migrate::known_schema())?,
+    );
     source.execute_batch("BEGIN")?;
     let transaction = copy.unchecked_transaction()?;
     for table in &tables {
@@ -212,7 +263,13 @@ fn copy_people(
             }
             _ => "person_id = ?1",
         };
-        copy_rows(source, &transaction, table, &format!("SELECT * FROM {table} WHERE {theirs}"), params![person])?;
+        copy_rows(
+            source,
+            &transaction,
+            table,
+            &format!("SELECT * FROM {table} WHERE {theirs}"),
+            params![person],
+        )?;
     }
     transaction.commit()?;
     Ok(copy)
@@ -241,10 +298,14 @@ pub(super) fn copy_rows_or(
     let mut read = from.prepare(select)?;
     let (columns, names) = (read.column_count(), read.column_names().join(", "));
     let places = vec!["?"; columns].join(", ");
-    let mut write = to.prepare(&format!("INSERT INTO {table} ({names}) VALUES ({places}) {conflict}"))?;
+    let mut write = to.prepare(&format!(
+        "INSERT INTO {table} ({names}) VALUES ({places}) {conflict}"
+    ))?;
     let (mut rows, mut copied) = (read.query(params)?, 0);
     while let Some(row) = rows.next()? {
-        let values = (0..columns).map(|at| row.get_ref(at)).collect::<Result<Vec<ValueRef<'_>>, _>>()?;
+        let values = (0..columns)
+            .map(|at| row.get_ref(at))
+            .collect::<Result<Vec<ValueRef<'_>>, _>>()?;
         for (at, value) in (1..).zip(values) {
             write.raw_bind_parameter(at, rusqlite::types::ToSqlOutput::Borrowed(value))?;
         }
@@ -287,18 +348,26 @@ fn fingerprint(connection: &Connection) -> rusqlite::Result<Option<String>> {
 pub fn origin(path: &Path) -> Result<Origin, ForeignError> {
     let mut header = [0; 100];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
-    read.map_err(|source| StoreError::Io { path: path.into(), source })?;
+    read.map_err(|source| StoreError::Io {
+        path: path.into(),
+        source,
+    })?;
     check_header(&header).map_err(|error| ForeignError::Refused(error.to_string()))?;
     origin_of(&foreign::open(path)?)
 }
 
 fn origin_of(file: &Connection) -> Result<Origin, ForeignError> {
-    let sql = "SELECT count(*) FROM sqlite_schema WHERE name = 'backup' AND type = 'table' AND sql = ?1";
+    let sql =
+        "SELECT count(*) FROM sqlite_schema WHERE name = 'backup' AND type = 'table' AND sql = ?1";
     if file.query_row(sql, [ORIGIN], |row| row.get::<_, i64>(0))? != 1 {
-        return Err(ForeignError::Refused("it does not say where it comes from".into()));
+        return Err(ForeignError::Refused(
+            "it does not say where it comes from".into(),
+        ));
     }
-    let row =
-        file.query_row("SELECT contents, version, device, created_at_ms, gallery FROM backup LIMIT 1", [], |row| {
+    let row = file.query_row(
+        "SELECT contents, version, device, created_at_ms, gallery FROM backup LIMIT 1",
+        [],
+        |row| {
             Ok((
                 row.get::<_, String>(0)?,
                 row.get::<_, String>(1)?,
@@ -306,12 +375,15 @@ fn origin_of(file: &Connection) -> Result<Origin, ForeignError> {
                 row.get::<_, i64>(3)?,
                 row.get::<_, Option<String>>(4)?,
             ))
-        });
+        },
+    );
     let (contents, version, device, created_at_ms, gallery) = match row {
         Ok(row) => row,
         Err(error) => match ForeignError::from(error) {
             ForeignError::Store(error) => {
-                return Err(ForeignError::Refused(format!("it does not say where it comes from: {error}")));
+                return Err(ForeignError::Refused(format!(
+                    "it does not say where it comes from: {error}"
+                )));
             }
             error => return Err(error),
         },
@@ -322,12 +394,25 @@ fn origin_of(file: &Connection) -> Result<Origin, ForeignError> {
         .ok_or_else(|| ForeignError::Refused("it does not say what is in it".into()))?;
     let short = |text: String| names::clean(&text).chars().take(100).collect::<String>();
     let made = Moment::from_ms(created_at_ms.clamp(0, LATEST_MS)).text;
-    let text = format!("of {}, made {made} by kithd {}", short(device), short(version));
-    Ok(Origin { contents, text, gallery })
+    let text = format!(
+        "of {}, made {made} by kithd {}",
+        short(device),
+        short(version)
+    );
+    Ok(Origin {
+        contents,
+        text,
+        gallery,
+    })
 }
 
-/// Makes of a file from anywhere a database of ours that can be taken from; what is not taken is noted.
-pub fn clean_copy(file: &Path, schema: i64, clean: &Path) -> Result<(Origin, LeftOut), ForeignError> {
+/// Makes of a file from anywhere a database of ours that can be taken from; what is not taken is
+/// noted.
+pub fn clean_copy(
+    file: &Path,
+    schema: i64,
+    clean: &Path,
+) -> Result<(Origin, LeftOut), ForeignError> {
     let from = foreign::open(file)?;
     let origin = origin_of(&from)?;
     let tables = origin.contents.tables();
@@ -354,7 +439,8 @@ pub(super) fn take_tables(
 ) -> Result<LeftOut, ForeignError> {
     let mut own = new_file(clean)?;
     migrate::advance(&mut own, schema)?;
-    own.pragma_update(None, "foreign_keys", true).map_err(StoreError::from)?;
+    own.pragma_update(None, "foreign_keys", true)
+        .map_err(StoreError::from)?;
     let mut left_out = LeftOut::default();
     let transaction = own.unchecked_transaction().map_err(StoreError::from)?;
     for table in tables {
@@ -366,7 +452,8 @@ pub(super) fn take_tables(
     Ok(left_out)
 }
 
-/// One that is only there to be taken from or handed out: what is to be on disk is flushed by the caller.
+/// One that is only there to be taken from or handed out: what is to be on disk is flushed by the
+/// caller.
 fn new_file(path: &Path) -> Result<Connection, StoreError> {
     let file = Connection::open(path)?;
     file.pragma_update(None, "synchronous", "OFF")?;
@@ -379,7 +466,9 @@ fn new_file(path: &Path) -> Result<Connection, StoreError> {
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Closed)?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| StoreError::Closed)?
 }
 
 #[cfg(test)]
@@ -388,7 +477,9 @@ mod tests {
     use crate::store::fixtures::{run, store};
 
     async fn make(store: &Store, target: PathBuf) -> Result<(), StoreError> {
-        store.make_backup(target, Contents::Everything, "board".into(), None).await
+        store
+            .make_backup(target, Contents::Everything, "board".into(), None)
+            .await
     }
 
     fn read(file: &Path) -> (Origin, LeftOut, Connection) {
@@ -430,7 +521,10 @@ mod tests {
         assert_eq!(left_out.rows, 0, "{left_out:?}");
         let count = |sql: &str| copy.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
         let later = count("SELECT count(*) FROM images WHERE path = '/later'");
-        assert!(later < written && later == count("SELECT count(*) FROM erased"), "{later} of {written}");
+        assert!(
+            later < written && later == count("SELECT count(*) FROM erased"),
+            "{later} of {written}"
+        );
     }
 
     #[tokio::test]
@@ -452,13 +546,26 @@ mod tests {
         let target = folder.path().join("copy");
         make(&store, target.clone()).await.unwrap();
         let bytes = std::fs::read(&target).unwrap();
-        for gone in ["word of mouth", "/waits", "spool/", "everybody", "CREATE TRIGGER"] {
-            assert!(!bytes.windows(gone.len()).any(|window| window == gone.as_bytes()), "{gone} is in the backup");
+        for gone in [
+            "word of mouth",
+            "/waits",
+            "spool/",
+            "everybody",
+            "CREATE TRIGGER",
+        ] {
+            assert!(
+                !bytes
+                    .windows(gone.len())
+                    .any(|window| window == gone.as_bytes()),
+                "{gone} is in the backup"
+            );
         }
         let (origin, left_out, copy) = read(&target);
         assert_eq!((origin.contents, left_out.rows), (Contents::Everything, 0));
         let row: (i64, Option<String>, i64) = copy
-            .query_row("SELECT id, file, unverified FROM images", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .query_row("SELECT id, file, unverified FROM images", [], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
             .unwrap();
         assert_eq!(row, (1, None, 0));
     }

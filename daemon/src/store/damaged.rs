@@ -1,5 +1,6 @@
-//! SQL that reads what can be had of a damaged database into a clean copy, and the notice that says so. Not for moving one
-//! aside, which `migrate` does, and not for taking the copy in: that is `restore`'s.
+//! SQL that reads what can be had of a damaged database into a clean copy, and the notice that says
+//! so. Not for moving one aside, which `migrate` does, and not for taking the copy in: that is
+//! `restore`'s.
 
 use std::path::Path;
 
@@ -22,12 +23,13 @@ pub struct Waiting {
     pub images: u64,
     /// Ranges of numbers whose rows cannot be read: the first and the last of each.
     pub unreadable: Vec<(i64, i64)>,
-    /// Files of images that had ended: their results are lost, and they are not to be recognised again.
+    /// Files of images that had ended: their results are lost, and they are not to be recognised
+    /// again.
     pub finished_files: Vec<String>,
 }
 
-/// Reads people out of a damaged database if SQLite can still read all of their tables, into a new clean copy. `None`: it
-/// cannot, and there is no copy.
+/// Reads people out of a damaged database if SQLite can still read all of their tables, into a new
+/// clean copy. `None`: it cannot, and there is no copy.
 pub fn people_of_damaged(damaged: &Path, clean: &Path) -> Option<LeftOut> {
     let read = || -> Result<LeftOut, ForeignError> {
         let from = open(damaged)?;
@@ -36,7 +38,11 @@ pub fn people_of_damaged(damaged: &Path, clean: &Path) -> Option<LeftOut> {
         }
         take_tables(&from, clean, known_schema(), &GALLERY)
     };
-    read().inspect_err(|error| tracing::error!("people cannot be read from {}: {error}", damaged.display())).ok()
+    read()
+        .inspect_err(|error| {
+            tracing::error!("people cannot be read from {}: {error}", damaged.display())
+        })
+        .ok()
 }
 
 /// A clean copy with nothing in it.
@@ -44,21 +50,29 @@ pub fn empty_copy(clean: &Path) -> Result<(), ForeignError> {
     take_tables(&Connection::open_in_memory()?, clean, known_schema(), &[]).map(drop)
 }
 
-/// Adds to a clean copy what waits in a damaged database and can be read: images by ranges of their numbers, which are
-/// halved where SQLite gives up, and files that were taken from watched folders.
+/// Adds to a clean copy what waits in a damaged database and can be read: images by ranges of their
+/// numbers, which are halved where SQLite gives up, and files that were taken from watched folders.
 pub fn waiting_of_damaged(damaged: &Path, clean: &Path) -> Result<Waiting, ForeignError> {
     let from = open(damaged)?;
     let own = Connection::open(clean)?;
     own.pragma_update(None, "foreign_keys", true)?;
     let mut waiting = Waiting::default();
-    let number = |sql: &str| from.query_row(sql, [], |row| row.get::<_, Option<i64>>(0)).ok().flatten();
+    let number = |sql: &str| {
+        from.query_row(sql, [], |row| row.get::<_, Option<i64>>(0))
+            .ok()
+            .flatten()
+    };
     let sequence = number("SELECT seq FROM sqlite_sequence WHERE name = 'images'");
     let highest = [
         sequence,
         number("SELECT max(id) FROM images NOT INDEXED"),
         number("SELECT max(image_id) FROM outbox INDEXED BY outbox_image"),
     ];
-    let highest = highest.into_iter().flatten().filter(|id| (0..1 << 53).contains(id)).max();
+    let highest = highest
+        .into_iter()
+        .flatten()
+        .filter(|id| (0..1 << 53).contains(id))
+        .max();
     let end = highest.unwrap_or(FAR);
     let unfinished = "id BETWEEN ?1 AND ?2 AND state IN ('pending', 'processing')";
     let mut images = Taking::of(&from, &own, "images", unfinished)?;
@@ -68,20 +82,26 @@ pub fn waiting_of_damaged(damaged: &Path, clean: &Path) -> Result<Waiting, Forei
     )?;
     let mut left_out = LeftOut::default();
     // The last range on top: they are taken in order.
-    let mut ranges: Vec<(i64, i64)> =
-        (0..=end / RANGE).rev().map(|range| (range * RANGE + 1, (range + 1) * RANGE)).collect();
+    let mut ranges: Vec<(i64, i64)> = (0..=end / RANGE)
+        .rev()
+        .map(|range| (range * RANGE + 1, (range + 1) * RANGE))
+        .collect();
     while let Some((first, last)) = ranges.pop() {
         own.execute_batch("SAVEPOINT range")?;
         let before = left_out.clone();
         let taken = images.run(&[&first, &last], &mut left_out);
-        let ended = files.query_map([first, last], |row| row.get(0)).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let ended = files
+            .query_map([first, last], |row| row.get(0))
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>);
         match (taken, ended) {
             (Ok(taken), Ok(ended)) => {
                 own.execute_batch("RELEASE range")?;
                 waiting.images += taken;
                 waiting.finished_files.extend(ended);
             }
-            (Err(error @ (ForeignError::Store(_) | ForeignError::Refused(_))), _) => return Err(error),
+            (Err(error @ (ForeignError::Store(_) | ForeignError::Refused(_))), _) => {
+                return Err(error);
+            }
             _ => {
                 own.execute_batch("ROLLBACK TO range; RELEASE range")?;
                 left_out = before;
@@ -105,18 +125,26 @@ pub fn waiting_of_damaged(damaged: &Path, clean: &Path) -> Result<Waiting, Forei
     if let Some(highest) = highest {
         // Senders know their pictures by number: none is given twice.
         own.execute("DELETE FROM sqlite_sequence WHERE name = 'images'", [])?;
-        own.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('images', ?1)", [highest])?;
+        own.execute(
+            "INSERT INTO sqlite_sequence (name, seq) VALUES ('images', ?1)",
+            [highest],
+        )?;
     }
     // From both ends up to where it cannot be read.
     for table in ["folders", "seen"] {
         for order in ["TRUE ORDER BY 1, 2", "TRUE ORDER BY 1 DESC, 2 DESC"] {
-            let Ok(mut rows) = Taking::of(&from, &own, table, order) else { continue };
+            let Ok(mut rows) = Taking::of(&from, &own, table, order) else {
+                continue;
+            };
             if rows.run(&[], &mut LeftOut::default()).is_ok() {
                 break;
             }
         }
     }
-    own.execute("UPDATE seen SET image_id = NULL WHERE image_id NOT IN (SELECT id FROM images)", [])?;
+    own.execute(
+        "UPDATE seen SET image_id = NULL WHERE image_id NOT IN (SELECT id FROM images)",
+        [],
+    )?;
     Ok(waiting)
 }
 
@@ -128,13 +156,21 @@ fn open(damaged: &Path) -> Result<Connection, ForeignError> {
     let own: Vec<_> = migrate::objects(known_schema())?;
     let same = |table: &str| -> Result<bool, ForeignError> {
         let sql: Option<String> = from
-            .query_row("SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1", [table], |row| row.get(0))
+            .query_row(
+                "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1",
+                [table],
+                |row| row.get(0),
+            )
             .optional()?;
-        Ok(own.iter().any(|object| object.kind == "table" && object.name == table && Some(&object.sql) == sql.as_ref()))
+        Ok(own.iter().any(|object| {
+            object.kind == "table" && object.name == table && Some(&object.sql) == sql.as_ref()
+        }))
     };
     for table in tables {
         if found != known_schema() || !same(table)? {
-            return Err(ForeignError::Damaged(format!("its schema is not kithd's, beginning with {table}")));
+            return Err(ForeignError::Damaged(format!(
+                "its schema is not kithd's, beginning with {table}"
+            )));
         }
     }
     Ok(from)
@@ -160,8 +196,11 @@ impl Store {
     /// Leaves files of the spool to be deleted.
     pub async fn discard_files(&self, files: Vec<String>) -> Result<(), StoreError> {
         self.write(Urgency::Now, move |connection| {
-            let mut discard = connection.prepare("INSERT OR IGNORE INTO discarded_files VALUES (?1)")?;
-            files.iter().try_for_each(|file| discard.execute([file]).map(drop))
+            let mut discard =
+                connection.prepare("INSERT OR IGNORE INTO discarded_files VALUES (?1)")?;
+            files
+                .iter()
+                .try_for_each(|file| discard.execute([file]).map(drop))
         })
         .await
     }
@@ -174,7 +213,8 @@ impl Store {
     /// What the operator reads while a damaged database lies in the folder.
     pub async fn damaged_banner(&self) -> Result<Option<String>, StoreError> {
         let folder = self.state_dir().to_path_buf();
-        self.read(move |connection| damaged_banner(connection, &folder)).await
+        self.read(move |connection| damaged_banner(connection, &folder))
+            .await
     }
 }
 
@@ -183,7 +223,10 @@ fn recovered(damaged: &str) -> String {
     format!("recovered_{damaged}")
 }
 
-pub(super) fn damaged_banner(connection: &Connection, folder: &Path) -> rusqlite::Result<Option<String>> {
+pub(super) fn damaged_banner(
+    connection: &Connection,
+    folder: &Path,
+) -> rusqlite::Result<Option<String>> {
     let damaged = migrate::damaged(folder);
     if damaged.is_empty() {
         return Ok(None);
@@ -196,7 +239,11 @@ pub(super) fn damaged_banner(connection: &Connection, folder: &Path) -> rusqlite
     );
     for name in names {
         let came: Option<String> = connection
-            .query_row("SELECT value FROM facts WHERE key = ?1", [recovered(name)], |row| row.get(0))
+            .query_row(
+                "SELECT value FROM facts WHERE key = ?1",
+                [recovered(name)],
+                |row| row.get(0),
+            )
             .optional()?;
         text.extend(came.into_iter().flat_map(|came| [" ".to_string(), came]));
     }

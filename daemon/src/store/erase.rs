@@ -1,6 +1,8 @@
-//! SQL that erases a person (rule 13): what is theirs goes, and what names them names nobody any more.
+//! SQL that erases a person (rule 13): what is theirs goes, and what names them names nobody any
+//! more.
 //!
-//! Deleted content is overwritten (`secure_delete`); the journal that still holds it is emptied at the end.
+//! Deleted content is overwritten (`secure_delete`); the journal that still holds it is emptied at
+//! the end.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
@@ -26,14 +28,20 @@ const THEY: &str = "WITH RECURSIVE they (uid) AS (VALUES (?1) UNION
 impl Store {
     /// The person of this name, however it is spelled, whom nobody need have committed yet.
     pub async fn person_named(&self, name: String) -> Result<Option<PersonId>, StoreError> {
-        self.write(Urgency::Look, move |connection| person_named(connection, &name)).await
+        self.write(Urgency::Look, move |connection| {
+            person_named(connection, &name)
+        })
+        .await
     }
 
-    /// Takes a person, their pictures and embeddings out of the gallery, leaves a tombstone for them and for everybody they
-    /// were put together with, and notes that their results are to follow. False: there is nobody of that number.
+    /// Takes a person, their pictures and embeddings out of the gallery, leaves a tombstone for
+    /// them and for everybody they were put together with, and notes that their results are to
+    /// follow. False: there is nobody of that number.
     pub async fn erase_person(&self, person: PersonId) -> Result<bool, StoreError> {
         self.write(Urgency::Now, move |connection| {
-            let Some(people) = erase_person(connection, person)? else { return Ok(false) };
+            let Some(people) = erase_person(connection, person)? else {
+                return Ok(false);
+            };
             note_erasing(connection, &[erasing(connection)?, people].concat())?;
             Ok(true)
         })
@@ -41,17 +49,22 @@ impl Store {
     }
 
     /// Takes people out of all past results: crops and embeddings of their faces, thumbnails and
-    /// messages no broker has yet of the images they were found in, and their name everywhere; the kept bytes of those
-    /// pictures are left to [`Self::delete_discarded`]. Doing it again does what was broken off.
+    /// messages no broker has yet of the images they were found in, and their name everywhere; the
+    /// kept bytes of those pictures are left to [`Self::delete_discarded`]. Doing it again does
+    /// what was broken off.
     pub async fn erase_from_results(&self, people: &[PersonId]) -> Result<(), StoreError> {
         // What rides uncommitted is not seen by the readers below.
         self.write(Urgency::Now, |_| Ok(())).await?;
         for &person in people {
-            let images = self.read(move |connection| images_with(connection, person)).await?;
+            let images = self
+                .read(move |connection| images_with(connection, person))
+                .await?;
             for batch in images.chunks(BATCH) {
                 let batch = batch.to_vec();
                 self.write(Urgency::Now, move |connection| {
-                    batch.iter().try_for_each(|image| erase_from_image(connection, *image, person))
+                    batch
+                        .iter()
+                        .try_for_each(|image| erase_from_image(connection, *image, person))
                 })
                 .await?;
             }
@@ -67,13 +80,17 @@ impl Store {
     /// Notes that nothing of these people is left.
     pub async fn erased(&self, people: Vec<PersonId>) -> Result<(), StoreError> {
         self.write(Urgency::Now, move |connection| {
-            let left: Vec<_> = erasing(connection)?.into_iter().filter(|person| !people.contains(person)).collect();
+            let left: Vec<_> = erasing(connection)?
+                .into_iter()
+                .filter(|person| !people.contains(person))
+                .collect();
             note_erasing(connection, &left)
         })
         .await
     }
 
-    /// Copies the journal into the database and empties it; false when readers did not leave it in time.
+    /// Copies the journal into the database and empties it; false when readers did not leave it in
+    /// time.
     pub async fn empty_journal(&self) -> Result<bool, StoreError> {
         let path = self.readers.path.clone();
         let emptying = tokio::task::spawn_blocking(move || {
@@ -82,23 +99,34 @@ impl Store {
             // While it waits for a reader the writer waits for it.
             connection.busy_timeout(TRY)?;
             for _ in 0..TRIES {
-                let busy: bool = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+                let busy: bool =
+                    connection
+                        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
                 if !busy {
                     return Ok(true);
                 }
                 std::thread::sleep(TRY);
             }
-            tracing::warn!("the journal could not be emptied now; what was erased leaves it with the next pictures");
+            tracing::warn!(
+                "the journal could not be emptied now; what was erased leaves it with the next pictures"
+            );
             Ok(false)
         });
         emptying.await.map_err(|_| StoreError::Closed)?
     }
 }
 
-/// Takes a person out of the gallery and leaves tombstones; answers the numbers under which past results name them.
-pub(super) fn erase_person(connection: &Connection, person: PersonId) -> rusqlite::Result<Option<Vec<PersonId>>> {
-    let uid: Option<Option<Vec<u8>>> =
-        connection.query_row("SELECT uid FROM person WHERE id = ?1", [person], |row| row.get(0)).optional()?;
+/// Takes a person out of the gallery and leaves tombstones; answers the numbers under which past
+/// results name them.
+pub(super) fn erase_person(
+    connection: &Connection,
+    person: PersonId,
+) -> rusqlite::Result<Option<Vec<PersonId>>> {
+    let uid: Option<Option<Vec<u8>>> = connection
+        .query_row("SELECT uid FROM person WHERE id = ?1", [person], |row| {
+            row.get(0)
+        })
+        .optional()?;
     let Some(uid) = uid else { return Ok(None) };
     let mut people = vec![person];
     if let Some(uid) = uid {
@@ -108,11 +136,16 @@ pub(super) fn erase_person(connection: &Connection, person: PersonId) -> rusqlit
             .collect::<Result<Vec<PersonId>, _>>()?;
         people.extend(earlier);
         connection.execute(
-            &format!("{THEY} INSERT OR IGNORE INTO erased (uid, erased_at_ms) SELECT uid, ?2 FROM they"),
+            &format!(
+                "{THEY} INSERT OR IGNORE INTO erased (uid, erased_at_ms) SELECT uid, ?2 FROM they"
+            ),
             params![uid, wall_clock_ms()],
         )?;
         // The tombstones say the same of each.
-        connection.execute("DELETE FROM merged WHERE uid IN (SELECT uid FROM erased)", [])?;
+        connection.execute(
+            "DELETE FROM merged WHERE uid IN (SELECT uid FROM erased)",
+            [],
+        )?;
     }
     // A face that was named after the fact is found by its nearest candidate, as all others are.
     connection.execute(
@@ -122,8 +155,8 @@ pub(super) fn erase_person(connection: &Connection, person: PersonId) -> rusqlit
         ),
         [person],
     )?;
-    // Theirs too: they were taken for somebody else, and somebody said so. By its crop as well, since embeddings change
-    // with the model pack.
+    // Theirs too: they were taken for somebody else, and somebody said so. By its crop as well,
+    // since embeddings change with the model pack.
     connection.execute(
         "DELETE FROM counter_examples WHERE vector IN (SELECT vector FROM person_embeddings
                 WHERE person_image_id IN (SELECT id FROM person_images WHERE person_id = ?1))
@@ -140,14 +173,25 @@ pub(super) fn note_erasing(connection: &Connection, people: &[PersonId]) -> rusq
 }
 
 pub(super) fn erasing(connection: &Connection) -> rusqlite::Result<Vec<PersonId>> {
-    let fact: Option<String> =
-        connection.query_row("SELECT value FROM facts WHERE key = ?1", [ERASING], |row| row.get(0)).optional()?;
-    Ok(fact.and_then(|people| serde_json::from_str(&people).ok()).unwrap_or_default())
+    let fact: Option<String> = connection
+        .query_row("SELECT value FROM facts WHERE key = ?1", [ERASING], |row| {
+            row.get(0)
+        })
+        .optional()?;
+    Ok(fact
+        .and_then(|people| serde_json::from_str(&people).ok())
+        .unwrap_or_default())
 }
 
 /// Who somebody is by now who was put together with others; `None`: nobody.
-pub(super) fn person_now(connection: &Connection, person: PersonId) -> rusqlite::Result<Option<PersonId>> {
-    if connection.prepare_cached("SELECT 1 FROM person WHERE id = ?1")?.exists([person])? {
+pub(super) fn person_now(
+    connection: &Connection,
+    person: PersonId,
+) -> rusqlite::Result<Option<PersonId>> {
+    if connection
+        .prepare_cached("SELECT 1 FROM person WHERE id = ?1")?
+        .exists([person])?
+    {
         return Ok(Some(person));
     }
     connection
@@ -160,18 +204,31 @@ pub(super) fn person_now(connection: &Connection, person: PersonId) -> rusqlite:
         .optional()
 }
 
-/// Those that name them at all; in results by the person's number, wherever it stands in its object.
-pub(super) fn images_with(connection: &Connection, person: PersonId) -> rusqlite::Result<Vec<ImageId>> {
+/// Those that name them at all; in results by the person's number, wherever it stands in its
+/// object.
+pub(super) fn images_with(
+    connection: &Connection,
+    person: PersonId,
+) -> rusqlite::Result<Vec<ImageId>> {
     let mut found = connection.prepare(&format!(
         "SELECT image_id FROM outbox WHERE payload LIKE ?1 OR payload LIKE ?2
           UNION SELECT image_id FROM faces
                  WHERE EXISTS (SELECT 1 FROM json_each({CANDIDATES}) c WHERE c.value ->> 0 = ?3)"
     ))?;
-    let (first, last) = (format!("%\"person_id\":{person},%"), format!("%\"person_id\":{person}}}%"));
-    found.query_map(params![first, last, person], |row| row.get(0))?.collect()
+    let (first, last) = (
+        format!("%\"person_id\":{person},%"),
+        format!("%\"person_id\":{person}}}%"),
+    );
+    found
+        .query_map(params![first, last, person], |row| row.get(0))?
+        .collect()
 }
 
-pub(super) fn erase_from_image(connection: &Connection, image: ImageId, person: PersonId) -> rusqlite::Result<()> {
+pub(super) fn erase_from_image(
+    connection: &Connection,
+    image: ImageId,
+    person: PersonId,
+) -> rusqlite::Result<()> {
     let results: Vec<(i64, String, Option<i64>)> = connection
         .prepare_cached(
             "SELECT outbox.id, payload, tries FROM outbox LEFT JOIN unsent ON unsent.id = outbox.id WHERE image_id = ?1",
@@ -196,7 +253,8 @@ pub(super) fn erase_from_image(connection: &Connection, image: ImageId, person: 
             params![id, result.to_string()],
         )?;
     }
-    // Their face is the one that was taken for them, or might have been; by its result, or by what was said of it later.
+    // Their face is the one that was taken for them, or might have been; by its result, or by what
+    // was said of it later.
     let named_later = format!(
         "SELECT number FROM faces WHERE image_id = ?1 AND outcome <> 'unknown' AND {CANDIDATES} ->> '$[0][0]' = ?2"
     );
@@ -251,7 +309,12 @@ impl Without {
         let mut result: Value = serde_json::from_str(payload).unwrap_or_default();
         let named = |candidate: &Value| candidate["person_id"].as_i64() == Some(person);
         let mut faces = Vec::new();
-        for (face, number) in result["faces"].as_array_mut().into_iter().flatten().zip(1..) {
+        for (face, number) in result["faces"]
+            .as_array_mut()
+            .into_iter()
+            .flatten()
+            .zip(1..)
+        {
             if named(&face["person"]) {
                 face["person"] = Value::Null;
                 faces.push(number);
@@ -277,7 +340,8 @@ mod tests {
             let named = |id: &i64| serde_json::json!({ "person_id": id, "name": format!("P{id}") });
             serde_json::json!({ "person": named(&person), "candidates": candidates.iter().map(named).collect::<Vec<_>>() })
         };
-        let payload = serde_json::json!({ "faces": [face(7, &[7, 8]), face(8, &[8, 7])] }).to_string();
+        let payload =
+            serde_json::json!({ "faces": [face(7, &[7, 8]), face(8, &[8, 7])] }).to_string();
         let without = Without::of(&payload, 7);
         assert_eq!(without.faces, [1]);
         assert!(!without.result.to_string().contains("P7"));
@@ -286,7 +350,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_one_was_said_not_to_be_is_forgotten_when_the_two_are_put_together_or_one_is_erased() {
+    async fn what_one_was_said_not_to_be_is_forgotten_when_the_two_are_put_together_or_one_is_erased()
+     {
         let folder = tempfile::tempdir().unwrap();
         let store = store(folder.path()).await;
         let ann = enroll(&store, "Ann", "a", [1.0, 0.0]).await;
@@ -304,21 +369,41 @@ mod tests {
             run(&store, &not(bob, vector)).await;
         }
         run(&store, &not(ann, [8.0, 8.0])).await;
-        assert_eq!(store.merge_people(ann, bob).await.unwrap(), Changed::Done(()));
+        assert_eq!(
+            store.merge_people(ann, bob).await.unwrap(),
+            Changed::Done(())
+        );
         store.follow_merges().await.unwrap();
         let left = "SELECT person_id || hex(vector) FROM counter_examples ORDER BY id";
-        let of = |vector: [f32; 2]| format!("{bob}{}", hex(&vector_to_blob(&vector)).to_uppercase());
-        assert_eq!(rows(&store, left).await, [of([1.0, 1.0]), of([9.0, 9.0]), of([8.0, 8.0])]);
-        assert_eq!(rows(&store, "SELECT person_id || candidates FROM faces").await, [format!("{bob}[[{bob},0.4]]")]);
+        let of =
+            |vector: [f32; 2]| format!("{bob}{}", hex(&vector_to_blob(&vector)).to_uppercase());
+        assert_eq!(
+            rows(&store, left).await,
+            [of([1.0, 1.0]), of([9.0, 9.0]), of([8.0, 8.0])]
+        );
+        assert_eq!(
+            rows(&store, "SELECT person_id || candidates FROM faces").await,
+            [format!("{bob}[[{bob},0.4]]")]
+        );
         store.erase_person(eve).await.unwrap();
         assert_eq!(rows(&store, left).await, [of([9.0, 9.0]), of([8.0, 8.0])]);
         // Bob is Ann as well: what names her by her old number goes with him.
         store.erase_person(bob).await.unwrap();
-        store.erase_from_results(&store.erasing().await.unwrap()).await.unwrap();
+        store
+            .erase_from_results(&store.erasing().await.unwrap())
+            .await
+            .unwrap();
         assert_eq!(
-            rows(&store, "SELECT payload ->> '$.faces[0].person' FROM outbox WHERE payload LIKE '%\"name\"%'").await,
+            rows(
+                &store,
+                "SELECT payload ->> '$.faces[0].person' FROM outbox WHERE payload LIKE '%\"name\"%'"
+            )
+            .await,
             [""; 0]
         );
-        assert_eq!(rows(&store, "SELECT candidates || length(crop) FROM faces").await, ["[]0"]);
+        assert_eq!(
+            rows(&store, "SELECT candidates || length(crop) FROM faces").await,
+            ["[]0"]
+        );
     }
 }

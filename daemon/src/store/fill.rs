@@ -1,4 +1,5 @@
-//! A database as a board has after years, made up for `kithd bench page`. Nothing else fills one this way.
+//! A database as a board has after years, made up for `kithd bench page`. Nothing else fills one
+//! this way.
 
 use std::path::Path;
 
@@ -27,7 +28,8 @@ const THUMBNAILS: i64 = 20_000;
 /// One after the other, so long apart.
 const APART_MS: i64 = 30_000;
 
-/// Makes `kithd.db` in an empty folder, its embeddings in `space`; the newest image came in at `now_ms`.
+/// Makes `kithd.db` in an empty folder, its embeddings in `space`; the newest image came in at
+/// `now_ms`.
 pub fn fill(folder: &Path, size: Size, space: &str, now_ms: i64) -> Result<(), StoreError> {
     let connection = open_writable(&folder.join(DATABASE))?;
     // Nobody needs it after a power cut.
@@ -43,7 +45,11 @@ pub fn fill(folder: &Path, size: Size, space: &str, now_ms: i64) -> Result<(), S
 }
 
 /// A week of minutes.
-fn history(connection: &Connection, now_ms: i64, random: &mut fastrand::Rng) -> rusqlite::Result<()> {
+fn history(
+    connection: &Connection,
+    now_ms: i64,
+    random: &mut fastrand::Rng,
+) -> rusqlite::Result<()> {
     let mut minute = connection.prepare(
         "INSERT INTO history (minute, pending, accepted, processed, failed, stages, celsius)
          VALUES (?1, ?2, ?3, ?3, 0, '[5.0,40.0,1.0,60.0,3.0]', ?4)",
@@ -59,23 +65,28 @@ fn history(connection: &Connection, now_ms: i64, random: &mut fastrand::Rng) -> 
     Ok(())
 }
 
-/// A picture of somebody: as far from another of theirs as real ones are, and much farther from everybody else's.
+/// A picture of somebody: as far from another of theirs as real ones are, and much farther from
+/// everybody else's.
 fn embedding(who: u64, random: &mut fastrand::Rng) -> Vec<u8> {
     let mut own = fastrand::Rng::with_seed(who);
-    let vector: Vec<f32> = (0..DIMENSION).map(|_| (own.f32() - 0.5) * 0.3 + (random.f32() - 0.5) * 0.08).collect();
+    let vector: Vec<f32> = (0..DIMENSION)
+        .map(|_| (own.f32() - 0.5) * 0.3 + (random.f32() - 0.5) * 0.08)
+        .collect();
     vector_to_blob(&vector)
 }
 
 fn people(connection: &Connection, count: i64, space: &str, now_ms: i64) -> rusqlite::Result<()> {
     let mut random = fastrand::Rng::with_seed(7);
-    let mut person =
-        connection.prepare("INSERT INTO person (id, name, created_at_ms, uid) VALUES (?1, ?2, ?3, randomblob(16))")?;
+    let mut person = connection.prepare(
+        "INSERT INTO person (id, name, created_at_ms, uid) VALUES (?1, ?2, ?3, randomblob(16))",
+    )?;
     let mut picture = connection.prepare(
         "INSERT INTO person_images (id, person_id, image_name, sha256, bounds, quality, created_at_ms, crop)
          VALUES (?1, ?1, 'a.jpg', ?2, '[0,0,9,9]', 0.9, ?3, zeroblob(?4))",
     )?;
-    let mut vector =
-        connection.prepare("INSERT INTO person_embeddings (person_image_id, space, vector) VALUES (?1, ?3, ?2)")?;
+    let mut vector = connection.prepare(
+        "INSERT INTO person_embeddings (person_image_id, space, vector) VALUES (?1, ?3, ?2)",
+    )?;
     for id in 1..=count {
         person.execute(params![id, format!("Person {id:04}"), now_ms])?;
         picture.execute(params![id, format!("{id:064}"), now_ms, CROP_BYTES as i64])?;
@@ -102,9 +113,11 @@ fn images(
          VALUES (?1, 1, ?2, ?3, ?4, 0.1, ?5, 0.99, 0.8, '[100.0,100.0,200.0,220.0]',
                  '[[1.0,1.0],[1.0,1.0],[1.0,1.0],[1.0,1.0],[1.0,1.0]]', ?8, ?6, zeroblob(?7))",
     )?;
-    let mut result = connection
-        .prepare("INSERT INTO outbox (result_id, image_id, created_at_ms, payload) VALUES (?1, ?2, ?3, ?4)")?;
-    let mut thumbnail = connection.prepare("INSERT INTO thumbnails (image_id, jpeg) VALUES (?1, zeroblob(?2))")?;
+    let mut result = connection.prepare(
+        "INSERT INTO outbox (result_id, image_id, created_at_ms, payload) VALUES (?1, ?2, ?3, ?4)",
+    )?;
+    let mut thumbnail =
+        connection.prepare("INSERT INTO thumbnails (image_id, jpeg) VALUES (?1, zeroblob(?2))")?;
     let every = (size.images / size.faces.max(1)).max(1);
     for id in 1..=size.images {
         let accepted_ms = now_ms - (size.images - id) * APART_MS;
@@ -132,7 +145,11 @@ fn images(
             let person = random.i64(1..=size.people.max(1));
             let named = outcome != Some("unknown") && size.people > 0;
             // Strangers come again too, each of them some ten times.
-            let who = if named { person } else { size.people + random.i64(1..=(size.faces / 20).max(1)) };
+            let who = if named {
+                person
+            } else {
+                size.people + random.i64(1..=(size.faces / 20).max(1))
+            };
             face.execute(params![
                 id,
                 outcome,
@@ -148,7 +165,12 @@ fn images(
             "result_id": format!("result-{id}"), "image_id": id, "outcome": outcome, "engine": "dlib-mtcnn int8 cpu",
             "timings": { "decode_ms": 5.0, "detect_ms": 40.0, "align_ms": 1.0, "embed_ms": 60.0, "encode_ms": 3.0 },
         });
-        result.execute(params![format!("result-{id}"), id, accepted_ms, payload.to_string()])?;
+        result.execute(params![
+            format!("result-{id}"),
+            id,
+            accepted_ms,
+            payload.to_string()
+        ])?;
         if size.images - id < THUMBNAILS {
             thumbnail.execute(params![id, THUMBNAIL_BYTES as i64])?;
         }

@@ -1,7 +1,9 @@
-//! SQL that finds images by what a reader asks for, newest first, a page at a time; quick however many there are.
+//! SQL that finds images by what a reader asks for, newest first, a page at a time; quick however
+//! many there are.
 //!
-//! One index gives the images to look at, whatever else is asked of them is held against each. So that no question takes
-//! long, only so many are looked at for one page; the cursor says where to go on.
+//! One index gives the images to look at, whatever else is asked of them is held against each. So
+//! that no question takes long, only so many are looked at for one page; the cursor says where to
+//! go on.
 
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::Value;
@@ -12,11 +14,13 @@ use super::{ImageRow, Store, StoreError, readable};
 use crate::domain::{ImageId, Outcome, PersonId, Source, State};
 use crate::names;
 
-/// Images looked at for one page, where the index gives them one after the other in the table's order…
+/// Images looked at for one page, where the index gives them one after the other in the table's
+/// order…
 const LOOKED_AT: i64 = 8_000;
 /// …and where each has to be fetched by itself.
 const FETCHED: i64 = 4_000;
-/// Images that are accepted side by side have their moments from before they stood in line. `clock_set_back` allows the same.
+/// Images that are accepted side by side have their moments from before they stood in line.
+/// `clock_set_back` allows the same.
 const DISORDER_MS: i64 = 10_000;
 
 /// What is asked of an image; nothing asks for all.
@@ -34,7 +38,8 @@ pub struct ImageFilter {
     pub since_ms: Option<i64>,
     /// Accepted before this moment.
     pub until_ms: Option<i64>,
-    /// This text is part of its path, as names are searched: without case, and accents that are not typed are not asked for.
+    /// This text is part of its path, as names are searched: without case, and accents that are not
+    /// typed are not asked for.
     pub path: Option<String>,
 }
 
@@ -78,7 +83,8 @@ impl Store {
         cursor: Option<ImageId>,
         limit: usize,
     ) -> Result<Found, StoreError> {
-        self.read_dear(move |connection| find(connection, &filter, cursor, limit)).await
+        self.read_dear(move |connection| find(connection, &filter, cursor, limit))
+            .await
     }
 }
 
@@ -86,7 +92,12 @@ impl Store {
 pub(super) fn add_name_search(connection: &Connection) -> rusqlite::Result<()> {
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
     connection.create_scalar_function("name_holds", 2, flags, |given| {
-        let text = |at: usize| given.get_raw(at).as_str_or_null().map(Option::unwrap_or_default);
+        let text = |at: usize| {
+            given
+                .get_raw(at)
+                .as_str_or_null()
+                .map(Option::unwrap_or_default)
+        };
         Ok(names::holds(text(0)?, text(1)?))
     })
 }
@@ -98,7 +109,11 @@ fn find(
     limit: usize,
 ) -> rusqlite::Result<Found> {
     let few = few(connection, filter.state)?;
-    let mut found = Found { images: Vec::new(), next: None, unfinished: false };
+    let mut found = Found {
+        images: Vec::new(),
+        next: None,
+        unfinished: false,
+    };
     let mut left = LOOKED_AT;
     for (low, high) in between(connection, filter, cursor)? {
         if left <= 0 {
@@ -113,8 +128,13 @@ fn find(
             break;
         }
         let (count, last): (i64, Option<ImageId>) = connection
-            .prepare_cached(&format!("SELECT count(*), min(id) FROM ({})", looked_at.sql.text))?
-            .query_row(rusqlite::params_from_iter(&looked_at.sql.values), |row| Ok((row.get(0)?, row.get(1)?)))?;
+            .prepare_cached(&format!(
+                "SELECT count(*), min(id) FROM ({})",
+                looked_at.sql.text
+            ))?
+            .query_row(rusqlite::params_from_iter(&looked_at.sql.values), |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?;
         if count == looked_at.most {
             (found.next, found.unfinished) = (last, last.is_some());
             break;
@@ -133,13 +153,22 @@ fn some(
     limit: usize,
 ) -> rusqlite::Result<(Vec<ImageRow>, bool)> {
     let asked = asked(filter);
-    let condition = if asked.text.is_empty() { "1".into() } else { asked.text };
+    let condition = if asked.text.is_empty() {
+        "1".into()
+    } else {
+        asked.text
+    };
     // One more than asked for tells whether another page follows.
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {IMAGE_COLUMNS} FROM ({}) found CROSS JOIN images i ON i.id = found.id WHERE {condition} LIMIT ?",
         looked_at.sql.text
     ))?;
-    let values = looked_at.sql.values.iter().chain(&asked.values).map(|value| value as &dyn ToSql);
+    let values = looked_at
+        .sql
+        .values
+        .iter()
+        .chain(&asked.values)
+        .map(|value| value as &dyn ToSql);
     let wanted = limit as i64 + 1;
     let values: Vec<&dyn ToSql> = values.chain([&wanted as &dyn ToSql]).collect();
     let mut images = readable(statement.query_map(&values[..], image_row)?)?;
@@ -150,10 +179,10 @@ fn some(
 
 /// The stretches of ids to look between, both ends included, newest first.
 ///
-/// Ids grow, and time does with them but for where the board's clock was set back: each such place begins a stretch, in
-/// which the moments asked for are found by halving. (An index on the time would be one more page to write with each
-/// picture.) Images that were accepted side by side may be in each other's order, so a little more is looked at; `asked`
-/// is exact.
+/// Ids grow, and time does with them but for where the board's clock was set back: each such place
+/// begins a stretch, in which the moments asked for are found by halving. (An index on the time
+/// would be one more page to write with each picture.) Images that were accepted side by side may
+/// be in each other's order, so a little more is looked at; `asked` is exact.
 fn between(
     connection: &Connection,
     filter: &ImageFilter,
@@ -171,7 +200,9 @@ fn between(
     let mut stretches = Vec::new();
     for begin in begins {
         let first = |moment: Option<i64>, by: i64, without: ImageId| {
-            moment.map_or(Ok(without), |moment| first_since(connection, begin, high, moment.saturating_add(by)))
+            moment.map_or(Ok(without), |moment| {
+                first_since(connection, begin, high, moment.saturating_add(by))
+            })
         };
         let low = first(filter.since_ms, -DISORDER_MS, begin)?;
         let end = first(filter.until_ms, DISORDER_MS, high.saturating_add(1))? - 1;
@@ -183,19 +214,29 @@ fn between(
     Ok(stretches)
 }
 
-/// The first id between `low` and `high` that was accepted at a moment or later, the one behind them if there is none.
-fn first_since(connection: &Connection, low: ImageId, high: ImageId, moment: i64) -> rusqlite::Result<ImageId> {
+/// The first id between `low` and `high` that was accepted at a moment or later, the one behind
+/// them if there is none.
+fn first_since(
+    connection: &Connection,
+    low: ImageId,
+    high: ImageId,
+    moment: i64,
+) -> rusqlite::Result<ImageId> {
     let (first, last): (Option<ImageId>, Option<ImageId>) = connection
         .prepare_cached(
             "SELECT (SELECT min(id) FROM images WHERE id >= ?1), (SELECT max(id) FROM images WHERE id <= ?2)",
         )?
         .query_row([low, high], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let (Some(mut low), Some(mut high)) = (first, last.map(|last| last + 1)) else { return Ok(low) };
-    let mut from =
-        connection.prepare_cached("SELECT id, accepted_at_ms FROM images WHERE id >= ?1 ORDER BY id LIMIT 1")?;
+    let (Some(mut low), Some(mut high)) = (first, last.map(|last| last + 1)) else {
+        return Ok(low);
+    };
+    let mut from = connection.prepare_cached(
+        "SELECT id, accepted_at_ms FROM images WHERE id >= ?1 ORDER BY id LIMIT 1",
+    )?;
     while low < high {
         let middle = low + (high - low) / 2;
-        let (id, accepted_ms): (ImageId, i64) = from.query_row([middle], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let (id, accepted_ms): (ImageId, i64) =
+            from.query_row([middle], |row| Ok((row.get(0)?, row.get(1)?)))?;
         if accepted_ms >= moment {
             high = middle;
         } else {
@@ -217,34 +258,62 @@ fn few(connection: &Connection, state: Option<State>) -> rusqlite::Result<bool> 
 /// From the index that leaves the fewest, and no more of them than `left`.
 fn looked_at(filter: &ImageFilter, few: bool, low: ImageId, high: ImageId, left: i64) -> LookedAt {
     let mut sql = Sql::default();
-    let mut chosen = |from: &str, id: &str, order: &str, most: i64, first: Option<(&str, Value)>| {
-        let most = most.min(left);
-        if let Some((condition, value)) = first {
-            sql.and(condition, value);
-        }
-        sql.and(&format!("{id} >= ?"), low);
-        sql.and(&format!("{id} <= ?"), high);
-        sql.text = format!("SELECT {id} AS id FROM {from} WHERE {} {order} ORDER BY {id} DESC LIMIT {most}", sql.text);
-        most
-    };
+    let mut chosen =
+        |from: &str, id: &str, order: &str, most: i64, first: Option<(&str, Value)>| {
+            let most = most.min(left);
+            if let Some((condition, value)) = first {
+                sql.and(condition, value);
+            }
+            sql.and(&format!("{id} >= ?"), low);
+            sql.and(&format!("{id} <= ?"), high);
+            sql.text = format!(
+                "SELECT {id} AS id FROM {from} WHERE {} {order} ORDER BY {id} DESC LIMIT {most}",
+                sql.text
+            );
+            most
+        };
     let text = |word: &str| Value::from(word.to_string());
     let most = if let Some(person) = filter.person {
         // Somebody may be in an image twice.
         let from = "faces INDEXED BY faces_person";
-        chosen(from, "image_id", "GROUP BY image_id", FETCHED, Some(("person_id = ?", person.into())))
+        chosen(
+            from,
+            "image_id",
+            "GROUP BY image_id",
+            FETCHED,
+            Some(("person_id = ?", person.into())),
+        )
     } else if let Some(outcome @ (Outcome::Known | Outcome::Uncertain)) = filter.outcome {
-        // The few; the others are most of what there is. Said twice, or SQLite does not see that the index has them.
+        // The few; the others are most of what there is. Said twice, or SQLite does not see that
+        // the index has them.
         let named = format!("AND outcome = '{outcome}' AND outcome IN ('known', 'uncertain')");
-        chosen("images INDEXED BY images_outcome", "id", &named, FETCHED, None)
+        chosen(
+            "images INDEXED BY images_outcome",
+            "id",
+            &named,
+            FETCHED,
+            None,
+        )
     } else {
         match filter.state {
-            Some(State::Failed) => {
-                chosen("images INDEXED BY images_failed", "id", "AND state = 'failed'", FETCHED, None)
-            }
-            // Their index is in the order they are due. A backlog is among the newest, and found there.
+            Some(State::Failed) => chosen(
+                "images INDEXED BY images_failed",
+                "id",
+                "AND state = 'failed'",
+                FETCHED,
+                None,
+            ),
+            // Their index is in the order they are due. A backlog is among the newest, and found
+            // there.
             Some(state @ (State::Pending | State::Processing)) if few => {
                 let from = "images INDEXED BY images_state_due";
-                chosen(from, "id", "", FETCHED, Some(("state = ?", text(state.as_str()))))
+                chosen(
+                    from,
+                    "id",
+                    "",
+                    FETCHED,
+                    Some(("state = ?", text(state.as_str()))),
+                )
             }
             _ => chosen("images NOT INDEXED", "id", "", LOOKED_AT, None),
         }
@@ -300,12 +369,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path()).unwrap();
         const HOUR: i64 = 3_600_000;
-        // Hours by the board's clock: one twice, a start in 1970 in between, and the right time at last.
+        // Hours by the board's clock: one twice, a start in 1970 in between, and the right time at
+        // last.
         let hours = [1, 2, 3, 2, 3, 0, 1, 900, 901, 899, 902];
         for hour in hours {
             for minute in 0..3 {
                 let at = hour * HOUR + minute * 60_000;
-                store.accept(vec![image("/in/a.jpg".into())], 0, at, true).await.unwrap().unwrap();
+                store
+                    .accept(vec![image("/in/a.jpg".into())], 0, at, true)
+                    .await
+                    .unwrap()
+                    .unwrap();
             }
         }
         let within = |since: Option<i64>, until: Option<i64>| ImageFilter {
@@ -325,12 +399,16 @@ mod tests {
                 .rev()
                 .filter(|id| {
                     let hour = hours[(id - 1) as usize / 3];
-                    since.is_none_or(|since| hour >= since) && until.is_none_or(|until| hour < until)
+                    since.is_none_or(|since| hour >= since)
+                        && until.is_none_or(|until| hour < until)
                 })
                 .collect();
             let (mut found, mut cursor) = (Vec::new(), None);
             loop {
-                let page = store.find_images(within(since, until), cursor, 2).await.unwrap();
+                let page = store
+                    .find_images(within(since, until), cursor, 2)
+                    .await
+                    .unwrap();
                 assert!(!page.unfinished, "{page:?}");
                 found.extend(page.images.iter().map(|image| image.id));
                 cursor = page.next;
@@ -347,30 +425,84 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path()).unwrap();
         let count = LOOKED_AT + FETCHED;
-        let images = (1..=count).map(|n| image(if n == 2 { "/in/needle.jpg".into() } else { format!("/in/{n}.jpg") }));
-        store.accept(images.collect(), 0, 0, true).await.unwrap().unwrap();
-        let needle = ImageFilter { path: Some("NEEDLE".into()), ..ImageFilter::default() };
+        let images = (1..=count).map(|n| {
+            image(if n == 2 {
+                "/in/needle.jpg".into()
+            } else {
+                format!("/in/{n}.jpg")
+            })
+        });
+        store
+            .accept(images.collect(), 0, 0, true)
+            .await
+            .unwrap()
+            .unwrap();
+        let needle = ImageFilter {
+            path: Some("NEEDLE".into()),
+            ..ImageFilter::default()
+        };
         let first = store.find_images(needle.clone(), None, 10).await.unwrap();
         assert!(first.images.is_empty() && first.unfinished, "{first:?}");
         assert_eq!(first.next, Some(FETCHED + 1));
         let second = store.find_images(needle, first.next, 10).await.unwrap();
-        assert_eq!((second.images[0].id, second.next, second.unfinished), (2, None, false));
+        assert_eq!(
+            (second.images[0].id, second.next, second.unfinished),
+            (2, None, false)
+        );
 
-        store.accept(vec![image("/in/Zoe\u{308} MÜLLER 100%.jpg".into())], 0, 0, true).await.unwrap().unwrap();
-        for (text, found) in [("zoë müller", 1), ("ZOE", 1), ("0%.", 1), ("0_.", 0), ("zöe", 0)] {
-            let spelled = ImageFilter { path: Some(text.into()), ..ImageFilter::default() };
-            assert_eq!(store.find_images(spelled, None, 10).await.unwrap().images.len(), found, "{text}");
+        store
+            .accept(
+                vec![image("/in/Zoe\u{308} MÜLLER 100%.jpg".into())],
+                0,
+                0,
+                true,
+            )
+            .await
+            .unwrap()
+            .unwrap();
+        for (text, found) in [
+            ("zoë müller", 1),
+            ("ZOE", 1),
+            ("0%.", 1),
+            ("0_.", 0),
+            ("zöe", 0),
+        ] {
+            let spelled = ImageFilter {
+                path: Some(text.into()),
+                ..ImageFilter::default()
+            };
+            assert_eq!(
+                store
+                    .find_images(spelled, None, 10)
+                    .await
+                    .unwrap()
+                    .images
+                    .len(),
+                found,
+                "{text}"
+            );
         }
         let last = count + 1;
         store
-            .write(Urgency::Now, move |connection| connection.execute("DELETE FROM images WHERE id = ?1", [last]))
+            .write(Urgency::Now, move |connection| {
+                connection.execute("DELETE FROM images WHERE id = ?1", [last])
+            })
             .await
             .unwrap();
 
-        let waiting = ImageFilter { state: Some(State::Pending), ..ImageFilter::default() };
+        let waiting = ImageFilter {
+            state: Some(State::Pending),
+            ..ImageFilter::default()
+        };
         for left in [count, FETCHED] {
             // Due in another order than they came.
-            let ids = move |found: Found| found.images.iter().map(|image| image.id).collect::<Vec<_>>();
+            let ids = move |found: Found| {
+                found
+                    .images
+                    .iter()
+                    .map(|image| image.id)
+                    .collect::<Vec<_>>()
+            };
             store
                 .write(Urgency::Now, move |connection| {
                     connection.execute("DELETE FROM images WHERE id > ?1", [left])?;
@@ -378,8 +510,14 @@ mod tests {
                 })
                 .await
                 .unwrap();
-            assert_eq!(ids(store.find_images(waiting.clone(), None, 2).await.unwrap()), [left, left - 1]);
-            let oldest = store.find_images(waiting.clone(), Some(3), 2).await.unwrap();
+            assert_eq!(
+                ids(store.find_images(waiting.clone(), None, 2).await.unwrap()),
+                [left, left - 1]
+            );
+            let oldest = store
+                .find_images(waiting.clone(), Some(3), 2)
+                .await
+                .unwrap();
             assert_eq!((oldest.next, ids(oldest)), (None, vec![2, 1]));
         }
     }

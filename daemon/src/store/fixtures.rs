@@ -1,4 +1,5 @@
-//! What several tests of this folder begin with: people, images with faces, and SQL of their own. Not part of the program.
+//! What several tests of this folder begin with: people, images with faces, and SQL of their own.
+//! Not part of the program.
 
 use std::path::Path;
 
@@ -9,7 +10,12 @@ pub(super) async fn store(folder: &Path) -> Store {
     Store::open(folder).unwrap().0
 }
 
-pub(super) async fn enroll(store: &Store, person: &str, picture: &str, vector: [f32; 2]) -> PersonId {
+pub(super) async fn enroll(
+    store: &Store,
+    person: &str,
+    picture: &str,
+    vector: [f32; 2],
+) -> PersonId {
     let picture = EnrolledPicture {
         image_name: format!("{picture}.jpg"),
         sha256: picture.into(),
@@ -26,12 +32,25 @@ pub(super) async fn enroll(store: &Store, person: &str, picture: &str, vector: [
 
 pub(super) async fn run(store: &Store, sql: &str) {
     let sql = sql.to_string();
-    store.write(Urgency::Now, move |connection| connection.execute_batch(&sql)).await.unwrap();
+    store
+        .write(Urgency::Now, move |connection| {
+            connection.execute_batch(&sql)
+        })
+        .await
+        .unwrap();
 }
 
 pub(super) async fn rows(store: &Store, sql: &str) -> Vec<String> {
     let sql = sql.to_string();
-    store.read(move |connection| connection.prepare(&sql)?.query_map([], |row| row.get(0))?.collect()).await.unwrap()
+    store
+        .read(move |connection| {
+            connection
+                .prepare(&sql)?
+                .query_map([], |row| row.get(0))?
+                .collect()
+        })
+        .await
+        .unwrap()
 }
 
 /// A vector as it is stored, in SQL.

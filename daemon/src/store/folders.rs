@@ -26,10 +26,15 @@ impl Store {
     /// A folder's number, and whether it has been a mount.
     pub async fn folder(&self, path: String) -> Result<(i64, bool), StoreError> {
         self.write(Urgency::Now, move |connection| {
-            connection.execute("INSERT OR IGNORE INTO folders (path, mounted) VALUES (?1, 0)", [&path])?;
-            connection.query_row("SELECT id, mounted FROM folders WHERE path = ?1", [&path], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })
+            connection.execute(
+                "INSERT OR IGNORE INTO folders (path, mounted) VALUES (?1, 0)",
+                [&path],
+            )?;
+            connection.query_row(
+                "SELECT id, mounted FROM folders WHERE path = ?1",
+                [&path],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
         })
         .await
     }
@@ -37,7 +42,9 @@ impl Store {
     /// Notes that a folder is a mount: without one it is away from now on, not empty.
     pub async fn folder_is_a_mount(&self, folder: i64) -> Result<(), StoreError> {
         self.write(Urgency::Note, move |connection| {
-            connection.execute("UPDATE folders SET mounted = 1 WHERE id = ?1", [folder]).map(drop)
+            connection
+                .execute("UPDATE folders SET mounted = 1 WHERE id = ?1", [folder])
+                .map(drop)
         })
         .await
     }
@@ -45,9 +52,17 @@ impl Store {
     /// Every file taken from a folder.
     pub async fn seen(&self, folder: i64) -> Result<Vec<(FileKey, Stamp)>, StoreError> {
         self.read(move |connection| {
-            let mut statement = connection.prepare("SELECT key, size, mtime_ns FROM seen WHERE folder_id = ?1")?;
-            let rows = statement
-                .query_map([folder], |row| Ok((row.get(0)?, Stamp { size: row.get(1)?, mtime_ns: row.get(2)? })))?;
+            let mut statement =
+                connection.prepare("SELECT key, size, mtime_ns FROM seen WHERE folder_id = ?1")?;
+            let rows = statement.query_map([folder], |row| {
+                Ok((
+                    row.get(0)?,
+                    Stamp {
+                        size: row.get(1)?,
+                        mtime_ns: row.get(2)?,
+                    },
+                ))
+            })?;
             // What is not remembered is taken once more.
             readable(rows)
         })
@@ -57,8 +72,10 @@ impl Store {
     /// Forgets files that are no longer there, or were put away.
     pub async fn forget_files(&self, folder: i64, keys: Vec<FileKey>) -> Result<(), StoreError> {
         self.write(Urgency::Note, move |connection| {
-            let mut statement = connection.prepare_cached("DELETE FROM seen WHERE folder_id = ?1 AND key = ?2")?;
-            keys.iter().try_for_each(|key| statement.execute(params![folder, key]).map(drop))
+            let mut statement =
+                connection.prepare_cached("DELETE FROM seen WHERE folder_id = ?1 AND key = ?2")?;
+            keys.iter()
+                .try_for_each(|key| statement.execute(params![folder, key]).map(drop))
         })
         .await
     }
@@ -66,16 +83,23 @@ impl Store {
     /// Remembers files as ones that stay where they are.
     pub async fn leave_files(&self, folder: i64, keys: Vec<FileKey>) -> Result<(), StoreError> {
         self.write(Urgency::Note, move |connection| {
-            let mut statement =
-                connection.prepare_cached("UPDATE seen SET image_id = NULL WHERE folder_id = ?1 AND key = ?2")?;
-            keys.iter().try_for_each(|key| statement.execute(params![folder, key]).map(drop))
+            let mut statement = connection.prepare_cached(
+                "UPDATE seen SET image_id = NULL WHERE folder_id = ?1 AND key = ?2",
+            )?;
+            keys.iter()
+                .try_for_each(|key| statement.execute(params![folder, key]).map(drop))
         })
         .await
     }
 
-    /// Files to be put away: their image has ended, and an engine's result is vouched for. The first `limit` whose
-    /// image came after `after`.
-    pub async fn ended_files(&self, folder: i64, after: ImageId, limit: usize) -> Result<Vec<EndedFile>, StoreError> {
+    /// Files to be put away: their image has ended, and an engine's result is vouched for. The
+    /// first `limit` whose image came after `after`.
+    pub async fn ended_files(
+        &self,
+        folder: i64,
+        after: ImageId,
+        limit: usize,
+    ) -> Result<Vec<EndedFile>, StoreError> {
         self.read(move |connection| {
             let mut statement = connection.prepare_cached(&format!(
                 "SELECT seen.key, seen.size, seen.mtime_ns, seen.image_id, images.path,
@@ -89,7 +113,10 @@ impl Store {
             let rows = statement.query_map(params![folder, limit as i64, after], |row| {
                 Ok(EndedFile {
                     key: row.get(0)?,
-                    stamp: Stamp { size: row.get(1)?, mtime_ns: row.get(2)? },
+                    stamp: Stamp {
+                        size: row.get(1)?,
+                        mtime_ns: row.get(2)?,
+                    },
                     image: row.get(3)?,
                     path: text_if_any(row, 4)?,
                     failed: row.get(5)?,
@@ -105,13 +132,22 @@ impl Store {
 pub(super) fn taken_before(connection: &Connection, file: &SeenFile) -> rusqlite::Result<bool> {
     let seen = connection
         .prepare_cached("SELECT size, mtime_ns FROM seen WHERE folder_id = ?1 AND key = ?2")?
-        .query_row(params![file.folder, file.key], |row| Ok(Stamp { size: row.get(0)?, mtime_ns: row.get(1)? }))
+        .query_row(params![file.folder, file.key], |row| {
+            Ok(Stamp {
+                size: row.get(0)?,
+                mtime_ns: row.get(1)?,
+            })
+        })
         .optional()?;
     Ok(seen == Some(file.stamp))
 }
 
 /// Remembers a file in the transaction that makes its image.
-pub(super) fn remember(connection: &Connection, file: &SeenFile, image: ImageId) -> rusqlite::Result<()> {
+pub(super) fn remember(
+    connection: &Connection,
+    file: &SeenFile,
+    image: ImageId,
+) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO seen (folder_id, key, size, mtime_ns, image_id) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -120,7 +156,8 @@ pub(super) fn remember(connection: &Connection, file: &SeenFile, image: ImageId)
         .map(drop)
 }
 
-/// Takes from another database what was taken from watched folders before: it is not taken again, and stays where it is.
+/// Takes from another database what was taken from watched folders before: it is not taken again,
+/// and stays where it is.
 pub(super) fn take_seen(here: &Connection, from: &Connection) -> rusqlite::Result<()> {
     let mut folders = from.prepare("SELECT id, path, mounted FROM folders")?;
     let mut rows = folders.query([])?;
@@ -128,10 +165,18 @@ pub(super) fn take_seen(here: &Connection, from: &Connection) -> rusqlite::Resul
         let (theirs, path, mounted): (i64, String, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
         here.prepare_cached("INSERT OR IGNORE INTO folders (path, mounted) VALUES (?1, ?2)")?
             .execute(params![path, mounted])?;
-        let ours: i64 =
-            here.prepare_cached("SELECT id FROM folders WHERE path = ?1")?.query_row([path], |row| row.get(0))?;
+        let ours: i64 = here
+            .prepare_cached("SELECT id FROM folders WHERE path = ?1")?
+            .query_row([path], |row| row.get(0))?;
         let sql = "SELECT key, size, mtime_ns, ?2 AS folder_id FROM seen WHERE folder_id = ?1";
-        copy_rows_or(from, here, "seen", sql, [theirs, ours], "ON CONFLICT DO NOTHING")?;
+        copy_rows_or(
+            from,
+            here,
+            "seen",
+            sql,
+            [theirs, ours],
+            "ON CONFLICT DO NOTHING",
+        )?;
     }
     Ok(())
 }

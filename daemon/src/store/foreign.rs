@@ -1,7 +1,9 @@
-//! Reads rows of a database that nothing is believed of: a backup from elsewhere, or a damaged file.
+//! Reads rows of a database that nothing is believed of: a backup from elsewhere, or a damaged
+//! file.
 //!
-//! Nothing of the other file's schema is run: its tables must be word for word those of our own schema, and every row is
-//! held against the limits below before our own SQL stores it. Not for our own copies, which `restore` takes from.
+//! Nothing of the other file's schema is run: its tables must be word for word those of our own
+//! schema, and every row is held against the limits below before our own SQL stores it. Not for our
+//! own copies, which `restore` takes from.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -54,7 +56,9 @@ pub enum ForeignError {
 impl From<rusqlite::Error> for ForeignError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
-            Some(ErrorCode::OperationInterrupted) => Self::Refused("reading it takes too long".into()),
+            Some(ErrorCode::OperationInterrupted) => {
+                Self::Refused("reading it takes too long".into())
+            }
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::TooBig) => {
                 Self::Damaged(error.to_string())
             }
@@ -84,8 +88,10 @@ impl LeftOut {
 /// Opens a file read-only, within limits of size and time, with nothing of its schema run.
 pub(super) fn open(path: &Path) -> Result<Connection, ForeignError> {
     let bytes = std::fs::metadata(path).map_or(0, |file| file.len());
-    let connection =
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
     for (config, on) in [
         (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
         (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
@@ -105,13 +111,15 @@ pub(super) fn open(path: &Path) -> Result<Connection, ForeignError> {
     ] {
         connection.set_limit(limit, most)?;
     }
-    let until = Instant::now() + LEAST_TIME + TIME_FOR_MIB * u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
+    let until =
+        Instant::now() + LEAST_TIME + TIME_FOR_MIB * u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
     connection.progress_handler(LOOK, Some(move || Instant::now() > until))?;
     connection.pragma_update(None, "cell_size_check", true)?;
     Ok(connection)
 }
 
-/// Opens a damaged database of our own: SQLite reads on where the file is cut off or its schema is incomplete.
+/// Opens a damaged database of our own: SQLite reads on where the file is cut off or its schema is
+/// incomplete.
 pub(super) fn open_damaged(path: &Path) -> Result<Connection, ForeignError> {
     let connection = open(path)?;
     // It is opened read-only: what is allowed by this is not to give up on the whole file at once.
@@ -121,12 +129,22 @@ pub(super) fn open_damaged(path: &Path) -> Result<Connection, ForeignError> {
 }
 
 /// Refuses a file whose schema is not word for word the one these statements make.
-pub(super) fn check_schema(connection: &Connection, own: &[migrate::Object]) -> Result<(), ForeignError> {
-    let mut own: BTreeMap<&str, &migrate::Object> = own.iter().map(|object| (object.name.as_str(), object)).collect();
+pub(super) fn check_schema(
+    connection: &Connection,
+    own: &[migrate::Object],
+) -> Result<(), ForeignError> {
+    let mut own: BTreeMap<&str, &migrate::Object> = own
+        .iter()
+        .map(|object| (object.name.as_str(), object))
+        .collect();
     let mut found = connection.prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema")?;
     let mut rows = found.query([])?;
     while let Some(row) = rows.next()? {
-        let text = |at| row.get_ref(at)?.as_str_or_null().map_err(|_| rusqlite::Error::InvalidQuery);
+        let text = |at| {
+            row.get_ref(at)?
+                .as_str_or_null()
+                .map_err(|_| rusqlite::Error::InvalidQuery)
+        };
         let kind = text(0)?.unwrap_or_default();
         let name = text(1)?.unwrap_or_default();
         // Made by SQLite itself, and only by it: the name is reserved.
@@ -140,7 +158,9 @@ pub(super) fn check_schema(connection: &Connection, own: &[migrate::Object]) -> 
         });
         if !same {
             let (kind, name) = (label(kind), label(name));
-            return Err(ForeignError::Refused(format!("its {kind} \"{name}\" is not one that kithd makes")));
+            return Err(ForeignError::Refused(format!(
+                "its {kind} \"{name}\" is not one that kithd makes"
+            )));
         }
     }
     match own.keys().next() {
@@ -152,7 +172,11 @@ pub(super) fn check_schema(connection: &Connection, own: &[migrate::Object]) -> 
 /// Looks through all pages, indexes and types of a file.
 pub(super) fn check_pages(connection: &Connection) -> Result<(), ForeignError> {
     let found: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
-    if found == "ok" { Ok(()) } else { Err(ForeignError::Damaged(label(&found))) }
+    if found == "ok" {
+        Ok(())
+    } else {
+        Err(ForeignError::Damaged(label(&found)))
+    }
 }
 
 /// Takes the rows of a table into one of ours that has the same columns; answers how many.
@@ -179,22 +203,44 @@ impl<'a> Taking<'a> {
                 Ok((name, kind))
             })?
             .collect::<Result<_, _>>()?;
-        let names = columns.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+        let names = columns
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ");
         let places = vec!["?"; columns.len()].join(", ");
-        let read = from.prepare(&format!("SELECT {names} FROM {table} NOT INDEXED WHERE {condition}"))?;
+        let read = from.prepare(&format!(
+            "SELECT {names} FROM {table} NOT INDEXED WHERE {condition}"
+        ))?;
         let write = to.prepare(&format!("INSERT INTO {table} ({names}) VALUES ({places})"))?;
-        Ok(Self { table, columns, read, write })
+        Ok(Self {
+            table,
+            columns,
+            read,
+            write,
+        })
     }
 
     /// Takes them.
-    pub(super) fn run(&mut self, params: &[&dyn ToSql], left_out: &mut LeftOut) -> Result<u64, ForeignError> {
-        let Self { table, columns, read, write } = self;
+    pub(super) fn run(
+        &mut self,
+        params: &[&dyn ToSql],
+        left_out: &mut LeftOut,
+    ) -> Result<u64, ForeignError> {
+        let Self {
+            table,
+            columns,
+            read,
+            write,
+        } = self;
         let (mut taken, mut seen) = (0, 0);
         let mut rows = read.query(params)?;
         while let Some(row) = rows.next()? {
             seen += 1;
             if seen > MOST_ROWS {
-                return Err(ForeignError::Refused(format!("it has more than {MOST_ROWS} rows in {table}")));
+                return Err(ForeignError::Refused(format!(
+                    "it has more than {MOST_ROWS} rows in {table}"
+                )));
             }
             let mut values = Vec::with_capacity(columns.len());
             let mut objection = None;
@@ -207,7 +253,9 @@ impl<'a> Taking<'a> {
             if objection.is_none() {
                 match write.execute(rusqlite::params_from_iter(&values)) {
                     Ok(_) => taken += 1,
-                    Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+                    Err(error)
+                        if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) =>
+                    {
                         objection = Some(constraint(&error));
                     }
                     Err(error) => return Err(ForeignError::Store(error.into())),
@@ -229,7 +277,10 @@ fn name_of(columns: &[(String, Kind)], row: &rusqlite::Row<'_>) -> String {
         Ok(ValueRef::Blob(bytes)) => hex(&bytes[..bytes.len().min(8)]),
         _ => "?".into(),
     };
-    match columns.iter().position(|(name, _)| matches!(name.as_str(), "name" | "image_name")) {
+    match columns
+        .iter()
+        .position(|(name, _)| matches!(name.as_str(), "name" | "image_name"))
+    {
         Some(at) => format!("{} ({})", value(0), value(at)),
         None => value(0),
     }
@@ -238,18 +289,27 @@ fn name_of(columns: &[(String, Kind)], row: &rusqlite::Row<'_>) -> String {
 /// What SQLite says of a row that our schema does not take.
 fn constraint(error: &rusqlite::Error) -> String {
     match error.sqlite_error().map(|error| error.extended_code) {
-        Some(rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY) => "it belongs to a row that is not there".into(),
-        Some(rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE | rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY) => {
-            "it is there twice".into()
+        Some(rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY) => {
+            "it belongs to a row that is not there".into()
         }
-        _ => format!("it breaks a rule of the schema ({})", label(&error.to_string())),
+        Some(
+            rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE | rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY,
+        ) => "it is there twice".into(),
+        _ => format!(
+            "it breaks a rule of the schema ({})",
+            label(&error.to_string())
+        ),
     }
 }
 
 /// Text from outside as it may stand in a sentence.
 fn label(text: &str) -> String {
     let clean = names::clean(text);
-    if clean.chars().count() > 80 { clean.chars().take(79).chain(['…']).collect() } else { clean }
+    if clean.chars().count() > 80 {
+        clean.chars().take(79).chain(['…']).collect()
+    } else {
+        clean
+    }
 }
 
 /// What a column may hold.
@@ -289,34 +349,66 @@ impl Kind {
             (_, "image_name", _) => Self::Label,
             (_, "sha256", _) => Self::Sum,
             (_, "uid" | "into_uid", _) => Self::Uid,
-            (_, "bounds", _) => Self::Json(|text| finite(serde_json::from_str::<[f32; 4]>(text).ok())),
-            (_, "landmarks", _) => {
-                Self::Json(|text| finite(serde_json::from_str::<[[f32; 2]; 5]>(text).ok().map(|five| five.concat())))
+            (_, "bounds", _) => {
+                Self::Json(|text| finite(serde_json::from_str::<[f32; 4]>(text).ok()))
             }
-            (_, "candidates", _) => Self::Json(|text| serde_json::from_str::<Vec<(i64, Option<f64>)>>(text).is_ok()),
+            (_, "landmarks", _) => Self::Json(|text| {
+                finite(
+                    serde_json::from_str::<[[f32; 2]; 5]>(text)
+                        .ok()
+                        .map(|five| five.concat()),
+                )
+            }),
+            (_, "candidates", _) => {
+                Self::Json(|text| serde_json::from_str::<Vec<(i64, Option<f64>)>>(text).is_ok())
+            }
             (_, "payload", "TEXT") => Self::Json(|text| {
                 text.len() <= LONGEST_RESULT
-                    && serde_json::from_str(text).is_ok_and(|json: serde_json::Value| json.is_object())
+                    && serde_json::from_str(text)
+                        .is_ok_and(|json: serde_json::Value| json.is_object())
             }),
-            ("faces", "embedding", _) | ("strangers", "total", _) => Self::Embedding { empty: true },
+            ("faces", "embedding", _) | ("strangers", "total", _) => {
+                Self::Embedding { empty: true }
+            }
             (_, "vector", _) => Self::Embedding { empty: false },
-            (_, "picture", _) => Self::Bytes { longest: LONGEST_VALUE as usize },
+            (_, "picture", _) => Self::Bytes {
+                longest: LONGEST_VALUE as usize,
+            },
             (_, _, "BLOB") => Self::Bytes { longest: 16 << 20 },
             (_, _, "REAL") => Self::Real,
-            (_, _, "TEXT") => Self::Text { longest: LONGEST_TEXT },
-            (_, "id", _) => Self::Number { least: 1, most: HIGHEST_ID },
-            (_, column, _) if column.ends_with("_id") => Self::Number { least: 1, most: HIGHEST_ID },
+            (_, _, "TEXT") => Self::Text {
+                longest: LONGEST_TEXT,
+            },
+            (_, "id", _) => Self::Number {
+                least: 1,
+                most: HIGHEST_ID,
+            },
+            (_, column, _) if column.ends_with("_id") => Self::Number {
+                least: 1,
+                most: HIGHEST_ID,
+            },
             (_, column, _) if column.ends_with("_at_ms") || column.ends_with("_seen_ms") => {
-                Self::Number { least: 0, most: LATEST_MS }
+                Self::Number {
+                    least: 0,
+                    most: LATEST_MS,
+                }
             }
-            _ => Self::Number { least: i64::MIN, most: i64::MAX },
+            _ => Self::Number {
+                least: i64::MIN,
+                most: i64::MAX,
+            },
         }
     }
 
     /// The value as it is stored here, or why it is not.
     fn accept(self, value: ValueRef<'_>) -> Result<Value, String> {
         let wrong = || Err(format!("is {}", of_type(value)));
-        let text = |value: ValueRef<'_>| value.as_str().map(String::from).map_err(|_| format!("is {}", of_type(value)));
+        let text = |value: ValueRef<'_>| {
+            value
+                .as_str()
+                .map(String::from)
+                .map_err(|_| format!("is {}", of_type(value)))
+        };
         if value == ValueRef::Null || matches!(self, Self::MadeAnew) {
             // Our schema says where that may be.
             return Ok(Value::Null);
@@ -330,7 +422,9 @@ impl Kind {
             }
             (Self::Real, ValueRef::Real(number)) if number.is_finite() => Value::Real(number),
             (Self::Real, ValueRef::Real(_)) => return Err("is not a finite number".into()),
-            (Self::Text { longest }, ValueRef::Text(bytes)) if bytes.len() <= longest => Value::Text(text(value)?),
+            (Self::Text { longest }, ValueRef::Text(bytes)) if bytes.len() <= longest => {
+                Value::Text(text(value)?)
+            }
             (Self::Name, ValueRef::Text(bytes)) if bytes.len() <= LONGEST_TEXT => {
                 let name = text(value)?;
                 if name.contains(char::is_control) {
@@ -343,7 +437,9 @@ impl Kind {
             }
             (Self::Sum, ValueRef::Text(bytes)) if is_sum(bytes) => Value::Text(text(value)?),
             (Self::Uid, ValueRef::Blob(bytes)) if bytes.len() == 16 => Value::Blob(bytes.into()),
-            (Self::Json(_), ValueRef::Text(bytes)) if bytes.len() > LONGEST_RESULT => return Err(too_long(bytes)),
+            (Self::Json(_), ValueRef::Text(bytes)) if bytes.len() > LONGEST_RESULT => {
+                return Err(too_long(bytes));
+            }
             (Self::Json(fits), ValueRef::Text(_)) => {
                 let text = text(value)?;
                 if !fits(&text) {
@@ -355,7 +451,9 @@ impl Kind {
                 check_embedding(bytes, empty)?;
                 Value::Blob(bytes.into())
             }
-            (Self::Bytes { longest }, ValueRef::Blob(bytes)) if bytes.len() <= longest => Value::Blob(bytes.into()),
+            (Self::Bytes { longest }, ValueRef::Blob(bytes)) if bytes.len() <= longest => {
+                Value::Blob(bytes.into())
+            }
             (Self::Text { .. } | Self::Name | Self::Label, ValueRef::Text(bytes))
             | (Self::Bytes { .. }, ValueRef::Blob(bytes)) => return Err(too_long(bytes)),
             (Self::Sum, ValueRef::Text(_)) => return Err("is no sha256".into()),
@@ -385,7 +483,10 @@ fn finite(numbers: Option<impl AsRef<[f32]>>) -> bool {
 }
 
 fn is_sum(text: &[u8]) -> bool {
-    text.len() == 64 && text.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    text.len() == 64
+        && text
+            .iter()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn check_embedding(bytes: &[u8], empty: bool) -> Result<(), String> {
@@ -394,12 +495,19 @@ fn check_embedding(bytes: &[u8], empty: bool) -> Result<(), String> {
     }
     let vector = blob_to_vector(bytes);
     if vector.is_empty() {
-        return Err(format!("is damaged: its {} bytes do not carry the checksum of an embedding", bytes.len()));
+        return Err(format!(
+            "is damaged: its {} bytes do not carry the checksum of an embedding",
+            bytes.len()
+        ));
     }
     if !DIMENSIONS.contains(&vector.len()) {
         return Err(format!("is no embedding: it has {} numbers", vector.len()));
     }
-    let norm = vector.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+    let norm = vector
+        .iter()
+        .map(|value| f64::from(*value).powi(2))
+        .sum::<f64>()
+        .sqrt();
     match norm {
         norm if !norm.is_finite() => Err("is no embedding: not all of it are numbers".into()),
         norm if norm <= 1e-6 => Err("is no embedding: it is zero".into()),
@@ -423,7 +531,10 @@ pub(super) fn check_pictures(own: &Connection, left_out: &mut LeftOut) -> Result
         }
     }
     for (id, name) in wrong {
-        own.execute("DELETE FROM enrolment_pictures WHERE person_image_id = ?1", [id])?;
+        own.execute(
+            "DELETE FROM enrolment_pictures WHERE person_image_id = ?1",
+            [id],
+        )?;
         left_out.note(|| {
             format!(
                 "enrolment_pictures {id} ({}): its bytes are not what its sha256 says; its embedding is kept",

@@ -1,4 +1,5 @@
-//! SQL of the charts: the board by the minute, and where the circuit breaker has been. Nobody decides anything from it.
+//! SQL of the charts: the board by the minute, and where the circuit breaker has been. Nobody
+//! decides anything from it.
 
 use rusqlite::{Connection, params};
 use serde::Serialize;
@@ -24,7 +25,8 @@ pub struct HistoryRow {
     pub processed: u64,
     /// Images failed.
     pub failed: u64,
-    /// Mean milliseconds a picture: decode, detect, align, embed, encode; 0 when none was processed.
+    /// Mean milliseconds a picture: decode, detect, align, embed, encode; 0 when none was
+    /// processed.
     pub stages: [f64; 5],
     /// Hottest sensor of the board; `None`: it has none.
     pub celsius: Option<f64>,
@@ -43,7 +45,11 @@ pub struct BreakerChange {
 
 impl Store {
     /// The newest `limit` minutes from `since_minute` on, oldest first.
-    pub async fn history(&self, since_minute: i64, limit: usize) -> Result<Vec<HistoryRow>, StoreError> {
+    pub async fn history(
+        &self,
+        since_minute: i64,
+        limit: usize,
+    ) -> Result<Vec<HistoryRow>, StoreError> {
         self.read(move |connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT * FROM (SELECT minute, pending, accepted, processed, failed, stages, celsius FROM history
@@ -69,19 +75,28 @@ impl Store {
     /// The newest changes of the circuit breaker, newest first.
     pub async fn breaker_history(&self, limit: usize) -> Result<Vec<BreakerChange>, StoreError> {
         self.read(move |connection| {
-            let mut statement = connection
-                .prepare_cached("SELECT at_ms, state, reason FROM breaker_history ORDER BY id DESC LIMIT ?1")?;
+            let mut statement = connection.prepare_cached(
+                "SELECT at_ms, state, reason FROM breaker_history ORDER BY id DESC LIMIT ?1",
+            )?;
             let rows = statement.query_map([limit as i64], |row| {
-                Ok(BreakerChange { at_ms: row.get(0)?, state: text(row, 1)?, reason: text_if_any(row, 2)? })
+                Ok(BreakerChange {
+                    at_ms: row.get(0)?,
+                    state: text(row, 1)?,
+                    reason: text_if_any(row, 2)?,
+                })
             })?;
             readable(rows)
         })
         .await
     }
 
-    /// Adds a minute. The oldest beyond a week's number go; and once the clock is known to be right, so do those of a
-    /// time that is over or has not come, written while it was wrong.
-    pub async fn note_minute(&self, row: HistoryRow, clock_is_right: bool) -> Result<(), StoreError> {
+    /// Adds a minute. The oldest beyond a week's number go; and once the clock is known to be
+    /// right, so do those of a time that is over or has not come, written while it was wrong.
+    pub async fn note_minute(
+        &self,
+        row: HistoryRow,
+        clock_is_right: bool,
+    ) -> Result<(), StoreError> {
         self.write(Urgency::Note, move |connection| {
             connection
                 .prepare_cached(
@@ -114,7 +129,11 @@ impl Store {
     }
 
     /// Adds a change of the circuit breaker; the oldest beyond a thousand go.
-    pub async fn note_breaker(&self, state: String, reason: Option<String>) -> Result<(), StoreError> {
+    pub async fn note_breaker(
+        &self,
+        state: String,
+        reason: Option<String>,
+    ) -> Result<(), StoreError> {
         let at_ms = wall_clock_ms();
         self.write(Urgency::Note, move |connection: &Connection| {
             connection
@@ -135,12 +154,26 @@ mod tests {
 
     fn minute(minute: i64) -> HistoryRow {
         let stages = [1.0, 20.5, 0.25, 7.0, 2.0];
-        HistoryRow { minute, pending: 3, accepted: 2, processed: 1, failed: 0, stages, celsius: Some(51.5) }
+        HistoryRow {
+            minute,
+            pending: 3,
+            accepted: 2,
+            processed: 1,
+            failed: 0,
+            stages,
+            celsius: Some(51.5),
+        }
     }
 
     async fn minutes(store: &Store) -> Vec<i64> {
         store.settle().await.unwrap();
-        store.history(0, usize::from(u16::MAX)).await.unwrap().iter().map(|row| row.minute).collect()
+        store
+            .history(0, usize::from(u16::MAX))
+            .await
+            .unwrap()
+            .iter()
+            .map(|row| row.minute)
+            .collect()
     }
 
     #[tokio::test]
@@ -153,7 +186,10 @@ mod tests {
             store.note_minute(minute(at), false).await.unwrap();
         }
         assert_eq!(minutes(&store).await, [7, now - 1, now, now + 50_000]);
-        assert_eq!(store.history(now - 1, 2).await.unwrap(), [minute(now), minute(now + 50_000)]);
+        assert_eq!(
+            store.history(now - 1, 2).await.unwrap(),
+            [minute(now), minute(now + 50_000)]
+        );
         store.note_minute(minute(now + 1), true).await.unwrap();
         assert_eq!(minutes(&store).await, [now - 1, now, now + 1]);
         // One that is never set keeps no more than a week either.
@@ -169,12 +205,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path()).unwrap();
         for number in 0..CHANGES_KEPT + 2 {
-            store.note_breaker("open".into(), Some(format!("five failures, {number}"))).await.unwrap();
+            store
+                .note_breaker("open".into(), Some(format!("five failures, {number}")))
+                .await
+                .unwrap();
         }
         store.note_breaker("closed".into(), None).await.unwrap();
         store.settle().await.unwrap();
         let changes = store.breaker_history(5000).await.unwrap();
-        assert_eq!((changes.len() as i64, changes[0].state.as_str()), (CHANGES_KEPT, "closed"));
+        assert_eq!(
+            (changes.len() as i64, changes[0].state.as_str()),
+            (CHANGES_KEPT, "closed")
+        );
         assert_eq!(changes[1].reason.as_deref(), Some("five failures, 1001"));
     }
 }

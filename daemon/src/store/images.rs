@@ -6,9 +6,13 @@ use std::sync::atomic::Ordering;
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
-use super::{Store, StoreError, Urgency, erase, folders, is_spoilt, people, text, text_if_any, vector_to_blob};
+use super::{
+    Store, StoreError, Urgency, erase, folders, is_spoilt, people, text, text_if_any,
+    vector_to_blob,
+};
 use crate::domain::{
-    Accepted, Claimed, EngineRole, Identified, IdentifiedFace, ImageId, NewImage, PersonId, Source, Stamp, Standing,
+    Accepted, Claimed, EngineRole, Identified, IdentifiedFace, ImageId, NewImage, PersonId, Source,
+    Stamp, Standing,
 };
 
 /// The fact that holds the queue clock.
@@ -17,8 +21,8 @@ const QUEUE_CLOCK: &str = "queue_clock_ms";
 impl Store {
     /// Commits new images, all or none, and answers once they are on disk.
     ///
-    /// The inner error is an idempotency key that was used for another picture; nothing is stored then. `dated`: the
-    /// wall clock can be believed.
+    /// The inner error is an idempotency key that was used for another picture; nothing is stored
+    /// then. `dated`: the wall clock can be believed.
     pub async fn accept(
         &self,
         images: Vec<NewImage>,
@@ -32,7 +36,9 @@ impl Store {
                     return Ok(Err(key));
                 }
             }
-            let accepted = images.iter().map(|image| insert(connection, image, now_ms, wall_ms, dated));
+            let accepted = images
+                .iter()
+                .map(|image| insert(connection, image, now_ms, wall_ms, dated));
             accepted.collect::<Result<_, _>>().map(Ok)
         })
         .await
@@ -41,12 +47,18 @@ impl Store {
     /// Marks up to `limit` due images `processing` and counts the attempt.
     ///
     /// Images that must run alone are left out unless `alone`, then exactly one of them is taken.
-    pub async fn claim(&self, limit: usize, alone: bool, now_ms: i64) -> Result<Vec<Claimed>, StoreError> {
+    pub async fn claim(
+        &self,
+        limit: usize,
+        alone: bool,
+        now_ms: i64,
+    ) -> Result<Vec<Claimed>, StoreError> {
         let limit = if alone { 1 } else { limit };
         let mut taken: Option<Vec<ImageId>> = None;
         let holding = Arc::clone(&self.holding);
         self.write(Urgency::Note, move |connection| {
-            // Done again after a commit that failed, it takes the same ones: they are in somebody's hands.
+            // Done again after a commit that failed, it takes the same ones: they are in somebody's
+            // hands.
             let ids = match &taken {
                 Some(ids) => ids,
                 None if holding.load(Ordering::SeqCst) > 0 => return Ok(Vec::new()),
@@ -106,9 +118,13 @@ impl Store {
 
     /// Writes faces, outcome and outbox row of a claimed image in one transaction.
     ///
-    /// False when the row is no longer in this attempt's hands; nothing is written then. Whoever was erased after they
-    /// were matched leaves no trace, the picture's kept bytes included.
-    pub async fn finish(&self, end: Arc<End>, identified: Arc<Identified>) -> Result<bool, StoreError> {
+    /// False when the row is no longer in this attempt's hands; nothing is written then. Whoever
+    /// was erased after they were matched leaves no trace, the picture's kept bytes included.
+    pub async fn finish(
+        &self,
+        end: Arc<End>,
+        identified: Arc<Identified>,
+    ) -> Result<bool, StoreError> {
         let finished = self.write(Urgency::Result, move |connection| {
             let updated = connection
                 .prepare_cached(
@@ -156,7 +172,9 @@ impl Store {
             }
             Ok(Some(erased))
         });
-        let Some(erased) = finished.await? else { return Ok(false) };
+        let Some(erased) = finished.await? else {
+            return Ok(false);
+        };
         if erased && let Some(error) = self.delete_discarded().await? {
             tracing::error!("a picture of somebody who was erased cannot be deleted yet: {error}");
         }
@@ -165,7 +183,10 @@ impl Store {
 
     /// Ends a claimed image as `failed`, with its outbox row.
     pub async fn fail(&self, end: Arc<End>, reason: String) -> Result<bool, StoreError> {
-        self.write(Urgency::Result, move |connection| end.write_failed(connection, &reason)).await
+        self.write(Urgency::Result, move |connection| {
+            end.write_failed(connection, &reason)
+        })
+        .await
     }
 
     /// Puts a claimed image back with its reason; `refund` takes the attempt back.
@@ -218,7 +239,9 @@ impl Store {
     /// The newest result's row number; with it, results made before are told from those made after.
     pub async fn newest_result(&self) -> Result<i64, StoreError> {
         self.write(Urgency::Look, |connection| {
-            connection.query_row("SELECT coalesce(max(id), 0) FROM outbox", [], |row| row.get(0))
+            connection.query_row("SELECT coalesce(max(id), 0) FROM outbox", [], |row| {
+                row.get(0)
+            })
         })
         .await
     }
@@ -237,10 +260,11 @@ impl Store {
         .await
     }
 
-    /// Puts everything an engine made since it was last vouched for back to `pending`, and says how much that is.
+    /// Puts everything an engine made since it was last vouched for back to `pending`, and says how
+    /// much that is.
     ///
-    /// The second number is the bytes of the cameras' frames among it. A result that may have left the board is named by
-    /// the one that replaces it; one that did not is dropped.
+    /// The second number is the bytes of the cameras' frames among it. A result that may have left
+    /// the board is named by the one that replaces it; one that did not is dropped.
     pub async fn redo_unverified(
         &self,
         role: EngineRole,
@@ -297,15 +321,23 @@ impl Store {
     /// Sets one.
     pub async fn set_fact(&self, key: &str, value: String) -> Result<(), StoreError> {
         let key = key.to_string();
-        self.write(Urgency::Now, move |connection| store_fact(connection, &key, &value)).await
+        self.write(Urgency::Now, move |connection| {
+            store_fact(connection, &key, &value)
+        })
+        .await
     }
 
     /// The latest reading of the queue clock that was written, in milliseconds.
     ///
-    /// What is put back has a due time in the future and is written with the reading. What has just been accepted is
-    /// due at once, so that its due time is one; without a reading of its own it touches a page less.
+    /// What is put back has a due time in the future and is written with the reading. What has just
+    /// been accepted is due at once, so that its due time is one; without a reading of its own it
+    /// touches a page less.
     pub async fn queue_clock(&self) -> Result<i64, StoreError> {
-        let written = self.fact(QUEUE_CLOCK).await?.and_then(|text| text.parse().ok()).unwrap_or(0);
+        let written = self
+            .fact(QUEUE_CLOCK)
+            .await?
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0);
         let accepted = self
             .read(|connection| {
                 let mut newest = connection.prepare(
@@ -379,7 +411,9 @@ impl End {
             .execute(params![self.result_id, self.id, self.payload, self.finished_at_ms])?;
         if self.publish {
             let id = connection.last_insert_rowid();
-            connection.prepare_cached("INSERT INTO unsent (id) VALUES (?1)")?.execute([id])?;
+            connection
+                .prepare_cached("INSERT INTO unsent (id) VALUES (?1)")?
+                .execute([id])?;
         }
         Ok(())
     }
@@ -411,20 +445,27 @@ pub(super) fn store_queue_clock(connection: &Connection, now_ms: i64) -> rusqlit
 }
 
 pub(super) fn store_fact(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
-    connection.prepare_cached("INSERT OR REPLACE INTO facts (key, value) VALUES (?1, ?2)")?.execute([key, value])?;
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO facts (key, value) VALUES (?1, ?2)")?
+        .execute([key, value])?;
     Ok(())
 }
 
-/// SQL for the newest result that the self-test vouched for, of the engine that the SQL `made_by` names. One number
-/// for all of them: a mark in each row would have each row written once more.
+/// SQL for the newest result that the self-test vouched for, of the engine that the SQL `made_by`
+/// names. One number for all of them: a mark in each row would have each row written once more.
 fn verified(made_by: &str) -> String {
-    format!("coalesce((SELECT CAST(value AS INTEGER) FROM facts WHERE key = 'verified_' || {made_by}), 0)")
+    format!(
+        "coalesce((SELECT CAST(value AS INTEGER) FROM facts WHERE key = 'verified_' || {made_by}), 0)"
+    )
 }
 
-/// SQL that is true for an image whose result no self-test has vouched for yet: it may have to be done again.
+/// SQL that is true for an image whose result no self-test has vouched for yet: it may have to be
+/// done again.
 pub(super) fn not_vouched_for() -> String {
     let newest = verified("images.unverified");
-    format!("(images.unverified <> 0 AND EXISTS (SELECT 1 FROM outbox WHERE image_id = images.id AND id > {newest}))")
+    format!(
+        "(images.unverified <> 0 AND EXISTS (SELECT 1 FROM outbox WHERE image_id = images.id AND id > {newest}))"
+    )
 }
 
 /// As stored in `images.unverified`: whose word the result is, to be held against [`verified`].
@@ -438,7 +479,9 @@ fn made_by(by: Option<EngineRole>) -> i64 {
 
 /// The key of an image already there that is another picture than this one.
 fn reused_key(connection: &Connection, image: &NewImage) -> rusqlite::Result<Option<String>> {
-    let Some(key) = &image.idempotency_key else { return Ok(None) };
+    let Some(key) = &image.idempotency_key else {
+        return Ok(None);
+    };
     let same: Option<bool> = connection
         .prepare_cached(
             "SELECT CASE WHEN ?2 IS NULL THEN path = ?3 ELSE picture_key IS ?2 END FROM images WHERE idempotency_key = ?1",
@@ -522,7 +565,10 @@ fn claimed(row: &Row<'_>) -> rusqlite::Result<Claimed> {
         supersedes: text_if_any(row, 7)?,
         bytes: row.get(8)?,
         standing: match (row.get(9)?, row.get(10)?, row.get(11)?) {
-            (Some(size), Some(mtime_ns), Some(inode)) => Some(Standing { stamp: Stamp { size, mtime_ns }, inode }),
+            (Some(size), Some(mtime_ns), Some(inode)) => Some(Standing {
+                stamp: Stamp { size, mtime_ns },
+                inode,
+            }),
             _ => None,
         },
     })
@@ -532,7 +578,9 @@ fn claimed(row: &Row<'_>) -> rusqlite::Result<Claimed> {
 fn named(identified: &Identified) -> BTreeSet<PersonId> {
     let of = |face: &IdentifiedFace| {
         let named = face.person.iter().chain(&face.candidates);
-        named.map(|candidate| candidate.person_id).collect::<Vec<_>>()
+        named
+            .map(|candidate| candidate.person_id)
+            .collect::<Vec<_>>()
     };
     identified.faces.iter().flat_map(of).collect()
 }
@@ -544,7 +592,11 @@ fn insert_face(
     space: &str,
     face: &IdentifiedFace,
 ) -> rusqlite::Result<()> {
-    let candidates: Vec<_> = face.candidates.iter().map(|nearest| (nearest.person_id, nearest.distance)).collect();
+    let candidates: Vec<_> = face
+        .candidates
+        .iter()
+        .map(|nearest| (nearest.person_id, nearest.distance))
+        .collect();
     connection
         .prepare_cached(
             "INSERT INTO faces (image_id, number, bounds, landmarks, score, quality, outcome, person_id,
@@ -561,7 +613,8 @@ fn insert_face(
             ":score": face.score,
             ":quality": face.quality,
             ":outcome": face.outcome.as_str(),
-            // One who was deleted while the picture was in the engine is seen to once all faces are there.
+            // One who was deleted while the picture was in the engine is seen to once all faces are
+            // there.
             ":person": face.person.as_ref().map(|person| person.person_id),
             ":distance": face.distance,
             ":margin": face.margin,

@@ -97,7 +97,8 @@ pub struct FaceRow {
     pub score: f64,
     /// 0 to 1.
     pub quality: f64,
-    /// What speaks against the face itself, in a sentence; why nobody is known by it, where its quality is that low.
+    /// What speaks against the face itself, in a sentence; why nobody is known by it, where its
+    /// quality is that low.
     pub objection: Option<String>,
     /// Known, uncertain or unknown.
     pub outcome: String,
@@ -189,7 +190,12 @@ pub fn picture_bytes(connection: &Connection) -> rusqlite::Result<PictureBytes> 
         "SELECT (SELECT coalesce(sum(pgsize), 0) FROM dbstat WHERE name = 'thumbnails'),
                 (SELECT coalesce(sum(length(crop)), 0) FROM faces)",
         [],
-        |row| Ok(PictureBytes { thumbnails: row.get(0)?, crops: row.get(1)? }),
+        |row| {
+            Ok(PictureBytes {
+                thumbnails: row.get(0)?,
+                crops: row.get(1)?,
+            })
+        },
     )
 }
 
@@ -207,17 +213,30 @@ pub fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
             _ => counts.failed = number,
         }
     }
-    let number = |sql: &str| connection.prepare_cached(sql)?.query_row([], |row| row.get(0));
+    let number = |sql: &str| {
+        connection
+            .prepare_cached(sql)?
+            .query_row([], |row| row.get(0))
+    };
     counts.unsent = number("SELECT count(*) FROM unsent")?;
-    (counts.rejected_messages, counts.rejected_bytes, counts.rejected_dropped) = rejected_counts(connection)?;
+    (
+        counts.rejected_messages,
+        counts.rejected_bytes,
+        counts.rejected_dropped,
+    ) = rejected_counts(connection)?;
     counts.people = number("SELECT count(*) FROM person")?;
     Ok(counts)
 }
 
 /// The newest images through a connection of the caller's own.
-pub fn images(connection: &Connection, before: Option<ImageId>, limit: usize) -> rusqlite::Result<Vec<ImageRow>> {
-    let mut statement = connection
-        .prepare_cached(&format!("SELECT {IMAGE_COLUMNS} FROM images i WHERE i.id < ?1 ORDER BY i.id DESC LIMIT ?2"))?;
+pub fn images(
+    connection: &Connection,
+    before: Option<ImageId>,
+    limit: usize,
+) -> rusqlite::Result<Vec<ImageRow>> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {IMAGE_COLUMNS} FROM images i WHERE i.id < ?1 ORDER BY i.id DESC LIMIT ?2"
+    ))?;
     let rows = statement.query_map(params![before.unwrap_or(i64::MAX), limit as i64], image_row)?;
     let mut images = readable(rows)?;
     add_faces(connection, &mut images)?;
@@ -265,13 +284,18 @@ pub(super) fn add_faces(connection: &Connection, images: &mut [ImageRow]) -> rus
                 (Some(nearest), Some(distance)) => Some(nearest.min(distance)),
                 (nearest, distance) => nearest.or(distance),
             };
-            let Ok(outcome) = outcome.parse() else { continue };
+            let Ok(outcome) = outcome.parse() else {
+                continue;
+            };
             match outcome {
                 Outcome::Known => image.persons.extend(person),
                 Outcome::Uncertain => image.perhaps.extend(person),
                 Outcome::Unknown | Outcome::NoFace => {}
             }
-            image.boxes.push(FaceBox { bounds: serde_json::from_str(&bounds).unwrap_or_default(), outcome });
+            image.boxes.push(FaceBox {
+                bounds: serde_json::from_str(&bounds).unwrap_or_default(),
+                outcome,
+            });
         }
     }
     Ok(())
@@ -303,7 +327,9 @@ fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<Image
             Ok((image, objections))
         })
         .optional()?;
-    let Some((mut image, objections)) = found else { return Ok(None) };
+    let Some((mut image, objections)) = found else {
+        return Ok(None);
+    };
     add_faces(connection, std::slice::from_mut(&mut image.image))?;
     let mut faces = connection.prepare_cached(
         "SELECT f.number, f.bounds, f.score, f.quality, f.outcome, p.name, f.distance, f.margin, length(f.crop) > 0, p.id,
@@ -318,14 +344,22 @@ fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<Image
     while let Some(row) = rows.next()? {
         let (number, bounds): (u32, String) = (row.get(0)?, text(row, 1)?);
         let nearest = candidates.query_map(params![id, number], |row| {
-            Ok(NamedCandidate { person_id: row.get(0)?, name: text(row, 1)?, distance: row.get(2)? })
+            Ok(NamedCandidate {
+                person_id: row.get(0)?,
+                name: text(row, 1)?,
+                distance: row.get(2)?,
+            })
         })?;
         image.found.push(FaceRow {
             number,
             bounds: serde_json::from_str(&bounds).unwrap_or_default(),
             score: row.get(2)?,
             quality: row.get(3)?,
-            objection: (number as usize).checked_sub(1).and_then(|at| objections.get(at)).cloned().flatten(),
+            objection: (number as usize)
+                .checked_sub(1)
+                .and_then(|at| objections.get(at))
+                .cloned()
+                .flatten(),
             outcome: text(row, 4)?,
             person: text_if_any(row, 5)?,
             person_id: row.get(9)?,

@@ -1,6 +1,7 @@
 //! Brings the database file to this program's schema, and moves a damaged file aside.
 //!
-//! `migrations/README.md` has the rules. No table is read or written here but SQLite's own `user_version`.
+//! `migrations/README.md` has the rules. No table is read or written here but SQLite's own
+//! `user_version`.
 
 use std::path::{Path, PathBuf};
 
@@ -29,17 +30,28 @@ pub(super) fn known_schema() -> i64 {
 /// Looks through all pages of the database, or of one table and its indexes.
 pub(super) fn check(connection: &Connection, table: Option<&str>) -> Result<(), StoreError> {
     let of = table.map_or_else(|| "1".into(), |table| format!("'{table}'"));
-    let found: String = connection.query_row(&format!("PRAGMA quick_check({of})"), [], |row| row.get(0))?;
-    if found == "ok" { Ok(()) } else { Err(StoreError::Corrupt(found)) }
+    let found: String =
+        connection.query_row(&format!("PRAGMA quick_check({of})"), [], |row| row.get(0))?;
+    if found == "ok" {
+        Ok(())
+    } else {
+        Err(StoreError::Corrupt(found))
+    }
 }
 
-/// Looks through the database, or one table, as [`check`] does, and makes indexes anew that do not hold what their tables
-/// hold, which [`check`] does not compare: such an index hides rows, or ends what reads by it at every start.
-pub(super) fn check_and_reindex(connection: &Connection, table: Option<&str>) -> Result<(), StoreError> {
+/// Looks through the database, or one table, as [`check`] does, and makes indexes anew that do not
+/// hold what their tables hold, which [`check`] does not compare: such an index hides rows, or ends
+/// what reads by it at every start.
+pub(super) fn check_and_reindex(
+    connection: &Connection,
+    table: Option<&str>,
+) -> Result<(), StoreError> {
     let compare = || -> Result<Vec<String>, StoreError> {
         let of = table.map_or_else(|| "5".into(), |table| format!("'{table}'"));
         let mut check = connection.prepare(&format!("PRAGMA integrity_check({of})"))?;
-        let found = check.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+        let found = check
+            .query_map([], |row| row.get(0))?
+            .collect::<Result<Vec<String>, _>>()?;
         Ok(if found == ["ok"] { Vec::new() } else { found })
     };
     let found = compare()?;
@@ -62,7 +74,10 @@ pub(super) fn check_and_reindex(connection: &Connection, table: Option<&str>) ->
             Ok(())
         }
         // Two rows that an index holds apart are one now.
-        (Err(error), _) => Err(StoreError::Corrupt(format!("{}; {error}", found.join("; ")))),
+        (Err(error), _) => Err(StoreError::Corrupt(format!(
+            "{}; {error}",
+            found.join("; ")
+        ))),
         (_, Some(left)) => Err(StoreError::Corrupt(left.clone())),
     }
 }
@@ -80,12 +95,17 @@ fn files_named(folder: &Path, beginning: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Runs the migrations this file lacks; refuses a newer one; copies an older one before touching it.
+/// Runs the migrations this file lacks; refuses a newer one; copies an older one before touching
+/// it.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let known = known_schema();
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if found > known {
-        return Err(StoreError::Newer { path: path.into(), found, known });
+        return Err(StoreError::Newer {
+            path: path.into(),
+            found,
+            known,
+        });
     }
     if found > 0 && found < known {
         let copy = path.with_extension(format!("db.before-{known:04}"));
@@ -99,7 +119,10 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), St
 /// Runs the migrations that a database lacks, up to one of them.
 pub(super) fn advance(connection: &mut Connection, schema: i64) -> Result<(), StoreError> {
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    for (number, sql) in (1..=schema).zip(MIGRATIONS).skip(usize::try_from(found).unwrap_or(0)) {
+    for (number, sql) in (1..=schema)
+        .zip(MIGRATIONS)
+        .skip(usize::try_from(found).unwrap_or(0))
+    {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute_batch(sql)?;
         transaction.pragma_update(None, "user_version", number)?;
@@ -128,24 +151,38 @@ pub(super) fn objects(schema: i64) -> Result<Vec<Object>, StoreError> {
           WHERE type IN ('table', 'index') AND sql IS NOT NULL AND substr(name, 1, 7) <> 'sqlite_'",
     )?;
     let object = |row: &rusqlite::Row<'_>| {
-        Ok(Object { kind: row.get(0)?, name: row.get(1)?, table: row.get(2)?, sql: row.get(3)? })
+        Ok(Object {
+            kind: row.get(0)?,
+            name: row.get(1)?,
+            table: row.get(2)?,
+            sql: row.get(3)?,
+        })
     };
     Ok(objects.query_map([], object)?.collect::<Result<_, _>>()?)
 }
 
 const DAMAGED: &str = "damaged-";
 
-/// Moves a damaged database and its journals aside under one number. The spool stays: its files are queued again.
+/// Moves a damaged database and its journals aside under one number. The spool stays: its files are
+/// queued again.
 pub(super) fn set_aside(folder: &Path) -> Result<(), StoreError> {
     let aside = |number: u32| folder.join(format!("{DATABASE}.{DAMAGED}{number}"));
     // The first free number: `1..` does not end before one is found.
-    let number = (1..).find(|number| !aside(*number).exists()).unwrap_or(u32::MAX);
+    let number = (1..)
+        .find(|number| !aside(*number).exists())
+        .unwrap_or(u32::MAX);
     // Where SQLite looks for them: what is in the journal can be read with the rest.
     let journals = ["-wal", "-shm"].map(|end| {
-        (folder.join(format!("{DATABASE}{end}")), folder.join(format!("{DATABASE}.{DAMAGED}{number}{end}")))
+        (
+            folder.join(format!("{DATABASE}{end}")),
+            folder.join(format!("{DATABASE}.{DAMAGED}{number}{end}")),
+        )
     });
     // The database last: as long as it has not moved, the rest is tried again.
-    for (from, to) in journals.into_iter().chain([(folder.join(DATABASE), aside(number))]) {
+    for (from, to) in journals
+        .into_iter()
+        .chain([(folder.join(DATABASE), aside(number))])
+    {
         match std::fs::rename(&from, to) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 return Err(StoreError::Io { path: from, source });
@@ -160,10 +197,16 @@ pub(super) fn set_aside(folder: &Path) -> Result<(), StoreError> {
 pub(super) fn damaged(folder: &Path) -> Vec<(String, u32)> {
     let name = |path: PathBuf| {
         let name = path.file_name()?.to_string_lossy().into_owned();
-        let number = name.strip_prefix(&format!("{DATABASE}.{DAMAGED}"))?.parse().ok()?;
+        let number = name
+            .strip_prefix(&format!("{DATABASE}.{DAMAGED}"))?
+            .parse()
+            .ok()?;
         Some((name, number))
     };
-    files_named(folder, &format!("{DATABASE}.{DAMAGED}")).into_iter().filter_map(name).collect()
+    files_named(folder, &format!("{DATABASE}.{DAMAGED}"))
+        .into_iter()
+        .filter_map(name)
+        .collect()
 }
 
 #[cfg(test)]
@@ -177,9 +220,15 @@ mod tests {
         let mut connection = Connection::open(&path).unwrap();
         migrate(&mut connection, &path).unwrap();
         migrate(&mut connection, &path).unwrap();
-        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+        let version: i64 = connection
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .unwrap();
         assert_eq!(version, MIGRATIONS.len() as i64);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no copy of an empty database");
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "no copy of an empty database"
+        );
     }
 
     #[test]
@@ -197,17 +246,31 @@ mod tests {
         check_and_reindex(&connection, None).unwrap();
         drop(connection);
         let whole = std::fs::read(&path).unwrap();
-        // The state in the index, the key in the index, the state's row number; each is written behind its table's row.
-        for (index, entry) in [("images_state_due", "pending"), ("images_idempotency_key", "k"), ("person_order", "")] {
+        // The state in the index, the key in the index, the state's row number; each is written
+        // behind its table's row.
+        for (index, entry) in [
+            ("images_state_due", "pending"),
+            ("images_idempotency_key", "k"),
+            ("person_order", ""),
+        ] {
             let connection = Connection::open(&path).unwrap();
             let page: usize = connection
-                .query_row("SELECT rootpage FROM sqlite_schema WHERE name = ?1", [index], |row| row.get(0))
+                .query_row(
+                    "SELECT rootpage FROM sqlite_schema WHERE name = ?1",
+                    [index],
+                    |row| row.get(0),
+                )
                 .unwrap();
-            let size: usize = connection.query_row("PRAGMA page_size", [], |row| row.get(0)).unwrap();
+            let size: usize = connection
+                .query_row("PRAGMA page_size", [], |row| row.get(0))
+                .unwrap();
             drop(connection);
             let mut bytes = whole.clone();
             let page = &mut bytes[(page - 1) * size..page * size];
-            match page.windows(entry.len().max(1)).rposition(|window| window == entry.as_bytes()) {
+            match page
+                .windows(entry.len().max(1))
+                .rposition(|window| window == entry.as_bytes())
+            {
                 Some(at) => page[at] ^= 1,
                 // Its last byte: the number of the row.
                 None => page[size - 1] ^= 2,
@@ -216,10 +279,16 @@ mod tests {
             let connection = Connection::open(&path).unwrap();
             check(&connection, None).expect("quick_check does not compare indexes");
             check_and_reindex(&connection, None).unwrap();
-            let found: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+            let found: String = connection
+                .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+                .unwrap();
             assert_eq!(found, "ok", "{index}");
             let waiting: i64 = connection
-                .query_row("SELECT count(*) FROM images WHERE state = 'pending' AND due_ms <= 0", [], |row| row.get(0))
+                .query_row(
+                    "SELECT count(*) FROM images WHERE state = 'pending' AND due_ms <= 0",
+                    [],
+                    |row| row.get(0),
+                )
                 .unwrap();
             assert_eq!(waiting, 1, "{index}");
         }
@@ -231,11 +300,17 @@ mod tests {
         let path = folder.path().join("t.db");
         let mut connection = Connection::open(&path).unwrap();
         connection.execute_batch(MIGRATIONS[0]).unwrap();
-        connection.execute_batch("INSERT INTO person (name, created_at_ms) VALUES ('Ada', 1)").unwrap();
+        connection
+            .execute_batch("INSERT INTO person (name, created_at_ms) VALUES ('Ada', 1)")
+            .unwrap();
         connection.pragma_update(None, "user_version", 1).unwrap();
         migrate(&mut connection, &path).unwrap();
-        let copy = Connection::open(path.with_extension(format!("db.before-{:04}", MIGRATIONS.len()))).unwrap();
-        let name: String = copy.query_row("SELECT name FROM person", [], |row| row.get(0)).unwrap();
+        let copy =
+            Connection::open(path.with_extension(format!("db.before-{:04}", MIGRATIONS.len())))
+                .unwrap();
+        let name: String = copy
+            .query_row("SELECT name FROM person", [], |row| row.get(0))
+            .unwrap();
         assert_eq!(name, "Ada");
     }
 
@@ -276,7 +351,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.db");
         let mut connection = Connection::open(&path).unwrap();
-        connection.pragma_update(None, "foreign_keys", true).unwrap();
+        connection
+            .pragma_update(None, "foreign_keys", true)
+            .unwrap();
         for sql in &MIGRATIONS[..4] {
             connection.execute_batch(sql).unwrap();
         }
@@ -294,13 +371,22 @@ mod tests {
         migrate(&mut connection, &path).unwrap();
         let rows = |sql: &str| -> Vec<String> {
             let mut statement = connection.prepare(sql).unwrap();
-            statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+            statement
+                .query_map([], |row| row.get(0))
+                .unwrap()
+                .collect::<Result<_, _>>()
+                .unwrap()
         };
         assert_eq!(
-            rows("SELECT image_id || number || outcome || person_id || candidates || hex(crop) FROM faces"),
+            rows(
+                "SELECT image_id || number || outcome || person_id || candidates || hex(crop) FROM faces"
+            ),
             ["11known1[[1,0.4],[2,0.6]]01"]
         );
-        assert_eq!(rows("SELECT id || result_id || payload FROM outbox ORDER BY id"), ["3r{}", "4s{}"]);
+        assert_eq!(
+            rows("SELECT id || result_id || payload FROM outbox ORDER BY id"),
+            ["3r{}", "4s{}"]
+        );
         assert_eq!(rows("SELECT id || ':' || tries FROM unsent"), ["4:0"]);
         assert_eq!(rows("PRAGMA integrity_check"), ["ok"]);
         assert!(rows("SELECT \"table\" FROM pragma_foreign_key_check").is_empty());

@@ -1,4 +1,5 @@
-//! SQL of files that images name by path: as they stood when they were queued, and which images wait for theirs.
+//! SQL of files that images name by path: as they stood when they were queued, and which images
+//! wait for theirs.
 
 use rusqlite::params;
 
@@ -46,8 +47,13 @@ impl Store {
         .await
     }
 
-    /// Of the `limit` images after `after` those that wait and whose file was not looked at yet; and the last of all.
-    pub async fn unseen(&self, after: ImageId, limit: usize) -> Result<(Vec<Look>, Option<ImageId>), StoreError> {
+    /// Of the `limit` images after `after` those that wait and whose file was not looked at yet;
+    /// and the last of all.
+    pub async fn unseen(
+        &self,
+        after: ImageId,
+        limit: usize,
+    ) -> Result<(Vec<Look>, Option<ImageId>), StoreError> {
         self.read(move |connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT id, source, path, missing_since_ms, due_ms,
@@ -90,15 +96,21 @@ impl Store {
             )?;
             let mut stands = |id: &ImageId, standing: &Standing| {
                 let Standing { stamp, inode } = standing;
-                stand.execute(params![id, stamp.size, stamp.mtime_ns, inode]).map(drop)
+                stand
+                    .execute(params![id, stamp.size, stamp.mtime_ns, inode])
+                    .map(drop)
             };
             for (id, standing) in &looks.seen {
                 stands(id, standing)?;
             }
             for (id, standing) in &looks.due {
-                standing.iter().try_for_each(|standing| stands(id, standing))?;
+                standing
+                    .iter()
+                    .try_for_each(|standing| stands(id, standing))?;
                 connection
-                    .prepare_cached("UPDATE images SET due_ms = ?2 WHERE id = ?1 AND state = 'pending'")?
+                    .prepare_cached(
+                        "UPDATE images SET due_ms = ?2 WHERE id = ?1 AND state = 'pending'",
+                    )?
                     .execute(params![id, now_ms])?;
             }
             for (id, due_ms, reason) in &looks.missing {
@@ -121,6 +133,14 @@ impl Store {
 /// `None`: the row is damaged, and the claim says so.
 fn look(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Look>> {
     let source: String = row.get(1)?;
-    let Ok(source) = source.parse() else { return Ok(None) };
-    Ok(Some(Look { id: row.get(0)?, source, path: row.get(2)?, missing_since_ms: row.get(3)?, due_ms: row.get(4)? }))
+    let Ok(source) = source.parse() else {
+        return Ok(None);
+    };
+    Ok(Some(Look {
+        id: row.get(0)?,
+        source,
+        path: row.get(2)?,
+        missing_since_ms: row.get(3)?,
+        due_ms: row.get(4)?,
+    }))
 }

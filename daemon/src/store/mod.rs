@@ -1,8 +1,9 @@
 //! The one SQLite file: images, people, results.
 //!
-//! One writer thread owns the only writing connection. It takes what is waiting and runs each operation in a
-//! savepoint of one transaction: many callers share one flush (group commit), and what can be redone rides along.
-//! Reads use a few read-only connections and see what is committed. SQL appears in this folder and in `migrations/` and nowhere else.
+//! One writer thread owns the only writing connection. It takes what is waiting and runs each
+//! operation in a savepoint of one transaction: many callers share one flush (group commit), and
+//! what can be redone rides along. Reads use a few read-only connections and see what is committed.
+//! SQL appears in this folder and in `migrations/` and nowhere else.
 
 mod backup;
 mod damaged;
@@ -48,43 +49,57 @@ pub use foreign::{ForeignError, LeftOut};
 pub use history::{BreakerChange, HistoryRow};
 pub use images::{End, PutBack};
 pub use listing::{
-    Counts, FaceBox, FaceRow, ImageDetail, ImageRow, PictureBytes, counts, images as newest_images, picture_bytes,
+    Counts, FaceBox, FaceRow, ImageDetail, ImageRow, PictureBytes, counts, images as newest_images,
+    picture_bytes,
 };
 pub use missing::{Look, Looks};
 pub use operator::Told;
-pub use people::{Changed, EnrolledPicture, GalleryRow, PersonPicture, PersonRow, Unembedded, gallery, people};
+pub use people::{
+    Changed, EnrolledPicture, GalleryRow, PersonPicture, PersonRow, Unembedded, gallery, people,
+};
 pub use rejected::{NewRejected, RejectedCaps, RejectedMessage};
 pub use restore::{Amounts, amounts};
 use retention::RemovedCounts;
 pub use retention::{Aged, Held, Kind, Oldest, Removed, Usage};
 pub use strangers::{
-    CounterExample, Joined, Joining, Relabel, StoredFace, StrangerFace, StrangerId, StrangerRow, StrangerShape,
-    UngroupedFace, counter_examples,
+    CounterExample, Joined, Joining, Relabel, StoredFace, StrangerFace, StrangerId, StrangerRow,
+    StrangerShape, UngroupedFace, counter_examples,
 };
 use writer::{Urgency, Writer};
 
 /// File name of the database inside the state folder.
 pub const DATABASE: &str = "kithd.db";
 const READERS: usize = 4;
-/// Of those for lists and whatever else may take long: the others stay free for what is answered at once.
+/// Of those for lists and whatever else may take long: the others stay free for what is answered at
+/// once.
 const DEAR_READERS: usize = 2;
 /// A page that is touched is written whole, twice: the smallest there is. Only a new file takes it.
 const PAGE_BYTES: i64 = 512;
-/// Size of the journal at which it is copied into the database. Pages that change often are copied once for all their
-/// changes in it; but the copying holds up the writer, on a card for as long as this takes to write.
+/// Size of the journal at which it is copied into the database. Pages that change often are copied
+/// once for all their changes in it; but the copying holds up the writer, on a card for as long as
+/// this takes to write.
 const JOURNAL_BYTES: i64 = 4 * 1024 * 1024;
 
-/// Kept back for the day the disk is full: without room for its journal the database could not even be opened, and there
-/// would be no page to say so.
+/// Kept back for the day the disk is full: without room for its journal the database could not even
+/// be opened, and there would be no page to say so.
 const ROOM: &str = "kithd.room";
 const ROOM_BYTES: u64 = 1024 * 1024;
-/// Left behind by a run that met damage: the next one looks through the whole database, however long that takes.
+/// Left behind by a run that met damage: the next one looks through the whole database, however
+/// long that takes.
 const DOUBT: &str = "kithd.doubt";
 /// A database up to this size is looked through at every start.
 const LOOKED_THROUGH_BYTES: u64 = 128 * 1024 * 1024;
 /// Of a larger one the tables without which the daemon could not work.
-const NEEDED: [&str; 8] =
-    ["person", "person_images", "person_embeddings", "counter_examples", "erased", "merged", "facts", "unsent"];
+const NEEDED: [&str; 8] = [
+    "person",
+    "person_images",
+    "person_embeddings",
+    "counter_examples",
+    "erased",
+    "merged",
+    "facts",
+    "unsent",
+];
 
 /// A journal of a few pages and its index.
 const LEAST_ROOM_BYTES: u64 = 64 * 1024;
@@ -144,7 +159,10 @@ pub enum StoreError {
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
-        if error.sqlite_error().is_some_and(|error| error.extended_code == SQLITE_IOERR_SHMSIZE) {
+        if error
+            .sqlite_error()
+            .is_some_and(|error| error.extended_code == SQLITE_IOERR_SHMSIZE)
+        {
             return Self::DiskFull;
         }
         match error.sqlite_error_code() {
@@ -204,8 +222,8 @@ struct Readers {
 impl Store {
     /// Opens or creates `kithd.db` in `folder`, migrates it and starts the writer thread.
     ///
-    /// A damaged file is moved aside; what can be had back of it is `crate::recovery`'s. The second value is the banner
-    /// that says so, for as long as the damaged file is there.
+    /// A damaged file is moved aside; what can be had back of it is `crate::recovery`'s. The second
+    /// value is the banner that says so, for as long as the damaged file is there.
     pub fn open(folder: &Path) -> Result<(Self, Option<String>), StoreError> {
         refuse_network_filesystem(folder)?;
         let path = folder.join(DATABASE);
@@ -215,7 +233,9 @@ impl Store {
                 migrate::set_aside(folder)?;
                 open_writable(&path)?
             }
-            Err(StoreError::DiskFull) if std::fs::remove_file(folder.join(ROOM)).is_ok() => open_writable(&path)?,
+            Err(StoreError::DiskFull) if std::fs::remove_file(folder.join(ROOM)).is_ok() => {
+                open_writable(&path)?
+            }
             opened => opened?,
         };
         // Gone, or never there.
@@ -223,17 +243,30 @@ impl Store {
         keep_room(folder, false);
         let reader = |_| {
             let reader = open_read_only(&path)?;
-            // The journal is opened by the first query, and the page answers even if the folder is gone by then.
+            // The journal is opened by the first query, and the page answers even if the folder is
+            // gone by then.
             reader.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
             Ok::<_, StoreError>(reader)
         };
         let idle = (0..READERS).map(reader).collect::<Result<_, _>>()?;
-        let (permits, dear) = (Arc::new(Semaphore::new(READERS)), Semaphore::new(DEAR_READERS));
-        let file = identity(&path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
+        let (permits, dear) = (
+            Arc::new(Semaphore::new(READERS)),
+            Semaphore::new(DEAR_READERS),
+        );
+        let file = identity(&path).map_err(|source| StoreError::Io {
+            path: path.clone(),
+            source,
+        })?;
         let banner = damaged::damaged_banner(&connection, folder)?;
         let store = Self {
             writer: Writer::start(connection)?,
-            readers: Arc::new(Readers { path, file, idle: Mutex::new(idle), permits, dear }),
+            readers: Arc::new(Readers {
+                path,
+                file,
+                idle: Mutex::new(idle),
+                permits,
+                dear,
+            }),
             removed: Arc::default(),
             damage: watch::Sender::default(),
             holding: Arc::default(),
@@ -257,7 +290,8 @@ impl Store {
         self.holding.load(Ordering::SeqCst) > 0
     }
 
-    /// Damaged databases that were moved aside and still lie in the state folder, by file name and number.
+    /// Damaged databases that were moved aside and still lie in the state folder, by file name and
+    /// number.
     pub fn damaged_files(&self) -> Vec<(String, u32)> {
         migrate::damaged(self.state_dir())
     }
@@ -267,11 +301,15 @@ impl Store {
         migrate::copies_before(self.state_dir())
     }
 
-    /// Returns what SQLite says once the database turns out to be damaged while it is in use; the next opening looks
-    /// through all of it.
+    /// Returns what SQLite says once the database turns out to be damaged while it is in use; the
+    /// next opening looks through all of it.
     pub async fn damaged(&self) -> String {
         let mut damage = self.damage.subscribe();
-        match damage.wait_for(Option::is_some).await.map(|why| why.clone()) {
+        match damage
+            .wait_for(Option::is_some)
+            .await
+            .map(|why| why.clone())
+        {
             Ok(Some(why)) => why,
             // Its sender is in `self`.
             _ => std::future::pending().await,
@@ -284,13 +322,14 @@ impl Store {
             if let Err(error) = std::fs::write(&doubt, "") {
                 tracing::error!("{}: {error}", doubt.display());
             }
-            self.damage.send_if_modified(|damage| damage.replace(why.clone()).is_none());
+            self.damage
+                .send_if_modified(|damage| damage.replace(why.clone()).is_none());
         }
         answer
     }
 
-    /// Whether the file that is open is still the one in the state folder. One that was deleted takes rows all the same,
-    /// and nobody ever sees them again.
+    /// Whether the file that is open is still the one in the state folder. One that was deleted
+    /// takes rows all the same, and nobody ever sees them again.
     pub fn place(&self) -> Place {
         match identity(&self.readers.path) {
             Ok(found) if found == self.readers.file => Place::There,
@@ -307,7 +346,11 @@ impl Store {
     /// Opens an existing database for reading only; `None` when there is none yet.
     pub fn open_for_reading(folder: &Path) -> Result<Option<Connection>, StoreError> {
         let path = folder.join(DATABASE);
-        if path.exists() { open_read_only(&path).map(Some) } else { Ok(None) }
+        if path.exists() {
+            open_read_only(&path).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     /// Changes whenever something was committed.
@@ -320,9 +363,13 @@ impl Store {
         self.writer.work()
     }
 
-    /// Whether the writer thread still takes what it is given, were it nothing; waits as long as it does.
+    /// Whether the writer thread still takes what it is given, were it nothing; waits as long as it
+    /// does.
     pub async fn answers(&self) -> bool {
-        !matches!(self.write(Urgency::Look, |_| Ok(())).await, Err(StoreError::Closed))
+        !matches!(
+            self.write(Urgency::Look, |_| Ok(())).await,
+            Err(StoreError::Closed)
+        )
     }
 
     /// Commits so far, for the metrics; each waited for the disk.
@@ -351,15 +398,27 @@ impl Store {
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
         let readers = Arc::clone(&self.readers);
-        let permit = Arc::clone(&readers.permits).acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let permit = Arc::clone(&readers.permits)
+            .acquire_owned()
+            .await
+            .map_err(|_| StoreError::Closed)?;
         let task = tokio::task::spawn_blocking(move || {
-            // Held by the thread: a caller that goes away must not free the permit while its query still runs.
+            // Held by the thread: a caller that goes away must not free the permit while its query
+            // still runs.
             let _permit = permit;
-            let idle = readers.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let idle = readers
+                .idle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop();
             // A connection is missing only after a query panicked with it.
             let connection = idle.map_or_else(|| open_read_only(&readers.path), Ok)?;
             let answer = query(&connection);
-            readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            readers
+                .idle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(connection);
             Ok(answer?)
         });
         let answer = task.await.map_err(|_| StoreError::Closed)?;
@@ -372,33 +431,53 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        let _turn = self.readers.dear.acquire().await.map_err(|_| StoreError::Closed)?;
+        let _turn = self
+            .readers
+            .dear
+            .acquire()
+            .await
+            .map_err(|_| StoreError::Closed)?;
         self.read(query).await
     }
 
-    /// Waits until all that was handed over is committed, then closes the file: nothing is left in the journal.
+    /// Waits until all that was handed over is committed, then closes the file: nothing is left in
+    /// the journal.
     pub async fn close(self) {
         self.readers.permits.close();
-        self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.readers
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
         self.writer.clone().stop().await;
-        // The journal has left its place on the disk; the next start needs as much, whoever fills the disk meanwhile.
+        // The journal has left its place on the disk; the next start needs as much, whoever fills
+        // the disk meanwhile.
         keep_room(self.state_dir(), true);
     }
 }
 
-/// Moves an empty or missing database aside as a damaged one where the caller knows that there was one: opened, it would be
-/// a new one whose rows name nothing.
+/// Moves an empty or missing database aside as a damaged one where the caller knows that there was
+/// one: opened, it would be a new one whose rows name nothing.
 pub fn set_lost_aside(folder: &Path) -> Result<(), StoreError> {
     let path = folder.join(DATABASE);
     let bytes = std::fs::metadata(&path).map(|file| file.len());
-    let missing = bytes.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    let missing = bytes
+        .as_ref()
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
     if !missing && !matches!(bytes, Ok(0)) {
         return Ok(());
     }
-    tracing::error!("{} is {}", path.display(), if missing { "missing" } else { "empty" });
+    tracing::error!(
+        "{} is {}",
+        path.display(),
+        if missing { "missing" } else { "empty" }
+    );
     if missing {
         // What is moved aside is what says so to the operator, and that it is to be mended.
-        std::fs::write(&path, "").map_err(|source| StoreError::Io { path: path.clone(), source })?;
+        std::fs::write(&path, "").map_err(|source| StoreError::Io {
+            path: path.clone(),
+            source,
+        })?;
     }
     migrate::set_aside(folder)
 }
@@ -410,7 +489,9 @@ fn open_whole(folder: &Path, path: &Path) -> Result<Connection, StoreError> {
     if bytes <= LOOKED_THROUGH_BYTES || folder.join(DOUBT).exists() {
         migrate::check_and_reindex(&connection, None)?;
     } else {
-        NEEDED.iter().try_for_each(|table| migrate::check_and_reindex(&connection, Some(table)))?;
+        NEEDED
+            .iter()
+            .try_for_each(|table| migrate::check_and_reindex(&connection, Some(table)))?;
     }
     Ok(connection)
 }
@@ -454,7 +535,8 @@ pub fn journal_bytes(folder: &Path) -> u64 {
     std::fs::metadata(folder.join(format!("{DATABASE}-wal"))).map_or(0, |file| file.len())
 }
 
-/// What to say of a journal of this size; `None`: nothing. A larger one is cut off once nobody reads in it any more.
+/// What to say of a journal of this size; `None`: nothing. A larger one is cut off once nobody
+/// reads in it any more.
 pub fn journal_trouble(bytes: u64) -> Option<String> {
     (bytes > 4 * JOURNAL_BYTES as u64).then(|| {
         format!(
@@ -491,17 +573,29 @@ pub fn look_through(folder: &Path) -> Result<Option<LookedThrough>, StoreError> 
         return Err(StoreError::Newer { path, found, known });
     }
     migrate::check(&connection, None)?;
-    let damaged = migrate::damaged(folder).into_iter().map(|(name, _)| name).collect();
-    Ok(Some(LookedThrough { schema: found, bytes, damaged }))
+    let damaged = migrate::damaged(folder)
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    Ok(Some(LookedThrough {
+        schema: found,
+        bytes,
+        damaged,
+    }))
 }
 
-/// Takes some of the disk for the day on which there is none: up to a quarter of what is free, or, of what this very
-/// program has just given back, as much as can be had.
+/// Takes some of the disk for the day on which there is none: up to a quarter of what is free, or,
+/// of what this very program has just given back, as much as can be had.
 fn keep_room(folder: &Path, own: bool) {
     // What is kept already is kept.
-    let opened = std::fs::File::options().create(true).truncate(false).write(true).open(folder.join(ROOM));
+    let opened = std::fs::File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(folder.join(ROOM));
     let Ok(file) = opened else { return };
-    let free = rustix::fs::statvfs(folder).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+    let free =
+        rustix::fs::statvfs(folder).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
     let sizes = [ROOM_BYTES, ROOM_BYTES / 4, LEAST_ROOM_BYTES].into_iter();
     for bytes in sizes.filter(|bytes| own || *bytes <= free / 4) {
         if rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes).is_ok() {
@@ -521,10 +615,15 @@ fn open_read_only(path: &Path) -> Result<Connection, StoreError> {
 
 /// `Err`: the folder is on a network file system, or cannot be looked at.
 pub fn refuse_network_filesystem(folder: &Path) -> Result<(), StoreError> {
-    let stat =
-        rustix::fs::statfs(folder).map_err(|error| StoreError::Io { path: folder.into(), source: error.into() })?;
+    let stat = rustix::fs::statfs(folder).map_err(|error| StoreError::Io {
+        path: folder.into(),
+        source: error.into(),
+    })?;
     match network_filesystem(stat.f_type as u32) {
-        Some(kind) => Err(StoreError::NetworkFilesystem { path: folder.into(), kind }),
+        Some(kind) => Err(StoreError::NetworkFilesystem {
+            path: folder.into(),
+            kind,
+        }),
         None => Ok(()),
     }
 }
@@ -541,20 +640,26 @@ fn network_filesystem(magic: u32) -> Option<&'static str> {
     }
 }
 
-/// Vectors are stored as little-endian float32, sealed: a bit that the disk has turned must not make another face.
+/// Vectors are stored as little-endian float32, sealed: a bit that the disk has turned must not
+/// make another face.
 pub fn vector_to_blob(vector: &[f32]) -> Vec<u8> {
-    let mut blob: Vec<u8> = vector.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let mut blob: Vec<u8> = vector
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
     let seal = seal(&blob);
     blob.extend(seal);
     blob
 }
 
-/// The vector in a blob; one that is damaged is as empty as one that was erased, and of no use to anybody.
+/// The vector in a blob; one that is damaged is as empty as one that was erased, and of no use to
+/// anybody.
 pub fn blob_to_vector(blob: &[u8]) -> Vec<f32> {
     match blob.split_last_chunk() {
-        Some((values, found)) if *found == seal(values) => {
-            values.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect()
-        }
+        Some((values, found)) if *found == seal(values) => values
+            .chunks_exact(4)
+            .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+            .collect(),
         _ => Vec::new(),
     }
 }
@@ -564,7 +669,8 @@ fn seal(values: &[u8]) -> [u8; 4] {
     [sum[0], sum[1], sum[2], sum[3]]
 }
 
-/// Text of a column, whatever a damaged disk has made of it: one such row must not stop who reads all of them.
+/// Text of a column, whatever a damaged disk has made of it: one such row must not stop who reads
+/// all of them.
 fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
     Ok(text_if_any(row, column)?.unwrap_or_default())
 }
@@ -589,13 +695,23 @@ fn readable<T>(rows: impl Iterator<Item = rusqlite::Result<T>>) -> rusqlite::Res
 
 /// Whether the error is a row's own: a value that is not of its kind.
 fn is_spoilt(error: &rusqlite::Error) -> bool {
-    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
-    matches!(error, FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..))
+    use rusqlite::Error::{
+        FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error,
+    };
+    matches!(
+        error,
+        FromSqlConversionFailure(..)
+            | IntegralValueOutOfRange(..)
+            | InvalidColumnType(..)
+            | Utf8Error(..)
+    )
 }
 
 fn text_if_any(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
     Ok(match row.get_ref(column)? {
-        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
+            Some(String::from_utf8_lossy(bytes).into_owned())
+        }
         ValueRef::Integer(number) => Some(number.to_string()),
         ValueRef::Real(number) => Some(number.to_string()),
         ValueRef::Null => None,
@@ -619,7 +735,11 @@ mod tests {
             .map(|_| {
                 let (store, held) = (store.clone(), Arc::clone(&held));
                 tokio::spawn(async move {
-                    store.read_dear(move |_| Ok(held.lock().unwrap_or_else(PoisonError::into_inner).recv())).await
+                    store
+                        .read_dear(move |_| {
+                            Ok(held.lock().unwrap_or_else(PoisonError::into_inner).recv())
+                        })
+                        .await
                 })
             })
             .collect();
@@ -641,9 +761,14 @@ mod tests {
         let (store, _) = Store::open(folder.path()).unwrap();
         assert_eq!(journal_trouble(store.journal_bytes()), None);
         let reader = Store::open_for_reading(folder.path()).unwrap().unwrap();
-        reader.execute_batch("BEGIN; SELECT count(*) FROM facts").unwrap();
+        reader
+            .execute_batch("BEGIN; SELECT count(*) FROM facts")
+            .unwrap();
         for n in 0..20 {
-            store.set_fact(&format!("large {n}"), "x".repeat(1 << 20)).await.unwrap();
+            store
+                .set_fact(&format!("large {n}"), "x".repeat(1 << 20))
+                .await
+                .unwrap();
         }
         let said = journal_trouble(store.journal_bytes()).unwrap_or_default();
         assert!(said.contains("fuser -v kithd.db"), "{said}");
@@ -687,7 +812,11 @@ mod tests {
         let ann = fixtures::enroll(&store, "Ann", "a", [1.0, 0.0]).await;
         let bob = fixtures::enroll(&store, "Bob", "b", [0.0, 1.0]).await;
         for (id, person) in [(1, ann), (2, bob)] {
-            fixtures::run(&store, &fixtures::image(id, "known", Some(person), &[person], [0.1, 0.2])).await;
+            fixtures::run(
+                &store,
+                &fixtures::image(id, "known", Some(person), &[person], [0.1, 0.2]),
+            )
+            .await;
         }
         fixtures::run(
             &store,
@@ -703,21 +832,46 @@ mod tests {
              INSERT INTO person_embeddings SELECT id, 't', x'00' FROM person_images;",
         )
         .await;
-        let claimed: Vec<_> = store.claim(10, false, 5).await.unwrap().iter().map(|image| image.id).collect();
+        let claimed: Vec<_> = store
+            .claim(10, false, 5)
+            .await
+            .unwrap()
+            .iter()
+            .map(|image| image.id)
+            .collect();
         assert_eq!(claimed, [11, 13]);
         store.settle().await.unwrap();
         let row = store.image(12).await.unwrap().unwrap().image;
-        assert_eq!((row.state.as_str(), row.reason.as_deref()), ("failed", Some("its row in the database is damaged")));
-        let names: Vec<_> = store.people_after(None, 10).await.unwrap().into_iter().map(|row| row.name).collect();
+        assert_eq!(
+            (row.state.as_str(), row.reason.as_deref()),
+            ("failed", Some("its row in the database is damaged"))
+        );
+        let names: Vec<_> = store
+            .people_after(None, 10)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|row| row.name)
+            .collect();
         assert_eq!(names, ["A\u{fffd}", "Bob"]);
         assert_eq!(store.gallery("s".into()).await.unwrap().len(), 2);
-        assert!(store.gallery("t".into()).await.unwrap().iter().all(|row| row.embedding.is_empty()));
+        assert!(
+            store
+                .gallery("t".into())
+                .await
+                .unwrap()
+                .iter()
+                .all(|row| row.embedding.is_empty())
+        );
         assert_eq!(store.take_unsent(10).await.unwrap().len(), 2);
         assert_eq!(store.seen(1).await.unwrap().len(), 1);
         assert_eq!(store.history(0, 9).await.unwrap().len(), 1);
         // Somebody else is erased all the same.
         store.erase_person(bob).await.unwrap();
-        store.erase_from_results(&store.erasing().await.unwrap()).await.unwrap();
+        store
+            .erase_from_results(&store.erasing().await.unwrap())
+            .await
+            .unwrap();
         for id in [1, 2] {
             assert!(store.image(id).await.unwrap().is_some());
         }
@@ -727,10 +881,26 @@ mod tests {
 
     #[test]
     fn the_database_is_refused_on_network_filesystems_with_what_to_do_and_taken_on_local_ones() {
-        let refusal = |kind| StoreError::NetworkFilesystem { path: "/mnt/nas".into(), kind }.to_string();
-        for (magic, kind) in [(0x6969, "NFS"), (0xFF53_4D42, "CIFS"), (0xFE53_4D42, "SMB2")] {
-            let kind = network_filesystem(magic).filter(|found| *found == kind).unwrap();
-            assert!(refusal(kind).contains("put the state folder on a local disk"), "{}", refusal(kind));
+        let refusal = |kind| {
+            StoreError::NetworkFilesystem {
+                path: "/mnt/nas".into(),
+                kind,
+            }
+            .to_string()
+        };
+        for (magic, kind) in [
+            (0x6969, "NFS"),
+            (0xFF53_4D42, "CIFS"),
+            (0xFE53_4D42, "SMB2"),
+        ] {
+            let kind = network_filesystem(magic)
+                .filter(|found| *found == kind)
+                .unwrap();
+            assert!(
+                refusal(kind).contains("put the state folder on a local disk"),
+                "{}",
+                refusal(kind)
+            );
         }
         // ext4, btrfs, F2FS, tmpfs, overlayfs
         for magic in [0xEF53, 0x9123_683E, 0xF2F5_2010, 0x0102_1994, 0x794C_7630] {

@@ -34,8 +34,8 @@ struct Row {
 }
 
 impl Store {
-    /// Puts a failed image back to `pending`, its attempts forgotten. Its next result names the old one, if that may have
-    /// left the board.
+    /// Puts a failed image back to `pending`, its attempts forgotten. Its next result names the old
+    /// one, if that may have left the board.
     pub async fn try_again(&self, id: ImageId, now_ms: i64) -> Result<Told, StoreError> {
         self.write(Urgency::Now, move |connection| {
             let Some(row) = row(connection, id)? else { return Ok(Told::NotFound) };

@@ -3,7 +3,9 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::images::store_fact;
-use super::{CANDIDATES, Store, StoreError, Urgency, blob_to_vector, readable, text, vector_to_blob};
+use super::{
+    CANDIDATES, Store, StoreError, Urgency, blob_to_vector, readable, text, vector_to_blob,
+};
 use crate::domain::{ImageId, PersonId, wall_clock_ms};
 use crate::names;
 
@@ -35,7 +37,8 @@ pub struct EnrolledFace {
     pub person_id: PersonId,
     /// Their name as it is stored.
     pub name: String,
-    /// False: the same bytes were theirs already. That this face is not them holds no more, in either case.
+    /// False: the same bytes were theirs already. That this face is not them holds no more, in
+    /// either case.
     pub added: bool,
 }
 
@@ -100,8 +103,8 @@ pub struct Unembedded {
 }
 
 impl Store {
-    /// Adds a picture to a person, creating the person if needed; on disk when this returns. The inner error is who else
-    /// has the same bytes.
+    /// Adds a picture to a person, creating the person if needed; on disk when this returns. The
+    /// inner error is who else has the same bytes.
     pub async fn enroll(
         &self,
         person: String,
@@ -110,23 +113,34 @@ impl Store {
         self.write(Urgency::Now, move |connection| {
             let holder = holder(connection, &picture.sha256)?;
             let added = holder.is_none();
-            if let Some(other) = holder.filter(|holder| names::fold(holder) != names::fold(&person)) {
+            if let Some(other) = holder.filter(|holder| names::fold(holder) != names::fold(&person))
+            {
                 return Ok(Err(other));
             }
             let (person_id, name) = person_row(connection, &person)?;
             insert_picture(connection, person_id, &picture)?;
-            Ok(Ok(EnrolledFace { person_id, name, added }))
+            Ok(Ok(EnrolledFace {
+                person_id,
+                name,
+                added,
+            }))
         })
         .await
     }
 
     /// The gallery of one embedding space.
     pub async fn gallery(&self, space: String) -> Result<Vec<GalleryRow>, StoreError> {
-        self.read(move |connection| gallery(connection, &space)).await
+        self.read(move |connection| gallery(connection, &space))
+            .await
     }
 
-    /// Who is on an enrolled image, by its file name. One that is enrolled elsewhere only makes `person` known by name.
-    pub async fn person_of_image(&self, image_name: String, person: String) -> Result<(PersonId, String), StoreError> {
+    /// Who is on an enrolled image, by its file name. One that is enrolled elsewhere only makes
+    /// `person` known by name.
+    pub async fn person_of_image(
+        &self,
+        image_name: String,
+        person: String,
+    ) -> Result<(PersonId, String), StoreError> {
         let image_name = names::of_picture(&image_name);
         let person = names::of_person(&person).unwrap_or_else(|_| image_name.clone());
         let enrolled = self
@@ -143,24 +157,37 @@ impl Store {
         if let Some(enrolled) = enrolled {
             return Ok(enrolled);
         }
-        self.write(Urgency::Now, move |connection| person_row(connection, &person)).await
+        self.write(Urgency::Now, move |connection| {
+            person_row(connection, &person)
+        })
+        .await
     }
 
     /// The last level of somebody's topic; `None`: they are there no more.
     pub async fn person_topic(&self, id: PersonId) -> Result<Option<String>, StoreError> {
         self.read(move |connection| {
             let sql = "SELECT topic FROM person WHERE id = ?1";
-            connection.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()
+            connection
+                .prepare_cached(sql)?
+                .query_row([id], |row| row.get(0))
+                .optional()
         })
         .await
     }
 
     /// Those with a higher number than `after`, by number.
-    pub async fn people_after(&self, after: Option<PersonId>, limit: usize) -> Result<Vec<PersonRow>, StoreError> {
+    pub async fn people_after(
+        &self,
+        after: Option<PersonId>,
+        limit: usize,
+    ) -> Result<Vec<PersonRow>, StoreError> {
         self.read_dear(move |connection| {
-            let mut statement =
-                connection.prepare_cached(&format!("{PERSON} WHERE person.id > ?1 ORDER BY person.id LIMIT ?2"))?;
-            statement.query_map(params![after.unwrap_or(0), limit as i64], person)?.collect()
+            let mut statement = connection.prepare_cached(&format!(
+                "{PERSON} WHERE person.id > ?1 ORDER BY person.id LIMIT ?2"
+            ))?;
+            statement
+                .query_map(params![after.unwrap_or(0), limit as i64], person)?
+                .collect()
         })
         .await
     }
@@ -168,14 +195,18 @@ impl Store {
     /// Everybody's number and name, by name: to choose from.
     pub async fn person_names(&self) -> Result<Vec<(PersonId, String)>, StoreError> {
         self.read_dear(|connection| {
-            let mut statement = connection.prepare_cached("SELECT id, name FROM person ORDER BY base, folded, id")?;
-            statement.query_map([], |row| Ok((row.get(0)?, text(row, 1)?)))?.collect()
+            let mut statement = connection
+                .prepare_cached("SELECT id, name FROM person ORDER BY base, folded, id")?;
+            statement
+                .query_map([], |row| Ok((row.get(0)?, text(row, 1)?)))?
+                .collect()
         })
         .await
     }
 
-    /// Those with this text in their name, by name, behind the one of this name and number: who comes or goes meanwhile
-    /// moves nobody to another page. Accents that are not typed are not asked for.
+    /// Those with this text in their name, by name, behind the one of this name and number: who
+    /// comes or goes meanwhile moves nobody to another page. Accents that are not typed are not
+    /// asked for.
     pub async fn people_named(
         &self,
         text: &str,
@@ -199,7 +230,10 @@ impl Store {
     /// One of them.
     pub async fn person(&self, id: PersonId) -> Result<Option<PersonRow>, StoreError> {
         self.read(move |connection| {
-            connection.prepare_cached(&format!("{PERSON} WHERE person.id = ?1"))?.query_row([id], person).optional()
+            connection
+                .prepare_cached(&format!("{PERSON} WHERE person.id = ?1"))?
+                .query_row([id], person)
+                .optional()
         })
         .await
     }
@@ -232,7 +266,11 @@ impl Store {
     }
 
     /// Aligned crop of an enrolled face, JPEG.
-    pub async fn person_crop(&self, person: PersonId, picture: i64) -> Result<Option<Vec<u8>>, StoreError> {
+    pub async fn person_crop(
+        &self,
+        person: PersonId,
+        picture: i64,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
         self.read(move |connection| {
             connection
                 .prepare_cached(
@@ -267,25 +305,38 @@ impl Store {
         .await
     }
 
-    /// Adds embeddings of a new space, all at once: the gallery is swapped, never half one and half the other.
-    pub async fn add_embeddings(&self, space: String, vectors: Vec<(i64, Vec<f32>)>) -> Result<(), StoreError> {
+    /// Adds embeddings of a new space, all at once: the gallery is swapped, never half one and half
+    /// the other.
+    pub async fn add_embeddings(
+        &self,
+        space: String,
+        vectors: Vec<(i64, Vec<f32>)>,
+    ) -> Result<(), StoreError> {
         self.write(Urgency::Now, move |connection| {
-            vectors.iter().try_for_each(|(row, vector)| insert_embedding(connection, *row, &space, vector))
+            vectors
+                .iter()
+                .try_for_each(|(row, vector)| insert_embedding(connection, *row, &space, vector))
         })
         .await
     }
 
     /// Bytes of an enrolled picture; `None`: they are lost, or the picture is gone.
-    pub async fn enrolment_picture(&self, person_image: i64) -> Result<Option<Vec<u8>>, StoreError> {
+    pub async fn enrolment_picture(
+        &self,
+        person_image: i64,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
         self.read(move |connection| {
             let sql = "SELECT picture FROM enrolment_pictures WHERE person_image_id = ?1";
-            connection.prepare_cached(sql)?.query_row([person_image], |row| row.get(0)).optional()
+            connection
+                .prepare_cached(sql)?
+                .query_row([person_image], |row| row.get(0))
+                .optional()
         })
         .await
     }
 
-    /// Takes damaged vectors out of use: pictures are without an embedding of this space then, counter-examples wait to be
-    /// embedded again as after a change of model pack.
+    /// Takes damaged vectors out of use: pictures are without an embedding of this space then,
+    /// counter-examples wait to be embedded again as after a change of model pack.
     pub async fn set_vectors_aside(
         &self,
         space: String,
@@ -293,12 +344,18 @@ impl Store {
         examples: Vec<i64>,
     ) -> Result<(), StoreError> {
         self.write(Urgency::Now, move |connection| {
-            let mut picture =
-                connection.prepare_cached("DELETE FROM person_embeddings WHERE person_image_id = ?1 AND space = ?2")?;
-            pictures.iter().try_for_each(|id| picture.execute(params![id, space]).map(drop))?;
-            let mut example =
-                connection.prepare_cached("UPDATE counter_examples SET space = '', vector = x'' WHERE id = ?1")?;
-            examples.iter().try_for_each(|id| example.execute([id]).map(drop))
+            let mut picture = connection.prepare_cached(
+                "DELETE FROM person_embeddings WHERE person_image_id = ?1 AND space = ?2",
+            )?;
+            pictures
+                .iter()
+                .try_for_each(|id| picture.execute(params![id, space]).map(drop))?;
+            let mut example = connection.prepare_cached(
+                "UPDATE counter_examples SET space = '', vector = x'' WHERE id = ?1",
+            )?;
+            examples
+                .iter()
+                .try_for_each(|id| example.execute([id]).map(drop))
         })
         .await
     }
@@ -315,8 +372,15 @@ impl Store {
     }
 
     /// Takes the bytes of an enrolled picture into the database.
-    pub async fn take_picture(&self, person_image: i64, picture: Vec<u8>) -> Result<(), StoreError> {
-        self.write(Urgency::Now, move |connection| insert_bytes(connection, person_image, &picture)).await
+    pub async fn take_picture(
+        &self,
+        person_image: i64,
+        picture: Vec<u8>,
+    ) -> Result<(), StoreError> {
+        self.write(Urgency::Now, move |connection| {
+            insert_bytes(connection, person_image, &picture)
+        })
+        .await
     }
 }
 
@@ -331,7 +395,8 @@ pub enum Changed<T = ()> {
     Refused(String),
 }
 
-/// The fact that holds merges whose past results have not all followed: pairs of old and new number.
+/// The fact that holds merges whose past results have not all followed: pairs of old and new
+/// number.
 const MERGING: &str = "merging";
 /// Images in one operation of the writer: others have their turn between two.
 const BATCH: usize = 50;
@@ -342,16 +407,22 @@ impl Store {
         self.write(Urgency::Now, move |connection| {
             let holder = person_named(connection, &name)?;
             if holder.is_some_and(|holder| holder != id) {
-                return Ok(Changed::Refused(format!("somebody else is called {name}; merge the two if they are one")));
+                return Ok(Changed::Refused(format!(
+                    "somebody else is called {name}; merge the two if they are one"
+                )));
             }
             let renamed = write_name(connection, id, &name)?;
-            Ok(if renamed == 0 { Changed::NotFound } else { Changed::Done(()) })
+            Ok(if renamed == 0 {
+                Changed::NotFound
+            } else {
+                Changed::Done(())
+            })
         })
         .await
     }
 
-    /// Makes two people one: pictures, past faces and counter-examples of `id` are those of `into` from now on.
-    /// [`Self::follow_merges`] does the rest.
+    /// Makes two people one: pictures, past faces and counter-examples of `id` are those of `into`
+    /// from now on. [`Self::follow_merges`] does the rest.
     pub async fn merge_people(&self, id: PersonId, into: PersonId) -> Result<Changed, StoreError> {
         if id == into {
             return Ok(Changed::Refused("they are one person already".into()));
@@ -361,7 +432,8 @@ impl Store {
                 connection.query_row("SELECT uid FROM person WHERE id = ?1", [id], |row| row.get(0)).optional()
             };
             let (Some(from_uid), Some(into_uid)) = (uid(id)?, uid(into)?) else { return Ok(Changed::NotFound) };
-            // What one of them was said not to be, and the other is; by its crop too, which another model pack changes not.
+            // What one of them was said not to be, and the other is; by its crop too, which another
+            // model pack changes not.
             for (whose, other) in [(into, id), (id, into)] {
                 connection.execute(
                     "DELETE FROM counter_examples WHERE person_id = ?1 AND (
@@ -390,8 +462,8 @@ impl Store {
         .await
     }
 
-    /// Has the lists of candidates of past faces name those whom others were merged into. Doing it again does what was
-    /// broken off.
+    /// Has the lists of candidates of past faces name those whom others were merged into. Doing it
+    /// again does what was broken off.
     pub async fn follow_merges(&self) -> Result<(), StoreError> {
         for (id, into) in self.read(merging).await? {
             // What rides uncommitted is not seen by the reader below.
@@ -408,12 +480,17 @@ impl Store {
             for batch in images.chunks(BATCH) {
                 let batch = batch.to_vec();
                 self.write(Urgency::Now, move |connection| {
-                    batch.iter().try_for_each(|image| merge_candidates(connection, *image, id, into))
+                    batch
+                        .iter()
+                        .try_for_each(|image| merge_candidates(connection, *image, id, into))
                 })
                 .await?;
             }
             self.write(Urgency::Now, move |connection| {
-                let left: Vec<_> = merging(connection)?.into_iter().filter(|pair| *pair != (id, into)).collect();
+                let left: Vec<_> = merging(connection)?
+                    .into_iter()
+                    .filter(|pair| *pair != (id, into))
+                    .collect();
                 store_fact(connection, MERGING, &serde_json::json!(left).to_string())
             })
             .await?;
@@ -422,7 +499,11 @@ impl Store {
     }
 
     /// Takes one picture out of the gallery; false: this person has no such picture.
-    pub async fn delete_person_picture(&self, person: PersonId, picture: i64) -> Result<bool, StoreError> {
+    pub async fn delete_person_picture(
+        &self,
+        person: PersonId,
+        picture: i64,
+    ) -> Result<bool, StoreError> {
         self.write(Urgency::Now, move |connection| {
             let sql = "DELETE FROM person_images WHERE id = ?1 AND person_id = ?2";
             Ok(connection.execute(sql, [picture, person])? > 0)
@@ -432,9 +513,14 @@ impl Store {
 }
 
 fn merging(connection: &Connection) -> rusqlite::Result<Vec<(PersonId, PersonId)>> {
-    let fact: Option<String> =
-        connection.query_row("SELECT value FROM facts WHERE key = ?1", [MERGING], |row| row.get(0)).optional()?;
-    Ok(fact.and_then(|pairs| serde_json::from_str(&pairs).ok()).unwrap_or_default())
+    let fact: Option<String> = connection
+        .query_row("SELECT value FROM facts WHERE key = ?1", [MERGING], |row| {
+            row.get(0)
+        })
+        .optional()?;
+    Ok(fact
+        .and_then(|pairs| serde_json::from_str(&pairs).ok())
+        .unwrap_or_default())
 }
 
 /// Of two who are one now the nearer stays.
@@ -449,10 +535,13 @@ pub(super) fn merge_candidates(
         .query_map([image], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_, _>>()?;
     for (number, candidates) in faces {
-        let candidates: Vec<(PersonId, serde_json::Value)> = serde_json::from_str(&candidates).unwrap_or_default();
-        // Matched before the merge and stored after it, so that its person was nobody then; not one that was erased, and not
-        // one that a nearer face in the same image has the name of.
-        let theirs = candidates.first().is_some_and(|(nearest, _)| *nearest == id);
+        let candidates: Vec<(PersonId, serde_json::Value)> =
+            serde_json::from_str(&candidates).unwrap_or_default();
+        // Matched before the merge and stored after it, so that its person was nobody then; not one
+        // that was erased, and not one that a nearer face in the same image has the name of.
+        let theirs = candidates
+            .first()
+            .is_some_and(|(nearest, _)| *nearest == id);
         let mut left: Vec<(PersonId, serde_json::Value)> = Vec::new();
         for (person, distance) in candidates {
             let person = if person == id { into } else { person };
@@ -525,11 +614,14 @@ pub fn gallery(connection: &Connection, space: &str) -> rusqlite::Result<Vec<Gal
 /// Who has the picture with these bytes.
 pub(super) fn holder(connection: &Connection, sha256: &str) -> rusqlite::Result<Option<String>> {
     let sql = "SELECT person.name FROM person_images pi JOIN person ON person.id = pi.person_id WHERE pi.sha256 = ?1";
-    connection.prepare_cached(sql)?.query_row([sha256], |row| row.get(0)).optional()
+    connection
+        .prepare_cached(sql)?
+        .query_row([sha256], |row| row.get(0))
+        .optional()
 }
 
-/// Adds a picture to a person, unless its bytes are enrolled already; answers whether it is theirs now. That its face is
-/// not them, as somebody may have said, holds no more then.
+/// Adds a picture to a person, unless its bytes are enrolled already; answers whether it is theirs
+/// now. That its face is not them, as somebody may have said, holds no more then.
 pub(super) fn insert_picture(
     connection: &Connection,
     person: PersonId,
@@ -569,15 +661,26 @@ pub(super) fn insert_picture(
     Ok(theirs)
 }
 
-fn insert_bytes(connection: &Connection, person_image: i64, picture: &[u8]) -> rusqlite::Result<()> {
+fn insert_bytes(
+    connection: &Connection,
+    person_image: i64,
+    picture: &[u8],
+) -> rusqlite::Result<()> {
     // A picture erased meanwhile is skipped.
     connection
-        .prepare_cached("INSERT INTO enrolment_pictures SELECT id, ?2 FROM person_images WHERE id = ?1")?
+        .prepare_cached(
+            "INSERT INTO enrolment_pictures SELECT id, ?2 FROM person_images WHERE id = ?1",
+        )?
         .execute(params![person_image, picture])
         .map(drop)
 }
 
-fn insert_embedding(connection: &Connection, row: i64, space: &str, vector: &[f32]) -> rusqlite::Result<()> {
+fn insert_embedding(
+    connection: &Connection,
+    row: i64,
+    space: &str,
+    vector: &[f32],
+) -> rusqlite::Result<()> {
     // A picture erased while it was being embedded again is skipped.
     connection
         .prepare_cached(
@@ -589,18 +692,29 @@ fn insert_embedding(connection: &Connection, row: i64, space: &str, vector: &[f3
 }
 
 /// The person of a name, however it is spelled.
-pub(super) fn person_named(connection: &Connection, name: &str) -> rusqlite::Result<Option<PersonId>> {
+pub(super) fn person_named(
+    connection: &Connection,
+    name: &str,
+) -> rusqlite::Result<Option<PersonId>> {
     let sql = "SELECT id FROM person WHERE folded = ?1";
-    connection.prepare_cached(sql)?.query_row([names::fold(name)], |row| row.get(0)).optional()
+    connection
+        .prepare_cached(sql)?
+        .query_row([names::fold(name)], |row| row.get(0))
+        .optional()
 }
 
 /// The person of this name, made if there is none, and how their name is stored.
-pub(super) fn person_row(connection: &Connection, name: &str) -> rusqlite::Result<(PersonId, String)> {
+pub(super) fn person_row(
+    connection: &Connection,
+    name: &str,
+) -> rusqlite::Result<(PersonId, String)> {
     let id = match person_named(connection, name)? {
         Some(id) => id,
         None => {
             connection
-                .prepare_cached("INSERT INTO person (name, created_at_ms, uid) VALUES (?1, ?2, randomblob(16))")?
+                .prepare_cached(
+                    "INSERT INTO person (name, created_at_ms, uid) VALUES (?1, ?2, randomblob(16))",
+                )?
                 .execute(params![name, wall_clock_ms()])?;
             let id = connection.last_insert_rowid();
             write_name(connection, id, name)?;
@@ -608,14 +722,23 @@ pub(super) fn person_row(connection: &Connection, name: &str) -> rusqlite::Resul
         }
     };
     let stored = "SELECT name FROM person WHERE id = ?1";
-    Ok((id, connection.prepare_cached(stored)?.query_row([id], |row| row.get(0))?))
+    Ok((
+        id,
+        connection
+            .prepare_cached(stored)?
+            .query_row([id], |row| row.get(0))?,
+    ))
 }
 
 /// Gives a person a name, with all that follows from it; answers how many rows that were.
 fn write_name(connection: &Connection, id: PersonId, name: &str) -> rusqlite::Result<usize> {
     // Two hyphens are in no level that is made of a name alone.
     let level = names::topic_level(name);
-    let (level, alone) = if level.is_empty() { ("person", false) } else { (level.as_str(), true) };
+    let (level, alone) = if level.is_empty() {
+        ("person", false)
+    } else {
+        (level.as_str(), true)
+    };
     connection
         .prepare_cached(
             "UPDATE person SET name = ?2, folded = ?3, base = ?4,
@@ -625,8 +748,9 @@ fn write_name(connection: &Connection, id: PersonId, name: &str) -> rusqlite::Re
         .execute(params![id, name, names::fold(name), names::base(name), level, alone])
 }
 
-/// Brings names that another program or an earlier version wrote to the stored form. Of two people whose names are one
-/// then, the later gets a number behind it: only the operator knows whether they are one.
+/// Brings names that another program or an earlier version wrote to the stored form. Of two people
+/// whose names are one then, the later gets a number behind it: only the operator knows whether
+/// they are one.
 pub(super) fn complete_names(connection: &Connection) -> rusqlite::Result<()> {
     let mut left: Vec<(PersonId, String)> = connection
         .prepare("SELECT id, name FROM person WHERE folded IS NULL ORDER BY id")?
@@ -647,14 +771,19 @@ pub(super) fn complete_names(connection: &Connection) -> rusqlite::Result<()> {
             own = format!("{beginning} ({number})");
         }
         if number > 1 {
-            tracing::warn!("person {id} had the name of another but for its spelling, and has a number behind it now");
+            tracing::warn!(
+                "person {id} had the name of another but for its spelling, and has a number behind it now"
+            );
         }
         write_name(connection, id, &own)?;
         let pictures: Vec<(i64, String)> = connection
             .prepare_cached("SELECT id, image_name FROM person_images WHERE person_id = ?1")?
             .query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<Result<_, _>>()?;
-        for (picture, image_name) in pictures.iter().filter(|(_, name)| names::of_picture(name) != *name) {
+        for (picture, image_name) in pictures
+            .iter()
+            .filter(|(_, name)| names::of_picture(name) != *name)
+        {
             connection
                 .prepare_cached("UPDATE person_images SET image_name = ?2 WHERE id = ?1")?
                 .execute(params![picture, names::of_picture(image_name)])?;
@@ -672,17 +801,33 @@ mod tests {
     async fn one_name_is_one_person_however_it_is_spelled() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(folder.path()).await;
-        let spellings = [["Eileen", "EILEEN"], ["José", "JOSE\u{301}"], ["Strauß", "strauss"], ["Łukasz", "łukasz"]];
+        let spellings = [
+            ["Eileen", "EILEEN"],
+            ["José", "JOSE\u{301}"],
+            ["Strauß", "strauss"],
+            ["Łukasz", "łukasz"],
+        ];
         for (number, [first, second]) in spellings.iter().enumerate() {
             let id = enroll(&store, first, &format!("{number} a"), [1.0, 0.0]).await;
-            assert_eq!(enroll(&store, second, &format!("{number} b"), [1.0, 0.0]).await, id, "{first} {second}");
+            assert_eq!(
+                enroll(&store, second, &format!("{number} b"), [1.0, 0.0]).await,
+                id,
+                "{first} {second}"
+            );
             let person = store.person(id).await.unwrap().unwrap();
             assert_eq!((person.name.as_str(), person.pictures), (*first, 2));
         }
-        let jose = store.person_named("jose\u{301} ".into()).await.unwrap().unwrap();
+        let jose = store
+            .person_named("jose\u{301} ".into())
+            .await
+            .unwrap()
+            .unwrap();
         let refused = store.rename_person(jose, "EILEEN".into()).await.unwrap();
         assert!(matches!(refused, Changed::Refused(_)), "{refused:?}");
-        assert_eq!(store.rename_person(jose, "JOSÉ".into()).await.unwrap(), Changed::Done(()));
+        assert_eq!(
+            store.rename_person(jose, "JOSÉ".into()).await.unwrap(),
+            Changed::Done(())
+        );
         assert_eq!(store.person(jose).await.unwrap().unwrap().name, "JOSÉ");
     }
 
@@ -690,19 +835,48 @@ mod tests {
     async fn people_are_found_and_listed_by_their_letters() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(folder.path()).await;
-        for (number, name) in ["Zz", "Ärger", "Öztürk", "Müller", "bob", "Arndt", "İbrahim"].iter().enumerate() {
+        for (number, name) in ["Zz", "Ärger", "Öztürk", "Müller", "bob", "Arndt", "İbrahim"]
+            .iter()
+            .enumerate()
+        {
             enroll(&store, name, &number.to_string(), [1.0, 0.0]).await;
         }
-        let all: Vec<_> = store.read(people).await.unwrap().into_iter().map(|person| person.name).collect();
-        assert_eq!(all, ["Ärger", "Arndt", "bob", "İbrahim", "Müller", "Öztürk", "Zz"]);
-        for (text, name) in
-            [("MÜLLER", "Müller"), ("mu\u{308}l", "Müller"), ("oztur", "Öztürk"), (" IBRAHIM\u{200b}", "İbrahim")]
-        {
+        let all: Vec<_> = store
+            .read(people)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|person| person.name)
+            .collect();
+        assert_eq!(
+            all,
+            ["Ärger", "Arndt", "bob", "İbrahim", "Müller", "Öztürk", "Zz"]
+        );
+        for (text, name) in [
+            ("MÜLLER", "Müller"),
+            ("mu\u{308}l", "Müller"),
+            ("oztur", "Öztürk"),
+            (" IBRAHIM\u{200b}", "İbrahim"),
+        ] {
             let found = store.people_named(text, None, 9).await.unwrap();
-            assert_eq!(found.iter().map(|person| person.name.as_str()).collect::<Vec<_>>(), [name], "{text}");
+            assert_eq!(
+                found
+                    .iter()
+                    .map(|person| person.name.as_str())
+                    .collect::<Vec<_>>(),
+                [name],
+                "{text}"
+            );
         }
-        let after = store.person_named("arndt".into()).await.unwrap().map(|id| ("Arndt".to_string(), id));
-        assert_eq!(store.people_named("", after, 2).await.unwrap()[0].name, "bob");
+        let after = store
+            .person_named("arndt".into())
+            .await
+            .unwrap()
+            .map(|id| ("Arndt".to_string(), id));
+        assert_eq!(
+            store.people_named("", after, 2).await.unwrap()[0].name,
+            "bob"
+        );
         assert!(store.people_named("%", None, 9).await.unwrap().is_empty());
     }
 
@@ -718,7 +892,10 @@ mod tests {
         assert_eq!(topic(ann).await.unwrap(), "ann-lee");
         assert_eq!(topic(hyphen).await.unwrap(), format!("ann-lee--{hyphen}"));
         assert_eq!(topic(number).await.unwrap(), format!("ann-lee-{hyphen}"));
-        assert_eq!(topic(nameless).await.unwrap(), format!("person--{nameless}"));
+        assert_eq!(
+            topic(nameless).await.unwrap(),
+            format!("person--{nameless}")
+        );
         store.erase_person(ann).await.unwrap();
         assert_eq!(topic(ann).await, None);
         assert_eq!(topic(hyphen).await.unwrap(), format!("ann-lee--{hyphen}"));
@@ -730,13 +907,31 @@ mod tests {
         let earlier = store(folder.path()).await;
         let names = ["Joe ", "Joe", "JOE", "Jose\u{301}", "\u{200b}"];
         for (id, name) in (1..).zip(names) {
-            let row = format!("INSERT INTO person (id, name, created_at_ms, uid) VALUES ({id}, '{name}', 1, x'0{id}')");
+            let row = format!(
+                "INSERT INTO person (id, name, created_at_ms, uid) VALUES ({id}, '{name}', 1, x'0{id}')"
+            );
             run(&earlier, &row).await;
         }
         earlier.close().await;
         let store = store(folder.path()).await;
-        let named = rows(&store, "SELECT id || ' ' || name || ' ' || topic FROM person ORDER BY id").await;
-        assert_eq!(named, ["1 Joe (3) joe-3", "2 Joe joe", "3 JOE (2) joe-2", "4 José josé", "5 Person 5 person-5"]);
-        assert_eq!(store.person_named("jose\u{301}".into()).await.unwrap(), Some(4));
+        let named = rows(
+            &store,
+            "SELECT id || ' ' || name || ' ' || topic FROM person ORDER BY id",
+        )
+        .await;
+        assert_eq!(
+            named,
+            [
+                "1 Joe (3) joe-3",
+                "2 Joe joe",
+                "3 JOE (2) joe-2",
+                "4 José josé",
+                "5 Person 5 person-5"
+            ]
+        );
+        assert_eq!(
+            store.person_named("jose\u{301}".into()).await.unwrap(),
+            Some(4)
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! SQL of rejected messages: what came by MQTT, was refused and is kept for the operator. The bytes lie in files, which
-//! are the business of `sources::rejected`.
+//! SQL of rejected messages: what came by MQTT, was refused and is kept for the operator. The bytes
+//! lie in files, which are the business of `sources::rejected`.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
@@ -85,9 +85,13 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<RejectedMessage>, StoreError> {
         self.read(move |connection| {
-            let sql = format!("SELECT {COLUMNS} FROM rejected_messages WHERE id < ?1 ORDER BY id DESC LIMIT ?2");
+            let sql = format!(
+                "SELECT {COLUMNS} FROM rejected_messages WHERE id < ?1 ORDER BY id DESC LIMIT ?2"
+            );
             let mut statement = connection.prepare_cached(&sql)?;
-            statement.query_map(params![before.unwrap_or(i64::MAX), limit as i64], message)?.collect()
+            statement
+                .query_map(params![before.unwrap_or(i64::MAX), limit as i64], message)?
+                .collect()
         })
         .await
     }
@@ -96,7 +100,10 @@ impl Store {
     pub async fn rejected_message(&self, id: i64) -> Result<Option<RejectedMessage>, StoreError> {
         self.read(move |connection| {
             let sql = format!("SELECT {COLUMNS} FROM rejected_messages WHERE id = ?1");
-            connection.prepare_cached(&sql)?.query_row([id], message).optional()
+            connection
+                .prepare_cached(&sql)?
+                .query_row([id], message)
+                .optional()
         })
         .await
     }
@@ -105,13 +112,19 @@ impl Store {
     pub async fn reject_again(&self, id: i64, reason: String) -> Result<(), StoreError> {
         self.write(Urgency::Now, move |connection| {
             let sql = "UPDATE rejected_messages SET reason = ?2 WHERE id = ?1";
-            connection.prepare_cached(sql)?.execute(params![id, reason]).map(drop)
+            connection
+                .prepare_cached(sql)?
+                .execute(params![id, reason])
+                .map(drop)
         })
         .await
     }
 
     /// The oldest ones beyond the caps, with their files.
-    pub async fn rejected_beyond(&self, caps: RejectedCaps) -> Result<Vec<(i64, Option<String>)>, StoreError> {
+    pub async fn rejected_beyond(
+        &self,
+        caps: RejectedCaps,
+    ) -> Result<Vec<(i64, Option<String>)>, StoreError> {
         self.read(move |connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT id, file FROM (
@@ -121,7 +134,9 @@ impl Store {
                   WHERE number > ?1 OR total > ?2",
             )?;
             let (count, bytes) = (sqlite_number(caps.count), sqlite_number(caps.bytes));
-            statement.query_map([count, bytes], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+            statement
+                .query_map([count, bytes], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
         })
         .await
     }
@@ -129,14 +144,21 @@ impl Store {
     /// Every one with its file.
     pub async fn rejected_files(&self) -> Result<Vec<(i64, Option<String>)>, StoreError> {
         self.read(|connection| {
-            let mut statement = connection.prepare_cached("SELECT id, file FROM rejected_messages")?;
-            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+            let mut statement =
+                connection.prepare_cached("SELECT id, file FROM rejected_messages")?;
+            statement
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
         })
         .await
     }
 
     /// Forgets messages; those that go for want of room are counted.
-    pub async fn drop_rejected(&self, ids: Vec<i64>, for_want_of_room: bool) -> Result<usize, StoreError> {
+    pub async fn drop_rejected(
+        &self,
+        ids: Vec<i64>,
+        for_want_of_room: bool,
+    ) -> Result<usize, StoreError> {
         self.write(Urgency::Now, move |connection| {
             let mut delete = connection.prepare_cached("DELETE FROM rejected_messages WHERE id = ?1")?;
             let mut gone = 0;

@@ -1,5 +1,5 @@
-//! SQL that takes from a clean copy of a backup: a restore replaces what is here, an import of people adds to it. Not for
-//! making the copy, which is `backup`'s.
+//! SQL that takes from a clean copy of a backup: a restore replaces what is here, an import of
+//! people adds to it. Not for making the copy, which is `backup`'s.
 //!
 //! Both are one operation of the writer: after a `kill -9` the board has all of it or nothing.
 
@@ -15,7 +15,17 @@ use crate::domain::PersonId;
 use crate::names;
 
 /// How much of each there is.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[derive(
+    Debug,
+    Default,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    utoipa::ToSchema,
+)]
 pub struct Amounts {
     /// People.
     pub people: u64,
@@ -34,7 +44,8 @@ pub struct Replaced {
     pub before: Amounts,
     /// What came from the backup.
     pub now: Amounts,
-    /// Images of this board that stay: unfinished ones, and those whose result is not delivered yet.
+    /// Images of this board that stay: unfinished ones, and those whose result is not delivered
+    /// yet.
     pub kept: u64,
     /// Images of the backup that stay out: their number is that of an image that stays.
     pub left_out: u64,
@@ -50,8 +61,8 @@ pub struct Added {
 }
 
 impl Store {
-    /// Erases from a clean copy those who were erased here. The caller sees to it that nobody is erased or enrolled from
-    /// now on until the copy is taken from.
+    /// Erases from a clean copy those who were erased here. The caller sees to it that nobody is
+    /// erased or enrolled from now on until the copy is taken from.
     pub async fn apply_tombstones(&self, clean: PathBuf) -> Result<u64, StoreError> {
         let here = self.readers.path.clone();
         // What was erased a moment ago may not be seen by readers yet.
@@ -60,8 +71,10 @@ impl Store {
             let (here, clean) = (open_read_only(&here)?, Connection::open(&clean)?);
             clean.pragma_update(None, "synchronous", "OFF")?;
             let transaction = clean.unchecked_transaction()?;
-            let tombstones: Vec<Vec<u8>> =
-                here.prepare("SELECT uid FROM erased")?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            let tombstones: Vec<Vec<u8>> = here
+                .prepare("SELECT uid FROM erased")?
+                .query_map([], |row| row.get(0))?
+                .collect::<Result<_, _>>()?;
             let (mut erased, mut people) = (0, Vec::new());
             for uid in &tombstones {
                 let person: Option<PersonId> = transaction
@@ -76,8 +89,10 @@ impl Store {
             // Those whose last name is not among the backup's people: they had been merged.
             for uid in &tombstones {
                 let number = "DELETE FROM merged WHERE uid = ?1 RETURNING person_id";
-                let merged: Option<Option<PersonId>> =
-                    transaction.prepare_cached(number)?.query_row([uid], |row| row.get(0)).optional()?;
+                let merged: Option<Option<PersonId>> = transaction
+                    .prepare_cached(number)?
+                    .query_row([uid], |row| row.get(0))
+                    .optional()?;
                 people.extend(merged.flatten());
             }
             for person in people {
@@ -91,8 +106,13 @@ impl Store {
         .await
     }
 
-    /// Puts a clean copy in the place of what is here, but for images that are not finished or not delivered.
-    pub async fn replace_by(&self, clean: PathBuf, contents: Contents) -> Result<Replaced, StoreError> {
+    /// Puts a clean copy in the place of what is here, but for images that are not finished or not
+    /// delivered.
+    pub async fn replace_by(
+        &self,
+        clean: PathBuf,
+        contents: Contents,
+    ) -> Result<Replaced, StoreError> {
         self.write(Urgency::Now, move |here| {
             let clean = Connection::open(&clean)?;
             replace(here, &clean, contents)
@@ -121,7 +141,11 @@ pub fn amounts(connection: &Connection) -> rusqlite::Result<Amounts> {
     })
 }
 
-fn replace(here: &Connection, clean: &Connection, contents: Contents) -> rusqlite::Result<Replaced> {
+fn replace(
+    here: &Connection,
+    clean: &Connection,
+    contents: Contents,
+) -> rusqlite::Result<Replaced> {
     let everything = contents == Contents::Everything;
     let mut before = amounts(here)?;
     before.images = 0;
@@ -134,14 +158,25 @@ fn replace(here: &Connection, clean: &Connection, contents: Contents) -> rusqlit
         before.images = gone as u64;
         here.execute("DELETE FROM strangers", [])?;
     }
-    // What is being recognised was compared with people who are not here any more: it is done again.
-    here.execute("UPDATE images SET state = 'pending' WHERE state = 'processing'", [])?;
+    // What is being recognised was compared with people who are not here any more: it is done
+    // again.
+    here.execute(
+        "UPDATE images SET state = 'pending' WHERE state = 'processing'",
+        [],
+    )?;
     // Numbers that they speak of may be other images' in a moment.
-    here.execute("UPDATE seen SET image_id = NULL WHERE image_id NOT IN (SELECT id FROM images)", [])?;
+    here.execute(
+        "UPDATE seen SET image_id = NULL WHERE image_id NOT IN (SELECT id FROM images)",
+        [],
+    )?;
     let kept = here.query_row("SELECT count(*) FROM images", [], |row| row.get(0))?;
     erase_from_kept(here, clean)?;
     replace_people(here, clean)?;
-    let left_out = if everything { add_past(here, clean)? } else { 0 };
+    let left_out = if everything {
+        add_past(here, clean)?
+    } else {
+        0
+    };
     // Numbers that were given out are not given out again.
     let mut sequences = clean.prepare("SELECT name, seq FROM sqlite_sequence")?;
     let mut rows = sequences.query([])?;
@@ -155,12 +190,19 @@ fn replace(here: &Connection, clean: &Connection, contents: Contents) -> rusqlit
     if !everything {
         now.images = 0;
     }
-    Ok(Replaced { before, now, kept, left_out })
+    Ok(Replaced {
+        before,
+        now,
+        kept,
+        left_out,
+    })
 }
 
-/// The past of the backup, beside the images that stay; answers how many stay out because their number is one of these.
+/// The past of the backup, beside the images that stay; answers how many stay out because their
+/// number is one of these.
 fn add_past(here: &Connection, clean: &Connection) -> rusqlite::Result<u64> {
-    let list = |sql: &str| -> rusqlite::Result<String> { here.query_row(sql, [], |row| row.get(0)) };
+    let list =
+        |sql: &str| -> rusqlite::Result<String> { here.query_row(sql, [], |row| row.get(0)) };
     // It is our own copy: what is not to come goes from it first, with all that hangs on it.
     let left_out = clean.execute(
         "DELETE FROM images WHERE id IN (SELECT value FROM json_each(?1))",
@@ -175,7 +217,13 @@ fn add_past(here: &Connection, clean: &Connection) -> rusqlite::Result<u64> {
             // Their order is kept, their numbers are not: results of this board may have them.
             "outbox" => {
                 let columns = columns(here, table, &["id"])?;
-                copy_rows(clean, here, table, &format!("SELECT {columns} FROM outbox ORDER BY id"), [])?;
+                copy_rows(
+                    clean,
+                    here,
+                    table,
+                    &format!("SELECT {columns} FROM outbox ORDER BY id"),
+                    [],
+                )?;
             }
             "folders" => folders::take_seen(here, clean)?,
             "seen" => {}
@@ -188,18 +236,27 @@ fn add_past(here: &Connection, clean: &Connection) -> rusqlite::Result<u64> {
 /// Names of a table's columns, without some.
 fn columns(connection: &Connection, table: &str, without: &[&str]) -> rusqlite::Result<String> {
     let mut names = connection.prepare_cached("SELECT name FROM pragma_table_info(?1)")?;
-    let names: Vec<String> = names.query_map([table], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    Ok(names.into_iter().filter(|name| !without.contains(&name.as_str())).collect::<Vec<_>>().join(", "))
+    let names: Vec<String> = names
+        .query_map([table], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    Ok(names
+        .into_iter()
+        .filter(|name| !without.contains(&name.as_str()))
+        .collect::<Vec<_>>()
+        .join(", "))
 }
 
-/// People whose erasure has begun here, or who are erased in the backup, leave the images that stay.
+/// People whose erasure has begun here, or who are erased in the backup, leave the images that
+/// stay.
 fn erase_from_kept(here: &Connection, clean: &Connection) -> rusqlite::Result<()> {
     let mut people = erase::erasing(here)?;
     let mut here_too = here.prepare("SELECT id FROM person WHERE uid = ?1")?;
     let mut tombstones = clean.prepare("SELECT uid FROM erased")?;
     let mut uids = tombstones.query([])?;
     while let Some(row) = uids.next()? {
-        let person: Option<PersonId> = here_too.query_row([row.get_ref(0)?.as_blob()?], |row| row.get(0)).optional()?;
+        let person: Option<PersonId> = here_too
+            .query_row([row.get_ref(0)?.as_blob()?], |row| row.get(0))
+            .optional()?;
         people.extend(person);
     }
     for person in people {
@@ -210,16 +267,22 @@ fn erase_from_kept(here: &Connection, clean: &Connection) -> rusqlite::Result<()
     erase::note_erasing(here, &[])
 }
 
-/// People of the backup in the place of those here. Who has the same number and is the same stays named in images that
-/// stay; all others are named no more.
+/// People of the backup in the place of those here. Who has the same number and is the same stays
+/// named in images that stay; all others are named no more.
 fn replace_people(here: &Connection, clean: &Connection) -> rusqlite::Result<()> {
     let people = |connection: &Connection| -> rusqlite::Result<HashMap<PersonId, Option<Vec<u8>>>> {
         let mut all = connection.prepare("SELECT id, uid FROM person")?;
-        all.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        all.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect()
     };
     let coming = people(clean)?;
-    let same = |(id, uid): (&PersonId, &Option<Vec<u8>>)| coming.get(id).is_some_and(|other| other == uid);
-    let gone: Vec<PersonId> = people(here)?.iter().filter(|person| !same(*person)).map(|(id, _)| *id).collect();
+    let same =
+        |(id, uid): (&PersonId, &Option<Vec<u8>>)| coming.get(id).is_some_and(|other| other == uid);
+    let gone: Vec<PersonId> = people(here)?
+        .iter()
+        .filter(|person| !same(*person))
+        .map(|(id, _)| *id)
+        .collect();
     if !gone.is_empty() {
         here.execute(
             &format!(
@@ -232,22 +295,49 @@ fn replace_people(here: &Connection, clean: &Connection) -> rusqlite::Result<()>
         )?;
     }
     for person in &gone {
-        here.prepare_cached("DELETE FROM person WHERE id = ?1")?.execute([person])?;
+        here.prepare_cached("DELETE FROM person WHERE id = ?1")?
+            .execute([person])?;
     }
-    here.execute_batch("DELETE FROM person_images; DELETE FROM counter_examples; DELETE FROM merged;")?;
+    here.execute_batch(
+        "DELETE FROM person_images; DELETE FROM counter_examples; DELETE FROM merged;",
+    )?;
     // Two of them may have exchanged their names.
-    here.execute("UPDATE person SET name = hex(randomblob(32)), folded = NULL, base = NULL, topic = NULL", [])?;
+    here.execute(
+        "UPDATE person SET name = hex(randomblob(32)), folded = NULL, base = NULL, topic = NULL",
+        [],
+    )?;
     let names = columns(here, "person", &["id"])?;
-    let set: Vec<String> = names.split(", ").map(|name| format!("{name} = excluded.{name}")).collect();
+    let set: Vec<String> = names
+        .split(", ")
+        .map(|name| format!("{name} = excluded.{name}"))
+        .collect();
     let upsert = format!("ON CONFLICT (id) DO UPDATE SET {}", set.join(", "));
-    copy_rows_or(clean, here, "person", &format!("SELECT id, {names} FROM person"), [], &upsert)?;
-    for table in GALLERY.into_iter().filter(|table| !matches!(*table, "person" | "erased")) {
+    copy_rows_or(
+        clean,
+        here,
+        "person",
+        &format!("SELECT id, {names} FROM person"),
+        [],
+        &upsert,
+    )?;
+    for table in GALLERY
+        .into_iter()
+        .filter(|table| !matches!(*table, "person" | "erased"))
+    {
         copy_rows(clean, here, table, &format!("SELECT * FROM {table}"), [])?;
     }
     let sql = "SELECT uid, erased_at_ms FROM erased";
-    copy_rows_or(clean, here, "erased", sql, [], "ON CONFLICT (uid) DO NOTHING")?;
+    copy_rows_or(
+        clean,
+        here,
+        "erased",
+        sql,
+        [],
+        "ON CONFLICT (uid) DO NOTHING",
+    )?;
     // Numbers that they speak of are others' now.
-    here.execute("UPDATE facts SET value = '[]' WHERE key = 'merging'", []).map(drop)
+    here.execute("UPDATE facts SET value = '[]' WHERE key = 'merging'", [])
+        .map(drop)
 }
 
 fn add(here: &Connection, clean: &Connection) -> rusqlite::Result<(Added, LeftOut)> {
@@ -262,7 +352,13 @@ fn add(here: &Connection, clean: &Connection) -> rusqlite::Result<(Added, LeftOu
             Some(person) => person,
             None => {
                 let names = columns(here, "person", &["id", "folded", "base", "topic"])?;
-                copy_rows(clean, here, "person", &format!("SELECT {names} FROM person WHERE id = ?1"), [id])?;
+                copy_rows(
+                    clean,
+                    here,
+                    "person",
+                    &format!("SELECT {names} FROM person WHERE id = ?1"),
+                    [id],
+                )?;
                 let person = here.last_insert_rowid();
                 people::complete_names(here)?;
                 person
@@ -293,8 +389,10 @@ fn add(here: &Connection, clean: &Connection) -> rusqlite::Result<(Added, LeftOu
                 )?
                 .exists(params![person, vector])?;
             if !there {
-                let select = format!("SELECT {names}, ?2 AS person_id FROM counter_examples WHERE id = ?1");
-                added.now.counter_examples += copy_rows(clean, here, "counter_examples", &select, [example, person])?;
+                let select =
+                    format!("SELECT {names}, ?2 AS person_id FROM counter_examples WHERE id = ?1");
+                added.now.counter_examples +=
+                    copy_rows(clean, here, "counter_examples", &select, [example, person])?;
             }
         }
     }
@@ -317,7 +415,8 @@ fn known_as(here: &Connection, uid: &[u8], name: &str) -> rusqlite::Result<Optio
     }
 }
 
-/// Pictures that a person lacks here, or of which the bytes or an embedding are missing; answers how many are theirs then.
+/// Pictures that a person lacks here, or of which the bytes or an embedding are missing; answers
+/// how many are theirs then.
 fn add_pictures(
     here: &Connection,
     clean: &Connection,
@@ -327,7 +426,9 @@ fn add_pictures(
 ) -> rusqlite::Result<usize> {
     let mut theirs_here = 0;
     let pictures: Vec<(i64, String, String)> = clean
-        .prepare("SELECT id, sha256, image_name FROM person_images WHERE person_id = ?1 ORDER BY id")?
+        .prepare(
+            "SELECT id, sha256, image_name FROM person_images WHERE person_id = ?1 ORDER BY id",
+        )?
         .query_map([theirs], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
         .collect::<Result<_, _>>()?;
     let names = columns(here, "person_images", &["id", "person_id"])?;
@@ -341,12 +442,17 @@ fn add_pictures(
             Some((row, holder)) if holder == person => row,
             Some(_) => {
                 let holder = people::holder(here, &sha256)?.unwrap_or_default();
-                left_out
-                    .note(|| format!("{}: the same picture is enrolled as {holder} here", names::clean(&image_name)));
+                left_out.note(|| {
+                    format!(
+                        "{}: the same picture is enrolled as {holder} here",
+                        names::clean(&image_name)
+                    )
+                });
                 continue;
             }
             None => {
-                let select = format!("SELECT {names}, ?2 AS person_id FROM person_images WHERE id = ?1");
+                let select =
+                    format!("SELECT {names}, ?2 AS person_id FROM person_images WHERE id = ?1");
                 copy_rows(clean, here, "person_images", &select, [picture, person])?;
                 added.now.pictures += 1;
                 here.last_insert_rowid()
@@ -355,7 +461,9 @@ fn add_pictures(
         theirs_here += 1;
         for table in ["enrolment_pictures", "person_embeddings"] {
             let names = columns(here, table, &["person_image_id"])?;
-            let select = format!("SELECT {names}, ?2 AS person_image_id FROM {table} WHERE person_image_id = ?1");
+            let select = format!(
+                "SELECT {names}, ?2 AS person_image_id FROM {table} WHERE person_image_id = ?1"
+            );
             copy_rows_or(clean, here, table, &select, [picture, row], lacking)?;
         }
     }
@@ -375,8 +483,13 @@ mod tests {
     async fn clean(from: &Store, folder: &Path) -> PathBuf {
         let clean = folder.join("clean.db");
         let path = clean.to_string_lossy().into_owned();
-        from.read(move |connection| connection.execute("VACUUM INTO ?1", [path]).map(drop)).await.unwrap();
-        run_on(&clean, "DELETE FROM unsent; DELETE FROM images WHERE state = 'pending'; UPDATE images SET file = NULL");
+        from.read(move |connection| connection.execute("VACUUM INTO ?1", [path]).map(drop))
+            .await
+            .unwrap();
+        run_on(
+            &clean,
+            "DELETE FROM unsent; DELETE FROM images WHERE state = 'pending'; UPDATE images SET file = NULL",
+        );
         clean
     }
 
@@ -396,7 +509,8 @@ mod tests {
             "UPDATE person SET uid = x'0a' WHERE name = 'Ann'; UPDATE person SET uid = x'0b' WHERE name = 'Bob'",
         )
         .await;
-        // Here the same two have each other's name, and a third has a number that the backup gives to nobody.
+        // Here the same two have each other's name, and a third has a number that the backup gives
+        // to nobody.
         for (name, picture) in [("Bob", "x"), ("Ann", "y"), ("Eve", "z")] {
             enroll(&to, name, picture, FAR).await;
         }
@@ -407,11 +521,20 @@ mod tests {
         run(&to, "INSERT INTO unsent SELECT id, 0 FROM outbox").await;
         let copy = clean(&from, there.path()).await;
         let replaced = to.replace_by(copy, Contents::Everything).await.unwrap();
-        assert_eq!((replaced.before.people, replaced.now.people, replaced.kept), (3, 2, 2));
-        assert_eq!(rows(&to, "SELECT id || name FROM person ORDER BY id").await, ["1Ann", "2Bob"]);
+        assert_eq!(
+            (replaced.before.people, replaced.now.people, replaced.kept),
+            (3, 2, 2)
+        );
+        assert_eq!(
+            rows(&to, "SELECT id || name FROM person ORDER BY id").await,
+            ["1Ann", "2Bob"]
+        );
         let faces = "SELECT image_id || ' ' || coalesce(person_id, '-') || ' ' || candidates FROM faces ORDER BY 1";
         assert_eq!(rows(&to, faces).await, ["7 1 [[1,0.4]]", "8 - [[2,0.4]]"]);
-        assert_eq!(rows(&to, "SELECT sha256 FROM person_images ORDER BY 1").await, ["a", "b"]);
+        assert_eq!(
+            rows(&to, "SELECT sha256 FROM person_images ORDER BY 1").await,
+            ["a", "b"]
+        );
     }
 
     #[tokio::test]
@@ -442,17 +565,43 @@ mod tests {
         let replaced = to.replace_by(copy, Contents::Everything).await.unwrap();
         assert_eq!((replaced.left_out, replaced.kept), (1, 2));
         let images = "SELECT id || state || coalesce(idempotency_key, '') FROM images ORDER BY id";
-        assert_eq!(rows(&to, images).await, ["1processed", "2pendingk", "3pending", "9processed"]);
+        assert_eq!(
+            rows(&to, images).await,
+            ["1processed", "2pendingk", "3pending", "9processed"]
+        );
         // What was running is not ended by its earlier attempt.
-        assert_eq!(rows(&to, "SELECT CAST(attempts AS TEXT) FROM images WHERE id = 3").await, ["0"]);
-        assert_eq!(rows(&to, "SELECT file FROM discarded_files").await, ["spool/d"]);
-        let seen =
-            "SELECT path || hex(key) || coalesce(image_id, '') FROM seen JOIN folders ON id = folder_id ORDER BY 1";
+        assert_eq!(
+            rows(
+                &to,
+                "SELECT CAST(attempts AS TEXT) FROM images WHERE id = 3"
+            )
+            .await,
+            ["0"]
+        );
+        assert_eq!(
+            rows(&to, "SELECT file FROM discarded_files").await,
+            ["spool/d"]
+        );
+        let seen = "SELECT path || hex(key) || coalesce(image_id, '') FROM seen JOIN folders ON id = folder_id ORDER BY 1";
         assert_eq!(rows(&to, seen).await.len(), 3);
-        assert_eq!(rows(&to, "SELECT CAST(image_id AS TEXT) FROM seen WHERE image_id IS NOT NULL").await, ["2"]);
+        assert_eq!(
+            rows(
+                &to,
+                "SELECT CAST(image_id AS TEXT) FROM seen WHERE image_id IS NOT NULL"
+            )
+            .await,
+            ["2"]
+        );
         // The next number is beyond both.
-        run(&to, "INSERT INTO images (source, path, accepted_at_ms) VALUES ('http', '/next', 1)").await;
-        assert_eq!(rows(&to, "SELECT CAST(max(id) AS TEXT) FROM images").await, ["21"]);
+        run(
+            &to,
+            "INSERT INTO images (source, path, accepted_at_ms) VALUES ('http', '/next', 1)",
+        )
+        .await;
+        assert_eq!(
+            rows(&to, "SELECT CAST(max(id) AS TEXT) FROM images").await,
+            ["21"]
+        );
         assert_eq!(rows(&to, "PRAGMA foreign_key_check").await, [""; 0]);
         let tally = "SELECT state || images FROM tally WHERE images > 0 ORDER BY state";
         assert_eq!(rows(&to, tally).await, ["pending3", "processed2"]);
@@ -462,7 +611,10 @@ mod tests {
     async fn whoever_was_merged_and_then_erased_stays_away() {
         let (there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (from, to) = (store(there.path()).await, store(here.path()).await);
-        let (ann, bob) = (enroll(&from, "Ann", "a", FAR).await, enroll(&from, "Bob", "b", [1.0, 0.0]).await);
+        let (ann, bob) = (
+            enroll(&from, "Ann", "a", FAR).await,
+            enroll(&from, "Bob", "b", [1.0, 0.0]).await,
+        );
         run(&from, &image(1, "known", Some(ann), &[ann, bob], FAR)).await;
         run(&from, &image(2, "known", Some(bob), &[bob], FAR)).await;
         run(
@@ -475,17 +627,35 @@ mod tests {
         )
         .await;
         from.merge_people(ann, bob).await.unwrap();
-        for uid in rows(&from, "SELECT hex(uid) FROM person UNION SELECT hex(uid) FROM merged").await {
+        for uid in rows(
+            &from,
+            "SELECT hex(uid) FROM person UNION SELECT hex(uid) FROM merged",
+        )
+        .await
+        {
             run(&to, &format!("INSERT INTO erased VALUES (x'{uid}', 1)")).await;
         }
         let copy = clean(&from, there.path()).await;
         assert_eq!(to.apply_tombstones(copy.clone()).await.unwrap(), 1);
         to.replace_by(copy, Contents::Everything).await.unwrap();
-        for nothing in ["person", "person_images", "enrolment_pictures", "merged", "counter_examples"] {
-            assert_eq!(rows(&to, &format!("SELECT '1' FROM {nothing}")).await, [""; 0], "{nothing}");
+        for nothing in [
+            "person",
+            "person_images",
+            "enrolment_pictures",
+            "merged",
+            "counter_examples",
+        ] {
+            assert_eq!(
+                rows(&to, &format!("SELECT '1' FROM {nothing}")).await,
+                [""; 0],
+                "{nothing}"
+            );
         }
         let results = rows(&to, "SELECT payload FROM outbox").await.concat();
         assert!(!results.contains("person_id"), "{results}");
-        assert_eq!(rows(&to, "SELECT '1' FROM faces WHERE length(crop) > 0").await, [""; 0]);
+        assert_eq!(
+            rows(&to, "SELECT '1' FROM faces WHERE length(crop) > 0").await,
+            [""; 0]
+        );
     }
 }

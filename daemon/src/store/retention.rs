@@ -1,8 +1,10 @@
-//! SQL of retention: how much is kept, what of it is oldest, and its removal. What has to go is decided in `queue`.
+//! SQL of retention: how much is kept, what of it is oldest, and its removal. What has to go is
+//! decided in `queue`.
 //!
-//! Readers look, so that the writer is not held up, and a removal makes sure of each row once more: nothing goes that is
-//! unfinished, or whose result the self-test has not vouched for. Oldest is the lowest id. Every query names its index, or
-//! the table whose order it follows: one that no longer fits fails instead of reading a hundred thousand rows each time.
+//! Readers look, so that the writer is not held up, and a removal makes sure of each row once more:
+//! nothing goes that is unfinished, or whose result the self-test has not vouched for. Oldest is
+//! the lowest id. Every query names its index, or the table whose order it follows: one that no
+//! longer fits fails instead of reading a hundred thousand rows each time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -40,7 +42,8 @@ pub struct Held {
 pub struct Oldest {
     /// Its image.
     pub id: ImageId,
-    /// Size, where one piece has a size of its own: an image is spread over the pages of the database.
+    /// Size, where one piece has a size of its own: an image is spread over the pages of the
+    /// database.
     pub bytes: u64,
 }
 
@@ -106,7 +109,8 @@ pub(super) struct RemovedCounts {
 
 /// It has ended. The indexes of ended files are for these very words.
 const ENDED: &str = "state IN ('processed', 'failed')";
-/// Pages that hold something; those of what was removed are used again, but never given back to the disk.
+/// Pages that hold something; those of what was removed are used again, but never given back to the
+/// disk.
 const DATABASE_BYTES: &str = "(SELECT (page_count - freelist_count) * page_size
     FROM pragma_page_count, pragma_freelist_count, pragma_page_size)";
 
@@ -121,7 +125,8 @@ impl Store {
             Kind::Thumbnails => {
                 "SELECT count(*), coalesce(sum(length(jpeg)), 0) FROM thumbnails INDEXED BY thumbnails_bytes".into()
             }
-            // The cap is the whole spool's: frames that wait take their room from those that are done.
+            // The cap is the whole spool's: frames that wait take their room from those that are
+            // done.
             Kind::Camera => "SELECT count(*), coalesce(sum(bytes), 0) FROM images INDEXED BY images_files
                               WHERE file IS NOT NULL AND source = 'camera'"
                 .into(),
@@ -131,12 +136,18 @@ impl Store {
             ),
         };
         self.read(move |connection| {
-            connection.prepare_cached(&sql)?.query_row([], |row| Ok(Held { count: row.get(0)?, bytes: row.get(1)? }))
+            connection.prepare_cached(&sql)?.query_row([], |row| {
+                Ok(Held {
+                    count: row.get(0)?,
+                    bytes: row.get(1)?,
+                })
+            })
         })
         .await
     }
 
-    /// The oldest of a kind that may go, up to an image; without those whose results wait to be sent if `spare_unsent`.
+    /// The oldest of a kind that may go, up to an image; without those whose results wait to be
+    /// sent if `spare_unsent`.
     pub async fn oldest(
         &self,
         kind: Kind,
@@ -152,11 +163,15 @@ impl Store {
                 "SELECT id, 0 FROM images NOT INDEXED WHERE id <= ?1 AND {settled} AND NOT {unsent} ORDER BY id LIMIT ?2"
             ),
             Kind::Images => {
-                format!("SELECT id, 0 FROM images NOT INDEXED WHERE id <= ?1 AND {settled} ORDER BY id LIMIT ?2")
+                format!(
+                    "SELECT id, 0 FROM images NOT INDEXED WHERE id <= ?1 AND {settled} ORDER BY id LIMIT ?2"
+                )
             }
-            Kind::Thumbnails => "SELECT image_id, length(jpeg) FROM thumbnails INDEXED BY thumbnails_bytes
+            Kind::Thumbnails => {
+                "SELECT image_id, length(jpeg) FROM thumbnails INDEXED BY thumbnails_bytes
                                   WHERE image_id <= ?1 ORDER BY image_id LIMIT ?2"
-                .into(),
+                    .into()
+            }
             Kind::Camera | Kind::Uploads => {
                 let camera = if kind == Kind::Camera { "=" } else { "<>" };
                 format!(
@@ -168,27 +183,43 @@ impl Store {
         };
         self.read(move |connection| {
             let mut oldest = connection.prepare_cached(&sql)?;
-            let row = |row: &rusqlite::Row<'_>| Ok(Oldest { id: row.get(0)?, bytes: row.get(1)? });
-            oldest.query_map(params![upto, limit as i64], row)?.collect()
+            let row = |row: &rusqlite::Row<'_>| {
+                Ok(Oldest {
+                    id: row.get(0)?,
+                    bytes: row.get(1)?,
+                })
+            };
+            oldest
+                .query_map(params![upto, limit as i64], row)?
+                .collect()
         })
         .await
     }
 
-    /// Removes pieces of a kind, unless they turn out to be needed after all; the files of these rows are left to
-    /// [`Self::delete_discarded`].
-    pub async fn remove(&self, kind: Kind, ids: Vec<ImageId>, spare_unsent: bool) -> Result<Gone, StoreError> {
+    /// Removes pieces of a kind, unless they turn out to be needed after all; the files of these
+    /// rows are left to [`Self::delete_discarded`].
+    pub async fn remove(
+        &self,
+        kind: Kind,
+        ids: Vec<ImageId>,
+        spare_unsent: bool,
+    ) -> Result<Gone, StoreError> {
         let settled = settled();
         let gone = self
             .write(Urgency::Now, move |connection| {
                 let mut gone = Gone::default();
                 for id in &ids {
                     match kind {
-                        Kind::Images => remove_image(connection, *id, &settled, spare_unsent, &mut gone)?,
+                        Kind::Images => {
+                            remove_image(connection, *id, &settled, spare_unsent, &mut gone)?
+                        }
                         Kind::Thumbnails => {
                             let sql = "DELETE FROM thumbnails WHERE image_id = ?1";
                             gone.rows += connection.prepare_cached(sql)?.execute([id])?;
                         }
-                        Kind::Camera | Kind::Uploads => forget_file(connection, *id, &settled, &mut gone)?,
+                        Kind::Camera | Kind::Uploads => {
+                            forget_file(connection, *id, &settled, &mut gone)?
+                        }
                     }
                 }
                 Ok(gone)
@@ -201,7 +232,9 @@ impl Store {
             Kind::Uploads => &self.removed.uploads,
         };
         counted.fetch_add(gone.rows as u64, Ordering::Relaxed);
-        self.removed.unsent_results.fetch_add(gone.unsent, Ordering::Relaxed);
+        self.removed
+            .unsent_results
+            .fetch_add(gone.unsent, Ordering::Relaxed);
         Ok(gone)
     }
 
@@ -218,10 +251,12 @@ impl Store {
         .await
     }
 
-    /// The newest image that is known to be so old; ids grow as pictures come in, so all before it are older still.
+    /// The newest image that is known to be so old; ids grow as pictures come in, so all before it
+    /// are older still.
     ///
-    /// A date counts if the clock could be believed then and does not lie in the future. For the others the queue clock
-    /// is asked: that it has gone on for so long since is certain, though they may be older.
+    /// A date counts if the clock could be believed then and does not lie in the future. For the
+    /// others the queue clock is asked: that it has gone on for so long since is certain, though
+    /// they may be older.
     pub async fn newest_so_old(&self, aged: Aged) -> Result<Option<ImageId>, StoreError> {
         self.read(move |connection| {
             let clocks = named_params! {
@@ -244,8 +279,14 @@ impl Store {
         .await
     }
 
-    /// Images after one and up to another that have ended for good and of whose strangers something is left.
-    pub async fn strangers(&self, after: ImageId, upto: ImageId, limit: usize) -> Result<Vec<ImageId>, StoreError> {
+    /// Images after one and up to another that have ended for good and of whose strangers something
+    /// is left.
+    pub async fn strangers(
+        &self,
+        after: ImageId,
+        upto: ImageId,
+        limit: usize,
+    ) -> Result<Vec<ImageId>, StoreError> {
         self.read(move |connection| {
             let mut with = connection.prepare_cached(&format!(
                 "SELECT id FROM images NOT INDEXED
@@ -254,7 +295,8 @@ impl Store {
                     AND {} ORDER BY id LIMIT ?3",
                 settled()
             ))?;
-            with.query_map(params![after, upto, limit as i64], |row| row.get(0))?.collect()
+            with.query_map(params![after, upto, limit as i64], |row| row.get(0))?
+                .collect()
         })
         .await
     }
@@ -317,8 +359,8 @@ impl Store {
     }
 }
 
-/// A face nobody knows of which something is left. Told by lengths: those are read without the bytes. The words of the
-/// index `faces_strangers`.
+/// A face nobody knows of which something is left. Told by lengths: those are read without the
+/// bytes. The words of the index `faces_strangers`.
 const STRANGER: &str = "outcome = 'unknown' AND length(embedding) + length(crop) > 0";
 
 /// SQL that is true for an image that has ended for good.
@@ -347,8 +389,14 @@ fn remove_image(
     Ok(())
 }
 
-fn forget_file(connection: &Connection, id: ImageId, settled: &str, gone: &mut Gone) -> rusqlite::Result<()> {
-    let sql = format!("UPDATE images SET file = NULL WHERE id = ?1 AND file IS NOT NULL AND {settled}");
+fn forget_file(
+    connection: &Connection,
+    id: ImageId,
+    settled: &str,
+    gone: &mut Gone,
+) -> rusqlite::Result<()> {
+    let sql =
+        format!("UPDATE images SET file = NULL WHERE id = ?1 AND file IS NOT NULL AND {settled}");
     gone.rows += connection.prepare_cached(&sql)?.execute([id])?;
     Ok(())
 }

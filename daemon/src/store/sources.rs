@@ -1,5 +1,5 @@
-//! SQL that looks on: what came in by one source last. Reads only, and only among the newest images, so that a source
-//! that is hardly used costs nothing.
+//! SQL that looks on: what came in by one source last. Reads only, and only among the newest
+//! images, so that a source that is hardly used costs nothing.
 
 use rusqlite::{OptionalExtension, params};
 
@@ -21,8 +21,9 @@ pub struct NewestOfSource {
 }
 
 impl Store {
-    /// The newest images that came in this way under a path that begins so and, if that is told, has so many more
-    /// characters: the pictures of the camera "front" are not those of "front door".
+    /// The newest images that came in this way under a path that begins so and, if that is told,
+    /// has so many more characters: the pictures of the camera "front" are not those of "front
+    /// door".
     pub async fn newest_of_source(
         &self,
         source: Source,
@@ -85,7 +86,11 @@ mod tests {
                 unless_unfinished: false,
                 seen: None,
             };
-            store.accept(vec![image], 0, at_ms, true).await.unwrap().unwrap();
+            store
+                .accept(vec![image], 0, at_ms, true)
+                .await
+                .unwrap()
+                .unwrap();
         }
         let claimed = store.claim(1, false, 1).await.unwrap().remove(0);
         let end = End {
@@ -100,13 +105,35 @@ mod tests {
         };
         store.fail(Arc::new(end), "cut short".into()).await.unwrap();
         store.settle().await.unwrap();
-        let newest =
-            async |source, prefix: &str, more| store.newest_of_source(source, prefix.into(), more).await.unwrap();
+        let newest = async |source, prefix: &str, more| {
+            store
+                .newest_of_source(source, prefix.into(), more)
+                .await
+                .unwrap()
+        };
         let front = newest(Source::Camera, "front ", Some(5)).await;
-        assert_eq!(front, NewestOfSource { last: Some((1, 100)), failed: Some((1, "cut short".into(), 200)) });
+        assert_eq!(
+            front,
+            NewestOfSource {
+                last: Some((1, 100)),
+                failed: Some((1, "cut short".into(), 200))
+            }
+        );
         let door = newest(Source::Camera, "front door ", Some(5)).await;
-        assert_eq!(door, NewestOfSource { last: Some((2, 101)), failed: None });
+        assert_eq!(
+            door,
+            NewestOfSource {
+                last: Some((2, 101)),
+                failed: None
+            }
+        );
         assert_eq!(newest(Source::Http, "", None).await.last, Some((3, 102)));
-        assert_eq!(newest(Source::Mqtt, "", None).await, NewestOfSource { last: None, failed: None });
+        assert_eq!(
+            newest(Source::Mqtt, "", None).await,
+            NewestOfSource {
+                last: None,
+                failed: None
+            }
+        );
     }
 }

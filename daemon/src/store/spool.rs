@@ -18,8 +18,8 @@ impl Store {
         .await
     }
 
-    /// Makes rows for accepted files that have none, under the numbers they had; one that was given to another image since
-    /// is not taken from it.
+    /// Makes rows for accepted files that have none, under the numbers they had; one that was given
+    /// to another image since is not taken from it.
     pub async fn queue_again(
         &self,
         lost: Vec<Unnamed>,
@@ -40,8 +40,8 @@ impl Store {
         .await
     }
 
-    /// Deletes the files that rows have forgotten, once that is on disk. Answers why one of them could not be deleted; it
-    /// is tried again the next time, the others are gone.
+    /// Deletes the files that rows have forgotten, once that is on disk. Answers why one of them
+    /// could not be deleted; it is tried again the next time, the others are gone.
     pub async fn delete_discarded(&self) -> Result<Option<std::io::Error>, StoreError> {
         let files: Vec<String> = self
             .write(Urgency::Now, |connection| {
@@ -59,8 +59,11 @@ impl Store {
             let (mut deleted, mut failed) = (Vec::new(), None);
             for file in files {
                 match spool::delete(&folder, &file) {
-                    // A name that is none of the spool's comes from a damaged row, and there is nothing to delete.
-                    Err(error) if error.kind() != std::io::ErrorKind::InvalidInput => failed = Some(error),
+                    // A name that is none of the spool's comes from a damaged row, and there is
+                    // nothing to delete.
+                    Err(error) if error.kind() != std::io::ErrorKind::InvalidInput => {
+                        failed = Some(error)
+                    }
                     _ => deleted.push(file),
                 }
             }
@@ -68,8 +71,11 @@ impl Store {
         });
         let (deleted, failed) = deleting.await.map_err(|_| StoreError::Closed)?;
         self.write(Urgency::Note, move |connection| {
-            let mut forget = connection.prepare_cached("DELETE FROM discarded_files WHERE file = ?1")?;
-            deleted.iter().try_for_each(|file| forget.execute([file]).map(drop))
+            let mut forget =
+                connection.prepare_cached("DELETE FROM discarded_files WHERE file = ?1")?;
+            deleted
+                .iter()
+                .try_for_each(|file| forget.execute([file]).map(drop))
         })
         .await?;
         Ok(failed)

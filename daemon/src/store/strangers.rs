@@ -1,4 +1,5 @@
-//! SQL of strangers: unknown faces grouped by likeness. Which face belongs to whom is decided in `recognition`.
+//! SQL of strangers: unknown faces grouped by likeness. Which face belongs to whom is decided in
+//! `recognition`.
 
 use std::collections::HashSet;
 
@@ -162,7 +163,8 @@ const GROUPED_UPTO: &str = "strangers_upto";
 /// The fact that holds the images whose unknown faces are to be grouped again.
 const GROUP_AGAIN: &str = "strangers_again";
 
-const STRANGER: &str = "SELECT id, faces, first_seen_ms, last_seen_ms, ignored, last_image FROM strangers";
+const STRANGER: &str =
+    "SELECT id, faces, first_seen_ms, last_seen_ms, ignored, last_image FROM strangers";
 const FACE: &str = "
     SELECT m.image_id, m.number, f.quality, i.accepted_at_ms, length(f.crop) > 0
       FROM stranger_faces m JOIN faces f ON f.image_id = m.image_id AND f.number = m.number
@@ -201,7 +203,9 @@ impl Store {
                 .prepare_cached(&format!("{STRANGER} WHERE id = ?1"))?
                 .query_row([id], stranger)
                 .optional()?;
-            let Some(mut row) = found else { return Ok(None) };
+            let Some(mut row) = found else {
+                return Ok(None);
+            };
             row.best = best(connection, id)?;
             Ok(Some(row))
         })
@@ -216,9 +220,12 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<StrangerFace>, StoreError> {
         self.read(move |connection| {
-            let mut statement = connection
-                .prepare_cached(&format!("{FACE} AND m.image_id < ?2 ORDER BY m.image_id DESC, m.number LIMIT ?3"))?;
-            statement.query_map(params![id, before.unwrap_or(i64::MAX), limit as i64], face)?.collect()
+            let mut statement = connection.prepare_cached(&format!(
+                "{FACE} AND m.image_id < ?2 ORDER BY m.image_id DESC, m.number LIMIT ?3"
+            ))?;
+            statement
+                .query_map(params![id, before.unwrap_or(i64::MAX), limit as i64], face)?
+                .collect()
         })
         .await
     }
@@ -228,16 +235,23 @@ impl Store {
 impl Store {
     /// The newest result whose strangers are grouped.
     pub async fn grouped_upto(&self) -> Result<i64, StoreError> {
-        Ok(self.fact(GROUPED_UPTO).await?.and_then(|text| text.parse().ok()).unwrap_or(0))
+        Ok(self
+            .fact(GROUPED_UPTO)
+            .await?
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0))
     }
 
     /// Notes it.
     pub async fn set_grouped_upto(&self, result: i64) -> Result<(), StoreError> {
-        self.write(Urgency::Note, move |connection| store_fact(connection, GROUPED_UPTO, &result.to_string())).await
+        self.write(Urgency::Note, move |connection| {
+            store_fact(connection, GROUPED_UPTO, &result.to_string())
+        })
+        .await
     }
 
-    /// The faces of the next results that nobody knows and that are in no group, those below a quality left out; and
-    /// the last result looked at, `None` when there is no further one.
+    /// The faces of the next results that nobody knows and that are in no group, those below a
+    /// quality left out; and the last result looked at, `None` when there is no further one.
     pub async fn ungrouped(
         &self,
         after: i64,
@@ -246,36 +260,60 @@ impl Store {
     ) -> Result<(Vec<UngroupedFace>, Option<i64>), StoreError> {
         self.read(move |connection| {
             let results: Vec<(i64, ImageId)> = connection
-                .prepare_cached("SELECT id, image_id FROM outbox WHERE id > ?1 ORDER BY id LIMIT ?2")?
-                .query_map(params![after, limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .prepare_cached(
+                    "SELECT id, image_id FROM outbox WHERE id > ?1 ORDER BY id LIMIT ?2",
+                )?
+                .query_map(params![after, limit as i64], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })?
                 .collect::<Result<_, _>>()?;
             let images = results.iter().map(|(_, image)| *image);
-            Ok((ungrouped_in(connection, images, quality)?, results.last().map(|(result, _)| *result)))
+            Ok((
+                ungrouped_in(connection, images, quality)?,
+                results.last().map(|(result, _)| *result),
+            ))
         })
         .await
     }
 
     /// The same of these images.
-    pub async fn ungrouped_in(&self, images: Vec<ImageId>, quality: f32) -> Result<Vec<UngroupedFace>, StoreError> {
-        self.read(move |connection| ungrouped_in(connection, images, quality)).await
+    pub async fn ungrouped_in(
+        &self,
+        images: Vec<ImageId>,
+        quality: f32,
+    ) -> Result<Vec<UngroupedFace>, StoreError> {
+        self.read(move |connection| ungrouped_in(connection, images, quality))
+            .await
     }
 
-    /// Images with faces that are unknown since somebody said that they are not who they were taken for.
+    /// Images with faces that are unknown since somebody said that they are not who they were taken
+    /// for.
     pub async fn to_group_again(&self) -> Result<Vec<ImageId>, StoreError> {
         self.read(to_group_again).await
     }
 
-    /// Notes that the first so many of them are in groups now: an image may have come in a second time since.
+    /// Notes that the first so many of them are in groups now: an image may have come in a second
+    /// time since.
     pub async fn grouped_again(&self, count: usize) -> Result<(), StoreError> {
         self.write(Urgency::Note, move |connection| {
-            let left: Vec<_> = to_group_again(connection)?.into_iter().skip(count).collect();
-            store_fact(connection, GROUP_AGAIN, &serde_json::json!(left).to_string())
+            let left: Vec<_> = to_group_again(connection)?
+                .into_iter()
+                .skip(count)
+                .collect();
+            store_fact(
+                connection,
+                GROUP_AGAIN,
+                &serde_json::json!(left).to_string(),
+            )
         })
         .await
     }
 
     /// Every group of a space with what it is compared by.
-    pub async fn stranger_shapes(&self, space: String) -> Result<Vec<(StrangerId, StrangerShape)>, StoreError> {
+    pub async fn stranger_shapes(
+        &self,
+        space: String,
+    ) -> Result<Vec<(StrangerId, StrangerShape)>, StoreError> {
         // What rides uncommitted is not seen by the readers.
         self.write(Urgency::Now, |_| Ok(())).await?;
         self.read(move |connection| {
@@ -327,7 +365,11 @@ impl Store {
     }
 
     /// Groups that a face has left since they were summed up.
-    pub async fn strangers_left(&self, space: String, limit: usize) -> Result<Vec<StrangerId>, StoreError> {
+    pub async fn strangers_left(
+        &self,
+        space: String,
+        limit: usize,
+    ) -> Result<Vec<StrangerId>, StoreError> {
         self.write(Urgency::Look, move |connection| {
             let mut left = connection.prepare_cached(
                 "SELECT id FROM strangers WHERE weight = 0 AND space = ?1 AND person_id IS NULL ORDER BY id LIMIT ?2",
@@ -337,8 +379,9 @@ impl Store {
         .await
     }
 
-    /// Sums a group up again by what `shape` makes of the embeddings of its newest faces; those good enough to shape it,
-    /// or, if none is, the newest. A group of which nothing can be compared any more is dropped.
+    /// Sums a group up again by what `shape` makes of the embeddings of its newest faces; those
+    /// good enough to shape it, or, if none is, the newest. A group of which nothing can be
+    /// compared any more is dropped.
     pub async fn reshape_stranger(
         &self,
         id: StrangerId,
@@ -377,7 +420,8 @@ impl Store {
 
     /// Puts a face into a group, if both are still what they were.
     pub async fn join_stranger(&self, face: Joining) -> Result<Joined, StoreError> {
-        self.write(Urgency::Note, move |connection| join(connection, &face)).await
+        self.write(Urgency::Note, move |connection| join(connection, &face))
+            .await
     }
 
     /// Makes two groups one: the lower number stays. A group that was ignored stays ignored.
@@ -417,7 +461,11 @@ impl Store {
     }
 
     /// Grouped faces that are still in another embedding space.
-    pub async fn strangers_elsewhere(&self, space: String, limit: usize) -> Result<Vec<UngroupedFace>, StoreError> {
+    pub async fn strangers_elsewhere(
+        &self,
+        space: String,
+        limit: usize,
+    ) -> Result<Vec<UngroupedFace>, StoreError> {
         self.write(Urgency::Look, move |connection| {
             let mut elsewhere = connection.prepare_cached(
                 "SELECT f.image_id, f.number, f.quality, 0, f.space, f.embedding, f.crop
@@ -425,12 +473,15 @@ impl Store {
                    JOIN faces f ON f.image_id = m.image_id AND f.number = m.number
                   WHERE s.space <> ?1 AND f.space <> ?1 LIMIT ?2",
             )?;
-            elsewhere.query_map(params![space, limit as i64], ungrouped_face)?.collect()
+            elsewhere
+                .query_map(params![space, limit as i64], ungrouped_face)?
+                .collect()
         })
         .await
     }
 
-    /// Gives an unknown face its embedding in another space; `None`: nothing in it can be compared, it leaves its group.
+    /// Gives an unknown face its embedding in another space; `None`: nothing in it can be compared,
+    /// it leaves its group.
     pub async fn reembed_face(
         &self,
         image: ImageId,
@@ -447,7 +498,9 @@ impl Store {
                     )?
                     .execute(params![image, number, vector_to_blob(embedding), space])?,
                 None => connection
-                    .prepare_cached("DELETE FROM stranger_faces WHERE image_id = ?1 AND number = ?2")?
+                    .prepare_cached(
+                        "DELETE FROM stranger_faces WHERE image_id = ?1 AND number = ?2",
+                    )?
                     .execute(params![image, number])?,
             };
             Ok(())
@@ -459,7 +512,10 @@ impl Store {
     pub async fn strangers_moved(&self, space: String) -> Result<(), StoreError> {
         self.write(Urgency::Now, move |connection| {
             connection
-                .execute("UPDATE strangers SET space = ?1, total = x'', weight = 0 WHERE space <> ?1", [&space])
+                .execute(
+                    "UPDATE strangers SET space = ?1, total = x'', weight = 0 WHERE space <> ?1",
+                    [&space],
+                )
                 .map(drop)
         })
         .await
@@ -487,9 +543,10 @@ impl Store {
         .await
     }
 
-    /// Makes the person a group is and enrols these pictures of them; the group's faces are to be relabelled. Answers who
-    /// it is and how many of the pictures are theirs. `None`: there is no such group. The inner error is who has the first
-    /// of the pictures when others have all of them.
+    /// Makes the person a group is and enrols these pictures of them; the group's faces are to be
+    /// relabelled. Answers who it is and how many of the pictures are theirs. `None`: there is no
+    /// such group. The inner error is who has the first of the pictures when others have all of
+    /// them.
     pub async fn name_stranger(
         &self,
         id: StrangerId,
@@ -534,15 +591,22 @@ impl Store {
     /// Groups that were named, with the person, as long as faces of them are to be relabelled.
     pub async fn named_strangers(&self) -> Result<Vec<(StrangerId, PersonId)>, StoreError> {
         self.write(Urgency::Look, |connection| {
-            let mut named = connection
-                .prepare_cached("SELECT id, person_id FROM strangers WHERE person_id IS NOT NULL ORDER BY id")?;
-            named.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+            let mut named = connection.prepare_cached(
+                "SELECT id, person_id FROM strangers WHERE person_id IS NOT NULL ORDER BY id",
+            )?;
+            named
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
         })
         .await
     }
 
     /// Some of the faces of a group.
-    pub async fn some_stranger_faces(&self, id: StrangerId, limit: usize) -> Result<Vec<StoredFace>, StoreError> {
+    pub async fn some_stranger_faces(
+        &self,
+        id: StrangerId,
+        limit: usize,
+    ) -> Result<Vec<StoredFace>, StoreError> {
         // What rides uncommitted is not seen by the readers.
         self.write(Urgency::Now, |_| Ok(())).await?;
         self.faces_where(
@@ -556,13 +620,23 @@ impl Store {
     }
 
     /// One face.
-    pub async fn stored_face(&self, image: ImageId, number: u32) -> Result<Option<StoredFace>, StoreError> {
-        let found = self.faces_where("f.image_id = ?1 AND f.number = ?2".into(), (image, number)).await?;
+    pub async fn stored_face(
+        &self,
+        image: ImageId,
+        number: u32,
+    ) -> Result<Option<StoredFace>, StoreError> {
+        let found = self
+            .faces_where("f.image_id = ?1 AND f.number = ?2".into(), (image, number))
+            .await?;
         Ok(found.into_iter().next())
     }
 
     /// Who the other faces of an image are, or may be.
-    pub async fn people_beside(&self, image: ImageId, number: u32) -> Result<Vec<PersonId>, StoreError> {
+    pub async fn people_beside(
+        &self,
+        image: ImageId,
+        number: u32,
+    ) -> Result<Vec<PersonId>, StoreError> {
         self.read(move |connection| {
             let sql = "SELECT person_id FROM faces WHERE image_id = ?1 AND number <> ?2 AND person_id IS NOT NULL";
             connection.prepare_cached(sql)?.query_map(params![image, number], |row| row.get(0))?.collect()
@@ -581,18 +655,25 @@ impl Store {
                         f.image_id, f.number
                    FROM faces f JOIN images i ON i.id = f.image_id WHERE {condition}"
             );
-            connection.prepare_cached(&sql)?.query_map(values, stored_face)?.collect()
+            connection
+                .prepare_cached(&sql)?
+                .query_map(values, stored_face)?
+                .collect()
         })
         .await
     }
 
-    /// Gives faces another outcome, and their images the best of their faces'. Nobody becomes somebody who is erased.
+    /// Gives faces another outcome, and their images the best of their faces'. Nobody becomes
+    /// somebody who is erased.
     pub async fn relabel(&self, faces: Vec<Relabel>) -> Result<(), StoreError> {
-        self.write(Urgency::Now, move |connection| faces.iter().try_for_each(|face| relabel(connection, face))).await
+        self.write(Urgency::Now, move |connection| {
+            faces.iter().try_for_each(|face| relabel(connection, face))
+        })
+        .await
     }
 
-    /// Adds a face that was found to a person, new or old, and labels it; `None`: the face is there no more. The inner
-    /// error is who has this very picture.
+    /// Adds a face that was found to a person, new or old, and labels it; `None`: the face is there
+    /// no more. The inner error is who has this very picture.
     pub async fn enroll_face(
         &self,
         name: String,
@@ -634,7 +715,8 @@ impl Store {
         .await
     }
 
-    /// Notes that a face is not a person, and takes its crop, by the sum of it, out of what they were enrolled from.
+    /// Notes that a face is not a person, and takes its crop, by the sum of it, out of what they
+    /// were enrolled from.
     pub async fn add_counter_example(
         &self,
         person: PersonId,
@@ -649,7 +731,13 @@ impl Store {
                     "INSERT INTO counter_examples (person_id, space, vector, crop, created_at_ms)
                      SELECT id, ?2, ?3, ?4, ?5 FROM person WHERE id = ?1",
                 )?
-                .execute(params![person, space, vector_to_blob(&embedding), crop, wall_clock_ms()])?;
+                .execute(params![
+                    person,
+                    space,
+                    vector_to_blob(&embedding),
+                    crop,
+                    wall_clock_ms()
+                ])?;
             connection
                 .prepare_cached("DELETE FROM person_images WHERE person_id = ?1 AND sha256 = ?2")?
                 .execute(params![person, sha256])
@@ -660,15 +748,21 @@ impl Store {
 
     /// Whom which faces are not, in one embedding space.
     pub async fn counter_examples(&self, space: String) -> Result<Vec<CounterExample>, StoreError> {
-        self.read(move |connection| counter_examples(connection, &space)).await
+        self.read(move |connection| counter_examples(connection, &space))
+            .await
     }
 
     /// Crops of counter-examples of other spaces, to be embedded again.
-    pub async fn counter_examples_elsewhere(&self, space: String) -> Result<Vec<(i64, Vec<u8>)>, StoreError> {
+    pub async fn counter_examples_elsewhere(
+        &self,
+        space: String,
+    ) -> Result<Vec<(i64, Vec<u8>)>, StoreError> {
         self.read(move |connection| {
-            let mut elsewhere =
-                connection.prepare("SELECT id, crop FROM counter_examples WHERE space <> ?1 ORDER BY id")?;
-            elsewhere.query_map([space], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+            let mut elsewhere = connection
+                .prepare("SELECT id, crop FROM counter_examples WHERE space <> ?1 ORDER BY id")?;
+            elsewhere
+                .query_map([space], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
         })
         .await
     }
@@ -680,31 +774,50 @@ impl Store {
         vectors: Vec<(i64, Vec<f32>)>,
     ) -> Result<(), StoreError> {
         self.write(Urgency::Now, move |connection| {
-            let mut again =
-                connection.prepare_cached("UPDATE counter_examples SET space = ?2, vector = ?3 WHERE id = ?1")?;
-            vectors
-                .iter()
-                .try_for_each(|(id, vector)| again.execute(params![id, space, vector_to_blob(vector)]).map(drop))
+            let mut again = connection.prepare_cached(
+                "UPDATE counter_examples SET space = ?2, vector = ?3 WHERE id = ?1",
+            )?;
+            vectors.iter().try_for_each(|(id, vector)| {
+                again
+                    .execute(params![id, space, vector_to_blob(vector)])
+                    .map(drop)
+            })
         })
         .await
     }
 }
 
-/// The counter-examples through a connection of the caller's own, for commands that open the file read-only.
-pub fn counter_examples(connection: &Connection, space: &str) -> rusqlite::Result<Vec<CounterExample>> {
-    let mut statement =
-        connection.prepare("SELECT id, person_id, vector FROM counter_examples WHERE space = ?1 ORDER BY id")?;
+/// The counter-examples through a connection of the caller's own, for commands that open the file
+/// read-only.
+pub fn counter_examples(
+    connection: &Connection,
+    space: &str,
+) -> rusqlite::Result<Vec<CounterExample>> {
+    let mut statement = connection.prepare(
+        "SELECT id, person_id, vector FROM counter_examples WHERE space = ?1 ORDER BY id",
+    )?;
     let example = |row: &Row<'_>| {
         let vector: Vec<u8> = row.get(2)?;
-        Ok(CounterExample { id: row.get(0)?, person_id: row.get(1)?, embedding: blob_to_vector(&vector) })
+        Ok(CounterExample {
+            id: row.get(0)?,
+            person_id: row.get(1)?,
+            embedding: blob_to_vector(&vector),
+        })
     };
     statement.query_map([space], example)?.collect()
 }
 
 fn to_group_again(connection: &Connection) -> rusqlite::Result<Vec<ImageId>> {
-    let fact: Option<String> =
-        connection.query_row("SELECT value FROM facts WHERE key = ?1", [GROUP_AGAIN], |row| row.get(0)).optional()?;
-    Ok(fact.and_then(|images| serde_json::from_str(&images).ok()).unwrap_or_default())
+    let fact: Option<String> = connection
+        .query_row(
+            "SELECT value FROM facts WHERE key = ?1",
+            [GROUP_AGAIN],
+            |row| row.get(0),
+        )
+        .optional()?;
+    Ok(fact
+        .and_then(|images| serde_json::from_str(&images).ok())
+        .unwrap_or_default())
 }
 
 fn ungrouped_in(
@@ -741,7 +854,8 @@ fn join(connection: &Connection, face: &Joining) -> rusqlite::Result<Joined> {
     let total = vector_to_blob(&face.shape.total);
     let id = match face.group {
         Some((id, weight)) => {
-            // Its shape is written only while it changes: a page less for each face of those who come every day.
+            // Its shape is written only while it changes: a page less for each face of those who
+            // come every day.
             let joined = if weight == face.shape.weight {
                 connection
                     .prepare_cached(
@@ -774,7 +888,9 @@ fn join(connection: &Connection, face: &Joining) -> rusqlite::Result<Joined> {
         }
     };
     connection
-        .prepare_cached("INSERT INTO stranger_faces (image_id, number, stranger_id) VALUES (?1, ?2, ?3)")?
+        .prepare_cached(
+            "INSERT INTO stranger_faces (image_id, number, stranger_id) VALUES (?1, ?2, ?3)",
+        )?
         .execute(params![face.image_id, face.number, id])?;
     Ok(Joined::Group(id))
 }
@@ -798,7 +914,11 @@ fn relabel(connection: &Connection, face: &Relabel) -> rusqlite::Result<()> {
         if face.outcome == Outcome::Unknown {
             let mut again = to_group_again(connection)?;
             again.push(face.image_id);
-            store_fact(connection, GROUP_AGAIN, &serde_json::json!(again).to_string())?;
+            store_fact(
+                connection,
+                GROUP_AGAIN,
+                &serde_json::json!(again).to_string(),
+            )?;
         }
         connection
             .prepare_cached(
@@ -896,7 +1016,11 @@ mod tests {
             before = Some((last.last_image, last.id));
         }
         assert_eq!(ids, [2, 3, 1]);
-        run(&store, "UPDATE stranger_faces SET stranger_id = 1 WHERE stranger_id = 2").await;
+        run(
+            &store,
+            "UPDATE stranger_faces SET stranger_id = 1 WHERE stranger_id = 2",
+        )
+        .await;
         assert_eq!(store.stranger(1).await.unwrap().unwrap().last_image, 3);
     }
 }

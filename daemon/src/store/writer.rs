@@ -1,10 +1,12 @@
-//! The writer thread: one connection, one transaction for all that waits, answers as its urgency says.
+//! The writer thread: one connection, one transaction for all that waits, answers as its urgency
+//! says.
 //!
-//! It knows nothing of tables. Every commit is on disk when it returns (`synchronous=FULL`), and a commit is what
-//! wears a card out: each rewrites the pages it touched and the last block of the journal. So what may be lost and
-//! redone makes none of its own: it is answered as soon as it is done, and the open transaction is committed with
-//! the next operation that cannot wait. A commit that fails is answered to those who wait for it; what was answered
-//! before is done again, before anything else.
+//! It knows nothing of tables. Every commit is on disk when it returns (`synchronous=FULL`), and a
+//! commit is what wears a card out: each rewrites the pages it touched and the last block of the
+//! journal. So what may be lost and redone makes none of its own: it is answered as soon as it is
+//! done, and the open transaction is committed with the next operation that cannot wait. A commit
+//! that fails is answered to those who wait for it; what was answered before is done again, before
+//! anything else.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -22,9 +24,9 @@ const BATCH: usize = 256;
 const GATHER: Duration = Duration::from_millis(4);
 /// Longest time a [`Urgency::Note`] is on no disk.
 const NOTE: Duration = Duration::from_secs(1);
-/// How long results wait for company. They are committed at once, unless others were less than this ago; and unless
-/// pictures come less than this apart: then the next picture's acceptance is a commit anyway. A lone picture's result
-/// never waits.
+/// How long results wait for company. They are committed at once, unless others were less than this
+/// ago; and unless pictures come less than this apart: then the next picture's acceptance is a
+/// commit anyway. A lone picture's result never waits.
 const COMPANY: Duration = Duration::from_millis(200);
 /// A result's message is asked for right after the result: one commit should do for both.
 const MESSAGE: Duration = Duration::from_millis(5);
@@ -38,7 +40,8 @@ const CLOSE_WAIT: Duration = Duration::from_secs(5);
 pub enum Urgency {
     /// Only reads, but also what is not committed yet. Answered at once.
     Look,
-    /// Answered at once; committed along with others. A power cut may take the last second of these.
+    /// Answered at once; committed along with others. A power cut may take the last second of
+    /// these.
     Note,
     /// The end of an image: answered at once, committed within [`COMPANY`].
     Result,
@@ -78,7 +81,9 @@ impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Operation for
     }
 
     fn answer(&mut self, committed: Result<(), StoreError>) {
-        let Some(caller) = self.caller.take() else { return };
+        let Some(caller) = self.caller.take() else {
+            return;
+        };
         let answer = match (self.result.take(), committed) {
             (Some(Err(error)), _) => Err(error.into()),
             (_, Err(error)) => Err(error),
@@ -131,8 +136,17 @@ impl Writer {
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || pen.write_until_closed(&waiting))
-            .map_err(|source| StoreError::Io { path: "store-writer thread".into(), source })?;
-        Ok(Self { queue, work, changes, commits, thread: Arc::new(Mutex::new(Some(thread))) })
+            .map_err(|source| StoreError::Io {
+                path: "store-writer thread".into(),
+                source,
+            })?;
+        Ok(Self {
+            queue,
+            work,
+            changes,
+            commits,
+            thread: Arc::new(Mutex::new(Some(thread))),
+        })
     }
 
     /// Changes whenever something was done.
@@ -155,8 +169,14 @@ impl Writer {
         F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
         let (caller, answer) = oneshot::channel();
-        let call = Call { operation, result: None, caller: Some(caller) };
-        self.queue.send(Message::Run(urgency, Box::new(call))).map_err(|_| StoreError::Closed)?;
+        let call = Call {
+            operation,
+            result: None,
+            caller: Some(caller),
+        };
+        self.queue
+            .send(Message::Run(urgency, Box::new(call)))
+            .map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -164,7 +184,11 @@ impl Writer {
     pub async fn stop(self) {
         // Fails only when the thread has ended already.
         let _ = self.queue.send(Message::Close);
-        let handle = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let handle = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(handle) = handle {
             // A disk that does not answer must not hold up the exit for ever.
             let ended = tokio::task::spawn_blocking(move || handle.join());
@@ -216,7 +240,8 @@ impl Pen {
             };
             let mut callers = usize::from(urgency == Urgency::Now);
             let mut batch = vec![(urgency, operation)];
-            // With company in the last batch, more callers are on their way: one flush should serve them all.
+            // With company in the last batch, more callers are on their way: one flush should serve
+            // them all.
             while batch.len() < BATCH {
                 let next = if (1..last_callers).contains(&callers) {
                     waiting.recv_timeout(GATHER).ok()
@@ -241,8 +266,11 @@ impl Pen {
             self.take(batch);
         }
         let _ = self.settle();
-        // A copy of the closed file is then the whole database. Readers that still run make it incomplete, not wrong.
-        let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        // A copy of the closed file is then the whole database. Readers that still run make it
+        // incomplete, not wrong.
+        let _ = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
     }
 
     /// Does a batch and commits if it is time.
@@ -250,7 +278,9 @@ impl Pen {
         if self.owed
             && let Err(error) = self.settle()
         {
-            batch.iter_mut().for_each(|(_, operation)| operation.answer(Err(error.again())));
+            batch
+                .iter_mut()
+                .for_each(|(_, operation)| operation.answer(Err(error.again())));
             return;
         }
         // What is answered before it is committed must not build on what may yet be refused.
@@ -277,14 +307,20 @@ impl Pen {
     }
 
     /// Runs one operation in a savepoint; an error is the whole transaction's.
-    fn perform(&mut self, urgency: Urgency, mut operation: Box<dyn Operation>) -> Result<(), StoreError> {
+    fn perform(
+        &mut self,
+        urgency: Urgency,
+        mut operation: Box<dyn Operation>,
+    ) -> Result<(), StoreError> {
         if urgency == Urgency::Look {
             operation.run(&self.connection);
             operation.answer(Ok(()));
             return Ok(());
         }
         let before = self.connection.total_changes();
-        let run = self.begin().and_then(|()| self.in_savepoint(&mut operation));
+        let run = self
+            .begin()
+            .and_then(|()| self.in_savepoint(&mut operation));
         if !matches!(run, Ok(true)) {
             operation.answer(run.as_ref().map(drop).map_err(StoreError::again));
             return run.map(drop);
@@ -292,7 +328,11 @@ impl Pen {
         let changed = self.connection.total_changes() != before;
         self.changing |= changed;
         let now = Instant::now();
-        let company = if self.stream { self.now_at.max(self.results_at) } else { self.results_at };
+        let company = if self.stream {
+            self.now_at.max(self.results_at)
+        } else {
+            self.results_at
+        };
         let results = company.map_or(now, |at| at + COMPANY);
         let by = match urgency {
             // A caller that was told of a row already there waits for that row's commit.
@@ -320,7 +360,9 @@ impl Pen {
         if !done {
             if self.connection.is_autocommit() {
                 // A full disk or an I/O error ended the whole transaction, not only this operation.
-                return Err(StoreError::Commit("the disk did not take the transaction".into()));
+                return Err(StoreError::Commit(
+                    "the disk did not take the transaction".into(),
+                ));
             }
             self.connection.execute_batch("ROLLBACK TO operation")?;
         }
@@ -341,14 +383,20 @@ impl Pen {
             self.end_transaction();
             return Ok(());
         }
-        let committed = self.redo().and_then(|()| Ok(self.connection.execute_batch("COMMIT")?));
+        let committed = self
+            .redo()
+            .and_then(|()| Ok(self.connection.execute_batch("COMMIT")?));
         if let Err(error) = committed {
             self.failed(&error);
             return Err(error);
         }
         if self.changing {
             let now = Instant::now();
-            let has = |urgencies: &[Urgency]| self.open.iter().any(|(urgency, _)| urgencies.contains(urgency));
+            let has = |urgencies: &[Urgency]| {
+                self.open
+                    .iter()
+                    .any(|(urgency, _)| urgencies.contains(urgency))
+            };
             if has(&[Urgency::Result, Urgency::Send]) {
                 self.results_at = Some(now);
             }
@@ -380,7 +428,9 @@ impl Pen {
             match self.in_savepoint(&mut operation) {
                 Ok(true) => self.open.push((urgency, operation)),
                 Ok(false) => {
-                    tracing::error!("a change was lost: the commit that held it failed, and so did doing it again");
+                    tracing::error!(
+                        "a change was lost: the commit that held it failed, and so did doing it again"
+                    );
                 }
                 Err(error) => {
                     self.open.push((urgency, operation));
@@ -424,27 +474,42 @@ mod tests {
     fn writer() -> (tempfile::TempDir, Writer) {
         let folder = tempfile::tempdir().unwrap();
         let connection = Connection::open(folder.path().join("t.db")).unwrap();
-        connection.pragma_update(None, "journal_mode", "WAL").unwrap();
-        connection.execute_batch("CREATE TABLE t (n INTEGER UNIQUE)").unwrap();
+        connection
+            .pragma_update(None, "journal_mode", "WAL")
+            .unwrap();
+        connection
+            .execute_batch("CREATE TABLE t (n INTEGER UNIQUE)")
+            .unwrap();
         (folder, Writer::start(connection).unwrap())
     }
 
     #[tokio::test]
     async fn an_operation_that_fails_leaves_its_neighbours_in_the_batch_committed() {
         let (_folder, writer) = writer();
-        let insert = |n: i64| writer.run(Urgency::Now, move |c| c.execute("INSERT INTO t VALUES (?1)", [n]));
+        let insert = |n: i64| {
+            writer.run(Urgency::Now, move |c| {
+                c.execute("INSERT INTO t VALUES (?1)", [n])
+            })
+        };
         let (first, twin, other) = tokio::join!(insert(1), insert(1), insert(2));
         assert!(first.is_ok() && other.is_ok());
         assert!(matches!(twin, Err(StoreError::Sqlite(_))));
-        let count =
-            writer.run(Urgency::Look, |c| c.query_row("SELECT count(*) FROM t", [], |r| r.get::<_, i64>(0))).await;
+        let count = writer
+            .run(Urgency::Look, |c| {
+                c.query_row("SELECT count(*) FROM t", [], |r| r.get::<_, i64>(0))
+            })
+            .await;
         assert_eq!(count.unwrap(), 2);
     }
 
     #[tokio::test]
     async fn callers_that_wait_together_share_a_flush() {
         let (_folder, writer) = writer();
-        let calls = (0..200).map(|n| writer.run(Urgency::Now, move |c| c.execute("INSERT INTO t VALUES (?1)", [n])));
+        let calls = (0..200).map(|n| {
+            writer.run(Urgency::Now, move |c| {
+                c.execute("INSERT INTO t VALUES (?1)", [n])
+            })
+        });
         let answers = futures_util::future::join_all(calls).await;
         assert!(answers.iter().all(Result::is_ok));
         let commits = writer.commits();
@@ -454,19 +519,30 @@ mod tests {
     /// What another connection sees.
     fn committed(folder: &tempfile::TempDir) -> i64 {
         let reader = Connection::open(folder.path().join("t.db")).unwrap();
-        reader.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap()
+        reader
+            .query_row("SELECT count(*) FROM t", [], |row| row.get(0))
+            .unwrap()
     }
 
     async fn insert(writer: &Writer, urgency: Urgency, n: i64) -> Result<usize, StoreError> {
-        writer.run(urgency, move |c| c.execute("INSERT INTO t VALUES (?1)", [n])).await
+        writer
+            .run(urgency, move |c| {
+                c.execute("INSERT INTO t VALUES (?1)", [n])
+            })
+            .await
     }
 
     #[tokio::test]
     async fn a_note_is_answered_before_its_commit_and_rides_along_with_the_next_one() {
         let (folder, writer) = writer();
         insert(&writer, Urgency::Note, 1).await.unwrap();
-        let looked = writer.run(Urgency::Look, |c| c.query_row("SELECT count(*) FROM t", [], |r| r.get::<_, i64>(0)));
-        assert_eq!((looked.await.unwrap(), committed(&folder), writer.commits()), (1, 0, 0));
+        let looked = writer.run(Urgency::Look, |c| {
+            c.query_row("SELECT count(*) FROM t", [], |r| r.get::<_, i64>(0))
+        });
+        assert_eq!(
+            (looked.await.unwrap(), committed(&folder), writer.commits()),
+            (1, 0, 0)
+        );
         insert(&writer, Urgency::Now, 2).await.unwrap();
         assert_eq!((committed(&folder), writer.commits()), (2, 1));
         insert(&writer, Urgency::Note, 3).await.unwrap();
@@ -475,7 +551,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn results_in_quick_succession_share_commits_and_one_to_be_sent_is_committed_when_it_is_answered() {
+    async fn results_in_quick_succession_share_commits_and_one_to_be_sent_is_committed_when_it_is_answered()
+     {
         let (folder, writer) = writer();
         for n in 0..100 {
             insert(&writer, Urgency::Result, n).await.unwrap();
@@ -488,8 +565,17 @@ mod tests {
     #[tokio::test]
     async fn looking_and_changing_nothing_commit_nothing() {
         let (_folder, writer) = writer();
-        for urgency in [Urgency::Look, Urgency::Note, Urgency::Result, Urgency::Send, Urgency::Now] {
-            writer.run(urgency, |c| c.execute("DELETE FROM t WHERE n = 7", [])).await.unwrap();
+        for urgency in [
+            Urgency::Look,
+            Urgency::Note,
+            Urgency::Result,
+            Urgency::Send,
+            Urgency::Now,
+        ] {
+            writer
+                .run(urgency, |c| c.execute("DELETE FROM t WHERE n = 7", []))
+                .await
+                .unwrap();
         }
         assert_eq!(writer.commits(), 0);
     }
@@ -497,12 +583,23 @@ mod tests {
     #[tokio::test]
     async fn what_was_answered_before_a_commit_that_failed_is_done_again() {
         let (folder, writer) = writer();
-        let reference = "CREATE TABLE child (n INTEGER REFERENCES t (n) DEFERRABLE INITIALLY DEFERRED)";
-        writer.run(Urgency::Now, move |c| c.execute_batch(reference)).await.unwrap();
-        writer.run(Urgency::Look, |c| c.pragma_update(None, "foreign_keys", true)).await.unwrap();
+        let reference =
+            "CREATE TABLE child (n INTEGER REFERENCES t (n) DEFERRABLE INITIALLY DEFERRED)";
+        writer
+            .run(Urgency::Now, move |c| c.execute_batch(reference))
+            .await
+            .unwrap();
+        writer
+            .run(Urgency::Look, |c| {
+                c.pragma_update(None, "foreign_keys", true)
+            })
+            .await
+            .unwrap();
         insert(&writer, Urgency::Note, 1).await.unwrap();
         // Its own statement succeeds; the commit finds that row 99 does not exist.
-        let orphan = writer.run(Urgency::Now, |c| c.execute("INSERT INTO child VALUES (99)", []));
+        let orphan = writer.run(Urgency::Now, |c| {
+            c.execute("INSERT INTO child VALUES (99)", [])
+        });
         assert!(matches!(orphan.await, Err(StoreError::Commit(_))));
         assert_eq!(committed(&folder), 0);
         insert(&writer, Urgency::Now, 2).await.unwrap();

@@ -1,5 +1,5 @@
-//! `/v1`, what is read: images, people, strangers and status as JSON, and the pictures the page shows. Errors are
-//! problem details. What changes something is in `admin`.
+//! `/v1`, what is read: images, people, strangers and status as JSON, and the pictures the page
+//! shows. Errors are problem details. What changes something is in `admin`.
 
 use std::collections::HashMap;
 
@@ -28,7 +28,8 @@ use crate::domain::{ImageId, Outcome, PersonId, PictureBytes, Source, State as I
 use crate::health::{Condition, Part};
 use crate::problem::Problem;
 use crate::store::{
-    Counts, ImageDetail, ImageFilter, ImageRow, PersonPicture, PersonRow, StrangerFace, StrangerId, StrangerRow,
+    Counts, ImageDetail, ImageFilter, ImageRow, PersonPicture, PersonRow, StrangerFace, StrangerId,
+    StrangerRow,
 };
 
 const DEFAULT_LIMIT: u32 = 50;
@@ -94,30 +95,51 @@ pub struct ImagePage {
     images: Vec<ImageRow>,
     /// Asks for the page that follows; null: this is the last.
     next_cursor: Option<ImageId>,
-    /// Fewer than asked for, because only so many are looked through at a time: go on with `next_cursor`.
+    /// Fewer than asked for, because only so many are looked through at a time: go on with
+    /// `next_cursor`.
     unfinished: bool,
 }
 
 /// Images, newest first.
 #[utoipa::path(get, path = "/v1/images", tag = "images", params(ImageQuery),
     responses((status = 200, body = ImagePage), Problem))]
-async fn images(State(web): State<Web>, query: Asked<ImageQuery>) -> Result<Json<ImagePage>, Problem> {
+async fn images(
+    State(web): State<Web>,
+    query: Asked<ImageQuery>,
+) -> Result<Json<ImagePage>, Problem> {
     let Asked(query) = query;
     let limit = limit(query.limit)?;
-    let cursor = query.cursor.map(|cursor| number(cursor, "cursor")).transpose()?;
-    let found = web.store.find_images(query.filter()?, cursor, limit).await?;
-    Ok(Json(ImagePage { images: found.images, next_cursor: found.next, unfinished: found.unfinished }))
+    let cursor = query
+        .cursor
+        .map(|cursor| number(cursor, "cursor"))
+        .transpose()?;
+    let found = web
+        .store
+        .find_images(query.filter()?, cursor, limit)
+        .await?;
+    Ok(Json(ImagePage {
+        images: found.images,
+        next_cursor: found.next,
+        unfinished: found.unfinished,
+    }))
 }
 
 impl ImageQuery {
     fn filter(self) -> Result<ImageFilter, Problem> {
-        if self.path.as_ref().is_some_and(|path| path.chars().count() > 1000) {
+        if self
+            .path
+            .as_ref()
+            .is_some_and(|path| path.chars().count() > 1000)
+        {
             return Err(Problem::bad_request("\"path\" has at most 1 000 letters."));
         }
         Ok(ImageFilter {
             state: self.state,
             outcome: self.outcome,
-            person: self.person.map(|person| number(person, "person")).transpose()?,
+            person: self
+                .person
+                .map(|person| number(person, "person"))
+                .transpose()?,
             source: self.source,
             since_ms: self.since.map(|text| rfc3339(&text)).transpose()?,
             until_ms: self.until.map(|text| rfc3339(&text)).transpose()?,
@@ -130,13 +152,21 @@ impl ImageQuery {
 #[utoipa::path(get, path = "/v1/images/{id}", tag = "images", params(("id" = i64, Path, minimum = 1)),
     responses((status = 200, body = ImageDetail), Problem))]
 async fn image(State(web): State<Web>, Id(id): Id) -> Result<Json<ImageDetail>, Problem> {
-    web.store.image(id).await?.map(Json).ok_or_else(|| Problem::not_found(format!("There is no image {id}.")))
+    web.store
+        .image(id)
+        .await?
+        .map(Json)
+        .ok_or_else(|| Problem::not_found(format!("There is no image {id}.")))
 }
 
 /// Small picture of an image.
 #[utoipa::path(get, path = "/v1/images/{id}/thumbnail.jpg", tag = "images", params(("id" = i64, Path, minimum = 1)),
     responses((status = 200, content_type = "image/jpeg", body = PictureBytes), (status = 304, description = "Not changed"), Problem))]
-async fn thumbnail(State(web): State<Web>, Id(id): Id, headers: HeaderMap) -> Result<Response, Problem> {
+async fn thumbnail(
+    State(web): State<Web>,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let jpeg = web.store.thumbnail(id).await?;
     let jpeg = jpeg.ok_or_else(|| Problem::not_found(format!("Image {id} has no thumbnail.")))?;
     Ok(with_etag(&headers, "image/jpeg", jpeg))
@@ -154,9 +184,11 @@ async fn face(
 ) -> Result<Response, Problem> {
     let number = file.ok().and_then(|Path((_, file))| jpeg_number(&file));
     let number = number.and_then(|number| u32::try_from(number).ok());
-    let number = number.ok_or_else(|| Problem::bad_request("A face is named by its number, as in \"1.jpg\"."))?;
+    let number = number
+        .ok_or_else(|| Problem::bad_request("A face is named by its number, as in \"1.jpg\"."))?;
     let jpeg = web.store.crop(id, number).await?;
-    let jpeg = jpeg.ok_or_else(|| Problem::not_found(format!("Image {id} has no face {number}.")))?;
+    let jpeg =
+        jpeg.ok_or_else(|| Problem::not_found(format!("Image {id} has no face {number}.")))?;
     Ok(with_etag(&headers, "image/jpeg", jpeg))
 }
 
@@ -184,7 +216,10 @@ impl PageQuery {
     /// How many are asked for, and behind which one.
     pub fn read(self) -> Result<(usize, Option<i64>), Problem> {
         let limit = limit(self.limit)?;
-        let cursor = self.cursor.map(|cursor| number(cursor, "cursor")).transpose()?;
+        let cursor = self
+            .cursor
+            .map(|cursor| number(cursor, "cursor"))
+            .transpose()?;
         Ok((limit, cursor))
     }
 }
@@ -205,7 +240,10 @@ async fn people(State(web): State<Web>, query: Asked<PageQuery>) -> Result<Json<
     let (limit, cursor) = query.0.read()?;
     let mut people = web.store.people_after(cursor, limit + 1).await?;
     let next_cursor = cut(&mut people, limit).map(|last| last.id);
-    Ok(Json(People { people, next_cursor }))
+    Ok(Json(People {
+        people,
+        next_cursor,
+    }))
 }
 
 /// A person with what they were enrolled from.
@@ -233,7 +271,11 @@ pub struct EnrolledPicture {
 /// One person and the pictures they were enrolled from, with remarks on each.
 #[utoipa::path(get, path = "/v1/people/{id}", tag = "people", params(("id" = i64, Path, minimum = 1), PageQuery),
     responses((status = 200, body = PersonDetail), Problem))]
-async fn person(State(web): State<Web>, Id(id): Id, query: Asked<PageQuery>) -> Result<Json<PersonDetail>, Problem> {
+async fn person(
+    State(web): State<Web>,
+    Id(id): Id,
+    query: Asked<PageQuery>,
+) -> Result<Json<PersonDetail>, Problem> {
     let (limit, cursor) = query.0.read()?;
     let person = web.store.person(id).await?;
     let person = person.ok_or_else(|| Problem::not_found(format!("There is no person {id}.")))?;
@@ -247,7 +289,11 @@ async fn person(State(web): State<Web>, Id(id): Id, query: Asked<PageQuery>) -> 
         let remarks = remarks.remove(&picture.id).unwrap_or_default();
         EnrolledPicture { picture, remarks }
     });
-    Ok(Json(PersonDetail { person, images: images.collect(), next_cursor }))
+    Ok(Json(PersonDetail {
+        person,
+        images: images.collect(),
+        next_cursor,
+    }))
 }
 
 /// The face of an enrolled picture, aligned.
@@ -261,9 +307,13 @@ async fn person_picture(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let picture = file.ok().and_then(|Path((_, file))| jpeg_number(&file));
-    let picture = picture.ok_or_else(|| Problem::bad_request("A picture is named by its number, as in \"1.jpg\"."))?;
+    let picture = picture.ok_or_else(|| {
+        Problem::bad_request("A picture is named by its number, as in \"1.jpg\".")
+    })?;
     let jpeg = web.store.person_crop(id, picture).await?;
-    let jpeg = jpeg.ok_or_else(|| Problem::not_found(format!("Person {id} has no picture {picture} to show.")))?;
+    let jpeg = jpeg.ok_or_else(|| {
+        Problem::not_found(format!("Person {id} has no picture {picture} to show."))
+    })?;
     Ok(with_etag(&headers, "image/jpeg", jpeg))
 }
 
@@ -294,17 +344,32 @@ pub struct StrangerPage {
 /// Unknown faces grouped by likeness.
 #[utoipa::path(get, path = "/v1/strangers", tag = "strangers", params(StrangerQuery),
     responses((status = 200, body = StrangerPage), Problem))]
-async fn strangers(State(web): State<Web>, query: Asked<StrangerQuery>) -> Result<Json<StrangerPage>, Problem> {
+async fn strangers(
+    State(web): State<Web>,
+    query: Asked<StrangerQuery>,
+) -> Result<Json<StrangerPage>, Problem> {
     let Asked(query) = query;
     let limit = limit(query.limit)?;
     let cursor = query.cursor.map(|text| {
-        let parsed = text.split_once('-').and_then(|(image, id)| Some((digits(image)?, digits(id)?)));
+        let parsed = text
+            .split_once('-')
+            .and_then(|(image, id)| Some((digits(image)?, digits(id)?)));
         parsed.ok_or_else(|| Problem::bad_request("\"cursor\" is what \"next_cursor\" said."))
     });
-    let mut strangers =
-        web.store.stranger_groups(query.ignored.unwrap_or(false), cursor.transpose()?, limit + 1).await?;
-    let next_cursor = cut(&mut strangers, limit).map(|last| format!("{}-{}", last.last_image, last.id));
-    Ok(Json(StrangerPage { strangers, next_cursor }))
+    let mut strangers = web
+        .store
+        .stranger_groups(
+            query.ignored.unwrap_or(false),
+            cursor.transpose()?,
+            limit + 1,
+        )
+        .await?;
+    let next_cursor =
+        cut(&mut strangers, limit).map(|last| format!("{}-{}", last.last_image, last.id));
+    Ok(Json(StrangerPage {
+        strangers,
+        next_cursor,
+    }))
 }
 
 fn digits(text: &str) -> Option<i64> {
@@ -328,19 +393,26 @@ pub struct StrangerDetail {
 async fn stranger(State(web): State<Web>, Id(id): Id) -> Result<Json<StrangerDetail>, Problem> {
     let stranger = web.store.stranger(id).await?;
     let stranger = stranger.ok_or_else(|| no_stranger(id))?;
-    Ok(Json(StrangerDetail { stranger, members: web.store.stranger_faces(id, None, 200).await? }))
+    Ok(Json(StrangerDetail {
+        stranger,
+        members: web.store.stranger_faces(id, None, 200).await?,
+    }))
 }
 
 /// What is said of a group that is not there.
 pub fn no_stranger(id: StrangerId) -> Problem {
-    Problem::not_found(format!("There is no stranger {id}; perhaps it was named, or its faces are gone."))
+    Problem::not_found(format!(
+        "There is no stranger {id}; perhaps it was named, or its faces are gone."
+    ))
 }
 
 /// What the own gallery says about the threshold.
 #[utoipa::path(get, path = "/v1/calibration", tag = "board", responses((status = 200, body = Calibration), Problem))]
 async fn calibration(State(web): State<Web>) -> Result<Json<Calibration>, Problem> {
     let calibration = web.calibration().await;
-    calibration.map(Json).ok_or_else(|| Problem::later("The gallery is not loaded yet; /v1/health says why."))
+    calibration
+        .map(Json)
+        .ok_or_else(|| Problem::later("The gallery is not loaded yet; /v1/health says why."))
 }
 
 /// How the board is.
@@ -366,26 +438,41 @@ pub async fn status(State(web): State<Web>) -> Result<Json<Status>, Problem> {
         disk: web.disk.report().await?,
         board: web.board.report().await,
         parts: web.health.parts(),
-        engine: web.desk.borrow().as_ref().map(|desk| Engines::from((desk.report)())),
+        engine: web
+            .desk
+            .borrow()
+            .as_ref()
+            .map(|desk| Engines::from((desk.report)())),
         device: web.device,
         version: VERSION,
     }))
 }
 
-/// `GET /readyz`: whether pictures are accepted now, in the words of the intake; and which parts do not work, by name only,
-/// since everybody may ask.
+/// `GET /readyz`: whether pictures are accepted now, in the words of the intake; and which parts do
+/// not work, by name only, since everybody may ask.
 pub async fn ready(State(web): State<Web>) -> (StatusCode, String) {
     let parts = web.health.parts();
     let (status, text) = match parts.get("intake") {
         Some(part) if part.condition == Condition::Ok => (StatusCode::OK, part.text.as_str()),
         Some(part) => (StatusCode::SERVICE_UNAVAILABLE, part.text.as_str()),
-        None => (StatusCode::SERVICE_UNAVAILABLE, "The intake has not started yet."),
+        None => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The intake has not started yet.",
+        ),
     };
-    let degraded = parts.iter().filter(|(name, part)| **name != "intake" && part.condition == Condition::Degraded);
+    let degraded = parts
+        .iter()
+        .filter(|(name, part)| **name != "intake" && part.condition == Condition::Degraded);
     // Of a folder or a camera the kind.
-    let mut degraded: Vec<_> = degraded.filter_map(|(name, _)| name.split(' ').next()).collect();
+    let mut degraded: Vec<_> = degraded
+        .filter_map(|(name, _)| name.split(' ').next())
+        .collect();
     degraded.dedup();
-    let rest = if degraded.is_empty() { String::new() } else { format!("degraded: {}\n", degraded.join(", ")) };
+    let rest = if degraded.is_empty() {
+        String::new()
+    } else {
+        format!("degraded: {}\n", degraded.join(", "))
+    };
     (status, format!("{text}\n{rest}"))
 }
 
@@ -397,11 +484,14 @@ impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequestParts<S> for Ask
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let query: Result<Query<T>, QueryRejection> = Query::from_request_parts(parts, state).await;
-        query.map(|Query(query)| Self(query)).map_err(|error| Problem::bad_request(format!("{}.", error.body_text())))
+        query
+            .map(|Query(query)| Self(query))
+            .map_err(|error| Problem::bad_request(format!("{}.", error.body_text())))
     }
 }
 
-/// The `{id}` of a URL; whatever else stands there, bytes that are no text included, is a problem with a sentence.
+/// The `{id}` of a URL; whatever else stands there, bytes that are no text included, is a problem
+/// with a sentence.
 pub struct Id(pub i64);
 
 impl<S: Send + Sync> FromRequestParts<S> for Id {
@@ -409,23 +499,42 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let path = Path::<HashMap<String, String>>::from_request_parts(parts, state).await;
-        let id = path.ok().and_then(|Path(mut path)| path.remove("id")).unwrap_or_default();
-        let parsed = id.parse().ok().filter(|number| *number > 0 && id == format!("{number}"));
-        parsed.map(Self).ok_or_else(|| Problem::bad_request(format!("An id is a whole number from 1, not \"{id}\".")))
+        let id = path
+            .ok()
+            .and_then(|Path(mut path)| path.remove("id"))
+            .unwrap_or_default();
+        let parsed = id
+            .parse()
+            .ok()
+            .filter(|number| *number > 0 && id == format!("{number}"));
+        parsed.map(Self).ok_or_else(|| {
+            Problem::bad_request(format!("An id is a whole number from 1, not \"{id}\"."))
+        })
     }
 }
 
 /// A number of ours in a query.
 fn number(number: i64, name: &str) -> Result<i64, Problem> {
-    let refused = || Problem::bad_request(format!("\"{name}\" is a whole number from 1, not {number}."));
+    let refused = || {
+        Problem::bad_request(format!(
+            "\"{name}\" is a whole number from 1, not {number}."
+        ))
+    };
     (number > 0).then_some(number).ok_or_else(refused)
 }
 
 /// How many of a list are asked for.
 fn limit(limit: Option<u32>) -> Result<usize, Problem> {
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
-    let refused = || Problem::bad_request(format!("\"limit\" is a whole number from 1 to {MOST}, not {limit}."));
-    (1..=MOST).contains(&limit).then_some(limit as usize).ok_or_else(refused)
+    let refused = || {
+        Problem::bad_request(format!(
+            "\"limit\" is a whole number from 1 to {MOST}, not {limit}."
+        ))
+    };
+    (1..=MOST)
+        .contains(&limit)
+        .then_some(limit as usize)
+        .ok_or_else(refused)
 }
 
 fn milliseconds(moment: OffsetDateTime) -> Option<i64> {
@@ -433,8 +542,14 @@ fn milliseconds(moment: OffsetDateTime) -> Option<i64> {
 }
 
 fn rfc3339(text: &str) -> Result<i64, Problem> {
-    let parsed = OffsetDateTime::parse(text, &Rfc3339).ok().and_then(milliseconds);
-    let refused = || Problem::bad_request(format!("A moment is written like 2026-11-24T07:21:05Z, not \"{text}\"."));
+    let parsed = OffsetDateTime::parse(text, &Rfc3339)
+        .ok()
+        .and_then(milliseconds);
+    let refused = || {
+        Problem::bad_request(format!(
+            "A moment is written like 2026-11-24T07:21:05Z, not \"{text}\"."
+        ))
+    };
     parsed.ok_or_else(refused)
 }
 
@@ -446,7 +561,10 @@ pub fn moment(text: &str) -> Result<i64, Problem> {
     let typed = PrimitiveDateTime::parse(text, seconds)
         .or_else(|_| PrimitiveDateTime::parse(text, minutes))
         .or_else(|_| Date::parse(text, day).map(|day| day.with_time(Time::MIDNIGHT)));
-    typed.ok().and_then(|typed| milliseconds(typed.assume_utc())).map_or_else(|| rfc3339(text), Ok)
+    typed
+        .ok()
+        .and_then(|typed| milliseconds(typed.assume_utc()))
+        .map_or_else(|| rfc3339(text), Ok)
 }
 
 /// Answers 304 to whoever has this very JSON already.
@@ -454,14 +572,19 @@ pub async fn etags(request: Request, next: Next) -> Response {
     let get = request.method() == axum::http::Method::GET;
     let headers = request.headers().clone();
     let response = next.run(request).await;
-    let json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    let json = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind == "application/json");
     if !get || !json || response.status() != StatusCode::OK {
         return response;
     }
     // Our own answers, whole in memory already.
     match response.into_body().collect().await {
         Ok(body) => with_etag(&headers, "application/json", body.to_bytes()),
-        Err(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The answer broke off.").into_response(),
+        Err(_) => {
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The answer broke off.").into_response()
+        }
     }
 }
 
@@ -476,7 +599,13 @@ mod tests {
         assert_eq!(ms("1970-01-02T01:00:00.5+01:00"), 86_400_500);
         assert_eq!(ms("1970-01-02T00:00"), 86_400_000);
         assert_eq!(ms("1970-01-02"), 86_400_000);
-        for text in ["", "yesterday", "86400000", "1970-13-01", "1970-01-02T25:00"] {
+        for text in [
+            "",
+            "yesterday",
+            "86400000",
+            "1970-13-01",
+            "1970-01-02T25:00",
+        ] {
             assert!(moment(text).is_err(), "{text}");
         }
     }

@@ -1,4 +1,5 @@
-//! Stylesheet, script and icon, compiled in. Their URLs carry a hash of the content, so browsers keep them for good.
+//! Stylesheet, script and icon, compiled in. Their URLs carry a hash of the content, so browsers
+//! keep them for good.
 
 use std::sync::LazyLock;
 
@@ -37,9 +38,20 @@ pub async fn asset(Path(file): Path<String>) -> Response {
         _ if url == ASSETS.style => ("text/css; charset=utf-8", STYLE),
         _ if url == ASSETS.script => ("text/javascript; charset=utf-8", SCRIPT),
         _ if url == ASSETS.icon => ("image/svg+xml", ICON),
-        _ => return Problem::not_found("This build of kithd has no such file; load the page again.").into_response(),
+        _ => {
+            return Problem::not_found(
+                "This build of kithd has no such file; load the page again.",
+            )
+            .into_response();
+        }
     };
-    ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "public, max-age=31536000, immutable")], content)
+    (
+        [
+            (header::CONTENT_TYPE, kind),
+            (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+        ],
+        content,
+    )
         .into_response()
 }
 
@@ -49,14 +61,25 @@ mod tests {
 
     use super::STYLE;
 
-    /// The colours of a scheme: the custom properties of the first rule, and of the dark one over them.
+    /// The colours of a scheme: the custom properties of the first rule, and of the dark one over
+    /// them.
     fn colours(dark: bool) -> HashMap<&'static str, [f64; 3]> {
-        let (light, rest) = STYLE.split_once("@media (prefers-color-scheme: dark)").unwrap();
-        let texts = [light, if dark { rest.split_once("\n}").unwrap().0 } else { "" }];
+        let (light, rest) = STYLE
+            .split_once("@media (prefers-color-scheme: dark)")
+            .unwrap();
+        let texts = [
+            light,
+            if dark {
+                rest.split_once("\n}").unwrap().0
+            } else {
+                ""
+            },
+        ];
         let declarations = texts.into_iter().flat_map(|text| text.split([';', '{']));
         let colours = declarations.filter_map(|one| {
             let (name, value) = one.trim().strip_prefix("--")?.split_once(": #")?;
-            let channel = |at: usize| f64::from(u8::from_str_radix(&value[at..at + 2], 16).unwrap()) / 255.0;
+            let channel =
+                |at: usize| f64::from(u8::from_str_radix(&value[at..at + 2], 16).unwrap()) / 255.0;
             Some((name, [channel(0), channel(2), channel(4)]))
         });
         colours.collect()
@@ -64,18 +87,29 @@ mod tests {
 
     /// As WCAG 2 defines it.
     fn contrast(one: [f64; 3], other: [f64; 3]) -> f64 {
-        let linear = |part: f64| if part <= 0.04045 { part / 12.92 } else { ((part + 0.055) / 1.055).powf(2.4) };
-        let luminance =
-            |[red, green, blue]: [f64; 3]| 0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue);
+        let linear = |part: f64| {
+            if part <= 0.04045 {
+                part / 12.92
+            } else {
+                ((part + 0.055) / 1.055).powf(2.4)
+            }
+        };
+        let luminance = |[red, green, blue]: [f64; 3]| {
+            0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue)
+        };
         let (one, other) = (luminance(one) + 0.05, luminance(other) + 0.05);
         one.max(other) / one.min(other)
     }
 
     #[test]
     fn every_text_and_every_mark_stands_out_from_its_ground_in_light_and_in_dark() {
-        // What is written on what, or drawn on what, in the stylesheet; WCAG AA asks for 4.5 and for 3.
+        // What is written on what, or drawn on what, in the stylesheet; WCAG AA asks for 4.5 and
+        // for 3.
         let written = [
-            ("ink", "ground panel hover fresh none-ground bad-ground uncertain-ground"),
+            (
+                "ink",
+                "ground panel hover fresh none-ground bad-ground uncertain-ground",
+            ),
             ("soft", "ground panel hover fresh"),
             ("accent", "ground panel hover fresh"),
             ("ground", "accent"),
@@ -100,7 +134,10 @@ mod tests {
                 for (front, grounds) in pairs {
                     for ground in grounds.split(' ') {
                         let contrast = contrast(colours[front], colours[ground]);
-                        assert!(contrast >= least, "--{front} on --{ground}, dark {dark}: {contrast:.2}, not {least}");
+                        assert!(
+                            contrast >= least,
+                            "--{front} on --{ground}, dark {dark}: {contrast:.2}, not {least}"
+                        );
                     }
                 }
             }

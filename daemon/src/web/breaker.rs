@@ -1,4 +1,5 @@
-//! `/v1/breaker`: the circuit breaker and the engines as JSON. An operator's word to it is in `admin`.
+//! `/v1/breaker`: the circuit breaker and the engines as JSON. An operator's word to it is in
+//! `admin`.
 
 use axum::Json;
 use axum::extract::State;
@@ -21,7 +22,10 @@ pub struct Engines {
 
 impl From<EngineReport> for Engines {
     fn from(report: EngineReport) -> Self {
-        Self { sentence: report.sentence(), report }
+        Self {
+            sentence: report.sentence(),
+            report,
+        }
     }
 }
 
@@ -35,6 +39,9 @@ pub async fn show(State(web): State<Web>) -> Result<Json<Engines>, Problem> {
 pub fn desk(web: &Web) -> Result<EngineDesk, Problem> {
     let desk = web.desk.borrow().clone();
     desk.ok_or_else(|| {
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "The model pack is not loaded; /v1/health says why.")
+        Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The model pack is not loaded; /v1/health says why.",
+        )
     })
 }

@@ -1,4 +1,5 @@
-//! Small charts as inline SVG, drawn here so that they need neither a script nor a picture. Colours are the stylesheet's.
+//! Small charts as inline SVG, drawn here so that they need neither a script nor a picture. Colours
+//! are the stylesheet's.
 //!
 //! Knows numbers and places only; what is shown and what it is called is said by the pages.
 
@@ -65,12 +66,22 @@ pub struct Frame {
 impl Frame {
     /// From `left` to `right`, and from 0 to `top`.
     pub fn new(left: f64, right: f64, top: f64) -> Self {
-        Self { left, right, top, logarithmic: None }
+        Self {
+            left,
+            right,
+            top,
+            logarithmic: None,
+        }
     }
 
     /// From `lowest` to `top` in powers of ten; what is lower lies at the bottom.
     pub fn logarithmic(left: f64, right: f64, lowest: f64, top: f64) -> Self {
-        Self { left, right, top, logarithmic: Some(lowest) }
+        Self {
+            left,
+            right,
+            top,
+            logarithmic: Some(lowest),
+        }
     }
 
     /// Place of a value across, within the drawing.
@@ -93,7 +104,13 @@ impl Frame {
         let mut path = String::new();
         for run in runs(points) {
             for (place, (x, y)) in run.iter().enumerate() {
-                let _ = write!(path, "{}{:.1} {:.1}", if place == 0 { "M" } else { "L" }, self.x(*x), self.y(*y));
+                let _ = write!(
+                    path,
+                    "{}{:.1} {:.1}",
+                    if place == 0 { "M" } else { "L" },
+                    self.x(*x),
+                    self.y(*y)
+                );
             }
             if run.len() == 1 {
                 // A dot: the line has round ends.
@@ -105,11 +122,21 @@ impl Frame {
 
     /// What lies between two lines over the same places; broken where either has no value.
     pub fn area(&self, points: &[(f64, Option<f64>)], below: &[(f64, Option<f64>)]) -> String {
-        let both: Vec<_> = points.iter().zip(below).map(|((x, high), (_, low))| (*x, high.zip(*low))).collect();
+        let both: Vec<_> = points
+            .iter()
+            .zip(below)
+            .map(|((x, high), (_, low))| (*x, high.zip(*low)))
+            .collect();
         let mut path = String::new();
         for run in runs(&both) {
             for (place, (x, (high, _))) in run.iter().enumerate() {
-                let _ = write!(path, "{}{:.1} {:.1}", if place == 0 { "M" } else { "L" }, self.x(*x), self.y(*high));
+                let _ = write!(
+                    path,
+                    "{}{:.1} {:.1}",
+                    if place == 0 { "M" } else { "L" },
+                    self.x(*x),
+                    self.y(*high)
+                );
             }
             for (x, (_, low)) in run.iter().rev() {
                 let _ = write!(path, "L{:.1} {:.1}", self.x(*x), self.y(*low));
@@ -130,7 +157,12 @@ impl Frame {
         let mut path = String::new();
         for (left, right, height) in bars.iter().filter(|(_, _, height)| *height > 0.0) {
             let (left, right) = (self.x(*left), self.x(*right));
-            let _ = write!(path, "M{left:.1} {:.1}V{:.1}H{right:.1}V{0:.1}Z", self.y(0.0), self.y(*height));
+            let _ = write!(
+                path,
+                "M{left:.1} {:.1}V{:.1}H{right:.1}V{0:.1}Z",
+                self.y(0.0),
+                self.y(*height)
+            );
         }
         path
     }
@@ -138,14 +170,26 @@ impl Frame {
     /// A piece of a band at the bottom, wide enough to be seen.
     pub fn band(&self, from: f64, to: f64) -> String {
         let (left, right) = (self.x(from), self.x(to));
-        format!("M{left:.1} {BASE}H{:.1}V{BAND}H{left:.1}Z", right.max(left + 1.5))
+        format!(
+            "M{left:.1} {BASE}H{:.1}V{BAND}H{left:.1}Z",
+            right.max(left + 1.5)
+        )
     }
 
     /// An upright line with its word on the side that has room.
     pub fn mark(&self, class: &'static str, value: f64, word: String) -> Mark {
         let x = self.x(value);
-        let label = if x > WIDTH * 0.6 { (x - 5.0, "end") } else { (x + 5.0, "start") };
-        Mark { class, x, label, word }
+        let label = if x > WIDTH * 0.6 {
+            (x - 5.0, "end")
+        } else {
+            (x + 5.0, "start")
+        };
+        Mark {
+            class,
+            x,
+            label,
+            word,
+        }
     }
 
     /// Words below, for places from left to right; the outermost do not stick out.
@@ -156,20 +200,34 @@ impl Frame {
             _ if place == last => "end",
             _ => "middle",
         };
-        words.into_iter().enumerate().map(|(place, (value, word))| (self.x(value), anchor(place), word)).collect()
+        words
+            .into_iter()
+            .enumerate()
+            .map(|(place, (value, word))| (self.x(value), anchor(place), word))
+            .collect()
     }
 
     /// Lines across at the bottom, the middle and the top.
     pub fn rows(&self, word: impl Fn(f64) -> String) -> Vec<(f64, String)> {
-        [0.0, self.top / 2.0, self.top].map(|value| (self.y(value), word(value))).into()
+        [0.0, self.top / 2.0, self.top]
+            .map(|value| (self.y(value), word(value)))
+            .into()
     }
 }
 
 /// The next round number from a value up: 1, 2 or 5 and noughts, at least `least`.
 pub fn round_up(value: f64, least: f64) -> f64 {
-    let value = if value.is_finite() { value.max(least) } else { least };
+    let value = if value.is_finite() {
+        value.max(least)
+    } else {
+        least
+    };
     let power = 10_f64.powf(value.log10().floor());
-    [1.0, 2.0, 5.0, 10.0].map(|step| step * power).into_iter().find(|round| *round >= value).unwrap_or(value)
+    [1.0, 2.0, 5.0, 10.0]
+        .map(|step| step * power)
+        .into_iter()
+        .find(|round| *round >= value)
+        .unwrap_or(value)
 }
 
 /// A number of an axis, as short as it can be said.
@@ -185,7 +243,14 @@ pub fn tick(value: f64) -> String {
 fn runs<T: Copy>(points: &[(f64, Option<T>)]) -> Vec<Vec<(f64, T)>> {
     let stretches = points.split(|(_, value)| value.is_none());
     let stretches = stretches.filter(|stretch| !stretch.is_empty());
-    stretches.map(|stretch| stretch.iter().filter_map(|(x, value)| Some((*x, (*value)?))).collect()).collect()
+    stretches
+        .map(|stretch| {
+            stretch
+                .iter()
+                .filter_map(|(x, value)| Some((*x, (*value)?)))
+                .collect()
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -195,7 +260,13 @@ mod tests {
     #[test]
     fn a_line_is_broken_where_there_is_no_value_and_a_lone_value_is_a_dot() {
         let frame = Frame::new(0.0, 4.0, 10.0);
-        let line = frame.line(&[(0.0, Some(0.0)), (1.0, Some(10.0)), (2.0, None), (3.0, Some(5.0)), (4.0, None)]);
+        let line = frame.line(&[
+            (0.0, Some(0.0)),
+            (1.0, Some(10.0)),
+            (2.0, None),
+            (3.0, Some(5.0)),
+            (4.0, None),
+        ]);
         assert_eq!(line, "M44.0 138.0L130.5 10.0M303.5 74.0h.01");
         assert_eq!(
             frame.filled(&[(0.0, Some(10.0)), (4.0, Some(10.0))]),
@@ -210,7 +281,10 @@ mod tests {
         let logarithmic = Frame::logarithmic(0.0, 1.0, 0.0001, 1.0);
         assert_eq!((logarithmic.y(0.0), logarithmic.y(1.0)), (BASE, TOP));
         assert!((logarithmic.y(0.01) - (TOP + BASE) / 2.0).abs() < 0.01);
-        assert_eq!([0.0, 3.0, 17.0, 201.0].map(|value| round_up(value, 1.0)), [1.0, 5.0, 20.0, 500.0]);
+        assert_eq!(
+            [0.0, 3.0, 17.0, 201.0].map(|value| round_up(value, 1.0)),
+            [1.0, 5.0, 20.0, 500.0]
+        );
         assert_eq!([0.5, 20.0, 25_000.0].map(tick), ["0.5", "20", "25k"]);
     }
 }

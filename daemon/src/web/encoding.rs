@@ -1,5 +1,5 @@
-//! Undoes what `Content-Encoding` says was done to the body of a request, piece by piece, so that the limits of each route
-//! hold for what comes out. What cannot be undone here is refused.
+//! Undoes what `Content-Encoding` says was done to the body of a request, piece by piece, so that
+//! the limits of each route hold for what comes out. What cannot be undone here is refused.
 
 use std::io;
 
@@ -26,14 +26,21 @@ pub async fn undo(mut request: Request, next: Next) -> Response {
         .headers()
         .get_all(header::CONTENT_ENCODING)
         .iter()
-        .flat_map(|value| String::from_utf8_lossy(value.as_bytes()).split(',').map(str::to_owned).collect::<Vec<_>>())
+        .flat_map(|value| {
+            String::from_utf8_lossy(value.as_bytes())
+                .split(',')
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })
         .map(|name| name.trim().to_ascii_lowercase())
         .filter(|name| !name.is_empty() && name != "identity")
         .collect();
     if named.is_empty() {
         return next.run(request).await;
     }
-    let body = std::mem::take(request.body_mut()).into_data_stream().map_err(io::Error::other);
+    let body = std::mem::take(request.body_mut())
+        .into_data_stream()
+        .map_err(io::Error::other);
     let body = StreamReader::new(body);
     let undone = match named.join(", ").as_str() {
         "gzip" | "x-gzip" => {
@@ -46,8 +53,11 @@ pub async fn undo(mut request: Request, next: Next) -> Response {
             let detail = format!(
                 "the body's Content-Encoding is {other:.100}, which is not understood; send it with gzip or deflate, or without"
             );
-            let mut refused = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).into_response();
-            refused.headers_mut().insert(header::ACCEPT_ENCODING, UNDERSTOOD);
+            let mut refused =
+                Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).into_response();
+            refused
+                .headers_mut()
+                .insert(header::ACCEPT_ENCODING, UNDERSTOOD);
             return refused;
         }
     };
@@ -60,5 +70,7 @@ pub async fn undo(mut request: Request, next: Next) -> Response {
 
 fn pieces(decoder: impl AsyncRead + Send + 'static) -> Body {
     let stream = ReaderStream::with_capacity(decoder, PIECE);
-    Body::from_stream(stream.map_err(|error| format!("it is not what its Content-Encoding says ({error})")))
+    Body::from_stream(
+        stream.map_err(|error| format!("it is not what its Content-Encoding says ({error})")),
+    )
 }

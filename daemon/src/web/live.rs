@@ -1,4 +1,5 @@
-//! `GET /events`: tells open pages that something changed. It never says what; pages fetch themselves anew.
+//! `GET /events`: tells open pages that something changed. It never says what; pages fetch
+//! themselves anew.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -30,7 +31,10 @@ const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-bufferi
 
 /// Open streams in all: each is a connection for as long as its page is open.
 const MOST: usize = 256;
-static STREAMS: LazyLock<Streams> = LazyLock::new(|| Streams { open: Mutex::default(), most: MOST });
+static STREAMS: LazyLock<Streams> = LazyLock::new(|| Streams {
+    open: Mutex::default(),
+    most: MOST,
+});
 
 /// Those that are open, oldest first.
 struct Streams {
@@ -39,14 +43,17 @@ struct Streams {
 }
 
 impl Streams {
-    /// A place for one more; `None`: there is none. Where all are taken, whoever holds most of them loses the oldest, unless
-    /// it is no more than the newcomer has then.
+    /// A place for one more; `None`: there is none. Where all are taken, whoever holds most of them
+    /// loses the oldest, unless it is no more than the newcomer has then.
     fn enter(&self, sender: Sender) -> Option<CancellationToken> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|(_, over)| !over.is_cancelled());
         if open.len() >= self.most {
             let count = |sender: Sender| open.iter().filter(|(other, _)| *other == sender).count();
-            let greediest = open.iter().map(|(sender, _)| *sender).max_by_key(|sender| count(*sender))?;
+            let greediest = open
+                .iter()
+                .map(|(sender, _)| *sender)
+                .max_by_key(|sender| count(*sender))?;
             if greediest != sender && count(greediest) <= count(sender) + 1 {
                 return None;
             }
@@ -81,12 +88,25 @@ pub async fn events(
     peer: Option<Extension<ConnectInfo<SocketAddr>>>,
 ) -> Result<impl IntoResponse, Problem> {
     // Without an address it is a command of this board.
-    let peer = peer.map_or(IpAddr::from(Ipv4Addr::LOCALHOST), |Extension(ConnectInfo(peer))| peer.ip());
+    let peer = peer.map_or(
+        IpAddr::from(Ipv4Addr::LOCALHOST),
+        |Extension(ConnectInfo(peer))| peer.ip(),
+    );
     let over = STREAMS.enter(Sender::of(peer));
-    let over = over.ok_or_else(|| Problem::later("Too many pages are open; this one stands still."))?;
+    let over =
+        over.ok_or_else(|| Problem::later("Too many pages are open; this one stands still."))?;
     let (store, health) = (web.store.changes(), web.health.changes());
-    let watch = Watch { store, health, stop: web.stop, next: None, over };
-    Ok(([UNBUFFERED], Sse::new(stream(watch)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))))
+    let watch = Watch {
+        store,
+        health,
+        stop: web.stop,
+        next: None,
+        over,
+    };
+    Ok((
+        [UNBUFFERED],
+        Sse::new(stream(watch)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)),
+    ))
 }
 
 fn stream(watch: Watch) -> impl Stream<Item = Result<Event, Infallible>> {
@@ -100,7 +120,8 @@ fn stream(watch: Watch) -> impl Stream<Item = Result<Event, Infallible>> {
 }
 
 impl Watch {
-    /// Returns true when an event is due. The first is due at once: the page is older than its stream.
+    /// Returns true when an event is due. The first is due at once: the page is older than its
+    /// stream.
     async fn wait(&mut self) -> bool {
         if let Some(next) = self.next {
             let quiet = async {
@@ -135,16 +156,23 @@ mod tests {
 
     #[test]
     fn whoever_holds_most_streams_makes_room() {
-        let streams = Streams { open: Mutex::default(), most: 9 };
+        let streams = Streams {
+            open: Mutex::default(),
+            most: 9,
+        };
         let sender = |last: u8| Sender::of(IpAddr::from([10, 0, 0, last]));
-        let mut held: Vec<_> = (0..9).map(|n| streams.enter(sender(n / 3)).unwrap()).collect();
-        let open = |held: &[CancellationToken]| held.iter().filter(|over| !over.is_cancelled()).count();
+        let mut held: Vec<_> = (0..9)
+            .map(|n| streams.enter(sender(n / 3)).unwrap())
+            .collect();
+        let open =
+            |held: &[CancellationToken]| held.iter().filter(|over| !over.is_cancelled()).count();
         // Three addresses have them all; others get some, down to a fair share.
         held.push(streams.enter(sender(7)).unwrap());
         held.push(streams.enter(sender(8)).unwrap());
         held.push(streams.enter(sender(7)).unwrap());
         assert_eq!(open(&held), 9);
-        // One of those who hold most replaces its own oldest, and who would be one of them gets no more.
+        // One of those who hold most replaces its own oldest, and who would be one of them gets no
+        // more.
         let _newest = streams.enter(sender(7)).unwrap();
         assert!(held[9].is_cancelled() && open(&held) == 8);
         assert!(streams.enter(sender(8)).is_none());

@@ -1,4 +1,5 @@
-//! `GET /metrics` for Prometheus. Values are read when asked for; labels are bounded by our own words.
+//! `GET /metrics` for Prometheus. Values are read when asked for; labels are bounded by our own
+//! words.
 
 use std::sync::atomic::AtomicU64;
 
@@ -70,14 +71,32 @@ pub async fn metrics(State(web): State<Web>) -> Result<impl IntoResponse, Proble
     let mut open_metrics = String::new();
     // Writing into a String fails only if a label set does, and ours are plain text.
     let report = web.desk.borrow().as_ref().map(|desk| (desk.report)());
-    let mut registry = gather(&counts, web.store.commits(), &web.health, report.as_ref(), web.device);
+    let mut registry = gather(
+        &counts,
+        web.store.commits(),
+        &web.health,
+        report.as_ref(),
+        web.device,
+    );
     register_disk(&mut registry, &web.disk.report().await?);
     register_board(&mut registry, &web.board.report().await);
     let _ = encode_registry(&mut open_metrics, &registry);
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], classic(&open_metrics)))
+    Ok((
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        classic(&open_metrics),
+    ))
 }
 
-fn gather(counts: &Counts, commits: u64, health: &Health, report: Option<&EngineReport>, device: String) -> Registry {
+fn gather(
+    counts: &Counts,
+    commits: u64,
+    health: &Health,
+    report: Option<&EngineReport>,
+    device: String,
+) -> Registry {
     let mut registry = Registry::with_prefix("kithd");
     if let Some(report) = report {
         register_engines(&mut registry, report);
@@ -90,26 +109,64 @@ fn gather(counts: &Counts, commits: u64, health: &Health, report: Option<&Engine
             ImageState::Processed => counts.processed,
             ImageState::Failed => counts.failed,
         };
-        images.get_or_create(&StateLabel { state: state.as_str() }).set(number as i64);
+        images
+            .get_or_create(&StateLabel {
+                state: state.as_str(),
+            })
+            .set(number as i64);
     }
     registry.register("images", "Images by state", images);
     let unsent = "Results the broker has not acknowledged yet";
-    registry.register("results_unsent", unsent, ConstGauge::new(counts.unsent as i64));
+    registry.register(
+        "results_unsent",
+        unsent,
+        ConstGauge::new(counts.unsent as i64),
+    );
     let rejected = "MQTT messages that were refused and are kept for the operator";
-    registry.register("rejected_messages", rejected, ConstGauge::new(counts.rejected_messages as i64));
+    registry.register(
+        "rejected_messages",
+        rejected,
+        ConstGauge::new(counts.rejected_messages as i64),
+    );
     let bytes = "What refused messages take on the disk";
-    registry.register("rejected_bytes", bytes, ConstGauge::new(counts.rejected_bytes as i64));
+    registry.register(
+        "rejected_bytes",
+        bytes,
+        ConstGauge::new(counts.rejected_bytes as i64),
+    );
     let dropped = "Refused messages that were dropped because too many were kept, since the database was made";
-    registry.register("rejected_dropped", dropped, ConstCounter::new(counts.rejected_dropped));
-    registry.register("people", "Enrolled people", ConstGauge::new(counts.people as i64));
-    registry.register("store_commits", "Commits to disk since start", ConstCounter::new(commits));
+    registry.register(
+        "rejected_dropped",
+        dropped,
+        ConstCounter::new(counts.rejected_dropped),
+    );
+    registry.register(
+        "people",
+        "Enrolled people",
+        ConstGauge::new(counts.people as i64),
+    );
+    registry.register(
+        "store_commits",
+        "Commits to disk since start",
+        ConstCounter::new(commits),
+    );
     let degraded = Family::<PartLabel, Gauge>::default();
     for (part, line) in health.parts() {
-        degraded.get_or_create(&PartLabel { part }).set(i64::from(line.condition == Condition::Degraded));
+        degraded
+            .get_or_create(&PartLabel { part })
+            .set(i64::from(line.condition == Condition::Degraded));
     }
-    registry.register("part_degraded", "1 while a part does not work and is retried", degraded);
+    registry.register(
+        "part_degraded",
+        "1 while a part does not work and is retried",
+        degraded,
+    );
     let info = Family::<InfoLabels, Gauge>::default();
-    info.get_or_create(&InfoLabels { version: VERSION, device }).set(1);
+    info.get_or_create(&InfoLabels {
+        version: VERSION,
+        device,
+    })
+    .set(1);
     registry.register("info", "Always 1; the labels say which kithd this is", info);
     registry
 }
@@ -117,10 +174,18 @@ fn gather(counts: &Counts, commits: u64, health: &Health, report: Option<&Engine
 /// Room on the disk and what retention did about it.
 fn register_disk(registry: &mut Registry, disk: &DiskReport) {
     if let Some(free) = disk.free_bytes {
-        registry.register("disk_free_bytes", "Free on the disk of the state folder", ConstGauge::new(free as i64));
+        registry.register(
+            "disk_free_bytes",
+            "Free on the disk of the state folder",
+            ConstGauge::new(free as i64),
+        );
     }
     let reserve = "Below so much free nothing is accepted";
-    registry.register("disk_reserve_bytes", reserve, ConstGauge::new(disk.reserve_bytes as i64));
+    registry.register(
+        "disk_reserve_bytes",
+        reserve,
+        ConstGauge::new(disk.reserve_bytes as i64),
+    );
     let used = Family::<KindLabel, Gauge>::default();
     let usage = &disk.used_bytes;
     for (kind, bytes) in [
@@ -131,7 +196,11 @@ fn register_disk(registry: &mut Registry, disk: &DiskReport) {
     ] {
         used.get_or_create(&KindLabel { kind }).set(bytes as i64);
     }
-    registry.register("disk_used_bytes", "Held by kithd; thumbnails are part of the database", used);
+    registry.register(
+        "disk_used_bytes",
+        "Held by kithd; thumbnails are part of the database",
+        used,
+    );
     let counts = Family::<KindLabel, Counter>::default();
     let removed = &disk.removed;
     for (kind, count) in [
@@ -150,51 +219,117 @@ fn register_disk(registry: &mut Registry, disk: &DiskReport) {
 /// Only what the board says of itself: a sensor it has not is no value.
 fn register_board(registry: &mut Registry, board: &BoardReport) {
     if let Some(celsius) = board.celsius {
-        registry.register("board_celsius", "Hottest sensor of the board", ConstGauge::new(celsius));
+        registry.register(
+            "board_celsius",
+            "Hottest sensor of the board",
+            ConstGauge::new(celsius),
+        );
     }
     if let Some(throttled) = board.throttled {
         let help = "1 while heat or a weak supply keeps the board from its full speed";
-        registry.register("board_throttled", help, ConstGauge::new(i64::from(throttled)));
+        registry.register(
+            "board_throttled",
+            help,
+            ConstGauge::new(i64::from(throttled)),
+        );
     }
 }
 
-/// Breaker and engines; every label is one of our own words, or what one of at most two engines says of itself.
+/// Breaker and engines; every label is one of our own words, or what one of at most two engines
+/// says of itself.
 fn register_engines(registry: &mut Registry, report: &EngineReport) {
     let breaker = &report.breaker;
     let states = Family::<StateLabel, Gauge>::default();
     for state in BreakerState::ALL {
         let here = i64::from(*state == breaker.state);
-        states.get_or_create(&StateLabel { state: state.as_str() }).set(here);
+        states
+            .get_or_create(&StateLabel {
+                state: state.as_str(),
+            })
+            .set(here);
     }
-    registry.register("breaker_state", "1 for the state the circuit breaker is in", states);
+    registry.register(
+        "breaker_state",
+        "1 for the state the circuit breaker is in",
+        states,
+    );
     let times = Family::<StateLabel, Counter<f64, AtomicU64>>::default();
     for StateTime { state, seconds } in &breaker.seconds_in_state {
-        times.get_or_create(&StateLabel { state: state.as_str() }).inc_by(*seconds);
+        times
+            .get_or_create(&StateLabel {
+                state: state.as_str(),
+            })
+            .inc_by(*seconds);
     }
-    registry.register("breaker_state_seconds", "Seconds spent in each state since start", times);
+    registry.register(
+        "breaker_state_seconds",
+        "Seconds spent in each state since start",
+        times,
+    );
     let calls = Family::<ResultLabel, Counter>::default();
-    calls.get_or_create(&ResultLabel { result: "success" }).inc_by(breaker.successes);
-    calls.get_or_create(&ResultLabel { result: "late" }).inc_by(breaker.late);
+    calls
+        .get_or_create(&ResultLabel { result: "success" })
+        .inc_by(breaker.successes);
+    calls
+        .get_or_create(&ResultLabel { result: "late" })
+        .inc_by(breaker.late);
     for ReasonCount { reason, count } in &breaker.failures_by_reason {
-        calls.get_or_create(&ResultLabel { result: reason.as_str() }).inc_by(*count);
+        calls
+            .get_or_create(&ResultLabel {
+                result: reason.as_str(),
+            })
+            .inc_by(*count);
     }
-    registry.register("breaker_calls", "Calls to the primary engine since start, by result", calls);
-    registry.register("breaker_trips", "How often the breaker opened since start", ConstCounter::new(breaker.trips));
+    registry.register(
+        "breaker_calls",
+        "Calls to the primary engine since start, by result",
+        calls,
+    );
+    registry.register(
+        "breaker_trips",
+        "How often the breaker opened since start",
+        ConstCounter::new(breaker.trips),
+    );
     let pings = Family::<ResultLabel, Counter>::default();
-    pings.get_or_create(&ResultLabel { result: "passed" }).inc_by(breaker.pings_passed);
-    pings.get_or_create(&ResultLabel { result: "failed" }).inc_by(breaker.pings_failed);
-    registry.register("breaker_pings", "Pings of an open breaker since start, by result", pings);
+    pings
+        .get_or_create(&ResultLabel { result: "passed" })
+        .inc_by(breaker.pings_passed);
+    pings
+        .get_or_create(&ResultLabel { result: "failed" })
+        .inc_by(breaker.pings_failed);
+    registry.register(
+        "breaker_pings",
+        "Pings of an open breaker since start, by result",
+        pings,
+    );
     let reasons = Family::<ReasonLabel, Gauge>::default();
     for reason in BreakerReason::ALL {
         let last = i64::from(breaker.last_reason == Some(*reason));
-        reasons.get_or_create(&ReasonLabel { reason: reason.as_str() }).set(last);
+        reasons
+            .get_or_create(&ReasonLabel {
+                reason: reason.as_str(),
+            })
+            .set(last);
     }
-    registry.register("breaker_last_reason", "1 for the kind of the last failure or trip", reasons);
+    registry.register(
+        "breaker_last_reason",
+        "1 for the kind of the last failure or trip",
+        reasons,
+    );
     let fallback = "Pictures sent to the fallback engine since start";
-    registry.register("fallback_calls", fallback, ConstCounter::new(report.fallback_calls));
-    let (engines, memory) = (Family::<EngineLabels, Gauge>::default(), Family::<RoleLabel, Gauge>::default());
-    for (role, line) in [(EngineRole::Primary, Some(&report.primary)), (EngineRole::Fallback, report.fallback.as_ref())]
-    {
+    registry.register(
+        "fallback_calls",
+        fallback,
+        ConstCounter::new(report.fallback_calls),
+    );
+    let (engines, memory) = (
+        Family::<EngineLabels, Gauge>::default(),
+        Family::<RoleLabel, Gauge>::default(),
+    );
+    for (role, line) in [
+        (EngineRole::Primary, Some(&report.primary)),
+        (EngineRole::Fallback, report.fallback.as_ref()),
+    ] {
         let Some(line) = line else { continue };
         let labels = EngineLabels {
             role: role.as_str(),
@@ -204,18 +339,28 @@ fn register_engines(registry: &mut Registry, report: &EngineReport) {
         };
         engines.get_or_create(&labels).set(i64::from(line.up));
         if let Some(bytes) = line.resident_bytes {
-            memory.get_or_create(&RoleLabel { role: role.as_str() }).set(bytes as i64);
+            memory
+                .get_or_create(&RoleLabel {
+                    role: role.as_str(),
+                })
+                .set(bytes as i64);
         }
     }
     registry.register("engine_up", "1 while the engine takes pictures", engines);
-    registry.register("engine_resident_bytes", "Memory of an engine process of our own", memory);
+    registry.register(
+        "engine_resident_bytes",
+        "Memory of an engine process of our own",
+        memory,
+    );
 }
 
-/// OpenMetrics names a counter without `_total` in its HELP and TYPE lines; the format every scraper and promtool
-/// reads names it with it.
+/// OpenMetrics names a counter without `_total` in its HELP and TYPE lines; the format every
+/// scraper and promtool reads names it with it.
 fn classic(open_metrics: &str) -> String {
-    let counters: Vec<&str> =
-        open_metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    let counters: Vec<&str> = open_metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .collect();
     let mut text = String::with_capacity(open_metrics.len() + 64);
     for line in open_metrics.lines() {
         let mut words = line.splitn(4, ' ');

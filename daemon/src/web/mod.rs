@@ -1,8 +1,8 @@
-//! The LAN page, the reading half of the HTTP API, live events and metrics, and the guard before all of the LAN's routes:
-//! looks on, and changes nothing.
+//! The LAN page, the reading half of the HTTP API, live events and metrics, and the guard before
+//! all of the LAN's routes: looks on, and changes nothing.
 //!
-//! Submitting pictures is `sources::http`, everything else that changes something `admin`; their routes are merged with
-//! these.
+//! Submitting pictures is `sources::http`, everything else that changes something `admin`; their
+//! routes are merged with these.
 
 pub mod api;
 mod assets;
@@ -78,23 +78,31 @@ pub struct Web {
 impl Web {
     /// Remarks on the enrolled pictures of a person; none while there is no gallery.
     pub async fn remarks(&self, person: PersonId) -> Vec<(i64, PictureRemark)> {
-        let Some(gallery) = (self.gallery)() else { return Vec::new() };
+        let Some(gallery) = (self.gallery)() else {
+            return Vec::new();
+        };
         // Compares them with all others. Closed by nobody.
         let _turn = COMPARING.acquire().await;
-        tokio::task::spawn_blocking(move || (gallery.remarks)(person)).await.unwrap_or_default()
+        tokio::task::spawn_blocking(move || (gallery.remarks)(person))
+            .await
+            .unwrap_or_default()
     }
 
     /// What the gallery says about the threshold; `None` while there is none.
     pub async fn calibration(&self) -> Option<Calibration> {
         let gallery = (self.gallery)()?;
         let _turn = COMPARING.acquire().await;
-        tokio::task::spawn_blocking(move || (gallery.calibration)()).await.ok()
+        tokio::task::spawn_blocking(move || (gallery.calibration)())
+            .await
+            .ok()
     }
 }
 
 /// The reading half of `/v1`, with its documentation.
 pub fn api(web: Web) -> OpenApiRouter {
-    api::routes().layer(axum::middleware::from_fn(api::etags)).with_state(web)
+    api::routes()
+        .layer(axum::middleware::from_fn(api::etags))
+        .with_state(web)
 }
 
 /// Pages, and what machines ask for beside `/v1`.
@@ -120,18 +128,30 @@ pub fn dress(routes: Router) -> Router {
 pub fn guarded(routes: Router, access: auth::Access) -> Router {
     let framing = access.framing();
     let guard = axum::middleware::from_fn_with_state(access.clone(), auth::guard);
-    outermost(complete(routes.merge(auth::routes(access))).layer(guard), framing)
+    outermost(
+        complete(routes.merge(auth::routes(access))).layer(guard),
+        framing,
+    )
 }
 
 /// The same below the path of a proxy's as well.
 pub fn below(path: &str, routes: Router) -> Router {
-    if path.is_empty() { routes } else { Router::new().nest(path, routes.clone()).fallback_service(routes) }
+    if path.is_empty() {
+        routes
+    } else {
+        Router::new()
+            .nest(path, routes.clone())
+            .fallback_service(routes)
+    }
 }
 
 /// What is true of every answer.
 fn outermost(routes: Router, framing: Framing) -> Router {
     routes
-        .layer(axum::middleware::from_fn_with_state(framing, forbid_foreign_code))
+        .layer(axum::middleware::from_fn_with_state(
+            framing,
+            forbid_foreign_code,
+        ))
         .layer(axum::middleware::from_fn(relative::relative))
 }
 
@@ -145,15 +165,24 @@ pub struct Framing {
 impl Framing {
     /// These origins; none: nobody's.
     pub fn by(origins: &[String]) -> Self {
-        let ancestors = if origins.is_empty() { "'none'".into() } else { format!("'self' {}", origins.join(" ")) };
+        let ancestors = if origins.is_empty() {
+            "'none'".into()
+        } else {
+            format!("'self' {}", origins.join(" "))
+        };
         let policy = format!(
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
              base-uri 'none'; form-action 'self'; frame-ancestors {ancestors}"
         );
-        let pictures = if origins.is_empty() { "same-origin" } else { "cross-origin" };
+        let pictures = if origins.is_empty() {
+            "same-origin"
+        } else {
+            "cross-origin"
+        };
         Self {
             // Origins are checked; whatever else stood there, nobody's is the answer.
-            policy: HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("default-src 'none'")),
+            policy: HeaderValue::from_str(&policy)
+                .unwrap_or(HeaderValue::from_static("default-src 'none'")),
             pictures: HeaderValue::from_static(pictures),
         }
     }
@@ -161,7 +190,9 @@ impl Framing {
 
 /// With an answer for what is not there, and bodies as they were before they were packed.
 fn complete(routes: Router) -> Router {
-    let routes = routes.fallback(not_found).method_not_allowed_fallback(method_not_allowed);
+    let routes = routes
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed);
     routes.layer(axum::middleware::from_fn(encoding::undo))
 }
 
@@ -195,39 +226,70 @@ async fn document(State(web): State<Web>, headers: HeaderMap) -> Response {
 async fn not_found(request: Request) -> Response {
     let path = request.uri().path();
     if accepts_html(request.headers()) && !path.starts_with("/v1/") {
-        return page::notice(StatusCode::NOT_FOUND, format!("There is no page at {path}."));
+        return page::notice(
+            StatusCode::NOT_FOUND,
+            format!("There is no page at {path}."),
+        );
     }
     Problem::not_found(format!("There is nothing at {path}.")).into_response()
 }
 
 async fn method_not_allowed(request: Request) -> Problem {
     let (method, path) = (request.method(), request.uri().path());
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} does not take {method}."))
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("{path} does not take {method}."),
+    )
 }
 
 fn accepts_html(headers: &HeaderMap) -> bool {
-    headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|value| value.contains("text/html"))
+    headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.contains("text/html"))
 }
 
-/// Paths and names come from strangers: nothing but our own files may run or be loaded, and nobody may frame us whom the
-/// configuration does not name.
-async fn forbid_foreign_code(State(framing): State<Framing>, request: Request, next: Next) -> Response {
+/// Paths and names come from strangers: nothing but our own files may run or be loaded, and nobody
+/// may frame us whom the configuration does not name.
+async fn forbid_foreign_code(
+    State(framing): State<Framing>,
+    request: Request,
+    next: Next,
+) -> Response {
     const SAME_ORIGIN: HeaderValue = HeaderValue::from_static("same-origin");
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
-    let picture = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"image/"));
+    let picture = headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"image/"));
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, framing.policy),
-        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        ),
         // With none at all, browsers send the page's own forms with an Origin of "null".
         (header::REFERRER_POLICY, SAME_ORIGIN),
-        (HeaderName::from_static("cross-origin-resource-policy"), if picture { framing.pictures } else { SAME_ORIGIN }),
-        (HeaderName::from_static("cross-origin-opener-policy"), SAME_ORIGIN),
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            if picture {
+                framing.pictures
+            } else {
+                SAME_ORIGIN
+            },
+        ),
+        (
+            HeaderName::from_static("cross-origin-opener-policy"),
+            SAME_ORIGIN,
+        ),
     ] {
         headers.insert(name, value);
     }
-    // Faces and names: every browser asks again, no shared cache keeps them. Assets say otherwise themselves.
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-cache"));
+    // Faces and names: every browser asks again, no shared cache keeps them. Assets say otherwise
+    // themselves.
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("private, no-cache"));
     response
 }
 
@@ -235,14 +297,25 @@ async fn forbid_foreign_code(State(framing): State<Framing>, request: Request, n
 fn with_etag(headers: &HeaderMap, kind: &'static str, bytes: impl Into<Bytes>) -> Response {
     let bytes = bytes.into();
     let etag = format!("\"{}\"", fingerprint(&bytes));
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    if known.is_some_and(|known| known.split(',').any(|one| one.trim().trim_start_matches("W/") == etag)) {
+    let known = headers
+        .get(header::IF_NONE_MATCH)
+        .and_then(|value| value.to_str().ok());
+    if known.is_some_and(|known| {
+        known
+            .split(',')
+            .any(|one| one.trim().trim_start_matches("W/") == etag)
+    }) {
         return (StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response();
     }
-    ([(header::ETAG, etag), (header::CONTENT_TYPE, kind.into())], bytes).into_response()
+    (
+        [(header::ETAG, etag), (header::CONTENT_TYPE, kind.into())],
+        bytes,
+    )
+        .into_response()
 }
 
-/// Cuts a list of which one more than `limit` was asked for; the last that stays, where more follow.
+/// Cuts a list of which one more than `limit` was asked for; the last that stays, where more
+/// follow.
 fn cut<T>(rows: &mut Vec<T>, limit: usize) -> Option<&T> {
     let more = rows.len() > limit;
     rows.truncate(limit);
@@ -251,5 +324,9 @@ fn cut<T>(rows: &mut Vec<T>, limit: usize) -> Option<&T> {
 
 /// Short name of a content: its sha256's first 16 hex digits.
 fn fingerprint(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }

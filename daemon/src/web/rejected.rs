@@ -1,5 +1,5 @@
-//! `/v1/rejected`, what is read of it: MQTT messages that were refused and are kept. Their bytes, and what becomes of
-//! them, are `admin`'s.
+//! `/v1/rejected`, what is read of it: MQTT messages that were refused and are kept. Their bytes,
+//! and what becomes of them, are `admin`'s.
 
 use axum::Json;
 use axum::extract::State;
@@ -23,21 +23,33 @@ pub struct RejectedPage {
 /// MQTT messages that were refused and are kept, newest first.
 #[utoipa::path(get, path = "/v1/rejected", tag = "messages", params(PageQuery),
     responses((status = 200, body = RejectedPage), Problem))]
-pub async fn messages(State(web): State<Web>, query: Asked<PageQuery>) -> Result<Json<RejectedPage>, Problem> {
+pub async fn messages(
+    State(web): State<Web>,
+    query: Asked<PageQuery>,
+) -> Result<Json<RejectedPage>, Problem> {
     let (limit, cursor) = query.0.read()?;
     let mut messages = web.store.rejected_messages(cursor, limit + 1).await?;
     let next_cursor = cut(&mut messages, limit).map(|last| last.id);
-    Ok(Json(RejectedPage { messages, next_cursor }))
+    Ok(Json(RejectedPage {
+        messages,
+        next_cursor,
+    }))
 }
 
 /// One refused message, without its bytes.
 #[utoipa::path(get, path = "/v1/rejected/{id}", tag = "messages", params(("id" = i64, Path, minimum = 1)),
     responses((status = 200, body = RejectedMessage), Problem))]
 pub async fn message(State(web): State<Web>, Id(id): Id) -> Result<Json<RejectedMessage>, Problem> {
-    web.store.rejected_message(id).await?.map(Json).ok_or_else(|| no_message(id))
+    web.store
+        .rejected_message(id)
+        .await?
+        .map(Json)
+        .ok_or_else(|| no_message(id))
 }
 
 /// What is said of a message that is not there.
 pub fn no_message(id: i64) -> Problem {
-    Problem::not_found(format!("There is no rejected message {id}; it may have been sent again or dropped."))
+    Problem::not_found(format!(
+        "There is no rejected message {id}; it may have been sent again or dropped."
+    ))
 }

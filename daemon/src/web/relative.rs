@@ -1,5 +1,6 @@
-//! Addresses of ours as they are sent: relative to the page they stand on, so that a proxy may serve this board under any
-//! path of its own. Handlers and templates write them from the root, as the routes are.
+//! Addresses of ours as they are sent: relative to the page they stand on, so that a proxy may
+//! serve this board under any path of its own. Handlers and templates write them from the root, as
+//! the routes are.
 //!
 //! Not for the script, which goes by the link that leads to the first page.
 
@@ -14,27 +15,38 @@ use crate::problem::Problem;
 
 /// No page lies deeper; an address that pretends to must not be made longer and longer.
 const DEEPEST: usize = 8;
-/// What holds an address in a page. Texts from outside cannot look like it: their quotation marks are escaped.
+/// What holds an address in a page. Texts from outside cannot look like it: their quotation marks
+/// are escaped.
 const ATTRIBUTES: [&str; 4] = [" href=\"", " src=\"", " action=\"", " formaction=\""];
 
 /// Stands before all that makes pages and redirections.
 pub async fn relative(request: Request, next: Next) -> Response {
     let root = root(request.uri().path());
     let mut response = next.run(request).await;
-    let place = response.headers().get(header::LOCATION).and_then(|place| place.to_str().ok());
+    let place = response
+        .headers()
+        .get(header::LOCATION)
+        .and_then(|place| place.to_str().ok());
     if let Some(below) = place.and_then(|place| place.strip_prefix('/'))
         && let Ok(place) = HeaderValue::from_str(&format!("{root}{below}"))
     {
         response.headers_mut().insert(header::LOCATION, place);
     }
-    let html =
-        response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+    let html = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
     if !html {
         return response;
     }
     let (mut parts, body) = response.into_parts();
     // Our own pages, whole in memory already.
-    let Some(page) = body.collect().await.ok().and_then(|page| String::from_utf8(page.to_bytes().into()).ok()) else {
+    let Some(page) = body
+        .collect()
+        .await
+        .ok()
+        .and_then(|page| String::from_utf8(page.to_bytes().into()).ok())
+    else {
         return Problem::later("The page broke off.").into_response();
     };
     parts.headers.remove(header::CONTENT_LENGTH);
@@ -50,9 +62,9 @@ fn root(path: &str) -> String {
 }
 
 fn rooted(page: String, root: &str) -> String {
-    ATTRIBUTES
-        .iter()
-        .fold(page, |page, attribute| page.replace(&format!("{attribute}/"), &format!("{attribute}{root}")))
+    ATTRIBUTES.iter().fold(page, |page, attribute| {
+        page.replace(&format!("{attribute}/"), &format!("{attribute}{root}"))
+    })
 }
 
 #[cfg(test)]
@@ -72,8 +84,7 @@ mod tests {
             assert_eq!(root(path), expected, "{path}");
         }
         assert_eq!(root(&"/".repeat(30_000)).len(), 3 * DEEPEST);
-        let page =
-            "<a href=\"/\"><img src=\"/v1/a.jpg\"></a><form action=\"/people?csrf=1\"><a href=\"#main\">/people</a>";
+        let page = "<a href=\"/\"><img src=\"/v1/a.jpg\"></a><form action=\"/people?csrf=1\"><a href=\"#main\">/people</a>";
         let told = "<a href=\"../\"><img src=\"../v1/a.jpg\"></a><form action=\"../people?csrf=1\"><a href=\"#main\">/people</a>";
         assert_eq!(rooted(page.into(), "../"), told);
     }

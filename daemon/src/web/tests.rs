@@ -15,7 +15,9 @@ use tower::ServiceExt;
 use super::auth::Visitor;
 use super::{Web, api, dress, router};
 use crate::disk::Disk;
-use crate::domain::{EngineRole, Identified, IdentifiedFace, NamedCandidate, NewImage, Outcome, Source};
+use crate::domain::{
+    EngineRole, Identified, IdentifiedFace, NamedCandidate, NewImage, Outcome, Source,
+};
 use crate::health::{Condition, Health};
 use crate::store::NewRejected;
 use crate::store::{End, EnrolledPicture, Store};
@@ -34,7 +36,11 @@ impl Site {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path()).unwrap();
         let stop = CancellationToken::new();
-        let disk = Disk { folder: folder.path().into(), reserve_bytes: 7, store: store.clone() };
+        let disk = Disk {
+            folder: folder.path().into(),
+            reserve_bytes: 7,
+            store: store.clone(),
+        };
         let web = Web {
             store,
             gallery: std::sync::Arc::new(|| None),
@@ -47,7 +53,11 @@ impl Site {
             document: Arc::default(),
             stop: stop.clone(),
         };
-        Self { web, stop, _folder: folder }
+        Self {
+            web,
+            stop,
+            _folder: folder,
+        }
     }
 
     async fn ask(&self, method: &str, url: &str, headers: &[(&str, &str)]) -> Response {
@@ -56,14 +66,22 @@ impl Site {
             request = request.header(*name, *value);
         }
         let (api, _) = api(self.web.clone()).split_for_parts();
-        dress(router(self.web.clone()).merge(api)).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+        dress(router(self.web.clone()).merge(api))
+            .oneshot(request.body(Body::empty()).unwrap())
+            .await
+            .unwrap()
     }
 
     /// A page as somebody logged in gets it.
     async fn page_as_admin(&self, url: &str) -> String {
         let mut request = Request::get(url).body(Body::empty()).unwrap();
-        request.extensions_mut().insert(Visitor { csrf: Some("one/two".into()) });
-        let response = dress(router(self.web.clone())).oneshot(request).await.unwrap();
+        request.extensions_mut().insert(Visitor {
+            csrf: Some("one/two".into()),
+        });
+        let response = dress(router(self.web.clone()))
+            .oneshot(request)
+            .await
+            .unwrap();
         assert_eq!(response.status(), StatusCode::OK, "{url}");
         text(response).await
     }
@@ -90,7 +108,13 @@ impl Site {
             unless_unfinished: false,
             seen: None,
         };
-        self.web.store.accept(vec![image], 0, 1_795_418_465_000, true).await.unwrap().unwrap()[0].id
+        self.web
+            .store
+            .accept(vec![image], 0, 1_795_418_465_000, true)
+            .await
+            .unwrap()
+            .unwrap()[0]
+            .id
     }
 
     async fn end(&self) -> Arc<End> {
@@ -119,9 +143,18 @@ impl Site {
             embedding: vec![0.0; 4],
             space: "space".into(),
         };
-        self.web.store.enroll(person.into(), picture).await.unwrap().unwrap();
+        self.web
+            .store
+            .enroll(person.into(), picture)
+            .await
+            .unwrap()
+            .unwrap();
         let id = self.accept(path).await;
-        let candidate = NamedCandidate { person_id: 1, name: person.into(), distance: Some(0.41) };
+        let candidate = NamedCandidate {
+            person_id: 1,
+            name: person.into(),
+            distance: Some(0.41),
+        };
         let face = IdentifiedFace {
             bounds: [10.0, 20.0, 110.4, 120.0],
             landmarks: [[0.0; 2]; 5],
@@ -149,24 +182,51 @@ impl Site {
             space: "space".into(),
             picture_key: "ab".into(),
         };
-        assert!(self.web.store.finish(self.end().await, Arc::new(identified)).await.unwrap());
+        assert!(
+            self.web
+                .store
+                .finish(self.end().await, Arc::new(identified))
+                .await
+                .unwrap()
+        );
         self.web.store.settle().await.unwrap();
         id
     }
 }
 
 async fn text(response: Response) -> String {
-    String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    String::from_utf8(
+        response
+            .into_body()
+            .collect()
+            .await
+            .unwrap()
+            .to_bytes()
+            .to_vec(),
+    )
+    .unwrap()
 }
 
 #[tokio::test]
 async fn an_empty_table_says_how_to_send_the_first_picture() {
     let site = Site::new();
-    let page = text(site.ask("GET", "/", &[("host", "board-7.local:8000")]).await).await;
-    assert!(page.contains("http://board-7.local:8000/v1/images"), "{page}");
+    let page = text(
+        site.ask("GET", "/", &[("host", "board-7.local:8000")])
+            .await,
+    )
+    .await;
+    assert!(
+        page.contains("http://board-7.local:8000/v1/images"),
+        "{page}"
+    );
     assert!(page.contains("kithd/board-7/image/post"));
-    site.web.health.set("mqtt", Condition::Off, "MQTT is switched off.");
-    assert!(!site.get("/").await.1.contains("mosquitto_pub"), "what is switched off is not promised");
+    site.web
+        .health
+        .set("mqtt", Condition::Off, "MQTT is switched off.");
+    assert!(
+        !site.get("/").await.1.contains("mosquitto_pub"),
+        "what is switched off is not promised"
+    );
     assert!(page.contains("kithd enroll"));
     let page = text(site.ask("GET", "/", &[("host", "evil\"<x>")]).await).await;
     assert!(page.contains("http://127.0.0.1:8000/v1/images") && !page.contains("evil"));
@@ -177,7 +237,11 @@ async fn the_table_shows_every_column_and_hostile_paths_and_names_stay_text() {
     let site = Site::new();
     let id = site.recognise(&format!("/in/{HOSTILE}.jpg"), HOSTILE).await;
     site.accept("/in/broken.jpg").await;
-    site.web.store.fail(site.end().await, format!("cut short {HOSTILE}")).await.unwrap();
+    site.web
+        .store
+        .fail(site.end().await, format!("cut short {HOSTILE}"))
+        .await
+        .unwrap();
     site.web.store.settle().await.unwrap();
     let rejected = NewRejected {
         topic: HOSTILE.into(),
@@ -192,7 +256,10 @@ async fn the_table_shows_every_column_and_hostile_paths_and_names_stay_text() {
         let (status, page) = site.get(url).await;
         assert_eq!(status, StatusCode::OK);
         assert!(!page.contains("<script>"), "{page}");
-        assert!(page.contains(&format!("/in/{ESCAPED}.jpg")) && page.contains(&format!("<bdi>{ESCAPED}</bdi>")));
+        assert!(
+            page.contains(&format!("/in/{ESCAPED}.jpg"))
+                && page.contains(&format!("<bdi>{ESCAPED}</bdi>"))
+        );
     }
     let (_, page) = site.get("/").await;
     for part in [
@@ -209,7 +276,10 @@ async fn the_table_shows_every_column_and_hostile_paths_and_names_stay_text() {
     ] {
         assert!(page.contains(part), "{part} is missing in {page}");
     }
-    assert!(page.find("/images/2").unwrap() < page.find("/images/1").unwrap(), "newest first");
+    assert!(
+        page.find("/images/2").unwrap() < page.find("/images/1").unwrap(),
+        "newest first"
+    );
 }
 
 #[tokio::test]
@@ -220,16 +290,30 @@ async fn pages_and_the_api_walk_through_all_images_by_cursor() {
     }
     let (_, first) = site.get("/").await;
     assert_eq!(first.matches("<tr id=").count(), 50);
-    assert!(first.contains("href=\"./?cursor=71\"") && first.contains("id=\"images\" aria-label=\"Images\" data-live"));
+    assert!(
+        first.contains("href=\"./?cursor=71\"")
+            && first.contains("id=\"images\" aria-label=\"Images\" data-live")
+    );
     let (_, last) = site.get("/?cursor=21").await;
     assert_eq!(last.matches("<tr id=").count(), 20);
-    assert!(last.contains("This is the oldest image.") && !last.contains("aria-label=\"Images\" data-live"));
+    assert!(
+        last.contains("This is the oldest image.")
+            && !last.contains("aria-label=\"Images\" data-live")
+    );
 
     let (mut url, mut ids) = ("/v1/images?limit=50".to_owned(), Vec::new());
     loop {
         let page = site.json(&url).await;
-        ids.extend(page["images"].as_array().unwrap().iter().map(|image| image["id"].as_i64().unwrap()));
-        let Some(next) = page["next_cursor"].as_i64() else { break };
+        ids.extend(
+            page["images"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|image| image["id"].as_i64().unwrap()),
+        );
+        let Some(next) = page["next_cursor"].as_i64() else {
+            break;
+        };
         url = format!("/v1/images?limit=50&cursor={next}");
     }
     assert_eq!(ids, (1..=120).rev().collect::<Vec<_>>());
@@ -245,17 +329,35 @@ async fn one_image_has_its_faces_crop_and_thumbnail() {
     assert_eq!(image["found"][0]["objection"], "The face is too dark.");
     assert_eq!(site.json("/v1/people").await["people"][0]["pictures"], 1);
     let (_, page) = site.get(&format!("/images/{id}")).await;
-    assert!(page.contains("<p class=\"objection\">The face is too dark.</p>"), "{page}");
-    assert!(page.contains("<rect x=\"10\" y=\"20\" width=\"100\" height=\"100\"/>"), "{page}");
-    assert_eq!(site.get(&format!("/v1/images/{id}/faces/1.jpg")).await, (StatusCode::OK, "crop".into()));
+    assert!(
+        page.contains("<p class=\"objection\">The face is too dark.</p>"),
+        "{page}"
+    );
+    assert!(
+        page.contains("<rect x=\"10\" y=\"20\" width=\"100\" height=\"100\"/>"),
+        "{page}"
+    );
+    assert_eq!(
+        site.get(&format!("/v1/images/{id}/faces/1.jpg")).await,
+        (StatusCode::OK, "crop".into())
+    );
 
     let url = format!("/v1/images/{id}/thumbnail.jpg");
     let response = site.ask("GET", &url, &[]).await;
     assert_eq!(response.headers()[header::CONTENT_TYPE], "image/jpeg");
-    assert_eq!(response.headers()[header::CACHE_CONTROL], "private, no-cache");
-    let etag = response.headers()[header::ETAG].to_str().unwrap().to_owned();
+    assert_eq!(
+        response.headers()[header::CACHE_CONTROL],
+        "private, no-cache"
+    );
+    let etag = response.headers()[header::ETAG]
+        .to_str()
+        .unwrap()
+        .to_owned();
     let response = site.ask("GET", &url, &[("if-none-match", &etag)]).await;
-    assert_eq!((response.status(), text(response).await), (StatusCode::NOT_MODIFIED, String::new()));
+    assert_eq!(
+        (response.status(), text(response).await),
+        (StatusCode::NOT_MODIFIED, String::new())
+    );
 }
 
 #[tokio::test]
@@ -278,14 +380,25 @@ async fn mistakes_are_answered_as_problem_details_and_on_pages_as_a_sentence() {
     ] {
         let response = site.ask(method, url, &[]).await;
         assert_eq!(response.status().as_u16(), status, "{url}");
-        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json", "{url}");
+        assert_eq!(
+            response.headers()[header::CONTENT_TYPE],
+            "application/problem+json",
+            "{url}"
+        );
         let problem: Value = serde_json::from_str(&text(response).await).unwrap();
         assert_eq!(problem["status"], status);
-        assert!(problem["detail"].as_str().unwrap().ends_with('.'), "{problem}");
+        assert!(
+            problem["detail"].as_str().unwrap().ends_with('.'),
+            "{problem}"
+        );
     }
-    for (url, status) in
-        [("/images/7", 404), ("/images/x", 400), ("/images/%FF", 400), ("/?cursor=x", 400), ("/nothing", 404)]
-    {
+    for (url, status) in [
+        ("/images/7", 404),
+        ("/images/x", 400),
+        ("/images/%FF", 400),
+        ("/?cursor=x", 400),
+        ("/nothing", 404),
+    ] {
         let response = site.ask("GET", url, &[("accept", "text/html")]).await;
         assert_eq!(response.status().as_u16(), status, "{url}");
         assert!(text(response).await.contains("All images"));
@@ -298,11 +411,22 @@ async fn every_answer_forbids_foreign_code_and_frames_and_pages_hold_none_of_the
     site.recognise("/in/a.jpg", "Hannibal").await;
     for url in ["/", "/images/1", "/v1/images", "/nothing", "/healthz"] {
         let response = site.ask("GET", url, &[]).await;
-        let policy = response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
-        assert!(policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"), "{url}");
-        assert_eq!(response.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
+        let policy = response.headers()[header::CONTENT_SECURITY_POLICY]
+            .to_str()
+            .unwrap();
+        assert!(
+            policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"),
+            "{url}"
+        );
+        assert_eq!(
+            response.headers()[header::X_CONTENT_TYPE_OPTIONS],
+            "nosniff"
+        );
         let page = text(response).await;
-        assert!(!page.contains(" style=") && !page.contains(" onclick=") && !page.contains("<style"), "{url}");
+        assert!(
+            !page.contains(" style=") && !page.contains(" onclick=") && !page.contains("<style"),
+            "{url}"
+        );
     }
 }
 
@@ -310,16 +434,25 @@ async fn every_answer_forbids_foreign_code_and_frames_and_pages_hold_none_of_the
 async fn assets_are_kept_for_good_under_a_name_that_changes_with_them() {
     let site = Site::new();
     let (_, page) = site.get("/").await;
-    for (start, kind) in
-        [("/assets/style-", "text/css; charset=utf-8"), ("/assets/app-", "text/javascript; charset=utf-8")]
-    {
+    for (start, kind) in [
+        ("/assets/style-", "text/css; charset=utf-8"),
+        ("/assets/app-", "text/javascript; charset=utf-8"),
+    ] {
         let at = page.find(start).unwrap();
         let url = page[at..].split('"').next().unwrap();
         let response = site.ask("GET", url, &[]).await;
         assert_eq!(response.headers()[header::CONTENT_TYPE], kind);
-        assert!(response.headers()[header::CACHE_CONTROL].to_str().unwrap().contains("immutable"));
+        assert!(
+            response.headers()[header::CACHE_CONTROL]
+                .to_str()
+                .unwrap()
+                .contains("immutable")
+        );
     }
-    assert_eq!(site.get("/assets/style-0.css").await.0, StatusCode::NOT_FOUND);
+    assert_eq!(
+        site.get("/assets/style-0.css").await.0,
+        StatusCode::NOT_FOUND
+    );
 }
 
 #[tokio::test]
@@ -327,10 +460,23 @@ async fn readiness_speaks_for_the_intake_and_health_only_for_the_loop() {
     let site = Site::new();
     assert_eq!(site.get("/healthz").await.0, StatusCode::OK);
     assert_eq!(site.get("/readyz").await.0, StatusCode::SERVICE_UNAVAILABLE);
-    site.web.health.set("intake", Condition::Ok, "Pictures are accepted.");
-    assert_eq!(site.get("/readyz").await, (StatusCode::OK, "Pictures are accepted.\n".into()));
-    site.web.health.set("intake", Condition::Degraded, "The disk is full.");
-    assert_eq!(site.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, "The disk is full.\n".into()));
+    site.web
+        .health
+        .set("intake", Condition::Ok, "Pictures are accepted.");
+    assert_eq!(
+        site.get("/readyz").await,
+        (StatusCode::OK, "Pictures are accepted.\n".into())
+    );
+    site.web
+        .health
+        .set("intake", Condition::Degraded, "The disk is full.");
+    assert_eq!(
+        site.get("/readyz").await,
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The disk is full.\n".into()
+        )
+    );
     let status = site.json("/v1/status").await;
     assert_eq!(status["parts"]["intake"]["condition"], "degraded");
     assert_eq!(status["device"], "board-7");
@@ -340,7 +486,9 @@ async fn readiness_speaks_for_the_intake_and_health_only_for_the_loop() {
 async fn metrics_name_every_state_and_counters_end_in_total_in_all_their_lines() {
     let site = Site::new();
     site.accept("/in/a.jpg").await;
-    site.web.health.set("mqtt", Condition::Degraded, "no broker");
+    site.web
+        .health
+        .set("mqtt", Condition::Degraded, "no broker");
     let (_, metrics) = site.get("/metrics").await;
     for line in [
         "# TYPE kithd_store_commits_total counter",
@@ -351,27 +499,51 @@ async fn metrics_name_every_state_and_counters_end_in_total_in_all_their_lines()
         "kithd_results_unsent 0",
         "kithd_people 0",
     ] {
-        assert!(metrics.lines().any(|found| found == line), "{line} is missing in {metrics}");
+        assert!(
+            metrics.lines().any(|found| found == line),
+            "{line} is missing in {metrics}"
+        );
     }
 }
 
 #[tokio::test]
-async fn an_open_page_hears_of_changes_at_most_twice_a_second_and_its_stream_ends_with_the_server() {
+async fn an_open_page_hears_of_changes_at_most_twice_a_second_and_its_stream_ends_with_the_server()
+{
     let site = Site::new();
-    let mut events = site.ask("GET", "/events", &[]).await.into_body().into_data_stream();
+    let mut events = site
+        .ask("GET", "/events", &[])
+        .await
+        .into_body()
+        .into_data_stream();
     let told = |event: Option<Result<Bytes, axum::Error>>| {
-        String::from_utf8(event.unwrap().unwrap().to_vec()).unwrap().contains("event: changed\ndata: ")
+        String::from_utf8(event.unwrap().unwrap().to_vec())
+            .unwrap()
+            .contains("event: changed\ndata: ")
     };
-    assert!(told(events.next().await), "at once: the page is older than its stream");
-    assert!(tokio::time::timeout(Duration::from_millis(700), events.next()).await.is_err(), "nothing changed");
+    assert!(
+        told(events.next().await),
+        "at once: the page is older than its stream"
+    );
+    assert!(
+        tokio::time::timeout(Duration::from_millis(700), events.next())
+            .await
+            .is_err(),
+        "nothing changed"
+    );
     for number in 0..5 {
         site.accept(&format!("/in/{number}.jpg")).await;
     }
     let started = tokio::time::Instant::now();
     assert!(told(events.next().await));
-    site.web.health.set("mqtt", Condition::Degraded, "no broker");
+    site.web
+        .health
+        .set("mqtt", Condition::Degraded, "no broker");
     assert!(told(events.next().await));
-    assert!(started.elapsed() >= Duration::from_millis(490), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() >= Duration::from_millis(490),
+        "{:?}",
+        started.elapsed()
+    );
     site.stop.cancel();
     assert!(events.next().await.is_none());
 }
@@ -396,15 +568,30 @@ async fn no_page_takes_a_name_or_an_address_for_more_than_text_or_holds_code_of_
         format!("/?path={hostile}&refused={hostile}"),
     ] {
         for page in [site.get(&url).await.1, site.page_as_admin(&url).await] {
-            assert!(!page.contains("<script>alert") && !page.contains("&\""), "{url}: {page}");
-            assert!(!page.contains(" style=") && !page.contains(" onclick=") && !page.contains("<style"), "{url}");
+            assert!(
+                !page.contains("<script>alert") && !page.contains("&\""),
+                "{url}: {page}"
+            );
+            assert!(
+                !page.contains(" style=")
+                    && !page.contains(" onclick=")
+                    && !page.contains("<style"),
+                "{url}"
+            );
             // Those two have tabs of their own.
             let tabs = usize::from(url.starts_with("/strangers") || url.starts_with("/health"));
-            assert_eq!(page.matches("aria-current=\"page\"").count(), 1 + tabs, "{url}");
+            assert_eq!(
+                page.matches("aria-current=\"page\"").count(),
+                1 + tabs,
+                "{url}"
+            );
         }
     }
     let (_, page) = site.get(&format!("/people?name={hostile}")).await;
-    assert!(page.contains(&format!("<bdi>{ESCAPED}</bdi>")), "who is looked for is found: {page}");
+    assert!(
+        page.contains(&format!("<bdi>{ESCAPED}</bdi>")),
+        "who is looked for is found: {page}"
+    );
 }
 
 #[tokio::test]
@@ -414,27 +601,55 @@ async fn forms_are_shown_to_whoever_is_logged_in_and_carry_what_proves_it() {
     for (url, forms) in [
         (
             format!("/images/{id}"),
-            &["/images/1/forget", "/images/1/faces/1/person", "/images/1/faces/1/not-this-person"][..],
+            &[
+                "/images/1/forget",
+                "/images/1/faces/1/person",
+                "/images/1/faces/1/not-this-person",
+            ][..],
         ),
         ("/people".into(), &["/people"]),
         (
             "/people/1".into(),
-            &["/people/1/pictures", "/people/1/rename", "/people/1/forget", "/people/1/pictures/1/delete"],
+            &[
+                "/people/1/pictures",
+                "/people/1/rename",
+                "/people/1/forget",
+                "/people/1/pictures/1/delete",
+            ],
         ),
     ] {
         let (_, page) = site.get(&url).await;
-        assert!(!page.contains("method=\"post\""), "{url} offers a change to everybody: {page}");
+        assert!(
+            !page.contains("method=\"post\""),
+            "{url} offers a change to everybody: {page}"
+        );
         let root = if url == "/people" { "./" } else { "../" };
-        assert!(page.contains(&format!("href=\"{root}login?next={}\"", url.replace('/', "%2F"))), "{page}");
-        assert!(!page.contains(" href=\"/") && !page.contains(" action=\"/"), "an address from the root: {page}");
+        assert!(
+            page.contains(&format!(
+                "href=\"{root}login?next={}\"",
+                url.replace('/', "%2F")
+            )),
+            "{page}"
+        );
+        assert!(
+            !page.contains(" href=\"/") && !page.contains(" action=\"/"),
+            "an address from the root: {page}"
+        );
         let page = site.page_as_admin(&url).await;
         for form in forms {
             assert!(
-                page.contains(&format!("method=\"post\" action=\"{root}{}?csrf=one%2Ftwo\"", &form[1..])),
+                page.contains(&format!(
+                    "method=\"post\" action=\"{root}{}?csrf=one%2Ftwo\"",
+                    &form[1..]
+                )),
                 "{form}: {page}"
             );
         }
-        assert_eq!(page.matches("method=\"post\"").count(), page.matches("?csrf=one%2Ftwo\"").count(), "{url}");
+        assert_eq!(
+            page.matches("method=\"post\"").count(),
+            page.matches("?csrf=one%2Ftwo\"").count(),
+            "{url}"
+        );
         assert!(!page.contains("Log in to change this"), "{url}");
     }
 }
@@ -454,10 +669,15 @@ async fn what_is_not_there_has_a_page_that_says_so() {
     ] {
         let (found, page) = site.get(url).await;
         assert_eq!(found.as_u16(), status, "{url}");
-        assert!(page.contains(word) && page.contains("<h1>"), "{url}: {page}");
+        assert!(
+            page.contains(word) && page.contains("<h1>"),
+            "{url}: {page}"
+        );
     }
     // A form that was sent with empty fields asks for nothing.
-    let (found, _) = site.get("/?state=&outcome=&person=&source=&since=&until=&path=").await;
+    let (found, _) = site
+        .get("/?state=&outcome=&person=&source=&since=&until=&path=")
+        .await;
     assert_eq!(found, StatusCode::OK);
 }
 
@@ -475,43 +695,80 @@ async fn people_who_come_and_go_repeat_nobody_on_the_next_page() {
             embedding: vec![0.0; 4],
             space: "space".into(),
         };
-        site.web.store.enroll(name.into(), picture).await.unwrap().unwrap();
+        site.web
+            .store
+            .enroll(name.into(), picture)
+            .await
+            .unwrap()
+            .unwrap();
     };
     for number in 0..130 {
         enroll(&format!("Person {number:03}")).await;
     }
-    let names =
-        |page: &str| -> Vec<String> { page.split("<bdi>Person ").skip(1).map(|rest| rest[..3].to_string()).collect() };
+    let names = |page: &str| -> Vec<String> {
+        page.split("<bdi>Person ")
+            .skip(1)
+            .map(|rest| rest[..3].to_string())
+            .collect()
+    };
     let next = |page: &str| {
-        let link = page.split("href=\"").find(|part| part.contains("rel=\"next\""))?.split('"').next()?;
-        Some(format!("/{}", link.trim_start_matches(['.', '/']).replace("&amp;", "&")))
+        let link = page
+            .split("href=\"")
+            .find(|part| part.contains("rel=\"next\""))?
+            .split('"')
+            .next()?;
+        Some(format!(
+            "/{}",
+            link.trim_start_matches(['.', '/']).replace("&amp;", "&")
+        ))
     };
     let (_, page) = site.get("/people").await;
     let (mut seen, mut link) = (names(&page), next(&page));
     // Before, behind and at the place where the page ended.
     enroll("Person 000a").await;
     enroll("Person 1290").await;
-    let gone = site.web.store.person_named("Person 059".into()).await.unwrap().unwrap();
+    let gone = site
+        .web
+        .store
+        .person_named("Person 059".into())
+        .await
+        .unwrap()
+        .unwrap();
     site.web.store.erase_person(gone).await.unwrap();
     while let Some(url) = link {
         let (_, page) = site.get(&url).await;
         seen.extend(names(&page));
         link = next(&page);
     }
-    let expected: Vec<_> = (0..130).map(|number| format!("{number:03}")).chain(["129".into()]).collect();
+    let expected: Vec<_> = (0..130)
+        .map(|number| format!("{number:03}"))
+        .chain(["129".into()])
+        .collect();
     assert_eq!(seen, expected);
 
     let (mut ids, mut cursor) = (Vec::new(), String::new());
     loop {
         let page = site.json(&format!("/v1/people?limit=50{cursor}")).await;
-        ids.extend(page["people"].as_array().unwrap().iter().map(|person| person["id"].as_i64().unwrap()));
-        let Some(next) = page["next_cursor"].as_i64() else { break };
+        ids.extend(
+            page["people"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|person| person["id"].as_i64().unwrap()),
+        );
+        let Some(next) = page["next_cursor"].as_i64() else {
+            break;
+        };
         enroll(&format!("During {next}")).await;
         cursor = format!("&cursor={next}");
     }
     assert!(ids.is_sorted() && ids.len() >= 131, "{ids:?}");
     for wrong in ["limit=0", "limit=501", "cursor=0", "cursor=x", "from=1"] {
-        assert_eq!(site.get(&format!("/v1/people?{wrong}")).await.0, StatusCode::BAD_REQUEST, "{wrong}");
+        assert_eq!(
+            site.get(&format!("/v1/people?{wrong}")).await.0,
+            StatusCode::BAD_REQUEST,
+            "{wrong}"
+        );
     }
 }
 
@@ -529,19 +786,46 @@ async fn the_pictures_of_somebody_come_in_pages() {
             embedding: vec![0.0; 4],
             space: "space".into(),
         };
-        site.web.store.enroll("Ann".into(), picture).await.unwrap().unwrap();
+        site.web
+            .store
+            .enroll("Ann".into(), picture)
+            .await
+            .unwrap()
+            .unwrap();
     }
     let (mut names, mut url) = (Vec::new(), "/v1/people/1?limit=60".to_string());
     loop {
         let page = site.json(&url).await;
-        names.extend(page["images"].as_array().unwrap().iter().map(|one| one["image_name"].clone()));
-        let Some(next) = page["next_cursor"].as_i64() else { break };
+        names.extend(
+            page["images"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|one| one["image_name"].clone()),
+        );
+        let Some(next) = page["next_cursor"].as_i64() else {
+            break;
+        };
         url = format!("/v1/people/1?limit=60&cursor={next}");
     }
-    assert_eq!(names, (0..130).map(|number| format!("{number}.jpg")).collect::<Vec<_>>());
+    assert_eq!(
+        names,
+        (0..130)
+            .map(|number| format!("{number}.jpg"))
+            .collect::<Vec<_>>()
+    );
     let (_, page) = site.get("/people/1").await;
-    assert!(page.contains("<bdi>99.jpg</bdi>") && !page.contains("<bdi>100.jpg</bdi>"), "{page}");
+    assert!(
+        page.contains("<bdi>99.jpg</bdi>") && !page.contains("<bdi>100.jpg</bdi>"),
+        "{page}"
+    );
     let (_, page) = site.get("/people/1?after=100").await;
-    assert!(page.contains("<bdi>100.jpg</bdi>") && !page.contains("More pictures"), "{page}");
-    assert_eq!(site.get("/people/1?after=x").await.0, StatusCode::BAD_REQUEST);
+    assert!(
+        page.contains("<bdi>100.jpg</bdi>") && !page.contains("More pictures"),
+        "{page}"
+    );
+    assert_eq!(
+        site.get("/people/1?after=x").await.0,
+        StatusCode::BAD_REQUEST
+    );
 }

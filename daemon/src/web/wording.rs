@@ -30,12 +30,15 @@ pub fn number(value: u64) -> String {
     text
 }
 
-/// How sure a match is, in words: the share of the threshold that its distance takes up, and what was made of it.
+/// How sure a match is, in words: the share of the threshold that its distance takes up, and what
+/// was made of it.
 ///
-/// The words follow the outcome, so that a blurred face that happens to lie near is "perhaps" too. Without a threshold
-/// (the model pack is not loaded yet) a known face is "likely".
+/// The words follow the outcome, so that a blurred face that happens to lie near is "perhaps" too.
+/// Without a threshold (the model pack is not loaded yet) a known face is "likely".
 pub fn confidence(outcome: Outcome, distance: f64, threshold: Option<f32>) -> &'static str {
-    let share = threshold.filter(|threshold| *threshold > 0.0).map(|threshold| distance / f64::from(threshold));
+    let share = threshold
+        .filter(|threshold| *threshold > 0.0)
+        .map(|threshold| distance / f64::from(threshold));
     match (outcome, share) {
         (Outcome::Known, Some(..0.7)) => "almost certain",
         (Outcome::Known, Some(..0.85)) => "very likely",
@@ -59,7 +62,11 @@ pub fn age(ms: i64) -> String {
 
 /// "just now", "12 s ago".
 pub fn past(ms: i64) -> String {
-    if ms < 5000 { "just now".into() } else { format!("{}\u{a0}ago", age(ms)) }
+    if ms < 5000 {
+        "just now".into()
+    } else {
+        format!("{}\u{a0}ago", age(ms))
+    }
 }
 
 /// "512 MiB", "1.5 GiB".
@@ -104,10 +111,19 @@ mod tests {
 
     #[test]
     fn ages_bytes_and_shares_read_as_people_say_them() {
-        assert_eq!([-9_000, 4_999, 5_000, 59_999].map(age), ["now", "now", "5\u{a0}s", "59\u{a0}s"]);
-        assert_eq!([60_000, 3_600_000, 172_800_000].map(age), ["1\u{a0}min", "1\u{a0}h", "2\u{a0}d"]);
+        assert_eq!(
+            [-9_000, 4_999, 5_000, 59_999].map(age),
+            ["now", "now", "5\u{a0}s", "59\u{a0}s"]
+        );
+        assert_eq!(
+            [60_000, 3_600_000, 172_800_000].map(age),
+            ["1\u{a0}min", "1\u{a0}h", "2\u{a0}d"]
+        );
         assert_eq!([0, 61_000].map(past), ["just now", "1\u{a0}min\u{a0}ago"]);
-        assert_eq!([0, 1023, 1536, 64 << 20].map(bytes), ["0\u{a0}B", "1023\u{a0}B", "1.5\u{a0}KiB", "64\u{a0}MiB"]);
+        assert_eq!(
+            [0, 1023, 1536, 64 << 20].map(bytes),
+            ["0\u{a0}B", "1023\u{a0}B", "1.5\u{a0}KiB", "64\u{a0}MiB"]
+        );
         assert_eq!(bytes(u64::MAX), "16777216\u{a0}TiB");
         assert_eq!(
             [0.0, 0.000_01, 0.0017, 0.05, 0.37].map(percent).join(" "),
@@ -123,7 +139,10 @@ mod tests {
             ["almost certain", "very likely", "likely"]
         );
         assert_eq!(word(Outcome::Uncertain, 0.3), "perhaps");
-        assert_eq!([0.7, 0.9].map(|far| word(Outcome::Unknown, far)), ["unlikely", "no match"]);
+        assert_eq!(
+            [0.7, 0.9].map(|far| word(Outcome::Unknown, far)),
+            ["unlikely", "no match"]
+        );
         assert_eq!(confidence(Outcome::Known, 0.1, None), "likely");
     }
 }

@@ -1,4 +1,5 @@
-//! What a broker refuses without saying it loudly, and what a board leaves behind when its name changes.
+//! What a broker refuses without saying it loudly, and what a board leaves behind when its name
+//! changes.
 
 use std::process::Command;
 
@@ -10,7 +11,10 @@ use crate::support::{Board, Subscriber, part_is_ok, publish, text, wait_for};
 
 fn part(board: &Board, name: &str) -> (String, String) {
     let part = board.get("/v1/status")["parts"][name].clone();
-    (part["condition"].as_str().unwrap_or("").into(), part["text"].as_str().unwrap_or("").into())
+    (
+        part["condition"].as_str().unwrap_or("").into(),
+        part["text"].as_str().unwrap_or("").into(),
+    )
 }
 
 fn degraded(board: &Board, name: &str, words: &str) -> String {
@@ -26,23 +30,38 @@ fn a_refused_birth_is_named_for_as_long_as_it_is_refused() {
     let broker = Mosquitto::running_with("acl_file acl", &[("acl", lacking)]);
     let mut board = Board::with_broker(broker.port());
     board.start();
-    let said = degraded(&board, "mqtt out", "refused to let us publish kithd/board/status (NotAuthorized)");
-    assert!(said.contains("access list must let the client kithd-board-out do that"), "{said}");
+    let said = degraded(
+        &board,
+        "mqtt out",
+        "refused to let us publish kithd/board/status (NotAuthorized)",
+    );
+    assert!(
+        said.contains("access list must let the client kithd-board-out do that"),
+        "{said}"
+    );
     assert!(board.get_text("/").contains("kithd/board/status"));
     let doctor = text(&board.kithd(["doctor"]));
-    assert!(doctor.contains("PROBLEM  mqtt out:") && doctor.contains("not publish on kithd/board/echo"), "{doctor}");
+    assert!(
+        doctor.contains("PROBLEM  mqtt out:") && doctor.contains("not publish on kithd/board/echo"),
+        "{doctor}"
+    );
     broker.reload("acl", "topic readwrite #\n");
     part_is_ok(&board, "mqtt out");
     let doctor = text(&board.kithd(["doctor"]));
-    assert!(doctor.contains("gives back what it publishes on kithd/board/echo"), "{doctor}");
+    assert!(
+        doctor.contains("gives back what it publishes on kithd/board/echo"),
+        "{doctor}"
+    );
 }
 
 #[test]
 fn the_doctor_finds_what_a_broker_of_mqtt_3_1_1_keeps_back() {
     // Neither version tells that nothing may be read; 3.1.1 tells of no refusal at all.
-    for (version, acl) in
-        [("5", "topic write kithd/board/#\n"), ("3.1.1", "topic write kithd/board/#\n"), ("3.1.1", "topic read #\n")]
-    {
+    for (version, acl) in [
+        ("5", "topic write kithd/board/#\n"),
+        ("3.1.1", "topic write kithd/board/#\n"),
+        ("3.1.1", "topic read #\n"),
+    ] {
         let broker = Mosquitto::running_with("acl_file acl", &[("acl", acl)]);
         let mut board = Board::with_broker(broker.port());
         board.set("mqtt.version", &format!("{version:?}"));
@@ -65,7 +84,9 @@ fn one_refused_topic_of_a_person_stays_named_while_others_pass() {
     part_is_ok(&board, "mqtt out");
     let sent = |picture: &str, name: &str| {
         board.ended(board.post_path(&board.put(picture, name)));
-        wait_for("the result to be sent", || (board.get("/v1/status")["counts"]["unsent"] == 0).then_some(()));
+        wait_for("the result to be sent", || {
+            (board.get("/v1/status")["counts"]["unsent"] == 0).then_some(())
+        });
     };
     sent("obama_2.jpg", "a.jpg");
     degraded(&board, "events", "NotAuthorized");
@@ -81,8 +102,12 @@ fn messages_lost_at_qos_0_are_counted_and_shown() {
     let broker = HostileBroker::running();
     let mut board = Board::with_broker(broker.port());
     board.start();
-    wait_for("the connection", || broker.send("kithd-board", &[0xD0, 0]).then_some(()));
-    let burst: Vec<u8> = (0..500).flat_map(|_| packet(5, b"kithd/board/image", 0, &[], b"no picture")).collect();
+    wait_for("the connection", || {
+        broker.send("kithd-board", &[0xD0, 0]).then_some(())
+    });
+    let burst: Vec<u8> = (0..500)
+        .flat_map(|_| packet(5, b"kithd/board/image", 0, &[], b"no picture"))
+        .collect();
     broker.send("kithd-board", &burst);
     degraded(&board, "mqtt", "messages that were sent at QoS 0 were lost");
 }
@@ -92,10 +117,23 @@ fn retained(broker: &Mosquitto, topic: &str) -> Vec<(String, String)> {
     let mut kept = Subscriber::new(broker.port(), topic);
     // Retained messages come before what is published after the subscription.
     publish(broker.port(), &topic.replace('#', "marker"), "{}");
-    wait_for("the marker", || kept.messages().iter().any(|message| message["retain"] == 0).then_some(()));
-    let kept = kept.messages().iter().filter(|message| message["retain"] == 1);
-    kept.map(|message| (message["topic"].as_str().unwrap().into(), message["payload"].as_str().unwrap().into()))
-        .collect()
+    wait_for("the marker", || {
+        kept.messages()
+            .iter()
+            .any(|message| message["retain"] == 0)
+            .then_some(())
+    });
+    let kept = kept
+        .messages()
+        .iter()
+        .filter(|message| message["retain"] == 1);
+    kept.map(|message| {
+        (
+            message["topic"].as_str().unwrap().into(),
+            message["payload"].as_str().unwrap().into(),
+        )
+    })
+    .collect()
 }
 
 #[test]
@@ -108,28 +146,43 @@ fn a_renamed_board_leaves_nothing_of_its_old_name_at_the_broker() {
     part_is_ok(&board, "mqtt");
     part_is_ok(&board, "mqtt health");
     part_is_ok(&board, "home assistant");
-    wait_for("its health", || (!retained(&broker, "kithd/t1/#").is_empty()).then_some(()));
+    wait_for("its health", || {
+        (!retained(&broker, "kithd/t1/#").is_empty()).then_some(())
+    });
     board.stop();
     // Sent while nobody of that name is there: accepted by the broker for the old session.
     for n in 0..3 {
-        publish(broker.port(), "kithd/t1/image/post", &board.put("noface.jpg", &format!("{n}.jpg")));
+        publish(
+            broker.port(),
+            "kithd/t1/image/post",
+            &board.put("noface.jpg", &format!("{n}.jpg")),
+        );
     }
     board.set("device", "t2");
     board.start();
     wait_for("the old name to be cleared", || {
-        part(&board, "former names").1.contains("nothing is left of kithd/t1").then_some(())
+        part(&board, "former names")
+            .1
+            .contains("nothing is left of kithd/t1")
+            .then_some(())
     });
     assert_eq!(retained(&broker, "kithd/t1/#"), []);
     assert_eq!(retained(&broker, "homeassistant/device/kithd_t1/#"), []);
     assert!(!retained(&broker, "homeassistant/device/kithd_t2/#").is_empty());
     // What waited there is taken all the same.
-    wait_for("what waited under the old name", || (board.sql("select count(*) from images") == ["3"]).then_some(()));
+    wait_for("what waited under the old name", || {
+        (board.sql("select count(*) from images") == ["3"]).then_some(())
+    });
     publish(broker.port(), "kithd/t1/image/post", "/nobody/listens.jpg");
     board.stop();
     assert_eq!(board.sql("select count(*) from images"), ["3"]);
     board.start();
     part_is_ok(&board, "mqtt");
-    assert_eq!(part(&board, "former names").0, "", "it is looked after once");
+    assert_eq!(
+        part(&board, "former names").0,
+        "",
+        "it is looked after once"
+    );
 }
 
 #[test]
@@ -143,8 +196,18 @@ fn a_copied_card_touches_nothing_of_the_board_it_was_copied_from() {
     part_is_ok(&first, "home assistant");
     first.stop();
     let mut copy = Board::with_broker(broker.port());
-    let (from, to) = (first.folder.path().join("state"), copy.folder.path().join("state"));
-    assert!(Command::new("cp").arg("-a").args([&from, &to]).status().unwrap().success());
+    let (from, to) = (
+        first.folder.path().join("state"),
+        copy.folder.path().join("state"),
+    );
+    assert!(
+        Command::new("cp")
+            .arg("-a")
+            .args([&from, &to])
+            .status()
+            .unwrap()
+            .success()
+    );
     first.start();
     part_is_ok(&first, "mqtt out");
     part_is_ok(&first, "home assistant");
@@ -152,20 +215,33 @@ fn a_copied_card_touches_nothing_of_the_board_it_was_copied_from() {
     copy.set("homeassistant.enabled", "true");
     copy.start();
     degraded(&copy, "former names", "kithd/t1 is still in use");
-    let status =
-        |kept: &[(String, String)]| kept.iter().any(|(topic, text)| topic == "kithd/t1/status" && text == "online");
+    let status = |kept: &[(String, String)]| {
+        kept.iter()
+            .any(|(topic, text)| topic == "kithd/t1/status" && text == "online")
+    };
     assert!(status(&retained(&broker, "kithd/t1/#")));
     assert!(!retained(&broker, "homeassistant/device/kithd_t1/#").is_empty());
     // And where another board has the name, with a number of its own, it is left for good.
     copy.stop();
     let health = json!({ "board": "another board" }).to_string();
     first.stop();
-    let keep = |topic: &str, payload: &str| crate::support::publish_with(broker.port(), topic, &["-r", "-m", payload]);
+    let keep = |topic: &str, payload: &str| {
+        crate::support::publish_with(broker.port(), topic, &["-r", "-m", payload])
+    };
     keep("kithd/t1/health", &health);
     copy.start();
     wait_for("the name to be another board's", || {
-        part(&copy, "former names").1.contains("is another board's name now").then_some(())
+        part(&copy, "former names")
+            .1
+            .contains("is another board's name now")
+            .then_some(())
     });
-    let kept: Vec<Value> = retained(&broker, "kithd/t1/#").into_iter().map(|(topic, _)| topic.into()).collect();
-    assert!(kept.contains(&json!("kithd/t1/health")) && kept.contains(&json!("kithd/t1/status")), "{kept:?}");
+    let kept: Vec<Value> = retained(&broker, "kithd/t1/#")
+        .into_iter()
+        .map(|(topic, _)| topic.into())
+        .collect();
+    assert!(
+        kept.contains(&json!("kithd/t1/health")) && kept.contains(&json!("kithd/t1/status")),
+        "{kept:?}"
+    );
 }

@@ -1,5 +1,5 @@
-//! The right person on every labelled photograph: each person is enrolled from one picture and looked for in the
-//! others. Runs when the labelled photographs are beside the repository.
+//! The right person on every labelled photograph: each person is enrolled from one picture and
+//! looked for in the others. Runs when the labelled photographs are beside the repository.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,25 +13,54 @@ fn answers(board: &Board, pictures: &[PathBuf]) -> Vec<Value> {
     arguments.extend(pictures.iter().map(|path| path.display().to_string()));
     let output = board.kithd(arguments);
     let lines = String::from_utf8(output.stdout).unwrap();
-    let answers: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(answers.len(), pictures.len(), "{}", String::from_utf8_lossy(&output.stderr));
+    let answers: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(
+        answers.len(),
+        pictures.len(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     answers
 }
 
 fn folder(path: &Path) -> Vec<PathBuf> {
-    let mut entries: Vec<_> = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut entries: Vec<_> = std::fs::read_dir(path)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     entries.sort();
     entries
 }
 
 /// Pictures that may be answered otherwise, each with its reason; everything else must be right.
 const EXCEPTIONS: &[(&str, &str)] = &[
-    ("labelled/bbt_howard/5.png", "150 pixels of face, cut by the picture's edge: the detector finds none"),
-    ("labelled/bbt_stuart/5.png", "half profile cut by the picture's edge: the detector finds none"),
-    ("labelled/idol_eunseo/1.jpg", "young East Asian women, of whom the recogniser knows less"),
-    ("labelled/idol_eunseo/2.jpg", "the same: nearest to herself, not near enough"),
-    ("labelled/idol_jimin/4.jpg", "the same: nearest to herself, not near enough"),
-    ("labelled/lfw_fernando_vargas/2.jpg", "swollen face after a fight"),
+    (
+        "labelled/bbt_howard/5.png",
+        "150 pixels of face, cut by the picture's edge: the detector finds none",
+    ),
+    (
+        "labelled/bbt_stuart/5.png",
+        "half profile cut by the picture's edge: the detector finds none",
+    ),
+    (
+        "labelled/idol_eunseo/1.jpg",
+        "young East Asian women, of whom the recogniser knows less",
+    ),
+    (
+        "labelled/idol_eunseo/2.jpg",
+        "the same: nearest to herself, not near enough",
+    ),
+    (
+        "labelled/idol_jimin/4.jpg",
+        "the same: nearest to herself, not near enough",
+    ),
+    (
+        "labelled/lfw_fernando_vargas/2.jpg",
+        "swollen face after a fight",
+    ),
 ];
 
 #[test]
@@ -45,10 +74,17 @@ fn everybody_is_found_again_in_their_other_pictures_and_nobody_is_taken_for_some
         let mut pictures = folder(&person);
         // The first picture that serves for enrolment; the others are what is asked about.
         let enrolled = pictures.iter().position(|picture| {
-            let output = board.kithd(["enroll", "--person", &name, "--anyway", picture.to_str().unwrap()]);
+            let output = board.kithd([
+                "enroll",
+                "--person",
+                &name,
+                "--anyway",
+                picture.to_str().unwrap(),
+            ]);
             output.status.success()
         });
-        pictures.remove(enrolled.unwrap_or_else(|| panic!("no picture of {name} could be enrolled")));
+        pictures
+            .remove(enrolled.unwrap_or_else(|| panic!("no picture of {name} could be enrolled")));
         others.extend(pictures.into_iter().map(|path| (name.clone(), path)));
     }
     let paths: Vec<_> = others.iter().map(|(_, path)| path.clone()).collect();
@@ -56,7 +92,11 @@ fn everybody_is_found_again_in_their_other_pictures_and_nobody_is_taken_for_some
     let mut wrong = Vec::new();
     for ((name, path), answer) in others.iter().zip(answers(&board, &paths)) {
         let faces = answer["faces"].as_array().cloned().unwrap_or_default();
-        let named = |outcome: &str| faces.iter().any(|f| f["outcome"] == outcome && f["person"]["name"] == *name);
+        let named = |outcome: &str| {
+            faces
+                .iter()
+                .any(|f| f["outcome"] == outcome && f["person"]["name"] == *name)
+        };
         let verdict = if named("known") {
             "right"
         } else if named("uncertain") {
@@ -69,14 +109,23 @@ fn everybody_is_found_again_in_their_other_pictures_and_nobody_is_taken_for_some
             "not known"
         };
         *tally.entry(verdict).or_default() += 1;
-        let short = path.strip_prefix(faces_root(path)).unwrap_or(path).display().to_string();
+        let short = path
+            .strip_prefix(faces_root(path))
+            .unwrap_or(path)
+            .display()
+            .to_string();
         if !verdict.starts_with("right") && !EXCEPTIONS.iter().any(|(file, _)| *file == short) {
             let best = &faces.first().cloned().unwrap_or_default()["candidates"][0];
             wrong.push(format!("{short}: {verdict}, nearest {best}"));
         }
     }
     println!("{} pictures: {tally:?}", others.len());
-    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
 }
 
 #[test]
@@ -84,7 +133,15 @@ fn labeled_faces_in_the_wild_are_told_apart_as_promised_in_both_precisions() {
     let Some(faces) = shared_faces() else { return };
     let pairs = faces.join("lfw-dev/pairs.csv");
     let board = Board::new();
-    let int8 = ["--set", "models.precision=int8", "eval", "--against", "float32", "--json", "--pairs"];
+    let int8 = [
+        "--set",
+        "models.precision=int8",
+        "eval",
+        "--against",
+        "float32",
+        "--json",
+        "--pairs",
+    ];
     let output = board.kithd(int8.into_iter().chain(pairs.to_str()));
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     println!("{found}");
@@ -92,7 +149,10 @@ fn labeled_faces_in_the_wild_are_told_apart_as_promised_in_both_precisions() {
     let float32 = found["against"]["accuracy"].as_f64().unwrap();
     let difference = found["against"]["accuracy_difference"].as_f64().unwrap();
     assert!(float32 >= 0.99, "float32: {float32}");
-    assert!(difference.abs() <= 0.003 + 1e-9, "int8 is {difference} from float32's {float32}");
+    assert!(
+        difference.abs() <= 0.003 + 1e-9,
+        "int8 is {difference} from float32's {float32}"
+    );
 }
 
 #[test]
@@ -104,9 +164,10 @@ fn another_model_pack_runs_from_a_folder_given_by_configuration_and_takes_the_ga
     board.stop();
     let pack = board.folder.path().join("pack");
     std::fs::create_dir(&pack).unwrap();
-    for source in
-        [Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/yunet-intel0095"), faces.join("../models")]
-    {
+    for source in [
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/yunet-intel0095"),
+        faces.join("../models"),
+    ] {
         for file in folder(&source) {
             std::fs::copy(&file, pack.join(file.file_name().unwrap())).unwrap();
         }
@@ -114,12 +175,17 @@ fn another_model_pack_runs_from_a_folder_given_by_configuration_and_takes_the_ga
     board.set("models.pack", pack.to_str().unwrap());
     board.set("models.precision", "float32"); // this pack has no other
     board.start();
-    for (picture, name) in
-        [("obama_2.jpg", "Barack Obama"), ("biden_2.jpg", "Joe Biden"), ("astronaut_2.jpg", "Eileen Collins")]
-    {
+    for (picture, name) in [
+        ("obama_2.jpg", "Barack Obama"),
+        ("biden_2.jpg", "Joe Biden"),
+        ("astronaut_2.jpg", "Eileen Collins"),
+    ] {
         let image = board.ended(board.post_path(&board.put(picture, picture)));
         assert_eq!(image["persons"], serde_json::json!([name]), "{image}");
-        assert!(image["engine"].as_str().unwrap().contains("yunet"), "{image}");
+        assert!(
+            image["engine"].as_str().unwrap().contains("yunet"),
+            "{image}"
+        );
     }
 }
 
@@ -129,10 +195,19 @@ fn in_group_pictures_every_face_gets_its_box_and_the_enrolled_ones_their_names()
     let mut board = Board::new();
     board.start();
     board.enroll_everybody();
-    let people = board.kithd(["enroll", "--anyway", "--folder", faces.join("labelled").to_str().unwrap()]);
+    let people = board.kithd([
+        "enroll",
+        "--anyway",
+        "--folder",
+        faces.join("labelled").to_str().unwrap(),
+    ]);
     assert!(people.status.success());
-    let groups: Vec<Value> = serde_json::from_slice(&std::fs::read(faces.join("groups/groups.json")).unwrap()).unwrap();
-    let paths: Vec<_> = groups.iter().map(|group| faces.join("groups").join(group["file"].as_str().unwrap())).collect();
+    let groups: Vec<Value> =
+        serde_json::from_slice(&std::fs::read(faces.join("groups/groups.json")).unwrap()).unwrap();
+    let paths: Vec<_> = groups
+        .iter()
+        .map(|group| faces.join("groups").join(group["file"].as_str().unwrap()))
+        .collect();
     let names = [("barack_obama", "Barack Obama"), ("joe_biden", "Joe Biden")];
     // They have faces of less than the 40 pixels looked for.
     let miscounted = ["dlib_2008_002079.jpg", "crowd_ultra_25.jpg"];
@@ -140,20 +215,41 @@ fn in_group_pictures_every_face_gets_its_box_and_the_enrolled_ones_their_names()
     for (group, answer) in groups.iter().zip(answers(&board, &paths)) {
         let file = group["file"].as_str().unwrap();
         let found = answer["faces"].as_array().unwrap();
-        let (least, most) = (group["faces"].as_u64().unwrap(), group["faces_max"].as_u64().unwrap());
+        let (least, most) = (
+            group["faces"].as_u64().unwrap(),
+            group["faces_max"].as_u64().unwrap(),
+        );
         let right = (least..=most).contains(&(found.len() as u64));
         counted += usize::from(right);
-        assert!(right || miscounted.contains(&file), "{file}: {} faces, not {least} to {most}", found.len());
-        for who in group["who"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            let name = names.iter().find(|(label, _)| *label == who).map_or(who, |(_, name)| name);
+        assert!(
+            right || miscounted.contains(&file),
+            "{file}: {} faces, not {least} to {most}",
+            found.len()
+        );
+        for who in group["who"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+        {
+            let name = names
+                .iter()
+                .find(|(label, _)| *label == who)
+                .map_or(who, |(_, name)| name);
             if who == "kit_harington" {
                 continue; // there is no other picture of him to enrol
             }
-            assert!(found.iter().any(|face| face["person"]["name"] == name), "{file}: {name} was not found");
+            assert!(
+                found.iter().any(|face| face["person"]["name"] == name),
+                "{file}: {name} was not found"
+            );
             named += 1;
         }
     }
-    println!("{counted} of {} groups counted right, {named} people named", groups.len());
+    println!(
+        "{counted} of {} groups counted right, {named} people named",
+        groups.len()
+    );
 }
 
 #[test]
@@ -162,31 +258,59 @@ fn difficult_pictures_still_name_the_right_person_and_never_call_a_phantom_known
     let mut board = Board::new();
     board.start();
     board.enroll_everybody();
-    let people = board.kithd(["enroll", "--anyway", "--folder", faces.join("labelled").to_str().unwrap()]);
+    let people = board.kithd([
+        "enroll",
+        "--anyway",
+        "--folder",
+        faces.join("labelled").to_str().unwrap(),
+    ]);
     assert!(people.status.success());
-    let hard: Vec<Value> = serde_json::from_slice(&std::fs::read(faces.join("hard/hard.json")).unwrap()).unwrap();
-    let paths: Vec<_> = hard.iter().map(|row| faces.join("hard").join(row["file"].as_str().unwrap())).collect();
+    let hard: Vec<Value> =
+        serde_json::from_slice(&std::fs::read(faces.join("hard/hard.json")).unwrap()).unwrap();
+    let paths: Vec<_> = hard
+        .iter()
+        .map(|row| faces.join("hard").join(row["file"].as_str().unwrap()))
+        .collect();
     let exceptions = [
         ("dark_x0.04.jpg", "four per cent of the light"),
         ("blur_10.jpg", "blurred beyond recognition"),
-        ("tiny_face_12px_in_1080p.jpg", "12 pixels; the pack looks for 40 and more"),
+        (
+            "tiny_face_12px_in_1080p.jpg",
+            "12 pixels; the pack looks for 40 and more",
+        ),
         ("occluded_half.jpg", "half the face is covered"),
-        ("profile_04_lfw_britney_spears.jpg", "a profile: not alike enough"),
+        (
+            "profile_04_lfw_britney_spears.jpg",
+            "a profile: not alike enough",
+        ),
     ];
     let mut named = 0;
     for (row, answer) in hard.iter().zip(answers(&board, &paths)) {
         let file = row["file"].as_str().unwrap();
         let label = row["identity"].as_str().unwrap_or("nobody");
-        let name = if label == "barack_obama" { "Barack Obama" } else { label };
+        let name = if label == "barack_obama" {
+            "Barack Obama"
+        } else {
+            label
+        };
         let found = answer["faces"].as_array().cloned().unwrap_or_default();
-        let known: Vec<_> = found.iter().filter(|face| face["outcome"] == "known").collect();
+        let known: Vec<_> = found
+            .iter()
+            .filter(|face| face["outcome"] == "known")
+            .collect();
         let enrolled = name == "Barack Obama" || faces.join("labelled").join(name).is_dir();
         if !enrolled || answer["state"] == "failed" {
             continue; // einstein and a few others have no other picture
         }
         let right = found.iter().any(|face| face["person"]["name"] == name);
-        assert!(right || exceptions.iter().any(|(excused, _)| *excused == file), "{file}: {name} was not found");
-        let wrong: Vec<_> = known.iter().filter(|face| face["person"]["name"] != name).collect();
+        assert!(
+            right || exceptions.iter().any(|(excused, _)| *excused == file),
+            "{file}: {name} was not found"
+        );
+        let wrong: Vec<_> = known
+            .iter()
+            .filter(|face| face["person"]["name"] != name)
+            .collect();
         let one_face = row["faces"] == 1; // others have people in the background
         assert!(
             wrong.is_empty() || !right || !one_face,
@@ -204,8 +328,17 @@ fn no_face_is_seen_in_scenes_objects_and_animals() {
     let board = Board::new();
     let scenes = folder(&faces.join("noface"));
     for (path, answer) in scenes.iter().zip(answers(&board, &scenes)) {
-        let tricky = path.file_name().unwrap().to_str().unwrap().starts_with("tricky_");
-        assert!(tricky || answer["outcome"] == "no_face", "{}: {answer}", path.display());
+        let tricky = path
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .starts_with("tricky_");
+        assert!(
+            tricky || answer["outcome"] == "no_face",
+            "{}: {answer}",
+            path.display()
+        );
     }
 }
 

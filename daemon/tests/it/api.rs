@@ -1,5 +1,5 @@
-//! `/v1` of the built kithd with real pictures: found by filters, tried again, forgotten, named; and held against its own
-//! documentation by schemathesis.
+//! `/v1` of the built kithd with real pictures: found by filters, tried again, forgotten, named;
+//! and held against its own documentation by schemathesis.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,11 @@ use crate::support::{Board, photo, text, wait_for};
 
 /// A request with the administrator's token: status and JSON, if it is any.
 fn ask(board: &Board, method: &str, path: &str, body: &[u8]) -> (u16, Value) {
-    let kind = if body.starts_with(b"{") { "application/json" } else { "image/jpeg" };
+    let kind = if body.starts_with(b"{") {
+        "application/json"
+    } else {
+        "image/jpeg"
+    };
     let request = ureq::http::Request::builder()
         .method(method)
         .uri(board.url(path))
@@ -18,10 +22,16 @@ fn ask(board: &Board, method: &str, path: &str, body: &[u8]) -> (u16, Value) {
         .header("content-type", kind)
         .body(body)
         .unwrap();
-    let agent: ureq::Agent =
-        ureq::Agent::config_builder().http_status_as_error(false).allow_non_standard_methods(true).build().into();
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .allow_non_standard_methods(true)
+        .build()
+        .into();
     let mut response = agent.run(request).unwrap();
-    (response.status().as_u16(), response.body_mut().read_json().unwrap_or(Value::Null))
+    (
+        response.status().as_u16(),
+        response.body_mut().read_json().unwrap_or(Value::Null),
+    )
 }
 
 fn upload(board: &Board, photo_name: &str) -> i64 {
@@ -34,7 +44,12 @@ fn upload(board: &Board, photo_name: &str) -> i64 {
 }
 
 fn ids(page: &Value) -> Vec<i64> {
-    page["images"].as_array().unwrap().iter().map(|image| image["id"].as_i64().unwrap()).collect()
+    page["images"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|image| image["id"].as_i64().unwrap())
+        .collect()
 }
 
 #[test]
@@ -50,43 +65,89 @@ fn images_are_found_by_state_outcome_person_source_time_and_path_and_by_several_
     let found = |query: &str| ids(&board.get(&format!("/v1/images?{query}")));
     assert_eq!(found(""), [broken, nobody, group, collins]);
     assert_eq!(found("state=failed"), [broken]);
-    assert_eq!(found("state=processed&source=http"), [nobody, group, collins]);
+    assert_eq!(
+        found("state=processed&source=http"),
+        [nobody, group, collins]
+    );
     assert_eq!(found("outcome=no_face"), [nobody]);
     assert_eq!(found("outcome=known"), [group, collins]);
     assert!(found("outcome=uncertain&state=failed").is_empty());
     assert!(found("source=camera").is_empty());
     assert_eq!(found("path=GROUP"), [group]);
-    assert_eq!(found("path=100%25_"), [broken], "signs of a pattern are letters like others");
+    assert_eq!(
+        found("path=100%25_"),
+        [broken],
+        "signs of a pattern are letters like others"
+    );
     assert!(found("path=100__").is_empty());
     let people = board.get("/v1/people");
-    let named =
-        |name: &str| people["people"].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap().clone();
+    let named = |name: &str| {
+        people["people"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|one| one["name"] == name)
+            .unwrap()
+            .clone()
+    };
     let person = named("Eileen Collins");
     assert_eq!(person["last_image"], group, "everybody is on it");
     assert_eq!(found(&format!("person={}", person["id"])), [group, collins]);
-    assert_eq!(found(&format!("person={}&path=astronaut", person["id"])), [collins]);
-    assert_eq!(found(&format!("person={}&outcome=known&source=http&state=processed", person["id"])), [group, collins]);
+    assert_eq!(
+        found(&format!("person={}&path=astronaut", person["id"])),
+        [collins]
+    );
+    assert_eq!(
+        found(&format!(
+            "person={}&outcome=known&source=http&state=processed",
+            person["id"]
+        )),
+        [group, collins]
+    );
     assert!(found(&format!("person={}&state=failed", person["id"])).is_empty());
-    let accepted = board.get(&format!("/v1/images/{group}"))["accepted_at_ms"].as_i64().unwrap();
+    let accepted = board.get(&format!("/v1/images/{group}"))["accepted_at_ms"]
+        .as_i64()
+        .unwrap();
     // Its own millisecond, as RFC 3339 says it.
     let moment = |ms: i64| {
-        let output =
-            Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%S", "-d"]).arg(format!("@{}", ms / 1000)).output();
-        format!("{}.{:03}Z", String::from_utf8(output.unwrap().stdout).unwrap().trim(), ms % 1000)
+        let output = Command::new("date")
+            .args(["-u", "+%Y-%m-%dT%H:%M:%S", "-d"])
+            .arg(format!("@{}", ms / 1000))
+            .output();
+        format!(
+            "{}.{:03}Z",
+            String::from_utf8(output.unwrap().stdout).unwrap().trim(),
+            ms % 1000
+        )
     };
-    assert_eq!(found(&format!("since={}&until={}", moment(accepted), moment(accepted + 1))), [group]);
-    assert!(found("until=2001-01-01T00:00:00Z").is_empty() && found("since=2999-01-01T00:00:00Z").is_empty());
+    assert_eq!(
+        found(&format!(
+            "since={}&until={}",
+            moment(accepted),
+            moment(accepted + 1)
+        )),
+        [group]
+    );
+    assert!(
+        found("until=2001-01-01T00:00:00Z").is_empty()
+            && found("since=2999-01-01T00:00:00Z").is_empty()
+    );
     let (mut cursor, mut walked) = (String::new(), Vec::new());
     loop {
         let page = board.get(&format!("/v1/images?limit=1&state=processed{cursor}"));
         walked.extend(ids(&page));
-        let Some(next) = page["next_cursor"].as_i64() else { break };
+        let Some(next) = page["next_cursor"].as_i64() else {
+            break;
+        };
         cursor = format!("&cursor={next}");
     }
     assert_eq!(walked, [nobody, group, collins]);
     // What is counted as images change is what there is.
     let counted = board.sql("SELECT state, images FROM tally WHERE images > 0 ORDER BY state");
-    assert_eq!(counted, board.sql("SELECT state, count(*) FROM images GROUP BY state ORDER BY state"));
+    assert_eq!(
+        counted,
+        board.sql("SELECT state, count(*) FROM images GROUP BY state ORDER BY state")
+    );
 }
 
 #[test]
@@ -99,7 +160,11 @@ fn a_failed_image_is_tried_again_and_its_result_names_the_one_it_replaces() {
     assert_eq!(first["state"], "failed");
     board.put("noface.jpg", "later.jpg");
     let (status, answer) = ask(&board, "POST", &format!("/v1/images/{id}/retry"), b"");
-    assert_eq!((status, &answer["state"]), (202, &json!("pending")), "{answer}");
+    assert_eq!(
+        (status, &answer["state"]),
+        (202, &json!("pending")),
+        "{answer}"
+    );
     let second = wait_for("the second result", || {
         let image = board.get(&format!("/v1/images/{id}"));
         (image["state"] == "processed").then_some(image)
@@ -107,9 +172,17 @@ fn a_failed_image_is_tried_again_and_its_result_names_the_one_it_replaces() {
     assert_eq!(second["outcome"], "no_face");
     let (status, problem) = ask(&board, "POST", &format!("/v1/images/{id}/retry"), b"");
     assert_eq!(status, 409);
-    assert!(problem["detail"].as_str().unwrap().contains("only a failed image"), "{problem}");
+    assert!(
+        problem["detail"]
+            .as_str()
+            .unwrap()
+            .contains("only a failed image"),
+        "{problem}"
+    );
     assert_eq!(ask(&board, "POST", "/v1/images/999/retry", b"").0, 404);
-    let results = board.sql("SELECT payload ->> 'supersedes' IS NOT NULL, payload ->> 'state' FROM outbox ORDER BY id");
+    let results = board.sql(
+        "SELECT payload ->> 'supersedes' IS NOT NULL, payload ->> 'state' FROM outbox ORDER BY id",
+    );
     assert_eq!(results, ["0|failed", "1|processed"]);
     let replaced =
         board.sql("SELECT b.payload ->> 'supersedes' = a.result_id FROM outbox a JOIN outbox b ON b.id > a.id");
@@ -120,27 +193,51 @@ fn a_failed_image_is_tried_again_and_its_result_names_the_one_it_replaces() {
 fn a_forgotten_image_leaves_nothing_behind() {
     let mut board = Board::new();
     board.start();
-    let bytes = [&std::fs::read(photo("obama_2.jpg")).unwrap()[..], b"trailing bytes nobody else has"].concat();
+    let bytes = [
+        &std::fs::read(photo("obama_2.jpg")).unwrap()[..],
+        b"trailing bytes nobody else has",
+    ]
+    .concat();
     let (_, answer) = board.post("/v1/images?name=secret-name.jpg", &[], &bytes);
     let id = answer["ids"][0].as_i64().unwrap();
     assert_eq!(board.ended(id)["found"].as_array().unwrap().len(), 1);
     let holds = |needle: &str| {
         let database = board.folder.path().join("state");
-        let files = ["kithd.db", "kithd.db-wal"].map(|name| std::fs::read(database.join(name)).unwrap_or_default());
-        files.iter().any(|file| file.windows(needle.len()).any(|window| window == needle.as_bytes()))
+        let files = ["kithd.db", "kithd.db-wal"]
+            .map(|name| std::fs::read(database.join(name)).unwrap_or_default());
+        files.iter().any(|file| {
+            file.windows(needle.len())
+                .any(|window| window == needle.as_bytes())
+        })
     };
     assert!(holds("secret-name.jpg"));
     // As an upgrade leaves it.
     let before = board.folder.path().join("state/kithd.db.before-0008");
     std::fs::copy(board.folder.path().join("state/kithd.db"), &before).unwrap();
-    assert_eq!(ask(&board, "DELETE", &format!("/v1/images/{id}"), b"").0, 204);
-    assert!(!before.exists(), "the image is still in the copy of before the upgrade");
+    assert_eq!(
+        ask(&board, "DELETE", &format!("/v1/images/{id}"), b"").0,
+        204
+    );
+    assert!(
+        !before.exists(),
+        "the image is still in the copy of before the upgrade"
+    );
     assert_eq!(ask(&board, "GET", &format!("/v1/images/{id}"), b"").0, 404);
-    assert_eq!(ask(&board, "DELETE", &format!("/v1/images/{id}"), b"").0, 404);
+    assert_eq!(
+        ask(&board, "DELETE", &format!("/v1/images/{id}"), b"").0,
+        404
+    );
     for table in ["images", "faces", "thumbnails", "outbox", "unsent"] {
-        assert_eq!(board.sql(&format!("SELECT count(*) FROM {table}")), ["0"], "{table}");
+        assert_eq!(
+            board.sql(&format!("SELECT count(*) FROM {table}")),
+            ["0"],
+            "{table}"
+        );
     }
-    assert!(!holds("secret-name.jpg"), "the database file or its journal still has it");
+    assert!(
+        !holds("secret-name.jpg"),
+        "the database file or its journal still has it"
+    );
     assert_eq!(board.get("/v1/health")["counts"]["processed"], 0);
 }
 
@@ -151,12 +248,27 @@ fn who_is_on_a_picture_is_answered_at_once_and_nothing_is_kept() {
     board.enroll_everybody();
     let picture = std::fs::read(photo("obama_2.jpg")).unwrap();
     let (status, answer) = board.post("/v1/identify", &[("content-type", "image/jpeg")], &picture);
-    assert_eq!((status, &answer["faces"][0]["person"]["name"]), (200, &json!("Barack Obama")), "{answer}");
+    assert_eq!(
+        (status, &answer["faces"][0]["person"]["name"]),
+        (200, &json!("Barack Obama")),
+        "{answer}"
+    );
     let path = board.put("biden_2.jpg", "ask.jpg");
     let body = json!({ "path": path }).to_string();
-    let (_, answer) = board.post("/v1/identify", &[("content-type", "application/json")], body.as_bytes());
-    assert_eq!(answer["faces"][0]["person"]["name"], "Joe Biden", "{answer}");
-    let (status, problem) = board.post("/v1/identify", &[("content-type", "image/jpeg")], b"no picture");
+    let (_, answer) = board.post(
+        "/v1/identify",
+        &[("content-type", "application/json")],
+        body.as_bytes(),
+    );
+    assert_eq!(
+        answer["faces"][0]["person"]["name"], "Joe Biden",
+        "{answer}"
+    );
+    let (status, problem) = board.post(
+        "/v1/identify",
+        &[("content-type", "image/jpeg")],
+        b"no picture",
+    );
     assert_eq!(status, 422, "{problem}");
     assert_eq!(board.sql("SELECT count(*) FROM images"), ["0"]);
 }
@@ -166,97 +278,252 @@ fn people_are_made_shown_renamed_merged_and_erased_over_http() {
     let mut board = Board::new();
     board.start();
     let picture = |name: &str| std::fs::read(photo(name)).unwrap();
-    wait_for("the engine", || (board.get("/v1/health")["parts"]["engine"]["condition"] == "ok").then_some(()));
-    let (status, ann) = ask(&board, "POST", "/v1/people?name=Ann&file_name=a.jpg", &picture("obama_1.jpg"));
-    assert_eq!((status, &ann["person"]["name"]), (201, &json!("Ann")), "{ann}");
-    assert_eq!(ask(&board, "POST", "/v1/people?name=Ann", &picture("obama_1.jpg")).0, 200, "the same bytes");
-    let (status, problem) = ask(&board, "POST", "/v1/people?name=Ann", &picture("noface.jpg"));
-    assert!(status == 422 && problem["detail"].as_str().unwrap().contains("no face"), "{problem}");
-    let (ann, url) = (ann["person"]["id"].as_i64().unwrap(), |id: i64, rest: &str| format!("/v1/people/{id}{rest}"));
-    assert_eq!(ask(&board, "POST", &url(ann, "/pictures"), &picture("obama_2.jpg")).0, 201);
-    let (_, ben) = ask(&board, "POST", "/v1/people?name=Ben", &picture("biden_1.jpg"));
+    wait_for("the engine", || {
+        (board.get("/v1/health")["parts"]["engine"]["condition"] == "ok").then_some(())
+    });
+    let (status, ann) = ask(
+        &board,
+        "POST",
+        "/v1/people?name=Ann&file_name=a.jpg",
+        &picture("obama_1.jpg"),
+    );
+    assert_eq!(
+        (status, &ann["person"]["name"]),
+        (201, &json!("Ann")),
+        "{ann}"
+    );
+    assert_eq!(
+        ask(
+            &board,
+            "POST",
+            "/v1/people?name=Ann",
+            &picture("obama_1.jpg")
+        )
+        .0,
+        200,
+        "the same bytes"
+    );
+    let (status, problem) = ask(
+        &board,
+        "POST",
+        "/v1/people?name=Ann",
+        &picture("noface.jpg"),
+    );
+    assert!(
+        status == 422 && problem["detail"].as_str().unwrap().contains("no face"),
+        "{problem}"
+    );
+    let (ann, url) = (
+        ann["person"]["id"].as_i64().unwrap(),
+        |id: i64, rest: &str| format!("/v1/people/{id}{rest}"),
+    );
+    assert_eq!(
+        ask(
+            &board,
+            "POST",
+            &url(ann, "/pictures"),
+            &picture("obama_2.jpg")
+        )
+        .0,
+        201
+    );
+    let (_, ben) = ask(
+        &board,
+        "POST",
+        "/v1/people?name=Ben",
+        &picture("biden_1.jpg"),
+    );
     let ben = ben["person"]["id"].as_i64().unwrap();
 
     let (status, problem) = ask(&board, "PATCH", &url(ann, ""), br#"{"name":"Ben"}"#);
     assert_eq!(status, 409, "{problem}");
-    assert_eq!(ask(&board, "PATCH", &url(ann, ""), br#"{"name":"Anna"}"#).1["name"], "Anna");
+    assert_eq!(
+        ask(&board, "PATCH", &url(ann, ""), br#"{"name":"Anna"}"#).1["name"],
+        "Anna"
+    );
     let detail = board.get(&url(ann, ""));
     let pictures = detail["images"].as_array().unwrap();
-    assert_eq!((pictures.len(), &pictures[0]["image_name"]), (2, &json!("a.jpg")));
+    assert_eq!(
+        (pictures.len(), &pictures[0]["image_name"]),
+        (2, &json!("a.jpg"))
+    );
     let first = pictures[0]["id"].as_i64().unwrap();
     assert!(board.get_text(&url(ann, "")).contains("\"remarks\""));
-    let crop = ureq::get(board.url(&url(ann, &format!("/pictures/{first}.jpg")))).call().unwrap();
+    let crop = ureq::get(board.url(&url(ann, &format!("/pictures/{first}.jpg"))))
+        .call()
+        .unwrap();
     assert_eq!(crop.headers()["content-type"], "image/jpeg");
     // As an upgrade leaves it.
     let before = board.folder.path().join("state/kithd.db.before-0008");
     std::fs::copy(board.folder.path().join("state/kithd.db"), &before).unwrap();
-    assert_eq!(ask(&board, "DELETE", &url(ann, &format!("/pictures/{first}.jpg")), b"").0, 204);
-    assert!(!before.exists(), "the picture is still in the copy of before the upgrade");
-    assert_eq!(board.get(&url(ann, ""))["images"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        ask(
+            &board,
+            "DELETE",
+            &url(ann, &format!("/pictures/{first}.jpg")),
+            b""
+        )
+        .0,
+        204
+    );
+    assert!(
+        !before.exists(),
+        "the picture is still in the copy of before the upgrade"
+    );
+    assert_eq!(
+        board.get(&url(ann, ""))["images"].as_array().unwrap().len(),
+        1
+    );
 
     let image = upload(&board, "obama_1.jpg");
-    assert_eq!(board.get(&format!("/v1/images/{image}"))["found"][0]["person"], "Anna");
-    assert_eq!(ask(&board, "POST", &url(ann, "/merge"), json!({ "into": ben }).to_string().as_bytes()).0, 200);
-    assert_eq!(board.get(&format!("/v1/images/{image}"))["found"][0]["person"], "Ben");
+    assert_eq!(
+        board.get(&format!("/v1/images/{image}"))["found"][0]["person"],
+        "Anna"
+    );
+    assert_eq!(
+        ask(
+            &board,
+            "POST",
+            &url(ann, "/merge"),
+            json!({ "into": ben }).to_string().as_bytes()
+        )
+        .0,
+        200
+    );
+    assert_eq!(
+        board.get(&format!("/v1/images/{image}"))["found"][0]["person"],
+        "Ben"
+    );
     assert_eq!(ask(&board, "GET", &url(ann, ""), b"").0, 404);
     let (status, gone) = ask(&board, "DELETE", &url(ben, ""), b"");
-    assert_eq!((status, &gone["may_hold_them"]), (200, &json!([])), "{gone}");
+    assert_eq!(
+        (status, &gone["may_hold_them"]),
+        (200, &json!([])),
+        "{gone}"
+    );
     assert_eq!(board.get("/v1/people")["people"], json!([]));
-    assert_eq!(board.get(&format!("/v1/images/{image}"))["found"][0]["person"], Value::Null);
+    assert_eq!(
+        board.get(&format!("/v1/images/{image}"))["found"][0]["person"],
+        Value::Null
+    );
 }
 
 #[test]
 fn strangers_are_named_faces_corrected_and_both_heeded_from_then_on() {
     let mut board = Board::new();
     board.start();
-    wait_for("the engine", || (board.get("/v1/health")["parts"]["engine"]["condition"] == "ok").then_some(()));
+    wait_for("the engine", || {
+        (board.get("/v1/health")["parts"]["engine"]["condition"] == "ok").then_some(())
+    });
     let (first, second) = (upload(&board, "obama_1.jpg"), upload(&board, "obama_2.jpg"));
     let other = upload(&board, "biden_1.jpg");
-    let strangers = || board.get("/v1/strangers")["strangers"].as_array().unwrap().clone();
+    let strangers = || {
+        board.get("/v1/strangers")["strangers"]
+            .as_array()
+            .unwrap()
+            .clone()
+    };
     wait_for("two groups", || {
-        (strangers().iter().map(|one| one["faces"].as_u64().unwrap()).sum::<u64>() == 3).then_some(())
+        (strangers()
+            .iter()
+            .map(|one| one["faces"].as_u64().unwrap())
+            .sum::<u64>()
+            == 3)
+            .then_some(())
     });
-    let group =
-        strangers().into_iter().find(|one| one["faces"] == 2).expect("both pictures of one person in one group");
+    let group = strangers()
+        .into_iter()
+        .find(|one| one["faces"] == 2)
+        .expect("both pictures of one person in one group");
     let id = group["id"].as_i64().unwrap();
     let members = board.get(&format!("/v1/strangers/{id}"))["members"].clone();
     assert_eq!(
-        members.as_array().unwrap().iter().map(|face| face["image_id"].as_i64().unwrap()).collect::<Vec<_>>(),
+        members
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|face| face["image_id"].as_i64().unwrap())
+            .collect::<Vec<_>>(),
         [second, first]
     );
 
-    let (status, named) = ask(&board, "POST", &format!("/v1/strangers/{id}/name"), br#"{"name":"Barack"}"#);
+    let (status, named) = ask(
+        &board,
+        "POST",
+        &format!("/v1/strangers/{id}/name"),
+        br#"{"name":"Barack"}"#,
+    );
     assert_eq!((status, &named["faces"]), (200, &json!(2)), "{named}");
     let person = named["person_id"].as_i64().unwrap();
     for image in [first, second] {
         let image = board.get(&format!("/v1/images/{image}"));
-        assert_eq!((&image["outcome"], &image["found"][0]["person"]), (&json!("known"), &json!("Barack")), "{image}");
+        assert_eq!(
+            (&image["outcome"], &image["found"][0]["person"]),
+            (&json!("known"), &json!("Barack")),
+            "{image}"
+        );
     }
-    assert_eq!(ask(&board, "GET", &format!("/v1/strangers/{id}"), b"").0, 404, "its number is not used again");
-    assert_eq!(ids(&board.get(&format!("/v1/images?person={person}"))), [second, first]);
+    assert_eq!(
+        ask(&board, "GET", &format!("/v1/strangers/{id}"), b"").0,
+        404,
+        "its number is not used again"
+    );
+    assert_eq!(
+        ids(&board.get(&format!("/v1/images?person={person}"))),
+        [second, first]
+    );
 
     let rest = strangers();
     let other_group = rest[0]["id"].as_i64().unwrap();
     assert!(rest.len() == 1 && other_group != id);
-    let (_, ignored) = ask(&board, "PATCH", &format!("/v1/strangers/{other_group}"), br#"{"ignored":true}"#);
+    let (_, ignored) = ask(
+        &board,
+        "PATCH",
+        &format!("/v1/strangers/{other_group}"),
+        br#"{"ignored":true}"#,
+    );
     assert_eq!(ignored["ignored"], true);
     assert!(strangers().is_empty());
-    assert_eq!(board.get("/v1/strangers?ignored=true")["strangers"][0]["id"], other_group);
+    assert_eq!(
+        board.get("/v1/strangers?ignored=true")["strangers"][0]["id"],
+        other_group
+    );
 
     // A face is named after somebody else by mistake, and that is taken back.
     let face = format!("/v1/images/{other}/faces/1/person");
     let (status, answer) = ask(&board, "POST", &face, br#"{"name":"Joe"}"#);
     assert_eq!(status, 200, "{answer}");
-    assert_eq!(board.get(&format!("/v1/images/{other}"))["found"][0]["person"], "Joe");
+    assert_eq!(
+        board.get(&format!("/v1/images/{other}"))["found"][0]["person"],
+        "Joe"
+    );
     let again = upload(&board, "biden_2.jpg");
-    assert_eq!(board.get(&format!("/v1/images/{again}"))["found"][0]["person"], "Joe");
+    assert_eq!(
+        board.get(&format!("/v1/images/{again}"))["found"][0]["person"],
+        "Joe"
+    );
     let wrong = format!("/v1/images/{again}/faces/1/person");
     let (status, answer) = ask(&board, "DELETE", &wrong, b"");
-    assert_eq!((status, &answer["outcome"]), (200, &json!("unknown")), "{answer}");
-    assert_eq!(board.get(&format!("/v1/images/{again}"))["found"][0]["person"], Value::Null);
+    assert_eq!(
+        (status, &answer["outcome"]),
+        (200, &json!("unknown")),
+        "{answer}"
+    );
+    assert_eq!(
+        board.get(&format!("/v1/images/{again}"))["found"][0]["person"],
+        Value::Null
+    );
     let once_more = upload(&board, "biden_2.jpg");
-    assert_eq!(board.get(&format!("/v1/images/{once_more}"))["outcome"], "unknown", "the counter-example is heeded");
-    assert_eq!(ask(&board, "DELETE", &wrong, b"").0, 409, "it is taken for nobody now");
+    assert_eq!(
+        board.get(&format!("/v1/images/{once_more}"))["outcome"],
+        "unknown",
+        "the counter-example is heeded"
+    );
+    assert_eq!(
+        ask(&board, "DELETE", &wrong, b"").0,
+        409,
+        "it is taken for nobody now"
+    );
 }
 
 #[test]
@@ -265,9 +532,19 @@ fn whoever_has_an_answer_already_is_told_so_and_it_changes_with_what_it_says() {
     board.start();
     upload(&board, "noface.jpg");
     let get = |etag: &str| {
-        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-        let response = agent.get(board.url("/v1/images")).header("if-none-match", etag).call().unwrap();
-        (response.status().as_u16(), response.headers()["etag"].to_str().unwrap().to_string())
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .build()
+            .into();
+        let response = agent
+            .get(board.url("/v1/images"))
+            .header("if-none-match", etag)
+            .call()
+            .unwrap();
+        (
+            response.status().as_u16(),
+            response.headers()["etag"].to_str().unwrap().to_string(),
+        )
     };
     let (status, etag) = get("\"x\"");
     assert_eq!(status, 200);
@@ -281,7 +558,10 @@ fn whoever_has_an_answer_already_is_told_so_and_it_changes_with_what_it_says() {
 fn every_answer_is_what_the_documentation_says_by_schemathesis() {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.dev/schemathesis/bin/schemathesis");
     let program = std::env::var("KITHD_SCHEMATHESIS").unwrap_or_else(|_| own.display().to_string());
-    assert!(Path::new(&program).is_file(), "schemathesis is not installed; ./dev test installs it");
+    assert!(
+        Path::new(&program).is_file(),
+        "schemathesis is not installed; ./dev test installs it"
+    );
     let mut board = Board::new();
     board.start();
     board.enroll_everybody();
@@ -290,10 +570,18 @@ fn every_answer_is_what_the_documentation_says_by_schemathesis() {
     }
     board.ended(board.post_path(&board.put_bytes(b"no picture", "broken.jpg")));
     let document = board.get("/openapi.json");
-    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{}", document["openapi"]);
+    assert!(
+        document["openapi"].as_str().unwrap().starts_with("3.1"),
+        "{}",
+        document["openapi"]
+    );
     let output = Command::new(program)
         .current_dir(board.folder.path())
-        .args(["--config-file", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/schemathesis.toml"), "run"])
+        .args([
+            "--config-file",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/tests/schemathesis.toml"),
+            "run",
+        ])
         .arg(board.url("/openapi.json"))
         .args([
             "--checks",
@@ -304,13 +592,26 @@ fn every_answer_is_what_the_documentation_says_by_schemathesis() {
             "6",
             "--no-color",
         ])
-        .args(["--header", &format!("Authorization: Bearer {}", board.token())])
+        .args([
+            "--header",
+            &format!("Authorization: Bearer {}", board.token()),
+        ])
         .output()
         .unwrap();
     let said = text(&output);
     assert!(output.status.success(), "{said}");
-    let operations =
-        document["paths"].as_object().unwrap().values().map(|path| path.as_object().unwrap().len()).sum::<usize>();
-    assert!(said.contains(&format!("Tested: {operations}")), "not all {operations} operations were tested: {said}");
-    println!("{}", said.lines().rev().take(8).collect::<Vec<_>>().join("\n"));
+    let operations = document["paths"]
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|path| path.as_object().unwrap().len())
+        .sum::<usize>();
+    assert!(
+        said.contains(&format!("Tested: {operations}")),
+        "not all {operations} operations were tested: {said}"
+    );
+    println!(
+        "{}",
+        said.lines().rev().take(8).collect::<Vec<_>>().join("\n")
+    );
 }

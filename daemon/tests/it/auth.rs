@@ -1,5 +1,5 @@
-//! Who may do what on the LAN: the token, logging in, other sites, encryption; and clients that are too many, too slow or
-//! too large.
+//! Who may do what on the LAN: the token, logging in, other sites, encryption; and clients that are
+//! too many, too slow or too large.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -23,23 +23,38 @@ impl Answer {
     fn of(bytes: &[u8]) -> Self {
         let whole = String::from_utf8_lossy(bytes).into_owned();
         let (head, body) = whole.split_once("\r\n\r\n").unwrap_or((&whole, ""));
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-        Self { status, head: head.to_lowercase(), body: body.into() }
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .unwrap_or(0);
+        Self {
+            status,
+            head: head.to_lowercase(),
+            body: body.into(),
+        }
     }
 
     fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+        self.head
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 }
 
 /// Sends a request as written, with nothing added but how long its body is.
 fn ask(board: &Board, line: &str, headers: &[(&str, &str)], body: &str) -> Answer {
     let mut stream = TcpStream::connect(board.address()).unwrap();
-    let mut request = format!("{line} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+    let mut request = format!(
+        "{line} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n",
+        body.len()
+    );
     if !headers.iter().any(|(name, _)| *name == "Host") {
         request.push_str(&format!("Host: {}\r\n", board.address()));
     }
-    headers.iter().for_each(|(name, value)| request.push_str(&format!("{name}: {value}\r\n")));
+    headers
+        .iter()
+        .for_each(|(name, value)| request.push_str(&format!("{name}: {value}\r\n")));
     request.push_str(&format!("\r\n{body}"));
     // Refused halfway, it may be closed before all of it is taken.
     let _ = stream.write_all(request.as_bytes());
@@ -51,7 +66,10 @@ fn ask(board: &Board, line: &str, headers: &[(&str, &str)], body: &str) -> Answe
 const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
 
 fn curl(arguments: &[&str]) -> (bool, String) {
-    let output = Command::new("curl").args(["--silent", "--show-error", "--max-time", "30"]).args(arguments).output();
+    let output = Command::new("curl")
+        .args(["--silent", "--show-error", "--max-time", "30"])
+        .args(arguments)
+        .output();
     let output = output.expect("curl is not installed; ./dev test installs it");
     (output.status.success(), text(&output))
 }
@@ -69,7 +87,10 @@ fn a_token_is_made_at_the_first_start_and_changes_need_it_until_it_is_replaced()
     let shown = |arguments: &[&str]| {
         let output = board.kithd(arguments);
         assert!(output.status.success(), "{}", text(&output));
-        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+        (
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
     };
     let (first, where_used) = shown(&["token"]);
     assert_eq!(first.trim(), board.token());
@@ -77,29 +98,64 @@ fn a_token_is_made_at_the_first_start_and_changes_need_it_until_it_is_replaced()
 
     let breaker = |token: &str| {
         let bearer = format!("Bearer {token}");
-        let headers = [("Authorization", bearer.as_str()), ("Content-Type", "application/json")];
-        ask(&board, "POST /v1/breaker", &headers[usize::from(token.is_empty())..], r#"{"command":"auto"}"#)
+        let headers = [
+            ("Authorization", bearer.as_str()),
+            ("Content-Type", "application/json"),
+        ];
+        ask(
+            &board,
+            "POST /v1/breaker",
+            &headers[usize::from(token.is_empty())..],
+            r#"{"command":"auto"}"#,
+        )
     };
     let refused = breaker("");
-    assert_eq!((refused.status, refused.header("www-authenticate")), (401, Some("bearer realm=\"kithd\"")));
+    assert_eq!(
+        (refused.status, refused.header("www-authenticate")),
+        (401, Some("bearer realm=\"kithd\""))
+    );
     let problem: Value = serde_json::from_str(&refused.body).unwrap();
-    assert!(problem["detail"].as_str().unwrap().contains("kithd token"), "{problem}");
-    wait_for("the engine", || (breaker(first.trim()).status == 200).then_some(()));
+    assert!(
+        problem["detail"].as_str().unwrap().contains("kithd token"),
+        "{problem}"
+    );
+    wait_for("the engine", || {
+        (breaker(first.trim()).status == 200).then_some(())
+    });
     assert_eq!(breaker("wrong").status, 401);
     assert_eq!(ask(&board, "GET /v1/backup", &[], "").status, 401);
     assert_eq!(ask(&board, "DELETE /v1/images/1", &[], "").status, 401);
 
     let (second, _) = shown(&["token", "--new"]);
     assert_ne!(second, first);
-    assert_eq!((breaker(first.trim()).status, breaker(second.trim()).status, mode(&file)), (401, 200, 0o600));
+    assert_eq!(
+        (
+            breaker(first.trim()).status,
+            breaker(second.trim()).status,
+            mode(&file)
+        ),
+        (401, 200, 0o600)
+    );
     board.stop();
     let output = board.kithd(["token"]);
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), second, "shown without the daemon, too");
-    let (third, _) = (String::from_utf8(board.kithd(["token", "--new"]).stdout).unwrap(), ());
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        second,
+        "shown without the daemon, too"
+    );
+    let (third, _) = (
+        String::from_utf8(board.kithd(["token", "--new"]).stdout).unwrap(),
+        (),
+    );
     board.start();
     assert!(third != second && third.trim() == board.token());
     let log = board.log();
-    assert!([first, second, third].iter().all(|token| !log.contains(token.trim())), "a token is in the log");
+    assert!(
+        [first, second, third]
+            .iter()
+            .all(|token| !log.contains(token.trim())),
+        "a token is in the log"
+    );
 }
 
 #[test]
@@ -108,19 +164,50 @@ fn people_log_in_by_a_form_and_out_again_and_other_sites_use_neither() {
     board.set("http.open_read", "false");
     board.start();
     let page = ask(&board, "GET /?state=failed", &[("Accept", "text/html")], "");
-    assert_eq!((page.status, page.header("location")), (303, Some("./login?next=/%3fstate%3dfailed")));
+    assert_eq!(
+        (page.status, page.header("location")),
+        (303, Some("./login?next=/%3fstate%3dfailed"))
+    );
     assert_eq!(ask(&board, "GET /v1/images", &[], "").status, 401);
     assert_eq!(ask(&board, "GET /healthz", &[], "").status, 200);
-    let form = ask(&board, "GET /login?next=/%3Fstate%3Dfailed", &[("Accept", "text/html")], "");
-    assert!(form.status == 200 && form.body.contains("value=\"/?state=failed\""), "{}", form.body);
-    assert!(form.header("content-security-policy").unwrap().contains("form-action 'self'"));
+    let form = ask(
+        &board,
+        "GET /login?next=/%3Fstate%3Dfailed",
+        &[("Accept", "text/html")],
+        "",
+    );
+    assert!(
+        form.status == 200 && form.body.contains("value=\"/?state=failed\""),
+        "{}",
+        form.body
+    );
+    assert!(
+        form.header("content-security-policy")
+            .unwrap()
+            .contains("form-action 'self'")
+    );
     let wrong = ask(&board, "POST /login", &[FORM], "token=wrong");
-    assert!(wrong.status == 401 && wrong.body.contains("not the administrator"), "{}", wrong.body);
+    assert!(
+        wrong.status == 401 && wrong.body.contains("not the administrator"),
+        "{}",
+        wrong.body
+    );
     let right = format!("token={}&next=%2F%3Fstate%3Dfailed", board.token());
-    let elsewhere = ask(&board, "POST /login", &[FORM, ("Origin", "http://evil.example")], &right);
-    assert_eq!((elsewhere.status, elsewhere.header("set-cookie")), (403, None));
+    let elsewhere = ask(
+        &board,
+        "POST /login",
+        &[FORM, ("Origin", "http://evil.example")],
+        &right,
+    );
+    assert_eq!(
+        (elsewhere.status, elsewhere.header("set-cookie")),
+        (403, None)
+    );
     let in_ = ask(&board, "POST /login", &[FORM], &right);
-    assert_eq!((in_.status, in_.header("location")), (303, Some("./?state=failed")));
+    assert_eq!(
+        (in_.status, in_.header("location")),
+        (303, Some("./?state=failed"))
+    );
     // As it was sent, not in small letters.
     let mut stream = TcpStream::connect(board.address()).unwrap();
     let request = format!(
@@ -133,13 +220,28 @@ fn people_log_in_by_a_form_and_out_again_and_other_sites_use_neither() {
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    let cookie = answer.split("set-cookie: ").nth(1).unwrap().split("\r\n").next().unwrap();
-    assert!(cookie.contains("; HttpOnly; SameSite=Strict") && !cookie.contains("Secure"), "{cookie}");
+    let cookie = answer
+        .split("set-cookie: ")
+        .nth(1)
+        .unwrap()
+        .split("\r\n")
+        .next()
+        .unwrap();
+    assert!(
+        cookie.contains("; HttpOnly; SameSite=Strict") && !cookie.contains("Secure"),
+        "{cookie}"
+    );
     let cookie = ("Cookie", cookie.split(';').next().unwrap());
 
     assert_eq!(ask(&board, "GET /", &[cookie], "").status, 200);
     let login = ask(&board, "GET /login", &[cookie], "").body;
-    let out = login.split("action=\"").nth(1).unwrap().split('"').next().unwrap();
+    let out = login
+        .split("action=\"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap();
     assert!(out.starts_with("./logout?csrf="), "{out}");
     let out = &out[1..];
     let own = ("Origin", board.url(""));
@@ -147,18 +249,35 @@ fn people_log_in_by_a_form_and_out_again_and_other_sites_use_neither() {
     let breaker = out.replace("/logout", "/v1/breaker");
     let kind = ("Content-Type", "application/json");
     let tell = |target: &str, origin: (&str, &str)| {
-        ask(&board, &format!("POST {target}"), &[cookie, kind, origin], r#"{"command":"auto"}"#).status
+        ask(
+            &board,
+            &format!("POST {target}"),
+            &[cookie, kind, origin],
+            r#"{"command":"auto"}"#,
+        )
+        .status
     };
     wait_for("the engine", || (tell(&breaker, own) == 200).then_some(()));
     for origin in ["http://evil.example", "null", "http://127.0.0.1:1"] {
         assert_eq!(tell(&breaker, ("Origin", origin)), 403, "{origin}");
     }
     assert_eq!(tell(&breaker, ("Sec-Fetch-Site", "cross-site")), 403);
-    assert_eq!(tell("/v1/breaker", own), 403, "without what the form must carry");
-    assert_eq!(ask(&board, &format!("POST {out}"), &[cookie], "").status, 403);
+    assert_eq!(
+        tell("/v1/breaker", own),
+        403,
+        "without what the form must carry"
+    );
+    assert_eq!(
+        ask(&board, &format!("POST {out}"), &[cookie], "").status,
+        403
+    );
     let gone = ask(&board, &format!("POST {out}"), &[cookie, own], "");
     assert_eq!((gone.status, gone.header("location")), (303, Some("./")));
-    assert_eq!(tell(&breaker, own), 401, "the cookie that was kept is worth nothing");
+    assert_eq!(
+        tell(&breaker, own),
+        401,
+        "the cookie that was kept is worth nothing"
+    );
     assert_eq!(ask(&board, "GET /v1/images", &[cookie], "").status, 401);
 }
 
@@ -170,11 +289,27 @@ fn pictures_are_free_from_the_board_unless_a_page_of_another_site_sends_them() {
     let post = |headers: &[(&str, &str)]| ask(&board, "POST /image/post", headers, &body).status;
     assert_eq!(post(&[]), 202);
     assert_eq!(post(&[("Origin", &board.url(""))]), 202);
-    assert_eq!(post(&[("Origin", "https://evil.example"), ("Content-Type", "text/plain")]), 403);
+    assert_eq!(
+        post(&[
+            ("Origin", "https://evil.example"),
+            ("Content-Type", "text/plain")
+        ]),
+        403
+    );
     assert_eq!(post(&[("Sec-Fetch-Site", "cross-site")]), 403);
-    assert_eq!(post(&[("X-Forwarded-For", "192.168.1.9")]), 401, "by a proxy, it is from the LAN");
+    assert_eq!(
+        post(&[("X-Forwarded-For", "192.168.1.9")]),
+        401,
+        "by a proxy, it is from the LAN"
+    );
     let bearer = format!("Bearer {}", board.token());
-    assert_eq!(post(&[("X-Forwarded-For", "192.168.1.9"), ("Authorization", &bearer)]), 202);
+    assert_eq!(
+        post(&[
+            ("X-Forwarded-For", "192.168.1.9"),
+            ("Authorization", &bearer)
+        ]),
+        202
+    );
     board.stop();
     board.set("http.open_submit", "true");
     board.start();
@@ -189,20 +324,50 @@ fn the_board_answers_to_its_own_names_only() {
     board.set("http.names", "[\"kithd.example\"]");
     board.start();
     let port = board.address().split_once(':').unwrap().1.to_string();
-    let hostname = text(&Command::new("uname").arg("-n").output().unwrap()).trim().to_string();
+    let hostname = text(&Command::new("uname").arg("-n").output().unwrap())
+        .trim()
+        .to_string();
     let first = hostname.split('.').next().unwrap();
-    for host in ["localhost", "127.0.0.1", "kithd.example", &hostname, &format!("{first}.local")] {
-        assert_eq!(ask(&board, "GET /", &[("Host", host)], "").status, 200, "{host}");
-        assert_eq!(ask(&board, "GET /", &[("Host", &format!("{host}:{port}"))], "").status, 200, "{host}");
+    for host in [
+        "localhost",
+        "127.0.0.1",
+        "kithd.example",
+        &hostname,
+        &format!("{first}.local"),
+    ] {
+        assert_eq!(
+            ask(&board, "GET /", &[("Host", host)], "").status,
+            200,
+            "{host}"
+        );
+        assert_eq!(
+            ask(&board, "GET /", &[("Host", &format!("{host}:{port}"))], "").status,
+            200,
+            "{host}"
+        );
     }
     // Such a name an attacker's page has made lead here.
-    for host in ["rebound.example", &format!("rebound.example:{port}"), "127.0.0.1.evil.example", "192.0.2.7"] {
+    for host in [
+        "rebound.example",
+        &format!("rebound.example:{port}"),
+        "127.0.0.1.evil.example",
+        "192.0.2.7",
+    ] {
         let answer = ask(&board, "GET /", &[("Host", host)], "");
         assert_eq!(answer.status, 421, "{host}");
         let name = host.split(':').next().unwrap();
-        assert!(answer.body.contains("http.names") && answer.body.contains(name), "{}", answer.body);
+        assert!(
+            answer.body.contains("http.names") && answer.body.contains(name),
+            "{}",
+            answer.body
+        );
     }
-    let twice = ask(&board, "GET /", &[("Host", "localhost"), ("Host", "rebound.example")], "");
+    let twice = ask(
+        &board,
+        "GET /",
+        &[("Host", "localhost"), ("Host", "rebound.example")],
+        "",
+    );
     assert_eq!(twice.status, 400);
 }
 
@@ -211,14 +376,32 @@ fn wrong_tokens_lock_nobody_out_and_are_said_now_and_then() {
     let mut board = Board::new();
     board.start();
     for _ in 0..40 {
-        assert_eq!(ask(&board, "POST /login", &[FORM], "token=guess").status, 401);
-        assert_eq!(ask(&board, "GET /v1/images", &[("Authorization", "Bearer guess")], "").status, 401);
+        assert_eq!(
+            ask(&board, "POST /login", &[FORM], "token=guess").status,
+            401
+        );
+        assert_eq!(
+            ask(
+                &board,
+                "GET /v1/images",
+                &[("Authorization", "Bearer guess")],
+                ""
+            )
+            .status,
+            401
+        );
     }
     let right = format!("token={}", board.token());
     assert_eq!(ask(&board, "POST /login", &[FORM], &right).status, 303);
-    let (status, _) = board.post_as_admin("/v1/images", &[("content-type", "text/plain")], b"no picture");
+    let (status, _) = board.post_as_admin(
+        "/v1/images",
+        &[("content-type", "text/plain")],
+        b"no picture",
+    );
     assert_ne!(status, 401);
-    let said = wait_for("the log", || Some(board.log()).filter(|log| log.contains("wrong tokens were sent")));
+    let said = wait_for("the log", || {
+        Some(board.log()).filter(|log| log.contains("wrong tokens were sent"))
+    });
     assert_eq!(said.matches("wrong tokens were sent").count(), 1, "{said}");
 }
 
@@ -230,10 +413,20 @@ fn half_sent_requests_and_idle_connections_however_many_keep_nobody_from_the_pag
     for number in 0..600 {
         let mut stream = TcpStream::connect(board.address()).unwrap();
         // Given up for somebody else's sake, perhaps.
-        let _ = stream.write_all(format!("GET / HTTP/1.1\r\nHost: {}\r\nX-Slow: {number}", board.address()).as_bytes());
+        let _ = stream.write_all(
+            format!(
+                "GET / HTTP/1.1\r\nHost: {}\r\nX-Slow: {number}",
+                board.address()
+            )
+            .as_bytes(),
+        );
         half.push(stream);
         if number % 50 == 0 {
-            assert_eq!(ask(&board, "GET /", &[], "").status, 200, "with {number} of them");
+            assert_eq!(
+                ask(&board, "GET /", &[], "").status,
+                200,
+                "with {number} of them"
+            );
         }
     }
     assert_eq!(ask(&board, "GET /", &[], "").status, 200);
@@ -241,7 +434,9 @@ fn half_sent_requests_and_idle_connections_however_many_keep_nobody_from_the_pag
         stream.set_nonblocking(true).unwrap();
         matches!((&mut &*stream).read(&mut [0; 64]), Err(error) if error.kind() == ErrorKind::WouldBlock)
     };
-    wait_for("the oldest to be given up", || (half.iter().filter(|stream| open(stream)).count() <= 128).then_some(()));
+    wait_for("the oldest to be given up", || {
+        (half.iter().filter(|stream| open(stream)).count() <= 128).then_some(())
+    });
     assert!(open(&half[599]), "the newest is still waited for");
 }
 
@@ -266,11 +461,23 @@ fn one_address_that_keeps_all_its_connections_at_work_keeps_no_other_from_the_pa
         let answer = ask(&board, "GET /healthz", &[], "");
         (answer.status != 200).then_some(answer)
     });
-    assert!(matches!(turned_away.status, 503 | 0), "{}", turned_away.head);
-    let (done, said) = curl(&["--interface", "127.0.0.2", "--header", "Host: localhost", &board.url("/healthz")]);
+    assert!(
+        matches!(turned_away.status, 503 | 0),
+        "{}",
+        turned_away.head
+    );
+    let (done, said) = curl(&[
+        "--interface",
+        "127.0.0.2",
+        "--header",
+        "Host: localhost",
+        &board.url("/healthz"),
+    ]);
     assert!(done && said == "ok\n", "{said}");
     drop(slow);
-    wait_for("it to be let in again", || (ask(&board, "GET /healthz", &[], "").status == 200).then_some(()));
+    wait_for("it to be let in again", || {
+        (ask(&board, "GET /healthz", &[], "").status == 200).then_some(())
+    });
 }
 
 #[test]
@@ -279,7 +486,10 @@ fn heads_that_are_too_large_and_bodies_of_forms_are_refused_with_their_own_statu
     board.start();
     let long = "x".repeat(40_000);
     assert_eq!(ask(&board, "GET /", &[("X-Long", &long)], "").status, 431);
-    assert_eq!(ask(&board, &format!("GET /{long}"), &[], "").status / 100, 4);
+    assert_eq!(
+        ask(&board, &format!("GET /{long}"), &[], "").status / 100,
+        4
+    );
     let many: Vec<_> = (0..200).map(|_| ("X-Many", "1")).collect();
     assert_eq!(ask(&board, "GET /", &many, "").status, 431);
     let form = format!("token={}", "x".repeat(5000));
@@ -297,20 +507,45 @@ fn the_page_can_be_encrypted_with_a_certificate_the_board_makes_itself() {
     let port = board.address().split_once(':').unwrap().1.to_string();
     let trusting = ["--cacert", file.to_str().unwrap()];
     for host in ["localhost", "127.0.0.1"] {
-        let (done, said) = curl(&[&trusting[..], &[&format!("https://{host}:{port}/healthz")]].concat());
+        let (done, said) =
+            curl(&[&trusting[..], &[&format!("https://{host}:{port}/healthz")]].concat());
         assert!(done && said == "ok\n", "{said}");
     }
     let form = format!("token={}", board.token());
-    let (_, head) = curl(&["--insecure", "--include", "--data", &form, &board.url("/login")]);
-    assert!(head.contains("__Host-kithd_session=") && head.contains("; Secure"), "{head}");
+    let (_, head) = curl(&[
+        "--insecure",
+        "--include",
+        "--data",
+        &form,
+        &board.url("/login"),
+    ]);
+    assert!(
+        head.contains("__Host-kithd_session=") && head.contains("; Secure"),
+        "{head}"
+    );
 
     let certificate = Command::new("openssl")
-        .args(["x509", "-noout", "-fingerprint", "-sha256", "-in", file.to_str().unwrap()])
+        .args([
+            "x509",
+            "-noout",
+            "-fingerprint",
+            "-sha256",
+            "-in",
+            file.to_str().unwrap(),
+        ])
         .output()
         .unwrap();
-    let fingerprint = text(&certificate).trim().split_once('=').unwrap().1.to_string();
+    let fingerprint = text(&certificate)
+        .trim()
+        .split_once('=')
+        .unwrap()
+        .1
+        .to_string();
     let shown = text(&board.kithd(["token"]));
-    assert!(shown.contains(&board.url("/")) && shown.contains(&fingerprint), "{shown} lacks {fingerprint}");
+    assert!(
+        shown.contains(&board.url("/")) && shown.contains(&fingerprint),
+        "{shown} lacks {fingerprint}"
+    );
     let offered = Command::new("sh")
         .args([
             "-c",
@@ -333,8 +568,14 @@ fn the_page_can_be_encrypted_with_a_certificate_the_board_makes_itself() {
 #[test]
 fn a_given_certificate_that_is_missing_degrades_the_page_only_and_is_taken_up_when_it_is_there() {
     let mut board = Board::new();
-    let (certificate, key) = (board.folder.path().join("page.pem"), board.folder.path().join("page.key"));
-    board.set("http.certificate", &format!("{:?}", certificate.display().to_string()));
+    let (certificate, key) = (
+        board.folder.path().join("page.pem"),
+        board.folder.path().join("page.key"),
+    );
+    board.set(
+        "http.certificate",
+        &format!("{:?}", certificate.display().to_string()),
+    );
     board.set("http.key", &format!("{:?}", key.display().to_string()));
     let mut daemon = board.spawn(["run"]);
     let part = || {
@@ -342,18 +583,54 @@ fn a_given_certificate_that_is_missing_degrades_the_page_only_and_is_taken_up_wh
         let status: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         status["parts"]["page"].clone()
     };
-    wait_for("the page to be degraded", || (part()["condition"] == "degraded").then_some(()));
-    assert!(part()["text"].as_str().unwrap().contains("page.pem cannot be read"), "{}", part());
+    wait_for("the page to be degraded", || {
+        (part()["condition"] == "degraded").then_some(())
+    });
+    assert!(
+        part()["text"]
+            .as_str()
+            .unwrap()
+            .contains("page.pem cannot be read"),
+        "{}",
+        part()
+    );
     let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext"])
-        .args(["subjectAltName=DNS:localhost", "-keyout", key.to_str().unwrap(), "-out", certificate.to_str().unwrap()])
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+        ])
+        .args([
+            "subjectAltName=DNS:localhost",
+            "-keyout",
+            key.to_str().unwrap(),
+            "-out",
+            certificate.to_str().unwrap(),
+        ])
         .output()
         .unwrap();
     assert!(made.status.success(), "{}", text(&made));
     wait_for("the page", || (part()["condition"] == "ok").then_some(()));
-    let url = part()["text"].as_str().unwrap().split(',').next().unwrap().to_string();
+    let url = part()["text"]
+        .as_str()
+        .unwrap()
+        .split(',')
+        .next()
+        .unwrap()
+        .to_string();
     let port = url.trim_end_matches('/').rsplit(':').next().unwrap();
-    let (done, said) = curl(&["--cacert", certificate.to_str().unwrap(), &format!("https://localhost:{port}/healthz")]);
+    let (done, said) = curl(&[
+        "--cacert",
+        certificate.to_str().unwrap(),
+        &format!("https://localhost:{port}/healthz"),
+    ]);
     assert!(done && said == "ok\n", "{said}");
     daemon.kill().unwrap();
     daemon.wait().unwrap();

@@ -1,4 +1,5 @@
-//! Backups: made while it works, checked before anything is changed, put in the place of what is there.
+//! Backups: made while it works, checked before anything is changed, put in the place of what is
+//! there.
 
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -57,7 +58,13 @@ fn known(board: &Board, picture: &str, as_file: &str) -> Value {
 
 fn enroll(board: &Board, person: &str, picture: &str) {
     let picture = photo(picture);
-    let output = board.kithd(["enroll", "--anyway", "--person", person, picture.to_str().unwrap()]);
+    let output = board.kithd([
+        "enroll",
+        "--anyway",
+        "--person",
+        person,
+        picture.to_str().unwrap(),
+    ]);
     assert!(output.status.success(), "{}", text(&output));
 }
 
@@ -89,7 +96,9 @@ fn a_backup_comes_back_on_another_board_with_people_and_past() {
     board.enroll_everybody();
     board.ended(board.post_path(&board.put("obama_2.jpg", "found.jpg")));
     board.ended(board.post_path(&board.put("noface.jpg", "noface.jpg")));
-    let ids: Vec<_> = (0..6).map(|n| board.post_path(&board.put("group.jpg", &format!("{n}.jpg")))).collect();
+    let ids: Vec<_> = (0..6)
+        .map(|n| board.post_path(&board.put("group.jpg", &format!("{n}.jpg"))))
+        .collect();
     // A link that somebody put where it might be written first is not followed.
     let precious = board.folder.path().join("precious");
     std::fs::write(&precious, "precious").unwrap();
@@ -98,20 +107,32 @@ fn a_backup_comes_back_on_another_board_with_people_and_past() {
     assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
     // Nothing is left beside it, and nobody else reads it.
     assert_eq!(leftovers(&board), 0);
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
-    ids.iter().for_each(|id| assert_eq!(board.ended(*id)["state"], "processed"));
+    ids.iter()
+        .for_each(|id| assert_eq!(board.ended(*id)["state"], "processed"));
 
     let mut other = Board::new();
     other.start();
     part_is_ok(&other, "engine");
     let restored = restore(&other, &file);
-    assert_eq!((&restored["came"]["people"], &restored["came"]["pictures"]), (&3.into(), &3.into()), "{restored}");
-    assert!(restored["came"]["images"].as_u64().unwrap() >= 2 && restored["left_out"] == 0, "{restored}");
+    assert_eq!(
+        (&restored["came"]["people"], &restored["came"]["pictures"]),
+        (&3.into(), &3.into()),
+        "{restored}"
+    );
+    assert!(
+        restored["came"]["images"].as_u64().unwrap() >= 2 && restored["left_out"] == 0,
+        "{restored}"
+    );
     let (kept, came) = (past(&board), past(&other));
     // The photograph and the result of whoever was known are there byte for byte.
     assert!(came.iter().all(|row| kept.contains(row)), "{came:?}");
-    assert!(came.iter().any(|row| row.ends_with("|Barack Obama")), "{came:?}");
+    assert!(
+        came.iter().any(|row| row.ends_with("|Barack Obama")),
+        "{came:?}"
+    );
     // People are known at once, and their pictures are kept.
     assert_eq!(known(&other, "biden_2.jpg", "b.jpg"), "Joe Biden");
     assert_eq!(other.sql("select count(*) from enrolment_pictures"), ["3"]);
@@ -122,7 +143,10 @@ fn a_backup_comes_back_on_another_board_with_people_and_past() {
     assert_eq!(leftovers(&other), 0);
     // The counters go with the rows.
     let counted = other.sql("select state, images from tally where images > 0 order by state");
-    assert_eq!(counted, other.sql("select state, count(*) from images group by state order by state"));
+    assert_eq!(
+        counted,
+        other.sql("select state, count(*) from images group by state order by state")
+    );
 }
 
 #[test]
@@ -133,30 +157,57 @@ fn a_restore_replaces_what_is_here_but_for_what_waits() {
     board.ended(board.post_path(&board.put("obama_2.jpg", "before.jpg")));
     let file = save(&board, "old.kithd");
     let then = past(&board);
-    // Since then: another image, another person, another name, and pictures that wait, by path and with bytes.
+    // Since then: another image, another person, another name, and pictures that wait, by path and
+    // with bytes.
     board.ended(board.post_path(&board.put("group.jpg", "since.jpg")));
     enroll(&board, "Newcomer", "biden_2.jpg");
-    assert!(board.kithd(["people", "rename", "Eileen Collins", "Astronaut"]).status.success());
+    assert!(
+        board
+            .kithd(["people", "rename", "Eileen Collins", "Astronaut"])
+            .status
+            .success()
+    );
     part_is_ok(&board, "engine");
     assert!(board.kithd(["breaker", "open"]).status.success());
     let waiting = board.post_path(&board.put("obama_2.jpg", "waits.jpg"));
     let bytes = std::fs::read(photo("biden_1.jpg")).unwrap();
-    let posted = board.post("/v1/images", &[("content-type", "image/jpeg")], &bytes).1["ids"][0].as_i64().unwrap();
+    let posted = board
+        .post("/v1/images", &[("content-type", "image/jpeg")], &bytes)
+        .1["ids"][0]
+        .as_i64()
+        .unwrap();
     // It asks first, and says what to type where it cannot.
     let asked = board.kithd(["restore", &file]);
-    assert!(!asked.status.success() && text(&asked).contains("--yes"), "{}", text(&asked));
+    assert!(
+        !asked.status.success() && text(&asked).contains("--yes"),
+        "{}",
+        text(&asked)
+    );
     assert_eq!(names(&board).len(), 4);
 
     let restored = restore(&board, &file);
     assert_eq!(
-        (&restored["replaced"]["people"], &restored["replaced"]["images"]),
+        (
+            &restored["replaced"]["people"],
+            &restored["replaced"]["images"]
+        ),
         (&4.into(), &2.into()),
         "{restored}"
     );
-    assert_eq!((&restored["came"]["people"], &restored["came"]["images"]), (&3.into(), &1.into()), "{restored}");
+    assert_eq!(
+        (&restored["came"]["people"], &restored["came"]["images"]),
+        (&3.into(), &1.into()),
+        "{restored}"
+    );
     assert_eq!(restored["kept"], 2, "{restored}");
-    assert_eq!(names(&board), ["Barack Obama", "Eileen Collins", "Joe Biden"]);
-    let now: Vec<_> = past(&board).into_iter().filter(|row| !row.contains("|pending|")).collect();
+    assert_eq!(
+        names(&board),
+        ["Barack Obama", "Eileen Collins", "Joe Biden"]
+    );
+    let now: Vec<_> = past(&board)
+        .into_iter()
+        .filter(|row| !row.contains("|pending|"))
+        .collect();
     assert_eq!(now, then);
     // What waited is done, and compared with those who are here now.
     assert!(board.kithd(["breaker", "close"]).status.success());
@@ -167,7 +218,11 @@ fn a_restore_replaces_what_is_here_but_for_what_waits() {
     board.stop();
     for _ in 0..2 {
         let restored = restore(&board, &file);
-        assert_eq!((&restored["came"]["people"], &restored["kept"]), (&3.into(), &0.into()), "{restored}");
+        assert_eq!(
+            (&restored["came"]["people"], &restored["kept"]),
+            (&3.into(), &0.into()),
+            "{restored}"
+        );
         assert_eq!(past(&board), then);
     }
 }
@@ -183,12 +238,20 @@ fn results_that_no_broker_has_yet_outlive_a_restore() {
     let file = save(&board, "old.kithd");
     let id = board.post_path(&board.put("obama_2.jpg", "unsent.jpg"));
     board.ended(id);
-    wait_for("the result", || (board.sql("select count(*) from unsent") == ["1"]).then_some(()));
+    wait_for("the result", || {
+        (board.sql("select count(*) from unsent") == ["1"]).then_some(())
+    });
     let result = board.sql("select payload from outbox");
     let restored = restore(&board, &file);
     assert_eq!(restored["kept"], 1, "{restored}");
-    assert_eq!(board.sql("select payload from outbox join unsent using (id)"), result);
-    assert_eq!(board.get(&format!("/v1/images/{id}"))["found"][0]["person"], "Barack Obama");
+    assert_eq!(
+        board.sql("select payload from outbox join unsent using (id)"),
+        result
+    );
+    assert_eq!(
+        board.get(&format!("/v1/images/{id}"))["found"][0]["person"],
+        "Barack Obama"
+    );
 }
 
 #[test]
@@ -199,18 +262,38 @@ fn who_was_erased_here_does_not_come_back_by_any_backup() {
     board.ended(board.post_path(&board.put("obama_2.jpg", "found.jpg")));
     let everything = save(&board, "all.kithd");
     let people = export(&board, "people.kithd", &[]);
-    assert!(board.kithd(["forget", "--yes", "Barack Obama"]).status.success());
+    assert!(
+        board
+            .kithd(["forget", "--yes", "Barack Obama"])
+            .status
+            .success()
+    );
     let restored = restore(&board, &everything);
-    assert_eq!((&restored["came"]["people"], &restored["erased"]), (&2.into(), &1.into()), "{restored}");
+    assert_eq!(
+        (&restored["came"]["people"], &restored["erased"]),
+        (&2.into(), &1.into()),
+        "{restored}"
+    );
     let imported = import(&board, &people);
-    assert_eq!((&imported["people"], &imported["erased"]), (&0.into(), &1.into()), "{imported}");
+    assert_eq!(
+        (&imported["people"], &imported["erased"]),
+        (&0.into(), &1.into()),
+        "{imported}"
+    );
     assert_eq!(names(&board), ["Eileen Collins", "Joe Biden"]);
     // Nor does what past results say of them.
     assert_eq!(board.sql("select count(*) from images"), ["1"]);
-    assert_eq!(board.sql("select count(*) from outbox where payload like '%Obama%'"), ["0"]);
-    assert_eq!(board.sql("select count(*) from faces where length(crop) > 0"), ["0"]);
+    assert_eq!(
+        board.sql("select count(*) from outbox where payload like '%Obama%'"),
+        ["0"]
+    );
+    assert_eq!(
+        board.sql("select count(*) from faces where length(crop) > 0"),
+        ["0"]
+    );
     assert_ne!(known(&board, "obama_2.jpg", "again.jpg"), "Barack Obama");
-    // A tombstone of the backup holds where it is restored: an older backup brings nobody back there either.
+    // A tombstone of the backup holds where it is restored: an older backup brings nobody back
+    // there either.
     let later = save(&board, "later.kithd");
     let other = Board::new();
     restore(&other, &later);
@@ -229,10 +312,16 @@ fn what_is_no_whole_backup_is_refused_and_changes_nothing() {
     let put = |bytes: &[u8]| std::fs::write(&file, bytes).unwrap();
     // Cut off anywhere.
     let mut random = fastrand::Rng::with_seed(15);
-    for at in [0, 1, 99, 100].into_iter().chain((0..10).map(|_| random.usize(..whole.len()))) {
+    for at in [0, 1, 99, 100]
+        .into_iter()
+        .chain((0..10).map(|_| random.usize(..whole.len())))
+    {
         put(&whole[..at]);
         let said = refused(&other, &file);
-        assert!(said.contains("the backup is damaged") || said.contains("no backup of kithd"), "{at}: {said}");
+        assert!(
+            said.contains("the backup is damaged") || said.contains("no backup of kithd"),
+            "{at}: {said}"
+        );
     }
     // Pages overwritten.
     let changing = Board::new();
@@ -245,7 +334,11 @@ fn what_is_no_whole_backup_is_refused_and_changes_nothing() {
         // Either a tree is broken, or a picture, which is said.
         let said = text(&output);
         assert!(
-            if output.status.success() { said.contains("its sha256 says") } else { said.contains("damaged") },
+            if output.status.success() {
+                said.contains("its sha256 says")
+            } else {
+                said.contains("damaged")
+            },
             "{share} %: {said}"
         );
     }
@@ -253,15 +346,27 @@ fn what_is_no_whole_backup_is_refused_and_changes_nothing() {
     put(&std::fs::read(photo("obama_1.jpg")).unwrap());
     assert!(refused(&other, &file).contains("this is no backup of kithd"));
     let plain = other.folder.path().join("plain.db");
-    Connection::open(&plain).unwrap().execute_batch("CREATE TABLE person (id, name); VACUUM;").unwrap();
+    Connection::open(&plain)
+        .unwrap()
+        .execute_batch("CREATE TABLE person (id, name); VACUUM;")
+        .unwrap();
     let said = refused(&other, plain.to_str().unwrap());
-    assert!(said.contains("an SQLite database, but not one that kithd backup wrote"), "{said}");
+    assert!(
+        said.contains("an SQLite database, but not one that kithd backup wrote"),
+        "{said}"
+    );
     let own = state(&board, "kithd.db");
     let said = refused(&other, own.to_str().unwrap());
     assert!(said.contains("not one that kithd backup wrote"), "{said}");
     // Devices and pipes are no files.
     let fifo = other.folder.path().join("fifo");
-    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&fifo)
+            .status()
+            .unwrap()
+            .success()
+    );
     for path in ["/dev/zero", other.folder.path().to_str().unwrap()] {
         assert!(refused(&other, path).contains("is not a file"), "{path}");
     }
@@ -269,7 +374,11 @@ fn what_is_no_whole_backup_is_refused_and_changes_nothing() {
     let mut bytes = whole.clone();
     bytes[60..64].copy_from_slice(&999_i32.to_be_bytes());
     put(&bytes);
-    assert!(refused(&other, &file).contains("made by a newer kithd (schema 999"), "{}", refused(&other, &file));
+    assert!(
+        refused(&other, &file).contains("made by a newer kithd (schema 999"),
+        "{}",
+        refused(&other, &file)
+    );
     assert!(names(&other).is_empty());
     assert_eq!(leftovers(&other), 0);
     // And the whole one is taken.
@@ -282,8 +391,12 @@ fn changed(board: &Board, whole: &str, sql: &str) -> String {
     let file = board.folder.path().join("changed.kithd");
     std::fs::copy(whole, &file).unwrap();
     let connection = Connection::open(&file).unwrap();
-    connection.pragma_update(None, "foreign_keys", false).unwrap();
-    connection.execute_batch(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    connection
+        .pragma_update(None, "foreign_keys", false)
+        .unwrap();
+    connection
+        .execute_batch(sql)
+        .unwrap_or_else(|error| panic!("{sql}: {error}"));
     file.display().to_string()
 }
 
@@ -308,23 +421,52 @@ fn a_backup_whose_schema_is_not_ours_is_refused_by_name() {
             ),
             "person",
         ),
-        (format!("DROP TABLE backup; CREATE VIEW backup {endless} n AS contents FROM n"), "where it comes from"),
-        ("CREATE TRIGGER t AFTER INSERT ON person BEGIN DELETE FROM images; END".into(), "trigger \"t\""),
+        (
+            format!("DROP TABLE backup; CREATE VIEW backup {endless} n AS contents FROM n"),
+            "where it comes from",
+        ),
+        (
+            "CREATE TRIGGER t AFTER INSERT ON person BEGIN DELETE FROM images; END".into(),
+            "trigger \"t\"",
+        ),
         ("CREATE VIEW v AS SELECT 1".into(), "view \"v\""),
         ("CREATE TABLE more (a)".into(), "table \"more\""),
-        ("CREATE INDEX more ON person (name, id)".into(), "index \"more\""),
-        ("DROP TABLE thumbnails; CREATE VIRTUAL TABLE thumbnails USING fts5 (image_id, jpeg)".into(), "thumbnails"),
-        ("ALTER TABLE person_images ADD COLUMN file TEXT".into(), "person_images"),
-        ("ALTER TABLE person ADD COLUMN x INTEGER AS (length(name)) VIRTUAL".into(), "person"),
-        ("ALTER TABLE person RENAME COLUMN uid TO uuid".into(), "person"),
+        (
+            "CREATE INDEX more ON person (name, id)".into(),
+            "index \"more\"",
+        ),
+        (
+            "DROP TABLE thumbnails; CREATE VIRTUAL TABLE thumbnails USING fts5 (image_id, jpeg)"
+                .into(),
+            "thumbnails",
+        ),
+        (
+            "ALTER TABLE person_images ADD COLUMN file TEXT".into(),
+            "person_images",
+        ),
+        (
+            "ALTER TABLE person ADD COLUMN x INTEGER AS (length(name)) VIRTUAL".into(),
+            "person",
+        ),
+        (
+            "ALTER TABLE person RENAME COLUMN uid TO uuid".into(),
+            "person",
+        ),
         ("DROP TABLE merged".into(), "it has no merged"),
         ("DROP INDEX person_uid".into(), "it has no person_uid"),
     ] {
         let file = changed(&other, &whole, &sql);
         let begun = std::time::Instant::now();
         let said = refused(&other, &file);
-        assert!(said.contains("nothing was changed") && said.contains(name), "{sql}: {said}");
-        assert!(begun.elapsed().as_secs() < 20, "{sql} took {:?}", begun.elapsed());
+        assert!(
+            said.contains("nothing was changed") && said.contains(name),
+            "{sql}: {said}"
+        );
+        assert!(
+            begun.elapsed().as_secs() < 20,
+            "{sql} took {:?}",
+            begun.elapsed()
+        );
     }
     // A value of another type than its column's.
     let file = changed(
@@ -341,13 +483,19 @@ fn a_backup_whose_schema_is_not_ours_is_refused_by_name() {
         .unwrap();
     drop(connection);
     let said = refused(&other, &file);
-    assert!(said.contains("damaged, nothing was changed") && said.contains("person_images.quality"), "{said}");
+    assert!(
+        said.contains("damaged, nothing was changed") && said.contains("person_images.quality"),
+        "{said}"
+    );
     assert!(names(&other).is_empty());
 }
 
 /// An embedding as kithd stores it, as SQL.
 fn embedding(vector: &[f32]) -> String {
-    let hex: String = sealed(vector).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = sealed(vector)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     format!("x'{hex}'")
 }
 
@@ -358,7 +506,8 @@ fn rows_that_make_no_sense_stay_out_by_name() {
     board.enroll_everybody();
     board.ended(board.post_path(&board.put("obama_2.jpg", "found.jpg")));
     let whole = save(&board, "all.kithd");
-    let vectors = |of: &str| format!("UPDATE person_embeddings SET vector = {of} WHERE person_image_id = 2");
+    let vectors =
+        |of: &str| format!("UPDATE person_embeddings SET vector = {of} WHERE person_image_id = 2");
     let mut other = Board::new();
     other.start();
     part_is_ok(&other, "engine");
@@ -423,13 +572,17 @@ fn rows_that_make_no_sense_stay_out_by_name() {
         let file = changed(&other, &whole, &sql);
         let restored = restore(&other, &file);
         let said = restored["left_out_rows"].to_string();
-        assert!(said.contains(sentence) && restored["left_out"].as_u64() > Some(0), "{sql}: {restored}");
+        assert!(
+            said.contains(sentence) && restored["left_out"].as_u64() > Some(0),
+            "{sql}: {restored}"
+        );
         let mut expected = vec!["Barack Obama", "Eileen Collins", "Joe Biden"];
         expected.retain(|name| !missing.contains(name));
         assert_eq!(names(&other), expected, "{sql}");
         assert_eq!(other.sql("pragma foreign_key_check"), [""; 0], "{sql}");
     }
-    // Everybody else is known all the while, and an embedding that stayed out is made anew from the kept picture.
+    // Everybody else is known all the while, and an embedding that stayed out is made anew from the
+    // kept picture.
     restore(&other, &changed(&other, &whole, &vectors("x'0000803f'")));
     assert_eq!(known(&other, "obama_2.jpg", "o.jpg"), "Barack Obama");
     wait_for("the embedding to be made anew", || {
@@ -438,8 +591,20 @@ fn rows_that_make_no_sense_stay_out_by_name() {
     part_is_ok(&other, "gallery");
     assert_eq!(known(&other, "biden_2.jpg", "b.jpg"), "Joe Biden");
     // An import holds rows to the same.
-    let imported = import(&other, &changed(&other, &whole, "UPDATE person SET name = char(7) WHERE id = 2"));
-    assert!(imported["left_out_rows"].to_string().contains("control characters"), "{imported}");
+    let imported = import(
+        &other,
+        &changed(
+            &other,
+            &whole,
+            "UPDATE person SET name = char(7) WHERE id = 2",
+        ),
+    );
+    assert!(
+        imported["left_out_rows"]
+            .to_string()
+            .contains("control characters"),
+        "{imported}"
+    );
 }
 
 #[test]
@@ -475,15 +640,27 @@ fn a_kill_during_a_restore_leaves_the_old_or_the_new() {
         match names(&other).as_slice() {
             [one] if one == "Somebody Else" => old += 1,
             all => {
-                assert_eq!(all, ["Barack Obama", "Eileen Collins", "Joe Biden"], "after {wait_ms} ms");
-                assert_eq!(other.sql("select count(*) from images where state = 'processed'"), ["19901"]);
+                assert_eq!(
+                    all,
+                    ["Barack Obama", "Eileen Collins", "Joe Biden"],
+                    "after {wait_ms} ms"
+                );
+                assert_eq!(
+                    other.sql("select count(*) from images where state = 'processed'"),
+                    ["19901"]
+                );
                 new += 1;
             }
         }
         assert_eq!(other.sql("pragma integrity_check"), ["ok"]);
-        assert_eq!(other.sql("select count(*) from images where state in ('pending', 'processing')"), ["1"]);
+        assert_eq!(
+            other.sql("select count(*) from images where state in ('pending', 'processing')"),
+            ["1"]
+        );
         // The gallery's own backup may be under way.
-        wait_for("the files of the restore to be gone", || (leftovers(&other) == 0).then_some(()));
+        wait_for("the files of the restore to be gone", || {
+            (leftovers(&other) == 0).then_some(())
+        });
     }
     println!("{old} times the old, {new} times the new");
     restore(&other, &large);
@@ -499,19 +676,37 @@ fn people_go_from_board_to_board_and_are_known_there() {
     let everybody = export(&board, "everybody.kithd", &[]);
     let one = export(&board, "one.kithd", &["--person", "Joe Biden"]);
     let nobody = board.kithd(["people", "export", "x.kithd", "--person", "Nobody"]);
-    assert!(!nobody.status.success() && text(&nobody).contains("nobody is enrolled as Nobody"), "{}", text(&nobody));
+    assert!(
+        !nobody.status.success() && text(&nobody).contains("nobody is enrolled as Nobody"),
+        "{}",
+        text(&nobody)
+    );
 
     let mut other = Board::new();
     other.start();
     enroll(&other, "Barack Obama", "obama_2.jpg");
     part_is_ok(&other, "engine");
     let imported = import(&other, &one);
-    assert_eq!((&imported["people"], &imported["known"], &imported["pictures"]), (&1.into(), &0.into(), &1.into()));
+    assert_eq!(
+        (
+            &imported["people"],
+            &imported["known"],
+            &imported["pictures"]
+        ),
+        (&1.into(), &0.into(), &1.into())
+    );
     assert_eq!(names(&other), ["Barack Obama", "Joe Biden"]);
     assert_eq!(known(&other, "biden_2.jpg", "b.jpg"), "Joe Biden");
     // Who is here gets what they lack; by uid, or by name.
     let imported = import(&other, &everybody);
-    assert_eq!((&imported["people"], &imported["known"], &imported["pictures"]), (&1.into(), &2.into(), &2.into()));
+    assert_eq!(
+        (
+            &imported["people"],
+            &imported["known"],
+            &imported["pictures"]
+        ),
+        (&1.into(), &2.into(), &2.into())
+    );
     assert_eq!(
         other.sql(
             "select count(*) from person_images pi join person p on p.id = pi.person_id where name = 'Barack Obama'"
@@ -520,34 +715,74 @@ fn people_go_from_board_to_board_and_are_known_there() {
     );
     // Once more: nothing is missing any more.
     let again = import(&other, &everybody);
-    assert_eq!((&again["people"], &again["known"], &again["pictures"]), (&0.into(), &3.into(), &0.into()), "{again}");
+    assert_eq!(
+        (&again["people"], &again["known"], &again["pictures"]),
+        (&0.into(), &3.into(), &0.into()),
+        "{again}"
+    );
     // A picture that is somebody else's here stays theirs, and that is said.
     let third = Board::new();
     enroll(&third, "Delaware Joe", "biden_1.jpg");
     let imported = import(&third, &one);
-    assert!(imported["left_out_rows"].to_string().contains("the same picture is enrolled as Delaware Joe here"));
+    assert!(
+        imported["left_out_rows"]
+            .to_string()
+            .contains("the same picture is enrolled as Delaware Joe here")
+    );
     // A renamed person is the same person, and keeps the name they have here.
-    assert!(other.kithd(["people", "rename", "Joe Biden", "Joseph Biden"]).status.success());
+    assert!(
+        other
+            .kithd(["people", "rename", "Joe Biden", "Joseph Biden"])
+            .status
+            .success()
+    );
     assert_eq!(import(&other, &one)["known"], 1);
-    assert_eq!(names(&other), ["Barack Obama", "Eileen Collins", "Joseph Biden"]);
+    assert_eq!(
+        names(&other),
+        ["Barack Obama", "Eileen Collins", "Joseph Biden"]
+    );
     // It is no backup to be restored, and a backup can be imported.
-    assert!(refused(&other, &one).contains("kithd people import"), "{}", refused(&other, &one));
-    assert_eq!(names(&third), ["Delaware Joe"], "somebody without a picture was added");
+    assert!(
+        refused(&other, &one).contains("kithd people import"),
+        "{}",
+        refused(&other, &one)
+    );
+    assert_eq!(
+        names(&third),
+        ["Delaware Joe"],
+        "somebody without a picture was added"
+    );
     assert_eq!(import(&third, &save(&board, "all.kithd"))["people"], 2);
-    // A face that is here under another name is imported, and named with the command that makes the two one.
+    // A face that is here under another name is imported, and named with the command that makes the
+    // two one.
     let mut fourth = Board::new();
     fourth.start();
     enroll(&fourth, "Delaware Joe", "biden_2.jpg");
     part_is_ok(&fourth, "engine");
     let imported = import(&fourth, &everybody);
-    assert_eq!((&imported["people"], imported["resembling"].as_array().unwrap().len()), (&3.into(), 1), "{imported}");
+    assert_eq!(
+        (
+            &imported["people"],
+            imported["resembling"].as_array().unwrap().len()
+        ),
+        (&3.into(), 1),
+        "{imported}"
+    );
     let said = imported["resembling"][0].as_str().unwrap();
-    assert!(said.ends_with("kithd people merge \"Joe Biden\" \"Delaware Joe\""), "{said}");
-    assert_eq!(import(&fourth, &everybody)["resembling"], serde_json::json!([]), "people who were here already");
+    assert!(
+        said.ends_with("kithd people merge \"Joe Biden\" \"Delaware Joe\""),
+        "{said}"
+    );
+    assert_eq!(
+        import(&fourth, &everybody)["resembling"],
+        serde_json::json!([]),
+        "people who were here already"
+    );
     // By the API, with the token only.
     let (status, answer) = other.post("/v1/people/import", &[], &std::fs::read(&one).unwrap());
     assert_eq!(status, 401, "{answer}");
-    let (status, answer) = other.post_as_admin("/v1/people/import", &[], &std::fs::read(&one).unwrap());
+    let (status, answer) =
+        other.post_as_admin("/v1/people/import", &[], &std::fs::read(&one).unwrap());
     assert_eq!((status, &answer["known"]), (200, &1.into()), "{answer}");
     let (status, answer) = other.post_as_admin("/v1/people/import", &[], b"no backup");
     assert_eq!(status, 422, "{answer}");
@@ -557,9 +792,17 @@ fn people_go_from_board_to_board_and_are_known_there() {
 fn gallery_backup(board: &Board, people: usize) -> std::time::SystemTime {
     let file = state(board, "gallery.backup");
     wait_for("the gallery's backup", || {
-        let connection = Connection::open_with_flags(&file, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
-        let count = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, usize>(0)).ok();
-        assert_eq!(count("select count(*) from backup where contents = 'gallery'")?, 1);
+        let connection =
+            Connection::open_with_flags(&file, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
+        let count = |sql: &str| {
+            connection
+                .query_row(sql, [], |row| row.get::<_, usize>(0))
+                .ok()
+        };
+        assert_eq!(
+            count("select count(*) from backup where contents = 'gallery'")?,
+            1
+        );
         (count("select count(*) from person")? == people).then_some(())
     });
     std::fs::metadata(&file).unwrap().modified().unwrap()
@@ -570,7 +813,10 @@ fn the_gallerys_own_backup_is_written_when_something_changed() {
     let mut board = Board::new();
     board.start();
     part_is_ok(&board, "gallery backup");
-    assert!(!state(&board, "gallery.backup").exists(), "there is nobody to save yet");
+    assert!(
+        !state(&board, "gallery.backup").exists(),
+        "there is nobody to save yet"
+    );
     board.enroll_everybody();
     board.stop();
     board.start();
@@ -579,24 +825,42 @@ fn the_gallerys_own_backup_is_written_when_something_changed() {
     board.stop();
     board.start();
     part_is_ok(&board, "gallery backup");
-    assert_eq!(gallery_backup(&board, 3), written, "it was written again for nothing");
+    assert_eq!(
+        gallery_backup(&board, 3),
+        written,
+        "it was written again for nothing"
+    );
     // It holds no picture but those people were enrolled from, and is a backup like any other.
     let mut other = Board::new();
     let restored = restore(&other, state(&board, "gallery.backup").to_str().unwrap());
-    assert_eq!((&restored["came"]["people"], &restored["came"]["images"]), (&3.into(), &0.into()));
+    assert_eq!(
+        (&restored["came"]["people"], &restored["came"]["images"]),
+        (&3.into(), &0.into())
+    );
     other.start();
     assert_eq!(known(&other, "obama_2.jpg", "y.jpg"), "Barack Obama");
     // Who is erased is out of it at once.
-    assert!(board.kithd(["forget", "--yes", "Joe Biden"]).status.success());
+    assert!(
+        board
+            .kithd(["forget", "--yes", "Joe Biden"])
+            .status
+            .success()
+    );
     gallery_backup(&board, 2);
 }
 
 /// Overwrites a share of a file with rubbish, from one per cent of it to another.
 fn spoil(file: &Path, from: u64, to: u64) {
-    let mut file = std::fs::File::options().read(true).write(true).open(file).unwrap();
+    let mut file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(file)
+        .unwrap();
     let bytes = file.metadata().unwrap().len();
     file.seek(SeekFrom::Start(bytes * from / 100)).unwrap();
-    let rubbish: Vec<u8> = (0..bytes * (to - from) / 100).map(|n| (n * 31 % 251) as u8).collect();
+    let rubbish: Vec<u8> = (0..bytes * (to - from) / 100)
+        .map(|n| (n * 31 % 251) as u8)
+        .collect();
     file.write_all(&rubbish).unwrap();
 }
 
@@ -615,7 +879,11 @@ fn busy_board() -> (Board, Vec<i64>) {
     let ids = (0..10)
         .map(|n| match n % 2 {
             0 => board.post_path(&board.put("obama_2.jpg", &format!("{n}.jpg"))),
-            _ => board.post("/v1/images", &[("content-type", "image/jpeg")], &bytes).1["ids"][0].as_i64().unwrap(),
+            _ => board
+                .post("/v1/images", &[("content-type", "image/jpeg")], &bytes)
+                .1["ids"][0]
+                .as_i64()
+                .unwrap(),
         })
         .collect();
     board.stop();
@@ -624,12 +892,21 @@ fn busy_board() -> (Board, Vec<i64>) {
 
 /// What the page says of the database.
 fn banner(board: &Board) -> String {
-    board.get("/v1/status")["parts"]["database"]["text"].as_str().unwrap().to_string()
+    board.get("/v1/status")["parts"]["database"]["text"]
+        .as_str()
+        .unwrap()
+        .to_string()
 }
 
 /// Closes a breaker that was opened by hand, once there is an engine.
 fn close_breaker(board: &Board) {
-    wait_for("the breaker", || board.kithd(["breaker", "close"]).status.success().then_some(()));
+    wait_for("the breaker", || {
+        board
+            .kithd(["breaker", "close"])
+            .status
+            .success()
+            .then_some(())
+    });
     part_is_ok(board, "engine");
 }
 
@@ -640,15 +917,27 @@ fn says_how_many_rows(board: &Board, said: &str) -> bool {
     said.contains(&format!("{rows} images that waited are in the queue again"))
 }
 
-/// Everybody is there, every picture with bytes came back, what came back is done, and no number is given twice.
+/// Everybody is there, every picture with bytes came back, what came back is done, and no number is
+/// given twice.
 fn goes_on(board: &Board, ids: &[i64]) -> Vec<i64> {
-    assert_eq!(names(board), ["Barack Obama", "Eileen Collins", "Joe Biden"]);
+    assert_eq!(
+        names(board),
+        ["Barack Obama", "Eileen Collins", "Joe Biden"]
+    );
     part_is_ok(board, "engine");
     assert!(board.kithd(["breaker", "close"]).status.success());
-    let came: Vec<i64> = board.sql("select id from images order by id").iter().map(|id| id.parse().unwrap()).collect();
+    let came: Vec<i64> = board
+        .sql("select id from images order by id")
+        .iter()
+        .map(|id| id.parse().unwrap())
+        .collect();
     assert!(came.iter().all(|id| ids.contains(id)), "{came:?}");
-    assert!(ids.iter().skip(1).step_by(2).all(|id| came.contains(id)), "pictures with bytes are missing: {came:?}");
-    came.iter().for_each(|id| assert_eq!(board.ended(*id)["outcome"], "known"));
+    assert!(
+        ids.iter().skip(1).step_by(2).all(|id| came.contains(id)),
+        "pictures with bytes are missing: {came:?}"
+    );
+    came.iter()
+        .for_each(|id| assert_eq!(board.ended(*id)["outcome"], "known"));
     assert_eq!(known(board, "obama_2.jpg", "again.jpg"), "Barack Obama");
     assert_eq!(board.sql("pragma integrity_check"), ["ok"]);
     came
@@ -660,8 +949,14 @@ fn a_database_without_its_header_gives_people_of_the_backup() {
     spoil(&state(&board, "kithd.db"), 0, 1);
     board.start();
     let said = banner(&board);
-    assert!(said.contains("3 people came back from the gallery's backup of board"), "{said}");
-    assert!(said.contains("Images that waited could not be read"), "{said}");
+    assert!(
+        said.contains("3 people came back from the gallery's backup of board"),
+        "{said}"
+    );
+    assert!(
+        said.contains("Images that waited could not be read"),
+        "{said}"
+    );
     // Those with bytes are in the spool, each with its number.
     let with_bytes: Vec<i64> = ids.iter().skip(1).step_by(2).copied().collect();
     assert_eq!(goes_on(&board, &ids), with_bytes);
@@ -686,7 +981,9 @@ fn wreck(board: &Board, tree: &str) {
             |row| row.get(0),
         )
         .unwrap();
-    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    connection
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        .unwrap();
     drop(connection);
     let mut bytes = std::fs::read(&file).unwrap();
     let at = usize::try_from(page - 1).unwrap() * 512;
@@ -697,13 +994,25 @@ fn wreck(board: &Board, tree: &str) {
 #[test]
 fn a_wrecked_page_costs_what_lies_on_it() {
     // The past: nothing that waits and nobody is lost.
-    for tree in ["faces", "thumbnails", "outbox", "images_state_due", "history"] {
+    for tree in [
+        "faces",
+        "thumbnails",
+        "outbox",
+        "images_state_due",
+        "history",
+    ] {
         let (mut board, ids) = busy_board();
         wreck(&board, tree);
         board.start();
         let said = banner(&board);
-        assert!(said.contains("All 3 people came back from the damaged file"), "{tree}: {said}");
-        assert!(said.contains("10 images that waited are in the queue again"), "{tree}: {said}");
+        assert!(
+            said.contains("All 3 people came back from the damaged file"),
+            "{tree}: {said}"
+        );
+        assert!(
+            said.contains("10 images that waited are in the queue again"),
+            "{tree}: {said}"
+        );
         assert_eq!(goes_on(&board, &ids), ids, "{tree}");
     }
     // People: from the backup.
@@ -712,8 +1021,14 @@ fn a_wrecked_page_costs_what_lies_on_it() {
         wreck(&board, tree);
         board.start();
         let said = banner(&board);
-        assert!(said.contains("3 people came back from the gallery's backup of board"), "{tree}: {said}");
-        assert!(said.contains("10 images that waited are in the queue again"), "{tree}: {said}");
+        assert!(
+            said.contains("3 people came back from the gallery's backup of board"),
+            "{tree}: {said}"
+        );
+        assert!(
+            said.contains("10 images that waited are in the queue again"),
+            "{tree}: {said}"
+        );
         assert_eq!(goes_on(&board, &ids), ids, "{tree}");
     }
     // Images: the others, and those with bytes.
@@ -722,9 +1037,15 @@ fn a_wrecked_page_costs_what_lies_on_it() {
     board.start();
     let said = banner(&board);
     assert!(said.contains("All 3 people came back"), "{said}");
-    assert!(said.contains("The rows of images ") && said.contains(" could not be read"), "{said}");
+    assert!(
+        said.contains("The rows of images ") && said.contains(" could not be read"),
+        "{said}"
+    );
     let came = goes_on(&board, &ids);
-    assert!(came.len() >= 5 && came.len() < ids.len(), "{came:?}: {said}");
+    assert!(
+        came.len() >= 5 && came.len() < ids.len(),
+        "{came:?}: {said}"
+    );
     assert!(says_how_many_rows(&board, &said), "{said}");
     // A number that a sender knows is not given to another picture.
     let next = board.post_path(&board.put("noface.jpg", "next.jpg"));
@@ -736,19 +1057,36 @@ fn files_of_images_that_had_ended_are_not_recognised_again() {
     let (mut board, ids) = busy_board();
     board.start();
     close_breaker(&board);
-    ids.iter().for_each(|id| assert_eq!(board.ended(*id)["state"], "processed"));
+    ids.iter()
+        .for_each(|id| assert_eq!(board.ended(*id)["state"], "processed"));
     // One that failed keeps its bytes for a while.
-    let failed = board.post("/v1/images", &[("content-type", "image/jpeg")], b"\xff\xd8\xff no picture").1["ids"][0]
+    let failed = board
+        .post(
+            "/v1/images",
+            &[("content-type", "image/jpeg")],
+            b"\xff\xd8\xff no picture",
+        )
+        .1["ids"][0]
         .as_i64()
         .unwrap();
     assert_eq!(board.ended(failed)["state"], "failed");
-    assert_ne!(board.sql("select count(*) from images where file is not null"), ["0"]);
+    assert_ne!(
+        board.sql("select count(*) from images where file is not null"),
+        ["0"]
+    );
     board.stop();
     wreck(&board, "faces");
     board.start();
-    assert!(banner(&board).contains("0 images that waited are in the queue again"), "{}", banner(&board));
+    assert!(
+        banner(&board).contains("0 images that waited are in the queue again"),
+        "{}",
+        banner(&board)
+    );
     assert_eq!(board.sql("select count(*) from images"), ["0"]);
-    assert_eq!(std::fs::read_dir(state(&board, "spool")).unwrap().count(), 0);
+    assert_eq!(
+        std::fs::read_dir(state(&board, "spool")).unwrap().count(),
+        0
+    );
 }
 
 #[test]
@@ -763,20 +1101,37 @@ fn an_empty_or_missing_database_with_a_gallery_is_damaged() {
         if gone {
             std::fs::remove_file(&file).unwrap();
         } else {
-            std::fs::File::options().write(true).open(&file).unwrap().set_len(0).unwrap();
+            std::fs::File::options()
+                .write(true)
+                .open(&file)
+                .unwrap()
+                .set_len(0)
+                .unwrap();
         }
         // A command without a daemon does the same.
         if gone {
             save(&board, "all.kithd");
-            assert_eq!(names(&board), ["Barack Obama", "Eileen Collins", "Joe Biden"]);
+            assert_eq!(
+                names(&board),
+                ["Barack Obama", "Eileen Collins", "Joe Biden"]
+            );
         }
         board.start();
         let said = banner(&board);
-        assert!(said.contains("was moved to kithd.db.damaged-1 in"), "gone: {gone}: {said}");
-        assert!(said.contains("3 people came back from the gallery's backup of board"), "gone: {gone}: {said}");
+        assert!(
+            said.contains("was moved to kithd.db.damaged-1 in"),
+            "gone: {gone}: {said}"
+        );
+        assert!(
+            said.contains("3 people came back from the gallery's backup of board"),
+            "gone: {gone}: {said}"
+        );
         part_is_ok(&board, "gallery backup");
         assert!(gallery_backup(&board, 3) >= written);
-        assert_eq!(names(&board), ["Barack Obama", "Eileen Collins", "Joe Biden"]);
+        assert_eq!(
+            names(&board),
+            ["Barack Obama", "Eileen Collins", "Joe Biden"]
+        );
         assert_eq!(board.sql("select count(*) from enrolment_pictures"), ["3"]);
         part_is_ok(&board, "engine");
         assert_eq!(known(&board, "obama_2.jpg", "again.jpg"), "Barack Obama");
@@ -792,12 +1147,26 @@ fn a_backup_that_there_is_no_room_for_is_kept_and_said() {
     board.stop();
     spoil(&state(&board, "kithd.db"), 0, 1);
     // Larger than the disk, in appearance.
-    std::fs::File::options().write(true).open(state(&board, "gallery.backup")).unwrap().set_len(1 << 42).unwrap();
+    std::fs::File::options()
+        .write(true)
+        .open(state(&board, "gallery.backup"))
+        .unwrap()
+        .set_len(1 << 42)
+        .unwrap();
     board.start();
     let said = banner(&board);
     let aside = state(&board, "gallery.backup.damaged-1");
-    assert!(said.contains("there is too little room on the disk"), "{said}");
-    assert!(said.contains(&format!("Mend that and type: kithd restore {}.", aside.display())), "{said}");
+    assert!(
+        said.contains("there is too little room on the disk"),
+        "{said}"
+    );
+    assert!(
+        said.contains(&format!(
+            "Mend that and type: kithd restore {}.",
+            aside.display()
+        )),
+        "{said}"
+    );
     assert!(aside.exists());
     assert!(refused(&board, aside.to_str().unwrap()).contains("too little room"));
 }
@@ -808,13 +1177,24 @@ fn a_database_that_was_cut_off_gives_back_what_can_be_read() {
         let (mut board, ids) = busy_board();
         let file = state(&board, "kithd.db");
         let bytes = std::fs::metadata(&file).unwrap().len();
-        std::fs::File::options().write(true).open(&file).unwrap().set_len(bytes * share / 100).unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(&file)
+            .unwrap()
+            .set_len(bytes * share / 100)
+            .unwrap();
         board.start();
         let said = banner(&board);
-        assert!(said.contains("was moved to kithd.db.damaged-1"), "{share} %: {said}");
+        assert!(
+            said.contains("was moved to kithd.db.damaged-1"),
+            "{share} %: {said}"
+        );
         let came = goes_on(&board, &ids);
         println!("{share} %: {came:?} came back, and: {said}");
-        assert!(says_how_many_rows(&board, &said) || said.contains("could not be read"), "{share} %: {said}");
+        assert!(
+            says_how_many_rows(&board, &said) || said.contains("could not be read"),
+            "{share} %: {said}"
+        );
     }
 }
 
@@ -829,7 +1209,10 @@ fn spoiled_pages_cost_what_lies_on_them() {
         assert!(said.contains("was damaged"), "{from} %: {said}");
         let came = goes_on(&board, &ids);
         println!("{from} %: {came:?} came back, and: {said}");
-        assert!(says_how_many_rows(&board, &said) || said.contains("could not be read"), "{from} %: {said}");
+        assert!(
+            says_how_many_rows(&board, &said) || said.contains("could not be read"),
+            "{from} %: {said}"
+        );
         came_back += came.len();
         if came == ids {
             // A number that a sender knows is not given to another picture.
@@ -851,12 +1234,23 @@ fn damage_met_in_use_ends_the_daemon_and_a_start_mends_it() {
         // Looked for until somebody comes across it; nobody answers any more then.
         let _ = board.kithd(["people", "rename", "Joe Biden", "Joe Biden"]);
         let _ = ureq::get(board.url("/v1/images/1")).call();
-        std::fs::read_to_string(&status).ok().is_none_or(|line| line.contains(") Z ")).then_some(())
+        std::fs::read_to_string(&status)
+            .ok()
+            .is_none_or(|line| line.contains(") Z "))
+            .then_some(())
     });
-    assert!(board.log().contains("is mended by the next start"), "{}", board.log());
+    assert!(
+        board.log().contains("is mended by the next start"),
+        "{}",
+        board.log()
+    );
     board.kill();
     board.start();
-    assert!(banner(&board).contains("3 people came back"), "{}", banner(&board));
+    assert!(
+        banner(&board).contains("3 people came back"),
+        "{}",
+        banner(&board)
+    );
     assert_eq!(board.sql("pragma integrity_check"), ["ok"]);
 }
 
@@ -866,14 +1260,22 @@ fn a_backup_that_is_damaged_as_well_is_kept_and_said() {
     spoil(&state(&board, "kithd.db"), 0, 1);
     spoil(&state(&board, "gallery.backup"), 50, 51);
     board.start();
-    let banner = board.get("/v1/status")["parts"]["database"]["text"].as_str().unwrap().to_string();
+    let banner = board.get("/v1/status")["parts"]["database"]["text"]
+        .as_str()
+        .unwrap()
+        .to_string();
     assert!(
-        banner.contains("The gallery's backup could not be taken in and is gallery.backup.damaged-1 now"),
+        banner.contains(
+            "The gallery's backup could not be taken in and is gallery.backup.damaged-1 now"
+        ),
         "{banner}"
     );
     assert!(state(&board, "gallery.backup.damaged-1").exists());
     let mut beginning = [0; 15];
-    std::fs::File::open(state(&board, "gallery.backup.damaged-1")).unwrap().read_exact(&mut beginning).unwrap();
+    std::fs::File::open(state(&board, "gallery.backup.damaged-1"))
+        .unwrap()
+        .read_exact(&mut beginning)
+        .unwrap();
     assert_eq!(&beginning, b"SQLite format 3");
 }
 
@@ -884,11 +1286,19 @@ fn pictures_of_an_older_state_folder_are_taken_over() {
     let people = state_dir.join("people");
     std::fs::create_dir_all(&people).unwrap();
     let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations");
-    let mut files: Vec<_> = std::fs::read_dir(migrations).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<_> = std::fs::read_dir(migrations)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     files.sort();
     let old = Connection::open(state_dir.join("kithd.db")).unwrap();
-    for file in files.iter().filter(|file| file.extension().is_some_and(|end| end == "sql")).take(8) {
-        old.execute_batch(&std::fs::read_to_string(file).unwrap()).unwrap();
+    for file in files
+        .iter()
+        .filter(|file| file.extension().is_some_and(|end| end == "sql"))
+        .take(8)
+    {
+        old.execute_batch(&std::fs::read_to_string(file).unwrap())
+            .unwrap();
     }
     old.pragma_update(None, "user_version", 8).unwrap();
     let precious = board.folder.path().join("precious");
@@ -896,14 +1306,24 @@ fn pictures_of_an_older_state_folder_are_taken_over() {
     let picture = std::fs::read(photo("obama_1.jpg")).unwrap();
     let whole = sha256(&picture);
     std::fs::write(people.join(&whole), &picture).unwrap();
-    // Others: bytes that changed, a link, a name that leads elsewhere, a pipe, and a file of nobody.
+    // Others: bytes that changed, a link, a name that leads elsewhere, a pipe, and a file of
+    // nobody.
     let (changed, linked, pipe) = ("1".repeat(64), sha256(b"precious"), "2".repeat(64));
     std::fs::write(people.join(&changed), "changed").unwrap();
     std::os::unix::fs::symlink(&precious, people.join(&linked)).unwrap();
-    assert!(std::process::Command::new("mkfifo").arg(people.join(&pipe)).status().unwrap().success());
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(people.join(&pipe))
+            .status()
+            .unwrap()
+            .success()
+    );
     std::fs::write(people.join("of-nobody"), "picture").unwrap();
-    old.execute("INSERT INTO person (name, created_at_ms, uid) VALUES ('Barack Obama', 1, randomblob(16))", [])
-        .unwrap();
+    old.execute(
+        "INSERT INTO person (name, created_at_ms, uid) VALUES ('Barack Obama', 1, randomblob(16))",
+        [],
+    )
+    .unwrap();
     for (sha256, file) in [
         (whole.as_str(), format!("people/{whole}")),
         (changed.as_str(), format!("people/{changed}")),
@@ -927,12 +1347,20 @@ fn pictures_of_an_older_state_folder_are_taken_over() {
     );
     assert!(!people.exists());
     assert_eq!(std::fs::read(&precious).unwrap(), b"precious");
-    // Its embedding is made of the bytes in the database; the pictures whose bytes are lost are named.
+    // Its embedding is made of the bytes in the database; the pictures whose bytes are lost are
+    // named.
     wait_for("the gallery", || {
         let part = board.get("/v1/status")["parts"]["gallery"].clone();
-        (part["condition"] == "degraded" && part["text"].to_string().contains("old.jpg of Barack Obama")).then_some(())
+        (part["condition"] == "degraded"
+            && part["text"].to_string().contains("old.jpg of Barack Obama"))
+        .then_some(())
     });
     assert_eq!(known(&board, "obama_2.jpg", "x.jpg"), "Barack Obama");
-    assert!(board.kithd(["forget", "--yes", "Barack Obama"]).status.success());
+    assert!(
+        board
+            .kithd(["forget", "--yes", "Barack Obama"])
+            .status
+            .success()
+    );
     assert!(precious.exists() && state(&board, "token").exists());
 }

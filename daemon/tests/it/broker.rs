@@ -22,7 +22,8 @@ impl Mosquitto {
         Self::running_with("", &[])
     }
 
-    /// The same with further lines of configuration and the files they name, relative to the broker's folder.
+    /// The same with further lines of configuration and the files they name, relative to the
+    /// broker's folder.
     pub fn running_with(configuration: &str, files: &[(&str, &str)]) -> Self {
         let mut broker = Self::absent_with(configuration, files);
         broker.start();
@@ -41,14 +42,19 @@ impl Mosquitto {
         for (name, content) in files {
             fs::write(folder.path().join(name), content).unwrap();
         }
-        // Run as root, mosquitto would change to a user that cannot write here; otherwise `user` is ignored.
-        // Saving every second is what lets a session survive kill -9; saving "on changes" leaves messages out.
+        // Run as root, mosquitto would change to a user that cannot write here; otherwise `user` is
+        // ignored. Saving every second is what lets a session survive kill -9; saving "on changes"
+        // leaves messages out.
         let full = format!(
             "user root\nlistener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n\
              persistence true\npersistence_location ./\nautosave_interval 1\n{configuration}\n"
         );
         fs::write(folder.path().join("mosquitto.conf"), full).unwrap();
-        Self { folder, port, process: None }
+        Self {
+            folder,
+            port,
+            process: None,
+        }
     }
 
     /// The port it listens on, the same across restarts.
@@ -59,7 +65,11 @@ impl Mosquitto {
     /// Starts it (again) and waits until it accepts connections.
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "already running");
-        let log = fs::File::options().create(true).append(true).open(self.folder.path().join("log")).unwrap();
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join("log"))
+            .unwrap();
         let mut process = Command::new(program())
             .args(["-v", "-c", "mosquitto.conf"])
             .current_dir(self.folder.path())
@@ -71,7 +81,11 @@ impl Mosquitto {
         let deadline = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
             let ended = process.try_wait().unwrap();
-            assert!(ended.is_none() && Instant::now() < deadline, "mosquitto did not start:\n{}", self.log());
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "mosquitto did not start:\n{}",
+                self.log()
+            );
             sleep(Duration::from_millis(20));
         }
         self.process = Some(process);
@@ -89,7 +103,13 @@ impl Mosquitto {
     #[allow(dead_code)] // the connection's own tests share this file and only kill
     pub fn terminate(&mut self) {
         if let Some(mut process) = self.process.take() {
-            assert!(Command::new("kill").arg(process.id().to_string()).status().unwrap().success());
+            assert!(
+                Command::new("kill")
+                    .arg(process.id().to_string())
+                    .status()
+                    .unwrap()
+                    .success()
+            );
             process.wait().unwrap();
         }
     }
@@ -101,11 +121,21 @@ impl Mosquitto {
         let before = reloads();
         fs::write(self.folder.path().join(file), content).unwrap();
         let pid = self.process.as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-HUP", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
         // It says so before it reads them, and takes no message in between.
         let deadline = Instant::now() + Duration::from_secs(10);
         while reloads() == before {
-            assert!(Instant::now() < deadline, "mosquitto did not read {file} again:\n{}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "mosquitto did not read {file} again:\n{}",
+                self.log()
+            );
             sleep(Duration::from_millis(20));
         }
     }
@@ -115,8 +145,15 @@ impl Mosquitto {
     pub fn wait_for_saved_session(&self, client_id: &str) {
         let deadline = Instant::now() + Duration::from_secs(10);
         let saved = || fs::read(self.folder.path().join("mosquitto.db")).unwrap_or_default();
-        while !saved().windows(client_id.len()).any(|part| part == client_id.as_bytes()) {
-            assert!(Instant::now() < deadline, "mosquitto did not save the session of {client_id}:\n{}", self.log());
+        while !saved()
+            .windows(client_id.len())
+            .any(|part| part == client_id.as_bytes())
+        {
+            assert!(
+                Instant::now() < deadline,
+                "mosquitto did not save the session of {client_id}:\n{}",
+                self.log()
+            );
             sleep(Duration::from_millis(20));
         }
     }
@@ -136,20 +173,28 @@ impl Drop for Mosquitto {
 /// Where the plugin lies that can refuse subscriptions, if it is installed.
 #[allow(dead_code)] // the integration tests share this file and need no access lists
 pub fn dynamic_security_plugin() -> Option<PathBuf> {
-    let folders = fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path());
+    let folders = fs::read_dir("/usr/lib")
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path());
     let mut plugins = folders.map(|folder| folder.join("mosquitto_dynamic_security.so"));
     plugins.find(|plugin| plugin.exists())
 }
 
 /// Debian installs it outside an ordinary user's search path.
 fn program() -> &'static str {
-    ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto", "/opt/homebrew/sbin/mosquitto"]
-        .into_iter()
-        .find(|path| fs::exists(path).unwrap_or(false))
-        .unwrap_or("mosquitto")
+    [
+        "/usr/sbin/mosquitto",
+        "/usr/local/sbin/mosquitto",
+        "/opt/homebrew/sbin/mosquitto",
+    ]
+    .into_iter()
+    .find(|path| fs::exists(path).unwrap_or(false))
+    .unwrap_or("mosquitto")
 }
 
-/// Below the range the kernel picks from for outgoing connections, so that nobody takes it while the broker is down.
+/// Below the range the kernel picks from for outgoing connections, so that nobody takes it while
+/// the broker is down.
 fn free_port() -> u16 {
     loop {
         let port = fastrand::u16(20_000..30_000);

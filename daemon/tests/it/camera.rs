@@ -1,6 +1,6 @@
-//! Cameras as their users meet them: time and motion, bursts, and cameras that stall, glitch and vanish. The camera is a
-//! fake below V4L2 (fake_camera.c); nokhwa, the camera process and all above are the real ones. A camera of the kernel's
-//! own, vivid, is in `deploy/vm`.
+//! Cameras as their users meet them: time and motion, bursts, and cameras that stall, glitch and
+//! vanish. The camera is a fake below V4L2 (fake_camera.c); nokhwa, the camera process and all
+//! above are the real ones. A camera of the kernel's own, vivid, is in `deploy/vm`.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -34,13 +34,18 @@ impl Front {
         std::fs::write(folder.join("control"), control).unwrap();
         let library = board.folder.path().join("fake_camera.so");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/fake_camera.c");
-        let built =
-            Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).status().unwrap();
+        let built = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-o"])
+            .arg(&library)
+            .arg(source)
+            .status()
+            .unwrap();
         assert!(built.success(), "cc could not compile {source}");
         board.environment("LD_PRELOAD", library.to_str().unwrap());
         board.environment("FAKE_CAMERA", folder.to_str().unwrap());
-        let section =
-            format!("[{{name = \"front\", device = \"/dev/video77\", resolution = \"640x480\", rate = 30, {lines}}}]");
+        let section = format!(
+            "[{{name = \"front\", device = \"/dev/video77\", resolution = \"640x480\", rate = 30, {lines}}}]"
+        );
         board.set("camera", &section);
         let front = Self { board, folder };
         front.tell("play still");
@@ -49,14 +54,22 @@ impl Front {
 
     /// Tells the camera what to do from now on.
     fn tell(&self, words: &str) {
-        let control = OpenOptions::new().write(true).open(self.folder.join("control")).unwrap();
-        control.write_all_at(format!("{words:<WORDS$}").as_bytes(), 0).unwrap();
+        let control = OpenOptions::new()
+            .write(true)
+            .open(self.folder.join("control"))
+            .unwrap();
+        control
+            .write_all_at(format!("{words:<WORDS$}").as_bytes(), 0)
+            .unwrap();
     }
 
     /// How many frames the camera gave since it was opened.
     fn frames(&self) -> u64 {
         let mut count = [0; WORDS];
-        File::open(self.folder.join("control")).unwrap().read_exact_at(&mut count, WORDS as u64).unwrap();
+        File::open(self.folder.join("control"))
+            .unwrap()
+            .read_exact_at(&mut count, WORDS as u64)
+            .unwrap();
         let count = count.split(|byte| *byte == 0).next().unwrap();
         std::str::from_utf8(count).unwrap().parse().unwrap_or(0)
     }
@@ -64,7 +77,9 @@ impl Front {
     /// Waits until the camera has given so many more.
     fn wait_frames(&self, more: u64) {
         let before = self.frames();
-        wait_for(&format!("{more} frames"), || (self.frames() >= before + more).then_some(()));
+        wait_for(&format!("{more} frames"), || {
+            (self.frames() >= before + more).then_some(())
+        });
     }
 
     /// Puts a frame into the camera.
@@ -86,25 +101,36 @@ impl Front {
     }
 
     fn rows(&self) -> usize {
-        self.board.sql("select count(*) from images")[0].parse().unwrap()
+        self.board.sql("select count(*) from images")[0]
+            .parse()
+            .unwrap()
     }
 
     fn wait_rows(&self, at_least: usize) {
-        wait_for(&format!("{at_least} pictures"), || (self.rows() >= at_least).then_some(()));
+        wait_for(&format!("{at_least} pictures"), || {
+            (self.rows() >= at_least).then_some(())
+        });
     }
 
     /// The camera process of the running daemon.
     fn process(&self) -> u32 {
         wait_for("the camera process", || {
             let children = format!("/proc/{0}/task/{0}/children", self.board.pid());
-            let all = std::fs::read_dir(format!("/proc/{}/task", self.board.pid())).unwrap().flatten();
+            let all = std::fs::read_dir(format!("/proc/{}/task", self.board.pid()))
+                .unwrap()
+                .flatten();
             let mut children = vec![children];
             children.extend(all.map(|task| task.path().join("children").display().to_string()));
-            let pids =
-                children.iter().filter_map(|file| std::fs::read_to_string(file).ok()).collect::<Vec<_>>().join(" ");
+            let pids = children
+                .iter()
+                .filter_map(|file| std::fs::read_to_string(file).ok())
+                .collect::<Vec<_>>()
+                .join(" ");
             pids.split_whitespace().find_map(|pid| {
                 let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
-                command.contains("\0camera\0run\0").then(|| pid.parse().unwrap())
+                command
+                    .contains("\0camera\0run\0")
+                    .then(|| pid.parse().unwrap())
             })
         })
     }
@@ -116,18 +142,29 @@ fn runs(pid: u32) -> bool {
 }
 
 fn signal(name: &str, pid: u32) {
-    assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args([name, &pid.to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
 }
 
 fn jpeg(picture: &RgbImage) -> Vec<u8> {
     let mut bytes = Vec::new();
-    JpegEncoder::new_with_quality(&mut bytes, 90).encode_image(picture).unwrap();
+    JpegEncoder::new_with_quality(&mut bytes, 90)
+        .encode_image(picture)
+        .unwrap();
     bytes
 }
 
 /// A photograph as large as a frame, on grey.
 fn scene(name: &str) -> RgbImage {
-    let photo = image::open(photo(name)).unwrap().resize(SIZE.0, SIZE.1, FilterType::Triangle).into_rgb8();
+    let photo = image::open(photo(name))
+        .unwrap()
+        .resize(SIZE.0, SIZE.1, FilterType::Triangle)
+        .into_rgb8();
     let mut scene = RgbImage::from_pixel(SIZE.0, SIZE.1, Rgb([110; 3]));
     imageops::overlay(&mut scene, &photo, 0, 0);
     scene
@@ -135,13 +172,20 @@ fn scene(name: &str) -> RgbImage {
 
 /// The same with a square of a colour in its upper right corner, to be known again by.
 fn marked(mut scene: RgbImage, colour: [u8; 3]) -> RgbImage {
-    imageops::overlay(&mut scene, &RgbImage::from_pixel(64, 64, Rgb(colour)), 576, 0);
+    imageops::overlay(
+        &mut scene,
+        &RgbImage::from_pixel(64, 64, Rgb(colour)),
+        576,
+        0,
+    );
     scene
 }
 
 /// The colour in the upper right corner of an image's thumbnail.
 fn mark(board: &Board, id: usize) -> [u8; 3] {
-    let mut answer = ureq::get(board.url(&format!("/v1/images/{id}/thumbnail.jpg"))).call().unwrap();
+    let mut answer = ureq::get(board.url(&format!("/v1/images/{id}/thumbnail.jpg")))
+        .call()
+        .unwrap();
     let bytes = answer.body_mut().read_to_vec().unwrap();
     let thumbnail = image::load_from_memory(&bytes).unwrap().into_rgb8();
     thumbnail.get_pixel(thumbnail.width() - 8, 8).0
@@ -169,18 +213,28 @@ fn a_picture_is_taken_every_so_often_cut_at_its_end_and_identified() {
     front.board.start();
     front.wait_rows(3);
     wait_for("a known face", || {
-        (front.board.sql("select count(*) from images where outcome = 'known'")[0] != "0").then_some(())
+        (front
+            .board
+            .sql("select count(*) from images where outcome = 'known'")[0]
+            != "0")
+            .then_some(())
     });
     for name in front.board.sql("select source || ' ' || path from images") {
         let words: Vec<_> = name.split(' ').collect();
         let digits = |c: char| if c.is_ascii_digit() { '0' } else { c };
         let shape: String = words[2].chars().map(digits).collect();
-        assert_eq!((words[0], words[1], shape.as_str()), ("camera", "front", "0000-00-00T00-00-00.000.jpg"), "{name}");
+        assert_eq!(
+            (words[0], words[1], shape.as_str()),
+            ("camera", "front", "0000-00-00T00-00-00.000.jpg"),
+            "{name}"
+        );
     }
     front.says("ok", "picture");
     let log = front.board.log();
     assert!(
-        log.contains("camera front: /dev/video77 sends 640x480 in mjpeg, 30 frames a second, files: none"),
+        log.contains(
+            "camera front: /dev/video77 sends 640x480 in mjpeg, 30 frames a second, files: none"
+        ),
         "{log}"
     );
     assert!(log.contains("system calls:"), "{log}");
@@ -194,7 +248,12 @@ fn motion_takes_one_picture_in_a_cool_down_and_noise_takes_none() {
     noisy(&front, "still", &room);
     for n in 0..8 {
         let mut walker = room.clone();
-        imageops::overlay(&mut walker, &RgbImage::from_pixel(120, 300, Rgb([250, 40, 40])), n * 60, 100);
+        imageops::overlay(
+            &mut walker,
+            &RgbImage::from_pixel(120, 300, Rgb([250, 40, 40])),
+            n * 60,
+            100,
+        );
         front.frame(&format!("walk-{n}"), &walker);
     }
     front.board.start();
@@ -223,19 +282,28 @@ fn the_sharp_face_among_blurred_and_faceless_frames_of_a_burst_wins() {
         front.frame(&format!("still-{n}"), &marked(blurred.clone(), [0, 0, 255]));
     }
     for n in [2, 5] {
-        front.frame(&format!("still-{n}"), &marked(faceless.clone(), [255, 0, 0]));
+        front.frame(
+            &format!("still-{n}"),
+            &marked(faceless.clone(), [255, 0, 0]),
+        );
     }
     front.frame("still-3", &marked(face, [0, 255, 0]));
     front.board.enroll_everybody();
     // Asked once the engine is there.
     front.tell("stall still");
     front.board.start();
-    wait_for("the engine", || (front.board.get("/v1/status")["parts"]["engine"]["condition"] == "ok").then_some(()));
+    wait_for("the engine", || {
+        (front.board.get("/v1/status")["parts"]["engine"]["condition"] == "ok").then_some(())
+    });
     front.tell("play still");
     front.wait_rows(1);
     let image = front.board.ended(1);
     let [red, green, blue] = mark(&front.board, 1);
-    assert!(green > 150 && red < 100 && blue < 100, "the frame marked {:?} won: {image}", [red, green, blue]);
+    assert!(
+        green > 150 && red < 100 && blue < 100,
+        "the frame marked {:?} won: {image}",
+        [red, green, blue]
+    );
     assert_eq!(image["outcome"], "known", "{image}");
     front.wait_frames(60);
     assert_eq!(front.rows(), 1, "a burst is one picture");
@@ -268,20 +336,32 @@ fn a_camera_that_stalls_is_killed_and_started_again_and_holds_up_nobody() {
     front.wait_rows(1);
     let first = front.process();
     front.tell("stall still");
-    front.says("degraded", "no frame came for 1s, the camera process was killed; tried again in");
+    front.says(
+        "degraded",
+        "no frame came for 1s, the camera process was killed; tried again in",
+    );
     assert!(!runs(first));
-    let id = front.board.post_path(&front.board.put("noface.jpg", "other.jpg"));
+    let id = front
+        .board
+        .post_path(&front.board.put("noface.jpg", "other.jpg"));
     assert_eq!(front.board.ended(id)["outcome"], "no_face");
     front.tell("play still");
     let before = front.rows();
     front.wait_rows(before + 1);
     front.says("ok", "pictures taken");
     assert_ne!(front.process(), first);
-    assert!(front.board.log().contains("camera front: frames come again"));
+    assert!(
+        front
+            .board
+            .log()
+            .contains("camera front: frames come again")
+    );
     // One that is stopped says nothing either.
     let stopped = front.process();
     signal("-STOP", stopped);
-    wait_for("the stopped process to be gone", || (!runs(stopped)).then_some(()));
+    wait_for("the stopped process to be gone", || {
+        (!runs(stopped)).then_some(())
+    });
     let before = front.rows();
     front.wait_rows(before + 1);
 }
@@ -294,14 +374,21 @@ fn broken_frames_are_dropped_counted_and_said_and_a_camera_of_nothing_else_is_de
     front.board.start();
     front.wait_rows(3);
     wait_for("the broken frames to be said", || {
-        front.board.log().contains("a broken frame was dropped, 1 so far: it breaks off").then_some(())
+        front
+            .board
+            .log()
+            .contains("a broken frame was dropped, 1 so far: it breaks off")
+            .then_some(())
     });
     front.says("ok", "broken frames dropped");
     for id in 1..=3 {
         assert_eq!(front.board.ended(id)["state"], "processed");
     }
     front.tell("garbage still");
-    front.says("degraded", "only broken frames came for 1s, the last: it does not begin as a JPEG; tried again in");
+    front.says(
+        "degraded",
+        "only broken frames came for 1s, the last: it does not begin as a JPEG; tried again in",
+    );
     front.tell("play still");
     let before = front.rows();
     front.wait_rows(before + 1);
@@ -312,7 +399,14 @@ fn a_frame_that_broke_off_is_dropped_though_the_end_of_an_older_one_makes_it_loo
     let mut front = Front::new("every = \"100ms\", burst = 1");
     front.board.set("models.pack", "\"/nowhere/pack\"");
     // One more than the camera has buffers: every buffer gets another one each time.
-    let scenes = ["obama_1.jpg", "biden_1.jpg", "astronaut_1.jpg", "group.jpg", "noface.jpg"].map(scene);
+    let scenes = [
+        "obama_1.jpg",
+        "biden_1.jpg",
+        "astronaut_1.jpg",
+        "group.jpg",
+        "noface.jpg",
+    ]
+    .map(scene);
     for (n, scene) in scenes.iter().enumerate() {
         front.frame(&format!("still-{n}"), scene);
     }
@@ -320,13 +414,20 @@ fn a_frame_that_broke_off_is_dropped_though_the_end_of_an_older_one_makes_it_loo
     front.board.start();
     front.wait_rows(12);
     wait_for("a torn frame to be said", || {
-        front.board.log().contains("1 so far: it breaks off, and the end of an older one follows").then_some(())
+        front
+            .board
+            .log()
+            .contains("1 so far: it breaks off, and the end of an older one follows")
+            .then_some(())
     });
     let whole = scenes.map(|scene| image::load_from_memory(&jpeg(&scene)).unwrap().into_rgb8());
     for file in front.board.sql("select file from images") {
         let kept = std::fs::read(front.board.folder.path().join("state").join(&file)).unwrap();
         let kept = image::load_from_memory(&kept).unwrap().into_rgb8();
-        assert!(whole.contains(&kept), "{file} is half of one and half of another");
+        assert!(
+            whole.contains(&kept),
+            "{file} is half of one and half of another"
+        );
     }
 }
 
@@ -336,14 +437,22 @@ fn a_camera_that_is_not_there_comes_or_goes_is_waited_for_while_the_daemon_works
     front.frame("still", &scene("noface.jpg"));
     front.tell("gone still");
     front.board.start();
-    front.says("degraded", "unplugged: /dev/video77 is not there; waited for");
-    let id = front.board.post_path(&front.board.put("noface.jpg", "other.jpg"));
+    front.says(
+        "degraded",
+        "unplugged: /dev/video77 is not there; waited for",
+    );
+    let id = front
+        .board
+        .post_path(&front.board.put("noface.jpg", "other.jpg"));
     assert_eq!(front.board.ended(id)["outcome"], "no_face");
     front.tell("play still");
     front.wait_rows(2);
     front.says("ok", "taken");
     front.tell("gone still");
-    front.says("degraded", "unplugged: /dev/video77 is not there; waited for");
+    front.says(
+        "degraded",
+        "unplugged: /dev/video77 is not there; waited for",
+    );
     let before = front.rows();
     front.tell("play still");
     front.wait_rows(before + 1);
@@ -357,9 +466,15 @@ fn what_keeps_a_camera_from_being_opened_is_said_in_words_and_tried_again() {
     front.frame("still", &scene("noface.jpg"));
     front.tell("busy still");
     front.board.start();
-    front.says("degraded", "/dev/video77 is in use by another program; tried again in");
+    front.says(
+        "degraded",
+        "/dev/video77 is in use by another program; tried again in",
+    );
     front.tell("denied still");
-    front.says("degraded", "it has to be in the group video, and the service needs the drop-in camera.conf");
+    front.says(
+        "degraded",
+        "it has to be in the group video, and the service needs the drop-in camera.conf",
+    );
     front.tell("play still");
     front.says("ok", "taken");
 }
@@ -372,7 +487,9 @@ fn a_full_disk_and_a_full_queue_pause_the_camera_until_there_is_room() {
     let free = stat.f_bavail * stat.f_frsize;
     // Enough that what else happens on this disk meanwhile does not matter.
     let margin = (free / 8).min(1 << 30);
-    front.board.set("intake.disk_reserve", &format!("{}B", free - margin));
+    front
+        .board
+        .set("intake.disk_reserve", &format!("{}B", free - margin));
     front.board.set("intake.max_pending", "3");
     let filler = front.board.folder.path().join("filler");
     let file = File::create(&filler).unwrap();
@@ -386,14 +503,26 @@ fn a_full_disk_and_a_full_queue_pause_the_camera_until_there_is_room() {
     front.wait_rows(1);
     front.says("ok", "taken");
 
-    wait_for("the breaker to be opened", || front.board.kithd(["breaker", "open"]).status.success().then_some(()));
+    wait_for("the breaker to be opened", || {
+        front
+            .board
+            .kithd(["breaker", "open"])
+            .status
+            .success()
+            .then_some(())
+    });
     let said = front.says("degraded", "paused: ");
     assert!(said.contains("intake.max_pending"), "{said}");
     assert!(front.board.kithd(["breaker", "auto"]).status.success());
     let before = front.rows();
     front.wait_rows(before + 1);
     front.says("ok", "taken");
-    assert!(front.board.log().contains("camera front: pictures are taken again"));
+    assert!(
+        front
+            .board
+            .log()
+            .contains("camera front: pictures are taken again")
+    );
 }
 
 #[test]
@@ -403,14 +532,29 @@ fn frames_that_fill_the_cameras_own_share_pause_the_camera_and_nobody_else() {
     front.board.set("retention.camera.bytes", "512KiB");
     front.board.set("models.pack", "\"/nowhere/pack\"");
     front.board.start();
-    front.says("degraded", "paused: frames that wait to be identified fill the camera's spool");
+    front.says(
+        "degraded",
+        "paused: frames that wait to be identified fill the camera's spool",
+    );
     let held = front.rows();
     assert!(held > 1, "{held} frames of one share");
     front.wait_frames(30);
-    assert_eq!((front.rows(), front.part()["condition"].as_str()), (held, Some("degraded")));
-    assert_eq!(front.board.log().matches("camera front: paused").count(), 1, "it is said once");
-    front.board.post_path(&front.board.put("noface.jpg", "other.jpg"));
-    assert_eq!(front.board.get("/v1/status")["parts"]["intake"]["condition"], "ok");
+    assert_eq!(
+        (front.rows(), front.part()["condition"].as_str()),
+        (held, Some("degraded"))
+    );
+    assert_eq!(
+        front.board.log().matches("camera front: paused").count(),
+        1,
+        "it is said once"
+    );
+    front
+        .board
+        .post_path(&front.board.put("noface.jpg", "other.jpg"));
+    assert_eq!(
+        front.board.get("/v1/status")["parts"]["intake"]["condition"],
+        "ok"
+    );
 
     // With an engine the frames that waited make room by being done.
     assert_eq!(front.board.stop(), Some(0));
@@ -435,7 +579,9 @@ fn no_camera_process_outlives_its_daemon_and_none_holds_up_its_end() {
     let stopped = front.process();
     signal("-STOP", stopped);
     assert_eq!(front.board.stop(), Some(0));
-    wait_for("the stopped process to be gone", || (!runs(stopped)).then_some(()));
+    wait_for("the stopped process to be gone", || {
+        (!runs(stopped)).then_some(())
+    });
 }
 
 #[test]
@@ -448,10 +594,19 @@ fn raw_frames_become_jpegs() {
     front.wait_rows(1);
     let file = front.board.sql("select file from images")[0].clone();
     let kept = std::fs::read(front.board.folder.path().join("state").join(file)).unwrap();
-    let kept = image::load_from_memory_with_format(&kept, ImageFormat::Jpeg).unwrap().into_rgb8();
+    let kept = image::load_from_memory_with_format(&kept, ImageFormat::Jpeg)
+        .unwrap()
+        .into_rgb8();
     assert_eq!(kept.dimensions(), SIZE);
-    let off = kept.iter().zip(scene.iter()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>();
-    assert!(off / (kept.as_raw().len() as u64) < 4, "colours are off by {off}");
+    let off = kept
+        .iter()
+        .zip(scene.iter())
+        .map(|(a, b)| u64::from(a.abs_diff(*b)))
+        .sum::<u64>();
+    assert!(
+        off / (kept.as_raw().len() as u64) < 4,
+        "colours are off by {off}"
+    );
 }
 
 #[test]
@@ -459,24 +614,47 @@ fn the_command_line_lists_cameras_and_takes_a_picture_or_says_why_not() {
     let front = Front::new("every = \"1h\"");
     front.frame("still", &scene("obama_1.jpg"));
     let listed = text(&front.board.kithd(["camera", "list"]));
-    for part in ["/dev/video77  Fake camera", "mjpeg      640x480      30 15 10", "rgb        640x480      30 15 10"] {
+    for part in [
+        "/dev/video77  Fake camera",
+        "mjpeg      640x480      30 15 10",
+        "rgb        640x480      30 15 10",
+    ] {
         assert!(listed.contains(part), "{part:?} is missing in:\n{listed}");
     }
     let output = front.board.folder.path().join("shot.jpg");
     let shoot = |arguments: &[&str]| {
-        let shot = front.board.kithd(["camera", "snapshot", "-o", output.to_str().unwrap()].iter().chain(arguments));
+        let shot = front.board.kithd(
+            ["camera", "snapshot", "-o", output.to_str().unwrap()]
+                .iter()
+                .chain(arguments),
+        );
         (shot.status.success(), text(&shot))
     };
-    for arguments in [&[][..], &["--camera", "front"], &["--device", "/dev/video77"]] {
+    for arguments in [
+        &[][..],
+        &["--camera", "front"],
+        &["--device", "/dev/video77"],
+    ] {
         let (done, said) = shoot(arguments);
-        assert!(done && said.contains("shot.jpg: 640x480"), "{arguments:?}: {said}");
+        assert!(
+            done && said.contains("shot.jpg: 640x480"),
+            "{arguments:?}: {said}"
+        );
         assert_eq!(image::open(&output).unwrap().into_rgb8().dimensions(), SIZE);
         std::fs::remove_file(&output).unwrap();
     }
     let (done, said) = shoot(&["--camera", "back"]);
-    assert!(!done && said.contains("no [[camera]] named \"back\" in the configuration; named there: front"), "{said}");
+    assert!(
+        !done
+            && said
+                .contains("no [[camera]] named \"back\" in the configuration; named there: front"),
+        "{said}"
+    );
     let (done, said) = shoot(&["--device", "/dev/video78"]);
-    assert!(!done && said.contains("/dev/video78 is not there or no camera"), "{said}");
+    assert!(
+        !done && said.contains("/dev/video78 is not there or no camera"),
+        "{said}"
+    );
     for (word, wanted) in [
         ("busy", "/dev/video77 is in use by another program"),
         ("denied", "it has to be in the group video"),
@@ -492,7 +670,8 @@ fn the_command_line_lists_cameras_and_takes_a_picture_or_says_why_not() {
     let section = "[{name = \"front\", device = \"/dev/video77\", resolution = \"1280x720\", every = \"1s\"}]";
     front.board.set("camera", section);
     let said = text(&front.board.kithd(["camera", "snapshot"]));
-    let wanted = "/dev/video77 does not offer 1280x720 in mjpeg; it offers mjpeg: 640x480; rgb: 640x480";
+    let wanted =
+        "/dev/video77 does not offer 1280x720 in mjpeg; it offers mjpeg: 640x480; rgb: 640x480";
     assert!(said.contains(wanted), "{said}");
     front.tell("gone still");
     assert!(text(&front.board.kithd(["camera", "list"])).contains("No camera was found"));

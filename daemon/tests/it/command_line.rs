@@ -28,7 +28,12 @@ fn a_folder_of_known_people_is_enrolled_by_file_name_and_sub_folder_with_a_table
     let people = board.sql("select name, count(pi.id) from person join person_images pi on pi.person_id = person.id group by name order by name");
     assert_eq!(people, ["Joe Biden|1", "obama|2", "team|1"]);
     let again = text(&board.kithd(["enroll", "--folder", folder]));
-    let counts: Vec<_> = again.lines().find(|line| line.starts_with("obama")).unwrap().split_whitespace().collect();
+    let counts: Vec<_> = again
+        .lines()
+        .find(|line| line.starts_with("obama"))
+        .unwrap()
+        .split_whitespace()
+        .collect();
     assert_eq!(counts, ["obama", "0", "2", "0"], "{again}");
 }
 
@@ -73,7 +78,10 @@ fn a_folder_from_a_nas_a_mac_and_a_phone_enrols_people_only() {
         assert!(said.contains(line), "{line:?} is missing in:\n{said}");
     }
     let json = text(&board.kithd(["enroll", "--json", "--folder", known.to_str().unwrap()]));
-    assert!(json.lines().any(|line| line.starts_with("{\"left_out\":[")), "{json}");
+    assert!(
+        json.lines().any(|line| line.starts_with("{\"left_out\":[")),
+        "{json}"
+    );
     std::fs::set_permissions(known.join("closed"), std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
@@ -81,17 +89,25 @@ fn a_folder_from_a_nas_a_mac_and_a_phone_enrols_people_only() {
 fn a_small_a_blurred_a_dark_or_a_cut_face_is_rejected_with_the_reason() {
     let board = Board::new();
     let face = image::open(photo("obama_1.jpg")).unwrap();
-    let bundled = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/packs/sface/selftest.jpg");
+    let bundled = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../models/packs/sface/selftest.jpg"
+    );
     let bundled = image::open(bundled).unwrap();
     let cut = board.folder.path().join("cut.png");
-    bundled.crop_imm(178, 0, bundled.width() - 178, bundled.height()).save(&cut).unwrap();
+    bundled
+        .crop_imm(178, 0, bundled.width() - 178, bundled.height())
+        .save(&cut)
+        .unwrap();
     let dark = board.folder.path().join("dark.png");
     let mut pixels = bundled.to_rgb8();
     pixels.iter_mut().for_each(|byte| *byte /= 16);
     pixels.save(&dark).unwrap();
     let small = board.folder.path().join("small.png");
     let scale = 40.0 / f64::from(face.height());
-    face.thumbnail((f64::from(face.width()) * scale) as u32, 40).save(&small).unwrap();
+    face.thumbnail((f64::from(face.width()) * scale) as u32, 40)
+        .save(&small)
+        .unwrap();
     let blurred = board.folder.path().join("blurred.png");
     face.blur(12.0).save(&blurred).unwrap();
     for (picture, reason) in [
@@ -113,13 +129,20 @@ fn why_nobody_is_known_by_a_poor_face_reaches_the_result_the_page_the_api_and_th
     board.start();
     board.enroll_everybody();
     let mut blurred = std::io::Cursor::new(Vec::new());
-    image::open(photo("obama_1.jpg")).unwrap().blur(12.0).write_to(&mut blurred, image::ImageFormat::Png).unwrap();
+    image::open(photo("obama_1.jpg"))
+        .unwrap()
+        .blur(12.0)
+        .write_to(&mut blurred, image::ImageFormat::Png)
+        .unwrap();
     let path = board.put_bytes(blurred.get_ref(), "blurred.png");
     let id = board.post_path(&path);
     board.ended(id);
     let face = &board.get(&format!("/v1/images/{id}"))["found"][0];
     let reason = face["objection"].as_str().unwrap();
-    assert!(reason.starts_with("The face is too blurred: its sharpness is 0.00"), "{face}");
+    assert!(
+        reason.starts_with("The face is too blurred: its sharpness is 0.00"),
+        "{face}"
+    );
     assert_ne!(face["outcome"], "known", "{face}");
     assert!(board.get_text(&format!("/images/{id}")).contains(reason));
     let sent = board.sql("select payload ->> '$.faces[0].objection' from outbox");
@@ -128,33 +151,74 @@ fn why_nobody_is_known_by_a_poor_face_reaches_the_result_the_page_the_api_and_th
     assert!(said.contains(reason), "{said}");
     let good = board.post_path(&board.put("obama_2.jpg", "good.jpg"));
     board.ended(good);
-    assert_eq!(board.get(&format!("/v1/images/{good}"))["found"][0]["objection"], Value::Null);
+    assert_eq!(
+        board.get(&format!("/v1/images/{good}"))["found"][0]["objection"],
+        Value::Null
+    );
 }
 
 #[test]
 fn eval_tells_accuracy_strangers_another_precision_and_what_quality_is_worth_in_one_run() {
     let board = Board::new();
     let pairs = photo("pairs.csv");
-    let options = ["--set", "models.precision=int8", "eval", "--against", "float32", "--pairs"];
-    let output = board.kithd(options.into_iter().chain([pairs.to_str().unwrap(), "--json"]));
-    let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
-    assert_eq!((&found["people"], &found["pictures"], &found["misses"]), (&json!(3), &json!(6), &json!(0)));
-    assert_eq!((&found["accuracy"], &found["stranger_comparisons"]), (&json!(1.0), &json!(12)));
-    let rates: Vec<_> =
-        found["true_match_rates"].as_array().unwrap().iter().map(|at| &at["false_match_rate"]).collect();
-    assert_eq!(rates, [&json!(1e-2), &json!(1e-3), &json!(1e-4), &json!(1e-5)]);
+    let options = [
+        "--set",
+        "models.precision=int8",
+        "eval",
+        "--against",
+        "float32",
+        "--pairs",
+    ];
+    let output = board.kithd(
+        options
+            .into_iter()
+            .chain([pairs.to_str().unwrap(), "--json"]),
+    );
+    let found: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
+    assert_eq!(
+        (&found["people"], &found["pictures"], &found["misses"]),
+        (&json!(3), &json!(6), &json!(0))
+    );
+    assert_eq!(
+        (&found["accuracy"], &found["stranger_comparisons"]),
+        (&json!(1.0), &json!(12))
+    );
+    let rates: Vec<_> = found["true_match_rates"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|at| &at["false_match_rate"])
+        .collect();
+    assert_eq!(
+        rates,
+        [&json!(1e-2), &json!(1e-3), &json!(1e-4), &json!(1e-5)]
+    );
     let against = &found["against"];
     assert_eq!(against["engine"], "sface float32 cpu");
-    assert_eq!((&against["answered_differently"], &against["accuracy_difference"]), (&json!(0.0), &json!(0.0)));
+    assert_eq!(
+        (
+            &against["answered_differently"],
+            &against["accuracy_difference"]
+        ),
+        (&json!(0.0), &json!(0.0))
+    );
     let curves = found["quality"]["curves"].as_array().unwrap();
     assert_eq!(
-        (curves.len(), &curves[0]["measure"], &curves[0]["points"][0]["pairs"]),
+        (
+            curves.len(),
+            &curves[0]["measure"],
+            &curves[0]["points"][0]["pairs"]
+        ),
         (7, &json!("quality"), &json!(3))
     );
     let said = text(&board.kithd(options.into_iter().chain([pairs.to_str().unwrap()])));
-    for words in
-        ["TAR at FAR 1e-3", "0.00 % of pairs answered differently", "without the worst faces", "3 pairs missed"]
-    {
+    for words in [
+        "TAR at FAR 1e-3",
+        "0.00 % of pairs answered differently",
+        "without the worst faces",
+        "3 pairs missed",
+    ] {
         assert!(said.contains(words), "{words:?} is missing in:\n{said}");
     }
     let half = board.kithd(["eval", "--half", "none", "--pairs", pairs.to_str().unwrap()]);
@@ -167,29 +231,74 @@ fn eval_tells_people_from_strangers_by_the_number_enrolled() {
     let folder = board.folder.path().join("people");
     std::fs::create_dir_all(&folder).unwrap();
     for name in ["obama_1", "obama_2", "biden_1", "biden_2", "astronaut_1"] {
-        std::fs::copy(photo(&format!("{name}.jpg")), folder.join(format!("{name}.jpg"))).unwrap();
+        std::fs::copy(
+            photo(&format!("{name}.jpg")),
+            folder.join(format!("{name}.jpg")),
+        )
+        .unwrap();
     }
     let det = board.folder.path().join("det.svg");
     let [folder, det] = [&folder, &det].map(|path| path.to_str().unwrap());
-    let options = ["eval", "--gallery", folder, "--probes", folder, "--enrolled", "1", "--draws", "4", "--det", det];
+    let options = [
+        "eval",
+        "--gallery",
+        folder,
+        "--probes",
+        folder,
+        "--enrolled",
+        "1",
+        "--draws",
+        "4",
+        "--det",
+        det,
+    ];
     let output = board.kithd(options.into_iter().chain(["--json"]));
-    let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
-    assert_eq!((&found["people"], &found["pictures"], &found["without_face"]), (&json!(2), &json!(2), &json!([0, 0])));
-    let [one, both] = &found["sizes"].as_array().unwrap()[..] else { panic!("{found}") };
+    let found: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
     assert_eq!(
-        (&one["enrolled"], &one["galleries"], &one["searches_for_strangers"]),
+        (&found["people"], &found["pictures"], &found["without_face"]),
+        (&json!(2), &json!(2), &json!([0, 0]))
+    );
+    let [one, both] = &found["sizes"].as_array().unwrap()[..] else {
+        panic!("{found}")
+    };
+    assert_eq!(
+        (
+            &one["enrolled"],
+            &one["galleries"],
+            &one["searches_for_strangers"]
+        ),
         (&json!(1), &json!(4), &json!(2))
     );
-    assert_eq!((&both["searches_for_enrolled"], &both["searches_for_strangers"]), (&json!(2), &json!(1)));
-    assert_eq!((&both["rank_1"]["value"], &both["fnir"][0]["value"]), (&json!(1.0), &json!(0.0)));
+    assert_eq!(
+        (
+            &both["searches_for_enrolled"],
+            &both["searches_for_strangers"]
+        ),
+        (&json!(2), &json!(1))
+    );
+    assert_eq!(
+        (&both["rank_1"]["value"], &both["fnir"][0]["value"]),
+        (&json!(1.0), &json!(0.0))
+    );
     let balanced = &both["cautions"][1];
-    assert_eq!((&balanced["caution"], &balanced["known"]["value"]), (&json!("balanced"), &json!(1.0)));
+    assert_eq!(
+        (&balanced["caution"], &balanced["known"]["value"]),
+        (&json!("balanced"), &json!(1.0))
+    );
     assert_eq!(balanced["strangers_named"]["value"], json!(0.0));
-    assert!(std::fs::read_to_string(det).unwrap().contains(">2 enrolled</text>"));
+    assert!(
+        std::fs::read_to_string(det)
+            .unwrap()
+            .contains(">2 enrolled</text>")
+    );
     let said = text(&board.kithd(options));
-    for words in
-        ["FNIR at FPIR 1 %", "from too few strangers to trust", "strangers known 0.00 %", "2 people, 2 pictures"]
-    {
+    for words in [
+        "FNIR at FPIR 1 %",
+        "from too few strangers to trust",
+        "strangers known 0.00 %",
+        "2 people, 2 pictures",
+    ] {
         assert!(said.contains(words), "{words:?} is missing in:\n{said}");
     }
 }
@@ -199,8 +308,18 @@ fn the_same_picture_cannot_be_two_people() {
     let board = Board::new();
     board.enroll_everybody();
     let picture = photo("obama_1.jpg");
-    let output = board.kithd(["enroll", "--person", "Somebody", "--anyway", picture.to_str().unwrap()]);
-    assert!(text(&output).contains("the same picture is enrolled as Barack Obama"), "{}", text(&output));
+    let output = board.kithd([
+        "enroll",
+        "--person",
+        "Somebody",
+        "--anyway",
+        picture.to_str().unwrap(),
+    ]);
+    assert!(
+        text(&output).contains("the same picture is enrolled as Barack Obama"),
+        "{}",
+        text(&output)
+    );
 }
 
 #[test]
@@ -213,12 +332,22 @@ fn identify_answers_as_text_and_json_and_changes_nothing() {
     let output = board.kithd(["identify", obama.to_str().unwrap(), scene.to_str().unwrap()]);
     let said = text(&output);
     assert!(output.status.success(), "{said}");
-    assert!(said.contains("Barack Obama, distance 0.") && said.contains("noface.jpg: no_face"), "{said}");
+    assert!(
+        said.contains("Barack Obama, distance 0.") && said.contains("noface.jpg: no_face"),
+        "{said}"
+    );
     let output = board.kithd(["identify", "--json", obama.to_str().unwrap()]);
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&answer["outcome"], &answer["faces"][0]["person"]["name"]), (&json!("known"), &json!("Barack Obama")));
+    assert_eq!(
+        (&answer["outcome"], &answer["faces"][0]["person"]["name"]),
+        (&json!("known"), &json!("Barack Obama"))
+    );
     let output = board.kithd(["identify", "/nowhere.jpg"]);
-    assert!(!output.status.success() && text(&output).contains("/nowhere.jpg cannot be read"), "{}", text(&output));
+    assert!(
+        !output.status.success() && text(&output).contains("/nowhere.jpg cannot be read"),
+        "{}",
+        text(&output)
+    );
     let after =
         board.sql("select (select count(*) from images), (select count(*) from faces), (select count(*) from outbox)");
     assert_eq!(before, after);
@@ -229,16 +358,23 @@ fn a_picture_that_is_not_upright_is_known_unless_looking_at_it_turned_is_switche
     let board = Board::new();
     board.enroll_everybody();
     let upright = image::open(photo("obama_2.jpg")).unwrap();
-    for (name, turned) in [("side", upright.rotate90()), ("head", upright.rotate180()), ("other", upright.rotate270())]
-    {
+    for (name, turned) in [
+        ("side", upright.rotate90()),
+        ("head", upright.rotate180()),
+        ("other", upright.rotate270()),
+    ] {
         let path = board.folder.path().join(format!("{name}.png"));
         turned.save(&path).unwrap();
         let identify = |settings: &[&str]| {
-            let output = board.kithd([settings, &["identify", "--json", path.to_str().unwrap()]].concat());
+            let output =
+                board.kithd([settings, &["identify", "--json", path.to_str().unwrap()]].concat());
             serde_json::from_slice::<Value>(&output.stdout).unwrap()
         };
         let answer = identify(&[]);
-        assert_eq!(answer["faces"][0]["person"]["name"], "Barack Obama", "{name}: {answer}");
+        assert_eq!(
+            answer["faces"][0]["person"]["name"], "Barack Obama",
+            "{name}: {answer}"
+        );
         let once = identify(&["--set", "recognition.turned=false"]);
         assert_ne!(once["outcome"], "known", "{name}: {once}");
     }
@@ -248,7 +384,11 @@ fn a_picture_that_is_not_upright_is_known_unless_looking_at_it_turned_is_switche
 fn identify_needs_no_database() {
     let board = Board::new();
     let output = board.kithd(["identify", photo("obama_1.jpg").to_str().unwrap()]);
-    assert!(output.status.success() && text(&output).contains("nobody known"), "{}", text(&output));
+    assert!(
+        output.status.success() && text(&output).contains("nobody known"),
+        "{}",
+        text(&output)
+    );
     assert!(!board.folder.path().join("state").exists());
 }
 
@@ -260,29 +400,49 @@ fn status_shows_counts_and_the_last_results_with_and_without_the_daemon() {
     board.enroll_everybody();
     board.ended(board.post_path(&board.put("obama_2.jpg", "x.jpg")));
     let said = text(&board.kithd(["status"]));
-    for part in ["kithd is running", "1 processed", "people: 3", "MiB held by kithd", "engine: ok", "Barack Obama"] {
+    for part in [
+        "kithd is running",
+        "1 processed",
+        "people: 3",
+        "MiB held by kithd",
+        "engine: ok",
+        "Barack Obama",
+    ] {
         assert!(said.contains(part), "{part:?} is missing in:\n{said}");
     }
     board.stop();
     let said = text(&board.kithd(["status"]));
-    assert!(said.contains("kithd is not running") && said.contains("1 processed"), "{said}");
+    assert!(
+        said.contains("kithd is not running") && said.contains("1 processed"),
+        "{said}"
+    );
     let answer: Value = serde_json::from_slice(&board.kithd(["status", "--json"]).stdout).unwrap();
-    assert_eq!((&answer["running"], &answer["counts"]["processed"]), (&json!(false), &json!(1)));
+    assert_eq!(
+        (&answer["running"], &answer["counts"]["processed"]),
+        (&json!(false), &json!(1))
+    );
 }
 
 #[test]
 fn a_bad_configuration_ends_with_78_and_every_problem() {
     let board = Board::new();
     let file = board.folder.path().join("bad.toml");
-    std::fs::write(&file, "colour = \"blue\"\n[http]\nlisten = 8000\n[mqtt]\nkeep_alive = \"1s\"\n").unwrap();
+    std::fs::write(
+        &file,
+        "colour = \"blue\"\n[http]\nlisten = 8000\n[mqtt]\nkeep_alive = \"1s\"\n",
+    )
+    .unwrap();
     for command in ["run", "check-config"] {
         let output = board.kithd(["--config", file.to_str().unwrap(), command]);
         assert_eq!(output.status.code(), Some(78));
         let said = text(&output);
-        // http.listen and mqtt.url are set right on this board's command line, which overrides the file.
-        for part in
-            ["has 2 problems", "colour = \"blue\": is not a known key", "mqtt.keep_alive = \"1s\": must be a time"]
-        {
+        // http.listen and mqtt.url are set right on this board's command line, which overrides the
+        // file.
+        for part in [
+            "has 2 problems",
+            "colour = \"blue\": is not a known key",
+            "mqtt.keep_alive = \"1s\": must be a time",
+        ] {
             assert!(said.contains(part), "{part:?} is missing in:\n{said}");
         }
     }
@@ -304,7 +464,11 @@ fn two_daemons_cannot_share_a_state_folder() {
     board.start();
     let output = board.kithd(["run"]);
     assert!(!output.status.success());
-    assert!(text(&output).contains("is in use by another kithd"), "{}", text(&output));
+    assert!(
+        text(&output).contains("is in use by another kithd"),
+        "{}",
+        text(&output)
+    );
 }
 
 #[test]
@@ -313,8 +477,15 @@ fn a_database_of_a_newer_version_is_refused_with_78() {
     board.start();
     board.stop();
     let database = board.folder.path().join("state/kithd.db");
-    rusqlite::Connection::open(database).unwrap().pragma_update(None, "user_version", 999).unwrap();
+    rusqlite::Connection::open(database)
+        .unwrap()
+        .pragma_update(None, "user_version", 999)
+        .unwrap();
     let output = board.kithd(["run"]);
     assert_eq!(output.status.code(), Some(78));
-    assert!(text(&output).contains("was written by a newer kithd"), "{}", text(&output));
+    assert!(
+        text(&output).contains("was written by a newer kithd"),
+        "{}",
+        text(&output)
+    );
 }

@@ -14,24 +14,58 @@ fn status_and_identify_are_answered_where_the_sender_wants_it_and_store_nothing(
     part_is_ok(&board, "mqtt out");
     let identify = |options: &[&str]| {
         let (correlation, answer) = ask(broker.port(), "kithd/board/command/identify", options);
-        assert_eq!((correlation.as_str(), &answer["command"]), ("question-7", &json!("identify")));
+        assert_eq!(
+            (correlation.as_str(), &answer["command"]),
+            ("question-7", &json!("identify"))
+        );
         answer
     };
     let mut answers = Subscriber::new(broker.port(), "answers/to/bytes");
     let picture = photo("obama_2.jpg");
-    let options = ["-f", picture.to_str().unwrap(), "-D", "publish", "response-topic", "answers/to/bytes"];
+    let options = [
+        "-f",
+        picture.to_str().unwrap(),
+        "-D",
+        "publish",
+        "response-topic",
+        "answers/to/bytes",
+    ];
     publish_with(broker.port(), "kithd/board/command/identify", &options);
     let by_bytes = &answers.wait(1)[0];
-    assert_eq!(by_bytes["result"]["faces"][0]["person"]["name"], "Barack Obama", "{by_bytes}");
-    assert!(by_bytes["result"]["timings"]["embed_ms"].as_f64().unwrap() > 0.0, "{by_bytes}");
-    let by_path = identify(&["-m", &json!({ "id": 5, "path": board.put("biden_2.jpg", "b.jpg") }).to_string()]);
-    assert_eq!((&by_path["id"], &by_path["result"]["outcome"]), (&json!(5), &json!("known")), "{by_path}");
+    assert_eq!(
+        by_bytes["result"]["faces"][0]["person"]["name"], "Barack Obama",
+        "{by_bytes}"
+    );
+    assert!(
+        by_bytes["result"]["timings"]["embed_ms"].as_f64().unwrap() > 0.0,
+        "{by_bytes}"
+    );
+    let by_path = identify(&[
+        "-m",
+        &json!({ "id": 5, "path": board.put("biden_2.jpg", "b.jpg") }).to_string(),
+    ]);
+    assert_eq!(
+        (&by_path["id"], &by_path["result"]["outcome"]),
+        (&json!(5), &json!("known")),
+        "{by_path}"
+    );
     let outside = identify(&["-m", "/etc/passwd"]);
-    assert!(outside["error"].as_str().unwrap().contains("/etc/passwd"), "{outside}");
-    assert!(identify(&["-m", "{}"])["error"].as_str().unwrap().contains("send the bytes of a picture"));
+    assert!(
+        outside["error"].as_str().unwrap().contains("/etc/passwd"),
+        "{outside}"
+    );
+    assert!(
+        identify(&["-m", "{}"])["error"]
+            .as_str()
+            .unwrap()
+            .contains("send the bytes of a picture")
+    );
 
     let (_, status) = ask(broker.port(), "kithd/board/command/status", &["-n"]);
-    assert_eq!(status["result"]["parts"]["engine"]["condition"], "ok", "{status}");
+    assert_eq!(
+        status["result"]["parts"]["engine"]["condition"], "ok",
+        "{status}"
+    );
     assert_eq!(status["result"]["queue"]["processed"], 0, "{status}");
     assert_eq!(board.sql("select count(*) from images"), ["0"]);
     // What made no sense is kept for the operator, as everywhere.
@@ -45,12 +79,17 @@ fn people_are_enrolled_and_erased_by_mqtt_only_where_configured() {
     let mut answers = Subscriber::new(broker.port(), "kithd/board/answer/#");
     board.start();
     part_is_ok(&board, "mqtt out");
-    let enroll = json!({ "person": "Xanthippe Unmistakable", "path": board.put("obama_1.jpg", "x.jpg") }).to_string();
+    let enroll =
+        json!({ "person": "Xanthippe Unmistakable", "path": board.put("obama_1.jpg", "x.jpg") })
+            .to_string();
     publish(broker.port(), "kithd/board/command/enroll", &enroll);
     // A command that is allowed and comes later is answered; that one was not even subscribed to.
     publish(broker.port(), "kithd/board/command/status", "");
     assert_eq!(answers.wait(1)[0]["command"], "status");
-    assert_eq!(board.get("/v1/people"), json!({ "people": [], "next_cursor": null }));
+    assert_eq!(
+        board.get("/v1/people"),
+        json!({ "people": [], "next_cursor": null })
+    );
     board.stop();
 
     board.set("mqtt.commands", "[\"enroll\", \"forget\"]");
@@ -58,27 +97,63 @@ fn people_are_enrolled_and_erased_by_mqtt_only_where_configured() {
     part_is_ok(&board, "mqtt out");
     part_is_ok(&board, "engine");
     let told = |command: &str, message: &str| {
-        ask(broker.port(), &format!("kithd/board/command/{command}"), &["-m", message]).1
+        ask(
+            broker.port(),
+            &format!("kithd/board/command/{command}"),
+            &["-m", message],
+        )
+        .1
     };
     assert_eq!(told("enroll", &enroll)["result"]["enrolment"], "enrolled");
-    assert_eq!(told("enroll", &enroll)["result"]["enrolment"], "already_there");
-    let other = json!({ "person": "Joe Biden", "path": board.put("biden_1.jpg", "y.jpg") }).to_string();
+    assert_eq!(
+        told("enroll", &enroll)["result"]["enrolment"],
+        "already_there"
+    );
+    let other =
+        json!({ "person": "Joe Biden", "path": board.put("biden_1.jpg", "y.jpg") }).to_string();
     assert_eq!(told("enroll", &other)["result"]["enrolment"], "enrolled");
     let found = board.post_path(&board.put("obama_2.jpg", "found.jpg"));
-    assert_eq!(board.ended(found)["found"][0]["person"], "Xanthippe Unmistakable");
+    assert_eq!(
+        board.ended(found)["found"][0]["person"],
+        "Xanthippe Unmistakable"
+    );
     let bystander = board.post_path(&board.put("biden_2.jpg", "bystander.jpg"));
     // To them the other is a candidate all the same: nobody else is enrolled.
-    assert_eq!(board.ended(bystander)["found"][0]["candidates"].as_array().unwrap().len(), 2);
-    wait_for("the results to be sent", || (board.get("/v1/status")["counts"]["unsent"] == 0).then_some(()));
+    assert_eq!(
+        board.ended(bystander)["found"][0]["candidates"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+    wait_for("the results to be sent", || {
+        (board.get("/v1/status")["counts"]["unsent"] == 0).then_some(())
+    });
 
     let name = json!({ "person": "Xanthippe Unmistakable" }).to_string();
-    assert_eq!(told("forget", &name)["result"], json!({ "forgotten": "Xanthippe Unmistakable" }));
-    assert!(told("forget", &name)["error"].as_str().unwrap().contains("nobody is enrolled"));
+    assert_eq!(
+        told("forget", &name)["result"],
+        json!({ "forgotten": "Xanthippe Unmistakable" })
+    );
+    assert!(
+        told("forget", &name)["error"]
+            .as_str()
+            .unwrap()
+            .contains("nobody is enrolled")
+    );
     let again = board.post_path(&board.put("obama_2.jpg", "again.jpg"));
-    assert_eq!(board.ended(again)["found"][0]["candidates"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        board.ended(again)["found"][0]["candidates"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
     assert_eq!(board.sql("select count(*) from enrolment_pictures"), ["1"]);
     let kept = |image: i64| {
-        let thumbnails = board.sql(&format!("select count(*) from thumbnails where image_id = {image}"));
+        let thumbnails = board.sql(&format!(
+            "select count(*) from thumbnails where image_id = {image}"
+        ));
         let face = board.sql(&format!(
             "select length(crop) > 0, length(embedding) > 0, json_array_length(candidates) from faces where image_id = {image}"
         ));
@@ -91,7 +166,10 @@ fn people_are_enrolled_and_erased_by_mqtt_only_where_configured() {
     board.stop();
     for file in ["kithd.db", "kithd.db-wal"] {
         let bytes = std::fs::read(board.folder.path().join("state").join(file)).unwrap_or_default();
-        assert!(!bytes.windows(9).any(|window| window == b"Xanthippe"), "{file}");
+        assert!(
+            !bytes.windows(9).any(|window| window == b"Xanthippe"),
+            "{file}"
+        );
     }
 }
 
@@ -105,8 +183,14 @@ fn an_answer_goes_nowhere_that_means_something_to_somebody() {
     let mut misled = Subscriber::new(broker.port(), "kithd/board/person/#");
     board.start();
     part_is_ok(&board, "mqtt out");
-    for (n, topic) in
-        ["kithd/board/person/ann", "kithd/other/command/breaker", "homeassistant/x", "site/a"].iter().enumerate()
+    for (n, topic) in [
+        "kithd/board/person/ann",
+        "kithd/other/command/breaker",
+        "homeassistant/x",
+        "site/a",
+    ]
+    .iter()
+    .enumerate()
     {
         let options = ["-n", "-D", "publish", "response-topic", topic];
         publish_with(broker.port(), "kithd/board/command/status", &options);
@@ -124,7 +208,15 @@ fn in_mqtt_3_1_1_the_answer_goes_to_a_topic_of_the_boards_own() {
     let mut answers = Subscriber::new(broker.port(), "kithd/board/answer/status");
     board.start();
     part_is_ok(&board, "mqtt out");
-    publish(broker.port(), "kithd/board/command/status", "{\"id\":\"mine\"}");
+    publish(
+        broker.port(),
+        "kithd/board/command/status",
+        "{\"id\":\"mine\"}",
+    );
     let answer: &Value = &answers.wait(1)[0];
-    assert_eq!((&answer["id"], &answer["result"]["queue"]["pending"]), (&json!("mine"), &json!(0)), "{answer}");
+    assert_eq!(
+        (&answer["id"], &answer["result"]["queue"]["pending"]),
+        (&json!("mine"), &json!(0)),
+        "{answer}"
+    );
 }

@@ -9,7 +9,9 @@ use crate::broker::Mosquitto;
 use crate::support::{Board, Subscriber, full, publish, wait_for};
 
 fn processed(board: &Board) -> u64 {
-    board.get("/v1/status")["counts"]["processed"].as_u64().unwrap()
+    board.get("/v1/status")["counts"]["processed"]
+        .as_u64()
+        .unwrap()
 }
 
 #[test]
@@ -17,16 +19,29 @@ fn a_stop_in_the_middle_of_work_ends_with_0_in_time_and_loses_nothing() {
     let mut board = Board::new();
     board.start();
     board.enroll_everybody();
-    let ids: Vec<_> = (0..30).map(|n| board.post_path(&board.put("group.jpg", &format!("{n}.jpg")))).collect();
+    let ids: Vec<_> = (0..30)
+        .map(|n| board.post_path(&board.put("group.jpg", &format!("{n}.jpg"))))
+        .collect();
     wait_for("some work", || (processed(&board) > 2).then_some(()));
     let begun = std::time::Instant::now();
     assert_eq!(board.stop(), Some(0));
-    assert!(begun.elapsed() < Duration::from_secs(12), "the stop took {:?}", begun.elapsed());
-    assert_eq!(board.sql("select count(*) from images where state = 'processing'"), ["0"]);
+    assert!(
+        begun.elapsed() < Duration::from_secs(12),
+        "the stop took {:?}",
+        begun.elapsed()
+    );
+    assert_eq!(
+        board.sql("select count(*) from images where state = 'processing'"),
+        ["0"]
+    );
     board.start();
     for id in ids {
         let image = board.ended(id);
-        assert_eq!((image["state"].as_str(), image["attempts"].as_u64()), (Some("processed"), Some(1)), "{image}");
+        assert_eq!(
+            (image["state"].as_str(), image["attempts"].as_u64()),
+            (Some("processed"), Some(1)),
+            "{image}"
+        );
     }
 }
 
@@ -60,17 +75,26 @@ fn kills_at_any_time_lose_nothing_and_give_no_image_two_results() {
         board.start();
     }
     wait_for("all published paths", || {
-        let paths: BTreeSet<String> = board.sql("select path from images where source = 'mqtt'").into_iter().collect();
+        let paths: BTreeSet<String> = board
+            .sql("select path from images where source = 'mqtt'")
+            .into_iter()
+            .collect();
         paths.is_superset(&published).then_some(())
     });
     wait_for("all images", || {
         let counts = &board.get("/v1/status")["counts"];
         (counts["pending"] == 0 && counts["processing"] == 0 && counts["unsent"] == 0).then_some(())
     });
-    let kept: BTreeSet<i64> =
-        board.sql("select id from images where source = 'http'").iter().map(|id| id.parse().unwrap()).collect();
+    let kept: BTreeSet<i64> = board
+        .sql("select id from images where source = 'http'")
+        .iter()
+        .map(|id| id.parse().unwrap())
+        .collect();
     assert_eq!(kept, accepted, "accepted by HTTP and in the table");
-    assert_eq!(board.sql("select count(*) from images where state <> 'processed'"), ["0"]);
+    assert_eq!(
+        board.sql("select count(*) from images where state <> 'processed'"),
+        ["0"]
+    );
     assert_eq!(
         board.sql("select count(*) from (select image_id from outbox group by image_id having count(*) > 1)"),
         ["0"]
@@ -80,17 +104,36 @@ fn kills_at_any_time_lose_nothing_and_give_no_image_two_results() {
     for message in results.messages() {
         let payload = message["payload"].as_str().unwrap();
         let result: Value = serde_json::from_str(payload).unwrap();
-        by_image.entry(result["image_id"].as_i64().unwrap()).or_default().insert(payload.to_string());
+        by_image
+            .entry(result["image_id"].as_i64().unwrap())
+            .or_default()
+            .insert(payload.to_string());
     }
-    // Results go out in the order of the outbox. Those before the first that the newer subscription saw may have gone to
-    // the one that died with the broker.
-    let order: Vec<i64> =
-        board.sql("select image_id from outbox order by id").iter().map(|id| id.parse().unwrap()).collect();
-    let first = order.iter().position(|id| by_image.contains_key(id)).expect("no result was published");
-    let missing: Vec<_> = order[first..].iter().filter(|id| !by_image.contains_key(id)).collect();
-    assert!(missing.is_empty(), "no result was published for {missing:?}");
+    // Results go out in the order of the outbox. Those before the first that the newer subscription
+    // saw may have gone to the one that died with the broker.
+    let order: Vec<i64> = board
+        .sql("select image_id from outbox order by id")
+        .iter()
+        .map(|id| id.parse().unwrap())
+        .collect();
+    let first = order
+        .iter()
+        .position(|id| by_image.contains_key(id))
+        .expect("no result was published");
+    let missing: Vec<_> = order[first..]
+        .iter()
+        .filter(|id| !by_image.contains_key(id))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "no result was published for {missing:?}"
+    );
     for (image, payloads) in by_image {
-        assert_eq!(payloads.len(), 1, "image {image} was published with different bytes: {payloads:?}");
+        assert_eq!(
+            payloads.len(),
+            1,
+            "image {image} was published with different bytes: {payloads:?}"
+        );
     }
 }
 
@@ -100,9 +143,17 @@ fn a_second_signal_ends_the_program_at_once() {
     board.set("stop.drain", "60s");
     board.set("recognition.deadline", "60s");
     board.start();
-    let engine = wait_for("an engine", || board.get("/v1/breaker")["primary"]["pid"].as_u64());
+    let engine = wait_for("an engine", || {
+        board.get("/v1/breaker")["primary"]["pid"].as_u64()
+    });
     let signal = |name: &str, pid: u64| {
-        assert!(std::process::Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
+        assert!(
+            std::process::Command::new("kill")
+                .args([name, &pid.to_string()])
+                .status()
+                .unwrap()
+                .success()
+        );
     };
     // What is in a stopped engine does not end, so the stop cannot either.
     signal("-STOP", engine);
@@ -111,8 +162,14 @@ fn a_second_signal_ends_the_program_at_once() {
         (board.get("/v1/status")["counts"]["processing"] == 1).then_some(())
     });
     signal("-TERM", board.pid().into());
-    wait_for("the stop to begin", || board.log().contains("stopping").then_some(()));
+    wait_for("the stop to begin", || {
+        board.log().contains("stopping").then_some(())
+    });
     let begun = std::time::Instant::now();
     assert_eq!(board.stop(), Some(1));
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
 }

@@ -1,4 +1,5 @@
-//! Bits that a disk turns: a damaged row costs that row only, is named, and is made anew where that is possible.
+//! Bits that a disk turns: a damaged row costs that row only, is named, and is made anew where that
+//! is possible.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -13,7 +14,14 @@ fn state(board: &Board, name: &str) -> PathBuf {
 
 /// Changes the database of a board that does not run.
 fn change(board: &Board, sql: &str) {
-    assert!(Command::new("sqlite3").arg(state(board, "kithd.db")).arg(sql).status().unwrap().success());
+    assert!(
+        Command::new("sqlite3")
+            .arg(state(board, "kithd.db"))
+            .arg(sql)
+            .status()
+            .unwrap()
+            .success()
+    );
 }
 
 /// Overwrites an enrolled person's embedding.
@@ -33,7 +41,9 @@ fn vector(board: &Board, person: &str) -> Vec<u8> {
         "select hex(vector) from person_embeddings join person_images pi on pi.id = person_image_id
            join person on person.id = pi.person_id where name = '{person}'"
     ));
-    (0..hex[0].len() / 2).map(|n| u8::from_str_radix(&hex[0][2 * n..2 * n + 2], 16).unwrap()).collect()
+    (0..hex[0].len() / 2)
+        .map(|n| u8::from_str_radix(&hex[0][2 * n..2 * n + 2], 16).unwrap())
+        .collect()
 }
 
 fn gallery(board: &Board) -> Value {
@@ -71,12 +81,29 @@ fn a_damaged_embedding_is_made_anew_from_the_kept_picture() {
         set_vector(&board, "Barack Obama", &vector_now);
         board.start();
         part_is_ok(&board, "gallery");
-        assert_eq!(gallery(&board)["text"], "complete; 1 embeddings were made anew", "{how}");
+        assert_eq!(
+            gallery(&board)["text"],
+            "complete; 1 embeddings were made anew",
+            "{how}"
+        );
         let log = board.log();
-        assert_eq!(log.matches("the embedding of an enrolled picture is damaged").count(), 1, "{how}: {log}");
+        assert_eq!(
+            log.matches("the embedding of an enrolled picture is damaged")
+                .count(),
+            1,
+            "{how}: {log}"
+        );
         assert!(!log.contains("Obama"), "{how}: a name is logged");
-        assert_eq!(known(&board, "obama_2.jpg", &format!("o{n}.jpg")), "Barack Obama", "{how}");
-        assert_eq!(known(&board, "biden_2.jpg", &format!("b{n}.jpg")), "Joe Biden", "{how}");
+        assert_eq!(
+            known(&board, "obama_2.jpg", &format!("o{n}.jpg")),
+            "Barack Obama",
+            "{how}"
+        );
+        assert_eq!(
+            known(&board, "biden_2.jpg", &format!("b{n}.jpg")),
+            "Joe Biden",
+            "{how}"
+        );
         board.stop();
         // The same engine makes the same numbers of the same picture.
         assert_eq!(vector(&board, "Barack Obama"), whole, "{how}");
@@ -98,16 +125,32 @@ fn a_damaged_embedding_without_its_picture_is_named() {
         let part = gallery(&board);
         (part["condition"] == "degraded").then_some(part)
     });
-    assert!(part["text"].as_str().unwrap().contains("biden_1.jpg of Joe Biden"), "{part}");
-    assert!(board.get_text("/").contains("biden_1.jpg of Joe Biden"), "the page does not name it");
+    assert!(
+        part["text"]
+            .as_str()
+            .unwrap()
+            .contains("biden_1.jpg of Joe Biden"),
+        "{part}"
+    );
+    assert!(
+        board.get_text("/").contains("biden_1.jpg of Joe Biden"),
+        "the page does not name it"
+    );
     assert_eq!(known(&board, "obama_2.jpg", "o.jpg"), "Barack Obama");
     assert_eq!(known(&board, "biden_2.jpg", "b.jpg"), Value::Null);
     // Shown until it is mended, and no longer.
-    let picture = board.sql("select id from person_images where image_name = 'biden_1.jpg'")[0].clone();
+    let picture =
+        board.sql("select id from person_images where image_name = 'biden_1.jpg'")[0].clone();
     let person = board.sql("select id from person where name = 'Joe Biden'")[0].clone();
-    let (status, answer) = board.post_as_admin(&format!("/people/{person}/pictures/{picture}/delete"), &[], b"");
+    let (status, answer) = board.post_as_admin(
+        &format!("/people/{person}/pictures/{picture}/delete"),
+        &[],
+        b"",
+    );
     assert!(status < 400, "{status} {answer}");
-    wait_for("the gallery to be complete", || (gallery(&board)["text"] == "complete").then_some(()));
+    wait_for("the gallery to be complete", || {
+        (gallery(&board)["text"] == "complete").then_some(())
+    });
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The state folder's disk as it fills up: a small file system in memory that is really full, and one with a reserve.
+//! The state folder's disk as it fills up: a small file system in memory that is really full, and
+//! one with a reserve.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -10,7 +11,8 @@ use serde_json::{Value, json};
 use crate::broker::Mosquitto;
 use crate::support::{Board, Subscriber, mount_memory, photo, publish, wait_for, with_own_mounts};
 
-/// A board whose state folder is a disk of its own, that watches a folder elsewhere and has a broker.
+/// A board whose state folder is a disk of its own, that watches a folder elsewhere and has a
+/// broker.
 struct Small {
     board: Board,
     watched: PathBuf,
@@ -29,20 +31,36 @@ impl Small {
         let watched = board.folder.path().join("watched");
         std::fs::create_dir(&watched).unwrap();
         let path = watched.display();
-        board.set("folder", &format!("[{{path = \"{path}\", settle = \"100ms\", poll = \"200ms\"}}]"));
+        board.set(
+            "folder",
+            &format!("[{{path = \"{path}\", settle = \"100ms\", poll = \"200ms\"}}]"),
+        );
         board.set("intake.disk_reserve", reserve);
         board.start();
-        Self { board, watched, broker, results, accepted: BTreeSet::new() }
+        Self {
+            board,
+            watched,
+            broker,
+            results,
+            accepted: BTreeSet::new(),
+        }
     }
 
     /// Posts and gives the status, when to come again, and the answer; what was accepted is noted.
     fn post(&mut self, url: &str, kind: &str, body: &[u8]) -> (u16, Option<String>, Value) {
-        let request = ureq::post(self.board.url(url)).config().http_status_as_error(false).build();
+        let request = ureq::post(self.board.url(url))
+            .config()
+            .http_status_as_error(false)
+            .build();
         let mut response = request.header("content-type", kind).send(body).unwrap();
-        let again = response.headers().get("retry-after").map(|value| value.to_str().unwrap().to_string());
+        let again = response
+            .headers()
+            .get("retry-after")
+            .map(|value| value.to_str().unwrap().to_string());
         let answer: Value = response.body_mut().read_json().unwrap();
         if let Some(ids) = answer["ids"].as_array() {
-            self.accepted.extend(ids.iter().map(|id| id.as_i64().unwrap()));
+            self.accepted
+                .extend(ids.iter().map(|id| id.as_i64().unwrap()));
         }
         (response.status().as_u16(), again, answer)
     }
@@ -54,7 +72,11 @@ impl Small {
 
     fn path(&mut self) -> (u16, Option<String>, Value) {
         let path = self.board.put("noface.jpg", "by_path.jpg");
-        self.post("/image/post", "application/json", json!({ "path": path }).to_string().as_bytes())
+        self.post(
+            "/image/post",
+            "application/json",
+            json!({ "path": path }).to_string().as_bytes(),
+        )
     }
 
     fn ballast(&self) -> PathBuf {
@@ -63,11 +85,21 @@ impl Small {
 
     /// Leaves so many bytes of the disk free, also after others have given some back or taken some.
     fn fill(&self, free: u64) {
-        let mut file = File::options().append(true).create(true).open(self.ballast()).unwrap();
+        let mut file = File::options()
+            .append(true)
+            .create(true)
+            .open(self.ballast())
+            .unwrap();
         let disk = rustix::fs::statvfs(self.board.folder.path().join("state")).unwrap();
         let available = disk.f_bavail * disk.f_frsize;
         if available < free {
-            file.set_len(file.metadata().unwrap().len().saturating_sub(free - available)).unwrap();
+            file.set_len(
+                file.metadata()
+                    .unwrap()
+                    .len()
+                    .saturating_sub(free - available),
+            )
+            .unwrap();
         } else {
             // Another writer may be faster, and the disk full before all is written.
             let _ = file.write_all(&vec![1; usize::try_from(available - free).unwrap()]);
@@ -77,20 +109,32 @@ impl Small {
     /// Offers a file to the watched folder and a path to the broker.
     fn offer_elsewhere(&self) {
         std::fs::copy(photo("noface.jpg"), self.watched.join("waiting.jpg")).unwrap();
-        publish(self.broker.port(), "kithd/board/image/post", &self.board.put("noface.jpg", "by_mqtt.jpg"));
+        publish(
+            self.broker.port(),
+            "kithd/board/image/post",
+            &self.board.put("noface.jpg", "by_mqtt.jpg"),
+        );
     }
 
     fn taken_elsewhere(&self) -> Vec<String> {
-        self.board.sql("select source from images where source in ('mqtt', 'folder') order by source")
+        self.board
+            .sql("select source from images where source in ('mqtt', 'folder') order by source")
     }
 
     fn ready(&self) -> (u16, String) {
-        let request = ureq::get(self.board.url("/readyz")).config().http_status_as_error(false).build();
+        let request = ureq::get(self.board.url("/readyz"))
+            .config()
+            .http_status_as_error(false)
+            .build();
         let mut response = request.call().unwrap();
-        (response.status().as_u16(), response.body_mut().read_to_string().unwrap())
+        (
+            response.status().as_u16(),
+            response.body_mut().read_to_string().unwrap(),
+        )
     }
 
-    /// Everything that looks goes on and says why nothing is taken while no more than `free` bytes are.
+    /// Everything that looks goes on and says why nothing is taken while no more than `free` bytes
+    /// are.
     fn says(&self, why: &str, free: u64) {
         let folder = format!("folder {}", self.watched.display());
         wait_for("the folder to say why its file waits", || {
@@ -98,34 +142,53 @@ impl Small {
             let part = self.board.get("/v1/status")["parts"][&folder].clone();
             (part["condition"] == "degraded" && part["text"].as_str()?.contains(why)).then_some(())
         });
-        assert!(self.board.get_text("/").contains(why), "the page does not say why");
+        assert!(
+            self.board.get_text("/").contains(why),
+            "the page does not say why"
+        );
         let (status, said) = self.ready();
         assert!(status == 503 && said.contains(why), "{status} {said}");
         assert!(self.watched.join("waiting.jpg").exists());
     }
 
-    /// With room again all that was kept back comes in by itself, and of what was accepted nothing is missing.
+    /// With room again all that was kept back comes in by itself, and of what was accepted nothing
+    /// is missing.
     fn goes_on(&mut self) {
         std::fs::remove_file(self.ballast()).unwrap();
         wait_for("the door to open", || (self.ready().0 == 200).then_some(()));
-        wait_for("what was kept back", || (self.taken_elsewhere() == ["folder", "mqtt"]).then_some(()));
+        wait_for("what was kept back", || {
+            (self.taken_elsewhere() == ["folder", "mqtt"]).then_some(())
+        });
         assert_eq!(self.upload().0, 202);
         wait_for("all results", || {
             let counts = &self.board.get("/v1/status")["counts"];
-            (counts["pending"] == 0 && counts["processing"] == 0 && counts["unsent"] == 0).then_some(())
+            (counts["pending"] == 0 && counts["processing"] == 0 && counts["unsent"] == 0)
+                .then_some(())
         });
-        assert_eq!(self.board.sql("select count(*) from images where state <> 'processed'"), ["0"]);
-        let rows = self.board.sql("select id from images where source = 'http'");
+        assert_eq!(
+            self.board
+                .sql("select count(*) from images where state <> 'processed'"),
+            ["0"]
+        );
+        let rows = self
+            .board
+            .sql("select id from images where source = 'http'");
         let rows: BTreeSet<i64> = rows.iter().map(|id| id.parse().unwrap()).collect();
         assert_eq!(rows, self.accepted, "in the table, and accepted");
         assert_eq!(self.board.sql("pragma integrity_check"), ["ok"]);
         let all = self.accepted.len() + 2;
         let mut results: BTreeMap<i64, BTreeSet<String>> = BTreeMap::new();
         for result in self.results.wait(all) {
-            results.entry(result["image_id"].as_i64().unwrap()).or_default().insert(result.to_string());
+            results
+                .entry(result["image_id"].as_i64().unwrap())
+                .or_default()
+                .insert(result.to_string());
         }
         assert_eq!(results.len(), all, "images with a result");
-        assert!(results.values().all(|one| one.len() == 1), "an image with two results");
+        assert!(
+            results.values().all(|one| one.len() == 1),
+            "an image with two results"
+        );
         assert_eq!(self.board.stop(), Some(0));
     }
 }
@@ -135,7 +198,10 @@ impl Drop for Small {
         self.board.kill();
         let state = self.board.folder.path().join("state");
         // Only so that its empty folder can go.
-        let _ = std::process::Command::new("umount").arg("-l").arg(Path::new(&state)).status();
+        let _ = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(Path::new(&state))
+            .status();
     }
 }
 
@@ -161,14 +227,26 @@ fn on_a_disk_that_is_really_full_senders_wait_the_page_goes_on_and_nothing_accep
         Some(small.path()).filter(|(status, ..)| *status != 202)
     });
     for (status, again, answer) in [full, path_full] {
-        assert!(status == 503 && again.is_some(), "{status} {again:?} {answer}");
-        assert!(answer["detail"].as_str().unwrap().contains("full"), "{answer}");
+        assert!(
+            status == 503 && again.is_some(),
+            "{status} {again:?} {answer}"
+        );
+        assert!(
+            answer["detail"].as_str().unwrap().contains("full"),
+            "{answer}"
+        );
     }
     small.offer_elsewhere();
     small.says("full", 0);
     assert!(small.taken_elsewhere().is_empty());
-    assert!(small.board.get("/v1/status")["disk"]["free_bytes"].as_u64().unwrap() < 64 << 10);
-    // Killed or stopped in this state it comes back in it, though others have taken what that gave free.
+    assert!(
+        small.board.get("/v1/status")["disk"]["free_bytes"]
+            .as_u64()
+            .unwrap()
+            < 64 << 10
+    );
+    // Killed or stopped in this state it comes back in it, though others have taken what that gave
+    // free.
     small.board.kill();
     small.fill(0);
     small.board.start();
@@ -197,15 +275,32 @@ fn below_the_reserve_nothing_comes_in_and_everything_else_goes_on() {
     small.fill(6 << 20);
     small.offer_elsewhere();
     for (status, again, answer) in [small.upload(), small.path()] {
-        assert!(status == 503 && again.is_some(), "{status} {again:?} {answer}");
-        assert!(answer["detail"].as_str().unwrap().contains("intake.disk_reserve"), "{answer}");
+        assert!(
+            status == 503 && again.is_some(),
+            "{status} {again:?} {answer}"
+        );
+        assert!(
+            answer["detail"]
+                .as_str()
+                .unwrap()
+                .contains("intake.disk_reserve"),
+            "{answer}"
+        );
     }
     small.says("intake.disk_reserve", 6 << 20);
     // What was accepted ends, and its results leave.
     small.results.wait(10);
     assert!(small.taken_elsewhere().is_empty());
     let disk = small.board.get("/v1/status")["disk"].clone();
-    assert!(disk["free_bytes"].as_u64().unwrap() < disk["reserve_bytes"].as_u64().unwrap(), "{disk}");
-    assert!(small.board.get_text("/metrics").contains("\nkithd_disk_reserve_bytes 8388608\n"));
+    assert!(
+        disk["free_bytes"].as_u64().unwrap() < disk["reserve_bytes"].as_u64().unwrap(),
+        "{disk}"
+    );
+    assert!(
+        small
+            .board
+            .get_text("/metrics")
+            .contains("\nkithd_disk_reserve_bytes 8388608\n")
+    );
     small.goes_on();
 }

@@ -1,5 +1,6 @@
-//! The front page and `docs/`: short, linked, and true. Their commands run as written against a real board and broker,
-//! their configurations are accepted, and the page with every key is made from `deploy/kithd.toml`.
+//! The front page and `docs/`: short, linked, and true. Their commands run as written against a
+//! real board and broker, their configurations are accepted, and the page with every key is made
+//! from `deploy/kithd.toml`.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -17,18 +18,30 @@ const README_WORDS: usize = 900;
 /// Where the written part of the page with every key ends.
 const KEYS: &str = "<!-- Made from deploy/kithd.toml";
 
-/// Markdown files with their text: the front page, `docs/`, and with `others` the rest of the repository's.
+/// Markdown files with their text: the front page, `docs/`, and with `others` the rest of the
+/// repository's.
 fn pages(others: bool) -> Vec<(PathBuf, String)> {
     let mut pages = Vec::new();
     let mut places = vec![PathBuf::from("README.md"), PathBuf::from("docs")];
     if others {
-        let more = ["ARCHITECTURE.md", "CHANGELOG.md", "deploy", "migrations", "models", "yocto"];
+        let more = [
+            "ARCHITECTURE.md",
+            "CHANGELOG.md",
+            "deploy",
+            "migrations",
+            "models",
+            "yocto",
+        ];
         places.extend(more.map(PathBuf::from));
     }
     while let Some(place) = places.pop() {
         let full = Path::new(ROOT).join(&place);
         if full.is_dir() {
-            places.extend(fs::read_dir(full).unwrap().map(|entry| place.join(entry.unwrap().file_name())));
+            places.extend(
+                fs::read_dir(full)
+                    .unwrap()
+                    .map(|entry| place.join(entry.unwrap().file_name())),
+            );
         } else if place.extension().is_some_and(|extension| extension == "md") {
             pages.push((place, fs::read_to_string(full).unwrap()));
         }
@@ -37,16 +50,35 @@ fn pages(others: bool) -> Vec<(PathBuf, String)> {
     pages
 }
 
-/// Commands that need an installed board, a GPU or much time: where they are run, and as what. `None`: only by hand.
+/// Commands that need an installed board, a GPU or much time: where they are run, and as what.
+/// `None`: only by hand.
 const ELSEWHERE: [(&str, Option<(&str, &str)>); 8] = [
-    ("sudo apt install", Some(("deploy/vm/acceptance.py", "apt-get install -y ./kithd.deb"))),
-    ("sudo kithd allow", Some(("deploy/vm/acceptance.py", "kithd allow {folder} --write"))),
-    ("systemctl status kithd", Some(("deploy/vm/acceptance.py", "systemctl status kithd"))),
-    ("journalctl -u kithd", Some(("deploy/vm/acceptance.py", "journalctl -u kithd"))),
+    (
+        "sudo apt install",
+        Some(("deploy/vm/acceptance.py", "apt-get install -y ./kithd.deb")),
+    ),
+    (
+        "sudo kithd allow",
+        Some(("deploy/vm/acceptance.py", "kithd allow {folder} --write")),
+    ),
+    (
+        "systemctl status kithd",
+        Some(("deploy/vm/acceptance.py", "systemctl status kithd")),
+    ),
+    (
+        "journalctl -u kithd",
+        Some(("deploy/vm/acceptance.py", "journalctl -u kithd")),
+    ),
     ("python3 -m venv", Some(("dev", "-m venv"))),
-    ("venv/bin/python models/benches/peers.py", Some(("dev", "models/benches/peers.py"))),
+    (
+        "venv/bin/python models/benches/peers.py",
+        Some(("dev", "models/benches/peers.py")),
+    ),
     ("./dev run", None),
-    ("cargo build --release --no-default-features --features cuda-13", None),
+    (
+        "cargo build --release --no-default-features --features cuda-13",
+        None,
+    ),
 ];
 
 /// Fenced blocks of one language.
@@ -71,7 +103,12 @@ fn prose(page: &str) -> String {
 
 /// Pieces between single backticks.
 fn inline_code(page: &str) -> Vec<String> {
-    prose(page).split('`').skip(1).step_by(2).map(String::from).collect()
+    prose(page)
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(String::from)
+        .collect()
 }
 
 /// The anchors of a page's headings, as GitHub makes them.
@@ -79,15 +116,28 @@ fn anchors(page: &str) -> BTreeSet<String> {
     let headings = page.lines().filter(|line| line.starts_with('#'));
     let kept = |c: char| (c.is_alphanumeric() || c == '-' || c == '_' || c == ' ').then_some(c);
     headings
-        .map(|line| line.trim_start_matches('#').trim().to_lowercase().chars().filter_map(kept).collect::<String>())
+        .map(|line| {
+            line.trim_start_matches('#')
+                .trim()
+                .to_lowercase()
+                .chars()
+                .filter_map(kept)
+                .collect::<String>()
+        })
         .map(|heading| heading.replace(' ', "-"))
         .collect()
 }
 
 #[test]
 fn the_front_page_is_short() {
-    let words = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap().split_whitespace().count();
-    assert!(words <= README_WORDS, "README.md has {words} words, more than {README_WORDS}; docs/ has room");
+    let words = fs::read_to_string(Path::new(ROOT).join("README.md"))
+        .unwrap()
+        .split_whitespace()
+        .count();
+    assert!(
+        words <= README_WORDS,
+        "README.md has {words} words, more than {README_WORDS}; docs/ has room"
+    );
 }
 
 #[test]
@@ -99,12 +149,24 @@ fn links_between_pages_resolve() {
                 continue;
             }
             let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
-            let target = if file.is_empty() { path.clone() } else { path.parent().unwrap().join(file) };
+            let target = if file.is_empty() {
+                path.clone()
+            } else {
+                path.parent().unwrap().join(file)
+            };
             let target = Path::new(ROOT).join(target);
-            assert!(target.exists(), "{}: the link to {link} leads nowhere", path.display());
+            assert!(
+                target.exists(),
+                "{}: the link to {link} leads nowhere",
+                path.display()
+            );
             if !anchor.is_empty() {
                 let found = anchors(&fs::read_to_string(target).unwrap());
-                assert!(found.contains(anchor), "{}: {link} has no such heading, but {found:?}", path.display());
+                assert!(
+                    found.contains(anchor),
+                    "{}: {link} has no such heading, but {found:?}",
+                    path.display()
+                );
             }
         }
     }
@@ -113,9 +175,20 @@ fn links_between_pages_resolve() {
 #[test]
 fn every_page_of_docs_is_linked_from_the_front_page() {
     let front = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
-    for (path, _) in pages(false).iter().filter(|(path, _)| path.starts_with("docs")) {
-        let link = if path.starts_with("docs/design") { Path::new("docs/design") } else { path };
-        assert!(front.contains(&format!("]({}", link.display())), "README.md has no link to {}", path.display());
+    for (path, _) in pages(false)
+        .iter()
+        .filter(|(path, _)| path.starts_with("docs"))
+    {
+        let link = if path.starts_with("docs/design") {
+            Path::new("docs/design")
+        } else {
+            path
+        };
+        assert!(
+            front.contains(&format!("]({}", link.display())),
+            "README.md has no link to {}",
+            path.display()
+        );
     }
 }
 
@@ -143,19 +216,38 @@ fn sections(toml: &str) -> Vec<Section> {
     for line in toml.lines() {
         let body = line.trim_start_matches("# ");
         let (code, said) = body.split_once(" #").unwrap_or((body, ""));
-        let key = code.split_once(" = ").filter(|(name, _)| name.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+        let key = code
+            .split_once(" = ")
+            .filter(|(name, _)| name.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
         if line.is_empty() {
             comment.clear();
         } else if line.starts_with(' ') {
-            let last = &mut sections.last_mut().unwrap().keys.last_mut().unwrap().meaning;
+            let last = &mut sections
+                .last_mut()
+                .unwrap()
+                .keys
+                .last_mut()
+                .unwrap()
+                .meaning;
             *last += &format!(" {}", line.trim_start_matches([' ', '#']));
         } else if code.starts_with('[') {
             let intro = format!("{} {}", std::mem::take(&mut comment), said.trim());
-            sections.push(Section { heading: code.trim().into(), intro: intro.trim().into(), keys: Vec::new() });
+            sections.push(Section {
+                heading: code.trim().into(),
+                intro: intro.trim().into(),
+                keys: Vec::new(),
+            });
         } else if let Some((name, value)) = key {
-            let meaning = format!("{} {}", std::mem::take(&mut comment), said.trim()).trim().to_string();
+            let meaning = format!("{} {}", std::mem::take(&mut comment), said.trim())
+                .trim()
+                .to_string();
             let unset = line.starts_with('#');
-            let key = Key { name: name.into(), value: value.trim().into(), unset, meaning };
+            let key = Key {
+                name: name.into(),
+                value: value.trim().into(),
+                unset,
+                meaning,
+            };
             sections.last_mut().unwrap().keys.push(key);
         } else {
             comment = format!("{comment} {body}").trim().into();
@@ -167,8 +259,17 @@ fn sections(toml: &str) -> Vec<Section> {
 /// The tables of `docs/configuration.md`.
 fn tables(sections: &[Section]) -> String {
     let mut tables = String::new();
-    for Section { heading, intro, keys } in sections {
-        let title = if heading.is_empty() { "Before the first section" } else { heading };
+    for Section {
+        heading,
+        intro,
+        keys,
+    } in sections
+    {
+        let title = if heading.is_empty() {
+            "Before the first section"
+        } else {
+            heading
+        };
         writeln!(tables, "\n### {title}\n").unwrap();
         if !intro.is_empty() {
             writeln!(tables, "{intro}\n").unwrap();
@@ -177,10 +278,25 @@ fn tables(sections: &[Section]) -> String {
             continue;
         }
         tables += "| key | default | meaning |\n|---|---|---|\n";
-        for Key { name, value, unset, meaning } in keys {
+        for Key {
+            name,
+            value,
+            unset,
+            meaning,
+        } in keys
+        {
             let example = *unset && !heading.starts_with("[[");
-            let value = if example { format!("(`{value}`)") } else { format!("`{value}`") };
-            writeln!(tables, "| `{name}` | {value} | {} |", meaning.replace('|', "\\|").replace('<', "&lt;")).unwrap();
+            let value = if example {
+                format!("(`{value}`)")
+            } else {
+                format!("`{value}`")
+            };
+            writeln!(
+                tables,
+                "| `{name}` | {value} | {} |",
+                meaning.replace('|', "\\|").replace('<', "&lt;")
+            )
+            .unwrap();
         }
     }
     tables
@@ -190,7 +306,10 @@ fn tables(sections: &[Section]) -> String {
 fn the_configuration_page_is_made_from_the_shipped_file() {
     let file = Path::new(ROOT).join("docs/configuration.md");
     let page = fs::read_to_string(&file).unwrap();
-    let written: String = page.split_inclusive('\n').take_while(|line| !line.starts_with(KEYS)).collect();
+    let written: String = page
+        .split_inclusive('\n')
+        .take_while(|line| !line.starts_with(KEYS))
+        .collect();
     let mark = page.lines().find(|line| line.starts_with(KEYS)).unwrap();
     let shipped = fs::read_to_string(Path::new(ROOT).join("deploy/kithd.toml")).unwrap();
     let made = format!(
@@ -201,7 +320,10 @@ fn the_configuration_page_is_made_from_the_shipped_file() {
         fs::write(&file, &made).unwrap();
     }
     let page = fs::read_to_string(&file).unwrap();
-    assert!(page == made, "docs/configuration.md is not what deploy/kithd.toml says: run it with KITHD_WRITE_DOCS=1");
+    assert!(
+        page == made,
+        "docs/configuration.md is not what deploy/kithd.toml says: run it with KITHD_WRITE_DOCS=1"
+    );
 }
 
 #[test]
@@ -209,23 +331,52 @@ fn keys_and_commands_named_in_the_docs_exist() {
     let shipped = fs::read_to_string(Path::new(ROOT).join("deploy/kithd.toml")).unwrap();
     let mut keys = BTreeSet::new();
     let mut tables = BTreeSet::new();
-    for Section { heading, keys: of_section, .. } in sections(&shipped) {
+    for Section {
+        heading,
+        keys: of_section,
+        ..
+    } in sections(&shipped)
+    {
         let table = heading.trim_matches(['[', ']']);
         tables.insert(table.split('.').next().unwrap().to_string());
         keys.insert(table.to_string());
         keys.extend(of_section.iter().map(|key| format!("{table}.{}", key.name)));
     }
-    let help = text(&Command::new(env!("CARGO_BIN_EXE_kithd")).arg("help").output().unwrap());
-    let commands: BTreeSet<&str> = help.lines().filter_map(|line| line.trim().split(' ').next()).collect();
+    let help = text(
+        &Command::new(env!("CARGO_BIN_EXE_kithd"))
+            .arg("help")
+            .output()
+            .unwrap(),
+    );
+    let commands: BTreeSet<&str> = help
+        .lines()
+        .filter_map(|line| line.trim().split(' ').next())
+        .collect();
     for (path, page) in pages(false) {
         for code in inline_code(&page) {
             let key = code.split([' ', '=']).next().unwrap();
             let first = key.split('.').next().unwrap();
-            let is_key = !first.is_empty() && tables.contains(first) && key.contains('.') && !key.ends_with(['*', '…']);
-            let file = ["md", "toml", "conf", "service", "com", "backup"].iter().any(|end| key.ends_with(end));
-            assert!(!is_key || file || keys.contains(key), "{}: no key {key}", path.display());
-            if let Some(command) = code.strip_prefix("kithd ").and_then(|rest| rest.split(' ').next()) {
-                assert!(commands.contains(command), "{}: no command {code}", path.display());
+            let is_key = !first.is_empty()
+                && tables.contains(first)
+                && key.contains('.')
+                && !key.ends_with(['*', '…']);
+            let file = ["md", "toml", "conf", "service", "com", "backup"]
+                .iter()
+                .any(|end| key.ends_with(end));
+            assert!(
+                !is_key || file || keys.contains(key),
+                "{}: no key {key}",
+                path.display()
+            );
+            if let Some(command) = code
+                .strip_prefix("kithd ")
+                .and_then(|rest| rest.split(' ').next())
+            {
+                assert!(
+                    commands.contains(command),
+                    "{}: no command {code}",
+                    path.display()
+                );
             }
         }
     }
@@ -239,19 +390,36 @@ fn configurations_in_the_docs_are_accepted() {
         for block in blocks(&page, "toml") {
             fs::write(&file, &block).unwrap();
             let mut check = Command::new(env!("CARGO_BIN_EXE_kithd"));
-            let output = check.arg("--config").arg(&file).arg("check-config").output().unwrap();
-            assert!(output.status.success(), "{}:\n{block}{}", path.display(), text(&output));
+            let output = check
+                .arg("--config")
+                .arg(&file)
+                .arg("check-config")
+                .output()
+                .unwrap();
+            assert!(
+                output.status.success(),
+                "{}:\n{block}{}",
+                path.display(),
+                text(&output)
+            );
         }
     }
 }
 
-/// The commands of a page, each with the answer it shows: lines of its `sh` blocks, joined where they end with a
-/// backslash, and lines of its `console` blocks that begin with a prompt.
+/// The commands of a page, each with the answer it shows: lines of its `sh` blocks, joined where
+/// they end with a backslash, and lines of its `console` blocks that begin with a prompt.
 fn commands(page: &str) -> Vec<(String, String)> {
     let mut commands: Vec<(String, String)> = Vec::new();
     let joined = blocks(page, "sh").concat().replace("\\\n", " ");
-    commands.extend(joined.lines().filter(|line| !line.is_empty()).map(|line| (line.into(), String::new())));
-    let transcripts = blocks(page, "console").into_iter().filter(|block| block.starts_with("$ "));
+    commands.extend(
+        joined
+            .lines()
+            .filter(|line| !line.is_empty())
+            .map(|line| (line.into(), String::new())),
+    );
+    let transcripts = blocks(page, "console")
+        .into_iter()
+        .filter(|block| block.starts_with("$ "));
     for line in transcripts.collect::<String>().lines() {
         match line.strip_prefix("$ ") {
             Some(command) => commands.push((command.into(), String::new())),
@@ -264,13 +432,22 @@ fn commands(page: &str) -> Vec<(String, String)> {
 #[test]
 fn commands_that_are_only_shown_are_run_elsewhere() {
     for (path, page) in pages(false) {
-        for block in blocks(&page, "console").iter().filter(|block| !block.starts_with("$ ")) {
+        for block in blocks(&page, "console")
+            .iter()
+            .filter(|block| !block.starts_with("$ "))
+        {
             for line in block.lines() {
-                let place = ELSEWHERE.iter().find(|(command, _)| line.starts_with(command));
-                let (_, place) = place.unwrap_or_else(|| panic!("{}: no test runs {line}", path.display()));
+                let place = ELSEWHERE
+                    .iter()
+                    .find(|(command, _)| line.starts_with(command));
+                let (_, place) =
+                    place.unwrap_or_else(|| panic!("{}: no test runs {line}", path.display()));
                 if let Some((file, words)) = place {
                     let text = fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
-                    assert!(text.contains(words), "{file} does not run {words:?} any more");
+                    assert!(
+                        text.contains(words),
+                        "{file} does not run {words:?} any more"
+                    );
                 }
             }
         }
@@ -279,7 +456,10 @@ fn commands_that_are_only_shown_are_run_elsewhere() {
 
 /// An answer without its numbers and blanks, which differ between machines and model packs.
 fn shape(answer: &str) -> String {
-    answer.chars().filter(|c| !c.is_ascii_digit() && !c.is_whitespace()).collect()
+    answer
+        .chars()
+        .filter(|c| !c.is_ascii_digit() && !c.is_whitespace())
+        .collect()
 }
 
 #[test]
@@ -310,18 +490,30 @@ fn commands_of_the_docs_run_as_written() {
         }
         for (command, answer) in commands {
             if command.contains("/strangers/1") {
-                wait_for("a stranger", || board.get("/v1/strangers")["strangers"][0]["id"].as_i64());
+                wait_for("a stranger", || {
+                    board.get("/v1/strangers")["strangers"][0]["id"].as_i64()
+                });
             }
             if command.starts_with("kithd rejected") {
                 wait_for("a refused message", || {
-                    board.get("/v1/status")["counts"]["rejected_messages"].as_u64().filter(|n| *n > 0)
+                    board.get("/v1/status")["counts"]["rejected_messages"]
+                        .as_u64()
+                        .filter(|n| *n > 0)
                 });
             }
             println!("$ {command}");
             let output = desk.run(&command);
             println!("{}", text(&output));
-            assert!(output.status.success(), "{}: {command}\n{}", path.display(), text(&output));
-            assert!(answer.is_empty() || shape(&answer) == shape(&text(&output)), "the docs show:\n{answer}");
+            assert!(
+                output.status.success(),
+                "{}: {command}\n{}",
+                path.display(),
+                text(&output)
+            );
+            assert!(
+                answer.is_empty() || shape(&answer) == shape(&text(&output)),
+                "the docs show:\n{answer}"
+            );
             wait_for("the queue to be empty", || {
                 let counts = &board.get("/v1/status")["counts"];
                 (counts["pending"] == 0 && counts["processing"] == 0).then_some(())
@@ -331,7 +523,8 @@ fn commands_of_the_docs_run_as_written() {
     }
 }
 
-/// A folder with the pictures that the docs name, and `kithd`, `sudo` and `curl` as its reader has them.
+/// A folder with the pictures that the docs name, and `kithd`, `sudo` and `curl` as its reader has
+/// them.
 struct Desk(tempfile::TempDir);
 
 impl Desk {
@@ -348,14 +541,24 @@ impl Desk {
         for (from, to) in pictures {
             fs::copy(photo(from), folder.path().join(to)).unwrap();
         }
-        std::os::unix::fs::symlink(Path::new(ROOT).join("daemon"), folder.path().join("daemon")).unwrap();
+        std::os::unix::fs::symlink(Path::new(ROOT).join("daemon"), folder.path().join("daemon"))
+            .unwrap();
         let command = board.command();
         let quoted = |text: &std::ffi::OsStr| format!("'{}'", text.to_str().unwrap());
         let mut kithd = String::from("exec env");
         for (name, value) in command.get_envs() {
-            write!(kithd, " {}={}", name.to_str().unwrap(), quoted(value.unwrap())).unwrap();
+            write!(
+                kithd,
+                " {}={}",
+                name.to_str().unwrap(),
+                quoted(value.unwrap())
+            )
+            .unwrap();
         }
-        for part in [command.get_program()].into_iter().chain(command.get_args()) {
+        for part in [command.get_program()]
+            .into_iter()
+            .chain(command.get_args())
+        {
             write!(kithd, " {}", quoted(part)).unwrap();
         }
         fs::create_dir(folder.path().join("bin")).unwrap();
@@ -374,16 +577,28 @@ impl Desk {
     }
 
     fn run(&self, command: &str) -> std::process::Output {
-        let path = format!("{}:{}", self.0.path().join("bin").display(), std::env::var("PATH").unwrap());
+        let path = format!(
+            "{}:{}",
+            self.0.path().join("bin").display(),
+            std::env::var("PATH").unwrap()
+        );
         let mut bash = Command::new("bash");
-        bash.args(["-c", command]).current_dir(self.0.path()).env("PATH", path).output().unwrap()
+        bash.args(["-c", command])
+            .current_dir(self.0.path())
+            .env("PATH", path)
+            .output()
+            .unwrap()
     }
 }
 
 #[test]
 fn pictures_of_the_docs_are_small() {
     for (path, page) in pages(false) {
-        for picture in page.split("![").skip(1).filter_map(|rest| rest.split("](").nth(1)?.split(')').next()) {
+        for picture in page
+            .split("![")
+            .skip(1)
+            .filter_map(|rest| rest.split("](").nth(1)?.split(')').next())
+        {
             let file = Path::new(ROOT).join(path.parent().unwrap()).join(picture);
             let bytes = fs::metadata(&file).unwrap().len();
             assert!(bytes < 150_000, "{picture} has {bytes} bytes");

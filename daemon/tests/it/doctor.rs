@@ -8,21 +8,32 @@ use crate::support::{Board, part_is_ok, text};
 /// What it finds of a part, and its exit code.
 fn doctor(board: &Board) -> (Value, Option<i32>) {
     let output = board.kithd(["doctor", "--json"]);
-    let found = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
+    let found =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
     (found, output.status.code())
 }
 
 fn verdict(found: &Value, part: &str) -> (String, String) {
     let findings = found["findings"].as_array().unwrap();
     // Of several lines on one part the worst.
-    let worst = ["problem", "warning", "ok"]
-        .iter()
-        .find_map(|verdict| findings.iter().find(|finding| finding["part"] == part && finding["verdict"] == **verdict));
+    let worst = ["problem", "warning", "ok"].iter().find_map(|verdict| {
+        findings
+            .iter()
+            .find(|finding| finding["part"] == part && finding["verdict"] == **verdict)
+    });
     let worst = worst.unwrap_or_else(|| panic!("nothing on {part} in {found:#}"));
     if worst["verdict"] != "ok" {
-        assert!(worst["advice"].as_str().is_some_and(|advice| !advice.is_empty()), "no advice: {worst}");
+        assert!(
+            worst["advice"]
+                .as_str()
+                .is_some_and(|advice| !advice.is_empty()),
+            "no advice: {worst}"
+        );
     }
-    (worst["verdict"].as_str().unwrap().into(), worst["text"].as_str().unwrap().into())
+    (
+        worst["verdict"].as_str().unwrap().into(),
+        worst["text"].as_str().unwrap().into(),
+    )
 }
 
 #[test]
@@ -32,25 +43,48 @@ fn a_board_that_is_well_is_found_well_with_and_without_its_daemon() {
     let (found, code) = doctor(&board);
     assert_eq!(code, Some(0), "{found:#}");
     assert_eq!(verdict(&found, "database").0, "warning");
-    assert_eq!(verdict(&found, "engine"), ("ok".into(), "starts, and recognises the bundled picture".into()));
-    assert!(!board.folder.path().join("state").exists(), "it made something");
+    assert_eq!(
+        verdict(&found, "engine"),
+        (
+            "ok".into(),
+            "starts, and recognises the bundled picture".into()
+        )
+    );
+    assert!(
+        !board.folder.path().join("state").exists(),
+        "it made something"
+    );
     board.start();
     part_is_ok(&board, "engine");
     part_is_ok(&board, "mqtt out");
     part_is_ok(&board, "gallery");
     let (found, code) = doctor(&board);
     assert_eq!(code, Some(0), "{found:#}");
-    assert!(verdict(&found, "daemon").1.starts_with("running, version"), "{found:#}");
+    assert!(
+        verdict(&found, "daemon").1.starts_with("running, version"),
+        "{found:#}"
+    );
     let root = format!("root {}", board.folder.path().join("inbox").display());
-    for part in
-        ["configuration", "state folder", "database", "disk", "models", "engine", "broker", "page", "circuit breaker"]
-    {
+    for part in [
+        "configuration",
+        "state folder",
+        "database",
+        "disk",
+        "models",
+        "engine",
+        "broker",
+        "page",
+        "circuit breaker",
+    ] {
         assert_eq!(verdict(&found, part).0, "ok", "{part}: {found:#}");
     }
     // A temporary folder may be closed to the service's user, where there is one.
     assert!(["ok", "problem"].contains(&verdict(&found, &root).0.as_str()));
     let said = text(&board.kithd(["doctor"]));
-    assert!(said.contains("ok       database: whole, schema 9") && said.contains("0 problems"), "{said}");
+    assert!(
+        said.contains("ok       database: whole, schema 9") && said.contains("0 problems"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -78,7 +112,10 @@ fn what_is_wrong_is_found_with_what_to_do_and_the_exit_code_is_1() {
         ("database", "damaged"),
     ] {
         let (verdict, text) = verdict(&found, part);
-        assert!(verdict == "problem" && text.contains(says), "{part}: {verdict}: {text}");
+        assert!(
+            verdict == "problem" && text.contains(says),
+            "{part}: {verdict}: {text}"
+        );
     }
     for part in ["state folder", &format!("root {missing}")] {
         assert_eq!(verdict(&found, part).0, "warning", "{part}");

@@ -1,5 +1,5 @@
-//! The network's edge of the board: how many may be connected, proxies and dashboards as they come, names it is called by,
-//! readers that go away, and a generated client.
+//! The network's edge of the board: how many may be connected, proxies and dashboards as they come,
+//! names it is called by, readers that go away, and a generated client.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -11,7 +11,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::support::{Board, full, part_is_ok, photo, text, wait_for};
 
-/// nginx with its defaults and these lines in its `http` section, on ports of its own; ended when dropped.
+/// nginx with its defaults and these lines in its `http` section, on ports of its own; ended when
+/// dropped.
 struct Nginx {
     folder: tempfile::TempDir,
     process: Child,
@@ -30,7 +31,11 @@ impl Nginx {
         );
         std::fs::write(&file, text).unwrap();
         // The worker is another user's when root starts it.
-        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(
+            folder.path(),
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )
+        .unwrap();
         let process = Command::new("nginx")
             .args(["-g", "daemon off;", "-c", file.to_str().unwrap()])
             .stderr(Stdio::null())
@@ -39,7 +44,10 @@ impl Nginx {
         let mut nginx = Self { folder, process };
         wait_for("nginx", || {
             if nginx.process.try_wait().unwrap().is_some() {
-                panic!("{}", std::fs::read_to_string(nginx.folder.path().join("log")).unwrap_or_default());
+                panic!(
+                    "{}",
+                    std::fs::read_to_string(nginx.folder.path().join("log")).unwrap_or_default()
+                );
             }
             TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()
         });
@@ -50,13 +58,19 @@ impl Nginx {
 impl Drop for Nginx {
     fn drop(&mut self) {
         // Its worker ends with it only when it is asked.
-        let _ = Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status();
+        let _ = Command::new("kill")
+            .args(["-TERM", &self.process.id().to_string()])
+            .status();
         let _ = self.process.wait();
     }
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// An address of this machine that others could reach it by; `None`: it has none. Nothing is sent.
@@ -64,30 +78,51 @@ fn own_address() -> Option<Ipv4Addr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("203.0.113.1:9").ok()?;
     match socket.local_addr().ok()? {
-        SocketAddr::V4(address) if !address.ip().is_loopback() && !address.ip().is_unspecified() => Some(*address.ip()),
+        SocketAddr::V4(address)
+            if !address.ip().is_loopback() && !address.ip().is_unspecified() =>
+        {
+            Some(*address.ip())
+        }
         _ => None,
     }
 }
 
 /// `curl` with these arguments: status and all that was said, the head included.
 fn curl(arguments: &[&str]) -> (u16, String) {
-    let output =
-        Command::new("curl").args(["--silent", "--include", "--max-time", "20"]).args(arguments).output().unwrap();
+    let output = Command::new("curl")
+        .args(["--silent", "--include", "--max-time", "20"])
+        .args(arguments)
+        .output()
+        .unwrap();
     let said = text(&output);
-    let status = said.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    let status = said
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .unwrap_or(0);
     (status, said)
 }
 
 /// Memory of a process that is its own, in KiB.
 fn resident_kib(pid: u32) -> i64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"))
+        .unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 fn more_files() {
     let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    )
+    .unwrap();
 }
 
 fn grpc_board() -> (Board, SocketAddr) {
@@ -112,9 +147,18 @@ fn idle_grpc_connections_leave_the_page_answering() {
             stream
         })
         .collect();
-    let files = || std::fs::read_dir(format!("/proc/{}/fd", board.pid())).unwrap().count();
-    wait_for("all but some to be given up", || (files() < 400).then_some(()));
-    assert_eq!(board.get("/v1/status")["parts"]["facerecog"]["condition"], "ok");
+    let files = || {
+        std::fs::read_dir(format!("/proc/{}/fd", board.pid()))
+            .unwrap()
+            .count()
+    };
+    wait_for("all but some to be given up", || {
+        (files() < 400).then_some(())
+    });
+    assert_eq!(
+        board.get("/v1/status")["parts"]["facerecog"]["condition"],
+        "ok"
+    );
     assert_eq!(board.post_path(&board.put("noface.jpg", "a.jpg")), 1);
     drop(idle);
 }
@@ -141,10 +185,14 @@ fn streams_on_one_grpc_connection_are_bounded() {
     // Thrown out for what it does, it comes again, as an attacker would.
     for _ in 0..20 {
         let mut connection = TcpStream::connect(address).unwrap();
-        connection.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+        connection
+            .set_write_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
         let mut reading = connection.try_clone().unwrap();
         let answers = std::thread::spawn(move || std::io::copy(&mut reading, &mut std::io::sink()));
-        let mut alive = connection.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").is_ok()
+        let mut alive = connection
+            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            .is_ok()
             && connection.write_all(&frame(4, 0, 0, &[])).is_ok();
         let mut number = 1;
         while alive && sent < streams {
@@ -157,7 +205,10 @@ fn streams_on_one_grpc_connection_are_bounded() {
     }
     let grown = resident_kib(board.pid()) - before;
     println!("{sent} streams took {grown} KiB");
-    assert!(sent > 2000 && grown < 20 << 10, "{sent} streams took {grown} KiB");
+    assert!(
+        sent > 2000 && grown < 20 << 10,
+        "{sent} streams took {grown} KiB"
+    );
     assert_eq!(board.get_text("/healthz"), "ok\n");
 }
 
@@ -166,14 +217,29 @@ fn a_board_that_may_open_few_files_says_so() {
     let mut board = Board::new();
     let kithd = board.command();
     let mut limited = Command::new("sh");
-    limited.args(["-c", "ulimit -n 512; exec \"$0\" \"$@\" run"]).arg(kithd.get_program()).args(kithd.get_args());
-    let variables = kithd.get_envs().filter_map(|(name, value)| Some((name, value?)));
-    let mut process = limited.envs(variables).stderr(Stdio::null()).spawn().unwrap();
+    limited
+        .args(["-c", "ulimit -n 512; exec \"$0\" \"$@\" run"])
+        .arg(kithd.get_program())
+        .args(kithd.get_args());
+    let variables = kithd
+        .get_envs()
+        .filter_map(|(name, value)| Some((name, value?)));
+    let mut process = limited
+        .envs(variables)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let said = wait_for("the part to say so", || {
-        let status: serde_json::Value = serde_json::from_slice(&board.kithd(["status", "--json"]).stdout).ok()?;
-        status["parts"]["open files"]["text"].as_str().map(String::from)
+        let status: serde_json::Value =
+            serde_json::from_slice(&board.kithd(["status", "--json"]).stdout).ok()?;
+        status["parts"]["open files"]["text"]
+            .as_str()
+            .map(String::from)
     });
-    assert!(said.contains("only 512 files") && said.contains("LimitNOFILE=4096"), "{said}");
+    assert!(
+        said.contains("only 512 files") && said.contains("LimitNOFILE=4096"),
+        "{said}"
+    );
     process.kill().unwrap();
     process.wait().unwrap();
     board.start();
@@ -189,8 +255,20 @@ fn open_pages_of_a_few_addresses_leave_some_for_others() {
     for (last, count) in [(2, 86), (3, 86), (4, 86)] {
         let out = folder.path().join(last.to_string());
         let process = Command::new("curl")
-            .args(["--silent", "--no-buffer", "--parallel", "--parallel-max", "100", "--parallel-immediate"])
-            .args(["--interface", &format!("127.0.0.{last}"), "--max-time", "60"])
+            .args([
+                "--silent",
+                "--no-buffer",
+                "--parallel",
+                "--parallel-max",
+                "100",
+                "--parallel-immediate",
+            ])
+            .args([
+                "--interface",
+                &format!("127.0.0.{last}"),
+                "--max-time",
+                "60",
+            ])
             .arg(board.url(&format!("/events?[1-{count}]")))
             .stdout(std::fs::File::create(&out).unwrap())
             .stderr(Stdio::null())
@@ -205,10 +283,19 @@ fn open_pages_of_a_few_addresses_leave_some_for_others() {
         });
     }
     for _ in 0..8 {
-        let (status, said) =
-            curl(&["--no-buffer", "--max-time", "2", "--interface", "127.0.0.5", &board.url("/events")]);
+        let (status, said) = curl(&[
+            "--no-buffer",
+            "--max-time",
+            "2",
+            "--interface",
+            "127.0.0.5",
+            &board.url("/events"),
+        ]);
         assert!(status == 200 && said.contains("event: changed"), "{said}");
-        assert!(said.to_lowercase().contains("x-accel-buffering: no"), "{said}");
+        assert!(
+            said.to_lowercase().contains("x-accel-buffering: no"),
+            "{said}"
+        );
     }
     for (mut process, ..) in greedy {
         process.kill().unwrap();
@@ -235,20 +322,57 @@ fn behind_nginx_with_its_defaults_the_page_is_live() {
     // Whoever comes by it is not the board.
     let body = serde_json::json!({ "path": board.put("noface.jpg", "a.jpg") }).to_string();
     let (status, said) = curl(&["--data", &body, &at("/image/post")]);
-    assert!(status == 401 && said.contains("by a proxy") && said.contains("http.open_submit"), "{said}");
+    assert!(
+        status == 401 && said.contains("by a proxy") && said.contains("http.open_submit"),
+        "{said}"
+    );
     let bearer = format!("Authorization: Bearer {}", board.token());
-    assert_eq!(curl(&["--header", &bearer, "--data", &body, &at("/image/post")]).0, 202);
-    assert_eq!(board.post_path(&board.put("noface.jpg", "b.jpg")), 2, "a program on the board still needs none");
+    assert_eq!(
+        curl(&["--header", &bearer, "--data", &body, &at("/image/post")]).0,
+        202
+    );
+    assert_eq!(
+        board.post_path(&board.put("noface.jpg", "b.jpg")),
+        2,
+        "a program on the board still needs none"
+    );
     let (status, said) = curl(&["--header", "Accept: text/html", &at("/kithd/people/1")]);
-    assert!(status == 404 && said.contains("href=\"../people\"") && !said.contains("href=\"/"), "{said}");
-    let (_, said) = curl(&["--data", &format!("token={}&next=/people", board.token()), &at("/kithd/login")]);
-    assert!(said.contains("Location: ./people") || said.contains("location: ./people"), "{said}");
-    assert!(said.contains("kithd_session=") && !said.contains("Path="), "{said}");
-    crate::page::browse("proxy.mjs", &[&at("/kithd/"), &board.token(), photo("biden_1.jpg").to_str().unwrap()]);
+    assert!(
+        status == 404 && said.contains("href=\"../people\"") && !said.contains("href=\"/"),
+        "{said}"
+    );
+    let (_, said) = curl(&[
+        "--data",
+        &format!("token={}&next=/people", board.token()),
+        &at("/kithd/login"),
+    ]);
+    assert!(
+        said.contains("Location: ./people") || said.contains("location: ./people"),
+        "{said}"
+    );
+    assert!(
+        said.contains("kithd_session=") && !said.contains("Path="),
+        "{said}"
+    );
+    crate::page::browse(
+        "proxy.mjs",
+        &[
+            &at("/kithd/"),
+            &board.token(),
+            photo("biden_1.jpg").to_str().unwrap(),
+        ],
+    );
     let (_, said) = curl(&["--header", "Accept: text/html", &at("/whole/people/1")]);
-    assert!(said.contains("href=\"../people\"") && said.contains("Joe"), "{said}");
+    assert!(
+        said.contains("href=\"../people\"") && said.contains("Joe"),
+        "{said}"
+    );
     assert_eq!(curl(&["--data", &body, &at("/whole/image/post")]).0, 401);
-    assert_eq!(curl(&[&at("/whole/v1/backup")]).0, 401, "the guard stands before it");
+    assert_eq!(
+        curl(&[&at("/whole/v1/backup")]).0,
+        401,
+        "the guard stands before it"
+    );
 }
 
 #[test]
@@ -258,15 +382,23 @@ fn the_page_is_shown_in_frames_of_named_pages_only() {
     board.start();
     let page = |board: &Board| {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(
+            folder.path(),
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )
+        .unwrap();
         let id = board.post_path(&board.put("noface.jpg", "framed.jpg"));
         board.ended(id);
         // Another site, not only another port.
         let base = board.url("/").replace("127.0.0.1", "localhost");
-        let html = format!("<iframe src=\"{base}\"></iframe><img src=\"{base}v1/images/{id}/thumbnail.jpg\">");
+        let html = format!(
+            "<iframe src=\"{base}\"></iframe><img src=\"{base}v1/images/{id}/thumbnail.jpg\">"
+        );
         std::fs::write(folder.path().join("index.html"), html).unwrap();
-        let lines =
-            format!("types {{ text/html html; }} server {{ listen {port}; root {}; }}", folder.path().display());
+        let lines = format!(
+            "types {{ text/html html; }} server {{ listen {port}; root {}; }}",
+            folder.path().display()
+        );
         (Nginx::running(&lines, port), folder)
     };
     let panel = format!("http://127.0.0.1:{port}");
@@ -296,12 +428,44 @@ fn the_boards_own_addresses_are_its_own_through_a_proxy_too() {
     );
     let _nginx = Nginx::running(&lines, port);
     assert_eq!(curl(&[&format!("http://{address}:{port}/")]).0, 200);
-    assert_eq!(curl(&["--header", &format!("Host: {address}"), &format!("http://127.0.0.1:{own}/")]).0, 200);
+    assert_eq!(
+        curl(&[
+            "--header",
+            &format!("Host: {address}"),
+            &format!("http://127.0.0.1:{own}/")
+        ])
+        .0,
+        200
+    );
     // A program on the board that knows it by that address.
     let body = serde_json::json!({ "path": board.put("noface.jpg", "a.jpg") }).to_string();
-    assert_eq!(curl(&["--data", &body, &format!("http://{address}:{own}/image/post")]).0, 202);
-    assert_eq!(curl(&["--data", &body, &format!("http://{address}:{port}/image/post")]).0, 401);
-    assert_eq!(curl(&["--header", "Host: 203.0.113.9", &format!("http://127.0.0.1:{own}/")]).0, 421);
+    assert_eq!(
+        curl(&[
+            "--data",
+            &body,
+            &format!("http://{address}:{own}/image/post")
+        ])
+        .0,
+        202
+    );
+    assert_eq!(
+        curl(&[
+            "--data",
+            &body,
+            &format!("http://{address}:{port}/image/post")
+        ])
+        .0,
+        401
+    );
+    assert_eq!(
+        curl(&[
+            "--header",
+            "Host: 203.0.113.9",
+            &format!("http://127.0.0.1:{own}/")
+        ])
+        .0,
+        421
+    );
 }
 
 #[test]
@@ -310,14 +474,29 @@ fn a_strange_name_is_said_on_the_page_in_the_log_and_by_the_doctor() {
     board.start();
     for _ in 0..5 {
         let header = "Host: gate.fritz.box:8000";
-        let (status, said) = curl(&["--header", header, "--header", "Accept: text/html", &board.url("/people")]);
-        assert!(status == 421 && said.contains("gate.fritz.box") && said.contains("http.names"), "{said}");
+        let (status, said) = curl(&[
+            "--header",
+            header,
+            "--header",
+            "Accept: text/html",
+            &board.url("/people"),
+        ]);
+        assert!(
+            status == 421 && said.contains("gate.fritz.box") && said.contains("http.names"),
+            "{said}"
+        );
     }
-    let said = wait_for("the log", || Some(board.log()).filter(|log| log.contains("gate.fritz.box")));
-    assert!(said.matches("gate.fritz.box").count() == 1 && said.contains("http.names"), "{said}");
+    let said = wait_for("the log", || {
+        Some(board.log()).filter(|log| log.contains("gate.fritz.box"))
+    });
+    assert!(
+        said.matches("gate.fritz.box").count() == 1 && said.contains("http.names"),
+        "{said}"
+    );
     let said = text(&board.kithd(["doctor"]));
     assert!(
-        said.contains("names that are none of its own: gate.fritz.box") && said.contains("add it to http.names"),
+        said.contains("names that are none of its own: gate.fritz.box")
+            && said.contains("add it to http.names"),
         "{said}"
     );
 }
@@ -333,10 +512,19 @@ fn commands_whose_reader_goes_away_end_quietly() {
     let unread = |board: &Board, arguments: &[&str]| {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let output = board.command().args(arguments).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        let output = board
+            .command()
+            .args(arguments)
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(141), "{arguments:?}: {said}");
-        assert!(!said.contains("panic") && !said.contains("Broken pipe"), "{arguments:?}: {said}");
+        assert!(
+            !said.contains("panic") && !said.contains("Broken pipe"),
+            "{arguments:?}: {said}"
+        );
     };
     for arguments in [
         &["people"][..],
@@ -362,28 +550,48 @@ fn commands_whose_reader_goes_away_end_quietly() {
 #[test]
 fn a_client_generated_in_python_lists_enrols_and_submits() {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.dev/openapi-client/bin");
-    let programs = std::env::var("KITHD_OPENAPI_CLIENT").unwrap_or_else(|_| own.display().to_string());
+    let programs =
+        std::env::var("KITHD_OPENAPI_CLIENT").unwrap_or_else(|_| own.display().to_string());
     let generator = Path::new(&programs).join("openapi-python-client");
-    assert!(generator.is_file(), "openapi-python-client is not installed; ./dev test installs it");
+    assert!(
+        generator.is_file(),
+        "openapi-python-client is not installed; ./dev test installs it"
+    );
     let mut board = Board::new();
     board.start();
     let document = board.folder.path().join("openapi.json");
     let described = board.get_text("/openapi.json");
     // Generators take no lists whose places differ in kind.
-    assert!(!described.contains("\"prefixItems\"") && !described.contains("\"items\":false"), "{described}");
+    assert!(
+        !described.contains("\"prefixItems\"") && !described.contains("\"items\":false"),
+        "{described}"
+    );
     std::fs::write(&document, described).unwrap();
     let made = Command::new(generator)
         .current_dir(board.folder.path())
-        .args(["generate", "--meta", "none", "--output-path", "kithd_client", "--path"])
+        .args([
+            "generate",
+            "--meta",
+            "none",
+            "--output-path",
+            "kithd_client",
+            "--path",
+        ])
         .arg(&document)
         .output()
         .unwrap();
     let said = text(&made);
     assert!(made.status.success(), "{said}");
-    for left_out in ["Endpoint will not be generated", "Unsupported content type", "ERROR"] {
+    for left_out in [
+        "Endpoint will not be generated",
+        "Unsupported content type",
+        "ERROR",
+    ] {
         assert!(!said.contains(left_out), "{said}");
     }
-    wait_for("the engine", || (board.get("/v1/health")["parts"]["engine"]["condition"] == "ok").then_some(()));
+    wait_for("the engine", || {
+        (board.get("/v1/health")["parts"]["engine"]["condition"] == "ok").then_some(())
+    });
     let used = Command::new(Path::new(&programs).join("python3"))
         .env("PYTHONPATH", board.folder.path())
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/client.py"))
@@ -403,5 +611,8 @@ fn requests_of_the_old_version_without_a_host_are_told_what_is_missing() {
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.contains("400") && answer.contains("must name its host"), "{answer}");
+    assert!(
+        answer.contains("400") && answer.contains("must name its host"),
+        "{answer}"
+    );
 }

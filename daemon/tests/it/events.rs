@@ -14,20 +14,40 @@ fn a_known_person_is_an_event_that_expires_and_is_never_retained() {
     board.set("mqtt.event_expiry", "5m");
     board.start();
     board.enroll_everybody();
-    for (picture, name) in [("obama_2.jpg", "a.jpg"), ("noface.jpg", "b.jpg"), ("biden_2.jpg", "c.jpg")] {
+    for (picture, name) in [
+        ("obama_2.jpg", "a.jpg"),
+        ("noface.jpg", "b.jpg"),
+        ("biden_2.jpg", "c.jpg"),
+    ] {
         let id = board.post_path(&board.put(picture, name));
         board.ended(id);
     }
     let results = results.wait(3);
     let bodies = events.wait(2);
-    let topics: Vec<_> = events.messages().iter().map(|event| event["topic"].clone()).collect();
-    assert_eq!(topics, ["kithd/board/person/barack-obama", "kithd/board/person/joe-biden"]);
+    let topics: Vec<_> = events
+        .messages()
+        .iter()
+        .map(|event| event["topic"].clone())
+        .collect();
+    assert_eq!(
+        topics,
+        [
+            "kithd/board/person/barack-obama",
+            "kithd/board/person/joe-biden"
+        ]
+    );
     assert_eq!(bodies[0]["person"]["name"], "Barack Obama");
     assert_eq!(bodies[0]["result_id"], results[0]["result_id"]);
-    assert_eq!(bodies[0]["event_id"], json!(format!("{}-1", results[0]["result_id"].as_str().unwrap())));
+    assert_eq!(
+        bodies[0]["event_id"],
+        json!(format!("{}-1", results[0]["result_id"].as_str().unwrap()))
+    );
     for event in events.messages() {
         let expiry: u64 = event["expiry"].as_str().unwrap().parse().unwrap();
-        assert!((1..=300).contains(&expiry) && event["retain"] == 0, "{event}");
+        assert!(
+            (1..=300).contains(&expiry) && event["retain"] == 0,
+            "{event}"
+        );
     }
 }
 
@@ -47,23 +67,29 @@ fn events_that_became_old_while_the_broker_was_away_are_not_published_but_their_
     let old = board.post_path(&board.put("obama_2.jpg", "old.jpg"));
     let accepted = board.ended(old)["accepted_at_ms"].as_i64().unwrap();
     wait_for("it to be no news any more", || {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap();
         (now.as_millis() as i64 > accepted + 3000).then_some(())
     });
     broker.start();
     part_is_ok(&board, "mqtt out");
     let new = board.post_path(&board.put("biden_2.jpg", "new.jpg"));
     board.ended(new);
-    let ids: Vec<_> = results.wait(2).iter().map(|result| result["image_id"].clone()).collect();
+    let ids: Vec<_> = results
+        .wait(2)
+        .iter()
+        .map(|result| result["image_id"].clone())
+        .collect();
     assert_eq!(ids, [json!(old), json!(new)]);
-    // In the order of the results: had there been one about the old picture, it would have come first.
+    // In the order of the results: had there been one about the old picture, it would have come
+    // first.
     assert_eq!(events.wait(1)[0]["image_id"], json!(new));
 }
 
 #[test]
 fn a_broker_that_refuses_events_gets_the_results_all_the_same_and_the_board_says_so() {
-    let acl =
-        "topic readwrite kithd/board/result\ntopic readwrite kithd/board/status\ntopic readwrite kithd/board/health\n";
+    let acl = "topic readwrite kithd/board/result\ntopic readwrite kithd/board/status\ntopic readwrite kithd/board/health\n";
     let broker = Mosquitto::running_with("acl_file acl", &[("acl", acl)]);
     let mut results = Subscriber::new(broker.port(), "kithd/board/result");
     let mut board = Board::with_broker(broker.port());
@@ -78,7 +104,9 @@ fn a_broker_that_refuses_events_gets_the_results_all_the_same_and_the_board_says
         let text = part["text"].as_str()?;
         (part["condition"] == "degraded" && text.contains("NotAuthorized")).then_some(())
     });
-    wait_for("the outbox to be empty", || (board.get("/v1/status")["counts"]["unsent"] == 0).then_some(()));
+    wait_for("the outbox to be empty", || {
+        (board.get("/v1/status")["counts"]["unsent"] == 0).then_some(())
+    });
 }
 
 #[test]
@@ -96,7 +124,10 @@ fn home_assistant_is_told_what_there_is_again_when_it_starts_and_no_more_when_sw
     assert_eq!(announced["device"]["identifiers"], json!(["kithd_board"]));
     assert_eq!(announced["availability"][0]["topic"], "kithd/board/status");
     let components = announced["components"].as_object().unwrap();
-    let platforms: Vec<_> = components.values().map(|component| component["platform"].as_str().unwrap()).collect();
+    let platforms: Vec<_> = components
+        .values()
+        .map(|component| component["platform"].as_str().unwrap())
+        .collect();
     assert_eq!(platforms.len(), 4, "{platforms:?}");
     for platform in ["event", "image", "sensor", "binary_sensor"] {
         assert!(platforms.contains(&platform), "{platform}");
@@ -112,27 +143,48 @@ fn home_assistant_is_told_what_there_is_again_when_it_starts_and_no_more_when_sw
     discovery.wait(announced + 1);
 
     // The last face: a picture, no state.
-    let mut faces = Subscriber::new(broker.port(), components["last_face"]["image_topic"].as_str().unwrap());
+    let mut faces = Subscriber::new(
+        broker.port(),
+        components["last_face"]["image_topic"].as_str().unwrap(),
+    );
     board.post_path(&board.put("obama_2.jpg", "a.jpg"));
-    wait_for("the face", || faces.messages().first().map(|face| assert_eq!(face["retain"], 0)));
-    assert!(faces.messages()[0]["payload"].as_str().unwrap().contains("JFIF"));
+    wait_for("the face", || {
+        faces
+            .messages()
+            .first()
+            .map(|face| assert_eq!(face["retain"], 0))
+    });
+    assert!(
+        faces.messages()[0]["payload"]
+            .as_str()
+            .unwrap()
+            .contains("JFIF")
+    );
 
     board.stop();
     board.set("homeassistant.enabled", "false");
     board.start();
     wait_for("the device to be taken back", || {
-        discovery.messages().last().is_some_and(|message| message["payload"] == "").then_some(())
+        discovery
+            .messages()
+            .last()
+            .is_some_and(|message| message["payload"] == "")
+            .then_some(())
     });
     let mut nothing = Subscriber::new(broker.port(), "homeassistant/#");
     publish(broker.port(), "homeassistant/marker", "{}");
     nothing.wait(1);
     assert_eq!(nothing.messages()[0]["topic"], "homeassistant/marker");
     // Switched off from the start, nothing is said at all.
-    assert_eq!(board.sql("select value from facts where key = 'homeassistant_announced'"), [""]);
+    assert_eq!(
+        board.sql("select value from facts where key = 'homeassistant_announced'"),
+        [""]
+    );
 }
 
 #[test]
-fn results_that_the_broker_refuses_wait_and_go_out_in_order_once_it_takes_them_with_each_event_once() {
+fn results_that_the_broker_refuses_wait_and_go_out_in_order_once_it_takes_them_with_each_event_once()
+ {
     let all = "topic readwrite #\n";
     let broker = Mosquitto::running_with("acl_file acl", &[("acl", all)]);
     let mut events = Subscriber::new(broker.port(), "kithd/board/person/#");
@@ -141,19 +193,35 @@ fn results_that_the_broker_refuses_wait_and_go_out_in_order_once_it_takes_them_w
     board.start();
     board.enroll_everybody();
     part_is_ok(&board, "mqtt out");
-    broker.reload("acl", "topic readwrite kithd/board/person/#\ntopic readwrite kithd/board/status\n");
-    let ids: Vec<_> = (0..12).map(|n| board.post_path(&board.put("obama_2.jpg", &format!("{n}.jpg")))).collect();
+    broker.reload(
+        "acl",
+        "topic readwrite kithd/board/person/#\ntopic readwrite kithd/board/status\n",
+    );
+    let ids: Vec<_> = (0..12)
+        .map(|n| board.post_path(&board.put("obama_2.jpg", &format!("{n}.jpg"))))
+        .collect();
     wait_for("the problem", || {
         let part = board.get("/v1/status")["parts"]["results"].clone();
-        (part["condition"] == "degraded" && part["text"].as_str()?.contains("NotAuthorized")).then_some(())
+        (part["condition"] == "degraded" && part["text"].as_str()?.contains("NotAuthorized"))
+            .then_some(())
     });
     ids.iter().for_each(|id| drop(board.ended(*id)));
     assert_eq!(board.get("/v1/status")["counts"]["unsent"], 12);
     broker.reload("acl", all);
-    let sent: Vec<_> = results.wait(12).iter().map(|result| result["image_id"].to_string()).collect();
+    let sent: Vec<_> = results
+        .wait(12)
+        .iter()
+        .map(|result| result["image_id"].to_string())
+        .collect();
     assert_eq!(sent, board.sql("select image_id from outbox order by id"));
-    wait_for("the outbox to be empty", || (board.get("/v1/status")["counts"]["unsent"] == 0).then_some(()));
-    let of: Vec<_> = events.wait(12).iter().map(|event| event["image_id"].to_string()).collect();
+    wait_for("the outbox to be empty", || {
+        (board.get("/v1/status")["counts"]["unsent"] == 0).then_some(())
+    });
+    let of: Vec<_> = events
+        .wait(12)
+        .iter()
+        .map(|event| event["image_id"].to_string())
+        .collect();
     assert_eq!(of, sent);
     part_is_ok(&board, "results");
 }

@@ -1,5 +1,6 @@
-//! The engine is killed, stopped, made to lie, leak, talk nonsense or vanish while pictures wait: all of them end
-//! processed, none is lost, none has two results, the page answers, and everything recovers by itself.
+//! The engine is killed, stopped, made to lie, leak, talk nonsense or vanish while pictures wait:
+//! all of them end processed, none is lost, none has two results, the page answers, and everything
+//! recovers by itself.
 //!
 //! A few pictures in every run, five hundred each with `./dev test --full`.
 
@@ -15,7 +16,11 @@ use crate::lying_engine::{LyingEngine, Mode};
 use crate::support::{Board, full, photo, wait_for};
 
 /// What the queue holds in turn, and who is on it.
-const PICTURES: [(&str, &str); 3] = [("obama_2.jpg", "Barack Obama"), ("noface.jpg", ""), ("biden_2.jpg", "Joe Biden")];
+const PICTURES: [(&str, &str); 3] = [
+    ("obama_2.jpg", "Barack Obama"),
+    ("noface.jpg", ""),
+    ("biden_2.jpg", "Joe Biden"),
+];
 
 fn count() -> usize {
     if full() { 500 } else { 45 }
@@ -34,14 +39,20 @@ fn board() -> Board {
 fn preload(board: &mut Board) {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/faulty_engine.c");
     let library = board.folder.path().join("faulty_engine.so");
-    let status =
-        Command::new("cc").args(["-shared", "-fPIC", "-O1", "-w", "-o"]).arg(&library).arg(source).status().unwrap();
+    let status = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-w", "-o"])
+        .arg(&library)
+        .arg(source)
+        .status()
+        .unwrap();
     assert!(status.success(), "cc could not compile {source}");
     board.environment("LD_PRELOAD", library.to_str().unwrap());
 }
 
 fn engine_pid(board: &Board) -> Option<String> {
-    board.get("/v1/breaker")["primary"]["pid"].as_u64().map(|pid| pid.to_string())
+    board.get("/v1/breaker")["primary"]["pid"]
+        .as_u64()
+        .map(|pid| pid.to_string())
 }
 
 fn signal(pid: &str, name: &str) {
@@ -74,7 +85,10 @@ struct Seen {
 
 impl Watch {
     fn over(board: &Board) -> Self {
-        let (over, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Seen::default())));
+        let (over, seen) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(Mutex::new(Seen::default())),
+        );
         let (page, breaker) = (board.url("/"), board.url("/v1/breaker"));
         let (end, notes) = (Arc::clone(&over), Arc::clone(&seen));
         let watcher = std::thread::spawn(move || {
@@ -82,9 +96,21 @@ impl Watch {
             let begun = Instant::now();
             while !end.load(Ordering::SeqCst) {
                 let asked = Instant::now();
-                agent.get(&page).call().unwrap().body_mut().read_to_string().unwrap();
+                agent
+                    .get(&page)
+                    .call()
+                    .unwrap()
+                    .body_mut()
+                    .read_to_string()
+                    .unwrap();
                 let took = asked.elapsed();
-                let answer: Value = agent.get(&breaker).call().unwrap().body_mut().read_json().unwrap();
+                let answer: Value = agent
+                    .get(&breaker)
+                    .call()
+                    .unwrap()
+                    .body_mut()
+                    .read_json()
+                    .unwrap();
                 let mut seen = notes.lock().unwrap();
                 seen.page.push(took);
                 let closed = answer["breaker"]["state"] == "closed";
@@ -98,7 +124,11 @@ impl Watch {
                 std::thread::sleep(Duration::from_millis(20));
             }
         });
-        Self { over, seen, watcher: Some(watcher) }
+        Self {
+            over,
+            seen,
+            watcher: Some(watcher),
+        }
     }
 
     /// What was seen; prints it for the transcript.
@@ -116,20 +146,39 @@ impl Watch {
             at(0.99),
             at(1.0)
         );
-        // Half of the answers, so that a machine busy with other tests fails nothing; the figures are printed.
-        assert!(at(0.5) < Duration::from_millis(100), "the page took {:?}", at(0.5));
-        assert!(!full() || at(0.99) < Duration::from_millis(100), "the page took {:?}", at(0.99));
+        // Half of the answers, so that a machine busy with other tests fails nothing; the figures
+        // are printed.
+        assert!(
+            at(0.5) < Duration::from_millis(100),
+            "the page took {:?}",
+            at(0.5)
+        );
+        assert!(
+            !full() || at(0.99) < Duration::from_millis(100),
+            "the page took {:?}",
+            at(0.99)
+        );
         seen
     }
 }
 
 /// Posts so many pictures at once; gives their ids.
 fn fill(board: &Board, count: usize) -> Vec<i64> {
-    let paths: Vec<Value> =
-        (0..count).map(|n| json!({ "path": board.put(PICTURES[n % PICTURES.len()].0, &format!("{n}.jpg")) })).collect();
-    let (status, answer) = board.post("/images/post", &[], json!({ "paths": paths }).to_string().as_bytes());
+    let paths: Vec<Value> = (0..count)
+        .map(|n| json!({ "path": board.put(PICTURES[n % PICTURES.len()].0, &format!("{n}.jpg")) }))
+        .collect();
+    let (status, answer) = board.post(
+        "/images/post",
+        &[],
+        json!({ "paths": paths }).to_string().as_bytes(),
+    );
     assert_eq!(status, 202, "{answer}");
-    answer["ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect()
+    answer["ids"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|id| id.as_i64().unwrap())
+        .collect()
 }
 
 /// All ended with the right person, each with one result that nothing contradicts.
@@ -139,7 +188,14 @@ fn all_right(board: &Board, ids: &[i64]) {
         let image = board.get(&format!("/v1/images/{id}"));
         assert_eq!(image["state"], "processed", "{image}");
         let expected = PICTURES[n % PICTURES.len()].1;
-        assert_eq!(image["persons"].as_array().unwrap().first().map_or("", |name| name.as_str().unwrap()), expected);
+        assert_eq!(
+            image["persons"]
+                .as_array()
+                .unwrap()
+                .first()
+                .map_or("", |name| name.as_str().unwrap()),
+            expected
+        );
     }
 }
 
@@ -166,8 +222,12 @@ fn an_engine_killed_in_the_middle_of_calls_is_replaced_and_nothing_is_lost() {
     all_right(&board, &ids);
     one_result_each(&board);
     let seen = watch.report("killed");
-    assert!(seen.opened.is_none(), "three deaths in the middle of good work must not open the breaker");
-    // What was in flight ran again, alone and at no cost; a kill between two pictures, or of a lone one, costs it one.
+    assert!(
+        seen.opened.is_none(),
+        "three deaths in the middle of good work must not open the breaker"
+    );
+    // What was in flight ran again, alone and at no cost; a kill between two pictures, or of a lone
+    // one, costs it one.
     let attempts = board.sql("select max(attempts) from images");
     assert!(attempts[0].parse::<u32>().unwrap() <= 4, "{attempts:?}");
 }
@@ -187,7 +247,10 @@ fn a_stopped_engine_is_killed_after_the_deadline_and_replaced() {
     all_right(&board, &ids);
     one_result_each(&board);
     assert_ne!(engine_pid(&board).unwrap(), stopped);
-    assert!(!Path::new("/proc").join(&stopped).exists(), "the stopped engine is still there");
+    assert!(
+        !Path::new("/proc").join(&stopped).exists(),
+        "the stopped engine is still there"
+    );
     watch.report("stopped");
 }
 
@@ -202,10 +265,15 @@ fn answers_that_make_no_sense_open_the_breaker_and_cost_no_picture_anything() {
     let ids = fill(&board, count());
     some_done(&board, 5);
     engine.behave(Mode::Malformed);
-    wait_for("the breaker to open", || (state(&board) != "closed").then_some(()));
+    wait_for("the breaker to open", || {
+        (state(&board) != "closed").then_some(())
+    });
     std::thread::sleep(Duration::from_secs(2));
     assert_ne!(state(&board), "closed");
-    assert!(board.get_text("/").contains("circuit breaker"), "the page says nothing of it");
+    assert!(
+        board.get_text("/").contains("circuit breaker"),
+        "the page says nothing of it"
+    );
     assert_eq!(board.get("/v1/status")["counts"]["failed"], 0);
     engine.behave(Mode::Honest);
     all_right(&board, &ids);
@@ -215,7 +283,8 @@ fn answers_that_make_no_sense_open_the_breaker_and_cost_no_picture_anything() {
 }
 
 #[test]
-fn bytes_that_are_no_grpc_and_an_engine_that_hangs_up_open_the_breaker_and_it_closes_when_they_end() {
+fn bytes_that_are_no_grpc_and_an_engine_that_hangs_up_open_the_breaker_and_it_closes_when_they_end()
+{
     let mut engine = LyingEngine::start();
     let mut board = board();
     board.set("engine.address", &engine.address());
@@ -229,15 +298,23 @@ fn bytes_that_are_no_grpc_and_an_engine_that_hangs_up_open_the_breaker_and_it_cl
             "nonsense" => engine.talk_nonsense(),
             _ => engine.hang_up(),
         }
-        wait_for("the breaker to open", || (state(&board) != "closed").then_some(()));
+        wait_for("the breaker to open", || {
+            (state(&board) != "closed").then_some(())
+        });
         std::thread::sleep(Duration::from_secs(1));
         engine.serve();
-        wait_for("the breaker to close", || (state(&board) == "closed").then_some(()));
+        wait_for("the breaker to close", || {
+            (state(&board) == "closed").then_some(())
+        });
         watch.report(fault);
     }
     all_right(&board, &ids);
     one_result_each(&board);
-    assert_eq!(board.sql("select count(*) from images where attempts > 1"), ["0"], "nothing was ever sent");
+    assert_eq!(
+        board.sql("select count(*) from images where attempts > 1"),
+        ["0"],
+        "nothing was ever sent"
+    );
 }
 
 #[test]
@@ -252,12 +329,22 @@ fn an_engine_that_lies_is_found_by_its_self_test_and_its_results_are_made_again(
     some_done(&board, 5);
     engine.behave(Mode::Lying);
     let begun = Instant::now();
-    wait_for("the breaker to open", || (state(&board) != "closed").then_some(()));
-    println!("the lie was found after {:?}, the self-test is made every second", begun.elapsed());
-    assert_eq!(board.get("/v1/breaker")["breaker"]["last_reason"], "self_test");
+    wait_for("the breaker to open", || {
+        (state(&board) != "closed").then_some(())
+    });
+    println!(
+        "the lie was found after {:?}, the self-test is made every second",
+        begun.elapsed()
+    );
+    assert_eq!(
+        board.get("/v1/breaker")["breaker"]["last_reason"],
+        "self_test"
+    );
     std::thread::sleep(Duration::from_millis(500));
     engine.behave(Mode::Honest);
-    wait_for("the breaker to close", || (state(&board) == "closed").then_some(()));
+    wait_for("the breaker to close", || {
+        (state(&board) == "closed").then_some(())
+    });
     wait_for("all pictures", || {
         let counts = &board.get("/v1/status")["counts"];
         (counts["pending"] == 0 && counts["processing"] == 0).then_some(())
@@ -287,12 +374,18 @@ fn slow_answers_are_kept_and_open_the_breaker() {
     let ids = fill(&board, count());
     some_done(&board, 5);
     engine.behave(Mode::Slow);
-    wait_for("the breaker to open", || (state(&board) != "closed").then_some(()));
+    wait_for("the breaker to open", || {
+        (state(&board) != "closed").then_some(())
+    });
     assert_eq!(board.get("/v1/breaker")["breaker"]["last_reason"], "slow");
     engine.behave(Mode::Honest);
     all_right(&board, &ids);
     one_result_each(&board);
-    assert_eq!(board.sql("select count(*) from images where attempts > 1"), ["0"], "a slow answer was thrown away");
+    assert_eq!(
+        board.sql("select count(*) from images where attempts > 1"),
+        ["0"],
+        "a slow answer was thrown away"
+    );
     watch.report("slow");
 }
 
@@ -329,9 +422,17 @@ fn an_engine_that_cannot_start_says_why_and_pictures_wait_without_losing_attempt
     some_done(&board, 5);
     let watch = Watch::over(&board);
     signal(&wait_for("an engine", || engine_pid(&board)), "-KILL");
-    wait_for("the breaker to open", || (state(&board) != "closed").then_some(()));
-    let shown = board.get("/v1/breaker")["sentence"].as_str().unwrap().to_string();
-    assert!(shown.contains("this machine has no usable accelerator"), "{shown}");
+    wait_for("the breaker to open", || {
+        (state(&board) != "closed").then_some(())
+    });
+    let shown = board.get("/v1/breaker")["sentence"]
+        .as_str()
+        .unwrap()
+        .to_string();
+    assert!(
+        shown.contains("this machine has no usable accelerator"),
+        "{shown}"
+    );
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(board.get("/v1/status")["counts"]["failed"], 0);
     std::fs::remove_file(&broken).unwrap();
@@ -355,11 +456,22 @@ fn a_fallback_engine_takes_over_while_the_breaker_is_open_and_its_results_say_so
     assert_ne!(state(&board), "closed");
     assert!(board.get("/v1/breaker")["fallback_calls"].as_u64().unwrap() >= 9);
     assert_eq!(board.get("/v1/breaker")["fallback"]["up"], true);
-    assert_eq!(board.sql("select distinct unverified in (0, 2) from images"), ["1"]);
-    assert!(board.get_text("/metrics").contains("kithd_engine_up{role=\"fallback\",pack=\"sface\""));
+    assert_eq!(
+        board.sql("select distinct unverified in (0, 2) from images"),
+        ["1"]
+    );
+    assert!(
+        board
+            .get_text("/metrics")
+            .contains("kithd_engine_up{role=\"fallback\",pack=\"sface\"")
+    );
     std::fs::remove_file(&broken).unwrap();
-    wait_for("the breaker to close", || (state(&board) == "closed").then_some(()));
-    wait_for("the fallback to go", || (board.get("/v1/breaker")["fallback"]["up"] == false).then_some(()));
+    wait_for("the breaker to close", || {
+        (state(&board) == "closed").then_some(())
+    });
+    wait_for("the fallback to go", || {
+        (board.get("/v1/breaker")["fallback"]["up"] == false).then_some(())
+    });
     let id = board.post_path(&board.put("obama_2.jpg", "after.jpg"));
     assert_eq!(board.ended(id)["outcome"], "known");
 }
@@ -384,9 +496,18 @@ fn a_removed_socket_hurts_nobody() {
 fn poison(board: &Board, name: &str) -> PathBuf {
     let jpeg = std::fs::read(photo("obama_2.jpg")).unwrap();
     let words = b"KITHD-POISON ".repeat(5000);
-    let length = u16::try_from(words.len().min(65_000) + 2).unwrap().to_be_bytes();
-    let comment = [&[0xff, 0xfe], &length[..], &words[..words.len().min(65_000)]].concat();
-    board.put_bytes(&[&jpeg[..2], &comment, &jpeg[2..]].concat(), name).into()
+    let length = u16::try_from(words.len().min(65_000) + 2)
+        .unwrap()
+        .to_be_bytes();
+    let comment = [
+        &[0xff, 0xfe],
+        &length[..],
+        &words[..words.len().min(65_000)],
+    ]
+    .concat();
+    board
+        .put_bytes(&[&jpeg[..2], &comment, &jpeg[2..]].concat(), name)
+        .into()
 }
 
 #[test]
@@ -400,16 +521,24 @@ fn a_picture_that_kills_the_engine_each_time_fails_alone_and_takes_nobody_with_i
     let watch = Watch::over(&board);
     let half = fill(&board, 12);
     let poisoned = board.post_path(poison(&board, "poison.jpg").to_str().unwrap());
-    let rest: Vec<i64> =
-        (0..count()).map(|n| board.post_path(&board.put("noface.jpg", &format!("rest{n}.jpg")))).collect();
+    let rest: Vec<i64> = (0..count())
+        .map(|n| board.post_path(&board.put("noface.jpg", &format!("rest{n}.jpg"))))
+        .collect();
     let image = board.ended(poisoned);
     assert_eq!(image["state"], "failed", "{image}");
     let reason = image["reason"].as_str().unwrap();
-    assert!(reason.contains("the engine died over this picture") && reason.contains("3 attempts"), "{reason}");
-    rest.iter().for_each(|id| assert_eq!(board.ended(*id)["state"], "processed"));
+    assert!(
+        reason.contains("the engine died over this picture") && reason.contains("3 attempts"),
+        "{reason}"
+    );
+    rest.iter()
+        .for_each(|id| assert_eq!(board.ended(*id)["state"], "processed"));
     all_right(&board, &half);
     one_result_each(&board);
-    assert!(watch.report("poison").opened.is_none(), "one poison picture opened the breaker");
+    assert!(
+        watch.report("poison").opened.is_none(),
+        "one poison picture opened the breaker"
+    );
 }
 
 #[test]
@@ -424,26 +553,43 @@ fn an_operator_holds_the_breaker_open_over_a_restart_and_lets_it_go() {
     };
     assert!(say(&board, "open").contains("held open by an operator"));
     let id = board.post_path(&board.put("obama_2.jpg", "x.jpg"));
-    wait_for("the engine to be taken down", || engine_pid(&board).is_none().then_some(()));
+    wait_for("the engine to be taken down", || {
+        engine_pid(&board).is_none().then_some(())
+    });
     board.stop();
     board.start();
-    wait_for("the breaker", || (state(&board) == "forced_open").then_some(()));
+    wait_for("the breaker", || {
+        (state(&board) == "forced_open").then_some(())
+    });
     std::thread::sleep(Duration::from_millis(500));
     let waiting = board.get(&format!("/v1/images/{id}"));
-    assert_eq!((&waiting["state"], &waiting["attempts"]), (&json!("pending"), &json!(0)), "{waiting}");
-    let (status, answer) =
-        board.post_as_admin("/v1/breaker", &[("content-type", "application/json")], br#"{"command":"auto"}"#);
+    assert_eq!(
+        (&waiting["state"], &waiting["attempts"]),
+        (&json!("pending"), &json!(0)),
+        "{waiting}"
+    );
+    let (status, answer) = board.post_as_admin(
+        "/v1/breaker",
+        &[("content-type", "application/json")],
+        br#"{"command":"auto"}"#,
+    );
     assert_eq!(status, 200, "{answer}");
     assert_eq!(board.ended(id)["outcome"], "known");
-    let (status, answer) =
-        board.post_as_admin("/v1/breaker", &[("content-type", "application/json")], br#"{"command":"ajar"}"#);
+    let (status, answer) = board.post_as_admin(
+        "/v1/breaker",
+        &[("content-type", "application/json")],
+        br#"{"command":"ajar"}"#,
+    );
     assert_eq!(status, 400, "{answer}");
     say(&board, "open");
     say(&board, "close");
     let id = board.post_path(&board.put("biden_2.jpg", "y.jpg"));
     assert_eq!(board.ended(id)["outcome"], "known");
     let log = board.log();
-    assert!(log.contains("circuit breaker: opened by an operator"), "{log}");
+    assert!(
+        log.contains("circuit breaker: opened by an operator"),
+        "{log}"
+    );
 }
 
 #[test]
@@ -451,14 +597,23 @@ fn any_server_at_a_unix_socket_can_be_the_engine() {
     let mut board = board();
     let socket = board.folder.path().join("elsewhere.sock");
     let mut engine = board.spawn(["engine", "--socket", socket.to_str().unwrap()]);
-    wait_for("its socket", || std::os::unix::net::UnixStream::connect(&socket).ok());
+    wait_for("its socket", || {
+        std::os::unix::net::UnixStream::connect(&socket).ok()
+    });
     board.set("engine.address", &format!("unix:{}", socket.display()));
     board.start();
     board.enroll_everybody();
     all_right(&board, &fill(&board, 3));
-    assert_eq!(engine_pid(&board), None, "an engine of our own runs as well");
+    assert_eq!(
+        engine_pid(&board),
+        None,
+        "an engine of our own runs as well"
+    );
     let output = board.kithd(["status"]);
-    assert!(crate::support::text(&output).contains("circuit breaker: closed; sface int8 cpu"), "{output:?}");
+    assert!(
+        crate::support::text(&output).contains("circuit breaker: closed; sface int8 cpu"),
+        "{output:?}"
+    );
     engine.kill().unwrap();
     engine.wait().unwrap();
 }
@@ -475,7 +630,10 @@ fn no_engine_outlives_a_daemon_that_is_killed_not_even_a_stopped_one() {
         board.kill();
         let process = Path::new("/proc").join(&pid);
         // Gone, or dead and only not collected by whoever inherited it.
-        let gone = || std::fs::read_to_string(process.join("status")).map_or(true, |s| s.contains("State:\tZ"));
+        let gone = || {
+            std::fs::read_to_string(process.join("status"))
+                .map_or(true, |s| s.contains("State:\tZ"))
+        };
         wait_for("the engine to go", || gone().then_some(()));
     }
 }
@@ -489,8 +647,14 @@ fn the_engine_has_given_up_files_new_privileges_and_system_calls() {
     for line in ["NoNewPrivs:\t1", "Seccomp:\t2"] {
         assert!(status.contains(line), "{line} is missing in:\n{status}");
     }
-    let confinement = board.get("/v1/breaker")["primary"]["confinement"].as_str().unwrap().to_string();
-    assert!(confinement.contains("files: none") && confinement.contains("system calls:"), "{confinement}");
+    let confinement = board.get("/v1/breaker")["primary"]["confinement"]
+        .as_str()
+        .unwrap()
+        .to_string();
+    assert!(
+        confinement.contains("files: none") && confinement.contains("system calls:"),
+        "{confinement}"
+    );
 }
 
 #[test]
@@ -498,11 +662,16 @@ fn the_precision_is_measured_once_on_each_board_and_shown() {
     let mut board = board();
     board.unset("models.precision");
     board.start();
-    let remembered = wait_for("the choice", || board.sql("select value from facts where key = 'precision'").pop());
+    let remembered = wait_for("the choice", || {
+        board
+            .sql("select value from facts where key = 'precision'")
+            .pop()
+    });
     let chosen = remembered.rsplit(": ").next().unwrap().to_string();
     let report = wait_for("an engine with it", || {
         let report = board.get("/v1/breaker");
-        (report["primary"]["precision"] == chosen.as_str() && report["primary"]["up"] == true).then_some(report)
+        (report["primary"]["precision"] == chosen.as_str() && report["primary"]["up"] == true)
+            .then_some(report)
     });
     println!("timed: {}", report["primary"]["timings"]);
     assert_eq!(report["breaker"]["trips"], 0);
@@ -514,9 +683,17 @@ fn the_precision_is_measured_once_on_each_board_and_shown() {
     });
     assert_eq!(again["primary"]["precision"], chosen.as_str());
     std::thread::sleep(Duration::from_secs(3));
-    assert_eq!(board.get("/v1/breaker")["primary"]["timings"], json!([]), "it was measured again");
+    assert_eq!(
+        board.get("/v1/breaker")["primary"]["timings"],
+        json!([]),
+        "it was measured again"
+    );
     assert!(board.get_text("/").contains(&format!("sface {chosen} cpu")));
-    assert!(board.get_text("/metrics").contains(&format!("precision=\"{chosen}\"}} 1")));
+    assert!(
+        board
+            .get_text("/metrics")
+            .contains(&format!("precision=\"{chosen}\"}} 1"))
+    );
 }
 
 #[test]
@@ -529,14 +706,22 @@ fn an_open_breaker_is_still_open_after_a_restart_and_the_engine_was_not_asked_me
     std::fs::write(&broken, "").unwrap();
     board.environment("FAULT_NO_START", broken.to_str().unwrap());
     board.start();
-    wait_for("the breaker to open", || (state(&board) == "open").then_some(()));
+    wait_for("the breaker to open", || {
+        (state(&board) == "open").then_some(())
+    });
     wait_for("its state on disk", || {
-        board.sql("select value from facts where key = 'breaker'").first()?.contains("open").then_some(())
+        board
+            .sql("select value from facts where key = 'breaker'")
+            .first()?
+            .contains("open")
+            .then_some(())
     });
     board.kill();
     std::fs::remove_file(&broken).unwrap();
     board.start();
     wait_for("the breaker", || (state(&board) == "open").then_some(()));
-    let left = board.get("/v1/breaker")["breaker"]["next_ping_seconds"].as_f64().unwrap();
+    let left = board.get("/v1/breaker")["breaker"]["next_ping_seconds"]
+        .as_f64()
+        .unwrap();
     assert!(left > 1.0 && left < 24.0, "{left}");
 }

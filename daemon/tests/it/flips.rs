@@ -1,5 +1,6 @@
-//! One bit that a disk turns, anywhere in the database or its journal: what was accepted ends or is said to be lost, and at
-//! most one person is affected. Which rows are mended and how is for damage and backup.
+//! One bit that a disk turns, anywhere in the database or its journal: what was accepted ends or is
+//! said to be lost, and at most one person is affected. Which rows are mended and how is for damage
+//! and backup.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,10 +13,18 @@ use crate::support::{Board, full, part_is_ok, photo, sealed, sha256, text, wait_
 const PEOPLE: usize = 50;
 const PICTURES: usize = 30;
 /// Photographs of those who were enrolled by others.
-const KNOWN: [(&str, &str); 3] =
-    [("Barack Obama", "obama_2.jpg"), ("Joe Biden", "biden_2.jpg"), ("Eileen Collins", "astronaut_2.jpg")];
+const KNOWN: [(&str, &str); 3] = [
+    ("Barack Obama", "obama_2.jpg"),
+    ("Joe Biden", "biden_2.jpg"),
+    ("Eileen Collins", "astronaut_2.jpg"),
+];
 /// Any of these stands in the page's or the log's words for what a start could not keep.
-const SAID: [&str; 4] = ["was damaged", "has lost the rows of", "is damaged", "could not be read"];
+const SAID: [&str; 4] = [
+    "was damaged",
+    "has lost the rows of",
+    "is damaged",
+    "could not be read",
+];
 
 fn state(board: &Board, name: &str) -> PathBuf {
     board.folder.path().join("state").join(name)
@@ -23,7 +32,12 @@ fn state(board: &Board, name: &str) -> PathBuf {
 
 fn small_picture() -> Vec<u8> {
     let mut bytes = Vec::new();
-    image::RgbImage::new(32, 32).write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png).unwrap();
+    image::RgbImage::new(32, 32)
+        .write_to(
+            &mut std::io::Cursor::new(&mut bytes),
+            image::ImageFormat::Png,
+        )
+        .unwrap();
     bytes
 }
 
@@ -31,18 +45,34 @@ fn small_picture() -> Vec<u8> {
 fn add_people(database: &Path, random: &mut fastrand::Rng) {
     let connection = Connection::open(database).unwrap();
     let (space, bytes): (String, usize) = connection
-        .query_row("SELECT space, length(vector) FROM person_embeddings", [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_row(
+            "SELECT space, length(vector) FROM person_embeddings",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
         .unwrap();
     for n in KNOWN.len()..PEOPLE {
         let numbers: Vec<f32> = (0..(bytes - 4) / 4).map(|_| random.f32() - 0.5).collect();
-        let norm = numbers.iter().map(|number| number * number).sum::<f32>().sqrt();
-        let vector = sealed(&numbers.iter().map(|number| number / norm).collect::<Vec<_>>());
+        let norm = numbers
+            .iter()
+            .map(|number| number * number)
+            .sum::<f32>()
+            .sqrt();
+        let vector = sealed(
+            &numbers
+                .iter()
+                .map(|number| number / norm)
+                .collect::<Vec<_>>(),
+        );
         let mut picture = small_picture();
         picture.push(n as u8);
         let sum = sha256(&picture);
         let name = format!("Person {n:02}");
         connection
-            .execute("INSERT INTO person (name, created_at_ms, uid) VALUES (?1, 1, randomblob(16))", [&name])
+            .execute(
+                "INSERT INTO person (name, created_at_ms, uid) VALUES (?1, 1, randomblob(16))",
+                [&name],
+            )
             .unwrap();
         let person = connection.last_insert_rowid();
         connection
@@ -53,8 +83,18 @@ fn add_people(database: &Path, random: &mut fastrand::Rng) {
             )
             .unwrap();
         let row = connection.last_insert_rowid();
-        connection.execute("INSERT INTO enrolment_pictures VALUES (?1, ?2)", (row, picture)).unwrap();
-        connection.execute("INSERT INTO person_embeddings VALUES (?1, ?2, ?3)", (row, &space, vector)).unwrap();
+        connection
+            .execute(
+                "INSERT INTO enrolment_pictures VALUES (?1, ?2)",
+                (row, picture),
+            )
+            .unwrap();
+        connection
+            .execute(
+                "INSERT INTO person_embeddings VALUES (?1, ?2, ?3)",
+                (row, &space, vector),
+            )
+            .unwrap();
     }
 }
 
@@ -80,7 +120,11 @@ fn prepared(random: &mut fastrand::Rng) -> (Board, Vec<i64>) {
     part_is_ok(&board, "engine");
     wait_for("the gallery's backup", || {
         let backup = Connection::open(state(&board, "gallery.backup")).ok()?;
-        let people = backup.query_row("SELECT count(*) FROM person", [], |row| row.get::<_, usize>(0)).ok()?;
+        let people = backup
+            .query_row("SELECT count(*) FROM person", [], |row| {
+                row.get::<_, usize>(0)
+            })
+            .ok()?;
         (people == PEOPLE).then_some(())
     });
     board.stop();
@@ -91,20 +135,28 @@ fn prepared(random: &mut fastrand::Rng) -> (Board, Vec<i64>) {
         .map(|n| {
             let mut picture = small_picture();
             picture.push(n as u8);
-            let (status, answer) = board.post("/v1/images", &[("content-type", "image/png")], &picture);
+            let (status, answer) =
+                board.post("/v1/images", &[("content-type", "image/png")], &picture);
             assert_eq!(status, 202, "{answer}");
             answer["ids"][0].as_i64().unwrap()
         })
         .collect();
     board.kill();
-    assert!(std::fs::metadata(state(&board, "kithd.db-wal")).unwrap().len() > 4096);
+    assert!(
+        std::fs::metadata(state(&board, "kithd.db-wal"))
+            .unwrap()
+            .len()
+            > 4096
+    );
     (board, ids)
 }
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
-        let (entry, kind) = entry.map(|entry| (entry.path(), entry.file_type().unwrap())).unwrap();
+        let (entry, kind) = entry
+            .map(|entry| (entry.path(), entry.file_type().unwrap()))
+            .unwrap();
         let target = to.join(entry.file_name().unwrap());
         if kind.is_dir() {
             copy(&entry, &target);
@@ -117,9 +169,17 @@ fn copy(from: &Path, to: &Path) {
 /// Moves the journal into the database; answers the pages of the queue and its indexes.
 fn settle(database: &Path) -> Vec<usize> {
     let connection = Connection::open(database).unwrap();
-    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
-    let mut pages = connection.prepare("SELECT pageno FROM dbstat WHERE name LIKE 'images%'").unwrap();
-    pages.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+    connection
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        .unwrap();
+    let mut pages = connection
+        .prepare("SELECT pageno FROM dbstat WHERE name LIKE 'images%'")
+        .unwrap();
+    pages
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap()
 }
 
 fn flip(file: &Path, bit: usize) {
@@ -129,24 +189,37 @@ fn flip(file: &Path, bit: usize) {
 }
 
 fn get(board: &Board, path: &str) -> Option<serde_json::Value> {
-    ureq::get(board.url(path)).call().ok()?.body_mut().read_json().ok()
+    ureq::get(board.url(path))
+        .call()
+        .ok()?
+        .body_mut()
+        .read_json()
+        .ok()
 }
 
-/// Starts the daemon, again where it ends because it met damage, and waits until nothing waits. What it says is added up.
-/// Answers the numbers of photographs sent meanwhile, `None` if something waits for ever.
+/// Starts the daemon, again where it ends because it met damage, and waits until nothing waits.
+/// What it says is added up. Answers the numbers of photographs sent meanwhile, `None` if something
+/// waits for ever.
 fn run(board: &mut Board, said: &mut String) -> Option<Vec<i64>> {
     for _ in 0..3 {
         board.start();
         let begun = Instant::now();
         let process = format!("/proc/{}/stat", board.pid());
-        let ended = || std::fs::read_to_string(&process).ok().is_none_or(|line| line.contains(") Z "));
+        let ended = || {
+            std::fs::read_to_string(&process)
+                .ok()
+                .is_none_or(|line| line.contains(") Z "))
+        };
         let (mut sent, mut closed, mut close) = (Vec::new(), false, String::new());
         while begun.elapsed() < Duration::from_secs(30) && !ended() {
             if let Some((_, picture)) = KNOWN.get(sent.len()) {
                 let picture = std::fs::read(photo(picture)).unwrap();
-                let answer = ureq::post(board.url("/v1/images")).header("content-type", "image/jpeg").send(&picture);
-                let answer: Option<serde_json::Value> =
-                    answer.ok().and_then(|mut answer| answer.body_mut().read_json().ok());
+                let answer = ureq::post(board.url("/v1/images"))
+                    .header("content-type", "image/jpeg")
+                    .send(&picture);
+                let answer: Option<serde_json::Value> = answer
+                    .ok()
+                    .and_then(|mut answer| answer.body_mut().read_json().ok());
                 sent.extend(answer.and_then(|answer| answer["ids"][0].as_i64()));
                 continue;
             }
@@ -156,7 +229,8 @@ fn run(board: &mut Board, said: &mut String) -> Option<Vec<i64>> {
                 close = text(&output);
             }
             let counts = get(board, "/v1/status").map(|status| status["counts"].clone());
-            let done = counts.is_some_and(|counts| counts["pending"] == 0 && counts["processing"] == 0);
+            let done =
+                counts.is_some_and(|counts| counts["pending"] == 0 && counts["processing"] == 0);
             if closed && done {
                 said.push_str(&board.get("/v1/status")["parts"].to_string());
                 said.push_str(&board.log());
@@ -175,16 +249,28 @@ fn run(board: &mut Board, said: &mut String) -> Option<Vec<i64>> {
 }
 
 /// What is wrong after a bit was turned.
-fn faults(board: &mut Board, ids: &[i64], before: &BTreeMap<String, Vec<String>>) -> (Vec<String>, bool) {
+fn faults(
+    board: &mut Board,
+    ids: &[i64],
+    before: &BTreeMap<String, Vec<String>>,
+) -> (Vec<String>, bool) {
     let (mut said, mut faults) = (String::new(), Vec::new());
     let Some(sent) = run(board, &mut said) else {
         let rows = board
             .sql("select id, state, due_ms, reason from images not indexed where state in ('pending', 'processing')");
-        return (vec![format!("something waits for ever: {rows:?}: {said}")], false);
+        return (
+            vec![format!("something waits for ever: {rows:?}: {said}")],
+            false,
+        );
     };
     let is_said = SAID.iter().any(|words| said.contains(words));
-    let ended = board.sql("select id from images not indexed where state in ('processed', 'failed') order by id");
-    let lost: Vec<_> = ids.iter().filter(|id| !ended.contains(&id.to_string())).collect();
+    let ended = board.sql(
+        "select id from images not indexed where state in ('processed', 'failed') order by id",
+    );
+    let lost: Vec<_> = ids
+        .iter()
+        .filter(|id| !ended.contains(&id.to_string()))
+        .collect();
     if !lost.is_empty() && !is_said {
         faults.push(format!("pictures {lost:?} are lost unsaid"));
     }
@@ -193,12 +279,19 @@ fn faults(board: &mut Board, ids: &[i64], before: &BTreeMap<String, Vec<String>>
         faults.push(format!("pictures {failed:?} failed"));
     }
     let now = people(board);
-    let affected: Vec<_> = before.iter().filter(|(name, pictures)| now.get(*name) != Some(pictures)).collect();
+    let affected: Vec<_> = before
+        .iter()
+        .filter(|(name, pictures)| now.get(*name) != Some(pictures))
+        .collect();
     if affected.len() > 1 {
-        faults.push(format!("{} people are affected, said: {is_said}", affected.len()));
+        faults.push(format!(
+            "{} people are affected, said: {is_said}",
+            affected.len()
+        ));
     }
     let other = KNOWN.iter().zip(&sent).filter(|((person, _), id)| {
-        let found = get(board, &format!("/v1/images/{id}")).map(|image| image["found"][0]["person"].clone());
+        let found = get(board, &format!("/v1/images/{id}"))
+            .map(|image| image["found"][0]["person"].clone());
         found.as_ref().and_then(|found| found.as_str()) != Some(person)
     });
     let other: Vec<_> = other.map(|((person, _), _)| *person).collect();
@@ -213,7 +306,10 @@ fn faults(board: &mut Board, ids: &[i64], before: &BTreeMap<String, Vec<String>>
 
 #[test]
 fn a_bit_anywhere_costs_what_is_named_and_nothing_else() {
-    let seed = std::env::var("KITHD_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    let seed = std::env::var("KITHD_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(|| fastrand::u64(..));
     println!("KITHD_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let (mut board, ids) = prepared(&mut random);
@@ -247,15 +343,27 @@ fn a_bit_anywhere_costs_what_is_named_and_nothing_else() {
             flip(&state(&board, file), bit);
         }
         let (faults, is_said) = faults(&mut board, &ids, &before);
-        assert!(trial > 0 || !is_said, "something is said of a database that is whole");
-        println!("{trial}: bit {bit} of {file}: said: {is_said}, {:?} {faults:?}", begun.elapsed());
+        assert!(
+            trial > 0 || !is_said,
+            "something is said of a database that is whole"
+        );
+        println!(
+            "{trial}: bit {bit} of {file}: said: {is_said}, {:?} {faults:?}",
+            begun.elapsed()
+        );
         noticed += usize::from(is_said);
         if !faults.is_empty() {
-            wrong.push(format!("trial {trial}, bit {bit} of {file}: {}", faults.join("; ")));
+            wrong.push(format!(
+                "trial {trial}, bit {bit} of {file}: {}",
+                faults.join("; ")
+            ));
         }
         board.kill();
         std::fs::remove_dir_all(state(&board, "")).unwrap();
     }
-    println!("{trials} bits, {noticed} noticed and said, {} wrong", wrong.len());
+    println!(
+        "{trials} bits, {noticed} noticed and said, {} wrong",
+        wrong.len()
+    );
     assert!(wrong.is_empty(), "KITHD_SEED={seed}:\n{}", wrong.join("\n"));
 }

@@ -1,6 +1,7 @@
-//! Long counts on MQTT. A stream of messages, each naming a file of its own, while daemon and broker are killed and
-//! restarted: every file ends as exactly one row; 20 000 messages in every run, 200 000 with `./dev test --full`. And as
-//! many results as pile up while a broker is away for long.
+//! Long counts on MQTT. A stream of messages, each naming a file of its own, while daemon and
+//! broker are killed and restarted: every file ends as exactly one row; 20 000 messages in every
+//! run, 200 000 with `./dev test --full`. And as many results as pile up while a broker is away for
+//! long.
 
 use std::collections::{HashSet, VecDeque};
 use std::io::{Read, Write};
@@ -15,15 +16,20 @@ use crate::support::{Board, Subscriber, full, part_is_ok, text, wait_for};
 const TOPIC: &str = "kithd/board/image/post";
 /// Messages the publisher has under way.
 const WINDOW: usize = 100;
-/// Messages at the broker that nobody has taken yet. It writes all of them to its disk every second: with a hundred
-/// thousand it does little else.
+/// Messages at the broker that nobody has taken yet. It writes all of them to its disk every
+/// second: with a hundred thousand it does little else.
 const AHEAD: usize = 2000;
 /// When nothing is taken for so long, there is nothing to be taken.
 const QUIET: Duration = Duration::from_secs(4);
 
-/// A publisher at QoS 1 that sends again on a new connection whatever was not acknowledged on the last (MQTT 3.1.1). It
-/// publishes as many as are allowed so far, so that the stream lasts as long as the taking.
-fn publish_all(port: u16, paths: Vec<String>, allowed: Arc<AtomicUsize>) -> std::thread::JoinHandle<()> {
+/// A publisher at QoS 1 that sends again on a new connection whatever was not acknowledged on the
+/// last (MQTT 3.1.1). It publishes as many as are allowed so far, so that the stream lasts as long
+/// as the taking.
+fn publish_all(
+    port: u16,
+    paths: Vec<String>,
+    allowed: Arc<AtomicUsize>,
+) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
         let total = paths.len();
         let mut waiting: VecDeque<String> = paths.into();
@@ -33,7 +39,10 @@ fn publish_all(port: u16, paths: Vec<String>, allowed: Arc<AtomicUsize>) -> std:
             let _ = publish_until_lost(port, &mut waiting, &mut under_way, &|left| {
                 total - left < allowed.load(Ordering::Relaxed)
             });
-            under_way.into_iter().rev().for_each(|(_, path)| waiting.push_front(path));
+            under_way
+                .into_iter()
+                .rev()
+                .for_each(|(_, path)| waiting.push_front(path));
             std::thread::sleep(Duration::from_millis(20));
         }
     })
@@ -49,7 +58,9 @@ fn publish_until_lost(
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     // Connect: protocol MQTT, level 4, clean session, no keep-alive, a client id.
-    stream.write_all(&[0x10, 17, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 5, b'f', b'l', b'o', b'o', b'd'])?;
+    stream.write_all(&[
+        0x10, 17, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 5, b'f', b'l', b'o', b'o', b'd',
+    ])?;
     let mut answer = [0; 4];
     stream.read_exact(&mut answer)?;
     let mut id = 0_u16;
@@ -89,8 +100,15 @@ fn publish_until_lost(
 /// Puts so many pictures into the inbox that take next to no time, and gives their paths.
 fn small_pictures(board: &Board, count: usize) -> Vec<String> {
     let mut small = Vec::new();
-    image::RgbImage::new(16, 16).write_to(&mut std::io::Cursor::new(&mut small), image::ImageFormat::Png).unwrap();
-    (0..count).map(|n| board.put_bytes(&small, &format!("{n}.png"))).collect()
+    image::RgbImage::new(16, 16)
+        .write_to(
+            &mut std::io::Cursor::new(&mut small),
+            image::ImageFormat::Png,
+        )
+        .unwrap();
+    (0..count)
+        .map(|n| board.put_bytes(&small, &format!("{n}.png")))
+        .collect()
 }
 
 /// Resident memory of the daemon, MiB.
@@ -115,26 +133,44 @@ impl Flood {
         board.set("retention.images.count", "1000000");
         board.set("retention.images.bytes", "0B");
         let mut small = Vec::new();
-        image::RgbImage::new(16, 16).write_to(&mut std::io::Cursor::new(&mut small), image::ImageFormat::Png).unwrap();
-        let paths = (0..count).map(|n| board.put_bytes(&small, &format!("{n}.png"))).collect();
+        image::RgbImage::new(16, 16)
+            .write_to(
+                &mut std::io::Cursor::new(&mut small),
+                image::ImageFormat::Png,
+            )
+            .unwrap();
+        let paths = (0..count)
+            .map(|n| board.put_bytes(&small, &format!("{n}.png")))
+            .collect();
         board.start();
         part_is_ok(&board, "mqtt");
         part_is_ok(&board, "engine");
-        // A path is not taken twice while its row is unfinished; so that none is finished when a message comes again,
-        // the pictures wait until the stream has ended.
+        // A path is not taken twice while its row is unfinished; so that none is finished when a
+        // message comes again, the pictures wait until the stream has ended.
         let held = board.kithd(["breaker", "open"]);
         assert!(held.status.success(), "{}", text(&held));
-        Self { broker, board, paths }
+        Self {
+            broker,
+            board,
+            paths,
+        }
     }
 
     fn rows(&self) -> usize {
-        // Rows are numbered without gaps and none is deleted here; counting them all would take its time.
-        self.board.sql("select coalesce(max(id), 0) from images")[0].parse().unwrap()
+        // Rows are numbered without gaps and none is deleted here; counting them all would take its
+        // time.
+        self.board.sql("select coalesce(max(id), 0) from images")[0]
+            .parse()
+            .unwrap()
     }
 
-    /// Publishes paths no faster than they are taken, does something at every look, and ends when no more is taken; says
-    /// how long the taking took.
-    fn publish(&mut self, paths: Vec<String>, mut look: impl FnMut(&mut Self, usize, bool) -> bool) -> f64 {
+    /// Publishes paths no faster than they are taken, does something at every look, and ends when
+    /// no more is taken; says how long the taking took.
+    fn publish(
+        &mut self,
+        paths: Vec<String>,
+        mut look: impl FnMut(&mut Self, usize, bool) -> bool,
+    ) -> f64 {
         let taken_before = self.rows();
         let allowed = Arc::new(AtomicUsize::new(AHEAD));
         let begun = Instant::now();
@@ -159,12 +195,16 @@ impl Flood {
         last_new.duration_since(begun).as_secs_f64()
     }
 
-    /// Publishes all paths with ten kills of the daemon and ten ends of the broker, at random; says how long it took.
+    /// Publishes all paths with ten kills of the daemon and ten ends of the broker, at random; says
+    /// how long it took.
     fn stream(&mut self, end_broker: fn(&mut Mosquitto)) {
         let total = self.paths.len();
         let mut resident = Vec::new();
-        // When so many rows are there. Those at which something ends lie anywhere in their part of the stream.
-        let mut ends: VecDeque<_> = (0..20).map(|n| (n * total + fastrand::usize(0..total)) / 21).collect();
+        // When so many rows are there. Those at which something ends lie anywhere in their part of
+        // the stream.
+        let mut ends: VecDeque<_> = (0..20)
+            .map(|n| (n * total + fastrand::usize(0..total)) / 21)
+            .collect();
         let seconds = self.publish(self.paths.clone(), |flood, rows, stuck| {
             resident.extend(resident_mib(flood.board.pid()));
             if ends.front().is_some_and(|at| rows >= *at || stuck) {
@@ -191,8 +231,16 @@ impl Flood {
     }
 
     fn without_a_row(&self) -> Vec<String> {
-        let rows: HashSet<String> = self.board.sql("select path from images").into_iter().collect();
-        self.paths.iter().filter(|path| !rows.contains(*path)).cloned().collect()
+        let rows: HashSet<String> = self
+            .board
+            .sql("select path from images")
+            .into_iter()
+            .collect();
+        self.paths
+            .iter()
+            .filter(|path| !rows.contains(*path))
+            .cloned()
+            .collect()
     }
 
     fn every_file_ends_as_one_row(&self) {
@@ -211,8 +259,13 @@ impl Flood {
             });
             std::thread::sleep(Duration::from_millis(200));
         }
-        println!("all of them recognised in {:.1} s more", begun.elapsed().as_secs_f64());
-        let ended = self.board.sql("select state, count(*), count(distinct path) from images group by state");
+        println!(
+            "all of them recognised in {:.1} s more",
+            begun.elapsed().as_secs_f64()
+        );
+        let ended = self
+            .board
+            .sql("select state, count(*), count(distinct path) from images group by state");
         assert_eq!(ended, [format!("processed|{0}|{0}", self.paths.len())]);
         assert_eq!(self.board.sql("pragma integrity_check"), ["ok"]);
     }
@@ -253,12 +306,20 @@ fn results_of_hours_without_a_broker_go_out_whole_and_in_order_from_flat_memory(
     part_is_ok(&board, "engine");
     let before = resident_mib(board.pid()).unwrap();
     for some in paths.chunks(500) {
-        let some: Vec<_> = some.iter().map(|path| serde_json::json!({ "path": path })).collect();
-        let (status, answer) =
-            board.post("/images/post", &[], serde_json::json!({ "paths": some }).to_string().as_bytes());
+        let some: Vec<_> = some
+            .iter()
+            .map(|path| serde_json::json!({ "path": path }))
+            .collect();
+        let (status, answer) = board.post(
+            "/images/post",
+            &[],
+            serde_json::json!({ "paths": some }).to_string().as_bytes(),
+        );
         assert_eq!(status, 202, "{answer}");
     }
-    wait_for("all to be recognised", || (board.get("/v1/status")["counts"]["processed"] == count).then_some(()));
+    wait_for("all to be recognised", || {
+        (board.get("/v1/status")["counts"]["processed"] == count).then_some(())
+    });
     assert_eq!(board.get("/v1/status")["counts"]["unsent"], count);
     let waiting = resident_mib(board.pid()).unwrap();
     broker.start();
@@ -267,10 +328,16 @@ fn results_of_hours_without_a_broker_go_out_whole_and_in_order_from_flat_memory(
     let begun = Instant::now();
     let mut arrived = 0;
     while arrived < count {
-        arrived = wait_for("further results", || Some(results.messages().len()).filter(|now| *now > arrived));
+        arrived = wait_for("further results", || {
+            Some(results.messages().len()).filter(|now| *now > arrived)
+        });
     }
     let took = begun.elapsed().as_secs_f64();
-    let sent: Vec<_> = results.wait(count).iter().map(|result| result["image_id"].to_string()).collect();
+    let sent: Vec<_> = results
+        .wait(count)
+        .iter()
+        .map(|result| result["image_id"].to_string())
+        .collect();
     let after = resident_mib(board.pid()).unwrap();
     println!(
         "{count} results waited and went out in {took:.1} s; daemon {before} MiB before, {waiting} MiB while they waited, \

@@ -1,4 +1,5 @@
-//! Watched folders as their users meet them: taken once, put away, a dead mount, a hundred thousand files.
+//! Watched folders as their users meet them: taken once, put away, a dead mount, a hundred thousand
+//! files.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,7 +15,10 @@ fn watching(lines: &str) -> (Board, std::path::PathBuf) {
     let folder = board.folder.path().join("watched");
     std::fs::create_dir(&folder).unwrap();
     let path = folder.display();
-    board.set("folder", &format!("[{{path = \"{path}\", settle = \"100ms\", poll = \"200ms\", {lines}}}]"));
+    board.set(
+        "folder",
+        &format!("[{{path = \"{path}\", settle = \"100ms\", poll = \"200ms\", {lines}}}]"),
+    );
     (board, folder)
 }
 
@@ -52,7 +56,10 @@ fn what_lies_there_is_taken_once_whatever_restarts_and_retention_do_and_a_rewrit
     board.start();
     settled(&board, &folder, 2);
     let sources = board.sql("select source, path from images order by path");
-    assert_eq!(sources, ["a.jpg", "front door/b.JPG"].map(|name| format!("folder|{}/{name}", folder.display())));
+    assert_eq!(
+        sources,
+        ["a.jpg", "front door/b.JPG"].map(|name| format!("folder|{}/{name}", folder.display()))
+    );
     std::fs::copy(photo("noface.jpg"), folder.join("d.jpg")).unwrap();
     settled(&board, &folder, 3);
     for id in 1..=3 {
@@ -62,19 +69,30 @@ fn what_lies_there_is_taken_once_whatever_restarts_and_retention_do_and_a_rewrit
 
     // As retention does it.
     let database = board.folder.path().join("state/kithd.db");
-    let emptied = Command::new("sqlite3").arg(database).arg("delete from outbox; delete from images").status().unwrap();
+    let emptied = Command::new("sqlite3")
+        .arg(database)
+        .arg("delete from outbox; delete from images")
+        .status()
+        .unwrap();
     assert!(emptied.success());
     board.start();
     settled(&board, &folder, 3);
     assert_eq!(rows(&board), 0);
     std::fs::rename(folder.join("c.jpg.part"), folder.join("c.jpg")).unwrap();
     settled(&board, &folder, 4);
-    assert_eq!(board.sql("select path from images"), [folder.join("c.jpg").display().to_string()]);
+    assert_eq!(
+        board.sql("select path from images"),
+        [folder.join("c.jpg").display().to_string()]
+    );
     std::fs::copy(photo("obama_1.jpg"), folder.join("a.jpg")).unwrap();
     std::fs::remove_file(folder.join("d.jpg")).unwrap();
-    wait_for("the rewritten file to be taken again", || (rows(&board) == 2).then_some(()));
+    wait_for("the rewritten file to be taken again", || {
+        (rows(&board) == 2).then_some(())
+    });
     settled(&board, &folder, 3);
-    wait_for("the deleted file to be forgotten", || (seen(&board) == 3).then_some(()));
+    wait_for("the deleted file to be forgotten", || {
+        (seen(&board) == 3).then_some(())
+    });
 }
 
 #[test]
@@ -85,13 +103,19 @@ fn done_and_failed_files_are_moved_once_the_engine_is_vouched_for() {
     std::fs::write(folder.join("broken.jpg"), "no picture").unwrap();
     board.start();
     for (name, place) in [("a.jpg", "done"), ("broken.jpg", "failed")] {
-        wait_for(&format!("{name} in {place}"), || folder.join(place).join(name).exists().then_some(()));
+        wait_for(&format!("{name} in {place}"), || {
+            folder.join(place).join(name).exists().then_some(())
+        });
         assert!(!folder.join(name).exists());
     }
     std::fs::copy(photo("obama_1.jpg"), folder.join("a.jpg")).unwrap();
-    wait_for("the namesake in done", || folder.join("done/a-2.jpg").exists().then_some(()));
+    wait_for("the namesake in done", || {
+        folder.join("done/a-2.jpg").exists().then_some(())
+    });
     settled(&board, &folder, 0);
-    wait_for("the moved files to be forgotten", || (seen(&board) == 0).then_some(()));
+    wait_for("the moved files to be forgotten", || {
+        (seen(&board) == 0).then_some(())
+    });
     assert_eq!(rows(&board), 3);
 }
 
@@ -100,7 +124,12 @@ fn a_mount_that_hangs_is_named_in_time_holds_up_nobody_else_and_is_taken_up_agai
     let (mut board, folder) = watching("report_after = \"300ms\"");
     let library = board.folder.path().join("slow_mount.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/slow_mount.c");
-    let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).status().unwrap();
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(&library)
+        .arg(source)
+        .status()
+        .unwrap();
     assert!(built.success(), "cc could not compile {source}");
     let hang = board.folder.path().join("server-is-away");
     board.environment("LD_PRELOAD", library.to_str().unwrap());
@@ -112,7 +141,11 @@ fn a_mount_that_hangs_is_named_in_time_holds_up_nobody_else_and_is_taken_up_agai
     std::fs::copy(photo("noface.jpg"), folder.join("a.jpg")).unwrap();
     wait_for("the mount to be named", || {
         let part = part(&board, &folder);
-        (part["condition"] == "degraded" && part["text"].as_str()?.contains("has not answered for 300ms")).then_some(())
+        (part["condition"] == "degraded"
+            && part["text"]
+                .as_str()?
+                .contains("has not answered for 300ms"))
+        .then_some(())
     });
     let id = board.post_path(&board.put("noface.jpg", "other.jpg"));
     assert_eq!(board.ended(id)["outcome"], "no_face");
@@ -130,7 +163,9 @@ fn a_folder_that_goes_away_is_named_and_forgets_nothing() {
     settled(&board, &folder, 1);
     let away = board.folder.path().join("away");
     std::fs::rename(&folder, &away).unwrap();
-    wait_for("the folder to be named", || (part(&board, &folder)["condition"] == "degraded").then_some(()));
+    wait_for("the folder to be named", || {
+        (part(&board, &folder)["condition"] == "degraded").then_some(())
+    });
     std::fs::rename(&away, &folder).unwrap();
     settled(&board, &folder, 1);
     assert_eq!(rows(&board), 1);
@@ -154,20 +189,36 @@ fn a_hundred_thousand_files_are_taken_once_with_flat_memory_and_once_only_over_a
     }
     // Held back, so that only the taking is seen.
     board.start();
-    wait_for("the breaker to be opened", || board.kithd(["breaker", "open"]).status.success().then_some(()));
+    wait_for("the breaker to be opened", || {
+        board
+            .kithd(["breaker", "open"])
+            .status
+            .success()
+            .then_some(())
+    });
     let begun = Instant::now();
     settled(&board, &folder, files);
-    println!("{:.0} files a second were taken, {files} in all", files as f64 / begun.elapsed().as_secs_f64());
+    println!(
+        "{:.0} files a second were taken, {files} in all",
+        files as f64 / begun.elapsed().as_secs_f64()
+    );
     assert_eq!(rows(&board), files);
     let memory = |board: &Board| -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", board.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     };
     let held = memory(&board);
     std::fs::copy(photo("noface.jpg"), folder.join("07/news.jpg")).unwrap();
     settled(&board, &folder, files + 1);
-    assert!(memory(&board) < held + 20_000, "{} kB after one more file, {held} before", memory(&board));
+    assert!(
+        memory(&board) < held + 20_000,
+        "{} kB after one more file, {held} before",
+        memory(&board)
+    );
     board.kill();
     board.start();
     settled(&board, &folder, files + 1);
@@ -187,21 +238,33 @@ fn a_name_that_cannot_be_queued_or_a_file_that_cannot_be_moved_keeps_no_other_ba
     }
     board.start();
     for name in ["a.jpg", "b.jpg"] {
-        wait_for(&format!("{name} in done"), || folder.join("done").join(name).exists().then_some(()));
+        wait_for(&format!("{name} in done"), || {
+            folder.join("done").join(name).exists().then_some(())
+        });
     }
     assert_eq!(rows(&board), 3);
     let part_text = part(&board, &folder)["text"].to_string();
-    assert!(part_text.contains("1 name with a line break"), "{part_text}");
+    assert!(
+        part_text.contains("1 name with a line break"),
+        "{part_text}"
+    );
     wait_for("the stuck file to be named", || {
         let part = part(&board, &folder);
-        (part["condition"] == "degraded" && part["text"].as_str()?.contains("stuck.jpg cannot be put away"))
-            .then_some(())
+        (part["condition"] == "degraded"
+            && part["text"]
+                .as_str()?
+                .contains("stuck.jpg cannot be put away"))
+        .then_some(())
     });
     assert_eq!(board.stop(), Some(0));
 
     // Retention takes its image; it still lies there, and is neither moved nor taken again.
     let database = board.folder.path().join("state/kithd.db");
-    let emptied = Command::new("sqlite3").arg(database).arg("delete from outbox; delete from images").status().unwrap();
+    let emptied = Command::new("sqlite3")
+        .arg(database)
+        .arg("delete from outbox; delete from images")
+        .status()
+        .unwrap();
     assert!(emptied.success());
     std::fs::remove_file(folder.join("done/sub")).unwrap();
     board.start();
@@ -209,14 +272,19 @@ fn a_name_that_cannot_be_queued_or_a_file_that_cannot_be_moved_keeps_no_other_ba
         (board.sql("select count(*) from seen where image_id is null") == ["1"]).then_some(())
     });
     std::fs::copy(photo("noface.jpg"), folder.join("c.jpg")).unwrap();
-    wait_for("c.jpg in done", || folder.join("done/c.jpg").exists().then_some(()));
+    wait_for("c.jpg in done", || {
+        folder.join("done/c.jpg").exists().then_some(())
+    });
     assert!(folder.join("sub/stuck.jpg").exists());
     assert_eq!(rows(&board), 1);
 }
 
 /// What the folder's part says.
 fn says(board: &Board, folder: &Path) -> String {
-    part(board, folder)["text"].as_str().unwrap_or_default().into()
+    part(board, folder)["text"]
+        .as_str()
+        .unwrap_or_default()
+        .into()
 }
 
 fn copy(folder: &Path, name: impl AsRef<Path>) {
@@ -239,10 +307,27 @@ fn what_nas_and_desktops_leave_about_is_counted_and_not_taken() {
     ] {
         copy(&folder, Path::new(system).join("SYNOPHOTO_THUMB_XL.jpg"));
     }
-    for taken in ["a.Jpg", "b.jPeG", "c.jfif", "d.JPG_large", "e.mpo", "sub/no ending", "sub/Mr. Smith"] {
+    for taken in [
+        "a.Jpg",
+        "b.jPeG",
+        "c.jfif",
+        "d.JPG_large",
+        "e.mpo",
+        "sub/no ending",
+        "sub/Mr. Smith",
+    ] {
         copy(&folder, taken);
     }
-    for left in ["1.HEIC", "2.heic", "3.heif", "._b.jpg", "x.jpg.part", "a\nb.jpg", "x.txt", ".hidden.jpg"] {
+    for left in [
+        "1.HEIC",
+        "2.heic",
+        "3.heif",
+        "._b.jpg",
+        "x.jpg.part",
+        "a\nb.jpg",
+        "x.txt",
+        ".hidden.jpg",
+    ] {
         copy(&folder, left);
     }
     let latin: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(b"caf\xe9.jpg");
@@ -268,15 +353,25 @@ fn what_nas_and_desktops_leave_about_is_counted_and_not_taken() {
         "1 file without an ending that is no picture (\"README\")",
         "1 device, pipe or socket",
     ] {
-        assert!(says(&board, &folder).contains(said), "{said}: {}", says(&board, &folder));
+        assert!(
+            says(&board, &folder).contains(said),
+            "{said}: {}",
+            says(&board, &folder)
+        );
     }
     let doctor = board.kithd(["doctor"]);
-    assert!(crate::support::text(&doctor).contains("3 HEIC files"), "{}", crate::support::text(&doctor));
+    assert!(
+        crate::support::text(&doctor).contains("3 HEIC files"),
+        "{}",
+        crate::support::text(&doctor)
+    );
     // Level-triggered: gone when it is.
     for name in ["1.HEIC", "2.heic", "3.heif"] {
         std::fs::remove_file(folder.join(name)).unwrap();
     }
-    wait_for("the HEIC files to be forgotten", || (!says(&board, &folder).contains("HEIC")).then_some(()));
+    wait_for("the HEIC files to be forgotten", || {
+        (!says(&board, &folder).contains("HEIC")).then_some(())
+    });
 }
 
 #[test]
@@ -287,19 +382,31 @@ fn a_linked_folder_is_neither_watched_nor_taken_twice() {
     std::os::unix::fs::symlink("/usr", folder.join("usr")).unwrap();
     board.start();
     settled(&board, &folder, 1);
-    wait_for("the folders to be watched", || (watches(&board) >= 2).then_some(()));
+    wait_for("the folders to be watched", || {
+        (watches(&board) >= 2).then_some(())
+    });
     assert!(watches(&board) < 20, "{} watches", watches(&board));
-    assert_eq!(board.sql("select path from images"), [folder.join("z/x.jpg").display().to_string()]);
+    assert_eq!(
+        board.sql("select path from images"),
+        [folder.join("z/x.jpg").display().to_string()]
+    );
     copy(&folder, "z/new/y.jpg");
     settled(&board, &folder, 2);
-    wait_for("the new folder to be watched", || (watches(&board) >= 3).then_some(()));
+    wait_for("the new folder to be watched", || {
+        (watches(&board) >= 3).then_some(())
+    });
 }
 
 /// How many folders the kernel watches for the daemon.
 fn watches(board: &Board) -> usize {
     let files = std::fs::read_dir(format!("/proc/{}/fdinfo", board.pid())).unwrap();
     let info = files.filter_map(|file| std::fs::read_to_string(file.ok()?.path()).ok());
-    info.map(|text| text.lines().filter(|line| line.starts_with("inotify wd:")).count()).sum()
+    info.map(|text| {
+        text.lines()
+            .filter(|line| line.starts_with("inotify wd:"))
+            .count()
+    })
+    .sum()
 }
 
 #[test]
@@ -319,9 +426,13 @@ fn a_folder_that_may_not_be_read_spoils_only_itself() {
     let named = || says(&board, &folder).contains("bad\" cannot be read: Permission denied");
     wait_for("the folder to be named", || named().then_some(()));
     std::fs::remove_file(good.join("a.jpg")).unwrap();
-    wait_for("the deleted file to be forgotten", || (seen(&board) == 2).then_some(()));
+    wait_for("the deleted file to be forgotten", || {
+        (seen(&board) == 2).then_some(())
+    });
     copy(&folder, "good/d.jpg");
-    wait_for("the others to be taken", || (rows(&board) == 4).then_some(()));
+    wait_for("the others to be taken", || {
+        (rows(&board) == 4).then_some(())
+    });
     for _ in 0..20 {
         assert!(named(), "{}", says(&board, &folder));
         std::thread::sleep(std::time::Duration::from_millis(50));
@@ -329,8 +440,11 @@ fn a_folder_that_may_not_be_read_spoils_only_itself() {
     std::fs::set_permissions(&bad, std::fs::Permissions::from_mode(0o755)).unwrap();
     settled(&board, &folder, 3);
     assert_eq!(rows(&board), 4);
-    let warned =
-        board.log().lines().filter(|line| line.contains("WARN folder") && line.contains("cannot be read")).count();
+    let warned = board
+        .log()
+        .lines()
+        .filter(|line| line.contains("WARN folder") && line.contains("cannot be read"))
+        .count();
     assert_eq!(warned, 1, "said {warned} times: {}", board.log());
 }
 
@@ -339,7 +453,9 @@ fn used_up_watches_are_named_and_used_again_when_there_are_more() {
     if !with_own_limits("folder::used_up_watches_are_named_and_used_again_when_there_are_more") {
         return;
     }
-    let limit = |key: &str, number: &str| std::fs::write(format!("/proc/sys/user/max_inotify_{key}"), number).unwrap();
+    let limit = |key: &str, number: &str| {
+        std::fs::write(format!("/proc/sys/user/max_inotify_{key}"), number).unwrap()
+    };
     let (mut board, folder) = watching("");
     for n in 0..5 {
         copy(&folder, format!("{n}/a.jpg"));
@@ -353,9 +469,13 @@ fn used_up_watches_are_named_and_used_again_when_there_are_more() {
         });
     };
     says("fs.inotify.max_user_watches");
-    wait_for("the files to be taken", || (rows(&board) == 5).then_some(()));
+    wait_for("the files to be taken", || {
+        (rows(&board) == 5).then_some(())
+    });
     copy(&folder, "3/b.jpg");
-    wait_for("the new file to be taken all the same", || (rows(&board) == 6).then_some(()));
+    wait_for("the new file to be taken all the same", || {
+        (rows(&board) == 6).then_some(())
+    });
     limit("watches", "100");
     settled(&board, &folder, 6);
     assert!(watches(&board) >= 6, "{} watches", watches(&board));
@@ -363,7 +483,10 @@ fn used_up_watches_are_named_and_used_again_when_there_are_more() {
     limit("instances", "0");
     board.start();
     wait_for("the other limit to be named", || {
-        part(&board, &folder)["text"].as_str()?.contains("fs.inotify.max_user_instances").then_some(())
+        part(&board, &folder)["text"]
+            .as_str()?
+            .contains("fs.inotify.max_user_instances")
+            .then_some(())
     });
     limit("instances", "10");
     settled(&board, &folder, 6);
@@ -382,7 +505,9 @@ fn a_file_that_is_written_over_for_ever_is_taken_now_and_then() {
             std::thread::sleep(std::time::Duration::from_millis(40));
         }
     });
-    wait_for("the file to be taken twice", || (rows(&board) >= 3).then_some(()));
+    wait_for("the file to be taken twice", || {
+        (rows(&board) >= 3).then_some(())
+    });
     let image = board.ended(2);
     assert_eq!(image["state"], "processed", "{image}");
 }
@@ -400,13 +525,20 @@ fn a_done_folder_that_is_a_link_is_not_followed() {
     wait_for("the link to be named", || {
         let part = part(&board, &folder);
         let text = part["text"].as_str()?;
-        (part["condition"] == "degraded" && text.contains("cannot be put away") && text.contains("is a link"))
-            .then_some(())
+        (part["condition"] == "degraded"
+            && text.contains("cannot be put away")
+            && text.contains("is a link"))
+        .then_some(())
     });
-    assert!(std::fs::read_dir(&elsewhere).unwrap().next().is_none(), "the link was followed");
+    assert!(
+        std::fs::read_dir(&elsewhere).unwrap().next().is_none(),
+        "the link was followed"
+    );
     assert!(folder.join("a.jpg").exists());
     std::fs::remove_file(folder.join("done")).unwrap();
-    wait_for("both files in a real done", || folder.join("done/sub/b.jpg").exists().then_some(()));
+    wait_for("both files in a real done", || {
+        folder.join("done/sub/b.jpg").exists().then_some(())
+    });
     settled(&board, &folder, 0);
 }
 
@@ -419,7 +551,9 @@ fn the_longest_names_are_moved_also_beside_their_namesakes() {
     for number in 1..=2 {
         copy(&folder, &long);
         board.start();
-        wait_for("the file in done", || (std::fs::read_dir(folder.join("done")).ok()?.count() == number).then_some(()));
+        wait_for("the file in done", || {
+            (std::fs::read_dir(folder.join("done")).ok()?.count() == number).then_some(())
+        });
         settled(&board, &folder, 0);
         assert_eq!(board.stop(), Some(0));
     }

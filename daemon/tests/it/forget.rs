@@ -1,4 +1,5 @@
-//! Erased means erased: nothing of a person is left in the state folder, and no backup brings them back.
+//! Erased means erased: nothing of a person is left in the state folder, and no backup brings them
+//! back.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -34,7 +35,9 @@ fn holding(board: &Board, what: &[u8]) -> Vec<PathBuf> {
 }
 
 fn unhex(text: &str) -> Vec<u8> {
-    (0..text.len() / 2).map(|n| u8::from_str_radix(&text[2 * n..2 * n + 2], 16).unwrap()).collect()
+    (0..text.len() / 2)
+        .map(|n| u8::from_str_radix(&text[2 * n..2 * n + 2], 16).unwrap())
+        .collect()
 }
 
 /// What must be nowhere afterwards: pieces of everything that is theirs.
@@ -45,22 +48,48 @@ fn traces(board: &Board) -> Vec<(String, Vec<u8>)> {
         assert!(!values.is_empty(), "there is no {what}");
         for hex in values {
             let bytes = unhex(&hex);
-            // The database may have cut a long value in the middle of a piece: of several some are whole.
-            let pieces =
-                (1..6).map(|part| bytes[bytes.len() * part / 6..].iter().copied().take(20).collect::<Vec<u8>>());
-            let whole: Vec<_> = pieces.filter(|piece| !holding(board, piece).is_empty()).collect();
-            assert!(whole.len() > 1, "{what} is nowhere, so that nothing can be shown by it");
+            // The database may have cut a long value in the middle of a piece: of several some are
+            // whole.
+            let pieces = (1..6).map(|part| {
+                bytes[bytes.len() * part / 6..]
+                    .iter()
+                    .copied()
+                    .take(20)
+                    .collect::<Vec<u8>>()
+            });
+            let whole: Vec<_> = pieces
+                .filter(|piece| !holding(board, piece).is_empty())
+                .collect();
+            assert!(
+                whole.len() > 1,
+                "{what} is nowhere, so that nothing can be shown by it"
+            );
             traces.extend(whole.into_iter().map(|piece| (what.to_string(), piece)));
         }
     };
     let person = format!("(select id from person where name = '{NAME}')");
     let pictures = format!("(select id from person_images where person_id = {person})");
     let images = format!("(select image_id from faces where person_id = {person})");
-    find("embedding", &format!("select hex(vector) from person_embeddings where person_image_id in {pictures}"));
-    find("crop", &format!("select hex(crop) from person_images where person_id = {person}"));
-    find("face", &format!("select hex(embedding) from faces where person_id = {person}"));
-    find("crop of a face", &format!("select hex(crop) from faces where person_id = {person}"));
-    find("thumbnail", &format!("select hex(jpeg) from thumbnails where image_id in {images}"));
+    find(
+        "embedding",
+        &format!("select hex(vector) from person_embeddings where person_image_id in {pictures}"),
+    );
+    find(
+        "crop",
+        &format!("select hex(crop) from person_images where person_id = {person}"),
+    );
+    find(
+        "face",
+        &format!("select hex(embedding) from faces where person_id = {person}"),
+    );
+    find(
+        "crop of a face",
+        &format!("select hex(crop) from faces where person_id = {person}"),
+    );
+    find(
+        "thumbnail",
+        &format!("select hex(jpeg) from thumbnails where image_id in {images}"),
+    );
     traces
 }
 
@@ -78,14 +107,23 @@ fn nothing_of_a_forgotten_person_is_left_in_any_file_and_no_backup_brings_them_b
     enroll(&board, "Once Called Otherwise", "astronaut_1.jpg");
     for n in 0..3 {
         let bytes = std::fs::read(photo("obama_2.jpg")).unwrap();
-        let id = board.post("/v1/images", &[("content-type", "image/jpeg")], &bytes).1["ids"][0].as_i64().unwrap();
+        let id = board
+            .post("/v1/images", &[("content-type", "image/jpeg")], &bytes)
+            .1["ids"][0]
+            .as_i64()
+            .unwrap();
         assert_eq!(board.ended(id)["found"][0]["person"], NAME);
         board.ended(board.post_path(&board.put("biden_2.jpg", &format!("{n}.jpg"))));
         board.ended(board.post_path(&board.put("group.jpg", &format!("group-{n}.jpg"))));
     }
     // Put together with somebody whose results bear another name and number.
     board.ended(board.post_path(&board.put("astronaut_1.jpg", "before.jpg")));
-    assert!(board.kithd(["people", "merge", "Once Called Otherwise", NAME]).status.success());
+    assert!(
+        board
+            .kithd(["people", "merge", "Once Called Otherwise", NAME])
+            .status
+            .success()
+    );
     let backup = board.folder.path().join("all.kithd").display().to_string();
     assert!(board.kithd(["backup", &backup]).status.success());
     board.stop();
@@ -93,12 +131,21 @@ fn nothing_of_a_forgotten_person_is_left_in_any_file_and_no_backup_brings_them_b
     let state = board.folder.path().join("state");
     std::fs::copy(state.join("kithd.db"), state.join("kithd.db.before-0008")).unwrap();
     board.start();
-    wait_for("the gallery's backup", || state.join("gallery.backup").exists().then_some(()));
-    let uid = unhex(&board.sql(&format!("select hex(uid) from person where name = '{NAME}'"))[0]);
+    wait_for("the gallery's backup", || {
+        state.join("gallery.backup").exists().then_some(())
+    });
+    let uid = unhex(
+        &board.sql(&format!(
+            "select hex(uid) from person where name = '{NAME}'"
+        ))[0],
+    );
     let mut traces = traces(&board);
     traces.push(("earlier name".into(), b"Once Called Otherwise".to_vec()));
     for (what, trace) in &traces {
-        assert!(!holding(&board, trace).is_empty(), "{what} is nowhere, so that nothing can be shown by it");
+        assert!(
+            !holding(&board, trace).is_empty(),
+            "{what} is nowhere, so that nothing can be shown by it"
+        );
     }
 
     let said = text(&board.kithd(["forget", "--yes", NAME]));
@@ -107,17 +154,25 @@ fn nothing_of_a_forgotten_person_is_left_in_any_file_and_no_backup_brings_them_b
     assert!(!state.join("kithd.db.before-0008").exists());
     board.stop();
     for (what, trace) in &traces {
-        assert_eq!(holding(&board, trace), Vec::<PathBuf>::new(), "{what} is left");
+        assert_eq!(
+            holding(&board, trace),
+            Vec::<PathBuf>::new(),
+            "{what} is left"
+        );
     }
-    // The tombstone: twice, for the two who were one, in the database and in the gallery's backup; nowhere else.
+    // The tombstone: twice, for the two who were one, in the database and in the gallery's backup;
+    // nowhere else.
     assert_eq!(board.sql("select count(*) from erased"), ["2"]);
     let mut with_uid = holding(&board, &uid);
     with_uid.sort();
-    assert_eq!(with_uid, [state.join("gallery.backup"), state.join("kithd.db")]);
+    assert_eq!(
+        with_uid,
+        [state.join("gallery.backup"), state.join("kithd.db")]
+    );
     assert_eq!(board.sql("select count(*) from enrolment_pictures"), ["1"]);
 
-    // The past is still there, without them; and stays so when older backups are taken in, here or on a new board that
-    // knows of the tombstone.
+    // The past is still there, without them; and stays so when older backups are taken in, here or
+    // on a new board that knows of the tombstone.
     board.start();
     let gallery = state.join("gallery.backup").display().to_string();
     let mut new = Board::new();
@@ -132,14 +187,23 @@ fn nothing_of_a_forgotten_person_is_left_in_any_file_and_no_backup_brings_them_b
             ),
             ["0"]
         );
-        assert!(board.sql("select count(*) from images")[0].parse::<u64>().unwrap() > 6);
+        assert!(
+            board.sql("select count(*) from images")[0]
+                .parse::<u64>()
+                .unwrap()
+                > 6
+        );
     }
     new.start();
     new.stop();
     for board in [&mut board, &mut new] {
         board.stop();
         for (what, trace) in &traces {
-            assert_eq!(holding(board, trace), Vec::<PathBuf>::new(), "{what} came back");
+            assert_eq!(
+                holding(board, trace),
+                Vec::<PathBuf>::new(),
+                "{what} came back"
+            );
         }
     }
 }
@@ -150,22 +214,34 @@ fn somebody_is_forgotten_at_once_although_the_journal_is_being_read_and_the_rest
     board.start();
     enroll(&board, NAME, "obama_1.jpg");
     let mut reader = std::process::Command::new("sqlite3")
-        .args(["-readonly", board.folder.path().join("state/kithd.db").to_str().unwrap()])
+        .args([
+            "-readonly",
+            board.folder.path().join("state/kithd.db").to_str().unwrap(),
+        ])
         .stdin(std::process::Stdio::piped())
         .spawn()
         .unwrap();
     let mut typed = reader.stdin.take().unwrap();
     let reads = board.folder.path().join("reads");
-    let script = format!("BEGIN; SELECT count(*) FROM person;\n.shell touch {}\n", reads.display());
+    let script = format!(
+        "BEGIN; SELECT count(*) FROM person;\n.shell touch {}\n",
+        reads.display()
+    );
     typed.write_all(script.as_bytes()).unwrap();
     wait_for("the reader", || reads.exists().then_some(()));
 
     let output = board.kithd(["forget", "--yes", NAME]);
     assert!(output.status.success(), "{}", text(&output));
     let said = text(&output);
-    assert!(said.contains("was erased") && said.contains("The daemon goes on until nothing is left"), "{said}");
+    assert!(
+        said.contains("was erased") && said.contains("The daemon goes on until nothing is left"),
+        "{said}"
+    );
     assert!(board.sql("select name from person").is_empty());
-    assert_ne!(board.sql("select value from facts where key = 'erasing'"), ["[]"]);
+    assert_ne!(
+        board.sql("select value from facts where key = 'erasing'"),
+        ["[]"]
+    );
     drop(typed);
     assert!(reader.wait().unwrap().success());
     board.stop();
@@ -181,19 +257,41 @@ fn without_a_daemon_somebody_is_forgotten_too_and_what_was_moved_aside_is_named(
     let mut board = Board::new();
     enroll(&board, NAME, "obama_1.jpg");
     board.start();
-    wait_for("the gallery's backup", || board.folder.path().join("state/gallery.backup").exists().then_some(()));
+    wait_for("the gallery's backup", || {
+        board
+            .folder
+            .path()
+            .join("state/gallery.backup")
+            .exists()
+            .then_some(())
+    });
     board.stop();
-    std::fs::write(board.folder.path().join("state/kithd.db"), b"this is no database".repeat(500)).unwrap();
+    std::fs::write(
+        board.folder.path().join("state/kithd.db"),
+        b"this is no database".repeat(500),
+    )
+    .unwrap();
     board.start();
     assert_eq!(board.sql("select name from person"), [NAME]);
     board.stop();
     let nobody = board.kithd(["forget", "--yes", "Nobody"]);
-    assert!(!nobody.status.success() && text(&nobody).contains("nobody is enrolled as Nobody"), "{}", text(&nobody));
+    assert!(
+        !nobody.status.success() && text(&nobody).contains("nobody is enrolled as Nobody"),
+        "{}",
+        text(&nobody)
+    );
     // Nobody is asked where there is no terminal.
     let said = text(&board.kithd(["forget", NAME]));
-    assert!(said.contains("was erased") && said.contains("kithd.db.damaged-1"), "{said}");
+    assert!(
+        said.contains("was erased") && said.contains("kithd.db.damaged-1"),
+        "{said}"
+    );
     assert!(board.sql("select name from person").is_empty());
-    assert!(holding(&board, NAME.as_bytes()).iter().all(|path| path.display().to_string().contains(".damaged-")));
+    assert!(
+        holding(&board, NAME.as_bytes())
+            .iter()
+            .all(|path| path.display().to_string().contains(".damaged-"))
+    );
 }
 
 #[test]
@@ -205,11 +303,17 @@ fn people_are_renamed_and_merged_with_their_past_and_names_stay_unique() {
     board.ended(id);
     let refused = board.kithd(["people", "rename", "Joe Biden", "Barack Obama"]);
     assert!(
-        !refused.status.success() && text(&refused).contains("somebody else is called Barack Obama"),
+        !refused.status.success()
+            && text(&refused).contains("somebody else is called Barack Obama"),
         "{}",
         text(&refused)
     );
-    assert!(board.kithd(["people", "rename", "Barack Obama", "The President"]).status.success());
+    assert!(
+        board
+            .kithd(["people", "rename", "Barack Obama", "The President"])
+            .status
+            .success()
+    );
     let person = |id: i64| board.get(&format!("/v1/images/{id}"))["found"][0]["person"].clone();
     assert_eq!(person(id), "The President");
     let next = board.post_path(&board.put("obama_2.jpg", "y.jpg"));
@@ -228,12 +332,27 @@ fn people_are_renamed_and_merged_with_their_past_and_names_stay_unique() {
         ["0"]
     );
     let shown = text(&board.kithd(["people"]));
-    assert!(shown.contains("The President  2 pictures") && !shown.contains("Biden"), "{shown}");
+    assert!(
+        shown.contains("The President  2 pictures") && !shown.contains("Biden"),
+        "{shown}"
+    );
     let itself = board.kithd(["people", "merge", "The President", "The President"]);
-    assert!(text(&itself).contains("one person already"), "{}", text(&itself));
+    assert!(
+        text(&itself).contains("one person already"),
+        "{}",
+        text(&itself)
+    );
     board.stop();
-    assert!(board.kithd(["people", "rename", "The President", "Ann"]).status.success());
-    assert_eq!(board.sql("select name from person order by name"), ["Ann", "Eileen Collins"]);
+    assert!(
+        board
+            .kithd(["people", "rename", "The President", "Ann"])
+            .status
+            .success()
+    );
+    assert_eq!(
+        board.sql("select name from person order by name"),
+        ["Ann", "Eileen Collins"]
+    );
 }
 
 #[test]
@@ -248,7 +367,9 @@ fn home_assistants_last_face_is_cleared_when_somebody_is_forgotten() {
     board.ended(board.post_path(&board.put("obama_2.jpg", "x.jpg")));
     wait_for("the face", || (faces.messages().len() == 1).then_some(()));
     assert!(board.kithd(["forget", "--yes", NAME]).status.success());
-    wait_for("the face to be cleared", || (faces.messages().len() == 2).then_some(()));
+    wait_for("the face to be cleared", || {
+        (faces.messages().len() == 2).then_some(())
+    });
     assert_eq!(faces.messages()[1]["payload"], json!(""));
     // And nothing is kept by the broker.
     let mut later = Subscriber::new(broker.port(), "kithd/board/face");

@@ -1,5 +1,5 @@
-//! What is held against the gallery: names, however they are spelled, faces that are somebody else's, and who is in a picture
-//! twice.
+//! What is held against the gallery: names, however they are spelled, faces that are somebody
+//! else's, and who is in a picture twice.
 
 use std::path::Path;
 use std::process::Command;
@@ -18,7 +18,13 @@ fn collage(pictures: &[(&str, u32, u32, u32)]) -> Vec<u8> {
     for (name, height, left, top) in pictures {
         let one = image::open(photo(name)).unwrap();
         let width = one.width() * height / one.height();
-        whole.copy_from(&one.resize_exact(width, *height, image::imageops::FilterType::Triangle), *left, *top).unwrap();
+        whole
+            .copy_from(
+                &one.resize_exact(width, *height, image::imageops::FilterType::Triangle),
+                *left,
+                *top,
+            )
+            .unwrap();
     }
     let mut bytes = std::io::Cursor::new(Vec::new());
     whole.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
@@ -45,16 +51,37 @@ fn a_name_is_one_person_however_it_is_typed() {
     let mut board = Board::new();
     board.start();
     let (status, made) = enroll(&board, "name=Eileen%20", &bytes("astronaut_1.jpg"));
-    assert_eq!((status, &made["person"]["name"]), (201, &json!("Eileen")), "{made}");
+    assert_eq!(
+        (status, &made["person"]["name"]),
+        (201, &json!("Eileen")),
+        "{made}"
+    );
     for spelled in ["Eileen%20", "%20EILEEN", "eileen%E2%80%8B"] {
-        let (status, again) = enroll(&board, &format!("name={spelled}"), &bytes("astronaut_1.jpg"));
-        assert_eq!((status, &again["report"]["enrolment"]), (200, &json!("already_there")), "{spelled}: {again}");
+        let (status, again) = enroll(
+            &board,
+            &format!("name={spelled}"),
+            &bytes("astronaut_1.jpg"),
+        );
+        assert_eq!(
+            (status, &again["report"]["enrolment"]),
+            (200, &json!("already_there")),
+            "{spelled}: {again}"
+        );
         assert_eq!(again["person"]["id"], made["person"]["id"]);
     }
-    assert_eq!(enroll(&board, "name=EILEEN", &bytes("astronaut_2.jpg")).0, 201);
+    assert_eq!(
+        enroll(&board, "name=EILEEN", &bytes("astronaut_2.jpg")).0,
+        201
+    );
     let (status, refused) = enroll(&board, "name=%E2%80%8B", &bytes("obama_1.jpg"));
     assert_eq!(status, 422);
-    assert!(refused["detail"].as_str().unwrap().contains("at least one visible character"), "{refused}");
+    assert!(
+        refused["detail"]
+            .as_str()
+            .unwrap()
+            .contains("at least one visible character"),
+        "{refused}"
+    );
 
     // A folder of two computers: one person's sub-folders, composed and decomposed.
     for (folder, picture) in [("Jos\u{e9}", "obama_1.jpg"), ("Jose\u{301}", "obama_2.jpg")] {
@@ -62,14 +89,30 @@ fn a_name_is_one_person_however_it_is_typed() {
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::copy(photo(picture), folder.join(picture)).unwrap();
     }
-    let said = text(&board.kithd(["enroll", "--folder", board.folder.path().join("known").to_str().unwrap()]));
-    assert_eq!(said.lines().filter(|line| line.starts_with("José")).count(), 1, "{said}");
+    let said = text(&board.kithd([
+        "enroll",
+        "--folder",
+        board.folder.path().join("known").to_str().unwrap(),
+    ]));
+    assert_eq!(
+        said.lines().filter(|line| line.starts_with("José")).count(),
+        1,
+        "{said}"
+    );
     assert_eq!(names(&board), ["Eileen 2", "José 2"]);
     assert!(board.get_text("/people?name=JOSE%CC%81").contains("José"));
-    assert!(board.get_text("/people?name=ANNA").contains("Nobody has that in their name"));
+    assert!(
+        board
+            .get_text("/people?name=ANNA")
+            .contains("Nobody has that in their name")
+    );
     let image = board.post_path(&board.put("obama_2.jpg", "Zoe\u{301} MÜLLER.jpg"));
     for sought in ["zo%C3%A9", "m%C3%BCller", "MULLER"] {
-        assert_eq!(board.get(&format!("/v1/images?path={sought}"))["images"][0]["id"], image, "{sought}");
+        assert_eq!(
+            board.get(&format!("/v1/images?path={sought}"))["images"][0]["id"],
+            image,
+            "{sought}"
+        );
     }
 
     let renamed = board.kithd(["people", "rename", "JOSE\u{301} ", " Jose\u{301}  Díaz"]);
@@ -88,53 +131,113 @@ fn enrolment_says_who_a_face_is_instead() {
     let (status, refused) = enroll(&board, "name=Barack%20Obama", &bytes("biden_2.jpg"));
     let detail = refused["detail"].as_str().unwrap_or_default();
     assert_eq!(status, 422, "{refused}");
-    for part in ["this face is Joe Biden (distance 0.", "enrol it as Joe Biden", "anyway"] {
+    for part in [
+        "this face is Joe Biden (distance 0.",
+        "enrol it as Joe Biden",
+        "anyway",
+    ] {
         assert!(detail.contains(part), "{detail}");
     }
     // Two names, one face.
-    let newcomer = board.kithd(["enroll", "--person", "Newcomer", photo("biden_2.jpg").to_str().unwrap()]);
-    assert!(!newcomer.status.success() && text(&newcomer).contains("this face is Joe Biden"), "{}", text(&newcomer));
-    assert_eq!(names(&board), ["Barack Obama 1", "Joe Biden 1", "Eileen Collins 1"]);
+    let newcomer = board.kithd([
+        "enroll",
+        "--person",
+        "Newcomer",
+        photo("biden_2.jpg").to_str().unwrap(),
+    ]);
+    assert!(
+        !newcomer.status.success() && text(&newcomer).contains("this face is Joe Biden"),
+        "{}",
+        text(&newcomer)
+    );
+    assert_eq!(
+        names(&board),
+        ["Barack Obama 1", "Joe Biden 1", "Eileen Collins 1"]
+    );
     // Of three in a group the one who was enrolled before is taken.
     let picture = photo("group.jpg");
     let group = board.kithd(["enroll", "--person", "joe biden", picture.to_str().unwrap()]);
     assert!(group.status.success(), "{}", text(&group));
-    assert!(text(&group).contains("3 faces were found; the one like the earlier pictures of"), "{}", text(&group));
+    assert!(
+        text(&group).contains("3 faces were found; the one like the earlier pictures of"),
+        "{}",
+        text(&group)
+    );
 
-    // Biden large in the middle, Obama small at the edge: by his earlier picture the right one is taken.
+    // Biden large in the middle, Obama small at the edge: by his earlier picture the right one is
+    // taken.
     let both = collage(&[("biden_1.jpg", 480, 240, 60), ("obama_2.jpg", 240, 0, 0)]);
     let (status, taken) = enroll(&board, "name=barack%20obama", &both);
     assert_eq!(status, 201, "{taken}");
     let remark = taken["report"]["remark"].as_str().unwrap();
-    assert!(remark.contains("2 faces were found; the one like the earlier pictures of"), "{remark}");
+    assert!(
+        remark.contains("2 faces were found; the one like the earlier pictures of"),
+        "{remark}"
+    );
     assert!(remark.contains("upper left, was taken"), "{remark}");
     // Of nobody who has a picture: those who are enrolled are left out.
-    let with_stranger = collage(&[("biden_1.jpg", 480, 240, 60), ("astronaut_2.jpg", 260, 0, 0)]);
+    let with_stranger = collage(&[
+        ("biden_1.jpg", 480, 240, 60),
+        ("astronaut_2.jpg", 260, 0, 0),
+    ]);
     board.kithd(["forget", "--yes", "Eileen Collins"]);
     // Another face than in the earlier pictures, though nobody's here.
     let (status, another) = enroll(&board, "name=Barack%20Obama", &bytes("astronaut_2.jpg"));
     assert_eq!(status, 422, "{another}");
     let detail = another["detail"].as_str().unwrap();
-    assert!(detail.contains("another face than in the earlier pictures of Barack Obama (distance 0."), "{detail}");
+    assert!(
+        detail.contains("another face than in the earlier pictures of Barack Obama (distance 0."),
+        "{detail}"
+    );
     let (status, eileen) = enroll(&board, "name=Eileen", &with_stranger);
     assert_eq!(status, 201, "{eileen}");
-    assert!(eileen["report"]["remark"].as_str().unwrap().contains("nobody else's"), "{eileen}");
+    assert!(
+        eileen["report"]["remark"]
+            .as_str()
+            .unwrap()
+            .contains("nobody else's"),
+        "{eileen}"
+    );
 
     // The same face in another file adds nothing.
     let mut again = std::io::Cursor::new(Vec::new());
-    image::open(photo("obama_1.jpg")).unwrap().write_to(&mut again, image::ImageFormat::Png).unwrap();
+    image::open(photo("obama_1.jpg"))
+        .unwrap()
+        .write_to(&mut again, image::ImageFormat::Png)
+        .unwrap();
     let (status, same) = enroll(&board, "name=Barack%20Obama", again.get_ref());
     assert_eq!(status, 201, "{same}");
     let remark = same["report"]["remark"].as_str().unwrap();
-    assert!(remark.contains("it adds nothing: the same face as obama_1.jpg, distance 0.0"), "{remark}");
+    assert!(
+        remark.contains("it adds nothing: the same face as obama_1.jpg, distance 0.0"),
+        "{remark}"
+    );
 
-    // Told, it is taken, and says whom it resembles; from the command line and by the page's form as well.
-    let (status, told) = enroll(&board, "name=Barack%20Obama&anyway=true", &bytes("biden_2.jpg"));
-    assert_eq!((status, &told["report"]["resembles"]["name"]), (201, &json!("Joe Biden")), "{told}");
-    let twin =
-        board.kithd(["enroll", "--person", "Twin", "--anyway", "--json", photo("biden_2.jpg").to_str().unwrap()]);
+    // Told, it is taken, and says whom it resembles; from the command line and by the page's form
+    // as well.
+    let (status, told) = enroll(
+        &board,
+        "name=Barack%20Obama&anyway=true",
+        &bytes("biden_2.jpg"),
+    );
+    assert_eq!(
+        (status, &told["report"]["resembles"]["name"]),
+        (201, &json!("Joe Biden")),
+        "{told}"
+    );
+    let twin = board.kithd([
+        "enroll",
+        "--person",
+        "Twin",
+        "--anyway",
+        "--json",
+        photo("biden_2.jpg").to_str().unwrap(),
+    ]);
     let held: Value = serde_json::from_slice(&twin.stdout).unwrap();
-    assert_eq!(held["remark"], "the same picture is enrolled as Barack Obama", "{held}");
+    assert_eq!(
+        held["remark"], "the same picture is enrolled as Barack Obama",
+        "{held}"
+    );
 }
 
 #[test]
@@ -146,14 +249,31 @@ fn a_face_that_was_found_is_not_given_a_name_it_contradicts() {
     assert_eq!(board.ended(image)["found"][0]["person"], "Joe Biden");
     let name = |body: Value| {
         let place = format!("/v1/images/{image}/faces/1/person");
-        board.post_as_admin(&place, &[("content-type", "application/json")], body.to_string().as_bytes())
+        board.post_as_admin(
+            &place,
+            &[("content-type", "application/json")],
+            body.to_string().as_bytes(),
+        )
     };
     let (status, refused) = name(json!({ "name": "Barack Obama" }));
     assert_eq!(status, 409, "{refused}");
-    assert!(refused["detail"].as_str().unwrap().contains("this face is Joe Biden"), "{refused}");
+    assert!(
+        refused["detail"]
+            .as_str()
+            .unwrap()
+            .contains("this face is Joe Biden"),
+        "{refused}"
+    );
     assert_eq!(name(json!({ "name": "JOE BIDEN" })).0, 200);
-    assert_eq!(names(&board), ["Barack Obama 1", "Joe Biden 2", "Eileen Collins 1"]);
-    assert_eq!(name(json!({ "name": "Someone New", "anyway": true })).0, 409, "the picture is Joe Biden's now");
+    assert_eq!(
+        names(&board),
+        ["Barack Obama 1", "Joe Biden 2", "Eileen Collins 1"]
+    );
+    assert_eq!(
+        name(json!({ "name": "Someone New", "anyway": true })).0,
+        409,
+        "the picture is Joe Biden's now"
+    );
 }
 
 #[test]
@@ -171,27 +291,56 @@ fn a_person_has_one_face_in_a_picture_unless_it_shows_mirrors() {
         faces
     };
     let faces = found(&board);
-    assert_eq!((&faces[0]["person"], &faces[0]["outcome"]), (&json!("Barack Obama"), &json!("known")));
-    assert_eq!((&faces[1]["person"], &faces[1]["outcome"]), (&Value::Null, &json!("uncertain")));
-    assert!(faces[1]["objection"].as_str().unwrap().contains("nearer in another face of this picture"), "{faces:?}");
-    assert_eq!(faces[1]["candidates"][0]["name"], "Barack Obama", "{faces:?}");
+    assert_eq!(
+        (&faces[0]["person"], &faces[0]["outcome"]),
+        (&json!("Barack Obama"), &json!("known"))
+    );
+    assert_eq!(
+        (&faces[1]["person"], &faces[1]["outcome"]),
+        (&Value::Null, &json!("uncertain"))
+    );
+    assert!(
+        faces[1]["objection"]
+            .as_str()
+            .unwrap()
+            .contains("nearer in another face of this picture"),
+        "{faces:?}"
+    );
+    assert_eq!(
+        faces[1]["candidates"][0]["name"], "Barack Obama",
+        "{faces:?}"
+    );
     let page = board.get_text("/");
     assert_eq!(page.matches("<bdi>Barack Obama</bdi>").count(), 1, "{page}");
     let said = text(&board.kithd(["identify", &path]));
     assert_eq!(said.matches("  Barack Obama").count(), 1, "{said}");
-    assert!(said.contains("nearer in another face of this picture"), "{said}");
+    assert!(
+        said.contains("nearer in another face of this picture"),
+        "{said}"
+    );
     // Two people in one picture both have their names.
-    let both = board.put_bytes(&collage(&[("biden_1.jpg", 480, 300, 60), ("obama_2.jpg", 300, 0, 0)]), "both.png");
+    let both = board.put_bytes(
+        &collage(&[("biden_1.jpg", 480, 300, 60), ("obama_2.jpg", 300, 0, 0)]),
+        "both.png",
+    );
     let both = board.ended(board.post_path(&both));
-    let mut there: Vec<_> =
-        both["found"].as_array().unwrap().iter().map(|face| face["person"].as_str().unwrap()).collect();
+    let mut there: Vec<_> = both["found"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|face| face["person"].as_str().unwrap())
+        .collect();
     there.sort_unstable();
     assert_eq!(there, ["Barack Obama", "Joe Biden"]);
     board.stop();
 
     board.set("recognition.mirrors", "true");
     board.start();
-    assert!(found(&board).iter().all(|face| face["person"] == "Barack Obama"));
+    assert!(
+        found(&board)
+            .iter()
+            .all(|face| face["person"] == "Barack Obama")
+    );
 }
 
 #[test]
@@ -203,10 +352,18 @@ fn names_by_mqtt_are_names_and_make_one_topic() {
     part_is_ok(&board, "mqtt out");
     part_is_ok(&board, "engine");
     let told = |command: &str, message: Value| {
-        ask(broker.port(), &format!("kithd/board/command/{command}"), &["-m", &message.to_string()]).1
+        ask(
+            broker.port(),
+            &format!("kithd/board/command/{command}"),
+            &["-m", &message.to_string()],
+        )
+        .1
     };
     let obama = board.put("obama_1.jpg", "a.jpg");
-    let enrolled = told("enroll", json!({ "person": "Jose\u{301} Díaz\u{200b} ", "path": obama }));
+    let enrolled = told(
+        "enroll",
+        json!({ "person": "Jose\u{301} Díaz\u{200b} ", "path": obama }),
+    );
     assert_eq!(enrolled["result"]["person"], "José Díaz", "{enrolled}");
     let again = told("enroll", json!({ "person": "JOSÉ DÍAZ", "path": obama }));
     assert_eq!(
@@ -216,14 +373,25 @@ fn names_by_mqtt_are_names_and_make_one_topic() {
     let other = board.put("obama_2.jpg", "b.jpg");
     let refused = told("enroll", json!({ "person": "Ann", "path": other }));
     assert_eq!(refused["result"]["enrolment"], "rejected", "{refused}");
-    assert_eq!(refused["result"]["resembles"]["name"], "José Díaz", "{refused}");
-    let anyway = told("enroll", json!({ "person": "Ann", "path": other, "anyway": true }));
+    assert_eq!(
+        refused["result"]["resembles"]["name"], "José Díaz",
+        "{refused}"
+    );
+    let anyway = told(
+        "enroll",
+        json!({ "person": "Ann", "path": other, "anyway": true }),
+    );
     assert_eq!(anyway["result"]["enrolment"], "enrolled", "{anyway}");
     assert!(told("forget", json!({ "person": " ANN" }))["result"].is_object());
 
     let mut events = Subscriber::new(broker.port(), "kithd/board/person/#");
     publish(broker.port(), "kithd/board/image/post", &other);
-    let topic = wait_for("the event", || events.messages().first().map(|message| message["topic"].clone()));
+    let topic = wait_for("the event", || {
+        events
+            .messages()
+            .first()
+            .map(|message| message["topic"].clone())
+    });
     assert_eq!(topic, "kithd/board/person/josé-díaz");
 }
 
@@ -236,24 +404,49 @@ fn a_board_of_the_dlib_pack_moves_over_by_itself() {
     board.enroll_everybody();
     assert_eq!(board.stop(), Some(0));
     // The bundled pack finds no face in the picture kept of him.
-    let picture: String = bytes("noface.jpg").iter().map(|byte| format!("{byte:02x}")).collect();
+    let picture: String = bytes("noface.jpg")
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let change = format!(
         "update enrolment_pictures set picture = x'{picture}' where person_image_id =
          (select i.id from person_images i join person p on p.id = i.person_id where p.name = 'Joe Biden')"
     );
     let database = board.folder.path().join("state/kithd.db");
-    assert!(Command::new("sqlite3").arg(&database).arg(change).status().unwrap().success());
+    assert!(
+        Command::new("sqlite3")
+            .arg(&database)
+            .arg(change)
+            .status()
+            .unwrap()
+            .success()
+    );
 
     board.unset("models.pack");
     board.start();
-    for (picture, name) in [("obama_2.jpg", "Barack Obama"), ("astronaut_2.jpg", "Eileen Collins")] {
+    for (picture, name) in [
+        ("obama_2.jpg", "Barack Obama"),
+        ("astronaut_2.jpg", "Eileen Collins"),
+    ] {
         let image = board.ended(board.post_path(&board.put(picture, picture)));
         assert_eq!(image["persons"], json!([name]), "{image}");
-        assert!(image["engine"].as_str().unwrap().starts_with("sface "), "{image}");
+        assert!(
+            image["engine"].as_str().unwrap().starts_with("sface "),
+            "{image}"
+        );
     }
     // He is named and kept, and his embedding of the other pack with him.
-    let gallery = board.get("/v1/status")["parts"]["gallery"]["text"].as_str().unwrap().to_string();
+    let gallery = board.get("/v1/status")["parts"]["gallery"]["text"]
+        .as_str()
+        .unwrap()
+        .to_string();
     assert!(gallery.contains("biden_1.jpg of Joe Biden"), "{gallery}");
-    assert_eq!(names(&board), ["Barack Obama 1", "Joe Biden 1", "Eileen Collins 1"]);
-    assert_eq!(board.ended(board.post_path(&board.put("biden_2.jpg", "biden_2.jpg")))["outcome"], "unknown");
+    assert_eq!(
+        names(&board),
+        ["Barack Obama 1", "Joe Biden 1", "Eileen Collins 1"]
+    );
+    assert_eq!(
+        board.ended(board.post_path(&board.put("biden_2.jpg", "biden_2.jpg")))["outcome"],
+        "unknown"
+    );
 }

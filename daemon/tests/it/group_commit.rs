@@ -1,4 +1,5 @@
-//! Durability seen from outside: every sync of the real daemon is counted, and slowed, by a preloaded library.
+//! Durability seen from outside: every sync of the real daemon is counted, and slowed, by a
+//! preloaded library.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +13,12 @@ use crate::support::Board;
 pub fn slow_sync(folder: &Path) -> PathBuf {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/slow_sync.c");
     let library = folder.join("slow_sync.so");
-    let status = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).status().unwrap();
+    let status = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(&library)
+        .arg(source)
+        .status()
+        .unwrap();
     assert!(status.success(), "cc could not compile {source}");
     library
 }
@@ -49,17 +55,31 @@ fn run(delay_ms: u64, clients: usize, each: usize) -> Run {
             });
         }
     });
-    Run { accepted: clients * each, syncs: syncs() - before, took: begun.elapsed() }
+    Run {
+        accepted: clients * each,
+        syncs: syncs() - before,
+        took: begun.elapsed(),
+    }
 }
 
 #[test]
 fn one_client_pays_a_sync_per_picture_and_64_clients_share_one_among_16_or_more() {
     let alone = run(0, 1, 50);
-    assert!(alone.syncs >= alone.accepted, "{} syncs for {} accepted pictures", alone.syncs, alone.accepted);
+    assert!(
+        alone.syncs >= alone.accepted,
+        "{} syncs for {} accepted pictures",
+        alone.syncs,
+        alone.accepted
+    );
     let many = run(0, 64, 20);
     let per_sync = many.accepted as f64 / many.syncs as f64;
     println!("64 clients: {per_sync:.1} accepted pictures per sync");
-    assert!(per_sync >= 16.0, "{} syncs for {} accepted pictures", many.syncs, many.accepted);
+    assert!(
+        per_sync >= 16.0,
+        "{} syncs for {} accepted pictures",
+        many.syncs,
+        many.accepted
+    );
 }
 
 #[test]
@@ -67,7 +87,12 @@ fn with_slow_syncs_64_clients_are_at_least_ten_times_as_fast_as_one() {
     let rate = |run: &Run| run.accepted as f64 / run.took.as_secs_f64();
     let (one, many) = (run(10, 1, 60), run(10, 64, 20));
     let ratio = rate(&many) / rate(&one);
-    println!("with 10 ms a sync: {:.0}/s and {:.0}/s, ratio {ratio:.1}", rate(&one), rate(&many));
-    // A sleep in every sync dwarfs the noise of this machine: the ratio is a count of shared syncs, not a time.
+    println!(
+        "with 10 ms a sync: {:.0}/s and {:.0}/s, ratio {ratio:.1}",
+        rate(&one),
+        rate(&many)
+    );
+    // A sleep in every sync dwarfs the noise of this machine: the ratio is a count of shared syncs,
+    // not a time.
     assert!(ratio >= 10.0, "{ratio:.1}");
 }

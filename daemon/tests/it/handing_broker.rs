@@ -1,5 +1,6 @@
-//! A broker that hands the messages of a member of a shared group on when its connection ends, as MQTT 5 advises and
-//! clustered brokers do. Mosquitto drops them, and no broker that hands them on can be had here. It knows nothing else.
+//! A broker that hands the messages of a member of a shared group on when its connection ends, as
+//! MQTT 5 advises and clustered brokers do. Mosquitto drops them, and no broker that hands them on
+//! can be had here. It knows nothing else.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
@@ -8,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, ConnectReturnCode, Packet, PingResp, PubAck, PubAckReason, Publish, SubAck, SubscribeReasonCode,
+    ConnAck, ConnectReturnCode, Packet, PingResp, PubAck, PubAckReason, Publish, SubAck,
+    SubscribeReasonCode,
 };
 use rumqttc::v5::mqttbytes::{Error, QoS};
 
@@ -39,7 +41,10 @@ pub struct HandingBroker {
 impl HandingBroker {
     pub fn running() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let broker = Self { port: listener.local_addr().unwrap().port(), state: Arc::default() };
+        let broker = Self {
+            port: listener.local_addr().unwrap().port(),
+            state: Arc::default(),
+        };
         let state = Arc::clone(&broker.state);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -88,7 +93,12 @@ impl HandingBroker {
     /// Messages that no member has acknowledged.
     pub fn unacknowledged(&self) -> usize {
         let state = self.state();
-        state.waiting.len() + state.members.values().map(|member| member.unacknowledged.len()).sum::<usize>()
+        state.waiting.len()
+            + state
+                .members
+                .values()
+                .map(|member| member.unacknowledged.len())
+                .sum::<usize>()
     }
 }
 
@@ -101,23 +111,45 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
             Packet::Connect(connect, ..) => {
                 client = connect.client_id;
                 let code = ConnectReturnCode::Success;
-                Some(Packet::ConnAck(ConnAck { session_present: false, code, properties: None }))
+                Some(Packet::ConnAck(ConnAck {
+                    session_present: false,
+                    code,
+                    properties: None,
+                }))
             }
             Packet::Subscribe(subscribe) => {
-                if subscribe.filters.iter().any(|filter| filter.path.starts_with("$share/")) {
+                if subscribe
+                    .filters
+                    .iter()
+                    .any(|filter| filter.path.starts_with("$share/"))
+                {
                     let writing = stream.try_clone().unwrap();
-                    let member = Member { stream: writing, next_id: 1, unacknowledged: BTreeMap::new() };
+                    let member = Member {
+                        stream: writing,
+                        next_id: 1,
+                        unacknowledged: BTreeMap::new(),
+                    };
                     lock().members.insert(client.clone(), member);
                 }
                 let granted = SubscribeReasonCode::Success(QoS::AtLeastOnce);
                 let return_codes = vec![granted; subscribe.filters.len()];
-                Some(Packet::SubAck(SubAck { pkid: subscribe.pkid, return_codes, properties: None }))
+                Some(Packet::SubAck(SubAck {
+                    pkid: subscribe.pkid,
+                    return_codes,
+                    properties: None,
+                }))
             }
             Packet::Publish(publish) => {
                 if publish.topic.ends_with(b"/result") {
-                    lock().results.push(String::from_utf8(publish.payload.to_vec()).unwrap());
+                    lock()
+                        .results
+                        .push(String::from_utf8(publish.payload.to_vec()).unwrap());
                 }
-                Some(Packet::PubAck(PubAck { pkid: publish.pkid, reason: PubAckReason::Success, properties: None }))
+                Some(Packet::PubAck(PubAck {
+                    pkid: publish.pkid,
+                    reason: PubAckReason::Success,
+                    properties: None,
+                }))
             }
             Packet::PubAck(acknowledged) => {
                 let mut state = lock();
@@ -143,7 +175,10 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
     if let Some(member) = state.members.remove(&client) {
         let theirs: Vec<_> = member.unacknowledged.into_values().collect();
         state.handed_on.extend(theirs.iter().cloned());
-        theirs.into_iter().rev().for_each(|message| state.waiting.push_front(message));
+        theirs
+            .into_iter()
+            .rev()
+            .for_each(|message| state.waiting.push_front(message));
         distribute(&mut state);
     }
     let _ = stream.shutdown(Shutdown::Both);
@@ -152,9 +187,16 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
 /// To whoever has the fewest.
 fn distribute(state: &mut State) {
     while !state.waiting.is_empty() {
-        let least = state.members.values_mut().min_by_key(|member| member.unacknowledged.len());
-        let Some(member) = least.filter(|member| member.unacknowledged.len() < UNDER_WAY) else { return };
-        let Some(message) = state.waiting.pop_front() else { return };
+        let least = state
+            .members
+            .values_mut()
+            .min_by_key(|member| member.unacknowledged.len());
+        let Some(member) = least.filter(|member| member.unacknowledged.len() < UNDER_WAY) else {
+            return;
+        };
+        let Some(message) = state.waiting.pop_front() else {
+            return;
+        };
         let mut publish = Publish::new("site/paths", QoS::AtLeastOnce, message.clone(), None);
         publish.pkid = member.next_id;
         member.next_id = member.next_id % 1000 + 1;
@@ -175,7 +217,8 @@ fn next(stream: &mut TcpStream, buffer: &mut BytesMut) -> Option<Packet> {
         match Packet::read(buffer, None) {
             Ok(packet) => return Some(packet),
             Err(Error::InsufficientBytes(_)) => {}
-            // A plain Disconnect, which rumqttc writes and cannot read; the end of the connection follows.
+            // A plain Disconnect, which rumqttc writes and cannot read; the end of the connection
+            // follows.
             Err(_) => return None,
         }
         let mut chunk = [0; 65536];

@@ -1,4 +1,5 @@
-//! Nothing that a broker or a sender does ends the daemon or a part of it, and no answer goes where it does harm.
+//! Nothing that a broker or a sender does ends the daemon or a part of it, and no answer goes where
+//! it does harm.
 
 use std::time::{Duration, Instant};
 
@@ -17,10 +18,17 @@ fn an_answer_goes_to_a_topic_beyond_ascii() {
     board.start();
     part_is_ok(&board, "mqtt out");
     let pid = board.pid();
-    for (n, topic) in ["über/antwort", "é", "日本/答え", "🙂"].into_iter().enumerate() {
+    for (n, topic) in ["über/antwort", "é", "日本/答え", "🙂"]
+        .into_iter()
+        .enumerate()
+    {
         let mut answers = Subscriber::new(broker.port(), topic);
         let message = json!({ "id": n }).to_string();
-        publish_with(broker.port(), STATUS, &["-m", &message, "-D", "publish", "response-topic", topic]);
+        publish_with(
+            broker.port(),
+            STATUS,
+            &["-m", &message, "-D", "publish", "response-topic", topic],
+        );
         assert_eq!(answers.wait(1)[0]["id"], n, "{topic}");
     }
     assert_eq!(board.pid(), pid);
@@ -40,9 +48,16 @@ fn a_picture_from_a_topic_beyond_ascii_is_taken() {
         for topic in ["Übersicht/snapshot", "küche/é/x", "日本/snapshot"] {
             publish_with(broker.port(), topic, &["-f", picture.to_str().unwrap()]);
         }
-        wait_for("all three", || (board.sql("select count(*) from images") == ["3"]).then_some(()));
+        wait_for("all three", || {
+            (board.sql("select count(*) from images") == ["3"]).then_some(())
+        });
         let names = board.sql("select path from images order by id");
-        assert!(names.iter().any(|name| name.starts_with("Übersicht/snapshot ")), "{names:?}");
+        assert!(
+            names
+                .iter()
+                .any(|name| name.starts_with("Übersicht/snapshot ")),
+            "{names:?}"
+        );
         assert_eq!(board.stop(), Some(0));
     }
 }
@@ -56,7 +71,9 @@ fn no_answer_goes_to_a_hostile_response_topic() {
     board.set("shared.group", "boards");
     board.set("shared.path_topics", "[\"site/paths\"]");
     board.start();
-    wait_for("the command connection", || broker.send("kithd-board-out", &[0xD0, 0]).then_some(()));
+    wait_for("the command connection", || {
+        broker.send("kithd-board-out", &[0xD0, 0]).then_some(())
+    });
     let long = "x".repeat(65_535);
     let hostile: [&[u8]; 20] = [
         b"",
@@ -81,24 +98,50 @@ fn no_answer_goes_to_a_hostile_response_topic() {
         b"/",
     ];
     let allowed: [&[u8]; 2] = [b"answers/here", long.as_bytes()];
-    let own = || broker.published().into_iter().filter(|(topic, _)| topic == "kithd/board/answer/status").count();
+    let own = || {
+        broker
+            .published()
+            .into_iter()
+            .filter(|(topic, _)| topic == "kithd/board/answer/status")
+            .count()
+    };
     for (n, topic) in hostile.into_iter().enumerate() {
         let properties = [vec![8], text(topic)].concat();
         let id = n as u16 + 1;
-        assert!(broker.send("kithd-board-out", &packet(5, STATUS.as_bytes(), id, &properties, b"{}")));
-        wait_for(&format!("the answer to {topic:?} on our own topic"), || (own() == n + 1).then_some(()));
+        assert!(broker.send(
+            "kithd-board-out",
+            &packet(5, STATUS.as_bytes(), id, &properties, b"{}")
+        ));
+        wait_for(&format!("the answer to {topic:?} on our own topic"), || {
+            (own() == n + 1).then_some(())
+        });
     }
     for topic in allowed {
         let properties = [vec![8], text(topic)].concat();
-        assert!(broker.send("kithd-board-out", &packet(5, STATUS.as_bytes(), 100, &properties, b"{}")));
+        assert!(broker.send(
+            "kithd-board-out",
+            &packet(5, STATUS.as_bytes(), 100, &properties, b"{}")
+        ));
         wait_for("an answer where it was wanted", || {
-            broker.published().iter().any(|(published, _)| published.as_bytes() == topic).then_some(())
+            broker
+                .published()
+                .iter()
+                .any(|(published, _)| published.as_bytes() == topic)
+                .then_some(())
         });
     }
     // Beside the answers only what the board says of itself.
-    let ours =
-        |topic: &str| ["status", "health", "answer/status"].iter().any(|end| topic == format!("kithd/board/{end}"));
-    let others: Vec<_> = broker.published().into_iter().map(|(topic, _)| topic).filter(|topic| !ours(topic)).collect();
+    let ours = |topic: &str| {
+        ["status", "health", "answer/status"]
+            .iter()
+            .any(|end| topic == format!("kithd/board/{end}"))
+    };
+    let others: Vec<_> = broker
+        .published()
+        .into_iter()
+        .map(|(topic, _)| topic)
+        .filter(|topic| !ours(topic))
+        .collect();
     assert_eq!(others, ["answers/here", long.as_str()]);
 }
 
@@ -110,15 +153,27 @@ fn a_topic_that_is_no_text_is_taken_or_costs_the_connection() {
         board.set("mqtt.version", &format!("{version:?}"));
         board.set("mqtt.picture_topics", "[\"+/snapshot\"]");
         board.start();
-        wait_for("the connection", || broker.send("kithd-board", &[0xD0, 0]).then_some(()));
+        wait_for("the connection", || {
+            broker.send("kithd-board", &[0xD0, 0]).then_some(())
+        });
         let picture = std::fs::read(photo("noface.jpg")).unwrap();
-        broker.send("kithd-board", &packet(level, b"\xff\xfe\xc3/snapshot", 1, &[], &picture));
-        broker.send("kithd-board", &packet(level, b"$\xff/snapshot", 2, &[], &picture));
+        broker.send(
+            "kithd-board",
+            &packet(level, b"\xff\xfe\xc3/snapshot", 1, &[], &picture),
+        );
+        broker.send(
+            "kithd-board",
+            &packet(level, b"$\xff/snapshot", 2, &[], &picture),
+        );
         wait_for("a good picture", || {
-            broker.send("kithd-board", &packet(level, b"good/snapshot", 3, &[], &picture));
+            broker.send(
+                "kithd-board",
+                &packet(level, b"good/snapshot", 3, &[], &picture),
+            );
             broker.has_acknowledged(3).then_some(())
         });
-        // In 3.1.1 such a topic must end the connection; in 5 the name is text with a sign for what is none.
+        // In 3.1.1 such a topic must end the connection; in 5 the name is text with a sign for what
+        // is none.
         assert_eq!(broker.has_acknowledged(1), level == 5);
         assert_eq!(board.stop(), Some(0), "{version}");
     }
@@ -134,27 +189,50 @@ fn random_packets_of_a_broker_never_end_the_daemon() {
         board.set("mqtt.picture_topics", "[\"+/snapshot\"]");
         board.set("mqtt.commands", "[\"breaker\", \"enroll\", \"forget\"]");
         board.start();
-        wait_for("the connections", || broker.send("kithd-board-out", &[0xD0, 0]).then_some(()));
+        wait_for("the connections", || {
+            broker.send("kithd-board-out", &[0xD0, 0]).then_some(())
+        });
         let pid = board.pid();
-        let topics =
-            ["kithd/board/image", "kithd/board/image/post", "a/snapshot", STATUS, "kithd/board/command/identify"];
+        let topics = [
+            "kithd/board/image",
+            "kithd/board/image/post",
+            "a/snapshot",
+            STATUS,
+            "kithd/board/command/identify",
+        ];
         let (begun, mut sent) = (Instant::now(), 0);
         while begun.elapsed() < minutes_each {
             for client in ["kithd-board", "kithd-board-out"] {
                 sent += usize::from(broker.send(client, &hostile(level, &topics)));
             }
-            // A connection that was cut comes back after a pause that doubles; many packets find none.
+            // A connection that was cut comes back after a pause that doubles; many packets find
+            // none.
             std::thread::sleep(Duration::from_millis(2));
         }
         let status: Value = board.get("/v1/status");
-        println!("MQTT {version}: {sent} packets, {} connections, {}", broker.connections(), status["counts"]);
-        assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap().trim(), "kithd");
+        println!(
+            "MQTT {version}: {sent} packets, {} connections, {}",
+            broker.connections(),
+            status["counts"]
+        );
+        assert_eq!(
+            std::fs::read_to_string(format!("/proc/{pid}/comm"))
+                .unwrap()
+                .trim(),
+            "kithd"
+        );
         broker.cut();
         let picture = std::fs::read(photo("noface.jpg")).unwrap();
         let begun = Instant::now();
         while !broker.has_acknowledged(9999) {
-            assert!(begun.elapsed() < Duration::from_secs(90), "a good picture was not taken any more");
-            broker.send("kithd-board", &packet(level, b"kithd/board/image", 9999, &[], &picture));
+            assert!(
+                begun.elapsed() < Duration::from_secs(90),
+                "a good picture was not taken any more"
+            );
+            broker.send(
+                "kithd-board",
+                &packet(level, b"kithd/board/image", 9999, &[], &picture),
+            );
             std::thread::sleep(Duration::from_millis(200));
         }
         assert_eq!(board.stop(), Some(0), "{version}");

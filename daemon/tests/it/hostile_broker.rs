@@ -1,5 +1,6 @@
-//! A broker of our own that speaks both protocol versions and sends whatever bytes a test gives it: topics that no real
-//! broker lets through, and random packets. It keeps no session and repeats nothing.
+//! A broker of our own that speaks both protocol versions and sends whatever bytes a test gives it:
+//! topics that no real broker lets through, and random packets. It keeps no session and repeats
+//! nothing.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -14,7 +15,8 @@ pub struct HostileBroker {
 
 #[derive(Default)]
 struct State {
-    /// By client id, each with its connection's number: an old connection may end after the new one has begun.
+    /// By client id, each with its connection's number: an old connection may end after the new one
+    /// has begun.
     clients: BTreeMap<String, (usize, TcpStream)>,
     published: Vec<(String, Vec<u8>)>,
     acknowledged: Vec<u16>,
@@ -24,7 +26,10 @@ struct State {
 impl HostileBroker {
     pub fn running() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let broker = Self { port: listener.local_addr().unwrap().port(), state: Arc::default() };
+        let broker = Self {
+            port: listener.local_addr().unwrap().port(),
+            state: Arc::default(),
+        };
         let state = Arc::clone(&broker.state);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -45,11 +50,16 @@ impl HostileBroker {
 
     /// Sends bytes to a client; false when it is not connected and subscribed.
     pub fn send(&self, client: &str, bytes: &[u8]) -> bool {
-        let stream = self.state().clients.get(client).map(|(_, stream)| stream.try_clone().unwrap());
+        let stream = self
+            .state()
+            .clients
+            .get(client)
+            .map(|(_, stream)| stream.try_clone().unwrap());
         stream.is_some_and(|mut stream| stream.write_all(bytes).is_ok())
     }
 
-    /// Ends every connection: what was sent last may have been the beginning of a large packet, whose rest is waited for.
+    /// Ends every connection: what was sent last may have been the beginning of a large packet,
+    /// whose rest is waited for.
     pub fn cut(&self) {
         for (_, stream) in self.state().clients.values() {
             let _ = stream.shutdown(Shutdown::Both);
@@ -80,12 +90,20 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
         let answer = match first >> 4 {
             1 => {
                 level = body[6];
-                let after = if level == 5 { 11 + usize::from(body[10]) } else { 10 };
+                let after = if level == 5 {
+                    11 + usize::from(body[10])
+                } else {
+                    10
+                };
                 client = String::from_utf8_lossy(text_at(&body, after)).into_owned();
                 let mut state = lock();
                 state.connections += 1;
                 number = state.connections;
-                if level == 5 { vec![0x20, 3, 0, 0, 0] } else { vec![0x20, 2, 0, 0] }
+                if level == 5 {
+                    vec![0x20, 3, 0, 0, 0]
+                } else {
+                    vec![0x20, 2, 0, 0]
+                }
             }
             3 => {
                 let topic = text_at(&body, 0);
@@ -93,11 +111,15 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
                 if five {
                     rest = &rest[1 + usize::from(rest[0])..];
                 }
-                lock().published.push((String::from_utf8_lossy(topic).into_owned(), rest.to_vec()));
+                lock()
+                    .published
+                    .push((String::from_utf8_lossy(topic).into_owned(), rest.to_vec()));
                 vec![0x40, 2, id[0], id[1]]
             }
             4 => {
-                lock().acknowledged.push(u16::from_be_bytes([body[0], body[1]]));
+                lock()
+                    .acknowledged
+                    .push(u16::from_be_bytes([body[0], body[1]]));
                 continue;
             }
             8 => {
@@ -106,8 +128,14 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
                     at += 2 + text_at(&body, at).len() + 1;
                     granted.push(1);
                 }
-                lock().clients.insert(client.clone(), (number, stream.try_clone().unwrap()));
-                let head: &[u8] = if five { &[body[0], body[1], 0] } else { &body[..2] };
+                lock()
+                    .clients
+                    .insert(client.clone(), (number, stream.try_clone().unwrap()));
+                let head: &[u8] = if five {
+                    &[body[0], body[1], 0]
+                } else {
+                    &body[..2]
+                };
                 framed(0x90, &[head, &granted].concat())
             }
             12 => vec![0xD0, 0],
@@ -119,7 +147,11 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
         }
     }
     let mut state = lock();
-    if state.clients.get(&client).is_some_and(|(of, _)| *of == number) {
+    if state
+        .clients
+        .get(&client)
+        .is_some_and(|(of, _)| *of == number)
+    {
         state.clients.remove(&client);
     }
 }
@@ -168,7 +200,8 @@ pub fn text(bytes: &[u8]) -> Vec<u8> {
     [&(bytes.len() as u16).to_be_bytes(), bytes].concat()
 }
 
-/// A message; id 0: at QoS 0. Properties are bytes as they stand in the packet and only for version 5.
+/// A message; id 0: at QoS 0. Properties are bytes as they stand in the packet and only for version
+/// 5.
 pub fn publish(level: u8, topic: &[u8], id: u16, properties: &[u8], payload: &[u8]) -> Vec<u8> {
     let mut body = text(topic);
     if id > 0 {
@@ -185,7 +218,11 @@ pub fn publish(level: u8, topic: &[u8], id: u16, properties: &[u8], payload: &[u
 
 /// A packet as no good broker sends it: strange but well formed, or broken somewhere.
 pub fn hostile(level: u8, topics: &[&str]) -> Vec<u8> {
-    let any = |most: usize| (0..fastrand::usize(..most)).map(|_| fastrand::u8(..)).collect::<Vec<_>>();
+    let any = |most: usize| {
+        (0..fastrand::usize(..most))
+            .map(|_| fastrand::u8(..))
+            .collect::<Vec<_>>()
+    };
     let word = || {
         let words: [&[u8]; 12] = [
             b"",
@@ -221,14 +258,25 @@ pub fn hostile(level: u8, topics: &[&str]) -> Vec<u8> {
     };
     let id = fastrand::u16(1..100);
     let message = || {
-        let properties = (0..fastrand::usize(..3)).flat_map(|_| property()).collect::<Vec<_>>();
-        let mut packet = publish(level, &word(), id * fastrand::u16(..2), &properties, &any(200));
+        let properties = (0..fastrand::usize(..3))
+            .flat_map(|_| property())
+            .collect::<Vec<_>>();
+        let mut packet = publish(
+            level,
+            &word(),
+            id * fastrand::u16(..2),
+            &properties,
+            &any(200),
+        );
         packet[0] |= fastrand::u8(..) & 0b1001;
         packet
     };
     let ids = id.to_be_bytes();
     let mut packet = match fastrand::u8(..16) {
-        0 => framed(0x20, &[&[fastrand::u8(..2), 0], any(20).as_slice()].concat()),
+        0 => framed(
+            0x20,
+            &[&[fastrand::u8(..2), 0], any(20).as_slice()].concat(),
+        ),
         1 => framed(0x40, &[&ids, any(6).as_slice()].concat()),
         2 => framed(0x50, &[&ids, any(6).as_slice()].concat()),
         3 => framed(0x62, &[&ids, any(6).as_slice()].concat()),

@@ -1,5 +1,5 @@
-//! A server of `recognizer.proto` that passes pictures to a real engine and does to the answers what a test asks for:
-//! lies, nonsense, slowness, silence. For `faults.rs`.
+//! A server of `recognizer.proto` that passes pictures to a real engine and does to the answers
+//! what a test asks for: lies, nonsense, slowness, silence. For `faults.rs`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,7 +17,10 @@ use tonic::{Request, Response, Status};
 
 use rpc::recognizer_client::RecognizerClient;
 use rpc::recognizer_server::{Recognizer, RecognizerServer};
-use rpc::{DescribeRequest, Description, HealthCheckReply, HealthCheckRequest, RecognizeReply, RecognizeRequest};
+use rpc::{
+    DescribeRequest, Description, HealthCheckReply, HealthCheckRequest, RecognizeReply,
+    RecognizeRequest,
+};
 
 use crate::support::wait_for;
 
@@ -48,8 +51,16 @@ struct Proxy {
 
 #[tonic::async_trait]
 impl Recognizer for Proxy {
-    async fn recognize(&self, request: Request<RecognizeRequest>) -> Result<Response<RecognizeReply>, Status> {
-        let mut reply = self.engine.clone().recognize(request.into_inner()).await?.into_inner();
+    async fn recognize(
+        &self,
+        request: Request<RecognizeRequest>,
+    ) -> Result<Response<RecognizeReply>, Status> {
+        let mut reply = self
+            .engine
+            .clone()
+            .recognize(request.into_inner())
+            .await?
+            .into_inner();
         let mode = self.mode.load(Ordering::SeqCst);
         for face in &mut reply.faces {
             match mode {
@@ -67,7 +78,10 @@ impl Recognizer for Proxy {
         Ok(Response::new(reply))
     }
 
-    async fn health_check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckReply>, Status> {
+    async fn health_check(
+        &self,
+        _: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckReply>, Status> {
         Ok(Response::new(HealthCheckReply { ready: true }))
     }
 
@@ -95,15 +109,27 @@ impl LyingEngine {
         let engine = Command::new(env!("CARGO_BIN_EXE_kithd"))
             .args(["--set", "models.precision=int8", "engine", "--socket"])
             .arg(&socket)
-            .env("KITHD_PACKS", concat!(env!("CARGO_MANIFEST_DIR"), "/../models/packs"))
+            .env(
+                "KITHD_PACKS",
+                concat!(env!("CARGO_MANIFEST_DIR"), "/../models/packs"),
+            )
             .stderr(Stdio::inherit())
             .spawn()
             .unwrap();
-        wait_for("the real engine", || std::os::unix::net::UnixStream::connect(&socket).ok());
+        wait_for("the real engine", || {
+            std::os::unix::net::UnixStream::connect(&socket).ok()
+        });
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
-        let mut lying = Self { serving: None, mode: Arc::default(), address, socket, engine, _folder: folder };
+        let mut lying = Self {
+            serving: None,
+            mode: Arc::default(),
+            address,
+            socket,
+            engine,
+            _folder: folder,
+        };
         lying.serve();
         lying
     }
@@ -121,13 +147,24 @@ impl LyingEngine {
     /// Serves (again).
     pub fn serve(&mut self) {
         let runtime = self.fresh_runtime();
-        let (mode, address, socket) = (Arc::clone(&self.mode), self.address, format!("unix:{}", self.socket.display()));
+        let (mode, address, socket) = (
+            Arc::clone(&self.mode),
+            self.address,
+            format!("unix:{}", self.socket.display()),
+        );
         runtime.spawn(async move {
-            let engine = RecognizerClient::connect(socket).await.unwrap().max_decoding_message_size(64 << 20);
+            let engine = RecognizerClient::connect(socket)
+                .await
+                .unwrap()
+                .max_decoding_message_size(64 << 20);
             let listener = listener(address).await;
-            let service = RecognizerServer::new(Proxy { mode, engine }).max_decoding_message_size(64 << 20);
+            let service =
+                RecognizerServer::new(Proxy { mode, engine }).max_decoding_message_size(64 << 20);
             let server = tonic::transport::Server::builder().add_service(service);
-            server.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
+            server
+                .serve_with_incoming(TcpListenerStream::new(listener))
+                .await
+                .unwrap();
         });
         self.serving = Some(runtime);
     }
@@ -156,7 +193,11 @@ impl LyingEngine {
 
     fn fresh_runtime(&mut self) -> Runtime {
         self.hang_up();
-        Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+        Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap()
     }
 }
 

@@ -1,4 +1,5 @@
-//! Tests of the built kithd as its users meet it: real broker, real database, real photographs. One binary.
+//! Tests of the built kithd as its users meet it: real broker, real database, real photographs. One
+//! binary.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod access; // what brokers refuse, and boards that change their names

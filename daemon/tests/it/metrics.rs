@@ -20,26 +20,51 @@ fn metrics_of_a_board_at_work_are_valid_and_name_nobody() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("promtool is not installed; ./dev test installs it (Debian's package prometheus)");
-    check.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
+    check
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(metrics.as_bytes())
+        .unwrap();
     let output = check.wait_with_output().unwrap();
-    assert!(output.status.success() && text(&output).is_empty(), "{}\n{metrics}", text(&output));
-    assert!(metrics.lines().any(|line| line.starts_with("kithd_images{state=\"processed\"} 1")), "{metrics}");
+    assert!(
+        output.status.success() && text(&output).is_empty(),
+        "{}\n{metrics}",
+        text(&output)
+    );
+    assert!(
+        metrics
+            .lines()
+            .any(|line| line.starts_with("kithd_images{state=\"processed\"} 1")),
+        "{metrics}"
+    );
     assert!(!metrics.contains("Obama") && !metrics.contains("a.jpg"));
     let board_now = &board.get("/v1/health")["board"];
-    assert!(board_now["sensors"].is_array() && board_now["reasons"].is_array(), "{board_now}");
+    assert!(
+        board_now["sensors"].is_array() && board_now["reasons"].is_array(),
+        "{board_now}"
+    );
 }
 
 #[test]
 fn where_the_breaker_has_been_is_kept() {
     let mut board = Board::new();
     board.start();
-    wait_for("the engine", || board.kithd(["breaker"]).status.success().then_some(()));
+    wait_for("the engine", || {
+        board.kithd(["breaker"]).status.success().then_some(())
+    });
     assert!(board.kithd(["breaker", "open"]).status.success());
-    let changes = || board.sql("SELECT state, reason FROM breaker_history ORDER BY id DESC LIMIT 1");
+    let changes =
+        || board.sql("SELECT state, reason FROM breaker_history ORDER BY id DESC LIMIT 1");
     wait_for("the change to be written down", || {
-        changes().first().is_some_and(|change| change.starts_with("forced_open|")).then_some(())
+        changes()
+            .first()
+            .is_some_and(|change| change.starts_with("forced_open|"))
+            .then_some(())
     });
     assert!(changes()[0].contains("operator"), "{:?}", changes());
     assert!(board.kithd(["breaker", "close"]).status.success());
-    wait_for("the next one", || changes()[0].starts_with("closed|").then_some(()));
+    wait_for("the next one", || {
+        changes()[0].starts_with("closed|").then_some(())
+    });
 }

@@ -25,24 +25,56 @@ fn paths_come_in_three_forms_and_results_go_out_unretained() {
     board.start();
     board.enroll_everybody();
     connected(&board);
-    let (a, b, c) =
-        (board.put("obama_2.jpg", "a.jpg"), board.put("biden_2.jpg", "b.jpg"), board.put("noface.jpg", "c.jpg"));
+    let (a, b, c) = (
+        board.put("obama_2.jpg", "a.jpg"),
+        board.put("biden_2.jpg", "b.jpg"),
+        board.put("noface.jpg", "c.jpg"),
+    );
     publish(broker.port(), TOPIC, &json!({ "path": a }).to_string());
-    publish(broker.port(), TOPIC, &json!({ "paths": [{ "path": b }] }).to_string());
+    publish(
+        broker.port(),
+        TOPIC,
+        &json!({ "paths": [{ "path": b }] }).to_string(),
+    );
     publish(broker.port(), TOPIC, &c);
     let messages = results.wait(3);
-    let result = |path: &str| messages.iter().find(|message| message["path"] == *path).unwrap();
+    let result = |path: &str| {
+        messages
+            .iter()
+            .find(|message| message["path"] == *path)
+            .unwrap()
+    };
     assert_eq!(result(&a)["faces"][0]["person"]["name"], "Barack Obama");
     assert_eq!(result(&b)["faces"][0]["person"]["name"], "Joe Biden");
-    assert_eq!((&result(&c)["outcome"], &result(&c)["source"]), (&json!("no_face"), &json!("mqtt")));
-    assert!(results.messages().iter().all(|message| message["retain"] == 0));
+    assert_eq!(
+        (&result(&c)["outcome"], &result(&c)["source"]),
+        (&json!("no_face"), &json!("mqtt"))
+    );
+    assert!(
+        results
+            .messages()
+            .iter()
+            .all(|message| message["retain"] == 0)
+    );
     let mut late = Subscriber::new(broker.port(), "kithd/board/#");
     let kept = wait_for("the retained state", || {
-        let topics: Vec<_> = late.messages().iter().map(|m| m["topic"].as_str().unwrap().to_string()).collect();
-        topics.iter().any(|topic| topic.ends_with("/status")).then_some(topics)
+        let topics: Vec<_> = late
+            .messages()
+            .iter()
+            .map(|m| m["topic"].as_str().unwrap().to_string())
+            .collect();
+        topics
+            .iter()
+            .any(|topic| topic.ends_with("/status"))
+            .then_some(topics)
     });
-    assert!(!kept.iter().any(|topic| topic.ends_with("/result")), "a recognition was retained: {kept:?}");
-    wait_for("the outbox to be empty", || (board.get("/v1/status")["counts"]["unsent"] == 0).then_some(()));
+    assert!(
+        !kept.iter().any(|topic| topic.ends_with("/result")),
+        "a recognition was retained: {kept:?}"
+    );
+    wait_for("the outbox to be empty", || {
+        (board.get("/v1/status")["counts"]["unsent"] == 0).then_some(())
+    });
 }
 
 #[test]
@@ -52,24 +84,43 @@ fn nonsense_is_acknowledged_counted_and_kept_for_the_operator() {
     board.start();
     connected(&board);
     publish(broker.port(), TOPIC, "{\"path\":");
-    publish(broker.port(), TOPIC, &json!({ "path": "/etc/passwd" }).to_string());
+    publish(
+        broker.port(),
+        TOPIC,
+        &json!({ "path": "/etc/passwd" }).to_string(),
+    );
     let good = board.put("obama_1.jpg", "good.jpg");
     publish(broker.port(), TOPIC, &good);
     wait_for("the good one", || (ended(&board) == 1).then_some(()));
     assert_eq!(board.get("/v1/status")["counts"]["rejected_messages"], 2);
     let kept = board.sql("select topic, reason from rejected_messages order by id");
-    assert!(kept[0].starts_with("kithd/board/image/post|the message is not JSON"), "{kept:?}");
-    assert!(kept[1].contains("is not below one of intake.roots"), "{kept:?}");
-    assert!(board.get_text("/").contains("is not below one of intake.roots"));
+    assert!(
+        kept[0].starts_with("kithd/board/image/post|the message is not JSON"),
+        "{kept:?}"
+    );
+    assert!(
+        kept[1].contains("is not below one of intake.roots"),
+        "{kept:?}"
+    );
+    assert!(
+        board
+            .get_text("/")
+            .contains("is not below one of intake.roots")
+    );
     board.stop();
     board.start();
     connected(&board);
-    assert_eq!(board.get("/v1/status")["counts"]["rejected_messages"], 2, "it was not acknowledged and came again");
+    assert_eq!(
+        board.get("/v1/status")["counts"]["rejected_messages"],
+        2,
+        "it was not acknowledged and came again"
+    );
 }
 
 #[test]
 fn the_daemon_works_without_a_broker_says_it_once_and_publishes_when_it_comes() {
-    // It has run before, with somebody waiting for results: nothing may slip past while they connect again.
+    // It has run before, with somebody waiting for results: nothing may slip past while they
+    // connect again.
     let mut broker = Mosquitto::running();
     let mut results = Subscriber::lasting(broker.port(), "kithd/board/result", "watcher");
     broker.wait_for_saved_session("watcher");
@@ -81,7 +132,11 @@ fn the_daemon_works_without_a_broker_says_it_once_and_publishes_when_it_comes() 
     assert_eq!(board.ended(id)["outcome"], "known");
     assert_eq!(board.get("/v1/status")["counts"]["unsent"], 1);
     std::thread::sleep(std::time::Duration::from_secs(4));
-    let outages = board.log().lines().filter(|line| line.contains("WARN")).count();
+    let outages = board
+        .log()
+        .lines()
+        .filter(|line| line.contains("WARN"))
+        .count();
     // Once for the connection that takes pictures and once for the one that carries results.
     assert_eq!(outages, 2, "{}", board.log());
     broker.start();
@@ -97,10 +152,16 @@ fn results_survive_a_broker_that_dies_and_comes_back() {
     let mut results = Subscriber::lasting(broker.port(), "kithd/board/result", "watcher");
     broker.wait_for_saved_session("watcher");
     broker.kill();
-    let ids: Vec<_> = (0..5).map(|n| board.post_path(&board.put("noface.jpg", &format!("{n}.jpg")))).collect();
+    let ids: Vec<_> = (0..5)
+        .map(|n| board.post_path(&board.put("noface.jpg", &format!("{n}.jpg"))))
+        .collect();
     ids.iter().for_each(|id| drop(board.ended(*id)));
     broker.start();
-    let mut got: Vec<i64> = results.wait(5).iter().map(|message| message["image_id"].as_i64().unwrap()).collect();
+    let mut got: Vec<i64> = results
+        .wait(5)
+        .iter()
+        .map(|message| message["image_id"].as_i64().unwrap())
+        .collect();
     got.sort_unstable();
     got.dedup();
     assert_eq!(got, ids);
@@ -112,7 +173,12 @@ fn an_equal_path_is_dropped_only_while_the_first_is_unfinished() {
     let mut board = Board::with_broker(broker.port());
     board.start();
     connected(&board);
-    let path = board.folder.path().join("inbox/x.jpg").display().to_string();
+    let path = board
+        .folder
+        .path()
+        .join("inbox/x.jpg")
+        .display()
+        .to_string();
     publish(broker.port(), TOPIC, &path);
     publish(broker.port(), TOPIC, &path);
     publish(broker.port(), TOPIC, &board.put("noface.jpg", "marker.jpg"));
@@ -132,7 +198,11 @@ fn messages_sent_while_the_daemon_is_down_are_taken_at_the_next_start() {
     connected(&board);
     assert_eq!(board.stop(), Some(0));
     for n in 0..20 {
-        publish(broker.port(), TOPIC, &board.put("noface.jpg", &format!("{n}.jpg")));
+        publish(
+            broker.port(),
+            TOPIC,
+            &board.put("noface.jpg", &format!("{n}.jpg")),
+        );
     }
     board.start();
     wait_for("all of them", || (ended(&board) == 20).then_some(()));
@@ -150,7 +220,9 @@ fn the_breaker_is_worked_by_mqtt_only_where_configured_and_shown_in_retained_hea
     wait_for("the breaker", || (state(&board) == "closed").then_some(()));
     let command = "kithd/board/command/breaker";
     publish(broker.port(), command, "open");
-    wait_for("the breaker to open", || (state(&board) == "forced_open").then_some(()));
+    wait_for("the breaker to open", || {
+        (state(&board) == "forced_open").then_some(())
+    });
     let mut health = Subscriber::new(broker.port(), "kithd/board/health");
     wait_for("health that says so", || {
         let last = health.messages().last()?["payload"].as_str()?.to_string();
@@ -158,9 +230,13 @@ fn the_breaker_is_worked_by_mqtt_only_where_configured_and_shown_in_retained_hea
         (last["engine"]["breaker"]["state"] == "forced_open").then_some(())
     });
     publish(broker.port(), command, "{\"command\":\"auto\"}");
-    wait_for("the breaker to close", || (state(&board) == "closed").then_some(()));
+    wait_for("the breaker to close", || {
+        (state(&board) == "closed").then_some(())
+    });
     publish(broker.port(), command, "ajar");
-    wait_for("the rejected word", || (board.get("/v1/status")["counts"]["rejected_messages"] == 1).then_some(()));
+    wait_for("the rejected word", || {
+        (board.get("/v1/status")["counts"]["rejected_messages"] == 1).then_some(())
+    });
     board.stop();
     board.unset("mqtt.commands");
     board.start();
@@ -180,19 +256,41 @@ fn the_boards_state_is_online_then_offline_retained() {
     let mut board = Board::with_broker(broker.port());
     let mut state = Subscriber::new(broker.port(), "kithd/board/status");
     board.start();
-    let last = |state: &mut Subscriber| state.messages().last().map(|message| message["payload"].clone());
-    wait_for("online", || (last(&mut state) == Some(json!("online"))).then_some(()));
+    let last = |state: &mut Subscriber| {
+        state
+            .messages()
+            .last()
+            .map(|message| message["payload"].clone())
+    };
+    wait_for("online", || {
+        (last(&mut state) == Some(json!("online"))).then_some(())
+    });
     board.stop();
-    wait_for("offline after a stop", || (last(&mut state) == Some(json!("offline"))).then_some(()));
+    wait_for("offline after a stop", || {
+        (last(&mut state) == Some(json!("offline"))).then_some(())
+    });
     board.start();
-    wait_for("online again", || (last(&mut state) == Some(json!("online"))).then_some(()));
+    wait_for("online again", || {
+        (last(&mut state) == Some(json!("online"))).then_some(())
+    });
     board.kill();
-    wait_for("offline after a kill", || (last(&mut state) == Some(json!("offline"))).then_some(()));
+    wait_for("offline after a kill", || {
+        (last(&mut state) == Some(json!("offline"))).then_some(())
+    });
     let mut health = Subscriber::new(broker.port(), "kithd/board/health");
     let health: Vec<Value> = health.wait(1);
-    assert!(health[0]["parts"]["engine"]["condition"].is_string(), "{health:?}");
-    assert_eq!(health[0]["parts"]["intake"]["condition"], "ok", "{health:?}");
-    assert!(health[0]["queue"]["pending"].is_u64() && health[0]["disk"]["free_bytes"].is_u64(), "{health:?}");
+    assert!(
+        health[0]["parts"]["engine"]["condition"].is_string(),
+        "{health:?}"
+    );
+    assert_eq!(
+        health[0]["parts"]["intake"]["condition"], "ok",
+        "{health:?}"
+    );
+    assert!(
+        health[0]["queue"]["pending"].is_u64() && health[0]["disk"]["free_bytes"].is_u64(),
+        "{health:?}"
+    );
 }
 
 #[test]
@@ -207,19 +305,48 @@ fn the_bytes_of_a_picture_are_taken_and_what_is_no_picture_is_rejected() {
     let picture = picture.to_str().unwrap();
     publish_with(broker.port(), "kithd/board/image", &["-f", picture]);
     publish(broker.port(), "kithd/board/image", "/unknown_images/a.jpg");
-    // What calls itself a picture and is none is none; what begins as one and cannot be decoded is an image that fails.
-    publish_with(broker.port(), "kithd/board/image", &["-m", "?", "-D", "publish", "content-type", "image/jpeg"]);
+    // What calls itself a picture and is none is none; what begins as one and cannot be decoded is
+    // an image that fails.
+    publish_with(
+        broker.port(),
+        "kithd/board/image",
+        &["-m", "?", "-D", "publish", "content-type", "image/jpeg"],
+    );
     let broken = board.folder.path().join("broken");
     std::fs::write(&broken, [&[0xff, 0xd8, 0xff, 0xe0][..], &[0; 100]].concat()).unwrap();
-    publish_with(broker.port(), "kithd/board/image", &["-f", broken.to_str().unwrap()]);
+    publish_with(
+        broker.port(),
+        "kithd/board/image",
+        &["-f", broken.to_str().unwrap()],
+    );
     let ended = results.wait(2);
-    let result = |state: &str| ended.iter().find(|result| result["state"] == state).unwrap();
-    assert_eq!(result("processed")["faces"][0]["person"]["name"], "Barack Obama");
+    let result = |state: &str| {
+        ended
+            .iter()
+            .find(|result| result["state"] == state)
+            .unwrap()
+    };
+    assert_eq!(
+        result("processed")["faces"][0]["person"]["name"],
+        "Barack Obama"
+    );
     assert_eq!(result("processed")["source"], "mqtt");
-    assert!(result("processed")["path"].as_str().unwrap().starts_with("kithd/board/image "));
-    assert!(result("processed")["timings"]["decode_ms"].as_f64().unwrap() > 0.0);
+    assert!(
+        result("processed")["path"]
+            .as_str()
+            .unwrap()
+            .starts_with("kithd/board/image ")
+    );
+    assert!(
+        result("processed")["timings"]["decode_ms"]
+            .as_f64()
+            .unwrap()
+            > 0.0
+    );
     assert!(result("failed")["reason"].is_string());
-    wait_for("both to be rejected", || (board.get("/v1/status")["counts"]["rejected_messages"] == 2).then_some(()));
+    wait_for("both to be rejected", || {
+        (board.get("/v1/status")["counts"]["rejected_messages"] == 2).then_some(())
+    });
 }
 
 #[test]
@@ -242,7 +369,10 @@ fn snapshots_of_frigate_are_pictures_and_the_ones_the_broker_kept_are_not_taken_
     publish(broker.port(), TOPIC, &board.put("noface.jpg", "marker.jpg"));
     wait_for("the marker", || (ended(&board) == 2).then_some(()));
     let sources = board.sql("select path from images order by id");
-    assert!(sources.len() == 2 && sources[0].starts_with("frigate/front/person/snapshot "), "{sources:?}");
+    assert!(
+        sources.len() == 2 && sources[0].starts_with("frigate/front/person/snapshot "),
+        "{sources:?}"
+    );
 }
 
 #[test]
@@ -255,9 +385,17 @@ fn mqtt_3_1_1_does_all_of_it_and_keeps_its_session_too() {
     connected(&board);
     assert_eq!(board.stop(), Some(0));
     for n in 0..30 {
-        publish(broker.port(), TOPIC, &board.put("noface.jpg", &format!("{n}.jpg")));
+        publish(
+            broker.port(),
+            TOPIC,
+            &board.put("noface.jpg", &format!("{n}.jpg")),
+        );
     }
-    publish_with(broker.port(), "kithd/board/image", &["-f", photo("noface.jpg").to_str().unwrap()]);
+    publish_with(
+        broker.port(),
+        "kithd/board/image",
+        &["-f", photo("noface.jpg").to_str().unwrap()],
+    );
     board.start();
     wait_for("the beginning", || (ended(&board) > 3).then_some(()));
     broker.terminate();
@@ -267,10 +405,19 @@ fn mqtt_3_1_1_does_all_of_it_and_keeps_its_session_too() {
     wait_for("all of them", || (ended(&board) == 31).then_some(()));
     let mut paths: Vec<_> = board.sql("select distinct path from images");
     paths.sort();
-    assert_eq!((paths.len(), board.sql("select count(*) from images")[0].as_str()), (31, "31"));
+    assert_eq!(
+        (
+            paths.len(),
+            board.sql("select count(*) from images")[0].as_str()
+        ),
+        (31, "31")
+    );
     wait_for("every result", || {
-        let seen: std::collections::BTreeSet<_> =
-            results.messages().iter().map(|message| message["payload"].as_str().unwrap().to_string()).collect();
+        let seen: std::collections::BTreeSet<_> = results
+            .messages()
+            .iter()
+            .map(|message| message["payload"].as_str().unwrap().to_string())
+            .collect();
         (seen.len() == 31).then_some(())
     });
 }
@@ -281,21 +428,41 @@ fn another_client_with_our_name_is_said_and_nothing_is_lost_to_it() {
     let mut board = Board::with_broker(broker.port());
     board.start();
     connected(&board);
-    // It takes the session over, and with it what comes meanwhile, without acknowledging anything for long.
+    // It takes the session over, and with it what comes meanwhile, without acknowledging anything
+    // for long.
     let mut thief = std::process::Command::new("mosquitto_sub")
-        .args(["-h", "127.0.0.1", "-p", &broker.port().to_string(), "-q", "1", "-V", "5", "-i", "kithd-board", "-c"])
+        .args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &broker.port().to_string(),
+            "-q",
+            "1",
+            "-V",
+            "5",
+            "-i",
+            "kithd-board",
+            "-c",
+        ])
         .args(["-x", "600", "-t", "nothing/here"])
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
     wait_for("the loss to be said", || {
-        let text = board.get("/v1/status")["parts"]["mqtt"]["text"].as_str()?.to_string();
-        text.contains("another client has our client id").then_some(())
+        let text = board.get("/v1/status")["parts"]["mqtt"]["text"]
+            .as_str()?
+            .to_string();
+        text.contains("another client has our client id")
+            .then_some(())
     });
     thief.kill().unwrap();
     thief.wait().unwrap();
     for n in 0..5 {
-        publish(broker.port(), TOPIC, &board.put("noface.jpg", &format!("{n}.jpg")));
+        publish(
+            broker.port(),
+            TOPIC,
+            &board.put("noface.jpg", &format!("{n}.jpg")),
+        );
     }
     wait_for("all of them", || (ended(&board) == 5).then_some(()));
 }
@@ -313,15 +480,29 @@ fn a_topic_that_is_no_longer_configured_is_no_longer_sent_although_the_session_l
         board.set("mqtt.picture_topics", "[\"lasting/#\"]");
         board.start();
         connected(&board);
-        // What was sent behind the request not to is not sent; so is what comes behind an answer of the broker to us.
+        // What was sent behind the request not to is not sent; so is what comes behind an answer of
+        // the broker to us.
         wait_for("the old topic to be silent", || {
             let before = board.sql("select count(*) from images");
-            publish_with(broker.port(), "old/door", &["-f", photo("noface.jpg").to_str().unwrap()]);
-            publish_with(broker.port(), "lasting/door", &["-f", photo("noface.jpg").to_str().unwrap()]);
+            publish_with(
+                broker.port(),
+                "old/door",
+                &["-f", photo("noface.jpg").to_str().unwrap()],
+            );
+            publish_with(
+                broker.port(),
+                "lasting/door",
+                &["-f", photo("noface.jpg").to_str().unwrap()],
+            );
             let rejected = board.sql("select count(*) from rejected_messages");
-            wait_for("the one that is wanted", || (board.sql("select count(*) from images") != before).then_some(()));
+            wait_for("the one that is wanted", || {
+                (board.sql("select count(*) from images") != before).then_some(())
+            });
             (board.sql("select count(*) from rejected_messages") == rejected).then_some(())
         });
-        assert_eq!(board.sql("select count(*) from images where path like 'old/%'"), ["0"]);
+        assert_eq!(
+            board.sql("select count(*) from images where path like 'old/%'"),
+            ["0"]
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The origin's gRPC contract in both directions: its image processor asks this board, and this board asks its service.
+//! The origin's gRPC contract in both directions: its image processor asks this board, and this
+//! board asks its service.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -24,7 +25,10 @@ mod rpc {
 }
 
 fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 #[test]
@@ -36,24 +40,70 @@ fn an_image_processor_of_the_origin_can_ask_this_board() {
     board.enroll_everybody();
     let runtime = Runtime::new().unwrap();
     let url = format!("http://{address}");
-    let mut health = wait_for("the port", || runtime.block_on(HealthCheckClient::connect(url.clone())).ok());
-    wait_for("readiness", || runtime.block_on(health.health_check(Empty {})).unwrap().into_inner().ready.then_some(()));
+    let mut health = wait_for("the port", || {
+        runtime
+            .block_on(HealthCheckClient::connect(url.clone()))
+            .ok()
+    });
+    wait_for("readiness", || {
+        runtime
+            .block_on(health.health_check(Empty {}))
+            .unwrap()
+            .into_inner()
+            .ready
+            .then_some(())
+    });
     let mut client = runtime.block_on(IdentifyClient::connect(url)).unwrap();
     let mut ask = |path: &str| {
-        let request = IdentifyRequest { image_path: path.into() };
-        runtime.block_on(client.identify(request)).map(|answer| answer.into_inner().image_name)
+        let request = IdentifyRequest {
+            image_path: path.into(),
+        };
+        runtime
+            .block_on(client.identify(request))
+            .map(|answer| answer.into_inner().image_name)
     };
-    assert_eq!(ask(&board.put("obama_2.jpg", "a.jpg")).unwrap(), "obama_1.jpg");
+    assert_eq!(
+        ask(&board.put("obama_2.jpg", "a.jpg")).unwrap(),
+        "obama_1.jpg"
+    );
     assert_eq!(ask(&board.put("noface.jpg", "b.jpg")).unwrap(), "not_found");
-    assert_eq!(ask("/etc/passwd").unwrap_err().code(), Code::PermissionDenied);
-    assert_eq!(ask(&board.put_bytes(b"no picture", "c.jpg")).unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(
+        ask("/etc/passwd").unwrap_err().code(),
+        Code::PermissionDenied
+    );
+    assert_eq!(
+        ask(&board.put_bytes(b"no picture", "c.jpg"))
+            .unwrap_err()
+            .code(),
+        Code::InvalidArgument
+    );
     let absent = board.folder.path().join("inbox/absent.jpg");
-    assert_eq!(ask(absent.to_str().unwrap()).unwrap_err().code(), Code::NotFound);
-    assert_eq!(board.get("/v1/status")["counts"]["processed"], 0, "asking stores nothing");
+    assert_eq!(
+        ask(absent.to_str().unwrap()).unwrap_err().code(),
+        Code::NotFound
+    );
+    assert_eq!(
+        board.get("/v1/status")["counts"]["processed"],
+        0,
+        "asking stores nothing"
+    );
     assert_eq!(board.kithd(["breaker", "open"]).status.code(), Some(0));
-    assert!(!runtime.block_on(health.health_check(Empty {})).unwrap().into_inner().ready);
-    assert_eq!(ask(&board.put("obama_2.jpg", "d.jpg")).unwrap_err().code(), Code::Unavailable);
-    assert_eq!(board.stop(), Some(0), "a connected client must not hold up the stop");
+    assert!(
+        !runtime
+            .block_on(health.health_check(Empty {}))
+            .unwrap()
+            .into_inner()
+            .ready
+    );
+    assert_eq!(
+        ask(&board.put("obama_2.jpg", "d.jpg")).unwrap_err().code(),
+        Code::Unavailable
+    );
+    assert_eq!(
+        board.stop(),
+        Some(0),
+        "a connected client must not hold up the stop"
+    );
 }
 
 /// Answers as the origin's service does, and remembers what it was asked.
@@ -64,7 +114,10 @@ struct Service {
 
 #[tonic::async_trait]
 impl Identify for Service {
-    async fn identify(&self, request: Request<IdentifyRequest>) -> Result<Response<IdentifyResponse>, Status> {
+    async fn identify(
+        &self,
+        request: Request<IdentifyRequest>,
+    ) -> Result<Response<IdentifyResponse>, Status> {
         let path = request.into_inner().image_path;
         let image_name = if path.contains("obama") {
             "obama_1.jpg"
@@ -74,13 +127,18 @@ impl Identify for Service {
             "not_found"
         };
         self.asked.lock().unwrap().push(path);
-        Ok(Response::new(IdentifyResponse { image_name: image_name.into() }))
+        Ok(Response::new(IdentifyResponse {
+            image_name: image_name.into(),
+        }))
     }
 }
 
 #[tonic::async_trait]
 impl HealthCheck for Service {
-    async fn health_check(&self, _: Request<Empty>) -> Result<Response<HealthCheckResponse>, Status> {
+    async fn health_check(
+        &self,
+        _: Request<Empty>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
         Ok(Response::new(HealthCheckResponse { ready: true }))
     }
 }
@@ -96,7 +154,10 @@ fn this_board_can_ask_a_service_of_the_origin() {
             let identify = IdentifyServer::new(service.clone());
             let router = tonic::transport::Server::builder().add_service(identify);
             let router = router.add_service(HealthCheckServer::new(service));
-            router.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
+            router
+                .serve_with_incoming(TcpListenerStream::new(listener))
+                .await
+                .unwrap();
         });
         runtime
     };
@@ -122,16 +183,28 @@ fn this_board_can_ask_a_service_of_the_origin() {
     let stranger = board.ended(board.post_path(&board.put("noface.jpg", "stranger.jpg")));
     assert_eq!(stranger["outcome"], "unknown", "{stranger}");
     let bytes = std::fs::read(crate::support::photo("noface.jpg")).unwrap();
-    let posted = board.post("/v1/images", &[("content-type", "image/jpeg")], &bytes).1["ids"][0].as_i64().unwrap();
+    let posted = board
+        .post("/v1/images", &[("content-type", "image/jpeg")], &bytes)
+        .1["ids"][0]
+        .as_i64()
+        .unwrap();
     let refused = board.ended(posted);
-    assert!(refused["reason"].as_str().unwrap().contains("told paths"), "{refused}");
+    assert!(
+        refused["reason"].as_str().unwrap().contains("told paths"),
+        "{refused}"
+    );
     assert!(board.get_text("/").contains("Barack Obama"));
     // The service goes and comes back: pictures wait and lose nothing.
     running.shutdown_background();
-    let waiting: Vec<i64> =
-        (0..8).map(|n| board.post_path(&board.put("noface.jpg", &format!("obama{n}.jpg")))).collect();
-    wait_for("the breaker to open", || (board.get("/v1/breaker")["breaker"]["state"] != "closed").then_some(()));
+    let waiting: Vec<i64> = (0..8)
+        .map(|n| board.post_path(&board.put("noface.jpg", &format!("obama{n}.jpg"))))
+        .collect();
+    wait_for("the breaker to open", || {
+        (board.get("/v1/breaker")["breaker"]["state"] != "closed").then_some(())
+    });
     std::thread::sleep(Duration::from_millis(500));
     let _running = serve();
-    waiting.iter().for_each(|id| assert_eq!(board.ended(*id)["outcome"], "known"));
+    waiting
+        .iter()
+        .for_each(|id| assert_eq!(board.ended(*id)["outcome"], "known"));
 }

@@ -22,8 +22,17 @@ fn with_the_token_strangers_are_named_images_tried_again_and_people_managed_on_t
     let mut board = Board::new();
     board.start();
     let astronaut = photo("astronaut_1.jpg");
-    let enrolled = board.kithd(["enroll", "--person", "Eileen Collins", astronaut.to_str().unwrap()]);
-    assert!(enrolled.status.success(), "{}", crate::support::text(&enrolled));
+    let enrolled = board.kithd([
+        "enroll",
+        "--person",
+        "Eileen Collins",
+        astronaut.to_str().unwrap(),
+    ]);
+    assert!(
+        enrolled.status.success(),
+        "{}",
+        crate::support::text(&enrolled)
+    );
     let broken = board.put_bytes(b"no picture at all", "broken.jpg");
     for path in [
         board.put("obama_1.jpg", "first.jpg"),
@@ -39,20 +48,27 @@ fn with_the_token_strangers_are_named_images_tried_again_and_people_managed_on_t
         (faces == Some(2)).then_some(())
     });
     let good = photo("biden_1.jpg").display().to_string();
-    browse("admin.mjs", &[&board.url("/"), &board.token(), &broken, &good]);
+    browse(
+        "admin.mjs",
+        &[&board.url("/"), &board.token(), &broken, &good],
+    );
 }
 
 /// Runs a script of `tests/browser` to its end.
 pub fn browse(script: &str, arguments: &[&str]) {
     let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.dev/node_modules");
-    let modules = std::env::var("KITHD_NODE_MODULES").unwrap_or_else(|_| modules.display().to_string());
+    let modules =
+        std::env::var("KITHD_NODE_MODULES").unwrap_or_else(|_| modules.display().to_string());
     assert!(
         Path::new(&modules).join("playwright-core").is_dir(),
         "playwright-core is not installed; ./dev test installs it"
     );
     let scripts = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser"));
     let mut command = Command::new("node");
-    command.arg(scripts.join(script)).args(arguments).env("KITHD_NODE_MODULES", modules);
+    command
+        .arg(scripts.join(script))
+        .args(arguments)
+        .env("KITHD_NODE_MODULES", modules);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", crate::support::text(&output));
 }

@@ -1,4 +1,5 @@
-//! The main job over HTTP: a picture goes in, the right name comes out, in the database, the API and the page.
+//! The main job over HTTP: a picture goes in, the right name comes out, in the database, the API
+//! and the page.
 
 use serde_json::json;
 
@@ -34,23 +35,39 @@ fn a_group_gets_a_box_and_a_name_for_every_face() {
     board.enroll_everybody();
     let id = board.post_path(&board.put("group.jpg", "group.jpg"));
     let image = board.ended(id);
-    let mut names: Vec<_> =
-        image["found"].as_array().unwrap().iter().map(|face| face["person"].as_str().unwrap_or("nobody")).collect();
+    let mut names: Vec<_> = image["found"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|face| face["person"].as_str().unwrap_or("nobody"))
+        .collect();
     names.sort_unstable();
-    assert_eq!(names, ["Barack Obama", "Eileen Collins", "Joe Biden"], "{image}");
+    assert_eq!(
+        names,
+        ["Barack Obama", "Eileen Collins", "Joe Biden"],
+        "{image}"
+    );
 }
 
 #[test]
 fn strangers_are_unknown_and_a_scene_has_no_face() {
     let mut board = Board::new();
     board.start();
-    let output = board.kithd(["enroll", "--person", "Joe Biden", photo("biden_1.jpg").to_str().unwrap()]);
+    let output = board.kithd([
+        "enroll",
+        "--person",
+        "Joe Biden",
+        photo("biden_1.jpg").to_str().unwrap(),
+    ]);
     assert!(output.status.success());
     let stranger = board.post_path(&board.put("astronaut_1.jpg", "a.jpg"));
     let scene = board.post_path(&board.put("noface.jpg", "n.jpg"));
     assert_eq!(board.ended(stranger)["outcome"], "unknown");
     let scene = board.ended(scene);
-    assert_eq!((&scene["state"], &scene["outcome"]), (&json!("processed"), &json!("no_face")));
+    assert_eq!(
+        (&scene["state"], &scene["outcome"]),
+        (&json!("processed"), &json!("no_face"))
+    );
 }
 
 #[test]
@@ -61,7 +78,10 @@ fn a_list_of_paths_gives_as_many_ids_and_each_post_is_a_new_image() {
     let body = json!({ "paths": [{ "path": path }, { "path": path }] }).to_string();
     let (status, answer) = board.post("/images/post", &[], body.as_bytes());
     assert_eq!(status, 202);
-    let (one, two) = (answer["ids"][0].as_i64().unwrap(), answer["ids"][1].as_i64().unwrap());
+    let (one, two) = (
+        answer["ids"][0].as_i64().unwrap(),
+        answer["ids"][1].as_i64().unwrap(),
+    );
     assert_ne!(one, two);
     assert_ne!(board.post_path(&path), two);
 }
@@ -72,7 +92,8 @@ fn the_same_idempotency_key_is_the_same_image() {
     board.start();
     let body = json!({ "path": board.put("obama_1.jpg", "x.jpg") }).to_string();
     let post = |key: &str| {
-        let (status, answer) = board.post("/image/post", &[("idempotency-key", key)], body.as_bytes());
+        let (status, answer) =
+            board.post("/image/post", &[("idempotency-key", key)], body.as_bytes());
         assert_eq!(status, 202);
         answer["ids"][0].as_i64().unwrap()
     };
@@ -80,10 +101,19 @@ fn the_same_idempotency_key_is_the_same_image() {
     assert_eq!(post("a"), first);
     assert_ne!(post("b"), first);
     let other = json!({ "path": board.put("biden_1.jpg", "y.jpg") }).to_string();
-    let (status, problem) = board.post("/image/post", &[("idempotency-key", "a")], other.as_bytes());
+    let (status, problem) =
+        board.post("/image/post", &[("idempotency-key", "a")], other.as_bytes());
     assert_eq!(status, 422, "{problem}");
     let bytes = std::fs::read(photo("obama_1.jpg")).unwrap();
-    let upload = || board.post("/v1/images", &[("idempotency-key", "c"), ("content-type", "image/jpeg")], &bytes).1;
+    let upload = || {
+        board
+            .post(
+                "/v1/images",
+                &[("idempotency-key", "c"), ("content-type", "image/jpeg")],
+                &bytes,
+            )
+            .1
+    };
     assert_eq!(upload()["ids"], upload()["ids"]);
 }
 
@@ -95,22 +125,36 @@ fn bytes_come_in_raw_and_as_a_form_and_leave_the_spool_when_done() {
     board.start();
     board.enroll_everybody();
     let bytes = std::fs::read(photo("biden_2.jpg")).unwrap();
-    let (status, raw) = board.post("/v1/images?name=door.jpg", &[("content-type", "image/jpeg")], &bytes);
+    let (status, raw) = board.post(
+        "/v1/images?name=door.jpg",
+        &[("content-type", "image/jpeg")],
+        &bytes,
+    );
     assert_eq!(status, 202, "{raw}");
     let form = [
-        b"--x\r\nContent-Disposition: form-data; name=\"picture\"; filename=\"gate.jpg\"\r\n\r\n".as_slice(),
+        b"--x\r\nContent-Disposition: form-data; name=\"picture\"; filename=\"gate.jpg\"\r\n\r\n"
+            .as_slice(),
         &bytes,
         b"\r\n--x--\r\n",
     ]
     .concat();
-    let (status, multipart) = board.post("/v1/images", &[("content-type", "multipart/form-data; boundary=x")], &form);
+    let (status, multipart) = board.post(
+        "/v1/images",
+        &[("content-type", "multipart/form-data; boundary=x")],
+        &form,
+    );
     assert_eq!(status, 202, "{multipart}");
     for (answer, name) in [(raw, "door.jpg"), (multipart, "gate.jpg")] {
         let image = board.ended(answer["ids"][0].as_i64().unwrap());
-        assert_eq!((&image["path"], &image["persons"]), (&json!(name), &json!(["Joe Biden"])));
+        assert_eq!(
+            (&image["path"], &image["persons"]),
+            (&json!(name), &json!(["Joe Biden"]))
+        );
     }
     crate::support::wait_for("the spool to be swept", || {
-        let left = std::fs::read_dir(board.folder.path().join("state/spool")).unwrap().count();
+        let left = std::fs::read_dir(board.folder.path().join("state/spool"))
+            .unwrap()
+            .count();
         (left == 0).then_some(())
     });
 }
@@ -122,7 +166,10 @@ fn people_enrolled_while_the_daemon_runs_are_known_at_once() {
     let path = board.put("biden_2.jpg", "x.jpg");
     assert_eq!(board.ended(board.post_path(&path))["outcome"], "unknown");
     board.enroll_everybody();
-    assert_eq!(board.ended(board.post_path(&path))["persons"], json!(["Joe Biden"]));
+    assert_eq!(
+        board.ended(board.post_path(&path))["persons"],
+        json!(["Joe Biden"])
+    );
 }
 
 #[test]
@@ -130,11 +177,17 @@ fn a_picture_of_many_megabytes_goes_through() {
     let mut board = Board::new();
     board.start();
     // Noise does not compress: far beyond what a gRPC message may have by default.
-    let noise = image::RgbImage::from_fn(1800, 1400, |_, _| image::Rgb(std::array::from_fn(|_| fastrand::u8(..))));
+    let noise = image::RgbImage::from_fn(1800, 1400, |_, _| {
+        image::Rgb(std::array::from_fn(|_| fastrand::u8(..)))
+    });
     let mut png = std::io::Cursor::new(Vec::new());
     noise.write_to(&mut png, image::ImageFormat::Png).unwrap();
     assert!(png.get_ref().len() > 7 << 20);
-    let (status, answer) = board.post("/v1/images", &[("content-type", "image/png")], png.get_ref());
+    let (status, answer) = board.post(
+        "/v1/images",
+        &[("content-type", "image/png")],
+        png.get_ref(),
+    );
     assert_eq!(status, 202, "{answer}");
     let image = board.ended(answer["ids"][0].as_i64().unwrap());
     assert_eq!(image["state"], "processed", "{image}");

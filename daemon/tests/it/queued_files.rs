@@ -1,5 +1,5 @@
-//! Pictures queued by their path: the file that stood there is the one that is recognised, and who waits for a file keeps
-//! nobody else waiting.
+//! Pictures queued by their path: the file that stood there is the one that is recognised, and who
+//! waits for a file keeps nobody else waiting.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +13,13 @@ use crate::support::{Board, Subscriber, part_is_ok, photo, publish, wait_for};
 const REPLACED: &str = "the file was replaced after it was queued";
 
 fn hold_back(board: &Board) {
-    wait_for("the breaker to be opened", || board.kithd(["breaker", "open"]).status.success().then_some(()));
+    wait_for("the breaker to be opened", || {
+        board
+            .kithd(["breaker", "open"])
+            .status
+            .success()
+            .then_some(())
+    });
 }
 
 fn let_go(board: &Board) {
@@ -23,7 +29,9 @@ fn let_go(board: &Board) {
 /// Waits until the file of the newest of so many images was looked at.
 fn looked_at(board: &Board, images: usize) {
     wait_for("the file to be looked at", || {
-        (board.sql("select count(*) from images where file_size is not null") == [images.to_string()]).then_some(())
+        (board.sql("select count(*) from images where file_size is not null")
+            == [images.to_string()])
+        .then_some(())
     });
 }
 
@@ -37,20 +45,33 @@ fn files(board: &Board) -> Value {
 
 /// What `/readyz` answers.
 fn ready(board: &Board) -> u16 {
-    let answer = ureq::get(board.url("/readyz")).config().http_status_as_error(false).build().call();
+    let answer = ureq::get(board.url("/readyz"))
+        .config()
+        .http_status_as_error(false)
+        .build()
+        .call();
     answer.unwrap().status().as_u16()
 }
 
 /// Clock ticks of processor time so far.
 fn ticks(board: &Board) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", board.pid())).unwrap();
-    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let fields: Vec<_> = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
 fn post_paths(board: &Board, paths: &[String]) -> (u16, Value) {
     let paths: Vec<_> = paths.iter().map(|path| json!({ "path": path })).collect();
-    board.post("/images/post", &[], json!({ "paths": paths }).to_string().as_bytes())
+    board.post(
+        "/images/post",
+        &[],
+        json!({ "paths": paths }).to_string().as_bytes(),
+    )
 }
 
 #[test]
@@ -72,11 +93,16 @@ fn a_path_by_http_that_is_written_over_is_not_the_later_file() {
     let was = std::fs::metadata(photo("noface.jpg")).unwrap().len();
     let is = std::fs::metadata(photo("obama_1.jpg")).unwrap().len();
     assert!(
-        remark(&image).contains(&format!("{is} bytes")) && remark(&image).contains(&format!("queued: {was} bytes"))
+        remark(&image).contains(&format!("{is} bytes"))
+            && remark(&image).contains(&format!("queued: {was} bytes"))
     );
     for id in [second, untouched] {
         let image = board.ended(id);
-        assert_eq!((&image["state"], &image["remark"]), (&json!("processed"), &Value::Null), "{image}");
+        assert_eq!(
+            (&image["state"], &image["remark"]),
+            (&json!("processed"), &Value::Null),
+            "{image}"
+        );
     }
     let page = board.get_text(&format!("/images/{first}"));
     assert!(page.contains(REPLACED), "{page}");
@@ -96,7 +122,12 @@ fn a_path_by_mqtt_that_is_written_over_says_so_in_its_result() {
     // Of the same size and time, as `cp -p` leaves it: another file all the same.
     let time = std::fs::metadata(&path).unwrap().modified().unwrap();
     let other = board.put("noface.jpg", "other.jpg");
-    std::fs::File::options().write(true).open(&other).unwrap().set_modified(time).unwrap();
+    std::fs::File::options()
+        .write(true)
+        .open(&other)
+        .unwrap()
+        .set_modified(time)
+        .unwrap();
     std::fs::rename(other, &path).unwrap();
     let_go(&board);
     let result = results.wait(1).remove(0);
@@ -109,7 +140,10 @@ fn a_folders_file_that_is_written_over_before_its_turn_says_so() {
     let folder = board.folder.path().join("watched");
     std::fs::create_dir(&folder).unwrap();
     let path = folder.display();
-    board.set("folder", &format!("[{{path = \"{path}\", settle = \"100ms\", poll = \"200ms\"}}]"));
+    board.set(
+        "folder",
+        &format!("[{{path = \"{path}\", settle = \"100ms\", poll = \"200ms\"}}]"),
+    );
     board.start();
     hold_back(&board);
     for (number, picture) in [(1, "noface.jpg"), (2, "obama_1.jpg")] {
@@ -132,26 +166,44 @@ fn paths_that_name_nothing_fill_no_queue_and_cost_nothing() {
     board.start();
     let inbox = board.folder.path().join("inbox");
     for post in 0..4 {
-        let paths: Vec<_> = (0..1000).map(|n| inbox.join(format!("{post}-{n}.jpg")).display().to_string()).collect();
-        wait_for("room for a post", || (post_paths(&board, &paths).0 == 202).then_some(()));
+        let paths: Vec<_> = (0..1000)
+            .map(|n| inbox.join(format!("{post}-{n}.jpg")).display().to_string())
+            .collect();
+        wait_for("room for a post", || {
+            (post_paths(&board, &paths).0 == 202).then_some(())
+        });
     }
     wait_for("all of them to wait for their files", || {
         let text = files(&board);
         text["text"].as_str()?.contains("http 4000").then_some(())
     });
     assert_eq!(files(&board)["condition"], "ok");
-    assert!(files(&board)["text"].as_str().unwrap().contains("0-0.jpg"), "{}", files(&board));
-    wait_for("the board to be ready again", || (ready(&board) == 200).then_some(()));
+    assert!(
+        files(&board)["text"].as_str().unwrap().contains("0-0.jpg"),
+        "{}",
+        files(&board)
+    );
+    wait_for("the board to be ready again", || {
+        (ready(&board) == 200).then_some(())
+    });
     let image = board.ended(board.post_path(&board.put("noface.jpg", "good.jpg")));
     assert_eq!(image["state"], "processed");
     let before = ticks(&board);
     std::thread::sleep(Duration::from_secs(4));
     let spent = ticks(&board) - before;
-    assert!(spent < 80, "{spent} of 400 ticks while 4000 pictures wait for their files");
+    assert!(
+        spent < 80,
+        "{spent} of 400 ticks while 4000 pictures wait for their files"
+    );
     board.put("noface.jpg", "2-500.jpg");
-    let id: i64 = board.sql("select id from images where path like '%/2-500.jpg'")[0].parse().unwrap();
+    let id: i64 = board.sql("select id from images where path like '%/2-500.jpg'")[0]
+        .parse()
+        .unwrap();
     let image = board.ended(id);
-    assert_eq!((&image["state"], &image["attempts"]), (&json!("processed"), &json!(1)));
+    assert_eq!(
+        (&image["state"], &image["attempts"]),
+        (&json!("processed"), &json!(1))
+    );
 }
 
 #[test]
@@ -161,12 +213,31 @@ fn beyond_a_sources_share_a_missing_file_fails_at_once() {
     board.start();
     let inbox = board.folder.path().join("inbox");
     let path = |n: usize| inbox.join(format!("{n}.jpg")).display().to_string();
-    assert_eq!(post_paths(&board, &(0..5).map(path).collect::<Vec<_>>()).0, 202);
-    wait_for("the share to be used", || files(&board)["text"].as_str()?.contains("http 5").then_some(()));
-    assert_eq!(post_paths(&board, &(5..8).map(path).collect::<Vec<_>>()).0, 202);
+    assert_eq!(
+        post_paths(&board, &(0..5).map(path).collect::<Vec<_>>()).0,
+        202
+    );
+    wait_for("the share to be used", || {
+        files(&board)["text"]
+            .as_str()?
+            .contains("http 5")
+            .then_some(())
+    });
+    assert_eq!(
+        post_paths(&board, &(5..8).map(path).collect::<Vec<_>>()).0,
+        202
+    );
     let failed = || board.sql("select reason from images where state = 'failed'");
-    wait_for("the further ones to fail", || (failed().len() == 3).then_some(()));
-    assert!(failed().iter().all(|reason| reason.contains("intake.max_missing")), "{:?}", failed());
+    wait_for("the further ones to fail", || {
+        (failed().len() == 3).then_some(())
+    });
+    assert!(
+        failed()
+            .iter()
+            .all(|reason| reason.contains("intake.max_missing")),
+        "{:?}",
+        failed()
+    );
     let image = board.ended(board.post_path(&board.put("noface.jpg", "good.jpg")));
     assert_eq!(image["state"], "processed");
 }
@@ -179,16 +250,32 @@ fn more_paths_than_there_is_room_for_are_refused_as_a_whole() {
     hold_back(&board);
     let inbox = board.folder.path().join("inbox");
     let there = |n: usize| board.put("noface.jpg", &format!("{n}.jpg"));
-    assert_eq!(post_paths(&board, &(0..6).map(there).collect::<Vec<_>>()).0, 202);
+    assert_eq!(
+        post_paths(&board, &(0..6).map(there).collect::<Vec<_>>()).0,
+        202
+    );
     looked_at(&board, 6);
-    let many: Vec<_> = (0..6).map(|n| inbox.join(format!("x{n}.jpg")).display().to_string()).collect();
+    let many: Vec<_> = (0..6)
+        .map(|n| inbox.join(format!("x{n}.jpg")).display().to_string())
+        .collect();
     let (status, problem) = post_paths(&board, &many);
     assert_eq!(status, 503, "{problem}");
-    assert!(problem["detail"].as_str().unwrap().contains("no room for 6 more: 6 images are waiting"), "{problem}");
+    assert!(
+        problem["detail"]
+            .as_str()
+            .unwrap()
+            .contains("no room for 6 more: 6 images are waiting"),
+        "{problem}"
+    );
     assert_eq!(board.sql("select count(*) from images"), ["6"]);
     assert_eq!(ready(&board), 200);
-    assert_eq!(post_paths(&board, &(6..10).map(there).collect::<Vec<_>>()).0, 202);
-    wait_for("the board to say that it is full", || (ready(&board) == 503).then_some(()));
+    assert_eq!(
+        post_paths(&board, &(6..10).map(there).collect::<Vec<_>>()).0,
+        202
+    );
+    wait_for("the board to say that it is full", || {
+        (ready(&board) == 503).then_some(())
+    });
 }
 
 #[test]
@@ -196,14 +283,25 @@ fn a_root_that_is_away_holds_up_no_other_and_is_named() {
     let mut board = Board::new();
     let away = board.folder.path().join("nas");
     let inbox = board.folder.path().join("inbox");
-    board.set("intake.roots", &format!("[{:?}, {:?}]", inbox.display().to_string(), away.display().to_string()));
+    board.set(
+        "intake.roots",
+        &format!(
+            "[{:?}, {:?}]",
+            inbox.display().to_string(),
+            away.display().to_string()
+        ),
+    );
     board.set("intake.max_pending", "20");
     board.start();
-    let paths: Vec<_> = (0..20).map(|n| away.join(format!("{n}.jpg")).display().to_string()).collect();
+    let paths: Vec<_> = (0..20)
+        .map(|n| away.join(format!("{n}.jpg")).display().to_string())
+        .collect();
     assert_eq!(post_paths(&board, &paths).0, 202);
     wait_for("the root to be named", || {
         let part = files(&board);
-        let named = part["text"].as_str()?.contains(&format!("20 wait for the folder {}", away.display()));
+        let named = part["text"]
+            .as_str()?
+            .contains(&format!("20 wait for the folder {}", away.display()));
         (part["condition"] == "degraded" && named).then_some(())
     });
     let image = board.ended(board.post_path(&board.put("noface.jpg", "good.jpg")));
@@ -211,7 +309,9 @@ fn a_root_that_is_away_holds_up_no_other_and_is_named() {
     std::fs::create_dir(&away).unwrap();
     std::fs::copy(photo("noface.jpg"), away.join("7.jpg")).unwrap();
     assert_eq!(board.ended(8)["state"], "processed");
-    wait_for("the root to be back", || (files(&board)["condition"] == "ok").then_some(()));
+    wait_for("the root to be back", || {
+        (files(&board)["condition"] == "ok").then_some(())
+    });
 }
 
 #[test]
@@ -223,20 +323,32 @@ fn links_and_devices_fail_at_once_by_name() {
     std::os::unix::fs::symlink("real.jpg", inbox.join("inside.jpg")).unwrap();
     std::os::unix::fs::symlink("/etc", inbox.join("out")).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(inbox.join("socket.jpg")).unwrap();
-    let mut cases = vec![("inside.jpg", "is a link"), ("out/passwd", "is a link"), ("socket.jpg", "a socket")];
+    let mut cases = vec![
+        ("inside.jpg", "is a link"),
+        ("out/passwd", "is a link"),
+        ("socket.jpg", "a socket"),
+    ];
     let made = |kind, name| device(&inbox.join(name), kind).then_some(());
     cases.extend(made("b", "disk.jpg").map(|()| ("disk.jpg", "a block device")));
     cases.extend(made("c", "zero.jpg").map(|()| ("zero.jpg", "a character device")));
     for (name, kind) in cases {
         let image = board.ended(board.post_path(inbox.join(name).to_str().unwrap()));
-        assert_eq!((&image["state"], &image["attempts"]), (&json!("failed"), &json!(1)), "{image}");
+        assert_eq!(
+            (&image["state"], &image["attempts"]),
+            (&json!("failed"), &json!(1)),
+            "{image}"
+        );
         assert!(image["reason"].as_str().unwrap().contains(kind), "{image}");
     }
 }
 
 /// Only root may make one, and not in every container.
 fn device(path: &Path, kind: &str) -> bool {
-    let made = Command::new("mknod").arg(path).args([kind, "1", "5"]).output().is_ok_and(|made| made.status.success());
+    let made = Command::new("mknod")
+        .arg(path)
+        .args([kind, "1", "5"])
+        .output()
+        .is_ok_and(|made| made.status.success());
     if !made {
         println!("not run: no device can be made here");
     }

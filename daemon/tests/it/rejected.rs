@@ -1,9 +1,12 @@
-//! Messages that are refused are kept whole, looked at, sent again or dropped; and what is no reason to refuse one.
+//! Messages that are refused are kept whole, looked at, sent again or dropped; and what is no
+//! reason to refuse one.
 
 use serde_json::{Value, json};
 
 use crate::broker::Mosquitto;
-use crate::support::{Board, ask, part_is_ok, photo, publish, publish_with, sha256, text, wait_for};
+use crate::support::{
+    Board, ask, part_is_ok, photo, publish, publish_with, sha256, text, wait_for,
+};
 
 const PICTURES: &str = "kithd/board/image";
 const PATHS: &str = "kithd/board/image/post";
@@ -19,13 +22,18 @@ fn rejected(board: &Board, count: usize) -> Vec<Value> {
 fn publish_bytes(board: &Board, port: u16, topic: &str, bytes: &[u8], options: &[&str]) {
     let file = board.folder.path().join("message");
     std::fs::write(&file, bytes).unwrap();
-    publish_with(port, topic, &[&["-f", file.to_str().unwrap()], options].concat());
+    publish_with(
+        port,
+        topic,
+        &[&["-f", file.to_str().unwrap()], options].concat(),
+    );
 }
 
 fn images(board: &Board, count: usize) {
     wait_for(&format!("{count} images"), || {
-        (board.sql("select count(*) from images where state in ('processed', 'failed')") == [count.to_string()])
-            .then_some(())
+        (board.sql("select count(*) from images where state in ('processed', 'failed')")
+            == [count.to_string()])
+        .then_some(())
     });
 }
 
@@ -35,18 +43,45 @@ fn a_refused_message_is_kept_whole_and_can_be_saved_and_dropped() {
     let mut board = Board::with_broker(broker.port());
     board.start();
     part_is_ok(&board, "mqtt");
-    let heic: Vec<u8> =
-        b"\0\0\0\x18ftypheic\0\0\0\0".iter().copied().chain((0..200_000_u32).map(|n| n as u8)).collect();
+    let heic: Vec<u8> = b"\0\0\0\x18ftypheic\0\0\0\0"
+        .iter()
+        .copied()
+        .chain((0..200_000_u32).map(|n| n as u8))
+        .collect();
     let declared = ["-D", "publish", "content-type", "image/heic"];
     publish_bytes(&board, broker.port(), PICTURES, &heic, &declared);
     rejected(&board, 1);
-    publish_bytes(&board, broker.port(), PICTURES, &[b"\0\0\0\x18ftypavif\0\0\0\0", &[7; 9000][..]].concat(), &[]);
+    publish_bytes(
+        &board,
+        broker.port(),
+        PICTURES,
+        &[b"\0\0\0\x18ftypavif\0\0\0\0", &[7; 9000][..]].concat(),
+        &[],
+    );
     let messages = rejected(&board, 2);
     let (avif, kept) = (&messages[0], &messages[1]);
-    assert!(avif["reason"].as_str().unwrap().contains("is AVIF; send it as JPEG"), "{avif}");
-    assert!(kept["reason"].as_str().unwrap().contains("is HEIC; send it as JPEG"), "{kept}");
-    assert_eq!((&kept["topic"], &kept["content_type"]), (&json!(PICTURES), &json!("image/heic")));
-    assert_eq!((&kept["bytes"], &kept["whole"]), (&json!(heic.len()), &json!(true)));
+    assert!(
+        avif["reason"]
+            .as_str()
+            .unwrap()
+            .contains("is AVIF; send it as JPEG"),
+        "{avif}"
+    );
+    assert!(
+        kept["reason"]
+            .as_str()
+            .unwrap()
+            .contains("is HEIC; send it as JPEG"),
+        "{kept}"
+    );
+    assert_eq!(
+        (&kept["topic"], &kept["content_type"]),
+        (&json!(PICTURES), &json!("image/heic"))
+    );
+    assert_eq!(
+        (&kept["bytes"], &kept["whole"]),
+        (&json!(heic.len()), &json!(true))
+    );
     assert!(board.get_text("/").contains("is HEIC; send it as JPEG"));
 
     // What it is may be read by who may look; its bytes and what becomes of it need the token.
@@ -59,17 +94,32 @@ fn a_refused_message_is_kept_whole_and_can_be_saved_and_dropped() {
     let save = || board.kithd(["rejected", "save", "1", saved.to_str().unwrap()]);
     assert!(save().status.success());
     assert!(std::fs::read(&saved).unwrap() == heic, "not what was sent");
-    assert!(!save().status.success(), "a file that is there was overwritten");
+    assert!(
+        !save().status.success(),
+        "a file that is there was overwritten"
+    );
     let list = text(&board.kithd(["rejected"]));
-    assert!(list.contains("sent as \"image/heic\"") && list.contains("2 kept"), "{list}");
+    assert!(
+        list.contains("sent as \"image/heic\"") && list.contains("2 kept"),
+        "{list}"
+    );
     assert!(text(&board.kithd(["rejected", "show", "1"])).contains("ftypheic"));
     let again = board.kithd(["rejected", "retry", "1"]);
-    assert!(!again.status.success() && text(&again).contains("refused again: the message is HEIC"), "{}", text(&again));
+    assert!(
+        !again.status.success() && text(&again).contains("refused again: the message is HEIC"),
+        "{}",
+        text(&again)
+    );
     assert!(board.kithd(["rejected", "drop", "1"]).status.success());
     assert!(text(&board.kithd(["rejected", "drop", "1"])).contains("no rejected message 1"));
     assert!(text(&board.kithd(["rejected", "drop", "--all"])).contains("1 dropped"));
     assert_eq!(rejected(&board, 0).len(), 0);
-    assert_eq!(std::fs::read_dir(board.folder.path().join("state/rejected")).unwrap().count(), 0);
+    assert_eq!(
+        std::fs::read_dir(board.folder.path().join("state/rejected"))
+            .unwrap()
+            .count(),
+        0
+    );
 }
 
 #[test]
@@ -86,8 +136,20 @@ fn a_refused_picture_becomes_an_image_once_nothing_is_against_it() {
         publish_bytes(&board, broker.port(), topic, &picture, &[]);
     }
     let messages = rejected(&board, 2);
-    assert!(messages[0]["reason"].as_str().unwrap().contains("intake.max_bytes = 65536"), "{messages:?}");
-    let of = |topic: &str| messages.iter().find(|message| message["topic"] == topic).unwrap()["id"].to_string();
+    assert!(
+        messages[0]["reason"]
+            .as_str()
+            .unwrap()
+            .contains("intake.max_bytes = 65536"),
+        "{messages:?}"
+    );
+    let of = |topic: &str| {
+        messages
+            .iter()
+            .find(|message| message["topic"] == topic)
+            .unwrap()["id"]
+            .to_string()
+    };
     board.stop();
     board.unset("intake.max_bytes");
     board.unset("mqtt.picture_topics");
@@ -95,12 +157,27 @@ fn a_refused_picture_becomes_an_image_once_nothing_is_against_it() {
     let taken = board.kithd(["rejected", "retry", &of(PICTURES)]);
     assert!(text(&taken).contains("as image 1"), "{}", text(&taken));
     assert_eq!(board.ended(1)["state"], "processed");
-    assert_eq!(board.sql("select picture_key from images"), [sha256(&picture)]);
+    assert_eq!(
+        board.sql("select picture_key from images"),
+        [sha256(&picture)]
+    );
     // The other one's topic is not configured any more: refused with another reason, and kept.
     let url = format!("/v1/rejected/{}/retry", of("old/camera"));
     let (status, refused) = board.post_as_admin(&url, &[], b"");
-    assert!(status == 422 && refused["detail"].as_str().unwrap().contains("mqtt.picture_topics"), "{refused}");
-    assert!(rejected(&board, 1)[0]["reason"].as_str().unwrap().contains("mqtt.picture_topics"));
+    assert!(
+        status == 422
+            && refused["detail"]
+                .as_str()
+                .unwrap()
+                .contains("mqtt.picture_topics"),
+        "{refused}"
+    );
+    assert!(
+        rejected(&board, 1)[0]["reason"]
+            .as_str()
+            .unwrap()
+            .contains("mqtt.picture_topics")
+    );
 }
 
 #[test]
@@ -114,20 +191,42 @@ fn the_oldest_refused_messages_are_dropped_and_counted() {
     for n in 0..5 {
         let payload = format!("no picture {n}");
         publish(broker.port(), PICTURES, &payload);
-        wait_for(&payload, || board.get("/v1/rejected")["messages"].to_string().contains(&payload).then_some(()));
+        wait_for(&payload, || {
+            board.get("/v1/rejected")["messages"]
+                .to_string()
+                .contains(&payload)
+                .then_some(())
+        });
     }
     wait_for("the oldest to be dropped", || {
         let kept = board.get("/v1/rejected")["messages"].to_string();
         (kept.contains("no picture 3") && !kept.contains("no picture 2")).then_some(())
     });
-    assert_eq!(board.get("/v1/rejected?limit=2")["next_cursor"], Value::Null, "both are on the first page");
+    assert_eq!(
+        board.get("/v1/rejected?limit=2")["next_cursor"],
+        Value::Null,
+        "both are on the first page"
+    );
     let first = board.get("/v1/rejected?limit=1");
-    let behind = board.get(&format!("/v1/rejected?limit=1&cursor={}", first["next_cursor"]));
-    assert!(behind["messages"][0]["id"].as_i64() < first["messages"][0]["id"].as_i64(), "{first} {behind}");
+    let behind = board.get(&format!(
+        "/v1/rejected?limit=1&cursor={}",
+        first["next_cursor"]
+    ));
+    assert!(
+        behind["messages"][0]["id"].as_i64() < first["messages"][0]["id"].as_i64(),
+        "{first} {behind}"
+    );
     let counts = &board.get("/v1/status")["counts"];
-    assert_eq!((&counts["rejected_messages"], &counts["rejected_dropped"]), (&json!(2), &json!(3)), "{counts}");
+    assert_eq!(
+        (&counts["rejected_messages"], &counts["rejected_dropped"]),
+        (&json!(2), &json!(3)),
+        "{counts}"
+    );
     let metrics = board.get_text("/metrics");
-    assert!(metrics.contains("kithd_rejected_messages 2") && metrics.contains("kithd_rejected_dropped_total 3"));
+    assert!(
+        metrics.contains("kithd_rejected_messages 2")
+            && metrics.contains("kithd_rejected_dropped_total 3")
+    );
     assert!(board.get_text("/").contains("3 more were dropped"));
     let doctor = text(&board.kithd(["doctor"]));
     assert!(doctor.contains("rejected messages: 2 are kept"), "{doctor}");
@@ -140,15 +239,32 @@ fn bytes_decide_what_a_message_is_whatever_it_is_called() {
     board.start();
     part_is_ok(&board, "mqtt");
     let picture = std::fs::read(photo("noface.jpg")).unwrap();
-    let kinds =
-        ["text/plain", "Image/JPEG", "binary/octet-stream", "application/octet-stream; charset=binary", "image/png"];
+    let kinds = [
+        "text/plain",
+        "Image/JPEG",
+        "binary/octet-stream",
+        "application/octet-stream; charset=binary",
+        "image/png",
+    ];
     for kind in kinds {
-        publish_bytes(&board, broker.port(), PICTURES, &picture, &["-D", "publish", "content-type", kind]);
+        publish_bytes(
+            &board,
+            broker.port(),
+            PICTURES,
+            &picture,
+            &["-D", "publish", "content-type", kind],
+        );
         // One after the other: an equal picture that waits is not taken twice.
-        images(&board, kinds.iter().position(|one| one == &kind).unwrap() + 1);
+        images(
+            &board,
+            kinds.iter().position(|one| one == &kind).unwrap() + 1,
+        );
     }
     let base64 = {
-        let output = std::process::Command::new("base64").arg(photo("noface.jpg")).output().unwrap();
+        let output = std::process::Command::new("base64")
+            .arg(photo("noface.jpg"))
+            .output()
+            .unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
     let one_line: String = base64.split_whitespace().collect();
@@ -166,8 +282,19 @@ fn bytes_decide_what_a_message_is_whatever_it_is_called() {
         [format!("{}|processed", sha256(&picture))]
     );
     let buffer = json!({ "type": "Buffer", "data": picture }).to_string();
-    publish_bytes(&board, broker.port(), PICTURES, buffer.as_bytes(), &["-D", "publish", "content-type", "image/jpeg"]);
-    assert!(rejected(&board, 1)[0]["reason"].as_str().unwrap().contains("msg.payload as a Buffer"));
+    publish_bytes(
+        &board,
+        broker.port(),
+        PICTURES,
+        buffer.as_bytes(),
+        &["-D", "publish", "content-type", "image/jpeg"],
+    );
+    assert!(
+        rejected(&board, 1)[0]["reason"]
+            .as_str()
+            .unwrap()
+            .contains("msg.payload as a Buffer")
+    );
 
     part_is_ok(&board, "engine");
     let identify = |bytes: &[u8]| {
@@ -175,7 +302,12 @@ fn bytes_decide_what_a_message_is_whatever_it_is_called() {
         std::fs::write(&file, bytes).unwrap();
         // mosquitto_rr's own -f sends nothing.
         let command = "kithd/board/command/identify";
-        ask(broker.port(), command, &["-m", &String::from_utf8_lossy(bytes)]).1
+        ask(
+            broker.port(),
+            command,
+            &["-m", &String::from_utf8_lossy(bytes)],
+        )
+        .1
     };
     for request in [
         base64.clone(),
@@ -186,7 +318,13 @@ fn bytes_decide_what_a_message_is_whatever_it_is_called() {
         assert_eq!(identify(request.as_bytes())["result"]["outcome"], "no_face");
     }
     let refused = identify(json!({ "picture": "no base64!" }).to_string().as_bytes());
-    assert!(refused["error"].as_str().unwrap().contains("the text under \"picture\" is plain text"), "{refused}");
+    assert!(
+        refused["error"]
+            .as_str()
+            .unwrap()
+            .contains("the text under \"picture\" is plain text"),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -201,15 +339,22 @@ fn paths_are_taken_as_other_machines_write_them() {
         format!("{}\0", path(1)).into_bytes(),
         format!("{}\r\n", path(2)).into_bytes(),
         json!(path(3)).to_string().into_bytes(),
-        json!([path(4), { "path": path(5) }]).to_string().into_bytes(),
+        json!([path(4), { "path": path(5) }])
+            .to_string()
+            .into_bytes(),
         format!("file://{}", path(6).replace(' ', "%20")).into_bytes(),
-        json!({ "path": format!("file://{}", path(7).replace(' ', "%20")) }).to_string().into_bytes(),
+        json!({ "path": format!("file://{}", path(7).replace(' ', "%20")) })
+            .to_string()
+            .into_bytes(),
     ];
     for payload in &taken {
         publish_bytes(&board, broker.port(), PATHS, payload, &[]);
     }
     images(&board, 8);
-    assert_eq!(board.sql("select count(*) from images where state = 'processed'"), ["8"]);
+    assert_eq!(
+        board.sql("select count(*) from images where state = 'processed'"),
+        ["8"]
+    );
     let utf16: Vec<u8> = path(9).encode_utf16().flat_map(u16::to_le_bytes).collect();
     let refused: [(&[u8], &str); 5] = [
         (&utf16, "UTF-16"),
@@ -234,10 +379,27 @@ fn a_refused_command_that_may_name_a_person_is_not_kept() {
     part_is_ok(&board, "mqtt out");
     part_is_ok(&board, "engine");
     for command in ["enroll", "forget"] {
-        publish(broker.port(), &format!("kithd/board/command/{command}"), "{\"persn\":\"Xanthippe Unmistakable\"}");
+        publish(
+            broker.port(),
+            &format!("kithd/board/command/{command}"),
+            "{\"persn\":\"Xanthippe Unmistakable\"}",
+        );
     }
-    publish(broker.port(), "kithd/board/command/identify", "nothing of the kind");
+    publish(
+        broker.port(),
+        "kithd/board/command/identify",
+        "nothing of the kind",
+    );
     let messages = rejected(&board, 3);
-    assert_eq!(messages.iter().filter(|message| message["whole"] == true).count(), 1, "{messages:?}");
-    assert!(!board.get_text("/v1/rejected").contains("Xanthippe") && !board.log().contains("Xanthippe"));
+    assert_eq!(
+        messages
+            .iter()
+            .filter(|message| message["whole"] == true)
+            .count(),
+        1,
+        "{messages:?}"
+    );
+    assert!(
+        !board.get_text("/v1/rejected").contains("Xanthippe") && !board.log().contains("Xanthippe")
+    );
 }

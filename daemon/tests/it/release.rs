@@ -1,4 +1,5 @@
-//! `./dev release` refuses, in one sentence, whatever is not one committed, tagged and described version.
+//! `./dev release` refuses, in one sentence, whatever is not one committed, tagged and described
+//! version.
 
 use std::path::Path;
 use std::process::Command;
@@ -17,7 +18,10 @@ impl Repository {
             std::fs::copy(source.join(file), repository.0.path().join(file)).unwrap();
         }
         repository.write("Cargo.toml", "[workspace.package]\nversion = \"1.2.3\"\n");
-        repository.write("CHANGELOG.md", "# Changelog\n\n## [1.2.3] - 2026-12-24\n\n- Snow.\n");
+        repository.write(
+            "CHANGELOG.md",
+            "# Changelog\n\n## [1.2.3] - 2026-12-24\n\n- Snow.\n",
+        );
         repository.git(&["init", "-q"]);
         repository.commit();
         repository
@@ -29,7 +33,12 @@ impl Repository {
 
     fn git(&self, arguments: &[&str]) {
         let author = ["-c", "user.name=Test", "-c", "user.email=test@localhost"];
-        let done = Command::new("git").args(author).args(arguments).current_dir(self.0.path()).status().unwrap();
+        let done = Command::new("git")
+            .args(author)
+            .args(arguments)
+            .current_dir(self.0.path())
+            .status()
+            .unwrap();
         assert!(done.success(), "git {arguments:?}");
     }
 
@@ -40,7 +49,11 @@ impl Repository {
 
     /// What the gate says, nothing if it lets the release pass.
     fn gate(&self) -> String {
-        let output = Command::new("./dev").args(["release", "check"]).current_dir(self.0.path()).output().unwrap();
+        let output = Command::new("./dev")
+            .args(["release", "check"])
+            .current_dir(self.0.path())
+            .output()
+            .unwrap();
         let said = text(&output);
         assert_eq!(output.status.success(), said.is_empty(), "{said}");
         said
@@ -58,17 +71,25 @@ fn a_release_needs_tag_version_and_changelog_to_agree_and_nothing_uncommitted() 
     repository.git(&["tag", "v1.2.3"]);
     assert_eq!(repository.gate(), "");
     repository.write("notes.txt", "not committed");
-    assert_eq!(repository.gate(), "dev: no release: there are changes that are not committed; see git status\n");
+    assert_eq!(
+        repository.gate(),
+        "dev: no release: there are changes that are not committed; see git status\n"
+    );
     repository.commit();
     assert_eq!(repository.gate(), tag, "the tag is on an earlier commit");
     for (changelog, newest) in [
-        ("# Changelog\n\n## Unreleased\n\n## 1.2.3 - 2026-12-24\n", "Unreleased"),
+        (
+            "# Changelog\n\n## Unreleased\n\n## 1.2.3 - 2026-12-24\n",
+            "Unreleased",
+        ),
         ("# Changelog\n\n## 1.2.2\n", "1.2.2"),
     ] {
         repository.write("CHANGELOG.md", changelog);
         repository.commit();
         repository.git(&["tag", "-f", "v1.2.3"]);
-        let sentence = format!("dev: no release: Cargo.toml says 1.2.3, but CHANGELOG.md begins with '{newest}'\n");
+        let sentence = format!(
+            "dev: no release: Cargo.toml says 1.2.3, but CHANGELOG.md begins with '{newest}'\n"
+        );
         assert_eq!(repository.gate(), sentence);
     }
 }

@@ -5,7 +5,14 @@ use std::path::Path;
 use crate::support::{Board, mount_memory, photo, wait_for, with_own_mounts};
 
 fn status_of(board: &Board, path: &str) -> u16 {
-    ureq::get(board.url(path)).config().http_status_as_error(false).build().call().unwrap().status().as_u16()
+    ureq::get(board.url(path))
+        .config()
+        .http_status_as_error(false)
+        .build()
+        .call()
+        .unwrap()
+        .status()
+        .as_u16()
 }
 
 #[test]
@@ -24,13 +31,29 @@ fn the_newest_images_and_thumbnails_are_kept_files_go_with_theirs_and_the_metric
     };
     let mut ids: Vec<_> = (0..4).map(|_| upload(&bytes)).collect();
     ids.extend((0..2).map(|_| upload(&bytes[..bytes.len() / 2])));
-    let left = |sql: &str| board.sql(sql).iter().map(|id| id.parse().unwrap()).collect::<Vec<i64>>();
-    wait_for("the oldest to go", || (left("select id from images order by id") == ids[2..]).then_some(()));
-    wait_for("their thumbnails to go", || (left("select image_id from thumbnails") == ids[2..4]).then_some(()));
+    let left = |sql: &str| {
+        board
+            .sql(sql)
+            .iter()
+            .map(|id| id.parse().unwrap())
+            .collect::<Vec<i64>>()
+    };
+    wait_for("the oldest to go", || {
+        (left("select id from images order by id") == ids[2..]).then_some(())
+    });
+    wait_for("their thumbnails to go", || {
+        (left("select image_id from thumbnails") == ids[2..4]).then_some(())
+    });
     // The file of the newest failed one is kept to be looked at.
-    wait_for("their files to go", || (left("select id from images where file is not null") == ids[5..]).then_some(()));
+    wait_for("their files to go", || {
+        (left("select id from images where file is not null") == ids[5..]).then_some(())
+    });
     wait_for("what the rows forgot to be deleted", || {
-        (std::fs::read_dir(board.folder.path().join("state/spool")).unwrap().count() == 1).then_some(())
+        (std::fs::read_dir(board.folder.path().join("state/spool"))
+            .unwrap()
+            .count()
+            == 1)
+            .then_some(())
     });
     assert_eq!(status_of(&board, &format!("/images/{}", ids[0])), 404);
     assert_eq!(status_of(&board, &format!("/images/{}", ids[2])), 200);
@@ -38,17 +61,27 @@ fn the_newest_images_and_thumbnails_are_kept_files_go_with_theirs_and_the_metric
     for line in [
         "kithd_removed_total{kind=\"images\"} 2",
         "kithd_removed_total{kind=\"uploads\"} 5",
-        &format!("kithd_disk_used_bytes{{kind=\"uploads\"}} {}", bytes.len() / 2),
+        &format!(
+            "kithd_disk_used_bytes{{kind=\"uploads\"}} {}",
+            bytes.len() / 2
+        ),
         "# TYPE kithd_disk_free_bytes gauge",
     ] {
         assert!(metrics.contains(line), "{line} is missing in:\n{metrics}");
     }
-    assert!(board.get("/v1/status")["disk"]["used_bytes"]["database"].as_u64().unwrap() > 50_000);
+    assert!(
+        board.get("/v1/status")["disk"]["used_bytes"]["database"]
+            .as_u64()
+            .unwrap()
+            > 50_000
+    );
 }
 
 #[test]
 fn with_a_synchronised_clock_strangers_are_forgotten_in_time_and_their_images_stay() {
-    if !with_own_mounts("retention::with_a_synchronised_clock_strangers_are_forgotten_in_time_and_their_images_stay") {
+    if !with_own_mounts(
+        "retention::with_a_synchronised_clock_strangers_are_forgotten_in_time_and_their_images_stay",
+    ) {
         return;
     }
     // What systemd-timesyncd makes when a time server has answered.
@@ -61,33 +94,67 @@ fn with_a_synchronised_clock_strangers_are_forgotten_in_time_and_their_images_st
     board.set("breaker.self_test", "1s");
     board.start();
     let obama = photo("obama_1.jpg");
-    assert!(board.kithd(["enroll", "--person", "Barack Obama", obama.to_str().unwrap()]).status.success());
+    assert!(
+        board
+            .kithd([
+                "enroll",
+                "--person",
+                "Barack Obama",
+                obama.to_str().unwrap()
+            ])
+            .status
+            .success()
+    );
     let known = board.post_path(&board.put("obama_2.jpg", "known.jpg"));
     let group = board.post_path(&board.put("group.jpg", "group.jpg"));
     assert_eq!(board.ended(known)["outcome"], "known");
     let strangers = |id: i64| {
         let found = board.ended(id)["found"].as_array().unwrap().clone();
-        found.into_iter().filter(|face| face["outcome"] == "unknown").collect::<Vec<_>>()
+        found
+            .into_iter()
+            .filter(|face| face["outcome"] == "unknown")
+            .collect::<Vec<_>>()
     };
     let before = strangers(group);
     assert!(!before.is_empty(), "nobody in the group is a stranger");
     wait_for("the strangers to be forgotten", || {
-        strangers(group).iter().all(|face| face["crop"] == false).then_some(())
+        strangers(group)
+            .iter()
+            .all(|face| face["crop"] == false)
+            .then_some(())
     });
     let after = strangers(group);
     for (before, after) in before.iter().zip(&after) {
-        assert_eq!((&before["box"], &before["number"]), (&after["box"], &after["number"]));
+        assert_eq!(
+            (&before["box"], &before["number"]),
+            (&after["box"], &after["number"])
+        );
         let crop = format!("/v1/images/{group}/faces/{}.jpg", after["number"]);
         assert_eq!(status_of(&board, &crop), 404);
     }
     assert_eq!(
-        board.sql("select distinct outcome from faces where length(embedding) = 0 or length(crop) = 0"),
+        board.sql(
+            "select distinct outcome from faces where length(embedding) = 0 or length(crop) = 0"
+        ),
         ["unknown"]
     );
-    assert_eq!(status_of(&board, &format!("/v1/images/{known}/faces/1.jpg")), 200);
-    wait_for("the thumbnails to go", || (board.sql("select count(*) from thumbnails") == ["0"]).then_some(()));
+    assert_eq!(
+        status_of(&board, &format!("/v1/images/{known}/faces/1.jpg")),
+        200
+    );
+    wait_for("the thumbnails to go", || {
+        (board.sql("select count(*) from thumbnails") == ["0"]).then_some(())
+    });
     let page = board.get_text(&format!("/images/{group}"));
     assert!(page.contains("<span class=\"badge unknown\">"), "{page}");
-    assert!(!after.iter().any(|face| page.contains(&format!("faces/{}.jpg", face["number"]))), "{page}");
-    assert_eq!(board.sql("select count(*) from images where dated = 1"), ["2"]);
+    assert!(
+        !after
+            .iter()
+            .any(|face| page.contains(&format!("faces/{}.jpg", face["number"]))),
+        "{page}"
+    );
+    assert_eq!(
+        board.sql("select count(*) from images where dated = 1"),
+        ["2"]
+    );
 }

@@ -1,5 +1,6 @@
-//! The daemon as systemd sees it: readiness, status, watchdog and stop over a real notification socket; its unit, its
-//! credentials, and the commands a package and its administrator call. Under a real systemd: `deploy/vm`.
+//! The daemon as systemd sees it: readiness, status, watchdog and stop over a real notification
+//! socket; its unit, its credentials, and the commands a package and its administrator call. Under
+//! a real systemd: `deploy/vm`.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
@@ -31,30 +32,48 @@ impl Systemd {
         socket.set_nonblocking(true).unwrap();
         board.environment("NOTIFY_SOCKET", path.to_str().unwrap());
         board.environment("WATCHDOG_USEC", &WATCHDOG.as_micros().to_string());
-        Self { socket, said: Vec::new() }
+        Self {
+            socket,
+            said: Vec::new(),
+        }
     }
 
     /// Every line so far.
     fn said(&mut self) -> &[String] {
         let mut buffer = [0; 8192];
         while let Ok(length) = self.socket.recv(&mut buffer) {
-            self.said.extend(std::str::from_utf8(&buffer[..length]).unwrap().lines().map(String::from));
+            self.said.extend(
+                std::str::from_utf8(&buffer[..length])
+                    .unwrap()
+                    .lines()
+                    .map(String::from),
+            );
         }
         &self.said
     }
 
     fn wait(&mut self, what: &str) {
-        wait_for(what, || self.said().iter().any(|line| line.starts_with(what)).then_some(()));
+        wait_for(what, || {
+            self.said()
+                .iter()
+                .any(|line| line.starts_with(what))
+                .then_some(())
+        });
     }
 
     fn fed(&mut self) -> usize {
-        self.said().iter().filter(|line| *line == "WATCHDOG=1").count()
+        self.said()
+            .iter()
+            .filter(|line| *line == "WATCHDOG=1")
+            .count()
     }
 
     /// Waits until the watchdog was fed twice more: one feeding may have been under way.
     fn wait_until_fed_again(&mut self) {
         let before = self.fed();
-        wait_for("the watchdog to be fed", || (self.fed() >= before + 2).then_some(()));
+        wait_for("the watchdog to be fed", || {
+            (self.fed() >= before + 2).then_some(())
+        });
     }
 }
 
@@ -71,24 +90,43 @@ fn systemd_hears_ready_once_all_have_said_how_they_are_and_a_broken_world_is_sai
     board.start();
     systemd.wait("READY=1");
     let parts = parts(&board);
-    for (part, condition) in
-        [("engine", "degraded"), ("mqtt", "degraded"), ("page", "ok"), ("intake", "ok"), ("facerecog", "ok")]
-    {
+    for (part, condition) in [
+        ("engine", "degraded"),
+        ("mqtt", "degraded"),
+        ("page", "ok"),
+        ("intake", "ok"),
+        ("facerecog", "ok"),
+    ] {
         assert_eq!(parts[part]["condition"], condition, "{part} in {parts}");
     }
     wait_for("the status line", || {
-        systemd.said().iter().rev().find(|line| line.starts_with("STATUS=")).cloned().filter(|line| {
-            line.starts_with("STATUS=no pictures wait; degraded: engine (the model pack cannot be used")
-                && line.contains("; degraded: mqtt (")
-        })
+        systemd
+            .said()
+            .iter()
+            .rev()
+            .find(|line| line.starts_with("STATUS="))
+            .cloned()
+            .filter(|line| {
+                line.starts_with(
+                    "STATUS=no pictures wait; degraded: engine (the model pack cannot be used",
+                ) && line.contains("; degraded: mqtt (")
+            })
     });
     systemd.wait_until_fed_again();
     assert_eq!(board.stop(), Some(0));
     let said = systemd.said();
     assert_eq!(said.iter().filter(|line| *line == "READY=1").count(), 1);
-    let stopping = said.iter().position(|line| line == "STOPPING=1").expect("it did not say that it stops");
+    let stopping = said
+        .iter()
+        .position(|line| line == "STOPPING=1")
+        .expect("it did not say that it stops");
     // stop.drain and what comes after it.
-    assert!(said[stopping..].iter().any(|line| line == "EXTEND_TIMEOUT_USEC=25000000"), "{said:?}");
+    assert!(
+        said[stopping..]
+            .iter()
+            .any(|line| line == "EXTEND_TIMEOUT_USEC=25000000"),
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -102,10 +140,21 @@ fn ready_waits_for_the_engine_and_the_watchdog_does_not_care_about_it() {
     let pid = board.get("/v1/breaker")["primary"]["pid"].to_string();
     let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
     for name in ["NOTIFY_SOCKET=", "WATCHDOG_USEC="] {
-        let inherited = environment.windows(name.len()).any(|part| part == name.as_bytes());
-        assert!(!inherited, "the engine has {name}: its words to systemd would pass for the daemon's");
+        let inherited = environment
+            .windows(name.len())
+            .any(|part| part == name.as_bytes());
+        assert!(
+            !inherited,
+            "the engine has {name}: its words to systemd would pass for the daemon's"
+        );
     }
-    assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args(["-STOP", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
     systemd.wait_until_fed_again();
     assert_eq!(board.stop(), Some(0));
 }
@@ -125,14 +174,27 @@ fn the_watchdog_is_not_fed_while_the_writer_thread_hangs_in_the_disk() {
     let (url, path) = (board.url("/image/post"), board.put("noface.jpg", "a.jpg"));
     let accepting = std::thread::spawn(move || {
         let agent: ureq::Agent = ureq::Agent::config_builder().build().into();
-        agent.post(&url).send(serde_json::json!({ "path": path }).to_string().as_bytes()).unwrap().status().as_u16()
+        agent
+            .post(&url)
+            .send(serde_json::json!({ "path": path }).to_string().as_bytes())
+            .unwrap()
+            .status()
+            .as_u16()
     });
-    wait_for("the watchdog's complaint", || board.log().contains("from: writer thread").then_some(()));
+    wait_for("the watchdog's complaint", || {
+        board.log().contains("from: writer thread").then_some(())
+    });
     let fed = systemd.fed();
     let complaints = |board: &mut Board| board.log().matches("the watchdog is not fed").count();
     let before = complaints(&mut board);
-    wait_for("another complaint", || (complaints(&mut board) > before).then_some(()));
-    assert_eq!(systemd.fed(), fed, "it was fed although the writer thread hangs");
+    wait_for("another complaint", || {
+        (complaints(&mut board) > before).then_some(())
+    });
+    assert_eq!(
+        systemd.fed(),
+        fed,
+        "it was fed although the writer thread hangs"
+    );
     std::fs::remove_file(&hang).unwrap();
     systemd.wait_until_fed_again();
     assert_eq!(accepting.join().unwrap(), 202);
@@ -142,11 +204,17 @@ fn the_watchdog_is_not_fed_while_the_writer_thread_hangs_in_the_disk() {
 fn the_brokers_password_may_come_as_a_credential_of_systemd() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("passwords");
-    let made = Command::new("mosquitto_passwd").args(["-b", "-c"]).arg(&file).args(["kithd", "secret"]).status();
+    let made = Command::new("mosquitto_passwd")
+        .args(["-b", "-c"])
+        .arg(&file)
+        .args(["kithd", "secret"])
+        .status();
     assert!(made.unwrap().success());
     let passwords = std::fs::read_to_string(file).unwrap();
-    let broker =
-        Mosquitto::running_with("allow_anonymous false\npassword_file passwords", &[("passwords", &passwords)]);
+    let broker = Mosquitto::running_with(
+        "allow_anonymous false\npassword_file passwords",
+        &[("passwords", &passwords)],
+    );
     let mut board = Board::with_broker(broker.port());
     let credentials = board.folder.path().join("credentials");
     std::fs::create_dir(&credentials).unwrap();
@@ -154,13 +222,18 @@ fn the_brokers_password_may_come_as_a_credential_of_systemd() {
     board.environment("CREDENTIALS_DIRECTORY", credentials.to_str().unwrap());
     board.set("mqtt.username", "kithd");
     board.start();
-    wait_for("the connection", || (parts(&board)["mqtt"]["condition"] == "ok").then_some(()));
+    wait_for("the connection", || {
+        (parts(&board)["mqtt"]["condition"] == "ok").then_some(())
+    });
 }
 
 #[test]
 fn allow_adds_a_root_and_the_drop_in_it_needs_and_takes_both_back() {
     let board = Board::new();
-    let (config, units) = (board.folder.path().join("kithd.toml"), board.folder.path().join("units"));
+    let (config, units) = (
+        board.folder.path().join("kithd.toml"),
+        board.folder.path().join("units"),
+    );
     std::fs::copy(Path::new(DEPLOY).join("kithd.toml"), &config).unwrap();
     std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o640)).unwrap();
     let kithd = |arguments: &[&str]| {
@@ -176,37 +249,67 @@ fn allow_adds_a_root_and_the_drop_in_it_needs_and_takes_both_back() {
     let drop_in = |name: &str| std::fs::read_to_string(units.join("kithd.service.d").join(name));
     let roots = || {
         let text = std::fs::read_to_string(&config).unwrap();
-        text.lines().find(|line| line.starts_with("roots = ")).unwrap_or_default().to_string()
+        text.lines()
+            .find(|line| line.starts_with("roots = "))
+            .unwrap_or_default()
+            .to_string()
     };
 
     let (done, said) = kithd(&["allow", "/home/anna/pictures"]);
-    assert!(done && said.contains("kithd may read pictures below /home/anna/pictures"), "{said}");
+    assert!(
+        done && said.contains("kithd may read pictures below /home/anna/pictures"),
+        "{said}"
+    );
     assert!(said.contains("is not there now"), "{said}");
     assert!(
-        roots().ends_with(r#"/inbox", "/srv/kithd/inbox", "/unknown_images", "/home/anna/pictures"]"#),
+        roots()
+            .ends_with(r#"/inbox", "/srv/kithd/inbox", "/unknown_images", "/home/anna/pictures"]"#),
         "{}",
         roots()
     );
     let name = "allow-home-anna-pictures.conf";
     assert!(
-        drop_in(name).unwrap().ends_with("[Service]\nProtectHome=tmpfs\nBindReadOnlyPaths=\"-/home/anna/pictures\"\n")
+        drop_in(name).unwrap().ends_with(
+            "[Service]\nProtectHome=tmpfs\nBindReadOnlyPaths=\"-/home/anna/pictures\"\n"
+        )
     );
     let (done, said) = kithd(&["allow", "/home/anna/pictures", "--write"]);
     assert!(done && said.contains("read and write"), "{said}");
-    assert!(drop_in(name).unwrap().ends_with("BindPaths=\"-/home/anna/pictures\"\n"));
+    assert!(
+        drop_in(name)
+            .unwrap()
+            .ends_with("BindPaths=\"-/home/anna/pictures\"\n")
+    );
     assert_eq!(roots().matches("/home/anna").count(), 1);
     assert!(kithd(&["allow", "/mnt/nas/inbox"]).0);
-    assert!(drop_in("allow-mnt-nas-inbox.conf").is_err(), "what the unit shows anyway needs no drop-in");
-    assert_eq!(std::fs::metadata(&config).unwrap().permissions().mode() & 0o777, 0o640);
+    assert!(
+        drop_in("allow-mnt-nas-inbox.conf").is_err(),
+        "what the unit shows anyway needs no drop-in"
+    );
+    assert_eq!(
+        std::fs::metadata(&config).unwrap().permissions().mode() & 0o777,
+        0o640
+    );
     let verified = Command::new("systemd-analyze").arg("--version").output();
-    assert!(verified.is_ok(), "systemd-analyze is not installed; ./dev test installs it");
+    assert!(
+        verified.is_ok(),
+        "systemd-analyze is not installed; ./dev test installs it"
+    );
 
     let (done, said) = kithd(&["allow", "/home/anna/pictures", "--remove"]);
     assert!(done && said.contains("no longer read"), "{said}");
-    assert!(drop_in(name).is_err() && !roots().contains("/home/anna") && roots().contains("/mnt/nas/inbox"));
+    assert!(
+        drop_in(name).is_err()
+            && !roots().contains("/home/anna")
+            && roots().contains("/mnt/nas/inbox")
+    );
     let (done, said) = kithd(&["allow", "/etc/ssl"]);
     assert!(!done && said.contains("belongs to the system"), "{said}");
-    let check = Command::new(env!("CARGO_BIN_EXE_kithd")).arg("--config").arg(&config).arg("check-config").output();
+    let check = Command::new(env!("CARGO_BIN_EXE_kithd"))
+        .arg("--config")
+        .arg(&config)
+        .arg("check-config")
+        .output();
     assert!(check.unwrap().status.success());
 }
 
@@ -214,12 +317,20 @@ fn allow_adds_a_root_and_the_drop_in_it_needs_and_takes_both_back() {
 fn installed(folder: &Path, drop_in: Option<&str>) -> std::path::PathBuf {
     let unit = folder.join("kithd.service");
     let text = std::fs::read_to_string(Path::new(DEPLOY).join("systemd/kithd.service")).unwrap();
-    std::fs::write(&unit, text.replace("/usr/bin/kithd", env!("CARGO_BIN_EXE_kithd"))).unwrap();
+    std::fs::write(
+        &unit,
+        text.replace("/usr/bin/kithd", env!("CARGO_BIN_EXE_kithd")),
+    )
+    .unwrap();
     let drop_ins = folder.join("kithd.service.d");
     let _ = std::fs::remove_dir_all(&drop_ins);
     std::fs::create_dir(&drop_ins).unwrap();
     if let Some(name) = drop_in {
-        std::fs::copy(Path::new(DEPLOY).join("systemd").join(name), drop_ins.join(name)).unwrap();
+        std::fs::copy(
+            Path::new(DEPLOY).join("systemd").join(name),
+            drop_ins.join(name),
+        )
+        .unwrap();
     }
     unit
 }
@@ -228,18 +339,42 @@ fn installed(folder: &Path, drop_in: Option<&str>) -> std::path::PathBuf {
 fn the_unit_is_valid_and_its_exposure_stays_within_what_was_promised() {
     let folder = tempfile::tempdir().unwrap();
     // Tenths: 1.2 on the processor, 1.5 with a camera; CUDA states its own in its drop-in.
-    for (drop_in, most) in [(None, 12), (Some("nfs.conf"), 12), (Some("camera.conf"), 15), (Some("cuda.conf"), 16)] {
+    for (drop_in, most) in [
+        (None, 12),
+        (Some("nfs.conf"), 12),
+        (Some("camera.conf"), 15),
+        (Some("cuda.conf"), 16),
+    ] {
         let unit = installed(folder.path(), drop_in);
         let output = Command::new("systemd-analyze")
-            .args(["security", "--offline=true", "--no-pager", &format!("--threshold={most}")])
+            .args([
+                "security",
+                "--offline=true",
+                "--no-pager",
+                &format!("--threshold={most}"),
+            ])
             .arg(&unit)
             .output()
             .expect("systemd-analyze is not installed; ./dev test installs it");
-        assert!(output.status.success(), "more than {most} tenths with {drop_in:?}:\n{}", text(&output));
-        let output = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&unit).output().unwrap();
+        assert!(
+            output.status.success(),
+            "more than {most} tenths with {drop_in:?}:\n{}",
+            text(&output)
+        );
+        let output = Command::new("systemd-analyze")
+            .args(["verify", "--man=no"])
+            .arg(&unit)
+            .output()
+            .unwrap();
         let complaints = text(&output);
-        let ours: Vec<_> = complaints.lines().filter(|line| line.contains("kithd")).collect();
-        assert!(output.status.success() && ours.is_empty(), "{drop_in:?}: {complaints}");
+        let ours: Vec<_> = complaints
+            .lines()
+            .filter(|line| line.contains("kithd"))
+            .collect();
+        assert!(
+            output.status.success() && ours.is_empty(),
+            "{drop_in:?}: {complaints}"
+        );
     }
 }
 
@@ -250,21 +385,46 @@ fn packages_get_completions_and_a_man_page_for_every_command_that_help_shows() {
     assert!(completion.status.success());
     let script = board.folder.path().join("kithd.bash");
     std::fs::write(&script, &completion.stdout).unwrap();
-    assert!(Command::new("bash").arg("-n").arg(&script).status().unwrap().success());
+    assert!(
+        Command::new("bash")
+            .arg("-n")
+            .arg(&script)
+            .status()
+            .unwrap()
+            .success()
+    );
     let folder = board.folder.path().join("man");
-    assert!(board.kithd(["man", folder.to_str().unwrap()]).status.success());
+    assert!(
+        board
+            .kithd(["man", folder.to_str().unwrap()])
+            .status
+            .success()
+    );
     let help = text(&board.kithd(["--help"]));
-    let commands = help.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
-    let commands = commands.take_while(|line| line.starts_with("  ")).filter(|line| !line.starts_with("   "));
+    let commands = help
+        .lines()
+        .skip_while(|line| !line.starts_with("Commands:"))
+        .skip(1);
+    let commands = commands
+        .take_while(|line| line.starts_with("  "))
+        .filter(|line| !line.starts_with("   "));
     let mut pages = 0;
-    for command in commands.filter_map(|line| line.split_whitespace().next()).filter(|command| *command != "help") {
-        let page = std::fs::read_to_string(folder.join(format!("kithd-{command}.1"))).unwrap_or_else(|_| {
-            panic!("there is no page for kithd {command}");
-        });
+    for command in commands
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|command| *command != "help")
+    {
+        let page = std::fs::read_to_string(folder.join(format!("kithd-{command}.1")))
+            .unwrap_or_else(|_| {
+                panic!("there is no page for kithd {command}");
+            });
         assert!(page.contains(".TH"), "{page}");
         pages += 1;
     }
     assert!(pages >= 10, "help shows only {pages} commands:\n{help}");
-    assert!(std::fs::read_to_string(folder.join("kithd.1")).unwrap().contains("face"));
+    assert!(
+        std::fs::read_to_string(folder.join("kithd.1"))
+            .unwrap()
+            .contains("face")
+    );
     assert!(!folder.join("kithd-man.1").exists());
 }

@@ -1,4 +1,5 @@
-//! Several boards drain one topic: a shared subscription, one of them killed, returning, and replaced.
+//! Several boards drain one topic: a shared subscription, one of them killed, returning, and
+//! replaced.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +16,10 @@ const UNDER_WAY: usize = 16;
 fn member(port: u16, device: &str, mount: &Path) -> Board {
     let mut board = Board::with_broker(port);
     board.set("device", device);
-    board.set("intake.roots", &format!("[{:?}]", mount.display().to_string()));
+    board.set(
+        "intake.roots",
+        &format!("[{:?}]", mount.display().to_string()),
+    );
     board.set("shared.group", "boards");
     board.set("shared.path_topics", "[\"site/paths\"]");
     board.set("shared.session_expiry", "1h");
@@ -29,7 +33,11 @@ fn place(mount: &Path, names: std::ops::Range<usize>) -> Vec<String> {
     let picture = std::fs::read(photo("noface.jpg")).unwrap();
     let put = |n: usize| {
         let path = mount.join(format!("{n}.jpg"));
-        std::fs::write(&path, [picture.as_slice(), n.to_string().as_bytes()].concat()).unwrap();
+        std::fs::write(
+            &path,
+            [picture.as_slice(), n.to_string().as_bytes()].concat(),
+        )
+        .unwrap();
         path.display().to_string()
     };
     names.map(put).collect()
@@ -37,13 +45,18 @@ fn place(mount: &Path, names: std::ops::Range<usize>) -> Vec<String> {
 
 /// And publishes their paths.
 fn send(broker: &Mosquitto, mount: &Path, names: std::ops::Range<usize>) {
-    place(mount, names).iter().for_each(|path| publish(broker.port(), "site/paths", path));
+    place(mount, names)
+        .iter()
+        .for_each(|path| publish(broker.port(), "site/paths", path));
 }
 
 /// Results by path, once there is one for each.
 fn results(seen: &mut Subscriber, count: usize) -> BTreeMap<String, Vec<Value>> {
     wait_for(&format!("results of {count} pictures"), || {
-        let messages = seen.messages().iter().filter_map(|message| message["payload"].as_str().map(String::from));
+        let messages = seen
+            .messages()
+            .iter()
+            .filter_map(|message| message["payload"].as_str().map(String::from));
         let by_path = by_path(messages.collect());
         (by_path.len() == count).then_some(by_path)
     })
@@ -56,7 +69,10 @@ fn by_path(mut messages: Vec<String>) -> BTreeMap<String, Vec<Value>> {
     let mut by_path: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for message in messages {
         let result: Value = serde_json::from_str(&message).unwrap();
-        by_path.entry(result["path"].as_str().unwrap().into()).or_default().push(result);
+        by_path
+            .entry(result["path"].as_str().unwrap().into())
+            .or_default()
+            .push(result);
     }
     by_path
 }
@@ -66,21 +82,33 @@ fn two_boards_share_one_topic_and_one_that_is_killed_and_returns_loses_nothing()
     let broker = Mosquitto::running();
     let mount = tempfile::tempdir().unwrap();
     let mut seen = Subscriber::new(broker.port(), "kithd/+/result");
-    let (mut first, second) =
-        (member(broker.port(), "first", mount.path()), member(broker.port(), "second", mount.path()));
+    let (mut first, second) = (
+        member(broker.port(), "first", mount.path()),
+        member(broker.port(), "second", mount.path()),
+    );
     send(&broker, mount.path(), 0..60);
     first.kill();
     send(&broker, mount.path(), 60..120);
     first.start();
     let results = results(&mut seen, 120);
     for (path, results) in &results {
-        // Only one that was done and not acknowledged at the kill may be done again; its key says that it is the same.
+        // Only one that was done and not acknowledged at the kill may be done again; its key says
+        // that it is the same.
         assert!(
-            results.len() <= 2 && results.iter().all(|result| result["picture_key"] == results[0]["picture_key"]),
+            results.len() <= 2
+                && results
+                    .iter()
+                    .all(|result| result["picture_key"] == results[0]["picture_key"]),
             "{path}"
         );
     }
-    assert!(results.values().filter(|results| results.len() == 2).count() <= UNDER_WAY);
+    assert!(
+        results
+            .values()
+            .filter(|results| results.len() == 2)
+            .count()
+            <= UNDER_WAY
+    );
     for board in [&first, &second] {
         let share: usize = board.sql("select count(*) from images")[0].parse().unwrap();
         assert!(share >= 30, "one board had only {share} of 120");
@@ -92,24 +120,39 @@ fn a_board_that_never_returns_is_replaced_by_one_of_its_name_and_nothing_is_lost
     let broker = Mosquitto::running();
     let mount = tempfile::tempdir().unwrap();
     let mut seen = Subscriber::new(broker.port(), "kithd/+/result");
-    let (mut first, _second) =
-        (member(broker.port(), "first", mount.path()), member(broker.port(), "second", mount.path()));
+    let (mut first, _second) = (
+        member(broker.port(), "first", mount.path()),
+        member(broker.port(), "second", mount.path()),
+    );
     send(&broker, mount.path(), 0..60);
     results(&mut seen, 60);
-    // What it has taken is done. From now on it acknowledges nothing: its share waits at the broker.
-    let stop = std::process::Command::new("kill").args(["-STOP", &first.pid().to_string()]).status().unwrap();
+    // What it has taken is done. From now on it acknowledges nothing: its share waits at the
+    // broker.
+    let stop = std::process::Command::new("kill")
+        .args(["-STOP", &first.pid().to_string()])
+        .status()
+        .unwrap();
     assert!(stop.success());
     send(&broker, mount.path(), 60..120);
     first.kill();
     drop(first);
     let replacement = member(broker.port(), "first", mount.path());
     let results = results(&mut seen, 120);
-    assert!(results.values().all(|results| results.len() == 1), "{results:?}");
-    assert!(replacement.sql("select count(*) from images")[0].parse::<usize>().unwrap() >= 15);
+    assert!(
+        results.values().all(|results| results.len() == 1),
+        "{results:?}"
+    );
+    assert!(
+        replacement.sql("select count(*) from images")[0]
+            .parse::<usize>()
+            .unwrap()
+            >= 15
+    );
 }
 
 #[test]
-fn of_a_board_that_never_returns_another_takes_over_what_it_did_not_acknowledge_and_only_that_is_done_twice() {
+fn of_a_board_that_never_returns_another_takes_over_what_it_did_not_acknowledge_and_only_that_is_done_twice()
+ {
     let broker = HandingBroker::running();
     let mount = tempfile::tempdir().unwrap();
     let mut first = member(broker.port(), "first", mount.path());
@@ -120,11 +163,14 @@ fn of_a_board_that_never_returns_another_takes_over_what_it_did_not_acknowledge_
     wait_for("the first half", || {
         (broker.unacknowledged() == 0 && by_path(broker.results()).len() == 40).then_some(())
     });
-    // What it does from now on nobody hears of until it is killed: it takes as many as it may, and does them.
+    // What it does from now on nobody hears of until it is killed: it takes as many as it may, and
+    // does them.
     broker.lose_acknowledgements_of("kithd-first-shared");
     let rest = place(mount.path(), 40..100);
     broker.send(rest.clone());
-    wait_for("all but what waits for its acknowledgements", || (by_path(broker.results()).len() == 100).then_some(()));
+    wait_for("all but what waits for its acknowledgements", || {
+        (by_path(broker.results()).len() == 100).then_some(())
+    });
     first.kill();
     wait_for("the other to have done them again", || {
         let done: usize = by_path(broker.results()).values().map(Vec::len).sum();
@@ -137,13 +183,24 @@ fn of_a_board_that_never_returns_another_takes_over_what_it_did_not_acknowledge_
     assert_eq!(results.len(), all.len(), "none is lost");
     for path in all {
         let results = &results[path];
-        let devices: Vec<_> = results.iter().map(|result| result["device"].as_str().unwrap()).collect();
+        let devices: Vec<_> = results
+            .iter()
+            .map(|result| result["device"].as_str().unwrap())
+            .collect();
         if handed_on.contains(path) {
-            assert!(devices.len() == 2 && devices[0] != devices[1], "{path}: {devices:?}");
+            assert!(
+                devices.len() == 2 && devices[0] != devices[1],
+                "{path}: {devices:?}"
+            );
             assert_eq!(results[0]["picture_key"], results[1]["picture_key"]);
         } else {
             assert_eq!(devices.len(), 1, "{path}: {devices:?}");
         }
     }
-    assert!(second.sql("select count(*) from images")[0].parse::<usize>().unwrap() >= 30 + UNDER_WAY);
+    assert!(
+        second.sql("select count(*) from images")[0]
+            .parse::<usize>()
+            .unwrap()
+            >= 30 + UNDER_WAY
+    );
 }

@@ -1,4 +1,5 @@
-//! The spool over kills and lost rows: what was accepted is recognised, what was not is swept, what was erased stays away.
+//! The spool over kills and lost rows: what was accepted is recognised, what was not is swept, what
+//! was erased stays away.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -13,7 +14,9 @@ fn state(board: &Board, name: &str) -> PathBuf {
 
 fn spooled(board: &Board) -> Vec<String> {
     let entries = std::fs::read_dir(state(board, "spool")).unwrap();
-    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }
@@ -27,10 +30,18 @@ fn upload(board: &Board) -> i64 {
 
 /// Changes the database of a board that does not run, as nothing of kithd's would.
 fn change(board: &Board, sql: &str) {
-    assert!(Command::new("sqlite3").arg(state(board, "kithd.db")).arg(sql).status().unwrap().success());
+    assert!(
+        Command::new("sqlite3")
+            .arg(state(board, "kithd.db"))
+            .arg(sql)
+            .status()
+            .unwrap()
+            .success()
+    );
 }
 
-/// A board on which nothing is recognised before the breaker is closed, with so many pictures accepted as bytes.
+/// A board on which nothing is recognised before the breaker is closed, with so many pictures
+/// accepted as bytes.
 fn waiting(count: usize) -> Board {
     let mut board = Board::new();
     // Files leave once the self-test has vouched for their results.
@@ -49,9 +60,12 @@ fn all_recognised(board: &Board, count: usize) {
     assert!(board.kithd(["breaker", "close"]).status.success());
     wait_for("all pictures", || {
         let counts = &board.get("/v1/status")["counts"];
-        (counts["processed"] == count && counts["pending"] == 0 && counts["processing"] == 0).then_some(())
+        (counts["processed"] == count && counts["pending"] == 0 && counts["processing"] == 0)
+            .then_some(())
     });
-    wait_for("the spool to be emptied", || spooled(board).is_empty().then_some(()));
+    wait_for("the spool to be emptied", || {
+        spooled(board).is_empty().then_some(())
+    });
 }
 
 fn spool_part(board: &Board) -> Value {
@@ -63,10 +77,15 @@ fn after_a_kill_accepted_pictures_are_recognised_and_no_others() {
     let mut board = waiting(20);
     board.kill();
     let names = spooled(&board);
-    // As a kill between commit and renaming leaves it, and one before the commit; and a file of somebody else.
+    // As a kill between commit and renaming leaves it, and one before the commit; and a file of
+    // somebody else.
     let first = state(&board, "spool").join(&names[0]);
     std::fs::rename(&first, first.with_extension("new")).unwrap();
-    std::fs::write(state(&board, &format!("spool/{}.http.new", "0".repeat(32))), "half").unwrap();
+    std::fs::write(
+        state(&board, &format!("spool/{}.http.new", "0".repeat(32))),
+        "half",
+    )
+    .unwrap();
     std::fs::write(state(&board, "spool/notes.txt"), "mine").unwrap();
     board.start();
     assert_eq!(spool_part(&board)["condition"], "ok");
@@ -77,7 +96,13 @@ fn after_a_kill_accepted_pictures_are_recognised_and_no_others() {
 
 #[test]
 fn accepted_pictures_outlive_the_loss_of_their_rows() {
-    for loss in ["missing", "empty", "older copy", "no journal", "rows deleted"] {
+    for loss in [
+        "missing",
+        "empty",
+        "older copy",
+        "no journal",
+        "rows deleted",
+    ] {
         let mut board = waiting(2);
         let database = state(&board, "kithd.db");
         let copy = board.folder.path().join("copy.db");
@@ -110,16 +135,35 @@ fn accepted_pictures_outlive_the_loss_of_their_rows() {
             }
             "no journal" => without_journal(),
             // Without the triggers, as damage would.
-            _ => change(&board, "drop trigger images_leave_file; delete from images where id > 1;"),
+            _ => change(
+                &board,
+                "drop trigger images_leave_file; delete from images where id > 1;",
+            ),
         }
         board.start();
         let part = spool_part(&board);
         // Under the numbers their senders know.
-        assert_eq!(board.sql("select id from images order by id"), ["1", "2", "3", "4", "5"], "{loss}");
+        assert_eq!(
+            board.sql("select id from images order by id"),
+            ["1", "2", "3", "4", "5"],
+            "{loss}"
+        );
         assert_eq!(part["condition"], "degraded", "{loss}: {part}");
-        assert!(part["text"].as_str().unwrap().contains("has lost the rows of "), "{loss}: {part}");
-        assert!(board.get_text("/").contains("has lost the rows of "), "{loss}: the page does not say it");
-        assert!(board.log().contains("has lost the rows of "), "{loss}: the log does not say it");
+        assert!(
+            part["text"]
+                .as_str()
+                .unwrap()
+                .contains("has lost the rows of "),
+            "{loss}: {part}"
+        );
+        assert!(
+            board.get_text("/").contains("has lost the rows of "),
+            "{loss}: the page does not say it"
+        );
+        assert!(
+            board.log().contains("has lost the rows of "),
+            "{loss}: the log does not say it"
+        );
         all_recognised(&board, 5);
         // Said by the start that met it.
         board.stop();
@@ -138,15 +182,22 @@ fn a_picture_that_was_to_be_deleted_before_a_kill_stays_away() {
     assert_eq!(kept.len(), 1);
     // As a kill between the commit and the deleting leaves it.
     let doomed = format!("{}.camera.9", "7".repeat(32));
-    std::fs::write(state(&board, "spool").join(&doomed), "somebody who was erased").unwrap();
-    let noted =
-        format!("insert into discarded_files values ('spool/{doomed}'), ('spool/../token'), ('spool/gone.http.5')");
+    std::fs::write(
+        state(&board, "spool").join(&doomed),
+        "somebody who was erased",
+    )
+    .unwrap();
+    let noted = format!(
+        "insert into discarded_files values ('spool/{doomed}'), ('spool/../token'), ('spool/gone.http.5')"
+    );
     change(&board, &noted);
     board.start();
     assert_eq!(spooled(&board), kept);
     assert!(state(&board, "token").exists());
     assert_eq!(board.sql("select count(*) from images"), ["1"]);
-    wait_for("the list to be emptied", || (board.sql("select count(*) from discarded_files") == ["0"]).then_some(()));
+    wait_for("the list to be emptied", || {
+        (board.sql("select count(*) from discarded_files") == ["0"]).then_some(())
+    });
     all_recognised(&board, 1);
 }
 
@@ -158,12 +209,16 @@ fn a_person_who_is_erased_leaves_no_picture_in_the_spool() {
     board.enroll_everybody();
     let ids: Vec<_> = (0..2).map(|_| upload(&board)).collect();
     // Their bytes are kept as long as the engine's self-test has not vouched for them.
-    ids.iter().for_each(|id| assert_eq!(board.ended(*id)["outcome"], "known"));
+    ids.iter()
+        .for_each(|id| assert_eq!(board.ended(*id)["outcome"], "known"));
     let forgotten = board.kithd(["forget", "--yes", "Barack Obama"]);
     assert!(forgotten.status.success(), "{}", text(&forgotten));
     assert_eq!(spooled(&board), [""; 0]);
     board.kill();
     board.start();
     assert_eq!(spool_part(&board)["condition"], "ok");
-    assert_eq!(board.sql("select count(*) from images where state <> 'processed'"), ["0"]);
+    assert_eq!(
+        board.sql("select count(*) from images where state <> 'processed'"),
+        ["0"]
+    );
 }

@@ -1,4 +1,5 @@
-//! The state folder when its disk or somebody else takes it away: said once and without a path, refused until it is back.
+//! The state folder when its disk or somebody else takes it away: said once and without a path,
+//! refused until it is back.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -16,12 +17,19 @@ fn upload(board: &Board) -> (u16, Value) {
 
 fn path(board: &Board) -> (u16, Value) {
     let path = board.folder.path().join("inbox/a.jpg");
-    board.post("/image/post", &[], json!({ "path": path }).to_string().as_bytes())
+    board.post(
+        "/image/post",
+        &[],
+        json!({ "path": path }).to_string().as_bytes(),
+    )
 }
 
 fn intake(board: &Board) -> (String, String) {
     let part = board.get("/v1/status")["parts"]["intake"].clone();
-    (part["condition"].as_str().unwrap().into(), part["text"].as_str().unwrap().into())
+    (
+        part["condition"].as_str().unwrap().into(),
+        part["text"].as_str().unwrap().into(),
+    )
 }
 
 /// A way a picture comes in.
@@ -37,7 +45,10 @@ fn refused(board: &mut Board, why: &str, ways: &[Way]) {
             let (status, answer) = way(board);
             let detail = answer["detail"].as_str().unwrap();
             assert!(status == 503 && detail.contains(why), "{status} {answer}");
-            assert!(!detail.contains("spool") && !detail.contains("/tmp"), "it tells a path: {detail}");
+            assert!(
+                !detail.contains("spool") && !detail.contains("/tmp"),
+                "it tells a path: {detail}"
+            );
         }
         let (condition, text) = intake(board);
         assert_eq!(condition, "degraded", "{text}");
@@ -51,7 +62,9 @@ fn refused(board: &mut Board, why: &str, ways: &[Way]) {
 }
 
 fn accepts_again(board: &Board) {
-    wait_for("pictures to be accepted", || (intake(board).0 == "ok").then_some(()));
+    wait_for("pictures to be accepted", || {
+        (intake(board).0 == "ok").then_some(())
+    });
     assert_eq!((upload(board).0, path(board).0), (202, 202));
 }
 
@@ -60,7 +73,10 @@ fn a_state_folder_that_is_moved_away_takes_nothing_until_it_is_back() {
     let mut board = Board::new();
     board.start();
     assert_eq!(upload(&board).0, 202);
-    let (state, away) = (board.folder.path().join("state"), board.folder.path().join("away"));
+    let (state, away) = (
+        board.folder.path().join("state"),
+        board.folder.path().join("away"),
+    );
     std::fs::rename(&state, &away).unwrap();
     refused(&mut board, "deleted or replaced", &[upload, path]);
     std::fs::rename(&away, &state).unwrap();
@@ -76,9 +92,17 @@ fn a_database_that_is_replaced_ends_the_daemon_for_a_new_start() {
     std::fs::rename(board.folder.path().join("copy"), &database).unwrap();
     let status = format!("/proc/{}/stat", board.pid());
     wait_for("the daemon to end", || {
-        std::fs::read_to_string(&status).ok().is_none_or(|line| line.contains(") Z ")).then_some(())
+        std::fs::read_to_string(&status)
+            .ok()
+            .is_none_or(|line| line.contains(") Z "))
+            .then_some(())
     });
-    wait_for("the reason", || board.log().contains("another database lies in the state folder").then_some(()));
+    wait_for("the reason", || {
+        board
+            .log()
+            .contains("another database lies in the state folder")
+            .then_some(())
+    });
     board.kill();
     board.start();
     assert_eq!(upload(&board).0, 202);
@@ -94,7 +118,11 @@ fn a_disk_that_turns_read_only_is_said_once_without_a_path() {
     assert_eq!(upload(&board).0, 202);
     let spool = board.folder.path().join("state/spool");
     let done = |command: &mut Command| assert!(command.status().unwrap().success());
-    done(Command::new("mount").args(["-t", "tmpfs", "-o", "ro", "tmpfs"]).arg(&spool));
+    done(
+        Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "ro", "tmpfs"])
+            .arg(&spool),
+    );
     refused(&mut board, "is read-only", &[upload]);
     done(Command::new("umount").arg(&spool));
     accepts_again(&board);
@@ -102,7 +130,8 @@ fn a_disk_that_turns_read_only_is_said_once_without_a_path() {
 
 #[test]
 fn without_a_reserve_the_disk_keeps_room_for_what_was_accepted() {
-    if !with_own_mounts("state_folder::without_a_reserve_the_disk_keeps_room_for_what_was_accepted") {
+    if !with_own_mounts("state_folder::without_a_reserve_the_disk_keeps_room_for_what_was_accepted")
+    {
         return;
     }
     let mut board = Board::new();
@@ -114,7 +143,11 @@ fn without_a_reserve_the_disk_keeps_room_for_what_was_accepted() {
     part_is_ok(&board, "engine");
     assert!(board.kithd(["breaker", "open"]).status.success());
     // Large, so that a few fill the disk.
-    let bytes = [std::fs::read(photo("noface.jpg")).unwrap(), vec![0; 1 << 20]].concat();
+    let bytes = [
+        std::fs::read(photo("noface.jpg")).unwrap(),
+        vec![0; 1 << 20],
+    ]
+    .concat();
     let mut accepted = 0;
     let answer = loop {
         let (status, answer) = board.post("/v1/images", &[("content-type", "image/jpeg")], &bytes);
@@ -123,19 +156,38 @@ fn without_a_reserve_the_disk_keeps_room_for_what_was_accepted() {
         }
         accepted += 1;
     };
-    assert!(answer["detail"].as_str().unwrap().contains("is full"), "{answer}");
-    let ready = ureq::get(board.url("/readyz")).config().http_status_as_error(false).build().call().unwrap();
+    assert!(
+        answer["detail"].as_str().unwrap().contains("is full"),
+        "{answer}"
+    );
+    let ready = ureq::get(board.url("/readyz"))
+        .config()
+        .http_status_as_error(false)
+        .build()
+        .call()
+        .unwrap();
     assert_eq!(ready.status().as_u16(), 503);
-    wait_for("the breaker to close", || board.kithd(["breaker", "close"]).status.success().then_some(()));
+    wait_for("the breaker to close", || {
+        board
+            .kithd(["breaker", "close"])
+            .status
+            .success()
+            .then_some(())
+    });
     // It works itself out of it.
     wait_for("all pictures", || {
         let counts = &board.get("/v1/status")["counts"];
         (counts["pending"] == 0 && counts["processing"] == 0).then_some(())
     });
     assert_eq!(board.get("/v1/status")["counts"]["processed"], accepted);
-    wait_for("the door to open", || (intake(&board).0 == "ok").then_some(()));
+    wait_for("the door to open", || {
+        (intake(&board).0 == "ok").then_some(())
+    });
     board.kill();
-    let _ = Command::new("umount").arg("-l").arg(board.folder.path().join("state")).status();
+    let _ = Command::new("umount")
+        .arg("-l")
+        .arg(board.folder.path().join("state"))
+        .status();
 }
 
 #[test]
@@ -147,8 +199,14 @@ fn files_are_closed_to_others_whatever_folder_and_umask() {
     board.start();
     assert_eq!(upload(&board).0, 202);
     let open = |folder: &Path| -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-        entries.filter(|path| std::fs::symlink_metadata(path).is_ok_and(|file| file.mode() & 0o007 != 0)).collect()
+        let entries = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        entries
+            .filter(|path| {
+                std::fs::symlink_metadata(path).is_ok_and(|file| file.mode() & 0o007 != 0)
+            })
+            .collect()
     };
     assert_eq!(std::fs::metadata(&state).unwrap().mode() & 0o777, 0o750);
     assert_eq!(open(&state), [""; 0].map(PathBuf::from));

@@ -1,4 +1,5 @@
-//! People nobody has named: grouped in the background, under numbers that stay; and what the gallery says of itself.
+//! People nobody has named: grouped in the background, under numbers that stay; and what the
+//! gallery says of itself.
 
 use serde_json::Value;
 
@@ -19,7 +20,10 @@ fn two_unknown_people_make_two_groups_that_outlast_a_restart_and_a_change_of_mod
     let mut board = Board::new();
     board.start();
     for name in ["obama_1.jpg", "biden_1.jpg", "obama_2.jpg"] {
-        assert_eq!(board.ended(board.post_path(&board.put(name, name)))["outcome"], "unknown");
+        assert_eq!(
+            board.ended(board.post_path(&board.put(name, name)))["outcome"],
+            "unknown"
+        );
     }
     let two = ["1: obama_1.jpg obama_2.jpg", "2: biden_1.jpg"];
     wait_for("two groups", || (groups(&board) == two).then_some(()));
@@ -28,22 +32,35 @@ fn two_unknown_people_make_two_groups_that_outlast_a_restart_and_a_change_of_mod
 
     // As another recogniser would have left it.
     let database = board.folder.path().join("state/kithd.db");
-    let change =
-        "update faces set space = 'another', embedding = zeroblob(256); update strangers set space = 'another'";
-    let changed = std::process::Command::new("sqlite3").arg(&database).arg(change).status().unwrap();
+    let change = "update faces set space = 'another', embedding = zeroblob(256); update strangers set space = 'another'";
+    let changed = std::process::Command::new("sqlite3")
+        .arg(&database)
+        .arg(change)
+        .status()
+        .unwrap();
     assert!(changed.success());
     board.start();
     wait_for("the faces to be embedded again", || {
-        (board.sql("select count(*) from strangers where space <> 'another' and weight > 0") == ["2"]).then_some(())
+        (board.sql("select count(*) from strangers where space <> 'another' and weight > 0")
+            == ["2"])
+        .then_some(())
     });
-    assert_eq!(board.sql("select count(*) from faces where space = 'another'"), ["0"]);
+    assert_eq!(
+        board.sql("select count(*) from faces where space = 'another'"),
+        ["0"]
+    );
     board.ended(board.post_path(&board.put("biden_2.jpg", "biden_2.jpg")));
     let two = ["1: obama_1.jpg obama_2.jpg", "2: biden_1.jpg biden_2.jpg"];
-    wait_for("the fourth picture in its group", || (groups(&board) == two).then_some(()));
+    wait_for("the fourth picture in its group", || {
+        (groups(&board) == two).then_some(())
+    });
 
     // Those who are known make no groups.
     board.enroll_everybody();
-    assert_eq!(board.ended(board.post_path(&board.put("astronaut_2.jpg", "astronaut_2.jpg")))["outcome"], "known");
+    assert_eq!(
+        board.ended(board.post_path(&board.put("astronaut_2.jpg", "astronaut_2.jpg")))["outcome"],
+        "known"
+    );
     board.kill();
     board.start();
     part_is_ok(&board, "strangers");
@@ -56,7 +73,11 @@ fn the_gallery_says_what_it_thinks_of_the_threshold_whether_the_daemon_runs_or_n
     // Its lines do not follow the gallery.
     board.set("models.pack", &pack("dlib-mtcnn"));
     let none = board.kithd(["calibrate"]);
-    assert!(!none.status.success() && text(&none).contains("kithd has not run"), "{}", text(&none));
+    assert!(
+        !none.status.success() && text(&none).contains("kithd has not run"),
+        "{}",
+        text(&none)
+    );
     board.start();
     board.enroll_everybody();
     let calibrate = |board: &Board, arguments: &[&str]| {
@@ -65,17 +86,42 @@ fn the_gallery_says_what_it_thinks_of_the_threshold_whether_the_daemon_runs_or_n
         text(&output)
     };
     let said = calibrate(&board, &[]);
-    assert!(said.contains("3 people, 3 pictures: 0 pairs of one person, 3 pairs of two people"), "{said}");
+    assert!(
+        said.contains("3 people, 3 pictures: 0 pairs of one person, 3 pairs of two people"),
+        "{said}"
+    );
     assert!(said.contains("the gallery is too small to say"), "{said}");
-    for (person, name) in [("Barack Obama", "obama_2.jpg"), ("Joe Biden", "biden_2.jpg")] {
-        assert!(board.kithd(["enroll", "--person", person, photo(name).to_str().unwrap()]).status.success());
+    for (person, name) in [
+        ("Barack Obama", "obama_2.jpg"),
+        ("Joe Biden", "biden_2.jpg"),
+    ] {
+        assert!(
+            board
+                .kithd(["enroll", "--person", person, photo(name).to_str().unwrap()])
+                .status
+                .success()
+        );
     }
     assert_eq!(board.stop(), Some(0));
     board.set("recognition.threshold", "0.5");
     let json: Value = serde_json::from_str(&calibrate(&board, &["--json"])).unwrap();
-    assert_eq!((&json["people"], &json["genuine"], &json["impostors"]), (&3.into(), &2.into(), &8.into()));
-    assert_eq!((json["threshold"].as_f64(), &json["recommended"]), (Some(0.5), &Value::Null));
-    assert!(json["impostor_share"].as_array().unwrap().iter().filter_map(Value::as_f64).sum::<f64>() > 0.99);
+    assert_eq!(
+        (&json["people"], &json["genuine"], &json["impostors"]),
+        (&3.into(), &2.into(), &8.into())
+    );
+    assert_eq!(
+        (json["threshold"].as_f64(), &json["recommended"]),
+        (Some(0.5), &Value::Null)
+    );
+    assert!(
+        json["impostor_share"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(Value::as_f64)
+            .sum::<f64>()
+            > 0.99
+    );
 }
 
 #[test]
@@ -85,12 +131,22 @@ fn caution_and_the_number_enrolled_are_said_where_they_decide() {
     board.start();
     board.enroll_everybody();
     let balanced = board.get("/v1/calibration");
-    assert_eq!((&balanced["caution"], &balanced["pictures"]), (&"balanced".into(), &3.into()), "{balanced}");
-    assert_eq!((&balanced["strangers_known"], &balanced["strangers_named"]), (&0.004.into(), &0.02.into()));
+    assert_eq!(
+        (&balanced["caution"], &balanced["pictures"]),
+        (&"balanced".into(), &3.into()),
+        "{balanced}"
+    );
+    assert_eq!(
+        (&balanced["strangers_known"], &balanced["strangers_named"]),
+        (&0.004.into(), &0.02.into())
+    );
     let line = |said: &Value, name: &str| said[name].as_f64().unwrap();
     assert!(line(&balanced, "known_below") < line(&balanced, "unknown_above"));
     let page = board.get_text("/calibration");
-    assert!(page.contains("<dd>balanced</dd>") && page.contains("with 3 enrolled pictures"), "{page}");
+    assert!(
+        page.contains("<dd>balanced</dd>") && page.contains("with 3 enrolled pictures"),
+        "{page}"
+    );
     assert_eq!(board.stop(), Some(0));
 
     board.set("recognition.caution", "strict");
@@ -106,13 +162,20 @@ fn caution_and_the_number_enrolled_are_said_where_they_decide() {
     assert_eq!(strict["caution"], "strict");
     assert!(line(&strict, "known_below") < line(&balanced, "known_below"));
     let words = text(&board.kithd(["calibrate"]));
-    assert!(words.contains("strict: with 3 enrolled pictures a face is known below"), "{words}");
+    assert!(
+        words.contains("strict: with 3 enrolled pictures a face is known below"),
+        "{words}"
+    );
     assert_eq!(board.stop(), Some(0));
 
     board.set("recognition.threshold", "0.5");
     board.start();
     let own = said(&board);
-    assert_eq!((&own["caution"], own["threshold"].as_f64()), (&Value::Null, Some(0.5)), "{own}");
+    assert_eq!(
+        (&own["caution"], own["threshold"].as_f64()),
+        (&Value::Null, Some(0.5)),
+        "{own}"
+    );
 }
 
 #[test]
@@ -139,7 +202,8 @@ fn who_was_named_and_who_a_face_is_not_are_heeded_after_a_change_of_model_pack()
     }
     wait_for("two groups", || (groups(&board).len() == 2).then_some(()));
     let json = [("content-type", "application/json")];
-    let (status, named) = board.post_as_admin("/v1/strangers/1/name", &json, br#"{"name":"Barack Obama"}"#);
+    let (status, named) =
+        board.post_as_admin("/v1/strangers/1/name", &json, br#"{"name":"Barack Obama"}"#);
     assert_eq!((status, &named["faces"]), (200, &1.into()), "{named}");
     let mistaken = board.post_path(&board.put("obama_2.jpg", "obama_2.jpg"));
     assert_eq!(board.ended(mistaken)["outcome"], "known");
@@ -147,20 +211,40 @@ fn who_was_named_and_who_a_face_is_not_are_heeded_after_a_change_of_model_pack()
         .header("authorization", format!("Bearer {}", board.token()))
         .call()
         .unwrap();
-    assert_eq!((answer.status().as_u16(), &board.ended(mistaken)["outcome"]), (200, &"unknown".into()));
-    wait_for("the face to be a stranger's", || (groups(&board) == ["2: biden_1.jpg", "3: obama_2.jpg"]).then_some(()));
+    assert_eq!(
+        (answer.status().as_u16(), &board.ended(mistaken)["outcome"]),
+        (200, &"unknown".into())
+    );
+    wait_for("the face to be a stranger's", || {
+        (groups(&board) == ["2: biden_1.jpg", "3: obama_2.jpg"]).then_some(())
+    });
     assert_eq!(board.stop(), Some(0));
 
     // As another recogniser would have left it: nothing but the kept crops can be compared.
     let database = board.folder.path().join("state/kithd.db");
     let change = "update person_embeddings set space = 'another';
                   update counter_examples set space = 'another', vector = zeroblob(256)";
-    assert!(std::process::Command::new("sqlite3").arg(&database).arg(change).status().unwrap().success());
+    assert!(
+        std::process::Command::new("sqlite3")
+            .arg(&database)
+            .arg(change)
+            .status()
+            .unwrap()
+            .success()
+    );
     board.start();
     part_is_ok(&board, "gallery");
-    assert_eq!(board.sql("select count(*) from person_embeddings where space <> 'another'"), ["1"]);
-    assert_eq!(board.sql("select count(*) from counter_examples where space = 'another'"), ["0"]);
-    let outcome = |photo: &str, name: &str| board.ended(board.post_path(&board.put(photo, name)))["outcome"].clone();
+    assert_eq!(
+        board.sql("select count(*) from person_embeddings where space <> 'another'"),
+        ["1"]
+    );
+    assert_eq!(
+        board.sql("select count(*) from counter_examples where space = 'another'"),
+        ["0"]
+    );
+    let outcome = |photo: &str, name: &str| {
+        board.ended(board.post_path(&board.put(photo, name)))["outcome"].clone()
+    };
     assert_eq!(outcome("obama_1.jpg", "again_1.jpg"), "known");
     assert_eq!(outcome("obama_2.jpg", "again_2.jpg"), "unknown");
 }
@@ -173,7 +257,8 @@ fn that_a_face_is_not_somebody_ends_when_it_is_named_after_all_and_when_its_imag
     let post = |name: &str| board.post_path(&board.put("obama_2.jpg", name));
     let outcome = |name: &str| board.ended(post(name))["outcome"].clone();
     let delete = |path: &str| {
-        let asked = ureq::delete(board.url(path)).header("authorization", format!("Bearer {}", board.token()));
+        let asked = ureq::delete(board.url(path))
+            .header("authorization", format!("Bearer {}", board.token()));
         asked.call().unwrap().status().as_u16()
     };
     let mistaken = post("mistaken.jpg");
@@ -192,7 +277,10 @@ fn that_a_face_is_not_somebody_ends_when_it_is_named_after_all_and_when_its_imag
 
     // And not after all: nobody is enrolled from it any longer.
     assert_eq!(delete(&person), 200);
-    assert_eq!((board.sql(pictures), outcome("again_3.jpg")), (vec!["3".to_string()], "unknown".into()));
+    assert_eq!(
+        (board.sql(pictures), outcome("again_3.jpg")),
+        (vec!["3".to_string()], "unknown".into())
+    );
     assert_eq!(delete(&format!("/v1/images/{mistaken}")), 204);
     assert_eq!(board.sql("select count(*) from counter_examples"), ["0"]);
     assert_eq!(outcome("again_4.jpg"), "known");

@@ -14,12 +14,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Public-domain photographs of this repository.
 pub fn photo(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/photos").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/photos")
+        .join(name)
 }
 
 /// The folder of a bundled model pack.
 pub fn pack(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs").join(name).display().to_string()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../models/packs")
+        .join(name)
+        .display()
+        .to_string()
 }
 
 /// Labelled photographs that are not part of the repository; says so when they are not there.
@@ -44,16 +50,26 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = condition() {
             return found;
         }
-        assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for {what}");
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "waited {PATIENCE:?} in vain for {what}"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// Runs a test once more, by its whole name, with mounts of its own: they go with it and nobody else sees them. True in
-/// that second run, which is the one to do something.
+/// Runs a test once more, by its whole name, with mounts of its own: they go with it and nobody
+/// else sees them. True in that second run, which is the one to do something.
 pub fn with_own_mounts(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
-    unshared(test, if root { &["--mount"] } else { &["--map-root-user", "--mount"] })
+    unshared(
+        test,
+        if root {
+            &["--mount"]
+        } else {
+            &["--map-root-user", "--mount"]
+        },
+    )
 }
 
 /// The same with a network of its own as well, of which only loopback is there: every port is free.
@@ -62,7 +78,13 @@ pub fn with_own_network(test: &str) -> bool {
     let own = ["--mount", "--net", "--map-root-user"];
     let inside = unshared(test, if root { &own[..2] } else { &own });
     if inside {
-        assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+        assert!(
+            Command::new("ip")
+                .args(["link", "set", "lo", "up"])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
     inside
 }
@@ -92,7 +114,11 @@ fn unshared(test: &str, how: &[&str]) -> bool {
         .unwrap();
     let said = text(&output);
     println!("{said}");
-    assert!(output.status.success() && said.contains("1 passed"), "{test} by unshare {how:?}: {}", output.status);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{test} by unshare {how:?}: {}",
+        output.status
+    );
     false
 }
 
@@ -100,7 +126,11 @@ fn unshared(test: &str, how: &[&str]) -> bool {
 pub fn mount_memory(place: &Path, size: &str) {
     std::fs::create_dir_all(place).unwrap();
     let options = format!("size={size},mode=0750");
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(place).status().unwrap();
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+        .arg(place)
+        .status()
+        .unwrap();
     assert!(mounted.success());
 }
 
@@ -125,7 +155,12 @@ impl Board {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("inbox")).unwrap();
-        let mut board = Self { folder, settings: BTreeMap::new(), environment: BTreeMap::new(), daemon: None };
+        let mut board = Self {
+            folder,
+            settings: BTreeMap::new(),
+            environment: BTreeMap::new(),
+            daemon: None,
+        };
         let path = |name: &str| board.folder.path().join(name).display().to_string();
         let (state, inbox) = (path("state"), path("inbox"));
         board.set("state_dir", &state);
@@ -162,13 +197,23 @@ impl Board {
     }
 
     /// Runs one command of kithd with this board's settings to its end.
-    pub fn kithd<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Output {
+    pub fn kithd<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Output {
         self.command().args(arguments).output().unwrap()
     }
 
     /// Starts one command with this board's settings.
-    pub fn spawn<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Child {
-        self.command().args(arguments).stderr(Stdio::null()).spawn().unwrap()
+    pub fn spawn<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Child {
+        self.command()
+            .args(arguments)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
     }
 
     pub fn command(&self) -> Command {
@@ -176,18 +221,33 @@ impl Board {
         for (key, value) in &self.settings {
             command.arg("--set").arg(format!("{key}={value}"));
         }
-        // The build may lie outside the source tree, where the program cannot find its packs by itself.
-        command.env("KITHD_PACKS", concat!(env!("CARGO_MANIFEST_DIR"), "/../models/packs"));
+        // The build may lie outside the source tree, where the program cannot find its packs by
+        // itself.
+        command.env(
+            "KITHD_PACKS",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../models/packs"),
+        );
         command.envs(&self.environment);
         command
     }
 
     /// Starts the daemon and waits until the page listens.
     pub fn start(&mut self) {
-        let mut process = self.command().arg("run").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut process = self
+            .command()
+            .arg("run")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let (sender, log) = channel();
         let stderr = BufReader::new(process.stderr.take().unwrap());
-        std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        std::thread::spawn(move || {
+            stderr
+                .lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| sender.send(line))
+        });
         let mut lines = Vec::new();
         let page = wait_for("the page's address in the log", || {
             if let Some(status) = process.try_wait().unwrap() {
@@ -200,7 +260,12 @@ impl Board {
                 Some(rest.trim_end_matches('/').to_string())
             })
         });
-        self.daemon = Some(Daemon { process, page, log, lines });
+        self.daemon = Some(Daemon {
+            process,
+            page,
+            log,
+            lines,
+        });
     }
 
     fn daemon(&self) -> &Daemon {
@@ -222,7 +287,10 @@ impl Board {
 
     /// The administrator's token.
     pub fn token(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("state/token")).unwrap().trim().into()
+        std::fs::read_to_string(self.folder.path().join("state/token"))
+            .unwrap()
+            .trim()
+            .into()
     }
 
     /// What it logged so far.
@@ -244,7 +312,13 @@ impl Board {
     pub fn stop(&mut self) -> Option<i32> {
         let mut daemon = self.daemon.take()?;
         let pid = daemon.process.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
         let status = wait_for("kithd to stop", || daemon.process.try_wait().unwrap());
         if !status.success() {
             daemon.lines.extend(daemon.log.iter());
@@ -269,11 +343,23 @@ impl Board {
     }
 
     pub fn get(&self, path: &str) -> Value {
-        agent().get(self.url(path)).call().unwrap().body_mut().read_json().unwrap()
+        agent()
+            .get(self.url(path))
+            .call()
+            .unwrap()
+            .body_mut()
+            .read_json()
+            .unwrap()
     }
 
     pub fn get_text(&self, path: &str) -> String {
-        agent().get(self.url(path)).call().unwrap().body_mut().read_to_string().unwrap()
+        agent()
+            .get(self.url(path))
+            .call()
+            .unwrap()
+            .body_mut()
+            .read_to_string()
+            .unwrap()
     }
 
     /// Posts a body and gives status and JSON.
@@ -284,13 +370,20 @@ impl Board {
         }
         let mut response = request.send(body).unwrap();
         let status = response.status().as_u16();
-        (status, response.body_mut().read_json().unwrap_or(Value::Null))
+        (
+            status,
+            response.body_mut().read_json().unwrap_or(Value::Null),
+        )
     }
 
     /// The same with the administrator's token.
     pub fn post_as_admin(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, Value) {
         let bearer = format!("Bearer {}", self.token());
-        self.post(path, &[&[("authorization", bearer.as_str())], headers].concat(), body)
+        self.post(
+            path,
+            &[&[("authorization", bearer.as_str())], headers].concat(),
+            body,
+        )
     }
 
     /// Posts one path the origin's way and gives the id.
@@ -312,16 +405,31 @@ impl Board {
     /// Rows of the database, as sqlite3 prints them.
     pub fn sql(&self, query: &str) -> Vec<String> {
         let database = self.folder.path().join("state/kithd.db");
-        let output = Command::new("sqlite3").arg("-readonly").arg(database).arg(query).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().lines().map(String::from).collect()
+        let output = Command::new("sqlite3")
+            .arg("-readonly")
+            .arg(database)
+            .arg(query)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .lines()
+            .map(String::from)
+            .collect()
     }
 
     /// Enrols the two portraits and the astronaut under their names.
     pub fn enroll_everybody(&self) {
-        for (person, picture) in
-            [("Barack Obama", "obama_1.jpg"), ("Joe Biden", "biden_1.jpg"), ("Eileen Collins", "astronaut_1.jpg")]
-        {
+        for (person, picture) in [
+            ("Barack Obama", "obama_1.jpg"),
+            ("Joe Biden", "biden_1.jpg"),
+            ("Eileen Collins", "astronaut_1.jpg"),
+        ] {
             let picture = photo(picture);
             let output = self.kithd(["enroll", "--person", person, picture.to_str().unwrap()]);
             assert!(output.status.success(), "{}", text(&output));
@@ -337,12 +445,19 @@ impl Drop for Board {
 
 /// As kithd writes it.
 pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
-/// An embedding as the database holds it: little-endian float32, and the first four bytes of their sha256.
+/// An embedding as the database holds it: little-endian float32, and the first four bytes of their
+/// sha256.
 pub fn sealed(vector: &[f32]) -> Vec<u8> {
-    let mut bytes: Vec<u8> = vector.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let mut bytes: Vec<u8> = vector
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
     let seal = Sha256::digest(&bytes);
     bytes.extend(&seal[..4]);
     bytes
@@ -350,11 +465,19 @@ pub fn sealed(vector: &[f32]) -> Vec<u8> {
 
 /// Everything a command printed.
 pub fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 fn agent() -> ureq::Agent {
-    ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().into()
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(PATIENCE))
+        .build()
+        .into()
 }
 
 /// `mosquitto_pub`, acknowledged by the broker when it returns.
@@ -366,7 +489,18 @@ pub fn publish(port: u16, topic: &str, message: &str) {
 pub fn publish_with(port: u16, topic: &str, options: &[&str]) {
     let port = port.to_string();
     let status = Command::new("mosquitto_pub")
-        .args(["-h", "127.0.0.1", "-p", &port, "-q", "1", "-V", "5", "-t", topic])
+        .args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &port,
+            "-q",
+            "1",
+            "-V",
+            "5",
+            "-t",
+            topic,
+        ])
         .args(options)
         .status()
         .unwrap();
@@ -377,22 +511,52 @@ pub fn publish_with(port: u16, topic: &str, options: &[&str]) {
 pub fn ask(port: u16, topic: &str, options: &[&str]) -> (String, Value) {
     let port = port.to_string();
     let output = Command::new("mosquitto_rr")
-        .args(["-h", "127.0.0.1", "-p", &port, "-q", "1", "-V", "5", "-W", "60", "-t", topic, "-e", "answers/here"])
-        .args(["-D", "publish", "correlation-data", "question-7", "-F", "%D %p"])
+        .args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &port,
+            "-q",
+            "1",
+            "-V",
+            "5",
+            "-W",
+            "60",
+            "-t",
+            topic,
+            "-e",
+            "answers/here",
+        ])
+        .args([
+            "-D",
+            "publish",
+            "correlation-data",
+            "question-7",
+            "-F",
+            "%D %p",
+        ])
         .args(options)
         .output()
         .unwrap();
     let text = text(&output);
-    let (correlation, body) = text.split_once(' ').unwrap_or_else(|| panic!("no answer: {text}"));
-    (correlation.into(), serde_json::from_str(body).unwrap_or_else(|_| panic!("no JSON: {text}")))
+    let (correlation, body) = text
+        .split_once(' ')
+        .unwrap_or_else(|| panic!("no answer: {text}"));
+    (
+        correlation.into(),
+        serde_json::from_str(body).unwrap_or_else(|_| panic!("no JSON: {text}")),
+    )
 }
 
 /// Waits until a part of the board says that it works.
 pub fn part_is_ok(board: &Board, part: &str) {
-    wait_for(part, || (board.get("/v1/status")["parts"][part]["condition"] == "ok").then_some(()));
+    wait_for(part, || {
+        (board.get("/v1/status")["parts"][part]["condition"] == "ok").then_some(())
+    });
 }
 
-/// `mosquitto_sub` with a session of its own: collects every message of a topic, with its retain flag.
+/// `mosquitto_sub` with a session of its own: collects every message of a topic, with its retain
+/// flag.
 pub struct Subscriber {
     process: Child,
     lines: Receiver<String>,
@@ -404,7 +568,8 @@ impl Subscriber {
         Self::with_session(port, topic, &[])
     }
 
-    /// One whose session the broker keeps, so that it misses nothing while broker or connection are away.
+    /// One whose session the broker keeps, so that it misses nothing while broker or connection are
+    /// away.
     pub fn lasting(port: u16, topic: &str, client_id: &str) -> Self {
         Self::with_session(port, topic, &["-c", "-x", "600", "-i", client_id])
     }
@@ -412,19 +577,51 @@ impl Subscriber {
     fn with_session(port: u16, topic: &str, session: &[&str]) -> Self {
         let port = port.to_string();
         let mut process = Command::new("stdbuf")
-            .args(["-oL", "mosquitto_sub", "-h", "127.0.0.1", "-p", &port, "-q", "1", "-V", "5", "-t", topic, "-d"])
+            .args([
+                "-oL",
+                "mosquitto_sub",
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &port,
+                "-q",
+                "1",
+                "-V",
+                "5",
+                "-t",
+                topic,
+                "-d",
+            ])
             .args(session)
-            .args(["-F", "MESSAGE {\"topic\":\"%t\",\"retain\":%r,\"expiry\":\"%E\",\"payload\":\"%X\"}"])
+            .args([
+                "-F",
+                "MESSAGE {\"topic\":\"%t\",\"retain\":%r,\"expiry\":\"%E\",\"payload\":\"%X\"}",
+            ])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let (sender, lines) = channel();
         let stdout = BufReader::new(process.stdout.take().unwrap());
-        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        std::thread::spawn(move || {
+            stdout
+                .lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| sender.send(line))
+        });
         // -d makes it say when the broker has the subscription.
-        let mut subscriber = Self { process, lines, seen: Vec::new() };
-        wait_for("the subscription", || subscriber.lines.try_iter().any(|line| line.contains("SUBACK")).then_some(()));
+        let mut subscriber = Self {
+            process,
+            lines,
+            seen: Vec::new(),
+        };
+        wait_for("the subscription", || {
+            subscriber
+                .lines
+                .try_iter()
+                .any(|line| line.contains("SUBACK"))
+                .then_some(())
+        });
         subscriber.seen.clear();
         subscriber
     }
@@ -443,8 +640,13 @@ impl Subscriber {
 
     /// Waits for so many messages and gives their payloads as JSON.
     pub fn wait(&mut self, count: usize) -> Vec<Value> {
-        wait_for(&format!("{count} messages"), || (self.messages().len() >= count).then_some(()));
-        self.seen.iter().map(|message| serde_json::from_str(message["payload"].as_str().unwrap()).unwrap()).collect()
+        wait_for(&format!("{count} messages"), || {
+            (self.messages().len() >= count).then_some(())
+        });
+        self.seen
+            .iter()
+            .map(|message| serde_json::from_str(message["payload"].as_str().unwrap()).unwrap())
+            .collect()
     }
 }
 
@@ -456,8 +658,9 @@ impl Drop for Subscriber {
 }
 
 fn unhex(text: &str) -> String {
-    let bytes: Vec<u8> =
-        (0..text.len() / 2).map(|n| u8::from_str_radix(&text[2 * n..2 * n + 2], 16).unwrap()).collect();
+    let bytes: Vec<u8> = (0..text.len() / 2)
+        .map(|n| u8::from_str_radix(&text[2 * n..2 * n + 2], 16).unwrap())
+        .collect();
     // Of a picture only the beginning is looked at.
     String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -1,4 +1,5 @@
-//! House rules as tests: who may know whom, where SQL may stand, how files begin, what must not be written.
+//! House rules as tests: who may know whom, where SQL may stand, how files begin, what must not be
+//! written.
 
 use std::path::{Path, PathBuf};
 
@@ -33,8 +34,11 @@ fn program(text: &str) -> String {
             continue;
         }
         let indent = line.len() - line.trim_start().len();
-        // Formatted as they are, the last line of an item is the first that ends one where it began.
-        let ends = |line: &&str| line.len() - line.trim_start().len() == indent && line.ends_with([';', '}', ',']);
+        // Formatted as they are, the last line of an item is the first that ends one where it
+        // began.
+        let ends = |line: &&str| {
+            line.len() - line.trim_start().len() == indent && line.ends_with([';', '}', ','])
+        };
         lines.by_ref().find(ends);
     }
     program
@@ -44,7 +48,10 @@ fn program(text: &str) -> String {
 fn only_what_tests_have_is_left_out_of_the_program() {
     let text = "use a;\n#[cfg(test)]\nmod fixtures;\nfn b() {\n    c();\n}\n#[cfg(test)]\nmod tests {\n    #[test]\n    fn d() {}\n}\n\
                 impl E {\n    #[cfg(test)]\n    fn f() {\n        g();\n    }\n\n    fn h() {}\n}\n";
-    assert_eq!(program(text), "use a;\nfn b() {\n    c();\n}\nimpl E {\n\n    fn h() {}\n}\n");
+    assert_eq!(
+        program(text),
+        "use a;\nfn b() {\n    c();\n}\nimpl E {\n\n    fn h() {}\n}\n"
+    );
 }
 
 fn is_test(path: &Path) -> bool {
@@ -55,9 +62,19 @@ fn is_test(path: &Path) -> bool {
 
 #[test]
 fn every_source_file_opens_with_what_it_is_for() {
-    for folder in ["daemon/src", "daemon/tests/it", "models/src", "models/tests", "models/benches"] {
+    for folder in [
+        "daemon/src",
+        "daemon/tests/it",
+        "models/src",
+        "models/tests",
+        "models/benches",
+    ] {
         for (path, text) in files(folder, "rs") {
-            assert!(text.starts_with("//! "), "{} does not open with //!", path.display());
+            assert!(
+                text.starts_with("//! "),
+                "{} does not open with //!",
+                path.display()
+            );
         }
     }
 }
@@ -68,8 +85,18 @@ fn sql_stands_only_in_the_store() {
         if path.starts_with("daemon/src/store") || is_test(&path) {
             continue;
         }
-        for word in ["SELECT ", "INSERT ", "UPDATE ", "DELETE FROM", "CREATE TABLE"] {
-            assert!(!program(&text).contains(word), "{} contains {word}", path.display());
+        for word in [
+            "SELECT ",
+            "INSERT ",
+            "UPDATE ",
+            "DELETE FROM",
+            "CREATE TABLE",
+        ] {
+            assert!(
+                !program(&text).contains(word),
+                "{} contains {word}",
+                path.display()
+            );
         }
     }
 }
@@ -78,53 +105,153 @@ fn sql_stands_only_in_the_store() {
 fn the_arrows_of_the_design_hold() {
     let forbidden = [
         // (who, may not name)
-        ("daemon/src/sources", &["crate::recognition", "crate::engine", "crate::sinks", "crate::web::page"][..]),
+        (
+            "daemon/src/sources",
+            &[
+                "crate::recognition",
+                "crate::engine",
+                "crate::sinks",
+                "crate::web::page",
+            ][..],
+        ),
         (
             "daemon/src/queue",
-            &["crate::sources", "crate::recognition", "crate::engine", "crate::sinks", "crate::web", "crate::mqtt"],
+            &[
+                "crate::sources",
+                "crate::recognition",
+                "crate::engine",
+                "crate::sinks",
+                "crate::web",
+                "crate::mqtt",
+            ],
         ),
         (
             "daemon/src/store",
-            &["crate::queue", "crate::sources", "crate::recognition", "crate::engine", "crate::sinks", "crate::web"],
+            &[
+                "crate::queue",
+                "crate::sources",
+                "crate::recognition",
+                "crate::engine",
+                "crate::sinks",
+                "crate::web",
+            ],
         ),
         (
             "daemon/src/engine",
-            &["crate::store", "crate::queue", "crate::sources", "crate::recognition", "crate::sinks", "crate::web"],
+            &[
+                "crate::store",
+                "crate::queue",
+                "crate::sources",
+                "crate::recognition",
+                "crate::sinks",
+                "crate::web",
+            ],
         ),
         (
             "daemon/src/camera",
-            &["crate::store", "crate::queue", "crate::sources", "crate::recognition", "crate::sinks", "crate::web"],
+            &[
+                "crate::store",
+                "crate::queue",
+                "crate::sources",
+                "crate::recognition",
+                "crate::sinks",
+                "crate::web",
+            ],
         ),
-        ("daemon/src/recognition", &["crate::sinks", "crate::web", "crate::mqtt"]),
-        ("daemon/src/sinks", &["crate::queue", "crate::sources", "crate::recognition", "crate::engine", "crate::web"]),
-        ("daemon/src/web", &["crate::queue", "crate::sources", "crate::recognition", "crate::engine", "crate::sinks"]),
-        ("daemon/src/serve", &["crate::store", "crate::queue", "crate::sources", "crate::recognition", "crate::web"]),
-        ("daemon/src/mqtt", &["crate::domain", "crate::queue", "crate::store", "crate::sources", "crate::sinks"]),
+        (
+            "daemon/src/recognition",
+            &["crate::sinks", "crate::web", "crate::mqtt"],
+        ),
+        (
+            "daemon/src/sinks",
+            &[
+                "crate::queue",
+                "crate::sources",
+                "crate::recognition",
+                "crate::engine",
+                "crate::web",
+            ],
+        ),
+        (
+            "daemon/src/web",
+            &[
+                "crate::queue",
+                "crate::sources",
+                "crate::recognition",
+                "crate::engine",
+                "crate::sinks",
+            ],
+        ),
+        (
+            "daemon/src/serve",
+            &[
+                "crate::store",
+                "crate::queue",
+                "crate::sources",
+                "crate::recognition",
+                "crate::web",
+            ],
+        ),
+        (
+            "daemon/src/mqtt",
+            &[
+                "crate::domain",
+                "crate::queue",
+                "crate::store",
+                "crate::sources",
+                "crate::sinks",
+            ],
+        ),
     ];
     for (folder, names) in forbidden {
         for (path, text) in files(folder, "rs") {
             for name in names {
-                assert!(!program(&text).contains(name), "{} may not know {name}", path.display());
+                assert!(
+                    !program(&text).contains(name),
+                    "{} may not know {name}",
+                    path.display()
+                );
             }
         }
     }
     for (path, text) in files("daemon/src/sources", "rs") {
-        let words_only = program(&text).split("crate::camera::").skip(1).all(|rest| rest.starts_with("wire"));
-        assert!(words_only, "{} may know of crate::camera only its words", path.display());
+        let words_only = program(&text)
+            .split("crate::camera::")
+            .skip(1)
+            .all(|rest| rest.starts_with("wire"));
+        assert!(
+            words_only,
+            "{} may know of crate::camera only its words",
+            path.display()
+        );
     }
     for (path, text) in files("daemon/src", "rs") {
-        if !path.ends_with("main.rs") && !path.starts_with("daemon/src/cli") && !path.ends_with("cli.rs") {
-            assert!(!program(&text).contains("crate::app"), "{} may not know app", path.display());
+        if !path.ends_with("main.rs")
+            && !path.starts_with("daemon/src/cli")
+            && !path.ends_with("cli.rs")
+        {
+            assert!(
+                !program(&text).contains("crate::app"),
+                "{} may not know app",
+                path.display()
+            );
         }
     }
 }
 
 #[test]
 fn only_the_runtime_names_tract() {
-    for (path, text) in files("models/src", "rs").into_iter().chain(files("daemon/src", "rs")) {
+    for (path, text) in files("models/src", "rs")
+        .into_iter()
+        .chain(files("daemon/src", "rs"))
+    {
         if !path.ends_with("models/src/runtime.rs") && !path.starts_with("models/src/runtime") {
             for name in ["tract_onnx", "tract_cuda"] {
-                assert!(!program(&text).contains(name), "{} names {name}", path.display());
+                assert!(
+                    !program(&text).contains(name),
+                    "{} names {name}",
+                    path.display()
+                );
             }
         }
     }
@@ -132,17 +259,32 @@ fn only_the_runtime_names_tract() {
 
 #[test]
 fn unsafe_stands_in_one_file() {
-    for (path, text) in files("models/src", "rs").into_iter().chain(files("daemon/src", "rs")) {
+    for (path, text) in files("models/src", "rs")
+        .into_iter()
+        .chain(files("daemon/src", "rs"))
+    {
         let allows = program(&text).contains("unsafe_code");
-        assert_eq!(allows, path.ends_with("models/src/direct.rs"), "{}", path.display());
+        assert_eq!(
+            allows,
+            path.ends_with("models/src/direct.rs"),
+            "{}",
+            path.display()
+        );
     }
 }
 
 #[test]
 fn main_stays_short_and_nothing_is_left_unfinished() {
-    for (path, text) in files("daemon", "rs").into_iter().chain(files("models", "rs")) {
+    for (path, text) in files("daemon", "rs")
+        .into_iter()
+        .chain(files("models", "rs"))
+    {
         if path.ends_with("daemon/src/main.rs") {
-            assert!(text.lines().count() < 80, "main.rs is {} lines long", text.lines().count());
+            assert!(
+                text.lines().count() < 80,
+                "main.rs is {} lines long",
+                text.lines().count()
+            );
         }
         if path.ends_with("tidy.rs") {
             continue;
@@ -150,18 +292,29 @@ fn main_stays_short_and_nothing_is_left_unfinished() {
         for mark in ["todo!(", "unimplemented!(", "#[ignore", "FIXME", "XXX"] {
             assert!(!text.contains(mark), "{} contains {mark}", path.display());
         }
-        assert!(!text.contains("/work/"), "{} names a path of one machine", path.display());
+        assert!(
+            !text.contains("/work/"),
+            "{} names a path of one machine",
+            path.display()
+        );
     }
 }
 
 #[test]
 fn every_migration_is_built_in_and_numbered_without_gaps() {
-    let mut names: Vec<_> = files("migrations", "sql").into_iter().map(|(path, _)| path).collect();
+    let mut names: Vec<_> = files("migrations", "sql")
+        .into_iter()
+        .map(|(path, _)| path)
+        .collect();
     names.sort();
-    let migrate = std::fs::read_to_string(Path::new(ROOT).join("daemon/src/store/migrate.rs")).unwrap();
+    let migrate =
+        std::fs::read_to_string(Path::new(ROOT).join("daemon/src/store/migrate.rs")).unwrap();
     for (number, path) in (1..).zip(names) {
         let name = path.file_name().unwrap().to_str().unwrap();
-        assert!(name.starts_with(&format!("{number:04}-")), "{name} is out of order");
+        assert!(
+            name.starts_with(&format!("{number:04}-")),
+            "{name} is out of order"
+        );
         assert!(migrate.contains(name), "{name} is not built in");
     }
 }

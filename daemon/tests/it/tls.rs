@@ -13,7 +13,9 @@ struct Authority {
 
 impl Authority {
     fn new() -> Self {
-        let authority = Self { folder: tempfile::tempdir().unwrap() };
+        let authority = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
         authority.openssl(&[
             "req",
             "-x509",
@@ -33,16 +35,31 @@ impl Authority {
     }
 
     fn openssl(&self, arguments: &[&str]) {
-        let output = Command::new("openssl").args(arguments).current_dir(self.folder.path()).output().unwrap();
+        let output = Command::new("openssl")
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{}", text(&output));
     }
 
     /// Signs a new key for a name.
     fn sign(&self, name: &str, alternative: &str) {
-        let (key, request, certificate) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.pem"));
-        std::fs::write(self.path("extensions"), format!("subjectAltName={alternative}\n")).unwrap();
+        let (key, request, certificate) = (
+            format!("{name}.key"),
+            format!("{name}.csr"),
+            format!("{name}.pem"),
+        );
+        std::fs::write(
+            self.path("extensions"),
+            format!("subjectAltName={alternative}\n"),
+        )
+        .unwrap();
         let subject = format!("/CN={name}");
-        self.openssl(&["req", "-newkey", "rsa:2048", "-nodes", "-subj", &subject, "-keyout", &key, "-out", &request]);
+        self.openssl(&[
+            "req", "-newkey", "rsa:2048", "-nodes", "-subj", &subject, "-keyout", &key, "-out",
+            &request,
+        ]);
         self.openssl(&[
             "x509",
             "-req",
@@ -76,7 +93,8 @@ fn quoted(path: &Path) -> String {
 }
 
 #[test]
-fn a_broker_that_demands_a_certificate_gets_ours_and_trouble_with_it_is_said_and_mended_without_a_restart() {
+fn a_broker_that_demands_a_certificate_gets_ours_and_trouble_with_it_is_said_and_mended_without_a_restart()
+ {
     let authority = Authority::new();
     authority.sign("server", "IP:127.0.0.1");
     authority.sign("board", "DNS:board");
@@ -85,18 +103,29 @@ fn a_broker_that_demands_a_certificate_gets_ours_and_trouble_with_it_is_said_and
         ("server.pem", authority.read("server.pem")),
         ("server.key", authority.read("server.key")),
     ];
-    let files: Vec<_> = files.iter().map(|(name, content)| (*name, content.as_str())).collect();
-    let demands = "cafile ca.pem\ncertfile server.pem\nkeyfile server.key\nrequire_certificate true";
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, content)| (*name, content.as_str()))
+        .collect();
+    let demands =
+        "cafile ca.pem\ncertfile server.pem\nkeyfile server.key\nrequire_certificate true";
     let broker = Mosquitto::running_with(demands, &files);
     for version in ["5", "3.1.1"] {
         let mut board = Board::with_broker(broker.port());
         board.set("mqtt.version", &format!("{version:?}"));
         board.set("mqtt.url", &format!("mqtts://127.0.0.1:{}", broker.port()));
-        let state = |board: &Board| board.get("/v1/status")["parts"]["mqtt"]["text"].as_str().unwrap_or("").to_string();
+        let state = |board: &Board| {
+            board.get("/v1/status")["parts"]["mqtt"]["text"]
+                .as_str()
+                .unwrap_or("")
+                .to_string()
+        };
         // Whom the system trusts is not whom we trust here.
         board.start();
         wait_for("a certificate that is not trusted", || {
-            state(&board).contains("no encrypted connection").then_some(())
+            state(&board)
+                .contains("no encrypted connection")
+                .then_some(())
         });
         assert!(state(&board).contains("UnknownIssuer"), "{}", state(&board));
         board.stop();
@@ -109,11 +138,18 @@ fn a_broker_that_demands_a_certificate_gets_ours_and_trouble_with_it_is_said_and
         });
         board.stop();
 
-        let (certificate, key) = (board.folder.path().join("board.pem"), board.folder.path().join("board.key"));
+        let (certificate, key) = (
+            board.folder.path().join("board.pem"),
+            board.folder.path().join("board.key"),
+        );
         board.set("mqtt.client_cert", &quoted(&certificate));
         board.set("mqtt.client_key", &quoted(&key));
         board.start();
-        wait_for("a missing certificate", || state(&board).contains("board.pem holds no certificate").then_some(()));
+        wait_for("a missing certificate", || {
+            state(&board)
+                .contains("board.pem holds no certificate")
+                .then_some(())
+        });
         // Renewed, or put there late: taken up with the next try.
         std::fs::copy(authority.path("board.pem"), &certificate).unwrap();
         std::fs::copy(authority.path("board.key"), &key).unwrap();
@@ -121,10 +157,24 @@ fn a_broker_that_demands_a_certificate_gets_ours_and_trouble_with_it_is_said_and
             part_is_ok(&board, part);
         }
         let output = Command::new("mosquitto_pub")
-            .args(["-h", "127.0.0.1", "-p", &broker.port().to_string(), "-q", "1", "-t", "kithd/board/image/post"])
+            .args([
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &broker.port().to_string(),
+                "-q",
+                "1",
+                "-t",
+                "kithd/board/image/post",
+            ])
             .args(["-m", &board.put("noface.jpg", "a.jpg")])
             .args(["--cafile", authority.path("ca.pem").to_str().unwrap()])
-            .args(["--cert", certificate.to_str().unwrap(), "--key", key.to_str().unwrap()])
+            .args([
+                "--cert",
+                certificate.to_str().unwrap(),
+                "--key",
+                key.to_str().unwrap(),
+            ])
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", text(&output));
@@ -152,19 +202,39 @@ fn a_certificate_out_of_its_time_is_told_as_one() {
         (
             "20960102000000Z",
             "20970102000000Z",
-            ["this board's clock says 20", "valid from 2096-01-02 on: set the clock"],
+            [
+                "this board's clock says 20",
+                "valid from 2096-01-02 on: set the clock",
+            ],
         ),
         (
             "20200101000000Z",
             "20210101000000Z",
-            ["was valid until 2021-01-01", "renew the certificate, or set the clock"],
+            [
+                "was valid until 2021-01-01",
+                "renew the certificate, or set the clock",
+            ],
         ),
     ] {
         let dates = ["-startdate", from, "-enddate", until];
-        let files = ["-in", "server.csr", "-out", "server.pem", "-extfile", "extensions", "-notext"];
+        let files = [
+            "-in",
+            "server.csr",
+            "-out",
+            "server.pem",
+            "-extfile",
+            "extensions",
+            "-notext",
+        ];
         authority.openssl(&[&["ca", "-batch", "-config", "ca.conf"][..], &files, &dates].concat());
-        let files = [("server.pem", authority.read("server.pem")), ("server.key", authority.read("server.key"))];
-        let files: Vec<_> = files.iter().map(|(name, content)| (*name, content.as_str())).collect();
+        let files = [
+            ("server.pem", authority.read("server.pem")),
+            ("server.key", authority.read("server.key")),
+        ];
+        let files: Vec<_> = files
+            .iter()
+            .map(|(name, content)| (*name, content.as_str()))
+            .collect();
         let broker = Mosquitto::running_with("certfile server.pem\nkeyfile server.key", &files);
         for version in ["5", "3.1.1"] {
             let mut board = Board::with_broker(broker.port());
@@ -173,10 +243,16 @@ fn a_certificate_out_of_its_time_is_told_as_one() {
             board.set("mqtt.ca_file", &quoted(&authority.path("ca.pem")));
             board.start();
             let said = wait_for("the part mqtt to say why", || {
-                let part = board.get("/v1/status")["parts"]["mqtt"]["text"].as_str().unwrap_or("").to_string();
+                let part = board.get("/v1/status")["parts"]["mqtt"]["text"]
+                    .as_str()
+                    .unwrap_or("")
+                    .to_string();
                 part.contains("no connection").then_some(part)
             });
-            assert!(says.iter().all(|words| said.contains(words)), "{version}: {said}");
+            assert!(
+                says.iter().all(|words| said.contains(words)),
+                "{version}: {said}"
+            );
         }
     }
 }

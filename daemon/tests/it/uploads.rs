@@ -1,4 +1,5 @@
-//! Bodies of requests: taken for what their bytes are, whole or not at all, and never collected in memory.
+//! Bodies of requests: taken for what their bytes are, whole or not at all, and never collected in
+//! memory.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -18,20 +19,42 @@ fn piped(program: &str, arguments: &[&str], bytes: &[u8]) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("in");
     std::fs::write(&file, bytes).unwrap();
-    let output = Command::new(program).args(arguments).stdin(std::fs::File::open(file).unwrap()).output().unwrap();
-    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(std::fs::File::open(file).unwrap())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{program}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     output.stdout
 }
 
 fn zlib(bytes: &[u8]) -> Vec<u8> {
-    piped("python3", &["-c", "import sys,zlib;sys.stdout.buffer.write(zlib.compress(sys.stdin.buffer.read()))"], bytes)
+    piped(
+        "python3",
+        &[
+            "-c",
+            "import sys,zlib;sys.stdout.buffer.write(zlib.compress(sys.stdin.buffer.read()))",
+        ],
+        bytes,
+    )
 }
 
 type Headers = Vec<(&'static str, &'static str)>;
 
 /// One part of a form; `disposition` is what follows `form-data`.
 fn part(disposition: &[u8], bytes: &[u8]) -> Vec<u8> {
-    [b"--x\r\nContent-Disposition: form-data", disposition, b"\r\n\r\n", bytes, b"\r\n"].concat()
+    [
+        b"--x\r\nContent-Disposition: form-data",
+        disposition,
+        b"\r\n\r\n",
+        bytes,
+        b"\r\n",
+    ]
+    .concat()
 }
 
 fn form(parts: &[Vec<u8>]) -> Vec<u8> {
@@ -43,11 +66,15 @@ const FORM: (&str, &str) = ("content-type", "multipart/form-data; boundary=x");
 const DOORS: [&str; 3] = ["/v1/images", "/v1/identify", "/v1/people?name=Ann"];
 
 fn spool(board: &Board) -> usize {
-    std::fs::read_dir(board.folder.path().join("state/spool")).unwrap().count()
+    std::fs::read_dir(board.folder.path().join("state/spool"))
+        .unwrap()
+        .count()
 }
 
 fn detail(problem: &Value) -> &str {
-    problem["detail"].as_str().unwrap_or_else(|| panic!("no sentence: {problem}"))
+    problem["detail"]
+        .as_str()
+        .unwrap_or_else(|| panic!("no sentence: {problem}"))
 }
 
 #[test]
@@ -62,27 +89,78 @@ fn every_door_takes_a_picture_however_it_is_sent() {
     let form = form(&[part(b"; name=\"picture\"; filename=\"a.jpg\"", &jpeg)]);
     let ways: Vec<(&str, Headers, Vec<u8>)> = vec![
         ("no type", vec![], jpeg.clone()),
-        ("curl --data-binary", vec![("content-type", "application/x-www-form-urlencoded")], jpeg.clone()),
-        ("another type", vec![("content-type", "Application/JSON")], jpeg.clone()),
-        ("leading line break", vec![("content-type", "image/jpeg")], [b"\r\n".as_slice(), &jpeg].concat()),
+        (
+            "curl --data-binary",
+            vec![("content-type", "application/x-www-form-urlencoded")],
+            jpeg.clone(),
+        ),
+        (
+            "another type",
+            vec![("content-type", "Application/JSON")],
+            jpeg.clone(),
+        ),
+        (
+            "leading line break",
+            vec![("content-type", "image/jpeg")],
+            [b"\r\n".as_slice(), &jpeg].concat(),
+        ),
         ("form", vec![FORM], form.clone()),
-        ("Form", vec![("content-type", "Multipart/Form-Data; charset=utf-8; BOUNDARY=\"x\"")], form.clone()),
-        ("base64", vec![("content-type", "text/plain; charset=us-ascii")], base64.clone()),
+        (
+            "Form",
+            vec![(
+                "content-type",
+                "Multipart/Form-Data; charset=utf-8; BOUNDARY=\"x\"",
+            )],
+            form.clone(),
+        ),
+        (
+            "base64",
+            vec![("content-type", "text/plain; charset=us-ascii")],
+            base64.clone(),
+        ),
         ("data URI", vec![], uri.clone()),
-        ("base64 in a form", vec![FORM], self::form(&[part(b"; name=\"picture\"", &base64)])),
-        ("gzip", vec![("content-encoding", "gzip")], piped("gzip", &["-c"], &jpeg)),
-        ("GZIP of a form", vec![FORM, ("content-encoding", "X-GZip, identity")], piped("gzip", &["-c"], &form)),
-        ("deflate", vec![("content-encoding", "Deflate")], zlib(&jpeg)),
+        (
+            "base64 in a form",
+            vec![FORM],
+            self::form(&[part(b"; name=\"picture\"", &base64)]),
+        ),
+        (
+            "gzip",
+            vec![("content-encoding", "gzip")],
+            piped("gzip", &["-c"], &jpeg),
+        ),
+        (
+            "GZIP of a form",
+            vec![FORM, ("content-encoding", "X-GZip, identity")],
+            piped("gzip", &["-c"], &form),
+        ),
+        (
+            "deflate",
+            vec![("content-encoding", "Deflate")],
+            zlib(&jpeg),
+        ),
     ];
     for (way, headers, body) in &ways {
         let (status, answer) = board.post("/v1/identify", headers, body);
-        assert_eq!((status, &answer["faces"][0]["person"]["name"]), (200, &json!("Barack Obama")), "{way}: {answer}");
+        assert_eq!(
+            (status, &answer["faces"][0]["person"]["name"]),
+            (200, &json!("Barack Obama")),
+            "{way}: {answer}"
+        );
         let (status, answer) = board.post("/v1/images", headers, body);
         assert_eq!(status, 202, "{way}: {answer}");
-        assert_eq!(board.ended(answer["ids"][0].as_i64().unwrap())["persons"], json!(["Barack Obama"]), "{way}");
+        assert_eq!(
+            board.ended(answer["ids"][0].as_i64().unwrap())["persons"],
+            json!(["Barack Obama"]),
+            "{way}"
+        );
         // The bytes are the same each time, whatever they came in.
         let (status, answer) = board.post_as_admin("/v1/people?name=Barack%20Obama", headers, body);
-        assert_eq!(status, if *way == ways[0].0 { 201 } else { 200 }, "{way}: {answer}");
+        assert_eq!(
+            status,
+            if *way == ways[0].0 { 201 } else { 200 },
+            "{way}: {answer}"
+        );
     }
 }
 
@@ -92,51 +170,147 @@ fn what_can_be_no_picture_is_refused_with_what_to_change() {
     board.start();
     part_is_ok(&board, "engine");
     let jpeg = jpeg();
-    let torn: Vec<u8> = jpeg.iter().copied().filter(|byte| !matches!(byte, 0 | b'\r' | b'\n')).collect();
-    let torn_only: Vec<u8> = jpeg.iter().copied().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
+    let torn: Vec<u8> = jpeg
+        .iter()
+        .copied()
+        .filter(|byte| !matches!(byte, 0 | b'\r' | b'\n'))
+        .collect();
+    let torn_only: Vec<u8> = jpeg
+        .iter()
+        .copied()
+        .filter(|byte| !matches!(byte, b'\r' | b'\n'))
+        .collect();
     let base64 = String::from_utf8(piped("base64", &["-w0"], &jpeg)).unwrap();
     let urlencoded = ("content-type", "application/x-www-form-urlencoded");
     let cases: Vec<(Headers, Vec<u8>, u16, &str)> = vec![
         (vec![], vec![], 422, "is empty"),
-        (vec![("content-type", "image/jpeg")], b"\0\0\0\x18ftypheic\0\0\0\0".into(), 422, "is HEIC; send it as JPEG"),
+        (
+            vec![("content-type", "image/jpeg")],
+            b"\0\0\0\x18ftypheic\0\0\0\0".into(),
+            422,
+            "is HEIC; send it as JPEG",
+        ),
         (vec![urlencoded], torn, 422, "--data-binary"),
         (vec![urlencoded], torn_only, 422, "--data-binary"),
-        (vec![urlencoded], b"picture=a.jpg&name=x".into(), 422, "--data-binary"),
-        (vec![], form(&[part(b"; name=\"p\"; filename=\"a.jpg\"", &jpeg)]), 422, "Content-Type: multipart/form-data"),
-        (vec![], json!({ "type": "Buffer", "data": &jpeg[..99] }).to_string().into(), 422, "msg.payload"),
-        (vec![], json!({ "image": base64 }).to_string().into(), 422, "base64"),
-        (vec![], [b"abcde".as_slice(), &jpeg].concat(), 422, "5 bytes before its JPEG"),
-        (vec![], format!("{}%{}", &base64[..9000], &base64[9000..]).into(), 422, "character 9001 is not base64"),
-        (vec![("content-encoding", "br")], jpeg.clone(), 415, "Content-Encoding is br"),
-        (vec![("content-encoding", "gzip, gzip")], jpeg.clone(), 415, "Content-Encoding is gzip, gzip"),
-        (vec![("content-encoding", "gzip")], jpeg.clone(), 400, "Content-Encoding"),
-        (vec![], piped("gzip", &["-c"], &jpeg), 422, "Content-Encoding: gzip"),
-        (vec![FORM], form(&[part(b"; name=\"comment\"", b"hello")]), 400, "only text: \"comment\""),
+        (
+            vec![urlencoded],
+            b"picture=a.jpg&name=x".into(),
+            422,
+            "--data-binary",
+        ),
+        (
+            vec![],
+            form(&[part(b"; name=\"p\"; filename=\"a.jpg\"", &jpeg)]),
+            422,
+            "Content-Type: multipart/form-data",
+        ),
+        (
+            vec![],
+            json!({ "type": "Buffer", "data": &jpeg[..99] })
+                .to_string()
+                .into(),
+            422,
+            "msg.payload",
+        ),
+        (
+            vec![],
+            json!({ "image": base64 }).to_string().into(),
+            422,
+            "base64",
+        ),
+        (
+            vec![],
+            [b"abcde".as_slice(), &jpeg].concat(),
+            422,
+            "5 bytes before its JPEG",
+        ),
+        (
+            vec![],
+            format!("{}%{}", &base64[..9000], &base64[9000..]).into(),
+            422,
+            "character 9001 is not base64",
+        ),
+        (
+            vec![("content-encoding", "br")],
+            jpeg.clone(),
+            415,
+            "Content-Encoding is br",
+        ),
+        (
+            vec![("content-encoding", "gzip, gzip")],
+            jpeg.clone(),
+            415,
+            "Content-Encoding is gzip, gzip",
+        ),
+        (
+            vec![("content-encoding", "gzip")],
+            jpeg.clone(),
+            400,
+            "Content-Encoding",
+        ),
+        (
+            vec![],
+            piped("gzip", &["-c"], &jpeg),
+            422,
+            "Content-Encoding: gzip",
+        ),
+        (
+            vec![FORM],
+            form(&[part(b"; name=\"comment\"", b"hello")]),
+            400,
+            "only text: \"comment\"",
+        ),
         (
             vec![FORM],
             form(&[part(b"; name=\"f\"; filename=\"notes.txt\"", b"hello")]),
             422,
             "\"notes.txt\" is plain text",
         ),
-        (vec![FORM], form(&[part(b"; name=\"f\"; filename=\"a.jpg\"", b"")]), 422, "\"a.jpg\" is empty"),
-        (vec![FORM], b"--x\r\nContent-Disposition: form-data; name=\"p\"".into(), 400, "broken"),
-        (vec![("content-type", "multipart/form-data")], jpeg.clone(), 400, "oundary"),
+        (
+            vec![FORM],
+            form(&[part(b"; name=\"f\"; filename=\"a.jpg\"", b"")]),
+            422,
+            "\"a.jpg\" is empty",
+        ),
+        (
+            vec![FORM],
+            b"--x\r\nContent-Disposition: form-data; name=\"p\"".into(),
+            400,
+            "broken",
+        ),
+        (
+            vec![("content-type", "multipart/form-data")],
+            jpeg.clone(),
+            400,
+            "oundary",
+        ),
     ];
     for door in DOORS {
         for (headers, body, status, says) in &cases {
             let (found, problem) = board.post_as_admin(door, headers, body);
             assert_eq!(found, *status, "{door} {says}: {problem}");
-            assert!(detail(&problem).contains(says), "{door}: {problem} does not say {says:?}");
+            assert!(
+                detail(&problem).contains(says),
+                "{door}: {problem} does not say {says:?}"
+            );
         }
     }
     let nothing = form(&[part(b"; name=\"p\"; filename=\"\"", b"")]);
     assert_eq!(board.post("/v1/images", &[FORM], &nothing).0, 400);
-    assert_eq!(board.sql("SELECT (SELECT count(*) FROM images) + (SELECT count(*) FROM person)"), ["0"]);
-    wait_for("the spool to be empty", || (spool(&board) == 0).then_some(()));
+    assert_eq!(
+        board.sql("SELECT (SELECT count(*) FROM images) + (SELECT count(*) FROM person)"),
+        ["0"]
+    );
+    wait_for("the spool to be empty", || {
+        (spool(&board) == 0).then_some(())
+    });
     // What is a picture by its bytes and cannot be decoded is an image that fails.
     let (status, answer) = board.post("/v1/images", &[], &jpeg[..2000]);
     assert_eq!(status, 202, "{answer}");
-    assert_eq!(board.ended(answer["ids"][0].as_i64().unwrap())["state"], "failed");
+    assert_eq!(
+        board.ended(answer["ids"][0].as_i64().unwrap())["state"],
+        "failed"
+    );
 }
 
 #[test]
@@ -145,18 +319,34 @@ fn curl_may_leave_the_content_type_out_of_paths() {
     board.start();
     let path = board.put("noface.jpg", "x.jpg");
     let many = json!({ "paths": [{ "path": path }, { "path": path }] }).to_string();
-    for (body, ids) in [(json!({ "path": path }).to_string(), 1), (format!("\u{feff} {many}"), 2)] {
-        let output = Command::new("curl").args(["-sS", "-d", &body, &board.url("/v1/images")]).output().unwrap();
+    for (body, ids) in [
+        (json!({ "path": path }).to_string(), 1),
+        (format!("\u{feff} {many}"), 2),
+    ] {
+        let output = Command::new("curl")
+            .args(["-sS", "-d", &body, &board.url("/v1/images")])
+            .output()
+            .unwrap();
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(answer["ids"].as_array().map(Vec::len), Some(ids), "{answer}");
+        assert_eq!(
+            answer["ids"].as_array().map(Vec::len),
+            Some(ids),
+            "{answer}"
+        );
     }
-    for (body, says) in [("path=/srv/a.jpg", "a form of the kind key=value"), ("", "EOF")] {
+    for (body, says) in [
+        ("path=/srv/a.jpg", "a form of the kind key=value"),
+        ("", "EOF"),
+    ] {
         let (status, problem) = board.post("/image/post", &[], body.as_bytes());
         assert_eq!(status, 400, "{problem}");
         assert!(detail(&problem).contains(says), "{problem}");
     }
     let (_, problem) = board.post("/image/post", &[], &jpeg());
-    assert!(detail(&problem).contains("a JPEG, which is taken by POST /v1/images"), "{problem}");
+    assert!(
+        detail(&problem).contains("a JPEG, which is taken by POST /v1/images"),
+        "{problem}"
+    );
 }
 
 #[test]
@@ -166,12 +356,21 @@ fn a_part_of_a_form_is_a_picture_by_its_bytes() {
     let jpeg = jpeg();
     let plain = || part(b"; name=\"a\"; filename=\"plain.jpg\"", &jpeg);
     let shapes: [(&[u8], &str); 9] = [
-        (b"; name=\"b\"; filename*=UTF-8''na%C3%AFve.jpg", "naïve.jpg"),
-        (b"; name=\"b\"; filename*=UTF-8''na%C3%AFve.jpg; filename=\"naive.jpg\"", "naïve.jpg"),
+        (
+            b"; name=\"b\"; filename*=UTF-8''na%C3%AFve.jpg",
+            "naïve.jpg",
+        ),
+        (
+            b"; name=\"b\"; filename*=UTF-8''na%C3%AFve.jpg; filename=\"naive.jpg\"",
+            "naïve.jpg",
+        ),
         (b"; name=\"b\"; filename=\"na\xefve.jpg\"", "naïve.jpg"),
         (b"; name=\"b\"; Filename=\"x.jpg\"", "x.jpg"),
         (b"; name=\"b\"; FileName = x.jpg", "x.jpg"),
-        (b"; name=\"b\"; filename=\"a; b=\\\"c\\\".jpg\"", "a; b=\"c\".jpg"),
+        (
+            b"; name=\"b\"; filename=\"a; b=\\\"c\\\".jpg\"",
+            "a; b=\"c\".jpg",
+        ),
         (b"; name=\"b\"; filename=\"\"", "upload"),
         (b"; name=\"b\"", "upload"),
         (b"", "upload"),
@@ -179,11 +378,24 @@ fn a_part_of_a_form_is_a_picture_by_its_bytes() {
     for (shape, name) in shapes {
         let shape_text = String::from_utf8_lossy(shape);
         let comment = part(b"; name=\"comment\"", b"hello");
-        let (status, answer) = board.post("/v1/images", &[FORM], &form(&[comment, plain(), part(shape, &jpeg)]));
+        let (status, answer) = board.post(
+            "/v1/images",
+            &[FORM],
+            &form(&[comment, plain(), part(shape, &jpeg)]),
+        );
         assert_eq!(status, 202, "{shape_text}: {answer}");
-        let ids: Vec<_> = answer["ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
+        let ids: Vec<_> = answer["ids"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|id| id.as_i64().unwrap())
+            .collect();
         assert_eq!(ids.len(), 2, "{shape_text}: {answer}");
-        assert_eq!(board.get(&format!("/v1/images/{}", ids[1]))["path"], name, "{shape_text}");
+        assert_eq!(
+            board.get(&format!("/v1/images/{}", ids[1]))["path"],
+            name,
+            "{shape_text}"
+        );
     }
 }
 
@@ -196,16 +408,46 @@ fn a_form_is_queued_whole_or_not_at_all() {
     part_is_ok(&board, "engine");
     assert!(board.kithd(["breaker", "open"]).status.success());
     let jpeg = jpeg();
-    let file = |name: &str, bytes: &[u8]| part(format!("; name=\"p\"; filename=\"{name}\"").as_bytes(), bytes);
+    let file = |name: &str, bytes: &[u8]| {
+        part(
+            format!("; name=\"p\"; filename=\"{name}\"").as_bytes(),
+            bytes,
+        )
+    };
     let good = || file("good.jpg", &jpeg);
     let key = ("idempotency-key", "form-1");
     let large = [jpeg.as_slice(), &vec![0; 1 << 20]].concat();
     let refused: [(&str, Vec<Vec<u8>>, u16, &str); 5] = [
-        ("empty", vec![good(), good(), file("void.jpg", b""), good()], 422, "\"void.jpg\" is empty"),
-        ("empty first", vec![file("void.jpg", b""), good()], 422, "\"void.jpg\" is empty"),
-        ("too large", vec![good(), file("large.jpg", &large)], 413, "intake.max_bytes"),
-        ("no picture", vec![good(), file("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0")], 422, "\"a.heic\" is HEIC"),
-        ("too many", (0..8).map(|_| good()).collect(), 422, "intake.max_pending = 5"),
+        (
+            "empty",
+            vec![good(), good(), file("void.jpg", b""), good()],
+            422,
+            "\"void.jpg\" is empty",
+        ),
+        (
+            "empty first",
+            vec![file("void.jpg", b""), good()],
+            422,
+            "\"void.jpg\" is empty",
+        ),
+        (
+            "too large",
+            vec![good(), file("large.jpg", &large)],
+            413,
+            "intake.max_bytes",
+        ),
+        (
+            "no picture",
+            vec![good(), file("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0")],
+            422,
+            "\"a.heic\" is HEIC",
+        ),
+        (
+            "too many",
+            (0..8).map(|_| good()).collect(),
+            422,
+            "intake.max_pending = 5",
+        ),
     ];
     for (what, parts, status, says) in refused {
         let (found, problem) = board.post("/v1/images", &[FORM, key], &form(&parts));
@@ -214,10 +456,22 @@ fn a_form_is_queued_whole_or_not_at_all() {
         assert_eq!(board.sql("SELECT count(*) FROM images"), ["0"], "{what}");
     }
     let unused = part(b"; name=\"second\"; filename=\"\"", b"");
-    let parts = [good(), unused, file("other.jpg", &[&jpeg[..], b"\0"].concat())];
+    let parts = [
+        good(),
+        unused,
+        file("other.jpg", &[&jpeg[..], b"\0"].concat()),
+    ];
     let (status, answer) = board.post("/v1/images", &[FORM, key], &form(&parts));
-    assert_eq!((status, answer["ids"].as_array().map(Vec::len)), (202, Some(2)), "{answer}");
-    assert_eq!(board.post("/v1/images", &[FORM, key], &form(&parts)).1, answer, "the same form under the same key");
+    assert_eq!(
+        (status, answer["ids"].as_array().map(Vec::len)),
+        (202, Some(2)),
+        "{answer}"
+    );
+    assert_eq!(
+        board.post("/v1/images", &[FORM, key], &form(&parts)).1,
+        answer,
+        "the same form under the same key"
+    );
     let (status, problem) = board.post("/v1/images", &[FORM, key], &form(&[good(), good()]));
     assert_eq!(status, 422, "{problem}");
     let four: Vec<_> = (0..4).map(|_| good()).collect();
@@ -226,7 +480,9 @@ fn a_form_is_queued_whole_or_not_at_all() {
         assert_eq!(status, 503, "there is room for three: {problem}");
     }
     assert_eq!(board.sql("SELECT count(*) FROM images"), ["2"]);
-    wait_for("only what was accepted in the spool", || (spool(&board) == 2).then_some(()));
+    wait_for("only what was accepted in the spool", || {
+        (spool(&board) == 2).then_some(())
+    });
     let (status, answer) = board.post("/v1/images", &[FORM], &form(&four[..3]));
     assert_eq!(status, 202, "{answer}");
 }
@@ -234,7 +490,11 @@ fn a_form_is_queued_whole_or_not_at_all() {
 /// Begins an upload of which the last byte is held back.
 fn held_back(address: &str, bytes: usize) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "POST /v1/images HTTP/1.1\r\nHost: {address}\r\nContent-Length: {bytes}\r\n\r\n").unwrap();
+    write!(
+        stream,
+        "POST /v1/images HTTP/1.1\r\nHost: {address}\r\nContent-Length: {bytes}\r\n\r\n"
+    )
+    .unwrap();
     let beginning = jpeg();
     stream.write_all(&beginning).unwrap();
     let zeros = vec![0; 64 << 10];
@@ -249,7 +509,9 @@ fn held_back(address: &str, bytes: usize) -> TcpStream {
 
 /// The status of an answer, read to its end.
 fn status_of(mut stream: TcpStream) -> u16 {
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
     let mut answer = Vec::new();
     let mut bytes = [0; 4096];
     while !answer.windows(4).any(|end| end == b"\r\n\r\n") {
@@ -258,14 +520,27 @@ fn status_of(mut stream: TcpStream) -> u16 {
             Ok(count) => answer.extend_from_slice(&bytes[..count]),
         }
     }
-    String::from_utf8_lossy(&answer).split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+    String::from_utf8_lossy(&answer)
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .unwrap_or(0)
 }
 
 /// A line of the daemon's /proc/PID/status, in MiB.
 fn mib(board: &Board, line: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", board.pid())).unwrap();
-    let kib = status.lines().find_map(|found| found.strip_prefix(line)).unwrap();
-    kib.trim_start_matches(':').split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
+    let kib = status
+        .lines()
+        .find_map(|found| found.strip_prefix(line))
+        .unwrap();
+    kib.trim_start_matches(':')
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        / 1024
 }
 
 #[test]
@@ -277,22 +552,38 @@ fn uploads_are_not_collected_in_memory_which_returns() {
     part_is_ok(&board, "engine");
     let (idle, address) = (mib(&board, "VmRSS"), board.address());
     let uploads: Vec<_> = std::thread::scope(|scope| {
-        let sending: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| held_back(address, bytes))).collect();
-        sending.into_iter().map(|thread| thread.join().unwrap()).collect()
+        let sending: Vec<_> = (0..CLIENTS)
+            .map(|_| scope.spawn(|| held_back(address, bytes)))
+            .collect();
+        sending
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
     });
     let peak = mib(&board, "VmHWM");
-    println!("{CLIENTS} uploads of {} MiB under way: {idle} MiB idle, {peak} MiB at most", bytes >> 20);
+    println!(
+        "{CLIENTS} uploads of {} MiB under way: {idle} MiB idle, {peak} MiB at most",
+        bytes >> 20
+    );
     assert!(peak <= idle + 100, "{peak} MiB, {idle} MiB before");
     // They hold nobody up.
     let begun = Instant::now();
     assert_eq!(board.post("/v1/images", &[], &jpeg()).0, 202);
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        begun.elapsed()
+    );
     for mut upload in uploads {
         upload.write_all(b"\0").unwrap();
         assert_eq!(status_of(upload), 202);
     }
-    wait_for("all of them", || (board.get("/v1/status")["counts"]["processed"] == CLIENTS + 1).then_some(()));
-    let after = wait_for("the memory to return", || Some(mib(&board, "VmRSS")).filter(|mib| *mib <= idle + 20));
+    wait_for("all of them", || {
+        (board.get("/v1/status")["counts"]["processed"] == CLIENTS + 1).then_some(())
+    });
+    let after = wait_for("the memory to return", || {
+        Some(mib(&board, "VmRSS")).filter(|mib| *mib <= idle + 20)
+    });
     println!("{after} MiB after");
 }
 
@@ -308,7 +599,13 @@ fn sixty_clients_fit_into_little_address_space() {
     part_is_ok(&board, "engine");
     let limit = (mib(&board, "VmSize") + 300) << 20;
     let limits = [format!("--as={limit}"), format!("--pid={}", board.pid())];
-    assert!(Command::new("prlimit").args(limits).status().unwrap().success());
+    assert!(
+        Command::new("prlimit")
+            .args(limits)
+            .status()
+            .unwrap()
+            .success()
+    );
     let address = board.address();
     let answers: Vec<u16> = std::thread::scope(|scope| {
         let client = || {
@@ -321,12 +618,25 @@ fn sixty_clients_fit_into_little_address_space() {
                 .collect::<Vec<_>>()
         };
         let sending: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
-        sending.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        sending
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect()
     });
     let accepted = answers.iter().filter(|status| **status == 202).count();
-    println!("{} MiB from {CLIENTS} clients: {accepted} of {} accepted", answers.len() * (bytes >> 20), answers.len());
-    assert!(answers.iter().all(|status| [202, 503].contains(status)), "{answers:?}");
-    assert_eq!(board.sql("SELECT count(*) FROM images"), [accepted.to_string()]);
+    println!(
+        "{} MiB from {CLIENTS} clients: {accepted} of {} accepted",
+        answers.len() * (bytes >> 20),
+        answers.len()
+    );
+    assert!(
+        answers.iter().all(|status| [202, 503].contains(status)),
+        "{answers:?}"
+    );
+    assert_eq!(
+        board.sql("SELECT count(*) FROM images"),
+        [accepted.to_string()]
+    );
     assert!(accepted >= CLIENTS, "{answers:?}");
     assert_eq!(board.get("/v1/status")["counts"]["failed"], 0);
 }

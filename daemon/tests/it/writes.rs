@@ -25,7 +25,10 @@ fn ten_pictures_a_second_write_less_than_22_kb_each_thumbnails_and_crops_apart()
     let rows: Value = serde_json::from_slice(&output.stdout).unwrap();
     let row = &rows[0];
     println!("{row}");
-    let (written, rest) = (row["written"].as_u64().unwrap(), row["rest"].as_u64().unwrap());
+    let (written, rest) = (
+        row["written"].as_u64().unwrap(),
+        row["rest"].as_u64().unwrap(),
+    );
     assert!(written > 4096, "counted next to nothing: {row}");
     assert!(rest < 22_000, "{row}");
 }

@@ -14,26 +14,31 @@ use turned::Turn;
 
 /// The most doubtful faces of a picture whose surroundings are looked at, the most prominent ones.
 const DOUBTFUL: usize = 4;
-/// The side of what is looked at around a doubtful face, in sides of that: often it is a cheek or an eye of one that lies on
-/// its side…
+/// The side of what is looked at around a doubtful face, in sides of that: often it is a cheek or
+/// an eye of one that lies on its side…
 const AROUND: f64 = 3.0;
 /// …in so many pixels…
 const AROUND_PX: usize = 96;
 /// …for faces of this many, three quarters of the doubtful one's.
 const AROUND_SMALLEST_PX: usize = 24;
-/// A doubtful face stands if one is found around it with this score, and none is surer turned. Of 86 upright portraits with only
-/// doubtful faces 85 have one that stands, of 1 068 lying down or upside down one (models/benches/detector.md).
+/// A doubtful face stands if one is found around it with this score, and none is surer turned. Of
+/// 86 upright portraits with only doubtful faces 85 have one that stands, of 1 068 lying down or
+/// upside down one (models/benches/detector.md).
 const STANDS: f32 = 0.98;
-/// A turned picture is looked at for faces of this many pixels, or of so many times the smallest wanted if that is more…
+/// A turned picture is looked at for faces of this many pixels, or of so many times the smallest
+/// wanted if that is more…
 const TURNED_SMALLEST_PX: usize = 80;
 const TURNED_TIMES: usize = 2;
-/// …but neither for faces of less than this part of its shorter side: a photograph of many pixels shows large ones…
+/// …but neither for faces of less than this part of its shorter side: a photograph of many pixels
+/// shows large ones…
 const TURNED_LEAST_PART: usize = 24;
 /// …nor only for those of more than this part: a small picture shows one large face…
 const TURNED_MOST_PART: usize = 4;
-/// …in a copy where the smallest of them still has this many pixels: enough to tell which way is up.
+/// …in a copy where the smallest of them still has this many pixels: enough to tell which way is
+/// up.
 const TURNED_FACE_PX: usize = 30;
-/// Here no first look is enough: several times as much is looked at, so several times as much looks like a face.
+/// Here no first look is enough: several times as much is looked at, so several times as much looks
+/// like a face.
 const TWICE: f32 = f32::INFINITY;
 
 /// A face as a detector sees it, in pixels of the given picture.
@@ -72,15 +77,26 @@ enum Networks {
 impl Detector {
     pub(crate) fn load(pack: &Pack) -> Result<Self, VisionError> {
         let (networks, sure, upright) = match &pack.manifest.detector {
-            DetectorSpec::Mtcnn(spec) => {
-                (Networks::Mtcnn(Box::new(mtcnn::Mtcnn::load(pack, spec)?)), spec.sure, spec.upright)
-            }
-            DetectorSpec::Yunet(spec) => (Networks::Yunet(yunet::Yunet::load(pack, spec)?), spec.sure, spec.upright),
+            DetectorSpec::Mtcnn(spec) => (
+                Networks::Mtcnn(Box::new(mtcnn::Mtcnn::load(pack, spec)?)),
+                spec.sure,
+                spec.upright,
+            ),
+            DetectorSpec::Yunet(spec) => (
+                Networks::Yunet(yunet::Yunet::load(pack, spec)?),
+                spec.sure,
+                spec.upright,
+            ),
         };
-        Ok(Self { networks, sure, upright })
+        Ok(Self {
+            networks,
+            sure,
+            upright,
+        })
     }
 
-    /// How much larger than needed the smallest faces are that are looked for in a picture of these sides.
+    /// How much larger than needed the smallest faces are that are looked for in a picture of these
+    /// sides.
     pub(crate) fn reduction(&self, width: usize, height: usize, search: &Search) -> f64 {
         match &self.networks {
             Networks::Mtcnn(_) => mtcnn::reduction(width, height, search.min_face_px),
@@ -96,15 +112,19 @@ impl Detector {
         cores: &Cores,
     ) -> Result<Vec<Detection>, VisionError> {
         let mut faces = self.look(picture, search, self.sure, cores)?;
-        // A face on its side or upside down is often found with landmarks of an upright one, but hardly ever surely.
+        // A face on its side or upside down is often found with landmarks of an upright one, but
+        // hardly ever surely.
         if search.turned && surest(&faces) < self.sure {
-            faces = self.look_turned(picture, search, &faces, cores)?.unwrap_or(faces);
+            faces = self
+                .look_turned(picture, search, &faces, cores)?
+                .unwrap_or(faces);
         }
         faces.truncate(search.max_faces);
         Ok(faces)
     }
 
-    /// The plausible faces, the most prominent first; those from the score `sure` are not looked at a second time.
+    /// The plausible faces, the most prominent first; those from the score `sure` are not looked at
+    /// a second time.
     fn look(
         &self,
         picture: &Pyramid,
@@ -123,9 +143,10 @@ impl Detector {
         Ok(faces)
     }
 
-    /// The faces of a picture that is not upright, in the coordinates of the picture as given, the most prominent first.
-    /// None unless there is a quarter less doubt about one, once the picture is turned, than about the surest as given; and
-    /// none where one of the doubtful faces stands: the whole picture is not looked at turned then.
+    /// The faces of a picture that is not upright, in the coordinates of the picture as given, the
+    /// most prominent first. None unless there is a quarter less doubt about one, once the picture
+    /// is turned, than about the surest as given; and none where one of the doubtful faces stands:
+    /// the whole picture is not looked at turned then.
     fn look_turned(
         &self,
         picture: &Pyramid,
@@ -140,10 +161,15 @@ impl Detector {
         }
         let needed = self.needed(surest(doubtful));
         let (side, least) = (picture.width().min(picture.height()), search.min_face_px);
-        let smallest = TURNED_SMALLEST_PX.max(TURNED_TIMES * least).max(side / TURNED_LEAST_PART);
+        let smallest = TURNED_SMALLEST_PX
+            .max(TURNED_TIMES * least)
+            .max(side / TURNED_LEAST_PART);
         let smallest = smallest.min(least.max(side / TURNED_MOST_PART));
         let (reduced, shrink) = picture.halved(smallest as f64 / TURNED_FACE_PX as f64);
-        let coarse = Search { min_face_px: (smallest as f64 * shrink) as usize, ..*search };
+        let coarse = Search {
+            min_face_px: (smallest as f64 * shrink) as usize,
+            ..*search
+        };
         let (score, turn) = self.surest_turn(reduced, &coarse, cores)?;
         if score < needed {
             return Ok(None);
@@ -154,17 +180,36 @@ impl Detector {
         if surest(&faces) < needed {
             return Ok(None);
         }
-        Ok(Some(faces.iter().map(|face| turn.back(face, picture.width(), picture.height())).collect()))
+        Ok(Some(
+            faces
+                .iter()
+                .map(|face| turn.back(face, picture.width(), picture.height()))
+                .collect(),
+        ))
     }
 
     /// Whether a doubtful face is one, and upright, by what is around it.
-    fn stands(&self, face: &Detection, picture: &Pyramid, search: &Search, cores: &Cores) -> Result<bool, VisionError> {
+    fn stands(
+        &self,
+        face: &Detection,
+        picture: &Pyramid,
+        search: &Search,
+        cores: &Cores,
+    ) -> Result<bool, VisionError> {
         // YuNet looks at any part for as long as at the whole.
-        let Networks::Mtcnn(_) = self.networks else { return Ok(false) };
+        let Networks::Mtcnn(_) = self.networks else {
+            return Ok(false);
+        };
         let around = face.around(picture);
-        let search = Search { min_face_px: AROUND_SMALLEST_PX, ..*search };
+        let search = Search {
+            min_face_px: AROUND_SMALLEST_PX,
+            ..*search
+        };
         let upright = surest(&self.look(&Pyramid::new(&around), &search, TWICE, cores)?);
-        Ok(upright >= STANDS && self.surest_turn(&around, &search, cores)?.0 < self.needed(upright))
+        Ok(
+            upright >= STANDS
+                && self.surest_turn(&around, &search, cores)?.0 < self.needed(upright),
+        )
     }
 
     /// The score with which a face is found surer in a turned picture than with this one as given.
@@ -173,11 +218,17 @@ impl Detector {
     }
 
     /// How surely a face is found in a picture once it is turned, and which way.
-    fn surest_turn(&self, picture: &Rgb, search: &Search, cores: &Cores) -> Result<(f32, Turn), VisionError> {
+    fn surest_turn(
+        &self,
+        picture: &Rgb,
+        search: &Search,
+        cores: &Cores,
+    ) -> Result<(f32, Turn), VisionError> {
         // All three: in the opposite turn the same face can be found upside down, but less surely.
         let looks = cores.each(&Turn::ALL, |turn| {
             let turned = turn.of(picture);
-            self.look(&Pyramid::new(&turned), search, TWICE, cores).map(|faces| (surest(&faces), *turn))
+            self.look(&Pyramid::new(&turned), search, TWICE, cores)
+                .map(|faces| (surest(&faces), *turn))
         });
         looks.into_iter().try_fold((0.0, Turn::Half), |best, look| {
             let look = look?;
@@ -194,12 +245,21 @@ impl Detection {
     /// The same face in a picture whose sides are so many times as long.
     pub(crate) fn enlarged(self, times: usize) -> Self {
         let landmarks = self.landmarks.map(|point| crate::enlarged(point, times));
-        Self { bounds: self.bounds.enlarged(times), landmarks, ..self }
+        Self {
+            bounds: self.bounds.enlarged(times),
+            landmarks,
+            ..self
+        }
     }
 
     /// The face and what is around it.
     fn around(&self, picture: &Pyramid) -> Rgb {
-        let Bounds { left, top, right, bottom } = self.bounds;
+        let Bounds {
+            left,
+            top,
+            right,
+            bottom,
+        } = self.bounds;
         let side = AROUND * f64::from((right - left).max(bottom - top).max(1.0));
         let window = Window {
             left: (f64::from(left + right) - side) / 2.0,
@@ -209,7 +269,11 @@ impl Detection {
         };
         let mut pixels = vec![0; 3 * AROUND_PX * AROUND_PX];
         picture.sample(window, AROUND_PX, AROUND_PX, &mut pixels);
-        Rgb { width: AROUND_PX, height: AROUND_PX, pixels }
+        Rgb {
+            width: AROUND_PX,
+            height: AROUND_PX,
+            pixels,
+        }
     }
 
     fn prominence(&self) -> f32 {
@@ -220,7 +284,10 @@ impl Detection {
     fn is_plausible(&self) -> bool {
         let [[ax, ay], [bx, by], ..] = self.landmarks;
         let sides = [self.bounds.size(), self.score, ax, ay, bx, by];
-        let finite = sides.iter().chain(self.landmarks.as_flattened()).all(|v| v.is_finite());
+        let finite = sides
+            .iter()
+            .chain(self.landmarks.as_flattened())
+            .all(|v| v.is_finite());
         finite && (bx - ax).hypot(by - ay) > 1.0
     }
 }

@@ -19,21 +19,22 @@ const RNET_VIEW: f64 = 24.0;
 /// P-Net looks at every second pixel.
 const PNET_STRIDE: f64 = 2.0;
 /// The most pixels the largest pyramid level may have. This bounds the time: in a larger picture
-/// the smallest face found grows instead, even if it is chosen. Faces of 20 pixels are found up to 1920×1080, of 40 up to 3840×2160; in
-/// 4000×3000 those of 48.
+/// the smallest face found grows instead, even if it is chosen. Faces of 20 pixels are found up to
+/// 1920×1080, of 40 up to 3840×2160; in 4000×3000 those of 48.
 const LARGEST_LEVEL: f64 = 1152.0 * 648.0;
 /// The most proposals of one level, and of all, that go on; a picture full of faces has far fewer.
 const PROPOSALS_PER_LEVEL: usize = 2048;
 const PROPOSALS: usize = 768;
 /// O-Net costs most, so it sees at most this many candidates for each face asked for.
 const CANDIDATES_PER_FACE: usize = 8;
-/// The most faces one run of R- or O-Net takes: what it computes on the way stays in the processor's cache then, and the
-/// memory is used again.
+/// The most faces one run of R- or O-Net takes: what it computes on the way stays in the
+/// processor's cache then, and the memory is used again.
 const BATCH: usize = 16;
-/// The fewest that are worth another core: beginning a thread takes about as long as R-Net takes for one.
+/// The fewest that are worth another core: beginning a thread takes about as long as R-Net takes
+/// for one.
 const LEAST_BATCH: usize = 2;
-/// The most of P-Net's results in a tile, either way: what it computes on the way stays in the processor's cache then, and the
-/// memory is used again. Each tile computes four more either way.
+/// The most of P-Net's results in a tile, either way: what it computes on the way stays in the
+/// processor's cache then, and the memory is used again. Each tile computes four more either way.
 const TILE_COLUMNS: usize = 192;
 const TILE_ROWS: usize = 36;
 
@@ -129,20 +130,36 @@ impl Mtcnn {
         for candidate in &mut boxes {
             candidate.bounds = squared(candidate.shifted(0.0));
         }
-        let boxes = self.rnet.refine(picture, &boxes, self.thresholds[1], cores)?;
+        let boxes = self
+            .rnet
+            .refine(picture, &boxes, self.thresholds[1], cores)?;
         let mut boxes = suppress(boxes, self.overlap, Overlap::Union, 1.0);
-        boxes.truncate(search.max_faces.saturating_mul(CANDIDATES_PER_FACE).clamp(32, PROPOSALS));
+        boxes.truncate(
+            search
+                .max_faces
+                .saturating_mul(CANDIDATES_PER_FACE)
+                .clamp(32, PROPOSALS),
+        );
         for candidate in &mut boxes {
             candidate.bounds = squared(candidate.shifted(1.0));
         }
-        // With a lower first score even a second of 1 would not bring the mean of both up to the threshold.
-        let faces = self.onet.refine(picture, &boxes, 2.0 * self.thresholds[2] - 1.0, cores)?;
+        // With a lower first score even a second of 1 would not bring the mean of both up to the
+        // threshold.
+        let faces = self
+            .onet
+            .refine(picture, &boxes, 2.0 * self.thresholds[2] - 1.0, cores)?;
         let faces = faces.iter().map(Candidate::detection).collect();
-        self.confirm(picture, suppress(faces, 0.7, Overlap::Smaller, 1.0), sure, cores)
+        self.confirm(
+            picture,
+            suppress(faces, 0.7, Overlap::Smaller, 1.0),
+            sure,
+            cores,
+        )
     }
 
-    /// Faces below the score `sure` are looked at again: mirrored, and where their box has moved to. What makes a
-    /// pattern look like a face rarely survives that. The mean of both looks is their score.
+    /// Faces below the score `sure` are looked at again: mirrored, and where their box has moved
+    /// to. What makes a pattern look like a face rarely survives that. The mean of both looks is
+    /// their score.
     fn confirm(
         &self,
         picture: &Pyramid,
@@ -150,7 +167,8 @@ impl Mtcnn {
         sure: f32,
         cores: &Cores,
     ) -> Result<Vec<Detection>, VisionError> {
-        let (mut faces, mut doubtful): (Vec<_>, Vec<_>) = faces.into_iter().partition(|face| face.score >= sure);
+        let (mut faces, mut doubtful): (Vec<_>, Vec<_>) =
+            faces.into_iter().partition(|face| face.score >= sure);
         let again = |face: &Detection| Candidate {
             bounds: squared(face.bounds),
             score: face.score,
@@ -159,7 +177,9 @@ impl Mtcnn {
             mirrored: true,
         };
         let again: Vec<Candidate> = doubtful.iter().map(again).collect();
-        let looks = self.onet.refine(picture, &again, f32::NEG_INFINITY, cores)?;
+        let looks = self
+            .onet
+            .refine(picture, &again, f32::NEG_INFINITY, cores)?;
         for (face, look) in doubtful.iter_mut().zip(&looks) {
             face.score = (face.score + look.score) / 2.0;
         }
@@ -169,7 +189,12 @@ impl Mtcnn {
     }
 
     /// P-Net on every level of the pyramid, surest first.
-    fn propose(&self, picture: &Pyramid, min_face_px: usize, cores: &Cores) -> Result<Vec<Candidate>, VisionError> {
+    fn propose(
+        &self,
+        picture: &Pyramid,
+        min_face_px: usize,
+        cores: &Cores,
+    ) -> Result<Vec<Candidate>, VisionError> {
         let (width, height) = (picture.width() as f64, picture.height() as f64);
         let mut scale = largest_scale(width, height, min_face_px);
         let mut tiles = Vec::new();
@@ -187,7 +212,9 @@ impl Mtcnn {
                 level.extend(more?);
             }
             if level.len() > PROPOSALS_PER_LEVEL {
-                level.select_nth_unstable_by(PROPOSALS_PER_LEVEL, |a, b| b.score.total_cmp(&a.score));
+                level.select_nth_unstable_by(PROPOSALS_PER_LEVEL, |a, b| {
+                    b.score.total_cmp(&a.score)
+                });
                 level.truncate(PROPOSALS_PER_LEVEL);
             }
             proposals.extend(suppress(level, 0.5, Overlap::Union, 1.0));
@@ -196,35 +223,64 @@ impl Mtcnn {
     }
 
     fn look(&self, picture: &Pyramid, tile: &Tile) -> Result<Vec<Candidate>, VisionError> {
-        let whole = Window { left: 0.0, top: 0.0, width: picture.width() as f64, height: picture.height() as f64 };
+        let whole = Window {
+            left: 0.0,
+            top: 0.0,
+            width: picture.width() as f64,
+            height: picture.height() as f64,
+        };
         let (columns, rows) = (tile.columns.len(), tile.rows.len());
         let mut input = vec![0; 3 * columns * rows];
-        picture.sample_tile(whole, tile.level, [tile.columns.clone(), tile.rows.clone()], &mut input);
+        picture.sample_tile(
+            whole,
+            tile.level,
+            [tile.columns.clone(), tile.rows.clone()],
+            &mut input,
+        );
         let outputs = self.pnet.run([1, 3, rows, columns], &input)?;
         // They agree where they were tried; a network of another making might not at other sizes.
         let fits = outputs.shape(PROB)[2..] == outputs.shape(REG)[2..];
-        Ok(if fits { self.read_tile(&outputs, tile) } else { Vec::new() })
+        Ok(if fits {
+            self.read_tile(&outputs, tile)
+        } else {
+            Vec::new()
+        })
     }
 
     fn read_tile(&self, outputs: &Outputs, tile: &Tile) -> Vec<Candidate> {
         let columns = outputs.shape(PROB)[3];
         let (prob, reg) = (outputs.get(PROB), outputs.get(REG));
-        let hits = prob.iter().enumerate().filter(|(_, score)| **score >= self.thresholds[0]);
+        let hits = prob
+            .iter()
+            .enumerate()
+            .filter(|(_, score)| **score >= self.thresholds[0]);
         let candidate = |(cell, &score): (usize, &f32)| {
             let at = |first: usize, cell: usize, offset: f64| {
                 ((first as f64 + cell as f64 * PNET_STRIDE + offset) / tile.scale) as f32
             };
             let x = |offset| at(tile.columns.start, cell % columns, offset);
             let y = |offset| at(tile.rows.start, cell / columns, offset);
-            let bounds = Bounds { left: x(1.0), top: y(1.0), right: x(PNET_VIEW), bottom: y(PNET_VIEW) };
+            let bounds = Bounds {
+                left: x(1.0),
+                top: y(1.0),
+                right: x(PNET_VIEW),
+                bottom: y(PNET_VIEW),
+            };
             let shift = std::array::from_fn(|edge| reg[edge * prob.len() + cell]);
-            Candidate { bounds, score, shift, points: [0.0; 10], mirrored: false }
+            Candidate {
+                bounds,
+                score,
+                shift,
+                points: [0.0; 10],
+                mirrored: false,
+            }
         };
         hits.map(candidate).collect()
     }
 }
 
-/// Part of a level of the pyramid: what one run of P-Net sees. P-Net finds in the tiles what it finds in the whole.
+/// Part of a level of the pyramid: what one run of P-Net sees. P-Net finds in the tiles what it
+/// finds in the whole.
 #[derive(Debug, PartialEq)]
 struct Tile {
     /// The level's width and height.
@@ -245,18 +301,24 @@ impl Tile {
             columns: columns.clone(),
             rows: rows.clone(),
         };
-        rows.iter().flat_map(|rows| columns.iter().map(move |columns| tile(columns, rows))).collect()
+        rows.iter()
+            .flat_map(|rows| columns.iter().map(move |columns| tile(columns, rows)))
+            .collect()
     }
 
-    /// Each piece begins at an even place, where P-Net's pooling does, and goes on into the next one by what P-Net's view
-    /// is larger than its step.
+    /// Each piece begins at an even place, where P-Net's pooling does, and goes on into the next
+    /// one by what P-Net's view is larger than its step.
     fn cut_side(side: usize, most: usize) -> Vec<Range<usize>> {
         let (view, stride) = (PNET_VIEW as usize, PNET_STRIDE as usize);
         let cells = side.saturating_sub(view) / stride + 1;
         let each = cells.div_ceil(cells.div_ceil(most));
         let piece = |first: usize| {
             // The last takes what is left: pooling makes a cell of an odd row, too.
-            let end = if first + each < cells { (first + each - 1) * stride + view } else { side };
+            let end = if first + each < cells {
+                (first + each - 1) * stride + view
+            } else {
+                side
+            };
             first * stride..end
         };
         (0..cells).step_by(each).map(piece).collect()
@@ -280,43 +342,71 @@ impl Refiner {
         threshold: f32,
         cores: &Cores,
     ) -> Result<Vec<Candidate>, VisionError> {
-        let at_once = boxes.len().div_ceil(cores.parts()).clamp(LEAST_BATCH, BATCH);
+        let at_once = boxes
+            .len()
+            .div_ceil(cores.parts())
+            .clamp(LEAST_BATCH, BATCH);
         let batches: Vec<_> = boxes.chunks(at_once).collect();
         let kept = cores.each(&batches, |batch| self.look(picture, batch, threshold));
-        kept.into_iter().collect::<Result<Vec<_>, _>>().map(|kept| kept.concat())
+        kept.into_iter()
+            .collect::<Result<Vec<_>, _>>()
+            .map(|kept| kept.concat())
     }
 
-    fn look(&self, picture: &Pyramid, batch: &[Candidate], threshold: f32) -> Result<Vec<Candidate>, VisionError> {
+    fn look(
+        &self,
+        picture: &Pyramid,
+        batch: &[Candidate],
+        threshold: f32,
+    ) -> Result<Vec<Candidate>, VisionError> {
         let one = 3 * self.side * self.side;
         let mut input = vec![0; batch.len() * one];
         for (candidate, pixels) in batch.iter().zip(input.chunks_exact_mut(one)) {
             candidate.show(picture, self.side, pixels);
         }
-        let outputs = self.plan.run([batch.len(), 3, self.side, self.side], &input)?;
+        let outputs = self
+            .plan
+            .run([batch.len(), 3, self.side, self.side], &input)?;
         let seen = batch.iter().enumerate().map(|(ix, candidate)| Candidate {
             score: outputs.get(PROB)[ix],
             shift: outputs.row(REG, ix).unwrap_or_default(),
             points: outputs.row(POINTS, ix).unwrap_or_default(),
             ..*candidate
         });
-        Ok(seen.filter(|candidate| candidate.score > threshold).collect())
+        Ok(seen
+            .filter(|candidate| candidate.score > threshold)
+            .collect())
     }
 }
 
 impl Candidate {
     /// The box with its edges moved; R- and O-Net count the last pixel as part of a side.
     fn shifted(&self, extra: f32) -> Bounds {
-        let Bounds { left, top, right, bottom } = self.bounds;
+        let Bounds {
+            left,
+            top,
+            right,
+            bottom,
+        } = self.bounds;
         let (width, height) = (right - left + extra, bottom - top + extra);
         let [l, t, r, b] = self.shift;
-        Bounds { left: left + l * width, top: top + t * height, right: right + r * width, bottom: bottom + b * height }
+        Bounds {
+            left: left + l * width,
+            top: top + t * height,
+            right: right + r * width,
+            bottom: bottom + b * height,
+        }
     }
 
     /// Cuts out what the network is shown.
     fn show(&self, picture: &Pyramid, side: usize, pixels: &mut [u8]) {
         picture.sample(self.window(), side, side, pixels);
         if self.mirrored {
-            pixels.as_chunks_mut::<3>().0.chunks_exact_mut(side).for_each(<[[u8; 3]]>::reverse);
+            pixels
+                .as_chunks_mut::<3>()
+                .0
+                .chunks_exact_mut(side)
+                .for_each(<[[u8; 3]]>::reverse);
         }
     }
 
@@ -324,15 +414,37 @@ impl Candidate {
     fn window(&self) -> Window {
         let whole = |v: f32| f64::from(v.round_ties_even());
         let (left, top) = (whole(self.bounds.left), whole(self.bounds.top));
-        let (width, height) = (whole(self.bounds.right) - left, whole(self.bounds.bottom) - top);
-        Window { left, top, width, height }
+        let (width, height) = (
+            whole(self.bounds.right) - left,
+            whole(self.bounds.bottom) - top,
+        );
+        Window {
+            left,
+            top,
+            width,
+            height,
+        }
     }
 
     fn detection(&self) -> Detection {
-        let Bounds { left, top, right, bottom } = self.bounds;
+        let Bounds {
+            left,
+            top,
+            right,
+            bottom,
+        } = self.bounds;
         let (width, height) = (right - left + 1.0, bottom - top + 1.0);
-        let point = |ix: usize| [left + self.points[ix] * width - 1.0, top + self.points[ix + 5] * height - 1.0];
-        Detection { bounds: self.shifted(1.0), landmarks: std::array::from_fn(point), score: self.score }
+        let point = |ix: usize| {
+            [
+                left + self.points[ix] * width - 1.0,
+                top + self.points[ix + 5] * height - 1.0,
+            ]
+        };
+        Detection {
+            bounds: self.shifted(1.0),
+            landmarks: std::array::from_fn(point),
+            score: self.score,
+        }
     }
 }
 
@@ -341,7 +453,12 @@ fn squared(b: Bounds) -> Bounds {
     let (width, height) = (b.right - b.left, b.bottom - b.top);
     let side = width.max(height);
     let (left, top) = (b.left + (width - side) / 2.0, b.top + (height - side) / 2.0);
-    Bounds { left, top, right: left + side, bottom: top + side }
+    Bounds {
+        left,
+        top,
+        right: left + side,
+        bottom: top + side,
+    }
 }
 
 #[cfg(test)]
@@ -352,41 +469,73 @@ mod tests {
 
     #[test]
     fn a_level_is_cut_where_p_net_finds_in_the_tiles_what_it_finds_in_the_whole() {
-        // 67 cells: 23 in each piece, whose first begins at an even row and whose last row the 23rd sees.
-        let pieces = |side, most| Tile::cut_side(side, most).iter().map(|r| (r.start, r.end)).collect::<Vec<_>>();
+        // 67 cells: 23 in each piece, whose first begins at an even row and whose last row the 23rd
+        // sees.
+        let pieces = |side, most| {
+            Tile::cut_side(side, most)
+                .iter()
+                .map(|r| (r.start, r.end))
+                .collect::<Vec<_>>()
+        };
         assert_eq!(pieces(144, 30), [(0, 56), (46, 102), (92, 144)]);
         assert_eq!(pieces(145, 30), [(0, 56), (46, 102), (92, 145)]);
         assert_eq!(pieces(144, 67), [(0, 144)]);
         assert_eq!(pieces(12, 30), [(0, 12)]);
         let tiles = Tile::cut([1000, 200], 1.0);
         assert_eq!(tiles.len(), 9);
-        assert_eq!((tiles[4].columns.clone(), tiles[4].rows.clone()), (330..670, 64..138));
+        assert_eq!(
+            (tiles[4].columns.clone(), tiles[4].rows.clone()),
+            (330..670, 64..138)
+        );
     }
 
     #[test]
     fn p_net_finds_in_tiles_exactly_what_it_finds_in_the_whole_level() {
-        let pack = Pack::load(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("packs/dlib-mtcnn")).unwrap();
+        let pack =
+            Pack::load(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("packs/dlib-mtcnn"))
+                .unwrap();
         let DetectorSpec::Mtcnn(spec) = &pack.manifest.detector else {
             panic!("the bundled pack has another detector")
         };
         let mtcnn = Mtcnn::load(&pack, spec).unwrap();
-        let picture = image::load_from_memory(&pack.self_test_picture().unwrap()).unwrap().into_rgb8();
-        let picture = Rgb::new(picture.width() as usize, picture.height() as usize, picture.into_raw()).unwrap();
+        let picture = image::load_from_memory(&pack.self_test_picture().unwrap())
+            .unwrap()
+            .into_rgb8();
+        let picture = Rgb::new(
+            picture.width() as usize,
+            picture.height() as usize,
+            picture.into_raw(),
+        )
+        .unwrap();
         let pyramid = Pyramid::new(&picture);
         // Odd sides: pooling makes half a cell at both ends.
         for level in [[515, 301], [400, 400]] {
             let scale = level[0] as f64 / picture.width as f64;
-            let whole = Tile { level, scale, columns: 0..level[0], rows: 0..level[1] };
+            let whole = Tile {
+                level,
+                scale,
+                columns: 0..level[0],
+                rows: 0..level[1],
+            };
             let tiles = Tile::cut(level, scale);
             assert!(tiles.len() > 4);
             let found = |tile: &Tile| mtcnn.look(&pyramid, tile).unwrap();
             let by_place = |mut found: Vec<Candidate>| {
                 found.sort_by(|a, b| {
-                    a.bounds.top.total_cmp(&b.bounds.top).then(a.bounds.left.total_cmp(&b.bounds.left))
+                    a.bounds
+                        .top
+                        .total_cmp(&b.bounds.top)
+                        .then(a.bounds.left.total_cmp(&b.bounds.left))
                 });
-                found.iter().map(|one| (one.bounds, one.score, one.shift)).collect::<Vec<_>>()
+                found
+                    .iter()
+                    .map(|one| (one.bounds, one.score, one.shift))
+                    .collect::<Vec<_>>()
             };
-            let (expected, got) = (by_place(found(&whole)), by_place(tiles.iter().flat_map(found).collect()));
+            let (expected, got) = (
+                by_place(found(&whole)),
+                by_place(tiles.iter().flat_map(found).collect()),
+            );
             assert!(expected.len() > 20, "only {} proposals", expected.len());
             assert_eq!(got, expected);
         }
@@ -394,15 +543,40 @@ mod tests {
 
     #[test]
     fn squaring_keeps_the_middle_and_the_longer_side() {
-        let square = squared(Bounds { left: 10.0, top: 0.0, right: 20.0, bottom: 40.0 });
-        assert_eq!(square, Bounds { left: -5.0, top: 0.0, right: 35.0, bottom: 40.0 });
+        let square = squared(Bounds {
+            left: 10.0,
+            top: 0.0,
+            right: 20.0,
+            bottom: 40.0,
+        });
+        assert_eq!(
+            square,
+            Bounds {
+                left: -5.0,
+                top: 0.0,
+                right: 35.0,
+                bottom: 40.0
+            }
+        );
     }
 
     #[test]
     fn landmarks_are_read_as_five_across_then_five_down() {
         let points = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
-        let bounds = Bounds { left: 11.0, top: 21.0, right: 20.0, bottom: 30.0 };
-        let face = Candidate { bounds, score: 0.9, shift: [0.0; 4], points, mirrored: false }.detection();
+        let bounds = Bounds {
+            left: 11.0,
+            top: 21.0,
+            right: 20.0,
+            bottom: 30.0,
+        };
+        let face = Candidate {
+            bounds,
+            score: 0.9,
+            shift: [0.0; 4],
+            points,
+            mirrored: false,
+        }
+        .detection();
         assert_eq!(face.landmarks[0], [11.0, 26.0]);
         assert_eq!(face.landmarks[4], [15.0, 30.0]);
     }

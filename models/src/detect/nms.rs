@@ -19,11 +19,19 @@ pub(crate) trait Scored {
 
 /// Keeps the surest box of every cluster, surest first. Sides are counted with `extra` added:
 /// 1 where coordinates name the last pixel inside, 0 where they name edges.
-pub(crate) fn suppress<T: Scored>(mut boxes: Vec<T>, limit: f32, overlap: Overlap, extra: f32) -> Vec<T> {
+pub(crate) fn suppress<T: Scored>(
+    mut boxes: Vec<T>,
+    limit: f32,
+    overlap: Overlap,
+    extra: f32,
+) -> Vec<T> {
     boxes.sort_by(|a, b| b.score().total_cmp(&a.score()));
     let mut kept: Vec<T> = Vec::new();
     for candidate in boxes {
-        if kept.iter().all(|better| share(better.bounds(), candidate.bounds(), overlap, extra) <= limit) {
+        if kept
+            .iter()
+            .all(|better| share(better.bounds(), candidate.bounds(), overlap, extra) <= limit)
+        {
             kept.push(candidate);
         }
     }
@@ -51,7 +59,12 @@ mod tests {
     impl Scored for Plain {
         fn bounds(&self) -> Bounds {
             let [left, top, right, bottom] = self.1;
-            Bounds { left, top, right, bottom }
+            Bounds {
+                left,
+                top,
+                right,
+                bottom,
+            }
         }
 
         fn score(&self) -> f32 {
@@ -60,7 +73,10 @@ mod tests {
     }
 
     fn scores(boxes: Vec<Plain>, limit: f32, overlap: Overlap) -> Vec<f32> {
-        suppress(boxes, limit, overlap, 0.0).iter().map(|b| b.0).collect()
+        suppress(boxes, limit, overlap, 0.0)
+            .iter()
+            .map(|b| b.0)
+            .collect()
     }
 
     #[test]
@@ -73,13 +89,21 @@ mod tests {
 
     #[test]
     fn two_faces_that_overlap_a_little_both_stay() {
-        let boxes = vec![Plain(0.9, [0.0, 0.0, 10.0, 10.0]), Plain(0.8, [6.0, 0.0, 16.0, 10.0])];
+        let boxes = vec![
+            Plain(0.9, [0.0, 0.0, 10.0, 10.0]),
+            Plain(0.8, [6.0, 0.0, 16.0, 10.0]),
+        ];
         assert_eq!(scores(boxes, 0.3, Overlap::Union), [0.9, 0.8]);
     }
 
     #[test]
     fn a_box_inside_another_falls_only_by_the_smaller_area() {
-        let nested = || vec![Plain(0.9, [0.0, 0.0, 10.0, 10.0]), Plain(0.8, [3.0, 3.0, 6.0, 6.0])];
+        let nested = || {
+            vec![
+                Plain(0.9, [0.0, 0.0, 10.0, 10.0]),
+                Plain(0.8, [3.0, 3.0, 6.0, 6.0]),
+            ]
+        };
         assert_eq!(scores(nested(), 0.7, Overlap::Union), [0.9, 0.8]);
         assert_eq!(scores(nested(), 0.7, Overlap::Smaller), [0.9]);
     }

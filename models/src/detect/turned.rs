@@ -1,5 +1,6 @@
-//! Pictures lying on a side or upside down: a picture turned by quarters of a circle, and what was found in it
-//! in the coordinates of the picture as given. Whether to turn one is the parent's choice.
+//! Pictures lying on a side or upside down: a picture turned by quarters of a circle, and what was
+//! found in it in the coordinates of the picture as given. Whether to turn one is the parent's
+//! choice.
 
 use super::Detection;
 use crate::{Bounds, Rgb};
@@ -33,11 +34,15 @@ impl Turn {
                 pixels.extend_from_slice(&picture.pixels[at..at + 3]);
             }
         }
-        Rgb { width, height, pixels }
+        Rgb {
+            width,
+            height,
+            pixels,
+        }
     }
 
-    /// A face found in the turned picture, where it lies in the given one of `width`×`height` pixels. Its landmarks
-    /// keep their order, so that the chip cut by them comes out upright.
+    /// A face found in the turned picture, where it lies in the given one of `width`×`height`
+    /// pixels. Its landmarks keep their order, so that the chip cut by them comes out upright.
     pub(crate) fn back(self, face: &Detection, width: usize, height: usize) -> Detection {
         let (right, bottom) = ((width - 1) as f32, (height - 1) as f32);
         let point = |[x, y]: [f32; 2]| match self {
@@ -47,8 +52,17 @@ impl Turn {
         };
         let [ax, ay] = point([face.bounds.left, face.bounds.top]);
         let [bx, by] = point([face.bounds.right, face.bounds.bottom]);
-        let bounds = Bounds { left: ax.min(bx), top: ay.min(by), right: ax.max(bx), bottom: ay.max(by) };
-        Detection { bounds, landmarks: face.landmarks.map(point), score: face.score }
+        let bounds = Bounds {
+            left: ax.min(bx),
+            top: ay.min(by),
+            right: ax.max(bx),
+            bottom: ay.max(by),
+        };
+        Detection {
+            bounds,
+            landmarks: face.landmarks.map(point),
+            score: face.score,
+        }
     }
 }
 
@@ -82,12 +96,24 @@ mod tests {
             let turned = turn.of(&given);
             for (x, y) in (0..turned.width).flat_map(|x| (0..turned.height).map(move |y| (x, y))) {
                 let corner = [x as f32, y as f32];
-                let bounds =
-                    Bounds { left: corner[0], top: corner[1], right: corner[0] + 1.0, bottom: corner[1] + 2.0 };
-                let face = Detection { bounds, landmarks: [corner; 5], score: 0.9 };
+                let bounds = Bounds {
+                    left: corner[0],
+                    top: corner[1],
+                    right: corner[0] + 1.0,
+                    bottom: corner[1] + 2.0,
+                };
+                let face = Detection {
+                    bounds,
+                    landmarks: [corner; 5],
+                    score: 0.9,
+                };
                 let back = turn.back(&face, given.width, given.height);
                 let [column, row] = back.landmarks[0].map(|v| v as usize);
-                assert_eq!(given.row(row)[3 * column..][..3], turned.row(y)[3 * x..][..3], "{turn:?} {x} {y}");
+                assert_eq!(
+                    given.row(row)[3 * column..][..3],
+                    turned.row(y)[3 * x..][..3],
+                    "{turn:?} {x} {y}"
+                );
                 assert!((back.bounds.size() - bounds.size()).abs() < 1e-6);
                 assert!(back.bounds.left <= column as f32 && column as f32 <= back.bounds.right);
             }

@@ -10,8 +10,8 @@ use crate::{Bounds, Device, Pack, Search, VisionError};
 const STRIDES: [usize; 3] = [8, 16, 32];
 /// Class, object, box and landmark outputs, each for the three strides.
 pub(crate) const OUTPUTS: [&str; 12] = [
-    "cls_8", "cls_16", "cls_32", "obj_8", "obj_16", "obj_32", "bbox_8", "bbox_16", "bbox_32", "kps_8", "kps_16",
-    "kps_32",
+    "cls_8", "cls_16", "cls_32", "obj_8", "obj_16", "obj_32", "bbox_8", "bbox_16", "bbox_32",
+    "kps_8", "kps_16", "kps_32",
 ];
 /// Numbers per grid cell of each of the four kinds.
 const WIDTHS: [usize; 4] = [1, 1, 4, 10];
@@ -40,7 +40,13 @@ impl Yunet {
         let expected: Vec<&[usize]> = expected.iter().map(<[usize; 3]>::as_slice).collect();
         let plan = network.plan(shape, Device::Cpu, &Pixels::new([0.0; 3], 1.0, Colour::Bgr))?;
         plan.require_shapes(shape, &expected)?;
-        Ok(Self { plan, height, width, score_threshold: spec.score_threshold, nms_iou: spec.nms_iou })
+        Ok(Self {
+            plan,
+            height,
+            width,
+            score_threshold: spec.score_threshold,
+            nms_iou: spec.nms_iou,
+        })
     }
 
     /// The network sees the whole picture in its input's sides.
@@ -48,15 +54,29 @@ impl Yunet {
         (width as f64 / self.width as f64).max(height as f64 / self.height as f64)
     }
 
-    pub(crate) fn detect(&self, picture: &Pyramid, search: &Search) -> Result<Vec<Detection>, VisionError> {
+    pub(crate) fn detect(
+        &self,
+        picture: &Pyramid,
+        search: &Search,
+    ) -> Result<Vec<Detection>, VisionError> {
         let (width, height) = (self.width as f64, self.height as f64);
         // Never enlarged: the network knows no faces above about 300 pixels.
-        let scale = (width / picture.width() as f64).min(height / picture.height() as f64).min(1.0);
+        let scale = (width / picture.width() as f64)
+            .min(height / picture.height() as f64)
+            .min(1.0);
         // What the window shows beyond the picture is black: the letterbox.
-        let window = Window { left: 0.0, top: 0.0, width: width / scale, height: height / scale };
+        let window = Window {
+            left: 0.0,
+            top: 0.0,
+            width: width / scale,
+            height: height / scale,
+        };
         let mut input = vec![0; 3 * self.width * self.height];
         picture.sample(window, self.width, self.height, &mut input);
-        let mut faces = self.decode(&self.plan.run([1, 3, self.height, self.width], &input)?, scale as f32);
+        let mut faces = self.decode(
+            &self.plan.run([1, 3, self.height, self.width], &input)?,
+            scale as f32,
+        );
         faces.retain(|face| face.bounds.size() >= search.min_face_px as f32);
         if faces.len() > CANDIDATES {
             faces.select_nth_unstable_by(CANDIDATES, |a, b| b.score.total_cmp(&a.score));
@@ -87,8 +107,17 @@ impl Yunet {
                     bottom: (cy + h) / scale,
                 };
                 let p = &points[10 * cell..10 * cell + 10];
-                let point = |k: usize| [(x + p[2 * k] * step) / scale, (y + p[2 * k + 1] * step) / scale];
-                faces.push(Detection { bounds, landmarks: std::array::from_fn(point), score });
+                let point = |k: usize| {
+                    [
+                        (x + p[2 * k] * step) / scale,
+                        (y + p[2 * k + 1] * step) / scale,
+                    ]
+                };
+                faces.push(Detection {
+                    bounds,
+                    landmarks: std::array::from_fn(point),
+                    score,
+                });
             }
         }
         faces

@@ -1,4 +1,5 @@
-//! NEON, with and without SDOT. Bytes are kept signed here, 128 less than in the graph, because products are signed.
+//! NEON, with and without SDOT. Bytes are kept signed here, 128 less than in the graph, because
+//! products are signed.
 
 use std::arch::aarch64::*;
 
@@ -28,7 +29,8 @@ macro_rules! narrow_pair {
 }
 
 macro_rules! sdot_group {
-    // One group of inputs, `element` of the registers of each pixel's, by the weights at `from` and 32 bytes behind.
+    // One group of inputs, `element` of the registers of each pixel's, by the weights at `from` and
+    // 32 bytes behind.
     ($element:literal, $from:literal, $behind:literal) => {
         concat!(
             "ldp {w0:q}, {w1:q}, [{w}, #", $from, "]\n",
@@ -55,8 +57,8 @@ macro_rules! sdot_group {
     };
 }
 
-/// A whole run of six pixels by four vectors: sixteen inputs of a pixel come in at once, and the weights two vectors at a
-/// time, so that all sums have a register.
+/// A whole run of six pixels by four vectors: sixteen inputs of a pixel come in at once, and the
+/// weights two vectors at a time, so that all sums have a register.
 #[inline(always)]
 unsafe fn sdot_run(x: [*const u8; 6], w: *const i8, run: usize, sums: &mut [int32x4_t; 24]) {
     unsafe {
@@ -208,7 +210,8 @@ lanes! {
 }
 
 lanes! {
-    /// Without dot products: products of 16 bits, added up in pairs; the two halves of a sum, beside each other, meet at the end.
+    /// Without dot products: products of 16 bits, added up in pairs; the two halves of a sum,
+    /// beside each other, meet at the end.
     NeonWide: Integer, 4, [int32x4_t; 2], float32x4_t, int8x16_t, int8x16_t;
     start(at) [vzip1q_s32(vld1q_s32(at), vdupq_n_s32(0)), vzip2q_s32(vld1q_s32(at), vdupq_n_s32(0))];
     weights(at) vld1q_s8(at);
@@ -222,7 +225,8 @@ lanes! {
 }
 
 lanes! {
-    /// The same for narrow weights: two products are added up in 16 bits first, which takes a third fewer instructions.
+    /// The same for narrow weights: two products are added up in 16 bits first, which takes a third
+    /// fewer instructions.
     NeonNarrow: Integer, 4, [int32x4_t; 2], float32x4_t, int8x16_t, int8x16_t;
     start(at) [vzip1q_s32(vld1q_s32(at), vdupq_n_s32(0)), vzip2q_s32(vld1q_s32(at), vdupq_n_s32(0))];
     weights(at) vld1q_s8(at);
@@ -230,8 +234,8 @@ lanes! {
     dot(sum, x, w) dot(sum, x, w);
     pair(sum, x, w) {
         let [mut low, mut high] = sum;
-        // As one, because the compiler begins so many products before it adds one up that the sums find no place in
-        // registers any more.
+        // As one, because the compiler begins so many products before it adds one up that the sums
+        // find no place in registers any more.
         std::arch::asm!(
             "smull {a:v}.8h, {w0:v}.8b, {x0:v}.8b",
             "smull2 {b:v}.8h, {w0:v}.16b, {x0:v}.16b",
@@ -269,7 +273,8 @@ lanes! {
 }
 
 lanes! {
-    /// For channels with a kernel each, whose weights are narrow: two products are added up in 16 bits first.
+    /// For channels with a kernel each, whose weights are narrow: two products are added up in 16
+    /// bits first.
     NeonEach: Integer, 16, [int32x4_t; 4], [float32x4_t; 4], int8x16_t, int8x16_t;
     start(at) [vld1q_s32(at), vld1q_s32(at.add(4)), vld1q_s32(at.add(8)), vld1q_s32(at.add(12))];
     weights(at) vld1q_s8(at);
@@ -308,7 +313,12 @@ lanes! {
 /// Those of a quarter of sixteen channels.
 #[inline(always)]
 fn quarter(of: &Parameters<[float32x4_t; 4]>, ix: usize) -> Parameters<float32x4_t> {
-    Parameters { scale: of.scale[ix], bias: of.bias[ix], slope: of.slope[ix], half: of.half }
+    Parameters {
+        scale: of.scale[ix],
+        bias: of.bias[ix],
+        slope: of.slope[ix],
+        half: of.half,
+    }
 }
 
 #[inline(always)]
@@ -333,7 +343,10 @@ unsafe fn add_up(sum: [int32x4_t; 4], low: int16x8_t, high: int16x8_t) -> [int32
 }
 
 #[inline(always)]
-unsafe fn activated<const ACTIVATION: u8>(value: float32x4_t, of: &Parameters<float32x4_t>) -> float32x4_t {
+unsafe fn activated<const ACTIVATION: u8>(
+    value: float32x4_t,
+    of: &Parameters<float32x4_t>,
+) -> float32x4_t {
     unsafe {
         match ACTIVATION {
             NO_ACTIVATION => value,
@@ -367,7 +380,10 @@ unsafe fn put(values: &[float32x4_t], to: *mut u8, channels: usize) {
             vst1q_u8(begin.add(16 * ix), veorq_u8(bytes, vdupq_n_u8(FLIP)));
         }
         for (ix, value) in (4 * sixteens.len()..).zip(fours) {
-            begin.add(4 * ix).cast::<u32>().write_unaligned(four(*value, FLIP));
+            begin
+                .add(4 * ix)
+                .cast::<u32>()
+                .write_unaligned(four(*value, FLIP));
         }
         if !whole {
             put_some(&all, to, channels);
@@ -385,11 +401,16 @@ unsafe fn four(values: float32x4_t, flip: u8) -> u32 {
     }
 }
 
-/// Four values as bytes, as the loop in `activate` rounds one. The compiler makes single numbers of that loop.
+/// Four values as bytes, as the loop in `activate` rounds one. The compiler makes single numbers of
+/// that loop.
 #[inline(always)]
 pub(super) unsafe fn round(values: &[f32; 4], half: f32, flip: u8, bytes: &mut [u8; 4]) {
     unsafe {
-        *bytes = four(vaddq_f32(vld1q_f32(values.as_ptr()), vdupq_n_f32(half)), flip).to_ne_bytes();
+        *bytes = four(
+            vaddq_f32(vld1q_f32(values.as_ptr()), vdupq_n_f32(half)),
+            flip,
+        )
+        .to_ne_bytes();
     }
 }
 
@@ -408,9 +429,42 @@ pub(super) unsafe fn widen(bytes: [u8; 4], flip: u8) -> [f32; 4] {
 /// Of all kernels here.
 const FLIP: u8 = 128;
 
-kernels!(neon_float, "NEON", FLIP, [], NeonFloat, [6, 4, 1], [1, 2, 3, 4], NeonFloat, [6, 4, 1], [1, 2, 3, 4]);
-kernels!(sdot, "SDOT", FLIP, [], Sdot, [6, 4, 2, 1], [1, 2, 3, 4], NeonEach, [4, 2, 1], [1]);
-kernels!(neon_wide, "NEON, wide weights", FLIP, [], NeonWide, [6, 4, 1], [1, 2], NeonEach, [1], [1]);
+kernels!(
+    neon_float,
+    "NEON",
+    FLIP,
+    [],
+    NeonFloat,
+    [6, 4, 1],
+    [1, 2, 3, 4],
+    NeonFloat,
+    [6, 4, 1],
+    [1, 2, 3, 4]
+);
+kernels!(
+    sdot,
+    "SDOT",
+    FLIP,
+    [],
+    Sdot,
+    [6, 4, 2, 1],
+    [1, 2, 3, 4],
+    NeonEach,
+    [4, 2, 1],
+    [1]
+);
+kernels!(
+    neon_wide,
+    "NEON, wide weights",
+    FLIP,
+    [],
+    NeonWide,
+    [6, 4, 1],
+    [1, 2],
+    NeonEach,
+    [1],
+    [1]
+);
 kernels!(
     neon_integer,
     "NEON",
@@ -432,6 +486,14 @@ pub(super) fn float() -> Vec<&'static Kernels<Float>> {
 
 /// All that this processor runs, the best first.
 pub(super) fn integer() -> Vec<&'static Kernels<Integer>> {
-    let all = [(std::arch::is_aarch64_feature_detected!("dotprod"), &sdot::KERNELS), (true, &neon_integer::KERNELS)];
-    all.into_iter().filter_map(|(runs, kernels)| runs.then_some(kernels)).collect()
+    let all = [
+        (
+            std::arch::is_aarch64_feature_detected!("dotprod"),
+            &sdot::KERNELS,
+        ),
+        (true, &neon_integer::KERNELS),
+    ];
+    all.into_iter()
+        .filter_map(|(runs, kernels)| runs.then_some(kernels))
+        .collect()
 }

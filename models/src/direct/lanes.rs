@@ -1,5 +1,6 @@
-//! The inner loops, for any instruction set: sums of one block in registers, finished there and stored. An instruction
-//! set says here what its vectors can do (`Lanes`); its file beside this one says how. Knows no picture.
+//! The inner loops, for any instruction set: sums of one block in registers, finished there and
+//! stored. An instruction set says here what its vectors can do (`Lanes`); its file beside this one
+//! says how. Knows no picture.
 
 use super::{Arithmetic, Finish, MOST_CHANNELS, Taps, To};
 
@@ -35,7 +36,8 @@ pub(super) trait Lanes {
     unsafe fn pair(sum: Self::Vector, x: [Self::Inputs; 2], w: [Self::Weights; 2]) -> Self::Vector {
         unsafe { Self::dot(Self::dot(sum, x[0], w[0]), x[1], w[1]) }
     }
-    /// Adds up the beginning of a run, where the compiler does not find the best order by itself; says how long that is.
+    /// Adds up the beginning of a run, where the compiler does not find the best order by itself;
+    /// says how long that is.
     #[inline(always)]
     unsafe fn begin_run<const PIXELS: usize, const VECTORS: usize>(
         _: &[*const Input<Self>; PIXELS],
@@ -48,11 +50,16 @@ pub(super) trait Lanes {
     unsafe fn store(sum: Self::Vector, to: *mut SumOf<Self>);
     /// As many numbers as there are lanes.
     unsafe fn numbers(at: *const f32) -> Self::Value;
-    /// As `activated`, with one of the constants below for what the activation is; for bytes, `half` is added.
-    unsafe fn value<const ACTIVATION: u8>(sum: Self::Vector, of: &Parameters<Self::Value>) -> Self::Value;
+    /// As `activated`, with one of the constants below for what the activation is; for bytes,
+    /// `half` is added.
+    unsafe fn value<const ACTIVATION: u8>(
+        sum: Self::Vector,
+        of: &Parameters<Self::Value>,
+    ) -> Self::Value;
     /// As the function of this name.
     unsafe fn larger(a: Self::Value, b: Self::Value) -> Self::Value;
-    /// Stores the first so many channels of neighbouring vectors' results; bytes are rounded, cut off and flipped.
+    /// Stores the first so many channels of neighbouring vectors' results; bytes are rounded, cut
+    /// off and flipped.
     unsafe fn put(values: &[Self::Value], to: *mut ResultOf<Self>, channels: usize);
 }
 
@@ -85,8 +92,8 @@ pub(super) unsafe fn put_some<T: Copy>(all: &[T; MOST_CHANNELS], to: *mut T, cha
     }
 }
 
-/// The dot products of `PIXELS` pixels with the weights of `VECTORS` vectors of channels. Plain loops, so that they
-/// unroll and the sums stay in registers.
+/// The dot products of `PIXELS` pixels with the weights of `VECTORS` vectors of channels. Plain
+/// loops, so that they unroll and the sums stay in registers.
 #[inline(always)]
 pub(super) unsafe fn block<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
     base: *const Input<L>,
@@ -104,7 +111,11 @@ pub(super) unsafe fn block<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
         }
         let mut w = weights;
         let mut acc = start::<L, PIXELS, VECTORS>(finish);
-        let paired = if L::PAIRS { taps.run - taps.run % (2 * group) } else { 0 };
+        let paired = if L::PAIRS {
+            taps.run - taps.run % (2 * group)
+        } else {
+            0
+        };
         for _ in 0..taps.rows {
             let mut at = L::begin_run(&x, w, taps.run, &mut acc);
             w = w.add(at * VECTORS * L::LANES);
@@ -139,7 +150,8 @@ pub(super) unsafe fn block<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
                 w = w.add(VECTORS * L::LANES * group);
                 at += group;
                 if L::PAIRS {
-                    // At most one is left; were this a loop, the sums would be moved about in every round above.
+                    // At most one is left; were this a loop, the sums would be moved about in every
+                    // round above.
                     break;
                 }
             }
@@ -152,7 +164,8 @@ pub(super) unsafe fn block<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
     }
 }
 
-/// The same where every channel has a kernel of its own: the inputs of a place lie beside each other as the weights do.
+/// The same where every channel has a kernel of its own: the inputs of a place lie beside each
+/// other as the weights do.
 #[inline(always)]
 pub(super) unsafe fn depthwise_block<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
     base: *const Input<L>,
@@ -169,7 +182,11 @@ pub(super) unsafe fn depthwise_block<L: Lanes, const PIXELS: usize, const VECTOR
         }
         let mut w = weights;
         let mut acc = start::<L, PIXELS, VECTORS>(finish);
-        let (pairs, single) = if L::PAIRS { taps.places.as_chunks::<2>() } else { (&[][..], taps.places) };
+        let (pairs, single) = if L::PAIRS {
+            taps.places.as_chunks::<2>()
+        } else {
+            (&[][..], taps.places)
+        };
         for &[first, second] in pairs {
             let next = VECTORS * L::LANES;
             let mut vectors = [[L::weights(w), L::weights(w.add(next))]; VECTORS];
@@ -232,15 +249,26 @@ unsafe fn end<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
                     L::store(*sum, to.add(ix * L::LANES));
                 }
             }
-            To::Results { values, places, channels, pooled } => match finish.activation {
+            To::Results {
+                values,
+                places,
+                channels,
+                pooled,
+            } => match finish.activation {
                 NO_ACTIVATION => {
-                    results::<L, PIXELS, VECTORS, NO_ACTIVATION>(sums, finish, values, places, channels, pooled);
+                    results::<L, PIXELS, VECTORS, NO_ACTIVATION>(
+                        sums, finish, values, places, channels, pooled,
+                    );
                 }
                 LEAKY => {
-                    results::<L, PIXELS, VECTORS, LEAKY>(sums, finish, values, places, channels, pooled);
+                    results::<L, PIXELS, VECTORS, LEAKY>(
+                        sums, finish, values, places, channels, pooled,
+                    );
                 }
                 _ => {
-                    results::<L, PIXELS, VECTORS, ANY_SLOPE>(sums, finish, values, places, channels, pooled);
+                    results::<L, PIXELS, VECTORS, ANY_SLOPE>(
+                        sums, finish, values, places, channels, pooled,
+                    );
                 }
             },
         }
@@ -313,8 +341,8 @@ unsafe fn largest<L: Lanes, const VECTORS: usize, const ACTIVATION: u8>(
     }
 }
 
-/// One instruction set's functions, compiled for it, and their table: for full kernels and for channels that have a kernel
-/// each, the vectors, the numbers of pixels and of vectors.
+/// One instruction set's functions, compiled for it, and their table: for full kernels and for
+/// channels that have a kernel each, the vectors, the numbers of pixels and of vectors.
 macro_rules! kernels {
     (
         $module:ident, $name:literal, $flip:expr, [$($feature:literal)?],
@@ -375,8 +403,8 @@ macro_rules! kernels {
 }
 pub(super) use kernels;
 
-/// One instruction set's `Lanes`: the arithmetic, how many lanes, the types of sums, values, weights and inputs, and what
-/// each function does with its arguments.
+/// One instruction set's `Lanes`: the arithmetic, how many lanes, the types of sums, values,
+/// weights and inputs, and what each function does with its arguments.
 macro_rules! lanes {
     (
         $(#[$about:meta])*
@@ -397,8 +425,9 @@ macro_rules! lanes {
         $(#[$about])*
         pub(super) struct $lanes;
 
-        // Not every expression needs it. Those that do rest on what the callers of `Lanes` hold: the instruction set is there,
-        // and a pointer is good for as many numbers as are read or written.
+        // Not every expression needs it. Those that do rest on what the callers of `Lanes` hold:
+        // the instruction set is there, and a pointer is good for as many numbers as are read or
+        // written.
         #[allow(unused_unsafe)]
         impl Lanes for $lanes {
             type Arithmetic = $arithmetic;

@@ -70,7 +70,9 @@ lanes! {
 
 #[inline(always)]
 fn value<S: Sum>(sums: &[S; 4], of: &Parameters<[f32; 4]>) -> [f32; 4] {
-    let Parameters { scale, bias, slope, .. } = *of;
+    let Parameters {
+        scale, bias, slope, ..
+    } = *of;
     activated::<S, 4, false, true>(sums, &Lane { scale, bias, slope }, &[0.0; 4])
 }
 
@@ -81,8 +83,30 @@ unsafe fn put(values: &[[f32; 4]], to: *mut u8, channels: usize) {
     }
 }
 
-kernels!(portable_float, "portable", 0, [], PortableFloat, [4, 1], [1, 2], PortableFloat, [4, 1], [1, 2]);
-kernels!(portable_integer, "portable", 0, [], PortableInteger, [4, 1], [1, 2], PortableEach, [4, 1], [1, 2]);
+kernels!(
+    portable_float,
+    "portable",
+    0,
+    [],
+    PortableFloat,
+    [4, 1],
+    [1, 2],
+    PortableFloat,
+    [4, 1],
+    [1, 2]
+);
+kernels!(
+    portable_integer,
+    "portable",
+    0,
+    [],
+    PortableInteger,
+    [4, 1],
+    [1, 2],
+    PortableEach,
+    [4, 1],
+    [1, 2]
+);
 
 pub(super) use portable_float::KERNELS as FLOAT;
 pub(super) use portable_integer::KERNELS as INTEGER;

@@ -7,7 +7,10 @@ struct Numbers(u64);
 
 impl Numbers {
     fn next(&mut self, below: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % below
     }
 }
@@ -49,7 +52,11 @@ fn case<A: Arithmetic>(
     let row_step = (2 * width + 1) * step + run;
     let length = (2 * height + 1 + rows) * row_step;
     let pool = with_pool.then_some([step, row_step]);
-    let (across, down) = if with_pool { (2 * step, 2 * row_step) } else { (step, row_step) };
+    let (across, down) = if with_pool {
+        (2 * step, 2 * row_step)
+    } else {
+        (step, row_step)
+    };
     // The residual reaches one column further than the convolution.
     let beyond = usize::from(with_residual);
     let output_row = (width + beyond) * count;
@@ -61,14 +68,32 @@ fn case<A: Arithmetic>(
     let mut places = Vec::new();
     for y in 0..height {
         let to = y * output_row;
-        let residual = with_residual.then(|| line(factor * y * residual_row, factor * residual_channels));
+        let residual =
+            with_residual.then(|| line(factor * y * residual_row, factor * residual_channels));
         let input = Some(line(y * down, across));
-        places.push(Row { count: width, input, output: line(to, count), residual, pool });
+        places.push(Row {
+            count: width,
+            input,
+            output: line(to, count),
+            residual,
+            pool,
+        });
         let residual = residual.map(|of| line(of.at(width), of.step));
-        places.push(Row { count: beyond, input: None, output: line(to + width * count, count), residual, pool: None });
+        places.push(Row {
+            count: beyond,
+            input: None,
+            output: line(to + width * count, count),
+            residual,
+            pool: None,
+        });
     }
     // All of a kind, of which some are easier to work out, or anything.
-    let slopes: &[f32] = [&[0.0, 1.0, 0.25, -0.5, 1.5][..], &[0.0, 0.5, 1.0], &[1.0], &[0.0]][numbers.next(4)];
+    let slopes: &[f32] = [
+        &[0.0, 1.0, 0.25, -0.5, 1.5][..],
+        &[0.0, 0.5, 1.0],
+        &[1.0],
+        &[0.0],
+    ][numbers.next(4)];
     let channel = |numbers: &mut Numbers| Channel {
         scale: (1 + numbers.next(50)) as f32 / 1000.0,
         bias: numbers.next(200) as f32 - 100.0,
@@ -85,8 +110,15 @@ fn case<A: Arithmetic>(
         places,
         outputs: height * output_row,
         residual: with_residual.then(|| {
-            let values = (0..factor * height * residual_row).map(|_| input(numbers)).collect();
-            Added { values, channels: residual_channels, scale: 0.5, pooled: pooled.then_some(residual_row) }
+            let values = (0..factor * height * residual_row)
+                .map(|_| input(numbers))
+                .collect();
+            Added {
+                values,
+                channels: residual_channels,
+                scale: 0.5,
+                pooled: pooled.then_some(residual_row),
+            }
         }),
     }
 }
@@ -98,26 +130,39 @@ fn plainly<A: Arithmetic>(case: &Case<A>, flip: u8) -> Vec<f64> {
     for row in &case.places {
         for ix in 0..row.count {
             for (c, channel) in case.channels.iter().enumerate() {
-                let residual = case.residual.as_ref().zip(row.residual).map_or(0.0, |(of, line)| {
-                    let Added { values, channels, scale, pooled } = of;
-                    if c >= *channels {
-                        return 0.0;
-                    }
-                    let at = line.at(ix) + c;
-                    let sum = match pooled {
-                        None => value(values[at]),
-                        Some(row) => {
-                            [0, *channels, *row, row + channels].iter().map(|by| value(values[at + by])).sum::<f64>()
-                                / 4.0
-                        }
-                    };
-                    sum * f64::from(*scale)
-                });
+                let residual =
+                    case.residual
+                        .as_ref()
+                        .zip(row.residual)
+                        .map_or(0.0, |(of, line)| {
+                            let Added {
+                                values,
+                                channels,
+                                scale,
+                                pooled,
+                            } = of;
+                            if c >= *channels {
+                                return 0.0;
+                            }
+                            let at = line.at(ix) + c;
+                            let sum = match pooled {
+                                None => value(values[at]),
+                                Some(row) => {
+                                    [0, *channels, *row, row + channels]
+                                        .iter()
+                                        .map(|by| value(values[at + by]))
+                                        .sum::<f64>()
+                                        / 4.0
+                                }
+                            };
+                            sum * f64::from(*scale)
+                        });
                 let at = |begin: usize| {
                     let mut sum = 0.0;
                     for kernel_row in 0..case.rows {
                         for k in 0..case.run {
-                            let weight: f64 = case.weights[(c * case.rows + kernel_row) * case.run + k].into();
+                            let weight: f64 =
+                                case.weights[(c * case.rows + kernel_row) * case.run + k].into();
                             if weight == 0.0 {
                                 continue;
                             }
@@ -127,7 +172,13 @@ fn plainly<A: Arithmetic>(case: &Case<A>, flip: u8) -> Vec<f64> {
                     }
                     sum * f64::from(channel.scale) + f64::from(channel.bias)
                 };
-                let activated = |value: f64| if value < 0.0 { value * f64::from(channel.slope) } else { value };
+                let activated = |value: f64| {
+                    if value < 0.0 {
+                        value * f64::from(channel.slope)
+                    } else {
+                        value
+                    }
+                };
                 let begin = row.input.map(|line| line.at(ix));
                 let result = match (begin, row.pool) {
                     (None, _) => activated(residual),
@@ -146,8 +197,21 @@ fn plainly<A: Arithmetic>(case: &Case<A>, flip: u8) -> Vec<f64> {
 
 /// Returns the bytes, as they are meant.
 fn compare<A: Arithmetic>(kernels: &'static Kernels<A>, case: &Case<A>, bytes: bool) -> Vec<u8> {
-    let weight = |channel: usize, row: usize, at: usize| case.weights[(channel * case.rows + row) * case.run + at];
-    compare_packed(&Weights::pack_for(kernels, case.rows, case.run, &case.channels, case.zeros, weight), case, bytes)
+    let weight = |channel: usize, row: usize, at: usize| {
+        case.weights[(channel * case.rows + row) * case.run + at]
+    };
+    compare_packed(
+        &Weights::pack_for(
+            kernels,
+            case.rows,
+            case.run,
+            &case.channels,
+            case.zeros,
+            weight,
+        ),
+        case,
+        bytes,
+    )
 }
 
 fn compare_packed<A: Arithmetic>(weights: &Weights<A>, case: &Case<A>, bytes: bool) -> Vec<u8> {
@@ -160,8 +224,19 @@ fn compare_packed<A: Arithmetic>(weights: &Weights<A>, case: &Case<A>, bytes: bo
     });
     let expected = plainly(case, kernels.flip);
     let (mut values, mut rounded) = (vec![0.0; case.outputs], vec![kernels.flip; case.outputs]);
-    let mut output = if bytes { Output::Bytes(&mut rounded) } else { Output::Float(&mut values) };
-    convolve(weights, &case.input, case.row_step, residual, &mut output, &case.places.iter().copied());
+    let mut output = if bytes {
+        Output::Bytes(&mut rounded)
+    } else {
+        Output::Float(&mut values)
+    };
+    convolve(
+        weights,
+        &case.input,
+        case.row_step,
+        residual,
+        &mut output,
+        &case.places.iter().copied(),
+    );
     for (ix, expected) in expected.iter().enumerate() {
         if bytes {
             let found = f64::from(rounded[ix] ^ kernels.flip);
@@ -174,7 +249,12 @@ fn compare_packed<A: Arithmetic>(weights: &Weights<A>, case: &Case<A>, bytes: bo
             );
         } else {
             let off = (f64::from(values[ix]) - expected).abs();
-            assert!(off <= 1e-4 * (1.0 + expected.abs()), "{}: {} instead of {expected}", kernels.name, values[ix]);
+            assert!(
+                off <= 1e-4 * (1.0 + expected.abs()),
+                "{}: {} instead of {expected}",
+                kernels.name,
+                values[ix]
+            );
         }
     }
     rounded.iter().map(|byte| byte ^ kernels.flip).collect()
@@ -185,7 +265,10 @@ fn zero(numbers: &mut Numbers) -> u8 {
 }
 
 fn turn_over(case: &mut Case<Integer>, flip: u8) {
-    let added = case.residual.iter_mut().flat_map(|residual| &mut residual.values);
+    let added = case
+        .residual
+        .iter_mut()
+        .flat_map(|residual| &mut residual.values);
     for byte in case.input.iter_mut().chain(added) {
         *byte ^= flip;
     }
@@ -196,17 +279,26 @@ const WITH: [(bool, bool); 3] = [(false, false), (true, false), (false, true)];
 #[test]
 fn integers_are_added_up_as_by_hand_on_every_instruction_set() {
     let mut numbers = Numbers(1);
-    let sets: Vec<_> = own::integer().into_iter().chain([&portable::INTEGER]).collect();
+    let sets: Vec<_> = own::integer()
+        .into_iter()
+        .chain([&portable::INTEGER])
+        .collect();
     println!("{:?}", sets.iter().map(|set| set.name).collect::<Vec<_>>());
     for round in 0..120 {
-        // Full range, signed and unsigned: where a product or a sum of two could leave its 16 bits, it would here. With
-        // and without the weight that is further from 0 than any other.
+        // Full range, signed and unsigned: where a product or a sum of two could leave its 16 bits,
+        // it would here. With and without the weight that is further from 0 than any other.
         let least = if round % 4 < 2 { -127 } else { -128 };
-        let input = |numbers: &mut Numbers| [0, 127, 128, 255, numbers.next(256) as u8][numbers.next(5)];
-        let weight = |numbers: &mut Numbers| [least, 127, (numbers.next(255) as i16 - 127) as i8][numbers.next(3)];
+        let input =
+            |numbers: &mut Numbers| [0, 127, 128, 255, numbers.next(256) as u8][numbers.next(5)];
+        let weight = |numbers: &mut Numbers| {
+            [least, 127, (numbers.next(255) as i16 - 127) as i8][numbers.next(3)]
+        };
         let count = 1 + numbers.next(70);
         let mut case = case::<Integer>(&mut numbers, input, weight, WITH[round % 3], count);
-        case.zeros = Zeros { input: zero(&mut numbers), output: zero(&mut numbers) };
+        case.zeros = Zeros {
+            input: zero(&mut numbers),
+            output: zero(&mut numbers),
+        };
         let mut results = Vec::new();
         for kernels in &sets {
             // As the set keeps them; what is meant is turned over again by `value`.
@@ -214,7 +306,10 @@ fn integers_are_added_up_as_by_hand_on_every_instruction_set() {
             results.push(compare(kernels, &case, round % 2 == 0));
             turn_over(&mut case, kernels.flip);
         }
-        assert!(results.iter().all(|bytes| *bytes == results[0]), "two instruction sets round differently");
+        assert!(
+            results.iter().all(|bytes| *bytes == results[0]),
+            "two instruction sets round differently"
+        );
     }
 }
 
@@ -233,8 +328,8 @@ fn floats_are_added_up_as_by_hand_on_every_instruction_set() {
     }
 }
 
-/// The case made one with a kernel for each channel: a full convolution whose other weights are 0, one channel behind the
-/// other. Gives the columns.
+/// The case made one with a kernel for each channel: a full convolution whose other weights are 0,
+/// one channel behind the other. Gives the columns.
 fn one_kernel_each<A: Arithmetic>(
     case: &mut Case<A>,
     numbers: &mut Numbers,
@@ -245,20 +340,42 @@ fn one_kernel_each<A: Arithmetic>(
     case.run = columns * count;
     let own = |ix: usize| ix % count == ix / (case.rows * case.run);
     let weights = 0..count * case.rows * case.run;
-    case.weights = weights.map(|ix| if own(ix) { weight(numbers) } else { A::Weight::default() }).collect();
+    case.weights = weights
+        .map(|ix| {
+            if own(ix) {
+                weight(numbers)
+            } else {
+                A::Weight::default()
+            }
+        })
+        .collect();
     case.row_step += case.run;
-    let reach = case.places.iter().filter_map(|row| Some(row.input?.at(row.count) + 2 * case.row_step));
+    let reach = case
+        .places
+        .iter()
+        .filter_map(|row| Some(row.input?.at(row.count) + 2 * case.row_step));
     let length = reach.max().unwrap_or_default() * 2 + case.rows * case.row_step + case.run;
     case.input = (0..length).map(|_| input(numbers)).collect();
     columns
 }
 
-fn pack_each<A: Arithmetic>(kernels: &'static Kernels<A>, case: &Case<A>, columns: usize) -> Weights<A> {
+fn pack_each<A: Arithmetic>(
+    kernels: &'static Kernels<A>,
+    case: &Case<A>,
+    columns: usize,
+) -> Weights<A> {
     let count = case.channels.len();
     let weight = |channel: usize, row: usize, column: usize| {
         case.weights[(channel * case.rows + row) * case.run + column * count + channel]
     };
-    Weights::pack_depthwise_for(kernels, case.rows, columns, &case.channels, case.zeros, weight)
+    Weights::pack_depthwise_for(
+        kernels,
+        case.rows,
+        columns,
+        &case.channels,
+        case.zeros,
+        weight,
+    )
 }
 
 #[test]
@@ -282,68 +399,150 @@ fn integers_of_a_kernel_each_are_added_up_as_by_hand() {
     let mut numbers = Numbers(4);
     for round in 0..120 {
         let least = if round % 4 < 3 { -127 } else { -128 };
-        let input = |numbers: &mut Numbers| [0, 127, 128, 255, numbers.next(256) as u8][numbers.next(5)];
-        let weight = |numbers: &mut Numbers| [least, 127, (numbers.next(255) as i16 - 127) as i8][numbers.next(3)];
-        // Those that fill no vector, or have a weight with too many bits, are a full convolution, which takes groups.
+        let input =
+            |numbers: &mut Numbers| [0, 127, 128, 255, numbers.next(256) as u8][numbers.next(5)];
+        let weight = |numbers: &mut Numbers| {
+            [least, 127, (numbers.next(255) as i16 - 127) as i8][numbers.next(3)]
+        };
+        // Those that fill no vector, or have a weight with too many bits, are a full convolution,
+        // which takes groups.
         let count = 1 + numbers.next(40);
-        let count = if count < 16 || least == -128 { count.next_multiple_of(Integer::GROUP) } else { count };
+        let count = if count < 16 || least == -128 {
+            count.next_multiple_of(Integer::GROUP)
+        } else {
+            count
+        };
         let mut case = case::<Integer>(&mut numbers, input, weight, WITH[round % 3], count);
-        case.zeros = Zeros { input: zero(&mut numbers), output: zero(&mut numbers) };
+        case.zeros = Zeros {
+            input: zero(&mut numbers),
+            output: zero(&mut numbers),
+        };
         let columns = one_kernel_each(&mut case, &mut numbers, input, weight);
         let narrow = case.weights.iter().all(|weight| *weight > -128);
         let mut results = Vec::new();
         for kernels in own::integer().into_iter().chain([&portable::INTEGER]) {
             let weights = pack_each(kernels, &case, columns);
-            assert_eq!(weights.depthwise, narrow && count >= kernels.depthwise.lanes);
+            assert_eq!(
+                weights.depthwise,
+                narrow && count >= kernels.depthwise.lanes
+            );
             turn_over(&mut case, kernels.flip);
             results.push(compare_packed(&weights, &case, round % 2 == 0));
             turn_over(&mut case, kernels.flip);
         }
-        assert!(results.iter().all(|bytes| *bytes == results[0]), "two instruction sets round differently");
+        assert!(
+            results.iter().all(|bytes| *bytes == results[0]),
+            "two instruction sets round differently"
+        );
     }
 }
 
 #[test]
 fn planes_hold_one_channel_each() {
-    let channels = [Channel { scale: 1.0, bias: 0.0, slope: 1.0 }; 3];
-    let weights =
-        Weights::<Float>::pack(1, 2, &channels, Zeros::default(), |channel, _, at| (10 * channel + at) as f32);
+    let channels = [Channel {
+        scale: 1.0,
+        bias: 0.0,
+        slope: 1.0,
+    }; 3];
+    let weights = Weights::<Float>::pack(1, 2, &channels, Zeros::default(), |channel, _, at| {
+        (10 * channel + at) as f32
+    });
     let mut planes = vec![0.0; 6];
-    let row =
-        Row { count: 2, input: Some(Line { first: 0, step: 2 }), output: Line { first: 0, step: 1 }, ..Row::default() };
-    convolve(&weights, &[1.0, 2.0, 3.0, 4.0], 4, None, &mut Output::Planes(&mut planes, 2), &[row].into_iter());
+    let row = Row {
+        count: 2,
+        input: Some(Line { first: 0, step: 2 }),
+        output: Line { first: 0, step: 1 },
+        ..Row::default()
+    };
+    convolve(
+        &weights,
+        &[1.0, 2.0, 3.0, 4.0],
+        4,
+        None,
+        &mut Output::Planes(&mut planes, 2),
+        &[row].into_iter(),
+    );
     assert_eq!(planes, [2.0, 4.0, 32.0, 74.0, 62.0, 144.0]);
 }
 
 #[test]
 #[should_panic = "a convolution reaches beyond its input"]
 fn a_place_beyond_the_input_is_refused() {
-    let channel = [Channel { scale: 1.0, bias: 0.0, slope: 1.0 }];
+    let channel = [Channel {
+        scale: 1.0,
+        bias: 0.0,
+        slope: 1.0,
+    }];
     let weights = Weights::<Float>::pack(2, 3, &channel, Zeros::default(), |_, _, _| 1.0);
-    let row =
-        Row { count: 2, input: Some(Line { first: 0, step: 1 }), output: Line { first: 0, step: 1 }, ..Row::default() };
+    let row = Row {
+        count: 2,
+        input: Some(Line { first: 0, step: 1 }),
+        output: Line { first: 0, step: 1 },
+        ..Row::default()
+    };
     // The first place fits exactly, the second is one too far.
-    convolve(&weights, &[0.0; 8], 5, None, &mut Output::Float(&mut [0.0; 2]), &[row].into_iter());
+    convolve(
+        &weights,
+        &[0.0; 8],
+        5,
+        None,
+        &mut Output::Float(&mut [0.0; 2]),
+        &[row].into_iter(),
+    );
 }
 
 #[test]
 #[should_panic = "a convolution reaches beyond its output"]
 fn a_result_beyond_the_output_is_refused() {
-    let channels = vec![Channel { scale: 1.0, bias: 0.0, slope: 1.0 }; Float::kernels().full.lanes];
+    let channels = vec![
+        Channel {
+            scale: 1.0,
+            bias: 0.0,
+            slope: 1.0
+        };
+        Float::kernels().full.lanes
+    ];
     let weights = Weights::<Float>::pack(1, 1, &channels, Zeros::default(), |_, _, _| 1.0);
     let step = channels.len();
-    let row = Row { count: 2, input: Some(Line::default()), output: Line { first: 1, step }, ..Row::default() };
-    convolve(&weights, &[0.0; 8], 5, None, &mut Output::Float(&mut vec![0.0; 2 * step]), &[row].into_iter());
+    let row = Row {
+        count: 2,
+        input: Some(Line::default()),
+        output: Line { first: 1, step },
+        ..Row::default()
+    };
+    convolve(
+        &weights,
+        &[0.0; 8],
+        5,
+        None,
+        &mut Output::Float(&mut vec![0.0; 2 * step]),
+        &[row].into_iter(),
+    );
 }
 
 #[test]
 fn what_is_no_number_becomes_zero_as_a_byte() {
-    let channel = [Channel { scale: f32::NAN, bias: 0.0, slope: 1.0 }];
+    let channel = [Channel {
+        scale: f32::NAN,
+        bias: 0.0,
+        slope: 1.0,
+    }];
     for kernels in own::integer().into_iter().chain([&portable::INTEGER]) {
         let weights = Weights::pack_for(kernels, 1, 4, &channel, Zeros::default(), |_, _, _| 1);
-        let row = Row { count: 1, input: Some(Line::default()), ..Row::default() };
+        let row = Row {
+            count: 1,
+            input: Some(Line::default()),
+            ..Row::default()
+        };
         let mut bytes = [7];
-        convolve(&weights, &[1; 4], 4, None, &mut Output::Bytes(&mut bytes), &[row].into_iter());
+        convolve(
+            &weights,
+            &[1; 4],
+            4,
+            None,
+            &mut Output::Bytes(&mut bytes),
+            &[row].into_iter(),
+        );
         assert_eq!(bytes, [kernels.flip]);
     }
 }

@@ -64,7 +64,11 @@ lanes! {
 /// Which of sixteen channels from `first` on there are.
 #[inline(always)]
 fn there(channels: usize, first: usize) -> u16 {
-    if channels >= first + 16 { u16::MAX } else { (1 << (channels - first)) - 1 }
+    if channels >= first + 16 {
+        u16::MAX
+    } else {
+        (1 << (channels - first)) - 1
+    }
 }
 
 #[inline(always)]
@@ -87,7 +91,10 @@ unsafe fn value_512<const ACTIVATION: u8>(sum: __m512i, of: &Parameters<__m512>)
     unsafe {
         let value = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), of.scale);
         let value = _mm512_add_ps(value, of.bias);
-        _mm512_add_ps(activated_512::<ACTIVATION>(value, of), _mm512_set1_ps(of.half))
+        _mm512_add_ps(
+            activated_512::<ACTIVATION>(value, of),
+            _mm512_set1_ps(of.half),
+        )
     }
 }
 
@@ -96,9 +103,14 @@ unsafe fn put_512(values: &[__m512], to: *mut u8, channels: usize) {
     unsafe {
         for (vector, value) in values.iter().enumerate() {
             let first = 16 * vector;
-            // Of two the second, if either is no number; what is too large for 32 bits becomes the largest unsigned.
+            // Of two the second, if either is no number; what is too large for 32 bits becomes the
+            // largest unsigned.
             let whole = _mm512_cvttps_epi32(_mm512_max_ps(*value, _mm512_setzero_ps()));
-            _mm_mask_storeu_epi8(to.add(first).cast(), there(channels, first), _mm512_cvtusepi32_epi8(whole));
+            _mm_mask_storeu_epi8(
+                to.add(first).cast(),
+                there(channels, first),
+                _mm512_cvtusepi32_epi8(whole),
+            );
         }
     }
 }
@@ -146,7 +158,8 @@ lanes! {
 }
 
 lanes! {
-    /// Without dot products: bytes at even and odd places as 16-bit numbers, whose products never overflow.
+    /// Without dot products: bytes at even and odd places as 16-bit numbers, whose products never
+    /// overflow.
     Avx2Integer: Integer, 8, __m256i, __m256, [__m256i; 2], [__m256i; 2];
     start(at) _mm256_loadu_si256(at.cast());
     weights(at) {
@@ -212,7 +225,10 @@ unsafe fn value_256<const ACTIVATION: u8>(sum: __m256i, of: &Parameters<__m256>)
     unsafe {
         let value = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), of.scale);
         let value = _mm256_add_ps(value, of.bias);
-        _mm256_add_ps(activated_256::<ACTIVATION>(value, of), _mm256_set1_ps(of.half))
+        _mm256_add_ps(
+            activated_256::<ACTIVATION>(value, of),
+            _mm256_set1_ps(of.half),
+        )
     }
 }
 
@@ -223,11 +239,15 @@ unsafe fn put_256(values: &[__m256], to: *mut u8, channels: usize) {
         let whole = channels >= 8 * values.len();
         let begin = if whole { to } else { all.as_mut_ptr() };
         for (vector, value) in values.iter().enumerate() {
-            // Of two the second, if either is no number, which becomes the least of 32 bits, and that 0.
+            // Of two the second, if either is no number, which becomes the least of 32 bits, and
+            // that 0.
             let words = _mm256_cvttps_epi32(_mm256_min_ps(_mm256_set1_ps(255.0), *value));
             let halves = _mm256_packus_epi32(words, words);
             let bytes = _mm256_packus_epi16(halves, halves);
-            let eight = _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes));
+            let eight = _mm_unpacklo_epi32(
+                _mm256_castsi256_si128(bytes),
+                _mm256_extracti128_si256::<1>(bytes),
+            );
             _mm_storel_epi64(begin.add(8 * vector).cast(), eight);
         }
         if !whole {
@@ -260,9 +280,42 @@ kernels!(
     [8, 4, 1],
     [1, 2]
 );
-kernels!(avx2_float, "AVX2", 0, ["avx2,fma"], Avx2Float, [6, 4, 1], [1, 2], Avx2Float, [6, 4, 1], [1, 2]);
-kernels!(avx_vnni, "AVX-VNNI", 0, ["avx2,avxvnni"], AvxVnni, [6, 4, 1], [1, 2], Avx2Each, [4, 1], [1, 2]);
-kernels!(avx2_integer, "AVX2", 0, ["avx2"], Avx2Integer, [4, 2, 1], [1, 2], Avx2Each, [4, 1], [1, 2]);
+kernels!(
+    avx2_float,
+    "AVX2",
+    0,
+    ["avx2,fma"],
+    Avx2Float,
+    [6, 4, 1],
+    [1, 2],
+    Avx2Float,
+    [6, 4, 1],
+    [1, 2]
+);
+kernels!(
+    avx_vnni,
+    "AVX-VNNI",
+    0,
+    ["avx2,avxvnni"],
+    AvxVnni,
+    [6, 4, 1],
+    [1, 2],
+    Avx2Each,
+    [4, 1],
+    [1, 2]
+);
+kernels!(
+    avx2_integer,
+    "AVX2",
+    0,
+    ["avx2"],
+    Avx2Integer,
+    [4, 2, 1],
+    [1, 2],
+    Avx2Each,
+    [4, 1],
+    [1, 2]
+);
 
 fn has_avx512() -> bool {
     is_x86_feature_detected!("avx512f")
@@ -274,17 +327,30 @@ fn has_avx512() -> bool {
 /// All that this processor runs, the best first.
 pub(super) fn float() -> Vec<&'static Kernels<Float>> {
     let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-    let all = [(has_avx512(), &avx512_float::KERNELS), (avx2, &avx2_float::KERNELS)];
-    all.into_iter().filter_map(|(runs, kernels)| runs.then_some(kernels)).collect()
+    let all = [
+        (has_avx512(), &avx512_float::KERNELS),
+        (avx2, &avx2_float::KERNELS),
+    ];
+    all.into_iter()
+        .filter_map(|(runs, kernels)| runs.then_some(kernels))
+        .collect()
 }
 
 /// All that this processor runs, the best first.
 pub(super) fn integer() -> Vec<&'static Kernels<Integer>> {
     let avx2 = is_x86_feature_detected!("avx2");
     let all = [
-        (has_avx512() && is_x86_feature_detected!("avx512vnni"), &avx512_vnni::KERNELS),
-        (avx2 && is_x86_feature_detected!("avxvnni"), &avx_vnni::KERNELS),
+        (
+            has_avx512() && is_x86_feature_detected!("avx512vnni"),
+            &avx512_vnni::KERNELS,
+        ),
+        (
+            avx2 && is_x86_feature_detected!("avxvnni"),
+            &avx_vnni::KERNELS,
+        ),
         (avx2, &avx2_integer::KERNELS),
     ];
-    all.into_iter().filter_map(|(runs, kernels)| runs.then_some(kernels)).collect()
+    all.into_iter()
+        .filter_map(|(runs, kernels)| runs.then_some(kernels))
+        .collect()
 }

@@ -1,6 +1,7 @@
-//! Open-set identification, measured as ISO/IEC 19795-1 has it: how many enrolled people are missed (FNIR) where at most
-//! so many strangers get somebody's name (FPIR), by the number enrolled. Searches with the gallery and the lines that
-//! pictures are identified by; whose pictures they are, and how a picture becomes an embedding, is the caller's.
+//! Open-set identification, measured as ISO/IEC 19795-1 has it: how many enrolled people are missed
+//! (FNIR) where at most so many strangers get somebody's name (FPIR), by the number enrolled.
+//! Searches with the gallery and the lines that pictures are identified by; whose pictures they
+//! are, and how a picture becomes an embedding, is the caller's.
 
 use super::{Sample, splitmix};
 use crate::matching::{Caution, Matching, Outcome};
@@ -62,14 +63,15 @@ pub struct DetPoint {
     pub threshold: f32,
     /// The share of strangers' searches with a match (false-positive identification rate).
     pub fpir: f64,
-    /// The share of enrolled people's searches without their match at the first place (false-negative identification rate).
+    /// The share of enrolled people's searches without their match at the first place
+    /// (false-negative identification rate).
     pub fnir: f64,
 }
 
 impl Searches {
-    /// Draws so many of the people in `gallery`, enrols their pictures, and asks about every picture in `probes`; again for
-    /// each draw, the same ones each time. One draw is enough where everybody is enrolled. Below the quality
-    /// `known_from` nobody is known.
+    /// Draws so many of the people in `gallery`, enrols their pictures, and asks about every
+    /// picture in `probes`; again for each draw, the same ones each time. One draw is enough where
+    /// everybody is enrolled. Below the quality `known_from` nobody is known.
     pub fn of(
         gallery: &[Picture],
         probes: &[Picture],
@@ -93,14 +95,20 @@ impl Searches {
             drawn.sort_unstable();
             let is_enrolled = |person: u32| drawn.binary_search(&person).is_ok();
             let mut enrolled = Gallery::of(matching, dimension);
-            for (at, picture) in (0..).zip(gallery).filter(|(_, picture)| is_enrolled(picture.person)) {
+            for (at, picture) in (0..)
+                .zip(gallery)
+                .filter(|(_, picture)| is_enrolled(picture.person))
+            {
                 enrolled.push(picture.person.into(), at, picture.embedding)?;
             }
             pictures += enrolled.len();
             let lines = Caution::ALL.map(|caution| matching.lines(caution, enrolled.len()));
             for probe in probes {
-                let nearest =
-                    if probe.embedding.is_empty() { Vec::new() } else { enrolled.nearest(probe.embedding, 2)? };
+                let nearest = if probe.embedding.is_empty() {
+                    Vec::new()
+                } else {
+                    enrolled.nearest(probe.embedding, 2)?
+                };
                 let first = nearest.first();
                 searches.push(Search {
                     person: probe.person,
@@ -115,12 +123,24 @@ impl Searches {
             }
         }
         searches.sort_by(|a, b| a.distance.total_cmp(&b.distance));
-        Ok(Self { searches, galleries: draws, pictures: pictures / draws })
+        Ok(Self {
+            searches,
+            galleries: draws,
+            pictures: pictures / draws,
+        })
     }
 
     /// Those about some of the people.
     pub fn about(&self, of: impl Fn(u32) -> bool) -> Self {
-        Self { searches: self.searches.iter().filter(|search| of(search.person)).copied().collect(), ..*self }
+        Self {
+            searches: self
+                .searches
+                .iter()
+                .filter(|search| of(search.person))
+                .copied()
+                .collect(),
+            ..*self
+        }
     }
 
     /// How many galleries were drawn.
@@ -135,10 +155,15 @@ impl Searches {
 
     /// How many searches a gallery had, on average, for people in it (`true`) and for strangers.
     pub fn count(&self, enrolled: bool) -> usize {
-        self.searches.iter().filter(|search| search.enrolled == enrolled).count() / self.galleries
+        self.searches
+            .iter()
+            .filter(|search| search.enrolled == enrolled)
+            .count()
+            / self.galleries
     }
 
-    /// The highest threshold at which at most this share of strangers has a match; infinite if all may have one.
+    /// The highest threshold at which at most this share of strangers has a match; infinite if all
+    /// may have one.
     pub fn threshold(&self, fpir: f64, sample: &Sample) -> f32 {
         let strangers = || self.searches.iter().filter(|search| !search.enrolled);
         let total: f64 = strangers().map(|search| search.weight(sample)).sum();
@@ -154,13 +179,21 @@ impl Searches {
 
     /// The share of strangers with a match nearer than a threshold; no number without strangers.
     pub fn fpir(&self, threshold: f32, sample: &Sample) -> f64 {
-        self.share(sample, |search| !search.enrolled, |search| search.distance < threshold)
+        self.share(
+            sample,
+            |search| !search.enrolled,
+            |search| search.distance < threshold,
+        )
     }
 
-    /// The share of enrolled people's searches whose nearest is not them, or not nearer than a threshold; no number without
-    /// any.
+    /// The share of enrolled people's searches whose nearest is not them, or not nearer than a
+    /// threshold; no number without any.
     pub fn fnir(&self, threshold: f32, sample: &Sample) -> f64 {
-        1.0 - self.share(sample, |search| search.enrolled, |search| search.right && search.distance < threshold)
+        1.0 - self.share(
+            sample,
+            |search| search.enrolled,
+            |search| search.right && search.distance < threshold,
+        )
     }
 
     /// The share of enrolled people's searches whose nearest is them, however far.
@@ -173,8 +206,10 @@ impl Searches {
         let outcome = |search: &Search| search.outcomes[caution as usize];
         let named = |search: &Search| outcome(search) != Outcome::Unknown;
         let known = |search: &Search| outcome(search) == Outcome::Known;
-        let strangers = |has: &dyn Fn(&Search) -> bool| self.share(sample, |search| !search.enrolled, has);
-        let people = |has: &dyn Fn(&Search) -> bool| self.share(sample, |search| search.enrolled, has);
+        let strangers =
+            |has: &dyn Fn(&Search) -> bool| self.share(sample, |search| !search.enrolled, has);
+        let people =
+            |has: &dyn Fn(&Search) -> bool| self.share(sample, |search| search.enrolled, has);
         Outcomes {
             strangers_known: strangers(&known),
             strangers_named: strangers(&named),
@@ -186,16 +221,27 @@ impl Searches {
 
     /// The whole trade-off: a point where each further stranger gets a match.
     pub fn det(&self) -> Vec<DetPoint> {
-        let of = |enrolled: bool| self.searches.iter().filter(|search| search.enrolled == enrolled).count() as f64;
+        let of = |enrolled: bool| {
+            self.searches
+                .iter()
+                .filter(|search| search.enrolled == enrolled)
+                .count() as f64
+        };
         let (people, strangers) = (of(true), of(false));
         let (mut found, mut passed) = (0.0, 0.0);
         let mut points: Vec<DetPoint> = Vec::new();
         for search in &self.searches {
             if !search.enrolled && search.distance.is_finite() {
-                let point =
-                    DetPoint { threshold: search.distance, fpir: passed / strangers, fnir: 1.0 - found / people };
+                let point = DetPoint {
+                    threshold: search.distance,
+                    fpir: passed / strangers,
+                    fnir: 1.0 - found / people,
+                };
                 // Equal distances pass together or not at all.
-                if points.last().is_none_or(|last| last.threshold < point.threshold) {
+                if points
+                    .last()
+                    .is_none_or(|last| last.threshold < point.threshold)
+                {
                     points.push(point);
                 }
                 passed += 1.0;
@@ -203,11 +249,20 @@ impl Searches {
                 found += 1.0;
             }
         }
-        points.push(DetPoint { threshold: f32::INFINITY, fpir: passed / strangers, fnir: 1.0 - found / people });
+        points.push(DetPoint {
+            threshold: f32::INFINITY,
+            fpir: passed / strangers,
+            fnir: 1.0 - found / people,
+        });
         points
     }
 
-    fn share(&self, sample: &Sample, of: impl Fn(&Search) -> bool, has: impl Fn(&Search) -> bool) -> f64 {
+    fn share(
+        &self,
+        sample: &Sample,
+        of: impl Fn(&Search) -> bool,
+        has: impl Fn(&Search) -> bool,
+    ) -> f64 {
         let (mut hits, mut total) = (0.0, 0.0);
         for search in self.searches.iter().filter(|search| of(search)) {
             let weight = search.weight(sample);
@@ -245,19 +300,42 @@ mod tests {
     }
 
     fn picture(person: u32, place: &[f32; 2]) -> Picture<'_> {
-        Picture { person, embedding: place, quality: 1.0 }
+        Picture {
+            person,
+            embedding: place,
+            quality: 1.0,
+        }
     }
 
-    /// Two people are enrolled at 0 and 10. Of their four pictures one is found at 0.1, one at 0.45 and one not before 0.7;
-    /// one has no face. Of four strangers one is 0.2 from somebody, one 0.46, one 0.8 and one far away.
+    /// Two people are enrolled at 0 and 10. Of their four pictures one is found at 0.1, one at 0.45
+    /// and one not before 0.7; one has no face. Of four strangers one is 0.2 from somebody, one
+    /// 0.46, one 0.8 and one far away.
     fn searches(draw: [usize; 2]) -> Searches {
         let places = [[0.0, 1.0], [10.0, 1.0]];
-        let gallery: Vec<_> = (0..).zip(&places).map(|(person, place)| picture(person, place)).collect();
-        let asked = [(0, 0.1), (0, 0.45), (1, 9.3), (2, 0.2), (3, 10.46), (4, 9.2), (5, 50.0)];
+        let gallery: Vec<_> = (0..)
+            .zip(&places)
+            .map(|(person, place)| picture(person, place))
+            .collect();
+        let asked = [
+            (0, 0.1),
+            (0, 0.45),
+            (1, 9.3),
+            (2, 0.2),
+            (3, 10.46),
+            (4, 9.2),
+            (5, 50.0),
+        ];
         let places: Vec<_> = asked.iter().map(|(_, place)| [*place, 1.0]).collect();
-        let mut probes: Vec<_> =
-            asked.iter().zip(&places).map(|((person, _), place)| picture(*person, place)).collect();
-        probes.push(Picture { person: 1, embedding: &[], quality: 0.0 });
+        let mut probes: Vec<_> = asked
+            .iter()
+            .zip(&places)
+            .map(|((person, _), place)| picture(*person, place))
+            .collect();
+        probes.push(Picture {
+            person: 1,
+            embedding: &[],
+            quality: 0.0,
+        });
         Searches::of(&gallery, &probes, draw, &matching(), 0.5).unwrap()
     }
 
@@ -268,43 +346,92 @@ mod tests {
     #[test]
     fn missed_people_and_named_strangers_are_counted() {
         let searches = searches([2, 5]);
-        assert_eq!((searches.galleries(), searches.pictures()), (1, 2), "everybody is enrolled: one draw");
+        assert_eq!(
+            (searches.galleries(), searches.pictures()),
+            (1, 2),
+            "everybody is enrolled: one draw"
+        );
         assert_eq!((searches.count(true), searches.count(false)), (4, 4));
-        let at = |threshold| (searches.fpir(threshold, &all()), searches.fnir(threshold, &all()));
+        let at = |threshold| {
+            (
+                searches.fpir(threshold, &all()),
+                searches.fnir(threshold, &all()),
+            )
+        };
         assert_eq!(at(0.15), (0.0, 0.75));
         assert_eq!(at(0.5), (0.5, 0.5));
         assert_eq!(at(0.75), (0.5, 0.25));
-        assert_eq!(at(f32::INFINITY), (1.0, 0.25), "a picture without a face is missed at any threshold");
+        assert_eq!(
+            at(f32::INFINITY),
+            (1.0, 0.25),
+            "a picture without a face is missed at any threshold"
+        );
         assert_eq!(searches.rank_1(&all()), 0.75);
         let near = |a: f32, b: f32| (a - b).abs() < 1e-5;
-        assert!(near(searches.threshold(0.0, &all()), 0.2) && near(searches.threshold(0.25, &all()), 0.46));
-        assert!(near(searches.threshold(0.5, &all()), 0.8) && searches.threshold(1.0, &all()).is_infinite());
+        assert!(
+            near(searches.threshold(0.0, &all()), 0.2)
+                && near(searches.threshold(0.25, &all()), 0.46)
+        );
+        assert!(
+            near(searches.threshold(0.5, &all()), 0.8)
+                && searches.threshold(1.0, &all()).is_infinite()
+        );
     }
 
     #[test]
     fn outcomes_are_those_of_the_lines() {
         // Known below 0.4, unknown above 0.6.
-        let expected = Outcomes { strangers_known: 0.25, strangers_named: 0.5, known: 0.25, named: 0.5, mistaken: 0.0 };
-        assert_eq!(searches([2, 1]).outcomes(Caution::Balanced, &all()), expected);
+        let expected = Outcomes {
+            strangers_known: 0.25,
+            strangers_named: 0.5,
+            known: 0.25,
+            named: 0.5,
+            mistaken: 0.0,
+        };
+        assert_eq!(
+            searches([2, 1]).outcomes(Caution::Balanced, &all()),
+            expected
+        );
     }
 
     #[test]
     fn the_trade_off_has_a_point_for_each_stranger() {
-        let points: Vec<_> = searches([2, 1]).det().iter().map(|point| (point.fpir, point.fnir)).collect();
-        assert_eq!(points, [(0.0, 0.75), (0.25, 0.5), (0.5, 0.25), (0.75, 0.25), (1.0, 0.25)]);
+        let points: Vec<_> = searches([2, 1])
+            .det()
+            .iter()
+            .map(|point| (point.fpir, point.fnir))
+            .collect();
+        assert_eq!(
+            points,
+            [
+                (0.0, 0.75),
+                (0.25, 0.5),
+                (0.5, 0.25),
+                (0.75, 0.25),
+                (1.0, 0.25)
+            ]
+        );
     }
 
     #[test]
     fn a_person_drawn_twice_counts_twice_and_groups_are_apart() {
         let searches = searches([2, 1]);
         // Person 0 twice, person 1 never: nobody is missed at 0.5.
-        let sample = Sample { times: vec![2, 0, 1, 1, 3, 0] };
+        let sample = Sample {
+            times: vec![2, 0, 1, 1, 3, 0],
+        };
         assert_eq!(searches.fnir(0.5, &sample), 0.0);
         assert_eq!(searches.fpir(0.5, &sample), 0.4);
         let group = searches.about(|person| person == 1 || person > 3);
-        assert_eq!((group.fnir(0.75, &all()), group.fpir(0.75, &all())), (0.5, 0.0));
+        assert_eq!(
+            (group.fnir(0.75, &all()), group.fpir(0.75, &all())),
+            (0.5, 0.0)
+        );
         let found = estimate(6, |sample| searches.fnir(0.5, sample));
-        assert!(found.value == 0.5 && found.low == 0.0 && found.high == 1.0, "{found:?}");
+        assert!(
+            found.value == 0.5 && found.low == 0.0 && found.high == 1.0,
+            "{found:?}"
+        );
     }
 
     #[test]
@@ -313,6 +440,9 @@ mod tests {
         assert_eq!((searches.galleries(), searches.pictures()), (4, 1));
         assert_eq!((searches.count(true), searches.count(false)), (2, 6));
         let again = super::tests::searches([1, 4]);
-        assert_eq!(searches.searches, again.searches, "the draws are the same each time");
+        assert_eq!(
+            searches.searches, again.searches,
+            "the draws are the same each time"
+        );
     }
 }

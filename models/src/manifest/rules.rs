@@ -14,25 +14,53 @@ impl Manifest {
         rule(
             "id",
             &self.id,
-            !self.id.is_empty() && self.id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'),
+            !self.id.is_empty()
+                && self
+                    .id
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || c == '-'),
             "letters, digits and hyphens",
         )?;
-        rule("description", &self.description, !self.description.trim().is_empty(), "one line of text")?;
+        rule(
+            "description",
+            &self.description,
+            !self.description.trim().is_empty(),
+            "one line of text",
+        )?;
         for name in self.files() {
             if !self.sha256.contains_key(name) {
-                return Err(PackError::Unlisted { file: name.to_owned() });
+                return Err(PackError::Unlisted {
+                    file: name.to_owned(),
+                });
             }
         }
         for name in self.sha256.keys() {
-            let plain = Path::new(name).file_name().is_some_and(|file| file == name.as_str());
-            rule("a file name", name, plain, "a name inside the pack's folder, without a path")?;
+            let plain = Path::new(name)
+                .file_name()
+                .is_some_and(|file| file == name.as_str());
+            rule(
+                "a file name",
+                name,
+                plain,
+                "a name inside the pack's folder, without a path",
+            )?;
         }
         self.check_detector()?;
         let side = self.alignment.size;
-        rule("alignment.size", side, (16..=1024).contains(&side), "between 16 and 1024")?;
+        rule(
+            "alignment.size",
+            side,
+            (16..=1024).contains(&side),
+            "between 16 and 1024",
+        )?;
         let inside = |v: &f32| (0.0..=side as f32).contains(v);
         let template = &self.alignment.template;
-        rule("alignment.template", template, template.as_flattened().iter().all(inside), "five points on the chip")?;
+        rule(
+            "alignment.template",
+            template,
+            template.as_flattened().iter().all(inside),
+            "five points on the chip",
+        )?;
         self.check_recogniser()?;
         self.check_matching()
     }
@@ -42,16 +70,36 @@ impl Manifest {
         let size = |v: usize| (1..=10_000).contains(&v);
         match &self.detector {
             DetectorSpec::Mtcnn(spec) => {
-                rule("detector.min_face_px", spec.min_face_px, size(spec.min_face_px), "between 1 and 10000")?;
+                rule(
+                    "detector.min_face_px",
+                    spec.min_face_px,
+                    size(spec.min_face_px),
+                    "between 1 and 10000",
+                )?;
                 rule(
                     "detector.thresholds",
                     spec.thresholds,
                     spec.thresholds.into_iter().all(probability),
                     "three numbers between 0 and 1",
                 )?;
-                rule("detector.overlap", spec.overlap, probability(spec.overlap), "between 0 and 1")?;
-                rule("detector.sure", spec.sure, probability(spec.sure), "between 0 and 1")?;
-                rule("detector.upright", spec.upright, probability(spec.upright), "between 0 and 1")?;
+                rule(
+                    "detector.overlap",
+                    spec.overlap,
+                    probability(spec.overlap),
+                    "between 0 and 1",
+                )?;
+                rule(
+                    "detector.sure",
+                    spec.sure,
+                    probability(spec.sure),
+                    "between 0 and 1",
+                )?;
+                rule(
+                    "detector.upright",
+                    spec.upright,
+                    probability(spec.upright),
+                    "between 0 and 1",
+                )?;
                 rule(
                     "detector.pyramid_factor",
                     spec.pyramid_factor,
@@ -60,7 +108,12 @@ impl Manifest {
                 )
             }
             DetectorSpec::Yunet(spec) => {
-                rule("detector.min_face_px", spec.min_face_px, size(spec.min_face_px), "between 1 and 10000")?;
+                rule(
+                    "detector.min_face_px",
+                    spec.min_face_px,
+                    size(spec.min_face_px),
+                    "between 1 and 10000",
+                )?;
                 let fits = |side: &usize| *side > 0 && *side <= 4096 && side.is_multiple_of(32);
                 rule(
                     "detector.input",
@@ -74,9 +127,24 @@ impl Manifest {
                     probability(spec.score_threshold),
                     "between 0 and 1",
                 )?;
-                rule("detector.sure", spec.sure, probability(spec.sure), "between 0 and 1")?;
-                rule("detector.upright", spec.upright, probability(spec.upright), "between 0 and 1")?;
-                rule("detector.nms_iou", spec.nms_iou, probability(spec.nms_iou), "between 0 and 1")
+                rule(
+                    "detector.sure",
+                    spec.sure,
+                    probability(spec.sure),
+                    "between 0 and 1",
+                )?;
+                rule(
+                    "detector.upright",
+                    spec.upright,
+                    probability(spec.upright),
+                    "between 0 and 1",
+                )?;
+                rule(
+                    "detector.nms_iou",
+                    spec.nms_iou,
+                    probability(spec.nms_iou),
+                    "between 0 and 1",
+                )
             }
         }
     }
@@ -84,11 +152,27 @@ impl Manifest {
     fn check_recogniser(&self) -> Result<(), PackError> {
         let recogniser = &self.recogniser;
         let mean = recogniser.mean;
-        rule("recogniser.mean", mean, mean.iter().all(|v| v.is_finite()), "three finite numbers")?;
-        rule("recogniser.scale", recogniser.scale, recogniser.scale.is_finite() && recogniser.scale > 0.0, "above 0")?;
+        rule(
+            "recogniser.mean",
+            mean,
+            mean.iter().all(|v| v.is_finite()),
+            "three finite numbers",
+        )?;
+        rule(
+            "recogniser.scale",
+            recogniser.scale,
+            recogniser.scale.is_finite() && recogniser.scale > 0.0,
+            "above 0",
+        )?;
         let dimension = recogniser.dimension;
-        rule("recogniser.dimension", dimension, (2..=4096).contains(&dimension), "between 2 and 4096")?;
-        let each = [&recogniser.float32, &recogniser.float16, &recogniser.int8].map(Option::is_some);
+        rule(
+            "recogniser.dimension",
+            dimension,
+            (2..=4096).contains(&dimension),
+            "between 2 and 4096",
+        )?;
+        let each =
+            [&recogniser.float32, &recogniser.float16, &recogniser.int8].map(Option::is_some);
         rule(
             "recogniser",
             "a table with other files",
@@ -107,23 +191,50 @@ impl Manifest {
             let lengths_count = recogniser.normalise && self.matching.metric == Metric::Euclidean;
             let rest = "beside normalise = true and the metric euclidean: it says so by the length of an embedding";
             rule("recogniser.cohort", "there", lengths_count, rest)?;
-            rule("recogniser.cohort.typical", cohort.typical, cohort.typical.abs() <= 1.0, "between -1 and 1")?;
+            rule(
+                "recogniser.cohort.typical",
+                cohort.typical,
+                cohort.typical.abs() <= 1.0,
+                "between -1 and 1",
+            )?;
             let strength = cohort.strength;
-            rule("recogniser.cohort.strength", strength, strength > 0.0 && strength <= 20.0, "above 0, at most 20")?;
+            rule(
+                "recogniser.cohort.strength",
+                strength,
+                strength > 0.0 && strength <= 20.0,
+                "above 0, at most 20",
+            )?;
         }
-        for (key, reference) in
-            [("self_test.embedding", &self.self_test.embedding), ("self_test.mirrored", &self.self_test.mirrored)]
-        {
+        for (key, reference) in [
+            ("self_test.embedding", &self.self_test.embedding),
+            ("self_test.mirrored", &self.self_test.mirrored),
+        ] {
             let length = reference.len();
-            rule(key, format!("{length} numbers long"), length == dimension, "as long as recogniser.dimension")?;
+            rule(
+                key,
+                format!("{length} numbers long"),
+                length == dimension,
+                "as long as recogniser.dimension",
+            )?;
             let sound = crate::embed::check_embedding(reference, dimension).is_ok();
-            rule(key, "not a usable embedding", sound, "finite and not all zero")?;
+            rule(
+                key,
+                "not a usable embedding",
+                sound,
+                "finite and not all zero",
+            )?;
         }
         let tolerance = self.self_test.tolerance;
         let positive = |v: f32| v.is_finite() && v > 0.0;
-        rule("self_test.tolerance.float32", tolerance.float32, positive(tolerance.float32), "above 0")?;
-        let needed =
-            |precision, value: Option<f32>| recogniser.file(precision).is_none() || value.is_some_and(positive);
+        rule(
+            "self_test.tolerance.float32",
+            tolerance.float32,
+            positive(tolerance.float32),
+            "above 0",
+        )?;
+        let needed = |precision, value: Option<f32>| {
+            recogniser.file(precision).is_none() || value.is_some_and(positive)
+        };
         rule(
             "self_test.tolerance.float16",
             tolerance.float16,
@@ -141,7 +252,11 @@ impl Manifest {
     fn check_matching(&self) -> Result<(), PackError> {
         let matching = &self.matching;
         let not_negative = |v: f32| v.is_finite() && v >= 0.0;
-        let largest = if matching.metric == Metric::Cosine { 2.0 } else { f32::MAX };
+        let largest = if matching.metric == Metric::Cosine {
+            2.0
+        } else {
+            f32::MAX
+        };
         rule(
             "matching.threshold",
             matching.threshold,
@@ -155,12 +270,29 @@ impl Manifest {
             not_negative(below) && below < matching.threshold,
             "from 0 to below the threshold",
         )?;
-        rule("matching.band_above", matching.band_above, not_negative(matching.band_above), "0 or more")?;
-        rule("matching.min_margin", matching.min_margin, not_negative(matching.min_margin), "0 or more")?;
+        rule(
+            "matching.band_above",
+            matching.band_above,
+            not_negative(matching.band_above),
+            "0 or more",
+        )?;
+        rule(
+            "matching.min_margin",
+            matching.min_margin,
+            not_negative(matching.min_margin),
+            "0 or more",
+        )?;
         let linking = matching.linking_distance();
-        rule("matching.linking", linking, linking > 0.0 && linking <= largest, "above 0 (and at most 2 for cosine)")?;
+        rule(
+            "matching.linking",
+            linking,
+            linking > 0.0 && linking <= largest,
+            "above 0 (and at most 2 for cosine)",
+        )?;
         let points = &matching.curve;
-        let sound = points.iter().all(|(rate, distance)| *rate > 0.0 && *rate < 1.0 && *distance > 0.0);
+        let sound = points
+            .iter()
+            .all(|(rate, distance)| *rate > 0.0 && *rate < 1.0 && *distance > 0.0);
         let falls = points.is_sorted_by(|a, b| a.0 > b.0 && a.1 > b.1);
         rule(
             "matching.curve",
@@ -169,11 +301,36 @@ impl Manifest {
             "two or more points [false match rate, distance], both falling from point to point, rates below 1, all above 0",
         )?;
         let limits = &self.quality;
-        rule("quality.min_size_px", limits.min_size_px, not_negative(limits.min_size_px), "0 or more")?;
-        rule("quality.max_cut", limits.max_cut, limits.max_cut > 0.0 && limits.max_cut <= 1.0, "above 0, at most 1")?;
-        rule("quality.min_brightness", limits.min_brightness, not_negative(limits.min_brightness), "0 or more")?;
-        rule("quality.min_sharpness", limits.min_sharpness, not_negative(limits.min_sharpness), "0 or more")?;
-        rule("quality.max_yaw", limits.max_yaw, limits.max_yaw > 0.0, "above 0")?;
+        rule(
+            "quality.min_size_px",
+            limits.min_size_px,
+            not_negative(limits.min_size_px),
+            "0 or more",
+        )?;
+        rule(
+            "quality.max_cut",
+            limits.max_cut,
+            limits.max_cut > 0.0 && limits.max_cut <= 1.0,
+            "above 0, at most 1",
+        )?;
+        rule(
+            "quality.min_brightness",
+            limits.min_brightness,
+            not_negative(limits.min_brightness),
+            "0 or more",
+        )?;
+        rule(
+            "quality.min_sharpness",
+            limits.min_sharpness,
+            not_negative(limits.min_sharpness),
+            "0 or more",
+        )?;
+        rule(
+            "quality.max_yaw",
+            limits.max_yaw,
+            limits.max_yaw > 0.0,
+            "above 0",
+        )?;
         let curve = limits.known_again.as_ref();
         rule(
             "quality.known_again",
@@ -181,10 +338,28 @@ impl Manifest {
             curve.is_none_or(KnownAgain::is_curve),
             "as many shares from 0 to 1 as lengths, two at least, both rising",
         )?;
-        rule("quality.known_from", limits.known_from, (0.0..1.0).contains(&limits.known_from), "from 0 to below 1")
+        rule(
+            "quality.known_from",
+            limits.known_from,
+            (0.0..1.0).contains(&limits.known_from),
+            "from 0 to below 1",
+        )
     }
 }
 
-fn rule(key: &str, value: impl fmt::Debug, holds: bool, rule: &'static str) -> Result<(), PackError> {
-    if holds { Ok(()) } else { Err(PackError::Value { key: key.to_owned(), value: format!("{value:?}"), rule }) }
+fn rule(
+    key: &str,
+    value: impl fmt::Debug,
+    holds: bool,
+    rule: &'static str,
+) -> Result<(), PackError> {
+    if holds {
+        Ok(())
+    } else {
+        Err(PackError::Value {
+            key: key.to_owned(),
+            value: format!("{value:?}"),
+            rule,
+        })
+    }
 }

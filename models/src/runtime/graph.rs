@@ -1,12 +1,13 @@
-//! What an ONNX graph says, as the layers that our own operators can be: each convolution with what follows it. Takes
-//! plain convolutional networks, in float32 or quantised (per-channel signed weights, unsigned values, as pairs of
-//! QuantizeLinear and DequantizeLinear), also with a kernel for each channel, and in float32 with smaller layers doubled
-//! and added to larger ones; everything else it names and leaves to tract. Knows no shapes but those of
-//! constants; what is taken of each operator is said in the files below this one, what layers become is `lower`'s.
+//! What an ONNX graph says, as the layers that our own operators can be: each convolution with what
+//! follows it. Takes plain convolutional networks, in float32 or quantised (per-channel signed
+//! weights, unsigned values, as pairs of QuantizeLinear and DequantizeLinear), also with a kernel
+//! for each channel, and in float32 with smaller layers doubled and added to larger ones;
+//! everything else it names and leaves to tract. Knows no shapes but those of constants; what is
+//! taken of each operator is said in the files below this one, what layers become is `lower`'s.
 //!
-//! Where quantised values meet in a sum, the sum is made before rounding: the pair in between, which other runtimes
-//! need, is passed over. It is known by its zero point, which values behind a ReLU do not have, and by nothing but sums
-//! reading it.
+//! Where quantised values meet in a sum, the sum is made before rounding: the pair in between,
+//! which other runtimes need, is passed over. It is known by its zero point, which values behind a
+//! ReLU do not have, and by nothing but sums reading it.
 
 mod attributes;
 mod convolutions;
@@ -37,8 +38,8 @@ enum Value {
     Flat(usize),
     /// A layer's mean of each two by two pixels.
     Pooled(usize),
-    /// A layer, or with `true` its mean of each two by two pixels, with channels, rows and columns of zeros at its end.
-    /// Only a sum takes that.
+    /// A layer, or with `true` its mean of each two by two pixels, with channels, rows and columns
+    /// of zeros at its end. Only a sum takes that.
     Padded(usize, bool, [usize; 3]),
     /// A layer with each pixel two by two times. Only a sum takes that.
     Doubled(usize),
@@ -61,14 +62,24 @@ struct Reading<'a> {
 }
 
 /// The layers in the order they run in, with the outputs asked for marked in them.
-pub(super) fn read(graph: &GraphProto, outputs: &[&'static str]) -> Result<Vec<Layer>, Unsupported> {
+pub(super) fn read(
+    graph: &GraphProto,
+    outputs: &[&'static str],
+) -> Result<Vec<Layer>, Unsupported> {
     let mut uses: HashMap<&str, usize> = HashMap::new();
     let inputs = graph.node.iter().flat_map(|node| &node.input);
     for name in inputs.chain(graph.output.iter().map(|output| &output.name)) {
         *uses.entry(name).or_default() += 1;
     }
-    let mut reading = Reading { graph, values: HashMap::new(), uses, layers: Vec::new() };
-    reading.read().map_err(|(node, reason)| format!("{node}: {reason}"))?;
+    let mut reading = Reading {
+        graph,
+        values: HashMap::new(),
+        uses,
+        layers: Vec::new(),
+    };
+    reading
+        .read()
+        .map_err(|(node, reason)| format!("{node}: {reason}"))?;
     for name in outputs {
         let layer = match reading.values.get(name) {
             Some(Value::Layer(layer)) => Some((*layer, false)),
@@ -77,7 +88,10 @@ pub(super) fn read(graph: &GraphProto, outputs: &[&'static str]) -> Result<Vec<L
             _ => None,
         };
         let (layer, listed) = layer.ok_or_else(|| format!("the output {name} is not a layer"))?;
-        reading.layers[layer].output = Some(GraphOutput { name: (*name).to_owned(), listed });
+        reading.layers[layer].output = Some(GraphOutput {
+            name: (*name).to_owned(),
+            listed,
+        });
     }
     Ok(reading.layers)
 }
@@ -91,16 +105,36 @@ impl<'a> Reading<'a> {
                 return Err(unusable("it is made of texts".into()));
             }
             let resolver = data_resolver::FopenDataResolver;
-            let values = load_tensor(&resolver, tensor, None).map_err(|error| unusable(format!("{error:#}")))?;
-            self.define(&tensor.name, Value::Constant(Arc::new(values))).map_err(unusable)?;
+            let values = load_tensor(&resolver, tensor, None)
+                .map_err(|error| unusable(format!("{error:#}")))?;
+            self.define(&tensor.name, Value::Constant(Arc::new(values)))
+                .map_err(unusable)?;
         }
-        let inputs = self.graph.input.iter().filter(|input| !self.values.contains_key(input.name.as_str()));
+        let inputs = self
+            .graph
+            .input
+            .iter()
+            .filter(|input| !self.values.contains_key(input.name.as_str()));
         for input in inputs.collect::<Vec<_>>() {
-            let layer = self.push(Kind::Enter { multiply: [1.0; 3], add: [0.0; 3] }, 0, None);
-            self.define(&input.name, Value::Layer(layer)).map_err(|reason| (input.name.clone(), reason))?;
+            let layer = self.push(
+                Kind::Enter {
+                    multiply: [1.0; 3],
+                    add: [0.0; 3],
+                },
+                0,
+                None,
+            );
+            self.define(&input.name, Value::Layer(layer))
+                .map_err(|reason| (input.name.clone(), reason))?;
         }
         for node in &self.graph.node {
-            let name = || format!("{} {}", node.op_type, node.output.first().map_or("", String::as_str));
+            let name = || {
+                format!(
+                    "{} {}",
+                    node.op_type,
+                    node.output.first().map_or("", String::as_str)
+                )
+            };
             let [output] = node.output.as_slice() else {
                 return Err((name(), format!("it has {} outputs", node.output.len())));
             };
@@ -119,13 +153,25 @@ impl<'a> Reading<'a> {
     }
 
     fn push(&mut self, kind: Kind, input: usize, bytes: Option<Bytes>) -> usize {
-        self.layers.push(Layer { kind, input, bytes, output: None, shared: false });
+        self.layers.push(Layer {
+            kind,
+            input,
+            bytes,
+            output: None,
+            shared: false,
+        });
         self.layers.len() - 1
     }
 
     fn value(&self, node: &NodeProto, ix: usize) -> Result<Value, String> {
-        let name = node.input.get(ix).ok_or_else(|| format!("it has no input {ix}"))?;
-        self.values.get(name.as_str()).cloned().ok_or_else(|| format!("{name} is not known"))
+        let name = node
+            .input
+            .get(ix)
+            .ok_or_else(|| format!("it has no input {ix}"))?;
+        self.values
+            .get(name.as_str())
+            .cloned()
+            .ok_or_else(|| format!("{name} is not known"))
     }
 
     fn layer(&self, node: &NodeProto, ix: usize) -> Result<usize, String> {
@@ -135,7 +181,12 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn constant(&self, node: &NodeProto, ix: usize, otherwise: &str) -> Result<Arc<Tensor>, String> {
+    fn constant(
+        &self,
+        node: &NodeProto,
+        ix: usize,
+        otherwise: &str,
+    ) -> Result<Arc<Tensor>, String> {
         match self.value(node, ix)? {
             Value::Constant(tensor) => Ok(tensor),
             _ => Err(otherwise.to_owned()),
@@ -148,7 +199,11 @@ impl<'a> Reading<'a> {
             Value::Scaled(tensor, scales) => {
                 let values = whole_numbers(&tensor)?;
                 let each = (values.len() / scales.len().max(1)).max(1);
-                Ok(values.iter().enumerate().map(|(ix, value)| *value as f32 * scales[ix / each]).collect())
+                Ok(values
+                    .iter()
+                    .enumerate()
+                    .map(|(ix, value)| *value as f32 * scales[ix / each])
+                    .collect())
             }
             _ => Err(format!("its input {ix} is not constant")),
         }
@@ -199,12 +254,22 @@ fn require(holds: bool, what: &str) -> Result<(), String> {
 }
 
 fn floats(tensor: &Tensor) -> Result<Vec<f32>, String> {
-    let view = tensor.try_as_plain_ram().map_err(|error| format!("{error:#}"))?;
-    view.as_slice::<f32>().map(<[f32]>::to_vec).map_err(|error| format!("{error:#}"))
+    let view = tensor
+        .try_as_plain_ram()
+        .map_err(|error| format!("{error:#}"))?;
+    view.as_slice::<f32>()
+        .map(<[f32]>::to_vec)
+        .map_err(|error| format!("{error:#}"))
 }
 
 fn whole_numbers(tensor: &Tensor) -> Result<Vec<i64>, String> {
-    let cast = tensor.cast_to::<i64>().map_err(|error| format!("{error:#}"))?;
-    let view = cast.try_as_plain_ram().map_err(|error| format!("{error:#}"))?;
-    view.as_slice::<i64>().map(<[i64]>::to_vec).map_err(|error| format!("{error:#}"))
+    let cast = tensor
+        .cast_to::<i64>()
+        .map_err(|error| format!("{error:#}"))?;
+    let view = cast
+        .try_as_plain_ram()
+        .map_err(|error| format!("{error:#}"))?;
+    view.as_slice::<i64>()
+        .map(<[i64]>::to_vec)
+        .map_err(|error| format!("{error:#}"))
 }

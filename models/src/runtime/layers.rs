@@ -1,5 +1,5 @@
-//! The layers that an ONNX graph is read as and our own operators are made from: `graph` writes them down, `lower` wires
-//! them up. Knows neither ONNX nor shapes.
+//! The layers that an ONNX graph is read as and our own operators are made from: `graph` writes
+//! them down, `lower` wires them up. Knows neither ONNX nor shapes.
 
 use std::sync::Arc;
 
@@ -26,7 +26,8 @@ pub(super) struct Bytes {
 
 pub(super) struct GraphOutput {
     pub(super) name: String,
-    /// All pixels one behind the other, each with its channels; otherwise as the layer has it in ONNX.
+    /// All pixels one behind the other, each with its channels; otherwise as the layer has it in
+    /// ONNX.
     pub(super) listed: bool,
 }
 

@@ -1,5 +1,5 @@
-//! From the layers of a graph to our own operators, wired up as tract's model. Knows shapes; what the graph says is
-//! `graph`'s, what an operator does `operators`'.
+//! From the layers of a graph to our own operators, wired up as tract's model. Knows shapes; what
+//! the graph says is `graph`'s, what an operator does `operators`'.
 
 use std::sync::Arc;
 
@@ -9,10 +9,13 @@ use tract_onnx::tract_core::internal::*;
 use super::Pixels;
 use super::graph::{Unsupported, read};
 use super::layers::{Added, Bytes, ConvolutionLayer, GraphOutput, Kind, Layer, Order};
-use super::operators::{Chain, Convolution, Enter, EnterTable, LONGEST, Layout, MaxPool, Mean, ResidualLayer, Sum};
+use super::operators::{
+    Chain, Convolution, Enter, EnterTable, LONGEST, Layout, MaxPool, Mean, ResidualLayer, Sum,
+};
 use crate::direct::{Arithmetic, Channel, Float, Integer, Weights, Zeros};
 
-/// The graph over our operators, with the outputs in the order asked for. Sides given as None stay open.
+/// The graph over our operators, with the outputs in the order asked for. Sides given as None stay
+/// open.
 pub(super) fn lower(
     graph: &GraphProto,
     outputs: &[&'static str],
@@ -23,11 +26,15 @@ pub(super) fn lower(
 }
 
 /// The convolutions that would run in floating point, by name.
-pub(super) fn float_convolutions(graph: &GraphProto, outputs: &[&'static str]) -> Result<Vec<String>, Unsupported> {
+pub(super) fn float_convolutions(
+    graph: &GraphProto,
+    outputs: &[&'static str],
+) -> Result<Vec<String>, Unsupported> {
     let layers = read(graph, outputs)?;
     let float = layers.iter().filter_map(|layer| match &layer.kind {
         Kind::Convolution(convolution) => {
-            let integer = convolution.weight.scales.is_some() && layers[layer.input].bytes.is_some();
+            let integer =
+                convolution.weight.scales.is_some() && layers[layer.input].bytes.is_some();
             (!integer && !convolution.is_dense()).then(|| convolution.name.clone())
         }
         _ => None,
@@ -54,29 +61,41 @@ fn wire(
     let sides = names
         .iter()
         .zip([pictures, height, width, channels])
-        .map(|(name, side)| side.map_or_else(|| model.symbols.sym(name).to_dim(), |side| side.to_dim()));
+        .map(|(name, side)| {
+            side.map_or_else(|| model.symbols.sym(name).to_dim(), |side| side.to_dim())
+        });
     let fact = u8::fact(sides.collect::<TVec<_>>());
     let source = model.add_source("input", fact)?;
     let mut outlets: Vec<OutletId> = Vec::with_capacity(layers.len());
     let uses = uses(layers);
-    // The convolutions that each layer is the end of, with the input of the first, where exactly one other goes on.
-    let mut chains: Vec<Option<(OutletId, Vec<Convolution<Float>>)>> = Vec::with_capacity(layers.len());
+    // The convolutions that each layer is the end of, with the input of the first, where exactly
+    // one other goes on.
+    let mut chains: Vec<Option<(OutletId, Vec<Convolution<Float>>)>> =
+        Vec::with_capacity(layers.len());
     for (ix, layer) in layers.iter().enumerate() {
         let border = borders[ix];
         let input_border = borders[layer.input];
         let flip = Integer::kernels().flip;
         let name = format!("layer{ix}");
-        ensure!(ix == 0 || layers[layer.input].output.is_none(), "an output is used inside as well");
+        ensure!(
+            ix == 0 || layers[layer.input].output.is_none(),
+            "an output is used inside as well"
+        );
         let is_convolution = matches!(layer.kind, Kind::Convolution(_));
         ensure!(
             ix == 0 || is_convolution || !is_widened(&layers[layer.input]),
             "layer {ix} takes a picture's bytes and is no convolution"
         );
-        ensure!(layer.output.is_none() || is_convolution && layer.bytes.is_none(), "an output is no plain convolution");
+        ensure!(
+            layer.output.is_none() || is_convolution && layer.bytes.is_none(),
+            "an output is no plain convolution"
+        );
         let mut chain = None;
         let outlet = match &layer.kind {
             Kind::Enter { multiply, add } => {
-                let value = |plane: usize, pixel: usize| pixels.table[plane][pixel] * multiply[plane] + add[plane];
+                let value = |plane: usize, pixel: usize| {
+                    pixels.table[plane][pixel] * multiply[plane] + add[plane]
+                };
                 let table = match layer.bytes {
                     None => EnterTable::Float(Box::new(
                         [0, 1, 2].map(|plane| std::array::from_fn(|pixel| value(plane, pixel))),
@@ -86,11 +105,20 @@ fn wire(
                             (value(plane, pixel) / scale).round_ties_even() + f32::from(zero)
                         };
                         let byte = |plane: usize, pixel: usize| whole(plane, pixel) as u8 ^ flip;
-                        let table = [0, 1, 2].map(|plane| std::array::from_fn(|pixel| byte(plane, pixel)));
+                        let table =
+                            [0, 1, 2].map(|plane| std::array::from_fn(|pixel| byte(plane, pixel)));
                         EnterTable::Bytes(Box::new(table), zero ^ flip)
                     }
                 };
-                model.wire_node(name, Enter { border, table, reversed: pixels.reversed }, &[source])?
+                model.wire_node(
+                    name,
+                    Enter {
+                        border,
+                        table,
+                        reversed: pixels.reversed,
+                    },
+                    &[source],
+                )?
             }
             Kind::MaxPool { kernel, extra } => {
                 let same = layer.bytes.is_some() == layers[layer.input].bytes.is_some();
@@ -108,29 +136,62 @@ fn wire(
             Kind::Mean => {
                 ensure!(border == 0, "a mean is padded");
                 let input = &layers[layer.input];
-                let mean = Mean { border: input_border, scale: unit(input), flip, zero: zero(input) };
+                let mean = Mean {
+                    border: input_border,
+                    scale: unit(input),
+                    flip,
+                    zero: zero(input),
+                };
                 model.wire_node(name, mean, &[outlets[layer.input]])?
             }
             Kind::Sum { doubled } => {
-                ensure!(layers[*doubled].output.is_none(), "an output is used inside as well");
+                ensure!(
+                    layers[*doubled].output.is_none(),
+                    "an output is used inside as well"
+                );
                 let float = layers[layer.input].bytes.is_none() && layers[*doubled].bytes.is_none();
                 ensure!(float, "bytes are added in layer {ix}");
-                let sum = Sum { borders: [input_border, borders[*doubled]], result_border: border };
+                let sum = Sum {
+                    borders: [input_border, borders[*doubled]],
+                    result_border: border,
+                };
                 model.wire_node(name, sum, &[outlets[layer.input], outlets[*doubled]])?
             }
             Kind::Convolution(convolution) => {
-                ensure!(!convolution.sigmoid || layer.output.is_some(), "{}: a sigmoid inside", convolution.name);
+                ensure!(
+                    !convolution.sigmoid || layer.output.is_some(),
+                    "{}: a sigmoid inside",
+                    convolution.name
+                );
                 let mut inputs = tvec![outlets[layer.input]];
-                if let Some(Added { layer: residual, .. }) = convolution.residual {
-                    ensure!(layers[residual].output.is_none(), "an output is used inside as well");
-                    ensure!(residual < ix, "{}: what is added comes later", convolution.name);
-                    ensure!(!is_widened(&layers[residual]), "{}: a picture's bytes are added", convolution.name);
+                if let Some(Added {
+                    layer: residual, ..
+                }) = convolution.residual
+                {
+                    ensure!(
+                        layers[residual].output.is_none(),
+                        "an output is used inside as well"
+                    );
+                    ensure!(
+                        residual < ix,
+                        "{}: what is added comes later",
+                        convolution.name
+                    );
+                    ensure!(
+                        !is_widened(&layers[residual]),
+                        "{}: a picture's bytes are added",
+                        convolution.name
+                    );
                     ensure!(
                         layers[residual].bytes.is_some() == layers[layer.input].bytes.is_some(),
                         "{}: bytes are added to numbers",
                         convolution.name
                     );
-                    ensure!(zero(&layers[residual]) == 0, "{}: bytes with a zero point are added", convolution.name);
+                    ensure!(
+                        zero(&layers[residual]) == 0,
+                        "{}: bytes with a zero point are added",
+                        convolution.name
+                    );
                     inputs.push(outlets[residual]);
                 }
                 let fact = model.outlet_fact(inputs[0])?.clone();
@@ -141,14 +202,23 @@ fn wire(
                     (None, Some(_)) => Layout::Bytes(border),
                     (None, None) => Layout::Float(border),
                 };
-                let parts = Parts { convolution, layer, layers, borders: &borders, layout, fact: &fact };
+                let parts = Parts {
+                    convolution,
+                    layer,
+                    layers,
+                    borders: &borders,
+                    layout,
+                    fact: &fact,
+                };
                 if layers[layer.input].bytes.is_some() {
                     model.wire_node(name, parts.integer()?, &inputs)?
                 } else {
                     let operator = parts.float()?;
-                    let alone = inputs.len() == 1 && matches!(layout, Layout::Float(_) | Layout::Listed);
+                    let alone =
+                        inputs.len() == 1 && matches!(layout, Layout::Float(_) | Layout::Listed);
                     let before = chains[layer.input].take().filter(|_| alone);
-                    let (input, mut convolutions) = before.unwrap_or_else(|| (inputs[0], Vec::new()));
+                    let (input, mut convolutions) =
+                        before.unwrap_or_else(|| (inputs[0], Vec::new()));
                     convolutions.push(operator.clone());
                     if alone && uses[ix] == 1 && convolutions.len() < LONGEST {
                         chain = Some((input, convolutions.clone()));
@@ -162,14 +232,27 @@ fn wire(
             }
         };
         // Beyond what can be known, shapes are checked when the operators run.
-        let known = model.outlet_fact(outlet[0])?.shape.iter().filter_map(|side| side.to_i64().ok());
-        ensure!(known.min() > Some(0), "of the picture nothing is left in layer {ix}");
+        let known = model
+            .outlet_fact(outlet[0])?
+            .shape
+            .iter()
+            .filter_map(|side| side.to_i64().ok());
+        ensure!(
+            known.min() > Some(0),
+            "of the picture nothing is left in layer {ix}"
+        );
         outlets.push(outlet[0]);
         chains.push(chain);
     }
     let of = |name: &&'static str| {
-        let ix = layers.iter().position(|layer| layer.output.as_ref().is_some_and(|output| output.name == *name));
-        ix.map(|ix| outlets[ix]).ok_or_else(|| TractError::msg(format!("no output {name}")))
+        let ix = layers.iter().position(|layer| {
+            layer
+                .output
+                .as_ref()
+                .is_some_and(|output| output.name == *name)
+        });
+        ix.map(|ix| outlets[ix])
+            .ok_or_else(|| TractError::msg(format!("no output {name}")))
     };
     let outlets = outputs.iter().map(of).collect::<TractResult<Vec<_>>>()?;
     model.select_output_outlets(&outlets)?;
@@ -182,7 +265,10 @@ fn uses(layers: &[Layer]) -> Vec<usize> {
     for layer in layers.iter().skip(1) {
         uses[layer.input] += 1;
         match &layer.kind {
-            Kind::Convolution(convolution) => convolution.residual.iter().for_each(|added| uses[added.layer] += 1),
+            Kind::Convolution(convolution) => convolution
+                .residual
+                .iter()
+                .for_each(|added| uses[added.layer] += 1),
             Kind::Sum { doubled } => uses[*doubled] += 1,
             Kind::Enter { .. } | Kind::MaxPool { .. } | Kind::Mean => {}
         }
@@ -190,7 +276,8 @@ fn uses(layers: &[Layer]) -> Vec<usize> {
     uses
 }
 
-/// A picture's bytes have a channel of zeros that the graph does not know, and that only convolutions leave out.
+/// A picture's bytes have a channel of zeros that the graph does not know, and that only
+/// convolutions leave out.
 fn is_widened(layer: &Layer) -> bool {
     matches!(layer.kind, Kind::Enter { .. }) && layer.bytes.is_some()
 }
@@ -218,17 +305,33 @@ struct Parts<'a> {
 impl Parts<'_> {
     fn float(&self) -> TractResult<Convolution<Float>> {
         let weight = &self.convolution.weight;
-        ensure!(weight.scales.is_none(), "{}: its weights are integers, its input is not", self.convolution.name);
-        self.packed(weight.values.try_as_plain_ram()?.as_slice::<f32>()?, |_| 1.0)
+        ensure!(
+            weight.scales.is_none(),
+            "{}: its weights are integers, its input is not",
+            self.convolution.name
+        );
+        self.packed(weight.values.try_as_plain_ram()?.as_slice::<f32>()?, |_| {
+            1.0
+        })
     }
 
     fn integer(&self) -> TractResult<Convolution<Integer>> {
         let weight = &self.convolution.weight;
         let Some(scales) = &weight.scales else {
-            bail!("{}: its input is quantised, its weights are not", self.convolution.name)
+            bail!(
+                "{}: its input is quantised, its weights are not",
+                self.convolution.name
+            )
         };
         let input = unit(&self.layers[self.layer.input]);
-        let scale = |output: usize| input * scales.get(output).or_else(|| scales.first()).copied().unwrap_or(1.0);
+        let scale = |output: usize| {
+            input
+                * scales
+                    .get(output)
+                    .or_else(|| scales.first())
+                    .copied()
+                    .unwrap_or(1.0)
+        };
         self.packed(weight.values.try_as_plain_ram()?.as_slice::<i8>()?, scale)
     }
 
@@ -241,14 +344,24 @@ impl Parts<'_> {
         let name = &self.convolution.name;
         let order = self.convolution.weight.order;
         let stored = self.fact.shape[3].to_usize()?;
-        let channels = if is_widened(&self.layers[self.layer.input]) { 3 } else { stored };
+        let channels = if is_widened(&self.layers[self.layer.input]) {
+            3
+        } else {
+            stored
+        };
         let shape = self.convolution.weight.values.shape();
         let [rows, columns] = match *shape {
             [_, _, rows, columns] => [rows, columns],
             _ => {
-                let [rows, columns] = [self.fact.shape[1].to_usize()?, self.fact.shape[2].to_usize()?];
+                let [rows, columns] = [
+                    self.fact.shape[1].to_usize()?,
+                    self.fact.shape[2].to_usize()?,
+                ];
                 let border = 2 * self.borders[self.layer.input];
-                ensure!(rows > border && columns > border, "{name}: nothing inside the border");
+                ensure!(
+                    rows > border && columns > border,
+                    "{name}: nothing inside the border"
+                );
                 [rows - border, columns - border]
             }
         };
@@ -257,16 +370,31 @@ impl Parts<'_> {
             Order::Depthwise => shape[0],
             Order::Dense | Order::DenseByOutput => {
                 let length = shape[usize::from(order == Order::DenseByOutput)];
-                ensure!(length == rows * columns * channels, "{name}: {length} inputs for {rows}×{columns}×{channels}");
+                ensure!(
+                    length == rows * columns * channels,
+                    "{name}: {length} inputs for {rows}×{columns}×{channels}"
+                );
                 channels
             }
         };
-        ensure!(wanted == channels, "{name}: {channels} channels come in, not {wanted}");
-        ensure!(order != Order::Depthwise || channels == stored, "{name}: a picture's bytes have a kernel each");
+        ensure!(
+            wanted == channels,
+            "{name}: {channels} channels come in, not {wanted}"
+        );
+        ensure!(
+            order != Order::Depthwise || channels == stored,
+            "{name}: a picture's bytes have a kernel each"
+        );
         let run = columns * stored;
-        ensure!(run.is_multiple_of(A::GROUP), "{name}: {stored} channels do not fill groups");
+        ensure!(
+            run.is_multiple_of(A::GROUP),
+            "{name}: {stored} channels do not fill groups"
+        );
         // In integers 255 times 128 so often, as the sums may be on their way, stays below 2³¹.
-        ensure!(A::GROUP == 1 || rows * run <= 65_000, "{name}: its sums could overflow");
+        ensure!(
+            A::GROUP == 1 || rows * run <= 65_000,
+            "{name}: its sums could overflow"
+        );
         let outputs = self.convolution.bias.len();
         // The graph has each channel as a plane, and flattens it so.
         let weight = |output: usize, row: usize, column: usize, channel: usize| match order {
@@ -278,10 +406,14 @@ impl Parts<'_> {
             Order::Dense => weights[((channel * rows + row) * columns + column) * outputs + output],
         };
         self.assemble([rows, columns], scale, |of, zeros| match order {
-            Order::Depthwise => Weights::pack_depthwise(rows, columns, of, zeros, |channel, row, column| {
-                weight(channel, row, column, 0)
+            Order::Depthwise => {
+                Weights::pack_depthwise(rows, columns, of, zeros, |channel, row, column| {
+                    weight(channel, row, column, 0)
+                })
+            }
+            _ => Weights::pack(rows, run, of, zeros, |output, row, at| {
+                weight(output, row, at / stored, at % stored)
             }),
-            _ => Weights::pack(rows, run, of, zeros, |output, row, at| weight(output, row, at / stored, at % stored)),
         })
     }
 
@@ -293,20 +425,34 @@ impl Parts<'_> {
     ) -> TractResult<Convolution<A>> {
         let convolution = self.convolution;
         let unit = unit(self.layer);
-        let slope = |channel: usize| convolution.slopes.as_ref().map_or(1.0, |slopes| slopes[channel]);
+        let slope = |channel: usize| {
+            convolution
+                .slopes
+                .as_ref()
+                .map_or(1.0, |slopes| slopes[channel])
+        };
         let channel = |(channel, bias): (usize, &f32)| Channel {
             scale: scale(channel) / unit,
             bias: bias / unit,
             slope: slope(channel),
         };
         let channels: Vec<_> = convolution.bias.iter().enumerate().map(channel).collect();
-        let residual = convolution.residual.map(|Added { layer, pooled, zeros }| ResidualLayer {
-            border: self.borders[layer],
-            scale: self::unit(&self.layers[layer]) / unit,
-            pooled,
-            zeros,
-        });
-        let zeros = Zeros { input: zero(&self.layers[self.layer.input]), output: zero(self.layer) };
+        let residual = convolution.residual.map(
+            |Added {
+                 layer,
+                 pooled,
+                 zeros,
+             }| ResidualLayer {
+                border: self.borders[layer],
+                scale: self::unit(&self.layers[layer]) / unit,
+                pooled,
+                zeros,
+            },
+        );
+        let zeros = Zeros {
+            input: zero(&self.layers[self.layer.input]),
+            output: zero(self.layer),
+        };
         Ok(Convolution {
             weights: Arc::new(pack(&channels, zeros)),
             kernel,

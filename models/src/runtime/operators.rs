@@ -1,6 +1,6 @@
-//! Our own operators in tract's graphs: a network's layers as direct convolutions, their values as \[picture, row,
-//! column, channel\] with a border of zeros where the next layer pads. Knows shapes; what a layer is made from is
-//! `lower`'s, how it is added up is `direct`'s.
+//! Our own operators in tract's graphs: a network's layers as direct convolutions, their values as
+//! \[picture, row, column, channel\] with a border of zeros where the next layer pads. Knows
+//! shapes; what a layer is made from is `lower`'s, how it is added up is `direct`'s.
 
 mod chain;
 mod convolution;
@@ -33,9 +33,20 @@ struct Sides {
 
 impl Sides {
     fn of(tensor: &Tensor, border: usize) -> TractResult<Self> {
-        let &[pictures, rows, columns, channels] = tensor.shape() else { bail!("not four axes: {:?}", tensor.shape()) };
-        ensure!(rows > 2 * border && columns > 2 * border, "no pixels inside the border");
-        Ok(Self { pictures, rows: rows - 2 * border, columns: columns - 2 * border, channels, border })
+        let &[pictures, rows, columns, channels] = tensor.shape() else {
+            bail!("not four axes: {:?}", tensor.shape())
+        };
+        ensure!(
+            rows > 2 * border && columns > 2 * border,
+            "no pixels inside the border"
+        );
+        Ok(Self {
+            pictures,
+            rows: rows - 2 * border,
+            columns: columns - 2 * border,
+            channels,
+            border,
+        })
     }
 
     fn row_step(&self) -> usize {
@@ -52,12 +63,20 @@ impl Sides {
     }
 
     fn shape(&self) -> [usize; 4] {
-        [self.pictures, self.rows + 2 * self.border, self.columns + 2 * self.border, self.channels]
+        [
+            self.pictures,
+            self.rows + 2 * self.border,
+            self.columns + 2 * self.border,
+            self.channels,
+        ]
     }
 
     /// A value of these sides with a border of `blank`; `write` must write to all that is inside.
     fn made<T: Number>(&self, blank: T, write: impl FnOnce(&mut [T])) -> TractResult<Tensor> {
-        let numbers = self.shape().iter().try_fold(1_usize, |numbers, side| numbers.checked_mul(*side));
+        let numbers = self
+            .shape()
+            .iter()
+            .try_fold(1_usize, |numbers, side| numbers.checked_mul(*side));
         ensure!(
             numbers.is_some_and(|numbers| numbers <= MOST_NUMBERS),
             "a layer of {:?} numbers is too large",

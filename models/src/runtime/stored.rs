@@ -1,14 +1,17 @@
-//! A recogniser whose weights are stored once, as published: signed bytes in blocks, each block with a scale and a zero
-//! point. Makes the float32, float16 and int8 networks from them when a pack is loaded, as ONNX graphs, which `graph` and
-//! tract then read like any file's. Takes the chain of layers that `models/convert/sface.py` writes and nothing else: it
-//! knows no pictures, no plans and no packs.
+//! A recogniser whose weights are stored once, as published: signed bytes in blocks, each block
+//! with a scale and a zero point. Makes the float32, float16 and int8 networks from them when a
+//! pack is loaded, as ONNX graphs, which `graph` and tract then read like any file's. Takes the
+//! chain of layers that `models/convert/sface.py` writes and nothing else: it knows no pictures, no
+//! plans and no packs.
 
 use std::collections::HashMap;
 
 use tract_onnx::data_resolver::FopenDataResolver;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
-use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto};
+use tract_onnx::pb::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+};
 use tract_onnx::prelude::*;
 use tract_onnx::tensor::load_tensor;
 use tract_onnx::tract_core::internal::f16;
@@ -21,7 +24,8 @@ const IR_VERSION: i64 = 8;
 
 const OUTPUT: &str = "embedding";
 
-/// The largest weight in 8 bits; one more below zero is left out, as processors with narrow sums want it.
+/// The largest weight in 8 bits; one more below zero is left out, as processors with narrow sums
+/// want it.
 const LARGEST: f32 = 127.0;
 /// What pixels were multiplied by on their way to the network.
 const PIXEL: f32 = 1.0 / 128.0;
@@ -36,8 +40,9 @@ struct Recogniser {
     product: Product,
 }
 
-/// How the values behind a convolution fit into bytes: each channel multiplied by its factor, which what takes them in
-/// divides by again, then all divided by the scale. The factors make channels of small values as exact as others.
+/// How the values behind a convolution fit into bytes: each channel multiplied by its factor, which
+/// what takes them in divides by again, then all divided by the scale. The factors make channels of
+/// small values as exact as others.
 struct Fit {
     factors: Vec<f32>,
     scale: f32,
@@ -87,14 +92,28 @@ struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     fn new(graph: &'a GraphProto) -> Self {
-        let constants = graph.initializer.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
-        Self { nodes: &graph.node, constants, weights: HashMap::new() }
+        let constants = graph
+            .initializer
+            .iter()
+            .map(|tensor| (tensor.name.as_str(), tensor))
+            .collect();
+        Self {
+            nodes: &graph.node,
+            constants,
+            weights: HashMap::new(),
+        }
     }
 
     fn read(mut self) -> Result<Recogniser, String> {
-        let (mut convolutions, mut factors, mut product) = (Vec::<Convolution>::new(), Vec::new(), None);
+        let (mut convolutions, mut factors, mut product) =
+            (Vec::<Convolution>::new(), Vec::new(), None);
         for node in self.nodes {
-            let made = || node.output.first().map(String::as_str).ok_or("it has no output".to_owned());
+            let made = || {
+                node.output
+                    .first()
+                    .map(String::as_str)
+                    .ok_or("it has no output".to_owned())
+            };
             let mut read = || -> Result<(), String> {
                 match node.op_type.as_str() {
                     "DequantizeLinear" => {
@@ -104,21 +123,35 @@ impl<'a> Reading<'a> {
                     "Reshape" => {
                         let (weight, _) = self.weight(node, 0)?;
                         let shape = numbers::<i64>(self.constant(node, 1)?)?;
-                        let count = shape.iter().try_fold(1_i64, |count, side| count.checked_mul(*side));
+                        let count = shape
+                            .iter()
+                            .try_fold(1_i64, |count, side| count.checked_mul(*side));
                         require(count == Some(weight.len() as i64), "its shape does not fit")?;
                         self.weights.insert(made()?, (weight, shape));
                     }
                     "Conv" => {
                         let (weight, shape) = self.weight(node, 1)?;
                         let bias = self.floats(node, 2)?;
-                        require(shape.first() == Some(&(bias.len() as i64)), "its bias is not one for each channel")?;
+                        require(
+                            shape.first() == Some(&(bias.len() as i64)),
+                            "its bias is not one for each channel",
+                        )?;
                         let attributes = node.attribute.clone();
                         let fit = self.fit(convolutions.len(), bias.len())?;
-                        convolutions.push(Convolution { weight, shape, bias, slopes: Vec::new(), attributes, fit });
+                        convolutions.push(Convolution {
+                            weight,
+                            shape,
+                            bias,
+                            slopes: Vec::new(),
+                            attributes,
+                            fit,
+                        });
                     }
                     "PRelu" => {
                         let slopes = self.floats(node, 1)?;
-                        let last = convolutions.last_mut().filter(|last| last.bias.len() == slopes.len());
+                        let last = convolutions
+                            .last_mut()
+                            .filter(|last| last.bias.len() == slopes.len());
                         last.ok_or("it has not a slope for each channel")?.slopes = slopes;
                     }
                     "Mul" => factors = self.floats(node, 1)?,
@@ -126,25 +159,44 @@ impl<'a> Reading<'a> {
                     "Gemm" => {
                         let ((weight, _), bias) = (self.weight(node, 1)?, self.floats(node, 2)?);
                         let inputs = weight.len() / bias.len().max(1);
-                        require(inputs * bias.len() == weight.len(), "its bias is not one for each row")?;
-                        product = Some(Product { weight, inputs, bias });
+                        require(
+                            inputs * bias.len() == weight.len(),
+                            "its bias is not one for each row",
+                        )?;
+                        product = Some(Product {
+                            weight,
+                            inputs,
+                            bias,
+                        });
                     }
                     other => return Err(format!("{other} is not taken")),
                 }
                 Ok(())
             };
-            read().map_err(|reason| format!("{} {}: {reason}", node.op_type, node.output.join(" ")))?;
+            read().map_err(|reason| {
+                format!("{} {}: {reason}", node.op_type, node.output.join(" "))
+            })?;
         }
         let mut product = product.ok_or("it does not end in a product")?;
         product.scale(&factors)?;
-        let finished = convolutions.iter().all(|convolution| !convolution.slopes.is_empty());
+        let finished = convolutions
+            .iter()
+            .all(|convolution| !convolution.slopes.is_empty());
         require(finished, "a convolution has no PRelu behind it")?;
-        Ok(Recogniser { convolutions, product })
+        Ok(Recogniser {
+            convolutions,
+            product,
+        })
     }
 
     fn constant(&self, node: &NodeProto, ix: usize) -> Result<&'a TensorProto, String> {
-        let found = node.input.get(ix).and_then(|name| self.constants.get(name.as_str()));
-        found.copied().ok_or_else(|| format!("its input {ix} is not constant"))
+        let found = node
+            .input
+            .get(ix)
+            .and_then(|name| self.constants.get(name.as_str()));
+        found
+            .copied()
+            .ok_or_else(|| format!("its input {ix} is not constant"))
     }
 
     fn floats(&self, node: &NodeProto, ix: usize) -> Result<Vec<f32>, String> {
@@ -152,23 +204,45 @@ impl<'a> Reading<'a> {
     }
 
     fn weight(&mut self, node: &NodeProto, ix: usize) -> Result<(Vec<f32>, Vec<i64>), String> {
-        let found = node.input.get(ix).and_then(|name| self.weights.remove(name.as_str()));
+        let found = node
+            .input
+            .get(ix)
+            .and_then(|name| self.weights.remove(name.as_str()));
         found.ok_or_else(|| format!("its input {ix} was not made from blocks"))
     }
 
     /// What the file says of the values behind a convolution, if it does.
     fn fit(&self, convolution: usize, channels: usize) -> Result<Option<Fit>, String> {
-        let named =
-            ["factors", "scale", "zero"].map(|name| self.constants.get(&*format!("{name}{convolution}")).copied());
-        let [Some(factors), Some(scale), Some(zero)] = named else { return Ok(None) };
-        let (factors, scale, zero) = (numbers::<f32>(factors)?, numbers::<f32>(scale)?, numbers::<u8>(zero)?);
+        let named = ["factors", "scale", "zero"].map(|name| {
+            self.constants
+                .get(&*format!("{name}{convolution}"))
+                .copied()
+        });
+        let [Some(factors), Some(scale), Some(zero)] = named else {
+            return Ok(None);
+        };
+        let (factors, scale, zero) = (
+            numbers::<f32>(factors)?,
+            numbers::<f32>(scale)?,
+            numbers::<u8>(zero)?,
+        );
         let (&[scale], &[zero]) = (scale.as_slice(), zero.as_slice()) else {
             return Err("what it gives has not one scale and one zero point".into());
         };
         let positive = |value: &f32| value.is_finite() && *value > 0.0;
-        require(positive(&scale) && factors.iter().all(positive), "a scale or factor is not above zero")?;
-        require(factors.len() == channels, "it has not a factor for each channel")?;
-        Ok(Some(Fit { factors, scale, zero }))
+        require(
+            positive(&scale) && factors.iter().all(positive),
+            "a scale or factor is not above zero",
+        )?;
+        require(
+            factors.len() == channels,
+            "it has not a factor for each channel",
+        )?;
+        Ok(Some(Fit {
+            factors,
+            scale,
+            zero,
+        }))
     }
 
     /// Rows of numbers from rows of blocks: (byte − zero point) × scale.
@@ -177,18 +251,38 @@ impl<'a> Reading<'a> {
         let shape = stored.dims.clone();
         let [bytes, zero_points] = [stored, self.constant(node, 2)?].map(numbers::<i8>);
         let (bytes, scales, zero_points) = (bytes?, self.floats(node, 1)?, zero_points?);
-        let size = node.attribute.iter().find(|attribute| attribute.name == "block_size").map_or(0, |of| of.i);
-        let size = usize::try_from(size).ok().filter(|size| *size > 0).ok_or("it has no blocks")?;
-        let length = shape.last().and_then(|length| usize::try_from(*length).ok()).filter(|length| *length > 0);
+        let size = node
+            .attribute
+            .iter()
+            .find(|attribute| attribute.name == "block_size")
+            .map_or(0, |of| of.i);
+        let size = usize::try_from(size)
+            .ok()
+            .filter(|size| *size > 0)
+            .ok_or("it has no blocks")?;
+        let length = shape
+            .last()
+            .and_then(|length| usize::try_from(*length).ok())
+            .filter(|length| *length > 0);
         let length = length.ok_or("it has no rows")?;
         let blocks = length.div_ceil(size);
         let count = bytes.len() / length * blocks;
-        require(scales.len() == count && zero_points.len() == count, "it has not a scale for each block")?;
+        require(
+            scales.len() == count && zero_points.len() == count,
+            "it has not a scale for each block",
+        )?;
         let mut weight = Vec::with_capacity(bytes.len());
         for (row, bytes) in bytes.chunks_exact(length).enumerate() {
             for (block, bytes) in bytes.chunks(size).enumerate() {
-                let (scale, zero) = (scales[row * blocks + block], zero_points[row * blocks + block]);
-                weight.extend(bytes.iter().map(|byte| f32::from(i16::from(*byte) - i16::from(zero)) * scale));
+                let (scale, zero) = (
+                    scales[row * blocks + block],
+                    zero_points[row * blocks + block],
+                );
+                weight.extend(
+                    bytes
+                        .iter()
+                        .map(|byte| f32::from(i16::from(*byte) - i16::from(zero)) * scale),
+                );
             }
         }
         Ok((weight, shape))
@@ -199,8 +293,15 @@ impl Product {
     /// Takes in what its input was to be multiplied by, a factor for each channel.
     fn scale(&mut self, factors: &[f32]) -> Result<(), String> {
         let each = self.inputs / factors.len().max(1);
-        require(each > 0 && each * factors.len() == self.inputs, "not one factor for each channel before the product")?;
-        for (weights, factor) in self.weight.chunks_exact_mut(each).zip(factors.iter().cycle()) {
+        require(
+            each > 0 && each * factors.len() == self.inputs,
+            "not one factor for each channel before the product",
+        )?;
+        for (weights, factor) in self
+            .weight
+            .chunks_exact_mut(each)
+            .zip(factors.iter().cycle())
+        {
             weights.iter_mut().for_each(|weight| *weight *= factor);
         }
         Ok(())
@@ -220,7 +321,15 @@ impl Writing {
         if kind == DataType::Float16 {
             x = self.add("Cast", &[&x], vec![int("to", kind as i64)]);
         }
-        for Convolution { weight, shape, bias, slopes, attributes, .. } in &recogniser.convolutions {
+        for Convolution {
+            weight,
+            shape,
+            bias,
+            slopes,
+            attributes,
+            ..
+        } in &recogniser.convolutions
+        {
             let channels = bias.len() as i64;
             let weight = self.constant(shape, kind, weight);
             let bias = self.constant(&[channels], kind, bias);
@@ -232,39 +341,66 @@ impl Writing {
             x = self.add("Cast", &[&x], vec![int("to", DataType::Float as i64)]);
         }
         x = self.add("Flatten", &[&x], vec![int("axis", 1)]);
-        let Product { weight, inputs, bias } = &recogniser.product;
+        let Product {
+            weight,
+            inputs,
+            bias,
+        } = &recogniser.product;
         let outputs = bias.len() as i64;
         let weight = self.constant(&[outputs, *inputs as i64], DataType::Float, weight);
         let bias = self.constant(&[outputs], DataType::Float, bias);
-        self.node("Gemm", &[&x, &weight, &bias], OUTPUT, vec![int("transB", 1)]);
+        self.node(
+            "Gemm",
+            &[&x, &weight, &bias],
+            OUTPUT,
+            vec![int("transB", 1)],
+        );
     }
 
-    /// Pairs of QuantizeLinear and DequantizeLinear between the layers, weights with a scale for each row.
+    /// Pairs of QuantizeLinear and DequantizeLinear between the layers, weights with a scale for
+    /// each row.
     fn bytes(&mut self, recogniser: &Recogniser) -> Result<(), String> {
-        let [factor, shift] = [1.0 / PIXEL, -PIXEL_SHIFT].map(|value| self.constant(&[], DataType::Float, &[value]));
+        let [factor, shift] =
+            [1.0 / PIXEL, -PIXEL_SHIFT].map(|value| self.constant(&[], DataType::Float, &[value]));
         let mut x = self.add("Mul", &["input", &factor], Vec::new());
         x = self.add("Add", &[&x, &shift], Vec::new());
         x = self.pair(&x, 1.0, PIXEL_ZERO);
         let mut before: Option<&Fit> = None;
-        for Convolution { weight, shape, bias, slopes, attributes, fit } in &recogniser.convolutions {
+        for Convolution {
+            weight,
+            shape,
+            bias,
+            slopes,
+            attributes,
+            fit,
+        } in &recogniser.convolutions
+        {
             let fit = fit.as_ref().ok_or("it has no ranges for int8")?;
             let row = weight.len() / bias.len();
             let each = row / shape.get(1).map_or(1, |inputs| *inputs as usize).max(1);
-            let depthwise = attributes.iter().any(|attribute| attribute.name == "group" && attribute.i != 1);
+            let depthwise = attributes
+                .iter()
+                .any(|attribute| attribute.name == "group" && attribute.i != 1);
             let came_with = |channel: usize, at: usize| match before {
                 None => 1.0 / PIXEL,
                 Some(before) if depthwise => before.factors[channel],
                 Some(before) => before.factors[at / each],
             };
-            let fits =
-                before.is_none_or(|before| before.factors.len() == if depthwise { bias.len() } else { row / each });
+            let fits = before.is_none_or(|before| {
+                before.factors.len() == if depthwise { bias.len() } else { row / each }
+            });
             require(fits, "its channels are not those of the layer before")?;
             let scaled = weight.iter().enumerate();
-            let scaled = scaled.map(|(ix, weight)| weight * fit.factors[ix / row] / came_with(ix / row, ix % row));
+            let scaled = scaled
+                .map(|(ix, weight)| weight * fit.factors[ix / row] / came_with(ix / row, ix % row));
             let (weights, sums) = self.rows(shape, &scaled.collect::<Vec<_>>());
             let bias = bias.iter().enumerate().map(|(channel, bias)| {
                 // The first layer's padding and pixels are told from another middle.
-                let shift = if before.is_none() { PIXEL_SHIFT * sums[channel] } else { 0.0 };
+                let shift = if before.is_none() {
+                    PIXEL_SHIFT * sums[channel]
+                } else {
+                    0.0
+                };
                 bias * fit.factors[channel] + shift
             });
             let channels = slopes.len() as i64;
@@ -275,35 +411,67 @@ impl Writing {
             x = self.pair(&x, fit.scale, fit.zero);
             before = Some(fit);
         }
-        let Product { weight, inputs, bias } = &recogniser.product;
+        let Product {
+            weight,
+            inputs,
+            bias,
+        } = &recogniser.product;
         let factors = before.map_or(&[1.0][..], |before| &before.factors);
         let each = inputs / factors.len();
-        let scaled = weight.iter().enumerate().map(|(ix, weight)| weight / factors[ix % inputs / each]);
+        let scaled = weight
+            .iter()
+            .enumerate()
+            .map(|(ix, weight)| weight / factors[ix % inputs / each]);
         x = self.add("Flatten", &[&x], vec![int("axis", 1)]);
         let outputs = bias.len() as i64;
         let (weights, _) = self.rows(&[outputs, *inputs as i64], &scaled.collect::<Vec<_>>());
         let bias = self.constant(&[outputs], DataType::Float, bias);
-        self.node("Gemm", &[&x, &weights, &bias], OUTPUT, vec![int("transB", 1)]);
+        self.node(
+            "Gemm",
+            &[&x, &weights, &bias],
+            OUTPUT,
+            vec![int("transB", 1)],
+        );
         Ok(())
     }
 
-    /// Weights in signed bytes with a scale for each row; and what the numbers of each row add up to.
+    /// Weights in signed bytes with a scale for each row; and what the numbers of each row add up
+    /// to.
     fn rows(&mut self, shape: &[i64], weights: &[f32]) -> (String, Vec<f32>) {
         let rows = shape[0] as usize;
-        let (mut bytes, mut scales, mut sums) = (Vec::with_capacity(weights.len()), Vec::new(), Vec::new());
+        let (mut bytes, mut scales, mut sums) =
+            (Vec::with_capacity(weights.len()), Vec::new(), Vec::new());
         for row in weights.chunks_exact(weights.len() / rows) {
-            let largest = row.iter().fold(0.0_f32, |most, weight| most.max(weight.abs()));
+            let largest = row
+                .iter()
+                .fold(0.0_f32, |most, weight| most.max(weight.abs()));
             let scale = (largest / LARGEST).max(f32::MIN_POSITIVE);
             let first = bytes.len();
-            bytes.extend(row.iter().map(|weight| (weight / scale).round().clamp(-LARGEST, LARGEST) as i8));
-            sums.push(scale * bytes[first..].iter().map(|byte| f32::from(*byte)).sum::<f32>());
+            bytes.extend(
+                row.iter()
+                    .map(|weight| (weight / scale).round().clamp(-LARGEST, LARGEST) as i8),
+            );
+            sums.push(
+                scale
+                    * bytes[first..]
+                        .iter()
+                        .map(|byte| f32::from(*byte))
+                        .sum::<f32>(),
+            );
             scales.push(scale);
         }
         let bytes = bytes.into_iter().map(i8::cast_unsigned).collect();
         let bytes = self.tensor(shape, DataType::Int8, bytes);
         let scales = self.constant(&[rows as i64], DataType::Float, &scales);
         let zeros = self.tensor(&[rows as i64], DataType::Int8, vec![0; rows]);
-        (self.add("DequantizeLinear", &[&bytes, &scales, &zeros], vec![int("axis", 0)]), sums)
+        (
+            self.add(
+                "DequantizeLinear",
+                &[&bytes, &scales, &zeros],
+                vec![int("axis", 0)],
+            ),
+            sums,
+        )
     }
 
     fn pair(&mut self, x: &str, scale: f32, zero: u8) -> String {
@@ -316,8 +484,14 @@ impl Writing {
     /// A tensor of these values in a floating-point type.
     fn constant(&mut self, shape: &[i64], kind: DataType, values: &[f32]) -> String {
         let raw_data = match kind {
-            DataType::Float16 => values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect(),
-            _ => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            DataType::Float16 => values
+                .iter()
+                .flat_map(|value| f16::from_f32(*value).to_le_bytes())
+                .collect(),
+            _ => values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect(),
         };
         self.tensor(shape, kind, raw_data)
     }
@@ -342,7 +516,13 @@ impl Writing {
         name
     }
 
-    fn node(&mut self, operator: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>) {
+    fn node(
+        &mut self,
+        operator: &str,
+        inputs: &[&str],
+        output: &str,
+        attribute: Vec<AttributeProto>,
+    ) {
         self.graph.node.push(NodeProto {
             name: output.to_owned(),
             op_type: operator.to_owned(),
@@ -356,18 +536,30 @@ impl Writing {
     /// With the inputs and outputs of the stored graph.
     fn model(self, stored: &GraphProto) -> ModelProto {
         let (input, output) = (stored.input.clone(), stored.output.clone());
-        let opset = OperatorSetIdProto { version: OPSET, ..OperatorSetIdProto::default() };
+        let opset = OperatorSetIdProto {
+            version: OPSET,
+            ..OperatorSetIdProto::default()
+        };
         ModelProto {
             ir_version: IR_VERSION,
             opset_import: vec![opset],
-            graph: Some(GraphProto { input, output, ..self.graph }),
+            graph: Some(GraphProto {
+                input,
+                output,
+                ..self.graph
+            }),
             ..ModelProto::default()
         }
     }
 }
 
 fn int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto { name: name.to_owned(), r#type: AttributeType::Int as i32, i: value, ..AttributeProto::default() }
+    AttributeProto {
+        name: name.to_owned(),
+        r#type: AttributeType::Int as i32,
+        i: value,
+        ..AttributeProto::default()
+    }
 }
 
 fn require(holds: bool, what: &str) -> Result<(), String> {
@@ -378,7 +570,10 @@ fn require(holds: bool, what: &str) -> Result<(), String> {
 fn numbers<T: Datum + Copy>(tensor: &TensorProto) -> Result<Vec<T>, String> {
     let said = |error: TractError| format!("{}: {error:#}", tensor.name);
     // Reading bytes as texts, tract would panic.
-    require(tensor.data_type != DataType::String as i32, "a constant is made of texts")?;
+    require(
+        tensor.data_type != DataType::String as i32,
+        "a constant is made of texts",
+    )?;
     let tensor = load_tensor(&FopenDataResolver, tensor, None).map_err(said)?;
     let view = tensor.try_as_plain_ram().map_err(said)?;
     view.as_slice::<T>().map(<[T]>::to_vec).map_err(said)
@@ -390,7 +585,11 @@ mod tests {
 
     fn stored() -> GraphProto {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/packs/sface/recogniser.onnx");
-        tract_onnx::onnx().proto_model_for_path(file).unwrap().graph.unwrap()
+        tract_onnx::onnx()
+            .proto_model_for_path(file)
+            .unwrap()
+            .graph
+            .unwrap()
     }
 
     fn refusal(change: impl FnOnce(&mut GraphProto), precision: Precision) -> String {
@@ -400,12 +599,19 @@ mod tests {
     }
 
     fn constant<'a>(graph: &'a mut GraphProto, name: &str) -> &'a mut TensorProto {
-        graph.initializer.iter_mut().find(|tensor| tensor.name == name).unwrap()
+        graph
+            .initializer
+            .iter_mut()
+            .find(|tensor| tensor.name == name)
+            .unwrap()
     }
 
     #[test]
     fn int8_needs_a_factor_for_each_channel() {
-        let message = refusal(|graph| constant(graph, "factors3").name = "other".into(), Precision::Int8);
+        let message = refusal(
+            |graph| constant(graph, "factors3").name = "other".into(),
+            Precision::Int8,
+        );
         assert!(message.contains("no ranges for int8"), "{message}");
         let few = |graph: &mut GraphProto| {
             let factors = constant(graph, "factors3");
@@ -421,27 +627,53 @@ mod tests {
 
     #[test]
     fn other_layers_and_unfit_blocks_are_named() {
-        let message = refusal(|graph| graph.node[2].op_type = "Relu".into(), Precision::Float32);
-        assert!(message.starts_with("Relu conv2: Relu is not taken"), "{message}");
-        let unblocked = |graph: &mut GraphProto| graph.node[0].attribute.retain(|of| of.name != "block_size");
+        let message = refusal(
+            |graph| graph.node[2].op_type = "Relu".into(),
+            Precision::Float32,
+        );
+        assert!(
+            message.starts_with("Relu conv2: Relu is not taken"),
+            "{message}"
+        );
+        let unblocked =
+            |graph: &mut GraphProto| graph.node[0].attribute.retain(|of| of.name != "block_size");
         let message = refusal(unblocked, Precision::Float32);
         assert!(message.contains("it has no blocks"), "{message}");
-        let message = refusal(|graph| graph.node.retain(|node| node.op_type != "Mul"), Precision::Float32);
-        assert!(message.contains("one factor for each channel before the product"), "{message}");
-        let message = refusal(|graph| graph.node.retain(|node| node.op_type != "Gemm"), Precision::Float32);
+        let message = refusal(
+            |graph| graph.node.retain(|node| node.op_type != "Mul"),
+            Precision::Float32,
+        );
+        assert!(
+            message.contains("one factor for each channel before the product"),
+            "{message}"
+        );
+        let message = refusal(
+            |graph| graph.node.retain(|node| node.op_type != "Gemm"),
+            Precision::Float32,
+        );
         assert!(message.contains("does not end in a product"), "{message}");
     }
 
     #[test]
     fn int8_weights_use_127_steps_to_each_side_in_every_row() {
         let model = network(&stored(), Precision::Int8).unwrap();
-        let bytes = |tensor: &&TensorProto| tensor.data_type == DataType::Int8 as i32 && tensor.dims.len() > 1;
+        let bytes = |tensor: &&TensorProto| {
+            tensor.data_type == DataType::Int8 as i32 && tensor.dims.len() > 1
+        };
         let graph = model.graph.unwrap();
         let weights: Vec<_> = graph.initializer.iter().filter(bytes).collect();
         assert_eq!(weights.len(), 28);
         for tensor in weights {
-            for row in tensor.raw_data.chunks_exact(tensor.raw_data.len() / tensor.dims[0] as usize) {
-                assert_eq!(row.iter().map(|byte| byte.cast_signed().unsigned_abs()).max(), Some(127));
+            for row in tensor
+                .raw_data
+                .chunks_exact(tensor.raw_data.len() / tensor.dims[0] as usize)
+            {
+                assert_eq!(
+                    row.iter()
+                        .map(|byte| byte.cast_signed().unsigned_abs())
+                        .max(),
+                    Some(127)
+                );
             }
         }
     }

@@ -20,19 +20,31 @@ fn measure(vision: &Vision, metric: Metric, folder: &Path) -> Pairs {
             let picture = read(&folder.join(file));
             // Whom the file is named after is in the middle.
             let off_centre = |face: &Face| {
-                let Bounds { left, top, right, bottom } = face.bounds;
+                let Bounds {
+                    left,
+                    top,
+                    right,
+                    bottom,
+                } = face.bounds;
                 (left + right - picture.width as f32).hypot(top + bottom - picture.height as f32)
             };
             let faces = analyse(vision, &picture).faces.into_iter();
-            faces.min_by(|a, b| off_centre(a).total_cmp(&off_centre(b))).map(|face| face.embedding)
+            faces
+                .min_by(|a, b| off_centre(a).total_cmp(&off_centre(b)))
+                .map(|face| face.embedding)
         };
         seen.entry(file.to_owned()).or_insert_with(make).clone()
     };
     let pair = |line: &str| {
         let [a, b, same] = line.split(',').collect::<Vec<_>>().try_into().unwrap();
         // A picture without a face is a pair nobody can match.
-        let distance = embed(a).zip(embed(b)).map_or(f32::INFINITY, |(a, b)| metric.distance(&a, &b));
-        Pair { distance, people: [0, u32::from(same != "1")] }
+        let distance = embed(a)
+            .zip(embed(b))
+            .map_or(f32::INFINITY, |(a, b)| metric.distance(&a, &b));
+        Pair {
+            distance,
+            people: [0, u32::from(same != "1")],
+        }
     };
     let pairs: Vec<Pair> = list.lines().skip(1).step_by(5).map(pair).collect();
     assert_eq!(pairs.len(), 200);
@@ -41,10 +53,13 @@ fn measure(vision: &Vision, metric: Metric, folder: &Path) -> Pairs {
 
 #[test]
 fn the_bundled_pack_tells_labelled_pairs_apart_and_int8_loses_little() {
-    let Some(folder) = shared("accuracy test", "faces/lfw-dev") else { return };
+    let Some(folder) = shared("accuracy test", "faces/lfw-dev") else {
+        return;
+    };
     let threshold = Pack::load(&bundled_pack()).unwrap().matching().threshold;
     let of = |precision| {
-        measure(bundled(precision), Metric::Euclidean, &folder).accuracy(threshold, &Sample::everybody(PEOPLE))
+        measure(bundled(precision), Metric::Euclidean, &folder)
+            .accuracy(threshold, &Sample::everybody(PEOPLE))
     };
     let (float32, int8) = (of(Precision::Float32), of(Precision::Int8));
     println!("float32 {float32}, int8 {int8}");
@@ -54,10 +69,14 @@ fn the_bundled_pack_tells_labelled_pairs_apart_and_int8_loses_little() {
 
 #[test]
 fn the_second_pack_tells_labelled_pairs_apart() {
-    let (Some(folder), Some(vision)) = (shared("accuracy test", "faces/lfw-dev"), second("accuracy test")) else {
+    let (Some(folder), Some(vision)) = (
+        shared("accuracy test", "faces/lfw-dev"),
+        second("accuracy test"),
+    ) else {
         return;
     };
-    let (threshold, accuracy) = measure(vision, Metric::Cosine, &folder).best(&Sample::everybody(PEOPLE));
+    let (threshold, accuracy) =
+        measure(vision, Metric::Cosine, &folder).best(&Sample::everybody(PEOPLE));
     println!("{accuracy} at {threshold}");
     assert!(accuracy >= 0.97, "{accuracy}");
 }

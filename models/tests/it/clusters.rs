@@ -1,4 +1,5 @@
-//! Groups of faces: numbers stay what they are, whatever comes, goes and turns out to be one; and real photographs.
+//! Groups of faces: numbers stay what they are, whatever comes, goes and turns out to be one; and
+//! real photographs.
 
 use std::collections::HashMap;
 
@@ -11,12 +12,18 @@ struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         self.0 >> 33
     }
 
     fn around(&mut self, centre: &[f32], spread: f32) -> Vec<f32> {
-        centre.iter().map(|value| value + spread * (self.next() as f32 / (1_u64 << 30) as f32 - 1.0)).collect()
+        centre
+            .iter()
+            .map(|value| value + spread * (self.next() as f32 / (1_u64 << 30) as f32 - 1.0))
+            .collect()
     }
 }
 
@@ -42,7 +49,12 @@ impl Kept {
 
     fn of(dimension: usize, linking: f32) -> Self {
         let groups = Clusters::new(Metric::Euclidean, dimension, linking);
-        Self { groups, next: 1, of_face: Vec::new(), became: HashMap::new() }
+        Self {
+            groups,
+            next: 1,
+            of_face: Vec::new(),
+            became: HashMap::new(),
+        }
     }
 
     fn add(&mut self, face: &[f32]) -> i64 {
@@ -55,7 +67,9 @@ impl Kept {
             None => {
                 let id = self.next;
                 self.next += 1;
-                self.groups.set(id, Shape::of(Metric::Euclidean, [face]).unwrap()).unwrap();
+                self.groups
+                    .set(id, Shape::of(Metric::Euclidean, [face]).unwrap())
+                    .unwrap();
                 id
             }
         };
@@ -124,24 +138,37 @@ fn people_far_apart_are_told_apart_and_groups_filled_from_a_store_go_on_as_befor
         assert_eq!(*of_person.entry(person).or_insert(id), id);
     }
     assert_eq!((kept.groups.len(), kept.next), (10, 11));
-    assert!(kept.groups.ids().all(|id| kept.groups.shape(id).unwrap().weight == SHAPED_BY), "shaped by enough");
+    assert!(
+        kept.groups
+            .ids()
+            .all(|id| kept.groups.shape(id).unwrap().weight == SHAPED_BY),
+        "shaped by enough"
+    );
     let mut loaded = Clusters::new(Metric::Euclidean, 64, 0.5);
     let mut ids: Vec<_> = kept.groups.ids().collect();
     ids.reverse();
     for id in ids {
-        loaded.set(id, kept.groups.shape(id).unwrap().clone()).unwrap();
+        loaded
+            .set(id, kept.groups.shape(id).unwrap().clone())
+            .unwrap();
     }
     for person in 0..people.len() {
         let probe = face(&mut random, person);
         assert_eq!(loaded.nearest(&probe).unwrap(), Some(of_person[&person]));
-        assert_eq!(kept.groups.nearest(&probe).unwrap(), Some(of_person[&person]));
+        assert_eq!(
+            kept.groups.nearest(&probe).unwrap(),
+            Some(of_person[&person])
+        );
     }
 }
 
 #[test]
 fn two_halves_of_a_person_become_one_group_and_what_cannot_be_compared_is_refused() {
     let mut groups = Clusters::new(Metric::Euclidean, 2, 0.5);
-    let shape = |x: f32| Shape { total: vec![4.0 * x, 4.0], weight: 4 };
+    let shape = |x: f32| Shape {
+        total: vec![4.0 * x, 4.0],
+        weight: 4,
+    };
     groups.set(7, shape(0.0)).unwrap();
     groups.set(3, shape(0.34)).unwrap();
     groups.set(5, shape(2.0)).unwrap();
@@ -152,8 +179,21 @@ fn two_halves_of_a_person_become_one_group_and_what_cannot_be_compared_is_refuse
     assert_eq!(groups.alike(7), None);
     assert_eq!(groups.nearest(&[0.0, 1.1]).unwrap(), Some(7));
     assert_eq!(groups.nearest(&[1.0, 1.0]).unwrap(), None);
-    assert!(matches!(groups.nearest(&[1.0]), Err(VisionError::Dimension { .. })));
-    assert!(groups.set(9, Shape { total: vec![1.0], weight: 1 }).is_err());
+    assert!(matches!(
+        groups.nearest(&[1.0]),
+        Err(VisionError::Dimension { .. })
+    ));
+    assert!(
+        groups
+            .set(
+                9,
+                Shape {
+                    total: vec![1.0],
+                    weight: 1
+                }
+            )
+            .is_err()
+    );
     assert_eq!((groups.len(), groups.is_empty()), (2, false));
 }
 
@@ -161,23 +201,43 @@ fn two_halves_of_a_person_become_one_group_and_what_cannot_be_compared_is_refuse
 fn of_a_hundred_thousand_groups_the_right_one_is_found() {
     let mut random = Random(9);
     let mut groups = Clusters::new(Metric::Euclidean, 128, 0.5);
-    let people: Vec<_> = (0..100_000).map(|_| random.around(&[0.0; 128], 0.2)).collect();
+    let people: Vec<_> = (0..100_000)
+        .map(|_| random.around(&[0.0; 128], 0.2))
+        .collect();
     for (id, person) in (1..).zip(&people) {
-        groups.set(id, Shape { total: person.clone(), weight: 1 }).unwrap();
+        groups
+            .set(
+                id,
+                Shape {
+                    total: person.clone(),
+                    weight: 1,
+                },
+            )
+            .unwrap();
     }
     let begun = std::time::Instant::now();
     for id in (1..100_000).step_by(9_999) {
         let probe = random.around(&people[id as usize - 1], 0.03);
         assert_eq!(groups.nearest(&probe).unwrap(), Some(id));
     }
-    println!("one face against 100 000 groups: {:?}", begun.elapsed() / 11);
+    println!(
+        "one face against 100 000 groups: {:?}",
+        begun.elapsed() / 11
+    );
 }
 
 #[test]
 fn photographs_of_three_people_make_three_groups_in_whatever_order_they_come() {
     let folder = crate_folder().join("../daemon/tests/photos");
     let vision = bundled(Precision::Int8);
-    let names = ["astronaut_1", "obama_1", "biden_1", "astronaut_2", "obama_2", "biden_2"];
+    let names = [
+        "astronaut_1",
+        "obama_1",
+        "biden_1",
+        "astronaut_2",
+        "obama_2",
+        "biden_2",
+    ];
     let embed = |name: &&str| {
         let analysis = analyse(vision, &read(&folder.join(format!("{name}.jpg"))));
         analysis.faces.into_iter().next().unwrap().embedding
@@ -190,39 +250,65 @@ fn photographs_of_three_people_make_three_groups_in_whatever_order_they_come() {
         order.sort_by_cached_key(|_| random.next());
         for at in &order {
             let id = kept.add(&faces[*at]);
-            assert_eq!(*of_person.entry(at % 3).or_insert(id), id, "{} in {order:?}", names[*at]);
+            assert_eq!(
+                *of_person.entry(at % 3).or_insert(id),
+                id,
+                "{} in {order:?}",
+                names[*at]
+            );
         }
         assert_eq!(kept.groups.len(), 3, "{order:?}");
     }
 }
 
-/// B-cubed precision and recall: of those in a face's group the share that are its person, and of its person's faces the
-/// share that are in its group; both averaged over the faces.
+/// B-cubed precision and recall: of those in a face's group the share that are its person, and of
+/// its person's faces the share that are in its group; both averaged over the faces.
 fn b_cubed(groups: &[i64], people: &[usize]) -> (f64, f64) {
     let share = |same: &dyn Fn(usize, usize) -> bool| {
         let of = |face: usize| {
             let others = (0..people.len()).filter(|other| same(face, *other));
             let (both, all) = others.fold((0, 0), |(both, all), other| {
-                (both + usize::from(groups[face] == groups[other] && people[face] == people[other]), all + 1)
+                (
+                    both + usize::from(
+                        groups[face] == groups[other] && people[face] == people[other],
+                    ),
+                    all + 1,
+                )
             });
             f64::from(both as u32) / f64::from(all as u32)
         };
         (0..people.len()).map(of).sum::<f64>() / people.len() as f64
     };
-    (share(&|a, b| groups[a] == groups[b]), share(&|a, b| people[a] == people[b]))
+    (
+        share(&|a, b| groups[a] == groups[b]),
+        share(&|a, b| people[a] == people[b]),
+    )
 }
 
 #[test]
 fn labelled_photographs_are_grouped_by_person() {
-    let Some(folder) = shared("grouping test", "faces/labelled") else { return };
+    let Some(folder) = shared("grouping test", "faces/labelled") else {
+        return;
+    };
     let vision = bundled(Precision::Int8);
     let mut faces = Vec::new();
-    let people = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let people = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     for (person, folder) in people.enumerate() {
-        let mut pictures: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let mut pictures: Vec<_> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
         pictures.sort();
         for picture in pictures.iter().take(3) {
-            faces.extend(analyse(vision, &read(picture)).faces.into_iter().next().map(|face| (person, face.embedding)));
+            faces.extend(
+                analyse(vision, &read(picture))
+                    .faces
+                    .into_iter()
+                    .next()
+                    .map(|face| (person, face.embedding)),
+            );
         }
     }
     let mut random = Random(1);

@@ -1,10 +1,11 @@
-//! Precisions and devices: what runs where, what is refused in which words, which precision is advised, and that a pack
-//! kept in memory needs no file.
+//! Precisions and devices: what runs where, what is refused in which words, which precision is
+//! advised, and that a pack kept in memory needs no file.
 
 use std::time::Instant;
 
 use kith_vision::{
-    Device, Metric, Pack, PackError, Precision, RUNTIME_VERSION, Vision, VisionError, compare_precisions,
+    Device, Metric, Pack, PackError, Precision, RUNTIME_VERSION, Vision, VisionError,
+    compare_precisions,
 };
 
 use crate::shared::{SEARCH, analyse, bundled, bundled_pack, decode, load};
@@ -22,9 +23,15 @@ fn a_machine_without_a_gpu_is_told_so_in_one_sentence() {
     let message = error.to_string();
     println!("{message}");
     assert!(matches!(error, VisionError::NoGpu { .. }), "{message}");
-    assert!(message.starts_with("this machine has no usable NVIDIA GPU: "), "{message}");
+    assert!(
+        message.starts_with("this machine has no usable NVIDIA GPU: "),
+        "{message}"
+    );
     assert!(message.ends_with("; use the device cpu"), "{message}");
-    assert!(!message.contains(['\n', '?']) && !message.contains(". "), "{message}");
+    assert!(
+        !message.contains(['\n', '?']) && !message.contains(". "),
+        "{message}"
+    );
 }
 
 #[test]
@@ -86,16 +93,25 @@ fn a_pack_kept_in_memory_needs_no_file_and_one_that_is_not_does() {
     let kept = pack.in_memory().unwrap();
     std::fs::write(folder.path().join("recogniser_int8.onnx"), b"damaged").unwrap();
     let error = pack.in_memory().unwrap_err();
-    assert!(matches!(&error, PackError::Checksum { file, .. } if file == "recogniser_int8.onnx"), "{error}");
+    assert!(
+        matches!(&error, PackError::Checksum { file, .. } if file == "recogniser_int8.onnx"),
+        "{error}"
+    );
     drop(folder);
     let picture = decode(&kept.self_test_picture().unwrap());
     let vision = load(&kept, Precision::Int8).unwrap();
     vision.check_reference(&analyse(&vision, &picture)).unwrap();
     let other = vision.in_precision(&kept, Precision::Float32).unwrap();
     other.check_reference(&analyse(&other, &picture)).unwrap();
-    assert_eq!((other.precision(), other.device()), (Precision::Float32, Device::Cpu));
+    assert_eq!(
+        (other.precision(), other.device()),
+        (Precision::Float32, Device::Cpu)
+    );
     let error = load(&pack, Precision::Int8).unwrap_err();
-    assert!(matches!(error, VisionError::Pack(PackError::Unreadable { .. })), "{error}");
+    assert!(
+        matches!(error, VisionError::Pack(PackError::Unreadable { .. })),
+        "{error}"
+    );
 }
 
 #[test]
@@ -107,14 +123,32 @@ fn comparing_precisions_tries_each_that_this_machine_can_do_and_returns_the_one_
     let comparison = compare_precisions(&pack, current, &picture, &SEARCH).unwrap();
     println!("{:?}: {:?}", begun.elapsed(), comparison.trials);
     assert!(comparison.failed.is_empty(), "{:?}", comparison.failed);
-    let tried: Vec<Precision> = comparison.trials.iter().map(|trial| trial.precision).collect();
+    let tried: Vec<Precision> = comparison
+        .trials
+        .iter()
+        .map(|trial| trial.precision)
+        .collect();
     let can = |precision: &Precision| Device::Cpu.has_arithmetic_for(*precision);
-    let expected: Vec<Precision> =
-        [Precision::Int8, Precision::Float32, Precision::Float16].into_iter().filter(can).collect();
+    let expected: Vec<Precision> = [Precision::Int8, Precision::Float32, Precision::Float16]
+        .into_iter()
+        .filter(can)
+        .collect();
     assert_eq!(tried, expected);
-    assert!(comparison.trials.iter().all(|trial| trial.within_tolerance && !trial.median.is_zero()));
+    assert!(
+        comparison
+            .trials
+            .iter()
+            .all(|trial| trial.within_tolerance && !trial.median.is_zero())
+    );
     if let Some(better) = comparison.better {
-        let median = |precision| comparison.trials.iter().find(|t| t.precision == precision).unwrap().median;
+        let median = |precision| {
+            comparison
+                .trials
+                .iter()
+                .find(|t| t.precision == precision)
+                .unwrap()
+                .median
+        };
         assert!(median(better.precision()) < median(Precision::Int8));
     }
 }
@@ -129,11 +163,21 @@ fn a_precision_that_cannot_be_loaded_fails_alone() {
     let pack = Pack::load(folder.path()).unwrap();
     let picture = decode(&pack.self_test_picture().unwrap());
     std::fs::remove_file(folder.path().join("recogniser_float32.onnx")).unwrap();
-    let comparison = compare_precisions(&pack, bundled(Precision::Int8), &picture, &SEARCH).unwrap();
+    let comparison =
+        compare_precisions(&pack, bundled(Precision::Int8), &picture, &SEARCH).unwrap();
     assert_eq!(comparison.trials[0].precision, Precision::Int8);
     assert_eq!(comparison.failed[0].0, Precision::Float32);
-    assert!(comparison.failed[0].1.to_string().contains("recogniser_float32.onnx"));
-    assert!(comparison.better.is_none_or(|better| better.precision() == Precision::Float16));
+    assert!(
+        comparison.failed[0]
+            .1
+            .to_string()
+            .contains("recogniser_float32.onnx")
+    );
+    assert!(
+        comparison
+            .better
+            .is_none_or(|better| better.precision() == Precision::Float16)
+    );
 }
 
 #[test]

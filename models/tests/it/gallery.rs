@@ -2,24 +2,36 @@
 
 use std::collections::BTreeMap;
 
-use kith_vision::{Candidate, Caution, Gallery, Lines, Matching, Metric, Outcome, Templates, VisionError};
+use kith_vision::{
+    Candidate, Caution, Gallery, Lines, Matching, Metric, Outcome, Templates, VisionError,
+};
 
 /// A small generator with a fixed start, so that a failure can be repeated.
 struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         self.0 >> 33
     }
 
     fn embedding(&mut self, dimension: usize) -> Vec<f32> {
-        (0..dimension).map(|_| self.next() as f32 / (1_u64 << 30) as f32 - 1.0).collect()
+        (0..dimension)
+            .map(|_| self.next() as f32 / (1_u64 << 30) as f32 - 1.0)
+            .collect()
     }
 }
 
 fn plain_distance(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
-    let sum = |f: fn(f64, f64) -> f64| a.iter().zip(b).map(|(x, y)| f(f64::from(*x), f64::from(*y))).sum::<f64>();
+    let sum = |f: fn(f64, f64) -> f64| {
+        a.iter()
+            .zip(b)
+            .map(|(x, y)| f(f64::from(*x), f64::from(*y)))
+            .sum::<f64>()
+    };
     match metric {
         Metric::Euclidean => sum(|x, y| (x - y) * (x - y)).sqrt(),
         Metric::Cosine => 1.0 - sum(|x, y| x * y) / (sum(|x, _| x * x) * sum(|_, y| y * y)).sqrt(),
@@ -30,13 +42,20 @@ fn plain_distance(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
 fn nearest_agrees_with_a_plain_search_for_any_size_metric_and_count() {
     let mut random = Random(7);
     for round in 0..120 {
-        let metric = if round % 2 == 0 { Metric::Euclidean } else { Metric::Cosine };
+        let metric = if round % 2 == 0 {
+            Metric::Euclidean
+        } else {
+            Metric::Cosine
+        };
         let dimension = 2 + (random.next() % 140) as usize;
         let people = 1 + random.next() % 30;
         let mut gallery = Gallery::new(metric, dimension);
         let mut rows = Vec::new();
         for picture in 0..(random.next() % 90) as i64 {
-            let (person, embedding) = ((random.next() % people) as i64 - 5, random.embedding(dimension));
+            let (person, embedding) = (
+                (random.next() % people) as i64 - 5,
+                random.embedding(dimension),
+            );
             gallery.push(person, picture, &embedding).unwrap();
             rows.push((person, picture, embedding));
         }
@@ -49,16 +68,28 @@ fn nearest_agrees_with_a_plain_search_for_any_size_metric_and_count() {
                 *entry = (distance, *picture);
             }
         }
-        let mut expected: Vec<_> =
-            best.into_iter().map(|(person, (distance, picture))| (distance, person, picture)).collect();
+        let mut expected: Vec<_> = best
+            .into_iter()
+            .map(|(person, (distance, picture))| (distance, person, picture))
+            .collect();
         expected.sort_by(|a, b| a.0.total_cmp(&b.0));
         let top = (random.next() % 40) as usize;
         let found = gallery.nearest(&probe, top).unwrap();
         assert_eq!(found.len(), top.min(expected.len()), "round {round}");
-        assert_eq!((gallery.len(), gallery.is_empty()), (rows.len(), rows.is_empty()));
+        assert_eq!(
+            (gallery.len(), gallery.is_empty()),
+            (rows.len(), rows.is_empty())
+        );
         for (candidate, (distance, person, picture)) in found.iter().zip(&expected) {
-            assert!((f64::from(candidate.distance) - distance).abs() < 1e-4, "round {round}: {candidate:?} {distance}");
-            assert_eq!((candidate.person, candidate.picture), (*person, *picture), "round {round}");
+            assert!(
+                (f64::from(candidate.distance) - distance).abs() < 1e-4,
+                "round {round}: {candidate:?} {distance}"
+            );
+            assert_eq!(
+                (candidate.person, candidate.picture),
+                (*person, *picture),
+                "round {round}"
+            );
         }
     }
 }
@@ -98,17 +129,37 @@ fn of_equal_distances_the_earlier_enrolled_comes_first() {
     for person in [9, 4, 6] {
         gallery.push(person, person * 10, &[1.0, 0.0]).unwrap();
     }
-    let order: Vec<i64> = gallery.nearest(&[0.0, 1.0], 2).unwrap().iter().map(|c| c.person).collect();
+    let order: Vec<i64> = gallery
+        .nearest(&[0.0, 1.0], 2)
+        .unwrap()
+        .iter()
+        .map(|c| c.person)
+        .collect();
     assert_eq!(order, [9, 4]);
 }
 
 #[test]
 fn embeddings_that_cannot_be_compared_are_refused() {
     let mut gallery = Gallery::new(Metric::Euclidean, 3);
-    assert!(matches!(gallery.push(1, 1, &[1.0, 2.0]), Err(VisionError::Dimension { expected: 3, found: 2 })));
-    assert!(matches!(gallery.push(1, 1, &[1.0, f32::NAN, 0.0]), Err(VisionError::NotAnEmbedding { .. })));
-    assert!(matches!(gallery.push(1, 1, &[0.0; 3]), Err(VisionError::NotAnEmbedding { .. })));
-    assert!(matches!(gallery.nearest(&[f32::INFINITY; 3], 1), Err(VisionError::NotAnEmbedding { .. })));
+    assert!(matches!(
+        gallery.push(1, 1, &[1.0, 2.0]),
+        Err(VisionError::Dimension {
+            expected: 3,
+            found: 2
+        })
+    ));
+    assert!(matches!(
+        gallery.push(1, 1, &[1.0, f32::NAN, 0.0]),
+        Err(VisionError::NotAnEmbedding { .. })
+    ));
+    assert!(matches!(
+        gallery.push(1, 1, &[0.0; 3]),
+        Err(VisionError::NotAnEmbedding { .. })
+    ));
+    assert!(matches!(
+        gallery.nearest(&[f32::INFINITY; 3], 1),
+        Err(VisionError::NotAnEmbedding { .. })
+    ));
     assert!(gallery.is_empty() && gallery.nearest(&[1.0; 3], 5).unwrap().is_empty());
 }
 
@@ -148,7 +199,14 @@ fn lines() -> Lines {
 }
 
 fn at(distances: &[f32]) -> Vec<Candidate> {
-    (0_i64..).zip(distances).map(|(i, &distance)| Candidate { person: 7 + i, picture: i, distance }).collect()
+    (0_i64..)
+        .zip(distances)
+        .map(|(i, &distance)| Candidate {
+            person: 7 + i,
+            picture: i,
+            distance,
+        })
+        .collect()
 }
 
 #[test]
@@ -162,7 +220,10 @@ fn a_face_is_known_below_the_band_unknown_above_it_and_uncertain_between() {
         (0.631, Outcome::Unknown),
     ] {
         let verdict = lines().judge(&at(&[distance]));
-        assert_eq!((verdict.outcome, verdict.distance, verdict.margin), (outcome, Some(distance), None));
+        assert_eq!(
+            (verdict.outcome, verdict.distance, verdict.margin),
+            (outcome, Some(distance), None)
+        );
         assert_eq!(verdict.person, (outcome != Outcome::Unknown).then_some(7));
     }
 }
@@ -177,10 +238,14 @@ fn a_second_person_nearly_as_near_makes_a_known_face_uncertain() {
 #[test]
 fn nobody_enrolled_makes_everybody_unknown() {
     let verdict = lines().judge(&[]);
-    assert_eq!((verdict.outcome, verdict.person, verdict.distance), (Outcome::Unknown, None, None));
+    assert_eq!(
+        (verdict.outcome, verdict.person, verdict.distance),
+        (Outcome::Unknown, None, None)
+    );
 }
 
-/// Embeddings as they come: people around a common face, pictures around their people, and some that are not like that.
+/// Embeddings as they come: people around a common face, pictures around their people, and some
+/// that are not like that.
 fn likely(random: &mut Random, dimension: usize, people: &[Vec<f32>]) -> Vec<f32> {
     let noise = random.embedding(dimension);
     match random.next() % 8 {
@@ -190,7 +255,11 @@ fn likely(random: &mut Random, dimension: usize, people: &[Vec<f32>]) -> Vec<f32
         2 => noise.iter().map(|value| value * 1e-4).collect(),
         _ => {
             let person = &people[random.next() as usize % people.len()];
-            person.iter().zip(&noise).map(|(person, noise)| person + 0.05 * noise).collect()
+            person
+                .iter()
+                .zip(&noise)
+                .map(|(person, noise)| person + 0.05 * noise)
+                .collect()
         }
     }
 }
@@ -199,27 +268,66 @@ fn likely(random: &mut Random, dimension: usize, people: &[Vec<f32>]) -> Vec<f32
 fn the_quick_search_finds_to_the_bit_what_the_plain_one_finds() {
     let mut random = Random(23);
     for round in 0..150 {
-        let metric = if round % 2 == 0 { Metric::Euclidean } else { Metric::Cosine };
-        let dimension = if round % 3 == 0 { 128 } else { 1 + (random.next() % 600) as usize };
-        let people: Vec<_> = (0..1 + random.next() % 40).map(|_| random.embedding(dimension)).collect();
-        let templates = if round % 4 < 2 { Templates::Mean } else { Templates::Nearest };
-        let mut gallery = Gallery::of(&Matching { metric, templates, ..matching() }, dimension);
+        let metric = if round % 2 == 0 {
+            Metric::Euclidean
+        } else {
+            Metric::Cosine
+        };
+        let dimension = if round % 3 == 0 {
+            128
+        } else {
+            1 + (random.next() % 600) as usize
+        };
+        let people: Vec<_> = (0..1 + random.next() % 40)
+            .map(|_| random.embedding(dimension))
+            .collect();
+        let templates = if round % 4 < 2 {
+            Templates::Mean
+        } else {
+            Templates::Nearest
+        };
+        let mut gallery = Gallery::of(
+            &Matching {
+                metric,
+                templates,
+                ..matching()
+            },
+            dimension,
+        );
         for picture in 0..(random.next() % 1500) as i64 {
             let embedding = likely(&mut random, dimension, &people);
             // Anybody may have any picture: equal distances are what could be told apart wrongly.
-            gallery.push((random.next() % 30) as i64, picture, &embedding).unwrap();
+            gallery
+                .push((random.next() % 30) as i64, picture, &embedding)
+                .unwrap();
         }
         for _ in 0..4 {
-            let (probe, top) = (likely(&mut random, dimension, &people), (random.next() % 6) as usize);
-            let (found, plain) = (gallery.nearest(&probe, top).unwrap(), gallery.nearest_plainly(&probe, top).unwrap());
+            let (probe, top) = (
+                likely(&mut random, dimension, &people),
+                (random.next() % 6) as usize,
+            );
+            let (found, plain) = (
+                gallery.nearest(&probe, top).unwrap(),
+                gallery.nearest_plainly(&probe, top).unwrap(),
+            );
             assert_eq!(found, plain, "round {round}, dimension {dimension}");
-            assert!(found.iter().zip(&plain).all(|(a, b)| a.distance.to_bits() == b.distance.to_bits()));
+            assert!(
+                found
+                    .iter()
+                    .zip(&plain)
+                    .all(|(a, b)| a.distance.to_bits() == b.distance.to_bits())
+            );
         }
     }
 }
 
 fn by_mean(threshold: f32) -> Matching {
-    Matching { metric: Metric::Cosine, threshold, templates: Templates::Mean, ..matching() }
+    Matching {
+        metric: Metric::Cosine,
+        threshold,
+        templates: Templates::Mean,
+        ..matching()
+    }
 }
 
 /// A direction that is `share` of a person and the rest chance.
@@ -228,7 +336,11 @@ fn looks(random: &mut Random, person: &[f32], share: f32) -> Vec<f32> {
     let length = |v: &[f32]| v.iter().map(|v| v * v).sum::<f32>().sqrt();
     let (person_length, noise_length) = (length(person), length(&noise));
     let rest = (1.0 - share * share).sqrt();
-    person.iter().zip(&noise).map(|(p, n)| share * p / person_length + rest * n / noise_length).collect()
+    person
+        .iter()
+        .zip(&noise)
+        .map(|(p, n)| share * p / person_length + rest * n / noise_length)
+        .collect()
 }
 
 #[test]
@@ -238,10 +350,20 @@ fn pictures_that_are_alike_are_compared_by_their_mean() {
     gallery.push(1, 11, &[2.0, -0.4]).unwrap();
     let found = gallery.nearest(&[3.0, -0.1], 1).unwrap();
     let cosine = 3.0 / (9.0_f32 + 0.01).sqrt();
-    assert!((found[0].distance - (1.0 - cosine)).abs() < 1e-6, "whatever their lengths: {found:?}");
-    assert_eq!((found[0].person, found[0].picture), (1, 11), "and the nearest picture is named");
+    assert!(
+        (found[0].distance - (1.0 - cosine)).abs() < 1e-6,
+        "whatever their lengths: {found:?}"
+    );
+    assert_eq!(
+        (found[0].person, found[0].picture),
+        (1, 11),
+        "and the nearest picture is named"
+    );
     assert_eq!(found, gallery.nearest_plainly(&[3.0, -0.1], 1).unwrap());
-    assert_eq!(gallery.nearest_of_person(&[3.0, -0.1], 1).unwrap(), Some(found[0]));
+    assert_eq!(
+        gallery.nearest_of_person(&[3.0, -0.1], 1).unwrap(),
+        Some(found[0])
+    );
     assert_eq!(gallery.nearest_of_person(&[3.0, -0.1], 2).unwrap(), None);
     assert_eq!(gallery.len(), 2);
 }
@@ -265,15 +387,27 @@ fn a_wrong_picture_among_good_ones_spoils_no_mean() {
             spoilt.push(1, 5, &wrong).unwrap();
         }
         let probe = looks(&mut random, &person, 0.8);
-        assert_eq!(good.nearest(&probe, 1).unwrap()[0].distance, spoilt.nearest(&probe, 1).unwrap()[0].distance);
+        assert_eq!(
+            good.nearest(&probe, 1).unwrap()[0].distance,
+            spoilt.nearest(&probe, 1).unwrap()[0].distance
+        );
     }
 }
 
 #[test]
 fn more_pictures_of_a_person_name_no_more_strangers() {
     // Chance directions of 128 numbers: cosines of two have a standard deviation of 1 / sqrt(128).
-    let tail = [(1e-2, 0.794), (1e-3, 0.727), (1e-4, 0.671), (1e-5, 0.623), (1e-6, 0.580)];
-    let matching = Matching { curve: tail.to_vec(), ..by_mean(0.6) };
+    let tail = [
+        (1e-2, 0.794),
+        (1e-3, 0.727),
+        (1e-4, 0.671),
+        (1e-5, 0.623),
+        (1e-6, 0.580),
+    ];
+    let matching = Matching {
+        curve: tail.to_vec(),
+        ..by_mean(0.6)
+    };
     let mut random = Random(37);
     let people: Vec<_> = (0..200).map(|_| random.embedding(128)).collect();
     let strangers: Vec<_> = (0..3000).map(|_| random.embedding(128)).collect();
@@ -286,9 +420,18 @@ fn more_pictures_of_a_person_name_no_more_strangers() {
         }
         let lines = matching.lines(Caution::Balanced, gallery.len());
         let outcome = |face: &Vec<f32>| lines.judge(&gallery.nearest(face, 2).unwrap()).outcome;
-        strangers.iter().filter(|face| outcome(face) != Outcome::Unknown).count()
+        strangers
+            .iter()
+            .filter(|face| outcome(face) != Outcome::Unknown)
+            .count()
     };
     let [one, two, four] = [1, 2, 4].map(|pictures| named(pictures, &mut random));
-    assert!((30..=100).contains(&one), "{one} of 3000 strangers are named, 2 % are allowed");
-    assert!(two <= one && four <= two, "{one}, {two}, {four} of 3000 strangers are named");
+    assert!(
+        (30..=100).contains(&one),
+        "{one} of 3000 strangers are named, 2 % are allowed"
+    );
+    assert!(
+        two <= one && four <= two,
+        "{one}, {two}, {four} of 3000 strangers are named"
+    );
 }

@@ -6,7 +6,11 @@ use std::sync::OnceLock;
 
 use kith_vision::{Analysis, Device, Pack, Precision, Rgb, Search, Vision, VisionError};
 
-pub const SEARCH: Search = Search { min_face_px: 40, max_faces: 64, turned: true };
+pub const SEARCH: Search = Search {
+    min_face_px: 40,
+    max_faces: 64,
+    turned: true,
+};
 
 pub fn crate_folder() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -32,7 +36,12 @@ pub fn read(path: &Path) -> Rgb {
 
 pub fn decode(bytes: &[u8]) -> Rgb {
     let picture = image::load_from_memory(bytes).unwrap().to_rgb8();
-    Rgb::new(picture.width() as usize, picture.height() as usize, picture.into_raw()).unwrap()
+    Rgb::new(
+        picture.width() as usize,
+        picture.height() as usize,
+        picture.into_raw(),
+    )
+    .unwrap()
 }
 
 /// On the processor, where every machine can.
@@ -42,8 +51,12 @@ pub fn load(pack: &Pack, precision: Precision) -> Result<Vision, VisionError> {
 
 /// The bundled pack, loaded once for all tests.
 pub fn bundled(precision: Precision) -> &'static Vision {
-    static LOADED: [OnceLock<Vision>; Precision::ALL.len()] = [const { OnceLock::new() }; Precision::ALL.len()];
-    let slot = &LOADED[Precision::ALL.iter().position(|&other| other == precision).unwrap()];
+    static LOADED: [OnceLock<Vision>; Precision::ALL.len()] =
+        [const { OnceLock::new() }; Precision::ALL.len()];
+    let slot = &LOADED[Precision::ALL
+        .iter()
+        .position(|&other| other == precision)
+        .unwrap()];
     slot.get_or_init(|| load(&Pack::load(&bundled_pack()).unwrap(), precision).unwrap())
 }
 
@@ -54,11 +67,25 @@ pub fn second(test: &str) -> Option<&'static Vision> {
     let models = shared(test, "models")?;
     Some(LOADED.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
-        let sources = [crate_folder().join("packs/yunet-intel0095"), models, bundled_pack()];
-        std::fs::copy(sources[0].join("pack.toml"), folder.path().join("pack.toml")).unwrap();
-        let manifest: toml::Table = std::fs::read_to_string(sources[0].join("pack.toml")).unwrap().parse().unwrap();
+        let sources = [
+            crate_folder().join("packs/yunet-intel0095"),
+            models,
+            bundled_pack(),
+        ];
+        std::fs::copy(
+            sources[0].join("pack.toml"),
+            folder.path().join("pack.toml"),
+        )
+        .unwrap();
+        let manifest: toml::Table = std::fs::read_to_string(sources[0].join("pack.toml"))
+            .unwrap()
+            .parse()
+            .unwrap();
         for name in manifest["sha256"].as_table().unwrap().keys() {
-            let source = sources.iter().map(|folder| folder.join(name)).find(|file| file.is_file());
+            let source = sources
+                .iter()
+                .map(|folder| folder.join(name))
+                .find(|file| file.is_file());
             let source = source.unwrap_or_else(|| panic!("{name} is in none of {sources:?}"));
             std::fs::copy(source, folder.path().join(name)).unwrap();
         }
@@ -69,21 +96,28 @@ pub fn second(test: &str) -> Option<&'static Vision> {
 /// Both packs by name, as far as they can be loaded.
 pub fn both(test: &str) -> Vec<(&'static str, &'static Vision)> {
     let bundled = ("dlib-mtcnn", bundled(Precision::Float32));
-    [bundled].into_iter().chain(second(test).map(|second| ("yunet-intel0095", second))).collect()
+    [bundled]
+        .into_iter()
+        .chain(second(test).map(|second| ("yunet-intel0095", second)))
+        .collect()
 }
 
 pub fn analyse(vision: &Vision, picture: &Rgb) -> Analysis {
     vision.recognise(picture, &SEARCH).unwrap()
 }
 
-/// A plain canvas with `picture` on it, its left upper corner at (x, y), cut where it reaches beyond.
+/// A plain canvas with `picture` on it, its left upper corner at (x, y), cut where it reaches
+/// beyond.
 pub fn placed(picture: &Rgb, width: usize, height: usize, x: isize, y: isize) -> Rgb {
     let mut pixels = vec![120; 3 * width * height];
     for row in 0..picture.height {
         for column in 0..picture.width {
             let (to_x, to_y) = (x + column as isize, y + row as isize);
             if (0..width as isize).contains(&to_x) && (0..height as isize).contains(&to_y) {
-                let (from, to) = (3 * (row * picture.width + column), 3 * (to_y as usize * width + to_x as usize));
+                let (from, to) = (
+                    3 * (row * picture.width + column),
+                    3 * (to_y as usize * width + to_x as usize),
+                );
                 pixels[to..to + 3].copy_from_slice(&picture.pixels[from..from + 3]);
             }
         }
@@ -95,8 +129,10 @@ pub fn placed(picture: &Rgb, width: usize, height: usize, x: isize, y: isize) ->
 pub fn enlarged(picture: &Rgb, times: usize) -> Rgb {
     let mut pixels = Vec::with_capacity(picture.pixels.len() * times * times);
     for row in picture.pixels.chunks_exact(3 * picture.width) {
-        let line: Vec<u8> =
-            row.chunks_exact(3).flat_map(|pixel| std::iter::repeat_n(pixel, times).flatten().copied()).collect();
+        let line: Vec<u8> = row
+            .chunks_exact(3)
+            .flat_map(|pixel| std::iter::repeat_n(pixel, times).flatten().copied())
+            .collect();
         for _ in 0..times {
             pixels.extend_from_slice(&line);
         }

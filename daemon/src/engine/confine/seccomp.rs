@@ -1,5 +1,5 @@
-//! System calls that a confined process may make (cpu, camera) or may not (cuda), as seccomp filters. Not for files and
-//! network by name, which are Landlock's in `confine`.
+//! System calls that a confined process may make (cpu, camera) or may not (cuda), as seccomp
+//! filters. Not for files and network by name, which are Landlock's in `confine`.
 
 use std::collections::BTreeMap;
 
@@ -17,8 +17,8 @@ const ARCH: TargetArch = TargetArch::x86_64;
 #[cfg(target_arch = "aarch64")]
 const ARCH: TargetArch = TargetArch::aarch64;
 
-/// What refused calls return. An error, never a kill: a newer C library that asks for something else gets by or
-/// fails that one thing, and does not end the engine each time it starts.
+/// What refused calls return. An error, never a kill: a newer C library that asks for something
+/// else gets by or fails that one thing, and does not end the engine each time it starts.
 const REFUSED: SeccompAction = SeccompAction::Errno(libc::EPERM as u32);
 
 /// A call without rules matches whatever its arguments; with rules, if one of them does.
@@ -34,8 +34,8 @@ pub(super) fn restrict(profile: &Profile) -> Result<usize, String> {
                 rules.insert(libc::SYS_ioctl, vec![]);
             }
             let count = rules.len();
-            // Of two verdicts the stricter holds: this filter leaves clone3 to the one that says it does not exist,
-            // which goes first because it still lets another be installed.
+            // Of two verdicts the stricter holds: this filter leaves clone3 to the one that says it
+            // does not exist, which goes first because it still lets another be installed.
             rules.insert(libc::SYS_clone3, vec![]);
             for program in [without_clone3(), allowing(rules)] {
                 let program = program.map_err(|error| error.to_string())?;
@@ -62,10 +62,17 @@ fn refusing(rules: Rules) -> Result<BpfProgram, BackendError> {
     SeccompFilter::new(rules, SeccompAction::Allow, REFUSED, ARCH)?.try_into()
 }
 
-/// A filter cannot see clone3's flags; told that there is no such call, C libraries begin threads by clone.
+/// A filter cannot see clone3's flags; told that there is no such call, C libraries begin threads
+/// by clone.
 fn without_clone3() -> Result<BpfProgram, BackendError> {
     let absent = SeccompAction::Errno(libc::ENOSYS as u32);
-    SeccompFilter::new([(libc::SYS_clone3, vec![])].into(), SeccompAction::Allow, absent, ARCH)?.try_into()
+    SeccompFilter::new(
+        [(libc::SYS_clone3, vec![])].into(),
+        SeccompAction::Allow,
+        absent,
+        ARCH,
+    )?
+    .try_into()
 }
 
 /// What a server on an already listening socket needs, with threads and memory.
@@ -154,25 +161,53 @@ fn allowed() -> Result<Rules, BackendError> {
     let mut rules: Rules = ALLOWED.iter().map(|number| (*number, vec![])).collect();
     // Memory, but none to run code from.
     rules.insert(libc::SYS_mmap, vec![rule([masked(2, libc::PROT_EXEC, 0)])?]);
-    rules.insert(libc::SYS_mprotect, vec![rule([masked(2, libc::PROT_EXEC, 0)])?]);
-    rules.insert(libc::SYS_clone, vec![rule([masked(0, CLONE_KIND, libc::CLONE_THREAD)])?]);
+    rules.insert(
+        libc::SYS_mprotect,
+        vec![rule([masked(2, libc::PROT_EXEC, 0)])?],
+    );
+    rules.insert(
+        libc::SYS_clone,
+        vec![rule([masked(0, CLONE_KIND, libc::CLONE_THREAD)])?],
+    );
     // Abort reaches this process alone.
     rules.insert(libc::SYS_tgkill, vec![rule([equal(0, own_process())])?]);
-    rules.insert(libc::SYS_prctl, any_of(0, &[libc::PR_SET_NAME, libc::PR_GET_NAME, PR_SET_VMA])?);
+    rules.insert(
+        libc::SYS_prctl,
+        any_of(0, &[libc::PR_SET_NAME, libc::PR_GET_NAME, PR_SET_VMA])?,
+    );
     // Not the one that has somebody else signalled.
     rules.insert(
         libc::SYS_fcntl,
-        any_of(1, &[libc::F_DUPFD, libc::F_DUPFD_CLOEXEC, libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL])?,
+        any_of(
+            1,
+            &[
+                libc::F_DUPFD,
+                libc::F_DUPFD_CLOEXEC,
+                libc::F_GETFD,
+                libc::F_SETFD,
+                libc::F_GETFL,
+                libc::F_SETFL,
+            ],
+        )?,
     );
     // How the standard library makes a socket non-blocking.
-    rules.insert(libc::SYS_ioctl, vec![rule([equal(1, libc::FIONBIO as i32)])?]);
+    rules.insert(
+        libc::SYS_ioctl,
+        vec![rule([equal(1, libc::FIONBIO as i32)])?],
+    );
     // How tokio's signals reach its loop.
     rules.insert(libc::SYS_socketpair, vec![rule([equal(0, libc::AF_UNIX)])?]);
     // The way many C libraries ask about what is open; by path it would tell which files there are.
-    rules.insert(libc::SYS_newfstatat, vec![rule([masked(3, libc::AT_EMPTY_PATH, libc::AT_EMPTY_PATH)])?]);
+    rules.insert(
+        libc::SYS_newfstatat,
+        vec![rule([masked(3, libc::AT_EMPTY_PATH, libc::AT_EMPTY_PATH)])?],
+    );
     // Its own limits, to read: the address of new ones is null, both halves of it.
     let no_new_limit = SeccompCondition::new(2, Qword, SeccompCmpOp::Eq, 0);
-    rules.insert(libc::SYS_prlimit64, vec![rule([equal(0, 0), no_new_limit])?]);
+    rules.insert(
+        libc::SYS_prlimit64,
+        vec![rule([equal(0, 0), no_new_limit])?],
+    );
     Ok(rules)
 }
 
@@ -270,20 +305,33 @@ const REFUSED_ALWAYS: &[c_long] = &[
     libc::SYS_modify_ldt,
 ];
 
-/// The bit of x32's call numbers, a second door to nearly every call on x86_64 kernels that have it.
+/// The bit of x32's call numbers, a second door to nearly every call on x86_64 kernels that have
+/// it.
 const X32: c_long = 0x4000_0000;
 
 fn refused() -> Result<Rules, BackendError> {
-    let mut rules: Rules = REFUSED_ALWAYS.iter().map(|number| (*number, vec![])).collect();
-    let others = || SeccompCondition::new(0, Dword, SeccompCmpOp::Ne, u64::from(std::process::id()));
+    let mut rules: Rules = REFUSED_ALWAYS
+        .iter()
+        .map(|number| (*number, vec![]))
+        .collect();
+    let others =
+        || SeccompCondition::new(0, Dword, SeccompCmpOp::Ne, u64::from(std::process::id()));
     rules.insert(libc::SYS_kill, vec![rule([others()])?]);
     rules.insert(libc::SYS_tgkill, vec![rule([others()])?]);
     // No TCP on kernels whose Landlock does not know it, nor anything else that leaves the machine.
     let not = |family: i32| SeccompCondition::new(0, Dword, SeccompCmpOp::Ne, family as u64);
-    rules.insert(libc::SYS_socket, vec![rule([not(libc::AF_UNIX), not(libc::AF_NETLINK)])?]);
+    rules.insert(
+        libc::SYS_socket,
+        vec![rule([not(libc::AF_UNIX), not(libc::AF_NETLINK)])?],
+    );
     if cfg!(target_arch = "x86_64") {
         // 512 to 547 are x32's own numbers for calls whose arguments differ, execve among them.
-        let again: Vec<c_long> = rules.keys().copied().chain(512..=547).map(|number| number | X32).collect();
+        let again: Vec<c_long> = rules
+            .keys()
+            .copied()
+            .chain(512..=547)
+            .map(|number| number | X32)
+            .collect();
         rules.extend(again.into_iter().map(|number| (number, vec![])));
     }
     Ok(rules)
@@ -298,18 +346,26 @@ fn rule<const N: usize>(conditions: [Condition; N]) -> Result<SeccompRule, Backe
 
 /// The argument is one of these.
 fn any_of(argument: u8, values: &[i32]) -> Result<Vec<SeccompRule>, BackendError> {
-    values.iter().map(|value| rule([equal(argument, *value)])).collect()
+    values
+        .iter()
+        .map(|value| rule([equal(argument, *value)]))
+        .collect()
 }
 
 fn equal(argument: u8, value: i32) -> Condition {
     masked(argument, -1, value)
 }
 
-/// The argument's bits under the mask are `value`. All arguments asked about are 32 bits wide or have their meaning
-/// in the lower 32.
+/// The argument's bits under the mask are `value`. All arguments asked about are 32 bits wide or
+/// have their meaning in the lower 32.
 fn masked(argument: u8, mask: i32, value: i32) -> Condition {
     let bits = |value: i32| u64::from(value.cast_unsigned());
-    SeccompCondition::new(argument, Dword, SeccompCmpOp::MaskedEq(bits(mask)), bits(value))
+    SeccompCondition::new(
+        argument,
+        Dword,
+        SeccompCmpOp::MaskedEq(bits(mask)),
+        bits(value),
+    )
 }
 
 fn own_process() -> i32 {

@@ -1,4 +1,5 @@
-//! What a confined thread or process may still do, and what it may not, by the kernel that runs the tests.
+//! What a confined thread or process may still do, and what it may not, by the kernel that runs the
+//! tests.
 
 use std::backtrace::Backtrace;
 use std::fs::File;
@@ -26,7 +27,10 @@ fn on_a_thread_of_its_own<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 fn confined_for_the_cpu() -> Confinement {
     let confinement = confine(&Profile::Cpu);
     println!("{confinement}");
-    confinement.calls.as_ref().expect("every machine that runs the tests has seccomp");
+    confinement
+        .calls
+        .as_ref()
+        .expect("every machine that runs the tests has seccomp");
     confinement
 }
 
@@ -71,10 +75,15 @@ fn a_confined_engine_opens_no_file_and_no_connection_and_starts_no_program() {
         refused(UnixStream::connect(&unix));
         refused(UnixListener::bind(folder.path().join("mine")));
         refused(Command::new("/bin/true").status());
-        refused(rustix::process::kill_process(pid, rustix::process::Signal::KILL).map_err(Into::into));
+        refused(
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).map_err(Into::into),
+        );
         refused(rustix::process::test_kill_process(pid).map_err(Into::into));
     });
-    assert!(bystander.try_wait().unwrap().is_none(), "somebody else's process was ended");
+    assert!(
+        bystander.try_wait().unwrap().is_none(),
+        "somebody else's process was ended"
+    );
     bystander.kill().unwrap();
     bystander.wait().unwrap();
 }
@@ -99,7 +108,10 @@ fn landlock_alone_refuses_files_tcp_and_signals_where_the_kernel_has_it() {
                 println!("NOT RUN: TCP by Landlock: ABI {abi} does not know it");
             }
             if abi >= ABI::V6 {
-                refused(rustix::process::kill_process(pid, rustix::process::Signal::KILL).map_err(Into::into));
+                refused(
+                    rustix::process::kill_process(pid, rustix::process::Signal::KILL)
+                        .map_err(Into::into),
+                );
             } else {
                 println!("NOT RUN: signals by Landlock: ABI {abi} does not know them");
             }
@@ -124,7 +136,9 @@ fn a_confined_engine_still_has_its_socket_its_threads_its_memory_and_its_clock()
         client.write_all(b"ask").unwrap();
         let mut asked = [0; 3];
         served.read_exact(&mut asked).unwrap();
-        served.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        served
+            .set_read_timeout(Some(Duration::from_secs(1)))
+            .unwrap();
         served.write_all(&asked).unwrap();
         client.read_exact(&mut asked).unwrap();
         assert_eq!(&asked, b"ask");
@@ -133,16 +147,22 @@ fn a_confined_engine_still_has_its_socket_its_threads_its_memory_and_its_clock()
         let threads: Vec<_> = (0..32_usize)
             .map(|thread| {
                 let work = move || {
-                    let pieces: Vec<Vec<u8>> = (0..200).map(|piece| vec![1; 64 << (piece % 16)]).collect();
+                    let pieces: Vec<Vec<u8>> =
+                        (0..200).map(|piece| vec![1; 64 << (piece % 16)]).collect();
                     thread::yield_now();
                     let mut large = vec![0_u8; 8 << 20];
                     large.resize(48 << 20, 1);
                     pieces.iter().map(Vec::len).sum::<usize>() + large.len() + thread
                 };
-                thread::Builder::new().name(format!("worker {thread}")).spawn(work).unwrap()
+                thread::Builder::new()
+                    .name(format!("worker {thread}"))
+                    .spawn(work)
+                    .unwrap()
             })
             .collect();
-        threads.into_iter().for_each(|thread| assert!(thread.join().unwrap() > 48 << 20));
+        threads
+            .into_iter()
+            .for_each(|thread| assert!(thread.join().unwrap() > 48 << 20));
 
         let begun = Instant::now();
         thread::sleep(Duration::from_millis(20));
@@ -151,8 +171,15 @@ fn a_confined_engine_still_has_its_socket_its_threads_its_memory_and_its_clock()
         assert!(thread::available_parallelism().unwrap() >= cores);
         assert_eq!(uuid::Uuid::now_v7().get_version_num(), 7);
 
-        let panic = thread::spawn(|| panic!("a picture's fault: {}", Backtrace::force_capture())).join();
-        assert!(panic.unwrap_err().downcast::<String>().unwrap().starts_with("a picture's fault"));
+        let panic =
+            thread::spawn(|| panic!("a picture's fault: {}", Backtrace::force_capture())).join();
+        assert!(
+            panic
+                .unwrap_err()
+                .downcast::<String>()
+                .unwrap()
+                .starts_with("a picture's fault")
+        );
     });
 }
 
@@ -173,22 +200,36 @@ fn a_runtime_begun_after_confining_serves_and_does_blocking_work() {
     });
     on_a_thread_of_its_own(|| {
         confined_for_the_cpu();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             listener.set_nonblocking(true).unwrap();
             let listener = tokio::net::UnixListener::from_std(listener).unwrap();
-            let mut stopped = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::user_defined2()).unwrap();
+            let mut stopped =
+                tokio::signal::unix::signal(tokio::signal::unix::SignalKind::user_defined2())
+                    .unwrap();
             confined.send(()).unwrap();
             let (mut stream, _) = listener.accept().await.unwrap();
             assert!(stream.peer_cred().is_ok());
             let mut bytes = Vec::new();
             stream.read_to_end(&mut bytes).await.unwrap();
-            let length = tokio::task::spawn_blocking(move || bytes.len()).await.unwrap();
+            let length = tokio::task::spawn_blocking(move || bytes.len())
+                .await
+                .unwrap();
             let panic = tokio::task::spawn_blocking(|| panic!("a picture's fault")).await;
             assert!(panic.unwrap_err().is_panic());
             tokio::time::sleep(Duration::from_millis(5)).await;
-            assert!(tokio::time::timeout(Duration::from_millis(5), stopped.recv()).await.is_err());
-            stream.write_all(format!("{length} bytes").as_bytes()).await.unwrap();
+            assert!(
+                tokio::time::timeout(Duration::from_millis(5), stopped.recv())
+                    .await
+                    .is_err()
+            );
+            stream
+                .write_all(format!("{length} bytes").as_bytes())
+                .await
+                .unwrap();
         });
     });
     assert_eq!(client.join().unwrap(), "7 bytes");
@@ -196,16 +237,24 @@ fn a_runtime_begun_after_confining_serves_and_does_blocking_work() {
 
 #[test]
 fn networks_loaded_before_recognise_after() {
-    let pack = Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/dlib-mtcnn")).unwrap();
+    let pack =
+        Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/dlib-mtcnn"))
+            .unwrap();
     let picture = pack.self_test_picture().unwrap().into_owned();
     let settings = EngineSettings {
-        limits: DecodeLimits { max_bytes: 32 << 20, max_pixels: 40_000_000 },
+        limits: DecodeLimits {
+            max_bytes: 32 << 20,
+            max_pixels: 40_000_000,
+        },
         min_face_px: None,
         max_faces: 16,
         turned: true,
         threads: 2,
     };
-    let before = Recogniser::load(&pack, Precision::Int8, Device::Cpu, &settings).unwrap().recognise(&picture).unwrap();
+    let before = Recogniser::load(&pack, Precision::Int8, Device::Cpu, &settings)
+        .unwrap()
+        .recognise(&picture)
+        .unwrap();
     on_a_thread_of_its_own(|| {
         let recogniser = Recogniser::load(&pack, Precision::Int8, Device::Cpu, &settings).unwrap();
         confined_for_the_cpu();
@@ -220,7 +269,10 @@ fn networks_loaded_before_recognise_after() {
             }
         });
         // On both cores, the other picture being gone.
-        assert_eq!(recogniser.recognise(&picture).unwrap().faces[0].embedding, before.faces[0].embedding);
+        assert_eq!(
+            recogniser.recognise(&picture).unwrap().faces[0].embedding,
+            before.faces[0].embedding
+        );
     });
 }
 
@@ -230,8 +282,16 @@ fn a_confined_cuda_engine_keeps_its_libraries_and_its_cache_and_nothing_else() {
         // The filter binds every thread, so it takes a process of its own.
         let name = thread::current().name().unwrap().to_owned();
         let mut inside = Command::new(std::env::current_exe().unwrap());
-        let output = inside.args(["--exact", &name, "--nocapture"]).env(INSIDE, "1").output().unwrap();
-        println!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let output = inside
+            .args(["--exact", &name, "--nocapture"])
+            .env(INSIDE, "1")
+            .output()
+            .unwrap();
+        println!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
         assert!(output.status.success());
         assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
         return;
@@ -248,7 +308,9 @@ fn a_confined_cuda_engine_keeps_its_libraries_and_its_cache_and_nothing_else() {
         refused(TcpStream::connect(address));
     });
 
-    let confinement = confine(&Profile::Cuda { cache: cache.clone() });
+    let confinement = confine(&Profile::Cuda {
+        cache: cache.clone(),
+    });
     println!("{confinement}");
     go.send(()).unwrap();
     driver.join().unwrap();
@@ -268,14 +330,24 @@ fn a_confined_cuda_engine_keeps_its_libraries_and_its_cache_and_nothing_else() {
     std::fs::read_to_string("/proc/cpuinfo").unwrap();
     std::fs::read_dir("/sys").unwrap();
     std::fs::read(std::fs::canonicalize("/etc/ld.so.cache").unwrap()).unwrap();
-    File::options().read(true).write(true).open("/dev/null").unwrap();
+    File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .unwrap();
     UnixStream::pair().unwrap();
-    assert_eq!(thread::spawn(|| vec![1_u8; 1 << 20].len()).join().unwrap(), 1 << 20);
+    assert_eq!(
+        thread::spawn(|| vec![1_u8; 1 << 20].len()).join().unwrap(),
+        1 << 20
+    );
 }
 
 #[test]
 fn the_words_say_what_was_reached() {
-    let words = |profile: Profile, landlock: Result<ABI, &str>, calls: Result<usize, &str>, earlier_threads| {
+    let words = |profile: Profile,
+                 landlock: Result<ABI, &str>,
+                 calls: Result<usize, &str>,
+                 earlier_threads| {
         Confinement {
             profile,
             privileges: Ok(()),
@@ -285,8 +357,13 @@ fn the_words_say_what_was_reached() {
         }
         .to_string()
     };
-    let cuda = || Profile::Cuda { cache: "/var/cache/kithd".into() };
-    assert_eq!(words(Profile::Cpu, Ok(ABI::V3), Ok(61), 0), "files: none (Landlock ABI 3); system calls: 61 allowed");
+    let cuda = || Profile::Cuda {
+        cache: "/var/cache/kithd".into(),
+    };
+    assert_eq!(
+        words(Profile::Cpu, Ok(ABI::V3), Ok(61), 0),
+        "files: none (Landlock ABI 3); system calls: 61 allowed"
+    );
     assert_eq!(
         words(Profile::Cpu, Ok(ABI::V7), Err("no filter for arm"), 1),
         "files: none, TCP: none (Landlock ABI 7); system calls: not restricted (no filter for arm); \

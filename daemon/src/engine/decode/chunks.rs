@@ -1,4 +1,5 @@
-//! Chunks of PNG and of RIFF (WebP): what they are called and where they lie. Not for what is in them.
+//! Chunks of PNG and of RIFF (WebP): what they are called and where they lie. Not for what is in
+//! them.
 
 use std::borrow::Cow;
 
@@ -15,7 +16,11 @@ pub(super) struct Chunk<'a> {
 pub(super) fn png(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
     let chunk = |rest: &[u8]| {
         let length = u32::from_be_bytes(*rest.first_chunk()?);
-        Some((*rest.get(4..)?.first_chunk()?, length, length.saturating_add(4)))
+        Some((
+            *rest.get(4..)?.first_chunk()?,
+            length,
+            length.saturating_add(4),
+        ))
     };
     walk(bytes.get(8..).unwrap_or_default(), chunk)
 }
@@ -24,12 +29,17 @@ pub(super) fn png(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
 pub(super) fn riff(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
     let chunk = |rest: &[u8]| {
         let length = u32::from_le_bytes(*rest.get(4..)?.first_chunk()?);
-        Some((*rest.first_chunk()?, length, length.saturating_add(length % 2)))
+        Some((
+            *rest.first_chunk()?,
+            length,
+            length.saturating_add(length % 2),
+        ))
     };
     walk(bytes.get(12..).unwrap_or_default(), chunk)
 }
 
-/// `header` tells of each beginning its name, its length, and its length with what follows the data.
+/// `header` tells of each beginning its name, its length, and its length with what follows the
+/// data.
 fn walk<'a>(
     mut rest: &'a [u8],
     header: impl Fn(&[u8]) -> Option<([u8; 4], u32, u32)>,
@@ -43,8 +53,8 @@ fn walk<'a>(
     })
 }
 
-/// A PNG with only what its pixels are made of. Colour profiles and texts are packed and would be unpacked, up to
-/// hundreds of megabytes, though nothing here needs them.
+/// A PNG with only what its pixels are made of. Colour profiles and texts are packed and would be
+/// unpacked, up to hundreds of megabytes, though nothing here needs them.
 pub(super) fn essential_png(bytes: &[u8]) -> Cow<'_, [u8]> {
     let needed = |chunk: &Chunk| chunk.kind[0].is_ascii_uppercase() || chunk.kind == *b"tRNS";
     if png(bytes).all(|chunk| needed(&chunk)) {

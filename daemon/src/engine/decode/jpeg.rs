@@ -1,7 +1,8 @@
-//! JPEGs by libjpeg-turbo's code (crate `mozjpeg`), as viewers show them: whole, reduced, or a part of one.
+//! JPEGs by libjpeg-turbo's code (crate `mozjpeg`), as viewers show them: whole, reduced, or a part
+//! of one.
 //!
-//! The headers are looked at here first: they say what has to be refused by name, how many scans there are, and whether
-//! the file has its end. Not for metadata: that is `orientation`.
+//! The headers are looked at here first: they say what has to be refused by name, how many scans
+//! there are, and whether the file has its end. Not for metadata: that is `orientation`.
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -15,10 +16,12 @@ use mozjpeg_sys::{jpeg_common_struct, jpeg_error_mgr};
 
 use super::{DecodeError, Format, Remark};
 
-/// Each scan costs a look at every block of the picture, however few bytes it has. Encoders write up to about twenty.
+/// Each scan costs a look at every block of the picture, however few bytes it has. Encoders write
+/// up to about twenty.
 const MOST_SCANS: u32 = 100;
 
-/// A run of zeros this long at the end of a file without its last marker is room kept for what never arrived.
+/// A run of zeros this long at the end of a file without its last marker is room kept for what
+/// never arrived.
 const UNWRITTEN: usize = 16;
 
 /// A JPEG whose headers are sound.
@@ -27,7 +30,8 @@ pub(super) struct Jpeg<'a> {
     /// As stored.
     pub(super) width: usize,
     pub(super) height: usize,
-    /// Its colours or frequencies come one after the other, so that all of it has to be kept until the last one.
+    /// Its colours or frequencies come one after the other, so that all of it has to be kept until
+    /// the last one.
     pub(super) in_scans: bool,
     /// It has its last marker.
     ended: bool,
@@ -43,8 +47,9 @@ pub(super) struct Piece {
 }
 
 impl<'a> Jpeg<'a> {
-    /// Walks the markers. Segments are stepped over by their length, so the markers of a thumbnail in them do not count;
-    /// in scan data a 0xFF that is no marker is followed by 0. What follows the end marker is ignored.
+    /// Walks the markers. Segments are stepped over by their length, so the markers of a thumbnail
+    /// in them do not count; in scan data a 0xFF that is no marker is followed by 0. What follows
+    /// the end marker is ignored.
     pub(super) fn open(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let mut frame: Option<Frame> = None;
         let mut scans = 0;
@@ -58,9 +63,13 @@ impl<'a> Jpeg<'a> {
                     break;
                 }
                 // Arithmetic or Huffman codes, all at once or by and by.
-                0xC0..=0xC2 | 0xC9 | 0xCA if frame.is_none() => frame = Some(Frame::read(marker, segment)?),
+                0xC0..=0xC2 | 0xC9 | 0xCA if frame.is_none() => {
+                    frame = Some(Frame::read(marker, segment)?)
+                }
                 0xC3 => return Err(rare("lossless coding")),
-                0xC5..=0xC7 | 0xCB | 0xCD..=0xCF => return Err(rare("hierarchical or lossless coding")),
+                0xC5..=0xC7 | 0xCB | 0xCD..=0xCF => {
+                    return Err(rare("hierarchical or lossless coding"));
+                }
                 0xDA => {
                     scans += 1;
                     if let Some(frame) = &mut frame {
@@ -78,13 +87,26 @@ impl<'a> Jpeg<'a> {
         if !ended && !frame.complete() {
             return Err(TRUNCATED);
         }
-        let bytes = if ended { bytes } else { without_rest(bytes, frame.in_scans) };
-        Ok(Self { bytes, width: frame.width, height: frame.height, in_scans: frame.in_scans, ended })
+        let bytes = if ended {
+            bytes
+        } else {
+            without_rest(bytes, frame.in_scans)
+        };
+        Ok(Self {
+            bytes,
+            width: frame.width,
+            height: frame.height,
+            in_scans: frame.in_scans,
+            ended,
+        })
     }
 
     /// Width and height with the sides divided by `reduction` (1, 2, 4 or 8), rounded up.
     pub(super) fn reduced(&self, reduction: usize) -> [usize; 2] {
-        [self.width.div_ceil(reduction), self.height.div_ceil(reduction)]
+        [
+            self.width.div_ceil(reduction),
+            self.height.div_ceil(reduction),
+        ]
     }
 
     /// These columns and rows of the picture reduced, and what is to be said of it.
@@ -95,12 +117,19 @@ impl<'a> Jpeg<'a> {
         rows: Range<usize>,
     ) -> Result<(Piece, Vec<Remark>), DecodeError> {
         FAULTS.set(Faults::default());
-        let pixels = catch_unwind(AssertUnwindSafe(|| self.pixels(reduction, columns.clone(), rows.clone())))
-            .ok()
-            .and_then(Result::ok)
-            .ok_or_else(|| super::corrupt(Format::Jpeg, "its decoder cannot go on"))?;
-        let Faults { ends, before_end, after_end } = FAULTS.get();
-        // One for each end marker of ours; others say that there was something to be read behind it.
+        let pixels = catch_unwind(AssertUnwindSafe(|| {
+            self.pixels(reduction, columns.clone(), rows.clone())
+        }))
+        .ok()
+        .and_then(Result::ok)
+        .ok_or_else(|| super::corrupt(Format::Jpeg, "its decoder cannot go on"))?;
+        let Faults {
+            ends,
+            before_end,
+            after_end,
+        } = FAULTS.get();
+        // One for each end marker of ours; others say that there was something to be read behind
+        // it.
         let after_end = after_end.saturating_sub(ends);
         if !self.ended && after_end > 0 {
             return Err(TRUNCATED);
@@ -112,13 +141,25 @@ impl<'a> Jpeg<'a> {
         if before_end + after_end > 0 {
             remarks.push(Remark::Faults);
         }
-        let piece = Piece { left: columns.start, top: rows.start, width: columns.len(), height: rows.len(), pixels };
+        let piece = Piece {
+            left: columns.start,
+            top: rows.start,
+            width: columns.len(),
+            height: rows.len(),
+            pixels,
+        };
         Ok((piece, remarks))
     }
 
     /// Everything in here may unwind: that is how the decoder reports a file that it cannot read.
-    fn pixels(&self, reduction: usize, columns: Range<usize>, rows: Range<usize>) -> io::Result<Vec<u8>> {
-        let mut decoder = Decompress::with_err(errors()).from_reader(Source { rest: self.bytes })?;
+    fn pixels(
+        &self,
+        reduction: usize,
+        columns: Range<usize>,
+        rows: Range<usize>,
+    ) -> io::Result<Vec<u8>> {
+        let mut decoder =
+            Decompress::with_err(errors()).from_reader(Source { rest: self.bytes })?;
         // The sides that were held to the limits are the ones that count.
         if decoder.size() != (self.width, self.height) {
             return Err(io::ErrorKind::InvalidData.into());
@@ -126,8 +167,15 @@ impl<'a> Jpeg<'a> {
         decoder.scale((8 / reduction) as u8);
         // As sent: a picture whose details never came is not to be made smooth.
         decoder.do_block_smoothing(false);
-        let inks = matches!(decoder.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK);
-        let space = if inks { ColorSpace::JCS_CMYK } else { ColorSpace::JCS_RGB };
+        let inks = matches!(
+            decoder.color_space(),
+            ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK
+        );
+        let space = if inks {
+            ColorSpace::JCS_CMYK
+        } else {
+            ColorSpace::JCS_RGB
+        };
         let mut decoder = decoder.to_colorspace(space)?;
         if [decoder.width(), decoder.height()] != self.reduced(reduction) {
             return Err(io::ErrorKind::InvalidData.into());
@@ -140,7 +188,12 @@ impl<'a> Jpeg<'a> {
             if row >= rows.start {
                 let line = &line[values * columns.start..values * columns.end];
                 if inks {
-                    pixels.extend(line.as_chunks::<4>().0.iter().flat_map(|&inks| of_inks(inks)));
+                    pixels.extend(
+                        line.as_chunks::<4>()
+                            .0
+                            .iter()
+                            .flat_map(|&inks| of_inks(inks)),
+                    );
                 } else {
                     pixels.extend_from_slice(line);
                 }
@@ -151,22 +204,31 @@ impl<'a> Jpeg<'a> {
     }
 }
 
-const TRUNCATED: DecodeError = DecodeError::Truncated { format: Format::Jpeg };
+const TRUNCATED: DecodeError = DecodeError::Truncated {
+    format: Format::Jpeg,
+};
 
 fn rare(coding: &str) -> DecodeError {
-    DecodeError::Unsupported { looks_like: format!("a rare kind of JPEG ({coding})") }
+    DecodeError::Unsupported {
+        looks_like: format!("a rare kind of JPEG ({coding})"),
+    }
 }
 
-/// The bytes of a file without its end marker, without room kept for what never arrived. The second half of a marker
-/// would be a fault to the decoder when it looks for the next one of several scans.
+/// The bytes of a file without its end marker, without room kept for what never arrived. The second
+/// half of a marker would be a fault to the decoder when it looks for the next one of several
+/// scans.
 fn without_rest(bytes: &[u8], in_scans: bool) -> &[u8] {
     let zeros = bytes.iter().rev().take_while(|&&byte| byte == 0).count();
     // The last one may belong to a 0xFF before it.
     let bytes = &bytes[..bytes.len() - if zeros >= UNWRITTEN { zeros - 1 } else { 0 }];
-    bytes.strip_suffix(&[0xD9]).filter(|_| in_scans).unwrap_or(bytes)
+    bytes
+        .strip_suffix(&[0xD9])
+        .filter(|_| in_scans)
+        .unwrap_or(bytes)
 }
 
-/// The next marker that has a meaning of its own, what belongs to it, and what follows. `None` at the end of the bytes.
+/// The next marker that has a meaning of its own, what belongs to it, and what follows. `None` at
+/// the end of the bytes.
 fn next_segment(mut rest: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     loop {
         let at = rest.iter().position(|&byte| byte == 0xFF)?;
@@ -180,7 +242,11 @@ fn next_segment(mut rest: &[u8]) -> Option<(u8, &[u8], &[u8])> {
             _ => {
                 let length = u16::from_be_bytes(*rest.get(at + 2..)?.first_chunk()?);
                 let end = at + 2 + usize::from(length);
-                return Some((marker, rest.get(at + 4..end).unwrap_or_default(), rest.get(end..)?));
+                return Some((
+                    marker,
+                    rest.get(at + 4..end).unwrap_or_default(),
+                    rest.get(end..)?,
+                ));
             }
         }
     }
@@ -195,7 +261,9 @@ pub(super) fn segments(bytes: &[u8], wanted: u8) -> impl Iterator<Item = &[u8]> 
         Some((marker, segment))
     });
     let before_scan = all.take_while(|(marker, _)| !matches!(marker, 0xDA | 0xD9));
-    before_scan.filter(move |(marker, _)| *marker == wanted).map(|(_, segment)| segment)
+    before_scan
+        .filter(move |(marker, _)| *marker == wanted)
+        .map(|(_, segment)| segment)
 }
 
 /// What the frame header says, and what of it the scans have brought.
@@ -204,7 +272,8 @@ struct Frame {
     height: usize,
     progressive: bool,
     in_scans: bool,
-    /// For each component its id and, by frequency, which bits are still to come: 0 says all are there.
+    /// For each component its id and, by frequency, which bits are still to come: 0 says all are
+    /// there.
     components: Vec<(u8, [u8; 64])>,
 }
 
@@ -212,10 +281,24 @@ struct Frame {
 const MISSING: u8 = u8::MAX;
 
 impl Frame {
-    /// `segment` is precision, height, width, count, then (id, sampling factors, table) for each component.
+    /// `segment` is precision, height, width, count, then (id, sampling factors, table) for each
+    /// component.
     fn read(marker: u8, segment: &[u8]) -> Result<Self, DecodeError> {
-        let Some(&[precision, height_high, height_low, width_high, width_low, count]) = segment.first_chunk() else {
-            return Err(super::corrupt(Format::Jpeg, "its frame header is too short"));
+        let Some(
+            &[
+                precision,
+                height_high,
+                height_low,
+                width_high,
+                width_low,
+                count,
+            ],
+        ) = segment.first_chunk()
+        else {
+            return Err(super::corrupt(
+                Format::Jpeg,
+                "its frame header is too short",
+            ));
         };
         if precision != 8 {
             return Err(rare(&format!("{precision} bits for each colour")));
@@ -224,23 +307,46 @@ impl Frame {
             return Err(rare(&format!("{count} colour components")));
         }
         let side = |high, low| usize::from(u16::from_be_bytes([high, low]));
-        let components = segment[6..].chunks_exact(3).map(|component| (component[0], [MISSING; 64])).collect();
+        let components = segment[6..]
+            .chunks_exact(3)
+            .map(|component| (component[0], [MISSING; 64]))
+            .collect();
         let (width, height) = (side(width_high, width_low), side(height_high, height_low));
         let progressive = matches!(marker, 0xC2 | 0xCA);
-        Ok(Self { width, height, progressive, in_scans: progressive, components })
+        Ok(Self {
+            width,
+            height,
+            progressive,
+            in_scans: progressive,
+            components,
+        })
     }
 
-    /// `segment` is count, then (id, tables) for each component, then first and last frequency and two bit positions.
+    /// `segment` is count, then (id, tables) for each component, then first and last frequency and
+    /// two bit positions.
     fn scan(&mut self, segment: &[u8]) {
         let count = usize::from(segment.first().copied().unwrap_or_default());
         self.in_scans |= count < self.components.len();
-        let Some((ids, &[first, last, bits])) = segment.get(1..).and_then(|rest| rest.split_last_chunk()) else {
+        let Some((ids, &[first, last, bits])) =
+            segment.get(1..).and_then(|rest| rest.split_last_chunk())
+        else {
             return;
         };
-        let (first, last, left) = if self.progressive { (first, last, bits & 15) } else { (0, 63, 0) };
-        for (_, missing) in self.components.iter_mut().filter(|(id, _)| ids.iter().step_by(2).any(|named| named == id))
+        let (first, last, left) = if self.progressive {
+            (first, last, bits & 15)
+        } else {
+            (0, 63, 0)
+        };
+        for (_, missing) in self
+            .components
+            .iter_mut()
+            .filter(|(id, _)| ids.iter().step_by(2).any(|named| named == id))
         {
-            for bits in missing.iter_mut().take(usize::from(last) + 1).skip(first.into()) {
+            for bits in missing
+                .iter_mut()
+                .take(usize::from(last) + 1)
+                .skip(first.into())
+            {
                 *bits = left;
             }
         }
@@ -248,7 +354,9 @@ impl Frame {
 
     /// Whether the scans so far have brought every bit of every component.
     fn complete(&self) -> bool {
-        self.components.iter().all(|(_, missing)| missing.iter().all(|&bits| bits == 0))
+        self.components
+            .iter()
+            .all(|(_, missing)| missing.iter().all(|&bits| bits == 0))
     }
 }
 
@@ -284,7 +392,10 @@ impl Read for Source<'_> {
 impl BufRead for Source<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.rest.is_empty() {
-            FAULTS.set(Faults { ends: FAULTS.get().ends + 1, ..FAULTS.get() });
+            FAULTS.set(Faults {
+                ends: FAULTS.get().ends + 1,
+                ..FAULTS.get()
+            });
         }
         Ok(self.rest)
     }

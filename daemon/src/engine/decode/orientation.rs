@@ -11,12 +11,19 @@ use super::{Format, chunks, jpeg};
 /// Blocks are a few kilobytes long; larger ones are not looked at, as each is copied.
 const LARGEST_BLOCK: usize = 1 << 20;
 
-/// The first orientation that means anything: blocks that are broken or say nothing leave the word to later ones.
+/// The first orientation that means anything: blocks that are broken or say nothing leave the word
+/// to later ones.
 pub(super) fn of(format: Format, bytes: &[u8]) -> Orientation {
     let found = catch_unwind(|| match format {
-        Format::Jpeg => jpeg::segments(bytes, 0xE1).filter_map(without_name).find_map(read),
-        Format::Png => chunks::png(bytes).filter(|chunk| chunk.kind == *b"eXIf").find_map(|chunk| either(chunk.data)),
-        Format::WebP => chunks::riff(bytes).filter(|chunk| chunk.kind == *b"EXIF").find_map(|chunk| either(chunk.data)),
+        Format::Jpeg => jpeg::segments(bytes, 0xE1)
+            .filter_map(without_name)
+            .find_map(read),
+        Format::Png => chunks::png(bytes)
+            .filter(|chunk| chunk.kind == *b"eXIf")
+            .find_map(|chunk| either(chunk.data)),
+        Format::WebP => chunks::riff(bytes)
+            .filter(|chunk| chunk.kind == *b"EXIF")
+            .find_map(|chunk| either(chunk.data)),
         // The whole file is such a block.
         Format::Tiff => parse(bytes),
         Format::Gif | Format::Bmp => None,
@@ -27,7 +34,9 @@ pub(super) fn of(format: Format, bytes: &[u8]) -> Orientation {
 /// APP1 holds XMP as well, under another name.
 fn without_name(segment: &[u8]) -> Option<&[u8]> {
     // The sixth byte is 0; some cameras fill it otherwise.
-    segment.strip_prefix(b"Exif\0").and_then(|rest| rest.get(1..))
+    segment
+        .strip_prefix(b"Exif\0")
+        .and_then(|rest| rest.get(1..))
 }
 
 /// Some write the name of JPEG's segment into other containers as well.
@@ -36,14 +45,25 @@ fn either(block: &[u8]) -> Option<Orientation> {
 }
 
 fn read(block: &[u8]) -> Option<Orientation> {
-    if block.len() > LARGEST_BLOCK { None } else { parse(block) }
+    if block.len() > LARGEST_BLOCK {
+        None
+    } else {
+        parse(block)
+    }
 }
 
 fn parse(block: &[u8]) -> Option<Orientation> {
-    let read = exif::Reader::new().continue_on_error(true).read_raw(block.to_vec());
-    let exif = read.or_else(|error| error.distill_partial_result(|_| {})).ok()?;
+    let read = exif::Reader::new()
+        .continue_on_error(true)
+        .read_raw(block.to_vec());
+    let exif = read
+        .or_else(|error| error.distill_partial_result(|_| {}))
+        .ok()?;
     // A number of 8, 16 or 32 bits, the first if there are several.
-    let value = exif.get_field(exif::Tag::Orientation, exif::In::PRIMARY)?.value.get_uint(0)?;
+    let value = exif
+        .get_field(exif::Tag::Orientation, exif::In::PRIMARY)?
+        .value
+        .get_uint(0)?;
     Orientation::from_exif(u8::try_from(value).ok()?)
 }
 

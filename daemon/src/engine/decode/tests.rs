@@ -1,6 +1,6 @@
-//! Tests of `decode` with pictures made here and with four tiny fixtures that no encoder at hand can
-//! make (`cmyk.jpg`, `ycck.jpg`, `progressive.jpg`, `lossy.webp`: four coloured quadrants, made with
-//! Pillow). Not for damaged or foreign files: those are in `hostile`.
+//! Tests of `decode` with pictures made here and with four tiny fixtures that no encoder at hand
+//! can make (`cmyk.jpg`, `ycck.jpg`, `progressive.jpg`, `lossy.webp`: four coloured quadrants, made
+//! with Pillow). Not for damaged or foreign files: those are in `hostile`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -10,7 +10,10 @@ use image::{ExtendedColorType, ImageBuffer, Rgba, RgbaImage};
 use super::*;
 use crate::picture_kind::sniff;
 
-pub(super) const LIMITS: DecodeLimits = DecodeLimits { max_bytes: 20 << 20, max_pixels: 50_000_000 };
+pub(super) const LIMITS: DecodeLimits = DecodeLimits {
+    max_bytes: 20 << 20,
+    max_pixels: 50_000_000,
+};
 pub(super) const CMYK: &[u8] = include_bytes!("cmyk.jpg");
 pub(super) const YCCK: &[u8] = include_bytes!("ycck.jpg");
 pub(super) const PROGRESSIVE: &[u8] = include_bytes!("progressive.jpg");
@@ -22,12 +25,17 @@ const GREY: [u8; 3] = [128, 128, 128];
 
 /// 48×32: red and green above blue and grey.
 pub(super) fn quadrants() -> image::RgbImage {
-    ImageBuffer::from_fn(48, 32, |x, y| image::Rgb([[RED, GREEN], [BLUE, GREY]][(y / 16) as usize][(x / 24) as usize]))
+    ImageBuffer::from_fn(48, 32, |x, y| {
+        image::Rgb([[RED, GREEN], [BLUE, GREY]][(y / 16) as usize][(x / 24) as usize])
+    })
 }
 
 pub(super) fn encode(picture: impl Into<DynamicImage>, format: Format) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
-    picture.into().write_to(&mut bytes, format.image_format()).unwrap();
+    picture
+        .into()
+        .write_to(&mut bytes, format.image_format())
+        .unwrap();
     bytes.into_inner()
 }
 
@@ -51,17 +59,26 @@ pub(super) fn with_exif(jpeg: &[u8], orientation: u8, extra: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The colours in the middle of the four quadrants: above left, above right, below left, below right.
+/// The colours in the middle of the four quadrants: above left, above right, below left, below
+/// right.
 fn corners(picture: &Rgb) -> [[u8; 3]; 4] {
     let at = |x: usize, y: usize| {
         let i = (y * picture.height / 4 * picture.width + x * picture.width / 4) * 3;
-        [picture.pixels[i], picture.pixels[i + 1], picture.pixels[i + 2]]
+        [
+            picture.pixels[i],
+            picture.pixels[i + 1],
+            picture.pixels[i + 2],
+        ]
     };
     [at(1, 1), at(3, 1), at(1, 3), at(3, 3)]
 }
 
 fn assert_near(found: [[u8; 3]; 4], expected: [[u8; 3]; 4], tolerance: u8, what: &str) {
-    let near = found.iter().flatten().zip(expected.iter().flatten()).all(|(a, b)| a.abs_diff(*b) <= tolerance);
+    let near = found
+        .iter()
+        .flatten()
+        .zip(expected.iter().flatten())
+        .all(|(a, b)| a.abs_diff(*b) <= tolerance);
     assert!(near, "{what}: found {found:?}, expected {expected:?}");
 }
 
@@ -81,23 +98,46 @@ fn every_format_gives_back_its_colours_and_is_sniffed_by_content() {
         assert_eq!(sniff(&bytes), Some(format));
         let picture = decode(&bytes, &LIMITS).unwrap();
         assert_eq!((picture.width, picture.height), (48, 32), "{format}");
-        assert_near(corners(&picture), [RED, GREEN, BLUE, GREY], 6, &format.to_string());
+        assert_near(
+            corners(&picture),
+            [RED, GREEN, BLUE, GREY],
+            6,
+            &format.to_string(),
+        );
     }
 }
 
 #[test]
 fn inks_of_cmyk_and_ycck_jpegs_become_the_right_colours() {
     let expected = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [127, 127, 127]];
-    assert_near(corners(&decode(CMYK, &LIMITS).unwrap()), expected, 4, "CMYK");
-    assert_near(corners(&decode(YCCK, &LIMITS).unwrap()), expected, 4, "YCCK");
+    assert_near(
+        corners(&decode(CMYK, &LIMITS).unwrap()),
+        expected,
+        4,
+        "CMYK",
+    );
+    assert_near(
+        corners(&decode(YCCK, &LIMITS).unwrap()),
+        expected,
+        4,
+        "YCCK",
+    );
 }
 
 #[test]
 fn grey_and_sixteen_bit_pictures_become_rgb() {
     let mut grey = Vec::new();
-    JpegEncoder::new(&mut grey).encode(&[100; 16 * 16], 16, 16, ExtendedColorType::L8).unwrap();
-    assert_near(corners(&decode(&grey, &LIMITS).unwrap()), [[100; 3]; 4], 2, "grey JPEG");
-    let deep: ImageBuffer<image::Rgb<u16>, _> = ImageBuffer::from_pixel(8, 8, image::Rgb([0xFFFF, 0x8080, 0]));
+    JpegEncoder::new(&mut grey)
+        .encode(&[100; 16 * 16], 16, 16, ExtendedColorType::L8)
+        .unwrap();
+    assert_near(
+        corners(&decode(&grey, &LIMITS).unwrap()),
+        [[100; 3]; 4],
+        2,
+        "grey JPEG",
+    );
+    let deep: ImageBuffer<image::Rgb<u16>, _> =
+        ImageBuffer::from_pixel(8, 8, image::Rgb([0xFFFF, 0x8080, 0]));
     for format in [Format::Png, Format::Tiff] {
         let picture = decode(&encode(deep.clone(), format), &LIMITS).unwrap();
         assert_near(corners(&picture), [[255, 128, 0]; 4], 0, "16 bit");
@@ -107,7 +147,9 @@ fn grey_and_sixteen_bit_pictures_become_rgb() {
 #[test]
 fn transparent_pixels_show_white_paper() {
     let alphas = [[255, 128], [0, 0]];
-    let glass = RgbaImage::from_fn(48, 32, |x, y| Rgba([200, 0, 0, alphas[(y / 16) as usize][(x / 24) as usize]]));
+    let glass = RgbaImage::from_fn(48, 32, |x, y| {
+        Rgba([200, 0, 0, alphas[(y / 16) as usize][(x / 24) as usize]])
+    });
     let expected = [[200, 0, 0], [227, 127, 127], [255; 3], [255; 3]];
     for format in [Format::Png, Format::WebP, Format::Tiff] {
         assert_near(
@@ -118,7 +160,12 @@ fn transparent_pixels_show_white_paper() {
         );
     }
     let deep: ImageBuffer<Rgba<u16>, _> = ImageBuffer::from_pixel(8, 8, Rgba([0xFFFF, 0, 0, 0]));
-    assert_near(corners(&decode(&encode(deep, Format::Png), &LIMITS).unwrap()), [[255; 3]; 4], 0, "16 bit");
+    assert_near(
+        corners(&decode(&encode(deep, Format::Png), &LIMITS).unwrap()),
+        [[255; 3]; 4],
+        0,
+        "16 bit",
+    );
 }
 
 #[test]
@@ -138,8 +185,17 @@ fn all_eight_exif_orientations_come_out_upright() {
     for (orientation, corner) in (1..=8).zip(expected) {
         let picture = decode(&with_exif(&stored, orientation, &[]), &LIMITS).unwrap();
         let size = if orientation < 5 { (48, 32) } else { (32, 48) };
-        assert_eq!((picture.width, picture.height), size, "orientation {orientation}");
-        assert_near(corners(&picture), corner, 6, &format!("orientation {orientation}"));
+        assert_eq!(
+            (picture.width, picture.height),
+            size,
+            "orientation {orientation}"
+        );
+        assert_near(
+            corners(&picture),
+            corner,
+            6,
+            &format!("orientation {orientation}"),
+        );
     }
     let nonsense = decode(&with_exif(&stored, 99, &[]), &LIMITS).unwrap();
     assert_near(corners(&nonsense), expected[0], 6, "orientation 99");
@@ -147,39 +203,88 @@ fn all_eight_exif_orientations_come_out_upright() {
 
 #[test]
 fn limits_hold_before_anything_is_decoded() {
-    let tight = DecodeLimits { max_bytes: 1 << 20, max_pixels: 48 * 32 - 1 };
-    for format in [Format::Jpeg, Format::Png, Format::WebP, Format::Gif, Format::Bmp, Format::Tiff] {
+    let tight = DecodeLimits {
+        max_bytes: 1 << 20,
+        max_pixels: 48 * 32 - 1,
+    };
+    for format in [
+        Format::Jpeg,
+        Format::Png,
+        Format::WebP,
+        Format::Gif,
+        Format::Bmp,
+        Format::Tiff,
+    ] {
         let bytes = encode(quadrants(), format);
         if format != Format::Jpeg {
             let sentence = decode(&bytes, &tight).unwrap_err().to_string();
             let expected = "48×32 pixels, more than recognition.max_pixels = 1535 (a JPEG may have 16 times as many).";
             assert!(sentence.ends_with(expected), "{format}: {sentence}");
         }
-        let small = DecodeLimits { max_bytes: bytes.len() - 1, ..LIMITS };
-        let expected = DecodeError::TooManyBytes { bytes: bytes.len(), limit: bytes.len() - 1 };
+        let small = DecodeLimits {
+            max_bytes: bytes.len() - 1,
+            ..LIMITS
+        };
+        let expected = DecodeError::TooManyBytes {
+            bytes: bytes.len(),
+            limit: bytes.len() - 1,
+        };
         assert_eq!(decode(&bytes, &small), Err(expected), "{format}");
     }
-    let deep: ImageBuffer<image::Rgb<u16>, _> = ImageBuffer::from_pixel(48, 32, image::Rgb([0xFFFF, 0x8080, 0]));
-    let twice = DecodeLimits { max_pixels: 2 * 48 * 32 - 1, ..LIMITS };
+    let deep: ImageBuffer<image::Rgb<u16>, _> =
+        ImageBuffer::from_pixel(48, 32, image::Rgb([0xFFFF, 0x8080, 0]));
+    let twice = DecodeLimits {
+        max_pixels: 2 * 48 * 32 - 1,
+        ..LIMITS
+    };
     for format in [Format::Png, Format::Tiff] {
-        let sentence = decode(&encode(deep.clone(), format), &twice).unwrap_err().to_string();
-        assert!(sentence.contains("more than half of recognition.max_pixels = 3071"), "{sentence}");
+        let sentence = decode(&encode(deep.clone(), format), &twice)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            sentence.contains("more than half of recognition.max_pixels = 3071"),
+            "{sentence}"
+        );
     }
-    // A header that promises 65 500 × 65 500 pixels; the frame header is the only segment with length 17.
+    // A header that promises 65 500 × 65 500 pixels; the frame header is the only segment with
+    // length 17.
     let mut bomb = jpeg(&quadrants());
-    let frame = bomb.windows(4).position(|w| w == [0xFF, 0xC0, 0, 17]).unwrap();
+    let frame = bomb
+        .windows(4)
+        .position(|w| w == [0xFF, 0xC0, 0, 17])
+        .unwrap();
     bomb[frame + 5..frame + 9].copy_from_slice(&[0xFF, 0xDC, 0xFF, 0xDC]);
-    assert!(matches!(decode(&bomb, &LIMITS), Err(DecodeError::TooManyPixels { width: 65_500, .. })));
+    assert!(matches!(
+        decode(&bomb, &LIMITS),
+        Err(DecodeError::TooManyPixels { width: 65_500, .. })
+    ));
 }
 
 #[test]
 fn the_smallest_and_thinnest_pictures_decode() {
     for (width, height) in [(1, 1), (1, 4000), (4000, 1)] {
-        for format in [Format::Jpeg, Format::Png, Format::WebP, Format::Gif, Format::Bmp, Format::Tiff] {
-            let bytes = encode(image::RgbImage::from_pixel(width, height, image::Rgb(GREY)), format);
+        for format in [
+            Format::Jpeg,
+            Format::Png,
+            Format::WebP,
+            Format::Gif,
+            Format::Bmp,
+            Format::Tiff,
+        ] {
+            let bytes = encode(
+                image::RgbImage::from_pixel(width, height, image::Rgb(GREY)),
+                format,
+            );
             let picture = decode(&bytes, &LIMITS).unwrap();
-            assert_eq!((picture.width, picture.height), (width as usize, height as usize), "{format}");
-            assert!(picture.pixels.iter().all(|v| v.abs_diff(128) < 3), "{format}");
+            assert_eq!(
+                (picture.width, picture.height),
+                (width as usize, height as usize),
+                "{format}"
+            );
+            assert!(
+                picture.pixels.iter().all(|v| v.abs_diff(128) < 3),
+                "{format}"
+            );
         }
     }
 }
@@ -187,14 +292,23 @@ fn the_smallest_and_thinnest_pictures_decode() {
 #[test]
 fn what_is_not_a_picture_is_named_and_leading_blanks_are_left_out() {
     for (bytes, says) in [
-        (&b"\0\0\0\x18ftypheic\0\0\0\0"[..], "The file is HEIC; send it as JPEG"),
+        (
+            &b"\0\0\0\x18ftypheic\0\0\0\0"[..],
+            "The file is HEIC; send it as JPEG",
+        ),
         (b"", "The file is empty."),
-        (b"/9j/4AAQSkZJRgABAQAAAQABAAD/", "The file is a JPEG as base64 text; decode it"),
+        (
+            b"/9j/4AAQSkZJRgABAQAAAQABAAD/",
+            "The file is a JPEG as base64 text; decode it",
+        ),
     ] {
         let said = decode(bytes, &LIMITS).unwrap_err().to_string();
         assert!(said.starts_with(says), "{said}");
     }
-    let mut jpeg = encode(image::RgbImage::from_pixel(8, 8, image::Rgb(GREY)), Format::Jpeg);
+    let mut jpeg = encode(
+        image::RgbImage::from_pixel(8, 8, image::Rgb(GREY)),
+        Format::Jpeg,
+    );
     jpeg.splice(..0, *b"\r\n");
     assert!(decode(&jpeg, &LIMITS).is_ok());
 }

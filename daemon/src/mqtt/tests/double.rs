@@ -2,8 +2,8 @@
 
 use bytes::BytesMut;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, ConnAckProperties, ConnectReturnCode, Disconnect, DisconnectReasonCode, Packet, PubAck, PubAckReason,
-    Publish, SubAck, SubscribeReasonCode,
+    ConnAck, ConnAckProperties, ConnectReturnCode, Disconnect, DisconnectReasonCode, Packet,
+    PubAck, PubAckReason, Publish, SubAck, SubscribeReasonCode,
 };
 use rumqttc::v5::mqttbytes::{Error, QoS};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,7 +24,9 @@ pub struct Peer {
 
 impl Double {
     pub async fn listen() -> Self {
-        Self { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+        Self {
+            listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        }
     }
 
     pub fn port(&self) -> u16 {
@@ -33,8 +35,14 @@ impl Double {
 
     /// Waits for a connection and reads its Connect.
     pub async fn accept(&self) -> Peer {
-        let (stream, _) = timeout(PATIENCE, self.listener.accept()).await.expect("nobody connected").unwrap();
-        let mut peer = Peer { stream, buffer: BytesMut::new() };
+        let (stream, _) = timeout(PATIENCE, self.listener.accept())
+            .await
+            .expect("nobody connected")
+            .unwrap();
+        let mut peer = Peer {
+            stream,
+            buffer: BytesMut::new(),
+        };
         assert!(matches!(peer.recv().await, Packet::Connect(..)));
         peer
     }
@@ -43,7 +51,8 @@ impl Double {
     pub async fn accept_subscribed(&self) -> Peer {
         let mut peer = self.accept().await;
         peer.connack(|_| {}).await;
-        peer.suback(SubscribeReasonCode::Success(QoS::AtLeastOnce)).await;
+        peer.suback(SubscribeReasonCode::Success(QoS::AtLeastOnce))
+            .await;
         peer
     }
 
@@ -78,24 +87,45 @@ impl Peer {
         };
         change(&mut properties);
         let code = ConnectReturnCode::Success;
-        self.send(Packet::ConnAck(ConnAck { session_present: true, code, properties: Some(properties) })).await;
+        self.send(Packet::ConnAck(ConnAck {
+            session_present: true,
+            code,
+            properties: Some(properties),
+        }))
+        .await;
     }
 
     pub async fn suback(&mut self, code: SubscribeReasonCode) {
-        let Packet::Subscribe(subscribe) = self.recv().await else { panic!("expected a Subscribe") };
+        let Packet::Subscribe(subscribe) = self.recv().await else {
+            panic!("expected a Subscribe")
+        };
         let return_codes = vec![code; subscribe.filters.len()];
-        self.send(Packet::SubAck(SubAck { pkid: subscribe.pkid, return_codes, properties: None })).await;
+        self.send(Packet::SubAck(SubAck {
+            pkid: subscribe.pkid,
+            return_codes,
+            properties: None,
+        }))
+        .await;
     }
 
     pub async fn publish(&mut self, pkid: u16, payload: &str) {
-        let qos = if pkid == 0 { QoS::AtMostOnce } else { QoS::AtLeastOnce };
+        let qos = if pkid == 0 {
+            QoS::AtMostOnce
+        } else {
+            QoS::AtLeastOnce
+        };
         let mut publish = Publish::new("in", qos, payload.to_owned(), None);
         publish.pkid = pkid;
         self.send(Packet::Publish(publish)).await;
     }
 
     pub async fn puback(&mut self, pkid: u16, reason: PubAckReason) {
-        self.send(Packet::PubAck(PubAck { pkid, reason, properties: None })).await;
+        self.send(Packet::PubAck(PubAck {
+            pkid,
+            reason,
+            properties: None,
+        }))
+        .await;
     }
 
     pub async fn send(&mut self, packet: Packet) {
@@ -114,9 +144,12 @@ impl Peer {
             match Packet::read(&mut self.buffer, None) {
                 Ok(packet) => return Some(packet),
                 Err(Error::InsufficientBytes(_)) => {}
-                // rumqttc writes a plain Disconnect as the two bytes it should be, but does not read it.
+                // rumqttc writes a plain Disconnect as the two bytes it should be, but does not
+                // read it.
                 Err(Error::PayloadRequired) => {
-                    return Some(Packet::Disconnect(Disconnect::new(DisconnectReasonCode::NormalDisconnection)));
+                    return Some(Packet::Disconnect(Disconnect::new(
+                        DisconnectReasonCode::NormalDisconnection,
+                    )));
                 }
                 Err(error) => panic!("the client sent nonsense: {error}"),
             }
@@ -127,7 +160,10 @@ impl Peer {
     }
 
     pub async fn recv(&mut self) -> Packet {
-        timeout(PATIENCE, self.next()).await.expect("nothing came in time").expect("the client hung up")
+        timeout(PATIENCE, self.next())
+            .await
+            .expect("nothing came in time")
+            .expect("the client hung up")
     }
 
     pub async fn recv_puback(&mut self) -> u16 {
@@ -140,7 +176,10 @@ impl Peer {
     /// A message's packet id and payload.
     pub async fn recv_publish(&mut self) -> (u16, String) {
         match self.recv().await {
-            Packet::Publish(publish) => (publish.pkid, String::from_utf8(publish.payload.to_vec()).unwrap()),
+            Packet::Publish(publish) => (
+                publish.pkid,
+                String::from_utf8(publish.payload.to_vec()).unwrap(),
+            ),
             packet => panic!("expected a Publish, got {packet:?}"),
         }
     }
@@ -151,6 +190,11 @@ impl Peer {
     }
 
     pub async fn hung_up(&mut self) {
-        assert_eq!(timeout(PATIENCE, self.next()).await.expect("the client stayed"), None);
+        assert_eq!(
+            timeout(PATIENCE, self.next())
+                .await
+                .expect("the client stayed"),
+            None
+        );
     }
 }

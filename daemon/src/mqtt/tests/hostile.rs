@@ -8,7 +8,11 @@ use super::{Client, settings};
 
 /// Of random packets, in every run; `KITHD_FULL` asks for ten minutes.
 fn how_long() -> Duration {
-    Duration::from_secs(if std::env::var_os("KITHD_FULL").is_some() { 600 } else { 4 })
+    Duration::from_secs(if std::env::var_os("KITHD_FULL").is_some() {
+        600
+    } else {
+        4
+    })
 }
 
 async fn survives(version: Version, level: u8) {
@@ -26,23 +30,36 @@ async fn survives(version: Version, level: u8) {
             sent += 1;
         }
         // What arrives is taken; nothing here is a reason to keep it.
-        while let Ok(Some(delivery)) = tokio::time::timeout(Duration::ZERO, client.deliveries.recv()).await {
+        while let Ok(Some(delivery)) =
+            tokio::time::timeout(Duration::ZERO, client.deliveries.recv()).await
+        {
             delivery.settle();
         }
-        assert!(!client.task.is_finished(), "the connection's task ended after {sent} packets");
+        assert!(
+            !client.task.is_finished(),
+            "the connection's task ended after {sent} packets"
+        );
     }
-    println!("MQTT {level}: {sent} packets, {} connections", broker.connections());
+    println!(
+        "MQTT {level}: {sent} packets, {} connections",
+        broker.connections()
+    );
     broker.cut();
     // A good message is taken, on whatever connection there is next.
     let deadline = Instant::now() + Duration::from_secs(30);
     let mut id = 1000;
     while !broker.has_acknowledged(id) {
-        assert!(Instant::now() < deadline, "a good message was not taken any more");
+        assert!(
+            Instant::now() < deadline,
+            "a good message was not taken any more"
+        );
         id += 1;
         broker.send("kith", &publish(level, b"in", id, &[], b"good"));
         let arrived = tokio::time::timeout(Duration::from_millis(200), async {
             loop {
-                let Some(delivery) = client.deliveries.recv().await else { break };
+                let Some(delivery) = client.deliveries.recv().await else {
+                    break;
+                };
                 delivery.settle();
             }
         });

@@ -21,12 +21,23 @@ async fn acknowledgements_leave_in_arrival_order_whatever_is_settled_first() {
     for pkid in [11, 5, 12] {
         peer.publish(pkid, "picture").await;
     }
-    let (first, second, third) = (client.recv().await, client.recv().await, client.recv().await);
+    let (first, second, third) = (
+        client.recv().await,
+        client.recv().await,
+        client.recv().await,
+    );
     third.settle();
     second.settle();
     peer.nothing_comes().await;
     first.settle();
-    assert_eq!([peer.recv_puback().await, peer.recv_puback().await, peer.recv_puback().await], [11, 5, 12]);
+    assert_eq!(
+        [
+            peer.recv_puback().await,
+            peer.recv_puback().await,
+            peer.recv_puback().await
+        ],
+        [11, 5, 12]
+    );
 }
 
 #[tokio::test]
@@ -77,7 +88,10 @@ async fn what_nobody_took_before_the_connection_was_lost_is_only_seen_once() {
 #[tokio::test]
 async fn messages_at_qos_0_are_dropped_and_counted_while_too_many_wait() {
     let double = Double::listen().await;
-    let mut client = Client::start(Settings { receive_maximum: 4, ..settings(double.port(), "kith", &["in"]) });
+    let mut client = Client::start(Settings {
+        receive_maximum: 4,
+        ..settings(double.port(), "kith", &["in"])
+    });
     let mut peer = double.accept_subscribed().await;
     for _ in 0..10 {
         peer.publish(0, "unguarded").await;
@@ -106,7 +120,11 @@ async fn what_exceeds_the_room_for_unsettled_messages_is_asked_for_again_once_th
         peer.publish(pkid, &payload(pkid)).await;
     }
     // Two hundred bytes hold three of sixty.
-    let held = [client.recv().await, client.recv().await, client.recv().await];
+    let held = [
+        client.recv().await,
+        client.recv().await,
+        client.recv().await,
+    ];
     client.nothing_arrives().await;
     assert!(client.state.borrow().is_connected());
     held.into_iter().for_each(Delivery::settle);
@@ -132,8 +150,15 @@ async fn a_refused_subscription_is_a_state_and_publishing_still_works() {
     peer.connack(|_| {}).await;
     peer.suback(SubscribeReasonCode::NotAuthorized).await;
     let state = client.connected().await;
-    let refused = vec![Refusal { topic: "in".to_owned(), reason: "NotAuthorized".to_owned() }];
-    let hindrances = Hindrances { subscribe: refused, client: "kith".to_owned(), ..Hindrances::default() };
+    let refused = vec![Refusal {
+        topic: "in".to_owned(),
+        reason: "NotAuthorized".to_owned(),
+    }];
+    let hindrances = Hindrances {
+        subscribe: refused,
+        client: "kith".to_owned(),
+        ..Hindrances::default()
+    };
     assert_eq!(state, State::Hindered(hindrances));
     let said = "connected, but the broker refused to subscribe us to in (NotAuthorized); its access list must let";
     assert!(state.to_string().starts_with(said), "{state}");
@@ -160,12 +185,20 @@ async fn a_filter_that_is_none_is_named_and_the_others_are_subscribed() {
 #[tokio::test]
 async fn a_message_above_the_limit_from_a_broker_that_ignores_it_is_named_in_the_state() {
     let double = Double::listen().await;
-    let settings = Settings { max_packet_bytes: 1000, ..settings(double.port(), "kith", &["in"]) };
+    let settings = Settings {
+        max_packet_bytes: 1000,
+        ..settings(double.port(), "kith", &["in"])
+    };
     let mut client = Client::start(settings);
     let mut peer = double.accept_subscribed().await;
     peer.publish(1, &"x".repeat(5000)).await;
-    let state = client.state(|state| matches!(state, State::Down { .. })).await;
-    assert!(state.to_string().contains("although our limit is 1000"), "{state}");
+    let state = client
+        .state(|state| matches!(state, State::Down { .. }))
+        .await;
+    assert!(
+        state.to_string().contains("although our limit is 1000"),
+        "{state}"
+    );
     // Once the broker has dropped it, everything is as before.
     let mut peer = double.accept_subscribed().await;
     peer.publish(2, "picture").await;

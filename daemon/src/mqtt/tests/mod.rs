@@ -1,4 +1,5 @@
-//! The connection against a real mosquitto and against a scripted broker. Not for the daemon's topics.
+//! The connection against a real mosquitto and against a scripted broker. Not for the daemon's
+//! topics.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../../../tests/it/broker.rs"]
@@ -50,12 +51,21 @@ impl Client {
         let task = tokio::spawn(connection.run(async {
             let _ = stopped.await;
         }));
-        Self { publisher, deliveries, state, stop: Some(stop), task }
+        Self {
+            publisher,
+            deliveries,
+            state,
+            stop: Some(stop),
+            task,
+        }
     }
 
     async fn state(&mut self, wanted: impl FnMut(&State) -> bool) -> State {
         let found = timeout(PATIENCE, self.state.wait_for(wanted)).await;
-        found.expect("the state was not reached in time").unwrap().clone()
+        found
+            .expect("the state was not reached in time")
+            .unwrap()
+            .clone()
     }
 
     async fn connected(&mut self) -> State {
@@ -63,11 +73,17 @@ impl Client {
     }
 
     async fn publish(&self, topic: &str, payload: impl Into<Vec<u8>>) {
-        timeout(PATIENCE, self.publisher.publish(message(topic, payload))).await.unwrap().unwrap();
+        timeout(PATIENCE, self.publisher.publish(message(topic, payload)))
+            .await
+            .unwrap()
+            .unwrap();
     }
 
     async fn recv(&mut self) -> Delivery {
-        timeout(PATIENCE, self.deliveries.recv()).await.expect("nothing arrived in time").unwrap()
+        timeout(PATIENCE, self.deliveries.recv())
+            .await
+            .expect("nothing arrived in time")
+            .unwrap()
     }
 
     async fn nothing_arrives(&mut self) {
@@ -97,9 +113,16 @@ async fn publisher(change: impl FnOnce(&mut Settings)) -> (double::Double, Clien
 }
 
 fn settings(port: u16, client_id: &str, subscriptions: &[&str]) -> Settings {
-    let address = Address { host: "127.0.0.1".to_owned(), port, encrypted: false };
+    let address = Address {
+        host: "127.0.0.1".to_owned(),
+        port,
+        encrypted: false,
+    };
     Settings {
-        subscriptions: subscriptions.iter().map(|&topic| topic.to_owned()).collect(),
+        subscriptions: subscriptions
+            .iter()
+            .map(|&topic| topic.to_owned())
+            .collect(),
         reconnect_least: Duration::from_millis(50),
         reconnect_most: Duration::from_millis(400),
         ..Settings::new(address, client_id)
@@ -107,9 +130,16 @@ fn settings(port: u16, client_id: &str, subscriptions: &[&str]) -> Settings {
 }
 
 fn message(topic: &str, payload: impl Into<Vec<u8>>) -> Message {
-    Message { topic: topic.to_owned(), payload: payload.into(), ..Message::default() }
+    Message {
+        topic: topic.to_owned(),
+        payload: payload.into(),
+        ..Message::default()
+    }
 }
 
 fn retained(topic: &str, payload: &str) -> Message {
-    Message { retain: true, ..message(topic, payload) }
+    Message {
+        retain: true,
+        ..message(topic, payload)
+    }
 }

@@ -23,7 +23,10 @@ async fn a_publish_resolves_only_after_its_own_acknowledgement() {
     assert!(!first.is_finished() && !second.is_finished());
 
     peer.puback(second_id, PubAckReason::QuotaExceeded).await;
-    assert_eq!(second.await.unwrap(), Err(PublishError::Refused("QuotaExceeded".to_owned())));
+    assert_eq!(
+        second.await.unwrap(),
+        Err(PublishError::Refused("QuotaExceeded".to_owned()))
+    );
     assert!(!first.is_finished());
     peer.puback(first_id, PubAckReason::Success).await;
     assert_eq!(first.await.unwrap(), Ok(()));
@@ -51,7 +54,8 @@ async fn publishes_leave_in_order_and_at_most_eight_are_under_way() {
         under_way.push(pkid);
     }
     peer.nothing_comes().await;
-    // The oldest unanswered holds the window, so its packet id can never come round again while in use.
+    // The oldest unanswered holds the window, so its packet id can never come round again while in
+    // use.
     for pkid in under_way.drain(1..) {
         peer.puback(pkid, PubAckReason::Success).await;
     }
@@ -96,7 +100,12 @@ async fn every_publish_under_way_or_waiting_fails_when_the_connection_is_lost() 
     peer.recv_publish().await;
     drop(peer);
     let results = tasks.join_all().await;
-    assert!(results.iter().all(|result| *result == Err(PublishError::Disconnected)), "{results:?}");
+    assert!(
+        results
+            .iter()
+            .all(|result| *result == Err(PublishError::Disconnected)),
+        "{results:?}"
+    );
 
     // And nothing of it is sent on the next connection: repeating is the caller's business.
     let mut peer = double.accept_publisher().await;
@@ -115,11 +124,24 @@ async fn what_the_broker_cannot_take_is_refused_without_costing_the_connection()
     client.publisher.connected().await.unwrap();
     let publish = |message: Message| client.publisher.publish(message);
     // 1 type, 1 length, 2 + 3 topic, 2 packet id, 1 properties.
-    assert_eq!(publish(message("out", vec![0; 91])).await, Err(PublishError::TooLarge { bytes: 101, limit: 100 }));
-    let kept = publish(Message { retain: true, ..message("out", "state") }).await;
+    assert_eq!(
+        publish(message("out", vec![0; 91])).await,
+        Err(PublishError::TooLarge {
+            bytes: 101,
+            limit: 100
+        })
+    );
+    let kept = publish(Message {
+        retain: true,
+        ..message("out", "state")
+    })
+    .await;
     assert!(matches!(kept, Err(PublishError::Refused(_))));
     for topic in ["", "a/+", "#", "nul\0"] {
-        assert_eq!(publish(message(topic, "x")).await, Err(PublishError::InvalidTopic(topic.to_owned())));
+        assert_eq!(
+            publish(message(topic, "x")).await,
+            Err(PublishError::InvalidTopic(topic.to_owned()))
+        );
     }
     let exact = tokio::spawn({
         let publisher = client.publisher.clone();

@@ -29,7 +29,12 @@ async fn unacknowledged_deliveries_come_again_after_a_crash_of_ours_and_settled_
     drop(second);
 
     let mut client = Client::start(settings(broker.port(), "kith", &["in"]));
-    assert_eq!(client.connected().await, State::Connected { session_present: true });
+    assert_eq!(
+        client.connected().await,
+        State::Connected {
+            session_present: true
+        }
+    );
     for expected in ["two", "three"] {
         let delivery = client.recv().await;
         assert_eq!(delivery.payload, expected.as_bytes());
@@ -56,26 +61,42 @@ async fn messages_sent_while_we_are_stopped_wait_for_us() {
         assert_eq!(delivery.payload, number.to_string().as_bytes());
         delivery.settle();
     }
-    assert_eq!(client.connected().await, State::Connected { session_present: true });
+    assert_eq!(
+        client.connected().await,
+        State::Connected {
+            session_present: true
+        }
+    );
 }
 
 #[tokio::test]
 async fn a_killed_broker_is_met_again_with_subscriptions_messages_and_state() {
     let mut broker = Mosquitto::running();
     let birth = vec![retained("kith/state", "online")];
-    let mut client = Client::start(Settings { birth, ..settings(broker.port(), "kith", &["in"]) });
+    let mut client = Client::start(Settings {
+        birth,
+        ..settings(broker.port(), "kith", &["in"])
+    });
     client.connected().await;
     client.publish("in", "kept by the broker").await;
     let unsettled = client.recv().await;
     sleep(SAVED).await;
     broker.kill();
-    client.state(|state| matches!(state, State::Down { .. })).await;
-    assert_eq!(client.publisher.publish(message("in", "x")).await, Err(PublishError::Disconnected));
+    client
+        .state(|state| matches!(state, State::Down { .. }))
+        .await;
+    assert_eq!(
+        client.publisher.publish(message("in", "x")).await,
+        Err(PublishError::Disconnected)
+    );
     unsettled.settle();
     broker.start();
     client.connected().await;
     let again = client.recv().await;
-    assert_eq!((&*again.payload, again.redelivered), (b"kept by the broker".as_slice(), true));
+    assert_eq!(
+        (&*again.payload, again.redelivered),
+        (b"kept by the broker".as_slice(), true)
+    );
     again.settle();
     client.publish("in", "new").await;
     assert_eq!(*client.recv().await.payload, *b"new");
@@ -90,9 +111,16 @@ async fn a_broker_that_forgot_our_session_is_subscribed_to_again() {
     let mut client = Client::start(settings(broker.port(), "kith", &["in"]));
     client.connected().await;
     broker.kill();
-    client.state(|state| matches!(state, State::Down { .. })).await;
+    client
+        .state(|state| matches!(state, State::Down { .. }))
+        .await;
     broker.start();
-    assert_eq!(client.connected().await, State::Connected { session_present: false });
+    assert_eq!(
+        client.connected().await,
+        State::Connected {
+            session_present: false
+        }
+    );
     client.publish("in", "new").await;
     assert_eq!(*client.recv().await.payload, *b"new");
 }
@@ -101,7 +129,9 @@ async fn a_broker_that_forgot_our_session_is_subscribed_to_again() {
 async fn a_broker_absent_at_start_is_met_when_it_comes() {
     let mut broker = Mosquitto::absent();
     let mut client = Client::start(settings(broker.port(), "kith", &["in"]));
-    let state = client.state(|state| matches!(state, State::Down { .. })).await;
+    let state = client
+        .state(|state| matches!(state, State::Down { .. }))
+        .await;
     assert!(state.to_string().contains("refused"), "{state}");
     broker.start();
     client.connected().await;
@@ -144,8 +174,15 @@ async fn two_clients_with_one_id_say_so() {
     first.connected().await;
     let mut second = Client::start(settings(broker.port(), "kith", &["in"]));
     second.connected().await;
-    let state = first.state(|state| matches!(state, State::Down { .. })).await;
-    assert!(state.to_string().contains("another client has our client id"), "{state}");
+    let state = first
+        .state(|state| matches!(state, State::Down { .. }))
+        .await;
+    assert!(
+        state
+            .to_string()
+            .contains("another client has our client id"),
+        "{state}"
+    );
 }
 
 #[tokio::test]
@@ -159,7 +196,10 @@ async fn a_lower_receive_maximum_does_not_shut_us_out_of_a_session_with_more_und
         held.push(client.recv().await);
     }
     client.crash().await;
-    let mut client = Client::start(Settings { receive_maximum: 2, ..settings(broker.port(), "kith", &["in"]) });
+    let mut client = Client::start(Settings {
+        receive_maximum: 2,
+        ..settings(broker.port(), "kith", &["in"])
+    });
     for number in 0..16 {
         let delivery = client.recv().await;
         assert_eq!(delivery.payload, number.to_string().as_bytes());
@@ -181,7 +221,11 @@ async fn nothing_is_lost_while_both_lines_to_the_broker_are_cut_again_and_again(
         for number in 0..MESSAGES {
             let mut payload = number.to_be_bytes().to_vec();
             payload.resize(20_000, 0);
-            while publisher.publish(message("in", payload.clone())).await.is_err() {
+            while publisher
+                .publish(message("in", payload.clone()))
+                .await
+                .is_err()
+            {
                 publisher.connected().await.unwrap();
             }
         }
@@ -193,7 +237,9 @@ async fn nothing_is_lost_while_both_lines_to_the_broker_are_cut_again_and_again(
     while seen.len() < MESSAGES as usize {
         let delivery = client.recv().await;
         received += 1;
-        seen.insert(u32::from_be_bytes(delivery.payload[..4].try_into().unwrap()));
+        seen.insert(u32::from_be_bytes(
+            delivery.payload[..4].try_into().unwrap(),
+        ));
         held.push(delivery);
         if held.len() == 5 || fastrand::u8(..) < 64 {
             fastrand::shuffle(&mut held);

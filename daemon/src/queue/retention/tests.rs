@@ -1,4 +1,5 @@
-//! The rules of retention on a real database and real files; what the clocks say is in the test's hand.
+//! The rules of retention on a real database and real files; what the clocks say is in the test's
+//! hand.
 
 use std::path::Path;
 
@@ -33,8 +34,13 @@ impl Shelf {
     /// No cap and no age but what the test sets.
     fn sweeper(&self, set: impl FnOnce(&mut config::Retention)) -> Sweeper {
         let none = Caps::default;
-        let mut retention =
-            Retention { images: none(), thumbnails: none(), camera: none(), uploads: none(), strangers: None };
+        let mut retention = Retention {
+            images: none(),
+            thumbnails: none(),
+            camera: none(),
+            uploads: none(),
+            strangers: None,
+        };
         set(&mut retention);
         Sweeper {
             store: self.queue.store.clone(),
@@ -48,14 +54,20 @@ impl Shelf {
     fn write(&self, sql: &str) {
         let connection = Connection::open(self.folder.path().join("kithd.db")).unwrap();
         connection.busy_timeout(Duration::from_secs(5)).unwrap();
-        connection.pragma_update(None, "foreign_keys", true).unwrap();
+        connection
+            .pragma_update(None, "foreign_keys", true)
+            .unwrap();
         connection.execute_batch(sql).unwrap();
     }
 
     fn numbers(&self, sql: &str) -> Vec<i64> {
         let connection = Connection::open(self.folder.path().join("kithd.db")).unwrap();
         let mut statement = connection.prepare(sql).unwrap();
-        statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+        statement
+            .query_map([], |row| row.get(0))
+            .unwrap()
+            .collect::<Result<_, _>>()
+            .unwrap()
     }
 
     fn images(&self) -> Vec<i64> {
@@ -85,7 +97,11 @@ async fn open(folder: &Path) -> Queue {
 
 /// Rows `from` to `to` that have ended, each with a file of 1000 bytes.
 fn ended_files(from: u32, to: u32, source: &str, state: &str) -> String {
-    let outcome = if state == "processed" { "'no_face', NULL" } else { "NULL, 'broken'" };
+    let outcome = if state == "processed" {
+        "'no_face', NULL"
+    } else {
+        "NULL, 'broken'"
+    };
     format!(
         "WITH RECURSIVE n (id) AS (VALUES ({from}) UNION ALL SELECT id + 1 FROM n WHERE id < {to})
          INSERT INTO images (id, state, outcome, reason, source, path, file, bytes, accepted_at_ms, due_ms)
@@ -94,7 +110,8 @@ fn ended_files(from: u32, to: u32, source: &str, state: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_oldest_finished_images_go_and_none_that_is_unfinished_not_vouched_for_or_waits_for_the_broker() {
+async fn the_oldest_finished_images_go_and_none_that_is_unfinished_not_vouched_for_or_waits_for_the_broker()
+ {
     let shelf = Shelf::new().await;
     shelf.write(
         "INSERT INTO images (id, state, outcome, reason, source, path, accepted_at_ms, unverified) VALUES
@@ -107,17 +124,41 @@ async fn the_oldest_finished_images_go_and_none_that_is_unfinished_not_vouched_f
          INSERT INTO unsent (id) VALUES (12);
          INSERT INTO facts VALUES ('verified_1', '10');",
     );
-    shelf.sweeper(|caps| caps.images.count = Some(3)).round(None).await.unwrap();
-    assert_eq!(shelf.images(), [1, 2, 3, 4, 7], "by id, whatever the dates say");
-    shelf.sweeper(|caps| caps.images.count = Some(2)).round(None).await.unwrap();
+    shelf
+        .sweeper(|caps| caps.images.count = Some(3))
+        .round(None)
+        .await
+        .unwrap();
+    assert_eq!(
+        shelf.images(),
+        [1, 2, 3, 4, 7],
+        "by id, whatever the dates say"
+    );
+    shelf
+        .sweeper(|caps| caps.images.count = Some(2))
+        .round(None)
+        .await
+        .unwrap();
     assert_eq!(shelf.images(), [1, 2, 3, 4]);
     assert_eq!(shelf.store().removed().unsent_results, 0);
-    shelf.sweeper(|caps| caps.images.count = Some(1)).round(None).await.unwrap();
-    assert_eq!(shelf.images(), [1, 2, 3], "a cap is a cap when nothing else is left over it");
+    shelf
+        .sweeper(|caps| caps.images.count = Some(1))
+        .round(None)
+        .await
+        .unwrap();
+    assert_eq!(
+        shelf.images(),
+        [1, 2, 3],
+        "a cap is a cap when nothing else is left over it"
+    );
     let removed = shelf.store().removed();
     assert_eq!((removed.images, removed.unsent_results), (4, 1));
     shelf.write("UPDATE facts SET value = '11' WHERE key = 'verified_1'");
-    shelf.sweeper(|caps| caps.images.count = Some(0)).round(None).await.unwrap();
+    shelf
+        .sweeper(|caps| caps.images.count = Some(0))
+        .round(None)
+        .await
+        .unwrap();
     assert_eq!(shelf.images(), [1, 2]);
 }
 
@@ -141,13 +182,24 @@ async fn the_oldest_images_go_until_pages_and_files_are_below_the_bytes_allowed(
     shelf.write(&ended_files(1, 400, "folder", "failed"));
     shelf.write("INSERT INTO thumbnails SELECT id, zeroblob(10000) FROM images");
     let before = shelf.store().held(Kind::Images).await.unwrap();
-    assert!(before.bytes > 400 * 11_000, "{before:?} leaves files or pages out");
-    shelf.sweeper(|caps| caps.images.bytes = Some(2_200_000)).round(None).await.unwrap();
+    assert!(
+        before.bytes > 400 * 11_000,
+        "{before:?} leaves files or pages out"
+    );
+    shelf
+        .sweeper(|caps| caps.images.bytes = Some(2_200_000))
+        .round(None)
+        .await
+        .unwrap();
     let after = shelf.store().held(Kind::Images).await.unwrap();
     assert!(after.bytes <= 2_200_000, "{after:?}");
     let left = shelf.images();
     assert!((100..=200).contains(&left.len()), "{} are left", left.len());
-    assert_eq!(left, (401 - left.len() as i64..=400).collect::<Vec<_>>(), "the newest");
+    assert_eq!(
+        left,
+        (401 - left.len() as i64..=400).collect::<Vec<_>>(),
+        "the newest"
+    );
 }
 
 #[tokio::test]
@@ -163,7 +215,11 @@ async fn by_age_nothing_goes_before_the_clock_has_been_right_for_an_hour() {
     insert(1, now - 31 * day);
     insert(2, now - 29 * day);
     let sweeper = shelf.sweeper(|caps| caps.images.age = Some(30 * DAY));
-    for steady in [None, Some(Duration::ZERO), Some(STEADY - Duration::from_secs(1))] {
+    for steady in [
+        None,
+        Some(Duration::ZERO),
+        Some(STEADY - Duration::from_secs(1)),
+    ] {
         sweeper.round(steady).await.unwrap();
         assert_eq!(shelf.images(), [1, 2], "{steady:?}");
     }
@@ -182,21 +238,45 @@ async fn what_came_in_with_a_wrong_clock_is_judged_by_its_neighbours_and_by_the_
         ));
     };
     let so_old = async |queue_ms| {
-        let aged = Aged { wall_ms: now, queue_ms, age_ms: age };
+        let aged = Aged {
+            wall_ms: now,
+            queue_ms,
+            age_ms: age,
+        };
         shelf.store().newest_so_old(aged).await.unwrap()
     };
     // number, dated, accepted by the board's clock, and by the queue clock
     insert("(1, 0, 5, 100), (2, 0, 999999999, 200)");
-    assert_eq!(so_old(1000).await, None, "a year of 1970 or of 2038 proves nothing");
-    assert_eq!(so_old(1150).await, Some(1), "it is in use for so long since");
+    assert_eq!(
+        so_old(1000).await,
+        None,
+        "a year of 1970 or of 2038 proves nothing"
+    );
+    assert_eq!(
+        so_old(1150).await,
+        Some(1),
+        "it is in use for so long since"
+    );
     insert("(3, 1, 998999, 300)");
-    assert_eq!(so_old(1000).await, Some(3), "what came before an old one is old");
+    assert_eq!(
+        so_old(1000).await,
+        Some(3),
+        "what came before an old one is old"
+    );
     insert("(4, 0, 7, 400), (5, 1, 999500, 500), (6, 0, 1, 600)");
     assert_eq!(so_old(1000).await, Some(3));
     assert_eq!(so_old(1400).await, Some(4));
-    assert_eq!(so_old(9000).await, Some(4), "what came after a young one is young");
+    assert_eq!(
+        so_old(9000).await,
+        Some(4),
+        "what came after a young one is young"
+    );
     shelf.write("UPDATE images SET accepted_at_ms = 2000000 WHERE id = 5");
-    assert_eq!(so_old(1400).await, Some(4), "a date in the future proves nothing either");
+    assert_eq!(
+        so_old(1400).await,
+        Some(4),
+        "a date in the future proves nothing either"
+    );
     assert_eq!(so_old(9000).await, Some(6));
 }
 
@@ -206,13 +286,35 @@ async fn the_newest_camera_frames_are_kept_and_a_file_goes_after_its_row_has_for
     shelf.write(&ended_files(1, 6, "camera", "processed"));
     shelf.write("UPDATE images SET state = 'pending', outcome = NULL WHERE id = 2");
     let files: Vec<_> = (1..=6).map(|id| shelf.file(id)).collect();
-    shelf.sweeper(|caps| caps.camera.bytes = Some(4000)).round(None).await.unwrap();
+    shelf
+        .sweeper(|caps| caps.camera.bytes = Some(4000))
+        .round(None)
+        .await
+        .unwrap();
     let there: Vec<_> = files.iter().map(|file| file.exists()).collect();
-    assert_eq!(there, [false, true, false, true, true, true], "one that waits takes room but stays");
-    assert_eq!(shelf.numbers("SELECT id FROM images WHERE file IS NULL"), [1, 3]);
-    shelf.sweeper(|caps| caps.camera.count = Some(2)).round(None).await.unwrap();
-    assert_eq!(shelf.numbers("SELECT id FROM images WHERE file IS NOT NULL"), [2, 6]);
-    assert_eq!((shelf.images().len(), shelf.store().removed().camera), (6, 4), "the images are still there");
+    assert_eq!(
+        there,
+        [false, true, false, true, true, true],
+        "one that waits takes room but stays"
+    );
+    assert_eq!(
+        shelf.numbers("SELECT id FROM images WHERE file IS NULL"),
+        [1, 3]
+    );
+    shelf
+        .sweeper(|caps| caps.camera.count = Some(2))
+        .round(None)
+        .await
+        .unwrap();
+    assert_eq!(
+        shelf.numbers("SELECT id FROM images WHERE file IS NOT NULL"),
+        [2, 6]
+    );
+    assert_eq!(
+        (shelf.images().len(), shelf.store().removed().camera),
+        (6, 4),
+        "the images are still there"
+    );
     let usage = shelf.store().usage().await.unwrap();
     assert_eq!((usage.camera, usage.uploads), (2000, 0));
 }
@@ -230,8 +332,16 @@ async fn uploads_go_when_they_are_processed_and_failed_ones_with_their_caps() {
     let files: Vec<_> = (1..=6).map(|id| shelf.file(id)).collect();
     let there = || files.iter().map(|file| file.exists()).collect::<Vec<_>>();
     shelf.sweeper(|_| {}).round(None).await.unwrap();
-    assert_eq!(there(), [false, true, true, true, true, true], "the last may have to be done again");
-    shelf.sweeper(|caps| caps.uploads.bytes = Some(3500)).round(None).await.unwrap();
+    assert_eq!(
+        there(),
+        [false, true, true, true, true, true],
+        "the last may have to be done again"
+    );
+    shelf
+        .sweeper(|caps| caps.uploads.bytes = Some(3500))
+        .round(None)
+        .await
+        .unwrap();
     assert_eq!(there(), [false, false, false, true, true, true]);
 }
 
@@ -240,11 +350,28 @@ async fn thumbnails_go_by_themselves() {
     let shelf = Shelf::new().await;
     shelf.write(&ended_files(1, 4, "folder", "processed"));
     shelf.write("INSERT INTO thumbnails SELECT id, zeroblob(100) FROM images");
-    shelf.sweeper(|caps| caps.thumbnails.bytes = Some(300)).round(None).await.unwrap();
+    shelf
+        .sweeper(|caps| caps.thumbnails.bytes = Some(300))
+        .round(None)
+        .await
+        .unwrap();
     assert_eq!(shelf.numbers("SELECT image_id FROM thumbnails"), [2, 3, 4]);
-    shelf.sweeper(|caps| caps.thumbnails.count = Some(1)).round(None).await.unwrap();
+    shelf
+        .sweeper(|caps| caps.thumbnails.count = Some(1))
+        .round(None)
+        .await
+        .unwrap();
     assert_eq!(shelf.numbers("SELECT image_id FROM thumbnails"), [4]);
-    assert!(!shelf.store().image(1).await.unwrap().unwrap().image.thumbnail);
+    assert!(
+        !shelf
+            .store()
+            .image(1)
+            .await
+            .unwrap()
+            .unwrap()
+            .image
+            .thumbnail
+    );
 }
 
 fn face(outcome: Outcome) -> IdentifiedFace {
@@ -294,7 +421,8 @@ fn identified() -> Identified {
 }
 
 #[tokio::test]
-async fn strangers_lose_embedding_and_crop_when_they_are_old_enough_and_vouched_for_and_nobody_else_does() {
+async fn strangers_lose_embedding_and_crop_when_they_are_old_enough_and_vouched_for_and_nobody_else_does()
+ {
     let shelf = Shelf::new().await;
     let store = shelf.store();
     let id = shelf.queue.submit(vec![frame(1)]).await.unwrap()[0].id;
@@ -305,19 +433,44 @@ async fn strangers_lose_embedding_and_crop_when_they_are_old_enough_and_vouched_
     let claimed = shelf.queue.claim(1, true).await.unwrap().images.remove(0);
     shelf.queue.finish(claimed, identified()).await.unwrap();
     store.settle().await.unwrap();
-    let crops = async || [store.crop(id, 1).await.unwrap(), store.crop(id, 2).await.unwrap()];
+    let crops = async || {
+        [
+            store.crop(id, 1).await.unwrap(),
+            store.crop(id, 2).await.unwrap(),
+        ]
+    };
     sweeper.round(Some(STEADY)).await.unwrap();
-    assert_eq!(crops().await, [Some(b"crop".to_vec()), Some(b"crop".to_vec())], "its engine may have lied");
-    store.verified(EngineRole::Primary, store.newest_result().await.unwrap()).await.unwrap();
+    assert_eq!(
+        crops().await,
+        [Some(b"crop".to_vec()), Some(b"crop".to_vec())],
+        "its engine may have lied"
+    );
+    store
+        .verified(EngineRole::Primary, store.newest_result().await.unwrap())
+        .await
+        .unwrap();
     store.settle().await.unwrap();
     sweeper.round(None).await.unwrap();
-    assert_eq!(crops().await, [Some(b"crop".to_vec()), Some(b"crop".to_vec())], "the clock may be wrong");
+    assert_eq!(
+        crops().await,
+        [Some(b"crop".to_vec()), Some(b"crop".to_vec())],
+        "the clock may be wrong"
+    );
     sweeper.round(Some(STEADY)).await.unwrap();
     assert_eq!(crops().await, [Some(b"crop".to_vec()), None]);
-    assert_eq!(shelf.numbers("SELECT length(embedding) FROM faces ORDER BY number"), [36, 0]);
+    assert_eq!(
+        shelf.numbers("SELECT length(embedding) FROM faces ORDER BY number"),
+        [36, 0]
+    );
     let found = store.image(id).await.unwrap().unwrap().found;
-    assert_eq!((found.len(), found[1].outcome.as_str(), found[1].bounds), (2, "unknown", [1.0, 2.0, 3.0, 4.0]));
-    assert_eq!((found[0].crop, found[1].crop, store.removed().strangers), (true, false, 1));
+    assert_eq!(
+        (found.len(), found[1].outcome.as_str(), found[1].bounds),
+        (2, "unknown", [1.0, 2.0, 3.0, 4.0])
+    );
+    assert_eq!(
+        (found[0].crop, found[1].crop, store.removed().strangers),
+        (true, false, 1)
+    );
 }
 
 #[tokio::test]
@@ -364,15 +517,38 @@ async fn frames_that_wait_fill_the_cameras_spool_until_some_are_done_and_over_a_
     shelf.queue.submit(vec![frame(1000)]).await.unwrap();
     shelf.queue.submit(vec![frame(1500)]).await.unwrap();
     assert!(shelf.queue.camera_room(500).is_ok());
-    let full = |queue: &Queue| matches!(queue.camera_room(501), Err(QueueError::CameraFull { limit: 3000 }));
+    let full = |queue: &Queue| {
+        matches!(
+            queue.camera_room(501),
+            Err(QueueError::CameraFull { limit: 3000 })
+        )
+    };
     assert!(full(&shelf.queue));
     let restarted = open(shelf.folder.path()).await;
     assert!(full(&restarted));
     let mut claimed = shelf.queue.claim(2, true).await.unwrap().images;
-    shelf.queue.finish(claimed.remove(0), identified()).await.unwrap();
+    shelf
+        .queue
+        .finish(claimed.remove(0), identified())
+        .await
+        .unwrap();
     assert!(shelf.queue.camera_room(1500).is_ok() && shelf.queue.camera_room(1501).is_err());
-    shelf.queue.fail(claimed.remove(0), &Failure::OutsideRoots("/x".into())).await.unwrap();
+    shelf
+        .queue
+        .fail(claimed.remove(0), &Failure::OutsideRoots("/x".into()))
+        .await
+        .unwrap();
     assert!(shelf.queue.camera_room(3000).is_ok());
-    assert_eq!(shelf.queue.redo_unverified(EngineRole::Primary, "it lied").await.unwrap(), 1);
-    assert!(shelf.queue.camera_room(2001).is_err(), "what is done again waits again");
+    assert_eq!(
+        shelf
+            .queue
+            .redo_unverified(EngineRole::Primary, "it lied")
+            .await
+            .unwrap(),
+        1
+    );
+    assert!(
+        shelf.queue.camera_room(2001).is_err(),
+        "what is done again waits again"
+    );
 }

@@ -1,6 +1,6 @@
-//! What the guard writes down and reads again: attempts given back, the breaker for the next run, the precision measured for
-//! this board, and which results are vouched for. Not for the tests and failures it follows
-//! from, which are `guard`'s.
+//! What the guard writes down and reads again: attempts given back, the breaker for the next run,
+//! the precision measured for this board, and which results are vouched for. Not for the tests and
+//! failures it follows from, which are `guard`'s.
 
 use std::sync::PoisonError;
 use std::time::Instant;
@@ -40,8 +40,14 @@ pub(super) struct Unbooked {
 impl Inner {
     /// Gives attempts back and keeps the breaker for the next run, after it changed.
     pub(super) async fn keep_books(&self) {
-        let unbooked = self.unbooked.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (Some(Unbooked { blamed, changes }), Some(Books { store, queue })) = (unbooked, &self.books) else {
+        let unbooked = self
+            .unbooked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let (Some(Unbooked { blamed, changes }), Some(Books { store, queue })) =
+            (unbooked, &self.books)
+        else {
             return;
         };
         if !blamed.is_empty()
@@ -50,7 +56,10 @@ impl Inner {
             tracing::warn!("attempts could not be given back: {error}");
         }
         for (state, sentence) in changes {
-            if let Err(error) = store.note_breaker(state.as_str().into(), Some(sentence)).await {
+            if let Err(error) = store
+                .note_breaker(state.as_str().into(), Some(sentence))
+                .await
+            {
                 tracing::warn!("the circuit breaker's history could not be kept: {error}");
             }
         }
@@ -62,7 +71,9 @@ impl Inner {
     }
 
     pub(super) async fn restore(&self) {
-        let Some(Books { store, .. }) = &self.books else { return };
+        let Some(Books { store, .. }) = &self.books else {
+            return;
+        };
         if let Ok(Some(text)) = store.fact(BREAKER_FACT).await
             && let Ok(snapshot) = serde_json::from_str::<Snapshot>(&text)
         {
@@ -73,7 +84,10 @@ impl Inner {
             && let Ok(Some(text)) = store.fact(PRECISION_FACT).await
             && let Some(precision) = text.strip_prefix(&self.measured_for())
         {
-            *self.precision.lock().unwrap_or_else(PoisonError::into_inner) = precision.parse().ok();
+            *self
+                .precision
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = precision.parse().ok();
         }
     }
 
@@ -81,7 +95,12 @@ impl Inner {
     fn measured_for(&self) -> String {
         let Inner { settings, pack, .. } = self;
         let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let named = |key: &str| cpus.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_string();
+        let named = |key: &str| {
+            cpus.lines()
+                .find(|line| line.starts_with(key))
+                .unwrap_or_default()
+                .to_string()
+        };
         let board = std::fs::read_to_string("/proc/device-tree/model").unwrap_or_default();
         let [model, part] = ["model name", "CPU part"].map(named);
         format!(
@@ -93,13 +112,20 @@ impl Inner {
     }
 
     pub(super) fn precision(&self) -> Option<Precision> {
-        *self.precision.lock().unwrap_or_else(PoisonError::into_inner)
+        *self
+            .precision
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn measures_precision(&self) -> bool {
-        // On a GPU it is float16: int8 does not run there, and its libraries load lazily, when there are no files any more.
+        // On a GPU it is float16: int8 does not run there, and its libraries load lazily, when
+        // there are no files any more.
         let on_processor = self.settings.engine.device == Device::Cpu;
-        self.precision().is_none() && self.books.is_some() && self.primary.is_child() && on_processor
+        self.precision().is_none()
+            && self.books.is_some()
+            && self.primary.is_child()
+            && on_processor
     }
 
     /// The precision the engine advises, once it has measured; remembered.
@@ -109,10 +135,15 @@ impl Inner {
         }
         let said = up.refresh_description().await?;
         let advised: Precision = said.advised_precision.parse().ok()?;
-        *self.precision.lock().unwrap_or_else(PoisonError::into_inner) = Some(advised);
+        *self
+            .precision
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(advised);
         *self.measured.lock().unwrap_or_else(PoisonError::into_inner) = timings(&said);
         if let Some(Books { store, .. }) = &self.books
-            && let Err(error) = store.set_fact(PRECISION_FACT, format!("{}{advised}", self.measured_for())).await
+            && let Err(error) = store
+                .set_fact(PRECISION_FACT, format!("{}{advised}", self.measured_for()))
+                .await
         {
             tracing::warn!("the precision for this board could not be stored: {error}");
         }
@@ -122,7 +153,12 @@ impl Inner {
     /// A measured precision the engine does not start with is measured again some day.
     pub(super) async fn forget_precision(&self) {
         if self.settings.precision.is_none()
-            && self.precision.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
+            && self
+                .precision
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take()
+                .is_some()
             && let Some(Books { store, .. }) = &self.books
             && let Err(error) = store.set_fact(PRECISION_FACT, String::new()).await
         {
@@ -135,8 +171,13 @@ impl Inner {
     }
 
     pub(super) async fn vouch(&self, role: EngineRole, newest: Option<i64>) {
-        // What was on its way into the database when the lie was found came after the first redoing.
-        let lie = self.lie.lock().unwrap_or_else(PoisonError::into_inner).take_if(|(liar, _)| *liar == role);
+        // What was on its way into the database when the lie was found came after the first
+        // redoing.
+        let lie = self
+            .lie
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take_if(|(liar, _)| *liar == role);
         if let Some((liar, failure)) = lie {
             self.redo_unverified(liar, &failure).await;
         }
@@ -150,20 +191,28 @@ impl Inner {
     /// An engine that gave a wrong answer to the bundled picture may have given wrong ones before.
     pub(super) async fn redo_if_lies(&self, role: EngineRole, failure: &TestFailure) {
         if failure.reason == BreakerReason::SelfTest {
-            *self.lie.lock().unwrap_or_else(PoisonError::into_inner) = Some((role, failure.clone()));
+            *self.lie.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some((role, failure.clone()));
             self.redo_unverified(role, failure).await;
         }
     }
 
     async fn redo_unverified(&self, role: EngineRole, failure: &TestFailure) {
-        let (Some(Books { queue, .. }), why) = (&self.books, &failure.why) else { return };
+        let (Some(Books { queue, .. }), why) = (&self.books, &failure.why) else {
+            return;
+        };
         match queue
-            .redo_unverified(role, &format!("done again, because the engine that did it is not to be believed: {why}"))
+            .redo_unverified(
+                role,
+                &format!("done again, because the engine that did it is not to be believed: {why}"),
+            )
             .await
         {
             Ok(0) => {}
             Ok(count) => tracing::warn!("{count} images are done again: {why}"),
-            Err(error) => tracing::error!("images of an engine that lies could not be put back: {error}"),
+            Err(error) => {
+                tracing::error!("images of an engine that lies could not be put back: {error}")
+            }
         }
     }
 }

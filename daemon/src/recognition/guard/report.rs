@@ -1,4 +1,5 @@
-//! What the guard says of breaker and engines, to those who look on and for the state of the appliance. Changes neither.
+//! What the guard says of breaker and engines, to those who look on and for the state of the
+//! appliance. Changes neither.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -20,7 +21,10 @@ impl Inner {
                 // Without the countdown, which would make a new line each time.
                 let sentence = report.sentence();
                 let steady = sentence.split("; next try").next().unwrap_or_default();
-                (Condition::Degraded, format!("the circuit breaker is {steady}"))
+                (
+                    Condition::Degraded,
+                    format!("the circuit breaker is {steady}"),
+                )
             }
         };
         self.health.set("engine", condition, text);
@@ -43,7 +47,10 @@ impl Inner {
             failures_by_reason: counters
                 .failures
                 .iter()
-                .map(|(reason, count)| ReasonCount { reason: *reason, count: *count })
+                .map(|(reason, count)| ReasonCount {
+                    reason: *reason,
+                    count: *count,
+                })
                 .collect(),
             late: counters.late,
             pings_passed: counters.pings.0,
@@ -51,7 +58,10 @@ impl Inner {
             seconds_in_state: breaker
                 .time_in_states(now)
                 .into_iter()
-                .map(|(state, time)| StateTime { state, seconds: time.as_secs_f64() })
+                .map(|(state, time)| StateTime {
+                    state,
+                    seconds: time.as_secs_f64(),
+                })
                 .collect(),
         };
         drop(breaker);
@@ -59,7 +69,11 @@ impl Inner {
             breaker: line,
             primary: EngineLine {
                 // Measured by an earlier process of this run.
-                timings: self.measured.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                timings: self
+                    .measured
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone(),
                 ..engine_line(&self.primary)
             },
             fallback: self.fallback.as_ref().map(engine_line),
@@ -76,7 +90,11 @@ fn engine_line(slot: &Slot) -> EngineLine {
             SlotState::Starting => Some("it is being started".into()),
             SlotState::Stopped | SlotState::Up(_) => None,
         };
-        return EngineLine { place, why, ..EngineLine::default() };
+        return EngineLine {
+            place,
+            why,
+            ..EngineLine::default()
+        };
     };
     let said = up.description();
     EngineLine {

@@ -1,6 +1,8 @@
-//! Has the kernel tell what is written into a watched folder: one watch for each folder in it, none through a link.
+//! Has the kernel tell what is written into a watched folder: one watch for each folder in it, none
+//! through a link.
 //!
-//! Where the kernel tells nothing, or not of all folders, looking now and then has to do: the caller is told why.
+//! Where the kernel tells nothing, or not of all folders, looking now and then has to do: the
+//! caller is told why.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -45,13 +47,19 @@ pub struct Listener {
 impl Listener {
     /// Watches nothing yet.
     pub fn new(root: &Path, touched: Arc<Touched>) -> Self {
-        Self { root: root.into(), touched, watcher: None, watched: HashSet::new() }
+        Self {
+            root: root.into(),
+            touched,
+            watcher: None,
+            watched: HashSet::new(),
+        }
     }
 
-    /// Watches just these folders below the root; tried again with each call, what it says is why some are not watched.
+    /// Watches just these folders below the root; tried again with each call, what it says is why
+    /// some are not watched.
     pub fn follow<'a>(&mut self, folders: impl Iterator<Item = &'a PathBuf>) -> Option<String> {
-        let remote =
-            rustix::fs::statfs(&self.root).is_ok_and(|stat| REMOTE.contains(&(stat.f_type as u64 & 0xffff_ffff)));
+        let remote = rustix::fs::statfs(&self.root)
+            .is_ok_and(|stat| REMOTE.contains(&(stat.f_type as u64 & 0xffff_ffff)));
         if remote {
             return None;
         }
@@ -63,7 +71,8 @@ impl Listener {
                 Err(error) => return Some(deaf(&error)),
             },
         };
-        // First those that are gone: the watch of a folder that was renamed goes on under its old name.
+        // First those that are gone: the watch of a folder that was renamed goes on under its old
+        // name.
         self.watched.retain(|folder| {
             let keep = wanted.contains(folder);
             if !keep {
@@ -109,8 +118,15 @@ fn listen(root: &Path, touched: Arc<Touched>) -> notify::Result<RecommendedWatch
         if !news {
             return;
         }
-        let below = event.paths.iter().filter_map(|path| Some(path.strip_prefix(&root).ok()?.to_path_buf()));
-        touched.files.lock().unwrap_or_else(PoisonError::into_inner).extend(below);
+        let below = event
+            .paths
+            .iter()
+            .filter_map(|path| Some(path.strip_prefix(&root).ok()?.to_path_buf()));
+        touched
+            .files
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(below);
         touched.wake.notify_one();
     };
     RecommendedWatcher::new(tell, Config::default().with_follow_symlinks(false))
@@ -119,11 +135,15 @@ fn listen(root: &Path, touched: Arc<Touched>) -> notify::Result<RecommendedWatch
 /// Which limit is reached, and what to do.
 fn deaf(error: &notify::Error) -> String {
     let too_many_instances = match &error.kind {
-        ErrorKind::Io(error) => error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()),
+        ErrorKind::Io(error) => {
+            error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error())
+        }
         _ => false,
     };
     let raise = |key: &str| {
-        format!("the kernel tells no changes, since the limit {key} is reached; raise it: sudo sysctl {key}=524288")
+        format!(
+            "the kernel tells no changes, since the limit {key} is reached; raise it: sudo sysctl {key}=524288"
+        )
     };
     match &error.kind {
         ErrorKind::MaxFilesWatch => raise("fs.inotify.max_user_watches"),

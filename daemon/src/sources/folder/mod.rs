@@ -1,7 +1,8 @@
 //! Pictures from watched folders, local or on mounts that hang and go away.
 //!
-//! The looking is `scan`'s, on a thread that a dead mount may hold for as long as it likes: this part then says so, by
-//! the folder's name, and everything else goes on. A file is remembered in the very commit that queues it.
+//! The looking is `scan`'s, on a thread that a dead mount may hold for as long as it likes: this
+//! part then says so, by the folder's name, and everything else goes on. A file is remembered in
+//! the very commit that queues it.
 
 mod listener;
 mod scan;
@@ -47,7 +48,8 @@ pub struct Folder {
 impl Folder {
     /// Watches until stopped.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        self.health.set(self.part, Condition::Starting, "looking for the first time");
+        self.health
+            .set(self.part, Condition::Starting, "looking for the first time");
         loop {
             let error = tokio::select! {
                 ended = self.watch() => match ended {
@@ -59,7 +61,8 @@ impl Folder {
             if matches!(error.downcast_ref(), Some(StoreError::Closed)) {
                 return Err(error);
             }
-            // A full disk or a busy database is no reason to end the daemon: what was seen is read again then.
+            // A full disk or a busy database is no reason to end the daemon: what was seen is read
+            // again then.
             self.degraded(&format!("{error:#}"));
             tokio::select! {
                 () = tokio::time::sleep(self.settings.poll) => {}
@@ -69,12 +72,20 @@ impl Folder {
     }
 
     async fn watch(&self) -> anyhow::Result<Infallible> {
-        let Self { settings, store, .. } = self;
-        let (id, mounted) = store.folder(settings.path.to_string_lossy().into_owned()).await?;
+        let Self {
+            settings, store, ..
+        } = self;
+        let (id, mounted) = store
+            .folder(settings.path.to_string_lossy().into_owned())
+            .await?;
         let seen: HashMap<_, _> = store.seen(id).await?.into_iter().collect();
         let rules = Rules {
             recursive: settings.recursive,
-            include: if settings.include.is_empty() { None } else { Some(globs(&settings.include)?) },
+            include: if settings.include.is_empty() {
+                None
+            } else {
+                Some(globs(&settings.include)?)
+            },
             exclude: globs(&settings.exclude)?,
             settle: settings.settle,
         };
@@ -84,7 +95,8 @@ impl Folder {
         let mut next_full = Instant::now();
         loop {
             let full = Instant::now() >= next_full;
-            let files = std::mem::take(&mut *touched.files.lock().unwrap_or_else(PoisonError::into_inner));
+            let files =
+                std::mem::take(&mut *touched.files.lock().unwrap_or_else(PoisonError::into_inner));
             let (back, looked) = self
                 .answered(move || {
                     let now = Instant::now();
@@ -110,8 +122,9 @@ impl Folder {
                         store.folder_is_a_mount(id).await?;
                         noted_mount = true;
                     }
-                    let mut ears =
-                        listener.take().unwrap_or_else(|| Listener::new(&settings.path, Arc::clone(&touched)));
+                    let mut ears = listener
+                        .take()
+                        .unwrap_or_else(|| Listener::new(&settings.path, Arc::clone(&touched)));
                     let deaf;
                     (scanner, ears, deaf) = self
                         .answered(move || {
@@ -127,7 +140,12 @@ impl Folder {
                     let kept_back;
                     (scanner, kept_back) = self.put_away(id, scanner).await?;
                     let kept_back = taken.err().or(kept_back).map(|error| error.to_string());
-                    let deaf = deaf.map(|why| format!("{why}; it is looked into every {:?} meanwhile", settings.poll));
+                    let deaf = deaf.map(|why| {
+                        format!(
+                            "{why}; it is looked into every {:?} meanwhile",
+                            settings.poll
+                        )
+                    });
                     self.show(&scanner, &looked, [looked.trouble.clone(), kept_back, deaf]);
                 }
             }
@@ -139,7 +157,12 @@ impl Folder {
     }
 
     /// Queues what is ready, in commits of their own; the inner error is why the rest waits.
-    async fn take(&self, id: i64, scanner: &mut Scanner, looked: &Looked) -> anyhow::Result<Result<(), IntakeError>> {
+    async fn take(
+        &self,
+        id: i64,
+        scanner: &mut Scanner,
+        looked: &Looked,
+    ) -> anyhow::Result<Result<(), IntakeError>> {
         if !looked.gone.is_empty() {
             self.store.forget_files(id, looked.gone.clone()).await?;
         }
@@ -147,7 +170,8 @@ impl Folder {
             match self.queue(id, scanner, batch).await {
                 Ok(()) => {}
                 Err(error) if error.is_temporary() => return Ok(Err(error)),
-                // One of them cannot be taken, or they are too many at once: the others are, one by one.
+                // One of them cannot be taken, or they are too many at once: the others are, one by
+                // one.
                 Err(_) => {
                     for file in batch {
                         match self.queue(id, scanner, std::slice::from_ref(file)).await {
@@ -166,15 +190,31 @@ impl Folder {
         Ok(Ok(()))
     }
 
-    async fn queue(&self, id: i64, scanner: &mut Scanner, files: &[Found]) -> Result<(), IntakeError> {
-        self.intake.files(id, self.settings.then != config::Then::Leave, self.in_full(files)).await?;
+    async fn queue(
+        &self,
+        id: i64,
+        scanner: &mut Scanner,
+        files: &[Found],
+    ) -> Result<(), IntakeError> {
+        self.intake
+            .files(
+                id,
+                self.settings.then != config::Then::Leave,
+                self.in_full(files),
+            )
+            .await?;
         scanner.taken(files);
         Ok(())
     }
 
     fn in_full(&self, batch: &[Found]) -> Vec<FolderFile> {
         let file = |found: &Found| FolderFile {
-            path: self.settings.path.join(&found.below).to_string_lossy().into_owned(),
+            path: self
+                .settings
+                .path
+                .join(&found.below)
+                .to_string_lossy()
+                .into_owned(),
             key: found.key,
             stamp: found.stamp,
             inode: found.inode,
@@ -183,7 +223,11 @@ impl Folder {
     }
 
     /// Moves or deletes files whose images have ended; the text is what keeps one back.
-    async fn put_away(&self, id: i64, mut scanner: Scanner) -> anyhow::Result<(Scanner, Option<IntakeError>)> {
+    async fn put_away(
+        &self,
+        id: i64,
+        mut scanner: Scanner,
+    ) -> anyhow::Result<(Scanner, Option<IntakeError>)> {
         if self.settings.then == config::Then::Leave {
             return Ok((scanner, None));
         }
@@ -191,15 +235,26 @@ impl Folder {
         let (mut after, mut kept_back) = (0, None);
         loop {
             let ended = self.store.ended_files(id, after, BATCH).await?;
-            let Some(last) = ended.last() else { return Ok((scanner, kept_back.map(IntakeError::Storage))) };
+            let Some(last) = ended.last() else {
+                return Ok((scanner, kept_back.map(IntakeError::Storage)));
+            };
             after = last.image;
             let root = self.settings.path.clone();
             let (back, done, left, trouble) = self
                 .answered(move || {
                     let (mut done, mut left, mut trouble) = (Vec::new(), Vec::new(), None);
-                    for EndedFile { key, stamp, path, failed, .. } in ended {
+                    for EndedFile {
+                        key,
+                        stamp,
+                        path,
+                        failed,
+                        ..
+                    } in ended
+                    {
                         // Retention was faster: nobody knows any more where it should go.
-                        let Some(below) = path.as_deref().and_then(|path| Path::new(path).strip_prefix(&root).ok())
+                        let Some(below) = path
+                            .as_deref()
+                            .and_then(|path| Path::new(path).strip_prefix(&root).ok())
                         else {
                             left.push(key);
                             continue;
@@ -224,17 +279,27 @@ impl Folder {
     }
 
     /// What the folder's thread answers; while it does not, that is said.
-    async fn answered<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {
+    async fn answered<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> anyhow::Result<T> {
         let mut working = tokio::task::spawn_blocking(work);
         let patience = self.settings.report_after;
         match tokio::time::timeout(patience, &mut working).await {
             Ok(answer) => answer,
             Err(_) => {
-                self.degraded(&format!("it has not answered for {patience:?}; it is waited for"));
+                self.degraded(&format!(
+                    "it has not answered for {patience:?}; it is waited for"
+                ));
                 working.await
             }
         }
-        .map_err(|panic| anyhow!("looking into {} panicked: {panic}", self.settings.path.display()))
+        .map_err(|panic| {
+            anyhow!(
+                "looking into {} panicked: {panic}",
+                self.settings.path.display()
+            )
+        })
     }
 
     /// Says how it is; troubles are what is wrong, if anything.
@@ -243,7 +308,9 @@ impl Folder {
         match (looked.settling, &looked.growing) {
             (0, _) => {}
             (count, None) => text += &format!(", {count} still being written"),
-            (count, Some(path)) => text += &format!(", {count} still being written, {path:?} for long"),
+            (count, Some(path)) => {
+                text += &format!(", {count} still being written, {path:?} for long")
+            }
         }
         if !looked.left_out.is_empty() {
             text += &format!("; {}", looked.left_out);
@@ -255,7 +322,8 @@ impl Folder {
         } else {
             let trouble = troubles.join("; ");
             self.log(&trouble);
-            self.health.set(self.part, Condition::Degraded, format!("{trouble}; {text}"));
+            self.health
+                .set(self.part, Condition::Degraded, format!("{trouble}; {text}"));
         }
     }
 

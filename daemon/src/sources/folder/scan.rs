@@ -1,8 +1,9 @@
-//! Looking into one watched folder, blocking: what is new, what has been still long enough, what is gone; and putting
-//! away what is done. Knows no queue and no database.
+//! Looking into one watched folder, blocking: what is new, what has been still long enough, what is
+//! gone; and putting away what is done. Knows no queue and no database.
 //!
-//! A look opens every known folder but lists only those whose modification time changed; a full look lists all and
-//! finds files that were rewritten in place. No link is followed. A folder that may not be read spoils only itself.
+//! A look opens every known folder but lists only those whose modification time changed; a full
+//! look lists all and finds files that were rewritten in place. No link is followed. A folder that
+//! may not be read spoils only itself.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -38,7 +39,8 @@ const LONGEST_NAME: usize = 255;
 pub struct Rules {
     /// Folders inside it too.
     pub recursive: bool,
-    /// Names or paths below the folder that are taken; `None`: every picture by its ending, or by its bytes…
+    /// Names or paths below the folder that are taken; `None`: every picture by its ending, or by
+    /// its bytes…
     pub include: Option<GlobSet>,
     /// …unless one of these matches as well.
     pub exclude: GlobSet,
@@ -102,7 +104,8 @@ pub struct Scanner {
     settling: HashMap<PathBuf, Settling>,
     /// Files without an ending that are no pictures.
     no_pictures: HashMap<PathBuf, (Stamp, Why)>,
-    /// A folder was listed anew, is gone or cannot be read, since it was last asked whether those are still there.
+    /// A folder was listed anew, is gone or cannot be read, since it was last asked whether those
+    /// are still there.
     relisted: bool,
 }
 
@@ -128,7 +131,8 @@ struct Settling {
 }
 
 impl Settling {
-    /// Looks at it again; true when it has been still for long enough, or is written over without an end.
+    /// Looks at it again; true when it has been still for long enough, or is written over without
+    /// an end.
     fn ready(&mut self, stamp: Stamp, settle: Duration, now: Instant) -> bool {
         self.stands(stamp, now);
         now.duration_since(self.since) >= settle || (!self.growing && self.long(settle, now))
@@ -163,12 +167,21 @@ impl Scanner {
         }
     }
 
-    /// Looks once. The error says why the folder as a whole cannot be used now; nothing is forgotten then.
+    /// Looks once. The error says why the folder as a whole cannot be used now; nothing is
+    /// forgotten then.
     pub fn look(&mut self, full: bool, now: Instant) -> Result<Looked, String> {
         let (root, mounted) = self.here()?;
-        let mut looked = Looked { mounted, ..Looked::default() };
+        let mut looked = Looked {
+            mounted,
+            ..Looked::default()
+        };
         self.mounted |= looked.mounted;
-        let mut waiting: Vec<PathBuf> = self.folders.keys().chain(self.unreadable.keys()).cloned().collect();
+        let mut waiting: Vec<PathBuf> = self
+            .folders
+            .keys()
+            .chain(self.unreadable.keys())
+            .cloned()
+            .collect();
         if !self.folders.contains_key(Path::new("")) {
             waiting.push(PathBuf::new());
         }
@@ -178,17 +191,25 @@ impl Scanner {
                     self.unreadable.remove(&folder);
                     waiting.extend(inner);
                 }
-                Err(error) if folder.as_os_str().is_empty() => return Err(io::Error::from(error).to_string()),
+                Err(error) if folder.as_os_str().is_empty() => {
+                    return Err(io::Error::from(error).to_string());
+                }
                 // It was deleted, or a file or a link stands in its place.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                     self.relisted = true;
                     self.unreadable.remove(&folder);
-                    self.vanished.extend(self.folders.remove(&folder).into_iter().flat_map(|listed| listed.keys));
+                    self.vanished.extend(
+                        self.folders
+                            .remove(&folder)
+                            .into_iter()
+                            .flat_map(|listed| listed.keys),
+                    );
                 }
                 // What was taken from it is not forgotten.
                 Err(error) => {
                     self.relisted = true;
-                    self.unreadable.insert(folder, io::Error::from(error).to_string());
+                    self.unreadable
+                        .insert(folder, io::Error::from(error).to_string());
                 }
             }
         }
@@ -199,7 +220,9 @@ impl Scanner {
         }
         self.collect_ready(&root, now, &mut looked);
         looked.trouble = self.trouble();
-        self.folders.values().for_each(|listed| looked.left_out.extend(&listed.left_out));
+        self.folders
+            .values()
+            .for_each(|listed| looked.left_out.extend(&listed.left_out));
         for (below, (_, why)) in &self.no_pictures {
             looked.left_out.add(*why, below);
         }
@@ -208,13 +231,18 @@ impl Scanner {
 
     /// Somebody said that this file was written.
     pub fn touched(&mut self, below: &Path, now: Instant) {
-        let Some(name) = below.file_name() else { return };
+        let Some(name) = below.file_name() else {
+            return;
+        };
         let inside = below.parent().into_iter().flat_map(Path::components);
         let mut hidden = inside.map(|part| match part {
             Component::Normal(name) => left_out::of_name(name, true).is_some(),
             _ => true,
         });
-        if hidden.any(|hidden| hidden) || left_out::of_name(name, false).is_some() || is_put_away(below) {
+        if hidden.any(|hidden| hidden)
+            || left_out::of_name(name, false).is_some()
+            || is_put_away(below)
+        {
             return;
         }
         if !matches!(self.named(below, name), Named::Out(_))
@@ -237,9 +265,10 @@ impl Scanner {
     pub fn put_away(&mut self, below: &Path, stamp: Stamp, failed: bool, delete: bool) -> PutAway {
         let result = self.try_to_put_away(below, stamp, failed, delete);
         match result {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                PutAway::Failed(format!("{} cannot be put away: {error}", self.root.join(below).display()))
-            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => PutAway::Failed(format!(
+                "{} cannot be put away: {error}",
+                self.root.join(below).display()
+            )),
             _ => {
                 self.seen.remove(&key_of(below));
                 PutAway::Done
@@ -247,7 +276,13 @@ impl Scanner {
         }
     }
 
-    fn try_to_put_away(&mut self, below: &Path, stamp: Stamp, failed: bool, delete: bool) -> io::Result<()> {
+    fn try_to_put_away(
+        &mut self,
+        below: &Path,
+        stamp: Stamp,
+        failed: bool,
+        delete: bool,
+    ) -> io::Result<()> {
         let (root, _) = self.here().map_err(io::Error::other)?;
         let name = below.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let inside = below.parent().unwrap_or(Path::new(""));
@@ -261,7 +296,10 @@ impl Scanner {
         if delete && !failed {
             return Ok(rustix::fs::unlinkat(&folder, name, AtFlags::empty())?);
         }
-        let target = make_beneath(&root, &Path::new(if failed { FAILED } else { DONE }).join(inside))?;
+        let target = make_beneath(
+            &root,
+            &Path::new(if failed { FAILED } else { DONE }).join(inside),
+        )?;
         move_to(&folder, name, &target)
     }
 
@@ -272,19 +310,27 @@ impl Scanner {
 
     /// Folders in which changes are noticed when somebody tells of them.
     pub fn folders(&self) -> impl Iterator<Item = &PathBuf> {
-        self.folders.keys().filter(|folder| !self.unreadable.contains_key(*folder))
+        self.folders
+            .keys()
+            .filter(|folder| !self.unreadable.contains_key(*folder))
     }
 
     /// Whether the folder is there, and a mount point.
     fn here(&self) -> Result<(OwnedFd, bool), String> {
         let words = |error: io::Error| error.to_string();
         let flags = OFlags::PATH.bits().cast_signed();
-        let root = File::options().read(true).custom_flags(flags).open(&self.root).map_err(words)?;
+        let root = File::options()
+            .read(true)
+            .custom_flags(flags)
+            .open(&self.root)
+            .map_err(words)?;
         let metadata = root.metadata().map_err(words)?;
         if !metadata.is_dir() {
             return Err("it is not a folder".into());
         }
-        let above = self.root.parent().map_or(Ok(metadata.dev()), |above| fs::metadata(above).map(|above| above.dev()));
+        let above = self.root.parent().map_or(Ok(metadata.dev()), |above| {
+            fs::metadata(above).map(|above| above.dev())
+        });
         let mounted = above.map_err(words)? != metadata.dev();
         if self.mounted && !mounted {
             return Err("nothing is mounted there now; it has been a mount".into());
@@ -302,7 +348,10 @@ impl Scanner {
     ) -> Result<Vec<PathBuf>, Errno> {
         // Opened, not only asked: on NFS that is what makes the client ask the server.
         let (opened, stat) = stat_beneath(root, folder, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let mtime = (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or_default());
+        let mtime = (
+            stat.st_mtime,
+            i64::try_from(stat.st_mtime_nsec).unwrap_or_default(),
+        );
         let before = self.folders.get(folder);
         let same = before.is_some_and(|before| before.mtime == mtime);
         if same && !full && before.is_some_and(|before| before.twice) {
@@ -310,10 +359,16 @@ impl Scanner {
         }
         self.relisted = true;
         // Every file below a folder whose name cannot be queued.
-        let odd = folder
-            .to_str()
-            .map_or(Some(Why::NotUtf8), |name| name.contains(char::is_control).then_some(Why::ControlCharacters));
-        let mut listed = Listed { mtime, twice: same, keys: Vec::new(), left_out: LeftOut::default() };
+        let odd = folder.to_str().map_or(Some(Why::NotUtf8), |name| {
+            name.contains(char::is_control)
+                .then_some(Why::ControlCharacters)
+        });
+        let mut listed = Listed {
+            mtime,
+            twice: same,
+            keys: Vec::new(),
+            left_out: LeftOut::default(),
+        };
         let mut inner = Vec::new();
         for (name, kind) in entries(&opened)? {
             let below = folder.join(&name);
@@ -353,13 +408,19 @@ impl Scanner {
         Ok(inner)
     }
 
-    /// Files that were taken and are no longer there. Where a folder cannot be read, only those that a listing had before:
-    /// the others may lie in it.
+    /// Files that were taken and are no longer there. Where a folder cannot be read, only those
+    /// that a listing had before: the others may lie in it.
     fn gone(&mut self) -> Vec<FileKey> {
-        let present: HashSet<FileKey> = self.folders.values().flat_map(|listed| &listed.keys).copied().collect();
+        let present: HashSet<FileKey> = self
+            .folders
+            .values()
+            .flat_map(|listed| &listed.keys)
+            .copied()
+            .collect();
         let all_read = self.unreadable.is_empty();
         let vanished = std::mem::take(&mut self.vanished);
-        let is_gone = |key: &FileKey| !present.contains(key) && (all_read || vanished.contains(key));
+        let is_gone =
+            |key: &FileKey| !present.contains(key) && (all_read || vanished.contains(key));
         let gone: Vec<_> = self.seen.keys().copied().filter(is_gone).collect();
         gone.iter().for_each(|key| _ = self.seen.remove(key));
         gone
@@ -370,7 +431,9 @@ impl Scanner {
         let shown = self.root.join(folder);
         Some(match self.unreadable.len() {
             1 => format!("the folder {shown:?} cannot be read: {error}; all others are"),
-            count => format!("{count} folders cannot be read, for example {shown:?}: {error}; all others are"),
+            count => format!(
+                "{count} folders cannot be read, for example {shown:?}: {error}; all others are"
+            ),
         })
     }
 
@@ -385,17 +448,29 @@ impl Scanner {
         }
     }
 
-    /// Begins to wait until a file is still, unless just this one was taken or is known to be no picture.
+    /// Begins to wait until a file is still, unless just this one was taken or is known to be no
+    /// picture.
     fn consider(&mut self, below: &Path, stat: &Stat, now: Instant) {
         let stamp = standing_of(stat, false).stamp;
         let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-        let no_picture = self.no_pictures.get(below).is_some_and(|(known, _)| *known == stamp);
+        let no_picture = self
+            .no_pictures
+            .get(below)
+            .is_some_and(|(known, _)| *known == stamp);
         if !regular || no_picture || self.seen.get(&key_of(below)) == Some(&stamp) {
             return;
         }
         self.no_pictures.remove(below);
-        let settling = || Settling { stamp, since: now, first: now, growing: true };
-        self.settling.entry(below.to_path_buf()).or_insert_with(settling).stands(stamp, now);
+        let settling = || Settling {
+            stamp,
+            since: now,
+            first: now,
+            growing: true,
+        };
+        self.settling
+            .entry(below.to_path_buf())
+            .or_insert_with(settling)
+            .stands(stamp, now);
     }
 
     fn collect_ready(&mut self, root: &OwnedFd, now: Instant, looked: &mut Looked) {
@@ -406,16 +481,23 @@ impl Scanner {
             no_pictures.retain(|below, _| stat_beneath(root, below, OFlags::PATH).is_ok());
         }
         self.settling.retain(|below, waiting| {
-            let Ok((_, stat)) = stat_beneath(root, below, OFlags::PATH) else { return false };
+            let Ok((_, stat)) = stat_beneath(root, below, OFlags::PATH) else {
+                return false;
+            };
             let mut standing = standing_of(&stat, lasting);
             if !waiting.ready(standing.stamp, settle, now) {
                 if waiting.growing && waiting.long(settle, now) {
-                    looked.growing = looked.growing.take().into_iter().chain([below.clone()]).min();
+                    looked.growing = looked
+                        .growing
+                        .take()
+                        .into_iter()
+                        .chain([below.clone()])
+                        .min();
                 }
                 return true;
             }
-            // Opened when it counts: on NFS what is only asked about is answered from memory for seconds, as if still.
-            // Where it may not be opened the queue will say so.
+            // Opened when it counts: on NFS what is only asked about is answered from memory for
+            // seconds, as if still. Where it may not be opened the queue will say so.
             if let Ok((_, stat)) = stat_beneath(root, below, OFlags::RDONLY) {
                 standing = standing_of(&stat, lasting);
                 if !waiting.ready(standing.stamp, settle, now) {
@@ -434,10 +516,17 @@ impl Scanner {
                 }
             }
             let (key, stamp) = (key_of(below), standing.stamp);
-            looked.ready.push(Found { below: below.clone(), key, stamp, inode: standing.inode });
+            looked.ready.push(Found {
+                below: below.clone(),
+                key,
+                stamp,
+                inode: standing.inode,
+            });
             true
         });
-        looked.ready.sort_by(|a, b| (a.stamp.mtime_ns, &a.below).cmp(&(b.stamp.mtime_ns, &b.below)));
+        looked
+            .ready
+            .sort_by(|a, b| (a.stamp.mtime_ns, &a.below).cmp(&(b.stamp.mtime_ns, &b.below)));
         looked.settling = self.settling.len() - looked.ready.len();
     }
 }
@@ -451,7 +540,9 @@ pub fn key_of(below: &Path) -> FileKey {
 }
 
 fn is_put_away(below: &Path) -> bool {
-    [DONE, FAILED].iter().any(|folder| below.starts_with(folder))
+    [DONE, FAILED]
+        .iter()
+        .any(|folder| below.starts_with(folder))
 }
 
 /// A folder below another, made where it is not there. No part of it may be a link.
@@ -462,11 +553,11 @@ fn make_beneath(root: &OwnedFd, below: &Path) -> io::Result<OwnedFd> {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
         }
-        folder =
-            open_beneath(&folder, Path::new(&part), OFlags::PATH | OFlags::DIRECTORY).map_err(|error| match error {
-                Errno::LOOP => {
-                    io::Error::other(format!("{below:?} is a link or lies below one, and links are not followed"))
-                }
+        folder = open_beneath(&folder, Path::new(&part), OFlags::PATH | OFlags::DIRECTORY)
+            .map_err(|error| match error {
+                Errno::LOOP => io::Error::other(format!(
+                    "{below:?} is a link or lies below one, and links are not followed"
+                )),
                 _ => error.into(),
             })?;
     }
@@ -480,10 +571,13 @@ fn move_to(folder: &OwnedFd, name: &OsStr, target: &OwnedFd) -> io::Result<()> {
         match rustix::fs::renameat_with(folder, name, target, &candidate, RenameFlags::NOREPLACE) {
             Ok(()) => break,
             Err(Errno::EXIST) => {}
-            // NFS and others know no such rename; the name is asked for first, and only we move files here.
+            // NFS and others know no such rename; the name is asked for first, and only we move
+            // files here.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
                 match rustix::fs::statat(target, &candidate, AtFlags::SYMLINK_NOFOLLOW) {
-                    Err(Errno::NOENT) => return Ok(rustix::fs::renameat(folder, name, target, &candidate)?),
+                    Err(Errno::NOENT) => {
+                        return Ok(rustix::fs::renameat(folder, name, target, &candidate)?);
+                    }
                     Err(error) => return Err(error.into()),
                     Ok(_) => {}
                 }

@@ -1,6 +1,7 @@
-//! By which names the board may be asked. A page elsewhere can make a name of its own lead here (DNS rebinding), and its
-//! browser then believes that both are one site. No page can do that with an address, nor with a name that only the
-//! network of this board gives away: its host name, in `.local` and in the domains that this network searches.
+//! By which names the board may be asked. A page elsewhere can make a name of its own lead here
+//! (DNS rebinding), and its browser then believes that both are one site. No page can do that with
+//! an address, nor with a name that only the network of this board gives away: its host name, in
+//! `.local` and in the domains that this network searches.
 //!
 //! The port is not looked at here: tunnels and proxies change it.
 
@@ -20,7 +21,9 @@ impl Hosts {
 
     /// Whether a host, perhaps with a port, is the board, which was asked at the address `local`.
     pub fn own(&self, host: &str, local: IpAddr) -> bool {
-        let Some((name, _)) = split(host) else { return false };
+        let Some((name, _)) = split(host) else {
+            return false;
+        };
         match name.parse::<IpAddr>() {
             Ok(address) => {
                 let address = address.to_canonical();
@@ -54,7 +57,8 @@ pub fn split(host: &str) -> Option<(String, Option<u16>)> {
         None => {
             let (name, rest) = host.split_at(host.find(':').unwrap_or(host.len()));
             let letters = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-            let name = Some(plain(name)).filter(|name| !name.is_empty() && name.chars().all(letters))?;
+            let name =
+                Some(plain(name)).filter(|name| !name.is_empty() && name.chars().all(letters))?;
             (name, rest)
         }
     };
@@ -67,11 +71,13 @@ pub fn split(host: &str) -> Option<(String, Option<u16>)> {
 
 /// Whether this board has the address: only then a socket can be given it. Nothing is sent.
 fn is_here(address: IpAddr) -> bool {
-    let somebody = !address.is_unspecified() && !address.is_multicast() && address != IpAddr::from([255; 4]);
+    let somebody =
+        !address.is_unspecified() && !address.is_multicast() && address != IpAddr::from([255; 4]);
     somebody && UdpSocket::bind((address, 0)).is_ok()
 }
 
-/// Where `searched` is what says which domains are searched; asked only about the host name with more behind it.
+/// Where `searched` is what says which domains are searched; asked only about the host name with
+/// more behind it.
 fn is_own_name(name: &str, hostname: &str, searched: impl FnOnce() -> String) -> bool {
     let own = own_names(hostname);
     if own.iter().any(|own| own == name) {
@@ -79,22 +85,30 @@ fn is_own_name(name: &str, hostname: &str, searched: impl FnOnce() -> String) ->
     }
     let whole = plain(hostname);
     let first = whole.split('.').next().unwrap_or_default();
-    let Some(rest) = name.strip_prefix(first).filter(|_| !first.is_empty()) else { return false };
+    let Some(rest) = name.strip_prefix(first).filter(|_| !first.is_empty()) else {
+        return false;
+    };
     // What mDNS calls the second of two boards of one name.
-    let numbered = rest.strip_prefix('-').and_then(|rest| rest.strip_suffix(".local"));
-    if numbered
-        .is_some_and(|number| (1..=3).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit()))
-    {
+    let numbered = rest
+        .strip_prefix('-')
+        .and_then(|rest| rest.strip_suffix(".local"));
+    if numbered.is_some_and(|number| {
+        (1..=3).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit())
+    }) {
         return true;
     }
-    let Some(domain) = rest.strip_prefix('.') else { return false };
+    let Some(domain) = rest.strip_prefix('.') else {
+        return false;
+    };
     let searched = searched();
     let domains = searched.lines().flat_map(|line| {
         let mut words = line.split_whitespace();
         let wanted = matches!(words.next(), Some("search" | "domain"));
         words.filter(move |_| wanted)
     });
-    domains.map(plain).any(|searched| !searched.is_empty() && searched == domain)
+    domains
+        .map(plain)
+        .any(|searched| !searched.is_empty() && searched == domain)
 }
 
 /// `board.lan`, `board`, `board.local` and `localhost`.
@@ -136,7 +150,11 @@ mod tests {
 
     #[test]
     fn the_board_is_known_by_its_addresses_and_what_was_configured() {
-        let hosts = Hosts::new(&["kithd.example".into(), "203.0.113.7".into(), "fd00::9".into()]);
+        let hosts = Hosts::new(&[
+            "kithd.example".into(),
+            "203.0.113.7".into(),
+            "fd00::9".into(),
+        ]);
         let local = IpAddr::from([192, 168, 1, 20]);
         for host in [
             "192.168.1.20:8000",

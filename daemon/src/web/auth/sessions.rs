@@ -24,7 +24,8 @@ struct Session {
 }
 
 impl Sessions {
-    /// Begins one and gives its id; `None`: no random numbers. Beyond the most there may be, the one longest unused goes.
+    /// Begins one and gives its id; `None`: no random numbers. Beyond the most there may be, the
+    /// one longest unused goes.
     pub fn begin(&mut self) -> Option<String> {
         let (id, csrf, now) = (random()?, random()?, Instant::now());
         self.sweep(now);
@@ -32,7 +33,12 @@ impl Sessions {
             // In the order of their last use.
             self.0.remove(0);
         }
-        self.0.push(Session { id: Secret::of(&id), csrf, begun: now, used: now });
+        self.0.push(Session {
+            id: Secret::of(&id),
+            csrf,
+            begun: now,
+            used: now,
+        });
         Some(id)
     }
 
@@ -54,7 +60,8 @@ impl Sessions {
     }
 
     fn sweep(&mut self, now: Instant) {
-        self.0.retain(|session| now - session.used < IDLE && now - session.begun < LONGEST);
+        self.0
+            .retain(|session| now - session.used < IDLE && now - session.begun < LONGEST);
     }
 }
 

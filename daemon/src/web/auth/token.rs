@@ -1,4 +1,5 @@
-//! The administrator's token: 32 random bytes in a file that only its owner may read. In memory there is its hash.
+//! The administrator's token: 32 random bytes in a file that only its owner may read. In memory
+//! there is its hash.
 
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -27,7 +28,9 @@ pub enum TokenError {
         source: std::io::Error,
     },
     /// Something else is in it.
-    #[error("{0} holds no token of {SHORTEST} to {LONGEST} visible characters; kithd token --new makes a new one")]
+    #[error(
+        "{0} holds no token of {SHORTEST} to {LONGEST} visible characters; kithd token --new makes a new one"
+    )]
     Damaged(PathBuf),
     /// Just after the start of a board.
     #[error("the system has no random numbers yet")]
@@ -59,20 +62,28 @@ impl PartialEq for Secret {
 /// 32 random bytes as text.
 pub fn random() -> Option<String> {
     let mut bytes = [0; 32];
-    rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).ok()?;
+    rustls::crypto::ring::default_provider()
+        .secure_random
+        .fill(&mut bytes)
+        .ok()?;
     Some(BASE64_URL_SAFE_NO_PAD.encode(bytes))
 }
 
 /// The token of a state folder; a new one if there is none.
 pub fn read_or_make(state_dir: &Path) -> Result<String, TokenError> {
     let path = state_dir.join(FILE);
-    let io = |source| TokenError::Io { path: path.clone(), source };
+    let io = |source| TokenError::Io {
+        path: path.clone(),
+        source,
+    };
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text.trim().to_string(),
         Err(error) if error.kind() == ErrorKind::NotFound => return replace(state_dir),
         Err(error) => return Err(io(error)),
     };
-    if !(SHORTEST..=LONGEST).contains(&text.len()) || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if !(SHORTEST..=LONGEST).contains(&text.len())
+        || !text.bytes().all(|byte| byte.is_ascii_graphic())
+    {
         return Err(TokenError::Damaged(path));
     }
     let mode = std::fs::metadata(&path).map_err(io)?.permissions().mode();
@@ -98,7 +109,10 @@ pub fn replace(state_dir: &Path) -> Result<String, TokenError> {
         file.persist(&path)?;
         std::fs::File::open(state_dir)?.sync_all()
     };
-    write().map_err(|source| TokenError::Io { path: path.clone(), source })?;
+    write().map_err(|source| TokenError::Io {
+        path: path.clone(),
+        source,
+    })?;
     Ok(token)
 }
 
@@ -110,7 +124,10 @@ mod tests {
     fn a_token_is_made_once_for_its_owner_only_and_replaced_by_another() {
         let folder = tempfile::tempdir().unwrap();
         let first = read_or_make(folder.path()).unwrap();
-        assert_eq!((first.len(), read_or_make(folder.path()).unwrap()), (43, first.clone()));
+        assert_eq!(
+            (first.len(), read_or_make(folder.path()).unwrap()),
+            (43, first.clone())
+        );
         let file = folder.path().join(FILE);
         let mode = || std::fs::metadata(&file).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(), 0o600);
@@ -118,10 +135,17 @@ mod tests {
         read_or_make(folder.path()).unwrap();
         assert_eq!(mode(), 0o600);
         assert_ne!(replace(folder.path()).unwrap(), first);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "nothing is left beside it"
+        );
         for wrong in ["", "short", "with spaces in it, whatever its length may be"] {
             std::fs::write(&file, wrong).unwrap();
-            assert!(matches!(read_or_make(folder.path()), Err(TokenError::Damaged(_))), "{wrong}");
+            assert!(
+                matches!(read_or_make(folder.path()), Err(TokenError::Damaged(_))),
+                "{wrong}"
+            );
         }
     }
 

@@ -1,4 +1,5 @@
-//! What the own gallery says about the threshold: distances within and between people, and the errors over it.
+//! What the own gallery says about the threshold: distances within and between people, and the
+//! errors over it.
 
 use askama::Template;
 use axum::extract::State;
@@ -44,7 +45,10 @@ struct Errors {
 /// `GET /calibration`.
 pub async fn show(State(web): State<Web>, visit: Visit) -> Page {
     let calibration = web.calibration().await;
-    let page = CalibrationPage { frame: frame(&web, visit, "calibration"), found: calibration.map(Found::from) };
+    let page = CalibrationPage {
+        frame: frame(&web, visit, "calibration"),
+        found: calibration.map(Found::from),
+    };
     Ok(filled(&page))
 }
 
@@ -56,16 +60,23 @@ impl From<Calibration> for Found {
             threshold: wording::distance(calibration.threshold.into()),
             known_below: wording::distance(calibration.known_below.into()),
             unknown_above: wording::distance(calibration.unknown_above.into()),
-            strangers: calibration.strangers_named.zip(calibration.strangers_known).map_or_else(
-                String::new,
-                |(named, known)| {
-                    format!("{} get a name, {} are known", wording::percent(named), wording::percent(known))
-                },
-            ),
+            strangers: calibration
+                .strangers_named
+                .zip(calibration.strangers_known)
+                .map_or_else(String::new, |(named, known)| {
+                    format!(
+                        "{} get a name, {} are known",
+                        wording::percent(named),
+                        wording::percent(known)
+                    )
+                }),
             reason: sentence(&calibration.reason),
             now: calibration.now.map(Errors::from),
             recommended: calibration.recommended.map(Errors::from),
-            charts: [histogram(&calibration), curves(&calibration)].into_iter().flatten().collect(),
+            charts: [histogram(&calibration), curves(&calibration)]
+                .into_iter()
+                .flatten()
+                .collect(),
             calibration,
         }
     }
@@ -74,7 +85,9 @@ impl From<Calibration> for Found {
 /// With a capital letter and a full stop.
 fn sentence(text: &str) -> String {
     let mut letters = text.trim_end_matches('.').chars();
-    letters.next().map_or_else(String::new, |first| format!("{}{}.", first.to_uppercase(), letters.as_str()))
+    letters.next().map_or_else(String::new, |first| {
+        format!("{}{}.", first.to_uppercase(), letters.as_str())
+    })
 }
 
 impl From<CalibrationPoint> for Errors {
@@ -95,10 +108,18 @@ fn marks(calibration: &Calibration, frame: &charts::Frame) -> Vec<Mark> {
         Some(recommended) => {
             let mut other = frame.mark("recommended", recommended.into(), "recommended".into());
             // Words side by side would run into each other.
-            let away = if recommended > calibration.threshold { (5.0, "start") } else { (-5.0, "end") };
+            let away = if recommended > calibration.threshold {
+                (5.0, "start")
+            } else {
+                (-5.0, "end")
+            };
             other.label = (other.x + away.0, away.1);
             let mut now = now;
-            let away = if away.1 == "start" { (-5.0, "end") } else { (5.0, "start") };
+            let away = if away.1 == "start" {
+                (-5.0, "end")
+            } else {
+                (5.0, "start")
+            };
             now.label = (now.x + away.0, away.1);
             vec![now, other]
         }
@@ -108,8 +129,12 @@ fn marks(calibration: &Calibration, frame: &charts::Frame) -> Vec<Mark> {
 
 /// A word at each fifth.
 fn columns(frame: &charts::Frame, right: f64) -> Vec<(f64, &'static str, String)> {
-    let fifths = (0..).map(|place| f64::from(place) / 5.0).take_while(|value| *value <= right);
-    fifths.map(|value| (frame.x(value), "middle", tick(value))).collect()
+    let fifths = (0..)
+        .map(|place| f64::from(place) / 5.0)
+        .take_while(|value| *value <= right);
+    fifths
+        .map(|value| (frame.x(value), "middle", tick(value)))
+        .collect()
 }
 
 fn share(share: f64) -> String {
@@ -118,20 +143,36 @@ fn share(share: f64) -> String {
 
 fn histogram(calibration: &Calibration) -> Option<Chart> {
     let right = f64::from(*calibration.bins.last()?);
-    let shares = || calibration.genuine_share.iter().chain(&calibration.impostor_share);
+    let shares = || {
+        calibration
+            .genuine_share
+            .iter()
+            .chain(&calibration.impostor_share)
+    };
     let top = round_up(shares().copied().fold(0.0, f64::max), 0.01);
     let frame = charts::Frame::new(0.0, right, top);
     let bars = |shares: &[f64]| {
         let edges = calibration.bins.iter().map(|edge| f64::from(*edge));
         let lefts = std::iter::once(0.0).chain(edges.clone());
-        let bars: Vec<_> = lefts.zip(edges).zip(shares).map(|((left, right), share)| (left, right, *share)).collect();
+        let bars: Vec<_> = lefts
+            .zip(edges)
+            .zip(shares)
+            .map(|((left, right), share)| (left, right, *share))
+            .collect();
         frame.bars(&bars)
     };
     let common = |shares: &[f64]| {
-        let edges = std::iter::once(0.0).chain(calibration.bins.iter().map(|edge| f64::from(*edge)));
-        let most = edges.clone().zip(edges.skip(1)).zip(shares).max_by(|a, b| a.1.total_cmp(b.1));
-        most.filter(|(_, share)| **share > 0.0)
-            .map_or_else(|| "nowhere".into(), |((low, high), _)| format!("from {low:.2} to {high:.2}"))
+        let edges =
+            std::iter::once(0.0).chain(calibration.bins.iter().map(|edge| f64::from(*edge)));
+        let most = edges
+            .clone()
+            .zip(edges.skip(1))
+            .zip(shares)
+            .max_by(|a, b| a.1.total_cmp(b.1));
+        most.filter(|(_, share)| **share > 0.0).map_or_else(
+            || "nowhere".into(),
+            |((low, high), _)| format!("from {low:.2} to {high:.2}"),
+        )
     };
     Some(Chart {
         id: "chart-distances",
@@ -157,7 +198,10 @@ fn curves(calibration: &Calibration) -> Option<Chart> {
     let right = calibration.curve.last()?.threshold.into();
     let frame = charts::Frame::logarithmic(0.0, right, LOWEST, 1.0);
     let line = |rate: fn(&CalibrationPoint) -> f64| {
-        let points = calibration.curve.iter().map(|point| (point.threshold.into(), Some(rate(point))));
+        let points = calibration
+            .curve
+            .iter()
+            .map(|point| (point.threshold.into(), Some(rate(point))));
         frame.line(&points.collect::<Vec<_>>())
     };
     let at = |name: &str, point: Option<CalibrationPoint>| {
@@ -173,11 +217,18 @@ fn curves(calibration: &Calibration) -> Option<Chart> {
         title: "Errors over the threshold",
         summary: match (calibration.now, calibration.recommended) {
             (None, None) => "There are too few pairs to say what to expect of a threshold.".into(),
-            (now, recommended) => format!("{}{}", at("present", now), at("recommended", recommended)),
+            (now, recommended) => {
+                format!("{}{}", at("present", now), at("recommended", recommended))
+            }
         },
         from: 0.0,
-        shapes: vec![("line bad", line(|point| point.fmr)), ("line s1", line(|point| point.fnmr))],
-        rows: [1.0, 0.1, 0.01, 0.001].map(|rate| (frame.y(rate), share(rate))).into(),
+        shapes: vec![
+            ("line bad", line(|point| point.fmr)),
+            ("line s1", line(|point| point.fnmr)),
+        ],
+        rows: [1.0, 0.1, 0.01, 0.001]
+            .map(|rate| (frame.y(rate), share(rate)))
+            .into(),
         columns: columns(&frame, right),
         marks: marks(calibration, &frame),
         legend: vec![("bad", "strangers that pass"), ("s1", "true pairs missed")],
@@ -189,7 +240,11 @@ mod tests {
     use super::*;
 
     fn calibration(recommended: Option<f32>) -> Calibration {
-        let point = |threshold| CalibrationPoint { threshold, fmr: 0.02, fnmr: 0.0 };
+        let point = |threshold| CalibrationPoint {
+            threshold,
+            fmr: 0.02,
+            fnmr: 0.0,
+        };
         Calibration {
             people: 2,
             pictures: 4,
@@ -216,15 +271,34 @@ mod tests {
         let found = Found::from(calibration(Some(0.5)));
         assert_eq!(found.reason, "Lower it.");
         for chart in &found.charts {
-            let words: Vec<_> = chart.marks.iter().map(|mark| (mark.word.as_str(), mark.label.1)).collect();
-            assert_eq!(words, [("now", "start"), ("recommended", "end")], "words beside each other stand apart");
+            let words: Vec<_> = chart
+                .marks
+                .iter()
+                .map(|mark| (mark.word.as_str(), mark.label.1))
+                .collect();
+            assert_eq!(
+                words,
+                [("now", "start"), ("recommended", "end")],
+                "words beside each other stand apart"
+            );
         }
-        let summaries: String = found.charts.iter().map(|chart| chart.summary.as_str()).collect();
+        let summaries: String = found
+            .charts
+            .iter()
+            .map(|chart| chart.summary.as_str())
+            .collect();
         assert!(
-            summaries.contains("from 0.00 to 0.50 apart") && summaries.contains("recommended threshold 0.500, 2.0")
+            summaries.contains("from 0.00 to 0.50 apart")
+                && summaries.contains("recommended threshold 0.500, 2.0")
         );
         let same = Found::from(calibration(Some(0.6)));
-        assert!(same.charts.iter().all(|chart| chart.marks.len() == 1), "one mark where both are the same");
-        assert!(Found::from(Calibration::default()).charts.is_empty(), "an empty gallery has no charts");
+        assert!(
+            same.charts.iter().all(|chart| chart.marks.len() == 1),
+            "one mark where both are the same"
+        );
+        assert!(
+            Found::from(Calibration::default()).charts.is_empty(),
+            "an empty gallery has no charts"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! How the board is: parts, engines and circuit breaker, sources one by one, the disk, and charts of the last hours.
+//! How the board is: parts, engines and circuit breaker, sources one by one, the disk, and charts
+//! of the last hours.
 
 use std::collections::BTreeMap;
 
@@ -19,15 +20,25 @@ use crate::web::{Web, wording};
 
 const MINUTE_MS: i64 = 60_000;
 /// What can be looked back on, in hours, its name, and minutes drawn as one point.
-const SPANS: [(i64, &str, i64); 4] = [(1, "1 hour", 1), (6, "6 hours", 3), (24, "1 day", 10), (168, "1 week", 60)];
+const SPANS: [(i64, &str, i64); 4] = [
+    (1, "1 hour", 1),
+    (6, "6 hours", 3),
+    (24, "1 day", 10),
+    (168, "1 week", 60),
+];
 const USUAL: i64 = 6;
 /// Changes of the breaker in the chart, and in the list.
 const CHANGES: usize = 200;
 const LISTED: usize = 12;
 /// What follows a camera's name in its pictures' names: 2026-11-24T07-21-05.000.jpg.
 const CAMERA_NAME: i64 = 27;
-const STAGES: [(&str, &str); 5] =
-    [("s1", "decode"), ("s2", "detect"), ("s3", "align"), ("s4", "embed"), ("s5", "encode")];
+const STAGES: [(&str, &str); 5] = [
+    ("s1", "decode"),
+    ("s2", "detect"),
+    ("s3", "align"),
+    ("s4", "embed"),
+    ("s5", "encode"),
+];
 
 #[derive(Template)]
 #[template(path = "health.html")]
@@ -73,30 +84,63 @@ pub struct Asked {
 }
 
 /// `GET /health`.
-pub async fn show(State(web): State<Web>, visit: Visit, asked: Result<Query<Asked>, QueryRejection>) -> Page {
+pub async fn show(
+    State(web): State<Web>,
+    visit: Visit,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Page {
     let hours = asked.map(|Query(asked)| asked.hours).unwrap_or_default();
-    let hours = if hours.is_empty() { USUAL.to_string() } else { hours };
+    let hours = if hours.is_empty() {
+        USUAL.to_string()
+    } else {
+        hours
+    };
     let span = SPANS.iter().find(|(span, ..)| span.to_string() == hours);
     let &(hours, _, step) = span.ok_or_else(|| {
-        Problem::bad_request(format!("\"hours\" is 1, 6, 24 or 168, not \"{hours}\"; choose on the health page."))
+        Problem::bad_request(format!(
+            "\"hours\" is 1, 6, 24 or 168, not \"{hours}\"; choose on the health page."
+        ))
     })?;
     let frame = frame(&web, visit, "health");
     let to = frame.now_ms / MINUTE_MS;
-    let rows = web.store.history(to - hours * 60, (hours * 60) as usize + 1).await?;
+    let rows = web
+        .store
+        .history(to - hours * 60, (hours * 60) as usize + 1)
+        .await?;
     let changes = web.store.breaker_history(CHANGES).await?;
     let report = web.desk.borrow().as_ref().map(|desk| (desk.report)());
     let disk = web.disk.report().await?;
     let parts = web.health.parts();
-    let span = Span { from: to - hours * 60, to, step, hours };
+    let span = Span {
+        from: to - hours * 60,
+        to,
+        step,
+        hours,
+    };
     let page = HealthPage {
         sources: sources(&web, &parts, &frame).await?,
-        charts: drawn(&span, &rows, &changes, report.as_ref().map(|report| report.breaker.state)),
+        charts: drawn(
+            &span,
+            &rows,
+            &changes,
+            report.as_ref().map(|report| report.breaker.state),
+        ),
         blank: rows.is_empty(),
         engines: report.as_ref().map(engines).unwrap_or_default(),
-        calls: report.as_ref().map(|report| calls(&report.breaker)).unwrap_or_default(),
+        calls: report
+            .as_ref()
+            .map(|report| calls(&report.breaker))
+            .unwrap_or_default(),
         report,
-        changes: changes.into_iter().take(LISTED).map(|change| Change::new(change, &frame)).collect(),
-        spans: SPANS.iter().map(|(span, name, _)| (*span, *name, *span == hours)).collect(),
+        changes: changes
+            .into_iter()
+            .take(LISTED)
+            .map(|change| Change::new(change, &frame))
+            .collect(),
+        spans: SPANS
+            .iter()
+            .map(|(span, name, _)| (*span, *name, *span == hours))
+            .collect(),
         free: disk.free_bytes.map(wording::bytes),
         reserve: wording::bytes(disk.reserve_bytes),
         used: [
@@ -116,7 +160,9 @@ pub async fn show(State(web): State<Web>, visit: Visit, asked: Result<Query<Aske
 
 fn engines(report: &EngineReport) -> Vec<(&'static str, EngineLine, Option<String>)> {
     let fallback = report.fallback.clone().map(|engine| ("fallback", engine));
-    let both = [("primary", report.primary.clone())].into_iter().chain(fallback);
+    let both = [("primary", report.primary.clone())]
+        .into_iter()
+        .chain(fallback);
     both.map(|(role, engine)| {
         let memory = engine.resident_bytes.map(wording::bytes);
         (role, engine, memory)
@@ -125,12 +171,23 @@ fn engines(report: &EngineReport) -> Vec<(&'static str, EngineLine, Option<Strin
 }
 
 fn calls(breaker: &BreakerLine) -> String {
-    let failed = breaker.failures_by_reason.iter().filter(|failed| failed.count > 0);
+    let failed = breaker
+        .failures_by_reason
+        .iter()
+        .filter(|failed| failed.count > 0);
     let failed = failed.map(|failed| {
-        format!(", {} failed ({})", wording::number(failed.count), wording::words(failed.reason.as_str()))
+        format!(
+            ", {} failed ({})",
+            wording::number(failed.count),
+            wording::words(failed.reason.as_str())
+        )
     });
     let answered = wording::number(breaker.successes);
-    format!("{answered} answered{}; {} since the start", failed.collect::<String>(), opened(breaker.trips))
+    format!(
+        "{answered} answered{}; {} since the start",
+        failed.collect::<String>(),
+        opened(breaker.trips)
+    )
 }
 
 fn opened(times: u64) -> String {
@@ -142,7 +199,11 @@ fn opened(times: u64) -> String {
 }
 
 /// Every way for pictures to come in, with its newest picture and what went wrong with it last.
-async fn sources(web: &Web, parts: &BTreeMap<&'static str, Part>, frame: &Frame) -> Result<Vec<SourceLine>, Failed> {
+async fn sources(
+    web: &Web,
+    parts: &BTreeMap<&'static str, Part>,
+    frame: &Frame,
+) -> Result<Vec<SourceLine>, Failed> {
     let troubles = web.health.troubles();
     let mut lines = Vec::new();
     for (name, part) in parts {
@@ -151,7 +212,9 @@ async fn sources(web: &Web, parts: &BTreeMap<&'static str, Part>, frame: &Frame)
             "page" => (Source::Http, String::new()),
             "mqtt" => (Source::Mqtt, String::new()),
             name => match name.split_once(' ') {
-                Some(("folder", path)) => (Source::Folder, format!("{}/", path.trim_end_matches('/'))),
+                Some(("folder", path)) => {
+                    (Source::Folder, format!("{}/", path.trim_end_matches('/')))
+                }
                 Some(("camera", camera)) => (Source::Camera, format!("{camera} ")),
                 _ => continue,
             },
@@ -159,11 +222,19 @@ async fn sources(web: &Web, parts: &BTreeMap<&'static str, Part>, frame: &Frame)
         let more = (source == Source::Camera).then_some(CAMERA_NAME);
         let newest = web.store.newest_of_source(source, prefix, more).await?;
         lines.push(SourceLine {
-            name: if *name == "page" { "http".into() } else { (*name).into() },
+            name: if *name == "page" {
+                "http".into()
+            } else {
+                (*name).into()
+            },
             part: part.clone(),
             last: newest.last.map(|(id, at_ms)| (id, frame.ago(at_ms))),
-            failed: newest.failed.map(|(id, reason, at_ms)| (id, reason, frame.ago(at_ms))),
-            trouble: troubles.get(name).map(|Trouble { at_ms, text }| (text.clone(), frame.ago(*at_ms))),
+            failed: newest
+                .failed
+                .map(|(id, reason, at_ms)| (id, reason, frame.ago(at_ms))),
+            trouble: troubles
+                .get(name)
+                .map(|Trouble { at_ms, text }| (text.clone(), frame.ago(*at_ms))),
         });
     }
     Ok(lines)
@@ -171,7 +242,11 @@ async fn sources(web: &Web, parts: &BTreeMap<&'static str, Part>, frame: &Frame)
 
 impl Change {
     fn new(change: BreakerChange, frame: &Frame) -> Self {
-        Self { at: frame.ago(change.at_ms), state: change.state.replace('_', " "), reason: change.reason }
+        Self {
+            at: frame.ago(change.at_ms),
+            state: change.state.replace('_', " "),
+            reason: change.reason,
+        }
     }
 }
 
@@ -198,7 +273,10 @@ impl Span {
                 let (now, later) = rest.split_at(rest.partition_point(|row| row.minute < end));
                 rest = later;
                 let middle = minute as f64 + (self.step - 1) as f64 / 2.0;
-                (middle.min(self.to as f64), if now.is_empty() { None } else { value(now) })
+                (
+                    middle.min(self.to as f64),
+                    if now.is_empty() { None } else { value(now) },
+                )
             })
             .collect()
     }
@@ -212,7 +290,11 @@ impl Span {
         };
         let minutes = self.hours * 60;
         let places = [minutes, minutes * 2 / 3, minutes / 3, 0];
-        frame.columns(places.map(|back| ((self.to - back) as f64, word(back))).into())
+        frame.columns(
+            places
+                .map(|back| ((self.to - back) as f64, word(back)))
+                .into(),
+        )
     }
 
     fn frame(&self, top: f64) -> charts::Frame {
@@ -220,15 +302,27 @@ impl Span {
     }
 }
 
-fn drawn(span: &Span, rows: &[HistoryRow], changes: &[BreakerChange], breaker: Option<BreakerState>) -> Vec<Chart> {
-    let mut charts = vec![queue(span, rows), throughput(span, rows), stages(span, rows)];
+fn drawn(
+    span: &Span,
+    rows: &[HistoryRow],
+    changes: &[BreakerChange],
+    breaker: Option<BreakerState>,
+) -> Vec<Chart> {
+    let mut charts = vec![
+        queue(span, rows),
+        throughput(span, rows),
+        stages(span, rows),
+    ];
     charts.extend(temperature(span, rows));
     charts.push(breaker_bands(span, changes, breaker));
     charts
 }
 
 fn highest<'a>(points: impl IntoIterator<Item = &'a (f64, Option<f64>)>) -> f64 {
-    points.into_iter().filter_map(|(_, value)| *value).fold(0.0, f64::max)
+    points
+        .into_iter()
+        .filter_map(|(_, value)| *value)
+        .fold(0.0, f64::max)
 }
 
 fn last(points: &Points) -> Option<f64> {
@@ -236,7 +330,9 @@ fn last(points: &Points) -> Option<f64> {
 }
 
 fn queue(span: &Span, rows: &[HistoryRow]) -> Chart {
-    let pending = span.points(rows, |rows| rows.iter().map(|row| row.pending as f64).reduce(f64::max));
+    let pending = span.points(rows, |rows| {
+        rows.iter().map(|row| row.pending as f64).reduce(f64::max)
+    });
     let most = highest(&pending);
     let frame = span.frame(round_up(most, 4.0));
     let now = last(&pending).map_or_else(|| "unknown".into(), tick);
@@ -245,7 +341,10 @@ fn queue(span: &Span, rows: &[HistoryRow]) -> Chart {
         title: "Pictures waiting",
         summary: format!("Waiting at last: {now}; at most {}.", tick(most)),
         from: 0.0,
-        shapes: vec![("area s1", frame.filled(&pending)), ("line s1", frame.line(&pending))],
+        shapes: vec![
+            ("area s1", frame.filled(&pending)),
+            ("line s1", frame.line(&pending)),
+        ],
         rows: frame.rows(tick),
         columns: span.columns(&frame),
         marks: Vec::new(),
@@ -255,9 +354,15 @@ fn queue(span: &Span, rows: &[HistoryRow]) -> Chart {
 
 fn throughput(span: &Span, rows: &[HistoryRow]) -> Chart {
     let rate = |count: fn(&HistoryRow) -> u64| {
-        span.points(rows, move |rows| Some(rows.iter().map(|row| count(row) as f64).sum::<f64>() / rows.len() as f64))
+        span.points(rows, move |rows| {
+            Some(rows.iter().map(|row| count(row) as f64).sum::<f64>() / rows.len() as f64)
+        })
     };
-    let (accepted, processed, failed) = (rate(|row| row.accepted), rate(|row| row.processed), rate(|row| row.failed));
+    let (accepted, processed, failed) = (
+        rate(|row| row.accepted),
+        rate(|row| row.processed),
+        rate(|row| row.failed),
+    );
     let most = highest(accepted.iter().chain(&processed).chain(&failed));
     let frame = span.frame(round_up(most, 4.0));
     let total = |count: fn(&HistoryRow) -> u64| wording::number(rows.iter().map(count).sum());
@@ -289,7 +394,10 @@ fn stages(span: &Span, rows: &[HistoryRow]) -> Chart {
     let mean = |stage: usize| {
         move |rows: &[HistoryRow]| {
             let pictures: f64 = rows.iter().map(|row| row.processed as f64).sum();
-            let sum: f64 = rows.iter().map(|row| row.stages[stage] * row.processed as f64).sum();
+            let sum: f64 = rows
+                .iter()
+                .map(|row| row.stages[stage] * row.processed as f64)
+                .sum();
             (pictures > 0.0).then(|| sum / pictures)
         }
     };
@@ -297,7 +405,10 @@ fn stages(span: &Span, rows: &[HistoryRow]) -> Chart {
     for stage in 0..STAGES.len() {
         let below = &heights[stage];
         let own = span.points(rows, mean(stage));
-        let sum = below.iter().zip(own).map(|((x, below), (_, own))| (*x, below.zip(own).map(|(a, b)| a + b)));
+        let sum = below
+            .iter()
+            .zip(own)
+            .map(|((x, below), (_, own))| (*x, below.zip(own).map(|(a, b)| a + b)));
         heights.push(sum.collect());
     }
     let most = highest(&heights[STAGES.len()]);
@@ -312,13 +423,20 @@ fn stages(span: &Span, rows: &[HistoryRow]) -> Chart {
         false => format!("On average over all of it: {}.", words.join(", ")),
     };
     let areas = STAGES.iter().zip(heights.windows(2));
-    let class = |class: &str| STACKED.iter().find(|(name, _)| *name == class).map_or("", |(_, stacked)| *stacked);
+    let class = |class: &str| {
+        STACKED
+            .iter()
+            .find(|(name, _)| *name == class)
+            .map_or("", |(_, stacked)| *stacked)
+    };
     Chart {
         id: "chart-stages",
         title: "Milliseconds per picture, by stage",
         summary,
         from: 0.0,
-        shapes: areas.map(|((name, _), pair)| (class(name), frame.area(&pair[1], &pair[0]))).collect(),
+        shapes: areas
+            .map(|((name, _), pair)| (class(name), frame.area(&pair[1], &pair[0])))
+            .collect(),
         rows: frame.rows(tick),
         columns: span.columns(&frame),
         marks: Vec::new(),
@@ -327,11 +445,18 @@ fn stages(span: &Span, rows: &[HistoryRow]) -> Chart {
 }
 
 /// Classes of the stages' areas.
-const STACKED: [(&str, &str); 5] =
-    [("s1", "stacked s1"), ("s2", "stacked s2"), ("s3", "stacked s3"), ("s4", "stacked s4"), ("s5", "stacked s5")];
+const STACKED: [(&str, &str); 5] = [
+    ("s1", "stacked s1"),
+    ("s2", "stacked s2"),
+    ("s3", "stacked s3"),
+    ("s4", "stacked s4"),
+    ("s5", "stacked s5"),
+];
 
 fn temperature(span: &Span, rows: &[HistoryRow]) -> Option<Chart> {
-    let celsius = span.points(rows, |rows| rows.iter().filter_map(|row| row.celsius).reduce(f64::max));
+    let celsius = span.points(rows, |rows| {
+        rows.iter().filter_map(|row| row.celsius).reduce(f64::max)
+    });
     let now = last(&celsius)?;
     let most = highest(&celsius);
     let frame = span.frame(most.max(100.0));
@@ -362,7 +487,10 @@ fn breaker_bands(span: &Span, changes: &[BreakerChange], now: Option<BreakerStat
     let mut bands = Vec::new();
     let mut count = 0;
     for change in changes {
-        let (from, state) = (minute(change.at_ms), change.state.parse::<BreakerState>().ok());
+        let (from, state) = (
+            minute(change.at_ms),
+            change.state.parse::<BreakerState>().ok(),
+        );
         if until < span.from as f64 {
             break;
         }
@@ -373,8 +501,10 @@ fn breaker_bands(span: &Span, changes: &[BreakerChange], now: Option<BreakerStat
         until = from;
     }
     bands.reverse();
-    let now =
-        now.map_or_else(|| "It is not there yet".into(), |state| format!("It is {}", state.as_str().replace('_', " ")));
+    let now = now.map_or_else(
+        || "It is not there yet".into(),
+        |state| format!("It is {}", state.as_str().replace('_', " ")),
+    );
     Chart {
         id: "chart-breaker",
         title: "Circuit breaker",
@@ -384,7 +514,10 @@ fn breaker_bands(span: &Span, changes: &[BreakerChange], now: Option<BreakerStat
         rows: Vec::new(),
         columns: span.columns(&frame),
         marks: Vec::new(),
-        legend: CLASSES.iter().map(|(state, _, name)| (state.as_str(), *name)).collect(),
+        legend: CLASSES
+            .iter()
+            .map(|(state, _, name)| (state.as_str(), *name))
+            .collect(),
     }
 }
 
@@ -394,29 +527,71 @@ mod tests {
 
     fn row(minute: i64, pending: u64, processed: u64) -> HistoryRow {
         let stages = [1.0, 20.0, 1.0, 30.0, 2.0];
-        HistoryRow { minute, pending, accepted: processed, processed, failed: 0, stages, celsius: None }
+        HistoryRow {
+            minute,
+            pending,
+            accepted: processed,
+            processed,
+            failed: 0,
+            stages,
+            celsius: None,
+        }
     }
 
     #[test]
     fn minutes_are_drawn_where_they_belong_and_a_board_that_was_off_leaves_a_gap() {
-        let span = Span { from: 100, to: 106, step: 2, hours: 1 };
+        let span = Span {
+            from: 100,
+            to: 106,
+            step: 2,
+            hours: 1,
+        };
         let rows = [row(101, 3, 1), row(102, 5, 1), row(105, 2, 0)];
-        let points = span.points(&rows, |rows| rows.iter().map(|row| row.pending as f64).reduce(f64::max));
-        assert_eq!(points, [(101.5, Some(5.0)), (103.5, None), (105.5, Some(2.0))]);
+        let points = span.points(&rows, |rows| {
+            rows.iter().map(|row| row.pending as f64).reduce(f64::max)
+        });
+        assert_eq!(
+            points,
+            [(101.5, Some(5.0)), (103.5, None), (105.5, Some(2.0))]
+        );
         let chart = stages(&span, &rows);
-        assert!(chart.summary.contains("detect 20.0 ms") && chart.shapes.len() == 5, "{}", chart.summary);
-        assert!(temperature(&span, &rows).is_none(), "a board without a sensor has no chart of it");
+        assert!(
+            chart.summary.contains("detect 20.0 ms") && chart.shapes.len() == 5,
+            "{}",
+            chart.summary
+        );
+        assert!(
+            temperature(&span, &rows).is_none(),
+            "a board without a sensor has no chart of it"
+        );
     }
 
     #[test]
     fn the_breaker_is_drawn_from_each_change_to_the_next_and_to_now() {
-        let span = Span { from: 100, to: 110, step: 1, hours: 1 };
-        let change =
-            |minute: i64, state: &str| BreakerChange { at_ms: minute * MINUTE_MS, state: state.into(), reason: None };
-        let changes = [change(107, "closed"), change(105, "open"), change(90, "closed"), change(80, "open")];
+        let span = Span {
+            from: 100,
+            to: 110,
+            step: 1,
+            hours: 1,
+        };
+        let change = |minute: i64, state: &str| BreakerChange {
+            at_ms: minute * MINUTE_MS,
+            state: state.into(),
+            reason: None,
+        };
+        let changes = [
+            change(107, "closed"),
+            change(105, "open"),
+            change(90, "closed"),
+            change(80, "open"),
+        ];
         let chart = breaker_bands(&span, &changes, Some(BreakerState::Closed));
         let classes: Vec<_> = chart.shapes.iter().map(|(class, _)| *class).collect();
-        assert_eq!(classes, ["band closed", "band open", "band closed"], "what ended before is not drawn");
+        assert_eq!(
+            classes,
+            ["band closed", "band open", "band closed"],
+            "what ended before is not drawn"
+        );
         assert!(chart.summary.contains("opened once"), "{}", chart.summary);
     }
 }

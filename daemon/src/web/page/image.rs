@@ -39,7 +39,11 @@ struct Face {
 }
 
 /// `GET /images/{id}`: everything known of one image.
-pub async fn show(State(web): State<Web>, visit: Visit, number: Result<Number, super::Failed>) -> Page {
+pub async fn show(
+    State(web): State<Web>,
+    visit: Visit,
+    number: Result<Number, super::Failed>,
+) -> Page {
     let Number(id) = number?;
     let Some(image) = web.store.image(id).await? else {
         let sentence = format!("There is no image {id}. It may have been removed.");
@@ -53,10 +57,20 @@ pub async fn show(State(web): State<Web>, visit: Visit, number: Result<Number, s
     let threshold = threshold(&web);
     let page = ImagePage {
         line: Line::new(image.image.clone(), threshold, frame.now_ms),
-        faces: image.found.iter().cloned().map(|face| Face::new(face, threshold)).collect(),
+        faces: image
+            .found
+            .iter()
+            .cloned()
+            .map(|face| Face::new(face, threshold))
+            .collect(),
         stages: image.timings.map(stages).unwrap_or_default(),
         people,
-        label: image.image.width.unwrap_or(0).max(image.image.height.unwrap_or(0)) / 24,
+        label: image
+            .image
+            .width
+            .unwrap_or(0)
+            .max(image.image.height.unwrap_or(0))
+            / 24,
         live: image.image.finished_at_ms.is_none(),
         image,
         frame,
@@ -65,10 +79,22 @@ pub async fn show(State(web): State<Web>, visit: Visit, number: Result<Number, s
 }
 
 fn stages(timings: Timings) -> Vec<(&'static str, String)> {
-    let Timings { decode_ms, detect_ms, align_ms, embed_ms, encode_ms } = timings;
-    [("decode", decode_ms), ("detect", detect_ms), ("align", align_ms), ("embed", embed_ms), ("encode", encode_ms)]
-        .map(|(name, ms)| (name, format!("{ms:.1}\u{a0}ms")))
-        .into()
+    let Timings {
+        decode_ms,
+        detect_ms,
+        align_ms,
+        embed_ms,
+        encode_ms,
+    } = timings;
+    [
+        ("decode", decode_ms),
+        ("detect", detect_ms),
+        ("align", align_ms),
+        ("embed", embed_ms),
+        ("encode", encode_ms),
+    ]
+    .map(|(name, ms)| (name, format!("{ms:.1}\u{a0}ms")))
+    .into()
 }
 
 impl Face {
@@ -78,7 +104,8 @@ impl Face {
         let confidence = outcome.zip(face.distance);
         Self {
             bounds: [left, top, (right - left).max(1), (bottom - top).max(1)],
-            confidence: confidence.map(|(outcome, distance)| wording::confidence(outcome, distance, threshold)),
+            confidence: confidence
+                .map(|(outcome, distance)| wording::confidence(outcome, distance, threshold)),
             distance: face.distance.map(wording::distance),
             margin: face.margin.map(wording::distance),
             score: format!("{:.2}", face.score),

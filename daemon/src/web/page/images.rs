@@ -1,4 +1,5 @@
-//! The table of images: filters, a page of lines, the way to older ones; and what needs a look, above it.
+//! The table of images: filters, a page of lines, the way to older ones; and what needs a look,
+//! above it.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -53,8 +54,8 @@ struct ImagesPage {
     topic: String,
 }
 
-/// The question as it is typed into the form, and found in the address. Text, so that a form sent with empty fields is
-/// no mistake and a mistake gets a sentence.
+/// The question as it is typed into the form, and found in the address. Text, so that a form sent
+/// with empty fields is no mistake and a mistake gets a sentence.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Asked {
@@ -138,7 +139,8 @@ pub async fn show(
     asked: Result<Query<Asked>, QueryRejection>,
     headers: HeaderMap,
 ) -> Page {
-    let Query(asked) = asked.map_err(|_| Problem::bad_request("Each field of the search can be given once."))?;
+    let Query(asked) =
+        asked.map_err(|_| Problem::bad_request("Each field of the search can be given once."))?;
     let filter = asked.filter()?;
     let before = word::<ImageId>("cursor", &asked.cursor)?.filter(|id| *id > 0);
     let frame = frame(&web, visit, "images");
@@ -151,14 +153,20 @@ pub async fn show(
         Vec::new()
     };
     let mut banners = web.health.parts();
-    let mqtt = banners.get("mqtt").is_none_or(|part| part.condition != Condition::Off);
+    let mqtt = banners
+        .get("mqtt")
+        .is_none_or(|part| part.condition != Condition::Off);
     banners.retain(|_, part| matches!(part.condition, Condition::Degraded | Condition::Starting));
     let threshold = threshold(&web);
     let page = ImagesPage {
         mqtt,
         counts: head(&counts),
         banners,
-        lines: found.images.into_iter().map(|row| Line::new(row, threshold, frame.now_ms).shortened()).collect(),
+        lines: found
+            .images
+            .into_iter()
+            .map(|row| Line::new(row, threshold, frame.now_ms).shortened())
+            .collect(),
         nobody: people.is_empty(),
         people,
         newest: asked.address(None),
@@ -168,7 +176,8 @@ pub async fn show(
         before,
         rejected: rejected.into_iter().map(Rejected::from).collect(),
         rejected_kept: wording::number(counts.rejected_messages),
-        rejected_dropped: (counts.rejected_dropped > 0).then(|| wording::number(counts.rejected_dropped)),
+        rejected_dropped: (counts.rejected_dropped > 0)
+            .then(|| wording::number(counts.rejected_dropped)),
         host: host(&headers),
         topic: web.topic.clone(),
         frame,
@@ -183,7 +192,16 @@ impl Asked {
     }
 
     fn fields(&self) -> [(&'static str, &String); 7] {
-        let Self { state, outcome, person, source, since, until, path, cursor: _ } = self;
+        let Self {
+            state,
+            outcome,
+            person,
+            source,
+            since,
+            until,
+            path,
+            cursor: _,
+        } = self;
         [
             ("state", state),
             ("outcome", outcome),
@@ -203,7 +221,11 @@ impl Asked {
             .filter(|(_, value)| !value.is_empty())
             .map(|(name, value)| format!("{name}={}", escaped(value)))
             .collect();
-        if given.is_empty() { "/".into() } else { format!("/?{}", given.join("&")) }
+        if given.is_empty() {
+            "/".into()
+        } else {
+            format!("/?{}", given.join("&"))
+        }
     }
 
     fn filter(&self) -> Result<ImageFilter, Failed> {
@@ -220,20 +242,33 @@ impl Asked {
 
     /// For the form: whether this is what was chosen.
     fn is(&self, field: &str, value: impl std::fmt::Display) -> bool {
-        self.fields().iter().any(|(name, text)| *name == field && **text == value.to_string())
+        self.fields()
+            .iter()
+            .any(|(name, text)| *name == field && **text == value.to_string())
     }
 }
 
 /// A field of the question; an empty one asks for nothing.
 fn word<T: FromStr>(name: &str, text: &str) -> Result<Option<T>, Failed> {
-    let wrong =
-        || Problem::bad_request(format!("\"{text}\" is nothing that \"{name}\" can be; go back and choose again."));
-    if text.is_empty() { Ok(None) } else { Ok(Some(text.parse().map_err(|_| wrong())?)) }
+    let wrong = || {
+        Problem::bad_request(format!(
+            "\"{text}\" is nothing that \"{name}\" can be; go back and choose again."
+        ))
+    };
+    if text.is_empty() {
+        Ok(None)
+    } else {
+        Ok(Some(text.parse().map_err(|_| wrong())?))
+    }
 }
 
 /// What a form's field for date and time gives, in UTC.
 fn moment(text: &str) -> Result<Option<i64>, Failed> {
-    if text.is_empty() { Ok(None) } else { Ok(Some(api::moment(text)?)) }
+    if text.is_empty() {
+        Ok(None)
+    } else {
+        Ok(Some(api::moment(text)?))
+    }
 }
 
 /// A value of a query as it stands in an address.
@@ -250,25 +285,51 @@ fn escaped(value: &str) -> String {
 }
 
 fn head(counts: &Counts) -> Vec<Count> {
-    let count = |name, class, number, link| Count { name, class, number: wording::number(number), link };
+    let count = |name, class, number, link| Count {
+        name,
+        class,
+        number: wording::number(number),
+        link,
+    };
     let mut head = vec![
         count("pending", "", counts.pending, Some("/?state=pending")),
-        count("processing", "", counts.processing, Some("/?state=processing")),
+        count(
+            "processing",
+            "",
+            counts.processing,
+            Some("/?state=processing"),
+        ),
         count("processed", "", counts.processed, Some("/?state=processed")),
-        count("failed", if counts.failed > 0 { "failed" } else { "" }, counts.failed, Some("/?state=failed")),
+        count(
+            "failed",
+            if counts.failed > 0 { "failed" } else { "" },
+            counts.failed,
+            Some("/?state=failed"),
+        ),
         count("results unsent", "", counts.unsent, None),
         count("people", "", counts.people, Some("/people")),
     ];
     if counts.rejected_messages > 0 {
-        head.push(count("rejected messages", "", counts.rejected_messages, Some("/#rejected")));
+        head.push(count(
+            "rejected messages",
+            "",
+            counts.rejected_messages,
+            Some("/#rejected"),
+        ));
     }
     head
 }
 
 /// What the reader typed to get here, so that the example commands work from where they sit.
 fn host(headers: &HeaderMap) -> String {
-    let plain = |host: &&str| host.chars().all(|one| one.is_ascii_alphanumeric() || ".:-[]".contains(one));
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).filter(plain);
+    let plain = |host: &&str| {
+        host.chars()
+            .all(|one| one.is_ascii_alphanumeric() || ".:-[]".contains(one))
+    };
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .filter(plain);
     host.unwrap_or("127.0.0.1:8000").into()
 }
 
@@ -277,21 +338,41 @@ impl Line {
     pub fn new(row: ImageRow, threshold: Option<f32>, now_ms: i64) -> Self {
         // A person seen twice is named once; somebody known needs no "perhaps" as well.
         let mut names: Vec<Name> = Vec::new();
-        let known = row.persons.into_iter().map(|text| Name { text, perhaps: false });
-        let guesses = row.perhaps.into_iter().map(|text| Name { text, perhaps: true });
+        let known = row.persons.into_iter().map(|text| Name {
+            text,
+            perhaps: false,
+        });
+        let guesses = row.perhaps.into_iter().map(|text| Name {
+            text,
+            perhaps: true,
+        });
         for name in known.chain(guesses) {
             if !names.iter().any(|seen| seen.text == name.text) {
                 names.push(name);
             }
         }
-        let outcome = row.outcome.as_deref().and_then(|outcome| outcome.parse().ok());
+        let outcome = row
+            .outcome
+            .as_deref()
+            .and_then(|outcome| outcome.parse().ok());
         let confidence = outcome.zip(row.distance).map(|(outcome, distance)| {
-            (wording::confidence(outcome, distance, threshold), wording::distance(distance))
+            (
+                wording::confidence(outcome, distance, threshold),
+                wording::distance(distance),
+            )
         });
-        let size = row.width.zip(row.height).filter(|(width, height)| *width > 0 && *height > 0);
+        let size = row
+            .width
+            .zip(row.height)
+            .filter(|(width, height)| *width > 0 && *height > 0);
         let (width, height) = size.unwrap_or((1, 1));
         // Without a size there is nothing to measure boxes against.
-        let boxes = row.boxes.iter().filter(|_| size.is_some()).map(Square::from).collect();
+        let boxes = row
+            .boxes
+            .iter()
+            .filter(|_| size.is_some())
+            .map(Square::from)
+            .collect();
         Self {
             id: row.id,
             path: row.path,
@@ -308,7 +389,11 @@ impl Line {
             accepted: Ago::new(row.accepted_at_ms, now_ms),
             finished: row.finished_at_ms.map(Moment::from_ms),
             duration: row.duration_ms.map(wording::duration),
-            thumbnail: row.thumbnail.then_some(Thumbnail { width, height, boxes }),
+            thumbnail: row.thumbnail.then_some(Thumbnail {
+                width,
+                height,
+                boxes,
+            }),
         }
     }
 
@@ -323,7 +408,13 @@ impl Line {
 impl From<&FaceBox> for Square {
     fn from(face: &FaceBox) -> Self {
         let [left, top, right, bottom] = face.bounds.map(|edge| edge.round() as i64);
-        Self { left, top, width: (right - left).max(1), height: (bottom - top).max(1), outcome: face.outcome }
+        Self {
+            left,
+            top,
+            width: (right - left).max(1),
+            height: (bottom - top).max(1),
+            outcome: face.outcome,
+        }
     }
 }
 
@@ -355,10 +446,23 @@ mod tests {
 
     #[test]
     fn a_question_stays_in_the_address_of_the_next_page_whatever_it_is_made_of() {
-        let asked = Asked { path: "a b&c=é/ü".into(), state: "failed".into(), ..Asked::default() };
-        assert_eq!(asked.address(Some(7)), "/?state=failed&path=a%20b%26c%3D%C3%A9/%C3%BC&cursor=7");
+        let asked = Asked {
+            path: "a b&c=é/ü".into(),
+            state: "failed".into(),
+            ..Asked::default()
+        };
+        assert_eq!(
+            asked.address(Some(7)),
+            "/?state=failed&path=a%20b%26c%3D%C3%A9/%C3%BC&cursor=7"
+        );
         assert!(asked.anything() && asked.is("state", ImageState::Failed));
         assert_eq!(Asked::default().address(None), "/");
-        assert!(!Asked { cursor: "3".into(), ..Asked::default() }.anything());
+        assert!(
+            !Asked {
+                cursor: "3".into(),
+                ..Asked::default()
+            }
+            .anything()
+        );
     }
 }

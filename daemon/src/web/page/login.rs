@@ -23,11 +23,25 @@ pub fn form(visit: Visit, next: String) -> Response {
     let known = visit.csrf.is_some();
     // A way out, but none to this very page.
     let frame = bare_frame(if known { visit } else { Visit::default() });
-    filled(&LoginPage { frame, next, refused: None, known })
+    filled(&LoginPage {
+        frame,
+        next,
+        refused: None,
+        known,
+    })
 }
 
 /// The form again, with why it did not work.
 pub fn refused(status: StatusCode, next: String, refused: String) -> Response {
     let frame = bare_frame(Visit::default());
-    (status, filled(&LoginPage { frame, next, refused: Some(refused), known: false })).into_response()
+    (
+        status,
+        filled(&LoginPage {
+            frame,
+            next,
+            refused: Some(refused),
+            known: false,
+        }),
+    )
+        .into_response()
 }

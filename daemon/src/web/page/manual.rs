@@ -1,5 +1,5 @@
-//! The documentation of this version, as it was written: a reader on the LAN needs no internet for it.
-//! Not for what the API takes; `reference` has that.
+//! The documentation of this version, as it was written: a reader on the LAN needs no internet for
+//! it. Not for what the API takes; `reference` has that.
 
 use askama::Template;
 use axum::extract::{Path, State};
@@ -56,18 +56,30 @@ pub async fn first(State(web): State<Web>, visit: Visit) -> Page {
 pub async fn one(State(web): State<Web>, visit: Visit, Path(name): Path<String>) -> Page {
     let name = name.trim_end_matches(".md");
     let found = TEXTS.iter().find(|(known, _)| *known == name);
-    let text = found.ok_or_else(|| Problem::not_found("The documentation has no such page; see /docs."))?;
+    let text = found
+        .ok_or_else(|| Problem::not_found("The documentation has no such page; see /docs."))?;
     page(&web, visit, *text)
 }
 
 fn page(web: &Web, visit: Visit, (name, text): (&'static str, &'static str)) -> Page {
-    let titles = TEXTS.iter().map(|(name, text)| (*name, title(text))).collect();
-    Ok(filled(&ManualPage { frame: frame(web, visit, "docs"), titles, name, text }))
+    let titles = TEXTS
+        .iter()
+        .map(|(name, text)| (*name, title(text)))
+        .collect();
+    Ok(filled(&ManualPage {
+        frame: frame(web, visit, "docs"),
+        titles,
+        name,
+        text,
+    }))
 }
 
 /// The heading of a text.
 fn title(text: &str) -> &str {
-    text.lines().next().unwrap_or_default().trim_start_matches("# ")
+    text.lines()
+        .next()
+        .unwrap_or_default()
+        .trim_start_matches("# ")
 }
 
 #[cfg(test)]
@@ -82,7 +94,10 @@ mod tests {
                 let name = entry.unwrap().file_name().into_string().unwrap();
                 if let Some(name) = name.strip_suffix(".md") {
                     let name = format!("{folder}{name}");
-                    assert!(TEXTS.iter().any(|(known, _)| *known == name), "{name} is not built in");
+                    assert!(
+                        TEXTS.iter().any(|(known, _)| *known == name),
+                        "{name} is not built in"
+                    );
                 }
             }
         }

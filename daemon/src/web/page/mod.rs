@@ -1,4 +1,5 @@
-//! The pages people look at, complete without JavaScript; here is what all of them have around them.
+//! The pages people look at, complete without JavaScript; here is what all of them have around
+//! them.
 //!
 //! Pages only show. What their forms ask for is done by the routes that the forms are sent to.
 
@@ -59,7 +60,8 @@ pub struct Frame {
     /// The entry of the navigation that this page belongs to.
     here: &'static str,
     visit: Visit,
-    /// When the page was made by the board's clock, so that ages are right whatever the reader's clock says.
+    /// When the page was made by the board's clock, so that ages are right whatever the reader's
+    /// clock says.
     now_ms: i64,
 }
 
@@ -92,16 +94,34 @@ impl<S: Send + Sync> FromRequestParts<S> for Visit {
         let answer = Query::<Answer>::try_from_uri(&parts.uri).ok();
         let told = answer.and_then(|Query(answer)| {
             let refused = answer.refused.is_some();
-            let sentence = answer.refused.or(answer.done)?.chars().take(SENTENCE).collect();
+            let sentence = answer
+                .refused
+                .or(answer.done)?
+                .chars()
+                .take(SENTENCE)
+                .collect();
             Some(Told { refused, sentence })
         });
-        let visitor = parts.extensions.get::<Visitor>().cloned().unwrap_or_default();
-        let address = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
-        Ok(Self { csrf: visitor.csrf, address, told })
+        let visitor = parts
+            .extensions
+            .get::<Visitor>()
+            .cloned()
+            .unwrap_or_default();
+        let address = parts
+            .uri
+            .path_and_query()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        Ok(Self {
+            csrf: visitor.csrf,
+            address,
+            told,
+        })
     }
 }
 
-/// The number at the end of a page's address; whatever else stands there becomes a page with a sentence.
+/// The number at the end of a page's address; whatever else stands there becomes a page with a
+/// sentence.
 pub struct Number(i64);
 
 impl<S: Send + Sync> FromRequestParts<S> for Number {
@@ -109,10 +129,15 @@ impl<S: Send + Sync> FromRequestParts<S> for Number {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failed> {
         let path = Path::<HashMap<String, String>>::from_request_parts(parts, state).await;
-        let text = path.ok().and_then(|Path(mut path)| path.remove("id")).unwrap_or_default();
+        let text = path
+            .ok()
+            .and_then(|Path(mut path)| path.remove("id"))
+            .unwrap_or_default();
         let number = text.parse().ok().filter(|number| *number > 0);
         number.map(Self).ok_or_else(|| {
-            let sentence = format!("The address of this page ends in a whole number from 1, not in \"{text}\".");
+            let sentence = format!(
+                "The address of this page ends in a whole number from 1, not in \"{text}\"."
+            );
             Problem::bad_request(sentence).into()
         })
     }
@@ -149,7 +174,11 @@ struct NoticePage {
 pub fn notice(status: StatusCode, sentence: String) -> Response {
     let title = status.canonical_reason().unwrap_or("Error");
     let frame = bare_frame(Visit::default());
-    let mut page = filled(&NoticePage { frame, title, sentence });
+    let mut page = filled(&NoticePage {
+        frame,
+        title,
+        sentence,
+    });
     *page.status_mut() = status;
     page
 }
@@ -157,15 +186,33 @@ pub fn notice(status: StatusCode, sentence: String) -> Response {
 /// The frame of a page that knows nothing of the board.
 fn bare_frame(visit: Visit) -> Frame {
     let (device, engine) = (String::new(), None);
-    Frame { assets: &ASSETS, version: VERSION, device, engine, here: "", visit, now_ms: wall_clock_ms() }
+    Frame {
+        assets: &ASSETS,
+        version: VERSION,
+        device,
+        engine,
+        here: "",
+        visit,
+        now_ms: wall_clock_ms(),
+    }
 }
 
 /// The frame of one page.
 pub fn frame(web: &Web, visit: Visit, here: &'static str) -> Frame {
     let report = web.desk.borrow().as_ref().map(|desk| (desk.report)());
-    let engine = report.filter(|report| report.primary.up).map(|report| report.primary.name());
+    let engine = report
+        .filter(|report| report.primary.up)
+        .map(|report| report.primary.name());
     let device = web.device.clone();
-    Frame { assets: &ASSETS, version: VERSION, device, engine, here, visit, now_ms: wall_clock_ms() }
+    Frame {
+        assets: &ASSETS,
+        version: VERSION,
+        device,
+        engine,
+        here,
+        visit,
+        now_ms: wall_clock_ms(),
+    }
 }
 
 /// A page that was found.
@@ -174,7 +221,11 @@ pub fn filled(page: &impl Template) -> Response {
         Ok(html) => Html(html).into_response(),
         Err(error) => {
             tracing::error!(%error, "cannot fill in a page");
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The page could not be made.").into_response()
+            Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "The page could not be made.",
+            )
+            .into_response()
         }
     }
 }
@@ -194,7 +245,11 @@ struct Ago {
 impl Ago {
     fn new(at_ms: i64, now_ms: i64) -> Self {
         let ms = now_ms - at_ms;
-        Self { moment: Moment::from_ms(at_ms), age: wording::age(ms), past: wording::past(ms) }
+        Self {
+            moment: Moment::from_ms(at_ms),
+            age: wording::age(ms),
+            past: wording::past(ms),
+        }
     }
 }
 

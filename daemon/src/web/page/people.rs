@@ -78,23 +78,39 @@ pub struct Asked {
 }
 
 /// `GET /people`: everybody, by name.
-pub async fn list(State(web): State<Web>, visit: Visit, asked: Result<Query<Asked>, QueryRejection>) -> Page {
-    let Query(asked) = asked.map_err(|_| Problem::bad_request("Each field of the search can be given once."))?;
+pub async fn list(
+    State(web): State<Web>,
+    visit: Visit,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Page {
+    let Query(asked) =
+        asked.map_err(|_| Problem::bad_request("Each field of the search can be given once."))?;
     let after = match asked.after.as_str() {
         "" => None,
         text => {
-            let parsed = text.split_once('-').and_then(|(id, name)| Some((name.to_owned(), id.parse().ok()?)));
-            let wrong =
-                || Problem::bad_request(format!("\"after\" is what the link of another page says, not \"{text}\"."));
+            let parsed = text
+                .split_once('-')
+                .and_then(|(id, name)| Some((name.to_owned(), id.parse().ok()?)));
+            let wrong = || {
+                Problem::bad_request(format!(
+                    "\"after\" is what the link of another page says, not \"{text}\"."
+                ))
+            };
             Some(parsed.ok_or_else(wrong)?)
         }
     };
     let first = after.is_none();
     let frame = frame(&web, visit, "people");
-    let mut people = web.store.people_named(&asked.name, after, PER_PAGE + 1).await?;
+    let mut people = web
+        .store
+        .people_named(&asked.name, after, PER_PAGE + 1)
+        .await?;
     let later = cut(&mut people, PER_PAGE).map(|last| format!("{}-{}", last.id, last.name));
     let page = PeoplePage {
-        people: people.into_iter().map(|row| Person::new(row, &frame)).collect(),
+        people: people
+            .into_iter()
+            .map(|row| Person::new(row, &frame))
+            .collect(),
         name: asked.name,
         first,
         later,
@@ -118,10 +134,12 @@ pub async fn one(
     behind: Result<Query<Behind>, QueryRejection>,
 ) -> Page {
     let Number(id) = number?;
-    let Query(Behind { after }) = behind.map_err(|_| Problem::bad_request("\"after\" is the number of a picture."))?;
+    let Query(Behind { after }) =
+        behind.map_err(|_| Problem::bad_request("\"after\" is the number of a picture."))?;
     let Some(person) = web.store.person(id).await? else {
-        let sentence =
-            format!("There is nobody with the number {id}. They may have been erased, or merged with somebody.");
+        let sentence = format!(
+            "There is nobody with the number {id}. They may have been erased, or merged with somebody."
+        );
         return Ok(notice(StatusCode::NOT_FOUND, sentence));
     };
     let frame = frame(&web, visit, "people");
@@ -157,14 +175,25 @@ impl Person {
     }
 }
 
-fn described(pictures: Vec<PersonPicture>, remarks: &[(i64, PictureRemark)], frame: &Frame) -> Vec<Picture> {
-    let names: HashMap<_, _> = pictures.iter().map(|picture| (picture.id, picture.image_name.clone())).collect();
+fn described(
+    pictures: Vec<PersonPicture>,
+    remarks: &[(i64, PictureRemark)],
+    frame: &Frame,
+) -> Vec<Picture> {
+    let names: HashMap<_, _> = pictures
+        .iter()
+        .map(|picture| (picture.id, picture.image_name.clone()))
+        .collect();
     pictures
         .into_iter()
         .map(|picture| Picture {
             quality: format!("{:.2}", picture.quality),
             added: frame.ago(picture.created_at_ms),
-            remarks: remarks.iter().filter(|(id, _)| *id == picture.id).map(|(_, one)| remark(one, &names)).collect(),
+            remarks: remarks
+                .iter()
+                .filter(|(id, _)| *id == picture.id)
+                .map(|(_, one)| remark(one, &names))
+                .collect(),
             picture,
         })
         .collect()
@@ -175,20 +204,33 @@ fn remark(remark: &PictureRemark, names: &HashMap<i64, String>) -> Remark {
         PictureRemark::Redundant { like, distance } => Remark {
             kind: "redundant",
             before: "adds nothing: almost the same as ".into(),
-            link: Some((format!("#picture-{like}"), names.get(like).cloned().unwrap_or_else(|| "another".into()))),
+            link: Some((
+                format!("#picture-{like}"),
+                names.get(like).cloned().unwrap_or_else(|| "another".into()),
+            )),
             after: format!(" (distance {})", wording::distance((*distance).into())),
         },
         PictureRemark::Outlier { distance } => Remark {
             kind: "outlier",
             before: "does not look like the others".into(),
             link: None,
-            after: format!(" (nearest at distance {})", wording::distance((*distance).into())),
+            after: format!(
+                " (nearest at distance {})",
+                wording::distance((*distance).into())
+            ),
         },
-        PictureRemark::LooksLike { person_id, name, distance } => Remark {
+        PictureRemark::LooksLike {
+            person_id,
+            name,
+            distance,
+        } => Remark {
             kind: "looks like somebody else",
             before: "near to ".into(),
             link: Some((format!("/people/{person_id}"), name.clone())),
-            after: format!(" (distance {}): matches may be mixed up", wording::distance((*distance).into())),
+            after: format!(
+                " (distance {}): matches may be mixed up",
+                wording::distance((*distance).into())
+            ),
         },
     }
 }

@@ -65,8 +65,13 @@ fn text(value: &Value) -> String {
 
 /// A text with `code` in it, piece by piece; true: that is code.
 fn pieces(text: &str) -> Vec<(bool, String)> {
-    let pieces = text.split('`').enumerate().map(|(place, piece)| (place % 2 == 1, piece.to_string()));
-    pieces.filter(|(_, piece)| !piece.trim().is_empty()).collect()
+    let pieces = text
+        .split('`')
+        .enumerate()
+        .map(|(place, piece)| (place % 2 == 1, piece.to_string()));
+    pieces
+        .filter(|(_, piece)| !piece.trim().is_empty())
+        .collect()
 }
 
 fn list(value: &Value) -> &[Value] {
@@ -80,7 +85,11 @@ fn fields(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
 fn groups(document: &Value) -> Vec<Group> {
     let mut groups: Vec<Group> = list(&document["tags"])
         .iter()
-        .map(|tag| Group { name: text(&tag["name"]), about: text(&tag["description"]), operations: Vec::new() })
+        .map(|tag| Group {
+            name: text(&tag["name"]),
+            about: text(&tag["description"]),
+            operations: Vec::new(),
+        })
         .collect();
     for (path, methods) in fields(&document["paths"]) {
         let shared = list(&methods["parameters"]);
@@ -90,16 +99,33 @@ fn groups(document: &Value) -> Vec<Group> {
                 continue;
             }
             let tag = operation["tags"][0].as_str().unwrap_or("other");
-            let place = groups.iter().position(|group| group.name == tag).unwrap_or_else(|| {
-                groups.push(Group { name: tag.into(), about: String::new(), operations: Vec::new() });
-                groups.len() - 1
-            });
+            let place = groups
+                .iter()
+                .position(|group| group.name == tag)
+                .unwrap_or_else(|| {
+                    groups.push(Group {
+                        name: tag.into(),
+                        about: String::new(),
+                        operations: Vec::new(),
+                    });
+                    groups.len() - 1
+                });
             groups[place].operations.push(Operation {
                 method: method.to_uppercase(),
                 path: path.clone(),
-                summary: pieces(&format!("{} {}", text(&operation["summary"]), text(&operation["description"]))),
-                parameters: shared.iter().chain(list(&operation["parameters"])).map(parameter).collect(),
-                body: fields(&operation["requestBody"]["content"]).map(|(kind, _)| kind.clone()).collect(),
+                summary: pieces(&format!(
+                    "{} {}",
+                    text(&operation["summary"]),
+                    text(&operation["description"])
+                )),
+                parameters: shared
+                    .iter()
+                    .chain(list(&operation["parameters"]))
+                    .map(parameter)
+                    .collect(),
+                body: fields(&operation["requestBody"]["content"])
+                    .map(|(kind, _)| kind.clone())
+                    .collect(),
                 answers: fields(&operation["responses"])
                     .filter(|(status, _)| !is_bad(status))
                     .map(|(status, answer)| (status.clone(), text(&answer["description"])))
@@ -124,14 +150,21 @@ fn refusals(document: &Value) -> BTreeMap<String, String> {
     let answers = operations.flat_map(|(_, operation)| fields(&operation["responses"]));
     let mut refusals = BTreeMap::new();
     for (status, answer) in answers.filter(|(status, _)| is_bad(status)) {
-        refusals.entry(status.clone()).or_insert_with(|| text(&answer["description"]));
+        refusals
+            .entry(status.clone())
+            .or_insert_with(|| text(&answer["description"]));
     }
     refusals
 }
 
 fn parameter(parameter: &Value) -> (String, String, bool, Vec<(bool, String)>) {
     let needed = parameter["required"].as_bool().unwrap_or_default();
-    (text(&parameter["name"]), text(&parameter["in"]), needed, pieces(&text(&parameter["description"])))
+    (
+        text(&parameter["name"]),
+        text(&parameter["in"]),
+        needed,
+        pieces(&text(&parameter["description"])),
+    )
 }
 
 #[cfg(test)]
@@ -153,15 +186,31 @@ mod tests {
         let groups = groups(&document);
         assert_eq!(groups.len(), 1, "a tag without an operation is left out");
         let operation = &groups[0].operations[0];
-        assert_eq!((operation.method.as_str(), operation.path.as_str()), ("PATCH", "/v1/people/{id}"));
-        assert_eq!(operation.parameters, [("id".into(), "path".into(), true, vec![(false, "Number".into())])]);
+        assert_eq!(
+            (operation.method.as_str(), operation.path.as_str()),
+            ("PATCH", "/v1/people/{id}")
+        );
+        assert_eq!(
+            operation.parameters,
+            [(
+                "id".into(),
+                "path".into(),
+                true,
+                vec![(false, "Number".into())]
+            )]
+        );
         assert_eq!(operation.body, ["application/json"]);
         assert_eq!(operation.answers, [("200".into(), "The person".into())]);
         assert_eq!(operation.refusals, ["404"]);
         assert_eq!(refusals(&document)["404"], "Nobody");
         assert_eq!(
             pieces("`a` and `b`."),
-            [(true, "a".into()), (false, " and ".into()), (true, "b".into()), (false, ".".into())]
+            [
+                (true, "a".into()),
+                (false, " and ".into()),
+                (true, "b".into()),
+                (false, ".".into())
+            ]
         );
         assert!(super::groups(&Value::Null).is_empty());
     }

@@ -56,27 +56,40 @@ pub struct Asked {
 }
 
 fn read(asked: Result<Query<Asked>, QueryRejection>) -> Result<Asked, Problem> {
-    let asked = asked.map_err(|_| Problem::bad_request("\"ignored\" and \"before\" can be given once."));
+    let asked =
+        asked.map_err(|_| Problem::bad_request("\"ignored\" and \"before\" can be given once."));
     asked.map(|Query(asked)| asked)
 }
 
 /// `GET /strangers`: the groups, those seen last first.
-pub async fn list(State(web): State<Web>, visit: Visit, asked: Result<Query<Asked>, QueryRejection>) -> Page {
+pub async fn list(
+    State(web): State<Web>,
+    visit: Visit,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Page {
     let asked = read(asked)?;
     let before = match asked.before.as_str() {
         "" => None,
         text => {
             let (image, id) = text.rsplit_once('-').unwrap_or_default();
             let place = image.parse().ok().zip(id.parse().ok());
-            Some(place.ok_or_else(|| Problem::bad_request("\"before\" is taken from the link to the older ones."))?)
+            Some(place.ok_or_else(|| {
+                Problem::bad_request("\"before\" is taken from the link to the older ones.")
+            })?)
         }
     };
     let ignored = asked.ignored.is_some();
     let frame = frame(&web, visit, "strangers");
-    let mut rows = web.store.stranger_groups(ignored, before, PER_PAGE + 1).await?;
+    let mut rows = web
+        .store
+        .stranger_groups(ignored, before, PER_PAGE + 1)
+        .await?;
     let page = StrangersPage {
         older: cut(&mut rows, PER_PAGE).map(|row| format!("{}-{}", row.last_image, row.id)),
-        strangers: rows.into_iter().map(|row| Stranger::new(row, &frame)).collect(),
+        strangers: rows
+            .into_iter()
+            .map(|row| Stranger::new(row, &frame))
+            .collect(),
         ignored,
         first: before.is_none(),
         people: names(&web, &frame).await?,
@@ -101,7 +114,10 @@ pub async fn one(
     let (Number(id), asked) = (number?, read(asked)?);
     let before = match asked.before.as_str() {
         "" => None,
-        text => Some(text.parse().map_err(|_| Problem::bad_request("\"before\" is the number of an image."))?),
+        text => Some(
+            text.parse()
+                .map_err(|_| Problem::bad_request("\"before\" is the number of an image."))?,
+        ),
     };
     let Some(stranger) = web.store.stranger(id).await? else {
         let sentence = format!(
@@ -114,7 +130,10 @@ pub async fn one(
     let page = StrangerPage {
         stranger: Stranger::new(stranger, &frame),
         older: cut(&mut faces, FACES).map(|last| last.image_id),
-        faces: faces.into_iter().map(|face| (face, frame.ago(face.accepted_at_ms))).collect(),
+        faces: faces
+            .into_iter()
+            .map(|face| (face, frame.ago(face.accepted_at_ms)))
+            .collect(),
         people: names(&web, &frame).await?,
         frame,
     };

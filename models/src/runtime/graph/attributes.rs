@@ -1,10 +1,16 @@
-//! What a node says of itself beside its inputs. Knows no operator: what one may say, whoever reads it knows.
+//! What a node says of itself beside its inputs. Knows no operator: what one may say, whoever reads
+//! it knows.
 
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::{AttributeProto, NodeProto};
 
-/// Whether all that a node says is understood: it has no more inputs than these, and none but these attributes.
-pub(super) fn understood(node: &NodeProto, inputs: usize, attributes: &[&str]) -> Result<(), String> {
+/// Whether all that a node says is understood: it has no more inputs than these, and none but these
+/// attributes.
+pub(super) fn understood(
+    node: &NodeProto,
+    inputs: usize,
+    attributes: &[&str],
+) -> Result<(), String> {
     if !node.domain.is_empty() && node.domain != "ai.onnx" {
         return Err(format!("the domain {} is not ONNX's", node.domain));
     }
@@ -14,7 +20,9 @@ pub(super) fn understood(node: &NodeProto, inputs: usize, attributes: &[&str]) -
     for AttributeProto { name, r#type, .. } in &node.attribute {
         let kind = match name.as_str() {
             "dilations" | "kernel_shape" | "pads" | "perm" | "strides" => AttributeType::Ints,
-            "auto_pad" | "coordinate_transformation_mode" | "mode" | "nearest_mode" => AttributeType::String,
+            "auto_pad" | "coordinate_transformation_mode" | "mode" | "nearest_mode" => {
+                AttributeType::String
+            }
             "alpha" | "beta" | "cubic_coeff_a" | "extrapolation_value" => AttributeType::Float,
             _ => AttributeType::Int,
         };
@@ -26,7 +34,9 @@ pub(super) fn understood(node: &NodeProto, inputs: usize, attributes: &[&str]) -
 }
 
 fn attribute<'a>(node: &'a NodeProto, name: &str) -> Option<&'a AttributeProto> {
-    node.attribute.iter().find(|attribute| attribute.name == name)
+    node.attribute
+        .iter()
+        .find(|attribute| attribute.name == name)
 }
 
 pub(super) fn int(node: &NodeProto, name: &str, default: i64) -> i64 {
@@ -42,11 +52,17 @@ pub(super) fn text<'a>(node: &'a NodeProto, name: &str) -> Option<&'a [u8]> {
 }
 
 /// The one number that all are, if it is within the bounds.
-pub(super) fn square<const COUNT: usize>(numbers: &[i64], least: usize, most: usize) -> Option<usize> {
+pub(super) fn square<const COUNT: usize>(
+    numbers: &[i64],
+    least: usize,
+    most: usize,
+) -> Option<usize> {
     let number = usize::try_from(*numbers.first()?).ok()?;
     (numbers == [numbers[0]; COUNT] && (least..=most).contains(&number)).then_some(number)
 }
 
 pub(super) fn pads_as_told(node: &NodeProto) -> bool {
-    node.attribute.iter().all(|attribute| attribute.name != "auto_pad" || attribute.s == b"NOTSET")
+    node.attribute
+        .iter()
+        .all(|attribute| attribute.name != "auto_pad" || attribute.s == b"NOTSET")
 }

@@ -14,7 +14,18 @@ const MOST_STRIDE: usize = 64;
 
 impl Reading<'_> {
     pub(super) fn convolution(&mut self, node: &NodeProto) -> Result<Value, String> {
-        understood(node, 3, &["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"])?;
+        understood(
+            node,
+            3,
+            &[
+                "auto_pad",
+                "dilations",
+                "group",
+                "kernel_shape",
+                "pads",
+                "strides",
+            ],
+        )?;
         let input = self.layer(node, 0)?;
         let (values, scales) = self.weights(node)?;
         let &[channels, inputs, rows, columns] = values.shape() else {
@@ -26,19 +37,41 @@ impl Reading<'_> {
         // One of one input channel is a full one.
         let depthwise = group != 1 && inputs == 1 && usize::try_from(group) == Ok(channels);
         require(group == 1 || depthwise, "its channels are grouped")?;
-        require(ints(node, "dilations").is_none_or(|d| d == [1, 1]), "it is dilated")?;
+        require(
+            ints(node, "dilations").is_none_or(|d| d == [1, 1]),
+            "it is dilated",
+        )?;
         let kernel = [rows as i64, columns as i64];
-        require(ints(node, "kernel_shape").is_none_or(|k| k == kernel), "its kernel is not of its weights' shape")?;
+        require(
+            ints(node, "kernel_shape").is_none_or(|k| k == kernel),
+            "its kernel is not of its weights' shape",
+        )?;
         require(pads_as_told(node), "it pads by itself")?;
         let strides = square::<2>(ints(node, "strides").unwrap_or(&[1; 2]), 1, MOST_STRIDE);
-        let padding = square::<4>(ints(node, "pads").unwrap_or(&[0; 4]), 0, rows.min(columns) - 1);
-        let weight = Weight { values, scales, order: if depthwise { Order::Depthwise } else { Order::Full } };
+        let padding = square::<4>(
+            ints(node, "pads").unwrap_or(&[0; 4]),
+            0,
+            rows.min(columns) - 1,
+        );
+        let weight = Weight {
+            values,
+            scales,
+            order: if depthwise {
+                Order::Depthwise
+            } else {
+                Order::Full
+            },
+        };
         let layer = ConvolutionLayer {
             stride: strides.ok_or("its strides are odd")?,
             padding: padding.ok_or("its paddings are odd")?,
             ..ConvolutionLayer::plain(&node.output[0], weight, bias)
         };
-        Ok(Value::Layer(self.push(Kind::Convolution(Box::new(layer)), input, None)))
+        Ok(Value::Layer(self.push(
+            Kind::Convolution(Box::new(layer)),
+            input,
+            None,
+        )))
     }
 
     pub(super) fn dense(&mut self, node: &NodeProto) -> Result<Value, String> {
@@ -50,7 +83,9 @@ impl Reading<'_> {
             return Err("its input is not one row for each picture".into());
         };
         let (values, scales) = self.weights(node)?;
-        let &[first, second] = values.shape() else { return Err("its matrix has not two axes".into()) };
+        let &[first, second] = values.shape() else {
+            return Err("its matrix has not two axes".into());
+        };
         require(values.len() > 0, "its matrix is empty")?;
         require(int(node, "transA", 0) == 0, "its input is transposed")?;
         let (order, outputs) = match int(node, "transB", 0) {
@@ -58,13 +93,29 @@ impl Reading<'_> {
             1 => (Order::DenseByOutput, first),
             _ => return Err("its matrix is neither transposed nor not".into()),
         };
-        let by_output = scales.as_ref().is_none_or(|scales| scales.len() == 1) || order == Order::DenseByOutput;
+        let by_output =
+            scales.as_ref().is_none_or(|scales| scales.len() == 1) || order == Order::DenseByOutput;
         require(by_output, "its matrix has a scale for each input")?;
-        let factors = node.attribute.iter().filter(|a| a.name == "alpha" || a.name == "beta");
+        let factors = node
+            .attribute
+            .iter()
+            .filter(|a| a.name == "alpha" || a.name == "beta");
         require(factors.clone().all(|a| a.f == 1.0), "it has factors")?;
         let bias = self.bias(node, &[&[outputs], &[1, outputs]])?;
-        let layer = ConvolutionLayer::plain(&node.output[0], Weight { values, scales, order }, bias);
-        Ok(Value::Flat(self.push(Kind::Convolution(Box::new(layer)), input, None)))
+        let layer = ConvolutionLayer::plain(
+            &node.output[0],
+            Weight {
+                values,
+                scales,
+                order,
+            },
+            bias,
+        );
+        Ok(Value::Flat(self.push(
+            Kind::Convolution(Box::new(layer)),
+            input,
+            None,
+        )))
     }
 
     /// The second input, in float32, or signed bytes with their scales.
@@ -74,8 +125,15 @@ impl Reading<'_> {
             Value::Scaled(tensor, scales) => (tensor, Some(scales)),
             _ => return Err("its weights are not constant".into()),
         };
-        let kind = if scales.is_some() { DatumType::I8 } else { DatumType::F32 };
-        require(values.datum_type() == kind, "its weights are neither float32 nor signed bytes with a scale")?;
+        let kind = if scales.is_some() {
+            DatumType::I8
+        } else {
+            DatumType::F32
+        };
+        require(
+            values.datum_type() == kind,
+            "its weights are neither float32 nor signed bytes with a scale",
+        )?;
         Ok((values, scales))
     }
 
@@ -85,7 +143,9 @@ impl Reading<'_> {
             return Ok(vec![0.0; shapes[0][0]]);
         }
         match self.value(node, 2)? {
-            Value::Constant(tensor) | Value::Scaled(tensor, _) if shapes.contains(&tensor.shape()) => {
+            Value::Constant(tensor) | Value::Scaled(tensor, _)
+                if shapes.contains(&tensor.shape()) =>
+            {
                 self.floats(node, 2)
             }
             _ => Err("its bias is not one number for each output".into()),
@@ -105,12 +165,22 @@ impl Reading<'_> {
         let slopes = floats(&tensor)?;
         let (value, convolution) = self.unfinished(node, 0)?;
         let count = convolution.bias.len();
-        let per_channel: [&[usize]; 2] =
-            if convolution.is_dense() { [&[count], &[1, count]] } else { [&[count, 1, 1], &[1, count, 1, 1]] };
-        require(per_channel.contains(&tensor.shape()), "it has not one slope for each channel")?;
-        // The largest is pooled behind the slope here, which is the same only while the slope rises.
+        let per_channel: [&[usize]; 2] = if convolution.is_dense() {
+            [&[count], &[1, count]]
+        } else {
+            [&[count, 1, 1], &[1, count, 1, 1]]
+        };
+        require(
+            per_channel.contains(&tensor.shape()),
+            "it has not one slope for each channel",
+        )?;
+        // The largest is pooled behind the slope here, which is the same only while the slope
+        // rises.
         let rising = slopes.iter().all(|slope| *slope >= 0.0);
-        require(convolution.pool.is_none() || rising, "it falls behind a pooling")?;
+        require(
+            convolution.pool.is_none() || rising,
+            "it falls behind a pooling",
+        )?;
         convolution.slopes = Some(slopes);
         Ok(value)
     }
@@ -124,7 +194,11 @@ impl Reading<'_> {
     }
 
     /// The convolution whose plain result this node's input is and nobody else's.
-    pub(super) fn unfinished(&mut self, node: &NodeProto, ix: usize) -> Result<(Value, &mut ConvolutionLayer), String> {
+    pub(super) fn unfinished(
+        &mut self,
+        node: &NodeProto,
+        ix: usize,
+    ) -> Result<(Value, &mut ConvolutionLayer), String> {
         let value = self.value(node, ix)?;
         let layer = match value {
             Value::Layer(layer) => layer,
@@ -135,10 +209,14 @@ impl Reading<'_> {
         };
         let once = self.uses.get(node.input[ix].as_str()) == Some(&1);
         match &mut self.layers[layer] {
-            Layer { kind: Kind::Convolution(convolution), bytes: None, shared: false, .. }
-                if once
-                    && convolution.slopes.is_none()
-                    && convolution.is_dense() == matches!(value, Value::Flat(_)) =>
+            Layer {
+                kind: Kind::Convolution(convolution),
+                bytes: None,
+                shared: false,
+                ..
+            } if once
+                && convolution.slopes.is_none()
+                && convolution.is_dense() == matches!(value, Value::Flat(_)) =>
             {
                 Ok((value, convolution))
             }

@@ -1,5 +1,5 @@
-//! Poolings. Of two by two pixels the largest is taken while a convolution is added up, and the mean while a sum is; a
-//! mean of all pixels and any other pooling are layers of their own.
+//! Poolings. Of two by two pixels the largest is taken while a convolution is added up, and the
+//! mean while a sum is; a mean of all pixels and any other pooling are layers of their own.
 
 use tract_onnx::pb::NodeProto;
 
@@ -15,21 +15,41 @@ impl Reading<'_> {
         understood(
             node,
             1,
-            &["auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides"],
+            &[
+                "auto_pad",
+                "ceil_mode",
+                "dilations",
+                "kernel_shape",
+                "pads",
+                "storage_order",
+                "strides",
+            ],
         )?;
         let input = self.layer(node, 0)?;
-        let kernel = ints(node, "kernel_shape").and_then(|sides| square::<2>(sides, 1, MOST_POOLED));
+        let kernel =
+            ints(node, "kernel_shape").and_then(|sides| square::<2>(sides, 1, MOST_POOLED));
         let kernel = kernel.ok_or("its kernel is not square")?;
         let &[0, 0, extra, other] = ints(node, "pads").unwrap_or(&[0; 4]) else {
             return Err("it pads at the beginning".into());
         };
         let extra = square::<2>(&[extra, other], 0, kernel - 1).ok_or("its paddings are odd")?;
-        require(ints(node, "strides") == Some(&[2, 2]), "its strides are not 2")?;
+        require(
+            ints(node, "strides") == Some(&[2, 2]),
+            "its strides are not 2",
+        )?;
         require(int(node, "ceil_mode", 0) == 0, "it rounds up")?;
-        require(ints(node, "dilations").is_none_or(|d| d == [1, 1]), "it is dilated")?;
+        require(
+            ints(node, "dilations").is_none_or(|d| d == [1, 1]),
+            "it is dilated",
+        )?;
         require(pads_as_told(node), "it pads by itself")?;
         let once = self.uses.get(node.input[0].as_str()) == Some(&1);
-        if let Layer { kind: Kind::Convolution(convolution), bytes: None, shared: false, .. } = &mut self.layers[input]
+        if let Layer {
+            kind: Kind::Convolution(convolution),
+            bytes: None,
+            shared: false,
+            ..
+        } = &mut self.layers[input]
             && once
             && kernel == 2
             && (convolution.residual, convolution.pool) == (None, None)
@@ -44,12 +64,26 @@ impl Reading<'_> {
     }
 
     pub(super) fn average_pool(&mut self, node: &NodeProto) -> Result<Value, String> {
-        understood(node, 1, &["auto_pad", "ceil_mode", "count_include_pad", "kernel_shape", "pads", "strides"])?;
+        understood(
+            node,
+            1,
+            &[
+                "auto_pad",
+                "ceil_mode",
+                "count_include_pad",
+                "kernel_shape",
+                "pads",
+                "strides",
+            ],
+        )?;
         let input = self.layer(node, 0)?;
-        let plain =
-            ints(node, "kernel_shape") == Some(&[2, 2]) && ints(node, "strides") == Some(&[2, 2]) && pads_as_told(node);
+        let plain = ints(node, "kernel_shape") == Some(&[2, 2])
+            && ints(node, "strides") == Some(&[2, 2])
+            && pads_as_told(node);
         require(
-            plain && ints(node, "pads").is_none_or(|pads| pads == [0; 4]) && int(node, "ceil_mode", 0) == 0,
+            plain
+                && ints(node, "pads").is_none_or(|pads| pads == [0; 4])
+                && int(node, "ceil_mode", 0) == 0,
             "it is not two by two",
         )?;
         Ok(Value::Pooled(input))

@@ -1,5 +1,5 @@
-//! Pairs of QuantizeLinear and DequantizeLinear: between layers the scale of the bytes in between, before weights the
-//! scales of what is stored.
+//! Pairs of QuantizeLinear and DequantizeLinear: between layers the scale of the bytes in between,
+//! before weights the scales of what is stored.
 
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::internal::*;
@@ -20,7 +20,10 @@ impl Reading<'_> {
         }
         let zero = self.zero_point(node)?;
         let value = self.value(node, 0)?;
-        if !matches!(value, Value::Layer(_) | Value::Pooled(_) | Value::Padded(..)) {
+        if !matches!(
+            value,
+            Value::Layer(_) | Value::Pooled(_) | Value::Padded(..)
+        ) {
             return Err("its input is not a layer".into());
         }
         let value = self.alias(node, value);
@@ -30,12 +33,19 @@ impl Reading<'_> {
         {
             let layer = &mut self.layers[layer];
             match (&layer.kind, layer.bytes) {
-                (_, Some(before)) if (before.scale - scale).abs() <= 1e-6 * scale && before.zero == zero => {}
-                (_, Some(_)) => return Err("it changes the scale or zero point of what is quantised already".into()),
+                (_, Some(before))
+                    if (before.scale - scale).abs() <= 1e-6 * scale && before.zero == zero => {}
+                (_, Some(_)) => {
+                    return Err(
+                        "it changes the scale or zero point of what is quantised already".into(),
+                    );
+                }
                 (Kind::MaxPool { .. } | Kind::Mean | Kind::Sum { .. }, None) => {
                     return Err("its input is not a convolution".into());
                 }
-                (_, None) if layer.shared => return Err("its input is used unrounded as well".into()),
+                (_, None) if layer.shared => {
+                    return Err("its input is used unrounded as well".into());
+                }
                 (_, None) => layer.bytes = Some(bytes),
             }
         }
@@ -46,9 +56,15 @@ impl Reading<'_> {
     fn is_only_added(&self, node: &NodeProto) -> bool {
         let readers = |of: &NodeProto| {
             let output = of.output.first().cloned().unwrap_or_default();
-            self.graph.node.iter().filter(move |reader| reader.input.contains(&output))
+            self.graph
+                .node
+                .iter()
+                .filter(move |reader| reader.input.contains(&output))
         };
-        let mut behind = readers(node).flat_map(readers).map(|reader| reader.op_type.as_str()).peekable();
+        let mut behind = readers(node)
+            .flat_map(readers)
+            .map(|reader| reader.op_type.as_str())
+            .peekable();
         behind.peek().is_some() && behind.all(|reader| matches!(reader, "Add" | "Pad"))
     }
 
@@ -57,8 +73,14 @@ impl Reading<'_> {
         match self.value(node, 0)? {
             Value::Constant(tensor) => {
                 let scales = self.floats(node, 1)?;
-                require(tensor.datum_type().is_integer(), "its values are no whole numbers")?;
-                require(scales.len() == 1 || int(node, "axis", 1) == 0, "its axis is not 0")?;
+                require(
+                    tensor.datum_type().is_integer(),
+                    "its values are no whole numbers",
+                )?;
+                require(
+                    scales.len() == 1 || int(node, "axis", 1) == 0,
+                    "its axis is not 0",
+                )?;
                 let fit = scales.len() == 1 || tensor.shape().first() == Some(&scales.len());
                 require(fit, "it has not one scale for each channel")?;
                 if node.input.len() > 2 {
@@ -71,7 +93,10 @@ impl Reading<'_> {
             }
             Value::Quantised(value, Bytes { scale, zero }) => {
                 let same = self.floats(node, 1)? == [scale] && self.zero_point(node)? == zero;
-                require(same, "its scale or zero point is not the one its values were quantised by")?;
+                require(
+                    same,
+                    "its scale or zero point is not the one its values were quantised by",
+                )?;
                 Ok(self.alias(node, *value))
             }
             _ => Err("its input was not quantised".into()),

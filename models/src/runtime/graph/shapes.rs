@@ -1,5 +1,5 @@
-//! What only moves numbers or surrounds them with zeros: no layers, but other ways to look at one, of which whoever takes it
-//! makes something.
+//! What only moves numbers or surrounds them with zeros: no layers, but other ways to look at one,
+//! of which whoever takes it makes something.
 
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::internal::*;
@@ -11,18 +11,23 @@ use crate::runtime::layers::Kind;
 impl Reading<'_> {
     pub(super) fn pad(&mut self, node: &NodeProto) -> Result<Value, String> {
         understood(node, 3, &["mode"])?;
-        // dlib's sum of unequal sizes: the smaller has zeros at its end. The sum takes both as they are.
+        // dlib's sum of unequal sizes: the smaller has zeros at its end. The sum takes both as they
+        // are.
         let pads = self.constant(node, 1, "its sizes are not constant")?;
         require(pads.rank() == 1, "its sizes are not one list")?;
         let pads = whole_numbers(&pads)?;
         let zeros: Option<Vec<usize>> = match pads.as_slice() {
-            [0, 0, 0, 0, 0, ends @ ..] => ends.iter().map(|end| usize::try_from(*end).ok()).collect(),
+            [0, 0, 0, 0, 0, ends @ ..] => {
+                ends.iter().map(|end| usize::try_from(*end).ok()).collect()
+            }
             _ => None,
         };
         let zeros = zeros.and_then(|zeros| <[usize; 3]>::try_from(zeros).ok());
         let zeros = zeros.ok_or("it pads elsewhere than at the end")?;
         require(
-            node.attribute.iter().all(|a| a.name != "mode" || a.s == b"constant"),
+            node.attribute
+                .iter()
+                .all(|a| a.name != "mode" || a.s == b"constant"),
             "it does not pad with a number",
         )?;
         let zero = node.input.get(2).is_none_or(String::is_empty) || self.floats(node, 2)? == [0.0];
@@ -54,7 +59,8 @@ impl Reading<'_> {
             mode && place && text(node, "nearest_mode") == Some(b"floor"),
             "it does not take the pixel to the left and above",
         )?;
-        let region = node.input.get(1).is_none_or(String::is_empty) || self.floats(node, 1)?.is_empty();
+        let region =
+            node.input.get(1).is_none_or(String::is_empty) || self.floats(node, 1)?.is_empty();
         require(region, "it takes a region")?;
         let scales = self.constant(node, 2, "its scales are not constant")?;
         let twice = scales.shape() == [4] && floats(&scales)? == [1.0, 1.0, 2.0, 2.0];
@@ -65,7 +71,10 @@ impl Reading<'_> {
 
     pub(super) fn transpose(&mut self, node: &NodeProto) -> Result<Value, String> {
         understood(node, 1, &["perm"])?;
-        require(ints(node, "perm") == Some(&[0, 2, 3, 1]), "it does not put the channels last")?;
+        require(
+            ints(node, "perm") == Some(&[0, 2, 3, 1]),
+            "it does not put the channels last",
+        )?;
         let layer = self.layer(node, 0)?;
         Ok(self.alias(node, Value::Turned(layer)))
     }
@@ -80,7 +89,9 @@ impl Reading<'_> {
             return Err("its input is no convolution".into());
         };
         let listed = [1, -1, convolution.bias.len() as i64];
-        let fits = shape.datum_type() == DatumType::I64 && shape.rank() == 1 && whole_numbers(&shape)? == listed;
+        let fits = shape.datum_type() == DatumType::I64
+            && shape.rank() == 1
+            && whole_numbers(&shape)? == listed;
         require(fits, "it does not list all pixels")?;
         Ok(self.alias(node, Value::Listed(layer)))
     }

@@ -28,7 +28,9 @@ impl Reading<'_> {
             return Ok(Value::Layer(layer));
         }
         for ix in 0..2 {
-            if let (Value::Layer(layer), Value::Doubled(doubled)) = (self.value(node, ix)?, self.value(node, 1 - ix)?) {
+            if let (Value::Layer(layer), Value::Doubled(doubled)) =
+                (self.value(node, ix)?, self.value(node, 1 - ix)?)
+            {
                 return Ok(Value::Layer(self.push(Kind::Sum { doubled }, layer, None)));
             }
         }
@@ -57,7 +59,11 @@ impl Reading<'_> {
         if convolution.residual.is_some() || convolution.pool.is_some() || added == layer {
             return Err("it is not a first sum".into());
         }
-        convolution.residual = Some(Added { layer: added, pooled, zeros });
+        convolution.residual = Some(Added {
+            layer: added,
+            pooled,
+            zeros,
+        });
         Ok(Value::Layer(layer))
     }
 
@@ -72,13 +78,19 @@ impl Reading<'_> {
     }
 
     /// The graph's input, if nothing but this node uses it.
-    fn entrance(&mut self, node: &NodeProto) -> Result<(usize, &mut [f32; 3], &mut [f32; 3]), String> {
+    fn entrance(
+        &mut self,
+        node: &NodeProto,
+    ) -> Result<(usize, &mut [f32; 3], &mut [f32; 3]), String> {
         let layer = self.layer(node, 0)?;
         let once = self.uses.get(node.input[0].as_str()) == Some(&1);
         match &mut self.layers[layer] {
-            Layer { kind: Kind::Enter { multiply, add }, bytes: None, shared: false, .. } if once => {
-                Ok((layer, multiply, add))
-            }
+            Layer {
+                kind: Kind::Enter { multiply, add },
+                bytes: None,
+                shared: false,
+                ..
+            } if once => Ok((layer, multiply, add)),
             _ => Err("it is not at the graph's input".into()),
         }
     }

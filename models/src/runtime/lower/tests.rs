@@ -1,4 +1,5 @@
-//! Graphs that our operators take, against the same graph in tract's, and graphs that they do not take.
+//! Graphs that our operators take, against the same graph in tract's, and graphs that they do not
+//! take.
 
 use std::slice::from_ref;
 
@@ -6,7 +7,8 @@ use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::type_proto::{Tensor as TensorType, Value as TypeValue};
 use tract_onnx::pb::{
-    AttributeProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    AttributeProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
+    TypeProto, ValueInfoProto,
 };
 
 use super::super::{Network, Outputs, Plan};
@@ -20,50 +22,85 @@ struct Numbers(u64);
 
 impl Numbers {
     fn next(&mut self, below: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % below.max(1)
     }
 
     fn floats(&mut self, count: usize) -> Vec<f32> {
-        (0..count).map(|_| self.next(2001) as f32 / 1000.0 - 1.0).collect()
+        (0..count)
+            .map(|_| self.next(2001) as f32 / 1000.0 - 1.0)
+            .collect()
     }
 }
 
 fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
-    AttributeProto { name: name.to_owned(), r#type: kind as i32, ..AttributeProto::default() }
+    AttributeProto {
+        name: name.to_owned(),
+        r#type: kind as i32,
+        ..AttributeProto::default()
+    }
 }
 
 fn int(name: &str, i: i64) -> AttributeProto {
-    AttributeProto { i, ..attribute(name, AttributeType::Int) }
+    AttributeProto {
+        i,
+        ..attribute(name, AttributeType::Int)
+    }
 }
 
 fn ints(name: &str, ints: &[i64]) -> AttributeProto {
-    AttributeProto { ints: ints.to_vec(), ..attribute(name, AttributeType::Ints) }
+    AttributeProto {
+        ints: ints.to_vec(),
+        ..attribute(name, AttributeType::Ints)
+    }
 }
 
 fn float(name: &str, f: f32) -> AttributeProto {
-    AttributeProto { f, ..attribute(name, AttributeType::Float) }
+    AttributeProto {
+        f,
+        ..attribute(name, AttributeType::Float)
+    }
 }
 
 fn text(name: &str, s: &str) -> AttributeProto {
-    AttributeProto { s: s.into(), ..attribute(name, AttributeType::String) }
+    AttributeProto {
+        s: s.into(),
+        ..attribute(name, AttributeType::String)
+    }
 }
 
 fn tensor(name: &str, kind: DataType, dims: &[i64]) -> TensorProto {
-    TensorProto { name: name.to_owned(), data_type: kind as i32, dims: dims.to_vec(), ..TensorProto::default() }
+    TensorProto {
+        name: name.to_owned(),
+        data_type: kind as i32,
+        dims: dims.to_vec(),
+        ..TensorProto::default()
+    }
 }
 
 fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
-    TensorProto { float_data: values.to_vec(), ..tensor(name, DataType::Float, dims) }
+    TensorProto {
+        float_data: values.to_vec(),
+        ..tensor(name, DataType::Float, dims)
+    }
 }
 
 /// Of any kind of whole numbers but 64-bit ones.
 fn wholes(name: &str, kind: DataType, dims: &[i64], values: &[i32]) -> TensorProto {
-    TensorProto { int32_data: values.to_vec(), ..tensor(name, kind, dims) }
+    TensorProto {
+        int32_data: values.to_vec(),
+        ..tensor(name, kind, dims)
+    }
 }
 
 fn longs(name: &str, values: &[i64]) -> TensorProto {
-    TensorProto { int64_data: values.to_vec(), ..tensor(name, DataType::Int64, &[values.len() as i64]) }
+    TensorProto {
+        int64_data: values.to_vec(),
+        ..tensor(name, DataType::Int64, &[values.len() as i64])
+    }
 }
 
 fn node(op: &str, inputs: &[&str], output: &str, attribute: &[AttributeProto]) -> NodeProto {
@@ -77,17 +114,29 @@ fn node(op: &str, inputs: &[&str], output: &str, attribute: &[AttributeProto]) -
 }
 
 fn named(name: &str) -> ValueInfoProto {
-    ValueInfoProto { name: name.to_owned(), ..ValueInfoProto::default() }
+    ValueInfoProto {
+        name: name.to_owned(),
+        ..ValueInfoProto::default()
+    }
 }
 
 /// A graph with the input `x`.
 fn graph(nodes: Vec<NodeProto>, constants: Vec<TensorProto>, outputs: &[&str]) -> GraphProto {
-    let kind = TensorType { elem_type: DataType::Float as i32, shape: None };
-    let kind = TypeProto { value: Some(TypeValue::TensorType(kind)), ..TypeProto::default() };
+    let kind = TensorType {
+        elem_type: DataType::Float as i32,
+        shape: None,
+    };
+    let kind = TypeProto {
+        value: Some(TypeValue::TensorType(kind)),
+        ..TypeProto::default()
+    };
     GraphProto {
         node: nodes,
         initializer: constants,
-        input: vec![ValueInfoProto { r#type: Some(kind), ..named("x") }],
+        input: vec![ValueInfoProto {
+            r#type: Some(kind),
+            ..named("x")
+        }],
         output: outputs.iter().map(|output| named(output)).collect(),
         ..GraphProto::default()
     }
@@ -102,16 +151,23 @@ trait Damage {
 
 impl Damage for GraphProto {
     fn of(&mut self, output: &str) -> &mut NodeProto {
-        self.node.iter_mut().find(|node| node.output[0] == output).unwrap()
+        self.node
+            .iter_mut()
+            .find(|node| node.output[0] == output)
+            .unwrap()
     }
 
     fn constant(&mut self, name: &str) -> &mut TensorProto {
-        self.initializer.iter_mut().find(|tensor| tensor.name == name).unwrap()
+        self.initializer
+            .iter_mut()
+            .find(|tensor| tensor.name == name)
+            .unwrap()
     }
 
     /// In place of the one of its name, if there is one.
     fn add(&mut self, constant: TensorProto) -> &mut Self {
-        self.initializer.retain(|tensor| tensor.name != constant.name);
+        self.initializer
+            .retain(|tensor| tensor.name != constant.name);
         self.initializer.push(constant);
         self
     }
@@ -127,8 +183,13 @@ impl Damage for GraphProto {
 /// Everything that a float network may have, for pictures of 16 by 16.
 fn plain() -> GraphProto {
     let mut numbers = Numbers(1);
-    let mut random =
-        |name: &str, dims: &[i64]| floats(name, dims, &numbers.floats(dims.iter().product::<i64>() as usize));
+    let mut random = |name: &str, dims: &[i64]| {
+        floats(
+            name,
+            dims,
+            &numbers.floats(dims.iter().product::<i64>() as usize),
+        )
+    };
     let constants = vec![
         floats("factor", &[3, 1, 1], &[0.5, 1.0, 2.0]),
         floats("shift", &[1], &[0.25]),
@@ -152,20 +213,44 @@ fn plain() -> GraphProto {
     let nodes = vec![
         node("Mul", &["x", "factor"], "mul", &[]),
         node("Add", &["mul", "shift"], "add", &[]),
-        node("Conv", &["add", "aw", "ab"], "a", &[three.clone(), padded.clone()]),
+        node(
+            "Conv",
+            &["add", "aw", "ab"],
+            "a",
+            &[three.clone(), padded.clone()],
+        ),
         node("PRelu", &["a", "as"], "ar", &[]),
-        node("MaxPool", &["ar"], "p", &[three, two.clone(), ints("pads", &[0, 0, 1, 1])]),
+        node(
+            "MaxPool",
+            &["ar"],
+            "p",
+            &[three, two.clone(), ints("pads", &[0, 0, 1, 1])],
+        ),
         node("Conv", &["p", "bw"], "b", &[padded]),
         node("Add", &["b", "p"], "s", &[]),
         node("Relu", &["s"], "sr", &[]),
         node("Conv", &["sr", "cw"], "c", from_ref(&two)),
-        node("AveragePool", &["sr"], "v", &[ints("kernel_shape", &[2, 2]), two.clone()]),
+        node(
+            "AveragePool",
+            &["sr"],
+            "v",
+            &[ints("kernel_shape", &[2, 2]), two.clone()],
+        ),
         node("Pad", &["c", "behind c"], "cp", &[text("mode", "constant")]),
         node("Pad", &["v", "behind v"], "vp", &[]),
         node("Add", &["vp", "cp"], "t", &[]),
         node("Relu", &["t"], "tr", &[]),
         node("Conv", &["tr", "dw"], "d", &[]),
-        node("MaxPool", &["d"], "dp", &[ints("kernel_shape", &[2, 2]), two, ints("pads", &[0, 0, 1, 1])]),
+        node(
+            "MaxPool",
+            &["d"],
+            "dp",
+            &[
+                ints("kernel_shape", &[2, 2]),
+                two,
+                ints("pads", &[0, 0, 1, 1]),
+            ],
+        ),
         node("PRelu", &["dp", "ds"], "dr", &[]),
         node("Conv", &["dr", "mw"], "m", &[]),
         node("Sigmoid", &["m"], "map", &[]),
@@ -173,7 +258,12 @@ fn plain() -> GraphProto {
         node("Flatten", &["g"], "f", &[int("axis", 1)]),
         node("MatMul", &["f", "fw"], "fm", &[]),
         node("PRelu", &["fm", "fs"], "fr", &[]),
-        node("Gemm", &["fr", "rw", "rb"], "row", &[float("alpha", 1.0), int("transB", 1)]),
+        node(
+            "Gemm",
+            &["fr", "rw", "rb"],
+            "row",
+            &[float("alpha", 1.0), int("transB", 1)],
+        ),
     ];
     graph(nodes, constants, &["map", "row"])
 }
@@ -182,7 +272,9 @@ fn plain() -> GraphProto {
 fn quantised() -> GraphProto {
     let mut numbers = Numbers(2);
     let mut bytes = |name: &str, dims: &[i64]| {
-        let values: Vec<i32> = (0..dims.iter().product()).map(|_| numbers.next(255) as i32 - 127).collect();
+        let values: Vec<i32> = (0..dims.iter().product())
+            .map(|_| numbers.next(255) as i32 - 127)
+            .collect();
         wholes(name, DataType::Int8, dims, &values)
     };
     let constants = vec![
@@ -194,7 +286,11 @@ fn quantised() -> GraphProto {
         wholes("zero", DataType::Uint8, &[], &[0]),
         wholes("middle", DataType::Uint8, &[], &[128]),
         bytes("aw", &[4, 3, 3, 3]),
-        floats("aws", &[4], &[1.0 / 512.0, 1.0 / 300.0, 1.0 / 400.0, 1.0 / 900.0]),
+        floats(
+            "aws",
+            &[4],
+            &[1.0 / 512.0, 1.0 / 300.0, 1.0 / 400.0, 1.0 / 900.0],
+        ),
         wholes("awz", DataType::Int8, &[4], &[0; 4]),
         wholes("ab", DataType::Int32, &[4], &[100, -200, 300, 0]),
         floats("abs", &[4], &[1.0 / 512.0; 4]),
@@ -208,13 +304,23 @@ fn quantised() -> GraphProto {
         node("Mul", &["x", "factor"], "mul", &[]),
         node("QuantizeLinear", &["mul", "xs", "zero"], "xq", &[]),
         node("DequantizeLinear", &["xq", "xs", "zero"], "xd", &[]),
-        node("DequantizeLinear", &["aw", "aws", "awz"], "awd", from_ref(&by_channel)),
+        node(
+            "DequantizeLinear",
+            &["aw", "aws", "awz"],
+            "awd",
+            from_ref(&by_channel),
+        ),
         node("DequantizeLinear", &["ab", "abs"], "abd", &[by_channel]),
         node("Conv", &["xd", "awd", "abd"], "a", from_ref(&padded)),
         node("Relu", &["a"], "ar", &[]),
         node("QuantizeLinear", &["ar", "as", "zero"], "aq", &[]),
         node("DequantizeLinear", &["aq", "as", "zero"], "ad", &[]),
-        node("MaxPool", &["ad"], "p", &[ints("kernel_shape", &[3, 3]), two]),
+        node(
+            "MaxPool",
+            &["ad"],
+            "p",
+            &[ints("kernel_shape", &[3, 3]), two],
+        ),
         node("QuantizeLinear", &["p", "as", "zero"], "pq", &[]),
         node("DequantizeLinear", &["pq", "as", "zero"], "pd", &[]),
         node("DequantizeLinear", &["bw", "bws"], "bwd", &[]),
@@ -232,7 +338,8 @@ fn quantised() -> GraphProto {
     graph(nodes, constants, &["row"])
 }
 
-/// A small network for boards in 8 bits: kernels for each channel, slopes below 0, zero points, for pictures of 16 by 16.
+/// A small network for boards in 8 bits: kernels for each channel, slopes below 0, zero points, for
+/// pictures of 16 by 16.
 fn mobile() -> GraphProto {
     let mut numbers = Numbers(11);
     let mut constants = vec![
@@ -247,12 +354,22 @@ fn mobile() -> GraphProto {
         node("QuantizeLinear", &["add", "xs", "xz"], "xq", &[]),
         node("DequantizeLinear", &["xq", "xs", "xz"], "xd", &[]),
     ];
-    let mut layer = |name: &str, input: &str, shape: &[i64], attributes: &[AttributeProto], bytes: (f32, i32)| {
+    let mut layer = |name: &str,
+                     input: &str,
+                     shape: &[i64],
+                     attributes: &[AttributeProto],
+                     bytes: (f32, i32)| {
         let of = |what: &str| format!("{name}{what}");
-        let weights: Vec<_> = (0..shape.iter().product()).map(|_| numbers.next(255) as i32 - 127).collect();
-        let scales: Vec<_> = (0..shape[0]).map(|_| (1 + numbers.next(9)) as f32 / 8000.0).collect();
+        let weights: Vec<_> = (0..shape.iter().product())
+            .map(|_| numbers.next(255) as i32 - 127)
+            .collect();
+        let scales: Vec<_> = (0..shape[0])
+            .map(|_| (1 + numbers.next(9)) as f32 / 8000.0)
+            .collect();
         let slopes = [&[0.25, -0.5, 0.0, 1.5, 1.0][..], &[0.5, 0.0, 0.75], &[0.0]][numbers.next(3)];
-        let slopes: Vec<_> = (0..shape[0]).map(|_| slopes[numbers.next(slopes.len())]).collect();
+        let slopes: Vec<_> = (0..shape[0])
+            .map(|_| slopes[numbers.next(slopes.len())])
+            .collect();
         constants.extend([
             wholes(&of("w"), DataType::Int8, shape, &weights),
             floats(&of("ws"), &[shape[0]], &scales),
@@ -263,20 +380,44 @@ fn mobile() -> GraphProto {
         ]);
         let (scale, zero) = (of("s"), of("z"));
         nodes.extend([
-            node("DequantizeLinear", &[&of("w"), &of("ws")], &of("wd"), &[int("axis", 0)]),
+            node(
+                "DequantizeLinear",
+                &[&of("w"), &of("ws")],
+                &of("wd"),
+                &[int("axis", 0)],
+            ),
             node("Conv", &[input, &of("wd"), &of("b")], &of(""), attributes),
             node("PRelu", &[&of(""), &of("p")], &of("r"), &[]),
             node("QuantizeLinear", &[&of("r"), &scale, &zero], &of("q"), &[]),
-            node("DequantizeLinear", &[&of("q"), &scale, &zero], &of("d"), &[]),
+            node(
+                "DequantizeLinear",
+                &[&of("q"), &scale, &zero],
+                &of("d"),
+                &[],
+            ),
         ]);
     };
     let (padded, two) = (ints("pads", &[1, 1, 1, 1]), ints("strides", &[2, 2]));
     layer("a", "xd", &[20, 3, 3, 3], from_ref(&padded), (0.5, 90));
-    layer("b", "ad", &[20, 1, 3, 3], &[padded.clone(), two, int("group", 20)], (0.25, 60));
+    layer(
+        "b",
+        "ad",
+        &[20, 1, 3, 3],
+        &[padded.clone(), two, int("group", 20)],
+        (0.25, 60),
+    );
     layer("c", "bd", &[36, 20, 1, 1], &[], (0.125, 131));
-    layer("d", "cd", &[36, 1, 3, 3], &[padded, int("group", 36)], (0.125, 1));
+    layer(
+        "d",
+        "cd",
+        &[36, 1, 3, 3],
+        &[padded, int("group", 36)],
+        (0.125, 1),
+    );
     let (side, three) = (ints("kernel_shape", &[3, 3]), ints("strides", &[2, 2]));
-    let matrix: Vec<_> = (0..5 * 36 * 9).map(|_| numbers.next(255) as i32 - 127).collect();
+    let matrix: Vec<_> = (0..5 * 36 * 9)
+        .map(|_| numbers.next(255) as i32 - 127)
+        .collect();
     constants.extend([
         wholes("rw", DataType::Int8, &[5, 324], &matrix),
         floats("rws", &[5], &[0.01, 0.02, 0.005, 0.01, 0.03]),
@@ -290,7 +431,12 @@ fn mobile() -> GraphProto {
         node("QuantizeLinear", &["p", "ds", "dz"], "pq", &[]),
         node("DequantizeLinear", &["pq", "ds", "dz"], "pd", &[]),
         node("Flatten", &["pd"], "f", &[]),
-        node("DequantizeLinear", &["rw", "rws", "rwz"], "rwd", &[int("axis", 0)]),
+        node(
+            "DequantizeLinear",
+            &["rw", "rws", "rwz"],
+            "rwd",
+            &[int("axis", 0)],
+        ),
         node("DequantizeLinear", &["rb", "rbs"], "rbd", &[int("axis", 0)]),
         node("Gemm", &["f", "rwd", "rbd"], "row", &[int("transB", 1)]),
         node("GlobalAveragePool", &["dd"], "g", &[]),
@@ -305,8 +451,13 @@ const MOBILE: [&str; 2] = ["row", "means"];
 /// What detectors have that look at several sizes at once, for pictures of 16 by 16.
 fn pyramid() -> GraphProto {
     let mut numbers = Numbers(5);
-    let mut random =
-        |name: &str, dims: &[i64]| floats(name, dims, &numbers.floats(dims.iter().product::<i64>() as usize));
+    let mut random = |name: &str, dims: &[i64]| {
+        floats(
+            name,
+            dims,
+            &numbers.floats(dims.iter().product::<i64>() as usize),
+        )
+    };
     let constants = vec![
         random("aw", &[20, 3, 3, 3]),
         random("bw", &[20, 1, 3, 3]),
@@ -336,11 +487,26 @@ fn pyramid() -> GraphProto {
     let nodes = vec![
         node("Conv", &["x", "aw"], "a", &[padded.clone(), two.clone()]),
         node("Relu", &["a"], "ar", &[]),
-        node("Conv", &["ar", "bw", "bb"], "b", &[padded.clone(), each.clone(), ints("kernel_shape", &[3, 3])]),
+        node(
+            "Conv",
+            &["ar", "bw", "bb"],
+            "b",
+            &[padded.clone(), each.clone(), ints("kernel_shape", &[3, 3])],
+        ),
         node("PRelu", &["b", "bs"], "br", &[]),
-        node("MaxPool", &["br"], "p", &[ints("kernel_shape", &[2, 2]), two.clone()]),
+        node(
+            "MaxPool",
+            &["br"],
+            "p",
+            &[ints("kernel_shape", &[2, 2]), two.clone()],
+        ),
         node("Conv", &["p", "cw"], "c", &[padded.clone(), each.clone()]),
-        node("MaxPool", &["c"], "cp", &[ints("kernel_shape", &[2, 2]), two.clone()]),
+        node(
+            "MaxPool",
+            &["c"],
+            "cp",
+            &[ints("kernel_shape", &[2, 2]), two.clone()],
+        ),
         node("Conv", &["p", "dw"], "d", &[two, each]),
         node("Add", &["d", "cp"], "s", &[]),
         node("Relu", &["s"], "sr", &[]),
@@ -367,9 +533,21 @@ const QUANTISED: [&str; 1] = ["row"];
 const SHAPE: [usize; 4] = [2, 3, 16, 16];
 
 fn network(graph: GraphProto, outputs: &[&'static str]) -> Network {
-    let opset = OperatorSetIdProto { domain: String::new(), version: 13 };
-    let graph = ModelProto { graph: Some(graph), opset_import: vec![opset], ir_version: 7, ..ModelProto::default() };
-    Network { file: "made.onnx".to_owned(), graph, outputs: outputs.to_vec() }
+    let opset = OperatorSetIdProto {
+        domain: String::new(),
+        version: 13,
+    };
+    let graph = ModelProto {
+        graph: Some(graph),
+        opset_import: vec![opset],
+        ir_version: 7,
+        ..ModelProto::default()
+    };
+    Network {
+        file: "made.onnx".to_owned(),
+        graph,
+        outputs: outputs.to_vec(),
+    }
 }
 
 fn pixels() -> Pixels {
@@ -377,18 +555,28 @@ fn pixels() -> Pixels {
 }
 
 fn run(plan: &Plan, shape: [usize; 4]) -> Result<Outputs, VisionError> {
-    let picture: Vec<u8> = (0..shape.iter().product()).map(|ix: usize| (ix * 37 % 251) as u8).collect();
+    let picture: Vec<u8> = (0..shape.iter().product())
+        .map(|ix: usize| (ix * 37 % 251) as u8)
+        .collect();
     plan.run(shape, &picture)
 }
 
-/// How far apart two answers are, as a share of the largest number, or what of them is different in kind.
+/// How far apart two answers are, as a share of the largest number, or what of them is different in
+/// kind.
 fn apart(ours: &Outputs, tracts: &Outputs, count: usize) -> Result<f32, String> {
     let mut most = 0.0_f32;
     for ix in 0..count {
         if ours.shape(ix) != tracts.shape(ix) {
-            return Err(format!("output {ix} is {:?}, in tract {:?}", ours.shape(ix), tracts.shape(ix)));
+            return Err(format!(
+                "output {ix} is {:?}, in tract {:?}",
+                ours.shape(ix),
+                tracts.shape(ix)
+            ));
         }
-        let largest = tracts.get(ix).iter().fold(1e-3_f32, |most, value| most.max(value.abs()));
+        let largest = tracts
+            .get(ix)
+            .iter()
+            .fold(1e-3_f32, |most, value| most.max(value.abs()));
         for (ours, tracts) in ours.get(ix).iter().zip(tracts.get(ix)) {
             most = most.max((ours - tracts).abs() / largest);
         }
@@ -399,8 +587,15 @@ fn apart(ours: &Outputs, tracts: &Outputs, count: usize) -> Result<f32, String> 
 fn compare(graph: GraphProto, outputs: &[&'static str], shape: [usize; 4], allowed: f32) {
     let network = network(graph, outputs);
     let ours = network.open_plan(shape.map(Some), &pixels()).unwrap();
-    let tracts = network.plan_in_tract(shape, Device::Cpu, &pixels()).unwrap();
-    let apart = apart(&run(&ours, shape).unwrap(), &run(&tracts, shape).unwrap(), outputs.len()).unwrap();
+    let tracts = network
+        .plan_in_tract(shape, Device::Cpu, &pixels())
+        .unwrap();
+    let apart = apart(
+        &run(&ours, shape).unwrap(),
+        &run(&tracts, shape).unwrap(),
+        outputs.len(),
+    )
+    .unwrap();
     assert!(apart <= allowed, "{apart}");
 }
 
@@ -414,8 +609,14 @@ fn what_our_operators_take_gives_tracts_numbers() {
     compare(mobile(), &MOBILE, SHAPE, 0.005);
     // What the input says of itself is overruled in both; constants may be listed as inputs.
     let mut told = plain();
-    let kind = TensorType { elem_type: DataType::Uint8 as i32, shape: Some(TensorShapeProto { dim: vec![] }) };
-    told.input[0].r#type = Some(TypeProto { value: Some(TypeValue::TensorType(kind)), ..TypeProto::default() });
+    let kind = TensorType {
+        elem_type: DataType::Uint8 as i32,
+        shape: Some(TensorShapeProto { dim: vec![] }),
+    };
+    told.input[0].r#type = Some(TypeProto {
+        value: Some(TypeValue::TensorType(kind)),
+        ..TypeProto::default()
+    });
     told.input.push(named("aw"));
     compare(told, &PLAIN, SHAPE, 1e-4);
 }
@@ -428,12 +629,20 @@ fn chains_of_convolutions_give_tracts_numbers_at_every_size() {
         let (mut channels, mut input) = (3, "x".to_owned());
         for layer in 0..2 + numbers.next(5) {
             let depthwise = channels > 3 && numbers.next(2) == 0;
-            let outputs = if depthwise { channels } else { [4, 17, 48][numbers.next(3)] };
+            let outputs = if depthwise {
+                channels
+            } else {
+                [4, 17, 48][numbers.next(3)]
+            };
             let inputs = if depthwise { 1 } else { channels };
             let kernel = 1 + numbers.next(3);
             let dims = [outputs, inputs, kernel, kernel].map(|side| side as i64);
             let (weight, result) = (format!("w{layer}"), format!("y{layer}"));
-            constants.push(floats(&weight, &dims, &numbers.floats(outputs * inputs * kernel * kernel)));
+            constants.push(floats(
+                &weight,
+                &dims,
+                &numbers.floats(outputs * inputs * kernel * kernel),
+            ));
             let attributes = [
                 int("group", if depthwise { channels as i64 } else { 1 }),
                 ints("pads", &[numbers.next(kernel) as i64; 4]),
@@ -449,18 +658,35 @@ fn chains_of_convolutions_give_tracts_numbers_at_every_size() {
             if numbers.next(4) == 0 {
                 let result = format!("p{layer}");
                 let behind = numbers.next(2) as i64;
-                let attributes =
-                    [ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2]), ints("pads", &[0, 0, behind, behind])];
+                let attributes = [
+                    ints("kernel_shape", &[2, 2]),
+                    ints("strides", &[2, 2]),
+                    ints("pads", &[0, 0, behind, behind]),
+                ];
                 nodes.push(node("MaxPool", &[&input], &result, &attributes));
                 input = result;
             }
         }
-        constants.push(floats("last", &[2, channels as i64, 1, 1], &numbers.floats(2 * channels)));
+        constants.push(floats(
+            "last",
+            &[2, channels as i64, 1, 1],
+            &numbers.floats(2 * channels),
+        ));
         constants.push(longs("listed", &[1, -1, 2]));
         nodes.push(node("Conv", &[&input, "last"], "z", &[]));
-        nodes.push(node("Transpose", &["z"], "zt", &[ints("perm", &[0, 2, 3, 1])]));
+        nodes.push(node(
+            "Transpose",
+            &["z"],
+            "zt",
+            &[ints("perm", &[0, 2, 3, 1])],
+        ));
         nodes.push(node("Reshape", &["zt", "listed"], "y", &[]));
-        let shape = [1 + numbers.next(2), 3, 64 + numbers.next(150), 64 + numbers.next(250)];
+        let shape = [
+            1 + numbers.next(2),
+            3,
+            64 + numbers.next(150),
+            64 + numbers.next(250),
+        ];
         compare(graph(nodes, constants, &["y"]), &["y"], shape, 1e-3);
     }
 }
@@ -469,14 +695,30 @@ fn chains_of_convolutions_give_tracts_numbers_at_every_size() {
 fn row_of_convolutions(count: usize) -> GraphProto {
     let mut nodes: Vec<_> = (0..count)
         .map(|at| {
-            let input = if at == 0 { "x".to_owned() } else { format!("y{}", at - 1) };
+            let input = if at == 0 {
+                "x".to_owned()
+            } else {
+                format!("y{}", at - 1)
+            };
             node("Conv", &[&input, "w"], &format!("y{at}"), &[])
         })
         .collect();
-    nodes.push(node("Conv", &[&format!("y{}", count - 1), "last"], "y", &[]));
+    nodes.push(node(
+        "Conv",
+        &[&format!("y{}", count - 1), "last"],
+        "y",
+        &[],
+    ));
     // Means of the channels, so that numbers neither vanish nor grow.
     let weights = [0.8, 0.1, 0.1, 0.2, 0.7, 0.1, 0.1, 0.3, 0.6];
-    graph(nodes, vec![floats("w", &[3, 3, 1, 1], &weights), floats("last", &[2, 3, 1, 1], &[0.5; 6])], &["y"])
+    graph(
+        nodes,
+        vec![
+            floats("w", &[3, 3, 1, 1], &weights),
+            floats("last", &[2, 3, 1, 1], &[0.5; 6]),
+        ],
+        &["y"],
+    )
 }
 
 #[test]
@@ -489,8 +731,13 @@ fn very_long_chains_of_convolutions_are_cut_and_take_neither_stack_nor_memory() 
 #[test]
 fn a_sum_with_neither_summand_in_a_corner_is_left_to_tract() {
     let mut numbers = Numbers(8);
-    let mut random =
-        |name: &str, dims: &[i64]| floats(name, dims, &numbers.floats(dims.iter().product::<i64>() as usize));
+    let mut random = |name: &str, dims: &[i64]| {
+        floats(
+            name,
+            dims,
+            &numbers.floats(dims.iter().product::<i64>() as usize),
+        )
+    };
     let constants = vec![
         random("pw", &[4, 3, 1, 1]),
         random("aw", &[4, 4, 3, 1]),
@@ -510,8 +757,14 @@ fn a_sum_with_neither_summand_in_a_corner_is_left_to_tract() {
         node("Conv", &["sr", "last"], "y", &[]),
     ];
     let network = network(graph(nodes, constants, &["y"]), &["y"]);
-    let refusal = network.open_plan(SHAPE.map(Some), &pixels()).unwrap_err().to_string();
-    assert!(refusal.contains("in a corner of the sum is neither of the two"), "{refusal}");
+    let refusal = network
+        .open_plan(SHAPE.map(Some), &pixels())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refusal.contains("in a corner of the sum is neither of the two"),
+        "{refusal}"
+    );
     run(&network.plan(SHAPE, Device::Cpu, &pixels()).unwrap(), SHAPE).unwrap();
 }
 
@@ -523,26 +776,44 @@ struct Refused {
 }
 
 const fn valid(reason: &'static str, damage: fn(&mut GraphProto)) -> Refused {
-    Refused { damage, reason, valid: Some(true) }
+    Refused {
+        damage,
+        reason,
+        valid: Some(true),
+    }
 }
 
 const fn broken(reason: &'static str, damage: fn(&mut GraphProto)) -> Refused {
-    Refused { damage, reason, valid: Some(false) }
+    Refused {
+        damage,
+        reason,
+        valid: Some(false),
+    }
 }
 
 const fn odd(reason: &'static str, damage: fn(&mut GraphProto)) -> Refused {
-    Refused { damage, reason, valid: None }
+    Refused {
+        damage,
+        reason,
+        valid: None,
+    }
 }
 
 fn refuse(whole: fn() -> GraphProto, outputs: &[&'static str], cases: &[Refused]) {
     let mut wrong = Vec::new();
-    for Refused { damage, reason, valid } in cases {
+    for Refused {
+        damage,
+        reason,
+        valid,
+    } in cases
+    {
         let mut damaged = whole();
         damage(&mut damaged);
         assert!(damaged != whole(), "nothing is damaged for: {reason}");
         let network = network(damaged, outputs);
         match network.open_plan(SHAPE.map(Some), &pixels()) {
-            Err(VisionError::Network { file, reason: said }) if file == "made.onnx" && said.contains(reason) => {}
+            Err(VisionError::Network { file, reason: said })
+                if file == "made.onnx" && said.contains(reason) => {}
             Err(other) => wrong.push(format!("{other} instead of {reason}")),
             Ok(_) => wrong.push(format!("taken instead of {reason}")),
         }
@@ -562,20 +833,27 @@ fn refuse(whole: fn() -> GraphProto, outputs: &[&'static str], cases: &[Refused]
 #[test]
 fn operators_and_attributes_that_are_not_ours_are_named_and_left_to_tract() {
     let cases = [
-        valid("Tanh sr: Tanh has no operator of ours", |g| g.of("sr").op_type = "Tanh".into()),
-        valid("Relu sr: the domain elsewhere is not ONNX's", |g| g.of("sr").domain = "elsewhere".into()),
+        valid("Tanh sr: Tanh has no operator of ours", |g| {
+            g.of("sr").op_type = "Tanh".into()
+        }),
+        valid("Relu sr: the domain elsewhere is not ONNX's", |g| {
+            g.of("sr").domain = "elsewhere".into()
+        }),
         valid("Conv m: its attribute colour is not understood", |g| {
             g.with("m", int("colour", 1));
         }),
         broken("Conv m: its attribute group is not understood", |g| {
             g.with("m", float("group", 1.0));
         }),
-        broken("Relu sr: it has 2 inputs", |g| g.of("sr").input.push("s".into())),
+        broken("Relu sr: it has 2 inputs", |g| {
+            g.of("sr").input.push("s".into())
+        }),
         valid("Conv m: it is dilated", |g| {
             g.with("m", ints("dilations", &[2, 2]));
         }),
         valid("Conv b: its channels are grouped", |g| {
-            g.with("b", int("group", 2)).add(floats("bw", &[4, 2, 3, 3], &[0.5; 72]));
+            g.with("b", int("group", 2))
+                .add(floats("bw", &[4, 2, 3, 3], &[0.5; 72]));
         }),
         broken("Conv b: its channels are grouped", |g| {
             g.with("b", int("group", 0));
@@ -611,17 +889,21 @@ fn operators_and_attributes_that_are_not_ours_are_named_and_left_to_tract() {
             g.with("m", ints("kernel_shape", &[2, 1]));
         }),
         valid("MaxPool dp: its kernel is not square", |g| {
-            g.with("dp", ints("kernel_shape", &[2, 1])).with("dp", ints("pads", &[0; 4]));
+            g.with("dp", ints("kernel_shape", &[2, 1]))
+                .with("dp", ints("pads", &[0; 4]));
         }),
         odd("MaxPool dp: its kernel is not square", |g| {
             g.with("dp", ints("kernel_shape", &[17, 17]));
         }),
-        broken("MaxPool dp: its kernel is not square", |g| g.of("dp").attribute.clear()),
+        broken("MaxPool dp: its kernel is not square", |g| {
+            g.of("dp").attribute.clear()
+        }),
         valid("MaxPool dp: it pads at the beginning", |g| {
             g.with("dp", ints("pads", &[1, 1, 0, 0]));
         }),
         valid("MaxPool p: its paddings are odd", |g| {
-            g.with("p", ints("pads", &[0, 0, 3, 3])).with("p", ints("kernel_shape", &[5, 5]));
+            g.with("p", ints("pads", &[0, 0, 3, 3]))
+                .with("p", ints("kernel_shape", &[5, 5]));
             g.with("p", ints("pads", &[0, 0, 3, 4]));
         }),
         valid("MaxPool dp: its strides are not 2", |g| {
@@ -655,15 +937,26 @@ fn operators_and_attributes_that_are_not_ours_are_named_and_left_to_tract() {
             g.with("cp", text("mode", "edge"));
         }),
         valid("Pad cp: it pads with another number than 0", |g| {
-            g.add(floats("one", &[], &[1.0])).of("cp").input.push("one".into());
+            g.add(floats("one", &[], &[1.0]))
+                .of("cp")
+                .input
+                .push("one".into());
         }),
-        broken("Pad cp: its sizes are not one list", |g| g.constant("behind c").dims = vec![8, 1]),
-        broken("Pad cp: its sizes are not constant", |g| g.of("cp").input[1] = "sr".into()),
-        broken("Pad vp: its input is not a layer", |g| g.of("vp").input[0] = "cp".into()),
+        broken("Pad cp: its sizes are not one list", |g| {
+            g.constant("behind c").dims = vec![8, 1]
+        }),
+        broken("Pad cp: its sizes are not constant", |g| {
+            g.of("cp").input[1] = "sr".into()
+        }),
+        broken("Pad vp: its input is not a layer", |g| {
+            g.of("vp").input[0] = "cp".into()
+        }),
         broken("Flatten f: its axis is not 1", |g| {
             g.with("f", int("axis", 2));
         }),
-        broken("Flatten f: its input is not a layer", |g| g.of("f").input[0] = "fs".into()),
+        broken("Flatten f: its input is not a layer", |g| {
+            g.of("f").input[0] = "fs".into()
+        }),
         odd("Gemm row: its input is transposed", |g| {
             g.with("row", int("transA", 1));
         }),
@@ -680,68 +973,110 @@ fn operators_and_attributes_that_are_not_ours_are_named_and_left_to_tract() {
 #[test]
 fn constants_that_do_not_fit_are_named() {
     let cases = [
-        broken("Conv a: aw is not known", |g| g.initializer.retain(|tensor| tensor.name != "aw")),
-        broken("aw: Raw tensor data length", |g| g.constant("aw").raw_data = vec![0; 5]),
+        broken("Conv a: aw is not known", |g| {
+            g.initializer.retain(|tensor| tensor.name != "aw")
+        }),
+        broken("aw: Raw tensor data length", |g| {
+            g.constant("aw").raw_data = vec![0; 5]
+        }),
         broken("aw: ", |g| g.constant("aw").float_data.truncate(7)),
         broken("aw: Negative dimension", |g| g.constant("aw").dims[0] = -4),
-        broken("aw: tensor shape [4611686018427387905, 4, 3, 3] overflows", |g| {
-            let tensor = g.constant("aw");
-            (tensor.dims, tensor.raw_data) = (vec![(1 << 62) + 1, 4, 3, 3], vec![0; 144]);
+        broken(
+            "aw: tensor shape [4611686018427387905, 4, 3, 3] overflows",
+            |g| {
+                let tensor = g.constant("aw");
+                (tensor.dims, tensor.raw_data) = (vec![(1 << 62) + 1, 4, 3, 3], vec![0; 144]);
+            },
+        ),
+        broken("aw: unknown ONNX TensorProto.DataType (99)", |g| {
+            g.constant("aw").data_type = 99
         }),
-        broken("aw: unknown ONNX TensorProto.DataType (99)", |g| g.constant("aw").data_type = 99),
         broken("aw: it is made of texts", |g| {
             let tensor = g.constant("aw");
             (tensor.data_type, tensor.raw_data) = (DataType::String as i32, vec![0; 432]);
         }),
-        broken("Conv a: its weights are neither float32 nor signed bytes with a scale", |g| {
-            let tensor = g.constant("aw");
-            (tensor.data_type, tensor.double_data) = (DataType::Double as i32, vec![0.5; 108]);
+        broken(
+            "Conv a: its weights are neither float32 nor signed bytes with a scale",
+            |g| {
+                let tensor = g.constant("aw");
+                (tensor.data_type, tensor.double_data) = (DataType::Double as i32, vec![0.5; 108]);
+            },
+        ),
+        broken("Conv a: its kernel has not two axes", |g| {
+            g.constant("aw").dims = vec![4, 3, 9]
         }),
-        broken("Conv a: its kernel has not two axes", |g| g.constant("aw").dims = vec![4, 3, 9]),
         broken("Conv a: its kernel is empty", |g| {
             g.add(floats("aw", &[4, 3, 0, 3], &[]));
         }),
-        broken("Conv a: its weights are not constant", |g| g.of("a").input[1] = "add".into()),
+        broken("Conv a: its weights are not constant", |g| {
+            g.of("a").input[1] = "add".into()
+        }),
         broken("Conv a: its bias is not one number for each output", |g| {
             g.add(floats("ab", &[3], &[0.0; 3]));
         }),
-        broken("Conv a: its bias is not one number for each output", |g| g.constant("ab").dims = vec![2, 2]),
-        broken("Conv a: its bias is not one number for each output", |g| g.of("a").input[2] = "add".into()),
+        broken("Conv a: its bias is not one number for each output", |g| {
+            g.constant("ab").dims = vec![2, 2]
+        }),
+        broken("Conv a: its bias is not one number for each output", |g| {
+            g.of("a").input[2] = "add".into()
+        }),
         broken("b: 4 channels come in, not 3", |g| {
             g.add(floats("bw", &[4, 3, 3, 3], &[0.5; 108]));
         }),
-        broken("Gemm row: its weights are not constant", |g| g.of("row").input[1] = "fr".into()),
-        broken("Gemm row: its matrix has not two axes", |g| g.constant("rw").dims = vec![15]),
+        broken("Gemm row: its weights are not constant", |g| {
+            g.of("row").input[1] = "fr".into()
+        }),
+        broken("Gemm row: its matrix has not two axes", |g| {
+            g.constant("rw").dims = vec![15]
+        }),
         broken("Gemm row: its matrix is empty", |g| {
             g.add(floats("rw", &[3, 0], &[]));
         }),
-        broken("Gemm row: its weights are neither float32 nor signed bytes with a scale", |g| {
-            let tensor = g.constant("rw");
-            (tensor.data_type, tensor.double_data) = (DataType::Double as i32, vec![0.5; 15]);
-        }),
+        broken(
+            "Gemm row: its weights are neither float32 nor signed bytes with a scale",
+            |g| {
+                let tensor = g.constant("rw");
+                (tensor.data_type, tensor.double_data) = (DataType::Double as i32, vec![0.5; 15]);
+            },
+        ),
         broken("row: 4 inputs for 1×1×5", |g| {
             g.add(floats("rw", &[3, 4], &[0.5; 12]));
         }),
-        valid("Gemm row: its bias is not one number for each output", |g| {
-            g.add(floats("rb", &[1], &[0.5]));
-        }),
-        broken("Gemm row: its bias is not one number for each output", |g| g.constant("rb").dims = vec![3, 1]),
-        broken("Gemm row: its bias is not one number for each output", |g| g.of("row").input[2] = "fr".into()),
+        valid(
+            "Gemm row: its bias is not one number for each output",
+            |g| {
+                g.add(floats("rb", &[1], &[0.5]));
+            },
+        ),
+        broken(
+            "Gemm row: its bias is not one number for each output",
+            |g| g.constant("rb").dims = vec![3, 1],
+        ),
+        broken(
+            "Gemm row: its bias is not one number for each output",
+            |g| g.of("row").input[2] = "fr".into(),
+        ),
         valid("PRelu ar: it has not one slope for each channel", |g| {
             g.add(floats("as", &[1], &[0.5]));
         }),
         valid("PRelu fr: it has not one slope for each channel", |g| {
             g.add(floats("fs", &[1], &[0.5]));
         }),
-        broken("PRelu ar: its slopes are not constant", |g| g.of("ar").input[1] = "add".into()),
-        valid("PRelu dr: it falls behind a pooling", |g| g.constant("ds").float_data[2] = -0.5),
+        broken("PRelu ar: its slopes are not constant", |g| {
+            g.of("ar").input[1] = "add".into()
+        }),
+        valid("PRelu dr: it falls behind a pooling", |g| {
+            g.constant("ds").float_data[2] = -0.5
+        }),
         broken("Mul mul: it has not one number for each plane", |g| {
             g.add(floats("factor", &[2, 1, 1], &[0.5; 2]));
         }),
         valid("Mul mul: it has not one number for each plane", |g| {
             g.add(floats("factor", &[16], &[0.5; 16]));
         }),
-        valid("Mul mul: its other input is not constant", |g| g.of("mul").input[1] = "x".into()),
+        valid("Mul mul: its other input is not constant", |g| {
+            g.of("mul").input[1] = "x".into()
+        }),
     ];
     refuse(plain, &PLAIN, &cases);
 }
@@ -749,30 +1084,42 @@ fn constants_that_do_not_fit_are_named() {
 #[test]
 fn names_and_ways_through_the_graph_that_do_not_fit_are_named() {
     let cases = [
-        broken("Conv b: sr is not known", |g| g.of("b").input[0] = "sr".into()),
+        broken("Conv b: sr is not known", |g| {
+            g.of("b").input[0] = "sr".into()
+        }),
         valid("PRelu ar: a is not known", |g| g.node.swap(2, 3)),
         broken("Conv a: it has no input 0", |g| g.of("a").input.clear()),
-        broken("Conv a: its input 0 is not a layer", |g| g.of("a").input[0] = "fw".into()),
-        broken("Conv a: its name is there twice", |g| g.of("b").output[0] = "a".into()),
+        broken("Conv a: its input 0 is not a layer", |g| {
+            g.of("a").input[0] = "fw".into()
+        }),
+        broken("Conv a: its name is there twice", |g| {
+            g.of("b").output[0] = "a".into()
+        }),
         odd("fw: its name is there twice", |g| {
             let again = g.constant("fw").clone();
             g.initializer.push(again);
         }),
         broken("x: its name is there twice", |g| g.input.push(named("x"))),
         broken("it has no name", |g| g.of("dr").output[0] = String::new()),
-        odd("MaxPool p: it has 2 outputs", |g| g.of("p").output.push("indices".into())),
+        odd("MaxPool p: it has 2 outputs", |g| {
+            g.of("p").output.push("indices".into())
+        }),
         broken("Relu : it has 0 outputs", |g| g.of("sr").output.clear()),
-        broken("the output map is not a layer", |g| g.of("map").output[0] = "elsewhere".into()),
+        broken("the output map is not a layer", |g| {
+            g.of("map").output[0] = "elsewhere".into()
+        }),
         broken("the output map is not a layer", |g| g.node.clear()),
         valid("the output row is not a layer", |g| {
             g.node.retain(|node| node.output[0] != "row");
             g.of("f").output[0] = "row".into();
-            g.node.retain(|node| !["fm", "fr"].contains(&node.output[0].as_str()));
+            g.node
+                .retain(|node| !["fm", "fr"].contains(&node.output[0].as_str()));
         }),
         valid("an output is no plain convolution", |g| {
             g.node.retain(|node| node.output[0] != "row");
             g.of("g").output[0] = "row".into();
-            g.node.retain(|node| !["f", "fm", "fr"].contains(&node.output[0].as_str()));
+            g.node
+                .retain(|node| !["f", "fm", "fr"].contains(&node.output[0].as_str()));
         }),
         valid("an output is used inside as well", |g| {
             g.of("d").input[0] = "map".into();
@@ -791,8 +1138,13 @@ fn names_and_ways_through_the_graph_that_do_not_fit_are_named() {
             g.node.insert(18, node("Relu", &["m"], "mr", &[]));
             g.of("map").input[0] = "mr".into();
         }),
-        valid("b: a sigmoid inside", |g| g.of("sr").op_type = "Sigmoid".into()),
-        broken("MatMul fm: its input is not one row for each picture", |g| g.of("fm").input[0] = "g".into()),
+        valid("b: a sigmoid inside", |g| {
+            g.of("sr").op_type = "Sigmoid".into()
+        }),
+        broken(
+            "MatMul fm: its input is not one row for each picture",
+            |g| g.of("fm").input[0] = "g".into(),
+        ),
         broken("Conv a: its input 0 is not a layer", |g| {
             g.of("a").input[0] = "flat".into();
             g.node.insert(2, node("Flatten", &["add"], "flat", &[]));
@@ -800,8 +1152,12 @@ fn names_and_ways_through_the_graph_that_do_not_fit_are_named() {
         valid("GlobalAveragePool g: its input 0 is not a layer", |g| {
             g.add(floats("fw", &[4, 5], &[0.5; 20])).of("g").input[0] = "v".into();
         }),
-        valid("Add s: neither of its inputs is a convolution alone", |g| g.of("s").input[0] = "p".into()),
-        valid("Add s: it is not at the graph's input", |g| g.of("s").input[1] = "shift".into()),
+        valid("Add s: neither of its inputs is a convolution alone", |g| {
+            g.of("s").input[0] = "p".into()
+        }),
+        valid("Add s: it is not at the graph's input", |g| {
+            g.of("s").input[1] = "shift".into()
+        }),
         valid("Mul sr: it is not at the graph's input", |g| {
             *g.of("sr") = node("Mul", &["s", "shift"], "sr", &[]);
         }),
@@ -816,24 +1172,41 @@ fn names_and_ways_through_the_graph_that_do_not_fit_are_named() {
         }),
         valid("b: what is added comes later", |g| {
             g.of("s").input[1] = "b2".into();
-            g.node.insert(6, node("Conv", &["p", "bw"], "b2", &[ints("pads", &[1, 1, 1, 1])]));
+            g.node.insert(
+                6,
+                node("Conv", &["p", "bw"], "b2", &[ints("pads", &[1, 1, 1, 1])]),
+            );
         }),
-        broken("4 rows or columns and 0 of zeros are added to 3 and 2", |g| {
-            g.add(longs("behind c", &[0, 0, 0, 0, 0, 0, 1, 2]));
-        }),
-        broken("3 rows or columns and 0 of zeros are added to 8 and 0", |g| {
-            g.add(floats("bw", &[6, 4, 3, 3], &[0.5; 216])).add(floats("cw", &[6, 6, 3, 3], &[0.5; 324]));
-            g.of("s").input[1] = "c2".into();
-            g.node.insert(5, node("Conv", &["p", "c2w"], "c2", &[ints("strides", &[2, 2])]));
-            g.add(floats("c2w", &[6, 4, 3, 3], &[0.5; 216]));
-            g.node.retain(|node| node.output[0] != "vp");
-            g.of("t").input[0] = "v".into();
-        }),
+        broken(
+            "4 rows or columns and 0 of zeros are added to 3 and 2",
+            |g| {
+                g.add(longs("behind c", &[0, 0, 0, 0, 0, 0, 1, 2]));
+            },
+        ),
+        broken(
+            "3 rows or columns and 0 of zeros are added to 8 and 0",
+            |g| {
+                g.add(floats("bw", &[6, 4, 3, 3], &[0.5; 216])).add(floats(
+                    "cw",
+                    &[6, 6, 3, 3],
+                    &[0.5; 324],
+                ));
+                g.of("s").input[1] = "c2".into();
+                g.node.insert(
+                    5,
+                    node("Conv", &["p", "c2w"], "c2", &[ints("strides", &[2, 2])]),
+                );
+                g.add(floats("c2w", &[6, 4, 3, 3], &[0.5; 216]));
+                g.node.retain(|node| node.output[0] != "vp");
+                g.of("t").input[0] = "v".into();
+            },
+        ),
         broken("4 channels are added to 6", |g| {
             g.add(longs("behind v", &[0, 0, 0, 0, 0, 1, 0, 0]));
         }),
         broken("4 channels are added to 6", |g| {
-            g.add(longs("behind c", &[0, 0, 0, 0, 0, 1, 1, 1])).add(longs("behind v", &[0, 0, 0, 0, 0, 3, 0, 0]));
+            g.add(longs("behind c", &[0, 0, 0, 0, 0, 1, 1, 1]))
+                .add(longs("behind v", &[0, 0, 0, 0, 0, 3, 0, 0]));
         }),
         odd("of the picture nothing is left", |g| {
             g.add(floats("dw", &[5, 6, 5, 2], &[0.5; 300]));
@@ -847,11 +1220,16 @@ fn what_does_not_fit_in_a_pyramid_is_named() {
     let cases = [
         valid("Conv c: its channels are grouped", |g| {
             // Two for each that comes in.
-            g.add(floats("cw", &[40, 1, 3, 3], &[0.5; 360])).add(floats("dw", &[40, 1, 2, 2], &[0.5; 160]));
+            g.add(floats("cw", &[40, 1, 3, 3], &[0.5; 360])).add(floats(
+                "dw",
+                &[40, 1, 2, 2],
+                &[0.5; 160],
+            ));
             g.with("c", int("group", 20)).with("d", int("group", 20));
             g.of("u").input[0] = "p".into();
             g.of("t").input[0] = "br".into();
-            g.node.retain(|node| !["v", "w", "s", "sr"].contains(&node.output[0].as_str()));
+            g.node
+                .retain(|node| !["v", "w", "s", "sr"].contains(&node.output[0].as_str()));
             g.of("e").input[0] = "t".into();
             g.of("g").input[0] = "t".into();
         }),
@@ -862,22 +1240,39 @@ fn what_does_not_fit_in_a_pyramid_is_named() {
             g.with("c", int("group", -20));
         }),
         broken("c: 20 channels come in, not 10", |g| {
-            g.with("c", int("group", 10)).add(floats("cw", &[10, 1, 3, 3], &[0.5; 90]));
+            g.with("c", int("group", 10))
+                .add(floats("cw", &[10, 1, 3, 3], &[0.5; 90]));
         }),
-        valid("Resize u: it does not take the pixel to the left and above", |g| {
-            g.with("u", text("mode", "linear"));
-        }),
-        valid("Resize u: it does not take the pixel to the left and above", |g| {
-            g.with("u", text("nearest_mode", "ceil"));
-        }),
-        valid("Resize u: it does not take the pixel to the left and above", |g| {
-            g.with("u", text("coordinate_transformation_mode", "align_corners"));
-        }),
-        valid("Resize u: it does not take the pixel to the left and above", |g| {
-            g.of("u").attribute.clear();
-        }),
+        valid(
+            "Resize u: it does not take the pixel to the left and above",
+            |g| {
+                g.with("u", text("mode", "linear"));
+            },
+        ),
+        valid(
+            "Resize u: it does not take the pixel to the left and above",
+            |g| {
+                g.with("u", text("nearest_mode", "ceil"));
+            },
+        ),
+        valid(
+            "Resize u: it does not take the pixel to the left and above",
+            |g| {
+                g.with("u", text("coordinate_transformation_mode", "align_corners"));
+            },
+        ),
+        valid(
+            "Resize u: it does not take the pixel to the left and above",
+            |g| {
+                g.of("u").attribute.clear();
+            },
+        ),
         odd("Resize u: it takes a region", |g| {
-            g.add(floats("region", &[8], &[0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]));
+            g.add(floats(
+                "region",
+                &[8],
+                &[0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0],
+            ));
         }),
         broken("Resize u: it does not double rows and columns alone", |g| {
             g.add(floats("twice", &[4], &[1.0, 1.0, 2.0, 1.0]));
@@ -885,7 +1280,9 @@ fn what_does_not_fit_in_a_pyramid_is_named() {
         broken("Resize u: it does not double rows and columns alone", |g| {
             g.add(floats("twice", &[2], &[2.0, 2.0]));
         }),
-        odd("Resize u: its scales are not constant", |g| g.of("u").input[2] = "p".into()),
+        odd("Resize u: its scales are not constant", |g| {
+            g.of("u").input[2] = "p".into()
+        }),
         valid("Resize u: it has 4 inputs", |g| {
             g.add(longs("sizes", &[2, 20, 4, 4]));
             let inputs = ["sr", "", "", "sizes"].map(str::to_owned);
@@ -897,33 +1294,61 @@ fn what_does_not_fit_in_a_pyramid_is_named() {
         valid("Add t: neither of its inputs is a convolution alone", |g| {
             g.of("t").input[0] = "u".into();
         }),
-        valid("Conv e: its input 0 is not a layer", |g| g.of("e").input[0] = "v".into()),
+        valid("Conv e: its input 0 is not a layer", |g| {
+            g.of("e").input[0] = "v".into()
+        }),
         broken("doubled is added to", |g| {
             g.of("w").input[1] = "p".into();
         }),
         valid("bytes are added in layer", |g| {
-            let at = g.node.iter().position(|node| node.output[0] == "u").unwrap();
+            let at = g
+                .node
+                .iter()
+                .position(|node| node.output[0] == "u")
+                .unwrap();
             let pair = [
                 node("QuantizeLinear", &["sr", "scale", "zero"], "q", &[]),
                 node("DequantizeLinear", &["q", "scale", "zero"], "sd", &[]),
             ];
             g.node.splice(at..at, pair);
             g.of("u").input[0] = "sd".into();
-            g.add(floats("scale", &[], &[0.125])).add(wholes("zero", DataType::Uint8, &[], &[0]));
+            g.add(floats("scale", &[], &[0.125]))
+                .add(wholes("zero", DataType::Uint8, &[], &[0]));
         }),
-        valid("QuantizeLinear q: its input is used unrounded as well", |g| {
-            let at = g.node.iter().position(|node| node.output[0] == "t").unwrap();
-            let pair = [
-                node("QuantizeLinear", &["sr", "scale", "zero"], "q", &[]),
-                node("DequantizeLinear", &["q", "scale", "zero"], "sd", &[]),
-                node("Resize", &["sd", "", "twice"], "u2", &g.of("u").attribute.clone()),
-            ];
-            g.node.splice(at..at, pair);
-            g.of("t").input[1] = "u2".into();
-            g.add(floats("scale", &[], &[0.125])).add(wholes("zero", DataType::Uint8, &[], &[0]));
-        }),
+        valid(
+            "QuantizeLinear q: its input is used unrounded as well",
+            |g| {
+                let at = g
+                    .node
+                    .iter()
+                    .position(|node| node.output[0] == "t")
+                    .unwrap();
+                let pair = [
+                    node("QuantizeLinear", &["sr", "scale", "zero"], "q", &[]),
+                    node("DequantizeLinear", &["q", "scale", "zero"], "sd", &[]),
+                    node(
+                        "Resize",
+                        &["sd", "", "twice"],
+                        "u2",
+                        &g.of("u").attribute.clone(),
+                    ),
+                ];
+                g.node.splice(at..at, pair);
+                g.of("t").input[1] = "u2".into();
+                g.add(floats("scale", &[], &[0.125])).add(wholes(
+                    "zero",
+                    DataType::Uint8,
+                    &[],
+                    &[0],
+                ));
+            },
+        ),
         valid("QuantizeLinear q: its input is not a convolution", |g| {
-            let at = g.node.iter().position(|node| node.output[0] == "e").unwrap();
+            let at = g
+                .node
+                .iter()
+                .position(|node| node.output[0] == "e")
+                .unwrap();
             let pair = [
                 node("QuantizeLinear", &["w", "scale", "zero"], "q", &[]),
                 node("DequantizeLinear", &["q", "scale", "zero"], "wd", &[]),
@@ -931,13 +1356,16 @@ fn what_does_not_fit_in_a_pyramid_is_named() {
             g.node.splice(at..at, pair);
             g.of("e").input[0] = "wd".into();
             g.of("g").input[0] = "wd".into();
-            g.add(floats("scale", &[], &[0.125])).add(wholes("zero", DataType::Uint8, &[], &[0]));
+            g.add(floats("scale", &[], &[0.125]))
+                .add(wholes("zero", DataType::Uint8, &[], &[0]));
         }),
         valid("Transpose ft: it does not put the channels last", |g| {
             g.with("ft", ints("perm", &[0, 3, 2, 1]));
             g.add(longs("five", &[1, -1, 8]));
         }),
-        valid("Transpose ft: it does not put the channels last", |g| g.of("ft").attribute.clear()),
+        valid("Transpose ft: it does not put the channels last", |g| {
+            g.of("ft").attribute.clear()
+        }),
         valid("Reshape boxes: it does not list all pixels", |g| {
             g.add(longs("five", &[2, -1, 5]));
         }),
@@ -947,11 +1375,18 @@ fn what_does_not_fit_in_a_pyramid_is_named() {
         odd("Reshape boxes: it does not list all pixels", |g| {
             g.add(wholes("five", DataType::Int32, &[3], &[1, -1, 5]));
         }),
-        valid("Reshape boxes: its input has not its channels last", |g| g.of("boxes").input[0] = "f".into()),
-        odd("Reshape boxes: its shape is not constant", |g| g.of("boxes").input[1] = "p".into()),
-        valid("Reshape boxes: its attribute allowzero is not understood", |g| {
-            g.with("boxes", int("allowzero", 0));
+        valid("Reshape boxes: its input has not its channels last", |g| {
+            g.of("boxes").input[0] = "f".into()
         }),
+        odd("Reshape boxes: its shape is not constant", |g| {
+            g.of("boxes").input[1] = "p".into()
+        }),
+        valid(
+            "Reshape boxes: its attribute allowzero is not understood",
+            |g| {
+                g.with("boxes", int("allowzero", 0));
+            },
+        ),
         valid("Reshape boxes: its input is no convolution", |g| {
             g.of("ft").input[0] = "w".into();
             g.add(longs("five", &[1, -1, 20]));
@@ -965,17 +1400,21 @@ fn what_does_not_fit_in_a_pyramid_is_named() {
             let at = g.node.len() - 1;
             g.node.insert(at, node("Relu", &["hl"], "hr", &[]));
         }),
-        valid("Sigmoid scores: it does not follow a convolution alone", |g| {
-            // The same layer without it is an output as well.
-            g.node.retain(|node| !["boxes", "ft"].contains(&node.output[0].as_str()));
-            g.of("scores").input[0] = "hl".into();
-            let at = g.node.len() - 1;
-            let again = [
-                node("Transpose", &["h"], "ht2", &[ints("perm", &[0, 2, 3, 1])]),
-                node("Reshape", &["ht2", "one"], "boxes", &[]),
-            ];
-            g.node.splice(at..at, again);
-        }),
+        valid(
+            "Sigmoid scores: it does not follow a convolution alone",
+            |g| {
+                // The same layer without it is an output as well.
+                g.node
+                    .retain(|node| !["boxes", "ft"].contains(&node.output[0].as_str()));
+                g.of("scores").input[0] = "hl".into();
+                let at = g.node.len() - 1;
+                let again = [
+                    node("Transpose", &["h"], "ht2", &[ints("perm", &[0, 2, 3, 1])]),
+                    node("Reshape", &["ht2", "one"], "boxes", &[]),
+                ];
+                g.node.splice(at..at, again);
+            },
+        ),
         valid("an output is used inside as well", |g| {
             g.of("g").input[0] = "f".into();
             g.add(floats("gw", &[1, 5, 1, 1], &[0.5; 5]));
@@ -993,72 +1432,127 @@ fn what_does_not_fit_in_a_pyramid_is_named() {
 #[test]
 fn quantisation_that_does_not_fit_is_named() {
     let cases = [
-        odd("QuantizeLinear xq: its scale is 0", |g| g.constant("xs").float_data[0] = 0.0),
-        odd("QuantizeLinear xq: its scale is -1", |g| g.constant("xs").float_data[0] = -1.0),
-        odd("QuantizeLinear xq: its scale is NaN", |g| g.constant("xs").float_data[0] = f32::NAN),
+        odd("QuantizeLinear xq: its scale is 0", |g| {
+            g.constant("xs").float_data[0] = 0.0
+        }),
+        odd("QuantizeLinear xq: its scale is -1", |g| {
+            g.constant("xs").float_data[0] = -1.0
+        }),
+        odd("QuantizeLinear xq: its scale is NaN", |g| {
+            g.constant("xs").float_data[0] = f32::NAN
+        }),
         odd("QuantizeLinear xq: it has a scale for each channel", |g| {
             g.add(floats("xs", &[3], &[0.5; 3]));
         }),
-        valid("QuantizeLinear xq: it has no input 2", |g| g.of("xq").input.truncate(2)),
-        broken("QuantizeLinear xq: its zero point is not constant", |g| g.of("xq").input[2] = "mul".into()),
-        valid("QuantizeLinear xq: its zero point is not one unsigned byte", |g| {
-            g.add(wholes("signed", DataType::Int8, &[], &[0]));
-            g.of("xq").input[2] = "signed".into();
-            g.of("xd").input[2] = "signed".into();
+        valid("QuantizeLinear xq: it has no input 2", |g| {
+            g.of("xq").input.truncate(2)
         }),
-        valid("QuantizeLinear bq: its zero point is not one unsigned byte", |g| {
-            g.add(wholes("signed", DataType::Int8, &[], &[3]));
-            g.of("bq").input[2] = "signed".into();
-            g.of("bd").input[2] = "signed".into();
+        broken("QuantizeLinear xq: its zero point is not constant", |g| {
+            g.of("xq").input[2] = "mul".into()
         }),
-        broken("QuantizeLinear xq: its zero point is not one unsigned byte", |g| {
-            g.add(wholes("zero", DataType::Uint8, &[3], &[0; 3]));
+        valid(
+            "QuantizeLinear xq: its zero point is not one unsigned byte",
+            |g| {
+                g.add(wholes("signed", DataType::Int8, &[], &[0]));
+                g.of("xq").input[2] = "signed".into();
+                g.of("xd").input[2] = "signed".into();
+            },
+        ),
+        valid(
+            "QuantizeLinear bq: its zero point is not one unsigned byte",
+            |g| {
+                g.add(wholes("signed", DataType::Int8, &[], &[3]));
+                g.of("bq").input[2] = "signed".into();
+                g.of("bd").input[2] = "signed".into();
+            },
+        ),
+        broken(
+            "QuantizeLinear xq: its zero point is not one unsigned byte",
+            |g| {
+                g.add(wholes("zero", DataType::Uint8, &[3], &[0; 3]));
+            },
+        ),
+        broken("QuantizeLinear bq: its input is not a layer", |g| {
+            g.of("bq").input[0] = "awd".into()
         }),
-        broken("QuantizeLinear bq: its input is not a layer", |g| g.of("bq").input[0] = "awd".into()),
-        valid("its scale or zero point is not the one its values were quantised by", |g| {
-            g.of("xd").input[1] = "as".into();
-        }),
-        valid("its scale or zero point is not the one its values were quantised by", |g| {
-            g.of("bd").input[1] = "as".into();
-        }),
-        valid("its scale or zero point is not the one its values were quantised by", |g| {
-            g.of("bd").input[2] = "zero".into();
-        }),
+        valid(
+            "its scale or zero point is not the one its values were quantised by",
+            |g| {
+                g.of("xd").input[1] = "as".into();
+            },
+        ),
+        valid(
+            "its scale or zero point is not the one its values were quantised by",
+            |g| {
+                g.of("bd").input[1] = "as".into();
+            },
+        ),
+        valid(
+            "its scale or zero point is not the one its values were quantised by",
+            |g| {
+                g.of("bd").input[2] = "zero".into();
+            },
+        ),
         odd("DequantizeLinear xd: its input was not quantised", |g| {
             g.node.retain(|node| node.output[0] != "xq");
             g.of("xd").input[0] = "mul".into();
         }),
-        broken("DequantizeLinear bwd: its input was not quantised", |g| g.of("bwd").input[0] = "awd".into()),
-        broken("Conv a: its input 0 is not a layer", |g| g.of("a").input[0] = "xq".into()),
-        valid("QuantizeLinear pq: it changes the scale or zero point of what is quantised already", |g| {
-            g.of("pq").input[1] = "bs".into();
-            g.of("pd").input[1] = "bs".into();
+        broken("DequantizeLinear bwd: its input was not quantised", |g| {
+            g.of("bwd").input[0] = "awd".into()
         }),
-        valid("QuantizeLinear aq: its input is used unrounded as well", |g| {
-            g.of("g").input[0] = "ar".into();
+        broken("Conv a: its input 0 is not a layer", |g| {
+            g.of("a").input[0] = "xq".into()
         }),
-        valid("DequantizeLinear awd: its weights have a zero point", |g| g.constant("awz").int32_data[1] = 1),
+        valid(
+            "QuantizeLinear pq: it changes the scale or zero point of what is quantised already",
+            |g| {
+                g.of("pq").input[1] = "bs".into();
+                g.of("pd").input[1] = "bs".into();
+            },
+        ),
+        valid(
+            "QuantizeLinear aq: its input is used unrounded as well",
+            |g| {
+                g.of("g").input[0] = "ar".into();
+            },
+        ),
+        valid("DequantizeLinear awd: its weights have a zero point", |g| {
+            g.constant("awz").int32_data[1] = 1
+        }),
         broken("DequantizeLinear awd: its weights have a zero point", |g| {
             g.constant("awz").data_type = DataType::Uint8 as i32;
         }),
-        broken("DequantizeLinear awd: it has not one scale for each channel", |g| {
-            g.add(floats("aws", &[3], &[0.01; 3]));
-        }),
+        broken(
+            "DequantizeLinear awd: it has not one scale for each channel",
+            |g| {
+                g.add(floats("aws", &[3], &[0.01; 3]));
+            },
+        ),
         valid("DequantizeLinear awd: its axis is not 0", |g| {
-            g.with("awd", int("axis", 1)).add(floats("aws", &[3], &[0.01; 3]));
+            g.with("awd", int("axis", 1))
+                .add(floats("aws", &[3], &[0.01; 3]));
             g.of("awd").input.truncate(2);
         }),
-        broken("DequantizeLinear awd: its values are no whole numbers", |g| {
-            g.add(floats("aw", &[4, 3, 3, 3], &[0.5; 108]));
-        }),
-        valid("Conv a: its weights are neither float32 nor signed bytes with a scale", |g| {
-            g.constant("aw").data_type = DataType::Uint8 as i32;
-            g.of("awd").input.truncate(2);
-        }),
-        valid("QuantizeLinear pq: it changes the scale or zero point of what is quantised already", |g| {
-            g.of("pq").input[2] = "middle".into();
-            g.of("pd").input[2] = "middle".into();
-        }),
+        broken(
+            "DequantizeLinear awd: its values are no whole numbers",
+            |g| {
+                g.add(floats("aw", &[4, 3, 3, 3], &[0.5; 108]));
+            },
+        ),
+        valid(
+            "Conv a: its weights are neither float32 nor signed bytes with a scale",
+            |g| {
+                g.constant("aw").data_type = DataType::Uint8 as i32;
+                g.of("awd").input.truncate(2);
+            },
+        ),
+        valid(
+            "QuantizeLinear pq: it changes the scale or zero point of what is quantised already",
+            |g| {
+                g.of("pq").input[2] = "middle".into();
+                g.of("pd").input[2] = "middle".into();
+            },
+        ),
         valid("b: bytes with a zero point are added", |g| {
             for pair in ["aq", "ad", "pq", "pd"] {
                 g.of(pair).input[2] = "middle".into();
@@ -1066,7 +1560,11 @@ fn quantisation_that_does_not_fit_is_named() {
         }),
         valid("QuantizeLinear gq: its input is not a convolution", |g| {
             g.of("f").input[0] = "gd".into();
-            let at = g.node.iter().position(|node| node.output[0] == "f").unwrap();
+            let at = g
+                .node
+                .iter()
+                .position(|node| node.output[0] == "f")
+                .unwrap();
             let pair = [
                 node("QuantizeLinear", &["g", "ss", "zero"], "gq", &[]),
                 node("DequantizeLinear", &["gq", "ss", "zero"], "gd", &[]),
@@ -1074,33 +1572,52 @@ fn quantisation_that_does_not_fit_is_named() {
             g.node.splice(at..at, pair);
         }),
         valid("a: its weights are integers, its input is not", |g| {
-            g.node.retain(|node| !["xq", "xd"].contains(&node.output[0].as_str()));
+            g.node
+                .retain(|node| !["xq", "xd"].contains(&node.output[0].as_str()));
             g.of("a").input[0] = "mul".into();
         }),
         valid("a: its input is quantised, its weights are not", |g| {
-            g.add(floats("floats", &[4, 3, 3, 3], &[0.01; 108])).of("a").input[1] = "floats".into();
+            g.add(floats("floats", &[4, 3, 3, 3], &[0.01; 108]))
+                .of("a")
+                .input[1] = "floats".into();
         }),
         broken("a: 3 channels come in, not 4", |g| {
             g.add(wholes("aw", DataType::Int8, &[4, 4, 3, 3], &[1; 144]));
         }),
-        broken("layer 4 takes a picture's bytes and is no convolution", |g| g.of("g").input[0] = "xd".into()),
-        odd("b: a picture's bytes are added", |g| g.of("s").input[1] = "xd".into()),
+        broken(
+            "layer 4 takes a picture's bytes and is no convolution",
+            |g| g.of("g").input[0] = "xd".into(),
+        ),
+        odd("b: a picture's bytes are added", |g| {
+            g.of("s").input[1] = "xd".into()
+        }),
         valid("b: 6 channels do not fill groups", |g| {
-            g.add(wholes("aw", DataType::Int8, &[6, 3, 3, 3], &[1; 162])).add(floats("aws", &[], &[0.01]));
+            g.add(wholes("aw", DataType::Int8, &[6, 3, 3, 3], &[1; 162]))
+                .add(floats("aws", &[], &[0.01]));
             g.of("a").input.truncate(2);
             g.of("awd").input.truncate(2);
             g.add(wholes("bw", DataType::Int8, &[6, 6, 3, 3], &[1; 324]));
             g.add(floats("fw", &[6, 3], &[0.5; 18]));
         }),
         broken("a: its sums could overflow", |g| {
-            g.add(wholes("aw", DataType::Int8, &[4, 3, 128, 128], &[1; 196_608]));
+            g.add(wholes(
+                "aw",
+                DataType::Int8,
+                &[4, 3, 128, 128],
+                &[1; 196_608],
+            ));
         }),
         valid("b: bytes are added to numbers", |g| {
-            g.node.retain(|node| !["aq", "ad", "pq", "pd"].contains(&node.output[0].as_str()));
+            g.node
+                .retain(|node| !["aq", "ad", "pq", "pd"].contains(&node.output[0].as_str()));
             g.of("p").input[0] = "ar".into();
             g.of("s").input[1] = "p".into();
             g.of("b").input[0] = "cd".into();
-            let at = g.node.iter().position(|node| node.output[0] == "b").unwrap();
+            let at = g
+                .node
+                .iter()
+                .position(|node| node.output[0] == "b")
+                .unwrap();
             g.node.splice(
                 at..at,
                 [
@@ -1115,7 +1632,15 @@ fn quantisation_that_does_not_fit_is_named() {
         valid("a mean is padded", |g| {
             g.of("f").input[0] = "m".into();
             g.add(floats("floats", &[4, 4, 3, 3], &[0.25; 144]));
-            g.node.insert(21, node("Conv", &["g", "floats"], "m", &[ints("pads", &[1, 1, 1, 1])]));
+            g.node.insert(
+                21,
+                node(
+                    "Conv",
+                    &["g", "floats"],
+                    "m",
+                    &[ints("pads", &[1, 1, 1, 1])],
+                ),
+            );
         }),
     ];
     refuse(quantised, &QUANTISED, &cases);
@@ -1123,26 +1648,40 @@ fn quantisation_that_does_not_fit_is_named() {
 
 #[test]
 fn shapes_that_do_not_fit_are_refused_when_they_are_known() {
-    let opened =
-        |graph: GraphProto, outputs: &[&'static str], shape| network(graph, outputs).open_plan(shape, &pixels());
+    let opened = |graph: GraphProto, outputs: &[&'static str], shape| {
+        network(graph, outputs).open_plan(shape, &pixels())
+    };
     let said = |result: Result<Plan, VisionError>| result.unwrap_err().to_string();
-    let four = said(opened(plain(), &PLAIN, [Some(1), Some(4), Some(16), Some(16)]));
+    let four = said(opened(
+        plain(),
+        &PLAIN,
+        [Some(1), Some(4), Some(16), Some(16)],
+    ));
     assert!(four.ends_with("the input has not three channels"), "{four}");
     // What is flattened, and sums, must be known before.
     opened(plain(), &PLAIN, [None, Some(3), None, None]).unwrap_err();
 
     let kernel = ints("kernel_shape", &[3, 3]);
     let pooling = graph(
-        vec![node("MaxPool", &["x"], "p", &[kernel, ints("strides", &[2, 2])]), node("Conv", &["p", "w"], "y", &[])],
+        vec![
+            node("MaxPool", &["x"], "p", &[kernel, ints("strides", &[2, 2])]),
+            node("Conv", &["p", "w"], "y", &[]),
+        ],
         vec![floats("w", &[4096, 3, 1, 1], &[0.5; 3 * 4096])],
         &["y"],
     );
     let plan = opened(pooling, &["y"], [None, Some(3), None, None]).unwrap();
     assert_eq!(run(&plan, [2, 3, 3, 5]).unwrap().shape(0), [2, 4096, 1, 2]);
     let small = said(run(&plan, [1, 3, 2, 2]).map(|_| unreachable!()));
-    assert!(small.ends_with("MaxPool: the input is smaller than the kernel"), "{small}");
+    assert!(
+        small.ends_with("MaxPool: the input is smaller than the kernel"),
+        "{small}"
+    );
     let large = said(run(&plan, [1, 3, 600, 600]).map(|_| unreachable!()));
-    assert!(large.contains("a layer of [1, 299, 299, 4096] numbers is too large"), "{large}");
+    assert!(
+        large.contains("a layer of [1, 299, 299, 4096] numbers is too large"),
+        "{large}"
+    );
 }
 
 #[test]
@@ -1150,7 +1689,8 @@ fn a_quantised_dense_layer_has_a_scale_for_each_output() {
     let cases = [
         valid("Gemm row: its matrix has a scale for each input", |g| {
             let matrix = g.constant("rw").int32_data.clone();
-            g.add(wholes("rw", DataType::Int8, &[324, 5], &matrix)).add(floats("rws", &[324], &[0.01; 324]));
+            g.add(wholes("rw", DataType::Int8, &[324, 5], &matrix))
+                .add(floats("rws", &[324], &[0.01; 324]));
             g.of("rwd").input.truncate(2);
             g.with("row", int("transB", 0));
         }),
@@ -1168,7 +1708,11 @@ fn change(graph: &mut GraphProto, ways: usize, numbers: &mut Numbers) {
     let (nodes, constants) = (graph.node.len(), graph.initializer.len());
     let (at, other) = (numbers.next(nodes), numbers.next(nodes));
     let side = SIDES[numbers.next(SIDES.len())];
-    let names: Vec<String> = graph.node.iter().map(|node| node.output[0].clone()).collect();
+    let names: Vec<String> = graph
+        .node
+        .iter()
+        .map(|node| node.output[0].clone())
+        .collect();
     let tensor = numbers.next(constants);
     match numbers.next(ways) {
         0 => graph.node.swap(at, other),
@@ -1178,10 +1722,16 @@ fn change(graph: &mut GraphProto, ways: usize, numbers: &mut Numbers) {
         4 => graph.node[at].attribute = graph.node[other].attribute.clone(),
         5 => {
             let number = numbers.next(8);
-            let lists = graph.node[at].attribute.iter_mut().flat_map(|attribute| &mut attribute.ints);
+            let lists = graph.node[at]
+                .attribute
+                .iter_mut()
+                .flat_map(|attribute| &mut attribute.ints);
             lists.skip(number).take(1).for_each(|number| *number = side);
         }
-        6 => graph.node[at].attribute.iter_mut().for_each(|attribute| attribute.i = side),
+        6 => graph.node[at]
+            .attribute
+            .iter_mut()
+            .for_each(|attribute| attribute.i = side),
         7 | 8 => {
             let name = match numbers.next(3) {
                 0 => graph.initializer[tensor].name.clone(),
@@ -1201,7 +1751,11 @@ fn change(graph: &mut GraphProto, ways: usize, numbers: &mut Numbers) {
         _ => {
             let values = &mut graph.initializer[tensor].float_data;
             let at = numbers.next(values.len());
-            values.iter_mut().skip(at).take(1).for_each(|value| *value = VALUES[numbers.next(VALUES.len())]);
+            values
+                .iter_mut()
+                .skip(at)
+                .take(1)
+                .for_each(|value| *value = VALUES[numbers.next(VALUES.len())]);
         }
     }
 }
@@ -1211,7 +1765,8 @@ fn graphs_changed_at_random_are_refused_or_give_tracts_numbers() {
     let mut numbers = Numbers(3);
     let mut compared = [0; 4];
     for round in 0..2000 {
-        // Not the values of a quantised graph: what a pair that is passed over would cut off by a smaller scale stays.
+        // Not the values of a quantised graph: what a pair that is passed over would cut off by a
+        // smaller scale stays.
         let (mut changed, outputs, ways, allowed): (_, &[&'static str], _, _) = match round % 4 {
             0 => (plain(), &PLAIN, 12, 1e-3),
             1 => (pyramid(), &PYRAMID, 12, 1e-3),
@@ -1222,13 +1777,20 @@ fn graphs_changed_at_random_are_refused_or_give_tracts_numbers() {
             change(&mut changed, ways, &mut numbers);
         }
         let network = network(changed, outputs);
-        let Ok(ours) = network.open_plan(SHAPE.map(Some), &pixels()) else { continue };
-        let tracts = network.plan_in_tract(SHAPE, Device::Cpu, &pixels()).unwrap();
+        let Ok(ours) = network.open_plan(SHAPE.map(Some), &pixels()) else {
+            continue;
+        };
+        let tracts = network
+            .plan_in_tract(SHAPE, Device::Cpu, &pixels())
+            .unwrap();
         let (ours, tracts) = match (run(&ours, SHAPE), run(&tracts, SHAPE)) {
             (Ok(ours), Ok(tracts)) => (ours, tracts),
             // On what is no number either may fail, and on everything else both.
             (Err(error), Ok(_)) => {
-                assert!(error.to_string().contains("finite numbers"), "{error} in round {round}");
+                assert!(
+                    error.to_string().contains("finite numbers"),
+                    "{error} in round {round}"
+                );
                 continue;
             }
             (_, Err(_)) => continue,
@@ -1237,7 +1799,10 @@ fn graphs_changed_at_random_are_refused_or_give_tracts_numbers() {
         assert!(apart < allowed, "{apart} apart in round {round}");
         compared[round % 4] += 1;
     }
-    assert!(compared.iter().all(|compared| *compared > 50), "{compared:?} were taken");
+    assert!(
+        compared.iter().all(|compared| *compared > 50),
+        "{compared:?} were taken"
+    );
 }
 
 #[test]
@@ -1255,15 +1820,19 @@ fn files_changed_at_random_are_refused_or_run() {
         for round in 0..rounds {
             let mut bytes = whole.clone();
             // The beginning says what to do with the weights behind it.
-            let within = if round % 4 == 0 { bytes.len() } else { bytes.len().min(20_000) };
+            let within = if round % 4 == 0 {
+                bytes.len()
+            } else {
+                bytes.len().min(20_000)
+            };
             match round % 8 {
                 7 => bytes.truncate(numbers.next(within)),
                 6 => drop(bytes.remove(numbers.next(within))),
                 _ => bytes[numbers.next(within)] ^= 1 << numbers.next(8),
             }
             let shape = [1, 3, side, side];
-            let end =
-                Network::parse(file, &bytes, outputs).map(|network| network.open_plan(shape.map(Some), &pixels()));
+            let end = Network::parse(file, &bytes, outputs)
+                .map(|network| network.open_plan(shape.map(Some), &pixels()));
             match end {
                 Err(_) => ends[0] += 1,
                 Ok(Err(_)) => ends[1] += 1,
@@ -1283,8 +1852,15 @@ fn files_changed_at_random_are_refused_or_run() {
 fn the_bundled_recognisers_run_in_our_own_operators() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("packs/dlib-mtcnn");
     for file in ["recogniser_float32.onnx", "recogniser_int8.onnx"] {
-        let network = Network::parse(file, &std::fs::read(folder.join(file)).unwrap(), &["embedding"]).unwrap();
-        let plan = network.plan([1, 3, 150, 150], Device::Cpu, &pixels()).unwrap();
+        let network = Network::parse(
+            file,
+            &std::fs::read(folder.join(file)).unwrap(),
+            &["embedding"],
+        )
+        .unwrap();
+        let plan = network
+            .plan([1, 3, 150, 150], Device::Cpu, &pixels())
+            .unwrap();
         assert!(plan.own, "{file} runs in tract's");
     }
 }
@@ -1296,11 +1872,20 @@ fn the_second_packs_detector_runs_in_our_own_operators() {
         println!("NOT RUN: needs {}", folder.display());
         return;
     }
-    for (file, height, width) in
-        [("yunet_n_640_640.onnx", 640, 640), ("yunet_n_320_320.onnx", 320, 320), ("yunet_n_480x640.onnx", 480, 640)]
-    {
-        let network = Network::parse(file, &std::fs::read(folder.join(file)).unwrap(), &yunet::OUTPUTS).unwrap();
-        let plan = network.plan([1, 3, height, width], Device::Cpu, &pixels()).unwrap();
+    for (file, height, width) in [
+        ("yunet_n_640_640.onnx", 640, 640),
+        ("yunet_n_320_320.onnx", 320, 320),
+        ("yunet_n_480x640.onnx", 480, 640),
+    ] {
+        let network = Network::parse(
+            file,
+            &std::fs::read(folder.join(file)).unwrap(),
+            &yunet::OUTPUTS,
+        )
+        .unwrap();
+        let plan = network
+            .plan([1, 3, height, width], Device::Cpu, &pixels())
+            .unwrap();
         assert!(plan.own, "{file} runs in tract's");
     }
 }

@@ -1,5 +1,6 @@
-//! Convolutions one behind the other, a few rows of each at a time: what goes from one to the next stays in the cache
-//! and is never whole. Knows which rows a convolution needs; how it adds them up is `direct`'s.
+//! Convolutions one behind the other, a few rows of each at a time: what goes from one to the next
+//! stays in the cache and is never whole. Knows which rows a convolution needs; how it adds them up
+//! is `direct`'s.
 
 use std::ops::Range;
 
@@ -7,8 +8,8 @@ use super::convolution::{Grid, Grids};
 use super::*;
 use crate::direct::{self, Float, Output};
 
-/// So many numbers each makes at once, if a row has not more: few enough to stay in a cache until they are used, and
-/// enough that calls do not count.
+/// So many numbers each makes at once, if a row has not more: few enough to stay in a cache until
+/// they are used, and enough that calls do not count.
 const AT_ONCE: usize = 32 << 10;
 
 /// A longer one goes on as another: each of them is a call within the one after it.
@@ -40,7 +41,13 @@ impl Stage<'_> {
 
     /// The rows of the input, counted with its border, that these results need.
     fn needs(&self, results: &Range<usize>) -> Range<usize> {
-        let Convolution { stride, padding, border, kernel, .. } = self.convolution;
+        let Convolution {
+            stride,
+            padding,
+            border,
+            kernel,
+            ..
+        } = self.convolution;
         let rows = self.before_pooling(results);
         let first = border - padding;
         first + rows.start * stride..first + (rows.end - 1) * stride + kernel[0]
@@ -53,39 +60,77 @@ impl Stage<'_> {
 
     fn parts(&self, rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
         let part = self.part();
-        rows.clone().step_by(part).map(move |start| start..rows.end.min(start + part))
+        rows.clone()
+            .step_by(part)
+            .map(move |start| start..rows.end.min(start + part))
     }
 
-    /// How many rows of the input to make room for: those of one part, and as many more as the next one begins further
-    /// on, so that not every part has rows moved.
+    /// How many rows of the input to make room for: those of one part, and as many more as the next
+    /// one begins further on, so that not every part has rows moved.
     fn room(&self) -> usize {
-        let Convolution { stride, kernel, pool, .. } = self.convolution;
-        let rows = if pool.is_some() { 2 * self.part() } else { self.part() };
+        let Convolution {
+            stride,
+            kernel,
+            pool,
+            ..
+        } = self.convolution;
+        let rows = if pool.is_some() {
+            2 * self.part()
+        } else {
+            self.part()
+        };
         let reach = (2 * rows - 1) * stride + kernel[0];
         reach.min(self.from.rows + 2 * self.from.border)
     }
 
-    /// Makes these rows of results. Both slices begin with the row, counted with the border, that is given with them.
+    /// Makes these rows of results. Both slices begin with the row, counted with the border, that
+    /// is given with them.
     fn make(&self, results: &Range<usize>, input: (&[f32], usize), output: (&mut [f32], usize)) {
-        let (Stage { convolution, from, to, .. }, (values, first_row)) = (self, input);
+        let (
+            Stage {
+                convolution,
+                from,
+                to,
+                ..
+            },
+            (values, first_row),
+        ) = (self, input);
         let rows = self.before_pooling(results);
         let inside = convolution.border - convolution.padding;
         let grid = Grid {
             rows: rows.len(),
             columns: self.convolved[1],
-            first: (inside + rows.start * convolution.stride - first_row) * from.row_step() + inside * from.channels,
-            steps: [0, convolution.stride * from.row_step(), convolution.stride * from.channels],
+            first: (inside + rows.start * convolution.stride - first_row) * from.row_step()
+                + inside * from.channels,
+            steps: [
+                0,
+                convolution.stride * from.row_step(),
+                convolution.stride * from.channels,
+            ],
         };
         let (results_to, first_result) = output;
         let output = Grid {
             rows: results.len(),
             columns: to.columns,
-            first: (to.border + results.start - first_result) * to.row_step() + to.border * to.channels,
+            first: (to.border + results.start - first_result) * to.row_step()
+                + to.border * to.channels,
             steps: [0, to.row_step(), to.channels],
         };
-        let grids = Grids { input: grid, residual: None, output, pool: convolution.pool.is_some() };
+        let grids = Grids {
+            input: grid,
+            residual: None,
+            output,
+            pool: convolution.pool.is_some(),
+        };
         let mut output = Output::Float(results_to);
-        direct::convolve(&convolution.weights, values, from.row_step(), None, &mut output, &grids.rows(1));
+        direct::convolve(
+            &convolution.weights,
+            values,
+            from.row_step(),
+            None,
+            &mut output,
+            &grids.rows(1),
+        );
     }
 }
 
@@ -102,7 +147,8 @@ impl Band<'_> {
         if start >= self.rows.end {
             self.rows = start..start;
         } else if (rows.end - self.rows.start) * step > self.values.len() {
-            self.values.copy_within((start - self.rows.start) * step..self.rows.len() * step, 0);
+            self.values
+                .copy_within((start - self.rows.start) * step..self.rows.len() * step, 0);
             self.rows.start = start;
         }
     }
@@ -110,14 +156,25 @@ impl Band<'_> {
 
 /// Has these rows of the last stage's results in its band, and what they need in those before.
 fn advance(stages: &[Stage<'_>], bands: &mut [Band<'_>], input: &[f32], rows: &Range<usize>) {
-    let (Some((stage, earlier)), Some((band, before))) = (stages.split_last(), bands.split_last_mut()) else { return };
-    let Sides { rows: inside, border, .. } = stage.to;
+    let (Some((stage, earlier)), Some((band, before))) =
+        (stages.split_last(), bands.split_last_mut())
+    else {
+        return;
+    };
+    let Sides {
+        rows: inside,
+        border,
+        ..
+    } = stage.to;
     let step = stage.to.row_step();
     band.make_room(rows, step);
-    let results = band.rows.end.max(border) - border..rows.end.min(border + inside).saturating_sub(border);
+    let results =
+        band.rows.end.max(border) - border..rows.end.min(border + inside).saturating_sub(border);
     for results in stage.parts(results) {
         advance(earlier, before, input, &stage.needs(&results));
-        let input = before.last().map_or((input, 0), |before| (&*before.values, before.rows.start));
+        let input = before
+            .last()
+            .map_or((input, 0), |before| (&*before.values, before.rows.start));
         stage.make(&results, input, (band.values, band.rows.start));
     }
     for row in band.rows.end..rows.end {
@@ -134,7 +191,11 @@ impl Op for Chain {
     }
 
     fn info(&self) -> TractResult<Vec<String>> {
-        Ok(self.convolutions.iter().map(|convolution| format!("{convolution:?}")).collect())
+        Ok(self
+            .convolutions
+            .iter()
+            .map(|convolution| format!("{convolution:?}"))
+            .collect())
     }
 
     op_as_typed_op!();
@@ -152,17 +213,40 @@ impl EvalOp for Chain {
             };
             let convolved = convolution.convolved(&from)?;
             let [rows, columns] = convolved.map(|side| convolution.pooled(side));
-            let border = if let Layout::Float(border) = convolution.result { border } else { 0 };
+            let border = if let Layout::Float(border) = convolution.result {
+                border
+            } else {
+                0
+            };
             ensure!(rows > 0 && columns > 0, "of the picture nothing is left");
-            let to = Sides { rows, columns, channels: convolution.weights.channels(), border, ..from };
-            stages.push(Stage { convolution, from, convolved, to });
+            let to = Sides {
+                rows,
+                columns,
+                channels: convolution.weights.channels(),
+                border,
+                ..from
+            };
+            stages.push(Stage {
+                convolution,
+                from,
+                convolved,
+                to,
+            });
         }
-        let Some(last) = stages.last() else { bail!("no convolutions") };
+        let Some(last) = stages.last() else {
+            bail!("no convolutions")
+        };
         let (first, to) = (&stages[0].from, last.to);
         let values = numbers::<f32>(&inputs[0])?;
         let length = |stage: &Stage<'_>| stage.room() * stage.from.row_step();
         let channels = stages.iter().skip(1).map(length).sum();
-        let sides = Sides { pictures: 1, rows: 1, columns: 1, channels, border: 0 };
+        let sides = Sides {
+            pictures: 1,
+            rows: 1,
+            columns: 1,
+            channels,
+            border: 0,
+        };
         let mut memory = sides.made(0.0, |_: &mut [f32]| ())?;
         let mut view = memory.try_as_plain_ram_mut()?;
         let mut left = view.as_slice_mut::<f32>()?;
@@ -183,15 +267,24 @@ impl EvalOp for Chain {
                 let values = &values[picture * first.picture_step()..][..first.picture_step()];
                 let output = &mut output[picture * to.picture_step()..][..to.picture_step()];
                 for results in last.parts(0..to.rows) {
-                    advance(&stages[..stages.len() - 1], &mut bands, values, &last.needs(&results));
-                    let input = bands.last().map_or((values, 0), |band| (&*band.values, band.rows.start));
+                    advance(
+                        &stages[..stages.len() - 1],
+                        &mut bands,
+                        values,
+                        &last.needs(&results),
+                    );
+                    let input = bands
+                        .last()
+                        .map_or((values, 0), |band| (&*band.values, band.rows.start));
                     last.make(&results, input, (&mut *output, 0));
                 }
             }
             last.convolution.squash(output);
         })?;
         let output = match last.convolution.result {
-            Layout::Listed => output.into_shape(&[1, to.pictures * to.rows * to.columns, to.channels])?,
+            Layout::Listed => {
+                output.into_shape(&[1, to.pictures * to.rows * to.columns, to.channels])?
+            }
             _ => output,
         };
         SPARE.give(tvec![memory.into_tvalue()]);

@@ -1,4 +1,5 @@
-//! A convolution with all that follows it, as one operator: where it reads and writes. How it is added up is `direct`'s.
+//! A convolution with all that follows it, as one operator: where it reads and writes. How it is
+//! added up is `direct`'s.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +17,8 @@ pub(in crate::runtime) struct Convolution<A: Arithmetic> {
     /// The border of the input; at least the padding.
     pub(in crate::runtime) border: usize,
     pub(in crate::runtime) residual: Option<ResidualLayer>,
-    /// The largest of each two by two results is the result; where a row or column is left over, it counts or not.
+    /// The largest of each two by two results is the result; where a row or column is left over, it
+    /// counts or not.
     pub(in crate::runtime) pool: Option<bool>,
     pub(in crate::runtime) sigmoid: bool,
     pub(in crate::runtime) result: Layout,
@@ -29,7 +31,8 @@ pub(in crate::runtime) struct ResidualLayer {
     pub(in crate::runtime) scale: f32,
     /// Each two by two pixels are one, their mean.
     pub(in crate::runtime) pooled: bool,
-    /// Channels, rows and columns of zeros that follow the convolution, and the residual, so that both are alike.
+    /// Channels, rows and columns of zeros that follow the convolution, and the residual, so that
+    /// both are alike.
     pub(in crate::runtime) zeros: [[usize; 3]; 2],
 }
 
@@ -56,7 +59,10 @@ impl<A: Arithmetic> fmt::Debug for Convolution<A> {
 
 impl<A: Arithmetic> Clone for Convolution<A> {
     fn clone(&self) -> Self {
-        Self { weights: Arc::clone(&self.weights), ..*self }
+        Self {
+            weights: Arc::clone(&self.weights),
+            ..*self
+        }
     }
 }
 
@@ -97,18 +103,36 @@ where
             rows,
             columns,
             first: (from.border - self.padding) * (from.row_step() + from.channels),
-            steps: [from.picture_step(), self.stride * from.row_step(), self.stride * from.channels],
+            steps: [
+                from.picture_step(),
+                self.stride * from.row_step(),
+                self.stride * from.channels,
+            ],
         };
         let mut residual_grid = None;
         let mut residual = None;
         let (mut result_rows, mut result_columns) = (self.pooled(rows), self.pooled(columns));
         if let Some(layer) = &self.residual {
             let of = Sides::of(&inputs[1], layer.border)?;
-            ensure!(of.pictures == from.pictures, "a residual of {} pictures for {}", of.pictures, from.pictures);
+            ensure!(
+                of.pictures == from.pictures,
+                "a residual of {} pictures for {}",
+                of.pictures,
+                from.pictures
+            );
             let factor = if layer.pooled { 2 } else { 1 };
             let (rows, columns) = (of.rows / factor, of.columns / factor);
-            let steps = [of.picture_step(), factor * of.row_step(), factor * of.channels];
-            residual_grid = Some(Grid { rows, columns, first: of.first(), steps });
+            let steps = [
+                of.picture_step(),
+                factor * of.row_step(),
+                factor * of.channels,
+            ];
+            residual_grid = Some(Grid {
+                rows,
+                columns,
+                first: of.first(),
+                steps,
+            });
             (result_rows, result_columns) = (result_rows.max(rows), result_columns.max(columns));
             residual = Some(Residual {
                 values: numbers::<A::Input>(&inputs[1])?,
@@ -118,14 +142,36 @@ where
             });
         }
         let channels = self.weights.channels();
-        let to =
-            |border| Sides { pictures: from.pictures, rows: result_rows, columns: result_columns, channels, border };
-        let grid = |first: usize, steps: [usize; 3]| Grid { rows: result_rows, columns: result_columns, first, steps };
+        let to = |border| Sides {
+            pictures: from.pictures,
+            rows: result_rows,
+            columns: result_columns,
+            channels,
+            border,
+        };
+        let grid = |first: usize, steps: [usize; 3]| Grid {
+            rows: result_rows,
+            columns: result_columns,
+            first,
+            steps,
+        };
         let bordered = |to: Sides| grid(to.first(), [to.picture_step(), to.row_step(), channels]);
         let row_step = from.row_step();
         let run = |output: &mut Output<'_>, to: Grid| {
-            let grids = Grids { input, residual: residual_grid, output: to, pool: self.pool.is_some() };
-            direct::convolve(&self.weights, values, row_step, residual, output, &grids.rows(from.pictures));
+            let grids = Grids {
+                input,
+                residual: residual_grid,
+                output: to,
+                pool: self.pool.is_some(),
+            };
+            direct::convolve(
+                &self.weights,
+                values,
+                row_step,
+                residual,
+                output,
+                &grids.rows(from.pictures),
+            );
         };
         let plane = result_rows * result_columns;
         let float = |to: Sides| {
@@ -136,12 +182,15 @@ where
         };
         let output = match self.result {
             Layout::Float(border) => float(to(border))?,
-            Layout::Bytes(border) => {
-                to(border).made(self.weights.blank(), |bytes| run(&mut Output::Bytes(bytes), bordered(to(border))))?
-            }
+            Layout::Bytes(border) => to(border).made(self.weights.blank(), |bytes| {
+                run(&mut Output::Bytes(bytes), bordered(to(border)))
+            })?,
             Layout::Planes => {
                 let planes = to(0).made(0.0, |values| {
-                    run(&mut Output::Planes(values, plane), grid(0, [channels * plane, result_columns, 1]));
+                    run(
+                        &mut Output::Planes(values, plane),
+                        grid(0, [channels * plane, result_columns, 1]),
+                    );
                     self.squash(values);
                 })?;
                 planes.into_shape(&[from.pictures, channels, result_rows, result_columns])?
@@ -165,7 +214,10 @@ impl<A: Arithmetic> Convolution<A> {
             left.map(|left| left / self.stride + 1)
                 .ok_or_else(|| TractError::msg("the input is smaller than the kernel"))
         };
-        Ok([side(from.rows, self.kernel[0])?, side(from.columns, self.kernel[1])?])
+        Ok([
+            side(from.rows, self.kernel[0])?,
+            side(from.columns, self.kernel[1])?,
+        ])
     }
 
     /// A side behind the pooling.
@@ -191,13 +243,18 @@ where
 {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         let side = |axis: usize| {
-            let without_kernel = 2 * self.padding as isize - 2 * self.border as isize - self.kernel[axis - 1] as isize;
-            let convolved = (inputs[0].shape[axis].clone() + without_kernel as i64) / self.stride as u64 + 1;
+            let without_kernel = 2 * self.padding as isize
+                - 2 * self.border as isize
+                - self.kernel[axis - 1] as isize;
+            let convolved =
+                (inputs[0].shape[axis].clone() + without_kernel as i64) / self.stride as u64 + 1;
             let convolved = match self.pool {
                 None => convolved,
                 Some(left_over) => (convolved + i64::from(left_over)) / 2,
             };
-            let Some(layer) = &self.residual else { return Ok(convolved) };
+            let Some(layer) = &self.residual else {
+                return Ok(convolved);
+            };
             let residual = inputs[1].shape[axis].to_usize()? - 2 * layer.border;
             let residual = if layer.pooled { residual / 2 } else { residual };
             let convolved = convolved.to_usize()?;
@@ -224,7 +281,12 @@ where
         }
         let channels = self.weights.channels().to_dim();
         let bordered = |border: usize| {
-            TractResult::Ok([pictures.clone(), side(1)? + 2 * border, side(2)? + 2 * border, channels.clone()])
+            TractResult::Ok([
+                pictures.clone(),
+                side(1)? + 2 * border,
+                side(2)? + 2 * border,
+                channels.clone(),
+            ])
         };
         let fact = match self.result {
             Layout::Float(border) => f32::fact(bordered(border)?),
@@ -252,7 +314,10 @@ pub(super) struct Grid {
 impl Grid {
     fn line(&self, picture: usize, y: usize, x: usize) -> Line {
         let [pictures, rows, columns] = self.steps;
-        Line { first: self.first + picture * pictures + y * rows + x * columns, step: columns }
+        Line {
+            first: self.first + picture * pictures + y * rows + x * columns,
+            step: columns,
+        }
     }
 }
 
@@ -269,8 +334,13 @@ pub(super) struct Grids {
 impl Grids {
     pub(super) fn rows(self, pictures: usize) -> impl Iterator<Item = Row> + Clone {
         let of = move |picture: usize| {
-            (0..self.output.rows)
-                .flat_map(move |y| if self.pool { self.pooled(picture, y) } else { self.plain(picture, y) })
+            (0..self.output.rows).flat_map(move |y| {
+                if self.pool {
+                    self.pooled(picture, y)
+                } else {
+                    self.plain(picture, y)
+                }
+            })
         };
         (0..pictures).flat_map(of)
     }
@@ -283,7 +353,10 @@ impl Grids {
             count: to - from,
             input: (from < convolved).then(|| self.input.line(picture, y, from)),
             output: self.output.line(picture, y, from),
-            residual: self.residual.filter(|_| from < added).map(|grid| grid.line(picture, y, from)),
+            residual: self
+                .residual
+                .filter(|_| from < added)
+                .map(|grid| grid.line(picture, y, from)),
             pool: None,
         };
         let (shorter, longer) = (convolved.min(added), convolved.max(added));
@@ -293,11 +366,18 @@ impl Grids {
     /// The results of four inputs each, and the one at the end that has only two beside each other.
     fn pooled(&self, picture: usize, y: usize) -> [Row; 2] {
         let [_, below, right] = self.input.steps;
-        let below = if 2 * y + 1 < self.input.rows { below } else { 0 };
+        let below = if 2 * y + 1 < self.input.rows {
+            below
+        } else {
+            0
+        };
         let whole = (self.input.columns / 2).min(self.output.columns);
         let row = |from: usize, to: usize, right: usize| {
             let Line { first, step } = self.input.line(picture, 2 * y, 2 * from);
-            let input = Some(Line { first, step: 2 * step });
+            let input = Some(Line {
+                first,
+                step: 2 * step,
+            });
             Row {
                 count: to - from,
                 input,

@@ -1,4 +1,5 @@
-//! From the pixels of a picture to a network's numbers. Sizes are the caller's; nothing is resized here.
+//! From the pixels of a picture to a network's numbers. Sizes are the caller's; nothing is resized
+//! here.
 
 use std::fmt;
 
@@ -28,7 +29,13 @@ pub(in crate::runtime) fn picture(
     [pictures, channels, rows, columns]: [usize; 4],
     pixels: &[u8],
 ) -> TractResult<Tensor> {
-    let sides = Sides { pictures, rows, columns, channels, border: 0 };
+    let sides = Sides {
+        pictures,
+        rows,
+        columns,
+        channels,
+        border: 0,
+    };
     let fits = pixels.len() == sides.shape().iter().product::<usize>();
     ensure!(fits, "{} numbers for {:?}", pixels.len(), sides.shape());
     sides.made(0, |values| values.copy_from_slice(pixels))
@@ -47,17 +54,32 @@ impl EvalOp for Enter {
 
     fn eval(&self, _: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let from = Sides::of(&inputs[0], 0)?;
-        ensure!(from.channels == 3, "{} channels instead of red, green, blue", from.channels);
+        ensure!(
+            from.channels == 3,
+            "{} channels instead of red, green, blue",
+            from.channels
+        );
         let pixels = numbers::<u8>(&inputs[0])?;
-        let to = Sides { channels: self.channels(), border: self.border, ..from };
+        let to = Sides {
+            channels: self.channels(),
+            border: self.border,
+            ..from
+        };
         let output = match &self.table {
             EnterTable::Float(table) => to.made(0.0_f32, |values| {
-                self.fill::<f32, 3>(&from, pixels, &to, values, 0.0, |plane, pixel| table[plane][usize::from(pixel)]);
-            })?,
-            EnterTable::Bytes(table, zero) => to.made(*zero, |values| {
-                self.fill::<u8, BYTE_CHANNELS>(&from, pixels, &to, values, *zero, |plane, pixel| {
+                self.fill::<f32, 3>(&from, pixels, &to, values, 0.0, |plane, pixel| {
                     table[plane][usize::from(pixel)]
                 });
+            })?,
+            EnterTable::Bytes(table, zero) => to.made(*zero, |values| {
+                self.fill::<u8, BYTE_CHANNELS>(
+                    &from,
+                    pixels,
+                    &to,
+                    values,
+                    *zero,
+                    |plane, pixel| table[plane][usize::from(pixel)],
+                );
             })?,
         };
         SPARE.give(inputs);
@@ -85,9 +107,15 @@ impl Enter {
         for (row, pixels) in pixels.chunks_exact(from.row_step()).enumerate() {
             let (picture, y) = (row / from.rows, row % from.rows);
             let begin = picture * to.picture_step() + to.first() + y * to.row_step();
-            let values = values[begin..begin + CHANNELS * to.columns].as_chunks_mut::<CHANNELS>().0;
+            let values = values[begin..begin + CHANNELS * to.columns]
+                .as_chunks_mut::<CHANNELS>()
+                .0;
             for (value, &[red, green, blue]) in values.iter_mut().zip(pixels.as_chunks::<3>().0) {
-                let (first, third) = if self.reversed { (blue, red) } else { (red, blue) };
+                let (first, third) = if self.reversed {
+                    (blue, red)
+                } else {
+                    (red, blue)
+                };
                 value[0] = convert(0, first);
                 value[1] = convert(1, green);
                 value[2] = convert(2, third);
@@ -106,11 +134,22 @@ impl fmt::Debug for Enter {
 impl TypedOp for Enter {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         let shape = inputs[0].shape.to_tvec();
-        let [pictures, rows, columns, _] = &*shape else { bail!("not four axes") };
-        let datum = if let EnterTable::Float(_) = self.table { f32::datum_type() } else { u8::datum_type() };
+        let [pictures, rows, columns, _] = &*shape else {
+            bail!("not four axes")
+        };
+        let datum = if let EnterTable::Float(_) = self.table {
+            f32::datum_type()
+        } else {
+            u8::datum_type()
+        };
         let border = 2 * self.border;
         let channels = self.channels().to_dim();
-        Ok(tvec![datum.fact([pictures.clone(), rows.clone() + border, columns.clone() + border, channels])])
+        Ok(tvec![datum.fact([
+            pictures.clone(),
+            rows.clone() + border,
+            columns.clone() + border,
+            channels
+        ])])
     }
 
     as_op!();

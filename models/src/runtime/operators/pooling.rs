@@ -1,4 +1,5 @@
-//! The largest of squares, and the mean of a picture. Pooling behind a convolution is that one's own.
+//! The largest of squares, and the mean of a picture. Pooling behind a convolution is that one's
+//! own.
 
 use super::*;
 use crate::direct;
@@ -33,18 +34,32 @@ impl MaxPool {
         (side + self.extra - self.kernel) / MAX_POOL_STRIDE + 1
     }
 
-    fn pool<T: Number>(&self, input: &Tensor, blank: T, larger: impl Fn(T, T) -> T) -> TractResult<Tensor> {
+    fn pool<T: Number>(
+        &self,
+        input: &Tensor,
+        blank: T,
+        larger: impl Fn(T, T) -> T,
+    ) -> TractResult<Tensor> {
         let from = Sides::of(input, self.border)?;
         let values = numbers::<T>(input)?;
         let smaller = from.rows.min(from.columns) + self.extra < self.kernel;
         ensure!(!smaller, "the input is smaller than the kernel");
         let (rows, columns) = (self.result_side(from.rows), self.result_side(from.columns));
-        let to = Sides { pictures: from.pictures, rows, columns, channels: from.channels, border: self.result_border };
+        let to = Sides {
+            pictures: from.pictures,
+            rows,
+            columns,
+            channels: from.channels,
+            border: self.result_border,
+        };
         let places = (0..rows).flat_map(|y| (0..columns).map(move |x| (y, x)));
         let pooled = to.made(blank, |result| {
             for picture in 0..from.pictures {
                 for (y, x) in places.clone() {
-                    let to = picture * to.picture_step() + to.first() + y * to.row_step() + x * to.channels;
+                    let to = picture * to.picture_step()
+                        + to.first()
+                        + y * to.row_step()
+                        + x * to.channels;
                     let result = &mut result[to..to + from.channels];
                     let mut first = true;
                     for source_y in (MAX_POOL_STRIDE * y..from.rows).take(self.kernel) {
@@ -79,7 +94,9 @@ impl EvalOp for MaxPool {
             DatumType::F32 => self.pool(&inputs[0], 0.0_f32, |a, b| if a > b { a } else { b })?,
             // Flipped or not: signed then, unsigned otherwise.
             _ if self.flip == 0 => self.pool(&inputs[0], self.blank, u8::max)?,
-            _ => self.pool(&inputs[0], self.blank, |a, b| a.cast_signed().max(b.cast_signed()).cast_unsigned())?,
+            _ => self.pool(&inputs[0], self.blank, |a, b| {
+                a.cast_signed().max(b.cast_signed()).cast_unsigned()
+            })?,
         };
         SPARE.give(inputs);
         Ok(tvec![pooled.into_tvalue()])
@@ -90,9 +107,16 @@ impl TypedOp for MaxPool {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         let side = |axis: usize| {
             let without_kernel = self.extra as i64 - 2 * self.border as i64 - self.kernel as i64;
-            (inputs[0].shape[axis].clone() + without_kernel) / MAX_POOL_STRIDE as u64 + 1 + 2 * self.result_border
+            (inputs[0].shape[axis].clone() + without_kernel) / MAX_POOL_STRIDE as u64
+                + 1
+                + 2 * self.result_border
         };
-        let shape = [inputs[0].shape[0].clone(), side(1), side(2), inputs[0].shape[3].clone()];
+        let shape = [
+            inputs[0].shape[0].clone(),
+            side(1),
+            side(2),
+            inputs[0].shape[3].clone(),
+        ];
         Ok(tvec![inputs[0].datum_type.fact(shape)])
     }
 
@@ -123,20 +147,29 @@ impl Mean {
     fn mean<T: Datum + direct::Element>(&self, input: &Tensor) -> TractResult<Tensor> {
         let from = Sides::of(input, self.border)?;
         let values = numbers::<T>(input)?;
-        let to = Sides { rows: 1, columns: 1, border: 0, ..from };
+        let to = Sides {
+            rows: 1,
+            columns: 1,
+            border: 0,
+            ..from
+        };
         let share = self.scale / (from.rows * from.columns) as f32;
         let means = to.made(0.0, |means: &mut [f32]| {
             means.fill(0.0);
             for (picture, means) in means.chunks_exact_mut(from.channels).enumerate() {
                 for y in 0..from.rows {
                     let at = picture * from.picture_step() + from.first() + y * from.row_step();
-                    for pixel in values[at..at + from.columns * from.channels].chunks_exact(from.channels) {
+                    for pixel in
+                        values[at..at + from.columns * from.channels].chunks_exact(from.channels)
+                    {
                         for (mean, value) in means.iter_mut().zip(pixel) {
                             *mean += value.value(self.flip);
                         }
                     }
                 }
-                means.iter_mut().for_each(|mean| *mean = *mean * share - f32::from(self.zero) * self.scale);
+                means
+                    .iter_mut()
+                    .for_each(|mean| *mean = *mean * share - f32::from(self.zero) * self.scale);
             }
         })?;
         Ok(means)
@@ -159,7 +192,12 @@ impl EvalOp for Mean {
 impl TypedOp for Mean {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         let shape = &inputs[0].shape;
-        Ok(tvec![f32::fact([shape[0].clone(), 1.to_dim(), 1.to_dim(), shape[3].clone()])])
+        Ok(tvec![f32::fact([
+            shape[0].clone(),
+            1.to_dim(),
+            1.to_dim(),
+            shape[3].clone()
+        ])])
     }
 
     as_op!();

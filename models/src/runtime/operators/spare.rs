@@ -1,6 +1,6 @@
-//! Memory of values that nobody needs any more, for the next ones of their size, of whatever network: what is new from
-//! the system comes page by page with an interruption for each, which can take longer than the work on it. Not for
-//! small values, whose memory the allocator keeps.
+//! Memory of values that nobody needs any more, for the next ones of their size, of whatever
+//! network: what is new from the system comes page by page with an interruption for each, which can
+//! take longer than the work on it. Not for small values, whose memory the allocator keeps.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -27,7 +27,9 @@ impl Spare {
     pub(super) fn take<T: Number>(&self, shape: &[usize]) -> Option<Tensor> {
         let (kind, length) = (T::datum_type(), shape.iter().product::<usize>());
         let mut kept = self.kept();
-        let at = kept.iter().rposition(|tensor| tensor.datum_type() == kind && tensor.len() == length)?;
+        let at = kept
+            .iter()
+            .rposition(|tensor| tensor.datum_type() == kind && tensor.len() == length)?;
         let mut tensor = kept.remove(at);
         tensor.set_shape(shape).ok()?;
         Some(tensor)
@@ -65,7 +67,10 @@ mod tests {
         spare.give(tvec![values(100_000), values(50_000)]);
         assert!(spare.take::<f32>(&[300, 300]).is_none());
         assert!(spare.take::<u8>(&[100_000]).is_none());
-        assert_eq!(spare.take::<f32>(&[4, 250, 100]).unwrap().shape(), [4, 250, 100]);
+        assert_eq!(
+            spare.take::<f32>(&[4, 250, 100]).unwrap().shape(),
+            [4, 250, 100]
+        );
         assert!(spare.take::<f32>(&[100_000]).is_none());
     }
 
@@ -85,7 +90,9 @@ mod tests {
             assert!(spare.kept().iter().map(bytes).sum::<usize>() <= MOST_BYTES);
         }
         assert_eq!(spare.kept().len(), MOST_BYTES / 4_000_400);
-        assert!(spare.take::<f32>(&[1_000_099]).is_some() && spare.take::<f32>(&[1_000_000]).is_none());
+        assert!(
+            spare.take::<f32>(&[1_000_099]).is_some() && spare.take::<f32>(&[1_000_000]).is_none()
+        );
         spare.give(tvec![values(MOST_BYTES)]);
         assert!(spare.take::<f32>(&[MOST_BYTES]).is_none());
     }

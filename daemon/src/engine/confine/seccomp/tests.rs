@@ -37,21 +37,40 @@ fn verdict(program: &[sock_filter], number: c_long, arguments: &[u64]) -> u32 {
 fn no_memory_of_the_cpu_engine_becomes_code_and_no_thread_becomes_a_process() {
     let program = allowing(allowed().unwrap()).unwrap();
     let verdict = |number, arguments: &[i32]| {
-        let arguments: Vec<u64> = arguments.iter().map(|value| u64::from(value.cast_unsigned())).collect();
+        let arguments: Vec<u64> = arguments
+            .iter()
+            .map(|value| u64::from(value.cast_unsigned()))
+            .collect();
         verdict(&program, number, &arguments)
     };
-    let (read_write, code) = (libc::PROT_READ | libc::PROT_WRITE, libc::PROT_READ | libc::PROT_EXEC);
+    let (read_write, code) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::PROT_READ | libc::PROT_EXEC,
+    );
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         assert_eq!(verdict(call, &[0, 4096, read_write]), ALLOW);
         assert_eq!(verdict(call, &[0, 4096, libc::PROT_NONE]), ALLOW);
         assert_eq!(verdict(call, &[0, 4096, code]), EPERM);
-        assert_eq!(verdict(call, &[0, 4096, read_write | libc::PROT_EXEC]), EPERM);
+        assert_eq!(
+            verdict(call, &[0, 4096, read_write | libc::PROT_EXEC]),
+            EPERM
+        );
     }
-    let thread = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD;
+    let thread = libc::CLONE_VM
+        | libc::CLONE_FS
+        | libc::CLONE_FILES
+        | libc::CLONE_SIGHAND
+        | libc::CLONE_THREAD;
     assert_eq!(verdict(libc::SYS_clone, &[thread]), ALLOW);
     assert_eq!(verdict(libc::SYS_clone, &[libc::SIGCHLD]), EPERM);
-    assert_eq!(verdict(libc::SYS_clone, &[thread | libc::CLONE_NEWNET]), EPERM);
-    assert_eq!(self::verdict(&without_clone3().unwrap(), libc::SYS_clone3, &[]), ENOSYS);
+    assert_eq!(
+        verdict(libc::SYS_clone, &[thread | libc::CLONE_NEWNET]),
+        EPERM
+    );
+    assert_eq!(
+        self::verdict(&without_clone3().unwrap(), libc::SYS_clone3, &[]),
+        ENOSYS
+    );
 
     let own = std::process::id().cast_signed();
     assert_eq!(verdict(libc::SYS_tgkill, &[own, own, libc::SIGABRT]), ALLOW);
@@ -89,13 +108,27 @@ fn neither_profile_lets_the_dangerous_calls_through() {
             assert_eq!(verdict(&cuda, call | 0x4000_0000, &[]), EPERM, "{call}");
         }
     }
-    for call in [libc::SYS_socket, libc::SYS_connect, libc::SYS_bind, libc::SYS_openat, libc::SYS_prlimit64] {
+    for call in [
+        libc::SYS_socket,
+        libc::SYS_connect,
+        libc::SYS_bind,
+        libc::SYS_openat,
+        libc::SYS_prlimit64,
+    ] {
         assert_eq!(verdict(&cpu, call, &[1, 0, 1]), EPERM, "{call}");
     }
     let of_family = |family: i32| verdict(&cuda, libc::SYS_socket, &[family as u64]);
-    assert_eq!([libc::AF_INET, libc::AF_INET6, libc::AF_PACKET].map(of_family), [EPERM; 3]);
+    assert_eq!(
+        [libc::AF_INET, libc::AF_INET6, libc::AF_PACKET].map(of_family),
+        [EPERM; 3]
+    );
     assert_eq!([libc::AF_UNIX, libc::AF_NETLINK].map(of_family), [ALLOW; 2]);
-    for call in [libc::SYS_ioctl, libc::SYS_openat, libc::SYS_mmap, libc::SYS_clone3] {
+    for call in [
+        libc::SYS_ioctl,
+        libc::SYS_openat,
+        libc::SYS_mmap,
+        libc::SYS_clone3,
+    ] {
         assert_eq!(verdict(&cuda, call, &[0, 0, 7]), ALLOW, "{call}");
     }
 }

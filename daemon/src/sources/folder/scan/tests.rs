@@ -14,7 +14,12 @@ fn globs(patterns: &[&str]) -> GlobSet {
 }
 
 fn rules() -> Rules {
-    Rules { recursive: true, include: Some(globs(&["*.jpg"])), exclude: globs(&["**/skip/**"]), settle: SETTLE }
+    Rules {
+        recursive: true,
+        include: Some(globs(&["*.jpg"])),
+        exclude: globs(&["**/skip/**"]),
+        settle: SETTLE,
+    }
 }
 
 fn scanner(root: &Path) -> Scanner {
@@ -22,7 +27,11 @@ fn scanner(root: &Path) -> Scanner {
 }
 
 fn names(looked: &Looked) -> Vec<&str> {
-    let mut names: Vec<_> = looked.ready.iter().map(|found| found.below.to_str().unwrap()).collect();
+    let mut names: Vec<_> = looked
+        .ready
+        .iter()
+        .map(|found| found.below.to_str().unwrap())
+        .collect();
     names.sort_unstable();
     names
 }
@@ -74,16 +83,33 @@ fn hidden_temporary_unwanted_linked_and_put_away_files_are_left_alone() {
     std::os::unix::fs::symlink("/etc/hostname", folder.path().join("link.jpg")).unwrap();
     let mut scanner = scanner(folder.path());
     scanner.look(true, later(0)).unwrap();
-    for name in [".hidden.jpg", "done/f.jpg", "notes.txt", "in/skip/e.jpg", ".cache/h.jpg"] {
+    for name in [
+        ".hidden.jpg",
+        "done/f.jpg",
+        "notes.txt",
+        "in/skip/e.jpg",
+        ".cache/h.jpg",
+    ] {
         scanner.touched(Path::new(name), later(0));
     }
-    assert_eq!(names(&scanner.look(false, later(1)).unwrap()), ["a.jpg", "in/deep/b.jpg"]);
+    assert_eq!(
+        names(&scanner.look(false, later(1)).unwrap()),
+        ["a.jpg", "in/deep/b.jpg"]
+    );
 }
 
 #[test]
 fn what_is_left_out_is_counted_while_it_is_there() {
     let folder = tempfile::tempdir().unwrap();
-    let mut every = Scanner::new(folder.path().into(), Rules { include: None, ..rules() }, false, HashMap::new());
+    let mut every = Scanner::new(
+        folder.path().into(),
+        Rules {
+            include: None,
+            ..rules()
+        },
+        false,
+        HashMap::new(),
+    );
     for name in ["a.jpg", "b.HEIC", "c.heic", "d.part", "README"] {
         fs::write(folder.path().join(name), "text").unwrap();
     }
@@ -99,7 +125,10 @@ fn what_is_left_out_is_counted_while_it_is_there() {
     fs::remove_file(folder.path().join("b.HEIC")).unwrap();
     fs::remove_file(folder.path().join("README")).unwrap();
     let left_out = every.look(false, later(2)).unwrap().left_out.to_string();
-    assert!(left_out.contains("1 HEIC file (\"c.heic\"") && !left_out.contains("README"), "{left_out}");
+    assert!(
+        left_out.contains("1 HEIC file (\"c.heic\"") && !left_out.contains("README"),
+        "{left_out}"
+    );
 }
 
 #[test]
@@ -109,9 +138,18 @@ fn a_file_that_only_grows_is_waited_for_and_named() {
     for n in 0..40 {
         fs::write(folder.path().join("grows.jpg"), vec![0; n + 1]).unwrap();
         fs::write(folder.path().join("rewritten.jpg"), vec![0; 100 - n]).unwrap();
-        let looked = scanner.look(true, later(u32::try_from(n).unwrap())).unwrap();
+        let looked = scanner
+            .look(true, later(u32::try_from(n).unwrap()))
+            .unwrap();
         let growing = looked.growing.as_deref() == Some(Path::new("grows.jpg"));
-        assert_eq!((names(&looked), growing), if n < 30 { (vec![], false) } else { (vec!["rewritten.jpg"], true) });
+        assert_eq!(
+            (names(&looked), growing),
+            if n < 30 {
+                (vec![], false)
+            } else {
+                (vec!["rewritten.jpg"], true)
+            }
+        );
     }
 }
 
@@ -131,11 +169,17 @@ fn only_changed_folders_are_listed_and_a_full_look_finds_what_was_rewritten_or_w
     assert_eq!(scanner.look(false, later(3)).unwrap().settling, 0);
     fs::remove_file(folder.path().join("in/b.jpg")).unwrap();
     let looked = scanner.look(true, later(4)).unwrap();
-    assert_eq!((looked.gone, looked.settling), (vec![key_of(Path::new("in/b.jpg"))], 1));
+    assert_eq!(
+        (looked.gone, looked.settling),
+        (vec![key_of(Path::new("in/b.jpg"))], 1)
+    );
     assert_eq!(names(&scanner.look(false, later(5)).unwrap()), ["in/a.jpg"]);
     fs::write(folder.path().join("in/c.jpg"), "new").unwrap();
     scanner.look(false, later(6)).unwrap();
-    assert_eq!(names(&scanner.look(false, later(7)).unwrap()), ["in/a.jpg", "in/c.jpg"]);
+    assert_eq!(
+        names(&scanner.look(false, later(7)).unwrap()),
+        ["in/a.jpg", "in/c.jpg"]
+    );
 }
 
 #[test]
@@ -143,9 +187,20 @@ fn a_folder_that_is_away_or_was_a_mount_forgets_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("mount");
     fs::create_dir(&root).unwrap();
-    let seen = HashMap::from([(key_of(Path::new("a.jpg")), Stamp { size: 1, mtime_ns: 1 })]);
+    let seen = HashMap::from([(
+        key_of(Path::new("a.jpg")),
+        Stamp {
+            size: 1,
+            mtime_ns: 1,
+        },
+    )]);
     let mut was_mount = Scanner::new(root.clone(), rules(), true, seen.clone());
-    assert!(was_mount.look(true, later(0)).unwrap_err().contains("nothing is mounted there now"));
+    assert!(
+        was_mount
+            .look(true, later(0))
+            .unwrap_err()
+            .contains("nothing is mounted there now")
+    );
     assert_eq!(was_mount.known(), 1);
     fs::remove_dir(&root).unwrap();
     let mut absent = Scanner::new(root, rules(), false, seen);
@@ -162,17 +217,32 @@ fn files_are_put_away_beside_their_namesakes_and_a_new_file_of_the_name_stays() 
     let put = |scanner: &mut Scanner, content: &str, failed, delete| {
         fs::write(root.join("in/a.jpg"), content).unwrap();
         let stamp = standing_of(&rustix::fs::stat(root.join("in/a.jpg")).unwrap(), false).stamp;
-        assert_eq!(scanner.put_away(Path::new("in/a.jpg"), stamp, failed, delete), PutAway::Done);
+        assert_eq!(
+            scanner.put_away(Path::new("in/a.jpg"), stamp, failed, delete),
+            PutAway::Done
+        );
     };
     put(&mut scanner, "one", false, false);
     put(&mut scanner, "two", false, false);
     put(&mut scanner, "three", true, true);
     put(&mut scanner, "four", false, true);
     let read = |name: &str| fs::read_to_string(root.join(name)).unwrap_or_default();
-    assert_eq!((read("done/in/a.jpg"), read("done/in/a-2.jpg")), ("one".into(), "two".into()));
-    assert_eq!((read("failed/in/a.jpg"), read("in/a.jpg")), ("three".into(), String::new()));
+    assert_eq!(
+        (read("done/in/a.jpg"), read("done/in/a-2.jpg")),
+        ("one".into(), "two".into())
+    );
+    assert_eq!(
+        (read("failed/in/a.jpg"), read("in/a.jpg")),
+        ("three".into(), String::new())
+    );
     fs::write(root.join("in/a.jpg"), "newer than what was done").unwrap();
-    let old = Stamp { size: 3, mtime_ns: 5 };
-    assert_eq!(scanner.put_away(Path::new("in/a.jpg"), old, false, true), PutAway::Done);
+    let old = Stamp {
+        size: 3,
+        mtime_ns: 5,
+    };
+    assert_eq!(
+        scanner.put_away(Path::new("in/a.jpg"), old, false, true),
+        PutAway::Done
+    );
     assert_eq!(read("in/a.jpg"), "newer than what was done");
 }
