@@ -15,24 +15,18 @@ use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::admin::{self, Admin};
-use crate::board::Board;
+use crate::api::{self, Admin};
 use crate::config::{Config, Http, Tls};
 use crate::control::{self, Control};
-use crate::disk::Disk;
-use crate::engine::{DecodeLimits, EngineSettings, JPEG_TIMES};
-use crate::former_names;
-use crate::health::{Condition, Health};
-use crate::heartbeat::{Pulse, heartbeat};
-use crate::history;
-use crate::notify::Notifier;
+use crate::engine_process::{DecodeLimits, EngineSettings, JPEG_TIMES};
+use crate::engines::{Books, Deadlines, GuardSettings};
+use crate::http_server::tls::{Encryption, Source};
+use crate::http_server::{self, Speech};
+use crate::people::{Enroller, Strangers};
+use crate::pipeline::{Dispatcher, Looker, Reader};
 use crate::queue::{self, Queue, Rules};
-use crate::recognition::{
-    self, Books, Deadlines, Dispatcher, Enroller, GuardSettings, Looker, Reader, Strangers,
-};
 use crate::recovery;
-use crate::serve::tls::{Encryption, Source};
-use crate::serve::{self, Speech};
+use crate::sinks::former_names;
 use crate::sinks::health::Report;
 use crate::sources::camera::Camera;
 use crate::sources::folder::Folder;
@@ -41,11 +35,18 @@ use crate::sources::rejected::Rejected;
 use crate::sources::upload::Uploads;
 use crate::sources::{self, Intake};
 use crate::state_dir::StateDir;
+use crate::status::disk::Disk;
+use crate::status::health::{Condition, Health};
+use crate::status::heartbeat::{Pulse, heartbeat};
+use crate::status::history;
+use crate::status::notify::Notifier;
+use crate::status::thermal::Board;
 use crate::store::Store;
 use crate::supervise::Supervisor;
 use crate::topics::Topics;
 use crate::web::auth::{self, Access};
 use crate::web::{self, Web};
+use crate::{people, pipeline};
 
 pub use mqtt::broker_settings;
 
@@ -113,7 +114,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     health.set("engine", Condition::Starting, "loading the model pack");
     let (ready_sender, ready) = watch::channel(None);
     let (desk_sender, desk) = watch::channel(None);
-    let start = recognition::Start {
+    let start = people::Start {
         models: config.models.clone(),
         judging: config.recognition.judging,
         settings: guard_settings(&config, &state_dir),
@@ -125,7 +126,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     tasks.work(
         "engines",
-        recognition::start(start, ready_sender, desk_sender, tasks.stop()),
+        people::start(start, ready_sender, desk_sender, tasks.stop()),
     );
     let reader = Reader::new(
         &config.intake.roots,
@@ -195,7 +196,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             part,
             configuration: config.arguments.clone(),
             intake: intake.clone(),
-            faces: recognition::face_desk(ready.clone()),
+            faces: pipeline::face_desk(ready.clone()),
             health: health.clone(),
             state: Mutex::default(),
         };
@@ -213,7 +214,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         store: store.clone(),
         health: health.clone(),
         desk: desk.clone(),
-        gallery: recognition::gallery_desk(ready.clone()),
+        gallery: people::gallery_desk(ready.clone()),
         disk: disk.clone(),
         board,
         device: config.device.clone(),
@@ -239,7 +240,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         enroller.clone().keep_backup(health.clone(), tasks.stop()),
     );
     if let Some(listen) = config.facerecog_listen {
-        let routes = recognition::Origin::new(Arc::clone(&reader), ready.clone()).routes();
+        let routes = pipeline::Origin::new(Arc::clone(&reader), ready.clone()).routes();
         let (health, stop) = (health.clone(), tasks.stop());
         tasks.work("facerecog", async move {
             let Some(listener) =
@@ -251,7 +252,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             health.set("facerecog", Condition::Ok, format!("grpc on {address}"));
             tracing::info!("facerecog gRPC contract on {address}");
             // Nobody waits for the watchdog's question to this loop.
-            serve::serve(listener, Speech::Grpc, routes, None, heartbeat().1, stop).await;
+            http_server::serve(listener, Speech::Grpc, routes, None, heartbeat().1, stop).await;
             Ok(())
         });
     }
@@ -268,11 +269,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let api = OpenApiRouter::with_openapi(web::Document::openapi())
         .merge(web::api(page.clone()))
-        .merge(admin::api(admin.clone()))
+        .merge(api::api(admin.clone()))
         .merge(sources::http::router(uploads.clone()));
     let (api, document) = api.split_for_parts();
     _ = page.document.set(serde_json::to_value(document)?);
-    let routes = web::router(page).merge(admin::forms(admin)).merge(api);
+    let routes = web::router(page).merge(api::forms(admin)).merge(api);
     let access = Access::open(&state_dir, &config.http, health.clone());
     let control = Control {
         enroller: enroller.clone(),
@@ -360,10 +361,10 @@ fn raise_open_files(health: &Health) {
         },
     );
     let files = if raised.is_ok() { maximum } else { current }.unwrap_or(u64::MAX);
-    if files < serve::FILES {
+    if files < http_server::FILES {
         let text = format!(
             "only {files} files may be open, too few for every connection this board allows; set LimitNOFILE={} in its unit",
-            4 * serve::FILES
+            4 * http_server::FILES
         );
         tracing::warn!("{text}");
         health.set("open files", Condition::Degraded, text);
@@ -448,7 +449,7 @@ async fn serve_http(
         Some(encryption) => encryption.announce(url),
         None => drop(health.set("page", Condition::Ok, url)),
     }
-    serve::serve(listener, Speech::Http, routes, encryption, pulse, stop).await;
+    http_server::serve(listener, Speech::Http, routes, encryption, pulse, stop).await;
     Ok(())
 }
 

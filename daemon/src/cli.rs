@@ -43,10 +43,11 @@ use crate::allocator;
 use crate::app;
 use crate::config::Config;
 use crate::domain::BreakerCommand;
-use crate::engine::{self, Engine, load_pack};
-use crate::health::Health;
-use crate::recognition::{Enroller, Guard};
+use crate::engine_process::{self, Engine, load_pack};
+use crate::engines::Guard;
+use crate::people::Enroller;
 use crate::state_dir::StateDir;
+use crate::status::health::Health;
 
 /// As a shell shows a program that SIGPIPE ended.
 const EXIT_BROKEN_PIPE: u8 = 128 + 13;
@@ -75,7 +76,7 @@ enum Command {
     /// root
     Allow(allow::Args),
     /// Turns pictures into faces on a socket; the daemon starts and stops it by itself
-    Engine(engine::Args),
+    Engine(engine_process::Args),
     /// Lists cameras, or takes one picture with one
     #[command(subcommand)]
     Camera(camera::Camera),
@@ -147,7 +148,7 @@ pub fn run(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
     }
     if let Command::Engine(args) = &cli.command {
         let settings = app::engine_settings(&config);
-        engine::run(args, &config.models, &settings)?;
+        engine_process::run(args, &config.models, &settings)?;
         return Ok(ExitCode::SUCCESS);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()

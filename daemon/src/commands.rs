@@ -20,9 +20,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::MqttCommand;
 use crate::domain::BreakerCommand;
+use crate::files::file_name;
 use crate::mqtt::{Deliveries, Delivery, Message, Publisher, is_topic, matches};
+use crate::people::{Enroller, Ready, ReadyWatch};
 use crate::picture_kind::plain;
-use crate::recognition::{Enroller, Reader, Ready, ReadyWatch, file_name, identify};
+use crate::pipeline::{Reader, identify};
 use crate::result;
 use crate::sinks::health::Report;
 use crate::sources::mqtt::{picture, stream, utf8, utf16};

@@ -26,12 +26,12 @@ use tokio::sync::Semaphore;
 use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::on_its_own;
-use crate::health::{Condition, Health};
+use crate::api::on_its_own;
+use crate::http_server::{ACCEPT_AGAIN, HEAD};
+use crate::people::{Enroller, Forgotten, Imported, ReadyWatch, Report, Restored};
 use crate::problem::Problem;
-use crate::recognition::{Enroller, Forgotten, Imported, ReadyWatch, Report, Restored};
-use crate::serve::{ACCEPT_AGAIN, HEAD};
 use crate::sources::upload::{Loaded, Uploads};
+use crate::status::health::{Condition, Health};
 use crate::store::Changed;
 use crate::web::auth::Access;
 

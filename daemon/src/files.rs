@@ -120,3 +120,11 @@ pub fn standing_of(stat: &Stat, numbers_last: bool) -> Standing {
         },
     }
 }
+
+/// The file name of a path, for people.
+pub fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(
+        || path.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}

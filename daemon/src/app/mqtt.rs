@@ -12,14 +12,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commands::Commands;
 use crate::config::{Config, Shared};
-use crate::former_names::{self, FormerNames};
-use crate::health::{Condition, Health};
 use crate::mqtt::{self, Deliveries, Dropped, Message, Publisher, Settings, State};
-use crate::recognition::{Enroller, Reader, ReadyWatch};
+use crate::people::{Enroller, ReadyWatch};
+use crate::pipeline::Reader;
+use crate::sinks::former_names::{self, FormerNames};
 use crate::sinks::health::Report;
 use crate::sinks::homeassistant::{HomeAssistant, birth_topic};
 use crate::sinks::{self, outbox::Outbox};
 use crate::sources::mqtt::{Door, Kind, Subscription};
+use crate::status::health::{Condition, Health};
 use crate::store::{Store, StoreError};
 use crate::supervise::Supervisor;
 use crate::topics::Topics;

@@ -11,7 +11,7 @@ use tokio_util::io::ReaderStream;
 use super::{confirmed, own_gallery, people};
 use crate::config::Config;
 use crate::control::Client;
-use crate::recognition::{Enroller, Imported, Restored};
+use crate::people::{Enroller, Imported, Restored};
 use crate::state_dir::StateDir;
 use crate::store::{Amounts, Store, amounts};
 

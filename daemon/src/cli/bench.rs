@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::{OwnEngines, load, matching, own_engine, page, speed, writes};
 use crate::config::Config;
-use crate::engine::load_pack;
-use crate::recognition::Picture;
+use crate::engine_process::load_pack;
+use crate::engines::Picture;
 
 /// What can be measured.
 #[derive(Debug, clap::Subcommand)]

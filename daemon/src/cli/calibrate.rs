@@ -7,9 +7,9 @@ use anyhow::bail;
 use kith_vision::Gallery;
 
 use crate::config::Config;
-use crate::desk::{Calibration, CalibrationPoint};
-use crate::engine::load_pack;
-use crate::recognition::calibrate;
+use crate::engine_process::load_pack;
+use crate::engines::status::{Calibration, CalibrationPoint};
+use crate::people::calibrate;
 use crate::store::{Store, gallery};
 
 /// Rows of the plot.

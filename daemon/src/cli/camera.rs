@@ -9,8 +9,8 @@ use anyhow::{Context, anyhow, bail};
 use tokio::process::ChildStdout;
 use tokio::time::timeout;
 
-use crate::camera::wire::{self, WireError, Word};
-use crate::camera::{self, Found};
+use crate::camera_process::wire::{self, WireError, Word};
+use crate::camera_process::{self, Found};
 use crate::child::Child;
 use crate::config::{self, Config, PixelFormat};
 
@@ -32,7 +32,7 @@ pub enum Camera {
     Snapshot(SnapshotArgs),
     /// Takes pictures for the daemon, which starts and stops it by itself
     #[command(hide = true)]
-    Run(camera::Args),
+    Run(camera_process::Args),
 }
 
 /// Of which camera, and where to.
@@ -50,8 +50,8 @@ pub struct SnapshotArgs {
 }
 
 /// The camera process itself; returns only when it has failed.
-pub fn process(config: &Config, args: &camera::Args) -> anyhow::Result<()> {
-    camera::run(configured(config, &args.name)?, config.intake.max_bytes)
+pub fn process(config: &Config, args: &camera_process::Args) -> anyhow::Result<()> {
+    camera_process::run(configured(config, &args.name)?, config.intake.max_bytes)
 }
 
 /// Does what was typed.
@@ -87,7 +87,7 @@ fn configured<'a>(config: &'a Config, name: &str) -> anyhow::Result<&'a config::
 
 /// Asked on a thread of its own: a wedged camera answers nobody.
 async fn found() -> anyhow::Result<Vec<Found>> {
-    let asking = tokio::task::spawn_blocking(camera::found);
+    let asking = tokio::task::spawn_blocking(camera_process::found);
     Ok(timeout(ASKING, asking)
         .await
         .context("a camera does not answer; unplug it and plug it in again")??)

@@ -17,12 +17,12 @@ use super::OwnEngines;
 use crate::app;
 use crate::config::Config;
 use crate::control::Client;
-use crate::disk::free_bytes;
 use crate::domain::{Moment, wall_clock_ms};
-use crate::engine::load_pack;
+use crate::engine_process::load_pack;
 use crate::mqtt::{self, Message, Settings, State};
 use crate::queue::synchronised;
 use crate::state_dir::open_to_others;
+use crate::status::disk::free_bytes;
 use crate::store::{
     StoreError, journal_bytes, journal_trouble, look_through, refuse_network_filesystem,
 };

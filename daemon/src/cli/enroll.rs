@@ -15,11 +15,10 @@ use super::{OwnEngines, own_gallery};
 use crate::config::Config;
 use crate::control::Client;
 use crate::files::left_out::{self, LeftOut, Named, Why};
-use crate::files::{entries, open_beneath};
+use crate::files::{entries, file_name, open_beneath};
 use crate::names;
-use crate::recognition::{
-    Enroller, Enrolment, Matcher, Ready, Report, file_name, person_of, read_below, read_given,
-};
+use crate::people::{Enroller, Enrolment, Matcher, Ready, Report, person_of};
+use crate::pipeline::{read_below, read_given};
 use crate::state_dir::StateDir;
 
 /// What can be typed.

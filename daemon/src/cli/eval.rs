@@ -18,8 +18,8 @@ use sha2::{Digest, Sha256};
 
 use super::{identification, own_engine};
 use crate::config::Config;
-use crate::engine::{Engine, FoundFace, Reply};
-use crate::recognition::read_given;
+use crate::engine_process::{Engine, FoundFace, Reply};
+use crate::pipeline::read_given;
 
 /// The rates of false matches that true ones are counted at.
 const RATES: [f64; 4] = [1e-2, 1e-3, 1e-4, 1e-5];

@@ -17,7 +17,7 @@ use super::enroll::known_people;
 use super::eval::{Half, subjects};
 use super::own_engine;
 use crate::config::Config;
-use crate::engine::FoundFace;
+use crate::engine_process::FoundFace;
 use crate::names;
 
 /// The shares of strangers with a match that missed people are counted at.

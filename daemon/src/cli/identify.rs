@@ -8,7 +8,8 @@ use serde_json::json;
 use super::OwnEngines;
 use crate::config::Config;
 use crate::domain::{Identified, IdentifiedFace, Outcome};
-use crate::recognition::{Matcher, Ready, identify, read_given};
+use crate::people::{Matcher, Ready};
+use crate::pipeline::{identify, read_given};
 use crate::store::{Store, counter_examples, gallery};
 
 /// What can be typed.

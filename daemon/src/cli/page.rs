@@ -12,7 +12,7 @@ use serde_json::json;
 use super::load::{self, Daemon};
 use crate::config::Config;
 use crate::domain::wall_clock_ms;
-use crate::engine::load_pack;
+use crate::engine_process::load_pack;
 use crate::store::{Size, fill};
 
 /// What can be typed.

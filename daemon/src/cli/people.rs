@@ -9,7 +9,7 @@ use super::{backup, own_gallery};
 use crate::config::Config;
 use crate::control::Client;
 use crate::domain::PersonId;
-use crate::recognition::Enroller;
+use crate::people::Enroller;
 use crate::store::{Changed, Store, people};
 
 /// What can be typed.

@@ -13,9 +13,9 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::app;
-use crate::board::{Board, BoardReport};
 use crate::config::Config;
-use crate::engine::{EngineSettings, Recogniser, Reply, load_pack};
+use crate::engine_process::{EngineSettings, Recogniser, Reply, load_pack};
+use crate::status::thermal::{Board, BoardReport};
 
 /// What of the processor's abilities decides how fast products are: as the kernel calls it, and as
 /// everybody does.

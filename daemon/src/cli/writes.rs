@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::load::{Daemon, connect, request};
 use crate::config::Config;
-use crate::engine::load_pack;
+use crate::engine_process::load_pack;
 use crate::store::{self, PictureBytes, Store};
 
 /// Between lone pictures: long enough that none shares a commit with the next.

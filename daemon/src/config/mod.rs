@@ -183,7 +183,7 @@ pub struct Recognition {
     pub max_faces: usize,
     /// Pictures without a face are looked at turned, too.
     pub turned: bool,
-    /// Largest picture in memory; JPEGs may have more: see [`crate::engine::JPEG_TIMES`].
+    /// Largest picture in memory; JPEGs may have more: see [`crate::engine_process::JPEG_TIMES`].
     pub max_pixels: u64,
     /// Time for one picture…
     pub deadline: Duration,

@@ -14,8 +14,8 @@ use super::clock::{Steadiness, synchronised};
 use super::{Queue, QueueClock};
 use crate::config::{Caps, Retention};
 use crate::domain::{ImageId, wall_clock_ms};
-use crate::health::{Condition, Health};
 use crate::spool::SPOOL;
+use crate::status::health::{Condition, Health};
 use crate::store::{Aged, Held, Kind, Oldest, Store, StoreError, journal_trouble};
 
 const EVERY: Duration = Duration::from_secs(10);

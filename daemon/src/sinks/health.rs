@@ -7,10 +7,10 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::desk::EngineDesk;
-use crate::disk::Disk;
-use crate::health::{Condition, Health};
+use crate::engines::status::EngineDesk;
 use crate::mqtt::{Message, PublishError, Publisher};
+use crate::status::disk::Disk;
+use crate::status::health::{Condition, Health};
 use crate::store::{Store, StoreError};
 
 const EVERY: Duration = Duration::from_secs(30);

@@ -9,9 +9,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::former_names::ANNOUNCED;
-use crate::health::{Condition, Health};
 use crate::mqtt::{Message, PublishError, Publisher, State};
+use crate::sinks::former_names::ANNOUNCED;
+use crate::status::health::{Condition, Health};
 use crate::store::Store;
 use crate::topics::Topics;
 

@@ -15,8 +15,8 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::{ImageId, NamedCandidate, Outcome, Source, wall_clock_ms};
-use crate::health::{Condition, Health};
 use crate::mqtt::{Message, PublishError, Publisher};
+use crate::status::health::{Condition, Health};
 use crate::store::Store;
 use crate::topics::Topics;
 

@@ -16,12 +16,12 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{Intake, IntakeError};
-use crate::camera::wire::{self, WireError, Word};
+use crate::camera_process::wire::{self, WireError, Word};
 use crate::child::Child;
 use crate::config;
-use crate::desk::{FaceDesk, NoAnswer};
 use crate::domain::{Moment, Source, wall_clock_ms};
-use crate::health::{Condition, Health};
+use crate::engines::status::{FaceDesk, NoAnswer};
+use crate::status::health::{Condition, Health};
 
 /// Between looks for a camera that is not plugged in.
 const LOOK: Duration = Duration::from_millis(500);

@@ -23,13 +23,13 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::disk::{self, free_bytes};
 use crate::domain::{Accepted, FileKey, NewImage, SeenFile, Source, Stamp};
-use crate::health::{Condition, Health};
-use crate::heartbeat::Pulse;
 use crate::picture_kind::NotAPicture;
 use crate::queue::{Queue, QueueError};
 use crate::spool;
+use crate::status::disk::{self, free_bytes};
+use crate::status::health::{Condition, Health};
+use crate::status::heartbeat::Pulse;
 use crate::store::{Place, StoreError};
 use incoming::{Incoming, Spooled};
 

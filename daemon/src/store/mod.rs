@@ -39,7 +39,7 @@ use rusqlite::{Connection, OpenFlags, Row};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, watch};
 
-use crate::disk;
+use crate::status::disk;
 pub use backup::{Contents, NoBackup, Origin, check_header, clean_copy, origin};
 pub use damaged::{Waiting, empty_copy, people_of_damaged, waiting_of_damaged};
 pub use fill::{Size, fill};

@@ -21,12 +21,12 @@ use utoipa_axum::routes;
 
 use super::breaker::{self, Engines};
 use super::{VERSION, Web, cut, rejected, with_etag};
-use crate::board::BoardReport;
-use crate::desk::{Calibration, PictureRemark};
-use crate::disk::DiskReport;
 use crate::domain::{ImageId, Outcome, PersonId, PictureBytes, Source, State as ImageState};
-use crate::health::{Condition, Part};
+use crate::engines::status::{Calibration, PictureRemark};
 use crate::problem::Problem;
+use crate::status::disk::DiskReport;
+use crate::status::health::{Condition, Part};
+use crate::status::thermal::BoardReport;
 use crate::store::{
     Counts, ImageDetail, ImageFilter, ImageRow, PersonPicture, PersonRow, StrangerFace, StrangerId,
     StrangerRow,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Web;
-use crate::desk::{EngineDesk, EngineReport};
+use crate::engines::status::{EngineDesk, EngineReport};
 use crate::problem::Problem;
 
 /// Engines and breaker, with their one-line summary.

@@ -17,8 +17,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Web;
+use crate::http_server::Sender;
 use crate::problem::Problem;
-use crate::serve::Sender;
 
 /// Shortest time between two events of one stream.
 const PAUSE: Duration = Duration::from_millis(500);

@@ -13,12 +13,12 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use super::{VERSION, Web};
-use crate::board::BoardReport;
-use crate::desk::{EngineReport, ReasonCount, StateTime};
-use crate::disk::DiskReport;
 use crate::domain::{BreakerReason, BreakerState, EngineRole, State as ImageState};
-use crate::health::{Condition, Health};
+use crate::engines::status::{EngineReport, ReasonCount, StateTime};
 use crate::problem::Problem;
+use crate::status::disk::DiskReport;
+use crate::status::health::{Condition, Health};
+use crate::status::thermal::BoardReport;
 use crate::store::Counts;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]

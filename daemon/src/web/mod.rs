@@ -36,12 +36,12 @@ use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::board::Board;
-use crate::desk::{Calibration, EngineDesk, GalleryDesk, PictureRemark};
-use crate::disk::Disk;
 use crate::domain::PersonId;
-use crate::health::Health;
+use crate::engines::status::{Calibration, EngineDesk, GalleryDesk, PictureRemark};
 use crate::problem::{Problem, ProblemDetails};
+use crate::status::disk::Disk;
+use crate::status::health::Health;
+use crate::status::thermal::Board;
 use crate::store::Store;
 
 /// What this program calls itself on the page, in the API and in the metrics.

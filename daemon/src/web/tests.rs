@@ -14,13 +14,12 @@ use tower::ServiceExt;
 
 use super::auth::Visitor;
 use super::{Web, api, dress, router};
-use crate::disk::Disk;
 use crate::domain::{
     EngineRole, Identified, IdentifiedFace, NamedCandidate, NewImage, Outcome, Source,
 };
-use crate::health::{Condition, Health};
-use crate::store::NewRejected;
-use crate::store::{End, EnrolledPicture, Store};
+use crate::status::disk::Disk;
+use crate::status::health::{Condition, Health};
+use crate::store::{End, EnrolledPicture, NewRejected, Store};
 
 const HOSTILE: &str = "<script>alert('x')</script>&\"";
 const ESCAPED: &str = "&#60;script&#62;alert(&#39;x&#39;)&#60;/script&#62;&#38;&#34;";
@@ -45,7 +44,7 @@ impl Site {
             store,
             gallery: std::sync::Arc::new(|| None),
             disk,
-            board: crate::board::Board::at(folder.path()),
+            board: crate::status::thermal::Board::at(folder.path()),
             health: Health::default(),
             desk: tokio::sync::watch::channel(None).1,
             device: "board-7".into(),

@@ -108,8 +108,10 @@ fn the_arrows_of_the_design_hold() {
         (
             "daemon/src/sources",
             &[
-                "crate::recognition",
-                "crate::engine",
+                "crate::engine_process",
+                "crate::pipeline",
+                "crate::people",
+                "crate::api",
                 "crate::sinks",
                 "crate::web::page",
             ][..],
@@ -118,9 +120,12 @@ fn the_arrows_of_the_design_hold() {
             "daemon/src/queue",
             &[
                 "crate::sources",
-                "crate::recognition",
-                "crate::engine",
+                "crate::engines",
+                "crate::people",
+                "crate::pipeline",
+                "crate::engine_process",
                 "crate::sinks",
+                "crate::api",
                 "crate::web",
                 "crate::mqtt",
             ],
@@ -130,45 +135,84 @@ fn the_arrows_of_the_design_hold() {
             &[
                 "crate::queue",
                 "crate::sources",
-                "crate::recognition",
-                "crate::engine",
+                "crate::engines",
+                "crate::people",
+                "crate::pipeline",
+                "crate::engine_process",
                 "crate::sinks",
+                "crate::api",
                 "crate::web",
             ],
         ),
         (
-            "daemon/src/engine",
+            "daemon/src/engine_process",
             &[
                 "crate::store",
                 "crate::queue",
                 "crate::sources",
-                "crate::recognition",
+                "crate::engines",
+                "crate::people",
+                "crate::pipeline",
                 "crate::sinks",
+                "crate::api",
                 "crate::web",
             ],
         ),
         (
-            "daemon/src/camera",
+            "daemon/src/camera_process",
             &[
                 "crate::store",
                 "crate::queue",
                 "crate::sources",
-                "crate::recognition",
+                "crate::engines",
+                "crate::people",
+                "crate::pipeline",
                 "crate::sinks",
+                "crate::api",
                 "crate::web",
             ],
         ),
         (
-            "daemon/src/recognition",
-            &["crate::sinks", "crate::web", "crate::mqtt"],
+            "daemon/src/engines",
+            &[
+                "crate::sources",
+                "crate::people",
+                "crate::pipeline",
+                "crate::sinks",
+                "crate::api",
+                "crate::web",
+                "crate::mqtt",
+            ],
+        ),
+        (
+            "daemon/src/people",
+            &[
+                "crate::sources",
+                "crate::pipeline",
+                "crate::sinks",
+                "crate::api",
+                "crate::web",
+                "crate::mqtt",
+            ],
+        ),
+        (
+            "daemon/src/pipeline",
+            &[
+                "crate::sources",
+                "crate::sinks",
+                "crate::api",
+                "crate::web",
+                "crate::mqtt",
+            ],
         ),
         (
             "daemon/src/sinks",
             &[
                 "crate::queue",
-                "crate::sources",
-                "crate::recognition",
-                "crate::engine",
+                "crate::people",
+                "crate::pipeline",
+                "crate::engine_process",
+                "crate::api",
                 "crate::web",
             ],
         ),
@@ -177,18 +221,35 @@ fn the_arrows_of_the_design_hold() {
             &[
                 "crate::queue",
                 "crate::sources",
-                "crate::recognition",
-                "crate::engine",
+                "crate::people",
+                "crate::pipeline",
+                "crate::engine_process",
                 "crate::sinks",
+                "crate::api",
             ],
         ),
         (
-            "daemon/src/serve",
+            "daemon/src/status",
+            &[
+                "crate::sources",
+                "crate::engines",
+                "crate::people",
+                "crate::pipeline",
+                "crate::sinks",
+                "crate::api",
+                "crate::web",
+            ],
+        ),
+        (
+            "daemon/src/http_server",
             &[
                 "crate::store",
                 "crate::queue",
                 "crate::sources",
-                "crate::recognition",
+                "crate::engines",
+                "crate::people",
+                "crate::pipeline",
+                "crate::api",
                 "crate::web",
             ],
         ),
@@ -216,12 +277,12 @@ fn the_arrows_of_the_design_hold() {
     }
     for (path, text) in files("daemon/src/sources", "rs") {
         let words_only = program(&text)
-            .split("crate::camera::")
+            .split("crate::camera_process::")
             .skip(1)
             .all(|rest| rest.starts_with("wire"));
         assert!(
             words_only,
-            "{} may know of crate::camera only its words",
+            "{} may know of crate::camera_process only its words",
             path.display()
         );
     }

@@ -21,7 +21,7 @@ use self::listener::{Listener, Touched};
 use self::scan::{Found, Looked, PutAway, Rules, Scanner};
 use super::{FolderFile, Intake, IntakeError};
 use crate::config;
-use crate::health::{Condition, Health};
+use crate::status::health::{Condition, Health};
 use crate::store::{EndedFile, Store, StoreError};
 
 /// Files in one commit.

@@ -5,7 +5,7 @@ use askama::Template;
 use axum::extract::State;
 
 use super::{Frame, Page, Visit, filled, frame};
-use crate::desk::{Calibration, CalibrationPoint};
+use crate::engines::status::{Calibration, CalibrationPoint};
 use crate::web::charts::{self, Chart, Mark, round_up, tick};
 use crate::web::{Web, wording};
 

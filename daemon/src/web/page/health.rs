@@ -9,11 +9,11 @@ use axum::extract::{Query, State};
 use serde::Deserialize;
 
 use super::{Ago, Failed, Frame, Page, Visit, filled, frame};
-use crate::board::BoardReport;
-use crate::desk::{BreakerLine, EngineLine, EngineReport};
 use crate::domain::{BreakerState, ImageId, Source};
-use crate::health::{Part, Trouble};
+use crate::engines::status::{BreakerLine, EngineLine, EngineReport};
 use crate::problem::Problem;
+use crate::status::health::{Part, Trouble};
+use crate::status::thermal::BoardReport;
 use crate::store::{BreakerChange, HistoryRow};
 use crate::web::charts::{self, Chart, round_up, tick};
 use crate::web::{Web, wording};

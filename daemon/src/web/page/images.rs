@@ -12,8 +12,8 @@ use serde::Deserialize;
 
 use super::{Ago, Failed, Frame, Page, Visit, filled, frame, threshold};
 use crate::domain::{ImageId, Moment, Outcome, PersonId, Source, State as ImageState};
-use crate::health::{Condition, Part};
 use crate::problem::Problem;
+use crate::status::health::{Condition, Part};
 use crate::store::{Counts, FaceBox, ImageFilter, ImageRow, RejectedMessage};
 use crate::web::{Web, api, wording};
 

@@ -9,8 +9,8 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 
 use super::{Ago, Failed, Frame, Number, Page, Visit, filled, frame, notice};
-use crate::desk::PictureRemark;
 use crate::domain::{ImageId, PersonId};
+use crate::engines::status::PictureRemark;
 use crate::problem::Problem;
 use crate::store::{PersonPicture, PersonRow};
 use crate::web::{Web, cut, wording};

@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use super::{Ago, Failed, Frame, Number, Page, Visit, filled, frame, notice};
 use crate::domain::PersonId;
-use crate::health::Condition;
 use crate::problem::Problem;
+use crate::status::health::Condition;
 use crate::store::{StrangerFace, StrangerRow};
 use crate::web::{Web, cut, wording};
 

@@ -1,0 +1,138 @@
+//! `/v1/backup`: everything of this board as one file, and such a file back; `/v1/people/export`
+//! and `/import`: people alone, from board to board.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::{Admin, on_its_own};
+use crate::backup::{Backup, BackupError};
+use crate::domain::{PersonId, PictureBytes};
+use crate::people::{Imported, Restored};
+use crate::problem::Problem;
+use crate::web::api::Asked;
+
+/// What SQLite files are served as.
+const SQLITE: &str = "application/vnd.sqlite3";
+
+/// The whole board as one file: people with their pictures, and the past. Needs the token: it holds
+/// everybody.
+#[utoipa::path(get, path = "/v1/backup", tag = "board",
+    responses((status = 200, content_type = "application/vnd.sqlite3", body = PictureBytes), Problem))]
+pub async fn save(State(admin): State<Admin>) -> Result<Response, Problem> {
+    let backup = admin
+        .enroller
+        .backup()
+        .await
+        .map_err(|error| problem(&error.into()))?;
+    Ok(file(backup, "kithd-backup.kithd"))
+}
+
+/// Puts a backup in the place of what is on this board. What is not in it is gone, but for images
+/// that are not finished yet; who was erased on this board stays erased.
+#[utoipa::path(put, path = "/v1/backup", tag = "board", request_body(content((PictureBytes = "application/octet-stream"))),
+    responses((status = 200, body = Restored), Problem))]
+pub async fn restore(
+    State(admin): State<Admin>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Restored>, Problem> {
+    let (up, enroller) = (admin.maybe_up(), admin.enroller.clone());
+    let bytes = length(&headers);
+    let restoring = async move {
+        enroller
+            .restore(up.as_ref(), bytes, body.into_data_stream())
+            .await
+    };
+    on_its_own(restoring)
+        .await
+        .map(Json)
+        .map_err(|error| problem(&error))
+}
+
+/// Who is exported.
+#[derive(serde::Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Exported {
+    /// Number of a person; without it, everybody.
+    #[param(minimum = 1)]
+    person: Option<PersonId>,
+}
+
+/// People with pictures, embeddings and counter-examples as one file, for another board. Needs the
+/// token.
+#[utoipa::path(get, path = "/v1/people/export", tag = "people", params(Exported),
+    responses((status = 200, content_type = "application/vnd.sqlite3", body = PictureBytes), Problem))]
+pub async fn export(
+    State(admin): State<Admin>,
+    Asked(who): Asked<Exported>,
+) -> Result<Response, Problem> {
+    if let Some(person) = who.person
+        && admin.web.store.person(person).await?.is_none()
+    {
+        return Err(Problem::not_found(format!("there is no person {person}")));
+    }
+    let backup = admin
+        .enroller
+        .export(who.person)
+        .await
+        .map_err(|error| problem(&error.into()))?;
+    Ok(file(backup, "people.kithd"))
+}
+
+/// Adds the people of an export or a backup. Who is here already gets the pictures they lack;
+/// nobody who was erased on this board comes back.
+#[utoipa::path(post, path = "/v1/people/import", tag = "people",
+    request_body(content((PictureBytes = "application/octet-stream"))),
+    responses((status = 200, body = Imported), Problem))]
+pub async fn import(
+    State(admin): State<Admin>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Imported>, Problem> {
+    let (up, enroller) = (admin.maybe_up(), admin.enroller.clone());
+    let bytes = length(&headers);
+    let importing = async move {
+        enroller
+            .import(up.as_ref(), bytes, body.into_data_stream())
+            .await
+    };
+    on_its_own(importing)
+        .await
+        .map(Json)
+        .map_err(|error| problem(&error))
+}
+
+fn length(headers: &HeaderMap) -> Option<u64> {
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
+
+fn file(backup: Backup, name: &str) -> Response {
+    let headers = [
+        (header::CONTENT_LENGTH, backup.bytes().to_string()),
+        (header::CONTENT_TYPE, SQLITE.into()),
+        (
+            header::CONTENT_DISPOSITION,
+            format!("attachment; filename=\"{name}\""),
+        ),
+        (header::CACHE_CONTROL, "no-store".into()),
+    ];
+    (headers, Body::from_stream(backup.stream())).into_response()
+}
+
+fn problem(error: &anyhow::Error) -> Problem {
+    let status = match error.downcast_ref::<BackupError>() {
+        Some(BackupError::NoRoom { .. }) => StatusCode::INSUFFICIENT_STORAGE,
+        Some(error) if error.is_refusal() => StatusCode::UNPROCESSABLE_ENTITY,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Problem::new(status, format!("{error:#}"))
+}

@@ -1,0 +1,79 @@
+//! `POST /v1/identify`: who is on a picture, now, before any backlog. Nothing is stored.
+
+use std::path::PathBuf;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::Admin;
+use crate::domain::PictureBytes;
+use crate::pipeline::identify as recognise;
+use crate::problem::Problem;
+use crate::queue::{Again, Failure};
+use crate::result::{Answer, answer};
+use crate::sources::http::parse;
+use crate::sources::upload::Loaded;
+
+/// A picture that this board can read.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ByPath {
+    /// Below one of the configured roots.
+    #[schema(value_type = String, min_length = 1, example = "/srv/kithd/inbox/a.jpg")]
+    path: PathBuf,
+}
+
+/// Who is on a picture: its bytes, a form with one file, or `{"path": …}` as JSON.
+// The second kind of body is not declared: clients that openapi-python-client 0.29.1 makes of two
+// kinds cannot be loaded where there is no optional parameter beside them.
+#[utoipa::path(post, path = "/v1/identify", tag = "images",
+    request_body(content((PictureBytes = "application/octet-stream"))),
+    responses((status = 200, body = inline(Answer<'static>)), Problem))]
+pub async fn identify(State(admin): State<Admin>, request: Request) -> Result<Response, Problem> {
+    let up = admin.up()?;
+    let brought = admin.uploads.receive(request, None).await?;
+    let path = brought
+        .json
+        .as_ref()
+        .map(|json| parse::<ByPath>(&json.bytes, r#"{"path":"/a.jpg"}"#))
+        .transpose()?;
+    let _turn = admin.engine_turn().await?;
+    // The room is kept until the engine has answered.
+    let (bytes, path, _room) = match path {
+        Some(ByPath { path }) => {
+            let room = admin
+                .uploads
+                .room(admin.uploads.intake().max_bytes() as u64)
+                .await;
+            let bytes = admin
+                .reader
+                .read_path(&path)
+                .await
+                .map_err(|failure| refusal(&failure))?;
+            (bytes, Some(path), room)
+        }
+        None => {
+            let Loaded { bytes, room } = admin.uploads.load(brought.picture()?).await?;
+            (bytes, None, room)
+        }
+    };
+    let identified = recognise(&up, None, bytes, path)
+        .await
+        .map_err(|failure| refusal(&failure))?;
+    Ok(Json(answer(&identified)).into_response())
+}
+
+/// What a failure is over HTTP: the picture's, or ours for now.
+fn refusal(failure: &Failure) -> Problem {
+    let verdict = failure.verdict();
+    match verdict.again {
+        Again::Final | Again::WhileFileMissing => {
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, verdict.sentence)
+        }
+        _ => Problem::later(verdict.sentence),
+    }
+}

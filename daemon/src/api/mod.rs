@@ -1,0 +1,175 @@
+//! What may be changed over HTTP: retry and forget images, people, strangers, the circuit breaker,
+//! refused messages, backup; and the one question that needs the engine. Each as JSON under `/v1`,
+//! and as a form of the page.
+//!
+//! Who may do it is not decided here: the guard (`web::auth`) stands before all routes of the LAN,
+//! and who may open the control socket may change things. Submitting pictures to the queue is
+//! `sources::http`.
+
+mod backup;
+mod breaker;
+mod identify;
+mod images;
+mod people;
+mod rejected;
+mod strangers;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::post;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::domain::hex;
+use crate::people::{Enroller, Ready, ReadyWatch};
+use crate::pipeline::Reader;
+use crate::problem::Problem;
+use crate::queue::Queue;
+use crate::sources::mqtt::Door;
+use crate::sources::upload::Uploads;
+use crate::web::Web;
+
+/// How long a request waits for its turn with the engine.
+const TURN: Duration = Duration::from_secs(10);
+
+/// What the changes are made with; clones share it.
+#[derive(Clone)]
+pub struct Admin {
+    /// What the pages read.
+    pub web: Web,
+    /// Images.
+    pub queue: Queue,
+    /// Refused MQTT messages, and where they are sent again.
+    pub messages: Door,
+    /// People.
+    pub enroller: Enroller,
+    /// The engine and the gallery, once they are up.
+    pub ready: ReadyWatch,
+    /// Opens paths below the configured roots.
+    pub reader: Arc<Reader>,
+    /// Where pictures that come with a request are read.
+    pub uploads: Uploads,
+    /// For those who wait for the engine.
+    pub engine_turns: Arc<Semaphore>,
+}
+
+impl Admin {
+    /// Requests that wait for the engine at the same time; more are told to come again.
+    pub fn engine_turns() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(8))
+    }
+
+    fn maybe_up(&self) -> Option<Arc<Ready>> {
+        self.ready.borrow().clone()
+    }
+
+    /// A place among those who wait for the engine.
+    async fn engine_turn(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        // Closed by nobody.
+        match tokio::time::timeout(TURN, self.engine_turns.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(Problem::later(
+                "Too many wait for the engine; ask again in a while.",
+            )),
+        }
+    }
+
+    fn up(&self) -> Result<Arc<Ready>, Problem> {
+        self.maybe_up()
+            .ok_or_else(|| Problem::later("The engine is not up yet; /v1/health says why."))
+    }
+}
+
+/// The changing half of `/v1`, with its documentation.
+pub fn api(admin: Admin) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(images::try_again))
+        .routes(routes!(images::forget))
+        .routes(routes!(identify::identify))
+        .routes(routes!(breaker::tell))
+        .routes(routes!(people::enroll))
+        .routes(routes!(people::rename, people::forget))
+        .routes(routes!(people::add_picture))
+        .routes(routes!(people::delete_picture))
+        .routes(routes!(people::merge))
+        .routes(routes!(strangers::name))
+        .routes(routes!(strangers::ignore))
+        .routes(routes!(strangers::name_face, strangers::not_this_person))
+        .routes(routes!(rejected::payload))
+        .routes(routes!(rejected::try_again))
+        .routes(routes!(rejected::forget))
+        .routes(routes!(rejected::forget_all))
+        .routes(routes!(backup::save, backup::restore))
+        .routes(routes!(backup::export))
+        .routes(routes!(backup::import))
+        .with_state(admin)
+}
+
+/// The page's forms, which need no JavaScript.
+pub fn forms(admin: Admin) -> Router {
+    Router::new()
+        .route("/images/{id}/retry", post(images::try_again_form))
+        .route("/images/{id}/forget", post(images::forget_form))
+        .route("/rejected/{id}/retry", post(rejected::try_again_form))
+        .route("/rejected/{id}/drop", post(rejected::forget_form))
+        .route("/rejected/drop", post(rejected::forget_all_form))
+        .route("/breaker", post(breaker::tell_form))
+        .route("/people", post(people::enroll_form))
+        .route("/people/{id}/pictures", post(people::add_picture_form))
+        .route("/people/{id}/rename", post(people::rename_form))
+        .route("/people/{id}/merge", post(people::merge_form))
+        .route("/people/{id}/forget", post(people::forget_form))
+        .route(
+            "/people/{id}/pictures/{picture}/delete",
+            post(people::delete_picture_form),
+        )
+        .route("/strangers/{id}/name", post(strangers::name_form))
+        .route("/strangers/{id}/ignore", post(strangers::ignore_form))
+        .route("/strangers/{id}/watch", post(strangers::watch_form))
+        .route(
+            "/images/{id}/faces/{number}/person",
+            post(strangers::name_face_form),
+        )
+        .route(
+            "/images/{id}/faces/{number}/not-this-person",
+            post(strangers::not_this_person_form),
+        )
+        .with_state(admin)
+}
+
+/// A change that is broken off by its client in the middle must not leave the gallery in memory
+/// behind the database.
+pub async fn on_its_own<T, E>(
+    work: impl Future<Output = Result<T, E>> + Send + 'static,
+) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<anyhow::Error> + Send + 'static,
+{
+    tokio::spawn(work)
+        .await
+        .unwrap_or_else(|panic| Err(anyhow::Error::from(panic).into()))
+}
+
+/// Understood, and refused.
+fn refused(sentence: &str) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, sentence)
+}
+
+/// Back to a page of ours, with what to say there.
+fn back(place: &str, told: Result<&str, Problem>) -> Response {
+    let (name, text) = match told {
+        Ok(done) => ("done", done.to_string()),
+        Err(problem) => ("refused", problem.into_parts().1),
+    };
+    let text: String = text
+        .bytes()
+        .map(|byte| format!("%{}", hex(&[byte])))
+        .collect();
+    Redirect::to(&format!("{place}?{name}={text}")).into_response()
+}

@@ -1,0 +1,254 @@
+//! Strangers and found faces: who a group is, that it does not matter, who a face is, and who it is
+//! not.
+
+use axum::Json;
+use axum::extract::rejection::{FormRejection, JsonRejection, PathRejection};
+use axum::extract::{Form, Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::people::{Named, PersonName, wrong_body};
+use super::{Admin, back, on_its_own};
+use crate::domain::{ImageId, Outcome, PersonId};
+use crate::people::{NamedStranger, RelabelError};
+use crate::problem::Problem;
+use crate::store::{StrangerId, StrangerRow};
+use crate::web::api::{Id, no_stranger};
+
+/// Who it is.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Name {
+    /// Of a person, who is made if there is none of that name.
+    #[schema(inline)]
+    name: PersonName,
+    /// Even where the face is somebody else's who is enrolled.
+    #[serde(default)]
+    anyway: bool,
+}
+
+/// Says who a group is: its best faces enrol the person, all its past faces get the name, and the
+/// group is gone. Results that have gone out stay what they were.
+#[utoipa::path(post, path = "/v1/strangers/{id}/name", tag = "strangers", params(("id" = i64, Path, minimum = 1)),
+    request_body = Name, responses((status = 200, body = NamedStranger), Problem))]
+pub async fn name(
+    State(admin): State<Admin>,
+    Id(id): Id,
+    body: Result<Json<Name>, JsonRejection>,
+) -> Result<Json<NamedStranger>, Problem> {
+    let Json(Name {
+        name: PersonName(name),
+        anyway,
+    }) = body.map_err(|error| wrong_body(&error))?;
+    give_name(&admin, id, name, anyway).await.map(Json)
+}
+
+async fn give_name(
+    admin: &Admin,
+    id: StrangerId,
+    name: String,
+    anyway: bool,
+) -> Result<NamedStranger, Problem> {
+    let (up, enroller) = (admin.up()?, admin.enroller.clone());
+    on_its_own(async move { enroller.name_stranger(&up, id, &name, anyway).await })
+        .await
+        .map_err(Problem::from)
+}
+
+/// Whether a group matters.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Ignored {
+    ignored: bool,
+}
+
+/// Says that a group does not matter, or that it does.
+#[utoipa::path(patch, path = "/v1/strangers/{id}", tag = "strangers", params(("id" = i64, Path, minimum = 1)),
+    request_body = Ignored, responses((status = 200, body = StrangerRow), Problem))]
+pub async fn ignore(
+    State(admin): State<Admin>,
+    Id(id): Id,
+    body: Result<Json<Ignored>, JsonRejection>,
+) -> Result<Json<StrangerRow>, Problem> {
+    let Json(Ignored { ignored }) = body.map_err(|error| wrong_body(&error))?;
+    admin.enroller.ignore_stranger(id, ignored).await?;
+    admin
+        .enroller
+        .store
+        .stranger(id)
+        .await?
+        .map(Json)
+        .ok_or_else(|| no_stranger(id))
+}
+
+/// Who a face is now.
+#[derive(Serialize, ToSchema)]
+pub struct FacePerson {
+    person_id: PersonId,
+}
+
+/// Says who a face is: it enrols the person, and has the name from now on.
+#[utoipa::path(post, path = "/v1/images/{id}/faces/{number}/person", tag = "people",
+    params(("id" = i64, Path, minimum = 1), ("number" = i32, Path, minimum = 1)),
+    request_body = Name, responses((status = 200, body = FacePerson), Problem))]
+pub async fn name_face(
+    State(admin): State<Admin>,
+    Id(id): Id,
+    number: Result<Path<(String, u32)>, PathRejection>,
+    body: Result<Json<Name>, JsonRejection>,
+) -> Result<Json<FacePerson>, Problem> {
+    let number = face(number)?;
+    let Json(Name {
+        name: PersonName(name),
+        anyway,
+    }) = body.map_err(|error| wrong_body(&error))?;
+    give_face_a_name(&admin, id, number, name, anyway)
+        .await
+        .map(|person_id| Json(FacePerson { person_id }))
+}
+
+async fn give_face_a_name(
+    admin: &Admin,
+    image: ImageId,
+    face: u32,
+    name: String,
+    anyway: bool,
+) -> Result<PersonId, Problem> {
+    let (up, enroller) = (admin.up()?, admin.enroller.clone());
+    on_its_own(async move { enroller.enroll_face(&up, image, face, &name, anyway).await })
+        .await
+        .map_err(Problem::from)
+}
+
+/// What a face is taken for now.
+#[derive(Serialize, ToSchema)]
+pub struct FaceOutcome {
+    outcome: Outcome,
+}
+
+/// Says that a face is not the person it was taken for. It is judged anew, and so is whoever looks
+/// like it.
+#[utoipa::path(delete, path = "/v1/images/{id}/faces/{number}/person", tag = "people",
+    params(("id" = i64, Path, minimum = 1), ("number" = i32, Path, minimum = 1)),
+    responses((status = 200, body = FaceOutcome), Problem))]
+pub async fn not_this_person(
+    State(admin): State<Admin>,
+    Id(id): Id,
+    number: Result<Path<(String, u32)>, PathRejection>,
+) -> Result<Json<FaceOutcome>, Problem> {
+    take_name_away(&admin, id, face(number)?)
+        .await
+        .map(|outcome| Json(FaceOutcome { outcome }))
+}
+
+async fn take_name_away(admin: &Admin, image: ImageId, face: u32) -> Result<Outcome, Problem> {
+    let (up, enroller) = (admin.up()?, admin.enroller.clone());
+    on_its_own(async move { enroller.not_this_person(&up, image, face).await })
+        .await
+        .map_err(Problem::from)
+}
+
+fn face(number: Result<Path<(String, u32)>, PathRejection>) -> Result<u32, Problem> {
+    let number = number
+        .ok()
+        .map(|Path((_, number))| number)
+        .filter(|number| *number > 0);
+    number.ok_or_else(|| Problem::bad_request("A face is named by its number, from 1."))
+}
+
+impl From<RelabelError> for Problem {
+    fn from(error: RelabelError) -> Self {
+        let status = match error {
+            RelabelError::NotFound => StatusCode::NOT_FOUND,
+            RelabelError::Refused(_) => StatusCode::CONFLICT,
+            RelabelError::Ours(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, format!("{error:#}."))
+    }
+}
+
+// The page's forms.
+
+/// `POST /strangers/{id}/name`.
+pub async fn name_form(
+    State(admin): State<Admin>,
+    Id(id): Id,
+    form: Result<Form<Named>, FormRejection>,
+) -> Response {
+    let told = match form {
+        Ok(Form(Named { name, anyway })) => give_name(&admin, id, name, anyway.is_some()).await,
+        Err(error) => Err(Problem::bad_request(error.body_text())),
+    };
+    match told {
+        Ok(named) => {
+            let faces = if named.faces == 1 {
+                "1 past face has".into()
+            } else {
+                format!("{} past faces have", named.faces)
+            };
+            back(
+                &format!("/people/{}", named.person_id),
+                Ok(&format!("{faces} the name now.")),
+            )
+        }
+        Err(problem) => back(&format!("/strangers/{id}"), Err(problem)),
+    }
+}
+
+/// `POST /strangers/{id}/ignore`.
+pub async fn ignore_form(State(admin): State<Admin>, Id(id): Id) -> Response {
+    let told = admin
+        .enroller
+        .ignore_stranger(id, true)
+        .await
+        .map_err(Problem::from);
+    back(
+        "/strangers",
+        told.map(|()| "It is among those that do not matter."),
+    )
+}
+
+/// `POST /strangers/{id}/watch`.
+pub async fn watch_form(State(admin): State<Admin>, Id(id): Id) -> Response {
+    let told = admin
+        .enroller
+        .ignore_stranger(id, false)
+        .await
+        .map_err(Problem::from);
+    back("/strangers", told.map(|()| "It is among the others again."))
+}
+
+/// `POST /images/{id}/faces/{number}/person`.
+pub async fn name_face_form(
+    State(admin): State<Admin>,
+    Id(id): Id,
+    number: Result<Path<(String, u32)>, PathRejection>,
+    form: Result<Form<Named>, FormRejection>,
+) -> Response {
+    let told = async {
+        let Form(Named { name, anyway }) =
+            form.map_err(|error| Problem::bad_request(error.body_text()))?;
+        give_face_a_name(&admin, id, face(number)?, name, anyway.is_some()).await
+    };
+    back(
+        &format!("/images/{id}"),
+        told.await
+            .map(|_| "The face is enrolled, and has the name."),
+    )
+}
+
+/// `POST /images/{id}/faces/{number}/not-this-person`.
+pub async fn not_this_person_form(
+    State(admin): State<Admin>,
+    Id(id): Id,
+    number: Result<Path<(String, u32)>, PathRejection>,
+) -> Response {
+    let told = async { take_name_away(&admin, id, face(number)?).await };
+    back(
+        &format!("/images/{id}"),
+        told.await
+            .map(|_| "It is kept in mind that this is somebody else."),
+    )
+}

@@ -1,0 +1,331 @@
+//! `kithd camera run`: opens the camera, gives up what it no longer needs, and takes bursts of
+//! frames when it is time or something moves, until its parent is gone. It never waits for anything
+//! but the camera: when no word comes from it any more the daemon knows that the camera stalls.
+
+use std::io::Write;
+use std::mem::ManuallyDrop;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use super::device::Device;
+use super::mjpeg::Buffers;
+use super::motion::Gate;
+use super::shot::Shot;
+use super::wire::{self, Word};
+use crate::child;
+use crate::config::{self, PixelFormat};
+use crate::engine_process::{Profile, confine};
+
+/// Between signs of life while frames come.
+const ALIVE: Duration = Duration::from_millis(500);
+/// Between looks for motion.
+const LOOK: Duration = Duration::from_millis(200);
+/// The first frames after opening are dark, green, or of the last user.
+const WARM_UP: u64 = 5;
+/// Broken frames are said one by one, but not more often than this.
+const SAY: Duration = Duration::from_secs(60);
+
+/// What can be typed.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Name of the camera in the configuration
+    #[arg(long)]
+    pub name: String,
+}
+
+/// Takes pictures until the parent is gone.
+pub fn run(settings: &config::Camera, max_bytes: usize) -> anyhow::Result<()> {
+    child::die_with_parent()?;
+    child::give_way();
+    // Its stream panics when it is dropped after the camera failed; the kernel closes both with the
+    // process.
+    let mut device = ManuallyDrop::new(Device::open(settings)?);
+    // From here on nothing is opened any more, and every thread begins without a way out.
+    let confinement = confine(&Profile::Camera);
+    tracing::info!(
+        "{} sends {}x{} in {}, {} frames a second, {confinement}",
+        settings.device.display(),
+        settings.width,
+        settings.height,
+        settings.format.name(),
+        device.rate,
+    );
+    std::thread::spawn(child::end_with_standard_input);
+    let max_bytes = max_bytes.min(settings.max_frame_bytes());
+    let mut taking = Taking::new(settings, max_bytes, std::io::stdout());
+    let layout = device.layout;
+    let mut buffers = Buffers::default();
+    loop {
+        let frame = device.frame()?;
+        let now = Instant::now();
+        let torn = layout.format == PixelFormat::Mjpeg && buffers.torn(&frame);
+        if taking.wants(now)? {
+            let shot = match torn {
+                true => Err("it breaks off, and the end of an older one follows".into()),
+                false => Shot::read(&frame, &layout, max_bytes),
+            };
+            taking.frame(shot, now)?;
+        }
+    }
+}
+
+/// Which frames are looked at, and what becomes of them.
+struct Taking<'a, W: Write> {
+    settings: &'a config::Camera,
+    max_bytes: usize,
+    out: W,
+    frames: u64,
+    broken: u64,
+    /// The first of the frames that were all broken.
+    broken_since: Option<Instant>,
+    said: Option<Instant>,
+    alive: Option<Instant>,
+    gate: Option<Gate>,
+    looked: Option<Instant>,
+    due: Option<Instant>,
+    /// A burst under way.
+    burst: Option<Vec<(f32, Vec<u8>)>>,
+}
+
+impl<'a, W: Write> Taking<'a, W> {
+    fn new(settings: &'a config::Camera, max_bytes: usize, out: W) -> Self {
+        let gate = settings
+            .motion
+            .then(|| Gate::new(settings.motion_area, settings.cool_down));
+        let due = settings.every.map(|_| Instant::now());
+        Self {
+            settings,
+            max_bytes,
+            out,
+            frames: 0,
+            broken: 0,
+            broken_since: None,
+            said: None,
+            alive: None,
+            gate,
+            looked: None,
+            due,
+            burst: None,
+        }
+    }
+
+    /// Says that frames come; whether this one is to be read.
+    fn wants(&mut self, now: Instant) -> anyhow::Result<bool> {
+        self.frames += 1;
+        if self
+            .alive
+            .is_none_or(|last| now.duration_since(last) >= ALIVE)
+        {
+            self.alive = Some(now);
+            self.say(
+                Word::Alive {
+                    broken: self.broken,
+                },
+                &[],
+            )?;
+        }
+        let look = self.gate.is_some()
+            && self
+                .looked
+                .is_none_or(|last| now.duration_since(last) >= LOOK);
+        let due = self.due.is_some_and(|due| now >= due);
+        Ok(self.frames > WARM_UP && (self.burst.is_some() || due || look))
+    }
+
+    /// Looks at a frame that was wanted.
+    fn frame(&mut self, shot: Result<Shot, String>, now: Instant) -> anyhow::Result<()> {
+        let shot = match shot {
+            Ok(shot) => shot,
+            Err(why) => return self.broken(&why, now),
+        };
+        let mut moves = false;
+        if let Some(gate) = &mut self.gate
+            && self
+                .looked
+                .is_none_or(|last| now.duration_since(last) >= LOOK)
+        {
+            self.looked = Some(now);
+            moves = gate.opens(&shot.cells(), now);
+        }
+        if let (Some(due), Some(every)) = (self.due, self.settings.every)
+            && now >= due
+        {
+            // What was missed is not made up for.
+            let next = due + every;
+            self.due = Some(if next > now { next } else { now + every });
+            moves = true;
+        }
+        if moves && self.burst.is_none() {
+            self.burst = Some(Vec::new());
+        }
+        let Some(burst) = &mut self.burst else {
+            self.broken_since = None;
+            return Ok(());
+        };
+        // With nothing to choose from nothing is measured.
+        let sharpness = if self.settings.burst > 1 {
+            shot.sharpness()
+        } else {
+            0.0
+        };
+        let jpeg = match shot.into_jpeg() {
+            Ok(jpeg) if jpeg.len() <= self.max_bytes => jpeg,
+            Ok(jpeg) => {
+                return self.broken(
+                    &format!("its {} bytes are more than are allowed", jpeg.len()),
+                    now,
+                );
+            }
+            Err(why) => return self.broken(&why, now),
+        };
+        self.broken_since = None;
+        burst.push((sharpness, jpeg));
+        if burst.len() >= self.settings.burst {
+            let burst = self.burst.take().unwrap_or_default();
+            let last = burst.len() - 1;
+            for (n, (sharpness, jpeg)) in burst.into_iter().enumerate() {
+                self.say(
+                    Word::Frame {
+                        sharpness,
+                        last: n == last,
+                    },
+                    &jpeg,
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops a frame, counts it and says so; a camera that sends no other kind is given up.
+    fn broken(&mut self, why: &str, now: Instant) -> anyhow::Result<()> {
+        self.broken += 1;
+        let since = *self.broken_since.get_or_insert(now);
+        if self.said.is_none_or(|last| now.duration_since(last) >= SAY) {
+            self.said = Some(now);
+            tracing::warn!("a broken frame was dropped, {} so far: {why}", self.broken);
+        }
+        if now.duration_since(since) >= self.settings.stall_after {
+            bail!(
+                "only broken frames came for {:?}, the last: {why}",
+                self.settings.stall_after
+            );
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, word: Word, bytes: &[u8]) -> anyhow::Result<()> {
+        wire::write(&mut self.out, word, bytes).context("nobody takes the pictures any more")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A still grey frame with something in it from `left` on.
+    fn shot(left: usize) -> Result<Shot, String> {
+        let layout = super::super::device::Layout {
+            format: PixelFormat::Rgb,
+            width: 64,
+            height: 32,
+            stride: 3 * 64,
+        };
+        let frame: Vec<u8> = (0..64 * 32)
+            .flat_map(|i| {
+                [if (left..left + 16).contains(&(i % 64)) {
+                    250
+                } else {
+                    90
+                }; 3]
+            })
+            .collect();
+        Shot::read(&frame, &layout, 1 << 20)
+    }
+
+    fn settings(lines: &str) -> config::Camera {
+        let text = format!("[[camera]]\nname = \"front\"\n{lines}");
+        config::Config::check(config::Raw::parse(&text))
+            .0
+            .unwrap()
+            .cameras
+            .remove(0)
+    }
+
+    /// Feeds frames, ten a second; gives how many were written as pictures.
+    fn pictures(
+        taking: &mut Taking<'_, Vec<u8>>,
+        frames: &mut Instant,
+        shots: impl Iterator<Item = usize>,
+    ) -> usize {
+        taking.out.clear();
+        for left in shots {
+            *frames += Duration::from_millis(100);
+            if taking.wants(*frames).unwrap() {
+                taking.frame(shot(left), *frames).unwrap();
+            }
+        }
+        taking
+            .out
+            .windows(7)
+            .filter(|part| part == b"\"frame\"")
+            .count()
+    }
+
+    #[test]
+    fn every_so_often_a_burst_is_taken_and_what_was_missed_is_not_made_up_for() {
+        let settings = settings("every = \"2s\"\nburst = 3\n");
+        let mut taking = Taking::new(&settings, 1 << 20, Vec::new());
+        let mut now = Instant::now();
+        assert_eq!(
+            pictures(&mut taking, &mut now, std::iter::repeat_n(0, 10)),
+            3
+        );
+        assert_eq!(
+            pictures(&mut taking, &mut now, std::iter::repeat_n(0, 20)),
+            3
+        );
+        now += Duration::from_secs(60);
+        assert_eq!(
+            pictures(&mut taking, &mut now, std::iter::repeat_n(0, 19)),
+            3
+        );
+    }
+
+    #[test]
+    fn motion_takes_a_burst_and_a_still_room_none() {
+        let settings = settings("motion = true\nburst = 2\n");
+        let mut taking = Taking::new(&settings, 1 << 20, Vec::new());
+        let mut now = Instant::now();
+        assert_eq!(
+            pictures(&mut taking, &mut now, std::iter::repeat_n(0, 50)),
+            0
+        );
+        assert_eq!(pictures(&mut taking, &mut now, 1..40), 2);
+    }
+
+    #[test]
+    fn broken_frames_are_left_out_of_a_burst_and_nothing_but_them_ends_the_process() {
+        let settings = settings("every = \"2s\"\nburst = 2\nstall_after = \"5s\"\n");
+        let mut taking = Taking::new(&settings, 1 << 20, Vec::new());
+        let mut now = Instant::now();
+        for _ in 0..WARM_UP {
+            assert!(!taking.wants(now).unwrap());
+        }
+        for shot in [shot(0), Err("torn".into()), shot(0)] {
+            now += Duration::from_millis(100);
+            assert!(taking.wants(now).unwrap());
+            taking.frame(shot, now).unwrap();
+        }
+        assert!(taking.out.windows(11).any(|part| part == b"\"last\":true"));
+        assert_eq!(taking.broken, 1);
+        taking.broken("torn", now).unwrap();
+        let error = taking
+            .broken("torn", now + Duration::from_secs(5))
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "only broken frames came for 5s, the last: torn"
+        );
+    }
+}

@@ -1,0 +1,261 @@
+//! One frame as pixels: what the motion gate and the choice among a burst look at, and the JPEG
+//! that is kept of it.
+
+use kith_vision::Rgb;
+
+use super::device::Layout;
+use super::mjpeg;
+use crate::config::PixelFormat;
+use crate::engine_process::{DecodeLimits, decode, jpeg};
+
+/// Of the JPEG that is made of a raw frame: what it leaves out no recogniser misses.
+const QUALITY: u8 = 92;
+/// Cells in a row that the motion gate sees. Averaged over a cell the noise of a sensor is nothing.
+const CELLS_ACROSS: usize = 64;
+
+/// A frame that is in order.
+pub struct Shot {
+    pixels: Rgb,
+    /// As the camera sent it, if it sends JPEGs.
+    sent: Option<Vec<u8>>,
+}
+
+impl Shot {
+    /// Reads a frame; the error is what is wrong with it.
+    pub fn read(frame: &[u8], layout: &Layout, max_bytes: usize) -> Result<Self, String> {
+        if layout.format == PixelFormat::Mjpeg {
+            let sent = mjpeg::whole(frame)?;
+            let limits = DecodeLimits {
+                max_bytes,
+                max_pixels: layout.width as u64 * layout.height as u64,
+            };
+            let pixels = decode(&sent, &limits).map_err(|error| error.to_string())?;
+            return Ok(Self {
+                pixels,
+                sent: Some(sent),
+            });
+        }
+        let pixels = rgb(frame, layout).ok_or_else(|| {
+            format!(
+                "{} bytes are not {}x{} in {}",
+                frame.len(),
+                layout.width,
+                layout.height,
+                layout.format.name()
+            )
+        })?;
+        Ok(Self {
+            pixels: Rgb {
+                width: layout.width,
+                height: layout.height,
+                pixels,
+            },
+            sent: None,
+        })
+    }
+
+    /// Brightness of each cell of a coarse grid, row by row.
+    pub fn cells(&self) -> Vec<u8> {
+        let Rgb {
+            width,
+            height,
+            pixels,
+        } = &self.pixels;
+        let across = CELLS_ACROSS.min(*width);
+        let down = (height * across / width).clamp(1, *height);
+        let mut sums = vec![(0_u32, 0_u32); across * down];
+        // Every other pixel of every other row is as good.
+        for y in (0..*height).step_by(2) {
+            let row = &pixels[3 * y * width..3 * (y + 1) * width];
+            for (x, pixel) in row.chunks_exact(3).enumerate().step_by(2) {
+                let (sum, count) = &mut sums[y * down / height * across + x * across / width];
+                *sum += u32::from(brightness(pixel));
+                *count += 1;
+            }
+        }
+        sums.into_iter()
+            .map(|(sum, count)| (sum / count.max(1)) as u8)
+            .collect()
+    }
+
+    /// Fine detail, as the variance of the Laplacian: comparable between frames of one scene, no
+    /// more.
+    pub fn sharpness(&self) -> f32 {
+        let Rgb {
+            width,
+            height,
+            pixels,
+        } = &self.pixels;
+        let plane: Vec<i32> = pixels
+            .chunks_exact(3)
+            .map(|pixel| i32::from(brightness(pixel)))
+            .collect();
+        let (mut sum, mut squares, mut count) = (0_i64, 0_i64, 0_i64);
+        for y in 1..height.saturating_sub(1) {
+            for x in 1..width.saturating_sub(1) {
+                let at = y * width + x;
+                let edge = 4 * plane[at]
+                    - plane[at - 1]
+                    - plane[at + 1]
+                    - plane[at - width]
+                    - plane[at + width];
+                sum += i64::from(edge);
+                squares += i64::from(edge * edge);
+                count += 1;
+            }
+        }
+        let mean = sum as f64 / count.max(1) as f64;
+        (squares as f64 / count.max(1) as f64 - mean * mean) as f32
+    }
+
+    /// The picture that is kept.
+    pub fn into_jpeg(self) -> Result<Vec<u8>, String> {
+        self.sent.map_or_else(
+            || jpeg(&self.pixels, QUALITY).map_err(|error| error.to_string()),
+            Ok,
+        )
+    }
+}
+
+fn brightness(pixel: &[u8]) -> u8 {
+    let weighed = 77 * u32::from(pixel[0]) + 150 * u32::from(pixel[1]) + 29 * u32::from(pixel[2]);
+    (weighed >> 8) as u8
+}
+
+/// Red, green and blue of a raw frame; `None` when it is too short.
+fn rgb(frame: &[u8], layout: &Layout) -> Option<Vec<u8>> {
+    let Layout {
+        format,
+        width,
+        height,
+        stride,
+    } = *layout;
+    let mut pixels = Vec::with_capacity(3 * width * height);
+    for y in 0..height {
+        let line = |bytes: usize| frame.get(y * stride..y * stride + bytes);
+        match format {
+            PixelFormat::Rgb => pixels.extend_from_slice(line(3 * width)?),
+            PixelFormat::Bgr => {
+                pixels.extend(
+                    line(3 * width)?
+                        .chunks_exact(3)
+                        .flat_map(|pixel| [pixel[2], pixel[1], pixel[0]]),
+                );
+            }
+            PixelFormat::Yuyv => pixels.extend(line(2 * width)?.chunks_exact(4).flat_map(|pair| {
+                let [first, u, second, v] = [pair[0], pair[1], pair[2], pair[3]];
+                let ([a, b, c], [d, e, f]) = (from_yuv(first, u, v), from_yuv(second, u, v));
+                [a, b, c, d, e, f]
+            })),
+            PixelFormat::Nv12 => {
+                let at = stride * (height + y / 2);
+                let colours = frame.get(at..at + width)?;
+                let light = line(width)?;
+                pixels.extend(
+                    (0..width).flat_map(|x| from_yuv(light[x], colours[x & !1], colours[x | 1])),
+                );
+            }
+            PixelFormat::Mjpeg => return None,
+        }
+    }
+    Some(pixels)
+}
+
+/// BT.601, brightness from 16 to 235, as webcams send it; in 256ths.
+fn from_yuv(y: u8, u: u8, v: u8) -> [u8; 3] {
+    let (y, u, v) = (
+        298 * (i32::from(y) - 16) + 128,
+        i32::from(u) - 128,
+        i32::from(v) - 128,
+    );
+    [y + 409 * v, y - 100 * u - 208 * v, y + 516 * u]
+        .map(|colour| (colour >> 8).clamp(0, 255) as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shot(width: usize, height: usize, colour: impl Fn(usize, usize) -> [u8; 3]) -> Shot {
+        let pixels = (0..width * height)
+            .flat_map(|i| colour(i % width, i / width))
+            .collect();
+        Shot {
+            pixels: Rgb {
+                width,
+                height,
+                pixels,
+            },
+            sent: None,
+        }
+    }
+
+    #[test]
+    fn raw_frames_keep_their_colours_whatever_their_layout_and_padding() {
+        let layout = |format, stride| Layout {
+            format,
+            width: 2,
+            height: 2,
+            stride,
+        };
+        let read = |frame: &[u8], layout: &Layout| rgb(frame, layout).unwrap();
+        let red = [255, 0, 0].repeat(4);
+        assert_eq!(
+            read(
+                &[255, 0, 0, 255, 0, 0, 9, 255, 0, 0, 255, 0, 0],
+                &layout(PixelFormat::Rgb, 7)
+            ),
+            red
+        );
+        assert_eq!(
+            read(&[0, 0, 255].repeat(4), &layout(PixelFormat::Bgr, 6)),
+            red
+        );
+        // Pure red in BT.601.
+        let near_red = |pixels: Vec<u8>| {
+            assert!(
+                pixels
+                    .chunks_exact(3)
+                    .all(|p| p[0] >= 253 && p[1] <= 2 && p[2] <= 2),
+                "{pixels:?}"
+            );
+        };
+        near_red(read(
+            &[82, 90, 82, 240, 9, 9, 82, 90, 82, 240],
+            &layout(PixelFormat::Yuyv, 6),
+        ));
+        near_red(read(
+            &[82, 82, 9, 82, 82, 9, 90, 240, 9],
+            &layout(PixelFormat::Nv12, 3),
+        ));
+        assert_eq!(from_yuv(235, 128, 128), [255; 3]);
+        assert_eq!(from_yuv(16, 128, 128), [0; 3]);
+        assert!(Shot::read(&[0; 7], &layout(PixelFormat::Yuyv, 4), 1 << 20).is_err());
+    }
+
+    #[test]
+    fn a_blurred_picture_is_less_sharp_and_an_even_one_not_at_all() {
+        let stripes = |period: usize| {
+            shot(64, 64, move |x, _| {
+                [if x % period < period / 2 { 255 } else { 0 }; 3]
+            })
+        };
+        let ramp = shot(64, 64, |x, _| [x as u8 * 2; 3]);
+        assert!(stripes(4).sharpness() > stripes(16).sharpness());
+        assert!(stripes(16).sharpness() > ramp.sharpness());
+        assert!(shot(64, 64, |_, _| [90; 3]).sharpness() < f32::EPSILON);
+        assert!(shot(1, 1, |_, _| [90; 3]).sharpness().is_finite());
+    }
+
+    #[test]
+    fn cells_are_the_brightness_of_their_part_of_the_picture() {
+        let cells = shot(128, 64, |x, _| [if x < 64 { 0 } else { 200 }; 3]).cells();
+        assert_eq!(cells.len(), 64 * 32);
+        assert!(
+            cells
+                .chunks_exact(64)
+                .all(|row| row[..32] == [0; 32] && row[32..] == [200; 32])
+        );
+        assert_eq!(shot(2, 2, |_, _| [7; 3]).cells().len(), 4);
+    }
+}

@@ -1,0 +1,451 @@
+//! One connection to a server of `recognizer.proto` or of the origin's `facerecog.proto`. Every
+//! reply is checked before anyone believes it. Not for deciding what a failure means, nor for
+//! starting anything.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper_util::rt::TokioIo;
+use kith_vision::Pack;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Code, Status};
+
+use crate::engine_process::{FoundFace, Reply, StageTimes};
+use crate::rpc::facerecog::health_check_client::HealthCheckClient;
+use crate::rpc::facerecog::identify_client::IdentifyClient;
+use crate::rpc::facerecog::{Empty, IdentifyRequest};
+use crate::rpc::recognizer::recognize_request::Picture as Sent;
+use crate::rpc::recognizer::recognizer_client::RecognizerClient;
+use crate::rpc::recognizer::{
+    DescribeRequest, Description, Face, HealthCheckRequest, RecognizeReply, RecognizeRequest,
+};
+use crate::rpc::{CONNECTION_WINDOW, LARGEST_REPLY, STREAM_WINDOW};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// For questions that need no picture.
+const SHORT_CALL: Duration = Duration::from_secs(5);
+/// A peer whose machine went away without a word is noticed after two of these.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Of a remark, in bytes.
+const LONGEST_REMARK: usize = 500;
+/// What the origin's service answers for a face it does not know.
+pub const NOT_FOUND: &str = "not_found";
+
+/// A picture on its way to an engine.
+#[derive(Debug, Clone)]
+pub struct Picture {
+    /// What is sent to an engine that takes bytes.
+    pub bytes: Bytes,
+    /// Where an engine that shares the mounts finds it; pictures that came as bytes have no such
+    /// place.
+    pub path: Option<PathBuf>,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub enum Answer {
+    /// Faces to be compared with the gallery.
+    Faces(Reply),
+    /// The origin's service knows people itself: name of the matching enrolled image.
+    Name(Option<String>),
+}
+
+/// Why a call gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallError {
+    /// The engine says the picture cannot be read.
+    Unreadable(String),
+    /// The engine says it failed over this picture.
+    Failed(String),
+    /// The answer cannot be right.
+    Malformed(String),
+    /// No answer in time.
+    Deadline(Duration),
+    /// The connection could not be made or broke.
+    Lost(String),
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(why) | Self::Failed(why) | Self::Lost(why) => f.write_str(why),
+            Self::Malformed(why) => write!(f, "the answer makes no sense: {why}"),
+            Self::Deadline(limit) => write!(f, "no answer within {:.1} s", limit.as_secs_f32()),
+        }
+    }
+}
+
+/// A connection; clones share it.
+#[derive(Clone)]
+pub enum Client {
+    /// Speaks `recognizer.proto`; told paths where there are any, if the flag is set.
+    Recognizer(RecognizerClient<Channel>, bool),
+    /// Speaks `facerecog.proto`.
+    Origin(IdentifyClient<Channel>, HealthCheckClient<Channel>),
+}
+
+impl Client {
+    /// Connects to a unix socket.
+    pub async fn to_socket(path: &Path) -> Result<Self, CallError> {
+        let path = path.to_path_buf();
+        // The authority is of no use on a socket but has to be one.
+        let endpoint = endpoint("http://engine")?;
+        let connector = tower::service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move {
+                tokio::net::UnixStream::connect(path)
+                    .await
+                    .map(TokioIo::new)
+            }
+        });
+        let channel = endpoint
+            .connect_with_connector(connector)
+            .await
+            .map_err(|error| lost(&error))?;
+        Ok(Self::recognizer(channel, false))
+    }
+
+    /// Connects to `http://host:port` or `unix:/path`; `paths`: it shares the mounts.
+    pub async fn to_address(address: &str, paths: bool) -> Result<Self, CallError> {
+        match address.strip_prefix("unix:") {
+            Some(path) => match Self::to_socket(Path::new(path)).await? {
+                Self::Recognizer(client, _) => Ok(Self::Recognizer(client, paths)),
+                other @ Self::Origin(..) => Ok(other),
+            },
+            None => Ok(Self::recognizer(channel(address).await?, paths)),
+        }
+    }
+
+    /// Connects to the origin's service at `http://host:port`.
+    pub async fn to_origin(address: &str) -> Result<Self, CallError> {
+        let channel = channel(address).await?;
+        Ok(Self::Origin(
+            IdentifyClient::new(channel.clone()),
+            HealthCheckClient::new(channel),
+        ))
+    }
+
+    fn recognizer(channel: Channel, paths: bool) -> Self {
+        Self::Recognizer(
+            RecognizerClient::new(channel)
+                .max_decoding_message_size(LARGEST_REPLY)
+                .max_encoding_message_size(usize::MAX),
+            paths,
+        )
+    }
+
+    /// What runs there; the origin's service does not say.
+    pub async fn describe(&self) -> Result<Option<Description>, CallError> {
+        let Self::Recognizer(client, _) = self else {
+            return Ok(None);
+        };
+        let mut client = client.clone();
+        let described = within(SHORT_CALL, client.describe(DescribeRequest {})).await?;
+        Ok(Some(described))
+    }
+
+    /// Whether it says it is ready.
+    pub async fn ready(&self) -> Result<(), CallError> {
+        let ready = match self {
+            Self::Recognizer(client, _) => {
+                within(
+                    SHORT_CALL,
+                    client.clone().health_check(HealthCheckRequest {}),
+                )
+                .await?
+                .ready
+            }
+            Self::Origin(_, health) => {
+                within(SHORT_CALL, health.clone().health_check(Empty {}))
+                    .await?
+                    .ready
+            }
+        };
+        if ready {
+            Ok(())
+        } else {
+            Err(CallError::Lost("it says that it is not ready".into()))
+        }
+    }
+
+    /// Recognises one picture; faces are checked against what `pack` promises.
+    pub async fn recognise(
+        &self,
+        picture: Picture,
+        pack: &Pack,
+        deadline: Duration,
+    ) -> Result<Answer, CallError> {
+        match self {
+            Self::Recognizer(client, paths) => {
+                let sent = match picture.path.filter(|_| *paths) {
+                    Some(path) => Sent::Path(path.display().to_string()),
+                    None => Sent::Content(picture.bytes),
+                };
+                let reply = within(
+                    deadline,
+                    client.clone().recognize(RecognizeRequest {
+                        picture: Some(sent),
+                    }),
+                )
+                .await?;
+                checked(reply, pack)
+                    .map(Answer::Faces)
+                    .map_err(CallError::Malformed)
+            }
+            Self::Origin(client, _) => {
+                let Some(path) = picture.path else {
+                    let why = "this engine is told paths and the picture came as bytes; send its path instead";
+                    return Err(CallError::Unreadable(why.into()));
+                };
+                let image_path = path.display().to_string();
+                let named = within(
+                    deadline,
+                    client.clone().identify(IdentifyRequest { image_path }),
+                )
+                .await?
+                .image_name;
+                Ok(Answer::Name(
+                    (!named.is_empty() && named != NOT_FOUND).then_some(named),
+                ))
+            }
+        }
+    }
+}
+
+async fn channel(address: &str) -> Result<Channel, CallError> {
+    endpoint(address)?
+        .connect()
+        .await
+        .map_err(|error| lost(&error))
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, CallError> {
+    Ok(Endpoint::from_shared(address.to_string())
+        .map_err(|error| lost(&error))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE))
+}
+
+async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, CallError> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(judged(&status)),
+        Err(_) => Err(CallError::Deadline(limit)),
+    }
+}
+
+/// A status the server sent has no source; one our own library made of what it met has.
+fn judged(status: &Status) -> CallError {
+    let of_server = std::error::Error::source(status).is_none();
+    let message = || match status.message() {
+        "" => format!("gRPC status {:?} without a reason", status.code()),
+        message => message.to_string(),
+    };
+    match status.code() {
+        Code::InvalidArgument if of_server => CallError::Unreadable(message()),
+        Code::OutOfRange if of_server => CallError::Unreadable(format!(
+            "the engine does not take this picture: {}",
+            message()
+        )),
+        // Too large a message, or too many at a time: only the first is the picture's fault.
+        Code::ResourceExhausted if of_server && status.message().contains("larger") => {
+            CallError::Unreadable(format!(
+                "the engine does not take this picture: {}",
+                message()
+            ))
+        }
+        Code::Internal if of_server && !status.message().contains("decode Protobuf") => {
+            CallError::Failed(message())
+        }
+        Code::Internal if of_server => CallError::Malformed(message()),
+        Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::ResourceExhausted => {
+            lost(status)
+        }
+        // What a server says of a call it took: in Python an uncaught exception is UNKNOWN.
+        _ if of_server => CallError::Failed(message()),
+        _ => lost(status),
+    }
+}
+
+/// With the causes below the first words, which alone say little ("transport error").
+fn lost(error: &dyn std::error::Error) -> CallError {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    CallError::Lost(text)
+}
+
+/// The reply in our words, or what is wrong with it.
+fn checked(reply: RecognizeReply, pack: &Pack) -> Result<Reply, String> {
+    if reply.width == 0 || reply.height == 0 {
+        return Err("the picture has no size".into());
+    }
+    let faces =
+        reply.faces.into_iter().enumerate().map(|(n, face)| {
+            checked_face(face, pack).map_err(|why| format!("face {}: {why}", n + 1))
+        });
+    let micros = std::time::Duration::from_micros;
+    let times = reply.times.unwrap_or_default();
+    Ok(Reply {
+        size: (reply.width, reply.height),
+        faces: faces.collect::<Result<_, _>>()?,
+        thumbnail: reply.thumbnail,
+        remark: remark(&reply.remark),
+        times: StageTimes {
+            decode: micros(times.decode),
+            detect: micros(times.detect),
+            align: micros(times.align),
+            embed: micros(times.embed),
+            encode: micros(times.encode),
+        },
+    })
+}
+
+/// Of what an engine remarks, as much as is worth keeping.
+fn remark(text: &str) -> Option<String> {
+    let kept = text.floor_char_boundary(LONGEST_REMARK);
+    let plain: String = text[..kept]
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    (!plain.trim().is_empty()).then(|| plain.trim().to_owned())
+}
+
+fn checked_face(face: Face, pack: &Pack) -> Result<FoundFace, String> {
+    let bounds = [face.left, face.top, face.right, face.bottom];
+    let (points, rest) = face.landmarks.as_chunks();
+    let Ok(landmarks) = <[[f32; 2]; 5]>::try_from(points) else {
+        return Err(format!(
+            "{} landmark numbers instead of ten",
+            face.landmarks.len()
+        ));
+    };
+    let plain = bounds
+        .iter()
+        .chain(landmarks.as_flattened())
+        .all(|number| number.is_finite())
+        && rest.is_empty();
+    let upright = bounds[0] < bounds[2] && bounds[1] < bounds[3];
+    let scored = [face.score, face.quality]
+        .iter()
+        .all(|number| (0.0..=1.0).contains(number));
+    if !plain || !upright || !scored {
+        return Err(format!(
+            "box {bounds:?}, score {} and quality {} cannot be",
+            face.score, face.quality
+        ));
+    }
+    pack.check_embedding(&face.embedding)
+        .map_err(|error| error.to_string())?;
+    Ok(FoundFace {
+        bounds,
+        landmarks,
+        score: face.score,
+        quality: face.quality,
+        objection: (!face.objection.is_empty()).then_some(face.objection),
+        measures: None,
+        embedding: face.embedding,
+        crop: face.crop,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pack() -> Pack {
+        Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/dlib-mtcnn"))
+            .unwrap()
+    }
+
+    fn reply() -> RecognizeReply {
+        RecognizeReply {
+            width: 4,
+            height: 3,
+            faces: vec![Face {
+                right: 2.0,
+                bottom: 2.0,
+                landmarks: vec![1.0; 10],
+                score: 1.0,
+                quality: 0.5,
+                embedding: pack().self_test().embedding.clone(),
+                ..Face::default()
+            }],
+            ..RecognizeReply::default()
+        }
+    }
+
+    #[test]
+    fn a_sound_reply_is_taken() {
+        assert_eq!(checked(reply(), &pack()).unwrap().faces.len(), 1);
+    }
+
+    #[test]
+    fn every_kind_of_nonsense_is_found_and_named() {
+        type Spoil = fn(&mut RecognizeReply);
+        let wrong: [(&str, Spoil); 8] = [
+            ("has no size", |reply| reply.width = 0),
+            ("landmark numbers", |reply| {
+                reply.faces[0].landmarks.truncate(9)
+            }),
+            ("cannot be", |reply| reply.faces[0].left = 5.0),
+            ("cannot be", |reply| reply.faces[0].top = f32::NAN),
+            ("cannot be", |reply| reply.faces[0].score = 1.5),
+            ("must have 128 numbers", |reply| {
+                reply.faces[0].embedding.truncate(127)
+            }),
+            ("not usable", |reply| {
+                reply.faces[0].embedding[3] = f32::INFINITY
+            }),
+            ("not usable", |reply| reply.faces[0].embedding.fill(0.0)),
+        ];
+        for (words, spoil) in wrong {
+            let mut reply = reply();
+            spoil(&mut reply);
+            let why = checked(reply, &pack()).unwrap_err();
+            assert!(why.contains(words), "{words:?} is not in {why:?}");
+        }
+    }
+
+    #[test]
+    fn a_status_of_the_server_is_told_from_a_broken_connection() {
+        assert_eq!(
+            judged(&Status::invalid_argument("cut off")),
+            CallError::Unreadable("cut off".into())
+        );
+        assert_eq!(
+            judged(&Status::internal("boom")),
+            CallError::Failed("boom".into())
+        );
+        assert!(matches!(
+            judged(&Status::unavailable("gone")),
+            CallError::Lost(_)
+        ));
+        assert!(matches!(
+            judged(&Status::resource_exhausted("too many calls")),
+            CallError::Lost(_)
+        ));
+        assert_eq!(
+            judged(&Status::unknown("list index out of range")),
+            CallError::Failed("list index out of range".into())
+        );
+        let broken = Status::from_error(Box::new(std::io::Error::other("reset")));
+        assert!(matches!(judged(&broken), CallError::Lost(_)), "{broken:?}");
+    }
+}

@@ -1,0 +1,323 @@
+//! The servers of the LAN, HTTP and gRPC: how many may be connected, how slow they may be, and
+//! encryption.
+//!
+//! Not for what is answered: it is given the routes, and tells them from where a request came. The
+//! control socket is `control`'s.
+
+mod crowd;
+mod pace;
+pub mod tls;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::{HeaderValue, Request, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::problem::Problem;
+use crate::status::heartbeat::Pulse;
+pub use crowd::Sender;
+use crowd::{Crowd, Room, Seat};
+use pace::{Attended, Paced, Pushed};
+use tls::Encryption;
+
+/// Time for the whole head of a request; also how long a connection may lie idle between two.
+pub(crate) const HEAD: Duration = Duration::from_secs(30);
+/// Largest head.
+const HEAD_BYTES: usize = 32 << 10;
+/// What a connection may hold in memory of what came and was not read yet.
+const BUFFER_BYTES: usize = 64 << 10;
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Time for the last requests when the server stops: a sender that never ends must not use up
+/// everybody's.
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
+/// After an error of accepting such as too many open files.
+pub(crate) const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
+
+/// Connections to the page; each may hold some 200 KiB.
+const PAGE_ROOM: Room = Room {
+    most: 512,
+    of_one: 128,
+};
+/// Connections to the gRPC contract, each with its streams.
+const GRPC_ROOM: Room = Room {
+    most: 128,
+    of_one: 64,
+};
+/// Requests at once on one gRPC connection; more are refused by HTTP/2 itself.
+const STREAMS: u32 = 32;
+/// What is sent ahead of being read, by stream and by connection: a request is a path.
+const WINDOW: u32 = 64 << 10;
+/// How soon a gRPC client that is gone is noticed…
+const PING: Duration = Duration::from_secs(30);
+/// …and how long one may be connected without a request.
+const GRPC_IDLE: Duration = Duration::from_secs(300);
+/// Open files that are enough for the connections of all listeners, `control`'s included, and for
+/// everything else.
+pub const FILES: u64 = 1024;
+
+/// How a request came, beside its sender in `ConnectInfo`.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    /// The address of this board that it was sent to.
+    pub local: SocketAddr,
+    /// By TLS.
+    pub encrypted: bool,
+}
+
+/// What is spoken on a listener's connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speech {
+    /// HTTP/1.1.
+    Http,
+    /// HTTP/2 without encryption, as gRPC has it.
+    Grpc,
+}
+
+/// Serves until stopped. The loop answers the watchdog by `pulse`.
+pub async fn serve(
+    listener: TcpListener,
+    speech: Speech,
+    routes: Router,
+    encryption: Option<Encryption>,
+    mut pulse: Pulse,
+    stop: CancellationToken,
+) {
+    let crowd = Crowd::new(if speech == Speech::Http {
+        PAGE_ROOM
+    } else {
+        GRPC_ROOM
+    });
+    let mut connections = JoinSet::new();
+    // Beside this loop, which must not wait for the certificate's mount; ended with the set.
+    let mut looking = JoinSet::new();
+    let acceptor = encryption.map(|encryption| {
+        let (acceptors, acceptor) = watch::channel(encryption.acceptor());
+        looking.spawn(encryption.keep_up(acceptors));
+        acceptor
+    });
+    while !stop.is_cancelled() {
+        let turn = async {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                _ = connections.join_next(), if !connections.is_empty() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => {
+                        let acceptor = acceptor.as_ref().map(|acceptor| acceptor.borrow().clone());
+                        match crowd.admit(peer.ip()) {
+                            Some(seat) => {
+                                let (routes, stop) = (routes.clone(), stop.clone());
+                                let (unread, answers) = (Arc::default(), Arc::default());
+                                let connection = Connection { speech, routes, peer, seat, unread, answers, stop };
+                                connections.spawn(Arc::new(connection).run(stream, acceptor));
+                            }
+                            None => turn_away(&stream, acceptor.is_some() || speech == Speech::Grpc),
+                        }
+                    }
+                    Err(error) if is_of_one_connection(&error) => {}
+                    Err(error) => {
+                        tracing::error!("no connection can be accepted: {error}");
+                        tokio::time::sleep(ACCEPT_AGAIN).await;
+                    }
+                },
+            }
+        };
+        pulse.answer_during(turn).await;
+    }
+    drop(listener);
+    let ended = async { while connections.join_next().await.is_some() {} };
+    // What is left then is ended with the set.
+    let _ = tokio::time::timeout(LAST_REQUESTS, ended).await;
+}
+
+fn is_of_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
+}
+
+/// As many as may be are there, and all of them are at work. As far as one can say so without
+/// waiting.
+fn turn_away(stream: &TcpStream, silently: bool) {
+    if !silently {
+        let _ = stream.try_write(
+            b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 10\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        );
+    }
+}
+
+/// One connection, from its admission to its end.
+struct Connection {
+    speech: Speech,
+    routes: Router,
+    peer: SocketAddr,
+    seat: Seat,
+    /// A request was not read to its end.
+    unread: Arc<AtomicBool>,
+    /// How many were begun.
+    answers: Arc<AtomicU64>,
+    stop: CancellationToken,
+}
+
+impl Connection {
+    async fn run(self: Arc<Self>, stream: TcpStream, acceptor: Option<tokio_rustls::TlsAcceptor>) {
+        // Answers are small, and each is waited for.
+        let _ = stream.set_nodelay(true);
+        let Ok(local) = stream.local_addr() else {
+            return;
+        };
+        let given_up = self.seat.given_up();
+        let pushed =
+            |stream| Pushed::new(stream, Arc::clone(&self.unread), Arc::clone(&self.answers));
+        let talk = async {
+            let Some(acceptor) = acceptor else {
+                return self
+                    .talk(
+                        pushed(stream),
+                        Arrival {
+                            local,
+                            encrypted: false,
+                        },
+                    )
+                    .await;
+            };
+            let handshake = async {
+                if is_plain(&stream).await {
+                    return answer_plainly(stream).await;
+                }
+                acceptor.accept(pushed(stream)).await.ok()
+            };
+            if let Ok(Some(stream)) = tokio::time::timeout(HANDSHAKE, handshake).await {
+                self.talk(
+                    stream,
+                    Arrival {
+                        local,
+                        encrypted: true,
+                    },
+                )
+                .await;
+            }
+        };
+        tokio::select! {
+            () = talk => {}
+            () = given_up.cancelled() => {}
+        }
+    }
+
+    async fn talk(self: &Arc<Self>, io: impl AsyncRead + AsyncWrite + Unpin, arrival: Arrival) {
+        let connection = Arc::clone(self);
+        let service = service_fn(move |request| Arc::clone(&connection).answer(request, arrival));
+        if self.speech == Speech::Grpc {
+            let serving = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(STREAMS)
+                .initial_stream_window_size(WINDOW)
+                .initial_connection_window_size(WINDOW)
+                .max_header_list_size(HEAD_BYTES as u32)
+                .keep_alive_interval(PING)
+                .keep_alive_timeout(PING)
+                .serve_connection(TokioIo::new(io), service);
+            let mut serving = std::pin::pin!(serving);
+            tokio::select! {
+                _ = &mut serving => return,
+                () = self.stop.cancelled() => {}
+                () = self.lain_idle() => {}
+            }
+            serving.as_mut().graceful_shutdown();
+            // One that never said a word is not told goodbye either.
+            let _ = tokio::time::timeout(LAST_REQUESTS, serving).await;
+            return;
+        }
+        let serving = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD)
+            .max_header_size(HEAD_BYTES)
+            .max_buf_size(BUFFER_BYTES)
+            .serve_connection(TokioIo::new(io), service);
+        let mut serving = std::pin::pin!(serving);
+        // Whatever breaks a connection is its other end's affair.
+        tokio::select! {
+            _ = &mut serving => return,
+            () = self.stop.cancelled() => serving.as_mut().graceful_shutdown(),
+        }
+        let _ = serving.await;
+    }
+
+    async fn lain_idle(&self) {
+        loop {
+            let left = GRPC_IDLE.saturating_sub(self.seat.idle());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
+    }
+
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        arrival: Arrival,
+    ) -> Result<Response, Infallible> {
+        let at_work = self.seat.at_work();
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        let stalled = Arc::new(AtomicBool::new(false));
+        let paced = |body| Paced::new(body, Arc::clone(&stalled), Arc::clone(&self.unread));
+        let mut request = request.map(|body| Body::new(paced(body)));
+        request.extensions_mut().insert(ConnectInfo(self.peer));
+        request.extensions_mut().insert(arrival);
+        let mut response = self
+            .routes
+            .clone()
+            .oneshot(request)
+            .await
+            .unwrap_or_else(|never| match never {});
+        // Whoever read the body saw it break off, and does not know why.
+        if stalled.load(Ordering::Relaxed) && !response.status().is_success() {
+            let detail = "The rest of the request did not come in time.";
+            response = Problem::new(StatusCode::REQUEST_TIMEOUT, detail).into_response();
+            if self.speech == Speech::Http {
+                response
+                    .headers_mut()
+                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+        }
+        Ok(response.map(|body| Body::new(Attended::new(body, at_work))))
+    }
+}
+
+/// Somebody who speaks HTTP where TLS is expected; every handshake begins with this byte.
+async fn is_plain(stream: &TcpStream) -> bool {
+    const HANDSHAKE_RECORD: u8 = 22;
+    let mut first = [0];
+    matches!(stream.peek(&mut first).await, Ok(1) if first[0] != HANDSHAKE_RECORD)
+}
+
+/// A browser shows it; nothing is read, so nothing that should have been secret is used.
+async fn answer_plainly<T>(mut stream: TcpStream) -> Option<T> {
+    let answer = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n\
+                  This page is encrypted: write https:// instead of http://.\n";
+    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = stream.shutdown().await;
+    None
+}
+
+#[cfg(test)]
+mod tests;

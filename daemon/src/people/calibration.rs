@@ -1,0 +1,360 @@
+//! What the gallery says of itself: remarks on its pictures, and the threshold it recommends. In
+//! words and numbers for page, API and command line; the sums are `kith_vision::calibration`'s.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use kith_vision::calibration::{
+    Distances, LEAST_GENUINE, LEAST_IMPOSTORS, LEAST_PEOPLE, Rates, Remark, remarks,
+};
+use kith_vision::{Caution, Gallery, Lines, Matching};
+
+use crate::domain::PersonId;
+use crate::engines::status::{Calibration, CalibrationPoint, GalleryDesk, PictureRemark};
+use crate::people::ReadyWatch;
+use crate::people::matcher::Snapshot;
+
+/// How far a recommendation must be from the threshold in use to be worth a change.
+const WORTH: f32 = 0.01;
+
+/// The gallery in memory, once it is up. What it says of itself is worked out once for each
+/// gallery.
+pub fn gallery_desk(ready: ReadyWatch) -> Arc<dyn Fn() -> Option<GalleryDesk> + Send + Sync> {
+    let said = Arc::new(Said::<HashMap<PersonId, Vec<(i64, PictureRemark)>>>::default());
+    let calibrated = Arc::new(Said::<Option<Calibration>>::default());
+    Arc::new(move || {
+        let up = ready.borrow().clone()?;
+        let threshold = up.matcher.matching().threshold;
+        let (said, calibrated, same) =
+            (Arc::clone(&said), Arc::clone(&calibrated), Arc::clone(&up));
+        Some(GalleryDesk {
+            threshold,
+            remarks: Arc::new(move |person| {
+                let snapshot = up.matcher.snapshot();
+                said.of(&snapshot, |said| {
+                    said.entry(person)
+                        .or_insert_with(|| in_words(&snapshot, person, threshold))
+                        .clone()
+                })
+            }),
+            calibration: Arc::new(move || {
+                let snapshot = same.matcher.snapshot();
+                calibrated.of(&snapshot, |said| {
+                    let (matching, caution) = (same.matcher.matching(), same.matcher.caution());
+                    said.get_or_insert_with(|| calibrate(snapshot.gallery(), matching, caution))
+                        .clone()
+                })
+            }),
+        })
+    })
+}
+
+/// What was worked out of the gallery in use, and of which: a gallery that was replaced is not held
+/// in memory by it. Whoever asks meanwhile waits, so that only one works it out.
+#[derive(Default)]
+struct Said<T>(Mutex<(Weak<Snapshot>, T)>);
+
+impl<T: Default> Said<T> {
+    fn of<R>(&self, snapshot: &Arc<Snapshot>, ask: impl FnOnce(&mut T) -> R) -> R {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = Arc::downgrade(snapshot);
+        if !said.0.ptr_eq(&of) {
+            *said = (of, T::default());
+        }
+        ask(&mut said.1)
+    }
+}
+
+fn in_words(snapshot: &Snapshot, person: PersonId, threshold: f32) -> Vec<(i64, PictureRemark)> {
+    let in_words = |remark| match remark {
+        Remark::Redundant { like, distance } => PictureRemark::Redundant { like, distance },
+        Remark::Outlier { distance } => PictureRemark::Outlier { distance },
+        Remark::LooksLike { person, distance } => PictureRemark::LooksLike {
+            person_id: person,
+            name: snapshot.name(person).unwrap_or_default().into(),
+            distance,
+        },
+    };
+    // In a large gallery somebody is always as near as two pictures of one person may be.
+    let named_below = threshold.min(snapshot.lines().unknown_above);
+    let said = remarks(snapshot.gallery(), person, threshold, named_below);
+    said.into_iter()
+        .map(|(picture, remark)| (picture, in_words(remark)))
+        .collect()
+}
+
+/// What a gallery says about the threshold, or about the lines that follow its size.
+pub fn calibrate(gallery: &Gallery, matching: &Matching, caution: Caution) -> Calibration {
+    let follows = !matching.curve.is_empty();
+    let lines = matching.lines(caution, gallery.len());
+    let threshold = if follows {
+        lines.known_below
+    } else {
+        matching.threshold
+    };
+    let distances = Distances::of(gallery, matching.threshold);
+    let enough = distances.suffice();
+    let now = distances.rates(threshold);
+    // The curve is of far more people than a gallery has pairs for.
+    let better = if follows {
+        None
+    } else {
+        distances.recommended(threshold)
+    };
+    let recommended = better.map(|better| {
+        if (better.threshold - threshold).abs() < WORTH {
+            now
+        } else {
+            better
+        }
+    });
+    let reason = if follows {
+        follows_the_gallery(&distances, gallery.len(), caution, lines)
+    } else {
+        reason(&distances, gallery.people(), now, recommended)
+    };
+    Calibration {
+        people: gallery.people(),
+        pictures: gallery.len(),
+        genuine: distances.genuine_pairs,
+        impostors: distances.impostor_pairs,
+        threshold,
+        now: enough.then(|| point(now)),
+        recommended: recommended.map(point),
+        caution: follows.then_some(caution),
+        known_below: lines.known_below,
+        unknown_above: lines.unknown_above,
+        strangers_known: follows.then(|| caution.known_strangers()),
+        strangers_named: follows.then(|| caution.named_strangers()),
+        reason,
+        bins: distances.edges().collect(),
+        genuine_share: distances.histogram(&distances.genuine),
+        impostor_share: distances.histogram(&distances.impostors),
+        curve: distances.curve().into_iter().map(point).collect(),
+    }
+}
+
+/// What holds where the lines follow the number enrolled, and whether this gallery's people are
+/// more alike than others.
+fn follows_the_gallery(
+    distances: &Distances,
+    pictures: usize,
+    caution: Caution,
+    lines: Lines,
+) -> String {
+    let Lines {
+        known_below,
+        unknown_above,
+        ..
+    } = lines;
+    let share = |share: f64| format!("{} %", (1000.0 * share).round() / 10.0);
+    let (known, named) = (
+        share(caution.known_strangers()),
+        share(caution.named_strangers()),
+    );
+    let said = format!(
+        "{caution}: with {pictures} enrolled pictures a face is known below {known_below:.2} and unknown above \
+         {unknown_above:.2}, so that of strangers about {named} get a name and {known} are known"
+    );
+    let alike = distances
+        .impostors
+        .iter()
+        .filter(|distance| **distance < known_below)
+        .count();
+    match alike {
+        0 => said,
+        1 => format!(
+            "{said}; 1 pair of pictures of two enrolled people is nearer than that: see who they are"
+        ),
+        _ => format!(
+            "{said}; {alike} pairs of pictures of two enrolled people are nearer than that: see who they are"
+        ),
+    }
+}
+
+fn reason(distances: &Distances, people: usize, now: Rates, recommended: Option<Rates>) -> String {
+    let Some(Rates {
+        threshold: better,
+        fmr,
+        fnmr,
+    }) = recommended
+    else {
+        let (genuine, impostors) = (distances.genuine.len(), distances.impostor_pairs);
+        return format!(
+            "the gallery is too small to say: {people} people give {genuine} pairs of one person that differ, of {} people, \
+             and {impostors} of two; at least {LEAST_GENUINE}, of {LEAST_PEOPLE} people, and {LEAST_IMPOSTORS} are needed; \
+             enrol more people with several different pictures each",
+            distances.people
+        );
+    };
+    let what = format!(
+        "at {better:.2} {:.2} % of the pairs of two people would pass and {:.2} % of those of one person would not",
+        100.0 * fmr,
+        100.0 * fnmr
+    );
+    let few = if distances.impostor_pairs < 1000 || distances.genuine.len() < 100 {
+        "; with so few pairs take it as a hint: more people and pictures make it sure"
+    } else {
+        ""
+    };
+    let present = now.threshold;
+    if better == present {
+        format!("the threshold in use is right for this gallery: {what}{few}")
+    } else if fmr < now.fmr {
+        format!(
+            "lower: at {present:.2} {:.2} % of the pairs of two people pass; {what}{few}",
+            100.0 * now.fmr
+        )
+    } else {
+        format!(
+            "higher: at {present:.2} {:.2} % of the pairs of one person are missed; {what}{few}",
+            100.0 * now.fnmr
+        )
+    }
+}
+
+fn point(rates: Rates) -> CalibrationPoint {
+    CalibrationPoint {
+        threshold: rates.threshold,
+        fmr: rates.fmr,
+        fnmr: rates.fnmr,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kith_vision::{Metric, Templates};
+
+    use super::*;
+
+    fn gallery(people: i64, pictures: i64) -> Gallery {
+        let mut gallery = Gallery::new(Metric::Euclidean, 2);
+        for person in 0..people {
+            for picture in 0..pictures {
+                let place = [1.0 + person as f32 * 0.5, picture as f32 * 0.25];
+                gallery
+                    .push(person, person * pictures + picture, &place)
+                    .unwrap();
+            }
+        }
+        gallery
+    }
+
+    fn matching(threshold: f32, curve: &[(f64, f32)]) -> Matching {
+        let curve = curve.to_vec();
+        let (band_below, band_above, min_margin) = (0.0, 0.0, 0.0);
+        let templates = Templates::Nearest;
+        Matching {
+            metric: Metric::Euclidean,
+            threshold,
+            band_below,
+            band_above,
+            min_margin,
+            linking: None,
+            templates,
+            curve,
+        }
+    }
+
+    fn calibrate(gallery: &Gallery, threshold: f32) -> Calibration {
+        super::calibrate(gallery, &matching(threshold, &[]), Caution::Balanced)
+    }
+
+    #[test]
+    fn lines_that_follow_the_gallery_are_said_with_its_size() {
+        let matching = matching(0.6, &[(1e-3, 0.55), (1e-4, 0.35), (1e-5, 0.2)]);
+        let said = super::calibrate(&gallery(10, 20), &matching, Caution::Balanced);
+        assert_eq!(
+            (said.caution, said.pictures, said.recommended),
+            (Some(Caution::Balanced), 200, None)
+        );
+        assert!(
+            (said.unknown_above - 0.35).abs() < 1e-5
+                && said.known_below < 0.35
+                && said.threshold == said.known_below
+        );
+        assert_eq!(
+            (said.strangers_known, said.strangers_named),
+            (Some(0.004), Some(0.02))
+        );
+        let words = "balanced: with 200 enrolled pictures a face is known below 0.25 and unknown above 0.35, so that of \
+                     strangers about 2 % get a name and 0.4 % are known";
+        assert_eq!(said.reason, words);
+        let strict = super::calibrate(&gallery(10, 20), &matching, Caution::Strict);
+        assert!(
+            strict.unknown_above < said.unknown_above
+                && strict.reason.starts_with("strict: with 200")
+        );
+    }
+
+    #[test]
+    fn a_small_gallery_says_so_and_recommends_nothing() {
+        for (people, pictures) in [(0, 0), (1, 20), (2, 3), (2, 20)] {
+            let calibration = calibrate(&gallery(people, pictures), 0.6);
+            assert_eq!((calibration.recommended, calibration.now), (None, None));
+            assert!(
+                calibration.reason.contains("too small to say"),
+                "{}",
+                calibration.reason
+            );
+            assert_eq!(calibration.bins.len(), calibration.genuine_share.len());
+        }
+    }
+
+    #[test]
+    fn a_gallery_whose_people_are_nearer_than_the_threshold_asks_for_a_lower_one_and_one_that_fits_for_none()
+     {
+        let gallery = gallery(5, 4);
+        let calibration = calibrate(&gallery, 0.6);
+        let recommended = calibration.recommended.unwrap();
+        assert!(
+            (0.25..0.5).contains(&recommended.threshold),
+            "{recommended:?}"
+        );
+        assert!(calibration.now.unwrap().fmr > 0.0 && recommended.fmr == 0.0);
+        assert!(
+            calibration.reason.starts_with("lower: at 0.60"),
+            "{}",
+            calibration.reason
+        );
+        // Whatever does as well is kept.
+        for present in [recommended.threshold, 0.3, 0.45] {
+            let again = calibrate(&gallery, present);
+            assert_eq!(again.recommended.unwrap().threshold, present);
+            assert!(
+                again.reason.starts_with("the threshold in use is right"),
+                "{}",
+                again.reason
+            );
+        }
+        let higher = calibrate(&gallery, 0.1);
+        assert!(
+            higher
+                .reason
+                .starts_with("higher: at 0.10 100.00 % of the pairs of one"),
+            "{}",
+            higher.reason
+        );
+    }
+
+    #[test]
+    fn what_a_gallery_says_is_worked_out_once_and_again_when_it_is_replaced() {
+        let pack = kith_vision::Pack::load(
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../models/packs/dlib-mtcnn").as_ref(),
+        );
+        let matcher = crate::people::Matcher::new(&pack.unwrap(), Default::default());
+        let (said, mut count) = (Said::<Option<u32>>::default(), 0);
+        let mut ask = |snapshot: &Arc<Snapshot>| {
+            said.of(snapshot, |said| {
+                *said.get_or_insert_with(|| {
+                    count += 1;
+                    count
+                })
+            })
+        };
+        let first = matcher.snapshot();
+        assert_eq!((ask(&first), ask(&matcher.snapshot())), (1, 1));
+        matcher.replace(vec![], vec![]);
+        assert_eq!((ask(&matcher.snapshot()), ask(&matcher.snapshot())), (2, 2));
+    }
+}

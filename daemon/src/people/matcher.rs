@@ -1,0 +1,647 @@
+//! Says who a face is: the gallery in memory, and what the pack's thresholds make of a distance.
+//!
+//! The gallery is a snapshot swapped whole; a picture in flight keeps the one it began with.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use kith_vision::{Candidate, Caution, Gallery, Lines, Matching, Pack, VisionError};
+use tokio::sync::Notify;
+
+use crate::config::Judging;
+use crate::domain::{IdentifiedFace, NamedCandidate, Outcome, PersonId};
+use crate::engine_process::FoundFace;
+use crate::store::{CounterExample, GalleryRow};
+
+/// How many of the nearest people are kept with a face.
+const CANDIDATES: usize = 3;
+/// What is said of a face that would have the name of a nearer one.
+const TAKEN: &str =
+    "The same person is nearer in another face of this picture, and nobody is in a picture twice.";
+
+/// The gallery of the active embedding space.
+pub struct Matcher {
+    matching: Matching,
+    caution: Caution,
+    known_from: f32,
+    /// One person may be in a picture more than once.
+    mirrors: bool,
+    dimension: usize,
+    space: String,
+    snapshot: RwLock<Arc<Snapshot>>,
+    turn: tokio::sync::Mutex<()>,
+    replaced: Notify,
+}
+
+/// Rows of the database that are damaged.
+#[derive(Debug, Default)]
+pub struct LeftOut {
+    /// Enrolled pictures, each with its person.
+    pub pictures: Vec<(PersonId, i64)>,
+    /// Counter-examples.
+    pub counter_examples: Vec<i64>,
+}
+
+/// Gallery and names as they were at one moment.
+pub struct Snapshot {
+    gallery: Gallery,
+    /// What is known, uncertain and unknown in a gallery of this size.
+    lines: Lines,
+    /// Faces that were taken for these people and are not them.
+    not_them: Gallery,
+    names: HashMap<PersonId, String>,
+    /// File name of each enrolled picture, by its row.
+    images: HashMap<i64, String>,
+}
+
+impl Matcher {
+    /// An empty gallery for a pack, judged as the operator chose.
+    pub fn new(pack: &Pack, judging: Judging) -> Self {
+        let Judging {
+            caution, mirrors, ..
+        } = judging;
+        let matching = judging.of(pack);
+        let snapshot = Snapshot {
+            gallery: Gallery::of(&matching, pack.dimension()),
+            lines: matching.lines(caution, 0),
+            not_them: Gallery::new(matching.metric, pack.dimension()),
+            names: HashMap::new(),
+            images: HashMap::new(),
+        };
+        Self {
+            matching,
+            caution,
+            known_from: pack.quality_limits().known_from,
+            mirrors,
+            dimension: pack.dimension(),
+            space: pack.space().to_string(),
+            snapshot: RwLock::new(Arc::new(snapshot)),
+            turn: tokio::sync::Mutex::default(),
+            replaced: Notify::new(),
+        }
+    }
+
+    /// The embedding space whose embeddings are compared.
+    pub fn space(&self) -> &str {
+        &self.space
+    }
+
+    /// Held from reading the gallery to replacing it.
+    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    /// What is said of distances, whatever the gallery's size.
+    pub fn matching(&self) -> &Matching {
+        &self.matching
+    }
+
+    /// How many strangers may be taken for people who are enrolled.
+    pub fn caution(&self) -> Caution {
+        self.caution
+    }
+
+    /// Below this quality nobody is known.
+    pub fn known_from(&self) -> f32 {
+        self.known_from
+    }
+
+    /// Numbers in an embedding.
+    pub fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    /// Replaces the gallery; rows of another space must not be among them. Those that are of no use
+    /// are left out: one bad row must not keep everybody else from being known.
+    pub fn replace(&self, rows: Vec<GalleryRow>, counter_examples: Vec<CounterExample>) -> LeftOut {
+        let mut gallery = Gallery::of(&self.matching, self.dimension);
+        let mut not_them = Gallery::new(self.matching.metric, self.dimension);
+        let (mut names, mut images) = (HashMap::new(), HashMap::new());
+        let mut left_out = LeftOut::default();
+        for row in rows {
+            if gallery
+                .push(row.person_id, row.person_image_id, &row.embedding)
+                .is_err()
+            {
+                left_out.pictures.push((row.person_id, row.person_image_id));
+                continue;
+            }
+            names.insert(row.person_id, row.name);
+            images.insert(row.person_image_id, row.image_name);
+        }
+        for example in counter_examples {
+            if not_them
+                .push(example.person_id, 0, &example.embedding)
+                .is_err()
+            {
+                left_out.counter_examples.push(example.id);
+            }
+        }
+        let lines = self.matching.lines(self.caution, gallery.len());
+        let snapshot = Snapshot {
+            gallery,
+            lines,
+            not_them,
+            names,
+            images,
+        };
+        *self
+            .snapshot
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
+        self.replaced.notify_one();
+        left_out
+    }
+
+    /// Waits until the gallery was replaced since the last time.
+    pub async fn replaced(&self) {
+        self.replaced.notified().await;
+    }
+
+    /// The gallery as it is now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What a face is, as the gallery is now, in a picture where these people are already.
+    pub fn judge(
+        &self,
+        embedding: &[f32],
+        quality: f32,
+        there: &[PersonId],
+    ) -> Result<Judgement, VisionError> {
+        let snapshot = self.snapshot();
+        let there = if self.mirrors { &[] } else { there };
+        let nearest = self.nearest(&snapshot, embedding, CANDIDATES + there.len())?;
+        let mut judgement = self.judge_by(&snapshot, &nearest, quality);
+        if judgement
+            .person
+            .as_ref()
+            .is_some_and(|person| there.contains(&person.person_id))
+        {
+            judgement = self.judge_without(&snapshot, &nearest, quality, there, judgement);
+        }
+        Ok(judgement)
+    }
+
+    /// Gives every face its outcome; best first: known before uncertain before unknown, then the
+    /// nearer.
+    pub fn identify(&self, found: Vec<FoundFace>) -> Result<Vec<IdentifiedFace>, VisionError> {
+        let snapshot = self.snapshot();
+        // A face can lose no more people than there are other faces.
+        let top = CANDIDATES
+            + if self.mirrors {
+                0
+            } else {
+                found.len().saturating_sub(1)
+            };
+        let mut nearest = Vec::with_capacity(found.len());
+        let mut judged = Vec::with_capacity(found.len());
+        for face in &found {
+            let people = self.nearest(&snapshot, &face.embedding, top)?;
+            judged.push(self.judge_by(&snapshot, &people, face.quality));
+            nearest.push(people);
+        }
+        if !self.mirrors {
+            self.give_each_person_once(&snapshot, &found, &nearest, &mut judged);
+        }
+        let mut faces: Vec<_> = found
+            .into_iter()
+            .zip(judged)
+            .map(|(face, judged)| self.described(face, judged))
+            .collect();
+        faces.sort_by(|a, b| by_rank((a.outcome, a.distance), (b.outcome, b.distance)));
+        Ok(faces)
+    }
+
+    /// Of several faces taken for one person the best keeps the name: known before uncertain, then
+    /// the nearest, then the first. The others are judged by the people who are left.
+    fn give_each_person_once(
+        &self,
+        snapshot: &Snapshot,
+        found: &[FoundFace],
+        nearest: &[Vec<Candidate>],
+        judged: &mut [Judgement],
+    ) {
+        let (mut given, mut open) = (Vec::new(), (0..judged.len()).collect::<Vec<_>>());
+        loop {
+            let named = open
+                .iter()
+                .copied()
+                .filter(|at| judged[*at].person.is_some());
+            let rank = |at: usize| (judged[at].outcome, judged[at].distance);
+            let best = named.min_by(|a, b| by_rank(rank(*a), rank(*b)));
+            let Some(best) = best else { return };
+            let Some(person) = judged[best].person.as_ref().map(|person| person.person_id) else {
+                return;
+            };
+            open.retain(|at| *at != best);
+            given.push(person);
+            for &at in &open {
+                if judged[at]
+                    .person
+                    .as_ref()
+                    .is_some_and(|theirs| theirs.person_id == person)
+                {
+                    let alone = judged[at].clone();
+                    judged[at] = self.judge_without(
+                        snapshot,
+                        &nearest[at],
+                        found[at].quality,
+                        &given,
+                        alone,
+                    );
+                }
+            }
+        }
+    }
+
+    /// What a face is where these people are in the picture already. One that is as good as known
+    /// as one of them, and nobody else, stays uncertain: it is no stranger.
+    fn judge_without(
+        &self,
+        snapshot: &Snapshot,
+        nearest: &[Candidate],
+        quality: f32,
+        there: &[PersonId],
+        alone: Judgement,
+    ) -> Judgement {
+        let others: Vec<_> = nearest
+            .iter()
+            .filter(|one| !there.contains(&one.person))
+            .copied()
+            .collect();
+        let mut judged = self.judge_by(snapshot, &others, quality);
+        if judged.outcome == Outcome::Unknown {
+            let known = snapshot.lines.known_below;
+            let as_known = nearest
+                .first()
+                .is_some_and(|one| there.contains(&one.person) && one.distance < known);
+            judged.outcome = if as_known {
+                Outcome::Uncertain
+            } else {
+                Outcome::Unknown
+            };
+            judged.distance = alone.distance;
+            judged.margin = alone.margin;
+        }
+        judged.candidates = alone.candidates;
+        judged.taken = true;
+        judged
+    }
+
+    fn described(&self, face: FoundFace, judgement: Judgement) -> IdentifiedFace {
+        // An engine elsewhere may have limits of its own, or none.
+        let too_poor = || {
+            (face.quality < self.known_from).then(|| {
+                format!(
+                    "The face is too poor to tell anybody by it: its quality is {:.2}, at least {:.2} is needed.",
+                    face.quality, self.known_from
+                )
+            })
+        };
+        let objection = face.objection.or_else(too_poor).into_iter();
+        let objections: Vec<_> = objection
+            .chain(judgement.taken.then(|| TAKEN.to_string()))
+            .collect();
+        IdentifiedFace {
+            bounds: face.bounds,
+            landmarks: face.landmarks,
+            score: face.score,
+            quality: face.quality,
+            objection: (!objections.is_empty()).then(|| objections.join(" ")),
+            outcome: judgement.outcome,
+            person: judgement.person,
+            distance: judgement.distance,
+            margin: judgement.margin,
+            candidates: judgement.candidates,
+            embedding: face.embedding,
+            crop: face.crop,
+            enrolled_image: judgement.enrolled_image,
+        }
+    }
+
+    /// What a face is, by the nearest people.
+    fn judge_by(&self, snapshot: &Snapshot, nearest: &[Candidate], quality: f32) -> Judgement {
+        let verdict = snapshot.lines.judge(nearest);
+        let matched = nearest
+            .iter()
+            .find(|candidate| Some(candidate.person) == verdict.person);
+        Judgement {
+            outcome: match verdict.outcome {
+                // A blur or a pattern taken for a face is near to somebody all too often.
+                kith_vision::Outcome::Known if quality < self.known_from => Outcome::Uncertain,
+                kith_vision::Outcome::Known => Outcome::Known,
+                kith_vision::Outcome::Uncertain => Outcome::Uncertain,
+                kith_vision::Outcome::Unknown => Outcome::Unknown,
+            },
+            person: matched.map(|candidate| snapshot.named(candidate)),
+            distance: verdict.distance,
+            margin: verdict.margin,
+            candidates: nearest
+                .iter()
+                .take(CANDIDATES)
+                .map(|candidate| snapshot.named(candidate))
+                .collect(),
+            enrolled_image: matched
+                .and_then(|candidate| snapshot.images.get(&candidate.picture).cloned()),
+            taken: false,
+        }
+    }
+
+    /// The nearest people, without those of whom somebody said that a face at least as near as
+    /// their own pictures is not them.
+    pub fn nearest(
+        &self,
+        snapshot: &Snapshot,
+        embedding: &[f32],
+        top: usize,
+    ) -> Result<Vec<Candidate>, VisionError> {
+        let mut not_them = snapshot.not_them.nearest(embedding, usize::MAX)?;
+        not_them.retain(|example| example.distance < self.matching.threshold);
+        let mut nearest = snapshot.gallery.nearest(embedding, top + not_them.len())?;
+        nearest.retain(|candidate| {
+            !not_them
+                .iter()
+                .any(|no| no.person == candidate.person && no.distance <= candidate.distance)
+        });
+        nearest.truncate(top);
+        Ok(nearest)
+    }
+}
+
+/// What a face is taken for.
+#[derive(Debug, Clone)]
+pub struct Judgement {
+    /// Known, uncertain or unknown.
+    pub outcome: Outcome,
+    /// Who it is (known) or may be (uncertain).
+    pub person: Option<NamedCandidate>,
+    /// Distance to the nearest enrolled picture of anybody.
+    pub distance: Option<f32>,
+    /// How much farther the next person is.
+    pub margin: Option<f32>,
+    /// The nearest people, nearest first.
+    pub candidates: Vec<NamedCandidate>,
+    /// File name of the nearest enrolled picture of `person`.
+    pub enrolled_image: Option<String>,
+    /// It would be somebody who is in another face of the picture.
+    pub taken: bool,
+}
+
+impl Snapshot {
+    /// Every enrolled picture.
+    pub fn gallery(&self) -> &Gallery {
+        &self.gallery
+    }
+
+    /// Where known, uncertain and unknown begin with so many pictures.
+    pub fn lines(&self) -> Lines {
+        self.lines
+    }
+
+    /// What somebody is called.
+    pub fn name(&self, person: PersonId) -> Option<&str> {
+        self.names.get(&person).map(String::as_str)
+    }
+
+    /// What an enrolled picture is called.
+    pub fn image_name(&self, picture: i64) -> Option<&str> {
+        self.images.get(&picture).map(String::as_str)
+    }
+
+    /// One of the nearest people with their name.
+    pub fn named(&self, candidate: &Candidate) -> NamedCandidate {
+        NamedCandidate {
+            person_id: candidate.person,
+            name: self.name(candidate.person).unwrap_or_default().to_string(),
+            distance: Some(candidate.distance),
+        }
+    }
+}
+
+/// Known before uncertain before unknown, then the nearer.
+fn by_rank(a: (Outcome, Option<f32>), b: (Outcome, Option<f32>)) -> std::cmp::Ordering {
+    let far = |distance: Option<f32>| distance.unwrap_or(f32::INFINITY);
+    (a.0 as u8)
+        .cmp(&(b.0 as u8))
+        .then(far(a.1).total_cmp(&far(b.1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_damaged_row_costs_that_row_only() {
+        let pack =
+            Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/dlib-mtcnn"))
+                .unwrap();
+        let matcher = Matcher::new(&pack, Judging::default());
+        let good = pack.self_test().embedding.clone();
+        let with = |value: f32| [&good[1..], &[value]].concat();
+        let embeddings = [
+            vec![],
+            good[1..].to_vec(),
+            vec![0.0; good.len()],
+            with(f32::NAN),
+            with(f32::INFINITY),
+            good.clone(),
+        ];
+        let rows = embeddings
+            .iter()
+            .enumerate()
+            .map(|(n, embedding)| GalleryRow {
+                person_image_id: n as i64,
+                person_id: n as i64 + 10,
+                name: format!("P{n}"),
+                image_name: "p.jpg".into(),
+                embedding: embedding.clone(),
+            });
+        let examples = embeddings[..5]
+            .iter()
+            .enumerate()
+            .map(|(n, embedding)| CounterExample {
+                id: n as i64,
+                person_id: 10,
+                embedding: embedding.clone(),
+            });
+        let left_out = matcher.replace(rows.collect(), examples.collect());
+        assert_eq!(
+            left_out.pictures,
+            [(10, 0), (11, 1), (12, 2), (13, 3), (14, 4)]
+        );
+        assert_eq!(left_out.counter_examples, [0, 1, 2, 3, 4]);
+        let judged = matcher.judge(&good, 1.0, &[]).unwrap();
+        assert_eq!(
+            (judged.outcome, judged.person.unwrap().name.as_str()),
+            (Outcome::Known, "P5")
+        );
+    }
+
+    fn face(quality: f32, objection: Option<&str>, embedding: Vec<f32>) -> FoundFace {
+        FoundFace {
+            bounds: [0.0, 0.0, 9.0, 9.0],
+            landmarks: [[1.0; 2]; 5],
+            score: 1.0,
+            quality,
+            objection: objection.map(Into::into),
+            measures: None,
+            embedding,
+            crop: Vec::new(),
+        }
+    }
+
+    fn matcher(mirrors: bool, people: &[(PersonId, &str, Vec<f32>)]) -> Matcher {
+        let pack =
+            Pack::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/packs/dlib-mtcnn"))
+                .unwrap();
+        let matcher = Matcher::new(
+            &pack,
+            Judging {
+                mirrors,
+                ..Judging::default()
+            },
+        );
+        let row = |(person_id, name, embedding): &(PersonId, &str, Vec<f32>)| GalleryRow {
+            person_image_id: *person_id,
+            person_id: *person_id,
+            name: (*name).into(),
+            image_name: format!("{name}.jpg"),
+            embedding: embedding.clone(),
+        };
+        matcher.replace(people.iter().map(row).collect(), Vec::new());
+        matcher
+    }
+
+    /// On a line, so that distances are differences.
+    fn at(place: f32) -> Vec<f32> {
+        [vec![place], vec![1.0; 127]].concat()
+    }
+
+    /// Outcome, name and distance of each face at a place, best first; and whether it says that
+    /// somebody else has its name.
+    fn named(matcher: &Matcher, places: &[(f32, f32)]) -> Vec<(Outcome, String, f32, bool)> {
+        let found = places
+            .iter()
+            .map(|(place, quality)| face(*quality, None, at(*place)))
+            .collect();
+        let told = |face: IdentifiedFace| {
+            let name = face.person.map(|person| person.name).unwrap_or_default();
+            let taken = face
+                .objection
+                .is_some_and(|why| why.contains("nearer in another face"));
+            (
+                face.outcome,
+                name,
+                (face.distance.unwrap_or(9.0) * 100.0).round() / 100.0,
+                taken,
+            )
+        };
+        matcher
+            .identify(found)
+            .unwrap()
+            .into_iter()
+            .map(told)
+            .collect()
+    }
+
+    #[test]
+    fn a_face_too_poor_to_be_known_has_a_reason_whether_its_engine_gave_one_or_not() {
+        let matcher = matcher(false, &[(1, "Ann", at(0.0))]);
+        let judged = |quality, objection| {
+            let face = matcher
+                .identify(vec![face(quality, objection, at(0.0))])
+                .unwrap()
+                .remove(0);
+            (face.outcome, face.objection)
+        };
+        let poor = matcher.known_from() - 0.01;
+        assert_eq!(judged(1.0, None), (Outcome::Known, None));
+        assert_eq!(
+            judged(poor, Some("It is dark.")),
+            (Outcome::Uncertain, Some("It is dark.".into()))
+        );
+        let (outcome, reason) = judged(poor, None);
+        assert_eq!(outcome, Outcome::Uncertain);
+        assert!(
+            reason.clone().unwrap_or_default().contains("too poor"),
+            "{reason:?}"
+        );
+    }
+
+    #[test]
+    fn a_person_is_at_most_once_in_a_picture() {
+        use Outcome::{Known, Uncertain, Unknown};
+        let alone = [(1, "Ann", at(0.0))];
+        let name = |name: &str| name.to_string();
+        // The nearest has the name, in whatever order they come; a mirror is uncertain, who is only
+        // like her unknown.
+        for places in [
+            [(0.06, 1.0), (0.2, 1.0), (0.43, 1.0)],
+            [(0.43, 1.0), (0.2, 1.0), (0.06, 1.0)],
+        ] {
+            let faces = named(&matcher(false, &alone), &places);
+            let like = [
+                (Uncertain, name(""), 0.2, true),
+                (Unknown, name(""), 0.43, true),
+            ];
+            assert_eq!(
+                faces,
+                [[(Known, name("Ann"), 0.06, false)].as_slice(), &like].concat()
+            );
+        }
+        let both = named(&matcher(true, &alone), &[(0.06, 1.0), (0.2, 1.0)]);
+        assert_eq!(
+            both,
+            [
+                (Known, name("Ann"), 0.06, false),
+                (Known, name("Ann"), 0.2, false)
+            ]
+        );
+        // Known before uncertain: a blurred face that is nearer does not take the name away.
+        let blurred = named(&matcher(false, &alone), &[(0.01, 0.3), (0.2, 1.0)]);
+        assert_eq!(blurred[0], (Known, name("Ann"), 0.2, false));
+        assert_eq!(
+            (blurred[1].0, blurred[1].1.as_str(), blurred[1].3),
+            (Uncertain, "", true)
+        );
+        // Twins of whom both are enrolled: each has a name, and one that is farther from both has
+        // the third's.
+        let twins = [
+            (1, "Ann", at(0.0)),
+            (2, "Bea", at(0.3)),
+            (3, "Cleo", at(0.5)),
+        ];
+        let faces = named(&matcher(false, &twins), &[(0.05, 1.0), (0.1, 1.0)]);
+        assert_eq!(
+            faces,
+            [
+                (Known, name("Ann"), 0.05, false),
+                (Known, name("Bea"), 0.2, true)
+            ]
+        );
+        let faces = named(
+            &matcher(false, &twins),
+            &[(0.0, 1.0), (0.01, 1.0), (0.26, 1.0)],
+        );
+        let names: Vec<_> = faces.iter().map(|face| (face.0, face.1.as_str())).collect();
+        assert_eq!(names, [(Known, "Ann"), (Known, "Bea"), (Uncertain, "")]);
+    }
+
+    #[test]
+    fn candidates_stay_whoever_has_the_name() {
+        let twins = matcher(false, &[(1, "Ann", at(0.0)), (2, "Bea", at(0.3))]);
+        let found = [0.05, 0.1].map(|place| face(1.0, None, at(place))).to_vec();
+        let candidates = twins.identify(found).unwrap().remove(1).candidates;
+        assert_eq!(
+            candidates
+                .iter()
+                .map(|one| one.name.as_str())
+                .collect::<Vec<_>>(),
+            ["Ann", "Bea"]
+        );
+    }
+}

@@ -1,0 +1,361 @@
+//! What people say about faces that were found: who a stranger is, that a group does not matter,
+//! who a face is, and who it is not. Past faces are labelled anew; results that have gone out stay
+//! what they were, since a result says what was known then.
+//!
+//! Not for pictures that are given to be enrolled (`enroll`), nor for deciding who is alike
+//! (`strangers`).
+
+use std::sync::Arc;
+
+use kith_vision::Metric;
+use kith_vision::calibration::redundant_below;
+
+use crate::domain::{ImageId, Outcome, PersonId, sha256};
+use crate::files::file_name;
+use crate::names;
+use crate::people::enroll::{ANYWAY, refresh};
+use crate::people::resemblance::Resemblance;
+use crate::people::{Enroller, Matcher, Ready};
+use crate::store::{EnrolledPicture, Relabel, StoreError, StoredFace, StrangerId};
+
+/// As many of a group's faces as enrol its person.
+const PICTURES: usize = 5;
+/// Of so many, the best, they are chosen.
+const CHOSEN_FROM: usize = 100;
+/// Faces relabelled by one operation of the writer: others have their turn between two.
+const BATCH: usize = 100;
+/// A crop is the face from edge to edge.
+const CROP_BOUNDS: [f32; 4] = [0.0, 0.0, 150.0, 150.0];
+
+/// Why it was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum RelabelError {
+    /// There is no such group, image or face.
+    #[error("there is nothing of that number any more")]
+    NotFound,
+    /// It cannot be done as asked; a sentence for whoever asked.
+    #[error("{0}")]
+    Refused(String),
+    /// Ours to mend: disk, engine.
+    #[error(transparent)]
+    Ours(#[from] anyhow::Error),
+}
+
+impl From<StoreError> for RelabelError {
+    fn from(error: StoreError) -> Self {
+        Self::Ours(error.into())
+    }
+}
+
+/// What naming a group did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+pub struct NamedStranger {
+    /// Who it is now.
+    pub person_id: PersonId,
+    /// Faces of the group that the person is enrolled from now.
+    pub pictures: usize,
+    /// Past faces that have the name now.
+    pub faces: usize,
+}
+
+impl Enroller {
+    /// Makes a group of strangers a person, or more pictures of one there is: enrols its best
+    /// faces, if possible such as differ, and labels all its past faces. The group is gone then.
+    /// Faces that are somebody else's enrol nobody, unless `anyway`; where all are, it is refused.
+    pub async fn name_stranger(
+        &self,
+        up: &Arc<Ready>,
+        id: StrangerId,
+        name: &str,
+        anyway: bool,
+    ) -> Result<NamedStranger, RelabelError> {
+        let name = names::given_to_person(name).map_err(RelabelError::Refused)?;
+        let _turn = self.turn.lock().await;
+        if self.store.stranger(id).await?.is_none() {
+            return Err(RelabelError::NotFound);
+        }
+        let best = self
+            .store
+            .best_stranger_faces(id, up.matcher.space().into(), CHOSEN_FROM)
+            .await?;
+        if best.is_empty() {
+            return Err(RelabelError::Refused(
+                "no face of this group is kept any more that could be enrolled".into(),
+            ));
+        }
+        let matching = up.matcher.matching();
+        let best = if anyway {
+            best
+        } else {
+            self.nobody_elses(&up.matcher, best, &name).await?
+        };
+        let mut pictures = Vec::with_capacity(PICTURES);
+        for face in differing(
+            best,
+            matching.metric,
+            redundant_below(matching.metric, matching.threshold),
+        ) {
+            pictures.push(picture_of(&face));
+        }
+        let (person_id, pictures) = match self.store.name_stranger(id, name, pictures).await? {
+            Ok(named) => named.ok_or(RelabelError::NotFound)?,
+            Err(holder) => {
+                return Err(RelabelError::Refused(format!(
+                    "the best faces of this group are enrolled as {holder} already; give it that name, or delete them there \
+                     first"
+                )));
+            }
+        };
+        refresh(&self.store, &up.matcher).await?;
+        let faces = self.relabel_group(&up.matcher, id, person_id).await?;
+        Ok(NamedStranger {
+            person_id,
+            pictures,
+            faces,
+        })
+    }
+
+    /// Sets whether a group of strangers matters.
+    pub async fn ignore_stranger(&self, id: StrangerId, ignored: bool) -> Result<(), RelabelError> {
+        if self.store.ignore_stranger(id, ignored).await? {
+            Ok(())
+        } else {
+            Err(RelabelError::NotFound)
+        }
+    }
+
+    /// Enrols a face that was found in an image as somebody, new or old, and labels it; one that is
+    /// somebody else's only `anyway`.
+    pub async fn enroll_face(
+        &self,
+        up: &Arc<Ready>,
+        image: ImageId,
+        number: u32,
+        name: &str,
+        anyway: bool,
+    ) -> Result<PersonId, RelabelError> {
+        let name = names::given_to_person(name).map_err(RelabelError::Refused)?;
+        let _turn = self.turn.lock().await;
+        let face = self.usable_face(&up.matcher, image, number).await?;
+        if face.quality < up.matcher.known_from() {
+            return Err(RelabelError::Refused(
+                "this face is too poor to tell anybody by it".into(),
+            ));
+        }
+        if !anyway {
+            self.nobody_elses(&up.matcher, vec![face.clone()], &name)
+                .await?;
+        }
+        let label = Relabel {
+            image_id: image,
+            number,
+            outcome: Outcome::Known,
+            person_id: None,
+            distance: Some(0.0),
+            margin: None,
+            candidates: face.candidates.clone(),
+        };
+        let picture = picture_of(&face);
+        let person = match self.store.enroll_face(name, picture, label).await? {
+            Ok(person) => person.ok_or(RelabelError::NotFound)?,
+            Err(holder) => {
+                return Err(RelabelError::Refused(format!(
+                    "this very face is enrolled as {holder}; delete it there first"
+                )));
+            }
+        };
+        refresh(&self.store, &up.matcher).await?;
+        Ok(person)
+    }
+
+    /// Notes that a face is not the person it was taken for, who is not enrolled from it any
+    /// longer, and judges it anew; answers what it is taken for now.
+    pub async fn not_this_person(
+        &self,
+        up: &Arc<Ready>,
+        image: ImageId,
+        number: u32,
+    ) -> Result<Outcome, RelabelError> {
+        let _turn = self.turn.lock().await;
+        let face = self.usable_face(&up.matcher, image, number).await?;
+        let Some(person) = face.person_id else {
+            return Err(RelabelError::Refused(
+                "this face is not taken for anybody".into(),
+            ));
+        };
+        let space = up.matcher.space();
+        let (embedding, crop) = (face.embedding.clone(), face.crop.clone());
+        self.store
+            .add_counter_example(person, space.into(), embedding, crop, sha256(&face.crop))
+            .await?;
+        refresh(&self.store, &up.matcher).await?;
+        let there = self.store.people_beside(image, number).await?;
+        let judged = up
+            .matcher
+            .judge(&face.embedding, face.quality, &there)
+            .map_err(anyhow::Error::from)?;
+        let label = Relabel {
+            image_id: image,
+            number,
+            outcome: judged.outcome,
+            person_id: judged.person.map(|person| person.person_id),
+            distance: judged.distance,
+            margin: judged.margin,
+            candidates: judged
+                .candidates
+                .iter()
+                .map(|one| (one.person_id, one.distance))
+                .collect(),
+        };
+        self.store.relabel(vec![label]).await?;
+        Ok(judged.outcome)
+    }
+
+    /// Does to its end what the end of the daemon or a full disk broke off.
+    pub async fn finish_naming(&self, matcher: &Matcher) -> anyhow::Result<()> {
+        for (id, person) in self.store.named_strangers().await? {
+            let _turn = self.turn.lock().await;
+            self.relabel_group(matcher, id, person).await?;
+        }
+        Ok(())
+    }
+
+    async fn relabel_group(
+        &self,
+        matcher: &Matcher,
+        id: StrangerId,
+        person: PersonId,
+    ) -> anyhow::Result<usize> {
+        let snapshot = matcher.snapshot();
+        let pictures: Vec<&[f32]> = snapshot
+            .gallery()
+            .pictures()
+            .filter(|picture| picture.0 == person)
+            .map(|picture| picture.2)
+            .collect();
+        let mut count = 0;
+        loop {
+            let faces = self.store.some_stranger_faces(id, BATCH).await?;
+            if faces.is_empty() {
+                return Ok(count);
+            }
+            count += faces.len();
+            let labels = faces.iter().map(|face| {
+                // One of another space cannot be compared; somebody said who it is all the same.
+                let alike = (face.space == matcher.space()).then_some(face.embedding.as_slice());
+                let metric = matcher.matching().metric;
+                let distance = alike.and_then(|face| {
+                    pictures
+                        .iter()
+                        .map(|it| metric.distance(it, face))
+                        .min_by(f32::total_cmp)
+                });
+                let others: Vec<_> = face
+                    .candidates
+                    .iter()
+                    .filter(|one| one.0 != person)
+                    .copied()
+                    .collect();
+                let next = others.first().and_then(|next| next.1);
+                Relabel {
+                    image_id: face.image_id,
+                    number: face.number,
+                    outcome: Outcome::Known,
+                    person_id: Some(person),
+                    distance,
+                    margin: distance.zip(next).map(|(distance, next)| next - distance),
+                    candidates: std::iter::once((person, distance)).chain(others).collect(),
+                }
+            });
+            self.store.relabel(labels.collect()).await?;
+            if self.store.person(person).await?.is_none() {
+                // Erased meanwhile: nobody can be named that.
+                return Ok(count);
+            }
+        }
+    }
+
+    /// Those of some faces that are not clearly somebody else's than the person of this name;
+    /// refused when there are none.
+    async fn nobody_elses(
+        &self,
+        matcher: &Matcher,
+        faces: Vec<StoredFace>,
+        name: &str,
+    ) -> Result<Vec<StoredFace>, RelabelError> {
+        let person = self.store.person_named(name.into()).await?;
+        let (mut left, mut objection) = (Vec::with_capacity(faces.len()), None);
+        for face in faces {
+            let resemblance =
+                Resemblance::of(matcher, &face.embedding, person).map_err(anyhow::Error::from)?;
+            match resemblance.somebody_else() {
+                None => left.push(face),
+                Some(_) => objection = objection.or_else(|| resemblance.objection(name)),
+            }
+        }
+        match objection.filter(|_| left.is_empty()) {
+            Some(why) => Err(RelabelError::Refused(format!(
+                "{why}, say first that it is not them, {ANYWAY}"
+            ))),
+            None => Ok(left),
+        }
+    }
+
+    /// A face of which enough is kept, in the space that is compared.
+    async fn usable_face(
+        &self,
+        matcher: &Matcher,
+        image: ImageId,
+        number: u32,
+    ) -> Result<StoredFace, RelabelError> {
+        let face = self
+            .store
+            .stored_face(image, number)
+            .await?
+            .ok_or(RelabelError::NotFound)?;
+        if face.embedding.is_empty() || face.crop.is_empty() {
+            return Err(RelabelError::Refused(
+                "what this face looks like is not kept any more".into(),
+            ));
+        }
+        if face.space != matcher.space() {
+            let sentence = "this face was found with another model pack and cannot be compared; send the picture again";
+            return Err(RelabelError::Refused(sentence.into()));
+        }
+        Ok(face)
+    }
+}
+
+/// A crop as a picture somebody can be enrolled from, so that another model pack can embed it
+/// again.
+fn picture_of(face: &StoredFace) -> EnrolledPicture {
+    EnrolledPicture {
+        image_name: file_name(face.path.as_ref()),
+        sha256: sha256(&face.crop),
+        picture: face.crop.clone(),
+        bounds: CROP_BOUNDS,
+        quality: face.quality,
+        crop: face.crop.clone(),
+        embedding: face.embedding.clone(),
+        space: face.space.clone(),
+    }
+}
+
+/// Those of the best faces that differ from each other; filled up with others when they are too
+/// few.
+fn differing(best: Vec<StoredFace>, metric: Metric, near: f32) -> Vec<StoredFace> {
+    let (mut taken, mut alike) = (Vec::<StoredFace>::new(), Vec::new());
+    for face in best {
+        let differs = taken
+            .iter()
+            .all(|other| metric.distance(&other.embedding, &face.embedding) >= near);
+        if differs {
+            taken.push(face)
+        } else {
+            alike.push(face)
+        }
+    }
+    taken.extend(alike);
+    taken.truncate(PICTURES);
+    taken
+}

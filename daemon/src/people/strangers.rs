@@ -1,0 +1,1191 @@
+//! Groups unknown faces by likeness, in the background: each group a stranger with a number of
+//! their own, for good.
+//!
+//! Looks at results in the order they were made, a little at a time, and goes on where it was after
+//! a restart. A face that is erased, deleted, done again or named leaves its group by itself
+//! (migration 0008); the group is summed up again here, or is gone. Faces too poor to tell anybody
+//! by are left alone.
+
+use std::time::Duration;
+
+use kith_vision::{Clusters, SHAPED_BY, Shape, VisionError};
+use tokio_util::sync::CancellationToken;
+
+use crate::people::start::embed_crop;
+use crate::people::{Enroller, Matcher, Ready, ReadyWatch};
+use crate::status::health::{Condition, Health};
+use crate::store::{Joined, Joining, Store, StrangerId, StrangerShape, UngroupedFace};
+
+/// Between two looks: what came meanwhile is written together, which spares cards.
+const EVERY: Duration = Duration::from_secs(5);
+/// After an error.
+const RETRY: Duration = Duration::from_secs(10);
+/// Results looked at in one go, and groups summed up again.
+const BATCH: usize = 100;
+/// Between two goes when there is more to do, for those who wait for the database or the processor.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Faces below this quality, of which one in five is not known again, join a group, but found and
+/// shape none.
+const SHAPES_FROM: f32 = 0.8;
+
+/// What the task works with.
+pub struct Strangers {
+    /// Does to its end what naming a group began; has the database too.
+    pub enroller: Enroller,
+    /// Engine and gallery, once they are up.
+    pub ready: ReadyWatch,
+    /// Where it says how it is.
+    pub health: Health,
+}
+
+impl Strangers {
+    /// Groups until stopped.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let Self {
+            enroller,
+            mut ready,
+            health,
+        } = self;
+        let up = tokio::select! {
+            up = ready.wait_for(Option::is_some) => up.ok().and_then(|up| up.clone()),
+            () = stop.cancelled() => None,
+        };
+        let Some(up) = up else { return Ok(()) };
+        let mut changes = enroller.store.changes();
+        let mut restores = enroller.restores.subscribe();
+        let mut grouped = None;
+        loop {
+            let round = async {
+                changes.mark_unchanged();
+                if restores.has_changed().unwrap_or(false) {
+                    restores.mark_unchanged();
+                    // Groups came back that are not in memory.
+                    grouped = None;
+                }
+                let wait = match round(&enroller, &up, &health, &mut grouped).await {
+                    Ok(count) => {
+                        health.set(
+                            "strangers",
+                            Condition::Ok,
+                            format!("{count} groups of unknown faces"),
+                        );
+                        EVERY
+                    }
+                    Err(error) => {
+                        // What is in memory may not be what was written.
+                        grouped = None;
+                        let text = format!(
+                            "new unknown faces are not grouped now: {error:#}; tried again"
+                        );
+                        if health.set("strangers", Condition::Degraded, text.as_str()) {
+                            tracing::warn!("{text}");
+                        }
+                        RETRY
+                    }
+                };
+                tokio::time::sleep(wait).await;
+                // Only the end of the store ends these.
+                let _ = changes.changed().await;
+            };
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = round => {}
+            }
+        }
+    }
+}
+
+/// The groups, as they were written.
+struct Grouped {
+    groups: Clusters,
+    /// The newest result whose faces are in them.
+    upto: i64,
+}
+
+/// All there is to do now; answers how many groups there are.
+async fn round(
+    enroller: &Enroller,
+    up: &Ready,
+    health: &Health,
+    grouped: &mut Option<Grouped>,
+) -> anyhow::Result<usize> {
+    let (store, matcher) = (&enroller.store, &up.matcher);
+    enroller.finish_naming(matcher).await?;
+    let Grouped { groups, upto } = match grouped {
+        Some(grouped) => grouped,
+        None => {
+            let groups = load(store, up, health).await?;
+            // A database that was put together from a copy may have had fewer results.
+            let upto = store
+                .grouped_upto()
+                .await?
+                .min(store.newest_result().await?);
+            grouped.insert(Grouped { groups, upto })
+        }
+    };
+    sum_up_again(store, matcher, groups).await?;
+    if store.stranger_count().await? != groups.len() {
+        // Groups that were named, or whose last face has gone.
+        let there = store.stranger_ids().await?;
+        let gone: Vec<_> = groups.ids().filter(|id| !there.contains(id)).collect();
+        gone.into_iter().for_each(|id| groups.remove(id));
+        if there.len() != groups.len() {
+            // Nobody but this task makes new ones; these came back from a backup.
+            *groups = load(store, up, health).await?;
+        }
+    }
+    // Faces that somebody said are not who they were taken for.
+    let again = store.to_group_again().await?;
+    if !again.is_empty() {
+        let count = again.len();
+        for face in store.ungrouped_in(again, matcher.known_from()).await? {
+            group(store, up, groups, face).await?;
+        }
+        store.grouped_again(count).await?;
+    }
+    loop {
+        sum_up_again(store, matcher, groups).await?;
+        let (faces, last) = store.ungrouped(*upto, matcher.known_from(), BATCH).await?;
+        let Some(last) = last else {
+            return Ok(groups.len());
+        };
+        for face in faces {
+            group(store, up, groups, face).await?;
+        }
+        store.set_grouped_upto(last).await?;
+        *upto = last;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// All groups, in the space of this model pack.
+async fn load(store: &Store, up: &Ready, health: &Health) -> anyhow::Result<Clusters> {
+    let matcher = &up.matcher;
+    move_here(store, up, health).await?;
+    let matching = matcher.matching();
+    let mut groups = Clusters::new(
+        matching.metric,
+        matcher.dimension(),
+        matching.linking_distance(),
+    );
+    for (id, shape) in store.stranger_shapes(matcher.space().into()).await? {
+        if shape.weight > 0 {
+            let shape = Shape {
+                total: shape.total,
+                weight: shape.weight,
+            };
+            if groups.set(id, shape).is_err() {
+                tracing::warn!(
+                    "what stranger {id} is compared by is damaged and is made anew from the faces"
+                );
+                store.sum_stranger_up_again(id).await?;
+            }
+        }
+    }
+    Ok(groups)
+}
+
+/// Sums up what is left of groups that a face has left.
+async fn sum_up_again(
+    store: &Store,
+    matcher: &Matcher,
+    groups: &mut Clusters,
+) -> anyhow::Result<()> {
+    let metric = matcher.matching().metric;
+    loop {
+        let left = store.strangers_left(matcher.space().into(), BATCH).await?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        for id in left {
+            let of = move |faces: &[Vec<f32>]| {
+                Shape::of(metric, faces.iter().map(Vec::as_slice)).map(stored)
+            };
+            let shape = store
+                .reshape_stranger(id, matcher.space().into(), SHAPES_FROM, SHAPED_BY, of)
+                .await?;
+            match shape {
+                Some(shape) => groups.set(
+                    id,
+                    Shape {
+                        total: shape.total,
+                        weight: shape.weight,
+                    },
+                )?,
+                None => groups.remove(id),
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Finds a face its group, or makes it one.
+async fn group(
+    store: &Store,
+    up: &Ready,
+    groups: &mut Clusters,
+    mut face: UngroupedFace,
+) -> anyhow::Result<()> {
+    if face.space != up.matcher.space() {
+        // Its result was made just before the model pack was changed.
+        let Ok(embedding) = embed_crop(&up.guard, face.crop.clone()).await? else {
+            return Ok(());
+        };
+        let space = up.matcher.space();
+        store
+            .reembed_face(
+                face.image_id,
+                face.number,
+                space.into(),
+                Some(embedding.clone()),
+            )
+            .await?;
+        face.space = space.into();
+        face.embedding = embedding;
+    }
+    let shapes = face.quality >= SHAPES_FROM;
+    let joined = loop {
+        let nearest = match groups.nearest(&face.embedding) {
+            Ok(nearest) => nearest,
+            // An engine of before may have stored such a thing; it is nobody's face.
+            Err(VisionError::Dimension { .. } | VisionError::NotAnEmbedding { .. }) => {
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let before = nearest
+            .and_then(|id| groups.shape(id))
+            .map(|shape| shape.weight);
+        let shape = match nearest {
+            Some(id) if shapes => groups.shape_with(id, &face.embedding),
+            Some(id) => groups.shape(id).cloned(),
+            None if shapes => Shape::of(up.matcher.matching().metric, [face.embedding.as_slice()]),
+            None => None,
+        };
+        let Some(shape) = shape else { return Ok(()) };
+        let joining = Joining {
+            image_id: face.image_id,
+            number: face.number,
+            accepted_at_ms: face.accepted_at_ms,
+            space: face.space.clone(),
+            group: nearest.zip(before),
+            shape: stored(shape.clone()),
+        };
+        match (store.join_stranger(joining).await?, nearest) {
+            (Joined::Group(id), _) => {
+                groups.set(id, shape)?;
+                break id;
+            }
+            (Joined::GroupChanged, Some(id)) => {
+                groups.remove(id);
+                sum_up_again(store, &up.matcher, groups).await?;
+            }
+            (Joined::NoStranger | Joined::GroupChanged, _) => return Ok(()),
+        }
+    };
+    if shapes {
+        merge(store, groups, joined).await
+    } else {
+        Ok(())
+    }
+}
+
+/// Makes one of groups that turn out to be the same person.
+async fn merge(store: &Store, groups: &mut Clusters, mut id: StrangerId) -> anyhow::Result<()> {
+    while let Some((other, shape)) = groups.alike(id) {
+        let weight = |id| groups.shape(id).map_or(0, |shape| shape.weight);
+        let (one, two) = ((id, weight(id)), (other, weight(other)));
+        if !store
+            .merge_strangers(one, two, stored(shape.clone()))
+            .await?
+        {
+            // One of them is not what it was; the next look will find that.
+            return Ok(());
+        }
+        tracing::info!("strangers {id} and {other} are one: {}", id.min(other));
+        groups.remove(id.max(other));
+        id = id.min(other);
+        groups.set(id, shape)?;
+    }
+    Ok(())
+}
+
+/// After a change of recogniser: embeds the faces of all groups again from their kept crops, one by
+/// one.
+async fn move_here(store: &Store, up: &Ready, health: &Health) -> anyhow::Result<()> {
+    let space = up.matcher.space();
+    let mut count = 0;
+    loop {
+        let faces = store.strangers_elsewhere(space.into(), BATCH).await?;
+        if faces.is_empty() {
+            break;
+        }
+        for face in faces {
+            count += 1;
+            let text = format!(
+                "embedding the unknown faces anew, {count} so far: model pack or models.flip changed"
+            );
+            health.set("strangers", Condition::Starting, text);
+            let embedded = embed_crop(&up.guard, face.crop).await?;
+            // One in which this pack finds no face can be compared with nobody.
+            store
+                .reembed_face(face.image_id, face.number, space.into(), embedded.ok())
+                .await?;
+        }
+    }
+    Ok(store.strangers_moved(space.into()).await?)
+}
+
+fn stored(shape: Shape) -> StrangerShape {
+    StrangerShape {
+        total: shape.total,
+        weight: shape.weight,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kith_vision::Pack;
+    use rusqlite::{Connection, params};
+
+    use super::*;
+    use crate::app;
+    use crate::config::Config;
+    use crate::domain::{EngineRole, ImageId, Outcome};
+    use crate::engines::Guard;
+    use crate::people::RelabelError;
+    use crate::store::{Changed, EnrolledPicture, Told, blob_to_vector, vector_to_blob};
+
+    /// A state folder with its database, and a matcher without an engine; pictures are written past
+    /// the queue.
+    struct Board {
+        folder: tempfile::TempDir,
+        enroller: Enroller,
+        up: Arc<Ready>,
+        health: Health,
+        grouped: Option<Grouped>,
+    }
+
+    /// Numbers of a face that is somebody's: alike for one person, far apart for two.
+    fn face(person: usize, picture: usize) -> Vec<f32> {
+        let mut random = fastrand::Rng::with_seed(person as u64);
+        let mut of_picture = fastrand::Rng::with_seed(1000 + picture as u64);
+        (0..128)
+            .map(|_| random.f32() * 0.3 + of_picture.f32() * 0.03)
+            .collect()
+    }
+
+    impl Board {
+        async fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let (store, _) = Store::open(folder.path()).unwrap();
+            let pack = Pack::load(
+                concat!(env!("CARGO_MANIFEST_DIR"), "/../models/packs/dlib-mtcnn").as_ref(),
+            )
+            .unwrap();
+            let matcher = Matcher::new(&pack, Default::default());
+            let settings = app::guard_settings(&Config::default(), folder.path());
+            let guard = Guard::new(settings, Arc::new(pack), Health::default(), None);
+            let up = Arc::new(Ready {
+                guard,
+                matcher,
+                store: Some(store.clone()),
+            });
+            let enroller = Enroller::new(store, folder.path(), "board");
+            Self {
+                folder,
+                enroller,
+                up,
+                health: Health::default(),
+                grouped: None,
+            }
+        }
+
+        fn store(&self) -> &Store {
+            &self.enroller.store
+        }
+
+        fn database(&self) -> Connection {
+            let connection = Connection::open(self.folder.path().join("kithd.db")).unwrap();
+            connection.busy_timeout(Duration::from_secs(5)).unwrap();
+            connection
+                .pragma_update(None, "foreign_keys", true)
+                .unwrap();
+            connection
+        }
+
+        /// An image that was processed, with these unknown faces: quality and embedding of each.
+        fn image(&self, faces: &[(f32, Vec<f32>)]) -> ImageId {
+            let connection = self.database();
+            connection
+                .execute(
+                    "INSERT INTO images (state, outcome, source, path, accepted_at_ms, unverified)
+                     VALUES ('processed', 'unknown', 'http', '/in/a.jpg', 1000, 1)",
+                    [],
+                )
+                .unwrap();
+            let id = connection.last_insert_rowid();
+            for (number, (quality, embedding)) in (1..).zip(faces) {
+                let embedding = vector_to_blob(embedding);
+                connection
+                    .execute(
+                        "INSERT INTO faces (image_id, number, outcome, candidates, score, quality, bounds, landmarks, space,
+                                            embedding, crop)
+                         VALUES (?1, ?2, 'unknown', '[]', 1, ?3, '[]', '[]', ?4, ?5, ?6)",
+                        params![id, number, quality, self.up.matcher.space(), embedding, format!("crop {id} {number}").into_bytes()],
+                    )
+                    .unwrap();
+            }
+            connection
+                .execute(
+                    "INSERT INTO outbox (image_id, result_id, created_at_ms, payload) VALUES (?1, ?2, 1, '{\"faces\":[]}')",
+                    params![id, format!("r{id}")],
+                )
+                .unwrap();
+            id
+        }
+
+        async fn round(&mut self) -> usize {
+            self.store().settle().await.unwrap();
+            let count = round(&self.enroller, &self.up, &self.health, &mut self.grouped)
+                .await
+                .unwrap();
+            self.store().settle().await.unwrap();
+            count
+        }
+
+        /// Number, faces and weight of every group.
+        fn groups(&self) -> Vec<(StrangerId, u32, u32)> {
+            let connection = self.database();
+            let mut groups = connection
+                .prepare("SELECT id, faces, weight FROM strangers ORDER BY id")
+                .unwrap();
+            let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+            groups
+                .query_map([], row)
+                .unwrap()
+                .collect::<Result<_, _>>()
+                .unwrap()
+        }
+
+        fn ask<T: rusqlite::types::FromSql>(&self, sql: &str) -> T {
+            self.database()
+                .query_row(sql, [], |row| row.get(0))
+                .unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn unknown_faces_are_grouped_by_person_and_numbers_outlast_a_restart() {
+        let mut board = Board::new().await;
+        board.image(&[(0.9, face(1, 1)), (0.8, face(2, 1))]);
+        board.image(&[(0.9, face(1, 2)), (0.1, face(2, 2)), (0.7, face(3, 1))]);
+        assert_eq!(board.round().await, 2);
+        // Too poor to tell anybody by, and too poor to found a group.
+        assert_eq!(board.groups(), [(1, 2, 2), (2, 1, 1)]);
+        board.grouped = None;
+        board.image(&[(0.7, face(2, 3)), (0.9, face(4, 1))]);
+        assert_eq!(board.round().await, 3);
+        // A face of middling quality joined, and did not shape.
+        assert_eq!(board.groups(), [(1, 2, 2), (2, 2, 1), (3, 1, 1)]);
+        assert_eq!(board.round().await, 3, "nothing is grouped twice");
+        assert_eq!(board.groups().len(), 3);
+        // One that comes back from a backup, to be summed up here.
+        let back = board.image(&[(0.9, face(7, 1))]);
+        board
+            .database()
+            .execute_batch(&format!(
+                "INSERT INTO strangers (id, space, total, weight, faces, first_seen_ms, last_seen_ms)
+                 SELECT 50, space, x'', 0, 1, 1, 1 FROM strangers WHERE id = 1;
+                 INSERT INTO stranger_faces VALUES ({back}, 1, 50);"
+            ))
+            .unwrap();
+        board.image(&[(0.9, face(7, 2))]);
+        assert_eq!(board.round().await, 4);
+        assert_eq!(board.groups()[3], (50, 2, 2));
+    }
+
+    #[tokio::test]
+    async fn whatever_takes_a_face_away_its_group_forgets_it_and_an_empty_one_is_gone_for_good() {
+        let mut board = Board::new().await;
+        let images: Vec<_> = (1..=4)
+            .map(|picture| board.image(&[(0.9, face(1, picture))]))
+            .collect();
+        let other = board.image(&[(0.9, face(2, 1))]);
+        board.round().await;
+        assert_eq!(board.groups(), [(1, 4, 4), (2, 1, 1)]);
+        let sum = |board: &Board| board.ask::<Vec<u8>>("SELECT total FROM strangers WHERE id = 1");
+        let of = |pictures: &[usize]| {
+            let faces: Vec<_> = pictures.iter().map(|picture| face(1, *picture)).collect();
+            Shape::of(
+                kith_vision::Metric::Euclidean,
+                faces.iter().map(Vec::as_slice),
+            )
+            .unwrap()
+        };
+        // Deleted with its image: nothing of it stays in the sum, not even until the next look.
+        board
+            .database()
+            .execute("DELETE FROM images WHERE id = ?1", [images[0]])
+            .unwrap();
+        assert_eq!((board.groups()[0], sum(&board).len()), ((1, 3, 0), 0));
+        board.round().await;
+        assert_eq!(board.groups()[0], (1, 3, 3));
+        let total = blob_to_vector(&sum(&board));
+        assert!(
+            total
+                .iter()
+                .zip(&of(&[4, 3, 2]).total)
+                .all(|(a, b)| (a - b).abs() < 1e-6)
+        );
+        // Forgotten by retention, which waits until the self-test has vouched for them.
+        let vouched = "UPDATE images SET unverified = 0 WHERE id IN (?1, ?2)";
+        board
+            .database()
+            .execute(vouched, [images[1], other])
+            .unwrap();
+        board
+            .store()
+            .erase_strangers(vec![images[1], other])
+            .await
+            .unwrap();
+        assert_eq!(board.groups(), [(1, 2, 0)]);
+        // Done again, because no self-test vouched for it: it comes back with its new result, if at
+        // all.
+        board.round().await;
+        board
+            .store()
+            .redo_unverified(EngineRole::Primary, "again".into(), 0)
+            .await
+            .unwrap();
+        assert_eq!(board.groups(), []);
+        assert_eq!(board.round().await, 0);
+        board.image(&[(0.9, face(1, 9))]);
+        assert_eq!(board.round().await, 1);
+        assert_eq!(board.groups(), [(3, 1, 1)], "no number is used twice");
+    }
+
+    #[tokio::test]
+    async fn groups_that_turn_out_alike_become_the_one_with_the_lower_number_ignored_if_either_was()
+    {
+        let mut board = Board::new().await;
+        // Too far apart for one group at first; what comes between brings them together.
+        let between = |share: f32| -> Vec<f32> {
+            let mut at = face(1, 1);
+            at[0] += share * 0.48;
+            at
+        };
+        board.image(&[(0.9, between(0.0))]);
+        board.image(&[(0.9, between(1.0))]);
+        board.round().await;
+        assert_eq!(board.groups().len(), 2);
+        board.enroller.ignore_stranger(2, true).await.unwrap();
+        for share in [0.35, 0.65, 0.45, 0.55, 0.5] {
+            board.image(&[(0.9, between(share))]);
+        }
+        assert_eq!(board.round().await, 1);
+        assert_eq!(board.groups(), [(1, 7, 7)]);
+        assert!(board.ask::<bool>("SELECT ignored FROM strangers"));
+        board.enroller.ignore_stranger(1, false).await.unwrap();
+        assert!(!board.ask::<bool>("SELECT ignored FROM strangers"));
+        assert!(matches!(
+            board.enroller.ignore_stranger(2, true).await,
+            Err(RelabelError::NotFound)
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_stranger_who_is_named_is_known_in_all_past_images_and_from_then_on() {
+        let mut board = Board::new().await;
+        let images: Vec<_> = (0..250)
+            .map(|picture| board.image(&[(0.9, face(1, picture)), (0.9, face(2, 0))]))
+            .collect();
+        assert_eq!(board.round().await, 2);
+        let payloads: String = board.ask("SELECT group_concat(payload) FROM outbox");
+        let up = Arc::clone(&board.up);
+        let refused = board.enroller.name_stranger(&up, 1, " ", false).await;
+        assert!(
+            matches!(refused, Err(RelabelError::Refused(_))),
+            "{refused:?}"
+        );
+        let named = board
+            .enroller
+            .name_stranger(&up, 1, "Ada", false)
+            .await
+            .unwrap();
+        assert_eq!((named.pictures, named.faces), (5, 250));
+        assert!(matches!(
+            board.enroller.name_stranger(&up, 1, "Ada", false).await,
+            Err(RelabelError::NotFound)
+        ));
+        assert_eq!(
+            board
+                .groups()
+                .iter()
+                .map(|group| group.0)
+                .collect::<Vec<_>>(),
+            [2]
+        );
+        assert_eq!(
+            board.ask::<u32>("SELECT count(*) FROM images WHERE outcome = 'known'"),
+            250
+        );
+        let face_1 = board
+            .store()
+            .stored_face(images[7], 1)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(face_1.person_id, Some(named.person_id));
+        assert_eq!(face_1.candidates[0].0, named.person_id);
+        assert!(face_1.candidates[0].1.unwrap() < 0.3);
+        assert_eq!(
+            board.ask::<u32>("SELECT count(*) FROM faces WHERE number = 1 AND outcome = 'known'"),
+            250
+        );
+        assert_eq!(
+            board.ask::<u32>("SELECT count(*) FROM faces WHERE number = 2 AND outcome = 'unknown'"),
+            250
+        );
+        // What was said then stays said.
+        assert_eq!(
+            board.ask::<String>("SELECT group_concat(payload) FROM outbox"),
+            payloads
+        );
+        let judged = up.matcher.judge(&face(1, 999), 0.9, &[]).unwrap();
+        assert_eq!(
+            (judged.outcome, judged.person.unwrap().name.as_str()),
+            (Outcome::Known, "Ada")
+        );
+        // The pictures are the crops, so that another model pack can embed them.
+        let kept: Vec<u8> = board.ask("SELECT picture FROM enrolment_pictures LIMIT 1");
+        assert!(kept.starts_with(b"crop "));
+        // More of the same person, found later under a number of their own.
+        board.image(&[(0.9, face(5, 1))]);
+        board.round().await;
+        let again = board
+            .enroller
+            .name_stranger(&up, 3, "Ada", false)
+            .await
+            .unwrap();
+        assert_eq!(again.person_id, named.person_id);
+        assert_eq!(board.ask::<u32>("SELECT count(*) FROM person"), 1);
+    }
+
+    #[tokio::test]
+    async fn a_naming_that_was_broken_off_is_done_to_its_end() {
+        let mut board = Board::new().await;
+        (0..5).for_each(|picture| _ = board.image(&[(0.9, face(1, picture))]));
+        board.round().await;
+        // As if the daemon had ended right after the person was made.
+        let person = board
+            .store()
+            .name_stranger(1, "Ada".into(), Vec::new())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap()
+            .0;
+        assert!(
+            board
+                .store()
+                .stranger_groups(false, None, 9)
+                .await
+                .unwrap()
+                .is_empty(),
+            "it is nobody's stranger now"
+        );
+        board.image(&[(0.9, face(1, 9))]);
+        board.grouped = None;
+        board.round().await;
+        assert_eq!(
+            board.ask::<u32>("SELECT count(*) FROM faces WHERE outcome = 'known'"),
+            5
+        );
+        assert_eq!(
+            board.ask::<i64>("SELECT DISTINCT person_id FROM faces WHERE outcome = 'known'"),
+            person
+        );
+        assert_eq!(
+            board.groups(),
+            [(2, 1, 1)],
+            "who came meanwhile did not join the named group"
+        );
+    }
+
+    #[tokio::test]
+    async fn of_somebody_named_later_nothing_is_left_when_they_are_erased() {
+        let mut board = Board::new().await;
+        let image = board.image(&[(0.9, face(1, 1)), (0.9, face(2, 1))]);
+        board
+            .database()
+            .execute("INSERT INTO thumbnails VALUES (?1, x'11')", [image])
+            .unwrap();
+        board.round().await;
+        let up = Arc::clone(&board.up);
+        let ada = board
+            .enroller
+            .name_stranger(&up, 1, "Ada", false)
+            .await
+            .unwrap()
+            .person_id;
+        assert!(
+            board
+                .enroller
+                .forget(Some(&up), "Ada")
+                .await
+                .unwrap()
+                .is_some()
+        );
+        let face = board.store().stored_face(image, 1).await.unwrap().unwrap();
+        assert!(
+            face.embedding.is_empty() && face.crop.is_empty() && face.person_id.is_none(),
+            "{face:?}"
+        );
+        assert!(!face.candidates.iter().any(|candidate| candidate.0 == ada));
+        assert_eq!(board.ask::<u32>("SELECT count(*) FROM thumbnails"), 0);
+        assert_eq!(
+            board.ask::<u32>("SELECT count(*) FROM enrolment_pictures"),
+            0
+        );
+        // The other one in the picture is a stranger still.
+        assert!(
+            !board
+                .store()
+                .stored_face(image, 2)
+                .await
+                .unwrap()
+                .unwrap()
+                .embedding
+                .is_empty()
+        );
+        assert_eq!(board.groups(), [(2, 1, 1)]);
+    }
+
+    #[tokio::test]
+    async fn a_face_is_made_somebodys_and_not_somebodys() {
+        let mut board = Board::new().await;
+        let (enroller, up) = (board.enroller.clone(), Arc::clone(&board.up));
+        let (enroller, up) = (&enroller, &up);
+        let image = board.image(&[(0.9, face(1, 1)), (0.9, face(1, 2)), (0.1, face(1, 3))]);
+        let ada = enroller
+            .enroll_face(up, image, 1, "Ada", false)
+            .await
+            .unwrap();
+        assert_eq!(board.ask::<String>("SELECT outcome FROM images"), "known");
+        let poor = enroller.enroll_face(up, image, 3, "Ada", false).await;
+        assert!(
+            matches!(&poor, Err(RelabelError::Refused(why)) if why.contains("too poor")),
+            "{poor:?}"
+        );
+        let like = enroller
+            .enroll_face(up, image, 1, "Bob", false)
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            like.starts_with("this face is Ada (distance 0.00); enrol it as Ada"),
+            "{like}"
+        );
+        let held = enroller.enroll_face(up, image, 1, "Bob", true).await;
+        assert!(
+            matches!(&held, Err(RelabelError::Refused(why)) if why.contains("enrolled as Ada")),
+            "{held:?}"
+        );
+        assert!(matches!(
+            enroller.enroll_face(up, image, 9, "Ada", false).await,
+            Err(RelabelError::NotFound)
+        ));
+        let nobody = enroller.not_this_person(up, image, 2).await;
+        assert!(
+            matches!(&nobody, Err(RelabelError::Refused(_))),
+            "{nobody:?}"
+        );
+
+        // Taken for Ada, and not her.
+        let later = board.image(&[(0.9, face(1, 50))]);
+        let label = "UPDATE faces SET outcome = 'known', person_id = ?1 WHERE image_id = ?2";
+        board.database().execute(label, [ada, later]).unwrap();
+        board
+            .database()
+            .execute("UPDATE images SET outcome = 'known' WHERE id = ?1", [later])
+            .unwrap();
+        assert_eq!(
+            up.matcher.judge(&face(1, 50), 0.9, &[]).unwrap().outcome,
+            Outcome::Known
+        );
+        assert_eq!(
+            enroller.not_this_person(up, later, 1).await.unwrap(),
+            Outcome::Unknown
+        );
+        let row = board.store().stored_face(later, 1).await.unwrap().unwrap();
+        assert_eq!((row.person_id, row.candidates), (None, vec![]));
+        assert_eq!(
+            board.ask::<String>(&format!("SELECT outcome FROM images WHERE id = {later}")),
+            "unknown"
+        );
+        // The same face again is not Ada; one that is nearer to her own picture is.
+        assert_eq!(
+            up.matcher.judge(&face(1, 50), 0.9, &[]).unwrap().outcome,
+            Outcome::Unknown
+        );
+        let judged = up.matcher.judge(&face(1, 1), 0.9, &[]).unwrap();
+        assert_eq!(judged.person.unwrap().person_id, ada);
+        // It is a stranger's now, though the results of its image were looked at before.
+        let again = format!("SELECT count(*) FROM stranger_faces WHERE image_id = {later}");
+        board.store().set_grouped_upto(99).await.unwrap();
+        assert_eq!((board.round().await, board.ask::<u32>(&again)), (1, 1));
+        // With her goes what she is not.
+        assert!(enroller.forget(Some(up), "Ada").await.unwrap().is_some());
+        assert_eq!(board.ask::<u32>("SELECT count(*) FROM counter_examples"), 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_erased_or_found_with_another_model_pack_is_refused_in_words() {
+        let board = Board::new().await;
+        let (enroller, up) = (&board.enroller, &board.up);
+        let image = board.image(&[(0.9, face(1, 1)), (0.9, face(1, 2))]);
+        board
+            .database()
+            .execute(
+                "UPDATE faces SET embedding = x'', crop = x'' WHERE number = 1",
+                [],
+            )
+            .unwrap();
+        board
+            .database()
+            .execute("UPDATE faces SET space = 'another' WHERE number = 2", [])
+            .unwrap();
+        for (number, why) in [(1, "not kept any more"), (2, "another model pack")] {
+            let refused = enroller
+                .enroll_face(up, image, number, "Ada", false)
+                .await
+                .unwrap_err()
+                .to_string();
+            assert!(refused.contains(why), "{refused}");
+        }
+        assert_eq!(board.ask::<u32>("SELECT count(*) FROM person"), 0);
+    }
+
+    /// A face of an image was taken for somebody, and is not them.
+    async fn mistaken(board: &Board, person: i64, image: ImageId) {
+        let label =
+            "UPDATE faces SET outcome = 'known', person_id = ?1 WHERE image_id = ?2 AND number = 1";
+        board.database().execute(label, [person, image]).unwrap();
+        board
+            .enroller
+            .not_this_person(&board.up, image, 1)
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_face_that_was_said_not_to_be_somebody_is_them_again_when_it_is_named() {
+        let mut board = Board::new().await;
+        let (enroller, up) = (board.enroller.clone(), Arc::clone(&board.up));
+        let ada = enroller
+            .enroll_face(&up, board.image(&[(0.9, face(1, 1))]), 1, "Ada", false)
+            .await
+            .unwrap();
+        let outcome = |picture| {
+            up.matcher
+                .judge(&face(1, picture), 0.9, &[])
+                .unwrap()
+                .outcome
+        };
+        let kept = "SELECT count(*) FROM counter_examples";
+
+        let image = board.image(&[(0.9, face(1, 2))]);
+        mistaken(&board, ada, image).await;
+        assert_eq!((outcome(2), board.ask::<u32>(kept)), (Outcome::Unknown, 1));
+        assert_eq!(
+            enroller
+                .enroll_face(&up, image, 1, "Ada", false)
+                .await
+                .unwrap(),
+            ada
+        );
+        assert_eq!((outcome(2), board.ask::<u32>(kept)), (Outcome::Known, 0));
+
+        // With the whole group they came to, whichever of its faces are enrolled.
+        let images: Vec<_> = (10..20)
+            .map(|picture| board.image(&[(0.9, face(1, picture))]))
+            .collect();
+        for image in images {
+            mistaken(&board, ada, image).await;
+        }
+        board.round().await;
+        assert_eq!(
+            (outcome(12), board.ask::<u32>(kept)),
+            (Outcome::Unknown, 10)
+        );
+        let group = board.ask::<StrangerId>("SELECT id FROM strangers");
+        assert_eq!(
+            enroller
+                .name_stranger(&up, group, "Ada", false)
+                .await
+                .unwrap()
+                .faces,
+            10
+        );
+        assert_eq!((outcome(12), board.ask::<u32>(kept)), (Outcome::Known, 0));
+
+        // With a picture of the same face, given for the first time and again.
+        let image = board.image(&[(0.9, face(1, 3))]);
+        for (count, added) in [(1, true), (2, false)] {
+            let (space, crop) = (
+                up.matcher.space().to_string(),
+                format!("crop {image} 1").into_bytes(),
+            );
+            let add = board.store().add_counter_example(
+                ada,
+                space.clone(),
+                face(1, 3),
+                crop.clone(),
+                String::new(),
+            );
+            add.await.unwrap();
+            assert_eq!(board.ask::<u32>(kept), 1, "{count}");
+            let picture = EnrolledPicture {
+                image_name: "ada.jpg".into(),
+                sha256: "sum".into(),
+                picture: b"sum".to_vec(),
+                bounds: [0.0; 4],
+                quality: 0.9,
+                crop,
+                embedding: face(1, 3),
+                space,
+            };
+            let enrolled = board
+                .store()
+                .enroll("Ada".into(), picture)
+                .await
+                .unwrap()
+                .unwrap();
+            assert_eq!((enrolled.person_id, enrolled.added), (ada, added));
+            assert_eq!(board.ask::<u32>(kept), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_was_given_the_wrong_name_is_enrolled_under_the_right_one_and_not_the_wrong() {
+        let mut board = Board::new().await;
+        let (enroller, up) = (board.enroller.clone(), Arc::clone(&board.up));
+        let image = board.image(&[(0.9, face(1, 1))]);
+        enroller
+            .enroll_face(&up, image, 1, "Ann", false)
+            .await
+            .unwrap();
+        let kept = "SELECT count(*) FROM enrolment_pictures";
+        assert_eq!(board.ask::<u32>(kept), 1);
+        assert_eq!(
+            enroller.not_this_person(&up, image, 1).await.unwrap(),
+            Outcome::Unknown
+        );
+        assert_eq!(
+            board.ask::<u32>(kept) + board.ask::<u32>("SELECT count(*) FROM person_images"),
+            0
+        );
+        board.round().await;
+        let ben = enroller.name_stranger(&up, 1, "Ben", false).await.unwrap();
+        assert_eq!((ben.pictures, ben.faces), (1, 1));
+        let judged = up.matcher.judge(&face(1, 1), 0.9, &[]).unwrap();
+        assert_eq!(
+            (judged.outcome, judged.person.unwrap().name.as_str()),
+            (Outcome::Known, "Ben")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_group_whose_faces_are_enrolled_as_somebody_else_is_not_made_a_person_without_a_picture()
+     {
+        let mut board = Board::new().await;
+        let (enroller, up) = (board.enroller.clone(), Arc::clone(&board.up));
+        let (first, second) = (
+            board.image(&[(0.9, face(1, 1))]),
+            board.image(&[(0.8, face(1, 2))]),
+        );
+        board.round().await;
+        // The very same picture came in twice; the other time it was named.
+        let same = board.image(&[(0.9, face(1, 1)), (0.8, face(1, 2))]);
+        for (number, image) in [(1, first), (2, second)] {
+            let crop = format!("crop {image} 1").into_bytes();
+            let change = "UPDATE faces SET crop = ?1 WHERE image_id = ?2 AND number = ?3";
+            board
+                .database()
+                .execute(change, params![crop, same, number])
+                .unwrap();
+        }
+        enroller
+            .enroll_face(&up, same, 1, "Ann", false)
+            .await
+            .unwrap();
+        enroller
+            .enroll_face(&up, same, 2, "Ann", false)
+            .await
+            .unwrap();
+        let refused = enroller.name_stranger(&up, 1, "Ben", true).await;
+        assert!(
+            matches!(&refused, Err(RelabelError::Refused(why)) if why.contains("enrolled as Ann")),
+            "{refused:?}"
+        );
+        assert_eq!(board.ask::<u32>("SELECT count(*) FROM person"), 1);
+        board
+            .database()
+            .execute("DELETE FROM person_images WHERE id = 1", [])
+            .unwrap();
+        assert_eq!(
+            enroller
+                .name_stranger(&up, 1, "Ben", true)
+                .await
+                .unwrap()
+                .pictures,
+            1,
+            "as many as are his"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_named_stranger_is_enrolled_from_faces_that_differ() {
+        let mut board = Board::new().await;
+        let turned = |share: f32| {
+            let mut at = face(1, 1);
+            at[0] += share;
+            at
+        };
+        for picture in 0..9 {
+            board.image(&[(0.9 + picture as f32 / 1000.0, face(1, picture))]);
+        }
+        board.image(&[(0.85, turned(0.2))]);
+        board.image(&[(0.82, turned(-0.2))]);
+        assert_eq!(board.round().await, 1);
+        let up = Arc::clone(&board.up);
+        assert_eq!(
+            board
+                .enroller
+                .name_stranger(&up, 1, "Ada", false)
+                .await
+                .unwrap()
+                .pictures,
+            5
+        );
+        let poorest = "SELECT count(*) FROM person_images WHERE quality < 0.86";
+        assert_eq!(
+            board.ask::<u32>(poorest),
+            2,
+            "filled up with the best of the others"
+        );
+        assert_eq!(
+            board.ask::<u32>("SELECT count(*) FROM person_images WHERE quality > 0.904"),
+            3
+        );
+    }
+
+    #[tokio::test]
+    async fn with_a_person_and_with_an_image_go_counter_examples_that_another_model_pack_embedded()
+    {
+        let board = Board::new().await;
+        let (enroller, up) = (&board.enroller, &board.up);
+        let ada = enroller
+            .enroll_face(up, board.image(&[(0.9, face(1, 1))]), 1, "Ada", false)
+            .await
+            .unwrap();
+        enroller
+            .enroll_face(up, board.image(&[(0.9, face(2, 1))]), 1, "Bob", false)
+            .await
+            .unwrap();
+        let kept = "SELECT count(*) FROM counter_examples";
+        // Taken for Ada; one has enrolled Bob since, the others are taken for him.
+        let mut images = Vec::new();
+        for picture in [2, 3, 4] {
+            let image = board.image(&[(0.9, face(2, picture))]);
+            mistaken(&board, ada, image).await;
+            images.push(image);
+        }
+        enroller
+            .enroll_face(up, images[0], 1, "Bob", false)
+            .await
+            .unwrap();
+        let his =
+            "SELECT count(*) FROM faces WHERE outcome = 'known' AND candidates ->> '$[0][0]' = (
+                     SELECT id FROM person WHERE name = 'Bob')";
+        assert_eq!(board.ask::<u32>(his), 4);
+        let moved = "UPDATE counter_examples SET space = 'another', vector = zeroblob(8)";
+        board.database().execute(moved, []).unwrap();
+        assert_eq!(board.ask::<u32>(kept), 3);
+        let gone = board.store().remove_image(images[2]).await.unwrap();
+        assert!(
+            matches!(
+                gone,
+                Told::Done {
+                    counter_examples: 1,
+                    ..
+                }
+            ),
+            "{gone:?}"
+        );
+        assert_eq!(board.ask::<u32>(kept), 2);
+
+        // Nor is what was taken for Ada and is Bob's, enrolled or not.
+        assert!(enroller.forget(Some(up), "Bob").await.unwrap().is_some());
+        assert_eq!(board.ask::<u32>(kept), 0);
+    }
+
+    #[tokio::test]
+    async fn people_put_together_are_not_said_not_to_be_each_other_whatever_pack_embedded_it() {
+        let board = Board::new().await;
+        let (enroller, up) = (&board.enroller, &board.up);
+        let ada = enroller
+            .enroll_face(up, board.image(&[(0.9, face(1, 1))]), 1, "Ada", false)
+            .await
+            .unwrap();
+        let enrolled = board.image(&[(0.9, face(2, 2))]);
+        let found = board.image(&[(0.9, face(2, 3))]);
+        for image in [enrolled, found, board.image(&[(0.9, face(3, 4))])] {
+            mistaken(&board, ada, image).await;
+        }
+        let bob = enroller
+            .enroll_face(up, enrolled, 1, "Bob", false)
+            .await
+            .unwrap();
+        let label = "UPDATE faces SET outcome = 'known', person_id = ?1 WHERE image_id = ?2";
+        board.database().execute(label, [bob, found]).unwrap();
+        board
+            .database()
+            .execute(
+                "UPDATE counter_examples SET vector = zeroblob(8), space = 'another'",
+                [],
+            )
+            .unwrap();
+        assert_eq!(
+            enroller.merge(None, bob, ada).await.unwrap(),
+            Changed::Done(())
+        );
+        assert_eq!(
+            board.ask::<u32>("SELECT count(*) FROM counter_examples"),
+            1,
+            "of somebody else"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_image_that_is_to_be_grouped_again_while_it_is_grouped_again_is_not_lost() {
+        let mut board = Board::new().await;
+        let (enroller, up) = (board.enroller.clone(), Arc::clone(&board.up));
+        let ada = enroller
+            .enroll_face(&up, board.image(&[(0.9, face(1, 1))]), 1, "Ada", false)
+            .await
+            .unwrap();
+        let image = board.image(&[(0.9, face(1, 2)), (0.9, face(2, 2))]);
+        mistaken(&board, ada, image).await;
+        let before = board.store().to_group_again().await.unwrap();
+        mistaken(&board, ada, image).await;
+        board.store().grouped_again(before.len()).await.unwrap();
+        board.store().settle().await.unwrap();
+        assert_eq!(board.store().to_group_again().await.unwrap(), [image]);
+        board.round().await;
+        assert!(board.store().to_group_again().await.unwrap().is_empty());
+    }
+}

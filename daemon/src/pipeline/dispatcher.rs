@@ -1,0 +1,295 @@
+//! The loop that claims due images and brings each to its end.
+//!
+//! It registers for changes, then looks, then waits: no wake-up is lost, and retries become due by
+//! the clock.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::{
+    Claimed, Identified, IdentifiedFace, ImageId, NamedCandidate, Outcome, Timings, sha256,
+};
+use crate::engine_process::StageTimes;
+use crate::engines::client::{Answer, Picture};
+use crate::people::{Ready, ReadyWatch, person_of};
+use crate::pipeline::Reader;
+use crate::queue::{Failure, Queue, QueueError};
+use crate::status::health::{Condition, Health};
+use crate::status::heartbeat::Pulse;
+use crate::store::StoreError;
+
+/// Longest sleep while images wait: a safety net, not a pace.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+
+const DATABASE_RETRY: Duration = Duration::from_secs(1);
+
+/// What the loop works with.
+pub struct Dispatcher {
+    /// Where images come from and go back to.
+    pub queue: Queue,
+    /// Opens their files.
+    pub reader: Arc<Reader>,
+    /// Engine and gallery, once they are up.
+    pub ready: ReadyWatch,
+    /// Where a database that does not answer is shown.
+    pub health: Health,
+    /// Says that the loop turns.
+    pub pulse: Pulse,
+}
+
+impl Dispatcher {
+    /// Works until stopped; then lets what is in the engine end.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let Self {
+            queue,
+            reader,
+            mut ready,
+            health,
+            mut pulse,
+        } = self;
+        let up = tokio::select! {
+            up = pulse.answer_during(ready.wait_for(Option::is_some)) => up.ok().and_then(|up| up.clone()),
+            () = stop.cancelled() => None,
+        };
+        // The engine's task ends first when the stop comes while it loads.
+        let Some(up) = up else { return Ok(()) };
+        while let Err(error) = queue.recover().await {
+            show_database_trouble(&health, error)?;
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = pulse.answer_during(tokio::time::sleep(DATABASE_RETRY)) => {}
+            }
+        }
+        let (mut changes, mut engines) = (queue.changes(), up.guard.changes());
+        let mut in_flight: JoinSet<Result<(), QueueError>> = JoinSet::new();
+        loop {
+            changes.borrow_and_update();
+            engines.borrow_and_update();
+            // One picture per thread of the engine, and as many being read meanwhile; none while
+            // there is nowhere to send them: the breaker stands before the claim.
+            let room = up.guard.capacity().saturating_sub(in_flight.len());
+            let mut sleep = LONGEST_SLEEP;
+            if room > 0 {
+                let claim = match queue.claim(room, in_flight.is_empty()).await {
+                    Ok(claim) => claim,
+                    Err(error) => {
+                        show_database_trouble(&health, error)?;
+                        tokio::select! {
+                            () = stop.cancelled() => break,
+                            () = tokio::time::sleep(DATABASE_RETRY) => continue,
+                        }
+                    }
+                };
+                health.set("queue", Condition::Ok, "working");
+                sleep = claim
+                    .next_due
+                    .unwrap_or(LONGEST_SLEEP)
+                    .clamp(Duration::from_millis(5), LONGEST_SLEEP);
+                let claimed_some = !claim.images.is_empty();
+                for image in claim.images {
+                    let (queue, reader, up, stop) = (
+                        queue.clone(),
+                        Arc::clone(&reader),
+                        Arc::clone(&up),
+                        stop.clone(),
+                    );
+                    in_flight
+                        .spawn(async move { process(&queue, &reader, &up, image, &stop).await });
+                }
+                if claimed_some {
+                    continue;
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = pulse.answer() => {}
+                Some(ended) = in_flight.join_next() => ended??,
+                changed = changes.changed(), if room > 0 => changed?,
+                changed = engines.changed() => changed?,
+                () = tokio::time::sleep(sleep), if room > 0 => {}
+            }
+        }
+        while let Some(ended) = in_flight.join_next().await {
+            ended??;
+        }
+        Ok(())
+    }
+}
+
+/// A full disk or a busy file is shown and tried again; only a closed database ends the task.
+fn show_database_trouble(health: &Health, error: QueueError) -> Result<(), QueueError> {
+    if matches!(error, QueueError::Store(StoreError::Closed)) {
+        return Err(error);
+    }
+    if health.set(
+        "queue",
+        Condition::Degraded,
+        format!("pictures wait: {error}"),
+    ) {
+        tracing::error!("pictures wait: {error}");
+    }
+    Ok(())
+}
+
+async fn process(
+    queue: &Queue,
+    reader: &Reader,
+    up: &Ready,
+    image: Claimed,
+    stop: &CancellationToken,
+) -> Result<(), QueueError> {
+    let path = PathBuf::from(&image.path);
+    let reading = async {
+        match &image.file {
+            Some(file) => Ok((reader.read_spooled(file).await?, None)),
+            None => reader
+                .read_standing(&path)
+                .await
+                .map(|(bytes, standing)| (bytes, Some(standing))),
+        }
+    };
+    let bytes = tokio::select! {
+        bytes = reading => bytes,
+        // A slow mount must not hold up the stop; what is in the engine is let end.
+        () = stop.cancelled() => return queue.hand_back(image).await,
+    };
+    let identified = match bytes {
+        // A path is of use to an engine that shares the mounts; spooled bytes lie where only we can
+        // see them.
+        Ok((bytes, standing)) => {
+            let replaced = image
+                .standing
+                .zip(standing)
+                .and_then(|(queued, now)| queued.objection(&now));
+            let identified = identify(
+                up,
+                Some(image.id),
+                bytes,
+                image.file.is_none().then_some(path),
+            )
+            .await;
+            identified.map(|identified| with_remark(identified, replaced))
+        }
+        Err(failure) => Err(failure),
+    };
+    match identified {
+        Ok(identified) => queue.finish(image, identified).await.map(drop),
+        Err(failure) => queue.fail(image, &failure).await,
+    }
+}
+
+fn with_remark(mut identified: Identified, remark: Option<String>) -> Identified {
+    identified.remark = match (remark, identified.remark) {
+        (Some(remark), Some(other)) => Some(format!("{remark}; {other}")),
+        (remark, other) => remark.or(other),
+    };
+    identified
+}
+
+/// Bytes to a result; used by the queue, by `kithd identify` and by the origin's contract.
+pub async fn identify(
+    up: &Ready,
+    image: Option<ImageId>,
+    bytes: Vec<u8>,
+    path: Option<PathBuf>,
+) -> Result<Identified, Failure> {
+    let picture_key = sha256(&bytes);
+    let picture = Picture {
+        bytes: bytes.into(),
+        path,
+    };
+    let recognised = up.guard.recognise(image, &picture).await?;
+    let mut remark = None;
+    let (size, faces, thumbnail, timings) = match recognised.answer {
+        Answer::Faces(reply) => {
+            let faces = up.matcher.identify(reply.faces);
+            let faces = faces.map_err(|error| Failure::EngineMalformed(error.to_string()))?;
+            remark = reply.remark;
+            (
+                Some(reply.size),
+                faces,
+                reply.thumbnail,
+                Some(timings(&reply.times)),
+            )
+        }
+        Answer::Name(None) => (
+            None,
+            vec![named_face(Outcome::Unknown, None, None)],
+            Vec::new(),
+            None,
+        ),
+        Answer::Name(Some(image_name)) => {
+            let name = person_of(Path::new(""), Path::new(&image_name))
+                .unwrap_or_else(|| image_name.clone());
+            let (person_id, name) = match &up.store {
+                Some(store) => {
+                    let found = store.person_of_image(image_name.clone(), name).await;
+                    found.map_err(|error| Failure::EngineAway(error.to_string()))?
+                }
+                None => (0, name),
+            };
+            let person = NamedCandidate {
+                person_id,
+                name,
+                distance: None,
+            };
+            (
+                None,
+                vec![named_face(Outcome::Known, Some(person), Some(image_name))],
+                Vec::new(),
+                None,
+            )
+        }
+    };
+    Ok(Identified {
+        outcome: Identified::best_outcome(&faces),
+        size,
+        faces,
+        timings,
+        thumbnail,
+        remark,
+        engine: recognised.engine,
+        role: recognised.role,
+        space: up.matcher.space().into(),
+        picture_key,
+    })
+}
+
+fn timings(times: &StageTimes) -> Timings {
+    // As the engine counts them, in whole microseconds.
+    let ms = |time: Duration| time.as_micros() as f64 / 1000.0;
+    Timings {
+        decode_ms: ms(times.decode),
+        detect_ms: ms(times.detect),
+        align_ms: ms(times.align),
+        embed_ms: ms(times.embed),
+        encode_ms: ms(times.encode),
+    }
+}
+
+/// What an engine that names people itself tells of a face: who it is, and nothing else.
+fn named_face(
+    outcome: Outcome,
+    person: Option<NamedCandidate>,
+    enrolled_image: Option<String>,
+) -> IdentifiedFace {
+    IdentifiedFace {
+        bounds: [0.0; 4],
+        landmarks: [[0.0; 2]; 5],
+        score: 1.0,
+        quality: 1.0,
+        objection: None,
+        outcome,
+        person,
+        distance: None,
+        margin: None,
+        candidates: Vec::new(),
+        embedding: Vec::new(),
+        crop: Vec::new(),
+        enrolled_image,
+    }
+}

@@ -1,0 +1,129 @@
+//! Serves the origin's gRPC contract, so that an image processor of that system can use this board:
+//! a path goes in, the name of the matching enrolled image comes out. Not for the other direction;
+//! that is `client`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+
+use crate::domain::Outcome;
+use crate::engines::client::NOT_FOUND;
+use crate::people::ReadyWatch;
+use crate::pipeline::{Reader, identify};
+use crate::queue::Failure;
+use crate::rpc::facerecog::health_check_server::{HealthCheck, HealthCheckServer};
+use crate::rpc::facerecog::identify_server::{Identify, IdentifyServer};
+use crate::rpc::facerecog::{Empty, HealthCheckResponse, IdentifyRequest, IdentifyResponse};
+
+/// Largest request: a path.
+const REQUEST_BYTES: usize = 8 << 10;
+/// Pictures in memory at once. Whoever asks for another waits before its file is read…
+const TURNS: usize = 8;
+/// …for so long.
+const TURN: Duration = Duration::from_secs(30);
+
+/// What the contract's two services work with; clones share it.
+#[derive(Clone)]
+pub struct Origin {
+    reader: Arc<Reader>,
+    ready: ReadyWatch,
+    turns: Arc<Semaphore>,
+}
+
+impl Origin {
+    /// Opens paths by `reader`, and asks engines and gallery once they are up.
+    pub fn new(reader: Arc<Reader>, ready: ReadyWatch) -> Self {
+        Self {
+            reader,
+            ready,
+            turns: Arc::new(Semaphore::new(TURNS)),
+        }
+    }
+
+    /// The contract's routes.
+    pub fn routes(self) -> Router {
+        let identify = IdentifyServer::new(self.clone()).max_decoding_message_size(REQUEST_BYTES);
+        let health = HealthCheckServer::new(self).max_decoding_message_size(REQUEST_BYTES);
+        Routes::new(identify).add_service(health).into_axum_router()
+    }
+
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Status> {
+        // Closed by nobody.
+        match tokio::time::timeout(TURN, self.turns.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(Status::resource_exhausted(
+                "too many pictures are being identified; ask again in a while",
+            )),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Identify for Origin {
+    async fn identify(
+        &self,
+        request: Request<IdentifyRequest>,
+    ) -> Result<Response<IdentifyResponse>, Status> {
+        let path = PathBuf::from(request.into_inner().image_path);
+        let up = self
+            .ready
+            .borrow()
+            .clone()
+            .ok_or_else(|| Status::unavailable("the engine is being started"))?;
+        let _turn = self.turn().await?;
+        let bytes = self
+            .reader
+            .read_path(&path)
+            .await
+            .map_err(|failure| status(&failure))?;
+        let identified = identify(&up, None, bytes, Some(path))
+            .await
+            .map_err(|failure| status(&failure))?;
+        let best = identified
+            .faces
+            .into_iter()
+            .next()
+            .filter(|face| face.outcome == Outcome::Known);
+        let image_name = best
+            .and_then(|face| face.enrolled_image)
+            .unwrap_or_else(|| NOT_FOUND.into());
+        Ok(Response::new(IdentifyResponse { image_name }))
+    }
+}
+
+#[tonic::async_trait]
+impl HealthCheck for Origin {
+    async fn health_check(
+        &self,
+        _: Request<Empty>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        let up = self.ready.borrow().clone();
+        Ok(Response::new(HealthCheckResponse {
+            ready: up.is_some_and(|up| up.guard.capacity() > 0),
+        }))
+    }
+}
+
+fn status(failure: &Failure) -> Status {
+    let sentence = failure.verdict().sentence;
+    match failure {
+        Failure::Unreadable { .. } | Failure::TooLarge { .. } | Failure::NotAFile { .. } => {
+            Status::invalid_argument(sentence)
+        }
+        Failure::OutsideRoots(_) | Failure::Link(_) => Status::permission_denied(sentence),
+        Failure::FileMissing { .. } | Failure::SpoolMissing(_) => Status::not_found(sentence),
+        Failure::EngineDied(_) | Failure::EngineFailed(_) | Failure::EngineMalformed(_) => {
+            Status::internal(sentence)
+        }
+        Failure::EngineDeadline { .. } => Status::deadline_exceeded(sentence),
+        Failure::RootAbsent { .. }
+        | Failure::EngineDiedAmongSeveral(_)
+        | Failure::EngineUnreachable(_)
+        | Failure::EngineAway(_) => Status::unavailable(sentence),
+    }
+}

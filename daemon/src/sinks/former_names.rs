@@ -1,0 +1,369 @@
+//! What this board left at the broker under a name it had before: messages that wait there in its
+//! session are taken, then the session is ended and the retained state removed. Not for a name that
+//! another board has: nothing of it is touched.
+//!
+//! Whose a name is stands in its retained health: a number that is made of this database and this
+//! board, so that a copied card in another board is another one.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::hex;
+use crate::mqtt::{self, Message, Settings, State};
+use crate::sources::mqtt::{Door, Kind, Subscription};
+use crate::status::health::{Condition, Health};
+use crate::store::{Store, StoreError};
+use crate::topics::Topics;
+
+/// The facts that hold every name with something left at the broker, this database's number, and
+/// the topic of what Home Assistant was told.
+const NAMES: &str = "mqtt_names";
+const NUMBER: &str = "board_number";
+pub const ANNOUNCED: &str = "homeassistant_announced";
+/// A broker that is away or a name that is in use is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Retained messages come right behind the subscription, and what waits in a session behind the
+/// connection.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// First part of the topics, and the board's name in them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Name {
+    prefix: String,
+    device: String,
+    /// The topic on which Home Assistant was told of it.
+    announced: Option<String>,
+}
+
+/// Names that are to be cleared, and what that is done with.
+pub struct FormerNames {
+    /// Remembers them.
+    pub store: Store,
+    /// Where it says how it is.
+    pub health: Health,
+    /// Takes what waits in an old session.
+    pub door: Door,
+    /// Of this board's connections; the client id is another one.
+    pub settings: Settings,
+    /// This board's number.
+    pub board: String,
+    /// Those with something left.
+    pub names: Vec<Name>,
+}
+
+/// The number of this board with this database, the same at each start.
+pub async fn board_number(store: &Store) -> Result<String, StoreError> {
+    let number = match store.fact(NUMBER).await? {
+        Some(number) => number,
+        None => {
+            let number = uuid::Uuid::now_v7().simple().to_string();
+            store.set_fact(NUMBER, number.clone()).await?;
+            number
+        }
+    };
+    let hardware = hardware().unwrap_or_default();
+    Ok(hex(&Sha256::digest(format!("{number} {hardware}")))[..16].to_owned())
+}
+
+/// What tells this board from one that a copy of its card was put into: its serial number, or its
+/// network card's.
+fn hardware() -> Option<String> {
+    let read = |path: &std::path::Path| std::fs::read_to_string(path).ok();
+    if let Some(serial) = read("/sys/firmware/devicetree/base/serial-number".as_ref()) {
+        return Some(serial);
+    }
+    let interfaces = std::fs::read_dir("/sys/class/net")
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path());
+    let mut cards: Vec<_> = interfaces
+        .filter(|path| path.join("device").exists())
+        .collect();
+    cards.sort();
+    cards.iter().find_map(|card| read(&card.join("address")))
+}
+
+/// Notes the name the board has now and answers those it had before.
+pub async fn remember(store: &Store, prefix: &str, device: &str) -> Result<Vec<Name>, StoreError> {
+    let (announced, known) = (store.fact(ANNOUNCED).await?, names(store).await?);
+    let mut former: Vec<_> = known
+        .into_iter()
+        .filter(|name| (name.prefix.as_str(), name.device.as_str()) != (prefix, device))
+        .collect();
+    for name in &mut former {
+        let own =
+            |topic: &String| topic.ends_with(&format!("/device/kithd_{}/config", name.device));
+        name.announced = announced.clone().filter(own).or(name.announced.take());
+    }
+    let now = Name {
+        prefix: prefix.into(),
+        device: device.into(),
+        announced: None,
+    };
+    save(store, former.iter().cloned().chain([now]).collect()).await?;
+    Ok(former)
+}
+
+/// The fact that holds the filters a client once subscribed to.
+pub fn subscribed_fact(client_id: &str) -> String {
+    format!("subscribed_{client_id}")
+}
+
+/// Filters that a client once subscribed to, in a session that the broker may have kept.
+pub async fn subscribed(store: &Store, client_id: &str) -> Result<Vec<String>, StoreError> {
+    let known = store.fact(&subscribed_fact(client_id)).await?;
+    Ok(known
+        .and_then(|known| serde_json::from_str(&known).ok())
+        .unwrap_or_default())
+}
+
+async fn names(store: &Store) -> Result<Vec<Name>, StoreError> {
+    let known = store.fact(NAMES).await?;
+    Ok(known
+        .and_then(|known| serde_json::from_str(&known).ok())
+        .unwrap_or_default())
+}
+
+async fn save(store: &Store, names: Vec<Name>) -> Result<(), StoreError> {
+    store
+        .set_fact(NAMES, serde_json::json!(names).to_string())
+        .await
+}
+
+/// What was found under a former name.
+enum Found {
+    /// Nothing is left of it.
+    Cleared,
+    /// Another board has it.
+    Foreign,
+    /// A board with our number is there under it; perhaps the broker has not noticed yet that we
+    /// are gone.
+    InUse,
+}
+
+impl FormerNames {
+    /// Clears the names one after the other until none has anything left, then waits for the stop.
+    pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        while !self.names.is_empty() {
+            let round = async {
+                let mut left = Vec::new();
+                for name in std::mem::take(&mut self.names) {
+                    if self.look_after(&name).await {
+                        left.push(name);
+                    }
+                }
+                self.names = left;
+                sleep(LOOK_AGAIN).await;
+            };
+            if stop.run_until_cancelled(round).await.is_none() {
+                return Ok(());
+            }
+        }
+        stop.cancelled().await;
+        Ok(())
+    }
+
+    /// Whether something may be left of it.
+    async fn look_after(&self, name: &Name) -> bool {
+        let of = format!("{}/{}", name.prefix, name.device);
+        let part = "former names";
+        let text = match self.clear(name).await {
+            Ok(Found::InUse) => {
+                format!(
+                    "{of} is still in use, so nothing of it is cleared at the broker; it is looked at again"
+                )
+            }
+            Ok(found) => {
+                if let Err(error) = self.forget(name).await {
+                    tracing::warn!("{part}: {error}");
+                }
+                let text = match found {
+                    Found::Foreign => {
+                        format!(
+                            "{of} is another board's name now; nothing of it was touched at the broker"
+                        )
+                    }
+                    _ => format!("nothing is left of {of} at the broker"),
+                };
+                tracing::info!("{text}");
+                self.health.set(part, Condition::Ok, text);
+                return false;
+            }
+            Err(why) => format!(
+                "what is left of {of} at the broker could not be cleared: {why}; it is tried again"
+            ),
+        };
+        if self.health.set(part, Condition::Degraded, text.as_str()) {
+            tracing::warn!("{text}");
+        }
+        true
+    }
+
+    async fn forget(&self, name: &Name) -> Result<(), StoreError> {
+        let mut known = names(&self.store).await?;
+        known.retain(|known| (&known.prefix, &known.device) != (&name.prefix, &name.device));
+        save(&self.store, known).await
+    }
+
+    async fn clear(&self, name: &Name) -> anyhow::Result<Found> {
+        let topics = Topics::new(&name.prefix, &name.device);
+        let ours = [
+            Some(topics.status()),
+            Some(topics.health()),
+            name.announced.clone(),
+        ];
+        let kept = self.retained(ours.into_iter().flatten().collect()).await?;
+        let json = |topic: &str| {
+            kept.get(topic)
+                .and_then(|payload| serde_json::from_slice::<Value>(payload).ok())
+        };
+        let Some(health) = json(&topics.health()) else {
+            // Nobody was here under that name, or the broker has forgotten it.
+            return Ok(Found::Cleared);
+        };
+        if health["board"] != self.board.as_str() {
+            return Ok(Found::Foreign);
+        }
+        if kept
+            .get(&topics.status())
+            .is_some_and(|status| status == b"online")
+        {
+            return Ok(Found::InUse);
+        }
+        for client in ["", "-shared"] {
+            self.empty_session(name, &format!("kithd-{}{client}", name.device))
+                .await?;
+        }
+        let announced = name.announced.iter().filter(|topic| {
+            json(topic)
+                .is_some_and(|config| config["device"]["serial_number"] == self.board.as_str())
+        });
+        self.remove(
+            [topics.status(), topics.health()]
+                .into_iter()
+                .chain(announced.cloned())
+                .collect(),
+        )
+        .await?;
+        Ok(Found::Cleared)
+    }
+
+    /// A connection of its own, without a session.
+    fn visit(&self, subscriptions: Vec<String>) -> Settings {
+        let client_id = format!("{}-former", self.settings.client_id);
+        Settings {
+            client_id,
+            session_expiry: Duration::ZERO,
+            subscriptions,
+            ..self.settings.clone()
+        }
+    }
+
+    /// What the broker keeps on these topics.
+    async fn retained(&self, topics: Vec<String>) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+        let (_publisher, mut deliveries, state, connection) = mqtt::connect(self.visit(topics));
+        let (over, stop) = oneshot::channel::<()>();
+        let work = async {
+            let connected = connected(state).await;
+            let mut kept = BTreeMap::new();
+            while connected.is_ok()
+                && let Ok(Some(delivery)) = timeout(SILENCE, deliveries.recv()).await
+            {
+                if delivery.retain {
+                    kept.insert(delivery.topic.clone(), delivery.payload.to_vec());
+                }
+                delivery.settle();
+            }
+            drop(over);
+            connected.map(|()| kept)
+        };
+        tokio::join!(work, connection.run(async { _ = stop.await })).0
+    }
+
+    /// Takes what waits in a session and ends it.
+    async fn empty_session(&self, name: &Name, client_id: &str) -> anyhow::Result<()> {
+        let topics = Topics::new(&name.prefix, &name.device);
+        let own = |filter, kind| Subscription { filter, kind };
+        let mut door = self.door.clone();
+        door.subscriptions.extend([
+            own(topics.paths(), Kind::Paths),
+            own(topics.pictures(), Kind::Pictures),
+        ]);
+        let unsubscribe = subscribed(&self.store, client_id).await?;
+        let settings = Settings {
+            client_id: client_id.to_owned(),
+            unsubscribe,
+            ..self.settings.clone()
+        };
+        let ending = Settings {
+            session_expiry: Duration::ZERO,
+            unsubscribe: Vec::new(),
+            ..settings.clone()
+        };
+
+        let (_publisher, mut deliveries, state, connection) = mqtt::connect(settings);
+        let (over, stop) = oneshot::channel::<()>();
+        let work = async {
+            let connected = connected(state).await;
+            while connected.is_ok()
+                && let Ok(Some(delivery)) = timeout(SILENCE, deliveries.recv()).await
+            {
+                door.accept(delivery).await;
+            }
+            drop(over);
+            connected
+        };
+        tokio::join!(work, connection.run(async { _ = stop.await })).0?;
+
+        let (_publisher, _deliveries, state, connection) = mqtt::connect(ending);
+        let (over, stop) = oneshot::channel::<()>();
+        let work = async {
+            let connected = connected(state).await;
+            drop(over);
+            connected
+        };
+        tokio::join!(work, connection.run(async { _ = stop.await })).0
+    }
+
+    /// Has the broker keep nothing on these topics.
+    async fn remove(&self, topics: Vec<String>) -> anyhow::Result<()> {
+        let (publisher, _deliveries, state, connection) = mqtt::connect(self.visit(Vec::new()));
+        let (over, stop) = oneshot::channel::<()>();
+        let work = async {
+            let removed = async {
+                connected(state).await?;
+                for topic in topics {
+                    publisher
+                        .publish(Message {
+                            topic,
+                            retain: true,
+                            ..Message::default()
+                        })
+                        .await?;
+                }
+                anyhow::Ok(())
+            };
+            let removed = removed.await;
+            drop(over);
+            removed
+        };
+        tokio::join!(work, connection.run(async { _ = stop.await })).0
+    }
+}
+
+async fn connected(mut state: tokio::sync::watch::Receiver<State>) -> anyhow::Result<()> {
+    let up = timeout(PATIENCE, state.wait_for(State::is_connected))
+        .await
+        .is_ok_and(|state| state.is_ok());
+    let why = state.borrow().to_string();
+    anyhow::ensure!(up, why);
+    Ok(())
+}

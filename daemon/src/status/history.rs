@@ -1,0 +1,137 @@
+//! Writes down once a minute what the board did in it, for the charts on the page.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::wall_clock_ms;
+use crate::queue::{self, Queue};
+use crate::status::thermal::Board;
+use crate::store::{HistoryRow, Store};
+
+const MINUTE_MS: i64 = 60_000;
+
+/// Until stopped.
+pub async fn keep(
+    queue: Queue,
+    store: Store,
+    board: Board,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(until_the_next(wall_clock_ms())) => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        let tally = queue.take_tally();
+        let noted = async {
+            let row = HistoryRow {
+                // The one that is over, whichever side of its end this comes on.
+                minute: (wall_clock_ms() - MINUTE_MS / 2).div_euclid(MINUTE_MS),
+                pending: store.counts().await?.pending,
+                accepted: tally.accepted,
+                processed: tally.processed,
+                failed: tally.failed,
+                stages: tally.mean_stages(),
+                celsius: board.report().await.celsius,
+            };
+            store.note_minute(row, queue::synchronised()).await
+        };
+        if let Err(error) = noted.await {
+            tracing::warn!("a minute is missing from the history: {error}");
+        }
+    }
+}
+
+/// How long to the end of a minute of the clock; after one that ends at once, to the next. A clock
+/// that jumps makes one minute shorter or longer, no more.
+fn until_the_next(wall_ms: i64) -> Duration {
+    let left = MINUTE_MS - wall_ms.rem_euclid(MINUTE_MS);
+    let left = if left < MINUTE_MS / 2 {
+        left + MINUTE_MS
+    } else {
+        left
+    };
+    Duration::from_millis(left.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::domain::{NewImage, Source};
+    use crate::queue::Rules;
+
+    #[test]
+    fn it_is_always_about_a_minute_to_the_next_row() {
+        for (wall_ms, left) in [
+            (0, 60),
+            (1000, 59),
+            (29_000, 31),
+            (31_000, 89),
+            (59_000, 61),
+            (60_000, 60),
+            (-1000, 61),
+        ] {
+            assert_eq!(until_the_next(wall_ms).as_secs(), left, "{wall_ms}");
+        }
+    }
+
+    #[tokio::test]
+    async fn each_minute_has_what_was_done_in_it_and_an_empty_one_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(folder.path()).unwrap();
+        let rules = Rules {
+            retry: Config::default().retry,
+            max_pending: 10,
+            max_missing: 10,
+            max_camera_bytes: None,
+            device: "board".into(),
+            publish: false,
+        };
+        let queue = Queue::open(store.clone(), rules).await.unwrap();
+        let image = NewImage {
+            source: Source::Http,
+            path: "/in/a.jpg".into(),
+            file: None,
+            bytes: 0,
+            idempotency_key: None,
+            picture_key: None,
+            unless_unfinished: false,
+            seen: None,
+        };
+        queue.submit(vec![image]).await.unwrap();
+        store.settle().await.unwrap();
+        let zone = folder.path().join("class/thermal/thermal_zone0");
+        std::fs::create_dir_all(&zone).unwrap();
+        std::fs::write(zone.join("temp"), "45500\n").unwrap();
+        let stop = CancellationToken::new();
+        let mut changes = store.changes();
+        let keeping = tokio::spawn(keep(
+            queue,
+            store.clone(),
+            Board::at(folder.path()),
+            stop.clone(),
+        ));
+        tokio::task::yield_now().await;
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(100)).await;
+        tokio::time::resume();
+        let rows = loop {
+            changes.changed().await.unwrap();
+            let rows = store.history(0, 10).await.unwrap();
+            if !rows.is_empty() {
+                break rows;
+            }
+        };
+        stop.cancel();
+        keeping.await.unwrap().unwrap();
+        let [row] = &rows[..] else { panic!("{rows:?}") };
+        assert_eq!(
+            (row.pending, row.accepted, row.processed, row.failed),
+            (1, 1, 0, 0)
+        );
+        assert_eq!((row.stages, row.celsius), ([0.0; 5], Some(45.5)));
+        assert!((row.minute - wall_clock_ms() / MINUTE_MS).abs() <= 1);
+    }
+}
