@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -19,11 +18,11 @@ use crate::api::{self, Admin};
 use crate::config::{Config, Http, Tls};
 use crate::control::{self, Control};
 use crate::engine_process::{DecodeLimits, EngineSettings, JPEG_TIMES};
-use crate::engines::{Books, Deadlines, GuardSettings};
+use crate::engines::{self, Deadlines, Engines, Persistence};
 use crate::http_server::tls::{Encryption, Source};
 use crate::http_server::{self, Speech};
-use crate::people::{Enroller, Strangers};
-use crate::pipeline::{Dispatcher, Looker, Reader};
+use crate::people::{People, Strangers};
+use crate::pipeline::{Dispatcher, Facerecog, Looker, Reader};
 use crate::queue::{self, Queue, Rules};
 use crate::recovery;
 use crate::sinks::former_names;
@@ -46,7 +45,6 @@ use crate::supervise::Supervisor;
 use crate::topics::Topics;
 use crate::web::auth::{self, Access};
 use crate::web::{self, Web};
-use crate::{people, pipeline};
 
 pub use mqtt::broker_settings;
 
@@ -109,24 +107,23 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         subscriptions: mqtt::subscriptions(&config, &topics),
     };
 
-    // Engines and gallery come up beside the page; images wait as pending until they are there.
-    // Whoever looks sees that.
+    // Engines and gallery come up beside the page; images wait as pending until then, and the page
+    // shows it.
     health.set("engine", Condition::Starting, "loading the model pack");
-    let (ready_sender, ready) = watch::channel(None);
-    let (desk_sender, desk) = watch::channel(None);
-    let start = people::Start {
-        models: config.models.clone(),
-        judging: config.recognition.judging,
-        settings: guard_settings(&config, &state_dir),
-        books: Books {
-            store: store.clone(),
-            queue: queue.clone(),
-        },
-        health: health.clone(),
+    let persistence = Persistence {
+        store: store.clone(),
+        queue: queue.clone(),
     };
+    let settings = engines_settings(&config, &state_dir);
+    let (engines, supervisor) = Engines::new(settings, health.clone(), Some(persistence));
+    tasks.work("engines", supervisor.run(tasks.stop()));
+    let people = People::new(store.clone(), engines.clone(), &state_dir, &config.device);
+    let judging = config.recognition.judging;
     tasks.work(
-        "engines",
-        people::start(start, ready_sender, desk_sender, tasks.stop()),
+        "gallery",
+        people
+            .clone()
+            .keep_gallery(judging, health.clone(), tasks.stop()),
     );
     let reader = Reader::new(
         &config.intake.roots,
@@ -139,7 +136,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let dispatcher = Dispatcher {
         queue: queue.clone(),
         reader: Arc::clone(&reader),
-        ready: ready.clone(),
+        people: people.clone(),
         health: health.clone(),
         pulse,
     };
@@ -196,7 +193,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             part,
             configuration: config.arguments.clone(),
             intake: intake.clone(),
-            faces: pipeline::face_desk(ready.clone()),
+            engines: engines.clone(),
             health: health.clone(),
             state: Mutex::default(),
         };
@@ -213,8 +210,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let page = Web {
         store: store.clone(),
         health: health.clone(),
-        desk: desk.clone(),
-        gallery: people::gallery_desk(ready.clone()),
+        people: people.clone(),
         disk: disk.clone(),
         board,
         device: config.device.clone(),
@@ -222,25 +218,21 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         document: Arc::default(),
         stop: tasks.stop(),
     };
-    let enroller = Enroller::new(store.clone(), &state_dir, &config.device);
     let strangers = Strangers {
-        enroller: enroller.clone(),
-        ready: ready.clone(),
+        people: people.clone(),
         health: health.clone(),
     };
     tasks.work("strangers", strangers.run(tasks.stop()));
     tasks.work(
         "erasure",
-        enroller
-            .clone()
-            .keep_forgetting(health.clone(), tasks.stop()),
+        people.clone().keep_forgetting(health.clone(), tasks.stop()),
     );
     tasks.work(
         "gallery backup",
-        enroller.clone().keep_backup(health.clone(), tasks.stop()),
+        people.clone().keep_backup(health.clone(), tasks.stop()),
     );
     if let Some(listen) = config.facerecog_listen {
-        let routes = pipeline::Origin::new(Arc::clone(&reader), ready.clone()).routes();
+        let routes = Facerecog::new(Arc::clone(&reader), people.clone()).routes();
         let (health, stop) = (health.clone(), tasks.stop());
         tasks.work("facerecog", async move {
             let Some(listener) =
@@ -261,8 +253,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         web: page.clone(),
         queue: queue.clone(),
         messages: door.clone(),
-        enroller: enroller.clone(),
-        ready: ready.clone(),
+        people: people.clone(),
         reader: Arc::clone(&reader),
         uploads: uploads.clone(),
         engine_turns: Admin::engine_turns(),
@@ -276,8 +267,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let routes = web::router(page).merge(api::forms(admin)).merge(api);
     let access = Access::open(&state_dir, &config.http, health.clone());
     let control = Control {
-        enroller: enroller.clone(),
-        ready: ready.clone(),
+        people: people.clone(),
         uploads,
         access: access.clone(),
     };
@@ -309,7 +299,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         let report = Report {
             store: store.clone(),
             health: health.clone(),
-            desk,
+            engines,
             disk,
             board,
         };
@@ -317,8 +307,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             door,
             report,
             reader,
-            ready,
-            enroller,
+            people,
         };
         awaited.extend(mqtt::start(&config, &topics, &mut tasks, parts).await?);
     } else {
@@ -453,9 +442,10 @@ async fn serve_http(
     Ok(())
 }
 
-/// What the guard needs of the configuration; the command line uses it too.
-pub fn guard_settings(config: &Config, sockets: &Path) -> GuardSettings {
-    GuardSettings {
+/// Settings of the engines; the command line uses them too.
+pub fn engines_settings(config: &Config, sockets: &Path) -> engines::Settings {
+    engines::Settings {
+        models: config.models.clone(),
         engine: config.engine.clone(),
         breaker: config.breaker.clone(),
         deadlines: Deadlines {
@@ -464,7 +454,6 @@ pub fn guard_settings(config: &Config, sockets: &Path) -> GuardSettings {
             max_pixels: config.recognition.max_pixels.saturating_mul(JPEG_TIMES),
         },
         threads: config.recognition.threads,
-        precision: config.models.precision,
         configuration: config.arguments.clone(),
         sockets: sockets.into(),
     }

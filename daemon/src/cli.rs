@@ -44,8 +44,8 @@ use crate::app;
 use crate::config::Config;
 use crate::domain::BreakerCommand;
 use crate::engine_process::{self, Engine, load_pack};
-use crate::engines::Guard;
-use crate::people::Enroller;
+use crate::engines::Engines;
+use crate::people::People;
 use crate::state_dir::StateDir;
 use crate::status::health::Health;
 
@@ -303,22 +303,29 @@ fn confirmed(question: &str) -> std::io::Result<bool> {
     Ok(yes)
 }
 
-/// The gallery without a daemon: the state folder's lock, and who changes what is in it.
-async fn own_gallery(config: &Config) -> anyhow::Result<(StateDir, Enroller)> {
+/// The gallery without a daemon: the state folder's lock, and the one who changes people in it.
+async fn own_gallery(config: &Config) -> anyhow::Result<(StateDir, People)> {
+    let (engines, _) = Engines::new(
+        app::engines_settings(config, &config.state_dir),
+        Health::default(),
+        None,
+    );
+    own_people(config, engines).await
+}
+
+async fn own_people(config: &Config, engines: Engines) -> anyhow::Result<(StateDir, People)> {
     let held = StateDir::hold(&config.state_dir)?;
     let (store, damaged) = crate::recovery::open(&config.state_dir).await?;
     if let Some(banner) = damaged {
         eprintln!("{banner}");
     }
-    Ok((
-        held,
-        Enroller::new(store, &config.state_dir, &config.device),
-    ))
+    let people = People::new(store, engines, &config.state_dir, &config.device);
+    Ok((held, people))
 }
 
 /// Engine processes of the command's own, for as long as it runs; nothing about them is kept.
 struct OwnEngines {
-    guard: Guard,
+    engines: Engines,
     stop: CancellationToken,
     running: JoinHandle<anyhow::Result<()>>,
     _sockets: TempDir,
@@ -329,18 +336,18 @@ impl OwnEngines {
         let models = config.models.clone();
         let pack = tokio::task::spawn_blocking(move || load_pack(&models)).await??;
         let sockets = tempfile::tempdir().context("no folder for the engine's socket")?;
-        let settings = app::guard_settings(config, sockets.path());
-        let guard = Guard::new(settings, Arc::new(pack), Health::default(), None);
+        let settings = app::engines_settings(config, sockets.path());
+        let (engines, supervisor) = Engines::new(settings, Health::default(), None);
         let stop = CancellationToken::new();
-        let running = tokio::spawn(guard.clone().run(stop.clone()));
-        let engines = Self {
-            guard,
+        let running = tokio::spawn(supervisor.run_with(Arc::new(pack), stop.clone()));
+        let own = Self {
+            engines,
             stop,
             running,
             _sockets: sockets,
         };
-        engines.guard.started().await.map_err(|why| anyhow!(why))?;
-        Ok(engines)
+        own.engines.started().await.map_err(|why| anyhow!(why))?;
+        Ok(own)
     }
 
     async fn stop(self) {

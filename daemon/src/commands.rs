@@ -22,9 +22,10 @@ use crate::config::MqttCommand;
 use crate::domain::BreakerCommand;
 use crate::files::file_name;
 use crate::mqtt::{Deliveries, Delivery, Message, Publisher, is_topic, matches};
-use crate::people::{Enroller, Ready, ReadyWatch};
+use crate::people::People;
 use crate::picture_kind::plain;
-use crate::pipeline::{Reader, identify};
+use crate::pipeline::{Identifier, Reader};
+use crate::queue::Failure;
 use crate::result;
 use crate::sinks::health::Report;
 use crate::sources::mqtt::{picture, stream, utf8, utf16};
@@ -46,11 +47,9 @@ pub struct Commands {
     pub allowed: Vec<MqttCommand>,
     /// Opens paths below the configured roots.
     pub reader: Arc<Reader>,
-    /// Engines and gallery, once they are up.
-    pub ready: ReadyWatch,
     /// Adds and erases people.
-    pub enroller: Enroller,
-    /// How the board is; the breaker is worked through its desk.
+    pub people: People,
+    /// State of the board.
     pub report: Report,
     /// Keeps those that make no sense.
     pub rejected: Rejected,
@@ -284,31 +283,28 @@ impl Commands {
         match command {
             Command::Status => self.report.now().await.map_err(Refusal::ours),
             Command::Identify => {
-                let up = self.up()?;
+                let refused = |failure: Failure| Refusal {
+                    text: failure.verdict().sentence,
+                    rejected: None,
+                };
+                let identifier = Identifier::of(&self.people).map_err(refused)?;
                 let (bytes, path) = self.picture(&request, picture).await?;
-                let identified = identify(&up, None, bytes, path).await;
+                let identified = identifier.identify(None, bytes, path).await;
                 identified
                     .map(|identified| json!(result::answer(&identified)))
-                    .map_err(|failure| Refusal {
-                        text: failure.verdict().sentence,
-                        rejected: None,
-                    })
+                    .map_err(refused)
             }
             Command::Enroll => {
-                let up = self.up()?;
                 let person = person(&request)?;
                 let (bytes, path) = self.picture(&request, picture).await?;
                 let name = path.map_or_else(|| "mqtt".into(), |path| file_name(&path));
-                let report = self
-                    .enroll(&up, &person, &name, bytes, request.anyway)
-                    .await?;
+                let report = self.enroll(&person, &name, bytes, request.anyway).await?;
                 tracing::info!("a command by MQTT to enroll somebody was done");
                 Ok(report)
             }
             Command::Forget => {
                 let person = person(&request)?;
-                let up = self.up()?;
-                match self.enroller.forget(Some(&up), &person).await {
+                match self.people.forget(&person).await {
                     Ok(Some(_)) => {
                         tracing::info!("a person was erased by MQTT");
                         Ok(json!({ "forgotten": person }))
@@ -322,12 +318,8 @@ impl Commands {
                     .command
                     .ok_or_else(|| Refusal::theirs("say open, close or auto"))?;
                 let word: BreakerCommand = word.parse().map_err(Refusal::theirs)?;
-                let desk = self.report.desk.borrow().clone();
-                let desk = desk.ok_or_else(|| {
-                    Refusal::ours("there is no engine yet: the model pack is not loaded")
-                })?;
-                let state = (desk.command)(word);
-                tracing::info!("the circuit breaker was told something by MQTT and is {state} now");
+                let state = self.people.engines.command(word);
+                tracing::info!("a command by MQTT was given to the circuit breaker: it is {state}");
                 Ok(json!({ "state": state }))
             }
         }
@@ -335,25 +327,17 @@ impl Commands {
 
     async fn enroll(
         &self,
-        up: &Arc<Ready>,
         person: &str,
         name: &str,
         bytes: Vec<u8>,
         anyway: bool,
     ) -> Result<Value, Refusal> {
         let report = self
-            .enroller
-            .enroll(up, person, name, bytes, anyway)
+            .people
+            .enroll(person, name, bytes, anyway)
             .await
             .map_err(Refusal::ours)?;
         Ok(json!(report))
-    }
-
-    fn up(&self) -> Result<Arc<Ready>, Refusal> {
-        self.ready
-            .borrow()
-            .clone()
-            .ok_or_else(|| Refusal::ours("the engine is being started; ask again"))
     }
 
     /// The picture that was sent, or the one that the path names.

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::on_its_own;
 use crate::http_server::{ACCEPT_AGAIN, HEAD};
-use crate::people::{Enroller, Forgotten, Imported, ReadyWatch, Report, Restored};
+use crate::people::{Forgotten, Imported, People, Report, Restored};
 use crate::problem::Problem;
 use crate::sources::upload::{Loaded, Uploads};
 use crate::status::health::{Condition, Health};
@@ -50,9 +50,7 @@ pub fn socket(state_dir: &Path) -> PathBuf {
 #[derive(Clone)]
 pub struct Control {
     /// Adds people, changes and erases them.
-    pub enroller: Enroller,
-    /// The engine, once it is up.
-    pub ready: ReadyWatch,
+    pub people: People,
     /// Where pictures that come with a request are read.
     pub uploads: Uploads,
     /// Has the administrator's token.
@@ -84,17 +82,15 @@ async fn enroll(
     Query(query): Query<EnrollQuery>,
     request: Request,
 ) -> Result<Json<Report>, Problem> {
-    let mut ready = control.ready.clone();
-    let up = match tokio::time::timeout(ENGINE_WAIT, ready.wait_for(Option::is_some)).await {
-        Ok(Ok(up)) => up.clone(),
-        _ => None,
-    };
-    let Some(up): Option<Arc<_>> = up else {
+    if tokio::time::timeout(ENGINE_WAIT, control.people.loaded())
+        .await
+        .is_err()
+    {
         return Err(Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "the engine is not up; kithd status says why",
         ));
-    };
+    }
     let picture = control
         .uploads
         .receive(request, Some(query.name))
@@ -107,8 +103,8 @@ async fn enroll(
     let enrolling = on_its_own(async move {
         let _room = room;
         control
-            .enroller
-            .enroll(&up, &query.person, &name, bytes, query.anyway)
+            .people
+            .enroll(&query.person, &name, bytes, query.anyway)
             .await
     });
     enrolling.await.map(Json).map_err(|error| failed(&error))
@@ -147,7 +143,7 @@ async fn strange_names(State(control): State<Control>) -> Json<Vec<String>> {
 
 /// People as a command names them.
 #[derive(Serialize, Deserialize)]
-struct People {
+struct Names {
     person: String,
     /// The new name, or who the first is merged into.
     other: Option<String>,
@@ -155,49 +151,44 @@ struct People {
 
 async fn number(
     State(control): State<Control>,
-    Query(people): Query<People>,
+    Query(names): Query<Names>,
 ) -> Result<Json<i64>, Problem> {
-    named(&control, &people.person).await.map(Json)
+    named(&control, &names.person).await.map(Json)
 }
 
 async fn rename(
     State(control): State<Control>,
-    Query(people): Query<People>,
+    Query(names): Query<Names>,
 ) -> Result<Json<()>, Problem> {
-    let id = named(&control, &people.person).await?;
-    let (up, name) = (
-        control.ready.borrow().clone(),
-        people.other.unwrap_or_default(),
-    );
-    let renaming = on_its_own(async move { control.enroller.rename(up.as_ref(), id, &name).await });
+    let id = named(&control, &names.person).await?;
+    let name = names.other.unwrap_or_default();
+    let renaming = on_its_own(async move { control.people.rename(id, &name).await });
     changed(renaming.await.map_err(|error| failed(&error))?)
 }
 
 async fn merge(
     State(control): State<Control>,
-    Query(people): Query<People>,
+    Query(names): Query<Names>,
 ) -> Result<Json<()>, Problem> {
-    let id = named(&control, &people.person).await?;
-    let into = named(&control, people.other.as_deref().unwrap_or_default()).await?;
-    let up = control.ready.borrow().clone();
-    let merging = on_its_own(async move { control.enroller.merge(up.as_ref(), id, into).await });
+    let id = named(&control, &names.person).await?;
+    let into = named(&control, names.other.as_deref().unwrap_or_default()).await?;
+    let merging = on_its_own(async move { control.people.merge(id, into).await });
     changed(merging.await.map_err(|error| failed(&error))?)
 }
 
 async fn forget(
     State(control): State<Control>,
-    Query(people): Query<People>,
+    Query(names): Query<Names>,
 ) -> Result<Json<Forgotten>, Problem> {
-    let up = control.ready.borrow().clone();
-    let name = people.person.clone();
-    let forgetting = on_its_own(async move { control.enroller.forget(up.as_ref(), &name).await });
+    let name = names.person.clone();
+    let forgetting = on_its_own(async move { control.people.forget(&name).await });
     let forgotten = forgetting.await.map_err(|error| failed(&error))?;
-    forgotten.map(Json).ok_or_else(|| nobody(&people.person))
+    forgotten.map(Json).ok_or_else(|| nobody(&names.person))
 }
 
 async fn named(control: &Control, name: &str) -> Result<i64, Problem> {
     control
-        .enroller
+        .people
         .store
         .person_named(name.into())
         .await?

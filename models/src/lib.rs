@@ -149,7 +149,7 @@ pub enum VisionError {
     },
     /// The self-test's embedding is not the reference.
     #[error(
-        "the self-test's embedding is {distance} away from the reference; at most {tolerance} is allowed for {precision}"
+        "the self-test's embedding is {distance:.3} away from the reference; at most {tolerance} is allowed for {precision}"
     )]
     SelfTestDistance {
         /// How far, in the pack's metric.
@@ -482,31 +482,20 @@ impl Vision {
     /// Compares the analysis of the self-test picture with the pack's reference and returns the
     /// distance, or says why the self-test is failed.
     pub fn check_reference(&self, analysis: &Analysis) -> Result<f32, VisionError> {
-        let distance = self.reference_distance(analysis)?;
-        let tolerance = self.tolerance();
-        if distance <= tolerance {
-            Ok(distance)
-        } else {
-            Err(VisionError::SelfTestDistance {
-                distance,
-                tolerance,
-                precision: self.precision,
-            })
-        }
+        self.self_test
+            .check(&embeddings(analysis), self.metric, self.precision)
     }
 
     fn reference_distance(&self, analysis: &Analysis) -> Result<f32, VisionError> {
-        let [face] = analysis.faces.as_slice() else {
-            return Err(VisionError::SelfTestFaces {
-                found: analysis.faces.len(),
-            });
-        };
-        let reference = &self.self_test.embedding;
-        embed::check_embedding(&face.embedding, reference.len())?;
-        Ok(self.metric.distance(&face.embedding, reference))
+        self.self_test.distance(&embeddings(analysis), self.metric)
     }
 
     fn tolerance(&self) -> f32 {
         self.self_test.tolerance.of(self.precision)
     }
+}
+
+fn embeddings(analysis: &Analysis) -> Vec<&[f32]> {
+    let faces = analysis.faces.iter();
+    faces.map(|face| face.embedding.as_slice()).collect()
 }

@@ -15,6 +15,7 @@ use crate::VisionError;
 use crate::cohort::Cohort;
 use crate::device::{Device, Precision};
 use crate::embed::{check_embedding, merged};
+use crate::gallery::Metric;
 use crate::matching::Matching;
 use crate::quality::QualityLimits;
 use crate::runtime::Pixels;
@@ -234,6 +235,45 @@ pub struct SelfTest {
     pub embedding: Vec<f32>,
     /// How far off each precision may be.
     pub tolerance: Tolerance,
+}
+
+impl SelfTest {
+    /// Compares the embeddings of all faces found in the self-test picture with the reference, and
+    /// returns the distance. Errors: not exactly one face, an embedding of another length, or a
+    /// distance above the tolerance of this precision.
+    pub fn check(
+        &self,
+        embeddings: &[&[f32]],
+        metric: Metric,
+        precision: Precision,
+    ) -> Result<f32, VisionError> {
+        let distance = self.distance(embeddings, metric)?;
+        let tolerance = self.tolerance.of(precision);
+        if distance <= tolerance {
+            Ok(distance)
+        } else {
+            Err(VisionError::SelfTestDistance {
+                distance,
+                tolerance,
+                precision,
+            })
+        }
+    }
+
+    /// The same without a limit.
+    pub(crate) fn distance(
+        &self,
+        embeddings: &[&[f32]],
+        metric: Metric,
+    ) -> Result<f32, VisionError> {
+        let [embedding] = embeddings else {
+            return Err(VisionError::SelfTestFaces {
+                found: embeddings.len(),
+            });
+        };
+        check_embedding(embedding, self.embedding.len())?;
+        Ok(metric.distance(embedding, &self.embedding))
+    }
 }
 
 /// A checked model pack.

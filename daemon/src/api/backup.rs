@@ -23,7 +23,7 @@ const SQLITE: &str = "application/vnd.sqlite3";
     responses((status = 200, content_type = "application/vnd.sqlite3", body = PictureBytes), Problem))]
 pub async fn save(State(admin): State<Admin>) -> Result<Response, Problem> {
     let backup = admin
-        .enroller
+        .people
         .backup()
         .await
         .map_err(|error| problem(&error.into()))?;
@@ -39,13 +39,9 @@ pub async fn restore(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Restored>, Problem> {
-    let (up, enroller) = (admin.maybe_up(), admin.enroller.clone());
+    let people = admin.people.clone();
     let bytes = length(&headers);
-    let restoring = async move {
-        enroller
-            .restore(up.as_ref(), bytes, body.into_data_stream())
-            .await
-    };
+    let restoring = async move { people.restore(bytes, body.into_data_stream()).await };
     on_its_own(restoring)
         .await
         .map(Json)
@@ -76,7 +72,7 @@ pub async fn export(
         return Err(Problem::not_found(format!("there is no person {person}")));
     }
     let backup = admin
-        .enroller
+        .people
         .export(who.person)
         .await
         .map_err(|error| problem(&error.into()))?;
@@ -93,13 +89,9 @@ pub async fn import(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Imported>, Problem> {
-    let (up, enroller) = (admin.maybe_up(), admin.enroller.clone());
+    let people = admin.people.clone();
     let bytes = length(&headers);
-    let importing = async move {
-        enroller
-            .import(up.as_ref(), bytes, body.into_data_stream())
-            .await
-    };
+    let importing = async move { people.import(bytes, body.into_data_stream()).await };
     on_its_own(importing)
         .await
         .map(Json)

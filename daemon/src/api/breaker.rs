@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::{Admin, back};
 use crate::domain::BreakerCommand;
 use crate::problem::Problem;
-use crate::web::breaker::{Engines, desk};
+use crate::web::breaker::Engines;
 
 /// What can be said.
 #[derive(Deserialize, ToSchema)]
@@ -31,9 +31,9 @@ pub async fn tell(
             "The body is {\"command\": \"open\"}, \"close\" or \"auto\", as application/json.",
         )
     })?;
-    let desk = desk(&admin.web)?;
-    (desk.command)(command);
-    Ok(Json((desk.report)().into()))
+    let engines = &admin.people.engines;
+    engines.command(command);
+    Ok(Json(engines.report().into()))
 }
 
 /// `POST /breaker`.
@@ -43,9 +43,9 @@ pub async fn tell_form(
 ) -> Response {
     let told = word
         .map_err(|_| Problem::bad_request("Say open, close or auto."))
-        .and_then(|Form(Word { command })| {
-            (desk(&admin.web)?.command)(command);
-            Ok("The circuit breaker was told.")
+        .map(|Form(Word { command })| {
+            let state = admin.people.engines.command(command);
+            format!("The circuit breaker is {state}.")
         });
-    back("/health", told)
+    back("/health", told.as_deref().map_err(Clone::clone))
 }

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::Admin;
 use crate::domain::PictureBytes;
-use crate::pipeline::identify as recognise;
+use crate::pipeline::Identifier;
 use crate::problem::Problem;
 use crate::queue::{Again, Failure};
 use crate::result::{Answer, answer};
@@ -34,7 +34,7 @@ pub struct ByPath {
     request_body(content((PictureBytes = "application/octet-stream"))),
     responses((status = 200, body = inline(Answer<'static>)), Problem))]
 pub async fn identify(State(admin): State<Admin>, request: Request) -> Result<Response, Problem> {
-    let up = admin.up()?;
+    let identifier = Identifier::of(&admin.people).map_err(|failure| refusal(&failure))?;
     let brought = admin.uploads.receive(request, None).await?;
     let path = brought
         .json
@@ -61,7 +61,8 @@ pub async fn identify(State(admin): State<Admin>, request: Request) -> Result<Re
             (bytes, None, room)
         }
     };
-    let identified = recognise(&up, None, bytes, path)
+    let identified = identifier
+        .identify(None, bytes, path)
         .await
         .map_err(|failure| refusal(&failure))?;
     Ok(Json(answer(&identified)).into_response())

@@ -78,29 +78,25 @@ async fn again(admin: &Admin, id: ImageId) -> Result<(), Problem> {
 }
 
 async fn remove(admin: &Admin, id: ImageId) -> Result<(), Problem> {
-    let (queue, enroller, up) = (
-        admin.queue.clone(),
-        admin.enroller.clone(),
-        admin.maybe_up(),
-    );
+    let (queue, people) = (admin.queue.clone(), admin.people.clone());
     let removed = on_its_own(async move {
         let told = queue.remove(id).await?;
         if let Told::Done {
             counter_examples, ..
         } = &told
         {
-            if let Some(error) = enroller.store.delete_discarded().await? {
+            if let Some(error) = people.store.delete_discarded().await? {
                 bail!(
                     "the image is forgotten, but its picture cannot be deleted yet ({error}); that is tried again"
                 );
             }
             if *counter_examples > 0 {
-                enroller.forget_counter_examples(up.as_ref()).await?;
+                people.forget_counter_examples().await?;
             }
             // What was erased must not stay readable in older copies of the database or in the
             // journal.
-            enroller.delete_copies_before()?;
-            if !enroller.store.empty_journal().await? {
+            people.delete_copies_before()?;
+            if !people.store.empty_journal().await? {
                 bail!(
                     "the image is forgotten, but the journal of the database is being read and still holds it for a while"
                 );

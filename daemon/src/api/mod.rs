@@ -26,7 +26,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::domain::hex;
-use crate::people::{Enroller, Ready, ReadyWatch};
+use crate::people::People;
 use crate::pipeline::Reader;
 use crate::problem::Problem;
 use crate::queue::Queue;
@@ -47,9 +47,7 @@ pub struct Admin {
     /// Refused MQTT messages, and where they are sent again.
     pub messages: Door,
     /// People.
-    pub enroller: Enroller,
-    /// The engine and the gallery, once they are up.
-    pub ready: ReadyWatch,
+    pub people: People,
     /// Opens paths below the configured roots.
     pub reader: Arc<Reader>,
     /// Where pictures that come with a request are read.
@@ -64,10 +62,6 @@ impl Admin {
         Arc::new(Semaphore::new(8))
     }
 
-    fn maybe_up(&self) -> Option<Arc<Ready>> {
-        self.ready.borrow().clone()
-    }
-
     /// A place among those who wait for the engine.
     async fn engine_turn(&self) -> Result<SemaphorePermit<'_>, Problem> {
         // Closed by nobody.
@@ -79,9 +73,14 @@ impl Admin {
         }
     }
 
-    fn up(&self) -> Result<Arc<Ready>, Problem> {
-        self.maybe_up()
-            .ok_or_else(|| Problem::later("The engine is not up yet; /v1/health says why."))
+    /// People, once their gallery is in memory.
+    fn loaded(&self) -> Result<People, Problem> {
+        match self.people.matcher() {
+            Ok(_) => Ok(self.people.clone()),
+            Err(_) => Err(Problem::later(
+                "The engine is not up yet; /v1/health says why.",
+            )),
+        }
     }
 }
 

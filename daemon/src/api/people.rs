@@ -158,12 +158,12 @@ async fn take(
     if file_name.chars().count() > LONGEST_NAME {
         return Err(refused("What the picture is called is too long."));
     }
-    let (up, enroller) = (admin.up()?, admin.enroller.clone());
+    let people = admin.loaded()?;
     let _turn = admin.engine_turn().await?;
     let Loaded { bytes, room } = admin.uploads.load(picture).await?;
     let enrolling = async move {
         let _room = room;
-        enroller.enroll(&up, &name, &file_name, bytes, anyway).await
+        people.enroll(&name, &file_name, bytes, anyway).await
     };
     on_its_own(enrolling)
         .await
@@ -194,10 +194,10 @@ pub async fn rename(
 }
 
 async fn change_name(admin: &Admin, id: PersonId, name: String) -> Result<(), Problem> {
-    let (up, enroller) = (admin.maybe_up(), admin.enroller.clone());
+    let people = admin.people.clone();
     changed(
         id,
-        on_its_own(async move { enroller.rename(up.as_ref(), id, &name).await }).await,
+        on_its_own(async move { people.rename(id, &name).await }).await,
     )
 }
 
@@ -225,10 +225,10 @@ pub async fn merge(
 }
 
 async fn put_together(admin: &Admin, id: PersonId, into: PersonId) -> Result<(), Problem> {
-    let (up, enroller) = (admin.maybe_up(), admin.enroller.clone());
+    let people = admin.people.clone();
     changed(
         id,
-        on_its_own(async move { enroller.merge(up.as_ref(), id, into).await }).await,
+        on_its_own(async move { people.merge(id, into).await }).await,
     )
 }
 
@@ -251,8 +251,8 @@ pub async fn forget(State(admin): State<Admin>, Id(id): Id) -> Result<Json<Gone>
 }
 
 async fn erase(admin: &Admin, id: PersonId) -> Result<Vec<String>, Problem> {
-    let (up, enroller) = (admin.maybe_up(), admin.enroller.clone());
-    let erased = on_its_own(async move { enroller.forget_person(up.as_ref(), id).await }).await;
+    let people = admin.people.clone();
+    let erased = on_its_own(async move { people.forget_person(id).await }).await;
     let erased = erased
         .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}.")))?;
     erased
@@ -278,16 +278,16 @@ pub async fn delete_picture(
 }
 
 async fn remove_picture(admin: &Admin, id: PersonId, picture: i64) -> Result<(), Problem> {
-    let (up, enroller) = (admin.maybe_up(), admin.enroller.clone());
+    let people = admin.people.clone();
     changed(
         id,
-        on_its_own(async move { enroller.delete_picture(up.as_ref(), id, picture).await }).await,
+        on_its_own(async move { people.delete_picture(id, picture).await }).await,
     )
 }
 
 async fn person(admin: &Admin, id: PersonId) -> Result<PersonRow, Problem> {
     admin
-        .enroller
+        .people
         .store
         .person(id)
         .await?

@@ -51,8 +51,8 @@ async fn give_name(
     name: String,
     anyway: bool,
 ) -> Result<NamedStranger, Problem> {
-    let (up, enroller) = (admin.up()?, admin.enroller.clone());
-    on_its_own(async move { enroller.name_stranger(&up, id, &name, anyway).await })
+    let people = admin.loaded()?;
+    on_its_own(async move { people.name_stranger(id, &name, anyway).await })
         .await
         .map_err(Problem::from)
 }
@@ -73,9 +73,9 @@ pub async fn ignore(
     body: Result<Json<Ignored>, JsonRejection>,
 ) -> Result<Json<StrangerRow>, Problem> {
     let Json(Ignored { ignored }) = body.map_err(|error| wrong_body(&error))?;
-    admin.enroller.ignore_stranger(id, ignored).await?;
+    admin.people.ignore_stranger(id, ignored).await?;
     admin
-        .enroller
+        .people
         .store
         .stranger(id)
         .await?
@@ -116,8 +116,8 @@ async fn give_face_a_name(
     name: String,
     anyway: bool,
 ) -> Result<PersonId, Problem> {
-    let (up, enroller) = (admin.up()?, admin.enroller.clone());
-    on_its_own(async move { enroller.enroll_face(&up, image, face, &name, anyway).await })
+    let people = admin.loaded()?;
+    on_its_own(async move { people.enroll_face(image, face, &name, anyway).await })
         .await
         .map_err(Problem::from)
 }
@@ -144,8 +144,8 @@ pub async fn not_this_person(
 }
 
 async fn take_name_away(admin: &Admin, image: ImageId, face: u32) -> Result<Outcome, Problem> {
-    let (up, enroller) = (admin.up()?, admin.enroller.clone());
-    on_its_own(async move { enroller.not_this_person(&up, image, face).await })
+    let people = admin.loaded()?;
+    on_its_own(async move { people.not_this_person(image, face).await })
         .await
         .map_err(Problem::from)
 }
@@ -200,7 +200,7 @@ pub async fn name_form(
 /// `POST /strangers/{id}/ignore`.
 pub async fn ignore_form(State(admin): State<Admin>, Id(id): Id) -> Response {
     let told = admin
-        .enroller
+        .people
         .ignore_stranger(id, true)
         .await
         .map_err(Problem::from);
@@ -213,7 +213,7 @@ pub async fn ignore_form(State(admin): State<Admin>, Id(id): Id) -> Response {
 /// `POST /strangers/{id}/watch`.
 pub async fn watch_form(State(admin): State<Admin>, Id(id): Id) -> Response {
     let told = admin
-        .enroller
+        .people
         .ignore_stranger(id, false)
         .await
         .map_err(Problem::from);

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commands::Commands;
 use crate::config::{Config, Shared};
 use crate::mqtt::{self, Deliveries, Dropped, Message, Publisher, Settings, State};
-use crate::people::{Enroller, ReadyWatch};
+use crate::people::People;
 use crate::pipeline::Reader;
 use crate::sinks::former_names::{self, FormerNames};
 use crate::sinks::health::Report;
@@ -37,10 +37,8 @@ pub struct Parts {
     pub report: Report,
     /// Opens paths that commands name.
     pub reader: Arc<Reader>,
-    /// Engines and gallery.
-    pub ready: ReadyWatch,
     /// Adds and erases people.
-    pub enroller: Enroller,
+    pub people: People,
 }
 
 /// Starts the connections and what uses them; names the parts whose health tells of them.
@@ -270,8 +268,7 @@ fn carry_out(
         door,
         report,
         reader,
-        ready,
-        enroller,
+        people,
     } = parts;
     let Report { store, health, .. } = report.clone();
     let state = |text: &str| Message {
@@ -331,7 +328,7 @@ fn carry_out(
         publisher: publisher.clone(),
         connection,
         births,
-        erasures: enroller.erasures.subscribe(),
+        erasures: people.erasures.subscribe(),
         health,
     };
     tasks.work("home assistant", announcing.run(tasks.stop()));
@@ -346,8 +343,7 @@ fn carry_out(
         topics: topics.clone(),
         allowed: config.mqtt.commands.clone(),
         reader,
-        ready,
-        enroller,
+        people,
         report,
         rejected: door.rejected,
         max_bytes: config.intake.max_bytes,

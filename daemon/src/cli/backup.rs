@@ -11,7 +11,7 @@ use tokio_util::io::ReaderStream;
 use super::{confirmed, own_gallery, people};
 use crate::config::Config;
 use crate::control::Client;
-use crate::people::{Enroller, Imported, Restored};
+use crate::people::{Imported, People, Restored};
 use crate::state_dir::StateDir;
 use crate::store::{Amounts, Store, amounts};
 
@@ -116,13 +116,13 @@ async fn fill(config: &Config, file: std::fs::File, what: Saved) -> anyhow::Resu
         file.sync_all().await?;
         return Ok(bytes);
     }
-    let (_held, enroller) = existing(config).await?;
+    let (_held, people) = existing(config).await?;
     let backup = match what {
-        Saved::Everything => enroller.backup().await?,
-        Saved::People(None) => enroller.export(None).await?,
+        Saved::Everything => people.backup().await?,
+        Saved::People(None) => people.export(None).await?,
         Saved::People(Some(name)) => {
-            enroller
-                .export(Some(people::id(&enroller, &name).await?))
+            people
+                .export(Some(people::id(&people, &name).await?))
                 .await?
         }
     };
@@ -132,7 +132,7 @@ async fn fill(config: &Config, file: std::fs::File, what: Saved) -> anyhow::Resu
         file.sync_all()
     });
     written.await??;
-    enroller.store.close().await;
+    people.store.close().await;
     Ok(bytes)
 }
 
@@ -163,10 +163,10 @@ pub async fn restore(config: &Config, args: RestoreArgs) -> anyhow::Result<ExitC
     let restored: Restored = match Client::connect(&config.state_dir).await? {
         Some(client) => client.restore(file, length).await?,
         None => {
-            let (_held, enroller) = own_gallery(config).await?;
+            let (_held, people) = own_gallery(config).await?;
             let body = ReaderStream::with_capacity(file, CHUNK);
-            let restored = enroller.restore(None, Some(length), body).await;
-            enroller.store.close().await;
+            let restored = people.restore(Some(length), body).await;
+            people.store.close().await;
             restored?
         }
     };
@@ -203,10 +203,10 @@ pub async fn import(config: &Config, args: ImportArgs) -> anyhow::Result<ExitCod
     let imported: Imported = match Client::connect(&config.state_dir).await? {
         Some(client) => client.import(file, length).await?,
         None => {
-            let (_held, enroller) = own_gallery(config).await?;
+            let (_held, people) = own_gallery(config).await?;
             let body = ReaderStream::with_capacity(file, CHUNK);
-            let imported = enroller.import(None, Some(length), body).await;
-            enroller.store.close().await;
+            let imported = people.import(Some(length), body).await;
+            people.store.close().await;
             imported?
         }
     };
@@ -253,7 +253,7 @@ fn say_left(erased: u64, left_out: u64, rows: &[String]) {
 }
 
 /// A folder that was mistyped must not become an empty board.
-async fn existing(config: &Config) -> anyhow::Result<(StateDir, Enroller)> {
+async fn existing(config: &Config) -> anyhow::Result<(StateDir, People)> {
     let was_here = [crate::store::DATABASE, crate::backup::GALLERY];
     if !was_here
         .iter()

@@ -137,7 +137,7 @@ async fn boundary(mut config: Config, rounds: usize, as_json: bool) -> anyhow::R
     );
     let across = async || {
         engines
-            .guard
+            .engines
             .recognise(None, &picture)
             .await
             .map_err(|error| anyhow!(error.verdict().sentence))

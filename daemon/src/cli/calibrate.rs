@@ -8,8 +8,7 @@ use kith_vision::Gallery;
 
 use crate::config::Config;
 use crate::engine_process::load_pack;
-use crate::engines::status::{Calibration, CalibrationPoint};
-use crate::people::calibrate;
+use crate::people::{Calibration, CalibrationPoint, calibrate};
 use crate::store::{Store, gallery};
 
 /// Rows of the plot.

@@ -4,20 +4,19 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::fs::{FileType, Mode, OFlags};
 use serde_json::json;
 
-use super::{OwnEngines, own_gallery};
+use super::{OwnEngines, own_people};
 use crate::config::Config;
 use crate::control::Client;
 use crate::files::left_out::{self, LeftOut, Named, Why};
 use crate::files::{entries, file_name, open_beneath};
 use crate::names;
-use crate::people::{Enroller, Enrolment, Matcher, Ready, Report, person_of};
+use crate::people::{Enrolment, People, Report, person_of};
 use crate::pipeline::{read_below, read_given};
 use crate::state_dir::StateDir;
 
@@ -127,8 +126,7 @@ enum Door {
     Daemon(Client),
     Own {
         _held: StateDir,
-        enroller: Box<Enroller>,
-        up: Arc<Ready>,
+        people: Box<People>,
         engines: OwnEngines,
     },
 }
@@ -138,25 +136,12 @@ impl Door {
         if let Some(client) = Client::connect(&config.state_dir).await? {
             return Ok(Self::Daemon(client));
         }
-        let (held, enroller) = own_gallery(config).await?;
         let engines = OwnEngines::start(config).await?;
-        let guard = engines.guard.clone();
-        let matcher = Matcher::new(guard.pack(), config.recognition.judging);
-        let store = &enroller.store;
-        let people = store.gallery(matcher.space().into()).await?;
-        matcher.replace(
-            people,
-            store.counter_examples(matcher.space().into()).await?,
-        );
-        let up = Arc::new(Ready {
-            guard,
-            matcher,
-            store: Some(enroller.store.clone()),
-        });
+        let (held, people) = own_people(config, engines.engines.clone()).await?;
+        people.load(config.recognition.judging).await?;
         Ok(Self::Own {
             _held: held,
-            enroller: Box::new(enroller),
-            up,
+            people: Box::new(people),
             engines,
         })
     }
@@ -170,19 +155,17 @@ impl Door {
     ) -> anyhow::Result<Report> {
         match self {
             Self::Daemon(client) => client.enroll(person, name, bytes, anyway).await,
-            Self::Own { enroller, up, .. } => {
-                enroller.enroll(up, person, name, bytes, anyway).await
-            }
+            Self::Own { people, .. } => people.enroll(person, name, bytes, anyway).await,
         }
     }
 
     async fn close(self) {
         if let Self::Own {
-            enroller, engines, ..
+            people, engines, ..
         } = self
         {
             engines.stop().await;
-            enroller.store.close().await;
+            people.store.close().await;
         }
     }
 }

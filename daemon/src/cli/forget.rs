@@ -33,9 +33,9 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let forgotten = match Client::connect(&config.state_dir).await? {
         Some(client) => client.forget(person).await?,
         None => {
-            let (_held, enroller) = own_gallery(config).await?;
-            let forgotten = enroller.forget(None, person).await;
-            enroller.store.close().await;
+            let (_held, people) = own_gallery(config).await?;
+            let forgotten = people.forget(person).await;
+            people.store.close().await;
             match forgotten? {
                 Some(forgotten) => forgotten,
                 None => bail!("nobody is enrolled as {person}; kithd people shows everybody"),

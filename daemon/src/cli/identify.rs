@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use serde_json::json;
 
 use super::OwnEngines;
 use crate::config::Config;
 use crate::domain::{Identified, IdentifiedFace, Outcome};
-use crate::people::{Matcher, Ready};
-use crate::pipeline::{identify, read_given};
+use crate::people::Matcher;
+use crate::pipeline::{Identifier, read_given};
 use crate::store::{Store, counter_examples, gallery};
 
 /// What can be typed.
@@ -26,7 +27,8 @@ pub struct Args {
 /// Answers for each picture; fails when one could not be read.
 pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let engines = OwnEngines::start(config).await?;
-    let matcher = Matcher::new(engines.guard.pack(), config.recognition.judging);
+    let pack = engines.engines.loaded().await;
+    let matcher = Matcher::new(&pack, config.recognition.judging);
     if let Some(connection) = Store::open_for_reading(&config.state_dir)? {
         let rows = gallery(&connection, matcher.space())?;
         let left_out = matcher.replace(rows, counter_examples(&connection, matcher.space())?);
@@ -37,16 +39,19 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
             );
         }
     }
-    let up = Ready {
-        guard: engines.guard.clone(),
-        matcher,
+    let identifier = Identifier {
+        engines: engines.engines.clone(),
+        matcher: Arc::new(matcher),
         store: None,
     };
     let mut code = ExitCode::SUCCESS;
     for path in args.pictures {
         let shown = path.display().to_string();
         let identified = match read_given(&path, config.intake.max_bytes) {
-            Ok(bytes) => identify(&up, None, bytes, std::path::absolute(&path).ok()).await,
+            Ok(bytes) => {
+                let path = std::path::absolute(&path).ok();
+                identifier.identify(None, bytes, path).await
+            }
             Err(failure) => Err(failure),
         };
         match identified {

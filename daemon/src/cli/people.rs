@@ -9,7 +9,7 @@ use super::{backup, own_gallery};
 use crate::config::Config;
 use crate::control::Client;
 use crate::domain::PersonId;
-use crate::people::Enroller;
+use crate::people::People;
 use crate::store::{Changed, Store, people};
 
 /// What can be typed.
@@ -66,11 +66,9 @@ async fn rename(
         client.rename(&person, &name).await?;
         return Ok(ExitCode::SUCCESS);
     }
-    let (_held, enroller) = own_gallery(config).await?;
-    let changed = enroller
-        .rename(None, id(&enroller, &person).await?, &name)
-        .await?;
-    enroller.store.close().await;
+    let (_held, people) = own_gallery(config).await?;
+    let changed = people.rename(id(&people, &person).await?, &name).await?;
+    people.store.close().await;
     told(changed)
 }
 
@@ -79,21 +77,17 @@ async fn merge(config: &Config, MergeArgs { person, into }: MergeArgs) -> anyhow
         client.merge(&person, &into).await?;
         return Ok(ExitCode::SUCCESS);
     }
-    let (_held, enroller) = own_gallery(config).await?;
-    let changed = enroller
-        .merge(
-            None,
-            id(&enroller, &person).await?,
-            id(&enroller, &into).await?,
-        )
+    let (_held, people) = own_gallery(config).await?;
+    let changed = people
+        .merge(id(&people, &person).await?, id(&people, &into).await?)
         .await?;
-    enroller.store.close().await;
+    people.store.close().await;
     told(changed)
 }
 
 /// The number of whoever has this name.
-pub(super) async fn id(enroller: &Enroller, name: &str) -> anyhow::Result<PersonId> {
-    let found = enroller.store.person_named(name.into()).await?;
+pub(super) async fn id(people: &People, name: &str) -> anyhow::Result<PersonId> {
+    let found = people.store.person_named(name.into()).await?;
     found.with_context(|| format!("nobody is enrolled as {name}; kithd people shows everybody"))
 }
 

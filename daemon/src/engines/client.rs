@@ -2,7 +2,6 @@
 //! reply is checked before anyone believes it. Not for deciding what a failure means, nor for
 //! starting anything.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use kith_vision::Pack;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 
+use crate::domain::{EngineError, EngineErrorKind};
 use crate::engine_process::{FoundFace, Reply, StageTimes};
 use crate::rpc::facerecog::health_check_client::HealthCheckClient;
 use crate::rpc::facerecog::identify_client::IdentifyClient;
@@ -52,43 +52,18 @@ pub enum Answer {
     Name(Option<String>),
 }
 
-/// Why a call gave no answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CallError {
-    /// The engine says the picture cannot be read.
-    Unreadable(String),
-    /// The engine says it failed over this picture.
-    Failed(String),
-    /// The answer cannot be right.
-    Malformed(String),
-    /// No answer in time.
-    Deadline(Duration),
-    /// The connection could not be made or broke.
-    Lost(String),
-}
-
-impl fmt::Display for CallError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreadable(why) | Self::Failed(why) | Self::Lost(why) => f.write_str(why),
-            Self::Malformed(why) => write!(f, "the answer makes no sense: {why}"),
-            Self::Deadline(limit) => write!(f, "no answer within {:.1} s", limit.as_secs_f32()),
-        }
-    }
-}
-
 /// A connection; clones share it.
 #[derive(Clone)]
 pub enum Client {
     /// Speaks `recognizer.proto`; told paths where there are any, if the flag is set.
     Recognizer(RecognizerClient<Channel>, bool),
     /// Speaks `facerecog.proto`.
-    Origin(IdentifyClient<Channel>, HealthCheckClient<Channel>),
+    Facerecog(IdentifyClient<Channel>, HealthCheckClient<Channel>),
 }
 
 impl Client {
     /// Connects to a unix socket.
-    pub async fn to_socket(path: &Path) -> Result<Self, CallError> {
+    pub async fn to_socket(path: &Path) -> Result<Self, EngineError> {
         let path = path.to_path_buf();
         // The authority is of no use on a socket but has to be one.
         let endpoint = endpoint("http://engine")?;
@@ -108,20 +83,20 @@ impl Client {
     }
 
     /// Connects to `http://host:port` or `unix:/path`; `paths`: it shares the mounts.
-    pub async fn to_address(address: &str, paths: bool) -> Result<Self, CallError> {
+    pub async fn to_address(address: &str, paths: bool) -> Result<Self, EngineError> {
         match address.strip_prefix("unix:") {
             Some(path) => match Self::to_socket(Path::new(path)).await? {
                 Self::Recognizer(client, _) => Ok(Self::Recognizer(client, paths)),
-                other @ Self::Origin(..) => Ok(other),
+                other @ Self::Facerecog(..) => Ok(other),
             },
             None => Ok(Self::recognizer(channel(address).await?, paths)),
         }
     }
 
     /// Connects to the origin's service at `http://host:port`.
-    pub async fn to_origin(address: &str) -> Result<Self, CallError> {
+    pub async fn to_facerecog(address: &str) -> Result<Self, EngineError> {
         let channel = channel(address).await?;
-        Ok(Self::Origin(
+        Ok(Self::Facerecog(
             IdentifyClient::new(channel.clone()),
             HealthCheckClient::new(channel),
         ))
@@ -137,7 +112,7 @@ impl Client {
     }
 
     /// What runs there; the origin's service does not say.
-    pub async fn describe(&self) -> Result<Option<Description>, CallError> {
+    pub async fn describe(&self) -> Result<Option<Description>, EngineError> {
         let Self::Recognizer(client, _) = self else {
             return Ok(None);
         };
@@ -147,7 +122,7 @@ impl Client {
     }
 
     /// Whether it says it is ready.
-    pub async fn ready(&self) -> Result<(), CallError> {
+    pub async fn ready(&self) -> Result<(), EngineError> {
         let ready = match self {
             Self::Recognizer(client, _) => {
                 within(
@@ -157,7 +132,7 @@ impl Client {
                 .await?
                 .ready
             }
-            Self::Origin(_, health) => {
+            Self::Facerecog(_, health) => {
                 within(SHORT_CALL, health.clone().health_check(Empty {}))
                     .await?
                     .ready
@@ -166,7 +141,10 @@ impl Client {
         if ready {
             Ok(())
         } else {
-            Err(CallError::Lost("it says that it is not ready".into()))
+            Err(EngineError::new(
+                EngineErrorKind::Unreachable,
+                "it says that it is not ready",
+            ))
         }
     }
 
@@ -176,7 +154,7 @@ impl Client {
         picture: Picture,
         pack: &Pack,
         deadline: Duration,
-    ) -> Result<Answer, CallError> {
+    ) -> Result<Answer, EngineError> {
         match self {
             Self::Recognizer(client, paths) => {
                 let sent = match picture.path.filter(|_| *paths) {
@@ -192,12 +170,12 @@ impl Client {
                 .await?;
                 checked(reply, pack)
                     .map(Answer::Faces)
-                    .map_err(CallError::Malformed)
+                    .map_err(|why| EngineError::new(EngineErrorKind::Malformed, why))
             }
-            Self::Origin(client, _) => {
+            Self::Facerecog(client, _) => {
                 let Some(path) = picture.path else {
                     let why = "this engine is told paths and the picture came as bytes; send its path instead";
-                    return Err(CallError::Unreadable(why.into()));
+                    return Err(EngineError::new(EngineErrorKind::Unreadable, why));
                 };
                 let image_path = path.display().to_string();
                 let named = within(
@@ -214,14 +192,14 @@ impl Client {
     }
 }
 
-async fn channel(address: &str) -> Result<Channel, CallError> {
+async fn channel(address: &str) -> Result<Channel, EngineError> {
     endpoint(address)?
         .connect()
         .await
         .map_err(|error| lost(&error))
 }
 
-fn endpoint(address: &str) -> Result<Endpoint, CallError> {
+fn endpoint(address: &str) -> Result<Endpoint, EngineError> {
     Ok(Endpoint::from_shared(address.to_string())
         .map_err(|error| lost(&error))?
         .connect_timeout(CONNECT_TIMEOUT)
@@ -235,49 +213,54 @@ fn endpoint(address: &str) -> Result<Endpoint, CallError> {
 async fn within<T>(
     limit: Duration,
     call: impl Future<Output = Result<tonic::Response<T>, Status>>,
-) -> Result<T, CallError> {
+) -> Result<T, EngineError> {
     match tokio::time::timeout(limit, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(judged(&status)),
-        Err(_) => Err(CallError::Deadline(limit)),
+        Err(_) => Err(EngineError::new(
+            EngineErrorKind::TimedOut { limit, lone: false },
+            format!("no answer within {:.1} s", limit.as_secs_f32()),
+        )),
     }
 }
 
 /// A status the server sent has no source; one our own library made of what it met has.
-fn judged(status: &Status) -> CallError {
+fn judged(status: &Status) -> EngineError {
     let of_server = std::error::Error::source(status).is_none();
     let message = || match status.message() {
         "" => format!("gRPC status {:?} without a reason", status.code()),
         message => message.to_string(),
     };
     match status.code() {
-        Code::InvalidArgument if of_server => CallError::Unreadable(message()),
-        Code::OutOfRange if of_server => CallError::Unreadable(format!(
-            "the engine does not take this picture: {}",
-            message()
-        )),
+        Code::InvalidArgument if of_server => {
+            EngineError::new(EngineErrorKind::Unreadable, message())
+        }
+        Code::OutOfRange if of_server => EngineError::new(
+            EngineErrorKind::Unreadable,
+            format!("the engine does not take this picture: {}", message()),
+        ),
         // Too large a message, or too many at a time: only the first is the picture's fault.
         Code::ResourceExhausted if of_server && status.message().contains("larger") => {
-            CallError::Unreadable(format!(
-                "the engine does not take this picture: {}",
-                message()
-            ))
+            EngineError::new(
+                EngineErrorKind::Unreadable,
+                format!("the engine does not take this picture: {}", message()),
+            )
         }
         Code::Internal if of_server && !status.message().contains("decode Protobuf") => {
-            CallError::Failed(message())
+            EngineError::new(EngineErrorKind::Failed, message())
         }
-        Code::Internal if of_server => CallError::Malformed(message()),
+        Code::Internal if of_server => EngineError::new(EngineErrorKind::Malformed, message()),
         Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::ResourceExhausted => {
             lost(status)
         }
         // What a server says of a call it took: in Python an uncaught exception is UNKNOWN.
-        _ if of_server => CallError::Failed(message()),
+        _ if of_server => EngineError::new(EngineErrorKind::Failed, message()),
         _ => lost(status),
     }
 }
 
 /// With the causes below the first words, which alone say little ("transport error").
-fn lost(error: &dyn std::error::Error) -> CallError {
+fn lost(error: &dyn std::error::Error) -> EngineError {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -288,7 +271,7 @@ fn lost(error: &dyn std::error::Error) -> CallError {
         }
         cause = error.source();
     }
-    CallError::Lost(text)
+    EngineError::new(EngineErrorKind::Unreachable, text)
 }
 
 /// The reply in our words, or what is wrong with it.
@@ -427,25 +410,28 @@ mod tests {
     fn a_status_of_the_server_is_told_from_a_broken_connection() {
         assert_eq!(
             judged(&Status::invalid_argument("cut off")),
-            CallError::Unreadable("cut off".into())
+            EngineError::new(EngineErrorKind::Unreadable, "cut off")
         );
         assert_eq!(
             judged(&Status::internal("boom")),
-            CallError::Failed("boom".into())
+            EngineError::new(EngineErrorKind::Failed, "boom")
         );
-        assert!(matches!(
-            judged(&Status::unavailable("gone")),
-            CallError::Lost(_)
-        ));
-        assert!(matches!(
-            judged(&Status::resource_exhausted("too many calls")),
-            CallError::Lost(_)
-        ));
+        assert_eq!(
+            judged(&Status::unavailable("gone")).kind,
+            EngineErrorKind::Unreachable
+        );
+        assert_eq!(
+            judged(&Status::resource_exhausted("too many calls")).kind,
+            EngineErrorKind::Unreachable
+        );
         assert_eq!(
             judged(&Status::unknown("list index out of range")),
-            CallError::Failed("list index out of range".into())
+            EngineError::new(EngineErrorKind::Failed, "list index out of range")
         );
         let broken = Status::from_error(Box::new(std::io::Error::other("reset")));
-        assert!(matches!(judged(&broken), CallError::Lost(_)), "{broken:?}");
+        assert!(
+            judged(&broken).kind == EngineErrorKind::Unreachable,
+            "{broken:?}"
+        );
     }
 }

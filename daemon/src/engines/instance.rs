@@ -12,8 +12,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::child::Child;
-use crate::domain::BreakerReason;
-use crate::engines::client::{Answer, CallError, Client, Picture};
+use crate::domain::{EngineError, EngineErrorKind};
+use crate::engines::client::{Answer, Client, Picture};
 use crate::engines::process::{self, ChildSettings};
 use crate::rpc::recognizer::Description;
 
@@ -33,7 +33,7 @@ pub enum Place {
         paths: bool,
     },
     /// The origin's service at `http://host:port`.
-    Origin(String),
+    Facerecog(String),
 }
 
 /// How long a picture may take.
@@ -64,100 +64,64 @@ impl Deadlines {
 }
 
 /// One engine.
-pub struct Slot {
+pub struct EngineInstance {
     place: Place,
-    pack: Arc<Pack>,
     deadlines: Deadlines,
     /// Pictures at the same time where the engine does not say.
     threads: usize,
-    state: watch::Sender<SlotState>,
+    state: watch::Sender<EngineState>,
     generations: AtomicU64,
 }
 
 /// How an engine is.
 #[derive(Clone)]
-pub enum SlotState {
+pub enum EngineState {
     /// Not wanted.
     Stopped,
     /// Loading its models.
     Starting,
     /// Takes pictures.
-    Up(Arc<Up>),
+    Running(Arc<RunningEngine>),
     /// Did not come up, and why.
-    Failed(TestFailure),
-}
-
-/// Why an engine did not come up or did not pass its test.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TestFailure {
-    /// `SelfTest`: it gives a sound answer that is not the right one for the bundled picture, so
-    /// nothing it said since the last test is to be believed.
-    pub reason: BreakerReason,
-    /// In words.
-    pub why: String,
-}
-
-impl TestFailure {
-    fn new(reason: BreakerReason, why: impl Into<String>) -> Self {
-        Self {
-            reason,
-            why: why.into(),
-        }
-    }
-
-    fn of(error: &CallError) -> Self {
-        let reason = match error {
-            CallError::Unreadable(_) => BreakerReason::SelfTest,
-            CallError::Failed(_) => BreakerReason::Crash,
-            CallError::Malformed(_) => BreakerReason::Malformed,
-            CallError::Deadline(_) => BreakerReason::Deadline,
-            CallError::Lost(_) => BreakerReason::Unreachable,
-        };
-        Self::new(reason, error.to_string())
-    }
-}
-
-impl std::fmt::Display for TestFailure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.why)
-    }
+    Failed(EngineError),
 }
 
 /// An engine that runs, from one start to its end.
-pub struct Up {
+pub struct RunningEngine {
     /// Grows with each start.
     pub generation: u64,
+    pack: Arc<Pack>,
     description: Mutex<Description>,
     threads: usize,
     client: Client,
     child: Option<Child>,
     permits: Arc<Semaphore>,
-    life: Mutex<Life>,
+    life: Mutex<InFlight>,
     idle: Notify,
     gone: CancellationToken,
-    turns: AtomicU64,
+    calls: AtomicU64,
 }
 
 #[derive(Default)]
-struct Life {
+struct InFlight {
     in_flight: usize,
-    end: Option<End>,
+    end: Option<Exit>,
 }
 
 /// How an engine's run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct End {
+pub struct Exit {
     /// In words.
     pub how: String,
     /// Pictures in flight when it did.
     pub in_flight: usize,
     /// Why.
-    pub cause: Cause,
+    pub cause: ExitCause,
 }
 
 /// Why an engine's run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
+pub enum ExitCause {
     /// By itself.
     Died,
     /// We killed it because a picture took too long.
@@ -166,37 +130,13 @@ pub enum Cause {
     Planned,
 }
 
-/// Why a picture got no answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trouble {
-    /// The engine lives and answered: unreadable, failed or malformed; or a server elsewhere was
-    /// too slow or is lost.
-    Call(CallError),
-    /// The engine died; `lone` when this picture was the only one in flight.
-    Died {
-        /// In words.
-        how: String,
-        /// Nothing else was in flight.
-        lone: bool,
-    },
-    /// The engine was killed because this picture took too long.
-    Overdue {
-        /// The time it had.
-        limit: Duration,
-        /// Nothing else was in flight.
-        lone: bool,
-    },
-    /// The engine went down, and this picture has nothing to do with it.
-    Swept(String),
-}
-
 /// A picture's turn in an engine; held while it is in flight.
-pub struct Turn {
-    up: Arc<Up>,
+pub struct Permit {
+    up: Arc<RunningEngine>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Drop for Turn {
+impl Drop for Permit {
     fn drop(&mut self) {
         let mut life = self.up.life();
         life.in_flight -= 1;
@@ -206,38 +146,38 @@ impl Drop for Turn {
     }
 }
 
-impl Up {
-    fn life(&self) -> MutexGuard<'_, Life> {
+impl RunningEngine {
+    fn life(&self) -> MutexGuard<'_, InFlight> {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a free thread of the engine.
-    pub async fn turn(self: &Arc<Self>) -> Result<Turn, Trouble> {
-        let swept = || Trouble::Swept("the engine is being restarted".into());
+    pub async fn acquire(self: &Arc<Self>) -> Result<Permit, EngineError> {
+        let aborted = || EngineError::aborted("the engine is being restarted");
         let permit = tokio::select! {
-            permit = Arc::clone(&self.permits).acquire_owned() => permit.map_err(|_| swept())?,
-            () = self.gone.cancelled() => return Err(swept()),
+            permit = Arc::clone(&self.permits).acquire_owned() => permit.map_err(|_| aborted())?,
+            () = self.gone.cancelled() => return Err(aborted()),
         };
         let mut life = self.life();
         if life.end.is_some() {
-            return Err(swept());
+            return Err(aborted());
         }
         life.in_flight += 1;
         drop(life);
-        self.turns.fetch_add(1, Ordering::Relaxed);
-        Ok(Turn {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        Ok(Permit {
             up: Arc::clone(self),
             _permit: permit,
         })
     }
 
     /// Notes the end, once; later callers learn what the first one noted.
-    fn end(&self, how: String, cause: Cause) -> (End, bool) {
+    fn end(&self, how: String, cause: ExitCause) -> (Exit, bool) {
         let mut life = self.life();
         if let Some(end) = &life.end {
             return (end.clone(), false);
         }
-        let end = End {
+        let end = Exit {
             how,
             in_flight: life.in_flight,
             cause,
@@ -252,18 +192,18 @@ impl Up {
     }
 
     /// Resolves when the engine is no more.
-    pub async fn ended(&self) -> End {
+    pub async fn ended(&self) -> Exit {
         match &self.child {
             Some(child) => tokio::select! {
                 () = self.gone.cancelled() => {}
-                () = child.ended() => drop(self.end(child.how(), Cause::Died)),
+                () = child.ended() => drop(self.end(child.how(), ExitCause::Died)),
             },
             None => self.gone.cancelled().await,
         }
-        self.life().end.clone().unwrap_or(End {
+        self.life().end.clone().unwrap_or(Exit {
             how: String::new(),
             in_flight: 0,
-            cause: Cause::Planned,
+            cause: ExitCause::Planned,
         })
     }
 
@@ -294,22 +234,17 @@ impl Up {
         if let Some(child) = &self.child {
             child.stop().await;
         }
-        self.end(why.into(), Cause::Planned);
+        self.end(why.into(), ExitCause::Planned);
     }
 
     /// Pictures it has been given.
-    pub fn turns(&self) -> u64 {
-        self.turns.load(Ordering::Relaxed)
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
     }
 
     /// Pictures it takes at the same time.
     pub fn threads(&self) -> usize {
         self.threads
-    }
-
-    /// Whether it is no more.
-    pub fn is_gone(&self) -> bool {
-        self.gone.is_cancelled()
     }
 
     /// What it said of itself when it was last asked.
@@ -351,65 +286,61 @@ impl Up {
         Some(said)
     }
 
-    async fn call(
-        &self,
-        picture: Picture,
-        pack: &Pack,
-        deadline: Duration,
-    ) -> Result<Answer, Trouble> {
+    async fn call(&self, picture: Picture, deadline: Duration) -> Result<Answer, EngineError> {
         let answer = tokio::select! {
             biased;
-            answer = self.client.recognise(picture, pack, deadline) => answer,
-            () = self.gone.cancelled() => Err(CallError::Lost("the engine is gone".into())),
+            answer = self.client.recognise(picture, &self.pack, deadline) => answer,
+            () = self.gone.cancelled() => Err(EngineError::new(
+                EngineErrorKind::Unreachable,
+                "the engine is gone",
+            )),
         };
         let error = match answer {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        match (error, &self.child) {
-            (CallError::Deadline(limit), Some(_)) => {
-                let (end, first) = self.end(
-                    format!("killed after {:.1} s over one picture", limit.as_secs_f32()),
-                    Cause::Deadline,
-                );
-                if first {
-                    Err(Trouble::Overdue {
-                        limit,
-                        lone: end.in_flight == 1,
-                    })
-                } else {
-                    Err(Trouble::Swept(end.how))
+        let Some(child) = &self.child else {
+            return Err(error);
+        };
+        match error.kind {
+            EngineErrorKind::TimedOut { limit, .. } => {
+                let how = format!("killed after {:.1} s over one picture", limit.as_secs_f32());
+                let (exit, first) = self.end(how, ExitCause::Deadline);
+                if !first {
+                    return Err(EngineError::aborted(exit.how));
                 }
+                let lone = exit.in_flight == 1;
+                let kind = EngineErrorKind::TimedOut { limit, lone };
+                Err(EngineError::new(kind, error.sentence))
             }
-            (CallError::Lost(how), Some(child)) => {
+            EngineErrorKind::Unreachable => {
                 // Its exit, if that is what happened, says more than the broken connection does.
                 let noticed = tokio::time::timeout(END_NOTICED, child.ended()).await;
                 let how = if noticed.is_ok() {
                     child.how()
                 } else {
-                    format!("the engine broke the connection: {how}")
+                    format!("the engine broke the connection: {error}")
                 };
-                let (end, _) = self.end(how, Cause::Died);
-                match end.cause {
-                    Cause::Died => Err(Trouble::Died {
-                        how: end.how,
-                        lone: end.in_flight == 1,
-                    }),
-                    Cause::Deadline | Cause::Planned => Err(Trouble::Swept(end.how)),
-                }
+                let (exit, _) = self.end(how, ExitCause::Died);
+                let kind = match exit.cause {
+                    ExitCause::Died => EngineErrorKind::Died {
+                        lone: exit.in_flight == 1,
+                    },
+                    ExitCause::Deadline | ExitCause::Planned => EngineErrorKind::Aborted,
+                };
+                Err(EngineError::new(kind, exit.how))
             }
-            (error, _) => Err(Trouble::Call(error)),
+            _ => Err(error),
         }
     }
 }
 
-impl Slot {
+impl EngineInstance {
     /// An engine that is not running yet.
-    pub fn new(place: Place, pack: Arc<Pack>, deadlines: Deadlines, threads: usize) -> Self {
-        let (state, _) = watch::channel(SlotState::Stopped);
+    pub fn new(place: Place, deadlines: Deadlines, threads: usize) -> Self {
+        let (state, _) = watch::channel(EngineState::Stopped);
         Self {
             place,
-            pack,
             deadlines,
             threads,
             state,
@@ -418,14 +349,14 @@ impl Slot {
     }
 
     /// How it is, and a way to wait for a change.
-    pub fn watch(&self) -> watch::Receiver<SlotState> {
+    pub fn watch(&self) -> watch::Receiver<EngineState> {
         self.state.subscribe()
     }
 
     /// The running engine.
-    pub fn up(&self) -> Option<Arc<Up>> {
+    pub fn running(&self) -> Option<Arc<RunningEngine>> {
         match &*self.state.borrow() {
-            SlotState::Up(up) if !up.gone.is_cancelled() && !up.permits.is_closed() => {
+            EngineState::Running(up) if !up.gone.is_cancelled() && !up.permits.is_closed() => {
                 Some(Arc::clone(up))
             }
             _ => None,
@@ -441,14 +372,14 @@ impl Slot {
     pub fn place(&self) -> String {
         match &self.place {
             Place::Child(settings) => format!("this board's {}", settings.device),
-            Place::Recognizer { address, .. } | Place::Origin(address) => address.clone(),
+            Place::Recognizer { address, .. } | Place::Facerecog(address) => address.clone(),
         }
     }
 
     /// How the latest run ended, if it has, and which one that was.
-    pub fn last_end(&self) -> Option<(u64, End)> {
+    pub fn last_exit(&self) -> Option<(u64, Exit)> {
         match &*self.state.borrow() {
-            SlotState::Up(up) => up.life().end.clone().map(|end| (up.generation, end)),
+            EngineState::Running(up) => up.life().end.clone().map(|end| (up.generation, end)),
             _ => None,
         }
     }
@@ -458,65 +389,65 @@ impl Slot {
     pub async fn restarted_after(&self, generation: u64) -> Result<(), String> {
         let mut state = self.watch();
         let settled = state.wait_for(|state| match state {
-            SlotState::Up(up) => up.generation > generation,
-            SlotState::Failed(_) | SlotState::Stopped => true,
-            SlotState::Starting => false,
+            EngineState::Running(up) => up.generation > generation,
+            EngineState::Failed(_) | EngineState::Stopped => true,
+            EngineState::Starting => false,
         });
         match settled.await.map(|state| state.clone()) {
-            Ok(SlotState::Up(_)) => Ok(()),
-            Ok(SlotState::Failed(failure)) => Err(failure.to_string()),
+            Ok(EngineState::Running(_)) => Ok(()),
+            Ok(EngineState::Failed(failure)) => Err(failure.to_string()),
             _ => Err("the engine is not wanted now".into()),
         }
+    }
+
+    /// Shows why no engine can be started.
+    pub fn cannot_start(&self, error: EngineError) {
+        self.state.send_replace(EngineState::Failed(error));
     }
 
     /// Brings it up and tests it; the error says why it is not up.
     pub async fn start(
         &self,
+        pack: &Arc<Pack>,
         precision: Option<Precision>,
         time_precisions: bool,
-    ) -> Result<Arc<Up>, TestFailure> {
-        self.state.send_replace(SlotState::Starting);
-        let started = self.try_start(precision, time_precisions).await;
+    ) -> Result<Arc<RunningEngine>, EngineError> {
+        self.state.send_replace(EngineState::Starting);
+        let started = self.try_start(pack, precision, time_precisions).await;
         self.state.send_replace(match &started {
-            Ok(up) => SlotState::Up(Arc::clone(up)),
-            Err(why) => SlotState::Failed(why.clone()),
+            Ok(up) => EngineState::Running(Arc::clone(up)),
+            Err(why) => EngineState::Failed(why.clone()),
         });
         started
     }
 
     async fn try_start(
         &self,
+        pack: &Arc<Pack>,
         precision: Option<Precision>,
         time_precisions: bool,
-    ) -> Result<Arc<Up>, TestFailure> {
-        let elsewhere = |error: CallError| TestFailure::of(&error);
+    ) -> Result<Arc<RunningEngine>, EngineError> {
+        let not_started = |why: String| EngineError::new(EngineErrorKind::NotStarted, why);
         let (child, client) = match &self.place {
             Place::Child(settings) => {
                 let started = process::start(settings, precision, time_precisions).await;
-                let (child, client) =
-                    started.map_err(|why| TestFailure::new(BreakerReason::Start, why))?;
+                let (child, client) = started.map_err(not_started)?;
                 (Some(child), client)
             }
-            Place::Recognizer { address, paths } => (
-                None,
-                Client::to_address(address, *paths)
-                    .await
-                    .map_err(elsewhere)?,
-            ),
-            Place::Origin(address) => (None, Client::to_origin(address).await.map_err(elsewhere)?),
+            Place::Recognizer { address, paths } => {
+                (None, Client::to_address(address, *paths).await?)
+            }
+            Place::Facerecog(address) => (None, Client::to_facerecog(address).await?),
         };
-        let description = match client.describe().await.map_err(elsewhere)? {
-            Some(description) if description.space != self.pack.space() => {
-                return Err(TestFailure::new(
-                    BreakerReason::Start,
-                    format!(
-                        "the engine at {} runs the model pack {:?} in another embedding space than {}; set models.pack \
+        let description = match client.describe().await? {
+            Some(description) if description.space != pack.space() => {
+                return Err(not_started(format!(
+                    "the engine at {} runs the model pack {:?} in another embedding space than {}; set models.pack \
                      and models.flip to the same on both sides",
-                        self.place(),
-                        description.pack,
-                        self.pack.id()
-                    ),
-                ));
+                    self.place(),
+                    description.pack,
+                    pack.id()
+                )));
             }
             Some(description) => description,
             None => Description {
@@ -529,8 +460,9 @@ impl Slot {
             0 => self.threads,
             threads => (threads as usize).min(256),
         };
-        let up = Arc::new(Up {
+        let up = Arc::new(RunningEngine {
             generation: self.generations.fetch_add(1, Ordering::Relaxed) + 1,
+            pack: Arc::clone(pack),
             description: Mutex::new(description),
             threads,
             client,
@@ -539,110 +471,85 @@ impl Slot {
             life: Mutex::default(),
             idle: Notify::new(),
             gone: CancellationToken::new(),
-            turns: AtomicU64::new(0),
+            calls: AtomicU64::new(0),
         });
         match self.self_test(&up).await {
             Ok(()) => Ok(up),
             Err(why) => {
-                up.end(why.to_string(), Cause::Planned);
+                up.end(why.to_string(), ExitCause::Planned);
                 Err(why)
             }
         }
     }
 
-    /// Recognises one picture in its turn.
-    pub async fn call(&self, turn: Turn, picture: Picture) -> Result<Answer, Trouble> {
+    /// Recognises one picture that holds its permit.
+    pub async fn call(&self, permit: Permit, picture: Picture) -> Result<Answer, EngineError> {
         let deadline = self.deadlines.of(&picture);
-        turn.up.call(picture, &self.pack, deadline).await
+        permit.up.call(picture, deadline).await
     }
 
     /// Health, then the bundled picture, whose embedding must match the pack's reference.
-    pub async fn self_test(&self, up: &Arc<Up>) -> Result<(), TestFailure> {
-        let failed =
-            |reason, why: String| TestFailure::new(reason, format!("the self-test failed: {why}"));
-        let of_call = |error: &CallError| {
-            let TestFailure { reason, why } = TestFailure::of(error);
-            failed(reason, why)
-        };
-        up.client.ready().await.map_err(|error| of_call(&error))?;
-        if matches!(self.place, Place::Origin(_)) {
+    pub async fn self_test(&self, up: &Arc<RunningEngine>) -> Result<(), EngineError> {
+        self.try_self_test(up).await.map_err(|error| EngineError {
+            sentence: match error.kind {
+                EngineErrorKind::Malformed => {
+                    format!("the self-test failed: the answer makes no sense: {error}")
+                }
+                _ => format!("the self-test failed: {error}"),
+            },
+            kind: match error.kind {
+                EngineErrorKind::Unreadable => EngineErrorKind::WrongAnswer,
+                kind => kind,
+            },
+        })
+    }
+
+    async fn try_self_test(&self, up: &Arc<RunningEngine>) -> Result<(), EngineError> {
+        up.client.ready().await?;
+        if matches!(self.place, Place::Facerecog(_)) {
             // It takes paths of its own mounts and gives names: there is nothing to compare.
             return Ok(());
         }
-        let reference = self.pack.self_test();
-        let pack = Arc::clone(&self.pack);
+        let pack = Arc::clone(&up.pack);
         let reading = tokio::task::spawn_blocking(move || {
             pack.self_test_picture()
                 .map(|bytes| Bytes::from(bytes.into_owned()))
         });
-        let bytes = match reading.await {
-            Ok(Ok(bytes)) => bytes,
-            Ok(Err(error)) => return Err(failed(BreakerReason::Start, error.to_string())),
-            Err(panic) => return Err(failed(BreakerReason::Start, panic.to_string())),
+        let unread = |error: &dyn std::fmt::Display| {
+            EngineError::new(EngineErrorKind::NotStarted, error.to_string())
         };
-        let of_trouble = |trouble: Trouble| match trouble {
-            Trouble::Call(error) => of_call(&error),
-            Trouble::Overdue { .. } => failed(BreakerReason::Deadline, trouble.to_string()),
-            Trouble::Died { .. } | Trouble::Swept(_) => {
-                failed(BreakerReason::Crash, trouble.to_string())
-            }
-        };
-        let turn = up.turn().await.map_err(of_trouble)?;
-        let answer = self
-            .call(turn, Picture { bytes, path: None })
+        let bytes = reading
             .await
-            .map_err(of_trouble)?;
-        let lies = |why: String| failed(BreakerReason::SelfTest, why);
+            .map_err(|panic| unread(&panic))?
+            .map_err(|error| unread(&error))?;
+        let permit = up.acquire().await?;
+        let answer = self.call(permit, Picture { bytes, path: None }).await?;
+        let wrong = |why: String| EngineError::new(EngineErrorKind::WrongAnswer, why);
         let Answer::Faces(reply) = answer else {
-            return Err(lies("it names people instead of giving faces".into()));
+            return Err(wrong("it names people instead of giving faces".into()));
         };
-        let [face] = reply.faces.as_slice() else {
-            return Err(lies(format!(
-                "{} faces were found where there is one",
-                reply.faces.len()
-            )));
-        };
-        let distance = self
-            .pack
-            .matching()
-            .metric
-            .distance(&face.embedding, &reference.embedding);
+        let faces = reply.faces.iter();
+        let embeddings: Vec<_> = faces.map(|face| face.embedding.as_slice()).collect();
         let precision = up.precision().unwrap_or(Precision::Float32);
-        let tolerance = reference.tolerance.of(precision);
-        if distance <= tolerance {
-            return Ok(());
-        }
-        let found = format!("the embedding is {distance:.3} away from the reference");
-        Err(lies(format!(
-            "{found}, {tolerance} is allowed for {precision}"
-        )))
+        let metric = up.pack.matching().metric;
+        let checked = up.pack.self_test().check(&embeddings, metric, precision);
+        checked.map_err(|error| wrong(error.to_string()))?;
+        Ok(())
     }
 
     /// Takes it down between pictures.
     pub async fn stop(&self, why: &str) {
-        let up = self.up();
+        let up = self.running();
         if let Some(up) = up {
             up.take_down(why).await;
         }
-        self.state.send_replace(SlotState::Stopped);
+        self.state.send_replace(EngineState::Stopped);
     }
 
     /// Ends it at once, whatever is in flight: it is not to be believed.
     pub fn kill(&self, why: &str) {
-        if let SlotState::Up(up) = &*self.state.borrow() {
-            up.end(why.into(), Cause::Planned);
-        }
-    }
-}
-
-impl std::fmt::Display for Trouble {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Call(error) => error.fmt(f),
-            Self::Died { how, .. } | Self::Swept(how) => f.write_str(how),
-            Self::Overdue { limit, .. } => {
-                write!(f, "no answer within {:.1} s", limit.as_secs_f32())
-            }
+        if let EngineState::Running(up) = &*self.state.borrow() {
+            up.end(why.into(), ExitCause::Planned);
         }
     }
 }

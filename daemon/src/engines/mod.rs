@@ -11,4 +11,4 @@ pub mod supervisor;
 
 pub use client::Picture;
 pub use instance::Deadlines;
-pub use supervisor::{Books, Guard, GuardSettings};
+pub use supervisor::{Engines, Persistence, Settings};

@@ -1,16 +1,10 @@
-//! What page, API, metrics, MQTT and command line see of the engines and the circuit breaker, and
-//! what they may tell it; and the question that a camera has for the engine. Words and doors only,
-//! so that none of them knows `recognition`.
+//! Status of the engines and the circuit breaker, as page, API, metrics, MQTT and command line show
+//! it. Words only.
 
-use std::pin::Pin;
-use std::sync::Arc;
-
-use bytes::Bytes;
-use kith_vision::Caution;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::domain::{BreakerCommand, BreakerReason, BreakerState, PersonId};
+use crate::domain::{BreakerReason, BreakerState};
 
 /// One engine as it is now.
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
@@ -119,128 +113,6 @@ pub struct EngineReport {
     pub fallback: Option<EngineLine>,
     /// Pictures the fallback was sent since the start.
     pub fallback_calls: u64,
-}
-
-/// The door: clones share it.
-#[derive(Clone)]
-pub struct EngineDesk {
-    /// As it is now.
-    pub report: Arc<dyn Fn() -> EngineReport + Send + Sync>,
-    /// Tells the breaker something; answers what it is then.
-    pub command: Arc<dyn Fn(BreakerCommand) -> BreakerState + Send + Sync>,
-}
-
-/// What speaks about one enrolled picture, seen beside all others.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case", tag = "remark")]
-pub enum PictureRemark {
-    /// So much like another picture of the same person that it adds nothing.
-    Redundant {
-        /// That other picture.
-        like: i64,
-        /// How far apart they are.
-        distance: f32,
-    },
-    /// Far from all others of the same person.
-    Outlier {
-        /// To the nearest of them.
-        distance: f32,
-    },
-    /// Nearer to somebody else than people should be.
-    LooksLike {
-        /// Who that is.
-        person_id: PersonId,
-        /// Their name.
-        name: String,
-        /// To their nearest picture.
-        distance: f32,
-    },
-}
-
-/// A point of the calibration's curves.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
-pub struct CalibrationPoint {
-    /// Pairs nearer than this pass.
-    pub threshold: f32,
-    /// Share of pairs of two people that pass (false match rate).
-    pub fmr: f64,
-    /// Share of pairs of one person that do not (false non-match rate).
-    pub fnmr: f64,
-}
-
-/// What the own gallery says about the threshold.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
-pub struct Calibration {
-    /// People with an enrolled picture.
-    pub people: usize,
-    /// Enrolled pictures.
-    pub pictures: usize,
-    /// Pairs of pictures of one person.
-    pub genuine: usize,
-    /// Pairs of pictures of two people.
-    pub impostors: usize,
-    /// The threshold in use; where the lines follow the gallery, the one below which a face is
-    /// known.
-    pub threshold: f32,
-    /// How many strangers may get a name, as chosen; `None`: the threshold is fixed, by the
-    /// operator or by the pack.
-    #[schema(value_type = Option<String>)]
-    pub caution: Option<Caution>,
-    /// A face nearer than this to a person is known…
-    pub known_below: f32,
-    /// …and one farther than this from everybody is unknown.
-    pub unknown_above: f32,
-    /// The share of strangers that is expected to come out as known, 0 to 1; with `caution` only.
-    pub strangers_known: Option<f64>,
-    /// The share of strangers that is expected to get a name, known or uncertain; with `caution`
-    /// only.
-    pub strangers_named: Option<f64>,
-    /// False match and false non-match rate at it; `None`: too few pairs of either kind.
-    pub now: Option<CalibrationPoint>,
-    /// The threshold to use, with its rates; `None`: the gallery is too small to say.
-    pub recommended: Option<CalibrationPoint>,
-    /// Why that one, or why none, in a sentence.
-    pub reason: String,
-    /// Upper edge of each bin of the two histograms.
-    pub bins: Vec<f32>,
-    /// Share of the genuine pairs in each.
-    pub genuine_share: Vec<f64>,
-    /// Share of the impostor pairs in each.
-    pub impostor_share: Vec<f64>,
-    /// Rates over the threshold.
-    pub curve: Vec<CalibrationPoint>,
-}
-
-/// What the gallery in memory says of itself; clones share it.
-#[derive(Clone)]
-pub struct GalleryDesk {
-    /// Two pictures of one person are nearer than this.
-    pub threshold: f32,
-    /// Remarks on the enrolled pictures of a person, by the picture's row; one without any is not
-    /// in it. May take a while.
-    pub remarks: Arc<dyn Fn(PersonId) -> Vec<(i64, PictureRemark)> + Send + Sync>,
-    /// All enrolled pictures against each other. May take a while.
-    pub calibration: Arc<dyn Fn() -> Calibration + Send + Sync>,
-}
-
-/// Whether there is a face in a picture, asked of the engine behind the circuit breaker; clones
-/// share it.
-#[derive(Clone)]
-pub struct FaceDesk {
-    /// The quality of the best face, 0 to 1; `None` when there is no face.
-    pub best_face: Arc<dyn Fn(Bytes) -> Asking + Send + Sync>,
-}
-
-/// An answer that is being waited for.
-pub type Asking = Pin<Box<dyn Future<Output = Result<Option<f32>, NoAnswer>> + Send>>;
-
-/// Why the engine did not say.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NoAnswer {
-    /// It cannot read this picture.
-    Unreadable(String),
-    /// It answers none now.
-    Away(String),
 }
 
 impl EngineReport {

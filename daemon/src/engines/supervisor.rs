@@ -1,44 +1,52 @@
-//! The guard: stands between the queue and the engines, with the circuit breaker in its hand. It
-//! decides which engine a picture goes to, what a failure means for the breaker, and when an engine
-//! is started, tested and taken down.
+//! The engines behind the circuit breaker. [`Engines`] is the handle for everyone who has a
+//! picture: it decides which engine a picture goes to and what a failure means for the breaker.
+//! [`EngineSupervisor`] is the one task that starts, tests and stops the engines.
 //!
 //! Not for the breaker's own rules (`breaker`) and not for what a failure means for the picture
 //! (`queue::Failure`).
 
-mod books;
+mod persistence;
 mod report;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
+use bytes::Bytes;
 use kith_vision::{Device, Pack, Precision};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use books::Books;
-use books::Unbooked;
+pub use persistence::Persistence;
 
-use crate::config::{self, Elsewhere};
-use crate::domain::{BreakerReason, BreakerState, EngineRole, ImageId};
+use crate::config::{self, Elsewhere, Models};
+use crate::domain::{
+    BreakerCommand, BreakerReason, BreakerState, EngineError, EngineErrorKind, EngineRole, ImageId,
+};
+use crate::engine_process::load_pack;
 use crate::engines::breaker::{Breaker, Ticket, Transition};
-use crate::engines::client::{Answer, CallError, Picture};
+use crate::engines::client::{Answer, Picture};
 use crate::engines::instance::{
-    Cause, Deadlines, End, Place, Slot, SlotState, TestFailure, Trouble, Up,
+    Deadlines, EngineInstance, EngineState, Exit, ExitCause, Place, RunningEngine,
 };
 use crate::engines::process::ChildSettings;
-use crate::engines::status::{EngineDesk, PrecisionTime};
+use crate::engines::status::{EngineReport, PrecisionTime};
 use crate::queue::{Again, Failure};
 use crate::status::health::{Condition, Health};
 
-/// How often memory and precision timings are looked at.
+/// How often memory and precision timings are checked.
 const LOOK: Duration = Duration::from_secs(2);
-/// Before a fallback that did not start is tried again.
+/// Delay before a fallback that did not start is tried again.
 const FALLBACK_RETRY: Duration = Duration::from_secs(10);
+/// Delay before a model pack that cannot be used is tried again.
+const PACK_RETRY: Duration = Duration::from_secs(30);
 
-/// What the guard needs of the configuration.
+/// Settings of the engines.
 #[derive(Clone)]
-pub struct GuardSettings {
+pub struct Settings {
+    /// The model pack, and how it is used.
+    pub models: Models,
     /// Primary and fallback.
     pub engine: config::Engine,
     /// The breaker's.
@@ -47,42 +55,38 @@ pub struct GuardSettings {
     pub deadlines: Deadlines,
     /// Pictures at the same time.
     pub threads: usize,
-    /// `None`: measured once on this board.
-    pub precision: Option<Precision>,
     /// Arguments that give an engine process this configuration.
     pub configuration: Vec<String>,
     /// Folder for the engines' sockets.
     pub sockets: std::path::PathBuf,
 }
 
-/// The engines behind the breaker; clones share them.
+/// The engines behind the breaker; clones share them. The handle exists before the model pack is
+/// loaded: until then every call is answered by [`Failure::engine_away`].
 #[derive(Clone)]
-pub struct Guard {
+pub struct Engines {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    settings: GuardSettings,
-    pack: Arc<Pack>,
-    primary: Slot,
-    fallback: Option<Slot>,
+    settings: Settings,
+    pack: OnceLock<Arc<Pack>>,
+    primary: EngineInstance,
+    fallback: Option<EngineInstance>,
     breaker: Mutex<Breaker>,
-    books: Option<Books>,
     health: Health,
-    /// Changes whenever a picture may have somewhere to go that had not.
+    /// Changes whenever a picture may have an engine to go to that had none.
     changed: watch::Sender<u64>,
+    /// Wakes the supervising task.
     wake: Notify,
     fallback_calls: AtomicU64,
-    precision: Mutex<Option<Precision>>,
-    /// The last lie found, until results are vouched for again.
-    lie: Mutex<Option<(EngineRole, TestFailure)>>,
-    /// What was measured in this run.
-    measured: Mutex<Vec<PrecisionTime>>,
-    /// Images to get an attempt back; there is something to keep while it is not `None`.
-    unbooked: Mutex<Option<Unbooked>>,
+    /// Milliseconds of each precision, as measured in this run.
+    timings: watch::Sender<Vec<PrecisionTime>>,
+    /// Transitions that the supervising task writes down.
+    transitions: mpsc::UnboundedSender<Transition>,
 }
 
-/// What an engine made of a picture.
+/// Answer of an engine.
 #[derive(Debug)]
 pub struct Recognised {
     /// Faces or a name.
@@ -93,82 +97,92 @@ pub struct Recognised {
     pub role: EngineRole,
 }
 
-/// Where the next picture goes.
+/// Destination of the next picture.
 enum Route {
-    Primary(Arc<Up>),
-    Fallback(Arc<Up>),
+    Primary(Arc<RunningEngine>),
+    Fallback(Arc<RunningEngine>),
     Nowhere(String),
 }
 
-impl Guard {
-    /// Engines that are not running yet; [`Guard::run`] runs them.
+impl Engines {
+    /// Engines that are not running yet, and the task that runs them.
     pub fn new(
-        settings: GuardSettings,
-        pack: Arc<Pack>,
+        settings: Settings,
         health: Health,
-        books: Option<Books>,
-    ) -> Self {
-        let child = |device: Device| {
-            Place::Child(ChildSettings {
-                device,
-                socket: settings.sockets.join(format!("engine-{device}.sock")),
-                configuration: settings.configuration.clone(),
-                start_deadline: settings.engine.start_deadline,
-            })
+        persistence: Option<Persistence>,
+    ) -> (Self, EngineSupervisor) {
+        let child = |device: Device, name: &str| ChildSettings {
+            device,
+            socket: settings.sockets.join(format!("engine-{name}.sock")),
+            configuration: settings.configuration.clone(),
+            start_deadline: settings.engine.start_deadline,
         };
+        let device = settings.engine.device;
         let place = match &settings.engine.elsewhere {
-            None => child(settings.engine.device),
+            None => Place::Child(child(device, &device.to_string())),
             Some(Elsewhere::Recognizer { address, paths }) => Place::Recognizer {
                 address: address.clone(),
                 paths: *paths,
             },
-            Some(Elsewhere::Facerecog { address }) => Place::Origin(address.clone()),
+            Some(Elsewhere::Facerecog { address }) => Place::Facerecog(address.clone()),
         };
-        let slot = |place| {
-            Slot::new(
-                place,
-                Arc::clone(&pack),
-                settings.deadlines,
-                settings.threads,
-            )
-        };
-        let fallback = settings.engine.fallback.then(|| {
-            let Place::Child(child) = child(Device::Cpu) else {
-                unreachable!("child() makes children")
-            };
-            slot(Place::Child(ChildSettings {
-                socket: settings.sockets.join("engine-fallback.sock"),
-                ..child
-            }))
-        });
+        let instance = |place| EngineInstance::new(place, settings.deadlines, settings.threads);
+        let fallback = settings
+            .engine
+            .fallback
+            .then(|| instance(Place::Child(child(Device::Cpu, "fallback"))));
+        let (transitions, written) = mpsc::unbounded_channel();
+        let precision = settings.models.precision;
+        let self_test = settings.breaker.self_test;
         let inner = Inner {
-            primary: slot(place),
+            primary: instance(place),
             fallback,
             breaker: Mutex::new(Breaker::new(settings.breaker.clone(), Instant::now())),
-            precision: Mutex::new(settings.precision),
             settings,
-            pack,
-            books,
+            pack: OnceLock::new(),
             health,
             changed: watch::Sender::new(0),
             wake: Notify::new(),
             fallback_calls: AtomicU64::new(0),
-            lie: Mutex::default(),
-            measured: Mutex::default(),
-            unbooked: Mutex::default(),
+            timings: watch::Sender::default(),
+            transitions,
         };
-        Self {
+        let engines = Self {
             inner: Arc::new(inner),
+        };
+        let now = Instant::now();
+        let supervisor = EngineSupervisor {
+            inner: Arc::clone(&engines.inner),
+            persistence,
+            transitions: written,
+            precision,
+            discredited: None,
+            self_test_every: self_test,
+            next_self_test: now + self_test,
+            next_fallback_start: now,
+            recorded_exit: 0,
+        };
+        (engines, supervisor)
+    }
+
+    /// The model pack of the engines; `None` until it is loaded.
+    pub fn pack(&self) -> Option<&Arc<Pack>> {
+        self.inner.pack.get()
+    }
+
+    /// Waits until the model pack is loaded.
+    pub async fn loaded(&self) -> Arc<Pack> {
+        let mut changes = self.changes();
+        loop {
+            if let Some(pack) = self.pack() {
+                return Arc::clone(pack);
+            }
+            // The sender lives as long as this handle.
+            let _ = changes.changed().await;
         }
     }
 
-    /// The pack whose embedding space everything is in.
-    pub fn pack(&self) -> &Arc<Pack> {
-        &self.inner.pack
-    }
-
-    /// Pictures that may be in flight or being read at the same time; 0 while there is nowhere to
-    /// send them.
+    /// Pictures that may be in flight or being read at the same time; 0 while no engine takes any.
     pub fn capacity(&self) -> usize {
         match self.inner.route() {
             Route::Primary(up) | Route::Fallback(up) => 2 * up.threads(),
@@ -176,13 +190,12 @@ impl Guard {
         }
     }
 
-    /// Changes whenever [`Guard::capacity`] may have.
+    /// Changes whenever [`Engines::capacity`] may have.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.inner.changed.subscribe()
     }
 
-    /// Waits until pictures have somewhere to go, at most so long; the error says why they have
-    /// not.
+    /// Waits until an engine takes pictures, at most this long; the error says why none does.
     pub async fn available(&self, patience: Duration) -> Result<(), String> {
         let mut changes = self.changes();
         let deadline = tokio::time::Instant::now() + patience;
@@ -200,7 +213,7 @@ impl Guard {
         }
     }
 
-    /// Like [`Guard::available`], but gives up as soon as the breaker is open and no fallback is to
+    /// Like [`Engines::available`], but gives up as soon as the breaker is open and no fallback can
     /// come.
     pub async fn started(&self) -> Result<(), String> {
         let mut changes = self.changes();
@@ -219,7 +232,7 @@ impl Guard {
         }
     }
 
-    /// Recognises a picture with whichever engine it may go to.
+    /// Recognises a picture with the engine that takes it now.
     pub async fn recognise(
         &self,
         image: Option<ImageId>,
@@ -227,82 +240,37 @@ impl Guard {
     ) -> Result<Recognised, Failure> {
         let inner = &self.inner;
         match inner.route() {
-            Route::Nowhere(why) => Err(Failure::EngineAway(why)),
+            Route::Nowhere(why) => Err(Failure::engine_away(why)),
             Route::Fallback(up) => inner.call_fallback(&up, picture).await,
             Route::Primary(up) => inner.call_primary(&up, image, picture).await,
         }
     }
 
-    /// The door for those who look on and for operators.
-    pub fn desk(&self) -> EngineDesk {
-        let (looking, telling) = (Arc::clone(&self.inner), Arc::clone(&self.inner));
-        EngineDesk {
-            report: Arc::new(move || looking.report()),
-            command: Arc::new(move |command| {
-                let transition = telling.breaker().command(command, Instant::now());
-                telling.announce(transition.as_ref());
-                telling.breaker().state()
-            }),
+    /// Quality of the best face in a picture, 0 to 1; `None` when there is no face.
+    pub async fn best_face(&self, bytes: Bytes) -> Result<Option<f32>, Failure> {
+        let picture = Picture { bytes, path: None };
+        match self.recognise(None, &picture).await?.answer {
+            Answer::Faces(reply) => Ok(reply
+                .faces
+                .iter()
+                .map(|face| face.quality)
+                .max_by(f32::total_cmp)),
+            Answer::Name(_) => Err(Failure::engine_away(
+                "the configured engine does not tell where faces are",
+            )),
         }
     }
 
-    /// Runs the engines until stopped.
-    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let inner = &self.inner;
-        inner
-            .health
-            .set("engine", Condition::Starting, "the engine is being started");
-        inner.restore().await;
-        let mut rounds = Rounds::new(inner.settings.breaker.self_test);
-        loop {
-            let woken = inner.wake.notified();
-            let round = inner.round(&mut rounds);
-            tokio::select! {
-                () = round => {}
-                () = stop.cancelled() => break,
-            }
-            inner.show();
-            let pause = inner.pause(&rounds);
-            tokio::select! {
-                () = woken => {}
-                () = tokio::time::sleep(pause) => {}
-                () = inner.an_engine_ends() => {}
-                () = stop.cancelled() => break,
-            }
-        }
-        inner
-            .unbooked
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert_default();
-        inner.keep_books().await;
-        // The dispatcher ends beside this task and lets what is in the engine end first.
-        inner.primary.stop("kithd stops").await;
-        if let Some(fallback) = &inner.fallback {
-            fallback.stop("kithd stops").await;
-        }
-        Ok(())
+    /// Breaker and engines as they are now.
+    pub fn report(&self) -> EngineReport {
+        self.inner.report()
     }
-}
 
-/// What is due when.
-struct Rounds {
-    every: Duration,
-    test: Instant,
-    fallback_start: Instant,
-    /// The run of the primary whose end was dealt with.
-    buried: u64,
-}
-
-impl Rounds {
-    fn new(every: Duration) -> Self {
-        let now = Instant::now();
-        Self {
-            every,
-            test: now + every,
-            fallback_start: now,
-            buried: 0,
-        }
+    /// Gives the breaker an operator's command; returns its state after it.
+    pub fn command(&self, command: BreakerCommand) -> BreakerState {
+        let transition = self.inner.breaker().command(command, Instant::now());
+        self.inner.announce(transition);
+        self.inner.breaker().state()
     }
 }
 
@@ -313,14 +281,17 @@ impl Inner {
 
     fn route(&self) -> Route {
         let ticket = self.breaker().begin();
-        if let (Some(_), Some(up)) = (ticket, self.primary.up()) {
+        if let (Some(_), Some(up)) = (ticket, self.primary.running()) {
             return Route::Primary(up);
         }
-        if let Some(up) = self.fallback.as_ref().and_then(Slot::up) {
+        if let Some(up) = self.fallback.as_ref().and_then(EngineInstance::running) {
             return Route::Fallback(up);
         }
         Route::Nowhere(match ticket {
-            Some(_) => "the engine is being started".into(),
+            Some(_) => match &*self.primary.watch().borrow() {
+                EngineState::Failed(error) => error.sentence.clone(),
+                _ => "the engine is being started".into(),
+            },
             None => format!("the circuit breaker is {}", self.report().sentence()),
         })
     }
@@ -328,51 +299,49 @@ impl Inner {
     fn fallback_may_come(&self) -> bool {
         self.fallback
             .as_ref()
-            .is_some_and(|slot| !matches!(&*slot.watch().borrow(), SlotState::Failed(_)))
+            .is_some_and(|fallback| !matches!(&*fallback.watch().borrow(), EngineState::Failed(_)))
     }
 
-    async fn call_fallback(&self, up: &Arc<Up>, picture: &Picture) -> Result<Recognised, Failure> {
+    async fn call_fallback(
+        &self,
+        up: &Arc<RunningEngine>,
+        picture: &Picture,
+    ) -> Result<Recognised, Failure> {
         let Some(fallback) = &self.fallback else {
-            return Err(Failure::EngineAway("there is no fallback".into()));
+            return Err(Failure::engine_away("there is no fallback engine"));
         };
-        let away = |trouble: Trouble| Failure::EngineAway(trouble.to_string());
-        let turn = up.turn().await.map_err(away)?;
+        let permit = up.acquire().await.map_err(Failure::Engine)?;
         self.fallback_calls.fetch_add(1, Ordering::Relaxed);
-        match fallback.call(turn, picture.clone()).await {
+        match fallback.call(permit, picture.clone()).await {
             Ok(answer) => Ok(Recognised {
                 answer,
                 engine: up.name(),
                 role: EngineRole::Fallback,
             }),
-            Err(trouble) => Err(self
-                .judged(fallback, up, trouble, EngineRole::Fallback)
-                .await),
+            Err(error) => Err(self.judged(fallback, up, error, EngineRole::Fallback).await),
         }
     }
 
     async fn call_primary(
         &self,
-        up: &Arc<Up>,
+        up: &Arc<RunningEngine>,
         image: Option<ImageId>,
         picture: &Picture,
     ) -> Result<Recognised, Failure> {
-        let turn = up
-            .turn()
-            .await
-            .map_err(|trouble| Failure::EngineAway(trouble.to_string()))?;
-        // It may have opened while the picture waited for its turn.
+        let permit = up.acquire().await.map_err(Failure::Engine)?;
+        // The breaker may have opened while the picture waited for its permit.
         let Some(ticket) = self.breaker().begin() else {
-            return Err(Failure::EngineAway("the circuit breaker opened".into()));
+            return Err(Failure::engine_away("the circuit breaker opened"));
         };
         let begun = Instant::now();
-        let called = self.primary.call(turn, picture.clone()).await;
+        let called = self.primary.call(permit, picture.clone()).await;
         let (now, took) = (Instant::now(), begun.elapsed());
         match called {
             Ok(answer) => {
                 let transition =
                     self.breaker()
                         .answered(ticket, image.unwrap_or_default(), took, now);
-                self.announce(transition.as_ref());
+                self.announce(transition);
                 if up.resident_bytes() > Some(self.settings.engine.memory_limit_bytes) {
                     self.wake.notify_one();
                 }
@@ -382,46 +351,46 @@ impl Inner {
                     role: EngineRole::Primary,
                 })
             }
-            Err(trouble) => {
-                let reason = reason_of(&trouble);
+            Err(error) => {
+                let reason = error.reason();
                 let failure = self
-                    .judged(&self.primary, up, trouble, EngineRole::Primary)
+                    .judged(&self.primary, up, error, EngineRole::Primary)
                     .await;
                 Err(self.counted(ticket, image, reason, failure, took))
             }
         }
     }
 
-    /// What trouble over a picture means. A lone death is the picture's fault if the next engine
-    /// passes its self-test.
-    async fn judged(&self, slot: &Slot, up: &Up, trouble: Trouble, by: EngineRole) -> Failure {
+    /// Turns an engine's error over a picture into the picture's failure. A lone death is the
+    /// picture's fault if the next engine passes its self-test.
+    async fn judged(
+        &self,
+        instance: &EngineInstance,
+        up: &RunningEngine,
+        error: EngineError,
+        by: EngineRole,
+    ) -> Failure {
         let lone = matches!(
-            trouble,
-            Trouble::Died { lone: true, .. } | Trouble::Overdue { lone: true, .. }
+            error.kind,
+            EngineErrorKind::Died { lone: true } | EngineErrorKind::TimedOut { lone: true, .. }
         );
         if lone {
             self.wake.notify_one();
-            if let Err(why) = slot.restarted_after(up.generation).await {
-                return Failure::EngineAway(why);
+            if let Err(why) = instance.restarted_after(up.generation).await {
+                return Failure::engine_away(why);
             }
         }
-        match trouble {
-            Trouble::Call(CallError::Unreadable(why)) => Failure::Unreadable { why, by },
-            Trouble::Call(CallError::Failed(why)) => Failure::EngineFailed(why),
-            Trouble::Call(CallError::Malformed(why)) => Failure::EngineMalformed(why),
-            Trouble::Call(CallError::Lost(why)) => Failure::EngineUnreachable(why),
-            Trouble::Call(CallError::Deadline(limit)) => {
-                Failure::EngineDeadline { limit, lone: false }
-            }
-            Trouble::Died { how, lone: true } => Failure::EngineDied(how),
-            Trouble::Died { how, lone: false } => Failure::EngineDiedAmongSeveral(how),
-            Trouble::Overdue { limit, lone } => Failure::EngineDeadline { limit, lone },
-            Trouble::Swept(why) => Failure::EngineAway(why),
+        match error.kind {
+            EngineErrorKind::Unreadable => Failure::Unreadable {
+                why: error.sentence,
+                by,
+            },
+            _ => Failure::Engine(error),
         }
     }
 
-    /// Tells the breaker. A failure that opens it, or comes when it is open already, is not the
-    /// picture's.
+    /// Reports a failure to the breaker. A failure that opens it, or comes when it is open already,
+    /// is not the picture's.
     fn counted(
         &self,
         ticket: Ticket,
@@ -433,272 +402,56 @@ impl Inner {
         let verdict = failure.verdict();
         let now = Instant::now();
         if let Failure::Unreadable { .. } = failure {
-            // An answer like any other.
+            // For the breaker it is an answer.
             let transition = self
                 .breaker()
                 .answered(ticket, image.unwrap_or_default(), took, now);
-            self.announce(transition.as_ref());
+            self.announce(transition);
             return failure;
         }
-        // One death is one failure, however many pictures were in it: it is counted where it is
-        // dealt with.
-        if !verdict.counts_for_breaker || matches!(failure, Failure::EngineDiedAmongSeveral(_)) {
+        // One death is one failure, however many pictures were in the engine: `record_exit` counts
+        // it.
+        let shared_death = matches!(
+            &failure,
+            Failure::Engine(error) if error.kind == EngineErrorKind::Died { lone: false }
+        );
+        if !verdict.counts_for_breaker || shared_death {
             return failure;
         }
-        // One that is not charged has nothing to be given back.
+        // A picture whose attempt is not counted gets none back.
         let charged = image.filter(|_| verdict.again == Again::Attempt);
         let transition =
             self.breaker()
                 .failed(ticket, charged, reason, verdict.sentence.clone(), now);
-        self.announce(transition.as_ref());
         // Opened by one picture alone, it is as likely the picture: its attempt stands, so that it
         // ends some day.
-        let by_one = transition.is_some_and(|transition| transition.blamed.is_empty());
+        let by_one = transition
+            .as_ref()
+            .is_some_and(|transition| transition.blamed.is_empty());
+        self.announce(transition);
         let closed = self.breaker().begin() == Some(ticket);
         if by_one || closed {
             failure
         } else {
-            Failure::EngineAway(verdict.sentence)
+            Failure::engine_away(verdict.sentence)
         }
     }
 
-    /// Does what is due, one thing after the other.
-    async fn round(&self, rounds: &mut Rounds) {
-        self.bury(rounds);
-        self.keep_books().await;
-        let state = self.breaker().state();
-        // Whoever waits for the next start of an engine that is not to be started learns that there
-        // is none.
-        if state != BreakerState::Closed && self.primary.last_end().is_some() {
-            self.primary.stop("it is gone").await;
+    fn instance(&self, role: EngineRole) -> Option<&EngineInstance> {
+        match role {
+            EngineRole::Primary => Some(&self.primary),
+            EngineRole::Fallback => self.fallback.as_ref(),
         }
-        self.keep_fallback(state, rounds).await;
-        match state {
-            BreakerState::Closed => match self.primary.up() {
-                None => self.bring_up(rounds).await,
-                Some(up) => self.look_after(&up, rounds).await,
-            },
-            BreakerState::Open => self.ping_if_due(rounds).await,
-            // A ping is under way only within a round.
-            BreakerState::HalfOpen => {}
-            // Whoever forced it may want the device for something else.
-            BreakerState::ForcedOpen => self.primary.stop("held back by an operator").await,
-        }
+    }
+
+    fn changed(&self) {
         self.changed.send_modify(|version| *version += 1);
     }
 
-    /// Counts an engine's death once; a lone one is judged by the self-test of the next start.
-    fn bury(&self, rounds: &mut Rounds) {
-        let Some((
-            generation,
-            End {
-                how,
-                in_flight,
-                cause,
-            },
-        )) = self.primary.last_end()
-        else {
-            return;
-        };
-        if rounds.buried >= generation {
-            return;
-        }
-        rounds.buried = generation;
-        tracing::warn!(in_flight, "the engine is gone: {how}");
-        let ticket = self.breaker().begin();
-        if let (Cause::Died, true, Some(ticket)) = (cause, in_flight != 1, ticket) {
-            let transition =
-                self.breaker()
-                    .failed(ticket, None, BreakerReason::Crash, how, Instant::now());
-            self.announce(transition.as_ref());
-        }
-    }
-
-    async fn bring_up(&self, rounds: &mut Rounds) {
-        let precision = self.precision();
-        let newest = self.newest_result().await;
-        match self
-            .primary
-            .start(precision, self.measures_precision())
-            .await
-        {
-            Ok(up) => {
-                tracing::info!("engine ready: {} at {}", up.name(), self.primary.place());
-                self.vouch(EngineRole::Primary, newest).await;
-                rounds.test = Instant::now() + rounds.every;
-            }
-            Err(failure) => {
-                self.redo_if_lies(EngineRole::Primary, &failure).await;
-                self.forget_precision().await;
-                let sentence = format!("the engine cannot start: {failure}");
-                let transition = self
-                    .breaker()
-                    .trip(failure.reason, sentence, Instant::now());
-                self.announce(transition.as_ref());
-            }
-        }
-    }
-
-    async fn ping_if_due(&self, rounds: &mut Rounds) {
-        let began = self.breaker().begin_ping(Instant::now());
-        if began.is_none() {
-            return;
-        }
-        self.announce(began.as_ref());
-        let newest = self.newest_result().await;
-        let passed = match self.primary.up() {
-            Some(up) => self.primary.self_test(&up).await.map(|()| up),
-            None => {
-                self.primary
-                    .start(self.precision(), self.measures_precision())
-                    .await
-            }
-        };
-        let transition = match passed {
-            Ok(_) => {
-                self.vouch(EngineRole::Primary, newest).await;
-                rounds.test = Instant::now() + rounds.every;
-                self.breaker().ping_passed(Instant::now())
-            }
-            Err(failure) => {
-                self.redo_if_lies(EngineRole::Primary, &failure).await;
-                self.primary.kill("its test failed");
-                self.breaker()
-                    .ping_failed(failure.reason, failure.to_string(), Instant::now())
-            }
-        };
-        self.announce(transition.as_ref());
-    }
-
-    /// Tests, memory, precision of an engine that works.
-    async fn look_after(&self, up: &Arc<Up>, rounds: &mut Rounds) {
-        if Instant::now() >= rounds.test {
-            rounds.test = Instant::now() + rounds.every;
-            let newest = self.newest_result().await;
-            match self.primary.self_test(up).await {
-                Ok(()) => self.vouch(EngineRole::Primary, newest).await,
-                // Its death is dealt with as such.
-                Err(_) if up.is_gone() => return,
-                Err(failure) => {
-                    // First of all nothing more may come from it.
-                    let transition =
-                        self.breaker()
-                            .trip(failure.reason, failure.to_string(), Instant::now());
-                    self.announce(transition.as_ref());
-                    self.redo_if_lies(EngineRole::Primary, &failure).await;
-                    return;
-                }
-            }
-        }
-        let limit = self.settings.engine.memory_limit_bytes;
-        // Nothing but the self-test has been in it yet: starting again would help nobody.
-        if up.turns() <= 1 && up.resident_bytes() > Some(limit) {
-            let sentence = format!(
-                "the engine needs more memory to load than engine.memory_limit = {} MiB",
-                limit >> 20
-            );
-            let transition = self
-                .breaker()
-                .trip(BreakerReason::Start, sentence, Instant::now());
-            self.announce(transition.as_ref());
-        } else if let Some(bytes) = up.resident_bytes().filter(|bytes| *bytes > limit) {
-            let why = format!(
-                "it holds {} MiB of memory, more than engine.memory_limit = {} MiB",
-                bytes >> 20,
-                limit >> 20
-            );
-            tracing::warn!("the engine is started again: {why}");
-            self.primary.stop(&why).await;
-            self.wake.notify_one();
-        } else if let Some(precision) = self.newly_measured(up).await {
-            // Even when it is the one that runs: what was loaded to compare goes with the process.
-            tracing::info!(
-                "{precision} is the precision for this board; the engine is started again with it"
-            );
-            self.primary.stop("to run in the measured precision").await;
-            self.wake.notify_one();
-        }
-    }
-
-    async fn keep_fallback(&self, state: BreakerState, rounds: &mut Rounds) {
-        let Some(fallback) = &self.fallback else {
-            return;
-        };
-        let up = fallback.up();
-        match (state, &up) {
-            (BreakerState::Closed, Some(_)) if self.primary.up().is_some() => {
-                fallback.stop("the primary engine works again").await;
-            }
-            (BreakerState::Closed, _) if fallback.last_end().is_some() => {
-                fallback.stop("it is gone").await
-            }
-            (BreakerState::Closed, _) => {}
-            (_, None) if Instant::now() >= rounds.fallback_start => {
-                let newest = self.newest_result().await;
-                match fallback.start(self.settings.precision, false).await {
-                    Ok(up) => {
-                        tracing::info!("the fallback engine takes over: {}", up.name());
-                        self.health.set(
-                            "fallback",
-                            Condition::Ok,
-                            format!("{} takes the pictures", up.name()),
-                        );
-                        self.vouch(EngineRole::Fallback, newest).await;
-                        self.changed.send_modify(|version| *version += 1);
-                    }
-                    Err(failure) => {
-                        rounds.fallback_start = Instant::now() + FALLBACK_RETRY;
-                        self.redo_if_lies(EngineRole::Fallback, &failure).await;
-                        let text = format!("the fallback engine cannot start: {failure}");
-                        if self
-                            .health
-                            .set("fallback", Condition::Degraded, text.as_str())
-                        {
-                            tracing::error!("{text}");
-                        }
-                    }
-                }
-            }
-            (_, Some(up)) if Instant::now() >= rounds.test => {
-                rounds.test = Instant::now() + rounds.every;
-                let newest = self.newest_result().await;
-                match fallback.self_test(up).await {
-                    Ok(()) => self.vouch(EngineRole::Fallback, newest).await,
-                    Err(failure) => {
-                        tracing::error!("the fallback engine is started again: {failure}");
-                        self.redo_if_lies(EngineRole::Fallback, &failure).await;
-                        fallback.kill("its test failed");
-                    }
-                }
-            }
-            (_, _) => {}
-        }
-        if state == BreakerState::Closed && fallback.up().is_none() {
-            self.health.set("fallback", Condition::Ok, "not needed now");
-        }
-    }
-
-    fn pause(&self, rounds: &Rounds) -> Duration {
-        let now = Instant::now();
-        let (state, next_ping) = {
-            let breaker = self.breaker();
-            (breaker.state(), breaker.next_ping(now))
-        };
-        if state == BreakerState::Closed && self.primary.up().is_none() {
-            return Duration::ZERO;
-        }
-        let tested =
-            state == BreakerState::Closed || self.fallback.as_ref().and_then(Slot::up).is_some();
-        let test = if tested {
-            rounds.test.saturating_duration_since(now)
-        } else {
-            LOOK
-        };
-        next_ping.unwrap_or(LOOK).min(test).min(LOOK)
-    }
-
     async fn an_engine_ends(&self) {
-        let of = async |slot: Option<&Slot>| match slot.and_then(Slot::up) {
+        let of = async |instance: Option<&EngineInstance>| match instance
+            .and_then(EngineInstance::running)
+        {
             Some(up) => drop(up.ended().await),
             None => std::future::pending().await,
         };
@@ -708,18 +461,18 @@ impl Inner {
         }
     }
 
-    /// Logs a transition, keeps it for the next run, and does what follows from it.
-    fn announce(&self, transition: Option<&Transition>) {
-        let Some(Transition {
+    /// Logs a transition, has it written down, and does what follows from it.
+    fn announce(&self, transition: Option<Transition>) {
+        let Some(transition) = transition else {
+            return;
+        };
+        let Transition {
             from,
             to,
             reason,
             sentence,
-            blamed,
-        }) = transition
-        else {
-            return;
-        };
+            ..
+        } = &transition;
         let reason = reason.map_or("none", BreakerReason::as_str);
         if *to == BreakerState::Open || *to == BreakerState::ForcedOpen {
             tracing::warn!(
@@ -736,28 +489,376 @@ impl Inner {
                 "circuit breaker: {sentence}"
             );
         }
-        // A process that failed is not asked again; one that is only slow, or held back, is let
-        // finish.
+        // A process that failed gets no further call; one that is only slow, or held open by an
+        // operator, may finish.
         let gentle = matches!(reason, "slow" | "operator");
         if *from == BreakerState::Closed && !gentle && self.primary.is_child() {
             self.primary.kill(sentence);
         }
-        let mut unbooked = self.unbooked.lock().unwrap_or_else(PoisonError::into_inner);
-        let books = unbooked.get_or_insert_default();
-        books.blamed.extend(blamed);
-        books.changes.push((*to, sentence.clone()));
-        drop(unbooked);
+        // Without a receiver the supervising task has ended and kept the last state.
+        let _ = self.transitions.send(transition);
         self.show();
-        self.changed.send_modify(|version| *version += 1);
+        self.changed();
         self.wake.notify_one();
     }
 }
 
-fn reason_of(trouble: &Trouble) -> BreakerReason {
-    match trouble {
-        Trouble::Call(CallError::Malformed(_)) => BreakerReason::Malformed,
-        Trouble::Call(CallError::Lost(_)) => BreakerReason::Unreachable,
-        Trouble::Call(CallError::Deadline(_)) | Trouble::Overdue { .. } => BreakerReason::Deadline,
-        Trouble::Call(_) | Trouble::Died { .. } | Trouble::Swept(_) => BreakerReason::Crash,
+/// The task that starts, tests and stops the engines, and the only owner of their state besides the
+/// breaker.
+pub struct EngineSupervisor {
+    inner: Arc<Inner>,
+    /// `None` for the command line, which keeps nothing.
+    persistence: Option<Persistence>,
+    transitions: mpsc::UnboundedReceiver<Transition>,
+    /// Configured, or measured on this board.
+    precision: Option<Precision>,
+    /// The last engine that gave a wrong answer, until its results are verified again.
+    discredited: Option<(EngineRole, EngineError)>,
+    self_test_every: Duration,
+    next_self_test: Instant,
+    next_fallback_start: Instant,
+    /// Generation of the primary engine whose exit was counted last.
+    recorded_exit: u64,
+}
+
+impl EngineSupervisor {
+    /// Loads the model pack until that works, then runs the engines until the stop.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        self.restore_breaker().await;
+        let Some(pack) = self.load_pack(&stop).await? else {
+            return Ok(());
+        };
+        self.run_with(pack, stop).await
+    }
+
+    /// Runs the engines of a pack until the stop.
+    pub async fn run_with(
+        mut self,
+        pack: Arc<Pack>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let inner = Arc::clone(&self.inner);
+        inner
+            .health
+            .set("engine", Condition::Starting, "the engine is being started");
+        self.restore_precision(&pack).await;
+        let pack = inner.pack.get_or_init(|| pack);
+        inner.changed();
+        loop {
+            let woken = inner.wake.notified();
+            tokio::select! {
+                () = self.round(pack) => {}
+                () = stop.cancelled() => break,
+            }
+            inner.show();
+            tokio::select! {
+                () = woken => {}
+                () = tokio::time::sleep(self.pause()) => {}
+                () = inner.an_engine_ends() => {}
+                () = stop.cancelled() => break,
+            }
+        }
+        self.persist_transitions().await;
+        self.persist_breaker().await;
+        // The dispatcher ends beside this task and lets pictures in flight end first.
+        inner.primary.stop("kithd stops").await;
+        if let Some(fallback) = &inner.fallback {
+            fallback.stop("kithd stops").await;
+        }
+        Ok(())
+    }
+
+    /// `None`: the stop came first.
+    async fn load_pack(&self, stop: &CancellationToken) -> anyhow::Result<Option<Arc<Pack>>> {
+        let Inner {
+            settings,
+            health,
+            primary,
+            ..
+        } = &*self.inner;
+        primary.cannot_start(EngineError::new(
+            EngineErrorKind::NotStarted,
+            "the model pack is being loaded",
+        ));
+        let pack = loop {
+            let models = settings.models.clone();
+            let loading = tokio::task::spawn_blocking(move || load_pack(&models));
+            match loading.await.context("loading the model pack panicked")? {
+                Ok(pack) => break Arc::new(pack),
+                Err(error) => {
+                    let why = format!("the model pack cannot be used: {error}");
+                    if health.set("engine", Condition::Degraded, why.as_str()) {
+                        tracing::error!("pictures wait: {why}");
+                    }
+                    primary.cannot_start(EngineError::new(EngineErrorKind::NotStarted, why));
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PACK_RETRY) => {}
+                () = stop.cancelled() => return Ok(None),
+            }
+        };
+        if !pack.commercial_use() {
+            tracing::warn!(
+                "the model pack {} is licensed for non-commercial use only",
+                pack.id()
+            );
+        }
+        Ok(Some(pack))
+    }
+
+    /// Does what is due, one thing after the other.
+    async fn round(&mut self, pack: &Arc<Pack>) {
+        self.record_exit();
+        if self.persist_transitions().await {
+            self.persist_breaker().await;
+        }
+        let inner = Arc::clone(&self.inner);
+        let state = inner.breaker().state();
+        // A caller that waits for the next start learns that there is none.
+        if state != BreakerState::Closed && inner.primary.last_exit().is_some() {
+            inner.primary.stop("it is gone").await;
+        }
+        self.keep_fallback(pack, state).await;
+        match state {
+            BreakerState::Closed => match inner.primary.running() {
+                None => self.start_primary(pack).await,
+                Some(up) => self.look_after(pack, &up).await,
+            },
+            BreakerState::Open => {
+                let began = inner.breaker().begin_ping(Instant::now());
+                if began.is_some() {
+                    inner.announce(began);
+                    // Either outcome moves the breaker.
+                    let _ = self.verify(pack, EngineRole::Primary).await;
+                }
+            }
+            // A ping is under way only within a round.
+            BreakerState::HalfOpen => {}
+            // The operator may want the device for something else.
+            BreakerState::ForcedOpen => inner.primary.stop("held back by an operator").await,
+        }
+        inner.changed();
+    }
+
+    /// Counts the death of a primary engine once; a lone death is judged by the self-test of the
+    /// next start.
+    fn record_exit(&mut self) {
+        let inner = &self.inner;
+        let Some((generation, exit)) = inner.primary.last_exit() else {
+            return;
+        };
+        if self.recorded_exit >= generation {
+            return;
+        }
+        self.recorded_exit = generation;
+        let Exit {
+            how,
+            in_flight,
+            cause,
+        } = exit;
+        tracing::warn!(in_flight, "the engine is gone: {how}");
+        let ticket = inner.breaker().begin();
+        if let (ExitCause::Died, true, Some(ticket)) = (cause, in_flight != 1, ticket) {
+            let transition =
+                inner
+                    .breaker()
+                    .failed(ticket, None, BreakerReason::Crash, how, Instant::now());
+            inner.announce(transition);
+        }
+    }
+
+    /// Starts an engine, or tests the one that runs, and tells the breaker. A pass verifies the
+    /// results since the last one; a wrong answer to the self-test has them done again.
+    async fn verify(
+        &mut self,
+        pack: &Arc<Pack>,
+        role: EngineRole,
+    ) -> Result<Arc<RunningEngine>, EngineError> {
+        let inner = Arc::clone(&self.inner);
+        let Some(instance) = inner.instance(role) else {
+            return Err(EngineError::aborted("there is no such engine"));
+        };
+        let newest = self.newest_result().await;
+        let running = instance.running();
+        let tested = running.is_some();
+        let checked = match running {
+            Some(up) => instance.self_test(&up).await.map(|()| up),
+            None => {
+                let (precision, measures) = match role {
+                    EngineRole::Primary => (self.precision, self.measures_precision()),
+                    EngineRole::Fallback => (inner.settings.models.precision, false),
+                };
+                instance.start(pack, precision, measures).await
+            }
+        };
+        match &checked {
+            Ok(_) => {
+                self.results_verified(role, newest).await;
+                self.next_self_test = Instant::now() + self.self_test_every;
+                if role == EngineRole::Primary {
+                    let transition = inner.breaker().ping_passed(Instant::now());
+                    inner.announce(transition);
+                }
+            }
+            Err(error) => {
+                // The engine must answer nothing more before its results are done again.
+                match role {
+                    EngineRole::Primary => inner.primary_failed(error, tested),
+                    EngineRole::Fallback => instance.kill("its test failed"),
+                }
+                self.results_discredited(role, error).await;
+            }
+        }
+        checked
+    }
+
+    async fn start_primary(&mut self, pack: &Arc<Pack>) {
+        match self.verify(pack, EngineRole::Primary).await {
+            Ok(up) => {
+                let place = self.inner.primary.place();
+                tracing::info!("engine ready: {} at {place}", up.name());
+            }
+            Err(_) => self.forget_precision().await,
+        }
+    }
+
+    /// Self-test, memory and precision of an engine that works.
+    async fn look_after(&mut self, pack: &Arc<Pack>, up: &Arc<RunningEngine>) {
+        let inner = Arc::clone(&self.inner);
+        if Instant::now() >= self.next_self_test {
+            self.next_self_test = Instant::now() + self.self_test_every;
+            if self.verify(pack, EngineRole::Primary).await.is_err() {
+                return;
+            }
+        }
+        let limit = inner.settings.engine.memory_limit_bytes;
+        // Nothing but the self-test has been in it yet, so that a restart would not help.
+        if up.calls() <= 1 && up.resident_bytes() > Some(limit) {
+            let sentence = format!(
+                "the engine needs more memory to load than engine.memory_limit = {} MiB",
+                limit >> 20
+            );
+            let transition = inner
+                .breaker()
+                .trip(BreakerReason::Start, sentence, Instant::now());
+            inner.announce(transition);
+        } else if let Some(bytes) = up.resident_bytes().filter(|bytes| *bytes > limit) {
+            let why = format!(
+                "it holds {} MiB of memory, more than engine.memory_limit = {} MiB",
+                bytes >> 20,
+                limit >> 20
+            );
+            tracing::warn!("the engine is started again: {why}");
+            inner.primary.stop(&why).await;
+            inner.wake.notify_one();
+        } else if let Some(precision) = self.newly_measured(pack, up).await {
+            // Also where it runs already: the memory of the other precisions goes with the process.
+            tracing::info!(
+                "{precision} is the precision for this board; the engine is started again with it"
+            );
+            inner.primary.stop("to run in the measured precision").await;
+            inner.wake.notify_one();
+        }
+    }
+
+    async fn keep_fallback(&mut self, pack: &Arc<Pack>, state: BreakerState) {
+        let inner = Arc::clone(&self.inner);
+        let Some(fallback) = &inner.fallback else {
+            return;
+        };
+        let up = fallback.running();
+        let now = Instant::now();
+        match (state, &up) {
+            (BreakerState::Closed, Some(_)) if inner.primary.running().is_some() => {
+                fallback.stop("the primary engine works again").await;
+            }
+            (BreakerState::Closed, _) if fallback.last_exit().is_some() => {
+                fallback.stop("it is gone").await
+            }
+            (BreakerState::Closed, _) => {}
+            (_, None) if now >= self.next_fallback_start => {
+                match self.verify(pack, EngineRole::Fallback).await {
+                    Ok(up) => {
+                        tracing::info!("the fallback engine takes over: {}", up.name());
+                        let text = format!("{} takes the pictures", up.name());
+                        inner.health.set("fallback", Condition::Ok, text);
+                        inner.changed();
+                    }
+                    Err(error) => {
+                        self.next_fallback_start = Instant::now() + FALLBACK_RETRY;
+                        let text = format!("the fallback engine cannot start: {error}");
+                        if inner
+                            .health
+                            .set("fallback", Condition::Degraded, text.as_str())
+                        {
+                            tracing::error!("{text}");
+                        }
+                    }
+                }
+            }
+            (_, Some(_)) if now >= self.next_self_test => {
+                self.next_self_test = now + self.self_test_every;
+                if let Err(error) = self.verify(pack, EngineRole::Fallback).await {
+                    tracing::error!("the fallback engine is started again: {error}");
+                }
+            }
+            (_, _) => {}
+        }
+        if state == BreakerState::Closed && fallback.running().is_none() {
+            inner
+                .health
+                .set("fallback", Condition::Ok, "not needed now");
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        let inner = &self.inner;
+        let now = Instant::now();
+        let (state, next_ping) = {
+            let breaker = inner.breaker();
+            (breaker.state(), breaker.next_ping(now))
+        };
+        if state == BreakerState::Closed && inner.primary.running().is_none() {
+            return Duration::ZERO;
+        }
+        let fallback = inner
+            .fallback
+            .as_ref()
+            .and_then(EngineInstance::running)
+            .is_some();
+        let test = if state == BreakerState::Closed || fallback {
+            self.next_self_test.saturating_duration_since(now)
+        } else {
+            LOOK
+        };
+        next_ping.unwrap_or(LOOK).min(test).min(LOOK)
+    }
+}
+
+impl Inner {
+    /// Tells the breaker that the primary engine did not start or, if it was `tested` while it ran,
+    /// did not pass its self-test.
+    fn primary_failed(&self, error: &EngineError, tested: bool) {
+        let now = Instant::now();
+        let state = self.breaker().state();
+        let transition = match state {
+            BreakerState::HalfOpen => {
+                self.primary.kill("its test failed");
+                let sentence = error.sentence.clone();
+                self.breaker().ping_failed(error.reason(), sentence, now)
+            }
+            // `record_exit` deals with an engine that died in its self-test.
+            _ if tested && self.primary.last_exit().is_some() => return,
+            _ => {
+                let sentence = if tested {
+                    error.sentence.clone()
+                } else {
+                    format!("the engine cannot start: {error}")
+                };
+                self.breaker().trip(error.reason(), sentence, now)
+            }
+        };
+        self.announce(transition);
     }
 }

@@ -8,45 +8,153 @@ use kith_vision::calibration::{
     Distances, LEAST_GENUINE, LEAST_IMPOSTORS, LEAST_PEOPLE, Rates, Remark, remarks,
 };
 use kith_vision::{Caution, Gallery, Lines, Matching};
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use utoipa::ToSchema;
 
 use crate::domain::PersonId;
-use crate::engines::status::{Calibration, CalibrationPoint, GalleryDesk, PictureRemark};
-use crate::people::ReadyWatch;
+use crate::people::People;
 use crate::people::matcher::Snapshot;
 
 /// How far a recommendation must be from the threshold in use to be worth a change.
 const WORTH: f32 = 0.01;
 
-/// The gallery in memory, once it is up. What it says of itself is worked out once for each
-/// gallery.
-pub fn gallery_desk(ready: ReadyWatch) -> Arc<dyn Fn() -> Option<GalleryDesk> + Send + Sync> {
-    let said = Arc::new(Said::<HashMap<PersonId, Vec<(i64, PictureRemark)>>>::default());
-    let calibrated = Arc::new(Said::<Option<Calibration>>::default());
-    Arc::new(move || {
-        let up = ready.borrow().clone()?;
-        let threshold = up.matcher.matching().threshold;
-        let (said, calibrated, same) =
-            (Arc::clone(&said), Arc::clone(&calibrated), Arc::clone(&up));
-        Some(GalleryDesk {
-            threshold,
-            remarks: Arc::new(move |person| {
-                let snapshot = up.matcher.snapshot();
-                said.of(&snapshot, |said| {
-                    said.entry(person)
-                        .or_insert_with(|| in_words(&snapshot, person, threshold))
-                        .clone()
-                })
-            }),
-            calibration: Arc::new(move || {
-                let snapshot = same.matcher.snapshot();
-                calibrated.of(&snapshot, |said| {
-                    let (matching, caution) = (same.matcher.matching(), same.matcher.caution());
-                    said.get_or_insert_with(|| calibrate(snapshot.gallery(), matching, caution))
-                        .clone()
-                })
-            }),
-        })
-    })
+/// What speaks about one enrolled picture, seen beside all others.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case", tag = "remark")]
+pub enum PictureRemark {
+    /// So much like another picture of the same person that it adds nothing.
+    Redundant {
+        /// That other picture.
+        like: i64,
+        /// How far apart they are.
+        distance: f32,
+    },
+    /// Far from all others of the same person.
+    Outlier {
+        /// To the nearest of them.
+        distance: f32,
+    },
+    /// Nearer to somebody else than people should be.
+    LooksLike {
+        /// Who that is.
+        person_id: PersonId,
+        /// Their name.
+        name: String,
+        /// To their nearest picture.
+        distance: f32,
+    },
+}
+
+/// A point of the calibration's curves.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct CalibrationPoint {
+    /// Pairs nearer than this pass.
+    pub threshold: f32,
+    /// Share of pairs of two people that pass (false match rate).
+    pub fmr: f64,
+    /// Share of pairs of one person that do not (false non-match rate).
+    pub fnmr: f64,
+}
+
+/// What the own gallery says about the threshold.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+pub struct Calibration {
+    /// People with an enrolled picture.
+    pub people: usize,
+    /// Enrolled pictures.
+    pub pictures: usize,
+    /// Pairs of pictures of one person.
+    pub genuine: usize,
+    /// Pairs of pictures of two people.
+    pub impostors: usize,
+    /// The threshold in use; where the lines follow the gallery, the one below which a face is
+    /// known.
+    pub threshold: f32,
+    /// How many strangers may get a name, as chosen; `None`: the threshold is fixed, by the
+    /// operator or by the pack.
+    #[schema(value_type = Option<String>)]
+    pub caution: Option<Caution>,
+    /// A face nearer than this to a person is known…
+    pub known_below: f32,
+    /// …and one farther than this from everybody is unknown.
+    pub unknown_above: f32,
+    /// The share of strangers that is expected to come out as known, 0 to 1; with `caution` only.
+    pub strangers_known: Option<f64>,
+    /// The share of strangers that is expected to get a name, known or uncertain; with `caution`
+    /// only.
+    pub strangers_named: Option<f64>,
+    /// False match and false non-match rate at it; `None`: too few pairs of either kind.
+    pub now: Option<CalibrationPoint>,
+    /// The threshold to use, with its rates; `None`: the gallery is too small to say.
+    pub recommended: Option<CalibrationPoint>,
+    /// Why that one, or why none, in a sentence.
+    pub reason: String,
+    /// Upper edge of each bin of the two histograms.
+    pub bins: Vec<f32>,
+    /// Share of the genuine pairs in each.
+    pub genuine_share: Vec<f64>,
+    /// Share of the impostor pairs in each.
+    pub impostor_share: Vec<f64>,
+    /// Rates over the threshold.
+    pub curve: Vec<CalibrationPoint>,
+}
+
+/// Results of comparing the whole gallery, kept for as long as the gallery is the same.
+#[derive(Default)]
+pub struct Cache {
+    remarks: Said<HashMap<PersonId, Vec<(i64, PictureRemark)>>>,
+    calibration: Said<Option<Calibration>>,
+}
+
+/// Whole galleries are compared one at a time, whatever the number of callers.
+static COMPARING: Semaphore = Semaphore::const_new(1);
+
+impl People {
+    /// Two pictures of one person are nearer than this; `None` until the gallery is loaded.
+    pub fn threshold(&self) -> Option<f32> {
+        let matcher = self.matcher().ok()?;
+        Some(matcher.matching().threshold)
+    }
+
+    /// Remarks on the enrolled pictures of a person, by the picture's row; a picture without any is
+    /// left out. Empty until the gallery is loaded.
+    pub async fn remarks(&self, person: PersonId) -> Vec<(i64, PictureRemark)> {
+        let Ok(matcher) = self.matcher() else {
+            return Vec::new();
+        };
+        // The semaphore is never closed.
+        let _turn = COMPARING.acquire().await;
+        let cache = Arc::clone(&self.calibrated);
+        let comparing = move || {
+            let (snapshot, threshold) = (matcher.snapshot(), matcher.matching().threshold);
+            cache.remarks.of(&snapshot, |said| {
+                said.entry(person)
+                    .or_insert_with(|| in_words(&snapshot, person, threshold))
+                    .clone()
+            })
+        };
+        tokio::task::spawn_blocking(comparing)
+            .await
+            .unwrap_or_default()
+    }
+
+    /// Calibration of the gallery in memory; `None` until it is loaded.
+    pub async fn calibration(&self) -> Option<Calibration> {
+        let matcher = self.matcher().ok()?;
+        // The semaphore is never closed.
+        let _turn = COMPARING.acquire().await;
+        let cache = Arc::clone(&self.calibrated);
+        let comparing = move || {
+            let snapshot = matcher.snapshot();
+            cache.calibration.of(&snapshot, |said| {
+                let (matching, caution) = (matcher.matching(), matcher.caution());
+                said.get_or_insert_with(|| calibrate(snapshot.gallery(), matching, caution))
+                    .clone()
+            })
+        };
+        tokio::task::spawn_blocking(comparing).await.ok()
+    }
 }
 
 /// What was worked out of the gallery in use, and of which: a gallery that was replaced is not held

@@ -2,7 +2,6 @@
 //! back. Each ends with the gallery in memory being what the database says.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -16,11 +15,10 @@ use tokio_util::sync::CancellationToken;
 use crate::backup::{Backup, BackupError, GALLERY, Received, keep_gallery};
 use crate::domain::PersonId;
 use crate::names;
-use crate::people::Matcher;
-use crate::people::enroll::{Enroller, refresh};
+use crate::people::enroll::refresh;
 use crate::people::matcher::Snapshot;
 use crate::people::resemblance::described;
-use crate::people::start::Ready;
+use crate::people::{GalleryNotLoaded, Matcher, People};
 use crate::status::health::{Condition, Health};
 use crate::store::{Amounts, Changed, Contents, LeftOut};
 
@@ -92,53 +90,38 @@ pub struct Imported {
     pub resembling: Vec<String>,
 }
 
-impl Enroller {
+impl People {
     /// Gives somebody another name; past results show it too.
-    pub async fn rename(
-        &self,
-        up: Option<&Arc<Ready>>,
-        id: PersonId,
-        name: &str,
-    ) -> anyhow::Result<Changed> {
+    pub async fn rename(&self, id: PersonId, name: &str) -> anyhow::Result<Changed> {
         let name = match names::given_to_person(name) {
             Ok(name) => name,
             Err(why) => return Ok(Changed::Refused(why)),
         };
         let _turn = self.turn.lock().await;
         let changed = self.store.rename_person(id, name).await?;
-        self.refresh(up).await?;
+        self.refresh().await?;
         Ok(changed)
     }
 
     /// Makes two people one, under the name of `into`.
-    pub async fn merge(
-        &self,
-        up: Option<&Arc<Ready>>,
-        id: PersonId,
-        into: PersonId,
-    ) -> anyhow::Result<Changed> {
+    pub async fn merge(&self, id: PersonId, into: PersonId) -> anyhow::Result<Changed> {
         let _turn = self.turn.lock().await;
         let changed = self.store.merge_people(id, into).await?;
-        self.refresh(up).await?;
+        self.refresh().await?;
         if changed == Changed::Done(()) {
-            self.await_last_matches(up).await;
+            self.await_last_matches().await;
             self.store.follow_merges().await?;
         }
         Ok(changed)
     }
 
     /// Takes an enrolled picture out of the gallery and erases it; the last one may go.
-    pub async fn delete_picture(
-        &self,
-        up: Option<&Arc<Ready>>,
-        person: PersonId,
-        picture: i64,
-    ) -> anyhow::Result<Changed> {
+    pub async fn delete_picture(&self, person: PersonId, picture: i64) -> anyhow::Result<Changed> {
         let _turn = self.turn.lock().await;
         if !self.store.delete_person_picture(person, picture).await? {
             return Ok(Changed::NotFound);
         }
-        self.refresh(up).await?;
+        self.refresh().await?;
         self.delete_copies_before()?;
         self.renew_backup().await?;
         if !self.store.empty_journal().await? {
@@ -152,49 +135,37 @@ impl Enroller {
     /// Erases the person of a name: embeddings, pictures, crops, thumbnails, kept bytes, messages
     /// not sent yet, their name in past results, and what backups on this board hold of them.
     /// `None`: there is nobody of that name.
-    pub async fn forget(
-        &self,
-        up: Option<&Arc<Ready>>,
-        name: &str,
-    ) -> anyhow::Result<Option<Forgotten>> {
+    pub async fn forget(&self, name: &str) -> anyhow::Result<Option<Forgotten>> {
         let _turn = self.turn.lock().await;
         let person = self.store.person_named(name.into()).await?;
-        self.erase(up, person).await
+        self.erase(person).await
     }
 
     /// The same by number.
-    pub async fn forget_person(
-        &self,
-        up: Option<&Arc<Ready>>,
-        id: PersonId,
-    ) -> anyhow::Result<Option<Forgotten>> {
+    pub async fn forget_person(&self, id: PersonId) -> anyhow::Result<Option<Forgotten>> {
         let _turn = self.turn.lock().await;
-        self.erase(up, Some(id)).await
+        self.erase(Some(id)).await
     }
 
     /// Counter-examples were erased with the image they were made of: gallery and backup are not to
     /// have them either.
-    pub async fn forget_counter_examples(&self, up: Option<&Arc<Ready>>) -> anyhow::Result<()> {
+    pub async fn forget_counter_examples(&self) -> anyhow::Result<()> {
         let _turn = self.turn.lock().await;
-        self.refresh(up).await?;
+        self.refresh().await?;
         self.renew_backup().await
     }
 
-    async fn erase(
-        &self,
-        up: Option<&Arc<Ready>>,
-        person: Option<PersonId>,
-    ) -> anyhow::Result<Option<Forgotten>> {
+    async fn erase(&self, person: Option<PersonId>) -> anyhow::Result<Option<Forgotten>> {
         let found = match person {
             Some(person) => self.store.erase_person(person).await?,
             None => false,
         };
         // Asked again, it does what was broken off.
-        self.refresh(up).await?;
-        self.await_last_matches(up).await;
+        self.refresh().await?;
+        self.await_last_matches().await;
         let rest = self.finish_forgetting().await;
         // Counter-examples that were faces of theirs are gone since.
-        self.refresh(up).await?;
+        self.refresh().await?;
         let rest_follows = match rest {
             // They are out of the gallery for good; the rest is done again until it is done.
             Err(error) if found => {
@@ -301,16 +272,16 @@ impl Enroller {
         aside
     }
 
-    async fn refresh(&self, up: Option<&Arc<Ready>>) -> anyhow::Result<()> {
-        match up {
-            Some(up) => refresh(&self.store, &up.matcher).await,
-            None => Ok(()),
+    async fn refresh(&self) -> anyhow::Result<()> {
+        match self.matcher() {
+            Ok(matcher) => refresh(&self.store, &matcher).await,
+            Err(GalleryNotLoaded) => Ok(()),
         }
     }
 
-    /// What was matched before may be on its way to the database.
-    async fn await_last_matches(&self, up: Option<&Arc<Ready>>) {
-        if up.is_some() {
+    /// Waits for results that were matched before the change and are on their way to the database.
+    async fn await_last_matches(&self) {
+        if self.matcher().is_ok() {
             tokio::time::sleep(LAST_MATCHES).await;
         }
     }
@@ -343,7 +314,6 @@ impl Enroller {
     /// finished stay.
     pub async fn restore<E: std::fmt::Display>(
         &self,
-        up: Option<&Arc<Ready>>,
         bytes: Option<u64>,
         body: impl Stream<Item = Result<Bytes, E>> + Send,
     ) -> anyhow::Result<Restored> {
@@ -360,7 +330,7 @@ impl Enroller {
         let replaced = self.store.replace_by(received.clean(), contents).await?;
         self.restores.send_modify(|restores| *restores += 1);
         self.erasures.send_modify(|erasures| *erasures += 1);
-        self.refresh(up).await?;
+        self.refresh().await?;
         drop(held);
         if let Some(error) = self.store.delete_discarded().await? {
             tracing::warn!(
@@ -387,19 +357,21 @@ impl Enroller {
     /// Adds the people of a backup to those who are here, but for who was erased here.
     pub async fn import<E: std::fmt::Display>(
         &self,
-        up: Option<&Arc<Ready>>,
         bytes: Option<u64>,
         body: impl Stream<Item = Result<Bytes, E>> + Send,
     ) -> anyhow::Result<Imported> {
         let received = Received::receive(&self.state_dir, bytes, body).await?;
         let _turn = self.turn.lock().await;
         let erased = self.store.apply_tombstones(received.clean()).await?;
-        let before = up.map(|up| (Arc::clone(up), up.matcher.snapshot()));
+        let before = self.matcher().ok().map(|matcher| {
+            let snapshot = matcher.snapshot();
+            (matcher, snapshot)
+        });
         let (added, more) = self.store.add_people(received.clean()).await?;
-        self.refresh(up).await?;
+        self.refresh().await?;
         let resembling = match before {
-            Some((up, before)) => {
-                tokio::task::spawn_blocking(move || newly_mistaken(&up.matcher, &before))
+            Some((matcher, before)) => {
+                tokio::task::spawn_blocking(move || newly_mistaken(&matcher, &before))
                     .await
                     .context("comparing the imported people panicked")??
             }

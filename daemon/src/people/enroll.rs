@@ -4,12 +4,8 @@
 //! held against everybody enrolled first: it must not be somebody else's, unless the operator says
 //! so.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
 use anyhow::{anyhow, bail};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 use crate::domain::{NamedCandidate, PersonId, sha256};
 use crate::engine_process::FoundFace;
@@ -18,7 +14,7 @@ use crate::engines::supervisor::Recognised;
 use crate::names;
 use crate::people::matcher::LeftOut;
 use crate::people::resemblance::{Resemblance, described};
-use crate::people::{Matcher, Ready};
+use crate::people::{Matcher, People};
 use crate::queue::Failure;
 use crate::store::{EnrolledPicture, Store};
 
@@ -67,42 +63,11 @@ pub enum Enrolment {
     Rejected,
 }
 
-/// Enrols through one engine into one store.
-#[derive(Clone)]
-pub struct Enroller {
-    /// The gallery's home.
-    pub store: Store,
-    /// Where the gallery's backup lies.
-    pub state_dir: PathBuf,
-    /// Name of the board, for its backups.
-    pub device: String,
-    /// One after the other, in the order of the calls: who is enrolled and then erased is erased.
-    pub turn: Arc<tokio::sync::Mutex<()>>,
-    /// Changes when somebody was erased: what shows faces elsewhere is to be cleared.
-    pub erasures: watch::Sender<u64>,
-    /// Changes when a backup was taken in: what was read into memory before is behind.
-    pub restores: watch::Sender<u64>,
-}
-
-impl Enroller {
-    /// One for all who enrol, change and erase: clones share its turn.
-    pub fn new(store: Store, state_dir: &Path, device: &str) -> Self {
-        let (state_dir, device) = (state_dir.into(), device.into());
-        Self {
-            store,
-            state_dir,
-            device,
-            turn: Arc::default(),
-            erasures: watch::Sender::default(),
-            restores: watch::Sender::default(),
-        }
-    }
-
+impl People {
     /// Enrols the face of a picture; `anyway`: even where the gallery contradicts. `Err` is ours to
     /// mend (disk, engine), a rejected picture is a report.
     pub async fn enroll(
         &self,
-        up: &Arc<Ready>,
         person: &str,
         image_name: &str,
         bytes: Vec<u8>,
@@ -125,15 +90,16 @@ impl Enroller {
                 });
             }
         };
+        let matcher = self.matcher()?;
         let _turn = self.turn.lock().await;
-        let started = tokio::time::timeout(ENGINE_WAIT, up.guard.started()).await;
+        let started = tokio::time::timeout(ENGINE_WAIT, self.engines.started()).await;
         let started = started.unwrap_or_else(|_| Err("the engine is still being started".into()));
         started.map_err(|why| anyhow!("nobody can be enrolled now: {why}"))?;
         let picture = Picture {
             bytes: bytes.clone().into(),
             path: None,
         };
-        let reply = match up.guard.recognise(None, &picture).await {
+        let reply = match self.engines.recognise(None, &picture).await {
             Ok(Recognised {
                 answer: Answer::Faces(reply),
                 ..
@@ -154,7 +120,7 @@ impl Enroller {
         };
         report.person_id = self.store.person_named(person.clone()).await?;
         let beside = |face: FoundFace| {
-            let resemblance = Resemblance::of(&up.matcher, &face.embedding, report.person_id);
+            let resemblance = Resemblance::of(&matcher, &face.embedding, report.person_id);
             resemblance.map(|resemblance| Beside { face, resemblance })
         };
         let faces = reply
@@ -198,7 +164,7 @@ impl Enroller {
             quality: face.quality,
             crop: face.crop,
             embedding: face.embedding,
-            space: up.matcher.space().into(),
+            space: matcher.space().into(),
         };
         let enrolled = match self.store.enroll(person, picture).await? {
             Ok(enrolled) => enrolled,
@@ -210,7 +176,7 @@ impl Enroller {
             }
         };
         // One that was there already may have been said not to be them.
-        refresh(&self.store, &up.matcher).await?;
+        refresh(&self.store, &matcher).await?;
         report.enrolment = if enrolled.added {
             Enrolment::Enrolled
         } else {
@@ -421,6 +387,8 @@ fn place(face: &FoundFace, width: f32, height: f32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn face(bounds: [f32; 4]) -> FoundFace {

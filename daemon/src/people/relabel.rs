@@ -5,8 +5,6 @@
 //! Not for pictures that are given to be enrolled (`enroll`), nor for deciding who is alike
 //! (`strangers`).
 
-use std::sync::Arc;
-
 use kith_vision::Metric;
 use kith_vision::calibration::redundant_below;
 
@@ -15,7 +13,7 @@ use crate::files::file_name;
 use crate::names;
 use crate::people::enroll::{ANYWAY, refresh};
 use crate::people::resemblance::Resemblance;
-use crate::people::{Enroller, Matcher, Ready};
+use crate::people::{GalleryNotLoaded, Matcher, People};
 use crate::store::{EnrolledPicture, Relabel, StoreError, StoredFace, StrangerId};
 
 /// As many of a group's faces as enrol its person.
@@ -41,6 +39,12 @@ pub enum RelabelError {
     Ours(#[from] anyhow::Error),
 }
 
+impl From<GalleryNotLoaded> for RelabelError {
+    fn from(error: GalleryNotLoaded) -> Self {
+        Self::Ours(error.into())
+    }
+}
+
 impl From<StoreError> for RelabelError {
     fn from(error: StoreError) -> Self {
         Self::Ours(error.into())
@@ -58,36 +62,36 @@ pub struct NamedStranger {
     pub faces: usize,
 }
 
-impl Enroller {
+impl People {
     /// Makes a group of strangers a person, or more pictures of one there is: enrols its best
     /// faces, if possible such as differ, and labels all its past faces. The group is gone then.
     /// Faces that are somebody else's enrol nobody, unless `anyway`; where all are, it is refused.
     pub async fn name_stranger(
         &self,
-        up: &Arc<Ready>,
         id: StrangerId,
         name: &str,
         anyway: bool,
     ) -> Result<NamedStranger, RelabelError> {
         let name = names::given_to_person(name).map_err(RelabelError::Refused)?;
+        let matcher = self.matcher()?;
         let _turn = self.turn.lock().await;
         if self.store.stranger(id).await?.is_none() {
             return Err(RelabelError::NotFound);
         }
         let best = self
             .store
-            .best_stranger_faces(id, up.matcher.space().into(), CHOSEN_FROM)
+            .best_stranger_faces(id, matcher.space().into(), CHOSEN_FROM)
             .await?;
         if best.is_empty() {
             return Err(RelabelError::Refused(
                 "no face of this group is kept any more that could be enrolled".into(),
             ));
         }
-        let matching = up.matcher.matching();
+        let matching = matcher.matching();
         let best = if anyway {
             best
         } else {
-            self.nobody_elses(&up.matcher, best, &name).await?
+            self.nobody_elses(&matcher, best, &name).await?
         };
         let mut pictures = Vec::with_capacity(PICTURES);
         for face in differing(
@@ -106,8 +110,8 @@ impl Enroller {
                 )));
             }
         };
-        refresh(&self.store, &up.matcher).await?;
-        let faces = self.relabel_group(&up.matcher, id, person_id).await?;
+        refresh(&self.store, &matcher).await?;
+        let faces = self.relabel_group(&matcher, id, person_id).await?;
         Ok(NamedStranger {
             person_id,
             pictures,
@@ -128,22 +132,22 @@ impl Enroller {
     /// somebody else's only `anyway`.
     pub async fn enroll_face(
         &self,
-        up: &Arc<Ready>,
         image: ImageId,
         number: u32,
         name: &str,
         anyway: bool,
     ) -> Result<PersonId, RelabelError> {
         let name = names::given_to_person(name).map_err(RelabelError::Refused)?;
+        let matcher = self.matcher()?;
         let _turn = self.turn.lock().await;
-        let face = self.usable_face(&up.matcher, image, number).await?;
-        if face.quality < up.matcher.known_from() {
+        let face = self.usable_face(&matcher, image, number).await?;
+        if face.quality < matcher.known_from() {
             return Err(RelabelError::Refused(
                 "this face is too poor to tell anybody by it".into(),
             ));
         }
         if !anyway {
-            self.nobody_elses(&up.matcher, vec![face.clone()], &name)
+            self.nobody_elses(&matcher, vec![face.clone()], &name)
                 .await?;
         }
         let label = Relabel {
@@ -164,7 +168,7 @@ impl Enroller {
                 )));
             }
         };
-        refresh(&self.store, &up.matcher).await?;
+        refresh(&self.store, &matcher).await?;
         Ok(person)
     }
 
@@ -172,26 +176,25 @@ impl Enroller {
     /// longer, and judges it anew; answers what it is taken for now.
     pub async fn not_this_person(
         &self,
-        up: &Arc<Ready>,
         image: ImageId,
         number: u32,
     ) -> Result<Outcome, RelabelError> {
+        let matcher = self.matcher()?;
         let _turn = self.turn.lock().await;
-        let face = self.usable_face(&up.matcher, image, number).await?;
+        let face = self.usable_face(&matcher, image, number).await?;
         let Some(person) = face.person_id else {
             return Err(RelabelError::Refused(
                 "this face is not taken for anybody".into(),
             ));
         };
-        let space = up.matcher.space();
+        let space = matcher.space();
         let (embedding, crop) = (face.embedding.clone(), face.crop.clone());
         self.store
             .add_counter_example(person, space.into(), embedding, crop, sha256(&face.crop))
             .await?;
-        refresh(&self.store, &up.matcher).await?;
+        refresh(&self.store, &matcher).await?;
         let there = self.store.people_beside(image, number).await?;
-        let judged = up
-            .matcher
+        let judged = matcher
             .judge(&face.embedding, face.quality, &there)
             .map_err(anyhow::Error::from)?;
         let label = Relabel {

@@ -11,8 +11,9 @@ use std::time::Duration;
 use kith_vision::{Clusters, SHAPED_BY, Shape, VisionError};
 use tokio_util::sync::CancellationToken;
 
-use crate::people::start::embed_crop;
-use crate::people::{Enroller, Matcher, Ready, ReadyWatch};
+use crate::engines::Engines;
+use crate::people::gallery::embed_crop;
+use crate::people::{Matcher, People};
 use crate::status::health::{Condition, Health};
 use crate::store::{Joined, Joining, Store, StrangerId, StrangerShape, UngroupedFace};
 
@@ -30,10 +31,8 @@ const SHAPES_FROM: f32 = 0.8;
 
 /// What the task works with.
 pub struct Strangers {
-    /// Does to its end what naming a group began; has the database too.
-    pub enroller: Enroller,
-    /// Engine and gallery, once they are up.
-    pub ready: ReadyWatch,
+    /// Database, engines and gallery.
+    pub people: People,
     /// Where it says how it is.
     pub health: Health,
 }
@@ -41,18 +40,17 @@ pub struct Strangers {
 impl Strangers {
     /// Groups until stopped.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let Self {
-            enroller,
-            mut ready,
-            health,
-        } = self;
-        let up = tokio::select! {
-            up = ready.wait_for(Option::is_some) => up.ok().and_then(|up| up.clone()),
-            () = stop.cancelled() => None,
+        let Self { people, health, .. } = self;
+        let matcher = tokio::select! {
+            matcher = people.loaded() => matcher,
+            () = stop.cancelled() => return Ok(()),
         };
-        let Some(up) = up else { return Ok(()) };
-        let mut changes = enroller.store.changes();
-        let mut restores = enroller.restores.subscribe();
+        let up = Grouping {
+            engines: &people.engines,
+            matcher: &matcher,
+        };
+        let mut changes = people.store.changes();
+        let mut restores = people.restores.subscribe();
         let mut grouped = None;
         loop {
             let round = async {
@@ -62,7 +60,7 @@ impl Strangers {
                     // Groups came back that are not in memory.
                     grouped = None;
                 }
-                let wait = match round(&enroller, &up, &health, &mut grouped).await {
+                let wait = match round(&people, &up, &health, &mut grouped).await {
                     Ok(count) => {
                         health.set(
                             "strangers",
@@ -95,6 +93,12 @@ impl Strangers {
     }
 }
 
+/// Engine and gallery of one run.
+struct Grouping<'a> {
+    engines: &'a Engines,
+    matcher: &'a Matcher,
+}
+
 /// The groups, as they were written.
 struct Grouped {
     groups: Clusters,
@@ -104,13 +108,13 @@ struct Grouped {
 
 /// All there is to do now; answers how many groups there are.
 async fn round(
-    enroller: &Enroller,
-    up: &Ready,
+    people: &People,
+    up: &Grouping<'_>,
     health: &Health,
     grouped: &mut Option<Grouped>,
 ) -> anyhow::Result<usize> {
-    let (store, matcher) = (&enroller.store, &up.matcher);
-    enroller.finish_naming(matcher).await?;
+    let (store, matcher) = (&people.store, up.matcher);
+    people.finish_naming(matcher).await?;
     let Grouped { groups, upto } = match grouped {
         Some(grouped) => grouped,
         None => {
@@ -159,8 +163,8 @@ async fn round(
 }
 
 /// All groups, in the space of this model pack.
-async fn load(store: &Store, up: &Ready, health: &Health) -> anyhow::Result<Clusters> {
-    let matcher = &up.matcher;
+async fn load(store: &Store, up: &Grouping<'_>, health: &Health) -> anyhow::Result<Clusters> {
+    let matcher = up.matcher;
     move_here(store, up, health).await?;
     let matching = matcher.matching();
     let mut groups = Clusters::new(
@@ -222,13 +226,13 @@ async fn sum_up_again(
 /// Finds a face its group, or makes it one.
 async fn group(
     store: &Store,
-    up: &Ready,
+    up: &Grouping<'_>,
     groups: &mut Clusters,
     mut face: UngroupedFace,
 ) -> anyhow::Result<()> {
     if face.space != up.matcher.space() {
         // Its result was made just before the model pack was changed.
-        let Ok(embedding) = embed_crop(&up.guard, face.crop.clone()).await? else {
+        let Ok(embedding) = embed_crop(up.engines, face.crop.clone()).await? else {
             return Ok(());
         };
         let space = up.matcher.space();
@@ -278,7 +282,7 @@ async fn group(
             }
             (Joined::GroupChanged, Some(id)) => {
                 groups.remove(id);
-                sum_up_again(store, &up.matcher, groups).await?;
+                sum_up_again(store, up.matcher, groups).await?;
             }
             (Joined::NoStranger | Joined::GroupChanged, _) => return Ok(()),
         }
@@ -312,7 +316,7 @@ async fn merge(store: &Store, groups: &mut Clusters, mut id: StrangerId) -> anyh
 
 /// After a change of recogniser: embeds the faces of all groups again from their kept crops, one by
 /// one.
-async fn move_here(store: &Store, up: &Ready, health: &Health) -> anyhow::Result<()> {
+async fn move_here(store: &Store, up: &Grouping<'_>, health: &Health) -> anyhow::Result<()> {
     let space = up.matcher.space();
     let mut count = 0;
     loop {
@@ -326,7 +330,7 @@ async fn move_here(store: &Store, up: &Ready, health: &Health) -> anyhow::Result
                 "embedding the unknown faces anew, {count} so far: model pack or models.flip changed"
             );
             health.set("strangers", Condition::Starting, text);
-            let embedded = embed_crop(&up.guard, face.crop).await?;
+            let embedded = embed_crop(up.engines, face.crop).await?;
             // One in which this pack finds no face can be compared with nobody.
             store
                 .reembed_face(face.image_id, face.number, space.into(), embedded.ok())
@@ -354,7 +358,7 @@ mod tests {
     use crate::app;
     use crate::config::Config;
     use crate::domain::{EngineRole, ImageId, Outcome};
-    use crate::engines::Guard;
+    use crate::engines::Engines;
     use crate::people::RelabelError;
     use crate::store::{Changed, EnrolledPicture, Told, blob_to_vector, vector_to_blob};
 
@@ -362,8 +366,7 @@ mod tests {
     /// the queue.
     struct Board {
         folder: tempfile::TempDir,
-        enroller: Enroller,
-        up: Arc<Ready>,
+        people: People,
         health: Health,
         grouped: Option<Grouped>,
     }
@@ -386,25 +389,24 @@ mod tests {
             )
             .unwrap();
             let matcher = Matcher::new(&pack, Default::default());
-            let settings = app::guard_settings(&Config::default(), folder.path());
-            let guard = Guard::new(settings, Arc::new(pack), Health::default(), None);
-            let up = Arc::new(Ready {
-                guard,
-                matcher,
-                store: Some(store.clone()),
-            });
-            let enroller = Enroller::new(store, folder.path(), "board");
+            let settings = app::engines_settings(&Config::default(), folder.path());
+            let (engines, _) = Engines::new(settings, Health::default(), None);
+            let people = People::new(store, engines, folder.path(), "board");
+            people.matcher.send_replace(Some(Arc::new(matcher)));
             Self {
                 folder,
-                enroller,
-                up,
+                people,
                 health: Health::default(),
                 grouped: None,
             }
         }
 
+        fn matcher(&self) -> Arc<Matcher> {
+            self.people.matcher().unwrap()
+        }
+
         fn store(&self) -> &Store {
-            &self.enroller.store
+            &self.people.store
         }
 
         fn database(&self) -> Connection {
@@ -434,7 +436,7 @@ mod tests {
                         "INSERT INTO faces (image_id, number, outcome, candidates, score, quality, bounds, landmarks, space,
                                             embedding, crop)
                          VALUES (?1, ?2, 'unknown', '[]', 1, ?3, '[]', '[]', ?4, ?5, ?6)",
-                        params![id, number, quality, self.up.matcher.space(), embedding, format!("crop {id} {number}").into_bytes()],
+                        params![id, number, quality, self.matcher().space(), embedding, format!("crop {id} {number}").into_bytes()],
                     )
                     .unwrap();
             }
@@ -449,7 +451,12 @@ mod tests {
 
         async fn round(&mut self) -> usize {
             self.store().settle().await.unwrap();
-            let count = round(&self.enroller, &self.up, &self.health, &mut self.grouped)
+            let matcher = self.matcher();
+            let up = Grouping {
+                engines: &self.people.engines,
+                matcher: &matcher,
+            };
+            let count = round(&self.people, &up, &self.health, &mut self.grouped)
                 .await
                 .unwrap();
             self.store().settle().await.unwrap();
@@ -581,17 +588,17 @@ mod tests {
         board.image(&[(0.9, between(1.0))]);
         board.round().await;
         assert_eq!(board.groups().len(), 2);
-        board.enroller.ignore_stranger(2, true).await.unwrap();
+        board.people.ignore_stranger(2, true).await.unwrap();
         for share in [0.35, 0.65, 0.45, 0.55, 0.5] {
             board.image(&[(0.9, between(share))]);
         }
         assert_eq!(board.round().await, 1);
         assert_eq!(board.groups(), [(1, 7, 7)]);
         assert!(board.ask::<bool>("SELECT ignored FROM strangers"));
-        board.enroller.ignore_stranger(1, false).await.unwrap();
+        board.people.ignore_stranger(1, false).await.unwrap();
         assert!(!board.ask::<bool>("SELECT ignored FROM strangers"));
         assert!(matches!(
-            board.enroller.ignore_stranger(2, true).await,
+            board.people.ignore_stranger(2, true).await,
             Err(RelabelError::NotFound)
         ));
     }
@@ -604,20 +611,15 @@ mod tests {
             .collect();
         assert_eq!(board.round().await, 2);
         let payloads: String = board.ask("SELECT group_concat(payload) FROM outbox");
-        let up = Arc::clone(&board.up);
-        let refused = board.enroller.name_stranger(&up, 1, " ", false).await;
+        let refused = board.people.name_stranger(1, " ", false).await;
         assert!(
             matches!(refused, Err(RelabelError::Refused(_))),
             "{refused:?}"
         );
-        let named = board
-            .enroller
-            .name_stranger(&up, 1, "Ada", false)
-            .await
-            .unwrap();
+        let named = board.people.name_stranger(1, "Ada", false).await.unwrap();
         assert_eq!((named.pictures, named.faces), (5, 250));
         assert!(matches!(
-            board.enroller.name_stranger(&up, 1, "Ada", false).await,
+            board.people.name_stranger(1, "Ada", false).await,
             Err(RelabelError::NotFound)
         ));
         assert_eq!(
@@ -654,7 +656,7 @@ mod tests {
             board.ask::<String>("SELECT group_concat(payload) FROM outbox"),
             payloads
         );
-        let judged = up.matcher.judge(&face(1, 999), 0.9, &[]).unwrap();
+        let judged = board.matcher().judge(&face(1, 999), 0.9, &[]).unwrap();
         assert_eq!(
             (judged.outcome, judged.person.unwrap().name.as_str()),
             (Outcome::Known, "Ada")
@@ -665,11 +667,7 @@ mod tests {
         // More of the same person, found later under a number of their own.
         board.image(&[(0.9, face(5, 1))]);
         board.round().await;
-        let again = board
-            .enroller
-            .name_stranger(&up, 3, "Ada", false)
-            .await
-            .unwrap();
+        let again = board.people.name_stranger(3, "Ada", false).await.unwrap();
         assert_eq!(again.person_id, named.person_id);
         assert_eq!(board.ask::<u32>("SELECT count(*) FROM person"), 1);
     }
@@ -724,21 +722,13 @@ mod tests {
             .execute("INSERT INTO thumbnails VALUES (?1, x'11')", [image])
             .unwrap();
         board.round().await;
-        let up = Arc::clone(&board.up);
         let ada = board
-            .enroller
-            .name_stranger(&up, 1, "Ada", false)
+            .people
+            .name_stranger(1, "Ada", false)
             .await
             .unwrap()
             .person_id;
-        assert!(
-            board
-                .enroller
-                .forget(Some(&up), "Ada")
-                .await
-                .unwrap()
-                .is_some()
-        );
+        assert!(board.people.forget("Ada").await.unwrap().is_some());
         let face = board.store().stored_face(image, 1).await.unwrap().unwrap();
         assert!(
             face.embedding.is_empty() && face.crop.is_empty() && face.person_id.is_none(),
@@ -767,21 +757,18 @@ mod tests {
     #[tokio::test]
     async fn a_face_is_made_somebodys_and_not_somebodys() {
         let mut board = Board::new().await;
-        let (enroller, up) = (board.enroller.clone(), Arc::clone(&board.up));
-        let (enroller, up) = (&enroller, &up);
+        let people = board.people.clone();
+        let (people, up) = (&people, &up);
         let image = board.image(&[(0.9, face(1, 1)), (0.9, face(1, 2)), (0.1, face(1, 3))]);
-        let ada = enroller
-            .enroll_face(up, image, 1, "Ada", false)
-            .await
-            .unwrap();
+        let ada = people.enroll_face(image, 1, "Ada", false).await.unwrap();
         assert_eq!(board.ask::<String>("SELECT outcome FROM images"), "known");
-        let poor = enroller.enroll_face(up, image, 3, "Ada", false).await;
+        let poor = people.enroll_face(image, 3, "Ada", false).await;
         assert!(
             matches!(&poor, Err(RelabelError::Refused(why)) if why.contains("too poor")),
             "{poor:?}"
         );
-        let like = enroller
-            .enroll_face(up, image, 1, "Bob", false)
+        let like = people
+            .enroll_face(image, 1, "Bob", false)
             .await
             .unwrap_err()
             .to_string();
@@ -789,16 +776,16 @@ mod tests {
             like.starts_with("this face is Ada (distance 0.00); enrol it as Ada"),
             "{like}"
         );
-        let held = enroller.enroll_face(up, image, 1, "Bob", true).await;
+        let held = people.enroll_face(image, 1, "Bob", true).await;
         assert!(
             matches!(&held, Err(RelabelError::Refused(why)) if why.contains("enrolled as Ada")),
             "{held:?}"
         );
         assert!(matches!(
-            enroller.enroll_face(up, image, 9, "Ada", false).await,
+            people.enroll_face(image, 9, "Ada", false).await,
             Err(RelabelError::NotFound)
         ));
-        let nobody = enroller.not_this_person(up, image, 2).await;
+        let nobody = people.not_this_person(image, 2).await;
         assert!(
             matches!(&nobody, Err(RelabelError::Refused(_))),
             "{nobody:?}"
@@ -813,11 +800,15 @@ mod tests {
             .execute("UPDATE images SET outcome = 'known' WHERE id = ?1", [later])
             .unwrap();
         assert_eq!(
-            up.matcher.judge(&face(1, 50), 0.9, &[]).unwrap().outcome,
+            board
+                .matcher()
+                .judge(&face(1, 50), 0.9, &[])
+                .unwrap()
+                .outcome,
             Outcome::Known
         );
         assert_eq!(
-            enroller.not_this_person(up, later, 1).await.unwrap(),
+            people.not_this_person(later, 1).await.unwrap(),
             Outcome::Unknown
         );
         let row = board.store().stored_face(later, 1).await.unwrap().unwrap();
@@ -828,24 +819,28 @@ mod tests {
         );
         // The same face again is not Ada; one that is nearer to her own picture is.
         assert_eq!(
-            up.matcher.judge(&face(1, 50), 0.9, &[]).unwrap().outcome,
+            board
+                .matcher()
+                .judge(&face(1, 50), 0.9, &[])
+                .unwrap()
+                .outcome,
             Outcome::Unknown
         );
-        let judged = up.matcher.judge(&face(1, 1), 0.9, &[]).unwrap();
+        let judged = board.matcher().judge(&face(1, 1), 0.9, &[]).unwrap();
         assert_eq!(judged.person.unwrap().person_id, ada);
         // It is a stranger's now, though the results of its image were looked at before.
         let again = format!("SELECT count(*) FROM stranger_faces WHERE image_id = {later}");
         board.store().set_grouped_upto(99).await.unwrap();
         assert_eq!((board.round().await, board.ask::<u32>(&again)), (1, 1));
         // With her goes what she is not.
-        assert!(enroller.forget(Some(up), "Ada").await.unwrap().is_some());
+        assert!(people.forget(Some(up), "Ada").await.unwrap().is_some());
         assert_eq!(board.ask::<u32>("SELECT count(*) FROM counter_examples"), 0);
     }
 
     #[tokio::test]
     async fn what_was_erased_or_found_with_another_model_pack_is_refused_in_words() {
         let board = Board::new().await;
-        let (enroller, up) = (&board.enroller, &board.up);
+        let (people, up) = (&board.people, &board.up);
         let image = board.image(&[(0.9, face(1, 1)), (0.9, face(1, 2))]);
         board
             .database()
@@ -859,8 +854,8 @@ mod tests {
             .execute("UPDATE faces SET space = 'another' WHERE number = 2", [])
             .unwrap();
         for (number, why) in [(1, "not kept any more"), (2, "another model pack")] {
-            let refused = enroller
-                .enroll_face(up, image, number, "Ada", false)
+            let refused = people
+                .enroll_face(image, number, "Ada", false)
                 .await
                 .unwrap_err()
                 .to_string();
@@ -874,19 +869,15 @@ mod tests {
         let label =
             "UPDATE faces SET outcome = 'known', person_id = ?1 WHERE image_id = ?2 AND number = 1";
         board.database().execute(label, [person, image]).unwrap();
-        board
-            .enroller
-            .not_this_person(&board.up, image, 1)
-            .await
-            .unwrap();
+        board.people.not_this_person(image, 1).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_face_that_was_said_not_to_be_somebody_is_them_again_when_it_is_named() {
         let mut board = Board::new().await;
-        let (enroller, up) = (board.enroller.clone(), Arc::clone(&board.up));
-        let ada = enroller
-            .enroll_face(&up, board.image(&[(0.9, face(1, 1))]), 1, "Ada", false)
+        let people = board.people.clone();
+        let ada = people
+            .enroll_face(board.image(&[(0.9, face(1, 1))]), 1, "Ada", false)
             .await
             .unwrap();
         let outcome = |picture| {
@@ -901,10 +892,7 @@ mod tests {
         mistaken(&board, ada, image).await;
         assert_eq!((outcome(2), board.ask::<u32>(kept)), (Outcome::Unknown, 1));
         assert_eq!(
-            enroller
-                .enroll_face(&up, image, 1, "Ada", false)
-                .await
-                .unwrap(),
+            people.enroll_face(image, 1, "Ada", false).await.unwrap(),
             ada
         );
         assert_eq!((outcome(2), board.ask::<u32>(kept)), (Outcome::Known, 0));
@@ -923,8 +911,8 @@ mod tests {
         );
         let group = board.ask::<StrangerId>("SELECT id FROM strangers");
         assert_eq!(
-            enroller
-                .name_stranger(&up, group, "Ada", false)
+            people
+                .name_stranger(group, "Ada", false)
                 .await
                 .unwrap()
                 .faces,
@@ -972,16 +960,13 @@ mod tests {
     #[tokio::test]
     async fn who_was_given_the_wrong_name_is_enrolled_under_the_right_one_and_not_the_wrong() {
         let mut board = Board::new().await;
-        let (enroller, up) = (board.enroller.clone(), Arc::clone(&board.up));
+        let people = board.people.clone();
         let image = board.image(&[(0.9, face(1, 1))]);
-        enroller
-            .enroll_face(&up, image, 1, "Ann", false)
-            .await
-            .unwrap();
+        people.enroll_face(image, 1, "Ann", false).await.unwrap();
         let kept = "SELECT count(*) FROM enrolment_pictures";
         assert_eq!(board.ask::<u32>(kept), 1);
         assert_eq!(
-            enroller.not_this_person(&up, image, 1).await.unwrap(),
+            people.not_this_person(image, 1).await.unwrap(),
             Outcome::Unknown
         );
         assert_eq!(
@@ -989,9 +974,9 @@ mod tests {
             0
         );
         board.round().await;
-        let ben = enroller.name_stranger(&up, 1, "Ben", false).await.unwrap();
+        let ben = people.name_stranger(1, "Ben", false).await.unwrap();
         assert_eq!((ben.pictures, ben.faces), (1, 1));
-        let judged = up.matcher.judge(&face(1, 1), 0.9, &[]).unwrap();
+        let judged = board.matcher().judge(&face(1, 1), 0.9, &[]).unwrap();
         assert_eq!(
             (judged.outcome, judged.person.unwrap().name.as_str()),
             (Outcome::Known, "Ben")
@@ -1002,7 +987,7 @@ mod tests {
     async fn a_group_whose_faces_are_enrolled_as_somebody_else_is_not_made_a_person_without_a_picture()
      {
         let mut board = Board::new().await;
-        let (enroller, up) = (board.enroller.clone(), Arc::clone(&board.up));
+        let people = board.people.clone();
         let (first, second) = (
             board.image(&[(0.9, face(1, 1))]),
             board.image(&[(0.8, face(1, 2))]),
@@ -1018,15 +1003,9 @@ mod tests {
                 .execute(change, params![crop, same, number])
                 .unwrap();
         }
-        enroller
-            .enroll_face(&up, same, 1, "Ann", false)
-            .await
-            .unwrap();
-        enroller
-            .enroll_face(&up, same, 2, "Ann", false)
-            .await
-            .unwrap();
-        let refused = enroller.name_stranger(&up, 1, "Ben", true).await;
+        people.enroll_face(same, 1, "Ann", false).await.unwrap();
+        people.enroll_face(same, 2, "Ann", false).await.unwrap();
+        let refused = people.name_stranger(1, "Ben", true).await;
         assert!(
             matches!(&refused, Err(RelabelError::Refused(why)) if why.contains("enrolled as Ann")),
             "{refused:?}"
@@ -1037,11 +1016,7 @@ mod tests {
             .execute("DELETE FROM person_images WHERE id = 1", [])
             .unwrap();
         assert_eq!(
-            enroller
-                .name_stranger(&up, 1, "Ben", true)
-                .await
-                .unwrap()
-                .pictures,
+            people.name_stranger(1, "Ben", true).await.unwrap().pictures,
             1,
             "as many as are his"
         );
@@ -1061,11 +1036,10 @@ mod tests {
         board.image(&[(0.85, turned(0.2))]);
         board.image(&[(0.82, turned(-0.2))]);
         assert_eq!(board.round().await, 1);
-        let up = Arc::clone(&board.up);
         assert_eq!(
             board
-                .enroller
-                .name_stranger(&up, 1, "Ada", false)
+                .people
+                .name_stranger(1, "Ada", false)
                 .await
                 .unwrap()
                 .pictures,
@@ -1087,13 +1061,13 @@ mod tests {
     async fn with_a_person_and_with_an_image_go_counter_examples_that_another_model_pack_embedded()
     {
         let board = Board::new().await;
-        let (enroller, up) = (&board.enroller, &board.up);
-        let ada = enroller
-            .enroll_face(up, board.image(&[(0.9, face(1, 1))]), 1, "Ada", false)
+        let (people, up) = (&board.people, &board.up);
+        let ada = people
+            .enroll_face(board.image(&[(0.9, face(1, 1))]), 1, "Ada", false)
             .await
             .unwrap();
-        enroller
-            .enroll_face(up, board.image(&[(0.9, face(2, 1))]), 1, "Bob", false)
+        people
+            .enroll_face(board.image(&[(0.9, face(2, 1))]), 1, "Bob", false)
             .await
             .unwrap();
         let kept = "SELECT count(*) FROM counter_examples";
@@ -1104,8 +1078,8 @@ mod tests {
             mistaken(&board, ada, image).await;
             images.push(image);
         }
-        enroller
-            .enroll_face(up, images[0], 1, "Bob", false)
+        people
+            .enroll_face(images[0], 1, "Bob", false)
             .await
             .unwrap();
         let his =
@@ -1129,16 +1103,16 @@ mod tests {
         assert_eq!(board.ask::<u32>(kept), 2);
 
         // Nor is what was taken for Ada and is Bob's, enrolled or not.
-        assert!(enroller.forget(Some(up), "Bob").await.unwrap().is_some());
+        assert!(people.forget(Some(up), "Bob").await.unwrap().is_some());
         assert_eq!(board.ask::<u32>(kept), 0);
     }
 
     #[tokio::test]
     async fn people_put_together_are_not_said_not_to_be_each_other_whatever_pack_embedded_it() {
         let board = Board::new().await;
-        let (enroller, up) = (&board.enroller, &board.up);
-        let ada = enroller
-            .enroll_face(up, board.image(&[(0.9, face(1, 1))]), 1, "Ada", false)
+        let (people, up) = (&board.people, &board.up);
+        let ada = people
+            .enroll_face(board.image(&[(0.9, face(1, 1))]), 1, "Ada", false)
             .await
             .unwrap();
         let enrolled = board.image(&[(0.9, face(2, 2))]);
@@ -1146,10 +1120,7 @@ mod tests {
         for image in [enrolled, found, board.image(&[(0.9, face(3, 4))])] {
             mistaken(&board, ada, image).await;
         }
-        let bob = enroller
-            .enroll_face(up, enrolled, 1, "Bob", false)
-            .await
-            .unwrap();
+        let bob = people.enroll_face(enrolled, 1, "Bob", false).await.unwrap();
         let label = "UPDATE faces SET outcome = 'known', person_id = ?1 WHERE image_id = ?2";
         board.database().execute(label, [bob, found]).unwrap();
         board
@@ -1160,7 +1131,7 @@ mod tests {
             )
             .unwrap();
         assert_eq!(
-            enroller.merge(None, bob, ada).await.unwrap(),
+            people.merge(None, bob, ada).await.unwrap(),
             Changed::Done(())
         );
         assert_eq!(
@@ -1173,9 +1144,9 @@ mod tests {
     #[tokio::test]
     async fn an_image_that_is_to_be_grouped_again_while_it_is_grouped_again_is_not_lost() {
         let mut board = Board::new().await;
-        let (enroller, up) = (board.enroller.clone(), Arc::clone(&board.up));
-        let ada = enroller
-            .enroll_face(&up, board.image(&[(0.9, face(1, 1))]), 1, "Ada", false)
+        let people = board.people.clone();
+        let ada = people
+            .enroll_face(board.image(&[(0.9, face(1, 1))]), 1, "Ada", false)
             .await
             .unwrap();
         let image = board.image(&[(0.9, face(1, 2)), (0.9, face(2, 2))]);

@@ -11,16 +11,18 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::{
-    Claimed, Identified, IdentifiedFace, ImageId, NamedCandidate, Outcome, Timings, sha256,
+    Claimed, EngineError, EngineErrorKind, Identified, IdentifiedFace, ImageId, NamedCandidate,
+    Outcome, Timings, sha256,
 };
 use crate::engine_process::StageTimes;
+use crate::engines::Engines;
 use crate::engines::client::{Answer, Picture};
-use crate::people::{Ready, ReadyWatch, person_of};
+use crate::people::{Matcher, People, person_of};
 use crate::pipeline::Reader;
 use crate::queue::{Failure, Queue, QueueError};
 use crate::status::health::{Condition, Health};
 use crate::status::heartbeat::Pulse;
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 
 /// Longest sleep while images wait: a safety net, not a pace.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
@@ -33,8 +35,8 @@ pub struct Dispatcher {
     pub queue: Queue,
     /// Opens their files.
     pub reader: Arc<Reader>,
-    /// Engine and gallery, once they are up.
-    pub ready: ReadyWatch,
+    /// Engines and gallery.
+    pub people: People,
     /// Where a database that does not answer is shown.
     pub health: Health,
     /// Says that the loop turns.
@@ -47,16 +49,19 @@ impl Dispatcher {
         let Self {
             queue,
             reader,
-            mut ready,
+            people,
             health,
             mut pulse,
         } = self;
-        let up = tokio::select! {
-            up = pulse.answer_during(ready.wait_for(Option::is_some)) => up.ok().and_then(|up| up.clone()),
-            () = stop.cancelled() => None,
+        let matcher = tokio::select! {
+            matcher = pulse.answer_during(people.loaded()) => matcher,
+            () = stop.cancelled() => return Ok(()),
         };
-        // The engine's task ends first when the stop comes while it loads.
-        let Some(up) = up else { return Ok(()) };
+        let identifier = Identifier {
+            engines: people.engines.clone(),
+            matcher,
+            store: Some(people.store.clone()),
+        };
         while let Err(error) = queue.recover().await {
             show_database_trouble(&health, error)?;
             tokio::select! {
@@ -64,14 +69,14 @@ impl Dispatcher {
                 () = pulse.answer_during(tokio::time::sleep(DATABASE_RETRY)) => {}
             }
         }
-        let (mut changes, mut engines) = (queue.changes(), up.guard.changes());
+        let (mut changes, mut engines) = (queue.changes(), people.engines.changes());
         let mut in_flight: JoinSet<Result<(), QueueError>> = JoinSet::new();
         loop {
             changes.borrow_and_update();
             engines.borrow_and_update();
             // One picture per thread of the engine, and as many being read meanwhile; none while
             // there is nowhere to send them: the breaker stands before the claim.
-            let room = up.guard.capacity().saturating_sub(in_flight.len());
+            let room = people.engines.capacity().saturating_sub(in_flight.len());
             let mut sleep = LONGEST_SLEEP;
             if room > 0 {
                 let claim = match queue.claim(room, in_flight.is_empty()).await {
@@ -91,14 +96,11 @@ impl Dispatcher {
                     .clamp(Duration::from_millis(5), LONGEST_SLEEP);
                 let claimed_some = !claim.images.is_empty();
                 for image in claim.images {
-                    let (queue, reader, up, stop) = (
-                        queue.clone(),
-                        Arc::clone(&reader),
-                        Arc::clone(&up),
-                        stop.clone(),
-                    );
-                    in_flight
-                        .spawn(async move { process(&queue, &reader, &up, image, &stop).await });
+                    let (queue, reader) = (queue.clone(), Arc::clone(&reader));
+                    let (identifier, stop) = (identifier.clone(), stop.clone());
+                    in_flight.spawn(async move {
+                        process(&queue, &reader, &identifier, image, &stop).await
+                    });
                 }
                 if claimed_some {
                     continue;
@@ -138,7 +140,7 @@ fn show_database_trouble(health: &Health, error: QueueError) -> Result<(), Queue
 async fn process(
     queue: &Queue,
     reader: &Reader,
-    up: &Ready,
+    identifier: &Identifier,
     image: Claimed,
     stop: &CancellationToken,
 ) -> Result<(), QueueError> {
@@ -165,13 +167,8 @@ async fn process(
                 .standing
                 .zip(standing)
                 .and_then(|(queued, now)| queued.objection(&now));
-            let identified = identify(
-                up,
-                Some(image.id),
-                bytes,
-                image.file.is_none().then_some(path),
-            )
-            .await;
+            let path = image.file.is_none().then_some(path);
+            let identified = identifier.identify(Some(image.id), bytes, path).await;
             identified.map(|identified| with_remark(identified, replaced))
         }
         Err(failure) => Err(failure),
@@ -190,73 +187,105 @@ fn with_remark(mut identified: Identified, remark: Option<String>) -> Identified
     identified
 }
 
-/// Bytes to a result; used by the queue, by `kithd identify` and by the origin's contract.
-pub async fn identify(
-    up: &Ready,
-    image: Option<ImageId>,
-    bytes: Vec<u8>,
-    path: Option<PathBuf>,
-) -> Result<Identified, Failure> {
-    let picture_key = sha256(&bytes);
-    let picture = Picture {
-        bytes: bytes.into(),
-        path,
-    };
-    let recognised = up.guard.recognise(image, &picture).await?;
-    let mut remark = None;
-    let (size, faces, thumbnail, timings) = match recognised.answer {
-        Answer::Faces(reply) => {
-            let faces = up.matcher.identify(reply.faces);
-            let faces = faces.map_err(|error| Failure::EngineMalformed(error.to_string()))?;
-            remark = reply.remark;
-            (
-                Some(reply.size),
-                faces,
-                reply.thumbnail,
-                Some(timings(&reply.times)),
-            )
-        }
-        Answer::Name(None) => (
-            None,
-            vec![named_face(Outcome::Unknown, None, None)],
-            Vec::new(),
-            None,
-        ),
-        Answer::Name(Some(image_name)) => {
-            let name = person_of(Path::new(""), Path::new(&image_name))
-                .unwrap_or_else(|| image_name.clone());
-            let (person_id, name) = match &up.store {
-                Some(store) => {
-                    let found = store.person_of_image(image_name.clone(), name).await;
-                    found.map_err(|error| Failure::EngineAway(error.to_string()))?
-                }
-                None => (0, name),
-            };
-            let person = NamedCandidate {
-                person_id,
-                name,
-                distance: None,
-            };
-            (
+/// Finds the faces of a picture and says who they are; used by the queue, by `kithd identify` and
+/// by the origin's contract.
+#[derive(Clone)]
+pub struct Identifier {
+    /// Find faces, behind the circuit breaker.
+    pub engines: Engines,
+    /// Compares faces with the gallery.
+    pub matcher: Arc<Matcher>,
+    /// Maps the names that an engine of the origin's kind gives to people; `None` on the command
+    /// line.
+    pub store: Option<Store>,
+}
+
+impl Identifier {
+    /// Engines and gallery of a running daemon.
+    pub fn of(people: &People) -> Result<Self, Failure> {
+        let matcher = people
+            .matcher()
+            .map_err(|error| Failure::engine_away(error.to_string()))?;
+        Ok(Self {
+            engines: people.engines.clone(),
+            matcher,
+            store: Some(people.store.clone()),
+        })
+    }
+
+    /// Bytes to a result.
+    pub async fn identify(
+        &self,
+        image: Option<ImageId>,
+        bytes: Vec<u8>,
+        path: Option<PathBuf>,
+    ) -> Result<Identified, Failure> {
+        let picture_key = sha256(&bytes);
+        let picture = Picture {
+            bytes: bytes.into(),
+            path,
+        };
+        let recognised = self.engines.recognise(image, &picture).await?;
+        let mut remark = None;
+        let (size, faces, thumbnail, timings) = match recognised.answer {
+            Answer::Faces(reply) => {
+                let faces = self.matcher.identify(reply.faces);
+                let faces = faces.map_err(|error| {
+                    Failure::Engine(EngineError::new(
+                        EngineErrorKind::Malformed,
+                        error.to_string(),
+                    ))
+                })?;
+                remark = reply.remark;
+                (
+                    Some(reply.size),
+                    faces,
+                    reply.thumbnail,
+                    Some(timings(&reply.times)),
+                )
+            }
+            Answer::Name(None) => (
                 None,
-                vec![named_face(Outcome::Known, Some(person), Some(image_name))],
+                vec![named_face(Outcome::Unknown, None, None)],
                 Vec::new(),
                 None,
-            )
-        }
-    };
-    Ok(Identified {
-        outcome: Identified::best_outcome(&faces),
-        size,
-        faces,
-        timings,
-        thumbnail,
-        remark,
-        engine: recognised.engine,
-        role: recognised.role,
-        space: up.matcher.space().into(),
-        picture_key,
-    })
+            ),
+            Answer::Name(Some(image_name)) => {
+                let name = person_of(Path::new(""), Path::new(&image_name))
+                    .unwrap_or_else(|| image_name.clone());
+                let (person_id, name) = match &self.store {
+                    Some(store) => {
+                        let found = store.person_of_image(image_name.clone(), name).await;
+                        found.map_err(|error| Failure::engine_away(error.to_string()))?
+                    }
+                    None => (0, name),
+                };
+                let person = NamedCandidate {
+                    person_id,
+                    name,
+                    distance: None,
+                };
+                (
+                    None,
+                    vec![named_face(Outcome::Known, Some(person), Some(image_name))],
+                    Vec::new(),
+                    None,
+                )
+            }
+        };
+        Ok(Identified {
+            outcome: Identified::best_outcome(&faces),
+            size,
+            faces,
+            timings,
+            thumbnail,
+            remark,
+            engine: recognised.engine,
+            role: recognised.role,
+            space: self.matcher.space().into(),
+            picture_key,
+        })
+    }
 }
 
 fn timings(times: &StageTimes) -> Timings {

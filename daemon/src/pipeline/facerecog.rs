@@ -11,10 +11,10 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
-use crate::domain::Outcome;
+use crate::domain::{EngineErrorKind, Outcome};
 use crate::engines::client::NOT_FOUND;
-use crate::people::ReadyWatch;
-use crate::pipeline::{Reader, identify};
+use crate::people::People;
+use crate::pipeline::{Identifier, Reader};
 use crate::queue::Failure;
 use crate::rpc::facerecog::health_check_server::{HealthCheck, HealthCheckServer};
 use crate::rpc::facerecog::identify_server::{Identify, IdentifyServer};
@@ -29,18 +29,18 @@ const TURN: Duration = Duration::from_secs(30);
 
 /// What the contract's two services work with; clones share it.
 #[derive(Clone)]
-pub struct Origin {
+pub struct Facerecog {
     reader: Arc<Reader>,
-    ready: ReadyWatch,
+    people: People,
     turns: Arc<Semaphore>,
 }
 
-impl Origin {
+impl Facerecog {
     /// Opens paths by `reader`, and asks engines and gallery once they are up.
-    pub fn new(reader: Arc<Reader>, ready: ReadyWatch) -> Self {
+    pub fn new(reader: Arc<Reader>, people: People) -> Self {
         Self {
             reader,
-            ready,
+            people,
             turns: Arc::new(Semaphore::new(TURNS)),
         }
     }
@@ -64,24 +64,21 @@ impl Origin {
 }
 
 #[tonic::async_trait]
-impl Identify for Origin {
+impl Identify for Facerecog {
     async fn identify(
         &self,
         request: Request<IdentifyRequest>,
     ) -> Result<Response<IdentifyResponse>, Status> {
         let path = PathBuf::from(request.into_inner().image_path);
-        let up = self
-            .ready
-            .borrow()
-            .clone()
-            .ok_or_else(|| Status::unavailable("the engine is being started"))?;
+        let identifier = Identifier::of(&self.people).map_err(|failure| status(&failure))?;
         let _turn = self.turn().await?;
         let bytes = self
             .reader
             .read_path(&path)
             .await
             .map_err(|failure| status(&failure))?;
-        let identified = identify(&up, None, bytes, Some(path))
+        let identified = identifier
+            .identify(None, bytes, Some(path))
             .await
             .map_err(|failure| status(&failure))?;
         let best = identified
@@ -97,14 +94,14 @@ impl Identify for Origin {
 }
 
 #[tonic::async_trait]
-impl HealthCheck for Origin {
+impl HealthCheck for Facerecog {
     async fn health_check(
         &self,
         _: Request<Empty>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
-        let up = self.ready.borrow().clone();
+        let loaded = self.people.matcher().is_ok();
         Ok(Response::new(HealthCheckResponse {
-            ready: up.is_some_and(|up| up.guard.capacity() > 0),
+            ready: loaded && self.people.engines.capacity() > 0,
         }))
     }
 }
@@ -117,13 +114,18 @@ fn status(failure: &Failure) -> Status {
         }
         Failure::OutsideRoots(_) | Failure::Link(_) => Status::permission_denied(sentence),
         Failure::FileMissing { .. } | Failure::SpoolMissing(_) => Status::not_found(sentence),
-        Failure::EngineDied(_) | Failure::EngineFailed(_) | Failure::EngineMalformed(_) => {
-            Status::internal(sentence)
-        }
-        Failure::EngineDeadline { .. } => Status::deadline_exceeded(sentence),
-        Failure::RootAbsent { .. }
-        | Failure::EngineDiedAmongSeveral(_)
-        | Failure::EngineUnreachable(_)
-        | Failure::EngineAway(_) => Status::unavailable(sentence),
+        Failure::RootAbsent { .. } => Status::unavailable(sentence),
+        Failure::Engine(error) => match error.kind {
+            EngineErrorKind::Unreadable => Status::invalid_argument(sentence),
+            EngineErrorKind::Died { lone: true }
+            | EngineErrorKind::Failed
+            | EngineErrorKind::Malformed => Status::internal(sentence),
+            EngineErrorKind::TimedOut { .. } => Status::deadline_exceeded(sentence),
+            EngineErrorKind::Died { lone: false }
+            | EngineErrorKind::Unreachable
+            | EngineErrorKind::Aborted
+            | EngineErrorKind::NotStarted
+            | EngineErrorKind::WrongAnswer => Status::unavailable(sentence),
+        },
     }
 }

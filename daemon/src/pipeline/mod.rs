@@ -2,12 +2,10 @@
 
 pub mod dispatcher;
 pub mod facerecog;
-pub mod faces;
 pub mod queued_files;
 pub mod reader;
 
-pub use dispatcher::{Dispatcher, identify};
-pub use facerecog::Origin;
-pub use faces::face_desk;
+pub use dispatcher::{Dispatcher, Identifier};
+pub use facerecog::Facerecog;
 pub use queued_files::Looker;
 pub use reader::{Reader, read_below, read_given};

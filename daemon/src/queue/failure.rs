@@ -2,9 +2,8 @@
 //! one place: try again or not, the breaker's business or not, and the sentence the operator reads.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use crate::domain::EngineRole;
+use crate::domain::{EngineError, EngineErrorKind, EngineRole};
 
 /// A failed attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,25 +49,8 @@ pub enum Failure {
     },
     /// Spooled bytes are gone; only a damaged disk or a helping hand does that.
     SpoolMissing(String),
-    /// The engine lives and says that it failed over this picture.
-    EngineFailed(String),
-    /// The engine died with nothing but this picture in it, and passed its self-test afterwards.
-    EngineDied(String),
-    /// The engine died with several pictures in it; nobody knows which it was.
-    EngineDiedAmongSeveral(String),
-    /// The engine took longer than allowed.
-    EngineDeadline {
-        /// The time it had.
-        limit: Duration,
-        /// Nothing else was in it, and it passed its self-test afterwards.
-        lone: bool,
-    },
-    /// The engine answered nonsense.
-    EngineMalformed(String),
-    /// The engine cannot be reached.
-    EngineUnreachable(String),
-    /// The engine went away for reasons that have nothing to do with this picture.
-    EngineAway(String),
+    /// The engine gave no answer.
+    Engine(EngineError),
 }
 
 /// Whether an image is tried again.
@@ -101,6 +83,11 @@ pub struct Verdict {
 }
 
 impl Failure {
+    /// No engine takes the picture now; costs no attempt.
+    pub fn engine_away(why: impl Into<String>) -> Self {
+        Self::Engine(EngineError::aborted(why))
+    }
+
     /// The three decisions.
     pub fn verdict(&self) -> Verdict {
         let verdict = |again, counts_for_breaker, sentence| Verdict {
@@ -156,47 +143,58 @@ impl Failure {
                 false,
                 format!("the stored picture {file} is gone from the state folder"),
             ),
-            Self::EngineFailed(why) => verdict(
-                Again::Attempt,
-                true,
-                format!("the engine failed over this picture: {why}"),
-            ),
-            Self::EngineDied(how) => alone(
-                Again::Attempt,
-                false,
-                format!("the engine died over this picture, and nothing else: {how}"),
-            ),
-            Self::EngineDiedAmongSeveral(how) => alone(
-                Again::Refunded,
-                true,
-                format!("the engine died with several pictures in it: {how}"),
-            ),
-            Self::EngineDeadline { limit, lone } => alone(
-                Again::Attempt,
-                !lone,
-                format!("the engine took longer than {:.1} s", limit.as_secs_f32()),
-            ),
-            Self::EngineMalformed(why) => verdict(
-                Again::Attempt,
-                true,
-                format!("the engine's answer made no sense: {why}"),
-            ),
-            Self::EngineUnreachable(why) => verdict(
-                Again::Refunded,
-                true,
-                format!("the engine cannot be reached: {why}"),
-            ),
-            Self::EngineAway(why) => verdict(
-                Again::Refunded,
-                false,
-                format!("waits for the engine: {why}"),
-            ),
+            Self::Engine(error) => {
+                let why = &error.sentence;
+                match error.kind {
+                    // An engine whose role is unknown says so; never tried again either.
+                    EngineErrorKind::Unreadable => verdict(Again::Final, false, why.clone()),
+                    EngineErrorKind::Failed => verdict(
+                        Again::Attempt,
+                        true,
+                        format!("the engine failed over this picture: {why}"),
+                    ),
+                    EngineErrorKind::Died { lone: true } => alone(
+                        Again::Attempt,
+                        false,
+                        format!("the engine died over this picture, and nothing else: {why}"),
+                    ),
+                    EngineErrorKind::Died { lone: false } => alone(
+                        Again::Refunded,
+                        true,
+                        format!("the engine died with several pictures in it: {why}"),
+                    ),
+                    EngineErrorKind::TimedOut { limit, lone } => alone(
+                        Again::Attempt,
+                        !lone,
+                        format!("the engine took longer than {:.1} s", limit.as_secs_f32()),
+                    ),
+                    EngineErrorKind::Malformed => verdict(
+                        Again::Attempt,
+                        true,
+                        format!("the engine's answer made no sense: {why}"),
+                    ),
+                    EngineErrorKind::Unreachable => verdict(
+                        Again::Refunded,
+                        true,
+                        format!("the engine cannot be reached: {why}"),
+                    ),
+                    EngineErrorKind::Aborted
+                    | EngineErrorKind::NotStarted
+                    | EngineErrorKind::WrongAnswer => verdict(
+                        Again::Refunded,
+                        false,
+                        format!("waits for the engine: {why}"),
+                    ),
+                }
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -226,12 +224,15 @@ mod tests {
     #[test]
     fn the_engines_faults_are_tried_again_and_count() {
         for failure in [
-            Failure::EngineFailed("x".into()),
-            Failure::EngineDeadline {
-                limit: Duration::from_secs(1),
-                lone: false,
-            },
-            Failure::EngineMalformed("x".into()),
+            Failure::Engine(EngineError::new(EngineErrorKind::Failed, "x")),
+            Failure::Engine(EngineError::new(
+                EngineErrorKind::TimedOut {
+                    limit: Duration::from_secs(1),
+                    lone: false,
+                },
+                "no answer",
+            )),
+            Failure::Engine(EngineError::new(EngineErrorKind::Malformed, "x")),
         ] {
             let verdict = failure.verdict();
             assert_eq!(
@@ -245,11 +246,14 @@ mod tests {
     #[test]
     fn a_lone_death_before_a_passed_self_test_is_the_pictures_fault_and_not_the_engines() {
         for failure in [
-            Failure::EngineDied("x".into()),
-            Failure::EngineDeadline {
-                limit: Duration::from_secs(1),
-                lone: true,
-            },
+            Failure::Engine(EngineError::new(EngineErrorKind::Died { lone: true }, "x")),
+            Failure::Engine(EngineError::new(
+                EngineErrorKind::TimedOut {
+                    limit: Duration::from_secs(1),
+                    lone: true,
+                },
+                "no answer",
+            )),
         ] {
             let Verdict {
                 again,
@@ -272,7 +276,7 @@ mod tests {
             counts_for_breaker,
             alone,
             ..
-        } = Failure::EngineDiedAmongSeveral("x".into()).verdict();
+        } = Failure::Engine(EngineError::new(EngineErrorKind::Died { lone: false }, "x")).verdict();
         assert_eq!(
             (again, counts_for_breaker, alone),
             (Again::Refunded, true, true)
@@ -281,12 +285,13 @@ mod tests {
 
     #[test]
     fn an_engine_that_is_not_there_costs_no_attempt() {
-        let unreachable = Failure::EngineUnreachable("x".into()).verdict();
+        let unreachable =
+            Failure::Engine(EngineError::new(EngineErrorKind::Unreachable, "x")).verdict();
         assert_eq!(
             (unreachable.again, unreachable.counts_for_breaker),
             (Again::Refunded, true)
         );
-        let away = Failure::EngineAway("x".into()).verdict();
+        let away = Failure::engine_away("x").verdict();
         assert_eq!(
             (away.again, away.counts_for_breaker),
             (Again::Refunded, false)

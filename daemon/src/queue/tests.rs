@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::config::Config;
-use crate::domain::{IdentifiedFace, NamedCandidate, Outcome, Source, Standing};
+use crate::domain::{
+    EngineError, EngineErrorKind, IdentifiedFace, NamedCandidate, Outcome, Source, Standing,
+};
 use crate::store::EnrolledPicture;
 
 async fn queue(
@@ -104,7 +106,10 @@ async fn an_engine_failure_is_tried_again_until_the_attempts_are_spent_and_then_
         let claimed = claim_one(&queue).await;
         assert_eq!(claimed.attempts, attempt);
         queue
-            .fail(claimed, &Failure::EngineFailed("boom".into()))
+            .fail(
+                claimed,
+                &Failure::Engine(EngineError::new(EngineErrorKind::Failed, "boom")),
+            )
             .await
             .unwrap();
     }
@@ -268,7 +273,13 @@ async fn several_in_flight_when_the_engine_died_are_refunded_and_run_alone_one_b
         .unwrap();
     for claimed in queue.claim(2, true).await.unwrap().images {
         queue
-            .fail(claimed, &Failure::EngineDiedAmongSeveral("signal 9".into()))
+            .fail(
+                claimed,
+                &Failure::Engine(EngineError::new(
+                    EngineErrorKind::Died { lone: false },
+                    "signal 9",
+                )),
+            )
             .await
             .unwrap();
     }
@@ -310,7 +321,13 @@ async fn a_picture_that_kills_the_engine_alone_each_time_ends_failed() {
     for _ in 0..3 {
         let claimed = claim_one(&queue).await;
         queue
-            .fail(claimed, &Failure::EngineDied("signal 11".into()))
+            .fail(
+                claimed,
+                &Failure::Engine(EngineError::new(
+                    EngineErrorKind::Died { lone: true },
+                    "signal 11",
+                )),
+            )
             .await
             .unwrap();
     }
@@ -338,9 +355,9 @@ async fn an_engine_that_is_away_or_unreachable_never_fails_an_image() {
         let claimed = claim_one(&queue).await;
         let why = "no such file".to_string();
         let failure = if n % 2 == 0 {
-            Failure::EngineAway(why)
+            Failure::engine_away(why)
         } else {
-            Failure::EngineUnreachable(why)
+            Failure::Engine(EngineError::new(EngineErrorKind::Unreachable, why))
         };
         queue.fail(claimed, &failure).await.unwrap();
     }
@@ -355,7 +372,10 @@ async fn attempts_lost_to_an_engine_that_broke_down_are_given_back() {
     queue.submit(vec![image("/a")]).await.unwrap();
     let claimed = claim_one(&queue).await;
     queue
-        .fail(claimed, &Failure::EngineFailed("x".into()))
+        .fail(
+            claimed,
+            &Failure::Engine(EngineError::new(EngineErrorKind::Failed, "x")),
+        )
         .await
         .unwrap();
     assert_eq!(committed(&store, 1).await.image.attempts, 1);
@@ -565,7 +585,10 @@ async fn the_queue_clock_goes_on_from_the_last_write_so_a_wrong_board_clock_chan
     first_run.submit(vec![image("/a")]).await.unwrap();
     let claimed = claim_one(&first_run).await;
     first_run
-        .fail(claimed, &Failure::EngineFailed("x".into()))
+        .fail(
+            claimed,
+            &Failure::Engine(EngineError::new(EngineErrorKind::Failed, "x")),
+        )
         .await
         .unwrap();
     drop(first_run);

@@ -4,10 +4,9 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::engines::status::EngineDesk;
+use crate::engines::Engines;
 use crate::mqtt::{Message, PublishError, Publisher};
 use crate::status::disk::Disk;
 use crate::status::health::{Condition, Health};
@@ -78,7 +77,7 @@ pub struct Report {
     /// Every part, the sources among them.
     pub health: Health,
     /// Engines and breaker.
-    pub desk: watch::Receiver<Option<EngineDesk>>,
+    pub engines: Engines,
     /// Room.
     pub disk: Disk,
     /// The board's number, by which it knows its own retained health again.
@@ -93,7 +92,7 @@ impl Report {
             "board": self.board,
             "queue": self.store.counts().await?,
             "parts": self.health.parts(),
-            "engine": self.desk.borrow().as_ref().map(|desk| (desk.report)()),
+            "engine": self.engines.report(),
             "disk": self.disk.report().await?,
         }))
     }

@@ -20,7 +20,8 @@ use crate::camera_process::wire::{self, WireError, Word};
 use crate::child::Child;
 use crate::config;
 use crate::domain::{Moment, Source, wall_clock_ms};
-use crate::engines::status::{FaceDesk, NoAnswer};
+use crate::engines::Engines;
+use crate::queue::Failure;
 use crate::status::health::{Condition, Health};
 
 /// Between looks for a camera that is not plugged in.
@@ -45,7 +46,7 @@ pub struct Camera {
     /// The door.
     pub intake: Intake,
     /// Where faces are asked for.
-    pub faces: FaceDesk,
+    pub engines: Engines,
     /// Where it says how it is.
     pub health: Health,
     /// What it has to say.
@@ -272,15 +273,15 @@ impl Camera {
         for frame in &frames {
             let answer = match &silent {
                 Some(_) => None,
-                None => timeout_at(deadline, (self.faces.best_face)(frame.jpeg.clone()))
+                None => timeout_at(deadline, self.engines.best_face(frame.jpeg.clone()))
                     .await
                     .ok(),
             };
             judged.push(match answer {
                 Some(Ok(quality)) => Judged::Seen(quality),
-                Some(Err(NoAnswer::Unreadable(_))) => Judged::Unreadable,
-                Some(Err(NoAnswer::Away(why))) => {
-                    silent = Some(why);
+                Some(Err(Failure::Unreadable { .. })) => Judged::Unreadable,
+                Some(Err(failure)) => {
+                    silent = Some(failure.verdict().sentence);
                     Judged::Unasked
                 }
                 None => {

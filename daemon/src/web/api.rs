@@ -22,7 +22,7 @@ use utoipa_axum::routes;
 use super::breaker::{self, Engines};
 use super::{VERSION, Web, cut, rejected, with_etag};
 use crate::domain::{ImageId, Outcome, PersonId, PictureBytes, Source, State as ImageState};
-use crate::engines::status::{Calibration, PictureRemark};
+use crate::people::{Calibration, PictureRemark};
 use crate::problem::Problem;
 use crate::status::disk::DiskReport;
 use crate::status::health::{Condition, Part};
@@ -280,7 +280,7 @@ async fn person(
     let person = web.store.person(id).await?;
     let person = person.ok_or_else(|| Problem::not_found(format!("There is no person {id}.")))?;
     let mut remarks: HashMap<i64, Vec<PictureRemark>> = HashMap::new();
-    for (picture, remark) in web.remarks(id).await {
+    for (picture, remark) in web.people.remarks(id).await {
         remarks.entry(picture).or_default().push(remark);
     }
     let mut pictures = web.store.person_pictures(id, cursor, limit + 1).await?;
@@ -409,7 +409,7 @@ pub fn no_stranger(id: StrangerId) -> Problem {
 /// What the own gallery says about the threshold.
 #[utoipa::path(get, path = "/v1/calibration", tag = "board", responses((status = 200, body = Calibration), Problem))]
 async fn calibration(State(web): State<Web>) -> Result<Json<Calibration>, Problem> {
-    let calibration = web.calibration().await;
+    let calibration = web.people.calibration().await;
     calibration
         .map(Json)
         .ok_or_else(|| Problem::later("The gallery is not loaded yet; /v1/health says why."))
@@ -427,7 +427,7 @@ pub struct Status {
     #[schema(value_type = HashMap<String, Part>)]
     parts: std::collections::BTreeMap<&'static str, Part>,
     /// Breaker and engines, once the model pack is loaded.
-    engine: Option<Engines>,
+    engine: Engines,
 }
 
 /// Counts, room on the disk, heat of the board, the engine, and what each part says of itself.
@@ -438,11 +438,7 @@ pub async fn status(State(web): State<Web>) -> Result<Json<Status>, Problem> {
         disk: web.disk.report().await?,
         board: web.board.report().await,
         parts: web.health.parts(),
-        engine: web
-            .desk
-            .borrow()
-            .as_ref()
-            .map(|desk| Engines::from((desk.report)())),
+        engine: Engines::from(web.people.engines.report()),
         device: web.device,
         version: VERSION,
     }))

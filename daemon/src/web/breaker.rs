@@ -3,12 +3,11 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Web;
-use crate::engines::status::{EngineDesk, EngineReport};
+use crate::engines::status::EngineReport;
 use crate::problem::Problem;
 
 /// Engines and breaker, with their one-line summary.
@@ -31,17 +30,6 @@ impl From<EngineReport> for Engines {
 
 /// The circuit breaker and the engines.
 #[utoipa::path(get, path = "/v1/breaker", tag = "board", responses((status = 200, body = Engines), Problem))]
-pub async fn show(State(web): State<Web>) -> Result<Json<Engines>, Problem> {
-    Ok(Json((desk(&web)?.report)().into()))
-}
-
-/// The door to the engines.
-pub fn desk(web: &Web) -> Result<EngineDesk, Problem> {
-    let desk = web.desk.borrow().clone();
-    desk.ok_or_else(|| {
-        Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "The model pack is not loaded; /v1/health says why.",
-        )
-    })
+pub async fn show(State(web): State<Web>) -> Json<Engines> {
+    Json(web.people.engines.report().into())
 }

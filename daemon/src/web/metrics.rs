@@ -70,7 +70,7 @@ pub async fn metrics(State(web): State<Web>) -> Result<impl IntoResponse, Proble
     let counts = web.store.counts().await?;
     let mut open_metrics = String::new();
     // Writing into a String fails only if a label set does, and ours are plain text.
-    let report = web.desk.borrow().as_ref().map(|desk| (desk.report)());
+    let report = Some(web.people.engines.report());
     let mut registry = gather(
         &counts,
         web.store.commits(),

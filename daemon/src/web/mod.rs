@@ -31,13 +31,11 @@ use axum::routing::get;
 use bytes::Bytes;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::domain::PersonId;
-use crate::engines::status::{Calibration, EngineDesk, GalleryDesk, PictureRemark};
+use crate::people::People;
 use crate::problem::{Problem, ProblemDetails};
 use crate::status::disk::Disk;
 use crate::status::health::Health;
@@ -47,9 +45,6 @@ use crate::store::Store;
 /// What this program calls itself on the page, in the API and in the metrics.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Whole galleries are compared one at a time, however many ask.
-static COMPARING: Semaphore = Semaphore::const_new(1);
-
 /// Everything the page reads; clones share it.
 #[derive(Clone)]
 pub struct Web {
@@ -57,10 +52,8 @@ pub struct Web {
     pub store: Store,
     /// What each part says of itself.
     pub health: Health,
-    /// Engines and breaker, once the model pack is loaded.
-    pub desk: watch::Receiver<Option<EngineDesk>>,
-    /// What the gallery says of itself, once it is up.
-    pub gallery: Arc<dyn Fn() -> Option<GalleryDesk> + Send + Sync>,
+    /// Engines, breaker and gallery.
+    pub people: People,
     /// Room on the disk.
     pub disk: Disk,
     /// Heat and throttling.
@@ -73,29 +66,6 @@ pub struct Web {
     pub document: Arc<OnceLock<Value>>,
     /// Cancelled when the server stops, so that live pages do not hold it open.
     pub stop: CancellationToken,
-}
-
-impl Web {
-    /// Remarks on the enrolled pictures of a person; none while there is no gallery.
-    pub async fn remarks(&self, person: PersonId) -> Vec<(i64, PictureRemark)> {
-        let Some(gallery) = (self.gallery)() else {
-            return Vec::new();
-        };
-        // Compares them with all others. Closed by nobody.
-        let _turn = COMPARING.acquire().await;
-        tokio::task::spawn_blocking(move || (gallery.remarks)(person))
-            .await
-            .unwrap_or_default()
-    }
-
-    /// What the gallery says about the threshold; `None` while there is none.
-    pub async fn calibration(&self) -> Option<Calibration> {
-        let gallery = (self.gallery)()?;
-        let _turn = COMPARING.acquire().await;
-        tokio::task::spawn_blocking(move || (gallery.calibration)())
-            .await
-            .ok()
-    }
 }
 
 /// The reading half of `/v1`, with its documentation.

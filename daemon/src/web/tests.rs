@@ -14,9 +14,12 @@ use tower::ServiceExt;
 
 use super::auth::Visitor;
 use super::{Web, api, dress, router};
+use crate::config::Config;
 use crate::domain::{
     EngineRole, Identified, IdentifiedFace, NamedCandidate, NewImage, Outcome, Source,
 };
+use crate::engines::Engines;
+use crate::people::People;
 use crate::status::disk::Disk;
 use crate::status::health::{Condition, Health};
 use crate::store::{End, EnrolledPicture, NewRejected, Store};
@@ -40,13 +43,15 @@ impl Site {
             reserve_bytes: 7,
             store: store.clone(),
         };
+        let settings = crate::app::engines_settings(&Config::default(), folder.path());
+        let (engines, _) = Engines::new(settings, Health::default(), None);
+        let people = People::new(store.clone(), engines, folder.path(), "board-7");
         let web = Web {
             store,
-            gallery: std::sync::Arc::new(|| None),
+            people,
             disk,
             board: crate::status::thermal::Board::at(folder.path()),
             health: Health::default(),
-            desk: tokio::sync::watch::channel(None).1,
             device: "board-7".into(),
             topic: "kithd/board-7/image/post".into(),
             document: Arc::default(),

@@ -1,13 +1,11 @@
-//! What the guard says of breaker and engines, to those who look on and for the state of the
-//! appliance. Changes neither.
+//! The report about breaker and engines for page, API, MQTT and health. Changes neither.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Inner;
 use crate::domain::BreakerState;
-use crate::engines::instance::{Slot, SlotState};
+use crate::engines::instance::{EngineInstance, EngineState};
 use crate::engines::status::{BreakerLine, EngineLine, EngineReport, ReasonCount, StateTime};
 use crate::status::health::Condition;
 
@@ -69,11 +67,7 @@ impl Inner {
             breaker: line,
             primary: EngineLine {
                 // Measured by an earlier process of this run.
-                timings: self
-                    .measured
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .clone(),
+                timings: self.timings.borrow().clone(),
                 ..engine_line(&self.primary)
             },
             fallback: self.fallback.as_ref().map(engine_line),
@@ -82,13 +76,13 @@ impl Inner {
     }
 }
 
-fn engine_line(slot: &Slot) -> EngineLine {
-    let place = slot.place();
-    let Some(up) = slot.up() else {
-        let why = match &*slot.watch().borrow() {
-            SlotState::Failed(failure) => Some(failure.to_string()),
-            SlotState::Starting => Some("it is being started".into()),
-            SlotState::Stopped | SlotState::Up(_) => None,
+fn engine_line(instance: &EngineInstance) -> EngineLine {
+    let place = instance.place();
+    let Some(up) = instance.running() else {
+        let why = match &*instance.watch().borrow() {
+            EngineState::Failed(failure) => Some(failure.to_string()),
+            EngineState::Starting => Some("it is being started".into()),
+            EngineState::Stopped | EngineState::Running(_) => None,
         };
         return EngineLine {
             place,

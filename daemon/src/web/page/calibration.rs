@@ -5,7 +5,7 @@ use askama::Template;
 use axum::extract::State;
 
 use super::{Frame, Page, Visit, filled, frame};
-use crate::engines::status::{Calibration, CalibrationPoint};
+use crate::people::{Calibration, CalibrationPoint};
 use crate::web::charts::{self, Chart, Mark, round_up, tick};
 use crate::web::{Web, wording};
 
@@ -44,7 +44,7 @@ struct Errors {
 
 /// `GET /calibration`.
 pub async fn show(State(web): State<Web>, visit: Visit) -> Page {
-    let calibration = web.calibration().await;
+    let calibration = web.people.calibration().await;
     let page = CalibrationPage {
         frame: frame(&web, visit, "calibration"),
         found: calibration.map(Found::from),

@@ -108,7 +108,7 @@ pub async fn show(
         .history(to - hours * 60, (hours * 60) as usize + 1)
         .await?;
     let changes = web.store.breaker_history(CHANGES).await?;
-    let report = web.desk.borrow().as_ref().map(|desk| (desk.report)());
+    let report = Some(web.people.engines.report());
     let disk = web.disk.report().await?;
     let parts = web.health.parts();
     let span = Span {

@@ -199,7 +199,7 @@ fn bare_frame(visit: Visit) -> Frame {
 
 /// The frame of one page.
 pub fn frame(web: &Web, visit: Visit, here: &'static str) -> Frame {
-    let report = web.desk.borrow().as_ref().map(|desk| (desk.report)());
+    let report = Some(web.people.engines.report());
     let engine = report
         .filter(|report| report.primary.up)
         .map(|report| report.primary.name());
@@ -232,7 +232,7 @@ pub fn filled(page: &impl Template) -> Response {
 
 /// Nearer than this two faces are one person, once the model pack is loaded.
 fn threshold(web: &Web) -> Option<f32> {
-    (web.gallery)().map(|gallery| gallery.threshold)
+    web.people.threshold()
 }
 
 /// A moment with how long ago it was.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{Ago, Failed, Frame, Number, Page, Visit, filled, frame, notice};
 use crate::domain::{ImageId, PersonId};
-use crate::engines::status::PictureRemark;
+use crate::people::PictureRemark;
 use crate::problem::Problem;
 use crate::store::{PersonPicture, PersonRow};
 use crate::web::{Web, cut, wording};
@@ -145,8 +145,8 @@ pub async fn one(
     let frame = frame(&web, visit, "people");
     let mut pictures = web.store.person_pictures(id, after, PICTURES + 1).await?;
     let later = cut(&mut pictures, PICTURES).map(|last| last.id);
-    let judged = (web.gallery)().is_some();
-    let remarks = web.remarks(id).await;
+    let judged = web.people.threshold().is_some();
+    let remarks = web.people.remarks(id).await;
     let mut others = match frame.visit.csrf {
         Some(_) => web.store.person_names().await?,
         None => Vec::new(),

@@ -1,24 +1,22 @@
-//! Brings up pack, engines and gallery while the page already answers; a broken pack is shown and
-//! tried again.
+//! The gallery in memory: read at start, embedded again after a change of model pack, kept complete.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
-use tokio::sync::watch;
+use anyhow::{anyhow, bail};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Judging, Models};
-use crate::engine_process::load_pack;
+use crate::config::Judging;
+use crate::domain::EngineErrorKind;
+use crate::engines::Engines;
 use crate::engines::client::{Answer, Picture};
-use crate::engines::status::EngineDesk;
-use crate::engines::{Books, Guard, GuardSettings};
-use crate::people::Matcher;
 use crate::people::enroll::refresh;
+use crate::people::{Matcher, People};
 use crate::queue::{Again, Failure};
 use crate::status::health::{Condition, Health};
 use crate::store::{Store, Unembedded};
 
+/// Longest wait for an engine that embeds a picture.
 const RETRY: Duration = Duration::from_secs(30);
 /// Before a gallery that needs an engine is looked at again.
 const GALLERY_RETRY: Duration = Duration::from_secs(2);
@@ -28,122 +26,68 @@ const TRIES: usize = 3;
 /// Pictures left out that are named; the others are counted.
 const NAMED: usize = 5;
 
-/// Engines and gallery, ready to work.
-pub struct Ready {
-    /// Finds faces, with the breaker before it.
-    pub guard: Guard,
-    /// Says who they are.
-    pub matcher: Matcher,
-    /// Where an engine of the origin's kind has its people looked up; the command line looks nobody
-    /// up.
-    pub store: Option<Store>,
-}
-
-/// `None` until the gallery is up.
-pub type ReadyWatch = watch::Receiver<Option<Arc<Ready>>>;
-
-/// What is brought up.
-pub struct Start {
-    /// The model pack, and how it is used.
-    pub models: Models,
-    /// What distances are taken for.
-    pub judging: Judging,
-    /// The engines'.
-    pub settings: GuardSettings,
-    /// Where results and facts are kept.
-    pub books: Books,
-    /// Where trouble is shown.
-    pub health: Health,
-}
-
-/// Loads until it works, then runs the engines until the stop.
-pub async fn start(
-    start: Start,
-    ready: watch::Sender<Option<Arc<Ready>>>,
-    desk: watch::Sender<Option<EngineDesk>>,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let Start {
-        models,
-        judging,
-        settings,
-        books,
-        health,
-    } = start;
-    let pack = loop {
-        let wanted = models.clone();
-        let loading = tokio::task::spawn_blocking(move || load_pack(&wanted));
-        match loading.await.context("loading the model pack panicked")? {
-            Ok(pack) => break Arc::new(pack),
-            Err(error) => {
-                if health.set(
-                    "engine",
-                    Condition::Degraded,
-                    format!("the model pack cannot be used: {error}"),
-                ) {
-                    tracing::error!("the model pack cannot be used, pictures wait: {error}");
-                }
-            }
-        }
+impl People {
+    /// Takes the gallery into memory and keeps it complete until the stop.
+    pub async fn keep_gallery(
+        self,
+        judging: Judging,
+        health: Health,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
         tokio::select! {
-            () = tokio::time::sleep(RETRY) => {}
-            () = stop.cancelled() => return Ok(()),
+            () = self.load_and_keep(judging, &health) => {}
+            () = stop.cancelled() => {}
         }
-    };
-    if !pack.commercial_use() {
-        tracing::warn!(
-            "the model pack {} is licensed for non-commercial use only",
-            pack.id()
-        );
+        Ok(())
     }
-    let guard = Guard::new(
-        settings,
-        Arc::clone(&pack),
-        health.clone(),
-        Some(books.clone()),
-    );
-    desk.send_replace(Some(guard.desk()));
-    let gallery = async {
-        let matcher = Matcher::new(&pack, judging);
-        let mut left_out = fill(&matcher, &guard, &books.store, &health).await;
+
+    /// Reads the gallery once, for a command that runs no daemon.
+    pub async fn load(&self, judging: Judging) -> anyhow::Result<()> {
+        let matcher = Matcher::new(&*self.engines.loaded().await, judging);
+        let space = matcher.space();
+        let pictures = self.store.gallery(space.into()).await?;
+        matcher.replace(pictures, self.store.counter_examples(space.into()).await?);
+        self.matcher.send_replace(Some(Arc::new(matcher)));
+        Ok(())
+    }
+
+    async fn load_and_keep(&self, judging: Judging, health: &Health) {
+        let matcher = Arc::new(Matcher::new(&*self.engines.loaded().await, judging));
+        let mut left_out = fill(&matcher, &self.engines, &self.store, health).await;
         // A backup may be restored between this reading of the gallery and the next one.
-        let held = books.store.hold_claims();
-        let up = Arc::new(Ready {
-            guard: guard.clone(),
-            matcher,
-            store: Some(books.store.clone()),
-        });
-        ready.send_replace(Some(Arc::clone(&up)));
-        // Who was erased while it was being read found no gallery to be taken out of.
-        if let Err(error) = refresh(&books.store, &up.matcher).await {
+        let held = self.store.hold_claims();
+        self.matcher.send_replace(Some(Arc::clone(&matcher)));
+        // A person erased during the first reading was not taken out of the gallery.
+        if let Err(error) = refresh(&self.store, &matcher).await {
             tracing::error!("the gallery could not be read once more: {error:#}");
         }
         drop(held);
         loop {
-            up.matcher.replaced().await;
-            // A later reading may have set something aside, and what was left out may be enrolled
-            // again or be gone.
-            let without = books.store.unembedded(up.matcher.space().into()).await;
+            matcher.replaced().await;
+            // A later reading may have set a row aside, and a picture that was left out may be
+            // enrolled again or be gone.
+            let without = self.store.unembedded(matcher.space().into()).await;
             if without.is_ok_and(|without| without != left_out) {
-                left_out = fill(&up.matcher, &guard, &books.store, &health).await;
+                left_out = fill(&matcher, &self.engines, &self.store, health).await;
             }
         }
-    };
-    tokio::select! {
-        run = guard.clone().run(stop) => run,
-        never = gallery => never,
     }
 }
 
 /// Takes the gallery of the pack's embedding space into memory; tried until all of it that can be
 /// had is there. Answers the pictures that cannot.
-async fn fill(matcher: &Matcher, guard: &Guard, store: &Store, health: &Health) -> Vec<Unembedded> {
+async fn fill(
+    matcher: &Matcher,
+    engines: &Engines,
+    store: &Store,
+    health: &Health,
+) -> Vec<Unembedded> {
     loop {
         let loaded = async {
             // What is damaged is set aside first, to be made anew with the rest.
             refresh(store, matcher).await?;
-            let again = embed_again(guard, store, matcher.space(), health).await?;
-            let examples = embed_counter_examples(guard, store, matcher.space()).await?;
+            let again = embed_again(engines, store, matcher.space(), health).await?;
+            let examples = embed_counter_examples(engines, store, matcher.space()).await?;
             if again.made + examples > 0 {
                 refresh(store, matcher).await?;
             }
@@ -215,7 +159,7 @@ impl EmbeddedAgain {
 /// Embeds every kept enrolment picture that has no embedding in the space, after a change of
 /// recogniser or because it was damaged, then adds them all at once.
 async fn embed_again(
-    guard: &Guard,
+    engines: &Engines,
     store: &Store,
     space: &str,
     health: &Health,
@@ -228,7 +172,7 @@ async fn embed_again(
     tracing::info!(
         "embedding {} enrolled pictures for the model pack {}",
         missing.len(),
-        guard.pack().id()
+        engines.pack().map_or("", |pack| pack.id())
     );
     let mut vectors = Vec::new();
     let count = missing.len();
@@ -238,7 +182,7 @@ async fn embed_again(
              damaged"
         );
         health.set("gallery", Condition::Starting, text);
-        match embed_picture(guard, store, &picture).await? {
+        match embed_picture(engines, store, &picture).await? {
             Ok(vector) => vectors.push((picture.person_image_id, vector)),
             Err(why) => {
                 tracing::warn!(
@@ -257,13 +201,13 @@ async fn embed_again(
 
 /// The same for faces somebody said are not who they were taken for; answers how many.
 async fn embed_counter_examples(
-    guard: &Guard,
+    engines: &Engines,
     store: &Store,
     space: &str,
 ) -> anyhow::Result<usize> {
     let mut vectors = Vec::new();
     for (id, crop) in store.counter_examples_elsewhere(space.into()).await? {
-        match embed_crop(guard, crop).await? {
+        match embed_crop(engines, crop).await? {
             Ok(vector) => vectors.push((id, vector)),
             Err(why) => {
                 tracing::warn!(
@@ -284,25 +228,28 @@ async fn embed_counter_examples(
 
 /// The outer error is the engine's, and worth another try; the inner one is the picture's.
 async fn embed_picture(
-    guard: &Guard,
+    engines: &Engines,
     store: &Store,
     picture: &Unembedded,
 ) -> anyhow::Result<Result<Vec<f32>, String>> {
     match store.enrolment_picture(picture.person_image_id).await? {
-        Some(bytes) => embed(guard, bytes, picture.bounds).await,
+        Some(bytes) => embed(engines, bytes, picture.bounds).await,
         None => Ok(Err("its bytes are lost".into())),
     }
 }
 
 /// A kept crop of a face in the space of the engine's pack; the errors are as of [`embed_picture`].
-pub async fn embed_crop(guard: &Guard, crop: Vec<u8>) -> anyhow::Result<Result<Vec<f32>, String>> {
+pub async fn embed_crop(
+    engines: &Engines,
+    crop: Vec<u8>,
+) -> anyhow::Result<Result<Vec<f32>, String>> {
     // It is the face from edge to edge, whatever its size.
-    embed(guard, crop, [0.0, 0.0, f32::MAX, f32::MAX]).await
+    embed(engines, crop, [0.0, 0.0, f32::MAX, f32::MAX]).await
 }
 
 /// The face of a picture that is nearest to where one was found before.
 async fn embed(
-    guard: &Guard,
+    engines: &Engines,
     bytes: Vec<u8>,
     bounds: [f32; 4],
 ) -> anyhow::Result<Result<Vec<f32>, String>> {
@@ -312,16 +259,18 @@ async fn embed(
     };
     let mut tries = 0;
     let reply = loop {
-        guard.available(RETRY).await.map_err(|why| anyhow!(why))?;
+        engines.available(RETRY).await.map_err(|why| anyhow!(why))?;
         tries += 1;
-        let failure = match guard.recognise(None, &picture).await {
+        let failure = match engines.recognise(None, &picture).await {
             Ok(recognised) => match recognised.answer {
                 Answer::Faces(reply) => break reply,
                 Answer::Name(_) => {
                     return Ok(Err("the configured engine gives no embeddings".into()));
                 }
             },
-            Err(Failure::EngineAway(why)) => bail!(why),
+            Err(Failure::Engine(error)) if error.kind == EngineErrorKind::Aborted => {
+                bail!(error.sentence)
+            }
             Err(failure) => failure.verdict(),
         };
         // An engine may die of something else than the picture; but one picture that always kills
