@@ -260,7 +260,7 @@ pub fn remarks(
                 },
             ));
         } else if let Some((distance, other, like)) = nearest {
-            // Of two redundant pictures the older one stays.
+            // The older one of two redundant pictures stays.
             if distance < same && other < at {
                 said.push((picture, Remark::Redundant { like, distance }));
             } else if distance >= threshold {

@@ -25,7 +25,7 @@ pub struct Trial {
     pub median: Duration,
     /// Distance to the pack's reference embedding.
     pub distance: f32,
-    /// Whether the distance is within the pack's tolerance for this precision.
+    /// True if the distance is within the pack's tolerance for this precision.
     pub within_tolerance: bool,
 }
 

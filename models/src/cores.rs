@@ -11,7 +11,7 @@ pub(crate) struct Cores {
     idle: AtomicIsize,
 }
 
-/// One of the cores, returned on drop.
+/// A core in use, returned on drop.
 #[derive(Debug)]
 pub(crate) struct Core<'a>(&'a Cores);
 

@@ -649,7 +649,7 @@ pub(crate) enum Output<'a> {
     Float(&'a mut [f32]),
     /// Rounded, with the output's zero point added, clamped to 0 to 255, and with flipped bits.
     Bytes(&'a mut [u8]),
-    /// One plane for each channel, and the length of a plane.
+    /// A plane for each channel, and the length of a plane.
     Planes(&'a mut [f32], usize),
 }
 

@@ -35,7 +35,7 @@ impl Pair {
     }
 }
 
-/// How often each person counts: once, or as often as drawn with replacement.
+/// Number of times each person counts: once, or as often as drawn with replacement.
 #[derive(Debug, Clone)]
 pub struct Sample {
     times: Vec<u32>,
@@ -471,8 +471,8 @@ mod tests {
 
     #[test]
     fn an_interval_is_that_of_the_binomial_when_everybody_has_one_picture() {
-        // 100 people, 20 of whom are hits: a standard deviation of 0.04, so 95 % lie between 0.12
-        // and 0.28.
+        // 100 people with 20 hits among them: a standard deviation of 0.04, so 95 % lie between
+        // 0.12 and 0.28.
         let hits = |sample: &Sample| {
             let [hit, all] = [20, 100].map(|until| sample.times[..until].iter().sum::<u32>());
             f64::from(hit) / f64::from(all)

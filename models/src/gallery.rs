@@ -16,7 +16,7 @@ use crate::rows::{Rows, dot, squared_distance};
 pub enum Metric {
     /// Length of the difference.
     Euclidean,
-    /// One minus the cosine of the angle.
+    /// 1 minus the cosine of the angle.
     Cosine,
 }
 
@@ -84,7 +84,7 @@ pub struct Candidate {
 pub struct Gallery {
     metric: Metric,
     dimension: usize,
-    /// One row per picture; of unit length under the cosine metric.
+    /// A row per picture, of unit length under the cosine metric.
     matrix: Rows,
     /// For each row, its picture and the index of its person in `people`.
     rows: Vec<(i64, usize)>,
@@ -99,7 +99,7 @@ pub struct Gallery {
 struct Means {
     /// Squared distance between rows below which a picture joins a mean.
     alike: f32,
-    /// One row per mean; of unit length under the cosine metric.
+    /// A row per mean, of unit length under the cosine metric.
     matrix: Rows,
     /// For each row, the factor that makes it the sum of its pictures, and the index of the person
     /// in `people`.

@@ -172,7 +172,7 @@ pub struct Search {
     pub min_face_px: usize,
     /// Limit on the faces returned.
     pub max_faces: usize,
-    /// Whether turned faces are found too. If the search finds no face, the picture is searched
+    /// Search for turned faces too. If the search finds no face, the picture is searched
     /// again on either side and upside down. If it finds only doubtful ones, their surroundings are
     /// searched first, and the turned picture only if none of them is confirmed. Landmarks, bounds
     /// and chips come out as if only the right turn had been searched, in the coordinates of the
@@ -476,7 +476,7 @@ impl Vision {
     /// Embeds one aligned chip from an earlier analysis.
     pub fn embed(&self, chip: &Rgb) -> Result<Vec<f32>, VisionError> {
         let embeddings = self.busy(|| self.recogniser.embed(&[chip], &self.cores));
-        // One embedding for one chip.
+        // There is one embedding for one chip.
         embeddings.map(|mut embeddings| embeddings.swap_remove(0).values)
     }
 

@@ -151,9 +151,9 @@ pub(crate) struct RecogniserSpec {
     pub(crate) scale: f32,
     pub(crate) dimension: usize,
     pub(crate) normalise: bool,
-    /// Whether the mirror image is embedded too, unless the configuration decides.
+    /// Embed the mirror image too, unless the configuration decides.
     flip: Option<bool>,
-    /// One file for the networks of all precisions, instead of a file for each.
+    /// A single file for the networks of all precisions, instead of a file for each.
     stored: Option<String>,
     float32: Option<String>,
     float16: Option<String>,

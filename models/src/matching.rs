@@ -13,7 +13,7 @@ use crate::gallery::{Candidate, Metric};
 /// gains little from a wider limit.
 const FEWEST_COMPARISONS: usize = 20;
 
-/// How many strangers may be taken for people who are enrolled, as the operator chooses it.
+/// Tolerance for strangers who are taken for enrolled people, as the operator chooses it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Caution {
@@ -138,7 +138,7 @@ pub struct Verdict {
     pub person: Option<i64>,
     /// Distance to the nearest person, for any outcome; `None` if the gallery is empty.
     pub distance: Option<f32>,
-    /// How much further away the second nearest person is; `None` if there is only one.
+    /// Additional distance of the second nearest person; `None` if there is only one.
     pub margin: Option<f32>,
 }
 

@@ -85,7 +85,7 @@ pub struct Quality {
     /// Sideways distance of the nose from the face's middle in eye distances: 0 from the front,
     /// positive when the nose is to the right in the picture.
     pub yaw: f32,
-    /// How much lower than usual the nose is between eyes and mouth, as a share of that height.
+    /// Height of the nose below its usual place, as a share of the height from eyes to mouth.
     pub pitch: f32,
     /// Clockwise rotation of the line through the eyes.
     pub roll_degrees: f32,
@@ -339,9 +339,9 @@ impl Quality {
         if limits.known_again.is_some() && score >= known_from {
             return None;
         }
-        // Light comes before sharpness and pose: the chip is black beyond the picture's edge, which
-        // darkens the face and shifts its landmarks, and a dark face is often blurred too, while
-        // light helps against both.
+        // The order matters. Beyond the picture's edge the chip is black, which darkens the face
+        // and shifts its landmarks, so the edge comes before light and pose. A dark face is often
+        // blurred too, and light helps against both, so light comes before sharpness.
         if size_px < min_size_px {
             Some(Objection::TooSmall {
                 size_px,

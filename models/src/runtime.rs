@@ -39,7 +39,7 @@ pub(crate) struct Network {
 #[derive(Clone)]
 pub(crate) struct Pixels {
     table: Box<[[f32; 256]; 3]>,
-    /// Whether the network takes blue, green, red.
+    /// True if the network takes blue, green, red.
     reversed: bool,
 }
 
@@ -80,7 +80,7 @@ pub(crate) struct Plan {
     /// Shape of inputs; an open side takes any length.
     shape: [Option<usize>; 4],
     plan: Arc<TypedRunnableModel>,
-    /// Whether it runs in our own operators, which take pixels as they are.
+    /// True if it runs in our own operators, which take pixels as they are.
     own: bool,
 }
 

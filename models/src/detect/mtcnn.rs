@@ -66,7 +66,7 @@ struct Candidate {
     shift: [f32; 4],
     /// Landmarks from O-Net only: five across, then five down, in sides of the box.
     points: [f32; 10],
-    /// Whether the network saw the box mirrored; `shift` and `points` are then mirrored too.
+    /// True if the network saw the box mirrored; `shift` and `points` are then mirrored too.
     mirrored: bool,
 }
 

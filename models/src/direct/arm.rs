@@ -225,8 +225,8 @@ lanes! {
 }
 
 lanes! {
-    /// As `NeonWide`, for narrow weights: two products are added up in 16 bits first, which takes a
-    /// third fewer instructions.
+    /// Variant of `NeonWide` for narrow weights: two products are added up in 16 bits first, which
+    /// takes a third fewer instructions.
     NeonNarrow: Integer, 4, [int32x4_t; 2], float32x4_t, int8x16_t, int8x16_t;
     start(at) [vzip1q_s32(vld1q_s32(at), vdupq_n_s32(0)), vzip2q_s32(vld1q_s32(at), vdupq_n_s32(0))];
     weights(at) vld1q_s8(at);
@@ -234,8 +234,8 @@ lanes! {
     dot(sum, x, w) dot(sum, x, w);
     pair(sum, x, w) {
         let [mut low, mut high] = sum;
-        // One block of assembly, because the compiler starts so many products before it adds any
-        // that the sums no longer fit into registers.
+        // A single block of assembly, because the compiler starts so many products before it adds
+        // any that the sums no longer fit into registers.
         std::arch::asm!(
             "smull {a:v}.8h, {w0:v}.8b, {x0:v}.8b",
             "smull2 {b:v}.8h, {w0:v}.16b, {x0:v}.16b",

@@ -15,7 +15,7 @@ pub(super) trait Lanes {
     /// Inputs for every lane: one group for all, or one input for each.
     type Inputs: Copy;
     const LANES: usize;
-    /// Whether `pair` adds up two products at once.
+    /// True if `pair` adds up two products at once.
     const PAIRS: bool = false;
     /// Loads the initial sums; 0 in floating point.
     unsafe fn start(at: *const i32) -> Self::Vector;

@@ -30,7 +30,7 @@ struct Case<A: Arithmetic> {
     residual: Option<Added<A::Input>>,
 }
 
-/// As `Residual`, with numbers of its own.
+/// Like `Residual`, with numbers of its own.
 struct Added<I> {
     values: Vec<I>,
     channels: usize,

@@ -7,7 +7,7 @@ use super::{Sample, splitmix};
 use crate::matching::{Caution, Matching, Outcome};
 use crate::{Gallery, VisionError};
 
-/// One picture of a person.
+/// A picture of a person.
 #[derive(Debug, Clone, Copy)]
 pub struct Picture<'a> {
     /// Number of the person, from 0.
@@ -22,9 +22,9 @@ pub struct Picture<'a> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Search {
     person: u32,
-    /// Whether the person is in the gallery.
+    /// True if the person is in the gallery.
     enrolled: bool,
-    /// Whether the nearest person is the right one.
+    /// True if the nearest person is the right one.
     right: bool,
     /// Distance to the nearest person; infinite without a face.
     distance: f32,
@@ -417,7 +417,7 @@ mod tests {
     #[test]
     fn a_person_drawn_twice_counts_twice_and_groups_are_apart() {
         let searches = searches([2, 1]);
-        // Person 0 twice, person 1 never: nobody is missed at 0.5.
+        // Person 0 counts twice and person 1 never: no search misses at 0.5.
         let sample = Sample {
             times: vec![2, 0, 1, 1, 3, 0],
         };

@@ -1,5 +1,5 @@
-//! From the layers of a graph to our own operators, wired up as tract's model. Knows shapes; what
-//! the graph says is `graph`'s, what an operator does `operators`'.
+//! Lowers the layers of a graph to our own operators, wired up as a tract model. Shapes are decided
+//! here; `graph` reads the layers, `operators` computes them.
 
 use std::sync::Arc;
 
@@ -14,8 +14,7 @@ use super::operators::{
 };
 use crate::direct::{Arithmetic, Channel, Float, Integer, Weights, Zeros};
 
-/// The graph over our operators, with the outputs in the order asked for. Sides given as None stay
-/// open.
+/// Builds the model, with the outputs in the order asked for. Sides that are `None` stay open.
 pub(super) fn lower(
     graph: &GraphProto,
     outputs: &[&'static str],
@@ -25,7 +24,7 @@ pub(super) fn lower(
     wire(&read(graph, outputs)?, outputs, shape, pixels).map_err(|error| format!("{error:#}"))
 }
 
-/// The convolutions that would run in floating point, by name.
+/// Returns the names of the convolutions that would run in floating point.
 pub(super) fn float_convolutions(
     graph: &GraphProto,
     outputs: &[&'static str],
@@ -68,8 +67,8 @@ fn wire(
     let source = model.add_source("input", fact)?;
     let mut outlets: Vec<OutletId> = Vec::with_capacity(layers.len());
     let uses = uses(layers);
-    // The convolutions that each layer is the end of, with the input of the first, where exactly
-    // one other goes on.
+    // For each layer, the chain of convolutions that ends in it, with the input of the first one,
+    // if exactly one other layer continues it.
     let mut chains: Vec<Option<(OutletId, Vec<Convolution<Float>>)>> =
         Vec::with_capacity(layers.len());
     for (ix, layer) in layers.iter().enumerate() {
@@ -223,7 +222,7 @@ fn wire(
                     if alone && uses[ix] == 1 && convolutions.len() < LONGEST {
                         chain = Some((input, convolutions.clone()));
                     }
-                    // The shorter chain, which nobody asks for any more, is not run.
+                    // The shorter chain is left without a reader, so it does not run.
                     match convolutions.len() {
                         1 => model.wire_node(name, operator, &inputs)?,
                         _ => model.wire_node(name, Chain { convolutions }, &[input])?,
@@ -231,7 +230,7 @@ fn wire(
                 }
             }
         };
-        // Beyond what can be known, shapes are checked when the operators run.
+        // Shapes with open sides are checked when the operators run.
         let known = model
             .outlet_fact(outlet[0])?
             .shape
@@ -259,7 +258,7 @@ fn wire(
     Ok(model)
 }
 
-/// How often other layers take each.
+/// Returns how many other layers read each layer.
 fn uses(layers: &[Layer]) -> Vec<usize> {
     let mut uses = vec![0; layers.len()];
     for layer in layers.iter().skip(1) {
@@ -276,23 +275,23 @@ fn uses(layers: &[Layer]) -> Vec<usize> {
     uses
 }
 
-/// A picture's bytes have a channel of zeros that the graph does not know, and that only
-/// convolutions leave out.
+/// Tells whether the layer has an additional channel of zeros that the graph does not have: a
+/// picture as bytes has one, and only convolutions ignore it.
 fn is_widened(layer: &Layer) -> bool {
     matches!(layer.kind, Kind::Enter { .. }) && layer.bytes.is_some()
 }
 
-/// The byte that stands for 0.
+/// Returns the byte that stands for 0.
 fn zero(layer: &Layer) -> u8 {
     layer.bytes.map_or(0, |bytes| bytes.zero)
 }
 
-/// What a step from one byte to the next stands for.
+/// Returns the value of one step between bytes.
 fn unit(layer: &Layer) -> f32 {
     layer.bytes.map_or(1.0, |bytes| bytes.scale)
 }
 
-/// All that a convolution's operator is made from.
+/// Everything a convolution's operator is made from.
 struct Parts<'a> {
     convolution: &'a ConvolutionLayer,
     layer: &'a Layer,
@@ -335,7 +334,7 @@ impl Parts<'_> {
         self.packed(weight.values.try_as_plain_ram()?.as_slice::<i8>()?, scale)
     }
 
-    /// With the weights in the order they are read in.
+    /// Packs the weights in the order in which they are read.
     fn packed<A: Arithmetic>(
         &self,
         weights: &[A::Weight],
@@ -390,13 +389,14 @@ impl Parts<'_> {
             run.is_multiple_of(A::GROUP),
             "{name}: {stored} channels do not fill groups"
         );
-        // In integers 255 times 128 so often, as the sums may be on their way, stays below 2³¹.
+        // With this many terms the sums, intermediate ones included, stay below 2³¹ (each at most
+        // 255 × 128).
         ensure!(
             A::GROUP == 1 || rows * run <= 65_000,
             "{name}: its sums could overflow"
         );
         let outputs = self.convolution.bias.len();
-        // The graph has each channel as a plane, and flattens it so.
+        // The graph stores, and flattens, each channel as a plane.
         let weight = |output: usize, row: usize, column: usize, channel: usize| match order {
             _ if channel >= channels => A::Weight::default(),
             Order::Full | Order::DenseByOutput => {

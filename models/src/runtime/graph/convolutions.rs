@@ -1,4 +1,4 @@
-//! Convolutions and dense layers, and what may follow one: an activation. Sums are `sums`'s.
+//! Convolutions, dense layers and the activation after one. `sums` reads sums.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::attributes::{int, ints, pads_as_told, square, understood};
 use super::{Reading, Value, floats, require};
 use crate::runtime::layers::{ConvolutionLayer, Kind, Layer, Order, Weight};
 
-/// Beyond this no network goes, and a damaged file might.
+/// Limit far above any network, against damaged files.
 const MOST_STRIDE: usize = 64;
 
 impl Reading<'_> {
@@ -34,7 +34,7 @@ impl Reading<'_> {
         require(values.len() > 0, "its kernel is empty")?;
         let bias = self.bias(node, &[&[channels]])?;
         let group = int(node, "group", 1);
-        // One of one input channel is a full one.
+        // A group with a single channel is an ordinary convolution.
         let depthwise = group != 1 && inputs == 1 && usize::try_from(group) == Ok(channels);
         require(group == 1 || depthwise, "its channels are grouped")?;
         require(
@@ -118,7 +118,7 @@ impl Reading<'_> {
         )))
     }
 
-    /// The second input, in float32, or signed bytes with their scales.
+    /// Returns the weights (the second input): float32, or signed bytes with their scales.
     fn weights(&self, node: &NodeProto) -> Result<(Arc<Tensor>, Option<Vec<f32>>), String> {
         let (values, scales) = match self.value(node, 1)? {
             Value::Constant(tensor) => (tensor, None),
@@ -137,7 +137,8 @@ impl Reading<'_> {
         Ok((values, scales))
     }
 
-    /// The third input of one of these shapes, which are as long as the first one says, or zeros.
+    /// Returns the bias (the third input), of one of these shapes; zeros, as many as the first
+    /// shape says, if there is none.
     fn bias(&self, node: &NodeProto, shapes: &[&[usize]]) -> Result<Vec<f32>, String> {
         if node.input.len() < 3 {
             return Ok(vec![0.0; shapes[0][0]]);
@@ -174,7 +175,7 @@ impl Reading<'_> {
             per_channel.contains(&tensor.shape()),
             "it has not one slope for each channel",
         )?;
-        // The largest is pooled behind the slope here, which is the same only while the slope
+        // The maximum is taken after the slope here, which makes no difference only while the slope
         // rises.
         let rising = slopes.iter().all(|slope| *slope >= 0.0);
         require(
@@ -193,7 +194,7 @@ impl Reading<'_> {
         Ok(value)
     }
 
-    /// The convolution whose plain result this node's input is and nobody else's.
+    /// Returns the convolution whose plain result is read by this node only.
     pub(super) fn unfinished(
         &mut self,
         node: &NodeProto,

@@ -1,4 +1,4 @@
-//! Pairs of QuantizeLinear and DequantizeLinear: between layers the scale of the bytes in between,
+//! Pairs of QuantizeLinear and DequantizeLinear: between layers they give the scale of the bytes,
 //! before weights the scales of what is stored.
 
 use tract_onnx::pb::NodeProto;
@@ -52,7 +52,7 @@ impl Reading<'_> {
         Ok(Value::Quantised(Box::new(value), bytes))
     }
 
-    /// Whether all that reads a pair beginning with this node is a sum, or pads for one.
+    /// Tells whether only sums, or paddings for one, read the pair that begins with this node.
     fn is_only_added(&self, node: &NodeProto) -> bool {
         let readers = |of: &NodeProto| {
             let output = of.output.first().cloned().unwrap_or_default();
@@ -103,7 +103,7 @@ impl Reading<'_> {
         }
     }
 
-    /// Of values, which are unsigned bytes.
+    /// Returns the zero point of values, which are unsigned bytes.
     fn zero_point(&self, node: &NodeProto) -> Result<u8, String> {
         let zero = self.constant(node, 2, "its zero point is not constant")?;
         match whole_numbers(&zero)?.as_slice() {

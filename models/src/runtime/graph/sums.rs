@@ -1,4 +1,4 @@
-//! Sums, of two layers or at the graph's input, and the product there.
+//! Sums of two layers, and sums and products at the graph's input.
 
 use tract_onnx::pb::NodeProto;
 
@@ -67,7 +67,7 @@ impl Reading<'_> {
         Ok(Value::Layer(layer))
     }
 
-    /// A constant for each of the input's planes.
+    /// Returns a constant for each plane of the input.
     fn per_plane(&self, node: &NodeProto) -> Result<[f32; 3], String> {
         let tensor = self.constant(node, 1, "its other input is not constant")?;
         match (tensor.shape(), floats(&tensor)?.as_slice()) {
@@ -77,7 +77,7 @@ impl Reading<'_> {
         }
     }
 
-    /// The graph's input, if nothing but this node uses it.
+    /// Returns the graph's input layer, if only this node uses it.
     fn entrance(
         &mut self,
         node: &NodeProto,

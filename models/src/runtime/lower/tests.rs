@@ -1,5 +1,5 @@
-//! Graphs that our operators take, against the same graph in tract's, and graphs that they do not
-//! take.
+//! Compares our operators with tract's on graphs they accept, and checks the errors for graphs they
+//! refuse.
 
 use std::slice::from_ref;
 
@@ -17,7 +17,7 @@ use crate::detect::yunet;
 use crate::manifest::Colour;
 use crate::{Device, VisionError};
 
-/// A repeatable stream of numbers.
+/// A reproducible stream of numbers.
 struct Numbers(u64);
 
 impl Numbers {
@@ -88,7 +88,7 @@ fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
     }
 }
 
-/// Of any kind of whole numbers but 64-bit ones.
+/// A tensor of any integer type but 64-bit ones.
 fn wholes(name: &str, kind: DataType, dims: &[i64], values: &[i32]) -> TensorProto {
     TensorProto {
         int32_data: values.to_vec(),
@@ -164,7 +164,7 @@ impl Damage for GraphProto {
             .unwrap()
     }
 
-    /// In place of the one of its name, if there is one.
+    /// Adds a constant, replacing one of the same name.
     fn add(&mut self, constant: TensorProto) -> &mut Self {
         self.initializer
             .retain(|tensor| tensor.name != constant.name);
@@ -180,7 +180,7 @@ impl Damage for GraphProto {
     }
 }
 
-/// Everything that a float network may have, for pictures of 16 by 16.
+/// Everything a float network may have, for pictures of 16 by 16.
 fn plain() -> GraphProto {
     let mut numbers = Numbers(1);
     let mut random = |name: &str, dims: &[i64]| {
@@ -268,7 +268,7 @@ fn plain() -> GraphProto {
     graph(nodes, constants, &["map", "row"])
 }
 
-/// Everything that a quantised network may have, for pictures of 16 by 16.
+/// Everything a quantised network may have, for pictures of 16 by 16.
 fn quantised() -> GraphProto {
     let mut numbers = Numbers(2);
     let mut bytes = |name: &str, dims: &[i64]| {
@@ -338,8 +338,8 @@ fn quantised() -> GraphProto {
     graph(nodes, constants, &["row"])
 }
 
-/// A small network for boards in 8 bits: kernels for each channel, slopes below 0, zero points, for
-/// pictures of 16 by 16.
+/// A small 8-bit network as made for single-board computers: depthwise kernels, negative slopes,
+/// zero points; for pictures of 16 by 16.
 fn mobile() -> GraphProto {
     let mut numbers = Numbers(11);
     let mut constants = vec![
@@ -448,7 +448,7 @@ fn mobile() -> GraphProto {
 
 const MOBILE: [&str; 2] = ["row", "means"];
 
-/// What detectors have that look at several sizes at once, for pictures of 16 by 16.
+/// Elements of multi-scale detectors, for pictures of 16 by 16.
 fn pyramid() -> GraphProto {
     let mut numbers = Numbers(5);
     let mut random = |name: &str, dims: &[i64]| {
@@ -561,8 +561,8 @@ fn run(plan: &Plan, shape: [usize; 4]) -> Result<Outputs, VisionError> {
     plan.run(shape, &picture)
 }
 
-/// How far apart two answers are, as a share of the largest number, or what of them is different in
-/// kind.
+/// Returns the largest difference as a share of the largest number, or an error if the outputs
+/// differ in kind.
 fn apart(ours: &Outputs, tracts: &Outputs, count: usize) -> Result<f32, String> {
     let mut most = 0.0_f32;
     for ix in 0..count {
@@ -603,11 +603,11 @@ fn compare(graph: GraphProto, outputs: &[&'static str], shape: [usize; 4], allow
 fn what_our_operators_take_gives_tracts_numbers() {
     compare(plain(), &PLAIN, SHAPE, 1e-4);
     compare(pyramid(), &PYRAMID, SHAPE, 1e-4);
-    // Sums are not rounded in between, as the graph would have it.
+    // Our operators do not round sums in between as the graph does.
     compare(quantised(), &QUANTISED, SHAPE, 0.02);
-    // One byte may be rounded the other way, where a value lies just between two.
+    // A byte may round the other way if its value lies exactly between two.
     compare(mobile(), &MOBILE, SHAPE, 0.005);
-    // What the input says of itself is overruled in both; constants may be listed as inputs.
+    // Both ignore the declared type of the input and accept constants listed as inputs.
     let mut told = plain();
     let kind = TensorType {
         elem_type: DataType::Uint8 as i32,
@@ -691,7 +691,7 @@ fn chains_of_convolutions_give_tracts_numbers_at_every_size() {
     }
 }
 
-/// As many convolutions one behind the other.
+/// `count` convolutions in a row.
 fn row_of_convolutions(count: usize) -> GraphProto {
     let mut nodes: Vec<_> = (0..count)
         .map(|at| {
@@ -768,7 +768,7 @@ fn a_sum_with_neither_summand_in_a_corner_is_left_to_tract() {
     run(&network.plan(SHAPE, Device::Cpu, &pixels()).unwrap(), SHAPE).unwrap();
 }
 
-/// A graph damaged in one way, what is said of it, and whether tract takes it, if that matters.
+/// A damage to a graph, the expected error, and whether tract accepts the graph (if that matters).
 struct Refused {
     damage: fn(&mut GraphProto),
     reason: &'static str,
@@ -1219,7 +1219,7 @@ fn names_and_ways_through_the_graph_that_do_not_fit_are_named() {
 fn what_does_not_fit_in_a_pyramid_is_named() {
     let cases = [
         valid("Conv c: its channels are grouped", |g| {
-            // Two for each that comes in.
+            // Two output channels for each input channel.
             g.add(floats("cw", &[40, 1, 3, 3], &[0.5; 360])).add(floats(
                 "dw",
                 &[40, 1, 2, 2],
@@ -1403,7 +1403,7 @@ fn what_does_not_fit_in_a_pyramid_is_named() {
         valid(
             "Sigmoid scores: it does not follow a convolution alone",
             |g| {
-                // The same layer without it is an output as well.
+                // The same layer without a sigmoid is an output too.
                 g.node
                     .retain(|node| !["boxes", "ft"].contains(&node.output[0].as_str()));
                 g.of("scores").input[0] = "hl".into();
@@ -1420,7 +1420,7 @@ fn what_does_not_fit_in_a_pyramid_is_named() {
             g.add(floats("gw", &[1, 5, 1, 1], &[0.5; 5]));
         }),
         valid("an output is used inside as well", |g| {
-            // The boxes are of what is doubled.
+            // The output `boxes` is made from the layer that is doubled.
             g.of("ft").input[0] = "c".into();
             g.add(longs("five", &[1, -1, 20]));
             g.of("v").input[0] = "c".into();
@@ -1658,7 +1658,7 @@ fn shapes_that_do_not_fit_are_refused_when_they_are_known() {
         [Some(1), Some(4), Some(16), Some(16)],
     ));
     assert!(four.ends_with("the input has not three channels"), "{four}");
-    // What is flattened, and sums, must be known before.
+    // The sizes of flattened layers and of sums must be known in advance.
     opened(plain(), &PLAIN, [None, Some(3), None, None]).unwrap_err();
 
     let kernel = ints("kernel_shape", &[3, 3]);
@@ -1701,7 +1701,7 @@ fn a_quantised_dense_layer_has_a_scale_for_each_output() {
     refuse(mobile, &MOBILE, &cases);
 }
 
-/// A graph changed at a random place, in one of so many ways that a file can be.
+/// Changes a graph at a random place, in one of `ways` ways a file can be wrong.
 fn change(graph: &mut GraphProto, ways: usize, numbers: &mut Numbers) {
     const SIDES: [i64; 12] = [-1, 0, 1, 2, 3, 4, 5, 16, 65, 1 << 20, i64::MAX, i64::MIN];
     const VALUES: [f32; 6] = [0.0, -1.0, 2.0, f32::NAN, f32::INFINITY, 1e30];
@@ -1765,8 +1765,8 @@ fn graphs_changed_at_random_are_refused_or_give_tracts_numbers() {
     let mut numbers = Numbers(3);
     let mut compared = [0; 4];
     for round in 0..2000 {
-        // Not the values of a quantised graph: what a pair that is passed over would cut off by a
-        // smaller scale stays.
+        // The values of quantised graphs stay: a pair that our operators skip could clip values at
+        // a smaller scale.
         let (mut changed, outputs, ways, allowed): (_, &[&'static str], _, _) = match round % 4 {
             0 => (plain(), &PLAIN, 12, 1e-3),
             1 => (pyramid(), &PYRAMID, 12, 1e-3),
@@ -1785,7 +1785,7 @@ fn graphs_changed_at_random_are_refused_or_give_tracts_numbers() {
             .unwrap();
         let (ours, tracts) = match (run(&ours, SHAPE), run(&tracts, SHAPE)) {
             (Ok(ours), Ok(tracts)) => (ours, tracts),
-            // On what is no number either may fail, and on everything else both.
+            // Only numbers that are not finite may make one fail and not the other.
             (Err(error), Ok(_)) => {
                 assert!(
                     error.to_string().contains("finite numbers"),
@@ -1819,7 +1819,7 @@ fn files_changed_at_random_are_refused_or_run() {
         let mut ends = [0; 3];
         for round in 0..rounds {
             let mut bytes = whole.clone();
-            // The beginning says what to do with the weights behind it.
+            // The beginning of a file describes the weights behind it.
             let within = if round % 4 == 0 {
                 bytes.len()
             } else {
@@ -1838,7 +1838,7 @@ fn files_changed_at_random_are_refused_or_run() {
                 Ok(Err(_)) => ends[1] += 1,
                 Ok(Ok(plan)) => {
                     ends[2] += 1;
-                    // Whatever comes of it: it comes back.
+                    // Any result will do, as long as the run returns.
                     drop(run(&plan, shape));
                 }
             }
@@ -1892,7 +1892,7 @@ fn the_second_packs_detector_runs_in_our_own_operators() {
 
 #[test]
 fn what_other_pictures_left_in_memory_is_in_no_answer() {
-    // Large enough for their values to be kept.
+    // Large enough for its tensors to be kept for reuse.
     let shape = [1, 3, 256, 192];
     let network = network(pyramid(), &PYRAMID);
     let plan = network.open_plan(shape.map(Some), &pixels()).unwrap();
