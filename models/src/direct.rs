@@ -271,7 +271,7 @@ impl<A: Arithmetic> Weights<A> {
     ) -> Self {
         assert!(
             run.is_multiple_of(A::GROUP),
-            "a run of {run} is no multiple of {}",
+            "a run of {run} is not a multiple of {}",
             A::GROUP
         );
         let places =

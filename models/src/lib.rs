@@ -82,7 +82,7 @@ pub enum VisionError {
         reason: String,
     },
     /// A network that should run in integers would run in floating point.
-    #[error("network {file} is to run as int8, but these convolutions are float: {}", nodes.join(", "))]
+    #[error("network {file} should run as int8, but these convolutions are in floating point: {}", nodes.join(", "))]
     FloatConvolution {
         /// The file's name.
         file: String,
@@ -136,7 +136,7 @@ pub enum VisionError {
         found: usize,
     },
     /// An embedding is all zeros, or contains infinities or NaN.
-    #[error("an embedding is not usable: its length is {norm}")]
+    #[error("an embedding of length {norm} cannot be used")]
     NotAnEmbedding {
         /// Euclidean length of the embedding.
         norm: f32,

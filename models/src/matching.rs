@@ -67,7 +67,11 @@ impl FromStr for Caution {
         let found = Self::ALL
             .into_iter()
             .find(|caution| caution.to_string() == text);
-        found.ok_or_else(|| format!("{text:?} is none of strict, balanced and lenient"))
+        found.ok_or_else(|| {
+            format!(
+                "{text:?} is not a level of caution; use \"strict\", \"balanced\" or \"lenient\""
+            )
+        })
     }
 }
 

@@ -256,7 +256,7 @@ impl fmt::Display for Objection {
                 worst,
             } => write!(
                 f,
-                "The face is too poor to tell anybody by it: its quality is {score:.2}, at least {known_from:.2} is needed. {}.",
+                "The face is too poor to identify anyone: its quality is {score:.2}, at least {known_from:.2} is needed. {}.",
                 worst.map_or(UNEXPLAINED.to_owned(), |part| format!(
                     "Above all, {}",
                     part.flaw()
@@ -573,7 +573,7 @@ mod tests {
         let sentence = face.objection(&LIMITS).unwrap().to_string();
         assert_eq!(
             sentence,
-            "The face is too poor to tell anybody by it: its quality is 0.44, at least 0.67 is needed. Above all, it is turned away."
+            "The face is too poor to identify anyone: its quality is 0.44, at least 0.67 is needed. Above all, it is turned away."
         );
     }
 

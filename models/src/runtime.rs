@@ -446,7 +446,7 @@ fn caught<T>(work: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
     // Unwind safe: a half-made network is dropped with the panic.
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = said(panic.as_ref()).unwrap_or_default();
-        Err(TractError::msg(format!("tract cannot take it: {text}")))
+        Err(TractError::msg(format!("tract cannot run it: {text}")))
     })
 }
 

@@ -139,7 +139,7 @@ impl Enroller {
         let face = self.usable_face(&up.matcher, image, number).await?;
         if face.quality < up.matcher.known_from() {
             return Err(RelabelError::Refused(
-                "this face is too poor to tell anybody by it".into(),
+                "this face is too poor to identify anyone".into(),
             ));
         }
         if !anyway {

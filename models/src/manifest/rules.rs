@@ -189,7 +189,7 @@ impl Manifest {
         )?;
         if let Some(cohort) = &recogniser.cohort {
             let lengths_count = recogniser.normalise && self.matching.metric == Metric::Euclidean;
-            let rest = "beside normalise = true and the metric euclidean: it says so by the length of an embedding";
+            let rest = "used with normalise = true and the metric euclidean, because it works by the length of embeddings";
             rule("recogniser.cohort", "there", lengths_count, rest)?;
             rule(
                 "recogniser.cohort.typical",

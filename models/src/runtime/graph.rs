@@ -103,7 +103,7 @@ impl<'a> Reading<'a> {
             let unusable = |reason: String| (tensor.name.clone(), reason);
             if tensor.data_type == DataType::String as i32 {
                 // tract would panic on strings stored as raw bytes.
-                return Err(unusable("it is made of texts".into()));
+                return Err(unusable("it contains strings".into()));
             }
             let resolver = data_resolver::FopenDataResolver;
             let values = load_tensor(&resolver, tensor, None)
@@ -148,7 +148,7 @@ impl<'a> Reading<'a> {
     fn define(&mut self, name: &'a str, value: Value) -> Result<(), String> {
         match self.values.insert(name, value) {
             _ if name.is_empty() => Err("it has no name".into()),
-            Some(_) => Err("its name is there twice".into()),
+            Some(_) => Err("its name is used twice".into()),
             None => Ok(()),
         }
     }
@@ -245,7 +245,7 @@ impl<'a> Reading<'a> {
             "Flatten" => self.flatten(node),
             "QuantizeLinear" => self.quantise(node),
             "DequantizeLinear" => self.dequantise(node),
-            other => Err(format!("{other} has no operator of ours")),
+            other => Err(format!("{other} is not supported by our operators")),
         }
     }
 }

@@ -55,7 +55,10 @@ fn wire(
     }
     let mut model = TypedModel::default();
     let [pictures, channels, height, width] = shape;
-    ensure!(channels == Some(3), "the input has not three channels");
+    ensure!(
+        channels == Some(3),
+        "the input does not have three channels"
+    );
     let names = ["pictures", "height", "width", "channels"];
     let sides = names
         .iter()
@@ -83,11 +86,11 @@ fn wire(
         let is_convolution = matches!(layer.kind, Kind::Convolution(_));
         ensure!(
             ix == 0 || is_convolution || !is_widened(&layers[layer.input]),
-            "layer {ix} takes a picture's bytes and is no convolution"
+            "layer {ix} takes a picture's bytes and is not a convolution"
         );
         ensure!(
             layer.output.is_none() || is_convolution && layer.bytes.is_none(),
-            "an output is no plain convolution"
+            "an output is not a plain convolution"
         );
         let mut chain = None;
         let outlet = match &layer.kind {
@@ -159,7 +162,7 @@ fn wire(
             Kind::Convolution(convolution) => {
                 ensure!(
                     !convolution.sigmoid || layer.output.is_some(),
-                    "{}: a sigmoid inside",
+                    "{}: it has a sigmoid but is not an output",
                     convolution.name
                 );
                 let mut inputs = tvec![outlets[layer.input]];
@@ -173,7 +176,7 @@ fn wire(
                     );
                     ensure!(
                         residual < ix,
-                        "{}: what is added comes later",
+                        "{}: its residual comes later",
                         convolution.name
                     );
                     ensure!(
@@ -238,7 +241,7 @@ fn wire(
             .filter_map(|side| side.to_i64().ok());
         ensure!(
             known.min() > Some(0),
-            "of the picture nothing is left in layer {ix}"
+            "nothing is left of the picture in layer {ix}"
         );
         outlets.push(outlet[0]);
         chains.push(chain);
@@ -382,7 +385,7 @@ impl Parts<'_> {
         );
         ensure!(
             order != Order::Depthwise || channels == stored,
-            "{name}: a picture's bytes have a kernel each"
+            "{name}: it is depthwise on a picture's bytes"
         );
         let run = columns * stored;
         ensure!(

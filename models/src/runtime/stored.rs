@@ -133,7 +133,7 @@ impl<'a> Reading<'a> {
                         let bias = self.floats(node, 2)?;
                         require(
                             shape.first() == Some(&(bias.len() as i64)),
-                            "its bias is not one for each channel",
+                            "its bias does not have one number for each channel",
                         )?;
                         let attributes = node.attribute.clone();
                         let fit = self.fit(convolutions.len(), bias.len())?;
@@ -151,7 +151,8 @@ impl<'a> Reading<'a> {
                         let last = convolutions
                             .last_mut()
                             .filter(|last| last.bias.len() == slopes.len());
-                        last.ok_or("it has not a slope for each channel")?.slopes = slopes;
+                        last.ok_or("it does not have one slope for each channel")?
+                            .slopes = slopes;
                     }
                     "Mul" => factors = self.floats(node, 1)?,
                     "Flatten" => {}
@@ -160,7 +161,7 @@ impl<'a> Reading<'a> {
                         let inputs = weight.len() / bias.len().max(1);
                         require(
                             inputs * bias.len() == weight.len(),
-                            "its bias is not one for each row",
+                            "its bias does not have one number for each row",
                         )?;
                         product = Some(Product {
                             weight,
@@ -168,7 +169,7 @@ impl<'a> Reading<'a> {
                             bias,
                         });
                     }
-                    other => return Err(format!("{other} is not taken")),
+                    other => return Err(format!("{other} is not supported")),
                 }
                 Ok(())
             };
@@ -226,7 +227,7 @@ impl<'a> Reading<'a> {
             numbers::<u8>(zero)?,
         );
         let (&[scale], &[zero]) = (scale.as_slice(), zero.as_slice()) else {
-            return Err("what it gives has not one scale and one zero point".into());
+            return Err("its output does not have one scale and one zero point".into());
         };
         let positive = |value: &f32| value.is_finite() && *value > 0.0;
         require(
@@ -235,7 +236,7 @@ impl<'a> Reading<'a> {
         )?;
         require(
             factors.len() == channels,
-            "it has not a factor for each channel",
+            "it does not have a factor for each channel",
         )?;
         Ok(Some(Fit {
             factors,
@@ -268,7 +269,7 @@ impl<'a> Reading<'a> {
         let count = bytes.len() / length * blocks;
         require(
             scales.len() == count && zero_points.len() == count,
-            "it has not a scale for each block",
+            "it does not have one scale for each block",
         )?;
         let mut weight = Vec::with_capacity(bytes.len());
         for (row, bytes) in bytes.chunks_exact(length).enumerate() {
@@ -572,7 +573,7 @@ fn numbers<T: Datum + Copy>(tensor: &TensorProto) -> Result<Vec<T>, String> {
     // tract would panic on strings stored as raw bytes.
     require(
         tensor.data_type != DataType::String as i32,
-        "a constant is made of texts",
+        "a constant contains strings",
     )?;
     let tensor = load_tensor(&FopenDataResolver, tensor, None).map_err(said)?;
     let view = tensor.try_as_plain_ram().map_err(said)?;
@@ -632,7 +633,7 @@ mod tests {
             Precision::Float32,
         );
         assert!(
-            message.starts_with("Relu conv2: Relu is not taken"),
+            message.starts_with("Relu conv2: Relu is not supported"),
             "{message}"
         );
         let unblocked =

@@ -29,7 +29,7 @@ impl Reading<'_> {
         let input = self.layer(node, 0)?;
         let (values, scales) = self.weights(node)?;
         let &[channels, inputs, rows, columns] = values.shape() else {
-            return Err("its kernel has not two axes".into());
+            return Err("its kernel does not have two axes".into());
         };
         require(values.len() > 0, "its kernel is empty")?;
         let bias = self.bias(node, &[&[channels]])?;
@@ -46,7 +46,7 @@ impl Reading<'_> {
             ints(node, "kernel_shape").is_none_or(|k| k == kernel),
             "its kernel is not of its weights' shape",
         )?;
-        require(pads_as_told(node), "it pads by itself")?;
+        require(pads_as_told(node), "it pads automatically")?;
         let strides = square::<2>(ints(node, "strides").unwrap_or(&[1; 2]), 1, MOST_STRIDE);
         let padding = square::<4>(
             ints(node, "pads").unwrap_or(&[0; 4]),
@@ -63,8 +63,8 @@ impl Reading<'_> {
             },
         };
         let layer = ConvolutionLayer {
-            stride: strides.ok_or("its strides are odd")?,
-            padding: padding.ok_or("its paddings are odd")?,
+            stride: strides.ok_or("its strides are unequal or out of range")?,
+            padding: padding.ok_or("its paddings are unequal or out of range")?,
             ..ConvolutionLayer::plain(&node.output[0], weight, bias)
         };
         Ok(Value::Layer(self.push(
@@ -84,14 +84,14 @@ impl Reading<'_> {
         };
         let (values, scales) = self.weights(node)?;
         let &[first, second] = values.shape() else {
-            return Err("its matrix has not two axes".into());
+            return Err("its matrix does not have two axes".into());
         };
         require(values.len() > 0, "its matrix is empty")?;
         require(int(node, "transA", 0) == 0, "its input is transposed")?;
         let (order, outputs) = match int(node, "transB", 0) {
             0 => (Order::Dense, second),
             1 => (Order::DenseByOutput, first),
-            _ => return Err("its matrix is neither transposed nor not".into()),
+            _ => return Err("its transB is neither 0 nor 1".into()),
         };
         let by_output =
             scales.as_ref().is_none_or(|scales| scales.len() == 1) || order == Order::DenseByOutput;
@@ -149,7 +149,7 @@ impl Reading<'_> {
             {
                 self.floats(node, 2)
             }
-            _ => Err("its bias is not one number for each output".into()),
+            _ => Err("its bias does not have one number for each output".into()),
         }
     }
 
@@ -173,7 +173,7 @@ impl Reading<'_> {
         };
         require(
             per_channel.contains(&tensor.shape()),
-            "it has not one slope for each channel",
+            "it does not have one slope for each channel",
         )?;
         // The maximum is taken after the slope here, which makes no difference only while the slope
         // rises.
@@ -221,7 +221,7 @@ impl Reading<'_> {
             {
                 Ok((value, convolution))
             }
-            _ => Err("it does not follow a convolution alone".into()),
+            _ => Err("it does not follow a convolution that only it reads".into()),
         }
     }
 }

@@ -32,7 +32,8 @@ impl Reading<'_> {
         let &[0, 0, extra, other] = ints(node, "pads").unwrap_or(&[0; 4]) else {
             return Err("it pads at the beginning".into());
         };
-        let extra = square::<2>(&[extra, other], 0, kernel - 1).ok_or("its paddings are odd")?;
+        let extra = square::<2>(&[extra, other], 0, kernel - 1)
+            .ok_or("its paddings are unequal or out of range")?;
         require(
             ints(node, "strides") == Some(&[2, 2]),
             "its strides are not 2",
@@ -42,7 +43,7 @@ impl Reading<'_> {
             ints(node, "dilations").is_none_or(|d| d == [1, 1]),
             "it is dilated",
         )?;
-        require(pads_as_told(node), "it pads by itself")?;
+        require(pads_as_told(node), "it pads automatically")?;
         let once = self.uses.get(node.input[0].as_str()) == Some(&1);
         if let Layer {
             kind: Kind::Convolution(convolution),

@@ -75,14 +75,14 @@ impl Reading<'_> {
                 let scales = self.floats(node, 1)?;
                 require(
                     tensor.datum_type().is_integer(),
-                    "its values are no whole numbers",
+                    "its values are not integers",
                 )?;
                 require(
                     scales.len() == 1 || int(node, "axis", 1) == 0,
                     "its axis is not 0",
                 )?;
                 let fit = scales.len() == 1 || tensor.shape().first() == Some(&scales.len());
-                require(fit, "it has not one scale for each channel")?;
+                require(fit, "it does not have one scale for each channel")?;
                 if node.input.len() > 2 {
                     let zero = self.constant(node, 2, "its zero point is not constant")?;
                     let none = whole_numbers(&zero)?.iter().all(|zero| *zero == 0);

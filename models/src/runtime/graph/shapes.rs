@@ -82,11 +82,11 @@ impl Reading<'_> {
     pub(super) fn reshape(&mut self, node: &NodeProto) -> Result<Value, String> {
         understood(node, 2, &[])?;
         let Value::Turned(layer) = self.value(node, 0)? else {
-            return Err("its input has not its channels last".into());
+            return Err("its input does not have its channels last".into());
         };
         let shape = self.constant(node, 1, "its shape is not constant")?;
         let Kind::Convolution(convolution) = &self.layers[layer].kind else {
-            return Err("its input is no convolution".into());
+            return Err("its input is not a convolution".into());
         };
         let listed = [1, -1, convolution.bias.len() as i64];
         let fits = shape.datum_type() == DatumType::I64

@@ -218,7 +218,7 @@ impl EvalOp for Chain {
             } else {
                 0
             };
-            ensure!(rows > 0 && columns > 0, "of the picture nothing is left");
+            ensure!(rows > 0 && columns > 0, "nothing is left of the picture");
             let to = Sides {
                 rows,
                 columns,

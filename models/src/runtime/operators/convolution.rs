@@ -276,7 +276,7 @@ where
             let [[_, rows, columns], [_, added_rows, added_columns]] = layer.zeros;
             ensure!(
                 (rows == 0 || added_columns == 0) && (columns == 0 || added_rows == 0),
-                "in a corner of the sum is neither of the two"
+                "a corner of the sum is covered by neither input"
             );
         }
         let channels = self.weights.channels().to_dim();
