@@ -1,16 +1,16 @@
-"""What each way of aligning, looking and comparing gives on labelled pairs; the table in accuracy.md.
+"""Compares ways to align, embed and compare faces on labelled pairs; prints the table of accuracy.md.
 
     python models/benches/alignment.py <lfw-dev folder>              every variant, on the tuning half
-    python models/benches/alignment.py <lfw-dev folder> --report     the old and the chosen one, on both halves
-    python models/benches/alignment.py <lfw-dev folder> --looks      more looks at each face, and what is learned of faces
+    python models/benches/alignment.py <lfw-dev folder> --report     the original and the chosen variant, on both halves
+    python models/benches/alignment.py <lfw-dev folder> --looks      several chips of each face, and learned transforms
     python models/benches/alignment.py <lfw-dev folder> --enrolled <folder of a folder for each person>
-                                                                     people of whom several pictures are enrolled
-    python models/benches/alignment.py <lfw-dev folder> --dlib       dlib's own landmarks and the network's last values but one
+                                                                     people with several enrolled pictures
+    python models/benches/alignment.py <lfw-dev folder> --dlib       dlib's own landmarks, and the values before the last layer
 
-Needs numpy, OpenCV and onnxruntime; with --dlib onnx, dlib and face_recognition_models, too. The float32 recogniser, one
-thread. The folder holds LFW pictures and a pairs.csv of
-path_a,path_b,same. A person is in the tuning half if the sha256 of the name begins with 0 to 7; a pair counts if both
-are in the same half. Not for judging the Rust code; that is `kithd eval`'s.
+Needs numpy, OpenCV and onnxruntime; with --dlib also onnx, dlib and face_recognition_models. Runs the float32
+recogniser on one thread. The folder holds LFW pictures and a pairs.csv of path_a,path_b,same. A person is in the tuning
+half if the sha256 of the name begins with 0 to 7; a pair counts if both people are in the same half. `kithd eval`
+measures the Rust code; this does not.
 """
 
 import argparse
@@ -27,10 +27,10 @@ sys.path.insert(0, str(MODELS / "convert"))
 import cohort  # noqa: E402
 import reference  # noqa: E402
 
-# The template of the plain port. The pack's is this one, enlarged around the chip's middle.
+# Template of the plain port. The pack's template is this one, enlarged around the chip's centre.
 PLAIN = np.array([[47.55, 46.60], [100.48, 46.60], [74.01, 76.56], [50.41, 103.02], [97.61, 103.02]])
-# Where dlib's chip has the corners of the eyes (its right, then its left in the picture) and the nose: the mean face
-# of five points that dlib's image_transforms/interpolation.h has, a quarter of it added on each side.
+# Places of the corners of the eyes (right, then left in the picture) and the nose on dlib's chip: the mean face of five
+# points from dlib's image_transforms/interpolation.h, with a quarter added on each side.
 DLIB_FIVE = (0.25 + np.array([[0.8596, 0.2135], [0.6461, 0.2290], [0.1206, 0.2137], [0.3341, 0.2291], [0.4901, 0.6278]])) / 1.5 * 150
 CHOSEN = 1.05
 MIDDLE, SIDE = 74.5, 150
@@ -44,7 +44,7 @@ def larger(scale, right=0.0, down=0.0):
 
 
 class Faces:
-    """The main face of every picture of one half."""
+    """The main faces of all pictures of one half."""
 
     def __init__(self, folder, tuning):
         self.pipeline = reference.Pipeline(FOLDER)
@@ -75,13 +75,13 @@ class Faces:
         return [cv2.warpAffine(p, m, (SIDE, SIDE), flags=filter) for p, m in zip(self.pictures, matrices)]
 
     def looks(self, chips):
-        """(embeddings, embeddings of the mirrored chips), as the network gives them."""
+        """Returns (embeddings, embeddings of the mirrored chips), not normalised."""
         look = lambda chips: np.concatenate([self.pipeline.look([chip]) for chip in chips])
         return look(chips), look([chip[:, ::-1] for chip in chips])
 
     def second_look(self, mirror):
-        """Landmarks from O-Net on the upright face, and on its mirror image."""
-        # Where the detector's boxes lie on the plain chip, on average.
+        """Returns landmarks from O-Net on the upright face, or on its mirror image."""
+        # Mean place of the detector's boxes on the plain chip.
         middle, side, fine = np.array([72.2, 64.2]), 152.0, 144
         found = []
         for picture, matrix in zip(self.pictures, self.matrices()):
@@ -98,7 +98,7 @@ class Faces:
         return found
 
     def measure(self, rows=None, distances=None, threshold=None, draws=0, keep=slice(None)):
-        """Accuracy at the best or given threshold, missed and false pairs, TAR at FAR 1e-3 and 1e-4."""
+        """Returns accuracy at the best or the given threshold, missed and false pairs, TAR at FAR 1e-3 and 1e-4."""
         kept = np.arange(len(self.who))[keep]
         where = {face: at for at, face in enumerate(kept)}
         if distances is None:
@@ -115,7 +115,7 @@ class Faces:
         upper = np.triu(np.ones_like(strangers), 1)
 
         def rates(times=None):
-            """`times`: how often each person was drawn."""
+            """Returns the rates; `times` is how often each person was drawn."""
             weight = np.ones(len(pairs)) if times is None else times[first] * times[second]
             right = np.average((of_pairs < threshold) == same, weights=weight)
             far = distances[upper & strangers]
@@ -147,7 +147,8 @@ class Faces:
         return threshold
 
     def halves(self, label, make):
-        """What is estimated from faces (centre, whitening, cohort): estimated on half the people, measured on the rest."""
+        """Measures a learned transform (centre, whitening, cohort): learned on half the people, measured on the
+        rest."""
         people = np.unique(self.who)
         found = []
         for seed in range(6):
@@ -163,7 +164,8 @@ def both(looks):
 
 
 def cohort_scores(rows, fit, keep, nearest=50):
-    """Minus the score normalised by each face's nearest in a cohort, every picture of the people left out."""
+    """Returns minus the score, normalised by each face's nearest cohort faces. The cohort is all pictures of the other
+    half."""
     cohort, tested = rows[fit], rows[keep]
     scores = tested @ tested.T
     near = np.sort(tested @ cohort.T, 1)[:, -nearest:]
@@ -172,7 +174,7 @@ def cohort_scores(rows, fit, keep, nearest=50):
 
 
 def dense(rows, places, nearest, share):
-    """Squared distances with a share of each face's nearness to the nearest places of a map of all faces added."""
+    """Returns squared distances plus a share of each face's similarity to the nearest places of a map of all faces."""
     near = np.sort(rows @ places.T, 1)[:, -nearest:].mean(1)
     return 2 - 2 * rows @ rows.T + share * (near[:, None] + near)
 
@@ -183,13 +185,13 @@ def long(rows, means, strength):
 
 
 def within(rows, who):
-    """Scatter of faces about the mean of their person."""
+    """Returns the scatter of faces around the mean of their person."""
     around = np.concatenate([rows[who == name] - rows[who == name].mean(0) for name in np.unique(who)])
     return around.T @ around
 
 
 def evened(rows, scatter, kept, power):
-    """Directions in which a person's faces differ count less; `kept`: how much of the scatter is taken to be even."""
+    """Reduces the directions in which a person's faces differ; `kept` is the weight of no change."""
     scatter = scatter / np.trace(scatter) * len(scatter)
     values, vectors = np.linalg.eigh((1 - kept) * scatter + kept * np.eye(len(scatter)))
     return cohort.unit(rows @ (vectors * values**power) @ vectors.T)
@@ -206,7 +208,7 @@ def turned(template, degrees):
 
 
 def more_looks(faces):
-    """Several chips of each face, each mirrored too unless said otherwise; then what is estimated from faces."""
+    """Measures several chips of each face, each mirrored too unless stated otherwise; then learned transforms."""
     templates = {f"× {scale}": larger(scale) for scale in (1.0, CHOSEN, 1.1, 1.15)}
     for by in (4, 6, 9):
         templates |= {f"left {by}": larger(CHOSEN, -by), f"right {by}": larger(CHOSEN, by)}
@@ -256,7 +258,8 @@ def more_looks(faces):
 
 
 def enrolled(faces, others, draws=20):
-    """TAR where `count` pictures of a person are enrolled and all others asked about, by how a person is compared."""
+    """Prints the TAR with `count` enrolled pictures of each person and all others as probes, for each way to
+    compare."""
     name = lambda who: who.removeprefix("lfw_").lower()
     theirs = np.array([name(who) for who in others.who])
     mine = np.array([name(who) for who in faces.who])
@@ -265,7 +268,7 @@ def enrolled(faces, others, draws=20):
     looks = [np.concatenate(pair) for pair in zip(make(others), [look[rest] for look in make(faces)])]
     rows, lengths = both(looks), np.linalg.norm(looks[0], axis=1)
     who = np.concatenate([theirs, mine[rest]])
-    # Each face by means of other people, as those of the pack are made.
+    # Each face is compared with means of other people, made as the pack's are.
     to_others = cohort.likeness_to_others(rows, who)
     long = reference.lengthened(rows, to_others, np.median(to_others), PACK["strength"])
     print("| enrolled | compared by | TAR at FAR 1e-3 | TAR at FAR 1e-4 |\n|---|---|---|---|")
@@ -350,12 +353,12 @@ def variants(faces):
 
 
 def dlib_landmarks(faces):
-    """Corners of the eyes and the nose, by the predictor whose chips the recogniser was trained with."""
+    """Returns the corners of the eyes and the nose, by the predictor that made the recogniser's training chips."""
     import dlib
     import face_recognition_models
 
     predict = dlib.shape_predictor(face_recognition_models.pose_predictor_five_point_model_location())
-    # Where dlib's HOG detector would have its box: the chip's middle, its predictor's padding left out.
+    # Box of dlib's HOG detector: the centre of the chip, without the predictor's padding.
     side, box = 500, dlib.rectangle(150, 150, 350, 350)
     found = []
     for picture, matrix in zip(faces.pictures, faces.matrices()):
@@ -368,7 +371,7 @@ def dlib_landmarks(faces):
 
 
 def before_last_layer(faces, chips):
-    """What the network's last layer makes the embedding from, of each chip and its mirror image: pooled, not below 0."""
+    """Returns the input of the network's last layer for each chip and its mirror image: pooled, not negative."""
     import onnx
     import onnxruntime
 
@@ -402,7 +405,7 @@ def report(folder):
     def lengthened(rows, faces):
         if faces is other:
             return other.pipeline.lengthened(rows)
-        # The pack's means are of these very faces: each is measured by means of other people.
+        # The pack's means were made from these faces, so each face is measured with means of other people.
         return reference.lengthened(rows, cohort.likeness_to_others(rows, faces.who), PACK["typical"], PACK["strength"])
 
     for label, scale, make in (

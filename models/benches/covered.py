@@ -1,7 +1,7 @@
-"""Paints masks, bars over the eyes and sunglasses on photographs and counts who is known by them.
+"""Paints masks, bars over the eyes and sunglasses on photographs and counts how many people are still known.
 
-Everybody of a folder of people (one folder each) is enrolled from the first picture; the others, and one picture each of
-strangers, are asked about with something painted on. Not for accuracy of whole faces: that is `kithd eval`.
+Each person in a folder of people (a folder for each) is enrolled from the first picture; the other pictures, and a
+picture of each stranger, are searched with something painted on. For the accuracy on whole faces see `kithd eval`.
 
     cargo build --release --workspace --example analyse
     python models/benches/covered.py <people folder> <strangers folder>     # kithd from target/release
@@ -27,7 +27,7 @@ def lines(*command):
 
 
 def paint(kind, picture, face):
-    """The picture with the lower face, the eyes, or each eye covered, by its five landmarks."""
+    """Covers the lower face, the eyes, or each eye, by the five landmarks."""
     left, top, right, bottom = face["bounds"]
     (ax, ay), (bx, by), (nx, ny) = face["landmarks"][:3]
     wide, apart = right - left, ((bx - ax) ** 2 + (by - ay) ** 2) ** 0.5
@@ -45,7 +45,7 @@ def paint(kind, picture, face):
 
 
 def verdict(answer, person):
-    """The outcome of the best face, and whether a name that it has is the person's."""
+    """Returns the outcome of the first face, and whether its name, if any, is right."""
     faces = answer["faces"]
     if not faces:
         return "no face"

@@ -1,5 +1,5 @@
-"""Scores the detector of the bundled pack beside YuNet_n: faces found by size, false faces, pictures turned without EXIF,
-pictures with every face covered, faces shrunk to 20 pixels. Prints the tables of detector.md.
+"""Scores the detector of the bundled pack beside YuNet_n: faces found by size, false faces, pictures turned without
+EXIF, pictures with every face covered, faces shrunk to 20 pixels. Prints the tables of detector.md.
 
 Needs photographs (groups/, noface/, lfw-dev/), which are not part of this repository, YuNet_n's ONNX file, and:
 
@@ -7,9 +7,9 @@ Needs photographs (groups/, noface/, lfw-dev/), which are not part of this repos
     pip install numpy opencv-python-headless
     python3 detectors.py ../../target/release/examples/analyse FACES yunet_n_640_640.onnx
 
-detectors-truth.json has the faces of groups/ as left, top, right, bottom. They are what either detector was sure of (MTCNN
-at 0.99, YuNet at 0.8, also in the picture twice as large); where only one was, a person looked. In crowd_ultra_25.jpg
-nobody could: it is left out of the false faces.
+detectors-truth.json has the faces of groups/ as left, top, right, bottom. They are the faces that either detector was
+sure of (MTCNN at 0.99, YuNet at 0.8, also in the picture twice as large); a person checked those found by only one.
+That was not possible in crowd_ultra_25.jpg, which does not count for false faces.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ UNCOUNTED = "crowd_ultra_25.jpg"
 
 
 class Mtcnn:
-    """The pack as kithd runs it, through examples/analyse.rs."""
+    """Runs the pack as kithd does, through examples/analyse.rs."""
 
     def __init__(self, analyse, smallest, turned=True):
         self.name = f"MTCNN, from {smallest} px" + ("" if turned else ", not turned")
@@ -52,7 +52,7 @@ class Mtcnn:
 
 
 class Yunet:
-    """YuNet_n through OpenCV, at the picture's own size."""
+    """Runs YuNet_n through OpenCV, at the picture's own size."""
 
     def __init__(self, model, score):
         self.name = f"YuNet_n at {score}"
@@ -79,7 +79,7 @@ def overlap(a, b):
 
 
 def lies_as(landmarks, degrees):
-    """Whether the eyes lie as in a face turned clockwise by `degrees`, give or take 45."""
+    """Tells whether the eyes lie as in a face turned clockwise by `degrees`, give or take 45."""
     eyes = landmarks[1] - landmarks[0]
     off = (np.degrees(np.arctan2(eyes[1], eyes[0])) - degrees + 180) % 360 - 180
     return abs(off) <= 45
@@ -97,12 +97,12 @@ def turned(box, degrees, width, height):
 
 
 def right(truth, faces, degrees):
-    """How many of the faces lie on this true one, the right way up."""
+    """Returns how many of the faces lie on this true one, the right way up."""
     return sum(overlap(truth, box) >= 0.3 and lies_as(points, degrees) for box, points in faces)
 
 
 def report_half(path):
-    """Thresholds were chosen on the other half of the people."""
+    """Tells whether a person is in this half; thresholds were chosen on the other one."""
     return int(hashlib.sha256(path.name.rsplit("_", 1)[0].encode()).hexdigest()[0], 16) >= 8
 
 
@@ -157,7 +157,7 @@ def main(analyse, folder, model):
     portraits = [path for path in sorted((folder / "lfw-dev").glob("*.jpg")) if report_half(path)]
     portraits = portraits[::len(portraits) // PORTRAITS][:PORTRAITS]
     portraits = [cv2.imread(str(path)) for path in portraits]
-    # In LFW the face meant is in the middle, about 110 of 250 pixels.
+    # In LFW the labelled face is in the middle, about 110 of 250 pixels.
     middle = np.array([70, 70, 180, 180])
     rows = []
     for detector in [Mtcnn(analyse, 40), Mtcnn(analyse, 40, turned=False), *yunets]:
@@ -191,7 +191,7 @@ def main(analyse, folder, model):
 
 
 def covered(picture, boxes):
-    """The picture with a grey square of 1.7 times its side over every face."""
+    """Covers every face with a grey square of 1.7 times its side."""
     picture = picture.copy()
     for left, top, right, bottom in boxes:
         across, down, half = (left + right) / 2, (top + bottom) / 2, 0.85 * max(right - left, bottom - top)

@@ -1,10 +1,10 @@
-"""What the matching of the pack sface is made of: how near strangers come, what several pictures of a person give, the
-margin, and how strangers are linked. The tables of identification.md; rates by number enrolled are `kithd eval`'s.
+"""Derives the matching rules of the pack sface: distances of strangers, several pictures of a person, the margin, and
+the linking of strangers. Prints the tables of identification.md; `kithd eval` measures rates by number enrolled.
 
     python models/benches/identification.py <faces folder> [<file to keep the embeddings in>]
 
-Needs numpy, OpenCV and onnxruntime. The float32 recogniser, one look, the tuning halves of lfw-dev and of labelled with
-singles: a person whose name's sha256 begins with 0 to 7. The report halves are not looked at.
+Needs numpy, OpenCV and onnxruntime. Uses the float32 recogniser without mirror images, on the tuning halves of lfw-dev
+and of labelled with singles (people whose name's sha256 begins with 0 to 7). The report halves are not used.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ def person_of(path):
 
 
 def embeddings(folder, keep):
-    """Person, set and embedding of each face of the tuning halves."""
+    """Returns person, set and embedding of each face of the tuning halves."""
     if keep and keep.exists():
         with np.load(keep) as kept:
             return kept["who"], kept["lfw"], kept["rows"]
@@ -50,14 +50,14 @@ def embeddings(folder, keep):
 
 
 def pairs(who, rows):
-    """Cosines of the pairs of one person, and of two, falling."""
+    """Returns the cosines of the pairs of one person, and, in descending order, of two people."""
     upper = np.triu_indices(len(who), 1)
     cosines, same = (rows @ rows.T)[upper], who[upper[0]] == who[upper[1]]
     return cosines[same], np.sort(cosines[~same])[::-1]
 
 
 def fit(strangers):
-    """Mean and deviation of the normal distribution whose tail from 1 in 100 to 2 in 100 000 is theirs."""
+    """Fits a normal distribution to the tail of these cosines from 1 in 100 to 2 in 100 000: mean and deviation."""
     rates = np.geomspace(1e-2, 2e-5, 20)
     at = strangers[(rates * len(strangers)).astype(int)]
     deviation, mean = np.polyfit([-NORMAL.inv_cdf(rate) for rate in rates], at, 1)
@@ -65,7 +65,7 @@ def fit(strangers):
 
 
 def templates(pictures, by, alike):
-    """What a person is compared by; `mean`: of the pictures that are alike, as models/src/gallery.rs does it."""
+    """Returns a person's templates; `mean` averages similar pictures, as models/src/gallery.rs does."""
     if by == "nearest":
         return pictures
     sums = []
@@ -80,7 +80,8 @@ def templates(pictures, by, alike):
 
 
 def searches(who, rows, pictures, by, alike, people=10_000, single=0, draws=10):
-    """Of each draw: the best two cosines of each picture asked about, whether its person is enrolled, and found first."""
+    """Yields for each draw: the best two cosines of each probe, whether its person is enrolled, and whether it is
+    found."""
     names, counts = np.unique(who, return_counts=True)
     for draw in range(draws):
         random = np.random.default_rng(draw)
@@ -99,7 +100,8 @@ def searches(who, rows, pictures, by, alike, people=10_000, single=0, draws=10):
 
 
 def linked(who, rows, one, many, alike, seed):
-    """Share of the pairs of one person in one group, pairs of two people in one, and groups of two people."""
+    """Returns the share of one person's pairs in one group, the pairs of two people in one, and the groups of two
+    people."""
     sums, weights, groups = {}, {}, -np.ones(len(who), int)
     limits = [np.sqrt(2 * distance) for distance in (one, one * many ** 2, one * alike ** 2)]
     for face in np.random.default_rng(seed).permutation(len(who)):

@@ -1,19 +1,19 @@
 """Measures kithd beside its peers: onnxruntime with the same networks in its best form, and the library
-face_recognition (dlib). One thread, one picture, in turns so that whatever else the machine does falls on all alike.
+face_recognition (dlib). One thread, one picture, in turn, so that other load on the machine affects all alike.
 
     python3 -m venv venv && venv/bin/pip install -r requirements.txt
     venv/bin/python peers.py --kithd ../../target/release/kithd --json peers-results.json
 
-Prints the tables of the README; everything else is in the JSON. `--yunet FILE` adds yunet_n_480x640.onnx,
-`--pairs FOLDER` the accuracy on the pairs of its pairs.csv (a pair with a face missing counts as two strangers), and how
-many pairs are found where one in a thousand of all comparisons of two people's pictures is nearer.
+Prints the tables of the README; the JSON has all figures. `--yunet FILE` adds yunet_n_480x640.onnx, `--pairs FOLDER`
+the accuracy on the pairs of its pairs.csv (a pair with a face missing counts as two strangers), and the share of pairs
+found at a false match rate of one in a thousand.
 
 onnxruntime's best form: float32, or int8 in quantise/dequantise pairs with a scale for each channel of the weights and
 unsigned activations, whichever is faster for a network; all graph optimisations, crops in one batch, and everything
-around the networks in OpenCV. Detection settings are those of pack.toml. Where the pack's own int8 file is of that
-form it is used; where it is not, and for the detector, this script quantises, calibrated on the picture it measures
-with: good enough to time, not to judge accuracy by. Where face_recognition is not installed, what was measured earlier
-stays in the JSON and in the table, with its date.
+around the networks in OpenCV. Detection settings are those of pack.toml. The pack's own int8 file is used if it has
+that form. Otherwise, and for the detector, this script quantises, calibrated on the picture it measures with: good
+enough for times, not for accuracy. Without face_recognition, earlier figures stay in the JSON and in the table, with
+their date.
 """
 
 import argparse
@@ -73,7 +73,7 @@ class Calibration(quantization.CalibrationDataReader):
 
 
 def quantise(source, target, inputs):
-    """`source` as onnxruntime's fastest int8 form."""
+    """Writes `source` in onnxruntime's fastest int8 form."""
     name = onnx.load(source).graph.input[0].name
     with tempfile.TemporaryDirectory() as folder:
         prepared = pathlib.Path(folder) / "prepared.onnx"
@@ -85,7 +85,7 @@ def quantise(source, target, inputs):
 
 
 def is_fast_int8(model):
-    """Whether weights are dequantised channel by channel and activations are unsigned."""
+    """Tells whether weights have a scale for each channel and activations are unsigned."""
     graph = onnx.load(model).graph
     sizes = {i.name: int(np.prod(i.dims)) for i in graph.initializer}
     unsigned = {i.name for i in graph.initializer if i.data_type == onnx.TensorProto.UINT8}
@@ -94,7 +94,7 @@ def is_fast_int8(model):
 
 
 class Network:
-    """A session that adds up the time it takes, and remembers what it was last given."""
+    """A session that adds up its time."""
 
     def __init__(self, model):
         self.session, self.spent, self.given = session(model), 0.0, []
@@ -111,7 +111,7 @@ class Network:
 
 
 def suppress(boxes, scores, limit):
-    """Non-maximum suppression by OpenCV; boxes count their last pixel."""
+    """Suppresses non-maxima with OpenCV; boxes include their last pixel."""
     if not len(boxes):
         return np.zeros(0, int)
     rectangles = np.concatenate([boxes[:, :2], boxes[:, 2:4] - boxes[:, :2] + 1], 1)
@@ -119,7 +119,7 @@ def suppress(boxes, scores, limit):
 
 
 class Onnxruntime:
-    """The pipeline with nothing wasted; `files` names the model of each network."""
+    """The fastest pipeline with onnxruntime; `files` names the model of each network."""
 
     def __init__(self, name, pack, files):
         self.name, self.settings = name, tomllib.loads((pack / "pack.toml").read_text())
@@ -133,7 +133,7 @@ class Onnxruntime:
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
 
     def detect(self, picture):
-        halves = [picture]  # so that no large window is read pixel by pixel
+        halves = [picture]  # avoids reading large windows pixel by pixel
         while min(halves[-1].shape[:2]) >= 48:
             halves.append(cv2.resize(halves[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
         boxes = self.propose(halves)
@@ -182,7 +182,7 @@ class Onnxruntime:
 
     @staticmethod
     def halved(reduction, halves):
-        """The copy of which at least two pixels still make one, in either direction."""
+        """Returns the smallest copy in which at least two pixels in each direction still make one."""
         return min(max(int(np.log2(reduction)) - 1, 0), len(halves) - 1)
 
     def crops(self, halves, boxes, size):
@@ -202,7 +202,7 @@ class Onnxruntime:
         return self.blob(crops)
 
     def blob(self, pictures):
-        """Of BGR pictures RGB planes, normalised as the detector wants them."""
+        """Returns RGB planes of BGR pictures, normalised for the detector."""
         return cv2.dnn.blobFromImages(pictures, 1 / 128, mean=(127.5,) * 3, swapRB=True)
 
     def align(self, picture, face):
@@ -216,8 +216,8 @@ class Onnxruntime:
         return cv2.dnn.blobFromImages(chips, spec["scale"], mean=spec["mean"], swapRB=spec["colour"] == "rgb")
 
     def embed(self, chip):
-        """As kithd by default: the chip and its mirror image in one batch, each brought to unit length, and their mean, with
-        the length the cohort gives it."""
+        """Embeds as kithd does by default: chip and mirror image in one batch, each normalised, then their mean with
+        the cohort's length."""
         looks = self.networks["recogniser"].run(["embedding"], self.input([chip, cv2.flip(chip, 1)]))[0]
         if not self.settings["recogniser"]["normalise"]:
             return looks.mean(0)
@@ -252,7 +252,7 @@ class FaceRecognition:
 
 
 def check(peer, pack, data):
-    """The pack's own face must come out near the pack's reference: times of a wrong pipeline are worth nothing."""
+    """Checks that the self-test face comes out near the pack's reference: times of a wrong pipeline are worthless."""
     faces = peer.detect(picture := peer.decode(data))
     assert len(faces) == 1, f"{peer.name} finds {len(faces)} faces in the self-test picture"
     expected = peer.lengthened(np.array([pack["self_test"]["embedding"]]))[0]
@@ -262,7 +262,7 @@ def check(peer, pack, data):
 
 
 def stage_times(peer, data, rounds):
-    """Median and shortest of each stage, and of the whole, in milliseconds."""
+    """Returns median and shortest time of each stage, and of the whole, in milliseconds."""
     times = {stage: [] for stage in (*STAGES, WHOLE)}
     for network in getattr(peer, "networks", {}).values():
         network.spent = 0.0
@@ -302,7 +302,7 @@ def run_times(run, rounds):
 
 
 class Kithd:
-    """The daemon's own benches, in a process of their own at each turn."""
+    """The daemon's own benches, in a new process at each turn."""
 
     def __init__(self, program, pack):
         self.program, self.pack = program, pack
@@ -317,7 +317,7 @@ class Kithd:
         return path.read_bytes()
 
     def stages(self, picture, precision, rounds):
-        """As stage_times. Its align judges quality too; its encoding of thumbnail and crop is left out."""
+        """Does the same as stage_times. Align includes quality; encoding of thumbnail and crop is left out."""
         answer = self.ask("bench", "engine", picture, "--rounds", rounds, "--json", precision=precision)
         assert answer["faces"] == 1, answer
         found = {stage: {of: answer[of][stage] for of in ("median_ms", "shortest_ms")} for stage in STAGES}
@@ -339,7 +339,7 @@ class Kithd:
 
 
 class Turns:
-    """What was measured turn by turn under a key."""
+    """Measurements by key, one for each turn."""
 
     def __init__(self):
         self.found = {}
@@ -352,13 +352,13 @@ class Turns:
                 "shortest_ms": round(min(t["shortest_ms"] for t in self.found[key]), 3)}
 
     def ratio(self, one, other):
-        """Of the medians within each turn, the median: what slowed a turn slowed both."""
+        """Returns the median of the ratios within each turn: other load in a turn slows both."""
         pairs = zip(self.found[one], self.found[other])
         return round(statistics.median(a["median_ms"] / b["median_ms"] for a, b in pairs), 2)
 
 
 def yunet_pack(network, folder):
-    """A pack that has this YuNet as its detector, and the bundled recogniser."""
+    """Makes a pack with this YuNet as its detector and the bundled recogniser."""
     import hashlib
     source, bundled = MODELS / "packs" / "yunet-intel0095" / "pack.toml", MODELS / "packs" / "dlib-mtcnn"
     detector = source.read_text().split("[detector]")[1].split("\n[")[0].splitlines()
@@ -375,7 +375,7 @@ def yunet_pack(network, folder):
 
 
 def main_face(faces, picture):
-    """The largest face near the centre, as reference.main_chip chooses."""
+    """Returns the largest face near the centre, as reference.main_chip does."""
     height, width = picture.shape[:2]
 
     def rank(face):
@@ -410,7 +410,7 @@ def measure_accuracy(peer, folder):
 
 
 def nearest_strangers(embeddings, share):
-    """The distance that this share of all comparisons of two people's pictures is nearer than."""
+    """Returns the distance below which this share of all comparisons of different people lies."""
     people = np.array([path.rsplit("_", 1)[0] for path in embeddings])
     rows = np.array(list(embeddings.values()))
     squares = (rows ** 2).sum(1)
@@ -419,7 +419,7 @@ def nearest_strangers(embeddings, share):
 
 
 def inputs_of(pipeline, data):
-    """What each network is given for this picture and for it mirrored and darker: to calibrate by."""
+    """Returns each network's inputs for this picture, mirrored and darkened too, for calibration."""
     inputs = {name: [] for name in pipeline.networks}
     plain = {name: network.run for name, network in pipeline.networks.items()}
 
@@ -437,14 +437,14 @@ def inputs_of(pipeline, data):
             pipeline.embed(pipeline.align(one, face))
     for name, network in pipeline.networks.items():
         network.run = plain[name]
-    # The largest level only: the others have other sizes, which one calibration run cannot mix.
+    # Only the largest level: one calibration run cannot mix sizes.
     first = inputs["pnet"][0].shape
     inputs["pnet"] = [x for x in inputs["pnet"] if x.shape == first]
     return inputs
 
 
 def best_files(pack, settings, data, scratch):
-    """{network: {form: file}} in float32 and int8, the int8 one made here where the pack has none of the fast form."""
+    """Returns {network: {form: file}} in float32 and int8; makes the int8 one if the pack has none in the fast form."""
     spec, detector = settings["recogniser"], settings["detector"]
     files = {n: {"float32": pack / detector[n]} for n in ("pnet", "rnet", "onet")}
     files["recogniser"] = {"float32": pack / spec["float32"]}
@@ -462,7 +462,7 @@ def best_files(pack, settings, data, scratch):
 
 
 def measure_networks(turns, files, rounds, shapes):
-    """Each network in each form on the shapes kithd measures them on."""
+    """Measures each network in each form on the shapes that kithd uses."""
     noise = np.random.default_rng(1)
     sessions = {(name, form): session(file) for name, forms in files.items() for form, file in forms.items()}
     given = {name: noise.uniform(-1, 1, shape).astype(np.float32) for name, shape in shapes.items()}
@@ -514,7 +514,7 @@ def measure(arguments, scratch, earlier):
         with_yunet = yunet_pack(arguments.yunet, scratch / "yunet")
     networks = measure_networks(turns, files, rounds, shapes)
 
-    # The shortest of some turns decides which form the best pipeline takes of each.
+    # The shortest time of five turns decides the form of each network in the best pipeline.
     for _ in range(5):
         networks()
     best = {name: min(forms, key=lambda form: turns.ms(("onnxruntime", name, form))["shortest_ms"])
@@ -560,7 +560,8 @@ def gather(arguments, kithd, turns, pipelines, precisions, files, best, notes, d
             row["kithd"] = turns.ms(ours)
             for form in forms:
                 row[f"onnxruntime {form}"] = turns.ms(("onnxruntime", name, form))
-            # A recogniser against the same precision; a detector's network, which we run in float32, against the best.
+            # A recogniser is compared with the same precision; a detector's network, float32 in kithd, with the best
+            # form.
             against = precision if name == "recogniser" else best.get(name, "float32")
             row["against"], row["ratio"] = against, turns.ratio(ours, ("onnxruntime", name, against))
             results["networks"].append(row)
@@ -597,7 +598,7 @@ def cell(times):
 
 
 def tables(results):
-    """Markdown."""
+    """Returns the tables as Markdown."""
     versions = results["versions"]
     lines = [f"{results['machine']}, {results['measured']}, onnxruntime {versions['onnxruntime']}, OpenCV "
              f"{versions['opencv-python-headless']}; milliseconds: median (shortest); ratios below 1: kithd is faster.",
@@ -624,7 +625,7 @@ def tables(results):
             lines.append(f"| {name} / {peer} | " + " | ".join(str(ratios[s]) for s in (*STAGES, WHOLE)) + " |")
         for peer, other in results["peers"].items():
             if name.startswith("kithd") and peer not in pipelines:
-                # Another day's load is not this one's: the shortest times say more than medians do.
+                # The load differs from day to day, so the shortest times are compared instead of medians.
                 ours, theirs = ([t[s]["shortest_ms"] for s in STAGES] for t in (found["stages"], other["times"]))
                 ratios = [a / b for a, b in zip([*ours, sum(ours)], [*theirs, sum(theirs)])]
                 lines.append(f"| {name} / {peer}, measured {other.get('measured', 'earlier')}, shortest | "

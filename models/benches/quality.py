@@ -1,14 +1,15 @@
-"""What the quality of a face is worth, on pictures spoilt on purpose: needs numpy and opencv-python-headless, `spoil` also
-what ../convert/requirements.txt has.
+"""Measures how well the quality of a face predicts recognition, on pictures degraded on purpose. Needs numpy and
+opencv-python-headless; `spoil` also needs ../convert/requirements.txt.
 
-    python3 quality.py spoil lfw-dev FOLDER tuning|report    writes spoilt pictures and pairs.csv into FOLDER
+    python3 quality.py spoil lfw-dev FOLDER tuning|report    writes degraded pictures and pairs.csv into FOLDER
     analyse ../packs/sface int8 20 FOLDER/*.jpg > FACES      `analyse` is the example of kith-vision
     python3 quality.py table FOLDER/pairs.csv FACES [SVG]    the tables of quality.md; errors against discard as a picture
     python3 quality.py curve FOLDER/pairs.csv FACES          quality.known_again of pack.toml
     kithd eval --pairs FOLDER/pairs.csv                      error against rejection, by the quality and each part of it
 
-Of each pair of one person in lfw-dev one picture is spoilt in 24 ways; the other stays whole. A face is known again where the
-two embeddings have a cosine of KNOWN. `spoil` is free of chance but for the noise in dark pictures, which is seeded.
+In each pair of one person in lfw-dev one picture is degraded in 24 ways; the other stays as it is. A face is known
+again if the two embeddings have a cosine of KNOWN. `spoil` is deterministic; the noise in dark pictures has a fixed
+seed.
 """
 
 import csv
@@ -22,7 +23,7 @@ import cv2
 import numpy as np
 
 PACK = Path(__file__).resolve().parent.parent / "packs" / "sface"
-# What the balanced level asks of a face where 300 people are enrolled (accuracy.md).
+# Limit of the balanced level with 300 enrolled people (accuracy.md).
 KNOWN = 0.45
 SHARES = (0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2)
 
@@ -36,7 +37,7 @@ def person(path):
 
 
 def masked(picture, landmarks):
-    """With a mask from the nose to below the chin."""
+    """Adds a mask from the nose to below the chin."""
     left, right, nose, mouth_left, mouth_right = landmarks
     across, down = right - left, (mouth_left + mouth_right - left - right) / 2
     outline = (left + 0.45 * down - 0.35 * across, nose - 0.1 * down, right + 0.45 * down + 0.35 * across,
@@ -48,7 +49,7 @@ def masked(picture, landmarks):
 
 
 def shaded(picture, landmarks):
-    """With sunglasses."""
+    """Adds sunglasses."""
     left, right = landmarks[:2]
     across = right - left
     eyes, angle = np.hypot(*across), np.degrees(np.arctan2(across[1], across[0]))
@@ -62,7 +63,7 @@ def shaded(picture, landmarks):
 
 
 def spoilt(picture, landmarks, noise):
-    """Name and picture of each way; an LFW face spans about 70 to 180 of the 250 pixels."""
+    """Yields name and picture of each way; an LFW face spans about 70 to 180 of the 250 pixels."""
     yield "whole_0", picture
     for light in (0.15, 0.08):
         dark = picture * light + noise.normal(0, 1, picture.shape)
@@ -99,7 +100,7 @@ def spoil(lfw, folder, half):
         pairs = [row for row in csv.DictReader(file) if row["same"] == "1" and in_half(person(row["path_a"]), half)]
     rows = []
     for at, pair in enumerate(pairs):
-        # Compared with the person's other picture, and with that of the next pair's person.
+        # Pairs: the person's other picture, and a picture of the next pair's person.
         other = next(p for p in pairs[at + 1:] + pairs if person(p["path_a"]) != person(pair["path_a"]))
         for path in (pair["path_b"], other["path_b"]):
             if not (folder / path).exists():
@@ -119,7 +120,7 @@ def spoil(lfw, folder, half):
 
 
 def subject(picture):
-    """The face nearest the middle; what is left of a cut picture has its middle elsewhere, and often one face."""
+    """Returns the face nearest the middle. A cut picture has its middle elsewhere, but usually one face."""
     faces = picture["faces"]
     width, height = picture["size"]
     off = lambda box: np.hypot((box[0] + box[2] - width) / 2, (box[1] + box[3] - height) / 2)
@@ -127,7 +128,8 @@ def subject(picture):
 
 
 def probes(pairs, faces):
-    """(way, face, likeness to the person's other picture) of each spoilt picture; without a face (way, None, None)."""
+    """Yields (way, face, likeness to the person's other picture) of each degraded picture, (way, None, None) without a
+    face."""
     with open(faces) as lines:
         found = {Path(picture["path"]).name: subject(picture) for picture in map(json.loads, lines)}
     with open(pairs, newline="") as file:
@@ -146,7 +148,7 @@ def cosine(a, b):
 
 
 def by_parts(face):
-    """The score of packs without a curve, as in ../src/quality.rs."""
+    """Returns the score of packs without a curve, as in ../src/quality.rs."""
     half = lambda much: 1 / (1 + much)
     return (min(face["score"], 1) * half((17 / max(face["size_px"], 1)) ** 4) * half((face["cut"] / 0.4) ** 2)
             * half((7 / max(face["brightness"], 0.1)) ** 2) * half((0.0075 / max(face["sharpness"], 1e-5)) ** 2)
@@ -160,7 +162,7 @@ MEASURES = {"length": lambda face: face["length"], "product of the parts": by_pa
 
 
 def area_under_curve(values, missed):
-    """How often a face that is missed has the lower value of two."""
+    """Returns the probability that a missed face has a lower value than a known one."""
     ranks = np.empty(len(values))
     ranks[np.argsort(values, kind="stable")] = np.arange(len(values))
     count = missed.sum()
@@ -168,7 +170,7 @@ def area_under_curve(values, missed):
 
 
 def rising(values, known, edges):
-    """Mean value and share known of the faces between the edges, neighbours put together until the shares rise."""
+    """Returns mean value and known share of the faces between edges, with neighbours merged until the shares rise."""
     groups = []
     for low, high in zip(edges, edges[1:]):
         among = (values >= low) & (values < high)
@@ -232,7 +234,7 @@ def table(pairs, faces, svg=None):
 
 
 def drawn(discards):
-    """Errors against discard, in per cent, as SVG."""
+    """Returns errors against discard, in per cent, as SVG."""
     highest = max(map(max, discards.values()))
     colours = ("#0b7285", "#c92a2a", "#e67700", "#2b8a3e", "#862e9c", "#5c940d", "#495057", "#a61e4d")
     lines = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 360" font-family="sans-serif" font-size="12">',

@@ -1,5 +1,5 @@
-//! Time per stage on the bundled self-test picture, on one thread: `cargo bench -p kith-vision`.
-//! Stages are measured by the crate's own clock, the same that the daemon reports.
+//! Times each stage on the bundled self-test picture, on one thread: `cargo bench -p kith-vision`.
+//! The figures come from the crate's own clock, which the daemon reports too.
 
 use std::error::Error;
 use std::path::Path;
@@ -63,7 +63,7 @@ fn stage(
 ) {
     criterion.bench_function(name, |bencher| {
         bencher.iter_custom(|times| {
-            // A failure shows as a time of zero, which criterion refuses.
+            // A failed run counts as zero, which criterion refuses.
             let run = || {
                 vision
                     .recognise(picture, &SEARCH)

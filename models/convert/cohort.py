@@ -1,14 +1,15 @@
-"""Means of many people's faces: by them a face's embedding gets the length that says how many resemble it.
+"""Makes a pack's cohort: mean faces of many people, by which an embedding gets a length that grows with the number of
+people it resembles.
 
-Needs folders of labelled photographs, which are not part of this repository; the result, the pack's cohort.f32, is. Run
-it again only when what comes before it changes (recogniser, template, mirror image).
+Needs folders of labelled photographs, which are not part of this repository. The result, the pack's cohort.f32, is
+committed. Run it again only when an earlier step changes (recogniser, template, mirror image).
 
     python3 cohort.py PACK_FOLDER COHORT.f32 PICTURES_FOLDER...
 
-A folder holds a folder for each person, or pictures called <person>_<number>.jpg. Only people of the tuning half are used
-(the sha256 of the name begins with 0 to 7) who are not in the other half of another folder under another spelling, of each
-three pictures at most, and no mean of fewer than five people is kept: none is anybody's face. Also prints what likeness to
-the nearest mean is typical of faces that did not shape it, for pack.toml.
+A folder holds a folder for each person, or pictures called <person>_<number>.jpg. Uses people of the tuning half only
+(the sha256 of the name begins with 0 to 7), unless another spelling of the name is in another folder's other half, and
+at most three pictures of each. Drops means of fewer than five people, so that no mean is the face of a person. Also
+prints, for pack.toml, the typical likeness to the nearest mean of faces that are not part of it.
 """
 
 import hashlib
@@ -31,12 +32,12 @@ def is_tuning(name):
 
 
 def person(name):
-    """The same for the spellings of different folders."""
+    """Returns the name in a spelling common to all folders."""
     return name.removeprefix("lfw_").lower()
 
 
 def named(folder):
-    """(who, path) of every picture."""
+    """Yields (name, path) of every picture."""
     flat = any(folder.glob("*.jpg"))
     for path in sorted(folder.glob("*.jpg" if flat else "*/*")):
         if path.suffix in (".jpg", ".png"):
@@ -44,7 +45,7 @@ def named(folder):
 
 
 def gathered(rows, places):
-    """Means of the rows nearest to each place, over and over (Lloyd's algorithm, cosine)."""
+    """Moves each place to the mean of the rows nearest to it, 30 times (Lloyd's algorithm, cosine)."""
     for _ in range(30):
         nearest = np.argmax(rows @ places.T, 1)
         sums = [rows[nearest == at].sum(0) if (nearest == at).any() else place for at, place in enumerate(places)]
@@ -53,7 +54,7 @@ def gathered(rows, places):
 
 
 def means(rows, who, count=COUNT):
-    """Of embeddings of unit length that lie together, of unit length themselves; of several starts the most alike."""
+    """Returns the means of clusters of embeddings, all of unit length. Keeps the best of several starts."""
     starts = [rows[np.random.default_rng(seed).permutation(len(rows))[:count]] for seed in range(STARTS)]
     places = max((gathered(rows, start) for start in starts), key=lambda places: reference.likeness(rows, places).sum())
     nearest = np.argmax(rows @ places.T, 1)
@@ -61,7 +62,7 @@ def means(rows, who, count=COUNT):
 
 
 def likeness_to_others(rows, who, folds=10):
-    """To the means of other people only: each tenth of the people is left out once."""
+    """Returns the likeness to means of other people only, by leaving out each tenth of the people once."""
     people = np.random.default_rng(0).permutation(np.unique(who))
     found = np.zeros(len(rows))
     for fold in range(folds):

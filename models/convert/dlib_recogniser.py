@@ -1,7 +1,7 @@
 """Makes the float32 recogniser as ONNX from dlib's dlib_face_recognition_resnet_model_v1.dat.
 
-The file is a C++ serialisation of nested templates. Rather than re-enacting the templates, this looks for the
-layer tags in it and reads the tensor after each; every size is checked against the architecture below, which is
+The file is a C++ serialisation of nested templates. Instead of following the templates, this looks for the layer
+tags and reads the tensor after each; every size is checked against the architecture below, which is
 dlib's `anet_type`. Each affine layer (a frozen batch normalisation) is folded into the convolution before it.
 """
 
@@ -16,14 +16,14 @@ DIMENSION = 128
 
 
 def read_integer(data, at):
-    """dlib's integer: a byte with the sign and the number of bytes, then those bytes, lowest first."""
+    """Reads dlib's integer: a byte with the sign and the number of bytes, then those bytes, lowest first."""
     length, negative = data[at] & 0x0F, data[at] & 0x80
     value = int.from_bytes(data[at + 1:at + 1 + length], "little")
     return (-value if negative else value), at + 1 + length
 
 
 def read_tensor_behind(data, at):
-    """The first tensor behind `at`: version 2 as an integer (01 02), four dimensions, float32 values."""
+    """Reads the first tensor after `at`: version 2 as an integer (01 02), four dimensions, float32 values."""
     at = data.index(b"\x01\x02", at) + 2
     dimensions = []
     for _ in range(4):
@@ -33,7 +33,7 @@ def read_tensor_behind(data, at):
 
 
 def read_layers(data):
-    """([(convolution's parameters, affine parameters), ...], matrix), in the order of the computation's input side."""
+    """Returns ([(convolution parameters, affine parameters), ...], matrix), in the order of the computation."""
     tags = [(m.group(), read_tensor_behind(data, m.end())) for m in re.finditer(rb"con_4|affine_|fc_2", data)]
     names = [name for name, _ in tags]
     assert names.count(b"con_4") == names.count(b"affine_") == 29 and names.count(b"fc_2") == 1, names
@@ -46,7 +46,7 @@ def read_layers(data):
 
 
 class Recogniser:
-    """The architecture; one method per building block."""
+    """The architecture, with a method for each building block."""
 
     def __init__(self, convolutions):
         self.net = Network()
@@ -67,7 +67,8 @@ class Recogniser:
         return self.net.add("Relu", [self.net.add("Add", [y, x])])
 
     def residual_down(self, x, channels_in, channels, size):
-        """Halves the size. dlib adds tensors of unequal shape as if the smaller had zeros at its end."""
+        """Adds a residual block of half the size. dlib adds tensors of unequal shape as if the smaller had zeros at its
+        end."""
         y = self.conv(x, channels_in, channels, 3, 2, 0, relu=True)
         y = self.conv(y, channels, channels, 3, 1, 1, relu=False)
         x = self.net.add("AveragePool", [x], kernel_shape=[2, 2], strides=[2, 2])

@@ -1,10 +1,10 @@
 """Makes the float16 recogniser from the float32 one; input and embedding stay float32.
 
-For NVIDIA GPUs through tract, and for processors with half-precision arithmetic. tract's CUDA runtime has
-convolutions, sums, slices and maxima but no pooling: a pooling layer would send its values to the processor and back.
-So both kinds are written as what it has, with the same results: an average of 2x2 as a convolution of each channel
-with four quarters, and a maximum of 3x3 as maxima of shifted slices, across and then down. The last mean and
-the 256x128 product stay float32, where they cost nothing.
+It runs on NVIDIA GPUs through tract, and on processors with half-precision arithmetic. tract's CUDA runtime has
+convolutions, sums, slices and maxima but no pooling: a pooling layer would copy its values to the processor and back.
+So pooling is rewritten, with the same results: a 2x2 average as a depthwise convolution with four quarters, and a 3x3
+maximum as maxima of shifted slices, across and then down. The last mean and the 256x128 product stay float32, where
+they cost nothing.
 
     python3 half.py FLOAT32.onnx FLOAT16.onnx
 """
@@ -27,7 +27,7 @@ class Halver:
         self.halves = {}  # tensor of the float graph -> its float16 tensor here
 
     def input(self, name):
-        """A tensor or a constant as float16; sizes and positions stay whole numbers."""
+        """Returns a tensor or a constant as float16; sizes and positions stay integers."""
         if name not in self.values:
             return self.halves[name]
         values = self.values[name]
@@ -42,8 +42,8 @@ class Halver:
                             group=channels)
 
     def maximum(self, x, channels, size):
-        """The largest of each 3x3, two apart: pairs of neighbours become an axis of their own, then of each three
-        neighbours the first two are a pair and the third begins the next."""
+        """Max pooling of 3x3 with stride 2. Pairs of neighbours become an axis; three neighbours are then a pair and
+        the first of the next pair."""
         assert size % 2 == 0
         pairs = size // 2
         result = pairs - 1

@@ -1,13 +1,13 @@
 """Makes the P-, R- and O-Net of MTCNN as ONNX from the weights in the facenet-pytorch wheel.
 
-The published nets are written so that a convolution and what follows it are one operator at run time (models/src/
-runtime/lower.rs); the results stay equal (test_convert.py):
+The published nets are rewritten so that a convolution and the layers after it are one operator at run time
+(models/src/runtime/lower.rs); the results stay equal (test_convert.py):
 * The softmax over two classes is the sigmoid of their difference, which is folded into the weights: one
   output `prob`, the probability of a face.
-* ceil_mode pooling is floor pooling with one more row and column where the size needs it.
+* ceil_mode pooling becomes floor pooling with one more row and column where the size requires it.
 * R- and O-Net flatten (width, height, channel); the dense weights are permuted to (channel, height, width).
 
-Not for running the cascade: that is models/src (and reference.py here, for measuring).
+models/src runs the cascade (and reference.py here, for measurements).
 """
 
 import collections
@@ -55,7 +55,7 @@ def load_torch_weights(file):
 
 
 def prelu(net, x, slopes, axes):
-    """`axes` are those behind the channels."""
+    """Adds a PRelu; `axes` is the number of axes after the channels."""
     return net.add("PRelu", [x, net.constant(slopes.reshape(-1, *[1] * axes))])
 
 
@@ -64,7 +64,7 @@ def max_pool(net, x, kernel, extra):
 
 
 def convolutions(net, layers, pools):
-    """Convolution, PReLU and, where `pools` has one, pooling; `layers` are (weight, bias, slopes)."""
+    """Adds convolutions with PReLU and, where `pools` has one, pooling; `layers` are (weight, bias, slopes)."""
     x = "input"
     for (weight, bias, slopes), pool in zip(layers, pools):
         x = prelu(net, net.conv(x, weight, bias), slopes, 2)
@@ -74,7 +74,7 @@ def convolutions(net, layers, pools):
 
 
 def face_row(weights, name):
-    """Weight and bias of the face class minus those of the background."""
+    """Returns weight and bias of the face class minus those of the background."""
     weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
     return weight[1:] - weight[:1], bias[1:] - bias[:1]
 
@@ -82,7 +82,7 @@ def face_row(weights, name):
 def make_pnet(weights, path):
     net = Network()
     layers = [(weights[f"conv{i}.weight"], weights[f"conv{i}.bias"], weights[f"prelu{i}.weight"]) for i in (1, 2, 3)]
-    # A 2x2 pooling with one extra row and column floors to what ceil_mode gives for every size.
+    # A 2x2 floor pooling with one extra row and column equals ceil_mode for every size.
     x = convolutions(net, layers, [(2, 1), None, None])
     net.add("Sigmoid", [net.conv(x, *face_row(weights, "conv4_1"))], "prob")
     net.conv(x, weights["conv4_2.weight"], weights["conv4_2.bias"], output="reg")
@@ -90,7 +90,7 @@ def make_pnet(weights, path):
 
 
 def make_refiner(weights, path, name, size, pools, dense, last, outputs):
-    """R- or O-Net: convolutions, one dense layer, heads. `last` is (channels, side) before the flattening."""
+    """Makes R- or O-Net: convolutions, one dense layer, heads. `last` is (channels, side) before the flattening."""
     net = Network()
     layers = [(weights[f"conv{i}.weight"], weights[f"conv{i}.bias"], weights[f"prelu{i}.weight"])
               for i in range(1, dense)]

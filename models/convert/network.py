@@ -1,7 +1,7 @@
-"""Writes one ONNX network, node by node, always with the same bytes.
+"""Writes one ONNX network, node by node, reproducibly.
 
-For the converters of this folder, which know their networks' shapes; not a general graph library.
-Names are numbered in order of creation and no time, tool or path is recorded, so equal weights give equal files.
+A helper for the converters in this folder, not a general graph library. Names are numbered in order of creation and no
+time, tool or path is recorded, so equal weights give equal files.
 """
 
 import numpy as np

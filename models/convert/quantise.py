@@ -1,14 +1,14 @@
 """Makes the int8 recogniser from the float32 one and a table of value ranges.
 
-Quantised as onnxruntime runs it best, which is how our own operators run it too (models/src/runtime/lower.rs): pairs of
-QuantizeLinear and DequantizeLinear around convolutions with signed 8-bit weights, one scale for each output channel, and
-unsigned 8-bit values, one scale for each tensor. Everything behind a ReLU has the zero point 0. The input is brought
-back to the pixels it was made from, so that nothing is lost there. Before a residual sum there is a pair too, with a
-zero point, for runtimes that add in 8 bits; ours passes over it and rounds once, behind the sum. The last mean and
-the 256x128 product stay float32.
+The form is the fastest one for onnxruntime, and the one our own operators run (models/src/runtime/lower.rs): pairs of
+QuantizeLinear and DequantizeLinear around convolutions with signed 8-bit weights, one scale for each output channel,
+and unsigned 8-bit values, one scale for each tensor. Everything after a ReLU has the zero point 0. The input is turned
+back into pixels, so that nothing is lost there. Before a residual sum there is a pair too, with a zero point, for
+runtimes that add in 8 bits; ours skips it and rounds once, after the sum. The last mean and the 256x128 product stay
+float32.
 
-The ranges, and what is added to the biases because rounded weights and values shift a channel's mean, come from
-calibrate.py and are committed, so this needs no pictures and always gives the same bytes.
+The ranges, and the bias corrections for the shift of each channel's mean by rounding, come from calibrate.py and are
+committed, so this needs no pictures and is reproducible.
 
     python3 quantise.py FLOAT32.onnx RANGES.json INT8.onnx
 """
@@ -25,12 +25,12 @@ from network import Network
 
 HIGH = 127
 LEVELS = 255
-# What the float network's input was made from pixels with: (pixel - mean) / 256.
+# Preprocessing of the float network: (pixel - mean) / 256.
 MEAN, PIXELS = (122.782, 117.001, 104.298), 256.0
 
 
 def activation_scale(low, high):
-    """Scale and zero point that map [low, high], widened to hold 0, onto the unsigned 8-bit values."""
+    """Returns the scale and zero point that map [low, high], widened to include 0, onto the unsigned 8-bit values."""
     low, high = min(low, 0.0), max(high, 0.0)
     scale = np.float32((high - low) / LEVELS)
     return scale, np.uint8(np.clip(round(-low / float(scale)), 0, LEVELS))
@@ -41,7 +41,7 @@ class Quantiser:
         self.graph, self.ranges, self.corrections = graph, ranges, corrections
         self.values = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
         self.net = Network()
-        self.floats = {}  # tensor of the float graph -> its float tensor here, behind a pair where it has one
+        self.floats = {}  # tensor of the float graph -> its float tensor here, after its pair if it has one
         self.pairs = {}  # tensor of the float graph -> scale and zero point of its pair
 
     def pair(self, x, scale, zero_point):
@@ -49,16 +49,16 @@ class Quantiser:
         return self.net.add("DequantizeLinear", [self.net.add("QuantizeLinear", [x, *parameters]), *parameters])
 
     def entrance(self):
-        """The pixels, whole numbers from 0 to 255."""
+        """Turns the input back into pixels, integers from 0 to 255."""
         x = self.net.add("Mul", ["input", self.net.constant(np.full((1, 3, 1, 1), PIXELS))])
         x = self.net.add("Add", [x, self.net.constant(np.array(MEAN).reshape(1, 3, 1, 1))])
         self.pairs["input"] = np.float32(1), 0
         self.floats["input"] = self.pair(x, *self.pairs["input"])
 
     def conv(self, node):
-        """A convolution without a pair behind it."""
+        """Adds a convolution without a pair after it."""
         weight, bias = self.values[node.input[1]].astype(np.float64), self.values[node.input[2]].astype(np.float64)
-        if node.input[0] == "input":  # sum(w * (pixel - mean) / 256) + b, on pixels; nothing is padded there
+        if node.input[0] == "input":  # sum(w * (pixel - mean) / 256) + b, on pixels; this layer has no padding
             weight = weight / PIXELS
             bias = bias - (weight.sum((2, 3)) @ np.array(MEAN))
         bias = bias + np.array(self.corrections.get(node.output[0], 0.0))
@@ -75,7 +75,7 @@ class Quantiser:
         return self.net.add("Conv", [self.floats[node.input[0]], weights, biases], **attributes)
 
     def keep(self, node):
-        """A node that stays as it is."""
+        """Copies a node unchanged."""
         inputs = [self.net.constant(self.values[i], self.values[i].dtype) if i in self.values else self.floats[i]
                   for i in node.input]
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
@@ -87,7 +87,7 @@ class Quantiser:
             name = node.output[0]
             x = self.conv(node) if node.op_type == "Conv" else self.keep(node)
             if name in self.ranges:
-                if node.op_type in ("MaxPool", "AveragePool", "Pad"):  # as before: nothing there leaves the range
+                if node.op_type in ("MaxPool", "AveragePool", "Pad"):  # these keep the range of their input
                     self.pairs[name] = self.pairs[node.input[0]]
                 else:
                     self.pairs[name] = activation_scale(*self.ranges[name])
@@ -97,8 +97,8 @@ class Quantiser:
 
 
 def quantised_tensors(graph):
-    """Names of the tensors that get a pair, and so need a range: what convolutions and sums read, what they give to
-    the last mean, and what is in between, but not what only a ReLU reads."""
+    """Returns the names of the tensors that get a pair, and so need a range: the inputs of convolutions, sums and the
+    last mean, and everything in between, except tensors that only a ReLU reads."""
     readers = {}
     for node in graph.node:
         for name in node.input:
@@ -109,7 +109,8 @@ def quantised_tensors(graph):
 
 
 def quantise(float32_path, calibration, path):
-    """`calibration`: what calibrate.py wrote. Gives the Quantiser, which knows the tensors' new names."""
+    """Writes the int8 network; `calibration` is calibrate.py's result. Returns the Quantiser, which has the new
+    names."""
     model = onnx.load(float32_path)
     quantiser = Quantiser(model.graph, calibration["ranges"], calibration["corrections"])
     net = quantiser.run()

@@ -1,7 +1,7 @@
 """The whole pipeline in numpy, OpenCV and onnxruntime: detect, align, embed.
 
-For calibrating and measuring the networks of a pack independently of the Rust code. Not shipped, not fast, and
-not the specification: models/src is. Reads its parameters from the pack's pack.toml.
+Serves to calibrate and measure the networks of a pack independently of the Rust code. It is not shipped, not fast, and
+not the specification, which is models/src. Reads its parameters from the pack's pack.toml.
 """
 
 import tomllib
@@ -19,13 +19,13 @@ def session(path, threads=1):
 
 
 def read_picture(path):
-    """RGB, or None where it cannot be decoded."""
+    """Returns an RGB picture, or None if it cannot be decoded."""
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     return None if picture is None else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
 def suppress(boxes, scores, limit, smaller=False):
-    """Indices that survive non-maximum suppression, best first; `smaller` divides by the smaller area."""
+    """Returns the indices that survive non-maximum suppression, best first; `smaller` divides by the smaller area."""
     x1, y1, x2, y2 = boxes.T
     areas = (x2 - x1 + 1) * (y2 - y1 + 1)
     order = np.argsort(-scores, kind="stable")
@@ -49,7 +49,7 @@ def make_square(boxes):
 
 
 def sizes(boxes):
-    """(width, height, width, height) in MTCNN's inclusive pixels."""
+    """Returns (width, height, width, height) in MTCNN's inclusive pixels."""
     wh = boxes[:, 2:] - boxes[:, :2] + 1
     return np.concatenate([wh, wh], 1)
 
@@ -59,7 +59,7 @@ def normalise(pictures):
 
 
 def cut(picture, boxes, size):
-    """Cut-outs of `boxes`, black where outside, scaled to `size`."""
+    """Cuts out `boxes`, black beyond the picture, scaled to `size`."""
     height, width = picture.shape[:2]
     cuts = []
     for x1, y1, x2, y2 in boxes.round().astype(int):
@@ -80,7 +80,7 @@ class Mtcnn:
         self.thresholds, self.sure, self.overlap = detector["thresholds"], detector["sure"], detector["overlap"]
 
     def detect(self, picture):
-        """(boxes with score, landmarks) of an RGB picture."""
+        """Returns (boxes with score, landmarks) of an RGB picture."""
         boxes = self.propose(picture)
         if not len(boxes):
             return self.NONE
@@ -102,7 +102,7 @@ class Mtcnn:
         return self.confirm(picture, boxes[keep], scores[keep], landmarks[keep])
 
     def confirm(self, picture, boxes, scores, landmarks):
-        """A second, mirrored look at the faces the first was not sure of."""
+        """Looks again, mirrored, at the faces the first look was not sure of."""
         doubtful = np.flatnonzero(scores < self.sure)
         if len(doubtful):
             mirrored = cut(picture, make_square(boxes[doubtful]), 48)[..., ::-1]
@@ -134,7 +134,7 @@ class Mtcnn:
 
 
 def similarity(source, target, weights=None):
-    """The least-squares rotation, scale and shift that takes points `source` to `target`, as 2x3."""
+    """Returns the least-squares rotation, scale and shift from points `source` to `target`, as a 2x3 matrix."""
     x, y = np.asarray(source).T
     one, zero = np.ones(len(x)), np.zeros(len(x))
     system = np.stack([np.stack([x, -y, one, zero], 1), np.stack([y, x, zero, one], 1)], 1).reshape(-1, 4)
@@ -146,17 +146,17 @@ def similarity(source, target, weights=None):
 
 
 def likeness(rows, means):
-    """Of rows of unit length to the mean most like each."""
+    """Returns each row's cosine similarity to the nearest mean; rows and means have unit length."""
     return (rows @ means.T).max(1)
 
 
 def lengthened(rows, likeness, typical, strength):
-    """Whoever resembles many people gets a longer embedding, and so lies farther from everybody."""
+    """Lengthens the embeddings of faces that resemble many people, which moves them away from all others."""
     return rows * np.exp(strength * (likeness - typical))[:, None]
 
 
 def cohort(folder, recogniser):
-    """What a pack does to the length of embeddings: nothing where it has no cohort."""
+    """Returns a pack's function for the length of embeddings: the identity if it has no cohort."""
     if "cohort" not in recogniser:
         return lambda rows: rows
     spec = recogniser["cohort"]
@@ -173,7 +173,8 @@ class Pipeline:
         self.normalised, self.flip = pack["recogniser"]["normalise"], flip
         self.lengthened = cohort(folder, pack["recogniser"])
         recogniser = pack["recogniser"]
-        # What is stored once is a float32 network too; the others are made of it in models/src/runtime/stored.rs.
+        # A file with weights stored once is a float32 network too; models/src/runtime/stored.rs makes the others from
+        # it.
         file = recogniser["stored"] if "stored" in recogniser and precision == "float32" else recogniser[precision]
         self.recogniser = session(folder / file, threads)
 
@@ -189,7 +190,7 @@ class Pipeline:
         return self.recogniser.run(["embedding"], {"input": self.input(chips)})[0]
 
     def embed(self, chips):
-        """The mean of what the network says of each chip and, with `flip`, of its mirror image."""
+        """Returns the embedding of each chip, averaged with that of its mirror image if `flip`."""
         looks = [chips, [chip[:, ::-1] for chip in chips]] if self.flip else [chips]
         return self.lengthened(self.unit(sum(self.unit(self.look(chips)) for chips in looks) / len(looks)))
 
@@ -197,12 +198,12 @@ class Pipeline:
         return rows / np.linalg.norm(rows, axis=1, keepdims=True) if self.normalised else rows
 
     def main_chip(self, picture):
-        """The chip of the largest face near the centre, or None: what pair benchmarks compare."""
+        """Returns the chip of the largest face near the centre, which pair benchmarks compare, or None."""
         landmarks = self.main_face(picture)
         return None if landmarks is None else self.align(picture, landmarks)
 
     def main_face(self, picture):
-        """The landmarks of the largest face near the centre, or None."""
+        """Returns the landmarks of the largest face near the centre, or None."""
         boxes, landmarks = self.detector.detect(picture)
         if not len(boxes):
             return None

@@ -1,12 +1,12 @@
 """Makes the stored recogniser of the pack sface from opencv_zoo's block-quantised file.
 
-The weights stay as published: signed bytes in blocks, each block with a scale and a zero point. What a frozen batch
-normalisation behind a convolution or behind the last product multiplies goes into the scales of that row's blocks, what
-it adds into a bias. The one before the last product has 49 numbers a channel, which blocks of 64 do not follow: its
-factors stay one `Mul`, and what it adds goes into the product's bias. The input is made from pixels by who runs the
-network ((pixel - 127.5) / 128, as published), so the two nodes for it go. How values fit into 8 bits
-(sface_ranges.py) stands in constants that no node takes. models/src/runtime/stored.rs makes float32, float16 and int8
-networks from the result, which is also a network that onnxruntime runs.
+The weights stay as published: signed bytes in blocks, each block with a scale and a zero point. A frozen batch
+normalisation after a convolution or after the last product is folded in: its factors into the scales of each row's
+blocks, its shift into a bias. The one before the last product has 49 numbers a channel, which do not line up with
+blocks of 64: its factors stay a `Mul`, and its shift goes into the product's bias. The two nodes that normalise the
+input are dropped; the caller does that ((pixel - 127.5) / 128, as published). The int8 quantisation (sface_ranges.py)
+is stored in constants that no node reads. models/src/runtime/stored.rs makes float32, float16 and int8 networks from
+the result, which onnxruntime can run too.
 
     python3 sface.py PUBLISHED.onnx SFACE_RANGES.json RECOGNISER.onnx
 """
@@ -21,12 +21,12 @@ from onnx import TensorProto, numpy_helper
 
 from network import Network
 
-# DequantizeLinear has blocks from this version on.
+# The first version in which DequantizeLinear supports blocks.
 OPSET, IR_VERSION = 21, 10
 
 
 class Reader:
-    """The published graph, from which nodes and numbers are asked for by name."""
+    """The published graph, with its nodes and numbers by name."""
 
     def __init__(self, graph):
         self.nodes = list(graph.node)
@@ -35,7 +35,7 @@ class Reader:
         self.readers = {name: node for node in graph.node for name in node.input}
 
     def blocks(self, name):
-        """(bytes, scales, zero points, block size) of what `name` is dequantised from, and its shape in the graph."""
+        """Returns ((bytes, scales, zero points), block size, shape in the graph) that `name` is dequantised from."""
         node, shape = self.makers[name], None
         if node.op_type == "Reshape":
             shape = [int(side) for side in self.values[node.input[1]]]
@@ -47,13 +47,13 @@ class Reader:
         return parts, attributes["block_size"], shape
 
     def numbers(self, name):
-        """The numbers that `name` is dequantised to."""
+        """Returns the numbers that `name` is dequantised to."""
         (stored, scales, zero_points), size, _ = self.blocks(name)
         spread = [np.repeat(part, size, -1)[..., :stored.shape[-1]] for part in (scales, zero_points)]
         return (stored.astype(np.float64) - spread[1]) * spread[0]
 
     def batch_norm(self, node):
-        """What it multiplies each channel by and then adds."""
+        """Returns the factor and the shift of each channel."""
         assert node.op_type == "BatchNormalization", node.op_type
         gamma, beta, mean, variance = (self.values[i].astype(np.float64) for i in node.input[1:])
         epsilon = next(a.f for a in node.attribute if a.name == "epsilon")
@@ -63,7 +63,7 @@ class Reader:
 
 class Writer(Network):
     def weights(self, parts, size, factor, shape=None):
-        """A float tensor from blocks as they are, each row multiplied."""
+        """Adds a float tensor made from unchanged blocks, with each row multiplied by its factor."""
         stored, scales, zero_points = parts
         constants = [self.constant(stored, np.int8), self.constant(scales * factor[:, None]),
                      self.constant(zero_points, np.int8)]
@@ -72,7 +72,7 @@ class Writer(Network):
 
 
 def convolution(net, read, node, x):
-    """A convolution with its batch normalisation and slopes."""
+    """Adds a convolution with its batch normalisation and slopes."""
     parts, size, shape = read.blocks(node.input[1])
     norm = read.readers[node.output[0]]
     factor, bias = read.batch_norm(norm)
@@ -87,7 +87,7 @@ def convolution(net, read, node, x):
 
 
 def product(net, read, node, x, before):
-    """The last product with the batch normalisations before and behind it."""
+    """Adds the last product with the batch normalisations before and after it."""
     parts, size, _ = read.blocks(node.input[1])
     norm = read.readers[node.output[0]]
     assert norm.output[0] == "fc1" and {a.name: a.i or a.f for a in node.attribute}["transB"] == 1
@@ -102,7 +102,7 @@ def product(net, read, node, x, before):
 
 
 def make_recogniser(published, fits, path):
-    """`published`: the file's bytes; `fits`: what sface_ranges.py found."""
+    """Writes the recogniser; `published` is the file's bytes, `fits` is sface_ranges.py's result."""
     read, net = Reader(onnx.load_from_string(published).graph), Writer()
     x = "input"
     for node in read.nodes:

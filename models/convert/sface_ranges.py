@@ -1,16 +1,16 @@
-"""Measures how the values between SFace's layers fit into 8 bits: for each channel behind each convolution a factor, and
-for each layer the scale and the zero point that all its channels then share.
+"""Calibrates SFace for int8: finds a factor for each channel after each convolution, and for each layer the scale and
+the zero point that its channels share.
 
-Needs folders of labelled photographs, which are not part of this repository; the result, sface_ranges.json, is, with the
-names and sums of the pictures. Run it again only when the recogniser changes.
+Needs folders of labelled photographs, which are not part of this repository. The result, sface_ranges.json, is
+committed, with the names and sums of the pictures. Run it again only when the recogniser changes.
 
     python3 sface_ranges.py PACK_FOLDER SFACE_RANGES.json PICTURES_FOLDER...
 
-Behind a PRelu a factor above zero may be taken out of the next layer again. In front of a depthwise convolution, whose
-channels have a scale each, that costs nothing: there each channel fills the bytes. In front of a full convolution or
-the product it makes some weights larger than others of their row; BALANCE says how much of the factor goes that way
-(Nagel et al. 2019 take a half). Of every channel the range is what all but one in 200 pictures stay in. One picture of
-each person of the tuning half (cohort.py), of the face nearest the middle.
+A positive factor passes through a PRelu, so the next layer can divide by it again. Before a depthwise convolution,
+whose channels have a scale each, that costs nothing: each channel fills the range of a byte. Before a full convolution
+or the product it makes some weights larger than others in their row; BALANCE is the share of the factor applied there
+(Nagel et al. 2019 use a half). The range of a channel is the one that all but one in 200 pictures stay in. Uses one
+picture of each person of the tuning half (cohort.py), and in it the face nearest the middle.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ PICTURES, BALANCE, WITHIN, LEVELS = 160, 0.75, 0.995, 255
 
 
 def chips(pipeline, folders):
-    """(path from its folder, sum, chip) of one picture of each person, of at most PICTURES people."""
+    """Returns {path below its folder: (sum, chip)} of one picture of each person, for at most PICTURES people."""
     found = {}
     everybody = [(who, path, folder) for folder in folders for who, path in cohort.named(folder)]
     others = {cohort.person(who) for who, _, _ in everybody if not cohort.is_tuning(who)}
@@ -50,7 +50,7 @@ def chips(pipeline, folders):
 
 
 def extremes(model, inputs):
-    """For each PRelu the smallest and the largest value that each channel stays within."""
+    """Returns the range of each channel, as lowest and highest values, for each PRelu."""
     names = [node.output[0] for node in model.graph.node if node.op_type == "PRelu"]
     lows, highs = [[] for _ in names], [[] for _ in names]
     for values in calibrate.outputs(model, names, inputs):
@@ -62,14 +62,15 @@ def extremes(model, inputs):
 
 
 def filling(low, high):
-    """Factors with which every channel fills its side of the bytes, with the zero point that suits most channels."""
+    """Returns the factors that make every channel fill the range of a byte, at the zero point that suits most
+    channels."""
     tries = [np.minimum(zero / np.maximum(-low, 1e-9), (1 - zero) / high) for zero in np.arange(2, 129) / LEVELS]
     return max(tries, key=lambda factors: np.log(factors * (high - low)).mean())
 
 
 def fits(layers, ranges):
-    """(factors, scale, zero point) behind each convolution. `layers`: of each layer the weights, as
-    [output, input channel, ...], or None for a depthwise one."""
+    """Yields (factors, scale, zero point) for the values after each convolution. `layers` holds the weights of each
+    layer as [output, input channel, ...], or None for a depthwise one."""
     for (low, high), weights in zip(ranges, layers[1:], strict=True):
         factors = filling(low, high)
         if weights is not None:
@@ -82,7 +83,7 @@ def fits(layers, ranges):
 
 
 def layers(graph):
-    """The weights of each layer as `fits` wants them."""
+    """Yields the weights of each layer in the form for `fits`."""
     read = sface.Reader(graph)
     for node in read.nodes:
         if node.op_type == "Conv":
@@ -108,7 +109,7 @@ def main(pack, target, *folders):
         "fits": [dict(zip(("scale", "zero", "factors"), (scale, zero, factors))) for factors, scale, zero in found],
         "pictures": {name: of for name, (of, _) in used.items()},
     }, indent=1)
-    # The numbers of a list on one line.
+    # Puts the numbers of a list on one line.
     text = re.sub(r"(?<=\d)\n +(?=\])", "", re.sub(r"(?<=[\[,])\n +(?=[-\d])", " ", text)).replace("[ ", "[")
     target.write_text(text + "\n")
     print(f"{len(found)} layers from {len(used)} pictures")

@@ -1,8 +1,8 @@
 """Tests of the converters: equal results, equal bytes. Run with the pinned tools: python3 -m unittest test_convert
 
 The published formulation of MTCNN is written out here and compared with the converters' rewriting of it: always with
-random weights of the published shapes, so that nothing needs to be downloaded, and with the published weights where
-build.sh has fetched them. That the committed networks come from the published weights is what build.sh checks.
+random weights of the published shapes, so that nothing needs to be downloaded, and also with the published weights if
+build.sh has downloaded them. build.sh checks that the committed networks come from the published weights.
 """
 
 import json
@@ -68,7 +68,7 @@ def published_net(weights, pools, dense, outputs):
     return reference.onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
-# name: (published shapes of the convolutions, pooling behind each, number of the dense layer, its shape, input size)
+# name: (published shapes of the convolutions, pooling after each, number of the dense layer, its shape, input size)
 NETS = {
     "pnet": ([(10, 3, 3, 3), (16, 10, 3, 3), (32, 16, 3, 3)], (2, 0, 0), None, None, None),
     "rnet": ([(28, 3, 3, 3), (48, 28, 3, 3), (64, 48, 2, 2)], (3, 3, 0), 4, (128, 576), 24),
@@ -79,7 +79,7 @@ ROWS = {"prob": 2, "reg": 4, "points": 10}
 
 
 def random_weights(name, generator):
-    """Weights of the published shapes, with slopes below 0 and above 1 among them, as in the published ones."""
+    """Returns weights of the published shapes, some with slopes below 0 or above 1 as in the published ones."""
     convolutions, _, dense, dense_shape, _ = NETS[name]
     weights = {}
 
@@ -233,7 +233,7 @@ class TheFloat16Recogniser(unittest.TestCase):
 
 class TheCohort(unittest.TestCase):
     def faces(self, people, pictures):
-        """People close together in a few places, some of whom have more pictures."""
+        """Returns people around four places, each with `pictures` pictures."""
         random = np.random.default_rng(3)
         places = cohort.unit(random.normal(size=(4, 16)))
         who = np.repeat(np.arange(people), pictures)

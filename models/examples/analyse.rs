@@ -1,9 +1,9 @@
-//! Prints one line of JSON for each picture: its faces, embeddings and timings. For comparing
-//! with other pipelines; not part of the product.
+//! Prints one line of JSON for each picture (faces, embeddings, timings), to compare kith-vision
+//! with other pipelines. Not part of the product.
 //!
-//! `analyse <pack folder> <float32|float16|int8> <smallest face> <picture>...`; with
-//! `KITH_TURNED=no` in the environment pictures are looked at as they are only, with `KITH_CORES=4`
-//! each by that many threads.
+//! `analyse <pack folder> <float32|float16|int8> <smallest face> <picture>...`. `KITH_TURNED=no` in
+//! the environment leaves out the search for turned faces; `KITH_CORES=4` runs each picture on four
+//! threads.
 
 use std::error::Error;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! What `./dev instructions` counts: each thing done once, between two lines it prints, on one
-//! thread. Not for timing, and no part of the product.
+//! Runs the work that `./dev instructions` counts: each task once, on one thread, between two lines
+//! of output. Not for timing, and not part of the product.
 //!
 //! `instructions <pack folder>`
 
@@ -17,7 +17,7 @@ fn main() -> Done {
     let folder = std::env::args()
         .nth(1)
         .ok_or("usage: instructions <pack folder>")?;
-    // Without the mirror image, so that one embedding is one look.
+    // The mirror image is off, so that one embedding is one forward pass.
     let pack = Pack::load(Path::new(&folder))?;
     let flip = pack.flip();
     let pack = pack.with_flip(false);
@@ -45,7 +45,7 @@ fn main() -> Done {
             Ok(vision.embed(chip).map(drop)?)
         })?;
     }
-    // The same network as whoever has tract alone runs it.
+    // The same network in plain tract, for comparison.
     let chip = chip.ok_or("the pack has no recogniser")?;
     let side = chip.width;
     let tract = tract_onnx::onnx()
@@ -57,7 +57,7 @@ fn main() -> Done {
         .into_optimized()?
         .into_runnable()?;
     let planes = (0..3).flat_map(|plane| chip.pixels.iter().skip(plane).step_by(3));
-    // Whatever the pack says of its pixels: no instruction depends on them.
+    // Any normalisation will do here: the number of instructions does not depend on pixel values.
     let planes: Vec<_> = planes
         .map(|pixel| (f32::from(*pixel) - 127.5) / 128.0)
         .collect();
@@ -66,8 +66,8 @@ fn main() -> Done {
         Ok(tract.run(tvec!(input.clone())).map(drop)?)
     })?;
 
-    // The picture of `kithd bench`: 640×480 with one face; as the daemon looks at it, with dlib's
-    // pack at the mirror image too.
+    // The picture of `kithd bench`: 640×480 pixels with one face, analysed as the daemon does, with
+    // the mirror image if the pack asks for it.
     let pack = pack.with_flip(flip);
     let mut whole = RgbImage::from_pixel(640, 480, image::Rgb([96, 104, 112]));
     let face = imageops::resize(
@@ -92,7 +92,7 @@ fn main() -> Done {
     })
 }
 
-/// Does it once to have memory and plans in place, and then once between the two lines.
+/// Runs the work once to allocate memory and build plans, and once more between the two lines.
 fn count(what: &str, mut work: impl FnMut() -> Done) -> Done {
     work()?;
     println!("begin {what}");

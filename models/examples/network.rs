@@ -1,4 +1,4 @@
-//! Writes a pack's recogniser as an ONNX file, for other runtimes: `network <pack folder>
+//! Writes a pack's recogniser as an ONNX file, to run it in another runtime: `network <pack folder>
 //! <float32|float16|int8> <file>`.
 
 use std::error::Error;

@@ -1,11 +1,11 @@
-//! Turning a face upright: the similarity that brings five landmarks closest to the pack's
+//! Face alignment: the similarity transform that brings five landmarks closest to the pack's
 //! template, and the square chip cut with it.
 
 use crate::area::Pyramid;
 use crate::detect::Detection;
 use crate::{Bounds, Rgb};
 
-/// Rotation, uniform scale and shift: `(x, y) → (a·x − b·y + tx, b·x + a·y + ty)`.
+/// Rotation, uniform scale and translation: `(x, y) → (a·x − b·y + tx, b·x + a·y + ty)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Similarity {
     a: f64,
@@ -15,8 +15,8 @@ pub(crate) struct Similarity {
 }
 
 impl Similarity {
-    /// The least-squares similarity from one set of points to another (Umeyama 1991; in the plane
-    /// and without mirroring it has this closed form). None if it would be degenerate.
+    /// Returns the least-squares similarity between two sets of points (Umeyama 1991, which has
+    /// this closed form in the plane without reflection), or `None` if it is degenerate.
     pub(crate) fn between(from: &[[f32; 2]; 5], to: &[[f32; 2]; 5]) -> Option<Self> {
         let centre = |points: &[[f32; 2]; 5]| {
             [0, 1].map(|axis| points.iter().map(|p| f64::from(p[axis])).sum::<f64>() / 5.0)
@@ -63,14 +63,14 @@ impl Similarity {
         self.a.hypot(self.b)
     }
 
-    /// Whether the chip has more pixels than what is cut out for it.
+    /// Tells whether the chip has more pixels than the part of the picture it is cut from.
     pub(crate) fn enlarges(&self) -> bool {
         self.scale() > 1.0
     }
 }
 
-/// Where more detail would make better chips: around all the faces whose chips would be enlarged.
-/// None: nowhere.
+/// Returns the bounds of all faces whose chips would be enlarged, where a more detailed picture
+/// gives better chips. `None` if no chip would be.
 pub(crate) fn wanted_detail(
     detections: &[Detection],
     template: &[[f32; 2]; 5],
@@ -87,7 +87,7 @@ pub(crate) fn wanted_detail(
     let points = chips.filter(Similarity::enlarges).flat_map(corners);
     points
         .map(|(x, y)| (x as f32, y as f32))
-        // A pixel more on each side, since cutting looks between pixels.
+        // Bilinear interpolation reads one more pixel on each side.
         .map(|(x, y)| Bounds {
             left: x - 1.0,
             top: y - 1.0,
@@ -102,12 +102,13 @@ pub(crate) fn wanted_detail(
         })
 }
 
-/// Cuts the square chip that `to_chip` maps the picture onto, bilinearly; outside is black.
+/// Cuts the square chip that `to_chip` maps the picture onto. Bilinear; black beyond the picture.
 pub(crate) fn cut(picture: &Pyramid, to_chip: &Similarity, side: usize) -> Rgb {
     let back = to_chip.inverse();
-    // From a face twice the chip or larger, single pixels would be picked out of many.
+    // From a face at least twice as large as the chip, bilinear sampling would skip pixels: sample
+    // a halved copy instead.
     let (source, shrink) = picture.halved(back.scale());
-    // Pixel centres lie on whole numbers, so halving moves them by half a pixel.
+    // Pixel centres lie on whole numbers, so halving shifts them by half a pixel.
     let step = (back.a * shrink, back.b * shrink);
     let mut pixels = Vec::with_capacity(3 * side * side);
     for v in 0..side {
@@ -135,7 +136,7 @@ fn bilinear(picture: &Rgb, x: f32, y: f32) -> [u8; 3] {
     let mut sum = [0.0_f32; 3];
     for (py, row_share) in [(top, 1.0 - bottom_share), (top + 1, bottom_share)] {
         for (px, share) in [(left, 1.0 - right_share), (left + 1, right_share)] {
-            // Negative numbers become too large ones.
+            // A negative number wraps to one beyond the picture.
             let (px, py) = (px as usize, py as usize);
             if px < picture.width && py < picture.height {
                 let at = 3 * (py * picture.width + px);
@@ -148,8 +149,8 @@ fn bilinear(picture: &Rgb, x: f32, y: f32) -> [u8; 3] {
     sum.map(|v| (v + 0.5) as u8)
 }
 
-/// `f32::floor` as a whole number; the plain call is a library call on older processors. Far
-/// outside numbers saturate, which stays outside.
+/// Returns `f32::floor` as a whole number; `f32::floor` is a library call on older processors.
+/// Numbers far outside saturate, and so remain outside.
 fn floor(v: f32) -> isize {
     let towards_zero = v as i32 as isize;
     if (towards_zero as f32) > v {

@@ -1,13 +1,12 @@
-//! Shrinking and enlarging by area: every output pixel is the mean of what it covers, as
-//! OpenCV's `INTER_AREA` computes it. Detectors look at pictures through this; the recogniser's
-//! chip is cut by `align` instead.
+//! Area resampling: each output pixel is the mean of the pixels it covers, as with OpenCV's
+//! `INTER_AREA`. Detectors get their input through it; `align` cuts the recogniser's chip.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::Rgb;
 
-/// A rectangle of a picture in its pixels; may reach beyond the edges, where everything is black.
+/// A rectangle of a picture, in pixels. It may reach beyond the edges, where everything is black.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Window {
     pub(crate) left: f64,
@@ -16,26 +15,26 @@ pub(crate) struct Window {
     pub(crate) height: f64,
 }
 
-/// A picture with halved copies of itself, so that looking at a large window costs no more than
-/// looking at a small one.
+/// An image pyramid: a picture and its halved copies, so that sampling a large window costs no more
+/// than sampling a small one.
 pub(crate) struct Pyramid<'a> {
     levels: Vec<Cow<'a, Rgb>>,
 }
 
-/// A halved copy is used only where each output pixel still covers this many of its pixels
-/// either way; that keeps its rounding and its cell edges below notice.
+/// A halved copy is used only if each output pixel still covers this many of its pixels in each
+/// direction. Its rounding errors and cell edges then have no visible effect.
 const PIXELS_PER_OUTPUT: f64 = 3.0;
 
 impl<'a> Pyramid<'a> {
     pub(crate) fn new(picture: &'a Rgb) -> Self {
-        // A picture has at most 2 to the 15th pixels along a side.
+        // A side has at most 2^15 pixels.
         Self::with_halves(picture, 15)
     }
 
-    /// With so many halved copies at most, for those who look at nothing larger.
+    /// Builds at most `most` halved copies, for callers that sample only small windows.
     pub(crate) fn with_halves(picture: &'a Rgb, most: usize) -> Self {
         let mut levels = vec![Cow::Borrowed(picture)];
-        // A window is reduced to 12 pixels at least, so smaller copies would never be used.
+        // Windows are reduced to 12 pixels at least, so smaller copies would never be used.
         while let Some(last) = levels
             .last()
             .filter(|last| last.width.min(last.height) >= 96 && levels.len() <= most)
@@ -46,7 +45,7 @@ impl<'a> Pyramid<'a> {
         Self { levels }
     }
 
-    /// The picture itself.
+    /// Returns the picture at full size.
     pub(crate) fn whole(&self) -> &Rgb {
         &self.levels[0]
     }
@@ -59,20 +58,20 @@ impl<'a> Pyramid<'a> {
         self.levels[0].height
     }
 
-    /// The copy halved as often as `reduction` allows, and the factor its coordinates shrank by.
+    /// Returns the copy halved as often as `reduction` allows, and the scale of its coordinates.
     pub(crate) fn halved(&self, reduction: f64) -> (&Rgb, f64) {
         let wanted = reduction.max(1.0).log2() as usize;
         let level = wanted.min(self.levels.len() - 1);
         (&self.levels[level], 1.0 / f64::from(1_u32 << level))
     }
 
-    /// The window resized to `width`×`height` pixels, rounded like the 8-bit picture the networks
-    /// were trained on.
+    /// Resizes the window to `width`×`height` pixels, rounded to 8 bits like the pictures the
+    /// networks were trained on.
     pub(crate) fn sample(&self, window: Window, width: usize, height: usize, pixels: &mut [u8]) {
         self.sample_tile(window, [width, height], [0..width, 0..height], pixels);
     }
 
-    /// Some columns and rows of the window resized to these sides.
+    /// Resizes the window to `sides` and returns the tile of these columns and rows.
     pub(crate) fn sample_tile(
         &self,
         window: Window,
@@ -122,11 +121,12 @@ impl<'a> Pyramid<'a> {
     }
 }
 
-/// The mean of each two by two pixels; an odd last row or column counts twice.
+/// Halves a picture: each output pixel is the mean of two by two. An odd last row or column counts
+/// twice.
 fn halve(picture: &Rgb) -> Rgb {
     let (width, height) = (picture.width.div_ceil(2), picture.height.div_ceil(2));
     let mut pixels = vec![0; 3 * width * height];
-    // Rows first: that adds neighbours in memory, many at a time.
+    // Adding rows before columns reads neighbours in memory, which vectorises.
     let mut sums = vec![0_u16; 6 * width];
     for (y, pixels) in pixels.chunks_exact_mut(3 * width).enumerate() {
         let upper = picture.row(2 * y);
@@ -153,12 +153,12 @@ fn halve(picture: &Rgb) -> Rgb {
     }
 }
 
-/// Which source pixels each output pixel covers along one axis, and how much of each.
+/// The source pixels that each output pixel covers along one axis, with their weights.
 struct Cover {
     cells: Vec<Cell>,
 }
 
-/// Source pixels `first..end`; all but the first and last are covered whole.
+/// Source pixels `first..end`; all but the first and the last are covered completely.
 struct Cell {
     first: usize,
     end: usize,
@@ -168,7 +168,7 @@ struct Cell {
 }
 
 impl Cover {
-    /// Of `outputs` pixels that cover the length those of a range.
+    /// Returns the cells in `range` of the `outputs` pixels that cover `length`.
     fn of(start: f64, length: f64, outputs: usize, range: Range<usize>, sources: usize) -> Self {
         let step = length / outputs as f64;
         let cell = |ix: usize| {
@@ -202,7 +202,7 @@ impl Cover {
         }
     }
 
-    /// The source pixels that matter at all.
+    /// Returns the range of source pixels that any cell covers.
     fn span(&self) -> (usize, usize) {
         let seen = || self.cells.iter().filter(|cell| cell.end > cell.first);
         let first = seen().map(|cell| cell.first).min().unwrap_or(0);
@@ -211,8 +211,8 @@ impl Cover {
 }
 
 impl Cell {
-    /// The weighted sum of the rows covered. Rows covered whole are first summed as whole
-    /// numbers, which is several times quicker.
+    /// Adds up the covered rows with their weights. Rows that are covered completely are added as
+    /// integers first, which is several times faster.
     fn add_up<'p>(&self, line: &mut [f32], whole: &mut [u16], row: impl Fn(usize) -> &'p [u8]) {
         line.fill(0.0);
         let mut add = |pixel: usize, weight: f32| {
@@ -228,7 +228,7 @@ impl Cell {
         }
         let (mut next, end) = (self.first + 1, self.end.saturating_sub(1));
         while next < end {
-            // 256 bytes cannot overflow a sum of 16 bits.
+            // A 16-bit sum cannot overflow with 256 bytes.
             let stop = end.min(next + 256);
             whole.fill(0);
             for pixel in next..stop {

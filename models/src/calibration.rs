@@ -1,78 +1,76 @@
-//! What a gallery says about the threshold: the distances within and between its people, how often
-//! either would be taken for the other, and which threshold serves best. And which of its pictures
-//! add nothing, or look wrong.
+//! Statistics of a gallery: the distances within and between people, the error rates of a
+//! threshold, the recommended threshold, and the pictures that are redundant or look wrong.
 //!
-//! Works on numbers only; whose pictures they are is the caller's.
+//! Works on numbers only; the caller knows whose pictures they are.
 
 use crate::gallery::{Gallery, Metric};
 
-/// More pairs of a kind than this are drawn from, not counted out.
+/// Above this number of pairs of a kind, a random sample is used.
 const MOST_PAIRS: usize = 200_000;
-/// Fewer pairs of one person than this say too little.
+/// The fewest genuine pairs (of one person) for a meaningful false non-match rate.
 pub const LEAST_GENUINE: usize = 10;
-/// Pairs of fewer people than this say too little about others.
+/// The fewest people among the genuine pairs.
 pub const LEAST_PEOPLE: usize = 3;
-/// Fewer pairs of two people than this say too little.
+/// The fewest impostor pairs (of two people) for a meaningful false match rate.
 pub const LEAST_IMPOSTORS: usize = 10;
-/// Steps of the curve and bins of the histograms.
+/// Number of points of the curve and of bins of the histograms.
 const STEPS: usize = 50;
-/// Two pictures of one person that lie at less than this share of the threshold show the same.
+/// Two pictures of one person are redundant below this share of the threshold.
 const REDUNDANT: f32 = 0.4;
 
-/// Distances of pairs of pictures, each kind in rising order.
+/// Distances between pairs of pictures, each kind in ascending order.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Distances {
-    /// Of pictures of one person, without those that show the same: they say nothing about the next
-    /// picture.
+    /// Pairs of one person, without redundant pictures: those say nothing about the next picture.
     pub genuine: Vec<f32>,
-    /// Of pictures of two people.
+    /// Pairs of two people.
     pub impostors: Vec<f32>,
-    /// How many pairs of one person there are.
+    /// Number of pairs of one person in the gallery.
     pub genuine_pairs: usize,
-    /// How many pairs of two people there are.
+    /// Number of pairs of two people in the gallery.
     pub impostor_pairs: usize,
-    /// How many people the pairs of one person are of.
+    /// Number of people with at least one pair in `genuine`.
     pub people: usize,
 }
 
-/// A threshold with what it does.
+/// A threshold and its error rates.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rates {
-    /// Pairs nearer than this pass.
+    /// Pairs below this distance match.
     pub threshold: f32,
-    /// Share of the pairs of two people that pass (false match rate).
+    /// False match rate: share of the pairs of two people that match.
     pub fmr: f64,
-    /// Share of the pairs of one person that do not (false non-match rate).
+    /// False non-match rate: share of the pairs of one person that do not match.
     pub fnmr: f64,
 }
 
-/// What speaks about one picture, seen beside all others.
+/// A finding about one picture, compared with all others.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Remark {
-    /// So much like another picture of the same person that it adds nothing.
+    /// So similar to another picture of the same person that it adds nothing.
     Redundant {
-        /// That other picture.
+        /// The other picture.
         like: i64,
-        /// How far apart they are.
+        /// Distance between the two.
         distance: f32,
     },
-    /// Far from all others of the same person.
+    /// Far from all other pictures of the same person.
     Outlier {
-        /// To the nearest of them.
+        /// Distance to the nearest of them.
         distance: f32,
     },
-    /// Nearer to somebody else than people should be.
+    /// Closer to another person than two people should be.
     LooksLike {
-        /// Who that is.
+        /// The other person.
         person: i64,
-        /// To their nearest picture.
+        /// Distance to that person's nearest picture.
         distance: f32,
     },
 }
 
 impl Distances {
-    /// Of all pairs of a gallery, or, of a kind with very many, of as many as say enough: the same
-    /// each time. By the threshold is told which pictures show the same.
+    /// Measures all pairs of a gallery, or a sample if there are very many. The sample is the same
+    /// each time. `threshold` decides which pictures are redundant.
     pub fn of(gallery: &Gallery, threshold: f32) -> Self {
         let pictures: Vec<(i64, &[f32])> = gallery
             .pictures()
@@ -119,8 +117,8 @@ impl Distances {
                 impostors.extend(others.map(|b| distance(a, b)));
             }
         } else {
-            // With so many, enough of all pairs are of two people for this to end soon: unless one
-            // person has nearly all pictures, and then fewer do.
+            // Most of so many pairs are of two people, so the sample fills up soon. If one person
+            // has nearly all pictures, it stays smaller.
             for _ in 0..20 * MOST_PAIRS {
                 let (a, b) = random.two_of(pictures.len());
                 if pictures[a].0 != pictures[b].0 {
@@ -142,14 +140,14 @@ impl Distances {
         }
     }
 
-    /// Whether there are enough pairs of both kinds to say anything.
+    /// Tells whether there are enough pairs of both kinds for a recommendation.
     pub fn suffice(&self) -> bool {
         self.genuine.len() >= LEAST_GENUINE
             && self.people >= LEAST_PEOPLE
             && self.impostors.len() >= LEAST_IMPOSTORS
     }
 
-    /// What a threshold does.
+    /// Returns the error rates of a threshold.
     pub fn rates(&self, threshold: f32) -> Rates {
         let below =
             |distances: &[f32]| distances.partition_point(|distance| *distance < threshold) as f64;
@@ -170,12 +168,12 @@ impl Distances {
         }
     }
 
-    /// Rates from zero to the largest distance in even steps.
+    /// Returns the error rates in even steps from zero to the largest distance.
     pub fn curve(&self) -> Vec<Rates> {
         self.edges().map(|edge| self.rates(edge)).collect()
     }
 
-    /// Upper edges of the bins of a histogram of both kinds.
+    /// Returns the upper edges of the bins, shared by the histograms of both kinds.
     pub fn edges(&self) -> impl Iterator<Item = f32> {
         let last = |distances: &[f32]| distances.last().copied().unwrap_or(0.0);
         let most = last(&self.genuine)
@@ -184,7 +182,7 @@ impl Distances {
         (1..=STEPS).map(move |step| (most * step as f32 / STEPS as f32).next_up())
     }
 
-    /// Share of distances in each bin.
+    /// Returns the share of `distances` in each bin.
     pub fn histogram(&self, distances: &[f32]) -> Vec<f64> {
         let mut before = 0;
         let mut share = |edge| {
@@ -194,17 +192,16 @@ impl Distances {
         self.edges().map(&mut share).collect()
     }
 
-    /// The threshold that serves best: of those that let at most one pair of two people in a
-    /// thousand pass, the highest that still misses fewer pairs of one person, and then half-way to
-    /// where one more stranger would pass. The present one, if that does no worse in either way.
+    /// Returns the recommended threshold: the lowest false non-match rate at a false match rate of
+    /// at most one in a thousand, placed half-way to the distance where the next impostor pair
+    /// would match. Returns `present` if neither of its rates is worse.
     pub fn recommended(&self, present: f32) -> Option<Rates> {
         if !self.suffice() {
             return None;
         }
         let allowed = self.impostors.len() / 1000;
         let ceiling = *self.impostors.get(allowed)?;
-        // The farthest genuine pair that may pass at all, and the room up to the first stranger who
-        // must not.
+        // The farthest genuine pair below the ceiling; the best threshold lies between the two.
         let passing = self.genuine.partition_point(|distance| *distance < ceiling);
         let floor = if passing == 0 {
             0.0
@@ -223,13 +220,13 @@ impl Distances {
     }
 }
 
-/// The distance below which two pictures of one person show the same, by the threshold.
+/// Returns the distance below which two pictures of one person are redundant.
 pub fn redundant_below(metric: Metric, threshold: f32) -> f32 {
     metric.at_share(REDUNDANT, threshold)
 }
 
-/// What speaks about each picture of a person; one of which nothing does is not in it. Nearer than
-/// `named_below` to somebody else it looks like them.
+/// Returns the findings about a person's pictures; pictures without a finding are left out. A
+/// picture closer than `named_below` to another person looks like that person.
 pub fn remarks(
     gallery: &Gallery,
     person: i64,
@@ -263,7 +260,7 @@ pub fn remarks(
                 },
             ));
         } else if let Some((distance, other, like)) = nearest {
-            // Of two that show the same the older one stays.
+            // The older one of two redundant pictures stays.
             if distance < same && other < at {
                 said.push((picture, Remark::Redundant { like, distance }));
             } else if distance >= threshold {
@@ -275,13 +272,13 @@ pub fn remarks(
 }
 
 impl Metric {
-    /// The distance of two rows of a gallery.
+    /// Returns the distance between two rows of a gallery.
     fn of_rows(self, a: &[f32], b: &[f32]) -> f32 {
         self.of_squared(crate::rows::squared_distance(a, b))
     }
 }
 
-/// Draws the same each time.
+/// A generator with a fixed seed, so that samples are reproducible.
 struct Random(u64);
 
 impl Random {
@@ -293,7 +290,7 @@ impl Random {
         ((self.0 >> 33) as usize) % count.max(1)
     }
 
-    /// Two different ones.
+    /// Draws two different numbers below `count`.
     fn two_of(&mut self, count: usize) -> (usize, usize) {
         let a = self.below(count);
         let b = self.below(count.saturating_sub(1));
@@ -305,7 +302,7 @@ impl Random {
 mod tests {
     use super::*;
 
-    /// People on a line, each with pictures so far from the first.
+    /// People on a line; the numbers are the distances of their pictures from the first one.
     fn gallery(people: &[&[f32]]) -> Gallery {
         let mut gallery = Gallery::new(Metric::Euclidean, 2);
         let mut picture = 0;

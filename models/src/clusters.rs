@@ -1,10 +1,10 @@
-//! Groups faces of people nobody has named, one face at a time: which group a face joins, and which
-//! groups turn out to be one. Knows numbers only; who counts the groups, keeps their faces and
-//! gives them their numbers is the caller.
+//! Incremental clustering of unknown faces: finds the group a face joins, and groups that turn out
+//! to be the same person. Works on numbers only; the caller stores the faces and numbers the
+//! groups.
 //!
-//! A group is compared by the mean of the faces that shape it. The more those are, the better the
-//! mean, and the nearer a face must be to it: distances to the mean of many faces of one person are
-//! shorter than those between two of them.
+//! A group is compared by the mean of its first faces. The mean of many faces is more exact, and
+//! its distances to faces of the same person are shorter than those between two faces, so the limit
+//! gets tighter as a group grows.
 
 use std::collections::HashMap;
 
@@ -12,13 +12,13 @@ use crate::embed::check_embedding;
 use crate::rows::{Rows, squared_distance};
 use crate::{Metric, VisionError};
 
-/// How near a face must be to the mean of very many faces, as a share of how near it must be to a
-/// group of one. This and the next were measured on photographs of 1 324 people in shuffled order;
-/// models/benches/identification.md has SFace's.
+/// Limit for the mean of very many faces, as a share of the limit for a group of one. Measured,
+/// like `ALIKE`, on photographs of 1 324 people in shuffled order; for SFace see
+/// models/benches/identification.md.
 const NEAR_MANY: f32 = 0.42 / 0.5;
-/// Two groups whose means are nearer than this are one.
+/// Two groups with means closer than this share of the limit are merged.
 const ALIKE: f32 = 0.35 / 0.5;
-/// A group that so many faces have shaped is shaped no more: its mean moves no further.
+/// After this many faces the mean of a group no longer changes.
 pub const SHAPED_BY: u32 = 64;
 
 /// All groups of one embedding space.
@@ -26,7 +26,7 @@ pub const SHAPED_BY: u32 = 64;
 pub struct Clusters {
     metric: Metric,
     dimension: usize,
-    /// How near a face must be to a group of one face, as a length between rows.
+    /// Limit for a group of one face, as a length between rows.
     near_one: f32,
     /// The mean of each group.
     means: Rows,
@@ -34,12 +34,12 @@ pub struct Clusters {
     index_of: HashMap<i64, usize>,
 }
 
-/// What a group is compared by.
+/// The centroid a group is compared by, as sum and count.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shape {
-    /// Sum of the embeddings that shape it; of unit length each under the cosine metric.
+    /// Sum of the embeddings, each of unit length under the cosine metric.
     pub total: Vec<f32>,
-    /// How many those are.
+    /// Number of embeddings in the sum.
     pub weight: u32,
 }
 
@@ -50,7 +50,7 @@ struct Group {
 }
 
 impl Shape {
-    /// Of these embeddings; `None`: there are none.
+    /// Adds up these embeddings; `None` if there are none.
     pub fn of<'a>(metric: Metric, embeddings: impl IntoIterator<Item = &'a [f32]>) -> Option<Self> {
         embeddings.into_iter().fold(None, |shape, embedding| {
             let row = metric.row_of(embedding);
@@ -81,7 +81,7 @@ impl Shape {
 }
 
 impl Clusters {
-    /// No groups yet; a face joins a group of one that is nearer than `linking`.
+    /// Starts without groups. A face joins a group of one that is closer than `linking`.
     pub fn new(metric: Metric, dimension: usize, linking: f32) -> Self {
         let near_one = metric.length_of(linking);
         Self {
@@ -94,22 +94,22 @@ impl Clusters {
         }
     }
 
-    /// How many groups there are.
+    /// Returns the number of groups.
     pub fn len(&self) -> usize {
         self.groups.len()
     }
 
-    /// Whether there is none.
+    /// Tells whether there are no groups.
     pub fn is_empty(&self) -> bool {
         self.groups.is_empty()
     }
 
-    /// Their numbers, in no order.
+    /// Returns the ids of the groups, in no particular order.
     pub fn ids(&self) -> impl Iterator<Item = i64> {
         self.groups.iter().map(|group| group.id)
     }
 
-    /// Adds a group, or gives one another shape.
+    /// Adds a group, or replaces its shape.
     pub fn set(&mut self, id: i64, shape: Shape) -> Result<(), VisionError> {
         let mean = shape.mean();
         if mean.len() != self.dimension {
@@ -132,7 +132,7 @@ impl Clusters {
         Ok(())
     }
 
-    /// Forgets a group.
+    /// Removes a group.
     pub fn remove(&mut self, id: i64) {
         let Some(at) = self.index_of.remove(&id) else {
             return;
@@ -144,7 +144,7 @@ impl Clusters {
         }
     }
 
-    /// The group this face belongs to, if it belongs to one.
+    /// Returns the group this face belongs to, if any.
     pub fn nearest(&self, embedding: &[f32]) -> Result<Option<i64>, VisionError> {
         check_embedding(embedding, self.dimension)?;
         let nearest = self.nearest_row(&self.metric.row_of(embedding), None);
@@ -153,7 +153,7 @@ impl Clusters {
             .map(|(at, _)| self.groups[at].id))
     }
 
-    /// The shape of a group with one more face in it; as it is if it has been shaped by enough.
+    /// Returns the shape of a group after adding a face; unchanged once [`SHAPED_BY`] is reached.
     pub fn shape_with(&self, id: i64, embedding: &[f32]) -> Option<Shape> {
         let shape = self.shape(id)?;
         let enough = shape.weight >= SHAPED_BY;
@@ -164,13 +164,12 @@ impl Clusters {
         })
     }
 
-    /// The shape of a group.
+    /// Returns the shape of a group.
     pub fn shape(&self, id: i64) -> Option<&Shape> {
         self.index_of.get(&id).map(|&at| &self.groups[at].shape)
     }
 
-    /// Another group that turns out to be the same person as this one, and the shape of both
-    /// together.
+    /// Returns another group that turns out to be the same person, and the shape of both together.
     pub fn alike(&self, id: i64) -> Option<(i64, Shape)> {
         let &at = self.index_of.get(&id)?;
         let (other, squared) = self.nearest_row(self.means.row(at), Some(at))?;
@@ -184,13 +183,14 @@ impl Clusters {
         (squared < (ALIKE * self.near_one).powi(2)).then(|| (other.id, both()))
     }
 
-    /// How near a face must be to a group's mean.
+    /// Returns the largest distance between a group's mean and a face that joins it.
     fn limit(&self, at: usize) -> f32 {
         let weight = self.groups[at].shape.weight.max(1) as f32;
         (NEAR_MANY.powi(2) + (1.0 - NEAR_MANY.powi(2)) / weight).sqrt() * self.near_one
     }
 
-    /// The nearest mean but one, and its squared distance; of equal ones that of the lowest number.
+    /// Returns the row nearest to `query`, except `but`, and its squared distance. The lowest id
+    /// wins a tie.
     fn nearest_row(&self, query: &[f32], but: Option<usize>) -> Option<(usize, f32)> {
         let bounds = self.means.bounds(query);
         let others = || (0..self.groups.len()).filter(|at| Some(*at) != but);

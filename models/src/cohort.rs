@@ -1,28 +1,27 @@
-//! Where in the recogniser's space many people lie close together, and how much nearer two faces
-//! from there must be to be taken for one. Knows numbers only; what a face's embedding is before
-//! that is `embed`'s.
-//!
 //! Score normalisation against a cohort (as in speaker verification: Auckenthaler et al. 2000,
-//! Matějka et al. 2017), made so that it costs nothing in a search: it is in the length of the
-//! embedding. Between embeddings a and b of lengths l and m, with the distance d between their
-//! directions, lies (l - m)² + l m d²; whoever resembles many is longer, so the same difference
-//! counts for more, and every comparison stays a plain Euclidean distance.
+//! Matějka et al. 2017): in crowded regions of the embedding space two faces must be closer to
+//! match. Works on numbers only; `embed` makes the embeddings.
+//!
+//! The normalisation is stored in the length of the embedding, so it costs nothing in a search.
+//! Between embeddings a and b of lengths l and m, whose directions are d apart, the squared
+//! distance is (l - m)² + l m d². A face that resembles many others gets a greater length, so the
+//! same difference counts for more, and every comparison stays a plain Euclidean distance.
 
 use crate::rows::dot;
 
-/// Means of many people's faces.
+/// Mean embeddings of the people in the cohort.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Cohort {
-    /// Of unit length each.
+    /// Unit length each.
     means: Vec<Vec<f32>>,
     typical: f32,
     strength: f32,
 }
 
 impl Cohort {
-    /// From a pack's file: rows of `dimension` numbers, float32, little-endian, of unit length; or
-    /// what is wrong with it. A face whose likeness (cosine) to the mean most like it is `typical`
-    /// keeps its length.
+    /// Reads a pack's file: rows of `dimension` little-endian float32 numbers, each row of unit
+    /// length. The error says what the file should hold. A face whose cosine similarity to the
+    /// nearest mean is `typical` keeps its length.
     pub fn new(
         file: &[u8],
         dimension: usize,
@@ -55,7 +54,7 @@ impl Cohort {
         }
     }
 
-    /// Gives an embedding of unit length the length that says how many resemble it.
+    /// Scales an embedding of unit length by its similarity to the cohort.
     pub fn lengthen(&self, embedding: &mut [f32]) {
         let likeness = self
             .means

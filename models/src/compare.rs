@@ -1,49 +1,49 @@
-//! Which precision is the fastest here: times each on the self-test picture and says whether
-//! another one is worth changing to. Changing, and remembering it, is the caller's.
+//! Finds the fastest precision on this machine: times each one on the self-test picture and tells
+//! whether another is worth changing to. The caller makes the change and stores it.
 
 use std::time::{Duration, Instant};
 
 use crate::device::Precision;
 use crate::{Analysis, Pack, Rgb, Search, Vision, VisionError};
 
-/// Each candidate and what runs now take turns until both together took this long, or so many
-/// turns.
+/// A candidate and the current precision run in turn until both together took this long, or for
+/// this many rounds.
 const TIME: Duration = Duration::from_millis(400);
 const MOST_ROUNDS: usize = 9;
-/// A median of fewer says nothing, however slow the machine.
+/// The fewest rounds for a meaningful median, however slow the machine is.
 const FEWEST_ROUNDS: usize = 3;
-/// Another precision must save a fifth of the time: less is within what other load and heat make of
-/// it.
+/// Another precision must save a fifth of the time; smaller differences come from other load and
+/// heat.
 const WORTH_CHANGING: f64 = 0.8;
 
-/// How one precision did on the self-test picture.
+/// Result of one precision on the self-test picture.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Trial {
-    /// What ran.
+    /// The precision that ran.
     pub precision: Precision,
-    /// From pixels to embeddings on one core, the median of some rounds.
+    /// Median time from pixels to embeddings on one core.
     pub median: Duration,
-    /// From the pack's reference.
+    /// Distance to the pack's reference embedding.
     pub distance: f32,
-    /// Whether that is near enough for this precision.
+    /// True if the distance is within the pack's tolerance for this precision.
     pub within_tolerance: bool,
 }
 
-/// How the precisions compare on this machine.
+/// Comparison of the precisions on this machine.
 #[derive(Debug)]
 pub struct Comparison {
-    /// Every precision that ran, what runs now first.
+    /// Every precision that ran, the current one first.
     pub trials: Vec<Trial>,
-    /// Those that could not be loaded or run, and why.
+    /// Precisions that could not be loaded or run, with the error.
     pub failed: Vec<(Precision, VisionError)>,
-    /// The one to change to, ready to run, if there is one: the fastest of those that are within
-    /// the pack's tolerance and a fifth faster than what runs now.
+    /// The precision to change to, ready to run: the fastest that is within the pack's tolerance
+    /// and a fifth faster than the current one.
     pub better: Option<Vision>,
 }
 
-/// Times every precision the pack offers and this machine has arithmetic for against `current`, on
-/// `picture`, which is the decoded [`Pack::self_test_picture`]. At most two networks besides the
-/// current one are loaded at a time, and none that is not returned stays.
+/// Times every other precision that the pack offers and this machine supports against `current`, on
+/// `picture`, which is the decoded [`Pack::self_test_picture`]. Holds at most two networks besides
+/// the current one at a time, and keeps only the one it returns.
 pub fn compare_precisions(
     pack: &Pack,
     current: &Vision,
@@ -54,7 +54,7 @@ pub fn compare_precisions(
     let others = Precision::ALL.into_iter().filter(|&precision| {
         precision != now && pack.offers(precision) && current.device().has_arithmetic_for(precision)
     });
-    // The first run on a thread or of a picture's size also pays for what later ones find ready.
+    // The first run on a thread or at a picture size also pays for set-up.
     let begun = Instant::now();
     let reply = current.recognise_alone(picture, search)?;
     let first = begun.elapsed();
@@ -93,16 +93,16 @@ pub fn compare_precisions(
     })
 }
 
-/// Whether a candidate is the one to change to, seen beside what runs now and the fastest of those
-/// found better.
+/// Tells whether a candidate is worth changing to, given the current time and the fastest one found
+/// so far.
 fn is_better(candidate: &Trial, now: Duration, fastest: Option<Duration>) -> bool {
     candidate.within_tolerance
         && candidate.median <= now.mul_f64(WORTH_CHANGING)
         && fastest.is_none_or(|fastest| candidate.median < fastest)
 }
 
-/// The candidate's trial and the current one's times, measured in turn so that both meet the same
-/// conditions.
+/// Returns the candidate's trial and the current precision's times. The two alternate, so that both
+/// meet the same conditions.
 fn take_turns(
     candidate: &Vision,
     current: &Vision,

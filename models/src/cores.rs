@@ -1,17 +1,17 @@
-//! The processor's cores and how many of them are idle: a picture works on one and borrows the idle
-//! ones for the parts of its work that do not need each other. Knows nothing of what is worked at.
+//! A budget of processor cores: each picture works on one core and borrows idle ones for the parts
+//! of its work that can run in parallel.
 
 use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 use std::thread;
 
-/// So many cores for all pictures together.
+/// The cores that all pictures share.
 #[derive(Debug)]
 pub(crate) struct Cores {
-    /// Below zero while there are more pictures than cores.
+    /// Negative while there are more pictures than cores.
     idle: AtomicIsize,
 }
 
-/// One of the cores; given back when dropped.
+/// A core in use, returned on drop.
 #[derive(Debug)]
 pub(crate) struct Core<'a>(&'a Cores);
 
@@ -22,20 +22,20 @@ impl Cores {
         }
     }
 
-    /// The core a picture works on; never waits.
+    /// Takes the core a picture works on. Never waits.
     pub(crate) fn take(&self) -> Core<'_> {
         self.idle.fetch_sub(1, Ordering::Relaxed);
         Core(self)
     }
 
-    /// Into how many parts work may be cut with profit: one for the caller's core and one for each
-    /// idle one.
+    /// Returns the number of parts worth cutting work into: one for the caller's core and one for
+    /// each idle one.
     pub(crate) fn parts(&self) -> usize {
         usize::try_from(self.idle.load(Ordering::Relaxed)).unwrap_or(0) + 1
     }
 
-    /// What `work` makes of every item, in their order; on the calling thread and on one more for
-    /// each core that is idle now. The large items first make the end come soonest.
+    /// Maps every item with `work`, in order, on the calling thread and on one more for each idle
+    /// core. Put large items first to finish soonest.
     pub(crate) fn each<'a, T: Sync, R: Send>(
         &'a self,
         items: &[T],
@@ -59,11 +59,11 @@ impl Cores {
         let mut done = thread::scope(|scope| {
             let begin = |core: Core<'a>| {
                 let share = move || {
-                    // Given back as soon as nothing is left to do, not when the slowest is done.
+                    // Returned as soon as no item is left, before the slowest thread is done.
                     let _core = core;
                     share()
                 };
-                // Where the system begins no more threads, those there are do the work.
+                // If the system refuses another thread, the existing ones do the work.
                 thread::Builder::new()
                     .name("kith-vision".into())
                     .spawn_scoped(scope, share)
@@ -121,7 +121,7 @@ mod tests {
         let cores = Cores::new(3);
         let _mine = cores.take();
         assert_eq!(cores.parts(), 3);
-        // Nobody passes before all three are there.
+        // The barrier opens only when all three threads are here.
         let all = Barrier::new(3);
         cores.each(&[1, 2, 3], |_| {
             all.wait();
@@ -143,7 +143,7 @@ mod tests {
         );
         drop(pictures);
         let _mine = cores.take();
-        // What is borrowed already is not idle: work within work stays on its thread.
+        // A borrowed core is not idle: nested work stays on its thread.
         let all = Barrier::new(2);
         let inner = cores.each(&[(); 2], |()| {
             all.wait();

@@ -1,12 +1,11 @@
-//! Which recogniser runs, in which arithmetic, and on what. Loading and running them is
-//! `runtime`'s.
+//! The precision and the device of the recogniser. `runtime` loads and runs the networks.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Which of a pack's recogniser networks runs.
+/// Arithmetic of the recogniser, one network of the pack for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -22,7 +21,7 @@ impl Precision {
     /// Every precision, the most exact first.
     pub const ALL: [Self; 3] = [Self::Float32, Self::Float16, Self::Int8];
 
-    /// As written in configuration and results.
+    /// Returns the name used in configuration and results.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Float32 => "float32",
@@ -51,21 +50,21 @@ impl FromStr for Precision {
     }
 }
 
-/// What the recogniser runs on. Detectors always run on the processor: their networks are small,
-/// and tract has no pooling for GPUs, so most of each layer's values would travel to the processor
-/// and back.
+/// Device of the recogniser. Detectors always run on the processor: their networks are small, and
+/// tract has no GPU pooling, so most of each layer's values would be copied to the processor and
+/// back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Device {
     /// The processor.
     Cpu,
-    /// The first NVIDIA GPU. Each thread that uses it makes a stream and library handles of its own
-    /// at its first picture, so few and long-lived threads serve it best.
+    /// The first NVIDIA GPU. Each thread that uses it creates its own stream and library handles
+    /// with its first picture, so few long-lived threads serve it best.
     Cuda,
 }
 
 impl Device {
-    /// As written in configuration and results.
+    /// Returns the name used in configuration and results.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
@@ -73,9 +72,9 @@ impl Device {
         }
     }
 
-    /// Whether this machine computes in that precision there. Processors without half-precision
+    /// Tells whether the device computes in this precision. Processors without half-precision
     /// arithmetic emulate float16, which takes two hundred times as long; tract's GPU convolutions
-    /// know no int8 at all.
+    /// have no int8 at all.
     pub fn has_arithmetic_for(self, precision: Precision) -> bool {
         match (self, precision) {
             (Self::Cpu, Precision::Float16) => processor_has_half_precision(),

@@ -1,18 +1,17 @@
-//! Direct convolution on the vector instructions of the processor at hand: no im2col, the bias, the
-//! residual sum, the activation and the rounding to 8 bits all while a result is in the cache. In
-//! floating point, and in integers with unsigned 8-bit values, signed 8-bit weights and 32-bit
-//! sums. Knows rows of numbers, not networks or files.
+//! Direct convolution with vector instructions: no im2col, and bias, residual, activation and
+//! rounding to 8 bits happen while a result is in the cache. Works in float32, and in integers
+//! (unsigned 8-bit values, signed 8-bit weights, 32-bit sums). It handles rows of numbers, not
+//! networks or files. `benches/README.md` has the gain.
 //!
-//! The one place with `unsafe`, with the files below it: vector instructions chosen at run time
-//! cannot be had without. Its public functions check every bound first and are safe. What it gains
-//! is in `benches/README.md`. Here is what goes over a picture; a block's sums are `lanes`'s, the
-//! instructions for them the files' named after processors.
+//! This module and its submodules are the only ones with `unsafe`: vector instructions chosen at
+//! run time require it. The public functions are safe, because they check every bound first. This
+//! file walks over the picture; `lanes` sums up a block, and the files named after processors hold
+//! the instructions.
 //!
-//! Values lie as \[picture, row, column, channel\]. A row of the kernel then covers one run of
-//! neighbouring numbers in each row of the picture, so a convolution is a few dot products over
-//! such runs. A block of `PIXELS` results for `VECTORS` × `LANES` channels stays in registers
-//! meanwhile. Where each channel has a kernel of its own, the channels of a place are multiplied as
-//! they lie.
+//! The layout is \[picture, row, column, channel\]. A row of the kernel then covers one contiguous
+//! run in each row of the picture, so a convolution is a few dot products over such runs. A block
+//! of `PIXELS` results for `VECTORS` × `LANES` channels stays in registers meanwhile. A depthwise
+//! convolution multiplies the channels of a place element by element.
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "aarch64")]
@@ -39,29 +38,29 @@ pub(crate) trait Arithmetic: Sized + Send + Sync + 'static {
     type Input: Element;
     type Weight: Copy + Default + Into<f64> + Send + Sync + fmt::Debug;
     type Sum: Sum;
-    /// What results without a residual are stored as at once.
+    /// Stored type of results without a residual.
     type Result: Copy;
-    /// How many neighbouring inputs one instruction multiplies and adds up for each result.
+    /// Number of neighbouring inputs that one instruction multiplies and adds up for each result.
     const GROUP: usize;
-    /// The best of this processor.
+    /// Returns the fastest kernels for this processor.
     fn kernels() -> &'static Kernels<Self>;
-    /// The memory for such results, if it is that.
+    /// Returns the output's memory if it stores [`Arithmetic::Result`].
     fn results<'a>(output: &'a mut Output<'_>) -> Option<&'a mut [Self::Result]>;
 }
 
-/// Inputs, weights and sums are float32.
+/// float32 inputs, weights and sums.
 #[derive(Debug)]
 pub(crate) struct Float;
 
-/// Inputs unsigned 8-bit, weights signed 8-bit, sums 32-bit.
+/// Unsigned 8-bit inputs, signed 8-bit weights, 32-bit sums.
 #[derive(Debug)]
 pub(crate) struct Integer;
 
-/// A number of a picture.
+/// A value of a picture.
 pub(crate) trait Element: Copy + Default + Send + Sync + fmt::Debug {
-    /// `flip` as in [`Kernels`].
+    /// Converts to float; `flip` as in [`Kernels`].
     fn value(self, flip: u8) -> f32;
-    /// Four values, where the compiler would not make vectors of them by itself.
+    /// Converts four values at once, where the compiler does not vectorise by itself.
     #[cfg(target_arch = "aarch64")]
     #[inline(always)]
     fn four(_: &[Self; 4], _: u8) -> Option<[f32; 4]> {
@@ -69,7 +68,7 @@ pub(crate) trait Element: Copy + Default + Send + Sync + fmt::Debug {
     }
 }
 
-/// What products are added up in.
+/// The accumulator of products.
 pub(crate) trait Sum: Copy + Default {
     fn value(self) -> f32;
 }
@@ -109,24 +108,25 @@ impl Sum for i32 {
     }
 }
 
-/// The numbers under the kernel for one result, from where the result's run begins.
+/// The inputs under the kernel for one result, relative to the start of the result's run.
 struct Taps<'a> {
     /// Rows of the kernel.
     rows: usize,
-    /// Inputs in each row: its columns times the channels, a multiple of the arithmetic's group.
+    /// Inputs in each row: the kernel's columns times the channels, a multiple of the arithmetic's
+    /// group.
     run: usize,
-    /// Inputs from one row of the picture to the next.
+    /// Distance from one row of the picture to the next, in inputs.
     row_step: usize,
-    /// Where each channel has a kernel of its own: the places under it, row by row.
+    /// Offsets of the places under the kernel, row by row; for depthwise convolutions only.
     places: &'a [usize],
 }
 
-/// Where one block goes.
+/// Destination of one block.
 enum To<A: Arithmetic> {
-    /// Its sums, one pixel's after the other's, for `FinishFn`.
+    /// Sums, one pixel after the other, for `FinishFn`.
     Sums(*mut A::Sum),
-    /// Its results, which have no residual: into `values` from each of `places` on. No more than
-    /// the block's channels.
+    /// Finished results without a residual, written to `values` at each of `places`; at most
+    /// `channels` of each.
     Results {
         values: *mut A::Result,
         places: *const usize,
@@ -135,7 +135,7 @@ enum To<A: Arithmetic> {
     },
 }
 
-/// Sums up one block: from `base`, the runs that begin at each of the offsets.
+/// Sums up one block over the runs that begin at each of the offsets from `base`.
 type BlockFn<A> = unsafe fn(
     base: *const <A as Arithmetic>::Input,
     offsets: *const usize,
@@ -153,14 +153,14 @@ type FinishFn<A> = unsafe fn(
 
 /// The functions that sum up blocks.
 struct Blocks<A: Arithmetic> {
-    /// Channels of one vector.
+    /// Channels in one vector.
     lanes: usize,
-    /// For each number of pixels, the largest first and 1 last: the blocks of 1, 2, … vectors.
+    /// For each number of pixels, from the largest down to 1: the functions for 1, 2, … vectors.
     by_pixels: &'static [(usize, &'static [BlockFn<A>])],
 }
 
 impl<A: Arithmetic> Blocks<A> {
-    /// Vectors of the widest block.
+    /// Returns the vectors of the widest block.
     fn most_vectors(&self) -> usize {
         self.by_pixels[0].1.len()
     }
@@ -168,61 +168,61 @@ impl<A: Arithmetic> Blocks<A> {
 
 /// The functions for one instruction set.
 pub(crate) struct Kernels<A: Arithmetic> {
-    /// The instruction set, for people.
+    /// Name of the instruction set, for display.
     pub(crate) name: &'static str,
-    /// 8-bit inputs and outputs are kept with these bits turned over: where a processor multiplies
-    /// signed by signed only, 128 is taken off each that way, and what is missing in the sums is
-    /// put back when they are finished.
+    /// 8-bit inputs and outputs are stored with these bits flipped. Processors that multiply only
+    /// signed by signed need values reduced by 128; the finishing step puts the difference back
+    /// into the sums.
     pub(crate) flip: u8,
     full: Blocks<A>,
-    /// For channels that have a kernel each; weights of integers are narrow.
+    /// Kernels for depthwise convolutions; integer weights must be narrow.
     depthwise: Blocks<A>,
     finish: FinishFn<A>,
-    /// Takes the place of these where a weight is further from 0 than they have room for.
+    /// Replacement for weights that are too wide for these kernels.
     wide: Option<&'static Kernels<A>>,
 }
 
-/// How far from 0 a weight may be for kernels that have others to be wide: two products with a
-/// signed byte, up to 128, then fit into 16 bits.
+/// Largest magnitude of a narrow weight: two products with a signed byte, up to 128, then fit into
+/// 16 bits.
 const NARROW: f64 = 127.0;
 
-/// Half of what the nearest cache of any of these processors holds.
+/// Half of the smallest first-level cache of these processors.
 const CACHED_WEIGHTS: usize = 16 << 10;
 
-/// Pixels of one block.
+/// Limit on the pixels of one block.
 const MOST_PIXELS: usize = 12;
-/// So many results are placed at once, if they are stored at once: what that takes beside the sums
-/// does not count then.
+/// Limit on the results placed in one pass if they are stored at once; the cost of placing them is
+/// then negligible.
 const MOST_PLACED: usize = 48;
 const MOST_CHANNELS: usize = 32;
 const MOST_SUMS: usize = MOST_PIXELS * MOST_CHANNELS;
 
-/// The bytes that stand for the value 0: the outputs' is added to each result that is stored as a
-/// byte. 0 in floating point.
+/// Zero points: the bytes that stand for the value 0. The output's is added to each result that is
+/// stored as a byte. 0 in floating point.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Zeros {
     pub(crate) input: u8,
     pub(crate) output: u8,
 }
 
-/// What becomes of the sums of one output channel: `activate(scale × sum + bias + residual)`.
+/// Epilogue of one output channel: `activate(scale × sum + bias + residual)`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Channel {
     pub(crate) scale: f32,
     pub(crate) bias: f32,
-    /// What a result below 0 is multiplied by: 0 is a ReLU, 1 none, anything else a PReLU.
+    /// Factor for results below 0: 0 is a ReLU, 1 no activation, anything else a PReLU.
     pub(crate) slope: f32,
 }
 
-/// The weights of a convolution in the order they are read.
+/// The weights of a convolution, in the order in which they are read.
 pub(crate) struct Weights<A: Arithmetic> {
     kernels: &'static Kernels<A>,
     rows: usize,
     run: usize,
     channels: usize,
-    /// The byte that stands for 0 in an output.
+    /// Zero point of the output.
     zero: u8,
-    /// Each channel has a kernel of its own and sees nothing of the others.
+    /// Depthwise: each channel has a kernel of its own.
     depthwise: bool,
     blocks: Vec<Block<A>>,
 }
@@ -235,22 +235,22 @@ struct Block<A: Arithmetic> {
     finish: Finish,
 }
 
-/// Per channel of a block, padded to whole vectors.
+/// Epilogue of a block, per channel, padded to whole vectors.
 struct Finish {
-    /// What sums begin with: the share of the inputs' zero and of the flipped bits.
+    /// Initial sums: the correction for the input's zero point and for the flipped bits.
     offset: Vec<i32>,
     scale: Vec<f32>,
     bias: Vec<f32>,
     slope: Vec<f32>,
-    /// What is added before a byte is cut off: the output's zero, and a half to round.
+    /// Added before truncation to a byte: the output's zero point, and a half to round.
     half: f32,
-    /// What the slopes make of results, as `lanes` names it.
+    /// Activation to apply, one of the constants in `lanes`.
     activation: u8,
 }
 
 impl<A: Arithmetic> Weights<A> {
-    /// `weight(channel, row, position in the run)`; where the run is longer than the kernel it must
-    /// give 0.
+    /// Packs `weight(channel, row, position in the run)`. `weight` must return 0 where the run is
+    /// longer than the kernel.
     pub(crate) fn pack(
         rows: usize,
         run: usize,
@@ -271,7 +271,7 @@ impl<A: Arithmetic> Weights<A> {
     ) -> Self {
         assert!(
             run.is_multiple_of(A::GROUP),
-            "a run of {run} is no multiple of {}",
+            "a run of {run} is not a multiple of {}",
             A::GROUP
         );
         let places =
@@ -334,7 +334,7 @@ impl<A: Arithmetic> Weights<A> {
         }
     }
 
-    /// For channels that have a kernel each: `weight(channel, row, column)`.
+    /// Packs the weights of a depthwise convolution: `weight(channel, row, column)`.
     pub(crate) fn pack_depthwise(
         rows: usize,
         columns: usize,
@@ -366,8 +366,8 @@ impl<A: Arithmetic> Weights<A> {
             all.map(|(channel, row, column)| weight(channel, row, column))
         };
         if count < lanes || !are_narrow(of_lanes(0, count)) {
-            // They fill no vector, or no network of ours has such weights: one with zeros for all
-            // other channels is quick enough.
+            // Too few channels to fill a vector, or weights that no network of ours has: an
+            // ordinary convolution with zeros for all other channels is fast enough.
             let full = |output: usize, row: usize, at: usize| {
                 if at % count == output {
                     weight(output, row, at / count)
@@ -382,7 +382,7 @@ impl<A: Arithmetic> Weights<A> {
         while done < count {
             let vectors = ((count - done) / lanes).clamp(1, kernels.depthwise.most_vectors());
             let width = vectors * lanes;
-            // The last vector is whole as well: it does some channels again.
+            // The last vector is a full one too, so it repeats some channels.
             let first = done.min(count - width);
             let weights: Vec<_> = of_lanes(first, width).collect();
             let mut totals = vec![0.0; width];
@@ -415,24 +415,25 @@ impl<A: Arithmetic> Weights<A> {
         }
     }
 
-    /// The number of output channels.
+    /// Returns the number of output channels.
     pub(crate) fn channels(&self) -> usize {
         self.channels
     }
 
-    /// What a byte of an output stands for 0 as, flipped as the others are.
+    /// Returns the byte that stands for 0 in an output, with its bits flipped.
     pub(crate) fn blank(&self) -> u8 {
         self.zero ^ self.kernels.flip
     }
 }
 
-/// Whether all products of two weights' fit into 16 bits, with whatever inputs.
+/// Tells whether the sum of two products fits into 16 bits for any inputs.
 fn are_narrow<W: Into<f64>>(mut weights: impl Iterator<Item = W>) -> bool {
     weights.all(|weight| weight.into().abs() <= NARROW)
 }
 
 impl Finish {
-    /// `totals` are the sums of each channel's weights, of whole vectors.
+    /// Builds the epilogue. `totals` are the sums of each channel's weights, padded to whole
+    /// vectors.
     fn new<A: Arithmetic>(channels: &[Channel], totals: &[f64], flip: u8, zeros: Zeros) -> Self {
         let zero = i32::from(flip) - i32::from(zeros.input);
         let blank = Channel {
@@ -443,7 +444,7 @@ impl Finish {
         let padded = || (0..totals.len()).map(|lane| channels.get(lane).unwrap_or(&blank));
         let slopes = |inside: fn(f32) -> bool| padded().all(|channel| inside(channel.slope));
         let activation = match () {
-            // A byte is cut off at 0 by itself.
+            // Truncation to a byte already cuts off at 0.
             () if size_of::<A::Result>() == 1
                 && zeros.output == 0
                 && slopes(|slope| slope >= 0.0) =>
@@ -478,32 +479,32 @@ impl<A: Arithmetic> fmt::Debug for Weights<A> {
     }
 }
 
-/// What is added to each result before the activation: the residual of a ResNet.
+/// The residual of a ResNet block, added to each result before the activation.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Residual<'a, I> {
     pub(crate) values: &'a [I],
-    /// Channels it has; further ones get nothing added.
+    /// Channels of the residual; further ones get nothing added.
     pub(crate) channels: usize,
     pub(crate) scale: f32,
-    /// The mean of two by two pixels is added; the row's length in numbers.
+    /// Length of a row in numbers, if the mean of two by two pixels is added.
     pub(crate) pooled: Option<usize>,
 }
 
-/// Neighbouring results of one row, and where they lie.
+/// Neighbouring results of one row, and their positions.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Row {
     pub(crate) count: usize,
-    /// Where the first result's numbers begin in the input; none where only the residual reaches.
+    /// Position of the first result's run in the input; `None` where only the residual reaches.
     pub(crate) input: Option<Line>,
     pub(crate) output: Line,
-    /// None where the residual does not reach.
+    /// `None` where the residual does not reach.
     pub(crate) residual: Option<Line>,
-    /// Each result is the largest of four: at its place, this much to the right, this much below,
-    /// and both.
+    /// Max pooling: each result is the largest of four, at its place, this far to the right, this
+    /// far below, and both.
     pub(crate) pool: Option<[usize; 2]>,
 }
 
-/// Where neighbours lie: the first, and the distance to the next.
+/// Positions of neighbours: the first, and the distance to the next.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Line {
     pub(crate) first: usize,
@@ -515,7 +516,7 @@ impl Line {
         self.first + ix * self.step
     }
 
-    /// Where the neighbours from `first` on lie.
+    /// Writes the positions of the neighbours from `first` on.
     fn write_to(self, places: &mut [usize], first: usize) {
         for (ix, place) in (first..).zip(places) {
             *place = self.at(ix);
@@ -523,15 +524,14 @@ impl Line {
     }
 }
 
-/// Results that are made together, from as many inputs, or from four times as many where four
-/// become one. Behind them the last place is repeated, for blocks that are larger than what is
-/// left.
+/// Results computed together, from as many inputs, or from four times as many with max pooling. The
+/// last place is repeated behind them for blocks larger than what is left.
 struct Chunk {
     results: usize,
     with_input: bool,
     with_residual: bool,
     pooled: bool,
-    /// The largest of the inputs' places and of the outputs'.
+    /// The largest position in the input and in the output.
     furthest: [usize; 2],
     offsets: [usize; MOST_PLACED + MOST_PIXELS],
     outputs: [usize; MOST_PLACED + MOST_PIXELS],
@@ -564,20 +564,19 @@ impl Chunk {
     }
 }
 
-/// Results on their way from rows into chunks.
+/// Splits rows into chunks.
 struct Chunks<R> {
     rows: R,
     row: Row,
     done: usize,
-    /// As many results as one chunk has at most, and as many where each is the largest of four
-    /// inputs.
+    /// Limits on the results of one chunk, without and with pooling.
     most: usize,
     most_pooled: usize,
 }
 
 impl<R: Iterator<Item = Row>> Chunks<R> {
-    /// The next results that one call takes: all with an input or all without, as with a residual
-    /// and a pooling.
+    /// Fills `chunk` with the next results that share one kind: with or without input, residual and
+    /// pooling. Returns false at the end.
     fn next(&mut self, chunk: &mut Chunk) -> bool {
         (chunk.results, chunk.furthest) = (0, [0; 2]);
         loop {
@@ -644,13 +643,13 @@ impl<R: Iterator<Item = Row>> Chunks<R> {
     }
 }
 
-/// Where results go.
+/// Destination of the results.
 #[derive(Debug)]
 pub(crate) enum Output<'a> {
     Float(&'a mut [f32]),
-    /// Rounded, with the weights' zero added, cut off at 0 and 255, and flipped.
+    /// Rounded, with the output's zero point added, clamped to 0 to 255, and with flipped bits.
     Bytes(&'a mut [u8]),
-    /// One plane for each channel; its length.
+    /// A plane for each channel, and the length of a plane.
     Planes(&'a mut [f32], usize),
 }
 
@@ -675,10 +674,10 @@ struct Finished {
     bytes: [u8; MOST_SUMS],
 }
 
-/// Convolves at every place of the rows.
+/// Convolves at every position of the rows.
 ///
 /// # Panics
-/// If a place lies outside the given numbers.
+/// If a position lies outside the given numbers.
 pub(crate) fn convolve<A: Arithmetic>(
     weights: &Weights<A>,
     input: &[A::Input],
@@ -723,7 +722,7 @@ pub(crate) fn convolve<A: Arithmetic>(
         .iter()
         .map(|block| size_of_val(block.weights.as_slice()))
         .sum::<usize>();
-    // What stays in the cache goes over the picture once, so that the picture comes in once.
+    // Weights that fit into the cache go over the picture together, so that it is read only once.
     let together = if size <= CACHED_WEIGHTS {
         weights.blocks.len()
     } else {
@@ -762,7 +761,7 @@ pub(crate) fn convolve<A: Arithmetic>(
                 });
                 let mut done = 0;
                 while done < count {
-                    // The smallest that takes all that is left, else the largest.
+                    // The smallest block that takes all remaining pixels, else the largest.
                     let takes_all = |(pixels, _): &&(usize, _)| *pixels >= count - done;
                     let (pixels, by_vectors) = blocks
                         .by_pixels
@@ -784,12 +783,12 @@ pub(crate) fn convolve<A: Arithmetic>(
                             }
                         }
                     };
-                    // SAFETY: the kernels are those of this processor; each run was found inside
-                    // the input just now, of which a block's own channels are a part, and behind
-                    // the last comes the last again; the weights are as many as `pack` put there
-                    // for these taps; the sums have room for `MOST_PIXELS` times `MOST_CHANNELS`,
-                    // which no block exceeds and, where there are sums, no chunk; the results were
-                    // found inside the output.
+                    // SAFETY: the kernels are made for this processor. The assertion above found
+                    // each run inside the input, a block's own channels are part of a run, and
+                    // places behind the last one repeat it. The number of weights is the one that
+                    // `pack` stored for these taps. The sums have room for `MOST_PIXELS` times
+                    // `MOST_CHANNELS`, which no block exceeds, nor any chunk that uses sums. The
+                    // results lie inside the output, also asserted above.
                     unsafe {
                         by_vectors[block.vectors - 1](
                             input.as_ptr().add(input_first),
@@ -817,7 +816,7 @@ pub(crate) fn convolve<A: Arithmetic>(
                     first: block.first,
                     chunk: &chunk,
                 };
-                // SAFETY: it is made for this processor.
+                // SAFETY: the function is made for this processor.
                 unsafe { (kernels.finish)(&of, &addend, &mut finished) };
                 write(&finished, width, block, outputs, output);
             }
@@ -854,7 +853,7 @@ fn write<A: Arithmetic>(
     }
 }
 
-/// Lengths known when compiling make a few moves of a call.
+/// Copies in blocks of 8, a length known at compile time, which avoids a call to `memcpy`.
 #[inline(always)]
 fn copy<T: Copy>(to: &mut [T], from: &[T]) {
     let (to, to_rest) = to.as_chunks_mut::<8>();
@@ -867,7 +866,7 @@ fn copy<T: Copy>(to: &mut [T], from: &[T]) {
     }
 }
 
-/// From sums to results.
+/// Turns sums into results.
 #[inline(always)]
 fn finish<S: Sum, I: Element, const LANES: usize>(
     of: &Sums<'_, S>,
@@ -900,7 +899,7 @@ fn finish<S: Sum, I: Element, const LANES: usize>(
     }
 }
 
-/// The residual of one pixel.
+/// Adds up the residual of one pixel.
 #[inline(always)]
 fn add_up<I: Element, const LANES: usize>(
     residual: &Residual<'_, I>,
@@ -954,7 +953,7 @@ fn add_up<I: Element, const LANES: usize>(
     }
 }
 
-/// What one vector of channels needs.
+/// The epilogue of one vector of channels.
 #[derive(Clone, Copy)]
 struct Lane<const LANES: usize> {
     scale: [f32; LANES],
@@ -1031,12 +1030,12 @@ fn activate<S: Sum, const LANES: usize, const RESIDUAL: bool, const SUMS: bool>(
     }
 }
 
-/// A byte of a value without its fraction: 0 of what is below 0 or no number, 255 of what is above.
+/// Truncates to a byte: 0 for negative numbers and NaN, 255 for larger ones.
 #[inline(always)]
 fn whole(value: f32) -> u8 {
     let value = if value > 0.0 { value } else { 0.0 };
     let value = if value < 255.0 { value } else { 255.0 };
-    // SAFETY: it is between 0 and 255. The checked conversion is several times slower.
+    // SAFETY: the value is between 0 and 255. The checked conversion is several times slower.
     unsafe { value.to_int_unchecked::<i32>() as u8 }
 }
 

@@ -1,4 +1,4 @@
-//! From an aligned chip to an embedding, and the checks every embedding must pass.
+//! The recogniser: turns an aligned chip into an embedding, and checks every embedding.
 
 use crate::cohort::Cohort;
 use crate::cores::Cores;
@@ -6,11 +6,11 @@ use crate::manifest::RecogniserSpec;
 use crate::runtime::{self, Network, Plan};
 use crate::{Device, Pack, Precision, Rgb, VisionError};
 
-/// What a face is compared by, and what its length leaves out of that.
+/// An embedding, with the length that normalisation removes.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Embedding {
     pub(crate) values: Vec<f32>,
-    /// Of what the network said, before any normalisation; the mean of several looks.
+    /// Length of the network's output before normalisation; the mean over the mirror image too.
     pub(crate) length: f32,
 }
 
@@ -25,8 +25,8 @@ pub(crate) struct Recogniser {
 }
 
 impl Recogniser {
-    /// Loads the network of this precision and runs it once, so that a network that cannot run
-    /// is found before the first picture.
+    /// Loads the network of this precision and runs it once, so that a network that cannot run is
+    /// found before the first picture.
     pub(crate) fn load(
         pack: &Pack,
         precision: Precision,
@@ -71,8 +71,7 @@ impl Recogniser {
         Ok(recogniser)
     }
 
-    /// What each chip is compared by: what the network makes of it, with `flip` averaged with what
-    /// it makes of the mirror image.
+    /// Embeds each chip; with `flip`, averaged with the embedding of the mirror image.
     pub(crate) fn embed(
         &self,
         chips: &[&Rgb],
@@ -92,7 +91,7 @@ impl Recogniser {
         };
         let looks = match self.device {
             Device::Cpu => cores.each(&looks, look),
-            // Each thread would make a stream of its own, and one look fills the GPU.
+            // Each thread would create a stream of its own, and one forward pass fills the GPU.
             Device::Cuda => looks.iter().map(look).collect(),
         };
         let mut looks = looks.into_iter();
@@ -101,14 +100,14 @@ impl Recogniser {
                 looks.by_ref().take(sides.len()).collect::<Result<_, _>>()?;
             let length = looks.iter().map(|look| norm(look)).sum::<f32>() / sides.len() as f32;
             let values = merged(looks, self.spec.normalise, self.cohort.as_ref());
-            // Two opposite looks would leave nothing.
+            // Two opposite embeddings would cancel out.
             check_embedding(&values, self.spec.dimension)?;
             Ok(Embedding { values, length })
         };
         chips.iter().map(of_chip).collect()
     }
 
-    /// The network's answer as it is.
+    /// Runs the network and returns its output unchanged.
     pub(crate) fn look(&self, chip: &Rgb) -> Result<Vec<f32>, VisionError> {
         chip.check()?;
         let side = self.side;
@@ -126,7 +125,7 @@ impl Recogniser {
     }
 }
 
-/// The network that a pack has for this precision.
+/// Loads the pack's network for this precision.
 fn network(pack: &Pack, precision: Precision) -> Result<Network, VisionError> {
     let spec = &pack.manifest.recogniser;
     let file = spec.file(precision);
@@ -141,14 +140,14 @@ fn network(pack: &Pack, precision: Precision) -> Result<Network, VisionError> {
     }
 }
 
-/// A pack's recogniser as an ONNX file, for other runtimes to be measured with the same network;
-/// made from the stored weights where a pack has these.
+/// Returns a pack's recogniser as an ONNX file, so that other runtimes can be measured with the
+/// same network. Made from the stored weights if the pack has those.
 pub fn recogniser_file(pack: &Pack, precision: Precision) -> Result<Vec<u8>, VisionError> {
     Ok(network(pack, precision)?.file())
 }
 
-/// The mean of several looks at one face; with `normalise` each counts by its direction only, and
-/// the mean is brought to unit length, or to the one a cohort gives it.
+/// Averages several embeddings of one face. With `normalise` each counts by its direction only, and
+/// the mean gets unit length. A cohort changes its length after that.
 pub(crate) fn merged(looks: Vec<Vec<f32>>, normalise: bool, cohort: Option<&Cohort>) -> Vec<f32> {
     let count = looks.len() as f32;
     let mut sum = Vec::new();
@@ -181,7 +180,7 @@ fn norm(values: &[f32]) -> f32 {
     values.iter().map(|v| v * v).sum::<f32>().sqrt()
 }
 
-/// Left and right exchanged.
+/// Mirrors a chip left to right.
 fn mirrored(chip: &Rgb) -> Rgb {
     let row = |row: &[u8]| row.rchunks_exact(3).flatten().copied().collect::<Vec<_>>();
     Rgb {
@@ -194,7 +193,8 @@ fn mirrored(chip: &Rgb) -> Rgb {
     }
 }
 
-/// An embedding must have the right length, only finite numbers, and a length other than zero.
+/// Checks that an embedding has the right number of values, all finite, and a length other than
+/// zero.
 pub(crate) fn check_embedding(embedding: &[f32], dimension: usize) -> Result<(), VisionError> {
     if embedding.len() != dimension {
         return Err(VisionError::Dimension {

@@ -1,22 +1,22 @@
-//! How well distances tell same from different people: accuracy on pairs, true matches at a given
-//! rate of false ones, what a quality is worth, each with an interval over people. Works on numbers
-//! only; making them is the caller's.
+//! Verification figures: accuracy on pairs, true match rate at a false match rate, error versus
+//! discard of a quality, each with a confidence interval over people. Works on numbers only; the
+//! caller computes the distances.
 
 pub mod identification;
 
 use crate::gallery::Metric;
 
-/// The distance of two pictures, and whom they show: two of the numbers 0 to the count of people.
+/// The distance between two pictures, and the people they show, numbered from 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pair {
-    /// In the pack's metric; infinite where a picture shows no face.
+    /// In the pack's metric; infinite if a picture shows no face.
     pub distance: f32,
     /// Equal for a pair of one person.
     pub people: [u32; 2],
 }
 
 impl Pair {
-    /// Whether both pictures show one person.
+    /// Tells whether both pictures show one person.
     pub fn same(&self) -> bool {
         self.people[0] == self.people[1]
     }
@@ -25,8 +25,8 @@ impl Pair {
         (self.distance < threshold) == self.same()
     }
 
-    /// How often the pair is in a sample of people. A pair of one person comes with the person, a
-    /// pair of two as often as there are ways to choose them.
+    /// Returns how often the pair occurs in a sample of people: a pair of one person as often as
+    /// the person, a pair of two people as often as there are ways to choose both.
     fn weight(&self, sample: &Sample) -> f64 {
         let [a, b] = self
             .people
@@ -35,21 +35,21 @@ impl Pair {
     }
 }
 
-/// How often each person is counted: once each, or as a draw with replacement has it.
+/// Number of times each person counts: once, or as often as drawn with replacement.
 #[derive(Debug, Clone)]
 pub struct Sample {
     times: Vec<u32>,
 }
 
 impl Sample {
-    /// Everybody once: what was measured.
+    /// Counts everybody once, for the measured value.
     pub fn everybody(people: usize) -> Self {
         Self {
             times: vec![1; people],
         }
     }
 
-    /// As many draws as there are people.
+    /// Draws as many people as there are, with replacement.
     fn drawn(people: usize, state: &mut u64) -> Self {
         let mut times = vec![0; people];
         for _ in 0..people {
@@ -59,7 +59,7 @@ impl Sample {
     }
 }
 
-/// A number below `count`, by SplitMix64, so that a run can be repeated anywhere.
+/// Returns a number below `count`, by SplitMix64, so that a run can be repeated anywhere.
 fn splitmix(state: &mut u64, count: usize) -> usize {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *state;
@@ -69,30 +69,30 @@ fn splitmix(state: &mut u64, count: usize) -> usize {
     ((u128::from(z) * count as u128) >> 64) as usize
 }
 
-/// A figure, and between what the middle 95 % of it lie when the people are drawn anew.
+/// A figure with its 95 % confidence interval by bootstrap.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
-    /// What was measured.
+    /// The measured value.
     pub value: f64,
-    /// One resample in forty is below.
+    /// The 2.5 % quantile of the resamples.
     pub low: f64,
-    /// One resample in forty is above.
+    /// The 97.5 % quantile of the resamples.
     pub high: f64,
 }
 
-/// How often people are drawn anew for an interval.
+/// Number of bootstrap resamples.
 const RESAMPLES: usize = 1000;
 
-/// A figure with its interval by bootstrap over people: all pictures of one stand or fall together,
-/// which pairs of pictures drawn one by one would hide. The same draws for every figure, so a
-/// difference can be a figure.
+/// Computes a figure with its interval by bootstrap over people. All pictures of a person are drawn
+/// together; drawing pairs of pictures one by one would make the interval too narrow. Every figure
+/// uses the same draws, so that a figure may be a difference.
 pub fn estimate(people: usize, figure: impl Fn(&Sample) -> f64) -> Estimate {
     let value = figure(&Sample::everybody(people));
     let mut state = 0;
     let mut drawn: Vec<f64> = (0..RESAMPLES)
         .map(|_| figure(&Sample::drawn(people, &mut state)))
         .collect();
-    // A draw without a pair of one person has no rate of missed ones.
+    // A draw without genuine pairs has no false non-match rate.
     drawn.retain(|figure| figure.is_finite());
     drawn.sort_by(f64::total_cmp);
     let at = |share: f64| {
@@ -108,17 +108,17 @@ pub fn estimate(people: usize, figure: impl Fn(&Sample) -> f64) -> Estimate {
     }
 }
 
-/// The pairs asked about.
+/// The pairs of a test set.
 #[derive(Debug, Clone)]
 pub struct Pairs {
     pairs: Vec<Pair>,
-    /// Their places, the nearest first.
+    /// Indices into `pairs`, the nearest first.
     by_distance: Vec<usize>,
 }
 
 impl Pairs {
-    /// A pair counts as same when nearer than a threshold. None without pairs of both kinds, or if
-    /// a distance is no number.
+    /// Collects the pairs. A pair matches below a threshold. `None` unless there are pairs of both
+    /// kinds, or if a distance is NaN.
     pub fn new(pairs: Vec<Pair>) -> Option<Self> {
         let both_kinds = pairs.iter().any(Pair::same) && !pairs.iter().all(Pair::same);
         if !both_kinds || pairs.iter().any(|pair| pair.distance.is_nan()) {
@@ -129,12 +129,12 @@ impl Pairs {
         Some(Self { pairs, by_distance })
     }
 
-    /// How many show one person.
+    /// Returns the number of pairs of one person.
     pub fn genuine(&self) -> usize {
         self.pairs.iter().filter(|pair| pair.same()).count()
     }
 
-    /// Mean distance of the pairs of one person, or of two.
+    /// Returns the mean distance of the pairs of one person, or of two.
     pub fn mean(&self, same: bool) -> f64 {
         // Infinite distances stand for missing faces and have no place in a mean.
         let finite = || {
@@ -145,17 +145,18 @@ impl Pairs {
         finite().map(|pair| f64::from(pair.distance)).sum::<f64>() / finite().count().max(1) as f64
     }
 
-    /// The share of pairs told right.
+    /// Returns the share of pairs that are classified correctly.
     pub fn accuracy(&self, threshold: f32, sample: &Sample) -> f64 {
         self.share(sample, |_, pair| pair.right(threshold))
     }
 
-    /// The threshold that tells the most pairs right, and the share. Flatters, since the same pairs
-    /// chose it. Of several the lowest; between two distances of the set.
+    /// Returns the threshold with the highest accuracy, and that accuracy: the lowest such
+    /// threshold, half-way between two distances of the set. The accuracy is optimistic, since the
+    /// same pairs choose the threshold.
     pub fn best(&self, sample: &Sample) -> (f32, f64) {
         let total: f64 = self.pairs.iter().map(|pair| pair.weight(sample)).sum();
         let sorted = || self.by_distance.iter().map(|&ix| &self.pairs[ix]);
-        // Below every distance nothing passes, which is right for every pair of two people.
+        // Below every distance nothing matches, which is right for every pair of two people.
         let mut right: f64 = self
             .pairs
             .iter()
@@ -170,7 +171,7 @@ impl Pairs {
         for (pair, next) in sorted().zip(later) {
             let weight = pair.weight(sample);
             right += if pair.same() { weight } else { -weight };
-            // Equal distances pass together or not at all.
+            // Equal distances match together or not at all.
             if right > best.1 && next > pair.distance {
                 let between = pair.distance + (next - pair.distance) / 2.0;
                 best = (
@@ -186,7 +187,8 @@ impl Pairs {
         (best.0, best.1 / total)
     }
 
-    /// The share of the pairs of one person that pass; a picture without a face passes nowhere.
+    /// Returns the share of the pairs of one person that match. A picture without a face matches
+    /// nothing.
     pub fn true_match_rate(&self, threshold: f32, sample: &Sample) -> f64 {
         let mut counts = [0.0, 0.0];
         for pair in self.pairs.iter().filter(|pair| pair.same()) {
@@ -195,8 +197,8 @@ impl Pairs {
         counts[1] / (counts[0] + counts[1])
     }
 
-    /// The share of pairs that two recognisers answer differently at their thresholds. `other` are
-    /// the same pairs in the same order.
+    /// Returns the share of pairs that two recognisers classify differently at their thresholds.
+    /// `other` holds the same pairs in the same order.
     pub fn answered_differently(
         &self,
         threshold: f32,
@@ -220,18 +222,18 @@ impl Pairs {
     }
 }
 
-/// Every comparison of two people's pictures.
+/// All comparisons between pictures of different people.
 #[derive(Debug, Clone)]
 pub struct Strangers {
-    /// The nearest first.
+    /// Sorted by distance, the nearest first.
     pairs: Vec<Pair>,
-    /// Of each person.
+    /// Number of pictures of each person.
     pictures: Vec<u32>,
 }
 
 impl Strangers {
-    /// Of all faces, given as person and embedding. A picture without a face is compared with
-    /// nobody, and so makes the rate of false matches no better.
+    /// Compares all faces, given as person and embedding. A picture without a face is in no
+    /// comparison, so it does not lower the false match rate.
     pub fn between(people: usize, faces: &[(u32, &[f32])], metric: Metric) -> Self {
         let mut pictures = vec![0; people];
         let mut pairs = Vec::new();
@@ -247,12 +249,12 @@ impl Strangers {
         Self { pairs, pictures }
     }
 
-    /// How many.
+    /// Returns the number of comparisons.
     pub fn count(&self) -> usize {
         self.pairs.len()
     }
 
-    /// The highest threshold at which at most this share passes.
+    /// Returns the highest threshold at which at most this share matches.
     pub fn threshold(&self, false_match_rate: f64, sample: &Sample) -> f32 {
         let each = self
             .pictures
@@ -272,20 +274,20 @@ impl Strangers {
     }
 }
 
-/// What is left to go wrong when the worst faces are put aside.
+/// A point of the error-versus-discard curve.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DiscardPoint {
-    /// The share of faces put aside.
+    /// Share of faces that are discarded.
     pub discarded: f64,
-    /// Pairs of one person among those left.
+    /// Pairs of one person among the faces left.
     pub genuine: usize,
-    /// The share of them at the threshold or farther; no number when there are none.
+    /// Share of those pairs at or beyond the threshold; NaN without pairs.
     pub false_non_match_rate: f64,
 }
 
-/// The error-versus-discard characteristic of a quality (ISO/IEC 29794-1): `genuine` are
-/// comparisons of two faces of one person, as distance and the two places in `quality`. Of equal
-/// qualities the earlier face goes first.
+/// Computes the error-versus-discard characteristic of a quality (ISO/IEC 29794-1). `genuine` are
+/// comparisons of two faces of one person: the distance, and two indices into `quality`. Of equal
+/// qualities the earlier face is discarded first.
 pub fn error_versus_discard(
     genuine: &[(f32, [usize; 2])],
     quality: &[f32],
@@ -300,7 +302,7 @@ pub fn error_versus_discard(
         .enumerate()
         .for_each(|(at, &face)| turn[face] = at);
     let point = |&discarded: &f64| {
-        // A share of a whole number of faces must not lose one to rounding.
+        // Keeps a whole number of faces from losing one to rounding.
         let gone = (discarded * quality.len() as f64 + 1e-9) as usize;
         let left = || {
             genuine
@@ -323,7 +325,7 @@ pub fn error_versus_discard(
 mod tests {
     use super::*;
 
-    /// Pairs of one person each, then pairs of two; nobody is in two pairs.
+    /// Pairs of one person each, then pairs of two; each person is in one pair only.
     fn pairs(genuine: &[f32], impostors: &[f32]) -> Vec<Pair> {
         let mut people = 0..;
         let mut next = || people.next().unwrap_or_default();
@@ -410,15 +412,15 @@ mod tests {
             },
         ];
         let pairs = Pairs::new(pairs).unwrap();
-        // Three times the right pair, six times the right pair of two, twice the wrong one.
+        // The right pair counts three times, the right pair of two six times, the wrong one twice.
         let sample = Sample { times: vec![3, 2] };
         assert!((pairs.accuracy(0.5, &sample) - 9.0 / 11.0).abs() < 1e-12);
         assert!((pairs.true_match_rate(0.5, &sample) - 0.6).abs() < 1e-12);
-        // Whoever is not drawn is not there.
+        // A person who is not drawn does not count.
         assert!((pairs.accuracy(0.5, &Sample { times: vec![1, 0] }) - 1.0).abs() < 1e-12);
     }
 
-    /// Pictures on a line, each so far from the origin.
+    /// Pictures on a line, given by their distance from the origin.
     fn line(faces: &[(u32, [f32; 1])]) -> Strangers {
         let faces: Vec<_> = faces
             .iter()
@@ -451,7 +453,7 @@ mod tests {
     #[test]
     fn strangers_of_a_sample_are_counted_as_often_as_both_are_drawn() {
         let strangers = line(&[(0, [0.0]), (0, [1.0]), (1, [3.0]), (2, [7.0])]);
-        // Person 1 thrice and person 2 never: the distances 2 and 3, three times each.
+        // Person 1 counts three times and person 2 never: the distances 2 and 3, three times each.
         let mut sample = all();
         (sample.times[1], sample.times[2]) = (3, 0);
         assert_eq!(strangers.threshold(0.4, &sample), 2.0);
@@ -469,8 +471,8 @@ mod tests {
 
     #[test]
     fn an_interval_is_that_of_the_binomial_when_everybody_has_one_picture() {
-        // 100 people, 20 of whom are hits: a standard deviation of 0.04, so 95 % lie between 0.12
-        // and 0.28.
+        // 100 people with 20 hits among them: a standard deviation of 0.04, so 95 % lie between
+        // 0.12 and 0.28.
         let hits = |sample: &Sample| {
             let [hit, all] = [20, 100].map(|until| sample.times[..until].iter().sum::<u32>());
             f64::from(hit) / f64::from(all)

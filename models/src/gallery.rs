@@ -1,5 +1,5 @@
-//! Everyone enrolled, as one matrix of embeddings that is searched exactly. Knows numbers only:
-//! names, pictures and storage are the caller's; what a distance means is `matching`'s.
+//! The gallery: all enrolled embeddings as one matrix, searched exactly. Works on numbers only: the
+//! caller keeps names, pictures and storage, and `matching` interprets distances.
 
 use std::collections::HashMap;
 
@@ -10,18 +10,18 @@ use crate::embed::check_embedding;
 use crate::matching::{Matching, Templates};
 use crate::rows::{Rows, dot, squared_distance};
 
-/// How the distance of two embeddings is measured; smaller is more alike.
+/// Distance measure of two embeddings; smaller means more similar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Metric {
     /// Length of the difference.
     Euclidean,
-    /// One minus the cosine of the angle.
+    /// 1 minus the cosine of the angle.
     Cosine,
 }
 
 impl Metric {
-    /// The distance of two embeddings of equal length.
+    /// Returns the distance of two embeddings of equal length.
     pub fn distance(self, a: &[f32], b: &[f32]) -> f32 {
         match self {
             Self::Euclidean => squared_distance(a, b).sqrt(),
@@ -29,8 +29,8 @@ impl Metric {
         }
     }
 
-    /// The distance at which rows are this share as far apart as at `distance`: angles grow as the
-    /// root of the cosine's distance.
+    /// Returns the distance of rows that are this share as far apart as rows at `distance`. The
+    /// cosine distance grows with the square of the rows' distance.
     pub fn at_share(self, share: f32, distance: f32) -> f32 {
         match self {
             Self::Euclidean => share * distance,
@@ -38,8 +38,8 @@ impl Metric {
         }
     }
 
-    /// An embedding as a row to be compared by squared distance: of unit length under the cosine
-    /// metric.
+    /// Returns an embedding as a row to compare by squared distance: of unit length under the
+    /// cosine metric.
     pub(crate) fn row_of(self, embedding: &[f32]) -> Vec<f32> {
         match self {
             Self::Euclidean => embedding.to_vec(),
@@ -50,7 +50,7 @@ impl Metric {
         }
     }
 
-    /// How far apart rows of such a distance are.
+    /// Returns how far apart rows at this distance are.
     pub(crate) fn length_of(self, distance: f32) -> f32 {
         match self {
             Self::Euclidean => distance,
@@ -58,7 +58,7 @@ impl Metric {
         }
     }
 
-    /// The distance of rows whose squared difference has this length.
+    /// Returns the distance of rows from their squared difference.
     pub(crate) fn of_squared(self, squared: f32) -> f32 {
         match self {
             Self::Euclidean => squared.sqrt(),
@@ -68,14 +68,14 @@ impl Metric {
     }
 }
 
-/// One person as a search finds them.
+/// A person found by a search.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Candidate {
     /// The person, as given to [`Gallery::push`].
     pub person: i64,
-    /// That person's nearest picture.
+    /// The person's nearest picture.
     pub picture: i64,
-    /// Distance of the person's nearest template: of that picture, or of the mean of several.
+    /// Distance to the person's nearest template: to that picture, or to a mean of several.
     pub distance: f32,
 }
 
@@ -84,27 +84,27 @@ pub struct Candidate {
 pub struct Gallery {
     metric: Metric,
     dimension: usize,
-    /// One row per picture; of unit length under the cosine metric.
+    /// A row per picture, of unit length under the cosine metric.
     matrix: Rows,
-    /// For each row its picture and the index of its person in `people`.
+    /// For each row, its picture and the index of its person in `people`.
     rows: Vec<(i64, usize)>,
     people: Vec<i64>,
     index_of: HashMap<i64, usize>,
-    /// What is compared in place of single pictures.
+    /// Compared in place of single pictures, if present.
     means: Option<Means>,
 }
 
-/// Means of the pictures of a person that are alike.
+/// Means of similar pictures of a person.
 #[derive(Debug, Clone)]
 struct Means {
-    /// The squared length of the difference below which a picture joins a mean.
+    /// Squared distance between rows below which a picture joins a mean.
     alike: f32,
-    /// One row per mean; of unit length under the cosine metric.
+    /// A row per mean, of unit length under the cosine metric.
     matrix: Rows,
-    /// For each row what makes it the sum of its pictures, and the index of their person in
-    /// `people`.
+    /// For each row, the factor that makes it the sum of its pictures, and the index of the person
+    /// in `people`.
     rows: Vec<(f32, usize)>,
-    /// For each person the rows of their means, and of their pictures in the gallery.
+    /// For each person, the rows of their means, and of their pictures in the gallery.
     of_person: Vec<Owned>,
 }
 
@@ -115,8 +115,8 @@ struct Owned {
 }
 
 impl Means {
-    /// Adds a picture to the mean it is nearest to, if it is near enough, and else begins another:
-    /// a wrong picture among good ones spoils nothing.
+    /// Adds a picture to the nearest mean if it is close enough, or starts a new one. A wrong
+    /// picture among good ones therefore spoils no mean.
     fn push(&mut self, metric: Metric, index: usize, picture: usize, row: &[f32]) {
         self.of_person
             .resize(self.of_person.len().max(index + 1), Owned::default());
@@ -153,7 +153,7 @@ impl Means {
 }
 
 impl Gallery {
-    /// An empty gallery for embeddings of this length; every picture is compared by itself.
+    /// Creates an empty gallery for embeddings of this length. Every picture is compared by itself.
     pub fn new(metric: Metric, dimension: usize) -> Self {
         Self {
             metric,
@@ -166,7 +166,7 @@ impl Gallery {
         }
     }
 
-    /// An empty gallery that compares as a pack says.
+    /// Creates an empty gallery with the metric and templates of a pack.
     pub fn of(matching: &Matching, dimension: usize) -> Self {
         let gallery = Self::new(matching.metric, dimension);
         let alike = matching.metric.length_of(matching.threshold).powi(2);
@@ -203,7 +203,7 @@ impl Gallery {
         Ok(())
     }
 
-    /// Memory its rows take.
+    /// Returns the memory that the rows take.
     pub fn bytes(&self) -> usize {
         let owned = |of: &Owned| {
             size_of::<Owned>() + (of.means.len() + of.pictures.len()) * size_of::<usize>()
@@ -217,42 +217,42 @@ impl Gallery {
             + self.means.as_ref().map_or(0, means)
     }
 
-    /// The rows that are searched.
+    /// Returns the rows that are searched.
     fn templates(&self) -> &Rows {
         self.means
             .as_ref()
             .map_or(&self.matrix, |means| &means.matrix)
     }
 
-    /// The index in `people` of whom a searched row is of.
+    /// Returns the index in `people` for a searched row.
     fn person_at(&self, at: usize) -> usize {
         self.means
             .as_ref()
             .map_or_else(|| self.rows[at].1, |means| means.rows[at].1)
     }
 
-    /// How its distances are measured.
+    /// Returns the metric of the distances.
     pub fn metric(&self) -> Metric {
         self.metric
     }
 
-    /// How many pictures there are.
+    /// Returns the number of pictures.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether nobody is enrolled.
+    /// Tells whether the gallery is empty.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// How many different people there are.
+    /// Returns the number of people.
     pub fn people(&self) -> usize {
         self.people.len()
     }
 
-    /// The `top` nearest people, nearest first, each with their nearest picture. Of equal
-    /// distances the earlier pushed comes first, so answers do not change between runs.
+    /// Returns the `top` nearest people, the nearest first, each with their nearest picture. At
+    /// equal distances the earlier pushed comes first, so the order does not change between runs.
     pub fn nearest(&self, embedding: &[f32], top: usize) -> Result<Vec<Candidate>, VisionError> {
         check_embedding(embedding, self.dimension)?;
         let query = self.row_of(embedding);
@@ -260,8 +260,8 @@ impl Gallery {
         if top == 0 {
             return Ok(Vec::new());
         }
-        // No more than this away is the last of those asked for: whoever is farther for certain
-        // needs no closer look.
+        // Upper bound on the distance of the last person wanted; rows certainly beyond it need no
+        // exact distance.
         let templates = self.templates();
         let bounds = templates.bounds(&query);
         let mut within = vec![f32::INFINITY; self.people.len()];
@@ -270,8 +270,8 @@ impl Gallery {
             within[index] = within[index].min(*upper);
         }
         let within = *within.select_nth_unstable_by(top - 1, f32::total_cmp).1;
-        // Both metrics of unit or raw rows rise with the squared distance: compare that, convert
-        // later.
+        // Both metrics grow with the squared distance of the rows, so that is compared and
+        // converted at the end.
         let mut best = vec![(f32::INFINITY, 0); self.people.len()];
         for (at, lower) in bounds.lower.iter().enumerate() {
             if *lower > within {
@@ -286,7 +286,7 @@ impl Gallery {
         Ok(self.nearest_of(&best, top, &query))
     }
 
-    /// The same by reading every row in float32; what [`Self::nearest`] is measured against.
+    /// Does the same by reading every row in float32, as the reference for [`Self::nearest`].
     pub fn nearest_plainly(
         &self,
         embedding: &[f32],
@@ -306,8 +306,8 @@ impl Gallery {
         Ok(self.nearest_of(&best, top, &query))
     }
 
-    /// How far a face is from one person, as [`Self::nearest`] would say it; `None` where they have
-    /// no picture.
+    /// Returns one person's distance as [`Self::nearest`] would; `None` if the person has no
+    /// picture.
     pub fn nearest_of_person(
         &self,
         embedding: &[f32],
@@ -340,7 +340,7 @@ impl Gallery {
             .collect()
     }
 
-    /// A person by the squared distance of their nearest template and where that is.
+    /// Builds the candidate from the person's nearest template: its squared distance and its row.
     fn candidate(&self, index: usize, (squared, at): (f32, usize), query: &[f32]) -> Candidate {
         let picture = match &self.means {
             None => self.rows[at].0,
@@ -360,12 +360,12 @@ impl Gallery {
         }
     }
 
-    /// As it stands in the matrix.
+    /// Returns the embedding as a row of the matrix.
     fn row_of(&self, embedding: &[f32]) -> Vec<f32> {
         self.metric.row_of(embedding)
     }
 
-    /// Every picture with its person and what it is compared by, in the order they were added.
+    /// Returns every picture with its person and its row, in the order they were added.
     pub fn pictures(&self) -> impl Iterator<Item = (i64, i64, &[f32])> {
         self.rows
             .iter()

@@ -1,5 +1,5 @@
-//! Every network against onnxruntime's answers in `tests/golden.json`, so that a new version of
-//! the runtime or a broken conversion shows. `tests/golden.py` made them.
+//! Compares every network with the outputs of onnxruntime in `tests/golden.json` (written by
+//! `tests/golden.py`), so that a regression in the runtime or a broken conversion shows.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ struct Answer {
     values: Vec<f32>,
 }
 
-/// The same waves as in `golden.py`, as pixels side by side.
+/// The same waves as in `golden.py`, as interleaved pixels.
 fn pattern(golden: &Golden) -> Vec<u8> {
     let [batch, channels, height, width] = golden.shape;
     let value = |i: usize| {
@@ -73,9 +73,9 @@ fn compare(golden: &Golden, folder: &Path, device: Device) {
             .values
             .iter()
             .fold(0.0_f32, |most, v| most.max(v.abs()));
-        // Integer networks round at every layer, and not every runtime rounds halves the same way.
-        // onnxruntime computes float16 in float32 between the layers; tract adds up in float16, a
-        // GPU may do either.
+        // Integer networks round at every layer, and runtimes differ in rounding halves.
+        // onnxruntime computes float16 in float32 between the layers; tract accumulates in float16,
+        // a GPU may do either.
         let share = if golden.file.contains("int8") {
             0.1
         } else if golden.file.contains("float16") {
@@ -96,7 +96,8 @@ fn compare(golden: &Golden, folder: &Path, device: Device) {
     }
 }
 
-/// SFace's published file, in float32 in onnxruntime, on the faces of `tests/faces.png`.
+/// Compares with SFace's published file, run in float32 by onnxruntime, on the faces of
+/// `tests/faces.png`.
 #[test]
 fn the_stored_recogniser_embeds_faces_as_the_published_one() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));

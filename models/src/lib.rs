@@ -1,8 +1,8 @@
-//! Face detection, alignment and recognition from a model pack, and matching against a gallery.
+//! Face detection, alignment and recognition with a model pack, and matching against a gallery.
 //!
 //! [`Pack::load`] checks a folder of networks, [`Vision::load`] makes it ready to run, and
-//! [`Vision::recognise`] turns one decoded picture into faces. [`Gallery`] and [`Matching`] say who
-//! they are. Nothing here decodes files, opens sockets, stores anything or knows a name.
+//! [`Vision::recognise`] turns one decoded picture into faces. [`Gallery`] and [`Matching`]
+//! identify them. This crate decodes no files, opens no sockets, stores nothing and knows no names.
 
 mod align;
 mod area;
@@ -49,10 +49,10 @@ pub use rgb::{MAX_SIDE, Rgb};
 pub use runtime::RUNTIME_VERSION;
 pub use timing::{NetworkTime, time_networks};
 
-/// Why a picture, a network or an embedding cannot be used.
+/// Reason why a picture, a network or an embedding cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum VisionError {
-    /// The pack's files are not as its manifest says.
+    /// The pack's files do not match its manifest.
     #[error(transparent)]
     Pack(#[from] PackError),
     /// The pack has no recogniser of the precision asked for.
@@ -60,29 +60,29 @@ pub enum VisionError {
     NoSuchPrecision {
         /// The pack's id.
         pack: String,
-        /// What was asked for.
+        /// The precision asked for.
         precision: Precision,
     },
-    /// There is no GPU, or its driver or libraries do not do.
+    /// There is no usable GPU, or its driver or a library is missing or unsuitable.
     #[error("this machine has no usable NVIDIA GPU: {reason}; use the device cpu")]
     NoGpu {
-        /// What is missing.
+        /// The missing or unsuitable part.
         reason: String,
     },
-    /// The GPU's convolutions are floating point; an int8 network would run on the processor, with
-    /// copies.
+    /// The GPU's convolutions are floating point; an int8 network would run on the processor and
+    /// copy its data back and forth.
     #[error("int8 runs on the processor only; with the device cuda use float16 or float32")]
     Int8OnGpu,
-    /// A network cannot be loaded, or does not have the inputs and outputs its decoder needs.
+    /// A network cannot be loaded, or lacks the inputs and outputs its decoder needs.
     #[error("network {file} cannot be used: {reason}")]
     Network {
         /// The file's name.
         file: String,
-        /// What is wrong with it.
+        /// The cause.
         reason: String,
     },
     /// A network that should run in integers would run in floating point.
-    #[error("network {file} is to run as int8, but these convolutions are float: {}", nodes.join(", "))]
+    #[error("network {file} should run as int8, but these convolutions are in floating point: {}", nodes.join(", "))]
     FloatConvolution {
         /// The file's name.
         file: String,
@@ -94,7 +94,7 @@ pub enum VisionError {
     Inference {
         /// The file's name.
         file: String,
-        /// What it said.
+        /// The runtime's message.
         reason: String,
     },
     /// A picture has no pixels, or a side beyond [`MAX_SIDE`].
@@ -107,7 +107,7 @@ pub enum VisionError {
         /// Rows.
         height: usize,
     },
-    /// A picture's bytes do not fill its sides.
+    /// The number of bytes does not match the picture's sides.
     #[error("a picture of {width}×{height} pixels needs {} bytes, not {bytes}", 3 * width * height)]
     PictureLength {
         /// Pixels in a row.
@@ -120,66 +120,67 @@ pub enum VisionError {
     /// A chip for the recogniser has the wrong sides.
     #[error("a face chip must be {expected}×{expected} pixels, not {width}×{height}")]
     ChipSides {
-        /// What the pack says.
+        /// The side in the pack.
         expected: usize,
         /// Pixels in a row.
         width: usize,
         /// Rows.
         height: usize,
     },
-    /// An embedding of another length.
+    /// An embedding has the wrong length.
     #[error("an embedding must have {expected} numbers, not {found}")]
     Dimension {
-        /// What the pack or gallery holds.
+        /// Length in the pack or the gallery.
         expected: usize,
-        /// What was given or made.
+        /// Length given or computed.
         found: usize,
     },
-    /// An embedding of zeros, infinities or no numbers.
-    #[error("an embedding is not usable: its length is {norm}")]
+    /// An embedding is all zeros, or contains infinities or NaN.
+    #[error("an embedding of length {norm} cannot be used")]
     NotAnEmbedding {
-        /// Its length as a vector.
+        /// Euclidean length of the embedding.
         norm: f32,
     },
     /// The self-test picture did not show exactly one face.
     #[error("the self-test picture shows one face, but {found} were found")]
     SelfTestFaces {
-        /// How many were found.
+        /// Number of faces found.
         found: usize,
     },
-    /// The self-test's embedding is not the reference.
+    /// The self-test's embedding differs from the reference.
     #[error(
         "the self-test's embedding is {distance:.3} away from the reference; at most {tolerance} is allowed for {precision}"
     )]
     SelfTestDistance {
-        /// How far, in the pack's metric.
+        /// Distance to the reference, in the pack's metric.
         distance: f32,
-        /// How far it may be.
+        /// Largest distance allowed.
         tolerance: f32,
-        /// What is running.
+        /// The precision that runs.
         precision: Precision,
     },
 }
 
-/// The part of a picture's longer side that the smallest face looked for has, unless it is chosen:
-/// of 3840×2160 a quarter of the sides is decoded then, of 1920×1080 a half.
+/// Longer side of the picture over the default smallest face. With it, a 3840×2160 picture is
+/// decoded at a quarter of its sides and a 1920×1080 one at a half.
 const SMALLEST_PART: usize = 40;
 
-/// What to look for in a picture.
+/// Parameters of a face search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Search {
-    /// Faces smaller than this are not looked for.
+    /// Smallest face searched for.
     pub min_face_px: usize,
-    /// No more faces than this are returned.
+    /// Limit on the faces returned.
     pub max_faces: usize,
-    /// Where no face is found, the picture is also looked at lying on either side and upside down;
-    /// where there are only doubtful ones, what is around them is, and the whole if none of them
-    /// stands. Landmarks, bounds and chips then come out as if it had been looked at that way only,
-    /// in the given picture's coordinates.
+    /// Search for turned faces too. If the search finds no face, the picture is searched
+    /// again on either side and upside down. If it finds only doubtful ones, their surroundings are
+    /// searched first, and the turned picture only if none of them is confirmed. Landmarks, bounds
+    /// and chips come out as if only the right turn had been searched, in the coordinates of the
+    /// given picture.
     pub turned: bool,
 }
 
-/// An upright rectangle in pixels of the given picture; may reach beyond its edges.
+/// An upright rectangle, in pixels of the given picture. It may reach beyond the edges.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bounds {
     /// Left edge.
@@ -193,8 +194,8 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// The same place in a picture whose sides are so many times as long. Whole numbers are the
-    /// middles of pixels.
+    /// Returns the same place in a picture whose sides are `times` as long. Whole numbers are pixel
+    /// centres.
     fn enlarged(self, times: usize) -> Self {
         let [left, top] = enlarged([self.left, self.top], times);
         let [right, bottom] = enlarged([self.right, self.bottom], times);
@@ -206,56 +207,54 @@ impl Bounds {
         }
     }
 
-    /// The side of the square of the same area.
+    /// Returns the side of the square of the same area.
     pub fn size(&self) -> f32 {
         ((self.right - self.left).max(0.0) * (self.bottom - self.top).max(0.0)).sqrt()
     }
 }
 
-/// The place of a point, whose whole numbers are the middles of pixels, in a picture `times` as
-/// large.
+/// Returns the place of a point in a picture `times` as large. Whole numbers are pixel centres.
 fn enlarged(point: [f32; 2], times: usize) -> [f32; 2] {
     point.map(|v| (v + 0.5) * times as f32 - 0.5)
 }
 
-/// One face.
+/// A face found in a picture.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Face {
-    /// Where it is.
+    /// Place of the face.
     pub bounds: Bounds,
     /// Image-left eye, image-right eye, nose tip, image-left and image-right corner of the mouth;
-    /// left and right as in the picture with this face upright.
+    /// left and right as seen with this face upright.
     pub landmarks: [[f32; 2]; 5],
-    /// How sure the detector is, from 0 to 1.
+    /// Score of the detector, from 0 to 1.
     pub score: f32,
-    /// How fit it is for enrolment.
+    /// Fitness for enrolment and for being known.
     pub quality: Quality,
-    /// What it is compared by; only with embeddings of the same space.
+    /// Embedding, comparable only with those of the same space.
     pub embedding: Vec<f32>,
-    /// How long the embedding was before it was brought to a length of its own: the longer, the
-    /// more the network makes of the face.
+    /// Length of the network's output before normalisation. It grows with the quality of the face.
     pub length: f32,
-    /// The upright square the recogniser saw.
+    /// The upright square that the recogniser gets.
     pub chip: Rgb,
 }
 
-/// How long each stage took.
+/// Time that each stage took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Timings {
-    /// Finding faces and landmarks.
+    /// Detection of faces and landmarks.
     pub detect: Duration,
-    /// Cutting chips and judging quality.
+    /// Cutting of the chips and measurement of quality.
     pub align: Duration,
-    /// Embedding all faces.
+    /// Embedding of all faces.
     pub embed: Duration,
 }
 
-/// Everything found in one picture.
+/// The result for one picture.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Analysis {
     /// The faces, the most prominent first.
     pub faces: Vec<Face>,
-    /// How long it took.
+    /// Time that each stage took.
     pub timings: Timings,
 }
 
@@ -275,10 +274,10 @@ pub struct Vision {
 }
 
 impl Vision {
-    /// Loads, checks, optimises and warms up a pack's networks. Each picture works on the thread
-    /// that calls, until [`Vision::on_cores`] says otherwise.
+    /// Loads, checks, optimises and warms up a pack's networks. Each picture runs on the calling
+    /// thread only, unless [`Vision::on_cores`] allows more.
     pub fn load(pack: &Pack, precision: Precision, device: Device) -> Result<Self, VisionError> {
-        // The recogniser first: what is missing for a GPU is found before the rest is loaded.
+        // The recogniser comes first, so that a missing GPU is reported before the rest is loaded.
         let recogniser = Recogniser::load(pack, precision, device)?;
         let detector = Arc::new(Detector::load(pack)?);
         Ok(Self::with_detector(
@@ -291,7 +290,8 @@ impl Vision {
         ))
     }
 
-    /// How many cores all pictures together may use: one that is alone borrows those of the others.
+    /// Sets the number of cores for all pictures together. A picture that is alone borrows the
+    /// others' cores.
     #[must_use]
     pub fn on_cores(self, count: usize) -> Self {
         Self {
@@ -300,8 +300,8 @@ impl Vision {
         }
     }
 
-    /// The same pack on the same device in another precision; the two share the detector and the
-    /// cores.
+    /// Loads the same pack for the same device in another precision. Both share the detector and
+    /// the cores.
     pub fn in_precision(&self, pack: &Pack, precision: Precision) -> Result<Self, VisionError> {
         let recogniser = Recogniser::load(pack, precision, self.device)?;
         Ok(Self::with_detector(
@@ -336,25 +336,25 @@ impl Vision {
         }
     }
 
-    /// The recogniser's arithmetic.
+    /// Returns the recogniser's precision.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// What the recogniser runs on.
+    /// Returns the recogniser's device.
     pub fn device(&self) -> Device {
         self.device
     }
 
-    /// The smallest face worth looking for in a picture of these sides where nobody chooses, in its
-    /// pixels: the pack's, or a 40th of the longer side if that is more, so that what detection
-    /// takes does not grow with the picture.
+    /// Returns the default smallest face for a picture of these sides, in pixels: the pack's, or a
+    /// 40th of the longer side if that is larger. The time for detection therefore does not grow
+    /// with the picture.
     pub fn smallest_face(&self, width: usize, height: usize) -> usize {
         self.min_face_px.max(width.max(height) / SMALLEST_PART)
     }
 
-    /// By how much (1, 2 or 4) the sides of a picture may be divided before the detector sees less
-    /// of the faces it is to find.
+    /// Returns the factor (1, 2 or 4) by which a picture may be reduced before the detector sees
+    /// less of the faces it is to find.
     pub fn reduction(&self, width: usize, height: usize, search: &Search) -> usize {
         let most = if width.max(height) > MAX_SIDE {
             1.0
@@ -367,7 +367,7 @@ impl Vision {
             .unwrap_or(1)
     }
 
-    /// Does what a picture needs, its decoding and encoding too. Meanwhile the calling thread's
+    /// Runs all work for a picture, decoding and encoding included. Meanwhile the calling thread's
     /// core is not lent to other pictures.
     pub fn busy<T>(&self, work: impl FnOnce() -> T) -> T {
         let _core = self.cores.take();
@@ -379,10 +379,10 @@ impl Vision {
         self.busy(|| self.recognise_reduced(picture, 1, search, |_| None))
     }
 
-    /// [`Vision::recognise`] for a picture that is here with its sides divided by `reduction`. All
-    /// places and sizes are those of the whole picture. Where faces are too small in this one for
-    /// the recogniser, `part` is asked for what lies within the given bounds of the whole picture;
-    /// it returns that and perhaps more, and where its left upper corner is. To be called within
+    /// Does the work of [`Vision::recognise`] on a picture whose sides were divided by `reduction`.
+    /// All places and sizes refer to the whole picture. If faces here are too small for the
+    /// recogniser, `part` is asked for the given bounds of the whole picture; it returns a part
+    /// that contains them, with the place of its left upper corner. Call this within
     /// [`Vision::busy`].
     pub fn recognise_reduced(
         &self,
@@ -394,7 +394,7 @@ impl Vision {
         self.analyse(picture, reduction, search, part, &self.cores)
     }
 
-    /// [`Vision::recognise`] on the calling thread alone, to compare times.
+    /// Does the work of [`Vision::recognise`] on the calling thread alone, to compare times.
     fn recognise_alone(&self, picture: &Rgb, search: &Search) -> Result<Analysis, VisionError> {
         self.analyse(picture, 1, search, |_| None, &Cores::new(0))
     }
@@ -420,7 +420,8 @@ impl Vision {
             align::wanted_detail(&detections, &self.alignment.template, self.alignment.size)
                 .filter(|_| reduction > 1)
                 .and_then(|bounds| part(bounds.enlarged(reduction)));
-        // A face that would be enlarged here is not `reduction` times as large as its chip there.
+        // A face that would be enlarged here is less than `reduction` times as large as its chip in
+        // the part, so fewer halved copies are enough.
         let halves = reduction.ilog2().saturating_sub(1) as usize;
         let detail = detail
             .as_ref()
@@ -452,8 +453,8 @@ impl Vision {
                 chip,
             })
         };
-        // The detector lets no face without a distance between the eyes through, so none is left
-        // out.
+        // The detector only returns faces with a distance between the eyes, so every face gets a
+        // chip.
         let mut faces: Vec<Face> = cores.each(&detections, cut).into_iter().flatten().collect();
         let aligned = Instant::now();
         let chips: Vec<&Rgb> = faces.iter().map(|face| &face.chip).collect();
@@ -472,15 +473,15 @@ impl Vision {
         Ok(Analysis { faces, timings })
     }
 
-    /// Embeds one aligned chip, as kept from an earlier analysis.
+    /// Embeds one aligned chip from an earlier analysis.
     pub fn embed(&self, chip: &Rgb) -> Result<Vec<f32>, VisionError> {
         let embeddings = self.busy(|| self.recogniser.embed(&[chip], &self.cores));
-        // As many embeddings as chips.
+        // There is one embedding for one chip.
         embeddings.map(|mut embeddings| embeddings.swap_remove(0).values)
     }
 
-    /// Compares the analysis of the self-test picture with the pack's reference and returns the
-    /// distance, or says why the self-test is failed.
+    /// Compares the analysis of the self-test picture with the pack's reference. Returns the
+    /// distance, or an error if the self-test fails.
     pub fn check_reference(&self, analysis: &Analysis) -> Result<f32, VisionError> {
         self.self_test
             .check(&embeddings(analysis), self.metric, self.precision)

@@ -1,5 +1,5 @@
-//! A model pack: its `pack.toml` as typed values, every key checked, every file's sha256 compared.
-//! Networks are only read here, not understood; that is `runtime`'s.
+//! A model pack: its `pack.toml` as typed values, with every key and every file's sha256 checked.
+//! `runtime` interprets the networks.
 
 mod rules;
 
@@ -20,55 +20,55 @@ use crate::matching::Matching;
 use crate::quality::QualityLimits;
 use crate::runtime::Pixels;
 
-/// Raised whenever the code between pixels and embedding changes what it computes, so that
-/// embeddings made before are not compared with those made after.
+/// Version of the computation between pixels and embedding, part of the embedding space. Raise it
+/// with every change, so that old and new embeddings are never compared.
 const PIPELINE: &str = "kith-2";
 
-/// Why a pack cannot be used; every message names the file or the key.
+/// Reason why a pack cannot be used. Every message names the file or the key.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
     /// A file of the pack cannot be read.
     #[error("model pack file {file} cannot be read: {source}")]
     Unreadable {
-        /// The file's full path.
+        /// Full path of the file.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// `pack.toml` is not TOML, lacks a key or has one too many.
+    /// `pack.toml` is not TOML, or has a missing or an unknown key.
     #[error("{file}: {reason}")]
     Syntax {
-        /// The manifest's full path.
+        /// Full path of the manifest.
         file: PathBuf,
-        /// The parser's words, with the line.
+        /// The parser's message, with the line.
         reason: String,
     },
     /// A key's value breaks its rule.
     #[error("pack.toml: {key} is {value}; it must be {rule}")]
     Value {
-        /// Where in `pack.toml`.
+        /// Path of the key in `pack.toml`.
         key: String,
-        /// What is there.
+        /// The value found.
         value: String,
-        /// What may be there.
+        /// The values allowed.
         rule: &'static str,
     },
-    /// A file that is used has no line in `[sha256]`.
+    /// A file in use has no line in `[sha256]`.
     #[error("pack.toml: {file} is used but has no line under [sha256]")]
     Unlisted {
         /// The file's name.
         file: String,
     },
-    /// A file is not the one the manifest was written for.
+    /// A file differs from the one the manifest was written for.
     #[error(
         "model pack file {file} is damaged or replaced: its sha256 is {found}, pack.toml says {expected}"
     )]
     Checksum {
         /// The file's name.
         file: String,
-        /// The sum in the manifest.
+        /// Sum in the manifest.
         expected: String,
-        /// The sum of the file.
+        /// Sum of the file.
         found: String,
     },
 }
@@ -102,14 +102,14 @@ pub(crate) struct MtcnnSpec {
     pub(crate) rnet: String,
     pub(crate) onet: String,
     pub(crate) min_face_px: usize,
-    /// From which score a box goes on from P-, R- and O-Net; O-Net's is the mean of two looks.
+    /// Scores from which boxes of P-Net, R-Net and O-Net are kept; O-Net's is the mean of two
+    /// looks.
     pub(crate) thresholds: [f32; 3],
-    /// How much of two boxes, shared over both together, may be the same for both to go on from
-    /// R-Net to O-Net.
+    /// Intersection over union above which suppression drops a box between R-Net and O-Net.
     pub(crate) overlap: f32,
-    /// From which score O-Net's first look is enough, and the picture as given.
+    /// Score from which O-Net's first look, and the picture as given, are enough.
     pub(crate) sure: f32,
-    /// Which score a face in the turned picture must have.
+    /// Score that a face in the turned picture must have.
     pub(crate) upright: f32,
     pub(crate) pyramid_factor: f32,
 }
@@ -121,15 +121,15 @@ pub(crate) struct YunetSpec {
     /// Height and width of the network's input.
     pub(crate) input: [usize; 2],
     pub(crate) score_threshold: f32,
-    /// From which score the picture as given is enough.
+    /// Score from which the picture as given is enough.
     pub(crate) sure: f32,
-    /// Which score a face in the turned picture must have.
+    /// Score that a face in the turned picture must have.
     pub(crate) upright: f32,
     pub(crate) nms_iou: f32,
     pub(crate) min_face_px: usize,
 }
 
-/// Where the five landmarks land on the square chip the recogniser is given.
+/// Template of the five landmarks on the recogniser's square chip.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Alignment {
@@ -152,9 +152,9 @@ pub(crate) struct RecogniserSpec {
     pub(crate) scale: f32,
     pub(crate) dimension: usize,
     pub(crate) normalise: bool,
-    /// Whether an embedding is made from a face and its mirror image where nobody chooses.
+    /// Embed the mirror image too, unless the configuration decides.
     flip: Option<bool>,
-    /// One file that the network of every precision is made from, in place of a file for each.
+    /// A single file for the networks of all precisions, instead of a file for each.
     stored: Option<String>,
     float32: Option<String>,
     float16: Option<String>,
@@ -163,7 +163,7 @@ pub(crate) struct RecogniserSpec {
     cohort: Option<CohortSpec>,
 }
 
-/// What [`Cohort::new`] is made of.
+/// Arguments of [`Cohort::new`].
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CohortSpec {
@@ -173,12 +173,12 @@ struct CohortSpec {
 }
 
 impl RecogniserSpec {
-    /// What a chip's pixels become for the network.
+    /// Returns the preprocessing of a chip's pixels.
     pub(crate) fn pixels(&self) -> Pixels {
         Pixels::new(self.mean, self.scale, self.colour)
     }
 
-    /// The file that the network of this precision is made from, if the pack has one.
+    /// Returns the file for the network of this precision, if the pack has one.
     pub(crate) fn file(&self, precision: Precision) -> Option<&str> {
         let of_precision = match precision {
             Precision::Float32 => &self.float32,
@@ -188,7 +188,7 @@ impl RecogniserSpec {
         self.stored.as_deref().or(of_precision.as_deref())
     }
 
-    /// Whether that file holds the weights of all precisions.
+    /// Tells whether one file holds the weights of all precisions.
     pub(crate) fn is_stored_once(&self) -> bool {
         self.stored.is_some()
     }
@@ -198,26 +198,26 @@ impl RecogniserSpec {
 #[serde(deny_unknown_fields)]
 struct SelfTestSpec {
     picture: String,
-    /// Of the face, and of its mirror image: what the float32 recogniser says of each.
+    /// Outputs of the float32 recogniser for the face and for its mirror image.
     embedding: Vec<f32>,
     mirrored: Vec<f32>,
     tolerance: Tolerance,
 }
 
-/// The largest distance from the reference embedding at which a self-test still passes.
+/// Largest distance from the reference embedding at which a self-test passes.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tolerance {
-    /// With the float32 recogniser.
+    /// For the float32 recogniser.
     pub float32: f32,
-    /// With the float16 recogniser; needed where the pack has one.
+    /// For the float16 recogniser; required if the pack has one.
     pub float16: Option<f32>,
-    /// With the int8 recogniser; needed where the pack has one.
+    /// For the int8 recogniser; required if the pack has one.
     pub int8: Option<f32>,
 }
 
 impl Tolerance {
-    /// The tolerance for this precision; a precision the pack does not offer tolerates nothing.
+    /// Returns the tolerance for this precision; 0 if the pack does not offer it.
     pub fn of(&self, precision: Precision) -> f32 {
         match precision {
             Precision::Float32 => self.float32,
@@ -227,13 +227,12 @@ impl Tolerance {
     }
 }
 
-/// What must come of [`Pack::self_test_picture`], a picture of one face: the engine's check on
-/// itself.
+/// Reference for the engine's self-test on [`Pack::self_test_picture`], a picture of one face.
 #[derive(Debug, Clone)]
 pub struct SelfTest {
-    /// What the float32 recogniser makes of it through the whole pipeline.
+    /// Embedding by the float32 recogniser through the whole pipeline.
     pub embedding: Vec<f32>,
-    /// How far off each precision may be.
+    /// Largest distance allowed for each precision.
     pub tolerance: Tolerance,
 }
 
@@ -290,7 +289,7 @@ pub struct Pack {
 }
 
 impl Pack {
-    /// Reads `pack.toml` in `folder`, checks every key, and compares every file's sha256.
+    /// Reads `pack.toml` in `folder` and checks every key and every file's sha256.
     pub fn load(folder: &Path) -> Result<Self, PackError> {
         let file = folder.join("pack.toml");
         let text = std::fs::read_to_string(&file).map_err(|source| PackError::Unreadable {
@@ -324,9 +323,9 @@ impl Pack {
         })
     }
 
-    /// The same pack, with an embedding made from a face alone (`false`) or from a face and its
-    /// mirror image, which takes the recogniser twice as long; a pack is loaded with what it says
-    /// itself. Each is an embedding space of its own.
+    /// Returns the same pack with or without the mirror image in each embedding; with it the
+    /// recogniser takes twice as long. The pack's own choice is the default. The two are different
+    /// embedding spaces.
     pub fn with_flip(self, flip: bool) -> Self {
         let (self_test, space) = (
             self.manifest.self_test(flip, self.cohort.as_ref()),
@@ -340,13 +339,13 @@ impl Pack {
         }
     }
 
-    /// Whether an embedding is made from a face and its mirror image.
+    /// Tells whether the mirror image is part of each embedding.
     pub fn flip(&self) -> bool {
         self.flip
     }
 
-    /// A copy that holds the bytes of every file it uses, checked, and needs no file system from
-    /// then on. They go when it and its clones are dropped.
+    /// Returns a copy that holds the checked bytes of all its files and needs no file system from
+    /// then on. The bytes are freed with the last clone.
     pub fn in_memory(&self) -> Result<Self, PackError> {
         let read = |name: &str| Ok((name.to_owned(), self.read(name)?.into_owned()));
         let kept = self
@@ -361,29 +360,29 @@ impl Pack {
         })
     }
 
-    /// The pack's name.
+    /// Returns the pack's name.
     pub fn id(&self) -> &str {
         &self.manifest.id
     }
 
-    /// One line for people.
+    /// Returns the description, one line of text.
     pub fn description(&self) -> &str {
         &self.manifest.description
     }
 
-    /// Whether the licences of all its networks allow commercial use.
+    /// Tells whether the licences of all its networks allow commercial use.
     pub fn commercial_use(&self) -> bool {
         self.manifest.commercial_use
     }
 
-    /// The embedding space: a hash over everything that decides what an embedding means, in hex.
-    /// The precision is not part of it.
+    /// Returns the embedding space: a hash in hex over everything that decides what an embedding
+    /// means. The precision is not part of it.
     pub fn space(&self) -> &str {
         &self.space
     }
 
-    /// What runs when nobody chooses: on a processor what the pack says, on a GPU float16 where the
-    /// pack has it.
+    /// Returns the default precision: the pack's on a processor, float16 on a GPU if the pack has
+    /// it.
     pub fn default_precision(&self, device: Device) -> Precision {
         match device {
             Device::Cpu => self.manifest.recogniser.default_precision,
@@ -392,17 +391,17 @@ impl Pack {
         }
     }
 
-    /// Whether the pack has a recogniser of this precision.
+    /// Tells whether the pack has a recogniser of this precision.
     pub fn offers(&self, precision: Precision) -> bool {
         self.manifest.recogniser.file(precision).is_some()
     }
 
-    /// The length of an embedding.
+    /// Returns the length of an embedding.
     pub fn dimension(&self) -> usize {
         self.manifest.recogniser.dimension
     }
 
-    /// The smallest face worth looking for when nobody chooses.
+    /// Returns the default smallest face, in pixels.
     pub fn min_face_px(&self) -> usize {
         match &self.manifest.detector {
             DetectorSpec::Mtcnn(spec) => spec.min_face_px,
@@ -410,33 +409,34 @@ impl Pack {
         }
     }
 
-    /// How distances become outcomes.
+    /// Returns the rules that turn distances into outcomes.
     pub fn matching(&self) -> &Matching {
         &self.manifest.matching
     }
 
-    /// What an enrolment picture must reach.
+    /// Returns the limits for enrolment pictures.
     pub fn quality_limits(&self) -> &QualityLimits {
         &self.manifest.quality
     }
 
-    /// What must come of the bundled picture.
+    /// Returns the reference for the self-test.
     pub fn self_test(&self) -> &SelfTest {
         &self.self_test
     }
 
-    /// Whether numbers can be an embedding of this pack: as many as it says, finite, not all zero.
+    /// Checks that numbers can be an embedding of this pack: the right count, all finite, not all
+    /// zero.
     pub fn check_embedding(&self, embedding: &[f32]) -> Result<(), VisionError> {
         check_embedding(embedding, self.dimension())
     }
 
-    /// The bundled picture of one face, as its file's bytes.
+    /// Returns the file of the bundled picture of one face.
     pub fn self_test_picture(&self) -> Result<Cow<'_, [u8]>, PackError> {
         self.read(&self.manifest.self_test.picture)
     }
 
-    /// A file's bytes, once they are the ones the manifest was written for. Read and checked again
-    /// at each use unless kept in memory, so that what was checked is what is used.
+    /// Returns a file's bytes after checking their sha256. Unless they are kept in memory, they are
+    /// read and checked at each use, so that the bytes used are the bytes checked.
     pub(crate) fn read(&self, name: &str) -> Result<Cow<'_, [u8]>, PackError> {
         if let Some(bytes) = self.kept.as_ref().and_then(|kept| kept.get(name)) {
             return Ok(Cow::Borrowed(bytes));
@@ -534,7 +534,7 @@ impl Manifest {
 
     fn space(&self, flip: bool) -> String {
         let (alignment, recogniser) = (&self.alignment, &self.recogniser);
-        // `check` has made sure that the float32 recogniser is listed.
+        // `check` made sure that the float32 recogniser is listed.
         let weights = recogniser
             .file(Precision::Float32)
             .and_then(|file| self.sha256.get(file));

@@ -1,5 +1,5 @@
-//! How a distance becomes an outcome: the lines between known, uncertain and unknown, and how they
-//! move with the number of enrolled pictures. Knows numbers only; the distances are `gallery`'s.
+//! The step from distances to outcomes: the limits between known, uncertain and unknown, and how
+//! they move with the size of the gallery. Works on numbers only; `gallery` measures the distances.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,30 +8,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::gallery::{Candidate, Metric};
 
-/// The lines are never drawn for fewer comparisons than this. The pictures that a curve is measured
-/// on are of people from everywhere; those who pass one door are more alike, relatives most of all,
-/// and a few enrolled pictures gain little by a wider line.
+/// The limits assume at least this many comparisons. The curve is measured on people from
+/// everywhere; people who pass one door are more alike, relatives most of all, and a small gallery
+/// gains little from a wider limit.
 const FEWEST_COMPARISONS: usize = 20;
 
-/// How many strangers may be taken for people who are enrolled; what an operator chooses in a word.
+/// Tolerance for strangers who are taken for enrolled people, as the operator chooses it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Caution {
-    /// Fewer strangers get a name, more enrolled people are missed.
+    /// Fewer strangers get a name; more enrolled people are missed.
     Strict,
-    /// What serves most places.
+    /// A compromise that suits most places.
     #[default]
     Balanced,
-    /// Fewer enrolled people are missed, more strangers get a name.
+    /// Fewer enrolled people are missed; more strangers get a name.
     Lenient,
 }
 
 impl Caution {
-    /// All of them, the most cautious first.
+    /// All values, the most cautious first.
     pub const ALL: [Self; 3] = [Self::Strict, Self::Balanced, Self::Lenient];
 
-    /// Which share of strangers may come out as known (false-positive identification rate of the
-    /// line below).
+    /// Returns the share of strangers that may be known (FPIR of the lower limit).
     pub fn known_strangers(self) -> f64 {
         match self {
             Self::Strict => 0.001,
@@ -40,7 +39,8 @@ impl Caution {
         }
     }
 
-    /// Which share of strangers may get a name at all, known or uncertain.
+    /// Returns the share of strangers that may get a name at all, known or uncertain (FPIR of the
+    /// upper limit).
     pub fn named_strangers(self) -> f64 {
         match self {
             Self::Strict => 0.005,
@@ -67,90 +67,90 @@ impl FromStr for Caution {
         let found = Self::ALL
             .into_iter()
             .find(|caution| caution.to_string() == text);
-        found.ok_or_else(|| format!("{text:?} is none of strict, balanced and lenient"))
+        found.ok_or_else(|| {
+            format!(
+                "{text:?} is not a level of caution; use \"strict\", \"balanced\" or \"lenient\""
+            )
+        })
     }
 }
 
-/// What a face is compared with where a person has several pictures.
+/// The embeddings that stand for a person with several pictures.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Templates {
-    /// Each picture; the nearest counts.
+    /// Every picture; the nearest counts.
     #[default]
     Nearest,
-    /// The mean of those pictures that are alike.
+    /// Means of similar pictures.
     Mean,
 }
 
-/// What a pack says of distances.
+/// The matching rules of a pack.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Matching {
-    /// How distances are measured.
+    /// Metric of the distances.
     pub metric: Metric,
-    /// Two pictures of one person are nearer than this.
+    /// Two pictures of one person are closer than this.
     pub threshold: f32,
-    /// How far below the threshold a face must be to be known, where the lines do not follow the
-    /// gallery.
+    /// A face this far below the threshold is known, if there is no curve.
     pub band_below: f32,
-    /// How far above the threshold a face must be to be unknown, where the lines do not follow the
-    /// gallery.
+    /// A face this far above the threshold is unknown, if there is no curve.
     pub band_above: f32,
-    /// A known face whose second nearest person is nearer than this beyond the first is uncertain.
+    /// A known face is uncertain if the second nearest person is less than this further away.
     pub min_margin: f32,
-    /// A stranger's face joins the group of another one that is nearer than this. Default: at five
-    /// sixths of the threshold.
+    /// Two strangers' faces closer than this form a group. Default: five sixths of the threshold.
     pub linking: Option<f32>,
-    /// What a face is compared with.
+    /// The embeddings that stand for a person.
     #[serde(default)]
     pub templates: Templates,
-    /// Which share of the comparisons of two people's pictures (false match rate) is nearer than
-    /// which distance: both fall from point to point. Without points the lines are the threshold's
-    /// bands, whatever the gallery's size.
+    /// Points (false match rate, distance) on pictures of different people; both fall from point to
+    /// point. Without points the limits are the threshold's bands, for any size of gallery.
     #[serde(default)]
     pub curve: Vec<(f64, f32)>,
 }
 
-/// Where the lines between known, uncertain and unknown run.
+/// The limits between known, uncertain and unknown.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Lines {
-    /// The distance below which the nearest person is known, if that one is clearly the nearest.
+    /// Below this distance the nearest person is known, if the margin is large enough.
     pub known_below: f32,
-    /// The distance above which a face is unknown.
+    /// Above this distance a face is unknown.
     pub unknown_above: f32,
-    /// A known face whose second nearest person is nearer than this beyond the first is uncertain.
+    /// A known face is uncertain if the second nearest person is less than this further away.
     pub min_margin: f32,
 }
 
-/// What a face is taken for.
+/// Outcome for one face.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// One person, clearly.
+    /// Clearly one person.
     Known,
-    /// Perhaps this person; somebody should look.
+    /// Perhaps this person; an operator should check.
     Uncertain,
-    /// Nobody enrolled.
+    /// Not enrolled.
     Unknown,
 }
 
 /// The judgement on one face.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Verdict {
-    /// What the face is taken for.
+    /// Outcome.
     pub outcome: Outcome,
-    /// Who, unless unknown.
+    /// The person; `None` if unknown.
     pub person: Option<i64>,
-    /// The distance of the nearest person, whatever the outcome; none if nobody is enrolled.
+    /// Distance to the nearest person, for any outcome; `None` if the gallery is empty.
     pub distance: Option<f32>,
-    /// How much further the second nearest person is; none if there is no second.
+    /// Additional distance of the second nearest person; `None` if there is only one.
     pub margin: Option<f32>,
 }
 
 impl Matching {
-    /// The lines for a gallery. A face is held against every enrolled picture, so a stranger is
-    /// taken for one of them about as often as there are pictures times the false match rate: with
-    /// more pictures the lines must lie lower for the same share of strangers. A mean of pictures
-    /// is nearer to strangers than one picture, but counts as fewer than its pictures
+    /// Returns the limits for a gallery. A face is compared with every enrolled picture, so the
+    /// share of strangers taken for an enrolled person is about the false match rate times the
+    /// number of pictures: to keep that share, the limits fall as the gallery grows. A mean is
+    /// closer to strangers than one picture, but counts for fewer comparisons than its pictures
     /// (models/benches/identification.md), so the number of pictures is on the safe side for both.
     pub fn lines(&self, caution: Caution, pictures: usize) -> Lines {
         let Self {
@@ -177,9 +177,9 @@ impl Matching {
         }
     }
 
-    /// The same distances with a threshold of one's own, which follows no gallery.
+    /// Returns the same rules with a fixed threshold instead of the curve.
     pub fn with_threshold(self, threshold: f32) -> Self {
-        // A band as wide as the threshold would leave nothing to be known.
+        // A band as wide as the threshold would leave no face known.
         Self {
             threshold,
             band_below: self.band_below.min(threshold / 2.0),
@@ -188,14 +188,15 @@ impl Matching {
         }
     }
 
-    /// A stranger's face joins the group of another one that is nearer than this.
+    /// Returns the distance below which two strangers' faces form a group.
     pub fn linking_distance(&self) -> f32 {
         self.linking
             .unwrap_or_else(|| self.metric.at_share(5.0 / 6.0, self.threshold))
     }
 
-    /// The distance on the curve, even between two points over the rate's logarithm; beyond the
-    /// last point the last two go on, before the first it is the first's.
+    /// Returns the distance on the curve, interpolated linearly over the logarithm of the rate.
+    /// Beyond the last point the last segment is extended; before the first point its distance
+    /// applies.
     fn distance_at(&self, rate: f64) -> f32 {
         let curve = &self.curve;
         let after = curve

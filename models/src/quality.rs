@@ -1,7 +1,6 @@
-//! How fit a face is for enrolment and for being known: its size, how much of it the picture's edge
-//! cuts off, how much light is on it, how sharp it is, how far it is turned, and, where the pack
-//! knows how, what the recogniser makes of it. Says what is wrong; whether to refuse is the
-//! caller's choice.
+//! The quality of a face, for enrolment and for being known: its size, the part cut off by the
+//! picture's edge, light, sharpness, pose and, if the pack has a curve for it, the length of the
+//! embedding. Says what is wrong with a face; the caller decides whether to refuse it.
 
 use std::fmt;
 
@@ -10,41 +9,40 @@ use serde::Deserialize;
 use crate::area::{Pyramid, Window};
 use crate::{Bounds, Rgb};
 
-/// What an enrolment picture must reach, and what a face must reach to be known.
+/// Limits for enrolment pictures, and for faces to be known.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QualityLimits {
-    /// The smallest face, in pixels of the picture.
+    /// Smallest face, in pixels of the picture.
     pub min_size_px: f32,
-    /// The largest [`Quality::cut`].
+    /// Largest [`Quality::cut`].
     pub max_cut: f32,
-    /// The smallest [`Quality::brightness`].
+    /// Smallest [`Quality::brightness`].
     pub min_brightness: f32,
-    /// The smallest [`Quality::sharpness`].
+    /// Smallest [`Quality::sharpness`].
     pub min_sharpness: f32,
-    /// The largest [`Quality::yaw`] to either side.
+    /// Largest [`Quality::yaw`] to either side.
     pub max_yaw: f32,
-    /// A face whose [`Quality::score`] is below this is too poor to be called known, and to be
-    /// enrolled.
+    /// Smallest [`Quality::score`] of a face that may be known or enrolled.
     pub known_from: f32,
-    /// What the score is made of, where the pack has it: it alone decides then, and the other
-    /// limits only say why.
+    /// Curve that the score is taken from, if the pack has it. The score alone decides then, and
+    /// the other limits only explain.
     pub known_again: Option<KnownAgain>,
 }
 
-/// The share of faces that are known again, by how long the recogniser's embedding of them is
-/// before it is normalised: points of a curve that rises, with straight lines between them.
+/// The share of faces that are known again, by the length of the embedding before normalisation: a
+/// rising curve, linear between its points.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KnownAgain {
-    /// Lengths, each larger than the one before.
+    /// Lengths, in ascending order.
     pub lengths: Vec<f32>,
-    /// The share for each, from 0 to 1.
+    /// Share for each length, from 0 to 1.
     pub shares: Vec<f32>,
 }
 
 impl KnownAgain {
-    /// Whether the points make a curve.
+    /// Tells whether the points make a rising curve.
     pub(crate) fn is_curve(&self) -> bool {
         let Self { lengths, shares } = self;
         lengths.len() == shares.len()
@@ -55,7 +53,7 @@ impl KnownAgain {
             && shares.is_sorted()
     }
 
-    /// For an embedding of this length; beyond the ends of the curve, that of the end.
+    /// Returns the share for an embedding of this length; beyond the ends, that of the end.
     pub(crate) fn share(&self, length: f32) -> f32 {
         let next = self.lengths.partition_point(|at| *at <= length);
         let (Some(from), Some(to)) = (next.checked_sub(1), self.lengths.get(next)) else {
@@ -71,51 +69,51 @@ impl KnownAgain {
     }
 }
 
-/// What can be said about one face from its box, landmarks and chip.
+/// Measurements of one face from its box, landmarks and chip.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Quality {
-    /// How sure the detector is that this is a face, from 0 to 1.
+    /// Score of the detector, from 0 to 1.
     pub detector: f32,
     /// Side of the square with the area of the face's box, in pixels of the picture.
     pub size_px: f32,
-    /// The share of the face's box that lies beyond the picture's edges.
+    /// Share of the face's box beyond the picture's edges.
     pub cut: f32,
-    /// Mean grey of the face's middle, from 0 to 255.
+    /// Mean grey level in the middle of the face, from 0 to 255.
     pub brightness: f32,
     /// Fine detail relative to contrast; see `sharpness`.
     pub sharpness: f32,
     /// Sideways distance of the nose from the face's middle in eye distances: 0 from the front,
     /// positive when the nose is to the right in the picture.
     pub yaw: f32,
-    /// How much lower than usual the nose is between eyes and mouth, as a share of that height.
+    /// Height of the nose below its usual place, as a share of the height from eyes to mouth.
     pub pitch: f32,
-    /// How far the line through the eyes is turned clockwise.
+    /// Clockwise rotation of the line through the eyes.
     pub roll_degrees: f32,
-    /// All of it in one number from 0 to 1: about the share of faces as good as this that are known
-    /// again. By the pack's [`KnownAgain`]; of a pack without it the product of the [`Part`]s,
-    /// which is 1 for faces without a flaw.
+    /// Overall quality from 0 to 1: about the share of such faces that are known again. Taken from
+    /// the pack's [`KnownAgain`]; without one, the product of the [`Part`]s, which is 1 for a
+    /// flawless face.
     pub score: f32,
 }
 
-/// What [`Quality::score`] is made of.
+/// A factor of [`Quality::score`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// How sure the detector is.
+    /// Score of the detector.
     Detector,
-    /// How large the face is.
+    /// Size of the face.
     Size,
-    /// How much of it is within the picture.
+    /// Share of the face within the picture.
     Edge,
-    /// How bright it is.
+    /// Brightness.
     Light,
-    /// How sharp it is.
+    /// Sharpness.
     Sharpness,
-    /// How far it is turned.
+    /// Pose: yaw and pitch.
     Pose,
 }
 
 impl Part {
-    /// All of them.
+    /// All parts.
     pub const ALL: [Self; 6] = [
         Self::Detector,
         Self::Size,
@@ -125,7 +123,7 @@ impl Part {
         Self::Pose,
     ];
 
-    /// In one word.
+    /// Returns the name, in one word.
     pub fn name(self) -> &'static str {
         match self {
             Self::Detector => "detector",
@@ -137,7 +135,7 @@ impl Part {
         }
     }
 
-    /// What is wrong with a face that is poor in it.
+    /// Describes a face that is poor in this part, as a clause for the operator.
     fn flaw(self) -> &'static str {
         match self {
             Self::Detector => "it may be no face at all",
@@ -150,57 +148,57 @@ impl Part {
     }
 }
 
-/// The first thing that makes a picture unfit for enrolment; prints as a sentence for the operator.
+/// The first reason why a picture is unfit for enrolment. Prints as a sentence for the operator.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Objection {
     /// Too few pixels.
     TooSmall {
-        /// The face's size.
+        /// Size of the face.
         size_px: f32,
         /// The limit.
         min_size_px: f32,
     },
-    /// Not wholly in the picture.
+    /// Not completely in the picture.
     CutByEdge {
-        /// The share that is missing.
+        /// The share outside.
         cut: f32,
         /// The limit.
         max_cut: f32,
     },
     /// Too little light.
     TooDark {
-        /// The face's brightness.
+        /// Brightness of the face.
         brightness: f32,
         /// The limit.
         min_brightness: f32,
     },
     /// Out of focus, moved, or enlarged from a smaller picture.
     TooBlurred {
-        /// The face's sharpness.
+        /// Sharpness of the face.
         sharpness: f32,
         /// The limit.
         min_sharpness: f32,
     },
     /// Not seen from the front.
     TurnedAway {
-        /// The face's yaw.
+        /// Yaw of the face.
         yaw: f32,
         /// The limit.
         max_yaw: f32,
     },
-    /// None of these alone, but too poor in all.
+    /// No single limit is broken, but the score is too low.
     TooPoor {
-        /// The face's score.
+        /// Score of the face.
         score: f32,
         /// The limit.
         known_from: f32,
-        /// The part that takes the most away; `None` if none takes away enough to explain it.
+        /// The worst part; `None` if no part is bad enough to explain the score.
         worst: Option<Part>,
     },
 }
 
 impl Objection {
-    /// The reason in a few words, the same for all faces.
+    /// Returns the reason in a few words, the same for all faces.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::TooSmall { .. } => "too small",
@@ -258,7 +256,7 @@ impl fmt::Display for Objection {
                 worst,
             } => write!(
                 f,
-                "The face is too poor to tell anybody by it: its quality is {score:.2}, at least {known_from:.2} is needed. {}.",
+                "The face is too poor to identify anyone: its quality is {score:.2}, at least {known_from:.2} is needed. {}.",
                 worst.map_or(UNEXPLAINED.to_owned(), |part| format!(
                     "Above all, {}",
                     part.flaw()
@@ -269,7 +267,7 @@ impl fmt::Display for Objection {
 }
 
 impl Quality {
-    /// Judges a face; `chip` is the upright square cut by its landmarks, `width` and `height` are
+    /// Measures a face. `chip` is the upright square cut by its landmarks, `width` and `height` are
     /// the picture's.
     pub(crate) fn measure(
         bounds: Bounds,
@@ -298,12 +296,12 @@ impl Quality {
         quality
     }
 
-    /// How much is left of the score for this part of it, from 0 to 1.
+    /// Returns the factor of this part in the score, from 0 to 1.
     ///
-    /// Each falls to a half where half of the true pairs were no longer known when one picture of
-    /// each was spoilt in that way, and with the power that the numbers around it had;
-    /// `models/benches/quality.md` has them. Pictures cannot be turned afterwards: yaw and pitch
-    /// are by the few strongly turned faces there are.
+    /// Each factor is a half where half of the true pairs were no longer known after one picture of
+    /// each was degraded in that way, and follows the power law measured around that point;
+    /// `models/benches/quality.md` has the figures. Pictures cannot be turned afterwards, so yaw
+    /// and pitch rest on the few strongly turned faces there are.
     pub fn part(&self, part: Part) -> f32 {
         let square = |v: f32| v * v;
         let falling = |much: f32| 1.0 / (1.0 + much);
@@ -317,9 +315,8 @@ impl Quality {
         }
     }
 
-    /// What speaks against enrolling this face, if anything. A face below
-    /// [`QualityLimits::known_from`] always has an objection, so it is also why nobody is known by
-    /// it.
+    /// Returns the objection to enrolling this face, if any. A face below
+    /// [`QualityLimits::known_from`] always has one, which then also explains why it is not known.
     pub fn objection(&self, limits: &QualityLimits) -> Option<Objection> {
         let Self {
             size_px,
@@ -342,8 +339,9 @@ impl Quality {
         if limits.known_again.is_some() && score >= known_from {
             return None;
         }
-        // What is outside is black in the chip: it makes a face darker and moves its landmarks. A
-        // dark face is often a blurred one too, and light is what helps.
+        // The order matters. Beyond the picture's edge the chip is black, which darkens the face
+        // and shifts its landmarks, so the edge comes before light and pose. A dark face is often
+        // blurred too, and light helps against both, so light comes before sharpness.
         if size_px < min_size_px {
             Some(Objection::TooSmall {
                 size_px,
@@ -380,13 +378,13 @@ impl Quality {
     }
 }
 
-/// A part of which less than this is left explains why the recogniser makes little of a face.
+/// A part below this explains a short embedding.
 const EXPLAINS: f32 = 0.8;
-/// Nothing else that makes a face poor shows in what is measured.
+/// Hint when no measured part explains a low score.
 const UNEXPLAINED: &str =
     "Nothing measured explains it: it may be covered by a mask, sunglasses, hair or a hand";
 
-/// The share of a box that is not in the picture.
+/// Returns the share of a box outside the picture.
 fn beyond(bounds: Bounds, width: f32, height: f32) -> f32 {
     let Bounds {
         left,
@@ -404,15 +402,15 @@ fn beyond(bounds: Bounds, width: f32, height: f32) -> f32 {
     }
 }
 
-/// Yaw, pitch and roll from where the nose lies between eyes and mouth. Not angles of a head in
-/// space: five points in a plane do not give those.
+/// Returns yaw, pitch and roll, estimated from the place of the nose between eyes and mouth. They
+/// are not true angles of the head: five points in a plane do not give those.
 fn pose(landmarks: &[[f32; 2]; 5]) -> [f32; 3] {
     let [left, right, nose, mouth_left, mouth_right] = *landmarks;
     let middle = |a: [f32; 2], b: [f32; 2]| [(a[0] + b[0]) / 2.0, (a[1] + b[1]) / 2.0];
     let (eyes, mouth) = (middle(left, right), middle(mouth_left, mouth_right));
     let (dx, dy) = (right[0] - left[0], right[1] - left[1]);
     let eye_distance = dx.hypot(dy).max(f32::MIN_POSITIVE);
-    // In the frame of the eyes: x along them, y down the face.
+    // Coordinates in the frame of the eyes: x along them, y down the face.
     let turned = |p: [f32; 2]| {
         let (x, y) = (p[0] - eyes[0], p[1] - eyes[1]);
         [
@@ -430,11 +428,11 @@ fn pose(landmarks: &[[f32; 2]; 5]) -> [f32; 3] {
     ]
 }
 
-/// Where the nose of a face seen from the front lies, from the eyes (0) to the mouth (1).
+/// Height of the nose in a frontal face, from the eyes (0) to the mouth (1).
 const FRONTAL_NOSE: f32 = 0.55;
 
-/// The side of the grey chip that light and sharpness are measured on. Larger faces are shrunk to
-/// it, so that the number of pixels does not count, only the detail at this size.
+/// Side of the grey chip that light and sharpness are measured on. Larger faces are reduced to it,
+/// so that only the detail at this size counts, not the number of pixels.
 const GREY_SIDE: usize = 64;
 
 fn grey(chip: &Rgb) -> Vec<f32> {
@@ -452,8 +450,8 @@ fn grey(chip: &Rgb) -> Vec<f32> {
     pixels.as_chunks().0.iter().map(brightness).collect()
 }
 
-/// Mean of the middle quarter, where eyes, nose and mouth are: a bright wall behind a dark face
-/// does not count.
+/// Returns the mean of the central quarter, with eyes, nose and mouth, so that a bright wall behind
+/// a dark face does not count.
 fn brightness(grey: &[f32]) -> f32 {
     let middle = GREY_SIDE / 4..GREY_SIDE * 3 / 4;
     let rows = middle
@@ -462,15 +460,15 @@ fn brightness(grey: &[f32]) -> f32 {
     rows.sum::<f32>() / (middle.len() * middle.len()) as f32
 }
 
-/// Variance of the Laplacian over the variance of brightness, so that a dark or flat picture is
-/// not taken for a blurred one.
+/// Returns the variance of the Laplacian over the variance of brightness, so that a dark or flat
+/// picture does not count as blurred.
 fn sharpness(grey: &[f32]) -> f32 {
     const N: usize = GREY_SIDE;
     let inner = (1..N - 1).flat_map(|y| (1..N - 1).map(move |x| y * N + x));
     let laplacian =
         inner.map(|i| grey[i - 1] + grey[i + 1] + grey[i - N] + grey[i + N] - 4.0 * grey[i]);
     let laplacian: Vec<f32> = laplacian.collect();
-    // One grey step of noise must not make a black picture sharp.
+    // The 1 keeps a grey step of noise from making a black picture sharp.
     variance(&laplacian) / (variance(grey) + 1.0)
 }
 
@@ -575,7 +573,7 @@ mod tests {
         let sentence = face.objection(&LIMITS).unwrap().to_string();
         assert_eq!(
             sentence,
-            "The face is too poor to tell anybody by it: its quality is 0.44, at least 0.67 is needed. Above all, it is turned away."
+            "The face is too poor to identify anyone: its quality is 0.44, at least 0.67 is needed. Above all, it is turned away."
         );
     }
 

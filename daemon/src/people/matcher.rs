@@ -295,7 +295,7 @@ impl Matcher {
         let too_poor = || {
             (face.quality < self.known_from).then(|| {
                 format!(
-                    "The face is too poor to tell anybody by it: its quality is {:.2}, at least {:.2} is needed.",
+                    "The face is too poor to identify anyone: its quality is {:.2}, at least {:.2} is needed.",
                     face.quality, self.known_from
                 )
             })

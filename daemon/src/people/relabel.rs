@@ -143,7 +143,7 @@ impl People {
         let face = self.usable_face(&matcher, image, number).await?;
         if face.quality < matcher.known_from() {
             return Err(RelabelError::Refused(
-                "this face is too poor to tell anybody by it".into(),
+                "this face is too poor to identify anyone".into(),
             ));
         }
         if !anyway {

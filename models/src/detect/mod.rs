@@ -1,5 +1,5 @@
-//! Finding faces: what every detector returns, and which decoder reads which networks. The only
-//! place that knows a detector by name.
+//! Face detection: the types every detector returns, and the choice of the decoder for the pack's
+//! networks. No other module names a detector.
 
 mod mtcnn;
 mod nms;
@@ -12,36 +12,35 @@ use crate::manifest::DetectorSpec;
 use crate::{Bounds, Pack, Rgb, Search, VisionError};
 use turned::Turn;
 
-/// The most doubtful faces of a picture whose surroundings are looked at, the most prominent ones.
+/// At most this many doubtful faces have their surroundings searched, the most prominent ones.
 const DOUBTFUL: usize = 4;
-/// The side of what is looked at around a doubtful face, in sides of that: often it is a cheek or
-/// an eye of one that lies on its side…
+/// Side of the surroundings, in sides of the doubtful face: that face is often a cheek or an eye of
+/// a larger one that lies on its side.
 const AROUND: f64 = 3.0;
-/// …in so many pixels…
+/// Pixels per side of the resized surroundings.
 const AROUND_PX: usize = 96;
-/// …for faces of this many, three quarters of the doubtful one's.
+/// Smallest face searched for in the surroundings: three quarters of the doubtful one's size.
 const AROUND_SMALLEST_PX: usize = 24;
-/// A doubtful face stands if one is found around it with this score, and none is surer turned. Of
-/// 86 upright portraits with only doubtful faces 85 have one that stands, of 1 068 lying down or
-/// upside down one (models/benches/detector.md).
+/// A doubtful face is confirmed if one is found in its surroundings with this score, and no surer
+/// one when they are turned. Among portraits with only doubtful faces, that confirms 85 of 86 that
+/// are upright and one of 1 068 that lie on a side or upside down (models/benches/detector.md).
 const STANDS: f32 = 0.98;
-/// A turned picture is looked at for faces of this many pixels, or of so many times the smallest
-/// wanted if that is more…
+/// Smallest face searched for in a turned picture, in pixels and in multiples of `min_face_px`; the
+/// larger counts.
 const TURNED_SMALLEST_PX: usize = 80;
 const TURNED_TIMES: usize = 2;
-/// …but neither for faces of less than this part of its shorter side: a photograph of many pixels
-/// shows large ones…
+/// Faces below this fraction of the shorter side are left out: large photographs show large faces.
 const TURNED_LEAST_PART: usize = 24;
-/// …nor only for those of more than this part: a small picture shows one large face…
+/// Faces from this fraction of the shorter side on are always included: small pictures show one
+/// large face.
 const TURNED_MOST_PART: usize = 4;
-/// …in a copy where the smallest of them still has this many pixels: enough to tell which way is
-/// up.
+/// Pixels of the smallest such face in the reduced copy, enough to tell which way is up.
 const TURNED_FACE_PX: usize = 30;
-/// Here no first look is enough: several times as much is looked at, so several times as much looks
-/// like a face.
+/// No first look is sure enough in turned pictures: they are several times as much to search, with
+/// as many more false positives.
 const TWICE: f32 = f32::INFINITY;
 
-/// A face as a detector sees it, in pixels of the given picture.
+/// A detected face, in pixels of the given picture.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Detection {
     pub(crate) bounds: Bounds,
@@ -62,9 +61,9 @@ impl nms::Scored for Detection {
 #[derive(Debug)]
 pub(crate) struct Detector {
     networks: Networks,
-    /// The score of a face that is one beyond doubt, and upright.
+    /// Score from which a face is beyond doubt, and upright.
     sure: f32,
-    /// The score a face must have for a turned picture to be taken for the upright one.
+    /// Score a face must have for the picture to count as turned.
     upright: f32,
 }
 
@@ -95,8 +94,8 @@ impl Detector {
         })
     }
 
-    /// How much larger than needed the smallest faces are that are looked for in a picture of these
-    /// sides.
+    /// Returns how many times larger than needed the smallest wanted faces are in a picture of
+    /// these sides.
     pub(crate) fn reduction(&self, width: usize, height: usize, search: &Search) -> f64 {
         match &self.networks {
             Networks::Mtcnn(_) => mtcnn::reduction(width, height, search.min_face_px),
@@ -104,7 +103,7 @@ impl Detector {
         }
     }
 
-    /// The faces of a picture, the most prominent first.
+    /// Returns the faces of a picture, the most prominent first.
     pub(crate) fn detect(
         &self,
         picture: &Pyramid,
@@ -112,8 +111,8 @@ impl Detector {
         cores: &Cores,
     ) -> Result<Vec<Detection>, VisionError> {
         let mut faces = self.look(picture, search, self.sure, cores)?;
-        // A face on its side or upside down is often found with landmarks of an upright one, but
-        // hardly ever surely.
+        // A face on its side or upside down is often found with upright landmarks, but hardly ever
+        // with a sure score.
         if search.turned && surest(&faces) < self.sure {
             faces = self
                 .look_turned(picture, search, &faces, cores)?
@@ -123,8 +122,8 @@ impl Detector {
         Ok(faces)
     }
 
-    /// The plausible faces, the most prominent first; those from the score `sure` are not looked at
-    /// a second time.
+    /// Returns the plausible faces, the most prominent first. Faces from the score `sure` on get no
+    /// second look.
     fn look(
         &self,
         picture: &Pyramid,
@@ -137,16 +136,15 @@ impl Detector {
             Networks::Yunet(yunet) => yunet.detect(picture, search)?,
         };
         faces.retain(Detection::is_plausible);
-        // Neither the surest nor the largest alone: a tiny sure face is rarely the one meant,
-        // and large doubtful ones are often no faces.
+        // Prominence combines size and score: a tiny sure face is rarely the one meant, and large
+        // doubtful ones are often false positives.
         faces.sort_by(|a, b| b.prominence().total_cmp(&a.prominence()));
         Ok(faces)
     }
 
-    /// The faces of a picture that is not upright, in the coordinates of the picture as given, the
-    /// most prominent first. None unless there is a quarter less doubt about one, once the picture
-    /// is turned, than about the surest as given; and none where one of the doubtful faces stands:
-    /// the whole picture is not looked at turned then.
+    /// Returns the faces of a picture that is not upright, the most prominent first, in the
+    /// coordinates of the given picture. `None` if one of the doubtful faces is confirmed, or if
+    /// turning does not remove a quarter of the doubt about the surest face.
     fn look_turned(
         &self,
         picture: &Pyramid,
@@ -176,7 +174,7 @@ impl Detector {
         }
         let turned = turn.of(picture.whole());
         let faces = self.look(&Pyramid::new(&turned), search, TWICE, cores)?;
-        // The copy may have shown what the whole does not.
+        // The reduced copy may show a face that the whole picture does not.
         if surest(&faces) < needed {
             return Ok(None);
         }
@@ -188,7 +186,7 @@ impl Detector {
         ))
     }
 
-    /// Whether a doubtful face is one, and upright, by what is around it.
+    /// Tells whether the surroundings confirm that a doubtful face is a face, and upright.
     fn stands(
         &self,
         face: &Detection,
@@ -196,7 +194,7 @@ impl Detector {
         search: &Search,
         cores: &Cores,
     ) -> Result<bool, VisionError> {
-        // YuNet looks at any part for as long as at the whole.
+        // YuNet needs as long for a part as for the whole picture.
         let Networks::Mtcnn(_) = self.networks else {
             return Ok(false);
         };
@@ -212,19 +210,20 @@ impl Detector {
         )
     }
 
-    /// The score with which a face is found surer in a turned picture than with this one as given.
+    /// Returns the score from which a face counts as surer in a turned picture.
     fn needed(&self, as_given: f32) -> f32 {
         self.upright.max(as_given + (1.0 - as_given) / 4.0)
     }
 
-    /// How surely a face is found in a picture once it is turned, and which way.
+    /// Returns the surest score of all turns of a picture, and its turn.
     fn surest_turn(
         &self,
         picture: &Rgb,
         search: &Search,
         cores: &Cores,
     ) -> Result<(f32, Turn), VisionError> {
-        // All three: in the opposite turn the same face can be found upside down, but less surely.
+        // All three turns are needed: in the opposite one a face can be found upside down, but with
+        // a lower score.
         let looks = cores.each(&Turn::ALL, |turn| {
             let turned = turn.of(picture);
             self.look(&Pyramid::new(&turned), search, TWICE, cores)
@@ -242,7 +241,7 @@ fn surest(faces: &[Detection]) -> f32 {
 }
 
 impl Detection {
-    /// The same face in a picture whose sides are so many times as long.
+    /// Returns the same face in a picture whose sides are `times` as long.
     pub(crate) fn enlarged(self, times: usize) -> Self {
         let landmarks = self.landmarks.map(|point| crate::enlarged(point, times));
         Self {
@@ -252,7 +251,7 @@ impl Detection {
         }
     }
 
-    /// The face and what is around it.
+    /// Cuts out the face with its surroundings.
     fn around(&self, picture: &Pyramid) -> Rgb {
         let Bounds {
             left,
@@ -280,7 +279,7 @@ impl Detection {
         self.score * self.bounds.size()
     }
 
-    /// Eyes in one spot give no direction to align by, and no real face has them.
+    /// Both eyes on one spot give no direction to align by, and no real face has them.
     fn is_plausible(&self) -> bool {
         let [[ax, ay], [bx, by], ..] = self.landmarks;
         let sides = [self.bounds.size(), self.score, ax, ay, bx, by];

@@ -1,6 +1,6 @@
-//! The MTCNN cascade: P-Net proposes on an image pyramid, R-Net refines, O-Net refines again and
-//! finds the landmarks. Follows the published decoding, off-by-one pixels included, because the
-//! networks were trained with it.
+//! The MTCNN cascade: P-Net proposes boxes on an image pyramid, R-Net refines them, O-Net refines
+//! them again and finds the landmarks. Follows the published decoding, off-by-one pixels included,
+//! because the networks were trained with it.
 
 use std::ops::Range;
 
@@ -12,29 +12,31 @@ use crate::manifest::{Colour, MtcnnSpec};
 use crate::runtime::{Network, Outputs, Pixels, Plan};
 use crate::{Bounds, Pack, Search, VisionError};
 
-/// The side of P-Net's view, and so of the smallest face it can see.
+/// Side of P-Net's receptive field, and so of the smallest face it can see.
 const PNET_VIEW: f64 = 12.0;
-/// The side of R-Net's view.
+/// Side of R-Net's input.
 const RNET_VIEW: f64 = 24.0;
-/// P-Net looks at every second pixel.
+/// P-Net has one cell for every second pixel.
 const PNET_STRIDE: f64 = 2.0;
-/// The most pixels the largest pyramid level may have. This bounds the time: in a larger picture
-/// the smallest face found grows instead, even if it is chosen. Faces of 20 pixels are found up to
-/// 1920×1080, of 40 up to 3840×2160; in 4000×3000 those of 48.
+/// Pixel limit of the largest pyramid level, which bounds the time: in a larger picture the
+/// smallest face found grows, even if a smaller one was asked for. Faces of 20 pixels are found up
+/// to 1920×1080, of 40 up to 3840×2160, of 48 at 4000×3000.
 const LARGEST_LEVEL: f64 = 1152.0 * 648.0;
-/// The most proposals of one level, and of all, that go on; a picture full of faces has far fewer.
+/// Limits on the proposals of one level and of all together; even a crowd has far fewer.
 const PROPOSALS_PER_LEVEL: usize = 2048;
 const PROPOSALS: usize = 768;
-/// O-Net costs most, so it sees at most this many candidates for each face asked for.
+/// O-Net is the most expensive network, so it gets at most this many candidates for each face asked
+/// for.
 const CANDIDATES_PER_FACE: usize = 8;
-/// The most faces one run of R- or O-Net takes: what it computes on the way stays in the
-/// processor's cache then, and the memory is used again.
+/// Faces in one run of R-Net or O-Net: few enough for the intermediate values to stay in the
+/// processor's cache and for their memory to be reused.
 const BATCH: usize = 16;
-/// The fewest that are worth another core: beginning a thread takes about as long as R-Net takes
-/// for one.
+/// The fewest faces worth another core: starting a thread takes about as long as R-Net takes for
+/// one face.
 const LEAST_BATCH: usize = 2;
-/// The most of P-Net's results in a tile, either way: what it computes on the way stays in the
-/// processor's cache then, and the memory is used again. Each tile computes four more either way.
+/// P-Net cells in a tile, per axis: few enough for the intermediate values to stay in the
+/// processor's cache and for their memory to be reused. Each tile computes four more cells per
+/// axis.
 const TILE_COLUMNS: usize = 192;
 const TILE_ROWS: usize = 36;
 
@@ -48,7 +50,7 @@ pub(crate) struct Mtcnn {
     pyramid_factor: f64,
 }
 
-/// A network that looks at cut-out squares, any number at a time.
+/// A network that takes cut-out squares, any number at a time.
 #[derive(Debug)]
 struct Refiner {
     side: usize,
@@ -60,11 +62,11 @@ struct Refiner {
 struct Candidate {
     bounds: Bounds,
     score: f32,
-    /// How far each edge should move, in sides of the box.
+    /// Correction of each edge, in sides of the box.
     shift: [f32; 4],
-    /// O-Net only: five across, then five down, in sides of the box.
+    /// Landmarks from O-Net only: five across, then five down, in sides of the box.
     points: [f32; 10],
-    /// Shown to the network as in a mirror; then its shift and points are a mirror's too.
+    /// True if the network saw the box mirrored; `shift` and `points` are then mirrored too.
     mirrored: bool,
 }
 
@@ -78,7 +80,7 @@ impl Scored for Candidate {
     }
 }
 
-/// Where each output stands in the lists the networks are loaded with.
+/// Positions of the outputs in the lists the networks are loaded with.
 const PROB: usize = 0;
 const REG: usize = 1;
 const POINTS: usize = 2;
@@ -87,12 +89,13 @@ fn pixels() -> Pixels {
     Pixels::new([127.5; 3], 1.0 / 128.0, Colour::Rgb)
 }
 
-/// R-Net sees every face in 24 pixels: so many the smallest one that P-Net finds must keep.
+/// Returns how far the picture may be reduced: the smallest face that P-Net finds must keep R-Net's
+/// 24 pixels.
 pub(crate) fn reduction(width: usize, height: usize, min_face_px: usize) -> f64 {
     PNET_VIEW / largest_scale(width as f64, height as f64, min_face_px) / RNET_VIEW
 }
 
-/// By how much the picture is scaled for the largest level.
+/// Returns the scale of the largest pyramid level.
 fn largest_scale(width: f64, height: f64, min_face_px: usize) -> f64 {
     let wanted = PNET_VIEW / (min_face_px as f64).max(PNET_VIEW);
     wanted.min((LARGEST_LEVEL / (width * height)).sqrt())
@@ -103,7 +106,7 @@ impl Mtcnn {
         let pnet = Network::load(pack, &spec.pnet, &["prob", "reg"])?;
         let pnet = pnet.open_plan([Some(1), Some(3), None, None], &pixels())?;
         pnet.require_shapes([1, 3, 12, 12], &[&[1, 1, 1, 1], &[1, 4, 1, 1]])?;
-        // Tiles rest on its view and its step.
+        // Tiling relies on P-Net's receptive field and stride.
         pnet.require_shapes([1, 3, 14, 16], &[&[1, 1, 2, 3], &[1, 4, 2, 3]])?;
         let rnet = Network::load(pack, &spec.rnet, &["prob", "reg"])?;
         let onet = Network::load(pack, &spec.onet, &["prob", "reg", "points"])?;
@@ -117,7 +120,7 @@ impl Mtcnn {
         })
     }
 
-    /// Faces from the score `sure` on are not looked at a second time.
+    /// Returns the faces of a picture. Those from the score `sure` on get no second look.
     pub(crate) fn detect(
         &self,
         picture: &Pyramid,
@@ -143,8 +146,8 @@ impl Mtcnn {
         for candidate in &mut boxes {
             candidate.bounds = squared(candidate.shifted(1.0));
         }
-        // With a lower first score even a second of 1 would not bring the mean of both up to the
-        // threshold.
+        // Below this score the mean of two looks cannot reach the threshold, even if the second is
+        // 1.
         let faces = self
             .onet
             .refine(picture, &boxes, 2.0 * self.thresholds[2] - 1.0, cores)?;
@@ -157,9 +160,8 @@ impl Mtcnn {
         )
     }
 
-    /// Faces below the score `sure` are looked at again: mirrored, and where their box has moved
-    /// to. What makes a pattern look like a face rarely survives that. The mean of both looks is
-    /// their score.
+    /// Looks again at faces below the score `sure`, mirrored and with the corrected box, which
+    /// false positives rarely survive. A face's score becomes the mean of both looks.
     fn confirm(
         &self,
         picture: &Pyramid,
@@ -188,7 +190,7 @@ impl Mtcnn {
         Ok(faces)
     }
 
-    /// P-Net on every level of the pyramid, surest first.
+    /// Runs P-Net on every level of the pyramid and returns its proposals, the surest first.
     fn propose(
         &self,
         picture: &Pyramid,
@@ -238,7 +240,8 @@ impl Mtcnn {
             &mut input,
         );
         let outputs = self.pnet.run([1, 3, rows, columns], &input)?;
-        // They agree where they were tried; a network of another making might not at other sizes.
+        // Both outputs have the same sides at the sizes tried above; another network might differ
+        // at other sizes.
         let fits = outputs.shape(PROB)[2..] == outputs.shape(REG)[2..];
         Ok(if fits {
             self.read_tile(&outputs, tile)
@@ -279,13 +282,13 @@ impl Mtcnn {
     }
 }
 
-/// Part of a level of the pyramid: what one run of P-Net sees. P-Net finds in the tiles what it
-/// finds in the whole.
+/// A tile of a pyramid level, the input of one run of P-Net. P-Net finds the same in the tiles as
+/// in the whole level.
 #[derive(Debug, PartialEq)]
 struct Tile {
-    /// The level's width and height.
+    /// Width and height of the level.
     level: [usize; 2],
-    /// From the picture to the level.
+    /// Factor from the picture to the level.
     scale: f64,
     columns: Range<usize>,
     rows: Range<usize>,
@@ -306,14 +309,14 @@ impl Tile {
             .collect()
     }
 
-    /// Each piece begins at an even place, where P-Net's pooling does, and goes on into the next
-    /// one by what P-Net's view is larger than its step.
+    /// Cuts one side into pieces. Each begins at an even pixel, like P-Net's pooling, and overlaps
+    /// the next one by P-Net's receptive field less its stride.
     fn cut_side(side: usize, most: usize) -> Vec<Range<usize>> {
         let (view, stride) = (PNET_VIEW as usize, PNET_STRIDE as usize);
         let cells = side.saturating_sub(view) / stride + 1;
         let each = cells.div_ceil(cells.div_ceil(most));
         let piece = |first: usize| {
-            // The last takes what is left: pooling makes a cell of an odd row, too.
+            // The last piece takes the rest: pooling makes a cell of an odd row too.
             let end = if first + each < cells {
                 (first + each - 1) * stride + view
             } else {
@@ -334,7 +337,8 @@ impl Refiner {
         Ok(Self { side, plan })
     }
 
-    /// Looks at every box and returns those above the threshold with new score, shift and points.
+    /// Runs the network on every box and returns those above the threshold, with their new score,
+    /// shift and points.
     fn refine(
         &self,
         picture: &Pyramid,
@@ -380,7 +384,8 @@ impl Refiner {
 }
 
 impl Candidate {
-    /// The box with its edges moved; R- and O-Net count the last pixel as part of a side.
+    /// Returns the box with its edges corrected. R-Net and O-Net count the last pixel as part of a
+    /// side, which makes `extra` 1.
     fn shifted(&self, extra: f32) -> Bounds {
         let Bounds {
             left,
@@ -398,7 +403,7 @@ impl Candidate {
         }
     }
 
-    /// Cuts out what the network is shown.
+    /// Cuts out the network's input.
     fn show(&self, picture: &Pyramid, side: usize, pixels: &mut [u8]) {
         picture.sample(self.window(), side, side, pixels);
         if self.mirrored {
@@ -410,7 +415,7 @@ impl Candidate {
         }
     }
 
-    /// Where the network looks: whole pixels.
+    /// Returns the box in whole pixels.
     fn window(&self) -> Window {
         let whole = |v: f32| f64::from(v.round_ties_even());
         let (left, top) = (whole(self.bounds.left), whole(self.bounds.top));
@@ -448,7 +453,7 @@ impl Candidate {
     }
 }
 
-/// The square of the longer side around the same middle.
+/// Returns the square of the longer side around the same centre.
 fn squared(b: Bounds) -> Bounds {
     let (width, height) = (b.right - b.left, b.bottom - b.top);
     let side = width.max(height);
@@ -469,8 +474,8 @@ mod tests {
 
     #[test]
     fn a_level_is_cut_where_p_net_finds_in_the_tiles_what_it_finds_in_the_whole() {
-        // 67 cells: 23 in each piece, whose first begins at an even row and whose last row the 23rd
-        // sees.
+        // 67 cells make pieces of 23. Each piece begins at an even row and ends with the last row
+        // that its 23rd cell covers.
         let pieces = |side, most| {
             Tile::cut_side(side, most)
                 .iter()
@@ -508,7 +513,7 @@ mod tests {
         )
         .unwrap();
         let pyramid = Pyramid::new(&picture);
-        // Odd sides: pooling makes half a cell at both ends.
+        // With odd sides, pooling makes half a cell at both ends.
         for level in [[515, 301], [400, 400]] {
             let scale = level[0] as f64 / picture.width as f64;
             let whole = Tile {

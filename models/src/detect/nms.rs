@@ -1,24 +1,24 @@
-//! Non-maximum suppression: of overlapping boxes only the surest stays.
+//! Non-maximum suppression: keeps only the surest of overlapping boxes.
 
 use crate::Bounds;
 
-/// How the overlap of two boxes is measured.
+/// Measure of the overlap of two boxes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Overlap {
-    /// Shared area over the area of both together.
+    /// Intersection over union.
     Union,
-    /// Shared area over that of the smaller box, which also drops a box inside another.
+    /// Intersection over the smaller box, which also drops a box inside another.
     Smaller,
 }
 
-/// A box with how sure a network is of it.
+/// A box with the network's score.
 pub(crate) trait Scored {
     fn bounds(&self) -> Bounds;
     fn score(&self) -> f32;
 }
 
-/// Keeps the surest box of every cluster, surest first. Sides are counted with `extra` added:
-/// 1 where coordinates name the last pixel inside, 0 where they name edges.
+/// Keeps the surest box of every cluster, the surest first. `extra` is added to each side: 1 if
+/// coordinates name the last pixel inside, 0 if they name edges.
 pub(crate) fn suppress<T: Scored>(
     mut boxes: Vec<T>,
     limit: f32,

@@ -1,11 +1,10 @@
-//! Pictures lying on a side or upside down: a picture turned by quarters of a circle, and what was
-//! found in it in the coordinates of the picture as given. Whether to turn one is the parent's
-//! choice.
+//! Pictures that lie on a side or upside down: turns a picture by quarter turns, and maps faces
+//! back to the given picture. The parent module decides when to turn.
 
 use super::Detection;
 use crate::{Bounds, Rgb};
 
-/// How a picture is turned, clockwise.
+/// A clockwise turn of a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Turn {
     Quarter,
@@ -16,7 +15,7 @@ pub(crate) enum Turn {
 impl Turn {
     pub(crate) const ALL: [Self; 3] = [Self::Quarter, Self::ThreeQuarters, Self::Half];
 
-    /// The turned picture.
+    /// Returns the turned picture.
     pub(crate) fn of(self, picture: &Rgb) -> Rgb {
         let (width, height) = match self {
             Self::Half => (picture.width, picture.height),
@@ -41,8 +40,8 @@ impl Turn {
         }
     }
 
-    /// A face found in the turned picture, where it lies in the given one of `width`×`height`
-    /// pixels. Its landmarks keep their order, so that the chip cut by them comes out upright.
+    /// Maps a face of the turned picture back to the given one of `width`×`height` pixels.
+    /// Landmarks keep their order, so that the chip cut by them comes out upright.
     pub(crate) fn back(self, face: &Detection, width: usize, height: usize) -> Detection {
         let (right, bottom) = ((width - 1) as f32, (height - 1) as f32);
         let point = |[x, y]: [f32; 2]| match self {
@@ -70,7 +69,7 @@ impl Turn {
 mod tests {
     use super::*;
 
-    /// Three columns and two rows; each pixel tells its place.
+    /// Three columns and two rows, each pixel with a value of its own.
     fn picture() -> Rgb {
         Rgb::new(3, 2, (0..6).flat_map(|i| [i, 10 + i, 20 + i]).collect()).unwrap()
     }

@@ -13,9 +13,9 @@ pub(crate) const OUTPUTS: [&str; 12] = [
     "cls_8", "cls_16", "cls_32", "obj_8", "obj_16", "obj_32", "bbox_8", "bbox_16", "bbox_32",
     "kps_8", "kps_16", "kps_32",
 ];
-/// Numbers per grid cell of each of the four kinds.
+/// Values per grid cell for each of the four kinds of output.
 const WIDTHS: [usize; 4] = [1, 1, 4, 10];
-/// The most boxes that go on to suppression, whose time grows with their square.
+/// Limit on the boxes that go on to suppression, which takes quadratic time.
 const CANDIDATES: usize = 2048;
 
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Yunet {
         })
     }
 
-    /// The network sees the whole picture in its input's sides.
+    /// Returns how far the picture may be reduced: the network sees it in its input size anyway.
     pub(crate) fn reduction(&self, width: usize, height: usize) -> f64 {
         (width as f64 / self.width as f64).max(height as f64 / self.height as f64)
     }
@@ -60,11 +60,11 @@ impl Yunet {
         search: &Search,
     ) -> Result<Vec<Detection>, VisionError> {
         let (width, height) = (self.width as f64, self.height as f64);
-        // Never enlarged: the network knows no faces above about 300 pixels.
+        // Pictures are never enlarged: the network misses faces above about 300 pixels.
         let scale = (width / picture.width() as f64)
             .min(height / picture.height() as f64)
             .min(1.0);
-        // What the window shows beyond the picture is black: the letterbox.
+        // Letterbox: the window is black beyond the picture.
         let window = Window {
             left: 0.0,
             top: 0.0,

@@ -1,5 +1,5 @@
-//! NEON, with and without SDOT. Bytes are kept signed here, 128 less than in the graph, because
-//! products are signed.
+//! NEON, with and without SDOT. Products are signed here, so bytes are stored as signed numbers,
+//! 128 less than in the graph.
 
 use std::arch::aarch64::*;
 
@@ -7,7 +7,7 @@ use super::lanes::{self, *};
 use super::{self as direct, *};
 
 macro_rules! narrow_pair {
-    // Two groups of one pixel's inputs by both vectors.
+    // Multiplies two groups of one pixel's inputs by both vectors.
     ($pixel:literal) => {
         concat!(
             "ld1r {{{x0:v}.4s}}, [{p", $pixel, "}], #4\n",
@@ -29,8 +29,8 @@ macro_rules! narrow_pair {
 }
 
 macro_rules! sdot_group {
-    // One group of inputs, `element` of the registers of each pixel's, by the weights at `from` and
-    // 32 bytes behind.
+    // Multiplies one group of inputs (`element` of each pixel's register) by the weights at `from`
+    // and at `behind`, 32 bytes further.
     ($element:literal, $from:literal, $behind:literal) => {
         concat!(
             "ldp {w0:q}, {w1:q}, [{w}, #", $from, "]\n",
@@ -57,8 +57,8 @@ macro_rules! sdot_group {
     };
 }
 
-/// A whole run of six pixels by four vectors: sixteen inputs of a pixel come in at once, and the
-/// weights two vectors at a time, so that all sums have a register.
+/// Sums up a whole run of six pixels by four vectors. Loads sixteen inputs of a pixel at once and
+/// the weights of two vectors at a time, so that every sum has a register.
 #[inline(always)]
 unsafe fn sdot_run(x: [*const u8; 6], w: *const i8, run: usize, sums: &mut [int32x4_t; 24]) {
     unsafe {
@@ -114,7 +114,7 @@ unsafe fn sdot_run(x: [*const u8; 6], w: *const i8, run: usize, sums: &mut [int3
     }
 }
 
-/// As many whole pairs of groups as a run has, of six pixels by two vectors, for narrow weights.
+/// Sums up all whole pairs of groups in a run of six pixels by two vectors, for narrow weights.
 #[inline(always)]
 unsafe fn narrow_run(x: [*const u8; 6], w: *const i8, run: usize, sums: &mut [[int32x4_t; 2]; 12]) {
     unsafe {
@@ -182,7 +182,7 @@ lanes! {
     splat(at) vreinterpretq_s8_s32(vdupq_n_s32(at.cast::<i32>().read_unaligned()));
     dot(sum, x, w) {
         let mut sum = sum;
-        // The standard library has no stable name for it yet.
+        // `core::arch` has no stable intrinsic for SDOT yet.
         std::arch::asm!(
             ".arch_extension dotprod",
             "sdot {sum:v}.4s, {w:v}.16b, {x:v}.16b",
@@ -210,8 +210,8 @@ lanes! {
 }
 
 lanes! {
-    /// Without dot products: products of 16 bits, added up in pairs; the two halves of a sum,
-    /// beside each other, meet at the end.
+    /// Without dot products: 16-bit products, added up in pairs. The two halves of a sum are added
+    /// at the end.
     NeonWide: Integer, 4, [int32x4_t; 2], float32x4_t, int8x16_t, int8x16_t;
     start(at) [vzip1q_s32(vld1q_s32(at), vdupq_n_s32(0)), vzip2q_s32(vld1q_s32(at), vdupq_n_s32(0))];
     weights(at) vld1q_s8(at);
@@ -225,8 +225,8 @@ lanes! {
 }
 
 lanes! {
-    /// The same for narrow weights: two products are added up in 16 bits first, which takes a third
-    /// fewer instructions.
+    /// Variant of `NeonWide` for narrow weights: two products are added up in 16 bits first, which
+    /// takes a third fewer instructions.
     NeonNarrow: Integer, 4, [int32x4_t; 2], float32x4_t, int8x16_t, int8x16_t;
     start(at) [vzip1q_s32(vld1q_s32(at), vdupq_n_s32(0)), vzip2q_s32(vld1q_s32(at), vdupq_n_s32(0))];
     weights(at) vld1q_s8(at);
@@ -234,8 +234,8 @@ lanes! {
     dot(sum, x, w) dot(sum, x, w);
     pair(sum, x, w) {
         let [mut low, mut high] = sum;
-        // As one, because the compiler begins so many products before it adds one up that the sums
-        // find no place in registers any more.
+        // A single block of assembly, because the compiler starts so many products before it adds
+        // any that the sums no longer fit into registers.
         std::arch::asm!(
             "smull {a:v}.8h, {w0:v}.8b, {x0:v}.8b",
             "smull2 {b:v}.8h, {w0:v}.16b, {x0:v}.16b",
@@ -273,8 +273,7 @@ lanes! {
 }
 
 lanes! {
-    /// For channels with a kernel each, whose weights are narrow: two products are added up in 16
-    /// bits first.
+    /// Depthwise, for narrow weights: two products are added up in 16 bits first.
     NeonEach: Integer, 16, [int32x4_t; 4], [float32x4_t; 4], int8x16_t, int8x16_t;
     start(at) [vld1q_s32(at), vld1q_s32(at.add(4)), vld1q_s32(at.add(8)), vld1q_s32(at.add(12))];
     weights(at) vld1q_s8(at);
@@ -310,7 +309,7 @@ lanes! {
     put(values, to, channels) put(values.as_flattened(), to, channels);
 }
 
-/// Those of a quarter of sixteen channels.
+/// Returns the parameters of a quarter of sixteen channels.
 #[inline(always)]
 fn quarter(of: &Parameters<[float32x4_t; 4]>, ix: usize) -> Parameters<float32x4_t> {
     Parameters {
@@ -356,7 +355,7 @@ unsafe fn activated<const ACTIVATION: u8>(
     }
 }
 
-/// Not by one multiplication and addition: every instruction set gives the same bytes.
+/// No fused multiply-add, so that every instruction set gives the same bytes.
 #[inline(always)]
 unsafe fn value<const ACTIVATION: u8>(sum: int32x4_t, of: &Parameters<float32x4_t>) -> float32x4_t {
     unsafe {
@@ -391,7 +390,7 @@ unsafe fn put(values: &[float32x4_t], to: *mut u8, channels: usize) {
     }
 }
 
-/// Four values as bytes: what is no number or below 0 becomes 0, what is above 255 becomes 255.
+/// Converts four values to bytes: NaN and negative numbers become 0, numbers above 255 become 255.
 #[inline(always)]
 unsafe fn four(values: float32x4_t, flip: u8) -> u32 {
     unsafe {
@@ -401,8 +400,7 @@ unsafe fn four(values: float32x4_t, flip: u8) -> u32 {
     }
 }
 
-/// Four values as bytes, as the loop in `activate` rounds one. The compiler makes single numbers of
-/// that loop.
+/// Rounds four values to bytes like the loop in `activate`, which the compiler does not vectorise.
 #[inline(always)]
 pub(super) unsafe fn round(values: &[f32; 4], half: f32, flip: u8, bytes: &mut [u8; 4]) {
     unsafe {
@@ -414,7 +412,7 @@ pub(super) unsafe fn round(values: &[f32; 4], half: f32, flip: u8, bytes: &mut [
     }
 }
 
-/// Four bytes as values, each as `Element::value` makes it.
+/// Converts four bytes to values, each like `Element::value`.
 #[inline(always)]
 pub(super) unsafe fn widen(bytes: [u8; 4], flip: u8) -> [f32; 4] {
     let mut values = [0.0; 4];
@@ -426,7 +424,7 @@ pub(super) unsafe fn widen(bytes: [u8; 4], flip: u8) -> [f32; 4] {
     values
 }
 
-/// Of all kernels here.
+/// Flip mask of all kernels in this file.
 const FLIP: u8 = 128;
 
 kernels!(
@@ -479,12 +477,12 @@ kernels!(
     &neon_wide::KERNELS
 );
 
-/// All that this processor runs, the best first.
+/// Returns all kernels that this processor can run, the fastest first.
 pub(super) fn float() -> Vec<&'static Kernels<Float>> {
     vec![&neon_float::KERNELS]
 }
 
-/// All that this processor runs, the best first.
+/// Returns all kernels that this processor can run, the fastest first.
 pub(super) fn integer() -> Vec<&'static Kernels<Integer>> {
     let all = [
         (

@@ -1,43 +1,43 @@
-//! The inner loops, for any instruction set: sums of one block in registers, finished there and
-//! stored. An instruction set says here what its vectors can do (`Lanes`); its file beside this one
-//! says how. Knows no picture.
+//! The inner loops for any instruction set: the sums of one block stay in registers, are finished
+//! there and stored. The trait `Lanes` describes the operations on vectors; each instruction set
+//! implements it in a file of its own.
 
 use super::{Arithmetic, Finish, MOST_CHANNELS, Taps, To};
 
-/// One instruction set's vectors.
+/// The vectors of one instruction set.
 pub(super) trait Lanes {
     type Arithmetic: Arithmetic;
-    /// Sums of one block of lanes.
+    /// Sums of one vector of channels.
     type Vector: Copy;
-    /// Results of one block of lanes, before they are stored.
+    /// Results of one vector of channels, before they are stored.
     type Value: Copy;
     type Weights: Copy;
-    /// Inputs for every lane: a group for all, or one for each.
+    /// Inputs for every lane: one group for all, or one input for each.
     type Inputs: Copy;
     const LANES: usize;
-    /// Whether two products are added up at once, by `pair`, where there are two.
+    /// True if `pair` adds up two products at once.
     const PAIRS: bool = false;
-    /// Sums begin with these numbers; in floating point with 0.
+    /// Loads the initial sums; 0 in floating point.
     unsafe fn start(at: *const i32) -> Self::Vector;
     unsafe fn weights(at: *const Weight<Self>) -> Self::Weights;
-    /// One group of inputs, the same for every lane.
+    /// Loads one group of inputs, the same for every lane.
     #[inline(always)]
     unsafe fn splat(_: *const Input<Self>) -> Self::Inputs {
         unreachable!("only channels with a kernel each are packed for it")
     }
-    /// As many inputs as there are lanes, one for each.
+    /// Loads one input for each lane.
     #[inline(always)]
     unsafe fn each(_: *const Input<Self>) -> Self::Inputs {
         unreachable!("no channels with a kernel each are packed for it")
     }
     unsafe fn dot(sum: Self::Vector, x: Self::Inputs, w: Self::Weights) -> Self::Vector;
-    /// The same as two dots.
+    /// Equals two calls of `dot`.
     #[inline(always)]
     unsafe fn pair(sum: Self::Vector, x: [Self::Inputs; 2], w: [Self::Weights; 2]) -> Self::Vector {
         unsafe { Self::dot(Self::dot(sum, x[0], w[0]), x[1], w[1]) }
     }
-    /// Adds up the beginning of a run, where the compiler does not find the best order by itself;
-    /// says how long that is.
+    /// Sums up the beginning of a run in hand-written order where the compiler's is slower, and
+    /// returns the length done.
     #[inline(always)]
     unsafe fn begin_run<const PIXELS: usize, const VECTORS: usize>(
         _: &[*const Input<Self>; PIXELS],
@@ -48,18 +48,18 @@ pub(super) trait Lanes {
         0
     }
     unsafe fn store(sum: Self::Vector, to: *mut SumOf<Self>);
-    /// As many numbers as there are lanes.
+    /// Loads one number for each lane.
     unsafe fn numbers(at: *const f32) -> Self::Value;
-    /// As `activated`, with one of the constants below for what the activation is; for bytes,
-    /// `half` is added.
+    /// Applies the epilogue like `activated`, with the activation as one of the constants below.
+    /// Adds `half` for bytes.
     unsafe fn value<const ACTIVATION: u8>(
         sum: Self::Vector,
         of: &Parameters<Self::Value>,
     ) -> Self::Value;
-    /// As the function of this name.
+    /// Like the function of this name in the parent module.
     unsafe fn larger(a: Self::Value, b: Self::Value) -> Self::Value;
-    /// Stores the first so many channels of neighbouring vectors' results; bytes are rounded, cut
-    /// off and flipped.
+    /// Stores the first `channels` results of neighbouring vectors; bytes are rounded, clamped and
+    /// flipped.
     unsafe fn put(values: &[Self::Value], to: *mut ResultOf<Self>, channels: usize);
 }
 
@@ -70,12 +70,13 @@ pub(super) type ResultOf<L> = <<L as Lanes>::Arithmetic as Arithmetic>::Result;
 
 /// Values below 0 stay as they are.
 pub(super) const NO_ACTIVATION: u8 = 0;
-/// All slopes lie between 0 and 1: the value is the larger of itself and itself times the slope.
+/// All slopes lie between 0 and 1, so a result is the larger of the value and the value times the
+/// slope.
 pub(super) const LEAKY: u8 = 1;
 /// Any slopes.
 pub(super) const ANY_SLOPE: u8 = 2;
 
-/// One vector of channels' `Finish`.
+/// The `Finish` of one vector of channels.
 #[derive(Clone, Copy)]
 pub(super) struct Parameters<V> {
     pub(super) scale: V,
@@ -84,7 +85,7 @@ pub(super) struct Parameters<V> {
     pub(super) half: f32,
 }
 
-/// The first channels of what `put` has as whole vectors in `all`.
+/// Stores the first `channels` of `all`, for a `put` that only writes whole vectors.
 #[inline(always)]
 pub(super) unsafe fn put_some<T: Copy>(all: &[T; MOST_CHANNELS], to: *mut T, channels: usize) {
     for (channel, value) in all.iter().enumerate().take(channels) {
@@ -92,8 +93,8 @@ pub(super) unsafe fn put_some<T: Copy>(all: &[T; MOST_CHANNELS], to: *mut T, cha
     }
 }
 
-/// The dot products of `PIXELS` pixels with the weights of `VECTORS` vectors of channels. Plain
-/// loops, so that they unroll and the sums stay in registers.
+/// Computes the dot products of `PIXELS` pixels with the weights of `VECTORS` vectors of channels.
+/// Plain loops, so that they unroll and the sums stay in registers.
 #[inline(always)]
 pub(super) unsafe fn block<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
     base: *const Input<L>,
@@ -150,13 +151,14 @@ pub(super) unsafe fn block<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
                 w = w.add(VECTORS * L::LANES * group);
                 at += group;
                 if L::PAIRS {
-                    // At most one is left; were this a loop, the sums would be moved about in every
-                    // round above.
+                    // At most one group is left. A loop here would make the compiler move the sums
+                    // in every round above.
                     break;
                 }
             }
             for x in &mut x {
-                // Behind the last row this may leave the input, where nothing reads it any more.
+                // After the last row this may point beyond the input, but nothing reads it any
+                // more.
                 *x = x.wrapping_add(taps.row_step);
             }
         }
@@ -164,8 +166,8 @@ pub(super) unsafe fn block<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
     }
 }
 
-/// The same where every channel has a kernel of its own: the inputs of a place lie beside each
-/// other as the weights do.
+/// Like [`block`] for depthwise convolutions: the inputs of a place lie side by side, as the
+/// weights do.
 #[inline(always)]
 pub(super) unsafe fn depthwise_block<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
     base: *const Input<L>,
@@ -220,7 +222,7 @@ pub(super) unsafe fn depthwise_block<L: Lanes, const PIXELS: usize, const VECTOR
     }
 }
 
-/// What a block's sums begin with.
+/// Returns the initial sums of a block.
 #[inline(always)]
 unsafe fn start<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
     finish: &Finish,
@@ -235,7 +237,7 @@ unsafe fn start<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
     }
 }
 
-/// What becomes of a block's sums.
+/// Finishes or stores the sums of a block.
 #[inline(always)]
 unsafe fn end<L: Lanes, const PIXELS: usize, const VECTORS: usize>(
     sums: &[[L::Vector; VECTORS]; PIXELS],
@@ -285,7 +287,7 @@ unsafe fn results<L: Lanes, const PIXELS: usize, const VECTORS: usize, const ACT
     pooled: bool,
 ) {
     unsafe {
-        // Once for all pixels: results that are stored might be these as far as the compiler knows.
+        // Loaded once for all pixels: for all the compiler knows, the results might overwrite them.
         let mut of = [parameters::<L>(finish, 0); VECTORS];
         for (vector, of) in of.iter_mut().enumerate().skip(1) {
             *of = parameters::<L>(finish, vector);
@@ -310,7 +312,7 @@ unsafe fn results<L: Lanes, const PIXELS: usize, const VECTORS: usize, const ACT
     }
 }
 
-// No closures in these: they would be compiled without the instruction set.
+// No closures below: they would be compiled without the instruction set.
 
 #[inline(always)]
 unsafe fn parameters<L: Lanes>(finish: &Finish, vector: usize) -> Parameters<L::Value> {
@@ -325,7 +327,7 @@ unsafe fn parameters<L: Lanes>(finish: &Finish, vector: usize) -> Parameters<L::
     }
 }
 
-/// The largest values of four pixels.
+/// Returns the largest values of four pixels.
 #[inline(always)]
 unsafe fn largest<L: Lanes, const VECTORS: usize, const ACTIVATION: u8>(
     four: &[[L::Vector; VECTORS]; 4],
@@ -341,8 +343,8 @@ unsafe fn largest<L: Lanes, const VECTORS: usize, const ACTIVATION: u8>(
     }
 }
 
-/// One instruction set's functions, compiled for it, and their table: for full kernels and for
-/// channels that have a kernel each, the vectors, the numbers of pixels and of vectors.
+/// Defines the functions of one instruction set, compiled for it, and their table: for full and for
+/// depthwise kernels, the vectors and the numbers of pixels and of vectors.
 macro_rules! kernels {
     (
         $module:ident, $name:literal, $flip:expr, [$($feature:literal)?],
@@ -403,8 +405,8 @@ macro_rules! kernels {
 }
 pub(super) use kernels;
 
-/// One instruction set's `Lanes`: the arithmetic, how many lanes, the types of sums, values,
-/// weights and inputs, and what each function does with its arguments.
+/// Implements `Lanes` for one instruction set: the arithmetic, the number of lanes, the types of
+/// sums, values, weights and inputs, and the body of each function.
 macro_rules! lanes {
     (
         $(#[$about:meta])*
@@ -425,9 +427,8 @@ macro_rules! lanes {
         $(#[$about])*
         pub(super) struct $lanes;
 
-        // Not every expression needs it. Those that do rest on what the callers of `Lanes` hold:
-        // the instruction set is there, and a pointer is good for as many numbers as are read or
-        // written.
+        // Not every expression needs `unsafe`. Those that do rely on the callers of `Lanes`: the
+        // instruction set is available, and pointers are valid for the numbers read or written.
         #[allow(unused_unsafe)]
         impl Lanes for $lanes {
             type Arithmetic = $arithmetic;

@@ -1,4 +1,4 @@
-//! Any processor without instructions of its own here.
+//! Processors without kernels of their own.
 
 use super::{Float, Integer, Kernels};
 

@@ -1,4 +1,4 @@
-//! What works on every processor; the compiler makes of it what it can.
+//! Kernels for every processor, vectorised by the compiler as far as it can.
 
 use super::lanes::{self, *};
 use super::{self as direct, *};
@@ -49,7 +49,7 @@ lanes! {
 }
 
 lanes! {
-    /// For channels with a kernel each.
+    /// Depthwise.
     PortableEach: Integer, 4, [i32; 4], [f32; 4], [i8; 4], [u8; 4];
     start(at) at.cast::<[i32; 4]>().read_unaligned();
     weights(at) at.cast::<[i8; 4]>().read_unaligned();

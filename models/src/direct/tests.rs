@@ -1,8 +1,8 @@
-//! Every instruction set of this processor against sums written out plainly.
+//! Compares every instruction set of this processor with sums written out plainly.
 
 use super::*;
 
-/// A repeatable stream of numbers.
+/// A reproducible stream of numbers.
 struct Numbers(u64);
 
 impl Numbers {
@@ -30,7 +30,7 @@ struct Case<A: Arithmetic> {
     residual: Option<Added<A::Input>>,
 }
 
-/// As `Residual`, with numbers of its own.
+/// Like `Residual`, with numbers of its own.
 struct Added<I> {
     values: Vec<I>,
     channels: usize,
@@ -87,7 +87,7 @@ fn case<A: Arithmetic>(
             pool: None,
         });
     }
-    // All of a kind, of which some are easier to work out, or anything.
+    // Slopes of one kind, some of which have a fast path, or of any kind.
     let slopes: &[f32] = [
         &[0.0, 1.0, 0.25, -0.5, 1.5][..],
         &[0.0, 0.5, 1.0],
@@ -123,7 +123,7 @@ fn case<A: Arithmetic>(
     }
 }
 
-/// The same by the definition, with 64-bit numbers.
+/// Computes the same by definition, in 64-bit numbers.
 fn plainly<A: Arithmetic>(case: &Case<A>, flip: u8) -> Vec<f64> {
     let value = |number: A::Input| f64::from(number.value(flip));
     let mut results = vec![0.0; case.outputs];
@@ -195,7 +195,7 @@ fn plainly<A: Arithmetic>(case: &Case<A>, flip: u8) -> Vec<f64> {
     results
 }
 
-/// Returns the bytes, as they are meant.
+/// Checks the results and returns them as bytes with the flip undone.
 fn compare<A: Arithmetic>(kernels: &'static Kernels<A>, case: &Case<A>, bytes: bool) -> Vec<u8> {
     let weight = |channel: usize, row: usize, at: usize| {
         case.weights[(channel * case.rows + row) * case.run + at]
@@ -241,7 +241,7 @@ fn compare_packed<A: Arithmetic>(weights: &Weights<A>, case: &Case<A>, bytes: bo
         if bytes {
             let found = f64::from(rounded[ix] ^ kernels.flip);
             let expected = expected + f64::from(case.zeros.output);
-            // Just between two whole numbers either is right.
+            // Exactly between two whole numbers either is right.
             assert!(
                 (found - expected.clamp(0.0, 255.0)).abs() <= 0.502,
                 "{}: {found} instead of {expected}",
@@ -285,8 +285,8 @@ fn integers_are_added_up_as_by_hand_on_every_instruction_set() {
         .collect();
     println!("{:?}", sets.iter().map(|set| set.name).collect::<Vec<_>>());
     for round in 0..120 {
-        // Full range, signed and unsigned: where a product or a sum of two could leave its 16 bits,
-        // it would here. With and without the weight that is further from 0 than any other.
+        // The full range, signed and unsigned, so that any overflow of a product or of a sum of two
+        // in 16 bits shows. With and without the weight -128, the only one that is not narrow.
         let least = if round % 4 < 2 { -127 } else { -128 };
         let input =
             |numbers: &mut Numbers| [0, 127, 128, 255, numbers.next(256) as u8][numbers.next(5)];
@@ -301,7 +301,7 @@ fn integers_are_added_up_as_by_hand_on_every_instruction_set() {
         };
         let mut results = Vec::new();
         for kernels in &sets {
-            // As the set keeps them; what is meant is turned over again by `value`.
+            // Stored as the set keeps them; `value` flips them back.
             turn_over(&mut case, kernels.flip);
             results.push(compare(kernels, &case, round % 2 == 0));
             turn_over(&mut case, kernels.flip);
@@ -328,8 +328,8 @@ fn floats_are_added_up_as_by_hand_on_every_instruction_set() {
     }
 }
 
-/// The case made one with a kernel for each channel: a full convolution whose other weights are 0,
-/// one channel behind the other. Gives the columns.
+/// Turns the case into a depthwise one: a full convolution whose other weights are 0, with the
+/// channels one after the other. Returns the number of columns.
 fn one_kernel_each<A: Arithmetic>(
     case: &mut Case<A>,
     numbers: &mut Numbers,
@@ -404,8 +404,8 @@ fn integers_of_a_kernel_each_are_added_up_as_by_hand() {
         let weight = |numbers: &mut Numbers| {
             [least, 127, (numbers.next(255) as i16 - 127) as i8][numbers.next(3)]
         };
-        // Those that fill no vector, or have a weight with too many bits, are a full convolution,
-        // which takes groups.
+        // Too few channels to fill a vector, or a wide weight, make it a full convolution, which
+        // takes groups.
         let count = 1 + numbers.next(40);
         let count = if count < 16 || least == -128 {
             count.next_multiple_of(Integer::GROUP)

@@ -1,4 +1,4 @@
-//! AVX2, AVX-VNNI, AVX-512 and its VNNI. Bytes are unsigned here as in the graph.
+//! AVX2, AVX-VNNI, AVX-512 and AVX-512 VNNI. Bytes are unsigned, as in the graph.
 
 use std::arch::x86_64::*;
 
@@ -41,7 +41,7 @@ lanes! {
 }
 
 lanes! {
-    /// For channels with a kernel each: products of 16-bit numbers, two at once.
+    /// Depthwise: 16-bit products, two at once.
     Avx512Each: Integer, 16, __m512i, __m512, __m128i, __m128i;
     start(at) _mm512_loadu_si512(at.cast());
     weights(at) _mm_loadu_si128(at.cast());
@@ -61,7 +61,7 @@ lanes! {
     put(values, to, channels) put_512(values, to, channels);
 }
 
-/// Which of sixteen channels from `first` on there are.
+/// Returns the mask of the existing channels among the sixteen from `first` on.
 #[inline(always)]
 fn there(channels: usize, first: usize) -> u16 {
     if channels >= first + 16 {
@@ -85,7 +85,7 @@ unsafe fn activated_512<const ACTIVATION: u8>(value: __m512, of: &Parameters<__m
     }
 }
 
-/// Not by one multiplication and addition: every instruction set gives the same bytes.
+/// No fused multiply-add, so that every instruction set gives the same bytes.
 #[inline(always)]
 unsafe fn value_512<const ACTIVATION: u8>(sum: __m512i, of: &Parameters<__m512>) -> __m512 {
     unsafe {
@@ -103,8 +103,8 @@ unsafe fn put_512(values: &[__m512], to: *mut u8, channels: usize) {
     unsafe {
         for (vector, value) in values.iter().enumerate() {
             let first = 16 * vector;
-            // Of two the second, if either is no number; what is too large for 32 bits becomes the
-            // largest unsigned.
+            // `max` returns its second operand, 0, for NaN. Numbers too large for 32 bits become
+            // the largest unsigned one.
             let whole = _mm512_cvttps_epi32(_mm512_max_ps(*value, _mm512_setzero_ps()));
             _mm_mask_storeu_epi8(
                 to.add(first).cast(),
@@ -158,8 +158,8 @@ lanes! {
 }
 
 lanes! {
-    /// Without dot products: bytes at even and odd places as 16-bit numbers, whose products never
-    /// overflow.
+    /// Without dot products: bytes at even and odd places become 16-bit numbers, whose products
+    /// never overflow.
     Avx2Integer: Integer, 8, __m256i, __m256, [__m256i; 2], [__m256i; 2];
     start(at) _mm256_loadu_si256(at.cast());
     weights(at) {
@@ -182,7 +182,7 @@ lanes! {
 }
 
 lanes! {
-    /// For channels with a kernel each: products of 16-bit numbers, two at once.
+    /// Depthwise: 16-bit products, two at once.
     Avx2Each: Integer, 8, __m256i, __m256, __m128i, __m128i;
     start(at) _mm256_loadu_si256(at.cast());
     weights(at) _mm_loadl_epi64(at.cast());
@@ -219,7 +219,7 @@ unsafe fn activated_256<const ACTIVATION: u8>(value: __m256, of: &Parameters<__m
     }
 }
 
-/// As [`value_512`].
+/// No fused multiply-add, like [`value_512`].
 #[inline(always)]
 unsafe fn value_256<const ACTIVATION: u8>(sum: __m256i, of: &Parameters<__m256>) -> __m256 {
     unsafe {
@@ -239,8 +239,8 @@ unsafe fn put_256(values: &[__m256], to: *mut u8, channels: usize) {
         let whole = channels >= 8 * values.len();
         let begin = if whole { to } else { all.as_mut_ptr() };
         for (vector, value) in values.iter().enumerate() {
-            // Of two the second, if either is no number, which becomes the least of 32 bits, and
-            // that 0.
+            // `min` returns its second operand for NaN, which converts to the smallest 32-bit
+            // number and packs to 0.
             let words = _mm256_cvttps_epi32(_mm256_min_ps(_mm256_set1_ps(255.0), *value));
             let halves = _mm256_packus_epi32(words, words);
             let bytes = _mm256_packus_epi16(halves, halves);
@@ -324,7 +324,7 @@ fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512dq")
 }
 
-/// All that this processor runs, the best first.
+/// Returns all kernels that this processor can run, the fastest first.
 pub(super) fn float() -> Vec<&'static Kernels<Float>> {
     let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
     let all = [
@@ -336,7 +336,7 @@ pub(super) fn float() -> Vec<&'static Kernels<Float>> {
         .collect()
 }
 
-/// All that this processor runs, the best first.
+/// Returns all kernels that this processor can run, the fastest first.
 pub(super) fn integer() -> Vec<&'static Kernels<Integer>> {
     let avx2 = is_x86_feature_detected!("avx2");
     let all = [

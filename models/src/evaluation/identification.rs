@@ -1,77 +1,77 @@
-//! Open-set identification, measured as ISO/IEC 19795-1 has it: how many enrolled people are missed
-//! (FNIR) where at most so many strangers get somebody's name (FPIR), by the number enrolled.
-//! Searches with the gallery and the lines that pictures are identified by; whose pictures they
-//! are, and how a picture becomes an embedding, is the caller's.
+//! Open-set identification figures as in ISO/IEC 19795-1: the share of enrolled people who are
+//! missed (FNIR) at a given share of strangers who get a name (FPIR), by the size of the gallery.
+//! Searches with the gallery and the thresholds that kithd uses; the caller supplies the
+//! embeddings.
 
 use super::{Sample, splitmix};
 use crate::matching::{Caution, Matching, Outcome};
 use crate::{Gallery, VisionError};
 
-/// One picture of a person.
+/// A picture of a person.
 #[derive(Debug, Clone, Copy)]
 pub struct Picture<'a> {
-    /// One of the numbers 0 to the count of people.
+    /// Number of the person, from 0.
     pub person: u32,
-    /// Empty where the picture shows no face.
+    /// Empty if the picture shows no face.
     pub embedding: &'a [f32],
-    /// Of the face.
+    /// Quality of the face.
     pub quality: f32,
 }
 
-/// What came of one search.
+/// The result of one search.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Search {
     person: u32,
-    /// The person is in the gallery.
+    /// True if the person is in the gallery.
     enrolled: bool,
-    /// The nearest is this person.
+    /// True if the nearest person is the right one.
     right: bool,
-    /// To the nearest; infinite without a face.
+    /// Distance to the nearest person; infinite without a face.
     distance: f32,
-    /// What the face is taken for, by caution.
+    /// Outcome of the face, by caution.
     outcomes: [Outcome; 3],
 }
 
 /// The searches of several galleries of one size.
 #[derive(Debug, Clone)]
 pub struct Searches {
-    /// The nearest first.
+    /// Sorted by distance, the nearest first.
     searches: Vec<Search>,
     galleries: usize,
     pictures: usize,
 }
 
-/// What the lines of one caution make of people and strangers, as shares.
+/// Outcomes at one caution, as shares.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Outcomes {
-    /// Strangers who are known as somebody.
+    /// Strangers who are known as an enrolled person.
     pub strangers_known: f64,
     /// Strangers with a name, known or uncertain.
     pub strangers_named: f64,
-    /// Pictures of enrolled people that are known as who they are.
+    /// Pictures of enrolled people that are known by the right name.
     pub known: f64,
-    /// Those that have their name, known or uncertain.
+    /// Pictures of enrolled people with the right name, known or uncertain.
     pub named: f64,
-    /// Those that have the name of somebody else, known or uncertain.
+    /// Pictures of enrolled people with the wrong name, known or uncertain.
     pub mistaken: f64,
 }
 
 /// A point of the detection error trade-off.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DetPoint {
-    /// Nearer than this is a match.
+    /// Faces below this distance match.
     pub threshold: f32,
-    /// The share of strangers' searches with a match (false-positive identification rate).
+    /// False-positive identification rate: share of strangers' searches with a match.
     pub fpir: f64,
-    /// The share of enrolled people's searches without their match at the first place
-    /// (false-negative identification rate).
+    /// False-negative identification rate: share of enrolled people's searches whose first
+    /// candidate is not the right person, or no match.
     pub fnir: f64,
 }
 
 impl Searches {
-    /// Draws so many of the people in `gallery`, enrols their pictures, and asks about every
-    /// picture in `probes`; again for each draw, the same ones each time. One draw is enough where
-    /// everybody is enrolled. Below the quality `known_from` nobody is known.
+    /// Draws `enrolled` people from `gallery`, enrols their pictures and searches for every picture
+    /// in `probes`; repeats that for each draw. The draws are reproducible. If everybody is
+    /// enrolled, one draw is enough. Below the quality `known_from` no face is known.
     pub fn of(
         gallery: &[Picture],
         probes: &[Picture],
@@ -130,7 +130,7 @@ impl Searches {
         })
     }
 
-    /// Those about some of the people.
+    /// Returns the searches about some of the people.
     pub fn about(&self, of: impl Fn(u32) -> bool) -> Self {
         Self {
             searches: self
@@ -143,17 +143,17 @@ impl Searches {
         }
     }
 
-    /// How many galleries were drawn.
+    /// Returns the number of galleries drawn.
     pub fn galleries(&self) -> usize {
         self.galleries
     }
 
-    /// How many pictures a gallery has.
+    /// Returns the mean number of pictures in a gallery.
     pub fn pictures(&self) -> usize {
         self.pictures
     }
 
-    /// How many searches a gallery had, on average, for people in it (`true`) and for strangers.
+    /// Returns the mean number of searches per gallery for people in it (`true`) or strangers.
     pub fn count(&self, enrolled: bool) -> usize {
         self.searches
             .iter()
@@ -162,8 +162,8 @@ impl Searches {
             / self.galleries
     }
 
-    /// The highest threshold at which at most this share of strangers has a match; infinite if all
-    /// may have one.
+    /// Returns the highest threshold at which at most this share of strangers has a match; infinite
+    /// if all may have one.
     pub fn threshold(&self, fpir: f64, sample: &Sample) -> f32 {
         let strangers = || self.searches.iter().filter(|search| !search.enrolled);
         let total: f64 = strangers().map(|search| search.weight(sample)).sum();
@@ -177,7 +177,7 @@ impl Searches {
         f32::INFINITY
     }
 
-    /// The share of strangers with a match nearer than a threshold; no number without strangers.
+    /// Returns the share of strangers with a match below a threshold; NaN without strangers.
     pub fn fpir(&self, threshold: f32, sample: &Sample) -> f64 {
         self.share(
             sample,
@@ -186,8 +186,8 @@ impl Searches {
         )
     }
 
-    /// The share of enrolled people's searches whose nearest is not them, or not nearer than a
-    /// threshold; no number without any.
+    /// Returns the share of enrolled people's searches whose first candidate is wrong or not below
+    /// a threshold; NaN without such searches.
     pub fn fnir(&self, threshold: f32, sample: &Sample) -> f64 {
         1.0 - self.share(
             sample,
@@ -196,12 +196,13 @@ impl Searches {
         )
     }
 
-    /// The share of enrolled people's searches whose nearest is them, however far.
+    /// Returns the share of enrolled people's searches whose first candidate is right, at any
+    /// distance.
     pub fn rank_1(&self, sample: &Sample) -> f64 {
         self.share(sample, |search| search.enrolled, |search| search.right)
     }
 
-    /// What the lines of a caution make of them.
+    /// Returns the shares of the outcomes at a caution.
     pub fn outcomes(&self, caution: Caution, sample: &Sample) -> Outcomes {
         let outcome = |search: &Search| search.outcomes[caution as usize];
         let named = |search: &Search| outcome(search) != Outcome::Unknown;
@@ -219,7 +220,7 @@ impl Searches {
         }
     }
 
-    /// The whole trade-off: a point where each further stranger gets a match.
+    /// Returns the whole trade-off curve, with a point before each further stranger with a match.
     pub fn det(&self) -> Vec<DetPoint> {
         let of = |enrolled: bool| {
             self.searches
@@ -237,7 +238,7 @@ impl Searches {
                     fpir: passed / strangers,
                     fnir: 1.0 - found / people,
                 };
-                // Equal distances pass together or not at all.
+                // Equal distances match together or not at all.
                 if points
                     .last()
                     .is_none_or(|last| last.threshold < point.threshold)
@@ -274,7 +275,7 @@ impl Searches {
 }
 
 impl Search {
-    /// All searches of a person stand or fall together.
+    /// All searches of a person are drawn together.
     fn weight(&self, sample: &Sample) -> f64 {
         sample.times[self.person as usize].into()
     }
@@ -308,8 +309,8 @@ mod tests {
     }
 
     /// Two people are enrolled at 0 and 10. Of their four pictures one is found at 0.1, one at 0.45
-    /// and one not before 0.7; one has no face. Of four strangers one is 0.2 from somebody, one
-    /// 0.46, one 0.8 and one far away.
+    /// and one not before 0.7; one has no face. Of four strangers one is 0.2 from an enrolled
+    /// person, one 0.46, one 0.8 and one far away.
     fn searches(draw: [usize; 2]) -> Searches {
         let places = [[0.0, 1.0], [10.0, 1.0]];
         let gallery: Vec<_> = (0..)
@@ -416,7 +417,7 @@ mod tests {
     #[test]
     fn a_person_drawn_twice_counts_twice_and_groups_are_apart() {
         let searches = searches([2, 1]);
-        // Person 0 twice, person 1 never: nobody is missed at 0.5.
+        // Person 0 counts twice and person 1 never: no search misses at 0.5.
         let sample = Sample {
             times: vec![2, 0, 1, 1, 3, 0],
         };

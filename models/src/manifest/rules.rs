@@ -1,5 +1,5 @@
-//! What the values of `pack.toml` may be: one rule for each key, broken ones named with the rule.
-//! Reading the file and its checksums is the parent's.
+//! The rules for the values of `pack.toml`, one for each key; an error names the rule that is
+//! broken. The parent module reads the file and its checksums.
 
 use std::fmt;
 use std::path::Path;
@@ -179,7 +179,7 @@ impl Manifest {
             each[0] != recogniser.stored.is_some() && (each[0] || each == [false; 3]),
             "one with stored alone, or with float32 and perhaps float16 and int8",
         )?;
-        // The default of processors, and few of them have arithmetic for float16.
+        // The default applies to processors, and few of them have float16 arithmetic.
         let default = recogniser.default_precision;
         rule(
             "recogniser.default_precision",
@@ -189,7 +189,7 @@ impl Manifest {
         )?;
         if let Some(cohort) = &recogniser.cohort {
             let lengths_count = recogniser.normalise && self.matching.metric == Metric::Euclidean;
-            let rest = "beside normalise = true and the metric euclidean: it says so by the length of an embedding";
+            let rest = "used with normalise = true and the metric euclidean, because it works by the length of embeddings";
             rule("recogniser.cohort", "there", lengths_count, rest)?;
             rule(
                 "recogniser.cohort.typical",

@@ -1,13 +1,14 @@
-//! What an ONNX graph says, as the layers that our own operators can be: each convolution with what
-//! follows it. Takes plain convolutional networks, in float32 or quantised (per-channel signed
-//! weights, unsigned values, as pairs of QuantizeLinear and DequantizeLinear), also with a kernel
-//! for each channel, and in float32 with smaller layers doubled and added to larger ones;
-//! everything else it names and leaves to tract. Knows no shapes but those of constants; what is
-//! taken of each operator is said in the files below this one, what layers become is `lower`'s.
+//! Reads an ONNX graph as layers for our own operators, each convolution with what follows it.
+//! Accepts plain convolutional networks, in float32 or quantised (per-channel signed weights,
+//! unsigned values, as pairs of QuantizeLinear and DequantizeLinear), depthwise ones too, and in
+//! float32 layers that are doubled in size and added to larger ones. For any other graph it returns
+//! an error that names the node, and tract runs the graph. Only the shapes of constants are known
+//! here; the submodules define what is accepted of each operator, and `lower` turns layers into
+//! operators.
 //!
-//! Where quantised values meet in a sum, the sum is made before rounding: the pair in between,
-//! which other runtimes need, is passed over. It is known by its zero point, which values behind a
-//! ReLU do not have, and by nothing but sums reading it.
+//! Quantised values are added before rounding: the pair in between, which other runtimes need, is
+//! skipped. Such a pair is recognised by its zero point, which values after a ReLU do not have, and
+//! by being read by sums only.
 
 mod attributes;
 mod convolutions;
@@ -27,30 +28,30 @@ use tract_onnx::tract_core::internal::*;
 
 use super::layers::{Bytes, GraphOutput, Kind, Layer};
 
-/// Why a graph cannot be lowered, naming the node.
+/// Reason why a graph cannot be lowered, naming the node.
 pub(super) type Unsupported = String;
 
-/// What a name of the graph stands for.
+/// The value of a name in the graph.
 #[derive(Clone)]
 enum Value {
     Layer(usize),
-    /// A layer's numbers as one row: what a dense layer takes and gives.
+    /// A layer as one row of numbers, the input or output of a dense layer.
     Flat(usize),
-    /// A layer's mean of each two by two pixels.
+    /// A layer after averaging two by two pixels.
     Pooled(usize),
-    /// A layer, or with `true` its mean of each two by two pixels, with channels, rows and columns
-    /// of zeros at its end. Only a sum takes that.
+    /// A layer (after averaging if `true`) with channels, rows and columns of zeros appended. Only
+    /// a sum accepts it.
     Padded(usize, bool, [usize; 3]),
-    /// A layer with each pixel two by two times. Only a sum takes that.
+    /// A layer with each pixel repeated two by two times. Only a sum accepts it.
     Doubled(usize),
-    /// A layer with its channels last, as it lies here.
+    /// A layer with its channels last, which is how it is stored here.
     Turned(usize),
-    /// The same with all its pixels one behind the other.
+    /// The same with all its pixels in one list.
     Listed(usize),
-    /// Between the two of a pair.
+    /// A value between the two operators of a pair.
     Quantised(Box<Value>, Bytes),
     Constant(Arc<Tensor>),
-    /// Whole numbers and the scales they stand for, one or one for each first index.
+    /// Integers with their scales: one, or one for each first index.
     Scaled(Arc<Tensor>, Vec<f32>),
 }
 
@@ -61,7 +62,7 @@ struct Reading<'a> {
     layers: Vec<Layer>,
 }
 
-/// The layers in the order they run in, with the outputs asked for marked in them.
+/// Returns the layers in execution order, with the requested outputs marked.
 pub(super) fn read(
     graph: &GraphProto,
     outputs: &[&'static str],
@@ -101,8 +102,8 @@ impl<'a> Reading<'a> {
         for tensor in &self.graph.initializer {
             let unusable = |reason: String| (tensor.name.clone(), reason);
             if tensor.data_type == DataType::String as i32 {
-                // Reading bytes as texts, tract would panic.
-                return Err(unusable("it is made of texts".into()));
+                // tract would panic on strings stored as raw bytes.
+                return Err(unusable("it contains strings".into()));
             }
             let resolver = data_resolver::FopenDataResolver;
             let values = load_tensor(&resolver, tensor, None)
@@ -147,7 +148,7 @@ impl<'a> Reading<'a> {
     fn define(&mut self, name: &'a str, value: Value) -> Result<(), String> {
         match self.values.insert(name, value) {
             _ if name.is_empty() => Err("it has no name".into()),
-            Some(_) => Err("its name is there twice".into()),
+            Some(_) => Err("its name is used twice".into()),
             None => Ok(()),
         }
     }
@@ -209,7 +210,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// The same layer under another name.
+    /// Gives a layer another name.
     fn alias(&mut self, node: &NodeProto, value: Value) -> Value {
         if let Value::Layer(layer)
         | Value::Flat(layer)
@@ -244,7 +245,7 @@ impl<'a> Reading<'a> {
             "Flatten" => self.flatten(node),
             "QuantizeLinear" => self.quantise(node),
             "DequantizeLinear" => self.dequantise(node),
-            other => Err(format!("{other} has no operator of ours")),
+            other => Err(format!("{other} is not supported by our operators")),
         }
     }
 }

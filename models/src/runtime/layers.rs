@@ -1,23 +1,23 @@
-//! The layers that an ONNX graph is read as and our own operators are made from: `graph` writes
-//! them down, `lower` wires them up. Knows neither ONNX nor shapes.
+//! The layers between an ONNX graph and our own operators: `graph` writes them, `lower` turns them
+//! into operators. They contain no shapes and nothing of ONNX.
 
 use std::sync::Arc;
 
 use tract_onnx::prelude::*;
 
-/// One operator to be.
+/// A future operator.
 pub(super) struct Layer {
     pub(super) kind: Kind,
     pub(super) input: usize,
-    /// Bytes instead of float32.
+    /// Quantisation of the result; `None` for float32.
     pub(super) bytes: Option<Bytes>,
-    /// The graph's output that this is.
+    /// The output of the graph that this layer is.
     pub(super) output: Option<GraphOutput>,
-    /// Others look at it as it is, under another name: nothing may be added to it.
+    /// True if the layer is also read under another name, which forbids fusing anything into it.
     pub(super) shared: bool,
 }
 
-/// What bytes stand for: `(byte − zero) × scale`.
+/// Quantisation: a byte means `(byte − zero) × scale`.
 #[derive(Clone, Copy)]
 pub(super) struct Bytes {
     pub(super) scale: f32,
@@ -26,13 +26,12 @@ pub(super) struct Bytes {
 
 pub(super) struct GraphOutput {
     pub(super) name: String,
-    /// All pixels one behind the other, each with its channels; otherwise as the layer has it in
-    /// ONNX.
+    /// True if the pixels are in one list, each with its channels; otherwise in ONNX's layout.
     pub(super) listed: bool,
 }
 
 pub(super) enum Kind {
-    /// The graph's input: multiplied and shifted per channel.
+    /// The graph's input, scaled and shifted per channel.
     Enter {
         multiply: [f32; 3],
         add: [f32; 3],
@@ -43,7 +42,7 @@ pub(super) enum Kind {
         extra: usize,
     },
     Mean,
-    /// This layer with each pixel two by two times is added.
+    /// Adds this layer with each pixel repeated two by two times.
     Sum {
         doubled: usize,
     },
@@ -55,41 +54,41 @@ pub(super) struct ConvolutionLayer {
     pub(super) bias: Vec<f32>,
     pub(super) stride: usize,
     pub(super) padding: usize,
-    /// None until an activation is met.
+    /// `None` until an activation follows.
     pub(super) slopes: Option<Vec<f32>>,
     pub(super) residual: Option<Added>,
-    /// As `Convolution`'s.
+    /// See [`super::operators::Convolution`].
     pub(super) pool: Option<bool>,
     pub(super) sigmoid: bool,
 }
 
-/// What is added to a convolution.
+/// The residual of a convolution.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) struct Added {
     pub(super) layer: usize,
     pub(super) pooled: bool,
-    /// Channels, rows and columns of zeros behind the convolution, and behind what is added.
+    /// Channels, rows and columns of zeros appended to the convolution, and to the residual.
     pub(super) zeros: [[usize; 3]; 2],
 }
 
 pub(super) struct Weight {
-    /// float32, or signed bytes where there are scales.
+    /// float32, or signed bytes if there are scales.
     pub(super) values: Arc<Tensor>,
-    /// One, or one for each output channel.
+    /// A single scale, or one for each output channel.
     pub(super) scales: Option<Vec<f32>>,
     pub(super) order: Order,
 }
 
-/// What the axes of weights are.
+/// The order of the axes of weights.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Order {
     /// Output channel, input channel, row, column.
     Full,
-    /// The same where each channel has a kernel of its own, which has one input channel.
+    /// Depthwise, with one input channel: output channel, 1, row, column.
     Depthwise,
-    /// Of a dense layer: input, output.
+    /// Dense layer: input, output.
     Dense,
-    /// Of a dense layer: output, input.
+    /// Dense layer: output, input.
     DenseByOutput,
 }
 
@@ -100,7 +99,7 @@ impl Layer {
 }
 
 impl ConvolutionLayer {
-    /// With nothing behind it, of stride 1 and without padding.
+    /// A convolution of stride 1 without padding, activation or residual.
     pub(super) fn plain(name: &str, weight: Weight, bias: Vec<f32>) -> Self {
         Self {
             name: name.to_owned(),

@@ -1,5 +1,5 @@
-//! From the layers of a graph to our own operators, wired up as tract's model. Knows shapes; what
-//! the graph says is `graph`'s, what an operator does `operators`'.
+//! Lowers the layers of a graph to our own operators, wired up as a tract model. Shapes are decided
+//! here; `graph` reads the layers, `operators` computes them.
 
 use std::sync::Arc;
 
@@ -14,8 +14,7 @@ use super::operators::{
 };
 use crate::direct::{Arithmetic, Channel, Float, Integer, Weights, Zeros};
 
-/// The graph over our operators, with the outputs in the order asked for. Sides given as None stay
-/// open.
+/// Builds the model, with the outputs in the order asked for. Sides that are `None` stay open.
 pub(super) fn lower(
     graph: &GraphProto,
     outputs: &[&'static str],
@@ -25,7 +24,7 @@ pub(super) fn lower(
     wire(&read(graph, outputs)?, outputs, shape, pixels).map_err(|error| format!("{error:#}"))
 }
 
-/// The convolutions that would run in floating point, by name.
+/// Returns the names of the convolutions that would run in floating point.
 pub(super) fn float_convolutions(
     graph: &GraphProto,
     outputs: &[&'static str],
@@ -56,7 +55,10 @@ fn wire(
     }
     let mut model = TypedModel::default();
     let [pictures, channels, height, width] = shape;
-    ensure!(channels == Some(3), "the input has not three channels");
+    ensure!(
+        channels == Some(3),
+        "the input does not have three channels"
+    );
     let names = ["pictures", "height", "width", "channels"];
     let sides = names
         .iter()
@@ -68,8 +70,8 @@ fn wire(
     let source = model.add_source("input", fact)?;
     let mut outlets: Vec<OutletId> = Vec::with_capacity(layers.len());
     let uses = uses(layers);
-    // The convolutions that each layer is the end of, with the input of the first, where exactly
-    // one other goes on.
+    // For each layer, the chain of convolutions that ends in it, with the input of the first one,
+    // if exactly one other layer continues it.
     let mut chains: Vec<Option<(OutletId, Vec<Convolution<Float>>)>> =
         Vec::with_capacity(layers.len());
     for (ix, layer) in layers.iter().enumerate() {
@@ -84,11 +86,11 @@ fn wire(
         let is_convolution = matches!(layer.kind, Kind::Convolution(_));
         ensure!(
             ix == 0 || is_convolution || !is_widened(&layers[layer.input]),
-            "layer {ix} takes a picture's bytes and is no convolution"
+            "layer {ix} takes a picture's bytes and is not a convolution"
         );
         ensure!(
             layer.output.is_none() || is_convolution && layer.bytes.is_none(),
-            "an output is no plain convolution"
+            "an output is not a plain convolution"
         );
         let mut chain = None;
         let outlet = match &layer.kind {
@@ -160,7 +162,7 @@ fn wire(
             Kind::Convolution(convolution) => {
                 ensure!(
                     !convolution.sigmoid || layer.output.is_some(),
-                    "{}: a sigmoid inside",
+                    "{}: it has a sigmoid but is not an output",
                     convolution.name
                 );
                 let mut inputs = tvec![outlets[layer.input]];
@@ -174,7 +176,7 @@ fn wire(
                     );
                     ensure!(
                         residual < ix,
-                        "{}: what is added comes later",
+                        "{}: its residual comes later",
                         convolution.name
                     );
                     ensure!(
@@ -223,7 +225,7 @@ fn wire(
                     if alone && uses[ix] == 1 && convolutions.len() < LONGEST {
                         chain = Some((input, convolutions.clone()));
                     }
-                    // The shorter chain, which nobody asks for any more, is not run.
+                    // The shorter chain is left without a reader, so it does not run.
                     match convolutions.len() {
                         1 => model.wire_node(name, operator, &inputs)?,
                         _ => model.wire_node(name, Chain { convolutions }, &[input])?,
@@ -231,7 +233,7 @@ fn wire(
                 }
             }
         };
-        // Beyond what can be known, shapes are checked when the operators run.
+        // Shapes with open sides are checked when the operators run.
         let known = model
             .outlet_fact(outlet[0])?
             .shape
@@ -239,7 +241,7 @@ fn wire(
             .filter_map(|side| side.to_i64().ok());
         ensure!(
             known.min() > Some(0),
-            "of the picture nothing is left in layer {ix}"
+            "nothing is left of the picture in layer {ix}"
         );
         outlets.push(outlet[0]);
         chains.push(chain);
@@ -259,7 +261,7 @@ fn wire(
     Ok(model)
 }
 
-/// How often other layers take each.
+/// Returns how many other layers read each layer.
 fn uses(layers: &[Layer]) -> Vec<usize> {
     let mut uses = vec![0; layers.len()];
     for layer in layers.iter().skip(1) {
@@ -276,23 +278,23 @@ fn uses(layers: &[Layer]) -> Vec<usize> {
     uses
 }
 
-/// A picture's bytes have a channel of zeros that the graph does not know, and that only
-/// convolutions leave out.
+/// Tells whether the layer has an additional channel of zeros that the graph does not have: a
+/// picture as bytes has one, and only convolutions ignore it.
 fn is_widened(layer: &Layer) -> bool {
     matches!(layer.kind, Kind::Enter { .. }) && layer.bytes.is_some()
 }
 
-/// The byte that stands for 0.
+/// Returns the byte that stands for 0.
 fn zero(layer: &Layer) -> u8 {
     layer.bytes.map_or(0, |bytes| bytes.zero)
 }
 
-/// What a step from one byte to the next stands for.
+/// Returns the value of one step between bytes.
 fn unit(layer: &Layer) -> f32 {
     layer.bytes.map_or(1.0, |bytes| bytes.scale)
 }
 
-/// All that a convolution's operator is made from.
+/// Everything a convolution's operator is made from.
 struct Parts<'a> {
     convolution: &'a ConvolutionLayer,
     layer: &'a Layer,
@@ -335,7 +337,7 @@ impl Parts<'_> {
         self.packed(weight.values.try_as_plain_ram()?.as_slice::<i8>()?, scale)
     }
 
-    /// With the weights in the order they are read in.
+    /// Packs the weights in the order in which they are read.
     fn packed<A: Arithmetic>(
         &self,
         weights: &[A::Weight],
@@ -383,20 +385,21 @@ impl Parts<'_> {
         );
         ensure!(
             order != Order::Depthwise || channels == stored,
-            "{name}: a picture's bytes have a kernel each"
+            "{name}: it is depthwise on a picture's bytes"
         );
         let run = columns * stored;
         ensure!(
             run.is_multiple_of(A::GROUP),
             "{name}: {stored} channels do not fill groups"
         );
-        // In integers 255 times 128 so often, as the sums may be on their way, stays below 2³¹.
+        // With this many terms the sums, intermediate ones included, stay below 2³¹ (each at most
+        // 255 × 128).
         ensure!(
             A::GROUP == 1 || rows * run <= 65_000,
             "{name}: its sums could overflow"
         );
         let outputs = self.convolution.bias.len();
-        // The graph has each channel as a plane, and flattens it so.
+        // The graph stores, and flattens, each channel as a plane.
         let weight = |output: usize, row: usize, column: usize, channel: usize| match order {
             _ if channel >= channels => A::Weight::default(),
             Order::Full | Order::DenseByOutput => {

@@ -1,6 +1,6 @@
-//! Our own operators in tract's graphs: a network's layers as direct convolutions, their values as
-//! \[picture, row, column, channel\] with a border of zeros where the next layer pads. Knows
-//! shapes; what a layer is made from is `lower`'s, how it is added up is `direct`'s.
+//! Our own operators in tract's graphs: a network's layers as direct convolutions. Values are
+//! \[picture, row, column, channel\], with a border of zeros if the next layer pads. Shapes are
+//! handled here; `lower` builds the operators, `direct` computes the convolutions.
 
 mod chain;
 mod convolution;
@@ -18,10 +18,10 @@ pub(super) use pooling::{MaxPool, Mean};
 use spare::SPARE;
 pub(super) use sum::Sum;
 
-/// No layer of any network comes near this, and a damaged file's must not take all memory.
+/// Limit far above any network's layer, so that a damaged file cannot exhaust the memory.
 const MOST_NUMBERS: usize = 1 << 28;
 
-/// A value's sides without its border.
+/// Sides of a value without its border.
 #[derive(Clone, Copy)]
 struct Sides {
     pictures: usize,
@@ -57,7 +57,7 @@ impl Sides {
         (self.rows + 2 * self.border) * self.row_step()
     }
 
-    /// Where the pixel at the top left begins.
+    /// Returns the position of the top left pixel.
     fn first(&self) -> usize {
         self.border * (self.row_step() + self.channels)
     }
@@ -71,7 +71,8 @@ impl Sides {
         ]
     }
 
-    /// A value of these sides with a border of `blank`; `write` must write to all that is inside.
+    /// Makes a tensor of these sides with a border of `blank`. `write` must write to everything
+    /// inside.
     fn made<T: Number>(&self, blank: T, write: impl FnOnce(&mut [T])) -> TractResult<Tensor> {
         let numbers = self
             .shape()
@@ -89,7 +90,7 @@ impl Sides {
         let mut view = tensor.try_as_plain_ram_mut()?;
         let values = view.as_slice_mut::<T>()?;
         if cfg!(test) {
-            // What is not written to shall be seen.
+            // Makes numbers that were not written visible.
             values.fill(T::UNWRITTEN);
         }
         self.fill_border(blank, values);

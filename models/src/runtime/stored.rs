@@ -1,8 +1,7 @@
 //! A recogniser whose weights are stored once, as published: signed bytes in blocks, each block
-//! with a scale and a zero point. Makes the float32, float16 and int8 networks from them when a
-//! pack is loaded, as ONNX graphs, which `graph` and tract then read like any file's. Takes the
-//! chain of layers that `models/convert/sface.py` writes and nothing else: it knows no pictures, no
-//! plans and no packs.
+//! with a scale and a zero point. The float32, float16 and int8 networks are made from them when a
+//! pack is loaded, as ONNX graphs for `graph` and tract. Accepts only the chain of layers that
+//! `models/convert/sface.py` writes.
 
 use std::collections::HashMap;
 
@@ -18,31 +17,30 @@ use tract_onnx::tract_core::internal::f16;
 
 use crate::Precision;
 
-/// The versions of ONNX that the graphs are written in.
+/// ONNX versions of the graphs.
 const OPSET: i64 = 13;
 const IR_VERSION: i64 = 8;
 
 const OUTPUT: &str = "embedding";
 
-/// The largest weight in 8 bits; one more below zero is left out, as processors with narrow sums
-/// want it.
+/// Largest 8-bit weight; -128 is left out for processors with 16-bit sums.
 const LARGEST: f32 = 127.0;
-/// What pixels were multiplied by on their way to the network.
+/// Factor that the stored network applies to pixels.
 const PIXEL: f32 = 1.0 / 128.0;
-/// Of the bytes that are the picture's pixels; it stands for the padding too.
+/// Zero point of the input bytes, which are the picture's pixels. Padding has this value too.
 const PIXEL_ZERO: u8 = 128;
-/// How far that is above the middle of the pixels.
+/// Offset between `PIXEL_ZERO` and the mean of the pixels.
 const PIXEL_SHIFT: f32 = 0.5;
 
-/// The whole network: convolutions one behind the other, then a product.
+/// The whole network: a chain of convolutions and a final matrix product.
 struct Recogniser {
     convolutions: Vec<Convolution>,
     product: Product,
 }
 
-/// How the values behind a convolution fit into bytes: each channel multiplied by its factor, which
-/// what takes them in divides by again, then all divided by the scale. The factors make channels of
-/// small values as exact as others.
+/// Quantisation of the values after a convolution. Each channel is multiplied by its factor, which
+/// the next layer divides by again, and all are divided by the scale. The factors make channels of
+/// small values as precise as the others.
 struct Fit {
     factors: Vec<f32>,
     scale: f32,
@@ -54,9 +52,9 @@ struct Convolution {
     weight: Vec<f32>,
     shape: Vec<i64>,
     bias: Vec<f32>,
-    /// Of the values below zero, one for each channel.
+    /// Slope for negative values, one for each channel.
     slopes: Vec<f32>,
-    /// As in the stored file: group, kernel, padding and stride.
+    /// From the stored file: group, kernel, padding and stride.
     attributes: Vec<AttributeProto>,
     /// For int8.
     fit: Option<Fit>,
@@ -69,7 +67,8 @@ struct Product {
     bias: Vec<f32>,
 }
 
-/// The network of one precision, from the graph of the stored file; or what is wrong with that one.
+/// Makes the network of one precision from the stored graph. The error says what is wrong with the
+/// graph.
 pub(super) fn network(stored: &GraphProto, precision: Precision) -> Result<ModelProto, String> {
     let recogniser = Reading::new(stored).read()?;
     let mut writing = Writing::default();
@@ -81,7 +80,7 @@ pub(super) fn network(stored: &GraphProto, precision: Precision) -> Result<Model
     Ok(writing.model(stored))
 }
 
-/// What a name of the stored graph stands for beside the layers.
+/// The stored graph while it is read.
 #[derive(Default)]
 struct Reading<'a> {
     nodes: &'a [NodeProto],
@@ -134,7 +133,7 @@ impl<'a> Reading<'a> {
                         let bias = self.floats(node, 2)?;
                         require(
                             shape.first() == Some(&(bias.len() as i64)),
-                            "its bias is not one for each channel",
+                            "its bias does not have one number for each channel",
                         )?;
                         let attributes = node.attribute.clone();
                         let fit = self.fit(convolutions.len(), bias.len())?;
@@ -152,7 +151,8 @@ impl<'a> Reading<'a> {
                         let last = convolutions
                             .last_mut()
                             .filter(|last| last.bias.len() == slopes.len());
-                        last.ok_or("it has not a slope for each channel")?.slopes = slopes;
+                        last.ok_or("it does not have one slope for each channel")?
+                            .slopes = slopes;
                     }
                     "Mul" => factors = self.floats(node, 1)?,
                     "Flatten" => {}
@@ -161,7 +161,7 @@ impl<'a> Reading<'a> {
                         let inputs = weight.len() / bias.len().max(1);
                         require(
                             inputs * bias.len() == weight.len(),
-                            "its bias is not one for each row",
+                            "its bias does not have one number for each row",
                         )?;
                         product = Some(Product {
                             weight,
@@ -169,7 +169,7 @@ impl<'a> Reading<'a> {
                             bias,
                         });
                     }
-                    other => return Err(format!("{other} is not taken")),
+                    other => return Err(format!("{other} is not supported")),
                 }
                 Ok(())
             };
@@ -211,7 +211,7 @@ impl<'a> Reading<'a> {
         found.ok_or_else(|| format!("its input {ix} was not made from blocks"))
     }
 
-    /// What the file says of the values behind a convolution, if it does.
+    /// Returns the quantisation that the file gives for the values after a convolution, if any.
     fn fit(&self, convolution: usize, channels: usize) -> Result<Option<Fit>, String> {
         let named = ["factors", "scale", "zero"].map(|name| {
             self.constants
@@ -227,7 +227,7 @@ impl<'a> Reading<'a> {
             numbers::<u8>(zero)?,
         );
         let (&[scale], &[zero]) = (scale.as_slice(), zero.as_slice()) else {
-            return Err("what it gives has not one scale and one zero point".into());
+            return Err("its output does not have one scale and one zero point".into());
         };
         let positive = |value: &f32| value.is_finite() && *value > 0.0;
         require(
@@ -236,7 +236,7 @@ impl<'a> Reading<'a> {
         )?;
         require(
             factors.len() == channels,
-            "it has not a factor for each channel",
+            "it does not have a factor for each channel",
         )?;
         Ok(Some(Fit {
             factors,
@@ -245,7 +245,7 @@ impl<'a> Reading<'a> {
         }))
     }
 
-    /// Rows of numbers from rows of blocks: (byte − zero point) × scale.
+    /// Dequantises rows of blocks: (byte − zero point) × scale.
     fn blocks(&self, node: &NodeProto) -> Result<(Vec<f32>, Vec<i64>), String> {
         let stored = self.constant(node, 0)?;
         let shape = stored.dims.clone();
@@ -269,7 +269,7 @@ impl<'a> Reading<'a> {
         let count = bytes.len() / length * blocks;
         require(
             scales.len() == count && zero_points.len() == count,
-            "it has not a scale for each block",
+            "it does not have one scale for each block",
         )?;
         let mut weight = Vec::with_capacity(bytes.len());
         for (row, bytes) in bytes.chunks_exact(length).enumerate() {
@@ -290,7 +290,7 @@ impl<'a> Reading<'a> {
 }
 
 impl Product {
-    /// Takes in what its input was to be multiplied by, a factor for each channel.
+    /// Multiplies the weights by the input's factors, one for each channel.
     fn scale(&mut self, factors: &[f32]) -> Result<(), String> {
         let each = self.inputs / factors.len().max(1);
         require(
@@ -308,14 +308,15 @@ impl Product {
     }
 }
 
-/// A graph in the making.
+/// A graph while it is written.
 #[derive(Default)]
 struct Writing {
     graph: GraphProto,
 }
 
 impl Writing {
-    /// Convolutions in float32 or float16; the product, whose sums are long, always in float32.
+    /// Writes convolutions in float32 or float16. The matrix product has long sums and is always
+    /// float32.
     fn floats(&mut self, recogniser: &Recogniser, kind: DataType) {
         let mut x = "input".to_owned();
         if kind == DataType::Float16 {
@@ -357,8 +358,8 @@ impl Writing {
         );
     }
 
-    /// Pairs of QuantizeLinear and DequantizeLinear between the layers, weights with a scale for
-    /// each row.
+    /// Writes pairs of QuantizeLinear and DequantizeLinear between the layers, and weights with a
+    /// scale for each row.
     fn bytes(&mut self, recogniser: &Recogniser) -> Result<(), String> {
         let [factor, shift] =
             [1.0 / PIXEL, -PIXEL_SHIFT].map(|value| self.constant(&[], DataType::Float, &[value]));
@@ -395,7 +396,7 @@ impl Writing {
                 .map(|(ix, weight)| weight * fit.factors[ix / row] / came_with(ix / row, ix % row));
             let (weights, sums) = self.rows(shape, &scaled.collect::<Vec<_>>());
             let bias = bias.iter().enumerate().map(|(channel, bias)| {
-                // The first layer's padding and pixels are told from another middle.
+                // The first layer's pixels and padding are relative to another zero.
                 let shift = if before.is_none() {
                     PIXEL_SHIFT * sums[channel]
                 } else {
@@ -435,8 +436,8 @@ impl Writing {
         Ok(())
     }
 
-    /// Weights in signed bytes with a scale for each row; and what the numbers of each row add up
-    /// to.
+    /// Adds weights as signed bytes with a scale for each row. Returns their name and the sum of
+    /// each row.
     fn rows(&mut self, shape: &[i64], weights: &[f32]) -> (String, Vec<f32>) {
         let rows = shape[0] as usize;
         let (mut bytes, mut scales, mut sums) =
@@ -481,7 +482,7 @@ impl Writing {
         self.add("DequantizeLinear", &[&quantised, &scale, &zero], Vec::new())
     }
 
-    /// A tensor of these values in a floating-point type.
+    /// Adds a constant of these values in a floating-point type.
     fn constant(&mut self, shape: &[i64], kind: DataType, values: &[f32]) -> String {
         let raw_data = match kind {
             DataType::Float16 => values
@@ -509,7 +510,7 @@ impl Writing {
         name
     }
 
-    /// A node; returns the name of what it makes.
+    /// Adds a node and returns the name of its output.
     fn add(&mut self, operator: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
         let name = format!("{}{}", operator.to_lowercase(), self.graph.node.len());
         self.node(operator, inputs, &name, attributes);
@@ -533,7 +534,7 @@ impl Writing {
         });
     }
 
-    /// With the inputs and outputs of the stored graph.
+    /// Returns the model, with the inputs and outputs of the stored graph.
     fn model(self, stored: &GraphProto) -> ModelProto {
         let (input, output) = (stored.input.clone(), stored.output.clone());
         let opset = OperatorSetIdProto {
@@ -566,13 +567,13 @@ fn require(holds: bool, what: &str) -> Result<(), String> {
     if holds { Ok(()) } else { Err(what.to_owned()) }
 }
 
-/// A tensor's values, which must be of this type.
+/// Returns a tensor's values, which must be of this type.
 fn numbers<T: Datum + Copy>(tensor: &TensorProto) -> Result<Vec<T>, String> {
     let said = |error: TractError| format!("{}: {error:#}", tensor.name);
-    // Reading bytes as texts, tract would panic.
+    // tract would panic on strings stored as raw bytes.
     require(
         tensor.data_type != DataType::String as i32,
-        "a constant is made of texts",
+        "a constant contains strings",
     )?;
     let tensor = load_tensor(&FopenDataResolver, tensor, None).map_err(said)?;
     let view = tensor.try_as_plain_ram().map_err(said)?;
@@ -632,7 +633,7 @@ mod tests {
             Precision::Float32,
         );
         assert!(
-            message.starts_with("Relu conv2: Relu is not taken"),
+            message.starts_with("Relu conv2: Relu is not supported"),
             "{message}"
         );
         let unblocked =

@@ -1,5 +1,5 @@
-//! Recognition on labelled pairs, at the packs' own thresholds. A fifth of the pairs, to keep the
-//! test short; the whole set is `kithd eval`'s.
+//! Recognition on labelled pairs at the packs' own thresholds. A fifth of the pairs keeps the test
+//! short; `kithd eval` runs all.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -9,7 +9,7 @@ use kith_vision::{Bounds, Face, Metric, Pack, Precision, Vision};
 
 use crate::shared::{analyse, bundled, bundled_pack, read, second, shared};
 
-/// Who is on a picture does not matter here, only whether it is one person.
+/// The identity in a picture does not matter here, only whether two pictures show one person.
 const PEOPLE: usize = 2;
 
 fn measure(vision: &Vision, metric: Metric, folder: &Path) -> Pairs {
@@ -18,7 +18,7 @@ fn measure(vision: &Vision, metric: Metric, folder: &Path) -> Pairs {
     let mut embed = |file: &str| {
         let make = || {
             let picture = read(&folder.join(file));
-            // Whom the file is named after is in the middle.
+            // The person the file is named after is in the middle.
             let off_centre = |face: &Face| {
                 let Bounds {
                     left,
@@ -37,7 +37,7 @@ fn measure(vision: &Vision, metric: Metric, folder: &Path) -> Pairs {
     };
     let pair = |line: &str| {
         let [a, b, same] = line.split(',').collect::<Vec<_>>().try_into().unwrap();
-        // A picture without a face is a pair nobody can match.
+        // A picture without a face matches nothing.
         let distance = embed(a)
             .zip(embed(b))
             .map_or(f32::INFINITY, |(a, b)| metric.distance(&a, &b));

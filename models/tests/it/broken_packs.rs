@@ -1,4 +1,4 @@
-//! A pack that is not as its manifest says is refused, and the message names what is wrong.
+//! Packs that differ from their manifest are refused, with an error that names the fault.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::shared::{bundled_pack, load};
 
-/// A copy of the bundled pack with its manifest changed.
+/// Copies the bundled pack with its manifest changed.
 fn changed(change: impl Fn(String) -> String) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(bundled_pack()).unwrap() {
@@ -31,14 +31,14 @@ fn replaced(from: &str, to: &str) -> TempDir {
     })
 }
 
-/// `pack.toml` without the section that says how long embeddings are.
+/// Removes the section about the length of embeddings from `pack.toml`.
 fn without_cohort(text: &str) -> String {
     let (before, rest) = text.split_once("[recogniser.cohort]").unwrap();
     let (_, after) = rest.split_once("\n[").unwrap();
     format!("{before}[{after}")
 }
 
-/// The pack with the first of its means only.
+/// Copies the pack with only the first mean of its cohort.
 fn other_means() -> TempDir {
     let means = std::fs::read(bundled_pack().join("cohort.f32")).unwrap();
     let one = &means[..128 * 4];
@@ -289,7 +289,7 @@ fn a_precision_the_pack_has_not_is_refused() {
 fn the_embedding_space_depends_on_what_makes_embeddings_and_nothing_else() {
     let space = |folder: &TempDir| Pack::load(folder.path()).unwrap().space().to_owned();
     let original = space(&changed(|text| text));
-    // Changing this makes every gallery out there be embedded anew.
+    // A new value here means that every existing gallery is embedded again.
     assert_eq!(
         original,
         "a3cd5508c7a0d97b4c557ae9a54c51c944ec4496725b024d97e24da0e02e53da"

@@ -1,5 +1,5 @@
-//! Groups of faces: numbers stay what they are, whatever comes, goes and turns out to be one; and
-//! real photographs.
+//! Groups of faces: ids stay stable while faces come, go and groups merge; and clustering of real
+//! photographs.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use kith_vision::{Clusters, Metric, Pack, Precision, SHAPED_BY, Shape, VisionErr
 
 use crate::shared::{analyse, bundled, bundled_pack, crate_folder, read, shared};
 
-/// A small generator with a fixed start, so that a failure can be repeated.
+/// A small generator with a fixed seed, so that a failure can be repeated.
 struct Random(u64);
 
 impl Random {
@@ -27,11 +27,11 @@ impl Random {
     }
 }
 
-/// What a caller does: keeps faces with their groups, and gives new groups the next number.
+/// Stands in for the caller: keeps faces with their groups, and numbers new groups.
 struct Kept {
     groups: Clusters,
     next: i64,
-    /// The number of each face's group, and what it was made one with.
+    /// The group of each face, and the group that a merged one became.
     of_face: Vec<i64>,
     became: HashMap<i64, i64>,
 }
@@ -107,7 +107,7 @@ fn a_face_stays_in_its_group_for_good_unless_that_becomes_one_with_a_lower_numbe
             assert!(id < kept.next && kept.groups.shape(id).is_some());
             first_number.entry(face).or_insert(id);
             if random.next().is_multiple_of(50) {
-                // Everybody in it was erased; its number comes never again.
+                // Everybody in the group was erased; its id must not be used again.
                 kept.groups.remove(id);
                 let next = kept.next;
                 assert_ne!(kept.add(&embedding), id, "a number was used twice");
@@ -261,8 +261,8 @@ fn photographs_of_three_people_make_three_groups_in_whatever_order_they_come() {
     }
 }
 
-/// B-cubed precision and recall: of those in a face's group the share that are its person, and of
-/// its person's faces the share that are in its group; both averaged over the faces.
+/// Returns B-cubed precision and recall: the share of a face's group that is the same person, and
+/// the share of the person's faces that are in the group, both averaged over the faces.
 fn b_cubed(groups: &[i64], people: &[usize]) -> (f64, f64) {
     let share = |same: &dyn Fn(usize, usize) -> bool| {
         let of = |face: usize| {

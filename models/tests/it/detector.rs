@@ -1,5 +1,5 @@
-//! What the detector finds and what it does not take for a face: pictures that are not upright,
-//! faces of 20 pixels, groups with every face known, scenes with none.
+//! Detection tests: turned pictures, faces of 20 pixels, groups with every face known, and scenes
+//! without faces.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::shared::{
     shared,
 };
 
-/// How a picture is turned clockwise, in degrees.
+/// Clockwise turns of a picture, in degrees.
 const TURNS: [u32; 3] = [90, 180, 270];
 
 fn self_test_picture() -> Rgb {
@@ -50,7 +50,7 @@ fn turned(picture: &Rgb, degrees: u32) -> Rgb {
     })
 }
 
-/// Where a point of an upright picture lies in the turned one.
+/// Returns the place of an upright picture's point in the turned picture.
 fn moved(point: [f32; 2], degrees: u32, upright: &Rgb) -> [f32; 2] {
     let ([x, y], right, bottom) = (
         point,
@@ -64,7 +64,7 @@ fn moved(point: [f32; 2], degrees: u32, upright: &Rgb) -> [f32; 2] {
     }
 }
 
-/// The self-test picture in the given size on a plain canvas.
+/// Places the self-test picture in the given size on a plain canvas.
 fn shrunk(side: u32, width: usize, height: usize) -> Rgb {
     let small = image::imageops::thumbnail(&image(&self_test_picture()), side, side);
     placed(
@@ -80,7 +80,7 @@ fn faces(vision: &Vision, picture: &Rgb, search: Search) -> Vec<Face> {
     vision.recognise(picture, &search).unwrap().faces
 }
 
-/// What is in a folder, by name.
+/// Lists a folder, sorted by name.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .unwrap()
@@ -90,7 +90,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// For messages; a whole face would print its pixels.
+/// Places and scores for messages; a whole face would print its pixels.
 fn places(faces: &[Face]) -> Vec<(Bounds, f32)> {
     faces.iter().map(|face| (face.bounds, face.score)).collect()
 }
@@ -192,7 +192,7 @@ fn a_cheek_that_looks_like_an_upright_face_does_not_hide_the_face_lying_down() {
 #[test]
 fn an_upright_face_in_doubt_stays_as_it_is_when_it_is_looked_at_turned() {
     let picture = image(&self_test_picture());
-    // Cut through the eye.
+    // The cut goes through the eye.
     let cut =
         rgb(
             image::imageops::crop_imm(&picture, 172, 0, picture.width() - 172, picture.height())
@@ -217,7 +217,7 @@ fn a_picture_in_which_a_doubtful_face_stands_is_not_looked_at_turned() {
     let vision = bundled(Precision::Float32);
     let face = image(&self_test_picture());
     let lying = turned(&rgb(image::imageops::thumbnail(&face, 300, 300)), 90);
-    // Somebody out of focus, and somebody lying whom the picture turned would show beyond doubt.
+    // A face out of focus, and one lying that the turned picture would show beyond doubt.
     let mut both = image::RgbImage::from_pixel(1000, 500, image::Rgb([120; 3]));
     image::imageops::replace(&mut both, &image::imageops::blur(&face, 6.0), 0, 0);
     image::imageops::replace(&mut both, &image(&lying), 650, 150);
@@ -296,7 +296,7 @@ fn a_small_turned_face_in_a_small_picture_is_found() {
     );
 }
 
-/// Where the faces of the photographs of groups are, by file.
+/// Returns the true places of faces in the group photographs, by file.
 fn truth() -> BTreeMap<String, Vec<Bounds>> {
     let text =
         std::fs::read_to_string(crate_folder().join("benches/detectors-truth.json")).unwrap();
@@ -331,7 +331,7 @@ fn every_face_of_40_pixels_in_the_group_pictures_is_found_and_nothing_else() {
             );
             wanted += 1;
         }
-        // Faces of a few pixels in that crowd are nobody's truth.
+        // The truth leaves out the tiniest faces in that crowd.
         let known = |found: &Face| truth.iter().any(|face| overlap(found.bounds, *face) >= 0.3);
         let right = file == "crowd_ultra_25.jpg" || found.iter().all(known);
         assert!(right, "{file}: {:?}", places(&found));
@@ -367,7 +367,7 @@ fn every_face_of_40_pixels_is_found_in_group_pictures_lying_on_a_side_though_clo
     assert!(wanted > 280, "{wanted}");
 }
 
-/// Whether `found` in the turned picture is this face of the upright one, the right way up.
+/// Tells whether `found` in the turned picture is this face of the upright one, the right way up.
 fn is_turned(found: &Face, face: &Bounds, degrees: u32, upright: &Rgb) -> bool {
     let [ax, ay] = moved([face.left, face.top], degrees, upright);
     let [bx, by] = moved([face.right, face.bottom], degrees, upright);
@@ -389,7 +389,7 @@ fn portraits_lying_on_a_side_or_upside_down_show_the_face_the_right_way_up() {
     let mut files = files(&folder);
     files.retain(|path| path.extension().is_some_and(|extension| extension == "jpg"));
     let vision = bundled(Precision::Int8);
-    // In LFW the face meant is in the middle.
+    // In LFW the labelled face is in the middle.
     let face = Bounds {
         left: 70.0,
         top: 70.0,
@@ -430,8 +430,7 @@ fn no_scene_object_or_animal_is_taken_for_a_face_however_small_or_turned() {
                     ..SEARCH
                 },
             );
-            // Two rendered people, drawn as photographs of people look; and a photograph of 23
-            // pixels on a screen.
+            // Two people rendered photorealistically, and a photograph of 23 pixels on a screen.
             let allowed = match (name, min_face_px) {
                 ("tricky_render3d.jpg", _) => 2,
                 ("devices_progressive.jpg", 20) => 1,
@@ -503,8 +502,8 @@ fn a_picture_on_several_cores_shows_exactly_what_it_shows_on_one() {
             y,
         );
     }
-    // Not upright, so that the three turns are looked at, too; odd sides, so that the last band has
-    // half a cell.
+    // Turned, so that all three turns are searched; odd sides, so that the last tile has half a
+    // cell.
     for picture in [
         crowd,
         turned(&placed(&face, 641, 483, 60, 1), 90),
@@ -529,7 +528,7 @@ fn a_picture_on_several_cores_shows_exactly_what_it_shows_on_one() {
     }
 }
 
-/// `picture` with `part` on it, its left upper corner at (x, y).
+/// Places `part` on `picture`, with its left upper corner at (x, y).
 fn over(picture: &Rgb, part: &Rgb, x: i64, y: i64) -> Rgb {
     let mut picture = image(picture);
     image::imageops::replace(&mut picture, &image(part), x, y);

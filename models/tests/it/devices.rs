@@ -1,5 +1,5 @@
-//! Precisions and devices: what runs where, what is refused in which words, which precision is
-//! advised, and that a pack kept in memory needs no file.
+//! Precisions and devices: supported combinations, the errors for others, the advised precision,
+//! and a pack in memory that needs no files.
 
 use std::time::Instant;
 

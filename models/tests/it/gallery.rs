@@ -1,4 +1,4 @@
-//! The gallery against a plain search, and the judgement at its lines.
+//! The gallery against a plain search, and the judgement around its limits.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use kith_vision::{
     Candidate, Caution, Gallery, Lines, Matching, Metric, Outcome, Templates, VisionError,
 };
 
-/// A small generator with a fixed start, so that a failure can be repeated.
+/// A small generator with a fixed seed, so that a failure can be repeated.
 struct Random(u64);
 
 impl Random {
@@ -244,13 +244,13 @@ fn nobody_enrolled_makes_everybody_unknown() {
     );
 }
 
-/// Embeddings as they come: people around a common face, pictures around their people, and some
-/// that are not like that.
+/// Embeddings as in practice: people around a common face, pictures around their people, and some
+/// outliers.
 fn likely(random: &mut Random, dimension: usize, people: &[Vec<f32>]) -> Vec<f32> {
     let noise = random.embedding(dimension);
     match random.next() % 8 {
         0 => noise,
-        // The same picture twice, and one that is nearly nothing.
+        // A picture that occurs twice, and one close to zero.
         1 => people[random.next() as usize % people.len()].clone(),
         2 => noise.iter().map(|value| value * 1e-4).collect(),
         _ => {
@@ -296,7 +296,8 @@ fn the_quick_search_finds_to_the_bit_what_the_plain_one_finds() {
         );
         for picture in 0..(random.next() % 1500) as i64 {
             let embedding = likely(&mut random, dimension, &people);
-            // Anybody may have any picture: equal distances are what could be told apart wrongly.
+            // Any person may get any picture, because equal distances are where an order could go
+            // wrong.
             gallery
                 .push((random.next() % 30) as i64, picture, &embedding)
                 .unwrap();
@@ -330,7 +331,7 @@ fn by_mean(threshold: f32) -> Matching {
     }
 }
 
-/// A direction that is `share` of a person and the rest chance.
+/// Returns a direction that is `share` of a person and otherwise random.
 fn looks(random: &mut Random, person: &[f32], share: f32) -> Vec<f32> {
     let noise = random.embedding(person.len());
     let length = |v: &[f32]| v.iter().map(|v| v * v).sum::<f32>().sqrt();
@@ -396,7 +397,8 @@ fn a_wrong_picture_among_good_ones_spoils_no_mean() {
 
 #[test]
 fn more_pictures_of_a_person_name_no_more_strangers() {
-    // Chance directions of 128 numbers: cosines of two have a standard deviation of 1 / sqrt(128).
+    // For random directions of 128 numbers, the cosine of two has a standard deviation of 1 /
+    // sqrt(128).
     let tail = [
         (1e-2, 0.794),
         (1e-3, 0.727),

@@ -1,5 +1,5 @@
-//! Whole pictures through whole packs: how many faces, where, and that neither shape, size nor
-//! place of the picture matters.
+//! Whole pictures through whole packs: the number and places of faces, independent of the picture's
+//! shape and size and of their place in it.
 
 use image::imageops;
 use kith_vision::{
@@ -103,8 +103,7 @@ fn two_faces_side_by_side_are_both_found_and_boxes_that_overlap_do_not_merge() {
         let face = analyse(vision, &portrait);
         let face = only(&face).clone();
         let b = face.bounds;
-        // The second portrait covers the first one's background up to its face's edge, less a
-        // little.
+        // The second portrait covers the first one's background almost up to its face.
         let step = ((b.right - b.left) * 0.86) as isize;
         let right = Rgb::new(250, 250, portrait.pixels.clone()).unwrap();
         let mut both = placed(&right, 500, 250, step, 0);
@@ -231,7 +230,7 @@ fn a_photograph_of_twelve_megapixels_gives_the_same_face_in_its_own_pixels() {
     };
     for (name, vision) in both("large picture test") {
         let alone = analyse(vision, &portrait);
-        // The whole of a 3500×3500 picture is the portrait, fourteen times enlarged.
+        // The portrait enlarged fourteen times fills a picture of 3500×3500.
         let large = analyse(vision, &enlarged(&portrait, 14));
         let (alone, large) = (only(&alone), only(&large));
         let scaled = Face {
@@ -317,7 +316,7 @@ fn faces_smaller_than_asked_for_are_left_out() {
     }
 }
 
-/// What the bundled pack, on its own limits, has against the most prominent face.
+/// Returns the bundled pack's objection to the most prominent face, at its own limits.
 fn objection(picture: &Rgb) -> Option<Objection> {
     let pack = Pack::load(&bundled_pack()).unwrap();
     let faces = analyse(bundled(Precision::Float32), picture).faces;
@@ -361,8 +360,8 @@ fn a_dark_a_cut_a_blurred_and_a_small_picture_of_one_good_face_each_have_exactly
     assert_eq!(objection(&whole), None);
     for (picture, reason) in [
         (rgb(small(3)), "too small"),
-        // The left side of the picture ends before the eye, the lower one above the mouth's
-        // corners.
+        // The first picture's left side ends before the eye, the second one's lower side above the
+        // corners of the mouth.
         (
             rgb(imageops::crop_imm(&image, 172, 0, width - 172, height).to_image()),
             "cut by the edge",
@@ -434,8 +433,8 @@ fn a_face_squeezed_on_one_side_is_taken_for_turned_to_that_side() {
             .self_test_picture()
             .unwrap(),
     );
-    // The half of the face left of the nose at 184 is squeezed into a tenth, the other fills the
-    // room.
+    // The half of the face left of the nose at 184 is squeezed into a tenth, and the other half
+    // stretched.
     let (left, nose, right, squeezed) = (140.0, 184.0, 240.0, 144.4);
     let source = |x: f32| match x {
         x if (left..squeezed).contains(&x) => left + (x - left) / (squeezed - left) * (nose - left),
@@ -462,7 +461,7 @@ fn a_face_squeezed_on_one_side_is_taken_for_turned_to_that_side() {
         .unwrap()
         .quality_limits()
         .clone();
-    // As far as a flat picture can be made to look; the pack's own limit is a little beyond.
+    // A flat picture cannot be turned any further; the pack's own limit is a little beyond.
     let objection = quality.objection(&QualityLimits {
         max_yaw: 0.25,
         ..limits
@@ -573,7 +572,7 @@ fn an_embedding_is_as_long_as_the_packs_means_make_it() {
         let likeness =
             |mean: &[f32]| mean.iter().zip(&embedding).map(|(a, b)| a * b).sum::<f32>() / length;
         let most = numbers.chunks_exact(128).map(likeness).fold(-1.0, f32::max);
-        // As pack.toml has it.
+        // The constants of pack.toml.
         let expected = ((most - 0.9348) * 3.0).exp();
         assert!((length - expected).abs() < 1e-4, "{length}, not {expected}");
         assert!(

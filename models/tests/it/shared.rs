@@ -1,5 +1,5 @@
-//! Where packs and pictures are. Licensed photographs are not part of the repository: tests that
-//! need them say so and pass when the folder beside the checkout is missing.
+//! Paths of packs and pictures. Licensed photographs are not part of the repository: tests that
+//! need them say so and pass if the folder beside the checkout is missing.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -20,7 +20,7 @@ pub fn bundled_pack() -> PathBuf {
     crate_folder().join("packs/dlib-mtcnn")
 }
 
-/// The shared folder's `sub` folder, or a printed line that `test` was not run.
+/// Returns the folder `sub` of the shared folder, or prints that `test` was not run.
 pub fn shared(test: &str, sub: &str) -> Option<PathBuf> {
     let folder = crate_folder().join("../../shared").join(sub);
     if !folder.is_dir() {
@@ -44,7 +44,7 @@ pub fn decode(bytes: &[u8]) -> Rgb {
     .unwrap()
 }
 
-/// On the processor, where every machine can.
+/// Loads a pack on the processor, which every machine has.
 pub fn load(pack: &Pack, precision: Precision) -> Result<Vision, VisionError> {
     Vision::load(pack, precision, Device::Cpu)
 }
@@ -60,8 +60,8 @@ pub fn bundled(precision: Precision) -> &'static Vision {
     slot.get_or_init(|| load(&Pack::load(&bundled_pack()).unwrap(), precision).unwrap())
 }
 
-/// The second pack: its manifest is in the repository, its networks are downloaded by whoever
-/// uses it, here taken from the shared folder.
+/// The second pack. The repository has its manifest only; users download its networks, and the
+/// tests take them from the shared folder.
 pub fn second(test: &str) -> Option<&'static Vision> {
     static LOADED: OnceLock<Vision> = OnceLock::new();
     let models = shared(test, "models")?;
@@ -93,7 +93,7 @@ pub fn second(test: &str) -> Option<&'static Vision> {
     }))
 }
 
-/// Both packs by name, as far as they can be loaded.
+/// Returns both packs by name, as far as they can be loaded.
 pub fn both(test: &str) -> Vec<(&'static str, &'static Vision)> {
     let bundled = ("dlib-mtcnn", bundled(Precision::Float32));
     [bundled]
@@ -106,8 +106,7 @@ pub fn analyse(vision: &Vision, picture: &Rgb) -> Analysis {
     vision.recognise(picture, &SEARCH).unwrap()
 }
 
-/// A plain canvas with `picture` on it, its left upper corner at (x, y), cut where it reaches
-/// beyond.
+/// Places `picture` on a plain canvas, with its left upper corner at (x, y), cut at the edges.
 pub fn placed(picture: &Rgb, width: usize, height: usize, x: isize, y: isize) -> Rgb {
     let mut pixels = vec![120; 3 * width * height];
     for row in 0..picture.height {
@@ -125,7 +124,7 @@ pub fn placed(picture: &Rgb, width: usize, height: usize, x: isize, y: isize) ->
     Rgb::new(width, height, pixels).unwrap()
 }
 
-/// Every pixel repeated `times` times across and down.
+/// Repeats every pixel `times` times across and down.
 pub fn enlarged(picture: &Rgb, times: usize) -> Rgb {
     let mut pixels = Vec::with_capacity(picture.pixels.len() * times * times);
     for row in picture.pixels.chunks_exact(3 * picture.width) {

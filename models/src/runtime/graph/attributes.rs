@@ -1,11 +1,10 @@
-//! What a node says of itself beside its inputs. Knows no operator: what one may say, whoever reads
-//! it knows.
+//! Attributes of a node. The callers know which ones an operator may have.
 
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::{AttributeProto, NodeProto};
 
-/// Whether all that a node says is understood: it has no more inputs than these, and none but these
-/// attributes.
+/// Checks that a node has at most these inputs and only these attributes, so that nothing in it is
+/// ignored.
 pub(super) fn understood(
     node: &NodeProto,
     inputs: usize,
@@ -51,7 +50,7 @@ pub(super) fn text<'a>(node: &'a NodeProto, name: &str) -> Option<&'a [u8]> {
     attribute(node, name).map(|attribute| attribute.s.as_slice())
 }
 
-/// The one number that all are, if it is within the bounds.
+/// Returns the number that all entries share, if it is within the bounds.
 pub(super) fn square<const COUNT: usize>(
     numbers: &[i64],
     least: usize,

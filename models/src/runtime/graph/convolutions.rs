@@ -1,4 +1,4 @@
-//! Convolutions and dense layers, and what may follow one: an activation. Sums are `sums`'s.
+//! Convolutions, dense layers and the activation after one. `sums` reads sums.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::attributes::{int, ints, pads_as_told, square, understood};
 use super::{Reading, Value, floats, require};
 use crate::runtime::layers::{ConvolutionLayer, Kind, Layer, Order, Weight};
 
-/// Beyond this no network goes, and a damaged file might.
+/// Limit far above any network, against damaged files.
 const MOST_STRIDE: usize = 64;
 
 impl Reading<'_> {
@@ -29,12 +29,12 @@ impl Reading<'_> {
         let input = self.layer(node, 0)?;
         let (values, scales) = self.weights(node)?;
         let &[channels, inputs, rows, columns] = values.shape() else {
-            return Err("its kernel has not two axes".into());
+            return Err("its kernel does not have two axes".into());
         };
         require(values.len() > 0, "its kernel is empty")?;
         let bias = self.bias(node, &[&[channels]])?;
         let group = int(node, "group", 1);
-        // One of one input channel is a full one.
+        // A group with a single channel is an ordinary convolution.
         let depthwise = group != 1 && inputs == 1 && usize::try_from(group) == Ok(channels);
         require(group == 1 || depthwise, "its channels are grouped")?;
         require(
@@ -46,7 +46,7 @@ impl Reading<'_> {
             ints(node, "kernel_shape").is_none_or(|k| k == kernel),
             "its kernel is not of its weights' shape",
         )?;
-        require(pads_as_told(node), "it pads by itself")?;
+        require(pads_as_told(node), "it pads automatically")?;
         let strides = square::<2>(ints(node, "strides").unwrap_or(&[1; 2]), 1, MOST_STRIDE);
         let padding = square::<4>(
             ints(node, "pads").unwrap_or(&[0; 4]),
@@ -63,8 +63,8 @@ impl Reading<'_> {
             },
         };
         let layer = ConvolutionLayer {
-            stride: strides.ok_or("its strides are odd")?,
-            padding: padding.ok_or("its paddings are odd")?,
+            stride: strides.ok_or("its strides are unequal or out of range")?,
+            padding: padding.ok_or("its paddings are unequal or out of range")?,
             ..ConvolutionLayer::plain(&node.output[0], weight, bias)
         };
         Ok(Value::Layer(self.push(
@@ -84,14 +84,14 @@ impl Reading<'_> {
         };
         let (values, scales) = self.weights(node)?;
         let &[first, second] = values.shape() else {
-            return Err("its matrix has not two axes".into());
+            return Err("its matrix does not have two axes".into());
         };
         require(values.len() > 0, "its matrix is empty")?;
         require(int(node, "transA", 0) == 0, "its input is transposed")?;
         let (order, outputs) = match int(node, "transB", 0) {
             0 => (Order::Dense, second),
             1 => (Order::DenseByOutput, first),
-            _ => return Err("its matrix is neither transposed nor not".into()),
+            _ => return Err("its transB is neither 0 nor 1".into()),
         };
         let by_output =
             scales.as_ref().is_none_or(|scales| scales.len() == 1) || order == Order::DenseByOutput;
@@ -118,7 +118,7 @@ impl Reading<'_> {
         )))
     }
 
-    /// The second input, in float32, or signed bytes with their scales.
+    /// Returns the weights (the second input): float32, or signed bytes with their scales.
     fn weights(&self, node: &NodeProto) -> Result<(Arc<Tensor>, Option<Vec<f32>>), String> {
         let (values, scales) = match self.value(node, 1)? {
             Value::Constant(tensor) => (tensor, None),
@@ -137,7 +137,8 @@ impl Reading<'_> {
         Ok((values, scales))
     }
 
-    /// The third input of one of these shapes, which are as long as the first one says, or zeros.
+    /// Returns the bias (the third input), of one of these shapes; zeros, as many as the first
+    /// shape says, if there is none.
     fn bias(&self, node: &NodeProto, shapes: &[&[usize]]) -> Result<Vec<f32>, String> {
         if node.input.len() < 3 {
             return Ok(vec![0.0; shapes[0][0]]);
@@ -148,7 +149,7 @@ impl Reading<'_> {
             {
                 self.floats(node, 2)
             }
-            _ => Err("its bias is not one number for each output".into()),
+            _ => Err("its bias does not have one number for each output".into()),
         }
     }
 
@@ -172,9 +173,9 @@ impl Reading<'_> {
         };
         require(
             per_channel.contains(&tensor.shape()),
-            "it has not one slope for each channel",
+            "it does not have one slope for each channel",
         )?;
-        // The largest is pooled behind the slope here, which is the same only while the slope
+        // The maximum is taken after the slope here, which makes no difference only while the slope
         // rises.
         let rising = slopes.iter().all(|slope| *slope >= 0.0);
         require(
@@ -193,7 +194,7 @@ impl Reading<'_> {
         Ok(value)
     }
 
-    /// The convolution whose plain result this node's input is and nobody else's.
+    /// Returns the convolution whose plain result is read by this node only.
     pub(super) fn unfinished(
         &mut self,
         node: &NodeProto,
@@ -220,7 +221,7 @@ impl Reading<'_> {
             {
                 Ok((value, convolution))
             }
-            _ => Err("it does not follow a convolution alone".into()),
+            _ => Err("it does not follow a convolution that only it reads".into()),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Poolings. Of two by two pixels the largest is taken while a convolution is added up, and the
-//! mean while a sum is; a mean of all pixels and any other pooling are layers of their own.
+//! Poolings. Max pooling of two by two pixels is part of the convolution before it, average pooling
+//! part of the sum behind it; a global mean and other max poolings are layers of their own.
 
 use tract_onnx::pb::NodeProto;
 
@@ -7,7 +7,7 @@ use super::attributes::{int, ints, pads_as_told, square, understood};
 use super::{Reading, Value, require};
 use crate::runtime::layers::{Kind, Layer};
 
-/// Beyond this no network goes, and a damaged file might.
+/// Limit far above any network, against damaged files.
 const MOST_POOLED: usize = 16;
 
 impl Reading<'_> {
@@ -32,7 +32,8 @@ impl Reading<'_> {
         let &[0, 0, extra, other] = ints(node, "pads").unwrap_or(&[0; 4]) else {
             return Err("it pads at the beginning".into());
         };
-        let extra = square::<2>(&[extra, other], 0, kernel - 1).ok_or("its paddings are odd")?;
+        let extra = square::<2>(&[extra, other], 0, kernel - 1)
+            .ok_or("its paddings are unequal or out of range")?;
         require(
             ints(node, "strides") == Some(&[2, 2]),
             "its strides are not 2",
@@ -42,7 +43,7 @@ impl Reading<'_> {
             ints(node, "dilations").is_none_or(|d| d == [1, 1]),
             "it is dilated",
         )?;
-        require(pads_as_told(node), "it pads by itself")?;
+        require(pads_as_told(node), "it pads automatically")?;
         let once = self.uses.get(node.input[0].as_str()) == Some(&1);
         if let Layer {
             kind: Kind::Convolution(convolution),
@@ -54,7 +55,8 @@ impl Reading<'_> {
             && kernel == 2
             && (convolution.residual, convolution.pool) == (None, None)
         {
-            // Each result is needed once, so that none is worked out twice.
+            // The convolution may pool by itself: each of its results is used once, so none is
+            // computed twice.
             convolution.pool = Some(extra == 1);
             return Ok(Value::Layer(input));
         }

@@ -1,4 +1,4 @@
-//! Pairs of QuantizeLinear and DequantizeLinear: between layers the scale of the bytes in between,
+//! Pairs of QuantizeLinear and DequantizeLinear: between layers they give the scale of the bytes,
 //! before weights the scales of what is stored.
 
 use tract_onnx::pb::NodeProto;
@@ -52,7 +52,7 @@ impl Reading<'_> {
         Ok(Value::Quantised(Box::new(value), bytes))
     }
 
-    /// Whether all that reads a pair beginning with this node is a sum, or pads for one.
+    /// Tells whether only sums, or paddings for one, read the pair that begins with this node.
     fn is_only_added(&self, node: &NodeProto) -> bool {
         let readers = |of: &NodeProto| {
             let output = of.output.first().cloned().unwrap_or_default();
@@ -75,14 +75,14 @@ impl Reading<'_> {
                 let scales = self.floats(node, 1)?;
                 require(
                     tensor.datum_type().is_integer(),
-                    "its values are no whole numbers",
+                    "its values are not integers",
                 )?;
                 require(
                     scales.len() == 1 || int(node, "axis", 1) == 0,
                     "its axis is not 0",
                 )?;
                 let fit = scales.len() == 1 || tensor.shape().first() == Some(&scales.len());
-                require(fit, "it has not one scale for each channel")?;
+                require(fit, "it does not have one scale for each channel")?;
                 if node.input.len() > 2 {
                     let zero = self.constant(node, 2, "its zero point is not constant")?;
                     let none = whole_numbers(&zero)?.iter().all(|zero| *zero == 0);
@@ -103,7 +103,7 @@ impl Reading<'_> {
         }
     }
 
-    /// Of values, which are unsigned bytes.
+    /// Returns the zero point of values, which are unsigned bytes.
     fn zero_point(&self, node: &NodeProto) -> Result<u8, String> {
         let zero = self.constant(node, 2, "its zero point is not constant")?;
         match whole_numbers(&zero)?.as_slice() {

@@ -1,5 +1,5 @@
-//! What only moves numbers or surrounds them with zeros: no layers, but other ways to look at one,
-//! of which whoever takes it makes something.
+//! Operators that only move numbers or pad them with zeros. They make no layers, but views of one
+//! that the next operator interprets.
 
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_core::internal::*;
@@ -11,8 +11,8 @@ use crate::runtime::layers::Kind;
 impl Reading<'_> {
     pub(super) fn pad(&mut self, node: &NodeProto) -> Result<Value, String> {
         understood(node, 3, &["mode"])?;
-        // dlib's sum of unequal sizes: the smaller has zeros at its end. The sum takes both as they
-        // are.
+        // dlib adds layers of unequal sizes by padding the smaller one with zeros at its end. Our
+        // sum takes both without padding.
         let pads = self.constant(node, 1, "its sizes are not constant")?;
         require(pads.rank() == 1, "its sizes are not one list")?;
         let pads = whole_numbers(&pads)?;
@@ -82,11 +82,11 @@ impl Reading<'_> {
     pub(super) fn reshape(&mut self, node: &NodeProto) -> Result<Value, String> {
         understood(node, 2, &[])?;
         let Value::Turned(layer) = self.value(node, 0)? else {
-            return Err("its input has not its channels last".into());
+            return Err("its input does not have its channels last".into());
         };
         let shape = self.constant(node, 1, "its shape is not constant")?;
         let Kind::Convolution(convolution) = &self.layers[layer].kind else {
-            return Err("its input is no convolution".into());
+            return Err("its input is not a convolution".into());
         };
         let listed = [1, -1, convolution.bias.len() as i64];
         let fits = shape.datum_type() == DatumType::I64

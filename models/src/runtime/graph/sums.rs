@@ -1,4 +1,4 @@
-//! Sums, of two layers or at the graph's input, and the product there.
+//! Sums of two layers, and sums and products at the graph's input.
 
 use tract_onnx::pb::NodeProto;
 
@@ -36,7 +36,7 @@ impl Reading<'_> {
         }
         let ix = (0..2)
             .find(|ix| self.unfinished(node, *ix).is_ok())
-            .ok_or("neither of its inputs is a convolution alone")?;
+            .ok_or("neither of its inputs is a convolution that only it reads")?;
         let mut zeros = [[0; 3]; 2];
         let (added, pooled) = match self.value(node, 1 - ix)? {
             Value::Layer(layer) => (layer, false),
@@ -54,10 +54,10 @@ impl Reading<'_> {
                 layer
             }
             Value::Layer(layer) => layer,
-            _ => return Err("it does not follow a convolution alone".into()),
+            _ => return Err("it does not follow a convolution that only it reads".into()),
         };
         if convolution.residual.is_some() || convolution.pool.is_some() || added == layer {
-            return Err("it is not a first sum".into());
+            return Err("it is not the convolution's first sum".into());
         }
         convolution.residual = Some(Added {
             layer: added,
@@ -67,17 +67,17 @@ impl Reading<'_> {
         Ok(Value::Layer(layer))
     }
 
-    /// A constant for each of the input's planes.
+    /// Returns a constant for each plane of the input.
     fn per_plane(&self, node: &NodeProto) -> Result<[f32; 3], String> {
         let tensor = self.constant(node, 1, "its other input is not constant")?;
         match (tensor.shape(), floats(&tensor)?.as_slice()) {
             (shape, &[one]) if shape.len() <= 4 => Ok([one; 3]),
             ([3, 1, 1] | [1, 3, 1, 1], &[a, b, c]) => Ok([a, b, c]),
-            _ => Err("it has not one number for each plane".into()),
+            _ => Err("it does not have one number for each plane".into()),
         }
     }
 
-    /// The graph's input, if nothing but this node uses it.
+    /// Returns the graph's input layer, if only this node uses it.
     fn entrance(
         &mut self,
         node: &NodeProto,

@@ -1,5 +1,5 @@
-//! Graphs that our operators take, against the same graph in tract's, and graphs that they do not
-//! take.
+//! Compares our operators with tract's on graphs they accept, and checks the errors for graphs they
+//! refuse.
 
 use std::slice::from_ref;
 
@@ -17,7 +17,7 @@ use crate::detect::yunet;
 use crate::manifest::Colour;
 use crate::{Device, VisionError};
 
-/// A repeatable stream of numbers.
+/// A reproducible stream of numbers.
 struct Numbers(u64);
 
 impl Numbers {
@@ -88,7 +88,7 @@ fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
     }
 }
 
-/// Of any kind of whole numbers but 64-bit ones.
+/// A tensor of any integer type but 64-bit ones.
 fn wholes(name: &str, kind: DataType, dims: &[i64], values: &[i32]) -> TensorProto {
     TensorProto {
         int32_data: values.to_vec(),
@@ -164,7 +164,7 @@ impl Damage for GraphProto {
             .unwrap()
     }
 
-    /// In place of the one of its name, if there is one.
+    /// Adds a constant, replacing one of the same name.
     fn add(&mut self, constant: TensorProto) -> &mut Self {
         self.initializer
             .retain(|tensor| tensor.name != constant.name);
@@ -180,7 +180,7 @@ impl Damage for GraphProto {
     }
 }
 
-/// Everything that a float network may have, for pictures of 16 by 16.
+/// Everything a float network may have, for pictures of 16 by 16.
 fn plain() -> GraphProto {
     let mut numbers = Numbers(1);
     let mut random = |name: &str, dims: &[i64]| {
@@ -268,7 +268,7 @@ fn plain() -> GraphProto {
     graph(nodes, constants, &["map", "row"])
 }
 
-/// Everything that a quantised network may have, for pictures of 16 by 16.
+/// Everything a quantised network may have, for pictures of 16 by 16.
 fn quantised() -> GraphProto {
     let mut numbers = Numbers(2);
     let mut bytes = |name: &str, dims: &[i64]| {
@@ -338,8 +338,8 @@ fn quantised() -> GraphProto {
     graph(nodes, constants, &["row"])
 }
 
-/// A small network for boards in 8 bits: kernels for each channel, slopes below 0, zero points, for
-/// pictures of 16 by 16.
+/// A small 8-bit network as made for single-board computers: depthwise kernels, negative slopes,
+/// zero points; for pictures of 16 by 16.
 fn mobile() -> GraphProto {
     let mut numbers = Numbers(11);
     let mut constants = vec![
@@ -448,7 +448,7 @@ fn mobile() -> GraphProto {
 
 const MOBILE: [&str; 2] = ["row", "means"];
 
-/// What detectors have that look at several sizes at once, for pictures of 16 by 16.
+/// Elements of multi-scale detectors, for pictures of 16 by 16.
 fn pyramid() -> GraphProto {
     let mut numbers = Numbers(5);
     let mut random = |name: &str, dims: &[i64]| {
@@ -561,8 +561,8 @@ fn run(plan: &Plan, shape: [usize; 4]) -> Result<Outputs, VisionError> {
     plan.run(shape, &picture)
 }
 
-/// How far apart two answers are, as a share of the largest number, or what of them is different in
-/// kind.
+/// Returns the largest difference as a share of the largest number, or an error if the outputs
+/// differ in kind.
 fn apart(ours: &Outputs, tracts: &Outputs, count: usize) -> Result<f32, String> {
     let mut most = 0.0_f32;
     for ix in 0..count {
@@ -603,11 +603,11 @@ fn compare(graph: GraphProto, outputs: &[&'static str], shape: [usize; 4], allow
 fn what_our_operators_take_gives_tracts_numbers() {
     compare(plain(), &PLAIN, SHAPE, 1e-4);
     compare(pyramid(), &PYRAMID, SHAPE, 1e-4);
-    // Sums are not rounded in between, as the graph would have it.
+    // Our operators do not round sums in between as the graph does.
     compare(quantised(), &QUANTISED, SHAPE, 0.02);
-    // One byte may be rounded the other way, where a value lies just between two.
+    // A byte may round the other way if its value lies exactly between two.
     compare(mobile(), &MOBILE, SHAPE, 0.005);
-    // What the input says of itself is overruled in both; constants may be listed as inputs.
+    // Both ignore the declared type of the input and accept constants listed as inputs.
     let mut told = plain();
     let kind = TensorType {
         elem_type: DataType::Uint8 as i32,
@@ -691,7 +691,7 @@ fn chains_of_convolutions_give_tracts_numbers_at_every_size() {
     }
 }
 
-/// As many convolutions one behind the other.
+/// `count` convolutions in a row.
 fn row_of_convolutions(count: usize) -> GraphProto {
     let mut nodes: Vec<_> = (0..count)
         .map(|at| {
@@ -762,13 +762,13 @@ fn a_sum_with_neither_summand_in_a_corner_is_left_to_tract() {
         .unwrap_err()
         .to_string();
     assert!(
-        refusal.contains("in a corner of the sum is neither of the two"),
+        refusal.contains("a corner of the sum is covered by neither input"),
         "{refusal}"
     );
     run(&network.plan(SHAPE, Device::Cpu, &pixels()).unwrap(), SHAPE).unwrap();
 }
 
-/// A graph damaged in one way, what is said of it, and whether tract takes it, if that matters.
+/// A damage to a graph, the expected error, and whether tract accepts the graph (if that matters).
 struct Refused {
     damage: fn(&mut GraphProto),
     reason: &'static str,
@@ -833,7 +833,7 @@ fn refuse(whole: fn() -> GraphProto, outputs: &[&'static str], cases: &[Refused]
 #[test]
 fn operators_and_attributes_that_are_not_ours_are_named_and_left_to_tract() {
     let cases = [
-        valid("Tanh sr: Tanh has no operator of ours", |g| {
+        valid("Tanh sr: Tanh is not supported by our operators", |g| {
             g.of("sr").op_type = "Tanh".into()
         }),
         valid("Relu sr: the domain elsewhere is not ONNX's", |g| {
@@ -858,31 +858,31 @@ fn operators_and_attributes_that_are_not_ours_are_named_and_left_to_tract() {
         broken("Conv b: its channels are grouped", |g| {
             g.with("b", int("group", 0));
         }),
-        valid("Conv m: it pads by itself", |g| {
+        valid("Conv m: it pads automatically", |g| {
             g.with("m", text("auto_pad", "SAME_UPPER"));
         }),
-        valid("Conv m: its paddings are odd", |g| {
+        valid("Conv m: its paddings are unequal or out of range", |g| {
             g.with("m", ints("pads", &[1, 1, 0, 0]));
         }),
-        valid("Conv m: its paddings are odd", |g| {
+        valid("Conv m: its paddings are unequal or out of range", |g| {
             g.with("m", ints("pads", &[1, 1, 1, 1]));
         }),
-        broken("Conv m: its paddings are odd", |g| {
+        broken("Conv m: its paddings are unequal or out of range", |g| {
             g.with("m", ints("pads", &[-1, -1, -1, -1]));
         }),
-        broken("Conv m: its paddings are odd", |g| {
+        broken("Conv m: its paddings are unequal or out of range", |g| {
             g.with("m", ints("pads", &[0, 0]));
         }),
-        valid("Conv m: its strides are odd", |g| {
+        valid("Conv m: its strides are unequal or out of range", |g| {
             g.with("m", ints("strides", &[1, 2]));
         }),
-        valid("Conv m: its strides are odd", |g| {
+        valid("Conv m: its strides are unequal or out of range", |g| {
             g.with("m", ints("strides", &[65, 65]));
         }),
-        broken("Conv m: its strides are odd", |g| {
+        broken("Conv m: its strides are unequal or out of range", |g| {
             g.with("m", ints("strides", &[0, 0]));
         }),
-        broken("Conv m: its strides are odd", |g| {
+        broken("Conv m: its strides are unequal or out of range", |g| {
             g.with("m", ints("strides", &[]));
         }),
         broken("Conv m: its kernel is not of its weights' shape", |g| {
@@ -901,7 +901,7 @@ fn operators_and_attributes_that_are_not_ours_are_named_and_left_to_tract() {
         valid("MaxPool dp: it pads at the beginning", |g| {
             g.with("dp", ints("pads", &[1, 1, 0, 0]));
         }),
-        valid("MaxPool p: its paddings are odd", |g| {
+        valid("MaxPool p: its paddings are unequal or out of range", |g| {
             g.with("p", ints("pads", &[0, 0, 3, 3]))
                 .with("p", ints("kernel_shape", &[5, 5]));
             g.with("p", ints("pads", &[0, 0, 3, 4]));
@@ -915,7 +915,7 @@ fn operators_and_attributes_that_are_not_ours_are_named_and_left_to_tract() {
         valid("MaxPool dp: it is dilated", |g| {
             g.with("dp", ints("dilations", &[2, 2]));
         }),
-        valid("MaxPool dp: it pads by itself", |g| {
+        valid("MaxPool dp: it pads automatically", |g| {
             g.with("dp", text("auto_pad", "SAME_UPPER"));
         }),
         valid("AveragePool v: it is not two by two", |g| {
@@ -991,7 +991,7 @@ fn constants_that_do_not_fit_are_named() {
         broken("aw: unknown ONNX TensorProto.DataType (99)", |g| {
             g.constant("aw").data_type = 99
         }),
-        broken("aw: it is made of texts", |g| {
+        broken("aw: it contains strings", |g| {
             let tensor = g.constant("aw");
             (tensor.data_type, tensor.raw_data) = (DataType::String as i32, vec![0; 432]);
         }),
@@ -1002,7 +1002,7 @@ fn constants_that_do_not_fit_are_named() {
                 (tensor.data_type, tensor.double_data) = (DataType::Double as i32, vec![0.5; 108]);
             },
         ),
-        broken("Conv a: its kernel has not two axes", |g| {
+        broken("Conv a: its kernel does not have two axes", |g| {
             g.constant("aw").dims = vec![4, 3, 9]
         }),
         broken("Conv a: its kernel is empty", |g| {
@@ -1011,22 +1011,27 @@ fn constants_that_do_not_fit_are_named() {
         broken("Conv a: its weights are not constant", |g| {
             g.of("a").input[1] = "add".into()
         }),
-        broken("Conv a: its bias is not one number for each output", |g| {
-            g.add(floats("ab", &[3], &[0.0; 3]));
-        }),
-        broken("Conv a: its bias is not one number for each output", |g| {
-            g.constant("ab").dims = vec![2, 2]
-        }),
-        broken("Conv a: its bias is not one number for each output", |g| {
-            g.of("a").input[2] = "add".into()
-        }),
+        broken(
+            "Conv a: its bias does not have one number for each output",
+            |g| {
+                g.add(floats("ab", &[3], &[0.0; 3]));
+            },
+        ),
+        broken(
+            "Conv a: its bias does not have one number for each output",
+            |g| g.constant("ab").dims = vec![2, 2],
+        ),
+        broken(
+            "Conv a: its bias does not have one number for each output",
+            |g| g.of("a").input[2] = "add".into(),
+        ),
         broken("b: 4 channels come in, not 3", |g| {
             g.add(floats("bw", &[4, 3, 3, 3], &[0.5; 108]));
         }),
         broken("Gemm row: its weights are not constant", |g| {
             g.of("row").input[1] = "fr".into()
         }),
-        broken("Gemm row: its matrix has not two axes", |g| {
+        broken("Gemm row: its matrix does not have two axes", |g| {
             g.constant("rw").dims = vec![15]
         }),
         broken("Gemm row: its matrix is empty", |g| {
@@ -1043,35 +1048,41 @@ fn constants_that_do_not_fit_are_named() {
             g.add(floats("rw", &[3, 4], &[0.5; 12]));
         }),
         valid(
-            "Gemm row: its bias is not one number for each output",
+            "Gemm row: its bias does not have one number for each output",
             |g| {
                 g.add(floats("rb", &[1], &[0.5]));
             },
         ),
         broken(
-            "Gemm row: its bias is not one number for each output",
+            "Gemm row: its bias does not have one number for each output",
             |g| g.constant("rb").dims = vec![3, 1],
         ),
         broken(
-            "Gemm row: its bias is not one number for each output",
+            "Gemm row: its bias does not have one number for each output",
             |g| g.of("row").input[2] = "fr".into(),
         ),
-        valid("PRelu ar: it has not one slope for each channel", |g| {
-            g.add(floats("as", &[1], &[0.5]));
-        }),
-        valid("PRelu fr: it has not one slope for each channel", |g| {
-            g.add(floats("fs", &[1], &[0.5]));
-        }),
+        valid(
+            "PRelu ar: it does not have one slope for each channel",
+            |g| {
+                g.add(floats("as", &[1], &[0.5]));
+            },
+        ),
+        valid(
+            "PRelu fr: it does not have one slope for each channel",
+            |g| {
+                g.add(floats("fs", &[1], &[0.5]));
+            },
+        ),
         broken("PRelu ar: its slopes are not constant", |g| {
             g.of("ar").input[1] = "add".into()
         }),
         valid("PRelu dr: it falls behind a pooling", |g| {
             g.constant("ds").float_data[2] = -0.5
         }),
-        broken("Mul mul: it has not one number for each plane", |g| {
+        broken("Mul mul: it does not have one number for each plane", |g| {
             g.add(floats("factor", &[2, 1, 1], &[0.5; 2]));
         }),
-        valid("Mul mul: it has not one number for each plane", |g| {
+        valid("Mul mul: it does not have one number for each plane", |g| {
             g.add(floats("factor", &[16], &[0.5; 16]));
         }),
         valid("Mul mul: its other input is not constant", |g| {
@@ -1092,14 +1103,14 @@ fn names_and_ways_through_the_graph_that_do_not_fit_are_named() {
         broken("Conv a: its input 0 is not a layer", |g| {
             g.of("a").input[0] = "fw".into()
         }),
-        broken("Conv a: its name is there twice", |g| {
+        broken("Conv a: its name is used twice", |g| {
             g.of("b").output[0] = "a".into()
         }),
-        odd("fw: its name is there twice", |g| {
+        odd("fw: its name is used twice", |g| {
             let again = g.constant("fw").clone();
             g.initializer.push(again);
         }),
-        broken("x: its name is there twice", |g| g.input.push(named("x"))),
+        broken("x: its name is used twice", |g| g.input.push(named("x"))),
         broken("it has no name", |g| g.of("dr").output[0] = String::new()),
         odd("MaxPool p: it has 2 outputs", |g| {
             g.of("p").output.push("indices".into())
@@ -1115,7 +1126,7 @@ fn names_and_ways_through_the_graph_that_do_not_fit_are_named() {
             g.node
                 .retain(|node| !["fm", "fr"].contains(&node.output[0].as_str()));
         }),
-        valid("an output is no plain convolution", |g| {
+        valid("an output is not a plain convolution", |g| {
             g.node.retain(|node| node.output[0] != "row");
             g.of("g").output[0] = "row".into();
             g.node
@@ -1127,18 +1138,27 @@ fn names_and_ways_through_the_graph_that_do_not_fit_are_named() {
             g.of("g").input[0] = "map".into();
             g.node.retain(|node| node.op_type != "Sigmoid");
         }),
-        valid("Relu sr: it does not follow a convolution alone", |g| {
-            g.add(floats("fw", &[4, 5], &[0.5; 20])).of("g").input[0] = "s".into();
-        }),
-        valid("Relu again: it does not follow a convolution alone", |g| {
-            g.of("d").input[0] = "again".into();
-            g.node.insert(14, node("Relu", &["tr"], "again", &[]));
-        }),
-        valid("Sigmoid map: it does not follow a convolution alone", |g| {
-            g.node.insert(18, node("Relu", &["m"], "mr", &[]));
-            g.of("map").input[0] = "mr".into();
-        }),
-        valid("b: a sigmoid inside", |g| {
+        valid(
+            "Relu sr: it does not follow a convolution that only it reads",
+            |g| {
+                g.add(floats("fw", &[4, 5], &[0.5; 20])).of("g").input[0] = "s".into();
+            },
+        ),
+        valid(
+            "Relu again: it does not follow a convolution that only it reads",
+            |g| {
+                g.of("d").input[0] = "again".into();
+                g.node.insert(14, node("Relu", &["tr"], "again", &[]));
+            },
+        ),
+        valid(
+            "Sigmoid map: it does not follow a convolution that only it reads",
+            |g| {
+                g.node.insert(18, node("Relu", &["m"], "mr", &[]));
+                g.of("map").input[0] = "mr".into();
+            },
+        ),
+        valid("b: it has a sigmoid but is not an output", |g| {
             g.of("sr").op_type = "Sigmoid".into()
         }),
         broken(
@@ -1152,9 +1172,10 @@ fn names_and_ways_through_the_graph_that_do_not_fit_are_named() {
         valid("GlobalAveragePool g: its input 0 is not a layer", |g| {
             g.add(floats("fw", &[4, 5], &[0.5; 20])).of("g").input[0] = "v".into();
         }),
-        valid("Add s: neither of its inputs is a convolution alone", |g| {
-            g.of("s").input[0] = "p".into()
-        }),
+        valid(
+            "Add s: neither of its inputs is a convolution that only it reads",
+            |g| g.of("s").input[0] = "p".into(),
+        ),
         valid("Add s: it is not at the graph's input", |g| {
             g.of("s").input[1] = "shift".into()
         }),
@@ -1166,11 +1187,11 @@ fn names_and_ways_through_the_graph_that_do_not_fit_are_named() {
             g.add(floats("fw", &[768, 5], &[0.125; 3840]));
             g.node.insert(0, node("Flatten", &["x"], "xf", &[]));
         }),
-        valid("Add again: it is not a first sum", |g| {
+        valid("Add again: it is not the convolution's first sum", |g| {
             g.of("sr").input[0] = "again".into();
             g.node.insert(7, node("Add", &["s", "p"], "again", &[]));
         }),
-        valid("b: what is added comes later", |g| {
+        valid("b: its residual comes later", |g| {
             g.of("s").input[1] = "b2".into();
             g.node.insert(
                 6,
@@ -1208,7 +1229,7 @@ fn names_and_ways_through_the_graph_that_do_not_fit_are_named() {
             g.add(longs("behind c", &[0, 0, 0, 0, 0, 1, 1, 1]))
                 .add(longs("behind v", &[0, 0, 0, 0, 0, 3, 0, 0]));
         }),
-        odd("of the picture nothing is left", |g| {
+        odd("nothing is left of the picture", |g| {
             g.add(floats("dw", &[5, 6, 5, 2], &[0.5; 300]));
         }),
     ];
@@ -1219,7 +1240,7 @@ fn names_and_ways_through_the_graph_that_do_not_fit_are_named() {
 fn what_does_not_fit_in_a_pyramid_is_named() {
     let cases = [
         valid("Conv c: its channels are grouped", |g| {
-            // Two for each that comes in.
+            // Two output channels for each input channel.
             g.add(floats("cw", &[40, 1, 3, 3], &[0.5; 360])).add(floats(
                 "dw",
                 &[40, 1, 2, 2],
@@ -1291,9 +1312,12 @@ fn what_does_not_fit_in_a_pyramid_is_named() {
         valid("Resize u: its attribute antialias is not understood", |g| {
             g.with("u", int("antialias", 0));
         }),
-        valid("Add t: neither of its inputs is a convolution alone", |g| {
-            g.of("t").input[0] = "u".into();
-        }),
+        valid(
+            "Add t: neither of its inputs is a convolution that only it reads",
+            |g| {
+                g.of("t").input[0] = "u".into();
+            },
+        ),
         valid("Conv e: its input 0 is not a layer", |g| {
             g.of("e").input[0] = "v".into()
         }),
@@ -1375,9 +1399,10 @@ fn what_does_not_fit_in_a_pyramid_is_named() {
         odd("Reshape boxes: it does not list all pixels", |g| {
             g.add(wholes("five", DataType::Int32, &[3], &[1, -1, 5]));
         }),
-        valid("Reshape boxes: its input has not its channels last", |g| {
-            g.of("boxes").input[0] = "f".into()
-        }),
+        valid(
+            "Reshape boxes: its input does not have its channels last",
+            |g| g.of("boxes").input[0] = "f".into(),
+        ),
         odd("Reshape boxes: its shape is not constant", |g| {
             g.of("boxes").input[1] = "p".into()
         }),
@@ -1387,7 +1412,7 @@ fn what_does_not_fit_in_a_pyramid_is_named() {
                 g.with("boxes", int("allowzero", 0));
             },
         ),
-        valid("Reshape boxes: its input is no convolution", |g| {
+        valid("Reshape boxes: its input is not a convolution", |g| {
             g.of("ft").input[0] = "w".into();
             g.add(longs("five", &[1, -1, 20]));
         }),
@@ -1401,9 +1426,9 @@ fn what_does_not_fit_in_a_pyramid_is_named() {
             g.node.insert(at, node("Relu", &["hl"], "hr", &[]));
         }),
         valid(
-            "Sigmoid scores: it does not follow a convolution alone",
+            "Sigmoid scores: it does not follow a convolution that only it reads",
             |g| {
-                // The same layer without it is an output as well.
+                // The same layer without a sigmoid is an output too.
                 g.node
                     .retain(|node| !["boxes", "ft"].contains(&node.output[0].as_str()));
                 g.of("scores").input[0] = "hl".into();
@@ -1420,7 +1445,7 @@ fn what_does_not_fit_in_a_pyramid_is_named() {
             g.add(floats("gw", &[1, 5, 1, 1], &[0.5; 5]));
         }),
         valid("an output is used inside as well", |g| {
-            // The boxes are of what is doubled.
+            // The output `boxes` is made from the layer that is doubled.
             g.of("ft").input[0] = "c".into();
             g.add(longs("five", &[1, -1, 20]));
             g.of("v").input[0] = "c".into();
@@ -1523,7 +1548,7 @@ fn quantisation_that_does_not_fit_is_named() {
             g.constant("awz").data_type = DataType::Uint8 as i32;
         }),
         broken(
-            "DequantizeLinear awd: it has not one scale for each channel",
+            "DequantizeLinear awd: it does not have one scale for each channel",
             |g| {
                 g.add(floats("aws", &[3], &[0.01; 3]));
             },
@@ -1533,12 +1558,9 @@ fn quantisation_that_does_not_fit_is_named() {
                 .add(floats("aws", &[3], &[0.01; 3]));
             g.of("awd").input.truncate(2);
         }),
-        broken(
-            "DequantizeLinear awd: its values are no whole numbers",
-            |g| {
-                g.add(floats("aw", &[4, 3, 3, 3], &[0.5; 108]));
-            },
-        ),
+        broken("DequantizeLinear awd: its values are not integers", |g| {
+            g.add(floats("aw", &[4, 3, 3, 3], &[0.5; 108]));
+        }),
         valid(
             "Conv a: its weights are neither float32 nor signed bytes with a scale",
             |g| {
@@ -1585,7 +1607,7 @@ fn quantisation_that_does_not_fit_is_named() {
             g.add(wholes("aw", DataType::Int8, &[4, 4, 3, 3], &[1; 144]));
         }),
         broken(
-            "layer 4 takes a picture's bytes and is no convolution",
+            "layer 4 takes a picture's bytes and is not a convolution",
             |g| g.of("g").input[0] = "xd".into(),
         ),
         odd("b: a picture's bytes are added", |g| {
@@ -1657,8 +1679,11 @@ fn shapes_that_do_not_fit_are_refused_when_they_are_known() {
         &PLAIN,
         [Some(1), Some(4), Some(16), Some(16)],
     ));
-    assert!(four.ends_with("the input has not three channels"), "{four}");
-    // What is flattened, and sums, must be known before.
+    assert!(
+        four.ends_with("the input does not have three channels"),
+        "{four}"
+    );
+    // The sizes of flattened layers and of sums must be known in advance.
     opened(plain(), &PLAIN, [None, Some(3), None, None]).unwrap_err();
 
     let kernel = ints("kernel_shape", &[3, 3]);
@@ -1701,7 +1726,7 @@ fn a_quantised_dense_layer_has_a_scale_for_each_output() {
     refuse(mobile, &MOBILE, &cases);
 }
 
-/// A graph changed at a random place, in one of so many ways that a file can be.
+/// Changes a graph at a random place, in one of `ways` ways a file can be wrong.
 fn change(graph: &mut GraphProto, ways: usize, numbers: &mut Numbers) {
     const SIDES: [i64; 12] = [-1, 0, 1, 2, 3, 4, 5, 16, 65, 1 << 20, i64::MAX, i64::MIN];
     const VALUES: [f32; 6] = [0.0, -1.0, 2.0, f32::NAN, f32::INFINITY, 1e30];
@@ -1765,8 +1790,8 @@ fn graphs_changed_at_random_are_refused_or_give_tracts_numbers() {
     let mut numbers = Numbers(3);
     let mut compared = [0; 4];
     for round in 0..2000 {
-        // Not the values of a quantised graph: what a pair that is passed over would cut off by a
-        // smaller scale stays.
+        // The values of quantised graphs stay: a pair that our operators skip could clip values at
+        // a smaller scale.
         let (mut changed, outputs, ways, allowed): (_, &[&'static str], _, _) = match round % 4 {
             0 => (plain(), &PLAIN, 12, 1e-3),
             1 => (pyramid(), &PYRAMID, 12, 1e-3),
@@ -1785,7 +1810,7 @@ fn graphs_changed_at_random_are_refused_or_give_tracts_numbers() {
             .unwrap();
         let (ours, tracts) = match (run(&ours, SHAPE), run(&tracts, SHAPE)) {
             (Ok(ours), Ok(tracts)) => (ours, tracts),
-            // On what is no number either may fail, and on everything else both.
+            // Only numbers that are not finite may make one fail and not the other.
             (Err(error), Ok(_)) => {
                 assert!(
                     error.to_string().contains("finite numbers"),
@@ -1819,7 +1844,7 @@ fn files_changed_at_random_are_refused_or_run() {
         let mut ends = [0; 3];
         for round in 0..rounds {
             let mut bytes = whole.clone();
-            // The beginning says what to do with the weights behind it.
+            // The beginning of a file describes the weights behind it.
             let within = if round % 4 == 0 {
                 bytes.len()
             } else {
@@ -1838,7 +1863,7 @@ fn files_changed_at_random_are_refused_or_run() {
                 Ok(Err(_)) => ends[1] += 1,
                 Ok(Ok(plan)) => {
                     ends[2] += 1;
-                    // Whatever comes of it: it comes back.
+                    // Any result will do, as long as the run returns.
                     drop(run(&plan, shape));
                 }
             }
@@ -1892,7 +1917,7 @@ fn the_second_packs_detector_runs_in_our_own_operators() {
 
 #[test]
 fn what_other_pictures_left_in_memory_is_in_no_answer() {
-    // Large enough for their values to be kept.
+    // Large enough for its tensors to be kept for reuse.
     let shape = [1, 3, 256, 192];
     let network = network(pyramid(), &PYRAMID);
     let plan = network.open_plan(shape.map(Some), &pixels()).unwrap();

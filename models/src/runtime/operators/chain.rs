@@ -1,6 +1,6 @@
-//! Convolutions one behind the other, a few rows of each at a time: what goes from one to the next
-//! stays in the cache and is never whole. Knows which rows a convolution needs; how it adds them up
-//! is `direct`'s.
+//! Fused convolutions: a chain runs a few rows at a time, so that intermediate values stay in the
+//! cache and are never stored as a whole. The rows that each convolution needs are computed here;
+//! `direct` does the convolution.
 
 use std::ops::Range;
 
@@ -8,20 +8,20 @@ use super::convolution::{Grid, Grids};
 use super::*;
 use crate::direct::{self, Float, Output};
 
-/// So many numbers each makes at once, if a row has not more: few enough to stay in a cache until
-/// they are used, and enough that calls do not count.
+/// Numbers that each stage computes per step, unless one row has more: few enough to stay in the
+/// cache until they are used, and enough to make the cost of calls negligible.
 const AT_ONCE: usize = 32 << 10;
 
-/// A longer one goes on as another: each of them is a call within the one after it.
+/// Longest chain: stages are nested calls, so longer chains are split.
 pub(in crate::runtime) const LONGEST: usize = 32;
 
-/// Each takes what the one before gives, and nobody else does.
+/// Convolutions in a row, each read only by the next one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::runtime) struct Chain {
     pub(in crate::runtime) convolutions: Vec<Convolution<Float>>,
 }
 
-/// A convolution where the input's size is known.
+/// A convolution with a known input size.
 struct Stage<'a> {
     convolution: &'a Convolution<Float>,
     from: Sides,
@@ -31,7 +31,7 @@ struct Stage<'a> {
 }
 
 impl Stage<'_> {
-    /// The rows before pooling that these results are made from.
+    /// Returns the rows before pooling that these results are made from.
     fn before_pooling(&self, results: &Range<usize>) -> Range<usize> {
         match self.convolution.pool {
             None => results.clone(),
@@ -39,7 +39,7 @@ impl Stage<'_> {
         }
     }
 
-    /// The rows of the input, counted with its border, that these results need.
+    /// Returns the rows of the input, counted with its border, that these results need.
     fn needs(&self, results: &Range<usize>) -> Range<usize> {
         let Convolution {
             stride,
@@ -53,7 +53,7 @@ impl Stage<'_> {
         first + rows.start * stride..first + (rows.end - 1) * stride + kernel[0]
     }
 
-    /// So many rows are made at once.
+    /// Returns the number of rows computed per step.
     fn part(&self) -> usize {
         (AT_ONCE / self.to.row_step()).clamp(1, self.to.rows)
     }
@@ -65,8 +65,8 @@ impl Stage<'_> {
             .map(move |start| start..rows.end.min(start + part))
     }
 
-    /// How many rows of the input to make room for: those of one part, and as many more as the next
-    /// one begins further on, so that not every part has rows moved.
+    /// Returns the number of input rows to hold: those for one step, and as many as two steps are
+    /// apart, so that rows do not have to be moved at every step.
     fn room(&self) -> usize {
         let Convolution {
             stride,
@@ -83,8 +83,8 @@ impl Stage<'_> {
         reach.min(self.from.rows + 2 * self.from.border)
     }
 
-    /// Makes these rows of results. Both slices begin with the row, counted with the border, that
-    /// is given with them.
+    /// Computes these rows of results. The number with each slice is its first row, counted with
+    /// the border.
     fn make(&self, results: &Range<usize>, input: (&[f32], usize), output: (&mut [f32], usize)) {
         let (
             Stage {
@@ -134,14 +134,14 @@ impl Stage<'_> {
     }
 }
 
-/// The rows of one stage's results that are there, counted with the border.
+/// The rows of one stage's results that are in memory, counted with the border.
 struct Band<'a> {
     rows: Range<usize>,
     values: &'a mut [f32],
 }
 
 impl Band<'_> {
-    /// Makes room for these rows; those before them are needed no more.
+    /// Makes room for these rows and drops those before them.
     fn make_room(&mut self, rows: &Range<usize>, step: usize) {
         let start = rows.start;
         if start >= self.rows.end {
@@ -154,7 +154,7 @@ impl Band<'_> {
     }
 }
 
-/// Has these rows of the last stage's results in its band, and what they need in those before.
+/// Computes these rows of the last stage's results, and what they need of the stages before.
 fn advance(stages: &[Stage<'_>], bands: &mut [Band<'_>], input: &[f32], rows: &Range<usize>) {
     let (Some((stage, earlier)), Some((band, before))) =
         (stages.split_last(), bands.split_last_mut())
@@ -218,7 +218,7 @@ impl EvalOp for Chain {
             } else {
                 0
             };
-            ensure!(rows > 0 && columns > 0, "of the picture nothing is left");
+            ensure!(rows > 0 && columns > 0, "nothing is left of the picture");
             let to = Sides {
                 rows,
                 columns,

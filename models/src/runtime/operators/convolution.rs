@@ -1,5 +1,5 @@
-//! A convolution with all that follows it, as one operator: where it reads and writes. How it is
-//! added up is `direct`'s.
+//! A convolution as one operator, with everything fused into it. The positions it reads and writes
+//! are computed here; `direct` does the convolution.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,47 +7,47 @@ use std::sync::Arc;
 use super::*;
 use crate::direct::{self, Arithmetic, Line, Output, Residual, Row, Weights};
 
-/// A convolution with all that follows it: bias, residual sum, activation, rounding.
+/// A convolution with bias, residual, activation and rounding.
 pub(in crate::runtime) struct Convolution<A: Arithmetic> {
     pub(in crate::runtime) weights: Arc<Weights<A>>,
     /// Rows and columns.
     pub(in crate::runtime) kernel: [usize; 2],
     pub(in crate::runtime) stride: usize,
     pub(in crate::runtime) padding: usize,
-    /// The border of the input; at least the padding.
+    /// Border of the input, at least as wide as the padding.
     pub(in crate::runtime) border: usize,
     pub(in crate::runtime) residual: Option<ResidualLayer>,
-    /// The largest of each two by two results is the result; where a row or column is left over, it
-    /// counts or not.
+    /// Max pooling of two by two results; the flag says whether an incomplete last row or column
+    /// makes a result.
     pub(in crate::runtime) pool: Option<bool>,
     pub(in crate::runtime) sigmoid: bool,
     pub(in crate::runtime) result: Layout,
 }
 
-/// The second input of a convolution, of the same kind of numbers as the first.
+/// The second input of a convolution, of the same number type as the first.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::runtime) struct ResidualLayer {
     pub(in crate::runtime) border: usize,
     pub(in crate::runtime) scale: f32,
-    /// Each two by two pixels are one, their mean.
+    /// True if the mean of each two by two pixels is added.
     pub(in crate::runtime) pooled: bool,
-    /// Channels, rows and columns of zeros that follow the convolution, and the residual, so that
-    /// both are alike.
+    /// Channels, rows and columns of zeros appended to the convolution, and to the residual, to
+    /// make both equal in size.
     pub(in crate::runtime) zeros: [[usize; 3]; 2],
 }
 
-/// How a convolution's result lies in memory.
+/// Memory layout of a convolution's result.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::runtime) enum Layout {
     /// float32 with this border.
     Float(usize),
     /// Bytes with this border.
     Bytes(usize),
-    /// \[picture, channel, row, column\], for whoever asked for the network.
+    /// \[picture, channel, row, column\], for outputs of the network.
     Planes,
-    /// \[1, picture and row and column, channel\].
+    /// \[1, picture × row × column, channel\].
     Listed,
-    /// \[picture, channel\]; of one pixel only.
+    /// \[picture, channel\], for one pixel only.
     Flat,
 }
 
@@ -207,7 +207,7 @@ where
 }
 
 impl<A: Arithmetic> Convolution<A> {
-    /// Rows and columns before any pooling.
+    /// Returns the rows and columns before pooling.
     pub(super) fn convolved(&self, from: &Sides) -> TractResult<[usize; 2]> {
         let side = |side: usize, kernel: usize| {
             let left = (side + 2 * self.padding).checked_sub(kernel);
@@ -220,7 +220,7 @@ impl<A: Arithmetic> Convolution<A> {
         ])
     }
 
-    /// A side behind the pooling.
+    /// Returns the length of a side after pooling.
     pub(super) fn pooled(&self, side: usize) -> usize {
         match self.pool {
             None => side,
@@ -276,7 +276,7 @@ where
             let [[_, rows, columns], [_, added_rows, added_columns]] = layer.zeros;
             ensure!(
                 (rows == 0 || added_columns == 0) && (columns == 0 || added_rows == 0),
-                "in a corner of the sum is neither of the two"
+                "a corner of the sum is covered by neither input"
             );
         }
         let channels = self.weights.channels().to_dim();
@@ -301,13 +301,13 @@ where
     as_op!();
 }
 
-/// Where the pixels of a value begin.
+/// The positions of a value's pixels.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Grid {
     pub(super) rows: usize,
     pub(super) columns: usize,
     pub(super) first: usize,
-    /// From one picture, row and column to the next.
+    /// Distances from one picture, row and column to the next.
     pub(super) steps: [usize; 3],
 }
 
@@ -321,13 +321,13 @@ impl Grid {
     }
 }
 
-/// Where a convolution reads and writes.
+/// The positions a convolution reads and writes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Grids {
     pub(super) input: Grid,
     pub(super) residual: Option<Grid>,
     pub(super) output: Grid,
-    /// Two by two inputs are one result.
+    /// True if two by two inputs make one result.
     pub(super) pool: bool,
 }
 
@@ -345,7 +345,8 @@ impl Grids {
         (0..pictures).flat_map(of)
     }
 
-    /// The results that both the convolution and the residual reach, and those that only one does.
+    /// Returns the results that both the convolution and the residual reach, and those that only
+    /// one of them reaches.
     fn plain(&self, picture: usize, y: usize) -> [Row; 2] {
         let reach = |grid: &Grid| if y < grid.rows { grid.columns } else { 0 };
         let (convolved, added) = (reach(&self.input), self.residual.as_ref().map_or(0, reach));
@@ -363,7 +364,8 @@ impl Grids {
         [row(0, shorter), row(shorter, longer)]
     }
 
-    /// The results of four inputs each, and the one at the end that has only two beside each other.
+    /// Returns the results of four inputs each, and the last one if it has only two inputs in a
+    /// row.
     fn pooled(&self, picture: usize, y: usize) -> [Row; 2] {
         let [_, below, right] = self.input.steps;
         let below = if 2 * y + 1 < self.input.rows {

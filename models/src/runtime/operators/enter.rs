@@ -1,30 +1,30 @@
-//! From the pixels of a picture to a network's numbers. Sizes are the caller's; nothing is resized
-//! here.
+//! Input operator: turns pixels into the network's numbers. It does not resize.
 
 use std::fmt;
 
 use super::*;
 
-/// From pixels to the network's numbers, by a table for each channel.
+/// Maps pixels to the network's numbers, by a table for each channel.
 #[derive(Clone, PartialEq)]
 pub(in crate::runtime) struct Enter {
     pub(in crate::runtime) border: usize,
     pub(in crate::runtime) table: EnterTable,
-    /// The network wants blue, green, red.
+    /// True if the network takes blue, green, red.
     pub(in crate::runtime) reversed: bool,
 }
 
 #[derive(Clone, PartialEq)]
 pub(in crate::runtime) enum EnterTable {
     Float(Box<[[f32; 256]; 3]>),
-    /// With what is in the border; a fourth channel of that fills a group of inputs.
+    /// Table, and the byte in the border; a fourth channel of that byte completes a group of
+    /// inputs.
     Bytes(Box<[[u8; 256]; 3]>, u8),
 }
 
 /// Channels of a picture as bytes.
 const BYTE_CHANNELS: usize = 4;
 
-/// Pixels as the input of `Enter`.
+/// Makes the input of `Enter` from pixels.
 pub(in crate::runtime) fn picture(
     [pictures, channels, rows, columns]: [usize; 4],
     pixels: &[u8],

@@ -1,19 +1,19 @@
-//! The largest of squares, and the mean of a picture. Pooling behind a convolution is that one's
-//! own.
+//! Max pooling, and the mean over a picture. Pooling right after a convolution is part of that
+//! convolution.
 
 use super::*;
 use crate::direct;
 
-/// The largest of each square, two apart.
+/// Max pooling of squares with stride 2.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::runtime) struct MaxPool {
     pub(in crate::runtime) kernel: usize,
-    /// Rows and columns that the last square may reach beyond the input.
+    /// Rows and columns by which the last square may exceed the input.
     pub(in crate::runtime) extra: usize,
     pub(in crate::runtime) border: usize,
     pub(in crate::runtime) result_border: usize,
     pub(in crate::runtime) flip: u8,
-    /// What bytes have in the border.
+    /// The byte in the border.
     pub(in crate::runtime) blank: u8,
 }
 
@@ -92,7 +92,7 @@ impl EvalOp for MaxPool {
     fn eval(&self, _: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let pooled = match inputs[0].datum_type() {
             DatumType::F32 => self.pool(&inputs[0], 0.0_f32, |a, b| if a > b { a } else { b })?,
-            // Flipped or not: signed then, unsigned otherwise.
+            // Flipped bytes compare as signed numbers, others as unsigned.
             _ if self.flip == 0 => self.pool(&inputs[0], self.blank, u8::max)?,
             _ => self.pool(&inputs[0], self.blank, |a, b| {
                 a.cast_signed().max(b.cast_signed()).cast_unsigned()
@@ -123,13 +123,13 @@ impl TypedOp for MaxPool {
     as_op!();
 }
 
-/// The mean of every channel, without its zero, times `scale`.
+/// The mean of every channel, less its zero point, times `scale`.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::runtime) struct Mean {
     pub(in crate::runtime) border: usize,
     pub(in crate::runtime) scale: f32,
     pub(in crate::runtime) flip: u8,
-    /// What stands for 0.
+    /// Zero point of the input.
     pub(in crate::runtime) zero: u8,
 }
 

@@ -1,29 +1,29 @@
-//! Memory of values that nobody needs any more, for the next ones of their size, of whatever
-//! network: what is new from the system comes page by page with an interruption for each, which can
-//! take longer than the work on it. Not for small values, whose memory the allocator keeps.
+//! Reuses the memory of large tensors across all networks. Fresh memory causes a page fault for
+//! every page, which can take longer than the computation in it. The allocator keeps the memory of
+//! small tensors by itself.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::*;
 
-/// Smaller ones the allocator keeps itself.
+/// The allocator reuses smaller blocks by itself.
 const LEAST_BYTES: usize = 128 << 10;
-/// As much as a detector needs for a picture.
+/// Enough for a detector on one picture.
 const MOST_BYTES: usize = 16 << 20;
 
-/// Of all networks together.
+/// Shared by all networks.
 pub(super) static SPARE: Spare = Spare(Mutex::new(Vec::new()));
 
-/// The oldest first.
+/// The tensors, the oldest first.
 pub(super) struct Spare(Mutex<Vec<Tensor>>);
 
 impl Spare {
     fn kept(&self) -> MutexGuard<'_, Vec<Tensor>> {
-        // Whole tensors come and go: a panic leaves nothing half done.
+        // Tensors are added and removed as a whole, so a panic leaves the list consistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The one of this length that was given back last, with the numbers it had then.
+    /// Takes the tensor of this length that was returned last. It still holds its old numbers.
     pub(super) fn take<T: Number>(&self, shape: &[usize]) -> Option<Tensor> {
         let (kind, length) = (T::datum_type(), shape.iter().product::<usize>());
         let mut kept = self.kept();
@@ -35,7 +35,7 @@ impl Spare {
         Some(tensor)
     }
 
-    /// Keeps those that nobody else has, until there are too many younger ones.
+    /// Keeps tensors without other owners, and drops the oldest when they get too large together.
     pub(super) fn give(&self, values: TVec<TValue>) {
         for value in values {
             if value.is_exclusive() && (LEAST_BYTES..=MOST_BYTES).contains(&bytes(&value)) {

@@ -1,9 +1,9 @@
-//! Two values added, of which one is doubled. What is added to a convolution is that one's own.
+//! The sum of a layer and a doubled smaller one. A residual is part of its convolution.
 
 use super::*;
 
-/// The sum of two inputs, of which the second has half the rows and columns: each of its pixels
-/// counts two by two times.
+/// Adds the second input, with half the rows and columns, to the first: each of its pixels counts
+/// two by two times.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::runtime) struct Sum {
     pub(in crate::runtime) borders: [usize; 2],
