@@ -68,7 +68,7 @@ pub enum QueueError {
     /// The idempotency key belongs to a different picture.
     #[error("the idempotency key {key:?} was used for another picture; use a new key for each")]
     KeyReused {
-        /// As sent.
+        /// Key as sent.
         key: String,
     },
     /// The database failed.

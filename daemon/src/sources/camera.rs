@@ -93,7 +93,7 @@ impl Camera {
             Condition::Starting,
             format!("opening {}", self.settings.device.display()),
         );
-        // One burst waits while another is judged; a third is dropped.
+        // A burst may wait while another is judged; a third is dropped.
         let (bursts, mut taken) = mpsc::channel(1);
         let watching = async {
             tokio::select! {
@@ -223,7 +223,7 @@ impl Camera {
 
     /// Queues one picture of a burst, or reports why not.
     async fn take(&self, burst: Vec<Frame>) {
-        // Nobody needs to be asked while nothing is accepted.
+        // While nothing is accepted, calls to the engine would be wasted.
         let size = burst
             .iter()
             .map(|frame| frame.jpeg.len())

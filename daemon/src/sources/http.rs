@@ -132,7 +132,7 @@ async fn accept_paths(
         .enumerate()
         .map(|(n, one)| PathSubmission {
             path: one.path,
-            // One header may cover a whole list: each path derives its own key from it.
+            // A header may cover a whole list: each path derives its own key from it.
             idempotency_key: key
                 .as_ref()
                 .map(|key| if alone { key.clone() } else { list_key(key, n) }),

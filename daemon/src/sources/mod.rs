@@ -278,7 +278,7 @@ impl Intake {
         for piece in bytes.chunks(incoming::PIECE) {
             incoming.push(piece).await?;
         }
-        // One submission yields one image.
+        // A single submission yields a single image.
         let accepted = self
             .pictures(vec![(incoming.end().await?, idempotency_key)])
             .await?;

@@ -515,7 +515,7 @@ fn check_embedding(bytes: &[u8], empty: bool) -> Result<(), String> {
     }
 }
 
-/// Drops pictures whose bytes do not match their enrolled sha256; the embeddings stay.
+/// Drops picture bytes that do not match their enrolled sha256; the embeddings stay.
 pub(super) fn check_pictures(own: &Connection, left_out: &mut LeftOut) -> Result<(), StoreError> {
     let mut pictures = own.prepare(
         "SELECT person_image_id, sha256, image_name, picture FROM enrolment_pictures

@@ -496,7 +496,7 @@ async fn a_face_that_becomes_a_strangers_late_or_comes_back_with_a_low_number_is
     image(2, "unknown");
     assert_eq!(left().await, [5]);
     // "Not this person" makes a face unknown late.
-    let nobody = Relabel {
+    let unknown = Relabel {
         image_id: 5,
         number: 1,
         outcome: Outcome::Unknown,
@@ -505,7 +505,7 @@ async fn a_face_that_becomes_a_strangers_late_or_comes_back_with_a_low_number_is
         margin: None,
         candidates: vec![],
     };
-    store.relabel(vec![nobody]).await.unwrap();
+    store.relabel(vec![unknown]).await.unwrap();
     assert_eq!(left().await, [0; 0]);
     assert_eq!(store.removed().strangers, 3);
 }
