@@ -236,7 +236,8 @@ impl Link<'_> {
             inbox.count_dropped();
             if !std::mem::replace(said_dropped, true) {
                 warn!(
-                    "MQTT: messages sent at QoS 0 come faster than they are taken and are dropped; send at QoS 1"
+                    "MQTT: messages at QoS 0 arrive faster than kithd takes them and are dropped; \
+                     publish at QoS 1"
                 );
             }
             return;

@@ -148,7 +148,8 @@ impl Lost {
 
 impl Lost {
     pub(super) fn overflowed() -> Self {
-        let reason = "the broker sent more unacknowledged messages than our receive maximum; asking for them again";
+        let reason = "the broker sent more unacknowledged messages than our receive maximum; \
+                      asking for them again";
         Self {
             reason: reason.to_owned(),
             kind: LostKind::Overflowed,

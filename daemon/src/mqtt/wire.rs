@@ -563,7 +563,7 @@ fn wrong_time(error: &rumqttc::TlsError) -> Option<String> {
         let moment =
             OffsetDateTime::from_unix_timestamp(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
         moment.map_or_else(
-            |_| "a day beyond all calendars".into(),
+            |_| "a date out of range".into(),
             |moment| moment.date().to_string(),
         )
     };
@@ -597,7 +597,8 @@ impl Lost {
             return Self::down(sentence);
         }
         Self::down(format!(
-            "no encrypted connection: {error}; see mqtt.ca_file, mqtt.client_cert and mqtt.client_key"
+            "no encrypted connection: {error}; see mqtt.ca_file, mqtt.client_cert and \
+             mqtt.client_key"
         ))
     }
 

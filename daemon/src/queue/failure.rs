@@ -131,7 +131,8 @@ impl Failure {
                 Again::Final,
                 false,
                 format!(
-                    "{} is a link or lies below one, and links are not followed; send the path of the file itself",
+                    "{} is a link or lies below one, and links are not followed; send the path of \
+                     the file itself",
                     path.display()
                 ),
             ),
@@ -163,7 +164,7 @@ impl Failure {
             Self::EngineDied(how) => alone(
                 Again::Attempt,
                 false,
-                format!("the engine died over this picture, and nothing else: {how}"),
+                format!("the engine died over this picture, with no other in it: {how}"),
             ),
             Self::EngineDiedAmongSeveral(how) => alone(
                 Again::Refunded,

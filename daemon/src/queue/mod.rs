@@ -35,8 +35,8 @@ pub use tally::Tally;
 pub enum QueueError {
     /// The queue holds as many unfinished images as allowed.
     #[error(
-        "no room for {count} more: {unfinished} images are waiting and intake.max_pending = {limit}; try again later, or \
-         send fewer at a time"
+        "no room for {count} more: {unfinished} images are waiting and intake.max_pending = \
+         {limit}; try again later, or send fewer at a time"
     )]
     Full {
         /// Number of submitted images.
@@ -58,8 +58,8 @@ pub enum QueueError {
     },
     /// Unfinished camera frames take as many bytes as allowed.
     #[error(
-        "frames that wait to be identified fill the camera's spool (retention.camera.bytes = {limit}); it goes on when \
-         some are done"
+        "waiting frames fill the camera's spool (retention.camera.bytes = {limit}); the camera \
+         goes on when some are done"
     )]
     CameraFull {
         /// `retention.camera.bytes`.
@@ -308,7 +308,8 @@ impl Queue {
             claimed.missing_since_ms.is_none() && longest_wait_ms(retry, verdict.again).is_some();
         if newly_missing && claimed.file.is_none() && !self.may_miss(claimed.source) {
             let sentence = format!(
-                "{}; it is not waited for: {} images of {} wait for their files, as many as intake.max_missing allows",
+                "{}; kithd does not wait for it: {} images of {} wait for their files, as many as \
+                 intake.max_missing allows",
                 verdict.sentence, self.rules.max_missing, claimed.source
             );
             return self.give_up(claimed, failure, sentence).await;
@@ -525,7 +526,7 @@ impl Queue {
                 Err(error) if !matches!(error, StoreError::Closed) => {
                     if !std::mem::replace(&mut said, true) {
                         tracing::warn!(
-                            "the database does not take a result, tried again until it does: {error}"
+                            "the database cannot store a result, and kithd keeps trying: {error}"
                         );
                     }
                     tokio::time::sleep(Duration::from_secs(2)).await;

@@ -33,7 +33,7 @@ impl Queue {
         // Deletes discarded files first, so that erased pictures are not mistaken for lost ones.
         if let Some(error) = self.store.delete_discarded().await? {
             tracing::warn!(
-                "pictures that are needed no more cannot be deleted from the spool yet: {error}"
+                "pictures no longer needed cannot be deleted from the spool yet: {error}"
             );
         }
         let (folder, named) = (state_dir.to_path_buf(), self.store.files_in_use().await?);

@@ -52,13 +52,14 @@ pub async fn sweep(
             let (condition, text) = match sweeper.round(steady).await {
                 Err(error) => (
                     Condition::Degraded,
-                    format!("what is over its caps is not removed now: {error}"),
+                    format!("kithd cannot remove old data now: {error}"),
                 ),
                 Ok(()) if steady.is_none_or(|steady| steady < STEADY) => {
-                    let text = "removes what is over a count or size; ages wait until the clock has been synchronised for an hour";
+                    let text = "removes data over the caps of count and size; removal by age waits \
+                                until the clock has been synchronised for an hour";
                     (Condition::Ok, text.to_string())
                 }
-                Ok(()) => (Condition::Ok, "removes what is over its caps".to_string()),
+                Ok(()) => (Condition::Ok, "removes data over its caps".to_string()),
             };
             if health.set("retention", condition, text.as_str()) && condition == Condition::Degraded
             {
@@ -195,8 +196,8 @@ impl Sweeper {
             let gone = self.store.remove(kind, goes, spare).await?;
             if gone.unsent > 0 {
                 tracing::warn!(
-                    "{} results no broker ever took went with the oldest images: nothing else was left over \
-                     retention.images; is the broker away?",
+                    "{} results that no broker took were removed with the oldest images, because \
+                     nothing else was left over retention.images; check the connection to the broker",
                     gone.unsent
                 );
             }

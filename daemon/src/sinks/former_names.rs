@@ -178,7 +178,8 @@ impl FormerNames {
         let text = match self.clear(name).await {
             Ok(Found::InUse) => {
                 format!(
-                    "{of} is still in use, so nothing of it is cleared at the broker; it is looked at again"
+                    "the former name {of} is still in use, so kithd clears nothing of it at the \
+                     broker and checks again"
                 )
             }
             Ok(found) => {
@@ -188,7 +189,8 @@ impl FormerNames {
                 let text = match found {
                     Found::Foreign => {
                         format!(
-                            "{of} is another board's name now; nothing of it was touched at the broker"
+                            "{of} is another board's name now; kithd touched nothing of it at the \
+                             broker"
                         )
                     }
                     _ => format!("nothing is left of {of} at the broker"),
@@ -198,7 +200,7 @@ impl FormerNames {
                 return false;
             }
             Err(why) => format!(
-                "what is left of {of} at the broker could not be cleared: {why}; it is tried again"
+                "the former name {of} could not be cleared at the broker: {why}; kithd tries again"
             ),
         };
         if self.health.set(part, Condition::Degraded, text.as_str()) {

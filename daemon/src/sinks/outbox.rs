@@ -264,9 +264,8 @@ impl Outbox {
         let topic = topic
             .rsplit_once("/person/")
             .map_or(topic.clone(), |(board, _)| format!("{board}/person/…"));
-        let text = format!(
-            "what follows from results is lost, results are not: {error}; let the broker take {topic}"
-        );
+        let text =
+            format!("events are lost, results are not: {error}; let the broker take {topic}");
         if self
             .health
             .set("events", Condition::Degraded, text.as_str())

@@ -119,7 +119,9 @@ impl Camera {
             let device = self.settings.device.display();
             // A path on the board's own /dev, so this call cannot hang.
             if self.settings.device.canonicalize().is_err() {
-                self.trouble(format!("unplugged: {device} is not there; waited for"));
+                self.trouble(format!(
+                    "unplugged: {device} is not there; kithd waits for it"
+                ));
                 back_off = BackOff::default();
                 sleep(LOOK).await;
                 continue;
@@ -172,7 +174,8 @@ impl Camera {
             // well.
             let pid = child.pid;
             self.trouble(format!(
-                "the camera process {pid} hangs in its driver and cannot be ended; waited for"
+                "the camera process {pid} hangs in its driver and cannot be killed; kithd waits \
+                 for it"
             ));
             child.ended().await;
         }
@@ -214,7 +217,7 @@ impl Camera {
                         ));
                     }
                     if last && bursts.try_send(std::mem::take(&mut burst)).is_err() {
-                        self.lost("pictures come faster than they can be looked at; take fewer");
+                        self.lost("pictures come faster than kithd can judge them; take fewer");
                     }
                 }
             }
@@ -292,7 +295,7 @@ impl Camera {
         }
         if let Some(why) = silent {
             tracing::debug!(
-                "{}: not every frame was looked at for faces: {why}",
+                "{}: not every frame was checked for faces: {why}",
                 self.part
             );
         }
@@ -406,7 +409,7 @@ impl State {
                     text.push_str(&format!(", {broken} broken frames dropped"));
                 }
                 if *lost > 0 {
-                    text.push_str(&format!(", {lost} times none"));
+                    text.push_str(&format!(", {lost} times without a picture"));
                 }
                 (Condition::Ok, text)
             }

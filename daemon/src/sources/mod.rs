@@ -63,7 +63,8 @@ pub enum IntakeError {
     NotAPicture(String, NotAPicture),
     /// The disk reserve is reached; retry later.
     #[error(
-        "the disk of the state folder is full: less than intake.disk_reserve is free; nothing is accepted until there is room"
+        "the disk of the state folder is full: less than intake.disk_reserve is free; nothing is \
+         accepted until there is room"
     )]
     DiskReserve,
     /// The disk is full; retry later.
@@ -469,7 +470,7 @@ pub async fn watch_room(
         match intake.queue.place() {
             Place::There => gone = None,
             Place::Replaced => {
-                anyhow::bail!("another database lies in the state folder; a new start opens it")
+                anyhow::bail!("another database lies in the state folder; restart kithd to open it")
             }
             Place::Gone if gone.get_or_insert_with(Instant::now).elapsed() > GONE_FOR => {
                 anyhow::bail!(disk::GONE)

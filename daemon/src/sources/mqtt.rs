@@ -209,7 +209,8 @@ impl Door {
                 Ok(Meaning::Picture { name, bytes })
             }
             None => Err(format!(
-                "no pictures or paths are taken from the topic {topic:?}; mqtt.picture_topics names those that are"
+                "no pictures or paths are taken from the topic {topic:?}; mqtt.picture_topics \
+                 names those that are"
             )),
         }
     }
@@ -267,7 +268,10 @@ fn paths_in(payload: &[u8]) -> Result<Vec<String>, String> {
     let no_path = || {
         let buffer = value["type"] == "Buffer" && value["data"].is_array();
         match buffer {
-            true => "this is a Node-RED Buffer as JSON; publish the Buffer itself (msg.payload) to …/image".to_owned(),
+            true => {
+                "this is a Node-RED Buffer as JSON; publish the Buffer itself (msg.payload) to …/image"
+                    .to_owned()
+            }
             false => format!("the JSON has no path; {EXPECTED}"),
         }
     };

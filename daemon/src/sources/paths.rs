@@ -31,7 +31,8 @@ pub fn plain(text: &str) -> Result<String, String> {
             .all(|c| c.is_ascii_alphanumeric() || "+.-".contains(c))
     {
         return Err(format!(
-            "{text:?} is a URL, and kithd fetches nothing; send the path of a file on this board, or the bytes of the picture"
+            "{text:?} is a URL, and kithd fetches nothing; send the path of a file on this board, \
+             or the bytes of the picture"
         ));
     }
     if text.starts_with(['"', '\'', '“', '‘', '`']) {

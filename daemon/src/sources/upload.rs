@@ -355,7 +355,8 @@ impl Uploads {
             Ok(permit) => Some(permit),
             Err(_) => {
                 let detail = format!(
-                    "{UNDER_WAY} uploads are under way, as many as there may be; send it again later"
+                    "{UNDER_WAY} uploads are under way, as many as there may be; send it again \
+                     later"
                 );
                 return Err(Problem::later(detail));
             }
@@ -376,11 +377,13 @@ impl Uploads {
 fn too_long(limit: usize) -> Problem {
     let detail = if limit == JSON_LIMIT {
         format!(
-            "JSON has at most {limit} bytes here; send fewer paths at a time, and pictures as their bytes"
+            "JSON has at most {limit} bytes here; send fewer paths at a time, and pictures as \
+             their bytes"
         )
     } else {
         format!(
-            "the body has more than {limit} bytes, {FORM_PICTURES} pictures of intake.max_bytes; send fewer at a time"
+            "the body has more than {limit} bytes, {FORM_PICTURES} pictures of intake.max_bytes; \
+             send fewer at a time"
         )
     };
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)

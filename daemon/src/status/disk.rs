@@ -19,7 +19,8 @@ pub fn trouble(error: &std::io::Error) -> Option<&'static str> {
         Errno::NOENT | Errno::NOTDIR | Errno::STALE => GONE,
         Errno::ACCESS | Errno::PERM => CLOSED,
         Errno::MFILE | Errno::NFILE => {
-            "kithd has as many files open as it may; fewer clients, or a higher LimitNOFILE="
+            "kithd has reached its limit of open files; connect fewer clients, or raise \
+             LimitNOFILE="
         }
         _ => return None,
     })

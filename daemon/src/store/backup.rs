@@ -101,11 +101,12 @@ pub struct Origin {
 #[derive(Debug, thiserror::Error)]
 pub enum NoBackup {
     /// Another program made the file.
-    #[error("this is no backup of kithd: {0}")]
+    #[error("this is not a kithd backup: {0}")]
     Foreign(String),
     /// A newer program made the file.
     #[error(
-        "the backup was made by a newer kithd (schema {found}, this one knows {known}); install that version first"
+        "the backup was made by a newer kithd (schema {found}, this one knows {known}); install \
+         that version first"
     )]
     Newer {
         /// Schema of the file.
@@ -391,7 +392,7 @@ fn origin_of(file: &Connection) -> Result<Origin, ForeignError> {
     let contents = [Contents::Everything, Contents::Gallery, Contents::People]
         .into_iter()
         .find(|known| known.word() == contents)
-        .ok_or_else(|| ForeignError::Refused("it does not say what is in it".into()))?;
+        .ok_or_else(|| ForeignError::Refused("it does not name its contents".into()))?;
     let short = |text: String| names::clean(&text).chars().take(100).collect::<String>();
     let made = Moment::from_ms(created_at_ms.clamp(0, LATEST_MS)).text;
     let text = format!(

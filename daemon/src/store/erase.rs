@@ -107,7 +107,7 @@ impl Store {
                 std::thread::sleep(TRY);
             }
             tracing::warn!(
-                "the journal could not be emptied now; what was erased leaves it with the next pictures"
+                "the journal could not be emptied now; erased data leaves it with the next pictures"
             );
             Ok(false)
         });

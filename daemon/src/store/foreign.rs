@@ -289,12 +289,10 @@ fn name_of(columns: &[(String, Kind)], row: &rusqlite::Row<'_>) -> String {
 /// Describes why our schema rejected a row.
 fn constraint(error: &rusqlite::Error) -> String {
     match error.sqlite_error().map(|error| error.extended_code) {
-        Some(rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY) => {
-            "it belongs to a row that is not there".into()
-        }
+        Some(rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY) => "it belongs to a missing row".into(),
         Some(
             rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE | rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY,
-        ) => "it is there twice".into(),
+        ) => "it is a duplicate".into(),
         _ => format!(
             "it breaks a rule of the schema ({})",
             label(&error.to_string())
@@ -430,7 +428,7 @@ impl Kind {
                 if name.contains(char::is_control) {
                     return Err("has control characters".into());
                 }
-                Value::Text(names::of_person(&name).map_err(|why| format!("is none: {why}"))?)
+                Value::Text(names::of_person(&name).map_err(|why| format!("is not valid: {why}"))?)
             }
             (Self::Label, ValueRef::Text(bytes)) if bytes.len() <= LONGEST_TEXT => {
                 Value::Text(names::of_picture(&text(value)?))
@@ -456,8 +454,8 @@ impl Kind {
             }
             (Self::Text { .. } | Self::Name | Self::Label, ValueRef::Text(bytes))
             | (Self::Bytes { .. }, ValueRef::Blob(bytes)) => return Err(too_long(bytes)),
-            (Self::Sum, ValueRef::Text(_)) => return Err("is no sha256".into()),
-            (Self::Uid, ValueRef::Blob(_)) => return Err("is not of 16 bytes".into()),
+            (Self::Sum, ValueRef::Text(_)) => return Err("is not a sha256".into()),
+            (Self::Uid, ValueRef::Blob(_)) => return Err("is not 16 bytes long".into()),
             _ => return wrong(),
         })
     }
@@ -501,7 +499,10 @@ fn check_embedding(bytes: &[u8], empty: bool) -> Result<(), String> {
         ));
     }
     if !DIMENSIONS.contains(&vector.len()) {
-        return Err(format!("is no embedding: it has {} numbers", vector.len()));
+        return Err(format!(
+            "is not an embedding: it has {} numbers",
+            vector.len()
+        ));
     }
     let norm = vector
         .iter()
@@ -509,8 +510,8 @@ fn check_embedding(bytes: &[u8], empty: bool) -> Result<(), String> {
         .sum::<f64>()
         .sqrt();
     match norm {
-        norm if !norm.is_finite() => Err("is no embedding: not all of it are numbers".into()),
-        norm if norm <= 1e-6 => Err("is no embedding: it is zero".into()),
+        norm if !norm.is_finite() => Err("is not an embedding: some values are not finite".into()),
+        norm if norm <= 1e-6 => Err("is not an embedding: it is zero".into()),
         _ => Ok(()),
     }
 }
@@ -537,7 +538,8 @@ pub(super) fn check_pictures(own: &Connection, left_out: &mut LeftOut) -> Result
         )?;
         left_out.note(|| {
             format!(
-                "enrolment_pictures {id} ({}): its bytes are not what its sha256 says; its embedding is kept",
+                "enrolment_pictures {id} ({}): its bytes do not match its sha256; its embedding is \
+                 kept",
                 label(&name)
             )
         });

@@ -68,7 +68,8 @@ pub(super) fn check_and_reindex(
     match (made, left.first()) {
         (Ok(()), None) => {
             tracing::warn!(
-                "the database is damaged: indexes did not agree with their tables ({}); they were made anew and no row is lost",
+                "the database is damaged: indexes did not agree with their tables ({}); kithd \
+                 rebuilt them and no row is lost",
                 found.join("; ")
             );
             Ok(())

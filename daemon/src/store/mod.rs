@@ -108,7 +108,8 @@ const LEAST_ROOM_BYTES: u64 = 64 * 1024;
 pub enum StoreError {
     /// A newer kithd wrote it.
     #[error(
-        "{path} was written by a newer kithd (schema {found}, this one knows {known}); install that version or restore the copy beside it"
+        "{path} was written by a newer kithd (schema {found}, this one knows {known}); install \
+         that version or restore the copy beside it"
     )]
     Newer {
         /// The database.
@@ -120,7 +121,8 @@ pub enum StoreError {
     },
     /// SQLite's locks do not hold on network filesystems.
     #[error(
-        "{path} is on a network filesystem ({kind}), where SQLite can lose data; put the state folder on a local disk"
+        "{path} is on a network filesystem ({kind}), where SQLite can lose data; put the state \
+         folder on a local disk"
     )]
     NetworkFilesystem {
         /// The state folder.

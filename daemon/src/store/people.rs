@@ -407,7 +407,7 @@ impl Store {
             let holder = person_named(connection, &name)?;
             if holder.is_some_and(|holder| holder != id) {
                 return Ok(Changed::Refused(format!(
-                    "somebody else is called {name}; merge the two if they are one"
+                    "another person is called {name}; merge the two if they are one"
                 )));
             }
             let renamed = write_name(connection, id, &name)?;
@@ -773,7 +773,8 @@ pub(super) fn complete_names(connection: &Connection) -> rusqlite::Result<()> {
         }
         if number > 1 {
             tracing::warn!(
-                "person {id} had the name of another but for its spelling, and has a number behind it now"
+                "person {id} had the name of another person in another spelling; kithd appended a \
+                 number to it"
             );
         }
         write_name(connection, id, &own)?;

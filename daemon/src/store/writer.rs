@@ -362,7 +362,7 @@ impl Pen {
             if self.connection.is_autocommit() {
                 // A full disk or an I/O error ended the whole transaction, not only this operation.
                 return Err(StoreError::Commit(
-                    "the disk did not take the transaction".into(),
+                    "the disk could not store the transaction".into(),
                 ));
             }
             self.connection.execute_batch("ROLLBACK TO operation")?;
@@ -430,7 +430,7 @@ impl Pen {
                 Ok(true) => self.open.push((urgency, operation)),
                 Ok(false) => {
                     tracing::error!(
-                        "a change was lost: the commit that held it failed, and so did doing it again"
+                        "a change was lost: its commit failed, and so did the attempt to repeat it"
                     );
                 }
                 Err(error) => {
@@ -456,7 +456,7 @@ impl Pen {
         self.changing = self.owed;
         self.commit_by = self.owed.then(|| Instant::now() + RETRY);
         if self.owed && !std::mem::replace(&mut self.said, true) {
-            tracing::warn!("the database does not commit, tried again until it does: {error}");
+            tracing::warn!("the database cannot commit, and kithd keeps trying: {error}");
         }
     }
 

@@ -160,7 +160,8 @@ async fn a_refused_subscription_is_a_state_and_publishing_still_works() {
         ..Hindrances::default()
     };
     assert_eq!(state, State::Hindered(hindrances));
-    let said = "connected, but the broker refused to subscribe us to in (NotAuthorized); its access list must let";
+    let said = "connected, but the broker refused to subscribe us to in (NotAuthorized); its \
+                access list must let";
     assert!(state.to_string().starts_with(said), "{state}");
     let publisher = client.publisher.clone();
     let publish = tokio::spawn(async move { publisher.publish(message("out", "result")).await });

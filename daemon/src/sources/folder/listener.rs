@@ -140,12 +140,13 @@ fn deaf(error: &notify::Error) -> String {
     };
     let raise = |key: &str| {
         format!(
-            "the kernel tells no changes, since the limit {key} is reached; raise it: sudo sysctl {key}=524288"
+            "the kernel reports no changes, since the limit {key} is reached; raise it: sudo \
+             sysctl {key}=524288"
         )
     };
     match &error.kind {
         ErrorKind::MaxFilesWatch => raise("fs.inotify.max_user_watches"),
         _ if too_many_instances => raise("fs.inotify.max_user_instances"),
-        _ => format!("the kernel tells no changes ({error})"),
+        _ => format!("the kernel reports no changes ({error})"),
     }
 }

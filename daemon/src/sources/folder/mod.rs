@@ -48,8 +48,11 @@ pub struct Folder {
 impl Folder {
     /// Watches the folder until stopped.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        self.health
-            .set(self.part, Condition::Starting, "looking for the first time");
+        self.health.set(
+            self.part,
+            Condition::Starting,
+            "scanning for the first time",
+        );
         loop {
             let error = tokio::select! {
                 ended = self.watch() => match ended {
@@ -142,7 +145,7 @@ impl Folder {
                     let kept_back = taken.err().or(kept_back).map(|error| error.to_string());
                     let deaf = deaf.map(|why| {
                         format!(
-                            "{why}; it is looked into every {:?} meanwhile",
+                            "{why}; kithd scans the folder every {:?} meanwhile",
                             settings.poll
                         )
                     });
@@ -288,14 +291,14 @@ impl Folder {
             Ok(answer) => answer,
             Err(_) => {
                 self.degraded(&format!(
-                    "it has not answered for {patience:?}; it is waited for"
+                    "the folder has not answered for {patience:?}; kithd waits for it"
                 ));
                 working.await
             }
         }
         .map_err(|panic| {
             anyhow!(
-                "looking into {} panicked: {panic}",
+                "the scan of {} panicked: {panic}",
                 self.settings.path.display()
             )
         })
@@ -303,7 +306,7 @@ impl Folder {
 
     /// Reports the state of the folder, with its troubles, if any.
     fn show(&self, scanner: &Scanner, looked: &Looked, troubles: [Option<String>; 3]) {
-        let mut text = format!("{} files taken that are there", scanner.known());
+        let mut text = format!("{} files in the folder are taken", scanner.known());
         match (looked.settling, &looked.growing) {
             (0, _) => {}
             (count, None) => text += &format!(", {count} still being written"),

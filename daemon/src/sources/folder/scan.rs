@@ -332,7 +332,7 @@ impl Scanner {
         });
         let mounted = above.map_err(words)? != metadata.dev();
         if self.mounted && !mounted {
-            return Err("nothing is mounted there now; it has been a mount".into());
+            return Err("nothing is mounted there now, but it has been a mount point".into());
         }
         Ok((root.into(), mounted))
     }
@@ -429,9 +429,10 @@ impl Scanner {
         let (folder, error) = self.unreadable.first_key_value()?;
         let shown = self.root.join(folder);
         Some(match self.unreadable.len() {
-            1 => format!("the folder {shown:?} cannot be read: {error}; all others are"),
+            1 => format!("the folder {shown:?} cannot be read: {error}; kithd reads all others"),
             count => format!(
-                "{count} folders cannot be read, for example {shown:?}: {error}; all others are"
+                "{count} folders cannot be read, for example {shown:?}: {error}; kithd reads all \
+                 others"
             ),
         })
     }
