@@ -146,8 +146,8 @@ pub(super) fn erase_person(
             [],
         )?;
     }
-    // A face that was named after its match gets the person as nearest candidate, so that the search
-    // by candidates finds it.
+    // A face that was named after its match gets the person as nearest candidate, so that the
+    // search by candidates finds it.
     connection.execute(
         &format!(
             "UPDATE faces SET candidates = json_array(json_array(?1, 0))

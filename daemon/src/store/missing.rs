@@ -47,8 +47,8 @@ impl Store {
         .await
     }
 
-    /// Examines the `limit` images after `after`. Returns the pending ones whose file was not checked
-    /// yet, and the last id examined.
+    /// Examines the `limit` images after `after`. Returns the pending ones whose file was not
+    /// checked yet, and the last id examined.
     pub async fn unseen(
         &self,
         after: ImageId,
