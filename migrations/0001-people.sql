@@ -1,4 +1,4 @@
--- Who is enrolled. The origin's join still answers:
+-- Enrolled people. facerecog's join still works:
 --   select person.name, person.id from person
 --     inner join person_images as pi on person.id = pi.person_id where image_name = 'hannibal_2.jpg';
 CREATE TABLE person (
@@ -20,7 +20,8 @@ CREATE TABLE person_images (
 CREATE INDEX person_images_person ON person_images (person_id);
 CREATE INDEX person_images_name ON person_images (image_name);
 
--- One vector per picture and embedding space: a new space is filled beside the old one, then used.
+-- One vector per picture and embedding space: a new space is filled beside the old one before it is
+-- used.
 CREATE TABLE person_embeddings (
   person_image_id INTEGER NOT NULL REFERENCES person_images (id) ON DELETE CASCADE,
   space           TEXT    NOT NULL,

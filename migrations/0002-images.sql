@@ -1,6 +1,6 @@
--- The queue and its history in one table: an image is a row and stays it.
--- Times ending in _ms are wall clock for people, except due_ms and missing_since_ms, which are
--- queue clock: milliseconds this database has been in use, unaffected by a wrong board clock.
+-- The queue and its history in one table: an image keeps its row for good.
+-- Times ending in _ms are wall clock, for people. Only due_ms and missing_since_ms are queue clock:
+-- milliseconds this database has been in use, unaffected by a wrong board clock.
 CREATE TABLE images (
   id               INTEGER PRIMARY KEY AUTOINCREMENT,
   state            TEXT    NOT NULL DEFAULT 'pending'

@@ -1,4 +1,5 @@
--- Results waiting to be published: a row is the exact bytes, so that sending again is byte-identical.
+-- Results waiting to be published. A row holds the exact bytes, so that a repeated message is
+-- byte-identical.
 -- 'unwanted': MQTT was switched off when the result was made.
 CREATE TABLE outbox (
   id            INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -22,7 +23,7 @@ CREATE TABLE rejected_messages (
   payload        BLOB    NOT NULL                 -- its first 1 KiB
 ) STRICT;
 
--- Small facts about this database: queue_clock_ms, …
+-- Facts about this database: queue_clock_ms, …
 CREATE TABLE facts (
   key   TEXT PRIMARY KEY,
   value TEXT NOT NULL

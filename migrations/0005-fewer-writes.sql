@@ -1,15 +1,17 @@
--- Kind to SD cards: an image touches as few pages as it can, because each is written to the journal and to the
--- database. `images.unverified` says from now on who made the result, whether it was vouched for or not; the facts
--- `verified_1` and `verified_2` hold the newest result that the self-test vouched for.
+-- Fewer writes to SD cards: an image touches as few pages as possible, because each is written to
+-- the journal and to the database. From now on `images.unverified` names the engine that made the
+-- result, vouched for or not. The facts `verified_1` and `verified_2` hold the newest result that
+-- the self-test vouched for.
 DROP INDEX images_due;
 DROP INDEX images_state;
 DROP INDEX images_unverified;
 DROP INDEX images_unfinished_path;
 CREATE INDEX images_state_due ON images (state, due_ms);
--- Only a path that came by MQTT is dropped when it comes again by MQTT before it is done.
+-- Only an unfinished path from MQTT is dropped when MQTT sends it again.
 CREATE INDEX images_unfinished_path ON images (path) WHERE source = 'mqtt' AND state IN ('pending', 'processing');
 
--- One tree instead of five. Who erases a person reads all faces, as well as all results, which name candidates too.
+-- A single tree instead of five. Erasing a person reads all faces, as well as all results, which
+-- name candidates too.
 CREATE TABLE image_faces (
   image_id   INTEGER NOT NULL REFERENCES images (id) ON DELETE CASCADE,
   number     INTEGER NOT NULL,                   -- 1 is the best of the image
@@ -37,7 +39,7 @@ DROP TABLE face_candidates;
 DROP TABLE faces;
 ALTER TABLE image_faces RENAME TO faces;
 
--- A result is written once. What is still to be delivered stands in a table that stays small enough for one page.
+-- A result is written once. Undelivered results are listed in a table that fits into one page.
 CREATE TABLE results (
   id            INTEGER PRIMARY KEY AUTOINCREMENT,
   image_id      INTEGER NOT NULL REFERENCES images (id) ON DELETE CASCADE,

@@ -1,4 +1,5 @@
--- Watched folders, and the files taken from them: each by path, size and time, for as long as it is there.
+-- Watched folders, and the files taken from them: each by path, size and time, for as long as it
+-- exists.
 CREATE TABLE folders (
   id      INTEGER PRIMARY KEY,
   path    TEXT    NOT NULL UNIQUE,

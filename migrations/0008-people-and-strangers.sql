@@ -1,19 +1,21 @@
--- What the page and the API need to find images quickly, and who strangers, mistaken faces and erased people are.
--- A list by one of these is read from its index, newest first, whatever else is asked for.
+-- Indexes for finding images quickly; strangers, counter-examples and tombstones. A list by one of
+-- these columns is read from its index, newest first, whatever other filters apply.
 CREATE INDEX images_outcome ON images (outcome, id) WHERE outcome IN ('known', 'uncertain');
 CREATE INDEX images_failed ON images (id) WHERE state = 'failed';
 CREATE INDEX faces_person ON faces (person_id, image_id) WHERE person_id IS NOT NULL;
--- What retention has to forget, whenever a face became unknown: the same words as in store/retention.rs.
+-- Faces that retention erases, whenever they became unknown. store/retention.rs repeats these exact
+-- words.
 CREATE INDEX faces_strangers ON faces (image_id) WHERE outcome = 'unknown' AND length(embedding) + length(crop) > 0;
 
--- Random: names a person in backups and tombstones without saying who it is.
+-- Random id that names a person in backups and tombstones without revealing who it is.
 ALTER TABLE person ADD COLUMN uid BLOB;
 UPDATE person SET uid = randomblob(16);
 CREATE UNIQUE INDEX person_uid ON person (uid);
--- The enrolled face as the engine cut it out, JPEG, to be looked at; NULL: enrolled before this.
+-- Crop of the enrolled face, JPEG; NULL: enrolled before this migration.
 ALTER TABLE person_images ADD COLUMN crop BLOB;
 
--- Tombstones: no restored backup brings these back. `merged`: who was put together with whom, for the same reason.
+-- Tombstones keep a restored backup from bringing erased people back. `merged` keeps it from
+-- splitting merged people.
 CREATE TABLE erased (
   uid          BLOB    PRIMARY KEY,
   erased_at_ms INTEGER NOT NULL
@@ -24,7 +26,7 @@ CREATE TABLE merged (
   person_id INTEGER                              -- under which past results name them; NULL: known from a backup only
 ) STRICT, WITHOUT ROWID;
 
--- Faces that were taken for a person and are not that person.
+-- Faces that an operator said are not this person.
 CREATE TABLE counter_examples (
   id            INTEGER PRIMARY KEY AUTOINCREMENT,
   person_id     INTEGER NOT NULL REFERENCES person (id) ON DELETE CASCADE,
@@ -35,7 +37,7 @@ CREATE TABLE counter_examples (
 ) STRICT;
 CREATE INDEX counter_examples_person ON counter_examples (person_id);
 
--- Unknown faces grouped by likeness. A group keeps its number for good, and no number is used twice.
+-- Unknown faces grouped by likeness. A group keeps its number, and no number is used twice.
 CREATE TABLE strangers (
   id            INTEGER PRIMARY KEY AUTOINCREMENT,
   space         TEXT    NOT NULL,
@@ -58,7 +60,8 @@ CREATE TABLE stranger_faces (
   FOREIGN KEY (image_id, number) REFERENCES faces (image_id, number) ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX stranger_faces_group ON stranger_faces (stranger_id, image_id, number);
--- Whoever erases, deletes or names a face, by whatever way: it leaves its group, and nothing of it stays in the sum.
+-- A face that is erased, deleted or named leaves its group, and the group's sum is recomputed
+-- without it.
 CREATE TRIGGER stranger_face_left AFTER DELETE ON stranger_faces BEGIN
   UPDATE strangers SET faces = faces - 1, total = x'', weight = 0 WHERE id = old.stranger_id;
   DELETE FROM strangers WHERE id = old.stranger_id AND faces <= 0;
@@ -85,7 +88,8 @@ CREATE TABLE breaker_history (
   reason TEXT                                    -- a sentence
 ) STRICT;
 
--- How many images are in each state: counted as they change, because to count a million of them takes too long.
+-- Number of images in each state, maintained by triggers, because counting a million rows takes too
+-- long.
 CREATE TABLE tally (
   state  TEXT    PRIMARY KEY,
   images INTEGER NOT NULL

@@ -1,4 +1,4 @@
-//! The broker's address as typed in the configuration: `mqtt://host[:port]`, encrypted
+//! The broker's address as typed in the configuration: `mqtt://host[:port]`, or encrypted
 //! `mqtts://host[:port]`. Not a general URL parser; credentials have configuration keys of their
 //! own.
 
@@ -8,7 +8,7 @@ use std::str::FromStr;
 const PORT: u16 = 1883;
 const ENCRYPTED_PORT: u16 = 8883;
 
-/// Where the broker listens.
+/// Address of the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     /// A name or an IP address; IPv6 without brackets.
@@ -20,7 +20,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// The host as it stands before `:port`, IPv6 in brackets.
+    /// Returns the host as written before `:port`, IPv6 in brackets.
     pub(super) fn bracketed_host(&self) -> String {
         if self.host.contains(':') {
             format!("[{}]", self.host)
@@ -30,22 +30,22 @@ impl Address {
     }
 }
 
-/// Why an address was refused.
+/// Reason for refusing an address.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum AddressError {
     /// rumqttc checks certificates against names and IPv4 addresses only.
     #[error("an encrypted connection (mqtts://) needs the broker's name or its IPv4 address")]
     EncryptedV6,
-    /// Some other scheme, or none.
+    /// Another scheme, or none.
     #[error("a broker address starts with mqtt:// or mqtts://, as in mqtt://broker.lan:1883")]
     Scheme,
-    /// `user:password@`: would end up in logs and process lists.
+    /// `user:password@`, which would end up in logs and process lists.
     #[error("a broker address holds no user name or password; they have keys of their own")]
     Credentials,
     /// A path, query or fragment follows the port.
     #[error("a broker address ends after the port")]
     Trailing,
-    /// Nothing where the host should be, or characters no host has.
+    /// The host is missing, or has characters that no host has.
     #[error(
         "the host of the broker address is missing or malformed; IPv6 goes in brackets, as in mqtt://[::1]:1883"
     )]
@@ -90,7 +90,7 @@ impl FromStr for Address {
                 None => (rest, None),
             },
         };
-        // A second colon outside brackets is an IPv6 address that forgot them.
+        // A second colon outside brackets means an IPv6 address without its brackets.
         if host.is_empty()
             || host.contains(char::is_whitespace)
             || port.is_some_and(|port| port.contains(':'))

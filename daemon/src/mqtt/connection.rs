@@ -1,5 +1,5 @@
-//! Runs one connection after the other: connect, subscribe, say we are here, carry events, and
-//! after a loss wait a little longer each time. Not for what the messages hold.
+//! Runs one connection after another: connects, subscribes, publishes the birth messages, carries
+//! events, and backs off after a loss. The content of messages is not its concern.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -19,14 +19,14 @@ use super::wire::{self, Arrival, Heard};
 use super::{Settings, State, is_filter, lock};
 use crate::supervise::fault;
 
-/// How long a stop may wait for the farewell's acknowledgement, and then for the Disconnect to be
+/// Longest waits of a stop: for the acknowledgement of the farewell, and for the Disconnect to be
 /// written.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often a refused message about our being here is tried again.
+/// Interval between attempts to publish a refused birth message.
 const LOOK_AGAIN: Duration = Duration::from_secs(20);
 
-/// The connection to be run.
+/// A connection to run.
 pub struct Connection {
     settings: Settings,
     inbox: Arc<Inbox>,
@@ -56,7 +56,7 @@ impl Connection {
     }
 
     /// Runs until `stop` resolves, then publishes the farewell and disconnects, within three
-    /// seconds. Nothing the broker does ends it. Dropping the future cuts the connection, and the
+    /// seconds. No action of the broker ends it. Dropping the future cuts the connection, and the
     /// broker publishes the will.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
@@ -69,7 +69,7 @@ impl Connection {
         let reporter = Mutex::new(reporter);
         let mut failures = 0;
         loop {
-            // Whatever a packet does to the library costs this connection, and the next one is a
+            // If a packet makes the library panic, only this connection ends: the next one gets a
             // new event loop.
             let once = AssertUnwindSafe(self.once(stop.as_mut(), &reporter))
                 .catch_unwind()
@@ -99,16 +99,16 @@ impl Connection {
         lock(&reporter).stopped();
     }
 
-    /// One connection from the attempt to its end; `Ok` when it was stopped.
+    /// Runs one connection from the attempt to its end; `Ok` when it was stopped.
     async fn once(
         &self,
         mut stop: Pin<&mut impl Future<Output = ()>>,
         reporter: &Mutex<Reporter>,
     ) -> Result<(), Lost> {
         let settings = &self.settings;
-        // Room for everything that can be asked for at once, so that no request ever waits for the
-        // event loop (the acknowledgements, what is in the window, what is unsubscribed, the
-        // Disconnect).
+        // The request channel has room for everything that can be requested at once
+        // (acknowledgements, the window, unsubscribes, the Disconnect), so no request ever waits
+        // for the event loop.
         let room = MOST_OWED + usize::from(WINDOW) + settings.unsubscribe.len() + 1;
         let (client, mut events) = wire::open(settings, room)?;
         let broker = tokio::select! {
@@ -165,14 +165,14 @@ impl Connection {
                     Heard::Written(pkid) => link.outgoing.written(pkid),
                     Heard::Disconnect if stopping.load(Ordering::Relaxed) => return Ok(()),
                     Heard::Disconnect if link.acks.overflowed() => return Err(Lost::overflowed()),
-                    // What rumqttc says of a message with an unknown topic alias; we allow none.
+                    // rumqttc reports an unknown topic alias this way; we allow no aliases.
                     Heard::Disconnect => return Err(Lost::down("the broker broke the protocol")),
                     Heard::Other => {}
                 }
             }
         };
         let say = async {
-            // One after the other, so that no birth can follow the farewell.
+            // Runs in sequence, so that no birth can follow the farewell.
             tokio::select! {
                 () = link.keep_born(reporter) => {}
                 () = &mut stop => {}
@@ -188,7 +188,7 @@ impl Connection {
             link.outgoing.disconnect();
             sleep(DISCONNECT_TIMEOUT).await;
         };
-        // Takes its place behind the last acknowledgement, so that nothing settled comes again.
+        // Queued behind the last acknowledgement, so that no settled message is redelivered.
         let start_over = async {
             link.acks.drained().await;
             link.outgoing.disconnect();
@@ -202,8 +202,8 @@ impl Connection {
                 Err(Lost::down(format!("the broker owed an answer for {:?}", settings.stalled_after)))
             }
         };
-        // A connection lost during the farewell is stopped all the same, and `stop` must not be
-        // asked again.
+        // A connection lost during the farewell counts as stopped, and `stop` must not be polled
+        // again.
         if stopping.load(Ordering::Relaxed) {
             Ok(())
         } else {
@@ -212,7 +212,7 @@ impl Connection {
     }
 }
 
-/// What belongs to the current connection; dropping it tells everyone that it is gone.
+/// State of the current connection; dropping it notifies all users.
 struct Link<'a> {
     connection: &'a Connection,
     acks: Arc<Acks>,
@@ -236,7 +236,8 @@ impl Link<'_> {
             inbox.count_dropped();
             if !std::mem::replace(said_dropped, true) {
                 warn!(
-                    "MQTT: messages sent at QoS 0 come faster than they are taken and are dropped; send at QoS 1"
+                    "MQTT: messages at QoS 0 arrive faster than kithd takes them and are dropped; \
+                     publish at QoS 1"
                 );
             }
             return;
@@ -266,7 +267,7 @@ impl Link<'_> {
         });
     }
 
-    /// Publishes that we are here, again as long as that is refused. It does not end by itself.
+    /// Publishes the birth messages, and retries refused ones; never returns.
     async fn keep_born(&self, reporter: &Mutex<Reporter>) {
         let mut unborn: Vec<_> = self.connection.settings.birth.iter().collect();
         loop {
@@ -290,7 +291,7 @@ impl Link<'_> {
     }
 }
 
-/// The subscriptions that were not granted as asked.
+/// Returns the subscriptions that were not granted as requested.
 fn refusals(filters: &[String], granted: Vec<Result<(), String>>) -> Vec<Refusal> {
     let refused = filters
         .iter()
@@ -304,8 +305,8 @@ fn refusals(filters: &[String], granted: Vec<Result<(), String>>) -> Vec<Refusal
         .collect()
 }
 
-/// Doubles with each failure, up to the limit; then somewhere between half of that and all of it,
-/// so that a restarted broker is not met by all its clients at once.
+/// Returns the backoff: it doubles with each failure up to the limit, and jitter picks a value
+/// between half and all of it, so that clients do not meet a restarted broker all at once.
 fn pause(settings: &Settings, failures: u32) -> Duration {
     let doubled = settings
         .reconnect_least

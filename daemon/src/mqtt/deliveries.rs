@@ -1,5 +1,5 @@
 //! The incoming side: messages waiting to be taken, and their acknowledgements in arrival order.
-//! Not for the network: the wire carries the acknowledgements away.
+//! `wire` sends the acknowledgements.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,17 +16,17 @@ use super::wire::{Arrival, Client};
 pub struct Delivery {
     /// Full topic name.
     pub topic: String,
-    /// The bytes.
+    /// Payload bytes.
     pub payload: Bytes,
-    /// Kept by the broker from before we subscribed.
+    /// The broker retained it before this subscription.
     pub retain: bool,
-    /// Sent before, perhaps received before. Some brokers never set it.
+    /// Sent before, and perhaps received before. Some brokers never set it.
     pub redelivered: bool,
     /// MIME type, if the sender named one.
     pub content_type: Option<String>,
-    /// Where the sender wants an answer.
+    /// Topic for the response, if the sender wants one.
     pub response_topic: Option<String>,
-    /// What the answer is to carry.
+    /// Correlation data for the response.
     pub correlation: Option<Vec<u8>>,
     /// To be settled once the message is safe.
     pub ack: Ack,
@@ -46,15 +46,17 @@ impl fmt::Debug for Delivery {
     }
 }
 
-/// The right to acknowledge one delivery. Dropped unsettled, neither this message nor any behind it
-/// is acknowledged on this connection, and the broker sends them all again on the next one: so
-/// settle a refused message too, and hold on to one that shall wait.
+/// The right to acknowledge one delivery.
+///
+/// If it is dropped unsettled, neither this message nor any behind it is acknowledged on this
+/// connection, and the broker sends them all again on the next one. So settle a refused message
+/// too, and keep the `Ack` of one that must wait.
 #[must_use = "an unsettled delivery holds back every acknowledgement behind it"]
 pub struct Ack(Option<(Arc<Acks>, u64)>);
 
 impl Ack {
-    /// Acknowledges, now or as soon as everything that arrived earlier is settled.
-    /// Without effect when the connection is gone: the broker then sends the message again.
+    /// Acknowledges now, or as soon as everything that arrived earlier is settled. Has no effect
+    /// when the connection is gone: the broker then sends the message again.
     pub fn settle(self) {
         if let Some((acks, number)) = self.0 {
             acks.settle(number);
@@ -62,8 +64,8 @@ impl Ack {
     }
 }
 
-/// Most acknowledgements that can be owed at once, whatever the messages' size. Mosquitto keeps
-/// 1000 messages for a client unless told otherwise.
+/// Most acknowledgements owed at once, whatever the messages' size. Mosquitto queues 1000 messages
+/// per client by default.
 pub(super) const MOST_OWED: usize = 4096;
 
 /// Acknowledgements owed on one connection.
@@ -76,7 +78,7 @@ pub(super) struct Acks {
 
 #[derive(Default)]
 struct Owed {
-    /// In arrival order.
+    /// Entries in arrival order.
     queue: VecDeque<Entry>,
     /// Number of the queue's first entry.
     first: u64,
@@ -93,7 +95,7 @@ struct Entry {
 }
 
 impl Acks {
-    /// `budget` is how many bytes of unsettled messages there may be.
+    /// Creates the list; `budget` is the most bytes of unsettled messages.
     pub(super) fn new(client: Client, budget: usize) -> Self {
         Self {
             client,
@@ -103,7 +105,7 @@ impl Acks {
         }
     }
 
-    /// Notes an arrival. Without an answer there is no room for it, nor for anything behind it on
+    /// Notes an arrival. Returns `None` when there is no room for it, nor for anything behind it on
     /// this connection: see [`Acks::drained`].
     pub(super) fn arrived(self: &Arc<Self>, arrival: &Arrival) -> Option<Ack> {
         if arrival.pkid == 0 {
@@ -128,13 +130,13 @@ impl Acks {
         ))))
     }
 
-    /// Whether something was turned away for want of room.
+    /// Returns whether a message was refused for lack of room.
     pub(super) fn overflowed(&self) -> bool {
         lock(&self.owed).overflowed
     }
 
-    /// Resolves when something was turned away and everything else is settled: time for a new
-    /// connection, on which the broker sends it again.
+    /// Resolves when a message was refused and everything else is settled: on a new connection the
+    /// broker sends it again.
     pub(super) async fn drained(&self) {
         loop {
             {
@@ -165,9 +167,8 @@ impl Acks {
             let Some(entry) = owed.queue.pop_front() else {
                 break;
             };
-            // The request channel has room for every acknowledgement that can be owed (see
-            // connection.rs), so this only fails when the connection is gone, and with it the wish
-            // for an acknowledgement.
+            // The request channel has room for every acknowledgement (see connection.rs), so this
+            // fails only when the connection is gone, and the acknowledgement with it.
             self.client.acknowledge(entry.pkid);
             owed.bytes -= entry.bytes;
             owed.first += 1;
@@ -178,8 +179,8 @@ impl Acks {
     }
 }
 
-/// Messages of the current connection that nobody has taken yet. Emptied when it is lost: the
-/// broker sends them again, and taking them twice would only make duplicates.
+/// Messages of the current connection that are not taken yet. Emptied when it is lost: the broker
+/// sends them again, and taking both would make duplicates.
 #[derive(Default)]
 pub(super) struct Inbox {
     waiting: Mutex<Waiting>,
@@ -217,11 +218,11 @@ impl Inbox {
     }
 }
 
-/// Counts messages sent at QoS 0 that were dropped because too many were waiting.
+/// Counter of QoS 0 messages that were dropped because too many were waiting.
 pub struct Dropped(Arc<Inbox>);
 
 impl Dropped {
-    /// So many since the start.
+    /// Returns the number since the start.
     pub fn count(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
     }
@@ -237,8 +238,8 @@ impl Deliveries {
         Self { inbox }
     }
 
-    /// The next message; `None` once the connection is stopped. Nothing is lost if the future is
-    /// dropped.
+    /// Returns the next message; `None` once the connection is stopped. Cancel-safe: dropping the
+    /// future loses nothing.
     pub async fn recv(&mut self) -> Option<Delivery> {
         loop {
             {
@@ -251,12 +252,12 @@ impl Deliveries {
                 }
             }
             // `&mut self` makes this the only waiter, and `notify_one` remembers a call made before
-            // we wait.
+            // the wait.
             self.inbox.changed.notified().await;
         }
     }
 
-    /// Counts the messages that are dropped, whoever has the deliveries.
+    /// Returns a counter of dropped messages that outlives this handle.
     pub fn dropped(&self) -> Dropped {
         Dropped(Arc::clone(&self.inbox))
     }

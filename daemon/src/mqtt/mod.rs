@@ -1,29 +1,30 @@
-//! One MQTT connection: bytes in, bytes out. Not for images, queues or what a topic means.
+//! An MQTT connection that carries bytes in and out. Images, queues and the meaning of topics are
+//! the callers' concern.
 //!
-//! What rumqttc leaves to its user is done here, so that nobody else names rumqttc, and in here
-//! only `wire` does:
-//! - **Every connection gets a fresh rumqttc event loop.** Nothing that rumqttc keeps across
+//! This module adds what rumqttc leaves to its user. No other module names rumqttc, and within this
+//! one only `wire` does:
+//! - **Every connection gets a fresh rumqttc event loop.** No state that rumqttc keeps across
 //!   connections (queued requests, packet ids, its collision flag, buffered events) can leak from a
 //!   lost one into the next: an acknowledgement goes to the connection its message came from, or
-//!   nowhere. What was under way is repeated by its owner: unacknowledged messages by the broker,
+//!   nowhere. Work in progress is repeated by its owner: unacknowledged messages by the broker,
 //!   unacknowledged publishes by the caller.
 //! - **Acknowledgements leave in arrival order**, in whatever order deliveries are settled
 //!   (MQTT-4.6.0-2).
-//! - **A publish resolves when its own PubAck came**, and its reason code counts.
-//! - **Back-pressure** is `receive_maximum`, how many messages the broker may send unacknowledged.
-//!   Mosquitto 2.0.11 exceeds it after a reconnect (measured: 254 instead of 16), so
-//!   `receive_maximum` × `max_packet_bytes` is also kept here, in bytes: what goes beyond is not
-//!   taken, and once everything taken is settled the connection is made anew, whereupon the broker
-//!   sends the rest again. Messages sent at QoS 0 know no back-pressure: while `receive_maximum`
-//!   deliveries wait, further ones are dropped, counted and said.
+//! - **A publish resolves when its own PubAck arrives**, and its reason code counts.
+//! - **Back-pressure** is `receive_maximum`, the number of messages the broker may send
+//!   unacknowledged. Mosquitto 2.0.11 exceeds it after a reconnect (measured: 254 instead of 16),
+//!   so `receive_maximum` × `max_packet_bytes` is also enforced here, in bytes: messages beyond it
+//!   are not taken, and once everything taken is settled the connection is replaced, and the broker
+//!   sends the rest again. Messages at QoS 0 have no back-pressure: while `receive_maximum`
+//!   deliveries wait, further ones are dropped, counted and logged.
 //!
-//! MQTT 3.1.1 has no receive maximum, so there the bytes kept here are the only back-pressure,
-//! beside what the broker allows under way by itself (20 messages in mosquitto).
+//! MQTT 3.1.1 has no receive maximum. There, this byte limit is the only back-pressure beside the
+//! broker's own limit on messages in flight (20 in mosquitto).
 //!
-//! **Messages above `max_packet_bytes`.** The limit is announced to the broker; a compliant broker
-//! (mosquitto) discards what is larger for this client and sends what is behind it, silently. So
-//! set the limit well above the largest message that shall be refused with a reason. A broker that
-//! sends it all the same (rumqttd) costs the connection each time: the state names the size and the
+//! **Messages above `max_packet_bytes`.** The limit is announced to the broker. A compliant broker
+//! (mosquitto) silently discards larger messages for this client and sends the ones behind them, so
+//! set the limit well above the largest message that is to be refused with a reason. A broker that
+//! sends them anyway (rumqttd) costs the connection each time: the state names the size and the
 //! limit, attempts back off, and nothing behind that message arrives until it expires or the limit
 //! is raised.
 
@@ -65,8 +66,7 @@ pub fn connect(settings: Settings) -> (Publisher, Deliveries, watch::Receiver<St
     (Publisher::new(current), deliveries, watch_state, connection)
 }
 
-/// Every lock here guards a few steps that cannot panic half-way, so a poisoned one still holds
-/// good data.
+/// Locks a mutex, ignoring poison: each lock here guards a few steps that cannot panic half-way.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,5 @@
-//! The outgoing side: each publish is tied to its own PubAck. Not an outbox: what a lost connection
-//! leaves unacknowledged is reported, and repeating it is the caller's business.
+//! The outgoing side: each publish is tied to its own PubAck. Not an outbox: publishes left
+//! unacknowledged by a lost connection are reported, and the caller repeats them.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -11,21 +11,21 @@ use tokio::time::Instant;
 use super::wire::{Accepted, Client};
 use super::{Message, is_topic, lock};
 
-/// Most requests the broker may owe an answer to, counted from the oldest one unanswered. Far below
-/// the range of packet ids, so that an id is never used again while it is in use: rumqttc stops
-/// dead when that happens.
+/// Most requests the broker may owe an answer to, counted from the oldest unanswered one. Far below
+/// the range of packet ids, so that no id in use is used again: rumqttc stops for good when that
+/// happens.
 pub(super) const WINDOW: u16 = 8;
 
-/// Why a message was not published.
+/// Reason why a message was not published.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// Not sent, or sent and its acknowledgement not seen: may be sent again.
+    /// Not sent, or sent without an acknowledgement; may be sent again.
     #[error("no connection to the broker, or lost before it acknowledged")]
     Disconnected,
-    /// The broker said no; sending it again changes nothing until the broker's configuration does.
+    /// Refused by the broker; sending it again fails until the broker's configuration changes.
     #[error("the broker refused the message: {0}")]
     Refused(String),
-    /// Never sent.
+    /// Too large, never sent.
     #[error("the message makes a packet of {bytes} bytes, the broker takes at most {limit}")]
     TooLarge {
         /// Size of the packet.
@@ -33,12 +33,12 @@ pub enum PublishError {
         /// The broker's limit.
         limit: u32,
     },
-    /// Never sent.
+    /// Invalid topic, never sent.
     #[error("not a topic that can be published to: {0:?}")]
     InvalidTopic(String),
 }
 
-/// Publishes on whichever connection is current. Cheap to clone.
+/// Publishes on the current connection. Cheap to clone.
 #[derive(Clone)]
 pub struct Publisher {
     link: watch::Receiver<Option<Arc<Outgoing>>>,
@@ -56,9 +56,9 @@ impl Publisher {
         found.map(drop).map_err(|_| PublishError::Disconnected)
     }
 
-    /// Publishes at QoS 1 and resolves when the broker acknowledged this very message. Without a
-    /// connection it fails at once; with one it waits its turn, at most eight being under way.
-    /// Messages go out in the order of the calls. Dropping the future does not take a message back.
+    /// Publishes at QoS 1 and resolves when the broker has acknowledged this very message. Fails at
+    /// once without a connection; with one it waits its turn, as at most eight are in flight.
+    /// Messages leave in the order of the calls. Dropping the future does not recall a message.
     pub async fn publish(&self, message: Message) -> Result<(), PublishError> {
         let link = self.link.borrow().clone();
         match link {
@@ -68,7 +68,7 @@ impl Publisher {
     }
 }
 
-/// What one connection has sent and not had answered.
+/// Requests sent on one connection and not answered yet.
 pub(super) struct Outgoing {
     client: Client,
     largest_packet: u32,
@@ -78,18 +78,19 @@ pub(super) struct Outgoing {
 }
 
 struct Sent {
-    /// In the order sent. Answered entries stay until all before them are answered: see [`WINDOW`].
+    /// Entries in the order sent. Answered entries stay until all before them are answered: see
+    /// [`WINDOW`].
     entries: VecDeque<Entry>,
-    /// When the broker last answered something, or began to owe something.
+    /// Time of the broker's last answer, or since it owes one.
     progress: Instant,
     closed: bool,
 }
 
 struct Entry {
-    /// 0 until rumqttc wrote the packet and told its id.
+    /// 0 until rumqttc has written the packet and reported its id.
     pkid: u16,
     owed: bool,
-    /// Who waits; nobody does for a Subscribe.
+    /// Waiting caller; none for a Subscribe.
     answer: Option<oneshot::Sender<Result<(), PublishError>>>,
 }
 
@@ -109,7 +110,7 @@ impl Outgoing {
         }
     }
 
-    /// Called once, first of all, so the window has room.
+    /// Called once, before anything else, so the window has room.
     pub(super) fn subscribe(&self, filters: &[String]) {
         if let Ok(turn) = self.window.try_acquire() {
             turn.forget();
@@ -127,7 +128,7 @@ impl Outgoing {
         if !is_topic(&message.topic) {
             return Err(PublishError::InvalidTopic(message.topic));
         }
-        // Asking for what the broker ruled out, or sending too much, would cost the connection.
+        // A retained or oversized message that the broker rules out would cost the connection.
         if message.retain && !self.retain_available {
             return Err(PublishError::Refused(
                 "it keeps no retained messages".to_owned(),
@@ -140,7 +141,7 @@ impl Outgoing {
                 limit: self.largest_packet,
             });
         }
-        // The turn is given back in `answered`, and closing the window wakes whoever waits.
+        // `answered` returns the permit, and closing the window wakes all waiters.
         self.window
             .acquire()
             .await
@@ -172,7 +173,7 @@ impl Outgoing {
         Ok(())
     }
 
-    /// rumqttc wrote the next request of ours and gave it this packet id.
+    /// Assigns the packet id to the next request that rumqttc has written.
     pub(super) fn written(&self, pkid: u16) {
         if let Some(entry) = lock(&self.sent)
             .entries
@@ -183,7 +184,7 @@ impl Outgoing {
         }
     }
 
-    /// The broker answered the request with this packet id.
+    /// Handles the broker's answer to the request with this packet id.
     pub(super) fn answered(&self, pkid: u16, result: Result<(), PublishError>) {
         let mut sent = lock(&self.sent);
         let Some(entry) = sent
@@ -195,7 +196,7 @@ impl Outgoing {
         };
         entry.owed = false;
         if let Some(answer) = entry.answer.take() {
-            // Whoever asked may have stopped waiting.
+            // The caller may have stopped waiting.
             let _ = answer.send(result);
         }
         sent.progress = Instant::now();
@@ -223,7 +224,7 @@ impl Outgoing {
         }
     }
 
-    /// The connection is gone: everyone waiting learns it.
+    /// Fails all waiting callers: the connection is gone.
     pub(super) fn close(&self) {
         self.window.close();
         let mut sent = lock(&self.sent);

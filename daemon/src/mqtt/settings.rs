@@ -1,14 +1,14 @@
-//! What one connection is told. Not for reading configuration files.
+//! Settings of one connection. Reading configuration files is not its concern.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::{Address, TlsFiles};
 
-/// rumqttc panics below this.
+/// rumqttc panics below this value.
 pub(super) const LEAST_KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// The protocol spoken.
+/// Protocol version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Version {
     /// MQTT 3.1.1.
@@ -18,16 +18,16 @@ pub enum Version {
     Five,
 }
 
-/// What the connection needs to know; [`Settings::new`] fills in sensible values.
+/// Settings of a connection; [`Settings::new`] fills in sensible defaults.
 #[derive(Clone)]
 pub struct Settings {
-    /// Where the broker listens.
+    /// Address of the broker.
     pub broker: Address,
-    /// What it speaks.
+    /// Protocol version.
     pub version: Version,
-    /// Encrypted, with these certificates; `None`: in the clear.
+    /// Certificates for an encrypted connection; `None` for plain TCP.
     pub tls: Option<TlsFiles>,
-    /// Names the session on the broker: the same on every start, different on every board.
+    /// Id of the session on the broker: the same on every start, different on every board.
     pub client_id: String,
     /// User name, if the broker wants one.
     pub username: Option<String>,
@@ -35,14 +35,14 @@ pub struct Settings {
     pub password: Option<String>,
     /// Ping interval, at least 5 s; a dead broker is noticed within twice that.
     pub keep_alive: Duration,
-    /// How long the broker keeps messages for us while we are away; zero: nothing is kept, and
-    /// nothing taken up. In MQTT 3.1.1 any other time is as long as the broker likes.
+    /// Time the broker keeps messages for us while we are away; zero keeps nothing and starts a
+    /// clean session. In MQTT 3.1.1 the broker decides on any other time.
     pub session_expiry: Duration,
-    /// Largest packet we take; see the module's documentation for what happens to larger ones.
+    /// Largest packet accepted; the module's documentation says what happens to larger ones.
     pub max_packet_bytes: u32,
-    /// How many messages the broker may send before we acknowledge the first.
+    /// Most messages the broker may send before we acknowledge the first.
     pub receive_maximum: u16,
-    /// What the broker publishes when we vanish.
+    /// Published by the broker when we vanish.
     pub will: Option<Message>,
     /// Published on every new connection, such as our being online; set `retain` on them.
     pub birth: Vec<Message>,
@@ -51,18 +51,18 @@ pub struct Settings {
     /// Topic filters to subscribe to at QoS 1, on every new connection; shared ones as
     /// `$share/<group>/<filter>`.
     pub subscriptions: Vec<String>,
-    /// Filters that a session the broker kept may still hold and that are not wanted any more.
+    /// Filters to unsubscribe, which a session kept by the broker may still hold.
     pub unsubscribe: Vec<String>,
     /// Pause after the first failed attempt; doubled after each further one.
     pub reconnect_least: Duration,
-    /// Longest pause between attempts; used at once when another client took our session over.
+    /// Longest pause between attempts; used at once when another client took over our session.
     pub reconnect_most: Duration,
-    /// The connection is replaced when the broker owes an answer and gave none for this long.
+    /// Delay of an owed answer after which the connection is replaced.
     pub stalled_after: Duration,
 }
 
 impl Settings {
-    /// Settings without credentials, topics or messages of state.
+    /// Returns settings without credentials, topics or messages of state.
     pub fn new(broker: Address, client_id: impl Into<String>) -> Self {
         Self {
             broker,
@@ -88,7 +88,7 @@ impl Settings {
 }
 
 impl Settings {
-    /// How many bytes of messages there may be that arrived and are not settled.
+    /// Returns the most bytes of messages that may be unsettled.
     pub(super) fn unsettled_budget(&self) -> usize {
         let most = u64::from(self.receive_maximum) * u64::from(self.max_packet_bytes);
         usize::try_from(most).unwrap_or(usize::MAX)
@@ -100,20 +100,20 @@ impl Settings {
 pub struct Message {
     /// Full topic name.
     pub topic: String,
-    /// The bytes.
+    /// Payload bytes.
     pub payload: Vec<u8>,
-    /// Whether the broker keeps it for later subscribers.
+    /// The broker retains it for later subscribers.
     pub retain: bool,
-    /// MIME type of the payload; like what follows, lost in MQTT 3.1.1.
+    /// MIME type of the payload. This and the fields below are lost in MQTT 3.1.1.
     pub content_type: Option<String>,
-    /// The broker gives it to nobody after this.
+    /// Time after which the broker drops it.
     pub expiry: Option<Duration>,
-    /// Tells whoever asked which question this answers.
+    /// Correlation data, which tells a requester what this answers.
     pub correlation: Option<Vec<u8>>,
 }
 
 impl fmt::Debug for Message {
-    /// Names the message without its payload: results hold what must never reach a log.
+    /// Names the message without its payload: results must never reach a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,

@@ -1,5 +1,5 @@
-//! What the connection is doing, in words an operator reads, said once per change. Not for deciding
-//! anything.
+//! State of the connection in the operator's words, logged once per change. No decision depends on
+//! it.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,41 +16,41 @@ pub enum State {
     Connecting,
     /// Connected and subscribed to everything.
     Connected {
-        /// Whether the broker still had our session.
+        /// The broker still had our session.
         session_present: bool,
     },
     /// Connected, but not everything works.
     Hindered(Hindrances),
     /// No connection; attempts go on.
     Down {
-        /// Why the last attempt ended.
+        /// Reason why the last attempt ended.
         reason: String,
-        /// Since when there is none.
+        /// Start of the outage.
         since: Instant,
     },
-    /// The broker answered and does not let us in; attempts go on.
+    /// The broker answers and rejects us; attempts go on.
     Refused {
         /// The broker's reason.
         reason: String,
-        /// Since when there is no connection.
+        /// Start of the outage.
         since: Instant,
     },
 }
 
-/// What does not work on a connection that is up.
+/// Failures on a connection that is up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hindrances {
     /// Subscriptions that were not granted at QoS 1.
     pub subscribe: Vec<Refusal>,
-    /// Messages about our being here that the broker does not take.
+    /// Birth messages that the broker refuses.
     pub publish: Vec<Refusal>,
     /// The broker ends this connection again and again.
     pub contended: bool,
-    /// For the sentence.
+    /// Client id, for the sentence.
     pub client: String,
 }
 
-/// Something the broker did not grant.
+/// A request that the broker did not grant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The topic or filter.
@@ -60,7 +60,7 @@ pub struct Refusal {
 }
 
 impl State {
-    /// Whether messages can be published.
+    /// Returns whether messages can be published.
     pub fn is_connected(&self) -> bool {
         matches!(self, Self::Connected { .. } | Self::Hindered(_))
     }
@@ -118,7 +118,7 @@ impl fmt::Display for Hindrances {
     }
 }
 
-/// How a connection, or the attempt at one, ended.
+/// End of a connection or of an attempt.
 pub(super) struct Lost {
     pub(super) reason: String,
     pub(super) kind: LostKind,
@@ -128,11 +128,12 @@ pub(super) struct Lost {
 pub(super) enum LostKind {
     Down,
     Refused,
-    /// The broker hung up without a word that we can read.
+    /// The broker closed the connection without a readable reason.
     Closed,
-    /// Another client connected with our client id; hurrying back would only throw it out in turn.
+    /// Another client connected with our client id; reconnecting at once would only throw it out in
+    /// turn.
     TakenOver,
-    /// We ended it ourselves, to be sent again what we had no room for.
+    /// We closed it, so that the broker sends refused messages again.
     Overflowed,
 }
 
@@ -147,7 +148,8 @@ impl Lost {
 
 impl Lost {
     pub(super) fn overflowed() -> Self {
-        let reason = "the broker sent more unacknowledged messages than our receive maximum; asking for them again";
+        let reason = "the broker sent more unacknowledged messages than our receive maximum; \
+                      asking for them again";
         Self {
             reason: reason.to_owned(),
             kind: LostKind::Overflowed,
@@ -155,7 +157,7 @@ impl Lost {
     }
 }
 
-/// How long an end that the broker made counts, and how many of them are no chance.
+/// Period in which closings by the broker count, and the number that can no longer be chance.
 const CONTENTION: Duration = Duration::from_secs(600);
 const CLOSINGS: usize = 3;
 
@@ -169,7 +171,7 @@ pub(super) struct Reporter {
     up_since: Option<Instant>,
     session_present: bool,
     hindrances: Hindrances,
-    /// When the broker ended a connection that was up.
+    /// Times at which the broker closed a connection that was up.
     closings: VecDeque<Instant>,
 }
 
@@ -207,7 +209,7 @@ impl Reporter {
         self.show();
     }
 
-    /// Notes which messages about our being here are refused now, and forgets what is long ago.
+    /// Updates the refused birth messages, and forgets old closings.
     pub(super) fn births(&mut self, refused: Vec<Refusal>) {
         self.hindrances.publish = refused;
         if self.up_since.is_some() {

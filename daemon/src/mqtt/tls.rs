@@ -1,5 +1,5 @@
-//! Certificates and key for an encrypted connection. Read anew for each connection, so that renewed
-//! ones are taken up.
+//! Certificates and key of an encrypted connection, read again for each connection so that renewed
+//! files take effect.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,42 +8,42 @@ use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-/// Files in PEM.
+/// Paths of PEM files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Files {
-    /// Who must have signed the broker's certificate; `None`: whom this system trusts.
+    /// Authorities for the broker's certificate; `None` for those of this system.
     pub ca: Option<PathBuf>,
-    /// Our certificate, with what lies between it and the broker's authority, and its key.
+    /// Client certificate with its chain, and its key.
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
-/// What is wrong with them.
+/// Problem with the certificates or the key.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// Not there, not readable, or no PEM of this kind in it.
+    /// The file is missing, unreadable, or holds no PEM of this kind.
     #[error("{} {what}: {why}", path.display())]
     File {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// What it should hold.
+        /// Expected content.
         what: &'static str,
-        /// As the reader says.
+        /// Message of the reader.
         why: String,
     },
-    /// This system trusts nobody.
+    /// This system has no certificate authorities.
     #[error(
         "no certificate authorities were found on this system; name the broker's with mqtt.ca_file"
     )]
     NoAuthorities,
-    /// A key that does not belong to its certificate, a kind of key nobody knows.
+    /// The key does not belong to its certificate, or is of an unknown kind.
     #[error("the certificate and key of mqtt.client_cert and mqtt.client_key cannot be used: {0}")]
     Client(rustls::Error),
-    /// No protocol version is left.
+    /// No usable protocol version.
     #[error("{0}")]
     Versions(rustls::Error),
 }
 
-/// What an encrypted connection is made with.
+/// Builds the configuration of an encrypted connection.
 pub(super) fn client(files: &Files) -> Result<Arc<ClientConfig>, TlsError> {
     let mut roots = RootCertStore::empty();
     match &files.ca {
@@ -70,7 +70,7 @@ pub(super) fn client(files: &Files) -> Result<Arc<ClientConfig>, TlsError> {
             }
         });
     }
-    // Named here, so that nothing depends on what else in the program uses the library.
+    // Named explicitly, so that no other use of the library in this program matters.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();

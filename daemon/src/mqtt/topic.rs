@@ -1,24 +1,22 @@
-//! Topic names and topic filters: what is valid, and which filter means which topic. By our own
-//! code, because rumqttc's cuts a topic after its first byte, which ends the task where a topic
-//! begins with a letter of more bytes.
+//! Topic names and topic filters: validity and matching. Our own code, because rumqttc's matching
+//! cuts a topic after its first byte, which panics where a topic begins with a multi-byte letter.
 //!
-//! Not for the names of this board's topics: those are `crate::topics`. Source: MQTT 5.0, sections
-//! 1.5.4 and 4.7.
+//! `crate::topics` has the names of this board's topics. Source: MQTT 5.0, sections 1.5.4 and 4.7.
 
 /// Longest topic or filter, in bytes of UTF-8.
 const LONGEST: usize = 65535;
 
-/// Whether a message can be published to this topic.
+/// Returns whether a message can be published to this topic.
 ///
-/// Control characters and non-characters are refused although the protocol only advises against
-/// them: brokers may end the connection of a client that sends them.
+/// Refuses control characters and non-characters although the protocol only advises against them:
+/// brokers may end the connection of a client that sends them.
 pub fn is_topic(topic: &str) -> bool {
     is_text(topic)
         && !topic.contains(['+', '#'])
         && !topic.chars().any(|c| c.is_control() || is_noncharacter(c))
 }
 
-/// Whether this can be subscribed to; shared ones as `$share/<group>/<filter>`.
+/// Returns whether this is a valid filter, including shared ones, `$share/<group>/<filter>`.
 pub fn is_filter(filter: &str) -> bool {
     if let Some(shared) = filter.strip_prefix("$share/") {
         let Some((group, filter)) = shared.split_once('/') else {
@@ -39,14 +37,13 @@ pub fn is_filter(filter: &str) -> bool {
     valid
 }
 
-/// Whether a message of this topic is meant by this filter; the group of a shared subscription does
-/// not count.
+/// Returns whether the filter matches the topic; the group of a shared subscription is ignored.
 pub fn matches(topic: &str, filter: &str) -> bool {
     let shared = filter
         .strip_prefix("$share/")
         .and_then(|rest| rest.split_once('/'));
     let filter = shared.map_or(filter, |(_, filter)| filter);
-    // No wildcard in the first level means a topic of the broker's own.
+    // A wildcard in the first level does not match the broker's own topics.
     if topic.starts_with('$') && filter.starts_with(['+', '#']) {
         return false;
     }
@@ -79,7 +76,7 @@ mod tests {
     #[test]
     fn filters_match_as_the_protocol_says() {
         for (filter, topic, expected) in [
-            // The examples of sections 4.7.1 and 4.7.2.
+            // Examples of sections 4.7.1 and 4.7.2.
             ("sport/tennis/player1/#", "sport/tennis/player1", true),
             (
                 "sport/tennis/player1/#",
@@ -108,14 +105,14 @@ mod tests {
             ("a", "a/", false),
             ("a//b", "a//b", true),
             ("a/+/b", "a//b", true),
-            // Letters beyond ASCII, first and alone, composed and not.
+            // Letters beyond ASCII: first, alone, composed and decomposed.
             ("+/snapshot", "Übersicht/snapshot", true),
             ("#", "über", true),
             ("über/+", "über/antwort", true),
             ("é", "e\u{301}", false),
             ("+", "\u{fffd}bersicht", true),
             ("+", "🙂", true),
-            // The group of a shared subscription is no level, whatever it is called.
+            // The group of a shared subscription is no level, whatever its name.
             ("$share/boards/site/#", "site/a", true),
             ("$share/boards/#", "$SYS/broker", false),
             ("$share/boards/+/a", "$share/a", false),

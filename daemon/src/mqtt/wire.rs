@@ -1,8 +1,8 @@
-//! rumqttc's two protocols, MQTT 5 and 3.1.1, in one vocabulary: the one file that names them. Not
-//! for deciding anything.
+//! Common vocabulary for rumqttc's two protocols, MQTT 5 and 3.1.1; the only file that names them.
+//! It makes no decisions.
 //!
-//! What 3.1.1 has no words for is missing here: properties of messages, a receive maximum, the
-//! broker's limits, the reason of a refusal.
+//! On 3.1.1 some things are missing: properties of messages, a receive maximum, the broker's
+//! limits, and the reason of a refusal.
 
 use std::time::Duration;
 
@@ -20,17 +20,18 @@ use super::{Message, Settings, Version, tls};
 const CONNECT_TIMEOUT_SECONDS: u64 = 10;
 /// Range of packet ids rumqttc may use, unless the broker allows less.
 const PACKET_IDS: u16 = 64;
-/// The protocols' own limit for the part of a packet behind its fixed header.
+/// Largest remaining length of a packet in both protocols.
 const LARGEST_PACKET: u32 = 268_435_455;
 
-/// The asking half of one connection. Nothing here waits: who asks has made sure of the room.
+/// The sending half of one connection. Nothing here waits: the caller makes sure that there is
+/// room.
 #[derive(Clone)]
 pub(super) enum Client {
     Five(v5::AsyncClient),
     Three(rumqttc::AsyncClient),
 }
 
-/// The hearing half of one connection.
+/// The receiving half of one connection.
 pub(super) enum Events {
     Five(Box<v5::EventLoop>),
     Three(Box<rumqttc::EventLoop>),
@@ -39,32 +40,32 @@ pub(super) enum Events {
 /// The broker's ConnAck.
 pub(super) struct Accepted {
     pub session_present: bool,
-    /// Messages it takes unacknowledged.
+    /// Most messages the broker accepts unacknowledged.
     pub receive_maximum: u16,
     pub largest_packet: u32,
     pub retain_available: bool,
 }
 
-/// What happened on the connection.
+/// Event of a connection.
 pub(super) enum Heard {
     Publish(Arrival),
     PubAck {
         pkid: u16,
         result: Result<(), String>,
     },
-    /// One answer for each filter; the error is the broker's reason.
+    /// Answers, one for each filter; the error is the broker's reason.
     SubAck {
         pkid: u16,
         granted: Vec<Result<(), String>>,
     },
     /// A request of ours was written and got this id.
     Written(u16),
-    /// Ours.
+    /// We disconnect.
     Disconnect,
     Other,
 }
 
-/// A message as it came.
+/// A message as received.
 pub(super) struct Arrival {
     /// 0 at QoS 0.
     pub pkid: u16,
@@ -77,8 +78,8 @@ pub(super) struct Arrival {
     pub correlation: Option<Vec<u8>>,
 }
 
-/// Both halves of a connection to be made, with room for so many requests that wait; the error is
-/// about certificates.
+/// Creates both halves of a connection, with room for this many waiting requests; the error
+/// concerns certificates.
 pub(super) fn open(settings: &Settings, room: usize) -> Result<(Client, Events), Lost> {
     let transport = match &settings.tls {
         None => Transport::tcp(),
@@ -87,9 +88,9 @@ pub(super) fn open(settings: &Settings, room: usize) -> Result<(Client, Events),
             Transport::tls_with_config(TlsConfiguration::Rustls(tls))
         }
     };
-    // Otherwise small packets wait for each other. One message out to mosquitto, back in and
-    // acknowledged took 92 ms with delays on both sides, 45 ms with ours gone, 0.2 ms with
-    // mosquitto's gone too (`set_tcp_nodelay`).
+    // Without this, small packets wait for each other. One message out to mosquitto, back in and
+    // acknowledged took 92 ms with delays on both sides, 45 ms with only ours removed, 0.2 ms with
+    // mosquitto's removed too (`set_tcp_nodelay`).
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);
     network.set_connection_timeout(CONNECT_TIMEOUT_SECONDS);
@@ -122,7 +123,7 @@ fn five_options(settings: &Settings) -> v5::MqttOptions {
         .set_connection_timeout(CONNECT_TIMEOUT_SECONDS)
         .set_clean_start(settings.session_expiry.is_zero())
         .set_session_expiry_interval(Some(seconds(settings.session_expiry)))
-        // Zero is against the protocol for both.
+        // The protocol forbids zero for both.
         .set_receive_maximum(Some(settings.receive_maximum.max(1)))
         .set_max_packet_size(Some(settings.max_packet_bytes.max(1)))
         .set_outgoing_inflight_upper_limit(PACKET_IDS)
@@ -214,8 +215,8 @@ impl Client {
         }
     }
 
-    /// Nobody waits for the answer: a broker that refuses goes on sending, and what it sends is
-    /// refused and said.
+    /// Requests an unsubscribe without waiting for the answer: messages that a refusing broker goes
+    /// on sending are refused and logged.
     pub fn unsubscribe(&self, filter: &str) {
         let _ = match self {
             Self::Five(client) => client.try_unsubscribe(filter).is_ok(),
@@ -223,7 +224,7 @@ impl Client {
         };
     }
 
-    /// Bytes of the message's packet.
+    /// Returns the size of the message's packet in bytes.
     pub fn packet_bytes(&self, message: &Message) -> usize {
         let Message { topic, payload, .. } = message;
         match self {
@@ -276,7 +277,7 @@ impl Client {
         }
     }
 
-    /// Acknowledges a message that came at QoS 1.
+    /// Acknowledges a message received at QoS 1.
     pub fn acknowledge(&self, pkid: u16) {
         // Fails only when the connection is gone, and then the broker sends the message again.
         let _ = match self {
@@ -323,7 +324,7 @@ impl Events {
                     return Err(Lost::down("not an MQTT 5 broker: no ConnAck"));
                 };
                 let broker = connack.properties.as_ref();
-                // Zero means "none wanted", and rumqttc would take it for "all the time".
+                // Zero means that the broker wants no keep-alive; rumqttc would ping without pause.
                 if broker.and_then(|broker| broker.server_keep_alive) == Some(0) {
                     events
                         .options
@@ -378,7 +379,7 @@ fn heard_of_ours(done: &Outgoing) -> Heard {
     }
 }
 
-/// Why a subscription granted at QoS 0 counts as refused: messages would be lost unseen.
+/// A subscription granted at QoS 0 counts as refused, because messages would be lost unseen.
 const ONLY_QOS_0: &str = "granted at QoS 0 only";
 
 fn heard_in_five(packet: five::Packet) -> Heard {
@@ -392,8 +393,8 @@ fn heard_in_five(packet: five::Packet) -> Heard {
                     publish.pkid
                 },
                 topic: String::from_utf8_lossy(&publish.topic).into_owned(),
-                // Copied: the network buffer it lies in may be larger and shared with its
-                // neighbours.
+                // Copied, since the network buffer may be larger and shared with neighbouring
+                // messages.
                 payload: Bytes::copy_from_slice(&publish.payload),
                 retain: publish.retain,
                 redelivered: publish.dup,
@@ -463,8 +464,8 @@ fn heard_in_three(packet: three::Packet) -> Heard {
     }
 }
 
-/// rumqttc cannot read a Disconnect without properties, which is what mosquitto sends when another
-/// client takes the session, and only sees the connection end: the reason is often lost.
+/// rumqttc cannot read a Disconnect without properties, which mosquitto sends when another client
+/// takes the session; it only sees the connection end, so the reason is often lost.
 const CLOSED: &str =
     "the broker closed the connection (stopped, or another client has our client id)";
 const NO_PINGS: &str = "the broker stopped answering pings";
@@ -548,8 +549,8 @@ impl From<rumqttc::ConnectionError> for Lost {
     }
 }
 
-/// What is wrong with the broker's certificate when it is the time: boards without a battery wake
-/// in 1970.
+/// Returns a sentence about the board's clock if it invalidates the broker's certificate: boards
+/// without a battery start in 1970.
 fn wrong_time(error: &rumqttc::TlsError) -> Option<String> {
     use rustls::CertificateError::{ExpiredContext, NotValidYetContext};
     let rumqttc::TlsError::Io(error) = error else {
@@ -562,7 +563,7 @@ fn wrong_time(error: &rumqttc::TlsError) -> Option<String> {
         let moment =
             OffsetDateTime::from_unix_timestamp(i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
         moment.map_or_else(
-            |_| "a day beyond all calendars".into(),
+            |_| "a date out of range".into(),
             |moment| moment.date().to_string(),
         )
     };
@@ -596,7 +597,8 @@ impl Lost {
             return Self::down(sentence);
         }
         Self::down(format!(
-            "no encrypted connection: {error}; see mqtt.ca_file, mqtt.client_cert and mqtt.client_key"
+            "no encrypted connection: {error}; see mqtt.ca_file, mqtt.client_cert and \
+             mqtt.client_key"
         ))
     }
 

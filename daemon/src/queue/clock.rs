@@ -1,19 +1,19 @@
-//! Two clocks. The queue clock: milliseconds this database has been in use. And the board's, as far
-//! as it can be believed.
+//! Two clocks: the queue clock, which counts the milliseconds this database has been in use, and
+//! the board's clock, as far as it is trustworthy.
 //!
-//! Boards have no clock battery, so retry times never use the wall clock. The queue clock goes on
-//! from the last value written with a row; time spent switched off does not count, so a wait can
-//! only be repeated, never skipped for ever.
+//! Boards have no clock battery, so retry times never use the wall clock. The queue clock resumes
+//! from the last value written with a row. Time spent switched off does not count, so a wait may be
+//! repeated but is never skipped for ever.
 
 use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// systemd-timesyncd makes it once a time server has answered. The kernel would know of every
-/// client, but asking it is among the calls that the unit closes (`ProtectClock=`).
+/// systemd-timesyncd creates this file once a time server has answered. The kernel knows about
+/// every client, but the unit blocks the system call that asks it (`ProtectClock=`).
 const SYNCHRONISED: &str = "/run/systemd/timesync/synchronized";
-/// A difference between the clocks that is a jump.
+/// Smallest difference between the clocks that counts as a jump.
 const JUMP: Duration = Duration::from_secs(60);
 
 /// The queue clock of one run.
@@ -24,7 +24,7 @@ pub struct QueueClock {
 }
 
 impl QueueClock {
-    /// Goes on from `base_ms`.
+    /// Resumes from `base_ms`.
     pub fn resume(base_ms: i64) -> Self {
         Self {
             base_ms,
@@ -32,32 +32,32 @@ impl QueueClock {
         }
     }
 
-    /// Now.
+    /// Returns the current reading in milliseconds.
     pub fn now_ms(&self) -> i64 {
         self.base_ms + i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX / 2)
     }
 
-    /// How long until `due_ms`.
+    /// Returns the time left until `due_ms`.
     pub fn until(&self, due_ms: i64) -> Duration {
         Duration::from_millis(u64::try_from(due_ms - self.now_ms()).unwrap_or(0))
     }
 }
 
-/// Whether the board's clock is said to be right.
+/// Returns whether the board's clock is synchronised.
 pub fn synchronised() -> bool {
     Path::new(SYNCHRONISED).exists()
 }
 
-/// Watches the board's clock from one look to the next.
+/// Tracks the board's clock from one check to the next.
 #[derive(Debug, Default)]
 pub struct Steadiness {
-    /// Both clocks at the last look, and since when they have agreed.
+    /// Both clocks at the last check, and since when they have agreed.
     last: Option<(Instant, i64, Instant)>,
 }
 
 impl Steadiness {
-    /// How long the board's clock has been synchronised and gone on without a jump, which only
-    /// looking can tell.
+    /// Returns how long the board's clock has been synchronised and free of jumps, as far as these
+    /// checks can tell.
     pub fn look(&mut self, synchronised: bool, wall_ms: i64, now: Instant) -> Option<Duration> {
         if !synchronised {
             self.last = None;
@@ -89,7 +89,7 @@ mod tests {
         };
         assert_eq!(look(false, 0, -year_ms), None);
         assert_eq!(look(true, 10, 0), Some(0));
-        // Set straight in small steps, as time servers have it done.
+        // A time server adjusts the clock in small steps.
         assert_eq!(look(true, 20, 40_000), Some(10));
         assert_eq!(look(true, 3620, 0), Some(3610));
         assert_eq!(look(true, 3630, year_ms), Some(0), "it jumped forward");

@@ -1,5 +1,5 @@
-//! Why an image could not be recognised, and the three things that follow from it, decided in this
-//! one place: try again or not, the breaker's business or not, and the sentence the operator reads.
+//! Recognition failures and their three consequences, decided in this one place: whether to retry,
+//! whether the circuit breaker counts it, and the sentence for the operator.
 
 use std::path::PathBuf;
 
@@ -8,77 +8,76 @@ use crate::domain::{EngineError, EngineErrorKind, EngineRole};
 /// A failed attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// The engine says the picture cannot be decoded.
+    /// The engine cannot decode the picture.
     Unreadable {
-        /// Its sentence.
+        /// Sentence from the engine.
         why: String,
-        /// Which engine says so.
+        /// Engine that reported it.
         by: EngineRole,
     },
-    /// It is larger than allowed.
+    /// The picture is larger than allowed.
     TooLarge {
-        /// Its size.
+        /// Size of the picture.
         bytes: u64,
         /// `intake.max_bytes`.
         limit: usize,
     },
-    /// It lies outside the roots.
+    /// The path is outside the roots.
     OutsideRoots(PathBuf),
-    /// A part of the path is a link.
+    /// A part of the path is a symbolic link.
     Link(PathBuf),
-    /// A folder, a device, a pipe.
+    /// The path names a folder, a device or a pipe.
     NotAFile {
         /// The path.
         path: PathBuf,
-        /// What it is, with its article.
+        /// Kind of file, with its article.
         kind: &'static str,
     },
-    /// The root is there, the file is not, or it may not be read.
+    /// The root is there, but the file is missing or not readable.
     FileMissing {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         error: String,
     },
-    /// The root or its mount is not there, or does not answer.
+    /// The root or its mount is missing or does not respond.
     RootAbsent {
         /// The root.
         root: PathBuf,
-        /// What is wrong with it.
+        /// Problem with the root.
         error: String,
     },
-    /// Spooled bytes are gone; only a damaged disk or a helping hand does that.
+    /// The spooled bytes are gone, through a damaged disk or manual deletion.
     SpoolMissing(String),
     /// The engine gave no answer.
     Engine(EngineError),
 }
 
-/// Whether an image is tried again.
+/// Retry policy for an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Again {
-    /// Never.
+    /// Never retried.
     Final,
-    /// Until the attempts are spent.
+    /// Retried until the attempts are spent.
     Attempt,
-    /// As often as needed: the attempt is given back.
+    /// Retried as often as needed; the attempt is refunded.
     Refunded,
-    /// As often as needed until the file or root has been away for `retry.missing_file`; attempts
-    /// are given back.
+    /// Retried until the file has been missing for `retry.missing_file`; attempts are refunded.
     WhileFileMissing,
-    /// The same with `retry.missing_root`.
+    /// Retried until the root has been missing for `retry.missing_root`; attempts are refunded.
     WhileRootMissing,
 }
 
-/// What follows from a failure.
+/// Consequences of a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// Whether to try again.
+    /// Retry policy.
     pub again: Again,
-    /// Whether the circuit breaker counts it.
+    /// The circuit breaker counts it.
     pub counts_for_breaker: bool,
-    /// Whether the image runs by itself next time.
+    /// The image runs alone next time.
     pub alone: bool,
-    /// For the operator.
+    /// Sentence for the operator.
     pub sentence: String,
 }
 
@@ -96,7 +95,7 @@ impl Failure {
             alone: false,
             sentence,
         };
-        // One poison picture ends as failed and takes nobody with it.
+        // A poison picture fails by itself, without harm to the pictures beside it.
         let alone = |again, counts_for_breaker, sentence| Verdict {
             again,
             counts_for_breaker,
@@ -119,7 +118,8 @@ impl Failure {
                 Again::Final,
                 false,
                 format!(
-                    "{} is a link or lies below one, and links are not followed; send the path of the file itself",
+                    "{} is a link or lies below one, and links are not followed; send the path of \
+                     the file itself",
                     path.display()
                 ),
             ),

@@ -1,5 +1,5 @@
-//! Images that wait for their file or its root: found by looking, not by trying, and counted apart
-//! from the others.
+//! Images that wait for their file or its root. Checks find out when they can go on, and they are
+//! counted apart from the rest of the queue.
 
 use std::sync::atomic::Ordering;
 
@@ -10,45 +10,44 @@ use crate::config;
 use crate::domain::{ImageId, Source, Standing};
 use crate::store::{Look, Looks};
 
-/// Images in one look.
+/// Images per check.
 const BATCH: usize = 500;
 
 impl Queue {
-    /// Changes whenever something was committed: there may be files to look at.
+    /// Notifies on every commit: there may be new files to check.
     pub fn commits(&self) -> watch::Receiver<u64> {
         self.store.changes()
     }
 
-    /// The oldest image that waits.
+    /// Returns the oldest pending image.
     pub async fn oldest_pending(&self) -> Result<ImageId, QueueError> {
         Ok(self.store.oldest_pending().await?)
     }
 
-    /// Images accepted after `after` whose files were not looked at, some at a time; `None`: there
-    /// are no more images.
+    /// Returns the next images after `after` whose files were not checked yet, and the last id
+    /// examined, `None` at the end.
     pub async fn unseen(&self, after: ImageId) -> Result<(Vec<Look>, Option<ImageId>), QueueError> {
         Ok(self.store.unseen(after, BATCH).await?)
     }
 
-    /// Images after `after` that wait for their file, some at a time; none: that was all.
+    /// Returns the next images after `after` that wait for their file; an empty list at the end.
     pub async fn missing(&self, after: ImageId) -> Result<Vec<Look>, QueueError> {
         Ok(self.store.missing(after, BATCH).await?)
     }
 
-    /// Whether an image that waits for its file is to be looked at now; the others are claimed
-    /// anyway.
+    /// Returns whether a waiting image needs a check; one that is due is claimed anyway.
     pub fn waits(&self, look: &Look) -> bool {
         look.due_ms > self.clock.now_ms()
     }
 
-    /// How many images of each source are thought to wait for their file, in the order of
+    /// Returns the estimated number of images that wait for their file, by source in the order of
     /// [`Source::ALL`].
     pub fn missing_by_source(&self) -> [u64; Source::ALL.len()] {
         std::array::from_fn(|source| self.missing[source].load(Ordering::Relaxed))
     }
 
-    /// As many as these were thought to wait, and so many do; those that have begun to since then
-    /// are counted on.
+    /// Corrects the estimate from `thought` to the counted number; images that began to wait in
+    /// between stay included.
     pub fn count_missing(
         &self,
         thought: [u64; Source::ALL.len()],
@@ -60,23 +59,23 @@ impl Queue {
         }
     }
 
-    /// Images that wait for their file, all together.
+    /// Returns the number of images that wait for their file.
     pub fn missing_total(&self) -> u64 {
         self.missing_by_source().iter().sum()
     }
 
-    /// Whether one more image of this source may wait for its file.
+    /// Returns whether another image of this source may wait for its file.
     pub(super) fn may_miss(&self, source: Source) -> bool {
         self.missing[source as usize].load(Ordering::Relaxed) < self.rules.max_missing
     }
 
-    /// One more waits for its file.
+    /// Counts another image that waits for its file.
     pub(super) fn misses(&self, source: Source) {
         self.missing[source as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes down what looks at files found: who goes on, who waits and for how long. What cannot
-    /// be mended by waiting is left to the claim, which says so.
+    /// Stores the outcome of checks: which images go on, and which wait how long. Failures that
+    /// waiting cannot cure are left to the claim, which reports them.
     pub async fn looked(
         &self,
         looked: Vec<(Look, Result<Standing, Failure>)>,
@@ -110,7 +109,7 @@ impl Queue {
     }
 }
 
-/// How long an image waits for what is missing; `None`: waiting does not help.
+/// Returns the longest wait for a missing file or root; `None` when waiting does not help.
 pub(super) fn longest_wait_ms(retry: &config::Retry, again: Again) -> Option<i64> {
     let longest = match again {
         Again::WhileFileMissing => retry.missing_file,

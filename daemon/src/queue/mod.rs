@@ -1,6 +1,6 @@
-//! The rules of the durable queue: submit, claim, finish, fail, and the retry schedule.
+//! Rules of the durable queue: submit, claim, finish, fail, and the retry schedule.
 //!
-//! Every move of an image between states goes through here. It opens no picture and knows no
+//! Every move of an image between states goes through here. The queue opens no picture and knows no
 //! source.
 
 mod clock;
@@ -30,69 +30,69 @@ pub use failure::{Again, Failure};
 pub use retention::sweep;
 pub use tally::Tally;
 
-/// The queue could not do what was asked.
+/// Failure of a queue operation.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// As many unfinished images as are allowed.
+    /// The queue holds as many unfinished images as allowed.
     #[error(
-        "no room for {count} more: {unfinished} images are waiting and intake.max_pending = {limit}; try again later, or \
-         send fewer at a time"
+        "no room for {count} more: {unfinished} images are waiting and intake.max_pending = \
+         {limit}; try again later, or send fewer at a time"
     )]
     Full {
-        /// Asked for.
+        /// Number of submitted images.
         count: u64,
-        /// Images not finished yet, without those that wait for their file.
+        /// Unfinished images, except those that wait for their file.
         unfinished: u64,
         /// `intake.max_pending`.
         limit: u64,
     },
-    /// More at once than could ever be taken.
+    /// The request exceeds the queue's capacity.
     #[error(
         "{count} images at once are more than intake.max_pending = {limit}; send fewer at a time"
     )]
     TooMany {
-        /// Asked for.
+        /// Number of submitted images.
         count: u64,
         /// `intake.max_pending`.
         limit: u64,
     },
-    /// As many bytes of unfinished camera frames as are allowed.
+    /// Unfinished camera frames take as many bytes as allowed.
     #[error(
-        "frames that wait to be identified fill the camera's spool (retention.camera.bytes = {limit}); it goes on when \
-         some are done"
+        "waiting frames fill the camera's spool (retention.camera.bytes = {limit}); the camera \
+         goes on when some are done"
     )]
     CameraFull {
         /// `retention.camera.bytes`.
         limit: u64,
     },
-    /// The same idempotency key came with another picture.
+    /// The idempotency key belongs to a different picture.
     #[error("the idempotency key {key:?} was used for another picture; use a new key for each")]
     KeyReused {
-        /// As sent.
+        /// Key as sent.
         key: String,
     },
-    /// The database.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A result that JSON cannot hold.
+    /// The result cannot be encoded as JSON.
     #[error("the result cannot be written as JSON: {0}")]
     Message(#[from] serde_json::Error),
 }
 
-/// What the queue needs of the configuration.
+/// Settings of the queue.
 #[derive(Debug, Clone)]
 pub struct Rules {
     /// Retry schedule.
     pub retry: config::Retry,
-    /// Most unfinished images, without those that wait for their file.
+    /// Most unfinished images, except those that wait for their file.
     pub max_pending: u64,
     /// Most images of one source that wait for their file or its root.
     pub max_missing: u64,
-    /// Most bytes of unfinished camera frames; `None`: as many as there is room for.
+    /// Most bytes of unfinished camera frames; `None` for no limit.
     pub max_camera_bytes: Option<u64>,
     /// Name of the board, part of every result.
     pub device: String,
-    /// False: MQTT is off, results need no delivery.
+    /// False when MQTT is off and results need no delivery.
     pub publish: bool,
 }
 
@@ -103,26 +103,26 @@ pub struct Queue {
     clock: QueueClock,
     rules: Arc<Rules>,
     unfinished: Arc<AtomicU64>,
-    /// Of them those that wait for their file, by source.
+    /// Images among them that wait for their file, by source.
     missing: Arc<[AtomicU64; Source::ALL.len()]>,
     camera_bytes: Arc<AtomicU64>,
     tally: Arc<Mutex<Tally>>,
 }
 
-/// When claims that are held back are tried again.
+/// Interval between attempts while claims are blocked.
 const HELD: Duration = Duration::from_millis(100);
 
-/// What `claim` found.
+/// Result of a claim.
 #[derive(Debug)]
 pub struct Claim {
     /// Images now `processing`.
     pub images: Vec<Claimed>,
-    /// How long until the next image is due, if any is waiting.
+    /// Time until the next image is due, if any is waiting.
     pub next_due: Option<Duration>,
 }
 
 impl Queue {
-    /// Opens the queue; `recover` comes before the first claim.
+    /// Opens the queue; call `recover` before the first claim.
     pub async fn open(store: Store, rules: Rules) -> Result<Self, QueueError> {
         let clock = QueueClock::resume(store.queue_clock().await?);
         let (unfinished, camera_bytes) = (Arc::default(), Arc::default());
@@ -147,7 +147,7 @@ impl Queue {
         Ok(queue)
     }
 
-    /// Whether a camera's frame of this size may wait as well: asked before it is written.
+    /// Checks whether another camera frame of this size may wait, before it is written.
     pub fn camera_room(&self, bytes: u64) -> Result<(), QueueError> {
         match self.rules.max_camera_bytes {
             Some(limit) if self.camera_bytes.load(Ordering::Relaxed) + bytes > limit => {
@@ -166,7 +166,7 @@ impl Queue {
                 limit: self.rules.max_pending,
             });
         }
-        // Counted before the commit, so that an image never ends before it was counted.
+        // Counted before the commit, so that no image ends before it is counted.
         let unfinished = self
             .unfinished
             .fetch_add(count, Ordering::Relaxed)
@@ -183,7 +183,7 @@ impl Queue {
         let camera_bytes: u64 = images.iter().filter(camera).map(|image| image.bytes).sum();
         self.camera_bytes.fetch_add(camera_bytes, Ordering::Relaxed);
         let queue = self.clone();
-        // On its own: a sender that hangs up must not stop the counting half-way.
+        // Runs in its own task: a sender that hangs up must not interrupt the counting.
         let accepting = tokio::spawn(async move {
             let (now_ms, wall_ms) = (queue.clock.now_ms(), wall_clock_ms());
             let accepted = queue
@@ -197,7 +197,7 @@ impl Queue {
             queue.unfinished.fetch_sub(count - new, Ordering::Relaxed);
             queue.count(|tally| tally.accepted += new);
             if new == 0 {
-                // A camera sends one at a time.
+                // A camera submits one frame at a time.
                 queue
                     .camera_bytes
                     .fetch_sub(camera_bytes, Ordering::Relaxed);
@@ -210,12 +210,12 @@ impl Queue {
         }
     }
 
-    /// Whether rows are still taken by the file in the state folder.
+    /// Compares the open database with the one in the state folder.
     pub fn place(&self) -> Place {
         self.store.place()
     }
 
-    /// Makes sure that a commit reaches the disk.
+    /// Checks that a commit reaches the disk.
     pub async fn try_disk(&self) -> Result<(), QueueError> {
         Ok(self
             .store
@@ -223,7 +223,8 @@ impl Queue {
             .await?)
     }
 
-    /// Images not finished yet, without those that wait for their file, and how many there may be.
+    /// Returns the number of unfinished images, except those that wait for their file, and its
+    /// limit.
     pub fn load(&self) -> (u64, u64) {
         (
             self.unfinished
@@ -233,7 +234,7 @@ impl Queue {
         )
     }
 
-    /// What was done since the last time this was asked.
+    /// Returns the counts since the last call and resets them.
     pub fn take_tally(&self) -> Tally {
         let mut taken = Tally::default();
         self.count(|tally| std::mem::swap(tally, &mut taken));
@@ -244,13 +245,13 @@ impl Queue {
         change(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Changes whenever something was done: look again after it does.
+    /// Notifies whenever an operation is done, so that the caller can look for work again.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.store.work()
     }
 
-    /// Claims up to `room` due images. One that must run alone is claimed only when `idle`, and by
-    /// itself.
+    /// Claims up to `room` due images. An image that must run alone is claimed only when `idle`,
+    /// and by itself.
     pub async fn claim(&self, room: usize, idle: bool) -> Result<Claim, QueueError> {
         if self.store.claims_are_held() {
             return Ok(Claim {
@@ -261,7 +262,7 @@ impl Queue {
         let now_ms = self.clock.now_ms();
         let due = self.store.next_due(now_ms).await?;
         if due.alone_running || (due.alone && !idle) {
-            // Whoever is in flight ends first; its end wakes the dispatcher.
+            // Images in flight end first; their end wakes the dispatcher.
             return Ok(Claim {
                 images: Vec::new(),
                 next_due: None,
@@ -277,8 +278,8 @@ impl Queue {
         })
     }
 
-    /// Ends an image with its result. False: it was already ended elsewhere, and nothing was
-    /// written.
+    /// Ends an image with its result. Returns false, and writes nothing, when it had already ended
+    /// elsewhere.
     pub async fn finish(
         &self,
         claimed: Claimed,
@@ -296,7 +297,7 @@ impl Queue {
         Ok(done)
     }
 
-    /// Puts an image back or fails it, as the failure's verdict says.
+    /// Puts an image back or fails it, according to the failure's verdict.
     pub async fn fail(&self, claimed: Claimed, failure: &Failure) -> Result<(), QueueError> {
         let verdict = failure.verdict();
         let now_ms = self.clock.now_ms();
@@ -307,7 +308,8 @@ impl Queue {
             claimed.missing_since_ms.is_none() && longest_wait_ms(retry, verdict.again).is_some();
         if newly_missing && claimed.file.is_none() && !self.may_miss(claimed.source) {
             let sentence = format!(
-                "{}; it is not waited for: {} images of {} wait for their files, as many as intake.max_missing allows",
+                "{}; kithd does not wait for it: {} images of {} wait for their files, as many as \
+                 intake.max_missing allows",
                 verdict.sentence, self.rules.max_missing, claimed.source
             );
             return self.give_up(claimed, failure, sentence).await;
@@ -335,9 +337,9 @@ impl Queue {
             Again::Refunded if verdict.counts_for_breaker && !verdict.alone => {
                 (backoff(retry, 1), true)
             }
-            // The breaker stands before the next claim; it needs no wait of its own.
+            // The breaker guards the next claim, so no extra wait is needed.
             Again::Refunded => (Duration::ZERO, true),
-            // The file is looked for meanwhile; what was spooled is tried.
+            // A check watches for the file meanwhile; a spooled picture is retried instead.
             Again::WhileFileMissing | Again::WhileRootMissing if claimed.file.is_none() => {
                 let longest_ms = longest_wait_ms(retry, verdict.again).unwrap_or_default();
                 let wait_ms = since_ms.saturating_add(longest_ms).saturating_sub(now_ms);
@@ -346,7 +348,7 @@ impl Queue {
                     true,
                 )
             }
-            // Look often at first, then rarely: a share of the time it has been away.
+            // Backoff in proportion to the time the file has been missing.
             Again::WhileFileMissing | Again::WhileRootMissing => (
                 (missing / 4).clamp(retry.first_wait, retry.longest_wait),
                 true,
@@ -379,7 +381,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Hands a claimed image back untouched, its attempt refunded: the daemon is stopping.
+    /// Puts a claimed image back untouched and refunds its attempt, because the daemon is stopping.
     pub async fn hand_back(&self, claimed: Claimed) -> Result<(), QueueError> {
         let now_ms = self.clock.now_ms();
         let back = PutBack {
@@ -397,14 +399,14 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes one attempt back from images that failed because the engine did, not because of what
-    /// they are.
+    /// Refunds an attempt to images that failed because of the engine and not because of the
+    /// picture.
     pub async fn refund(&self, images: Vec<ImageId>) -> Result<(), QueueError> {
         Ok(self.store.refund(images).await?)
     }
 
-    /// Everything an engine made since its self-test last vouched for it is done again; says how
-    /// much that is.
+    /// Redoes everything an engine made since its self-test last vouched for it; returns how many
+    /// images.
     pub async fn redo_unverified(
         &self,
         role: EngineRole,
@@ -419,9 +421,9 @@ impl Queue {
         Ok(count)
     }
 
-    /// An operator wants a failed image tried again. `Told::Done`: it waits.
+    /// Retries a failed image for the operator. `Told::Done`: it waits.
     pub async fn try_again(&self, id: ImageId) -> Result<Told, QueueError> {
-        // On its own: an operator who hangs up must not stop the counting half-way.
+        // Runs in its own task: an operator who hangs up must not interrupt the counting.
         let queue = self.clone();
         let telling = tokio::spawn(async move {
             let told = queue.store.try_again(id, queue.clock.now_ms()).await?;
@@ -436,8 +438,8 @@ impl Queue {
         telling.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// An operator wants an image gone, with all that is known of it. `Told::Done`: it is, but for
-    /// its file, which is left to [`Store::delete_discarded`].
+    /// Removes an image and its data for the operator. `Told::Done`: it is gone, except for its
+    /// file, which [`Store::delete_discarded`] deletes.
     pub async fn remove(&self, id: ImageId) -> Result<Told, QueueError> {
         let queue = self.clone();
         let telling = tokio::spawn(async move {
@@ -482,7 +484,7 @@ impl Queue {
 
     fn ended(&self, claimed: &Claimed, done: bool) {
         if done {
-            // Counted up at submit and at open, so they cannot pass zero.
+            // Counted up at submit and at open, so these counters cannot drop below zero.
             self.unfinished.fetch_sub(1, Ordering::Relaxed);
             if claimed.source == Source::Camera && claimed.file.is_some() {
                 self.camera_bytes
@@ -512,7 +514,8 @@ impl Queue {
         })
     }
 
-    /// Repeats a write until the disk takes it: a result in hand is kept, not computed again.
+    /// Repeats a write until the disk takes it, so that a finished result is kept instead of
+    /// recomputed.
     async fn until_stored<T, F>(&self, write: impl Fn() -> F) -> Result<T, QueueError>
     where
         F: Future<Output = Result<T, StoreError>>,
@@ -523,7 +526,7 @@ impl Queue {
                 Err(error) if !matches!(error, StoreError::Closed) => {
                     if !std::mem::replace(&mut said, true) {
                         tracing::warn!(
-                            "the database does not take a result, tried again until it does: {error}"
+                            "the database cannot store a result, and kithd keeps trying: {error}"
                         );
                     }
                     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -541,8 +544,8 @@ fn waited_in_vain(sentence: &str, missing: Duration) -> String {
     )
 }
 
-/// Doubles from the first wait to the longest, with up to a fifth of jitter so that images do not
-/// return in step.
+/// Returns the exponential backoff: it doubles from the first wait to the longest, plus up to a
+/// fifth of jitter so that images do not return in step.
 fn backoff(retry: &config::Retry, attempts: u32) -> Duration {
     let doubled = retry
         .first_wait

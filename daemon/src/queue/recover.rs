@@ -1,4 +1,4 @@
-//! What the last run left behind: images that were in flight when the daemon died, and the spool.
+//! Recovery after the last run: images that were in flight when the daemon died, and the spool.
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -8,13 +8,13 @@ use crate::domain::{Source, wall_clock_ms};
 use crate::spool;
 use crate::store::StoreError;
 
-/// Images put into the queue by one commit.
+/// Images queued per commit.
 const BATCH: usize = 200;
 
 impl Queue {
     /// Puts images left `processing` back to `pending`, their attempts refunded.
     ///
-    /// The daemon decodes nothing, so its death says nothing about them: what a picture can kill is
+    /// The daemon decodes no picture, so its death says nothing about them: a picture can only kill
     /// the engine.
     pub async fn recover(&self) -> Result<(), QueueError> {
         let left = self.store.put_back_in_flight().await?;
@@ -26,14 +26,14 @@ impl Queue {
         Ok(())
     }
 
-    /// Puts the spool in order before anything comes in; answers how many pictures in it the
-    /// database had no row of, which are queued again. They were accepted once:
-    /// `intake.max_pending` does not hold for them.
+    /// Reconciles the spool with the database before anything is accepted. Queues spooled pictures
+    /// without a row again and returns their number. They were accepted once, so
+    /// `intake.max_pending` does not apply to them.
     pub async fn recover_spool(&self, state_dir: &Path) -> Result<usize, QueueError> {
-        // First, so that what was erased is not taken for what was lost.
+        // Deletes discarded files first, so that erased pictures are not mistaken for lost ones.
         if let Some(error) = self.store.delete_discarded().await? {
             tracing::warn!(
-                "pictures that are needed no more cannot be deleted from the spool yet: {error}"
+                "pictures no longer needed cannot be deleted from the spool yet: {error}"
             );
         }
         let (folder, named) = (state_dir.to_path_buf(), self.store.files_in_use().await?);

@@ -1,9 +1,8 @@
-//! What is kept no longer: files of processed images, what is over the caps of `[retention]`.
+//! Retention: removes files of processed images, and everything beyond the caps of `[retention]`.
 //!
-//! Oldest is the lowest id, never the earliest date. Nothing goes that is unfinished or that the
-//! engine's self-test has not vouched for; and no image whose result waits for the broker, unless
-//! only such are left over a cap. The disk's reserve removes nothing: it stops what comes in
-//! (`sources`).
+//! Oldest means lowest id, never earliest date. Unfinished images, and those not yet vouched for by
+//! the engine's self-test, stay. An image whose result waits for the broker goes only when nothing
+//! else is left over a cap. The disk reserve removes nothing: it stops the intake (`sources`).
 
 use std::time::Duration;
 
@@ -19,18 +18,18 @@ use crate::status::health::{Condition, Health};
 use crate::store::{Aged, Held, Kind, Oldest, Store, StoreError, journal_trouble};
 
 const EVERY: Duration = Duration::from_secs(10);
-/// Pieces removed by one operation of the writer, which overwrites every page of theirs: some 40 KB
-/// for each image.
+/// Pieces removed per operation of the writer, which overwrites all of their pages: about 40 KB per
+/// image.
 const BATCH: usize = 50;
-/// Between two of them, for those who wait for the writer or the disk.
+/// Pause between two removals, so that others can use the writer and the disk.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Images with strangers read at a time.
+/// Images read at a time in the search for unknown faces.
 const LOOK: usize = 1000;
-/// How long the board's clock must have been synchronised and gone on evenly before ages are judged
-/// by it; a shorter age, which nobody sets but to see it work, needs no longer than itself.
+/// Time the board's clock must have been synchronised and steady before ages are judged by it. A
+/// shorter age, which is only set for demonstration, needs no more than itself.
 const STEADY: Duration = Duration::from_secs(3600);
 
-/// Sweeps now and then until stopped.
+/// Sweeps periodically until stopped.
 pub async fn sweep(
     queue: Queue,
     retention: Retention,
@@ -49,18 +48,18 @@ pub async fn sweep(
             let steady = sweeper
                 .steadiness
                 .look(synchronised(), wall_clock_ms(), Instant::now());
-            // A full disk or a busy database is no reason to end the daemon: the next round tries
-            // again.
+            // A full disk or a busy database must not end the daemon: the next round tries again.
             let (condition, text) = match sweeper.round(steady).await {
                 Err(error) => (
                     Condition::Degraded,
-                    format!("what is over its caps is not removed now: {error}"),
+                    format!("kithd cannot remove old data now: {error}"),
                 ),
                 Ok(()) if steady.is_none_or(|steady| steady < STEADY) => {
-                    let text = "removes what is over a count or size; ages wait until the clock has been synchronised for an hour";
+                    let text = "removes data over the caps of count and size; removal by age waits \
+                                until the clock has been synchronised for an hour";
                     (Condition::Ok, text.to_string())
                 }
-                Ok(()) => (Condition::Ok, "removes what is over its caps".to_string()),
+                Ok(()) => (Condition::Ok, "removes data over its caps".to_string()),
             };
             if health.set("retention", condition, text.as_str()) && condition == Condition::Degraded
             {
@@ -70,7 +69,7 @@ pub async fn sweep(
                 Some(text) => (Condition::Degraded, text),
                 None => (Condition::Ok, "small".to_string()),
             };
-            // How large it is by now is no news.
+            // A changed size is no news.
             if health
                 .parts()
                 .get("journal")
@@ -84,7 +83,7 @@ pub async fn sweep(
             tokio::time::sleep(EVERY).await;
         };
         tokio::select! {
-            // What it had not deleted yet is noted in the database: the next start does.
+            // The database lists files not deleted yet, and the next start deletes them.
             () = stop.cancelled() => return Ok(()),
             () = round => {}
         }
@@ -120,22 +119,22 @@ impl Sweeper {
         } = self.retention.clone();
         let (mut age, mut old) = (strangers, self.known_older(strangers, steady).await?);
         self.forget_strangers(old).await?;
-        // What costs an image least goes first.
+        // Kinds in order of the damage their loss does to an image.
         for (kind, caps) in [
             (Kind::Thumbnails, thumbnails),
             (Kind::Camera, camera),
             (Kind::Uploads, uploads),
             (Kind::Images, images),
         ] {
-            // Where no date can be believed finding out reads many rows, and the ages are mostly
-            // the same.
+            // Without trustworthy dates the search reads many rows, and most kinds share the same
+            // age.
             if caps.age != age {
                 (age, old) = (caps.age, self.known_older(caps.age, steady).await?);
             }
             self.keep_below(kind, &caps, old).await?;
         }
-        // One that cannot be deleted holds up none of the others, and is said as long as it is
-        // there.
+        // A file that cannot be deleted does not hold up the others, and is reported until it is
+        // gone.
         match self.store.delete_discarded().await? {
             Some(source) => Err(StoreError::Io {
                 path: SPOOL.into(),
@@ -145,7 +144,7 @@ impl Sweeper {
         }
     }
 
-    /// The newest image known to be as old as that, if the clock may be asked.
+    /// Returns the newest image known to be of this age, if the clock is steady enough to tell.
     async fn known_older(
         &self,
         age: Option<Duration>,
@@ -165,8 +164,8 @@ impl Sweeper {
         }
     }
 
-    /// Removes the oldest of a kind until it is below its caps and all up to the image `old` are
-    /// gone.
+    /// Removes the oldest pieces of a kind until it is within its caps and none up to the image
+    /// `old` is left.
     async fn keep_below(
         &self,
         kind: Kind,
@@ -197,14 +196,14 @@ impl Sweeper {
             let gone = self.store.remove(kind, goes, spare).await?;
             if gone.unsent > 0 {
                 tracing::warn!(
-                    "{} results no broker ever took went with the oldest images: nothing else was left over \
-                     retention.images; is the broker away?",
+                    "{} results that no broker took were removed with the oldest images, because \
+                     nothing else was left over retention.images; check the connection to the broker",
                     gone.unsent
                 );
             }
             self.store.delete_discarded().await?;
             if gone.rows == 0 {
-                // They turned out to be needed after all; the next round looks again.
+                // All of them are needed again by now; the next round looks again.
                 return Ok(());
             }
             tracing::debug!("retention removed {} of the oldest {kind:?}", gone.rows);
@@ -212,8 +211,8 @@ impl Sweeper {
         }
     }
 
-    /// Erases what would tell strangers apart in the images up to `old`, however late a face in
-    /// them became a stranger's.
+    /// Erases embeddings and crops of unknown faces in images up to `old`, including faces that
+    /// became unknown late.
     async fn forget_strangers(&self, old: Option<ImageId>) -> Result<(), StoreError> {
         let Some(old) = old else { return Ok(()) };
         let mut after = 0;
@@ -226,7 +225,7 @@ impl Sweeper {
                 tokio::time::sleep(PAUSE).await;
             }
         }
-        // What was erased is still in the journal.
+        // The erased data is still in the journal.
         if after > 0 {
             self.store.empty_journal().await.map(drop)
         } else {
@@ -235,7 +234,7 @@ impl Sweeper {
     }
 }
 
-/// Those of the oldest that go: until nothing is over any more, and all up to `old`.
+/// Returns the oldest pieces to remove: until the excess is gone, and all up to `old`.
 fn going(oldest: &[Oldest], mut over: Held, old: Option<ImageId>) -> Vec<ImageId> {
     let goes = |one: &&Oldest| {
         let goes = over.count > 0 || over.bytes > 0 || old.is_some_and(|old| one.id <= old);

@@ -1,23 +1,23 @@
-//! What the queue did since somebody last asked, for the charts. Nothing is decided from it.
+//! Throughput counters of the queue, for the charts. No decision depends on them.
 
 use crate::domain::Timings;
 
-/// Counted since the last time.
+/// Counts since the last reading.
 #[derive(Debug, Clone, Default)]
 pub struct Tally {
-    /// Images taken in.
+    /// Images accepted.
     pub accepted: u64,
     /// Images processed.
     pub processed: u64,
     /// Images failed.
     pub failed: u64,
-    /// Milliseconds in all, and of how many pictures.
+    /// Total milliseconds per stage, and the number of pictures timed.
     stages: [f64; 5],
     timed: u32,
 }
 
 impl Tally {
-    /// One more was processed; some engines do not say how long it took them.
+    /// Counts a processed image; some engines report no timings.
     pub fn processed(&mut self, timings: Option<&Timings>) {
         self.processed += 1;
         if let Some(timings) = timings {
@@ -39,7 +39,7 @@ impl Tally {
         }
     }
 
-    /// Mean milliseconds a picture: decode, detect, align, embed, encode.
+    /// Returns mean milliseconds per picture: decode, detect, align, embed, encode.
     pub fn mean_stages(&self) -> [f64; 5] {
         self.stages.map(|sum| sum / f64::from(self.timed.max(1)))
     }

@@ -1,4 +1,4 @@
-//! The queue's rules on a real database, with the clock in the test's hand.
+//! Rules of the queue on a real database, with the clock controlled by the test.
 
 use super::*;
 use crate::config::Config;
@@ -62,7 +62,7 @@ fn missing() -> Failure {
     }
 }
 
-/// The row as readers see it once all that was done is committed.
+/// Returns the row as readers see it after the next commit.
 async fn committed(store: &Store, id: ImageId) -> crate::store::ImageDetail {
     store.settle().await.unwrap();
     store.image(id).await.unwrap().unwrap()
@@ -171,7 +171,7 @@ async fn who_waits_for_a_file_is_counted_apart_goes_on_when_it_comes_and_has_a_s
         _ => (look, Err(missing())),
     });
     queue.looked(found.collect()).await.unwrap();
-    // Three are the share of a source in these tests.
+    // Three images are a source's share in these tests.
     assert_eq!((queue.missing_total(), queue.load().0), (3, 3));
     let claimed = queue.claim(10, true).await.unwrap().images;
     assert_eq!(
@@ -526,7 +526,7 @@ async fn who_was_erased_or_put_together_between_match_and_result_is_not_named_by
         .await
         .unwrap();
     let mut claimed = queue.claim(10, true).await.unwrap().images.into_iter();
-    // All three were matched; then Ann is erased to the end, and Bob turns out to be Eve.
+    // All three are matched; then Ann is erased completely, and Bob turns out to be Eve.
     store.erase_person(people[0]).await.unwrap();
     store.erased(people.clone()).await.unwrap();
     store.merge_people(people[1], people[2]).await.unwrap();

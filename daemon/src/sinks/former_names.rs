@@ -1,9 +1,9 @@
-//! What this board left at the broker under a name it had before: messages that wait there in its
-//! session are taken, then the session is ended and the retained state removed. Not for a name that
-//! another board has: nothing of it is touched.
+//! Cleans up what this board left at the broker under a former name: takes the messages waiting in
+//! its session, ends the session, and removes the retained state. A name that another board uses
+//! stays untouched.
 //!
-//! Whose a name is stands in its retained health: a number that is made of this database and this
-//! board, so that a copied card in another board is another one.
+//! The retained health tells who owns a name, by a number derived from this database and this
+//! board, so a copied card in another board counts as another board.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,44 +22,44 @@ use crate::status::health::{Condition, Health};
 use crate::store::{Store, StoreError};
 use crate::topics::Topics;
 
-/// The facts that hold every name with something left at the broker, this database's number, and
-/// the topic of what Home Assistant was told.
+/// Facts that hold every name with something left at the broker, this database's number, and the
+/// topic of the announcement to Home Assistant.
 const NAMES: &str = "mqtt_names";
 const NUMBER: &str = "board_number";
 pub const ANNOUNCED: &str = "homeassistant_announced";
-/// A broker that is away or a name that is in use is looked at again.
+/// Interval between attempts while the broker is away or a name is in use.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Retained messages come right behind the subscription, and what waits in a session behind the
-/// connection.
+/// Quiet time after which no more messages are expected: retained messages follow right after the
+/// subscription, and a session's messages right after the connection.
 const SILENCE: Duration = Duration::from_secs(3);
 
-/// First part of the topics, and the board's name in them.
+/// A name: the topics' prefix, and the board's name in them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Name {
     prefix: String,
     device: String,
-    /// The topic on which Home Assistant was told of it.
+    /// Topic of its announcement to Home Assistant.
     announced: Option<String>,
 }
 
-/// Names that are to be cleared, and what that is done with.
+/// Names to be cleared, with the task's dependencies.
 pub struct FormerNames {
-    /// Remembers them.
+    /// Store of the names.
     pub store: Store,
-    /// Where it says how it is.
+    /// Health report of the part.
     pub health: Health,
-    /// Takes what waits in an old session.
+    /// Takes the messages that wait in an old session.
     pub door: Door,
-    /// Of this board's connections; the client id is another one.
+    /// Settings of this board's connections; the client id differs.
     pub settings: Settings,
-    /// This board's number.
+    /// Number of this board.
     pub board: String,
-    /// Those with something left.
+    /// Names with something left at the broker.
     pub names: Vec<Name>,
 }
 
-/// The number of this board with this database, the same at each start.
+/// Returns the number of this board with this database, the same at each start.
 pub async fn board_number(store: &Store) -> Result<String, StoreError> {
     let number = match store.fact(NUMBER).await? {
         Some(number) => number,
@@ -73,8 +73,8 @@ pub async fn board_number(store: &Store) -> Result<String, StoreError> {
     Ok(hex(&Sha256::digest(format!("{number} {hardware}")))[..16].to_owned())
 }
 
-/// What tells this board from one that a copy of its card was put into: its serial number, or its
-/// network card's.
+/// Returns an identity that a copy of the card in another board does not share: the serial number,
+/// or the network card's address.
 fn hardware() -> Option<String> {
     let read = |path: &std::path::Path| std::fs::read_to_string(path).ok();
     if let Some(serial) = read("/sys/firmware/devicetree/base/serial-number".as_ref()) {
@@ -91,7 +91,7 @@ fn hardware() -> Option<String> {
     cards.iter().find_map(|card| read(&card.join("address")))
 }
 
-/// Notes the name the board has now and answers those it had before.
+/// Stores the current name and returns the former ones.
 pub async fn remember(store: &Store, prefix: &str, device: &str) -> Result<Vec<Name>, StoreError> {
     let (announced, known) = (store.fact(ANNOUNCED).await?, names(store).await?);
     let mut former: Vec<_> = known
@@ -112,12 +112,12 @@ pub async fn remember(store: &Store, prefix: &str, device: &str) -> Result<Vec<N
     Ok(former)
 }
 
-/// The fact that holds the filters a client once subscribed to.
+/// Fact that holds the filters a client once subscribed to.
 pub fn subscribed_fact(client_id: &str) -> String {
     format!("subscribed_{client_id}")
 }
 
-/// Filters that a client once subscribed to, in a session that the broker may have kept.
+/// Returns filters that a client once subscribed to, in a session that the broker may have kept.
 pub async fn subscribed(store: &Store, client_id: &str) -> Result<Vec<String>, StoreError> {
     let known = store.fact(&subscribed_fact(client_id)).await?;
     Ok(known
@@ -138,19 +138,19 @@ async fn save(store: &Store, names: Vec<Name>) -> Result<(), StoreError> {
         .await
 }
 
-/// What was found under a former name.
+/// State found under a former name.
 enum Found {
-    /// Nothing is left of it.
+    /// Nothing is left.
     Cleared,
-    /// Another board has it.
+    /// Another board uses the name.
     Foreign,
-    /// A board with our number is there under it; perhaps the broker has not noticed yet that we
-    /// are gone.
+    /// A board with our number is online under it; perhaps the broker has not noticed yet that we
+    /// left.
     InUse,
 }
 
 impl FormerNames {
-    /// Clears the names one after the other until none has anything left, then waits for the stop.
+    /// Clears the names one after another until nothing is left, then waits for the stop.
     pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         while !self.names.is_empty() {
             let round = async {
@@ -171,14 +171,15 @@ impl FormerNames {
         Ok(())
     }
 
-    /// Whether something may be left of it.
+    /// Clears one name; returns whether something may be left of it.
     async fn look_after(&self, name: &Name) -> bool {
         let of = format!("{}/{}", name.prefix, name.device);
         let part = "former names";
         let text = match self.clear(name).await {
             Ok(Found::InUse) => {
                 format!(
-                    "{of} is still in use, so nothing of it is cleared at the broker; it is looked at again"
+                    "the former name {of} is still in use, so kithd clears nothing of it at the \
+                     broker and checks again"
                 )
             }
             Ok(found) => {
@@ -188,7 +189,8 @@ impl FormerNames {
                 let text = match found {
                     Found::Foreign => {
                         format!(
-                            "{of} is another board's name now; nothing of it was touched at the broker"
+                            "{of} is another board's name now; kithd touched nothing of it at the \
+                             broker"
                         )
                     }
                     _ => format!("nothing is left of {of} at the broker"),
@@ -198,7 +200,7 @@ impl FormerNames {
                 return false;
             }
             Err(why) => format!(
-                "what is left of {of} at the broker could not be cleared: {why}; it is tried again"
+                "the former name {of} could not be cleared at the broker: {why}; kithd tries again"
             ),
         };
         if self.health.set(part, Condition::Degraded, text.as_str()) {
@@ -226,7 +228,7 @@ impl FormerNames {
                 .and_then(|payload| serde_json::from_slice::<Value>(payload).ok())
         };
         let Some(health) = json(&topics.health()) else {
-            // Nobody was here under that name, or the broker has forgotten it.
+            // No board used the name, or the broker has forgotten it.
             return Ok(Found::Cleared);
         };
         if health["board"] != self.board.as_str() {
@@ -256,7 +258,7 @@ impl FormerNames {
         Ok(Found::Cleared)
     }
 
-    /// A connection of its own, without a session.
+    /// Returns settings for a separate connection without a session.
     fn visit(&self, subscriptions: Vec<String>) -> Settings {
         let client_id = format!("{}-former", self.settings.client_id);
         Settings {
@@ -267,7 +269,7 @@ impl FormerNames {
         }
     }
 
-    /// What the broker keeps on these topics.
+    /// Returns the retained messages on these topics.
     async fn retained(&self, topics: Vec<String>) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
         let (_publisher, mut deliveries, state, connection) = mqtt::connect(self.visit(topics));
         let (over, stop) = oneshot::channel::<()>();
@@ -288,7 +290,7 @@ impl FormerNames {
         tokio::join!(work, connection.run(async { _ = stop.await })).0
     }
 
-    /// Takes what waits in a session and ends it.
+    /// Takes the messages waiting in a session and ends it.
     async fn empty_session(&self, name: &Name, client_id: &str) -> anyhow::Result<()> {
         let topics = Topics::new(&name.prefix, &name.device);
         let own = |filter, kind| Subscription { filter, kind };
@@ -333,7 +335,7 @@ impl FormerNames {
         tokio::join!(work, connection.run(async { _ = stop.await })).0
     }
 
-    /// Has the broker keep nothing on these topics.
+    /// Removes the retained messages on these topics.
     async fn remove(&self, topics: Vec<String>) -> anyhow::Result<()> {
         let (publisher, _deliveries, state, connection) = mqtt::connect(self.visit(Vec::new()));
         let (over, stop) = oneshot::channel::<()>();

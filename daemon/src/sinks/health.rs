@@ -1,5 +1,5 @@
-//! The board's health on MQTT, retained: what every part says, and the counts. State, so it may be
-//! kept.
+//! The board's health on MQTT, retained: the state of every part, and the counts. Retaining is
+//! right, because this is state.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::status::health::{Condition, Health};
 use crate::store::{Store, StoreError};
 
 const EVERY: Duration = Duration::from_secs(30);
-/// Changes come in bursts.
+/// Debounce: changes come in bursts.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// Publishes on every change and now and then, until `finish` is cancelled.
+/// Publishes on every change and periodically, until `finish` is cancelled.
 pub async fn run(
     report: Report,
     publisher: Publisher,
@@ -44,7 +44,8 @@ pub async fn run(
             published = publish => {
                 match published {
                     Ok(()) => _ = report.health.set("mqtt health", Condition::Ok, "published"),
-                    // An outage is the connection's to report; a broker that says no is ours.
+                    // The connection reports its own outages; a refusal by the broker is reported
+                    // here.
                     Err(error) => {
                         let text = format!("not published: {error:#}; let the broker take {topic}, retained");
                         let away = matches!(error.downcast_ref(), Some(PublishError::Disconnected));
@@ -69,23 +70,23 @@ pub async fn run(
     }
 }
 
-/// How the board is: the retained message, and the answer to who asks; clones share it.
+/// The board's health, for the retained message and for requests; clones share it.
 #[derive(Clone)]
 pub struct Report {
-    /// What waits.
+    /// Source of the counts.
     pub store: Store,
-    /// Every part, the sources among them.
+    /// All parts, including the sources.
     pub health: Health,
     /// Engines and breaker.
     pub engines: Engines,
     /// Room.
     pub disk: Disk,
-    /// The board's number, by which it knows its own retained health again.
+    /// The board's number, by which it recognises its own retained health.
     pub board: String,
 }
 
 impl Report {
-    /// As it is now.
+    /// Returns the current health.
     pub async fn now(&self) -> Result<serde_json::Value, StoreError> {
         Ok(json!({
             "version": env!("CARGO_PKG_VERSION"),

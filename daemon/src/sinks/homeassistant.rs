@@ -1,6 +1,6 @@
-//! Tells Home Assistant what there is: one retained discovery message for the whole device (MQTT
-//! integration, device discovery, since 2024.11). Its entities read what `outbox` and `health`
-//! publish; nothing else is made for them but the last face.
+//! Announces the board to Home Assistant: one retained discovery message for the whole device (MQTT
+//! integration, device discovery, since 2024.11). Its entities read the messages of `outbox` and
+//! `health`; only the last face is published specially for them.
 
 use std::time::Duration;
 
@@ -15,42 +15,43 @@ use crate::status::health::{Condition, Health};
 use crate::store::Store;
 use crate::topics::Topics;
 
-/// A broker that refuses may be set right.
+/// Interval between attempts while the broker refuses, until its configuration changes.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// What the announcing works with.
+/// Dependencies of the announcement task.
 pub struct HomeAssistant {
-    /// Whether and where.
+    /// Configuration of the announcement.
     pub settings: config::HomeAssistant,
-    /// The board.
+    /// Name of the board.
     pub device: String,
-    /// Its number.
+    /// Number of the board.
     pub board: String,
     /// Names of the topics its entities read.
     pub topics: Topics,
-    /// Remembers what was announced.
+    /// Store of the announced topic.
     pub store: Store,
-    /// The broker.
+    /// Publisher on the broker.
     pub publisher: Publisher,
-    /// Each new connection is one to announce on.
+    /// State of the connection; each new one gets an announcement.
     pub connection: watch::Receiver<State>,
     /// Changes when Home Assistant has started.
     pub births: watch::Receiver<u64>,
-    /// Changes when somebody was erased, whose face may be the last one shown.
+    /// Changes when a person was erased, whose face may be the last one shown.
     pub erasures: watch::Receiver<u64>,
-    /// Where it says how it is.
+    /// Health report of the part.
     pub health: Health,
 }
 
-/// The topic on which Home Assistant says that it has started.
+/// Returns the topic on which Home Assistant reports its start.
 pub fn birth_topic(prefix: &str) -> String {
     format!("{prefix}/status")
 }
 
 impl HomeAssistant {
-    /// Announces, again whenever that may have been lost; or takes back what was announced, once.
+    /// Announces, and repeats that whenever it may have been lost; or withdraws the announcement
+    /// once.
     pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
-        // A face of somebody who was erased may be shown, and none has taken its place.
+        // The last face shown may be that of an erased person, and no other has replaced it.
         let mut clear = false;
         loop {
             self.connection.borrow_and_update();
@@ -58,8 +59,8 @@ impl HomeAssistant {
             let up_to_date = async {
                 self.bring_up_to_date().await?;
                 if clear && self.settings.enabled {
-                    // Nothing of the kind was kept by the broker; if something else had it keep
-                    // one, it is gone as well.
+                    // kithd does not retain faces; a face retained by another client is removed as
+                    // well.
                     self.publish(self.topics.last_face(), Vec::new()).await?;
                 }
                 anyhow::Ok(())
@@ -76,7 +77,7 @@ impl HomeAssistant {
                     false
                 }
                 Ok(()) => false,
-                // An outage is the connection's to report, and the next one is the next try.
+                // The connection reports its own outages, and the next connection retries.
                 Err(error) if matches!(error.downcast_ref(), Some(PublishError::Disconnected)) => {
                     false
                 }
@@ -117,21 +118,21 @@ impl HomeAssistant {
         if announced.is_none() && !self.settings.enabled {
             return Ok(());
         }
-        // What was announced under a former name may be another board's now; `former_names` looks
-        // whose it is.
+        // Another board may use the former name now; `former_names` finds out.
         let own = |old: &&String| old.ends_with(&format!("/device/kithd_{}/config", self.device));
         if let Some(old) = announced
             .as_ref()
             .filter(own)
             .filter(|old| !self.settings.enabled || **old != topic)
         {
-            // An empty retained message is how a device is removed.
+            // An empty retained message removes the device.
             self.publish(old.clone(), Vec::new()).await?;
             self.store.set_fact(ANNOUNCED, String::new()).await?;
             tracing::info!("taken back from Home Assistant: {old}");
         }
         if self.settings.enabled {
-            // Before it is out there: what is not remembered could not be taken back.
+            // Stored before the publish: an announcement that is not remembered could not be
+            // withdrawn.
             if announced.as_ref() != Some(&topic) {
                 self.store.set_fact(ANNOUNCED, topic.clone()).await?;
                 tracing::info!("announced to Home Assistant: {topic}");
@@ -217,7 +218,7 @@ impl HomeAssistant {
     }
 }
 
-/// A result as the data of an event: its outcome is the event's type.
+/// Template that turns a result into an event's data: its outcome is the event's type.
 const RECOGNITION: &str = "{{ {
 'event_type': value_json.outcome or 'failed',
 'people': value_json.faces | selectattr('outcome', 'eq', 'known') | map(attribute='person.name') | unique | list,
@@ -229,6 +230,6 @@ const RECOGNITION: &str = "{{ {
 'path': value_json.path
 } | tojson }}";
 
-/// A problem is anything but closed; while there is no engine yet nobody knows.
+/// Template of the breaker: any state but closed is a problem; unknown while there is no engine.
 const BREAKER: &str = "{{ 'None' if value_json.engine is none else
 'OFF' if value_json.engine.breaker.state == 'closed' else 'ON' }}";

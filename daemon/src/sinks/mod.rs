@@ -1,5 +1,5 @@
-//! Where results go: the outbox to MQTT; the board's retained health; and what Home Assistant is
-//! told.
+//! Output to MQTT: the outbox of results, the board's retained health, and Home Assistant's
+//! discovery.
 
 pub mod former_names;
 pub mod health;

@@ -1,8 +1,8 @@
-//! Publishes results and what follows from them (somebody was recognised, the last face): oldest
-//! first, each until the broker has acknowledged it, never retained.
+//! Publishes results and the messages that follow from them (events about known people, the last
+//! face): oldest first, each until the broker has acknowledged it, never retained.
 //!
-//! A row is sent again only byte for byte; what follows is made of the row, so it is the same again
-//! as well. Recognitions are moments: a retained one would unlock doors tomorrow.
+//! A row is sent again only byte for byte. Its events are derived from the row, so they repeat
+//! unchanged too. Recognitions are moments: a retained one would unlock doors tomorrow.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,35 +21,35 @@ use crate::store::Store;
 use crate::topics::Topics;
 
 const BATCH: usize = 64;
-/// Results under way at the same time; the connection keeps their order.
+/// Results in flight at the same time; the connection keeps their order.
 const UNDER_WAY: usize = 8;
-/// Refused topics that are remembered.
+/// Most refused topics that are remembered.
 const MOST_REFUSED: usize = 100;
 const RETRY: Duration = Duration::from_secs(2);
-/// A clock that is kept is set back by no more at a time.
+/// Largest step by which a synchronised clock is set back.
 const CLOCK_STEP_MS: i64 = 1000;
-/// How long the last results may take when the service stops.
+/// Time for the last results when the service stops.
 const LAST_TRY: Duration = Duration::from_secs(2);
 
-/// What is published, and where.
+/// Dependencies of the outbox task.
 pub struct Outbox {
-    /// Where results wait.
+    /// Store of the results.
     pub store: Store,
-    /// The broker.
+    /// Publisher on the broker.
     pub publisher: Publisher,
     /// Names of the topics.
     pub topics: Topics,
-    /// How long an event about a person is news.
+    /// Lifetime of an event about a person.
     pub event_expiry: Duration,
-    /// Whether the crop of the best face goes out as well.
+    /// Publish the crop of the best face as well.
     pub last_face: bool,
-    /// Where it says how it is.
+    /// Health report of the part.
     pub health: Health,
-    /// Topics of events that the broker refused when they were last tried, and why.
+    /// Topics of events that the broker refused at the last attempt, and why.
     pub refused_events: Mutex<BTreeMap<String, String>>,
 }
 
-/// Publishes until `finish` is cancelled, then makes one last try.
+/// Publishes until `finish` is cancelled, then makes one last attempt.
 pub async fn run(outbox: Outbox, finish: CancellationToken) -> anyhow::Result<()> {
     let Outbox {
         store,
@@ -82,7 +82,7 @@ pub async fn run(outbox: Outbox, finish: CancellationToken) -> anyhow::Result<()
                 }
             }
             Err(error) => {
-                // An outage is the connection's to report; a broker that says no is ours.
+                // The connection reports its own outages; a refusal by the broker is reported here.
                 if !matches!(error.downcast_ref(), Some(PublishError::Disconnected)) {
                     pace = Pace::OneByOne;
                     let text = format!("results wait in the outbox: {error:#}");
@@ -101,7 +101,8 @@ pub async fn run(outbox: Outbox, finish: CancellationToken) -> anyhow::Result<()
             () = finish.cancelled() => break,
         }
     }
-    // No connection, or a slow broker: the results stay in the outbox for the next start.
+    // Without a connection, or with a slow broker, the results stay in the outbox for the next
+    // start.
     let _ = tokio::time::timeout(LAST_TRY, async {
         while outbox.drain(pace).await.unwrap_or(false) {}
     })
@@ -109,8 +110,8 @@ pub async fn run(outbox: Outbox, finish: CancellationToken) -> anyhow::Result<()
     Ok(())
 }
 
-/// How many results may be under way: one while the broker refuses them, so that none overtakes the
-/// refused one.
+/// Number of results in flight: a single one while the broker refuses them, so that none overtakes
+/// the refused one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pace {
     Stream,
@@ -118,7 +119,7 @@ enum Pace {
 }
 
 impl Outbox {
-    /// One batch; true when there may be more.
+    /// Publishes one batch; true when there may be more.
     async fn drain(&self, pace: Pace) -> anyhow::Result<bool> {
         let (batch, under_way) = match pace {
             Pace::Stream => (BATCH, UNDER_WAY),
@@ -144,15 +145,16 @@ impl Outbox {
         let mut first_error = Ok(());
         while let Some((id, answer, follows)) = answered.next().await {
             let taken = self.taken(id, answer, follows).await;
-            // No further one leaves, but those that had left may be taken: they are noted, and not
-            // sent twice.
+            // No further result leaves, but those already in flight may be acknowledged: they are
+            // noted, and not sent twice.
             stopped.fetch_or(taken.is_err(), Ordering::Relaxed);
             first_error = first_error.and(taken);
         }
         first_error.map(|()| more)
     }
 
-    /// The result, and what follows from it: always the same, so that sending again repeats it.
+    /// Returns the result and the messages that follow from it, always the same, so that a
+    /// redelivery repeats them.
     async fn messages(&self, payload: String) -> anyhow::Result<(Message, Vec<Message>)> {
         let ended = serde_json::from_str::<Ended>(&payload);
         let result = Message {
@@ -163,7 +165,7 @@ impl Outbox {
         };
         let ended = match ended {
             Ok(ended) => ended,
-            // Whatever it is, it goes out as it is and holds up nothing.
+            // A result without readable JSON goes out unchanged and holds up nothing.
             Err(error) => {
                 tracing::warn!("a result in the outbox makes no events: {error}");
                 return Ok((result, Vec::new()));
@@ -181,7 +183,7 @@ impl Outbox {
         };
         let mut follows = Vec::new();
         for (person, event) in ended.events() {
-            // An engine that names people itself may know some whom nobody enrolled here.
+            // An engine that names people itself may know some who are not enrolled here.
             let level = self.store.person_topic(person.person_id).await?;
             let level = level.unwrap_or_else(|| format!("person--{}", person.person_id));
             follows.push(of(
@@ -191,7 +193,7 @@ impl Outbox {
             ));
         }
         if self.last_face && !ended.faces.is_empty() {
-            // Gone already, or an engine that gives none.
+            // The crop is gone already, or the engine gives none.
             let crop = self
                 .store
                 .crop(ended.image_id, 1)
@@ -202,8 +204,8 @@ impl Outbox {
         Ok((result, follows))
     }
 
-    /// What the broker said to a result; once it has it, what follows from it goes out, before that
-    /// of the next.
+    /// Handles the broker's answer to a result; after an acknowledgement its events go out, before
+    /// those of the next result.
     async fn taken(
         &self,
         id: i64,
@@ -212,7 +214,7 @@ impl Outbox {
     ) -> anyhow::Result<()> {
         match answer {
             Ok(()) => {}
-            // A broker that refuses may be set right: the result waits, in its place in the order.
+            // The broker's configuration may be corrected: the result waits in its place.
             Err(error @ (PublishError::Disconnected | PublishError::Refused(_))) => {
                 return Err(error.into());
             }
@@ -238,8 +240,7 @@ impl Outbox {
         Ok(self.store.mark_sent(id).await?)
     }
 
-    /// Says which of them the broker does not take, for as long as it is the last that is known of
-    /// that topic.
+    /// Reports which events the broker refused at the last attempt.
     fn show_events(&self, published: Vec<(String, Result<(), PublishError>)>) {
         let mut refused = self
             .refused_events
@@ -259,13 +260,12 @@ impl Outbox {
                 .set("events", Condition::Ok, "published with their results");
             return;
         };
-        // Of a person's topic the name is left out.
+        // The person's name is left out of the topic.
         let topic = topic
             .rsplit_once("/person/")
             .map_or(topic.clone(), |(board, _)| format!("{board}/person/…"));
-        let text = format!(
-            "what follows from results is lost, results are not: {error}; let the broker take {topic}"
-        );
+        let text =
+            format!("events are lost, results are not: {error}; let the broker take {topic}");
         if self
             .health
             .set("events", Condition::Degraded, text.as_str())
@@ -275,7 +275,7 @@ impl Outbox {
     }
 }
 
-/// Of a result, what its events are made of.
+/// Fields of a result from which its events are made.
 #[derive(Deserialize)]
 struct Ended {
     result_id: String,
@@ -302,8 +302,8 @@ struct EndedFace {
 }
 
 impl Ended {
-    /// How long its events are news yet, counted from when the picture came in: nothing must open a
-    /// door for who stood there an hour ago, or at a time the board cannot tell.
+    /// Returns how long its events are still news, counted from acceptance: a door must not open
+    /// for a person who stood there an hour ago, or at a time the board cannot tell.
     fn news_for(&self, expiry: Duration, now_ms: i64) -> Option<Duration> {
         let age_ms = now_ms - self.accepted_at_ms;
         if age_ms < -CLOCK_STEP_MS {
@@ -313,7 +313,7 @@ impl Ended {
         expiry.checked_sub(age).filter(|left| left.as_secs() > 0)
     }
 
-    /// One for each known face, with the person it is about.
+    /// Returns one event for each known face, with its person.
     fn events(&self) -> Vec<(&NamedCandidate, serde_json::Value)> {
         let known = self
             .faces
@@ -366,7 +366,7 @@ mod tests {
         assert_eq!(events[0].0.person_id, 7);
         assert_eq!(events[0].1["event_id"], "r-2");
         assert_eq!(events[0].1.to_string(), again[0].1.to_string());
-        // From when the picture came in, however long it waited; and never when that lies in the
+        // Counted from acceptance, however long the picture waited; never when that is in the
         // future.
         let news = |now_ms| {
             serde_json::from_value::<Ended>(result.clone())

@@ -1,9 +1,9 @@
 //! The daemon's side of a camera: keeps its process running, chooses the best frame of each burst,
 //! and queues it.
 //!
-//! The process may do what it likes, hang in its driver included: it is watched, killed, and
-//! started again, and nothing else waits for it. No frame is kept in memory for later: what the
-//! queue does not take now is gone, and that is said.
+//! The process may hang, even in its driver: it is watched, killed and restarted, and blocks no
+//! other part. Frames are not kept in memory for later: a frame that the queue refuses is dropped,
+//! and the loss is reported.
 
 use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,65 +24,65 @@ use crate::engines::Engines;
 use crate::queue::Failure;
 use crate::status::health::{Condition, Health};
 
-/// Between looks for a camera that is not plugged in.
+/// Interval between checks for an unplugged camera.
 const LOOK: Duration = Duration::from_millis(500);
-/// At least as long a camera may take from being opened to its first frame.
+/// Minimum time allowed from opening a camera to its first frame.
 const OPENING: Duration = Duration::from_secs(10);
-/// For a process that was killed to be gone.
+/// Longest wait for a killed process to disappear.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// For all of a burst's questions to the engine.
+/// Deadline for all engine calls of one burst.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Health does not change with every picture: others are told each time that it does.
+/// Shortest interval between updates of health, each of which notifies other parts.
 const SHOWN_FOR: Duration = Duration::from_secs(10);
 
-/// What a camera's task works with.
+/// Dependencies of a camera's task.
 pub struct Camera {
-    /// As configured.
+    /// Configuration of the camera.
     pub settings: config::Camera,
-    /// The part's name in health: "camera front".
+    /// Name of the part in health: "camera front".
     pub part: &'static str,
-    /// Arguments that give its process this configuration.
+    /// Arguments that pass the configuration to its process.
     pub configuration: Vec<String>,
-    /// The door.
+    /// The queue's intake.
     pub intake: Intake,
     /// Where faces are asked for.
     pub engines: Engines,
     /// Where it says how it is.
     pub health: Health,
-    /// What it has to say.
+    /// Current state.
     pub state: Mutex<State>,
 }
 
-/// What there is to say of a camera.
+/// State of a camera.
 #[derive(Default)]
 pub struct State {
-    /// Frames come.
+    /// Frames arrive.
     alive: bool,
-    /// Why they do not.
+    /// Reason why no frames arrive.
     trouble: Option<String>,
-    /// Why pictures are not taken though frames come, and the size of the last that was not.
+    /// Reason why frames are not accepted, and the size of the last refused one.
     paused: Option<(String, usize)>,
     taken: u64,
     last: String,
-    /// Of this run of the process, and of those before.
+    /// Broken frames of this run of the process, and of earlier runs.
     broken: (u64, u64),
     lost: u64,
     shown: Option<Instant>,
 }
 
-/// One frame of a burst.
+/// A frame of a burst.
 struct Frame {
     sharpness: f32,
     jpeg: Bytes,
 }
 
-/// Why a process is no longer listened to.
+/// Reason for abandoning a camera process.
 enum End {
-    /// It ended.
+    /// The process exited.
     Ended,
-    /// No word for too long.
+    /// The process sent nothing for too long.
     Stalled,
-    /// It does not do what a camera process does.
+    /// The process broke the protocol.
     Misbehaved(String),
 }
 
@@ -94,14 +94,14 @@ impl Camera {
             Condition::Starting,
             format!("opening {}", self.settings.device.display()),
         );
-        // One burst waits while another is judged; a third is lost.
+        // A burst may wait while another is judged; a third is dropped.
         let (bursts, mut taken) = mpsc::channel(1);
         let watching = async {
             tokio::select! {
                 () = self.watch(&bursts) => {}
                 () = stop.cancelled() => {}
             }
-            // Ends the judging after what is in it.
+            // Ends the judging once the channel is empty.
             drop(bursts);
         };
         let judging = async {
@@ -113,14 +113,16 @@ impl Camera {
         Ok(())
     }
 
-    /// Keeps a process running for as long as the camera is there; never ends by itself.
+    /// Keeps a process running while the camera is plugged in; never returns.
     async fn watch(&self, bursts: &mpsc::Sender<Vec<Frame>>) {
         let mut back_off = BackOff::default();
         loop {
             let device = self.settings.device.display();
-            // Plain as text and on the board's own /dev: asking cannot hang.
+            // A path on the board's own /dev, so this call cannot hang.
             if self.settings.device.canonicalize().is_err() {
-                self.trouble(format!("unplugged: {device} is not there; waited for"));
+                self.trouble(format!(
+                    "unplugged: {device} is not there; kithd waits for it"
+                ));
                 back_off = BackOff::default();
                 sleep(LOOK).await;
                 continue;
@@ -128,7 +130,7 @@ impl Camera {
             let begun = Instant::now();
             let why = self.one_run(bursts).await;
             let pause = back_off.after(begun.elapsed());
-            // A camera that was pulled out is waited for, above.
+            // An unplugged camera is handled at the top of the loop.
             if self.settings.device.canonicalize().is_ok() {
                 self.trouble(format!("{why}; tried again in {} s", pause.as_secs()));
                 sleep(pause).await;
@@ -136,7 +138,7 @@ impl Camera {
         }
     }
 
-    /// Runs the process until it ends or has to be ended; says why.
+    /// Runs the process until it exits or must be killed; returns the reason.
     async fn one_run(&self, bursts: &mpsc::Sender<Vec<Frame>>) -> String {
         let arguments = ["camera", "run", "--name", &self.settings.name];
         let started = Child::spawn(
@@ -164,15 +166,17 @@ impl Camera {
             state.alive = false;
             state.broken = (0, state.broken.0 + state.broken.1);
         }
-        // One that closed its output and ends has its own words for that.
+        // A process that closed its output and exits reports its own reason.
         if why.is_some() || timeout(FAREWELL, child.ended()).await.is_err() {
             child.kill();
         }
         if timeout(FAREWELL, child.ended()).await.is_err() {
-            // In its driver no signal reaches it, and a second process would only hang beside it.
+            // A process that hangs in its driver ignores signals, and a second one would hang as
+            // well.
             let pid = child.pid;
             self.trouble(format!(
-                "the camera process {pid} hangs in its driver and cannot be ended; waited for"
+                "the camera process {pid} hangs in its driver and cannot be killed; kithd waits \
+                 for it"
             ));
             child.ended().await;
         }
@@ -187,7 +191,7 @@ impl Camera {
         }
     }
 
-    /// Passes on its bursts until there is a reason not to.
+    /// Forwards bursts until the process must be abandoned; returns the reason.
     async fn listen(&self, mut stdout: ChildStdout, bursts: &mpsc::Sender<Vec<Frame>>) -> End {
         let limit = self.intake.max_bytes().min(self.settings.max_frame_bytes());
         let mut burst = Vec::new();
@@ -214,16 +218,16 @@ impl Camera {
                         ));
                     }
                     if last && bursts.try_send(std::mem::take(&mut burst)).is_err() {
-                        self.lost("pictures come faster than they can be looked at; take fewer");
+                        self.lost("pictures come faster than kithd can judge them; take fewer");
                     }
                 }
             }
         }
     }
 
-    /// Queues one picture of a burst, or says why not.
+    /// Queues one picture of a burst, or reports why not.
     async fn take(&self, burst: Vec<Frame>) {
-        // Nobody needs to be asked while nothing is accepted.
+        // While nothing is accepted, calls to the engine would be wasted.
         let size = burst
             .iter()
             .map(|frame| frame.jpeg.len())
@@ -258,13 +262,13 @@ impl Camera {
         }
     }
 
-    /// The frame with the best face, or the sharpest when no face is found or the engine does not
-    /// answer in time; `None` when none of them can be read.
+    /// Returns the frame with the best face, or the sharpest frame when no face is found or the
+    /// engine is too slow; `None` when no frame can be read.
     async fn best<'a>(&self, burst: &'a [Frame]) -> Option<&'a Frame> {
         if let [only] = burst {
             return Some(only);
         }
-        // The sharpest first: should there be time for one question only, it is asked about that.
+        // Starts with the sharpest, in case there is time for only one call.
         let mut frames: Vec<_> = burst.iter().collect();
         frames.sort_by(|a, b| b.sharpness.total_cmp(&a.sharpness));
         let deadline = Instant::now() + PATIENCE;
@@ -292,7 +296,7 @@ impl Camera {
         }
         if let Some(why) = silent {
             tracing::debug!(
-                "{}: not every frame was looked at for faces: {why}",
+                "{}: not every frame was checked for faces: {why}",
                 self.part
             );
         }
@@ -314,7 +318,7 @@ impl Camera {
         if recovered {
             tracing::info!("{}: frames come again", self.part);
         }
-        // Seen at once, not only with the next picture, which may be hours away.
+        // Checked at once, since the next picture may be hours away.
         let paused = self.state().paused.as_ref().map(|(_, size)| *size);
         if paused.is_some_and(|size| self.intake.camera_room(size).is_ok()) {
             self.go_on();
@@ -339,14 +343,14 @@ impl Camera {
         self.show();
     }
 
-    /// A burst that gives no picture.
+    /// Reports a burst that gives no picture.
     fn lost(&self, why: &str) {
         let lost = {
             let mut state = self.state();
             state.lost += 1;
             state.lost
         };
-        // The first, the second, the fourth, the eighth…
+        // Logged at the first, second, fourth, eighth… time.
         if lost.is_power_of_two() {
             tracing::warn!(
                 "{}: no picture was taken, {lost} times so far: {why}",
@@ -356,7 +360,7 @@ impl Camera {
         self.show();
     }
 
-    /// Trouble at once; pictures being counted, now and then.
+    /// Reports trouble at once, and progress at most every [`SHOWN_FOR`].
     fn show(&self) {
         let mut state = self.state();
         let (condition, text) = state.line();
@@ -406,7 +410,7 @@ impl State {
                     text.push_str(&format!(", {broken} broken frames dropped"));
                 }
                 if *lost > 0 {
-                    text.push_str(&format!(", {lost} times none"));
+                    text.push_str(&format!(", {lost} times without a picture"));
                 }
                 (Condition::Ok, text)
             }
@@ -414,20 +418,20 @@ impl State {
     }
 }
 
-/// What the engine says of a frame.
+/// The engine's judgement of a frame.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Judged {
-    /// The quality of its best face, if there is one.
+    /// Readable, with the quality of its best face, if any.
     Seen(Option<f32>),
-    /// It is broken, in a way that its process did not notice.
+    /// Broken, although its process did not notice.
     Unreadable,
-    /// There was no time, or no engine.
+    /// Not judged, for lack of time or an engine.
     Unasked,
 }
 
-/// The frame to keep: of those with a face the one whose face's quality times the frame's own
-/// sharpness is most, for a face's quality alone says little about blur once it is sharp enough to
-/// be known; else the sharpest that can be read.
+/// Chooses the frame to keep. Frames with a face are ranked by face quality times sharpness,
+/// because quality alone says little about blur in a face sharp enough to be known. Without a face,
+/// the sharpest readable frame wins.
 fn choose(sharpness: &[f32], judged: &[Judged]) -> Option<usize> {
     let merit = |at: usize| match judged[at] {
         Judged::Seen(Some(quality)) => (
@@ -444,14 +448,13 @@ fn choose(sharpness: &[f32], judged: &[Judged]) -> Option<usize> {
     })
 }
 
-/// How long a process that ended is left alone: twice as long each time, from the start again once
-/// one has run well.
+/// Exponential backoff for a process that exits; resets after a good run.
 struct BackOff(Duration);
 
 impl BackOff {
     const FIRST: Duration = Duration::from_secs(1);
     const LONGEST: Duration = Duration::from_secs(60);
-    /// Of a run that was no failure to start.
+    /// Shortest run that counts as good.
     const WELL: Duration = Duration::from_secs(60);
 
     fn after(&mut self, ran: Duration) -> Duration {
@@ -496,7 +499,7 @@ mod tests {
             Some(1)
         );
         assert_eq!(choose(&sharpness, &[Unreadable; 3]), None);
-        // Both sharp faces: the one that is not turned away.
+        // Both faces are sharp; the one turned to the camera wins.
         assert_eq!(
             choose(&[50.0, 49.0], &[Seen(Some(0.3)), Seen(Some(0.9))]),
             Some(1)

@@ -1,8 +1,8 @@
-//! Pictures by HTTP: the origin's two routes with paths, and `POST /v1/images` with the picture
+//! Pictures by HTTP: two routes with paths from facerecog, and `POST /v1/images` with the picture
 //! itself.
 //!
-//! Answers 202 with the ids once they are on disk. How bodies are read is in `upload`, looking at
-//! images in `web`.
+//! Answers 202 with the ids once they are on disk. `upload` reads the bodies; `web` shows the
+//! images.
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -20,10 +20,10 @@ use crate::domain::{Accepted, ImageId, PictureBytes, Source};
 use crate::picture_kind::{NotAPicture, not_a_picture, sniff};
 use crate::problem::Problem;
 
-/// Letters of what a picture is called.
+/// Longest name of a picture.
 pub const LONGEST_NAME: usize = 255;
 
-/// The submission routes.
+/// Routes for submitting pictures.
 pub fn router(uploads: Uploads) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(one_path))
@@ -35,27 +35,27 @@ pub fn router(uploads: Uploads) -> OpenApiRouter {
 /// A picture that this board can read.
 #[derive(Deserialize, ToSchema)]
 pub struct OnePath {
-    /// Below one of the configured roots.
+    /// Path below a configured root.
     #[schema(min_length = 1, max_length = 4096, example = "/unknown_images/a.jpg")]
     path: String,
 }
 
-/// Several of them.
+/// Several pictures by path.
 #[derive(Deserialize, ToSchema)]
 pub struct ManyPaths {
-    /// All or none are accepted.
+    /// Paths, accepted all or none.
     #[schema(min_items = 1)]
     paths: Vec<OnePath>,
 }
 
-/// Images that are on disk now.
+/// Ids of images that are on disk now.
 #[derive(Serialize, ToSchema)]
 pub struct Ids {
-    /// In the order they were sent.
+    /// Ids in the order of submission.
     ids: Vec<ImageId>,
 }
 
-/// Sent again under the same key it is the same image.
+/// Header that makes a repeated request return the same image.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 #[allow(dead_code)]
@@ -70,8 +70,7 @@ struct IdempotencyKey {
     idempotency_key: Option<String>,
 }
 
-// JSON whatever the content type says: `curl -d` names it a form, and the origin's clients never
-// set one.
+// The content type is ignored: `curl -d` declares a form, and clients of facerecog never set one.
 /// Queues one picture by its path: the route of the system kithd descends from.
 #[utoipa::path(post, path = "/image/post", tag = "images", params(IdempotencyKey), request_body = OnePath,
     responses((status = 202, body = Ids), Problem))]
@@ -98,7 +97,7 @@ async fn many_paths(
     accept_paths(uploads.intake(), &headers, many.paths).await
 }
 
-/// JSON, of which the answer says what it should look like and what came instead.
+/// Parses JSON; an error says what was expected and what came instead.
 pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], example: &str) -> Result<T, Problem> {
     serde_json::from_slice(without_mark(body)).map_err(|error| {
         let came = match (sniff(body), not_a_picture(body)) {
@@ -110,7 +109,7 @@ pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], example: &str) -> Result<T,
     })
 }
 
-/// Without a byte order mark, which Windows writes and JSON forbids.
+/// Strips a byte order mark, which Windows writes and JSON forbids.
 pub(super) fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text)
 }
@@ -133,7 +132,7 @@ async fn accept_paths(
         .enumerate()
         .map(|(n, one)| PathSubmission {
             path: one.path,
-            // One header may cover a whole list: each path gets its own key of it.
+            // A header may cover a whole list: each path derives its own key from it.
             idempotency_key: key
                 .as_ref()
                 .map(|key| if alone { key.clone() } else { list_key(key, n) }),
@@ -145,7 +144,7 @@ async fn accept_paths(
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct PictureQuery {
-    /// What the picture is called, where the body is its bytes.
+    /// Name of the picture when the body is its bytes.
     #[param(max_length = 255)]
     name: Option<String>,
 }
@@ -171,7 +170,7 @@ async fn picture(
         )));
     }
     let (intake, key) = (uploads.intake(), idempotency_key(&headers)?);
-    // Before all of it is read in vain.
+    // Checked before the whole body is read.
     intake.room()?;
     let Brought {
         pictures,
@@ -205,8 +204,8 @@ async fn picture(
     Ok(accepted(&intake.pictures(pictures.collect()).await?))
 }
 
-/// The key of one picture of a list; no header can hold the separator, so it meets nobody else's
-/// key.
+/// Returns the key of one picture of a list. No header can contain the separator, so it cannot
+/// clash with other keys.
 fn list_key(key: &str, n: usize) -> String {
     format!("{key}\u{1f}{n}")
 }
@@ -246,7 +245,7 @@ impl From<IntakeError> for Problem {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
             IntakeError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            // Nothing is wrong with the picture: the same may be sent again.
+            // Nothing is wrong with the picture, so it may be sent again.
             IntakeError::Full(_)
             | IntakeError::CameraFull(_)
             | IntakeError::DiskReserve

@@ -1,7 +1,5 @@
-//! Bytes on their way into the spool: written and hashed as they come, and deleted again unless
-//! they are accepted.
-//!
-//! Not for what their file is called or what a start makes of it: that is `spool`.
+//! Uploads in progress: bytes are spooled and hashed as they arrive, and deleted unless accepted.
+//! `spool` names the files and recovers them at the start.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -18,38 +16,38 @@ use crate::names;
 use crate::picture_kind::{Base64, HEAD_BYTES, Wrapping, wrapping};
 use crate::spool;
 
-/// Collected before they are written.
+/// Bytes buffered before a write.
 pub const PIECE: usize = 128 << 10;
 
-/// A picture in the spool, whole but promised to nobody.
+/// A complete picture in the spool, not accepted yet.
 pub struct Spooled {
     pub(super) file: Arc<Unaccepted>,
     pub(super) source: Source,
-    /// What the picture is called.
+    /// Name of the picture.
     pub name: String,
     /// Size.
     pub bytes: u64,
     /// SHA-256 in hexadecimal.
     pub(super) digest: String,
-    /// It looks as `curl -d @file` leaves a picture: without line breaks and zero bytes.
+    /// Looks mangled by `curl -d @file`: no line breaks and no zero bytes.
     pub torn: bool,
 }
 
-/// A file in the spool that goes when this is dropped, unless a row names it by then.
+/// A file in the spool that is deleted on drop, unless a row names it by then.
 pub(super) struct Unaccepted {
     state_dir: Arc<Path>,
-    /// Relative to the state folder.
+    /// Path relative to the state folder.
     pub name: String,
     kept: AtomicBool,
 }
 
 impl Unaccepted {
-    /// The row that names it is committed.
+    /// Keeps the file: the row that names it is committed.
     pub fn keep(&self, image: ImageId) {
         self.kept.store(true, Ordering::Relaxed);
         if let Err(error) = spool::accept(&self.state_dir, &spool::accepted_name(&self.name, image))
         {
-            // It is read under its first name, and the next start renames it.
+            // The file is still readable under its first name, and the next start renames it.
             tracing::warn!("a picture in the spool keeps its first name: {error}");
         }
     }
@@ -67,7 +65,7 @@ impl Drop for Unaccepted {
             return;
         }
         let (state_dir, name) = (Arc::clone(&self.state_dir), std::mem::take(&mut self.name));
-        // If it cannot be deleted, or kithd is stopping, the next start does.
+        // A failed deletion is repeated at the next start.
         let delete = move || drop(spool::drop_new(&state_dir, &name));
         match Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(delete)),
@@ -76,36 +74,36 @@ impl Drop for Unaccepted {
     }
 }
 
-/// Bytes that are still coming.
+/// An upload in progress.
 pub struct Incoming {
     intake: Intake,
     limit: usize,
     source: Source,
     name: String,
-    /// What a refusal says of it.
+    /// Name used in a refusal.
     called: String,
     bytes: u64,
     file: Arc<Unaccepted>,
-    /// From the first write on.
+    /// Opened by the first write.
     open: Option<File>,
     hash: Sha256,
-    /// To be written.
+    /// Bytes buffered for the next write.
     piece: Vec<u8>,
     wrapped: Wrapped,
     torn: Torn,
 }
 
-/// How the bytes come.
+/// Encoding of the incoming bytes.
 enum Wrapped {
-    /// As they are.
+    /// Not encoded.
     Not,
-    /// Decided by their beginning, which is this so far.
+    /// Undecided, with the bytes so far.
     Perhaps(Vec<u8>),
-    /// As base64.
+    /// Encoded in base64.
     Base64(Base64),
 }
 
-/// Which bytes were seen that `curl -d @file` takes out.
+/// Bytes seen that `curl -d @file` removes.
 #[derive(Default)]
 struct Torn {
     line_break: bool,
@@ -113,7 +111,7 @@ struct Torn {
 }
 
 impl Incoming {
-    /// Of a picture; its wrapping is undone. A refusal begins with what it is `called`.
+    /// Starts a picture whose encoding is undone. A refusal begins with `called`.
     pub fn picture(intake: &Intake, source: Source, name: &str, called: String) -> Self {
         Self::new(
             intake,
@@ -125,7 +123,7 @@ impl Incoming {
         )
     }
 
-    /// Of at most `limit` bytes that are kept as they are.
+    /// Starts at most `limit` bytes that are kept unchanged.
     pub fn raw(intake: &Intake, source: Source, name: &str, limit: usize) -> Self {
         Self::new(intake, source, name, String::new(), limit, Wrapped::Not)
     }
@@ -191,7 +189,7 @@ impl Incoming {
         }
     }
 
-    /// Finds out what the beginning is, which is all there is or enough.
+    /// Determines the encoding from the beginning of the data.
     fn unwrap_head(&mut self) -> Result<(), IntakeError> {
         let Wrapped::Perhaps(head) = &mut self.wrapped else {
             return Ok(());
@@ -217,10 +215,10 @@ impl Incoming {
         self.torn.line_break |= self.piece.iter().any(|byte| matches!(byte, b'\r' | b'\n'));
         self.torn.zero |= self.piece.contains(&0);
         self.bytes += self.piece.len() as u64;
-        // Shared with the thread that writes, so that the file is deleted after it was made,
-        // whoever hangs up meanwhile.
+        // Shared with the writing thread, so that a sender that hangs up does not have the file
+        // deleted before it is created.
         let file = Arc::clone(&self.file);
-        // All of it is lost with an error: nobody goes on then.
+        // On an error the file and hash are lost, and the upload ends.
         let (open, mut piece) = (self.open.take(), std::mem::take(&mut self.piece));
         let mut hash = std::mem::take(&mut self.hash);
         let writing = tokio::task::spawn_blocking(move || {
@@ -236,7 +234,7 @@ impl Incoming {
         Ok(())
     }
 
-    /// All came.
+    /// Ends the upload once all bytes have arrived.
     pub async fn end(mut self) -> Result<Spooled, IntakeError> {
         self.unwrap_head()?;
         if let Wrapped::Base64(base64) = &mut self.wrapped {
@@ -245,7 +243,7 @@ impl Incoming {
         }
         self.check_size()?;
         self.write().await?;
-        // A picture of some size has either by chance alone.
+        // A larger picture contains line breaks by chance, so their absence alone is telling.
         const BY_CHANCE: u64 = 4096;
         let torn = !self.torn.line_break && (!self.torn.zero || self.bytes >= BY_CHANCE);
         let Self {

@@ -1,8 +1,8 @@
 //! `Intake`: the only door to the queue.
 //!
-//! Paths are checked as text and committed; no mount is touched here, so a hung NFS server never
-//! blocks a sender. Bytes are on disk before their row is, under a name that says so (`spool`). A
-//! picture that cannot be read is the engine's finding, not ours.
+//! Paths are checked as text and committed. No mount is touched here, so a hung NFS server never
+//! blocks a sender. Bytes are on disk before their row is, under a provisional name (`spool`).
+//! Whether a picture can be decoded is left to the engine.
 
 pub mod camera;
 pub mod folder;
@@ -34,48 +34,49 @@ use crate::store::{Place, StoreError};
 use incoming::{Incoming, Spooled};
 
 const ROOM_CHECK: Duration = Duration::from_secs(2);
-/// A disk with less than this is full, whatever its reserve is: the database's journal needs as
-/// much to end what was accepted.
+/// Least free space on a usable disk, whatever the reserve: the database's journal needs this much
+/// to end accepted images.
 const ROOM_BYTES: u64 = 4 << 20;
-/// How long a state folder that was deleted is waited for.
+/// Time that a deleted state folder may take to come back.
 const GONE_FOR: Duration = Duration::from_secs(60);
 
-/// Why something was not accepted.
+/// Reason for not accepting a picture.
 #[derive(Debug, thiserror::Error)]
 pub enum IntakeError {
-    /// The sender must change something.
+    /// The sender must change the request.
     #[error("{0}")]
     Refused(String),
-    /// More bytes than allowed.
+    /// The picture exceeds the size limit.
     #[error("the picture is larger than intake.max_bytes = {limit} bytes")]
     TooLarge {
         /// `intake.max_bytes`.
         limit: usize,
     },
-    /// As many unfinished images as allowed; later again.
+    /// The queue holds as many unfinished images as allowed; retry later.
     #[error(transparent)]
     Full(QueueError),
-    /// As many bytes of waiting camera frames as allowed; later again.
+    /// Waiting camera frames take as many bytes as allowed; retry later.
     #[error(transparent)]
     CameraFull(QueueError),
-    /// What came can be no picture: what it is called, and why not.
+    /// The data is not a picture: its name, and the reason.
     #[error("{0} {1}")]
     NotAPicture(String, NotAPicture),
-    /// The disk is filling up; later again.
+    /// The disk reserve is reached; retry later.
     #[error(
-        "the disk of the state folder is full: less than intake.disk_reserve is free; nothing is accepted until there is room"
+        "the disk of the state folder is full: less than intake.disk_reserve is free; nothing is \
+         accepted until there is room"
     )]
     DiskReserve,
-    /// Nothing was left of the disk; later again.
+    /// The disk is full; retry later.
     #[error("the disk of the state folder is full; nothing is accepted until there is room")]
     DiskFull,
-    /// The database or the spool folder.
+    /// The database or the spool folder failed.
     #[error("nothing can be stored: {0}")]
     Storage(String),
 }
 
 impl IntakeError {
-    /// Whether the same thing may be accepted later.
+    /// Returns whether the same submission may succeed later.
     pub fn is_temporary(&self) -> bool {
         !matches!(
             self,
@@ -93,7 +94,7 @@ impl From<QueueError> for IntakeError {
                 Self::Refused(error.to_string())
             }
             QueueError::Store(StoreError::DiskFull) => Self::DiskFull,
-            // The path is nobody's business on the LAN.
+            // The path must not reach clients on the LAN.
             QueueError::Store(StoreError::Io { source, .. }) => (&source).into(),
             other => Self::Storage(other.to_string()),
         }
@@ -110,41 +111,41 @@ impl From<&std::io::Error> for IntakeError {
     }
 }
 
-/// The door; clones share it.
+/// The door to the queue; clones share it.
 #[derive(Clone)]
 pub struct Intake {
     queue: Queue,
     limits: Arc<config::Intake>,
     state_dir: Arc<Path>,
     health: Health,
-    /// Something could not be stored, and nothing was since.
+    /// Set by a failed write, until one succeeds.
     broken: Arc<AtomicBool>,
 }
 
-/// A path somebody wants identified.
+/// A submitted path.
 #[derive(Debug, Clone)]
 pub struct PathSubmission {
-    /// As sent.
+    /// Path as sent.
     pub path: String,
-    /// Given by the sender: the same key is the same image.
+    /// Key chosen by the sender: the same key yields the same image.
     pub idempotency_key: Option<String>,
 }
 
 /// A file found in a watched folder.
 #[derive(Debug, Clone)]
 pub struct FolderFile {
-    /// Whole path.
+    /// Full path.
     pub path: String,
-    /// Names it in its folder.
+    /// Key within its folder.
     pub key: FileKey,
-    /// As it was found.
+    /// Stamp at the time it was found.
     pub stamp: Stamp,
-    /// Its number in the file system; 0 where those numbers do not last.
+    /// Inode number; 0 where inode numbers are not stable.
     pub inode: i64,
 }
 
 impl Intake {
-    /// Makes the spool folder and the door.
+    /// Creates the spool folder and the intake.
     pub fn new(
         queue: Queue,
         limits: config::Intake,
@@ -162,7 +163,7 @@ impl Intake {
         })
     }
 
-    /// Whether anything is accepted now.
+    /// Checks whether anything is accepted now.
     pub fn room(&self) -> Result<(), IntakeError> {
         self.check_disk()?;
         match self.queue.load() {
@@ -176,7 +177,7 @@ impl Intake {
         }
     }
 
-    /// Whether a camera's picture of this size is accepted now.
+    /// Checks whether a camera frame of this size is accepted now.
     pub fn camera_room(&self, bytes: usize) -> Result<(), IntakeError> {
         self.room()?;
         if free_bytes(&self.state_dir).is_some_and(|free| free < bytes as u64) {
@@ -185,7 +186,7 @@ impl Intake {
         Ok(self.queue.camera_room(bytes as u64)?)
     }
 
-    /// Largest picture, in bytes.
+    /// Returns the largest picture size in bytes.
     pub fn max_bytes(&self) -> usize {
         self.limits.max_bytes
     }
@@ -215,8 +216,9 @@ impl Intake {
         self.submit(images).await
     }
 
-    /// Accepts files of a watched folder, all or none, and remembers them in the same commit; those
-    /// taken before and unchanged make no image. Those that end are to be put away if `put_away`.
+    /// Accepts files of a watched folder, all or none, and remembers them in the same commit.
+    /// Unchanged files taken before make no image. `put_away`: move or delete each file once its
+    /// image ends.
     pub async fn files(
         &self,
         folder: i64,
@@ -267,17 +269,17 @@ impl Intake {
             ));
         }
         if source == Source::Camera {
-            // The camera pauses, and says so itself; other pictures are taken.
+            // The camera pauses and reports it; other sources go on.
             self.queue.camera_room(bytes.len() as u64)?;
         }
-        // What cannot be queued is not written in vain: an MQTT message that waits would be
-        // spooled, hashed and flushed again each second.
+        // Checked before writing: a waiting MQTT message would otherwise be spooled, hashed and
+        // flushed again each second.
         self.room().map_err(|error| self.kept_back(error))?;
         let mut incoming = Incoming::raw(self, source, name, self.max_bytes());
         for piece in bytes.chunks(incoming::PIECE) {
             incoming.push(piece).await?;
         }
-        // One image in, one answer out.
+        // A single submission yields a single image.
         let accepted = self
             .pictures(vec![(incoming.end().await?, idempotency_key)])
             .await?;
@@ -287,14 +289,14 @@ impl Intake {
             .ok_or_else(|| IntakeError::Storage("the queue gave no answer".into()))
     }
 
-    /// Accepts pictures that are in the spool, all or none, each under its idempotency key; bytes
-    /// and rows are on disk when this returns.
+    /// Accepts spooled pictures, all or none, each with its idempotency key; bytes and rows are on
+    /// disk when this returns.
     pub async fn pictures(
         &self,
         pictures: Vec<(Spooled, Option<String>)>,
     ) -> Result<Vec<Accepted>, IntakeError> {
         let intake = self.clone();
-        // On its own: a sender that hangs up must not leave rows and files apart.
+        // Runs in its own task: a sender that hangs up must not leave rows and files inconsistent.
         let accepting = tokio::spawn(async move { intake.accept(pictures).await });
         accepting
             .await
@@ -340,7 +342,7 @@ impl Intake {
             .map(|image| image.new.then_some(image.id))
             .collect();
         let renaming = tokio::task::spawn_blocking(move || {
-            // The others are not needed: what they hold was accepted before.
+            // Files of known images are not needed: their bytes were accepted before.
             for (file, image) in files.iter().zip(new) {
                 image.into_iter().for_each(|image| file.keep(image));
             }
@@ -350,12 +352,12 @@ impl Intake {
         Ok(accepted)
     }
 
-    /// Bytes did not get into the spool, or not out of it.
+    /// Maps an I/O error of the spool.
     fn not_written(&self, error: &std::io::Error) -> IntakeError {
         self.kept_back(error.into())
     }
 
-    /// Whether bytes and rows reach the disk again.
+    /// Checks that bytes and rows reach the disk again.
     async fn try_disk(&self) -> Result<(), IntakeError> {
         let state_dir = Arc::clone(&self.state_dir);
         let trying = tokio::task::spawn_blocking(move || spool::try_disk(&state_dir));
@@ -377,7 +379,7 @@ impl Intake {
                 self.health
                     .set("intake", Condition::Ok, "accepting pictures")
             }
-            // Fewer at a time would be taken.
+            // A smaller batch would be accepted, so the queue is not full.
             Err(IntakeError::Full(_)) if self.room().is_ok() => false,
             Err(error) if error.is_temporary() => self.degraded(error),
             Err(_) => false,
@@ -416,8 +418,7 @@ impl Intake {
         }
     }
 
-    /// The path in plain form, if it lies below a root as text; links are checked when it is
-    /// opened.
+    /// Normalises a path that is below a root as text; links are checked when it is opened.
     fn checked(&self, path: &str) -> Result<String, IntakeError> {
         let refused = |why: &str| Err(IntakeError::Refused(format!("{path:?} {why}")));
         if path.is_empty() || path.len() > 4096 || path.contains(char::is_control) {
@@ -456,9 +457,9 @@ impl Intake {
     }
 }
 
-/// Clears a full queue, a full disk and one that took nothing from the board's health once that is
-/// over, so that a balancer comes back. Ends with an error when the state folder stays away: rows
-/// that are written to a deleted file are lost, and only a new start opens what is there now.
+/// Clears the "full" and "broken" conditions from health once they are over, so that a load
+/// balancer returns. Fails when the state folder stays away: rows written to a deleted file are
+/// lost, and only a restart opens the current one.
 pub async fn watch_room(
     intake: Intake,
     mut pulse: Pulse,
@@ -469,7 +470,7 @@ pub async fn watch_room(
         match intake.queue.place() {
             Place::There => gone = None,
             Place::Replaced => {
-                anyhow::bail!("another database lies in the state folder; a new start opens it")
+                anyhow::bail!("another database lies in the state folder; restart kithd to open it")
             }
             Place::Gone if gone.get_or_insert_with(Instant::now).elapsed() > GONE_FOR => {
                 anyhow::bail!(disk::GONE)
@@ -486,7 +487,7 @@ pub async fn watch_room(
                     .health
                     .set("intake", Condition::Ok, "accepting pictures")
             }
-            // A balancer turns to another board before anybody was refused.
+            // Reported before the first refusal, so that a load balancer switches in time.
             Err(error) => _ = intake.degraded(&error),
         }
         tokio::select! {
@@ -503,8 +504,8 @@ fn is_full(error: &std::io::Error) -> bool {
     )
 }
 
-/// Temporary file, fsync, rename, fsync of the folder: after this returns, the file survives a
-/// power cut whole.
+/// Writes a file that survives a power cut whole: temporary file, fsync, rename, fsync of the
+/// folder.
 pub fn write_durably(target: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let folder = target.parent().ok_or(std::io::ErrorKind::InvalidInput)?;
     let mut temporary = tempfile::Builder::new()

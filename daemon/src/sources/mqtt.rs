@@ -1,9 +1,9 @@
-//! Pictures by MQTT: topics with a path, a list of paths or a bare path as text, and topics with
-//! the bytes of pictures. Not for commands.
+//! Pictures by MQTT: topics for paths (one, a list, or bare text) and topics for the bytes of
+//! pictures. Commands are handled elsewhere.
 //!
 //! A message is acknowledged when its images are on disk, or when it is refused and kept for the
-//! operator. When the queue or the disk is full it is not acknowledged: the broker holds the rest
-//! back.
+//! operator. While the queue or the disk is full it is not acknowledged, so that the broker holds
+//! back the rest.
 
 use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
@@ -25,7 +25,7 @@ use crate::supervise::fault;
 const RETRY: Duration = Duration::from_secs(1);
 const EXPECTED: &str = r#"expected {"path":"…"}, {"paths":[{"path":"…"}]} or a bare path"#;
 
-/// What the messages of a topic are.
+/// Content of a topic's messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Paths.
@@ -34,43 +34,44 @@ pub enum Kind {
     Pictures,
 }
 
-/// What is subscribed to.
+/// A subscription of the intake.
 #[derive(Debug, Clone)]
 pub struct Subscription {
-    /// Perhaps `$share/<group>/<filter>`.
+    /// Topic filter, possibly `$share/<group>/<filter>`.
     pub filter: String,
-    /// What comes there.
+    /// Content of its messages.
     pub kind: Kind,
 }
 
-/// Where messages go: to the queue, or to the rejected ones. Clones share both.
+/// Destination of messages: the queue, or the rejected messages. Clones share both.
 #[derive(Clone)]
 pub struct Door {
-    /// The door to the queue.
+    /// The queue's intake.
     pub intake: Intake,
-    /// Keeps what is refused.
+    /// Store of rejected messages.
     pub rejected: Rejected,
-    /// What is taken, by topic.
+    /// Subscriptions by topic filter.
     pub subscriptions: Vec<Subscription>,
 }
 
-/// What becomes of a kept message that is sent again.
+/// Outcome of retrying a rejected message.
 pub enum Retried {
-    /// It is an image now, or several, and kept no longer.
+    /// Accepted as one or more images, and no longer kept.
     Accepted(Vec<ImageId>),
     /// There is no such message.
     NotFound,
-    /// Only its beginning is there.
+    /// Only the beginning of the message was kept.
     Incomplete,
     /// Refused again, and kept with this reason.
     Refused(String),
-    /// It could not be taken now; it is kept as it was.
+    /// Cannot be accepted now; kept unchanged.
     Later(String),
 }
 
 /// Takes messages until stopped.
 ///
-/// Up to `in_flight` are committed together; the connection releases their acks in arrival order.
+/// Up to `in_flight` are committed together; the connection releases their acknowledgements in
+/// arrival order.
 pub async fn run(
     mut deliveries: Deliveries,
     door: Door,
@@ -90,7 +91,7 @@ pub async fn run(
     Ok(())
 }
 
-/// The deliveries of a connection, one after the other.
+/// Returns the deliveries of a connection as a stream.
 pub fn stream(deliveries: &mut Deliveries) -> impl futures_util::Stream<Item = Delivery> + '_ {
     futures_util::stream::unfold(deliveries, |deliveries| async {
         let delivery = deliveries.recv().await?;
@@ -98,14 +99,14 @@ pub fn stream(deliveries: &mut Deliveries) -> impl futures_util::Stream<Item = D
     })
 }
 
-/// What a message asks for.
+/// Request in a message.
 enum Meaning {
     Paths(Vec<PathSubmission>),
     Picture { name: String, bytes: Bytes },
 }
 
 impl Door {
-    /// Takes one message, and acknowledges it once it is safe.
+    /// Takes a message, and acknowledges it once it is safe.
     pub async fn accept(&self, delivery: Delivery) {
         tracing::debug!(
             topic = delivery.topic,
@@ -115,12 +116,12 @@ impl Door {
             "message"
         );
         if delivery.retain {
-            // A replay of what the broker kept, at every reconnect; pictures are moments, not
+            // The broker replays retained messages at every reconnect; pictures are moments, not
             // state.
             return delivery.settle();
         }
-        // A message that makes us panic is set aside like one that makes no sense: sent again it
-        // would do the same.
+        // A message that makes the program panic is rejected like nonsense: redelivery would repeat
+        // the panic.
         let taken = AssertUnwindSafe(self.take(&delivery)).catch_unwind().await;
         if let Err(reason) = taken.unwrap_or_else(|panic| Err(fault(panic.as_ref()))) {
             let Delivery {
@@ -141,7 +142,7 @@ impl Door {
         delivery.settle();
     }
 
-    /// The error is why the message makes no sense; everything else is waited for.
+    /// Accepts a message, waiting as long as needed. The error says why the message makes no sense.
     async fn take(&self, delivery: &Delivery) -> Result<(), String> {
         let meaning = self.meaning(&delivery.topic, &delivery.payload)?;
         loop {
@@ -153,7 +154,7 @@ impl Door {
         }
     }
 
-    /// Sends a kept message through this door again.
+    /// Submits a rejected message again.
     pub async fn retry(&self, id: i64) -> Result<Retried, RejectedError> {
         let Some(message) = self.rejected.store.rejected_message(id).await? else {
             return Ok(Retried::NotFound);
@@ -184,7 +185,7 @@ impl Door {
         }
     }
 
-    /// The error is why it makes no sense, for the operator.
+    /// Interprets a message. The error tells the operator why it makes no sense.
     fn meaning(&self, topic: &str, payload: &Bytes) -> Result<Meaning, String> {
         let meant = self
             .subscriptions
@@ -202,13 +203,14 @@ impl Door {
             }
             Some(Kind::Pictures) => {
                 let bytes = picture(payload, self.intake.max_bytes())?;
-                // Its own name, so that a message delivered twice is known by it while the first is
-                // not done.
+                // The name includes the hash, so that a redelivered message is recognised while the
+                // first is unfinished.
                 let name = format!("{topic} {}", &hex(&Sha256::digest(payload))[..12]);
                 Ok(Meaning::Picture { name, bytes })
             }
             None => Err(format!(
-                "no pictures or paths are taken from the topic {topic:?}; mqtt.picture_topics names those that are"
+                "no pictures or paths are taken from the topic {topic:?}; mqtt.picture_topics \
+                 names those that are"
             )),
         }
     }
@@ -225,8 +227,8 @@ impl Door {
     }
 }
 
-/// The bytes of the picture in a message, whatever its sender called it and however it is wrapped.
-/// What then cannot be decoded is an image that fails.
+/// Returns the picture's bytes in a message, whatever its declared type and encoding. A picture
+/// that cannot be decoded becomes a failed image.
 pub fn picture(payload: &Bytes, max_bytes: usize) -> Result<Bytes, String> {
     match plain(payload, max_bytes) {
         Ok(Cow::Borrowed(picture)) => Ok(payload.slice_ref(picture)),
@@ -235,7 +237,7 @@ pub fn picture(payload: &Bytes, max_bytes: usize) -> Result<Bytes, String> {
     }
 }
 
-/// The paths in a message; the error is a sentence for the operator.
+/// Returns the paths in a message; the error is a sentence for the operator.
 fn paths_in(payload: &[u8]) -> Result<Vec<String>, String> {
     if let Ok((format, _)) = wrapping(payload) {
         return Err(format!(
@@ -266,7 +268,10 @@ fn paths_in(payload: &[u8]) -> Result<Vec<String>, String> {
     let no_path = || {
         let buffer = value["type"] == "Buffer" && value["data"].is_array();
         match buffer {
-            true => "this is a Node-RED Buffer as JSON; publish the Buffer itself (msg.payload) to …/image".to_owned(),
+            true => {
+                "this is a Node-RED Buffer as JSON; publish the Buffer itself (msg.payload) to …/image"
+                    .to_owned()
+            }
             false => format!("the JSON has no path; {EXPECTED}"),
         }
     };
@@ -294,10 +299,9 @@ fn paths_in(payload: &[u8]) -> Result<Vec<String>, String> {
         .collect()
 }
 
-/// What there is to say of text in UTF-16; `None`: the message is none.
+/// Returns an objection to text in UTF-16; `None` for any other message.
 pub fn utf16(payload: &[u8]) -> Option<String> {
-    // Text of two bytes a letter has a zero in every other one as long as it is of the Latin
-    // script.
+    // In UTF-16, every other byte of Latin text is zero.
     let zeros = |odd: usize| {
         payload
             .iter()
@@ -313,8 +317,8 @@ pub fn utf16(payload: &[u8]) -> Option<String> {
     is_utf16.then(|| "the message is UTF-16 text, as Windows writes it; send it as UTF-8".into())
 }
 
-/// The message as text, without the byte order mark, zero bytes and white space that editors and
-/// shells leave about it.
+/// Returns the message as text, without the byte order mark, zero bytes and white space that
+/// editors and shells add.
 pub fn utf8(payload: &[u8]) -> Result<&str, String> {
     if let Some(why) = utf16(payload) {
         return Err(why);

@@ -1,8 +1,7 @@
-//! What stands where a path was expected: brought to the path that it certainly means, or refused
-//! with a sentence that says what came and what to send. Not for which paths may be read: that is
-//! `Intake`.
+//! Normalises text given as a path: returns the path it certainly means, or refuses it with a
+//! sentence about what came and what to send. `Intake` decides which paths may be read.
 
-/// The path in what a sender wrote.
+/// Returns the path in a sender's text.
 pub fn plain(text: &str) -> Result<String, String> {
     let text = text
         .strip_prefix('\u{feff}')
@@ -32,7 +31,8 @@ pub fn plain(text: &str) -> Result<String, String> {
             .all(|c| c.is_ascii_alphanumeric() || "+.-".contains(c))
     {
         return Err(format!(
-            "{text:?} is a URL, and kithd fetches nothing; send the path of a file on this board, or the bytes of the picture"
+            "{text:?} is a URL, and kithd fetches nothing; send the path of a file on this board, \
+             or the bytes of the picture"
         ));
     }
     if text.starts_with(['"', '\'', '“', '‘', '`']) {
@@ -43,8 +43,8 @@ pub fn plain(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// The path of what follows `file:`; RFC 8089, without hosts but this one. `None`: it names no
-/// absolute path here.
+/// Returns the path after `file:` (RFC 8089, this host only); `None` when it names no absolute path
+/// here.
 fn file_uri(rest: &str) -> Option<String> {
     let path = match rest.strip_prefix("//") {
         Some(rest) => &rest[rest.find('/')?..],

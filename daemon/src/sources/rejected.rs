@@ -1,9 +1,9 @@
 //! Keeps refused MQTT messages whole, each in a file below `rejected/`, within caps: the oldest go
-//! first, and are counted. Not for deciding what is refused.
+//! first, and are counted. The caller decides what is refused.
 //!
-//! A file is on disk before its row, and gone before its row is: what a crash leaves is a file
-//! without a row, which gets one again at the next start, or a row without a file, of which the
-//! beginning is left.
+//! A file is on disk before its row, and deleted before its row. A crash therefore leaves a file
+//! without a row, which the next start restores, or a row without a file, which still has the
+//! message's beginning.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -14,16 +14,16 @@ use bytes::Bytes;
 use super::write_durably;
 use crate::store::{NewRejected, RejectedCaps, RejectedMessage, Store, StoreError};
 
-/// Folder of their bytes below the state folder.
+/// Folder of the messages, below the state folder.
 const REJECTED: &str = "rejected";
 
-/// Why a refused message could not be kept, read or dropped.
+/// Failure to keep, read or drop a refused message.
 #[derive(Debug, thiserror::Error)]
 pub enum RejectedError {
-    /// The database.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The folder.
+    /// The folder failed.
     #[error("{REJECTED}/: {0}")]
     Io(#[from] std::io::Error),
 }
@@ -31,14 +31,14 @@ pub enum RejectedError {
 /// The kept messages; clones share them.
 #[derive(Clone)]
 pub struct Rejected {
-    /// Their rows.
+    /// Rows of the messages.
     pub store: Store,
     state_dir: Arc<Path>,
     caps: RejectedCaps,
 }
 
 impl Rejected {
-    /// Makes the folder, and gives files that no row names a row again.
+    /// Creates the folder, and restores rows of files that have none.
     pub async fn open(
         store: Store,
         state_dir: &Path,
@@ -68,7 +68,7 @@ impl Rejected {
             let name = entry.file_name().to_string_lossy().into_owned();
             let file = format!("{REJECTED}/{name}");
             if name.starts_with(".part-") {
-                // A write that was broken off.
+                // An interrupted write.
                 let _ = tokio::fs::remove_file(entry.path()).await;
             } else if self.place(&file).is_some() && !known.contains(&file) {
                 let reason = "its entry in the database was lost; these are its bytes".to_owned();
@@ -130,7 +130,7 @@ impl Rejected {
         Ok(())
     }
 
-    /// Where a file lies that a row names; `None`: it is no name of ours, and names nothing.
+    /// Returns the location of a row's file; `None` when the name is not one that kithd makes.
     fn place(&self, file: &str) -> Option<PathBuf> {
         let name = file.strip_prefix(REJECTED)?.strip_prefix('/')?;
         uuid::Uuid::try_parse(name)
@@ -138,7 +138,7 @@ impl Rejected {
             .map(|_| self.state_dir.join(REJECTED).join(name))
     }
 
-    /// All of a message's bytes; `None`: only its beginning was kept.
+    /// Returns all bytes of a message; `None` when only its beginning was kept.
     pub async fn payload(&self, message: &RejectedMessage) -> Result<Option<Bytes>, RejectedError> {
         let Some(place) = message.file.as_ref().and_then(|file| self.place(file)) else {
             return Ok(None);
@@ -150,7 +150,7 @@ impl Rejected {
         }
     }
 
-    /// Forgets one message; false: there is none.
+    /// Forgets one message; false when there is no such message.
     pub async fn forget(&self, id: i64) -> Result<bool, RejectedError> {
         let Some(message) = self.store.rejected_message(id).await? else {
             return Ok(false);
@@ -158,7 +158,7 @@ impl Rejected {
         Ok(self.drop_these(vec![(id, message.file)], false).await? > 0)
     }
 
-    /// Forgets all of them and says how many there were.
+    /// Forgets all messages and returns their number.
     pub async fn forget_all(&self) -> Result<usize, RejectedError> {
         self.drop_these(self.store.rejected_files().await?, false)
             .await
@@ -225,8 +225,7 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(kept(&rejected).await, [(950, true), (40, true)], "by bytes");
-        // One that is larger than all that may be kept is there with its beginning, and displaces
-        // nothing.
+        // A message larger than the whole cap keeps only its beginning, and displaces nothing.
         rejected
             .keep("in", "no picture", None, vec![b'x'; 2000].into())
             .await

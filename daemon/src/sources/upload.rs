@@ -1,9 +1,8 @@
-//! What a request brings: pictures as its body or as the files of a form, or JSON. One function for
-//! every route.
+//! Reads request bodies for every route: a picture, a form with files, or JSON.
 //!
-//! Bodies go to the spool as they come. A few are read at a time, and the others wait unread:
-//! whoever sends nothing for a moment, or has had a turn, makes room. Not for what is done with a
-//! picture then.
+//! Bodies go to the spool as they arrive. A few are read at a time while others wait unread; a body
+//! that stalls, or has used up its turn, gives up its place. The caller decides what becomes of the
+//! pictures.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,68 +25,67 @@ use crate::domain::Source;
 use crate::picture_kind::{HEAD_BYTES, NotAPicture, picture_in_json, torn, wrapping};
 use crate::problem::Problem;
 
-/// Bodies that are read at a time.
+/// Bodies read at a time.
 const READ_AT_ONCE: usize = 4;
-/// Bodies that are under way, being read or waiting for it; more are told to come again.
+/// Bodies in progress, whether read or waiting; requests beyond are asked to retry.
 const UNDER_WAY: usize = 128;
-/// A body of which nothing comes for so long gives up its place until something does.
+/// Time without data after which a body gives up its place.
 const STALL: Duration = Duration::from_millis(500);
-/// So long a body is read before others have a turn.
+/// Time a body is read before it yields to others.
 const TURN: Duration = Duration::from_secs(2);
-/// A body that says it is no larger needs no place: its connection may hold as much in memory
-/// anyway.
+/// Size up to which a body needs no place: its connection may buffer as much anyway.
 const SMALL: usize = 64 << 10;
-/// Largest JSON.
+/// Largest JSON body.
 const JSON_LIMIT: usize = 1 << 20;
-/// Bytes of pictures that are in memory for the engine at a time, or one picture if that is larger.
+/// Bytes of pictures in memory for the engine at a time, or one larger picture.
 const MEMORY: usize = 32 << 20;
-/// Files of a form.
+/// Most files in a form.
 const MOST_FILES: usize = 256;
-/// Text fields of a form, and the bytes of one that are looked at.
+/// Most text fields in a form, and the bytes of each that are examined.
 const MOST_FIELDS: usize = 64;
 const FIELD_BYTES: usize = 4 << 10;
-/// Of a form in all, in pictures of the largest size; and room for boundaries and headers.
+/// Largest form, in pictures of the largest size, and an allowance for boundaries and headers.
 const FORM_PICTURES: usize = 4;
 const FRAMING: usize = 64 << 10;
-/// What may be read of a form without a part's headers or bytes coming to an end.
+/// Bytes of a form that may be read before a part's headers or a piece of its content end.
 const HEADERS: usize = 256 << 10;
-/// What a picture is called that nobody gave a name.
+/// Name of a picture without one.
 const UNNAMED: &str = "upload";
 
-/// Where bodies are read; clones share the places.
+/// Reader of bodies; clones share its places.
 #[derive(Clone)]
 pub struct Uploads {
     intake: Intake,
     places: Arc<Semaphore>,
     under_way: Arc<Semaphore>,
-    /// In KiB.
+    /// Permits in KiB.
     memory: Arc<Semaphore>,
     memory_kib: u32,
 }
 
-/// What came.
+/// Content of a request.
 #[derive(Default)]
 pub struct Brought {
-    /// Pictures, in their order.
+    /// Pictures, in order.
     pub pictures: Vec<Spooled>,
-    /// Text fields of a form by name, in their order.
+    /// Text fields of a form by name, in order.
     pub fields: Vec<(String, String)>,
-    /// JSON, if that is what came.
+    /// JSON body, if any.
     pub json: Option<Loaded>,
-    /// It came as a form, perhaps of one file.
+    /// The body was a form, possibly with a single file.
     pub is_form: bool,
 }
 
-/// Bytes in memory that were let in.
+/// Bytes in memory, with their permit.
 pub struct Loaded {
     /// The bytes.
     pub bytes: Vec<u8>,
-    /// Until they are done with.
+    /// Permit, held until the bytes are no longer needed.
     pub room: Option<OwnedSemaphorePermit>,
 }
 
 impl Brought {
-    /// The one picture that a route takes.
+    /// Returns the single picture that a route takes.
     pub fn picture(self) -> Result<Spooled, Problem> {
         let mut pictures = self.pictures;
         match (pictures.pop(), pictures.len()) {
@@ -112,7 +110,7 @@ impl Brought {
     }
 }
 
-/// A form without a file.
+/// Describes a form without a file.
 pub fn no_file(fields: &[(String, String)]) -> Problem {
     let names: Vec<_> = fields.iter().map(|(name, _)| format!("{name:?}")).collect();
     let found = match names.as_slice() {
@@ -125,7 +123,7 @@ pub fn no_file(fields: &[(String, String)]) -> Problem {
 }
 
 impl Uploads {
-    /// Into the spool of this intake.
+    /// Creates a reader that spools for this intake.
     pub fn new(intake: Intake) -> Self {
         let memory = MEMORY.max(intake.max_bytes()).div_ceil(1024);
         let memory_kib = u32::try_from(memory).unwrap_or(u32::MAX >> 3);
@@ -138,21 +136,21 @@ impl Uploads {
         }
     }
 
-    /// The door to the queue.
+    /// Returns the queue's intake.
     pub fn intake(&self) -> &Intake {
         &self.intake
     }
 
-    /// Waits for room in memory for so many bytes.
+    /// Waits for memory for this many bytes.
     pub async fn room(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let kib = u32::try_from(bytes.div_ceil(1024))
             .unwrap_or(u32::MAX)
             .min(self.memory_kib);
-        // Closed by nobody.
+        // The semaphore is never closed.
         Arc::clone(&self.memory).acquire_many_owned(kib).await.ok()
     }
 
-    /// Reads a picture back, once there is room in memory.
+    /// Reads a picture back, once there is memory for it.
     pub async fn load(&self, picture: Spooled) -> Result<Loaded, Problem> {
         let room = self.room(picture.bytes).await;
         let reading = tokio::task::spawn_blocking(move || picture.file.read());
@@ -163,7 +161,7 @@ impl Uploads {
         })
     }
 
-    /// Reads a request to its end. A picture that is not in a form is called `name`.
+    /// Reads a request to its end. A picture outside a form gets the name `name`.
     pub async fn receive(
         &self,
         request: Request,
@@ -216,15 +214,14 @@ impl Uploads {
         })
     }
 
-    /// Reads a request that is JSON, whatever it says it is.
+    /// Reads a JSON request, whatever its content type.
     pub async fn receive_json(&self, request: Request) -> Result<Loaded, Problem> {
         let (parts, body) = request.into_parts();
         let reading = self.reading(&parts.headers, body, JSON_LIMIT)?;
         self.json(Vec::new(), reading).await
     }
 
-    /// Paths and words; what is longer than a connection may hold waits on disk until all of it is
-    /// there.
+    /// Reads JSON. A body larger than a connection's buffer is spooled until it is complete.
     async fn json(&self, mut text: Vec<u8>, mut reading: Reading) -> Result<Loaded, Problem> {
         reading.limit = JSON_LIMIT;
         while text.len() <= SMALL {
@@ -288,7 +285,8 @@ impl Uploads {
         Ok(brought)
     }
 
-    /// A part is a picture by its bytes; without a file name it may be text.
+    /// Reads a part of a form. Its bytes decide whether it is a picture; a part without a file name
+    /// may be text.
     async fn part(
         &self,
         mut part: Field<'_>,
@@ -309,7 +307,7 @@ impl Uploads {
             head.extend_from_slice(&bytes);
         }
         match (&file_name, wrapping(&head)) {
-            // Where nothing was chosen, browsers send a file without name and bytes.
+            // Browsers send a file without name and bytes when none was chosen.
             (Some(name), _) if name.is_empty() && head.is_empty() => return Ok(()),
             (None, Err(NotAPicture::Empty)) => {
                 return text(part, watch, brought, field, head).await;
@@ -357,7 +355,8 @@ impl Uploads {
             Ok(permit) => Some(permit),
             Err(_) => {
                 let detail = format!(
-                    "{UNDER_WAY} uploads are under way, as many as there may be; send it again later"
+                    "{UNDER_WAY} uploads are under way, as many as there may be; send it again \
+                     later"
                 );
                 return Err(Problem::later(detail));
             }
@@ -378,11 +377,13 @@ impl Uploads {
 fn too_long(limit: usize) -> Problem {
     let detail = if limit == JSON_LIMIT {
         format!(
-            "JSON has at most {limit} bytes here; send fewer paths at a time, and pictures as their bytes"
+            "JSON has at most {limit} bytes here; send fewer paths at a time, and pictures as \
+             their bytes"
         )
     } else {
         format!(
-            "the body has more than {limit} bytes, {FORM_PICTURES} pictures of intake.max_bytes; send fewer at a time"
+            "the body has more than {limit} bytes, {FORM_PICTURES} pictures of intake.max_bytes; \
+             send fewer at a time"
         )
     };
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
@@ -433,14 +434,14 @@ struct Reading {
     body: BodyDataStream,
     limit: usize,
     read: usize,
-    /// `None`: it needs none.
+    /// Semaphore of places; `None` when the body needs none.
     places: Option<Arc<Semaphore>>,
     place: Option<(OwnedSemaphorePermit, Instant)>,
     _under_way: Option<OwnedSemaphorePermit>,
 }
 
 impl Reading {
-    /// As much as tells what it is, or all of it.
+    /// Reads enough bytes to identify the content, or all of them.
     async fn head(&mut self) -> Result<Vec<u8>, Problem> {
         let mut head = Vec::new();
         while head.len() < HEAD_BYTES
@@ -451,7 +452,7 @@ impl Reading {
         Ok(head)
     }
 
-    /// The next bytes, once it is this body's turn.
+    /// Returns the next bytes, once it is this body's turn.
     async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
         let bytes = match &self.places {
             None => self.body.next().await,
@@ -464,7 +465,7 @@ impl Reading {
                     self.place = None;
                 }
                 if self.place.is_none() {
-                    // Closed by nobody.
+                    // The semaphore is never closed.
                     let place = Arc::clone(places).acquire_owned().await;
                     self.place = place.ok().map(|place| (place, Instant::now()));
                 }
@@ -478,7 +479,7 @@ impl Reading {
             }
         };
         let bytes = bytes.transpose().map_err(|error| {
-            // axum says only that there was one.
+            // axum's own message has no details; its source has.
             let cause = std::error::Error::source(&error)
                 .map_or_else(|| error.to_string(), ToString::to_string);
             Problem::bad_request(format!("the body could not be read: {cause}"))
@@ -492,10 +493,10 @@ impl Reading {
     }
 }
 
-/// What is known of a form beside what its parser says.
+/// State of a form beyond what its parser reports.
 #[derive(Default)]
 struct Watch {
-    /// Bytes since it last gave something.
+    /// Bytes read since the parser's last progress.
     swallowed: AtomicUsize,
     failure: Mutex<Option<Problem>>,
 }
@@ -506,8 +507,8 @@ impl Watch {
     }
 }
 
-/// A body for the parser of forms, which takes all it can get before it gives anything, and keeps
-/// what it looks for the end of: so it gets one piece at a time, and not for ever.
+/// Limits the body given to the form parser, which reads all it can before it yields and buffers
+/// the part whose end it seeks: it gets one piece at a time, and not without end.
 fn in_turns(
     reading: Reading,
     watch: Arc<Watch>,
@@ -534,7 +535,7 @@ fn in_turns(
     })
 }
 
-/// By RFC 9110: without case, parameters and blanks aside.
+/// Returns the content type by RFC 9110: without case, parameters and blanks.
 fn content_type(headers: &HeaderMap) -> Option<Mime> {
     headers
         .get(header::CONTENT_TYPE)?
@@ -552,8 +553,8 @@ fn looks_like_json(head: &[u8]) -> bool {
     )
 }
 
-/// What a part's file is called; `None`: it says of no file. `filename*` in UTF-8 (RFC 8187) is
-/// preferred; what is no UTF-8 is taken for Latin-1, as browsers once sent it.
+/// Returns the file name of a part; `None` when it declares no file. `filename*` in UTF-8 (RFC
+/// 8187) is preferred; invalid UTF-8 is read as Latin-1, which browsers once sent.
 fn file_name(headers: &HeaderMap) -> Option<String> {
     let header = headers.get(header::CONTENT_DISPOSITION)?.as_bytes();
     let header = match str::from_utf8(header) {
@@ -568,7 +569,7 @@ fn file_name(headers: &HeaderMap) -> Option<String> {
             _ => {}
         }
     }
-    // A name that cannot be read is one all the same.
+    // An unreadable name still declares a file.
     extended.or(plain).or_else(|| {
         header
             .to_ascii_lowercase()
@@ -577,7 +578,7 @@ fn file_name(headers: &HeaderMap) -> Option<String> {
     })
 }
 
-/// Parameters of a header, keys in lower case, quotation marks off.
+/// Returns a header's parameters, keys in lower case, values unquoted.
 fn parameters(header: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut rest = header.split_once(';').map_or("", |(_, rest)| rest);
@@ -611,7 +612,7 @@ fn parameters(header: &str) -> Vec<(String, String)> {
     found
 }
 
-/// `UTF-8''na%C3%AFve.jpg`.
+/// Decodes an extended value such as `UTF-8''na%C3%AFve.jpg`.
 fn percent_decoded(value: &str) -> Option<String> {
     let mut parts = value.splitn(3, '\'');
     let charset = parts.next()?;

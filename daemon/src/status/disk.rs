@@ -1,8 +1,7 @@
-//! Room on the disk of the state folder: what is free, what is left free, and what kithd holds
-//! there.
+//! Disk space of the state folder: free, reserved, and used by kithd.
 //!
-//! For those who look (page, API, metrics, MQTT health). What comes in is held against it by
-//! `sources`, what is removed is decided in `queue`.
+//! For display only (page, API, metrics, MQTT health). `sources` enforces the reserve, and `queue`
+//! decides what to remove.
 
 use std::path::{Path, PathBuf};
 
@@ -11,8 +10,8 @@ use serde::Serialize;
 
 use crate::store::{Removed, Store, StoreError, Usage};
 
-/// What an error of the state folder's disk means to the operator, and what to do; without a path,
-/// which is nobody's business on the LAN. `None`: nothing in particular.
+/// Explains an error of the state folder's disk to the operator, with the remedy; `None` for other
+/// errors. Names no path, which must not reach clients on the LAN.
 pub fn trouble(error: &std::io::Error) -> Option<&'static str> {
     Some(match Errno::from_io_error(error)? {
         Errno::ROFS => READ_ONLY,
@@ -20,26 +19,27 @@ pub fn trouble(error: &std::io::Error) -> Option<&'static str> {
         Errno::NOENT | Errno::NOTDIR | Errno::STALE => GONE,
         Errno::ACCESS | Errno::PERM => CLOSED,
         Errno::MFILE | Errno::NFILE => {
-            "kithd has as many files open as it may; fewer clients, or a higher LimitNOFILE="
+            "kithd has reached its limit of open files; connect fewer clients, or raise \
+             LimitNOFILE="
         }
         _ => return None,
     })
 }
 
-/// The file system allows no writing.
+/// The file system is mounted read-only.
 pub const READ_ONLY: &str = "the disk of the state folder is read-only, as a failing card makes itself; see dmesg, then \
                              replace the card, or mount it for writing and restart kithd";
-/// It reports errors.
+/// The disk reports I/O errors.
 pub const FAILING: &str =
     "the disk of the state folder reports errors; see dmesg, save what is on it, and replace it";
 /// The folder was deleted or moved, or its disk unmounted.
 pub const GONE: &str = "the state folder, or something in it, was deleted or replaced while kithd runs; put it back, or \
                         restart kithd";
-/// Rights were taken away.
+/// Write permission was withdrawn.
 pub const CLOSED: &str =
     "the state folder may not be written by the user kithd runs as; give it back to that user";
 
-/// Bytes anybody may still write on the disk of a folder, if it says.
+/// Returns the bytes an unprivileged process may still write on the disk of a folder, if known.
 pub fn free_bytes(folder: &Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(folder).ok()?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
@@ -52,25 +52,25 @@ pub struct Disk {
     pub folder: PathBuf,
     /// `intake.disk_reserve`.
     pub reserve_bytes: u64,
-    /// What it holds.
+    /// The database.
     pub store: Store,
 }
 
-/// How it is with the disk.
+/// State of the disk.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct DiskReport {
-    /// Unknown where the disk does not say.
+    /// Free bytes; unknown where the disk does not say.
     pub free_bytes: Option<u64>,
-    /// Below so much nothing is accepted.
+    /// Free bytes below which nothing is accepted.
     pub reserve_bytes: u64,
-    /// What kithd holds, by kind.
+    /// Bytes used by kithd, by kind.
     pub used_bytes: Usage,
-    /// What retention took away since the start.
+    /// Amounts removed by retention since the start.
     pub removed: Removed,
 }
 
 impl Disk {
-    /// Looks, without reading what is looked at.
+    /// Measures the disk.
     pub async fn report(&self) -> Result<DiskReport, StoreError> {
         Ok(DiskReport {
             free_bytes: free_bytes(&self.folder),

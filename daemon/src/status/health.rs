@@ -1,7 +1,6 @@
-//! What each part of the appliance says of itself, for the page, the API, MQTT health and `kithd
-//! status`.
+//! Health of each part of the board, for the page, the API, MQTT health and `kithd status`.
 //!
-//! Parts set their own line; nobody decides anything from it.
+//! Each part sets its own line; no decision depends on it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,22 +10,22 @@ use tokio::sync::watch;
 
 use crate::domain::wall_clock_ms;
 
-/// How a part is.
+/// Condition of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
-    /// Not there yet.
+    /// Not ready yet.
     Starting,
     /// Works.
     Ok,
-    /// Does not work now; retried.
+    /// Not working now; it keeps retrying.
     Degraded,
     /// Switched off in the configuration.
     Off,
 }
 
 impl Condition {
-    /// As the API spells it.
+    /// Returns the API's spelling.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -37,25 +36,25 @@ impl Condition {
     }
 }
 
-/// One part's line.
+/// State of one part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Part {
-    /// How it is.
+    /// Condition of the part.
     pub condition: Condition,
     /// A sentence for the operator.
     pub text: String,
 }
 
-/// When a part did not work last.
+/// Last trouble of a part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
     /// Wall clock.
     pub at_ms: i64,
-    /// What it said then.
+    /// Its text at that time.
     pub text: String,
 }
 
-/// Every part's line by name ("engine", "mqtt", "intake", "database"); clones share it.
+/// State of every part by name ("engine", "mqtt", "intake", "database"); clones share it.
 #[derive(Clone, Default)]
 pub struct Health {
     parts: Arc<Mutex<BTreeMap<&'static str, Part>>>,
@@ -91,7 +90,7 @@ impl Health {
         true
     }
 
-    /// Forgets the last trouble of a part, whose text named somebody.
+    /// Forgets the last trouble of a part, whose text named a person.
     pub fn forget_trouble(&self, name: &str) {
         self.troubles
             .lock()
@@ -99,7 +98,7 @@ impl Health {
             .remove(name);
     }
 
-    /// All lines, by name.
+    /// Returns all lines, by name.
     pub fn parts(&self) -> BTreeMap<&'static str, Part> {
         self.parts
             .lock()
@@ -107,7 +106,7 @@ impl Health {
             .clone()
     }
 
-    /// The last trouble of every part that had any since the start, over or not.
+    /// Returns the last trouble of every part that had any since the start, over or not.
     pub fn troubles(&self) -> BTreeMap<&'static str, Trouble> {
         self.troubles
             .lock()
@@ -115,7 +114,7 @@ impl Health {
             .clone()
     }
 
-    /// Changes whenever a line changes.
+    /// Notifies whenever a line changes.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }

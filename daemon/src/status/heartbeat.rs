@@ -1,16 +1,16 @@
-//! A question to a loop that only its next turn can answer: whether it still turns. Not for what it
-//! then does about it.
+//! A liveness probe for a loop: the loop answers only while it turns. The caller decides what to do
+//! about a missing answer.
 
 use tokio::sync::{mpsc, oneshot};
 
-/// Asks a loop.
+/// Probes a loop.
 #[derive(Clone)]
 pub struct Heartbeat(mpsc::Sender<oneshot::Sender<()>>);
 
 /// Answers for a loop, from inside it.
 pub struct Pulse(mpsc::Receiver<oneshot::Sender<()>>);
 
-/// The two ends.
+/// Creates a connected pair.
 pub fn heartbeat() -> (Heartbeat, Pulse) {
     let (asking, asked) = mpsc::channel(1);
     (Heartbeat(asking), Pulse(asked))
@@ -25,17 +25,17 @@ impl Heartbeat {
 }
 
 impl Pulse {
-    /// Answers the next question; waits for it, for ever once nobody asks any more. Give it a place
+    /// Answers the next probe. Waits for it, or for ever once the probe is dropped. Give it a place
     /// in the loop's `select!`.
     pub async fn answer(&mut self) {
         match self.0.recv().await {
-            // Who asked may have lost patience.
+            // The prober may have given up.
             Some(answer) => drop(answer.send(())),
             None => std::future::pending().await,
         }
     }
 
-    /// Goes on answering while the loop waits for something long.
+    /// Keeps answering while the loop awaits a long operation.
     pub async fn answer_during<T>(&mut self, long: impl Future<Output = T>) -> T {
         let mut long = std::pin::pin!(long);
         loop {

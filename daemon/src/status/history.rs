@@ -1,4 +1,4 @@
-//! Writes down once a minute what the board did in it, for the charts on the page.
+//! Records the board's activity once a minute, for the charts on the page.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::store::{HistoryRow, Store};
 
 const MINUTE_MS: i64 = 60_000;
 
-/// Until stopped.
+/// Records minutes until stopped.
 pub async fn keep(
     queue: Queue,
     store: Store,
@@ -26,7 +26,7 @@ pub async fn keep(
         let tally = queue.take_tally();
         let noted = async {
             let row = HistoryRow {
-                // The one that is over, whichever side of its end this comes on.
+                // The minute just over, whether this runs slightly before or after its end.
                 minute: (wall_clock_ms() - MINUTE_MS / 2).div_euclid(MINUTE_MS),
                 pending: store.counts().await?.pending,
                 accepted: tally.accepted,
@@ -43,8 +43,8 @@ pub async fn keep(
     }
 }
 
-/// How long to the end of a minute of the clock; after one that ends at once, to the next. A clock
-/// that jumps makes one minute shorter or longer, no more.
+/// Returns the time to the end of the clock's minute, or of the next one when it is almost over. A
+/// clock that jumps makes one minute shorter or longer, no more.
 fn until_the_next(wall_ms: i64) -> Duration {
     let left = MINUTE_MS - wall_ms.rem_euclid(MINUTE_MS);
     let left = if left < MINUTE_MS / 2 {

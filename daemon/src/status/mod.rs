@@ -1,4 +1,4 @@
-//! The state of the board for page, API, MQTT, metrics and systemd. Nothing is decided from it.
+//! State of the board for page, API, MQTT, metrics and systemd. No decision depends on it.
 
 pub mod disk;
 pub mod health;

@@ -1,9 +1,8 @@
-//! What systemd is told (sd_notify): ready, a status line, that the daemon still turns (watchdog),
-//! that it stops.
+//! Notifications to systemd (sd_notify): ready, a status line, the watchdog, and stopping.
 //!
-//! Not for healing: a loop that hangs gets no more time than the unit's `WatchdogSec`, and systemd
-//! starts us again. Engine, camera and mounts are not asked: they have guards of their own, and
-//! their trouble is no reason to restart.
+//! It heals nothing: a loop that hangs gets no more time than the unit's `WatchdogSec`, and systemd
+//! restarts the daemon. Engine, camera and mounts are not probed: they have supervisors of their
+//! own, and their trouble is no reason to restart.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,32 +18,33 @@ use crate::status::health::{Condition, Health, Part};
 use crate::status::heartbeat::Heartbeat;
 use crate::store::Store;
 
-/// READY waits no longer for parts that are still starting: a GPU may compile its kernels for
+/// Longest delay of READY for parts that are still starting: a GPU may compile its kernels for
 /// minutes.
 const READY_PATIENCE: Duration = Duration::from_secs(90);
-/// Beyond the drain time: last results, last commit, last requests.
+/// Stop time beyond the drain: last results, last commit, last requests.
 const STOP_MARGIN: Duration = Duration::from_secs(15);
-/// A status line is for people; systemd and the bus need not hear every picture.
+/// Shortest interval between status lines: they are for people, and systemd need not hear about
+/// every picture.
 const STATUS_PACE: Duration = Duration::from_secs(1);
 
-/// Who is asked and shown.
+/// Dependencies of the notifier.
 pub struct Notifier {
-    /// The writer thread is asked through it.
+    /// Store whose writer thread is probed.
     pub store: Store,
     /// Every loop that must turn, by name.
     pub loops: Vec<(&'static str, Heartbeat)>,
-    /// What each part says of itself.
+    /// State of each part.
     pub health: Health,
-    /// Parts that must have said how they are before the service counts as started.
+    /// Parts that must have reported before the service counts as started.
     pub awaited: Vec<&'static str>,
-    /// Unfinished images.
+    /// Counts unfinished images.
     pub unfinished: Box<dyn Fn() -> u64 + Send + Sync>,
-    /// `stop.drain`: how long an orderly stop may take.
+    /// `stop.drain`: time allowed for an orderly stop.
     pub drain: Duration,
 }
 
 impl Notifier {
-    /// Talks to systemd until stopped; without one, there is nobody to talk to.
+    /// Notifies systemd until stopped; only waits for the stop without systemd.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         if std::env::var_os("NOTIFY_SOCKET").is_none() {
             stop.cancelled().await;
@@ -72,7 +72,7 @@ impl Notifier {
         Ok(())
     }
 
-    /// READY once everything awaited has said how it is, and the status line for as long as it
+    /// Sends READY once everything awaited has reported, and the status line for as long as it
     /// runs.
     async fn report(&self) {
         let patience = Instant::now() + READY_PATIENCE;
@@ -131,7 +131,7 @@ async fn feed(store: &Store, loops: &[(&'static str, Heartbeat)], watchdog: Opti
     }
 }
 
-/// Awaited parts that have not said yet how they are.
+/// Returns awaited parts that have not reported yet.
 fn still_starting(
     awaited: &[&'static str],
     parts: &BTreeMap<&'static str, Part>,
@@ -148,7 +148,7 @@ fn still_starting(
         .collect()
 }
 
-/// One line for `systemctl status`.
+/// Returns one line for `systemctl status`.
 fn status_line(parts: &BTreeMap<&'static str, Part>, unfinished: u64) -> String {
     let mut line = match unfinished {
         0 => "no pictures wait".to_string(),
@@ -167,7 +167,7 @@ fn status_line(parts: &BTreeMap<&'static str, Part>, unfinished: u64) -> String 
 }
 
 fn tell(state: &[(&str, &str)]) {
-    // Nothing depends on it while systemd is away; it asks for no answer either.
+    // Nothing depends on this while systemd is away, and it sends no answer.
     if let Err(error) = daemon::notify(state.iter()) {
         tracing::debug!("systemd could not be told: {error}");
     }

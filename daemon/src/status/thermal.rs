@@ -1,14 +1,14 @@
-//! How hot the board is, and whether it is held back, as the kernel's files say. For those who
-//! look; nothing is decided from it.
+//! Temperature and throttling of the board, as the kernel's files report them. For display only; no
+//! decision depends on it.
 
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// Sensors tell nonsense when they are off.
+/// Plausible temperatures: a sensor that is off reports nonsense.
 const SENSIBLE: std::ops::RangeInclusive<f64> = -60.0..=200.0;
-/// Cooling by doing less; fans are no throttling. The beginnings of what drivers call it.
+/// Prefixes of drivers that cool by doing less; fans are no throttling.
 const HOLDING_BACK: [&str; 6] = [
     "Processor",
     "cpufreq",
@@ -17,8 +17,8 @@ const HOLDING_BACK: [&str; 6] = [
     "thermal-cpufreq",
     "thermal-devfreq",
 ];
-/// Bits of a Raspberry Pi's firmware; the same 16 higher: at some time since the start of the
-/// board.
+/// Bits of a Raspberry Pi's firmware. The same bits shifted by 16 tell about any time since the
+/// board started.
 const FIRMWARE: [(u32, &str); 4] = [
     (0, "the supply voltage is too low"),
     (1, "the processor's clock is capped"),
@@ -26,48 +26,48 @@ const FIRMWARE: [(u32, &str); 4] = [
     (3, "the board has reached its soft limit of temperature"),
 ];
 
-/// Reads what the kernel says; clones are the same.
+/// Reader of the kernel's files.
 #[derive(Debug, Clone)]
 pub struct Board {
     sys: PathBuf,
 }
 
-/// Heat and throttling.
+/// Temperature and throttling.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct BoardReport {
-    /// Hottest sensor; null: there is none.
+    /// Hottest sensor; null without a sensor.
     pub celsius: Option<f64>,
-    /// All of them.
+    /// All sensors.
     pub sensors: Vec<Sensor>,
-    /// Held back now; null: the board does not say.
+    /// Throttled now; null when the board does not say.
     pub throttled: Option<bool>,
-    /// By what, in words.
+    /// Reasons for throttling now, in words.
     pub reasons: Vec<String>,
-    /// By what at some time since the board started, where it says.
+    /// Reasons for throttling at some time since the board started, where it says.
     pub earlier: Vec<String>,
 }
 
-/// One sensor.
+/// A temperature sensor.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Sensor {
-    /// As its driver calls it.
+    /// Name given by its driver.
     pub name: String,
-    /// Its temperature.
+    /// Temperature in degrees Celsius.
     pub celsius: f64,
 }
 
 impl Board {
-    /// This one.
+    /// Returns a reader for this board.
     pub fn here() -> Self {
         Self::at(Path::new("/sys"))
     }
 
-    /// One whose `/sys` is elsewhere, for tests.
+    /// Returns a reader with another `/sys`, for tests.
     pub fn at(sys: &Path) -> Self {
         Self { sys: sys.into() }
     }
 
-    /// Looks. Some sensors take their time.
+    /// Reads all sensors, some of which are slow.
     pub async fn report(&self) -> BoardReport {
         let board = self.clone();
         tokio::task::spawn_blocking(move || board.look())
@@ -126,7 +126,7 @@ impl Board {
             .collect()
     }
 
-    /// What cools by doing less: its name, how far it goes now, and how far it can.
+    /// Returns the devices that cool by doing less: name, current state and maximum state.
     fn cooling(&self) -> Vec<(String, i64, i64)> {
         let device = |folder: PathBuf| {
             let name = read(&folder.join("type"))?;
@@ -140,7 +140,8 @@ impl Board {
             .collect()
     }
 
-    /// Of a Raspberry Pi: `soc/soc:firmware`, or with the bus's address in both names.
+    /// Reads a Raspberry Pi's firmware flags, at `soc/soc:firmware` or with the bus's address in
+    /// both names.
     fn firmware(&self) -> Option<u32> {
         let inside = |bus: PathBuf| {
             folders(&bus, "soc")
@@ -154,7 +155,7 @@ impl Board {
         u32::from_str_radix(bits.trim_start_matches("0x"), 16).ok()
     }
 
-    /// The same board by the driver that newer kernels have.
+    /// Reads the supply voltage alarm of a Raspberry Pi through the driver of newer kernels.
     fn supply_too_low(&self) -> Option<bool> {
         let drivers = folders(&self.sys.join("class/hwmon"), "hwmon").into_iter();
         let mut volts = drivers
@@ -175,7 +176,7 @@ fn name(folder: &Path) -> String {
         .into_owned()
 }
 
-/// Those of a folder whose names begin so, in order.
+/// Returns the entries of a folder with this prefix, sorted.
 fn folders(folder: &Path, start: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder)
         .into_iter()
@@ -193,7 +194,7 @@ fn folders(folder: &Path, start: &str) -> Vec<PathBuf> {
 mod tests {
     use super::*;
 
-    /// A `/sys` with these files.
+    /// Returns the report for a `/sys` with these files.
     fn look(files: &[(&str, &str)]) -> BoardReport {
         let sys = tempfile::tempdir().unwrap();
         for (file, text) in files {

@@ -1,10 +1,9 @@
-//! SQL of backup files: how one is made of the database, and how one from anywhere becomes a copy
-//! that can be taken from. Not for what is then done with the copy, which is `restore`'s; where the
-//! files lie is `crate::backup`'s.
+//! SQL of backup files: makes one from the database, and turns one from anywhere into a clean copy
+//! of this schema. `restore` takes from that copy; `crate::backup` decides where the files lie.
 //!
-//! A backup is one SQLite file with an `application_id` of its own, the schema's number as
-//! `user_version`, tables of this schema with their indexes, no view and no trigger, and one table
-//! more, which says where it comes from.
+//! A backup is one SQLite file with its own `application_id`, the schema's number as
+//! `user_version`, tables of this schema with their indexes, no view and no trigger, and one more
+//! table that says where the backup comes from.
 
 use std::fs::File;
 use std::io::Read;
@@ -20,7 +19,7 @@ use super::{Store, StoreError, open_read_only};
 use crate::domain::{Moment, hex, wall_clock_ms};
 use crate::names;
 
-/// Tables of the gallery, parents first.
+/// Tables of the gallery, parent tables first.
 pub(super) const GALLERY: [&str; 7] = [
     "person",
     "person_images",
@@ -30,7 +29,7 @@ pub(super) const GALLERY: [&str; 7] = [
     "erased",
     "merged",
 ];
-/// Tables of the past, parents first.
+/// Tables of the past, parent tables first.
 pub(super) const PAST: [&str; 8] = [
     "images",
     "thumbnails",
@@ -41,14 +40,15 @@ pub(super) const PAST: [&str; 8] = [
     "folders",
     "seen",
 ];
-/// Tables that people are taken from one board to another with. No tombstones: it erases nobody.
+/// Number of the gallery's tables in an export of people. The tombstones stay out: an import erases
+/// no person.
 const PEOPLE: usize = 5;
 
-/// In the header of each backup: "kith".
+/// `application_id` in the header of each backup: "kith".
 const APPLICATION: i32 = 0x6B69_7468;
-/// The first schema that backups of this form were made of.
+/// First schema with backups of this form.
 const FIRST_SCHEMA: i64 = 9;
-/// Where a backup comes from.
+/// Table that says where a backup comes from.
 const ORIGIN: &str = "CREATE TABLE backup (
   contents      TEXT    NOT NULL,
   version       TEXT    NOT NULL,
@@ -57,12 +57,12 @@ const ORIGIN: &str = "CREATE TABLE backup (
   gallery       TEXT
 ) STRICT";
 
-/// What is in a backup.
+/// Scope of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contents {
     /// People and past.
     Everything,
-    /// Everybody with pictures, embeddings, counter-examples and tombstones.
+    /// All people with pictures, embeddings, counter-examples and tombstones.
     Gallery,
     /// Some people, for another board.
     People,
@@ -86,37 +86,37 @@ impl Contents {
     }
 }
 
-/// Where a backup comes from.
+/// Provenance of a backup.
 #[derive(Debug, Clone)]
 pub struct Origin {
-    /// What is in it.
+    /// Scope of the backup.
     pub contents: Contents,
-    /// Of which board, made when, by which version: for people.
+    /// Board, date and version, for people to read.
     pub text: String,
-    /// Changes when what a backup of the gallery holds does.
+    /// Fingerprint of the gallery; differs when the gallery's backup would.
     pub gallery: Option<String>,
 }
 
-/// Why a file is no backup of ours.
+/// Reason why a file is not a kithd backup.
 #[derive(Debug, thiserror::Error)]
 pub enum NoBackup {
-    /// Not made by us.
-    #[error("this is no backup of kithd: {0}")]
+    /// Another program made the file.
+    #[error("this is not a kithd backup: {0}")]
     Foreign(String),
-    /// Made by a newer program.
+    /// A newer program made the file.
     #[error(
-        "the backup was made by a newer kithd (schema {found}, this one knows {known}); install that version first"
+        "the backup was made by a newer kithd (schema {found}, this one knows {known}); install \
+         that version first"
     )]
     Newer {
-        /// Its schema.
+        /// Schema of the file.
         found: i64,
-        /// The newest this program knows.
+        /// The newest schema this program knows.
         known: i64,
     },
 }
 
-/// Looks at the first 100 bytes of a file; answers its schema. Nothing else of it has been read
-/// then.
+/// Returns the schema that the first 100 bytes of a file name, before anything else of it is read.
 pub fn check_header(header: &[u8]) -> Result<i64, NoBackup> {
     let number = |at: usize| {
         header
@@ -129,7 +129,7 @@ pub fn check_header(header: &[u8]) -> Result<i64, NoBackup> {
             "it is not a file that kithd backup or kithd people export writes".into(),
         ));
     }
-    // Places of the header: sqlite.org/fileformat2.html, section 1.3.
+    // Offsets in the header: sqlite.org/fileformat2.html, section 1.3.
     let (Some(schema), Some(application)) = (number(60), number(68)) else {
         return Err(NoBackup::Foreign(
             "it ends within its first 100 bytes".into(),
@@ -147,8 +147,8 @@ pub fn check_header(header: &[u8]) -> Result<i64, NoBackup> {
 }
 
 impl Store {
-    /// Makes a backup in an empty file, of one moment; the writer goes on meanwhile. `person`: of
-    /// them alone.
+    /// Writes a snapshot of the database, or of one `person`, into an empty file; the writer is not
+    /// blocked meanwhile.
     pub async fn make_backup(
         &self,
         target: PathBuf,
@@ -163,7 +163,7 @@ impl Store {
                 Contents::Everything => copy_everything(&source, &target)?,
                 _ => copy_people(&source, &target, contents, person)?,
             };
-            // Only the gallery's own backup is held against the gallery again.
+            // Only the gallery's own backup is compared with the gallery later.
             let gallery = if contents == Contents::Gallery {
                 fingerprint(&copy)?
             } else {
@@ -187,14 +187,15 @@ impl Store {
         .await
     }
 
-    /// Changes when what a backup of the gallery holds does; `None`: there is nothing in it.
+    /// Returns a fingerprint of the gallery that differs when its backup would; `None` when the
+    /// gallery is empty.
     pub async fn gallery_fingerprint(&self) -> Result<Option<String>, StoreError> {
         self.read(fingerprint).await
     }
 }
 
-/// The whole database, and of that copy goes what belongs to this board and this hour: what waits,
-/// what is to be sent, names of files, facts, charts.
+/// Copies the whole database, then removes from the copy what belongs to this board and this hour:
+/// the queue, the outbox, file names, facts and charts.
 fn copy_everything(source: &Connection, target: &Path) -> Result<Connection, StoreError> {
     source.execute("VACUUM INTO ?1", [target.to_string_lossy()])?;
     let copy = new_file(target)?;
@@ -209,8 +210,8 @@ fn copy_everything(source: &Connection, target: &Path) -> Result<Connection, Sto
             .iter()
             .any(|object| object.name == name && tables.contains(&object.table.as_str()))
     };
-    // Triggers first, so that nothing of theirs runs; a table takes its indexes with it, and no row
-    // of others.
+    // Triggers go first, so that none runs on the deletes. Foreign keys are off, so that dropping a
+    // table removes its indexes but no rows of other tables.
     copy.pragma_update(None, "foreign_keys", false)?;
     for kind in ["trigger", "view", "index", "table"] {
         for (_, name) in foreign
@@ -232,12 +233,12 @@ fn copy_everything(source: &Connection, target: &Path) -> Result<Connection, Sto
          UPDATE seen SET image_id = NULL WHERE image_id IS NOT NULL;
          COMMIT;",
     )?;
-    // One file, without a journal beside it.
+    // The backup is a single file, without a journal beside it.
     copy.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))?;
     Ok(copy)
 }
 
-/// People alone, row by row: a board's past may be a thousand times as large.
+/// Copies only people, row by row: a board's past may be a thousand times as large.
 fn copy_people(
     source: &Connection,
     target: &Path,
@@ -275,7 +276,7 @@ fn copy_people(
     Ok(copy)
 }
 
-/// Copies rows between two databases of ours, column by column under their names.
+/// Copies rows between two databases of this schema, matching columns by name.
 pub(super) fn copy_rows(
     from: &Connection,
     to: &Connection,
@@ -286,7 +287,7 @@ pub(super) fn copy_rows(
     copy_rows_or(from, to, table, select, params, "")
 }
 
-/// The same, with what is done about a row that is there already.
+/// Copies rows like [`copy_rows`], with an `ON CONFLICT` clause.
 pub(super) fn copy_rows_or(
     from: &Connection,
     to: &Connection,
@@ -314,7 +315,7 @@ pub(super) fn copy_rows_or(
     Ok(copied)
 }
 
-/// Changes when what a backup of the gallery holds does; `None`: there is nothing in it.
+/// Returns a fingerprint of the gallery; `None` when it is empty.
 fn fingerprint(connection: &Connection) -> rusqlite::Result<Option<String>> {
     let mut sum = Sha256::new();
     let mut any = false;
@@ -344,7 +345,7 @@ fn fingerprint(connection: &Connection) -> rusqlite::Result<Option<String>> {
     Ok(any.then(|| hex(&sum.finalize())))
 }
 
-/// Where a backup says it comes from.
+/// Reads where a backup comes from.
 pub fn origin(path: &Path) -> Result<Origin, ForeignError> {
     let mut header = [0; 100];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
@@ -391,7 +392,7 @@ fn origin_of(file: &Connection) -> Result<Origin, ForeignError> {
     let contents = [Contents::Everything, Contents::Gallery, Contents::People]
         .into_iter()
         .find(|known| known.word() == contents)
-        .ok_or_else(|| ForeignError::Refused("it does not say what is in it".into()))?;
+        .ok_or_else(|| ForeignError::Refused("it does not name its contents".into()))?;
     let short = |text: String| names::clean(&text).chars().take(100).collect::<String>();
     let made = Moment::from_ms(created_at_ms.clamp(0, LATEST_MS)).text;
     let text = format!(
@@ -406,8 +407,8 @@ fn origin_of(file: &Connection) -> Result<Origin, ForeignError> {
     })
 }
 
-/// Makes of a file from anywhere a database of ours that can be taken from; what is not taken is
-/// noted.
+/// Makes a clean copy of this program's schema from a file of unknown origin, and lists the rows
+/// that were left out.
 pub fn clean_copy(
     file: &Path,
     schema: i64,
@@ -452,8 +453,7 @@ pub(super) fn take_tables(
     Ok(left_out)
 }
 
-/// One that is only there to be taken from or handed out: what is to be on disk is flushed by the
-/// caller.
+/// Opens a scratch database without `fsync`; the caller flushes a file that must survive.
 fn new_file(path: &Path) -> Result<Connection, StoreError> {
     let file = Connection::open(path)?;
     file.pragma_update(None, "synchronous", "OFF")?;
@@ -462,7 +462,7 @@ fn new_file(path: &Path) -> Result<Connection, StoreError> {
     Ok(file)
 }
 
-/// Does what waits for the disk on a thread that may.
+/// Runs disk work on a blocking thread.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {

@@ -1,6 +1,5 @@
-//! SQL that reads what can be had of a damaged database into a clean copy, and the notice that says
-//! so. Not for moving one aside, which `migrate` does, and not for taking the copy in: that is
-//! `restore`'s.
+//! SQL that recovers readable rows of a damaged database into a clean copy, and the banner about
+//! it. `migrate` moves the damaged file aside; `restore` takes the copy in.
 
 use std::path::Path;
 
@@ -11,25 +10,25 @@ use super::foreign::{self, ForeignError, LeftOut, Taking};
 use super::migrate::{self, known_schema};
 use super::{Store, StoreError, Urgency};
 
-/// Numbers of images that are asked for at a time.
+/// Images per read.
 const RANGE: i64 = 4096;
-/// How far numbers are looked for where nothing can be read that says how far they go.
+/// Highest image number to try when no readable row tells where numbers end.
 const FAR: i64 = 1_000_000;
 
-/// What could be read of what waited.
+/// Unfinished work recovered from a damaged database.
 #[derive(Debug, Default)]
 pub struct Waiting {
     /// Unfinished images.
     pub images: u64,
-    /// Ranges of numbers whose rows cannot be read: the first and the last of each.
+    /// Ranges of image numbers that cannot be read, first and last number of each.
     pub unreadable: Vec<(i64, i64)>,
-    /// Files of images that had ended: their results are lost, and they are not to be recognised
+    /// Spool files of finished images. Their results are lost, and they must not be recognised
     /// again.
     pub finished_files: Vec<String>,
 }
 
-/// Reads people out of a damaged database if SQLite can still read all of their tables, into a new
-/// clean copy. `None`: it cannot, and there is no copy.
+/// Reads people out of a damaged database into a new clean copy, if SQLite can still read all of
+/// their tables; `None` otherwise, without a copy.
 pub fn people_of_damaged(damaged: &Path, clean: &Path) -> Option<LeftOut> {
     let read = || -> Result<LeftOut, ForeignError> {
         let from = open(damaged)?;
@@ -45,13 +44,13 @@ pub fn people_of_damaged(damaged: &Path, clean: &Path) -> Option<LeftOut> {
         .ok()
 }
 
-/// A clean copy with nothing in it.
+/// Makes an empty clean copy.
 pub fn empty_copy(clean: &Path) -> Result<(), ForeignError> {
     take_tables(&Connection::open_in_memory()?, clean, known_schema(), &[]).map(drop)
 }
 
-/// Adds to a clean copy what waits in a damaged database and can be read: images by ranges of their
-/// numbers, which are halved where SQLite gives up, and files that were taken from watched folders.
+/// Adds the readable part of the queue to a clean copy: images in ranges of their numbers, each
+/// halved where SQLite gives up, and the files already taken from watched folders.
 pub fn waiting_of_damaged(damaged: &Path, clean: &Path) -> Result<Waiting, ForeignError> {
     let from = open(damaged)?;
     let own = Connection::open(clean)?;
@@ -81,7 +80,7 @@ pub fn waiting_of_damaged(damaged: &Path, clean: &Path) -> Result<Waiting, Forei
           WHERE id BETWEEN ?1 AND ?2 AND state IN ('processed', 'failed') AND file IS NOT NULL",
     )?;
     let mut left_out = LeftOut::default();
-    // The last range on top: they are taken in order.
+    // The stack pops the lowest range first.
     let mut ranges: Vec<(i64, i64)> = (0..=end / RANGE)
         .rev()
         .map(|range| (range * RANGE + 1, (range + 1) * RANGE))
@@ -117,20 +116,20 @@ pub fn waiting_of_damaged(damaged: &Path, clean: &Path) -> Result<Waiting, Forei
             }
         }
     }
-    // The clock that due times are told by is lost with the rest.
+    // Due times are meaningless without the queue clock, which is lost with the rest.
     own.execute_batch(
         "UPDATE images SET attempts = max(0, attempts - 1) WHERE state = 'processing';
          UPDATE images SET state = 'pending', alone = 0, due_ms = 0, missing_since_ms = NULL;",
     )?;
     if let Some(highest) = highest {
-        // Senders know their pictures by number: none is given twice.
+        // Senders know their pictures by number, so no number is given out twice.
         own.execute("DELETE FROM sqlite_sequence WHERE name = 'images'", [])?;
         own.execute(
             "INSERT INTO sqlite_sequence (name, seq) VALUES ('images', ?1)",
             [highest],
         )?;
     }
-    // From both ends up to where it cannot be read.
+    // Reads from both ends, each up to the first unreadable row.
     for table in ["folders", "seen"] {
         for order in ["TRUE ORDER BY 1, 2", "TRUE ORDER BY 1 DESC, 2 DESC"] {
             let Ok(mut rows) = Taking::of(&from, &own, table, order) else {
@@ -148,7 +147,7 @@ pub fn waiting_of_damaged(damaged: &Path, clean: &Path) -> Result<Waiting, Forei
     Ok(waiting)
 }
 
-/// One of this program's schema, for reading what can be read.
+/// Opens a damaged database, if it is of this program's schema.
 fn open(damaged: &Path) -> Result<Connection, ForeignError> {
     let from = foreign::open_damaged(damaged)?;
     let found: i64 = from.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -177,7 +176,7 @@ fn open(damaged: &Path) -> Result<Connection, ForeignError> {
 }
 
 impl Store {
-    /// Damaged files in the state folder that nobody has tried to read yet.
+    /// Lists damaged files in the state folder that no recovery has read yet.
     pub async fn damaged_unread(&self) -> Result<Vec<(String, u32)>, StoreError> {
         let files = self.damaged_files();
         self.read(move |connection| {
@@ -193,7 +192,7 @@ impl Store {
         .await
     }
 
-    /// Leaves files of the spool to be deleted.
+    /// Marks spool files for deletion.
     pub async fn discard_files(&self, files: Vec<String>) -> Result<(), StoreError> {
         self.write(Urgency::Now, move |connection| {
             let mut discard =
@@ -205,12 +204,12 @@ impl Store {
         .await
     }
 
-    /// Notes that a damaged file was read, and what came of it.
+    /// Notes that a damaged file was read, and the outcome.
     pub async fn note_recovery(&self, damaged: &str, text: String) -> Result<(), StoreError> {
         self.set_fact(&recovered(damaged), text).await
     }
 
-    /// What the operator reads while a damaged database lies in the folder.
+    /// Returns the banner shown while a damaged database lies in the folder.
     pub async fn damaged_banner(&self) -> Result<Option<String>, StoreError> {
         let folder = self.state_dir().to_path_buf();
         self.read(move |connection| damaged_banner(connection, &folder))
@@ -218,7 +217,7 @@ impl Store {
     }
 }
 
-/// The fact that says what came of reading a damaged file.
+/// Key of the fact that holds the outcome of reading a damaged file.
 fn recovered(damaged: &str) -> String {
     format!("recovered_{damaged}")
 }

@@ -1,8 +1,8 @@
-//! SQL that erases a person (rule 13): what is theirs goes, and what names them names nobody any
-//! more.
+//! SQL that erases a person (rule 13): their data goes, and results that named them name no person
+//! any more.
 //!
-//! Deleted content is overwritten (`secure_delete`); the journal that still holds it is emptied at
-//! the end.
+//! `secure_delete` overwrites deleted content; the journal, which still holds it, is emptied at the
+//! end.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
@@ -12,21 +12,21 @@ use super::people::person_named;
 use super::{CANDIDATES, Store, StoreError, Urgency};
 use crate::domain::{ImageId, PersonId, wall_clock_ms};
 
-/// Images in one operation of the writer: others have their turn between two.
+/// Images per operation of the writer, so that other callers run in between.
 const BATCH: usize = 50;
-/// How often the journal is tried to be emptied while readers are in it.
+/// Attempts to empty the journal while readers use it.
 const TRIES: usize = 50;
 const TRY: std::time::Duration = std::time::Duration::from_millis(50);
 
-/// The fact that holds the people whose erasure has begun and not ended.
+/// Fact that holds the people whose erasure has begun and not ended.
 const ERASING: &str = "erasing";
 
-/// SQL: somebody and everybody who was put together with them, by uid.
+/// SQL for a person and all who were merged into them, by uid.
 const THEY: &str = "WITH RECURSIVE they (uid) AS (VALUES (?1) UNION
     SELECT merged.uid FROM merged JOIN they ON merged.into_uid = they.uid)";
 
 impl Store {
-    /// The person of this name, however it is spelled, whom nobody need have committed yet.
+    /// Returns the person of this name in any spelling, including uncommitted ones.
     pub async fn person_named(&self, name: String) -> Result<Option<PersonId>, StoreError> {
         self.write(Urgency::Look, move |connection| {
             person_named(connection, &name)
@@ -34,9 +34,9 @@ impl Store {
         .await
     }
 
-    /// Takes a person, their pictures and embeddings out of the gallery, leaves a tombstone for
-    /// them and for everybody they were put together with, and notes that their results are to
-    /// follow. False: there is nobody of that number.
+    /// Removes a person with pictures and embeddings from the gallery, leaves tombstones for them
+    /// and all who were merged into them, and notes that past results are still to be cleaned.
+    /// False when there is no such person.
     pub async fn erase_person(&self, person: PersonId) -> Result<bool, StoreError> {
         self.write(Urgency::Now, move |connection| {
             let Some(people) = erase_person(connection, person)? else {
@@ -48,12 +48,12 @@ impl Store {
         .await
     }
 
-    /// Takes people out of all past results: crops and embeddings of their faces, thumbnails and
-    /// messages no broker has yet of the images they were found in, and their name everywhere; the
-    /// kept bytes of those pictures are left to [`Self::delete_discarded`]. Doing it again does
-    /// what was broken off.
+    /// Erases people from past results: crops and embeddings of their faces, thumbnails and
+    /// undelivered messages of the images they appear in, and their name everywhere.
+    /// [`Self::delete_discarded`] deletes the kept bytes of those pictures. Safe to repeat after an
+    /// interruption.
     pub async fn erase_from_results(&self, people: &[PersonId]) -> Result<(), StoreError> {
-        // What rides uncommitted is not seen by the readers below.
+        // Readers do not see uncommitted rows, so commit them first.
         self.write(Urgency::Now, |_| Ok(())).await?;
         for &person in people {
             let images = self
@@ -72,12 +72,12 @@ impl Store {
         Ok(())
     }
 
-    /// People whose erasure has begun and not ended.
+    /// Returns people whose erasure has begun and not ended.
     pub async fn erasing(&self) -> Result<Vec<PersonId>, StoreError> {
         self.read(erasing).await
     }
 
-    /// Notes that nothing of these people is left.
+    /// Notes that the erasure of these people is complete.
     pub async fn erased(&self, people: Vec<PersonId>) -> Result<(), StoreError> {
         self.write(Urgency::Now, move |connection| {
             let left: Vec<_> = erasing(connection)?
@@ -89,14 +89,13 @@ impl Store {
         .await
     }
 
-    /// Copies the journal into the database and empties it; false when readers did not leave it in
-    /// time.
+    /// Checkpoints and truncates the journal; false when readers kept it busy too long.
     pub async fn empty_journal(&self) -> Result<bool, StoreError> {
         let path = self.readers.path.clone();
         let emptying = tokio::task::spawn_blocking(move || {
-            // A connection of its own: the writer's has a transaction open most of the time.
+            // Uses its own connection: the writer's has a transaction open most of the time.
             let connection = Connection::open(&path)?;
-            // While it waits for a reader the writer waits for it.
+            // The writer is blocked for as long as this waits for a reader.
             connection.busy_timeout(TRY)?;
             for _ in 0..TRIES {
                 let busy: bool =
@@ -108,7 +107,7 @@ impl Store {
                 std::thread::sleep(TRY);
             }
             tracing::warn!(
-                "the journal could not be emptied now; what was erased leaves it with the next pictures"
+                "the journal could not be emptied now; erased data leaves it with the next pictures"
             );
             Ok(false)
         });
@@ -116,7 +115,7 @@ impl Store {
     }
 }
 
-/// Takes a person out of the gallery and leaves tombstones; answers the numbers under which past
+/// Removes a person from the gallery and leaves tombstones. Returns the numbers by which past
 /// results name them.
 pub(super) fn erase_person(
     connection: &Connection,
@@ -141,13 +140,14 @@ pub(super) fn erase_person(
             ),
             params![uid, wall_clock_ms()],
         )?;
-        // The tombstones say the same of each.
+        // The tombstones now cover each of them.
         connection.execute(
             "DELETE FROM merged WHERE uid IN (SELECT uid FROM erased)",
             [],
         )?;
     }
-    // A face that was named after the fact is found by its nearest candidate, as all others are.
+    // A face that was named after its match gets the person as nearest candidate, so that the
+    // search by candidates finds it.
     connection.execute(
         &format!(
             "UPDATE faces SET candidates = json_array(json_array(?1, 0))
@@ -155,8 +155,8 @@ pub(super) fn erase_person(
         ),
         [person],
     )?;
-    // Theirs too: they were taken for somebody else, and somebody said so. By its crop as well,
-    // since embeddings change with the model pack.
+    // Counter-examples made from this person's face (rejected as someone else) belong to them and
+    // go too. Crops are compared as well as vectors: a crop survives a change of model pack.
     connection.execute(
         "DELETE FROM counter_examples WHERE vector IN (SELECT vector FROM person_embeddings
                 WHERE person_image_id IN (SELECT id FROM person_images WHERE person_id = ?1))
@@ -167,7 +167,7 @@ pub(super) fn erase_person(
     Ok(Some(people))
 }
 
-/// Notes whose erasure has begun and not ended.
+/// Stores the people whose erasure has begun and not ended.
 pub(super) fn note_erasing(connection: &Connection, people: &[PersonId]) -> rusqlite::Result<()> {
     store_fact(connection, ERASING, &serde_json::json!(people).to_string())
 }
@@ -183,7 +183,7 @@ pub(super) fn erasing(connection: &Connection) -> rusqlite::Result<Vec<PersonId>
         .unwrap_or_default())
 }
 
-/// Who somebody is by now who was put together with others; `None`: nobody.
+/// Follows merges to the person that this number stands for now; `None` when that person is gone.
 pub(super) fn person_now(
     connection: &Connection,
     person: PersonId,
@@ -204,7 +204,7 @@ pub(super) fn person_now(
         .optional()
 }
 
-/// Those that name them at all; in results by the person's number, wherever it stands in its
+/// Returns images that name the person at all. In results, the number may stand anywhere in its
 /// object.
 pub(super) fn images_with(
     connection: &Connection,
@@ -243,7 +243,8 @@ pub(super) fn erase_from_image(
         if found {
             connection.execute("DELETE FROM unsent WHERE id = ?1", [id])?;
         } else if tries > Some(0) {
-            // It may have left: what leaves now is another result that replaces it.
+            // A copy may have left the board already, so this one goes out as a new result that
+            // replaces it.
             let old = result["result_id"].take();
             result["result_id"] = format!("{}-erased", old.as_str().unwrap_or_default()).into();
             result["supersedes"] = old;
@@ -253,8 +254,8 @@ pub(super) fn erase_from_image(
             params![id, result.to_string()],
         )?;
     }
-    // Their face is the one that was taken for them, or might have been; by its result, or by what
-    // was said of it later.
+    // A face is the person's if it was matched to them, might have been them, or was named so
+    // later.
     let named_later = format!(
         "SELECT number FROM faces WHERE image_id = ?1 AND outcome <> 'unknown' AND {CANDIDATES} ->> '$[0][0]' = ?2"
     );
@@ -287,7 +288,7 @@ pub(super) fn erase_from_image(
         return Ok(());
     }
     connection.execute("DELETE FROM thumbnails WHERE image_id = ?1", [image])?;
-    // Without its bytes it cannot be done again, whatever becomes of the engine that did it.
+    // Without the kept bytes the image cannot be redone, even if its engine fails the self-test.
     connection.execute(
         "UPDATE images SET file = NULL, unverified = 0
           WHERE id = ?1 AND file IS NOT NULL AND state IN ('processed', 'failed')",
@@ -296,16 +297,16 @@ pub(super) fn erase_from_image(
     Ok(())
 }
 
-/// A result that names somebody no more.
+/// A result with one person taken out.
 struct Without {
     result: Value,
-    /// Numbers of the faces that were taken for them.
+    /// Numbers of the faces that were matched to the person.
     faces: Vec<i64>,
 }
 
 impl Without {
     fn of(payload: &str, person: PersonId) -> Self {
-        // One that is no JSON names nobody afterwards.
+        // A payload that is not JSON becomes null, and so names no person.
         let mut result: Value = serde_json::from_str(payload).unwrap_or_default();
         let named = |candidate: &Value| candidate["person_id"].as_i64() == Some(person);
         let mut faces = Vec::new();
@@ -364,7 +365,8 @@ mod tests {
                 blob(vector)
             )
         };
-        // Of Bob: a picture of Ann, a face of Ann, a picture of Eve, and somebody else.
+        // Bob's counter-examples: a picture of Ann, a face of Ann, a picture of Eve, and an
+        // unrelated one.
         for vector in [[1.0, 0.0], [0.8, 0.0], [1.0, 1.0], [9.0, 9.0]] {
             run(&store, &not(bob, vector)).await;
         }
@@ -387,7 +389,7 @@ mod tests {
         );
         store.erase_person(eve).await.unwrap();
         assert_eq!(rows(&store, left).await, [of([9.0, 9.0]), of([8.0, 8.0])]);
-        // Bob is Ann as well: what names her by her old number goes with him.
+        // Ann was merged into Bob: results under her old number go with him.
         store.erase_person(bob).await.unwrap();
         store
             .erase_from_results(&store.erasing().await.unwrap())

@@ -1,5 +1,4 @@
-//! A database as a board has after years, made up for `kithd bench page`. Nothing else fills one
-//! this way.
+//! Fills a synthetic database of the size a board has after years, for `kithd bench page` only.
 
 use std::path::Path;
 
@@ -8,7 +7,7 @@ use rusqlite::{Connection, params};
 use super::people::complete_names;
 use super::{DATABASE, StoreError, open_writable, vector_to_blob};
 
-/// How much of what.
+/// Row counts of a synthetic database.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     /// Finished images.
@@ -20,19 +19,19 @@ pub struct Size {
 }
 
 const DIMENSION: usize = 128;
-/// As large as the engine's.
+/// About the size of the engine's crops and thumbnails.
 const CROP_BYTES: usize = 2500;
 const THUMBNAIL_BYTES: usize = 6000;
-/// As many as retention leaves by default.
+/// Default cap of retention.
 const THUMBNAILS: i64 = 20_000;
-/// One after the other, so long apart.
+/// Time between two images.
 const APART_MS: i64 = 30_000;
 
 /// Makes `kithd.db` in an empty folder, its embeddings in `space`; the newest image came in at
 /// `now_ms`.
 pub fn fill(folder: &Path, size: Size, space: &str, now_ms: i64) -> Result<(), StoreError> {
     let connection = open_writable(&folder.join(DATABASE))?;
-    // Nobody needs it after a power cut.
+    // A power cut only costs the benchmark.
     connection.pragma_update(None, "synchronous", "OFF")?;
     let mut random = fastrand::Rng::with_seed(6);
     let transaction = connection.unchecked_transaction()?;
@@ -44,7 +43,7 @@ pub fn fill(folder: &Path, size: Size, space: &str, now_ms: i64) -> Result<(), S
     Ok(())
 }
 
-/// A week of minutes.
+/// Adds a week of minutes to the charts.
 fn history(
     connection: &Connection,
     now_ms: i64,
@@ -65,8 +64,8 @@ fn history(
     Ok(())
 }
 
-/// A picture of somebody: as far from another of theirs as real ones are, and much farther from
-/// everybody else's.
+/// Returns an embedding of person `who`, as far from their other ones as in real pictures, and much
+/// farther from other people's.
 fn embedding(who: u64, random: &mut fastrand::Rng) -> Vec<u8> {
     let mut own = fastrand::Rng::with_seed(who);
     let vector: Vec<f32> = (0..DIMENSION)
@@ -144,7 +143,7 @@ fn images(
         if with_face {
             let person = random.i64(1..=size.people.max(1));
             let named = outcome != Some("unknown") && size.people > 0;
-            // Strangers come again too, each of them some ten times.
+            // Each stranger appears about ten times.
             let who = if named {
                 person
             } else {

@@ -1,9 +1,8 @@
-//! SQL that finds images by what a reader asks for, newest first, a page at a time; quick however
-//! many there are.
+//! SQL that finds images by a filter, newest first, a page at a time, in bounded time on any size
+//! of database.
 //!
-//! One index gives the images to look at, whatever else is asked of them is held against each. So
-//! that no question takes long, only so many are looked at for one page; the cursor says where to
-//! go on.
+//! One index supplies the images to examine, and the rest of the filter is applied to each. A page
+//! examines a limited number of rows; the cursor says where the next one resumes.
 
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::Value;
@@ -14,32 +13,31 @@ use super::{ImageRow, Store, StoreError, readable};
 use crate::domain::{ImageId, Outcome, PersonId, Source, State};
 use crate::names;
 
-/// Images looked at for one page, where the index gives them one after the other in the table's
-/// order…
+/// Rows examined for one page when the index follows the table's order.
 const LOOKED_AT: i64 = 8_000;
-/// …and where each has to be fetched by itself.
+/// Rows examined for one page when each needs a lookup of its own.
 const FETCHED: i64 = 4_000;
-/// Images that are accepted side by side have their moments from before they stood in line.
-/// `clock_set_back` allows the same.
+/// Largest disorder of acceptance times among concurrent requests, which take the time before they
+/// queue for the writer. `clock_set_back` allows the same.
 const DISORDER_MS: i64 = 10_000;
 
-/// What is asked of an image; nothing asks for all.
+/// Filter on images; the default matches all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImageFilter {
-    /// In this state.
+    /// Current state.
     pub state: Option<State>,
-    /// With this outcome.
+    /// Recognition outcome.
     pub outcome: Option<Outcome>,
-    /// With a face that is this person, or may be.
+    /// Person that a face is, or may be.
     pub person: Option<PersonId>,
-    /// Come in this way.
+    /// Source it came from.
     pub source: Option<Source>,
-    /// Accepted at this moment of the board's clock or later, milliseconds since 1970.
+    /// Accepted at or after this moment of the board's clock, milliseconds since 1970.
     pub since_ms: Option<i64>,
     /// Accepted before this moment.
     pub until_ms: Option<i64>,
-    /// This text is part of its path, as names are searched: without case, and accents that are not
-    /// typed are not asked for.
+    /// Text within its path, compared like names: case is ignored, and so are accents that are not
+    /// typed.
     pub path: Option<String>,
 }
 
@@ -48,19 +46,19 @@ pub struct ImageFilter {
 pub struct Found {
     /// Newest first.
     pub images: Vec<ImageRow>,
-    /// The page that follows has images below this; `None`: this is the last.
+    /// Cursor of the next page, which has images below this; `None` on the last page.
     pub next: Option<ImageId>,
-    /// Fewer than asked for, but older ones have not been looked at yet.
+    /// The page is short because the row limit was reached; older images are unexamined.
     pub unfinished: bool,
 }
 
-/// The ids that are looked at for one page, and how many those are at most.
+/// Query for the ids to examine for one page, and their maximum number.
 struct LookedAt {
     sql: Sql,
     most: i64,
 }
 
-/// A piece of SQL and what its question marks stand for.
+/// SQL text and the values of its question marks.
 #[derive(Default)]
 struct Sql {
     text: String,
@@ -76,7 +74,7 @@ impl Sql {
 }
 
 impl Store {
-    /// Images that are what is asked for, below the cursor, newest first.
+    /// Returns images below the cursor that match the filter, newest first.
     pub async fn find_images(
         &self,
         filter: ImageFilter,
@@ -88,7 +86,7 @@ impl Store {
     }
 }
 
-/// Makes `name_holds(name, folded text)` known to a connection.
+/// Registers the SQL function `name_holds(name, folded text)`.
 pub(super) fn add_name_search(connection: &Connection) -> rusqlite::Result<()> {
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
     connection.create_scalar_function("name_holds", 2, flags, |given| {
@@ -145,7 +143,7 @@ fn find(
     Ok(found)
 }
 
-/// So many of those looked at that are what is asked for; and whether there are more.
+/// Returns up to `limit` matches among the examined images, and whether there are more.
 fn some(
     connection: &Connection,
     filter: &ImageFilter,
@@ -158,7 +156,7 @@ fn some(
     } else {
         asked.text
     };
-    // One more than asked for tells whether another page follows.
+    // An extra row tells whether another page follows.
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {IMAGE_COLUMNS} FROM ({}) found CROSS JOIN images i ON i.id = found.id WHERE {condition} LIMIT ?",
         looked_at.sql.text
@@ -177,12 +175,12 @@ fn some(
     Ok((images, more))
 }
 
-/// The stretches of ids to look between, both ends included, newest first.
+/// Returns the id ranges to search, both ends inclusive, newest first.
 ///
-/// Ids grow, and time does with them but for where the board's clock was set back: each such place
-/// begins a stretch, in which the moments asked for are found by halving. (An index on the time
-/// would be one more page to write with each picture.) Images that were accepted side by side may
-/// be in each other's order, so a little more is looked at; `asked` is exact.
+/// Time grows with ids, except where the board's clock was set back: each such place starts a
+/// range, and a binary search finds the wanted moments in it. (An index on the time would cost one
+/// more page write per picture.) Concurrent images may be slightly out of order, so ranges are
+/// widened a little; `asked` is exact.
 fn between(
     connection: &Connection,
     filter: &ImageFilter,
@@ -214,8 +212,7 @@ fn between(
     Ok(stretches)
 }
 
-/// The first id between `low` and `high` that was accepted at a moment or later, the one behind
-/// them if there is none.
+/// Returns the first id in `low..=high` accepted at or after a moment, `high + 1` if there is none.
 fn first_since(
     connection: &Connection,
     low: ImageId,
@@ -246,7 +243,7 @@ fn first_since(
     Ok(low)
 }
 
-/// Whether so few are in this state that they can be put in order.
+/// Returns whether few enough images are in this state to be sorted.
 fn few(connection: &Connection, state: Option<State>) -> rusqlite::Result<bool> {
     let Some(state) = state else { return Ok(false) };
     let count: i64 = connection
@@ -255,7 +252,7 @@ fn few(connection: &Connection, state: Option<State>) -> rusqlite::Result<bool> 
     Ok(count <= FETCHED)
 }
 
-/// From the index that leaves the fewest, and no more of them than `left`.
+/// Picks the most selective index, and examines at most `left` rows of it.
 fn looked_at(filter: &ImageFilter, few: bool, low: ImageId, high: ImageId, left: i64) -> LookedAt {
     let mut sql = Sql::default();
     let mut chosen =
@@ -274,7 +271,7 @@ fn looked_at(filter: &ImageFilter, few: bool, low: ImageId, high: ImageId, left:
         };
     let text = |word: &str| Value::from(word.to_string());
     let most = if let Some(person) = filter.person {
-        // Somebody may be in an image twice.
+        // An image may hold the same person twice.
         let from = "faces INDEXED BY faces_person";
         chosen(
             from,
@@ -284,8 +281,8 @@ fn looked_at(filter: &ImageFilter, few: bool, low: ImageId, high: ImageId, left:
             Some(("person_id = ?", person.into())),
         )
     } else if let Some(outcome @ (Outcome::Known | Outcome::Uncertain)) = filter.outcome {
-        // The few; the others are most of what there is. Said twice, or SQLite does not see that
-        // the index has them.
+        // Only the rare outcomes have an index. The condition is repeated so that SQLite recognises
+        // the partial index.
         let named = format!("AND outcome = '{outcome}' AND outcome IN ('known', 'uncertain')");
         chosen(
             "images INDEXED BY images_outcome",
@@ -303,8 +300,8 @@ fn looked_at(filter: &ImageFilter, few: bool, low: ImageId, high: ImageId, left:
                 FETCHED,
                 None,
             ),
-            // Their index is in the order they are due. A backlog is among the newest, and found
-            // there.
+            // This index is ordered by due time, so it needs a sort. A large backlog is among the
+            // newest images and found by id.
             Some(state @ (State::Pending | State::Processing)) if few => {
                 let from = "images INDEXED BY images_state_due";
                 chosen(
@@ -321,7 +318,7 @@ fn looked_at(filter: &ImageFilter, few: bool, low: ImageId, high: ImageId, left:
     LookedAt { sql, most }
 }
 
-/// What each of them must be.
+/// Exact conditions for each image.
 fn asked(filter: &ImageFilter) -> Sql {
     let mut sql = Sql::default();
     if let Some(state) = filter.state {
@@ -369,7 +366,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path()).unwrap();
         const HOUR: i64 = 3_600_000;
-        // Hours by the board's clock: one twice, a start in 1970 in between, and the right time at
+        // Hours by the board's clock: some twice, a start in 1970 in between, and the right time at
         // last.
         let hours = [1, 2, 3, 2, 3, 0, 1, 900, 901, 899, 902];
         for hour in hours {
@@ -495,7 +492,7 @@ mod tests {
             ..ImageFilter::default()
         };
         for left in [count, FETCHED] {
-            // Due in another order than they came.
+            // Due times run against the order of arrival.
             let ids = move |found: Found| {
                 found
                     .images

@@ -1,5 +1,4 @@
-//! What several tests of this folder begin with: people, images with faces, and SQL of their own.
-//! Not part of the program.
+//! Fixtures shared by the tests of this folder: people, images with faces, and raw SQL.
 
 use std::path::Path;
 
@@ -53,13 +52,13 @@ pub(super) async fn rows(store: &Store, sql: &str) -> Vec<String> {
         .unwrap()
 }
 
-/// A vector as it is stored, in SQL.
+/// Returns the SQL literal of a stored vector.
 pub(super) fn blob(vector: [f32; 2]) -> String {
     let bytes = vector_to_blob(&vector);
     format!("x'{}'", hex(&bytes))
 }
 
-/// An image with a face that was taken for somebody, others being candidates.
+/// Returns SQL for an image with one face that was matched to a person, with other candidates.
 pub(super) fn image(
     id: i64,
     outcome: &str,

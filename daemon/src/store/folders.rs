@@ -1,4 +1,4 @@
-//! SQL of watched folders: which files were taken, and which of them can be put away.
+//! SQL of watched folders: files already taken, and those ready to be put away.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -7,23 +7,23 @@ use super::images::not_vouched_for;
 use super::{Store, StoreError, Urgency, readable, text_if_any};
 use crate::domain::{FileKey, ImageId, SeenFile, Stamp};
 
-/// A file whose image has ended.
+/// A taken file whose image has ended.
 #[derive(Debug, Clone)]
 pub struct EndedFile {
-    /// In its folder.
+    /// Key within its folder.
     pub key: FileKey,
-    /// As it was taken.
+    /// Stamp at the time it was taken.
     pub stamp: Stamp,
-    /// Its image.
+    /// Image made from it.
     pub image: ImageId,
-    /// Whole path; `None` when retention was faster than we are.
+    /// Full path; `None` when retention has already removed the image.
     pub path: Option<String>,
     /// The image failed.
     pub failed: bool,
 }
 
 impl Store {
-    /// A folder's number, and whether it has been a mount.
+    /// Returns a folder's number, and whether it has ever been a mount point.
     pub async fn folder(&self, path: String) -> Result<(i64, bool), StoreError> {
         self.write(Urgency::Now, move |connection| {
             connection.execute(
@@ -39,7 +39,8 @@ impl Store {
         .await
     }
 
-    /// Notes that a folder is a mount: without one it is away from now on, not empty.
+    /// Notes that a folder is a mount point: when it is not mounted, it counts as absent and not as
+    /// empty.
     pub async fn folder_is_a_mount(&self, folder: i64) -> Result<(), StoreError> {
         self.write(Urgency::Note, move |connection| {
             connection
@@ -49,7 +50,7 @@ impl Store {
         .await
     }
 
-    /// Every file taken from a folder.
+    /// Returns every file taken from a folder.
     pub async fn seen(&self, folder: i64) -> Result<Vec<(FileKey, Stamp)>, StoreError> {
         self.read(move |connection| {
             let mut statement =
@@ -63,13 +64,13 @@ impl Store {
                     },
                 ))
             })?;
-            // What is not remembered is taken once more.
+            // An unreadable row is skipped, and its file is taken once more.
             readable(rows)
         })
         .await
     }
 
-    /// Forgets files that are no longer there, or were put away.
+    /// Forgets files that are gone or were put away.
     pub async fn forget_files(&self, folder: i64, keys: Vec<FileKey>) -> Result<(), StoreError> {
         self.write(Urgency::Note, move |connection| {
             let mut statement =
@@ -80,7 +81,7 @@ impl Store {
         .await
     }
 
-    /// Remembers files as ones that stay where they are.
+    /// Marks files to stay where they are.
     pub async fn leave_files(&self, folder: i64, keys: Vec<FileKey>) -> Result<(), StoreError> {
         self.write(Urgency::Note, move |connection| {
             let mut statement = connection.prepare_cached(
@@ -92,8 +93,8 @@ impl Store {
         .await
     }
 
-    /// Files to be put away: their image has ended, and an engine's result is vouched for. The
-    /// first `limit` whose image came after `after`.
+    /// Returns files to be put away: their image has ended, and an engine's result is vouched for.
+    /// The first `limit` whose image came after `after`.
     pub async fn ended_files(
         &self,
         folder: i64,
@@ -128,7 +129,7 @@ impl Store {
     }
 }
 
-/// The image that was made of just this file before, if it is remembered.
+/// Returns whether this very file was taken before.
 pub(super) fn taken_before(connection: &Connection, file: &SeenFile) -> rusqlite::Result<bool> {
     let seen = connection
         .prepare_cached("SELECT size, mtime_ns FROM seen WHERE folder_id = ?1 AND key = ?2")?
@@ -142,7 +143,7 @@ pub(super) fn taken_before(connection: &Connection, file: &SeenFile) -> rusqlite
     Ok(seen == Some(file.stamp))
 }
 
-/// Remembers a file in the transaction that makes its image.
+/// Remembers a file, in the transaction that makes its image.
 pub(super) fn remember(
     connection: &Connection,
     file: &SeenFile,
@@ -156,8 +157,8 @@ pub(super) fn remember(
         .map(drop)
 }
 
-/// Takes from another database what was taken from watched folders before: it is not taken again,
-/// and stays where it is.
+/// Takes over another database's list of taken files, so that they stay in place and are not taken
+/// again.
 pub(super) fn take_seen(here: &Connection, from: &Connection) -> rusqlite::Result<()> {
     let mut folders = from.prepare("SELECT id, path, mounted FROM folders")?;
     let mut rows = folders.query([])?;

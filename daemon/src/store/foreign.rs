@@ -1,9 +1,8 @@
-//! Reads rows of a database that nothing is believed of: a backup from elsewhere, or a damaged
-//! file.
+//! Reads rows of an untrusted database: a backup from elsewhere, or a damaged file.
 //!
-//! Nothing of the other file's schema is run: its tables must be word for word those of our own
-//! schema, and every row is held against the limits below before our own SQL stores it. Not for our
-//! own copies, which `restore` takes from.
+//! Nothing of the other file's schema is run. Its tables must match our schema word for word, and
+//! every row is checked against the limits below before our own SQL stores it. Our own copies need
+//! none of this; `restore` reads those.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -18,37 +17,37 @@ use super::{StoreError, blob_to_vector, migrate};
 use crate::domain::{hex, sha256};
 use crate::names;
 
-/// Longest value SQLite reads of such a file: more than any picture has.
+/// Longest value SQLite may read from such a file, larger than any picture.
 const LONGEST_VALUE: i32 = 256 << 20;
-/// Most rows of one table.
+/// Most rows per table.
 const MOST_ROWS: u64 = 10_000_000;
-/// Time for looking through a file and reading it; more for each MiB of it.
+/// Time limit for checking and reading a file, plus an allowance for each MiB.
 const LEAST_TIME: Duration = Duration::from_secs(60);
 const TIME_FOR_MIB: Duration = Duration::from_millis(500);
-/// Instructions of SQLite's machine between two looks at the clock.
+/// SQLite VM instructions between two checks of the time limit.
 const LOOK: i32 = 20_000;
-/// Highest row number: far from where SQLite runs out of them.
+/// Highest row number accepted, far below SQLite's maximum.
 const HIGHEST_ID: i64 = 1 << 53;
 /// The end of the year 9999, in milliseconds.
 pub(super) const LATEST_MS: i64 = 253_402_300_799_999;
-/// Longest text, but for results and names.
+/// Longest text other than results and names.
 const LONGEST_TEXT: usize = 64 << 10;
 const LONGEST_RESULT: usize = 4 << 20;
-/// Rows that are left out and named; the others are counted.
+/// Left-out rows that are listed by name; the rest are only counted.
 const NAMED: usize = 20;
-/// Numbers in an embedding.
+/// Valid lengths of an embedding.
 const DIMENSIONS: std::ops::RangeInclusive<usize> = 16..=4096;
 
-/// Why another file is not read.
+/// Reason why another file is not read.
 #[derive(Debug, thiserror::Error)]
 pub enum ForeignError {
-    /// It is not what it should be, or takes too long; a sentence.
+    /// The file is not acceptable, or reading it takes too long. Holds a sentence.
     #[error("{0}")]
     Refused(String),
-    /// Its pages cannot be read.
+    /// Pages of the file cannot be read.
     #[error("{0}")]
     Damaged(String),
-    /// Our own side failed.
+    /// The board's own database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -67,12 +66,12 @@ impl From<rusqlite::Error> for ForeignError {
     }
 }
 
-/// Rows that were not taken, by name.
+/// Rows that were left out.
 #[derive(Debug, Clone, Default)]
 pub struct LeftOut {
-    /// The first of them, each with its reason.
+    /// The first of them by name, each with its reason.
     pub named: Vec<String>,
-    /// How many there are.
+    /// Total count.
     pub rows: u64,
 }
 
@@ -85,7 +84,8 @@ impl LeftOut {
     }
 }
 
-/// Opens a file read-only, within limits of size and time, with nothing of its schema run.
+/// Opens a file read-only, within limits of size and time, and with its triggers and views
+/// disabled.
 pub(super) fn open(path: &Path) -> Result<Connection, ForeignError> {
     let bytes = std::fs::metadata(path).map_or(0, |file| file.len());
     let connection = Connection::open_with_flags(
@@ -118,17 +118,17 @@ pub(super) fn open(path: &Path) -> Result<Connection, ForeignError> {
     Ok(connection)
 }
 
-/// Opens a damaged database of our own: SQLite reads on where the file is cut off or its schema is
+/// Opens a damaged database of our own. SQLite reads on where the file is cut off or its schema is
 /// incomplete.
 pub(super) fn open_damaged(path: &Path) -> Result<Connection, ForeignError> {
     let connection = open(path)?;
-    // It is opened read-only: what is allowed by this is not to give up on the whole file at once.
+    // The file is opened read-only, so this only keeps SQLite from rejecting the whole file.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)?;
     connection.execute_batch("PRAGMA writable_schema = ON")?;
     Ok(connection)
 }
 
-/// Refuses a file whose schema is not word for word the one these statements make.
+/// Refuses a file whose schema is not word for word the expected one.
 pub(super) fn check_schema(
     connection: &Connection,
     own: &[migrate::Object],
@@ -147,7 +147,7 @@ pub(super) fn check_schema(
         };
         let kind = text(0)?.unwrap_or_default();
         let name = text(1)?.unwrap_or_default();
-        // Made by SQLite itself, and only by it: the name is reserved.
+        // Only SQLite can make these: the names are reserved.
         if name == "sqlite_sequence" || (kind == "index" && name.starts_with("sqlite_autoindex_")) {
             continue;
         }
@@ -169,7 +169,7 @@ pub(super) fn check_schema(
     }
 }
 
-/// Looks through all pages, indexes and types of a file.
+/// Checks all pages, indexes and types of a file.
 pub(super) fn check_pages(connection: &Connection) -> Result<(), ForeignError> {
     let found: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
     if found == "ok" {
@@ -179,7 +179,7 @@ pub(super) fn check_pages(connection: &Connection) -> Result<(), ForeignError> {
     }
 }
 
-/// Takes the rows of a table into one of ours that has the same columns; answers how many.
+/// Copies the rows of a table into one of ours with the same columns.
 pub(super) struct Taking<'a> {
     table: &'static str,
     columns: Vec<(String, Kind)>,
@@ -188,7 +188,7 @@ pub(super) struct Taking<'a> {
 }
 
 impl<'a> Taking<'a> {
-    /// Takes those rows for which the condition holds, an SQL expression of ours.
+    /// Prepares a copy of the rows that match the condition, a trusted SQL expression.
     pub(super) fn of(
         from: &'a Connection,
         to: &'a Connection,
@@ -221,7 +221,7 @@ impl<'a> Taking<'a> {
         })
     }
 
-    /// Takes them.
+    /// Copies the rows and returns how many were taken.
     pub(super) fn run(
         &mut self,
         params: &[&dyn ToSql],
@@ -269,7 +269,7 @@ impl<'a> Taking<'a> {
     }
 }
 
-/// How a row is called: by its number, and its name where it has one.
+/// Returns a row's label: its number, and its name where it has one.
 fn name_of(columns: &[(String, Kind)], row: &rusqlite::Row<'_>) -> String {
     let value = |at: usize| match row.get_ref(at) {
         Ok(ValueRef::Integer(number)) => number.to_string(),
@@ -286,15 +286,13 @@ fn name_of(columns: &[(String, Kind)], row: &rusqlite::Row<'_>) -> String {
     }
 }
 
-/// What SQLite says of a row that our schema does not take.
+/// Describes why our schema rejected a row.
 fn constraint(error: &rusqlite::Error) -> String {
     match error.sqlite_error().map(|error| error.extended_code) {
-        Some(rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY) => {
-            "it belongs to a row that is not there".into()
-        }
+        Some(rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY) => "it belongs to a missing row".into(),
         Some(
             rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE | rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY,
-        ) => "it is there twice".into(),
+        ) => "it is a duplicate".into(),
         _ => format!(
             "it breaks a rule of the schema ({})",
             label(&error.to_string())
@@ -302,7 +300,7 @@ fn constraint(error: &rusqlite::Error) -> String {
     }
 }
 
-/// Text from outside as it may stand in a sentence.
+/// Cleans text from outside for use in a sentence.
 fn label(text: &str) -> String {
     let clean = names::clean(text);
     if clean.chars().count() > 80 {
@@ -312,7 +310,7 @@ fn label(text: &str) -> String {
     }
 }
 
-/// What a column may hold.
+/// Valid content of a column.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Number {
@@ -323,16 +321,16 @@ enum Kind {
     Text {
         longest: usize,
     },
-    /// A person's: it is what people are told apart by.
+    /// A person's name, which identifies them.
     Name,
-    /// A label that nothing hangs on.
+    /// A label that nothing depends on.
     Label,
-    /// What follows from a name is made here.
+    /// Derived from a name; recomputed here.
     MadeAnew,
     Sum,
     Uid,
     Json(fn(&str) -> bool),
-    /// `empty`: one that was erased is still a row.
+    /// `empty`: also valid when empty, since an erased embedding leaves its row.
     Embedding {
         empty: bool,
     },
@@ -400,7 +398,7 @@ impl Kind {
         }
     }
 
-    /// The value as it is stored here, or why it is not.
+    /// Returns the value to store, or why it is rejected.
     fn accept(self, value: ValueRef<'_>) -> Result<Value, String> {
         let wrong = || Err(format!("is {}", of_type(value)));
         let text = |value: ValueRef<'_>| {
@@ -410,7 +408,7 @@ impl Kind {
                 .map_err(|_| format!("is {}", of_type(value)))
         };
         if value == ValueRef::Null || matches!(self, Self::MadeAnew) {
-            // Our schema says where that may be.
+            // The schema decides where NULL is allowed.
             return Ok(Value::Null);
         }
         Ok(match (self, value) {
@@ -430,7 +428,7 @@ impl Kind {
                 if name.contains(char::is_control) {
                     return Err("has control characters".into());
                 }
-                Value::Text(names::of_person(&name).map_err(|why| format!("is none: {why}"))?)
+                Value::Text(names::of_person(&name).map_err(|why| format!("is not valid: {why}"))?)
             }
             (Self::Label, ValueRef::Text(bytes)) if bytes.len() <= LONGEST_TEXT => {
                 Value::Text(names::of_picture(&text(value)?))
@@ -456,8 +454,8 @@ impl Kind {
             }
             (Self::Text { .. } | Self::Name | Self::Label, ValueRef::Text(bytes))
             | (Self::Bytes { .. }, ValueRef::Blob(bytes)) => return Err(too_long(bytes)),
-            (Self::Sum, ValueRef::Text(_)) => return Err("is no sha256".into()),
-            (Self::Uid, ValueRef::Blob(_)) => return Err("is not of 16 bytes".into()),
+            (Self::Sum, ValueRef::Text(_)) => return Err("is not a sha256".into()),
+            (Self::Uid, ValueRef::Blob(_)) => return Err("is not 16 bytes long".into()),
             _ => return wrong(),
         })
     }
@@ -501,7 +499,10 @@ fn check_embedding(bytes: &[u8], empty: bool) -> Result<(), String> {
         ));
     }
     if !DIMENSIONS.contains(&vector.len()) {
-        return Err(format!("is no embedding: it has {} numbers", vector.len()));
+        return Err(format!(
+            "is not an embedding: it has {} numbers",
+            vector.len()
+        ));
     }
     let norm = vector
         .iter()
@@ -509,13 +510,13 @@ fn check_embedding(bytes: &[u8], empty: bool) -> Result<(), String> {
         .sum::<f64>()
         .sqrt();
     match norm {
-        norm if !norm.is_finite() => Err("is no embedding: not all of it are numbers".into()),
-        norm if norm <= 1e-6 => Err("is no embedding: it is zero".into()),
+        norm if !norm.is_finite() => Err("is not an embedding: some values are not finite".into()),
+        norm if norm <= 1e-6 => Err("is not an embedding: it is zero".into()),
         _ => Ok(()),
     }
 }
 
-/// Pictures whose bytes are not those that were enrolled lose them; each keeps its embedding.
+/// Drops picture bytes that do not match their enrolled sha256; the embeddings stay.
 pub(super) fn check_pictures(own: &Connection, left_out: &mut LeftOut) -> Result<(), StoreError> {
     let mut pictures = own.prepare(
         "SELECT person_image_id, sha256, image_name, picture FROM enrolment_pictures
@@ -537,7 +538,8 @@ pub(super) fn check_pictures(own: &Connection, left_out: &mut LeftOut) -> Result
         )?;
         left_out.note(|| {
             format!(
-                "enrolment_pictures {id} ({}): its bytes are not what its sha256 says; its embedding is kept",
+                "enrolment_pictures {id} ({}): its bytes do not match its sha256; its embedding is \
+                 kept",
                 label(&name)
             )
         });

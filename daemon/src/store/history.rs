@@ -1,5 +1,5 @@
-//! SQL of the charts: the board by the minute, and where the circuit breaker has been. Nobody
-//! decides anything from it.
+//! SQL of the charts: the board by the minute, and the circuit breaker's changes. For display only;
+//! no decision depends on it.
 
 use rusqlite::{Connection, params};
 use serde::Serialize;
@@ -7,28 +7,28 @@ use serde::Serialize;
 use super::{Store, StoreError, Urgency, readable, text, text_if_any};
 use crate::domain::wall_clock_ms;
 
-/// A week.
+/// A week of minutes.
 const MINUTES_KEPT: i64 = 7 * 24 * 60;
-/// By number: a breaker that comes and goes must not fill the disk.
+/// Limited by count, so that a flapping breaker cannot fill the disk.
 const CHANGES_KEPT: i64 = 1000;
 
-/// One minute of the board.
+/// A minute of the board.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct HistoryRow {
     /// Wall clock, minutes since 1970.
     pub minute: i64,
-    /// Images that waited at its end.
+    /// Images pending at its end.
     pub pending: u64,
-    /// Images taken in.
+    /// Images accepted.
     pub accepted: u64,
     /// Images processed.
     pub processed: u64,
     /// Images failed.
     pub failed: u64,
-    /// Mean milliseconds a picture: decode, detect, align, embed, encode; 0 when none was
+    /// Mean milliseconds per picture: decode, detect, align, embed, encode; 0 when none was
     /// processed.
     pub stages: [f64; 5],
-    /// Hottest sensor of the board; `None`: it has none.
+    /// Hottest sensor of the board; `None` without a sensor.
     pub celsius: Option<f64>,
 }
 
@@ -37,14 +37,14 @@ pub struct HistoryRow {
 pub struct BreakerChange {
     /// Wall clock.
     pub at_ms: i64,
-    /// Where it went.
+    /// New state.
     pub state: String,
-    /// Why, a sentence.
+    /// Reason, a sentence.
     pub reason: Option<String>,
 }
 
 impl Store {
-    /// The newest `limit` minutes from `since_minute` on, oldest first.
+    /// Returns the newest `limit` minutes from `since_minute` on, oldest first.
     pub async fn history(
         &self,
         since_minute: i64,
@@ -72,7 +72,7 @@ impl Store {
         .await
     }
 
-    /// The newest changes of the circuit breaker, newest first.
+    /// Returns the newest changes of the circuit breaker, newest first.
     pub async fn breaker_history(&self, limit: usize) -> Result<Vec<BreakerChange>, StoreError> {
         self.read(move |connection| {
             let mut statement = connection.prepare_cached(
@@ -90,8 +90,8 @@ impl Store {
         .await
     }
 
-    /// Adds a minute. The oldest beyond a week's number go; and once the clock is known to be
-    /// right, so do those of a time that is over or has not come, written while it was wrong.
+    /// Adds a minute and drops those beyond a week's number. Once the clock is known to be right,
+    /// it also drops minutes older than a week or in the future, written while the clock was wrong.
     pub async fn note_minute(
         &self,
         row: HistoryRow,
@@ -128,7 +128,7 @@ impl Store {
         .await
     }
 
-    /// Adds a change of the circuit breaker; the oldest beyond a thousand go.
+    /// Adds a change of the circuit breaker and drops the oldest beyond a thousand.
     pub async fn note_breaker(
         &self,
         state: String,
@@ -181,7 +181,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(folder.path()).unwrap();
         let now = 29_800_000;
-        // Before the clock was set, and while it was set to a time that has not come.
+        // Minutes written before the clock was set, and while it was set to the future.
         for at in [7, now + 50_000, now - 1, now] {
             store.note_minute(minute(at), false).await.unwrap();
         }
@@ -192,7 +192,7 @@ mod tests {
         );
         store.note_minute(minute(now + 1), true).await.unwrap();
         assert_eq!(minutes(&store).await, [now - 1, now, now + 1]);
-        // One that is never set keeps no more than a week either.
+        // A clock that is never set keeps no more than a week either.
         for at in 0..MINUTES_KEPT + 5 {
             store.note_minute(minute(at + now), false).await.unwrap();
         }

@@ -1,4 +1,4 @@
-//! SQL that moves images between states; which move is right is decided in `queue`.
+//! SQL that moves images between states; `queue` decides which move is right.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::domain::{
     Stamp, Standing,
 };
 
-/// The fact that holds the queue clock.
+/// Fact that holds the queue clock.
 const QUEUE_CLOCK: &str = "queue_clock_ms";
 
 impl Store {
-    /// Commits new images, all or none, and answers once they are on disk.
+    /// Commits new images, all or none, and returns once they are on disk.
     ///
     /// The inner error is an idempotency key that was used for another picture; nothing is stored
-    /// then. `dated`: the wall clock can be believed.
+    /// then. `dated`: the wall clock is trustworthy.
     pub async fn accept(
         &self,
         images: Vec<NewImage>,
@@ -46,7 +46,7 @@ impl Store {
 
     /// Marks up to `limit` due images `processing` and counts the attempt.
     ///
-    /// Images that must run alone are left out unless `alone`, then exactly one of them is taken.
+    /// Skips images that must run alone, unless `alone` is set: then it takes exactly one of them.
     pub async fn claim(
         &self,
         limit: usize,
@@ -57,8 +57,8 @@ impl Store {
         let mut taken: Option<Vec<ImageId>> = None;
         let holding = Arc::clone(&self.holding);
         self.write(Urgency::Note, move |connection| {
-            // Done again after a commit that failed, it takes the same ones: they are in somebody's
-            // hands.
+            // A replay after a failed commit claims the same images: the dispatcher already has
+            // them.
             let ids = match &taken {
                 Some(ids) => ids,
                 None if holding.load(Ordering::SeqCst) > 0 => return Ok(Vec::new()),
@@ -98,7 +98,7 @@ impl Store {
         .await
     }
 
-    /// What is due when, claims that are not committed yet taken into account.
+    /// Returns when the next image is due, uncommitted claims included.
     pub async fn next_due(&self, now_ms: i64) -> Result<Due, StoreError> {
         self.write(Urgency::Look, move |connection| {
             let next_ms = connection
@@ -118,8 +118,8 @@ impl Store {
 
     /// Writes faces, outcome and outbox row of a claimed image in one transaction.
     ///
-    /// False when the row is no longer in this attempt's hands; nothing is written then. Whoever
-    /// was erased after they were matched leaves no trace, the picture's kept bytes included.
+    /// Returns false, and writes nothing, when this attempt no longer holds the image. A person
+    /// erased after the match leaves no trace, in the picture's kept bytes either.
     pub async fn finish(
         &self,
         end: Arc<End>,
@@ -176,7 +176,7 @@ impl Store {
             return Ok(false);
         };
         if erased && let Some(error) = self.delete_discarded().await? {
-            tracing::error!("a picture of somebody who was erased cannot be deleted yet: {error}");
+            tracing::error!("a picture of an erased person cannot be deleted yet: {error}");
         }
         Ok(true)
     }
@@ -214,7 +214,8 @@ impl Store {
         .await
     }
 
-    /// Puts images the last run left `processing` back to `pending`, their attempt taken back.
+    /// Puts images that the last run left `processing` back to `pending`, and refunds their
+    /// attempt.
     pub async fn put_back_in_flight(&self) -> Result<usize, StoreError> {
         self.write(Urgency::Now, |connection| {
             connection.execute(
@@ -225,7 +226,7 @@ impl Store {
         .await
     }
 
-    /// Takes one attempt back from each of these images that still waits.
+    /// Refunds one attempt to each of these images that is still pending.
     pub async fn refund(&self, images: Vec<ImageId>) -> Result<(), StoreError> {
         self.write(Urgency::Note, move |connection| {
             let mut statement = connection.prepare_cached(
@@ -236,7 +237,7 @@ impl Store {
         .await
     }
 
-    /// The newest result's row number; with it, results made before are told from those made after.
+    /// Returns the newest result's row number, which separates earlier results from later ones.
     pub async fn newest_result(&self) -> Result<i64, StoreError> {
         self.write(Urgency::Look, |connection| {
             connection.query_row("SELECT coalesce(max(id), 0) FROM outbox", [], |row| {
@@ -246,7 +247,7 @@ impl Store {
         .await
     }
 
-    /// Notes that the self-test vouches for what an engine made up to the result `newest`.
+    /// Marks an engine's results up to `newest` as vouched for by the self-test.
     pub async fn verified(&self, role: EngineRole, newest: i64) -> Result<(), StoreError> {
         self.write(Urgency::Note, move |connection| {
             connection
@@ -260,11 +261,10 @@ impl Store {
         .await
     }
 
-    /// Puts everything an engine made since it was last vouched for back to `pending`, and says how
-    /// much that is.
+    /// Puts everything an engine made since it was last vouched for back to `pending`.
     ///
-    /// The second number is the bytes of the cameras' frames among it. A result that may have left
-    /// the board is named by the one that replaces it; one that did not is dropped.
+    /// Returns how many images, and the bytes of the camera frames among them. A result that may
+    /// have left the board is named by its replacement; any other is dropped.
     pub async fn redo_unverified(
         &self,
         role: EngineRole,
@@ -306,7 +306,7 @@ impl Store {
         .await
     }
 
-    /// A small fact about this database.
+    /// Reads a fact about this database.
     pub async fn fact(&self, key: &str) -> Result<Option<String>, StoreError> {
         let key = key.to_string();
         self.read(move |connection| {
@@ -318,7 +318,7 @@ impl Store {
         .await
     }
 
-    /// Sets one.
+    /// Sets a fact.
     pub async fn set_fact(&self, key: &str, value: String) -> Result<(), StoreError> {
         let key = key.to_string();
         self.write(Urgency::Now, move |connection| {
@@ -327,11 +327,11 @@ impl Store {
         .await
     }
 
-    /// The latest reading of the queue clock that was written, in milliseconds.
+    /// Returns the latest stored reading of the queue clock, in milliseconds.
     ///
-    /// What is put back has a due time in the future and is written with the reading. What has just
-    /// been accepted is due at once, so that its due time is one; without a reading of its own it
-    /// touches a page less.
+    /// An image that is put back has a due time in the future, so the reading is stored with it. A
+    /// newly accepted image is due at once and its due time serves as the reading, which saves a
+    /// page write.
     pub async fn queue_clock(&self) -> Result<i64, StoreError> {
         let written = self
             .fact(QUEUE_CLOCK)
@@ -351,18 +351,18 @@ impl Store {
     }
 }
 
-/// What is due when.
+/// Due times of the queue.
 #[derive(Debug)]
 pub struct Due {
     /// Queue clock at which the next pending image is due.
     pub next_ms: Option<i64>,
-    /// One that must run alone is due now.
+    /// An image that must run alone is due now.
     pub alone: bool,
-    /// One that must run alone is running.
+    /// An image that must run alone is running.
     pub alone_running: bool,
 }
 
-/// How a claimed image ends, with the exact bytes of its result message.
+/// End of a claimed image, with the exact bytes of its result message.
 #[derive(Debug)]
 pub struct End {
     /// The image.
@@ -373,13 +373,13 @@ pub struct End {
     pub finished_at_ms: i64,
     /// Claim to finish.
     pub duration_ms: i64,
-    /// Names the result wherever it goes.
+    /// Id of the result, wherever it goes.
     pub result_id: String,
-    /// JSON, published as it is.
+    /// JSON, published unchanged.
     pub payload: String,
-    /// False: MQTT is switched off.
+    /// False when MQTT is switched off.
     pub publish: bool,
-    /// The engine whose word a failure rests on, if it rests on one.
+    /// The engine whose verdict a failure rests on, if any.
     pub judged_by: Option<EngineRole>,
 }
 
@@ -419,7 +419,7 @@ impl End {
     }
 }
 
-/// How a claimed image goes back to `pending`.
+/// Return of a claimed image to `pending`.
 #[derive(Debug, Clone)]
 pub struct PutBack {
     /// The image.
@@ -430,13 +430,13 @@ pub struct PutBack {
     pub due_ms: i64,
     /// Queue clock now.
     pub now_ms: i64,
-    /// Queue clock of the first time its file was not there.
+    /// Queue clock when its file was first found missing.
     pub missing_since_ms: Option<i64>,
-    /// Shown while it waits.
+    /// Reason shown while it waits.
     pub reason: Option<String>,
-    /// The attempt is taken back.
+    /// Refund the attempt.
     pub refund: bool,
-    /// It runs by itself next time.
+    /// Run it alone next time.
     pub alone: bool,
 }
 
@@ -451,16 +451,15 @@ pub(super) fn store_fact(connection: &Connection, key: &str, value: &str) -> rus
     Ok(())
 }
 
-/// SQL for the newest result that the self-test vouched for, of the engine that the SQL `made_by`
-/// names. One number for all of them: a mark in each row would have each row written once more.
+/// SQL for the newest result vouched for, of the engine that the SQL `made_by` names. A mark in
+/// each row would have to be written again for each; one number covers them all.
 fn verified(made_by: &str) -> String {
     format!(
         "coalesce((SELECT CAST(value AS INTEGER) FROM facts WHERE key = 'verified_' || {made_by}), 0)"
     )
 }
 
-/// SQL that is true for an image whose result no self-test has vouched for yet: it may have to be
-/// done again.
+/// SQL that is true for an image whose result is not vouched for yet and may have to be redone.
 pub(super) fn not_vouched_for() -> String {
     let newest = verified("images.unverified");
     format!(
@@ -468,7 +467,8 @@ pub(super) fn not_vouched_for() -> String {
     )
 }
 
-/// As stored in `images.unverified`: whose word the result is, to be held against [`verified`].
+/// Returns the value stored in `images.unverified`: the result's engine, to compare with
+/// [`verified`].
 fn made_by(by: Option<EngineRole>) -> i64 {
     match by {
         None => 0,
@@ -477,7 +477,7 @@ fn made_by(by: Option<EngineRole>) -> i64 {
     }
 }
 
-/// The key of an image already there that is another picture than this one.
+/// Returns the idempotency key if it already belongs to a different picture.
 fn reused_key(connection: &Connection, image: &NewImage) -> rusqlite::Result<Option<String>> {
     let Some(key) = &image.idempotency_key else {
         return Ok(None);
@@ -522,7 +522,7 @@ fn insert(
     {
         return Ok(Accepted { id: 0, new: false });
     }
-    // As `spool::accepted_name` has it: `id` is the next of its table.
+    // Same name as `spool::accepted_name`: `id` is the table's next number.
     connection
         .prepare_cached(
             "INSERT INTO images (source, path, file, bytes, idempotency_key, picture_key, due_ms, accepted_at_ms, dated,
@@ -554,7 +554,7 @@ fn insert(
 fn claimed(row: &Row<'_>) -> rusqlite::Result<Claimed> {
     Ok(Claimed {
         id: row.get(0)?,
-        // The column holds nothing else, unless it is damaged.
+        // Any other value comes from a damaged row.
         source: text(row, 1)?.parse().unwrap_or(Source::Http),
         path: text(row, 2)?,
         file: text_if_any(row, 3)?,
@@ -574,7 +574,7 @@ fn claimed(row: &Row<'_>) -> rusqlite::Result<Claimed> {
     })
 }
 
-/// Everybody whom a result names.
+/// Returns all people named in a result.
 fn named(identified: &Identified) -> BTreeSet<PersonId> {
     let of = |face: &IdentifiedFace| {
         let named = face.person.iter().chain(&face.candidates);
@@ -613,8 +613,7 @@ fn insert_face(
             ":score": face.score,
             ":quality": face.quality,
             ":outcome": face.outcome.as_str(),
-            // One who was deleted while the picture was in the engine is seen to once all faces are
-            // there.
+            // A person deleted meanwhile is handled once all faces are inserted.
             ":person": face.person.as_ref().map(|person| person.person_id),
             ":distance": face.distance,
             ":margin": face.margin,

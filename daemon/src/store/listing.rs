@@ -1,4 +1,4 @@
-//! SQL that looks on: what the page, the API, `kithd status` and the metrics show. Reads only.
+//! Read-only SQL for the page, the API, `kithd status` and the metrics.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
@@ -9,73 +9,73 @@ use super::strangers::StrangerId;
 use super::{CANDIDATES, Store, StoreError, readable, text, text_if_any};
 use crate::domain::{ImageId, NamedCandidate, Outcome, PersonId, Timings};
 
-/// How many images are in each state, and what else the operator counts.
+/// Images per state, and other counts for the operator.
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub struct Counts {
-    /// Waiting.
+    /// Pending images.
     pub pending: u64,
-    /// In the engine.
+    /// Images in the engine.
     pub processing: u64,
-    /// With a result.
+    /// Images with a result.
     pub processed: u64,
-    /// Given up.
+    /// Images that failed.
     pub failed: u64,
     /// Results the broker has not acknowledged.
     pub unsent: u64,
-    /// Messages that were refused and are kept.
+    /// Rejected messages that are kept.
     pub rejected_messages: u64,
-    /// What they take.
+    /// Bytes of the rejected messages.
     pub rejected_bytes: u64,
-    /// Such messages that were dropped since the database was made, because there were too many.
+    /// Rejected messages dropped for lack of space since the database was created.
     pub rejected_dropped: u64,
     /// Enrolled people.
     pub people: u64,
 }
 
-/// One line of the status table.
+/// A row of the status table.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ImageRow {
     /// Row number.
     pub id: ImageId,
-    /// One of the four states.
+    /// Current state.
     pub state: String,
-    /// The way it came in.
+    /// Source it came from.
     pub source: String,
-    /// As the sender named it.
+    /// Path or name given by the sender.
     pub path: String,
-    /// Of a processed image.
+    /// Outcome of a processed image.
     pub outcome: Option<String>,
-    /// Why it waits or failed.
+    /// Reason why it waits or failed.
     pub reason: Option<String>,
-    /// What is wrong with the file although it could be read.
+    /// Problem with the file, although it could be read.
     pub remark: Option<String>,
     /// Names of the known people in it, best first.
     pub persons: Vec<String>,
     /// Names of the people that uncertain faces may be, best first.
     pub perhaps: Vec<String>,
-    /// Smallest distance of its faces.
+    /// Smallest distance among its faces.
     pub distance: Option<f64>,
-    /// How many faces were found.
+    /// Number of faces found.
     pub faces: u32,
     /// Attempts so far.
     pub attempts: u32,
-    /// Wall clock.
+    /// Acceptance, wall clock.
     pub accepted_at_ms: i64,
-    /// Wall clock.
+    /// End, wall clock.
     pub finished_at_ms: Option<i64>,
-    /// Claim to finish.
+    /// Milliseconds from claim to end.
     pub duration_ms: Option<i64>,
-    /// Whether there is a thumbnail.
+    /// A thumbnail is kept.
     pub thumbnail: bool,
-    /// Pixels, upright, once known.
+    /// Width in pixels, upright, once known.
     pub width: Option<u32>,
-    /// Pixels, upright, once known.
+    /// Height in pixels, upright, once known.
     pub height: Option<u32>,
-    /// Of its faces, best first.
+    /// Boxes of its faces, best first.
     pub boxes: Vec<FaceBox>,
 }
 
-/// Where a face is.
+/// Position of a face.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct FaceBox {
     /// Left, top, right, bottom in pixels.
@@ -85,7 +85,7 @@ pub struct FaceBox {
     pub outcome: Outcome,
 }
 
-/// One face of an image.
+/// A face of an image.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct FaceRow {
     /// 1 is the best of the image.
@@ -95,44 +95,44 @@ pub struct FaceRow {
     pub bounds: [f32; 4],
     /// Detector's confidence.
     pub score: f64,
-    /// 0 to 1.
+    /// Quality, 0 to 1.
     pub quality: f64,
-    /// What speaks against the face itself, in a sentence; why nobody is known by it, where its
-    /// quality is that low.
+    /// Why this face is hard to recognise, in a sentence; the reason why no match was made, when
+    /// the quality is that low.
     pub objection: Option<String>,
     /// Known, uncertain or unknown.
     pub outcome: String,
     /// Name of the person, if any.
     pub person: Option<String>,
-    /// Row of the person.
+    /// Number of the person.
     pub person_id: Option<PersonId>,
-    /// To the nearest enrolled picture.
+    /// Distance to the nearest enrolled picture.
     pub distance: Option<f64>,
-    /// How much farther the next person is.
+    /// Additional distance to the next person.
     pub margin: Option<f64>,
     /// Nearest people.
     pub candidates: Vec<NamedCandidate>,
-    /// Whether its crop is still there: those of strangers go after a while.
+    /// Its crop is still kept: crops of unknown faces are erased after a while.
     pub crop: bool,
-    /// Number of the group of unknown faces it belongs to.
+    /// Number of its stranger group.
     pub stranger: Option<StrangerId>,
 }
 
-/// All of one image.
+/// Details of one image.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ImageDetail {
-    /// Its line of the table.
+    /// Row of the table.
     #[serde(flatten)]
     pub image: ImageRow,
     /// Pack, precision and device that made the result.
     pub engine: Option<String>,
     /// sha256 of the picture's bytes.
     pub picture_key: Option<String>,
-    /// Its result message's id.
+    /// Id of its result message.
     pub result_id: Option<String>,
-    /// Time spent in each stage of the engine, where it told.
+    /// Time spent in each stage of the engine, if reported.
     pub timings: Option<Timings>,
-    /// Best first; the field is named apart from the count in the line.
+    /// Faces, best first. `faces` is the count in the row.
     pub found: Vec<FaceRow>,
 }
 
@@ -142,17 +142,17 @@ pub(super) const IMAGE_COLUMNS: &str = "
     i.remark";
 
 impl Store {
-    /// Numbers for the head of the page, `kithd status` and the metrics.
+    /// Returns the counts for the head of the page, `kithd status` and the metrics.
     pub async fn counts(&self) -> Result<Counts, StoreError> {
         self.read(counts).await
     }
 
-    /// One image with its faces.
+    /// Returns one image with its faces.
     pub async fn image(&self, id: ImageId) -> Result<Option<ImageDetail>, StoreError> {
         self.read(move |connection| detail(connection, id)).await
     }
 
-    /// Thumbnail of a processed image, JPEG.
+    /// Returns the thumbnail of a processed image, JPEG.
     pub async fn thumbnail(&self, id: ImageId) -> Result<Option<Vec<u8>>, StoreError> {
         self.read(move |connection| {
             connection
@@ -163,7 +163,7 @@ impl Store {
         .await
     }
 
-    /// Aligned crop of one face, JPEG, unless retention erased it.
+    /// Returns the aligned crop of one face, JPEG, unless retention erased it.
     pub async fn crop(&self, id: ImageId, number: u32) -> Result<Option<Vec<u8>>, StoreError> {
         self.read(move |connection| {
             connection
@@ -175,16 +175,16 @@ impl Store {
     }
 }
 
-/// How much of the database is pictures.
+/// Share of the database taken by pictures.
 #[derive(Debug)]
 pub struct PictureBytes {
     /// Pages of the thumbnails' table.
     pub thumbnails: u64,
-    /// JPEGs of faces, which lie among the faces.
+    /// Crops, which are stored among the faces.
     pub crops: u64,
 }
 
-/// Measures it by reading the whole database.
+/// Measures the pictures' share by reading the whole database.
 pub fn picture_bytes(connection: &Connection) -> rusqlite::Result<PictureBytes> {
     connection.query_row(
         "SELECT (SELECT coalesce(sum(pgsize), 0) FROM dbstat WHERE name = 'thumbnails'),
@@ -199,7 +199,7 @@ pub fn picture_bytes(connection: &Connection) -> rusqlite::Result<PictureBytes> 
     )
 }
 
-/// The same numbers through a connection of the caller's own.
+/// Returns the counts through the caller's own connection.
 pub fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
     let mut counts = Counts::default();
     let mut by_state = connection.prepare_cached("SELECT state, images FROM tally")?;
@@ -228,7 +228,7 @@ pub fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
     Ok(counts)
 }
 
-/// The newest images through a connection of the caller's own.
+/// Returns the newest images through the caller's own connection.
 pub fn images(
     connection: &Connection,
     before: Option<ImageId>,
@@ -243,7 +243,7 @@ pub fn images(
     Ok(images)
 }
 
-/// A row of [`IMAGE_COLUMNS`], without its faces.
+/// Reads a row of [`IMAGE_COLUMNS`], without its faces.
 pub(super) fn image_row(row: &Row<'_>) -> rusqlite::Result<ImageRow> {
     Ok(ImageRow {
         id: row.get(0)?,
@@ -268,7 +268,7 @@ pub(super) fn image_row(row: &Row<'_>) -> rusqlite::Result<ImageRow> {
     })
 }
 
-/// What the lines of a page say of their faces, asked for at once.
+/// Adds the faces of all rows of a page with one query.
 pub(super) fn add_faces(connection: &Connection, images: &mut [ImageRow]) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(
         "SELECT f.outcome, f.distance, f.bounds, p.name FROM faces f LEFT JOIN person p ON p.id = f.person_id
@@ -302,7 +302,7 @@ pub(super) fn add_faces(connection: &Connection, images: &mut [ImageRow]) -> rus
 }
 
 fn detail(connection: &Connection, id: ImageId) -> rusqlite::Result<Option<ImageDetail>> {
-    // Times and objections stand in the result only; its faces are in the order of their numbers.
+    // Timings and objections are only in the result, whose faces are in the order of their numbers.
     let found = connection
         .prepare_cached(&format!(
             "SELECT {IMAGE_COLUMNS}, i.engine, i.picture_key, o.result_id,

@@ -1,6 +1,6 @@
 //! Brings the database file to this program's schema, and moves a damaged file aside.
 //!
-//! `migrations/README.md` has the rules. No table is read or written here but SQLite's own
+//! `migrations/README.md` has the rules. The only data read or written here is SQLite's
 //! `user_version`.
 
 use std::path::{Path, PathBuf};
@@ -22,12 +22,12 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/0009-nothing-is-lost.sql"),
 ];
 
-/// The number of the newest schema.
+/// Returns the number of the newest schema.
 pub(super) fn known_schema() -> i64 {
     MIGRATIONS.len() as i64
 }
 
-/// Looks through all pages of the database, or of one table and its indexes.
+/// Checks all pages of the database, or of one table and its indexes.
 pub(super) fn check(connection: &Connection, table: Option<&str>) -> Result<(), StoreError> {
     let of = table.map_or_else(|| "1".into(), |table| format!("'{table}'"));
     let found: String =
@@ -39,9 +39,9 @@ pub(super) fn check(connection: &Connection, table: Option<&str>) -> Result<(), 
     }
 }
 
-/// Looks through the database, or one table, as [`check`] does, and makes indexes anew that do not
-/// hold what their tables hold, which [`check`] does not compare: such an index hides rows, or ends
-/// what reads by it at every start.
+/// Checks the database, or one table, and rebuilds indexes that disagree with their table.
+/// [`check`] does not compare them; a wrong index hides rows, or crashes its readers at every
+/// start.
 pub(super) fn check_and_reindex(
     connection: &Connection,
     table: Option<&str>,
@@ -58,7 +58,7 @@ pub(super) fn check_and_reindex(
     if found.is_empty() {
         return Ok(());
     }
-    // What is wrong with the tables themselves is not mended here.
+    // Damage in the tables themselves cannot be repaired here.
     check(connection, table)?;
     let made = match table {
         Some(table) => connection.execute_batch(&format!("REINDEX {table}")),
@@ -68,12 +68,13 @@ pub(super) fn check_and_reindex(
     match (made, left.first()) {
         (Ok(()), None) => {
             tracing::warn!(
-                "the database is damaged: indexes did not agree with their tables ({}); they were made anew and no row is lost",
+                "the database is damaged: indexes did not agree with their tables ({}); kithd \
+                 rebuilt them and no row is lost",
                 found.join("; ")
             );
             Ok(())
         }
-        // Two rows that an index holds apart are one now.
+        // Two rows that a unique index keeps apart have become equal.
         (Err(error), _) => Err(StoreError::Corrupt(format!(
             "{}; {error}",
             found.join("; ")
@@ -82,7 +83,7 @@ pub(super) fn check_and_reindex(
     }
 }
 
-/// Copies that migrations made of the database as it was before.
+/// Returns the copies that migrations made of the database as it was before.
 pub(super) fn copies_before(folder: &Path) -> Vec<PathBuf> {
     files_named(folder, &format!("{DATABASE}.before-"))
 }
@@ -95,8 +96,7 @@ fn files_named(folder: &Path, beginning: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Runs the migrations this file lacks; refuses a newer one; copies an older one before touching
-/// it.
+/// Runs the missing migrations. Refuses a newer file, and copies an older one before touching it.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let known = known_schema();
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -116,7 +116,7 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), St
     advance(connection, known)
 }
 
-/// Runs the migrations that a database lacks, up to one of them.
+/// Runs the missing migrations up to a given schema.
 pub(super) fn advance(connection: &mut Connection, schema: i64) -> Result<(), StoreError> {
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     for (number, sql) in (1..=schema)
@@ -142,7 +142,7 @@ pub(super) struct Object {
     pub(super) sql: String,
 }
 
-/// Tables and indexes that the migrations up to one of them make, as SQLite keeps their statements.
+/// Returns the tables and indexes of a schema, with their statements as SQLite keeps them.
 pub(super) fn objects(schema: i64) -> Result<Vec<Object>, StoreError> {
     let mut memory = Connection::open_in_memory()?;
     advance(&mut memory, schema)?;
@@ -167,18 +167,18 @@ const DAMAGED: &str = "damaged-";
 /// queued again.
 pub(super) fn set_aside(folder: &Path) -> Result<(), StoreError> {
     let aside = |number: u32| folder.join(format!("{DATABASE}.{DAMAGED}{number}"));
-    // The first free number: `1..` does not end before one is found.
+    // `1..` always finds a free number; the default is unreachable.
     let number = (1..)
         .find(|number| !aside(*number).exists())
         .unwrap_or(u32::MAX);
-    // Where SQLite looks for them: what is in the journal can be read with the rest.
+    // SQLite finds the journals under these names, so their content is recovered with the rest.
     let journals = ["-wal", "-shm"].map(|end| {
         (
             folder.join(format!("{DATABASE}{end}")),
             folder.join(format!("{DATABASE}.{DAMAGED}{number}{end}")),
         )
     });
-    // The database last: as long as it has not moved, the rest is tried again.
+    // The database moves last: until it has, an interrupted attempt starts again.
     for (from, to) in journals
         .into_iter()
         .chain([(folder.join(DATABASE), aside(number))])
@@ -193,7 +193,7 @@ pub(super) fn set_aside(folder: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Damaged databases that lie in the folder, by file name and number.
+/// Returns damaged databases in the folder, by file name and number.
 pub(super) fn damaged(folder: &Path) -> Vec<(String, u32)> {
     let name = |path: PathBuf| {
         let name = path.file_name()?.to_string_lossy().into_owned();
@@ -246,7 +246,7 @@ mod tests {
         check_and_reindex(&connection, None).unwrap();
         drop(connection);
         let whole = std::fs::read(&path).unwrap();
-        // The state in the index, the key in the index, the state's row number; each is written
+        // State in the index, key in the index, row number of the person. Each index entry lies
         // behind its table's row.
         for (index, entry) in [
             ("images_state_due", "pending"),
@@ -272,7 +272,7 @@ mod tests {
                 .rposition(|window| window == entry.as_bytes())
             {
                 Some(at) => page[at] ^= 1,
-                // Its last byte: the number of the row.
+                // The entry's last byte is the row number.
                 None => page[size - 1] ^= 2,
             }
             std::fs::write(&path, bytes).unwrap();

@@ -1,5 +1,5 @@
-//! SQL of files that images name by path: as they stood when they were queued, and which images
-//! wait for theirs.
+//! SQL of files that images name by path: their state when queued, and the images that wait for
+//! one.
 
 use rusqlite::params;
 
@@ -7,34 +7,34 @@ use super::images::store_queue_clock;
 use super::{Store, StoreError, Urgency};
 use crate::domain::{ImageId, Source, Standing};
 
-/// An image whose file is to be looked at.
+/// Image whose file is to be checked.
 #[derive(Debug, Clone)]
 pub struct Look {
     /// The image.
     pub id: ImageId,
-    /// The way it came in.
+    /// Source it came from.
     pub source: Source,
-    /// As the sender named it.
+    /// Path given by the sender.
     pub path: String,
-    /// Queue clock of the first time the file was not there; `None`: it was not looked at yet.
+    /// Queue clock when the file was first missing; `None`: not checked yet.
     pub missing_since_ms: Option<i64>,
-    /// Queue clock when it is claimed, looked at or not.
+    /// Queue clock when it is claimed, checked or not.
     pub due_ms: i64,
 }
 
-/// What looks at files found.
+/// Outcome of checking files.
 #[derive(Debug, Clone, Default)]
 pub struct Looks {
-    /// There at the first look.
+    /// Present at the first check.
     pub seen: Vec<(ImageId, Standing)>,
-    /// Not there at the first look: due when the wait is over, and why it waits.
+    /// Missing at the first check: due time after the wait, and the reason shown meanwhile.
     pub missing: Vec<(ImageId, i64, String)>,
-    /// Waited, and goes on now; with the file where it is there.
+    /// Done waiting and due now, with the file if it is there.
     pub due: Vec<(ImageId, Option<Standing>)>,
 }
 
 impl Store {
-    /// The oldest image that waits, or the number the next one will have.
+    /// Returns the oldest pending image, or the number the next image will have.
     pub async fn oldest_pending(&self) -> Result<ImageId, StoreError> {
         self.read(|connection| {
             connection.query_row(
@@ -47,8 +47,8 @@ impl Store {
         .await
     }
 
-    /// Of the `limit` images after `after` those that wait and whose file was not looked at yet;
-    /// and the last of all.
+    /// Examines the `limit` images after `after`. Returns the pending ones whose file was not
+    /// checked yet, and the last id examined.
     pub async fn unseen(
         &self,
         after: ImageId,
@@ -73,7 +73,7 @@ impl Store {
         .await
     }
 
-    /// The first `limit` images after `after` that wait for their file.
+    /// Returns the first `limit` images after `after` that wait for their file.
     pub async fn missing(&self, after: ImageId, limit: usize) -> Result<Vec<Look>, StoreError> {
         self.read(move |connection| {
             let mut statement = connection.prepare_cached(
@@ -87,7 +87,7 @@ impl Store {
         .await
     }
 
-    /// Notes what looks found, unless an image was claimed meanwhile.
+    /// Stores the outcome of checks, except for images claimed meanwhile.
     pub async fn note_looks(&self, looks: Looks, now_ms: i64) -> Result<(), StoreError> {
         self.write(Urgency::Note, move |connection| {
             let mut stand = connection.prepare_cached(
@@ -130,7 +130,7 @@ impl Store {
     }
 }
 
-/// `None`: the row is damaged, and the claim says so.
+/// Returns `None` for a damaged row, which the claim reports.
 fn look(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Look>> {
     let source: String = row.get(1)?;
     let Ok(source) = source.parse() else {

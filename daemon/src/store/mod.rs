@@ -1,9 +1,9 @@
-//! The one SQLite file: images, people, results.
+//! The SQLite database of images, people and results.
 //!
-//! One writer thread owns the only writing connection. It takes what is waiting and runs each
-//! operation in a savepoint of one transaction: many callers share one flush (group commit), and
-//! what can be redone rides along. Reads use a few read-only connections and see what is committed.
-//! SQL appears in this folder and in `migrations/` and nowhere else.
+//! One writer thread owns the only writing connection. It takes the waiting operations and runs
+//! each in a savepoint of one transaction: many callers share one flush (group commit), and work
+//! that can be redone rides along. Reads use a few read-only connections and see committed data.
+//! SQL appears only in this folder and in `migrations/`.
 
 mod backup;
 mod damaged;
@@ -70,26 +70,25 @@ use writer::{Urgency, Writer};
 /// File name of the database inside the state folder.
 pub const DATABASE: &str = "kithd.db";
 const READERS: usize = 4;
-/// Of those for lists and whatever else may take long: the others stay free for what is answered at
-/// once.
+/// Readers for lists and other slow queries; the rest stay free for quick ones.
 const DEAR_READERS: usize = 2;
-/// A page that is touched is written whole, twice: the smallest there is. Only a new file takes it.
+/// Each touched page is written in full, twice, so this is the smallest size there is. Only applies
+/// to a new file.
 const PAGE_BYTES: i64 = 512;
-/// Size of the journal at which it is copied into the database. Pages that change often are copied
-/// once for all their changes in it; but the copying holds up the writer, on a card for as long as
-/// this takes to write.
+/// Journal size that triggers a checkpoint. A larger journal copies a page that changes often only
+/// once, but a checkpoint blocks the writer, on an SD card for as long as this takes to write.
 const JOURNAL_BYTES: i64 = 4 * 1024 * 1024;
 
-/// Kept back for the day the disk is full: without room for its journal the database could not even
-/// be opened, and there would be no page to say so.
+/// Emergency reserve for a full disk: without space for its journal the database could not be
+/// opened, and no page could say so.
 const ROOM: &str = "kithd.room";
 const ROOM_BYTES: u64 = 1024 * 1024;
-/// Left behind by a run that met damage: the next one looks through the whole database, however
-/// long that takes.
+/// Marker left by a run that met damage: the next start checks the whole database, however long
+/// that takes.
 const DOUBT: &str = "kithd.doubt";
-/// A database up to this size is looked through at every start.
+/// Largest database that is checked in full at every start.
 const LOOKED_THROUGH_BYTES: u64 = 128 * 1024 * 1024;
-/// Of a larger one the tables without which the daemon could not work.
+/// Tables the daemon cannot work without; of a larger database, only these are checked.
 const NEEDED: [&str; 8] = [
     "person",
     "person_images",
@@ -101,27 +100,29 @@ const NEEDED: [&str; 8] = [
     "unsent",
 ];
 
-/// A journal of a few pages and its index.
+/// Enough for a journal of a few pages and its index.
 const LEAST_ROOM_BYTES: u64 = 64 * 1024;
 
-/// What can go wrong with the database, for the operator.
+/// Database error, worded for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A newer kithd wrote it.
     #[error(
-        "{path} was written by a newer kithd (schema {found}, this one knows {known}); install that version or restore the copy beside it"
+        "{path} was written by a newer kithd (schema {found}, this one knows {known}); install \
+         that version or restore the copy beside it"
     )]
     Newer {
         /// The database.
         path: PathBuf,
         /// Its schema number.
         found: i64,
-        /// The newest schema number this program knows.
+        /// Newest schema this program knows.
         known: i64,
     },
     /// SQLite's locks do not hold on network filesystems.
     #[error(
-        "{path} is on a network filesystem ({kind}), where SQLite can lose data; put the state folder on a local disk"
+        "{path} is on a network filesystem ({kind}), where SQLite can lose data; put the state \
+         folder on a local disk"
     )]
     NetworkFilesystem {
         /// The state folder.
@@ -129,10 +130,10 @@ pub enum StoreError {
         /// NFS, SMB, …
         kind: &'static str,
     },
-    /// No room left.
+    /// No space left.
     #[error("the disk that holds the database is full; free some space")]
     DiskFull,
-    /// The disk does not do what it should.
+    /// The disk fails, is read-only or gone.
     #[error("{0}")]
     Disk(&'static str),
     /// The file is damaged.
@@ -141,18 +142,18 @@ pub enum StoreError {
     /// The transaction that carried the operation could not be committed.
     #[error("the database could not commit: {0}")]
     Commit(String),
-    /// Anything else SQLite says.
+    /// Any other SQLite error.
     #[error("database: {0}")]
     Sqlite(rusqlite::Error),
-    /// The folder or file cannot be used.
+    /// The folder or file is unusable.
     #[error("{path}: {source}")]
     Io {
         /// The folder or file.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         source: std::io::Error,
     },
-    /// The writer thread has stopped.
+    /// The writer thread has ended.
     #[error("the database is closed")]
     Closed,
 }
@@ -179,7 +180,7 @@ impl From<rusqlite::Error> for StoreError {
 }
 
 impl StoreError {
-    /// The same error for the next caller of the same transaction.
+    /// Repeats the error for the next caller of the same transaction.
     fn again(&self) -> Self {
         match self {
             Self::DiskFull => Self::DiskFull,
@@ -197,11 +198,11 @@ pub struct Store {
     readers: Arc<Readers>,
     removed: Arc<RemovedCounts>,
     damage: watch::Sender<Option<String>>,
-    /// How many hold claims back now.
+    /// Number of live [`ClaimsHeld`] guards.
     holding: Arc<AtomicUsize>,
 }
 
-/// No image is claimed while this is there.
+/// Guard that blocks claims while it lives.
 pub struct ClaimsHeld(Arc<AtomicUsize>);
 
 impl Drop for ClaimsHeld {
@@ -212,7 +213,7 @@ impl Drop for ClaimsHeld {
 
 struct Readers {
     path: PathBuf,
-    /// Device and number of the file that is open.
+    /// Device and inode of the open file.
     file: (u64, u64),
     idle: Mutex<Vec<Connection>>,
     permits: Arc<Semaphore>,
@@ -222,8 +223,8 @@ struct Readers {
 impl Store {
     /// Opens or creates `kithd.db` in `folder`, migrates it and starts the writer thread.
     ///
-    /// A damaged file is moved aside; what can be had back of it is `crate::recovery`'s. The second
-    /// value is the banner that says so, for as long as the damaged file is there.
+    /// A damaged file is moved aside, and `crate::recovery` recovers its content. The second value
+    /// is a banner that says so, for as long as the damaged file is there.
     pub fn open(folder: &Path) -> Result<(Self, Option<String>), StoreError> {
         refuse_network_filesystem(folder)?;
         let path = folder.join(DATABASE);
@@ -238,13 +239,13 @@ impl Store {
             }
             opened => opened?,
         };
-        // Gone, or never there.
+        // Usually there is none.
         let _ = std::fs::remove_file(folder.join(DOUBT));
         keep_room(folder, false);
         let reader = |_| {
             let reader = open_read_only(&path)?;
-            // The journal is opened by the first query, and the page answers even if the folder is
-            // gone by then.
+            // The first query opens the journal, so that readers keep working if the folder
+            // disappears.
             reader.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
             Ok::<_, StoreError>(reader)
         };
@@ -274,35 +275,35 @@ impl Store {
         Ok((store, banner))
     }
 
-    /// The state folder.
+    /// Returns the state folder.
     fn state_dir(&self) -> &Path {
         self.readers.path.parent().unwrap_or(Path::new(""))
     }
 
-    /// Keeps images from being claimed.
+    /// Blocks claims until the guard is dropped.
     pub fn hold_claims(&self) -> ClaimsHeld {
         self.holding.fetch_add(1, Ordering::SeqCst);
         ClaimsHeld(Arc::clone(&self.holding))
     }
 
-    /// Whether claims are held back now.
+    /// Returns whether claims are blocked.
     pub fn claims_are_held(&self) -> bool {
         self.holding.load(Ordering::SeqCst) > 0
     }
 
-    /// Damaged databases that were moved aside and still lie in the state folder, by file name and
-    /// number.
+    /// Returns damaged databases that were moved aside and are still in the state folder, by file
+    /// name and number.
     pub fn damaged_files(&self) -> Vec<(String, u32)> {
         migrate::damaged(self.state_dir())
     }
 
-    /// Copies of the database that migrations made.
+    /// Returns the copies of the database that migrations made.
     pub fn copies_before(&self) -> Vec<PathBuf> {
         migrate::copies_before(self.state_dir())
     }
 
-    /// Returns what SQLite says once the database turns out to be damaged while it is in use; the
-    /// next opening looks through all of it.
+    /// Completes with SQLite's message once the database turns out to be damaged in use; the next
+    /// start checks all of it.
     pub async fn damaged(&self) -> String {
         let mut damage = self.damage.subscribe();
         match damage
@@ -311,7 +312,7 @@ impl Store {
             .map(|why| why.clone())
         {
             Ok(Some(why)) => why,
-            // Its sender is in `self`.
+            // Unreachable: `self` owns the sender.
             _ => std::future::pending().await,
         }
     }
@@ -328,8 +329,8 @@ impl Store {
         answer
     }
 
-    /// Whether the file that is open is still the one in the state folder. One that was deleted
-    /// takes rows all the same, and nobody ever sees them again.
+    /// Compares the open file with the one in the state folder. A deleted file still accepts rows,
+    /// but they are lost.
     pub fn place(&self) -> Place {
         match identity(&self.readers.path) {
             Ok(found) if found == self.readers.file => Place::There,
@@ -338,12 +339,12 @@ impl Store {
         }
     }
 
-    /// Size of the journal.
+    /// Returns the size of the journal.
     pub fn journal_bytes(&self) -> u64 {
         journal_bytes(self.state_dir())
     }
 
-    /// Opens an existing database for reading only; `None` when there is none yet.
+    /// Opens an existing database read-only; `None` when there is none yet.
     pub fn open_for_reading(folder: &Path) -> Result<Option<Connection>, StoreError> {
         let path = folder.join(DATABASE);
         if path.exists() {
@@ -353,18 +354,17 @@ impl Store {
         }
     }
 
-    /// Changes whenever something was committed.
+    /// Notifies on every commit.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.writer.changes()
     }
 
-    /// Changes as soon as something was done, for those who work on it by way of the writer.
+    /// Notifies as soon as an operation is done, for tasks that go on through the writer.
     pub fn work(&self) -> watch::Receiver<u64> {
         self.writer.work()
     }
 
-    /// Whether the writer thread still takes what it is given, were it nothing; waits as long as it
-    /// does.
+    /// Returns whether the writer thread still runs; waits until it responds.
     pub async fn answers(&self) -> bool {
         !matches!(
             self.write(Urgency::Look, |_| Ok(())).await,
@@ -372,12 +372,12 @@ impl Store {
         )
     }
 
-    /// Commits so far, for the metrics; each waited for the disk.
+    /// Returns the number of commits so far, each of which waited for the disk.
     pub fn commits(&self) -> u64 {
         self.writer.commits()
     }
 
-    /// Returns when all that was done before is committed.
+    /// Returns once all earlier operations are committed.
     #[cfg(test)]
     pub async fn settle(&self) -> Result<(), StoreError> {
         self.write(Urgency::Now, |_| Ok(())).await
@@ -403,7 +403,7 @@ impl Store {
             .await
             .map_err(|_| StoreError::Closed)?;
         let task = tokio::task::spawn_blocking(move || {
-            // Held by the thread: a caller that goes away must not free the permit while its query
+            // The thread holds the permit: a caller that goes away must not free it while its query
             // still runs.
             let _permit = permit;
             let idle = readers
@@ -425,7 +425,7 @@ impl Store {
         self.note_damage(answer)
     }
 
-    /// A read that may take long. However many of them wait, cheap ones do not wait behind them.
+    /// Runs a slow read. Cheap reads do not queue behind slow ones.
     async fn read_dear<T, F>(&self, query: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -440,8 +440,7 @@ impl Store {
         self.read(query).await
     }
 
-    /// Waits until all that was handed over is committed, then closes the file: nothing is left in
-    /// the journal.
+    /// Waits until everything handed over is committed, then closes the file with an empty journal.
     pub async fn close(self) {
         self.readers.permits.close();
         self.readers
@@ -450,14 +449,14 @@ impl Store {
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
         self.writer.clone().stop().await;
-        // The journal has left its place on the disk; the next start needs as much, whoever fills
-        // the disk meanwhile.
+        // The emptied journal has freed disk space that the next start needs; reserve it before
+        // others fill the disk.
         keep_room(self.state_dir(), true);
     }
 }
 
-/// Moves an empty or missing database aside as a damaged one where the caller knows that there was
-/// one: opened, it would be a new one whose rows name nothing.
+/// Moves an empty or missing database aside as damaged, when the caller knows that there was one.
+/// Opening it would create a new one whose rows account for nothing.
 pub fn set_lost_aside(folder: &Path) -> Result<(), StoreError> {
     let path = folder.join(DATABASE);
     let bytes = std::fs::metadata(&path).map(|file| file.len());
@@ -473,7 +472,8 @@ pub fn set_lost_aside(folder: &Path) -> Result<(), StoreError> {
         if missing { "missing" } else { "empty" }
     );
     if missing {
-        // What is moved aside is what says so to the operator, and that it is to be mended.
+        // An empty placeholder, so that the file moved aside tells the operator and triggers
+        // recovery.
         std::fs::write(&path, "").map_err(|source| StoreError::Io {
             path: path.clone(),
             source,
@@ -482,7 +482,7 @@ pub fn set_lost_aside(folder: &Path) -> Result<(), StoreError> {
     migrate::set_aside(folder)
 }
 
-/// Opens a database and makes sure that it is whole, as far as time allows.
+/// Opens a database and checks it as far as time allows.
 fn open_whole(folder: &Path, path: &Path) -> Result<Connection, StoreError> {
     let bytes = std::fs::metadata(path).map_or(0, |file| file.len());
     let connection = open_writable(path)?;
@@ -501,12 +501,12 @@ fn open_writable(path: &Path) -> Result<Connection, StoreError> {
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.pragma_update(None, "page_size", PAGE_BYTES)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    // A commit is on disk when it returns.
+    // Each commit is on disk when it returns.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    // What a rollback to a savepoint would need stays in memory instead of a temporary file.
+    // Rollback data of savepoints stays in memory instead of a temporary file.
     connection.pragma_update(None, "temp_store", "MEMORY")?;
-    // Erased means erased: freed pages are overwritten.
+    // Erasure is final: freed pages are overwritten.
     connection.pragma_update(None, "secure_delete", true)?;
     let page_bytes: i64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
     connection.pragma_update(None, "wal_autocheckpoint", JOURNAL_BYTES / page_bytes)?;
@@ -515,14 +515,14 @@ fn open_writable(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// What lies in the state folder under the database's name.
+/// State of the database's path in the state folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// The file that is open.
+    /// The open file.
     There,
-    /// Another one.
+    /// A different file.
     Replaced,
-    /// None.
+    /// No file.
     Gone,
 }
 
@@ -530,13 +530,13 @@ fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
     std::fs::metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
-/// Size of the journal of the database in a state folder.
+/// Returns the size of the journal in a state folder.
 pub fn journal_bytes(folder: &Path) -> u64 {
     std::fs::metadata(folder.join(format!("{DATABASE}-wal"))).map_or(0, |file| file.len())
 }
 
-/// What to say of a journal of this size; `None`: nothing. A larger one is cut off once nobody
-/// reads in it any more.
+/// Returns a warning about a journal of this size, if it is too large. It is truncated once no
+/// reader uses it.
 pub fn journal_trouble(bytes: u64) -> Option<String> {
     (bytes > 4 * JOURNAL_BYTES as u64).then(|| {
         format!(
@@ -547,18 +547,18 @@ pub fn journal_trouble(bytes: u64) -> Option<String> {
     })
 }
 
-/// What `kithd doctor` sees of a database.
+/// Result of `kithd doctor` for a database.
 #[derive(Debug)]
 pub struct LookedThrough {
-    /// Number of its schema.
+    /// Schema number.
     pub schema: i64,
-    /// Size of the file.
+    /// File size.
     pub bytes: u64,
-    /// Damaged ones beside it that were moved aside.
+    /// Damaged databases moved aside, beside it.
     pub damaged: Vec<String>,
 }
 
-/// Looks through a whole database, as a reader; `None`: there is none yet.
+/// Checks a whole database read-only; `None` when there is none yet.
 pub fn look_through(folder: &Path) -> Result<Option<LookedThrough>, StoreError> {
     let path = folder.join(DATABASE);
     let bytes = match std::fs::metadata(&path) {
@@ -584,10 +584,10 @@ pub fn look_through(folder: &Path) -> Result<Option<LookedThrough>, StoreError> 
     }))
 }
 
-/// Takes some of the disk for the day on which there is none: up to a quarter of what is free, or,
-/// of what this very program has just given back, as much as can be had.
+/// Allocates the emergency reserve: at most a quarter of the free space, or, when the space was
+/// freed by this very program (`own`), as much as possible.
 fn keep_room(folder: &Path, own: bool) {
-    // What is kept already is kept.
+    // An existing reserve is kept.
     let opened = std::fs::File::options()
         .create(true)
         .truncate(false)
@@ -602,7 +602,7 @@ fn keep_room(folder: &Path, own: bool) {
             return;
         }
     }
-    // The file is empty then, and does no harm.
+    // The file stays empty, which does no harm.
 }
 
 fn open_read_only(path: &Path) -> Result<Connection, StoreError> {
@@ -613,7 +613,7 @@ fn open_read_only(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// `Err`: the folder is on a network file system, or cannot be looked at.
+/// Fails when the folder is on a network filesystem or cannot be examined.
 pub fn refuse_network_filesystem(folder: &Path) -> Result<(), StoreError> {
     let stat = rustix::fs::statfs(folder).map_err(|error| StoreError::Io {
         path: folder.into(),
@@ -628,7 +628,7 @@ pub fn refuse_network_filesystem(folder: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// The name of a network filesystem by its magic number (statfs(2)).
+/// Returns the name of a network filesystem by its magic number (statfs(2)).
 fn network_filesystem(magic: u32) -> Option<&'static str> {
     match magic {
         0x6969 => Some("NFS"),
@@ -640,7 +640,7 @@ fn network_filesystem(magic: u32) -> Option<&'static str> {
     }
 }
 
-/// Vectors are stored as little-endian float32, sealed: a bit that the disk has turned must not
+/// Encodes a vector as little-endian float32 with a checksum: a flipped bit on the disk must not
 /// make another face.
 pub fn vector_to_blob(vector: &[f32]) -> Vec<u8> {
     let mut blob: Vec<u8> = vector
@@ -652,8 +652,7 @@ pub fn vector_to_blob(vector: &[f32]) -> Vec<u8> {
     blob
 }
 
-/// The vector in a blob; one that is damaged is as empty as one that was erased, and of no use to
-/// anybody.
+/// Decodes a vector; a damaged one becomes empty, like an erased one.
 pub fn blob_to_vector(blob: &[u8]) -> Vec<f32> {
     match blob.split_last_chunk() {
         Some((values, found)) if *found == seal(values) => values
@@ -669,16 +668,15 @@ fn seal(values: &[u8]) -> [u8; 4] {
     [sum[0], sum[1], sum[2], sum[3]]
 }
 
-/// Text of a column, whatever a damaged disk has made of it: one such row must not stop who reads
-/// all of them.
+/// Reads a text column of any content: one damaged row must not stop a query over all.
 fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
     Ok(text_if_any(row, column)?.unwrap_or_default())
 }
 
-/// SQL: the candidates of a face; of a row that a damaged disk has spoilt there are none.
+/// SQL for the candidates of a face; none in a damaged row.
 const CANDIDATES: &str = "iif(json_valid(faces.candidates), faces.candidates, '[]')";
 
-/// The rows that can be read: one that a damaged disk has spoilt costs itself only.
+/// Collects the rows that can be read, and skips damaged ones.
 fn readable<T>(rows: impl Iterator<Item = rusqlite::Result<T>>) -> rusqlite::Result<Vec<T>> {
     let mut spoilt = 0;
     let rows = rows.filter(|row| {
@@ -693,7 +691,7 @@ fn readable<T>(rows: impl Iterator<Item = rusqlite::Result<T>>) -> rusqlite::Res
     rows
 }
 
-/// Whether the error is a row's own: a value that is not of its kind.
+/// Returns whether the error concerns one row: a value of the wrong type.
 fn is_spoilt(error: &rusqlite::Error) -> bool {
     use rusqlite::Error::{
         FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error,
@@ -866,7 +864,7 @@ mod tests {
         assert_eq!(store.take_unsent(10).await.unwrap().len(), 2);
         assert_eq!(store.seen(1).await.unwrap().len(), 1);
         assert_eq!(store.history(0, 9).await.unwrap().len(), 1);
-        // Somebody else is erased all the same.
+        // Another person can still be erased.
         store.erase_person(bob).await.unwrap();
         store
             .erase_from_results(&store.erasing().await.unwrap())
@@ -875,7 +873,7 @@ mod tests {
         for id in [1, 2] {
             assert!(store.image(id).await.unwrap().is_some());
         }
-        // And so is the one whose face has the damaged list.
+        // The person with the damaged candidate list can be erased too.
         assert!(store.erase_person(ann).await.unwrap());
     }
 

@@ -1,4 +1,4 @@
-//! SQL of what an operator says to one image: try again, or be gone.
+//! SQL of an operator's requests about one image: retry or remove it.
 
 use rusqlite::{Connection, OptionalExtension, named_params};
 
@@ -6,22 +6,22 @@ use super::images::store_queue_clock;
 use super::{Store, StoreError, Urgency};
 use crate::domain::{ImageId, State};
 
-/// What became of what was said.
+/// Outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Told {
     /// There is no such image.
     NotFound,
-    /// Not in this state.
+    /// The image is in another state.
     Not(State),
-    /// Its bytes are no longer kept.
+    /// The picture's bytes are no longer kept.
     BytesGone,
     /// Done.
     Done {
-        /// What it takes of the cameras' spool.
+        /// Bytes it takes of the camera spool.
         camera_bytes: u64,
         /// It was waiting before, or waits now.
         waiting: bool,
-        /// Faces of it that were kept because somebody is not them, and are gone too.
+        /// Number of counter-examples made from its faces, which are gone too.
         counter_examples: usize,
     },
 }
@@ -29,12 +29,12 @@ pub enum Told {
 struct Row {
     state: State,
     camera_bytes: u64,
-    /// It came as bytes, which are gone.
+    /// It arrived as bytes, which are gone.
     bytes_gone: bool,
 }
 
 impl Store {
-    /// Puts a failed image back to `pending`, its attempts forgotten. Its next result names the old
+    /// Puts a failed image back to `pending` with fresh attempts. Its next result names the old
     /// one, if that may have left the board.
     pub async fn try_again(&self, id: ImageId, now_ms: i64) -> Result<Told, StoreError> {
         self.write(Urgency::Now, move |connection| {
@@ -64,7 +64,7 @@ impl Store {
         .await
     }
 
-    /// Removes an image with all that hangs on it; one in the engine's hands is left.
+    /// Removes an image with its dependent rows, unless the engine holds it.
     pub async fn remove_image(&self, id: ImageId) -> Result<Told, StoreError> {
         self.write(Urgency::Now, move |connection| {
             let Some(row) = row(connection, id)? else { return Ok(Told::NotFound) };

@@ -14,10 +14,10 @@ pub struct UnsentResult {
 }
 
 impl Store {
-    /// The oldest unsent results, marked as tried and **on disk** when this returns.
+    /// Marks the oldest unsent results as tried and returns them once they are **on disk**.
     ///
-    /// The flush is what makes it safe to publish: finishing an image need not wait for the disk,
-    /// but a result that left the board must never be computed again.
+    /// The flush makes it safe to publish: finishing an image need not wait for the disk, but a
+    /// result that left the board must never be computed again.
     pub async fn take_unsent(&self, limit: usize) -> Result<Vec<UnsentResult>, StoreError> {
         self.write(Urgency::Send, move |connection| {
             let mut tried = connection.prepare_cached(
@@ -34,7 +34,7 @@ impl Store {
             for id in ids {
                 match payload.query_row([id], |row| text(row, 0)).optional()? {
                     Some(payload) => unsent.push(UnsentResult { id, payload }),
-                    // Its row is lost, and must not hold up the others.
+                    // The result's row is lost and must not block the others.
                     None => delivered(connection, id)?,
                 }
             }
@@ -43,7 +43,7 @@ impl Store {
         .await
     }
 
-    /// Notes that the broker has the result; losing this note only sends it again.
+    /// Notes that the broker has the result; if this note is lost, the result is sent once more.
     pub async fn mark_sent(&self, id: i64) -> Result<(), StoreError> {
         self.write(Urgency::Note, move |connection| delivered(connection, id))
             .await

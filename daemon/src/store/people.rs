@@ -9,92 +9,92 @@ use super::{
 use crate::domain::{ImageId, PersonId, wall_clock_ms};
 use crate::names;
 
-/// A picture about to be enrolled.
+/// Picture to enrol.
 #[derive(Debug, Clone)]
 pub struct EnrolledPicture {
     /// File name it came under.
     pub image_name: String,
-    /// Of its bytes, hex.
+    /// sha256 of its bytes, hex.
     pub sha256: String,
-    /// Its bytes as they came.
+    /// Original bytes.
     pub picture: Vec<u8>,
     /// The enrolled face: left, top, right, bottom in pixels.
     pub bounds: [f32; 4],
     /// 0 to 1.
     pub quality: f32,
-    /// Aligned crop of it, JPEG.
+    /// Aligned crop of the face, JPEG.
     pub crop: Vec<u8>,
-    /// Of the enrolled face.
+    /// Embedding of the enrolled face.
     pub embedding: Vec<f32>,
-    /// Embedding space it belongs to.
+    /// Embedding space of `embedding`.
     pub space: String,
 }
 
-/// What became of an enrolment.
+/// Outcome of an enrolment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnrolledFace {
-    /// Whose picture it is.
+    /// Person who has the picture.
     pub person_id: PersonId,
-    /// Their name as it is stored.
+    /// Their name as stored.
     pub name: String,
-    /// False: the same bytes were theirs already. That this face is not them holds no more, in
-    /// either case.
+    /// False when the person already had the same bytes. Counter-examples that reject this face for
+    /// this person are dropped in either case.
     pub added: bool,
 }
 
-/// One embedding of the gallery.
+/// An embedding of the gallery.
 #[derive(Debug, Clone)]
 pub struct GalleryRow {
-    /// Whose it is.
+    /// Number of the person.
     pub person_id: PersonId,
-    /// Their name.
+    /// Name of the person.
     pub name: String,
-    /// The picture's row.
+    /// Row of the picture.
     pub person_image_id: i64,
     /// File name it was enrolled under.
     pub image_name: String,
-    /// In the space asked for; empty: it is damaged.
+    /// Embedding in the requested space; empty when damaged.
     pub embedding: Vec<f32>,
 }
 
-/// A person and how many pictures they have.
+/// A person and their number of pictures.
 #[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub struct PersonRow {
-    /// Row.
+    /// Number of the person.
     pub id: PersonId,
     /// Name.
     pub name: String,
     /// Enrolled pictures.
     pub pictures: u32,
-    /// The enrolled picture that shows them best; `None`: none that can be shown.
+    /// The enrolled picture that shows them best; `None` when none can be shown.
     pub best_picture: Option<i64>,
-    /// The newest image they were found in, known.
+    /// The newest image in which they were known.
     pub last_image: Option<ImageId>,
-    /// When that came in, wall clock.
+    /// Acceptance of that image, wall clock.
     pub last_seen_ms: Option<i64>,
 }
 
-/// A picture somebody was enrolled from.
+/// A picture that a person was enrolled from.
 #[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub struct PersonPicture {
-    /// Row.
+    /// Row of the picture.
     pub id: i64,
     /// File name it was enrolled under.
     pub image_name: String,
-    /// 0 to 1.
+    /// Quality, 0 to 1.
     pub quality: f64,
-    /// Wall clock.
+    /// Enrolment, wall clock.
     pub created_at_ms: i64,
-    /// Whether its face can be shown.
+    /// Its face can be shown.
     pub crop: bool,
 }
 
 /// An enrolled picture that lacks an embedding in the active space.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unembedded {
-    /// The picture's row.
+    /// Row of the picture.
     pub person_image_id: i64,
-    /// Whose it is.
+    /// Name of the person.
     pub person: String,
     /// File name it was enrolled under.
     pub image_name: String,
@@ -104,7 +104,7 @@ pub struct Unembedded {
 
 impl Store {
     /// Adds a picture to a person, creating the person if needed; on disk when this returns. The
-    /// inner error is who else has the same bytes.
+    /// inner error names another person who has the same bytes.
     pub async fn enroll(
         &self,
         person: String,
@@ -128,14 +128,14 @@ impl Store {
         .await
     }
 
-    /// The gallery of one embedding space.
+    /// Returns the gallery of one embedding space.
     pub async fn gallery(&self, space: String) -> Result<Vec<GalleryRow>, StoreError> {
         self.read(move |connection| gallery(connection, &space))
             .await
     }
 
-    /// Who is on an enrolled image, by its file name. One that is enrolled elsewhere only makes
-    /// `person` known by name.
+    /// Returns the person enrolled from an image of this file name, or else the person named
+    /// `person`, created if needed.
     pub async fn person_of_image(
         &self,
         image_name: String,
@@ -163,7 +163,7 @@ impl Store {
         .await
     }
 
-    /// The last level of somebody's topic; `None`: they are there no more.
+    /// Returns the last level of a person's topic; `None` when the person is gone.
     pub async fn person_topic(&self, id: PersonId) -> Result<Option<String>, StoreError> {
         self.read(move |connection| {
             let sql = "SELECT topic FROM person WHERE id = ?1";
@@ -175,7 +175,7 @@ impl Store {
         .await
     }
 
-    /// Those with a higher number than `after`, by number.
+    /// Returns people with a higher number than `after`, by number.
     pub async fn people_after(
         &self,
         after: Option<PersonId>,
@@ -192,7 +192,7 @@ impl Store {
         .await
     }
 
-    /// Everybody's number and name, by name: to choose from.
+    /// Returns all people's numbers and names, by name, for a selection list.
     pub async fn person_names(&self) -> Result<Vec<(PersonId, String)>, StoreError> {
         self.read_dear(|connection| {
             let mut statement = connection
@@ -204,9 +204,9 @@ impl Store {
         .await
     }
 
-    /// Those with this text in their name, by name, behind the one of this name and number: who
-    /// comes or goes meanwhile moves nobody to another page. Accents that are not typed are not
-    /// asked for.
+    /// Returns people with this text in their name, by name, after the person with the cursor's
+    /// name and number. People who come or go meanwhile do not shift the pages. Accents that are
+    /// not typed are ignored.
     pub async fn people_named(
         &self,
         text: &str,
@@ -227,7 +227,7 @@ impl Store {
         .await
     }
 
-    /// One of them.
+    /// Returns one person.
     pub async fn person(&self, id: PersonId) -> Result<Option<PersonRow>, StoreError> {
         self.read(move |connection| {
             connection
@@ -238,7 +238,7 @@ impl Store {
         .await
     }
 
-    /// What somebody was enrolled from, oldest first, with a higher number than `after`.
+    /// Returns a person's enrolled pictures with a higher number than `after`, oldest first.
     pub async fn person_pictures(
         &self,
         id: PersonId,
@@ -265,7 +265,7 @@ impl Store {
         .await
     }
 
-    /// Aligned crop of an enrolled face, JPEG.
+    /// Returns the aligned crop of an enrolled face, JPEG.
     pub async fn person_crop(
         &self,
         person: PersonId,
@@ -282,7 +282,7 @@ impl Store {
         .await
     }
 
-    /// Pictures that must be embedded again because the embedding space changed.
+    /// Returns pictures to embed again because the embedding space changed.
     pub async fn unembedded(&self, space: String) -> Result<Vec<Unembedded>, StoreError> {
         self.read(move |connection| {
             let mut statement = connection.prepare(
@@ -305,8 +305,8 @@ impl Store {
         .await
     }
 
-    /// Adds embeddings of a new space, all at once: the gallery is swapped, never half one and half
-    /// the other.
+    /// Adds all embeddings of a new space at once, so that the gallery is never half old and half
+    /// new.
     pub async fn add_embeddings(
         &self,
         space: String,
@@ -320,7 +320,7 @@ impl Store {
         .await
     }
 
-    /// Bytes of an enrolled picture; `None`: they are lost, or the picture is gone.
+    /// Returns the bytes of an enrolled picture; `None` when they are lost or the picture is gone.
     pub async fn enrolment_picture(
         &self,
         person_image: i64,
@@ -335,8 +335,8 @@ impl Store {
         .await
     }
 
-    /// Takes damaged vectors out of use: pictures are without an embedding of this space then,
-    /// counter-examples wait to be embedded again as after a change of model pack.
+    /// Takes damaged vectors out of use. Their pictures then lack an embedding of this space, and
+    /// counter-examples wait to be embedded again, as after a change of model pack.
     pub async fn set_vectors_aside(
         &self,
         space: String,
@@ -360,7 +360,7 @@ impl Store {
         .await
     }
 
-    /// Rows and sha256 of enrolled pictures whose bytes are not in the database.
+    /// Returns row and sha256 of enrolled pictures whose bytes are not in the database.
     pub async fn pictures_elsewhere(&self) -> Result<Vec<(i64, String)>, StoreError> {
         self.read(|connection| {
             let mut statement = connection.prepare(
@@ -384,31 +384,30 @@ impl Store {
     }
 }
 
-/// What became of a change to people.
+/// Outcome of a change to people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Changed<T = ()> {
     /// Done.
     Done(T),
-    /// There is nothing of that number.
+    /// There is no such person or picture.
     NotFound,
-    /// Not done; the sentence says why.
+    /// Refused, with a sentence that says why.
     Refused(String),
 }
 
-/// The fact that holds merges whose past results have not all followed: pairs of old and new
-/// number.
+/// Fact that holds merges whose past results have not all followed, as pairs of old and new number.
 const MERGING: &str = "merging";
-/// Images in one operation of the writer: others have their turn between two.
+/// Images per operation of the writer, so that other callers run in between.
 const BATCH: usize = 50;
 
 impl Store {
-    /// Gives somebody another name.
+    /// Gives a person another name.
     pub async fn rename_person(&self, id: PersonId, name: String) -> Result<Changed, StoreError> {
         self.write(Urgency::Now, move |connection| {
             let holder = person_named(connection, &name)?;
             if holder.is_some_and(|holder| holder != id) {
                 return Ok(Changed::Refused(format!(
-                    "somebody else is called {name}; merge the two if they are one"
+                    "another person is called {name}; merge the two if they are one"
                 )));
             }
             let renamed = write_name(connection, id, &name)?;
@@ -421,8 +420,8 @@ impl Store {
         .await
     }
 
-    /// Makes two people one: pictures, past faces and counter-examples of `id` are those of `into`
-    /// from now on. [`Self::follow_merges`] does the rest.
+    /// Merges two people: pictures, past faces and counter-examples of `id` become those of `into`.
+    /// [`Self::follow_merges`] does the rest.
     pub async fn merge_people(&self, id: PersonId, into: PersonId) -> Result<Changed, StoreError> {
         if id == into {
             return Ok(Changed::Refused("they are one person already".into()));
@@ -432,8 +431,8 @@ impl Store {
                 connection.query_row("SELECT uid FROM person WHERE id = ?1", [id], |row| row.get(0)).optional()
             };
             let (Some(from_uid), Some(into_uid)) = (uid(id)?, uid(into)?) else { return Ok(Changed::NotFound) };
-            // What one of them was said not to be, and the other is; by its crop too, which another
-            // model pack changes not.
+            // Drop counter-examples that say one of the two is not the other. Compare crops as well
+            // as vectors: a crop survives a change of model pack.
             for (whose, other) in [(into, id), (id, into)] {
                 connection.execute(
                     "DELETE FROM counter_examples WHERE person_id = ?1 AND (
@@ -462,11 +461,11 @@ impl Store {
         .await
     }
 
-    /// Has the lists of candidates of past faces name those whom others were merged into. Doing it
-    /// again does what was broken off.
+    /// Rewrites the candidates of past faces to name the merged person. Safe to repeat after an
+    /// interruption.
     pub async fn follow_merges(&self) -> Result<(), StoreError> {
         for (id, into) in self.read(merging).await? {
-            // What rides uncommitted is not seen by the reader below.
+            // The reader below does not see uncommitted rows, so commit them first.
             self.write(Urgency::Now, |_| Ok(())).await?;
             let images: Vec<ImageId> = self
                 .read(move |connection| {
@@ -498,7 +497,7 @@ impl Store {
         Ok(())
     }
 
-    /// Takes one picture out of the gallery; false: this person has no such picture.
+    /// Removes one picture from the gallery; false when the person has no such picture.
     pub async fn delete_person_picture(
         &self,
         person: PersonId,
@@ -523,7 +522,7 @@ fn merging(connection: &Connection) -> rusqlite::Result<Vec<(PersonId, PersonId)
         .unwrap_or_default())
 }
 
-/// Of two who are one now the nearer stays.
+/// Merges two candidates of a past face; the nearer of them stays.
 pub(super) fn merge_candidates(
     connection: &Connection,
     image: ImageId,
@@ -537,8 +536,9 @@ pub(super) fn merge_candidates(
     for (number, candidates) in faces {
         let candidates: Vec<(PersonId, serde_json::Value)> =
             serde_json::from_str(&candidates).unwrap_or_default();
-        // Matched before the merge and stored after it, so that its person was nobody then; not one
-        // that was erased, and not one that a nearer face in the same image has the name of.
+        // A face matched before the merge and stored after it has no person, since its person was
+        // gone by then. It gets the merged one, unless it was erased or another face of the image
+        // already has that person.
         let theirs = candidates
             .first()
             .is_some_and(|(nearest, _)| *nearest == id);
@@ -562,7 +562,7 @@ pub(super) fn merge_candidates(
     Ok(())
 }
 
-/// SQL: people in the order of their names.
+/// SQL that orders people by name.
 const BY_NAME: &str = "ORDER BY person.base, person.folded, person.id";
 
 const PERSON: &str = "
@@ -585,13 +585,14 @@ fn person(row: &Row<'_>) -> rusqlite::Result<PersonRow> {
     })
 }
 
-/// Everybody, by name, for commands that open the file read-only.
+/// Returns all people by name, for commands that open the file read-only.
 pub fn people(connection: &Connection) -> rusqlite::Result<Vec<PersonRow>> {
     let mut statement = connection.prepare_cached(&format!("{PERSON} {BY_NAME}"))?;
     readable(statement.query_map([], person)?)
 }
 
-/// The gallery through a connection of the caller's own, for commands that open the file read-only.
+/// Returns the gallery through the caller's own connection, for commands that open the file
+/// read-only.
 pub fn gallery(connection: &Connection, space: &str) -> rusqlite::Result<Vec<GalleryRow>> {
     let mut statement = connection.prepare(
         "SELECT person.id, person.name, pi.id, pi.image_name, e.vector FROM person_embeddings e
@@ -611,7 +612,7 @@ pub fn gallery(connection: &Connection, space: &str) -> rusqlite::Result<Vec<Gal
     readable(rows)
 }
 
-/// Who has the picture with these bytes.
+/// Returns the name of the person who has the picture with these bytes.
 pub(super) fn holder(connection: &Connection, sha256: &str) -> rusqlite::Result<Option<String>> {
     let sql = "SELECT person.name FROM person_images pi JOIN person ON person.id = pi.person_id WHERE pi.sha256 = ?1";
     connection
@@ -620,8 +621,8 @@ pub(super) fn holder(connection: &Connection, sha256: &str) -> rusqlite::Result<
         .optional()
 }
 
-/// Adds a picture to a person, unless its bytes are enrolled already; answers whether it is theirs
-/// now. That its face is not them, as somebody may have said, holds no more then.
+/// Adds a picture to a person, unless its bytes are enrolled already, and drops counter-examples
+/// that reject its face for them. Returns whether the person has the picture now.
 pub(super) fn insert_picture(
     connection: &Connection,
     person: PersonId,
@@ -691,7 +692,7 @@ fn insert_embedding(
         .map(|_| ())
 }
 
-/// The person of a name, however it is spelled.
+/// Returns the person of a name in any spelling.
 pub(super) fn person_named(
     connection: &Connection,
     name: &str,
@@ -703,7 +704,7 @@ pub(super) fn person_named(
         .optional()
 }
 
-/// The person of this name, made if there is none, and how their name is stored.
+/// Returns the person of a name, created if needed, and the name as stored.
 pub(super) fn person_row(
     connection: &Connection,
     name: &str,
@@ -730,9 +731,9 @@ pub(super) fn person_row(
     ))
 }
 
-/// Gives a person a name, with all that follows from it; answers how many rows that were.
+/// Writes a person's name and its derived columns. Returns the number of changed rows.
 fn write_name(connection: &Connection, id: PersonId, name: &str) -> rusqlite::Result<usize> {
-    // Two hyphens are in no level that is made of a name alone.
+    // A level derived from a name alone never contains two hyphens, so this suffix is unique.
     let level = names::topic_level(name);
     let (level, alone) = if level.is_empty() {
         ("person", false)
@@ -748,15 +749,15 @@ fn write_name(connection: &Connection, id: PersonId, name: &str) -> rusqlite::Re
         .execute(params![id, name, names::fold(name), names::base(name), level, alone])
 }
 
-/// Brings names that another program or an earlier version wrote to the stored form. Of two people
-/// whose names are one then, the later gets a number behind it: only the operator knows whether
-/// they are one.
+/// Brings names that another program or an earlier version wrote to the stored form. When two
+/// people's names become equal, the later one gets a number appended: only the operator knows
+/// whether they are the same person.
 pub(super) fn complete_names(connection: &Connection) -> rusqlite::Result<()> {
     let mut left: Vec<(PersonId, String)> = connection
         .prepare("SELECT id, name FROM person WHERE folded IS NULL ORDER BY id")?
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_, _>>()?;
-    // A name that is as it should be stays, whoever else's becomes the same.
+    // Names already in stored form come first and keep it.
     left.sort_by_key(|(_, name)| names::clean(name) != *name);
     for (id, name) in left {
         let cleaned = names::of_person(&name).unwrap_or_else(|_| format!("Person {id}"));
@@ -772,7 +773,8 @@ pub(super) fn complete_names(connection: &Connection) -> rusqlite::Result<()> {
         }
         if number > 1 {
             tracing::warn!(
-                "person {id} had the name of another but for its spelling, and has a number behind it now"
+                "person {id} had the name of another person in another spelling; kithd appended a \
+                 number to it"
             );
         }
         write_name(connection, id, &own)?;

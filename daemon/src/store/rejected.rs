@@ -1,5 +1,5 @@
-//! SQL of rejected messages: what came by MQTT, was refused and is kept for the operator. The bytes
-//! lie in files, which are the business of `sources::rejected`.
+//! SQL of rejected messages: MQTT messages that were refused and are kept for the operator.
+//! `sources::rejected` keeps their bytes in files.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
@@ -10,22 +10,22 @@ use crate::domain::wall_clock_ms;
 
 /// Bytes of a message's beginning, for lists.
 const BEGINNING: usize = 1024;
-/// The fact that counts messages that were dropped for want of room.
+/// Fact that counts messages dropped for lack of space.
 const DROPPED: &str = "rejected_dropped";
 const COLUMNS: &str = "id, received_at_ms, topic, reason, content_type, bytes, payload, file";
 
-/// A message to be kept.
+/// Message to keep.
 #[derive(Debug, Clone)]
 pub struct NewRejected {
-    /// Where it came in.
+    /// MQTT topic.
     pub topic: String,
-    /// What was wrong with it.
+    /// Reason for the refusal.
     pub reason: String,
-    /// As the sender called it.
+    /// Content type given by the sender.
     pub content_type: Option<String>,
-    /// All of it.
+    /// Whole message.
     pub payload: bytes::Bytes,
-    /// Where all of it lies, if it is kept whole.
+    /// File with the whole message, if it is kept.
     pub file: Option<String>,
 }
 
@@ -36,28 +36,28 @@ pub struct RejectedMessage {
     pub id: i64,
     /// Wall clock.
     pub received_at_ms: i64,
-    /// Where it came in.
+    /// MQTT topic.
     pub topic: String,
-    /// What was wrong with it.
+    /// Reason for the refusal.
     pub reason: String,
-    /// As the sender called it; MQTT 5 only.
+    /// Content type given by the sender; MQTT 5 only.
     pub content_type: Option<String>,
-    /// Its size.
+    /// Size in bytes.
     pub bytes: u64,
     /// The first 1 024 bytes, as text.
     pub beginning: String,
-    /// It is kept whole and can be sent again.
+    /// The whole message is kept and can be sent again.
     pub whole: bool,
     #[serde(skip)]
     pub(crate) file: Option<String>,
 }
 
-/// The caps of what is kept.
+/// Limits on kept messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RejectedCaps {
-    /// Messages.
+    /// Number of messages.
     pub count: u64,
-    /// Bytes of all of them.
+    /// Total bytes.
     pub bytes: u64,
 }
 
@@ -78,7 +78,7 @@ impl Store {
         .await
     }
 
-    /// Rejected messages, newest first, those before an id.
+    /// Returns rejected messages before an id, newest first.
     pub async fn rejected_messages(
         &self,
         before: Option<i64>,
@@ -96,7 +96,7 @@ impl Store {
         .await
     }
 
-    /// One of them.
+    /// Returns one message.
     pub async fn rejected_message(&self, id: i64) -> Result<Option<RejectedMessage>, StoreError> {
         self.read(move |connection| {
             let sql = format!("SELECT {COLUMNS} FROM rejected_messages WHERE id = ?1");
@@ -108,7 +108,7 @@ impl Store {
         .await
     }
 
-    /// Notes why a message that was sent again was refused this time.
+    /// Notes why a message was refused again when it was resent.
     pub async fn reject_again(&self, id: i64, reason: String) -> Result<(), StoreError> {
         self.write(Urgency::Now, move |connection| {
             let sql = "UPDATE rejected_messages SET reason = ?2 WHERE id = ?1";
@@ -120,7 +120,7 @@ impl Store {
         .await
     }
 
-    /// The oldest ones beyond the caps, with their files.
+    /// Returns the oldest messages beyond the limits, with their files.
     pub async fn rejected_beyond(
         &self,
         caps: RejectedCaps,
@@ -141,7 +141,7 @@ impl Store {
         .await
     }
 
-    /// Every one with its file.
+    /// Returns every message with its file.
     pub async fn rejected_files(&self) -> Result<Vec<(i64, Option<String>)>, StoreError> {
         self.read(|connection| {
             let mut statement =
@@ -153,7 +153,7 @@ impl Store {
         .await
     }
 
-    /// Forgets messages; those that go for want of room are counted.
+    /// Forgets messages; those that go for lack of space are counted.
     pub async fn drop_rejected(
         &self,
         ids: Vec<i64>,
@@ -198,7 +198,7 @@ fn message(row: &Row) -> rusqlite::Result<RejectedMessage> {
     })
 }
 
-/// How many are kept, their bytes, and how many were dropped for want of room.
+/// Returns the number of kept messages, their bytes, and the number dropped for lack of space.
 pub(super) fn rejected_counts(connection: &Connection) -> rusqlite::Result<(u64, u64, u64)> {
     connection
         .prepare_cached(

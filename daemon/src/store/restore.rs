@@ -1,7 +1,7 @@
-//! SQL that takes from a clean copy of a backup: a restore replaces what is here, an import of
-//! people adds to it. Not for making the copy, which is `backup`'s.
+//! SQL that takes from a clean copy of a backup: a restore replaces the board's data, an import of
+//! people adds to it. `backup` makes the clean copy.
 //!
-//! Both are one operation of the writer: after a `kill -9` the board has all of it or nothing.
+//! Each is one operation of the writer, so after a `kill -9` the board has all of it or nothing.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use super::{CANDIDATES, Store, StoreError, Urgency, erase, folders, open_read_on
 use crate::domain::PersonId;
 use crate::names;
 
-/// How much of each there is.
+/// Amounts of restored or imported data.
 #[derive(
     Debug,
     Default,
@@ -29,43 +29,42 @@ use crate::names;
 pub struct Amounts {
     /// People.
     pub people: u64,
-    /// Pictures they were enrolled from.
+    /// Enrolled pictures.
     pub pictures: u64,
-    /// Faces that are not who they were taken for.
+    /// Counter-examples.
     pub counter_examples: u64,
     /// Finished images.
     pub images: u64,
 }
 
-/// What a restore did.
+/// Outcome of a restore.
 #[derive(Debug, Default, Clone)]
 pub struct Replaced {
-    /// What was here and is not any more.
+    /// Data that was here and is gone.
     pub before: Amounts,
-    /// What came from the backup.
+    /// Data that came from the backup.
     pub now: Amounts,
-    /// Images of this board that stay: unfinished ones, and those whose result is not delivered
-    /// yet.
+    /// Images of this board that stay: unfinished ones, and those with an undelivered result.
     pub kept: u64,
-    /// Images of the backup that stay out: their number is that of an image that stays.
+    /// Images of the backup that were left out because a kept image has their number.
     pub left_out: u64,
 }
 
-/// What an import of people did.
+/// Outcome of an import of people.
 #[derive(Debug, Default, Clone)]
 pub struct Added {
-    /// People who were not here, and what came with them and for others.
+    /// New people, and all pictures and counter-examples that came.
     pub now: Amounts,
     /// People who were here already.
     pub known: u64,
 }
 
 impl Store {
-    /// Erases from a clean copy those who were erased here. The caller sees to it that nobody is
-    /// erased or enrolled from now on until the copy is taken from.
+    /// Erases from a clean copy the people erased on this board. The caller makes sure that no
+    /// person is erased or enrolled until the copy has been taken.
     pub async fn apply_tombstones(&self, clean: PathBuf) -> Result<u64, StoreError> {
         let here = self.readers.path.clone();
-        // What was erased a moment ago may not be seen by readers yet.
+        // Readers may not see the latest erasures yet, so commit them first.
         self.write(Urgency::Now, |_| Ok(())).await?;
         blocking(move || {
             let (here, clean) = (open_read_only(&here)?, Connection::open(&clean)?);
@@ -86,7 +85,8 @@ impl Store {
                     erased += 1;
                 }
             }
-            // Those whose last name is not among the backup's people: they had been merged.
+            // These tombstones match no person of the backup by uid: they had been merged into
+            // another.
             for uid in &tombstones {
                 let number = "DELETE FROM merged WHERE uid = ?1 RETURNING person_id";
                 let merged: Option<Option<PersonId>> = transaction
@@ -106,8 +106,7 @@ impl Store {
         .await
     }
 
-    /// Puts a clean copy in the place of what is here, but for images that are not finished or not
-    /// delivered.
+    /// Replaces the board's data by a clean copy, except for unfinished or undelivered images.
     pub async fn replace_by(
         &self,
         clean: PathBuf,
@@ -120,7 +119,7 @@ impl Store {
         .await
     }
 
-    /// Adds the people of a clean copy to those who are here.
+    /// Adds the people of a clean copy to those on this board.
     pub async fn add_people(&self, clean: PathBuf) -> Result<(Added, LeftOut), StoreError> {
         self.write(Urgency::Now, move |here| {
             let clean = Connection::open(&clean)?;
@@ -130,7 +129,7 @@ impl Store {
     }
 }
 
-/// How much there is.
+/// Counts people, pictures, counter-examples and finished images.
 pub fn amounts(connection: &Connection) -> rusqlite::Result<Amounts> {
     let count = |sql: &str| connection.query_row(sql, [], |row| row.get(0));
     Ok(Amounts {
@@ -158,13 +157,12 @@ fn replace(
         before.images = gone as u64;
         here.execute("DELETE FROM strangers", [])?;
     }
-    // What is being recognised was compared with people who are not here any more: it is done
-    // again.
+    // Pictures now in the engine were to be matched with people who are gone, so they are redone.
     here.execute(
         "UPDATE images SET state = 'pending' WHERE state = 'processing'",
         [],
     )?;
-    // Numbers that they speak of may be other images' in a moment.
+    // These image numbers may soon belong to other images.
     here.execute(
         "UPDATE seen SET image_id = NULL WHERE image_id NOT IN (SELECT id FROM images)",
         [],
@@ -177,7 +175,7 @@ fn replace(
     } else {
         0
     };
-    // Numbers that were given out are not given out again.
+    // Numbers once given out are never reused.
     let mut sequences = clean.prepare("SELECT name, seq FROM sqlite_sequence")?;
     let mut rows = sequences.query([])?;
     while let Some(row) = rows.next()? {
@@ -198,12 +196,13 @@ fn replace(
     })
 }
 
-/// The past of the backup, beside the images that stay; answers how many stay out because their
-/// number is one of these.
+/// Adds the backup's past beside the kept images. Returns how many images were left out because a
+/// kept image has their number.
 fn add_past(here: &Connection, clean: &Connection) -> rusqlite::Result<u64> {
     let list =
         |sql: &str| -> rusqlite::Result<String> { here.query_row(sql, [], |row| row.get(0)) };
-    // It is our own copy: what is not to come goes from it first, with all that hangs on it.
+    // The clean copy is ours to change: rows to leave out are deleted from it, with their
+    // dependents.
     let left_out = clean.execute(
         "DELETE FROM images WHERE id IN (SELECT value FROM json_each(?1))",
         [list("SELECT json_group_array(id) FROM images")?],
@@ -214,7 +213,8 @@ fn add_past(here: &Connection, clean: &Connection) -> rusqlite::Result<u64> {
     )?;
     for table in PAST {
         match table {
-            // Their order is kept, their numbers are not: results of this board may have them.
+            // Results keep their order and get new numbers: results of this board may use the old
+            // ones.
             "outbox" => {
                 let columns = columns(here, table, &["id"])?;
                 copy_rows(
@@ -233,7 +233,7 @@ fn add_past(here: &Connection, clean: &Connection) -> rusqlite::Result<u64> {
     Ok(left_out as u64)
 }
 
-/// Names of a table's columns, without some.
+/// Lists a table's columns, except `without`.
 fn columns(connection: &Connection, table: &str, without: &[&str]) -> rusqlite::Result<String> {
     let mut names = connection.prepare_cached("SELECT name FROM pragma_table_info(?1)")?;
     let names: Vec<String> = names
@@ -246,8 +246,8 @@ fn columns(connection: &Connection, table: &str, without: &[&str]) -> rusqlite::
         .join(", "))
 }
 
-/// People whose erasure has begun here, or who are erased in the backup, leave the images that
-/// stay.
+/// Takes people out of the kept images if their erasure has begun here or they are erased in the
+/// backup.
 fn erase_from_kept(here: &Connection, clean: &Connection) -> rusqlite::Result<()> {
     let mut people = erase::erasing(here)?;
     let mut here_too = here.prepare("SELECT id FROM person WHERE uid = ?1")?;
@@ -267,8 +267,8 @@ fn erase_from_kept(here: &Connection, clean: &Connection) -> rusqlite::Result<()
     erase::note_erasing(here, &[])
 }
 
-/// People of the backup in the place of those here. Who has the same number and is the same stays
-/// named in images that stay; all others are named no more.
+/// Replaces the people by those of the backup. A person with the same number and uid stays named in
+/// kept images; all others are no longer named.
 fn replace_people(here: &Connection, clean: &Connection) -> rusqlite::Result<()> {
     let people = |connection: &Connection| -> rusqlite::Result<HashMap<PersonId, Option<Vec<u8>>>> {
         let mut all = connection.prepare("SELECT id, uid FROM person")?;
@@ -301,7 +301,7 @@ fn replace_people(here: &Connection, clean: &Connection) -> rusqlite::Result<()>
     here.execute_batch(
         "DELETE FROM person_images; DELETE FROM counter_examples; DELETE FROM merged;",
     )?;
-    // Two of them may have exchanged their names.
+    // Two people may have exchanged names, so clear the unique columns first.
     here.execute(
         "UPDATE person SET name = hex(randomblob(32)), folded = NULL, base = NULL, topic = NULL",
         [],
@@ -335,7 +335,7 @@ fn replace_people(here: &Connection, clean: &Connection) -> rusqlite::Result<()>
         [],
         "ON CONFLICT (uid) DO NOTHING",
     )?;
-    // Numbers that they speak of are others' now.
+    // The person numbers of pending merges are stale now.
     here.execute("UPDATE facts SET value = '[]' WHERE key = 'merging'", [])
         .map(drop)
 }
@@ -367,14 +367,14 @@ fn add(here: &Connection, clean: &Connection) -> rusqlite::Result<(Added, LeftOu
         let theirs = add_pictures(here, clean, (id, person), &mut added, &mut left_out)?;
         match known {
             Some(_) => added.known += 1,
-            // All of their pictures are other people's here.
+            // Other people here have all of their pictures.
             None if theirs == 0 => {
                 here.execute("DELETE FROM person WHERE id = ?1", [person])?;
                 continue;
             }
             None => added.now.people += 1,
         }
-        // What they were said not to be holds no more where it is a picture of theirs.
+        // A counter-example is dropped where it is the person's own picture.
         let names = columns(here, "counter_examples", &["id", "person_id"])?;
         let examples: Vec<(i64, Vec<u8>)> = clean
             .prepare("SELECT id, vector FROM counter_examples WHERE person_id = ?1")?
@@ -399,7 +399,7 @@ fn add(here: &Connection, clean: &Connection) -> rusqlite::Result<(Added, LeftOu
     Ok((added, left_out))
 }
 
-/// Who is the same here: by uid, also one that was merged into another, else by name.
+/// Returns the same person on this board: by uid, following merges, otherwise by name.
 fn known_as(here: &Connection, uid: &[u8], name: &str) -> rusqlite::Result<Option<PersonId>> {
     let by_uid = here
         .prepare_cached(
@@ -415,8 +415,8 @@ fn known_as(here: &Connection, uid: &[u8], name: &str) -> rusqlite::Result<Optio
     }
 }
 
-/// Pictures that a person lacks here, or of which the bytes or an embedding are missing; answers
-/// how many are theirs then.
+/// Adds pictures that a person lacks, and bytes or embeddings that a picture lacks. Returns how
+/// many of the backup's pictures the person now has.
 fn add_pictures(
     here: &Connection,
     clean: &Connection,
@@ -479,7 +479,7 @@ mod tests {
 
     const FAR: [f32; 2] = [0.0, 1.0];
 
-    /// A clean copy of a store, of rows that a backup's limits would not take.
+    /// Makes a clean copy of a store, with rows that a backup's limits would reject.
     async fn clean(from: &Store, folder: &Path) -> PathBuf {
         let clean = folder.join("clean.db");
         let path = clean.to_string_lossy().into_owned();
@@ -509,13 +509,13 @@ mod tests {
             "UPDATE person SET uid = x'0a' WHERE name = 'Ann'; UPDATE person SET uid = x'0b' WHERE name = 'Bob'",
         )
         .await;
-        // Here the same two have each other's name, and a third has a number that the backup gives
-        // to nobody.
+        // On this board the same two have exchanged names, and a third person has a number that is
+        // unused in the backup.
         for (name, picture) in [("Bob", "x"), ("Ann", "y"), ("Eve", "z")] {
             enroll(&to, name, picture, FAR).await;
         }
         run(&to, "UPDATE person SET uid = x'0a' WHERE id = 1; UPDATE person SET uid = x'0b' WHERE id = 2").await;
-        // Images that stay, because their results are not delivered yet.
+        // These images stay, because their results are undelivered.
         run(&to, &image(7, "known", Some(1), &[1, 3], FAR)).await;
         run(&to, &image(8, "known", Some(3), &[3, 2], FAR)).await;
         run(&to, "INSERT INTO unsent SELECT id, 0 FROM outbox").await;
@@ -569,7 +569,7 @@ mod tests {
             rows(&to, images).await,
             ["1processed", "2pendingk", "3pending", "9processed"]
         );
-        // What was running is not ended by its earlier attempt.
+        // A running image must not be ended by its earlier attempt.
         assert_eq!(
             rows(
                 &to,

@@ -1,10 +1,10 @@
-//! SQL of retention: how much is kept, what of it is oldest, and its removal. What has to go is
-//! decided in `queue`.
+//! SQL of retention: measures kinds of data, finds the oldest, and removes it. `queue` decides what
+//! has to go.
 //!
-//! Readers look, so that the writer is not held up, and a removal makes sure of each row once more:
-//! nothing goes that is unfinished, or whose result the self-test has not vouched for. Oldest is
-//! the lowest id. Every query names its index, or the table whose order it follows: one that no
-//! longer fits fails instead of reading a hundred thousand rows each time.
+//! Reads select candidates, so that the writer is not blocked, and the removal checks each row
+//! again: unfinished images and results not vouched for stay. Oldest means lowest id. Every query
+//! names its index, or the table whose order it follows, so that one that no longer fits fails
+//! instead of reading a hundred thousand rows each time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,85 +15,84 @@ use super::images::not_vouched_for;
 use super::{Store, StoreError, Urgency};
 use crate::domain::ImageId;
 
-/// What has caps of its own.
+/// Kind of data with caps of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Finished images: their rows, with all that hangs on them.
+    /// Finished images: their rows and all dependent rows.
     Images,
-    /// Small pictures for the page.
+    /// Thumbnails for the page.
     Thumbnails,
-    /// Files of cameras' frames.
+    /// Files of camera frames.
     Camera,
     /// Files of pictures that came by HTTP or MQTT.
     Uploads,
 }
 
-/// How much there is of a kind.
+/// Amount of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
-    /// Pieces.
+    /// Number of pieces.
     pub count: u64,
-    /// In all.
+    /// Total bytes.
     pub bytes: u64,
 }
 
-/// One of the oldest of a kind.
+/// An old piece of a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Oldest {
     /// Its image.
     pub id: ImageId,
-    /// Size, where one piece has a size of its own: an image is spread over the pages of the
-    /// database.
+    /// Size, or 0 for an image, which is spread over pages of the database.
     pub bytes: u64,
 }
 
-/// What was removed.
+/// Outcome of a removal.
 #[derive(Debug, Default)]
 pub struct Gone {
-    /// Pieces.
+    /// Number of pieces.
     pub rows: usize,
     /// Results among them that no broker ever took.
     pub unsent: u64,
 }
 
-/// What the clocks say when the age of images is asked for.
+/// Clock readings for finding images beyond an age.
 #[derive(Debug, Clone, Copy)]
 pub struct Aged {
     /// Now, by the board's clock.
     pub wall_ms: i64,
     /// Now, by the queue clock.
     pub queue_ms: i64,
-    /// The age.
+    /// Maximum age.
     pub age_ms: i64,
 }
 
-/// Bytes by what they are.
+/// Bytes by kind.
 #[derive(Debug, Clone, Copy, Default, Serialize, utoipa::ToSchema)]
 pub struct Usage {
     /// Pages of the database in use, thumbnails included.
     pub database: u64,
     /// Thumbnails.
     pub thumbnails: u64,
-    /// Files of cameras' frames, waiting and finished.
+    /// Files of camera frames, waiting and finished.
     pub camera: u64,
     /// Files that came by HTTP or MQTT, waiting and failed.
     pub uploads: u64,
 }
 
-/// What retention removed since the start.
+/// Amounts removed by retention since the start.
 #[derive(Debug, Clone, Copy, Default, Serialize, utoipa::ToSchema)]
 pub struct Removed {
     /// Images.
     pub images: u64,
     /// Thumbnails of images that stayed.
     pub thumbnails: u64,
-    /// Files of cameras' frames.
+    /// Files of camera frames.
     pub camera: u64,
     /// Files that came by HTTP or MQTT, those of processed images included.
     pub uploads: u64,
-    /// Images whose strangers were forgotten.
+    /// Images whose unknown faces were erased.
     pub strangers: u64,
-    /// Results no broker ever took.
+    /// Results that no broker ever took.
     pub unsent_results: u64,
 }
 
@@ -107,15 +106,14 @@ pub(super) struct RemovedCounts {
     unsent_results: AtomicU64,
 }
 
-/// It has ended. The indexes of ended files are for these very words.
+/// SQL for a finished image. The partial indexes of ended files require these exact words.
 const ENDED: &str = "state IN ('processed', 'failed')";
-/// Pages that hold something; those of what was removed are used again, but never given back to the
-/// disk.
+/// SQL for the bytes of pages in use. Freed pages are reused, but never returned to the disk.
 const DATABASE_BYTES: &str = "(SELECT (page_count - freelist_count) * page_size
     FROM pragma_page_count, pragma_freelist_count, pragma_page_size)";
 
 impl Store {
-    /// How much there is of a kind.
+    /// Measures a kind.
     pub async fn held(&self, kind: Kind) -> Result<Held, StoreError> {
         let sql = match kind {
             Kind::Images => format!(
@@ -125,8 +123,7 @@ impl Store {
             Kind::Thumbnails => {
                 "SELECT count(*), coalesce(sum(length(jpeg)), 0) FROM thumbnails INDEXED BY thumbnails_bytes".into()
             }
-            // The cap is the whole spool's: frames that wait take their room from those that are
-            // done.
+            // The cap covers the whole camera spool: waiting frames displace finished ones.
             Kind::Camera => "SELECT count(*), coalesce(sum(bytes), 0) FROM images INDEXED BY images_files
                               WHERE file IS NOT NULL AND source = 'camera'"
                 .into(),
@@ -146,8 +143,8 @@ impl Store {
         .await
     }
 
-    /// The oldest of a kind that may go, up to an image; without those whose results wait to be
-    /// sent if `spare_unsent`.
+    /// Returns the oldest removable pieces of a kind, up to an image; `spare_unsent` skips images
+    /// with undelivered results.
     pub async fn oldest(
         &self,
         kind: Kind,
@@ -157,7 +154,8 @@ impl Store {
     ) -> Result<Vec<Oldest>, StoreError> {
         let settled = settled();
         let unsent = "EXISTS (SELECT 1 FROM outbox JOIN unsent USING (id) WHERE outbox.image_id = images.id)";
-        // Each in the order of its key: what is skipped is what came early and is not settled yet.
+        // Each query follows the order of its key; the skipped rows are old images that are not
+        // settled yet.
         let sql = match kind {
             Kind::Images if spare_unsent => format!(
                 "SELECT id, 0 FROM images NOT INDEXED WHERE id <= ?1 AND {settled} AND NOT {unsent} ORDER BY id LIMIT ?2"
@@ -196,8 +194,8 @@ impl Store {
         .await
     }
 
-    /// Removes pieces of a kind, unless they turn out to be needed after all; the files of these
-    /// rows are left to [`Self::delete_discarded`].
+    /// Removes pieces of a kind, except those needed again by now. [`Self::delete_discarded`]
+    /// deletes the files of the removed rows.
     pub async fn remove(
         &self,
         kind: Kind,
@@ -238,7 +236,8 @@ impl Store {
         Ok(gone)
     }
 
-    /// Images that came by HTTP or MQTT, are processed for good, and still have their file.
+    /// Returns images that came by HTTP or MQTT, are settled as processed, and still have their
+    /// file.
     pub async fn processed_uploads(&self, limit: usize) -> Result<Vec<ImageId>, StoreError> {
         self.read(move |connection| {
             let mut done = connection.prepare_cached(&format!(
@@ -251,12 +250,11 @@ impl Store {
         .await
     }
 
-    /// The newest image that is known to be so old; ids grow as pictures come in, so all before it
-    /// are older still.
+    /// Returns the newest image known to be this old; ids grow in order of arrival, so all before
+    /// it are older.
     ///
-    /// A date counts if the clock could be believed then and does not lie in the future. For the
-    /// others the queue clock is asked: that it has gone on for so long since is certain, though
-    /// they may be older.
+    /// A date counts if the clock was trustworthy then and the date is not in the future. Other
+    /// images are judged by the queue clock, which proves a minimum age.
     pub async fn newest_so_old(&self, aged: Aged) -> Result<Option<ImageId>, StoreError> {
         self.read(move |connection| {
             let clocks = named_params! {
@@ -279,8 +277,7 @@ impl Store {
         .await
     }
 
-    /// Images after one and up to another that have ended for good and of whose strangers something
-    /// is left.
+    /// Returns settled images in a range of ids that still hold data of unknown faces.
     pub async fn strangers(
         &self,
         after: ImageId,
@@ -301,7 +298,7 @@ impl Store {
         .await
     }
 
-    /// Erases embedding and crop of every face nobody knows in these images.
+    /// Erases embedding and crop of every unknown face in these images.
     pub async fn erase_strangers(&self, ids: Vec<ImageId>) -> Result<(), StoreError> {
         let count = ids.len() as u64;
         let sql = format!(
@@ -318,7 +315,7 @@ impl Store {
         Ok(())
     }
 
-    /// Bytes of cameras' frames that wait.
+    /// Returns the bytes of waiting camera frames.
     pub async fn waiting_camera_bytes(&self) -> Result<u64, StoreError> {
         self.read(|connection| {
             let sql = "SELECT coalesce(sum(bytes), 0) FROM images
@@ -328,7 +325,7 @@ impl Store {
         .await
     }
 
-    /// Bytes by what they are.
+    /// Measures bytes by kind.
     pub async fn usage(&self) -> Result<Usage, StoreError> {
         self.read(|connection| {
             let sql = format!(
@@ -345,7 +342,7 @@ impl Store {
         .await
     }
 
-    /// What retention removed since the start.
+    /// Returns the amounts removed since the start.
     pub fn removed(&self) -> Removed {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Removed {
@@ -359,11 +356,11 @@ impl Store {
     }
 }
 
-/// A face nobody knows of which something is left. Told by lengths: those are read without the
-/// bytes. The words of the index `faces_strangers`.
+/// SQL for an unknown face that still has an embedding or crop, by their lengths, which SQLite
+/// reads without the bytes. The index `faces_strangers` requires these exact words.
 const STRANGER: &str = "outcome = 'unknown' AND length(embedding) + length(crop) > 0";
 
-/// SQL that is true for an image that has ended for good.
+/// SQL that is true for a settled image: finished, and its result vouched for.
 fn settled() -> String {
     format!("({ENDED} AND NOT {})", not_vouched_for())
 }

@@ -1,29 +1,28 @@
-//! SQL that looks on: what came in by one source last. Reads only, and only among the newest
-//! images, so that a source that is hardly used costs nothing.
+//! Read-only SQL for the latest images of one source. Looks only at the newest rows, so that a
+//! rarely used source costs nothing.
 
 use rusqlite::{OptionalExtension, params};
 
 use super::{Store, StoreError};
 use crate::domain::{ImageId, Source};
 
-/// How many of the newest images are looked at.
+/// Newest images examined.
 const LOOKED_AT: i64 = 2000;
-/// How many of the newest that failed.
+/// Newest failed images examined.
 const FAILED_LOOKED_AT: i64 = 500;
 
-/// The newest of one source.
+/// Latest images of one source.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NewestOfSource {
-    /// The image and when it came in, wall clock.
+    /// The latest image and its acceptance, wall clock.
     pub last: Option<(ImageId, i64)>,
-    /// The image that failed, why, and when.
+    /// The latest failed image, the reason, and its acceptance.
     pub failed: Option<(ImageId, String, i64)>,
 }
 
 impl Store {
-    /// The newest images that came in this way under a path that begins so and, if that is told,
-    /// has so many more characters: the pictures of the camera "front" are not those of "front
-    /// door".
+    /// Returns the latest images of a source whose path has this prefix and, if given, exactly this
+    /// many more characters: pictures of the camera "front" are not those of "front door".
     pub async fn newest_of_source(
         &self,
         source: Source,

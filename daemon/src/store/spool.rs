@@ -1,4 +1,4 @@
-//! SQL of the spool's files: which rows name them, and which are to be deleted.
+//! SQL of the spool's files: which rows name them, and which await deletion.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use super::{Store, StoreError, Urgency};
 use crate::spool::{self, Unnamed};
 
 impl Store {
-    /// Spool files that are accounted for: rows name them, or they wait to be deleted.
+    /// Returns spool files that a row names or that await deletion.
     pub async fn files_in_use(&self) -> Result<HashSet<String>, StoreError> {
         self.read(|connection| {
             let mut statement = connection
@@ -18,8 +18,8 @@ impl Store {
         .await
     }
 
-    /// Makes rows for accepted files that have none, under the numbers they had; one that was given
-    /// to another image since is not taken from it.
+    /// Makes rows for accepted files that have none, under their old numbers; a number used by
+    /// another image since is replaced by a new one.
     pub async fn queue_again(
         &self,
         lost: Vec<Unnamed>,
@@ -28,7 +28,7 @@ impl Store {
         dated: bool,
     ) -> Result<(), StoreError> {
         self.write(Urgency::Now, move |connection| {
-            // The name its sender gave it is lost with its row.
+            // The sender's path is lost with the row.
             let mut insert = connection.prepare_cached(
                 "INSERT INTO images (id, source, path, file, bytes, due_ms, accepted_at_ms, dated)
                  VALUES (iif(EXISTS (SELECT 1 FROM images WHERE id = ?1), NULL, ?1), ?2, ?3, ?3, ?4, ?5, ?6, ?7)",
@@ -40,8 +40,8 @@ impl Store {
         .await
     }
 
-    /// Deletes the files that rows have forgotten, once that is on disk. Answers why one of them
-    /// could not be deleted; it is tried again the next time, the others are gone.
+    /// Deletes discarded files, once the rows that named them are gone on disk. Returns the last
+    /// failure; failed files are tried again the next time.
     pub async fn delete_discarded(&self) -> Result<Option<std::io::Error>, StoreError> {
         let files: Vec<String> = self
             .write(Urgency::Now, |connection| {
@@ -59,8 +59,8 @@ impl Store {
             let (mut deleted, mut failed) = (Vec::new(), None);
             for file in files {
                 match spool::delete(&folder, &file) {
-                    // A name that is none of the spool's comes from a damaged row, and there is
-                    // nothing to delete.
+                    // A name outside the spool comes from a damaged row, and there is no file to
+                    // delete.
                     Err(error) if error.kind() != std::io::ErrorKind::InvalidInput => {
                         failed = Some(error)
                     }

@@ -1,5 +1,5 @@
-//! SQL of strangers: unknown faces grouped by likeness. Which face belongs to whom is decided in
-//! `recognition`.
+//! SQL of strangers: unknown faces grouped by likeness. `people::strangers` decides which face
+//! belongs to which group.
 
 use std::collections::HashSet;
 
@@ -18,17 +18,17 @@ pub type StrangerId = i64;
 /// A group of unknown faces.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct StrangerRow {
-    /// Its number.
+    /// Number of the group.
     pub id: StrangerId,
-    /// How many faces belong to it.
+    /// Number of faces.
     pub faces: u32,
-    /// Wall clock.
+    /// First face, wall clock.
     pub first_seen_ms: i64,
-    /// Wall clock.
+    /// Latest face, wall clock.
     pub last_seen_ms: i64,
-    /// The newest image with a face of it.
+    /// The newest image with a face of the group.
     pub last_image: ImageId,
-    /// Somebody said that it does not matter.
+    /// An operator marked the group as irrelevant.
     pub ignored: bool,
     /// The best face that can be shown.
     pub best: Option<StrangerFace>,
@@ -37,71 +37,72 @@ pub struct StrangerRow {
 /// A face of a group.
 #[derive(Debug, Clone, Copy, Serialize, utoipa::ToSchema)]
 pub struct StrangerFace {
-    /// The image it is in.
+    /// The image that contains it.
     pub image_id: ImageId,
-    /// Its number there.
+    /// Number of the face in its image.
     pub number: u32,
-    /// 0 to 1.
+    /// Quality, 0 to 1.
     pub quality: f64,
-    /// When the image came in, wall clock.
+    /// Acceptance of the image, wall clock.
     pub accepted_at_ms: i64,
-    /// Whether it can be shown.
+    /// It can be shown.
     pub crop: bool,
 }
 
 /// An unknown face that is in no group yet.
 #[derive(Debug, Clone)]
 pub struct UngroupedFace {
-    /// The image it is in.
+    /// The image that contains it.
     pub image_id: ImageId,
-    /// Its number there.
+    /// Number of the face in its image.
     pub number: u32,
-    /// 0 to 1.
+    /// Quality, 0 to 1.
     pub quality: f32,
-    /// When the image came in, wall clock.
+    /// Acceptance of the image, wall clock.
     pub accepted_at_ms: i64,
-    /// Embedding space it belongs to.
+    /// Embedding space of `embedding`.
     pub space: String,
-    /// In that space.
+    /// Embedding in `space`.
     pub embedding: Vec<f32>,
     /// Aligned crop, JPEG.
     pub crop: Vec<u8>,
 }
 
-/// What a group is compared by, as it is stored.
+/// Centroid of a group, as stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StrangerShape {
-    /// Sum of the embeddings that shape it.
+    /// Sum of the embeddings that count.
     pub total: Vec<f32>,
-    /// How many those are; 0: a face has left the group, they are to be summed up again.
+    /// Number of those embeddings; 0 after a face has left the group, until the sum is computed
+    /// again.
     pub weight: u32,
 }
 
 /// A face that joins a group, or founds one.
 #[derive(Debug, Clone)]
 pub struct Joining {
-    /// The image it is in.
+    /// The image that contains it.
     pub image_id: ImageId,
-    /// Its number there.
+    /// Number of the face in its image.
     pub number: u32,
-    /// When the image came in, wall clock.
+    /// Acceptance of the image, wall clock.
     pub accepted_at_ms: i64,
-    /// The embedding space of both.
+    /// Embedding space of face and group.
     pub space: String,
-    /// The group with its weight as it is now; `None`: a new one.
+    /// The group with its current weight; `None` founds a new one.
     pub group: Option<(StrangerId, u32)>,
-    /// What the group is compared by from now on.
+    /// Centroid of the group from now on.
     pub shape: StrangerShape,
 }
 
-/// What became of a face that was to join a group.
+/// Outcome of joining a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Joined {
-    /// It belongs to this group now.
+    /// The face belongs to this group now.
     Group(StrangerId),
-    /// It is gone, known by now, or in a group already.
+    /// The face is gone, known by now, or in a group already.
     NoStranger,
-    /// The group is gone, named by now, or a face has left it.
+    /// The group is gone, named by now, or has lost a face.
     GroupChanged,
 }
 
@@ -110,57 +111,57 @@ pub enum Joined {
 pub struct StoredFace {
     /// Path of the image, as the sender named it.
     pub path: String,
-    /// Who it was taken for.
+    /// Person it was matched to.
     pub person_id: Option<PersonId>,
-    /// The nearest people, nearest first.
+    /// Candidates, nearest first.
     pub candidates: Vec<(PersonId, Option<f32>)>,
-    /// 0 to 1.
+    /// Quality, 0 to 1.
     pub quality: f32,
-    /// Embedding space it belongs to.
+    /// Embedding space of `embedding`.
     pub space: String,
-    /// Empty: erased.
+    /// Embedding; empty when erased.
     pub embedding: Vec<f32>,
-    /// Aligned crop, JPEG; empty: erased.
+    /// Aligned crop, JPEG; empty when erased.
     pub crop: Vec<u8>,
-    /// The image it is in.
+    /// The image that contains it.
     pub image_id: ImageId,
-    /// Its number there.
+    /// Number of the face in its image.
     pub number: u32,
 }
 
-/// What a face is taken for from now on.
+/// New outcome of a face.
 #[derive(Debug, Clone)]
 pub struct Relabel {
-    /// The image it is in.
+    /// The image that contains it.
     pub image_id: ImageId,
-    /// Its number there.
+    /// Number of the face in its image.
     pub number: u32,
-    /// What it is taken for.
+    /// New outcome.
     pub outcome: Outcome,
-    /// Who.
+    /// Person, if known or uncertain.
     pub person_id: Option<PersonId>,
-    /// To the nearest enrolled picture.
+    /// Distance to the nearest enrolled picture.
     pub distance: Option<f32>,
-    /// How much farther the next person is.
+    /// Additional distance to the next person.
     pub margin: Option<f32>,
-    /// The nearest people, nearest first.
+    /// Candidates, nearest first.
     pub candidates: Vec<(PersonId, Option<f32>)>,
 }
 
-/// A face that was taken for somebody and is somebody else.
+/// A face that an operator said is not this person.
 #[derive(Debug, Clone)]
 pub struct CounterExample {
     /// Row.
     pub id: i64,
-    /// Who it is not.
+    /// Person it is not.
     pub person_id: PersonId,
-    /// In the space asked for; empty: it is damaged.
+    /// Embedding in the requested space; empty when damaged.
     pub embedding: Vec<f32>,
 }
 
-/// The fact that holds the newest result whose strangers are grouped.
+/// Fact that holds the newest result whose strangers are grouped.
 const GROUPED_UPTO: &str = "strangers_upto";
-/// The fact that holds the images whose unknown faces are to be grouped again.
+/// Fact that holds images whose unknown faces are to be grouped again.
 const GROUP_AGAIN: &str = "strangers_again";
 
 const STRANGER: &str =
@@ -169,11 +170,11 @@ const FACE: &str = "
     SELECT m.image_id, m.number, f.quality, i.accepted_at_ms, length(f.crop) > 0
       FROM stranger_faces m JOIN faces f ON f.image_id = m.image_id AND f.number = m.number
       JOIN images i ON i.id = m.image_id WHERE m.stranger_id = ?1";
-/// A group may have thousands of faces: the best of its newest is shown.
+/// Newest faces among which the best is shown: a group may have thousands.
 const LOOKED_AT: usize = 5;
 
 impl Store {
-    /// Groups with a face, those seen last first, below `before` = (newest image, number).
+    /// Returns groups with a face, latest first, below the cursor `before` (newest image, number).
     pub async fn stranger_groups(
         &self,
         ignored: bool,
@@ -196,7 +197,7 @@ impl Store {
         .await
     }
 
-    /// One group.
+    /// Returns one group.
     pub async fn stranger(&self, id: StrangerId) -> Result<Option<StrangerRow>, StoreError> {
         self.read(move |connection| {
             let found = connection
@@ -212,7 +213,7 @@ impl Store {
         .await
     }
 
-    /// Faces of a group, newest image first, of images below `before`.
+    /// Returns faces of a group in images below `before`, newest image first.
     pub async fn stranger_faces(
         &self,
         id: StrangerId,
@@ -231,9 +232,9 @@ impl Store {
     }
 }
 
-/// What the background task works with.
+/// Queries and changes of the background task.
 impl Store {
-    /// The newest result whose strangers are grouped.
+    /// Returns the newest result whose strangers are grouped.
     pub async fn grouped_upto(&self) -> Result<i64, StoreError> {
         Ok(self
             .fact(GROUPED_UPTO)
@@ -242,7 +243,7 @@ impl Store {
             .unwrap_or(0))
     }
 
-    /// Notes it.
+    /// Stores the newest result whose strangers are grouped.
     pub async fn set_grouped_upto(&self, result: i64) -> Result<(), StoreError> {
         self.write(Urgency::Note, move |connection| {
             store_fact(connection, GROUPED_UPTO, &result.to_string())
@@ -250,8 +251,8 @@ impl Store {
         .await
     }
 
-    /// The faces of the next results that nobody knows and that are in no group, those below a
-    /// quality left out; and the last result looked at, `None` when there is no further one.
+    /// Returns ungrouped unknown faces of at least `quality` in the next results, and the last
+    /// result examined, `None` at the end.
     pub async fn ungrouped(
         &self,
         after: i64,
@@ -276,7 +277,7 @@ impl Store {
         .await
     }
 
-    /// The same of these images.
+    /// Returns ungrouped unknown faces of at least `quality` in these images.
     pub async fn ungrouped_in(
         &self,
         images: Vec<ImageId>,
@@ -286,14 +287,13 @@ impl Store {
             .await
     }
 
-    /// Images with faces that are unknown since somebody said that they are not who they were taken
-    /// for.
+    /// Returns images with faces that became unknown because an operator rejected their person.
     pub async fn to_group_again(&self) -> Result<Vec<ImageId>, StoreError> {
         self.read(to_group_again).await
     }
 
-    /// Notes that the first so many of them are in groups now: an image may have come in a second
-    /// time since.
+    /// Drops the first `count` images from the list to group again. Counted by position: an image
+    /// may have been listed again since.
     pub async fn grouped_again(&self, count: usize) -> Result<(), StoreError> {
         self.write(Urgency::Note, move |connection| {
             let left: Vec<_> = to_group_again(connection)?
@@ -309,12 +309,12 @@ impl Store {
         .await
     }
 
-    /// Every group of a space with what it is compared by.
+    /// Returns every group of a space with its centroid.
     pub async fn stranger_shapes(
         &self,
         space: String,
     ) -> Result<Vec<(StrangerId, StrangerShape)>, StoreError> {
-        // What rides uncommitted is not seen by the readers.
+        // Readers do not see uncommitted rows, so commit them first.
         self.write(Urgency::Now, |_| Ok(())).await?;
         self.read(move |connection| {
             let mut shapes = connection.prepare(
@@ -329,7 +329,7 @@ impl Store {
         .await
     }
 
-    /// Has a group whose sum is damaged summed up again.
+    /// Has the centroid of a group with a damaged sum computed again.
     pub async fn sum_stranger_up_again(&self, id: StrangerId) -> Result<(), StoreError> {
         self.write(Urgency::Note, move |connection| {
             connection
@@ -340,7 +340,7 @@ impl Store {
         .await
     }
 
-    /// How many groups there are that nobody has named.
+    /// Returns the number of unnamed groups.
     pub async fn stranger_count(&self) -> Result<usize, StoreError> {
         self.write(Urgency::Look, |connection| {
             connection
@@ -352,7 +352,7 @@ impl Store {
         .await
     }
 
-    /// Their numbers.
+    /// Returns the numbers of unnamed groups.
     pub async fn stranger_ids(&self) -> Result<HashSet<StrangerId>, StoreError> {
         self.write(Urgency::Look, |connection| {
             let mut ids = connection.prepare_cached(
@@ -364,7 +364,7 @@ impl Store {
         .await
     }
 
-    /// Groups that a face has left since they were summed up.
+    /// Returns groups that have lost a face since their sum was computed.
     pub async fn strangers_left(
         &self,
         space: String,
@@ -379,9 +379,8 @@ impl Store {
         .await
     }
 
-    /// Sums a group up again by what `shape` makes of the embeddings of its newest faces; those
-    /// good enough to shape it, or, if none is, the newest. A group of which nothing can be
-    /// compared any more is dropped.
+    /// Recomputes a group's centroid with `shape` from the embeddings of its newest faces: those of
+    /// sufficient quality, or else the newest face alone. Drops a group without usable embeddings.
     pub async fn reshape_stranger(
         &self,
         id: StrangerId,
@@ -399,7 +398,7 @@ impl Store {
             let mut vectors = |quality: f32, limit: u32| -> rusqlite::Result<Vec<Vec<f32>>> {
                 let vector = |row: &Row<'_>| row.get::<_, Vec<u8>>(0).map(|blob| blob_to_vector(&blob));
                 let found = newest.query_map(params![id, space, quality, limit], vector)?;
-                // A damaged one is nobody's face.
+                // Damaged embeddings are skipped.
                 found.filter(|vector| !vector.as_ref().is_ok_and(Vec::is_empty)).collect()
             };
             let mut found = vectors(quality, limit)?;
@@ -418,13 +417,13 @@ impl Store {
         .await
     }
 
-    /// Puts a face into a group, if both are still what they were.
+    /// Puts a face into a group, if neither has changed since.
     pub async fn join_stranger(&self, face: Joining) -> Result<Joined, StoreError> {
         self.write(Urgency::Note, move |connection| join(connection, &face))
             .await
     }
 
-    /// Makes two groups one: the lower number stays. A group that was ignored stays ignored.
+    /// Merges two groups under the lower number. The result is ignored if either was.
     pub async fn merge_strangers(
         &self,
         (one, weight): (StrangerId, u32),
@@ -460,7 +459,7 @@ impl Store {
         .await
     }
 
-    /// Grouped faces that are still in another embedding space.
+    /// Returns grouped faces that are still in another embedding space.
     pub async fn strangers_elsewhere(
         &self,
         space: String,
@@ -480,8 +479,8 @@ impl Store {
         .await
     }
 
-    /// Gives an unknown face its embedding in another space; `None`: nothing in it can be compared,
-    /// it leaves its group.
+    /// Gives an unknown face its embedding in another space; `None` when nothing in it can be
+    /// compared, and the face leaves its group.
     pub async fn reembed_face(
         &self,
         image: ImageId,
@@ -508,7 +507,7 @@ impl Store {
         .await
     }
 
-    /// All faces of all groups are in this space now: so are the groups, to be summed up again.
+    /// Moves all groups to the space their faces are in now, their sums to be computed again.
     pub async fn strangers_moved(&self, space: String) -> Result<(), StoreError> {
         self.write(Urgency::Now, move |connection| {
             connection
@@ -522,9 +521,9 @@ impl Store {
     }
 }
 
-/// What people say about strangers and about faces that were taken for somebody.
+/// Operators' changes to strangers and matched faces.
 impl Store {
-    /// The best faces of a group that can be enrolled, best first; of its newest.
+    /// Returns the best enrollable faces among a group's newest, best first.
     pub async fn best_stranger_faces(
         &self,
         id: StrangerId,
@@ -543,10 +542,10 @@ impl Store {
         .await
     }
 
-    /// Makes the person a group is and enrols these pictures of them; the group's faces are to be
-    /// relabelled. Answers who it is and how many of the pictures are theirs. `None`: there is no
-    /// such group. The inner error is who has the first of the pictures when others have all of
-    /// them.
+    /// Names a group as a person, new or old, and enrols these pictures; the group's faces are
+    /// still to be relabelled. Returns the person and how many of the pictures they have. `None`
+    /// when there is no such group. The inner error names the person who has the first picture when
+    /// other people have all of them.
     pub async fn name_stranger(
         &self,
         id: StrangerId,
@@ -574,7 +573,7 @@ impl Store {
             connection
                 .prepare_cached("UPDATE strangers SET person_id = ?2 WHERE id = ?1")?
                 .execute(params![id, person])?;
-            // That a face of the group is not this person holds no more.
+            // Counter-examples that reject a face of the group for this person no longer hold.
             connection
                 .prepare_cached(
                     "DELETE FROM counter_examples WHERE person_id = ?2 AND EXISTS (
@@ -588,7 +587,7 @@ impl Store {
         .await
     }
 
-    /// Groups that were named, with the person, as long as faces of them are to be relabelled.
+    /// Returns named groups and their person while faces are still to be relabelled.
     pub async fn named_strangers(&self) -> Result<Vec<(StrangerId, PersonId)>, StoreError> {
         self.write(Urgency::Look, |connection| {
             let mut named = connection.prepare_cached(
@@ -601,13 +600,13 @@ impl Store {
         .await
     }
 
-    /// Some of the faces of a group.
+    /// Returns some of the faces of a group.
     pub async fn some_stranger_faces(
         &self,
         id: StrangerId,
         limit: usize,
     ) -> Result<Vec<StoredFace>, StoreError> {
-        // What rides uncommitted is not seen by the readers.
+        // Readers do not see uncommitted rows, so commit them first.
         self.write(Urgency::Now, |_| Ok(())).await?;
         self.faces_where(
             format!(
@@ -619,7 +618,7 @@ impl Store {
         .await
     }
 
-    /// One face.
+    /// Returns one face.
     pub async fn stored_face(
         &self,
         image: ImageId,
@@ -631,7 +630,7 @@ impl Store {
         Ok(found.into_iter().next())
     }
 
-    /// Who the other faces of an image are, or may be.
+    /// Returns the people that the other faces of an image are, or may be.
     pub async fn people_beside(
         &self,
         image: ImageId,
@@ -663,8 +662,8 @@ impl Store {
         .await
     }
 
-    /// Gives faces another outcome, and their images the best of their faces'. Nobody becomes
-    /// somebody who is erased.
+    /// Gives faces another outcome, and their images the best one of their faces. An erased person
+    /// is never assigned.
     pub async fn relabel(&self, faces: Vec<Relabel>) -> Result<(), StoreError> {
         self.write(Urgency::Now, move |connection| {
             faces.iter().try_for_each(|face| relabel(connection, face))
@@ -672,8 +671,8 @@ impl Store {
         .await
     }
 
-    /// Adds a face that was found to a person, new or old, and labels it; `None`: the face is there
-    /// no more. The inner error is who has this very picture.
+    /// Enrols a stored face for a person, new or old, and labels it; `None` when the face is gone.
+    /// The inner error names the person who has this very picture.
     pub async fn enroll_face(
         &self,
         name: String,
@@ -704,7 +703,7 @@ impl Store {
         .await
     }
 
-    /// Sets whether a group matters; false: there is none.
+    /// Marks a group as ignored or not; false when there is no such group.
     pub async fn ignore_stranger(&self, id: StrangerId, ignored: bool) -> Result<bool, StoreError> {
         self.write(Urgency::Now, move |connection| {
             let set = connection
@@ -715,8 +714,8 @@ impl Store {
         .await
     }
 
-    /// Notes that a face is not a person, and takes its crop, by the sum of it, out of what they
-    /// were enrolled from.
+    /// Notes that a face is not a person, and removes its crop, by its sum, from their enrolled
+    /// pictures.
     pub async fn add_counter_example(
         &self,
         person: PersonId,
@@ -746,13 +745,13 @@ impl Store {
         .await
     }
 
-    /// Whom which faces are not, in one embedding space.
+    /// Returns the counter-examples of one embedding space.
     pub async fn counter_examples(&self, space: String) -> Result<Vec<CounterExample>, StoreError> {
         self.read(move |connection| counter_examples(connection, &space))
             .await
     }
 
-    /// Crops of counter-examples of other spaces, to be embedded again.
+    /// Returns crops of counter-examples of other spaces, to be embedded again.
     pub async fn counter_examples_elsewhere(
         &self,
         space: String,
@@ -787,8 +786,8 @@ impl Store {
     }
 }
 
-/// The counter-examples through a connection of the caller's own, for commands that open the file
-/// read-only.
+/// Returns the counter-examples through the caller's own connection, for commands that open the
+/// file read-only.
 pub fn counter_examples(
     connection: &Connection,
     space: &str,
@@ -854,8 +853,8 @@ fn join(connection: &Connection, face: &Joining) -> rusqlite::Result<Joined> {
     let total = vector_to_blob(&face.shape.total);
     let id = match face.group {
         Some((id, weight)) => {
-            // Its shape is written only while it changes: a page less for each face of those who
-            // come every day.
+            // The centroid is written only when it changes, which saves a page write for each face
+            // of frequent visitors.
             let joined = if weight == face.shape.weight {
                 connection
                     .prepare_cached(

@@ -1,12 +1,11 @@
-//! The writer thread: one connection, one transaction for all that waits, answers as its urgency
-//! says.
+//! The writer thread: one connection, one transaction for all waiting operations, and answers
+//! according to urgency.
 //!
-//! It knows nothing of tables. Every commit is on disk when it returns (`synchronous=FULL`), and a
-//! commit is what wears a card out: each rewrites the pages it touched and the last block of the
-//! journal. So what may be lost and redone makes none of its own: it is answered as soon as it is
-//! done, and the open transaction is committed with the next operation that cannot wait. A commit
-//! that fails is answered to those who wait for it; what was answered before is done again, before
-//! anything else.
+//! It knows nothing of tables. Every commit is on disk when it returns (`synchronous=FULL`), and
+//! commits wear out an SD card: each rewrites the touched pages and the last block of the journal.
+//! Operations that can be redone therefore do not commit on their own: they are answered when done,
+//! and their transaction commits with the next urgent operation. A failed commit is reported to
+//! callers still waiting; operations already answered are replayed before anything else.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -20,39 +19,39 @@ use super::StoreError;
 
 /// Most operations in one transaction.
 const BATCH: usize = 256;
-/// How long a batch waits for company when the last one had company; one caller alone never waits.
+/// Group-commit window when the last batch had several callers; a lone caller never waits.
 const GATHER: Duration = Duration::from_millis(4);
-/// Longest time a [`Urgency::Note`] is on no disk.
+/// Longest time until a [`Urgency::Note`] is committed.
 const NOTE: Duration = Duration::from_secs(1);
-/// How long results wait for company. They are committed at once, unless others were less than this
-/// ago; and unless pictures come less than this apart: then the next picture's acceptance is a
-/// commit anyway. A lone picture's result never waits.
+/// Group-commit window for results. A result commits at once, unless another result was committed
+/// within this window, or pictures arrive at a shorter interval: then it joins the next commit. A
+/// lone picture's result never waits.
 const COMPANY: Duration = Duration::from_millis(200);
-/// A result's message is asked for right after the result: one commit should do for both.
+/// Delay that lets a result and the claim of its message share one commit.
 const MESSAGE: Duration = Duration::from_millis(5);
-/// When a commit that failed is tried again if nobody asks for one before.
+/// Interval between attempts to repeat a failed commit.
 const RETRY: Duration = Duration::from_secs(2);
-/// Longest wait for the last commit at the end.
+/// Longest wait for the last commit at shutdown.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
-/// When an operation is committed, and when its caller is answered.
+/// When an operation is committed and its caller is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {
-    /// Only reads, but also what is not committed yet. Answered at once.
+    /// Reads only, including uncommitted rows. Answered at once.
     Look,
-    /// Answered at once; committed along with others. A power cut may take the last second of
+    /// Answered at once; committed with other operations. A power cut may lose the last second of
     /// these.
     Note,
-    /// The end of an image: answered at once, committed within [`COMPANY`].
+    /// End of an image: answered at once, committed within [`COMPANY`].
     Result,
-    /// A result about to leave the board: as soon as a result, but answered after the commit.
+    /// A result about to leave the board: committed within [`COMPANY`], answered after the commit.
     Send,
     /// Committed at once, answered after that.
     Now,
 }
 
 impl Urgency {
-    /// Answered before it is committed, so that it must be done again when the commit fails.
+    /// Returns whether it is answered before its commit, and must be replayed if the commit fails.
     fn rides(self) -> bool {
         matches!(self, Self::Note | Self::Result)
     }
@@ -60,9 +59,9 @@ impl Urgency {
 
 /// An operation that runs inside the transaction.
 trait Operation: Send {
-    /// Runs it, perhaps a second time; false asks for its savepoint to be rolled back.
+    /// Runs it, possibly a second time; false rolls its savepoint back.
     fn run(&mut self, connection: &Connection) -> bool;
-    /// Answers its caller; only the first answer goes out.
+    /// Answers its caller; only the first answer counts.
     fn answer(&mut self, committed: Result<(), StoreError>);
 }
 
@@ -99,7 +98,7 @@ type Waiting = (Urgency, Box<dyn Operation>);
 
 enum Message {
     Run(Urgency, Box<dyn Operation>),
-    /// Everything before it is committed, everything after it is refused.
+    /// Commits everything before it; everything after it is refused.
     Close,
 }
 
@@ -149,12 +148,12 @@ impl Writer {
         })
     }
 
-    /// Changes whenever something was done.
+    /// Notifies whenever an operation is done.
     pub fn work(&self) -> watch::Receiver<u64> {
         self.work.clone()
     }
 
-    /// Changes whenever something was committed.
+    /// Notifies on every commit.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
     }
@@ -190,33 +189,33 @@ impl Writer {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         if let Some(handle) = handle {
-            // A disk that does not answer must not hold up the exit for ever.
+            // A disk that does not respond must not block the exit for ever.
             let ended = tokio::task::spawn_blocking(move || handle.join());
             let _ = tokio::time::timeout(CLOSE_WAIT, ended).await;
         }
     }
 }
 
-/// What the thread writes with.
+/// State of the writer thread.
 struct Pen {
     connection: Connection,
     done: watch::Sender<u64>,
     changed: watch::Sender<u64>,
     commits: Arc<AtomicU64>,
-    /// Done in the open transaction, in order; or, when `owed`, what must be done again.
+    /// Operations of the open transaction, in order; when `owed`, those to replay.
     open: Vec<Waiting>,
-    /// Whether any of it changed anything.
+    /// An open operation changed a row.
     changing: bool,
-    /// The last commit failed, and callers were told otherwise.
+    /// The last commit failed after callers had been answered.
     owed: bool,
-    /// That commits fail was said; a full disk may last, and hold the log too.
+    /// The failure was logged; a full disk may last, and hold the log too.
     said: bool,
     commit_by: Option<Instant>,
-    /// When results were last committed.
+    /// Time of the last commit of results.
     results_at: Option<Instant>,
-    /// When somebody who could not wait last had a commit.
+    /// Time of the last commit with an urgent caller.
     now_at: Option<Instant>,
-    /// Whether the one before that was less than [`COMPANY`] earlier.
+    /// The urgent commit before that was less than [`COMPANY`] earlier.
     stream: bool,
 }
 
@@ -232,7 +231,7 @@ impl Pen {
             let (urgency, operation) = match first {
                 Ok(Message::Run(urgency, operation)) => (urgency, operation),
                 Err(RecvTimeoutError::Timeout) => {
-                    // Who waits for it is answered; otherwise it is tried again later.
+                    // Waiting callers are answered; without any, the commit is retried later.
                     let _ = self.settle();
                     continue;
                 }
@@ -240,7 +239,7 @@ impl Pen {
             };
             let mut callers = usize::from(urgency == Urgency::Now);
             let mut batch = vec![(urgency, operation)];
-            // With company in the last batch, more callers are on their way: one flush should serve
+            // The last batch had several callers, so more are on their way: one flush should serve
             // them all.
             while batch.len() < BATCH {
                 let next = if (1..last_callers).contains(&callers) {
@@ -266,14 +265,14 @@ impl Pen {
             self.take(batch);
         }
         let _ = self.settle();
-        // A copy of the closed file is then the whole database. Readers that still run make it
+        // A copy of the closed file is then the whole database. Remaining readers leave it
         // incomplete, not wrong.
         let _ = self
             .connection
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
     }
 
-    /// Does a batch and commits if it is time.
+    /// Runs a batch and commits if it is time.
     fn take(&mut self, mut batch: Vec<Waiting>) {
         if self.owed
             && let Err(error) = self.settle()
@@ -283,7 +282,8 @@ impl Pen {
                 .for_each(|(_, operation)| operation.answer(Err(error.again())));
             return;
         }
-        // What is answered before it is committed must not build on what may yet be refused.
+        // Urgent operations come last: an early answer must not depend on an operation that may
+        // still be refused.
         batch.sort_by_key(|(urgency, _)| *urgency == Urgency::Now);
         let before = self.connection.total_changes();
         let mut waiting = batch.into_iter();
@@ -295,10 +295,10 @@ impl Pen {
             }
         }
         if self.open.is_empty() {
-            // Nothing changed: there is nothing to keep open, and nothing to write.
+            // Nothing changed, so there is nothing to keep open or write.
             self.end_transaction();
         } else if self.commit_by.is_some_and(|at| at <= Instant::now()) {
-            // Who waits for it is answered.
+            // Waiting callers are answered.
             let _ = self.settle();
         }
         if self.connection.total_changes() != before {
@@ -306,7 +306,7 @@ impl Pen {
         }
     }
 
-    /// Runs one operation in a savepoint; an error is the whole transaction's.
+    /// Runs one operation in a savepoint; an error concerns the whole transaction.
     fn perform(
         &mut self,
         urgency: Urgency,
@@ -335,7 +335,8 @@ impl Pen {
         };
         let results = company.map_or(now, |at| at + COMPANY);
         let by = match urgency {
-            // A caller that was told of a row already there waits for that row's commit.
+            // An urgent operation without changes waits too: it may have found a row that is not
+            // committed yet.
             Urgency::Now => now,
             _ if !changed => {
                 operation.answer(Ok(()));
@@ -353,7 +354,7 @@ impl Pen {
         Ok(())
     }
 
-    /// False: it failed and left no trace.
+    /// Returns false when it failed and left no trace.
     fn in_savepoint(&self, operation: &mut Box<dyn Operation>) -> Result<bool, StoreError> {
         self.connection.execute_batch("SAVEPOINT operation")?;
         let done = operation.run(&self.connection);
@@ -361,7 +362,7 @@ impl Pen {
             if self.connection.is_autocommit() {
                 // A full disk or an I/O error ended the whole transaction, not only this operation.
                 return Err(StoreError::Commit(
-                    "the disk did not take the transaction".into(),
+                    "the disk could not store the transaction".into(),
                 ));
             }
             self.connection.execute_batch("ROLLBACK TO operation")?;
@@ -377,7 +378,7 @@ impl Pen {
         Ok(())
     }
 
-    /// Commits what is open, or does what is owed, and answers who waits for it.
+    /// Commits the open operations, replaying them first if `owed`, and answers waiting callers.
     fn settle(&mut self) -> Result<(), StoreError> {
         if self.open.is_empty() {
             self.end_transaction();
@@ -417,7 +418,7 @@ impl Pen {
         Ok(())
     }
 
-    /// Repeats what callers believe done.
+    /// Replays operations that callers believe done.
     fn redo(&mut self) -> Result<(), StoreError> {
         if !self.owed {
             return Ok(());
@@ -429,7 +430,7 @@ impl Pen {
                 Ok(true) => self.open.push((urgency, operation)),
                 Ok(false) => {
                     tracing::error!(
-                        "a change was lost: the commit that held it failed, and so did doing it again"
+                        "a change was lost: its commit failed, and so did the attempt to repeat it"
                     );
                 }
                 Err(error) => {
@@ -442,9 +443,10 @@ impl Pen {
         Ok(())
     }
 
-    /// The transaction is gone: who waits for it is told so, what was answered before is owed.
+    /// Handles a lost transaction: waiting callers get the error, operations already answered are
+    /// kept for replay.
     fn failed(&mut self, error: &StoreError) {
-        // Whatever the cause; a rollback with none open is an error to ignore.
+        // Without an open transaction ROLLBACK fails, which does no harm.
         let _ = self.connection.execute_batch("ROLLBACK");
         self.open.retain_mut(|(urgency, operation)| {
             operation.answer(Err(error.again()));
@@ -454,14 +456,14 @@ impl Pen {
         self.changing = self.owed;
         self.commit_by = self.owed.then(|| Instant::now() + RETRY);
         if self.owed && !std::mem::replace(&mut self.said, true) {
-            tracing::warn!("the database does not commit, tried again until it does: {error}");
+            tracing::warn!("the database cannot commit, and kithd keeps trying: {error}");
         }
     }
 
     fn end_transaction(&mut self) {
         (self.changing, self.owed, self.commit_by) = (false, false, None);
         if !self.connection.is_autocommit() {
-            // It wrote nothing, so there is nothing that could fail to be written.
+            // The transaction wrote nothing, so a failure loses nothing.
             let _ = self.connection.execute_batch("COMMIT");
         }
     }
@@ -516,7 +518,7 @@ mod tests {
         assert!(commits <= 200 / 16, "{commits} commits for 200 operations");
     }
 
-    /// What another connection sees.
+    /// Returns the committed rows as another connection sees them.
     fn committed(folder: &tempfile::TempDir) -> i64 {
         let reader = Connection::open(folder.path().join("t.db")).unwrap();
         reader
@@ -596,7 +598,7 @@ mod tests {
             .await
             .unwrap();
         insert(&writer, Urgency::Note, 1).await.unwrap();
-        // Its own statement succeeds; the commit finds that row 99 does not exist.
+        // The statement succeeds; the commit finds that row 99 does not exist.
         let orphan = writer.run(Urgency::Now, |c| {
             c.execute("INSERT INTO child VALUES (99)", [])
         });

@@ -319,7 +319,7 @@ fn what_is_no_whole_backup_is_refused_and_changes_nothing() {
         put(&whole[..at]);
         let said = refused(&other, &file);
         assert!(
-            said.contains("the backup is damaged") || said.contains("no backup of kithd"),
+            said.contains("the backup is damaged") || said.contains("not a kithd backup"),
             "{at}: {said}"
         );
     }
@@ -344,7 +344,7 @@ fn what_is_no_whole_backup_is_refused_and_changes_nothing() {
     }
     // Other files.
     put(&std::fs::read(photo("obama_1.jpg")).unwrap());
-    assert!(refused(&other, &file).contains("this is no backup of kithd"));
+    assert!(refused(&other, &file).contains("this is not a kithd backup"));
     let plain = other.folder.path().join("plain.db");
     Connection::open(&plain)
         .unwrap()
@@ -516,9 +516,9 @@ fn rows_that_make_no_sense_stay_out_by_name() {
         (vectors("zeroblob(length(vector))"), "person_embeddings 2: its vector is damaged", &[]),
         (vectors("substr(vector, 2)"), "person_embeddings 2: its vector is damaged", &[]),
         (vectors("x''"), "person_embeddings 2: its vector is damaged: its 0 bytes", &[]),
-        (vectors(&embedding(&[1.0])), "person_embeddings 2: its vector is no embedding: it has 1 numbers", &[]),
-        (vectors(&embedding(&[f32::NAN; 128])), "its vector is no embedding: not all of it are numbers", &[]),
-        (vectors(&embedding(&[0.0; 128])), "person_embeddings 2: its vector is no embedding: it is zero", &[]),
+        (vectors(&embedding(&[1.0])), "person_embeddings 2: its vector is not an embedding: it has 1 numbers", &[]),
+        (vectors(&embedding(&[f32::NAN; 128])), "its vector is not an embedding: some values are not finite", &[]),
+        (vectors(&embedding(&[0.0; 128])), "person_embeddings 2: its vector is not an embedding: it is zero", &[]),
         (
             "UPDATE person SET id = -2 WHERE id = 2; UPDATE person_images SET person_id = -2 WHERE person_id = 2"
                 .into(),
@@ -543,7 +543,7 @@ fn rows_that_make_no_sense_stay_out_by_name() {
         ),
         (
             "UPDATE person SET uid = x'00' WHERE id = 2".into(),
-            "person 2 (Joe Biden): its uid is not of 16 bytes",
+            "person 2 (Joe Biden): its uid is not 16 bytes long",
             &["Joe Biden"],
         ),
         (
@@ -556,15 +556,15 @@ fn rows_that_make_no_sense_stay_out_by_name() {
             "person_images 2 (biden_1.jpg): its bounds",
             &[],
         ),
-        ("UPDATE person_images SET sha256 = '../../token' WHERE id = 2".into(), "its sha256 is no sha256", &[]),
+        ("UPDATE person_images SET sha256 = '../../token' WHERE id = 2".into(), "its sha256 is not a sha256", &[]),
         ("UPDATE faces SET candidates = '{}'".into(), "faces 1: its candidates is not what kithd writes there", &[]),
         ("UPDATE outbox SET payload = 'no JSON'".into(), "its payload is not what kithd writes there", &[]),
         ("UPDATE images SET id = 0; UPDATE faces SET image_id = 0".into(), "images 0: its id is 0", &[]),
         ("UPDATE images SET accepted_at_ms = -1".into(), "its accepted_at_ms is -1", &[]),
-        ("UPDATE thumbnails SET image_id = 77".into(), "thumbnails 77: it belongs to a row that is not there", &[]),
+        ("UPDATE thumbnails SET image_id = 77".into(), "thumbnails 77: it belongs to a missing row", &[]),
         (
             "UPDATE enrolment_pictures SET picture = x'00' WHERE person_image_id = 2".into(),
-            "its bytes are not what its sha256 says",
+            "its bytes do not match its sha256",
             &[],
         ),
     ];

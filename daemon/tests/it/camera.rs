@@ -439,7 +439,7 @@ fn a_camera_that_is_not_there_comes_or_goes_is_waited_for_while_the_daemon_works
     front.board.start();
     front.says(
         "degraded",
-        "unplugged: /dev/video77 is not there; waited for",
+        "unplugged: /dev/video77 is not there; kithd waits for it",
     );
     let id = front
         .board
@@ -451,7 +451,7 @@ fn a_camera_that_is_not_there_comes_or_goes_is_waited_for_while_the_daemon_works
     front.tell("gone still");
     front.says(
         "degraded",
-        "unplugged: /dev/video77 is not there; waited for",
+        "unplugged: /dev/video77 is not there; kithd waits for it",
     );
     let before = front.rows();
     front.tell("play still");
@@ -532,10 +532,7 @@ fn frames_that_fill_the_cameras_own_share_pause_the_camera_and_nobody_else() {
     front.board.set("retention.camera.bytes", "512KiB");
     front.board.set("models.pack", "\"/nowhere/pack\"");
     front.board.start();
-    front.says(
-        "degraded",
-        "paused: frames that wait to be identified fill the camera's spool",
-    );
+    front.says("degraded", "paused: waiting frames fill the camera's spool");
     let held = front.rows();
     assert!(held > 1, "{held} frames of one share");
     front.wait_frames(30);

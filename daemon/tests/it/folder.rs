@@ -40,7 +40,7 @@ fn settled(board: &Board, folder: &Path, files: usize) {
         let part = part(board, folder);
         let text = part["text"].as_str()?;
         let still = !text.contains("still being written");
-        let taken = text.starts_with(&format!("{files} files taken that are there"));
+        let taken = text.starts_with(&format!("{files} files in the folder are taken"));
         (part["condition"] == "ok" && taken && still).then_some(())
     });
 }

@@ -304,7 +304,7 @@ fn people_are_renamed_and_merged_with_their_past_and_names_stay_unique() {
     let refused = board.kithd(["people", "rename", "Joe Biden", "Barack Obama"]);
     assert!(
         !refused.status.success()
-            && text(&refused).contains("somebody else is called Barack Obama"),
+            && text(&refused).contains("another person is called Barack Obama"),
         "{}",
         text(&refused)
     );

@@ -1,4 +1,5 @@
-//! A broker that says exactly what a test tells it to, for what no real one does on demand.
+//! A scripted broker that sends exactly what a test tells it to, for events that no real broker
+//! produces on demand.
 
 use bytes::BytesMut;
 use rumqttc::v5::mqttbytes::v5::{
@@ -16,7 +17,7 @@ pub struct Double {
     listener: TcpListener,
 }
 
-/// One connection to the double; dropping it cuts it.
+/// A connection to the double; dropping it cuts it.
 pub struct Peer {
     stream: TcpStream,
     buffer: BytesMut,
@@ -37,7 +38,7 @@ impl Double {
     pub async fn accept(&self) -> Peer {
         let (stream, _) = timeout(PATIENCE, self.listener.accept())
             .await
-            .expect("nobody connected")
+            .expect("no client connected")
             .unwrap();
         let mut peer = Peer {
             stream,
@@ -138,14 +139,13 @@ impl Peer {
         self.stream.write_all(bytes).await.unwrap();
     }
 
-    /// The next packet; `None` when the client closed the connection.
+    /// Returns the next packet; `None` when the client closed the connection.
     async fn next(&mut self) -> Option<Packet> {
         loop {
             match Packet::read(&mut self.buffer, None) {
                 Ok(packet) => return Some(packet),
                 Err(Error::InsufficientBytes(_)) => {}
-                // rumqttc writes a plain Disconnect as the two bytes it should be, but does not
-                // read it.
+                // rumqttc writes a plain Disconnect as two bytes, as it should, but cannot read it.
                 Err(Error::PayloadRequired) => {
                     return Some(Packet::Disconnect(Disconnect::new(
                         DisconnectReasonCode::NormalDisconnection,
@@ -173,7 +173,7 @@ impl Peer {
         }
     }
 
-    /// A message's packet id and payload.
+    /// Returns a message's packet id and payload.
     pub async fn recv_publish(&mut self) -> (u16, String) {
         match self.recv().await {
             Packet::Publish(publish) => (

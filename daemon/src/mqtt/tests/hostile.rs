@@ -1,4 +1,4 @@
-//! What a broker that means harm can do to a connection: end it, and nothing else.
+//! A hostile broker can end a connection, and do no other harm.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use super::super::{Settings, Version};
 use super::hostile_broker::{HostileBroker, hostile, publish};
 use super::{Client, settings};
 
-/// Of random packets, in every run; `KITHD_FULL` asks for ten minutes.
+/// Duration of random packets in every run; `KITHD_FULL` asks for ten minutes.
 fn how_long() -> Duration {
     Duration::from_secs(if std::env::var_os("KITHD_FULL").is_some() {
         600
@@ -29,7 +29,7 @@ async fn survives(version: Version, level: u8) {
         if broker.send("kith", &hostile(level, &["in", "a/snapshot"])) {
             sent += 1;
         }
-        // What arrives is taken; nothing here is a reason to keep it.
+        // Deliveries are discarded.
         while let Ok(Some(delivery)) =
             tokio::time::timeout(Duration::ZERO, client.deliveries.recv()).await
         {
@@ -45,7 +45,7 @@ async fn survives(version: Version, level: u8) {
         broker.connections()
     );
     broker.cut();
-    // A good message is taken, on whatever connection there is next.
+    // A good message is taken on whichever connection comes next.
     let deadline = Instant::now() + Duration::from_secs(30);
     let mut id = 1000;
     while !broker.has_acknowledged(id) {

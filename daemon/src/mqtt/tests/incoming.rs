@@ -1,4 +1,4 @@
-//! What the connection takes and acknowledges, seen by a scripted broker.
+//! Messages taken and acknowledged, as a scripted broker sees them.
 
 use rumqttc::v5::mqttbytes::v5::{Packet, PubAckReason, SubscribeReasonCode};
 use tokio::time::sleep;
@@ -119,7 +119,7 @@ async fn what_exceeds_the_room_for_unsettled_messages_is_asked_for_again_once_th
     for pkid in 1..=5 {
         peer.publish(pkid, &payload(pkid)).await;
     }
-    // Two hundred bytes hold three of sixty.
+    // A budget of two hundred bytes holds three messages of sixty.
     let held = [
         client.recv().await,
         client.recv().await,
@@ -160,7 +160,8 @@ async fn a_refused_subscription_is_a_state_and_publishing_still_works() {
         ..Hindrances::default()
     };
     assert_eq!(state, State::Hindered(hindrances));
-    let said = "connected, but the broker refused to subscribe us to in (NotAuthorized); its access list must let";
+    let said = "connected, but the broker refused to subscribe us to in (NotAuthorized); its \
+                access list must let";
     assert!(state.to_string().starts_with(said), "{state}");
     let publisher = client.publisher.clone();
     let publish = tokio::spawn(async move { publisher.publish(message("out", "result")).await });
@@ -199,7 +200,7 @@ async fn a_message_above_the_limit_from_a_broker_that_ignores_it_is_named_in_the
         state.to_string().contains("although our limit is 1000"),
         "{state}"
     );
-    // Once the broker has dropped it, everything is as before.
+    // Once the broker has dropped it, the connection works as before.
     let mut peer = double.accept_subscribed().await;
     peer.publish(2, "picture").await;
     client.recv().await.settle();

@@ -1,4 +1,4 @@
-//! A line to a broker that can be cut: forwards TCP connections. Not for reading what passes.
+//! A TCP forwarder to a broker whose connections can be cut.
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -38,7 +38,7 @@ impl Line {
         self.port
     }
 
-    /// Ends every connection there is, whatever is under way on it.
+    /// Cuts every open connection.
     pub fn cut(&self) {
         let _ = self.cuts.send(());
     }

@@ -1,5 +1,4 @@
-//! The connection against a real mosquitto and against a scripted broker. Not for the daemon's
-//! topics.
+//! The connection against a real mosquitto and against a scripted broker.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../../../tests/it/broker.rs"]
@@ -25,7 +24,7 @@ use tokio::time::timeout;
 
 use super::{Address, Deliveries, Delivery, Message, Publisher, Settings, State, connect};
 
-/// Longer than anything meant to happen at once.
+/// Longer than any event that should happen at once.
 const BRIEFLY: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -91,20 +90,20 @@ impl Client {
         assert!(silence.is_err(), "{silence:?}");
     }
 
-    /// The orderly end.
+    /// Stops the client in order.
     async fn stop(mut self) {
         drop(self.stop.take());
         timeout(PATIENCE, &mut self.task).await.unwrap().unwrap();
     }
 
-    /// The end by power cut.
+    /// Stops the client as a power cut would.
     async fn crash(mut self) {
         self.task.abort();
         let _ = (&mut self.task).await;
     }
 }
 
-/// A client without subscriptions and the scripted broker it will connect to.
+/// Returns a client without subscriptions, and the scripted broker it will connect to.
 async fn publisher(change: impl FnOnce(&mut Settings)) -> (double::Double, Client) {
     let double = double::Double::listen().await;
     let mut settings = settings(double.port(), "kith", &[]);

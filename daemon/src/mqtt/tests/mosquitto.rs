@@ -1,4 +1,4 @@
-//! What holds with a real broker while nothing breaks.
+//! Behaviour with a real broker while nothing fails.
 
 use super::super::{Message, PublishError, Settings, State};
 use super::broker::{self, Mosquitto};

@@ -1,4 +1,4 @@
-//! How connections end and begin again, seen by a scripted broker.
+//! Ends and new beginnings of connections, as a scripted broker sees them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,7 +33,7 @@ async fn the_longest_pause_follows_when_another_client_took_the_session() {
         publisher(|settings| settings.reconnect_most = Duration::from_secs(2)).await;
     let mut peer = double.accept_publisher().await;
     client.connected().await;
-    // With an empty list of properties, which rumqttc needs to understand it: see state.rs.
+    // Sent with an empty list of properties, since rumqttc cannot read it otherwise: see wire.rs.
     peer.send_bytes(&[0xe0, 2, DisconnectReasonCode::SessionTakenOver as u8, 0])
         .await;
     let lost = Instant::now();
@@ -69,7 +69,7 @@ async fn a_broker_that_cuts_every_connection_is_not_hammered() {
         .state(|state| matches!(state, State::Down { .. }))
         .await;
     sleep(Duration::from_secs(3)).await;
-    // Pauses of 50, 100, 200, 400, 400 … ms, each halved at most by the jitter.
+    // Pauses of 50, 100, 200, 400, 400 … ms, each at most halved by the jitter.
     let attempts = attempts.load(Ordering::Relaxed);
     assert!((6..=20).contains(&attempts), "{attempts}");
     broker.abort();
@@ -97,7 +97,7 @@ async fn a_broker_that_wants_no_keep_alive_is_not_flooded_with_pings() {
     peer.connack(|broker| broker.server_keep_alive = Some(0))
         .await;
     client.connected().await;
-    // rumqttc sends one at once; without our correction it would give up at the second.
+    // rumqttc sends one ping at once; without our correction it would give up at the second.
     if let Packet::PingReq(_) = peer.recv().await {
         peer.nothing_comes().await;
     }

@@ -1,4 +1,4 @@
-//! What the connection sends and when it believes it arrived, seen by a scripted broker.
+//! Publishes and their acknowledgements, as a scripted broker sees them.
 
 use rumqttc::v5::mqttbytes::v5::PubAckReason;
 use tokio::time::sleep;
@@ -54,7 +54,7 @@ async fn publishes_leave_in_order_and_at_most_eight_are_under_way() {
         under_way.push(pkid);
     }
     peer.nothing_comes().await;
-    // The oldest unanswered holds the window, so its packet id can never come round again while in
+    // The oldest unanswered publish holds the window, so its packet id cannot be reused while in
     // use.
     for pkid in under_way.drain(1..) {
         peer.puback(pkid, PubAckReason::Success).await;
@@ -107,7 +107,7 @@ async fn every_publish_under_way_or_waiting_fails_when_the_connection_is_lost() 
         "{results:?}"
     );
 
-    // And nothing of it is sent on the next connection: repeating is the caller's business.
+    // Nothing is sent again on the next connection: the caller repeats it.
     let mut peer = double.accept_publisher().await;
     peer.nothing_comes().await;
 }
@@ -123,7 +123,7 @@ async fn what_the_broker_cannot_take_is_refused_without_costing_the_connection()
     .await;
     client.publisher.connected().await.unwrap();
     let publish = |message: Message| client.publisher.publish(message);
-    // 1 type, 1 length, 2 + 3 topic, 2 packet id, 1 properties.
+    // Packet size: 1 type, 1 length, 2 + 3 topic, 2 packet id, 1 properties.
     assert_eq!(
         publish(message("out", vec![0; 91])).await,
         Err(PublishError::TooLarge {

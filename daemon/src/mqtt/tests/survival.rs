@@ -1,4 +1,4 @@
-//! What holds across crashes, ours, the broker's and the line's, with a real broker.
+//! Behaviour across crashes of the client, the broker and the line, with a real broker.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::broker::Mosquitto;
 use super::line::Line;
 use super::{Client, message, retained, settings};
 
-/// Waits until the broker has seen its saving interval of one second pass.
+/// Time in which the broker saves its state, at an interval of one second.
 const SAVED: Duration = Duration::from_millis(2500);
 
 #[tokio::test]
@@ -232,7 +232,7 @@ async fn nothing_is_lost_while_both_lines_to_the_broker_are_cut_again_and_again(
     });
     let mut seen = BTreeSet::new();
     let (mut received, mut cuts) = (0, 0);
-    // Settled out of order, and now and then the line is cut while some are held.
+    // Messages are settled out of order, and the line is cut at times while some are held.
     let mut held = Vec::new();
     while seen.len() < MESSAGES as usize {
         let delivery = client.recv().await;

@@ -1,5 +1,4 @@
-//! The rules of retention on a real database and real files; what the clocks say is in the test's
-//! hand.
+//! Rules of retention on a real database and real files, with both clocks controlled by the test.
 
 use std::path::Path;
 
@@ -13,7 +12,7 @@ use crate::store::Relabel;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// A state folder with its queue; what it would have taken years to collect is written past it.
+/// A state folder with its queue; data that takes years to collect is written directly into it.
 struct Shelf {
     folder: tempfile::TempDir,
     queue: Queue,
@@ -31,7 +30,7 @@ impl Shelf {
         &self.queue.store
     }
 
-    /// No cap and no age but what the test sets.
+    /// Returns a sweeper with only the caps and ages that the test sets.
     fn sweeper(&self, set: impl FnOnce(&mut config::Retention)) -> Sweeper {
         let none = Caps::default;
         let mut retention = Retention {
@@ -74,7 +73,7 @@ impl Shelf {
         self.numbers("SELECT id FROM images ORDER BY id")
     }
 
-    /// A file in the spool, as the row of that number names it.
+    /// Writes a spool file, as the row of that number names it.
     fn file(&self, id: i64) -> std::path::PathBuf {
         let file = self.folder.path().join(format!("spool/{id}"));
         std::fs::write(&file, [0; 1000]).unwrap();
@@ -95,7 +94,7 @@ async fn open(folder: &Path) -> Queue {
     Queue::open(store, rules).await.unwrap()
 }
 
-/// Rows `from` to `to` that have ended, each with a file of 1000 bytes.
+/// Returns SQL for finished rows `from` to `to`, each with a file of 1000 bytes.
 fn ended_files(from: u32, to: u32, source: &str, state: &str) -> String {
     let outcome = if state == "processed" {
         "'no_face', NULL"
@@ -245,7 +244,7 @@ async fn what_came_in_with_a_wrong_clock_is_judged_by_its_neighbours_and_by_the_
         };
         shelf.store().newest_so_old(aged).await.unwrap()
     };
-    // number, dated, accepted by the board's clock, and by the queue clock
+    // Columns: number, dated, acceptance by the board's clock, and by the queue clock.
     insert("(1, 0, 5, 100), (2, 0, 999999999, 200)");
     assert_eq!(
         so_old(1000).await,
@@ -428,7 +427,7 @@ async fn strangers_lose_embedding_and_crop_when_they_are_old_enough_and_vouched_
     let id = shelf.queue.submit(vec![frame(1)]).await.unwrap()[0].id;
     shelf.write("UPDATE images SET accepted_at_ms = 1000, dated = 1");
     let sweeper = shelf.sweeper(|caps| caps.strangers = Some(14 * DAY));
-    // Old when it is still waiting: looked at again when it is done.
+    // The image is already old while it waits, and is examined again when it is done.
     sweeper.round(Some(STEADY)).await.unwrap();
     let claimed = shelf.queue.claim(1, true).await.unwrap().images.remove(0);
     shelf.queue.finish(claimed, identified()).await.unwrap();
@@ -493,11 +492,11 @@ async fn a_face_that_becomes_a_strangers_late_or_comes_back_with_a_low_number_is
         shelf.numbers("SELECT image_id FROM faces WHERE length(embedding) + length(crop) > 0 ORDER BY image_id")
     };
     assert_eq!(left().await, [5]);
-    // As a restore brings it.
+    // A restore brings back a low number.
     image(2, "unknown");
     assert_eq!(left().await, [5]);
-    // As after "not this person".
-    let nobody = Relabel {
+    // "Not this person" makes a face unknown late.
+    let unknown = Relabel {
         image_id: 5,
         number: 1,
         outcome: Outcome::Unknown,
@@ -506,7 +505,7 @@ async fn a_face_that_becomes_a_strangers_late_or_comes_back_with_a_low_number_is
         margin: None,
         candidates: vec![],
     };
-    store.relabel(vec![nobody]).await.unwrap();
+    store.relabel(vec![unknown]).await.unwrap();
     assert_eq!(left().await, [0; 0]);
     assert_eq!(store.removed().strangers, 3);
 }

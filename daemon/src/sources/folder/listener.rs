@@ -1,8 +1,7 @@
-//! Has the kernel tell what is written into a watched folder: one watch for each folder in it, none
-//! through a link.
+//! Watches a folder tree with inotify: one watch for each folder, none through a symbolic link.
 //!
-//! Where the kernel tells nothing, or not of all folders, looking now and then has to do: the
-//! caller is told why.
+//! Where the kernel reports no changes, or not of all folders, polling takes over, and the caller
+//! learns why.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -12,9 +11,9 @@ use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Config, ErrorKind, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
-/// Most folders that are watched below one; changes in the others are seen by looking.
+/// Most watches below one folder; changes in the rest are found by polling.
 const WATCHES: usize = 10_000;
-/// File systems whose changes by others the kernel does not tell us (statfs(2)).
+/// Network file systems, whose changes by other machines the kernel does not report (statfs(2)).
 const REMOTE: [u64; 9] = [
     0x6969,      // NFS
     0x517b,      // SMB
@@ -27,16 +26,16 @@ const REMOTE: [u64; 9] = [
     0x0bd0_0bd0, // Lustre
 ];
 
-/// What the kernel told since the last look.
+/// Changes reported since the last scan.
 #[derive(Default)]
 pub struct Touched {
-    /// Below the watched folder.
+    /// Paths below the watched folder.
     pub files: Mutex<HashSet<PathBuf>>,
-    /// Somebody wrote something.
+    /// Signals a write.
     pub wake: Notify,
 }
 
-/// The watches of one folder and of those in it.
+/// The watches of a folder tree.
 pub struct Listener {
     root: PathBuf,
     touched: Arc<Touched>,
@@ -45,7 +44,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Watches nothing yet.
+    /// Creates a listener without watches.
     pub fn new(root: &Path, touched: Arc<Touched>) -> Self {
         Self {
             root: root.into(),
@@ -55,7 +54,7 @@ impl Listener {
         }
     }
 
-    /// Watches just these folders below the root; tried again with each call, what it says is why
+    /// Watches exactly these folders below the root. Each call retries; the returned text says why
     /// some are not watched.
     pub fn follow<'a>(&mut self, folders: impl Iterator<Item = &'a PathBuf>) -> Option<String> {
         let remote = rustix::fs::statfs(&self.root)
@@ -71,8 +70,7 @@ impl Listener {
                 Err(error) => return Some(deaf(&error)),
             },
         };
-        // First those that are gone: the watch of a folder that was renamed goes on under its old
-        // name.
+        // Stale watches go first: the watch of a renamed folder would go on under its old name.
         self.watched.retain(|folder| {
             let keep = wanted.contains(folder);
             if !keep {
@@ -92,12 +90,12 @@ impl Listener {
                     why = Some(deaf(&error));
                     break;
                 }
-                // Gone by now, or the next look says what is wrong with it.
+                // The folder is gone by now, or the next scan reports the problem.
                 Err(error) => tracing::debug!("{}: not watched: {error}", folder.display()),
             }
         }
         if self.watched.len() > before {
-            // What came between the look and the listening.
+            // Catches changes between the scan and the new watch.
             self.touched.wake.notify_one();
         }
         why
@@ -132,7 +130,7 @@ fn listen(root: &Path, touched: Arc<Touched>) -> notify::Result<RecommendedWatch
     RecommendedWatcher::new(tell, Config::default().with_follow_symlinks(false))
 }
 
-/// Which limit is reached, and what to do.
+/// Names the exhausted limit and its remedy.
 fn deaf(error: &notify::Error) -> String {
     let too_many_instances = match &error.kind {
         ErrorKind::Io(error) => {
@@ -142,12 +140,13 @@ fn deaf(error: &notify::Error) -> String {
     };
     let raise = |key: &str| {
         format!(
-            "the kernel tells no changes, since the limit {key} is reached; raise it: sudo sysctl {key}=524288"
+            "the kernel reports no changes, since the limit {key} is reached; raise it: sudo \
+             sysctl {key}=524288"
         )
     };
     match &error.kind {
         ErrorKind::MaxFilesWatch => raise("fs.inotify.max_user_watches"),
         _ if too_many_instances => raise("fs.inotify.max_user_instances"),
-        _ => format!("the kernel tells no changes ({error})"),
+        _ => format!("the kernel reports no changes ({error})"),
     }
 }

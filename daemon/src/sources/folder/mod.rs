@@ -1,8 +1,8 @@
-//! Pictures from watched folders, local or on mounts that hang and go away.
+//! Pictures from watched folders, local or on mounts that hang and disappear.
 //!
-//! The looking is `scan`'s, on a thread that a dead mount may hold for as long as it likes: this
-//! part then says so, by the folder's name, and everything else goes on. A file is remembered in
-//! the very commit that queues it.
+//! `scan` does the file access on a thread that a dead mount may block: this part then reports the
+//! folder by name, and everything else goes on. A file is remembered in the same commit that queues
+//! it.
 
 mod listener;
 mod scan;
@@ -24,32 +24,35 @@ use crate::config;
 use crate::status::health::{Condition, Health};
 use crate::store::{EndedFile, Store, StoreError};
 
-/// Files in one commit.
+/// Files per commit.
 const BATCH: usize = 200;
-/// Between what the kernel tells and looking: writes come in bursts.
+/// Debounce between an inotify event and the scan: writes come in bursts.
 const BURST: Duration = Duration::from_millis(200);
 
-/// What a folder's task works with.
+/// Dependencies of a folder's task.
 pub struct Folder {
-    /// As configured.
+    /// Configuration of the folder.
     pub settings: config::Folder,
-    /// The part's name in health: "folder /mnt/nas".
+    /// Name of the part in health: "folder /mnt/nas".
     pub part: &'static str,
-    /// The door.
+    /// The queue's intake.
     pub intake: Intake,
-    /// Remembers what was taken.
+    /// Store of the files already taken.
     pub store: Store,
-    /// Where it says how it is.
+    /// Health report of the part.
     pub health: Health,
-    /// The trouble that was logged last, while it lasts.
+    /// The trouble logged last, while it lasts.
     pub logged: Mutex<Option<String>>,
 }
 
 impl Folder {
-    /// Watches until stopped.
+    /// Watches the folder until stopped.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        self.health
-            .set(self.part, Condition::Starting, "looking for the first time");
+        self.health.set(
+            self.part,
+            Condition::Starting,
+            "scanning for the first time",
+        );
         loop {
             let error = tokio::select! {
                 ended = self.watch() => match ended {
@@ -61,8 +64,8 @@ impl Folder {
             if matches!(error.downcast_ref(), Some(StoreError::Closed)) {
                 return Err(error);
             }
-            // A full disk or a busy database is no reason to end the daemon: what was seen is read
-            // again then.
+            // A full disk or a busy database must not end the daemon: the list of taken files is
+            // read again then.
             self.degraded(&format!("{error:#}"));
             tokio::select! {
                 () = tokio::time::sleep(self.settings.poll) => {}
@@ -109,7 +112,7 @@ impl Folder {
             let mut pause = settings.poll;
             match looked {
                 Err(why) => {
-                    // Its watches are bound to what was there before.
+                    // The watches belong to whatever was mounted there before.
                     listener = None;
                     next_full = Instant::now();
                     self.degraded(&why);
@@ -142,7 +145,7 @@ impl Folder {
                     let kept_back = taken.err().or(kept_back).map(|error| error.to_string());
                     let deaf = deaf.map(|why| {
                         format!(
-                            "{why}; it is looked into every {:?} meanwhile",
+                            "{why}; kithd scans the folder every {:?} meanwhile",
                             settings.poll
                         )
                     });
@@ -156,7 +159,7 @@ impl Folder {
         }
     }
 
-    /// Queues what is ready, in commits of their own; the inner error is why the rest waits.
+    /// Queues ready files in commits of their own; the inner error says why the rest waits.
     async fn take(
         &self,
         id: i64,
@@ -170,14 +173,13 @@ impl Folder {
             match self.queue(id, scanner, batch).await {
                 Ok(()) => {}
                 Err(error) if error.is_temporary() => return Ok(Err(error)),
-                // One of them cannot be taken, or they are too many at once: the others are, one by
-                // one.
+                // A file is refused, or the batch is too large: submit the files one by one.
                 Err(_) => {
                     for file in batch {
                         match self.queue(id, scanner, std::slice::from_ref(file)).await {
                             Ok(()) => {}
                             Err(error) if error.is_temporary() => return Ok(Err(error)),
-                            // The same the next time: said once in a run.
+                            // The refusal repeats, so it is logged once per run.
                             Err(error) => {
                                 tracing::warn!("{}: not taken: {error}", self.part);
                                 scanner.taken(std::slice::from_ref(file));
@@ -222,7 +224,7 @@ impl Folder {
         batch.iter().map(file).collect()
     }
 
-    /// Moves or deletes files whose images have ended; the text is what keeps one back.
+    /// Moves or deletes files whose images have ended. Returns the problem that holds one back.
     async fn put_away(
         &self,
         id: i64,
@@ -251,7 +253,7 @@ impl Folder {
                         ..
                     } in ended
                     {
-                        // Retention was faster: nobody knows any more where it should go.
+                        // Retention was faster, and the target is no longer known.
                         let Some(below) = path
                             .as_deref()
                             .and_then(|path| Path::new(path).strip_prefix(&root).ok())
@@ -278,7 +280,7 @@ impl Folder {
         }
     }
 
-    /// What the folder's thread answers; while it does not, that is said.
+    /// Runs work on the folder's thread, and reports while it does not respond.
     async fn answered<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -289,22 +291,22 @@ impl Folder {
             Ok(answer) => answer,
             Err(_) => {
                 self.degraded(&format!(
-                    "it has not answered for {patience:?}; it is waited for"
+                    "the folder has not answered for {patience:?}; kithd waits for it"
                 ));
                 working.await
             }
         }
         .map_err(|panic| {
             anyhow!(
-                "looking into {} panicked: {panic}",
+                "the scan of {} panicked: {panic}",
                 self.settings.path.display()
             )
         })
     }
 
-    /// Says how it is; troubles are what is wrong, if anything.
+    /// Reports the state of the folder, with its troubles, if any.
     fn show(&self, scanner: &Scanner, looked: &Looked, troubles: [Option<String>; 3]) {
-        let mut text = format!("{} files taken that are there", scanner.known());
+        let mut text = format!("{} files in the folder are taken", scanner.known());
         match (looked.settling, &looked.growing) {
             (0, _) => {}
             (count, None) => text += &format!(", {count} still being written"),
@@ -332,7 +334,7 @@ impl Folder {
         self.health.set(self.part, Condition::Degraded, why);
     }
 
-    /// Once while it lasts, whatever is counted beside it.
+    /// Logs a trouble once while it lasts, whatever the counts.
     fn log(&self, trouble: &str) {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         if logged.as_deref() != Some(trouble) {
@@ -342,7 +344,7 @@ impl Folder {
     }
 }
 
-/// A set of patterns, compared without case; checked with the configuration, so they are good.
+/// Builds a set of patterns that ignore case. They were checked with the configuration.
 fn globs(patterns: &[String]) -> anyhow::Result<GlobSet> {
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {

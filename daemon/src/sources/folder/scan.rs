@@ -1,9 +1,9 @@
-//! Looking into one watched folder, blocking: what is new, what has been still long enough, what is
-//! gone; and putting away what is done. Knows no queue and no database.
+//! Blocking scan of one watched folder: new files, files that have settled, files that are gone;
+//! and the putting away of finished ones. Knows no queue and no database.
 //!
-//! A look opens every known folder but lists only those whose modification time changed; a full
-//! look lists all and finds files that were rewritten in place. No link is followed. A folder that
-//! may not be read spoils only itself.
+//! A scan opens every known folder but lists only those whose modification time changed; a full
+//! scan lists all of them and finds files rewritten in place. Symbolic links are not followed. An
+//! unreadable folder affects only itself.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -24,115 +24,115 @@ use crate::domain::{FileKey, Stamp};
 use crate::files::left_out::{self, LeftOut, Named, Why};
 use crate::files::{entries, numbers_last, open_beneath, standing_of, stat_beneath};
 
-/// Where files go that are done with, below the watched folder.
+/// Subfolder for finished files.
 pub const DONE: &str = "done";
-/// Where files go whose image failed.
+/// Subfolder for files whose image failed.
 pub const FAILED: &str = "failed";
-/// A file that is written over again and again is taken as it is after so many times `settle`.
+/// A file that is rewritten without end is taken as it is after this many times `settle`.
 const RESTLESS: u32 = 30;
-/// Files without an ending that are opened in one look.
+/// Files without an extension that are opened per scan.
 const OPENED: usize = 500;
 /// Longest file name, in bytes.
 const LONGEST_NAME: usize = 255;
 
-/// What a look goes by.
+/// Rules of a scan.
 pub struct Rules {
-    /// Folders inside it too.
+    /// Include subfolders.
     pub recursive: bool,
-    /// Names or paths below the folder that are taken; `None`: every picture by its ending, or by
-    /// its bytes…
+    /// Names or paths below the folder to take; `None` takes every picture, by its extension or its
+    /// bytes.
     pub include: Option<GlobSet>,
-    /// …unless one of these matches as well.
+    /// Names or paths to leave out.
     pub exclude: GlobSet,
-    /// Size and time must have been still for so long.
+    /// Time without change of size and modification time before a file is taken.
     pub settle: Duration,
 }
 
-/// A file that may be taken.
+/// A file ready to be taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Below the folder.
+    /// Path below the folder.
     pub below: PathBuf,
-    /// Names it in the database.
+    /// Key in the database.
     pub key: FileKey,
-    /// Size and time when it was still.
+    /// Size and time once settled.
     pub stamp: Stamp,
-    /// Its number in the file system; 0 where those numbers do not last.
+    /// Inode number; 0 where inode numbers are not stable.
     pub inode: i64,
 }
 
-/// What a look found.
+/// Result of a scan.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Looked {
-    /// Still long enough.
+    /// Settled files.
     pub ready: Vec<Found>,
-    /// Seen before and no longer there; only a full look knows.
+    /// Files seen before that are gone; only a full scan finds them.
     pub gone: Vec<FileKey>,
-    /// Not still long enough yet.
+    /// Number of files not settled yet.
     pub settling: usize,
-    /// The first of them that has been growing for long.
+    /// A file among these that has been growing for long.
     pub growing: Option<PathBuf>,
-    /// It is a mount point now.
+    /// The folder is a mount point now.
     pub mounted: bool,
     /// Folders that cannot be read, in words.
     pub trouble: Option<String>,
-    /// What is not taken, and why.
+    /// Files left out, by reason.
     pub left_out: LeftOut,
 }
 
-/// What became of a file that was to be put away.
+/// Outcome of putting a file away.
 #[derive(Debug, PartialEq, Eq)]
 pub enum PutAway {
-    /// Moved or deleted, or gone already, or another file by now: forget it.
+    /// Moved, deleted, gone already, or replaced by another file: forget it.
     Done,
-    /// Later again.
+    /// Failed; to be tried again.
     Failed(String),
 }
 
-/// One watched folder.
+/// A watched folder.
 pub struct Scanner {
     root: PathBuf,
     rules: Rules,
-    /// It has been a mount.
+    /// It has been a mount point.
     mounted: bool,
     seen: HashMap<FileKey, Stamp>,
     folders: HashMap<PathBuf, Listed>,
-    /// Folders that are there and cannot be read, and why.
+    /// Folders that exist and cannot be read, and why.
     unreadable: BTreeMap<PathBuf, String>,
-    /// Files that a listing no longer had, since the last full look.
+    /// Files missing from a listing since the last full scan.
     vanished: HashSet<FileKey>,
     settling: HashMap<PathBuf, Settling>,
-    /// Files without an ending that are no pictures.
+    /// Files without an extension that are not pictures.
     no_pictures: HashMap<PathBuf, (Stamp, Why)>,
-    /// A folder was listed anew, is gone or cannot be read, since it was last asked whether those
-    /// are still there.
+    /// A folder was listed again, is gone or cannot be read, so `no_pictures` must be checked for
+    /// vanished files.
     relisted: bool,
 }
 
-/// A folder as it was when last listed.
+/// A folder as last listed.
 struct Listed {
     mtime: (i64, i64),
-    /// Listed twice at this time: nothing came in the same tick of the file system's clock.
+    /// Listed twice at this modification time, so no file arrived unseen within one tick of the
+    /// file system's clock.
     twice: bool,
     /// Files in it that may be taken.
     keys: Vec<FileKey>,
     left_out: LeftOut,
 }
 
-/// A file that is waited for.
+/// A file that has not settled yet.
 struct Settling {
     stamp: Stamp,
-    /// Since when it has been so.
+    /// Time of its last change.
     since: Instant,
-    /// Since when it is waited for.
+    /// Time it was first seen.
     first: Instant,
-    /// Whenever it changed it had become longer.
+    /// It grew at every change.
     growing: bool,
 }
 
 impl Settling {
-    /// Looks at it again; true when it has been still for long enough, or is written over without
-    /// an end.
+    /// Updates the file; true when it has settled, or is rewritten without end.
     fn ready(&mut self, stamp: Stamp, settle: Duration, now: Instant) -> bool {
         self.stands(stamp, now);
         now.duration_since(self.since) >= settle || (!self.growing && self.long(settle, now))
@@ -151,7 +151,7 @@ impl Settling {
 }
 
 impl Scanner {
-    /// A folder of which these files were taken before.
+    /// Creates a scanner for a folder with the files taken before.
     pub fn new(root: PathBuf, rules: Rules, mounted: bool, seen: HashMap<FileKey, Stamp>) -> Self {
         Self {
             root,
@@ -167,8 +167,7 @@ impl Scanner {
         }
     }
 
-    /// Looks once. The error says why the folder as a whole cannot be used now; nothing is
-    /// forgotten then.
+    /// Scans once. The error says why the whole folder is unusable now; nothing is forgotten then.
     pub fn look(&mut self, full: bool, now: Instant) -> Result<Looked, String> {
         let (root, mounted) = self.here()?;
         let mut looked = Looked {
@@ -194,7 +193,7 @@ impl Scanner {
                 Err(error) if folder.as_os_str().is_empty() => {
                     return Err(io::Error::from(error).to_string());
                 }
-                // It was deleted, or a file or a link stands in its place.
+                // The folder was deleted, or a file or link replaced it.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                     self.relisted = true;
                     self.unreadable.remove(&folder);
@@ -205,7 +204,7 @@ impl Scanner {
                             .flat_map(|listed| listed.keys),
                     );
                 }
-                // What was taken from it is not forgotten.
+                // The files taken from it are not forgotten.
                 Err(error) => {
                     self.relisted = true;
                     self.unreadable
@@ -214,7 +213,7 @@ impl Scanner {
             }
         }
         if full {
-            // A mount that went away during the look must not look like files that were deleted.
+            // A mount that disappears during the scan must not look like deleted files.
             self.here()?;
             looked.gone = self.gone();
         }
@@ -229,7 +228,7 @@ impl Scanner {
         Ok(looked)
     }
 
-    /// Somebody said that this file was written.
+    /// Handles a reported write to this file.
     pub fn touched(&mut self, below: &Path, now: Instant) {
         let Some(name) = below.file_name() else {
             return;
@@ -253,7 +252,7 @@ impl Scanner {
         }
     }
 
-    /// These were accepted: they are on disk.
+    /// Marks files as accepted and on disk.
     pub fn taken(&mut self, found: &[Found]) {
         for file in found {
             self.settling.remove(&file.below);
@@ -261,7 +260,7 @@ impl Scanner {
         }
     }
 
-    /// Moves or deletes a file whose image has ended, unless it is another file by now.
+    /// Moves or deletes a file whose image has ended, unless another file has replaced it.
     pub fn put_away(&mut self, below: &Path, stamp: Stamp, failed: bool, delete: bool) -> PutAway {
         let result = self.try_to_put_away(below, stamp, failed, delete);
         match result {
@@ -303,19 +302,19 @@ impl Scanner {
         move_to(&folder, name, &target)
     }
 
-    /// How many files it knows.
+    /// Returns the number of files taken.
     pub fn known(&self) -> usize {
         self.seen.len()
     }
 
-    /// Folders in which changes are noticed when somebody tells of them.
+    /// Returns the folders to watch for changes.
     pub fn folders(&self) -> impl Iterator<Item = &PathBuf> {
         self.folders
             .keys()
             .filter(|folder| !self.unreadable.contains_key(*folder))
     }
 
-    /// Whether the folder is there, and a mount point.
+    /// Opens the root and tells whether it is a mount point.
     fn here(&self) -> Result<(OwnedFd, bool), String> {
         let words = |error: io::Error| error.to_string();
         let flags = OFlags::PATH.bits().cast_signed();
@@ -333,12 +332,12 @@ impl Scanner {
         });
         let mounted = above.map_err(words)? != metadata.dev();
         if self.mounted && !mounted {
-            return Err("nothing is mounted there now; it has been a mount".into());
+            return Err("nothing is mounted there now, but it has been a mount point".into());
         }
         Ok((root.into(), mounted))
     }
 
-    /// Folders found inside it that were not known.
+    /// Lists a folder if it changed; returns new subfolders.
     fn list_if_changed(
         &mut self,
         root: &OwnedFd,
@@ -346,7 +345,7 @@ impl Scanner {
         full: bool,
         now: Instant,
     ) -> Result<Vec<PathBuf>, Errno> {
-        // Opened, not only asked: on NFS that is what makes the client ask the server.
+        // Opening makes an NFS client ask the server; a mere stat would not.
         let (opened, stat) = stat_beneath(root, folder, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mtime = (
             stat.st_mtime,
@@ -358,7 +357,7 @@ impl Scanner {
             return Ok(Vec::new());
         }
         self.relisted = true;
-        // Every file below a folder whose name cannot be queued.
+        // A folder name that cannot be queued rules out every file below it.
         let odd = folder.to_str().map_or(Some(Why::NotUtf8), |name| {
             name.contains(char::is_control)
                 .then_some(Why::ControlCharacters)
@@ -408,8 +407,8 @@ impl Scanner {
         Ok(inner)
     }
 
-    /// Files that were taken and are no longer there. Where a folder cannot be read, only those
-    /// that a listing had before: the others may lie in it.
+    /// Returns files that were taken and are gone. While a folder cannot be read, only files that a
+    /// listing had before count, since the others may be in it.
     fn gone(&mut self) -> Vec<FileKey> {
         let present: HashSet<FileKey> = self
             .folders
@@ -430,9 +429,10 @@ impl Scanner {
         let (folder, error) = self.unreadable.first_key_value()?;
         let shown = self.root.join(folder);
         Some(match self.unreadable.len() {
-            1 => format!("the folder {shown:?} cannot be read: {error}; all others are"),
+            1 => format!("the folder {shown:?} cannot be read: {error}; kithd reads all others"),
             count => format!(
-                "{count} folders cannot be read, for example {shown:?}: {error}; all others are"
+                "{count} folders cannot be read, for example {shown:?}: {error}; kithd reads all \
+                 others"
             ),
         })
     }
@@ -448,7 +448,7 @@ impl Scanner {
         }
     }
 
-    /// Begins to wait until a file is still, unless just this one was taken or is known to be no
+    /// Starts waiting for a file to settle, unless it was taken already or is known to be no
     /// picture.
     fn consider(&mut self, below: &Path, stat: &Stat, now: Instant) {
         let stamp = standing_of(stat, false).stamp;
@@ -496,8 +496,8 @@ impl Scanner {
                 }
                 return true;
             }
-            // Opened when it counts: on NFS what is only asked about is answered from memory for
-            // seconds, as if still. Where it may not be opened the queue will say so.
+            // Opened for the final check: NFS answers a mere stat from its cache for seconds, as if
+            // the file had settled. Without permission to open it, the queue reports that.
             if let Ok((_, stat)) = stat_beneath(root, below, OFlags::RDONLY) {
                 standing = standing_of(&stat, lasting);
                 if !waiting.ready(standing.stamp, settle, now) {
@@ -531,7 +531,7 @@ impl Scanner {
     }
 }
 
-/// Names a file below a folder, in 16 bytes.
+/// Returns a file's key: 16 bytes of the hash of its path below the folder.
 pub fn key_of(below: &Path) -> FileKey {
     let digest = Sha256::digest(below.as_os_str().as_encoded_bytes());
     let mut key = [0; 16];
@@ -545,7 +545,7 @@ fn is_put_away(below: &Path) -> bool {
         .any(|folder| below.starts_with(folder))
 }
 
-/// A folder below another, made where it is not there. No part of it may be a link.
+/// Opens a folder below another, creating it if needed. No part of the path may be a link.
 fn make_beneath(root: &OwnedFd, below: &Path) -> io::Result<OwnedFd> {
     let mut folder = root.try_clone()?;
     for part in below.components() {
@@ -564,15 +564,15 @@ fn make_beneath(root: &OwnedFd, below: &Path) -> io::Result<OwnedFd> {
     Ok(folder)
 }
 
-/// Moves a file and never replaces one that is there: it gets a number then.
+/// Moves a file without replacing another; a taken name gets a number.
 fn move_to(folder: &OwnedFd, name: &OsStr, target: &OwnedFd) -> io::Result<()> {
     let mut candidate = name.to_os_string();
     for number in 2.. {
         match rustix::fs::renameat_with(folder, name, target, &candidate, RenameFlags::NOREPLACE) {
             Ok(()) => break,
             Err(Errno::EXIST) => {}
-            // NFS and others know no such rename; the name is asked for first, and only we move
-            // files here.
+            // NFS and others lack RENAME_NOREPLACE. Checking the name first is enough, since only
+            // kithd moves files here.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
                 match rustix::fs::statat(target, &candidate, AtFlags::SYMLINK_NOFOLLOW) {
                     Err(Errno::NOENT) => {
@@ -589,7 +589,7 @@ fn move_to(folder: &OwnedFd, name: &OsStr, target: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// "a-2.jpg" of "a.jpg", shortened where it would be too long for a file name.
+/// Returns "a-2.jpg" for "a.jpg", shortened where it is too long for a file name.
 fn numbered(name: &OsStr, number: u32) -> OsString {
     let path = Path::new(name);
     let mut ending = OsString::from(format!("-{number}"));

@@ -1,4 +1,4 @@
-//! The scan over real folders. The watching of a folder is `tests/it/folder.rs`'s.
+//! The scan on real folders. `tests/it/folder.rs` tests the watching.
 
 use super::*;
 use globset::{Glob, GlobSetBuilder};
@@ -53,7 +53,7 @@ fn a_file_is_ready_once_it_has_been_still_and_a_growing_one_waits() {
     scanner.taken(&looked.ready);
     let looked = scanner.look(false, later(2)).unwrap();
     assert_eq!(names(&looked), ["b.jpg"]);
-    // Not accepted (the queue was full): it is ready again.
+    // Not accepted because the queue was full, so it is ready again.
     assert_eq!(names(&scanner.look(false, later(3)).unwrap()), ["b.jpg"]);
     scanner.taken(&looked.ready);
     assert!(scanner.look(true, later(4)).unwrap().ready.is_empty());
