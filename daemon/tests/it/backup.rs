@@ -1162,7 +1162,7 @@ fn a_backup_that_there_is_no_room_for_is_kept_and_said() {
     );
     assert!(
         said.contains(&format!(
-            "Mend that and type: kithd restore {}.",
+            "Fix that and run: kithd restore {}.",
             aside.display()
         )),
         "{said}"
@@ -1266,7 +1266,7 @@ fn a_backup_that_is_damaged_as_well_is_kept_and_said() {
         .to_string();
     assert!(
         banner.contains(
-            "The gallery's backup could not be taken in and is gallery.backup.damaged-1 now"
+            "The gallery's backup could not be restored and is now gallery.backup.damaged-1"
         ),
         "{banner}"
     );
