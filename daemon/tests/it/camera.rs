@@ -652,7 +652,7 @@ fn the_command_line_lists_cameras_and_takes_a_picture_or_says_why_not() {
     );
     let (done, said) = shoot(&["--device", "/dev/video78"]);
     assert!(
-        !done && said.contains("/dev/video78 is not there or no camera"),
+        !done && said.contains("/dev/video78 does not exist or is not a camera"),
         "{said}"
     );
     for (word, wanted) in [
