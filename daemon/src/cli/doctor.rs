@@ -385,8 +385,11 @@ fn disk(config: &Config, found: &mut Findings) {
     let Some(free) = free_bytes(folder) else {
         return found.warning(
             "disk",
-            format!("{} does not say how full it is", folder.display()),
-            "try df",
+            format!(
+                "the free space on the disk of {} cannot be read",
+                folder.display()
+            ),
+            "check it with df",
         );
     };
     let (free, reserve) = (free >> 20, config.intake.disk_reserve_bytes >> 20);

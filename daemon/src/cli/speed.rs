@@ -493,7 +493,7 @@ impl Speed {
             .megahertz
             .map(|megahertz| format!(" of at most {megahertz} MHz"))
             .unwrap_or_default();
-        let governor = machine.governor.as_deref().unwrap_or("not told");
+        let governor = machine.governor.as_deref().unwrap_or("unknown");
         writeln!(
             block,
             "{} cores{clock}, {} ({}), Linux {}, governor {governor}, {}; then {}",
@@ -584,7 +584,7 @@ fn heat(report: &BoardReport) -> String {
     if report.reasons.is_empty() {
         celsius
     } else {
-        format!("{celsius}, held back: {}", report.reasons.join(", "))
+        format!("{celsius}, throttled: {}", report.reasons.join(", "))
     }
 }
 

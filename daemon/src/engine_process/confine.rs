@@ -99,7 +99,10 @@ impl fmt::Display for Confinement {
                 write!(f, " (Landlock ABI {abi})")?;
             }
             (Err(why), Profile::Cpu | Profile::Camera) if self.calls.is_ok() => {
-                write!(f, "files: none to open, by system calls alone ({why})")?;
+                write!(
+                    f,
+                    "files: none to open, by the system-call filter alone ({why})"
+                )?;
             }
             (Err(why), _) => write!(f, "files: not restricted ({why})")?,
         }
@@ -116,10 +119,10 @@ impl fmt::Display for Confinement {
         match (self.earlier_threads, &self.landlock, &self.profile) {
             (0, ..) | (_, Ok((_, true)), Profile::Cuda { .. }) => Ok(()),
             (count, _, Profile::Cpu | Profile::Camera) => {
-                write!(f, "; {count} threads begun before: not restricted")
+                write!(f, "; {count} threads started before: not restricted")
             }
             (count, _, Profile::Cuda { .. }) => {
-                write!(f, "; {count} threads begun before: files not restricted")
+                write!(f, "; {count} threads started before: files not restricted")
             }
         }
     }

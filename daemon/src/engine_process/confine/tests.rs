@@ -368,16 +368,16 @@ fn the_words_say_what_was_reached() {
     assert_eq!(
         words(Profile::Cpu, Ok(ABI::V7), Err("no filter for arm"), 1),
         "files: none, TCP: none (Landlock ABI 7); system calls: not restricted (no filter for arm); \
-         1 threads begun before: not restricted"
+         1 threads started before: not restricted"
     );
     assert_eq!(
         words(Profile::Cpu, Err("this kernel has no Landlock"), Ok(61), 0),
-        "files: none to open, by system calls alone (this kernel has no Landlock); system calls: 61 allowed"
+        "files: none to open, by the system-call filter alone (this kernel has no Landlock); system calls: 61 allowed"
     );
     assert_eq!(
         words(cuda(), Ok(ABI::V6), Ok(70), 4),
         "files: the driver's, /var/cache/kithd writable, TCP: none (Landlock ABI 6); system calls: 70 refused; \
-         4 threads begun before: files not restricted"
+         4 threads started before: files not restricted"
     );
     assert_eq!(
         words(cuda(), Err("this kernel has no Landlock"), Ok(70), 0),
