@@ -759,7 +759,7 @@ fn parts(status: &Value, found: &mut Findings) {
         .filter(|kept| *kept > 0)
     {
         let dropped = &status["counts"]["rejected_dropped"];
-        let text = format!("{kept} are kept, {dropped} were dropped for want of room");
+        let text = format!("{kept} are kept, {dropped} were dropped for lack of space");
         found.warning(
             "rejected messages",
             text,

@@ -108,7 +108,7 @@ async fn list(client: &Client, as_json: bool) -> anyhow::Result<()> {
     let status: Value = client.get("/v1/status").await?;
     let counts = &status["counts"];
     println!(
-        "{} kept, {} bytes; dropped for want of room: {}",
+        "{} kept, {} bytes; dropped for lack of space: {}",
         all.len(),
         counts["rejected_bytes"],
         counts["rejected_dropped"]
