@@ -35,7 +35,7 @@ use crate::status::health::{Condition, Health};
 use crate::store::Changed;
 use crate::web::auth::Access;
 
-/// How long a command waits for an engine that is still loading.
+/// Time that a command waits for an engine that is still loading.
 const ENGINE_WAIT: Duration = Duration::from_secs(60);
 
 /// Simultaneous connections of commands.
@@ -149,7 +149,7 @@ async fn strange_names(State(control): State<Control>) -> Json<Vec<String>> {
 #[derive(Serialize, Deserialize)]
 struct People {
     person: String,
-    /// The new name, or the person into whom the first is merged.
+    /// The new name, or the person that the first is merged into.
     other: Option<String>,
 }
 
@@ -192,7 +192,9 @@ async fn forget(
     let name = people.person.clone();
     let forgetting = on_its_own(async move { control.enroller.forget(up.as_ref(), &name).await });
     let forgotten = forgetting.await.map_err(|error| failed(&error))?;
-    forgotten.map(Json).ok_or_else(|| nobody(&people.person))
+    forgotten
+        .map(Json)
+        .ok_or_else(|| unknown_person(&people.person))
 }
 
 async fn named(control: &Control, name: &str) -> Result<i64, Problem> {
@@ -201,10 +203,10 @@ async fn named(control: &Control, name: &str) -> Result<i64, Problem> {
         .store
         .person_named(name.into())
         .await?
-        .ok_or_else(|| nobody(name))
+        .ok_or_else(|| unknown_person(name))
 }
 
-fn nobody(name: &str) -> Problem {
+fn unknown_person(name: &str) -> Problem {
     Problem::not_found(format!(
         "nobody is enrolled as {name}; kithd people shows everybody"
     ))

@@ -106,7 +106,7 @@ spelled! {
         Closed = "closed",
         /// Pictures are not sent to the primary engine until a ping succeeds.
         Open = "open",
-        /// One ping is in progress.
+        /// A ping is in progress.
         HalfOpen = "half_open",
         /// Pictures are not sent to the primary engine until an operator allows it.
         ForcedOpen = "forced_open",
@@ -272,7 +272,7 @@ pub struct NamedCandidate {
     pub distance: Option<f32>,
 }
 
-/// One face of a recognised image with its own outcome.
+/// A face of a recognised image with its own outcome.
 #[derive(Debug, Clone)]
 pub struct IdentifiedFace {
     /// Left, top, right, bottom in pixels of the upright picture.

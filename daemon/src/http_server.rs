@@ -163,7 +163,7 @@ fn turn_away(stream: &TcpStream, silently: bool) {
     }
 }
 
-/// One connection, from admission to end.
+/// A connection, from admission to end.
 struct Connection {
     speech: Speech,
     routes: Router,

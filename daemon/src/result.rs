@@ -35,7 +35,7 @@ struct ResultMessage<'a> {
     duration_ms: i64,
 }
 
-/// One face of a result.
+/// A face of a result.
 #[derive(Serialize, ToSchema)]
 pub struct FaceMessage<'a> {
     #[serde(rename = "box")]

@@ -101,7 +101,7 @@ mod tests {
         assert!(gate.opens(&with_change(20, 200), now));
         assert!(
             self::gate().0.opens(&with_change(20, 80), now),
-            "somebody in dark clothes"
+            "a person in dark clothes"
         );
     }
 

@@ -83,7 +83,7 @@ fn a_confined_engine_opens_no_file_and_no_connection_and_starts_no_program() {
     });
     assert!(
         bystander.try_wait().unwrap().is_none(),
-        "somebody else's process was ended"
+        "another process was ended"
     );
     bystander.kill().unwrap();
     bystander.wait().unwrap();
