@@ -1,22 +1,22 @@
-# Building for the boards: what ./dev cross, ./dev deb and ./dev release do. Read by ./dev, whose functions it uses.
+# Builds for the boards: ./dev cross, ./dev deb and ./dev release. Sourced by ./dev, whose functions it uses.
 #
-# Compiled is with the compilers of Debian and rustup, so that the libraries of ./dev test and ./dev run serve again; only
-# the executable is linked with zig, against the glibc of Debian 11 and Ubuntu 20.04, so that one serves every board.
+# The compilers of Debian and rustup compile, so that the libraries of ./dev test and ./dev run are reused. Only the
+# executable is linked with zig, against the glibc of Debian 11 and Ubuntu 20.04, so that it runs on every board.
 arm=aarch64-unknown-linux-gnu
-glibc=2.31 # JetPack 5 has this one, every later system a newer one
+glibc=2.31 # JetPack 5 has this version, every later system a newer one
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 photos=daemon/tests/photos
-# Packages that are given away have the profile dist, which takes long; the tests' packages do not.
+# Published packages are built with the profile dist, which takes long; packages for tests are not.
 profile=release
 
-# The part of use_architecture that is about compiling for arm64 elsewhere, with Debian's own cross packages.
+# Prepares cross-compiling for arm64 with Debian's own cross packages, for use_architecture.
 use_cross_toolchain() {
   dpkg --print-foreign-architectures | grep -qx arm64 || as_root dpkg --add-architecture arm64
   need_to_build
   need aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu qemu-aarch64-static:qemu-user-static
   need_library libc6-dev-arm64-cross libsystemd-dev:arm64
   if [[ ! -d $(rustc --print target-libdir --target $arm) ]]; then
-    # Debian has the standard library of other architectures as packages, for its own compiler.
+    # Debian packages the standard library of other architectures for its own compiler.
     need_library rustc-web cargo-web libstd-rust-web-dev:arm64
     compile=/usr/bin/cargo
     export RUSTC=/usr/bin/rustc
@@ -29,37 +29,37 @@ use_cross_toolchain() {
   export BINDGEN_EXTRA_CLANG_ARGS="--sysroot=/usr/aarch64-linux-gnu -I/usr/aarch64-linux-gnu/include"
 }
 
-# Prepares this shell for building for an architecture: `compile` is the cargo to use, `for_target` its option, `built` the
-# folder of its products, `runner` what runs them here.
+# Prepares this shell to build for an architecture: `compile` is the cargo to use, `for_target` its option, `built` the
+# folder of its products, `runner` the command that runs them here.
 use_architecture() {
   compile=cargo for_target=() built=$target/$profile runner=()
   [[ $1 =~ ^(amd64|arm64)$ ]] || die "kithd is built for amd64 and arm64, not for '$1'"
   if [[ $1 == $(dpkg --print-architecture) ]]; then need_to_build; return; fi
-  [[ $1 == arm64 ]] || die "what runs on amd64 is built on amd64"
+  [[ $1 == arm64 ]] || die "packages for amd64 can only be built on amd64"
   for_target=(--target $arm) built=$target/$arm/$profile runner=(qemu-aarch64-static)
   use_cross_toolchain
 }
 
-# Links the executable for an architecture and looks at what it needs.
+# Links the executable for an architecture and checks the libraries it needs.
 build_kithd() {
   need_zig
   "$compile" rustc --profile $profile --locked "${for_target[@]}" -p kithd --bin kithd -- -C linker="$(zig_linker "$1")"
   check_libraries "$built/kithd"
 }
 
-# Builds for arm64 and tries the result on two emulated processors. In a shell of its own, like build_deb: the other
-# toolchain's settings must not reach what is compiled next.
+# Builds for arm64 and tests the result on two emulated processors. It runs in a subshell, like build_deb, so that the
+# toolchain's settings do not affect later builds.
 build_cross() (
   use_architecture arm64
   build_kithd arm64
   try_kernels pi4:int8 pi5:int8 pi5:float16
-  # Of the models' tests those that take seconds emulated, with the pack's own picture in every precision among them; a
-  # picture takes about three, so hundreds of them, large ones and stop-watches are left out.
+  # Runs only tests of the models that take seconds under emulation, including the pack's own picture in every precision. A
+  # picture takes about three seconds, so tests with hundreds of them, with large ones and with time limits are left out.
   emulate pi5
   export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=qemu-aarch64-static
   "$compile" test --release --locked "${for_target[@]}" -p kithd -p kith-vision --test vision -- \
     broken_packs:: gallery:: the_self_test --skip milliseconds
-  # The direct convolution, as a processor with SDOT does it and as one without.
+  # Tests the direct convolution with SDOT and without.
   for board in pi5 pi4; do
     emulate $board
     "$compile" test --release --locked "${for_target[@]}" -p kithd -p kith-vision --lib -- direct::
@@ -67,10 +67,10 @@ build_cross() (
   count_instructions pi5
 )
 
-# try_kernels BOARD:PRECISION…: people are told apart, and by the instructions the board has for that precision.
+# try_kernels BOARD:PRECISION…: checks that people are told apart, with the instructions the board has for that precision.
 try_kernels() {
   local one board precision said log=$dev/boards/instructions
-  # Products of four bytes each (SDOT), and of eight half-precision numbers (FMLA) by one element, as qemu logs them.
+  # Opcodes in qemu's log: products of four bytes each (SDOT), and of eight half-precision numbers by one element (FMLA).
   local sdot=':  (4f[89ab].e[0-389ab]|4e[89].9[4-7])' half=':  4f[0-3].1[0-389ab]'
   own_folder "$dev"
   for one in "$@"; do
@@ -79,25 +79,25 @@ try_kernels() {
     rm -f "$log"
     said=$(QEMU_LOG=in_asm QEMU_LOG_FILENAME=$log KITHD_PACKS=$PWD/models/packs qemu-aarch64-static "$built/kithd" \
       --config deploy/kithd.toml --set "models.precision=$precision" eval --json --pairs $photos/pairs.csv)
-    [[ $said == *'"accuracy":1.0,'*'"misses":0,'* ]] || die "as on a $board with $precision, people are mistaken: $said"
+    [[ $said == *'"accuracy":1.0,'*'"misses":0,'* ]] || die "as on a $board with $precision, people are confused: $said"
     say "as on a $board with $precision: $(grep -cE "$sdot" "$log") SDOT, $(grep -cE "$half" "$log") half-precision"
     case $one in
-      pi4:*) if grep -qE "$sdot|$half" "$log"; then die "instructions a Raspberry Pi 4 has not were run"; fi ;;
+      pi4:*) if grep -qE "$sdot|$half" "$log"; then die "kithd used instructions that a Raspberry Pi 4 does not have"; fi ;;
       *:int8) grep -qE "$sdot" "$log" || die "int8 ran without SDOT as on a $board" ;;
       *:float16) grep -qE "$half" "$log" || die "float16 ran without half precision as on a $board" ;;
     esac
   done
 }
 
-# count_instructions BOARD…: prints what the recogniser and one picture take, in millions of instructions, and fails if int8
-# takes no fewer than float32 where there is SDOT. Counted by a plugin, which qemu-user-static cannot load; its interface is
-# that of the versions before 9.
+# count_instructions BOARD…: prints the millions of instructions of the recogniser and of one picture, and fails if int8 does
+# not need fewer than float32 on a board with SDOT. A plugin counts them, which qemu-user-static cannot load; it uses the
+# plugin interface of versions before 9.
 count_instructions() (
   local board counter=$dev/boards/instructions.so
   use_architecture arm64
   need qemu-aarch64:qemu-user
   if ! [[ $(qemu-aarch64 --version) =~ version\ [678]\. && $(qemu-aarch64 -h) == *-plugin* ]]; then
-    say "instructions were NOT counted: that needs a qemu-aarch64 of version 6 to 8 that loads plugins, as Debian 12's"
+    say "instructions were NOT counted: that needs a qemu-aarch64 of version 6 to 8 with plugins, such as Debian 12's"
     return
   fi
   own_folder "$dev"
@@ -128,9 +128,9 @@ count_instructions() (
   done
 )
 
-# emulate pi4|pi5: lets qemu run arm64 programs as on that board's processor. The first has neither SDOT nor half
-# precision, the second both, as has a Jetson Orin. tract reads from /proc/cpuinfo what there is, which under qemu is this
-# machine's own unless it is given another.
+# emulate pi4|pi5: makes qemu emulate that board's processor. The Pi 4 has neither SDOT nor half precision; the Pi 5 has
+# both, as a Jetson Orin. tract reads the features from /proc/cpuinfo, which under qemu is this machine's own unless it is
+# replaced.
 emulate() {
   local features="fp asimd" part=0xd08
   export QEMU_CPU=cortex-a72 QEMU_LD_PREFIX=$dev/boards/$1
@@ -184,14 +184,13 @@ CONTROL
   lintian --allow-root --fail-on error --suppress-tags initial-upload-closes-no-bugs "$package"
 }
 
-# try_package FILE: installs, upgrades, removes and purges it, with the packs' packages, in a small Debian that is then
-# thrown away.
+# try_package FILE: installs, upgrades, removes and purges it, with the packs' packages, in a temporary small Debian.
 try_package() {
   local work package=$1
-  ((EUID == 0)) || { say "installing $package was not tried: that needs root"; return; }
+  ((EUID == 0)) || { say "the installation of $package was not tested: that needs root"; return; }
   need mmdebstrap:mmdebstrap
   work=$(mktemp -d)
-  # The previous version is this one, renumbered.
+  # The previous version is a copy of this one with another number.
   dpkg-deb -R "$package" "$work/old"
   sed -i 's/^Version: .*/Version: 0.0.0-1/' "$work/old/DEBIAN/control"
   dpkg-deb -Zgzip -z1 -b "$work/old" "$work/old.deb" >/dev/null
@@ -203,10 +202,10 @@ try_package() {
   rm -rf "$work"
 }
 
-# The version of the workspace.
+# Prints the version of the workspace.
 version() { sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml; }
 
-# need_cargo_tool NAME VERSION: one of cargo's own kind, in a folder of ours.
+# need_cargo_tool NAME VERSION: installs a cargo subcommand in our own folder.
 need_cargo_tool() {
   grep -qs "^\"$1 $2 " "$dev/cargo/.crates.toml" && return
   say "building $1 $2"
@@ -215,7 +214,7 @@ need_cargo_tool() {
   rm -rf "$dev/cargo/build"
 }
 
-# zig with its wrapper for cargo, from the Python Package Index.
+# Installs zig with its wrapper for cargo, from the Python Package Index.
 need_zig() {
   local wheels="cargo-zigbuild==0.24.0 ziglang==0.15.2"
   [[ $(cat "$dev/zig/wheels" 2>/dev/null) != "$wheels" ]] || return 0
@@ -224,10 +223,10 @@ need_zig() {
   python3 -m venv --clear "$dev/zig"
   # shellcheck disable=SC2086 # two words
   "$dev/zig/bin/pip" install -q --disable-pip-version-check $wheels
-  echo "$wheels" >"$dev/zig/wheels" # last, so that an interrupted installation is done again
+  echo "$wheels" >"$dev/zig/wheels" # last, so that an interrupted installation is repeated
 }
 
-# zig_linker ARCHITECTURE: makes a linker for executables that need no glibc newer than ours, and prints where it is.
+# zig_linker ARCHITECTURE: makes a linker for executables that need at most our glibc, and prints its path.
 zig_linker() {
   local machine=x86_64 linker=$dev/zig/link-$1
   if [[ $1 == arm64 ]]; then machine=aarch64; fi
@@ -240,7 +239,7 @@ LINKER
   echo "$linker"
 }
 
-# check_libraries FILE: it needs what the package's Depends says, and no more.
+# check_libraries FILE: checks that it needs only the libraries in the package's Depends.
 check_libraries() {
   local newest libraries
   newest=$(readelf -VW "$1" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -n 1)
@@ -251,7 +250,7 @@ check_libraries() {
   [[ -z $libraries ]] || die "$1 needs libraries the package does not depend on:" $libraries
 }
 
-# make_package_files FOLDER KITHD…: what [package.metadata.deb] in daemon/Cargo.toml takes from there, made by running kithd.
+# make_package_files FOLDER KITHD…: runs kithd to make the files that [package.metadata.deb] in daemon/Cargo.toml includes.
 make_package_files() {
   local folder=$1 shell
   shift
@@ -260,7 +259,7 @@ make_package_files() {
   "$@" --config deploy/kithd.toml man "$folder/man"
   gzip -9n "$folder"/man/*
   for shell in bash zsh fish; do "$@" --config deploy/kithd.toml completion $shell >"$folder/kithd.$shell"; done
-  # From source the page stays on loopback; a board is there to be looked at.
+  # From source the page listens on loopback only; on a board, people open it from the network.
   sed 's/^listen = "127\.0\.0\.1:8000"/listen = "0.0.0.0:8000"  /' deploy/kithd.toml >"$folder/kithd.toml"
   grep -q '^listen = "0\.0\.0\.0:8000"' "$folder/kithd.toml" || die "deploy/kithd.toml has no listen = \"127.0.0.1:8000\""
   debian_changelog kithd >"$folder/changelog.Debian.gz"
@@ -268,13 +267,13 @@ make_package_files() {
   cp -r "models/packs/$(<models/packs/bundled)" "$folder/packs/"
 }
 
-# debian_changelog PACKAGE: Debian's own changelog of a package, compressed.
+# debian_changelog PACKAGE: prints Debian's own changelog of a package, compressed.
 debian_changelog() {
   printf '%s (%s-1) stable; urgency=medium\n\n  * See changelog.gz of kithd.\n\n -- kithd maintainers <maintainers@kithd.example>  %s\n' \
     "$1" "$(version)" "$(date -R -d "@${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}")" | gzip -9n
 }
 
-# make_notices [--target TRIPLE]: the licence texts of the libraries in the executable, which have to go with it.
+# make_notices [--target TRIPLE]: prints the licence texts of the libraries in the executable, which must accompany it.
 make_notices() {
   local name version licence file
   "$compile" tree --locked "$@" -p kithd -e normal --prefix none -f '{p} {l}' | grep -vE ' \(/| \(\*\)$' | sort -u |
@@ -286,19 +285,19 @@ make_notices() {
     done
 }
 
-# Refuses to release what is not one committed, tagged and described version.
+# Checks that the release is a committed, tagged version with a changelog entry.
 check_release() {
   local version described
   version=$(version)
   described=$(sed -n 's/^## \[\{0,1\}\([^] ]*\).*/\1/p' CHANGELOG.md | head -n 1)
-  [[ -z $(git status --porcelain) ]] || die "no release: there are changes that are not committed; see git status"
+  [[ -z $(git status --porcelain) ]] || die "no release: there are uncommitted changes; see git status"
   git tag --points-at HEAD | grep -xF "v$version" >/dev/null ||
     die "no release: Cargo.toml says $version, but this commit has no tag v$version"
   [[ $described == "$version" ]] ||
     die "no release: Cargo.toml says $version, but CHANGELOG.md begins with '$described'"
 }
 
-# Licences, origins and known vulnerabilities of what is in the executable.
+# Checks licences, origins and known vulnerabilities of the executable's dependencies.
 check_dependencies() {
   need_cargo_tool cargo-deny 0.20.2
   "$dev/cargo/bin/cargo-deny" check licenses bans sources
@@ -311,11 +310,11 @@ check_dependencies() {
   fi
 }
 
-# make_sbom FILE: what is in the executable, as CycloneDX.
+# make_sbom FILE: writes the executable's bill of materials in CycloneDX format.
 make_sbom() {
   local work
   need_cargo_tool cargo-cyclonedx 0.5.9
-  # It writes beside each Cargo.toml, so it is given a copy.
+  # The tool writes beside each Cargo.toml, so it gets a copy of the tree.
   work=$(mktemp -d)
   git archive HEAD | tar -x -C "$work"
   "$dev/cargo/bin/cargo-cyclonedx" cyclonedx --quiet --format json --spec-version 1.5 --target $arm \
@@ -324,7 +323,7 @@ make_sbom() {
   rm -rf "$work"
 }
 
-# All that is published for a version, into target/published.
+# Builds everything that is published for a version into target/published.
 release() {
   local published=$target/published architecture
   need git:git

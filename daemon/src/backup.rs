@@ -1,10 +1,10 @@
-//! Backup files: how one is made, handed out, received and checked, and the gallery's own daily
-//! one. Their SQL is `store`'s; when, and what follows for the gallery in memory, is
-//! `recognition`'s; what comes back of a damaged database is `recovery`'s.
+//! Backup files: creating, sending, receiving and checking them, and the daily backup of the
+//! gallery. Their SQL is in `store`, the schedule and the update of the gallery in memory are in
+//! `people`, and reading a damaged database is in `recovery`.
 //!
-//! A backup is one SQLite file. One that comes in is written to a file with a name of ours, looked
-//! through, and copied row by row into a clean database; only that is taken from, so that nothing
-//! is changed before all of it has been read.
+//! A backup is one SQLite file. An incoming one is written to a file with a name of our own,
+//! checked, and copied row by row into a clean database. Only that copy is used, so nothing changes
+//! before the whole file has been read.
 
 use std::fs::File;
 use std::io::Write;
@@ -21,34 +21,34 @@ use crate::store::{
     self, Contents, DATABASE, ForeignError, LeftOut, NoBackup, Origin, Store, StoreError,
 };
 
-/// The gallery's own backup, in the state folder.
+/// The daily backup of the gallery, in the state folder.
 pub const GALLERY: &str = "gallery.backup";
-/// Left free beside all that is written.
+/// Disk space that must stay free beside everything that is written.
 const SPARE_BYTES: u64 = 16 << 20;
-/// Begins the names of what is only there while a backup is made or taken in.
+/// Prefix of files and folders that exist only while a backup is made or received.
 const TEMPORARY: &str = ".backup-";
 const CHUNK: usize = 64 << 10;
-/// Bytes of an incoming file between two looks at the room there is.
+/// Bytes of an incoming file between two checks of the free disk space.
 const LOOK: u64 = 16 << 20;
-/// What tells SQLite files, and backups among them, from others.
+/// Length of the header that identifies an SQLite file and a backup.
 const HEADER: usize = 100;
 
-/// Why there is no backup, or why it is not taken in.
+/// Reasons why a backup cannot be made or is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// Not made by us, or by a newer program.
+    /// The file is not a kithd backup, or a newer kithd made it.
     #[error(transparent)]
     NoBackup(#[from] NoBackup),
-    /// Its schema or its size is not what we make.
+    /// The schema or the size is not one that kithd writes.
     #[error("the backup is refused, nothing was changed: {0}")]
     Refused(String),
-    /// Cut off or changed.
+    /// The file is cut off or changed.
     #[error("the backup is damaged, nothing was changed: {0}")]
     Damaged(String),
-    /// It has people only, where everything is to be replaced.
+    /// The file holds people only, but a restore replaces everything.
     #[error("the file has people only; add them with kithd people import (POST /v1/people/import)")]
     PeopleOnly,
-    /// Too little room.
+    /// The disk has too little free space.
     #[error(
         "there is too little room on the disk of {folder}: it takes {needed} MiB and {free} MiB are free"
     )]
@@ -60,27 +60,27 @@ pub enum BackupError {
         /// MiB.
         free: u64,
     },
-    /// The database.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A file or folder.
+    /// A file or folder could not be used.
     #[error("{what}: {source}")]
     Io {
-        /// What could not be done.
+        /// The file or folder.
         what: String,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The file did not come whole.
-    #[error("the backup did not come whole, nothing was changed: {0}")]
+    /// The upload ended early.
+    #[error("the backup arrived incomplete, nothing was changed: {0}")]
     BrokenOff(String),
-    /// The thread that did it panicked.
+    /// The thread that did the work panicked.
     #[error("the work on the backup panicked; the log says where")]
     Panicked,
 }
 
 impl BackupError {
-    /// Whether the file is at fault, not the board.
+    /// Returns true if the file is at fault, not the board.
     pub fn is_refusal(&self) -> bool {
         matches!(
             self,
@@ -108,14 +108,15 @@ fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> BackupError {
     |source| BackupError::Io { what, source }
 }
 
-/// A backup that was made and is ready to be written elsewhere. Its file has no name any more.
+/// A finished backup, ready to be sent. Its temporary file is already unlinked.
 pub struct Backup {
     file: File,
     bytes: u64,
 }
 
 impl Backup {
-    /// Copies the database, or people of it, as it is now. `person`: of them alone.
+    /// Copies the database, or only its people, as it is now. `person` limits the copy to one
+    /// person.
     pub async fn make(
         store: &Store,
         state_dir: &Path,
@@ -143,7 +144,7 @@ impl Backup {
         out.flush()
     }
 
-    /// The file's bytes, for an answer by HTTP.
+    /// Returns the file's bytes for an HTTP response.
     pub fn stream(self) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
         ReaderStream::with_capacity(tokio::fs::File::from_std(self.file), CHUNK)
     }
@@ -162,7 +163,7 @@ async fn copy(
         state_dir,
         bytes(&database) + bytes(&database.with_extension("db-wal")),
     )?;
-    // Readable by nobody else: it holds faces.
+    // Only the owner may read it: it holds faces.
     let copy = tempfile::Builder::new()
         .prefix(TEMPORARY)
         .tempfile_in(state_dir)
@@ -173,32 +174,32 @@ async fn copy(
     Ok(copy)
 }
 
-/// A backup that was read and found whole, as a clean database beside the state it is to be taken
-/// into.
+/// A received backup that was read completely, as a clean database in the state folder.
 pub struct Received {
-    /// Where it comes from, and what is in it.
+    /// The board and program that made it, and its contents.
     pub origin: Origin,
-    /// Rows that stay out.
+    /// Rows that were not taken.
     pub left_out: LeftOut,
     folder: TempDir,
 }
 
 impl Received {
-    /// Writes a file that comes in to the state folder and makes a clean database of it. `bytes`:
-    /// how large it is, where the sender says so.
+    /// Writes an incoming file to the state folder and makes a clean database of it. `bytes` is its
+    /// size if the sender gave one.
     pub async fn receive<E: std::fmt::Display>(
         state_dir: &Path,
         bytes: Option<u64>,
         body: impl Stream<Item = Result<Bytes, E>> + Send,
     ) -> Result<Self, BackupError> {
-        // As a file, as rows of the clean copy, in the journal, and in the database itself.
+        // Four copies: the file, the rows of the clean database, the journal, and the database
+        // itself.
         make_sure_of_room(state_dir, bytes.unwrap_or(0).saturating_mul(4))?;
         let folder = folder(state_dir)?;
         let came = folder.path().join("came");
         let mut body = std::pin::pin!(body);
         let written = write(state_dir, &came, &mut body).await;
         if written.is_err() {
-            // Heard to its end: who sends it hears the answer only then.
+            // Read the body to its end: a client gets the answer only after it has sent everything.
             while let Some(Ok(_)) = body.next().await {}
         }
         written?;
@@ -206,7 +207,7 @@ impl Received {
         blocking(move || Self::check(&state_dir, &came, folder)).await
     }
 
-    /// Makes a clean database of a backup of this board's own.
+    /// Makes a clean database of a backup file that is on this board.
     pub async fn own(state_dir: &Path, file: PathBuf) -> Result<Self, BackupError> {
         let state_dir = state_dir.to_path_buf();
         blocking(move || {
@@ -227,7 +228,7 @@ impl Received {
             .read_to_end(&mut header)
             .map_err(named())?;
         let schema = store::check_header(&header)?;
-        // Once as rows of the clean copy, once more in the journal, and in the database itself.
+        // Three copies: the rows of the clean database, the journal, and the database itself.
         make_sure_of_room(state_dir, bytes.saturating_mul(3))?;
         let (origin, left_out) = store::clean_copy(file, schema, &folder.path().join(DATABASE))?;
         Ok(Self {
@@ -237,7 +238,7 @@ impl Received {
         })
     }
 
-    /// The clean database, there as long as this is.
+    /// Path of the clean database, which exists as long as this value.
     pub fn clean(&self) -> PathBuf {
         self.folder.path().join(DATABASE)
     }
@@ -256,7 +257,7 @@ async fn write<E: std::fmt::Display>(
         if header.len() < HEADER {
             header.extend_from_slice(&chunk[..chunk.len().min(HEADER - header.len())]);
             if header.len() == HEADER {
-                // What is none is not written in gigabytes.
+                // Refuse other files before gigabytes of them are written.
                 store::check_header(&header)?;
             }
         }
@@ -270,7 +271,7 @@ async fn write<E: std::fmt::Display>(
     file.flush().await.map_err(named())
 }
 
-/// A folder that nobody else can look into.
+/// Makes a temporary folder that only the owner can read.
 pub fn folder(state_dir: &Path) -> Result<TempDir, BackupError> {
     tempfile::Builder::new()
         .prefix(TEMPORARY)
@@ -290,7 +291,7 @@ fn make_sure_of_room(state_dir: &Path, bytes: u64) -> Result<(), BackupError> {
     }
 }
 
-/// Removes what a backup left behind that was broken off by the end of the daemon.
+/// Removes temporary files of a backup that the end of the daemon interrupted.
 pub fn sweep(state_dir: &Path) {
     for entry in std::fs::read_dir(state_dir).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
@@ -303,7 +304,7 @@ pub fn sweep(state_dir: &Path) {
             };
             if let Err(error) = removed {
                 tracing::error!(
-                    "{} is left of a backup and cannot be deleted: {error}",
+                    "{}, a temporary file of a backup, cannot be deleted: {error}",
                     path.display()
                 );
             }
@@ -311,15 +312,14 @@ pub fn sweep(state_dir: &Path) {
     }
 }
 
-/// Writes the gallery's own backup, unless it says already what there is to say. True: it was
-/// written.
+/// Writes the daily backup of the gallery. Returns false if the existing one is up to date.
 pub async fn keep_gallery(
     store: &Store,
     state_dir: &Path,
     device: &str,
 ) -> Result<bool, BackupError> {
     let target = state_dir.join(GALLERY);
-    // Nobody, not even a tombstone: a database that never knew anybody takes nobody's place.
+    // There is no person and no tombstone: an empty database must not replace a good backup.
     let Some(gallery) = store.gallery_fingerprint().await? else {
         return Ok(false);
     };
@@ -344,7 +344,7 @@ pub async fn keep_gallery(
     Ok(true)
 }
 
-/// Does what waits for the disk on a thread that may.
+/// Runs disk work on a thread that may block.
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BackupError> + Send + 'static,
 ) -> Result<T, BackupError> {

@@ -1,6 +1,6 @@
-//! A process of this program beside the daemon, an engine or a camera: started, its words passed
-//! on, watched, killed. And its own side of that: how it ends with the daemon. Not for talking to
-//! it, nor for deciding when to start it again.
+//! A child process of this program, an engine or a camera: starting it, passing on its log,
+//! watching and killing it; and, in the child, ending together with the daemon. Talking to the
+//! child and restarting it are elsewhere.
 
 use std::ffi::OsStr;
 use std::process::{ExitStatus, Stdio};
@@ -16,11 +16,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::allocator;
 
-/// For one that was told to go.
+/// Time for a child to end after it was asked to.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// The running program, even when an upgrade has replaced its file.
 pub const THIS_PROGRAM: &str = "/proc/self/exe";
-/// What a program's own complaint begins with: `main` writes it.
+/// Prefix that `main` writes before a program's last error.
 const COMPLAINT: &str = "kithd: ";
 
 /// A running process. Dropping it kills the process.
@@ -35,17 +35,17 @@ pub struct Child {
     _watch: AbortOnDropHandle<()>,
 }
 
-/// How it ended; empty while it runs.
+/// The exit of a process; empty while it runs.
 #[derive(Default)]
 struct End {
     how: String,
-    /// Why it gave up, in its own words.
+    /// The process's own reason for giving up.
     complaint: Option<String>,
 }
 
 impl Child {
-    /// Starts this program with `arguments`, on the configuration that `configuration` names.
-    /// `what` is its kind, for sentences ("engine"); its lines are in our log under `name`.
+    /// Starts this program with `arguments` and the configuration that `configuration` names.
+    /// `what` is its kind, for sentences ("engine"); its lines appear in our log under `name`.
     pub fn spawn<S: AsRef<OsStr>>(
         what: &'static str,
         name: &str,
@@ -60,12 +60,12 @@ impl Child {
             .stdout(stdout)
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        // The daemon alone speaks to systemd.
+        // Only the daemon speaks to systemd.
         for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
             command.env_remove(name);
         }
         command.envs(allocator::OF_A_CHILD);
-        // Ctrl-C at a terminal is for the daemon, which lets an engine finish first.
+        // Ctrl-C at a terminal is meant for the daemon, which lets an engine finish first.
         command.process_group(0);
         let mut process = command
             .spawn()
@@ -95,12 +95,12 @@ impl Child {
                         tokio::select! {
                             () = &mut talk, if talking => talking = false,
                             () = kill.cancelled() => {
-                                // Gone already, or gone now; the wait tells.
+                                // The process may be gone already; the wait below tells.
                                 let _ = process.start_kill();
                                 break process.wait().await;
                             }
                             exit = process.wait() => {
-                                // What it said last may still be in the pipe.
+                                // Its last lines may still be in the pipe.
                                 let _ = tokio::time::timeout(FAREWELL, async { if talking { talk.await } }).await;
                                 break exit;
                             }
@@ -129,17 +129,17 @@ impl Child {
         ))
     }
 
-    /// Kills it; [`Self::ended`] tells when it is gone.
+    /// Kills the process; [`Self::ended`] resolves when it is gone.
     pub fn kill(&self) {
         self.kill.cancel();
     }
 
-    /// Resolves when it is gone.
+    /// Resolves when the process is gone.
     pub async fn ended(&self) {
         self.ended.cancelled().await;
     }
 
-    /// How it ended, in words; empty while it runs.
+    /// Describes how the process ended; empty while it runs.
     pub fn how(&self) -> String {
         self.end
             .lock()
@@ -148,7 +148,7 @@ impl Child {
             .clone()
     }
 
-    /// Why it gave up, in its own words, if it did.
+    /// Returns the process's own reason for giving up, if it gave one.
     pub fn complaint(&self) -> Option<String> {
         self.end
             .lock()
@@ -157,7 +157,7 @@ impl Child {
             .clone()
     }
 
-    /// Lets it end by itself, and kills it when it does not.
+    /// Lets the process end by itself, and kills it if it does not.
     pub async fn stop(&self) {
         drop(
             self.stdin
@@ -167,11 +167,11 @@ impl Child {
         );
         if tokio::time::timeout(FAREWELL, self.ended()).await.is_err() {
             self.kill();
-            // One that hangs in a driver cannot even be killed; it must not hold whoever stops it
-            // as well.
+            // A process stuck in a driver cannot even be killed; the daemon's stop must not hang
+            // with it.
             if tokio::time::timeout(FAREWELL, self.ended()).await.is_err() {
                 tracing::error!(
-                    "the {} process {} does not end, not even when killed",
+                    "the {} process {} did not end although it was killed",
                     self.what,
                     self.pid
                 );
@@ -179,7 +179,7 @@ impl Child {
         }
     }
 
-    /// Memory it holds in RAM, in bytes; `None` when it is gone.
+    /// Returns its resident memory in bytes; `None` when it is gone.
     pub fn resident_bytes(&self) -> Option<u64> {
         let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.pid)).ok()?;
         let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
@@ -187,7 +187,7 @@ impl Child {
     }
 }
 
-/// What it says on standard error goes to our log; the last line may be the reason of its end.
+/// Copies its standard error to our log; the last line may be the reason of its end.
 async fn pass_on(name: &str, stderr: Option<ChildStderr>, last_words: &mut String) {
     let Some(stderr) = stderr else { return };
     let mut lines = BufReader::new(stderr).lines();
@@ -198,7 +198,7 @@ async fn pass_on(name: &str, stderr: Option<ChildStderr>, last_words: &mut Strin
         }
         let (level, text) = line.split_once(' ').unwrap_or(("", line));
         match level {
-            // What it says while all is well explains no end.
+            // A line at INFO does not explain an end.
             "INFO" => {
                 tracing::info!("{name}: {}", text.trim_start());
                 continue;
@@ -209,9 +209,9 @@ async fn pass_on(name: &str, stderr: Option<ChildStderr>, last_words: &mut Strin
             }
             "ERROR" => tracing::error!("{name}: {}", text.trim_start()),
             "WARN" => tracing::warn!("{name}: {}", text.trim_start()),
-            // Its complaint, which whoever started it will tell.
+            // The caller reports the complaint.
             _ if line.starts_with(COMPLAINT) => tracing::debug!("{name}: {line}"),
-            // Not of our log: a library's last words, or a panic's.
+            // Any other format: the last words of a library or a panic.
             _ => tracing::warn!("{name}: {line}"),
         }
         *last_words = line.to_string();
@@ -234,25 +234,25 @@ fn in_words(what: &str, exit: std::io::Result<ExitStatus>, last_words: &str) -> 
     }
 }
 
-/// Has the kernel end this process when the one that started it dies: one that is stopped or stuck
-/// reads no pipe.
+/// Asks the kernel to end this process when its parent dies: a stopped or stuck process reads no
+/// pipe.
 pub fn die_with_parent() -> anyhow::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))
         .context("cannot ask for the parent's death signal")
 }
 
-/// Page, broker and queue come before pictures, and when memory runs out a picture is lost rather
-/// than the daemon.
+/// Gives page, broker and queue priority over this process. When memory runs out, the kernel ends
+/// the engine or camera rather than the daemon.
 pub fn give_way() {
-    // Not everywhere allowed, nowhere needed.
+    // Some systems forbid it; nothing depends on it.
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
     let _ = rustix::process::nice(5);
 }
 
-/// Ends this process when standard input closes: the parent holds the other end for as long as it
+/// Ends this process when standard input closes: the parent holds the other end as long as it
 /// lives.
 pub fn end_with_standard_input() {
-    // What comes is of no interest, an error is an end too.
+    // The input is ignored, and an error is an end too.
     let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
     std::process::exit(0);
 }

@@ -1,4 +1,4 @@
-//! The command line: what can be typed, and which part answers.
+//! The command line: its arguments, and the module that executes each command.
 
 mod allow;
 mod backup;
@@ -49,7 +49,7 @@ use crate::people::People;
 use crate::state_dir::StateDir;
 use crate::status::health::Health;
 
-/// As a shell shows a program that SIGPIPE ended.
+/// Exit code that a shell reports for a program ended by SIGPIPE.
 const EXIT_BROKEN_PIPE: u8 = 128 + 13;
 
 /// Face identification for one board: pictures in by MQTT or HTTP, names out, nothing lost.
@@ -80,27 +80,27 @@ enum Command {
     /// Lists cameras, or takes one picture with one
     #[command(subcommand)]
     Camera(camera::Camera),
-    /// Shows the circuit breaker around the engine, or tells it what to do
+    /// Shows the circuit breaker around the engine, or sets it
     Breaker {
-        /// open: leave the engine alone; close: send it pictures again now; auto: after open, test
-        /// it and go on
+        /// open: stop using the engine; close: use it again now; auto: after open, test it and
+        /// close if that succeeds
         command: Option<BreakerCommand>,
     },
     /// Makes people known, from pictures or a folder of known people
     Enroll(enroll::Args),
-    /// Shows who is enrolled, renames somebody, or makes two people one
+    /// Shows who is enrolled, renames a person, or makes two people one
     People(people::Args),
     /// Erases a person: pictures, embeddings, and their face and name in past results
     Forget(forget::Args),
     /// Saves the database and the enrolled pictures in one file, while the daemon runs or not
     Backup(backup::BackupArgs),
-    /// Puts a backup in the place of what this board has; people who were erased here stay erased
+    /// Replaces everything on this board by a backup; people who were erased here stay erased
     Restore(backup::RestoreArgs),
     /// Lists MQTT messages that were refused, saves one, sends one again or drops it
     Rejected(rejected::Args),
     /// Says who is in pictures; stores nothing and needs no daemon
     Identify(identify::Args),
-    /// Looks at everything the board stands on and says what to do about it
+    /// Checks everything that the board depends on and says what to do about it
     Doctor(doctor::Args),
     /// Shows what waits, what failed and the last results
     Status(status::Args),
@@ -121,12 +121,12 @@ enum Command {
     /// Writes the man pages into a folder, for packages
     #[command(hide = true)]
     Man {
-        /// Made if it is not there
+        /// Created if it does not exist
         folder: PathBuf,
     },
 }
 
-/// Does what was typed.
+/// Executes a command.
 pub fn run(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
     if matches!(cli.command, Command::Run) {
         allocator::give_back();
@@ -140,8 +140,8 @@ pub fn run(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
         child || matches!(cli.command, Command::Run),
         child,
     );
-    // What an engine or a camera process gives up binds only threads made afterwards, so they make
-    // theirs themselves.
+    // The confinement of an engine or a camera process applies only to threads made afterwards, so
+    // each makes its own runtime.
     if let Command::Camera(camera::Camera::Run(args)) = &cli.command {
         camera::process(&config, args)?;
         return Ok(ExitCode::SUCCESS);
@@ -155,7 +155,7 @@ pub fn run(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()?;
     let ended = runtime.block_on(command(cli, config));
-    // A thread stuck in a network mount must not hold up the exit.
+    // A thread stuck in a network mount must not delay the exit.
     runtime.shutdown_background();
     ended.or_else(|error| match error.downcast_ref::<std::io::Error>() {
         Some(written) if written.kind() == std::io::ErrorKind::BrokenPipe => {
@@ -165,8 +165,8 @@ pub fn run(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Answers, and ends quietly when nobody reads the answer any more, as after `| head -1`: `print!`
-/// and `println!`, of all commands, panic then.
+/// Runs a command and ends quietly if its output is closed, as after `| head -1`: `print!` and
+/// `println!` panic then.
 pub fn while_somebody_reads(answer: impl FnOnce() -> ExitCode + UnwindSafe) -> ExitCode {
     let unread = |panic: &(dyn Any + Send)| {
         let text = panic.downcast_ref::<String>();
@@ -216,15 +216,15 @@ async fn command(cli: Cli, config: Config) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The daemon logs what its level says; a command only what went wrong, its answers are on standard
-/// output.
+/// Starts the log: the daemon logs at its configured level, a command only warnings and errors,
+/// since its answers are on standard output.
 ///
-/// To the journal where systemd has connected standard error to it, with priorities and a field
+/// Writes to the journal if systemd has connected standard error to it, with priorities and a field
 /// KITHD_… for every value; else to standard error. The lines of an engine or a camera process go
 /// to the daemon, which passes them on.
 fn log(level: &str, daemon: bool, child: bool) {
     let level = if daemon { level } else { "warn" };
-    // rumqttc logs what our connection says in words of its own.
+    // rumqttc logs connection errors that our connection reports itself.
     let filter = EnvFilter::new(format!(
         "{level},rumqttc=error,tract_core=error,tract_linalg=error"
     ));
@@ -258,14 +258,16 @@ fn log(level: &str, daemon: bool, child: bool) {
     }
 }
 
-/// The last words, on standard error; in the journal each line as an error (sd-daemon(3)).
+/// Writes the program's last error to standard error; in the journal each line is an error
+/// (sd-daemon(3)).
 pub fn complain(text: &str) {
     let mark = if stderr_is_the_journal() { "<3>" } else { "" };
     eprintln!("{mark}kithd: {}", text.replace('\n', &format!("\n{mark}")));
 }
 
-/// `$JOURNAL_STREAM` names device and inode of the journal's socket; inherited by a process whose
-/// standard error goes elsewhere, it means nothing (systemd.exec(5)).
+/// Returns true if standard error is the journal. `$JOURNAL_STREAM` names device and inode of the
+/// journal's socket; a child process may inherit it although its standard error goes elsewhere
+/// (systemd.exec(5)).
 fn stderr_is_the_journal() -> bool {
     let Some(stream) = std::env::var_os("JOURNAL_STREAM") else {
         return false;
@@ -274,7 +276,7 @@ fn stderr_is_the_journal() -> bool {
         .is_ok_and(|stat| stream.to_string_lossy() == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
-/// An engine in the command's own process, for measuring.
+/// Loads an engine in the command's own process, for measuring.
 async fn own_engine(config: &Config) -> anyhow::Result<Engine> {
     let (models, device, settings) = (
         config.models.clone(),
@@ -288,8 +290,7 @@ async fn own_engine(config: &Config) -> anyhow::Result<Engine> {
     Ok(engine.await.context("loading the engine panicked")??)
 }
 
-/// Asks at the terminal before something is done for good; anything but a yes changes nothing, and
-/// says so.
+/// Asks for confirmation at the terminal; any answer but yes changes nothing, and says so.
 fn confirmed(question: &str) -> std::io::Result<bool> {
     use std::io::{BufRead, Write};
     print!("{question} [y/N] ");
@@ -323,7 +324,7 @@ async fn own_people(config: &Config, engines: Engines) -> anyhow::Result<(StateD
     Ok((held, people))
 }
 
-/// Engine processes of the command's own, for as long as it runs; nothing about them is kept.
+/// Engine processes that exist only while this command runs; nothing about them is stored.
 struct OwnEngines {
     engines: Engines,
     stop: CancellationToken,
@@ -352,7 +353,7 @@ impl OwnEngines {
 
     async fn stop(self) {
         self.stop.cancel();
-        // It only takes the engines down; a panic there changes no answer.
+        // This only stops the engines; a panic there changes no answer.
         let _ = self.running.await;
     }
 }

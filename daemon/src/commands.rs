@@ -1,11 +1,12 @@
-//! Commands by MQTT, each with an answer: `status` and `identify` for everybody who may publish,
-//! `enroll`, `forget` and `breaker` only where configured. Not for pictures to be queued.
+//! Commands by MQTT, each with an answer: `status` and `identify` for every client that may
+//! publish, `enroll`, `forget` and `breaker` only where configured. Pictures for the queue come in
+//! by `sources`.
 //!
-//! They come on the connection that carries results: its session ends with it, so a command nobody
-//! was there for is gone, and neither a full queue nor a backlog of pictures holds one up. The
-//! answer goes to the response topic with the correlation data of the request (MQTT 5), else to
-//! `answer/<command>`. An answer may be lost with the connection; whoever asks again changes
-//! nothing by it.
+//! Commands come on the connection that carries results. Its session ends with it, so a command
+//! sent while the daemon was away is gone, and neither a full queue nor a backlog of pictures
+//! delays one. The answer goes to the response topic with the request's correlation data (MQTT 5),
+//! else to `answer/<command>`. An answer may be lost with the connection; commands are idempotent
+//! and may be sent again.
 
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -34,16 +35,16 @@ use crate::sources::rejected::Rejected;
 use crate::supervise::fault;
 use crate::topics::Topics;
 
-/// Commands at the same time, as many as may come unacknowledged; and those of them that wait for
-/// an engine, so that the quick ones have room beside them.
+/// Commands at the same time, as many as may be unacknowledged; and the share of them that may wait
+/// for an engine, so that quick commands have room beside them.
 const AT_ONCE: usize = 16;
 const WITH_ENGINE: usize = 4;
 
-/// What they work with.
+/// Everything that the commands need.
 pub struct Commands {
     /// Names of the topics.
     pub topics: Topics,
-    /// Those that change something and are allowed.
+    /// The commands that change something and are allowed.
     pub allowed: Vec<MqttCommand>,
     /// Opens paths below the configured roots.
     pub reader: Arc<Reader>,
@@ -51,18 +52,18 @@ pub struct Commands {
     pub people: People,
     /// State of the board.
     pub report: Report,
-    /// Keeps those that make no sense.
+    /// Stores messages that could not be understood.
     pub rejected: Rejected,
     /// Largest picture.
     pub max_bytes: usize,
-    /// Where answers go.
+    /// Publishes answers.
     pub publisher: Publisher,
-    /// Where Home Assistant says that it has started, and who wants to know.
+    /// Topic on which Home Assistant announces its start, and the channel that passes it on.
     pub births: Option<(String, watch::Sender<u64>)>,
-    /// Filters of topics that mean something to somebody: no answer goes there, whatever response
-    /// topic is named, since it would be published with our rights.
+    /// Topic filters with a meaning of their own. No answer goes to such a topic, whatever response
+    /// topic a request names, since it would be published with our rights.
     pub reserved: Vec<String>,
-    /// For those that wait for an engine.
+    /// Permits for commands that wait for an engine.
     pub engine_turns: Semaphore,
 }
 
@@ -104,24 +105,24 @@ impl Command {
     }
 }
 
-/// What a request may say; who sends a bare path, word or picture says the same with less.
+/// The body of a request; a bare path, word or picture is the short form of the same.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Request {
-    /// Comes back in the answer, for those without correlation data.
+    /// Returned in the answer, for clients without correlation data.
     id: Option<Value>,
     path: Option<String>,
     /// Base64, or a `data:` URI.
     picture: Option<String>,
     person: Option<String>,
-    /// To enrol a face although the gallery contradicts.
+    /// Enrols a face even if the gallery contradicts.
     #[serde(default)]
     anyway: bool,
     command: Option<String>,
 }
 
 impl Commands {
-    /// Topics of the allowed ones, to be subscribed to.
+    /// Returns the topics of the allowed commands, to subscribe to.
     pub fn subscriptions(topics: &Topics, allowed: &[MqttCommand]) -> Vec<String> {
         let allowed = Command::ALL
             .into_iter()
@@ -131,12 +132,12 @@ impl Commands {
             .collect()
     }
 
-    /// Places for commands that wait for an engine.
+    /// Returns the permits for commands that wait for an engine.
     pub fn engine_turns() -> Semaphore {
         Semaphore::new(WITH_ENGINE)
     }
 
-    /// Does what is asked until stopped.
+    /// Executes commands until stopped.
     pub async fn run(
         self,
         mut deliveries: Deliveries,
@@ -170,7 +171,7 @@ impl Commands {
         let Some(command) =
             meant.filter(|command| command.is_allowed(&self.allowed) && !delivery.retain)
         else {
-            // A command kept by the broker is one of yesterday.
+            // A retained command is from the past and is not executed.
             return delivery.settle();
         };
         let Delivery {
@@ -180,8 +181,8 @@ impl Commands {
             ack,
             ..
         } = delivery;
-        // A command that makes us panic is answered, and acknowledged: sent again it would do the
-        // same.
+        // A command that causes a panic is answered and acknowledged: redelivered, it would panic
+        // again.
         let answered = AssertUnwindSafe(self.carry_out(command, &payload))
             .catch_unwind()
             .await;
@@ -214,7 +215,7 @@ impl Commands {
         ack.settle();
     }
 
-    /// What the sender calls the command, and its answer.
+    /// Executes a command and returns the sender's id for it with the answer.
     async fn carry_out(
         &self,
         command: Command,
@@ -229,12 +230,12 @@ impl Commands {
         }
     }
 
-    /// Where the sender wants the answer, unless that cannot be published to or means something to
-    /// somebody.
+    /// Returns the topic for the answer: the sender's, unless nothing can be published there or the
+    /// topic has a meaning of its own.
     fn answer_topic(&self, command: Command, wanted: Option<String>) -> String {
         let own = self.topics.answer(command.name());
         let Some(wanted) = wanted else { return own };
-        // Some brokers and bridges drop a slash at the beginning.
+        // Some brokers and bridges drop a leading slash.
         let bare = wanted.trim_start_matches('/');
         let reserved = |topic: &str| self.reserved.iter().any(|filter| matches(topic, filter));
         if !is_topic(&wanted)
@@ -244,24 +245,20 @@ impl Commands {
             || reserved(bare)
         {
             tracing::warn!(
-                "a command wants its answer where nothing can be published, or where others would take it for ours; \
-                 it goes to {own}"
+                "the response topic of a command cannot be published to, or is one of kithd's own; \
+                 the answer goes to {own}"
             );
             return own;
         }
         wanted
     }
 
-    /// Keeps a command that made no sense for the operator.
+    /// Stores a command that could not be understood, for the operator.
     async fn set_aside(&self, command: Command, why: String, payload: Bytes) {
         let topic = self.topics.command(command.name());
-        // Who is to be known or forgotten stands in nobody's list of rejected messages.
-        let names_somebody = matches!(command, Command::Enroll | Command::Forget);
-        let kept = if names_somebody {
-            Bytes::new()
-        } else {
-            payload
-        };
+        // A person's name must not appear in the list of rejected messages.
+        let has_name = matches!(command, Command::Enroll | Command::Forget);
+        let kept = if has_name { Bytes::new() } else { payload };
         if let Err(error) = self.rejected.keep(&topic, &why, None, kept).await {
             tracing::warn!("the rejected message could not be kept: {error}");
         }
@@ -275,7 +272,7 @@ impl Commands {
     ) -> Result<Value, Refusal> {
         let _turn = match command {
             Command::Status | Command::Breaker => None,
-            // Closed by nobody.
+            // The semaphore is never closed.
             Command::Identify | Command::Enroll | Command::Forget => {
                 self.engine_turns.acquire().await.ok()
             }
@@ -316,7 +313,7 @@ impl Commands {
             Command::Breaker => {
                 let word = request
                     .command
-                    .ok_or_else(|| Refusal::theirs("say open, close or auto"))?;
+                    .ok_or_else(|| Refusal::theirs("send open, close or auto"))?;
                 let word: BreakerCommand = word.parse().map_err(Refusal::theirs)?;
                 let state = self.people.engines.command(word);
                 tracing::info!("a command by MQTT was given to the circuit breaker: it is {state}");
@@ -372,10 +369,10 @@ impl Commands {
     }
 }
 
-/// Why a command was not done.
+/// The reason why a command was not executed.
 struct Refusal {
     text: String,
-    /// Whoever sent it made a mistake, so it is kept for the operator; names nobody.
+    /// Set if the sender made a mistake: kept for the operator, without personal names.
     rejected: Option<String>,
 }
 
@@ -403,13 +400,13 @@ fn person(request: &Request) -> Result<String, Refusal> {
         .ok_or_else(|| Refusal::theirs(r#"name the person: {"person":"…"}"#))
 }
 
-/// A request, and the picture it may be instead.
+/// Parses a request, and the picture that may stand in its place.
 fn read(payload: &Bytes, max_bytes: usize) -> Result<(Request, Option<Bytes>), Refusal> {
     let picture = match picture(payload, max_bytes) {
         Ok(picture) => return Ok((Request::default(), Some(picture))),
         Err(why) => why,
     };
-    // What is no text either is told as what it is.
+    // A payload that is not text is named by its kind.
     let text = utf8(payload).map_err(|_| Refusal::theirs(utf16(payload).unwrap_or(picture)))?;
     if text.starts_with('{') {
         let request = serde_json::from_str(text);

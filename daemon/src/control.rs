@@ -1,7 +1,7 @@
 //! The control socket: HTTP on a unix socket in the state folder, for the command line of the same
 //! board.
 //!
-//! Who may open the socket may change things; the LAN never reaches these routes.
+//! Every user who may open the socket may change things; the LAN never reaches these routes.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -35,29 +35,29 @@ use crate::status::health::{Condition, Health};
 use crate::store::Changed;
 use crate::web::auth::Access;
 
-/// How long a command waits for an engine that is still loading.
+/// Time that a command waits for an engine that is still loading.
 const ENGINE_WAIT: Duration = Duration::from_secs(60);
 
-/// Connections at once, of commands.
+/// Simultaneous connections of commands.
 const MOST: usize = 64;
 
-/// Where the socket of a state folder is.
+/// Returns the path of a state folder's socket.
 pub fn socket(state_dir: &Path) -> PathBuf {
     state_dir.join("control.sock")
 }
 
-/// What the control routes work with.
+/// Everything that the control routes need.
 #[derive(Clone)]
 pub struct Control {
     /// Adds people, changes and erases them.
     pub people: People,
     /// Where pictures that come with a request are read.
     pub uploads: Uploads,
-    /// Has the administrator's token.
+    /// Holds the administrator's token.
     pub access: Access,
 }
 
-/// Routes that change things.
+/// Builds the routes that change things.
 pub fn router(control: Control) -> Router {
     Router::new()
         .route("/control/enroll", post(enroll))
@@ -98,8 +98,8 @@ async fn enroll(
         .picture()?;
     let name = picture.name.clone();
     let Loaded { bytes, room } = control.uploads.load(picture).await?;
-    // On its own: a command broken off between commit and gallery must not leave the person
-    // unknown.
+    // Spawned: if the client disconnects between commit and gallery update, the person must not
+    // stay unknown.
     let enrolling = on_its_own(async move {
         let _room = room;
         control
@@ -110,17 +110,17 @@ async fn enroll(
     enrolling.await.map(Json).map_err(|error| failed(&error))
 }
 
-/// What `kithd token` asks for.
+/// The request of `kithd token`.
 #[derive(Serialize, Deserialize)]
 pub struct TokenQuestion {
-    /// The token is to be replaced first.
+    /// Replaces the token first.
     pub replace: bool,
 }
 
-/// And what it is told.
+/// The answer to `kithd token`.
 #[derive(Serialize, Deserialize)]
 pub struct TokenAnswer {
-    /// As it is sent by clients.
+    /// The token as clients send it.
     pub token: String,
 }
 
@@ -136,7 +136,7 @@ async fn token(
     Ok(Json(TokenAnswer { token }))
 }
 
-/// For the doctor: under which names the board was asked that are none of its own.
+/// Returns the names under which the board was asked that are not its own, for the doctor.
 async fn strange_names(State(control): State<Control>) -> Json<Vec<String>> {
     Json(control.access.strange_names())
 }
@@ -145,7 +145,7 @@ async fn strange_names(State(control): State<Control>) -> Json<Vec<String>> {
 #[derive(Serialize, Deserialize)]
 struct Names {
     person: String,
-    /// The new name, or who the first is merged into.
+    /// The new name, or the person that the first is merged into.
     other: Option<String>,
 }
 
@@ -183,7 +183,7 @@ async fn forget(
     let name = names.person.clone();
     let forgetting = on_its_own(async move { control.people.forget(&name).await });
     let forgotten = forgetting.await.map_err(|error| failed(&error))?;
-    forgotten.map(Json).ok_or_else(|| nobody(&names.person))
+    forgotten.map(Json).ok_or_else(|| unknown_person(&names.person))
 }
 
 async fn named(control: &Control, name: &str) -> Result<i64, Problem> {
@@ -192,10 +192,10 @@ async fn named(control: &Control, name: &str) -> Result<i64, Problem> {
         .store
         .person_named(name.into())
         .await?
-        .ok_or_else(|| nobody(name))
+        .ok_or_else(|| unknown_person(name))
 }
 
-fn nobody(name: &str) -> Problem {
+fn unknown_person(name: &str) -> Problem {
     Problem::not_found(format!(
         "nobody is enrolled as {name}; kithd people shows everybody"
     ))
@@ -213,8 +213,8 @@ fn failed(error: &anyhow::Error) -> Problem {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
 }
 
-/// Serves the socket until stopped. A socket left by a killed daemon is replaced: the state
-/// folder's lock is held.
+/// Serves the socket until stopped. A socket left by a killed daemon is replaced: this process
+/// holds the state folder's lock.
 pub async fn serve(
     state_dir: PathBuf,
     routes: Router,
@@ -237,7 +237,7 @@ pub async fn serve(
     };
     let (places, open) = (Arc::new(Semaphore::new(MOST)), GracefulShutdown::new());
     let accepted = async || {
-        // Closed by nobody. Who finds none waits unread.
+        // The semaphore is never closed. Further connections wait in the kernel's backlog.
         let place = Arc::clone(&places).acquire_owned().await;
         (place, listener.accept().await)
     };
@@ -254,13 +254,13 @@ pub async fn serve(
         let serving = open.watch(serving);
         tokio::spawn(async move {
             let _place = place;
-            // Whatever breaks a connection is its command's affair.
+            // A broken connection concerns only its command.
             let _ = serving.await;
         });
     }
     drop(listener);
     open.shutdown().await;
-    // Gone already if somebody cleaned up; either way commands now see that no daemon runs.
+    // The file may have been removed already; either way commands now see that no daemon runs.
     let _ = std::fs::remove_file(path);
     Ok(())
 }
@@ -281,7 +281,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// `None` when no daemon runs on this state folder.
+    /// Connects; `None` when no daemon runs on this state folder.
     pub async fn connect(state_dir: &Path) -> anyhow::Result<Option<Self>> {
         let socket = socket(state_dir);
         match UnixStream::connect(&socket).await {
@@ -312,7 +312,7 @@ impl Client {
         self.request(hyper::Method::POST, &uri, picture).await
     }
 
-    /// Gives somebody another name.
+    /// Renames a person.
     pub async fn rename(&self, person: &str, name: &str) -> anyhow::Result<()> {
         let uri = uri(
             "/control/people/rename",
@@ -321,7 +321,7 @@ impl Client {
         self.request(hyper::Method::POST, &uri, Vec::new()).await
     }
 
-    /// Makes two people one.
+    /// Merges one person into another.
     pub async fn merge(&self, person: &str, into: &str) -> anyhow::Result<()> {
         let uri = uri(
             "/control/people/merge",
@@ -330,7 +330,7 @@ impl Client {
         self.request(hyper::Method::POST, &uri, Vec::new()).await
     }
 
-    /// Erases somebody.
+    /// Erases a person.
     pub async fn forget(&self, person: &str) -> anyhow::Result<Forgotten> {
         self.request(
             hyper::Method::POST,
@@ -340,14 +340,14 @@ impl Client {
         .await
     }
 
-    /// Writes a backup of everything; fails if it does not come whole.
+    /// Writes a backup of everything; fails if it is not complete.
     pub async fn backup(&self, to: &mut tokio::fs::File) -> anyhow::Result<u64> {
         self.save("/v1/backup", to)
             .await
-            .context("the backup did not come whole; kithd's log says why")
+            .context("the backup is incomplete; kithd's log says why")
     }
 
-    /// Writes people, or one, as a file for another board.
+    /// Writes all people, or one, as a file for another board.
     pub async fn export(
         &self,
         person: Option<&str>,
@@ -366,12 +366,15 @@ impl Client {
         .await
     }
 
-    /// Writes what a route of the API gives.
+    /// Saves the response of an API route to a file.
     pub async fn save(&self, uri: &str, to: &mut tokio::fs::File) -> anyhow::Result<u64> {
         let mut body = self.send(hyper::Method::GET, uri, Body::empty()).await?;
         let mut bytes = 0;
         while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.context("the daemon broke off")?.into_data() else {
+            let Ok(data) = frame
+                .context("the daemon closed the connection before the end")?
+                .into_data()
+            else {
                 continue;
             };
             to.write_all(&data).await?;
@@ -380,7 +383,7 @@ impl Client {
         Ok(bytes)
     }
 
-    /// Deletes something and gives what is said of it.
+    /// Sends DELETE to a route and returns its answer.
     pub async fn delete(&self, uri: &str) -> anyhow::Result<serde_json::Value> {
         let answer = self.send(hyper::Method::DELETE, uri, Body::empty()).await?;
         let body = answer.collect().await?.to_bytes();
@@ -391,13 +394,13 @@ impl Client {
         })
     }
 
-    /// Has a backup put in the place of what is there.
+    /// Replaces the board's data by a backup.
     pub async fn restore(&self, from: tokio::fs::File, bytes: u64) -> anyhow::Result<Restored> {
         self.give(hyper::Method::PUT, "/v1/backup", from, bytes)
             .await
     }
 
-    /// Has the people of a file added.
+    /// Adds the people of a file.
     pub async fn import(&self, from: tokio::fs::File, bytes: u64) -> anyhow::Result<Imported> {
         self.give(hyper::Method::POST, "/v1/people/import", from, bytes)
             .await
@@ -413,14 +416,14 @@ impl Client {
     where
         T: serde::de::DeserializeOwned,
     {
-        // No more than was said, should the file grow.
+        // No more than announced, even if the file grows meanwhile.
         let from = from.take(bytes);
         let body = Body::from_stream(ReaderStream::with_capacity(from, 64 << 10));
         let answer = self.send_sized(method, uri, Some(bytes), body).await?;
         Ok(serde_json::from_slice(&answer.collect().await?.to_bytes())?)
     }
 
-    /// Tells a route of the page's API something.
+    /// Sends POST to a route of the page's API.
     pub async fn post<T: serde::de::DeserializeOwned>(
         &self,
         uri: &str,
@@ -430,7 +433,7 @@ impl Client {
             .await
     }
 
-    /// A route of the page's API.
+    /// Sends GET to a route of the page's API.
     pub async fn get<T: serde::de::DeserializeOwned>(&self, uri: &str) -> anyhow::Result<T> {
         self.request(hyper::Method::GET, uri, Vec::new()).await
     }
@@ -452,7 +455,7 @@ impl Client {
         self.send_sized(method, uri, None, body).await
     }
 
-    /// The answer's body, if it is a good one.
+    /// Sends a request and returns the body of a successful answer.
     async fn send_sized(
         &self,
         method: hyper::Method,
@@ -462,10 +465,11 @@ impl Client {
     ) -> anyhow::Result<hyper::body::Incoming> {
         let stream = UnixStream::connect(&self.socket)
             .await
-            .context("the daemon went away")?;
+            .context("the daemon does not answer on its control socket")?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // It only makes progress while it is polled beside the request; it ends with the answer.
+        // The connection makes progress only while it is polled beside the request; it ends with
+        // the answer.
         tokio::spawn(connection);
         let mut request = hyper::Request::builder();
         if let Some(bytes) = bytes {
@@ -480,7 +484,7 @@ impl Client {
         let response = sender
             .send_request(request)
             .await
-            .context("the daemon hung up")?;
+            .context("the daemon closed the connection")?;
         let status = response.status();
         if !status.is_success() {
             let body = response.into_body().collect().await?.to_bytes();

@@ -1,6 +1,6 @@
 //! The words of the product as types: image, state, outcome, face, result.
 //!
-//! No I/O and no rules here; the rules are in `queue` and `recognition`.
+//! No I/O and no rules here; the rules are in `queue`, `pipeline`, `engines` and `people`.
 
 use std::fmt;
 use std::time::Duration;
@@ -51,13 +51,13 @@ macro_rules! spelled {
 }
 
 spelled! {
-    /// Where an image is in its life.
+    /// The state of an image in the queue.
     State {
-        /// Accepted, waiting for its turn or for a retry.
+        /// Accepted, waiting for recognition or for a retry.
         Pending = "pending",
         /// Claimed by the dispatcher.
         Processing = "processing",
-        /// Has its result.
+        /// Finished with a result.
         Processed = "processed",
         /// Given up, always with a reason.
         Failed = "failed",
@@ -65,13 +65,13 @@ spelled! {
 }
 
 spelled! {
-    /// What was found in a processed image; the best of its faces, in this order.
+    /// The outcome of a processed image: the best of its faces, in this order.
     Outcome {
         /// At least one face is an enrolled person.
         Known = "known",
         /// At least one face lies in the band around the threshold.
         Uncertain = "uncertain",
-        /// Faces, none of them enrolled.
+        /// There are faces, none of them enrolled.
         Unknown = "unknown",
         /// No face found.
         NoFace = "no_face",
@@ -93,35 +93,35 @@ spelled! {
 }
 
 spelled! {
-    /// Which of the two engines recognised an image.
+    /// The engine that recognised an image.
     EngineRole {
-        /// The one the circuit breaker guards.
+        /// The engine that the circuit breaker guards.
         Primary = "primary",
-        /// The one that stands in while the breaker is open.
+        /// The engine that takes over while the breaker is open.
         Fallback = "fallback",
     }
 }
 
 spelled! {
-    /// Where the circuit breaker is.
+    /// The state of the circuit breaker.
     BreakerState {
         /// Pictures go to the primary engine.
         Closed = "closed",
-        /// They do not, until a ping succeeds.
+        /// Pictures are not sent to the primary engine until a ping succeeds.
         Open = "open",
-        /// One ping is under way.
+        /// A ping is in progress.
         HalfOpen = "half_open",
-        /// They do not, until an operator says so.
+        /// Pictures are not sent to the primary engine until an operator allows it.
         ForcedOpen = "forced_open",
     }
 }
 
 spelled! {
-    /// What an operator may tell the circuit breaker.
+    /// A command for the circuit breaker.
     BreakerCommand {
-        /// Leave the primary engine alone until told otherwise.
+        /// Stop using the primary engine until told otherwise.
         Open = "open",
-        /// Send it pictures again, now.
+        /// Send pictures to it again, now.
         Close = "close",
         /// After `open`: ping it, and close if that succeeds.
         Auto = "auto",
@@ -129,23 +129,23 @@ spelled! {
 }
 
 spelled! {
-    /// Why the circuit breaker counted a call or changed.
+    /// The reason why the circuit breaker counted a call or changed.
     BreakerReason {
-        /// The engine died or failed over a picture.
+        /// The engine died or failed at a picture.
         Crash = "crash",
-        /// It took longer than allowed.
+        /// The call took longer than allowed.
         Deadline = "deadline",
-        /// Its answer made no sense.
+        /// The answer was malformed.
         Malformed = "malformed",
-        /// It cannot be reached.
+        /// The engine cannot be reached.
         Unreachable = "unreachable",
-        /// It answered, but too slowly.
+        /// The engine answered, but too slowly.
         Slow = "slow",
-        /// It does not give what it must for the bundled picture.
+        /// The engine fails the self-test with the bundled picture.
         SelfTest = "self_test",
-        /// It does not start.
+        /// The engine does not start.
         Start = "start",
-        /// Somebody said so.
+        /// An operator changed it.
         Operator = "operator",
     }
 }
@@ -155,46 +155,45 @@ spelled! {
 pub struct NewImage {
     /// The way it came in.
     pub source: Source,
-    /// The path as the sender named it, or a made-up name for bytes.
+    /// The path as the sender named it, or a generated name for bytes.
     pub path: String,
-    /// Spooled bytes: their name (`spool::new_name`), to which its row adds its number.
+    /// Name of the spooled bytes (`spool::new_name`), to which its row adds its number.
     pub file: Option<String>,
-    /// Size of `file`; without one 0.
+    /// Size of `file`; 0 without one.
     pub bytes: u64,
-    /// Given by the sender: the same key is the same image.
+    /// Key given by the sender: the same key means the same image.
     pub idempotency_key: Option<String>,
-    /// sha256 of the bytes, when they came with it.
+    /// SHA-256 of the bytes, if they came with the request.
     pub picture_key: Option<String>,
-    /// Drop it when an unfinished image has the same path (MQTT may deliver twice).
+    /// Drops this image if an unfinished one has the same path (MQTT may deliver twice).
     pub unless_unfinished: bool,
-    /// The file of a watched folder it comes from: a file taken before, unchanged, makes no second
-    /// image.
+    /// The file of a watched folder that it comes from: an unchanged file makes no second image.
     pub seen: Option<SeenFile>,
 }
 
-/// Names a file below a watched folder: the first 16 bytes of its path's sha256.
+/// Key of a file below a watched folder: the first 16 bytes of its path's SHA-256.
 pub type FileKey = [u8; 16];
 
-/// What tells a file from another of its name.
+/// Size and time of a file, which distinguish it from another of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     /// Bytes.
     pub size: i64,
-    /// Time of the last write by the file system's clock, nanoseconds since 1970.
+    /// Last modification by the file system's clock, in nanoseconds since 1970.
     pub mtime_ns: i64,
 }
 
-/// A file as it stood when its image was queued.
+/// A file as it was when its image was queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
     /// Size and time.
     pub stamp: Stamp,
-    /// Its number in the file system; 0 where those numbers do not last.
+    /// Inode number; 0 on file systems where inode numbers change.
     pub inode: i64,
 }
 
 impl Standing {
-    /// The remark on a result for which `now` was read, when that is another file than this one.
+    /// Returns the remark for a result if the file that was read, `now`, differs from this one.
     pub fn objection(&self, now: &Self) -> Option<String> {
         let renumbered = self.inode != now.inode && self.inode != 0 && now.inode != 0;
         if self.stamp == now.stamp && !renumbered {
@@ -214,27 +213,27 @@ impl Standing {
     }
 }
 
-/// A file of a watched folder as it is remembered.
+/// A remembered file of a watched folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeenFile {
-    /// The folder's number.
+    /// Row of the folder.
     pub folder: i64,
     /// The file in it.
     pub key: FileKey,
-    /// As it was taken.
+    /// Size and time when its image was queued.
     pub stamp: Stamp,
-    /// Its number in the file system; 0 where those numbers do not last.
+    /// Inode number; 0 on file systems where inode numbers change.
     pub inode: i64,
-    /// It is moved or deleted when its image has ended.
+    /// True if the file is moved or deleted when its image has ended.
     pub put_away: bool,
 }
 
-/// What became of one submitted image.
+/// The outcome of submitting one image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accepted {
     /// Its row.
     pub id: ImageId,
-    /// False when an idempotency key or an unfinished equal path named an image already there.
+    /// False if an idempotency key or an unfinished equal path named an image that exists already.
     pub new: bool,
 }
 
@@ -247,13 +246,13 @@ pub struct Claimed {
     pub source: Source,
     /// The path as the sender named it.
     pub path: String,
-    /// Spooled bytes, relative to the state folder.
+    /// Path of the spooled bytes, relative to the state folder.
     pub file: Option<String>,
     /// Their size.
     pub bytes: u64,
-    /// This attempt included.
+    /// Number of attempts, including this one.
     pub attempts: u32,
-    /// Queue clock of the first time the file was not there, in milliseconds.
+    /// Queue clock when the file was first missing, in milliseconds.
     pub missing_since_ms: Option<i64>,
     /// When this attempt was claimed.
     pub claimed_at: std::time::Instant,
@@ -261,7 +260,7 @@ pub struct Claimed {
     pub accepted_at_ms: i64,
     /// Id of an earlier result that the next one replaces.
     pub supersedes: Option<String>,
-    /// The file at `path` as it stood when it was queued, where that is known.
+    /// The file at `path` as it was when queued, if known.
     pub standing: Option<Standing>,
 }
 
@@ -272,11 +271,11 @@ pub struct NamedCandidate {
     pub person_id: PersonId,
     /// Their name.
     pub name: String,
-    /// In the pack's metric; an engine that names people itself tells none.
+    /// Distance in the pack's metric; `None` from an engine that names people itself.
     pub distance: Option<f32>,
 }
 
-/// One face of a recognised image with its own outcome.
+/// A face of a recognised image with its own outcome.
 #[derive(Debug, Clone)]
 pub struct IdentifiedFace {
     /// Left, top, right, bottom in pixels of the upright picture.
@@ -285,22 +284,22 @@ pub struct IdentifiedFace {
     pub landmarks: [[f32; 2]; 5],
     /// Detector's confidence, 0 to 1.
     pub score: f32,
-    /// How fit it is to be known by, 0 to 1.
+    /// Suitability for recognition, 0 to 1.
     pub quality: f32,
-    /// What speaks against the face, as a sentence; always there when it is too poor to be known,
-    /// or when the person it would be is nearer in another face of the picture.
+    /// Why the face is not judged as it might be, as a sentence. Always set if the quality is too
+    /// low to recognise the person, or if another face of the picture is nearer to that person.
     pub objection: Option<String>,
     /// Known, uncertain or unknown.
     pub outcome: Outcome,
-    /// Who it is (known) or may be (uncertain).
+    /// The person it is (known) or may be (uncertain).
     pub person: Option<NamedCandidate>,
-    /// Distance to the nearest enrolled picture of anybody.
+    /// Distance to the nearest enrolled picture of any person.
     pub distance: Option<f32>,
-    /// How much farther the next person is.
+    /// Additional distance of the next person.
     pub margin: Option<f32>,
     /// The nearest people, nearest first.
     pub candidates: Vec<NamedCandidate>,
-    /// In the embedding space of the engine's pack.
+    /// Embedding in the space of the engine's pack.
     pub embedding: Vec<f32>,
     /// Aligned crop, JPEG.
     pub crop: Vec<u8>,
@@ -315,7 +314,7 @@ pub struct Timings {
     pub decode_ms: f64,
     /// Pixels to boxes and landmarks.
     pub detect_ms: f64,
-    /// Cutting out and judging faces.
+    /// Aligning and judging faces.
     pub align_ms: f64,
     /// Faces to embeddings.
     pub embed_ms: f64,
@@ -323,33 +322,33 @@ pub struct Timings {
     pub encode_ms: f64,
 }
 
-/// Everything known of an image once it is recognised.
+/// The complete result of recognising an image.
 #[derive(Debug)]
 pub struct Identified {
     /// Best of the faces.
     pub outcome: Outcome,
-    /// Width and height in pixels, upright, where the engine tells them.
+    /// Width and height of the upright picture in pixels, if the engine reports them.
     pub size: Option<(u32, u32)>,
     /// Best first.
     pub faces: Vec<IdentifiedFace>,
-    /// Where the engine tells them.
+    /// Durations, if the engine reports them.
     pub timings: Option<Timings>,
     /// Small JPEG of the whole picture.
     pub thumbnail: Vec<u8>,
-    /// What is wrong with the file although it could be read.
+    /// A defect of the file that did not prevent reading it.
     pub remark: Option<String>,
     /// Pack, precision and device.
     pub engine: String,
-    /// Which engine that was.
+    /// Role of that engine.
     pub role: EngineRole,
     /// Embedding space of the faces.
     pub space: String,
-    /// sha256 of the picture's bytes, hex.
+    /// SHA-256 of the picture's bytes, in hexadecimal.
     pub picture_key: String,
 }
 
 impl Identified {
-    /// The outcome of an image is the best of its faces' outcomes.
+    /// Returns the best of the faces' outcomes, which is the outcome of the image.
     pub fn best_outcome(faces: &[IdentifiedFace]) -> Outcome {
         faces
             .iter()
@@ -364,8 +363,8 @@ pub struct PictureBytes;
 
 impl utoipa::PartialSchema for PictureBytes {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
-        // No schema tells a picture from other bytes. By these two words generated clients know
-        // that they are bytes.
+        // A schema cannot tell a picture from other bytes. Generated clients know by these two
+        // words that the content is binary.
         utoipa::openapi::ObjectBuilder::new()
             .schema_type(utoipa::openapi::Type::String)
             .format(Some(utoipa::openapi::SchemaFormat::KnownFormat(
@@ -378,8 +377,8 @@ impl utoipa::PartialSchema for PictureBytes {
 
 impl utoipa::ToSchema for PictureBytes {}
 
-/// Milliseconds since 1970 by the board's clock, which may be wrong: for people to read, never for
-/// order.
+/// Returns milliseconds since 1970 by the board's clock. It may be wrong: use it for display, never
+/// for order.
 pub fn wall_clock_ms() -> i64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
@@ -388,16 +387,16 @@ pub fn wall_clock_ms() -> i64 {
         })
 }
 
-/// A moment as people read it, by the board's clock.
+/// A moment for display, by the board's clock.
 pub struct Moment {
-    /// As machines read it too: 2026-11-23T07:21:05.000Z.
+    /// ISO 8601, for machines: 2026-11-23T07:21:05.000Z.
     pub iso: String,
     /// 2026-11-23 07:21:05 UTC.
     pub text: String,
 }
 
 impl Moment {
-    /// From milliseconds since 1970.
+    /// Converts milliseconds since 1970.
     pub fn from_ms(ms: i64) -> Self {
         let seconds = ms.div_euclid(1000);
         let (year, month, day) = civil(seconds.div_euclid(86_400));
@@ -412,7 +411,7 @@ impl Moment {
     }
 }
 
-/// Year, month and day of a day number since 1970-01-01, proleptic Gregorian.
+/// Converts a day number since 1970-01-01 to year, month and day, proleptic Gregorian.
 ///
 /// Years are counted from March, so that the leap day is the last of its year and months have a
 /// linear formula.
@@ -434,12 +433,12 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (year, month, day)
 }
 
-/// Sha256 of a picture, as it is stored and sent: lower-case hexadecimal.
+/// Returns the SHA-256 of a picture as it is stored and sent: lower-case hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// Lower-case hexadecimal.
+/// Formats bytes as lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,8 +1,8 @@
-//! Files as they stand below a folder: opened without following a link, and told apart by size,
-//! time and number.
+//! Files below a folder: opened without following links, and identified by size, time and inode
+//! number.
 //!
-//! Not for what may be read at all: the roots are the reader's, and a watched folder's rules are
-//! `left_out`'s.
+//! The permission to read is decided elsewhere: roots belong to the reader, rules of watched
+//! folders to `left_out`.
 
 pub mod left_out;
 
@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use crate::domain::{Stamp, Standing};
 
-/// File systems whose file numbers stay the same for as long as the file exists (statfs(2)).
+/// File systems whose inode numbers last as long as the file (statfs(2)).
 const NUMBERED: [u64; 8] = [
     0xef53,      // ext2, ext3, ext4
     0x5846_5342, // XFS
@@ -30,13 +30,13 @@ const NUMBERED: [u64; 8] = [
     0x6969,      // NFS
 ];
 
-/// Opens what lies below a folder. `LOOP` says that a part of the path is a link, `XDEV` that it
+/// Opens a path below a folder. `LOOP` means that a part of the path is a link, `XDEV` that it
 /// leads out.
 ///
-/// A pipe without a writer or a device does not hold the caller.
+/// A pipe without a writer or a device does not block the caller.
 pub fn open_beneath(folder: impl AsFd, below: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    // The kernel takes few other flags beside O_PATH.
+    // The kernel accepts few other flags beside O_PATH.
     let for_paths = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let flags = if flags.contains(OFlags::PATH) {
         flags & for_paths
@@ -52,7 +52,7 @@ pub fn open_beneath(folder: impl AsFd, below: &Path, flags: OFlags) -> Result<Ow
     openat2(folder, below, flags, Mode::empty(), resolve)
 }
 
-/// The same, and how it stands.
+/// Opens a path below a folder and returns its metadata too.
 pub fn stat_beneath(
     folder: impl AsFd,
     below: &Path,
@@ -63,7 +63,7 @@ pub fn stat_beneath(
     Ok((file, stat))
 }
 
-/// What a path names that is no regular file, with its article.
+/// Names the kind of a path that is no regular file, with its article.
 pub fn special(kind: FileType) -> Option<&'static str> {
     match kind {
         FileType::RegularFile => None,
@@ -77,12 +77,12 @@ pub fn special(kind: FileType) -> Option<&'static str> {
     }
 }
 
-/// Whether files on this file system keep their numbers.
+/// Returns true if inode numbers on this file system last.
 pub fn numbers_last(file: impl AsFd) -> bool {
     fstatfs(file).is_ok_and(|stat| NUMBERED.contains(&(stat.f_type as u64 & 0xffff_ffff)))
 }
 
-/// Names in an open folder, and what each is.
+/// Lists the names in an open folder with their kinds.
 pub fn entries(folder: &OwnedFd) -> Result<Vec<(OsString, FileType)>, Errno> {
     let mut entries = Vec::new();
     for entry in Dir::read_from(folder)? {
@@ -91,7 +91,7 @@ pub fn entries(folder: &OwnedFd) -> Result<Vec<(OsString, FileType)>, Errno> {
         if name == "." || name == ".." {
             continue;
         }
-        // Not every file system tells it here.
+        // Some file systems do not report the kind here.
         let kind = match entry.file_type() {
             FileType::Unknown => match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => FileType::from_raw_mode(stat.st_mode),
@@ -104,7 +104,7 @@ pub fn entries(folder: &OwnedFd) -> Result<Vec<(OsString, FileType)>, Errno> {
     Ok(entries)
 }
 
-/// A file as it stands, by what was asked of it and its file system.
+/// Returns the standing of a file from its metadata and its file system.
 pub fn standing_of(stat: &Stat, numbers_last: bool) -> Standing {
     let seconds = stat.st_mtime.wrapping_mul(1_000_000_000);
     let mtime_ns = seconds.wrapping_add(i64::try_from(stat.st_mtime_nsec).unwrap_or_default());
@@ -121,7 +121,7 @@ pub fn standing_of(stat: &Stat, numbers_last: bool) -> Standing {
     }
 }
 
-/// The file name of a path, for people.
+/// Returns the file name of a path, for display.
 pub fn file_name(path: &Path) -> String {
     path.file_name().map_or_else(
         || path.display().to_string(),

@@ -1,8 +1,6 @@
-//! The servers of the LAN, HTTP and gRPC: how many may be connected, how slow they may be, and
-//! encryption.
+//! The servers of the LAN, HTTP and gRPC: connection limits, timeouts and encryption.
 //!
-//! Not for what is answered: it is given the routes, and tells them from where a request came. The
-//! control socket is `control`'s.
+//! The routes are passed in and learn where a request came from. The control socket is `control`'s.
 
 mod crowd;
 mod pace;
@@ -37,17 +35,17 @@ use crowd::{Crowd, Room, Seat};
 use pace::{Attended, Paced, Pushed};
 use tls::Encryption;
 
-/// Time for the whole head of a request; also how long a connection may lie idle between two.
+/// Time for the complete head of a request; also the idle time between two requests.
 pub(crate) const HEAD: Duration = Duration::from_secs(30);
-/// Largest head.
+/// Largest head of a request.
 const HEAD_BYTES: usize = 32 << 10;
-/// What a connection may hold in memory of what came and was not read yet.
+/// Most unread bytes that a connection may buffer.
 const BUFFER_BYTES: usize = 64 << 10;
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Time for the last requests when the server stops: a sender that never ends must not use up
-/// everybody's.
+/// Time for the last requests when the server stops: an endless upload must not use up the time for
+/// all others.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
-/// After an error of accepting such as too many open files.
+/// Pause after an error of accept(2) such as too many open files.
 pub(crate) const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// Connections to the page; each may hold some 200 KiB.
@@ -55,42 +53,42 @@ const PAGE_ROOM: Room = Room {
     most: 512,
     of_one: 128,
 };
-/// Connections to the gRPC contract, each with its streams.
+/// Connections of the gRPC contract, each with its streams.
 const GRPC_ROOM: Room = Room {
     most: 128,
     of_one: 64,
 };
-/// Requests at once on one gRPC connection; more are refused by HTTP/2 itself.
+/// Simultaneous requests on one gRPC connection; HTTP/2 itself refuses more.
 const STREAMS: u32 = 32;
-/// What is sent ahead of being read, by stream and by connection: a request is a path.
+/// Flow-control window of a stream and of a connection: a request is a path.
 const WINDOW: u32 = 64 << 10;
-/// How soon a gRPC client that is gone is noticed…
+/// Interval after which a dead gRPC client is detected.
 const PING: Duration = Duration::from_secs(30);
-/// …and how long one may be connected without a request.
+/// Time that a gRPC client may be connected without a request.
 const GRPC_IDLE: Duration = Duration::from_secs(300);
-/// Open files that are enough for the connections of all listeners, `control`'s included, and for
-/// everything else.
+/// Limit of open files that suffices for the connections of all listeners, `control`'s included,
+/// and for everything else.
 pub const FILES: u64 = 1024;
 
-/// How a request came, beside its sender in `ConnectInfo`.
+/// Transport of a request, in addition to its sender in `ConnectInfo`.
 #[derive(Debug, Clone, Copy)]
 pub struct Arrival {
-    /// The address of this board that it was sent to.
+    /// The address of this board that the request was sent to.
     pub local: SocketAddr,
-    /// By TLS.
+    /// True if it came by TLS.
     pub encrypted: bool,
 }
 
-/// What is spoken on a listener's connections.
+/// The protocol of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Speech {
     /// HTTP/1.1.
     Http,
-    /// HTTP/2 without encryption, as gRPC has it.
+    /// HTTP/2 without encryption, as gRPC uses it.
     Grpc,
 }
 
-/// Serves until stopped. The loop answers the watchdog by `pulse`.
+/// Serves until stopped. The loop answers the watchdog through `pulse`.
 pub async fn serve(
     listener: TcpListener,
     speech: Speech,
@@ -105,7 +103,8 @@ pub async fn serve(
         GRPC_ROOM
     });
     let mut connections = JoinSet::new();
-    // Beside this loop, which must not wait for the certificate's mount; ended with the set.
+    // A separate task, so that this loop never waits for the certificate's file system; it ends
+    // with the set.
     let mut looking = JoinSet::new();
     let acceptor = encryption.map(|encryption| {
         let (acceptors, acceptor) = watch::channel(encryption.acceptor());
@@ -142,7 +141,7 @@ pub async fn serve(
     }
     drop(listener);
     let ended = async { while connections.join_next().await.is_some() {} };
-    // What is left then is ended with the set.
+    // Remaining connections end when the set is dropped.
     let _ = tokio::time::timeout(LAST_REQUESTS, ended).await;
 }
 
@@ -154,8 +153,8 @@ fn is_of_one_connection(error: &std::io::Error) -> bool {
     )
 }
 
-/// As many as may be are there, and all of them are at work. As far as one can say so without
-/// waiting.
+/// Refuses a connection when all places are taken by active requests. Sends a 503 as far as that
+/// works without waiting.
 fn turn_away(stream: &TcpStream, silently: bool) {
     if !silently {
         let _ = stream.try_write(
@@ -164,22 +163,22 @@ fn turn_away(stream: &TcpStream, silently: bool) {
     }
 }
 
-/// One connection, from its admission to its end.
+/// A connection, from admission to end.
 struct Connection {
     speech: Speech,
     routes: Router,
     peer: SocketAddr,
     seat: Seat,
-    /// A request was not read to its end.
+    /// True if a request's body was not read to its end.
     unread: Arc<AtomicBool>,
-    /// How many were begun.
+    /// Number of responses begun.
     answers: Arc<AtomicU64>,
     stop: CancellationToken,
 }
 
 impl Connection {
     async fn run(self: Arc<Self>, stream: TcpStream, acceptor: Option<tokio_rustls::TlsAcceptor>) {
-        // Answers are small, and each is waited for.
+        // Responses are small, and the client waits for each.
         let _ = stream.set_nodelay(true);
         let Ok(local) = stream.local_addr() else {
             return;
@@ -242,7 +241,7 @@ impl Connection {
                 () = self.lain_idle() => {}
             }
             serving.as_mut().graceful_shutdown();
-            // One that never said a word is not told goodbye either.
+            // A client that never sent a byte gets no goodbye either.
             let _ = tokio::time::timeout(LAST_REQUESTS, serving).await;
             return;
         }
@@ -253,7 +252,7 @@ impl Connection {
             .max_buf_size(BUFFER_BYTES)
             .serve_connection(TokioIo::new(io), service);
         let mut serving = std::pin::pin!(serving);
-        // Whatever breaks a connection is its other end's affair.
+        // A broken connection concerns only its client.
         tokio::select! {
             _ = &mut serving => return,
             () = self.stop.cancelled() => serving.as_mut().graceful_shutdown(),
@@ -289,7 +288,7 @@ impl Connection {
             .oneshot(request)
             .await
             .unwrap_or_else(|never| match never {});
-        // Whoever read the body saw it break off, and does not know why.
+        // The handler saw the body break off and does not know why.
         if stalled.load(Ordering::Relaxed) && !response.status().is_success() {
             let detail = "The rest of the request did not come in time.";
             response = Problem::new(StatusCode::REQUEST_TIMEOUT, detail).into_response();
@@ -303,14 +302,16 @@ impl Connection {
     }
 }
 
-/// Somebody who speaks HTTP where TLS is expected; every handshake begins with this byte.
+/// Returns true if the client speaks plain HTTP where TLS is expected; every TLS handshake begins
+/// with this byte.
 async fn is_plain(stream: &TcpStream) -> bool {
     const HANDSHAKE_RECORD: u8 = 22;
     let mut first = [0];
     matches!(stream.peek(&mut first).await, Ok(1) if first[0] != HANDSHAKE_RECORD)
 }
 
-/// A browser shows it; nothing is read, so nothing that should have been secret is used.
+/// Answers in plain text, which a browser shows. Nothing of the request is read, so no secret in it
+/// is used.
 async fn answer_plainly<T>(mut stream: TcpStream) -> Option<T> {
     let answer = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n\
                   This page is encrypted: write https:// instead of http://.\n";

@@ -1,5 +1,5 @@
-//! kithd: pictures in, names out, nothing lost. Parses, logs, loads the configuration, runs, and
-//! gives the exit code.
+//! kithd: pictures in, names out, nothing lost. Parses arguments, starts the log, loads the
+//! configuration, runs, and sets the exit code.
 
 mod allocator;
 mod api;
@@ -42,7 +42,7 @@ use clap::Parser;
 use config::Config;
 use store::StoreError;
 
-/// EX_CONFIG of sysexits.h: systemd must not restart into the same mistake.
+/// EX_CONFIG of sysexits.h: systemd must not restart with a wrong configuration.
 const EXIT_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {

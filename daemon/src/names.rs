@@ -1,27 +1,26 @@
-//! Names that people type: of persons, pictures, boards. One function brings a name to its stored
-//! form, one to the form in which names are compared; searching, ordering and the level of a topic
-//! follow from that one.
+//! Names that people type: of persons, pictures, boards. One function converts a name to its stored
+//! form, one to the form for comparison; search, order and topic levels derive from the latter.
 //!
-//! Not for paths as the file system needs them: those are its bytes.
+//! File-system paths are not normalised: a path is its bytes.
 
 use caseless::Caseless;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::canonical_combining_class;
 use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
 
-/// Characters of a person's name, and of what a picture is called.
+/// Most characters of a person's name and of a picture's name.
 const LONGEST_OF_A_PERSON: usize = 200;
 const LONGEST_OF_A_PICTURE: usize = 255;
 
 /// Combining class of the signs that suppress a vowel in the scripts of India.
 const VIRAMA: u8 = 9;
 
-/// The stored form: NFC, without control and invisible characters, runs of white space as one
-/// blank, trimmed.
+/// Returns the stored form: NFC, without control and invisible characters, runs of white space as
+/// one blank, trimmed.
 ///
-/// May be empty. Sources: Unicode Standard Annex 15 (NFC), general categories Cc, Cf, Co, Cs and
-/// Cn; RFC 5892, appendix A, for the two joiners, which change how a name is written in some
-/// scripts.
+/// The result may be empty. Sources: Unicode Standard Annex 15 (NFC), general categories Cc, Cf,
+/// Co, Cs and Cn; RFC 5892, appendix A, for the two joiners, which change how a name is written in
+/// some scripts.
 pub fn clean(name: &str) -> String {
     let mut visible = String::with_capacity(name.len());
     let mut letters = name
@@ -43,8 +42,8 @@ pub fn clean(name: &str) -> String {
         .collect()
 }
 
-/// The form for comparing: cleaned, without joiners, then the Unicode canonical caseless form, so
-/// that "MÜLLER", "Müller" and its decomposed spelling are one.
+/// Returns the form for comparison: cleaned, without joiners, then the Unicode canonical caseless
+/// form, so that "MÜLLER", "Müller" and its decomposed spelling are equal.
 ///
 /// Source: Unicode Standard, section 3.13, definition D145.
 pub fn fold(name: &str) -> String {
@@ -64,8 +63,8 @@ pub fn fold(name: &str) -> String {
         .collect()
 }
 
-/// The form for ordering: folded, with base letters in place of those with accents, so that "Ärger"
-/// stands beside "Arger".
+/// Returns the form for ordering: folded, with base letters in place of those with accents, so that
+/// "Ärger" stands beside "Arger".
 pub fn base(name: &str) -> String {
     let mut base = String::with_capacity(name.len());
     for letter in fold(name).nfd().filter(|c| !is_accent(*c)) {
@@ -84,18 +83,17 @@ pub fn base(name: &str) -> String {
     base.nfc().collect()
 }
 
-/// Whether a folded text is part of a name. Accents that are not typed are not asked for: "muller"
-/// finds "Müller".
+/// Returns true if a folded text is part of a name. A search without accents finds names with them:
+/// "muller" finds "Müller".
 pub fn holds(name: &str, folded: &str) -> bool {
     let own = fold(name);
     own.contains(folded) || (!own.is_ascii() && base(&own).contains(folded))
 }
 
-/// The name as one level of a topic: words of small letters and digits of any script, joined by
-/// hyphens. Empty when it has none of these. Never `+`, `#`, `/` or NUL.
+/// Returns the name as one level of a topic: words of small letters and digits of any script,
+/// joined by hyphens. Empty if the name has none of these. Never contains `+`, `#`, `/` or NUL.
 pub fn topic_level(name: &str) -> String {
-    // An accent that has no composed letter goes; the signs of scripts that are written with them
-    // stay.
+    // Accents without a composed letter are dropped; signs that a script needs stay.
     let folded: String = fold(name).chars().filter(|c| !is_accent(*c)).collect();
     let in_words =
         |c: char| c.is_alphanumeric() || c.general_category_group() == GeneralCategoryGroup::Mark;
@@ -106,7 +104,7 @@ pub fn topic_level(name: &str) -> String {
         .join("-")
 }
 
-/// A person's name in its stored form, or why nobody can be called that.
+/// Returns a person's name in its stored form, or the reason why it is no valid name.
 pub fn of_person(typed: &str) -> Result<String, String> {
     let name = clean(typed);
     match name.chars().count() {
@@ -118,8 +116,8 @@ pub fn of_person(typed: &str) -> Result<String, String> {
     }
 }
 
-/// The same for a name that is given now: each word is of one alphabet. Letters of two alphabets
-/// look alike, and would make two people of one.
+/// Validates a name that is newly given: each word must be of one alphabet. Letters of two
+/// alphabets can look alike and would make two people of one.
 ///
 /// Source: Unicode Technical Standard 39, section 5.2, for the three alphabets whose letters look
 /// alike.
@@ -138,15 +136,15 @@ pub fn given_to_person(typed: &str) -> Result<String, String> {
     Ok(name)
 }
 
-/// What a picture is called, in its stored form.
+/// Returns a picture's name in its stored form.
 pub fn of_picture(name: &str) -> String {
     clean(name).chars().take(LONGEST_OF_A_PICTURE).collect()
 }
 
 fn is_visible(c: char) -> bool {
     use GeneralCategory::{Control, Format, PrivateUse, Surrogate, Unassigned};
-    // Fillers and blanks: letters and symbols by their category, with no glyph. Selectors: marks
-    // with none.
+    // Fillers and blanks are letters and symbols by category but have no glyph; so do variation
+    // selectors among the marks.
     let filler = matches!(
         c,
         '\u{034F}' | '\u{115F}' | '\u{1160}' | '\u{17B4}' | '\u{17B5}' | '\u{180B}'..='\u{180D}' | '\u{180F}' | '\u{2800}'
@@ -173,13 +171,13 @@ fn alphabet(c: char) -> Option<&'static str> {
     }
 }
 
-/// Zero width non-joiner and joiner.
+/// Returns true for the zero width non-joiner and joiner.
 fn is_joiner(c: char) -> bool {
     matches!(c, '\u{200C}' | '\u{200D}')
 }
 
-/// Whether an invisible character is a joiner where it changes what is seen: after a virama, and,
-/// the non-joiner, between two letters of Arabic.
+/// Returns true if a joiner at this place changes the rendering: after a virama, and, for the
+/// non-joiner, between two letters of Arabic.
 fn joins(c: char, before: Option<char>, after: Option<char>) -> bool {
     let arabic = |c: Option<char>| {
         c.is_some_and(|c| matches!(c, '\u{0620}'..='\u{06FF}' | '\u{0750}'..='\u{077F}'))
@@ -190,7 +188,7 @@ fn joins(c: char, before: Option<char>, after: Option<char>) -> bool {
             || (c == '\u{200C}' && arabic(before) && arabic(after)))
 }
 
-/// Combining marks of the alphabets that can be read without them.
+/// Returns true for combining marks of alphabets that can be read without them.
 fn is_accent(c: char) -> bool {
     matches!(c, '\u{0300}'..='\u{036F}')
 }
@@ -261,7 +259,7 @@ mod tests {
         ] {
             assert_eq!(given_to_person(one).as_deref(), Ok(one));
         }
-        // One that is stored stays.
+        // A stored name stays valid.
         assert!(of_person("\u{410}nna").is_ok());
     }
 

@@ -1,8 +1,8 @@
-//! The kind of a picture by its bytes: which container a file is, how it is wrapped, or what it is
-//! when it is no picture.
+//! Recognises the kind of a picture by its bytes: its container, its wrapping, or the kind of file
+//! it is instead.
 //!
-//! Every door uses it: a declared type or a file name decides nothing. Not for deciding whether the
-//! rest of the file is sound: that is decoding.
+//! All sources use it: a declared type or a file name decides nothing. The rest of the file is
+//! checked by decoding.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,7 +12,7 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use image::ImageFormat;
 
-/// The containers this appliance reads, told apart by content, never by name.
+/// The containers that kithd reads, recognised by content, never by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Format {
@@ -25,7 +25,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The same for the crate `image`.
+    /// Returns the same format in the crate `image`.
     pub fn image_format(self) -> ImageFormat {
         match self {
             Self::Jpeg => ImageFormat::Jpeg,
@@ -51,9 +51,9 @@ impl fmt::Display for Format {
     }
 }
 
-/// What the bytes are by their signature, or `None` when it is nothing this appliance reads.
+/// Returns the format by the file's signature, or `None` if kithd does not read it.
 pub fn sniff(bytes: &[u8]) -> Option<Format> {
-    // "BM" begins many a text too; the length of the information header settles it.
+    // Text can begin with "BM" too; the length of the information header decides.
     let bmp_headers: [u8; 8] = [12, 16, 40, 52, 56, 64, 108, 124];
     match bytes {
         [0xFF, 0xD8, 0xFF, ..] => Some(Format::Jpeg),
@@ -86,8 +86,8 @@ pub fn sniff(bytes: &[u8]) -> Option<Format> {
 /// Longest beginning that decides the kind, in bytes.
 pub const HEAD_BYTES: usize = 512;
 
-/// Why bytes are no picture. Displayed, it goes on after "the file", "the message" or a name: "is
-/// HEIC; send it as JPEG".
+/// Reasons why bytes are no picture. The text continues a sentence after "the file", "the message"
+/// or a name: "is HEIC; send it as JPEG".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotAPicture {
     /// There are no bytes.
@@ -98,32 +98,32 @@ pub enum NotAPicture {
     Known {
         /// With its article where it has one: "HEIC", "a gzip archive".
         what: Cow<'static, str>,
-        /// What to send instead, or how.
+        /// The alternative to send, or the way to send it.
         instead: &'static str,
     },
-    /// A picture begins later than it should, after bytes that may mean something.
+    /// A picture begins later than it should, after bytes that may have a meaning.
     #[error("has {bytes} bytes before its {format} begins; send it without them")]
     Preceded {
-        /// How many.
+        /// Number of bytes before it.
         bytes: usize,
-        /// Of the picture behind them.
+        /// Format of the picture behind them.
         format: Format,
     },
-    /// No kind that has a name here.
-    #[error("is no picture of any known kind (it begins with the bytes {starts_with}); {INSTEAD}")]
+    /// A kind without a name here.
+    #[error("is not a picture of a known kind (it begins with the bytes {starts_with}); {INSTEAD}")]
     Unknown {
         /// The first eight bytes in hexadecimal.
         starts_with: String,
     },
-    /// Text that begins as base64 of a picture and does not go on so.
+    /// Text that begins as base64 of a picture and continues with other characters.
     #[error(
         "begins as base64 of a picture, but its character {at} is not base64; send the bytes of the picture itself"
     )]
     BadBase64 {
-        /// Counted from 1, white space included.
+        /// Position of the first wrong character, counted from 1, white space included.
         at: usize,
     },
-    /// Undone, it has more bytes than are allowed.
+    /// The decoded picture has more bytes than allowed.
     #[error("has more than intake.max_bytes = {limit} bytes")]
     TooLarge {
         /// `intake.max_bytes`.
@@ -136,18 +136,18 @@ const AS_JPEG: &str = "send it as JPEG";
 const UNPACKED: &str = "send the picture unpacked";
 const ITSELF: &str = "send the bytes of the picture itself";
 
-/// How the bytes of a picture lie in what came; the number is the bytes of white space, byte order
-/// mark and the like that stand before them.
+/// Encoding of a picture in the received bytes. The number counts the leading bytes to skip: white
+/// space, byte order mark and the like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wrapping {
-    /// As they are.
+    /// The bytes themselves.
     Plain(usize),
-    /// As base64, perhaps of a `data:` URI.
+    /// Base64, perhaps in a `data:` URI.
     Base64(usize),
 }
 
-/// Tells from the first [`HEAD_BYTES`] (or all, if there are fewer) of what came which picture it
-/// is and how it is wrapped.
+/// Determines format and wrapping from the first [`HEAD_BYTES`] (or all, if there are fewer) of the
+/// received bytes.
 pub fn wrapping(head: &[u8]) -> Result<(Format, Wrapping), NotAPicture> {
     let head = &head[..head.len().min(HEAD_BYTES)];
     let blank = blank_bytes(head);
@@ -171,14 +171,14 @@ pub fn wrapping(head: &[u8]) -> Result<(Format, Wrapping), NotAPicture> {
     }
 }
 
-/// The picture in what came, its encoding undone, of at most `limit` bytes.
+/// Returns the picture in the received bytes, decoded, with at most `limit` bytes.
 pub fn plain(bytes: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, NotAPicture> {
     let (_, wrapping) = wrapping(bytes)?;
     let picture = match wrapping {
         Wrapping::Plain(begins) => Cow::Borrowed(&bytes[begins..]),
         Wrapping::Base64(begins) => {
             let (mut base64, mut picture) = (Base64::new(begins), Vec::new());
-            // Piece by piece, so that what is too large is not decoded to its end.
+            // In pieces, so that an oversized picture is not decoded to its end.
             for piece in bytes[begins..].chunks(64 << 10) {
                 base64.decode(piece, &mut picture)?;
                 if picture.len() > limit {
@@ -196,18 +196,18 @@ pub fn plain(bytes: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, NotAPicture> {
     }
 }
 
-/// Undoes base64 piece by piece: with either alphabet, padded or not, white space anywhere. A
-/// closing quotation mark ends it.
+/// A streaming base64 decoder that accepts both alphabets, optional padding, and white space
+/// anywhere. A closing quotation mark ends the input.
 #[derive(Debug)]
 pub struct Base64 {
-    /// Characters of a group of four that is not complete, in the standard alphabet.
+    /// Characters of the incomplete group of four, in the standard alphabet.
     group: Vec<u8>,
-    /// Characters that were read.
+    /// Number of characters read.
     read: usize,
     ended: bool,
 }
 
-/// Bits left over at the end are ignored, as browsers do; padding is read here.
+/// Ignores leftover bits at the end, as browsers do; padding is handled by [`Base64`].
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -216,7 +216,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 impl Base64 {
-    /// After so many bytes that are none of its own.
+    /// Makes a decoder for a text that follows `begins` other bytes.
     pub fn new(begins: usize) -> Self {
         Self {
             group: Vec::with_capacity(4),
@@ -225,7 +225,7 @@ impl Base64 {
         }
     }
 
-    /// Appends what the next piece of text stands for.
+    /// Decodes the next piece of text and appends its bytes.
     pub fn decode(&mut self, text: &[u8], into: &mut Vec<u8>) -> Result<(), NotAPicture> {
         for byte in text {
             self.read += 1;
@@ -244,7 +244,7 @@ impl Base64 {
         self.append(whole, into)
     }
 
-    /// Appends what is left of the last group.
+    /// Appends the bytes of the last, incomplete group.
     pub fn end(&mut self, into: &mut Vec<u8>) -> Result<(), NotAPicture> {
         self.append(self.group.len(), into)
     }
@@ -259,8 +259,8 @@ impl Base64 {
     }
 }
 
-/// Byte order mark, white space and zero bytes: what editors, shells and serial links leave before
-/// a picture or a text.
+/// Counts leading byte order marks, white space and zero bytes, which editors, shells and serial
+/// links leave before a picture or a text.
 fn blank_bytes(head: &[u8]) -> usize {
     let mark = if head.starts_with(b"\xEF\xBB\xBF") {
         3
@@ -273,7 +273,7 @@ fn blank_bytes(head: &[u8]) -> usize {
         .count()
 }
 
-/// Length of a quotation mark and of a `data:` URI's beginning before its base64.
+/// Returns the length of a quotation mark and of the beginning of a `data:` URI before its base64.
 fn before_base64(text: &[u8]) -> usize {
     let quote = usize::from(matches!(text.first(), Some(b'"' | b'\'')));
     let text = &text[quote..];
@@ -288,15 +288,15 @@ fn before_base64(text: &[u8]) -> usize {
     quote + base64.map_or(0, |comma| comma + 1)
 }
 
-/// What text stands for if it is base64; `None` if it is not, or too short to tell.
+/// Decodes the beginning of a base64 text; `None` if it is not base64, or too short to tell.
 fn decoded_beginning(text: &[u8]) -> Option<Vec<u8>> {
     let mut decoded = Vec::new();
     Base64::new(0).decode(text, &mut decoded).ok()?;
     (decoded.len() >= 12).then_some(decoded)
 }
 
-/// `curl -d @file` leaves out line breaks and zero bytes. The first segment of a JPEG holds a zero
-/// byte, unless it is a comment.
+/// Detects a JPEG that `curl -d @file` stripped of line breaks and zero bytes. The first segment of
+/// a JPEG holds a zero byte, unless it is a comment.
 fn torn_beginning(head: &[u8]) -> Option<NotAPicture> {
     let is_torn = head.len() >= 64
         && matches!(head, [0xFF, 0xD8, 0xFF, marker, ..] if *marker != 0xFE)
@@ -304,7 +304,7 @@ fn torn_beginning(head: &[u8]) -> Option<NotAPicture> {
     is_torn.then(torn)
 }
 
-/// A picture as `curl -d @file` sends it.
+/// Describes a picture that `curl -d @file` damaged.
 pub fn torn() -> NotAPicture {
     known(
         "a picture that lost its line breaks and zero bytes on its way, as curl -d @file takes them out",
@@ -312,8 +312,8 @@ pub fn torn() -> NotAPicture {
     )
 }
 
-/// Names what was sent instead of a picture ("HEIC", "a gzip archive"), or says how it begins when
-/// that is unknown.
+/// Names the kind of file that was sent instead of a picture ("HEIC", "a gzip archive"), or shows
+/// how it begins if the kind is unknown.
 pub fn not_a_picture(bytes: &[u8]) -> NotAPicture {
     let head = &bytes[..bytes.len().min(HEAD_BYTES)];
     if head.is_empty() {
@@ -338,7 +338,7 @@ fn known(what: &'static str, instead: &'static str) -> NotAPicture {
     }
 }
 
-/// Whether it is Apple's format, which is not read.
+/// Returns true for HEIC, Apple's format, which kithd does not read.
 pub fn is_heic(head: &[u8]) -> bool {
     let brand = head.get(8..12).filter(|_| head.get(4..8) == Some(b"ftyp"));
     matches!(
@@ -347,7 +347,7 @@ pub fn is_heic(head: &[u8]) -> bool {
     )
 }
 
-/// Kinds of binary data by their signatures.
+/// Names kinds of binary data by their signatures.
 fn binary_kind(head: &[u8]) -> Option<NotAPicture> {
     const STILL: &str = "send a still picture of it, as JPEG";
     let (what, instead) = match head {
@@ -422,15 +422,15 @@ fn binary_kind(head: &[u8]) -> Option<NotAPicture> {
     Some(known(what, instead))
 }
 
-/// A picture that begins a little later. Only signatures that no text and no other file holds by
-/// chance.
+/// Finds a picture that begins a little later. It looks only for signatures that no text and no
+/// other file contains by chance.
 fn preceded(head: &[u8]) -> Option<NotAPicture> {
-    // A multipart body is named as such.
+    // A multipart body is reported as such.
     if head.starts_with(b"--") {
         return None;
     }
     (1..head.len()).find_map(|at| match (sniff(&head[at..])?, &head[at..]) {
-        // The marker behind the first one: SOI alone is three bytes of chance.
+        // Check the marker after the first one too: the three bytes of SOI alone occur by chance.
         (Format::Jpeg, [_, _, _, 0xDB | 0xC0..=0xC2 | 0xC4 | 0xE0..=0xEF | 0xFE, ..])
         | (Format::Png | Format::WebP | Format::Gif, _) => Some(NotAPicture::Preceded {
             bytes: at,
@@ -440,14 +440,14 @@ fn preceded(head: &[u8]) -> Option<NotAPicture> {
     })
 }
 
-/// Which text `head` is; `None` for binary data.
+/// Names the kind of a text; `None` for binary data.
 fn text_kind(head: &[u8]) -> Option<NotAPicture> {
     let text = match std::str::from_utf8(head) {
         Ok(text) => text,
-        // `head` may end amid a character.
+        // `head` may end within a character.
         Err(e) if e.error_len().is_none() => std::str::from_utf8(&head[..e.valid_up_to()]).ok()?,
         Err(_) => {
-            // The headers of a multipart body are text, its parts are not.
+            // A multipart body has text as headers and binary parts.
             let multipart = multipart_kind(&String::from_utf8_lossy(head));
             return multipart.map(|(what, instead)| known(what, instead));
         }
@@ -514,7 +514,7 @@ fn text_kind(head: &[u8]) -> Option<NotAPicture> {
     Some(known(what, instead))
 }
 
-/// Names a picture that is written down in the JSON that begins so.
+/// Names a picture that is encoded in JSON with this beginning.
 pub fn picture_in_json(head: &[u8]) -> Option<NotAPicture> {
     let text = String::from_utf8_lossy(&head[..head.len().min(HEAD_BYTES)]);
     let dense: String = text.chars().filter(|c| !c.is_whitespace()).collect();
@@ -539,7 +539,7 @@ pub fn picture_in_json(head: &[u8]) -> Option<NotAPicture> {
             ITSELF,
         ));
     }
-    // JPEG, PNG, GIF, WebP and data URIs as base64 begin so.
+    // JPEG, PNG, GIF, WebP and data URIs begin so in base64.
     holds(&[
         "\"/9j/4",
         "\"/9j/2",
@@ -557,7 +557,7 @@ pub fn picture_in_json(head: &[u8]) -> Option<NotAPicture> {
     })
 }
 
-/// What begins with a boundary.
+/// Names the kind of a body that begins with a boundary.
 fn multipart_kind(text: &str) -> Option<(&'static str, &'static str)> {
     let (boundary, headers) = text.trim_start().split_once('\n')?;
     let (boundary, headers) = (boundary.trim_end(), headers.to_ascii_lowercase());
@@ -576,7 +576,7 @@ fn multipart_kind(text: &str) -> Option<(&'static str, &'static str)> {
     ))
 }
 
-/// `application/x-www-form-urlencoded` by its look.
+/// Returns true if the text looks like `application/x-www-form-urlencoded`.
 fn is_form(text: &str) -> bool {
     let Some((key, value)) = text.split_once('=') else {
         return false;

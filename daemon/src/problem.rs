@@ -1,4 +1,4 @@
-//! Errors of the API as RFC 9457 problem details: a status and a sentence. Pages have their own
+//! Errors of the API as RFC 9457 problem details: a status and a sentence. Pages show their own
 //! notice.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use crate::store::StoreError;
 
-/// An error answer; `type` is `about:blank`, so the title is the status' own phrase.
+/// An error response; `type` is `about:blank`, so the title is the status' own phrase.
 #[derive(Debug, Clone)]
 pub struct Problem {
     status: StatusCode,
@@ -19,11 +19,11 @@ pub struct Problem {
     again: bool,
 }
 
-/// Seconds after which something refused for now may be sent again.
+/// Seconds after which a temporarily refused request may be sent again.
 const RETRY_AFTER: &str = "10";
 
 impl Problem {
-    /// An answer with this status and a sentence for whoever sent the request.
+    /// Makes a response with this status and a sentence for the client.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
             status,
@@ -32,7 +32,7 @@ impl Problem {
         }
     }
 
-    /// 503: not now; the same request may succeed in a while.
+    /// 503: refused for now; the same request may succeed later.
     pub fn later(detail: impl Into<String>) -> Self {
         Self {
             again: true,
@@ -45,7 +45,7 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    /// Status and sentence, for a page that says the same.
+    /// Returns status and sentence, for a page that shows the same.
     pub fn into_parts(self) -> (StatusCode, String) {
         (self.status, self.detail)
     }
@@ -62,7 +62,7 @@ impl From<StoreError> for Problem {
             StoreError::Closed | StoreError::DiskFull => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        // The details may name folders of the board: they are for the log.
+        // The details may name folders of the board, so they go to the log only.
         tracing::error!(%error, "cannot answer a request");
         let detail = match error {
             StoreError::Closed => "kithd is stopping.",
@@ -81,7 +81,7 @@ impl IntoResponse for Problem {
             status: self.status.as_u16(),
             detail: self.detail,
         };
-        // Plain text and a number cannot fail to be written.
+        // Serialising plain text and a number cannot fail.
         let body = serde_json::to_string(&body).unwrap_or_default();
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
         let again = self.again.then_some([(header::RETRY_AFTER, RETRY_AFTER)]);
@@ -92,18 +92,18 @@ impl IntoResponse for Problem {
 /// RFC 9457.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ProblemDetails {
-    /// Always about:blank: the status says what kind it is.
+    /// Always about:blank: the status says which kind of problem it is.
     #[serde(rename = "type")]
     kind: &'static str,
     /// The status' own phrase.
     title: &'static str,
     /// HTTP status.
     status: u16,
-    /// What happened, to which thing, and what to do.
+    /// A sentence that says which thing failed, why, and the remedy.
     detail: String,
 }
 
-/// What any request may be answered, beside what it is for.
+/// Error responses that any request may get.
 impl IntoResponses for Problem {
     fn responses() -> BTreeMap<String, RefOr<Documented>> {
         let content = || {
@@ -111,21 +111,24 @@ impl IntoResponses for Problem {
             ContentBuilder::new().schema(Some(schema)).build()
         };
         let answers = [
-            (400, "The request makes no sense"),
-            (401, "The token is needed"),
-            (403, "Not from there"),
-            (404, "No such thing"),
-            (405, "Nothing takes this method here"),
+            (400, "The request is malformed"),
+            (401, "The request needs the administrator's token"),
+            (403, "This client may not make this request"),
+            (404, "There is nothing under this path or number"),
+            (405, "The path does not allow this method"),
             (408, "The request did not end in time"),
-            (409, "Not in the state it is in"),
-            (411, "The length of the body is needed"),
-            (413, "Too large"),
-            (415, "Not a kind of content that is understood"),
+            (409, "The current state does not allow this request"),
+            (411, "The request needs the length of its body"),
+            (413, "The body is too large"),
+            (415, "The content type is not supported"),
             (421, "The Host header names no address of this board"),
-            (422, "Understood, and refused"),
+            (422, "The request is well formed but cannot be carried out"),
             (431, "The header is too large"),
             (500, "The database could not be read"),
-            (503, "Not now; Retry-After says when"),
+            (
+                503,
+                "kithd cannot do this now; Retry-After says when to try again",
+            ),
         ];
         let documented = |(status, text): (u16, &str)| {
             let response = ResponseBuilder::new()

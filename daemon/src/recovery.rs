@@ -1,6 +1,6 @@
-//! Opening the database, whatever state it is in: of a damaged one as much comes back as SQLite can
-//! read, and enrolment pictures of an older state folder are taken into it. Not for the spool,
-//! whose files are queued again by the start-up.
+//! Opens the database in whatever state it is: recovers as much of a damaged one as SQLite can
+//! read, and moves enrolment pictures of an older state folder into it. Files of the spool are
+//! queued again at start-up, elsewhere.
 
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,13 +11,13 @@ use crate::domain;
 use crate::spool;
 use crate::store::{self, Contents, DATABASE, Store, StoreError, Waiting, set_lost_aside};
 
-/// Where enrolment pictures lay before they were rows.
+/// Folder in which older programs kept enrolment pictures.
 const PEOPLE: &str = "people";
-/// No enrolled picture was ever larger.
+/// Larger than any enrolled picture.
 const LARGEST_PICTURE: u64 = 1 << 30;
 
-/// Opens the database; of one that turns out to be damaged as much comes back as can be had. The
-/// second value is the banner that says so.
+/// Opens the database, and recovers a damaged one as far as possible. The second value is the
+/// banner that reports a recovery.
 pub async fn open(state_dir: &Path) -> Result<(Store, Option<String>), StoreError> {
     if state_dir.join(GALLERY).exists() {
         set_lost_aside(state_dir)?;
@@ -28,7 +28,7 @@ pub async fn open(state_dir: &Path) -> Result<(Store, Option<String>), StoreErro
         take_pictures(&store, state_dir).await?;
         return Ok((store, None));
     }
-    // Done again where it was broken off.
+    // An interrupted recovery is repeated.
     for (name, number) in store.damaged_unread().await? {
         let came = recover(&store, state_dir, &name, number).await;
         store.note_recovery(&name, came).await?;
@@ -38,9 +38,9 @@ pub async fn open(state_dir: &Path) -> Result<(Store, Option<String>), StoreErro
     Ok((store, banner))
 }
 
-/// Takes back what can be had of a damaged database; says what came back and what did not.
+/// Recovers a damaged database; returns sentences about what came back and what is lost.
 async fn recover(store: &Store, state_dir: &Path, name: &str, number: u32) -> String {
-    // An older program's: rows that named these pictures are not there to take them.
+    // Pictures kept by an older program: the rows that named them are lost.
     let people = state_dir.join(PEOPLE);
     if people.exists()
         && let Err(error) = std::fs::rename(
@@ -81,7 +81,7 @@ async fn recovered(
             clean = received.clean();
             left_out = Some(received.left_out.clone());
         }
-        // What was begun of it is not taken.
+        // Discard a copy that was only begun.
         _ if left_out.is_none() => clean = folder.path().join("empty.db"),
         _ => {}
     }
@@ -101,31 +101,31 @@ async fn recovered(
         None if left_out.is_some() => said.push(format!("All {people} people came back from the damaged file.")),
         None => {
             said.push(
-                "Nobody came back: there was no backup of the gallery yet; people must be enrolled again.".into(),
+                "No people came back: there was no backup of the gallery yet. Enrol them again.".into(),
             );
         }
         Some(Ok(received)) => said.push(format!(
-            "{people} people came back from the gallery's backup {}; who was enrolled after it must be enrolled again.",
+            "{people} people came back from the gallery's backup {}; enrol again the people who were added after it.",
             received.origin.text
         )),
         Some(Err(error)) => {
-            said.push("Nobody came back; people must be enrolled again.".into());
+            said.push("No people came back; enrol them again.".into());
             said.extend(keep_for_operator(state_dir, number, error));
         }
     }
     if let Some(left_out) = left_out.filter(|left_out| left_out.rows > 0) {
         said.push(format!(
-            "{} rows stayed out: {}.",
+            "{} rows were not restored: {}.",
             left_out.rows,
             left_out.named.join("; ")
         ));
     }
     match waiting {
         Ok(waiting) => said.extend(say_waiting(store, state_dir, waiting, replaced.left_out).await),
-        Err(error) => said.push(format!("Images that waited could not be read: {error}.")),
+        Err(error) => said.push(format!("Waiting images could not be read: {error}.")),
     }
     said.push("Pictures in the spool whose rows are lost are queued again.".into());
-    said.push("Past results, and messages no broker had yet, did not come back.".into());
+    said.push("Past results and unsent messages are lost.".into());
     Ok(said.join(" "))
 }
 
@@ -165,47 +165,45 @@ async fn say_waiting(
             .count()
         {
             0 => {}
-            missing => said.push(format!("The bytes of {missing} of them are lost.")),
+            missing => said.push(format!("The pictures of {missing} of them are lost.")),
         },
-        Err(error) => said.push(format!(
-            "Whether their bytes are there is not known: {error}."
-        )),
+        Err(error) => said.push(format!("Their pictures could not be checked: {error}.")),
     }
-    // A later start deletes what cannot be deleted now.
+    // The next start deletes files that cannot be deleted now.
     let discarded = store.discard_files(waiting.finished_files).await;
     if let Err(error) = discarded {
         said.push(format!(
-            "Files of images that had ended are in the spool and are recognised again: {error}."
+            "Pictures of finished images are still in the spool and are recognised again: {error}."
         ));
     }
     said
 }
 
-/// The next daily backup must not take the place of one that could not be read: the operator may
-/// yet restore it.
+/// Moves the unreadable backup aside, so that the next daily backup does not replace it: the
+/// operator may yet restore it.
 fn keep_for_operator(state_dir: &Path, number: u32, error: &BackupError) -> Vec<String> {
     let aside = format!("{GALLERY}.damaged-{number}");
     let moved = std::fs::rename(state_dir.join(GALLERY), state_dir.join(&aside)).is_ok();
     let now = if moved {
-        format!(" and is {aside} now")
+        format!(" and is now {aside}")
     } else {
         String::new()
     };
     let mut said = vec![format!(
-        "The gallery's backup could not be taken in{now}: {error}."
+        "The gallery's backup could not be restored{now}: {error}."
     )];
     if !error.is_refusal() {
         // The board was at fault, not the file.
         let file = state_dir.join(if moved { aside.as_str() } else { GALLERY });
         said.push(format!(
-            "Mend that and type: kithd restore {}.",
+            "Fix that and run: kithd restore {}.",
             file.display()
         ));
     }
     said
 }
 
-/// Takes enrolment pictures that an older program kept as files into the database and removes their
+/// Moves enrolment pictures that an older program kept as files into the database and removes their
 /// folder.
 async fn take_pictures(store: &Store, state_dir: &Path) -> Result<(), StoreError> {
     let folder = state_dir.join(PEOPLE);
@@ -215,7 +213,7 @@ async fn take_pictures(store: &Store, state_dir: &Path) -> Result<(), StoreError
     let (mut lost, mut unread) = (0, false);
     for (row, sha256) in store.pictures_elsewhere().await? {
         let file = folder.join(&sha256);
-        // Its name is a sum and nothing else, and its bytes have it: rows name no files.
+        // The file name must be a SHA-256 and match the content; rows name no files.
         let is_sum = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
         let read = tokio::task::spawn_blocking(move || {
             if is_sum {
@@ -248,17 +246,17 @@ async fn take_pictures(store: &Store, state_dir: &Path) -> Result<(), StoreError
             "{lost} enrolled pictures are lost; with another model pack those faces must be enrolled again"
         );
     }
-    // All rows are on disk; what is left belongs to nobody.
+    // All rows are on disk, and no row refers to the remaining files.
     if !unread && let Err(error) = std::fs::remove_dir_all(&folder) {
         tracing::error!(
-            "{} is needed no more and cannot be deleted: {error}",
+            "{} is no longer needed and cannot be deleted: {error}",
             folder.display()
         );
     }
     Ok(())
 }
 
-/// Whether a file is not there, or is something else.
+/// Returns true if there is no regular file.
 fn is_no_picture(error: &std::io::Error) -> bool {
     let link = rustix::io::Errno::LOOP.raw_os_error();
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput)

@@ -1,8 +1,8 @@
-//! The result message: what an image's end looks like on MQTT, byte for byte. And the answer to who
-//! is asked at once.
+//! The result message that reports an image's end by MQTT, byte for byte, and the answer to a
+//! synchronous identification.
 //!
-//! A result is made once, when the image ends, and stored in the outbox; nothing renders it a
-//! second time.
+//! A result is rendered once, when the image ends, and stored in the outbox; it is never rendered
+//! again.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -35,16 +35,16 @@ struct ResultMessage<'a> {
     duration_ms: i64,
 }
 
-/// One face of a result.
+/// A face of a result.
 #[derive(Serialize, ToSchema)]
 pub struct FaceMessage<'a> {
     #[serde(rename = "box")]
     bounds: [f32; 4],
     score: f32,
     quality: f32,
-    /// What speaks against the face itself: too small, cut by the edge, dark, blurred, turned away.
-    /// Below a quality that the model pack names it is there, and nobody is known by it. Or that
-    /// the person it would be is nearer in another face of the picture.
+    /// Says why the face is not judged as it might be: too small, cut by the edge, dark, blurred,
+    /// turned away. Always present below the pack's least quality, where no person is recognised;
+    /// also if another face of the picture is nearer to the person.
     objection: Option<&'a str>,
     outcome: Outcome,
     #[schema(value_type = Option<NamedCandidate>)]
@@ -71,20 +71,21 @@ impl<'a> From<&'a IdentifiedFace> for FaceMessage<'a> {
     }
 }
 
-/// When and under which id an image ended.
+/// Id, device and times of an image's end.
 #[derive(Debug, Clone, Copy)]
 pub struct Stamp<'a> {
-    /// Names the result wherever it goes.
+    /// Id of the result wherever it is sent.
     pub result_id: &'a str,
-    /// The board.
+    /// Name of the board.
     pub device: &'a str,
     /// Wall clock.
     pub finished_at_ms: i64,
-    /// Claim to finish.
+    /// Time from claim to finish.
     pub duration_ms: i64,
 }
 
-/// The message of an image that ended: `Ok` processed, `Err` failed with the reason. JSON.
+/// Renders the message of an image that ended as JSON: `Ok` if processed, `Err` with the reason if
+/// failed.
 pub fn message(
     claimed: &Claimed,
     end: Result<&Identified, &str>,
@@ -122,11 +123,11 @@ pub fn message(
     })
 }
 
-/// Who is on a picture of which nothing is kept.
+/// The people in a picture of which nothing is stored.
 #[derive(Serialize, ToSchema)]
 pub struct Answer<'a> {
     outcome: Outcome,
-    /// What is wrong with the file although it could be read.
+    /// A defect of the file that did not prevent reading it.
     remark: Option<&'a str>,
     picture_key: &'a str,
     width: Option<u32>,
@@ -136,7 +137,7 @@ pub struct Answer<'a> {
     engine: &'a str,
 }
 
-/// The answer to who is asked at once.
+/// Returns the answer to a synchronous identification.
 pub fn answer(identified: &Identified) -> Answer<'_> {
     Answer {
         outcome: identified.outcome,

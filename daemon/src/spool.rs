@@ -1,11 +1,10 @@
-//! The spool: accepted bytes as files, each for one row of `images`. Their names, and what a start
-//! makes of them.
+//! The spool: accepted bytes as files, one for each row of `images`; their names, and the clean-up
+//! at start.
 //!
 //! A file begins as `<uuid>.<source>.new`, is flushed, and becomes `<uuid>.<source>.<number of its
-//! image>` once its row is committed and before the sender hears of it. So a start tells a file
-//! that nobody was promised (`.new` without a row: deleted) from one whose row the database has
-//! lost (queued again under its number). Which rows there are is `store`'s knowledge; no picture is
-//! looked at here.
+//! image>` once its row is committed and before the sender gets an answer. At start, a file that
+//! was never acknowledged (`.new` without a row) is deleted; a file whose row the database has lost
+//! is queued again under its number. The rows are `store`'s; the pictures are not looked at here.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -17,21 +16,21 @@ use crate::domain::{ImageId, Source};
 
 /// Folder of the spool below the state folder.
 pub const SPOOL: &str = "spool";
-/// Ends the name of a file that is not accepted yet.
+/// Suffix of a file that is not accepted yet.
 const NEW: &str = "new";
 
-/// A name for the bytes of one picture, relative to the state folder; the end is added by what
-/// becomes of it.
+/// Makes a name for the bytes of one picture, relative to the state folder; the suffix is added
+/// according to the file's state.
 pub fn new_name(source: Source) -> String {
     format!("{SPOOL}/{}.{source}", uuid::Uuid::now_v7().simple())
 }
 
-/// The name that the row of that number gives its file.
+/// Returns the name of the file that belongs to the row of that number.
 pub fn accepted_name(name: &str, image: ImageId) -> String {
     format!("{name}.{image}")
 }
 
-/// Begins a file, not accepted yet and readable by nobody else.
+/// Creates a file, not accepted yet and readable only by its owner.
 pub fn create(state_dir: &Path, name: &str) -> std::io::Result<File> {
     File::options()
         .write(true)
@@ -40,27 +39,27 @@ pub fn create(state_dir: &Path, name: &str) -> std::io::Result<File> {
         .open(state_dir.join(format!("{name}.{NEW}")))
 }
 
-/// Opens one that is not accepted, to be read.
+/// Opens a file that is not accepted, for reading.
 pub fn open_new(state_dir: &Path, name: &str) -> std::io::Result<File> {
     File::open(state_dir.join(format!("{name}.{NEW}")))
 }
 
-/// Makes sure that a file reaches the disk.
+/// Checks that a file can be written and flushed to the disk.
 pub fn try_disk(state_dir: &Path) -> std::io::Result<()> {
     let name = new_name(Source::Http);
     let written = create(state_dir, &name).and_then(|_| flush(state_dir, [name.as_str()]));
     written.and(drop_new(state_dir, &name))
 }
 
-/// Deletes one that is not accepted.
+/// Deletes a file that is not accepted.
 pub fn drop_new(state_dir: &Path, name: &str) -> std::io::Result<()> {
     gone_is_fine(std::fs::remove_file(
         state_dir.join(format!("{name}.{NEW}")),
     ))
 }
 
-/// Flushes files that are not accepted, and their folder: after this returns, they survive a power
-/// cut whole.
+/// Flushes files that are not accepted, and their folder. They survive a power cut after this
+/// returns.
 pub fn flush<'a>(
     state_dir: &Path,
     names: impl IntoIterator<Item = &'a str>,
@@ -71,16 +70,15 @@ pub fn flush<'a>(
     File::open(state_dir.join(SPOOL))?.sync_all()
 }
 
-/// Gives a file the name its row has for it, after that row was committed. The folder is not
-/// flushed again: a power cut that undoes the renaming leaves a row whose file the next start
-/// renames.
+/// Renames a file as its row names it, after that row was committed. The folder is not flushed
+/// again: if a power cut undoes the rename, the next start repeats it.
 pub fn accept(state_dir: &Path, file: &str) -> std::io::Result<()> {
     let place = place(state_dir, file)?;
-    // Its row was removed meanwhile, and the file with it.
+    // Row and file were removed meanwhile.
     gone_is_fine(std::fs::rename(unaccepted(&place), place))
 }
 
-/// Whether a file is there, under either of its names.
+/// Returns true if a file exists under either of its names.
 pub fn is_there(state_dir: &Path, file: &str) -> bool {
     place(state_dir, file).is_ok_and(|place| place.exists() || unaccepted(&place).exists())
 }
@@ -88,8 +86,8 @@ pub fn is_there(state_dir: &Path, file: &str) -> bool {
 /// Reads a file that a row names.
 pub fn read(state_dir: &Path, file: &str) -> std::io::Result<Vec<u8>> {
     let place = place(state_dir, file)?;
-    // The row is there a moment before the file has its accepted name; it may get it between two
-    // looks.
+    // The row exists a moment before the file is renamed, and the rename may happen between two
+    // attempts.
     [&place, &unaccepted(&place), &place]
         .iter()
         .map(std::fs::read)
@@ -100,7 +98,7 @@ pub fn read(state_dir: &Path, file: &str) -> std::io::Result<Vec<u8>> {
 /// Deletes a file under both of its names.
 pub fn delete(state_dir: &Path, file: &str) -> std::io::Result<()> {
     let place = place(state_dir, file)?;
-    // In this order a file that is being accepted does not slip through.
+    // This order catches a file that is being accepted right now.
     gone_is_fine(std::fs::remove_file(unaccepted(&place)))?;
     gone_is_fine(std::fs::remove_file(place))
 }
@@ -118,9 +116,9 @@ pub struct Unnamed {
     pub bytes: u64,
 }
 
-/// Puts the spool in order at start, `named` being what rows name: deletes what was never accepted,
-/// gives what was its accepted name, and answers the files whose rows are lost. What has no name of
-/// ours is left alone.
+/// Cleans up the spool at start; `named` are the files that rows name. Deletes files that were
+/// never accepted, completes interrupted renames, and returns the files whose rows are lost. Files
+/// with other names are left alone.
 pub fn tidy(state_dir: &Path, named: &HashSet<String>) -> std::io::Result<Vec<Unnamed>> {
     let to_accept: HashMap<_, _> = named
         .iter()
@@ -148,14 +146,17 @@ pub fn tidy(state_dir: &Path, named: &HashSet<String>) -> std::io::Result<Vec<Un
             }
             _ => {
                 tracing::warn!(
-                    "{} is no file of kithd's and is left where it is",
+                    "{} is not a file of kithd and is left alone",
                     entry.path().display()
                 );
                 Ok(())
             }
         };
         if let Err(error) = done {
-            tracing::warn!("{} cannot be put in order: {error}", entry.path().display());
+            tracing::warn!(
+                "{} cannot be renamed or deleted: {error}",
+                entry.path().display()
+            );
         }
     }
     // The earliest first: they keep their numbers.
@@ -163,7 +164,7 @@ pub fn tidy(state_dir: &Path, named: &HashSet<String>) -> std::io::Result<Vec<Un
     Ok(unnamed)
 }
 
-/// What a name of ours says.
+/// The parts of a spool file's name.
 enum Name {
     Unaccepted,
     Accepted { source: Source, image: ImageId },
@@ -184,8 +185,8 @@ impl Name {
     }
 }
 
-/// Where a file of that name lies. The name comes from a database that may be damaged: it must be
-/// plain.
+/// Returns the path of a file. The name comes from a database that may be damaged, so it must be a
+/// plain name.
 fn place(state_dir: &Path, file: &str) -> std::io::Result<PathBuf> {
     let mut below = Path::new(file)
         .strip_prefix(SPOOL)
@@ -197,7 +198,7 @@ fn place(state_dir: &Path, file: &str) -> std::io::Result<PathBuf> {
     }
 }
 
-/// Where a file lies before it has its accepted name.
+/// Returns the path of a file before it is accepted.
 fn unaccepted(place: &Path) -> PathBuf {
     place.with_extension(NEW)
 }
@@ -290,8 +291,8 @@ mod tests {
             assert_eq!(read(folder.path(), &file).unwrap(), b"picture");
             delete(folder.path(), &file).unwrap();
             assert_eq!(files(&folder), [""; 0]);
-            // Accepted after it was removed, as a sender may be told while somebody drops the
-            // image.
+            // The file is accepted after its removal: an operator dropped the image while the
+            // sender got its answer.
             accept(folder.path(), &file).unwrap();
             assert_eq!(
                 read(folder.path(), &file).unwrap_err().kind(),

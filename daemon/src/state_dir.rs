@@ -1,4 +1,4 @@
-//! The state folder: made, owned, and held by one process at a time.
+//! The state folder: created, checked for ownership, and locked by one process at a time.
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, flock};
 
-/// A daemon that was killed may have been starting an engine just then: the child holds the lock
-/// until it becomes one, which takes seconds on a busy board.
+/// A killed daemon may have been starting an engine: the child holds the lock until it has called
+/// exec, which takes seconds on a busy board.
 const LET_GO: Duration = Duration::from_secs(5);
-/// Rights that nobody but the owner is to have: writing by the group, and anything by others.
+/// Permissions that only the owner may have: writing by the group, and any access by others.
 const OPEN: u32 = 0o027;
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Why the state folder cannot be used.
+/// Reasons why the state folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateDirError {
-    /// Another process has it.
+    /// Another process holds it.
     #[error(
         "{0} is in use by another kithd; stop it, or let this command talk to it through {0}/control.sock"
     )]
@@ -29,19 +29,19 @@ pub enum StateDirError {
     NotOwner {
         /// The state folder.
         folder: PathBuf,
-        /// Its owner's number.
+        /// User number of its owner.
         owner: u32,
-        /// What was typed.
+        /// The command line.
         command: String,
     },
-    /// It cannot be made or opened.
+    /// The folder cannot be created or opened.
     #[error(
         "the state folder {folder} cannot be used: {source}; set state_dir to a folder you may write"
     )]
     Io {
         /// The state folder.
         folder: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
 }
@@ -53,13 +53,14 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Makes the folder and its parts and takes its lock.
+    /// Creates the folder and its subfolders and takes the lock.
     pub fn hold(folder: &Path) -> Result<Self, StateDirError> {
         let io = |source| StateDirError::Io {
             folder: folder.into(),
             source,
         };
-        // Whatever makes files in it, SQLite too: nobody but owner and group reads them.
+        // Everything that creates files in it, SQLite too, leaves them readable by owner and group
+        // only.
         rustix::process::umask(Mode::from_raw_mode(OPEN));
         let mut make = std::fs::DirBuilder::new();
         make.recursive(true).mode(0o750);
@@ -99,8 +100,8 @@ impl StateDir {
     }
 }
 
-/// Takes rights away that a folder made by hand, or files made under another umask, give to
-/// everybody. `inbox` is for others to put pictures into.
+/// Removes permissions for others from a folder made by hand, or from files made under another
+/// umask. `inbox` stays open: others put pictures into it.
 fn close_to_others(folder: &Path) {
     let mut paths = vec![folder.to_path_buf()];
     for part in [folder.to_path_buf(), folder.join(crate::spool::SPOOL)] {
@@ -124,19 +125,20 @@ fn close_to_others(folder: &Path) {
             && let Err(error) = std::fs::set_permissions(&path, PermissionsExt::from_mode(closed))
         {
             tracing::warn!(
-                "{} is open to others and cannot be closed: {error}",
+                "{} is accessible to other users and its permissions cannot be changed: {error}",
                 path.display()
             );
         }
     }
 }
 
-/// Whether it is a file or folder that others may read, or the group write.
+/// Returns true for a file or folder that others may access or the group may write.
 fn is_open(metadata: &Metadata) -> bool {
     (metadata.is_file() || metadata.is_dir()) && metadata.mode() & OPEN != 0
 }
 
-/// Files and folders directly below the state folder that others may read, or the group write.
+/// Lists files and folders directly below the state folder that others may access or the group may
+/// write.
 pub fn open_to_others(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let open = entries.filter(|entry| {

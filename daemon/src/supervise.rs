@@ -1,7 +1,7 @@
-//! Named tasks: the first to end for any reason ends the program, and the error says which.
+//! Named tasks: the first to end for any reason ends the program, and the error names it.
 //!
-//! Stopping has two phases: what takes in and works ends first, then what delivers; both within the
-//! drain time. Nothing else in the daemon spawns a task that outlives its caller.
+//! Stopping has two phases within the drain time: sources and workers end first, then the sinks.
+//! Nothing else in the daemon spawns a task that outlives its caller.
 
 use std::any::Any;
 use std::future::Future;
@@ -13,16 +13,16 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-/// Least time the delivering phase gets, whatever the first one used up.
+/// Least time of the delivering phase, however long the first phase took.
 const DELIVERY_GRACE: Duration = Duration::from_secs(2);
 
-/// What a caught panic says of itself, as a sentence for the operator.
+/// Returns the message of a caught panic as a sentence for the operator.
 pub fn fault(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no more is known");
-    // Panics of slices and strings quote what they were given, however long it is.
+        .unwrap_or("the panic has no message");
+    // Panics of slices and strings quote their argument, however long it is.
     let text: String = text.chars().take(200).collect();
     format!("a fault in kithd, please report it: {text}")
 }
@@ -39,7 +39,8 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Listens for stop signals from now on, so that one during the start is a stop like any other.
+    /// Listens for stop signals from now on, so that a signal during the start is handled like any
+    /// other.
     pub fn new() -> anyhow::Result<Self> {
         Ok(Self {
             signals: Signals::new()?,
@@ -55,7 +56,7 @@ impl Supervisor {
         self.stop.clone()
     }
 
-    /// Cancelled when the sinks must end, after all that works has ended.
+    /// Cancelled when the sinks must end, after all workers have ended.
     pub fn finish(&self) -> CancellationToken {
         self.finish.clone()
     }
@@ -104,7 +105,7 @@ impl Supervisor {
         };
         tokio::select! {
             result = stopped => result?,
-            name = self.signals.next() => bail!("second {name}: stopped at once, what was in flight is taken up at the next start"),
+            name = self.signals.next() => bail!("second {name}: stopped at once, unfinished images are resumed at the next start"),
         }
         match ended {
             None => Ok(()),

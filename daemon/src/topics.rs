@@ -1,7 +1,7 @@
-//! The names of this board's MQTT topics, in one place. Who publishes what there is in `sources`,
-//! `sinks` and `commands`.
+//! The names of this board's MQTT topics, in one place. Their publishers are `sources`, `sinks` and
+//! `commands`.
 
-/// `<prefix>/<device>/…`.
+/// Topics below `<prefix>/<device>/`.
 #[derive(Debug, Clone)]
 pub struct Topics {
     prefix: String,
@@ -9,7 +9,7 @@ pub struct Topics {
 }
 
 impl Topics {
-    /// Those of one board.
+    /// Makes the topics of one board.
     pub fn new(prefix: &str, device: &str) -> Self {
         Self {
             prefix: prefix.into(),
@@ -21,7 +21,7 @@ impl Topics {
         format!("{}/{}/{rest}", self.prefix, self.device)
     }
 
-    /// A filter for those of all boards.
+    /// A filter for the topics of all boards.
     pub fn of_all_boards(&self) -> String {
         format!("{}/#", self.prefix)
     }
@@ -46,7 +46,7 @@ impl Topics {
         self.below(&format!("answer/{name}"))
     }
 
-    /// Out and in: what `kithd doctor` says to itself.
+    /// Out and in: the test message of `kithd doctor`.
     pub fn echo(&self) -> String {
         self.below("echo")
     }
@@ -56,7 +56,7 @@ impl Topics {
         self.below("result")
     }
 
-    /// Out: somebody was recognised.
+    /// Out: a person was recognised.
     pub fn person(&self, level: &str) -> String {
         self.below(&format!("person/{level}"))
     }
@@ -71,7 +71,7 @@ impl Topics {
         self.below("status")
     }
 
-    /// Out, retained: how every part is.
+    /// Out, retained: the state of every part.
     pub fn health(&self) -> String {
         self.below("health")
     }

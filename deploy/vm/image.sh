@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds what the emulated board boots from: a kernel, a small initramfs and a Debian bookworm root.
+# Builds the emulated board's boot files: a kernel, a small initramfs and a Debian bookworm root.
 #   deploy/vm/image.sh FOLDER arm64|amd64    leaves vmlinuz, initrd.gz, root.img and an SSH key pair in FOLDER
 # Runs as root and needs Debian's package mirror; the board itself needs no network afterwards.
 set -euo pipefail
@@ -10,7 +10,7 @@ trap 'rm -rf "$work"' EXIT
 
 say() { printf 'image: %s\n' "$*" >&2; }
 
-# The packages are configured by programs of the board's architecture, which the kernel must hand to qemu-user.
+# Packages are configured by programs of the board's architecture, which the kernel must run with qemu-user.
 if [[ $arch == arm64 && $(dpkg --print-architecture) != arm64 ]]; then
   register=/proc/sys/fs/binfmt_misc
   [[ -e $register/register ]] || mount -t binfmt_misc binfmt_misc "$register"
@@ -87,12 +87,12 @@ echo board >"$root/etc/hostname"
 printf '127.0.0.1 localhost\n127.0.1.1 board\n' >"$root/etc/hosts"
 echo '# The initramfs mounts the root.' >"$root/etc/fstab"
 tr -d - </proc/sys/kernel/random/uuid >"$root/etc/machine-id"
-# Password-less broker for the whole board, saved as docs/install.md asks for.
+# A broker without password for the whole board, with persistence as docs/install.md requires.
 printf '%s\n' 'listener 1883 0.0.0.0' 'allow_anonymous true' 'autosave_interval 1' 'set_tcp_nodelay true' \
   'max_queued_messages 0' >"$root/etc/mosquitto/conf.d/board.conf"
 systemctl --root="$root" --quiet enable mosquitto ssh
 systemctl --root="$root" --quiet disable nfs-server nfs-client.target rpcbind.service rpcbind.socket
-# What a board that is switched on and off ten times need not wait for.
+# Disables services that would delay a board that is switched on and off ten times.
 systemctl --root="$root" --quiet mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
   e2scrub_all.timer e2scrub_reap.service fstrim.timer serial-getty@ttyAMA0.service serial-getty@ttyS0.service \
   getty@tty1.service \

@@ -1,8 +1,8 @@
-//! A V4L2 camera: what it offers, and frame after frame of it. nokhwa takes the frames; v4l, on
-//! which nokhwa stands, is asked where nokhwa cannot: what a camera offers while another program
-//! uses it, and the format of one whose last user left it in one that nokhwa does not know.
+//! A V4L2 camera: its formats, and its frames one after another. nokhwa reads the frames. v4l, on
+//! which nokhwa is built, answers what nokhwa cannot: the formats of a camera that another program
+//! uses, and the current format if nokhwa does not know it.
 //!
-//! A frame may never come: only the process around this can be ended then.
+//! A frame may never come, and then only the process can be ended.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -22,20 +22,20 @@ use v4l::{Format, FourCC};
 
 use crate::config::{self, PixelFormat};
 
-/// Device nodes that are looked for: the kernel numbers no more.
+/// Number of device nodes to search: the kernel numbers no more.
 const NODES: u32 = 256;
-/// Sizes of a format that are named to the operator; a camera whose sizes go by steps would offer
-/// thousands.
+/// Number of sizes of a format that are shown to the operator; a camera with stepwise sizes would
+/// offer thousands.
 const NAMED: usize = 12;
 
-/// Errors of the system that mean something to the operator (errno(3)).
+/// System errors with a meaning for the operator (errno(3)).
 const EACCES: i32 = 13;
 const EPERM: i32 = 1;
 const EBUSY: i32 = 16;
 const ENODEV: i32 = 19;
 const ENXIO: i32 = 6;
 
-/// Why there are no frames.
+/// Reasons why there are no frames.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum CameraError {
@@ -47,7 +47,7 @@ pub enum CameraError {
     Denied(String),
     #[error("{0} is in use by another program")]
     Busy(String),
-    #[error("{0} is no camera; kithd camera list shows those of this board")]
+    #[error("{0} is not a camera; kithd camera list shows the cameras of this board")]
     NoCamera(String),
     #[error("{device} does not offer {wanted}; it offers {offered}")]
     NotOffered {
@@ -64,7 +64,7 @@ impl CameraError {
         Self::of(device, error.raw_os_error(), error)
     }
 
-    /// nokhwa gives text; the system's number stands in it.
+    /// Converts nokhwa's error, whose text contains the system's error number.
     fn nokhwa(device: &Path, error: &nokhwa::NokhwaError) -> Self {
         let text = error.to_string();
         let code = text
@@ -87,14 +87,14 @@ impl CameraError {
     }
 }
 
-/// How frames lie in memory.
+/// Layout of frames in memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Layout {
-    /// What they are made of.
+    /// Pixel format.
     pub format: PixelFormat,
-    /// In pixels.
+    /// Width in pixels.
     pub width: usize,
-    /// In pixels.
+    /// Height in pixels.
     pub height: usize,
     /// Bytes from one line to the next.
     pub stride: usize,
@@ -104,7 +104,7 @@ pub struct Layout {
 pub struct Device {
     camera: Camera,
     path: PathBuf,
-    /// How its frames lie in memory.
+    /// Layout of its frames in memory.
     pub layout: Layout,
     /// Frames a second.
     pub rate: u32,
@@ -137,7 +137,8 @@ impl Device {
         })
     }
 
-    /// Waits for the next frame: the whole buffer, of which the frame may be the beginning only.
+    /// Waits for the next frame and returns the whole buffer; the frame may fill only its
+    /// beginning.
     pub fn frame(&mut self) -> Result<Cow<'_, [u8]>, CameraError> {
         let path = &self.path;
         self.camera
@@ -146,7 +147,7 @@ impl Device {
     }
 }
 
-/// nokhwa's and V4L2's names of a format.
+/// Returns nokhwa's and V4L2's names of a format.
 fn codes(format: PixelFormat) -> (FrameFormat, &'static [u8; 4]) {
     match format {
         PixelFormat::Mjpeg => (FrameFormat::MJPEG, b"MJPG"),
@@ -157,7 +158,7 @@ fn codes(format: PixelFormat) -> (FrameFormat, &'static [u8; 4]) {
     }
 }
 
-/// The N of /dev/videoN, wherever links to it lie.
+/// Returns the N of /dev/videoN, resolving links to it.
 fn number(path: &Path) -> Result<u32, CameraError> {
     let gone = |_| CameraError::Gone(path.display().to_string());
     let node = path.canonicalize().map_err(gone)?;
@@ -167,8 +168,7 @@ fn number(path: &Path) -> Result<u32, CameraError> {
     number.ok_or_else(|| CameraError::NoCamera(path.display().to_string()))
 }
 
-/// Opens a node and asks whether frames come from it: cameras have nodes beside that for other
-/// things.
+/// Opens a node and checks that it delivers frames: a camera has further nodes for other things.
 fn open(path: &Path, number: u32) -> Result<(v4l::Device, String), CameraError> {
     let system = |error| CameraError::system(path, &error);
     let device = v4l::Device::new(number as usize).map_err(system)?;
@@ -182,7 +182,7 @@ fn open(path: &Path, number: u32) -> Result<(v4l::Device, String), CameraError> 
     Ok((device, able.card))
 }
 
-/// Sets format, size and rate and says what the camera made of it.
+/// Sets format, size and rate and returns what the camera accepted.
 fn set_format(settings: &config::Camera, number: u32) -> Result<(Layout, u32), CameraError> {
     let config::Camera {
         device: path,
@@ -211,7 +211,7 @@ fn set_format(settings: &config::Camera, number: u32) -> Result<(Layout, u32), C
     let set_rate = device
         .set_params(&Parameters::with_fps(nearest.unwrap_or(settings.rate)))
         .map_err(system)?;
-    // What nokhwa will ask for must be what is set.
+    // nokhwa must request exactly the rate that is set.
     let interval = set_rate.interval;
     let rate = interval.denominator / interval.numerator.max(1);
     let pixel = match format {
@@ -230,16 +230,16 @@ fn set_format(settings: &config::Camera, number: u32) -> Result<(Layout, u32), C
     Ok((layout, rate))
 }
 
-/// One size of one format.
+/// A size of a format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
-    /// Its name in the configuration, or V4L2's code of one that cannot be used.
+    /// Name in the configuration, or V4L2's code if kithd cannot use it.
     pub format: String,
-    /// Whether kithd can.
+    /// True if kithd can use it.
     pub usable: bool,
-    /// Width and height; for steps the largest.
+    /// Width and height; the largest if they go by steps.
     pub size: (u32, u32),
-    /// Whole frames a second.
+    /// Whole numbers of frames a second.
     pub rates: Vec<u32>,
 }
 
@@ -247,15 +247,15 @@ pub struct Offer {
 pub struct Found {
     /// /dev/videoN.
     pub device: PathBuf,
-    /// Links to it that stay the same when others are plugged in.
+    /// Links to it that stay the same when other cameras are plugged in.
     pub links: Vec<PathBuf>,
-    /// What it calls itself.
+    /// Name that the camera reports.
     pub name: String,
-    /// What it offers, or why that cannot be said.
+    /// Its formats, or why they cannot be read.
     pub offers: Result<Vec<Offer>, CameraError>,
 }
 
-/// The cameras of this board, by number.
+/// Returns the cameras of this board, by number.
 pub fn found() -> Vec<Found> {
     let links: Vec<PathBuf> = ["/dev/v4l/by-id", "/dev/v4l/by-path"]
         .into_iter()
@@ -314,7 +314,7 @@ fn offers(device: &v4l::Device) -> Vec<Offer> {
     offers
 }
 
-/// Whole frames a second at this size; none when they go by steps.
+/// Returns the whole numbers of frames a second at this size; none if they go by steps.
 fn rates(device: &v4l::Device, code: FourCC, width: u32, height: u32) -> Vec<u32> {
     let intervals = device
         .enum_frameintervals(code, width, height)
@@ -331,7 +331,7 @@ fn rates(device: &v4l::Device, code: FourCC, width: u32, height: u32) -> Vec<u32
     whole.collect()
 }
 
-/// The sizes of what can be used, format by format.
+/// Lists the sizes of the usable formats.
 pub fn in_words(offers: &[Offer]) -> String {
     let formats = PixelFormat::ALL.iter().filter_map(|(_, name)| {
         let sizes: Vec<_> = offers

@@ -1,7 +1,6 @@
-//! Makes a JPEG that everybody can read of what a camera hands out as one: the buffer goes on after
-//! its end, some cameras leave out the Huffman tables, and what some write into it beside the
-//! picture is nobody's business. Not a decoder; whether the picture is whole is `engine::decode`'s
-//! finding.
+//! Makes a well-formed JPEG of a camera's buffer: cuts what follows the end, adds missing Huffman
+//! tables, and drops other data that some cameras embed. It does not decode;
+//! `engine_process::decode` checks that the picture is complete.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -12,11 +11,12 @@ use image::codecs::jpeg::JpegEncoder;
 /// Marker of Huffman tables.
 const TABLES: u8 = 0xC4;
 
-/// The standard's own Huffman tables (ITU T.81, K.3), which Motion JPEG takes for granted: taken
-/// from what `image` writes.
+/// The standard's own Huffman tables (ITU T.81, K.3), which Motion JPEG implies; extracted from a
+/// JPEG that `image` writes.
 static STANDARD_TABLES: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut jpeg = Vec::new();
-    // Of an 8 by 8 picture in colour; it cannot fail, and without tables the decoder would say so.
+    // A picture of 8 by 8 pixels in colour. Encoding cannot fail, and the decoder would report
+    // missing tables.
     let _ = JpegEncoder::new(&mut jpeg).encode(&[0; 192], 8, 8, ExtendedColorType::Rgb8);
     let mut tables = Vec::new();
     let _ = segments(&jpeg, |marker, segment| {
@@ -28,19 +28,19 @@ static STANDARD_TABLES: LazyLock<Vec<u8>> = LazyLock::new(|| {
 });
 
 /// The last frame in each of the driver's buffers. nokhwa does not say how much of a buffer is new,
-/// so a frame that broke off is known by its end: that of the one before, just where it was.
+/// so a truncated frame is recognised by its end: the previous frame's, at the same place.
 #[derive(Default)]
 pub struct Buffers(HashMap<usize, Vec<u8>>);
 
 impl Buffers {
-    /// Of a frame's end: more than chance would repeat at the same place.
+    /// Length of a frame's end that is compared: too long to repeat at the same place by chance.
     const TAIL: usize = 64;
 
-    /// Remembers a frame; true when only its beginning is new.
+    /// Remembers a frame; returns true if only its beginning is new.
     pub fn torn(&mut self, buffer: &[u8]) -> bool {
         let held = self.0.entry(buffer.as_ptr().addr()).or_default();
         let Ok(length) = segments(buffer, |_, _| {}).and_then(|scans| end(buffer, scans)) else {
-            // Found out to be broken otherwise.
+            // Other checks reject this frame.
             return false;
         };
         let (frame, tail) = (&buffer[..length], length.saturating_sub(Self::TAIL));
@@ -51,14 +51,14 @@ impl Buffers {
     }
 }
 
-/// The picture that `buffer` begins with: cut at its end marker, with Huffman tables, without EXIF,
-/// comments and the like.
+/// Returns the picture at the beginning of `buffer`: cut at its end marker, with Huffman tables,
+/// without EXIF, comments and the like.
 pub fn whole(buffer: &[u8]) -> Result<Vec<u8>, String> {
     let mut picture = vec![0xFF, 0xD8];
     let mut tables = false;
     let scans = segments(buffer, |marker, segment| {
         tables |= marker == TABLES;
-        // Of what applications write, only what says how colours are meant: JFIF and Adobe.
+        // Keep only the application segments that define the colours: JFIF and Adobe.
         let kept = match marker {
             0xE0 => segment[4..].starts_with(b"JFIF"),
             0xE1..=0xED | 0xEF | 0xFE => false,
@@ -75,11 +75,11 @@ pub fn whole(buffer: &[u8]) -> Result<Vec<u8>, String> {
     Ok(picture)
 }
 
-/// Calls `each` with marker and whole of every segment before the first scan; gives where that
-/// begins.
+/// Calls `each` with the marker and the bytes of every segment before the first scan; returns where
+/// that scan begins.
 fn segments(buffer: &[u8], mut each: impl FnMut(u8, &[u8])) -> Result<usize, String> {
     if !buffer.starts_with(&[0xFF, 0xD8]) {
-        return Err("it does not begin as a JPEG".into());
+        return Err("the frame does not begin as a JPEG".into());
     }
     let mut at = 2;
     loop {
@@ -92,19 +92,19 @@ fn segments(buffer: &[u8], mut each: impl FnMut(u8, &[u8])) -> Result<usize, Str
                 let segment = buffer.get(at..at + 2 + usize::from(u16::from_be_bytes([high, low])));
                 let segment = segment
                     .filter(|segment| segment.len() >= 4)
-                    .ok_or("it breaks off in its header")?;
+                    .ok_or("the frame is cut off in its header")?;
                 each(marker, segment);
                 at += segment.len();
             }
-            _ => return Err("its header is damaged".into()),
+            _ => return Err("the frame's header is damaged".into()),
         }
     }
 }
 
-/// Where the picture ends whose first scan begins at `at`. In a scan an 0xFF that is no marker is
-/// followed by 0.
+/// Returns the end of the picture whose first scan begins at `at`. In a scan, an 0xFF that is no
+/// marker is followed by 0.
 fn end(buffer: &[u8], mut at: usize) -> Result<usize, String> {
-    let cut_off = || "it breaks off before its end".to_string();
+    let cut_off = || "the frame is cut off".to_string();
     loop {
         let rest = buffer.get(at..).unwrap_or_default();
         at += rest
@@ -146,7 +146,7 @@ mod tests {
         let photo = photo();
         let clean = whole(&photo).unwrap();
         let mut buffer = photo.clone();
-        // As after a larger picture: its tail, with its own end marker.
+        // The rest of an earlier, larger picture, with its own end marker.
         buffer.extend_from_slice(&photo[photo.len() / 2..]);
         assert_eq!(whole(&buffer).unwrap(), clean);
         assert!(clean.ends_with(&[0xFF, 0xD9]));
@@ -209,7 +209,7 @@ mod tests {
         assert!(
             whole(&photo[..photo.len() / 2])
                 .unwrap_err()
-                .contains("breaks off")
+                .contains("cut off")
         );
         assert!(whole(&photo[..100]).is_err());
         assert!(whole(b"").unwrap_err().contains("does not begin"));
@@ -218,7 +218,7 @@ mod tests {
         for at in 0..400 {
             let mut damaged = photo.clone();
             damaged[at] = 0xFF;
-            // An error or a picture, but no panic.
+            // The result may be an error or a picture, but never a panic.
             let _ = whole(&damaged);
         }
     }

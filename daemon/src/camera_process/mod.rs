@@ -1,9 +1,9 @@
-//! `kithd camera run`: takes pictures with one V4L2 camera and writes them to standard output; and
-//! what the command line asks cameras. A process of its own, because a wedged driver holds whoever
-//! asks it for a frame, for ever.
+//! `kithd camera run`: takes pictures with one V4L2 camera and writes them to standard output. Also
+//! the queries of the command line. It is a process of its own because a wedged driver can block
+//! its caller for ever.
 //!
-//! Knows no queue and no engine process: which picture is kept is decided by the daemon
-//! (`sources::camera`), which knows of all this only `wire`.
+//! The daemon decides which picture is kept (`sources::camera`); it uses only `wire` of this
+//! module, and this module knows neither queue nor engine.
 
 mod device;
 mod mjpeg;

@@ -1,17 +1,18 @@
-//! Whether something moves: what a frame has of brightness in each cell of a grid is compared with
-//! what was there lately. Cheap on purpose; what it was that moved is not its question.
+//! Detects motion: compares the brightness in each cell of a grid with its recent average. Cheap on
+//! purpose; it does not classify what moved.
 
 use std::time::{Duration, Instant};
 
-/// A cell has changed when it differs by so many levels of brightness of 255.
+/// Difference in brightness, of 255 levels, at which a cell has changed.
 const CHANGED: f32 = 12.0;
-/// How much of a new frame goes into what is taken for still: who stands still is furniture after a
-/// few seconds.
+/// Weight of a new frame in the average: a person who stands still becomes background after a few
+/// seconds.
 const LEARNING: f32 = 0.1;
-/// Frames that are only learned from: a camera that was just opened is still finding its exposure.
+/// Number of first frames that only train the average: a camera that was just opened still adjusts
+/// its exposure.
 const FIRST: u32 = 5;
 
-/// Sees motion, and then none for a while.
+/// Reports motion, and then none for a while.
 pub struct Gate {
     still: Vec<f32>,
     learned: u32,
@@ -22,7 +23,8 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Opens when `per_cent` of the picture have changed, and not again within `cool_down`.
+    /// Makes a gate that reports motion when `per_cent` of the picture have changed, and not again
+    /// within `cool_down`.
     pub fn new(per_cent: u32, cool_down: Duration) -> Self {
         Self {
             still: Vec::new(),
@@ -33,7 +35,7 @@ impl Gate {
         }
     }
 
-    /// Looks at a frame's cells; true when something moves.
+    /// Processes a frame's cells; returns true on motion.
     pub fn opens(&mut self, cells: &[u8], now: Instant) -> bool {
         if self.still.len() != cells.len() {
             self.still = cells.iter().copied().map(f32::from).collect();
@@ -44,7 +46,7 @@ impl Gate {
             .zip(&self.still)
             .map(|(cell, still)| f32::from(*cell) - still)
             .collect();
-        // A lamp, a cloud or the exposure changes all of it alike: that is no motion.
+        // A lamp, a cloud or the exposure changes all cells alike and is not motion.
         let mut sorted = changes.clone();
         let middle = sorted.len() / 2;
         sorted.select_nth_unstable_by(middle, f32::total_cmp);
@@ -72,7 +74,7 @@ mod tests {
 
     const COOL_DOWN: Duration = Duration::from_secs(10);
 
-    /// A gate that has learned an even grey room.
+    /// Makes a gate that has learned an even grey room.
     fn gate() -> (Gate, Instant) {
         let (mut gate, now) = (Gate::new(2, COOL_DOWN), Instant::now());
         assert!((0..10).all(|_| !gate.opens(&[100; 1000], now)));
@@ -99,7 +101,7 @@ mod tests {
         assert!(gate.opens(&with_change(20, 200), now));
         assert!(
             self::gate().0.opens(&with_change(20, 80), now),
-            "somebody in dark clothes"
+            "a person in dark clothes"
         );
     }
 
@@ -124,7 +126,7 @@ mod tests {
             !fresh.opens(&with_change(500, 255), now),
             "exposure still settles"
         );
-        // Another resolution begins anew.
+        // Another resolution starts over.
         assert!(!gate.opens(&[200; 500], now + 2 * COOL_DOWN));
     }
 }

@@ -1,6 +1,6 @@
-//! `kithd camera run`: opens the camera, gives up what it no longer needs, and takes bursts of
-//! frames when it is time or something moves, until its parent is gone. It never waits for anything
-//! but the camera: when no word comes from it any more the daemon knows that the camera stalls.
+//! `kithd camera run`: opens the camera, confines itself, and takes bursts of frames on schedule or
+//! on motion, until its parent is gone. It waits only for the camera, so the daemon knows from its
+//! silence that the camera stalls.
 
 use std::io::Write;
 use std::mem::ManuallyDrop;
@@ -17,16 +17,17 @@ use crate::child;
 use crate::config::{self, PixelFormat};
 use crate::engine_process::{Profile, confine};
 
-/// Between signs of life while frames come.
+/// Time between signs of life while frames come.
 const ALIVE: Duration = Duration::from_millis(500);
-/// Between looks for motion.
+/// Time between checks for motion.
 const LOOK: Duration = Duration::from_millis(200);
-/// The first frames after opening are dark, green, or of the last user.
+/// Number of first frames that are dropped: after opening they are dark, green, or from the last
+/// use.
 const WARM_UP: u64 = 5;
-/// Broken frames are said one by one, but not more often than this.
+/// Shortest time between log lines about broken frames.
 const SAY: Duration = Duration::from_secs(60);
 
-/// What can be typed.
+/// Arguments of `kithd camera run`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Name of the camera in the configuration
@@ -38,10 +39,9 @@ pub struct Args {
 pub fn run(settings: &config::Camera, max_bytes: usize) -> anyhow::Result<()> {
     child::die_with_parent()?;
     child::give_way();
-    // Its stream panics when it is dropped after the camera failed; the kernel closes both with the
-    // process.
+    // Dropping the stream panics after the camera failed; the kernel closes both with the process.
     let mut device = ManuallyDrop::new(Device::open(settings)?);
-    // From here on nothing is opened any more, and every thread begins without a way out.
+    // After this nothing can be opened, and new threads are confined too.
     let confinement = confine(&Profile::Camera);
     tracing::info!(
         "{} sends {}x{} in {}, {} frames a second, {confinement}",
@@ -62,7 +62,7 @@ pub fn run(settings: &config::Camera, max_bytes: usize) -> anyhow::Result<()> {
         let torn = layout.format == PixelFormat::Mjpeg && buffers.torn(&frame);
         if taking.wants(now)? {
             let shot = match torn {
-                true => Err("it breaks off, and the end of an older one follows".into()),
+                true => Err("the frame is cut off, and the end of an older one follows".into()),
                 false => Shot::read(&frame, &layout, max_bytes),
             };
             taking.frame(shot, now)?;
@@ -70,21 +70,21 @@ pub fn run(settings: &config::Camera, max_bytes: usize) -> anyhow::Result<()> {
     }
 }
 
-/// Which frames are looked at, and what becomes of them.
+/// Selection of frames, and their output.
 struct Taking<'a, W: Write> {
     settings: &'a config::Camera,
     max_bytes: usize,
     out: W,
     frames: u64,
     broken: u64,
-    /// The first of the frames that were all broken.
+    /// Time of the first frame since which all were broken.
     broken_since: Option<Instant>,
     said: Option<Instant>,
     alive: Option<Instant>,
     gate: Option<Gate>,
     looked: Option<Instant>,
     due: Option<Instant>,
-    /// A burst under way.
+    /// The burst in progress.
     burst: Option<Vec<(f32, Vec<u8>)>>,
 }
 
@@ -110,7 +110,7 @@ impl<'a, W: Write> Taking<'a, W> {
         }
     }
 
-    /// Says that frames come; whether this one is to be read.
+    /// Reports that frames come; returns true if this frame is to be read.
     fn wants(&mut self, now: Instant) -> anyhow::Result<bool> {
         self.frames += 1;
         if self
@@ -133,7 +133,7 @@ impl<'a, W: Write> Taking<'a, W> {
         Ok(self.frames > WARM_UP && (self.burst.is_some() || due || look))
     }
 
-    /// Looks at a frame that was wanted.
+    /// Processes a frame that was wanted.
     fn frame(&mut self, shot: Result<Shot, String>, now: Instant) -> anyhow::Result<()> {
         let shot = match shot {
             Ok(shot) => shot,
@@ -151,7 +151,7 @@ impl<'a, W: Write> Taking<'a, W> {
         if let (Some(due), Some(every)) = (self.due, self.settings.every)
             && now >= due
         {
-            // What was missed is not made up for.
+            // Missed times are not made up for.
             let next = due + every;
             self.due = Some(if next > now { next } else { now + every });
             moves = true;
@@ -163,7 +163,7 @@ impl<'a, W: Write> Taking<'a, W> {
             self.broken_since = None;
             return Ok(());
         };
-        // With nothing to choose from nothing is measured.
+        // A single frame needs no measure.
         let sharpness = if self.settings.burst > 1 {
             shot.sharpness()
         } else {
@@ -173,7 +173,7 @@ impl<'a, W: Write> Taking<'a, W> {
             Ok(jpeg) if jpeg.len() <= self.max_bytes => jpeg,
             Ok(jpeg) => {
                 return self.broken(
-                    &format!("its {} bytes are more than are allowed", jpeg.len()),
+                    &format!("the frame has {} bytes, more than allowed", jpeg.len()),
                     now,
                 );
             }
@@ -197,7 +197,7 @@ impl<'a, W: Write> Taking<'a, W> {
         Ok(())
     }
 
-    /// Drops a frame, counts it and says so; a camera that sends no other kind is given up.
+    /// Drops a frame, counts and reports it; gives up if the camera sends only broken frames.
     fn broken(&mut self, why: &str, now: Instant) -> anyhow::Result<()> {
         self.broken += 1;
         let since = *self.broken_since.get_or_insert(now);
@@ -215,7 +215,7 @@ impl<'a, W: Write> Taking<'a, W> {
     }
 
     fn say(&mut self, word: Word, bytes: &[u8]) -> anyhow::Result<()> {
-        wire::write(&mut self.out, word, bytes).context("nobody takes the pictures any more")
+        wire::write(&mut self.out, word, bytes).context("the daemon no longer reads the pictures")
     }
 }
 
@@ -223,7 +223,7 @@ impl<'a, W: Write> Taking<'a, W> {
 mod tests {
     use super::*;
 
-    /// A still grey frame with something in it from `left` on.
+    /// Makes a still grey frame with an object in it from `left` on.
     fn shot(left: usize) -> Result<Shot, String> {
         let layout = super::super::device::Layout {
             format: PixelFormat::Rgb,
@@ -252,7 +252,7 @@ mod tests {
             .remove(0)
     }
 
-    /// Feeds frames, ten a second; gives how many were written as pictures.
+    /// Feeds frames, ten a second; returns how many were written as pictures.
     fn pictures(
         taking: &mut Taking<'_, Vec<u8>>,
         frames: &mut Instant,

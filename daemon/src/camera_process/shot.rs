@@ -1,5 +1,5 @@
-//! One frame as pixels: what the motion gate and the choice among a burst look at, and the JPEG
-//! that is kept of it.
+//! A frame as pixels: input for the motion gate and for the choice among a burst, and the JPEG that
+//! is kept.
 
 use kith_vision::Rgb;
 
@@ -8,20 +8,20 @@ use super::mjpeg;
 use crate::config::PixelFormat;
 use crate::engine_process::{DecodeLimits, decode, jpeg};
 
-/// Of the JPEG that is made of a raw frame: what it leaves out no recogniser misses.
+/// Quality of the JPEG made of a raw frame: its losses do not affect recognition.
 const QUALITY: u8 = 92;
-/// Cells in a row that the motion gate sees. Averaged over a cell the noise of a sensor is nothing.
+/// Cells across for the motion gate. Averaging over a cell removes sensor noise.
 const CELLS_ACROSS: usize = 64;
 
-/// A frame that is in order.
+/// A valid frame.
 pub struct Shot {
     pixels: Rgb,
-    /// As the camera sent it, if it sends JPEGs.
+    /// The camera's own JPEG, if it sends JPEGs.
     sent: Option<Vec<u8>>,
 }
 
 impl Shot {
-    /// Reads a frame; the error is what is wrong with it.
+    /// Reads a frame; the error describes what is wrong with it.
     pub fn read(frame: &[u8], layout: &Layout, max_bytes: usize) -> Result<Self, String> {
         if layout.format == PixelFormat::Mjpeg {
             let sent = mjpeg::whole(frame)?;
@@ -54,7 +54,7 @@ impl Shot {
         })
     }
 
-    /// Brightness of each cell of a coarse grid, row by row.
+    /// Returns the brightness of each cell of a coarse grid, row by row.
     pub fn cells(&self) -> Vec<u8> {
         let Rgb {
             width,
@@ -64,7 +64,7 @@ impl Shot {
         let across = CELLS_ACROSS.min(*width);
         let down = (height * across / width).clamp(1, *height);
         let mut sums = vec![(0_u32, 0_u32); across * down];
-        // Every other pixel of every other row is as good.
+        // Every other pixel of every other row suffices.
         for y in (0..*height).step_by(2) {
             let row = &pixels[3 * y * width..3 * (y + 1) * width];
             for (x, pixel) in row.chunks_exact(3).enumerate().step_by(2) {
@@ -78,8 +78,8 @@ impl Shot {
             .collect()
     }
 
-    /// Fine detail, as the variance of the Laplacian: comparable between frames of one scene, no
-    /// more.
+    /// Returns the sharpness as the variance of the Laplacian: comparable only between frames of
+    /// one scene.
     pub fn sharpness(&self) -> f32 {
         let Rgb {
             width,
@@ -108,7 +108,7 @@ impl Shot {
         (squares as f64 / count.max(1) as f64 - mean * mean) as f32
     }
 
-    /// The picture that is kept.
+    /// Returns the picture that is kept.
     pub fn into_jpeg(self) -> Result<Vec<u8>, String> {
         self.sent.map_or_else(
             || jpeg(&self.pixels, QUALITY).map_err(|error| error.to_string()),
@@ -122,7 +122,7 @@ fn brightness(pixel: &[u8]) -> u8 {
     (weighed >> 8) as u8
 }
 
-/// Red, green and blue of a raw frame; `None` when it is too short.
+/// Converts a raw frame to red, green and blue; `None` if it is too short.
 fn rgb(frame: &[u8], layout: &Layout) -> Option<Vec<u8>> {
     let Layout {
         format,
@@ -161,7 +161,7 @@ fn rgb(frame: &[u8], layout: &Layout) -> Option<Vec<u8>> {
     Some(pixels)
 }
 
-/// BT.601, brightness from 16 to 235, as webcams send it; in 256ths.
+/// Converts BT.601 with brightness from 16 to 235, as webcams send it; coefficients in 256ths.
 fn from_yuv(y: u8, u: u8, v: u8) -> [u8; 3] {
     let (y, u, v) = (
         298 * (i32::from(y) - 16) + 128,

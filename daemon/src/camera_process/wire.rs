@@ -1,44 +1,44 @@
-//! What a camera process writes for the daemon: words and frames, each with its length before it.
-//! Not for trusting it: whoever reads sets a limit and checks what makes sense.
+//! The stream from a camera process to the daemon: length-prefixed messages and frames. The daemon
+//! does not trust it: the reader sets a limit and validates each message.
 
 use std::io::Write;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// More than any word takes.
+/// Longest message.
 const LONGEST_WORD: usize = 1024;
 
-/// What is said.
+/// A message of the camera process.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Word {
     /// The camera sends frames.
     Alive {
-        /// Broken ones so far.
+        /// Number of broken frames so far.
         broken: u64,
     },
-    /// One frame of a burst; its JPEG follows.
+    /// A frame of a burst; its JPEG follows.
     Frame {
-        /// Fine detail in it, to be compared within its burst only.
+        /// Sharpness, comparable only within its burst.
         sharpness: f32,
-        /// No more belong to this burst.
+        /// True for the last frame of this burst.
         last: bool,
     },
 }
 
-/// Why nothing could be read.
+/// Reasons why nothing could be read.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
-    /// It ended.
+    /// The output ended.
     #[error("its output ended")]
     Ended(#[from] std::io::Error),
-    /// It said what no camera process says.
-    #[error("it wrote nonsense: {0}")]
+    /// The message is not valid.
+    #[error("it sent an invalid message: {0}")]
     Nonsense(String),
 }
 
-/// Writes a word and what follows it, all or, when the reader is gone, an error.
+/// Writes a message and the bytes that belong to it; fails if the reader is gone.
 pub fn write(out: &mut impl Write, word: Word, bytes: &[u8]) -> std::io::Result<()> {
     let word = serde_json::to_vec(&word)?;
     let length = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(std::io::Error::other);
@@ -49,7 +49,7 @@ pub fn write(out: &mut impl Write, word: Word, bytes: &[u8]) -> std::io::Result<
     out.flush()
 }
 
-/// Reads the next word and at most `limit` bytes that follow it.
+/// Reads the next message and at most `limit` bytes that belong to it.
 pub async fn read(
     from: &mut (impl AsyncRead + Unpin),
     limit: usize,
@@ -115,7 +115,7 @@ mod tests {
                 "{nonsense:?}"
             );
         }
-        // JSON has no NaN: a frame that claims it is nonsense too.
+        // JSON has no NaN: a frame with it is invalid too.
         let mut nan = Vec::new();
         write(
             &mut nan,

@@ -1,8 +1,8 @@
 //! `kithd allow PATH`: adds a folder to `intake.roots` and writes the drop-in that shows it to the
 //! confined service.
 //!
-//! Not for judging mounts: what is away now may come later, so nothing here fails because a folder
-//! is not there.
+//! Mounts are not judged: one that is away now may come later, so nothing here fails because a
+//! folder does not exist.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
@@ -14,11 +14,11 @@ use toml_edit::{Array, DocumentMut, Item, Table, Value};
 
 use crate::config::{Config, SYSTEM_CONFIG};
 
-/// Where unit files of the administrator lie.
+/// Folder of the administrator's unit files.
 const UNITS: &str = "/etc/systemd/system";
 /// The account the unit runs as.
 const ACCOUNT: &str = "kithd";
-/// A mount that does not answer is told, not waited for.
+/// Time to wait for a mount before it is reported as not answering.
 const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Arguments of `kithd allow`.
@@ -26,7 +26,7 @@ const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Args {
     /// Folder with pictures: local, or on a mount that may come and go
     path: PathBuf,
-    /// The daemon may write there too: move pictures to done/ and failed/, or delete them
+    /// Lets the daemon write there too: move pictures to done/ and failed/, or delete them
     #[arg(long)]
     write: bool,
     /// Takes the permission back
@@ -40,7 +40,7 @@ pub struct Args {
 /// Changes configuration and unit, and restarts the service if it runs.
 pub fn run(config: &Config, file: Option<&Path>, args: &Args) -> anyhow::Result<ExitCode> {
     let path = usable(&args.path, &config.state_dir)?;
-    // Renaming over a link would leave what it points to as it was.
+    // Renaming over a link would leave its target unchanged.
     let file = file.unwrap_or(Path::new(SYSTEM_CONFIG));
     let file = std::fs::canonicalize(file).unwrap_or_else(|_| file.into());
     let watched = |folder: &Path| config.folders.iter().any(|watched| watched.path == folder);
@@ -99,7 +99,7 @@ pub fn run(config: &Config, file: Option<&Path>, args: &Args) -> anyhow::Result<
         notes.for_each(|note| println!("Note: {note}"));
     }
     if args.units != Path::new(UNITS) || !systemd::daemon::booted().unwrap_or(false) {
-        println!("It holds from the next start of the service.");
+        println!("The change takes effect at the next start of the service.");
         return Ok(ExitCode::SUCCESS);
     }
     for arguments in [&["daemon-reload"][..], &["try-restart", "kithd.service"]] {
@@ -117,8 +117,8 @@ pub fn run(config: &Config, file: Option<&Path>, args: &Args) -> anyhow::Result<
     Ok(ExitCode::SUCCESS)
 }
 
-/// The path in plain form, if pictures may lie there. As text only: it may be a mount that does not
-/// answer.
+/// Returns the path in plain form, if pictures may lie there. It checks the text only: the path may
+/// be on a mount that does not answer.
 fn usable(path: &Path, state_dir: &Path) -> anyhow::Result<PathBuf> {
     const NEVER: [&str; 10] = [
         "/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/sbin", "/sys", "/usr",
@@ -155,7 +155,7 @@ fn usable(path: &Path, state_dir: &Path) -> anyhow::Result<PathBuf> {
     Ok(plain)
 }
 
-/// The configuration's text with other roots, comments and order kept.
+/// Returns the configuration's text with other roots; comments and order are kept.
 fn with_roots(text: &str, roots: &[PathBuf]) -> anyhow::Result<String> {
     let mut document: DocumentMut = text
         .parse()
@@ -174,15 +174,16 @@ fn with_roots(text: &str, roots: &[PathBuf]) -> anyhow::Result<String> {
     Ok(document.to_string())
 }
 
-/// What a drop-in names to show a path.
+/// The path that a drop-in makes visible.
 #[derive(Debug, PartialEq, Eq)]
 enum Shown {
     /// The path itself.
     Path(PathBuf),
-    /// The folder above the network mount it lies on: systemd touches what a unit names before it
-    /// starts it, and would hang in a mount whose server is away.
+    /// The folder above the network mount: systemd touches each path of a unit before it starts it,
+    /// and would hang in a mount whose server is away.
     AboveMount(PathBuf),
-    /// The path itself, on such a mount in /: the whole system is not shown instead.
+    /// The path itself, although it is on a network mount: the mount is in /, and the drop-in must
+    /// not show the whole system.
     Mount(PathBuf),
 }
 
@@ -207,7 +208,7 @@ impl Shown {
         }
     }
 
-    /// What the operator should know of a drop-in that names it.
+    /// Returns a warning for the operator about a drop-in that names it.
     fn note(&self, named: bool) -> Option<String> {
         match self {
             Self::AboveMount(above) if named => Some(format!(
@@ -225,8 +226,8 @@ impl Shown {
     }
 }
 
-/// Mount points of network file systems, mounted or only promised in fstab. Read from tables: no
-/// mount is touched.
+/// Returns mount points of network file systems, mounted or listed in fstab. Reads tables only and
+/// touches no mount.
 fn network_mounts() -> Vec<PathBuf> {
     let now = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let promised = std::fs::read_to_string("/etc/fstab").unwrap_or_default();
@@ -263,7 +264,7 @@ fn network_mounts() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Space, tab, line feed and backslash stand as octal codes in both tables.
+/// Decodes a field: both tables hold space, tab, line feed and backslash as octal codes.
 fn unescaped(field: &str) -> String {
     [
         (r"\040", " "),
@@ -277,11 +278,11 @@ fn unescaped(field: &str) -> String {
     })
 }
 
-/// What the unit needs; `None` when it shows the folder anyway.
+/// Returns the drop-in that the unit needs; `None` if the service sees the folder anyway.
 fn drop_in_text(path: &Path, shown: &Shown, write: bool) -> Option<String> {
     let within = |folders: &[&str]| folders.iter().any(|folder| path.starts_with(folder));
-    // Closed or private inside the service, so the folder has to be put there, into homes that are
-    // empty instead. What is mounted below it later shows too.
+    // These places are hidden or private inside the service, so the folder is bind-mounted, in
+    // homes over an empty directory. Later mounts below the folder become visible too.
     let home = within(&["/home", "/root", "/run/user"]);
     let key = match (home || within(&["/tmp", "/var/tmp"]), write) {
         (true, true) => "BindPaths",
@@ -294,7 +295,7 @@ fn drop_in_text(path: &Path, shown: &Shown, write: bool) -> Option<String> {
         path.display(),
         if write { " --write" } else { "" }
     );
-    // The minus: a folder that is not there at a start must not fail it.
+    // The minus keeps a missing folder from failing the start.
     let value = shown.path().to_string_lossy().replace('%', "%%");
     let homes = if home { "ProtectHome=tmpfs\n" } else { "" };
     Some(format!(
@@ -302,7 +303,7 @@ fn drop_in_text(path: &Path, shown: &Shown, write: bool) -> Option<String> {
     ))
 }
 
-/// A path as part of a file name, as `systemd-escape --path` gives it.
+/// Escapes a path as part of a file name, as `systemd-escape --path` does.
 fn escaped(path: &Path) -> String {
     let text = path.to_string_lossy();
     let mut name = String::new();
@@ -318,7 +319,7 @@ fn escaped(path: &Path) -> String {
     name
 }
 
-/// Replaces a file whole, with its owner and mode.
+/// Replaces a file atomically and keeps its owner and mode.
 fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
     let writing = || -> std::io::Result<()> {
         let folder = file.parent().ok_or(std::io::ErrorKind::InvalidInput)?;
@@ -360,7 +361,7 @@ fn replace(file: &Path, text: &str) -> anyhow::Result<()> {
     })
 }
 
-/// What would keep the daemon's account from using the folder, as far as it can be seen now.
+/// Describes why the daemon's account could not use the folder, as far as can be seen now.
 fn trouble(path: &Path, write: bool) -> Option<String> {
     let folder = path.display();
     if may("-d", path) != Some(true) {
@@ -384,7 +385,7 @@ fn trouble(path: &Path, write: bool) -> Option<String> {
     ))
 }
 
-/// `test` as the daemon's account, which is the one a network server asks about; `None` when it
+/// Runs `test` as the daemon's account, which is the one that a network server checks; `None` if it
 /// gives no answer.
 fn may(flag: &str, path: &Path) -> Option<bool> {
     let mut asking = Command::new("setpriv")
@@ -408,7 +409,7 @@ fn may(flag: &str, path: &Path) -> Option<bool> {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    // One that is stuck in a mount dies when the mount lets go of it.
+    // A process stuck in a mount dies when the mount recovers.
     let _ = asking.kill();
     None
 }

@@ -1,5 +1,6 @@
 //! `kithd backup` and `kithd restore`: one file with everything worth keeping, through the daemon
-//! when it runs; and the same for people alone. The file belongs to whoever typed the command.
+//! if it runs; and export and import of people only. The file belongs to the user who runs the
+//! command.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -17,19 +18,19 @@ use crate::store::{Amounts, Store, amounts};
 
 const CHUNK: usize = 64 << 10;
 
-/// What can be typed.
+/// Arguments of `kithd backup`.
 #[derive(Debug, clap::Args)]
 pub struct BackupArgs {
-    /// Where the backup goes; replaced once the new one is complete
+    /// File of the backup; replaced once the new one is complete
     file: PathBuf,
 }
 
-/// What can be typed.
+/// Arguments of `kithd restore`.
 #[derive(Debug, clap::Args)]
 pub struct RestoreArgs {
-    /// What kithd backup wrote
+    /// File written by kithd backup
     file: PathBuf,
-    /// Does not ask
+    /// Does not ask for confirmation
     #[arg(long, short)]
     yes: bool,
     /// Answers as JSON
@@ -37,20 +38,20 @@ pub struct RestoreArgs {
     json: bool,
 }
 
-/// What can be typed.
+/// Arguments of `kithd people export`.
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
-    /// Where the people go; replaced once the new file is complete
+    /// File for the people; replaced once the new one is complete
     file: PathBuf,
-    /// One person alone
+    /// Exports only this person
     #[arg(long)]
     person: Option<String>,
 }
 
-/// What can be typed.
+/// Arguments of `kithd people import`.
 #[derive(Debug, clap::Args)]
 pub struct ImportArgs {
-    /// What kithd people export, or kithd backup, wrote
+    /// File written by kithd people export or kithd backup
     file: PathBuf,
     /// Answers as JSON
     #[arg(long)]
@@ -70,10 +71,10 @@ pub async fn save(config: &Config, args: BackupArgs) -> anyhow::Result<ExitCode>
 
 /// Saves people, for another board.
 pub async fn export(config: &Config, args: ExportArgs) -> anyhow::Result<ExitCode> {
-    let whom = args.person.clone().unwrap_or_else(|| "everybody".into());
+    let content = args.person.clone().unwrap_or_else(|| "everybody".into());
     let bytes = write(config, &args.file, Saved::People(args.person)).await?;
     println!(
-        "{} has {whom}: {} KiB",
+        "{} has {content}: {} KiB",
         args.file.display(),
         bytes.div_ceil(1024)
     );
@@ -85,14 +86,15 @@ enum Saved {
     People(Option<String>),
 }
 
-/// Writes the file beside itself first, so that one that was there is replaced whole or not at all.
+/// Writes a temporary file beside the target first, so that an existing file is replaced completely
+/// or not at all.
 async fn write(config: &Config, target: &Path, what: Saved) -> anyhow::Result<u64> {
     let folder = target
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     let not_written = || format!("no file was written to {}", target.display());
-    // It holds faces: nobody else may read it. Half a backup is none: it goes if this fails.
+    // Only the owner may read it: it holds faces. An incomplete backup is deleted when this fails.
     let part = tempfile::Builder::new()
         .prefix(".kithd-backup-")
         .tempfile_in(folder)
@@ -136,13 +138,13 @@ async fn fill(config: &Config, file: std::fs::File, what: Saved) -> anyhow::Resu
     Ok(bytes)
 }
 
-/// Asks, restores, and says what was replaced by what.
+/// Asks for confirmation, restores, and reports what was replaced.
 pub async fn restore(config: &Config, args: RestoreArgs) -> anyhow::Result<ExitCode> {
     let (file, length) = open(&args.file)?;
     if !args.yes {
         if !std::io::stdin().is_terminal() {
             bail!(
-                "kithd restore replaces the people and past images of this board by those of the file; type it with --yes \
+                "kithd restore replaces the people and past images of this board by those of the file; add --yes \
                  where it cannot ask"
             );
         }
@@ -151,7 +153,7 @@ pub async fn restore(config: &Config, args: RestoreArgs) -> anyhow::Result<ExitC
             None => Amounts::default(),
         };
         let question = format!(
-            "Replace the {} people and {} past images of this board by those of {}? What is not in it is gone.",
+            "Replace the {} people and {} past images of this board by those of {}? Everything that is not in the file will be lost.",
             here.people,
             here.images,
             args.file.display()
@@ -189,7 +191,7 @@ pub async fn restore(config: &Config, args: RestoreArgs) -> anyhow::Result<ExitC
     }
     if restored.same_number > 0 {
         println!(
-            "{} images of the backup stayed out: they have the numbers of images that stayed.",
+            "{} images of the backup were not restored: images that stayed have the same numbers.",
             restored.same_number
         );
     }
@@ -197,7 +199,7 @@ pub async fn restore(config: &Config, args: RestoreArgs) -> anyhow::Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
-/// Adds people, and says who came.
+/// Adds people, and reports who was added.
 pub async fn import(config: &Config, args: ImportArgs) -> anyhow::Result<ExitCode> {
     let (file, length) = open(&args.file)?;
     let imported: Imported = match Client::connect(&config.state_dir).await? {
@@ -227,10 +229,10 @@ pub async fn import(config: &Config, args: ImportArgs) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-/// Opens a file and says how large it is.
+/// Opens a file and returns its size.
 fn open(file: &Path) -> anyhow::Result<(tokio::fs::File, u64)> {
     let cannot = || format!("{} cannot be read", file.display());
-    // Looked at first: to open a pipe waits for its other end.
+    // Check the kind first: opening a pipe waits for its other end.
     if !std::fs::metadata(file).with_context(cannot)?.is_file() {
         bail!("{} is not a file", file.display());
     }
@@ -244,7 +246,7 @@ fn say_left(erased: u64, left_out: u64, rows: &[String]) {
         println!("{erased} people of the file were erased on this board and stay erased.");
     }
     if left_out > 0 {
-        println!("{left_out} rows of the file stayed out:");
+        println!("{left_out} rows of the file were not taken:");
         rows.iter().for_each(|row| println!("  {row}"));
         if left_out > rows.len() as u64 {
             println!("  and {} more", left_out - rows.len() as u64);

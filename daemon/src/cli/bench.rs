@@ -1,5 +1,4 @@
-//! `kithd bench`: what the board does, in numbers: the engine's stages, the intake, the memory, the
-//! disk, the gallery.
+//! `kithd bench`: measurements of the board: engine stages, intake, memory, disk, gallery.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,42 +12,42 @@ use crate::config::Config;
 use crate::engine_process::load_pack;
 use crate::engines::Picture;
 
-/// What can be measured.
+/// Measurements of `kithd bench`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Bench {
-    /// Time of each stage for one picture on one thread
+    /// Measures the time of each stage for one picture on one thread
     Engine {
         /// A picture; without one, the bundled face in 640×480
         picture: Option<PathBuf>,
-        /// How often
+        /// Number of rounds
         #[arg(long, default_value_t = 50)]
         rounds: usize,
         /// Answers as JSON
         #[arg(long)]
         json: bool,
     },
-    /// Everything worth comparing between boards, as a block to paste into a report
+    /// Measures everything worth comparing between boards; prints a block to paste into a report
     Board {
-        /// How often a 640×480 picture is recognised; large ones a fifth as often
+        /// Rounds of a 640×480 picture; large pictures get a fifth as many
         #[arg(long, default_value_t = 30)]
         rounds: usize,
         /// Answers as JSON
         #[arg(long)]
         json: bool,
     },
-    /// Time of each network alone on one thread
+    /// Measures the time of each network alone on one thread
     Networks {
-        /// How often
+        /// Number of rounds
         #[arg(long, default_value_t = 50)]
         rounds: usize,
         /// Answers as JSON
         #[arg(long)]
         json: bool,
     },
-    /// What the process boundary costs: the same picture in this process and in an engine process,
-    /// in turn
+    /// Measures the cost of the process boundary: the same picture in this process and in an engine
+    /// process, in turn
     Boundary {
-        /// How often
+        /// Number of rounds
         #[arg(long, default_value_t = 200)]
         rounds: usize,
         /// Answers as JSON
@@ -57,19 +56,19 @@ pub enum Bench {
     },
     /// Writes the picture that the other benches use: the bundled face in a 640×480 JPEG
     Picture {
-        /// Where to
+        /// File to write
         file: PathBuf,
     },
-    /// Accepted pictures per second by HTTP and MQTT, each committed to disk
+    /// Measures accepted pictures per second by HTTP and MQTT, each committed to disk
     Intake(load::Intake),
-    /// Time to look for one face in a large gallery, on one core
+    /// Measures the time to search one face in a large gallery, on one core
     Match(matching::Match),
-    /// Memory (PSS of all processes) idle, at work, and while large uploads are under way
+    /// Measures memory (PSS of all processes) idle, at work, and during large uploads
     Memory(load::Memory),
-    /// How fast page and list answer with a million images in the database, while pictures are
-    /// processed
+    /// Measures how fast page and list answer with a million images in the database while pictures
+    /// are processed
     Page(page::Page),
-    /// Bytes written to the disk for each picture that is identified, by all processes
+    /// Measures bytes written to the disk for each identified picture, by all processes
     Writes(writes::Writes),
 }
 
@@ -94,7 +93,7 @@ pub async fn run(config: &Config, bench: Bench) -> anyhow::Result<ExitCode> {
             let config = config.clone();
             tokio::task::spawn_blocking(move || speed::networks(&config, rounds, json)).await??;
         }
-        // As a task, which is how the dispatcher calls the engine.
+        // Runs as a task, as the dispatcher calls the engine.
         Bench::Boundary { rounds, json } => {
             tokio::spawn(boundary(config.clone(), rounds.max(1), json)).await??
         }
@@ -117,9 +116,9 @@ fn bench_picture(config: &Config) -> anyhow::Result<Vec<u8>> {
     speed::one_face(&load_pack(&config.models)?)
 }
 
-/// In turn, so that whatever else the machine does falls on both alike.
+/// Measures both sides in turn, so that other load on the machine affects both alike.
 async fn boundary(mut config: Config, rounds: usize, as_json: bool) -> anyhow::Result<()> {
-    // The same precision on both sides, whatever this board would choose.
+    // Both sides use the same precision, whatever this board would choose.
     if config.models.precision.is_none() {
         let precision = load_pack(&config.models)?.default_precision(config.engine.device);
         config.models.precision = Some(precision);
@@ -154,7 +153,7 @@ async fn boundary(mut config: Config, rounds: usize, as_json: bool) -> anyhow::R
         times[1].push(begun.elapsed());
     }
     engines.stop().await;
-    // Pair by pair: whatever slows the machine for a while slows both of a pair.
+    // Compare pair by pair: a temporary slowdown affects both of a pair.
     let mut ratios: Vec<f64> = times[0]
         .iter()
         .zip(&times[1])

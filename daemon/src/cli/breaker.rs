@@ -1,5 +1,5 @@
-//! `kithd breaker`: where the circuit breaker is and why, and an operator's word to it. Needs the
-//! running daemon.
+//! `kithd breaker`: shows the circuit breaker's state and reason, and sends it an operator's
+//! command. Needs the running daemon.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::control::Client;
 use crate::domain::BreakerCommand;
 
-/// Tells the breaker, if there is something to tell, and shows it.
+/// Sends the command to the breaker, if there is one, and shows its state.
 pub async fn run(config: &Config, command: Option<BreakerCommand>) -> anyhow::Result<ExitCode> {
     let client = Client::connect(&config.state_dir).await?;
     let client = client.context("kithd is not running, so there is no engine to guard")?;

@@ -1,4 +1,4 @@
-//! `kithd calibrate`: what the own gallery says about the threshold, whether the daemon runs or
+//! `kithd calibrate`: shows what the gallery says about the threshold, whether the daemon runs or
 //! not.
 
 use std::process::ExitCode;
@@ -14,7 +14,7 @@ use crate::store::{Store, gallery};
 /// Rows of the plot.
 const HEIGHT: usize = 8;
 
-/// What can be typed.
+/// Arguments of `kithd calibrate`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Answers as JSON
@@ -22,7 +22,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Reads the gallery and prints what it says.
+/// Reads the gallery and prints the distances and error rates.
 pub fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
     let Some(connection) = Store::open_for_reading(&config.state_dir)? else {
         bail!(
@@ -118,7 +118,7 @@ fn as_text(calibration: &Calibration) -> String {
     text
 }
 
-/// Bars over the distance; the threshold in use is marked below.
+/// Draws bars over the distance; the threshold in use is marked below.
 fn plot(title: &str, shares: &[f64], bins: &[f32], threshold: f32) -> String {
     const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let most = shares.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
@@ -126,7 +126,7 @@ fn plot(title: &str, shares: &[f64], bins: &[f32], threshold: f32) -> String {
     for row in (0..HEIGHT).rev() {
         let bar = |share: &f64| {
             let eighths = share / most * (8 * HEIGHT) as f64 - (8 * row) as f64;
-            // A bar that is there at all is seen.
+            // A bar above zero is always visible.
             let least = if row == 0 && *share > 0.0 { 1.0 } else { 0.0 };
             EIGHTHS[eighths.round().clamp(least, 8.0) as usize]
         };

@@ -1,4 +1,4 @@
-//! `kithd camera`: what is plugged in and what it offers, and one picture of it to look at.
+//! `kithd camera`: lists the cameras with their formats, and takes one picture to look at.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -14,16 +14,16 @@ use crate::camera_process::{self, Found};
 use crate::child::Child;
 use crate::config::{self, Config, PixelFormat};
 
-/// For all cameras of a board to say what they offer.
+/// Time for all cameras of a board to report their formats.
 const ASKING: Duration = Duration::from_secs(20);
-/// For a camera from being opened to its first picture.
+/// Time from opening a camera to its first picture.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// For a process that has closed its output to be gone.
+/// Time for a process to end after it has closed its output.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// Of what an unconfigured camera offers the largest up to here is taken.
+/// Largest resolution that is chosen for a camera without configuration.
 const USUAL: (u32, u32) = (1280, 720);
 
-/// What can be typed.
+/// Subcommands of `kithd camera`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Camera {
     /// Lists the cameras of this board and what they offer
@@ -35,7 +35,7 @@ pub enum Camera {
     Run(camera_process::Args),
 }
 
-/// Of which camera, and where to.
+/// Arguments of `kithd camera snapshot`.
 #[derive(Debug, clap::Args)]
 pub struct SnapshotArgs {
     /// Name of a configured camera [default: the only one, else the first that is plugged in]
@@ -44,17 +44,17 @@ pub struct SnapshotArgs {
     /// A camera that is not configured, for example /dev/video0
     #[arg(long, value_name = "PATH")]
     device: Option<PathBuf>,
-    /// Where the JPEG goes; - is standard output
+    /// File for the JPEG; - is standard output
     #[arg(short, long, value_name = "FILE", default_value = "snapshot.jpg")]
     output: PathBuf,
 }
 
-/// The camera process itself; returns only when it has failed.
+/// Runs the camera process; returns only when it has failed.
 pub fn process(config: &Config, args: &camera_process::Args) -> anyhow::Result<()> {
     camera_process::run(configured(config, &args.name)?, config.intake.max_bytes)
 }
 
-/// Does what was typed.
+/// Executes a subcommand.
 pub async fn run(config: &Config, command: Camera) -> anyhow::Result<ExitCode> {
     match command {
         Camera::List => list().await,
@@ -85,7 +85,7 @@ fn configured<'a>(config: &'a Config, name: &str) -> anyhow::Result<&'a config::
         })
 }
 
-/// Asked on a thread of its own: a wedged camera answers nobody.
+/// Lists the cameras on a separate thread: a wedged camera never answers.
 async fn found() -> anyhow::Result<Vec<Found>> {
     let asking = tokio::task::spawn_blocking(camera_process::found);
     Ok(timeout(ASKING, asking)
@@ -149,7 +149,7 @@ async fn snapshot(config: &Config, args: &SnapshotArgs) -> anyhow::Result<ExitCo
         format,
         ..
     } = &settings;
-    // The process that takes pictures for the daemon, told to take one at once.
+    // Start the same process that takes pictures for the daemon, with an order to take one at once.
     let section = format!(
         "camera=[{{name=\"snapshot\",device=\"{}\",resolution=\"{width}x{height}\",rate={rate},format=\"{}\",\
          every=\"1s\",burst=1}}]",
@@ -172,7 +172,7 @@ async fn snapshot(config: &Config, args: &SnapshotArgs) -> anyhow::Result<ExitCo
         Ok(Ok(picture)) => picture,
         Ok(Err(error @ WireError::Nonsense(_))) => bail!("the camera process: {error}"),
         Ok(Err(WireError::Ended(_))) => {
-            // Its reason comes with its end.
+            // Its reason arrives when it ends.
             let _ = timeout(FAREWELL, child.ended()).await;
             bail!(child.complaint().unwrap_or_else(|| child.how()));
         }
@@ -202,10 +202,10 @@ async fn first_picture(mut stdout: ChildStdout, max_bytes: usize) -> Result<Vec<
     }
 }
 
-/// The best that a camera offers which nobody has configured.
+/// Returns the best settings of a camera that is not configured.
 async fn unconfigured(device: Option<&Path>) -> anyhow::Result<config::Camera> {
     let found = found().await?;
-    // Named by any link to it.
+    // The camera may be named by any link to it.
     let node = device.map(|device| {
         device
             .canonicalize()
@@ -218,7 +218,7 @@ async fn unconfigured(device: Option<&Path>) -> anyhow::Result<config::Camera> {
         match device {
             Some(device) => {
                 bail!(
-                    "{} is not there or no camera; kithd camera list shows those that are",
+                    "{} does not exist or is not a camera; kithd camera list shows the cameras",
                     device.display()
                 )
             }
@@ -232,7 +232,7 @@ async fn unconfigured(device: Option<&Path>) -> anyhow::Result<config::Camera> {
             .find(|(_, name)| *name == offer.format)?;
         Some((offer, format))
     });
-    // As a webcam sends it before raw, then the largest that is not too large.
+    // Prefer JPEG to raw, then the largest resolution within the limit.
     let best = usable.max_by_key(|(offer, format)| {
         let pixels = i64::from(offer.size.0) * i64::from(offer.size.1);
         let fits = offer.size.0 <= USUAL.0 && offer.size.1 <= USUAL.1;

@@ -1,5 +1,5 @@
-//! What packages want to know of the command line: completion scripts and man pages, both made from
-//! its definition.
+//! Completion scripts and man pages for packages, both made from the definition of the command
+//! line.
 
 use std::path::Path;
 use std::process::ExitCode;

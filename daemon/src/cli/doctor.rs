@@ -1,8 +1,8 @@
-//! `kithd doctor`: looks at everything the appliance stands on, and says what to do about what is
-//! not right. Works with and without the daemon, and changes nothing.
+//! `kithd doctor`: checks everything that the appliance depends on and says how to fix what is
+//! wrong. Works with and without the daemon, and changes nothing.
 //!
-//! What the running daemon says of its parts is believed; the rest is looked at from here, as the
-//! user who typed it.
+//! The running daemon's report about its parts is trusted; the rest is checked here, as the user
+//! who runs the command.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -28,16 +28,16 @@ use crate::store::{
 };
 use crate::topics::Topics;
 
-/// How long a message to oneself may take.
+/// Time for a message to ourselves through the broker.
 const ECHO: Duration = Duration::from_secs(3);
-/// A mount, a camera or a broker that does not answer is told, not waited for.
+/// Time to wait for a mount, a camera or a broker before it is reported as not answering.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Older than this program: the clock is wrong. 2026-01-01.
+/// A clock before this date is wrong, since this program is newer. 2026-01-01.
 const PLAUSIBLE_MS: i64 = 1_767_225_600_000;
 /// The account and the unit of the package.
 const SERVICE: &str = "kithd";
 
-/// What can be typed.
+/// Arguments of `kithd doctor`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Answers as JSON
@@ -53,13 +53,13 @@ enum Verdict {
     Problem,
 }
 
-/// One line.
+/// A line of the report.
 #[derive(Debug, Serialize)]
 struct Finding {
     part: String,
     verdict: Verdict,
     text: String,
-    /// What to do.
+    /// Advice for the operator.
     advice: Option<String>,
 }
 
@@ -97,7 +97,7 @@ impl Findings {
     }
 }
 
-/// Looks at everything; fails when something needs mending.
+/// Checks everything; fails if something needs fixing.
 pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let mut found = Findings::default();
     found.ok("configuration", "in order");
@@ -163,7 +163,8 @@ fn show(findings: &[Finding]) {
     );
 }
 
-/// Whether the daemon runs, and what systemd says; its status if it answers.
+/// Checks whether the daemon runs, and what systemd reports; returns the daemon's status if it
+/// answers.
 async fn service(config: &Config, found: &mut Findings) -> Option<Value> {
     let asked = async {
         let Some(client) = Client::connect(&config.state_dir).await? else {
@@ -235,7 +236,7 @@ async fn service(config: &Config, found: &mut Findings) -> Option<Value> {
     status
 }
 
-/// What systemd knows of the unit; `None`: no systemd, or no such unit.
+/// Returns what systemd knows of the unit; `None` without systemd or without such a unit.
 fn unit() -> Option<String> {
     let asked = [
         "show",
@@ -301,7 +302,7 @@ fn state_folder(config: &Config, found: &mut Findings) {
         let text = format!("others of this board may read or write {}", open.join(", "));
         found.warning("state files", text, "restart kithd, which closes them");
     }
-    // It may change everything.
+    // The token allows every change.
     let token = folder.join("token");
     if let Ok(metadata) = std::fs::metadata(&token) {
         let (mode, owner) = (metadata.permissions().mode() & 0o777, metadata.uid());
@@ -350,12 +351,12 @@ async fn database(config: &Config, found: &mut Findings) {
                 found.warning(
                     "database",
                     text,
-                    "the page says what came back; then move these files away",
+                    "the page says what was recovered; then move these files away",
                 );
             }
         }
         Ok(Err(error @ StoreError::Corrupt(_))) => {
-            let advice = "restart kithd: it moves the file aside and takes back what can be had";
+            let advice = "restart kithd: it moves the file aside and recovers what it can";
             found.problem("database", error.to_string(), advice);
         }
         Ok(Err(error @ StoreError::Newer { .. })) => {
@@ -384,8 +385,11 @@ fn disk(config: &Config, found: &mut Findings) {
     let Some(free) = free_bytes(folder) else {
         return found.warning(
             "disk",
-            format!("{} does not say how full it is", folder.display()),
-            "try df",
+            format!(
+                "the free space on the disk of {} cannot be read",
+                folder.display()
+            ),
+            "check it with df",
         );
     };
     let (free, reserve) = (free >> 20, config.intake.disk_reserve_bytes >> 20);
@@ -407,7 +411,7 @@ fn disk(config: &Config, found: &mut Findings) {
     }
 }
 
-/// The pack, and whether an engine gives for the bundled picture what it must.
+/// Checks the pack, and whether an engine passes the self-test with the bundled picture.
 async fn models(config: &Config, running: bool, found: &mut Findings) {
     let wanted = config.models.clone();
     let loaded = tokio::task::spawn_blocking(move || load_pack(&wanted)).await;
@@ -432,7 +436,7 @@ async fn models(config: &Config, running: bool, found: &mut Findings) {
         }
     }
     if running {
-        // It says itself how its engine is.
+        // The daemon reports the state of its engine itself.
         return;
     }
     match OwnEngines::start(config).await {
@@ -480,8 +484,8 @@ async fn source(part: &str, path: &Path, found: &mut Findings) {
         Ok(Err(error)) => found.problem(part, error.to_string(), "try again"),
         Ok(Ok(Err(error))) if error.kind() == std::io::ErrorKind::NotFound => {
             let advice = "make it, mount it, or take it out of the configuration";
-            // Roots are permissions, and some are there by default; a folder is watched because
-            // somebody wants it.
+            // Some roots exist by default and are only permissions; a missing watched folder is a
+            // problem.
             match part.starts_with("root") {
                 true => found.warning(
                     part,
@@ -500,7 +504,7 @@ async fn source(part: &str, path: &Path, found: &mut Findings) {
         }
         Ok(Ok(Ok(_))) => match Account::of(SERVICE) {
             Some(account) if !account.may_list(path) => {
-                let text = format!("user {SERVICE}, as whom the service runs, may not read it");
+                let text = format!("user {SERVICE}, which runs the service, may not read it");
                 found.problem(
                     part,
                     text,
@@ -512,7 +516,7 @@ async fn source(part: &str, path: &Path, found: &mut Findings) {
     }
 }
 
-/// An account and its groups, from the tables; access lists are not looked at.
+/// An account and its groups, from the tables; access control lists are not considered.
 struct Account {
     uid: u32,
     groups: Vec<u32>,
@@ -560,8 +564,8 @@ async fn cameras(config: &Config, running: bool, found: &mut Findings) {
         let (part, device) = (format!("camera {}", camera.name), camera.device.clone());
         let look = tokio::task::spawn_blocking(move || {
             let kind = std::fs::metadata(&device)?.file_type();
-            // Opened to see whether that is allowed, not to take pictures: the daemon may be doing
-            // so.
+            // Open it only to check the permission, not to take pictures: the daemon may be using
+            // it.
             std::fs::File::options()
                 .read(true)
                 .write(true)
@@ -600,7 +604,7 @@ async fn cameras(config: &Config, running: bool, found: &mut Findings) {
     }
 }
 
-/// Connects as the daemon would, under a name of its own.
+/// Connects as the daemon would, under a client id of its own.
 async fn broker(config: &Config, found: &mut Findings) {
     let part = "broker";
     if !config.mqtt.enabled {
@@ -612,7 +616,7 @@ async fn broker(config: &Config, found: &mut Findings) {
             return found.problem(
                 part,
                 format!("{error:#}"),
-                "run this with sudo, or mend mqtt.password_file",
+                "run this with sudo, or fix mqtt.password_file",
             );
         }
     };
@@ -656,20 +660,25 @@ async fn broker(config: &Config, found: &mut Findings) {
             );
             match timeout(ECHO, heard).await {
                 Ok(Ok(())) => {
-                    found.ok(part, format!("{address} lets this board in, and gives back what it publishes on {echo}"));
+                    found.ok(
+                        part,
+                        format!(
+                            "{address} accepts this board, and delivers what it publishes on {echo}"
+                        ),
+                    );
                 }
                 Ok(Err(error)) => {
                     found.warning(
                         part,
-                        format!("{address} lets this board in, but not publish on {echo}: {error}"),
+                        format!("{address} accepts this board, but does not let it publish on {echo}: {error}"),
                         advice,
                     );
                 }
-                // In 3.1.1 a broker cannot say that it refuses a message, and in neither that it
-                // keeps one back.
+                // A broker cannot report in 3.1.1 that it refuses a message, and in neither version
+                // that it withholds one.
                 Err(_) => {
                     let text = format!(
-                        "{address} lets this board in, and what it publishes on {echo} does not come back: publishing or reading \
+                        "{address} accepts this board, but what it publishes on {echo} does not come back: publishing or reading \
                          is refused without a word"
                     );
                     found.warning(part, text, advice);
@@ -699,7 +708,7 @@ async fn broker(config: &Config, found: &mut Findings) {
             "is mqtt.url right, and the network up?",
         ),
     }
-    // Gone with its task if the daemon's loop is over already.
+    // The channel is closed if the daemon's loop has ended already.
     let _ = over.send(());
     let _ = timeout(Duration::from_secs(2), running).await;
 }
@@ -742,15 +751,15 @@ async fn port(config: &Config, running: bool, found: &mut Findings) {
     }
 }
 
-/// What the daemon says of its parts; those that were looked at from here too have two lines when
-/// they are broken.
+/// Adds the daemon's report of its parts. A part that was also checked here has two lines if it is
+/// broken.
 fn parts(status: &Value, found: &mut Findings) {
     if let Some(kept) = status["counts"]["rejected_messages"]
         .as_u64()
         .filter(|kept| *kept > 0)
     {
         let dropped = &status["counts"]["rejected_dropped"];
-        let text = format!("{kept} are kept, {dropped} were dropped for want of room");
+        let text = format!("{kept} are kept, {dropped} were dropped for lack of space");
         found.warning(
             "rejected messages",
             text,
@@ -780,7 +789,7 @@ fn parts(status: &Value, found: &mut Findings) {
         .collect();
     if !strange.is_empty() {
         let text = format!(
-            "this board was asked under names that are none of its own: {}",
+            "this board was requested under names that are not its own: {}",
             strange.join(", ")
         );
         found.warning(

@@ -1,5 +1,5 @@
-//! `kithd enroll`: pictures of one person, or a folder of known people; through the daemon when it
-//! runs.
+//! `kithd enroll`: enrols pictures of one person, or a folder of known people; through the daemon
+//! if it runs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::people::{Enrolment, People, Report, person_of};
 use crate::pipeline::{read_below, read_given};
 use crate::state_dir::StateDir;
 
-/// What can be typed.
+/// Arguments of `kithd enroll`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Name of the person in the pictures
@@ -32,7 +32,7 @@ pub struct Args {
     /// Pictures of the person
     #[arg(required_unless_present = "folder", conflicts_with = "folder")]
     pictures: Vec<PathBuf>,
-    /// Even where the face is somebody else's, or another than in the person's earlier pictures
+    /// Enrols even a face that looks like another person, or unlike the person's earlier pictures
     #[arg(long)]
     anyway: bool,
     /// Answers as JSON, one line a picture
@@ -40,7 +40,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Enrols and shows the table; fails when nothing could be enrolled.
+/// Enrols and prints the table; fails if nothing could be enrolled.
 pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let Known {
         pictures: work,
@@ -80,7 +80,7 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
             }
             Err(failure) => Err(anyhow::anyhow!(failure.verdict().sentence)),
         };
-        // One picture that cannot be taken must not end the others, nor the closing table.
+        // A picture that cannot be enrolled must not stop the others, nor the final table.
         let report = enrolled.unwrap_or_else(|error| Report {
             image_name: file_name(&picture),
             person: names::clean(&person),
@@ -170,17 +170,17 @@ impl Door {
     }
 }
 
-/// What a folder of known people holds.
+/// The contents of a folder of known people.
 #[derive(Default)]
 pub struct Known {
-    /// Each with the person it belongs to, in a fixed order.
+    /// Pictures with the person they belong to, in a fixed order.
     pub pictures: Vec<(String, PathBuf)>,
     left_out: LeftOut,
-    /// Folders in it that cannot be read, in words.
+    /// Folders in it that cannot be read, as sentences.
     unreadable: Vec<String>,
 }
 
-/// Looks through a folder of known people, without following a link.
+/// Searches a folder of known people without following links.
 pub fn known_people(folder: &Path) -> anyhow::Result<Known> {
     let mut known = Known::default();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -219,7 +219,7 @@ pub fn known_people(folder: &Path) -> anyhow::Result<Known> {
             let why = match left_out::by_ending(&name) {
                 Named::Out(why) => Some(why),
                 Named::Picture => None,
-                // One that cannot be read is rejected by name later.
+                // A file that cannot be read is rejected by name later.
                 Named::Unclear => left_out::by_bytes_beneath(&root, &below).unwrap_or_default(),
             };
             let path = folder.join(&below);
@@ -243,7 +243,7 @@ pub fn known_people(folder: &Path) -> anyhow::Result<Known> {
     }
     known.pictures.sort();
     known.unreadable.sort();
-    // One spelling for one person, the first.
+    // The first spelling of a name is used for all pictures of the person.
     let mut spellings: BTreeMap<String, String> = BTreeMap::new();
     for (person, _) in &mut known.pictures {
         *person = spellings

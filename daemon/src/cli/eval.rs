@@ -1,6 +1,6 @@
-//! `kithd eval`: how accurate the recogniser is on pairs of pictures, how far another precision is
-//! from it, and what the quality of faces is worth. Makes the numbers; `kith_vision::evaluation`
-//! says what they mean. People identified among strangers are `identification`'s.
+//! `kithd eval`: measures the recogniser's accuracy on pairs of pictures, the difference to another
+//! precision, and the effect of face quality. It produces the numbers; `kith_vision::evaluation`
+//! defines them. Identification among strangers is measured by `identification`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -21,14 +21,14 @@ use crate::config::Config;
 use crate::engine_process::{Engine, FoundFace, Reply};
 use crate::pipeline::read_given;
 
-/// The rates of false matches that true ones are counted at.
+/// False match rates at which true matches are reported.
 const RATES: [f64; 4] = [1e-2, 1e-3, 1e-4, 1e-5];
-/// The rate a difference between precisions is told at.
+/// False match rate at which two precisions are compared.
 const RATE: f64 = 1e-3;
-/// The shares of the worst faces put aside.
+/// Shares of the worst faces that are left out.
 const SHARES: [f64; 7] = [0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2];
 
-/// What can be typed.
+/// Arguments of `kithd eval`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// CSV with the columns path_a,path_b,same (1 or 0) and, if the names of the files do not say
@@ -46,11 +46,11 @@ pub struct Args {
     pairs: Option<PathBuf>,
     #[command(flatten)]
     identification: identification::Folders,
-    /// Only the people whose name's sha256 begins with 0 to 7 (tuning) or with 8 to f (report):
-    /// what is tuned on one half is to be measured on the other
+    /// Uses only people whose name's sha256 begins with 0 to 7 (tuning) or with 8 to f (report):
+    /// parameters tuned on one half are to be measured on the other
     #[arg(long, value_enum, default_value_t = Half::All)]
     half: Half,
-    /// Measures this precision as well, and how far the one that runs is from it on the same pairs
+    /// Measures this precision as well, and its difference to the one that runs, on the same pairs
     #[arg(long, value_name = "PRECISION", conflicts_with = "gallery")]
     against: Option<Precision>,
     /// Answers as JSON
@@ -58,7 +58,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Which people.
+/// The half of the people that is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Half {
@@ -68,7 +68,7 @@ pub enum Half {
 }
 
 impl Half {
-    /// Whether a person is in it.
+    /// Returns true if a person is in this half.
     pub fn has(self, person: &str) -> bool {
         let tuning = Sha256::digest(person)[0] < 0x80;
         match self {
@@ -81,7 +81,7 @@ impl Half {
 
 /// Embeds every picture once, measures every pair and prints the figures.
 ///
-/// A picture without a face is a miss: its pairs count as judged different, at an infinite
+/// A picture without a face counts as a miss: its pairs are judged different, at an infinite
 /// distance.
 pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let Some(pairs) = &args.pairs else {
@@ -108,10 +108,10 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The pairs of a file and who is on its pictures.
+/// The pairs of a file, and the people in its pictures.
 struct List {
     pairs: Vec<[PathBuf; 2]>,
-    /// Everybody's number, by the picture.
+    /// Each picture's person, as a number.
     pictures: BTreeMap<PathBuf, u32>,
     people: usize,
 }
@@ -180,7 +180,7 @@ impl List {
     }
 }
 
-/// Who a picture shows, by its path.
+/// Returns the person that a picture shows, by its path.
 fn person_of(path: &str) -> String {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let part =
@@ -194,17 +194,17 @@ fn person_of(path: &str) -> String {
     }
 }
 
-/// What one engine makes of the pictures.
+/// Measurements of one engine on the pictures.
 struct Measured {
     engine: String,
     threshold: f32,
     pairs: Pairs,
     strangers: Strangers,
-    /// Of the pictures with a face.
+    /// Qualities of the pictures with a face.
     qualities: Vec<Quality>,
     objections: Vec<Option<&'static str>>,
-    /// The pairs of one person that both have a face: their distance, and where the faces are in
-    /// `qualities`.
+    /// Pairs of one person in which both pictures have a face: their distance, and the indices of
+    /// the faces in `qualities`.
     genuine: Vec<(f32, [usize; 2])>,
     misses: usize,
 }
@@ -250,7 +250,7 @@ impl Measured {
         let qualities: Vec<Quality> = found.values().filter_map(|face| face.measures).collect();
         ensure!(
             qualities.len() == found.len(),
-            "the engine does not tell what the quality of a face is made of"
+            "the engine does not report the components of a face's quality"
         );
         Ok(Self {
             engine: engine.description(),
@@ -268,7 +268,7 @@ impl Measured {
     }
 }
 
-/// The face of each picture, in the order given.
+/// Returns the face of each picture, in the order given.
 pub async fn subjects(
     config: &Config,
     engine: &Engine,
@@ -296,7 +296,8 @@ pub async fn subjects(
     faces
 }
 
-/// The face a pair is about: the one nearest the picture's centre, as in Labeled Faces in the Wild.
+/// Returns the face that a pair is about: the one nearest the picture's centre, as in Labeled Faces
+/// in the Wild.
 fn subject(reply: Reply) -> Option<FoundFace> {
     let centre = [reply.size.0 as f32 / 2.0, reply.size.1 as f32 / 2.0];
     let off_centre = |face: &FoundFace| {
@@ -309,7 +310,7 @@ fn subject(reply: Reply) -> Option<FoundFace> {
         .min_by(|a, b| off_centre(a).total_cmp(&off_centre(b)))
 }
 
-/// Everything that is printed; as JSON, shares are from 0 to 1.
+/// The printed figures; in JSON, shares are from 0 to 1.
 #[derive(Serialize)]
 struct Report {
     engine: String,
@@ -341,7 +342,8 @@ struct TrueMatches {
     interval: [f64; 2],
 }
 
-/// The one that runs less the other, on the same pairs and the same draws of people.
+/// Difference between the running precision and the other one, on the same pairs and the same
+/// samples of people.
 #[derive(Serialize)]
 struct Against {
     engine: String,
@@ -364,7 +366,7 @@ struct QualityReport {
     refused: Vec<Refused>,
 }
 
-/// The share of missed pairs of one person once the worst faces by a measure are put aside.
+/// The share of missed pairs of one person once the worst faces by a measure are left out.
 #[derive(Serialize)]
 struct Curve {
     measure: &'static str,
@@ -378,7 +380,7 @@ struct Point {
     false_non_match_rate: f64,
 }
 
-/// Faces with one objection, and how many of their pairs are missed.
+/// Faces with one objection, and the number of their missed pairs.
 #[derive(Serialize)]
 struct Refused {
     reason: &'static str,

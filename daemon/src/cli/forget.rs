@@ -9,17 +9,17 @@ use super::{confirmed, own_gallery};
 use crate::config::Config;
 use crate::control::Client;
 
-/// What can be typed.
+/// Arguments of `kithd forget`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Name of the person
     person: String,
-    /// Does not ask
+    /// Does not ask for confirmation
     #[arg(long, short)]
     yes: bool,
 }
 
-/// Asks, if there is somebody to ask, and erases.
+/// Asks for confirmation at a terminal, and erases.
 pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let person = args.person.trim();
     if !args.yes && std::io::stdin().is_terminal() {
@@ -45,19 +45,19 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     println!("{person} was erased.");
     if forgotten.rest_follows {
         println!(
-            "Something of them is still in past results, in a backup or in the database's journal: another program may be \
+            "Traces of this person are still in past results, in a backup or in the database's journal: another program may be \
              reading it. The daemon goes on until nothing is left, and says so under \"erasure\" in its health."
         );
     }
     if !forgotten.may_hold_them.is_empty() {
         println!(
-            "What was moved aside when the database was damaged may still hold them; delete it in {}: {}",
+            "Files that were moved aside when the database was damaged may still hold this person; delete them in {}: {}",
             config.state_dir.display(),
             forgotten.may_hold_them.join(", ")
         );
     }
     println!(
-        "Backups that kithd backup wrote hold them too; restored here, they do not bring them back."
+        "Backup files of kithd backup hold this person too; restoring one on this board does not bring the person back."
     );
     Ok(ExitCode::SUCCESS)
 }

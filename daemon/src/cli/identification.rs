@@ -1,6 +1,6 @@
-//! `kithd eval --gallery`: how well people are told from strangers, by the number enrolled. Makes
-//! embeddings of folders and prints; `kith_vision::evaluation::identification` says what the
-//! figures mean.
+//! `kithd eval --gallery`: measures how well people are told from strangers, by the number
+//! enrolled. It embeds folders and prints; `kith_vision::evaluation::identification` defines the
+//! figures.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -20,45 +20,48 @@ use crate::config::Config;
 use crate::engine_process::FoundFace;
 use crate::names;
 
-/// The shares of strangers with a match that missed people are counted at.
+/// Shares of strangers with a match (FPIR) at which missed people are reported.
 const RATES: [f64; 4] = [0.1, 0.03, 0.01, 0.003];
-/// The one that groups are told at.
+/// The FPIR at which groups are reported.
 const RATE: f64 = 0.01;
-/// Fewer strangers than this beyond the threshold are too few to place it.
+/// Fewest strangers beyond the threshold that suffice to place it.
 const FEW: f64 = 10.0;
 
-/// What can be typed.
+/// Arguments of `kithd eval --gallery`.
 #[derive(Debug, clap::Args)]
 pub struct Folders {
-    /// Folder of people to be enrolled, each with a folder of their own or as files called
-    /// name_1.jpg, as `kithd enroll --folder` takes them; measures open-set identification (ISO/IEC
-    /// 19795-1) in place of pairs
+    /// Folder of people to enrol, each with a folder of their own or as files called name_1.jpg, as
+    /// `kithd enroll --folder` takes them; measures open-set identification (ISO/IEC 19795-1)
+    /// instead of pairs
     ///
-    /// A folder of such folders is a group, and is told by itself: women/Ada_Lovelace/1.jpg. Of
-    /// each picture the face nearest its middle counts. Every picture with a face is enrolled,
+    /// A folder of such folders is a group and is reported separately: women/Ada_Lovelace/1.jpg.
+    /// The face nearest the centre of each picture counts. Every picture with a face is enrolled,
     /// whatever its quality.
     #[arg(long, value_name = "DIR", requires = "probes")]
     gallery: Option<PathBuf>,
-    /// Folder of people to be asked about, the same way; who is not in the gallery is a stranger
+    /// Folder of people to search for, laid out the same way; a person not in the gallery is a
+    /// stranger
     ///
-    /// The same folder as the gallery's: of everybody with enough pictures the first is enrolled,
-    /// or as many as --pictures says, the others are asked about; everybody else is a stranger.
+    /// If it is the same folder as the gallery, the first picture of each person with enough
+    /// pictures (or as many as --pictures says) is enrolled and the others are searched for; all
+    /// other people are strangers.
     #[arg(long, value_name = "DIR", requires = "gallery")]
     probes: Option<PathBuf>,
     /// Folder of further pictures of strangers
     #[arg(long, value_name = "DIR", requires = "gallery")]
     strangers: Option<PathBuf>,
-    /// Numbers of people to enrol, drawn from the gallery; all of them are enrolled as well
+    /// Numbers of people to enrol, drawn from the gallery; all of them together are measured as
+    /// well
     #[arg(long, value_name = "N,N,…", value_delimiter = ',', default_values_t = [19, 38, 99, 299])]
     enrolled: Vec<usize>,
-    /// How often so many people are drawn
+    /// Number of random draws for each of these numbers
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
     draws: u16,
-    /// Pictures to enrol of each person, the first by their names; default: all of the gallery's,
-    /// one where the same folder is asked about
+    /// Pictures to enrol of each person, the first by name; default: all of the gallery's, or one
+    /// if gallery and probes are the same folder
     #[arg(long, value_name = "N")]
     pictures: Option<usize>,
-    /// The part of a name before the first _ is a group: idol_bona is of the group idol
+    /// Treats the part of a name before the first _ as a group: idol_bona is of the group idol
     #[arg(long)]
     group_by_prefix: bool,
     /// Writes the detection error trade-off, FNIR over FPIR for each number enrolled, to this file
@@ -67,18 +70,18 @@ pub struct Folders {
     det: Option<PathBuf>,
 }
 
-/// Everybody's number and group.
+/// Number and group of each person.
 #[derive(Default)]
 struct People {
     numbers: BTreeMap<String, u32>,
     groups: Vec<Option<String>>,
 }
 
-/// Pictures with whom they show.
+/// Pictures with the person they show.
 type Shown = Vec<(u32, PathBuf)>;
 
 impl People {
-    /// Everybody in a folder, if they are of this half.
+    /// Returns the pictures in a folder, of people in this half.
     fn of(&mut self, folder: &Path, half: Half, by_prefix: bool) -> anyhow::Result<Shown> {
         let mut shown = Vec::new();
         for (name, path) in known_people(folder)?.pictures {
@@ -108,7 +111,8 @@ impl People {
     }
 }
 
-/// Of everybody with more pictures than are to be enrolled the first ones, and all others.
+/// Splits the pictures of each person: the first ones to enrol, and the rest. People with too few
+/// pictures go to the rest.
 fn split(shown: Shown, enrol: usize) -> (Shown, Shown) {
     let mut of: BTreeMap<u32, Vec<PathBuf>> = BTreeMap::new();
     shown
@@ -156,7 +160,7 @@ pub async fn run(
     }
     ensure!(
         !gallery.is_empty(),
-        "nobody of {} can be enrolled and asked about",
+        "no person in {} has a picture to enrol and another to search for",
         of_gallery.display()
     );
     let engine = own_engine(config).await?;
@@ -258,14 +262,14 @@ fn first_of_each(mut shown: Shown, most: usize) -> Shown {
     shown
 }
 
-/// Everything that is printed; as JSON, shares are from 0 to 1, and a share of nothing is null.
+/// The printed figures; in JSON, shares are from 0 to 1, and a share of nothing is null.
 #[derive(Serialize)]
 struct Report {
     engine: String,
     half: Half,
     people: usize,
     pictures: usize,
-    /// Of the gallery, and of those asked about.
+    /// Pictures without a face: of the gallery, and of the probes.
     without_face: [usize; 2],
     sizes: Vec<Size>,
     groups: Vec<Group>,
@@ -295,11 +299,11 @@ struct Missed {
     threshold: f32,
     value: f64,
     interval: [f64; 2],
-    /// Too few strangers to trust the threshold.
+    /// True if there are too few strangers to trust the threshold.
     few: bool,
 }
 
-/// What the pack's lines make of them.
+/// Results with the pack's own thresholds.
 #[derive(Serialize)]
 struct Cautious {
     caution: Caution,
@@ -310,7 +314,7 @@ struct Cautious {
     mistaken: f64,
 }
 
-/// At the threshold where one in a hundred of all strangers has a match.
+/// Results of a group, at the threshold where one in a hundred of all strangers has a match.
 #[derive(Serialize)]
 struct Group {
     group: String,
@@ -381,7 +385,7 @@ impl Size {
     }
 }
 
-/// Of the largest gallery that strangers were searched in.
+/// Groups in the largest gallery in which strangers were searched.
 fn groups(people: &People, measured: &[(usize, Searches)]) -> Vec<Group> {
     let names: BTreeSet<&String> = people.groups.iter().flatten().collect();
     let largest = measured
@@ -406,7 +410,7 @@ fn groups(people: &People, measured: &[(usize, Searches)]) -> Vec<Group> {
     names.into_iter().map(group).collect()
 }
 
-/// A share as per cent, or a dash where there was nothing to take a share of.
+/// Formats a share as per cent, or a dash if its base is empty.
 fn percent(share: f64) -> String {
     if share.is_finite() {
         format!("{:.2} %", 100.0 * share)
@@ -548,7 +552,7 @@ impl Report {
     }
 }
 
-/// The trade-off of each size as a picture, both rates on a logarithmic scale from 1 in 1000 on.
+/// Draws the trade-off of each size as SVG; both rates are on a logarithmic scale from 1 in 1000.
 fn det(curves: &[(usize, Vec<DetPoint>)]) -> String {
     const COLOURS: [&str; 6] = [
         "#1b6ca8", "#c0392b", "#2e8b57", "#8e5ea2", "#d98e04", "#555555",

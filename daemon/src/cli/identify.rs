@@ -1,4 +1,4 @@
-//! `kithd identify`: an answer on the command line, with an engine of its own; nothing is stored.
+//! `kithd identify`: answers on the command line with an engine of its own; nothing is stored.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,10 +13,10 @@ use crate::people::Matcher;
 use crate::pipeline::{Identifier, read_given};
 use crate::store::{Store, counter_examples, gallery};
 
-/// What can be typed.
+/// Arguments of `kithd identify`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Pictures to look at
+    /// Pictures to identify
     #[arg(required = true)]
     pictures: Vec<PathBuf>,
     /// Answers as JSON, one line a picture
@@ -24,7 +24,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Answers for each picture; fails when one could not be read.
+/// Prints an answer for each picture; fails if one could not be read.
 pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let engines = OwnEngines::start(config).await?;
     let pack = engines.engines.loaded().await;
@@ -34,7 +34,7 @@ pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
         let left_out = matcher.replace(rows, counter_examples(&connection, matcher.space())?);
         if !left_out.pictures.is_empty() {
             eprintln!(
-                "{} enrolled pictures are left out: their embeddings are damaged; the daemon makes them anew at its start",
+                "{} enrolled pictures are left out because their embeddings are damaged; the daemon computes them again at its start",
                 left_out.pictures.len()
             );
         }

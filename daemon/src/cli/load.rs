@@ -1,5 +1,5 @@
-//! Load on a daemon of its own, in a folder of its own: how fast pictures are accepted, and what
-//! memory it takes. What it writes is `writes`' business.
+//! Load on a temporary daemon in its own folder: the rate at which it accepts pictures, and its
+//! memory. Bytes written to disk are measured by `writes`.
 //!
 //! Every request goes to the loopback address of the daemon started here, a bounded number of
 //! times.
@@ -21,11 +21,11 @@ use tokio::net::TcpStream;
 use crate::config::Config;
 use crate::mqtt;
 
-/// Messages published ahead of what is accepted: mosquitto drops what it would have to queue beyond
+/// Most messages published ahead of their acceptance: mosquitto drops messages beyond its queue of
 /// 1 000.
 const AHEAD: usize = 500;
 
-/// What can be typed.
+/// Arguments of `kithd bench intake`.
 #[derive(Debug, clap::Args)]
 pub struct Intake {
     /// Requests of each measurement
@@ -43,7 +43,7 @@ pub struct Intake {
     json: bool,
 }
 
-/// What can be typed.
+/// Arguments of `kithd bench memory`.
 #[derive(Debug, clap::Args)]
 pub struct Memory {
     /// Pictures to recognise
@@ -54,8 +54,8 @@ pub struct Memory {
     json: bool,
 }
 
-/// Paths by HTTP from one and from many clients, and by MQTT from one publisher; each committed
-/// with FULL.
+/// Submits paths by HTTP from one and from many clients, and by MQTT from one publisher; each is
+/// committed with FULL.
 pub async fn intake(config: &Config, args: Intake) -> anyhow::Result<()> {
     let mut daemon = Daemon::start(config, args.broker.as_deref()).await?;
     let mut rows = Vec::new();
@@ -113,9 +113,9 @@ pub async fn intake(config: &Config, args: Intake) -> anyhow::Result<()> {
 const UPLOADS: usize = 60;
 const UPLOAD_BYTES: usize = 20 << 20;
 
-/// PSS of the daemon idle with its engine loaded, the most seen while it recognises; the most seen
-/// while large uploads are under way, each without its last byte, and what is left of that 10 s
-/// after they broke off.
+/// Measures PSS of the daemon idle with its engine loaded, and the maximum while it recognises;
+/// then the maximum during large uploads, each without its last byte, and the PSS 10 s after they
+/// broke off.
 pub async fn memory(config: &Config, args: Memory, picture: Vec<u8>) -> anyhow::Result<()> {
     let mut daemon = Daemon::start(config, None).await?;
     let engine = daemon.wait_for_engine().await?;
@@ -131,7 +131,7 @@ pub async fn memory(config: &Config, args: Memory, picture: Vec<u8>) -> anyhow::
             break begun?;
         }
     };
-    // What lies in sockets is read within this.
+    // Time to read the data that is still in the sockets.
     tokio::time::sleep(Duration::from_secs(2)).await;
     uploading = uploading.max(daemon.pss_kib()?);
     drop(uploads);
@@ -176,7 +176,7 @@ pub async fn memory(config: &Config, args: Memory, picture: Vec<u8>) -> anyhow::
     Ok(())
 }
 
-/// Sends all of a picture of the largest size but its last byte.
+/// Sends a picture of the largest size except for its last byte.
 async fn begin_upload(address: &str, picture: &[u8]) -> anyhow::Result<TcpStream> {
     let mut stream = TcpStream::connect(address).await?;
     let head = format!(
@@ -197,18 +197,18 @@ async fn begin_upload(address: &str, picture: &[u8]) -> anyhow::Result<TcpStream
 /// A daemon in a state folder of its own on a free port.
 pub struct Daemon {
     child: tokio::process::Child,
-    /// Where it listens.
+    /// Address of its HTTP server.
     pub address: String,
     device: String,
     settings: Vec<String>,
     _folder: Option<tempfile::TempDir>,
 }
 
-/// Of the daemon and its children, since each began.
+/// Bytes written by the daemon and its children since each began.
 pub struct Written {
-    /// To disks, as the kernel counts: pages of the page cache made dirty.
+    /// Written to disks, as the kernel counts: pages of the page cache made dirty.
     pub written: u64,
-    /// Passed to write(2) and the like, to whatever file or socket.
+    /// Passed to write(2) and the like, for any file or socket.
     pub passed: u64,
 }
 
@@ -222,14 +222,14 @@ impl Daemon {
         })
     }
 
-    /// Starts one with this state folder, which reads pictures below `root`.
+    /// Starts a daemon with this state folder, which reads pictures below `root`.
     pub async fn start_in(
         config: &Config,
         broker: Option<&str>,
         state_dir: &Path,
         root: Option<&Path>,
     ) -> anyhow::Result<Self> {
-        // The port is free now; nobody else on a board asks for one in the next moment.
+        // The port is free now, and no other program is likely to take it in the next moment.
         let port = std::net::TcpListener::bind("127.0.0.1:0")?
             .local_addr()?
             .port();
@@ -240,7 +240,7 @@ impl Daemon {
             |key: &str, value: &str| settings.extend(["--set".into(), format!("{key}={value}")]);
         set("state_dir", &state_dir.to_string_lossy());
         set("http.listen", &address);
-        // The benches' requests do not name its port as those of programs on the board do.
+        // The benches' requests do not name its port, as those of programs on the board would.
         set("http.open_submit", "true");
         set("log.level", "error");
         set("device", &device);
@@ -253,7 +253,7 @@ impl Daemon {
             &config.recognition.threads.to_string(),
         );
         set("intake.max_pending", "10000000");
-        // Nothing is to go while it is measured.
+        // Retention must delete nothing during the measurement.
         for (kind, all) in [
             ("images.age", "0s"),
             ("images.count", "0"),
@@ -298,12 +298,12 @@ impl Daemon {
         bail!("the daemon did not come up within 10 s")
     }
 
-    /// A command of kithd with this daemon's settings.
+    /// Returns a kithd command with this daemon's settings.
     pub fn command(&self) -> anyhow::Result<tokio::process::Command> {
         command(&self.settings)
     }
 
-    /// Waits until its engine is up, and gives its description.
+    /// Waits until its engine is up, and returns the engine's description.
     pub async fn wait_for_engine(&self) -> anyhow::Result<String> {
         let mut client = connect(&self.address).await?;
         for _ in 0..600 {
@@ -319,7 +319,7 @@ impl Daemon {
         bail!("the engine did not come up within 60 s")
     }
 
-    /// Commits to disk so far, from the metrics.
+    /// Returns the number of commits to disk so far, from the metrics.
     pub async fn commits(&self) -> anyhow::Result<u64> {
         let mut client = connect(&self.address).await?;
         let text = send(&mut client, "GET", "/metrics", Vec::new()).await?;
@@ -333,7 +333,7 @@ impl Daemon {
             .parse::<f64>()? as u64)
     }
 
-    /// Publishes and waits until as many rows are accepted.
+    /// Publishes paths and waits until as many rows are accepted.
     async fn publish_paths(&self, broker: &str, count: usize) -> anyhow::Result<()> {
         let settings = mqtt::Settings::new(broker.parse()?, format!("{}-publisher", self.device));
         let (publisher, _deliveries, _state, connection) = mqtt::connect(settings);
@@ -398,17 +398,17 @@ impl Daemon {
         Ok(sum)
     }
 
-    /// Written so far by all its processes.
+    /// Returns the bytes written so far by all its processes.
     pub fn written(&self) -> anyhow::Result<Written> {
         written(&self.family()?)
     }
 
-    /// The daemon and its children.
+    /// Returns the process numbers of the daemon and its children.
     fn family(&self) -> anyhow::Result<Vec<u32>> {
         let mut family = vec![self.child.id().context("the daemon is gone")?];
         let mut next = 0;
         while let Some(pid) = family.get(next) {
-            // Children belong to the thread that began them.
+            // The kernel lists children by the thread that started them.
             for thread in
                 std::fs::read_dir(format!("/proc/{pid}/task"))?.collect::<Result<Vec<_>, _>>()?
             {
@@ -435,7 +435,7 @@ impl Daemon {
         Ok(pid)
     }
 
-    /// Ends it.
+    /// Stops the daemon.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
         self.terminate()?;
         self.ended().await
@@ -449,13 +449,12 @@ impl Daemon {
         Ok(())
     }
 
-    /// Stops it and gives what all its processes wrote, its own up to its last moment.
+    /// Stops the daemon and returns what all its processes wrote, up to its end.
     pub async fn stop_and_count(&mut self) -> anyhow::Result<Written> {
         let family = self.family()?;
         let children = written(&family[1..])?;
         let pid = self.terminate()?;
-        // It has ended but is not forgotten until somebody asks for its status, and then its
-        // numbers are gone.
+        // The ended process keeps its counters only until its status is collected.
         let ended = tokio::task::spawn_blocking(move || {
             use rustix::process::{WaitId, WaitIdOptions, waitid};
             waitid(
@@ -512,17 +511,17 @@ async fn post_paths(address: &str, client: usize, count: usize) -> anyhow::Resul
     Ok(())
 }
 
-/// An HTTP connection.
+/// Opens an HTTP connection.
 pub async fn connect(address: &str) -> anyhow::Result<SendRequest<Full<Bytes>>> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    // Ends with its sender, at the end of the measurement.
+    // The connection ends with its sender, at the end of the measurement.
     tokio::spawn(connection);
     Ok(sender)
 }
 
-/// Asks and gives the JSON of the answer; an error status is an error.
+/// Sends a request and returns the JSON of the answer; an error status is an error.
 pub async fn request(
     client: &mut SendRequest<Full<Bytes>>,
     method: &str,

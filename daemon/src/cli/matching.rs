@@ -1,5 +1,5 @@
-//! `kithd bench match`: how long one face takes against a large gallery, on one core, beside a
-//! plain search of all float32 numbers; and that both find the same.
+//! `kithd bench match`: measures the search of one face in a large gallery on one core, beside a
+//! plain search of all float32 vectors, and checks that both find the same.
 
 use std::time::{Duration, Instant};
 
@@ -7,27 +7,27 @@ use anyhow::{Context, ensure};
 use kith_vision::{Gallery, Metric};
 use serde_json::json;
 
-/// Numbers in an embedding, as in the bundled pack's.
+/// Length of an embedding in the bundled pack.
 const DIMENSION: usize = 128;
-/// What all faces have in common, how far a person is from that, and one picture from the person's
-/// others: like real embeddings of the bundled pack they are of about unit length, 0.29 apart
-/// within a person and 0.58 between two.
+/// Lengths of the part that all faces share, of a person's offset, and of one picture's offset: as
+/// in the bundled pack, embeddings are about unit length, 0.29 apart within a person and 0.58
+/// between two.
 const COMMON: f32 = 0.913;
 const PERSON: f32 = 0.352;
 const PICTURE: f32 = 0.206;
-/// As many people as the matcher keeps with a face.
+/// Number of candidates that the matcher keeps with a face.
 const TOP: usize = 3;
 
-/// What can be typed.
+/// Arguments of `kithd bench match`.
 #[derive(Debug, clap::Args)]
 pub struct Match {
     /// Pictures in the gallery
     #[arg(long, default_value_t = 100_000)]
     pictures: usize,
-    /// People they are of
+    /// People in the gallery
     #[arg(long, default_value_t = 1_000)]
     people: usize,
-    /// Faces looked for, half of them of strangers
+    /// Faces to search for, half of them of strangers
     #[arg(long, default_value_t = 400)]
     rounds: usize,
     /// Answers as JSON
@@ -44,7 +44,7 @@ pub fn matching(args: &Match) -> anyhow::Result<()> {
         .map(|_| person(&mut random))
         .collect();
     let mut gallery = Gallery::new(Metric::Euclidean, DIMENSION);
-    // In the order of their coming, not by person.
+    // Pictures arrive in mixed order, not grouped by person.
     for picture in 0..args.pictures {
         let at = picture % people.len();
         let face = picture_of(&mut random, &people[at]);
@@ -112,9 +112,10 @@ fn sum(a: &[f32], b: &[f32]) -> Vec<f32> {
     a.iter().zip(b).map(|(a, b)| a + b).collect()
 }
 
-/// A vector of some length in any direction.
+/// Returns a vector of a given length in a random direction.
 fn direction(random: &mut fastrand::Rng, length: f32) -> Vec<f32> {
-    // Twelve even numbers add up to nearly a normal one, whose directions are even.
+    // The sum of twelve uniform numbers is nearly normal, and normal components give uniform
+    // directions.
     of_length(
         length,
         (0..DIMENSION)

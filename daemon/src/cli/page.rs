@@ -1,5 +1,5 @@
-//! `kithd bench page`: how fast page and list answer on a board with a long history, while pictures
-//! are processed.
+//! `kithd bench page`: measures how fast page and list answer on a board with a long history, while
+//! pictures are processed.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::domain::wall_clock_ms;
 use crate::engine_process::load_pack;
 use crate::store::{Size, fill};
 
-/// What can be typed.
+/// Arguments of `kithd bench page`.
 #[derive(Debug, clap::Args)]
 pub struct Page {
     /// Finished images in the database
@@ -35,7 +35,7 @@ pub struct Page {
     json: bool,
 }
 
-/// What is asked for, and the address of one of it.
+/// A kind of request, and the address of one example of it.
 type Kind = (&'static str, Box<dyn Fn(i64) -> String>);
 
 struct Row {
@@ -44,9 +44,10 @@ struct Row {
     whole: Vec<Duration>,
 }
 
-/// Fills a database, starts a daemon on it, keeps it busy, and asks.
+/// Fills a database, starts a daemon on it, keeps it busy, and measures its answers.
 pub async fn page(config: &Config, args: Page, picture: Vec<u8>) -> anyhow::Result<()> {
-    // On a disk: in memory it would be another measurement, and a board has not so much.
+    // On a disk: a database in memory would measure something else, and a board has too little
+    // memory.
     let folder = tempfile::tempdir_in(std::env::current_dir()?)?;
     let begun = Instant::now();
     let size = Size {
@@ -169,11 +170,12 @@ fn show(rows: &[Row], engine: &str, processed: i64, as_json: bool) {
     }
 }
 
-/// What is measured is a board with a long history, not one that gets to know it.
+/// Waits until the groups are stable: the measurement is about a board with a long history, not
+/// about its first clustering.
 async fn wait_for_groups(daemon: &Daemon) -> anyhow::Result<()> {
     let mut client = load::connect(&daemon.address).await?;
     let (mut before, mut same) = (serde_json::Value::Null, 0);
-    // The groups are looked after every few seconds.
+    // Groups are updated every few seconds.
     while same < 4 {
         tokio::time::sleep(Duration::from_secs(3)).await;
         let health = load::request(&mut client, "GET", "/v1/health", Vec::new()).await?;
@@ -189,7 +191,7 @@ async fn wait_for_groups(daemon: &Daemon) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sends pictures as fast as they are taken, with a few waiting at any time.
+/// Sends pictures as fast as they are accepted, with a few waiting at any time.
 async fn feed(mut sender: SendRequest<Full<Bytes>>, picture: Vec<u8>) -> anyhow::Result<()> {
     loop {
         load::request(&mut sender, "POST", "/v1/images", picture.clone()).await?;

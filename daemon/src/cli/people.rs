@@ -1,5 +1,5 @@
-//! `kithd people`: who is enrolled; gives somebody another name, makes two people one, or takes
-//! people from board to board. Through the daemon when it runs.
+//! `kithd people`: lists who is enrolled, renames or merges people, and moves people between
+//! boards. Through the daemon if it runs.
 
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ use crate::domain::PersonId;
 use crate::people::People;
 use crate::store::{Changed, Store, people};
 
-/// What can be typed.
+/// Arguments of `kithd people`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -21,33 +21,33 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Change {
-    /// Gives somebody another name, in past results too
+    /// Renames a person, in past results too
     Rename(RenameArgs),
-    /// Makes two people one: what is the first one's is the second one's then
+    /// Merges the first person into the second, who gets all pictures and results
     Merge(MergeArgs),
     /// Writes people with their pictures to a file, for another board
     Export(backup::ExportArgs),
-    /// Adds the people of such a file, or of a backup, to those who are here
+    /// Adds the people of such a file, or of a backup, to those on this board
     Import(backup::ImportArgs),
 }
 
 #[derive(Debug, clap::Args)]
 struct RenameArgs {
-    /// Their name
+    /// Present name
     person: String,
-    /// The new one
+    /// New name
     name: String,
 }
 
 #[derive(Debug, clap::Args)]
 struct MergeArgs {
-    /// Who goes
+    /// Person to merge, whose name is lost
     person: String,
-    /// Who stays
+    /// Person who remains
     into: String,
 }
 
-/// Changes, or shows.
+/// Executes a subcommand; without one, lists the people.
 pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     match args.change {
         None => show(config),

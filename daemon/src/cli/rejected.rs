@@ -1,5 +1,5 @@
 //! `kithd rejected`: MQTT messages that were refused and are kept. Needs the running daemon, which
-//! has the door they are sent through again.
+//! processes a message that is sent again.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::control::Client;
 use crate::domain::Moment;
 
-/// What can be typed.
+/// Arguments of `kithd rejected`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -21,41 +21,41 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
-    /// Lists them, newest first
+    /// Lists messages, newest first
     List {
         /// Answers as JSON
         #[arg(long)]
         json: bool,
     },
-    /// Shows one: where it came in, why it was refused, and how it begins
+    /// Shows a message: its topic, why it was refused, and how it begins
     Show {
         /// Its number in the list
         id: u64,
     },
-    /// Writes the bytes of one into a file that is not there yet
+    /// Writes the bytes of a message to a new file
     Save {
         /// Its number in the list
         id: u64,
-        /// Where to
+        /// File to write
         file: PathBuf,
     },
-    /// Sends one again, through the same door: it becomes an image, or is refused again
+    /// Processes a message again: it becomes an image, or is refused again
     Retry {
         /// Its number in the list
         id: u64,
     },
-    /// Drops one, or all
+    /// Drops one message, or all
     Drop {
         /// Its number in the list
         #[arg(required_unless_present = "all")]
         id: Option<u64>,
-        /// All of them
+        /// Drops all messages
         #[arg(long, conflicts_with = "id")]
         all: bool,
     },
 }
 
-/// Does what was typed; lists without a word.
+/// Executes a subcommand; without one, lists the messages.
 pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let client = Client::connect(&config.state_dir).await?;
     let client =
@@ -108,7 +108,7 @@ async fn list(client: &Client, as_json: bool) -> anyhow::Result<()> {
     let status: Value = client.get("/v1/status").await?;
     let counts = &status["counts"];
     println!(
-        "{} kept, {} bytes; dropped for want of room: {}",
+        "{} kept, {} bytes; dropped for lack of space: {}",
         all.len(),
         counts["rejected_bytes"],
         counts["rejected_dropped"]
@@ -135,7 +135,7 @@ fn show(message: &Value, beginning: bool) {
     );
     println!("    {}", text("reason"));
     if beginning {
-        // Escaped: it may hold anything, and this may be a terminal.
+        // Escaped: the text may hold control characters, and this may be a terminal.
         println!("    it begins: {:?}", text("beginning"));
     }
 }
@@ -154,7 +154,7 @@ async fn save(client: &Client, id: u64, file: PathBuf) -> anyhow::Result<()> {
     match saved.await {
         Ok(bytes) => println!("{bytes} bytes are in {}.", file.display()),
         Err(error) => {
-            // What is there is not what was asked for.
+            // The file holds an incomplete answer.
             let _ = tokio::fs::remove_file(&file).await;
             bail!(error)
         }

@@ -1,6 +1,6 @@
-//! How fast the engine is on this board: `kithd bench engine`, `bench networks`, and `bench board`,
-//! whose answer is meant to be pasted into a report. All in this process; what the boundary to the
-//! engine costs is `bench boundary`.
+//! Engine speed on this board: `kithd bench engine`, `bench networks`, and `bench board`, whose
+//! output is meant for a report. All runs in this process; `bench boundary` measures the cost of
+//! the engine's process boundary.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -17,8 +17,7 @@ use crate::config::Config;
 use crate::engine_process::{EngineSettings, Recogniser, Reply, load_pack};
 use crate::status::thermal::{Board, BoardReport};
 
-/// What of the processor's abilities decides how fast products are: as the kernel calls it, and as
-/// everybody does.
+/// Processor features that decide the speed of products: the kernel's name and the common one.
 const ABILITIES: [(&str, &str); 9] = [
     ("asimddp", "dotprod"),
     ("asimdhp", "fp16"),
@@ -31,8 +30,8 @@ const ABILITIES: [(&str, &str); 9] = [
     ("avx512_vnni", "avx512_vnni"),
 ];
 
-/// What is measured of a picture, in this order; the last is all but the encoding, to compare with
-/// what only recognises.
+/// Stages that are measured, in this order; the last is everything but the encoding, for comparison
+/// with programs that only recognise.
 const STAGES: [&str; 7] = [
     "decode",
     "detect",
@@ -46,13 +45,13 @@ const STAGES: [&str; 7] = [
 /// Times of one picture, stage by stage.
 struct Stages {
     reply: Reply,
-    /// Of each stage, the shortest first; in the order of [`STAGES`].
+    /// Times of each stage, the shortest first, in the order of [`STAGES`].
     times: [Vec<Duration>; 7],
 }
 
 impl Stages {
     fn measure(recogniser: &Recogniser, bytes: &[u8], rounds: usize) -> anyhow::Result<Self> {
-        // Plans for this picture's size are made on first sight.
+        // The first call builds the plans for this picture's size.
         let mut reply = recogniser.recognise(bytes)?;
         let mut times: [Vec<Duration>; 7] = Default::default();
         for _ in 0..rounds.max(1) {
@@ -105,7 +104,7 @@ fn shortest(sorted: &[Duration]) -> f64 {
     sorted.first().map_or(0.0, |time| time.as_secs_f64() * 1e3)
 }
 
-/// `kithd bench engine`: one picture in the configured precision.
+/// `kithd bench engine`: measures one picture in the configured precision.
 pub fn engine(config: &Config, bytes: &[u8], rounds: usize, as_json: bool) -> anyhow::Result<()> {
     let pack = load_pack(&config.models)?;
     let precision = config
@@ -141,7 +140,7 @@ pub fn engine(config: &Config, bytes: &[u8], rounds: usize, as_json: bool) -> an
     Ok(())
 }
 
-/// The configured settings, but so many cores.
+/// Returns the configured settings with this number of cores.
 fn on_cores(config: &Config, threads: usize) -> EngineSettings {
     EngineSettings {
         threads,
@@ -149,7 +148,7 @@ fn on_cores(config: &Config, threads: usize) -> EngineSettings {
     }
 }
 
-/// `kithd bench networks`: each network alone.
+/// `kithd bench networks`: measures each network alone.
 pub fn networks(config: &Config, rounds: usize, as_json: bool) -> anyhow::Result<()> {
     let pack = load_pack(&config.models)?;
     let rows = network_rows(&pack, config, rounds)?;
@@ -197,7 +196,7 @@ fn network_rows(pack: &Pack, config: &Config, rounds: usize) -> anyhow::Result<V
     Ok(rows.collect())
 }
 
-/// One picture in one precision.
+/// Measurements of a picture in one precision.
 #[derive(Serialize)]
 struct Row {
     precision: &'static str,
@@ -205,7 +204,7 @@ struct Row {
     stages: Value,
 }
 
-/// Pictures a second with one on every core.
+/// Pictures a second with one picture on every core.
 #[derive(Serialize)]
 struct Throughput {
     precision: &'static str,
@@ -213,14 +212,14 @@ struct Throughput {
     pictures_per_second: f64,
 }
 
-/// What a precision makes of the pack's self-test picture.
+/// Result of the pack's self-test picture in one precision.
 #[derive(Serialize)]
 struct SelfTest {
     precision: &'static str,
     from_reference: f32,
 }
 
-/// All that `bench board` finds out.
+/// All results of `bench board`.
 #[derive(Serialize)]
 struct Speed {
     kithd: &'static str,
@@ -230,18 +229,18 @@ struct Speed {
     before: BoardReport,
     after: BoardReport,
     self_tests: Vec<SelfTest>,
-    /// One picture after the other, each on one core.
+    /// Pictures in sequence, each on one core.
     one_thread: Vec<Row>,
-    /// One picture after the other, each on all cores.
+    /// Pictures in sequence, each on all cores.
     all_cores: Vec<Row>,
-    /// A picture on every core.
+    /// Pictures in parallel, one on every core.
     every_core: Vec<Throughput>,
     networks: Vec<NetworkRow>,
 }
 
-/// `kithd bench board`: stages, networks and throughput in every precision this board has
-/// arithmetic for. Fails if a picture does not show the faces it has, since numbers of a build that
-/// finds others are worth nothing.
+/// `kithd bench board`: measures stages, networks and throughput in every precision this board has
+/// arithmetic for. Fails if a picture does not show its known faces: the speed of a wrong build
+/// means nothing.
 pub async fn board(config: &Config, rounds: usize, as_json: bool) -> anyhow::Result<()> {
     let before = Board::here().report().await;
     let measured = config.clone();
@@ -260,7 +259,7 @@ fn measure(config: &Config, rounds: usize, before: BoardReport) -> anyhow::Resul
     let pack = load_pack(&config.models)?;
     let device = config.engine.device;
     let machine = Machine::read(Path::new("/"));
-    // A large picture takes many times as long, and a few rounds of it tell as much.
+    // A large picture takes many times as long, so fewer rounds give the same certainty.
     let few = rounds.div_ceil(5);
     let pictures = [
         (one_face(&pack)?, 1, rounds),
@@ -317,7 +316,7 @@ fn measure(config: &Config, rounds: usize, before: BoardReport) -> anyhow::Resul
     })
 }
 
-/// The faces that were put into the picture, each recognisably the one of the pack.
+/// Checks that the reply has as many faces as the picture, each recognisably the pack's.
 fn check(pack: &Pack, reply: &Reply, faces: usize) -> anyhow::Result<()> {
     let found = reply.faces.len();
     let (width, height) = reply.size;
@@ -337,7 +336,8 @@ fn check(pack: &Pack, reply: &Reply, faces: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// As many threads as pictures at once, each with `rounds` pictures, one after the other.
+/// Recognises pictures in parallel, one a thread, `rounds` in sequence on each; returns pictures
+/// per second.
 fn at_once_per_second(
     recogniser: &Recogniser,
     bytes: &[u8],
@@ -358,7 +358,7 @@ fn at_once_per_second(
     Ok((at_once * rounds) as f64 / begun.elapsed().as_secs_f64())
 }
 
-/// The pack's self-test face, 480 pixels high, in the middle of a plain 640×480 picture.
+/// Makes a plain 640×480 picture with the pack's self-test face, 480 pixels high, in the middle.
 pub fn one_face(pack: &Pack) -> anyhow::Result<Vec<u8>> {
     let mut picture = RgbImage::from_pixel(640, 480, GROUND);
     imageops::overlay(&mut picture, &face(pack, 480)?, 80, 0);
@@ -367,10 +367,10 @@ pub fn one_face(pack: &Pack) -> anyhow::Result<Vec<u8>> {
 
 const GROUND: image::Rgb<u8> = image::Rgb([96, 104, 112]);
 
-/// Sides of the pack's face in the large pictures, which are 3840×2160.
+/// Side of the pack's face in the large pictures, which are 3840×2160.
 const TILE: u32 = 960;
 
-/// The pack's face four times in a row.
+/// Makes a picture with the pack's face four times in a row.
 fn four_faces(pack: &Pack) -> anyhow::Result<Vec<u8>> {
     let tile = face(pack, TILE)?;
     let mut picture = RgbImage::from_pixel(3840, 2160, GROUND);
@@ -380,7 +380,7 @@ fn four_faces(pack: &Pack) -> anyhow::Result<Vec<u8>> {
     jpeg(&picture)
 }
 
-/// The face's pixels in squares, shuffled until none is left.
+/// Makes a picture of the face's pixels in shuffled squares, in which no face remains.
 fn no_face(pack: &Pack) -> anyhow::Result<Vec<u8>> {
     const SQUARE: u32 = 24;
     let tile = face(pack, TILE)?;
@@ -389,7 +389,7 @@ fn no_face(pack: &Pack) -> anyhow::Result<Vec<u8>> {
         .flat_map(|y| (0..3840 / SQUARE).map(move |x| (y, x)))
         .enumerate()
     {
-        // A step that shares no divisor with the number of squares goes through all of them.
+        // A step that shares no divisor with the number of squares visits all of them.
         let from = square as u32 * 1009 % (TILE / SQUARE).pow(2);
         let cut = (
             from % (TILE / SQUARE) * SQUARE,
@@ -422,7 +422,7 @@ fn jpeg(picture: &RgbImage) -> anyhow::Result<Vec<u8>> {
     Ok(jpeg.into_inner())
 }
 
-/// What it ran on.
+/// The machine that was measured.
 #[derive(Debug, PartialEq, Serialize)]
 struct Machine {
     model: String,
@@ -435,7 +435,7 @@ struct Machine {
 }
 
 impl Machine {
-    /// `root` is `/`, but in tests.
+    /// Reads the machine's description; `root` is `/` except in tests.
     fn read(root: &Path) -> Self {
         let read = |file: &str| {
             let text = std::fs::read_to_string(root.join(file)).ok()?;
@@ -460,7 +460,7 @@ impl Machine {
             .unwrap_or_default()
             .split_whitespace()
             .collect();
-        let unknown = || "a board that does not say what it is".to_owned();
+        let unknown = || "an unknown board".to_owned();
         Self {
             model: read("proc/device-tree/model")
                 .or_else(|| line("model name").map(str::to_owned))
@@ -481,7 +481,7 @@ impl Machine {
 }
 
 impl Speed {
-    /// Markdown, to paste.
+    /// Formats the results as Markdown for a report.
     fn block(&self) -> Result<String, std::fmt::Error> {
         let (mut block, machine) = (String::new(), &self.machine);
         writeln!(
@@ -493,7 +493,7 @@ impl Speed {
             .megahertz
             .map(|megahertz| format!(" of at most {megahertz} MHz"))
             .unwrap_or_default();
-        let governor = machine.governor.as_deref().unwrap_or("not told");
+        let governor = machine.governor.as_deref().unwrap_or("unknown");
         writeln!(
             block,
             "{} cores{clock}, {} ({}), Linux {}, governor {governor}, {}; then {}",
@@ -584,7 +584,7 @@ fn heat(report: &BoardReport) -> String {
     if report.reasons.is_empty() {
         celsius
     } else {
-        format!("{celsius}, held back: {}", report.reasons.join(", "))
+        format!("{celsius}, throttled: {}", report.reasons.join(", "))
     }
 }
 
@@ -637,6 +637,6 @@ mod tests {
         )]);
         assert_eq!((found.model.as_str(), found.governor), ("AMD EPYC", None));
         assert_eq!(found.abilities, ["avx2", "fma", "avx512_vnni"]);
-        assert_eq!(machine(&[]).model, "a board that does not say what it is");
+        assert_eq!(machine(&[]).model, "an unknown board");
     }
 }

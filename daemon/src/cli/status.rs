@@ -1,4 +1,5 @@
-//! `kithd status`: what waits, what failed and the last results, whether the daemon runs or not.
+//! `kithd status`: shows what waits, what failed and the last results, whether the daemon runs or
+//! not.
 
 use std::process::ExitCode;
 
@@ -9,10 +10,10 @@ use crate::config::Config;
 use crate::control::Client;
 use crate::store::{Store, counts, newest_images};
 
-/// What can be typed.
+/// Arguments of `kithd status`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// How many of the last images to show
+    /// Number of recent images to show
     #[arg(long, default_value_t = 10)]
     last: usize,
     /// Answers as JSON
@@ -24,7 +25,7 @@ pub struct Args {
 pub async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let client = Client::connect(&config.state_dir).await?;
     let (live, engine): (Option<Value>, Option<Value>) = match &client {
-        // While the model pack is being loaded there is no breaker to ask for.
+        // There is no breaker while the model pack is being loaded.
         Some(client) => (
             Some(client.get("/v1/status").await?),
             client.get("/v1/breaker").await.ok(),

@@ -9,15 +9,15 @@ use crate::control::{Client, TokenAnswer, TokenQuestion};
 use crate::state_dir::StateDir;
 use crate::web::auth;
 
-/// What can be typed.
+/// Arguments of `kithd token`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Replaces it: the old one and whoever logged in with it are no longer let in
+    /// Replaces the token: the old one and all sessions become invalid
     #[arg(long)]
     new: bool,
 }
 
-/// Prints the token alone on standard output, and on standard error where it is used.
+/// Prints only the token on standard output, and where it is used on standard error.
 pub async fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
     if let Some(client) = Client::connect(&config.state_dir).await? {
         let question = TokenQuestion { replace: args.new };

@@ -1,11 +1,11 @@
-//! `kithd bench writes`: what a picture costs the disk, for cards that wear out by being written
-//! to.
+//! `kithd bench writes`: measures bytes written to the disk per picture, for cards that wear out by
+//! writing.
 //!
-//! Counted is `write_bytes` in `/proc/PID/io` of the daemon and its children, up to the daemon's
-//! end, so that the copying of the journal into the database is in it. The kernel counts each page
-//! of the page cache (4 KiB) that becomes dirty: what reaches the card, but for the file system's
-//! own bookkeeping, which no process is charged with. Nothing is taken off for
-//! `cancelled_write_bytes`.
+//! The count is `write_bytes` in `/proc/PID/io` of the daemon and its children up to the daemon's
+//! end, so it includes copying the journal into the database. The kernel counts each page of the
+//! page cache (4 KiB) that becomes dirty. That is what reaches the card, except for the file
+//! system's own metadata, which is charged to no process. `cancelled_write_bytes` is not
+//! subtracted.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,12 +19,12 @@ use crate::config::Config;
 use crate::engine_process::load_pack;
 use crate::store::{self, PictureBytes, Store};
 
-/// Between lone pictures: long enough that none shares a commit with the next.
+/// Pause between lone pictures, long enough that no two share a commit.
 const LONE: Duration = Duration::from_secs(3);
-/// From `statfs`(2).
+/// File systems in memory, by their numbers from `statfs`(2).
 const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58F6];
 
-/// What can be typed.
+/// Arguments of `kithd bench writes`.
 #[derive(Debug, clap::Args)]
 pub struct Writes {
     /// Pictures of the stream
@@ -36,11 +36,11 @@ pub struct Writes {
     /// Lone pictures, 3 s apart, measured after the stream
     #[arg(long, default_value_t = 20)]
     lone: u32,
-    /// Broker that takes the results, for example mqtt://127.0.0.1:1883; without one MQTT is off,
-    /// which writes less
+    /// Broker that receives the results, for example mqtt://127.0.0.1:1883; without one MQTT is
+    /// off, which writes less
     #[arg(long)]
     broker: Option<String>,
-    /// Where the state folder is made for as long as the measurement takes; on a disk
+    /// Folder on a disk in which the state folder is made for the duration of the measurement
     #[arg(long, value_name = "FOLDER", default_value = ".")]
     folder: PathBuf,
     /// Answers as JSON
@@ -48,17 +48,17 @@ pub struct Writes {
     json: bool,
 }
 
-/// Written for each picture of one run.
+/// Bytes written for each picture of one run.
 struct Row {
     name: String,
     pictures: u32,
-    /// All of it.
+    /// Total.
     written: u64,
-    /// The thumbnails' share.
+    /// Share of the thumbnails.
     thumbnails: u64,
-    /// The face crops' share.
+    /// Share of the face crops.
     crops: u64,
-    /// Passed to write(2) and the like.
+    /// Bytes passed to write(2) and the like.
     passed: u64,
     commits: f64,
 }
@@ -73,7 +73,7 @@ impl Row {
     }
 }
 
-/// A stream and lone pictures, each with a daemon and a state folder of its own.
+/// Measures a stream and lone pictures, each with a daemon and a state folder of its own.
 pub async fn writes(config: &Config, args: Writes, picture: Vec<u8>) -> anyhow::Result<()> {
     let kind = rustix::fs::statfs(&args.folder)
         .with_context(|| args.folder.display().to_string())?
@@ -88,7 +88,7 @@ pub async fn writes(config: &Config, args: Writes, picture: Vec<u8>) -> anyhow::
         bail!("--rate {} must be above 0", args.rate);
     }
     let mut config = config.clone();
-    // Measuring the precisions would start the engine again in the middle of the count.
+    // Choosing a precision by measurement would restart the engine during the count.
     if config.models.precision.is_none() {
         let pack = load_pack(&config.models)?;
         config.models.precision = Some(pack.default_precision(config.engine.device));
@@ -160,14 +160,14 @@ async fn measure(
         let status = request(&mut client, "GET", "/v1/status", Vec::new()).await?;
         Ok(status["counts"][key].as_u64().unwrap_or(0))
     };
-    // The enrolment's last commit is not the pictures'.
+    // Wait for the enrolment's last commit, which must not be counted.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let (before, commits) = (daemon.written()?, daemon.commits().await?);
     let mut sender = connect(&daemon.address).await?;
     let mut clock = tokio::time::interval(pause);
     for n in 0..pictures {
         let path = inbox.join(format!("front-gate-{n:06}.jpg"));
-        // Names of one file: the pictures are the sender's to write, not ours.
+        // Hard links to one file: writing the pictures is the sender's cost, not ours.
         std::fs::hard_link(&first, &path)?;
         clock.tick().await;
         request(
@@ -201,7 +201,7 @@ async fn measure(
         name,
         pictures,
         written: each(after.written.saturating_sub(before.written)),
-        // Once to the journal and once to the database.
+        // Each is written once to the journal and once to the database.
         thumbnails: each(2 * thumbnails),
         crops: each(2 * crops),
         passed: each(after.passed.saturating_sub(before.passed)),
@@ -209,7 +209,7 @@ async fn measure(
     })
 }
 
-/// Three people, so that a face has as many candidates as it has in any larger gallery.
+/// Enrols three people, so that a face has as many candidates as in any larger gallery.
 async fn enroll_three(daemon: &Daemon, folder: &Path, picture: &[u8]) -> anyhow::Result<()> {
     let picture = image::load_from_memory(picture)?.into_rgb8();
     let variants = [
@@ -221,7 +221,7 @@ async fn enroll_three(daemon: &Daemon, folder: &Path, picture: &[u8]) -> anyhow:
         let file = folder.join(format!("person_{number}.jpg"));
         variant.save_with_format(&file, ImageFormat::Jpeg)?;
         let mut command = daemon.command()?;
-        // All three are one picture.
+        // All three have the same picture.
         command
             .arg("enroll")
             .arg("--anyway")

@@ -1,5 +1,4 @@
-//! The sections `[[camera]]`, checked. Whether a camera is there is not: it may be plugged in
-//! later.
+//! The sections `[[camera]]`, checked. The presence of a camera is not: it may be plugged in later.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,54 +6,55 @@ use std::time::Duration;
 use super::raw::Raw;
 use super::secs;
 
-/// Shorter than this nobody wants, and it would be an engine's whole day.
+/// Shortest time between pictures: a shorter one would occupy the engine permanently.
 const SHORTEST: Duration = Duration::from_millis(100);
 
 /// A camera of this board.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Camera {
-    /// Names it on the page and in its pictures' names.
+    /// Name on the page and in its pictures' names.
     pub name: String,
-    /// /dev/videoN, or a link to it that stays the same when others are plugged in.
+    /// /dev/videoN, or a link to it that stays the same when other cameras are plugged in.
     pub device: PathBuf,
     /// Width in pixels.
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// Frames a second; the nearest that the camera offers is taken.
+    /// Frames a second; the nearest rate that the camera offers is used.
     pub rate: u32,
-    /// How it sends its frames.
+    /// Pixel format of its frames.
     pub format: PixelFormat,
-    /// Pictures are taken so often; `None`: only when something moves.
+    /// Time between pictures; `None`: only on motion.
     pub every: Option<Duration>,
-    /// Pictures are taken when something moves.
+    /// True if pictures are taken on motion.
     pub motion: bool,
-    /// Share of the picture that must have changed for that, in per cent.
+    /// Share of the picture that must change to count as motion, in per cent.
     pub motion_area: u32,
-    /// Motion is left alone for so long after it was seen.
+    /// Time after detected motion during which further motion is ignored.
     pub cool_down: Duration,
-    /// Frames of which the best becomes the picture.
+    /// Number of frames of which the best becomes the picture.
     pub burst: usize,
-    /// No frame for so long: the camera process is killed and started again.
+    /// Time without a frame after which the camera process is killed and started again.
     pub stall_after: Duration,
 }
 
 impl Camera {
-    /// Most bytes of one frame, raw or as JPEG: what a camera process may hand over at a time.
+    /// Returns the most bytes of one frame, raw or as JPEG: the limit for what a camera process may
+    /// hand over at a time.
     pub fn max_frame_bytes(&self) -> usize {
         const HEADERS: usize = 64 << 10;
         3 * self.width as usize * self.height as usize + HEADERS
     }
 }
 
-/// How a camera sends its frames.
+/// Pixel format of a camera's frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PixelFormat {
-    /// Each a JPEG: what webcams send at high resolution.
+    /// A JPEG for each frame: what webcams send at high resolution.
     Mjpeg,
-    /// Two bytes a pixel, its colour for two pixels in a row.
+    /// Two bytes a pixel; two adjacent pixels share their colour.
     Yuyv,
-    /// Twelve bits a pixel, brightness first, then the colour of four pixels each.
+    /// Twelve bits a pixel: brightness first, then the colour of four pixels each.
     Nv12,
     /// Red, green, blue.
     Rgb,
@@ -63,7 +63,7 @@ pub enum PixelFormat {
 }
 
 impl PixelFormat {
-    /// Each with its name in the configuration.
+    /// Every format with its name in the configuration.
     pub const ALL: [(Self, &str); 5] = [
         (Self::Mjpeg, "mjpeg"),
         (Self::Yuyv, "yuyv"),
@@ -72,7 +72,7 @@ impl PixelFormat {
         (Self::Bgr, "bgr"),
     ];
 
-    /// Its name in the configuration.
+    /// Returns its name in the configuration.
     pub fn name(self) -> &'static str {
         Self::ALL
             .iter()
@@ -81,7 +81,7 @@ impl PixelFormat {
     }
 }
 
-/// Takes all sections.
+/// Reads all sections.
 pub(super) fn cameras(raw: &mut Raw) -> Vec<Camera> {
     let mut cameras: Vec<Camera> = Vec::new();
     for (at, mut table) in raw.tables("camera").into_iter().enumerate() {
@@ -142,7 +142,7 @@ fn camera(raw: &mut Raw) -> Camera {
         raw.problem(
             "every",
             "",
-            "must be a time such as \"10s\", or motion must be true, or no picture is ever taken",
+            "must be a time such as \"10s\", or motion must be true; otherwise the camera never takes a picture",
         );
     } else if !every.is_zero() && every < SHORTEST {
         raw.problem(
@@ -176,7 +176,7 @@ fn camera(raw: &mut Raw) -> Camera {
     }
 }
 
-/// Even, since colours of neighbours are shared, and no longer than a JPEG's.
+/// Parses a side: even, since neighbours share colour, and no longer than a JPEG allows.
 fn side(text: &str) -> Option<u32> {
     text.trim()
         .parse()

@@ -1,43 +1,43 @@
-//! `[http]`: where page and API listen, who may look and send, and whether the line is encrypted.
+//! `[http]`: the address of page and API, access from the LAN, and encryption.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::{Raw, address};
 
-/// Page and API.
+/// Settings of page and API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Http {
     /// Address and port.
     pub listen: SocketAddr,
-    /// Everybody on the LAN may look; otherwise it takes the token.
+    /// True if every client on the LAN may read; otherwise reading needs the token.
     pub open_read: bool,
-    /// Everybody on the LAN may submit pictures; otherwise it takes the token, or being on the
-    /// board.
+    /// True if every client on the LAN may submit pictures; otherwise that needs the token, or a
+    /// client on the board.
     pub open_submit: bool,
-    /// Further names and addresses under which the board may be asked, in small letters.
+    /// Further names and addresses under which the board may be requested, in small letters.
     pub names: Vec<String>,
-    /// The path of a proxy's under which it asks, as it passes it on; empty: it takes its path
-    /// away.
+    /// Path under which a proxy serves kithd, if the proxy passes it on; empty if it strips the
+    /// path.
     pub base_path: String,
-    /// Addresses of proxies: what they send is never from the board itself.
+    /// Addresses of proxies: a request from one never counts as local.
     pub proxies: Vec<IpAddr>,
-    /// Origins whose pages may show ours in theirs.
+    /// Origins whose pages may embed ours.
     pub frame_ancestors: Vec<String>,
     /// Encryption.
     pub tls: Tls,
 }
 
-/// With which certificate the line is encrypted.
+/// Certificate for the encryption.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tls {
-    /// It is not.
+    /// No encryption.
     Off,
-    /// One the board makes itself.
+    /// A certificate that the board generates.
     SelfSigned,
-    /// A given one, in PEM.
+    /// A given certificate, in PEM.
     Files {
-        /// With what lies between it and its authority.
+        /// The certificate and its intermediates.
         certificate: PathBuf,
         /// Its private key.
         key: PathBuf,

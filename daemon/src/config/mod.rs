@@ -1,7 +1,7 @@
-//! The configuration, checked: typed, complete, every problem reported at once.
+//! The configuration, checked: typed, complete, and with every problem reported at once.
 //!
-//! What comes and goes (mounts, brokers, cameras) is not tested here: the daemon starts whatever is
-//! broken.
+//! Resources that come and go (mounts, brokers, cameras) are not checked here: the daemon starts
+//! whatever is missing.
 
 mod camera;
 mod http;
@@ -20,10 +20,10 @@ pub use mqtt::{HomeAssistant, Mqtt, MqttCommand, Shared};
 pub use raw::{Problem, Raw};
 pub use retention::{Caps, Retention};
 
-/// Where the packaged configuration lives; read when it is there and no other is named.
+/// Path of the packaged configuration; read if it exists and no other file is named.
 pub const SYSTEM_CONFIG: &str = "/etc/kithd/kithd.toml";
 
-/// Everything the daemon needs to know, with nothing left to default.
+/// The daemon's complete configuration, with every default filled in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Name of this board in topics and on the page.
@@ -37,44 +37,44 @@ pub struct Config {
     pub http: Http,
     /// Broker.
     pub mqtt: Mqtt,
-    /// What may come in.
+    /// Settings of the intake.
     pub intake: Intake,
-    /// Folders watched for pictures.
+    /// Watched folders.
     pub folders: Vec<Folder>,
     /// Cameras of this board.
     pub cameras: Vec<Camera>,
-    /// Networks.
+    /// Model pack and its networks.
     pub models: Models,
-    /// How pictures are recognised.
+    /// Settings of the recognition.
     pub recognition: Recognition,
-    /// Where that is done.
+    /// Settings of the engine.
     pub engine: Engine,
-    /// When the engine is left alone.
+    /// Settings of the circuit breaker.
     pub breaker: Breaker,
-    /// Where the origin's gRPC contract is served; `None`: nowhere.
+    /// Address of the legacy gRPC contract (facerecog); `None` if it is not served.
     pub facerecog_listen: Option<SocketAddr>,
-    /// When to try again and when to stop.
+    /// Retries and their end.
     pub retry: Retry,
-    /// What is kept for how long.
+    /// Limits for kept data.
     pub retention: Retention,
-    /// How long a stop may take.
+    /// Time that a stop may take.
     pub drain: Duration,
-    /// Arguments that make another process of this program read the same configuration.
+    /// Arguments that let another process of this program read the same configuration.
     pub arguments: Vec<String>,
 }
 
-/// What may come in.
+/// Settings of the intake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Intake {
     /// Only paths below these are read.
     pub roots: Vec<PathBuf>,
     /// Largest picture.
     pub max_bytes: usize,
-    /// Most unfinished images, without those that wait for their file; more are refused.
+    /// Most unfinished images, not counting those that wait for their file; more are refused.
     pub max_pending: u64,
     /// Most images of one source that wait for their file or its root; more fail at once.
     pub max_missing: u64,
-    /// Free space that is never used up.
+    /// Free disk space that is never used up.
     pub disk_reserve_bytes: u64,
 }
 
@@ -83,74 +83,74 @@ pub struct Intake {
 pub struct Folder {
     /// Local, or on a mount.
     pub path: PathBuf,
-    /// What becomes of a file when its image has ended.
+    /// Action on a file when its image has ended.
     pub then: Then,
-    /// A file is taken once its size and time have been still for so long.
+    /// Time without change in size and time after which a file is read.
     pub settle: Duration,
-    /// How often it is looked into.
+    /// Interval between two scans.
     pub poll: Duration,
-    /// How often every file is looked at, for those that were rewritten in place.
+    /// Interval between two scans of every file, which find files rewritten in place.
     pub full_scan: Duration,
-    /// Whether folders inside it count.
+    /// True if subfolders are included.
     pub recursive: bool,
-    /// Patterns of names or of paths below it that are taken; none: every picture…
+    /// Patterns of names or of paths below the folder that are included; none means every picture.
     pub include: Vec<String>,
-    /// …unless one of these matches too.
+    /// Patterns that are excluded even if they match `include`.
     pub exclude: Vec<String>,
-    /// A mount that does not answer for so long is reported.
+    /// Time after which a mount that does not answer is reported.
     pub report_after: Duration,
 }
 
-/// What becomes of a file when its image has ended.
+/// Action on a file when its image has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
-    /// Nothing.
+    /// The file stays.
     Leave,
-    /// It goes to `done/` or `failed/` in its folder.
+    /// The file is moved to `done/` or `failed/` in its folder.
     Move,
-    /// It is deleted if it was processed; otherwise it goes to `failed/`.
+    /// The file is deleted if it was processed; otherwise it is moved to `failed/`.
     Delete,
 }
 
-/// Networks.
+/// Settings of the model pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Models {
     /// Folder of the model pack; `None`: the bundled one.
     pub pack: Option<PathBuf>,
-    /// `None`: the pack's default.
+    /// Precision; `None`: the pack's default.
     pub precision: Option<Precision>,
-    /// Whether an embedding is made from a face and its mirror image. `None`: as the pack says.
+    /// True if an embedding is made from a face and its mirror image. `None`: the pack's default.
     pub flip: Option<bool>,
 }
 
-/// The primary engine and its stand-in.
+/// Settings of the primary engine and its fallback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Engine {
-    /// Where the networks of the own engine run.
+    /// Device on which the networks of kithd's own engine run.
     pub device: Device,
-    /// The engine to use instead of the own one.
+    /// The engine to use instead of kithd's own.
     pub elsewhere: Option<Elsewhere>,
-    /// Whether an engine on the processor takes over while the breaker is open.
+    /// True if an engine on the processor takes over while the breaker is open.
     pub fallback: bool,
-    /// An own engine that holds more memory than this is started again between pictures.
+    /// Memory beyond which kithd's own engine is restarted between pictures.
     pub memory_limit_bytes: u64,
     /// Time to load and warm the models.
     pub start_deadline: Duration,
 }
 
-/// An engine that is not ours.
+/// An engine outside kithd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Elsewhere {
     /// A server of `recognizer.proto` at `unix:/path` or `http://host:port`.
     Recognizer {
-        /// Where.
+        /// Its address.
         address: String,
-        /// It shares the mounts and is told paths instead of being sent bytes.
+        /// True if it shares the mounts and gets paths instead of bytes.
         paths: bool,
     },
-    /// A service of the origin's `facerecog.proto` at `http://host:port`.
+    /// A service of the legacy `facerecog.proto` at `http://host:port`.
     Facerecog {
-        /// Where.
+        /// Its address.
         address: String,
     },
 }
@@ -160,53 +160,53 @@ pub enum Elsewhere {
 pub struct Breaker {
     /// Consecutive failures that open it.
     pub failures: u32,
-    /// Wait before the first ping; doubles with each that fails…
+    /// Time before the first ping; doubles with each ping that fails.
     pub cool_down: Duration,
-    /// …up to this.
+    /// Upper limit of the cool-down.
     pub longest_cool_down: Duration,
     /// A call that takes longer counts as a failure, though its result is kept.
     pub slow_call: Duration,
-    /// How often the engine is tested while all is well.
+    /// Interval of self-tests while the engine works.
     pub self_test: Duration,
 }
 
-/// What becomes of one picture in the engine.
+/// Settings for recognising one picture.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recognition {
     /// Pictures recognised at the same time.
     pub threads: usize,
-    /// What distances are taken for.
+    /// Rules that turn distances into names.
     pub judging: Judging,
     /// Smallest face looked for; `None`: the pack's.
     pub min_face_px: Option<usize>,
     /// Most faces per picture.
     pub max_faces: usize,
-    /// Pictures without a face are looked at turned, too.
+    /// True if pictures without a face are searched turned, too.
     pub turned: bool,
     /// Largest picture in memory; JPEGs may have more: see [`crate::engine_process::JPEG_TIMES`].
     pub max_pixels: u64,
-    /// Time for one picture…
+    /// Base time for one picture.
     pub deadline: Duration,
-    /// …and for each of its megapixels.
+    /// Additional time for each of its megapixels.
     pub deadline_per_megapixel: Duration,
     /// Time to read one file.
     pub read_deadline: Duration,
 }
 
-/// What the operator chose of how a distance becomes a name.
+/// Rules that turn a distance into a name, as chosen by the operator.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Judging {
-    /// Two pictures of one person are nearer than this, however many are enrolled; `None`: as the
-    /// pack says.
+    /// Distance below which two pictures show one person, however many are enrolled; `None`: the
+    /// pack's.
     pub threshold: Option<f32>,
-    /// How many strangers may be taken for people who are enrolled, where the pack can say that.
+    /// Caution against taking strangers for enrolled people, where the pack supports it.
     pub caution: Caution,
-    /// Pictures may show a person more than once, as with mirrors and screens.
+    /// True if pictures may show a person more than once, as with mirrors and screens.
     pub mirrors: bool,
 }
 
 impl Judging {
-    /// What is said of a pack's distances.
+    /// Returns the rules for the distances of a pack.
     pub fn of(self, pack: &Pack) -> Matching {
         let matching = pack.matching().clone();
         match self.threshold {
@@ -216,23 +216,23 @@ impl Judging {
     }
 }
 
-/// When to try again and when to stop.
+/// Retries and their end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
-    /// Attempts that the engine may fail before the image does.
+    /// Failed attempts of the engine after which the image fails.
     pub attempts: u32,
-    /// Wait after the first failure; doubles.
+    /// Wait after the first failure; doubles with each further one.
     pub first_wait: Duration,
     /// Longest wait.
     pub longest_wait: Duration,
-    /// A file missing this long under a present root fails its image.
+    /// Time after which a file missing below a present root fails its image.
     pub missing_file: Duration,
-    /// A root or mount absent this long fails its images.
+    /// Time after which an absent root or mount fails its images.
     pub missing_root: Duration,
 }
 
 impl Config {
-    /// Reads `file` (or the system's, if there) and the assignments of the command line.
+    /// Reads `file` (or the system's, if it exists) and the assignments of the command line.
     pub fn load(file: Option<&Path>, assignments: &[String]) -> Result<Self, Vec<Problem>> {
         let system = Path::new(SYSTEM_CONFIG);
         let file = file.or_else(|| system.exists().then_some(system));
@@ -266,7 +266,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Turns what was typed into a configuration; also names every known key.
+    /// Checks what was typed and returns the configuration; also returns every known key.
     pub fn check(mut raw: Raw) -> (Result<Self, Vec<Problem>>, Vec<String>) {
         let state_dir = raw
             .text("state_dir")
@@ -301,10 +301,10 @@ impl Config {
             raw.problem(
                 "mqtt.max_packet",
                 config.mqtt.max_packet_bytes,
-                "is smaller than intake.max_bytes, so the broker would drop pictures without a word; raise it",
+                "is smaller than intake.max_bytes, so the broker would silently drop pictures; raise it",
             );
         }
-        // What is watched may be read.
+        // A watched folder may always be read.
         let unread = |folder: &&Folder| {
             !config
                 .intake
@@ -331,7 +331,7 @@ impl Config {
         )
     }
 
-    /// What `kithd: … has N problems` prints.
+    /// Formats the text that `kithd: … has N problems` prints.
     pub fn problems_text(source: &str, problems: &[Problem]) -> String {
         let count = problems.len();
         let plural = if count == 1 { "problem" } else { "problems" };
@@ -346,7 +346,7 @@ impl Config {
 
 impl Default for Config {
     fn default() -> Self {
-        // Nothing typed is nothing wrong; a test holds that.
+        // An empty configuration has no problems; a test checks that.
         Self::check(Raw::default())
             .0
             .unwrap_or_else(|problems| unreachable!("{problems:?}"))
@@ -357,8 +357,8 @@ const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// systemd's state folder, else the system's for root and wherever kithd is installed as a service,
-/// else the user's.
+/// Returns systemd's state folder; else the system's for root and wherever kithd is installed as a
+/// service; else the user's.
 fn default_state_dir() -> PathBuf {
     let from = |name| {
         std::env::var_os(name)
@@ -368,7 +368,7 @@ fn default_state_dir() -> PathBuf {
     if let Some(folder) = from("STATE_DIRECTORY") {
         return folder;
     }
-    // A member of the group kithd means the running service, not one of their own.
+    // A member of the group kithd means the running service, not a daemon of their own.
     if rustix::process::geteuid().is_root() || Path::new(SYSTEM_CONFIG).exists() {
         return "/var/lib/kithd".into();
     }
@@ -457,7 +457,7 @@ fn intake(raw: &mut Raw, state_dir: &Path) -> Intake {
     }
 }
 
-/// An absolute path other than /, without . or ...
+/// Returns true for an absolute path other than /, without . or ...
 fn is_plain(path: &Path) -> bool {
     path.is_absolute()
         && path != Path::new("/")

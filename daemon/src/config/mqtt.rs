@@ -7,19 +7,21 @@ use super::{Raw, secs};
 use crate::mqtt::{Address, TlsFiles, Version, is_topic};
 use crate::store::RejectedCaps;
 
-/// The broker's password as a credential of systemd, where `mqtt.password_file` is not set.
+/// Name of the systemd credential with the broker's password, used if `mqtt.password_file` is not
+/// set.
 const PASSWORD_CREDENTIAL: &str = "kithd.mqtt-password";
-/// The key of our certificate likewise, where `mqtt.client_key` is not set.
+/// Name of the systemd credential with the key of our certificate, used if `mqtt.client_key` is not
+/// set.
 const KEY_CREDENTIAL: &str = "kithd.mqtt-key";
 
-/// The MQTT connections.
+/// Settings of the MQTT connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mqtt {
-    /// False: no MQTT at all.
+    /// False if MQTT is not used.
     pub enabled: bool,
-    /// Where the broker is.
+    /// Address of the broker.
     pub broker: Address,
-    /// What it speaks.
+    /// Protocol version.
     pub version: Version,
     /// Certificates of an encrypted connection.
     pub tls: Option<TlsFiles>,
@@ -31,21 +33,21 @@ pub struct Mqtt {
     pub password_file: Option<PathBuf>,
     /// Ping interval.
     pub keep_alive: Duration,
-    /// How long the broker keeps our session while we are away.
+    /// Time that the broker keeps our session while we are away.
     pub session_expiry: Duration,
-    /// Largest message we accept; the broker drops larger ones.
+    /// Largest message accepted; the broker drops larger ones.
     pub max_packet_bytes: u32,
-    /// Unacknowledged messages the broker may have under way to us.
+    /// Most unacknowledged messages that the broker may send us.
     pub receive_maximum: u16,
-    /// Filters of topics whose messages are pictures, beside our own.
+    /// Filters of further topics whose messages are pictures.
     pub picture_topics: Vec<String>,
-    /// What whoever may publish may change.
+    /// Commands that clients may use to change something.
     pub commands: Vec<MqttCommand>,
-    /// How long an event about a person is news.
+    /// Time after which an event about a person expires.
     pub event_expiry: Duration,
-    /// What is kept of messages that were refused.
+    /// Limits for kept messages that were refused.
     pub rejected: RejectedCaps,
-    /// Topics drained together with other boards.
+    /// Topics shared with other boards.
     pub shared: Option<Shared>,
     /// Entities for Home Assistant.
     pub home_assistant: HomeAssistant,
@@ -54,15 +56,15 @@ pub struct Mqtt {
 /// A command that changes something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MqttCommand {
-    /// Works the circuit breaker.
+    /// Operates the circuit breaker.
     Breaker,
-    /// Makes a person known.
+    /// Enrols a person.
     Enroll,
-    /// Erases one.
+    /// Erases a person.
     Forget,
 }
 
-/// Topics whose messages the boards of a group share among them.
+/// Topics whose messages are distributed among the boards of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shared {
     /// Name of the group.
@@ -71,20 +73,20 @@ pub struct Shared {
     pub path_topics: Vec<String>,
     /// Filters of topics with pictures.
     pub picture_topics: Vec<String>,
-    /// How long the broker waits for this board before it gives its messages to the others.
+    /// Time that the broker waits for this board before it gives its messages to the others.
     pub session_expiry: Duration,
 }
 
-/// Whether and where Home Assistant is told what there is.
+/// Announcements for Home Assistant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HomeAssistant {
-    /// False: what was announced before is taken back.
+    /// False if earlier announcements are withdrawn.
     pub enabled: bool,
     /// Its discovery prefix.
     pub prefix: String,
 }
 
-/// Takes the three sections apart.
+/// Reads the three sections.
 pub(super) fn mqtt(raw: &mut Raw) -> Mqtt {
     let enabled = raw.flag("mqtt.enabled", true);
     let broker = address(raw);
@@ -179,8 +181,8 @@ fn version(raw: &mut Raw) -> Version {
     }
 }
 
-/// Whether the files are there and good is seen when the connection is made: they come and go with
-/// renewals.
+/// Reads the TLS settings. The files themselves are checked when the connection is made: they
+/// change with renewals.
 fn tls(raw: &mut Raw, broker: &Address) -> Option<TlsFiles> {
     let mut file = |key: &str| raw.text(key).map(PathBuf::from);
     let (ca, certificate) = (file("mqtt.ca_file"), file("mqtt.client_cert"));
@@ -280,7 +282,7 @@ fn shared(raw: &mut Raw, version: Version) -> Option<Shared> {
         );
     }
     if version == Version::Three {
-        let why = "needs mqtt.version = \"5\": 3.1.1 cannot tell the broker how long to wait for a board that is gone";
+        let why = "needs mqtt.version = \"5\": in 3.1.1 a board cannot tell the broker how long to wait for it";
         raw.problem("shared.group", format!("{group:?}"), why);
     }
     Some(Shared {
@@ -324,7 +326,8 @@ fn filters(raw: &mut Raw, key: &str) -> Vec<String> {
     filters
 }
 
-/// A secret that systemd hands to the service as a file (`LoadCredential=`), if it did.
+/// Returns the path of a secret that systemd passes to the service as a file (`LoadCredential=`),
+/// if it does.
 fn credential(name: &str) -> Option<PathBuf> {
     let folder = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?);
     Some(folder.join(name)).filter(|file| file.exists())

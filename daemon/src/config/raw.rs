@@ -1,7 +1,7 @@
-//! The configuration as typed: a TOML table whose keys are taken one by one.
+//! The configuration as typed: a TOML table whose keys are read one by one.
 //!
-//! Every problem is collected with key, value, rule and fix; keys nobody took are unknown and
-//! refused. What the keys mean is decided in `config/mod.rs`.
+//! Every problem is collected with key, value, rule and fix; keys that were not read are unknown
+//! and refused. The meaning of the keys is defined in `config/mod.rs`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-/// Something wrong in the configuration.
+/// A problem in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// Dotted key; empty for the file as a whole.
     pub key: String,
-    /// As typed.
+    /// Value as typed.
     pub value: String,
-    /// What is expected and how to mend it.
+    /// Expected value and the fix.
     pub rule: String,
 }
 
@@ -31,7 +31,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A table being taken apart.
+/// A table whose keys are being read.
 #[derive(Debug, Default)]
 pub struct Raw {
     table: Table,
@@ -40,7 +40,7 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// Parses a file's text; a syntax error is the one problem then.
+    /// Parses a file's text; a syntax error becomes the only problem.
     pub fn parse(text: &str) -> Self {
         match text.parse::<Table>() {
             Ok(table) => Self {
@@ -59,7 +59,7 @@ impl Raw {
         }
     }
 
-    /// Sets one dotted key from the command line; the value is TOML, or text when it is not.
+    /// Sets one dotted key from the command line; the value is TOML, or else text.
     pub fn set(&mut self, assignment: &str) {
         let Some((key, text)) = assignment.split_once('=') else {
             self.problem(
@@ -92,7 +92,7 @@ impl Raw {
         self.problem(key, "", "is not inside a section");
     }
 
-    /// Notes a problem.
+    /// Adds a problem.
     pub fn problem(&mut self, key: &str, value: impl fmt::Display, rule: impl fmt::Display) {
         self.problems.push(Problem {
             key: key.into(),
@@ -101,7 +101,7 @@ impl Raw {
         });
     }
 
-    /// Every key that was asked for, for the test that the shipped file shows them all.
+    /// Returns every key that was read, for the test that the shipped file shows them all.
     pub fn asked(&self) -> impl Iterator<Item = &str> {
         self.asked.iter().map(String::as_str)
     }
@@ -117,7 +117,7 @@ impl Raw {
         table.remove(name)
     }
 
-    /// The tables of `[[key]]`, each to be taken apart by itself.
+    /// Returns the tables of `[[key]]`, each to be read by itself.
     pub fn tables(&mut self, key: &str) -> Vec<Self> {
         let tables = match self.take(key) {
             None => return Vec::new(),
@@ -141,7 +141,7 @@ impl Raw {
             .collect()
     }
 
-    /// Takes over what was found in table number `at` of `[[key]]`.
+    /// Merges the problems and keys of table number `at` of `[[key]]`.
     pub fn merge(&mut self, key: &str, at: usize, table: Self) {
         self.asked
             .extend(table.asked.iter().map(|asked| format!("{key}.{asked}")));
@@ -152,7 +152,7 @@ impl Raw {
             }));
     }
 
-    /// Text.
+    /// Reads a text.
     pub fn text(&mut self, key: &str) -> Option<String> {
         match self.take(key)? {
             Value::String(text) => Some(text),
@@ -163,7 +163,7 @@ impl Raw {
         }
     }
 
-    /// A list of text.
+    /// Reads a list of texts.
     pub fn texts(&mut self, key: &str) -> Option<Vec<String>> {
         let value = self.take(key)?;
         let shown = value.to_string();
@@ -184,12 +184,12 @@ impl Raw {
         list
     }
 
-    /// true or false.
+    /// Reads true or false.
     pub fn flag(&mut self, key: &str, default: bool) -> bool {
         self.choice(key).unwrap_or(default)
     }
 
-    /// `None` where nothing is said.
+    /// Reads true or false; `None` if the key is not set.
     pub fn choice(&mut self, key: &str) -> Option<bool> {
         match self.take(key)? {
             Value::Boolean(flag) => Some(flag),
@@ -200,7 +200,7 @@ impl Raw {
         }
     }
 
-    /// A whole number within `range`.
+    /// Reads a whole number within `range`.
     pub fn number(&mut self, key: &str, default: u64, range: RangeInclusive<u64>) -> u64 {
         let Some(value) = self.take(key) else {
             return default;
@@ -220,7 +220,7 @@ impl Raw {
         })
     }
 
-    /// A number within `range`, with or without a fraction.
+    /// Reads a number within `range`, with or without a fraction.
     pub fn real(&mut self, key: &str, range: RangeInclusive<f64>) -> Option<f64> {
         let value = self.take(key)?;
         let number = value
@@ -237,7 +237,7 @@ impl Raw {
         number
     }
 
-    /// A time such as "500ms", "10s", "5m", "1h" or "7d" within `range`.
+    /// Reads a time such as "500ms", "10s", "5m", "1h" or "7d" within `range`.
     pub fn duration(
         &mut self,
         key: &str,
@@ -269,7 +269,7 @@ impl Raw {
         })
     }
 
-    /// A size such as "512KiB", "20MiB" or "2GiB" in bytes within `range`.
+    /// Reads a size such as "512KiB", "20MiB" or "2GiB" in bytes within `range`.
     pub fn size(&mut self, key: &str, default: u64, range: RangeInclusive<u64>) -> u64 {
         const UNITS: &[(&str, u64)] = &[
             ("KiB", 1 << 10),
@@ -292,7 +292,7 @@ impl Raw {
         })
     }
 
-    /// What went wrong, unknown keys included.
+    /// Returns all problems, unknown keys included.
     pub fn into_problems(mut self) -> Vec<Problem> {
         let mut left = vec![(String::new(), std::mem::take(&mut self.table))];
         while let Some((section, table)) = left.pop() {
@@ -340,7 +340,7 @@ fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-/// Levenshtein distance, for "did you mean".
+/// Returns the Levenshtein distance, for "did you mean".
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

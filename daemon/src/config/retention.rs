@@ -1,6 +1,6 @@
-//! `[retention]`, checked: how much of what has ended is kept, and for how long.
+//! `[retention]`, checked: limits for the data of ended images.
 //!
-//! What the caps do is decided in `queue/retention.rs`.
+//! Their enforcement is in `queue/retention.rs`.
 
 use std::time::Duration;
 
@@ -9,29 +9,29 @@ use super::{Raw, secs};
 const DAY: u64 = 86_400;
 const LONGEST: Duration = secs(3650 * DAY);
 
-/// What is kept for how long.
+/// Limits for kept data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retention {
-    /// Finished images: all that is known of them.
+    /// Finished images with everything known of them.
     pub images: Caps,
-    /// Small pictures for the page.
+    /// Thumbnails for the page.
     pub thumbnails: Caps,
-    /// Frames of cameras; the bytes hold for those that wait as well.
+    /// Frames of cameras; the limit of bytes also covers waiting ones.
     pub camera: Caps,
     /// Bytes that came by HTTP or MQTT, of images that failed.
     pub uploads: Caps,
-    /// Embedding and crop of faces nobody knows go after this.
+    /// Age after which embedding and crop of unknown faces are deleted.
     pub strangers: Option<Duration>,
 }
 
-/// The oldest go when there is more than this; `None`: no such cap.
+/// Limits beyond which the oldest are deleted; `None`: no limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Caps {
-    /// Since the picture came in.
+    /// Most time since the picture came in.
     pub age: Option<Duration>,
-    /// Pieces.
+    /// Largest number.
     pub count: Option<u64>,
-    /// In all.
+    /// Most bytes in all.
     pub bytes: Option<u64>,
 }
 

@@ -1,15 +1,15 @@
-//! What an engine process gives up once its models are loaded, and a camera process once its camera
-//! is open: files, network, new privileges, other processes.
+//! Confinement: an engine process gives up files, network, new privileges and other processes once
+//! its models are loaded, a camera process once its camera is open.
 //!
-//! A picture is somebody else's bytes, and its decoder may one day have a hole; what comes through
-//! it should find a room without doors. Not for the daemon, which needs its doors, and not for
-//! limits on memory or time, which the daemon keeps watch over. Each kernel gives what it has:
-//! nothing here fails the engine, but the words say how far it went.
+//! Pictures are untrusted, and a decoder may one day have a vulnerability; an exploit should find
+//! nothing to reach. The daemon itself is not confined here, and it watches limits of memory and
+//! time. Each kernel applies what it supports: nothing here fails the engine, but the description
+//! says how far the confinement goes.
 //!
-//! After it the engine opens no file, so whatever it will ever need it has read by then (the
-//! self-test's picture too); it reads none of its own figures under `/proc`, and it leaves its
-//! socket's file to the daemon to remove. Panics are caught as before, their backtraces have no
-//! names. `available_parallelism` no longer sees a container's limit: ask before.
+//! Afterwards the engine opens no file, so it must have read everything it will need (also the
+//! self-test's picture). It cannot read its own figures under `/proc`, and the daemon removes its
+//! socket's file. Panics are caught as before, but backtraces have no names.
+//! `available_parallelism` no longer sees a container's limit: call it before.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use landlock::{
     path_beneath_rules,
 };
 
-/// What the process still needs.
+/// The resources that a process still needs.
 #[derive(Debug, Clone)]
 pub enum Profile {
     /// Its listening socket, memory and threads.
@@ -30,35 +30,36 @@ pub enum Profile {
     Camera,
     /// Also the driver's devices and libraries, read only.
     Cuda {
-        /// Where compiled kernels are kept: the one folder that stays writable.
+        /// Folder of compiled kernels, the only one that stays writable.
         cache: PathBuf,
     },
 }
 
-/// How far the kernel went along. Its words are for the log and for Describe.
+/// The confinement that the kernel applied. Its text is for the log and for Describe.
 #[derive(Debug)]
 pub struct Confinement {
     profile: Profile,
     privileges: Result<(), String>,
-    /// The ABI in force, and whether every thread of the process is bound by it.
+    /// The ABI in force, and true if every thread of the process is bound by it.
     landlock: Result<(ABI, bool), String>,
-    /// How many system calls are allowed (cpu, camera) or refused (cuda).
+    /// Number of system calls that are allowed (cpu, camera) or refused (cuda).
     calls: Result<usize, String>,
-    /// Threads that had begun before.
+    /// Threads that were started before.
     earlier_threads: usize,
 }
 
-/// Gives up what `profile` does not need; not to be undone.
+/// Irrevocably gives up what `profile` does not need.
 ///
-/// For cpu and camera it binds the calling thread and those it begins afterwards, so call it while
-/// there is no other. For cuda, whose driver has begun threads by then, the refused system calls
-/// bind all of them; the files do from Landlock's ABI 8 on, and the words say where they do not.
+/// For cpu and camera it binds the calling thread and threads started afterwards, so call it while
+/// there is no other thread. For cuda, whose driver has started threads by then, the refused system
+/// calls bind all of them; the file rules do from Landlock's ABI 8 on, and the description says if
+/// they do not.
 pub fn confine(profile: &Profile) -> Confinement {
     Confinement {
         profile: profile.clone(),
         earlier_threads: earlier_threads(),
         privileges: rustix::thread::set_no_new_privs(true).map_err(|error| error.to_string()),
-        // Before the calls, which no longer allow Landlock's own.
+        // Before the filter of system calls, which no longer allows Landlock's own.
         landlock: restrict_files(profile)
             .map_err(|error| error.to_string())
             .and_then(|status| enforced(&status)),
@@ -66,7 +67,7 @@ pub fn confine(profile: &Profile) -> Confinement {
     }
 }
 
-/// How many threads there are besides this one. One that was waited for may still be seen for a
+/// Returns the number of threads besides this one. A joined thread may still be visible for a
 /// moment.
 fn earlier_threads() -> usize {
     const LOOKS: usize = 50;
@@ -98,7 +99,10 @@ impl fmt::Display for Confinement {
                 write!(f, " (Landlock ABI {abi})")?;
             }
             (Err(why), Profile::Cpu | Profile::Camera) if self.calls.is_ok() => {
-                write!(f, "files: none to open, by system calls alone ({why})")?;
+                write!(
+                    f,
+                    "files: none to open, by the system-call filter alone ({why})"
+                )?;
             }
             (Err(why), _) => write!(f, "files: not restricted ({why})")?,
         }
@@ -115,28 +119,28 @@ impl fmt::Display for Confinement {
         match (self.earlier_threads, &self.landlock, &self.profile) {
             (0, ..) | (_, Ok((_, true)), Profile::Cuda { .. }) => Ok(()),
             (count, _, Profile::Cpu | Profile::Camera) => {
-                write!(f, "; {count} threads begun before: not restricted")
+                write!(f, "; {count} threads started before: not restricted")
             }
             (count, _, Profile::Cuda { .. }) => {
-                write!(f, "; {count} threads begun before: files not restricted")
+                write!(f, "; {count} threads started before: files not restricted")
             }
         }
     }
 }
 
-/// Landlock: no file, no TCP, no signal and no abstract socket out of here, as far as the kernel
-/// knows them.
+/// Restricts by Landlock: no file, TCP, signal or abstract socket beyond this process, as far as
+/// the kernel supports it.
 fn restrict_files(profile: &Profile) -> Result<RestrictionStatus, RulesetError> {
     match profile {
-        // Nothing is granted, so rights of kernels to come can only refuse what the process does
-        // not do. What is open stays as it was opened.
+        // Nothing is granted, so rights that later kernels add can only refuse more. Open files
+        // keep their access.
         Profile::Cpu | Profile::Camera => Ruleset::default()
             .handle_access(AccessFs::from_all(ABI::V10))?
             .handle_access(AccessNet::from_all(ABI::V10))?
             .scope(Scope::from_all(ABI::V10))?
             .create()?
             .restrict_self(),
-        // Local sockets stay: the driver talks to its own services over them.
+        // Local sockets stay allowed: the driver uses them to reach its own services.
         Profile::Cuda { cache } => {
             let read = AccessFs::ReadFile | AccessFs::ReadDir;
             let device = read | AccessFs::WriteFile | AccessFs::IoctlDev;
@@ -156,8 +160,8 @@ fn restrict_files(profile: &Profile) -> Result<RestrictionStatus, RulesetError> 
     }
 }
 
-/// Libraries the driver loads late and what it reads about the machine. Not the rest of /etc:
-/// passwords live there.
+/// Libraries that the driver loads late and files it reads about the machine. The rest of /etc
+/// stays closed: passwords are there.
 const READABLE: [&str; 11] = [
     "/usr",
     "/lib",
@@ -172,8 +176,8 @@ const READABLE: [&str; 11] = [
     "/dev/urandom",
 ];
 
-/// The driver's devices: `nvidia*` on cards; `nvmap`, `nvgpu`, `nvhost-*`, `host1x-*` and `dri` on
-/// a Jetson.
+/// Returns the driver's devices: `nvidia*` on cards; `nvmap`, `nvgpu`, `nvhost-*`, `host1x-*` and
+/// `dri` on a Jetson.
 fn devices() -> Vec<PathBuf> {
     let named = |path: &Path| {
         let name = path.file_name().unwrap_or_default().as_encoded_bytes();
@@ -200,7 +204,7 @@ fn enforced(status: &RestrictionStatus) -> Result<(ABI, bool), String> {
     }
 }
 
-/// Where seccompiler writes filters.
+/// System-call filters, on architectures for which seccompiler writes them.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod seccomp;
 

@@ -1,6 +1,6 @@
-//! Turns the bytes of one image into upright RGB pixels, whatever container they came in, or says
-//! in one sentence why not. Every failure is final: the same bytes fail again. Not for fetching
-//! bytes (the daemon does that) and not for finding faces (`kith_vision` does).
+//! Decodes an image of any supported container to upright RGB pixels, or says in one sentence why
+//! it cannot. Every failure is final: the same bytes fail again. The daemon fetches the bytes;
+//! `kith_vision` finds the faces.
 
 use std::borrow::Cow;
 use std::error::Error as _;
@@ -26,20 +26,20 @@ pub use crate::picture_kind::Format;
 /// Headroom for a decoder's own buffers when the pixel limit is very small.
 const SMALLEST_ALLOCATION_LIMIT: u64 = 64 << 20;
 
-/// What one picture may cost; checked before any pixel is decoded.
+/// Limits for one picture, checked before any pixel is decoded.
 #[derive(Debug, Clone, Copy)]
 pub struct DecodeLimits {
     /// Largest file, in bytes.
     pub max_bytes: usize,
-    /// Largest width × height in memory. A JPEG whose blocks come in order may have [`JPEG_TIMES`]
-    /// as many: it is read reduced.
+    /// Largest width × height in memory. A sequential JPEG may have [`JPEG_TIMES`] as many pixels:
+    /// it is decoded reduced.
     pub max_pixels: u64,
 }
 
-/// How many times the pixel limit a JPEG may have.
+/// Factor by which a JPEG may exceed the pixel limit.
 pub const JPEG_TIMES: u64 = 16;
 
-/// What an operator should know of a picture that could be read.
+/// A defect that the operator should know of, in a picture that could be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Remark {
@@ -49,7 +49,7 @@ pub enum Remark {
     Faults,
 }
 
-/// Why a picture cannot be read. Display is the sentence the operator reads; all are final.
+/// Reasons why a picture cannot be read, as sentences for the operator; all are final.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum DecodeError {
@@ -75,18 +75,17 @@ pub enum DecodeError {
     Corrupt { format: Format, detail: String },
 }
 
-/// A picture to find faces in, upright; perhaps reduced, with what it takes to see parts of it in
-/// full.
+/// A picture to find faces in, upright and perhaps reduced, with access to its parts in full size.
 pub struct Sight<'a> {
-    /// What is looked at first.
+    /// The picture in which faces are found first.
     pub picture: Rgb,
-    /// How many pixels of the whole picture each of its pixels stands for, along a side.
+    /// Factor by which each side is reduced.
     pub reduction: usize,
     /// Width and height of the whole picture.
     pub size: (usize, usize),
-    /// In the order they were noticed.
+    /// Remarks, in the order they were noticed.
     pub remarks: Vec<Remark>,
-    /// The rest.
+    /// Access to the full picture.
     pub whole: Whole<'a>,
 }
 
@@ -94,11 +93,12 @@ pub struct Sight<'a> {
 pub struct Whole<'a> {
     turn: Turn,
     max_pixels: u64,
-    /// If the sight is reduced.
+    /// The JPEG, if the sight is reduced.
     jpeg: Option<Jpeg<'a>>,
 }
 
-/// Reducing a picture of fewer pixels saves less than looking at parts of it again may cost.
+/// Fewest pixels for a reduction: for smaller pictures it saves less than decoding parts again may
+/// cost.
 const WORTH_REDUCING: u64 = 4_000_000;
 
 /// Decodes the first frame of `bytes`, upright (EXIF orientation applied), transparency on white.
@@ -106,8 +106,8 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Rgb, DecodeError> {
     look(bytes, limits, |_, _| 1).map(|sight| sight.picture)
 }
 
-/// The same, with its sides divided by `reduction` of them (1, 2 or 4), if it is a large picture
-/// whose format lets that save time; divided by more if it would pass the limit otherwise.
+/// Decodes like [`decode`], but reduced by `reduction` (1, 2 or 4) if the picture is large and its
+/// format saves time that way; by more if it would exceed the limit otherwise.
 pub fn look<'a>(
     bytes: &'a [u8],
     limits: &DecodeLimits,
@@ -119,7 +119,7 @@ pub fn look<'a>(
             limit: limits.max_bytes,
         });
     }
-    // The doors undo base64; in a folder it is a text file.
+    // Sources decode base64 before; in a watched folder it is a text file.
     let (format, bytes) = match wrapping(bytes)? {
         (format, Wrapping::Plain(begins)) => (format, &bytes[begins..]),
         (format, Wrapping::Base64(_)) => {
@@ -134,7 +134,7 @@ pub fn look<'a>(
     if format == Format::Jpeg {
         return look_at_jpeg(bytes, limits, reduction);
     }
-    // The decoders are other people's code fed by strangers: a panic in one is this picture's
+    // Decoders are third-party code that gets untrusted input: a panic in one is this picture's
     // failure.
     catch_unwind(AssertUnwindSafe(|| decode_as(format, bytes, limits)))
         .unwrap_or_else(|_| Err(corrupt(format, "its decoder gave up on it")))
@@ -148,7 +148,7 @@ fn look_at_jpeg<'a>(
     let jpeg = Jpeg::open(bytes)?;
     let (width, height) = (jpeg.width, jpeg.height);
     let limit = limits.max_pixels;
-    // What comes in scans is kept whole until the last one, so that reducing it saves no memory.
+    // A picture in scans is kept in full until the last scan, so reducing it saves no memory.
     let (most, allowed) = if jpeg.in_scans {
         let times = format!("a JPEG that is not progressive may have {JPEG_TIMES} times as many");
         (limit, format!("recognition.max_pixels = {limit} ({times})"))
@@ -170,7 +170,7 @@ fn look_at_jpeg<'a>(
         reduction(width, height)
     };
     let (_, flip_x, flip_y) = turn.swapped_and_flipped();
-    // Where something is left over at the end of a row, turning would move it to the beginning.
+    // If a row does not divide evenly, flipping would move the remainder to its beginning.
     let even =
         (!flip_x || width.is_multiple_of(wanted)) && (!flip_y || height.is_multiple_of(wanted));
     let wanted = if even { wanted } else { 1 };
@@ -195,7 +195,7 @@ fn look_at_jpeg<'a>(
     })
 }
 
-/// How many pixels that is, if it is no more than `most`.
+/// Returns the number of pixels if it is at most `most`.
 fn pixels_within(
     format: Format,
     [width, height]: [usize; 2],
@@ -236,20 +236,19 @@ fn decode_as<'a>(
     );
     let mut reader = ImageReader::with_format(Cursor::new(&*bytes), format.image_format());
     reader.limits(allocation);
-    // Reads headers only; the pixels are decoded by `from_decoder`.
+    // Reads headers only; `from_decoder` decodes the pixels.
     let mut decoder = reader
         .into_decoder()
         .map_err(|error| explain(format, &error))?;
     if format == Format::Tiff && orientation == Orientation::NoTransforms {
-        // BigTIFF is no EXIF.
+        // BigTIFF is not valid EXIF.
         orientation = decoder.orientation().unwrap_or(orientation);
     }
     // u32 fits usize on every target that runs an engine.
     let [width, height] = <[u32; 2]>::from(decoder.dimensions()).map(|side| side as usize);
     let limit = limits.max_pixels;
     let times = format!("a JPEG may have {JPEG_TIMES} times as many");
-    // More than four bytes for each pixel are twice as many or more until they have been made
-    // smaller.
+    // More than four bytes a pixel need twice the memory or more until they are converted.
     let (most, half) = if decoder.color_type().bytes_per_pixel() > 4 {
         (limit / 2, "half of ")
     } else {
@@ -294,9 +293,8 @@ fn rgb(picture: DynamicImage) -> Rgb {
 }
 
 impl Whole<'_> {
-    /// The part of the whole picture that holds these bounds, or as much of them as there is, and
-    /// where its left upper corner is. `None` if the sight is the whole picture, or all there can
-    /// be.
+    /// Returns the part of the full picture with these bounds, or as much of it as exists, and its
+    /// upper left corner. `None` if the sight is the full picture already, or cannot be enlarged.
     pub fn part(&self, bounds: Bounds) -> Option<(Rgb, [usize; 2])> {
         let jpeg = self.jpeg.as_ref()?;
         let (width, height) = self.turn.upright();
@@ -326,18 +324,18 @@ impl Whole<'_> {
     }
 }
 
-/// How a stored picture is turned upright.
+/// Rotation and mirroring that turn a stored picture upright.
 #[derive(Clone, Copy)]
 struct Turn {
     orientation: Orientation,
-    /// As stored.
+    /// Width and height as stored.
     width: usize,
     height: usize,
 }
 
 impl Turn {
-    /// Whether, upright, rows are the stored columns, and whether stored columns and rows run the
-    /// other way.
+    /// Returns three flags: upright rows are stored columns; stored columns run backwards; stored
+    /// rows run backwards.
     fn swapped_and_flipped(self) -> (bool, bool, bool) {
         match self.orientation {
             Orientation::NoTransforms => (false, false, false),
@@ -351,7 +349,7 @@ impl Turn {
         }
     }
 
-    /// Width and height.
+    /// Returns width and height of the upright picture.
     fn upright(self) -> (usize, usize) {
         if self.swapped_and_flipped().0 {
             (self.height, self.width)
@@ -360,7 +358,7 @@ impl Turn {
         }
     }
 
-    /// Where upright columns and rows are stored.
+    /// Returns the stored range of upright columns and rows.
     fn stored(self, x: Range<usize>, y: Range<usize>) -> (Range<usize>, Range<usize>) {
         let (swapped, flip_x, flip_y) = self.swapped_and_flipped();
         let (x, y) = if swapped { (y, x) } else { (x, y) };
@@ -370,7 +368,7 @@ impl Turn {
         )
     }
 
-    /// Where the left upper corner of a piece is once it is upright.
+    /// Returns the upper left corner of a piece in the upright picture.
     fn corner(self, piece: &Piece) -> [usize; 2] {
         let (swapped, flip_x, flip_y) = self.swapped_and_flipped();
         let x = flipped(piece.left..piece.left + piece.width, flip_x, self.width).start;
@@ -378,7 +376,7 @@ impl Turn {
         if swapped { [y, x] } else { [x, y] }
     }
 
-    /// A piece upright.
+    /// Turns a piece upright.
     fn apply(self, piece: Piece) -> Rgb {
         if self.orientation == Orientation::NoTransforms {
             return Rgb {
@@ -387,8 +385,8 @@ impl Turn {
                 pixels: piece.pixels,
             };
         }
-        // The length is width × height × 3 by construction; an empty picture stands in for the
-        // impossible.
+        // The length is width × height × 3 by construction; an empty picture stands for the
+        // impossible case.
         let picture = RgbImage::from_raw(piece.width as u32, piece.height as u32, piece.pixels)
             .unwrap_or_default();
         let mut picture = DynamicImage::ImageRgb8(picture);
@@ -405,7 +403,8 @@ fn flipped(range: Range<usize>, flip: bool, side: usize) -> Range<usize> {
     }
 }
 
-/// RGB8 without alpha: transparent pixels show white paper, as viewers and browsers mostly do.
+/// Converts to RGB8 without alpha: transparent pixels become white, as most viewers and browsers
+/// show them.
 fn flatten(picture: DynamicImage) -> DynamicImage {
     if !picture.color().has_alpha() {
         return DynamicImage::ImageRgb8(picture.into_rgb8());
@@ -413,7 +412,7 @@ fn flatten(picture: DynamicImage) -> DynamicImage {
     let picture = picture.into_rgba8();
     let (width, height) = picture.dimensions();
     let mut pixels = picture.into_raw();
-    // In place, so that a large picture is not held twice: pixel i moves from 4i down to 3i.
+    // In place, so that a large picture is not held twice: pixel i moves from 4i to 3i.
     for i in 0..pixels.len() / 4 {
         let alpha = u32::from(pixels[4 * i + 3]);
         for c in 0..3 {
@@ -424,8 +423,8 @@ fn flatten(picture: DynamicImage) -> DynamicImage {
     }
     pixels.truncate(pixels.len() / 4 * 3);
     pixels.shrink_to_fit();
-    // The length is width × height × 3 by construction; an empty picture stands in for the
-    // impossible.
+    // The length is width × height × 3 by construction; an empty picture stands for the impossible
+    // case.
     DynamicImage::ImageRgb8(image::RgbImage::from_raw(width, height, pixels).unwrap_or_default())
 }
 
@@ -436,7 +435,7 @@ fn corrupt(format: Format, detail: &str) -> DecodeError {
     }
 }
 
-/// Sorts a decoder's error into ours, with the shortest true text.
+/// Converts a decoder's error to ours, with the shortest accurate text.
 fn explain(format: Format, error: &ImageError) -> DecodeError {
     match error {
         ImageError::IoError(e) if e.kind() == ErrorKind::UnexpectedEof => {
@@ -458,7 +457,8 @@ fn explain(format: Format, error: &ImageError) -> DecodeError {
     }
 }
 
-/// Decoders quote the file in their messages: no line breaks, no control characters, no long tales.
+/// Formats a decoder's message, which may quote the file: one line, no control characters, limited
+/// length.
 fn one_line(text: &(impl fmt::Display + ?Sized)) -> String {
     let text = text.to_string();
     text.trim_end_matches('.')

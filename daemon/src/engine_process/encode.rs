@@ -1,19 +1,20 @@
-//! Encodes pictures as JPEG: the thumbnail of an image and the aligned crops of its faces.
-//! Not for reading pictures (`decode`) and not for the chips the networks see (`kith_vision`).
+//! Encodes JPEGs: the thumbnail of an image and the aligned crops of its faces. Reading pictures is
+//! `decode`'s; the chips that the networks see are `kith_vision`'s.
 
 use std::borrow::Cow;
 
 use jpeg_encoder::{ColorType, Encoder, EncodingError, SamplingFactor};
 use kith_vision::Rgb;
 
-/// Small enough for a table of hundreds of thumbnails, without visible blocks on faces.
+/// JPEG quality of thumbnails: small enough for a table of hundreds, without visible blocks on
+/// faces.
 const THUMBNAIL_QUALITY: u8 = 80;
 
-/// Source pixels looked at for each thumbnail pixel, along one side. More would not be seen, and
+/// Source pixels averaged for each thumbnail pixel, along one side. More would not be visible, and
 /// reading every pixel of a large photograph takes longer than decoding it.
 const SAMPLES: u32 = 4;
 
-/// Why a picture could not be written as JPEG.
+/// Reasons why a picture could not be written as JPEG.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {
     /// The buffer does not hold `width` × `height` RGB pixels.
@@ -26,7 +27,7 @@ pub enum EncodeError {
         /// Length of the buffer.
         bytes: usize,
     },
-    /// JPEG's sides are at most 65 535 pixels.
+    /// The picture is larger than JPEG's limit of 65 535 pixels a side.
     #[error("a picture of {width}×{height} pixels is too large for JPEG")]
     TooLarge {
         /// Pixels a row.
@@ -34,12 +35,12 @@ pub enum EncodeError {
         /// Rows.
         height: usize,
     },
-    /// The encoder refused.
+    /// The encoder failed.
     #[error("the picture cannot be written as JPEG: {0}")]
     Jpeg(#[from] EncodingError),
 }
 
-/// A JPEG of the whole picture whose longer side is at most `max_side`; never upscaled.
+/// Encodes the whole picture with its longer side reduced to at most `max_side`; never enlarges it.
 pub fn thumbnail(picture: &Rgb, max_side: u32) -> Result<Vec<u8>, EncodeError> {
     let [width, height] = sides(picture)?;
     let (longer, max_side) = (width.max(height), max_side.max(1));
@@ -51,7 +52,7 @@ pub fn thumbnail(picture: &Rgb, max_side: u32) -> Result<Vec<u8>, EncodeError> {
             SamplingFactor::F_2_2,
         );
     }
-    // Every `step`th pixel of every `step`th row, then the average of those.
+    // Takes every `step`th pixel of every `step`th row, then averages those.
     let step = (longer / max_side.saturating_mul(SAMPLES)).max(1) as usize;
     let rows = picture.pixels.chunks_exact(3 * picture.width).step_by(step);
     let sampled: Cow<'_, [u8]> = match step {
@@ -64,7 +65,7 @@ pub fn thumbnail(picture: &Rgb, max_side: u32) -> Result<Vec<u8>, EncodeError> {
     };
     let (across, down) = (width.div_ceil(step as u32), height.div_ceil(step as u32));
     let small = [width, height].map(|side| scaled(side, max_side, longer));
-    // Half the colour's detail is not missed in a table, and saves a seventh of its bytes.
+    // Halving the colour's detail is invisible in a table and saves a seventh of the bytes.
     write(
         &averaged(&sampled, [across, down], small),
         small,
@@ -73,10 +74,10 @@ pub fn thumbnail(picture: &Rgb, max_side: u32) -> Result<Vec<u8>, EncodeError> {
     )
 }
 
-/// Each pixel of `small` is the mean of the whole pixels of `large` that it covers; sides in
-/// pixels, width first.
+/// Reduces a picture: each pixel of `small` is the mean of the whole pixels of `large` that it
+/// covers; sides in pixels, width first.
 fn averaged(pixels: &[u8], large: [u32; 2], small: [u32; 2]) -> Vec<u8> {
-    // `large` is not smaller than `small`, so every range holds at least one pixel.
+    // `large` is not smaller than `small`, so every range has at least one pixel.
     let covered = |axis: usize, n: u32| {
         let edge =
             |n: u32| (u64::from(n) * u64::from(large[axis]) / u64::from(small[axis])) as usize;
@@ -84,8 +85,7 @@ fn averaged(pixels: &[u8], large: [u32; 2], small: [u32; 2]) -> Vec<u8> {
     };
     let mut means = Vec::with_capacity(3 * small[0] as usize * small[1] as usize);
     let stride = 3 * large[0] as usize;
-    // Rows are summed whole first, which is several numbers at a time. A pixel covers at most a
-    // dozen rows.
+    // Sum complete rows first, which the compiler vectorises. A pixel covers at most a dozen rows.
     let mut line = vec![0_u16; stride];
     for rows in (0..small[1]).map(|y| covered(1, y)) {
         line.fill(0);
@@ -108,8 +108,8 @@ fn averaged(pixels: &[u8], large: [u32; 2], small: [u32; 2]) -> Vec<u8> {
     means
 }
 
-/// The picture as it is, as a JPEG of `quality` 1 to 100. All of its colour is kept: faces are
-/// recognised from these.
+/// Encodes the picture in full size with `quality` 1 to 100. The colour keeps its full resolution:
+/// faces are recognised from these.
 pub fn jpeg(picture: &Rgb, quality: u8) -> Result<Vec<u8>, EncodeError> {
     write(
         &picture.pixels,
@@ -119,15 +119,15 @@ pub fn jpeg(picture: &Rgb, quality: u8) -> Result<Vec<u8>, EncodeError> {
     )
 }
 
-/// `side` × `numerator` / `denominator`, rounded, at least one pixel; at most `numerator` as `side`
-/// ≤ `denominator`.
+/// Returns `side` × `numerator` / `denominator`, rounded, at least one pixel; at most `numerator`
+/// if `side` ≤ `denominator`.
 fn scaled(side: u32, numerator: u32, denominator: u32) -> u32 {
     let rounded = (u64::from(side) * u64::from(numerator) + u64::from(denominator) / 2)
         / u64::from(denominator);
     u32::try_from(rounded).unwrap_or(numerator).max(1)
 }
 
-/// Width and height, once the pixels are as many as these say.
+/// Returns width and height, after checking the number of pixels.
 fn sides(picture: &Rgb) -> Result<[u32; 2], EncodeError> {
     let wrong = || wrong_length(picture);
     let width = u32::try_from(picture.width).map_err(|_| wrong())?;

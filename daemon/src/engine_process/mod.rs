@@ -2,8 +2,8 @@
 //! person.
 //!
 //! `kithd engine` serves it over gRPC from a process of its own; measuring commands use it in
-//! theirs. The daemon never does: it calls the process through `recognition`. `kithd camera`
-//! decodes, encodes and is confined by the same.
+//! theirs. The daemon never does: it calls the process through `engines`. `kithd camera` shares its
+//! decoding, encoding and confinement.
 
 mod confine;
 mod decode;
@@ -28,7 +28,7 @@ pub use encode::jpeg;
 pub use process::{Args, run};
 pub use recogniser::Recogniser;
 
-/// One face as the engine found it.
+/// A face as the engine found it.
 #[derive(Debug, Clone)]
 pub struct FoundFace {
     /// Left, top, right, bottom in pixels of the upright picture.
@@ -37,11 +37,11 @@ pub struct FoundFace {
     pub landmarks: [[f32; 2]; 5],
     /// Detector's confidence, 0 to 1.
     pub score: f32,
-    /// How fit it is to be known by, 0 to 1.
+    /// Suitability for recognition, 0 to 1.
     pub quality: f32,
-    /// What speaks against enrolling it or being known by it, as a sentence.
+    /// Why the face should not be enrolled or recognised, as a sentence.
     pub objection: Option<String>,
-    /// What the quality is made of, for measuring; an engine in another process does not tell.
+    /// Components of the quality, for measurements; `None` from an engine in another process.
     pub measures: Option<Quality>,
     /// In the pack's embedding space.
     pub embedding: Vec<f32>,
@@ -64,25 +64,25 @@ pub struct StageTimes {
     pub encode: Duration,
 }
 
-/// What the engine makes of a picture.
+/// The engine's result for a picture.
 #[derive(Debug, Clone)]
 pub struct Reply {
-    /// Width and height in pixels, upright.
+    /// Width and height of the upright picture in pixels.
     pub size: (u32, u32),
-    /// The most prominent first.
+    /// Faces, the most prominent first.
     pub faces: Vec<FoundFace>,
     /// Small JPEG of the whole picture.
     pub thumbnail: Vec<u8>,
-    /// What is wrong with the file although it could be read.
+    /// A defect of the file that did not prevent reading it.
     pub remark: Option<String>,
-    /// For the bench.
+    /// Durations, for measurements.
     pub times: StageTimes,
 }
 
-/// Why the engine gave no faces.
+/// Reasons why the engine gave no faces.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
-    /// The picture's fault, in a sentence.
+    /// The picture cannot be read, with a sentence about it.
     #[error("{0}")]
     Unreadable(String),
     /// A network or a decoder failed, or the models cannot be loaded.
@@ -90,7 +90,7 @@ pub enum EngineError {
     Failed(String),
 }
 
-/// What the engine needs of the configuration.
+/// The engine's part of the configuration.
 #[derive(Debug, Clone)]
 pub struct EngineSettings {
     /// Byte and pixel limits.
@@ -99,7 +99,7 @@ pub struct EngineSettings {
     pub min_face_px: Option<usize>,
     /// Most faces per picture.
     pub max_faces: usize,
-    /// Pictures without a face are looked at turned, too.
+    /// True if pictures without a face are searched turned, too.
     pub turned: bool,
     /// Pictures at the same time, and cores for all of them together.
     pub threads: usize,
@@ -117,8 +117,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Loads and warms the pack's networks and passes the self-test; takes a moment, so call it off
-    /// the runtime.
+    /// Loads and warms the pack's networks and passes the self-test. It blocks for a while, so call
+    /// it outside the async runtime.
     pub fn load(
         pack: Pack,
         precision: Option<Precision>,
@@ -138,27 +138,27 @@ impl Engine {
         })
     }
 
-    /// Pack, precision and device.
+    /// Returns pack, precision and device.
     pub fn description(&self) -> String {
         format!("{} {} {}", self.pack.id(), self.precision, self.device)
     }
 
-    /// Where its networks run.
+    /// Returns the device on which its networks run.
     pub fn device(&self) -> Device {
         self.device
     }
 
-    /// The pack it runs.
+    /// Returns the pack it runs.
     pub fn pack(&self) -> &Pack {
         &self.pack
     }
 
-    /// What its recogniser computes with.
+    /// Returns the precision of its recogniser.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// Pictures at the same time.
+    /// Returns the number of pictures at the same time.
     pub fn threads(&self) -> usize {
         self.threads
     }
@@ -168,15 +168,15 @@ impl Engine {
         self.recogniser.compare(pack)
     }
 
-    /// Recognises one picture on a thread of its own, as soon as one is free.
+    /// Recognises one picture on a blocking thread, as soon as one is free.
     pub async fn recognise(&self, bytes: Bytes) -> Result<Reply, EngineError> {
         let slot = Arc::clone(&self.slots)
             .acquire_owned()
             .await
-            .map_err(|_| EngineError::Failed("the engine is shut down".into()))?;
+            .map_err(|_| EngineError::Failed("the engine has shut down".into()))?;
         let recogniser = Arc::clone(&self.recogniser);
         let work = tokio::task::spawn_blocking(move || {
-            // Held by the thread: a caller that gives up does not free it.
+            // The thread holds the slot: a caller that gives up does not free it.
             let _slot = slot;
             recogniser.recognise(&bytes)
         });
@@ -196,8 +196,8 @@ fn panic_text(error: tokio::task::JoinError) -> String {
     }
 }
 
-/// The bundled pack: beside the program, where the package puts it, or in the source tree it was
-/// built in.
+/// Returns the bundled pack: beside the program, where the package puts it, or in the source tree
+/// it was built in.
 pub fn bundled_pack() -> Option<PathBuf> {
     let name = include_str!("../../../models/packs/bundled").trim_end();
     let program = std::env::current_exe().ok()?;

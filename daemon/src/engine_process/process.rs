@@ -1,6 +1,6 @@
-//! `kithd engine`: loads the models, gives up what it no longer needs, and serves pictures on a
-//! unix socket until its parent is gone. It runs before any runtime exists, because what a thread
-//! gives up binds only threads made after.
+//! `kithd engine`: loads the models, confines itself, and serves pictures on a unix socket until
+//! its parent is gone. It runs before any runtime exists, because the confinement binds only
+//! threads made afterwards.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -21,19 +21,19 @@ use crate::rpc::recognizer::PrecisionTiming;
 use crate::rpc::recognizer::recognizer_server::RecognizerServer;
 use crate::rpc::{CONNECTION_WINDOW, ENVELOPE, FRAME, STREAM_WINDOW};
 
-/// What can be typed.
+/// Arguments of `kithd engine`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where the networks run: cpu or cuda
+    /// Device of the networks: cpu or cuda
     #[arg(long, default_value = "cpu")]
     device: Device,
-    /// Unix socket to serve on; one that is there already is replaced
+    /// Unix socket to serve on; an existing one is replaced
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
     /// Overrides models.precision
     #[arg(long, value_name = "int8|float32|float16")]
     precision: Option<Precision>,
-    /// Times every precision on this board once it serves, for Describe
+    /// Times every precision on this board while it serves, for Describe
     #[arg(long)]
     time_precisions: bool,
     /// Ends when standard input closes or the parent dies
@@ -41,14 +41,14 @@ pub struct Args {
     supervised: bool,
 }
 
-/// Serves until the parent is gone, or for good.
+/// Serves until the parent is gone, or for ever without one.
 pub fn run(args: &Args, models: &Models, settings: &EngineSettings) -> anyhow::Result<()> {
     if args.supervised {
         child::die_with_parent()?;
     }
     child::give_way();
     let pack = load_pack(models)?;
-    // Timed later, when there is no file system any more.
+    // The timing comes later, when files are no longer accessible.
     let kept = if args.time_precisions {
         Some(pack.in_memory()?)
     } else {
@@ -68,7 +68,7 @@ pub fn run(args: &Args, models: &Models, settings: &EngineSettings) -> anyhow::R
             cache: cache_folder(),
         },
     };
-    // From here on nothing is opened any more, and every thread begins without a way out.
+    // After this nothing can be opened, and new threads are confined too.
     let confinement = confine(&profile);
     tracing::info!(
         "serving {} on {}, {confinement}",
@@ -89,7 +89,7 @@ pub fn run(args: &Args, models: &Models, settings: &EngineSettings) -> anyhow::R
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(settings.threads + 1)
-        // On a GPU each thread makes its own stream at its first picture: they stay.
+        // On a GPU each thread makes its own stream at its first picture, so threads are kept.
         .thread_keep_alive(Duration::from_secs(u32::MAX.into()))
         .build()?;
     runtime.block_on(async {
@@ -105,7 +105,7 @@ pub fn run(args: &Args, models: &Models, settings: &EngineSettings) -> anyhow::R
     })
 }
 
-/// A socket left by an engine that died is in the way; only its owner may connect to the new one.
+/// Binds the socket, replacing one left by a dead engine; only its owner may connect to it.
 fn bind(socket: &Path) -> std::io::Result<UnixListener> {
     match std::fs::remove_file(socket) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
@@ -117,7 +117,7 @@ fn bind(socket: &Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Finds out which precision is worth running on this board, while pictures are served already.
+/// Finds the best precision on this board, while pictures are served already.
 fn time_precisions(engine: &Engine, pack: &Pack, timed: &OnceLock<Timed>) {
     let current = engine.precision();
     let found = match engine.compare(pack) {
@@ -140,14 +140,14 @@ fn time_precisions(engine: &Engine, pack: &Pack, timed: &OnceLock<Timed>) {
         micros: trial.median.as_micros() as u64,
         within_tolerance: trial.within_tolerance,
     });
-    // Set once, by this thread.
+    // Only this thread sets it.
     let _ = timed.set(Timed {
         timings: timings.collect(),
         advised: advised.to_string(),
     });
 }
 
-/// Where CUDA kernels are kept once they are compiled: what tract uses.
+/// Returns the folder in which tract keeps compiled CUDA kernels.
 fn cache_folder() -> PathBuf {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     std::env::var_os("XDG_CACHE_HOME")

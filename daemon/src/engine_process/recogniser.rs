@@ -1,5 +1,5 @@
-//! One picture, start to end: decode → find → align → embed → encode. Finding, aligning and
-//! embedding borrow the cores that no other picture uses; the rest is the calling thread's.
+//! Recognises one picture: decode → find → align → embed → encode. Finding, aligning and embedding
+//! borrow the cores that no other picture uses; the rest runs on the calling thread.
 
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ const CROP_QUALITY: u8 = 85;
 pub struct Recogniser {
     vision: Vision,
     limits: DecodeLimits,
-    /// As configured; `None` follows the pack and the picture.
+    /// Configured value; `None` follows the pack and the picture.
     min_face_px: Option<usize>,
     max_faces: usize,
     turned: bool,
@@ -46,7 +46,7 @@ impl Recogniser {
         })
     }
 
-    /// What is looked for in a picture of these sides.
+    /// Returns the search parameters for a picture of these sides.
     fn search(&self, width: usize, height: usize) -> Search {
         Search {
             min_face_px: self
@@ -57,7 +57,7 @@ impl Recogniser {
         }
     }
 
-    /// The bundled picture must give the pack's reference embedding within the precision's
+    /// Checks that the bundled picture gives the pack's reference embedding within the precision's
     /// tolerance.
     pub fn self_test(&self, pack: &Pack) -> Result<f32, EngineError> {
         let bytes = pack.self_test_picture().map_err(failed)?;
@@ -82,7 +82,7 @@ impl Recogniser {
         .map_err(failed)
     }
 
-    /// Everything about one picture.
+    /// Recognises one picture completely.
     pub fn recognise(&self, bytes: &[u8]) -> Result<Reply, EngineError> {
         self.vision.busy(|| self.reply(bytes))
     }
@@ -178,7 +178,8 @@ mod tests {
 
     use super::*;
 
-    /// 4200×3150 with the pack's face twice: large enough for its chip even in half, and not.
+    /// Makes a 4200×3150 picture with the pack's face twice: one large enough for its chip even in
+    /// half size, one not.
     fn two_faces(pack: &Pack) -> Rgb {
         let face = image::load_from_memory(&pack.self_test_picture().unwrap())
             .unwrap()

@@ -1,5 +1,5 @@
-//! The engine's side of `recognizer.proto`: each request on a thread of its own, every error a
-//! status and a sentence. Not for judging replies; the caller does that.
+//! The engine's side of `recognizer.proto`: each request runs on its own thread, every error is a
+//! status and a sentence. The caller judges the replies.
 
 use std::sync::{Arc, OnceLock};
 
@@ -12,7 +12,7 @@ use crate::rpc::recognizer::{
     RecognizeReply, RecognizeRequest, StageTimes as Times, recognize_request::Picture,
 };
 
-/// Serves one engine.
+/// gRPC service of one engine.
 pub struct Service {
     engine: Engine,
     description: Description,
@@ -21,15 +21,15 @@ pub struct Service {
 
 /// The precisions timed on this board.
 pub struct Timed {
-    /// Each precision on offer.
+    /// Timing of each precision on offer.
     pub timings: Vec<PrecisionTiming>,
-    /// The one worth running here.
+    /// The precision advised for this board.
     pub advised: String,
 }
 
 impl Service {
-    /// For a loaded engine; `timed` is filled in when the timing is done, if it is to be done at
-    /// all.
+    /// Makes the service of a loaded engine; `timed` is filled in when the timing is done, if it is
+    /// requested at all.
     pub fn new(engine: Engine, confinement: String, timed: Arc<OnceLock<Timed>>) -> Self {
         let description = Description {
             device: engine.device().to_string(),

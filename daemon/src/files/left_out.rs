@@ -1,8 +1,9 @@
-//! What is left out of a folder of pictures, watched or enrolled: system folders, partial files,
-//! links, what is no picture. Each with its reason, counted, with an example.
+//! The files that are left out of a folder of pictures, watched or enrolled: system folders,
+//! partial files, links, files that are no pictures. Each with its reason, counted, with an
+//! example.
 //!
-//! Not for what may be read (the roots) nor for decoding: a file that is taken and turns out to be
-//! damaged fails later, with its own reason.
+//! The roots decide what may be read. A damaged picture is not left out: it fails later, with its
+//! own reason.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -17,12 +18,12 @@ use rustix::fs::{FileType, OFlags};
 use crate::files::open_beneath;
 use crate::picture_kind::{HEAD_BYTES, is_heic, sniff};
 
-/// Endings of the pictures that the engine reads.
+/// Extensions of the pictures that the engine reads.
 const PICTURES: [&str; 15] = [
     "jpg", "jpeg", "jpe", "jfif", "jfi", "pjpeg", "pjp", "png", "webp", "gif", "bmp", "dib", "tif",
     "tiff", "mpo",
 ];
-/// Pictures that it does not read, by ending, and what to do.
+/// Extensions of pictures that it does not read, with the reason.
 const OTHER_PICTURES: [(&[&str], Why); 4] = [
     (&["heic", "heif", "hif", "heics", "heifs"], Why::Heic),
     (
@@ -47,7 +48,7 @@ const OTHER_PICTURES: [(&[&str], Why); 4] = [
         Why::Video,
     ),
 ];
-/// Folders in which NAS and desktop systems keep what is theirs, without case.
+/// Folders that NAS and desktop systems keep for themselves, case-insensitive.
 const SYSTEM_FOLDERS: [&str; 16] = [
     "@eadir",
     "@recycle",
@@ -66,7 +67,7 @@ const SYSTEM_FOLDERS: [&str; 16] = [
     "network trash folder",
     "temporary items",
 ];
-/// Files that they leave about.
+/// Files of NAS and desktop systems.
 const SYSTEM_FILES: [&str; 5] = [
     "thumbs.db",
     "ehthumbs.db",
@@ -74,7 +75,7 @@ const SYSTEM_FILES: [&str; 5] = [
     "icon\r",
     "picasa.ini",
 ];
-/// Beginnings of names of either.
+/// Prefixes of such files and folders.
 const SYSTEM_STARTS: [&str; 13] = [
     "._",
     ".@__",
@@ -90,7 +91,7 @@ const SYSTEM_STARTS: [&str; 13] = [
     "synophoto_",
     ".sync",
 ];
-/// Endings that senders and programs use while a file is not whole.
+/// Extensions that senders and programs use while a file is incomplete.
 const PARTIAL: [&str; 15] = [
     "tmp",
     "temp",
@@ -108,19 +109,19 @@ const PARTIAL: [&str; 15] = [
     "bak",
     "inprogress",
 ];
-/// Longest ending of a name that counts as one: "Mr. Smith" has none.
+/// Longest extension of a name: "Mr. Smith" has none.
 const LONGEST_ENDING: usize = 12;
 
-/// Why something is left out.
+/// Reasons why something is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Why {
     /// A folder or file of the system.
     System,
     /// Its name begins with a dot.
     Hidden,
-    /// Its name says that it is not whole.
+    /// Its name says that it is incomplete.
     Partial,
-    /// A link, wherever it leads.
+    /// A link, whatever its target.
     Link,
     /// A device, pipe or socket.
     Special,
@@ -136,18 +137,18 @@ pub enum Why {
     Raw,
     /// A video.
     Video,
-    /// Another kind of file, by its ending.
+    /// Another kind of file, by its extension.
     NoPicture,
-    /// No picture by its bytes; its name has no ending.
+    /// No picture by its bytes; its name has no extension.
     NoPictureInside,
     /// `include` does not name it, or `exclude` does.
     Pattern,
-    /// The name is one that a camera or phone gives, not a person's.
+    /// The name comes from a camera or phone and is not a person's.
     CameraName,
 }
 
 impl Why {
-    /// One and many of them, and what to do.
+    /// Returns the words for one and for several, and the remedy.
     const fn words(self) -> [&'static str; 3] {
         match self {
             Self::System => [
@@ -209,19 +210,19 @@ impl Why {
     }
 }
 
-/// What its name says of a file.
+/// Classification of a file by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named {
-    /// It is taken.
+    /// A picture.
     Picture,
-    /// Only its bytes can tell.
+    /// Only the bytes can tell.
     Unclear,
-    /// It is left out.
+    /// A file that is left out.
     Out(Why),
 }
 
-/// Why an entry of a folder is left out before its kind of picture matters; `None`: it is a file or
-/// folder to look at.
+/// Returns why an entry of a folder is left out whatever its content; `None` for a file or folder
+/// to look at.
 pub fn of_entry(name: &OsStr, kind: FileType) -> Option<Why> {
     match kind {
         FileType::Symlink => Some(Why::Link),
@@ -231,8 +232,8 @@ pub fn of_entry(name: &OsStr, kind: FileType) -> Option<Why> {
     }
 }
 
-/// The same by the name alone. A folder whose name is not UTF-8 is looked into, so that each file
-/// below it is counted.
+/// Returns the same by the name alone. A folder whose name is not UTF-8 is searched, so that each
+/// file below it is counted.
 pub fn of_name(name: &OsStr, folder: bool) -> Option<Why> {
     let text = name.to_string_lossy().to_lowercase();
     let system = if folder {
@@ -248,8 +249,7 @@ pub fn of_name(name: &OsStr, folder: bool) -> Option<Why> {
         return Some(Why::Hidden);
     }
     if folder {
-        // Names that NAS systems give to what is theirs; further ones come with each of their
-        // releases.
+        // Prefixes of NAS systems' own folders; each of their releases may add names.
         return text
             .starts_with(['@', '#', '$', '~'])
             .then_some(Why::System);
@@ -270,13 +270,13 @@ pub fn of_name(name: &OsStr, folder: bool) -> Option<Why> {
     }
 }
 
-/// What the ending of a name says.
+/// Classifies a name by its extension.
 pub fn by_ending(name: &OsStr) -> Named {
     let text = name.to_string_lossy().to_lowercase();
     let Some((_, ending)) = text.rsplit_once('.') else {
         return Named::Unclear;
     };
-    // Sites add their sizes: "x.jpg_large", "x.jpg:orig", "x.jpeg!d".
+    // Web sites append sizes: "x.jpg_large", "x.jpg:orig", "x.jpeg!d".
     let plain: String = ending
         .chars()
         .take_while(char::is_ascii_alphanumeric)
@@ -300,7 +300,7 @@ pub fn by_ending(name: &OsStr) -> Named {
     }
 }
 
-/// Why a file below an open folder is left out by its first bytes; `None`: they are a picture's.
+/// Returns why a file below an open folder is left out by its first bytes; `None` for a picture.
 pub fn by_bytes_beneath(folder: impl AsFd, below: &Path) -> std::io::Result<Option<Why>> {
     let mut head = Vec::with_capacity(HEAD_BYTES);
     let file = File::from(open_beneath(folder, below, OFlags::RDONLY)?);
@@ -312,18 +312,18 @@ pub fn by_bytes_beneath(folder: impl AsFd, below: &Path) -> std::io::Result<Opti
     })
 }
 
-/// How many are left out for each reason, each with an example.
+/// Number of files left out for each reason, each with an example.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LeftOut(BTreeMap<Why, (u64, String)>);
 
 impl LeftOut {
-    /// One more.
+    /// Counts a file.
     pub fn add(&mut self, why: Why, path: &Path) {
-        // Quoted and escaped: a name may hold anything.
+        // Quoted and escaped: a name may hold any character.
         self.count(why, 1, &format!("{path:?}"));
     }
 
-    /// All of another.
+    /// Adds the counts of another list.
     pub fn extend(&mut self, other: &Self) {
         other
             .0
@@ -334,18 +334,18 @@ impl LeftOut {
     fn count(&mut self, why: Why, count: u64, example: &str) {
         let here = self.0.entry(why).or_insert_with(|| (0, example.into()));
         here.0 += count;
-        // The same one whatever the order they come in.
+        // The example must not depend on the order of the files.
         if example < here.1.as_str() {
             here.1 = example.into();
         }
     }
 
-    /// Nothing is.
+    /// Returns true if nothing is left out.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// A sentence for each reason.
+    /// Returns a sentence for each reason.
     pub fn sentences(&self) -> Vec<String> {
         let sentence = |(why, (count, example)): (&Why, &(u64, String))| {
             let [one, many, advice] = why.words();

@@ -1,8 +1,7 @@
-//! Who may be connected to a listener: so many in all and so many from one address. One that waits
-//! for a request gives way to a newcomer. A few seats are the board's own.
+//! Connection limits of a listener: in all, and for each address. A connection that waits for a
+//! request gives way to a new one. A few places are reserved for the board itself.
 //!
-//! So connections that lie idle or send half a head, however many and from wherever, keep nobody
-//! out.
+//! So idle connections and half-sent heads cannot lock other clients out, however many there are.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,27 +11,27 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How many may be connected to one listener.
+/// Connection limits of one listener.
 #[derive(Debug, Clone, Copy)]
 pub struct Room {
-    /// In all.
+    /// Most in all.
     pub most: usize,
-    /// Of one address.
+    /// Most of one address.
     pub of_one: usize,
 }
 
-/// For programs on the board itself, whatever the network does.
+/// Connections reserved for programs on the board, whatever the network does.
 const KEPT: usize = 16;
-/// A request is on its way for so long: whoever has only just come gives way last.
+/// Time in which a new connection's request is expected: younger connections give way last.
 const JUST_COME: Duration = Duration::from_secs(2);
 
-/// Whom requests are counted against: an address, or of IPv6 a network, since each has more
-/// addresses than can be counted.
+/// Key for counting requests: an address, or for IPv6 its network, since each network has too many
+/// addresses to count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Sender(IpAddr);
 
 impl Sender {
-    /// Of the other end's address.
+    /// Returns the key of an address.
     pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V6(address) if !address.is_loopback() => {
@@ -43,7 +42,7 @@ impl Sender {
     }
 }
 
-/// Those who are connected; clones share it.
+/// The connections; clones share them.
 #[derive(Clone)]
 pub struct Crowd(Arc<Mutex<Seats>>);
 
@@ -55,30 +54,30 @@ struct Seats {
 
 struct Taken {
     sender: Sender,
-    /// Requests that are being answered.
+    /// Number of requests being answered.
     at_work: usize,
-    /// Since when there has been none.
+    /// Time since which there has been none.
     waiting: Instant,
-    /// One was before.
+    /// True if a request was answered before.
     answered: bool,
     given_up: CancellationToken,
 }
 
-/// The place of one connection, free again when dropped.
+/// The place of one connection; dropping it frees the place.
 pub struct Seat {
     crowd: Crowd,
     number: u64,
     given_up: CancellationToken,
 }
 
-/// A request is being answered on a seat, so it is given to nobody else.
+/// Guards the place of a connection while a request is answered: the place is not given away.
 pub struct AtWork {
     crowd: Crowd,
     number: u64,
 }
 
 impl Crowd {
-    /// Nobody yet.
+    /// Makes an empty list.
     pub fn new(room: Room) -> Self {
         Self(Arc::new(Mutex::new(Seats {
             room,
@@ -87,7 +86,7 @@ impl Crowd {
         })))
     }
 
-    /// A seat, perhaps that of somebody who waited; `None`: all are at work.
+    /// Returns a place, perhaps that of a waiting connection; `None` if all are answering requests.
     pub fn admit(&self, address: IpAddr) -> Option<Seat> {
         let sender = Sender::of(address);
         let mut seats = self.lock();
@@ -137,8 +136,8 @@ impl Crowd {
 }
 
 impl Seats {
-    /// Takes the seat of whoever has waited longest; of those who have only just come when nobody
-    /// else waits.
+    /// Takes the place of the connection that has waited longest; of those that are new only if no
+    /// other waits.
     fn clear_one(&mut self, among: impl Fn(&Taken) -> bool) -> Option<()> {
         let waiting = self
             .taken
@@ -158,12 +157,12 @@ impl Seats {
 }
 
 impl Seat {
-    /// Cancelled when it went to somebody else.
+    /// Cancelled when the place is given away.
     pub fn given_up(&self) -> CancellationToken {
         self.given_up.clone()
     }
 
-    /// For as long as a request is being answered.
+    /// Marks a request as being answered, until dropped.
     pub fn at_work(&self) -> AtWork {
         if let Some(taken) = self.crowd.lock().taken.get_mut(&self.number) {
             taken.at_work += 1;
@@ -174,7 +173,7 @@ impl Seat {
         }
     }
 
-    /// How long no request has been answered here; nothing while one is.
+    /// Returns how long no request has been answered here; zero while one is.
     pub fn idle(&self) -> Duration {
         let seats = self.crowd.lock();
         let taken = seats
@@ -229,7 +228,7 @@ mod tests {
                 .collect()
         };
         assert_eq!(gone(&seats), [1]);
-        // Somebody else is not concerned.
+        // Other connections are not affected.
         let other = crowd.admit(address(2)).unwrap();
         assert_eq!(gone(&seats), [1]);
         let all: Vec<_> = seats.iter().map(Seat::at_work).collect();

@@ -1,5 +1,5 @@
-//! How slow the other end may be: with the body of a request, and with taking an answer. And how
-//! long an answer takes.
+//! Timeouts for slow clients, for sending a body and for receiving a response. Also measures how
+//! long a response takes.
 
 use std::io;
 use std::pin::Pin;
@@ -15,18 +15,18 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::crowd::AtWork;
 
-/// Longest time without any progress, either way.
+/// Longest time without any progress, in either direction.
 const STALL: Duration = Duration::from_secs(30);
-/// What was sent and not read is taken for so long, and up to so much, before a connection ends:
-/// closed at once, it would take back the answer that says why (RFC 9112, 9.6).
+/// Time, and number of bytes, for which unread input is still received before a connection ends:
+/// closing at once could destroy the response that gives the reason (RFC 9112, 9.6).
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 32 << 20;
-/// A body comes, and an answer is taken, at this rate at least, after a first [`STALL`].
+/// Least rate at which a body must arrive and a response must be taken, after a first [`STALL`].
 const BYTES_PER_SECOND: u64 = 1024;
 
-/// The body of a request; breaks off when it comes too slowly, and says so in `stalled`. One that
-/// is dropped before its end says so in `unread`. Only time during which its reader waits counts:
-/// one that is left unread comes slowly by nobody's fault.
+/// The body of a request. It ends with an error if it arrives too slowly, and sets `stalled`; if
+/// dropped before its end, it sets `unread`. Only time during which the reader waits counts: a
+/// client is not to blame for a body that is not read.
 pub struct Paced {
     body: Incoming,
     stalled: Arc<AtomicBool>,
@@ -34,7 +34,7 @@ pub struct Paced {
     bytes: u64,
     waited: Duration,
     ended: bool,
-    /// Runs while it is waited for; since when.
+    /// Time of the wait, and its timer; set while the reader waits.
     patience: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
@@ -99,7 +99,7 @@ impl HttpBody for Paced {
     }
 }
 
-/// The body of an answer, during which its connection is at work.
+/// The body of a response; its connection counts as busy until the end.
 pub struct Attended {
     body: Body,
     _at_work: AtWork,
@@ -134,22 +134,22 @@ impl HttpBody for Attended {
     }
 }
 
-/// A connection that breaks when its other end takes nothing for too long, or too little of one
-/// answer on the whole. Only time during which something waits to be taken counts: one that is made
-/// slowly, or never ends, is nobody's fault.
+/// A connection that breaks if the client takes nothing for too long, or too little of one
+/// response. Only time during which data wait to be taken counts: a client is not to blame for a
+/// response that is made slowly or never ends.
 pub struct Pushed<S> {
     stream: S,
-    /// Runs while something waits to be taken; since when.
+    /// Time of the wait, and its timer; set while data wait.
     patience: Option<(Instant, Pin<Box<Sleep>>)>,
-    /// How many answers were begun, and how many when the next two began to be counted.
+    /// Number of responses begun, and that number when counting for the present one began.
     answers: Arc<AtomicU64>,
     answer: u64,
-    /// What was taken of this answer, and how long it had to wait for that.
+    /// Bytes taken of this response, and how long they had to wait.
     bytes: u64,
     waited: Duration,
-    /// A request was not read to its end.
+    /// True if a request was not read to its end.
     unread: Arc<AtomicBool>,
-    /// The end is near: how long, and how much may still come.
+    /// Remaining time and bytes before the connection ends.
     lingering: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
@@ -251,7 +251,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Pushed<S> {
                 Poll::Ready(Ok(())) if (1..*left).contains(&buffer.filled().len()) => {
                     *left -= buffer.filled().len()
                 }
-                // Its end, a break, or too much.
+                // End of the input, an error, or too many bytes.
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
             }
         }
@@ -274,7 +274,7 @@ mod tests {
         )
     }
 
-    /// Takes so many bytes every ten seconds.
+    /// Takes this many bytes every ten seconds.
     fn taking(mut stream: DuplexStream, bytes: usize) -> tokio::task::JoinHandle<()> {
         tokio::spawn(async move {
             while stream.read_exact(&mut vec![0; bytes]).await.is_ok() {
@@ -290,7 +290,7 @@ mod tests {
         let begun = Instant::now();
         let error = ours.write_all(&[0; 1 << 20]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        // By a clock that stands still otherwise.
+        // By the paused clock.
         assert_eq!(
             (begun.elapsed() + Duration::from_millis(500)).as_secs(),
             31,
@@ -319,7 +319,7 @@ mod tests {
         });
         ours.write_all(&vec![0; 1 << 20]).await.unwrap();
         let _trickle = taking(all.await.unwrap(), 100);
-        // It is on credit of what it took before, until the next one begins.
+        // Earlier progress counts until the next response begins.
         ours.write_all(&[0; 1000]).await.unwrap();
         answers.fetch_add(1, Ordering::Relaxed);
         assert_eq!(

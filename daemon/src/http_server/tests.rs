@@ -1,5 +1,5 @@
-//! Real connections to a small set of routes. Time is stopped once a request is where it should be,
-//! so that no test waits.
+//! Tests with real connections to a small set of routes. Time is paused once a request has reached
+//! its state, so that no test waits.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::status::heartbeat::heartbeat;
 
 struct Site {
     address: SocketAddr,
-    /// Where a request has got to.
+    /// Progress of a request.
     seen: mpsc::UnboundedReceiver<&'static str>,
     stop: CancellationToken,
     serving: tokio::task::JoinHandle<()>,
 }
 
-/// Tells when it is dropped.
+/// Reports when it is dropped.
 struct Farewell(mpsc::UnboundedSender<&'static str>);
 
 impl Drop for Farewell {
@@ -158,7 +158,7 @@ async fn whoever_takes_nothing_of_an_answer_is_left() {
     let mut site = Site::start().await;
     let mut stream = site.send("GET /endless HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(read(&mut stream).await.starts_with("HTTP/1.1 200 OK"));
-    // Until what lies between the two ends is full.
+    // Until the buffers between both ends are full.
     tokio::time::sleep(Duration::from_millis(300)).await;
     tokio::time::pause();
     assert_eq!(site.seen.recv().await, Some("over"));

@@ -1,5 +1,5 @@
-//! With what the page is encrypted: a given certificate, or one the board makes itself and renews.
-//! Read anew now and then.
+//! TLS for the page: with a given certificate, or with one that the board makes and renews itself.
+//! The files are reloaded regularly.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -19,57 +19,57 @@ use tokio_rustls::TlsAcceptor;
 use crate::domain::wall_clock_ms;
 use crate::status::health::{Condition, Health};
 
-/// How often the files are read again.
+/// Interval at which the files are read again.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
-/// A file on a mount that does not answer must not hold up the page.
+/// Limit for reading: a file on a mount that does not answer must not block the page.
 const READ: Duration = Duration::from_secs(5);
-/// As long as none can be used.
+/// Interval of retries while no certificate can be used.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// The board's own certificate, with its key.
 const OWN: &str = "certificate.pem";
 const DAY: i64 = 86_400;
-/// Some systems take none that is valid for longer than 825 days.
+/// Lifetime in seconds: some systems reject certificates that are valid for longer than 825 days.
 const VALID: i64 = 800 * DAY;
 const RENEW_BEFORE: i64 = 30 * DAY;
 
-/// Where certificate and key come from.
+/// Source of certificate and key.
 #[derive(Debug, Clone)]
 pub enum Source {
-    /// Made by ourselves.
+    /// Made by the board.
     Own {
-        /// Where it is kept.
+        /// Folder in which it is kept.
         folder: PathBuf,
         /// The board's names, besides its addresses.
         names: Vec<String>,
-        /// Whether the board's clock is right.
+        /// Returns true if the board's clock is synchronised.
         synchronised: fn() -> bool,
     },
-    /// Given, in PEM.
+    /// Given files, in PEM.
     Files {
-        /// With what lies between it and its authority.
+        /// The certificate and its intermediates.
         certificate: PathBuf,
         /// Its private key.
         key: PathBuf,
     },
 }
 
-/// Why the page cannot be encrypted.
+/// Reasons why the page cannot be encrypted.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// Not there, not readable, or no PEM of this kind in it.
+    /// The file is missing, unreadable, or holds no PEM of this kind.
     #[error("{} {what}: {why}", path.display())]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What it should hold, or what should be done with it.
+        /// The error, as the end of a sentence about the file.
         what: &'static str,
-        /// As the reader says.
+        /// The reader's error.
         why: String,
     },
-    /// A key that does not belong to its certificate, a kind of key nobody knows.
+    /// The key does not belong to the certificate, or is of an unknown kind.
     #[error("the certificate and key of the page cannot be used: {0}")]
     Unusable(#[from] rustls::Error),
-    /// Our own could not be made.
+    /// The board's own certificate could not be made.
     #[error("no certificate could be made: {0}")]
     Own(#[from] rcgen::Error),
     /// The mount does not answer.
@@ -77,9 +77,8 @@ pub enum TlsError {
     Slow,
 }
 
-/// Reads what connections are encrypted with. A thread that reads from a mount that hangs stays
-/// until the mount answers, so none is started beside it: the threads it would use up are those
-/// that read the database, too.
+/// Reads certificate and key. A thread that hangs in a mount stays until the mount answers, so no
+/// second one is started: the database is read by threads of the same pool.
 struct Reading {
     source: Source,
     under_way: Option<JoinHandle<Result<Loaded, TlsError>>>,
@@ -107,11 +106,11 @@ impl Reading {
     }
 }
 
-/// What connections are encrypted with now.
+/// The TLS configuration in use.
 pub struct Encryption {
     reading: Reading,
     health: Health,
-    /// Of the page.
+    /// Address of the page.
     address: String,
     loaded: Loaded,
 }
@@ -123,8 +122,8 @@ struct Loaded {
 }
 
 impl Encryption {
-    /// Reads it for the first time. One that cannot be used degrades the page only and is tried
-    /// again.
+    /// Reads the certificate for the first time. A certificate that cannot be used degrades only
+    /// the page and is tried again.
     pub async fn open(source: Source, health: Health) -> Self {
         let mut reading = Reading::of(source);
         loop {
@@ -148,7 +147,7 @@ impl Encryption {
         }
     }
 
-    /// Says where the page is and how its certificate is known.
+    /// Reports the page's address and the certificate's fingerprint.
     pub fn announce(&mut self, address: String) {
         tracing::info!(
             "the page's certificate has the SHA-256 {}",
@@ -166,12 +165,12 @@ impl Encryption {
         self.health.set("page", Condition::Ok, text);
     }
 
-    /// For the next connection.
+    /// Returns the acceptor for the next connection.
     pub fn acceptor(&self) -> TlsAcceptor {
         self.loaded.acceptor.clone()
     }
 
-    /// Reads it anew now and then, for ever, and gives it to whoever accepts connections.
+    /// Reloads the certificate regularly, for ever, and passes it on to the listener.
     pub async fn keep_up(mut self, acceptors: watch::Sender<TlsAcceptor>) {
         let mut look = tokio::time::interval(LOOK_AGAIN);
         loop {
@@ -181,7 +180,7 @@ impl Encryption {
         }
     }
 
-    /// One that cannot be read changes nothing but what the page's part says.
+    /// Reloads the certificate; if it cannot be read, only the state of the page's part changes.
     async fn look(&mut self) {
         match self.reading.read().await {
             Ok(loaded) => {
@@ -195,8 +194,7 @@ impl Encryption {
                 self.say();
             }
             Err(error) => {
-                let text =
-                    format!("{error}; the certificate read before is used until that is mended");
+                let text = format!("{error}; the previous certificate is used until that is fixed");
                 if self.health.set("page", Condition::Degraded, text.as_str()) {
                     tracing::error!("{text}");
                 }
@@ -266,7 +264,7 @@ fn accept(
         .join(":");
     let key = PrivateKeyDer::from_pem_slice(key)
         .map_err(|error| of(key_path, "holds no private key", error.to_string()))?;
-    // Named here, so that nothing depends on what else in the program uses the library.
+    // Named explicitly, so that it does not depend on other users of the library in this program.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -279,7 +277,8 @@ fn accept(
     })
 }
 
-/// Our own certificate and key: the kept one while it holds, else a new one for the same key.
+/// Returns our own certificate and key: the stored one while it is valid, else a new one for the
+/// same key.
 fn own(
     path: &Path,
     wanted: &BTreeSet<String>,
@@ -310,7 +309,7 @@ fn own(
         .map(String::as_str)
         .collect::<Vec<_>>()
         .join(" ");
-    // What stands before the first section of a PEM file is for people, and for `still_holds`.
+    // The text before the first section of a PEM file is for people, and for `still_holds`.
     let pem = format!(
         "kithd made this for itself and renews it; do not edit.\nvalid {from} {until}\nnames {names}\n{}{}",
         certificate.pem(),
@@ -324,10 +323,10 @@ fn own(
     Ok(pem)
 }
 
-/// Whether it is valid for a while longer, by a clock that may have been wrong when it was made,
-/// and for all names. A board whose clock has no battery starts in the past each time, so only a
-/// synchronised clock tells that it begins too late. Its end is heeded in any case: not every time
-/// client leaves word that the clock is right.
+/// Returns true if the certificate is valid for a while longer and for all names, although the
+/// clock may have been wrong when it was made. A board without a clock battery starts in the past
+/// each time, so the beginning is checked only with a synchronised clock. The end is always
+/// checked: not every time client reports that the clock is right.
 fn still_holds(pem: &str, wanted: &BTreeSet<String>, now: i64, synchronised: bool) -> bool {
     let line = |start: &str| {
         pem.lines()
@@ -346,7 +345,7 @@ fn still_holds(pem: &str, wanted: &BTreeSet<String>, now: i64, synchronised: boo
     valid && wanted.iter().all(|name| names.contains(name.as_str()))
 }
 
-/// Whole or not at all, and readable by its owner only.
+/// Writes the file atomically, readable by its owner only.
 fn keep(path: &Path, pem: &str) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
@@ -356,8 +355,8 @@ fn keep(path: &Path, pem: &str) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The board's own addresses, as far as they last. Asked of the kernel's files: the unit lets no
-/// netlink socket in.
+/// Returns the board's own lasting addresses. It reads the kernel's files, since the unit allows no
+/// netlink socket.
 fn addresses() -> BTreeSet<IpAddr> {
     let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
     let mut found = of_fib_trie(&read("/proc/net/fib_trie"));
@@ -365,7 +364,8 @@ fn addresses() -> BTreeSet<IpAddr> {
     found
 }
 
-/// Lines `|-- 192.168.1.20` are followed by what they are; the board's own are `/32 host LOCAL`.
+/// Parses lines `|-- 192.168.1.20`, each followed by its type; the board's own are `/32 host
+/// LOCAL`.
 fn of_fib_trie(text: &str) -> BTreeSet<IpAddr> {
     let mut found = BTreeSet::new();
     let mut last = None;
@@ -379,9 +379,9 @@ fn of_fib_trie(text: &str) -> BTreeSet<IpAddr> {
     found
 }
 
-/// Lines of address, index, prefix, scope, flags and name. Only loopback and unique local ones, and
-/// no temporary ones (0x01): a provider may give others every day, and each would be a new
-/// certificate.
+/// Parses lines of address, index, prefix, scope, flags and name. Keeps only loopback and unique
+/// local addresses, and no temporary ones (0x01): a provider may change others daily, and each
+/// change would need a new certificate.
 fn of_if_inet6(text: &str) -> BTreeSet<IpAddr> {
     let address = |line: &str| {
         let fields: Vec<_> = line.split_whitespace().collect();
@@ -446,7 +446,7 @@ mod tests {
         let renewed = own(&board, now + 770 * DAY);
         assert_ne!(renewed, first);
         accept(renewed.as_bytes(), &path, renewed.as_bytes(), &path).unwrap();
-        // The clock was years ahead when that was made.
+        // The clock was years ahead when that certificate was made.
         let set_right = own(&board, now);
         assert_ne!(set_right, renewed);
         let moved = own(&names(&["board", "192.168.1.21"]), now);
@@ -522,7 +522,7 @@ mod tests {
                 let (read, ()) = tokio::join!(reading.read(), tokio::time::advance(2 * READ));
                 assert!(matches!(read, Err(TlsError::Slow)));
             }
-            // With the one thread that is left.
+            // Runs on the only thread that is left.
             tokio::task::spawn_blocking(move || std::fs::write(certificate, pem).unwrap())
                 .await
                 .unwrap();

@@ -1,5 +1,5 @@
-//! `/v1`, what is read: images, people, strangers and status as JSON, and the pictures the page
-//! shows. Errors are problem details. What changes something is in `admin`.
+//! `/v1`, the reading routes: images, people, strangers and status as JSON, and the pictures the
+//! page shows. Errors are problem details. Routes that change something are in `api`.
 
 use std::collections::HashMap;
 
@@ -54,36 +54,36 @@ pub fn routes() -> OpenApiRouter<Web> {
         .routes(routes!(status))
 }
 
-/// Which images, and which page of them.
+/// Filter for images, and position in the list.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default, deny_unknown_fields)]
 pub struct ImageQuery {
-    /// In this state.
+    /// Only images in this state.
     #[param(inline)]
     state: Option<ImageState>,
-    /// With this outcome.
+    /// Only images with this outcome.
     #[param(inline)]
     outcome: Option<Outcome>,
-    /// With a face that is this person, by number, or may be.
+    /// Only images with a face that is this person, by number, or may be.
     #[param(minimum = 1)]
     person: Option<i64>,
-    /// Come in this way.
+    /// Only images from this source.
     #[param(inline)]
     source: Option<Source>,
-    /// Accepted at this moment of the board's clock or later: RFC 3339.
+    /// Only images accepted at this moment of the board's clock or later: RFC 3339.
     #[param(format = DateTime)]
     since: Option<String>,
-    /// Accepted before this moment.
+    /// Only images accepted before this moment.
     #[param(format = DateTime)]
     until: Option<String>,
-    /// This text is part of the path.
+    /// Only images with this text in their path.
     #[param(max_length = 1000)]
     path: Option<String>,
-    /// So many, 50 unless told.
+    /// Most images in the answer; 50 by default.
     #[param(minimum = 1, maximum = 500)]
     limit: Option<u32>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     #[param(minimum = 1)]
     cursor: Option<i64>,
 }
@@ -91,16 +91,16 @@ pub struct ImageQuery {
 /// A page of images.
 #[derive(Serialize, ToSchema)]
 pub struct ImagePage {
-    /// Newest first.
+    /// Images, newest first.
     images: Vec<ImageRow>,
-    /// Asks for the page that follows; null: this is the last.
+    /// Cursor of the next page; null on the last page.
     next_cursor: Option<ImageId>,
-    /// Fewer than asked for, because only so many are looked through at a time: go on with
-    /// `next_cursor`.
+    /// True if there may be more matches than returned, because only a limited number of images is
+    /// searched at a time: go on with `next_cursor`.
     unfinished: bool,
 }
 
-/// Images, newest first.
+/// Lists images, newest first.
 #[utoipa::path(get, path = "/v1/images", tag = "images", params(ImageQuery),
     responses((status = 200, body = ImagePage), Problem))]
 async fn images(
@@ -148,7 +148,7 @@ impl ImageQuery {
     }
 }
 
-/// One image, with its faces in `found`.
+/// Returns one image, with its faces in `found`.
 #[utoipa::path(get, path = "/v1/images/{id}", tag = "images", params(("id" = i64, Path, minimum = 1)),
     responses((status = 200, body = ImageDetail), Problem))]
 async fn image(State(web): State<Web>, Id(id): Id) -> Result<Json<ImageDetail>, Problem> {
@@ -159,7 +159,7 @@ async fn image(State(web): State<Web>, Id(id): Id) -> Result<Json<ImageDetail>, 
         .ok_or_else(|| Problem::not_found(format!("There is no image {id}.")))
 }
 
-/// Small picture of an image.
+/// Returns the thumbnail of an image.
 #[utoipa::path(get, path = "/v1/images/{id}/thumbnail.jpg", tag = "images", params(("id" = i64, Path, minimum = 1)),
     responses((status = 200, content_type = "image/jpeg", body = PictureBytes), (status = 304, description = "Not changed"), Problem))]
 async fn thumbnail(
@@ -172,7 +172,7 @@ async fn thumbnail(
     Ok(with_etag(&headers, "image/jpeg", jpeg))
 }
 
-/// One face of an image, aligned, by its number: `1.jpg` is the best.
+/// Returns the aligned crop of a face by its number: `1.jpg` is the best.
 #[utoipa::path(get, path = "/v1/images/{id}/faces/{file}", tag = "images",
     params(("id" = i64, Path, minimum = 1), ("file" = String, Path, pattern = "^[1-9][0-9]{0,8}\\.jpg$", example = "1.jpg")),
     responses((status = 200, content_type = "image/jpeg", body = PictureBytes), (status = 304, description = "Not changed"), Problem))]
@@ -192,28 +192,28 @@ async fn face(
     Ok(with_etag(&headers, "image/jpeg", jpeg))
 }
 
-/// The number in "7.jpg", as it would be written.
+/// Parses the number in "7.jpg", accepting only its canonical spelling.
 pub fn jpeg_number(file: &str) -> Option<i64> {
     let digits = file.strip_suffix(".jpg")?;
     let number = digits.parse().ok().filter(|number| *number > 0)?;
     (digits == format!("{number}")).then_some(number)
 }
 
-/// Which page of a list.
+/// Position in a list.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default, deny_unknown_fields)]
 pub struct PageQuery {
-    /// So many, 50 unless told.
+    /// Most entries in the answer; 50 by default.
     #[param(minimum = 1, maximum = 500)]
     limit: Option<u32>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     #[param(minimum = 1)]
     cursor: Option<i64>,
 }
 
 impl PageQuery {
-    /// How many are asked for, and behind which one.
+    /// Returns the limit and the cursor.
     pub fn read(self) -> Result<(usize, Option<i64>), Problem> {
         let limit = limit(self.limit)?;
         let cursor = self
@@ -224,16 +224,16 @@ impl PageQuery {
     }
 }
 
-/// A page of those enrolled.
+/// A page of enrolled people.
 #[derive(Serialize, ToSchema)]
 pub struct People {
-    /// In the order they were enrolled.
+    /// People in the order they were enrolled.
     people: Vec<PersonRow>,
-    /// Asks for the page that follows; null: this is the last.
+    /// Cursor of the next page; null on the last page.
     next_cursor: Option<PersonId>,
 }
 
-/// Everybody enrolled, in the order they were.
+/// Lists the enrolled people, in the order they were enrolled.
 #[utoipa::path(get, path = "/v1/people", tag = "people", params(PageQuery),
     responses((status = 200, body = People), Problem))]
 async fn people(State(web): State<Web>, query: Asked<PageQuery>) -> Result<Json<People>, Problem> {
@@ -246,29 +246,29 @@ async fn people(State(web): State<Web>, query: Asked<PageQuery>) -> Result<Json<
     }))
 }
 
-/// A person with what they were enrolled from.
+/// A person with their enrolled pictures.
 #[derive(Serialize, ToSchema)]
 pub struct PersonDetail {
-    /// Who.
+    /// The person.
     #[serde(flatten)]
     person: PersonRow,
-    /// Oldest first.
+    /// Pictures, oldest first.
     images: Vec<EnrolledPicture>,
-    /// Asks for the pictures that follow; null: these are the last.
+    /// Cursor of the next pictures; null on the last page.
     next_cursor: Option<i64>,
 }
 
-/// An enrolled picture and what speaks about it.
+/// An enrolled picture with remarks.
 #[derive(Serialize, ToSchema)]
 pub struct EnrolledPicture {
     /// The picture.
     #[serde(flatten)]
     picture: PersonPicture,
-    /// Seen beside all others.
+    /// Remarks from comparing it with all other pictures.
     remarks: Vec<PictureRemark>,
 }
 
-/// One person and the pictures they were enrolled from, with remarks on each.
+/// Returns a person and the pictures they were enrolled from, with remarks on each.
 #[utoipa::path(get, path = "/v1/people/{id}", tag = "people", params(("id" = i64, Path, minimum = 1), PageQuery),
     responses((status = 200, body = PersonDetail), Problem))]
 async fn person(
@@ -296,7 +296,7 @@ async fn person(
     }))
 }
 
-/// The face of an enrolled picture, aligned.
+/// Returns the aligned face of an enrolled picture.
 #[utoipa::path(get, path = "/v1/people/{id}/pictures/{file}", tag = "people",
     params(("id" = i64, Path, minimum = 1), ("file" = String, Path, pattern = "^[1-9][0-9]{0,17}\\.jpg$", example = "1.jpg")),
     responses((status = 200, content_type = "image/jpeg", body = PictureBytes), (status = 304, description = "Not changed"), Problem))]
@@ -317,17 +317,17 @@ async fn person_picture(
     Ok(with_etag(&headers, "image/jpeg", jpeg))
 }
 
-/// Which groups of strangers, and which page of them.
+/// Filter for groups of strangers, and position in the list.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(default, deny_unknown_fields)]
 pub struct StrangerQuery {
-    /// Those that somebody said do not matter, instead of the others.
+    /// Lists the ignored groups instead of the others.
     ignored: Option<bool>,
-    /// So many, 50 unless told.
+    /// Most groups in the answer; 50 by default.
     #[param(minimum = 1, maximum = 500)]
     limit: Option<u32>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     #[param(pattern = "^[0-9]{1,18}-[0-9]{1,18}$")]
     cursor: Option<String>,
 }
@@ -335,13 +335,13 @@ pub struct StrangerQuery {
 /// A page of groups.
 #[derive(Serialize, ToSchema)]
 pub struct StrangerPage {
-    /// Those seen last first.
+    /// Groups, the most recently seen first.
     strangers: Vec<StrangerRow>,
-    /// Asks for the page that follows; null: this is the last.
+    /// Cursor of the next page; null on the last page.
     next_cursor: Option<String>,
 }
 
-/// Unknown faces grouped by likeness.
+/// Lists unknown faces grouped by likeness.
 #[utoipa::path(get, path = "/v1/strangers", tag = "strangers", params(StrangerQuery),
     responses((status = 200, body = StrangerPage), Problem))]
 async fn strangers(
@@ -354,7 +354,9 @@ async fn strangers(
         let parsed = text
             .split_once('-')
             .and_then(|(image, id)| Some((digits(image)?, digits(id)?)));
-        parsed.ok_or_else(|| Problem::bad_request("\"cursor\" is what \"next_cursor\" said."))
+        parsed.ok_or_else(|| {
+            Problem::bad_request("\"cursor\" must be the \"next_cursor\" of another page.")
+        })
     });
     let mut strangers = web
         .store
@@ -383,11 +385,11 @@ pub struct StrangerDetail {
     /// The group.
     #[serde(flatten)]
     stranger: StrangerRow,
-    /// Of the newest images first.
+    /// Faces, those of the newest images first.
     members: Vec<StrangerFace>,
 }
 
-/// One group, with the newest 200 of its faces.
+/// Returns a group with the newest 200 of its faces.
 #[utoipa::path(get, path = "/v1/strangers/{id}", tag = "strangers", params(("id" = i64, Path, minimum = 1)),
     responses((status = 200, body = StrangerDetail), Problem))]
 async fn stranger(State(web): State<Web>, Id(id): Id) -> Result<Json<StrangerDetail>, Problem> {
@@ -399,14 +401,14 @@ async fn stranger(State(web): State<Web>, Id(id): Id) -> Result<Json<StrangerDet
     }))
 }
 
-/// What is said of a group that is not there.
+/// The problem for a group that does not exist.
 pub fn no_stranger(id: StrangerId) -> Problem {
     Problem::not_found(format!(
         "There is no stranger {id}; perhaps it was named, or its faces are gone."
     ))
 }
 
-/// What the own gallery says about the threshold.
+/// Returns what the gallery says about the threshold.
 #[utoipa::path(get, path = "/v1/calibration", tag = "board", responses((status = 200, body = Calibration), Problem))]
 async fn calibration(State(web): State<Web>) -> Result<Json<Calibration>, Problem> {
     let calibration = web.people.calibration().await;
@@ -415,7 +417,7 @@ async fn calibration(State(web): State<Web>) -> Result<Json<Calibration>, Proble
         .ok_or_else(|| Problem::later("The gallery is not loaded yet; /v1/health says why."))
 }
 
-/// How the board is.
+/// State of the board.
 #[derive(Serialize, ToSchema)]
 pub struct Status {
     device: String,
@@ -423,14 +425,14 @@ pub struct Status {
     counts: Counts,
     disk: DiskReport,
     board: BoardReport,
-    /// What each part says of itself.
+    /// State of each part.
     #[schema(value_type = HashMap<String, Part>)]
     parts: std::collections::BTreeMap<&'static str, Part>,
     /// Breaker and engines, once the model pack is loaded.
     engine: Engines,
 }
 
-/// Counts, room on the disk, heat of the board, the engine, and what each part says of itself.
+/// Returns counts, disk space, temperature, engine, and the state of each part.
 #[utoipa::path(get, path = "/v1/health", tag = "board", responses((status = 200, body = Status), Problem))]
 pub async fn status(State(web): State<Web>) -> Result<Json<Status>, Problem> {
     Ok(Json(Status {
@@ -444,8 +446,8 @@ pub async fn status(State(web): State<Web>) -> Result<Json<Status>, Problem> {
     }))
 }
 
-/// `GET /readyz`: whether pictures are accepted now, in the words of the intake; and which parts do
-/// not work, by name only, since everybody may ask.
+/// `GET /readyz`: says if pictures are accepted now, in the intake's words. Degraded parts appear
+/// by name only, since the route needs no token.
 pub async fn ready(State(web): State<Web>) -> (StatusCode, String) {
     let parts = web.health.parts();
     let (status, text) = match parts.get("intake") {
@@ -459,7 +461,7 @@ pub async fn ready(State(web): State<Web>) -> (StatusCode, String) {
     let degraded = parts
         .iter()
         .filter(|(name, part)| **name != "intake" && part.condition == Condition::Degraded);
-    // Of a folder or a camera the kind.
+    // Only the kind of a folder or a camera, not its name.
     let mut degraded: Vec<_> = degraded
         .filter_map(|(name, _)| name.split(' ').next())
         .collect();
@@ -472,7 +474,7 @@ pub async fn ready(State(web): State<Web>) -> (StatusCode, String) {
     (status, format!("{text}\n{rest}"))
 }
 
-/// The query; what it cannot be is a problem with a sentence.
+/// A parsed query; an invalid one becomes a problem with a sentence.
 pub struct Asked<T>(pub T);
 
 impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequestParts<S> for Asked<T> {
@@ -486,8 +488,8 @@ impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequestParts<S> for Ask
     }
 }
 
-/// The `{id}` of a URL; whatever else stands there, bytes that are no text included, is a problem
-/// with a sentence.
+/// The `{id}` of a URL; anything else, even bytes that are no text, becomes a problem with a
+/// sentence.
 pub struct Id(pub i64);
 
 impl<S: Send + Sync> FromRequestParts<S> for Id {
@@ -509,7 +511,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     }
 }
 
-/// A number of ours in a query.
+/// Checks an id in a query.
 fn number(number: i64, name: &str) -> Result<i64, Problem> {
     let refused = || {
         Problem::bad_request(format!(
@@ -519,7 +521,7 @@ fn number(number: i64, name: &str) -> Result<i64, Problem> {
     (number > 0).then_some(number).ok_or_else(refused)
 }
 
-/// How many of a list are asked for.
+/// Checks the limit of a list.
 fn limit(limit: Option<u32>) -> Result<usize, Problem> {
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
     let refused = || {
@@ -549,7 +551,7 @@ fn rfc3339(text: &str) -> Result<i64, Problem> {
     parsed.ok_or_else(refused)
 }
 
-/// A moment as forms of browsers send it: a date with or without a time, UTC; or RFC 3339.
+/// Parses a moment as browsers' forms send it: a date with or without a time, UTC; or RFC 3339.
 pub fn moment(text: &str) -> Result<i64, Problem> {
     let minutes = format_description!("[year]-[month]-[day]T[hour]:[minute]");
     let seconds = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]");
@@ -563,7 +565,7 @@ pub fn moment(text: &str) -> Result<i64, Problem> {
         .map_or_else(|| rfc3339(text), Ok)
 }
 
-/// Answers 304 to whoever has this very JSON already.
+/// Adds ETags to JSON, and answers 304 if the client has the same already.
 pub async fn etags(request: Request, next: Next) -> Response {
     let get = request.method() == axum::http::Method::GET;
     let headers = request.headers().clone();
@@ -575,12 +577,14 @@ pub async fn etags(request: Request, next: Next) -> Response {
     if !get || !json || response.status() != StatusCode::OK {
         return response;
     }
-    // Our own answers, whole in memory already.
+    // Our own answers are complete in memory already.
     match response.into_body().collect().await {
         Ok(body) => with_etag(&headers, "application/json", body.to_bytes()),
-        Err(_) => {
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "The answer broke off.").into_response()
-        }
+        Err(_) => Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "The answer could not be completed.",
+        )
+        .into_response(),
     }
 }
 

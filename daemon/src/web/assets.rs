@@ -1,5 +1,5 @@
 //! Stylesheet, script and icon, compiled in. Their URLs carry a hash of the content, so browsers
-//! keep them for good.
+//! may cache them forever.
 
 use std::sync::LazyLock;
 
@@ -61,8 +61,8 @@ mod tests {
 
     use super::STYLE;
 
-    /// The colours of a scheme: the custom properties of the first rule, and of the dark one over
-    /// them.
+    /// Returns the colours of a scheme: the custom properties of the first rule, overridden by
+    /// those of the dark one.
     fn colours(dark: bool) -> HashMap<&'static str, [f64; 3]> {
         let (light, rest) = STYLE
             .split_once("@media (prefers-color-scheme: dark)")
@@ -85,7 +85,7 @@ mod tests {
         colours.collect()
     }
 
-    /// As WCAG 2 defines it.
+    /// Returns the contrast ratio as WCAG 2 defines it.
     fn contrast(one: [f64; 3], other: [f64; 3]) -> f64 {
         let linear = |part: f64| {
             if part <= 0.04045 {
@@ -103,8 +103,7 @@ mod tests {
 
     #[test]
     fn every_text_and_every_mark_stands_out_from_its_ground_in_light_and_in_dark() {
-        // What is written on what, or drawn on what, in the stylesheet; WCAG AA asks for 4.5 and
-        // for 3.
+        // Pairs of text or mark and background in the stylesheet; WCAG AA requires 4.5 and 3.
         let written = [
             (
                 "ink",

@@ -1,10 +1,10 @@
-//! Who may do what on the LAN: the guard before every route, and logging in and out.
+//! Access control of the LAN: the layer before every route, and logging in and out.
 //!
 //! A change needs the administrator's token, sent as a bearer or as a password, or exchanged for a
-//! session by the form; looking and submitting as the configuration says. A browser sends what any
-//! page it shows makes it send, so the guard also looks at the name it was asked under (Host) and
-//! at which page the request comes from (Origin, Sec-Fetch-Site). The control socket has no such
-//! guard: who may open it may change things.
+//! session by the form; reading and submitting are as configured. Any page can make a browser send
+//! requests, so the layer also checks the name in the request (Host) and the page it comes from
+//! (Origin, Sec-Fetch-Site). The control socket has no such layer: every user who may open it may
+//! change things.
 
 mod hosts;
 mod sessions;
@@ -41,14 +41,15 @@ use sessions::Sessions;
 use token::Secret;
 pub use token::TokenError;
 
-/// What may be submitted without changing anything that is there.
+/// Routes for submitting pictures, which change nothing that exists.
 const SUBMITTING: [&str; 4] = ["/image/post", "/images/post", "/v1/images", "/v1/identify"];
-/// What everybody's faces leave the board by.
+/// Routes that export the faces of all people.
 const WITH_FACES: [&str; 2] = ["/v1/backup", "/v1/people/export"];
-/// The bytes of refused messages, which may be anything.
+/// Route of the bytes of refused messages, which may hold anything.
 const MESSAGES: &str = "/v1/rejected/";
 const PAYLOAD: &str = "/payload";
-/// Proxies add one of these: what comes from the board's own address is not from the board then.
+/// Headers that proxies add: a request with one of them does not count as local although it comes
+/// from the board's own address.
 const FORWARDED: [&str; 7] = [
     "forwarded",
     "via",
@@ -58,24 +59,23 @@ const FORWARDED: [&str; 7] = [
     "x-forwarded-server",
     "x-real-ip",
 ];
-/// Wrong tokens are said in the log so often at most.
+/// Shortest time between log lines about wrong tokens.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
-/// Names that are not the board's and were asked for lately: so many are remembered, and so many
-/// letters of each.
+/// Number of foreign host names that are remembered, and most characters of each.
 const STRANGE: usize = 16;
 const STRANGE_LETTERS: usize = 100;
 const FORM_BYTES: usize = 4096;
-/// How the token is asked for.
+/// The challenge of a 401.
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"kithd\"");
 
-/// The reader of a page; put into each request by the guard.
+/// The visitor of a page; the layer adds it to each request.
 #[derive(Debug, Clone, Default)]
 pub struct Visitor {
-    /// Of somebody logged in: what their forms must carry, as `?csrf=` in the form's action.
+    /// The CSRF token of a logged-in visitor, sent as `?csrf=` in a form's action.
     pub csrf: Option<String>,
 }
 
-/// The token, who is logged in, and the rules; clones share them.
+/// Token, sessions and rules; clones share them.
 #[derive(Clone)]
 pub struct Access(Arc<Inner>);
 
@@ -84,24 +84,24 @@ struct Inner {
     hosts: Hosts,
     open_read: bool,
     open_submit: bool,
-    /// Whose requests are never the board's own.
+    /// Addresses whose requests never count as local.
     proxies: Vec<IpAddr>,
     framing: Framing,
-    /// Names that are not the board's, as they were asked for last.
+    /// Recently requested host names that are not the board's.
     strange: Mutex<VecDeque<String>>,
     health: Health,
     keys: Mutex<Keys>,
 }
 
-/// What is compared with what was sent.
+/// Secrets that requests are compared with.
 struct Keys {
-    /// `None`: it could not be read or made.
+    /// The token; `None` if it could not be read or made.
     token: Option<Secret>,
     sessions: Sessions,
     wrong: Wrong,
 }
 
-/// Wrong tokens, for the log. Nobody is kept out for them: 256 bits are not guessed.
+/// Wrong tokens, for the log. They lock no client out: 256 bits cannot be guessed.
 #[derive(Default)]
 struct Wrong {
     unsaid: u64,
@@ -126,8 +126,8 @@ impl Wrong {
 }
 
 impl Access {
-    /// Reads the token, or makes one at the first start. Without one, which the part `access` says,
-    /// nobody may change anything from the LAN.
+    /// Reads the token, or makes one at the first start. If there is none, changes from the LAN are
+    /// refused and the part `access` says so.
     pub fn open(state_dir: &Path, http: &Http, health: Health) -> Self {
         let hosts = Hosts::new(&http.names);
         let keys = Keys {
@@ -146,7 +146,7 @@ impl Access {
             health,
             keys: Mutex::new(keys),
         }));
-        // Said in the part already.
+        // The part reports an error already.
         let _ = access.take(&mut access.lock(), token(state_dir, false));
         access
     }
@@ -155,15 +155,13 @@ impl Access {
         self.0.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The token as text, for the control socket; made if there is none, replaced if told so. Who
-    /// was logged in by another one is not any more.
+    /// Returns the token as text, for the control socket; makes it if there is none, replaces it on
+    /// request. Sessions of an old token end.
     pub fn token(&self, replace: bool) -> Result<String, TokenError> {
         let mut keys = self.lock();
         let text = self.take(&mut keys, token(&self.0.state_dir, replace))?;
         if replace {
-            tracing::warn!(
-                "the administrator's token was replaced; whoever was logged in is not any more"
-            );
+            tracing::warn!("the administrator's token was replaced; all sessions have ended");
         }
         Ok(text)
     }
@@ -206,19 +204,19 @@ impl Access {
         let sending = if self.0.open_submit {
             "is open"
         } else {
-            "needs it except on the board itself"
+            "needs the token except on the board itself"
         };
         format!(
-            "looking {looking}, submitting pictures {sending}, every change needs the token (kithd token)"
+            "reading {looking}, submitting pictures {sending}, every change needs the token (kithd token)"
         )
     }
 
-    /// Who may show the board's pages in theirs.
+    /// Returns the origins that may embed the board's pages.
     pub fn framing(&self) -> Framing {
         self.0.framing.clone()
     }
 
-    /// Names that are not the board's and were asked for lately.
+    /// Returns recently requested host names that are not the board's.
     pub fn strange_names(&self) -> Vec<String> {
         self.0
             .strange
@@ -229,7 +227,7 @@ impl Access {
             .collect()
     }
 
-    /// Remembers such a name, and says it in the log once.
+    /// Remembers such a name, and logs it once.
     fn misdirected(&self, host: &str) -> Refusal {
         let name =
             hosts::split(host).map_or_else(|| host.escape_default().to_string(), |(name, _)| name);
@@ -240,7 +238,7 @@ impl Access {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if !strange.contains(&name) {
-            // Whoever makes up names fills no log.
+            // A client with invented names must not fill the log.
             if strange.len() < STRANGE {
                 tracing::warn!("{}", Refusal::Misdirected(name.clone()).sentence());
             } else {
@@ -251,7 +249,7 @@ impl Access {
         Refusal::Misdirected(name)
     }
 
-    /// Lets a request pass, or says why not.
+    /// Lets a request pass, or returns why it is refused.
     fn judge(&self, asked: &Asked<'_>) -> Result<Visitor, Refusal> {
         if !self.0.hosts.own(asked.host, asked.arrival.local.ip()) {
             return Err(self.misdirected(asked.host));
@@ -271,7 +269,7 @@ impl Access {
         if let Some(password) = &password
             && self.is_token(password)
         {
-            // Browsers send it with whatever any page makes them send.
+            // Browsers attach the password to requests from any page.
             return if !reading && asked.of_another_site() {
                 Err(Refusal::Foreign)
             } else {
@@ -289,7 +287,7 @@ impl Access {
         let on_the_board =
             asked.is_on_the_board() && !self.0.proxies.contains(&asked.peer.to_canonical());
         if submitting && (self.0.open_submit || (on_the_board && !asked.came_by_a_proxy())) {
-            // Browsers on the board would be every page's way in.
+            // Otherwise every page in a browser on the board could submit.
             return if asked.of_another_site() {
                 Err(Refusal::Foreign)
             } else {
@@ -298,13 +296,13 @@ impl Access {
         }
         let Some(csrf) = csrf else {
             return Err(match password {
-                // Not above: it may be meant for a proxy in between.
+                // Not checked earlier: the header may be meant for a proxy in between.
                 Some(_) => self.wrong_token(asked.peer),
                 None if submitting && asked.is_on_the_board() => Refusal::ByProxy,
                 None => Refusal::NobodyKnown,
             });
         };
-        // A reader's browser sends its cookie whoever makes it ask.
+        // A browser sends its cookie with requests from any page.
         if !reading && !asked.of_own_page(&self.0.hosts) {
             return Err(Refusal::Foreign);
         }
@@ -329,7 +327,7 @@ impl Access {
     fn is_token(&self, sent: &str) -> bool {
         let mut keys = self.lock();
         if keys.token.is_none() {
-            // A disk that was full may not be any more. What is wrong else was said.
+            // The disk may have space again. Other errors have been reported.
             let _ = self.take(&mut keys, token(&self.0.state_dir, false));
         }
         keys.token.as_ref().is_some_and(|token| token.is(sent))
@@ -341,7 +339,7 @@ impl Access {
     }
 }
 
-/// The token of a state folder, made if there is none, replaced if told so.
+/// Returns the token of a state folder; makes it if there is none, replaces it on request.
 pub fn token(state_dir: &Path, replace: bool) -> Result<String, TokenError> {
     if replace {
         token::replace(state_dir)
@@ -350,7 +348,7 @@ pub fn token(state_dir: &Path, replace: bool) -> Result<String, TokenError> {
     }
 }
 
-/// As the system is called.
+/// Returns the system's host name.
 pub fn hostname() -> String {
     rustix::system::uname()
         .nodename()
@@ -358,7 +356,7 @@ pub fn hostname() -> String {
         .into_owned()
 }
 
-/// What the guard looks at.
+/// The properties of a request that decide about access.
 struct Asked<'a> {
     method: &'a Method,
     path: &'a str,
@@ -367,12 +365,12 @@ struct Asked<'a> {
     headers: &'a HeaderMap,
     peer: IpAddr,
     arrival: Arrival,
-    /// As typed: host, perhaps with a port.
+    /// Host as the client sent it, perhaps with a port.
     host: &'a str,
 }
 
 impl<'a> Asked<'a> {
-    /// `None`: it names no host, or several.
+    /// Reads the properties; `None` if the request names no host, or several.
     fn of(request: &'a Request) -> Option<Self> {
         let headers = request.headers();
         let host = match request.uri().authority() {
@@ -394,15 +392,15 @@ impl<'a> Asked<'a> {
 
     fn bearer(&self) -> Option<&'a str> {
         let value = self.headers.get(header::AUTHORIZATION)?;
-        // Bytes that are no text are a token too: a wrong one.
+        // Bytes that are no text count as a token too, a wrong one.
         let (scheme, token) = value.to_str().unwrap_or("bearer ?").split_once(' ')?;
         scheme
             .eq_ignore_ascii_case("bearer")
             .then_some(token.trim())
     }
 
-    /// Of Basic authentication, for programs that know nothing else; the user's name does not
-    /// matter.
+    /// Returns the password of Basic authentication, for programs that support nothing else; the
+    /// user's name is ignored.
     fn password(&self) -> Option<String> {
         let (scheme, pair) = self
             .headers
@@ -431,14 +429,15 @@ impl<'a> Asked<'a> {
         })
     }
 
-    /// Both ends of the connection are here. Whoever is at the other end may speak for others.
+    /// Returns true if both ends of the connection are on this board. A proxy there may forward
+    /// requests of others.
     fn is_on_the_board(&self) -> bool {
         let peer = self.peer.to_canonical();
         peer.is_loopback() || peer == self.arrival.local.ip().to_canonical()
     }
 
-    /// Some proxies say so; those that say nothing speak HTTP/1.0, as nginx does unless told
-    /// otherwise, or pass on the Host that they were asked under, whose port is theirs.
+    /// Returns true if a proxy forwarded the request. Some proxies add headers; others use
+    /// HTTP/1.0, as nginx does by default, or pass on the Host they got, with their own port.
     fn came_by_a_proxy(&self) -> bool {
         let port = hosts::split(self.host).and_then(|(_, port)| port);
         let usual = if self.arrival.encrypted { 443 } else { 80 };
@@ -449,22 +448,22 @@ impl<'a> Asked<'a> {
                 .any(|name| self.headers.contains_key(*name))
     }
 
-    /// A page of ours made the browser send it; browsers say so in one way or the other.
+    /// Returns true if a page of ours made the browser send it, by Sec-Fetch-Site or Origin.
     fn of_own_page(&self, hosts: &Hosts) -> bool {
         match (
             self.headers.contains_key(header::ORIGIN),
             one(self.headers, "sec-fetch-site"),
         ) {
-            // Of a page that came encrypted or from this very machine. It knows of no proxy, which
-            // Host may be about.
+            // Browsers send Sec-Fetch-Site only for pages over TLS or from the same machine. A
+            // proxy's change of Host does not affect it.
             (_, Some(site)) => site == "same-origin",
             (true, None) => self.is_own_origin() || self.is_origin_of_own_proxy(hosts),
             (false, None) => false,
         }
     }
 
-    /// The page came by a proxy that asks under another Host than it was asked under: the browser
-    /// names the board as its network does, or as `http.names` does, whatever the port.
+    /// Returns true if the page came by a proxy that replaces Host: Origin names the board as its
+    /// network or `http.names` does, on any port.
     fn is_origin_of_own_proxy(&self, hosts: &Hosts) -> bool {
         let Some((_, origin)) =
             one(self.headers, "origin").and_then(|origin| origin.split_once("://"))
@@ -483,8 +482,8 @@ impl<'a> Asked<'a> {
         hosts.configured(origin) || (changed && hosts.own(origin, self.arrival.local.ip()))
     }
 
-    /// A page that is not ours made a browser send it. Programs that are no browsers say nothing
-    /// either way.
+    /// Returns true if a foreign page made a browser send it. Programs that are no browsers send
+    /// neither header.
     fn of_another_site(&self) -> bool {
         if self.headers.contains_key("sec-fetch-site") {
             return !matches!(
@@ -495,8 +494,8 @@ impl<'a> Asked<'a> {
         self.headers.contains_key(header::ORIGIN) && !self.is_own_origin()
     }
 
-    /// Scheme, host and port are those it was sent to. Where a proxy does the encrypting, the
-    /// browser's is https.
+    /// Returns true if scheme, host and port of the origin are those of the request. If a proxy
+    /// encrypts, the browser's scheme is https.
     fn is_own_origin(&self) -> bool {
         let Some((scheme, authority)) =
             one(self.headers, "origin").and_then(|origin| origin.split_once("://"))
@@ -518,14 +517,15 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// A header that is there once, and text.
+/// Returns a header that is present once and is text.
 fn one<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(value)
 }
 
-/// With the prefix, browsers take it only encrypted and for this host alone.
+/// Returns the cookie's name. With the prefix, browsers accept it only over TLS and only for this
+/// host.
 fn cookie_name(encrypted: bool) -> &'static str {
     if encrypted {
         "__Host-kithd_session"
@@ -547,17 +547,17 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
         .map(|(_, value)| value)
 }
 
-/// Why a request does not pass.
+/// Reasons why a request is refused.
 enum Refusal {
-    /// Asked under this name, which is not the board's.
+    /// The request names this host, which is not the board's.
     Misdirected(String),
     NobodyKnown,
-    /// The same, and what sent it is on the board: some proxy.
+    /// The request lacks the token and comes from a proxy on the board.
     ByProxy,
     WrongToken,
-    /// Another page made the browser send it.
+    /// A foreign page made the browser send it.
     Foreign,
-    /// It lacks what only our pages know.
+    /// It lacks the CSRF token that only our pages know.
     Unsigned,
 }
 
@@ -574,7 +574,7 @@ impl Refusal {
         let sentence = match self {
             Self::Misdirected(name) => {
                 return format!(
-                    "The request was sent to {name}, which is no name of this board; if it is one, add it to http.names in \
+                    "The request was sent to {name}, which is not a name of this board; if it should be, add it to http.names in \
                      the configuration."
                 );
             }
@@ -596,7 +596,8 @@ impl Refusal {
         sentence.into()
     }
 
-    /// As a problem, or for people as a page; who only lacks the token is asked for it.
+    /// Makes the response: a problem, or a page for people. If only the token is missing, it asks
+    /// for one.
     fn answer(&self, html: bool, next: Option<&Uri>) -> Response {
         let status = self.status();
         if html && status == StatusCode::UNAUTHORIZED {
@@ -613,8 +614,8 @@ impl Refusal {
         if status == StatusCode::UNAUTHORIZED {
             let headers = response.headers_mut();
             headers.append(header::WWW_AUTHENTICATE, BEARER);
-            // Where a page of ours only lost its session, browsers would ask for a password
-            // themselves.
+            // If only the session of our page expired, browsers would show their own password
+            // dialog.
             if next.is_none() {
                 let basic = HeaderValue::from_static("Basic realm=\"kithd\", charset=\"UTF-8\"");
                 headers.append(header::WWW_AUTHENTICATE, basic);
@@ -637,7 +638,7 @@ fn encoded(text: &str) -> String {
         .collect()
 }
 
-/// Stands before every route of the LAN, those that do not exist included.
+/// The layer before every route of the LAN, including those that do not exist.
 pub async fn guard(State(access): State<Access>, mut request: Request, next: Next) -> Response {
     let html = accepts_html(request.headers()) && !request.uri().path().starts_with("/v1/");
     let Some(asked) = Asked::of(&request) else {
@@ -676,7 +677,8 @@ async fn login_page(visit: Visit, place: Result<Query<Place>, QueryRejection>) -
     )
 }
 
-/// Only a place on this board: what else could be taken for one by some browser is not.
+/// Returns the place if it is on this board; anything that a browser could take for another site
+/// becomes the first page.
 fn own_place(next: Option<String>) -> String {
     let own = |next: &String| {
         let mut letters = next.chars();
@@ -735,8 +737,10 @@ async fn login(
         keys.sessions.end(old);
     }
     let Some(id) = keys.sessions.begin() else {
-        return Problem::later("This board has no random numbers to make a session of yet.")
-            .into_response();
+        return Problem::later(
+            "This board has no random numbers for a session yet; try again in a moment.",
+        )
+        .into_response();
     };
     drop(keys);
     let cookie = set_cookie(arrival.encrypted, &id, sessions::LONGEST);
@@ -762,8 +766,8 @@ async fn logout(
 }
 
 fn set_cookie(encrypted: bool, value: &str, age: Duration) -> String {
-    // Without a path it is for all beside the form that it was asked for by, under whatever path a
-    // proxy serves this board.
+    // Without Path, the cookie applies to everything in the login form's folder, under whatever
+    // path a proxy serves this board.
     let (name, rest) = (
         cookie_name(encrypted),
         if encrypted { "; Path=/; Secure" } else { "" },
@@ -774,7 +778,7 @@ fn set_cookie(encrypted: bool, value: &str, age: Duration) -> String {
     )
 }
 
-/// A place is sent as it was typed; one that cannot stand in a header leads to the first page.
+/// Redirects to a place as it was typed, or to the first page if it cannot be in a header.
 fn see_other(place: &str) -> Response {
     let place = header::HeaderValue::from_str(&ascii(place))
         .unwrap_or(header::HeaderValue::from_static("/"));

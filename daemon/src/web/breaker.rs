@@ -1,5 +1,5 @@
-//! `/v1/breaker`: the circuit breaker and the engines as JSON. An operator's word to it is in
-//! `admin`.
+//! `/v1/breaker`: the circuit breaker and the engines as JSON. Commands of an operator are in
+//! `api`.
 
 use axum::Json;
 use axum::extract::State;
@@ -15,7 +15,7 @@ use crate::problem::Problem;
 pub struct Engines {
     #[serde(flatten)]
     report: EngineReport,
-    /// All of it in a sentence.
+    /// The state in a sentence.
     sentence: String,
 }
 
@@ -28,7 +28,7 @@ impl From<EngineReport> for Engines {
     }
 }
 
-/// The circuit breaker and the engines.
+/// Returns the circuit breaker and the engines.
 #[utoipa::path(get, path = "/v1/breaker", tag = "board", responses((status = 200, body = Engines), Problem))]
 pub async fn show(State(web): State<Web>) -> Json<Engines> {
     Json(web.people.engines.report().into())

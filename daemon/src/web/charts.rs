@@ -1,7 +1,7 @@
 //! Small charts as inline SVG, drawn here so that they need neither a script nor a picture. Colours
 //! are the stylesheet's.
 //!
-//! Knows numbers and places only; what is shown and what it is called is said by the pages.
+//! This module knows only numbers and positions; the pages define content and titles.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use std::fmt::Write;
 pub const WIDTH: f64 = 400.0;
 /// See [`WIDTH`].
 pub const HEIGHT: f64 = 160.0;
-/// Edges of what is drawn within the axes.
+/// Edges of the area within the axes.
 pub const LEFT: f64 = 44.0;
 /// See [`LEFT`].
 pub const END: f64 = WIDTH - 10.0;
@@ -21,41 +21,41 @@ pub const BASE: f64 = HEIGHT - 22.0;
 /// Upper edge of a band.
 pub const BAND: f64 = BASE - 32.0;
 
-/// A drawing with its axes and words.
+/// A drawing with its axes and labels.
 pub struct Chart {
-    /// Names it among the page's elements.
+    /// Id of the element on the page.
     pub id: &'static str,
-    /// What it shows.
+    /// Title.
     pub title: &'static str,
-    /// The same in a sentence with numbers, for whoever cannot see it.
+    /// Description with numbers, for readers who cannot see the drawing.
     pub summary: String,
-    /// Where the drawing begins: 0, or further down where what is drawn is not high.
+    /// Top of the drawing: 0, or lower if the content is not as high.
     pub from: f64,
     /// Class and path of each line and area, from the back to the front.
     pub shapes: Vec<(&'static str, String)>,
-    /// Height and word of each line across.
+    /// Height and label of each horizontal line.
     pub rows: Vec<(f64, String)>,
-    /// Place, anchor and word below.
+    /// Position, anchor and label of each place below.
     pub columns: Vec<(f64, &'static str, String)>,
-    /// Class, place and word of upright marks.
+    /// Vertical marks.
     pub marks: Vec<Mark>,
-    /// Class and name of each shape that needs one.
+    /// Class and name of each shape in the legend.
     pub legend: Vec<(&'static str, &'static str)>,
 }
 
-/// An upright line.
+/// A vertical line.
 pub struct Mark {
-    /// Its class.
+    /// CSS class.
     pub class: &'static str,
-    /// Where it stands.
+    /// Horizontal position.
     pub x: f64,
-    /// Where its word stands, and on which side.
+    /// Horizontal position and anchor of its label.
     pub label: (f64, &'static str),
-    /// What it says.
+    /// Label.
     pub word: String,
 }
 
-/// Turns values into places.
+/// Maps values to positions.
 pub struct Frame {
     left: f64,
     right: f64,
@@ -64,7 +64,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// From `left` to `right`, and from 0 to `top`.
+    /// Makes a frame from `left` to `right`, and from 0 to `top`.
     pub fn new(left: f64, right: f64, top: f64) -> Self {
         Self {
             left,
@@ -74,7 +74,8 @@ impl Frame {
         }
     }
 
-    /// From `lowest` to `top` in powers of ten; what is lower lies at the bottom.
+    /// Makes a frame from `lowest` to `top` with a logarithmic axis; lower values lie at the
+    /// bottom.
     pub fn logarithmic(left: f64, right: f64, lowest: f64, top: f64) -> Self {
         Self {
             left,
@@ -84,13 +85,13 @@ impl Frame {
         }
     }
 
-    /// Place of a value across, within the drawing.
+    /// Returns the horizontal position of a value, limited to the drawing.
     pub fn x(&self, value: f64) -> f64 {
         let share = (value - self.left) / (self.right - self.left).max(f64::MIN_POSITIVE);
         LEFT + share.clamp(0.0, 1.0) * (END - LEFT)
     }
 
-    /// Height of a value, within the drawing.
+    /// Returns the vertical position of a value, limited to the drawing.
     pub fn y(&self, value: f64) -> f64 {
         let share = match self.logarithmic {
             Some(lowest) => (value.max(lowest) / lowest).ln() / (self.top / lowest).ln(),
@@ -99,7 +100,7 @@ impl Frame {
         BASE - share.clamp(0.0, 1.0) * (BASE - TOP)
     }
 
-    /// A line through values; it is broken where there is none.
+    /// Draws a line through values; it is interrupted where there is none.
     pub fn line(&self, points: &[(f64, Option<f64>)]) -> String {
         let mut path = String::new();
         for run in runs(points) {
@@ -120,7 +121,8 @@ impl Frame {
         path
     }
 
-    /// What lies between two lines over the same places; broken where either has no value.
+    /// Draws the area between two lines over the same places; interrupted where either has no
+    /// value.
     pub fn area(&self, points: &[(f64, Option<f64>)], below: &[(f64, Option<f64>)]) -> String {
         let both: Vec<_> = points
             .iter()
@@ -146,13 +148,13 @@ impl Frame {
         path
     }
 
-    /// What lies between a line and the bottom.
+    /// Draws the area between a line and the bottom.
     pub fn filled(&self, points: &[(f64, Option<f64>)]) -> String {
         let bottom: Vec<_> = points.iter().map(|(x, _)| (*x, Some(0.0))).collect();
         self.area(points, &bottom)
     }
 
-    /// Bars that stand side by side: left edge, right edge, height.
+    /// Draws adjacent bars: left edge, right edge, height.
     pub fn bars(&self, bars: &[(f64, f64, f64)]) -> String {
         let mut path = String::new();
         for (left, right, height) in bars.iter().filter(|(_, _, height)| *height > 0.0) {
@@ -167,7 +169,7 @@ impl Frame {
         path
     }
 
-    /// A piece of a band at the bottom, wide enough to be seen.
+    /// Draws a piece of a band at the bottom, at least wide enough to be visible.
     pub fn band(&self, from: f64, to: f64) -> String {
         let (left, right) = (self.x(from), self.x(to));
         format!(
@@ -176,7 +178,7 @@ impl Frame {
         )
     }
 
-    /// An upright line with its word on the side that has room.
+    /// Makes a vertical line with its label on the side that has room.
     pub fn mark(&self, class: &'static str, value: f64, word: String) -> Mark {
         let x = self.x(value);
         let label = if x > WIDTH * 0.6 {
@@ -192,7 +194,7 @@ impl Frame {
         }
     }
 
-    /// Words below, for places from left to right; the outermost do not stick out.
+    /// Places labels below, from left to right; the outermost stay within the drawing.
     pub fn columns(&self, words: Vec<(f64, String)>) -> Vec<(f64, &'static str, String)> {
         let last = words.len().saturating_sub(1);
         let anchor = |place| match place {
@@ -207,7 +209,7 @@ impl Frame {
             .collect()
     }
 
-    /// Lines across at the bottom, the middle and the top.
+    /// Makes horizontal lines at the bottom, the middle and the top.
     pub fn rows(&self, word: impl Fn(f64) -> String) -> Vec<(f64, String)> {
         [0.0, self.top / 2.0, self.top]
             .map(|value| (self.y(value), word(value)))
@@ -215,7 +217,7 @@ impl Frame {
     }
 }
 
-/// The next round number from a value up: 1, 2 or 5 and noughts, at least `least`.
+/// Returns the next round number from a value up: 1, 2 or 5 times a power of ten, at least `least`.
 pub fn round_up(value: f64, least: f64) -> f64 {
     let value = if value.is_finite() {
         value.max(least)
@@ -230,7 +232,7 @@ pub fn round_up(value: f64, least: f64) -> f64 {
         .unwrap_or(value)
 }
 
-/// A number of an axis, as short as it can be said.
+/// Formats a number of an axis as short as possible.
 pub fn tick(value: f64) -> String {
     match value {
         10_000.0.. => format!("{}k", (value / 100.0).round() / 10.0),
@@ -239,7 +241,7 @@ pub fn tick(value: f64) -> String {
     }
 }
 
-/// The stretches that have values.
+/// Returns the uninterrupted runs of values.
 fn runs<T: Copy>(points: &[(f64, Option<T>)]) -> Vec<Vec<(f64, T)>> {
     let stretches = points.split(|(_, value)| value.is_none());
     let stretches = stretches.filter(|stretch| !stretch.is_empty());

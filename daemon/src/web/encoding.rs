@@ -1,5 +1,5 @@
-//! Undoes what `Content-Encoding` says was done to the body of a request, piece by piece, so that
-//! the limits of each route hold for what comes out. What cannot be undone here is refused.
+//! Decodes the body of a request according to `Content-Encoding`, in pieces, so that the limits of
+//! each route apply to the decoded bytes. Unsupported encodings are refused.
 
 use std::io;
 
@@ -15,9 +15,9 @@ use tokio_util::io::{ReaderStream, StreamReader};
 
 use crate::problem::Problem;
 
-/// For clients that ask what is understood (RFC 9110, 12.5.3).
+/// Supported encodings, for clients that ask (RFC 9110, 12.5.3).
 const UNDERSTOOD: HeaderValue = HeaderValue::from_static("gzip, deflate, identity");
-/// Pieces that come out at a time.
+/// Size of decoded pieces.
 const PIECE: usize = 16 << 10;
 
 /// The layer of all routes.
@@ -51,7 +51,7 @@ pub async fn undo(mut request: Request, next: Next) -> Response {
         "deflate" => pieces(ZlibDecoder::new(body)),
         other => {
             let detail = format!(
-                "the body's Content-Encoding is {other:.100}, which is not understood; send it with gzip or deflate, or without"
+                "the body's Content-Encoding {other:.100} is not supported; send it with gzip or deflate, or without"
             );
             let mut refused =
                 Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).into_response();
@@ -71,6 +71,6 @@ pub async fn undo(mut request: Request, next: Next) -> Response {
 fn pieces(decoder: impl AsyncRead + Send + 'static) -> Body {
     let stream = ReaderStream::with_capacity(decoder, PIECE);
     Body::from_stream(
-        stream.map_err(|error| format!("it is not what its Content-Encoding says ({error})")),
+        stream.map_err(|error| format!("it does not match its Content-Encoding ({error})")),
     )
 }

@@ -1,5 +1,5 @@
-//! `GET /events`: tells open pages that something changed. It never says what; pages fetch
-//! themselves anew.
+//! `GET /events`: tells open pages that something changed, not what; pages then load themselves
+//! again.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -22,29 +22,30 @@ use crate::problem::Problem;
 
 /// Shortest time between two events of one stream.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How soon a browser comes back after the stream broke.
+/// Time after which a browser reconnects.
 const RETRY: Duration = Duration::from_secs(2);
-/// Keeps proxies from closing a quiet stream, and finds browsers that are gone.
+/// Interval of keep-alives, which prevent proxies from closing a quiet stream and detect browsers
+/// that are gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// Proxies that collect answers before they pass them on, as nginx does, leave this one alone.
+/// Header against proxies that buffer responses, as nginx does.
 const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-buffering"), "no");
 
-/// Open streams in all: each is a connection for as long as its page is open.
+/// Most open streams: each is a connection for as long as its page is open.
 const MOST: usize = 256;
 static STREAMS: LazyLock<Streams> = LazyLock::new(|| Streams {
     open: Mutex::default(),
     most: MOST,
 });
 
-/// Those that are open, oldest first.
+/// The open streams, oldest first.
 struct Streams {
     open: Mutex<Vec<(Sender, CancellationToken)>>,
     most: usize,
 }
 
 impl Streams {
-    /// A place for one more; `None`: there is none. Where all are taken, whoever holds most of them
-    /// loses the oldest, unless it is no more than the newcomer has then.
+    /// Returns a place for a new stream; `None` if there is none. If all are taken, the client with
+    /// the most streams loses its oldest one, unless the new client would then have as many.
     fn enter(&self, sender: Sender) -> Option<CancellationToken> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|(_, over)| !over.is_cancelled());
@@ -70,9 +71,9 @@ struct Watch {
     store: watch::Receiver<u64>,
     health: watch::Receiver<u64>,
     stop: CancellationToken,
-    /// When the next event may be sent; `None` before the first.
+    /// Time of the next event; `None` before the first.
     next: Option<Instant>,
-    /// Cancelled when the place went to somebody else; and by us, when the browser is gone.
+    /// Cancelled when another client takes the place, or by us when the browser is gone.
     over: CancellationToken,
 }
 
@@ -82,19 +83,20 @@ impl Drop for Watch {
     }
 }
 
-/// The stream ends when the server stops, the store closes, or its place is given to somebody else.
+/// Streams events until the server stops, the store closes, or another client takes its place.
 pub async fn events(
     State(web): State<Web>,
     peer: Option<Extension<ConnectInfo<SocketAddr>>>,
 ) -> Result<impl IntoResponse, Problem> {
-    // Without an address it is a command of this board.
+    // Without an address the client is a command on this board.
     let peer = peer.map_or(
         IpAddr::from(Ipv4Addr::LOCALHOST),
         |Extension(ConnectInfo(peer))| peer.ip(),
     );
     let over = STREAMS.enter(Sender::of(peer));
-    let over =
-        over.ok_or_else(|| Problem::later("Too many pages are open; this one stands still."))?;
+    let over = over.ok_or_else(|| {
+        Problem::later("Too many pages are open; this page does not update itself.")
+    })?;
     let (store, health) = (web.store.changes(), web.health.changes());
     let watch = Watch {
         store,
@@ -120,8 +122,8 @@ fn stream(watch: Watch) -> impl Stream<Item = Result<Event, Infallible>> {
 }
 
 impl Watch {
-    /// Returns true when an event is due. The first is due at once: the page is older than its
-    /// stream.
+    /// Waits; returns true when an event is due. The first is due at once: the page is older than
+    /// its stream.
     async fn wait(&mut self) -> bool {
         if let Some(next) = self.next {
             let quiet = async {
@@ -166,17 +168,17 @@ mod tests {
             .collect();
         let open =
             |held: &[CancellationToken]| held.iter().filter(|over| !over.is_cancelled()).count();
-        // Three addresses have them all; others get some, down to a fair share.
+        // Three addresses have all places; others get some, down to a fair share.
         held.push(streams.enter(sender(7)).unwrap());
         held.push(streams.enter(sender(8)).unwrap());
         held.push(streams.enter(sender(7)).unwrap());
         assert_eq!(open(&held), 9);
-        // One of those who hold most replaces its own oldest, and who would be one of them gets no
-        // more.
+        // A client with the most streams replaces its own oldest; a client that would join them
+        // gets no more.
         let _newest = streams.enter(sender(7)).unwrap();
         assert!(held[9].is_cancelled() && open(&held) == 8);
         assert!(streams.enter(sender(8)).is_none());
-        // A browser that went away leaves its place.
+        // A browser that is gone frees its place.
         held[10].cancel();
         assert!(streams.enter(sender(9)).is_some());
     }

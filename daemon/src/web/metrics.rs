@@ -1,4 +1,4 @@
-//! `GET /metrics` for Prometheus. Values are read when asked for; labels are bounded by our own
+//! `GET /metrics` for Prometheus. Values are read at each request; labels come from a fixed set of
 //! words.
 
 use std::sync::atomic::AtomicU64;
@@ -128,7 +128,7 @@ fn gather(
         rejected,
         ConstGauge::new(counts.rejected_messages as i64),
     );
-    let bytes = "What refused messages take on the disk";
+    let bytes = "Disk space of refused messages";
     registry.register(
         "rejected_bytes",
         bytes,
@@ -171,7 +171,7 @@ fn gather(
     registry
 }
 
-/// Room on the disk and what retention did about it.
+/// Registers disk space and the effects of retention.
 fn register_disk(registry: &mut Registry, disk: &DiskReport) {
     if let Some(free) = disk.free_bytes {
         registry.register(
@@ -180,7 +180,7 @@ fn register_disk(registry: &mut Registry, disk: &DiskReport) {
             ConstGauge::new(free as i64),
         );
     }
-    let reserve = "Below so much free nothing is accepted";
+    let reserve = "Free space below which no picture is accepted";
     registry.register(
         "disk_reserve_bytes",
         reserve,
@@ -216,7 +216,7 @@ fn register_disk(registry: &mut Registry, disk: &DiskReport) {
     registry.register("removed", "Removed by retention since start", counts);
 }
 
-/// Only what the board says of itself: a sensor it has not is no value.
+/// Registers only values that the board reports: a missing sensor has no value.
 fn register_board(registry: &mut Registry, board: &BoardReport) {
     if let Some(celsius) = board.celsius {
         registry.register(
@@ -235,8 +235,8 @@ fn register_board(registry: &mut Registry, board: &BoardReport) {
     }
 }
 
-/// Breaker and engines; every label is one of our own words, or what one of at most two engines
-/// says of itself.
+/// Registers breaker and engines; every label is a word of a fixed set, or reported by one of at
+/// most two engines.
 fn register_engines(registry: &mut Registry, report: &EngineReport) {
     let breaker = &report.breaker;
     let states = Family::<StateLabel, Gauge>::default();
@@ -354,8 +354,8 @@ fn register_engines(registry: &mut Registry, report: &EngineReport) {
     );
 }
 
-/// OpenMetrics names a counter without `_total` in its HELP and TYPE lines; the format every
-/// scraper and promtool reads names it with it.
+/// Converts OpenMetrics to the classic format. OpenMetrics omits `_total` in a counter's HELP and
+/// TYPE lines; the format that every scraper and promtool reads includes it.
 fn classic(open_metrics: &str) -> String {
     let counters: Vec<&str> = open_metrics
         .lines()

@@ -1,8 +1,8 @@
-//! The LAN page, the reading half of the HTTP API, live events and metrics, and the guard before
-//! all of the LAN's routes: looks on, and changes nothing.
+//! The LAN page, the reading half of the HTTP API, live events and metrics, and the access layer
+//! before all of the LAN's routes. It changes nothing.
 //!
-//! Submitting pictures is `sources::http`, everything else that changes something `admin`; their
-//! routes are merged with these.
+//! Submitting pictures is in `sources::http`, every other change in `api`; their routes are merged
+//! with these.
 
 pub mod api;
 mod assets;
@@ -42,7 +42,7 @@ use crate::status::health::Health;
 use crate::status::thermal::Board;
 use crate::store::Store;
 
-/// What this program calls itself on the page, in the API and in the metrics.
+/// Version shown on the page, in the API and in the metrics.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Everything the page reads; clones share it.
@@ -50,21 +50,21 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub struct Web {
     /// Images, people, results.
     pub store: Store,
-    /// What each part says of itself.
+    /// State of each part.
     pub health: Health,
     /// Engines, breaker and gallery.
     pub people: People,
     /// Room on the disk.
     pub disk: Disk,
-    /// Heat and throttling.
+    /// Temperature and throttling.
     pub board: Board,
     /// Name of this device.
     pub device: String,
-    /// MQTT topic that takes paths, for the example on the empty table.
+    /// MQTT topic that takes paths, for the example on an empty board.
     pub topic: String,
-    /// What `/v1` is, as OpenAPI; set when all routes are known.
+    /// The OpenAPI document of `/v1`; set when all routes are known.
     pub document: Arc<OnceLock<Value>>,
-    /// Cancelled when the server stops, so that live pages do not hold it open.
+    /// Cancelled when the server stops, so that live pages do not delay it.
     pub stop: CancellationToken,
 }
 
@@ -75,7 +75,7 @@ pub fn api(web: Web) -> OpenApiRouter {
         .with_state(web)
 }
 
-/// Pages, and what machines ask for beside `/v1`.
+/// Pages, and routes for machines beside `/v1`.
 pub fn router(web: Web) -> Router {
     Router::new()
         .merge(page::routes())
@@ -89,12 +89,12 @@ pub fn router(web: Web) -> Router {
         .with_state(web)
 }
 
-/// All routes of the control socket: who may open it may change things.
+/// Completes the routes of the control socket: every user who may open it may change things.
 pub fn dress(routes: Router) -> Router {
     outermost(complete(routes), Framing::by(&[]))
 }
 
-/// All routes of the LAN behind the guard, with those to log in and out.
+/// Completes the routes of the LAN with the access layer and the routes to log in and out.
 pub fn guarded(routes: Router, access: auth::Access) -> Router {
     let framing = access.framing();
     let guard = axum::middleware::from_fn_with_state(access.clone(), auth::guard);
@@ -104,7 +104,7 @@ pub fn guarded(routes: Router, access: auth::Access) -> Router {
     )
 }
 
-/// The same below the path of a proxy's as well.
+/// Serves the same routes also below the path of a proxy.
 pub fn below(path: &str, routes: Router) -> Router {
     if path.is_empty() {
         routes
@@ -115,7 +115,7 @@ pub fn below(path: &str, routes: Router) -> Router {
     }
 }
 
-/// What is true of every answer.
+/// Adds the layers that apply to every answer.
 fn outermost(routes: Router, framing: Framing) -> Router {
     routes
         .layer(axum::middleware::from_fn_with_state(
@@ -125,7 +125,7 @@ fn outermost(routes: Router, framing: Framing) -> Router {
         .layer(axum::middleware::from_fn(relative::relative))
 }
 
-/// Whose pages may show ours, and our pictures, in theirs.
+/// Origins that may embed our pages and pictures.
 #[derive(Debug, Clone)]
 pub struct Framing {
     policy: HeaderValue,
@@ -133,7 +133,7 @@ pub struct Framing {
 }
 
 impl Framing {
-    /// These origins; none: nobody's.
+    /// Allows these origins; without any, none may embed.
     pub fn by(origins: &[String]) -> Self {
         let ancestors = if origins.is_empty() {
             "'none'".into()
@@ -150,7 +150,7 @@ impl Framing {
             "cross-origin"
         };
         Self {
-            // Origins are checked; whatever else stood there, nobody's is the answer.
+            // The origins were validated; any other text would mean that none may embed.
             policy: HeaderValue::from_str(&policy)
                 .unwrap_or(HeaderValue::from_static("default-src 'none'")),
             pictures: HeaderValue::from_static(pictures),
@@ -158,7 +158,7 @@ impl Framing {
     }
 }
 
-/// With an answer for what is not there, and bodies as they were before they were packed.
+/// Adds the answers for unknown routes and the decoding of bodies.
 fn complete(routes: Router) -> Router {
     let routes = routes
         .fallback(not_found)
@@ -166,18 +166,18 @@ fn complete(routes: Router) -> Router {
     routes.layer(axum::middleware::from_fn(encoding::undo))
 }
 
-/// What `/v1` is, for machines: OpenAPI 3.1, made from the code.
+/// OpenAPI 3.1 of `/v1`, made from the code.
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "kithd",
-        description = "Pictures in, names out. Reading is open unless the operator closed it; what changes something needs the \
+        description = "Pictures in, names out. Reading is open unless the operator closed it; every change needs the \
                        administrator's token (`kithd token`). Errors are RFC 9457 problem details."
     ),
     components(schemas(ProblemDetails)),
     tags(
-        (name = "images", description = "Pictures to identify, and what became of them"),
-        (name = "people", description = "Who is enrolled, and from which pictures"),
+        (name = "images", description = "Pictures to identify, and their results"),
+        (name = "people", description = "Enrolled people and their pictures"),
         (name = "strangers", description = "Unknown faces, grouped by likeness"),
         (name = "messages", description = "MQTT messages that were refused and are kept"),
         (name = "board", description = "Engine, circuit breaker, health, backup")
@@ -219,8 +219,8 @@ fn accepts_html(headers: &HeaderMap) -> bool {
         .is_some_and(|value| value.contains("text/html"))
 }
 
-/// Paths and names come from strangers: nothing but our own files may run or be loaded, and nobody
-/// may frame us whom the configuration does not name.
+/// Sets the content security policy: paths and names are untrusted, so only our own files may run
+/// or be loaded, and only configured origins may embed a page.
 async fn forbid_foreign_code(
     State(framing): State<Framing>,
     request: Request,
@@ -238,7 +238,7 @@ async fn forbid_foreign_code(
             header::X_CONTENT_TYPE_OPTIONS,
             HeaderValue::from_static("nosniff"),
         ),
-        // With none at all, browsers send the page's own forms with an Origin of "null".
+        // Without a referrer, browsers send the page's own forms with an Origin of "null".
         (header::REFERRER_POLICY, SAME_ORIGIN),
         (
             HeaderName::from_static("cross-origin-resource-policy"),
@@ -255,15 +255,15 @@ async fn forbid_foreign_code(
     ] {
         headers.insert(name, value);
     }
-    // Faces and names: every browser asks again, no shared cache keeps them. Assets say otherwise
-    // themselves.
+    // Faces and names: every browser asks again, and no shared cache keeps them. Assets set their
+    // own header.
     headers
         .entry(header::CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("private, no-cache"));
     response
 }
 
-/// Bytes with an ETag, or 304 when the browser has them already.
+/// Returns bytes with an ETag, or 304 if the browser has them already.
 fn with_etag(headers: &HeaderMap, kind: &'static str, bytes: impl Into<Bytes>) -> Response {
     let bytes = bytes.into();
     let etag = format!("\"{}\"", fingerprint(&bytes));
@@ -284,15 +284,15 @@ fn with_etag(headers: &HeaderMap, kind: &'static str, bytes: impl Into<Bytes>) -
         .into_response()
 }
 
-/// Cuts a list of which one more than `limit` was asked for; the last that stays, where more
-/// follow.
+/// Cuts a list that was requested with one more than `limit`; returns the last remaining entry if
+/// more follow.
 fn cut<T>(rows: &mut Vec<T>, limit: usize) -> Option<&T> {
     let more = rows.len() > limit;
     rows.truncate(limit);
     rows.last().filter(|_| more)
 }
 
-/// Short name of a content: its sha256's first 16 hex digits.
+/// Returns the short name of a content: the first 16 hex digits of its SHA-256.
 fn fingerprint(bytes: &[u8]) -> String {
     Sha256::digest(bytes)
         .iter()

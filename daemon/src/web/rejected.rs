@@ -1,5 +1,5 @@
-//! `/v1/rejected`, what is read of it: MQTT messages that were refused and are kept. Their bytes,
-//! and what becomes of them, are `admin`'s.
+//! `/v1/rejected`, the reading routes: MQTT messages that were refused and are kept. Their bytes
+//! and the actions on them are in `api`.
 
 use axum::Json;
 use axum::extract::State;
@@ -14,13 +14,13 @@ use crate::store::RejectedMessage;
 /// A page of refused messages.
 #[derive(Serialize, ToSchema)]
 pub struct RejectedPage {
-    /// Newest first.
+    /// Messages, newest first.
     messages: Vec<RejectedMessage>,
-    /// Asks for the page that follows; null: this is the last.
+    /// Cursor of the next page; null on the last page.
     next_cursor: Option<i64>,
 }
 
-/// MQTT messages that were refused and are kept, newest first.
+/// Lists MQTT messages that were refused and are kept, newest first.
 #[utoipa::path(get, path = "/v1/rejected", tag = "messages", params(PageQuery),
     responses((status = 200, body = RejectedPage), Problem))]
 pub async fn messages(
@@ -36,7 +36,7 @@ pub async fn messages(
     }))
 }
 
-/// One refused message, without its bytes.
+/// Returns a refused message, without its bytes.
 #[utoipa::path(get, path = "/v1/rejected/{id}", tag = "messages", params(("id" = i64, Path, minimum = 1)),
     responses((status = 200, body = RejectedMessage), Problem))]
 pub async fn message(State(web): State<Web>, Id(id): Id) -> Result<Json<RejectedMessage>, Problem> {
@@ -47,7 +47,7 @@ pub async fn message(State(web): State<Web>, Id(id): Id) -> Result<Json<Rejected
         .ok_or_else(|| no_message(id))
 }
 
-/// What is said of a message that is not there.
+/// The problem for a message that does not exist.
 pub fn no_message(id: i64) -> Problem {
     Problem::not_found(format!(
         "There is no rejected message {id}; it may have been sent again or dropped."

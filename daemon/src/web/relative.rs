@@ -1,8 +1,7 @@
-//! Addresses of ours as they are sent: relative to the page they stand on, so that a proxy may
-//! serve this board under any path of its own. Handlers and templates write them from the root, as
-//! the routes are.
+//! Makes our addresses relative to the page they are on, so that a proxy may serve this board under
+//! any path. Handlers and templates write them from the root, as routes are.
 //!
-//! Not for the script, which goes by the link that leads to the first page.
+//! The script uses the link that leads to the first page.
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -13,13 +12,13 @@ use http_body_util::BodyExt;
 
 use crate::problem::Problem;
 
-/// No page lies deeper; an address that pretends to must not be made longer and longer.
+/// Depth of the deepest page; an address that pretends to be deeper must not grow without end.
 const DEEPEST: usize = 8;
-/// What holds an address in a page. Texts from outside cannot look like it: their quotation marks
+/// Beginnings of attributes with an address. Untrusted texts cannot match: their quotation marks
 /// are escaped.
 const ATTRIBUTES: [&str; 4] = [" href=\"", " src=\"", " action=\"", " formaction=\""];
 
-/// Stands before all that makes pages and redirections.
+/// The layer around all routes that make pages and redirections.
 pub async fn relative(request: Request, next: Next) -> Response {
     let root = root(request.uri().path());
     let mut response = next.run(request).await;
@@ -40,20 +39,20 @@ pub async fn relative(request: Request, next: Next) -> Response {
         return response;
     }
     let (mut parts, body) = response.into_parts();
-    // Our own pages, whole in memory already.
+    // Our own pages are complete in memory already.
     let Some(page) = body
         .collect()
         .await
         .ok()
         .and_then(|page| String::from_utf8(page.to_bytes().into()).ok())
     else {
-        return Problem::later("The page broke off.").into_response();
+        return Problem::later("The page could not be completed.").into_response();
     };
     parts.headers.remove(header::CONTENT_LENGTH);
     Response::from_parts(parts, Body::from(rooted(page, &root)))
 }
 
-/// How the first page is reached from a page at this path.
+/// Returns the relative address of the first page from a page at this path.
 fn root(path: &str) -> String {
     match path.matches('/').count().saturating_sub(1) {
         0 => "./".into(),

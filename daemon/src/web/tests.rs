@@ -1,4 +1,4 @@
-//! Asks the router of a real store in a temporary folder, without a socket.
+//! Tests of the router with a real store in a temporary folder, without a socket.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,7 +76,7 @@ impl Site {
             .unwrap()
     }
 
-    /// A page as somebody logged in gets it.
+    /// Returns a page as a logged-in visitor gets it.
     async fn page_as_admin(&self, url: &str) -> String {
         let mut request = Request::get(url).body(Body::empty()).unwrap();
         request.extensions_mut().insert(Visitor {
@@ -582,7 +582,7 @@ async fn no_page_takes_a_name_or_an_address_for_more_than_text_or_holds_code_of_
                     && !page.contains("<style"),
                 "{url}"
             );
-            // Those two have tabs of their own.
+            // These two pages have tabs of their own.
             let tabs = usize::from(url.starts_with("/strangers") || url.starts_with("/health"));
             assert_eq!(
                 page.matches("aria-current=\"page\"").count(),
@@ -678,7 +678,7 @@ async fn what_is_not_there_has_a_page_that_says_so() {
             "{url}: {page}"
         );
     }
-    // A form that was sent with empty fields asks for nothing.
+    // A form that was sent with empty fields filters nothing.
     let (found, _) = site
         .get("/?state=&outcome=&person=&source=&since=&until=&path=")
         .await;

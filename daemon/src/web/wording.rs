@@ -1,8 +1,8 @@
-//! How durations, distances, ages and numbers read on the page. The API gives the plain values.
+//! Formats durations, distances, ages and numbers for the page. The API gives the plain values.
 
 use crate::domain::Outcome;
 
-/// "84 ms", "1.2 s", "2 min 3 s".
+/// Formats a duration: "84 ms", "1.2 s", "2 min 3 s".
 pub fn duration(ms: i64) -> String {
     match ms {
         ..1000 => format!("{ms}\u{a0}ms"),
@@ -12,12 +12,12 @@ pub fn duration(ms: i64) -> String {
     }
 }
 
-/// Three decimals: as fine as a threshold is ever set.
+/// Formats a distance with three decimals, as fine as a threshold is ever set.
 pub fn distance(value: f64) -> String {
     format!("{value:.3}")
 }
 
-/// "1 204 331", with narrow spaces that do not break.
+/// Formats a number: "1 204 331", with narrow spaces that do not break.
 pub fn number(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::new();
@@ -30,10 +30,10 @@ pub fn number(value: u64) -> String {
     text
 }
 
-/// How sure a match is, in words: the share of the threshold that its distance takes up, and what
-/// was made of it.
+/// Returns the confidence of a match in words, from the outcome and from the distance as a share of
+/// the threshold.
 ///
-/// The words follow the outcome, so that a blurred face that happens to lie near is "perhaps" too.
+/// The words follow the outcome, so that a blurred face that happens to be near is "perhaps" too.
 /// Without a threshold (the model pack is not loaded yet) a known face is "likely".
 pub fn confidence(outcome: Outcome, distance: f64, threshold: Option<f32>) -> &'static str {
     let share = threshold
@@ -49,7 +49,7 @@ pub fn confidence(outcome: Outcome, distance: f64, threshold: Option<f32>) -> &'
     }
 }
 
-/// "now", "12 s", "3 min", "5 h", "2 d": how long ago.
+/// Formats an age: "now", "12 s", "3 min", "5 h", "2 d".
 pub fn age(ms: i64) -> String {
     match ms / 1000 {
         ..5 => "now".into(),
@@ -60,7 +60,7 @@ pub fn age(ms: i64) -> String {
     }
 }
 
-/// "just now", "12 s ago".
+/// Formats an age as past: "just now", "12 s ago".
 pub fn past(ms: i64) -> String {
     if ms < 5000 {
         "just now".into()
@@ -69,7 +69,7 @@ pub fn past(ms: i64) -> String {
     }
 }
 
-/// "512 MiB", "1.5 GiB".
+/// Formats a size: "512 MiB", "1.5 GiB".
 pub fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let step = (bytes.max(1).ilog2() / 10).min(4);
@@ -78,7 +78,7 @@ pub fn bytes(bytes: u64) -> String {
     format!("{value:.decimals$}\u{a0}{}", UNITS[step as usize])
 }
 
-/// "0 %", "0.02 %", "37 %": a share of all.
+/// Formats a share as per cent: "0 %", "0.02 %", "37 %".
 pub fn percent(share: f64) -> String {
     let value = share * 100.0;
     match value {
@@ -90,7 +90,7 @@ pub fn percent(share: f64) -> String {
     }
 }
 
-/// "no face" for `no_face`: our words as people read them.
+/// Formats an internal word for people: "no face" for `no_face`.
 pub fn words(word: &str) -> String {
     word.replace('_', " ")
 }

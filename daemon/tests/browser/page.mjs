@@ -127,7 +127,7 @@ async function findsWhatIsAskedFor(browser) {
   await page.click("#search button");
   await page.waitForURL("**person=**");
   check((await rows.count()) === 0, "Eileen Collins is in none of the images, but some are shown.");
-  check((await page.getByText("No image is like that.").count()) === 1, "An empty search does not say so.");
+  check((await page.getByText("No image matches.").count()) === 1, "An empty search does not say so.");
   await page.getByRole("link", { name: "Show all" }).click();
 
   await page.fill("input[name=path]", "no such path");

@@ -49,7 +49,7 @@ fn a_refused_birth_is_named_for_as_long_as_it_is_refused() {
     part_is_ok(&board, "mqtt out");
     let doctor = text(&board.kithd(["doctor"]));
     assert!(
-        doctor.contains("gives back what it publishes on kithd/board/echo"),
+        doctor.contains("delivers what it publishes on kithd/board/echo"),
         "{doctor}"
     );
 }

@@ -953,10 +953,7 @@ fn a_database_without_its_header_gives_people_of_the_backup() {
         said.contains("3 people came back from the gallery's backup of board"),
         "{said}"
     );
-    assert!(
-        said.contains("Images that waited could not be read"),
-        "{said}"
-    );
+    assert!(said.contains("Waiting images could not be read"), "{said}");
     // Those with bytes are in the spool, each with its number.
     let with_bytes: Vec<i64> = ids.iter().skip(1).step_by(2).copied().collect();
     assert_eq!(goes_on(&board, &ids), with_bytes);
@@ -1162,7 +1159,7 @@ fn a_backup_that_there_is_no_room_for_is_kept_and_said() {
     );
     assert!(
         said.contains(&format!(
-            "Mend that and type: kithd restore {}.",
+            "Fix that and run: kithd restore {}.",
             aside.display()
         )),
         "{said}"
@@ -1266,7 +1263,7 @@ fn a_backup_that_is_damaged_as_well_is_kept_and_said() {
         .to_string();
     assert!(
         banner.contains(
-            "The gallery's backup could not be taken in and is gallery.backup.damaged-1 now"
+            "The gallery's backup could not be restored and is now gallery.backup.damaged-1"
         ),
         "{banner}"
     );

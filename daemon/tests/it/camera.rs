@@ -377,7 +377,7 @@ fn broken_frames_are_dropped_counted_and_said_and_a_camera_of_nothing_else_is_de
         front
             .board
             .log()
-            .contains("a broken frame was dropped, 1 so far: it breaks off")
+            .contains("a broken frame was dropped, 1 so far: the frame is cut off")
             .then_some(())
     });
     front.says("ok", "broken frames dropped");
@@ -387,7 +387,7 @@ fn broken_frames_are_dropped_counted_and_said_and_a_camera_of_nothing_else_is_de
     front.tell("garbage still");
     front.says(
         "degraded",
-        "only broken frames came for 1s, the last: it does not begin as a JPEG; tried again in",
+        "only broken frames came for 1s, the last: the frame does not begin as a JPEG; tried again in",
     );
     front.tell("play still");
     let before = front.rows();
@@ -417,7 +417,7 @@ fn a_frame_that_broke_off_is_dropped_though_the_end_of_an_older_one_makes_it_loo
         front
             .board
             .log()
-            .contains("1 so far: it breaks off, and the end of an older one follows")
+            .contains("1 so far: the frame is cut off, and the end of an older one follows")
             .then_some(())
     });
     let whole = scenes.map(|scene| image::load_from_memory(&jpeg(&scene)).unwrap().into_rgb8());
@@ -649,7 +649,7 @@ fn the_command_line_lists_cameras_and_takes_a_picture_or_says_why_not() {
     );
     let (done, said) = shoot(&["--device", "/dev/video78"]);
     assert!(
-        !done && said.contains("/dev/video78 is not there or no camera"),
+        !done && said.contains("/dev/video78 does not exist or is not a camera"),
         "{said}"
     );
     for (word, wanted) in [

@@ -495,7 +495,7 @@ fn a_strange_name_is_said_on_the_page_in_the_log_and_by_the_doctor() {
     );
     let said = text(&board.kithd(["doctor"]));
     assert!(
-        said.contains("names that are none of its own: gate.fritz.box")
+        said.contains("names that are not its own: gate.fritz.box")
             && said.contains("add it to http.names"),
         "{said}"
     );

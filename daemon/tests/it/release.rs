@@ -73,7 +73,7 @@ fn a_release_needs_tag_version_and_changelog_to_agree_and_nothing_uncommitted() 
     repository.write("notes.txt", "not committed");
     assert_eq!(
         repository.gate(),
-        "dev: no release: there are changes that are not committed; see git status\n"
+        "dev: no release: there are uncommitted changes; see git status\n"
     );
     repository.commit();
     assert_eq!(repository.gate(), tag, "the tag is on an earlier commit");

@@ -1,5 +1,5 @@
-//! System calls that a confined process may make (cpu, camera) or may not (cuda), as seccomp
-//! filters. Not for files and network by name, which are Landlock's in `confine`.
+//! Seccomp filters: the system calls that a confined process may make (cpu, camera) or may not make
+//! (cuda). Files and network by name are Landlock's, in `confine`.
 
 use std::collections::BTreeMap;
 
@@ -17,25 +17,28 @@ const ARCH: TargetArch = TargetArch::x86_64;
 #[cfg(target_arch = "aarch64")]
 const ARCH: TargetArch = TargetArch::aarch64;
 
-/// What refused calls return. An error, never a kill: a newer C library that asks for something
-/// else gets by or fails that one thing, and does not end the engine each time it starts.
+/// Result of a refused call. It is an error, never a kill: a newer C library that makes another
+/// call gets by or fails that one operation, and does not end the engine at each start.
 const REFUSED: SeccompAction = SeccompAction::Errno(libc::EPERM as u32);
 
-/// A call without rules matches whatever its arguments; with rules, if one of them does.
+/// Rules of each call: without rules it matches whatever its arguments; with rules, if one of them
+/// does.
 type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 
-/// How many calls are allowed (cpu, camera) or refused (cuda).
+/// Installs the filter; returns the number of calls that are allowed (cpu, camera) or refused
+/// (cuda).
 pub(super) fn restrict(profile: &Profile) -> Result<usize, String> {
     match profile {
         Profile::Cpu | Profile::Camera => {
             let mut rules = allowed().map_err(|error| error.to_string())?;
             if matches!(profile, Profile::Camera) {
-                // How a camera is asked for frames; nothing else is open that understands any.
+                // ioctl requests frames from the camera; no other open file understands ioctls.
                 rules.insert(libc::SYS_ioctl, vec![]);
             }
             let count = rules.len();
-            // Of two verdicts the stricter holds: this filter leaves clone3 to the one that says it
-            // does not exist, which goes first because it still lets another be installed.
+            // The stricter of two filters holds. This filter allows clone3, so that the one that
+            // reports it as missing decides; that one is installed first, while another filter can
+            // still be installed.
             rules.insert(libc::SYS_clone3, vec![]);
             for program in [without_clone3(), allowing(rules)] {
                 let program = program.map_err(|error| error.to_string())?;
@@ -45,7 +48,7 @@ pub(super) fn restrict(profile: &Profile) -> Result<usize, String> {
         }
         Profile::Cuda { .. } => {
             let rules = refused().map_err(|error| error.to_string())?;
-            // x32's numbers are the same calls once more, and no call of ours.
+            // x32's numbers are duplicates of these calls and are not counted.
             let count = rules.keys().filter(|number| **number & X32 == 0).count();
             let program = refusing(rules).map_err(|error| error.to_string())?;
             seccompiler::apply_filter_all_threads(&program).map_err(|error| error.to_string())?;
@@ -62,8 +65,8 @@ fn refusing(rules: Rules) -> Result<BpfProgram, BackendError> {
     SeccompFilter::new(rules, SeccompAction::Allow, REFUSED, ARCH)?.try_into()
 }
 
-/// A filter cannot see clone3's flags; told that there is no such call, C libraries begin threads
-/// by clone.
+/// Makes a filter that reports clone3 as missing. A filter cannot see clone3's flags, and C
+/// libraries then start threads with clone.
 fn without_clone3() -> Result<BpfProgram, BackendError> {
     let absent = SeccompAction::Errno(libc::ENOSYS as u32);
     SeccompFilter::new(
@@ -75,9 +78,9 @@ fn without_clone3() -> Result<BpfProgram, BackendError> {
     .try_into()
 }
 
-/// What a server on an already listening socket needs, with threads and memory.
+/// Calls that a server on an already listening socket needs, with threads and memory.
 const ALLOWED: &[c_long] = &[
-    // Its connections.
+    // Connections.
     libc::SYS_accept4,
     libc::SYS_getpeername,
     libc::SYS_getsockname,
@@ -88,7 +91,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_sendto,
     libc::SYS_setsockopt,
     libc::SYS_shutdown,
-    // What is open already.
+    // Open files.
     libc::SYS_close,
     libc::SYS_dup,
     libc::SYS_fstat,
@@ -133,7 +136,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_sigaltstack,
-    // Clock, chance, and how much of everything there is.
+    // Clock, random numbers and system limits.
     libc::SYS_clock_getres,
     libc::SYS_clock_gettime,
     libc::SYS_clock_nanosleep,
@@ -144,7 +147,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_sysinfo,
 ];
 
-/// Bits of clone's flags that decide: a thread of this process, in no namespace of its own.
+/// Flags of clone that identify a thread of this process, in no namespace of its own.
 const CLONE_KIND: i32 = libc::CLONE_THREAD
     | libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
@@ -154,12 +157,12 @@ const CLONE_KIND: i32 = libc::CLONE_THREAD
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET;
 
-/// `PR_SET_VMA`, by which C libraries name their memory.
+/// `PR_SET_VMA`, with which C libraries name their memory.
 const PR_SET_VMA: i32 = 0x5356_4d41;
 
 fn allowed() -> Result<Rules, BackendError> {
     let mut rules: Rules = ALLOWED.iter().map(|number| (*number, vec![])).collect();
-    // Memory, but none to run code from.
+    // Memory, but none that is executable.
     rules.insert(libc::SYS_mmap, vec![rule([masked(2, libc::PROT_EXEC, 0)])?]);
     rules.insert(
         libc::SYS_mprotect,
@@ -169,13 +172,13 @@ fn allowed() -> Result<Rules, BackendError> {
         libc::SYS_clone,
         vec![rule([masked(0, CLONE_KIND, libc::CLONE_THREAD)])?],
     );
-    // Abort reaches this process alone.
+    // Abort signals only this process.
     rules.insert(libc::SYS_tgkill, vec![rule([equal(0, own_process())])?]);
     rules.insert(
         libc::SYS_prctl,
         any_of(0, &[libc::PR_SET_NAME, libc::PR_GET_NAME, PR_SET_VMA])?,
     );
-    // Not the one that has somebody else signalled.
+    // All but the command that makes another process get signals.
     rules.insert(
         libc::SYS_fcntl,
         any_of(
@@ -190,19 +193,19 @@ fn allowed() -> Result<Rules, BackendError> {
             ],
         )?,
     );
-    // How the standard library makes a socket non-blocking.
+    // The standard library makes a socket non-blocking this way.
     rules.insert(
         libc::SYS_ioctl,
         vec![rule([equal(1, libc::FIONBIO as i32)])?],
     );
-    // How tokio's signals reach its loop.
+    // tokio passes signals to its loop this way.
     rules.insert(libc::SYS_socketpair, vec![rule([equal(0, libc::AF_UNIX)])?]);
-    // The way many C libraries ask about what is open; by path it would tell which files there are.
+    // Many C libraries query open files this way; with a path it would reveal which files exist.
     rules.insert(
         libc::SYS_newfstatat,
         vec![rule([masked(3, libc::AT_EMPTY_PATH, libc::AT_EMPTY_PATH)])?],
     );
-    // Its own limits, to read: the address of new ones is null, both halves of it.
+    // Reads its own limits only: the pointer to new limits is null, in both halves.
     let no_new_limit = SeccompCondition::new(2, Qword, SeccompCmpOp::Eq, 0);
     rules.insert(
         libc::SYS_prlimit64,
@@ -211,9 +214,9 @@ fn allowed() -> Result<Rules, BackendError> {
     Ok(rules)
 }
 
-/// What no driver does after it has loaded and somebody who broke in would like to.
+/// Calls that no driver makes after loading and that an attacker would want.
 const REFUSED_ALWAYS: &[c_long] = &[
-    // Other programs, and other processes' insides.
+    // Other programs, and the memory of other processes.
     libc::SYS_execve,
     libc::SYS_execveat,
     libc::SYS_pidfd_getfd,
@@ -226,7 +229,7 @@ const REFUSED_ALWAYS: &[c_long] = &[
     libc::SYS_rt_sigqueueinfo,
     libc::SYS_rt_tgsigqueueinfo,
     libc::SYS_tkill,
-    // Ways around what is refused by name.
+    // Ways around calls that are refused by number.
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
     libc::SYS_io_uring_setup,
@@ -247,7 +250,7 @@ const REFUSED_ALWAYS: &[c_long] = &[
     libc::SYS_setns,
     libc::SYS_umount2,
     libc::SYS_unshare,
-    // Owners, modes and attributes of files, which Landlock does not guard.
+    // Owners, modes and attributes of files, which Landlock does not protect.
     libc::SYS_fchmodat,
     libc::SYS_fchownat,
     libc::SYS_lremovexattr,
@@ -260,7 +263,7 @@ const REFUSED_ALWAYS: &[c_long] = &[
     libc::SYS_chown,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_lchown,
-    // The process's identity.
+    // Identity of the process.
     libc::SYS_capset,
     libc::SYS_setfsgid,
     libc::SYS_setfsuid,
@@ -271,7 +274,7 @@ const REFUSED_ALWAYS: &[c_long] = &[
     libc::SYS_setresuid,
     libc::SYS_setreuid,
     libc::SYS_setuid,
-    // The machine.
+    // State of the machine.
     libc::SYS_acct,
     libc::SYS_add_key,
     libc::SYS_adjtimex,
@@ -305,8 +308,7 @@ const REFUSED_ALWAYS: &[c_long] = &[
     libc::SYS_modify_ldt,
 ];
 
-/// The bit of x32's call numbers, a second door to nearly every call on x86_64 kernels that have
-/// it.
+/// The bit of x32's call numbers, a second way to nearly every call on x86_64 kernels that have it.
 const X32: c_long = 0x4000_0000;
 
 fn refused() -> Result<Rules, BackendError> {
@@ -318,14 +320,15 @@ fn refused() -> Result<Rules, BackendError> {
         || SeccompCondition::new(0, Dword, SeccompCmpOp::Ne, u64::from(std::process::id()));
     rules.insert(libc::SYS_kill, vec![rule([others()])?]);
     rules.insert(libc::SYS_tgkill, vec![rule([others()])?]);
-    // No TCP on kernels whose Landlock does not know it, nor anything else that leaves the machine.
+    // No TCP on kernels whose Landlock does not cover it, nor any other socket that leaves the
+    // machine.
     let not = |family: i32| SeccompCondition::new(0, Dword, SeccompCmpOp::Ne, family as u64);
     rules.insert(
         libc::SYS_socket,
         vec![rule([not(libc::AF_UNIX), not(libc::AF_NETLINK)])?],
     );
     if cfg!(target_arch = "x86_64") {
-        // 512 to 547 are x32's own numbers for calls whose arguments differ, execve among them.
+        // 512 to 547 are x32's own numbers for calls with different arguments, execve among them.
         let again: Vec<c_long> = rules
             .keys()
             .copied()
@@ -339,12 +342,12 @@ fn refused() -> Result<Rules, BackendError> {
 
 type Condition = Result<SeccompCondition, BackendError>;
 
-/// Holds if all its conditions do.
+/// Makes a rule that holds if all its conditions do.
 fn rule<const N: usize>(conditions: [Condition; N]) -> Result<SeccompRule, BackendError> {
     SeccompRule::new(conditions.into_iter().collect::<Result<_, _>>()?)
 }
 
-/// The argument is one of these.
+/// Makes rules for an argument with one of these values.
 fn any_of(argument: u8, values: &[i32]) -> Result<Vec<SeccompRule>, BackendError> {
     values
         .iter()
@@ -356,8 +359,8 @@ fn equal(argument: u8, value: i32) -> Condition {
     masked(argument, -1, value)
 }
 
-/// The argument's bits under the mask are `value`. All arguments asked about are 32 bits wide or
-/// have their meaning in the lower 32.
+/// Makes a condition on the argument's bits under the mask. All arguments in use are 32 bits wide
+/// or have their meaning in the lower 32.
 fn masked(argument: u8, mask: i32, value: i32) -> Condition {
     let bits = |value: i32| u64::from(value.cast_unsigned());
     SeccompCondition::new(

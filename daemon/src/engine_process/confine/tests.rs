@@ -1,4 +1,4 @@
-//! What a confined thread or process may still do, and what it may not, by the kernel that runs the
+//! Actions that a confined thread or process may or may not do, checked on the kernel that runs the
 //! tests.
 
 use std::backtrace::Backtrace;
@@ -16,10 +16,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::super::{DecodeLimits, EngineSettings, Recogniser};
 use super::*;
 
-/// Set in the process that a test starts from its own program.
+/// Environment variable set in the process that a test starts from its own program.
 const INSIDE: &str = "KITHD_TEST_CONFINED";
 
-/// Landlock and the filter bind a thread and what it begins, so the other tests stay free.
+/// Runs work on its own thread: Landlock and the filter bind a thread and its children, so the
+/// other tests stay free.
 fn on_a_thread_of_its_own<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| scope.spawn(work).join().unwrap())
 }
@@ -82,7 +83,7 @@ fn a_confined_engine_opens_no_file_and_no_connection_and_starts_no_program() {
     });
     assert!(
         bystander.try_wait().unwrap().is_none(),
-        "somebody else's process was ended"
+        "another process was ended"
     );
     bystander.kill().unwrap();
     bystander.wait().unwrap();
@@ -143,7 +144,7 @@ fn a_confined_engine_still_has_its_socket_its_threads_its_memory_and_its_clock()
         client.read_exact(&mut asked).unwrap();
         assert_eq!(&asked, b"ask");
 
-        // More threads than cores, each with an arena of its own, small and large pieces.
+        // More threads than cores, each with its own arena, with small and large allocations.
         let threads: Vec<_> = (0..32_usize)
             .map(|thread| {
                 let work = move || {
@@ -268,7 +269,7 @@ fn networks_loaded_before_recognise_after() {
                 });
             }
         });
-        // On both cores, the other picture being gone.
+        // Uses both cores, since the other picture is finished.
         assert_eq!(
             recogniser.recognise(&picture).unwrap().faces[0].embedding,
             before.faces[0].embedding
@@ -279,7 +280,7 @@ fn networks_loaded_before_recognise_after() {
 #[test]
 fn a_confined_cuda_engine_keeps_its_libraries_and_its_cache_and_nothing_else() {
     if std::env::var_os(INSIDE).is_none() {
-        // The filter binds every thread, so it takes a process of its own.
+        // The filter binds every thread, so this needs its own process.
         let name = thread::current().name().unwrap().to_owned();
         let mut inside = Command::new(std::env::current_exe().unwrap());
         let output = inside
@@ -367,16 +368,16 @@ fn the_words_say_what_was_reached() {
     assert_eq!(
         words(Profile::Cpu, Ok(ABI::V7), Err("no filter for arm"), 1),
         "files: none, TCP: none (Landlock ABI 7); system calls: not restricted (no filter for arm); \
-         1 threads begun before: not restricted"
+         1 threads started before: not restricted"
     );
     assert_eq!(
         words(Profile::Cpu, Err("this kernel has no Landlock"), Ok(61), 0),
-        "files: none to open, by system calls alone (this kernel has no Landlock); system calls: 61 allowed"
+        "files: none to open, by the system-call filter alone (this kernel has no Landlock); system calls: 61 allowed"
     );
     assert_eq!(
         words(cuda(), Ok(ABI::V6), Ok(70), 4),
         "files: the driver's, /var/cache/kithd writable, TCP: none (Landlock ABI 6); system calls: 70 refused; \
-         4 threads begun before: files not restricted"
+         4 threads started before: files not restricted"
     );
     assert_eq!(
         words(cuda(), Err("this kernel has no Landlock"), Ok(70), 0),

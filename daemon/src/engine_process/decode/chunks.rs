@@ -1,18 +1,17 @@
-//! Chunks of PNG and of RIFF (WebP): what they are called and where they lie. Not for what is in
-//! them.
+//! Names and positions of the chunks of PNG and RIFF (WebP). Their contents are not interpreted.
 
 use std::borrow::Cow;
 
-/// One chunk.
+/// A chunk.
 pub(super) struct Chunk<'a> {
     pub(super) kind: [u8; 4],
-    /// Of a file that was cut off, what is there.
+    /// Its data; only the existing part if the file is cut off.
     pub(super) data: &'a [u8],
-    /// With length, name, and checksum or padding.
+    /// The chunk with length, name, and checksum or padding.
     whole: &'a [u8],
 }
 
-/// The chunks of a PNG.
+/// Returns the chunks of a PNG.
 pub(super) fn png(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
     let chunk = |rest: &[u8]| {
         let length = u32::from_be_bytes(*rest.first_chunk()?);
@@ -25,7 +24,7 @@ pub(super) fn png(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
     walk(bytes.get(8..).unwrap_or_default(), chunk)
 }
 
-/// The chunks of a WebP.
+/// Returns the chunks of a WebP.
 pub(super) fn riff(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
     let chunk = |rest: &[u8]| {
         let length = u32::from_le_bytes(*rest.get(4..)?.first_chunk()?);
@@ -38,8 +37,8 @@ pub(super) fn riff(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
     walk(bytes.get(12..).unwrap_or_default(), chunk)
 }
 
-/// `header` tells of each beginning its name, its length, and its length with what follows the
-/// data.
+/// Iterates over chunks. `header` returns a chunk's name, its length, and its length with what
+/// follows the data.
 fn walk<'a>(
     mut rest: &'a [u8],
     header: impl Fn(&[u8]) -> Option<([u8; 4], u32, u32)>,
@@ -53,8 +52,8 @@ fn walk<'a>(
     })
 }
 
-/// A PNG with only what its pixels are made of. Colour profiles and texts are packed and would be
-/// unpacked, up to hundreds of megabytes, though nothing here needs them.
+/// Returns a PNG with only the chunks that define its pixels. Colour profiles and texts are
+/// compressed and could expand to hundreds of megabytes, and nothing here needs them.
 pub(super) fn essential_png(bytes: &[u8]) -> Cow<'_, [u8]> {
     let needed = |chunk: &Chunk| chunk.kind[0].is_ascii_uppercase() || chunk.kind == *b"tRNS";
     if png(bytes).all(|chunk| needed(&chunk)) {

@@ -1,5 +1,5 @@
 //! Tests of `decode` with damaged, cut-off and misleading bytes, and with the shared collection of
-//! hard files where it is present. Not for whole pictures: those are in `tests`.
+//! hard files if it is present. Tests with intact pictures are in `tests`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -40,7 +40,8 @@ fn random(state: &mut u64) -> usize {
     (*state >> 33) as usize
 }
 
-/// How many mutated files of each kind: JPEGs are what comes, so half of them are.
+/// Returns the number of mutated files of a kind: most pictures are JPEGs, so half of the files
+/// are.
 fn mutants(format: Format) -> usize {
     let all = if std::env::var_os("KITHD_FULL").is_some() {
         100_000
@@ -108,7 +109,7 @@ fn hostile_bytes_never_panic_and_never_pass_the_limits() {
                 bytes.truncate(random(&mut state) % whole.len());
             }
             for _ in 0..variant % 7 {
-                // Half of the damage goes to the first 64 bytes, where the sizes stand.
+                // Half of the damage hits the first 64 bytes, which hold the sizes.
                 let reach = if random(&mut state).is_multiple_of(2) {
                     64
                 } else {
@@ -160,7 +161,7 @@ fn hostile_bytes_never_panic_and_never_pass_the_limits() {
     );
 }
 
-/// The shared collection lies beside the clone in development and is absent elsewhere.
+/// Returns the shared collection, which is beside the clone in development and absent elsewhere.
 fn hard_files() -> Option<PathBuf> {
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
     let shared =
@@ -181,8 +182,8 @@ fn every_hard_file_decodes_or_is_refused_as_listed() {
     for entry in list.as_array().unwrap() {
         let file = entry["file"].as_str().unwrap();
         let result = decode(&std::fs::read(folder.join(file)).unwrap(), &LIMITS);
-        // "maybe" are damaged files other decoders read in part; of those, cut-off ones are refused
-        // here.
+        // "maybe" marks damaged files that other decoders read in part; of those, cut-off ones are
+        // refused here.
         let expected = entry["decodes"]
             .as_bool()
             .or_else(|| file.starts_with("truncated").then_some(false));
@@ -200,7 +201,7 @@ fn every_hard_file_decodes_or_is_refused_as_listed() {
     upright_files_look_alike(&folder);
 }
 
-/// One photograph in many containers and orientations must come out as nearly the same pixels.
+/// Checks that a photograph in many containers and orientations decodes to nearly the same pixels.
 fn upright_files_look_alike(folder: &Path) {
     let groups: [(&str, &[&str]); 2] = [
         (
@@ -232,7 +233,8 @@ fn upright_files_look_alike(folder: &Path) {
             let pairs = found.pixels.iter().zip(&expected.pixels);
             let sum: u64 = pairs.map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
             let mean = sum as f64 / found.pixels.len() as f64;
-            // The lossiest, a palette of 256 colours, is off by 3.7; a picture not turned by tens.
+            // The lossiest, a palette of 256 colours, differs by 3.7; a picture with the wrong
+            // orientation differs by tens.
             assert!(
                 mean < 8.0,
                 "{file} differs from {reference} by {mean:.1} levels on average"

@@ -1,8 +1,8 @@
-//! JPEGs by libjpeg-turbo's code (crate `mozjpeg`), as viewers show them: whole, reduced, or a part
-//! of one.
+//! Decodes JPEGs with libjpeg-turbo's code (crate `mozjpeg`), as viewers show them: whole, reduced,
+//! or a part of one.
 //!
-//! The headers are looked at here first: they say what has to be refused by name, how many scans
-//! there are, and whether the file has its end. Not for metadata: that is `orientation`.
+//! The headers are checked here first: they show what has to be refused by name, how many scans
+//! there are, and whether the file has its end. Metadata is `orientation`'s.
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -16,24 +16,24 @@ use mozjpeg_sys::{jpeg_common_struct, jpeg_error_mgr};
 
 use super::{DecodeError, Format, Remark};
 
-/// Each scan costs a look at every block of the picture, however few bytes it has. Encoders write
-/// up to about twenty.
+/// Most scans: each costs a pass over every block of the picture, however few bytes it has.
+/// Encoders write up to about twenty.
 const MOST_SCANS: u32 = 100;
 
-/// A run of zeros this long at the end of a file without its last marker is room kept for what
-/// never arrived.
+/// Length of a run of zeros that counts as never written, at the end of a file without its last
+/// marker.
 const UNWRITTEN: usize = 16;
 
-/// A JPEG whose headers are sound.
+/// A JPEG with valid headers.
 pub(super) struct Jpeg<'a> {
     bytes: &'a [u8],
-    /// As stored.
+    /// Width and height as stored.
     pub(super) width: usize,
     pub(super) height: usize,
-    /// Its colours or frequencies come one after the other, so that all of it has to be kept until
-    /// the last one.
+    /// True if its colours or frequencies are stored one after another, so that all of it must be
+    /// kept until the last scan.
     pub(super) in_scans: bool,
-    /// It has its last marker.
+    /// True if it has its last marker.
     ended: bool,
 }
 
@@ -47,9 +47,9 @@ pub(super) struct Piece {
 }
 
 impl<'a> Jpeg<'a> {
-    /// Walks the markers. Segments are stepped over by their length, so the markers of a thumbnail
-    /// in them do not count; in scan data a 0xFF that is no marker is followed by 0. What follows
-    /// the end marker is ignored.
+    /// Walks the markers. Segments are skipped by their length, so the markers of an embedded
+    /// thumbnail do not count; in scan data an 0xFF that is no marker is followed by 0. Bytes
+    /// behind the end marker are ignored.
     pub(super) fn open(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let mut frame: Option<Frame> = None;
         let mut scans = 0;
@@ -62,7 +62,7 @@ impl<'a> Jpeg<'a> {
                     ended = true;
                     break;
                 }
-                // Arithmetic or Huffman codes, all at once or by and by.
+                // Huffman or arithmetic coding, sequential or progressive.
                 0xC0..=0xC2 | 0xC9 | 0xCA if frame.is_none() => {
                     frame = Some(Frame::read(marker, segment)?)
                 }
@@ -83,7 +83,7 @@ impl<'a> Jpeg<'a> {
             }
         }
         let frame = frame.filter(|_| scans > 0).ok_or(TRUNCATED)?;
-        // Without an end marker, what is not there may have been there.
+        // Without an end marker, missing data may have been cut off.
         if !ended && !frame.complete() {
             return Err(TRUNCATED);
         }
@@ -101,7 +101,7 @@ impl<'a> Jpeg<'a> {
         })
     }
 
-    /// Width and height with the sides divided by `reduction` (1, 2, 4 or 8), rounded up.
+    /// Returns width and height divided by `reduction` (1, 2, 4 or 8), rounded up.
     pub(super) fn reduced(&self, reduction: usize) -> [usize; 2] {
         [
             self.width.div_ceil(reduction),
@@ -109,7 +109,7 @@ impl<'a> Jpeg<'a> {
         ]
     }
 
-    /// These columns and rows of the picture reduced, and what is to be said of it.
+    /// Decodes these columns and rows of the reduced picture, with remarks about them.
     pub(super) fn piece(
         &self,
         reduction: usize,
@@ -128,8 +128,8 @@ impl<'a> Jpeg<'a> {
             before_end,
             after_end,
         } = FAULTS.get();
-        // One for each end marker of ours; others say that there was something to be read behind
-        // it.
+        // Each of our own end markers causes one; further ones mean unread bytes behind the end
+        // marker.
         let after_end = after_end.saturating_sub(ends);
         if !self.ended && after_end > 0 {
             return Err(TRUNCATED);
@@ -151,7 +151,8 @@ impl<'a> Jpeg<'a> {
         Ok((piece, remarks))
     }
 
-    /// Everything in here may unwind: that is how the decoder reports a file that it cannot read.
+    /// Decodes pixels. Everything here may unwind: that is how the decoder reports a file that it
+    /// cannot read.
     fn pixels(
         &self,
         reduction: usize,
@@ -160,12 +161,12 @@ impl<'a> Jpeg<'a> {
     ) -> io::Result<Vec<u8>> {
         let mut decoder =
             Decompress::with_err(errors()).from_reader(Source { rest: self.bytes })?;
-        // The sides that were held to the limits are the ones that count.
+        // The limits were checked for these sides.
         if decoder.size() != (self.width, self.height) {
             return Err(io::ErrorKind::InvalidData.into());
         }
         decoder.scale((8 / reduction) as u8);
-        // As sent: a picture whose details never came is not to be made smooth.
+        // No smoothing: missing details must not be made up.
         decoder.do_block_smoothing(false);
         let inks = matches!(
             decoder.color_space(),
@@ -199,7 +200,7 @@ impl<'a> Jpeg<'a> {
                 }
             }
         }
-        // What stands between the last row and the end marker, if anything, changes no pixel.
+        // Bytes between the last row and the end marker change no pixel.
         Ok(pixels)
     }
 }
@@ -214,12 +215,11 @@ fn rare(coding: &str) -> DecodeError {
     }
 }
 
-/// The bytes of a file without its end marker, without room kept for what never arrived. The second
-/// half of a marker would be a fault to the decoder when it looks for the next one of several
-/// scans.
+/// Returns the bytes of a file without its end marker and without the part that was never written.
+/// Half a marker would be an error for the decoder when it looks for the next of several scans.
 fn without_rest(bytes: &[u8], in_scans: bool) -> &[u8] {
     let zeros = bytes.iter().rev().take_while(|&&byte| byte == 0).count();
-    // The last one may belong to a 0xFF before it.
+    // The first zero may belong to an 0xFF before it.
     let bytes = &bytes[..bytes.len() - if zeros >= UNWRITTEN { zeros - 1 } else { 0 }];
     bytes
         .strip_suffix(&[0xD9])
@@ -227,8 +227,8 @@ fn without_rest(bytes: &[u8], in_scans: bool) -> &[u8] {
         .unwrap_or(bytes)
 }
 
-/// The next marker that has a meaning of its own, what belongs to it, and what follows. `None` at
-/// the end of the bytes.
+/// Returns the next marker with a meaning of its own, its content, and the rest. `None` at the end
+/// of the bytes.
 fn next_segment(mut rest: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     loop {
         let at = rest.iter().position(|&byte| byte == 0xFF)?;
@@ -252,7 +252,7 @@ fn next_segment(mut rest: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     }
 }
 
-/// The segments with this marker before the first scan.
+/// Returns the segments with this marker before the first scan.
 pub(super) fn segments(bytes: &[u8], wanted: u8) -> impl Iterator<Item = &[u8]> {
     let mut rest = bytes.get(2..).unwrap_or_default();
     let all = std::iter::from_fn(move || {
@@ -266,23 +266,23 @@ pub(super) fn segments(bytes: &[u8], wanted: u8) -> impl Iterator<Item = &[u8]> 
         .map(|(_, segment)| segment)
 }
 
-/// What the frame header says, and what of it the scans have brought.
+/// The frame header, and the data that the scans have delivered so far.
 struct Frame {
     width: usize,
     height: usize,
     progressive: bool,
     in_scans: bool,
-    /// For each component its id and, by frequency, which bits are still to come: 0 says all are
-    /// there.
+    /// For each component its id and, by frequency, the bits that are still missing: 0 means
+    /// complete.
     components: Vec<(u8, [u8; 64])>,
 }
 
-/// Nothing of a frequency is there yet.
+/// Value of a frequency without any data.
 const MISSING: u8 = u8::MAX;
 
 impl Frame {
-    /// `segment` is precision, height, width, count, then (id, sampling factors, table) for each
-    /// component.
+    /// Parses a frame header: precision, height, width, count, then (id, sampling factors, table)
+    /// for each component.
     fn read(marker: u8, segment: &[u8]) -> Result<Self, DecodeError> {
         let Some(
             &[
@@ -322,8 +322,8 @@ impl Frame {
         })
     }
 
-    /// `segment` is count, then (id, tables) for each component, then first and last frequency and
-    /// two bit positions.
+    /// Records a scan header: count, then (id, tables) for each component, then first and last
+    /// frequency and two bit positions.
     fn scan(&mut self, segment: &[u8]) {
         let count = usize::from(segment.first().copied().unwrap_or_default());
         self.in_scans |= count < self.components.len();
@@ -352,7 +352,7 @@ impl Frame {
         }
     }
 
-    /// Whether the scans so far have brought every bit of every component.
+    /// Returns true if the scans so far have delivered every bit of every component.
     fn complete(&self) -> bool {
         self.components
             .iter()
@@ -360,15 +360,15 @@ impl Frame {
     }
 }
 
-/// Inks as Adobe stores them, 255 for none, as red, green and blue.
+/// Converts inks as Adobe stores them, 255 for none, to red, green and blue.
 fn of_inks([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
     [cyan, magenta, yellow].map(|ink| ((u32::from(ink) * u32::from(black) + 127) / 255) as u8)
 }
 
-/// What the decoder passed over on this thread since it was last asked.
+/// Errors that the decoder skipped on this thread since the last query.
 #[derive(Clone, Copy, Default)]
 struct Faults {
-    /// It was given an end marker of ours because there were no bytes left.
+    /// Number of our own end markers that it was given because no bytes were left.
     ends: u32,
     before_end: u32,
     after_end: u32,
@@ -378,7 +378,7 @@ thread_local! {
     static FAULTS: Cell<Faults> = const { Cell::new(Faults { ends: 0, before_end: 0, after_end: 0 }) };
 }
 
-/// The file's bytes; notes when the decoder asks for more than there are.
+/// The file's bytes; records if the decoder asks for more.
 struct Source<'a> {
     rest: &'a [u8],
 }
@@ -405,10 +405,10 @@ impl BufRead for Source<'_> {
     }
 }
 
-/// Counts what the decoder passes over, and unwinds where it cannot go on.
+/// Counts the errors that the decoder skips, and unwinds if it cannot continue.
 fn errors() -> jpeg_error_mgr {
     extern "C-unwind" fn give_up(_: &mut jpeg_common_struct) {
-        // No panic: no message is written, and `piece` catches it.
+        // Not a panic: no message is written, and `piece` catches it.
         resume_unwind(Box::new("the JPEG decoder gave up"));
     }
     extern "C-unwind" fn pass_over(_: &mut jpeg_common_struct, level: c_int) {

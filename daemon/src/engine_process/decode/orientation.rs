@@ -1,6 +1,6 @@
-//! How a picture asks to be turned, by the EXIF block that its container carries.
+//! Reads a picture's orientation from the EXIF block in its container.
 //!
-//! Not for anything else in EXIF. A broken block is as good as none: it never refuses the pixels.
+//! Other EXIF data is ignored. A broken block counts as missing and never refuses the pixels.
 
 use std::panic::catch_unwind;
 
@@ -8,11 +8,10 @@ use image::metadata::Orientation;
 
 use super::{Format, chunks, jpeg};
 
-/// Blocks are a few kilobytes long; larger ones are not looked at, as each is copied.
+/// Largest block that is read, as each is copied; blocks are a few kilobytes long.
 const LARGEST_BLOCK: usize = 1 << 20;
 
-/// The first orientation that means anything: blocks that are broken or say nothing leave the word
-/// to later ones.
+/// Returns the first valid orientation: broken blocks and blocks without one defer to later ones.
 pub(super) fn of(format: Format, bytes: &[u8]) -> Orientation {
     let found = catch_unwind(|| match format {
         Format::Jpeg => jpeg::segments(bytes, 0xE1)
@@ -31,15 +30,16 @@ pub(super) fn of(format: Format, bytes: &[u8]) -> Orientation {
     found.ok().flatten().unwrap_or(Orientation::NoTransforms)
 }
 
-/// APP1 holds XMP as well, under another name.
+/// Strips the name of an EXIF segment: APP1 holds XMP as well, under another name.
 fn without_name(segment: &[u8]) -> Option<&[u8]> {
-    // The sixth byte is 0; some cameras fill it otherwise.
+    // The sixth byte is 0; some cameras fill it with something else.
     segment
         .strip_prefix(b"Exif\0")
         .and_then(|rest| rest.get(1..))
 }
 
-/// Some write the name of JPEG's segment into other containers as well.
+/// Parses a block with or without the name of JPEG's segment: some programs write it into other
+/// containers as well.
 fn either(block: &[u8]) -> Option<Orientation> {
     read(without_name(block).unwrap_or(block))
 }
@@ -59,7 +59,7 @@ fn parse(block: &[u8]) -> Option<Orientation> {
     let exif = read
         .or_else(|error| error.distill_partial_result(|_| {}))
         .ok()?;
-    // A number of 8, 16 or 32 bits, the first if there are several.
+    // A number of 8, 16 or 32 bits; the first one if there are several.
     let value = exif
         .get_field(exif::Tag::Orientation, exif::In::PRIMARY)?
         .value

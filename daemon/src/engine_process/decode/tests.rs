@@ -1,6 +1,6 @@
-//! Tests of `decode` with pictures made here and with four tiny fixtures that no encoder at hand
-//! can make (`cmyk.jpg`, `ycck.jpg`, `progressive.jpg`, `lossy.webp`: four coloured quadrants, made
-//! with Pillow). Not for damaged or foreign files: those are in `hostile`.
+//! Tests of `decode` with pictures made here and with four tiny fixtures that no available encoder
+//! makes (`cmyk.jpg`, `ycck.jpg`, `progressive.jpg`, `lossy.webp`: four coloured quadrants, made
+//! with Pillow). Tests with damaged or foreign files are in `hostile`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -23,7 +23,7 @@ const GREEN: [u8; 3] = [20, 200, 20];
 const BLUE: [u8; 3] = [20, 20, 220];
 const GREY: [u8; 3] = [128, 128, 128];
 
-/// 48×32: red and green above blue and grey.
+/// Makes a 48×32 picture: red and green above blue and grey.
 pub(super) fn quadrants() -> image::RgbImage {
     ImageBuffer::from_fn(48, 32, |x, y| {
         image::Rgb([[RED, GREEN], [BLUE, GREY]][(y / 16) as usize][(x / 24) as usize])
@@ -46,7 +46,7 @@ pub(super) fn jpeg(picture: &image::RgbImage) -> Vec<u8> {
     bytes
 }
 
-/// The same JPEG with an APP1 segment: EXIF with this orientation, then `extra`.
+/// Returns the JPEG with an APP1 segment: EXIF with this orientation, then `extra`.
 pub(super) fn with_exif(jpeg: &[u8], orientation: u8, extra: &[u8]) -> Vec<u8> {
     let mut exif = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
     exif.extend([orientation, 0, 0, 0, 0, 0, 0]);
@@ -59,8 +59,8 @@ pub(super) fn with_exif(jpeg: &[u8], orientation: u8, extra: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The colours in the middle of the four quadrants: above left, above right, below left, below
-/// right.
+/// Returns the colours in the middle of the four quadrants: above left, above right, below left,
+/// below right.
 fn corners(picture: &Rgb) -> [[u8; 3]; 4] {
     let at = |x: usize, y: usize| {
         let i = (y * picture.height / 4 * picture.width + x * picture.width / 4) * 3;
@@ -171,7 +171,7 @@ fn transparent_pixels_show_white_paper() {
 #[test]
 fn all_eight_exif_orientations_come_out_upright() {
     let stored = jpeg(&quadrants());
-    // Where the stored corners (red, green / blue, grey) belong: EXIF 2.32, table of tag 274.
+    // Upright places of the stored corners (red, green / blue, grey): EXIF 2.32, table of tag 274.
     let expected = [
         [RED, GREEN, BLUE, GREY],
         [GREEN, RED, GREY, BLUE],
@@ -246,8 +246,8 @@ fn limits_hold_before_anything_is_decoded() {
             "{sentence}"
         );
     }
-    // A header that promises 65 500 × 65 500 pixels; the frame header is the only segment with
-    // length 17.
+    // A header that claims 65 500 × 65 500 pixels; the frame header is the only segment with length
+    // 17.
     let mut bomb = jpeg(&quadrants());
     let frame = bomb
         .windows(4)

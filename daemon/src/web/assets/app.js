@@ -1,23 +1,23 @@
-// Keeps an open page current and shows times in the reader's own zone. Nothing here is needed to read the page.
+// Keeps an open page current and shows times in the reader's own zone. The page is readable without it.
 "use strict";
 
 const RETRY_AFTER_REFUSAL_MS = 5000;
 const AGES_EVERY_MS = 5000;
-/** The table of images shows each change at once, other pages need not. */
+/** Pause between refreshes: the table of images shows each change at once, other pages need not. */
 const PAUSE_MS = document.querySelector("#images, #image") ? 0 : 4000;
-/** Older images, an image that is finished, and pages to change something stand still. */
+/** Older images, finished images, and pages with forms do not update themselves. */
 const isLive = () => document.querySelector("section[data-live], article[data-live]") !== null;
 
-/** What the server sent for a row or a part, before times were made local: tells whether it changed. */
+/** The server's HTML of a row or a part, before times were made local, for detecting changes. */
 const sent = new WeakMap();
-/** An age grows without anything having changed. */
+/** Removes ages, which grow without a change. */
 const shape = (html) => html.replace(/(<time class="age[^>]*>)[^<]*/g, "$1");
-/** How far the board's clock is ahead of the reader's: boards have no battery, so ages go by theirs. */
+/** Offset of the board's clock to the reader's. Ages use the board's clock, which may be wrong: boards have no battery. */
 let ahead = Number(document.documentElement.dataset.now) - Date.now();
 let events = null;
 let refreshing = false;
 let again = false;
-/** Newer rows wait because the reader is somewhere else in the table. */
+/** True if newer rows wait because the reader has scrolled down the table. */
 let waiting = false;
 
 function showLocalTimes() {
@@ -33,7 +33,7 @@ function showLocalTimes() {
   }
 }
 
-/** As the server words it: "now", "12 s", "3 min", "5 h", "2 d". */
+/** Formats an age as the server does: "now", "12 s", "3 min", "5 h", "2 d". */
 function age(ms) {
   const seconds = Math.floor(ms / 1000);
   if (seconds < 5) return "now";
@@ -58,7 +58,7 @@ function rememberRows() {
   for (const row of document.querySelectorAll("#images tbody tr")) sent.set(row, shape(row.outerHTML));
 }
 
-/** The row the reader is looking at, or null while the top of the table is in view. */
+/** Returns the row at the top of the view, or null while the top of the table is in view. */
 function rowInView() {
   const table = document.querySelector("#images table");
   if (!table || table.getBoundingClientRect().top >= 0) return null;
@@ -90,7 +90,7 @@ function replacePart(part, fresh) {
     mergeRows(body, freshBody);
     part.querySelector(".pages").replaceWith(document.importNode(fresh.querySelector(".pages"), true));
   } else if (sent.get(part) !== shape(fresh.innerHTML)) {
-    // Untouched parts stay, so that a screen reader hears only what is new.
+    // Unchanged parts stay, so that a screen reader reads only what is new.
     sent.set(part, shape(fresh.innerHTML));
     part.toggleAttribute("data-live", fresh.hasAttribute("data-live"));
     part.replaceChildren(...[...fresh.childNodes].map((node) => document.importNode(node, true)));
@@ -98,7 +98,7 @@ function replacePart(part, fresh) {
   }
 }
 
-/** Puts the keyboard back on the link it was on, if what held it was replaced. */
+/** Restores the keyboard focus if the focused link was replaced. */
 function keepFocus(change) {
   const focused = document.activeElement;
   const href = focused?.getAttribute("href");
@@ -141,14 +141,14 @@ async function refresh() {
     again = false;
     try {
       const answer = await fetch(location.pathname + location.search, { cache: "no-store" });
-      // Reading may need a log-in by now: what is shown stays.
+      // Reading may require a login by now; keep the shown content.
       if (!answer.ok || answer.redirected) break;
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-      // Another kithd answers than the one that made this page.
+      // A different version of kithd answers than the one that made this page.
       if (fresh.documentElement.dataset.version !== document.documentElement.dataset.version) location.reload();
       else show(fresh);
     } catch {
-      // The server is gone for the moment; the event stream comes back by itself and asks again.
+      // The server is away; the event stream reconnects by itself and causes another refresh.
     }
     if (PAUSE_MS > 0) await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
   } while (again);
@@ -164,7 +164,7 @@ function say(text) {
 
 function listen() {
   if (events) return;
-  // The first page may lie under a path of a proxy's.
+  // A proxy may serve the first page under a path of its own.
   events = new EventSource(new URL("events", document.querySelector("a.brand").href));
   events.addEventListener("open", () => say("live"));
   events.addEventListener("changed", refresh);
@@ -192,7 +192,7 @@ function listenWhenVisible() {
   }
 }
 
-/** Fields for date and time hold UTC where there is no script; with one, the reader's own time. */
+/** Converts date fields, which hold UTC without a script, to the reader's own time. */
 function readTimesInOwnZone(form) {
   const fields = [...form.querySelectorAll("input[type=datetime-local]")];
   for (const field of fields) {
@@ -207,12 +207,12 @@ function readTimesInOwnZone(form) {
       const moment = new Date(value);
       if (value && !isNaN(moment)) formData.set(name, moment.toISOString().slice(0, 16));
     }
-    // What asks for nothing need not stand in the address.
+    // Empty fields are left out of the address.
     for (const [name, value] of [...formData]) if (value === "") formData.delete(name);
   });
 }
 
-/** What a form had to say is said once, not again with each reload. */
+/** Removes the outcome of a form from the address, so that a reload does not show it again. */
 function forgetTold() {
   const here = new URL(location.href);
   if (!here.searchParams.has("done") && !here.searchParams.has("refused")) return;
@@ -221,7 +221,7 @@ function forgetTold() {
   history.replaceState(history.state, "", here);
 }
 
-/** Only so many images are looked through at a time; without one to show the search goes on by itself. */
+/** Continues a search that found nothing among the limited number of images searched at a time. */
 function searchOn() {
   const older = document.querySelector("a[data-search]");
   if (older) location.replace(older.href);

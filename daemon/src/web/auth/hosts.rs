@@ -1,25 +1,26 @@
-//! By which names the board may be asked. A page elsewhere can make a name of its own lead here
-//! (DNS rebinding), and its browser then believes that both are one site. No page can do that with
-//! an address, nor with a name that only the network of this board gives away: its host name, in
-//! `.local` and in the domains that this network searches.
+//! The names under which the board may be requested. A foreign page can point a name of its own
+//! here (DNS rebinding), and its browser then takes both for one site. No page can do that with an
+//! address, nor with a name that only the board's network assigns: its host name, in `.local` and
+//! in the domains that this network searches.
 //!
-//! The port is not looked at here: tunnels and proxies change it.
+//! The port is ignored here: tunnels and proxies change it.
 
 use std::net::{IpAddr, UdpSocket};
 
-/// Where the system keeps the domains in which it looks for short names; DHCP brings them.
+/// File with the domains that the system searches for short names; DHCP sets them.
 const SEARCHED: &str = "/etc/resolv.conf";
 
 /// The names the configuration adds to the board's own.
 pub struct Hosts(Vec<String>);
 
 impl Hosts {
-    /// By the configuration.
+    /// Makes the list from the configuration.
     pub fn new(configured: &[String]) -> Self {
         Self(configured.iter().map(|name| plain(name)).collect())
     }
 
-    /// Whether a host, perhaps with a port, is the board, which was asked at the address `local`.
+    /// Returns true if a host, perhaps with a port, is the board, which got the request at the
+    /// address `local`.
     pub fn own(&self, host: &str, local: IpAddr) -> bool {
         let Some((name, _)) = split(host) else {
             return false;
@@ -39,16 +40,16 @@ impl Hosts {
         }
     }
 
-    /// Whether the configuration names this host.
+    /// Returns true if the configuration names this host.
     pub fn configured(&self, host: &str) -> bool {
         split(host).is_some_and(|(name, _)| self.0.contains(&name))
     }
 }
 
-/// Name and port of a Host header; `None`: it is none.
+/// Splits a Host header into name and port; `None` if it is invalid.
 pub fn split(host: &str) -> Option<(String, Option<u16>)> {
     let (name, rest) = match host.strip_prefix('[') {
-        // Browsers leave out by which network a link-local address is meant, other programs do not.
+        // Browsers omit the zone of a link-local address, other programs include it.
         Some(rest) => {
             let (inside, rest) = rest.split_once(']')?;
             let address = inside.split('%').next()?.parse::<IpAddr>().ok()?;
@@ -69,15 +70,16 @@ pub fn split(host: &str) -> Option<(String, Option<u16>)> {
     }
 }
 
-/// Whether this board has the address: only then a socket can be given it. Nothing is sent.
+/// Returns true if this board has the address: binding a socket to it succeeds only then. Nothing
+/// is sent.
 fn is_here(address: IpAddr) -> bool {
-    let somebody =
+    let has_address =
         !address.is_unspecified() && !address.is_multicast() && address != IpAddr::from([255; 4]);
-    somebody && UdpSocket::bind((address, 0)).is_ok()
+    has_address && UdpSocket::bind((address, 0)).is_ok()
 }
 
-/// Where `searched` is what says which domains are searched; asked only about the host name with
-/// more behind it.
+/// Returns true if a name is the board's. `searched` returns the search domains; it is called only
+/// if the host name is followed by a domain.
 fn is_own_name(name: &str, hostname: &str, searched: impl FnOnce() -> String) -> bool {
     let own = own_names(hostname);
     if own.iter().any(|own| own == name) {
@@ -88,7 +90,7 @@ fn is_own_name(name: &str, hostname: &str, searched: impl FnOnce() -> String) ->
     let Some(rest) = name.strip_prefix(first).filter(|_| !first.is_empty()) else {
         return false;
     };
-    // What mDNS calls the second of two boards of one name.
+    // mDNS appends a number to the second of two boards of one name.
     let numbered = rest
         .strip_prefix('-')
         .and_then(|rest| rest.strip_suffix(".local"));
@@ -111,7 +113,7 @@ fn is_own_name(name: &str, hostname: &str, searched: impl FnOnce() -> String) ->
         .any(|searched| !searched.is_empty() && searched == domain)
 }
 
-/// `board.lan`, `board`, `board.local` and `localhost`.
+/// Returns `board.lan`, `board`, `board.local` and `localhost`.
 pub fn own_names(hostname: &str) -> Vec<String> {
     let whole = plain(hostname);
     let first = whole.split('.').next().unwrap_or_default().to_string();
@@ -122,7 +124,7 @@ pub fn own_names(hostname: &str) -> Vec<String> {
     names
 }
 
-/// In small letters, without the dot at the end.
+/// Normalises a name: small letters, no trailing dot.
 fn plain(name: &str) -> String {
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }

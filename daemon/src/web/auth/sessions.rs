@@ -1,4 +1,4 @@
-//! Who is logged in: in memory only, for a while, and never more than a few.
+//! Login sessions: in memory only, with a lifetime and a limit.
 
 use std::time::Duration;
 
@@ -6,13 +6,13 @@ use tokio::time::Instant;
 
 use super::token::{Secret, random};
 
-/// A session that nobody used for so long is over.
+/// Idle time after which a session ends.
 const IDLE: Duration = Duration::from_secs(12 * 3600);
-/// And each is after this.
+/// Longest lifetime of a session.
 pub const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 const MOST: usize = 64;
 
-/// Those there are.
+/// The open sessions.
 #[derive(Default)]
 pub struct Sessions(Vec<Session>);
 
@@ -24,13 +24,13 @@ struct Session {
 }
 
 impl Sessions {
-    /// Begins one and gives its id; `None`: no random numbers. Beyond the most there may be, the
-    /// one longest unused goes.
+    /// Begins a session and returns its id; `None` without random numbers. Beyond the limit, the
+    /// session that was unused longest ends.
     pub fn begin(&mut self) -> Option<String> {
         let (id, csrf, now) = (random()?, random()?, Instant::now());
         self.sweep(now);
         if self.0.len() >= MOST {
-            // In the order of their last use.
+            // Sorted by last use.
             self.0.remove(0);
         }
         self.0.push(Session {
@@ -42,7 +42,7 @@ impl Sessions {
         Some(id)
     }
 
-    /// What the forms of a session must carry; `None`: there is none of that id.
+    /// Returns the CSRF token of a session; `None` if there is no session with that id.
     pub fn csrf(&mut self, id: &str) -> Option<String> {
         let now = Instant::now();
         self.sweep(now);
@@ -54,7 +54,7 @@ impl Sessions {
         Some(csrf)
     }
 
-    /// Ends one.
+    /// Ends a session.
     pub fn end(&mut self, id: &str) {
         self.0.retain(|session| !session.id.is(id));
     }

@@ -1,4 +1,4 @@
-//! Asks the guard without a socket: who is let through to a route that says what it was told of the
+//! Tests of the access layer without a socket, with a route that returns what it learns of the
 //! visitor.
 
 use axum::body::Body;
@@ -19,7 +19,7 @@ struct Site {
     _folder: tempfile::TempDir,
 }
 
-/// A request in the making.
+/// A request being built.
 struct Ask<'a> {
     site: &'a Site,
     request: Request,
@@ -44,7 +44,7 @@ impl Site {
         }
     }
 
-    /// As a program on the LAN sends it.
+    /// Makes a request as a program on the LAN sends it.
     fn ask(&self, method: &str, url: &str) -> Ask<'_> {
         let mut request = Request::builder()
             .method(method)
@@ -406,7 +406,7 @@ async fn whoever_is_logged_in_changes_something_only_by_a_form_of_our_own() {
             "{url}"
         );
     }
-    // The other's form is not mine.
+    // The CSRF token of another session is not valid.
     let (_, theirs) = site.log_in().await;
     assert_eq!(
         post(&format!("/people?csrf={theirs}"))
@@ -415,8 +415,8 @@ async fn whoever_is_logged_in_changes_something_only_by_a_form_of_our_own() {
             .await,
         403
     );
-    // Over TLS a page of the same name that is not encrypted is another one; and the cookie has
-    // another name.
+    // Over TLS, an unencrypted page of the same name is another origin, and the cookie has another
+    // name.
     let secure = format!("__Host-{cookie}");
     let over_tls = |origin: &str| {
         site.ask("POST", &signed)
@@ -511,7 +511,7 @@ async fn other_host_names_are_refused_before_anything_else() {
         .headers_mut()
         .append("host", HeaderValue::from_static(BOARD));
     assert_eq!(asked.status().await, 400, "two of them");
-    // A request as to a proxy: the name in its first line is the one that counts.
+    // A request as to a proxy: the name in its first line counts.
     assert_eq!(site.ask("GET", "http://evil.example/").status().await, 421);
     let page = site
         .ask("GET", "/")
@@ -705,7 +705,7 @@ async fn the_token_is_taken_as_a_password_of_anybody() {
             && text.contains("password of Basic authentication"),
         "{text}"
     );
-    // Browsers would put their own question over a page that is open.
+    // Browsers would show their own dialog over an open page.
     let response = site.ask("GET", "/events").send().await;
     assert_eq!(
         response
@@ -715,7 +715,7 @@ async fn the_token_is_taken_as_a_password_of_anybody() {
             .count(),
         1
     );
-    // A proxy's own password is none of ours.
+    // A proxy's own password is not ours.
     let site = Site::new(true, false);
     assert_eq!(
         site.ask("GET", "/")
@@ -737,7 +737,7 @@ async fn the_token_is_taken_as_a_password_of_anybody() {
 async fn what_a_proxy_on_the_board_passes_on_is_not_the_boards_own() {
     let site = Site::new(true, false);
     let post = |address: &str| site.ask("POST", "/v1/images").from(address);
-    // Programs on the board, by whichever of its addresses and names.
+    // Programs on the board, by any of its addresses and names.
     assert_eq!(post("127.0.0.1").status().await, 200);
     assert_eq!(post("192.168.1.20").status().await, 200);
     assert_eq!(
@@ -748,7 +748,7 @@ async fn what_a_proxy_on_the_board_passes_on_is_not_the_boards_own() {
         200
     );
     assert_eq!(post("192.168.1.21").status().await, 401);
-    // nginx says nothing, but speaks the old version; HAProxy passes on the Host that it was asked
+    // nginx adds no header, but uses the old version; HAProxy passes on the Host that it was asked
     // under.
     for address in ["127.0.0.1", "192.168.1.20"] {
         for host in [

@@ -1,5 +1,5 @@
-//! The administrator's token: 32 random bytes in a file that only its owner may read. In memory
-//! there is its hash.
+//! The administrator's token: 32 random bytes in a file that only its owner may read. Memory holds
+//! only its hash.
 
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -10,13 +10,13 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-/// In the state folder.
+/// File name in the state folder.
 const FILE: &str = "token";
-/// Of one that somebody chose; shorter ones can be guessed.
+/// Shortest token that an operator may choose; shorter ones can be guessed.
 const SHORTEST: usize = 32;
 const LONGEST: usize = 512;
 
-/// Why there is no token.
+/// Reasons why there is no token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The file cannot be read or written.
@@ -24,30 +24,30 @@ pub enum TokenError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// Something else is in it.
+    /// The file holds something else.
     #[error(
         "{0} holds no token of {SHORTEST} to {LONGEST} visible characters; kithd token --new makes a new one"
     )]
     Damaged(PathBuf),
-    /// Just after the start of a board.
+    /// The board has just started and has no random numbers.
     #[error("the system has no random numbers yet")]
     NoRandom,
 }
 
-/// A secret as it is kept: what was sent is compared in a time that tells nothing.
+/// The hash of a secret, compared in constant time.
 #[derive(Clone)]
 pub struct Secret([u8; 32]);
 
 impl Secret {
-    /// Of a text.
+    /// Hashes a text.
     pub fn of(text: &str) -> Self {
         Self(Sha256::digest(text).into())
     }
 
-    /// Whether that is it.
+    /// Returns true if the sent text is the secret.
     pub fn is(&self, sent: &str) -> bool {
         *self == Self::of(sent)
     }
@@ -59,7 +59,7 @@ impl PartialEq for Secret {
     }
 }
 
-/// 32 random bytes as text.
+/// Returns 32 random bytes as text.
 pub fn random() -> Option<String> {
     let mut bytes = [0; 32];
     rustls::crypto::ring::default_provider()
@@ -69,7 +69,7 @@ pub fn random() -> Option<String> {
     Some(BASE64_URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// The token of a state folder; a new one if there is none.
+/// Returns the token of a state folder; makes one if there is none.
 pub fn read_or_make(state_dir: &Path) -> Result<String, TokenError> {
     let path = state_dir.join(FILE);
     let io = |source| TokenError::Io {
@@ -89,7 +89,7 @@ pub fn read_or_make(state_dir: &Path) -> Result<String, TokenError> {
     let mode = std::fs::metadata(&path).map_err(io)?.permissions().mode();
     if mode & 0o077 != 0 {
         tracing::warn!(
-            "{} could be read by others and is closed to them; kithd token --new replaces it",
+            "{} was readable by other users and is not any more; replace the token with kithd token --new",
             path.display()
         );
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).map_err(io)?;
@@ -97,12 +97,12 @@ pub fn read_or_make(state_dir: &Path) -> Result<String, TokenError> {
     Ok(text)
 }
 
-/// A new token, on disk when this returns; the file is whole or not there.
+/// Makes a new token, which is on disk when this returns; the file is complete or absent.
 pub fn replace(state_dir: &Path) -> Result<String, TokenError> {
     let token = random().ok_or(TokenError::NoRandom)?;
     let path = state_dir.join(FILE);
     let write = || {
-        // Made with mode 0600.
+        // The file is created with mode 0600.
         let mut file = tempfile::NamedTempFile::new_in(state_dir)?;
         writeln!(file, "{token}")?;
         file.as_file().sync_all()?;

@@ -1,5 +1,5 @@
-//! What the own gallery says about the threshold: distances within and between people, and the
-//! errors over it.
+//! The calibration page: what the gallery says about the threshold, with distances within and
+//! between people and the errors by threshold.
 
 use askama::Template;
 use axum::extract::State;
@@ -9,14 +9,14 @@ use crate::people::{Calibration, CalibrationPoint};
 use crate::web::charts::{self, Chart, Mark, round_up, tick};
 use crate::web::{Web, wording};
 
-/// Errors below this are drawn at the bottom.
+/// Smallest error rate drawn; smaller ones lie at the bottom.
 const LOWEST: f64 = 0.0001;
 
 #[derive(Template)]
 #[template(path = "calibration.html")]
 struct CalibrationPage {
     frame: Frame,
-    /// `None`: the model pack is not loaded.
+    /// The calibration; `None` while the model pack is not loaded.
     found: Option<Found>,
 }
 
@@ -27,9 +27,9 @@ struct Found {
     threshold: String,
     known_below: String,
     unknown_above: String,
-    /// Of strangers how many get a name and how many are known; empty where that is not known.
+    /// Number of strangers that get a name and that are known; empty if unknown.
     strangers: String,
-    /// Why that threshold, or why none, as a sentence.
+    /// Reason for that threshold, or for the lack of one, as a sentence.
     reason: String,
     now: Option<Errors>,
     recommended: Option<Errors>,
@@ -82,7 +82,7 @@ impl From<Calibration> for Found {
     }
 }
 
-/// With a capital letter and a full stop.
+/// Adds a capital letter and a full stop.
 fn sentence(text: &str) -> String {
     let mut letters = text.trim_end_matches('.').chars();
     letters.next().map_or_else(String::new, |first| {
@@ -100,14 +100,14 @@ impl From<CalibrationPoint> for Errors {
     }
 }
 
-/// The threshold in use and the one to use; one mark where they are the same.
+/// Marks the threshold in use and the recommended one; a single mark if they are equal.
 fn marks(calibration: &Calibration, frame: &charts::Frame) -> Vec<Mark> {
     let now = frame.mark("now", calibration.threshold.into(), "now".into());
     let recommended = calibration.recommended.map(|point| point.threshold);
     match recommended.filter(|recommended| (recommended - calibration.threshold).abs() > 0.0005) {
         Some(recommended) => {
             let mut other = frame.mark("recommended", recommended.into(), "recommended".into());
-            // Words side by side would run into each other.
+            // Labels that lie too close would overlap.
             let away = if recommended > calibration.threshold {
                 (5.0, "start")
             } else {
@@ -127,7 +127,7 @@ fn marks(calibration: &Calibration, frame: &charts::Frame) -> Vec<Mark> {
     }
 }
 
-/// A word at each fifth.
+/// Labels every fifth.
 fn columns(frame: &charts::Frame, right: f64) -> Vec<(f64, &'static str, String)> {
     let fifths = (0..)
         .map(|place| f64::from(place) / 5.0)

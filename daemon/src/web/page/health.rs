@@ -1,5 +1,5 @@
-//! How the board is: parts, engines and circuit breaker, sources one by one, the disk, and charts
-//! of the last hours.
+//! The health page: parts, engines and circuit breaker, sources one by one, the disk, and charts of
+//! the last hours.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use crate::web::charts::{self, Chart, round_up, tick};
 use crate::web::{Web, wording};
 
 const MINUTE_MS: i64 = 60_000;
-/// What can be looked back on, in hours, its name, and minutes drawn as one point.
+/// The periods of the charts: hours, name, and minutes drawn as one point.
 const SPANS: [(i64, &str, i64); 4] = [
     (1, "1 hour", 1),
     (6, "6 hours", 3),
@@ -27,10 +27,10 @@ const SPANS: [(i64, &str, i64); 4] = [
     (168, "1 week", 60),
 ];
 const USUAL: i64 = 6;
-/// Changes of the breaker in the chart, and in the list.
+/// Changes of the breaker in chart and list.
 const CHANGES: usize = 200;
 const LISTED: usize = 12;
-/// What follows a camera's name in its pictures' names: 2026-11-24T07-21-05.000.jpg.
+/// Length of the text after a camera's name in its pictures' names: 2026-11-24T07-21-05.000.jpg.
 const CAMERA_NAME: i64 = 27;
 const STAGES: [(&str, &str); 5] = [
     ("s1", "decode"),
@@ -46,16 +46,16 @@ struct HealthPage {
     frame: Frame,
     parts: BTreeMap<&'static str, Part>,
     report: Option<EngineReport>,
-    /// Which of the two, the engine, its memory.
+    /// Role, state and memory of each engine.
     engines: Vec<(&'static str, EngineLine, Option<String>)>,
-    /// What became of the calls.
+    /// Summary of the calls.
     calls: String,
     sources: Vec<SourceLine>,
     changes: Vec<Change>,
     charts: Vec<Chart>,
-    /// Hours and name of each stretch, and whether it is this one.
+    /// Hours and name of each period, and true for the shown one.
     spans: Vec<(i64, &'static str, bool)>,
-    /// Nothing was noted in it.
+    /// True if the period has no data.
     blank: bool,
     board: BoardReport,
     free: Option<String>,
@@ -198,7 +198,7 @@ fn opened(times: u64) -> String {
     }
 }
 
-/// Every way for pictures to come in, with its newest picture and what went wrong with it last.
+/// Lists every source with its newest picture and its last error.
 async fn sources(
     web: &Web,
     parts: &BTreeMap<&'static str, Part>,
@@ -207,7 +207,7 @@ async fn sources(
     let troubles = web.health.troubles();
     let mut lines = Vec::new();
     for (name, part) in parts {
-        // As the sources name their pictures.
+        // Must match the names that the sources give their pictures.
         let (source, prefix) = match *name {
             "page" => (Source::Http, String::new()),
             "mqtt" => (Source::Mqtt, String::new()),
@@ -250,7 +250,7 @@ impl Change {
     }
 }
 
-/// The stretch of time that is drawn, in minutes since 1970.
+/// The period that is drawn, in minutes since 1970.
 struct Span {
     from: i64,
     to: i64,
@@ -262,7 +262,7 @@ struct Span {
 type Points = Vec<(f64, Option<f64>)>;
 
 impl Span {
-    /// One point for every step, from the minutes noted in it; none where nothing was noted.
+    /// Makes a point for every step from the recorded minutes; none if nothing was recorded.
     fn points(&self, rows: &[HistoryRow], value: impl Fn(&[HistoryRow]) -> Option<f64>) -> Points {
         let mut rest = rows;
         let steps = (self.from + 1..=self.to).step_by(self.step as usize);
@@ -339,7 +339,7 @@ fn queue(span: &Span, rows: &[HistoryRow]) -> Chart {
     Chart {
         id: "chart-queue",
         title: "Pictures waiting",
-        summary: format!("Waiting at last: {now}; at most {}.", tick(most)),
+        summary: format!("Waiting now: {now}; at most {}.", tick(most)),
         from: 0.0,
         shapes: vec![
             ("area s1", frame.filled(&pending)),
@@ -390,7 +390,7 @@ fn throughput(span: &Span, rows: &[HistoryRow]) -> Chart {
 }
 
 fn stages(span: &Span, rows: &[HistoryRow]) -> Chart {
-    // Minutes in which nothing was processed say nothing about it.
+    // Minutes without a processed picture have no mean.
     let mean = |stage: usize| {
         move |rows: &[HistoryRow]| {
             let pictures: f64 = rows.iter().map(|row| row.processed as f64).sum();
@@ -420,7 +420,7 @@ fn stages(span: &Span, rows: &[HistoryRow]) -> Chart {
         .collect();
     let summary = match words.is_empty() {
         true => "Nothing was processed.".into(),
-        false => format!("On average over all of it: {}.", words.join(", ")),
+        false => format!("On average: {}.", words.join(", ")),
     };
     let areas = STAGES.iter().zip(heights.windows(2));
     let class = |class: &str| {
@@ -463,7 +463,7 @@ fn temperature(span: &Span, rows: &[HistoryRow]) -> Option<Chart> {
     Some(Chart {
         id: "chart-temperature",
         title: "Hottest sensor, °C",
-        summary: format!("At last {now:.0} °C, at most {most:.0} °C."),
+        summary: format!("Now {now:.0} °C, at most {most:.0} °C."),
         from: 0.0,
         shapes: vec![("line s2", frame.line(&celsius))],
         rows: frame.rows(tick),
@@ -482,7 +482,7 @@ fn breaker_bands(span: &Span, changes: &[BreakerChange], now: Option<BreakerStat
     ];
     let frame = span.frame(1.0);
     let minute = |at_ms: i64| at_ms as f64 / MINUTE_MS as f64;
-    // Newest first: each lasts until the one before it in the list.
+    // Newest first: each state lasts until the change before it in the list.
     let mut until = span.to as f64;
     let mut bands = Vec::new();
     let mut count = 0;
@@ -502,13 +502,18 @@ fn breaker_bands(span: &Span, changes: &[BreakerChange], now: Option<BreakerStat
     }
     bands.reverse();
     let now = now.map_or_else(
-        || "It is not there yet".into(),
-        |state| format!("It is {}", state.as_str().replace('_', " ")),
+        || "The circuit breaker is not loaded yet".into(),
+        |state| {
+            format!(
+                "The circuit breaker is {}",
+                state.as_str().replace('_', " ")
+            )
+        },
     );
     Chart {
         id: "chart-breaker",
         title: "Circuit breaker",
-        summary: format!("{now}; {} in this stretch.", opened(count)),
+        summary: format!("{now}; {} in this period.", opened(count)),
         from: charts::BAND - 6.0,
         shapes: bands,
         rows: Vec::new(),

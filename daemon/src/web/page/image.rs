@@ -1,4 +1,4 @@
-//! One image: the picture with its faces, everything known of each, and what can be done about it.
+//! The page of an image: the picture with its faces, everything known of each, and the actions.
 
 use askama::Template;
 use axum::extract::State;
@@ -19,7 +19,7 @@ struct ImagePage {
     image: ImageDetail,
     faces: Vec<Face>,
     stages: Vec<(&'static str, String)>,
-    /// The people to choose from, for those who may name a face.
+    /// People to choose from, for visitors who may name a face.
     people: Vec<(PersonId, String)>,
     /// Height of the boxes' labels, in pixels of the picture.
     label: u32,
@@ -38,7 +38,7 @@ struct Face {
     candidates: Vec<(PersonId, String, String)>,
 }
 
-/// `GET /images/{id}`: everything known of one image.
+/// `GET /images/{id}`: shows everything known of an image.
 pub async fn show(
     State(web): State<Web>,
     visit: Visit,

@@ -1,5 +1,4 @@
-//! The table of images: filters, a page of lines, the way to older ones; and what needs a look,
-//! above it.
+//! The table of images with its filters and pages, and the things that need attention above it.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -29,33 +28,33 @@ const NAMES: usize = 3;
 struct ImagesPage {
     frame: Frame,
     counts: Vec<Count>,
-    /// False when MQTT is switched off: then nothing may be promised about it.
+    /// False if MQTT is switched off, so the page gives no MQTT example.
     mqtt: bool,
     banners: BTreeMap<&'static str, Part>,
     lines: Vec<Line>,
     asked: Asked,
     /// The people to choose from.
     people: Vec<(PersonId, String)>,
-    nobody: bool,
-    /// Set on older pages, which stand still.
+    no_people: bool,
+    /// Set on older pages, which do not update themselves.
     before: Option<ImageId>,
-    /// Address of the newest images, of those that follow, and of the latter without the question.
+    /// Addresses of the newest images, and of the next older page.
     newest: String,
     older: Option<String>,
-    /// Not all older images have been looked at for this page.
+    /// True if not all older images were searched for this page.
     unfinished: bool,
     rejected: Vec<Rejected>,
-    /// How many messages are kept, and how many were dropped for want of room.
+    /// Number of kept messages, and of messages dropped because there were too many.
     rejected_kept: String,
     rejected_dropped: Option<String>,
-    /// Host and port the reader used, for the lines of the empty table.
+    /// Host and port that the reader used, for the examples on an empty board.
     host: String,
-    /// Takes paths by MQTT.
+    /// MQTT topic that takes paths.
     topic: String,
 }
 
-/// The question as it is typed into the form, and found in the address. Text, so that a form sent
-/// with empty fields is no mistake and a mistake gets a sentence.
+/// The filter as it is in the form and the address. Its fields are text, so that empty fields are
+/// valid and a mistake gets a sentence.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Asked {
@@ -76,13 +75,13 @@ struct Count {
     link: Option<&'static str>,
 }
 
-/// A line of the table as it reads.
+/// A row of the table as it is shown.
 pub struct Line {
     pub id: ImageId,
     pub path: String,
     pub source: String,
     pub names: Vec<Name>,
-    /// How many names were left out.
+    /// Number of names that were left out.
     pub more: usize,
     pub faces: u32,
     pub outcome: Option<String>,
@@ -90,7 +89,7 @@ pub struct Line {
     pub reason: Option<String>,
     pub remark: Option<String>,
     pub attempts: u32,
-    /// How sure the match is, and the number behind it.
+    /// Confidence of the match in words, and the number behind it.
     pub confidence: Option<(&'static str, String)>,
     pub accepted: Ago,
     pub finished: Option<Moment>,
@@ -98,7 +97,7 @@ pub struct Line {
     pub thumbnail: Option<Thumbnail>,
 }
 
-/// Size of the whole picture and where its faces are.
+/// Size of the whole picture and positions of its faces.
 pub struct Thumbnail {
     pub width: u32,
     pub height: u32,
@@ -114,7 +113,7 @@ pub struct Square {
     pub outcome: Outcome,
 }
 
-/// Who is in an image, or may be.
+/// A person who is in an image, or may be.
 pub struct Name {
     pub text: String,
     pub perhaps: bool,
@@ -125,14 +124,14 @@ struct Rejected {
     received: Moment,
     topic: String,
     reason: String,
-    /// Size and, where the sender named it, content type.
+    /// Size and, if the sender gave one, content type.
     what: String,
-    /// It can be sent again.
+    /// True if the message is complete and can be sent again.
     whole: bool,
     beginning: String,
 }
 
-/// `GET /`: the newest images that are what is asked for, or those before an id.
+/// `GET /`: shows the newest matching images, or those before an id.
 pub async fn show(
     State(web): State<Web>,
     visit: Visit,
@@ -167,7 +166,7 @@ pub async fn show(
             .into_iter()
             .map(|row| Line::new(row, threshold, frame.now_ms).shortened())
             .collect(),
-        nobody: people.is_empty(),
+        no_people: people.is_empty(),
         people,
         newest: asked.address(None),
         older: found.next.map(|next| asked.address(Some(next))),
@@ -186,7 +185,7 @@ pub async fn show(
 }
 
 impl Asked {
-    /// Whether anything is asked for.
+    /// Returns true if any filter is set.
     fn anything(&self) -> bool {
         self.fields().iter().any(|(_, value)| !value.is_empty())
     }
@@ -213,7 +212,7 @@ impl Asked {
         ]
     }
 
-    /// The address of a page of the same question.
+    /// Returns the address of a page with the same filter.
     fn address(&self, cursor: Option<ImageId>) -> String {
         let cursor = cursor.map(|id| id.to_string()).unwrap_or_default();
         let fields = self.fields().into_iter().chain([("cursor", &cursor)]);
@@ -240,7 +239,7 @@ impl Asked {
         })
     }
 
-    /// For the form: whether this is what was chosen.
+    /// Returns true if the form has this value selected.
     fn is(&self, field: &str, value: impl std::fmt::Display) -> bool {
         self.fields()
             .iter()
@@ -248,11 +247,11 @@ impl Asked {
     }
 }
 
-/// A field of the question; an empty one asks for nothing.
+/// Parses a field of the filter; an empty one means no filter.
 fn word<T: FromStr>(name: &str, text: &str) -> Result<Option<T>, Failed> {
     let wrong = || {
         Problem::bad_request(format!(
-            "\"{text}\" is nothing that \"{name}\" can be; go back and choose again."
+            "\"{text}\" is not a value of \"{name}\"; go back and choose again."
         ))
     };
     if text.is_empty() {
@@ -262,7 +261,7 @@ fn word<T: FromStr>(name: &str, text: &str) -> Result<Option<T>, Failed> {
     }
 }
 
-/// What a form's field for date and time gives, in UTC.
+/// Parses a form's field for date and time, in UTC.
 fn moment(text: &str) -> Result<Option<i64>, Failed> {
     if text.is_empty() {
         Ok(None)
@@ -271,7 +270,7 @@ fn moment(text: &str) -> Result<Option<i64>, Failed> {
     }
 }
 
-/// A value of a query as it stands in an address.
+/// Escapes a value of a query for an address.
 fn escaped(value: &str) -> String {
     value
         .bytes()
@@ -320,7 +319,7 @@ fn head(counts: &Counts) -> Vec<Count> {
     head
 }
 
-/// What the reader typed to get here, so that the example commands work from where they sit.
+/// Returns the host that the reader typed, so that the example commands work on their machine.
 fn host(headers: &HeaderMap) -> String {
     let plain = |host: &&str| {
         host.chars()
@@ -334,9 +333,9 @@ fn host(headers: &HeaderMap) -> String {
 }
 
 impl Line {
-    /// With all its names.
+    /// Makes the row with all its names.
     pub fn new(row: ImageRow, threshold: Option<f32>, now_ms: i64) -> Self {
-        // A person seen twice is named once; somebody known needs no "perhaps" as well.
+        // A person seen twice is named once; a known person needs no "perhaps" as well.
         let mut names: Vec<Name> = Vec::new();
         let known = row.persons.into_iter().map(|text| Name {
             text,
@@ -366,7 +365,7 @@ impl Line {
             .zip(row.height)
             .filter(|(width, height)| *width > 0 && *height > 0);
         let (width, height) = size.unwrap_or((1, 1));
-        // Without a size there is nothing to measure boxes against.
+        // Boxes need the picture's size as reference.
         let boxes = row
             .boxes
             .iter()
@@ -397,7 +396,7 @@ impl Line {
         }
     }
 
-    /// With the first of its names.
+    /// Shortens the names to the first ones.
     fn shortened(mut self) -> Self {
         self.more = self.names.len().saturating_sub(NAMES);
         self.names.truncate(NAMES);

@@ -1,4 +1,4 @@
-//! The page to log in with the token. Who is let in is decided in `web::auth`.
+//! The login page. `web::auth` decides who is let in.
 
 use askama::Template;
 use axum::http::StatusCode;
@@ -10,18 +10,18 @@ use super::{Frame, Visit, bare_frame, filled};
 #[template(path = "login.html")]
 struct LoginPage {
     frame: Frame,
-    /// Where to go after it.
+    /// Page to go to after the login.
     next: String,
-    /// Why the last try did not work.
+    /// Reason why the last attempt failed.
     refused: Option<String>,
-    /// Somebody is logged in already.
+    /// True if the visitor is logged in already.
     known: bool,
 }
 
-/// The form, or for somebody logged in the way on and, in the frame, out.
+/// Shows the form, or for a logged-in visitor the link onward and a button to log out.
 pub fn form(visit: Visit, next: String) -> Response {
     let known = visit.csrf.is_some();
-    // A way out, but none to this very page.
+    // The frame has a button to log out, but no link to this page itself.
     let frame = bare_frame(if known { visit } else { Visit::default() });
     filled(&LoginPage {
         frame,
@@ -31,7 +31,7 @@ pub fn form(visit: Visit, next: String) -> Response {
     })
 }
 
-/// The form again, with why it did not work.
+/// Shows the form again with the reason of the failure.
 pub fn refused(status: StatusCode, next: String, refused: String) -> Response {
     let frame = bare_frame(Visit::default());
     (

@@ -1,5 +1,5 @@
-//! The documentation of this version, as it was written: a reader on the LAN needs no internet for
-//! it. Not for what the API takes; `reference` has that.
+//! The documentation of this version as written, so that readers on the LAN need no internet. The
+//! API's reference is in `reference`.
 
 use askama::Template;
 use axum::extract::{Path, State};
@@ -8,7 +8,7 @@ use super::{Frame, Page, Visit, filled, frame};
 use crate::problem::Problem;
 use crate::web::Web;
 
-/// Names and texts of `docs/`, in the order in which they are read.
+/// Names and texts of `docs/`, in reading order.
 macro_rules! texts {
     ($($name:literal),* $(,)?) => {
         [$(($name, include_str!(concat!("../../../../docs/", $name, ".md")))),*]
@@ -43,7 +43,7 @@ struct ManualPage {
     titles: Vec<(&'static str, &'static str)>,
     /// Name of the page that is shown.
     name: &'static str,
-    /// Its text, Markdown.
+    /// Its Markdown text.
     text: &'static str,
 }
 
@@ -52,7 +52,7 @@ pub async fn first(State(web): State<Web>, visit: Visit) -> Page {
     page(&web, visit, TEXTS[0])
 }
 
-/// `GET /docs/{name}`; the ending of a file's name is no part of it.
+/// `GET /docs/{name}`, with or without the file's extension.
 pub async fn one(State(web): State<Web>, visit: Visit, Path(name): Path<String>) -> Page {
     let name = name.trim_end_matches(".md");
     let found = TEXTS.iter().find(|(known, _)| *known == name);
@@ -74,7 +74,7 @@ fn page(web: &Web, visit: Visit, (name, text): (&'static str, &'static str)) -> 
     }))
 }
 
-/// The heading of a text.
+/// Returns the heading of a text.
 fn title(text: &str) -> &str {
     text.lines()
         .next()

@@ -1,7 +1,6 @@
-//! The pages people look at, complete without JavaScript; here is what all of them have around
-//! them.
+//! The HTML pages, complete without JavaScript, and their common frame.
 //!
-//! Pages only show. What their forms ask for is done by the routes that the forms are sent to.
+//! Pages only show; the routes that forms are sent to make the changes.
 
 mod calibration;
 mod health;
@@ -34,7 +33,7 @@ use crate::problem::Problem;
 /// Longest sentence that is repeated on a page, in characters.
 const SENTENCE: usize = 400;
 
-/// Every page.
+/// Routes of all pages.
 pub fn routes() -> Router<Web> {
     Router::new()
         .route("/", get(images::show))
@@ -50,32 +49,32 @@ pub fn routes() -> Router<Web> {
         .route("/docs/{*name}", get(manual::one))
 }
 
-/// What every page has around it.
+/// The content around every page.
 pub struct Frame {
     assets: &'static Assets,
     version: &'static str,
     device: String,
-    /// What recognises, once it is up.
+    /// Name of the engine, once it is up.
     engine: Option<String>,
     /// The entry of the navigation that this page belongs to.
     here: &'static str,
     visit: Visit,
-    /// When the page was made by the board's clock, so that ages are right whatever the reader's
-    /// clock says.
+    /// Time of the page by the board's clock, so that ages are right whatever the reader's clock
+    /// says.
     now_ms: i64,
 }
 
-/// Who asks for a page, from where, and what became of the form they sent before.
+/// The visitor of a page, the page's address, and the outcome of a form sent before.
 #[derive(Default)]
 pub struct Visit {
-    /// Of somebody logged in: what their forms carry.
+    /// CSRF token of a logged-in visitor.
     csrf: Option<String>,
-    /// This page, to come back to after the log-in; empty where there is nothing to come back to.
+    /// Address of this page for the return from the login; empty if there is nothing to return to.
     address: String,
     told: Option<Told>,
 }
 
-/// What a form sent before has to say.
+/// The outcome of a form sent before.
 struct Told {
     refused: bool,
     sentence: String,
@@ -120,8 +119,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Visit {
     }
 }
 
-/// The number at the end of a page's address; whatever else stands there becomes a page with a
-/// sentence.
+/// The number at the end of a page's address; anything else becomes a page with a sentence.
 pub struct Number(i64);
 
 impl<S: Send + Sync> FromRequestParts<S> for Number {
@@ -143,7 +141,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Number {
     }
 }
 
-/// A page that could not be made, as a page that says why.
+/// A page that could not be made, shown as a page with the reason.
 pub struct Failed(Problem);
 
 impl<P: Into<Problem>> From<P> for Failed {
@@ -159,7 +157,7 @@ impl IntoResponse for Failed {
     }
 }
 
-/// What a page's handler gives.
+/// Result of a page's handler.
 type Page = Result<Response, Failed>;
 
 #[derive(Template)]
@@ -170,7 +168,7 @@ struct NoticePage {
     sentence: String,
 }
 
-/// A page that only says one thing.
+/// Makes a page with a single sentence.
 pub fn notice(status: StatusCode, sentence: String) -> Response {
     let title = status.canonical_reason().unwrap_or("Error");
     let frame = bare_frame(Visit::default());
@@ -183,7 +181,7 @@ pub fn notice(status: StatusCode, sentence: String) -> Response {
     page
 }
 
-/// The frame of a page that knows nothing of the board.
+/// Makes the frame of a page without data of the board.
 fn bare_frame(visit: Visit) -> Frame {
     let (device, engine) = (String::new(), None);
     Frame {
@@ -197,7 +195,7 @@ fn bare_frame(visit: Visit) -> Frame {
     }
 }
 
-/// The frame of one page.
+/// Makes the frame of a page.
 pub fn frame(web: &Web, visit: Visit, here: &'static str) -> Frame {
     let report = Some(web.people.engines.report());
     let engine = report
@@ -215,7 +213,7 @@ pub fn frame(web: &Web, visit: Visit, here: &'static str) -> Frame {
     }
 }
 
-/// A page that was found.
+/// Renders a page.
 pub fn filled(page: &impl Template) -> Response {
     match page.render() {
         Ok(html) => Html(html).into_response(),
@@ -230,12 +228,12 @@ pub fn filled(page: &impl Template) -> Response {
     }
 }
 
-/// Nearer than this two faces are one person, once the model pack is loaded.
+/// Returns the distance below which two faces are one person, once the model pack is loaded.
 fn threshold(web: &Web) -> Option<f32> {
     web.people.threshold()
 }
 
-/// A moment with how long ago it was.
+/// A moment and its age.
 struct Ago {
     moment: Moment,
     age: String,

@@ -1,4 +1,4 @@
-//! Who is enrolled, from which pictures, and what speaks about each picture.
+//! The pages of people: the list, and each person's enrolled pictures with remarks.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ use crate::store::{PersonPicture, PersonRow};
 use crate::web::{Web, cut, wording};
 
 const PER_PAGE: usize = 60;
-/// Of one person on a page.
+/// Pictures of a person on one page.
 const PICTURES: usize = 100;
 
 #[derive(Template)]
@@ -24,11 +24,11 @@ const PICTURES: usize = 100;
 struct PeoplePage {
     frame: Frame,
     people: Vec<Person>,
-    /// Part of the names asked for.
+    /// Text to find in names.
     name: String,
-    /// Whether it is the first page.
+    /// True on the first page.
     first: bool,
-    /// Where the next one begins.
+    /// Cursor of the next page.
     later: Option<String>,
 }
 
@@ -38,11 +38,11 @@ struct PersonPage {
     frame: Frame,
     person: Person,
     pictures: Vec<Picture>,
-    /// The last of these pictures, where more follow.
+    /// The last of these pictures, if more follow.
     later: Option<i64>,
-    /// Those to merge with, for whoever may.
+    /// People to merge with, for visitors who may do so.
     others: Vec<(PersonId, String)>,
-    /// Whether the gallery could be asked for remarks.
+    /// True if the gallery could be asked for remarks.
     judged: bool,
 }
 
@@ -61,7 +61,7 @@ struct Picture {
     remarks: Vec<Remark>,
 }
 
-/// What speaks about a picture, in words: before a link, the link, and after it.
+/// A remark on a picture: the text before a link, the link, and the text after it.
 struct Remark {
     kind: &'static str,
     before: String,
@@ -73,11 +73,11 @@ struct Remark {
 #[serde(default)]
 pub struct Asked {
     name: String,
-    /// Number and name of the last one on the page before.
+    /// Number and name of the last person on the previous page.
     after: String,
 }
 
-/// `GET /people`: everybody, by name.
+/// `GET /people`: lists all people by name.
 pub async fn list(
     State(web): State<Web>,
     visit: Visit,
@@ -93,7 +93,7 @@ pub async fn list(
                 .and_then(|(id, name)| Some((name.to_owned(), id.parse().ok()?)));
             let wrong = || {
                 Problem::bad_request(format!(
-                    "\"after\" is what the link of another page says, not \"{text}\"."
+                    "\"after\" must come from the link on another page, not \"{text}\"."
                 ))
             };
             Some(parsed.ok_or_else(wrong)?)
@@ -119,14 +119,14 @@ pub async fn list(
     Ok(filled(&page))
 }
 
-/// Where a page of somebody's pictures begins.
+/// Position in a person's pictures.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub struct Behind {
     after: Option<i64>,
 }
 
-/// `GET /people/{id}`: one of them, with the pictures they were enrolled from.
+/// `GET /people/{id}`: shows a person with their enrolled pictures.
 pub async fn one(
     State(web): State<Web>,
     visit: Visit,
@@ -138,7 +138,7 @@ pub async fn one(
         behind.map_err(|_| Problem::bad_request("\"after\" is the number of a picture."))?;
     let Some(person) = web.store.person(id).await? else {
         let sentence = format!(
-            "There is nobody with the number {id}. They may have been erased, or merged with somebody."
+            "There is nobody with the number {id}. The person may have been erased or merged into another."
         );
         return Ok(notice(StatusCode::NOT_FOUND, sentence));
     };
@@ -224,7 +224,7 @@ fn remark(remark: &PictureRemark, names: &HashMap<i64, String>) -> Remark {
             name,
             distance,
         } => Remark {
-            kind: "looks like somebody else",
+            kind: "looks like another person",
             before: "near to ".into(),
             link: Some((format!("/people/{person_id}"), name.clone())),
             after: format!(

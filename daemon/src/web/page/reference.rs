@@ -1,4 +1,4 @@
-//! What the API takes and answers, as a page made from its OpenAPI document.
+//! The API page: parameters and responses, made from the OpenAPI document.
 
 use std::collections::BTreeMap;
 
@@ -16,9 +16,9 @@ const METHODS: [&str; 6] = ["get", "post", "put", "patch", "delete", "head"];
 struct ReferencePage {
     frame: Frame,
     about: Vec<(bool, String)>,
-    /// By tag, in the document's order.
+    /// Operations by tag, in the document's order.
     groups: Vec<Group>,
-    /// Status and meaning of every bad answer: most operations share them.
+    /// Status and meaning of every error response: most operations share them.
     refusals: BTreeMap<String, String>,
 }
 
@@ -28,20 +28,20 @@ struct Group {
     operations: Vec<Operation>,
 }
 
-/// Pieces of a sentence, with whether they are code.
+/// Pieces of a sentence; true for code.
 type Sentence = Vec<(bool, String)>;
 
 struct Operation {
     method: String,
     path: String,
     summary: Sentence,
-    /// Name, where it stands, whether it must be given, what it is.
+    /// Name, location, true if required, description.
     parameters: Vec<(String, String, bool, Sentence)>,
     /// Media types of the body.
     body: Vec<String>,
-    /// Status and meaning of each good answer.
+    /// Status and meaning of each success response.
     answers: Vec<(String, String)>,
-    /// Statuses of the bad ones.
+    /// Statuses of the error responses.
     refusals: Vec<String>,
 }
 
@@ -63,7 +63,7 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().trim().into()
 }
 
-/// A text with `code` in it, piece by piece; true: that is code.
+/// Splits a text with `code` in it into pieces; true for code.
 fn pieces(text: &str) -> Vec<(bool, String)> {
     let pieces = text
         .split('`')

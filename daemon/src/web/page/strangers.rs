@@ -1,4 +1,4 @@
-//! Unknown faces, grouped by likeness: who nobody has given a name yet.
+//! The pages of strangers: unknown faces without a name yet, grouped by likeness.
 
 use askama::Template;
 use axum::extract::rejection::QueryRejection;
@@ -23,10 +23,10 @@ struct StrangersPage {
     strangers: Vec<Stranger>,
     ignored: bool,
     first: bool,
-    /// Where the groups that follow begin.
+    /// Cursor of the next groups.
     older: Option<String>,
     people: Vec<(PersonId, String)>,
-    /// What the part that groups them says of itself, if it does not work.
+    /// Message of the part that groups them, if it does not work.
     trouble: Option<String>,
 }
 
@@ -51,7 +51,7 @@ struct Stranger {
 #[serde(default)]
 pub struct Asked {
     ignored: Option<String>,
-    /// Last image and number of a group, as "4711-12"; of one group's faces, an image.
+    /// Last image and number of a group, as "4711-12"; for the faces of one group, an image.
     before: String,
 }
 
@@ -61,7 +61,7 @@ fn read(asked: Result<Query<Asked>, QueryRejection>) -> Result<Asked, Problem> {
     asked.map(|Query(asked)| asked)
 }
 
-/// `GET /strangers`: the groups, those seen last first.
+/// `GET /strangers`: lists the groups, the most recently seen first.
 pub async fn list(
     State(web): State<Web>,
     visit: Visit,
@@ -104,7 +104,7 @@ pub async fn list(
     Ok(filled(&page))
 }
 
-/// `GET /strangers/{id}`: the faces of one group.
+/// `GET /strangers/{id}`: shows the faces of a group.
 pub async fn one(
     State(web): State<Web>,
     visit: Visit,
@@ -121,7 +121,7 @@ pub async fn one(
     };
     let Some(stranger) = web.store.stranger(id).await? else {
         let sentence = format!(
-            "There is no stranger {id}. They may have a name now, be one with another, or their faces were forgotten."
+            "There is no stranger {id}. The group may have a name now, be merged with another, or have lost its faces to retention."
         );
         return Ok(notice(StatusCode::NOT_FOUND, sentence));
     };
@@ -140,7 +140,7 @@ pub async fn one(
     Ok(filled(&page))
 }
 
-/// To choose from, for whoever may name somebody.
+/// Returns names to choose from, for visitors who may name a face.
 async fn names(web: &Web, frame: &Frame) -> Result<Vec<(PersonId, String)>, Failed> {
     match frame.visit.csrf {
         Some(_) => Ok(web.store.person_names().await?),

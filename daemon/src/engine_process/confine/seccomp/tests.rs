@@ -1,4 +1,4 @@
-//! What the kernel would make of calls that no safe function makes.
+//! Verdicts of the filters on calls that no safe function makes.
 
 use seccompiler::sock_filter;
 

@@ -1,4 +1,4 @@
-//! Tests of `jpeg` with files that no encoder at hand writes: a small writer of flat blocks makes
+//! Tests of `jpeg` with files that no available encoder writes: a small writer of flat blocks makes
 //! them, in any sampling, order of scans and coding of the first frequency.
 
 #![allow(clippy::unwrap_used)]
@@ -7,16 +7,16 @@ use super::super::tests::{CMYK, LIMITS, PROGRESSIVE, YCCK, jpeg, quadrants, with
 use super::super::{DecodeError, DecodeLimits, Remark, decode, look};
 use super::*;
 
-/// How a file of flat blocks is written.
+/// Format of a file of flat blocks.
 #[derive(Clone)]
 struct Kind {
     width: usize,
     height: usize,
-    /// Across and down, for each component.
+    /// Sampling factors across and down, for each component.
     samplings: Vec<(usize, usize)>,
     separate: bool,
     progressive: bool,
-    /// Units between restart markers; 0: none.
+    /// Units between restart markers; 0 for none.
     restart: usize,
 }
 
@@ -41,8 +41,8 @@ fn kind(samplings: &[(usize, usize)]) -> Kind {
     }
 }
 
-/// Each column of blocks of the first component is brighter than the one before; the colours stay
-/// the same.
+/// Returns a block's value: each column of the first component is brighter than the one before; the
+/// colours stay the same.
 fn value(component: usize, column: usize) -> i32 {
     match component {
         0 => 6 * column as i32 - 20,
@@ -72,8 +72,8 @@ impl Bits {
         }
     }
 
-    /// A mean is coded as four bits for the length of its difference, one more so that no
-    /// difference is no run of zeros, and the difference; end of block is one 0.
+    /// Writes a block. A mean is coded as four bits for the length of its difference (plus one, so
+    /// that no difference is no run of zeros), and the difference; end of block is a single 0.
     fn block(&mut self, difference: i32, only_mean: bool) {
         let length = 32 - difference.unsigned_abs().leading_zeros();
         self.put((length + 1) % 12, 4);
@@ -195,7 +195,8 @@ fn written(kind: &Kind) -> Vec<u8> {
     bytes
 }
 
-/// For the mutated files: half of the colour's detail, in separate scans, with restart markers.
+/// Returns a JPEG for the mutated files: half of the colour's detail, in separate scans, with
+/// restart markers.
 pub(crate) fn in_scans() -> Vec<u8> {
     written(&Kind {
         separate: true,
@@ -328,15 +329,15 @@ fn the_last_restart_interval_is_missed() {
             "{length}"
         );
     }
-    // The end is there, so this is how it was written; viewers show it.
+    // The end marker is there, so the file was written this way; viewers show it.
     let ended = [&whole[..last], &[0xFF, 0xD9]].concat();
     assert_eq!(remarks(&ended), Ok(vec![Remark::Faults]));
 }
 
 #[test]
 fn a_progressive_file_cut_between_its_scans_is_cut_off() {
-    // The writer sends the means only: with an end marker that is all there is, without one
-    // something may be missing.
+    // The writer sends the means only: with an end marker the file is complete, without one data
+    // may be missing.
     let whole = written(&Kind {
         progressive: true,
         separate: true,
@@ -501,7 +502,7 @@ fn a_part_is_the_same_pixels_as_in_the_whole() {
             let [width, height] = jpeg.reduced(reduction);
             let (piece, _) = jpeg.piece(reduction, 0..width, 0..height).unwrap();
             assert_eq!(piece.pixels.len(), 3 * width * height);
-            // The same colours where the whole picture has them.
+            // The full picture has the same colours there.
             let at = |pixels: &[u8], width: usize, x: usize, y: usize| -> [u8; 3] {
                 *pixels[3 * (width * y + x)..].first_chunk().unwrap()
             };

@@ -1,5 +1,5 @@
 //! Tests of `orientation`: each container, each way to write the number, and blocks that are broken
-//! or come twice.
+//! or duplicate.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,7 +7,7 @@ use super::super::tests::{LIMITS, LOSSY_WEBP, encode, jpeg, quadrants};
 use super::super::{DecodeError, decode};
 use super::*;
 
-/// A block of one number: type 3 has 16 bits, type 4 has 32.
+/// Makes a block of one number: type 3 has 16 bits, type 4 has 32.
 fn block(kind: u16, count: u32, value: u32) -> Vec<u8> {
     let mut block = b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12".to_vec();
     block.extend(kind.to_be_bytes());
@@ -39,7 +39,7 @@ fn named(block: &[u8]) -> Vec<u8> {
     [b"Exif\0\0", block].concat()
 }
 
-/// A JPEG with these APP1 segments.
+/// Makes a JPEG with these APP1 segments.
 fn with_segments(segments: &[Vec<u8>]) -> Vec<u8> {
     let whole = jpeg(&quadrants());
     let mut bytes = whole[..2].to_vec();
@@ -52,7 +52,7 @@ fn with_segments(segments: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
-/// The extended form, with the block behind the pixels.
+/// Makes a WebP of the extended form, with the block behind the pixels.
 fn webp_with(block: &[u8]) -> Vec<u8> {
     let chunk = |kind: &[u8; 4], data: &[u8]| {
         let padding = vec![0; data.len() % 2];
@@ -80,7 +80,7 @@ fn webp_with(block: &[u8]) -> Vec<u8> {
     .concat()
 }
 
-/// A PNG with one chunk more, before the pixels or behind them; its checksum is wrong.
+/// Makes a PNG with an additional chunk before or behind the pixels; its checksum is wrong.
 fn png_with(kind: &[u8; 4], data: &[u8], behind: bool) -> Vec<u8> {
     let whole = encode(quadrants(), Format::Png);
     let at = if behind { whole.len() - 12 } else { 33 };
@@ -88,7 +88,7 @@ fn png_with(kind: &[u8; 4], data: &[u8], behind: bool) -> Vec<u8> {
     [&whole[..at], &chunk, &whole[at..]].concat()
 }
 
-/// An uncompressed picture of one grey row, with this type of number for the orientation.
+/// Makes an uncompressed picture of one grey row, with this type of number for the orientation.
 fn tiff_with(kind: u16, count: u32, value: u32) -> Vec<u8> {
     let mut bytes = b"II\x2a\0\x0c\0\0\0\x10\x80\xF0\0".to_vec();
     let entries: [(u16, u16, u32, u32); 9] = [
@@ -253,7 +253,7 @@ fn a_png_is_read_without_its_profiles_and_texts() {
             assert!(decode(&bytes, &LIMITS).unwrap() == decode(&whole, &LIMITS).unwrap());
         }
     }
-    // Transparency is pixels. A file that was cut off stays so.
+    // Transparency belongs to the pixels. A file that was cut off stays so.
     assert!(
         chunks::essential_png(&png_with(b"tRNS", &[0; 6], false))
             .windows(4)
