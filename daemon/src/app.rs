@@ -11,10 +11,8 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use utoipa::OpenApi;
-use utoipa_axum::router::OpenApiRouter;
 
-use crate::api::{self, Admin};
+use crate::api::{self, Api, View};
 use crate::config::{Config, Http, Tls};
 use crate::control::{self, Control};
 use crate::engine_process::{DecodeLimits, EngineSettings, JPEG_TIMES};
@@ -43,8 +41,8 @@ use crate::status::thermal::Board;
 use crate::store::Store;
 use crate::supervise::Supervisor;
 use crate::topics::Topics;
+use crate::web;
 use crate::web::auth::{self, Access};
-use crate::web::{self, Web};
 
 pub use mqtt::broker_settings;
 
@@ -207,7 +205,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         reserve_bytes: config.intake.disk_reserve_bytes,
         store: store.clone(),
     };
-    let page = Web {
+    let view = View {
         store: store.clone(),
         health: health.clone(),
         people: people.clone(),
@@ -249,29 +247,28 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         });
     }
     let uploads = Uploads::new(intake.clone());
-    let admin = Admin {
-        web: page.clone(),
+    let api = Api {
+        view: view.clone(),
         queue: queue.clone(),
         messages: door.clone(),
         people: people.clone(),
         reader: Arc::clone(&reader),
         uploads: uploads.clone(),
-        engine_turns: Admin::engine_turns(),
+        engine_turns: Api::engine_turns(),
     };
-    let api = OpenApiRouter::with_openapi(web::Document::openapi())
-        .merge(web::api(page.clone()))
-        .merge(api::api(admin.clone()))
-        .merge(sources::http::router(uploads.clone()));
-    let (api, document) = api.split_for_parts();
-    _ = page.document.set(serde_json::to_value(document)?);
-    let routes = web::router(page).merge(api::forms(admin)).merge(api);
+    let forms = api::forms(api.clone());
+    let (routes, document) = api::routes(api)
+        .merge(sources::http::router(uploads.clone()))
+        .split_for_parts();
+    _ = view.document.set(serde_json::to_value(document)?);
+    let routes = web::router(view).merge(forms).merge(routes);
     let access = Access::open(&state_dir, &config.http, health.clone());
     let control = Control {
         people: people.clone(),
         uploads,
         access: access.clone(),
     };
-    let control = web::dress(control::router(control).merge(routes.clone()));
+    let control = web::dress(api::surviving(control::router(control)).merge(routes.clone()));
     let lan_routes = web::below(&config.http.base_path, web::guarded(routes, access));
     let (http_heart, pulse) = heartbeat();
     let serving = serve_http(

@@ -26,7 +26,6 @@ use tokio::sync::Semaphore;
 use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::on_its_own;
 use crate::http_server::{ACCEPT_AGAIN, HEAD};
 use crate::people::{Forgotten, Imported, People, Report, Restored};
 use crate::problem::Problem;
@@ -98,16 +97,13 @@ async fn enroll(
         .picture()?;
     let name = picture.name.clone();
     let Loaded { bytes, room } = control.uploads.load(picture).await?;
-    // Spawned: if the client disconnects between commit and gallery update, the person must not
-    // stay unknown.
-    let enrolling = on_its_own(async move {
-        let _room = room;
-        control
-            .people
-            .enroll(&query.person, &name, bytes, query.anyway)
-            .await
-    });
-    enrolling.await.map(Json).map_err(|error| failed(&error))
+    let _room = room;
+    control
+        .people
+        .enroll(&query.person, &name, bytes, query.anyway)
+        .await
+        .map(Json)
+        .map_err(|error| failed(&error))
 }
 
 /// The request of `kithd token`.
@@ -162,7 +158,7 @@ async fn rename(
 ) -> Result<Json<()>, Problem> {
     let id = named(&control, &names.person).await?;
     let name = names.other.unwrap_or_default();
-    let renaming = on_its_own(async move { control.people.rename(id, &name).await });
+    let renaming = control.people.rename(id, &name);
     changed(renaming.await.map_err(|error| failed(&error))?)
 }
 
@@ -172,7 +168,7 @@ async fn merge(
 ) -> Result<Json<()>, Problem> {
     let id = named(&control, &names.person).await?;
     let into = named(&control, names.other.as_deref().unwrap_or_default()).await?;
-    let merging = on_its_own(async move { control.people.merge(id, into).await });
+    let merging = control.people.merge(id, into);
     changed(merging.await.map_err(|error| failed(&error))?)
 }
 
@@ -181,9 +177,11 @@ async fn forget(
     Query(names): Query<Names>,
 ) -> Result<Json<Forgotten>, Problem> {
     let name = names.person.clone();
-    let forgetting = on_its_own(async move { control.people.forget(&name).await });
+    let forgetting = control.people.forget(&name);
     let forgotten = forgetting.await.map_err(|error| failed(&error))?;
-    forgotten.map(Json).ok_or_else(|| unknown_person(&names.person))
+    forgotten
+        .map(Json)
+        .ok_or_else(|| unknown_person(&names.person))
 }
 
 async fn named(control: &Control, name: &str) -> Result<i64, Problem> {

@@ -233,7 +233,7 @@ impl Base64 {
                 b' ' | b'\t' | b'\r' | b'\n' | 0 => {}
                 b'=' | b'"' | b'\'' => self.ended = true,
                 b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' if !self.ended => {
-                    self.group.push(*byte)
+                    self.group.push(*byte);
                 }
                 b'-' if !self.ended => self.group.push(b'+'),
                 b'_' if !self.ended => self.group.push(b'/'),

@@ -75,6 +75,8 @@ impl From<StoreError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        // For the layer that shows problems as pages.
+        let problem = self.clone();
         let body = ProblemDetails {
             kind: "about:blank",
             title: self.status.canonical_reason().unwrap_or("Error"),
@@ -85,7 +87,9 @@ impl IntoResponse for Problem {
         let body = serde_json::to_string(&body).unwrap_or_default();
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
         let again = self.again.then_some([(header::RETRY_AFTER, RETRY_AFTER)]);
-        (self.status, kind, again, body).into_response()
+        let mut response = (self.status, kind, again, body).into_response();
+        response.extensions_mut().insert(problem);
+        response
     }
 }
 

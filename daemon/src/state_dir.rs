@@ -89,7 +89,7 @@ impl StateDir {
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Self { _lock: lock }),
                 Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < LET_GO => {
-                    std::thread::sleep(LOOK_AGAIN)
+                    std::thread::sleep(LOOK_AGAIN);
                 }
                 Err(rustix::io::Errno::WOULDBLOCK) => {
                     return Err(StateDirError::Held(folder.into()));
@@ -158,7 +158,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let set = |path: &Path, mode| {
-            std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap()
+            std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
         };
         let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
         std::fs::create_dir(path("inbox")).unwrap();

@@ -672,14 +672,14 @@ mod tests {
         let ways: [(Part, Worsen); 7] = [
             (Part::Detector, |quality, by| quality.detector = 1.0 - by),
             (Part::Size, |quality, by| {
-                quality.size_px = 110.0 * (1.0 - by)
+                quality.size_px = 110.0 * (1.0 - by);
             }),
             (Part::Edge, |quality, by| quality.cut = by),
             (Part::Light, |quality, by| {
-                quality.brightness = 120.0 * (1.0 - by)
+                quality.brightness = 120.0 * (1.0 - by);
             }),
             (Part::Sharpness, |quality, by| {
-                quality.sharpness = 0.2 * (1.0 - by)
+                quality.sharpness = 0.2 * (1.0 - by);
             }),
             (Part::Pose, |quality, by| quality.yaw = -2.0 * by),
             (Part::Pose, |quality, by| quality.pitch = by),

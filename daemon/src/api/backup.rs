@@ -7,12 +7,12 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::{Admin, on_its_own};
+use super::Api;
+use super::request::Asked;
 use crate::backup::{Backup, BackupError};
 use crate::domain::{PersonId, PictureBytes};
 use crate::people::{Imported, Restored};
 use crate::problem::Problem;
-use crate::web::api::Asked;
 
 /// What SQLite files are served as.
 const SQLITE: &str = "application/vnd.sqlite3";
@@ -21,8 +21,8 @@ const SQLITE: &str = "application/vnd.sqlite3";
 /// everybody.
 #[utoipa::path(get, path = "/v1/backup", tag = "board",
     responses((status = 200, content_type = "application/vnd.sqlite3", body = PictureBytes), Problem))]
-pub async fn save(State(admin): State<Admin>) -> Result<Response, Problem> {
-    let backup = admin
+pub async fn save(State(api): State<Api>) -> Result<Response, Problem> {
+    let backup = api
         .people
         .backup()
         .await
@@ -35,14 +35,12 @@ pub async fn save(State(admin): State<Admin>) -> Result<Response, Problem> {
 #[utoipa::path(put, path = "/v1/backup", tag = "board", request_body(content((PictureBytes = "application/octet-stream"))),
     responses((status = 200, body = Restored), Problem))]
 pub async fn restore(
-    State(admin): State<Admin>,
+    State(api): State<Api>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Restored>, Problem> {
-    let people = admin.people.clone();
-    let bytes = length(&headers);
-    let restoring = async move { people.restore(bytes, body.into_data_stream()).await };
-    on_its_own(restoring)
+    api.people
+        .restore(length(&headers), body.into_data_stream())
         .await
         .map(Json)
         .map_err(|error| problem(&error))
@@ -63,15 +61,15 @@ pub struct Exported {
 #[utoipa::path(get, path = "/v1/people/export", tag = "people", params(Exported),
     responses((status = 200, content_type = "application/vnd.sqlite3", body = PictureBytes), Problem))]
 pub async fn export(
-    State(admin): State<Admin>,
+    State(api): State<Api>,
     Asked(who): Asked<Exported>,
 ) -> Result<Response, Problem> {
     if let Some(person) = who.person
-        && admin.web.store.person(person).await?.is_none()
+        && api.view.store.person(person).await?.is_none()
     {
         return Err(Problem::not_found(format!("there is no person {person}")));
     }
-    let backup = admin
+    let backup = api
         .people
         .export(who.person)
         .await
@@ -85,14 +83,12 @@ pub async fn export(
     request_body(content((PictureBytes = "application/octet-stream"))),
     responses((status = 200, body = Imported), Problem))]
 pub async fn import(
-    State(admin): State<Admin>,
+    State(api): State<Api>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Imported>, Problem> {
-    let people = admin.people.clone();
-    let bytes = length(&headers);
-    let importing = async move { people.import(bytes, body.into_data_stream()).await };
-    on_its_own(importing)
+    api.people
+        .import(length(&headers), body.into_data_stream())
         .await
         .map(Json)
         .map_err(|error| problem(&error))

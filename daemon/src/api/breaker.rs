@@ -1,16 +1,40 @@
-//! An operator's word to the circuit breaker.
+//! `/v1/breaker`: the circuit breaker and the engines, and an operator's commands to the breaker.
 
 use axum::extract::State;
 use axum::extract::rejection::{FormRejection, JsonRejection};
 use axum::response::Response;
 use axum::{Form, Json};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Admin, back};
+use super::{Api, View, back};
 use crate::domain::BreakerCommand;
+use crate::engines::status::EngineReport;
 use crate::problem::Problem;
-use crate::web::breaker::Engines;
+
+/// Engines and breaker, with their one-line summary.
+#[derive(Serialize, ToSchema)]
+pub struct Engines {
+    #[serde(flatten)]
+    report: EngineReport,
+    /// The state in a sentence.
+    sentence: String,
+}
+
+impl From<EngineReport> for Engines {
+    fn from(report: EngineReport) -> Self {
+        Self {
+            sentence: report.sentence(),
+            report,
+        }
+    }
+}
+
+/// Returns the circuit breaker and the engines.
+#[utoipa::path(get, path = "/v1/breaker", tag = "board", responses((status = 200, body = Engines), Problem))]
+pub async fn show(State(view): State<View>) -> Json<Engines> {
+    Json(view.people.engines.report().into())
+}
 
 /// What can be said.
 #[derive(Deserialize, ToSchema)]
@@ -23,7 +47,7 @@ pub struct Word {
 #[utoipa::path(post, path = "/v1/breaker", tag = "board", request_body = Word,
     responses((status = 200, body = Engines), Problem))]
 pub async fn tell(
-    State(admin): State<Admin>,
+    State(api): State<Api>,
     word: Result<Json<Word>, JsonRejection>,
 ) -> Result<Json<Engines>, Problem> {
     let Json(Word { command }) = word.map_err(|_| {
@@ -31,20 +55,20 @@ pub async fn tell(
             "The body is {\"command\": \"open\"}, \"close\" or \"auto\", as application/json.",
         )
     })?;
-    let engines = &admin.people.engines;
+    let engines = &api.people.engines;
     engines.command(command);
     Ok(Json(engines.report().into()))
 }
 
 /// `POST /breaker`.
 pub async fn tell_form(
-    State(admin): State<Admin>,
+    State(api): State<Api>,
     word: Result<Form<Word>, FormRejection>,
 ) -> Response {
     let told = word
         .map_err(|_| Problem::bad_request("Say open, close or auto."))
         .map(|Form(Word { command })| {
-            let state = admin.people.engines.command(command);
+            let state = api.people.engines.command(command);
             format!("The circuit breaker is {state}.")
         });
     back("/health", told.as_deref().map_err(Clone::clone))

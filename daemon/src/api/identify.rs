@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::Admin;
+use super::Api;
 use crate::domain::PictureBytes;
 use crate::pipeline::Identifier;
 use crate::problem::Problem;
@@ -33,23 +33,23 @@ pub struct ByPath {
 #[utoipa::path(post, path = "/v1/identify", tag = "images",
     request_body(content((PictureBytes = "application/octet-stream"))),
     responses((status = 200, body = inline(Answer<'static>)), Problem))]
-pub async fn identify(State(admin): State<Admin>, request: Request) -> Result<Response, Problem> {
-    let identifier = Identifier::of(&admin.people).map_err(|failure| refusal(&failure))?;
-    let brought = admin.uploads.receive(request, None).await?;
+pub async fn identify(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
+    let identifier = Identifier::of(&api.people).map_err(|failure| refusal(&failure))?;
+    let brought = api.uploads.receive(request, None).await?;
     let path = brought
         .json
         .as_ref()
         .map(|json| parse::<ByPath>(&json.bytes, r#"{"path":"/a.jpg"}"#))
         .transpose()?;
-    let _turn = admin.engine_turn().await?;
+    let _turn = api.engine_turn().await?;
     // The room is kept until the engine has answered.
     let (bytes, path, _room) = match path {
         Some(ByPath { path }) => {
-            let room = admin
+            let room = api
                 .uploads
-                .room(admin.uploads.intake().max_bytes() as u64)
+                .room(api.uploads.intake().max_bytes() as u64)
                 .await;
-            let bytes = admin
+            let bytes = api
                 .reader
                 .read_path(&path)
                 .await
@@ -57,7 +57,7 @@ pub async fn identify(State(admin): State<Admin>, request: Request) -> Result<Re
             (bytes, Some(path), room)
         }
         None => {
-            let Loaded { bytes, room } = admin.uploads.load(brought.picture()?).await?;
+            let Loaded { bytes, room } = api.uploads.load(brought.picture()?).await?;
             (bytes, None, room)
         }
     };

@@ -1,47 +1,83 @@
-//! What may be changed over HTTP: retry and forget images, people, strangers, the circuit breaker,
-//! refused messages, backup; and the one question that needs the engine. Each as JSON under `/v1`,
-//! and as a form of the page.
+//! The HTTP API, a file for each resource: what `/v1` reads and changes, and the page's forms, which
+//! make the same changes.
 //!
-//! Who may do it is not decided here: the guard (`web::auth`) stands before all routes of the LAN,
-//! and who may open the control socket may change things. Submitting pictures to the queue is
+//! Access is not decided here: `web::auth` stands before all routes of the LAN, and every user who
+//! may open the control socket may change things. Submitting pictures to the queue is
 //! `sources::http`.
 
 mod backup;
-mod breaker;
+pub mod breaker;
+pub mod health;
 mod identify;
 mod images;
 mod people;
 mod rejected;
+pub mod request;
 mod strangers;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::StatusCode;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::post;
+use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::request::with_etag;
 use crate::domain::hex;
 use crate::people::People;
 use crate::pipeline::Reader;
-use crate::problem::Problem;
+use crate::problem::{Problem, ProblemDetails};
 use crate::queue::Queue;
 use crate::sources::mqtt::Door;
 use crate::sources::upload::Uploads;
-use crate::web::Web;
+use crate::status::disk::Disk;
+use crate::status::health::Health;
+use crate::status::thermal::Board;
+use crate::store::Store;
+
+/// Version shown on the page, in the API and in the metrics.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// How long a request waits for its turn with the engine.
 const TURN: Duration = Duration::from_secs(10);
 
-/// What the changes are made with; clones share it.
+/// Everything that reading routes and pages show; clones share it.
 #[derive(Clone)]
-pub struct Admin {
-    /// What the pages read.
-    pub web: Web,
+pub struct View {
+    /// Images, people, results.
+    pub store: Store,
+    /// State of each part.
+    pub health: Health,
+    /// Engines, breaker and gallery.
+    pub people: People,
+    /// Room on the disk.
+    pub disk: Disk,
+    /// Temperature and throttling.
+    pub board: Board,
+    /// Name of this device.
+    pub device: String,
+    /// MQTT topic that takes paths, for the example on an empty board.
+    pub topic: String,
+    /// The OpenAPI document of `/v1`; set when all routes are known.
+    pub document: Arc<OnceLock<Value>>,
+    /// Cancelled when the server stops, so that live pages do not delay it.
+    pub stop: CancellationToken,
+}
+
+/// Everything that changing routes need; clones share it.
+#[derive(Clone)]
+pub struct Api {
+    /// Everything that reading routes show.
+    pub view: View,
     /// Images.
     pub queue: Queue,
     /// Refused MQTT messages, and where they are sent again.
@@ -56,7 +92,7 @@ pub struct Admin {
     pub engine_turns: Arc<Semaphore>,
 }
 
-impl Admin {
+impl Api {
     /// Requests that wait for the engine at the same time; more are told to come again.
     pub fn engine_turns() -> Arc<Semaphore> {
         Arc::new(Semaphore::new(8))
@@ -84,8 +120,35 @@ impl Admin {
     }
 }
 
-/// The changing half of `/v1`, with its documentation.
-pub fn api(admin: Admin) -> OpenApiRouter {
+/// `/v1`, with its documentation.
+pub fn routes(api: Api) -> OpenApiRouter {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .merge(reading(api.view.clone()))
+        .merge(changing(api))
+}
+
+/// The reading half of `/v1`.
+pub fn reading(view: View) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(images::images))
+        .routes(routes!(images::image))
+        .routes(routes!(images::thumbnail))
+        .routes(routes!(images::face))
+        .routes(routes!(people::list))
+        .routes(routes!(people::show))
+        .routes(routes!(people::picture))
+        .routes(routes!(strangers::list))
+        .routes(routes!(strangers::show))
+        .routes(routes!(health::calibration))
+        .routes(routes!(breaker::show))
+        .routes(routes!(rejected::list))
+        .routes(routes!(rejected::show))
+        .routes(routes!(health::status))
+        .layer(axum::middleware::from_fn(request::etags))
+        .with_state(view)
+}
+
+fn changing(api: Api) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(images::try_again))
         .routes(routes!(images::forget))
@@ -106,26 +169,27 @@ pub fn api(admin: Admin) -> OpenApiRouter {
         .routes(routes!(backup::save, backup::restore))
         .routes(routes!(backup::export))
         .routes(routes!(backup::import))
-        .with_state(admin)
+        .layer(axum::middleware::from_fn(survive_hang_up))
+        .with_state(api)
 }
 
 /// The page's forms, which need no JavaScript.
-pub fn forms(admin: Admin) -> Router {
-    Router::new()
+pub fn forms(api: Api) -> Router {
+    let forms = Router::new()
         .route("/images/{id}/retry", post(images::try_again_form))
         .route("/images/{id}/forget", post(images::forget_form))
         .route("/rejected/{id}/retry", post(rejected::try_again_form))
         .route("/rejected/{id}/drop", post(rejected::forget_form))
         .route("/rejected/drop", post(rejected::forget_all_form))
         .route("/breaker", post(breaker::tell_form))
-        .route("/people", post(people::enroll_form))
-        .route("/people/{id}/pictures", post(people::add_picture_form))
-        .route("/people/{id}/rename", post(people::rename_form))
-        .route("/people/{id}/merge", post(people::merge_form))
-        .route("/people/{id}/forget", post(people::forget_form))
+        .route("/people", post(people::forms::enroll))
+        .route("/people/{id}/pictures", post(people::forms::add_picture))
+        .route("/people/{id}/rename", post(people::forms::rename))
+        .route("/people/{id}/merge", post(people::forms::merge))
+        .route("/people/{id}/forget", post(people::forms::forget))
         .route(
             "/people/{id}/pictures/{picture}/delete",
-            post(people::delete_picture_form),
+            post(people::forms::delete_picture),
         )
         .route("/strangers/{id}/name", post(strangers::name_form))
         .route("/strangers/{id}/ignore", post(strangers::ignore_form))
@@ -138,21 +202,30 @@ pub fn forms(admin: Admin) -> Router {
             "/images/{id}/faces/{number}/not-this-person",
             post(strangers::not_this_person_form),
         )
-        .with_state(admin)
+        .with_state(api);
+    surviving(forms)
 }
 
-/// A change that is broken off by its client in the middle must not leave the gallery in memory
+/// Carries a change to its end even if the client hangs up, so that the gallery in memory is never
 /// behind the database.
-pub async fn on_its_own<T, E>(
-    work: impl Future<Output = Result<T, E>> + Send + 'static,
-) -> Result<T, E>
-where
-    T: Send + 'static,
-    E: From<anyhow::Error> + Send + 'static,
-{
-    tokio::spawn(work)
-        .await
-        .unwrap_or_else(|panic| Err(anyhow::Error::from(panic).into()))
+async fn survive_hang_up(request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    let running = tokio::spawn(next.run(request));
+    running.await.unwrap_or_else(|panic| {
+        tracing::error!("a request failed by a fault of kithd: {panic}");
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "The request failed by a fault of kithd; its log says which.",
+        )
+        .into_response()
+    })
+}
+
+/// Applies [`survive_hang_up`] to routes.
+pub fn surviving(routes: Router) -> Router {
+    routes.layer(axum::middleware::from_fn(survive_hang_up))
 }
 
 /// Understood, and refused.
@@ -171,4 +244,31 @@ fn back(place: &str, told: Result<&str, Problem>) -> Response {
         .map(|byte| format!("%{}", hex(&[byte])))
         .collect();
     Redirect::to(&format!("{place}?{name}={text}")).into_response()
+}
+
+/// OpenAPI 3.1 of `/v1`, made from the code.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "kithd",
+        description = "Pictures in, names out. Reading is open unless the operator closed it; every change needs the \
+                       administrator's token (`kithd token`). Errors are RFC 9457 problem details."
+    ),
+    components(schemas(ProblemDetails)),
+    tags(
+        (name = "images", description = "Pictures to identify, and their results"),
+        (name = "people", description = "Enrolled people and their pictures"),
+        (name = "strangers", description = "Unknown faces, grouped by likeness"),
+        (name = "messages", description = "MQTT messages that were refused and are kept"),
+        (name = "board", description = "Engine, circuit breaker, health, backup")
+    )
+)]
+pub struct Document;
+
+/// `GET /openapi.json`.
+pub async fn document(State(view): State<View>, headers: HeaderMap) -> Response {
+    match view.document.get() {
+        Some(document) => with_etag(&headers, "application/json", document.to_string()),
+        None => Problem::later("kithd is starting.").into_response(),
+    }
 }

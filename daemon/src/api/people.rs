@@ -1,24 +1,123 @@
-//! People: enrol, rename, put together, forget; and one picture of somebody, which may be a face
-//! found in an image.
+//! `/v1/people`: listed, shown, enrolled, renamed, merged, erased. The page's forms for the same are
+//! in `people/forms.rs`.
+
+pub mod forms;
+
+use std::collections::HashMap;
 
 use axum::Json;
-use axum::extract::rejection::{FormRejection, JsonRejection, PathRejection};
-use axum::extract::{Form, Path, Request, State};
-use axum::http::StatusCode;
+use axum::extract::rejection::{JsonRejection, PathRejection};
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
-use super::{Admin, back, on_its_own, refused};
+use super::request::{Asked, Id, PageQuery, cut, jpeg_number, with_etag};
+use super::{Api, View, refused};
 use crate::domain::{PersonId, PictureBytes};
-use crate::names;
-use crate::people::{Enrolment, Report};
+use crate::people::{Enrolment, PictureRemark, Report};
 use crate::problem::Problem;
 use crate::sources::http::LONGEST_NAME;
 use crate::sources::upload::{Loaded, Spooled};
-use crate::store::{Changed, PersonRow};
-use crate::web::api::{Asked, Id, jpeg_number};
+use crate::store::{Changed, PersonPicture, PersonRow};
+
+/// A page of enrolled people.
+#[derive(Serialize, ToSchema)]
+pub struct PeoplePage {
+    /// People in the order they were enrolled.
+    people: Vec<PersonRow>,
+    /// Cursor of the next page; null on the last page.
+    next_cursor: Option<PersonId>,
+}
+
+/// Lists the enrolled people, in the order they were enrolled.
+#[utoipa::path(get, path = "/v1/people", tag = "people", params(PageQuery),
+    responses((status = 200, body = PeoplePage), Problem))]
+pub async fn list(
+    State(view): State<View>,
+    query: Asked<PageQuery>,
+) -> Result<Json<PeoplePage>, Problem> {
+    let (limit, cursor) = query.0.read()?;
+    let mut people = view.store.people_after(cursor, limit + 1).await?;
+    let next_cursor = cut(&mut people, limit).map(|last| last.id);
+    Ok(Json(PeoplePage {
+        people,
+        next_cursor,
+    }))
+}
+
+/// A person with their enrolled pictures.
+#[derive(Serialize, ToSchema)]
+pub struct PersonDetail {
+    /// The person.
+    #[serde(flatten)]
+    person: PersonRow,
+    /// Pictures, oldest first.
+    images: Vec<EnrolledPicture>,
+    /// Cursor of the next pictures; null on the last page.
+    next_cursor: Option<i64>,
+}
+
+/// An enrolled picture with remarks.
+#[derive(Serialize, ToSchema)]
+pub struct EnrolledPicture {
+    /// The picture.
+    #[serde(flatten)]
+    picture: PersonPicture,
+    /// Remarks from comparing it with all other pictures.
+    remarks: Vec<PictureRemark>,
+}
+
+/// Returns a person and the pictures they were enrolled from, with remarks on each.
+#[utoipa::path(get, path = "/v1/people/{id}", tag = "people", params(("id" = i64, Path, minimum = 1), PageQuery),
+    responses((status = 200, body = PersonDetail), Problem))]
+pub async fn show(
+    State(view): State<View>,
+    Id(id): Id,
+    query: Asked<PageQuery>,
+) -> Result<Json<PersonDetail>, Problem> {
+    let (limit, cursor) = query.0.read()?;
+    let person = view.store.person(id).await?;
+    let person = person.ok_or_else(|| Problem::not_found(format!("There is no person {id}.")))?;
+    let mut remarks: HashMap<i64, Vec<PictureRemark>> = HashMap::new();
+    for (picture, remark) in view.people.remarks(id).await {
+        remarks.entry(picture).or_default().push(remark);
+    }
+    let mut pictures = view.store.person_pictures(id, cursor, limit + 1).await?;
+    let next_cursor = cut(&mut pictures, limit).map(|last| last.id);
+    let images = pictures.into_iter().map(|picture| {
+        let remarks = remarks.remove(&picture.id).unwrap_or_default();
+        EnrolledPicture { picture, remarks }
+    });
+    Ok(Json(PersonDetail {
+        person,
+        images: images.collect(),
+        next_cursor,
+    }))
+}
+
+/// Returns the aligned face of an enrolled picture.
+#[utoipa::path(get, path = "/v1/people/{id}/pictures/{file}", tag = "people",
+    params(("id" = i64, Path, minimum = 1), ("file" = String, Path, pattern = "^[1-9][0-9]{0,17}\\.jpg$", example = "1.jpg")),
+    responses((status = 200, content_type = "image/jpeg", body = PictureBytes), (status = 304, description = "Not changed"), Problem))]
+pub async fn picture(
+    State(view): State<View>,
+    Id(id): Id,
+    file: Result<Path<(String, String)>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let picture = file.ok().and_then(|Path((_, file))| jpeg_number(&file));
+    let picture = picture.ok_or_else(|| {
+        Problem::bad_request("A picture is named by its number, as in \"1.jpg\".")
+    })?;
+    let jpeg = view.store.person_crop(id, picture).await?;
+    let jpeg = jpeg.ok_or_else(|| {
+        Problem::not_found(format!("Person {id} has no picture {picture} to show."))
+    })?;
+    Ok(with_etag(&headers, "image/jpeg", jpeg))
+}
 
 /// 1 to 200 letters, not only blanks, none of them a control character.
 #[derive(Deserialize)]
@@ -83,7 +182,7 @@ pub struct EnrolledPerson {
     request_body(content((PictureBytes = "application/octet-stream"))),
     responses((status = 201, body = EnrolledPerson), (status = 200, body = EnrolledPerson), Problem))]
 pub async fn enroll(
-    State(admin): State<Admin>,
+    State(api): State<Api>,
     query: Asked<Enrolled>,
     request: Request,
 ) -> Result<(StatusCode, Json<EnrolledPerson>), Problem> {
@@ -92,9 +191,9 @@ pub async fn enroll(
         file_name,
         anyway,
     }) = query;
-    let picture = admin.uploads.receive(request, file_name).await?.picture()?;
-    let report = take(&admin, name, picture, anyway).await?;
-    answer(&admin, report).await
+    let picture = api.uploads.receive(request, file_name).await?.picture()?;
+    let report = take(&api, name, picture, anyway).await?;
+    answer(&api, report).await
 }
 
 /// What the picture is called.
@@ -115,20 +214,20 @@ pub struct AnotherPicture {
     params(("id" = i64, Path, minimum = 1), AnotherPicture), request_body(content((PictureBytes = "application/octet-stream"))),
     responses((status = 201, body = EnrolledPerson), (status = 200, body = EnrolledPerson), Problem))]
 pub async fn add_picture(
-    State(admin): State<Admin>,
+    State(api): State<Api>,
     Id(id): Id,
     query: Asked<AnotherPicture>,
     request: Request,
 ) -> Result<(StatusCode, Json<EnrolledPerson>), Problem> {
-    let name = person(&admin, id).await?.name;
+    let name = person(&api, id).await?.name;
     let Asked(AnotherPicture { file_name, anyway }) = query;
-    let picture = admin.uploads.receive(request, file_name).await?.picture()?;
-    let report = take(&admin, name, picture, anyway).await?;
-    answer(&admin, report).await
+    let picture = api.uploads.receive(request, file_name).await?.picture()?;
+    let report = take(&api, name, picture, anyway).await?;
+    answer(&api, report).await
 }
 
-async fn answer(
-    admin: &Admin,
+pub(super) async fn answer(
+    api: &Api,
     report: Report,
 ) -> Result<(StatusCode, Json<EnrolledPerson>), Problem> {
     let status = match report.enrolment {
@@ -136,11 +235,11 @@ async fn answer(
         Enrolment::AlreadyThere => StatusCode::OK,
         Enrolment::Rejected => return Err(rejected(&report)),
     };
-    let person = person(admin, report.person_id.unwrap_or_default()).await?;
+    let person = person(api, report.person_id.unwrap_or_default()).await?;
     Ok((status, Json(EnrolledPerson { person, report })))
 }
 
-fn rejected(report: &Report) -> Problem {
+pub(super) fn rejected(report: &Report) -> Problem {
     let why = report.remark.as_deref().unwrap_or("no reason was given");
     Problem::new(
         StatusCode::UNPROCESSABLE_ENTITY,
@@ -148,8 +247,8 @@ fn rejected(report: &Report) -> Problem {
     )
 }
 
-async fn take(
-    admin: &Admin,
+pub(super) async fn take(
+    api: &Api,
     name: String,
     picture: Spooled,
     anyway: bool,
@@ -158,14 +257,12 @@ async fn take(
     if file_name.chars().count() > LONGEST_NAME {
         return Err(refused("What the picture is called is too long."));
     }
-    let people = admin.loaded()?;
-    let _turn = admin.engine_turn().await?;
-    let Loaded { bytes, room } = admin.uploads.load(picture).await?;
-    let enrolling = async move {
-        let _room = room;
-        people.enroll(&name, &file_name, bytes, anyway).await
-    };
-    on_its_own(enrolling)
+    let people = api.loaded()?;
+    let _turn = api.engine_turn().await?;
+    let Loaded { bytes, room } = api.uploads.load(picture).await?;
+    let _room = room;
+    people
+        .enroll(&name, &file_name, bytes, anyway)
         .await
         .map_err(|error| Problem::later(format!("{error:#}")))
 }
@@ -182,23 +279,20 @@ pub struct Rename {
 #[utoipa::path(patch, path = "/v1/people/{id}", tag = "people", params(("id" = i64, Path, minimum = 1)),
     request_body = Rename, responses((status = 200, body = PersonRow), Problem))]
 pub async fn rename(
-    State(admin): State<Admin>,
+    State(api): State<Api>,
     Id(id): Id,
     body: Result<Json<Rename>, JsonRejection>,
 ) -> Result<Json<PersonRow>, Problem> {
     let Json(Rename {
         name: PersonName(name),
     }) = body.map_err(|error| wrong_body(&error))?;
-    change_name(&admin, id, name).await?;
-    person(&admin, id).await.map(Json)
+    change_name(&api, id, name).await?;
+    person(&api, id).await.map(Json)
 }
 
-async fn change_name(admin: &Admin, id: PersonId, name: String) -> Result<(), Problem> {
-    let people = admin.people.clone();
-    changed(
-        id,
-        on_its_own(async move { people.rename(id, &name).await }).await,
-    )
+pub(super) async fn change_name(api: &Api, id: PersonId, name: String) -> Result<(), Problem> {
+    let people = api.people.clone();
+    changed(id, people.rename(id, &name).await)
 }
 
 /// Who it is merged into.
@@ -215,21 +309,18 @@ pub struct Merge {
 #[utoipa::path(post, path = "/v1/people/{id}/merge", tag = "people", params(("id" = i64, Path, minimum = 1)),
     request_body = Merge, responses((status = 200, body = PersonRow), Problem))]
 pub async fn merge(
-    State(admin): State<Admin>,
+    State(api): State<Api>,
     Id(id): Id,
     body: Result<Json<Merge>, JsonRejection>,
 ) -> Result<Json<PersonRow>, Problem> {
     let Json(Merge { into }) = body.map_err(|error| wrong_body(&error))?;
-    put_together(&admin, id, into).await?;
-    person(&admin, into).await.map(Json)
+    put_together(&api, id, into).await?;
+    person(&api, into).await.map(Json)
 }
 
-async fn put_together(admin: &Admin, id: PersonId, into: PersonId) -> Result<(), Problem> {
-    let people = admin.people.clone();
-    changed(
-        id,
-        on_its_own(async move { people.merge(id, into).await }).await,
-    )
+pub(super) async fn put_together(api: &Api, id: PersonId, into: PersonId) -> Result<(), Problem> {
+    let people = api.people.clone();
+    changed(id, people.merge(id, into).await)
 }
 
 /// Somebody is erased.
@@ -244,15 +335,15 @@ pub struct Gone {
 /// bring them back.
 #[utoipa::path(delete, path = "/v1/people/{id}", tag = "people", params(("id" = i64, Path, minimum = 1)),
     responses((status = 200, body = Gone), Problem))]
-pub async fn forget(State(admin): State<Admin>, Id(id): Id) -> Result<Json<Gone>, Problem> {
-    erase(&admin, id)
+pub async fn forget(State(api): State<Api>, Id(id): Id) -> Result<Json<Gone>, Problem> {
+    erase(&api, id)
         .await
         .map(|may_hold_them| Json(Gone { may_hold_them }))
 }
 
-async fn erase(admin: &Admin, id: PersonId) -> Result<Vec<String>, Problem> {
-    let people = admin.people.clone();
-    let erased = on_its_own(async move { people.forget_person(id).await }).await;
+pub(super) async fn erase(api: &Api, id: PersonId) -> Result<Vec<String>, Problem> {
+    let people = api.people.clone();
+    let erased = people.forget_person(id).await;
     let erased = erased
         .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}.")))?;
     erased
@@ -265,7 +356,7 @@ async fn erase(admin: &Admin, id: PersonId) -> Result<Vec<String>, Problem> {
     params(("id" = i64, Path, minimum = 1), ("file" = String, Path, pattern = "^[1-9][0-9]{0,17}\\.jpg$", example = "1.jpg")),
     responses((status = 204, description = "Gone"), Problem))]
 pub async fn delete_picture(
-    State(admin): State<Admin>,
+    State(api): State<Api>,
     Id(id): Id,
     file: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
@@ -273,21 +364,17 @@ pub async fn delete_picture(
     let picture = picture.ok_or_else(|| {
         Problem::bad_request("A picture is named by its number, as in \"1.jpg\".")
     })?;
-    remove_picture(&admin, id, picture).await?;
+    remove_picture(&api, id, picture).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn remove_picture(admin: &Admin, id: PersonId, picture: i64) -> Result<(), Problem> {
-    let people = admin.people.clone();
-    changed(
-        id,
-        on_its_own(async move { people.delete_picture(id, picture).await }).await,
-    )
+pub(super) async fn remove_picture(api: &Api, id: PersonId, picture: i64) -> Result<(), Problem> {
+    let people = api.people.clone();
+    changed(id, people.delete_picture(id, picture).await)
 }
 
-async fn person(admin: &Admin, id: PersonId) -> Result<PersonRow, Problem> {
-    admin
-        .people
+pub(super) async fn person(api: &Api, id: PersonId) -> Result<PersonRow, Problem> {
+    api.people
         .store
         .person(id)
         .await?
@@ -318,143 +405,4 @@ fn changed(id: PersonId, changed: anyhow::Result<Changed>) -> Result<(), Problem
 /// What is said of a body that is not what the documentation says.
 pub fn wrong_body(error: &JsonRejection) -> Problem {
     Problem::bad_request(error.body_text())
-}
-
-// The page's forms.
-
-/// `POST /people`: a name, and one or several pictures.
-pub async fn enroll_form(State(admin): State<Admin>, request: Request) -> Response {
-    let told = upload(&admin, None, request).await;
-    back("/people", told.as_deref().map_err(Clone::clone))
-}
-
-/// `POST /people/{id}/pictures`.
-pub async fn add_picture_form(
-    State(admin): State<Admin>,
-    Id(id): Id,
-    request: Request,
-) -> Response {
-    let told = async {
-        let name = person(&admin, id).await?.name;
-        upload(&admin, Some(name), request).await
-    };
-    back(
-        &format!("/people/{id}"),
-        told.await.as_deref().map_err(Clone::clone),
-    )
-}
-
-/// Enrols every picture of a form, and says what became of them.
-async fn upload(admin: &Admin, name: Option<String>, request: Request) -> Result<String, Problem> {
-    let brought = admin.uploads.receive(request, None).await?;
-    let field = |wanted: &str| {
-        brought
-            .fields
-            .iter()
-            .find(|(field, _)| field == wanted)
-            .map(|(_, text)| text.clone())
-    };
-    let name = name
-        .or_else(|| field("name"))
-        .filter(|name| !names::clean(name).is_empty());
-    let name = name.ok_or_else(|| refused("Say who is on the picture."))?;
-    // A box that is not ticked is not sent.
-    let anyway = field("anyway").is_some();
-    if brought.pictures.is_empty() {
-        return Err(refused("Choose a picture."));
-    }
-    let (mut told, mut taken) = (Vec::new(), false);
-    for picture in brought.pictures {
-        let report = take(admin, name.clone(), picture, anyway).await?;
-        let remark = report
-            .remark
-            .as_ref()
-            .map_or_else(String::new, |remark| format!(" ({remark})"));
-        taken |= report.enrolment != Enrolment::Rejected;
-        told.push(match report.enrolment {
-            Enrolment::Enrolled => format!("{} was taken{remark}.", report.image_name),
-            Enrolment::AlreadyThere => format!("{} had been taken before.", report.image_name),
-            Enrolment::Rejected => rejected(&report).into_parts().1,
-        });
-    }
-    let told = told.join(" ");
-    if taken { Ok(told) } else { Err(refused(&told)) }
-}
-
-/// A name as forms send it.
-#[derive(Deserialize)]
-pub struct Named {
-    /// Of a person.
-    pub name: String,
-    /// There when its box is ticked.
-    pub anyway: Option<String>,
-}
-
-/// `POST /people/{id}/rename`.
-pub async fn rename_form(
-    State(admin): State<Admin>,
-    Id(id): Id,
-    form: Result<Form<Named>, FormRejection>,
-) -> Response {
-    let told = match form {
-        Ok(Form(Named { name, .. })) => change_name(&admin, id, name).await,
-        Err(error) => Err(Problem::bad_request(error.body_text())),
-    };
-    back(
-        &format!("/people/{id}"),
-        told.map(|()| "The name is changed."),
-    )
-}
-
-/// Somebody as forms name them.
-#[derive(Deserialize)]
-pub struct Into {
-    into: PersonId,
-}
-
-/// `POST /people/{id}/merge`.
-pub async fn merge_form(
-    State(admin): State<Admin>,
-    Id(id): Id,
-    form: Result<Form<Into>, FormRejection>,
-) -> Response {
-    let (place, told) = match form {
-        Ok(Form(Into { into })) => match put_together(&admin, id, into).await {
-            Ok(()) => (into, Ok("They are one person now.")),
-            Err(problem) => (id, Err(problem)),
-        },
-        Err(error) => (id, Err(Problem::bad_request(error.body_text()))),
-    };
-    back(&format!("/people/{place}"), told)
-}
-
-/// `POST /people/{id}/forget`.
-pub async fn forget_form(State(admin): State<Admin>, Id(id): Id) -> Response {
-    match erase(&admin, id).await {
-        Ok(aside) if aside.is_empty() => back("/people", Ok("The person is erased.")),
-        Ok(aside) => {
-            let text = format!(
-                "The person is erased, but may still be in what was moved aside: {}.",
-                aside.join(", ")
-            );
-            back("/people", Ok(&text))
-        }
-        Err(problem) => back(&format!("/people/{id}"), Err(problem)),
-    }
-}
-
-/// `POST /people/{id}/pictures/{picture}/delete`.
-pub async fn delete_picture_form(
-    State(admin): State<Admin>,
-    Id(id): Id,
-    picture: Result<Path<(String, i64)>, PathRejection>,
-) -> Response {
-    let told = match picture {
-        Ok(Path((_, picture))) => remove_picture(&admin, id, picture).await,
-        Err(error) => Err(Problem::bad_request(error.body_text())),
-    };
-    back(
-        &format!("/people/{id}"),
-        told.map(|()| "The picture is erased."),
-    )
 }

@@ -1,4 +1,5 @@
-//! What an operator does with a refused message: save its bytes, send it again, or drop it.
+//! `/v1/rejected`: MQTT messages that were refused and are kept: listed, shown, saved, sent again,
+//! dropped. The page's forms for the same.
 
 use axum::Json;
 use axum::extract::State;
@@ -7,13 +8,56 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Admin, back, on_its_own, refused};
+use super::request::{Asked, Id, PageQuery, cut};
+use super::{Api, View, back, refused};
 use crate::domain::{ImageId, PictureBytes};
 use crate::problem::Problem;
 use crate::sources::mqtt::Retried;
 use crate::sources::rejected::RejectedError;
-use crate::web::api::Id;
-use crate::web::rejected::no_message;
+use crate::store::RejectedMessage;
+
+/// A page of refused messages.
+#[derive(Serialize, ToSchema)]
+pub struct RejectedPage {
+    /// Messages, newest first.
+    messages: Vec<RejectedMessage>,
+    /// Cursor of the next page; null on the last page.
+    next_cursor: Option<i64>,
+}
+
+/// Lists MQTT messages that were refused and are kept, newest first.
+#[utoipa::path(get, path = "/v1/rejected", tag = "messages", params(PageQuery),
+    responses((status = 200, body = RejectedPage), Problem))]
+pub async fn list(
+    State(view): State<View>,
+    query: Asked<PageQuery>,
+) -> Result<Json<RejectedPage>, Problem> {
+    let (limit, cursor) = query.0.read()?;
+    let mut messages = view.store.rejected_messages(cursor, limit + 1).await?;
+    let next_cursor = cut(&mut messages, limit).map(|last| last.id);
+    Ok(Json(RejectedPage {
+        messages,
+        next_cursor,
+    }))
+}
+
+/// Returns a refused message, without its bytes.
+#[utoipa::path(get, path = "/v1/rejected/{id}", tag = "messages", params(("id" = i64, Path, minimum = 1)),
+    responses((status = 200, body = RejectedMessage), Problem))]
+pub async fn show(State(view): State<View>, Id(id): Id) -> Result<Json<RejectedMessage>, Problem> {
+    view.store
+        .rejected_message(id)
+        .await?
+        .map(Json)
+        .ok_or_else(|| no_message(id))
+}
+
+/// The problem for a message that does not exist.
+pub fn no_message(id: i64) -> Problem {
+    Problem::not_found(format!(
+        "There is no rejected message {id}; it may have been sent again or dropped."
+    ))
+}
 
 /// The images that a message became.
 #[derive(Serialize, ToSchema)]
@@ -30,8 +74,8 @@ pub struct Dropped {
 /// The bytes of a refused message, as they came. Needs the token: they may be anything.
 #[utoipa::path(get, path = "/v1/rejected/{id}/payload", tag = "messages", params(("id" = i64, Path, minimum = 1)),
     responses((status = 200, content_type = "application/octet-stream", body = PictureBytes), Problem))]
-pub async fn payload(State(admin): State<Admin>, Id(id): Id) -> Result<Response, Problem> {
-    let rejected = &admin.messages.rejected;
+pub async fn payload(State(api): State<Api>, Id(id): Id) -> Result<Response, Problem> {
+    let rejected = &api.messages.rejected;
     let message = rejected
         .store
         .rejected_message(id)
@@ -40,7 +84,7 @@ pub async fn payload(State(admin): State<Admin>, Id(id): Id) -> Result<Response,
     let bytes = rejected
         .payload(&message)
         .await
-        .map_err(problem)?
+        .map_err(|error| problem(&error))?
         .ok_or_else(|| incomplete(id))?;
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
@@ -58,33 +102,33 @@ pub async fn payload(State(admin): State<Admin>, Id(id): Id) -> Result<Response,
 #[utoipa::path(post, path = "/v1/rejected/{id}/retry", tag = "messages", params(("id" = i64, Path, minimum = 1)),
     responses((status = 202, body = Images), Problem))]
 pub async fn try_again(
-    State(admin): State<Admin>,
+    State(api): State<Api>,
     Id(id): Id,
 ) -> Result<(StatusCode, Json<Images>), Problem> {
-    let ids = again(&admin, id).await?;
+    let ids = again(&api, id).await?;
     Ok((StatusCode::ACCEPTED, Json(Images { ids })))
 }
 
 /// Drops a refused message.
 #[utoipa::path(delete, path = "/v1/rejected/{id}", tag = "messages", params(("id" = i64, Path, minimum = 1)),
     responses((status = 204, description = "Gone"), Problem))]
-pub async fn forget(State(admin): State<Admin>, Id(id): Id) -> Result<StatusCode, Problem> {
-    remove(&admin, id).await?;
+pub async fn forget(State(api): State<Api>, Id(id): Id) -> Result<StatusCode, Problem> {
+    remove(&api, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Drops all refused messages.
 #[utoipa::path(delete, path = "/v1/rejected", tag = "messages",
     responses((status = 200, body = Dropped), Problem))]
-pub async fn forget_all(State(admin): State<Admin>) -> Result<Json<Dropped>, Problem> {
+pub async fn forget_all(State(api): State<Api>) -> Result<Json<Dropped>, Problem> {
     Ok(Json(Dropped {
-        dropped: remove_all(&admin).await?,
+        dropped: remove_all(&api).await?,
     }))
 }
 
 /// `POST /rejected/{id}/retry`.
-pub async fn try_again_form(State(admin): State<Admin>, Id(id): Id) -> Response {
-    match again(&admin, id).await {
+pub async fn try_again_form(State(api): State<Api>, Id(id): Id) -> Response {
+    match again(&api, id).await {
         Ok(images) => match images.as_slice() {
             [image] => back(
                 &format!("/images/{image}"),
@@ -103,28 +147,27 @@ pub async fn try_again_form(State(admin): State<Admin>, Id(id): Id) -> Response 
 }
 
 /// `POST /rejected/{id}/drop`.
-pub async fn forget_form(State(admin): State<Admin>, Id(id): Id) -> Response {
+pub async fn forget_form(State(api): State<Api>, Id(id): Id) -> Response {
     back(
         "/",
-        remove(&admin, id)
-            .await
-            .map(|()| "The message was dropped."),
+        remove(&api, id).await.map(|()| "The message was dropped."),
     )
 }
 
 /// `POST /rejected/drop`.
-pub async fn forget_all_form(State(admin): State<Admin>) -> Response {
+pub async fn forget_all_form(State(api): State<Api>) -> Response {
     back(
         "/",
-        remove_all(&admin)
+        remove_all(&api)
             .await
             .map(|_| "The rejected messages were dropped."),
     )
 }
 
-async fn again(admin: &Admin, id: i64) -> Result<Vec<ImageId>, Problem> {
-    let door = admin.messages.clone();
-    match on_its_own(async move { Ok(door.retry(id).await?) })
+async fn again(api: &Api, id: i64) -> Result<Vec<ImageId>, Problem> {
+    match api
+        .messages
+        .retry(id)
         .await
         .map_err(|error| later(&error))?
     {
@@ -136,17 +179,20 @@ async fn again(admin: &Admin, id: i64) -> Result<Vec<ImageId>, Problem> {
     }
 }
 
-async fn remove(admin: &Admin, id: i64) -> Result<(), Problem> {
-    let rejected = admin.messages.rejected.clone();
-    let found = on_its_own(async move { Ok(rejected.forget(id).await?) })
+async fn remove(api: &Api, id: i64) -> Result<(), Problem> {
+    let found = api
+        .messages
+        .rejected
+        .forget(id)
         .await
         .map_err(|error| later(&error))?;
     found.then_some(()).ok_or_else(|| no_message(id))
 }
 
-async fn remove_all(admin: &Admin) -> Result<usize, Problem> {
-    let rejected = admin.messages.rejected.clone();
-    on_its_own(async move { Ok(rejected.forget_all().await?) })
+async fn remove_all(api: &Api) -> Result<usize, Problem> {
+    api.messages
+        .rejected
+        .forget_all()
         .await
         .map_err(|error| later(&error))
 }
@@ -160,10 +206,10 @@ fn incomplete(id: i64) -> Problem {
     )
 }
 
-fn later(error: &anyhow::Error) -> Problem {
+fn later(error: &RejectedError) -> Problem {
     Problem::later(format!("{error:#}."))
 }
 
-fn problem(error: RejectedError) -> Problem {
-    later(&error.into())
+fn problem(error: &RejectedError) -> Problem {
+    later(error)
 }

@@ -1,5 +1,5 @@
-//! Strangers and found faces: who a group is, that it does not matter, who a face is, and who it is
-//! not.
+//! `/v1/strangers`: groups of unknown faces listed, shown, named, ignored; and single faces named or
+//! marked as not a person. The page's forms for the same.
 
 use axum::Json;
 use axum::extract::rejection::{FormRejection, JsonRejection, PathRejection};
@@ -7,15 +7,102 @@ use axum::extract::{Form, Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
-use super::people::{Named, PersonName, wrong_body};
-use super::{Admin, back, on_its_own};
+use super::people::forms::Named;
+use super::people::{PersonName, wrong_body};
+use super::request::{Asked, Id, cut, digits, limit};
+use super::{Api, View, back};
 use crate::domain::{ImageId, Outcome, PersonId};
 use crate::people::{NamedStranger, RelabelError};
 use crate::problem::Problem;
-use crate::store::{StrangerId, StrangerRow};
-use crate::web::api::{Id, no_stranger};
+use crate::store::{StrangerFace, StrangerId, StrangerRow};
+
+/// Filter for groups of strangers, and position in the list.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default, deny_unknown_fields)]
+pub struct StrangerQuery {
+    /// Lists the ignored groups instead of the others.
+    ignored: Option<bool>,
+    /// Most groups in the answer; 50 by default.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<u32>,
+    /// `next_cursor` of the previous page.
+    #[param(pattern = "^[0-9]{1,18}-[0-9]{1,18}$")]
+    cursor: Option<String>,
+}
+
+/// A page of groups.
+#[derive(Serialize, ToSchema)]
+pub struct StrangerPage {
+    /// Groups, the most recently seen first.
+    strangers: Vec<StrangerRow>,
+    /// Cursor of the next page; null on the last page.
+    next_cursor: Option<String>,
+}
+
+/// Lists unknown faces grouped by likeness.
+#[utoipa::path(get, path = "/v1/strangers", tag = "strangers", params(StrangerQuery),
+    responses((status = 200, body = StrangerPage), Problem))]
+pub async fn list(
+    State(view): State<View>,
+    query: Asked<StrangerQuery>,
+) -> Result<Json<StrangerPage>, Problem> {
+    let Asked(query) = query;
+    let limit = limit(query.limit)?;
+    let cursor = query.cursor.map(|text| {
+        let parsed = text
+            .split_once('-')
+            .and_then(|(image, id)| Some((digits(image)?, digits(id)?)));
+        parsed.ok_or_else(|| {
+            Problem::bad_request("\"cursor\" must be the \"next_cursor\" of another page.")
+        })
+    });
+    let mut strangers = view
+        .store
+        .stranger_groups(
+            query.ignored.unwrap_or(false),
+            cursor.transpose()?,
+            limit + 1,
+        )
+        .await?;
+    let next_cursor =
+        cut(&mut strangers, limit).map(|last| format!("{}-{}", last.last_image, last.id));
+    Ok(Json(StrangerPage {
+        strangers,
+        next_cursor,
+    }))
+}
+
+/// A group with the newest of its faces.
+#[derive(Serialize, ToSchema)]
+pub struct StrangerDetail {
+    /// The group.
+    #[serde(flatten)]
+    stranger: StrangerRow,
+    /// Faces, those of the newest images first.
+    members: Vec<StrangerFace>,
+}
+
+/// Returns a group with the newest 200 of its faces.
+#[utoipa::path(get, path = "/v1/strangers/{id}", tag = "strangers", params(("id" = i64, Path, minimum = 1)),
+    responses((status = 200, body = StrangerDetail), Problem))]
+pub async fn show(State(view): State<View>, Id(id): Id) -> Result<Json<StrangerDetail>, Problem> {
+    let stranger = view.store.stranger(id).await?;
+    let stranger = stranger.ok_or_else(|| no_stranger(id))?;
+    Ok(Json(StrangerDetail {
+        stranger,
+        members: view.store.stranger_faces(id, None, 200).await?,
+    }))
+}
+
+/// The problem for a group that does not exist.
+pub fn no_stranger(id: StrangerId) -> Problem {
+    Problem::not_found(format!(
+        "There is no stranger {id}; perhaps it was named, or its faces are gone."
+    ))
+}
 
 /// Who it is.
 #[derive(Deserialize, ToSchema)]
@@ -34,7 +121,7 @@ pub struct Name {
 #[utoipa::path(post, path = "/v1/strangers/{id}/name", tag = "strangers", params(("id" = i64, Path, minimum = 1)),
     request_body = Name, responses((status = 200, body = NamedStranger), Problem))]
 pub async fn name(
-    State(admin): State<Admin>,
+    State(api): State<Api>,
     Id(id): Id,
     body: Result<Json<Name>, JsonRejection>,
 ) -> Result<Json<NamedStranger>, Problem> {
@@ -42,17 +129,18 @@ pub async fn name(
         name: PersonName(name),
         anyway,
     }) = body.map_err(|error| wrong_body(&error))?;
-    give_name(&admin, id, name, anyway).await.map(Json)
+    give_name(&api, id, name, anyway).await.map(Json)
 }
 
 async fn give_name(
-    admin: &Admin,
+    api: &Api,
     id: StrangerId,
     name: String,
     anyway: bool,
 ) -> Result<NamedStranger, Problem> {
-    let people = admin.loaded()?;
-    on_its_own(async move { people.name_stranger(id, &name, anyway).await })
+    let people = api.loaded()?;
+    people
+        .name_stranger(id, &name, anyway)
         .await
         .map_err(Problem::from)
 }
@@ -68,14 +156,13 @@ pub struct Ignored {
 #[utoipa::path(patch, path = "/v1/strangers/{id}", tag = "strangers", params(("id" = i64, Path, minimum = 1)),
     request_body = Ignored, responses((status = 200, body = StrangerRow), Problem))]
 pub async fn ignore(
-    State(admin): State<Admin>,
+    State(api): State<Api>,
     Id(id): Id,
     body: Result<Json<Ignored>, JsonRejection>,
 ) -> Result<Json<StrangerRow>, Problem> {
     let Json(Ignored { ignored }) = body.map_err(|error| wrong_body(&error))?;
-    admin.people.ignore_stranger(id, ignored).await?;
-    admin
-        .people
+    api.people.ignore_stranger(id, ignored).await?;
+    api.people
         .store
         .stranger(id)
         .await?
@@ -94,7 +181,7 @@ pub struct FacePerson {
     params(("id" = i64, Path, minimum = 1), ("number" = i32, Path, minimum = 1)),
     request_body = Name, responses((status = 200, body = FacePerson), Problem))]
 pub async fn name_face(
-    State(admin): State<Admin>,
+    State(api): State<Api>,
     Id(id): Id,
     number: Result<Path<(String, u32)>, PathRejection>,
     body: Result<Json<Name>, JsonRejection>,
@@ -104,20 +191,21 @@ pub async fn name_face(
         name: PersonName(name),
         anyway,
     }) = body.map_err(|error| wrong_body(&error))?;
-    give_face_a_name(&admin, id, number, name, anyway)
+    give_face_a_name(&api, id, number, name, anyway)
         .await
         .map(|person_id| Json(FacePerson { person_id }))
 }
 
 async fn give_face_a_name(
-    admin: &Admin,
+    api: &Api,
     image: ImageId,
     face: u32,
     name: String,
     anyway: bool,
 ) -> Result<PersonId, Problem> {
-    let people = admin.loaded()?;
-    on_its_own(async move { people.enroll_face(image, face, &name, anyway).await })
+    let people = api.loaded()?;
+    people
+        .enroll_face(image, face, &name, anyway)
         .await
         .map_err(Problem::from)
 }
@@ -134,18 +222,19 @@ pub struct FaceOutcome {
     params(("id" = i64, Path, minimum = 1), ("number" = i32, Path, minimum = 1)),
     responses((status = 200, body = FaceOutcome), Problem))]
 pub async fn not_this_person(
-    State(admin): State<Admin>,
+    State(api): State<Api>,
     Id(id): Id,
     number: Result<Path<(String, u32)>, PathRejection>,
 ) -> Result<Json<FaceOutcome>, Problem> {
-    take_name_away(&admin, id, face(number)?)
+    take_name_away(&api, id, face(number)?)
         .await
         .map(|outcome| Json(FaceOutcome { outcome }))
 }
 
-async fn take_name_away(admin: &Admin, image: ImageId, face: u32) -> Result<Outcome, Problem> {
-    let people = admin.loaded()?;
-    on_its_own(async move { people.not_this_person(image, face).await })
+async fn take_name_away(api: &Api, image: ImageId, face: u32) -> Result<Outcome, Problem> {
+    let people = api.loaded()?;
+    people
+        .not_this_person(image, face)
         .await
         .map_err(Problem::from)
 }
@@ -173,12 +262,12 @@ impl From<RelabelError> for Problem {
 
 /// `POST /strangers/{id}/name`.
 pub async fn name_form(
-    State(admin): State<Admin>,
+    State(api): State<Api>,
     Id(id): Id,
     form: Result<Form<Named>, FormRejection>,
 ) -> Response {
     let told = match form {
-        Ok(Form(Named { name, anyway })) => give_name(&admin, id, name, anyway.is_some()).await,
+        Ok(Form(Named { name, anyway })) => give_name(&api, id, name, anyway.is_some()).await,
         Err(error) => Err(Problem::bad_request(error.body_text())),
     };
     match told {
@@ -198,8 +287,8 @@ pub async fn name_form(
 }
 
 /// `POST /strangers/{id}/ignore`.
-pub async fn ignore_form(State(admin): State<Admin>, Id(id): Id) -> Response {
-    let told = admin
+pub async fn ignore_form(State(api): State<Api>, Id(id): Id) -> Response {
+    let told = api
         .people
         .ignore_stranger(id, true)
         .await
@@ -211,8 +300,8 @@ pub async fn ignore_form(State(admin): State<Admin>, Id(id): Id) -> Response {
 }
 
 /// `POST /strangers/{id}/watch`.
-pub async fn watch_form(State(admin): State<Admin>, Id(id): Id) -> Response {
-    let told = admin
+pub async fn watch_form(State(api): State<Api>, Id(id): Id) -> Response {
+    let told = api
         .people
         .ignore_stranger(id, false)
         .await
@@ -222,7 +311,7 @@ pub async fn watch_form(State(admin): State<Admin>, Id(id): Id) -> Response {
 
 /// `POST /images/{id}/faces/{number}/person`.
 pub async fn name_face_form(
-    State(admin): State<Admin>,
+    State(api): State<Api>,
     Id(id): Id,
     number: Result<Path<(String, u32)>, PathRejection>,
     form: Result<Form<Named>, FormRejection>,
@@ -230,7 +319,7 @@ pub async fn name_face_form(
     let told = async {
         let Form(Named { name, anyway }) =
             form.map_err(|error| Problem::bad_request(error.body_text()))?;
-        give_face_a_name(&admin, id, face(number)?, name, anyway.is_some()).await
+        give_face_a_name(&api, id, face(number)?, name, anyway.is_some()).await
     };
     back(
         &format!("/images/{id}"),
@@ -241,11 +330,11 @@ pub async fn name_face_form(
 
 /// `POST /images/{id}/faces/{number}/not-this-person`.
 pub async fn not_this_person_form(
-    State(admin): State<Admin>,
+    State(api): State<Api>,
     Id(id): Id,
     number: Result<Path<(String, u32)>, PathRejection>,
 ) -> Response {
-    let told = async { take_name_away(&admin, id, face(number)?).await };
+    let told = async { take_name_away(&api, id, face(number)?).await };
     back(
         &format!("/images/{id}"),
         told.await

@@ -95,7 +95,7 @@ pub async fn run(config: &Config, bench: Bench) -> anyhow::Result<ExitCode> {
         }
         // Runs as a task, as the dispatcher calls the engine.
         Bench::Boundary { rounds, json } => {
-            tokio::spawn(boundary(config.clone(), rounds.max(1), json)).await??
+            tokio::spawn(boundary(config.clone(), rounds.max(1), json)).await??;
         }
         Bench::Picture { file } => {
             std::fs::write(&file, bench_picture(config)?)
@@ -103,7 +103,7 @@ pub async fn run(config: &Config, bench: Bench) -> anyhow::Result<ExitCode> {
         }
         Bench::Intake(intake) => load::intake(config, intake).await?,
         Bench::Match(args) => {
-            tokio::task::spawn_blocking(move || matching::matching(&args)).await??
+            tokio::task::spawn_blocking(move || matching::matching(&args)).await??;
         }
         Bench::Memory(memory) => load::memory(config, memory, bench_picture(config)?).await?,
         Bench::Page(args) => page::page(config, args, bench_picture(config)?).await?,

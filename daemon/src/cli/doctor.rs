@@ -581,7 +581,7 @@ async fn cameras(config: &Config, running: bool, found: &mut Findings) {
             ),
             Ok(Ok(Ok(true))) if running => {} // The daemon's word on it follows.
             Ok(Ok(Ok(true))) => {
-                found.ok(&part, format!("{} can be opened", camera.device.display()))
+                found.ok(&part, format!("{} can be opened", camera.device.display()));
             }
             Ok(Ok(Ok(false))) => found.problem(
                 &part,
@@ -597,7 +597,7 @@ async fn cameras(config: &Config, running: bool, found: &mut Findings) {
                 );
             }
             Ok(Ok(Err(error))) => {
-                found.problem(&part, format!("{}: {error}", camera.device.display()), plug)
+                found.problem(&part, format!("{}: {error}", camera.device.display()), plug);
             }
             Ok(Err(error)) => found.problem(&part, error.to_string(), "try again"),
         }

@@ -90,7 +90,7 @@ impl fmt::Display for Confinement {
                 match profile {
                     Profile::Cpu | Profile::Camera => write!(f, "files: none")?,
                     Profile::Cuda { cache } => {
-                        write!(f, "files: the driver's, {} writable", cache.display())?
+                        write!(f, "files: the driver's, {} writable", cache.display())?;
                     }
                 }
                 if *abi >= ABI::V4 {
@@ -108,7 +108,7 @@ impl fmt::Display for Confinement {
         }
         match (&self.calls, &self.profile) {
             (Ok(count), Profile::Cpu | Profile::Camera) => {
-                write!(f, "; system calls: {count} allowed")?
+                write!(f, "; system calls: {count} allowed")?;
             }
             (Ok(count), Profile::Cuda { .. }) => write!(f, "; system calls: {count} refused")?,
             (Err(why), _) => write!(f, "; system calls: not restricted ({why})")?,

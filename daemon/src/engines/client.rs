@@ -385,16 +385,16 @@ mod tests {
         let wrong: [(&str, Spoil); 8] = [
             ("has no size", |reply| reply.width = 0),
             ("landmark numbers", |reply| {
-                reply.faces[0].landmarks.truncate(9)
+                reply.faces[0].landmarks.truncate(9);
             }),
             ("cannot be", |reply| reply.faces[0].left = 5.0),
             ("cannot be", |reply| reply.faces[0].top = f32::NAN),
             ("cannot be", |reply| reply.faces[0].score = 1.5),
             ("must have 128 numbers", |reply| {
-                reply.faces[0].embedding.truncate(127)
+                reply.faces[0].embedding.truncate(127);
             }),
             ("not usable", |reply| {
-                reply.faces[0].embedding[3] = f32::INFINITY
+                reply.faces[0].embedding[3] = f32::INFINITY;
             }),
             ("not usable", |reply| reply.faces[0].embedding.fill(0.0)),
         ];

@@ -774,7 +774,7 @@ impl EngineSupervisor {
                 fallback.stop("the primary engine works again").await;
             }
             (BreakerState::Closed, _) if fallback.last_exit().is_some() => {
-                fallback.stop("it is gone").await
+                fallback.stop("it is gone").await;
             }
             (BreakerState::Closed, _) => {}
             (_, None) if now >= self.next_fallback_start => {

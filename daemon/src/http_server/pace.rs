@@ -249,7 +249,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Pushed<S> {
             match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
                 Poll::Pending => return patience.as_mut().poll(cx).map(Ok),
                 Poll::Ready(Ok(())) if (1..*left).contains(&buffer.filled().len()) => {
-                    *left -= buffer.filled().len()
+                    *left -= buffer.filled().len();
                 }
                 // End of the input, an error, or too many bytes.
                 Poll::Ready(_) => return Poll::Ready(Ok(())),

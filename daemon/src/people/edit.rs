@@ -198,7 +198,7 @@ impl People {
                         "erasure",
                         Condition::Ok,
                         "nothing is left of people who were erased",
-                    )
+                    );
                 }
                 Err(error) => {
                     let text = format!(

@@ -213,7 +213,7 @@ async fn embed_counter_examples(
                 tracing::warn!(
                     counter_example = id,
                     "not heeded with this model pack: {why}"
-                )
+                );
             }
         }
     }

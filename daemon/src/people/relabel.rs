@@ -353,9 +353,9 @@ fn differing(best: Vec<StoredFace>, metric: Metric, near: f32) -> Vec<StoredFace
             .iter()
             .all(|other| metric.distance(&other.embedding, &face.embedding) >= near);
         if differs {
-            taken.push(face)
+            taken.push(face);
         } else {
-            alike.push(face)
+            alike.push(face);
         }
     }
     taken.extend(alike);

@@ -758,7 +758,7 @@ mod tests {
     async fn a_face_is_made_somebodys_and_not_somebodys() {
         let mut board = Board::new().await;
         let people = board.people.clone();
-        let (people, up) = (&people, &up);
+        let people = &people;
         let image = board.image(&[(0.9, face(1, 1)), (0.9, face(1, 2)), (0.1, face(1, 3))]);
         let ada = people.enroll_face(image, 1, "Ada", false).await.unwrap();
         assert_eq!(board.ask::<String>("SELECT outcome FROM images"), "known");
@@ -833,14 +833,14 @@ mod tests {
         board.store().set_grouped_upto(99).await.unwrap();
         assert_eq!((board.round().await, board.ask::<u32>(&again)), (1, 1));
         // With her goes what she is not.
-        assert!(people.forget(Some(up), "Ada").await.unwrap().is_some());
+        assert!(people.forget("Ada").await.unwrap().is_some());
         assert_eq!(board.ask::<u32>("SELECT count(*) FROM counter_examples"), 0);
     }
 
     #[tokio::test]
     async fn what_was_erased_or_found_with_another_model_pack_is_refused_in_words() {
         let board = Board::new().await;
-        let (people, up) = (&board.people, &board.up);
+        let people = &board.people;
         let image = board.image(&[(0.9, face(1, 1)), (0.9, face(1, 2))]);
         board
             .database()
@@ -880,12 +880,8 @@ mod tests {
             .enroll_face(board.image(&[(0.9, face(1, 1))]), 1, "Ada", false)
             .await
             .unwrap();
-        let outcome = |picture| {
-            up.matcher
-                .judge(&face(1, picture), 0.9, &[])
-                .unwrap()
-                .outcome
-        };
+        let matcher = board.matcher();
+        let outcome = |picture| matcher.judge(&face(1, picture), 0.9, &[]).unwrap().outcome;
         let kept = "SELECT count(*) FROM counter_examples";
 
         let image = board.image(&[(0.9, face(1, 2))]);
@@ -924,7 +920,7 @@ mod tests {
         let image = board.image(&[(0.9, face(1, 3))]);
         for (count, added) in [(1, true), (2, false)] {
             let (space, crop) = (
-                up.matcher.space().to_string(),
+                board.matcher().space().to_string(),
                 format!("crop {image} 1").into_bytes(),
             );
             let add = board.store().add_counter_example(
@@ -1061,7 +1057,7 @@ mod tests {
     async fn with_a_person_and_with_an_image_go_counter_examples_that_another_model_pack_embedded()
     {
         let board = Board::new().await;
-        let (people, up) = (&board.people, &board.up);
+        let people = &board.people;
         let ada = people
             .enroll_face(board.image(&[(0.9, face(1, 1))]), 1, "Ada", false)
             .await
@@ -1103,14 +1099,14 @@ mod tests {
         assert_eq!(board.ask::<u32>(kept), 2);
 
         // Nor is what was taken for Ada and is Bob's, enrolled or not.
-        assert!(people.forget(Some(up), "Bob").await.unwrap().is_some());
+        assert!(people.forget("Bob").await.unwrap().is_some());
         assert_eq!(board.ask::<u32>(kept), 0);
     }
 
     #[tokio::test]
     async fn people_put_together_are_not_said_not_to_be_each_other_whatever_pack_embedded_it() {
         let board = Board::new().await;
-        let (people, up) = (&board.people, &board.up);
+        let people = &board.people;
         let ada = people
             .enroll_face(board.image(&[(0.9, face(1, 1))]), 1, "Ada", false)
             .await
@@ -1130,10 +1126,7 @@ mod tests {
                 [],
             )
             .unwrap();
-        assert_eq!(
-            people.merge(None, bob, ada).await.unwrap(),
-            Changed::Done(())
-        );
+        assert_eq!(people.merge(bob, ada).await.unwrap(), Changed::Done(()));
         assert_eq!(
             board.ask::<u32>("SELECT count(*) FROM counter_examples"),
             1,

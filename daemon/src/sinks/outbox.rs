@@ -250,7 +250,7 @@ impl Outbox {
             match answer {
                 Ok(()) => _ = refused.remove(&topic),
                 Err(error) if refused.len() < MOST_REFUSED => {
-                    _ = refused.insert(topic, error.to_string())
+                    _ = refused.insert(topic, error.to_string());
                 }
                 Err(_) => {}
             }

@@ -485,7 +485,7 @@ pub async fn watch_room(
             Ok(()) => {
                 _ = intake
                     .health
-                    .set("intake", Condition::Ok, "accepting pictures")
+                    .set("intake", Condition::Ok, "accepting pictures");
             }
             // Reported before the first refusal, so that a load balancer switches in time.
             Err(error) => _ = intake.degraded(&error),

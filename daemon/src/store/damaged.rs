@@ -39,7 +39,7 @@ pub fn people_of_damaged(damaged: &Path, clean: &Path) -> Option<LeftOut> {
     };
     read()
         .inspect_err(|error| {
-            tracing::error!("people cannot be read from {}: {error}", damaged.display())
+            tracing::error!("people cannot be read from {}: {error}", damaged.display());
         })
         .ok()
 }

@@ -209,14 +209,14 @@ impl Store {
                 for id in &ids {
                     match kind {
                         Kind::Images => {
-                            remove_image(connection, *id, &settled, spare_unsent, &mut gone)?
+                            remove_image(connection, *id, &settled, spare_unsent, &mut gone)?;
                         }
                         Kind::Thumbnails => {
                             let sql = "DELETE FROM thumbnails WHERE image_id = ?1";
                             gone.rows += connection.prepare_cached(sql)?.execute([id])?;
                         }
                         Kind::Camera | Kind::Uploads => {
-                            forget_file(connection, *id, &settled, &mut gone)?
+                            forget_file(connection, *id, &settled, &mut gone)?;
                         }
                     }
                 }

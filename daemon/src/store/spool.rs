@@ -62,7 +62,7 @@ impl Store {
                     // A name outside the spool comes from a damaged row, and there is no file to
                     // delete.
                     Err(error) if error.kind() != std::io::ErrorKind::InvalidInput => {
-                        failed = Some(error)
+                        failed = Some(error);
                     }
                     _ => deleted.push(file),
                 }

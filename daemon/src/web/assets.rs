@@ -7,7 +7,7 @@ use axum::extract::Path;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
-use super::fingerprint;
+use crate::api::request::fingerprint;
 use crate::problem::Problem;
 
 /// URLs for the templates.

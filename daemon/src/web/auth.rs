@@ -606,11 +606,7 @@ impl Refusal {
                 .map_or("/", |next| next.as_str());
             return Redirect::to(&format!("/login?next={}", encoded(next))).into_response();
         }
-        let mut response = if html {
-            page::notice(status, self.sentence())
-        } else {
-            Problem::new(status, self.sentence()).into_response()
-        };
+        let mut response = Problem::new(status, self.sentence()).into_response();
         if status == StatusCode::UNAUTHORIZED {
             let headers = response.headers_mut();
             headers.append(header::WWW_AUTHENTICATE, BEARER);

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::Web;
+use crate::api::View;
 use crate::http_server::Sender;
 use crate::problem::Problem;
 
@@ -85,7 +85,7 @@ impl Drop for Watch {
 
 /// Streams events until the server stops, the store closes, or another client takes its place.
 pub async fn events(
-    State(web): State<Web>,
+    State(web): State<View>,
     peer: Option<Extension<ConnectInfo<SocketAddr>>>,
 ) -> Result<impl IntoResponse, Problem> {
     // Without an address the client is a command on this board.

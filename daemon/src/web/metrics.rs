@@ -12,7 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
-use super::{VERSION, Web};
+use crate::api::{VERSION, View};
 use crate::domain::{BreakerReason, BreakerState, EngineRole, State as ImageState};
 use crate::engines::status::{EngineReport, ReasonCount, StateTime};
 use crate::problem::Problem;
@@ -66,7 +66,7 @@ struct InfoLabels {
 }
 
 /// All metrics in the Prometheus text format.
-pub async fn metrics(State(web): State<Web>) -> Result<impl IntoResponse, Problem> {
+pub async fn metrics(State(web): State<View>) -> Result<impl IntoResponse, Problem> {
     let counts = web.store.counts().await?;
     let mut open_metrics = String::new();
     // Writing into a String fails only if a label set does, and ours are plain text.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::auth::Visitor;
-use super::{Web, api, dress, router};
+use super::{View, api, dress, router};
 use crate::config::Config;
 use crate::domain::{
     EngineRole, Identified, IdentifiedFace, NamedCandidate, NewImage, Outcome, Source,
@@ -28,7 +28,7 @@ const HOSTILE: &str = "<script>alert('x')</script>&\"";
 const ESCAPED: &str = "&#60;script&#62;alert(&#39;x&#39;)&#60;/script&#62;&#38;&#34;";
 
 struct Site {
-    web: Web,
+    web: View,
     stop: CancellationToken,
     _folder: tempfile::TempDir,
 }
@@ -46,7 +46,7 @@ impl Site {
         let settings = crate::app::engines_settings(&Config::default(), folder.path());
         let (engines, _) = Engines::new(settings, Health::default(), None);
         let people = People::new(store.clone(), engines, folder.path(), "board-7");
-        let web = Web {
+        let web = View {
             store,
             people,
             disk,
@@ -69,7 +69,7 @@ impl Site {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let (api, _) = api(self.web.clone()).split_for_parts();
+        let (api, _) = api::reading(self.web.clone()).split_for_parts();
         dress(router(self.web.clone()).merge(api))
             .oneshot(request.body(Body::empty()).unwrap())
             .await

@@ -226,7 +226,7 @@ fn a_copied_card_touches_nothing_of_the_board_it_was_copied_from() {
     let health = json!({ "board": "another board" }).to_string();
     first.stop();
     let keep = |topic: &str, payload: &str| {
-        crate::support::publish_with(broker.port(), topic, &["-r", "-m", payload])
+        crate::support::publish_with(broker.port(), topic, &["-r", "-m", payload]);
     };
     keep("kithd/t1/health", &health);
     copy.start();

@@ -454,7 +454,7 @@ fn used_up_watches_are_named_and_used_again_when_there_are_more() {
         return;
     }
     let limit = |key: &str, number: &str| {
-        std::fs::write(format!("/proc/sys/user/max_inotify_{key}"), number).unwrap()
+        std::fs::write(format!("/proc/sys/user/max_inotify_{key}"), number).unwrap();
     };
     let (mut board, folder) = watching("");
     for n in 0..5 {

@@ -64,7 +64,7 @@ impl<'a> Jpeg<'a> {
                 }
                 // Huffman or arithmetic coding, sequential or progressive.
                 0xC0..=0xC2 | 0xC9 | 0xCA if frame.is_none() => {
-                    frame = Some(Frame::read(marker, segment)?)
+                    frame = Some(Frame::read(marker, segment)?);
                 }
                 0xC3 => return Err(rare("lossless coding")),
                 0xC5..=0xC7 | 0xCB | 0xCD..=0xCF => {

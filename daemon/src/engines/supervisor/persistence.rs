@@ -196,7 +196,7 @@ impl EngineSupervisor {
             Err(failed) => {
                 tracing::error!(
                     "images of an engine with wrong answers could not be put back: {failed}"
-                )
+                );
             }
         }
     }

@@ -311,7 +311,7 @@ impl Folder {
             (0, _) => {}
             (count, None) => text += &format!(", {count} still being written"),
             (count, Some(path)) => {
-                text += &format!(", {count} still being written, {path:?} for long")
+                text += &format!(", {count} still being written, {path:?} for long");
             }
         }
         if !looked.left_out.is_empty() {

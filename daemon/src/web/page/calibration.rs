@@ -5,9 +5,10 @@ use askama::Template;
 use axum::extract::State;
 
 use super::{Frame, Page, Visit, filled, frame};
+use crate::api::View;
 use crate::people::{Calibration, CalibrationPoint};
 use crate::web::charts::{self, Chart, Mark, round_up, tick};
-use crate::web::{Web, wording};
+use crate::web::wording;
 
 /// Smallest error rate drawn; smaller ones lie at the bottom.
 const LOWEST: f64 = 0.0001;
@@ -43,7 +44,7 @@ struct Errors {
 }
 
 /// `GET /calibration`.
-pub async fn show(State(web): State<Web>, visit: Visit) -> Page {
+pub async fn show(State(web): State<View>, visit: Visit) -> Page {
     let calibration = web.people.calibration().await;
     let page = CalibrationPage {
         frame: frame(&web, visit, "calibration"),

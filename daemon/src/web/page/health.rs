@@ -8,7 +8,8 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use serde::Deserialize;
 
-use super::{Ago, Failed, Frame, Page, Visit, filled, frame};
+use super::{Ago, Frame, Page, Visit, filled, frame};
+use crate::api::View;
 use crate::domain::{BreakerState, ImageId, Source};
 use crate::engines::status::{BreakerLine, EngineLine, EngineReport};
 use crate::problem::Problem;
@@ -16,7 +17,7 @@ use crate::status::health::{Part, Trouble};
 use crate::status::thermal::BoardReport;
 use crate::store::{BreakerChange, HistoryRow};
 use crate::web::charts::{self, Chart, round_up, tick};
-use crate::web::{Web, wording};
+use crate::web::wording;
 
 const MINUTE_MS: i64 = 60_000;
 /// The periods of the charts: hours, name, and minutes drawn as one point.
@@ -85,7 +86,7 @@ pub struct Asked {
 
 /// `GET /health`.
 pub async fn show(
-    State(web): State<Web>,
+    State(web): State<View>,
     visit: Visit,
     asked: Result<Query<Asked>, QueryRejection>,
 ) -> Page {
@@ -200,10 +201,10 @@ fn opened(times: u64) -> String {
 
 /// Lists every source with its newest picture and its last error.
 async fn sources(
-    web: &Web,
+    web: &View,
     parts: &BTreeMap<&'static str, Part>,
     frame: &Frame,
-) -> Result<Vec<SourceLine>, Failed> {
+) -> Result<Vec<SourceLine>, Problem> {
     let troubles = web.health.troubles();
     let mut lines = Vec::new();
     for (name, part) in parts {

@@ -7,9 +7,11 @@ use axum::response::IntoResponse;
 
 use super::images::Line;
 use super::{Frame, Number, Page, Visit, filled, frame, notice, threshold};
+use crate::api::View;
 use crate::domain::{PersonId, Timings};
+use crate::problem::Problem;
 use crate::store::{FaceRow, ImageDetail};
-use crate::web::{Web, wording};
+use crate::web::wording;
 
 #[derive(Template)]
 #[template(path = "image.html")]
@@ -39,11 +41,7 @@ struct Face {
 }
 
 /// `GET /images/{id}`: shows everything known of an image.
-pub async fn show(
-    State(web): State<Web>,
-    visit: Visit,
-    number: Result<Number, super::Failed>,
-) -> Page {
+pub async fn show(State(web): State<View>, visit: Visit, number: Result<Number, Problem>) -> Page {
     let Number(id) = number?;
     let Some(image) = web.store.image(id).await? else {
         let sentence = format!("There is no image {id}. It may have been removed.");

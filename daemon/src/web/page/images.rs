@@ -9,12 +9,13 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, header};
 use serde::Deserialize;
 
-use super::{Ago, Failed, Frame, Page, Visit, filled, frame, threshold};
+use super::{Ago, Frame, Page, Visit, filled, frame, threshold};
+use crate::api::View;
 use crate::domain::{ImageId, Moment, Outcome, PersonId, Source, State as ImageState};
 use crate::problem::Problem;
 use crate::status::health::{Condition, Part};
 use crate::store::{Counts, FaceBox, ImageFilter, ImageRow, RejectedMessage};
-use crate::web::{Web, api, wording};
+use crate::web::wording;
 
 const PER_PAGE: usize = 50;
 const REJECTED_SHOWN: usize = 5;
@@ -133,7 +134,7 @@ struct Rejected {
 
 /// `GET /`: shows the newest matching images, or those before an id.
 pub async fn show(
-    State(web): State<Web>,
+    State(web): State<View>,
     visit: Visit,
     asked: Result<Query<Asked>, QueryRejection>,
     headers: HeaderMap,
@@ -227,7 +228,7 @@ impl Asked {
         }
     }
 
-    fn filter(&self) -> Result<ImageFilter, Failed> {
+    fn filter(&self) -> Result<ImageFilter, Problem> {
         Ok(ImageFilter {
             state: word("state", &self.state)?,
             outcome: word("outcome", &self.outcome)?,
@@ -248,7 +249,7 @@ impl Asked {
 }
 
 /// Parses a field of the filter; an empty one means no filter.
-fn word<T: FromStr>(name: &str, text: &str) -> Result<Option<T>, Failed> {
+fn word<T: FromStr>(name: &str, text: &str) -> Result<Option<T>, Problem> {
     let wrong = || {
         Problem::bad_request(format!(
             "\"{text}\" is not a value of \"{name}\"; go back and choose again."
@@ -262,11 +263,11 @@ fn word<T: FromStr>(name: &str, text: &str) -> Result<Option<T>, Failed> {
 }
 
 /// Parses a form's field for date and time, in UTC.
-fn moment(text: &str) -> Result<Option<i64>, Failed> {
+fn moment(text: &str) -> Result<Option<i64>, Problem> {
     if text.is_empty() {
         Ok(None)
     } else {
-        Ok(Some(api::moment(text)?))
+        Ok(Some(crate::api::request::moment(text)?))
     }
 }
 

@@ -5,8 +5,8 @@ use askama::Template;
 use axum::extract::{Path, State};
 
 use super::{Frame, Page, Visit, filled, frame};
+use crate::api::View;
 use crate::problem::Problem;
-use crate::web::Web;
 
 /// Names and texts of `docs/`, in reading order.
 macro_rules! texts {
@@ -48,12 +48,12 @@ struct ManualPage {
 }
 
 /// `GET /docs`.
-pub async fn first(State(web): State<Web>, visit: Visit) -> Page {
+pub async fn first(State(web): State<View>, visit: Visit) -> Page {
     page(&web, visit, TEXTS[0])
 }
 
 /// `GET /docs/{name}`, with or without the file's extension.
-pub async fn one(State(web): State<Web>, visit: Visit, Path(name): Path<String>) -> Page {
+pub async fn one(State(web): State<View>, visit: Visit, Path(name): Path<String>) -> Page {
     let name = name.trim_end_matches(".md");
     let found = TEXTS.iter().find(|(known, _)| *known == name);
     let text = found
@@ -61,7 +61,7 @@ pub async fn one(State(web): State<Web>, visit: Visit, Path(name): Path<String>)
     page(&web, visit, *text)
 }
 
-fn page(web: &Web, visit: Visit, (name, text): (&'static str, &'static str)) -> Page {
+fn page(web: &View, visit: Visit, (name, text): (&'static str, &'static str)) -> Page {
     let titles = TEXTS
         .iter()
         .map(|(name, text)| (*name, title(text)))

@@ -26,7 +26,8 @@ use serde::Deserialize;
 
 use super::assets::{ASSETS, Assets};
 use super::auth::Visitor;
-use super::{VERSION, Web, wording};
+use super::wording;
+use crate::api::{VERSION, View};
 use crate::domain::{Moment, wall_clock_ms};
 use crate::problem::Problem;
 
@@ -34,7 +35,7 @@ use crate::problem::Problem;
 const SENTENCE: usize = 400;
 
 /// Routes of all pages.
-pub fn routes() -> Router<Web> {
+pub fn routes() -> Router<View> {
     Router::new()
         .route("/", get(images::show))
         .route("/images/{id}", get(image::show))
@@ -123,9 +124,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Visit {
 pub struct Number(i64);
 
 impl<S: Send + Sync> FromRequestParts<S> for Number {
-    type Rejection = Failed;
+    type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failed> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let path = Path::<HashMap<String, String>>::from_request_parts(parts, state).await;
         let text = path
             .ok()
@@ -136,29 +137,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Number {
             let sentence = format!(
                 "The address of this page ends in a whole number from 1, not in \"{text}\"."
             );
-            Problem::bad_request(sentence).into()
+            Problem::bad_request(sentence)
         })
     }
 }
 
-/// A page that could not be made, shown as a page with the reason.
-pub struct Failed(Problem);
-
-impl<P: Into<Problem>> From<P> for Failed {
-    fn from(problem: P) -> Self {
-        Self(problem.into())
-    }
-}
-
-impl IntoResponse for Failed {
-    fn into_response(self) -> Response {
-        let (status, sentence) = self.0.into_parts();
-        notice(status, sentence)
-    }
-}
-
 /// Result of a page's handler.
-type Page = Result<Response, Failed>;
+type Page = Result<Response, Problem>;
 
 #[derive(Template)]
 #[template(path = "notice.html")]
@@ -196,7 +181,7 @@ fn bare_frame(visit: Visit) -> Frame {
 }
 
 /// Makes the frame of a page.
-pub fn frame(web: &Web, visit: Visit, here: &'static str) -> Frame {
+pub fn frame(web: &View, visit: Visit, here: &'static str) -> Frame {
     let report = Some(web.people.engines.report());
     let engine = report
         .filter(|report| report.primary.up)
@@ -229,7 +214,7 @@ pub fn filled(page: &impl Template) -> Response {
 }
 
 /// Returns the distance below which two faces are one person, once the model pack is loaded.
-fn threshold(web: &Web) -> Option<f32> {
+fn threshold(web: &View) -> Option<f32> {
     web.people.threshold()
 }
 

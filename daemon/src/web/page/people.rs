@@ -8,12 +8,14 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 
-use super::{Ago, Failed, Frame, Number, Page, Visit, filled, frame, notice};
+use super::{Ago, Frame, Number, Page, Visit, filled, frame, notice};
+use crate::api::View;
+use crate::api::request::cut;
 use crate::domain::{ImageId, PersonId};
 use crate::people::PictureRemark;
 use crate::problem::Problem;
 use crate::store::{PersonPicture, PersonRow};
-use crate::web::{Web, cut, wording};
+use crate::web::wording;
 
 const PER_PAGE: usize = 60;
 /// Pictures of a person on one page.
@@ -79,7 +81,7 @@ pub struct Asked {
 
 /// `GET /people`: lists all people by name.
 pub async fn list(
-    State(web): State<Web>,
+    State(web): State<View>,
     visit: Visit,
     asked: Result<Query<Asked>, QueryRejection>,
 ) -> Page {
@@ -128,9 +130,9 @@ pub struct Behind {
 
 /// `GET /people/{id}`: shows a person with their enrolled pictures.
 pub async fn one(
-    State(web): State<Web>,
+    State(web): State<View>,
     visit: Visit,
-    number: Result<Number, Failed>,
+    number: Result<Number, Problem>,
     behind: Result<Query<Behind>, QueryRejection>,
 ) -> Page {
     let Number(id) = number?;

@@ -7,7 +7,7 @@ use axum::extract::State;
 use serde_json::{Map, Value};
 
 use super::{Frame, Page, Visit, filled, frame};
-use crate::web::Web;
+use crate::api::View;
 
 const METHODS: [&str; 6] = ["get", "post", "put", "patch", "delete", "head"];
 
@@ -46,7 +46,7 @@ struct Operation {
 }
 
 /// `GET /api`.
-pub async fn show(State(web): State<Web>, visit: Visit) -> Page {
+pub async fn show(State(web): State<View>, visit: Visit) -> Page {
     let nothing = Value::Null;
     let document = web.document.get().unwrap_or(&nothing);
     let groups = groups(document);

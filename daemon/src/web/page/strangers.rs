@@ -6,12 +6,14 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 
-use super::{Ago, Failed, Frame, Number, Page, Visit, filled, frame, notice};
+use super::{Ago, Frame, Number, Page, Visit, filled, frame, notice};
+use crate::api::View;
+use crate::api::request::cut;
 use crate::domain::PersonId;
 use crate::problem::Problem;
 use crate::status::health::Condition;
 use crate::store::{StrangerFace, StrangerRow};
-use crate::web::{Web, cut, wording};
+use crate::web::wording;
 
 const PER_PAGE: usize = 48;
 const FACES: usize = 96;
@@ -63,7 +65,7 @@ fn read(asked: Result<Query<Asked>, QueryRejection>) -> Result<Asked, Problem> {
 
 /// `GET /strangers`: lists the groups, the most recently seen first.
 pub async fn list(
-    State(web): State<Web>,
+    State(web): State<View>,
     visit: Visit,
     asked: Result<Query<Asked>, QueryRejection>,
 ) -> Page {
@@ -106,9 +108,9 @@ pub async fn list(
 
 /// `GET /strangers/{id}`: shows the faces of a group.
 pub async fn one(
-    State(web): State<Web>,
+    State(web): State<View>,
     visit: Visit,
-    number: Result<Number, Failed>,
+    number: Result<Number, Problem>,
     asked: Result<Query<Asked>, QueryRejection>,
 ) -> Page {
     let (Number(id), asked) = (number?, read(asked)?);
@@ -141,7 +143,7 @@ pub async fn one(
 }
 
 /// Returns names to choose from, for visitors who may name a face.
-async fn names(web: &Web, frame: &Frame) -> Result<Vec<(PersonId, String)>, Failed> {
+async fn names(web: &View, frame: &Frame) -> Result<Vec<(PersonId, String)>, Problem> {
     match frame.visit.csrf {
         Some(_) => Ok(web.store.person_names().await?),
         None => Ok(Vec::new()),

@@ -834,10 +834,10 @@ fn refuse(whole: fn() -> GraphProto, outputs: &[&'static str], cases: &[Refused]
 fn operators_and_attributes_that_are_not_ours_are_named_and_left_to_tract() {
     let cases = [
         valid("Tanh sr: Tanh is not supported by our operators", |g| {
-            g.of("sr").op_type = "Tanh".into()
+            g.of("sr").op_type = "Tanh".into();
         }),
         valid("Relu sr: the domain elsewhere is not ONNX's", |g| {
-            g.of("sr").domain = "elsewhere".into()
+            g.of("sr").domain = "elsewhere".into();
         }),
         valid("Conv m: its attribute colour is not understood", |g| {
             g.with("m", int("colour", 1));
@@ -846,7 +846,7 @@ fn operators_and_attributes_that_are_not_ours_are_named_and_left_to_tract() {
             g.with("m", float("group", 1.0));
         }),
         broken("Relu sr: it has 2 inputs", |g| {
-            g.of("sr").input.push("s".into())
+            g.of("sr").input.push("s".into());
         }),
         valid("Conv m: it is dilated", |g| {
             g.with("m", ints("dilations", &[2, 2]));
@@ -896,7 +896,7 @@ fn operators_and_attributes_that_are_not_ours_are_named_and_left_to_tract() {
             g.with("dp", ints("kernel_shape", &[17, 17]));
         }),
         broken("MaxPool dp: its kernel is not square", |g| {
-            g.of("dp").attribute.clear()
+            g.of("dp").attribute.clear();
         }),
         valid("MaxPool dp: it pads at the beginning", |g| {
             g.with("dp", ints("pads", &[1, 1, 0, 0]));
@@ -943,19 +943,19 @@ fn operators_and_attributes_that_are_not_ours_are_named_and_left_to_tract() {
                 .push("one".into());
         }),
         broken("Pad cp: its sizes are not one list", |g| {
-            g.constant("behind c").dims = vec![8, 1]
+            g.constant("behind c").dims = vec![8, 1];
         }),
         broken("Pad cp: its sizes are not constant", |g| {
-            g.of("cp").input[1] = "sr".into()
+            g.of("cp").input[1] = "sr".into();
         }),
         broken("Pad vp: its input is not a layer", |g| {
-            g.of("vp").input[0] = "cp".into()
+            g.of("vp").input[0] = "cp".into();
         }),
         broken("Flatten f: its axis is not 1", |g| {
             g.with("f", int("axis", 2));
         }),
         broken("Flatten f: its input is not a layer", |g| {
-            g.of("f").input[0] = "fs".into()
+            g.of("f").input[0] = "fs".into();
         }),
         odd("Gemm row: its input is transposed", |g| {
             g.with("row", int("transA", 1));
@@ -974,10 +974,10 @@ fn operators_and_attributes_that_are_not_ours_are_named_and_left_to_tract() {
 fn constants_that_do_not_fit_are_named() {
     let cases = [
         broken("Conv a: aw is not known", |g| {
-            g.initializer.retain(|tensor| tensor.name != "aw")
+            g.initializer.retain(|tensor| tensor.name != "aw");
         }),
         broken("aw: Raw tensor data length", |g| {
-            g.constant("aw").raw_data = vec![0; 5]
+            g.constant("aw").raw_data = vec![0; 5];
         }),
         broken("aw: ", |g| g.constant("aw").float_data.truncate(7)),
         broken("aw: Negative dimension", |g| g.constant("aw").dims[0] = -4),
@@ -989,7 +989,7 @@ fn constants_that_do_not_fit_are_named() {
             },
         ),
         broken("aw: unknown ONNX TensorProto.DataType (99)", |g| {
-            g.constant("aw").data_type = 99
+            g.constant("aw").data_type = 99;
         }),
         broken("aw: it contains strings", |g| {
             let tensor = g.constant("aw");
@@ -1003,13 +1003,13 @@ fn constants_that_do_not_fit_are_named() {
             },
         ),
         broken("Conv a: its kernel does not have two axes", |g| {
-            g.constant("aw").dims = vec![4, 3, 9]
+            g.constant("aw").dims = vec![4, 3, 9];
         }),
         broken("Conv a: its kernel is empty", |g| {
             g.add(floats("aw", &[4, 3, 0, 3], &[]));
         }),
         broken("Conv a: its weights are not constant", |g| {
-            g.of("a").input[1] = "add".into()
+            g.of("a").input[1] = "add".into();
         }),
         broken(
             "Conv a: its bias does not have one number for each output",
@@ -1029,10 +1029,10 @@ fn constants_that_do_not_fit_are_named() {
             g.add(floats("bw", &[4, 3, 3, 3], &[0.5; 108]));
         }),
         broken("Gemm row: its weights are not constant", |g| {
-            g.of("row").input[1] = "fr".into()
+            g.of("row").input[1] = "fr".into();
         }),
         broken("Gemm row: its matrix does not have two axes", |g| {
-            g.constant("rw").dims = vec![15]
+            g.constant("rw").dims = vec![15];
         }),
         broken("Gemm row: its matrix is empty", |g| {
             g.add(floats("rw", &[3, 0], &[]));
@@ -1074,10 +1074,10 @@ fn constants_that_do_not_fit_are_named() {
             },
         ),
         broken("PRelu ar: its slopes are not constant", |g| {
-            g.of("ar").input[1] = "add".into()
+            g.of("ar").input[1] = "add".into();
         }),
         valid("PRelu dr: it falls behind a pooling", |g| {
-            g.constant("ds").float_data[2] = -0.5
+            g.constant("ds").float_data[2] = -0.5;
         }),
         broken("Mul mul: it does not have one number for each plane", |g| {
             g.add(floats("factor", &[2, 1, 1], &[0.5; 2]));
@@ -1086,7 +1086,7 @@ fn constants_that_do_not_fit_are_named() {
             g.add(floats("factor", &[16], &[0.5; 16]));
         }),
         valid("Mul mul: its other input is not constant", |g| {
-            g.of("mul").input[1] = "x".into()
+            g.of("mul").input[1] = "x".into();
         }),
     ];
     refuse(plain, &PLAIN, &cases);
@@ -1096,15 +1096,15 @@ fn constants_that_do_not_fit_are_named() {
 fn names_and_ways_through_the_graph_that_do_not_fit_are_named() {
     let cases = [
         broken("Conv b: sr is not known", |g| {
-            g.of("b").input[0] = "sr".into()
+            g.of("b").input[0] = "sr".into();
         }),
         valid("PRelu ar: a is not known", |g| g.node.swap(2, 3)),
         broken("Conv a: it has no input 0", |g| g.of("a").input.clear()),
         broken("Conv a: its input 0 is not a layer", |g| {
-            g.of("a").input[0] = "fw".into()
+            g.of("a").input[0] = "fw".into();
         }),
         broken("Conv a: its name is used twice", |g| {
-            g.of("b").output[0] = "a".into()
+            g.of("b").output[0] = "a".into();
         }),
         odd("fw: its name is used twice", |g| {
             let again = g.constant("fw").clone();
@@ -1113,11 +1113,11 @@ fn names_and_ways_through_the_graph_that_do_not_fit_are_named() {
         broken("x: its name is used twice", |g| g.input.push(named("x"))),
         broken("it has no name", |g| g.of("dr").output[0] = String::new()),
         odd("MaxPool p: it has 2 outputs", |g| {
-            g.of("p").output.push("indices".into())
+            g.of("p").output.push("indices".into());
         }),
         broken("Relu : it has 0 outputs", |g| g.of("sr").output.clear()),
         broken("the output map is not a layer", |g| {
-            g.of("map").output[0] = "elsewhere".into()
+            g.of("map").output[0] = "elsewhere".into();
         }),
         broken("the output map is not a layer", |g| g.node.clear()),
         valid("the output row is not a layer", |g| {
@@ -1159,7 +1159,7 @@ fn names_and_ways_through_the_graph_that_do_not_fit_are_named() {
             },
         ),
         valid("b: it has a sigmoid but is not an output", |g| {
-            g.of("sr").op_type = "Sigmoid".into()
+            g.of("sr").op_type = "Sigmoid".into();
         }),
         broken(
             "MatMul fm: its input is not one row for each picture",
@@ -1177,7 +1177,7 @@ fn names_and_ways_through_the_graph_that_do_not_fit_are_named() {
             |g| g.of("s").input[0] = "p".into(),
         ),
         valid("Add s: it is not at the graph's input", |g| {
-            g.of("s").input[1] = "shift".into()
+            g.of("s").input[1] = "shift".into();
         }),
         valid("Mul sr: it is not at the graph's input", |g| {
             *g.of("sr") = node("Mul", &["s", "shift"], "sr", &[]);
@@ -1302,7 +1302,7 @@ fn what_does_not_fit_in_a_pyramid_is_named() {
             g.add(floats("twice", &[2], &[2.0, 2.0]));
         }),
         odd("Resize u: its scales are not constant", |g| {
-            g.of("u").input[2] = "p".into()
+            g.of("u").input[2] = "p".into();
         }),
         valid("Resize u: it has 4 inputs", |g| {
             g.add(longs("sizes", &[2, 20, 4, 4]));
@@ -1319,7 +1319,7 @@ fn what_does_not_fit_in_a_pyramid_is_named() {
             },
         ),
         valid("Conv e: its input 0 is not a layer", |g| {
-            g.of("e").input[0] = "v".into()
+            g.of("e").input[0] = "v".into();
         }),
         broken("doubled is added to", |g| {
             g.of("w").input[1] = "p".into();
@@ -1388,7 +1388,7 @@ fn what_does_not_fit_in_a_pyramid_is_named() {
             g.add(longs("five", &[1, -1, 8]));
         }),
         valid("Transpose ft: it does not put the channels last", |g| {
-            g.of("ft").attribute.clear()
+            g.of("ft").attribute.clear();
         }),
         valid("Reshape boxes: it does not list all pixels", |g| {
             g.add(longs("five", &[2, -1, 5]));
@@ -1404,7 +1404,7 @@ fn what_does_not_fit_in_a_pyramid_is_named() {
             |g| g.of("boxes").input[0] = "f".into(),
         ),
         odd("Reshape boxes: its shape is not constant", |g| {
-            g.of("boxes").input[1] = "p".into()
+            g.of("boxes").input[1] = "p".into();
         }),
         valid(
             "Reshape boxes: its attribute allowzero is not understood",
@@ -1458,22 +1458,22 @@ fn what_does_not_fit_in_a_pyramid_is_named() {
 fn quantisation_that_does_not_fit_is_named() {
     let cases = [
         odd("QuantizeLinear xq: its scale is 0", |g| {
-            g.constant("xs").float_data[0] = 0.0
+            g.constant("xs").float_data[0] = 0.0;
         }),
         odd("QuantizeLinear xq: its scale is -1", |g| {
-            g.constant("xs").float_data[0] = -1.0
+            g.constant("xs").float_data[0] = -1.0;
         }),
         odd("QuantizeLinear xq: its scale is NaN", |g| {
-            g.constant("xs").float_data[0] = f32::NAN
+            g.constant("xs").float_data[0] = f32::NAN;
         }),
         odd("QuantizeLinear xq: it has a scale for each channel", |g| {
             g.add(floats("xs", &[3], &[0.5; 3]));
         }),
         valid("QuantizeLinear xq: it has no input 2", |g| {
-            g.of("xq").input.truncate(2)
+            g.of("xq").input.truncate(2);
         }),
         broken("QuantizeLinear xq: its zero point is not constant", |g| {
-            g.of("xq").input[2] = "mul".into()
+            g.of("xq").input[2] = "mul".into();
         }),
         valid(
             "QuantizeLinear xq: its zero point is not one unsigned byte",
@@ -1498,7 +1498,7 @@ fn quantisation_that_does_not_fit_is_named() {
             },
         ),
         broken("QuantizeLinear bq: its input is not a layer", |g| {
-            g.of("bq").input[0] = "awd".into()
+            g.of("bq").input[0] = "awd".into();
         }),
         valid(
             "its scale or zero point is not the one its values were quantised by",
@@ -1523,10 +1523,10 @@ fn quantisation_that_does_not_fit_is_named() {
             g.of("xd").input[0] = "mul".into();
         }),
         broken("DequantizeLinear bwd: its input was not quantised", |g| {
-            g.of("bwd").input[0] = "awd".into()
+            g.of("bwd").input[0] = "awd".into();
         }),
         broken("Conv a: its input 0 is not a layer", |g| {
-            g.of("a").input[0] = "xq".into()
+            g.of("a").input[0] = "xq".into();
         }),
         valid(
             "QuantizeLinear pq: it changes the scale or zero point of what is quantised already",
@@ -1542,7 +1542,7 @@ fn quantisation_that_does_not_fit_is_named() {
             },
         ),
         valid("DequantizeLinear awd: its weights have a zero point", |g| {
-            g.constant("awz").int32_data[1] = 1
+            g.constant("awz").int32_data[1] = 1;
         }),
         broken("DequantizeLinear awd: its weights have a zero point", |g| {
             g.constant("awz").data_type = DataType::Uint8 as i32;
@@ -1611,7 +1611,7 @@ fn quantisation_that_does_not_fit_is_named() {
             |g| g.of("g").input[0] = "xd".into(),
         ),
         odd("b: a picture's bytes are added", |g| {
-            g.of("s").input[1] = "xd".into()
+            g.of("s").input[1] = "xd".into();
         }),
         valid("b: 6 channels do not fill groups", |g| {
             g.add(wholes("aw", DataType::Int8, &[6, 3, 3, 3], &[1; 162]))

@@ -183,7 +183,7 @@ where
         let output = match self.result {
             Layout::Float(border) => float(to(border))?,
             Layout::Bytes(border) => to(border).made(self.weights.blank(), |bytes| {
-                run(&mut Output::Bytes(bytes), bordered(to(border)))
+                run(&mut Output::Bytes(bytes), bordered(to(border)));
             })?,
             Layout::Planes => {
                 let planes = to(0).made(0.0, |values| {

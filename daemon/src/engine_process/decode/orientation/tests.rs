@@ -14,7 +14,7 @@ fn block(kind: u16, count: u32, value: u32) -> Vec<u8> {
     block.extend(count.to_be_bytes());
     match (kind, count) {
         (3, ..=2) => {
-            block.extend([(value as u16).to_be_bytes(), (value as u16).to_be_bytes()].concat())
+            block.extend([(value as u16).to_be_bytes(), (value as u16).to_be_bytes()].concat());
         }
         (4, 1) => block.extend(value.to_be_bytes()),
         // Elsewhere: behind the end of the list.
