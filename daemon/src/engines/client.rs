@@ -1,4 +1,4 @@
-//! One connection to a server of `recognizer.proto`, or of `facerecog.proto`, the contract of the
+//! A connection to a server of `recognizer.proto`, or of `facerecog.proto`, the contract of the
 //! system kithd descends from. Every reply is checked here. `queue::Failure` decides what an error
 //! means for the picture.
 
