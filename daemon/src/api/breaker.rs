@@ -1,4 +1,4 @@
-//! An operator's word to the circuit breaker.
+//! An operator's commands to the circuit breaker.
 
 use axum::extract::State;
 use axum::extract::rejection::{FormRejection, JsonRejection};
@@ -12,14 +12,17 @@ use crate::domain::BreakerCommand;
 use crate::problem::Problem;
 use crate::web::breaker::Engines;
 
-/// What can be said.
+/// A command to the circuit breaker.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Word {
     command: BreakerCommand,
 }
 
-/// Opens the breaker, closes it, or hands it back to itself; answers what it is then.
+/// Opens or closes the breaker, or returns it to automatic control.
+///
+///
+/// Returns its new state.
 #[utoipa::path(post, path = "/v1/breaker", tag = "board", request_body = Word,
     responses((status = 200, body = Engines), Problem))]
 pub async fn tell(

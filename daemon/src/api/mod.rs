@@ -1,10 +1,10 @@
-//! What may be changed over HTTP: retry and forget images, people, strangers, the circuit breaker,
-//! refused messages, backup; and the one question that needs the engine. Each as JSON under `/v1`,
-//! and as a form of the page.
+//! All changes over HTTP: images, people, strangers, circuit breaker, rejected messages and backup;
+//! and identification, which needs the engine. Each is JSON under `/v1`, and most are forms of the
+//! page too.
 //!
-//! Who may do it is not decided here: the guard (`web::auth`) stands before all routes of the LAN,
-//! and who may open the control socket may change things. Submitting pictures to the queue is
-//! `sources::http`.
+//!
+//! Access is checked elsewhere: `web::auth` stands before all routes of the LAN, and every user who
+//! may open the control socket may change things. `sources::http` submits pictures to the queue.
 
 mod backup;
 mod breaker;
@@ -34,37 +34,38 @@ use crate::sources::mqtt::Door;
 use crate::sources::upload::Uploads;
 use crate::web::Web;
 
-/// How long a request waits for its turn with the engine.
+/// Longest wait of a request for a permit of the engine.
 const TURN: Duration = Duration::from_secs(10);
 
-/// What the changes are made with; clones share it.
+/// Everything that the routes need; clones share it.
 #[derive(Clone)]
 pub struct Admin {
-    /// What the pages read.
+    /// Data of the pages.
     pub web: Web,
-    /// Images.
+    /// The queue of images.
     pub queue: Queue,
-    /// Refused MQTT messages, and where they are sent again.
+    /// Rejected MQTT messages, with the intake that may take them again.
     pub messages: Door,
-    /// People.
+    /// People and the gallery.
     pub people: People,
-    /// Opens paths below the configured roots.
+    /// Reads files below the configured roots.
     pub reader: Arc<Reader>,
-    /// Where pictures that come with a request are read.
+    /// Spools pictures that come with a request.
     pub uploads: Uploads,
-    /// For those who wait for the engine.
+    /// Permits to wait for the engine.
     pub engine_turns: Arc<Semaphore>,
 }
 
 impl Admin {
-    /// Requests that wait for the engine at the same time; more are told to come again.
+    /// Returns the permits to wait for the engine. Requests beyond them are told to try again
+    /// later.
     pub fn engine_turns() -> Arc<Semaphore> {
         Arc::new(Semaphore::new(8))
     }
 
-    /// A place among those who wait for the engine.
+    /// Waits for a permit.
     async fn engine_turn(&self) -> Result<SemaphorePermit<'_>, Problem> {
-        // Closed by nobody.
+        // The semaphore is never closed.
         match tokio::time::timeout(TURN, self.engine_turns.acquire()).await {
             Ok(Ok(turn)) => Ok(turn),
             _ => Err(Problem::later(
@@ -73,7 +74,7 @@ impl Admin {
         }
     }
 
-    /// People, once their gallery is in memory.
+    /// Returns people once their gallery is in memory.
     fn loaded(&self) -> Result<People, Problem> {
         match self.people.matcher() {
             Ok(_) => Ok(self.people.clone()),
@@ -84,7 +85,7 @@ impl Admin {
     }
 }
 
-/// The changing half of `/v1`, with its documentation.
+/// Builds the changing routes of `/v1`, with their documentation.
 pub fn api(admin: Admin) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(images::try_again))
@@ -109,7 +110,7 @@ pub fn api(admin: Admin) -> OpenApiRouter {
         .with_state(admin)
 }
 
-/// The page's forms, which need no JavaScript.
+/// Builds the page's forms, which need no JavaScript.
 pub fn forms(admin: Admin) -> Router {
     Router::new()
         .route("/images/{id}/retry", post(images::try_again_form))
@@ -141,7 +142,7 @@ pub fn forms(admin: Admin) -> Router {
         .with_state(admin)
 }
 
-/// A change that is broken off by its client in the middle must not leave the gallery in memory
+/// Runs a change to its end even if the client disconnects: the gallery in memory must not fall
 /// behind the database.
 pub async fn on_its_own<T, E>(
     work: impl Future<Output = Result<T, E>> + Send + 'static,
@@ -155,12 +156,12 @@ where
         .unwrap_or_else(|panic| Err(anyhow::Error::from(panic).into()))
 }
 
-/// Understood, and refused.
+/// Refuses a request that was understood.
 fn refused(sentence: &str) -> Problem {
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, sentence)
 }
 
-/// Back to a page of ours, with what to say there.
+/// Redirects to a page, with a sentence to show there.
 fn back(place: &str, told: Result<&str, Problem>) -> Response {
     let (name, text) = match told {
         Ok(done) => ("done", done.to_string()),

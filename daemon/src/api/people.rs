@@ -1,5 +1,4 @@
-//! People: enrol, rename, put together, forget; and one picture of somebody, which may be a face
-//! found in an image.
+//! People: enrol, rename, merge and forget, and their pictures.
 
 use axum::Json;
 use axum::extract::rejection::{FormRejection, JsonRejection, PathRejection};
@@ -20,7 +19,7 @@ use crate::sources::upload::{Loaded, Spooled};
 use crate::store::{Changed, PersonRow};
 use crate::web::api::{Asked, Id, jpeg_number};
 
-/// 1 to 200 letters, not only blanks, none of them a control character.
+/// Name of 1 to 200 letters, none of them a control character, and not only blanks.
 #[derive(Deserialize)]
 pub struct PersonName(pub String);
 
@@ -39,11 +38,11 @@ impl PartialSchema for PersonName {
 
 impl ToSchema for PersonName {}
 
-/// A whole number, which JSON may also write as 7.0.
+/// Reads a whole number, which JSON may also write as 7.0.
 pub fn whole<'de, D: serde::Deserializer<'de>>(number: D) -> Result<i64, D::Error> {
     let number = serde_json::Number::deserialize(number)?;
     let whole = number.as_i64().or_else(|| {
-        // Up to there every whole number is one of these.
+        // Below this limit every whole number has an exact `f64`.
         number
             .as_f64()
             .filter(|number| number.fract() == 0.0 && number.abs() < 9e15)
@@ -52,33 +51,36 @@ pub fn whole<'de, D: serde::Deserializer<'de>>(number: D) -> Result<i64, D::Erro
     whole.ok_or_else(|| serde::de::Error::custom(format!("{number} is not a whole number")))
 }
 
-/// Who is on the picture.
+/// Name and options of an enrolment.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct Enrolled {
-    /// Name of the person, who is made if there is none of that name.
+    /// Name of the person, who is added if unknown.
     #[param(inline)]
     name: PersonName,
-    /// What the picture is called.
+    /// File name of the picture.
     #[param(max_length = 255)]
     file_name: Option<String>,
-    /// Even where the face is somebody else's, or another than in the person's earlier pictures.
+    /// Enrols the face even if it is another person's, or differs from the person's earlier
+    /// pictures.
     #[serde(default)]
     anyway: bool,
 }
 
-/// What became of a picture.
+/// Result of an enrolment.
 #[derive(Serialize, ToSchema)]
 pub struct EnrolledPerson {
-    /// Who it is.
+    /// The person.
     person: PersonRow,
-    /// Whether it was taken, and what there is to say about it.
+    /// Outcome for the picture, with remarks.
     report: Report,
 }
 
-/// Enrols somebody from a picture: its bytes, or a form with one file. 201: taken; 200: the same
-/// bytes had been taken before.
+/// Enrols a person from a picture: its bytes, or a form with one file.
+///
+///
+/// Answers 201 if the picture was added, 200 if the same bytes were enrolled before.
 #[utoipa::path(post, path = "/v1/people", tag = "people", params(Enrolled),
     request_body(content((PictureBytes = "application/octet-stream"))),
     responses((status = 201, body = EnrolledPerson), (status = 200, body = EnrolledPerson), Problem))]
@@ -97,20 +99,21 @@ pub async fn enroll(
     answer(&admin, report).await
 }
 
-/// What the picture is called.
+/// Options of a further picture.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct AnotherPicture {
-    /// What the picture is called.
+    /// File name of the picture.
     #[param(max_length = 255)]
     file_name: Option<String>,
-    /// Even where the face is somebody else's, or another than in the person's earlier pictures.
+    /// Enrols the face even if it is another person's, or differs from the person's earlier
+    /// pictures.
     #[serde(default)]
     anyway: bool,
 }
 
-/// Enrols another picture of somebody.
+/// Enrols another picture of a person.
 #[utoipa::path(post, path = "/v1/people/{id}/pictures", tag = "people",
     params(("id" = i64, Path, minimum = 1), AnotherPicture), request_body(content((PictureBytes = "application/octet-stream"))),
     responses((status = 201, body = EnrolledPerson), (status = 200, body = EnrolledPerson), Problem))]
@@ -178,7 +181,7 @@ pub struct Rename {
     name: PersonName,
 }
 
-/// Gives somebody another name; past images show it too.
+/// Renames a person; past images show the new name.
 #[utoipa::path(patch, path = "/v1/people/{id}", tag = "people", params(("id" = i64, Path, minimum = 1)),
     request_body = Rename, responses((status = 200, body = PersonRow), Problem))]
 pub async fn rename(
@@ -201,7 +204,7 @@ async fn change_name(admin: &Admin, id: PersonId, name: String) -> Result<(), Pr
     )
 }
 
-/// Who it is merged into.
+/// The person to merge into.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Merge {
@@ -211,7 +214,7 @@ pub struct Merge {
     into: i64,
 }
 
-/// Makes two people one: pictures and past images go to the other, whose name stays.
+/// Merges a person into another: pictures and past images move, and the other's name stays.
 #[utoipa::path(post, path = "/v1/people/{id}/merge", tag = "people", params(("id" = i64, Path, minimum = 1)),
     request_body = Merge, responses((status = 200, body = PersonRow), Problem))]
 pub async fn merge(
@@ -232,16 +235,18 @@ async fn put_together(admin: &Admin, id: PersonId, into: PersonId) -> Result<(),
     )
 }
 
-/// Somebody is erased.
+/// Result of erasing a person.
 #[derive(Serialize, ToSchema)]
 pub struct Gone {
-    /// Files in the state folder that were moved aside and may still hold them.
+    /// Quarantined files in the state folder that may still hold the person's data.
     may_hold_them: Vec<String>,
 }
 
-/// Erases somebody: embeddings, pictures, crops, thumbnails, kept bytes, messages not sent yet,
-/// their name in past results, and what backups on this board hold of them. A restore does not
-/// bring them back.
+/// Erases a person: embeddings, pictures, crops, thumbnails, kept bytes, unsent messages, the name
+/// in past results, and the person's data in backups on this board.
+///
+///
+/// A restore does not bring them back.
 #[utoipa::path(delete, path = "/v1/people/{id}", tag = "people", params(("id" = i64, Path, minimum = 1)),
     responses((status = 200, body = Gone), Problem))]
 pub async fn forget(State(admin): State<Admin>, Id(id): Id) -> Result<Json<Gone>, Problem> {
@@ -260,7 +265,7 @@ async fn erase(admin: &Admin, id: PersonId) -> Result<Vec<String>, Problem> {
         .ok_or_else(|| no_person(id))
 }
 
-/// Takes one picture of somebody out of the gallery, and erases it.
+/// Deletes an enrolled picture of a person.
 #[utoipa::path(delete, path = "/v1/people/{id}/pictures/{file}", tag = "people",
     params(("id" = i64, Path, minimum = 1), ("file" = String, Path, pattern = "^[1-9][0-9]{0,17}\\.jpg$", example = "1.jpg")),
     responses((status = 204, description = "Gone"), Problem))]
@@ -315,7 +320,7 @@ fn changed(id: PersonId, changed: anyhow::Result<Changed>) -> Result<(), Problem
     }
 }
 
-/// What is said of a body that is not what the documentation says.
+/// Returns the problem of a body that does not match the documentation.
 pub fn wrong_body(error: &JsonRejection) -> Problem {
     Problem::bad_request(error.body_text())
 }
@@ -344,7 +349,7 @@ pub async fn add_picture_form(
     )
 }
 
-/// Enrols every picture of a form, and says what became of them.
+/// Enrols every picture of a form; returns the outcomes as a sentence.
 async fn upload(admin: &Admin, name: Option<String>, request: Request) -> Result<String, Problem> {
     let brought = admin.uploads.receive(request, None).await?;
     let field = |wanted: &str| {
@@ -358,7 +363,7 @@ async fn upload(admin: &Admin, name: Option<String>, request: Request) -> Result
         .or_else(|| field("name"))
         .filter(|name| !names::clean(name).is_empty());
     let name = name.ok_or_else(|| refused("Say who is on the picture."))?;
-    // A box that is not ticked is not sent.
+    // Browsers send a box only if it is ticked.
     let anyway = field("anyway").is_some();
     if brought.pictures.is_empty() {
         return Err(refused("Choose a picture."));
@@ -381,12 +386,12 @@ async fn upload(admin: &Admin, name: Option<String>, request: Request) -> Result
     if taken { Ok(told) } else { Err(refused(&told)) }
 }
 
-/// A name as forms send it.
+/// A name from a form.
 #[derive(Deserialize)]
 pub struct Named {
-    /// Of a person.
+    /// Name of the person.
     pub name: String,
-    /// There when its box is ticked.
+    /// Present if its box is ticked.
     pub anyway: Option<String>,
 }
 
@@ -406,7 +411,7 @@ pub async fn rename_form(
     )
 }
 
-/// Somebody as forms name them.
+/// Number of a person from a form.
 #[derive(Deserialize)]
 pub struct Into {
     into: PersonId,

@@ -1,4 +1,4 @@
-//! What an operator does with a refused message: save its bytes, send it again, or drop it.
+//! Operators' actions on a rejected message: save its bytes, send it again, or drop it.
 
 use axum::Json;
 use axum::extract::State;
@@ -15,19 +15,22 @@ use crate::sources::rejected::RejectedError;
 use crate::web::api::Id;
 use crate::web::rejected::no_message;
 
-/// The images that a message became.
+/// Images made of a rejected message.
 #[derive(Serialize, ToSchema)]
 pub struct Images {
     ids: Vec<ImageId>,
 }
 
-/// How many messages were dropped.
+/// Number of messages that were dropped.
 #[derive(Serialize, ToSchema)]
 pub struct Dropped {
     dropped: usize,
 }
 
-/// The bytes of a refused message, as they came. Needs the token: they may be anything.
+/// Returns the bytes of a rejected message, unchanged.
+///
+///
+/// Needs the token, because they may be anything.
 #[utoipa::path(get, path = "/v1/rejected/{id}/payload", tag = "messages", params(("id" = i64, Path, minimum = 1)),
     responses((status = 200, content_type = "application/octet-stream", body = PictureBytes), Problem))]
 pub async fn payload(State(admin): State<Admin>, Id(id): Id) -> Result<Response, Problem> {
@@ -53,8 +56,10 @@ pub async fn payload(State(admin): State<Admin>, Id(id): Id) -> Result<Response,
     Ok((headers, bytes).into_response())
 }
 
-/// Sends a refused message again, through the same door: it becomes images and is kept no longer,
-/// or is refused again.
+/// Sends a rejected message through intake again.
+///
+///
+/// It becomes images and is deleted, or is rejected again.
 #[utoipa::path(post, path = "/v1/rejected/{id}/retry", tag = "messages", params(("id" = i64, Path, minimum = 1)),
     responses((status = 202, body = Images), Problem))]
 pub async fn try_again(
@@ -65,7 +70,7 @@ pub async fn try_again(
     Ok((StatusCode::ACCEPTED, Json(Images { ids })))
 }
 
-/// Drops a refused message.
+/// Drops a rejected message.
 #[utoipa::path(delete, path = "/v1/rejected/{id}", tag = "messages", params(("id" = i64, Path, minimum = 1)),
     responses((status = 204, description = "Gone"), Problem))]
 pub async fn forget(State(admin): State<Admin>, Id(id): Id) -> Result<StatusCode, Problem> {
@@ -73,7 +78,7 @@ pub async fn forget(State(admin): State<Admin>, Id(id): Id) -> Result<StatusCode
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Drops all refused messages.
+/// Drops all rejected messages.
 #[utoipa::path(delete, path = "/v1/rejected", tag = "messages",
     responses((status = 200, body = Dropped), Problem))]
 pub async fn forget_all(State(admin): State<Admin>) -> Result<Json<Dropped>, Problem> {

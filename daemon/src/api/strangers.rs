@@ -1,5 +1,4 @@
-//! Strangers and found faces: who a group is, that it does not matter, who a face is, and who it is
-//! not.
+//! Strangers and found faces: name or ignore a group, name a face, or mark it *not this person*.
 
 use axum::Json;
 use axum::extract::rejection::{FormRejection, JsonRejection, PathRejection};
@@ -17,20 +16,23 @@ use crate::problem::Problem;
 use crate::store::{StrangerId, StrangerRow};
 use crate::web::api::{Id, no_stranger};
 
-/// Who it is.
+/// Name for a stranger or a face.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Name {
-    /// Of a person, who is made if there is none of that name.
+    /// Name of the person, who is added if unknown.
     #[schema(inline)]
     name: PersonName,
-    /// Even where the face is somebody else's who is enrolled.
+    /// Enrols faces even if they are another enrolled person's.
     #[serde(default)]
     anyway: bool,
 }
 
-/// Says who a group is: its best faces enrol the person, all its past faces get the name, and the
-/// group is gone. Results that have gone out stay what they were.
+/// Names a group: its best faces enrol the person, all its past faces get the name, and the group
+/// is dissolved.
+///
+///
+/// Published results stay as they are.
 #[utoipa::path(post, path = "/v1/strangers/{id}/name", tag = "strangers", params(("id" = i64, Path, minimum = 1)),
     request_body = Name, responses((status = 200, body = NamedStranger), Problem))]
 pub async fn name(
@@ -57,14 +59,14 @@ async fn give_name(
         .map_err(Problem::from)
 }
 
-/// Whether a group matters.
+/// Setting of a group.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Ignored {
     ignored: bool,
 }
 
-/// Says that a group does not matter, or that it does.
+/// Sets whether a group is ignored.
 #[utoipa::path(patch, path = "/v1/strangers/{id}", tag = "strangers", params(("id" = i64, Path, minimum = 1)),
     request_body = Ignored, responses((status = 200, body = StrangerRow), Problem))]
 pub async fn ignore(
@@ -83,13 +85,13 @@ pub async fn ignore(
         .ok_or_else(|| no_stranger(id))
 }
 
-/// Who a face is now.
+/// Person of a face.
 #[derive(Serialize, ToSchema)]
 pub struct FacePerson {
     person_id: PersonId,
 }
 
-/// Says who a face is: it enrols the person, and has the name from now on.
+/// Names a face: enrols it as the person and labels it.
 #[utoipa::path(post, path = "/v1/images/{id}/faces/{number}/person", tag = "people",
     params(("id" = i64, Path, minimum = 1), ("number" = i32, Path, minimum = 1)),
     request_body = Name, responses((status = 200, body = FacePerson), Problem))]
@@ -122,14 +124,16 @@ async fn give_face_a_name(
         .map_err(Problem::from)
 }
 
-/// What a face is taken for now.
+/// New outcome of a face.
 #[derive(Serialize, ToSchema)]
 pub struct FaceOutcome {
     outcome: Outcome,
 }
 
-/// Says that a face is not the person it was taken for. It is judged anew, and so is whoever looks
-/// like it.
+/// Marks a face as *not this person*.
+///
+///
+/// The face is judged again, and similar faces are not taken for this person any more.
 #[utoipa::path(delete, path = "/v1/images/{id}/faces/{number}/person", tag = "people",
     params(("id" = i64, Path, minimum = 1), ("number" = i32, Path, minimum = 1)),
     responses((status = 200, body = FaceOutcome), Problem))]

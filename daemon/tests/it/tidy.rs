@@ -1,5 +1,5 @@
-//! House rules as tests: who may know whom, where SQL may stand, how files begin, what must not be
-//! written.
+//! House rules as tests: dependencies between modules, the place of SQL, the beginning of files and
+//! comments, and words that must not be written.
 
 use std::path::{Path, PathBuf};
 
