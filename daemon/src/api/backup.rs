@@ -19,7 +19,6 @@ const SQLITE: &str = "application/vnd.sqlite3";
 
 /// Returns the whole board as one file: people with their pictures, images and results.
 ///
-///
 /// Needs the token, because the file holds everybody.
 #[utoipa::path(get, path = "/v1/backup", tag = "board",
     responses((status = 200, content_type = "application/vnd.sqlite3", body = PictureBytes), Problem))]
@@ -33,7 +32,6 @@ pub async fn save(State(admin): State<Admin>) -> Result<Response, Problem> {
 }
 
 /// Replaces the board's data by a backup.
-///
 ///
 /// Data that is not in the backup is gone, except unfinished images. People who were erased on this
 /// board stay erased.
@@ -65,7 +63,6 @@ pub struct Exported {
 
 /// Returns people with pictures, embeddings and counter-examples as one file, for another board.
 ///
-///
 /// Needs the token.
 #[utoipa::path(get, path = "/v1/people/export", tag = "people", params(Exported),
     responses((status = 200, content_type = "application/vnd.sqlite3", body = PictureBytes), Problem))]
@@ -87,7 +84,6 @@ pub async fn export(
 }
 
 /// Adds the people of an export or a backup.
-///
 ///
 /// People already on this board get the pictures they lack. People who were erased on this board
 /// stay erased.

@@ -21,7 +21,6 @@ pub struct Word {
 
 /// Opens or closes the breaker, or returns it to automatic control.
 ///
-///
 /// Returns its new state.
 #[utoipa::path(post, path = "/v1/breaker", tag = "board", request_body = Word,
     responses((status = 200, body = Engines), Problem))]

@@ -24,7 +24,6 @@ pub struct Waiting {
 
 /// Queues a failed image again, with all attempts.
 ///
-///
 /// Its next result names the result that it replaces.
 #[utoipa::path(post, path = "/v1/images/{id}/retry", tag = "images", params(("id" = i64, Path, minimum = 1)),
     responses((status = 202, body = Waiting), Problem))]

@@ -2,7 +2,6 @@
 //! and identification, which needs the engine. Each is JSON under `/v1`, and most are forms of the
 //! page too.
 //!
-//!
 //! Access is checked elsewhere: `web::auth` stands before all routes of the LAN, and every user who
 //! may open the control socket may change things. `sources::http` submits pictures to the queue.
 

@@ -79,7 +79,6 @@ pub struct EnrolledPerson {
 
 /// Enrols a person from a picture: its bytes, or a form with one file.
 ///
-///
 /// Answers 201 if the picture was added, 200 if the same bytes were enrolled before.
 #[utoipa::path(post, path = "/v1/people", tag = "people", params(Enrolled),
     request_body(content((PictureBytes = "application/octet-stream"))),
@@ -244,7 +243,6 @@ pub struct Gone {
 
 /// Erases a person: embeddings, pictures, crops, thumbnails, kept bytes, unsent messages, the name
 /// in past results, and the person's data in backups on this board.
-///
 ///
 /// A restore does not bring them back.
 #[utoipa::path(delete, path = "/v1/people/{id}", tag = "people", params(("id" = i64, Path, minimum = 1)),

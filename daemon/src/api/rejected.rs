@@ -29,7 +29,6 @@ pub struct Dropped {
 
 /// Returns the bytes of a rejected message, unchanged.
 ///
-///
 /// Needs the token, because they may be anything.
 #[utoipa::path(get, path = "/v1/rejected/{id}/payload", tag = "messages", params(("id" = i64, Path, minimum = 1)),
     responses((status = 200, content_type = "application/octet-stream", body = PictureBytes), Problem))]
@@ -57,7 +56,6 @@ pub async fn payload(State(admin): State<Admin>, Id(id): Id) -> Result<Response,
 }
 
 /// Sends a rejected message through intake again.
-///
 ///
 /// It becomes images and is deleted, or is rejected again.
 #[utoipa::path(post, path = "/v1/rejected/{id}/retry", tag = "messages", params(("id" = i64, Path, minimum = 1)),

@@ -31,7 +31,6 @@ pub struct Name {
 /// Names a group: its best faces enrol the person, all its past faces get the name, and the group
 /// is dissolved.
 ///
-///
 /// Published results stay as they are.
 #[utoipa::path(post, path = "/v1/strangers/{id}/name", tag = "strangers", params(("id" = i64, Path, minimum = 1)),
     request_body = Name, responses((status = 200, body = NamedStranger), Problem))]
@@ -131,7 +130,6 @@ pub struct FaceOutcome {
 }
 
 /// Marks a face as *not this person*.
-///
 ///
 /// The face is judged again, and similar faces are not taken for this person any more.
 #[utoipa::path(delete, path = "/v1/images/{id}/faces/{number}/person", tag = "people",

@@ -1,6 +1,5 @@
 //! The engines: the circuit breaker, the processes and servers behind it, and their status.
 //!
-//!
 //! `pipeline` has what happens to a picture before and after.
 
 pub mod breaker;

@@ -2,7 +2,6 @@
 //! picture: it chooses the engine and reports failures to the breaker. [`EngineSupervisor`] is the
 //! one task that starts, tests and stops the engines.
 //!
-//!
 //! The rules of the breaker are in `breaker`, the consequences for the picture in `queue::Failure`.
 
 mod persistence;

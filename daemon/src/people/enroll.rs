@@ -1,6 +1,5 @@
 //! Enrolment: takes one picture of one person into the gallery, or gives the reason why not.
 //!
-//!
 //! The picture is kept in the database, so that another model pack can embed it again. Its face is
 //! compared with all enrolled people first: a face of another person is refused, unless the
 //! operator insists.

@@ -1,6 +1,5 @@
 //! Names of people from the files and folders of a folder of known people.
 //!
-//!
 //! `files::left_out` decides which files of such a folder are left out.
 
 use std::path::Path;

@@ -1,7 +1,6 @@
 //! Identifies faces: the gallery in memory, and the judgement of distances by the pack's
 //! thresholds.
 //!
-//!
 //! The gallery is an immutable snapshot that is replaced as a whole. A picture in flight keeps the
 //! snapshot it began with.
 

@@ -2,7 +2,6 @@
 //! a face, and *not this person*. Past faces get the new label. Published results stay as they are:
 //! a result says what was known at its time.
 //!
-//!
 //! `enroll` takes pictures that are given for enrolment; `strangers` forms the groups.
 
 use kith_vision::Metric;

@@ -1,7 +1,6 @@
 //! Groups unknown faces by likeness, in the background. Each group is a stranger with a permanent
 //! number.
 //!
-//!
 //! It takes results in the order they were made, in small batches, and continues after a restart.
 //! Triggers remove a face from its group when it is erased, deleted, done again or named (migration
 //! 0008); this task then recomputes the group, or the group is gone. Faces of too low quality are

@@ -1,6 +1,5 @@
 //! The loop that claims due images and brings each to its end.
 //!
-//!
 //! It subscribes to changes before it looks at the queue, so no wake-up is lost; a timer wakes it
 //! for retries.
 

@@ -2,7 +2,6 @@
 //! when queued, and whether they exist. An image that waits for its file costs a check now and
 //! then, and no attempt.
 //!
-//!
 //! The bytes are read when the image is claimed.
 
 use std::collections::BTreeMap;

@@ -1,6 +1,5 @@
 //! Reads pictures beneath the roots, once, within a byte limit and a deadline.
 //!
-//!
 //! A hung mount blocks only threads of its own root. Once all of them are stuck, the root counts as
 //! absent until one returns.
 

@@ -489,7 +489,7 @@ fn strangers_are_named_faces_corrected_and_both_heeded_from_then_on() {
         other_group
     );
 
-    // A face is named after somebody else by mistake, and that is taken back.
+    // A face gets the wrong name by mistake, and the operator takes that back.
     let face = format!("/v1/images/{other}/faces/1/person");
     let (status, answer) = ask(&board, "POST", &face, br#"{"name":"Joe"}"#);
     assert_eq!(status, 200, "{answer}");

@@ -412,7 +412,7 @@ fn half_sent_requests_and_idle_connections_however_many_keep_nobody_from_the_pag
     let mut half = Vec::new();
     for number in 0..600 {
         let mut stream = TcpStream::connect(board.address()).unwrap();
-        // Given up for somebody else's sake, perhaps.
+        // The daemon may have closed it in favour of another client.
         let _ = stream.write_all(
             format!(
                 "GET / HTTP/1.1\r\nHost: {}\r\nX-Slow: {number}",

@@ -99,7 +99,7 @@ fn a_backup_comes_back_on_another_board_with_people_and_past() {
     let ids: Vec<_> = (0..6)
         .map(|n| board.post_path(&board.put("group.jpg", &format!("{n}.jpg"))))
         .collect();
-    // A link that somebody put where it might be written first is not followed.
+    // A link planted in the place of the temporary file is not followed.
     let precious = board.folder.path().join("precious");
     std::fs::write(&precious, "precious").unwrap();
     std::os::unix::fs::symlink(&precious, board.folder.path().join("all.kithd.part")).unwrap();
@@ -127,7 +127,7 @@ fn a_backup_comes_back_on_another_board_with_people_and_past() {
         "{restored}"
     );
     let (kept, came) = (past(&board), past(&other));
-    // The photograph and the result of whoever was known are there byte for byte.
+    // Photograph and result of each known person are there byte for byte.
     assert!(came.iter().all(|row| kept.contains(row)), "{came:?}");
     assert!(
         came.iter().any(|row| row.ends_with("|Barack Obama")),
@@ -720,7 +720,7 @@ fn people_go_from_board_to_board_and_are_known_there() {
         (&0.into(), &3.into(), &0.into()),
         "{again}"
     );
-    // A picture that is somebody else's here stays theirs, and that is said.
+    // A picture that belongs to another person here stays with them, and the answer says so.
     let third = Board::new();
     enroll(&third, "Delaware Joe", "biden_1.jpg");
     let imported = import(&third, &one);
@@ -1228,7 +1228,7 @@ fn damage_met_in_use_ends_the_daemon_and_a_start_mends_it() {
     spoil(&file, 20, 100);
     let status = format!("/proc/{}/stat", board.pid());
     wait_for("the daemon to end", || {
-        // Looked for until somebody comes across it; nobody answers any more then.
+        // Read until the damage is noticed; then the daemon no longer answers.
         let _ = board.kithd(["people", "rename", "Joe Biden", "Joe Biden"]);
         let _ = ureq::get(board.url("/v1/images/1")).call();
         std::fs::read_to_string(&status)

@@ -137,7 +137,7 @@ impl Front {
 }
 
 fn runs(pid: u32) -> bool {
-    // A zombie is gone, whoever has yet to hear of it.
+    // A zombie counts as gone.
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 

@@ -629,7 +629,7 @@ fn no_engine_outlives_a_daemon_that_is_killed_not_even_a_stopped_one() {
         }
         board.kill();
         let process = Path::new("/proc").join(&pid);
-        // Gone, or dead and only not collected by whoever inherited it.
+        // Gone, or a zombie that its new parent has not collected.
         let gone = || {
             std::fs::read_to_string(process.join("status"))
                 .map_or(true, |s| s.contains("State:\tZ"))

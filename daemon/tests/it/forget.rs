@@ -116,7 +116,7 @@ fn nothing_of_a_forgotten_person_is_left_in_any_file_and_no_backup_brings_them_b
         board.ended(board.post_path(&board.put("biden_2.jpg", &format!("{n}.jpg"))));
         board.ended(board.post_path(&board.put("group.jpg", &format!("group-{n}.jpg"))));
     }
-    // Put together with somebody whose results bear another name and number.
+    // Merged with a person whose results bear another name and number.
     board.ended(board.post_path(&board.put("astronaut_1.jpg", "before.jpg")));
     assert!(
         board

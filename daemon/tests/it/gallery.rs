@@ -1,5 +1,5 @@
-//! What is held against the gallery: names, however they are spelled, faces that are somebody
-//! else's, and who is in a picture twice.
+//! Checks against the gallery: names in different spellings, faces of other people, and one person
+//! twice in a picture.
 
 use std::path::Path;
 use std::process::Command;
@@ -213,8 +213,8 @@ fn enrolment_says_who_a_face_is_instead() {
         "{remark}"
     );
 
-    // Told, it is taken, and says whom it resembles; from the command line and by the page's form
-    // as well.
+    // With `anyway` it is enrolled, and the answer names the person it resembles; from the command
+    // line and by the page's form as well.
     let (status, told) = enroll(
         &board,
         "name=Barack%20Obama&anyway=true",

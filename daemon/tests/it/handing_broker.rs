@@ -184,7 +184,7 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
     let _ = stream.shutdown(Shutdown::Both);
 }
 
-/// To whoever has the fewest.
+/// Gives each message to the subscriber with the fewest.
 fn distribute(state: &mut State) {
     while !state.waiting.is_empty() {
         let least = state

@@ -35,7 +35,7 @@ mod rpc {
 #[repr(u8)]
 pub enum Mode {
     Honest,
-    /// Everybody looks like somebody else, plausibly.
+    /// Plausible embeddings of the wrong people.
     Lying,
     /// Embeddings that are no numbers.
     Malformed,
@@ -177,7 +177,7 @@ impl LyingEngine {
             let listener = listener(address).await;
             while let Ok((mut stream, _)) = listener.accept().await {
                 let nonsense: Vec<u8> = (0..4096).map(|_| fastrand::u8(..)).collect();
-                // Whoever reads it may hang up first.
+                // The reader may hang up first.
                 let _ = stream.write_all(&nonsense).await;
             }
         });

@@ -119,8 +119,8 @@ fn nonsense_is_acknowledged_counted_and_kept_for_the_operator() {
 
 #[test]
 fn the_daemon_works_without_a_broker_says_it_once_and_publishes_when_it_comes() {
-    // It has run before, with somebody waiting for results: nothing may slip past while they
-    // connect again.
+    // The daemon has run before, with a subscriber for results, who must miss nothing while it
+    // reconnects.
     let mut broker = Mosquitto::running();
     let mut results = Subscriber::lasting(broker.port(), "kithd/board/result", "watcher");
     broker.wait_for_saved_session("watcher");

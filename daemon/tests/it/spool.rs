@@ -77,8 +77,8 @@ fn after_a_kill_accepted_pictures_are_recognised_and_no_others() {
     let mut board = waiting(20);
     board.kill();
     let names = spooled(&board);
-    // As a kill between commit and renaming leaves it, and one before the commit; and a file of
-    // somebody else.
+    // The states after a kill between commit and renaming, and before the commit; and a file of
+    // another program.
     let first = state(&board, "spool").join(&names[0]);
     std::fs::rename(&first, first.with_extension("new")).unwrap();
     std::fs::write(

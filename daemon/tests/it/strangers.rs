@@ -1,5 +1,5 @@
-//! People nobody has named: grouped in the background, under numbers that stay; and what the
-//! gallery says of itself.
+//! People without a name, grouped in the background under permanent numbers; and calibration by
+//! the gallery.
 
 use serde_json::Value;
 

@@ -89,7 +89,7 @@ pub fn with_own_network(test: &str) -> bool {
     inside
 }
 
-/// The same as a user to whom permissions apply, root or not.
+/// The same as a user bound by file permissions, even if run as root.
 pub fn as_plain_user(test: &str) -> bool {
     unshared(test, &["--user", "--map-user=1234"])
 }
