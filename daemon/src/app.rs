@@ -81,7 +81,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let queue = Queue::open(store.clone(), rules).await?;
     match queue.recover_spool(&state_dir).await? {
-        0 => health.set("spool", Condition::Ok, "every picture in it has its row"),
+        0 => health.set(
+            "spool",
+            Condition::Ok,
+            "every spooled picture has its row in the database",
+        ),
         lost => {
             let text = format!(
                 "The database has lost the rows of {lost} accepted pictures; they are queued again, under the names of their \
@@ -361,7 +365,7 @@ fn raise_open_files(health: &Health) {
 /// Ends the daemon when the database is damaged: only the next start can quarantine and recover it.
 async fn end_when_damaged(store: Store, stop: CancellationToken) -> anyhow::Result<()> {
     tokio::select! {
-        why = store.damaged() => anyhow::bail!("the database is damaged and is mended by the next start: {why}"),
+        why = store.damaged() => anyhow::bail!("the database is damaged and is recovered at the next start: {why}"),
         () = stop.cancelled() => Ok(()),
     }
 }

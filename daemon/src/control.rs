@@ -183,7 +183,9 @@ async fn forget(
     let name = names.person.clone();
     let forgetting = on_its_own(async move { control.people.forget(&name).await });
     let forgotten = forgetting.await.map_err(|error| failed(&error))?;
-    forgotten.map(Json).ok_or_else(|| unknown_person(&names.person))
+    forgotten
+        .map(Json)
+        .ok_or_else(|| unknown_person(&names.person))
 }
 
 async fn named(control: &Control, name: &str) -> Result<i64, Problem> {

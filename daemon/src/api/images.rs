@@ -112,7 +112,7 @@ async fn remove(admin: &Admin, id: ImageId) -> Result<(), Problem> {
         Told::Done { .. } => Ok(()),
         Told::NotFound => Err(no_image(id)),
         Told::Not(_) | Told::BytesGone => Err(conflict(format!(
-            "Image {id} is in the engine's hands; ask again in a moment."
+            "Image {id} is being processed; try again in a moment."
         ))),
     }
 }

@@ -68,7 +68,7 @@ impl Admin {
         match tokio::time::timeout(TURN, self.engine_turns.acquire()).await {
             Ok(Ok(turn)) => Ok(turn),
             _ => Err(Problem::later(
-                "Too many wait for the engine; ask again in a while.",
+                "Too many requests wait for the engine; try again later.",
             )),
         }
     }

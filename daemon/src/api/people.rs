@@ -158,7 +158,7 @@ async fn take(
 ) -> Result<Report, Problem> {
     let file_name = picture.name.clone();
     if file_name.chars().count() > LONGEST_NAME {
-        return Err(refused("What the picture is called is too long."));
+        return Err(refused("The file name of the picture is too long."));
     }
     let people = admin.loaded()?;
     let _turn = admin.engine_turn().await?;
@@ -299,7 +299,7 @@ async fn person(admin: &Admin, id: PersonId) -> Result<PersonRow, Problem> {
 
 fn no_person(id: PersonId) -> Problem {
     Problem::not_found(format!(
-        "There is no person {id}, or not that picture of them."
+        "There is no person {id}, or they have no such picture."
     ))
 }
 
@@ -360,7 +360,7 @@ async fn upload(admin: &Admin, name: Option<String>, request: Request) -> Result
     let name = name
         .or_else(|| field("name"))
         .filter(|name| !names::clean(name).is_empty());
-    let name = name.ok_or_else(|| refused("Say who is on the picture."))?;
+    let name = name.ok_or_else(|| refused("Give the name of the person on the picture."))?;
     // Browsers send a box only if it is ticked.
     let anyway = field("anyway").is_some();
     if brought.pictures.is_empty() {
@@ -437,7 +437,7 @@ pub async fn forget_form(State(admin): State<Admin>, Id(id): Id) -> Response {
         Ok(aside) if aside.is_empty() => back("/people", Ok("The person is erased.")),
         Ok(aside) => {
             let text = format!(
-                "The person is erased, but may still be in what was moved aside: {}.",
+                "The person is erased, but these damaged files may still hold them; delete them: {}.",
                 aside.join(", ")
             );
             back("/people", Ok(&text))

@@ -89,14 +89,11 @@ pub async fn forget_all(State(admin): State<Admin>) -> Result<Json<Dropped>, Pro
 pub async fn try_again_form(State(admin): State<Admin>, Id(id): Id) -> Response {
     match again(&admin, id).await {
         Ok(images) => match images.as_slice() {
-            [image] => back(
-                &format!("/images/{image}"),
-                Ok("The message was taken this time."),
-            ),
+            [image] => back(&format!("/images/{image}"), Ok("The message was accepted.")),
             images => back(
                 "/",
                 Ok(&format!(
-                    "The message was taken this time: {} images.",
+                    "The message was accepted: {} images.",
                     images.len()
                 )),
             ),

@@ -206,10 +206,7 @@ pub async fn ignore_form(State(admin): State<Admin>, Id(id): Id) -> Response {
         .ignore_stranger(id, true)
         .await
         .map_err(Problem::from);
-    back(
-        "/strangers",
-        told.map(|()| "It is among those that do not matter."),
-    )
+    back("/strangers", told.map(|()| "The stranger is ignored."))
 }
 
 /// `POST /strangers/{id}/watch`.
@@ -219,7 +216,10 @@ pub async fn watch_form(State(admin): State<Admin>, Id(id): Id) -> Response {
         .ignore_stranger(id, false)
         .await
         .map_err(Problem::from);
-    back("/strangers", told.map(|()| "It is among the others again."))
+    back(
+        "/strangers",
+        told.map(|()| "The stranger is no longer ignored."),
+    )
 }
 
 /// `POST /images/{id}/faces/{number}/person`.
@@ -236,8 +236,7 @@ pub async fn name_face_form(
     };
     back(
         &format!("/images/{id}"),
-        told.await
-            .map(|_| "The face is enrolled, and has the name."),
+        told.await.map(|_| "The face is enrolled and named."),
     )
 }
 
@@ -250,7 +249,6 @@ pub async fn not_this_person_form(
     let told = async { take_name_away(&admin, id, face(number)?).await };
     back(
         &format!("/images/{id}"),
-        told.await
-            .map(|_| "It is kept in mind that this is somebody else."),
+        told.await.map(|_| "The face is marked as not this person."),
     )
 }

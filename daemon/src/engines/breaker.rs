@@ -405,7 +405,7 @@ impl Breaker {
                 self.enter(
                     open,
                     by_operator,
-                    "left to itself by an operator".into(),
+                    "returned to automatic control by an operator".into(),
                     Vec::new(),
                     now,
                 )

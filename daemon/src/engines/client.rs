@@ -142,7 +142,7 @@ impl Client {
         } else {
             Err(EngineError::new(
                 EngineErrorKind::Unreachable,
-                "it says that it is not ready",
+                "it reports that it is not ready",
             ))
         }
     }
@@ -173,7 +173,7 @@ impl Client {
             }
             Self::Facerecog(client, _) => {
                 let Some(path) = picture.path else {
-                    let why = "this engine is told paths and the picture came as bytes; send its path instead";
+                    let why = "this engine takes paths only and the picture came as bytes; send its path instead";
                     return Err(EngineError::new(EngineErrorKind::Unreadable, why));
                 };
                 let image_path = path.display().to_string();

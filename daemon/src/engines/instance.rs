@@ -396,7 +396,7 @@ impl EngineInstance {
         match settled.await.map(|state| state.clone()) {
             Ok(EngineState::Running(_)) => Ok(()),
             Ok(EngineState::Failed(failure)) => Err(failure.to_string()),
-            _ => Err("the engine is not wanted now".into()),
+            _ => Err("the engine is stopped".into()),
         }
     }
 

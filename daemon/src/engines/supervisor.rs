@@ -256,7 +256,7 @@ impl Engines {
                 .map(|face| face.quality)
                 .max_by(f32::total_cmp)),
             Answer::Name(_) => Err(Failure::engine_away(
-                "the configured engine does not tell where faces are",
+                "the configured engine does not return faces",
             )),
         }
     }
@@ -744,7 +744,7 @@ impl EngineSupervisor {
             inner.announce(transition);
         } else if let Some(bytes) = up.resident_bytes().filter(|bytes| *bytes > limit) {
             let why = format!(
-                "it holds {} MiB of memory, more than engine.memory_limit = {} MiB",
+                "it uses {} MiB of memory, more than engine.memory_limit = {} MiB",
                 bytes >> 20,
                 limit >> 20
             );

@@ -167,7 +167,9 @@ impl People {
         let rest_follows = match rest {
             // The person is out of the gallery for good; the rest is retried until it succeeds.
             Err(error) if found => {
-                tracing::warn!("somebody was erased, the rest of them follows: {error:#}");
+                tracing::warn!(
+                    "a person is erased, but traces remain; kithd tries again: {error:#}"
+                );
                 true
             }
             rest => rest.map(|()| false)?,
@@ -199,9 +201,8 @@ impl People {
                     )
                 }
                 Err(error) => {
-                    let text = format!(
-                        "somebody who was erased is still in past results: {error:#}; tried again"
-                    );
+                    let text =
+                        format!("traces of an erased person remain: {error:#}; kithd tries again");
                     if health.set("erasure", Condition::Degraded, text.as_str()) {
                         tracing::error!("{text}");
                     }

@@ -94,7 +94,7 @@ impl People {
         let _turn = self.turn.lock().await;
         let started = tokio::time::timeout(ENGINE_WAIT, self.engines.started()).await;
         let started = started.unwrap_or_else(|_| Err("the engine is still being started".into()));
-        started.map_err(|why| anyhow!("nobody can be enrolled now: {why}"))?;
+        started.map_err(|why| anyhow!("the picture cannot be enrolled now: {why}"))?;
         let picture = Picture {
             bytes: bytes.clone().into(),
             path: None,

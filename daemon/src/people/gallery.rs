@@ -150,7 +150,7 @@ impl EmbeddedAgain {
             named.push(format!("and {} more", self.left_out.len() - NAMED));
         }
         let text = format!(
-            "Enrolled pictures left out: {}. Everybody is known by their other pictures; take these out and enrol others",
+            "Enrolled pictures left out: {}. Their people are recognised by their other pictures; delete these and enrol others",
             named.join("; ")
         );
         health.set("gallery", Condition::Degraded, text);
@@ -213,7 +213,7 @@ async fn embed_counter_examples(
             Err(why) => {
                 tracing::warn!(
                     counter_example = id,
-                    "not heeded with this model pack: {why}"
+                    "the counter-example is ignored with this model pack: {why}"
                 )
             }
         }

@@ -19,7 +19,7 @@ use crate::store::{CounterExample, GalleryRow};
 const CANDIDATES: usize = 3;
 /// Objection to a face whose person is nearer in another face of the same picture.
 const TAKEN: &str =
-    "The same person is nearer in another face of this picture, and nobody is in a picture twice.";
+    "Another face of this picture is nearer to this person, who can be in it only once.";
 
 /// The gallery of the active embedding space.
 pub struct Matcher {

@@ -28,7 +28,7 @@ const CROP_BOUNDS: [f32; 4] = [0.0, 0.0, 150.0, 150.0];
 #[derive(Debug, thiserror::Error)]
 pub enum RelabelError {
     /// There is no such group, image or face.
-    #[error("there is nothing of that number any more")]
+    #[error("nothing with this number exists any more")]
     NotFound,
     /// The request cannot be fulfilled; the sentence is for the user.
     #[error("{0}")]
@@ -83,7 +83,7 @@ impl People {
             .await?;
         if best.is_empty() {
             return Err(RelabelError::Refused(
-                "no face of this group is kept any more that could be enrolled".into(),
+                "no face that is still kept of this group can be enrolled".into(),
             ));
         }
         let matching = matcher.matching();
@@ -317,7 +317,7 @@ impl People {
             .ok_or(RelabelError::NotFound)?;
         if face.embedding.is_empty() || face.crop.is_empty() {
             return Err(RelabelError::Refused(
-                "what this face looks like is not kept any more".into(),
+                "the crop of this face is no longer kept".into(),
             ));
         }
         if face.space != matcher.space() {

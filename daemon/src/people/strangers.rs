@@ -180,7 +180,7 @@ async fn load(store: &Store, up: &Grouping<'_>, health: &Health) -> anyhow::Resu
             };
             if groups.set(id, shape).is_err() {
                 tracing::warn!(
-                    "what stranger {id} is compared by is damaged and is made anew from the faces"
+                    "the embedding of stranger {id} is damaged and is computed again from the faces"
                 );
                 store.sum_stranger_up_again(id).await?;
             }
@@ -851,7 +851,7 @@ mod tests {
             .database()
             .execute("UPDATE faces SET space = 'another' WHERE number = 2", [])
             .unwrap();
-        for (number, why) in [(1, "not kept any more"), (2, "another model pack")] {
+        for (number, why) in [(1, "no longer kept"), (2, "another model pack")] {
             let refused = people
                 .enroll_face(image, number, "Ada", false)
                 .await

@@ -58,7 +58,7 @@ impl Facerecog {
         match tokio::time::timeout(TURN, self.turns.acquire()).await {
             Ok(Ok(turn)) => Ok(turn),
             _ => Err(Status::resource_exhausted(
-                "too many pictures are being identified; ask again in a while",
+                "too many pictures are being identified; try again later",
             )),
         }
     }

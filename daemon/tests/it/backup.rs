@@ -1237,7 +1237,7 @@ fn damage_met_in_use_ends_the_daemon_and_a_start_mends_it() {
             .then_some(())
     });
     assert!(
-        board.log().contains("is mended by the next start"),
+        board.log().contains("is recovered at the next start"),
         "{}",
         board.log()
     );

@@ -303,7 +303,7 @@ fn a_person_has_one_face_in_a_picture_unless_it_shows_mirrors() {
         faces[1]["objection"]
             .as_str()
             .unwrap()
-            .contains("nearer in another face of this picture"),
+            .contains("Another face of this picture is nearer"),
         "{faces:?}"
     );
     assert_eq!(
@@ -315,7 +315,7 @@ fn a_person_has_one_face_in_a_picture_unless_it_shows_mirrors() {
     let said = text(&board.kithd(["identify", &path]));
     assert_eq!(said.matches("  Barack Obama").count(), 1, "{said}");
     assert!(
-        said.contains("nearer in another face of this picture"),
+        said.contains("Another face of this picture is nearer"),
         "{said}"
     );
     // Two people in one picture both have their names.

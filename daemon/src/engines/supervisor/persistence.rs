@@ -187,15 +187,12 @@ impl EngineSupervisor {
         let Some(Persistence { queue, .. }) = &self.persistence else {
             return;
         };
-        let why =
-            format!("done again, because the engine that did it is not to be believed: {error}");
+        let why = format!("done again, because the engine failed its self-test: {error}");
         match queue.redo_unverified(role, &why).await {
             Ok(0) => {}
             Ok(count) => tracing::warn!("{count} images are done again: {error}"),
             Err(failed) => {
-                tracing::error!(
-                    "images of an engine with wrong answers could not be put back: {failed}"
-                )
+                tracing::error!("unverified images could not be queued again: {failed}")
             }
         }
     }
