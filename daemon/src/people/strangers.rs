@@ -547,10 +547,10 @@ mod tests {
                 .all(|(a, b)| (a - b).abs() < 1e-6)
         );
         // Retention removes images only once a passed self-test has verified them.
-        let vouched = "UPDATE images SET unverified = 0 WHERE id IN (?1, ?2)";
+        let verified = "UPDATE images SET unverified = 0 WHERE id IN (?1, ?2)";
         board
             .database()
-            .execute(vouched, [images[1], other])
+            .execute(verified, [images[1], other])
             .unwrap();
         board
             .store()
