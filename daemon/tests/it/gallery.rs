@@ -154,7 +154,7 @@ fn enrolment_says_who_a_face_is_instead() {
         names(&board),
         ["Barack Obama 1", "Joe Biden 1", "Eileen Collins 1"]
     );
-    // Of three in a group the one who was enrolled before is taken.
+    // Three faces in a group: the one of the enrolled person is taken.
     let picture = photo("group.jpg");
     let group = board.kithd(["enroll", "--person", "joe biden", picture.to_str().unwrap()]);
     assert!(group.status.success(), "{}", text(&group));
@@ -175,13 +175,13 @@ fn enrolment_says_who_a_face_is_instead() {
         "{remark}"
     );
     assert!(remark.contains("upper left, was taken"), "{remark}");
-    // Of nobody who has a picture: those who are enrolled are left out.
+    // For a person without a picture, the faces of enrolled people are left out.
     let with_stranger = collage(&[
         ("biden_1.jpg", 480, 240, 60),
         ("astronaut_2.jpg", 260, 0, 0),
     ]);
     board.kithd(["forget", "--yes", "Eileen Collins"]);
-    // Another face than in the earlier pictures, though nobody's here.
+    // Another face than in the earlier pictures, and of no enrolled person.
     let (status, another) = enroll(&board, "name=Barack%20Obama", &bytes("astronaut_2.jpg"));
     assert_eq!(status, 422, "{another}");
     let detail = another["detail"].as_str().unwrap();

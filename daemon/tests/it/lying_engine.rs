@@ -30,7 +30,7 @@ mod rpc {
     tonic::include_proto!("kithd.recognizer.v1");
 }
 
-/// What it does to answers.
+/// Kind of falsification of the answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Mode {
@@ -134,7 +134,7 @@ impl LyingEngine {
         lying
     }
 
-    /// As `engine.address` takes it.
+    /// Returns its address in the form of `engine.address`.
     pub fn address(&self) -> String {
         format!("http://{}", self.address)
     }

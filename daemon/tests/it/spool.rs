@@ -180,7 +180,7 @@ fn a_picture_that_was_to_be_deleted_before_a_kill_stays_away() {
     board.kill();
     let kept = spooled(&board);
     assert_eq!(kept.len(), 1);
-    // As a kill between the commit and the deleting leaves it.
+    // A kill between commit and deletion leaves such a file.
     let doomed = format!("{}.camera.9", "7".repeat(32));
     std::fs::write(
         state(&board, "spool").join(&doomed),
